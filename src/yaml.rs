@@ -384,9 +384,10 @@ impl<'a> Map<'a> {
     pub fn required(&self, key: &str) -> Result<&'a Node, Error> {
         self.optional(key).ok_or_else(|| {
             // A misspelt key explains a missing one better than its absence does.
-            let close = self.entries.iter().find(|(k, _)| {
-                strsim::damerau_levenshtein(k, key) <= 2 && !self.asked.borrow().contains(k)
-            });
+            let close = self
+                .entries
+                .iter()
+                .find(|(k, _)| strsim::damerau_levenshtein(k, key) <= 2 && !self.asked.borrow().contains(k));
             match close {
                 Some((k, node)) => node.error(format!("unknown key '{k}'; did you mean '{key}'?")),
                 None => self.node.error(format!("the key '{key}' is missing")),
@@ -445,22 +446,14 @@ mod tests {
         assert_eq!((b[0].line, b[0].str().unwrap()), (3, "x"));
         let inner = b[1].map().unwrap();
         let c = inner.required("c").unwrap();
-        assert_eq!(
-            (c.path.as_str(), c.line, c.range().unwrap()),
-            ("b[1].c", 4, (0.5, 2.0))
-        );
+        assert_eq!((c.path.as_str(), c.line, c.range().unwrap()), ("b[1].c", 4, (0.5, 2.0)));
         map.finish().unwrap();
     }
 
     #[test]
     fn scalars_follow_the_core_schema() {
         let node = one("[1, -2, 1.5, 1e-3, true, null, '1', hello, 7b, inf]").unwrap();
-        let kinds: Vec<String> = node
-            .list()
-            .unwrap()
-            .iter()
-            .map(|n| format!("{:?}", n.value))
-            .collect();
+        let kinds: Vec<String> = node.list().unwrap().iter().map(|n| format!("{:?}", n.value)).collect();
         assert_eq!(
             kinds,
             [
@@ -502,14 +495,7 @@ mod tests {
 
     #[test]
     fn hostile_documents_are_errors() {
-        for text in [
-            "a: [1",
-            "a: 1\na: 2",
-            "{a: *x}",
-            "? [1]\n: 2",
-            "",
-            "a: 1\n---\nb: 2",
-        ] {
+        for text in ["a: [1", "a: 1\na: 2", "{a: *x}", "? [1]\n: 2", "", "a: 1\n---\nb: 2"] {
             assert!(one(text).is_err(), "{text:?}");
         }
     }

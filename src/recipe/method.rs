@@ -99,22 +99,14 @@ const POSITIVE_FRACTION: Kind = Kind::Number {
     high: 1.0,
     open_low: true,
 };
-const LAYERS: Kind = Kind::Integer {
-    low: 0.0,
-    high: 1e6,
-};
+const LAYERS: Kind = Kind::Integer { low: 0.0, high: 1e6 };
 
 /// How a masked task vector is scaled back; `true` is `l1`, `false` is `none`.
 pub(crate) const RESCALE: &[&str] = &["none", "l1", "expectation"];
 /// Which model a module of `layer_swap` comes from.
 pub(crate) const SWAP_SOURCES: &[&str] = &["inner", "outer", "blend"];
 
-const fn shared(
-    name: &'static str,
-    kind: Kind,
-    default: DefaultValue,
-    summary: &'static str,
-) -> ParameterInfo {
+const fn shared(name: &'static str, kind: Kind, default: DefaultValue, summary: &'static str) -> ParameterInfo {
     ParameterInfo {
         name,
         scope: Scope::Shared,
@@ -124,12 +116,7 @@ const fn shared(
     }
 }
 
-const fn per_vector(
-    name: &'static str,
-    kind: Kind,
-    default: DefaultValue,
-    summary: &'static str,
-) -> ParameterInfo {
+const fn per_vector(name: &'static str, kind: Kind, default: DefaultValue, summary: &'static str) -> ParameterInfo {
     ParameterInfo {
         name,
         scope: Scope::TaskVector,
@@ -139,18 +126,8 @@ const fn per_vector(
     }
 }
 
-const WEIGHT: ParameterInfo = per_vector(
-    "weight",
-    ANY,
-    DefaultValue::Required,
-    "factor of the task vector",
-);
-const WEIGHT_1: ParameterInfo = per_vector(
-    "weight",
-    ANY,
-    DefaultValue::Value(1.0),
-    "factor of the task vector",
-);
+const WEIGHT: ParameterInfo = per_vector("weight", ANY, DefaultValue::Required, "factor of the task vector");
+const WEIGHT_1: ParameterInfo = per_vector("weight", ANY, DefaultValue::Value(1.0), "factor of the task vector");
 const LAMBDA: ParameterInfo = shared(
     "lambda",
     ANY,
@@ -190,12 +167,7 @@ const fn rescale(on: bool) -> ParameterInfo {
 }
 
 const fn swap_module(name: &'static str, summary: &'static str) -> ParameterInfo {
-    shared(
-        name,
-        Kind::Choice(SWAP_SOURCES),
-        DefaultValue::Value(1.0),
-        summary,
-    )
+    shared(name, Kind::Choice(SWAP_SOURCES), DefaultValue::Value(1.0), summary)
 }
 
 /// Every method, in the order of [`Method`].
@@ -242,9 +214,7 @@ impl MethodInfo {
         let has_base = base.is_some_and(|b| models.contains(&b));
         match (self.base, base) {
             (BaseRule::Required, None) => {
-                return Err(format!(
-                    "'{name}' works on task vectors and needs 'base_model'"
-                ));
+                return Err(format!("'{name}' works on task vectors and needs 'base_model'"));
             }
             (BaseRule::Required | BaseRule::Optional, Some(base)) if !has_base => {
                 return Err(format!(
@@ -324,12 +294,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Optional,
         inputs: (2, Some(3)),
         parameters: &[
-            per_vector(
-                "weight",
-                ANY,
-                DefaultValue::Required,
-                "t = second weight / sum of both",
-            ),
+            per_vector("weight", ANY, DefaultValue::Required, "t = second weight / sum of both"),
             shared(
                 "nuslerp_flatten",
                 Kind::Switch,
@@ -360,12 +325,7 @@ static METHODS: &[MethodInfo] = &[
                 DefaultValue::Value(1.0),
                 "divide the weights by their sum",
             ),
-            shared(
-                "eps",
-                NOT_NEGATIVE,
-                DefaultValue::Value(1e-8),
-                "added to norms",
-            ),
+            shared("eps", NOT_NEGATIVE, DefaultValue::Value(1e-8), "added to norms"),
         ],
         in_mergekit: true,
     },
@@ -379,10 +339,7 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[
             shared(
                 "max_iter",
-                Kind::Integer {
-                    low: 0.0,
-                    high: 1e6,
-                },
+                Kind::Integer { low: 0.0, high: 1e6 },
                 DefaultValue::Value(10.0),
                 "most iterations",
             ),
@@ -419,14 +376,7 @@ static METHODS: &[MethodInfo] = &[
         source: "Yadav et al. 2023, arXiv:2306.01708",
         base: BaseRule::Required,
         inputs: (1, None),
-        parameters: &[
-            WEIGHT,
-            DENSITY,
-            LAMBDA,
-            normalize(true),
-            rescale(false),
-            INT8_MASK,
-        ],
+        parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), INT8_MASK],
         in_mergekit: true,
     },
     MethodInfo {
@@ -436,14 +386,7 @@ static METHODS: &[MethodInfo] = &[
         source: "Yu et al. 2024, arXiv:2311.03099",
         base: BaseRule::Required,
         inputs: (1, None),
-        parameters: &[
-            WEIGHT,
-            DENSITY,
-            LAMBDA,
-            normalize(false),
-            rescale(true),
-            INT8_MASK,
-        ],
+        parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
         in_mergekit: true,
     },
     MethodInfo {
@@ -453,14 +396,7 @@ static METHODS: &[MethodInfo] = &[
         source: "Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708",
         base: BaseRule::Required,
         inputs: (1, None),
-        parameters: &[
-            WEIGHT,
-            DENSITY,
-            LAMBDA,
-            normalize(false),
-            rescale(true),
-            INT8_MASK,
-        ],
+        parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
         in_mergekit: true,
     },
     MethodInfo {
@@ -611,12 +547,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[
-            shared(
-                "r",
-                ANY,
-                DefaultValue::Value(0.1),
-                "gain of the unique part",
-            ),
+            shared("r", ANY, DefaultValue::Value(0.1), "gain of the unique part"),
             shared(
                 "alpha",
                 ANY,
@@ -708,10 +639,7 @@ static METHODS: &[MethodInfo] = &[
                 DefaultValue::Method,
                 "blended layers below the top; 1 where there is room",
             ),
-            swap_module(
-                "embeddings",
-                "where the token embeddings come from (default outer)",
-            ),
+            swap_module("embeddings", "where the token embeddings come from (default outer)"),
             swap_module("norm", "where the final norm comes from (default outer)"),
             swap_module("head", "where the output head comes from (default outer)"),
         ],

@@ -207,9 +207,7 @@ impl Recipe {
 
     /// The stages as a chain: every model word that names an earlier stage.
     pub fn stage_named(&self, name: &str) -> Option<usize> {
-        self.stages
-            .iter()
-            .position(|s| s.name.as_deref() == Some(name))
+        self.stages.iter().position(|s| s.name.as_deref() == Some(name))
     }
 
     /// The models that have to be opened for this merge, each once, in the order in which the recipe names them.
@@ -247,11 +245,7 @@ impl Stage {
         }
         let source = self.tokenizer_source.as_deref();
         let tokenizer = self.tokenizer.as_ref().map(|t| t.source.as_str());
-        words.extend(
-            source
-                .or(tokenizer)
-                .filter(|s| !matches!(*s, "union" | "base")),
-        );
+        words.extend(source.or(tokenizer).filter(|s| !matches!(*s, "union" | "base")));
         let mut names = Vec::new();
         for word in words {
             if !names.contains(&word) {
@@ -263,12 +257,10 @@ impl Stage {
 
     /// Whose `config.json`, tokenizer and side files the child takes: the base, else the first model.
     pub fn donor(&self) -> &str {
-        self.base_model
-            .as_deref()
-            .unwrap_or_else(|| match &self.body {
-                Body::Models(models) => &models[0].model,
-                Body::Slices(slices) => &slices[0].sources[0].model,
-            })
+        self.base_model.as_deref().unwrap_or_else(|| match &self.body {
+            Body::Models(models) => &models[0].model,
+            Body::Slices(slices) => &slices[0].sources[0].model,
+        })
     }
 }
 

@@ -20,11 +20,7 @@ pub struct Place<'a> {
 ///
 /// # Errors
 /// A value of the wrong kind or outside the range, in words.
-pub fn evaluate(
-    parameter: &ParameterInfo,
-    scopes: &[&Parameters],
-    place: Place<'_>,
-) -> Result<Option<f64>, String> {
+pub fn evaluate(parameter: &ParameterInfo, scopes: &[&Parameters], place: Place<'_>) -> Result<Option<f64>, String> {
     for scope in scopes {
         if let Some(setting) = scope.get(parameter.name)
             && let Some(value) = resolve(parameter, setting, place)?
@@ -38,20 +34,12 @@ pub fn evaluate(
     }
 }
 
-fn resolve(
-    parameter: &ParameterInfo,
-    setting: &ParamValue,
-    place: Place<'_>,
-) -> Result<Option<f64>, String> {
+fn resolve(parameter: &ParameterInfo, setting: &ParamValue, place: Place<'_>) -> Result<Option<f64>, String> {
     match setting {
-        ParamValue::Bool(_) | ParamValue::Number(_) | ParamValue::Text(_) => {
-            parameter.scalar(setting).map(Some)
-        }
+        ParamValue::Bool(_) | ParamValue::Number(_) | ParamValue::Text(_) => parameter.scalar(setting).map(Some),
         ParamValue::Gradient(values) => gradient(parameter, values, place.t),
         ParamValue::Filtered(entries) => {
-            let entry = entries
-                .iter()
-                .find(|e| matches(e.filter.as_deref(), place.tensor));
+            let entry = entries.iter().find(|e| matches(e.filter.as_deref(), place.tensor));
             entry.map_or(Ok(None), |e| resolve(parameter, &e.value, place))
         }
     }
@@ -96,9 +84,7 @@ impl ParameterInfo {
             (ParamValue::Text(word), Kind::Switch) => switch(word)
                 .map(|on| f64::from(u8::from(on)))
                 .ok_or_else(|| format!("'{word}' is neither true nor false"))?,
-            (ParamValue::Text(word), _) => word
-                .parse()
-                .map_err(|_| format!("'{word}' is not a number"))?,
+            (ParamValue::Text(word), _) => word.parse().map_err(|_| format!("'{word}' is not a number"))?,
             (ParamValue::Gradient(_) | ParamValue::Filtered(_), _) => {
                 return Err("a single value is expected here".into());
             }
@@ -112,11 +98,7 @@ impl ParameterInfo {
             return Err(format!("{n} is not a finite number"));
         }
         match self.kind {
-            Kind::Number {
-                low,
-                high,
-                open_low,
-            } => {
+            Kind::Number { low, high, open_low } => {
                 if n < low || n > high || (open_low && n == low) {
                     let open = if open_low { '(' } else { '[' };
                     return Err(format!("{n} is outside {open}{low}, {high}]"));
@@ -170,16 +152,10 @@ mod tests {
 
     #[test]
     fn the_most_specific_scope_speaks_first() {
-        let (a, b) = (
-            scope(ParamValue::Number(0.25)),
-            scope(ParamValue::Number(4.0)),
-        );
+        let (a, b) = (scope(ParamValue::Number(0.25)), scope(ParamValue::Number(4.0)));
         let none = Parameters::new();
         assert_eq!(evaluate(weight(), &[&a, &b], at("x", 0.0)), Ok(Some(0.25)));
-        assert_eq!(
-            evaluate(weight(), &[&none, &b], at("x", 0.0)),
-            Ok(Some(4.0))
-        );
+        assert_eq!(evaluate(weight(), &[&none, &b], at("x", 0.0)), Ok(Some(4.0)));
         assert_eq!(evaluate(weight(), &[&none], at("x", 0.0)), Ok(None));
     }
 
@@ -196,11 +172,7 @@ mod tests {
                     .collect(),
             ))
         };
-        let list = filtered(&[
-            (Some("attn"), 1.0),
-            (Some("attn.q"), 2.0),
-            (Some("mlp"), 3.0),
-        ]);
+        let list = filtered(&[(Some("attn"), 1.0), (Some("attn.q"), 2.0), (Some("mlp"), 3.0)]);
         let rest = filtered(&[(Some("*"), 9.0)]);
         let ask = |name| evaluate(weight(), &[&list, &rest], at(name, 0.0)).unwrap();
         assert_eq!(ask("a.attn.q"), Some(1.0));
@@ -227,10 +199,7 @@ mod tests {
         assert_eq!(weight().scalar(&ParamValue::Text("1e-5".into())), Ok(1e-5));
         let rescale = Method::Ties.info().parameter("rescale").unwrap();
         assert_eq!(rescale.scalar(&ParamValue::Bool(true)), Ok(1.0));
-        assert_eq!(
-            rescale.scalar(&ParamValue::Text("expectation".into())),
-            Ok(2.0)
-        );
+        assert_eq!(rescale.scalar(&ParamValue::Text("expectation".into())), Ok(2.0));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use super::{
-    Body, DType, Error, Filtered, Kind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters,
-    Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
+    Body, DType, Error, Filtered, Kind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters, Recipe, Slice,
+    Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
 };
 use crate::yaml::{self, Map, Node, Value};
 
@@ -24,10 +24,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Recipe, Error> {
             file: file.to_path_buf(),
         });
     }
-    let stages = documents
-        .iter()
-        .map(|d| stage(d))
-        .collect::<Result<Vec<_>, _>>()?;
+    let stages = documents.iter().map(|d| stage(d)).collect::<Result<Vec<_>, _>>()?;
     check_names(&documents, &stages)?;
     Ok(Recipe {
         stages: in_order(&documents, stages)?,
@@ -114,12 +111,7 @@ fn body(map: &Map<'_>, method: &MethodInfo) -> Result<(Body, Parameters), yaml::
         let sources = items.iter().map(|n| source(n, method, false));
         Body::Models(sources.collect::<Result<_, _>>()?)
     } else {
-        Body::Slices(
-            items
-                .iter()
-                .map(|n| slice(n, method))
-                .collect::<Result<_, _>>()?,
-        )
+        Body::Slices(items.iter().map(|n| slice(n, method)).collect::<Result<_, _>>()?)
     };
     Ok((body, Parameters::new()))
 }
@@ -184,9 +176,7 @@ fn layer_range(node: &Node) -> Result<[usize; 2], yaml::Error> {
             if s < e {
                 Ok([s, e])
             } else {
-                Err(node.error(format!(
-                    "the layer range [{s}, {e}] is empty; write [first, last + 1]"
-                )))
+                Err(node.error(format!("the layer range [{s}, {e}] is empty; write [first, last + 1]")))
             }
         }
         _ => Err(node.error("a layer range has two numbers, [first, last + 1]")),
@@ -236,10 +226,7 @@ fn tokenizer(node: &Node) -> Result<Tokenizer, yaml::Error> {
     let mut tokenizer = Tokenizer {
         source: source.unwrap_or_else(|| "union".into()),
         tokens: Default::default(),
-        pad_to_multiple_of: map
-            .optional("pad_to_multiple_of")
-            .map(Node::usize)
-            .transpose()?,
+        pad_to_multiple_of: map.optional("pad_to_multiple_of").map(Node::usize).transpose()?,
     };
     if let Some(tokens) = map.optional("tokens") {
         for (token, rule) in tokens.map()?.entries() {
@@ -283,8 +270,7 @@ fn token_source(node: &Node) -> Result<TokenSource, yaml::Error> {
                 },
                 (None, Some(id)) => TokenSource::ModelTokenId {
                     model,
-                    token_id: u32::try_from(id.u64()?)
-                        .map_err(|_| id.error("no vocabulary is that large"))?,
+                    token_id: u32::try_from(id.u64()?).map_err(|_| id.error("no vocabulary is that large"))?,
                 },
                 _ => return Err(node.error("give exactly one of 'token' and 'token_id'")),
             }
@@ -381,8 +367,9 @@ fn scalar(node: &Node) -> Result<ParamValue, yaml::Error> {
         Value::Int(i) => Ok(ParamValue::Number(*i as f64)),
         Value::Float(f) => Ok(ParamValue::Number(*f)),
         Value::Str(s) => Ok(ParamValue::Text(s.clone())),
-        Value::Null | Value::List(_) | Value::Map(_) => Err(node
-            .error("a number, a switch, a list of numbers or a list of filters is expected here")),
+        Value::Null | Value::List(_) | Value::Map(_) => {
+            Err(node.error("a number, a switch, a list of numbers or a list of filters is expected here"))
+        }
     }
 }
 
@@ -396,9 +383,7 @@ fn check_models(stage: &Stage, method: &MethodInfo, map: &Map<'_>) -> Result<(),
             if let Some(base) = base.filter(|b| method.adds_base() && !names.contains(b)) {
                 names.push(base);
             }
-            method
-                .check_inputs(&names, base)
-                .map_err(|e| node("models").error(e))?;
+            method.check_inputs(&names, base).map_err(|e| node("models").error(e))?;
         }
         Body::Slices(slices) => {
             for (slice, node) in slices.iter().zip(node("slices").one_or_more()) {
@@ -408,9 +393,7 @@ fn check_models(stage: &Stage, method: &MethodInfo, map: &Map<'_>) -> Result<(),
                     .map_err(|e| node.error(e))?;
             }
             if method.method == Method::LayerSwap {
-                return Err(
-                    node("slices").error("'layer_swap' makes its own slices; give 'models'")
-                );
+                return Err(node("slices").error("'layer_swap' makes its own slices; give 'models'"));
             }
         }
     }
@@ -431,24 +414,16 @@ fn check_names(documents: &[&Node], stages: &[Stage]) -> Result<(), yaml::Error>
 
 /// Puts each stage after those that it names, and the result (the nameless one, else the last) at the end.
 fn in_order(documents: &[&Node], stages: Vec<Stage>) -> Result<Vec<Stage>, yaml::Error> {
-    let result = stages
-        .iter()
-        .position(|s| s.name.is_none())
-        .unwrap_or(stages.len() - 1);
+    let result = stages.iter().position(|s| s.name.is_none()).unwrap_or(stages.len() - 1);
     let mut order = Vec::new();
     visit(result, &stages, &mut Vec::new(), &mut order).map_err(|i| {
         let name = stages[i].name.as_deref().unwrap_or("the result");
-        documents[i].error(format!(
-            "the stage '{name}' needs itself, by way of its models"
-        ))
+        documents[i].error(format!("the stage '{name}' needs itself, by way of its models"))
     })?;
     for (i, stage) in stages.iter().enumerate() {
         if !order.contains(&i) {
             let name = stage.name.as_deref().unwrap_or_default();
-            tracing::warn!(
-                "{}",
-                documents[i].error(format!("nothing uses the stage '{name}'"))
-            );
+            tracing::warn!("{}", documents[i].error(format!("nothing uses the stage '{name}'")));
         }
     }
     let mut stages: Vec<Option<Stage>> = stages.into_iter().map(Some).collect();
@@ -456,12 +431,7 @@ fn in_order(documents: &[&Node], stages: Vec<Stage>) -> Result<Vec<Stage>, yaml:
 }
 
 /// Depth first; `Err` holds a stage on a cycle.
-fn visit(
-    i: usize,
-    stages: &[Stage],
-    open: &mut Vec<usize>,
-    order: &mut Vec<usize>,
-) -> Result<(), usize> {
+fn visit(i: usize, stages: &[Stage], open: &mut Vec<usize>, order: &mut Vec<usize>) -> Result<(), usize> {
     if order.contains(&i) {
         return Ok(());
     }
@@ -509,10 +479,7 @@ mod tests {
         let Body::Models(models) = &stage.body else {
             panic!("models expected")
         };
-        assert_eq!(
-            models[0].parameters["density"],
-            ParamValue::Gradient(vec![0.1, 0.9])
-        );
+        assert_eq!(models[0].parameters["density"], ParamValue::Gradient(vec![0.1, 0.9]));
         let ParamValue::Filtered(filters) = &models[1].parameters["weight"] else {
             panic!("filters expected")
         };
@@ -539,10 +506,7 @@ mod tests {
             "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 1}}\n- {model: a, parameters: {weight: 1}}\n",
             &["'a'", "twice"],
         );
-        fails(
-            "merge_method: linear\nmodel:\n- {model: a}\n",
-            &["exactly one of"],
-        );
+        fails("merge_method: linear\nmodel:\n- {model: a}\n", &["exactly one of"]);
         fails(
             "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: .nan}}\n",
             &["NaN"],

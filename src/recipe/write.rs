@@ -5,8 +5,7 @@
 use std::fmt::Write;
 
 use super::{
-    Body, DefaultValue, Kind, Method, MethodInfo, ParamValue, Parameters, Recipe, Source, Stage,
-    TokenSource, Tokenizer,
+    Body, DefaultValue, Kind, Method, MethodInfo, ParamValue, Parameters, Recipe, Source, Stage, TokenSource, Tokenizer,
 };
 
 /// The recipe as YAML, one document for each stage.
@@ -85,14 +84,10 @@ fn notes(stage: &Stage) -> String {
         Method::DareLinear | Method::DareTies | Method::Della | Method::DellaLinear
     );
     if random {
-        notes.push_str(
-            "# The random masks come from heterosis's own generator (see `seed`); mergekit draws others.\n",
-        );
+        notes.push_str("# The random masks come from heterosis's own generator (see `seed`); mergekit draws others.\n");
     }
     if stage.parameters.get("rescale") == Some(&ParamValue::Text("expectation".into())) {
-        notes.push_str(
-            "# mergekit knows no `rescale: expectation`: merge this file with `heterosis merge`.\n",
-        );
+        notes.push_str("# mergekit knows no `rescale: expectation`: merge this file with `heterosis merge`.\n");
     }
     notes
 }
@@ -198,9 +193,8 @@ fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./+@".contains(c);
     let starts = |c: char| c.is_ascii_alphabetic() || c == '_' || c == '/';
     let reserved = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
-    let safe = text.chars().all(plain)
-        && text.starts_with(starts)
-        && !reserved.contains(&text.to_ascii_lowercase().as_str());
+    let safe =
+        text.chars().all(plain) && text.starts_with(starts) && !reserved.contains(&text.to_ascii_lowercase().as_str());
     if safe { text.into() } else { quoted(text) }
 }
 
@@ -254,8 +248,7 @@ mod tests {
     fn what_mergekit_lacks_is_said_at_the_top() {
         let text = "merge_method: pcb\nbase_model: base\nmodels: [{model: a}]\n";
         assert!(round_trip(text).starts_with("# mergekit has no method 'pcb'"));
-        let text =
-            "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameters: {weight: 1}}]\n";
+        let text = "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameters: {weight: 1}}]\n";
         assert!(round_trip(text).starts_with("merge_method: ties"));
     }
 

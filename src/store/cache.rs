@@ -33,10 +33,7 @@ impl Cache {
             _ => {
                 let damaged = path.exists();
                 if damaged {
-                    tracing::warn!(
-                        "{} is damaged; it is rebuilt from the journal",
-                        path.display()
-                    );
+                    tracing::warn!("{} is damaged; it is rebuilt from the journal", path.display());
                     let removed = if path.is_dir() {
                         std::fs::remove_dir_all(path)
                     } else {
@@ -75,13 +72,10 @@ impl Cache {
     /// The disk is full or gone.
     pub fn put<T: Serialize>(&self, key: &str, value: &T) -> Result<(), Error> {
         let bytes = serde_json::to_vec(value).expect("a cached value is plain data");
-        self.db
-            .insert(key, bytes)
-            .map(drop)
-            .map_err(|e| Error::Cache {
-                path: self.path.clone(),
-                reason: e.to_string(),
-            })
+        self.db.insert(key, bytes).map(drop).map_err(|e| Error::Cache {
+            path: self.path.clone(),
+            reason: e.to_string(),
+        })
     }
 }
 

@@ -83,9 +83,7 @@ fn read_from(file: &mut File, path: &Path) -> Result<(Vec<Record>, u64), Error> 
     let mut line = Vec::new();
     loop {
         line.clear();
-        let n = reader
-            .read_until(b'\n', &mut line)
-            .map_err(Error::io(path))?;
+        let n = reader.read_until(b'\n', &mut line).map_err(Error::io(path))?;
         if n == 0 || line.last() != Some(&b'\n') {
             return Ok((records, bytes));
         }

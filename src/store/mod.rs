@@ -17,10 +17,7 @@ pub use run_dir::{RunDir, RunLock};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("{} already holds a run; go on with `heterosis resume {}` or choose another --run directory", dir.display(), dir.display())]
     RunExists { dir: PathBuf },
     #[error("{} holds no run: there is no journal.jsonl in it", dir.display())]
@@ -28,11 +25,7 @@ pub enum Error {
     #[error("{} is being written by another heterosis process; watch it with `heterosis watch {}`", dir.display(), dir.display())]
     Busy { dir: PathBuf },
     #[error("{}:{line}: this is no journal line of schema version {}: {reason}", path.display(), crate::event::SCHEMA_VERSION)]
-    BadLine {
-        path: PathBuf,
-        line: usize,
-        reason: String,
-    },
+    BadLine { path: PathBuf, line: usize, reason: String },
     #[error("{}: the cache cannot be used ({reason}); delete the folder, it is rebuilt from the journal", path.display())]
     Cache { path: PathBuf, reason: String },
 }

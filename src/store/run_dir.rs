@@ -91,9 +91,7 @@ impl RunDir {
             .map_err(Error::io(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(RunLock(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::Busy {
-                dir: self.0.clone(),
-            }),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Busy { dir: self.0.clone() }),
             Err(fs::TryLockError::Error(source)) => Err(Error::Io { path, source }),
         }
     }
@@ -138,10 +136,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         assert!(matches!(RunDir::open(tmp.path()), Err(Error::NoRun { .. })));
         fs::write(tmp.path().join("journal.jsonl"), "").unwrap();
-        assert!(matches!(
-            RunDir::create(tmp.path()),
-            Err(Error::RunExists { .. })
-        ));
+        assert!(matches!(RunDir::create(tmp.path()), Err(Error::RunExists { .. })));
         RunDir::open(tmp.path()).unwrap();
     }
 }
