@@ -1,1 +1,340 @@
-//! (being built)
+//! What happened, in plain fields of its own: the machine-readable contract between the search and everybody who watches.
+//!
+//! The journal holds these, one JSON line each; the dashboard, the report, `status`, `watch` and `resume` read nothing
+//! else. A field may be added; a field that is renamed, removed or changes its meaning bumps [`SCHEMA_VERSION`].
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the journal's lines and of every JSON document that heterosis prints.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub schema_version: u32,
+    /// Position in the journal, from 0.
+    pub seq: u64,
+    /// Wall clock, milliseconds since 1970 (UTC).
+    pub time_ms: u64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What can happen in a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// First line of every journal.
+    RunStarted(RunStarted),
+    /// A process took the run up again, after a stop or a crash.
+    RunResumed {
+        engine_version: String,
+    },
+    PhaseStarted {
+        phase: Phase,
+    },
+    /// Live only, not journalled: work on a candidate has begun.
+    CandidateStarted {
+        id: String,
+        origin: Origin,
+        generation: Option<u64>,
+    },
+    /// Live only, not journalled.
+    Progress(Progress),
+    /// All answers of one candidate to one task; the scores in `candidate_scored` are computed from these.
+    Answers(Answers),
+    CandidateScored(Candidate),
+    /// A failed candidate is a value: it ranks last, and the search goes on.
+    CandidateFailed {
+        id: String,
+        origin: Origin,
+        generation: Option<u64>,
+        recipe_digest: String,
+        reason: String,
+    },
+    GenerationEnded(Generation),
+    /// No more candidates are asked for; what follows is the final.
+    SearchEnded {
+        reason: EndReason,
+        evals: u64,
+    },
+    /// Fresh questions (the selection split) decide among the finalists.
+    Selected(Selection),
+    /// The one reading of the sealed test split.
+    TestRead(TestReading),
+    /// Work stopped before the run was done; `resume` goes on.
+    RunStopped {
+        reason: String,
+    },
+    RunDone {
+        evals: u64,
+        answers: u64,
+        elapsed_ms: u64,
+    },
+    RunFailed {
+        reason: String,
+    },
+    Log {
+        level: Level,
+        message: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStarted {
+    pub name: String,
+    pub engine_version: String,
+    pub seed: u64,
+    /// BLAKE3 of the filled-in search space.
+    pub space_digest: String,
+    pub budget: Budget,
+    pub models: Vec<Model>,
+    pub tasks: Vec<Task>,
+    pub optimizer: String,
+    pub genes: Vec<String>,
+    pub population: usize,
+    pub device: String,
+    pub dtype: String,
+}
+
+/// What ends the search; whichever comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    pub evals: Option<u64>,
+    pub duration_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Short name in the search space.
+    pub name: String,
+    /// MODEL as the user wrote it.
+    pub model: String,
+    pub digest: String,
+    pub is_base: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub task: String,
+    pub lang: String,
+    pub split: String,
+    pub weight: f64,
+    /// Questions that each candidate answers.
+    pub n: usize,
+    pub digest: String,
+    /// Name of the score: `exact_match` or `log_likelihood`.
+    pub metric: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Parents and unsearched baselines.
+    Baselines,
+    Search,
+    /// Finalists on fresh questions.
+    Selection,
+    /// The sealed split, once.
+    Test,
+}
+
+/// Where a candidate came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// One of the models, as it is.
+    Parent,
+    /// An unsearched merge: equal-weight linear, TIES at its defaults.
+    Baseline,
+    /// A known recipe handed to the optimizer.
+    WarmStart,
+    /// A sample of the optimizer.
+    Search,
+    /// The mean of the optimizer's distribution.
+    Mean,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    pub id: String,
+    /// `merge`, `prefill` or `decode`.
+    pub stage: String,
+    pub answered: usize,
+    pub questions: usize,
+    pub tokens: u64,
+    pub tokens_per_s: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    pub id: String,
+    pub task: String,
+    pub lang: String,
+    pub split: String,
+    /// Content key: effective weights, task digest, questions, profile, dtype, engine version.
+    pub key: String,
+    pub answers: Vec<Answer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Question id, such as `gsm8k/train/17`.
+    pub q: String,
+    /// What the model wrote; empty for log-likelihood tasks.
+    pub out: String,
+    /// Extracted answer by the fitness filter, empty if there was none.
+    pub got: String,
+    pub gold: String,
+    /// 1 or 0 for right or wrong; mean log-likelihood a token for log-likelihood tasks.
+    pub score: f64,
+    /// `eos`, `stop`, `length` or `loop`; empty for log-likelihood tasks.
+    pub finish: String,
+    /// False if the answer is in the wrong language.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub language_ok: bool,
+    pub tokens: usize,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_true(b: &bool) -> bool {
+    *b
+}
+
+/// A score with its uncertainty.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub value: f64,
+    /// Standard error: sample standard deviation ÷ √n.
+    pub stderr: f64,
+    pub n: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskScore {
+    pub task: String,
+    pub lang: String,
+    pub split: String,
+    #[serde(flatten)]
+    pub score: Score,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// `parent-NAME`, `linear`, `ties`, `c0001`, `mean-…`: unique in the run.
+    pub id: String,
+    pub origin: Origin,
+    pub generation: Option<u64>,
+    /// The genes, in the order of `run_started.genes`; empty for parents.
+    pub genotype: Vec<f64>,
+    /// The recipe in its native JSON form, with the short model names.
+    pub recipe: serde_json::Value,
+    pub recipe_digest: String,
+    /// Weighted mean over the tasks; larger is better.
+    pub fitness: f64,
+    pub stderr: f64,
+    /// Questions behind it.
+    pub n: usize,
+    pub tasks: Vec<TaskScore>,
+    /// All answers came from the cache.
+    pub cached: bool,
+    pub generated_tokens: u64,
+    pub merge_ms: u64,
+    pub evaluation_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    pub generation: u64,
+    /// Fitness quantiles of this generation's candidates, failed ones left out.
+    pub best: f64,
+    pub upper_quartile: f64,
+    pub median: f64,
+    pub lower_quartile: f64,
+    pub failed: usize,
+    /// Step size of the optimizer, where it has one.
+    pub sigma: Option<f64>,
+    /// BLAKE3 of the optimizer's state after it was told: a resumed run must arrive at the same.
+    pub state_digest: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    Evals,
+    Time,
+    /// Asked for (`S`, a signal, a stop request).
+    Stopped,
+    /// The optimizer has nothing left to ask.
+    Converged,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Selection {
+    pub split: String,
+    /// Everybody's score on the selection questions, best first.
+    pub finalists: Vec<Finalist>,
+    /// Id of the winner.
+    pub best: String,
+    pub best_parent: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finalist {
+    pub id: String,
+    pub origin: Origin,
+    /// On the search questions, where the luck is.
+    pub search: Score,
+    /// On questions that the search never saw.
+    pub fresh: Score,
+    pub tasks: Vec<TaskScore>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestReading {
+    pub split: String,
+    pub best: TestScore,
+    pub best_parent: TestScore,
+    /// best − best parent, on the same questions.
+    pub difference: f64,
+    /// Paired, two-sided.
+    pub p_value: f64,
+    /// `mcnemar-exact` or `paired-sign-flip`.
+    pub test: String,
+    /// Questions that the best parent got right and the child wrong, and the other way round; 0/1 tasks only.
+    pub negative_flips: usize,
+    pub positive_flips: usize,
+    /// The other parents and baselines, each against the child.
+    pub others: Vec<Comparison>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestScore {
+    pub id: String,
+    #[serde(flatten)]
+    pub score: Score,
+    pub tasks: Vec<TaskScore>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    #[serde(flatten)]
+    pub other: TestScore,
+    /// child − other.
+    pub difference: f64,
+    pub p_value: f64,
+    /// After Holm's correction over all comparisons of this reading.
+    pub p_holm: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}

@@ -1,1 +1,507 @@
-//! (being built)
+//! A YAML document in which every value knows its file, its line and its path.
+//!
+//! Search spaces, recipes and task files are written by people, at night. So each reader here refuses what it does not
+//! understand, and says where and what was probably meant: `space.yaml:12: parameter_space.metod: unknown key; did you
+//! mean 'method'?`. Parsing is the `saphyr-parser` crate's; this file only adds the places and the typed readers.
+
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{}:{line}: {}{message}", file.display(), if field.is_empty() { String::new() } else { format!("{field}: ") })]
+pub struct Error {
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    /// Dotted path of the value, empty for the document itself.
+    pub field: String,
+    pub message: String,
+}
+
+/// One value of a document.
+#[derive(Clone, Debug)]
+pub struct Node {
+    file: Arc<Path>,
+    /// Counted from 1; for a map's value, the line of its key.
+    pub line: usize,
+    /// Dotted path from the root, such as `models.base` or `fitness.tasks[0].weight`.
+    pub path: String,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(String),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+/// All documents of a text; an empty text has none.
+///
+/// # Errors
+/// Syntax errors, duplicate keys, keys that are no scalars, and aliases (which these small files do not need).
+pub fn parse(file: &Path, text: &str) -> Result<Vec<Node>, Error> {
+    let mut builder = Builder {
+        file: Arc::from(file),
+        open: Vec::new(),
+        documents: Vec::new(),
+    };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|e| Error {
+            file: file.to_path_buf(),
+            line: e.marker().line(),
+            field: String::new(),
+            message: format!("this is not YAML: {}", e.info()),
+        })?;
+        builder.event(event, span.start.line())?;
+    }
+    Ok(builder.documents)
+}
+
+/// The only document of a text.
+///
+/// # Errors
+/// As [`parse`], and if there is no document or more than one.
+pub fn parse_one(file: &Path, text: &str) -> Result<Node, Error> {
+    let mut documents = parse(file, text)?;
+    match documents.len() {
+        1 => Ok(documents.remove(0)),
+        n => Err(Error {
+            file: file.to_path_buf(),
+            line: 1,
+            field: String::new(),
+            message: if n == 0 {
+                "the file is empty".into()
+            } else {
+                format!("one document is expected here, the file has {n}")
+            },
+        }),
+    }
+}
+
+/// A list or map whose end has not been seen yet.
+enum Open {
+    List(Node, Vec<Node>),
+    Map(Node, Vec<(String, Node)>, Option<(String, usize)>),
+}
+
+struct Builder {
+    file: Arc<Path>,
+    open: Vec<Open>,
+    documents: Vec<Node>,
+}
+
+impl Builder {
+    fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), Error> {
+        match event {
+            Event::Scalar(text, style, _, tag) => {
+                let forced_string = tag.is_some_and(|t| t.suffix == "str");
+                if let Some(Open::Map(map, entries, key @ None)) = self.open.last_mut() {
+                    let text = text.into_owned();
+                    if entries.iter().any(|(k, _)| *k == text) {
+                        return Err(Error {
+                            line,
+                            ..map.error(format!("the key '{text}' stands here twice"))
+                        });
+                    }
+                    *key = Some((text, line));
+                    return Ok(());
+                }
+                let value = if style == ScalarStyle::Plain && !forced_string {
+                    plain(&text)
+                } else {
+                    Value::Str(text.into_owned())
+                };
+                let node = self.node(line, value);
+                self.close(node)
+            }
+            Event::SequenceStart(..) => {
+                let node = self.collection(line)?;
+                self.open.push(Open::List(node, Vec::new()));
+                Ok(())
+            }
+            Event::MappingStart(..) => {
+                let node = self.collection(line)?;
+                self.open.push(Open::Map(node, Vec::new(), None));
+                Ok(())
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let node = match self.open.pop() {
+                    Some(Open::List(node, items)) => Node {
+                        value: Value::List(items),
+                        ..node
+                    },
+                    Some(Open::Map(node, entries, _)) => Node {
+                        value: Value::Map(entries),
+                        ..node
+                    },
+                    None => return Ok(()),
+                };
+                self.close(node)
+            }
+            Event::Alias(_) => Err(self
+                .node(line, Value::Null)
+                .error("aliases (*name) are not read; write the value out")),
+            _ => Ok(()),
+        }
+    }
+
+    /// An empty node for a list or map that starts here.
+    fn collection(&self, line: usize) -> Result<Node, Error> {
+        let node = self.node(line, Value::Null);
+        if let Some(Open::Map(map, _, None)) = self.open.last() {
+            return Err(Error {
+                line,
+                ..map.error("a key must be a plain word")
+            });
+        }
+        Ok(node)
+    }
+
+    /// A node at the place that the next value takes.
+    fn node(&self, line: usize, value: Value) -> Node {
+        let (line, path) = match self.open.last() {
+            None => (line, String::new()),
+            Some(Open::List(list, items)) => (line, format!("{}[{}]", list.path, items.len())),
+            Some(Open::Map(map, _, key)) => {
+                let (key, key_line) = key.clone().unwrap_or_default();
+                let dot = if map.path.is_empty() { "" } else { "." };
+                (key_line.max(1), format!("{}{dot}{key}", map.path))
+            }
+        };
+        Node {
+            file: self.file.clone(),
+            line,
+            path,
+            value,
+        }
+    }
+
+    fn close(&mut self, node: Node) -> Result<(), Error> {
+        match self.open.last_mut() {
+            None => self.documents.push(node),
+            Some(Open::List(_, items)) => items.push(node),
+            Some(Open::Map(_, entries, key)) => {
+                if let Some((key, _)) = key.take() {
+                    entries.push((key, node));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The YAML 1.2 core schema for unquoted scalars.
+fn plain(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        ".inf" | "+.inf" => return Value::Float(f64::INFINITY),
+        "-.inf" => return Value::Float(f64::NEG_INFINITY),
+        ".nan" => return Value::Float(f64::NAN),
+        _ => {}
+    }
+    if let Ok(i) = text.parse::<i64>() {
+        return Value::Int(i);
+    }
+    let numeric = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+    match text.parse::<f64>() {
+        Ok(f) if text.chars().all(numeric) => Value::Float(f),
+        _ => Value::Str(text.to_string()),
+    }
+}
+
+impl Node {
+    /// The file that this value stands in.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// An error that points at this value.
+    pub fn error(&self, message: impl Into<String>) -> Error {
+        Error {
+            file: self.file.to_path_buf(),
+            line: self.line,
+            field: self.path.clone(),
+            message: message.into(),
+        }
+    }
+
+    fn expected(&self, what: &str) -> Error {
+        self.error(format!("{what} is expected here, not {}", self.describe()))
+    }
+
+    fn describe(&self) -> String {
+        match &self.value {
+            Value::Null => "nothing".into(),
+            Value::Bool(b) => format!("'{b}'"),
+            Value::Int(i) => format!("{i}"),
+            Value::Float(f) => format!("{f}"),
+            Value::Str(s) => format!("'{s}'"),
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "a block of keys".into(),
+        }
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self.value, Value::Null)
+    }
+
+    pub fn map(&self) -> Result<Map<'_>, Error> {
+        match &self.value {
+            Value::Map(entries) => Ok(Map {
+                node: self,
+                entries,
+                asked: RefCell::default(),
+            }),
+            _ => Err(self.expected("a block of keys")),
+        }
+    }
+
+    pub fn list(&self) -> Result<&[Node], Error> {
+        match &self.value {
+            Value::List(items) => Ok(items),
+            _ => Err(self.expected("a list")),
+        }
+    }
+
+    /// The items of a list; a value that is no list counts as a list of one.
+    pub fn one_or_more(&self) -> &[Node] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => std::slice::from_ref(self),
+        }
+    }
+
+    pub fn str(&self) -> Result<&str, Error> {
+        match &self.value {
+            Value::Str(s) => Ok(s),
+            _ => Err(self.expected("a word or text (quote it if it looks like a number)")),
+        }
+    }
+
+    /// A scalar as it would be written: names such as `7b` or `1` need no quotes.
+    pub fn text(&self) -> Result<String, Error> {
+        match &self.value {
+            Value::Str(s) => Ok(s.clone()),
+            Value::Int(i) => Ok(i.to_string()),
+            Value::Float(f) => Ok(f.to_string()),
+            Value::Bool(b) => Ok(b.to_string()),
+            _ => Err(self.expected("a word")),
+        }
+    }
+
+    /// A finite number.
+    pub fn f64(&self) -> Result<f64, Error> {
+        match self.value {
+            Value::Int(i) => Ok(i as f64),
+            Value::Float(f) if f.is_finite() => Ok(f),
+            _ => Err(self.expected("a number")),
+        }
+    }
+
+    pub fn i64(&self) -> Result<i64, Error> {
+        match self.value {
+            Value::Int(i) => Ok(i),
+            _ => Err(self.expected("a whole number")),
+        }
+    }
+
+    pub fn u64(&self) -> Result<u64, Error> {
+        u64::try_from(self.i64()?).map_err(|_| self.expected("a whole number of 0 or more"))
+    }
+
+    pub fn usize(&self) -> Result<usize, Error> {
+        usize::try_from(self.i64()?).map_err(|_| self.expected("a whole number of 0 or more"))
+    }
+
+    pub fn bool(&self) -> Result<bool, Error> {
+        match self.value {
+            Value::Bool(b) => Ok(b),
+            _ => Err(self.expected("true or false")),
+        }
+    }
+
+    /// `[low, high]`, with low < high.
+    pub fn range(&self) -> Result<(f64, f64), Error> {
+        match self.list()? {
+            [low, high] => {
+                let (l, h) = (low.f64()?, high.f64()?);
+                if l < h {
+                    Ok((l, h))
+                } else {
+                    Err(self.error(format!(
+                        "the range [{l}, {h}] is upside down or empty; write [low, high]"
+                    )))
+                }
+            }
+            items => Err(self.error(format!(
+                "a range has two numbers, [low, high]; here are {}",
+                items.len()
+            ))),
+        }
+    }
+
+    /// The index of the word that stands here.
+    pub fn one_of(&self, words: &[&str]) -> Result<usize, Error> {
+        let word = self.text()?;
+        words.iter().position(|w| *w == word).ok_or_else(|| {
+            self.error(format!(
+                "'{word}' is not known here{}; it can be {}",
+                did_you_mean(&word, words),
+                words.join(", ")
+            ))
+        })
+    }
+}
+
+/// A map that is being read; it remembers which keys were asked for, so that [`Map::finish`] can refuse the others.
+pub struct Map<'a> {
+    node: &'a Node,
+    entries: &'a [(String, Node)],
+    asked: RefCell<Vec<String>>,
+}
+
+impl<'a> Map<'a> {
+    /// The value of a key; absent and `null` are the same.
+    pub fn optional(&self, key: &str) -> Option<&'a Node> {
+        self.asked.borrow_mut().push(key.to_string());
+        let (_, node) = self.entries.iter().find(|(k, _)| k == key)?;
+        (!node.is_null()).then_some(node)
+    }
+
+    pub fn required(&self, key: &str) -> Result<&'a Node, Error> {
+        self.optional(key).ok_or_else(|| {
+            // A misspelt key explains a missing one better than its absence does.
+            let close = self
+                .entries
+                .iter()
+                .find(|(k, _)| strsim::damerau_levenshtein(k, key) <= 2 && !self.asked.borrow().contains(k));
+            match close {
+                Some((k, node)) => node.error(format!("unknown key '{k}'; did you mean '{key}'?")),
+                None => self.node.error(format!("the key '{key}' is missing")),
+            }
+        })
+    }
+
+    pub fn node(&self) -> &'a Node {
+        self.node
+    }
+
+    pub fn entries(&self) -> &'a [(String, Node)] {
+        self.entries
+    }
+
+    /// Refuses keys that nobody asked for.
+    pub fn finish(&self) -> Result<(), Error> {
+        let asked = self.asked.borrow();
+        let Some((key, node)) = self.entries.iter().find(|(k, _)| !asked.contains(k)) else {
+            return Ok(());
+        };
+        let known: Vec<&str> = asked.iter().map(String::as_str).collect();
+        Err(node.error(format!(
+            "unknown key '{key}'{}; known here: {}",
+            did_you_mean(key, &known),
+            known.join(", ")
+        )))
+    }
+}
+
+/// `; did you mean 'x'?` for the nearest word, or nothing when none is near.
+pub fn did_you_mean(word: &str, known: &[&str]) -> String {
+    known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(word, k), k))
+        .filter(|(similarity, _)| *similarity > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| format!("; did you mean '{k}'?"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Result<Node, Error> {
+        parse_one(Path::new("a.yaml"), text)
+    }
+
+    #[test]
+    fn values_know_their_line_and_path() {
+        let node = one("a: 1\nb:\n  - x\n  - {c: [0.5, 2]}\n").unwrap();
+        let map = node.map().unwrap();
+        assert_eq!(map.required("a").unwrap().usize().unwrap(), 1);
+        let b = map.required("b").unwrap().list().unwrap();
+        assert_eq!((b[0].line, b[0].str().unwrap()), (3, "x"));
+        let inner = b[1].map().unwrap();
+        let c = inner.required("c").unwrap();
+        assert_eq!((c.path.as_str(), c.line, c.range().unwrap()), ("b[1].c", 4, (0.5, 2.0)));
+        map.finish().unwrap();
+    }
+
+    #[test]
+    fn scalars_follow_the_core_schema() {
+        let node = one("[1, -2, 1.5, 1e-3, true, null, '1', hello, 7b, inf]").unwrap();
+        let kinds: Vec<String> = node.list().unwrap().iter().map(|n| format!("{:?}", n.value)).collect();
+        assert_eq!(
+            kinds,
+            [
+                "Int(1)",
+                "Int(-2)",
+                "Float(1.5)",
+                "Float(0.001)",
+                "Bool(true)",
+                "Null",
+                "Str(\"1\")",
+                "Str(\"hello\")",
+                "Str(\"7b\")",
+                "Str(\"inf\")"
+            ]
+        );
+    }
+
+    #[test]
+    fn errors_point_and_suggest() {
+        let node = one("models: 1\nmetod: ties\n").unwrap();
+        let map = node.map().unwrap();
+        map.optional("models");
+        map.optional("method");
+        let message = map.finish().unwrap_err().to_string();
+        assert!(
+            message.starts_with("a.yaml:2: metod: unknown key 'metod'; did you mean 'method'?"),
+            "{message}"
+        );
+        let message = map.required("method").unwrap_err().to_string();
+        assert!(message.contains("did you mean 'method'"), "{message}");
+        let node = one("x: [2, 1]").unwrap();
+        let map = node.map().unwrap();
+        let message = map.required("x").unwrap().range().unwrap_err().to_string();
+        assert!(
+            message.contains("a.yaml:1: x: the range [2, 1] is upside down"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn hostile_documents_are_errors() {
+        for text in ["a: [1", "a: 1\na: 2", "{a: *x}", "? [1]\n: 2", "", "a: 1\n---\nb: 2"] {
+            assert!(one(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn several_documents() {
+        assert_eq!(parse(Path::new("x"), "a: 1\n---\nb: 2\n").unwrap().len(), 2);
+    }
+}

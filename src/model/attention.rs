@@ -46,18 +46,15 @@ pub(super) struct Plan {
 
 impl Plan {
     /// `rows` gives, for each row in order, its prefix and the position of its first token in the batch and their count.
-    pub fn new<'a>(
-        rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>,
-        group: usize,
-    ) -> Self {
+    pub fn new<'a>(rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>, group: usize) -> Self {
         let mut tiles: Vec<Tile> = Vec::new();
         let (mut matrix_row, mut last_prefix) = (0, None);
         for (row, (prefix, start, count)) in rows.enumerate() {
             let prefix_id = prefix.last().map(Arc::as_ptr);
             for token in 0..count {
                 for group_head in 0..group {
-                    let joins = last_prefix == Some(prefix_id)
-                        && tiles.last().is_some_and(|tile| tile.queries.len() < MR);
+                    let joins =
+                        last_prefix == Some(prefix_id) && tiles.last().is_some_and(|tile| tile.queries.len() < MR);
                     if !joins {
                         tiles.push(Tile {
                             queries: Vec::with_capacity(MR),
@@ -113,10 +110,7 @@ pub(super) fn attend(
     let tasks = plan.tiles.len() * shape.kv_heads;
     let mut results = vec![0.0; tasks * task_len];
     let run = |scratch: &mut Scratch, (task, out): (usize, &mut [f32])| {
-        let (head, tile) = (
-            task / plan.tiles.len(),
-            &plan.tiles[task % plan.tiles.len()],
-        );
+        let (head, tile) = (task / plan.tiles.len(), &plan.tiles[task % plan.tiles.len()]);
         scratch.attend_tile(qkv, rows, tile, shape, settings, head, plan.group, out);
     };
     if threads.0 > 1 && tasks > 1 {
@@ -131,10 +125,7 @@ pub(super) fn attend(
     }
     let mut out = Matrix::zeros(qkv.rows, heads * d);
     for (task, values) in results.chunks_exact(task_len).enumerate() {
-        let (head, tile) = (
-            task / plan.tiles.len(),
-            &plan.tiles[task % plan.tiles.len()],
-        );
+        let (head, tile) = (task / plan.tiles.len(), &plan.tiles[task % plan.tiles.len()]);
         for (query, values) in tile.queries.iter().zip(values.chunks_exact(d)) {
             let column = (head * plan.group + query.group_head) * d;
             out.row_mut(query.matrix_row)[column..column + d].copy_from_slice(values);
@@ -160,36 +151,26 @@ struct Span<'a> {
     len: usize,
 }
 
-fn prefix_spans<'a>(
-    prefix: &'a [Arc<Segment>],
-    from: usize,
-    to: usize,
-) -> impl Iterator<Item = Span<'a>> {
+fn prefix_spans<'a>(prefix: &'a [Arc<Segment>], from: usize, to: usize) -> impl Iterator<Item = Span<'a>> {
     let starts = prefix.iter().scan(0, |position, segment| {
         let start = *position;
         *position += segment.len;
         Some((start, segment))
     });
-    starts.flat_map(move |(start, segment)| {
-        spans(&segment.blocks, start, from, to.min(start + segment.len))
-    })
+    starts.flat_map(move |(start, segment)| spans(&segment.blocks, start, from, to.min(start + segment.len)))
 }
 
 /// The blocks from `start` on that hold positions in `from..to`.
 fn spans(blocks: &[Block], start: usize, from: usize, to: usize) -> impl Iterator<Item = Span<'_>> {
     let first = from.saturating_sub(start) / BLOCK;
-    blocks
-        .iter()
-        .enumerate()
-        .skip(first)
-        .map_while(move |(i, block)| {
-            let position = start + i * BLOCK;
-            (position < to).then(|| Span {
-                block,
-                position,
-                len: BLOCK.min(to - position),
-            })
+    blocks.iter().enumerate().skip(first).map_while(move |(i, block)| {
+        let position = start + i * BLOCK;
+        (position < to).then(|| Span {
+            block,
+            position,
+            len: BLOCK.min(to - position),
         })
+    })
 }
 
 impl Scratch {
@@ -206,11 +187,7 @@ impl Scratch {
         out: &mut [f32],
     ) {
         let (d, m) = (shape.head_dim, tile.queries.len());
-        let lower = |query: &Query| {
-            settings
-                .window
-                .map_or(0, |window| query.limit.saturating_sub(window))
-        };
+        let lower = |query: &Query| settings.window.map_or(0, |window| query.limit.saturating_sub(window));
         let base = tile.queries.iter().map(lower).min().unwrap_or(0);
         let limit = tile.queries.iter().map(|q| q.limit).max().unwrap_or(0);
         let stride = limit - base.min(limit) + 2 * BLOCK;
@@ -225,10 +202,7 @@ impl Scratch {
             &qkv.row(q.matrix_row)[start..start + d]
         };
         pack((0..m).map(query), d, m, &mut self.queries);
-        let prefix = tile
-            .runs
-            .first()
-            .map_or(&[][..], |(_, row)| rows[*row].prefix);
+        let prefix = tile.runs.first().map_or(&[][..], |(_, row)| rows[*row].prefix);
         for span in prefix_spans(prefix, base, limit) {
             let keys = shape.keys(span.block, settings.layer, head);
             score(
@@ -241,18 +215,9 @@ impl Scratch {
             );
         }
         for (range, row) in &tile.runs {
-            let row_limit = tile.queries[range.clone()]
-                .iter()
-                .map(|q| q.limit)
-                .max()
-                .unwrap_or(0);
+            let row_limit = tile.queries[range.clone()].iter().map(|q| q.limit).max().unwrap_or(0);
             if range.len() < m {
-                pack(
-                    range.clone().map(query),
-                    d,
-                    range.len(),
-                    &mut self.run_queries,
-                );
+                pack(range.clone().map(query), d, range.len(), &mut self.run_queries);
             }
             let queries = if range.len() < m {
                 &self.run_queries
@@ -273,11 +238,7 @@ impl Scratch {
         }
 
         // Softmax of what each query sees; nothing for what it does not.
-        for (q, scores) in tile
-            .queries
-            .iter()
-            .zip(self.scores.chunks_exact_mut(stride))
-        {
+        for (q, scores) in tile.queries.iter().zip(self.scores.chunks_exact_mut(stride)) {
             let (from, to) = (column(lower(q)), column(q.limit));
             scores[..from].fill(0.0);
             scores[to..].fill(0.0);
@@ -304,11 +265,7 @@ impl Scratch {
             add_values(m, &self.weights, values, shape, &mut self.sums, m, 0);
         }
         for (range, row) in &tile.runs {
-            let row_limit = tile.queries[range.clone()]
-                .iter()
-                .map(|q| q.limit)
-                .max()
-                .unwrap_or(0);
+            let row_limit = tile.queries[range.clone()].iter().map(|q| q.limit).max().unwrap_or(0);
             for span in spans(rows[*row].own, rows[*row].own_start, base, row_limit) {
                 let values = shape.values(span.block, settings.layer, head);
                 let scores = &self.scores[range.start * stride + column(span.position)..];

@@ -20,19 +20,11 @@ const NAME: &str = "chat template";
 
 impl ChatTemplate {
     /// `chat_template.jinja` before `chat_template` in the tokenizer's config, a string or a list of named ones.
-    pub fn find(
-        file: Option<&str>,
-        config: &Json,
-        tokenizer: &str,
-    ) -> Result<Option<Self>, super::Error> {
+    pub fn find(file: Option<&str>, config: &Json, tokenizer: &str) -> Result<Option<Self>, super::Error> {
         let named = |list: &Vec<Json>| {
-            let is_default =
-                |entry: &&Json| entry.get("name").and_then(Json::as_str) == Some("default");
+            let is_default = |entry: &&Json| entry.get("name").and_then(Json::as_str) == Some("default");
             let entry = list.iter().find(is_default)?;
-            entry
-                .get("template")
-                .and_then(Json::as_str)
-                .map(String::from)
+            entry.get("template").and_then(Json::as_str).map(String::from)
         };
         let in_config = || match config.get("chat_template")? {
             Json::String(template) => Some(template.clone()),
@@ -52,21 +44,12 @@ impl ChatTemplate {
 
     fn new(source: &str) -> Result<Self, Error> {
         let mut environment = Environment::new();
-        environment.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()?,
-        );
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
-        environment.add_function(
-            "raise_exception",
-            |message: String| -> Result<Value, Error> {
-                Err(Error::new(ErrorKind::InvalidOperation, message))
-            },
-        );
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
         environment.add_function("strftime_now", |format: String| -> Result<String, Error> {
             jiff::fmt::strtime::format(&format, TODAY)
                 .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
@@ -81,10 +64,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         special: &[(String, String)],
     ) -> Result<String, String> {
-        let template = self
-            .environment
-            .get_template(NAME)
-            .map_err(|e| describe(&e))?;
+        let template = self.environment.get_template(NAME).map_err(|e| describe(&e))?;
         let turn = |message: &Message| {
             Value::from_pairs([
                 ("role", Value::from(message.role.as_str())),
@@ -106,18 +86,14 @@ impl ChatTemplate {
 }
 
 fn describe(error: &Error) -> String {
-    let at = error
-        .line()
-        .map_or(String::new(), |line| format!(" (line {line})"));
+    let at = error.line().map_or(String::new(), |line| format!(" (line {line})"));
     format!("{}{at}", error.detail().unwrap_or(&error.to_string()))
 }
 
 /// Drops the marks of `{% generation %}` blocks, which only matter in training, but not what they do to white space.
 fn prepare(source: &str) -> String {
-    let mark =
-        regex::Regex::new(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}").expect("a valid pattern");
-    mark.replace_all(source, "{%$1 if true %}{% endif $2%}")
-        .into_owned()
+    let mark = regex::Regex::new(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}").expect("a valid pattern");
+    mark.replace_all(source, "{%$1 if true %}{% endif $2%}").into_owned()
 }
 
 /// `json.dumps(x, ensure_ascii=False, indent=…)`: Python's separators, nothing escaped for HTML.
@@ -132,13 +108,7 @@ fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
     Ok(out)
 }
 
-fn dump(
-    value: &Value,
-    indent: Option<usize>,
-    sort: bool,
-    depth: usize,
-    out: &mut String,
-) -> Result<(), Error> {
+fn dump(value: &Value, indent: Option<usize>, sort: bool, depth: usize, out: &mut String) -> Result<(), Error> {
     let line = |depth: usize, out: &mut String| {
         if let Some(indent) = indent {
             out.push('\n');
@@ -150,9 +120,7 @@ fn dump(
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => out.push_str(&value.to_string()),
-        ValueKind::String => {
-            out.push_str(&Json::from(value.as_str().unwrap_or_default()).to_string())
-        }
+        ValueKind::String => out.push_str(&Json::from(value.as_str().unwrap_or_default()).to_string()),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
             out.push('[');
@@ -185,10 +153,7 @@ fn dump(
             out.push('}');
         }
         other => {
-            return Err(Error::new(
-                ErrorKind::BadSerialization,
-                format!("{other} is not JSON"),
-            ));
+            return Err(Error::new(ErrorKind::BadSerialization, format!("{other} is not JSON")));
         }
     }
     Ok(())

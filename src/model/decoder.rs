@@ -116,11 +116,7 @@ impl Decoder {
         for rope in &spec.ropes {
             rope.validate(spec.head_dim)?;
         }
-        let (h, q, kv) = (
-            spec.hidden,
-            spec.heads * spec.head_dim,
-            spec.kv_heads * spec.head_dim,
-        );
+        let (h, q, kv) = (spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let names = spec.layer_norms();
         let layer = || Layer {
             qkv: Linear::zeros(h, q + 2 * kv, spec.qkv_bias),
@@ -147,14 +143,7 @@ impl Decoder {
         };
         Ok(Decoder {
             dtype,
-            embeddings: vec![
-                0.0;
-                if spec.tie_embeddings {
-                    0
-                } else {
-                    spec.vocab * h
-                }
-            ],
+            embeddings: vec![0.0; if spec.tie_embeddings { 0 } else { spec.vocab * h }],
             head: Linear::zeros(h, spec.vocab, false),
             final_norm: vec![0.0; h],
             layers: spec.layers.iter().map(|_| layer()).collect(),
@@ -182,10 +171,7 @@ impl Decoder {
 
     /// Whether `name` is one of the decoder's tensors; a tied `lm_head.weight` and stored RoPE tables are not.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.spec
-            .tensor_names()
-            .iter()
-            .any(|(known, _)| known == name)
+        self.spec.tensor_names().iter().any(|(known, _)| known == name)
     }
 
     /// Replaces one tensor, by its Hugging Face name, in place. A tied head changes with the embeddings.
@@ -259,9 +245,7 @@ impl Decoder {
         );
         let norm = |slot: &mut Vec<f32>| {
             let shift = if spec.norm_plus_one { 1.0 } else { 0.0 };
-            slot.iter_mut()
-                .zip(data)
-                .for_each(|(slot, w)| *slot = shift + w);
+            slot.iter_mut().zip(data).for_each(|(slot, w)| *slot = shift + w);
         };
         let Some((layer, rest)) = split_layer(name) else {
             match name {
@@ -289,11 +273,7 @@ impl Decoder {
             "self_attn.q_norm" => norm(&mut layer.q_norm),
             "self_attn.k_norm" => norm(&mut layer.k_norm),
             _ => {
-                if let Some(i) = spec
-                    .layer_norms()
-                    .iter()
-                    .position(|name| *name == Some(stem))
-                {
+                if let Some(i) = spec.layer_norms().iter().position(|name| *name == Some(stem)) {
                     norm(&mut layer.norms[i]);
                 }
             }
@@ -330,18 +310,12 @@ impl Decoder {
 
     /// Sequences of different regimes rotate differently and cannot share a prefix.
     pub(super) fn rope_regime(&self, length: usize) -> usize {
-        self.ropes
-            .iter()
-            .map(|rope| rope.regime(length))
-            .max()
-            .unwrap_or(0)
+        self.ropes.iter().map(|rope| rope.regime(length)).max().unwrap_or(0)
     }
 
     /// Prepares the rotary tables for sequences of up to `positions` tokens.
     pub(super) fn prepare(&mut self, positions: usize) {
-        self.ropes
-            .iter_mut()
-            .for_each(|rope| rope.extend(positions));
+        self.ropes.iter_mut().for_each(|rope| rope.extend(positions));
     }
 
     /// Runs the layers over a batch and returns the normed hidden states of the wanted tokens, in order. Keys and values of
@@ -364,11 +338,7 @@ impl Decoder {
                 })
                 .take_while(|sum| *sum <= target)
                 .count();
-            let (mine, others) = rest.split_at_mut(if part == self.threads {
-                rest.len()
-            } else {
-                count
-            });
+            let (mine, others) = rest.split_at_mut(if part == self.threads { rest.len() } else { count });
             taken += mine.iter().map(|c| c.tokens.len()).sum::<usize>();
             parts.push(mine);
             rest = others;
@@ -414,11 +384,7 @@ impl Decoder {
 
             let x = self.norm(&h, &layer.norms[0]);
             let mut qkv = layer.qkv.apply(&x, threads);
-            self.norm_and_rotate(
-                &mut qkv,
-                layer,
-                layer_spec.rope.map(|rope| &rotations[rope]),
-            );
+            self.norm_and_rotate(&mut qkv, layer, layer_spec.rope.map(|rope| &rotations[rope]));
             self.keep_keys_and_values(&qkv, index, &shape, chunks);
             let rows: Vec<RowView> = chunks
                 .iter()
@@ -471,9 +437,7 @@ impl Decoder {
             let token = *token as usize;
             match self.spec.tie_embeddings {
                 true => self.head.copy_row(token, row),
-                false => {
-                    row.copy_from_slice(&self.embeddings[token * hidden..(token + 1) * hidden])
-                }
+                false => row.copy_from_slice(&self.embeddings[token * hidden..(token + 1) * hidden]),
             }
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
@@ -488,8 +452,7 @@ impl Decoder {
             let mut rows = Vec::new();
             for chunk in chunks {
                 let start = chunk.start();
-                (start..start + chunk.tokens.len())
-                    .for_each(|position| rope.append(position, chunk.length, &mut rows));
+                (start..start + chunk.tokens.len()).for_each(|position| rope.append(position, chunk.length, &mut rows));
             }
             rows
         };
@@ -499,11 +462,7 @@ impl Decoder {
     /// Normalises queries and keys where the family does, then rotates them, in place.
     fn norm_and_rotate(&self, qkv: &mut Matrix, layer: &Layer, rotations: Option<&Vec<f32>>) {
         let spec = &self.spec;
-        let (d, q, kv) = (
-            spec.head_dim,
-            spec.heads * spec.head_dim,
-            spec.kv_heads * spec.head_dim,
-        );
+        let (d, q, kv) = (spec.head_dim, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let width = rotations.map_or(0, |rows| rows.len() / qkv.rows.max(1));
         for (i, row) in qkv.data.chunks_exact_mut(q + 2 * kv).enumerate() {
             let (queries, keys) = row[..q + kv].split_at_mut(q);
@@ -531,13 +490,7 @@ impl Decoder {
     }
 
     /// Writes the batch's keys and values of one layer into the chunks' own segments.
-    fn keep_keys_and_values(
-        &self,
-        qkv: &Matrix,
-        layer: usize,
-        shape: &KvShape,
-        chunks: &mut [Chunk],
-    ) {
+    fn keep_keys_and_values(&self, qkv: &Matrix, layer: usize, shape: &KvShape, chunks: &mut [Chunk]) {
         let (q, kv) = (
             self.spec.heads * self.spec.head_dim,
             self.spec.kv_heads * self.spec.head_dim,
@@ -565,19 +518,15 @@ impl Decoder {
 
     /// The most likely token after each of the normed hidden states; the lowest of equals.
     pub(super) fn next_tokens(&self, states: &Matrix) -> Vec<u32> {
-        let best = self.head.argmax(
-            states,
-            |logits| self.finish_logits(logits),
-            Threads(self.threads),
-        );
+        let best = self
+            .head
+            .argmax(states, |logits| self.finish_logits(logits), Threads(self.threads));
         best.into_iter().map(|token| token as u32).collect()
     }
 
     fn finish_logits(&self, logits: &mut [f32]) {
         if self.spec.logits_divisor != 1.0 {
-            logits
-                .iter_mut()
-                .for_each(|x| *x /= self.spec.logits_divisor);
+            logits.iter_mut().for_each(|x| *x /= self.spec.logits_divisor);
         }
         if let Some(cap) = self.spec.final_softcap {
             kernels::softcap(logits, cap);

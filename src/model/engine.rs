@@ -251,9 +251,7 @@ impl Engine {
                     let mut targets = Vec::with_capacity(owners.len());
                     for owner in owners {
                         let score = &mut scores[*owner];
-                        targets.push(
-                            requests[*owner].tokens[requests[*owner].from + score.tokens] as usize,
-                        );
+                        targets.push(requests[*owner].tokens[requests[*owner].from + score.tokens] as usize);
                         score.tokens += 1;
                     }
                     let rows = logits.data.par_chunks(logits.cols).zip(targets.par_iter());
@@ -511,11 +509,7 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    fn run(
-        mut self,
-        on_states: &mut OnStates,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), Error> {
+    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
         progress(self.progress);
         loop {
             self.admit()?;
@@ -539,17 +533,13 @@ impl<'a> Scheduler<'a> {
                     match self.pool.segment(self.jobs[request].length() - covered) {
                         Some(own) => self.start_row(at, request, node, prefix, covered, own),
                         None => {
-                            prefix
-                                .into_iter()
-                                .for_each(|segment| self.pool.release_shared(segment));
+                            prefix.into_iter().for_each(|segment| self.pool.release_shared(segment));
                             break;
                         }
                     }
                 }
                 Err(missing) => {
-                    if matches!(self.nodes[missing], NodeState::Waiting)
-                        && !self.start_node(missing, self.queue[at])
-                    {
+                    if matches!(self.nodes[missing], NodeState::Waiting) && !self.start_node(missing, self.queue[at]) {
                         break;
                     }
                     at += 1;
@@ -557,9 +547,7 @@ impl<'a> Scheduler<'a> {
                 }
             }
             let plentiful = self.pool.available() * 2 > self.pool.capacity();
-            if waiting > 0
-                && (!plentiful || self.prompt_tokens_waiting() >= self.options.step_tokens)
-            {
+            if waiting > 0 && (!plentiful || self.prompt_tokens_waiting() >= self.options.step_tokens) {
                 break;
             }
         }
@@ -581,9 +569,7 @@ impl<'a> Scheduler<'a> {
         let mut freed = false;
         for node in 0..self.nodes.len() {
             if matches!(self.nodes[node], NodeState::Ready(_)) && !needed.contains(&node) {
-                if let NodeState::Ready(segment) =
-                    std::mem::replace(&mut self.nodes[node], NodeState::Waiting)
-                {
+                if let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Waiting) {
                     self.pool.release_shared(segment);
                     freed = true;
                 }
@@ -625,8 +611,7 @@ impl<'a> Scheduler<'a> {
     fn start_node(&mut self, node: usize, rank: usize) -> bool {
         let (parent, request) = (self.trie.nodes[node].parent, self.trie.nodes[node].request);
         let (start, end) = (self.trie.nodes[node].start, self.trie.nodes[node].end);
-        let (Ok(prefix), Some(own)) = (self.prefix_of(parent), self.pool.segment(end - start))
-        else {
+        let (Ok(prefix), Some(own)) = (self.prefix_of(parent), self.pool.segment(end - start)) else {
             return false;
         };
         let tokens = self.jobs[request].tokens[start..end].to_vec();
@@ -675,9 +660,7 @@ impl<'a> Scheduler<'a> {
         while let Some(node) = next {
             self.users[node] -= 1;
             if self.users[node] == 0 {
-                if let NodeState::Ready(segment) =
-                    std::mem::replace(&mut self.nodes[node], NodeState::Gone)
-                {
+                if let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Gone) {
                     self.pool.release_shared(segment);
                 }
             }

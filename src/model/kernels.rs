@@ -10,11 +10,7 @@ use rayon::prelude::*;
 use super::spec::Activation;
 
 /// Columns of a weight panel: four vectors of 16 lanes with AVX-512, otherwise what keeps 6 × NR accumulators in registers.
-pub const NR: usize = if cfg!(target_feature = "avx512f") {
-    64
-} else {
-    16
-};
+pub const NR: usize = if cfg!(target_feature = "avx512f") { 64 } else { 16 };
 /// Rows of a register tile.
 pub const MR: usize = 6;
 /// Depth of a block: a panel of `KC × NR` weights stays in the second-level cache while the rows pass over it.
@@ -70,9 +66,7 @@ impl Threads {
         } else {
             (self.0 * per_thread).min(units / least.max(1)).max(1)
         };
-        (0..parts)
-            .map(|i| units * i / parts..units * (i + 1) / parts)
-            .collect()
+        (0..parts).map(|i| units * i / parts..units * (i + 1) / parts).collect()
     }
 }
 
@@ -136,10 +130,7 @@ impl PackedRows {
     pub fn new(x: &Matrix, threads: Threads) -> Self {
         let mut data = vec![0.0; x.rows * x.cols];
         let pack = |(rows, out): (&[f32], &mut [f32])| pack_rows(rows, x.cols, out);
-        let (from, to) = (
-            x.data.chunks(MR * x.cols.max(1)),
-            data.chunks_mut(MR * x.cols.max(1)),
-        );
+        let (from, to) = (x.data.chunks(MR * x.cols.max(1)), data.chunks_mut(MR * x.cols.max(1)));
         if threads.0 > 1 && x.data.len() > 1 << 16 {
             from.zip(to).par_bridge().for_each(pack);
         } else {
@@ -203,14 +194,8 @@ impl Linear {
             }
         };
         let first_panel = first / NR;
-        let panels = self
-            .panels
-            .par_chunks_mut(NR * inputs)
-            .enumerate()
-            .skip(first_panel);
-        panels
-            .take((first + rows).div_ceil(NR) - first_panel)
-            .for_each(write);
+        let panels = self.panels.par_chunks_mut(NR * inputs).enumerate().skip(first_panel);
+        panels.take((first + rows).div_ceil(NR) - first_panel).for_each(write);
     }
 
     pub fn set_bias(&mut self, first: usize, bias: &[f32]) {
@@ -252,8 +237,7 @@ impl Linear {
             return out;
         }
         // Each task owns a range of columns of every row.
-        let mut tasks: Vec<Vec<&mut [f32]>> =
-            ranges.iter().map(|_| Vec::with_capacity(x.rows)).collect();
+        let mut tasks: Vec<Vec<&mut [f32]>> = ranges.iter().map(|_| Vec::with_capacity(x.rows)).collect();
         for mut row in out.data.chunks_mut(self.outputs) {
             for (task, range) in tasks.iter_mut().zip(&ranges) {
                 let width = (range.end * NR).min(self.outputs) - range.start * NR;
@@ -300,28 +284,16 @@ impl Linear {
     /// The index of the largest output of each row (the first of equals), without keeping the outputs.
     ///
     /// `finish` maps a row's outputs in place before they are compared (a softcap or a scale may merge two of them).
-    pub fn argmax(
-        &self,
-        x: &Matrix,
-        finish: impl Fn(&mut [f32]) + Sync,
-        threads: Threads,
-    ) -> Vec<usize> {
+    pub fn argmax(&self, x: &Matrix, finish: impl Fn(&mut [f32]) + Sync, threads: Threads) -> Vec<usize> {
         let packed = PackedRows::new(x, threads);
-        let ranges = threads.ranges(
-            self.count(),
-            (1 << 20) / (x.rows.max(1) * NR * self.inputs).max(1),
-            4,
-        );
+        let ranges = threads.ranges(self.count(), (1 << 20) / (x.rows.max(1) * NR * self.inputs).max(1), 4);
         let best_of = |range: std::ops::Range<usize>| -> Vec<(usize, f32)> {
             let mut best = vec![(usize::MAX, f32::NEG_INFINITY); x.rows];
             let mut scratch = vec![0.0; x.rows * NR];
             for p in range {
                 scratch.fill(0.0);
                 let width = NR.min(self.outputs - p * NR);
-                let mut rows: Vec<&mut [f32]> = scratch
-                    .chunks_mut(NR)
-                    .map(|row| &mut row[..width])
-                    .collect();
+                let mut rows: Vec<&mut [f32]> = scratch.chunks_mut(NR).map(|row| &mut row[..width]).collect();
                 self.columns(&packed, p..p + 1, &mut rows);
                 for (row, best) in rows.iter_mut().zip(&mut best) {
                     finish(row);
@@ -353,13 +325,7 @@ impl Linear {
 
 /// Adds a register tile to `out[..][column..column + width]`.
 #[inline(always)]
-fn tile_into<const M: usize>(
-    a: &[f32],
-    b: &[f32],
-    out: &mut [&mut [f32]],
-    column: usize,
-    width: usize,
-) {
+fn tile_into<const M: usize>(a: &[f32], b: &[f32], out: &mut [&mut [f32]], column: usize, width: usize) {
     let mut acc = [[0.0; NR]; M];
     for (acc, row) in acc.iter_mut().zip(out.iter()) {
         acc[..width].copy_from_slice(&row[column..column + width]);
@@ -446,10 +412,7 @@ pub fn add_scaled(h: &mut Matrix, x: &Matrix, scale: f32) {
     if scale == 1.0 {
         h.data.iter_mut().zip(&x.data).for_each(|(h, x)| *h += x);
     } else {
-        h.data
-            .iter_mut()
-            .zip(&x.data)
-            .for_each(|(h, x)| *h += x * scale);
+        h.data.iter_mut().zip(&x.data).for_each(|(h, x)| *h += x * scale);
     }
 }
 
@@ -534,13 +497,7 @@ pub fn exp(x: f32) -> f32 {
     p = fma(p, r, 1.666_666_5e-1);
     p = fma(p, r, 5.0e-1);
     let y = fma(p, r * r, r) + 1.0;
-    let two_to_n = f32::from_bits(
-        shifted
-            .to_bits()
-            .wrapping_sub(ROUND.to_bits())
-            .wrapping_add(127)
-            << 23,
-    );
+    let two_to_n = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     y * two_to_n
 }
 

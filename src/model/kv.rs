@@ -9,11 +9,7 @@ use std::sync::Arc;
 /// Tokens in a block.
 pub(super) const BLOCK: usize = 32;
 /// Keys of this many tokens stand side by side.
-pub(super) const KEY_WIDTH: usize = if cfg!(target_feature = "avx512f") {
-    32
-} else {
-    16
-};
+pub(super) const KEY_WIDTH: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
 
 pub(super) type Block = Box<[f32]>;
 
@@ -36,11 +32,7 @@ impl KvShape {
         } else {
             &[]
         };
-        let value_width = widths
-            .iter()
-            .copied()
-            .find(|w| head_dim % w == 0)
-            .unwrap_or(16);
+        let value_width = widths.iter().copied().find(|w| head_dim % w == 0).unwrap_or(16);
         KvShape {
             layers,
             kv_heads,
@@ -70,16 +62,15 @@ impl KvShape {
 
     /// Values of one head: `[value_dim / value_width][BLOCK][value_width]`.
     pub fn values<'a>(&self, block: &'a [f32], layer: usize, head: usize) -> &'a [f32] {
-        let start = layer * self.layer_len()
-            + (self.kv_heads * self.head_dim + head * self.value_dim) * BLOCK;
+        let start = layer * self.layer_len() + (self.kv_heads * self.head_dim + head * self.value_dim) * BLOCK;
         &block[start..start + self.value_dim * BLOCK]
     }
 
     /// Writes one token's keys and values (`[kv_heads × head_dim]` each) into slot `t` of a block.
     pub fn write(&self, block: &mut [f32], layer: usize, t: usize, keys: &[f32], values: &[f32]) {
         let start = layer * self.layer_len();
-        let (key_part, value_part) = block[start..start + self.layer_len()]
-            .split_at_mut(self.kv_heads * self.head_dim * BLOCK);
+        let (key_part, value_part) =
+            block[start..start + self.layer_len()].split_at_mut(self.kv_heads * self.head_dim * BLOCK);
         let first = t / KEY_WIDTH * self.head_dim * KEY_WIDTH + t % KEY_WIDTH;
         for (head, part) in keys
             .chunks_exact(self.head_dim)
@@ -123,8 +114,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub fn new(shape: KvShape, memory_bytes: u64) -> Self {
-        let capacity =
-            usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
+        let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
         Pool {
             shape,
             free: Vec::new(),

@@ -19,9 +19,7 @@ mod tests;
 pub mod tokenizer;
 
 pub use decoder::{DType, Decoder};
-pub use engine::{
-    Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest,
-};
+pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
 
@@ -35,17 +33,13 @@ pub enum Error {
     UnknownFamily { model_type: String, known: String },
     #[error("config.json: {field}: {problem}")]
     Config { field: String, problem: String },
-    #[error(
-        "the model has no tensor named {tensor}; it is a {family} decoder with {layers} layers"
-    )]
+    #[error("the model has no tensor named {tensor}; it is a {family} decoder with {layers} layers")]
     UnknownTensor {
         tensor: String,
         family: &'static str,
         layers: usize,
     },
-    #[error(
-        "tensor {tensor} has {got} elements, but config.json asks for {expected} (shape {shape:?})"
-    )]
+    #[error("tensor {tensor} has {got} elements, but config.json asks for {expected} (shape {shape:?})")]
     TensorSize {
         tensor: String,
         shape: Vec<usize>,
@@ -61,14 +55,8 @@ pub enum Error {
     #[error(
         "request {request} holds token {token}, but the model's vocabulary has {vocab} tokens; tokenizer and model do not belong together"
     )]
-    TokenOutOfRange {
-        request: usize,
-        token: u32,
-        vocab: usize,
-    },
-    #[error(
-        "score request {request} starts at token 0, which has nothing before it; scoring can start at token 1"
-    )]
+    TokenOutOfRange { request: usize, token: u32, vocab: usize },
+    #[error("score request {request} starts at token 0, which has nothing before it; scoring can start at token 1")]
     ScoreFromZero { request: usize },
     #[error(
         "request {request} needs {tokens} tokens of keys and values = {needed_bytes} bytes, but the memory for them is limited to \
@@ -84,9 +72,7 @@ pub enum Error {
     Tokenizer { file: String, reason: String },
     #[error("the chat template of {file} failed: {reason}")]
     ChatTemplate { file: String, reason: String },
-    #[error(
-        "{file} holds no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json)"
-    )]
+    #[error("{file} holds no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json)")]
     NoChatTemplate { file: String },
     #[error("{what} is not supported on device {device}")]
     Device { what: String, device: String },

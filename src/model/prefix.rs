@@ -35,12 +35,7 @@ impl Trie {
     /// Finds the shared stretches of `entries`. Requests under one node are neighbours in the order, heavier ones first.
     pub fn new(entries: &[Entry]) -> Self {
         let mut sorted: Vec<usize> = (0..entries.len()).collect();
-        let key = |i: usize| {
-            (
-                entries[i].regime,
-                &entries[i].tokens[..entries[i].shareable],
-            )
-        };
+        let key = |i: usize| (entries[i].regime, &entries[i].tokens[..entries[i].shareable]);
         sorted.sort_by(|a, b| key(*a).cmp(&key(*b)).then(a.cmp(b)));
         let mut trie = Trie::default();
         let mut groups: Vec<&[usize]> = sorted
@@ -54,14 +49,7 @@ impl Trie {
     }
 
     /// `group`: sorted requests that agree on the first `agreed` tokens, of which `parent` covers the first `covered`.
-    fn branch(
-        &mut self,
-        entries: &[Entry],
-        group: &[usize],
-        agreed: usize,
-        covered: usize,
-        parent: Option<usize>,
-    ) {
+    fn branch(&mut self, entries: &[Entry], group: &[usize], agreed: usize, covered: usize, parent: Option<usize>) {
         let shareable = |i: usize| &entries[i].tokens[..entries[i].shareable];
         let next = |i: usize| shareable(i).get(agreed);
         // Requests that go on with the same token; one that ends here stands alone.
@@ -75,9 +63,7 @@ impl Trie {
                 continue;
             }
             // Sorted: what the first and the last share, all share.
-            let pairs = shareable(part[0])
-                .iter()
-                .zip(shareable(part[part.len() - 1]));
+            let pairs = shareable(part[0]).iter().zip(shareable(part[part.len() - 1]));
             let shared = pairs.take_while(|(a, b)| a == b).count();
             if (shared - covered) * (part.len() - 1) < LEAST_SAVED {
                 self.branch(entries, part, shared, covered, parent);
@@ -159,10 +145,7 @@ mod tests {
             (trie.nodes[1].start, trie.nodes[1].end, trie.nodes[1].parent),
             (100, 140, Some(0))
         );
-        assert_eq!(
-            trie.order,
-            [(1, Some(1)), (2, Some(1)), (0, Some(0)), (3, None)]
-        );
+        assert_eq!(trie.order, [(1, Some(1)), (2, Some(1)), (0, Some(0)), (3, None)]);
     }
 
     #[test]

@@ -66,20 +66,11 @@ pub(super) struct RopeScaling {
 
 impl RopeScaling {
     /// One rotation for all layers: `rope_scaling` (v4) before `rope_parameters` (v5), `rope_theta` inside or beside it.
-    pub fn read_flat(
-        c: &Config,
-        is_phi3: bool,
-        default_theta: f64,
-        max_positions: usize,
-    ) -> Result<Self, Error> {
+    pub fn read_flat(c: &Config, is_phi3: bool, default_theta: f64, max_positions: usize) -> Result<Self, Error> {
         let given = ["rope_scaling", "rope_parameters"]
             .iter()
             .find_map(|key| c.0.get(key).filter(|v| v.is_object()));
-        let given = given.map(|v| {
-            v.get("full_attention")
-                .filter(|inner| inner.is_object())
-                .unwrap_or(v)
-        });
+        let given = given.map(|v| v.get("full_attention").filter(|inner| inner.is_object()).unwrap_or(v));
         let empty = Value::Object(Default::default());
         let rope = Config(given.unwrap_or(&empty));
         let theta = match rope.number("rope_theta")? {
@@ -101,12 +92,7 @@ impl RopeScaling {
     }
 
     /// The rotation of one layer type (Gemma 3): `rope_parameters.TYPE`, or the v4 keys.
-    pub fn read_nested(
-        c: &Config,
-        layer_type: &str,
-        theta_key: &str,
-        default_theta: f64,
-    ) -> Result<Self, Error> {
+    pub fn read_nested(c: &Config, layer_type: &str, theta_key: &str, default_theta: f64) -> Result<Self, Error> {
         let empty = Value::Object(Default::default());
         let nested =
             c.0.get("rope_parameters")
@@ -119,9 +105,7 @@ impl RopeScaling {
         let rope = Config(v4.or(nested).unwrap_or(&empty));
         let theta = match (
             rope.number("rope_theta")?,
-            nested
-                .and_then(|v| v.get("rope_theta"))
-                .and_then(Value::as_f64),
+            nested.and_then(|v| v.get("rope_theta")).and_then(Value::as_f64),
         ) {
             (Some(theta), _) | (None, Some(theta)) => theta,
             (None, None) => c.number_or(theta_key, default_theta)?,
@@ -148,20 +132,13 @@ impl RopeScaling {
                 .or(default)
                 .ok_or_else(|| rope.error("rope factor", "is missing".into()))
         };
-        let required = |key: &str| {
-            rope.number(key)?
-                .ok_or_else(|| rope.error(key, "is missing".into()))
-        };
+        let required = |key: &str| rope.number(key)?.ok_or_else(|| rope.error(key, "is missing".into()));
         let ratio = max_positions as f64 / original as f64;
         let mut attention_factor = 1.0;
         let scaling = match kind {
             "default" => Scaling::None,
-            "linear" => Scaling::Linear {
-                factor: factor(None)?,
-            },
-            "dynamic" => Scaling::Dynamic {
-                factor: factor(None)?,
-            },
+            "linear" => Scaling::Linear { factor: factor(None)? },
+            "dynamic" => Scaling::Dynamic { factor: factor(None)? },
             "llama3" => Scaling::Llama3 {
                 factor: factor(None)?,
                 low_freq_factor: required("low_freq_factor")?,
@@ -171,18 +148,13 @@ impl RopeScaling {
             "yarn" if !is_phi3 => {
                 let factor = factor(Some(ratio))?;
                 attention_factor = yarn_attention_factor(rope, factor)?;
-                let positive =
-                    |x: Option<f64>, default: f64| x.filter(|x| *x != 0.0).unwrap_or(default);
+                let positive = |x: Option<f64>, default: f64| x.filter(|x| *x != 0.0).unwrap_or(default);
                 Scaling::Yarn {
                     factor,
                     original: original as f64,
                     beta_fast: positive(rope.number("beta_fast")?, 32.0),
                     beta_slow: positive(rope.number("beta_slow")?, 1.0),
-                    truncate: rope
-                        .0
-                        .get("truncate")
-                        .and_then(Value::as_bool)
-                        .unwrap_or(true),
+                    truncate: rope.0.get("truncate").and_then(Value::as_bool).unwrap_or(true),
                 }
             }
             // "su" and "yarn" are old names of LongRoPE in Phi-3's configs.
@@ -232,19 +204,13 @@ impl RopeScaling {
 
 fn yarn_attention_factor(rope: &Config, factor: f64) -> Result<f64, Error> {
     let mscale = |scale: f64, m: f64| {
-        if scale <= 1.0 {
-            1.0
-        } else {
-            0.1 * m * scale.ln() + 1.0
-        }
+        if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 }
     };
     if let Some(given) = rope.number("attention_factor")? {
         return Ok(given);
     }
     match (rope.number("mscale")?, rope.number("mscale_all_dim")?) {
-        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
-            Ok(mscale(factor, m) / mscale(factor, all))
-        }
+        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => Ok(mscale(factor, m) / mscale(factor, all)),
         _ => Ok(mscale(factor, 1.0)),
     }
 }
@@ -286,11 +252,7 @@ impl RopeSpec {
                 if list.len() != self.rotary_dim() / 2 {
                     return Err(field(
                         key,
-                        format!(
-                            "has {} entries, expected {}",
-                            list.len(),
-                            self.rotary_dim() / 2
-                        ),
+                        format!("has {} entries, expected {}", list.len(), self.rotary_dim() / 2),
                     ));
                 }
             }
@@ -310,17 +272,10 @@ impl RopeSpec {
         };
         match &self.scaling {
             Scaling::None => plain(self.theta),
-            Scaling::Linear { factor } => plain(self.theta)
-                .into_iter()
-                .map(|f| f / *factor as f32)
-                .collect(),
+            Scaling::Linear { factor } => plain(self.theta).into_iter().map(|f| f / *factor as f32).collect(),
             Scaling::Dynamic { factor } => {
-                let (length, max) = (
-                    length.max(self.max_positions) as f64,
-                    self.max_positions as f64,
-                );
-                let growth = (factor * length / max - (factor - 1.0))
-                    .powf(self.dim as f64 / (self.dim as f64 - 2.0));
+                let (length, max) = (length.max(self.max_positions) as f64, self.max_positions as f64);
+                let growth = (factor * length / max - (factor - 1.0)).powf(self.dim as f64 / (self.dim as f64 - 2.0));
                 plain(self.theta * growth)
             }
             Scaling::Llama3 {
@@ -329,11 +284,7 @@ impl RopeSpec {
                 high_freq_factor,
                 original,
             } => {
-                let (factor, low, high) = (
-                    *factor as f32,
-                    *low_freq_factor as f32,
-                    *high_freq_factor as f32,
-                );
+                let (factor, low, high) = (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
                 let old = *original as f32;
                 let stretch = |f: f32| {
                     let wavelength = std::f32::consts::TAU / f;
@@ -356,9 +307,8 @@ impl RopeSpec {
                 truncate,
             } => {
                 let d = self.dim as f64;
-                let correction = |turns: f64| {
-                    d * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
-                };
+                let correction =
+                    |turns: f64| d * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln());
                 let (mut low, mut high) = (correction(*beta_fast), correction(*beta_slow));
                 if *truncate {
                     (low, high) = (low.floor(), high.ceil());
@@ -373,17 +323,9 @@ impl RopeSpec {
                     let interpolated = 1.0 / (*factor as f32 * (1.0 / f));
                     interpolated * (1.0 - keep) + f * keep
                 };
-                plain(self.theta)
-                    .into_iter()
-                    .enumerate()
-                    .map(frequency)
-                    .collect()
+                plain(self.theta).into_iter().enumerate().map(frequency).collect()
             }
-            Scaling::Long {
-                short,
-                long,
-                original,
-            } => {
+            Scaling::Long { short, long, original } => {
                 let stretch = if length > *original { long } else { short };
                 let power = |i: usize| self.theta.powf(f64::from((2 * i) as f32 / dim)) as f32;
                 stretch
@@ -459,12 +401,7 @@ impl RopeTable {
         }
         match self.rows[regime].get(position * width..(position + 1) * width) {
             Some(row) => out.extend_from_slice(row),
-            None => angles(
-                &self.frequencies[regime],
-                self.spec.attention_factor,
-                position,
-                out,
-            ),
+            None => angles(&self.frequencies[regime], self.spec.attention_factor, position, out),
         }
     }
 }

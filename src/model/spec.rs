@@ -168,10 +168,7 @@ impl DecoderSpec {
             (None, Gemma | Gemma2 | Gemma3) => 256,
             (None, _) if hidden % heads == 0 => hidden / heads,
             (None, _) => {
-                return Err(c.error(
-                    "hidden_size",
-                    format!("{hidden} is not a multiple of {heads} heads"),
-                ));
+                return Err(c.error("hidden_size", format!("{hidden} is not a multiple of {heads} heads")));
             }
         };
         if heads % kv_heads != 0 {
@@ -195,10 +192,7 @@ impl DecoderSpec {
             layers,
             ropes,
             max_positions,
-            tie_embeddings: c.flag(
-                "tie_word_embeddings",
-                family.is_gemma() || family == SmolLm3,
-            )?,
+            tie_embeddings: c.flag("tie_word_embeddings", family.is_gemma() || family == SmolLm3)?,
             qkv_bias: match family {
                 Qwen2 => true,
                 Mistral | Phi3 => false,
@@ -217,14 +211,7 @@ impl DecoderSpec {
                 Gemma2 | Gemma3 => NormPlace::Sandwich,
                 _ => NormPlace::Pre,
             },
-            norm_eps: c.number_or(
-                "rms_norm_eps",
-                if matches!(family, Phi3 | Olmo2) {
-                    1e-5
-                } else {
-                    1e-6
-                },
-            )? as f32,
+            norm_eps: c.number_or("rms_norm_eps", if matches!(family, Phi3 | Olmo2) { 1e-5 } else { 1e-6 })? as f32,
             norm_plus_one: family.is_gemma(),
             activation: activation(&c, family)?,
             attention_scale: match family {
@@ -258,18 +245,12 @@ impl DecoderSpec {
                 Gemma2 => c
                     .number_or_null("final_logit_softcapping", Some(30.0))?
                     .map(|x| x as f32),
-                Gemma3 => c
-                    .number_or_null("final_logit_softcapping", None)?
-                    .map(|x| x as f32),
+                Gemma3 => c.number_or_null("final_logit_softcapping", None)?.map(|x| x as f32),
                 _ => None,
             },
             eos_token_ids: token_ids(config.get("eos_token_id")),
         };
-        if config
-            .get("use_bidirectional_attention")
-            .and_then(Value::as_bool)
-            == Some(true)
-        {
+        if config.get("use_bidirectional_attention").and_then(Value::as_bool) == Some(true) {
             return Err(c.error(
                 "use_bidirectional_attention",
                 "true: this decoder is causal only".into(),
@@ -280,16 +261,11 @@ impl DecoderSpec {
 
     /// The tensors that the decoder needs, by their Hugging Face names, with their shapes.
     pub fn tensor_names(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, q, kv) = (
-            self.hidden,
-            self.heads * self.head_dim,
-            self.kv_heads * self.head_dim,
-        );
+        let (h, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut names = vec![("model.embed_tokens.weight".to_string(), vec![self.vocab, h])];
         for layer in 0..self.layers.len() {
-            let mut add = |name: &str, shape: &[usize]| {
-                names.push((format!("model.layers.{layer}.{name}"), shape.to_vec()))
-            };
+            let mut add =
+                |name: &str, shape: &[usize]| names.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
             let mut linear = |name: &str, out: usize, inner: usize, bias: bool| {
                 add(&format!("{name}.weight"), &[out, inner]);
                 if bias {
@@ -333,12 +309,7 @@ impl DecoderSpec {
     /// Names of a layer's four possible norms: before and after attention, before and after the MLP.
     pub(super) fn layer_norms(&self) -> [Option<&'static str>; 4] {
         match self.norm_place {
-            NormPlace::Pre => [
-                Some("input_layernorm"),
-                None,
-                Some("post_attention_layernorm"),
-                None,
-            ],
+            NormPlace::Pre => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
             NormPlace::Post => [
                 None,
                 Some("post_attention_layernorm"),
@@ -379,11 +350,7 @@ fn activation(c: &Config, family: Family) -> Result<Activation, Error> {
     } else {
         "hidden_act"
     };
-    let default = if family.is_gemma() {
-        "gelu_pytorch_tanh"
-    } else {
-        "silu"
-    };
+    let default = if family.is_gemma() { "gelu_pytorch_tanh" } else { "silu" };
     match c.0.get(key).and_then(Value::as_str).unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
@@ -411,21 +378,13 @@ fn layer_specs(
         Mistral => c.size_or_null("sliding_window", Some(4096))?,
         Gemma2 | Gemma3 => c.size_or_null("sliding_window", Some(4096))?,
         Phi3 => c.size_or_null("sliding_window", None)?,
-        Qwen2 | Qwen3 if c.flag("use_sliding_window", false)? => {
-            c.size_or_null("sliding_window", Some(4096))?
-        }
-        SmolLm3 if c.flag("use_sliding_window", false)? => {
-            c.size_or_null("sliding_window", None)?
-        }
+        Qwen2 | Qwen3 if c.flag("use_sliding_window", false)? => c.size_or_null("sliding_window", Some(4096))?,
+        SmolLm3 if c.flag("use_sliding_window", false)? => c.size_or_null("sliding_window", None)?,
         _ => None,
     };
     let no_rope = no_rope_layers(c, family, count)?;
     let has_types = matches!(family, Qwen2 | Qwen3 | Gemma2 | Gemma3 | SmolLm3);
-    let types = if has_types {
-        layer_types(c, count)?
-    } else {
-        None
-    };
+    let types = if has_types { layer_types(c, count)? } else { None };
     let first_window_layer = c.size_or("max_window_layers", 28);
     let pattern = c.size_or("sliding_window_pattern", 6)?.max(1);
     let is_sliding = |layer: usize| -> Result<bool, Error> {
@@ -446,22 +405,14 @@ fn layer_specs(
     };
     let ropes = if family == Gemma3 {
         let full = RopeScaling::read_nested(c, "full_attention", "rope_theta", 1_000_000.0)?;
-        let sliding =
-            RopeScaling::read_nested(c, "sliding_attention", "rope_local_base_freq", 10_000.0)?;
+        let sliding = RopeScaling::read_nested(c, "sliding_attention", "rope_local_base_freq", 10_000.0)?;
         vec![
             full.spec(head_dim, max_positions),
             sliding.spec(head_dim, max_positions),
         ]
     } else {
-        let theta = if family == SmolLm3 {
-            2_000_000.0
-        } else {
-            10_000.0
-        };
-        vec![
-            RopeScaling::read_flat(c, family == Phi3, theta, max_positions)?
-                .spec(head_dim, max_positions),
-        ]
+        let theta = if family == SmolLm3 { 2_000_000.0 } else { 10_000.0 };
+        vec![RopeScaling::read_flat(c, family == Phi3, theta, max_positions)?.spec(head_dim, max_positions)]
     };
     let mut layers = Vec::with_capacity(count);
     for (layer, &rotates) in no_rope.iter().enumerate() {
@@ -483,9 +434,7 @@ fn no_rope_layers(c: &Config, family: Family, count: usize) -> Result<Vec<bool>,
     match c.0.get("no_rope_layers").filter(|v| !v.is_null()) {
         None => {
             let interval = c.size_or("no_rope_layer_interval", 4)?.max(1);
-            Ok((0..count)
-                .map(|layer| (layer + 1) % interval != 0)
-                .collect())
+            Ok((0..count).map(|layer| (layer + 1) % interval != 0).collect())
         }
         Some(value) => {
             let flags: Vec<bool> = value
@@ -511,10 +460,7 @@ fn layer_types(c: &Config, count: usize) -> Result<Option<Vec<bool>>, Error> {
         return Ok(None);
     };
     if list.len() != count {
-        return Err(c.error(
-            "layer_types",
-            format!("has {} entries for {count} layers", list.len()),
-        ));
+        return Err(c.error("layer_types", format!("has {} entries for {count} layers", list.len())));
     }
     let sliding = |v: &Value| match v.as_str() {
         Some("sliding_attention") => Ok(true),
@@ -549,10 +495,7 @@ impl Config<'_> {
         // A size of 2^32 and more is a damaged file; refusing it here keeps every product below in range.
         match value.as_u64().filter(|n| (1..1 << 32).contains(n)) {
             Some(n) => Ok(Some(n as usize)),
-            None => Err(self.error(
-                field,
-                format!("expected a positive whole number, got {value}"),
-            )),
+            None => Err(self.error(field, format!("expected a positive whole number, got {value}"))),
         }
     }
 

@@ -67,10 +67,7 @@ impl Golden {
 fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> {
     decoder.prepare(rows.iter().map(|row| row.len()).max().unwrap());
     let mut pool = Pool::new(decoder.kv_shape(), 1 << 30);
-    let mut own: Vec<Segment> = rows
-        .iter()
-        .map(|row| pool.segment(row.len()).unwrap())
-        .collect();
+    let mut own: Vec<Segment> = rows.iter().map(|row| pool.segment(row.len()).unwrap()).collect();
     let mut out = vec![Vec::new(); rows.len()];
     let longest = rows.iter().map(|row| row.len()).max().unwrap();
     for from in (0..longest).step_by(step) {
@@ -93,10 +90,7 @@ fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> 
         let logits = decoder.logits(&states);
         let mut values = logits.data.chunks(logits.cols);
         for (out, count) in out.iter_mut().zip(counts) {
-            values
-                .by_ref()
-                .take(count)
-                .for_each(|row| out.extend_from_slice(row));
+            values.by_ref().take(count).for_each(|row| out.extend_from_slice(row));
         }
     }
     out
@@ -104,8 +98,7 @@ fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> 
 
 /// A tokenizer of `vocab` words that never ends a sequence.
 fn words(vocab: usize) -> Arc<Tokenizer> {
-    let vocab: serde_json::Map<String, serde_json::Value> =
-        (0..vocab).map(|i| (format!("w{i}"), i.into())).collect();
+    let vocab: serde_json::Map<String, serde_json::Value> = (0..vocab).map(|i| (format!("w{i}"), i.into())).collect();
     let json = serde_json::json!({
         "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": null, "decoder": null, "truncation": null, "padding": null,
@@ -138,10 +131,10 @@ fn request(prompt: &[u32], max_new_tokens: usize) -> Request {
 fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    got.iter().zip(expected).fold(
-        0.0f32,
-        |m, (a, b)| if (a - b).abs() <= m { m } else { (a - b).abs() },
-    ) / largest
+    got.iter()
+        .zip(expected)
+        .fold(0.0f32, |m, (a, b)| if (a - b).abs() <= m { m } else { (a - b).abs() })
+        / largest
 }
 
 fn check_golden(dir: &Path) -> f32 {
@@ -158,8 +151,7 @@ fn check_golden(dir: &Path) -> f32 {
     let mut worst = 0.0f32;
     for (row, got) in logits(&mut decoder, &prompts, 1000).iter().enumerate() {
         let padding = ids[row].len() - prompts[row].len();
-        let expected =
-            &expected[(row * ids[row].len() + padding) * vocab..(row + 1) * ids[row].len() * vocab];
+        let expected = &expected[(row * ids[row].len() + padding) * vocab..(row + 1) * ids[row].len() * vocab];
         worst = worst.max(relative_error(got, expected));
     }
     let single = golden.ids("single_ids");
@@ -200,10 +192,7 @@ fn more_families_agree_with_transformers() {
         .collect();
     dirs.sort();
     let mut failed = false;
-    for dir in dirs
-        .iter()
-        .filter(|dir| dir.join("golden.safetensors").exists())
-    {
+    for dir in dirs.iter().filter(|dir| dir.join("golden.safetensors").exists()) {
         let result = std::panic::catch_unwind(|| check_golden(dir));
         failed |= !matches!(result, Ok(error) if error <= 2e-4);
         println!(

@@ -98,12 +98,9 @@ impl Tokenizer {
             file: files.name.clone(),
             reason,
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer_json)
-            .map_err(|e| fail(e.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer_json).map_err(|e| fail(e.to_string()))?;
         // Stored truncation and padding are for training; transformers resets both when it encodes.
-        inner
-            .with_truncation(None)
-            .map_err(|e| fail(e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
         inner.with_padding(None);
         let empty = Value::Null;
         let config = files.tokenizer_config.as_ref().unwrap_or(&empty);
@@ -129,13 +126,7 @@ impl Tokenizer {
             .add_special_tokens(tokens.collect::<Vec<_>>())
             .map_err(|e| fail(e.to_string()))?;
 
-        let eos = |source: &Option<Value>| {
-            token_ids(
-                source
-                    .as_ref()
-                    .and_then(|config| config.get("eos_token_id")),
-            )
-        };
+        let eos = |source: &Option<Value>| token_ids(source.as_ref().and_then(|config| config.get("eos_token_id")));
         let named_eos = || {
             special
                 .iter()
@@ -156,8 +147,7 @@ impl Tokenizer {
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
         // transformers 5 leaves BPE text alone, whatever the flag says, unless told twice.
         let clean_up = flag("clean_up_tokenization_spaces")
-            && (!is_bpe
-                || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
+            && (!is_bpe || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
         let chat = ChatTemplate::find(files.chat_template.as_deref(), config, &files.name)?;
         Ok(Tokenizer {
             name: files.name,
@@ -172,20 +162,14 @@ impl Tokenizer {
     /// Tokens of a text; with special tokens, the tokenizer adds its own (a BOS token, say).
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
         let encoding = self.inner.encode_fast(text, add_special_tokens);
-        encoding
-            .map(|e| e.get_ids().to_vec())
-            .map_err(|e| Error::Tokenizer {
-                file: self.name.clone(),
-                reason: e.to_string(),
-            })
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| Error::Tokenizer {
+            file: self.name.clone(),
+            reason: e.to_string(),
+        })
     }
 
     /// [`Self::encode`] of many texts, on all cores.
-    pub fn encode_batch(
-        &self,
-        texts: &[&str],
-        add_special_tokens: bool,
-    ) -> Result<Vec<Vec<u32>>, Error> {
+    pub fn encode_batch(&self, texts: &[&str], add_special_tokens: bool) -> Result<Vec<Vec<u32>>, Error> {
         use rayon::prelude::*;
         texts
             .par_iter()
@@ -196,11 +180,7 @@ impl Tokenizer {
     /// Text of tokens, without special ones.
     pub fn decode(&self, ids: &[u32]) -> String {
         let text = self.inner.decode(ids, true).unwrap_or_default();
-        if self.clean_up {
-            clean_up_spaces(text)
-        } else {
-            text
-        }
+        if self.clean_up { clean_up_spaces(text) } else { text }
     }
 
     /// Tokens that end a sequence: `generation_config.json` before `config.json` before the tokenizer's own.
@@ -236,11 +216,7 @@ impl Tokenizer {
     /// Renders a conversation with the model's chat template.
     ///
     /// **Errors** when there is no template, or when the template refuses (a system role it does not know, say).
-    pub fn apply_chat_template(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<String, Error> {
+    pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
         let chat = self.chat.as_ref().ok_or_else(|| Error::NoChatTemplate {
             file: self.name.clone(),
         })?;
@@ -265,9 +241,7 @@ fn clean_up_spaces(text: String) -> String {
         (" 've", "'ve"),
         (" 're", "'re"),
     ];
-    REPLACED
-        .iter()
-        .fold(text, |text, (from, to)| text.replace(from, to))
+    REPLACED.iter().fold(text, |text, (from, to)| text.replace(from, to))
 }
 
 /// The text of a growing list of tokens, decoded a few tokens at a time.
@@ -293,10 +267,7 @@ impl TextStream {
     pub fn push(&mut self, tokenizer: &Tokenizer, ids: &[u32]) -> usize {
         let text = tokenizer.decode(&ids[self.context_from..]);
         // A replacement character at the end is a code point that is not complete yet.
-        if text.len() <= self.context_len
-            || text.ends_with('\u{FFFD}')
-            || !text.is_char_boundary(self.context_len)
-        {
+        if text.len() <= self.context_len || text.ends_with('\u{FFFD}') || !text.is_char_boundary(self.context_len) {
             return 0;
         }
         let added = text.len() - self.context_len;

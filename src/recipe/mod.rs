@@ -1,9 +1,18 @@
 //! The recipe: the explicit, serialisable, hashable description of one merge, in mergekit's words.
 //!
 //! A recipe has one or several stages; a later stage may name an earlier one as a model (mergekit-multi's shape).
-//! `read.rs` turns mergekit YAML into it, `write.rs` turns it back. It describes a merge and knows nothing of tensors.
+//! `read.rs` turns mergekit YAML into it, `write.rs` turns it back, `method.rs` is the table of methods and their
+//! parameters, `parameter.rs` says which value a tensor gets. It describes a merge and knows nothing of tensors.
+
+mod method;
+mod parameter;
+pub mod read;
+pub mod write;
 
 use std::collections::BTreeMap;
+
+pub use method::{BaseRule, DefaultValue, Kind, MethodInfo, ParameterInfo, Scope, methods};
+pub use parameter::{Place, evaluate};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,19 +35,62 @@ pub struct Stage {
     pub body: Body,
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
-    /// Every tensor is rounded to this dtype when it is read (mergekit); arithmetic is f32 whatever it says.
+    /// Dtype of the result unless `out_dtype` says otherwise; arithmetic is f32 whatever it says.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub dtype: Option<DType>,
-    /// Dtype of the stored result; `dtype`, else the base's own, when absent.
+    /// Dtype of the stored result; `dtype`, else the parents' own (the wider one, where they differ), when absent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub out_dtype: Option<DType>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokenizer_source: Option<String>,
+    /// The long form of `tokenizer_source`; never both.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tokenizer: Option<Tokenizer>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub chat_template: Option<String>,
     /// Seed of the random masks (DARE, DELLA).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub seed: Option<u64>,
+}
+
+/// Whose vocabulary the child takes, and where single tokens get their embedding from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tokenizer {
+    /// `union`, `base` or a model.
+    pub source: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub tokens: BTreeMap<String, TokenRule>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pad_to_multiple_of: Option<usize>,
+}
+
+/// Where one token of the child gets its embedding from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenRule {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source: Option<TokenSource>,
+    /// Replace the embedding also in models that have the token.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The donor of one embedding row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenSource {
+    /// The same token in this model.
+    Model(String),
+    /// Another token of a model, by its text.
+    ModelToken {
+        model: String,
+        token: String,
+    },
+    /// Another token of a model, by its id.
+    ModelTokenId {
+        model: String,
+        token_id: u32,
+    },
+    Zero,
 }
 
 /// Whole models side by side, or a stack of layer slices.
@@ -53,6 +105,9 @@ pub enum Body {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
     pub sources: Vec<Source>,
+    /// Base of this slice, where it differs from the stage's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub base_model: Option<String>,
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
 }
@@ -65,6 +120,15 @@ pub struct Source {
     pub layer_range: Option<[usize; 2]>,
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
+}
+
+/// What keeps a text from being a recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Yaml(#[from] crate::yaml::Error),
+    #[error("{}: there is no recipe in this file; a recipe starts with 'merge_method:'", file.display())]
+    Empty { file: std::path::PathBuf },
 }
 
 /// Parameter name → value, in a fixed order.
@@ -141,9 +205,78 @@ impl Recipe {
         self.stages.last().expect("a recipe has at least one stage")
     }
 
+    /// The stages as a chain: every model word that names an earlier stage.
+    pub fn stage_named(&self, name: &str) -> Option<usize> {
+        self.stages.iter().position(|s| s.name.as_deref() == Some(name))
+    }
+
+    /// The models that have to be opened for this merge, each once, in the order in which the recipe names them.
+    pub fn models(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for stage in &self.stages {
+            for model in stage.models() {
+                if self.stage_named(model).is_none() && !names.contains(&model) {
+                    names.push(model);
+                }
+            }
+        }
+        names
+    }
+
     /// Content hash of the recipe: BLAKE3, in hex, of its canonical JSON.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).expect("a recipe is plain data");
         blake3::hash(&json).to_hex().to_string()
+    }
+}
+
+impl Stage {
+    /// Every model that this stage names (stages included), the base first, each once.
+    pub fn models(&self) -> Vec<&str> {
+        let mut words: Vec<&str> = self.base_model.iter().map(String::as_str).collect();
+        match &self.body {
+            Body::Models(models) => words.extend(models.iter().map(|m| m.model.as_str())),
+            Body::Slices(slices) => {
+                for slice in slices {
+                    words.extend(slice.base_model.as_deref());
+                    words.extend(slice.sources.iter().map(|s| s.model.as_str()));
+                }
+            }
+        }
+        let source = self.tokenizer_source.as_deref();
+        let tokenizer = self.tokenizer.as_ref().map(|t| t.source.as_str());
+        words.extend(source.or(tokenizer).filter(|s| !matches!(*s, "union" | "base")));
+        let mut names = Vec::new();
+        for word in words {
+            if !names.contains(&word) {
+                names.push(word);
+            }
+        }
+        names
+    }
+
+    /// Whose `config.json`, tokenizer and side files the child takes: the base, else the first model.
+    pub fn donor(&self) -> &str {
+        self.base_model.as_deref().unwrap_or_else(|| match &self.body {
+            Body::Models(models) => &models[0].model,
+            Body::Slices(slices) => &slices[0].sources[0].model,
+        })
+    }
+}
+
+impl DType {
+    /// The name that mergekit and `config.json` use.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "float32",
+            DType::Bf16 => "bfloat16",
+            DType::F16 => "float16",
+        }
+    }
+
+    pub const ALL: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+
+    pub fn size_bytes(self) -> usize {
+        if self == DType::F32 { 4 } else { 2 }
     }
 }

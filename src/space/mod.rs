@@ -1,1 +1,215 @@
-//! (being built)
+//! A search space: what may be mixed, what the child should be good at, and how long to look.
+//!
+//! [`Space::read`] turns the user's YAML into plain data and refuses what it does not understand; [`Codec`] turns the
+//! optimizer's numbers into a [`Recipe`](crate::recipe::Recipe) and known recipes back into numbers. Nothing here opens
+//! a model: what the codec must know of the parents ([`Shape`]) is passed in.
+
+mod codec;
+mod read;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub use codec::{Codec, GeneKind, GeneSpec, Shape};
+
+use crate::recipe::{Method, ParamValue};
+use crate::yaml;
+
+/// What can be wrong with a search space.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the search space {}: {source}", file.display())]
+    Unreadable { file: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Yaml(#[from] yaml::Error),
+    #[error(
+        "layer_groups: {wanted} groups were asked for, but the models have only {layers} layers; ask for fewer groups"
+    )]
+    TooManyGroups { wanted: usize, layers: usize },
+    #[error(
+        "layer_groups: the ranges must cover layers 0 to {layers} in order and without gaps, but [{start}, {end}] follows layer {expected}"
+    )]
+    GroupsDoNotFit {
+        start: usize,
+        end: usize,
+        expected: usize,
+        layers: usize,
+    },
+    #[error("the recipe cannot be a starting point of this search space: {reason}")]
+    NotEncodable { reason: String },
+}
+
+/// A search space, with every default filled in; serialises to YAML that [`Space::read`] reads back.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Space {
+    pub name: String,
+    /// In the order of the file.
+    #[serde(serialize_with = "as_map")]
+    pub models: Vec<(String, String)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Whose tokenizer, vocabulary, config and chat template the child takes.
+    pub tokenizer: String,
+    pub parameter_space: ParameterSpace,
+    pub fitness: Fitness,
+    pub search: Search,
+    #[serde(rename = "final")]
+    pub finale: Finale,
+}
+
+/// PS: how weights mix.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ParameterSpace {
+    /// Several methods make the method itself a gene.
+    pub method: Vec<Method>,
+    pub layer_groups: LayerGroups,
+    /// Empty: one set of genes for all modules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<Module>,
+    #[serde(serialize_with = "as_map")]
+    pub genes: Vec<(String, Gene)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum LayerGroups {
+    /// Groups of (nearly) equal size.
+    Count(usize),
+    /// Half-open ranges that cover all layers in order.
+    Ranges(Vec<[usize; 2]>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Module {
+    Attn,
+    Mlp,
+    /// Embeddings, norms, head.
+    Other,
+}
+
+/// A parameter of the method, as the space declares it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Gene {
+    /// One gene for each combination of the axes.
+    Searched {
+        #[serde(flatten)]
+        range: Range,
+        per: Vec<Axis>,
+    },
+    /// The same everywhere, not searched.
+    Fixed(ParamValue),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Range {
+    #[serde(rename = "range")]
+    Real([f64; 2]),
+    Int([i64; 2]),
+}
+
+/// What a gene is told apart by; no axis at all is one gene for the recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Axis {
+    Model,
+    Group,
+    Module,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fitness {
+    pub tasks: Vec<TaskRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskRef {
+    /// Built-in name or path of a task file.
+    pub task: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lang: Option<String>,
+    pub weight: f64,
+    pub split: String,
+    /// Questions that each candidate answers; all of the split when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+}
+
+/// A collapsed merge is turned away before it costs a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Guard {
+    /// A candidate whose perplexity on the tasks' own solutions exceeds this many times the worst parent's is failed.
+    pub perplexity_ratio: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Search {
+    pub optimizer: Optimizer,
+    #[serde(serialize_with = "auto")]
+    pub population: Option<usize>,
+    pub evals: u64,
+    pub warm_start: Vec<String>,
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    CmaEs,
+    CmaEsMargin,
+    Genetic,
+    Random,
+}
+
+/// Fresh questions, then the sealed test split once.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finale {
+    pub finalists: usize,
+    pub selection: SplitRef,
+    pub test: SplitRef,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SplitRef {
+    pub split: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl Space {
+    /// The models other than the base, in the order of the file.
+    pub fn experts(&self) -> impl Iterator<Item = &str> {
+        let names = self.models.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| Some(*name) != self.base.as_deref())
+    }
+
+    /// YAML with every default filled in.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml_ng::to_string(self).expect("a space is plain data")
+    }
+
+    /// BLAKE3 of [`Space::to_yaml`], in hex.
+    pub fn digest(&self) -> String {
+        blake3::hash(self.to_yaml().as_bytes()).to_hex().to_string()
+    }
+}
+
+fn as_map<V: Serialize, S: serde::Serializer>(entries: &[(String, V)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(entries.iter().map(|(k, v)| (k, v)))
+}
+
+fn auto<S: serde::Serializer>(population: &Option<usize>, s: S) -> Result<S::Ok, S::Error> {
+    match population {
+        Some(n) => s.serialize_u64(*n as u64),
+        None => s.serialize_str("auto"),
+    }
+}

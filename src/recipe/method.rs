@@ -1,0 +1,776 @@
+//! The table of merge methods: names, parameters with defaults and ranges, what each asks of its inputs, and where the
+//! formula comes from. Reading a recipe, `heterosis methods` and the search spaces all look things up here.
+
+use super::Method;
+
+/// One merge method, as a user needs to know it.
+#[derive(Clone, Debug)]
+pub struct MethodInfo {
+    pub method: Method,
+    /// The word behind `merge_method:`.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// Paper or page that defines it.
+    pub source: &'static str,
+    pub base: BaseRule,
+    /// Fewest and most models in a slice, the base included.
+    pub inputs: (usize, Option<usize>),
+    pub parameters: &'static [ParameterInfo],
+    /// Whether mergekit can run a recipe with this method.
+    pub in_mergekit: bool,
+}
+
+/// What a method does with `base_model`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseRule {
+    /// The base is a model like the others.
+    Ignored,
+    /// With a base, the method works on task vectors.
+    Optional,
+    Required,
+}
+
+/// One parameter of a method.
+#[derive(Clone, Debug)]
+pub struct ParameterInfo {
+    pub name: &'static str,
+    pub scope: Scope,
+    pub kind: Kind,
+    pub default: DefaultValue,
+    pub summary: &'static str,
+}
+
+/// Whether a parameter has one value for a tensor, or one for each model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One value for a tensor.
+    Shared,
+    /// One for each model, the base included.
+    Model,
+    /// One for each model but the base.
+    TaskVector,
+}
+
+/// What a value may be. All values are carried as numbers: a switch as 0 or 1, a choice as its index.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A number from `low` to `high`; `open_low` excludes the lower end.
+    Number {
+        low: f64,
+        high: f64,
+        open_low: bool,
+    },
+    /// A whole number.
+    Integer {
+        low: f64,
+        high: f64,
+    },
+    Switch,
+    Choice(&'static [&'static str]),
+}
+
+/// The value of a parameter that a recipe does not give.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DefaultValue {
+    Required,
+    Value(f64),
+    /// The method decides; its summary says how.
+    Method,
+}
+
+const ANY: Kind = Kind::Number {
+    low: f64::NEG_INFINITY,
+    high: f64::INFINITY,
+    open_low: false,
+};
+const NOT_NEGATIVE: Kind = Kind::Number {
+    low: 0.0,
+    high: f64::INFINITY,
+    open_low: false,
+};
+const FRACTION: Kind = Kind::Number {
+    low: 0.0,
+    high: 1.0,
+    open_low: false,
+};
+const POSITIVE_FRACTION: Kind = Kind::Number {
+    low: 0.0,
+    high: 1.0,
+    open_low: true,
+};
+const LAYERS: Kind = Kind::Integer { low: 0.0, high: 1e6 };
+
+/// How a masked task vector is scaled back; `true` is `l1`, `false` is `none`.
+pub(crate) const RESCALE: &[&str] = &["none", "l1", "expectation"];
+/// Which model a module of `layer_swap` comes from.
+pub(crate) const SWAP_SOURCES: &[&str] = &["inner", "outer", "blend"];
+
+const fn shared(name: &'static str, kind: Kind, default: DefaultValue, summary: &'static str) -> ParameterInfo {
+    ParameterInfo {
+        name,
+        scope: Scope::Shared,
+        kind,
+        default,
+        summary,
+    }
+}
+
+const fn per_vector(name: &'static str, kind: Kind, default: DefaultValue, summary: &'static str) -> ParameterInfo {
+    ParameterInfo {
+        name,
+        scope: Scope::TaskVector,
+        kind,
+        default,
+        summary,
+    }
+}
+
+const WEIGHT: ParameterInfo = per_vector("weight", ANY, DefaultValue::Required, "factor of the task vector");
+const WEIGHT_1: ParameterInfo = per_vector("weight", ANY, DefaultValue::Value(1.0), "factor of the task vector");
+const LAMBDA: ParameterInfo = shared(
+    "lambda",
+    ANY,
+    DefaultValue::Value(1.0),
+    "factor of the merged task vector",
+);
+const DENSITY: ParameterInfo = per_vector(
+    "density",
+    POSITIVE_FRACTION,
+    DefaultValue::Value(1.0),
+    "fraction of the task vector that is kept",
+);
+const INT8_MASK: ParameterInfo = shared(
+    "int8_mask",
+    Kind::Switch,
+    DefaultValue::Value(0.0),
+    "accepted for mergekit's sake; changes nothing",
+);
+
+const fn normalize(on: bool) -> ParameterInfo {
+    let summary = "divide by the sum of the weights that take part";
+    shared(
+        "normalize",
+        Kind::Switch,
+        DefaultValue::Value(if on { 1.0 } else { 0.0 }),
+        summary,
+    )
+}
+
+const fn rescale(on: bool) -> ParameterInfo {
+    shared(
+        "rescale",
+        Kind::Choice(RESCALE),
+        DefaultValue::Value(if on { 1.0 } else { 0.0 }),
+        "scale what is kept: l1 restores the norm (mergekit), expectation divides by the keep probability (papers)",
+    )
+}
+
+const fn swap_module(name: &'static str, summary: &'static str) -> ParameterInfo {
+    shared(name, Kind::Choice(SWAP_SOURCES), DefaultValue::Value(1.0), summary)
+}
+
+/// Every method, in the order of [`Method`].
+pub fn methods() -> &'static [MethodInfo] {
+    METHODS
+}
+
+impl Method {
+    pub fn info(self) -> &'static MethodInfo {
+        METHODS
+            .iter()
+            .find(|m| m.method == self)
+            .expect("the table lists every method (tested)")
+    }
+
+    /// The word behind `merge_method:`.
+    pub fn name(self) -> &'static str {
+        self.info().name
+    }
+
+    pub fn from_name(name: &str) -> Option<Method> {
+        METHODS.iter().find(|m| m.name == name).map(|m| m.method)
+    }
+}
+
+impl MethodInfo {
+    /// Whether a base that is not listed under `models` joins them at the end, as in mergekit.
+    pub(crate) fn adds_base(&self) -> bool {
+        self.in_mergekit || self.base != BaseRule::Ignored
+    }
+
+    /// Checks the models of one slice (or of the whole merge) against what the method needs.
+    ///
+    /// # Errors
+    /// In words: a base that is missing, too few or too many models, a model named twice.
+    pub fn check_inputs(&self, models: &[&str], base: Option<&str>) -> Result<(), String> {
+        let name = self.name;
+        if let Some(twice) = (1..models.len()).find(|i| models[..*i].contains(&models[*i])) {
+            return Err(format!(
+                "the model '{}' stands here twice; name each model once",
+                models[twice]
+            ));
+        }
+        let has_base = base.is_some_and(|b| models.contains(&b));
+        match (self.base, base) {
+            (BaseRule::Required, None) => {
+                return Err(format!("'{name}' works on task vectors and needs 'base_model'"));
+            }
+            (BaseRule::Required | BaseRule::Optional, Some(base)) if !has_base => {
+                return Err(format!(
+                    "the base model '{base}' is not among the sources; list it as one of them"
+                ));
+            }
+            _ => {}
+        }
+        let (least, most) = self.inputs;
+        let base_counts = self.base != BaseRule::Ignored && has_base;
+        let (count, least, most, what) = if self.method == Method::Nuslerp {
+            (
+                models.len() - usize::from(base_counts),
+                2,
+                Some(2),
+                "models besides the base",
+            )
+        } else {
+            (models.len(), least, most, "models")
+        };
+        let wanted = match most {
+            Some(most) if most == least => format!("{least}"),
+            Some(most) => format!("{least} to {most}"),
+            None => format!("{least} or more"),
+        };
+        if count < least || most.is_some_and(|m| count > m) {
+            return Err(format!("'{name}' takes {wanted} {what}, here are {count}"));
+        }
+        Ok(())
+    }
+
+    pub fn parameter(&self, name: &str) -> Option<&'static ParameterInfo> {
+        self.parameters.iter().find(|p| p.name == name)
+    }
+}
+
+static METHODS: &[MethodInfo] = &[
+    MethodInfo {
+        method: Method::Linear,
+        name: "linear",
+        summary: "weighted average of the models",
+        source: "Wortsman et al. 2022, Model soups, arXiv:2203.05482",
+        base: BaseRule::Ignored,
+        inputs: (1, None),
+        parameters: &[
+            ParameterInfo {
+                name: "weight",
+                scope: Scope::Model,
+                kind: ANY,
+                default: DefaultValue::Required,
+                summary: "factor of the model",
+            },
+            normalize(true),
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Slerp,
+        name: "slerp",
+        summary: "spherical interpolation from the base (t = 0) to the other model (t = 1)",
+        source: "Shoemake 1985, Animating rotation with quaternion curves",
+        base: BaseRule::Required,
+        inputs: (2, Some(2)),
+        parameters: &[shared(
+            "t",
+            ANY,
+            DefaultValue::Required,
+            "0 is the base, 1 the other model",
+        )],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Nuslerp,
+        name: "nuslerp",
+        summary: "spherical interpolation of two models, or of two task vectors, by their weights",
+        source: "mergekit, nuslerp",
+        base: BaseRule::Optional,
+        inputs: (2, Some(3)),
+        parameters: &[
+            per_vector("weight", ANY, DefaultValue::Required, "t = second weight / sum of both"),
+            shared(
+                "nuslerp_flatten",
+                Kind::Switch,
+                DefaultValue::Value(1.0),
+                "one angle for the whole tensor",
+            ),
+            shared(
+                "nuslerp_row_wise",
+                Kind::Switch,
+                DefaultValue::Value(0.0),
+                "when not flattened: angles along the first axis instead of the last",
+            ),
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Multislerp,
+        name: "multislerp",
+        summary: "barycentre of several models on the sphere, in the tangent space at their mean",
+        source: "Goddard 2025, Multi-SLERP (mergekit)",
+        base: BaseRule::Optional,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT,
+            shared(
+                "normalize_weights",
+                Kind::Switch,
+                DefaultValue::Value(1.0),
+                "divide the weights by their sum",
+            ),
+            shared("eps", NOT_NEGATIVE, DefaultValue::Value(1e-8), "added to norms"),
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Karcher,
+        name: "karcher",
+        summary: "Riemannian mean of the models' directions, times their mean norm",
+        source: "Karcher 1977; arXiv:2603.04972",
+        base: BaseRule::Ignored,
+        inputs: (1, None),
+        parameters: &[
+            shared(
+                "max_iter",
+                Kind::Integer { low: 0.0, high: 1e6 },
+                DefaultValue::Value(10.0),
+                "most iterations",
+            ),
+            shared(
+                "tol",
+                NOT_NEGATIVE,
+                DefaultValue::Value(1e-5),
+                "stop when a step is shorter",
+            ),
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::TaskArithmetic,
+        name: "task_arithmetic",
+        summary: "base + lambda · weighted sum of task vectors",
+        source: "Ilharco et al. 2023, arXiv:2212.04089",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT,
+            LAMBDA,
+            normalize(false),
+            DENSITY_IGNORED,
+            rescale(false),
+            INT8_MASK,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Ties,
+        name: "ties",
+        summary: "trim each task vector to its largest entries, elect a sign, average what agrees",
+        source: "Yadav et al. 2023, arXiv:2306.01708",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), INT8_MASK],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::DareLinear,
+        name: "dare_linear",
+        summary: "drop task vector entries at random, rescale, add up",
+        source: "Yu et al. 2024, arXiv:2311.03099",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::DareTies,
+        name: "dare_ties",
+        summary: "drop task vector entries at random, rescale, elect a sign, add what agrees",
+        source: "Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Della,
+        name: "della",
+        summary: "drop entries at random, small ones more often, rescale, elect a sign, average what agrees",
+        source: "Deep et al. 2024, arXiv:2406.11617",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT,
+            DENSITY,
+            EPSILON,
+            LAMBDA,
+            normalize(true),
+            rescale(true),
+            INT8_MASK,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::DellaLinear,
+        name: "della_linear",
+        summary: "drop entries at random, small ones more often, rescale, add up",
+        source: "Deep et al. 2024, arXiv:2406.11617",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT,
+            DENSITY,
+            EPSILON,
+            LAMBDA,
+            normalize(false),
+            rescale(true),
+            INT8_MASK,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Breadcrumbs,
+        name: "breadcrumbs",
+        summary: "drop the largest and the smallest entries of each task vector, add up",
+        source: "Davari and Belilovsky 2024, arXiv:2312.06795",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT,
+            DENSITY,
+            GAMMA,
+            LAMBDA,
+            normalize(false),
+            rescale(false),
+            INT8_MASK,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::BreadcrumbsTies,
+        name: "breadcrumbs_ties",
+        summary: "drop the largest and the smallest entries, elect a sign, add what agrees",
+        source: "Davari and Belilovsky 2024, arXiv:2312.06795; Yadav et al. 2023, arXiv:2306.01708",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT,
+            DENSITY,
+            GAMMA,
+            LAMBDA,
+            normalize(false),
+            rescale(false),
+            INT8_MASK,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::ModelStock,
+        name: "model_stock",
+        summary: "between the base and the mean, as far as the task vectors' angle allows",
+        source: "Jang et al. 2024, arXiv:2403.19522",
+        base: BaseRule::Required,
+        inputs: (3, None),
+        parameters: &[shared(
+            "filter_wise",
+            Kind::Switch,
+            DefaultValue::Value(0.0),
+            "one angle for each row instead of one for the tensor",
+        )],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Sce,
+        name: "sce",
+        summary: "select the positions of largest variance, weigh models by energy, erase minority signs",
+        source: "Wan et al. 2024, FuseChat 3.0, arXiv:2408.07990",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            shared(
+                "select_topk",
+                FRACTION,
+                DefaultValue::Value(1.0),
+                "fraction of the varying positions that is kept",
+            ),
+            INT8_MASK,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Nearswap,
+        name: "nearswap",
+        summary: "move the base towards the other model where the two are close",
+        source: "alchemonaut, QuartetAnemoi (mergekit)",
+        base: BaseRule::Required,
+        inputs: (2, Some(2)),
+        parameters: &[shared(
+            "t",
+            ANY,
+            DefaultValue::Required,
+            "distance up to which the other model's value is taken whole",
+        )],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::ArceeFusion,
+        name: "arcee_fusion",
+        summary: "take the other model's entries of outstanding importance, keep the base elsewhere",
+        source: "Arcee AI (mergekit)",
+        base: BaseRule::Required,
+        inputs: (2, Some(2)),
+        parameters: &[],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Ram,
+        name: "ram",
+        summary: "add what one task vector alone changes, average what several change",
+        source: "Reinforced agent merging, arXiv:2601.13572",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[RAM_EPSILON],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::RamplusTl,
+        name: "ramplus_tl",
+        summary: "as ram, with the unique part of each task vector amplified by its share of overlap, per tensor",
+        source: "Reinforced agent merging, arXiv:2601.13572",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            shared("r", ANY, DefaultValue::Value(0.1), "gain of the unique part"),
+            shared(
+                "alpha",
+                ANY,
+                DefaultValue::Value(0.2),
+                "largest shared / unique ratio that counts",
+            ),
+            RAM_EPSILON,
+        ],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Passthrough,
+        name: "passthrough",
+        summary: "copy, for frankenmerges out of slices",
+        source: "mergekit, passthrough",
+        base: BaseRule::Ignored,
+        inputs: (1, Some(1)),
+        parameters: &[ParameterInfo {
+            name: "scale",
+            scope: Scope::Model,
+            kind: ANY,
+            default: DefaultValue::Value(1.0),
+            summary: "factor of the tensor",
+        }],
+        in_mergekit: true,
+    },
+    MethodInfo {
+        method: Method::Pcb,
+        name: "pcb",
+        summary: "parameter competition balancing: weigh each entry by its magnitude and its agreement with the others",
+        source: "Du et al. 2024, arXiv:2410.02396",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT_1,
+            shared(
+                "ratio",
+                POSITIVE_FRACTION,
+                DefaultValue::Value(0.1),
+                "fraction of each task vector that survives the competition",
+            ),
+        ],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::Opcm,
+        name: "opcm",
+        summary: "merge one model after the other, each projected away from what is already merged",
+        source: "Tang et al. 2025, arXiv:2501.09522",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[shared(
+            "alpha",
+            FRACTION,
+            DefaultValue::Value(0.5),
+            "share of the spectrum that is protected",
+        )],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::LayerSwap,
+        name: "layer_swap",
+        summary: "outer layers from the second (language) model, inner layers from the first (task) model",
+        source: "Bandarkar et al. 2024, arXiv:2410.01335",
+        base: BaseRule::Ignored,
+        inputs: (2, Some(2)),
+        parameters: &[
+            shared(
+                "bottom",
+                LAYERS,
+                DefaultValue::Required,
+                "layers at the bottom that come from the outer model",
+            ),
+            shared(
+                "top",
+                LAYERS,
+                DefaultValue::Required,
+                "layers at the top that come from the outer model",
+            ),
+            shared(
+                "transition_bottom",
+                LAYERS,
+                DefaultValue::Method,
+                "blended layers above the bottom; 1 where there is room",
+            ),
+            shared(
+                "transition_top",
+                LAYERS,
+                DefaultValue::Method,
+                "blended layers below the top; 1 where there is room",
+            ),
+            swap_module("embeddings", "where the token embeddings come from (default outer)"),
+            swap_module("norm", "where the final norm comes from (default outer)"),
+            swap_module("head", "where the output head comes from (default outer)"),
+        ],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::Tsv,
+        name: "tsv",
+        summary: "keep each task's leading singular triples, whiten them against each other, add up",
+        source: "Gargiulo et al. 2024, TSV-Merge, arXiv:2412.00081",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[WEIGHT_1, RANK_SHARE, LAMBDA],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::IsoC,
+        name: "iso_c",
+        summary: "sum of task matrices with every singular value replaced by their mean",
+        source: "Marczak et al. 2025, arXiv:2502.04959",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[WEIGHT_1, RANK, LAMBDA],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::Knots,
+        name: "knots",
+        summary: "TIES in the shared singular basis of all task matrices",
+        source: "Stoica et al. 2024, arXiv:2410.19735",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[WEIGHT_1, DENSITY, RANK, LAMBDA, normalize(true)],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::SparseSoup,
+        name: "sparse_soup",
+        summary: "weighted average of pruned models; what is zero in all stays exactly zero",
+        source: "Zimmer et al. 2024, arXiv:2306.16788",
+        base: BaseRule::Ignored,
+        inputs: (1, None),
+        parameters: &[ParameterInfo {
+            name: "weight",
+            scope: Scope::Model,
+            kind: ANY,
+            default: DefaultValue::Value(1.0),
+            summary: "factor of the model; the weights are divided by their sum",
+        }],
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::AdapterMean,
+        name: "adapter_mean",
+        summary: "(1 - alpha) · the last model + alpha · the mean of those before it",
+        source: "arXiv:2412.09441",
+        base: BaseRule::Ignored,
+        inputs: (1, None),
+        parameters: &[shared(
+            "alpha",
+            FRACTION,
+            DefaultValue::Value(0.5),
+            "share of the older models' mean",
+        )],
+        in_mergekit: false,
+    },
+];
+
+const DENSITY_IGNORED: ParameterInfo = per_vector(
+    "density",
+    POSITIVE_FRACTION,
+    DefaultValue::Value(1.0),
+    "accepted for mergekit's sake; changes nothing",
+);
+const EPSILON: ParameterInfo = per_vector(
+    "epsilon",
+    NOT_NEGATIVE,
+    DefaultValue::Value(0.15),
+    "keep probability runs from density - epsilon to density + epsilon",
+);
+const GAMMA: ParameterInfo = per_vector(
+    "gamma",
+    FRACTION,
+    DefaultValue::Value(0.01),
+    "fraction of the largest entries that is dropped",
+);
+const RAM_EPSILON: ParameterInfo = shared(
+    "epsilon",
+    NOT_NEGATIVE,
+    DefaultValue::Value(1e-5),
+    "a smaller change counts as none",
+);
+const RANK: ParameterInfo = shared(
+    "rank",
+    POSITIVE_FRACTION,
+    DefaultValue::Value(1.0),
+    "fraction of the singular triples that is kept",
+);
+const RANK_SHARE: ParameterInfo = shared(
+    "rank",
+    POSITIVE_FRACTION,
+    DefaultValue::Method,
+    "fraction of each task's singular triples that is kept; 1 / number of tasks unless given",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_lists_every_method_under_its_serde_name() {
+        for info in methods() {
+            let name = serde_json::to_value(info.method).unwrap();
+            assert_eq!(name, info.name);
+            assert_eq!(Method::from_name(info.name), Some(info.method));
+        }
+        let last = Method::AdapterMean as usize;
+        assert_eq!(methods().len(), last + 1);
+        for (i, info) in methods().iter().enumerate() {
+            assert_eq!(info.method as usize, i);
+        }
+    }
+
+    #[test]
+    fn defaults_lie_in_their_ranges() {
+        for info in methods() {
+            for p in info.parameters {
+                if let DefaultValue::Value(v) = p.default {
+                    assert_eq!(p.accept(v), Ok(v), "{} {}", info.name, p.name);
+                }
+            }
+        }
+    }
+}

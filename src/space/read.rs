@@ -1,0 +1,537 @@
+//! Reads a search space from YAML: every key is understood or refused, with its line and the nearest word.
+
+use std::path::Path;
+
+use super::{
+    Axis, Error, Finale, Fitness, Gene, Guard, LayerGroups, Module, Optimizer, ParameterSpace, Range, Search, Space,
+    SplitRef, TaskRef,
+};
+use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
+use crate::yaml::{self, Map, Node, Value};
+
+const OPTIMIZERS: [(&str, Optimizer); 4] = [
+    ("cma-es", Optimizer::CmaEs),
+    ("cma-es-margin", Optimizer::CmaEsMargin),
+    ("genetic", Optimizer::Genetic),
+    ("random", Optimizer::Random),
+];
+
+impl Space {
+    /// Reads and checks a search space; no model or task is opened.
+    ///
+    /// # Errors
+    /// Names the file, the line, the field and, for a misspelt word, the nearest valid one.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(file).map_err(|source| Error::Unreadable {
+            file: file.to_path_buf(),
+            source,
+        })?;
+        Self::parse(file, &text)
+    }
+
+    /// As [`Space::read`], from text; `file` is for messages.
+    ///
+    /// # Errors
+    /// As [`Space::read`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        let root = yaml::parse_one(file, text)?;
+        Ok(space(&root)?)
+    }
+}
+
+fn space(root: &Node) -> Result<Space, yaml::Error> {
+    let map = root.map()?;
+    let name = map.required("name")?.text()?;
+    let models = models(map.required("models").map_err(|e| {
+        let bare = map.entries().iter().find(|(k, _)| k == "genes");
+        bare.map_or(e, |(_, genes)| not_yet(genes, "bare genes without models"))
+    })?)?;
+    let base = match map.optional("base") {
+        Some(node) => Some(model_name(node, &models)?),
+        None => None,
+    };
+    let tokenizer = match map.optional("tokenizer") {
+        Some(node) => model_name(node, &models)?,
+        None => base.clone().unwrap_or_else(|| models[0].0.clone()),
+    };
+    refuse(&map, &["data_flow_space", "hybrid", "genes"])?;
+    let parameter_space = parameter_space(map.required("parameter_space")?, &base)?;
+    let fitness = fitness(map.required("fitness")?)?;
+    let search = search(map.optional("search"))?;
+    let finale = finale(map.optional("final"))?;
+    map.finish()?;
+    Ok(Space {
+        name,
+        models,
+        base,
+        tokenizer,
+        parameter_space,
+        fitness,
+        search,
+        finale,
+    })
+}
+
+/// Keys of the contract whose engine is not built yet: named as such, never ignored.
+fn refuse(map: &Map<'_>, keys: &[&str]) -> Result<(), yaml::Error> {
+    match keys.iter().find_map(|key| map.optional(key)) {
+        Some(node) => Err(not_yet(node, "this key")),
+        None => Ok(()),
+    }
+}
+
+fn not_yet(node: &Node, what: &str) -> yaml::Error {
+    node.error(format!(
+        "{what} is not supported yet in version {}; leave it out",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn models(node: &Node) -> Result<Vec<(String, String)>, yaml::Error> {
+    let mut models: Vec<(String, String)> = Vec::new();
+    for (name, model) in node.map()?.entries() {
+        if name.is_empty() || name.contains(['/', ' ', '.']) {
+            return Err(model.error(format!(
+                "'{name}' cannot be a short name: use letters, digits, '-' and '_'"
+            )));
+        }
+        models.push((name.clone(), model.str()?.to_string()));
+    }
+    if models.len() < 2 {
+        return Err(node.error("a search needs at least two models"));
+    }
+    Ok(models)
+}
+
+fn model_name(node: &Node, models: &[(String, String)]) -> Result<String, yaml::Error> {
+    let names: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+    Ok(names[node.one_of(&names)?].to_string())
+}
+
+fn parameter_space(node: &Node, base: &Option<String>) -> Result<ParameterSpace, yaml::Error> {
+    let map = node.map()?;
+    let method_node = map.required("method")?;
+    let names: Vec<&str> = known_methods().iter().map(|m| m.name).collect();
+    let mut methods: Vec<Method> = Vec::new();
+    for item in method_node.one_or_more() {
+        let info = &known_methods()[item.one_of(&names)?];
+        if info.base == BaseRule::Required && base.is_none() && info.method != Method::Slerp {
+            return Err(item.error(format!(
+                "{} works on differences from a base; name it with the key 'base'",
+                info.name
+            )));
+        }
+        if info.method == Method::Passthrough {
+            return Err(item.error("passthrough has nothing to mix; it belongs in a recipe"));
+        }
+        if methods.contains(&info.method) {
+            return Err(item.error(format!("{} stands here twice", info.name)));
+        }
+        methods.push(info.method);
+    }
+    if methods.is_empty() {
+        return Err(method_node.error("name at least one method"));
+    }
+    let layer_groups = match map.optional("layer_groups") {
+        Some(node) => layer_groups(node)?,
+        None => LayerGroups::Count(1),
+    };
+    let modules = match map.optional("modules") {
+        Some(node) => modules(node)?,
+        None => Vec::new(),
+    };
+    let genes_node = map.required("genes")?;
+    let mut genes = Vec::new();
+    for (name, node) in genes_node.map()?.entries() {
+        genes.push((name.clone(), gene(name, node, &methods)?));
+    }
+    if !genes.iter().any(|(_, g)| matches!(g, Gene::Searched { .. })) && methods.len() < 2 {
+        return Err(genes_node.error("nothing is searched: give at least one gene a range, such as weight: [0.0, 1.5]"));
+    }
+    map.finish()?;
+    Ok(ParameterSpace {
+        method: methods,
+        layer_groups,
+        modules,
+        genes,
+    })
+}
+
+fn layer_groups(node: &Node) -> Result<LayerGroups, yaml::Error> {
+    let Value::List(items) = &node.value else {
+        let n = node.usize()?;
+        return if n == 0 {
+            Err(node.error("at least one layer group is needed"))
+        } else {
+            Ok(LayerGroups::Count(n))
+        };
+    };
+    let mut ranges = Vec::new();
+    for item in items {
+        let [start, end] = item.list()? else {
+            return Err(item.error("a range of layers has two numbers, [first, one past the last]"));
+        };
+        let (start, end) = (start.usize()?, end.usize()?);
+        if start >= end {
+            return Err(item.error(format!("the range [{start}, {end}] is upside down or empty")));
+        }
+        ranges.push([start, end]);
+    }
+    Ok(LayerGroups::Ranges(ranges))
+}
+
+fn modules(node: &Node) -> Result<Vec<Module>, yaml::Error> {
+    const MODULES: [(&str, Module); 3] = [("attn", Module::Attn), ("mlp", Module::Mlp), ("other", Module::Other)];
+    let mut modules = Vec::new();
+    for item in node.list()? {
+        let module = MODULES[item.one_of(&MODULES.map(|m| m.0))?].1;
+        if modules.contains(&module) {
+            return Err(item.error("this module stands here twice"));
+        }
+        modules.push(module);
+    }
+    if modules.len() < 3 {
+        let missing: Vec<&str> = MODULES
+            .iter()
+            .filter(|m| !modules.contains(&m.1))
+            .map(|m| m.0)
+            .collect();
+        return Err(node.error(format!(
+            "every tensor needs a module: {} is missing ('other' = embeddings, norms, head); or leave 'modules' out, and one set of genes serves all",
+            missing.join(", ")
+        )));
+    }
+    Ok(MODULES.map(|m| m.1).to_vec())
+}
+
+fn gene(name: &str, node: &Node, methods: &[Method]) -> Result<Gene, yaml::Error> {
+    let infos: Vec<&ParameterInfo> = methods
+        .iter()
+        .filter_map(|m| m.info().parameters.iter().find(|p| p.name == name))
+        .collect();
+    let Some(info) = infos.first() else {
+        let known: Vec<&str> = methods
+            .iter()
+            .flat_map(|m| m.info().parameters.iter().map(|p| p.name))
+            .collect();
+        return Err(node.error(format!(
+            "{} has no parameter '{name}'{}; known here: {}",
+            methods.iter().map(|m| m.info().name).collect::<Vec<_>>().join(", "),
+            yaml::did_you_mean(name, &known),
+            known.join(", ")
+        )));
+    };
+    let default_axes = match info.scope {
+        // A number of layers means something for the whole stack only.
+        Scope::Shared if matches!(info.kind, Kind::Integer { .. }) => vec![],
+        Scope::Shared => vec![Axis::Group, Axis::Module],
+        Scope::Model | Scope::TaskVector => vec![Axis::Model, Axis::Group, Axis::Module],
+    };
+    let (range, per) = match &node.value {
+        Value::List(_) => (Range::Real(real_range(node, info)?), default_axes),
+        Value::Map(_) => {
+            let map = node.map()?;
+            let range = match (map.optional("range"), map.optional("int")) {
+                (Some(range), None) => Range::Real(real_range(range, info)?),
+                (None, Some(int)) => Range::Int(int_range(int)?),
+                _ => return Err(node.error("a gene has either 'range: [low, high]' or 'int: [low, high]'")),
+            };
+            let per = match map.optional("per") {
+                Some(per) => axes(per, info.scope)?,
+                None => default_axes,
+            };
+            map.finish()?;
+            (range, per)
+        }
+        Value::Bool(b) => return Ok(Gene::Fixed(ParamValue::Bool(*b))),
+        Value::Str(s) => return Ok(Gene::Fixed(ParamValue::Text(s.clone()))),
+        _ => return Ok(Gene::Fixed(ParamValue::Number(node.f64()?))),
+    };
+    Ok(Gene::Searched { range, per })
+}
+
+fn real_range(node: &Node, info: &ParameterInfo) -> Result<[f64; 2], yaml::Error> {
+    let (low, high) = node.range()?;
+    let (least, most, open_low) = match info.kind {
+        Kind::Number { low, high, open_low } => (low, high, open_low),
+        Kind::Integer { .. } => {
+            return Err(node.error(format!("'{}' is a whole number; write int: [low, high]", info.name)));
+        }
+        Kind::Switch | Kind::Choice(_) => {
+            return Err(node.error(format!(
+                "'{}' is no number and has no range; write its value",
+                info.name
+            )));
+        }
+    };
+    if low < least || high > most || (open_low && low == least) {
+        let above = if open_low { "above " } else { "" };
+        return Err(node.error(format!(
+            "the range [{low}, {high}] leaves what '{}' can be: {above}{least} to {most}",
+            info.name
+        )));
+    }
+    Ok([low, high])
+}
+
+fn int_range(node: &Node) -> Result<[i64; 2], yaml::Error> {
+    match node.list()? {
+        [low, high] => {
+            let (low, high) = (low.i64()?, high.i64()?);
+            if low < high {
+                Ok([low, high])
+            } else {
+                Err(node.error(format!("the range [{low}, {high}] is upside down or empty")))
+            }
+        }
+        _ => Err(node.error("a range has two numbers, [low, high]")),
+    }
+}
+
+fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
+    const AXES: [&str; 4] = ["recipe", "model", "group", "module"];
+    let mut axes = Vec::new();
+    for item in node.one_or_more() {
+        let axis = match item.one_of(&AXES)? {
+            0 => continue,
+            1 if scope == Scope::Shared => {
+                return Err(item.error("this parameter belongs to the recipe, not to a model"));
+            }
+            1 => Axis::Model,
+            2 => Axis::Group,
+            _ => Axis::Module,
+        };
+        if !axes.contains(&axis) {
+            axes.push(axis);
+        }
+    }
+    Ok(axes)
+}
+
+fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
+    let map = node.map()?;
+    refuse(&map, &["command", "materialize", "timeout"])?;
+    let mut tasks = Vec::new();
+    let tasks_node = map.required("tasks")?;
+    for item in tasks_node.list()? {
+        tasks.push(task(item)?);
+    }
+    if tasks.is_empty() {
+        return Err(tasks_node.error("name at least one task"));
+    }
+    if let Some(node) = map.optional("objectives")
+        && node.one_of(&["scalar", "pareto"])? == 1
+    {
+        return Err(not_yet(node, "'pareto'"));
+    }
+    let guard = match map.optional("guard") {
+        Some(node) => {
+            let map = node.map()?;
+            let ratio = map.required("perplexity_ratio")?;
+            map.finish()?;
+            let perplexity_ratio = ratio.f64()?;
+            if perplexity_ratio < 1.0 {
+                return Err(ratio.error("below 1 even the worst parent would be turned away; write 1 or more"));
+            }
+            Some(Guard { perplexity_ratio })
+        }
+        None => None,
+    };
+    map.finish()?;
+    Ok(Fitness { tasks, guard })
+}
+
+fn task(node: &Node) -> Result<TaskRef, yaml::Error> {
+    if matches!(node.value, Value::Str(_)) {
+        return Ok(TaskRef {
+            task: node.text()?,
+            lang: None,
+            weight: 1.0,
+            split: "search".into(),
+            limit: None,
+            shots: None,
+            profile: None,
+        });
+    }
+    let map = node.map()?;
+    let weight = match map.optional("weight") {
+        Some(node) => match node.f64()? {
+            w if w > 0.0 => w,
+            _ => return Err(node.error("a task's weight must be above 0")),
+        },
+        None => 1.0,
+    };
+    let task = TaskRef {
+        task: map.required("task")?.text()?,
+        lang: map.optional("lang").map(Node::text).transpose()?,
+        weight,
+        split: map.optional("split").map_or(Ok("search".into()), Node::text)?,
+        limit: limit(&map)?,
+        shots: map.optional("shots").map(Node::usize).transpose()?,
+        profile: match map.optional("profile") {
+            Some(node) => Some(["fitness", "parity"][node.one_of(&["fitness", "parity"])?].to_string()),
+            None => None,
+        },
+    };
+    map.finish()?;
+    Ok(task)
+}
+
+fn limit(map: &Map<'_>) -> Result<Option<usize>, yaml::Error> {
+    let Some(node) = map.optional("limit") else {
+        return Ok(None);
+    };
+    match node.usize()? {
+        0 => Err(node.error("a limit of 0 leaves no questions")),
+        n => Ok(Some(n)),
+    }
+}
+
+fn search(node: Option<&Node>) -> Result<Search, yaml::Error> {
+    let mut search = Search {
+        optimizer: Optimizer::CmaEs,
+        population: None,
+        evals: 400,
+        warm_start: Vec::new(),
+        seed: 0,
+    };
+    let Some(node) = node else { return Ok(search) };
+    let map = node.map()?;
+    if let Some(node) = map.optional("optimizer") {
+        let words = ["cma-es", "cma-es-margin", "genetic", "random", "nsga2"];
+        search.optimizer = match OPTIMIZERS.get(node.one_of(&words)?) {
+            Some((_, optimizer)) => *optimizer,
+            None => return Err(not_yet(node, "'nsga2'")),
+        };
+    }
+    if let Some(node) = map.optional("population")
+        && !matches!(&node.value, Value::Str(s) if s == "auto")
+    {
+        match node.usize()? {
+            0 | 1 => return Err(node.error("a population needs at least 2 candidates; write a number or auto")),
+            n => search.population = Some(n),
+        }
+    }
+    if let Some(node) = map.optional("evals") {
+        match node.u64()? {
+            0 => return Err(node.error("a search needs at least 1 evaluation")),
+            n => search.evals = n,
+        }
+    }
+    if let Some(node) = map.optional("racing")
+        && node.bool()?
+    {
+        return Err(not_yet(node, "racing"));
+    }
+    if let Some(node) = map.optional("warm_start") {
+        for item in node.list()? {
+            let word = item.text()?;
+            let is_file = word.ends_with(".yaml") || word.ends_with(".yml");
+            if !is_file {
+                item.one_of(&["linear", "ties", "layer_swap"])?;
+                if word == "layer_swap" {
+                    return Err(not_yet(item, "layer_swap as a warm start"));
+                }
+            }
+            search.warm_start.push(word);
+        }
+    }
+    if let Some(node) = map.optional("seed") {
+        search.seed = node.u64()?;
+    }
+    map.finish()?;
+    Ok(search)
+}
+
+fn finale(node: Option<&Node>) -> Result<Finale, yaml::Error> {
+    let split = |split: &str| SplitRef {
+        split: split.into(),
+        limit: None,
+    };
+    let mut finale = Finale {
+        finalists: 8,
+        selection: split("selection"),
+        test: split("test"),
+    };
+    let Some(node) = node else { return Ok(finale) };
+    let map = node.map()?;
+    if let Some(node) = map.optional("finalists") {
+        match node.usize()? {
+            0 => return Err(node.error("at least one finalist is needed")),
+            n => finale.finalists = n,
+        }
+    }
+    for (key, split) in [("selection", &mut finale.selection), ("test", &mut finale.test)] {
+        if let Some(node) = map.optional(key) {
+            let map = node.map()?;
+            if let Some(node) = map.optional("split") {
+                split.split = node.text()?;
+            }
+            split.limit = limit(&map)?;
+            map.finish()?;
+        }
+    }
+    map.finish()?;
+    Ok(finale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+name: t
+models:
+  base: b
+  maths: m
+  spanish: s
+base: base
+parameter_space:
+  method: ties
+  genes:
+    weight: [0.0, 1.5]
+fitness:
+  tasks:
+    - {task: gsm8k, weight: 0.5, limit: 100}
+search:
+  evals: 20
+";
+
+    fn error(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from));
+        Space::parse(Path::new("s.yaml"), &GOOD.replace(from, to))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_read_back() {
+        let space = Space::parse(Path::new("s.yaml"), GOOD).unwrap();
+        assert_eq!((space.tokenizer.as_str(), space.finale.finalists), ("base", 8));
+        let text = space.to_yaml();
+        assert_eq!(Space::parse(Path::new("s.yaml"), &text).unwrap(), space, "{text}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_its_line() {
+        assert!(
+            error("  evals: 20", "  eval: 20")
+                .starts_with("s.yaml:16: search.eval: unknown key 'eval'; did you mean 'evals'?")
+        );
+        assert!(
+            error("method: ties", "method: tie")
+                .contains("s.yaml:9: parameter_space.method: 'tie' is not known here; did you mean 'ties'?")
+        );
+        assert!(error("weight: [0.0, 1.5]", "weigth: [0.0, 1.5]").contains("did you mean 'weight'?"));
+        assert!(error("weight: [0.0, 1.5]", "weight: [1.5, 0]").contains("upside down"));
+        assert!(error("weight: [0.0, 1.5]", "density: [0.5, 1.5]").contains("leaves what 'density' can be"));
+        assert!(error("base: base\n", "base: bas\n").contains("did you mean 'base'?"));
+        assert!(error("base: base\n", "").contains("name it with the key 'base'"));
+        assert!(
+            error("search:\n", "data_flow_space: {repeats: 2}\nsearch:\n")
+                .contains("s.yaml:15: data_flow_space: this key is not supported yet")
+        );
+        assert!(error("  evals: 20", "  racing: true").contains("not supported yet"));
+        assert!(error("weight: 0.5", "weight: -1").contains("above 0"));
+    }
+}
