@@ -1,1 +1,81 @@
-//! (being built)
+//! The decoder and the evaluation engine: a Hugging Face config and named tensors in, answers and log-likelihoods out.
+//!
+//! Reading order: [`spec`] (config.json → what the forward pass needs to know), [`rope`] (rotary tables), [`kernels`] and
+//! [`attention`] (the arithmetic), [`kv`] (keys and values in blocks), [`decoder`] (the forward pass, once, for all
+//! families), [`prefix`] and [`engine`] (which token of which request is computed when), [`tokenizer`] and [`chat`] (text).
+//! Nothing here knows of merging, tasks or files other than a tokenizer's.
+
+mod attention;
+mod chat;
+pub mod decoder;
+pub mod engine;
+pub mod kernels;
+mod kv;
+mod prefix;
+mod rope;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+pub mod tokenizer;
+
+pub use decoder::{DType, Decoder};
+pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
+pub use spec::DecoderSpec;
+pub use tokenizer::{Message, Tokenizer};
+
+/// What can go wrong between a config and an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "config.json says model_type \"{model_type}\", which the decoder does not know. It knows: {known}. If the model is \
+         one of these under another name, change model_type in its config.json"
+    )]
+    UnknownFamily { model_type: String, known: String },
+    #[error("config.json: {field}: {problem}")]
+    Config { field: String, problem: String },
+    #[error("the model has no tensor named {tensor}; it is a {family} decoder with {layers} layers")]
+    UnknownTensor {
+        tensor: String,
+        family: &'static str,
+        layers: usize,
+    },
+    #[error("tensor {tensor} has {got} elements, but config.json asks for {expected} (shape {shape:?})")]
+    TensorSize {
+        tensor: String,
+        shape: Vec<usize>,
+        expected: usize,
+        got: usize,
+    },
+    #[error("reading tensor {tensor}: {reason}")]
+    Read { tensor: String, reason: String },
+    #[error("a layer path names layer {layer}, but the model has {layers} layers")]
+    Path { layer: usize, layers: usize },
+    #[error("request {request} is empty: a prompt needs at least one token")]
+    EmptyPrompt { request: usize },
+    #[error(
+        "request {request} holds token {token}, but the model's vocabulary has {vocab} tokens; tokenizer and model do not belong together"
+    )]
+    TokenOutOfRange { request: usize, token: u32, vocab: usize },
+    #[error("score request {request} starts at token 0, which has nothing before it; scoring can start at token 1")]
+    ScoreFromZero { request: usize },
+    #[error(
+        "request {request} needs {tokens} tokens of keys and values = {needed_bytes} bytes, but the memory for them is limited to \
+         {limit_bytes} bytes. Raise --kv-memory, or ask for fewer new tokens"
+    )]
+    KvMemory {
+        request: usize,
+        tokens: usize,
+        needed_bytes: u64,
+        limit_bytes: u64,
+    },
+    #[error("tokenizer {file}: {reason}")]
+    Tokenizer { file: String, reason: String },
+    #[error("the chat template of {file} failed: {reason}")]
+    ChatTemplate { file: String, reason: String },
+    #[error("{file} holds no chat template (neither chat_template.jinja nor chat_template in tokenizer_config.json)")]
+    NoChatTemplate { file: String },
+    #[error("{what} is not supported on device {device}")]
+    Device { what: String, device: String },
+    #[error("tensor arithmetic: {0}")]
+    Candle(#[from] candle_core::Error),
+}

@@ -1,0 +1,370 @@
+//! Attention over a packed batch: rows of different lengths, grouped-query heads, windows, softcap; no mask and no copy of
+//! a key is ever made.
+//!
+//! The queries of a batch are cut into tiles of up to [`MR`] that refer to the same shared prefix: neighbouring tokens of a
+//! prompt, or the current tokens of many rows. A tile reads each block of the shared prefix once, then each row its own
+//! blocks. Scores of all visible keys are kept, the softmax is taken in two passes over them, and values are added in order
+//! of position: the result does not depend on where blocks and segments begin, nor on what else is in the tile.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::kernels::{self, MR, Matrix, Threads, tile, with_rows};
+use super::kv::{BLOCK, Block, KEY_WIDTH, KvShape, Segment};
+
+/// What attention needs to know of a row's share of the batch.
+pub(super) struct RowView<'a> {
+    pub prefix: &'a [Arc<Segment>],
+    pub own: &'a [Block],
+    /// Position of the first token in `own`.
+    pub own_start: usize,
+}
+
+/// One query: a row of the batch matrix, one of the heads that share a key head.
+#[derive(Clone, Copy, Debug)]
+struct Query {
+    matrix_row: usize,
+    group_head: usize,
+    /// Keys before this position are visible.
+    limit: usize,
+}
+
+/// Queries computed together, and which of them belong to which row.
+struct Tile {
+    queries: Vec<Query>,
+    /// Ranges of `queries` with the index of their row.
+    runs: Vec<(Range<usize>, usize)>,
+}
+
+/// How the queries of a batch are grouped; the same for all layers.
+pub(super) struct Plan {
+    tiles: Vec<Tile>,
+    group: usize,
+}
+
+impl Plan {
+    /// `rows` gives, for each row in order, its prefix and the position of its first token in the batch and their count.
+    pub fn new<'a>(rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>, group: usize) -> Self {
+        let mut tiles: Vec<Tile> = Vec::new();
+        let (mut matrix_row, mut last_prefix) = (0, None);
+        for (row, (prefix, start, count)) in rows.enumerate() {
+            let prefix_id = prefix.last().map(Arc::as_ptr);
+            for token in 0..count {
+                for group_head in 0..group {
+                    let joins =
+                        last_prefix == Some(prefix_id) && tiles.last().is_some_and(|tile| tile.queries.len() < MR);
+                    if !joins {
+                        tiles.push(Tile {
+                            queries: Vec::with_capacity(MR),
+                            runs: Vec::with_capacity(1),
+                        });
+                        last_prefix = Some(prefix_id);
+                    }
+                    let Some(tile) = tiles.last_mut() else {
+                        continue;
+                    };
+                    let at = tile.queries.len();
+                    tile.queries.push(Query {
+                        matrix_row: matrix_row + token,
+                        group_head,
+                        limit: start + token + 1,
+                    });
+                    match tile.runs.last_mut() {
+                        Some((range, owner)) if *owner == row => range.end = at + 1,
+                        _ => tile.runs.push((at..at + 1, row)),
+                    }
+                }
+            }
+            matrix_row += count;
+        }
+        Plan { tiles, group }
+    }
+}
+
+/// The settings of one layer's attention.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    pub layer: usize,
+    pub window: Option<usize>,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+}
+
+/// `softmax(q · kᵀ) · v` for every query head of every token in the batch.
+///
+/// **Shapes** `qkv`: `[tokens, (heads + 2 · kv_heads) · head_dim]`, of which the first `heads · head_dim` columns are read;
+/// the result is `[tokens, heads · head_dim]`.
+pub(super) fn attend(
+    qkv: &Matrix,
+    rows: &[RowView],
+    plan: &Plan,
+    shape: &KvShape,
+    settings: Settings,
+    threads: Threads,
+) -> Matrix {
+    let d = shape.head_dim;
+    let heads = shape.kv_heads * plan.group;
+    let task_len = MR * d;
+    let tasks = plan.tiles.len() * shape.kv_heads;
+    let mut results = vec![0.0; tasks * task_len];
+    let run = |scratch: &mut Scratch, (task, out): (usize, &mut [f32])| {
+        let (head, tile) = (task / plan.tiles.len(), &plan.tiles[task % plan.tiles.len()]);
+        scratch.attend_tile(qkv, rows, tile, shape, settings, head, plan.group, out);
+    };
+    if threads.0 > 1 && tasks > 1 {
+        let tasks = results.par_chunks_mut(task_len).enumerate();
+        tasks.for_each_init(Scratch::default, run);
+    } else {
+        let mut scratch = Scratch::default();
+        results
+            .chunks_mut(task_len)
+            .enumerate()
+            .for_each(|task| run(&mut scratch, task));
+    }
+    let mut out = Matrix::zeros(qkv.rows, heads * d);
+    for (task, values) in results.chunks_exact(task_len).enumerate() {
+        let (head, tile) = (task / plan.tiles.len(), &plan.tiles[task % plan.tiles.len()]);
+        for (query, values) in tile.queries.iter().zip(values.chunks_exact(d)) {
+            let column = (head * plan.group + query.group_head) * d;
+            out.row_mut(query.matrix_row)[column..column + d].copy_from_slice(values);
+        }
+    }
+    out
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    queries: Vec<f32>,
+    run_queries: Vec<f32>,
+    scores: Vec<f32>,
+    weights: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// A stretch of keys: a block, the position of its first token, how many of its tokens may be looked at.
+struct Span<'a> {
+    block: &'a [f32],
+    position: usize,
+    len: usize,
+}
+
+fn prefix_spans<'a>(prefix: &'a [Arc<Segment>], from: usize, to: usize) -> impl Iterator<Item = Span<'a>> {
+    let starts = prefix.iter().scan(0, |position, segment| {
+        let start = *position;
+        *position += segment.len;
+        Some((start, segment))
+    });
+    starts.flat_map(move |(start, segment)| spans(&segment.blocks, start, from, to.min(start + segment.len)))
+}
+
+/// The blocks from `start` on that hold positions in `from..to`.
+fn spans(blocks: &[Block], start: usize, from: usize, to: usize) -> impl Iterator<Item = Span<'_>> {
+    let first = from.saturating_sub(start) / BLOCK;
+    blocks.iter().enumerate().skip(first).map_while(move |(i, block)| {
+        let position = start + i * BLOCK;
+        (position < to).then(|| Span {
+            block,
+            position,
+            len: BLOCK.min(to - position),
+        })
+    })
+}
+
+impl Scratch {
+    #[allow(clippy::too_many_arguments)]
+    fn attend_tile(
+        &mut self,
+        qkv: &Matrix,
+        rows: &[RowView],
+        tile: &Tile,
+        shape: &KvShape,
+        settings: Settings,
+        head: usize,
+        group: usize,
+        out: &mut [f32],
+    ) {
+        let (d, m) = (shape.head_dim, tile.queries.len());
+        let lower = |query: &Query| settings.window.map_or(0, |window| query.limit.saturating_sub(window));
+        let base = tile.queries.iter().map(lower).min().unwrap_or(0);
+        let limit = tile.queries.iter().map(|q| q.limit).max().unwrap_or(0);
+        let stride = limit - base.min(limit) + 2 * BLOCK;
+
+        // Scores against every visible key, at column `position - base + BLOCK` (a block may begin before `base`).
+        self.scores.clear();
+        self.scores.resize(m * stride, 0.0);
+        let column = |position: usize| position + BLOCK - base;
+        let query = |i: usize| {
+            let q = &tile.queries[i];
+            let start = (head * group + q.group_head) * d;
+            &qkv.row(q.matrix_row)[start..start + d]
+        };
+        pack((0..m).map(query), d, m, &mut self.queries);
+        let prefix = tile.runs.first().map_or(&[][..], |(_, row)| rows[*row].prefix);
+        for span in prefix_spans(prefix, base, limit) {
+            let keys = shape.keys(span.block, settings.layer, head);
+            score(
+                m,
+                &self.queries,
+                keys,
+                d,
+                &mut self.scores[column(span.position)..],
+                stride,
+            );
+        }
+        for (range, row) in &tile.runs {
+            let row_limit = tile.queries[range.clone()].iter().map(|q| q.limit).max().unwrap_or(0);
+            if range.len() < m {
+                pack(range.clone().map(query), d, range.len(), &mut self.run_queries);
+            }
+            let queries = if range.len() < m {
+                &self.run_queries
+            } else {
+                &self.queries
+            };
+            for span in spans(rows[*row].own, rows[*row].own_start, base, row_limit) {
+                let keys = shape.keys(span.block, settings.layer, head);
+                score(
+                    range.len(),
+                    queries,
+                    keys,
+                    d,
+                    &mut self.scores[range.start * stride + column(span.position)..],
+                    stride,
+                );
+            }
+        }
+
+        // Softmax of what each query sees; nothing for what it does not.
+        for (q, scores) in tile.queries.iter().zip(self.scores.chunks_exact_mut(stride)) {
+            let (from, to) = (column(lower(q)), column(q.limit));
+            scores[..from].fill(0.0);
+            scores[to..].fill(0.0);
+            let seen = &mut scores[from..to];
+            seen.iter_mut().for_each(|x| *x *= settings.scale);
+            if let Some(cap) = settings.softcap {
+                kernels::softcap(seen, cap);
+            }
+            kernels::softmax(seen);
+        }
+
+        // Weighted sum of the values, in order of position.
+        self.sums.clear();
+        self.sums.resize(m * shape.value_dim, 0.0);
+        for span in prefix_spans(prefix, base, limit) {
+            let values = shape.values(span.block, settings.layer, head);
+            pack_weights(
+                &self.scores[column(span.position)..],
+                stride,
+                m,
+                span.len,
+                &mut self.weights,
+            );
+            add_values(m, &self.weights, values, shape, &mut self.sums, m, 0);
+        }
+        for (range, row) in &tile.runs {
+            let row_limit = tile.queries[range.clone()].iter().map(|q| q.limit).max().unwrap_or(0);
+            for span in spans(rows[*row].own, rows[*row].own_start, base, row_limit) {
+                let values = shape.values(span.block, settings.layer, head);
+                let scores = &self.scores[range.start * stride + column(span.position)..];
+                pack_weights(scores, stride, range.len(), span.len, &mut self.weights);
+                add_values(
+                    range.len(),
+                    &self.weights,
+                    values,
+                    shape,
+                    &mut self.sums,
+                    m,
+                    range.start,
+                );
+            }
+        }
+        // `sums` is [value_dim / width][m][width]: put each query's dimensions together.
+        let width = shape.value_width;
+        for (panel, sums) in self.sums.chunks_exact(m * width).enumerate() {
+            for (i, sums) in sums.chunks_exact(width).enumerate() {
+                let to = (panel * width + width).min(d);
+                out[i * d + panel * width..i * d + to].copy_from_slice(&sums[..to - panel * width]);
+            }
+        }
+    }
+}
+
+/// `out[k][i] = queries[i][k]`.
+fn pack<'a>(queries: impl Iterator<Item = &'a [f32]>, d: usize, m: usize, out: &mut Vec<f32>) {
+    out.clear();
+    out.resize(d * m, 0.0);
+    for (i, query) in queries.enumerate() {
+        for (slot, value) in out[i..].iter_mut().step_by(m).zip(query) {
+            *slot = *value;
+        }
+    }
+}
+
+/// `out[t][i] = scores[i][t]` for the tokens of one block.
+fn pack_weights(scores: &[f32], stride: usize, m: usize, len: usize, out: &mut Vec<f32>) {
+    out.clear();
+    out.resize(len * m, 0.0);
+    for i in 0..m {
+        for (slot, value) in out[i..]
+            .iter_mut()
+            .step_by(m)
+            .zip(&scores[i * stride..i * stride + len])
+        {
+            *slot = *value;
+        }
+    }
+}
+
+/// Dot products of `m` queries (`[d][m]`) with the keys of a block, written to `scores[i × stride..][..BLOCK]`.
+fn score(m: usize, queries: &[f32], keys: &[f32], d: usize, scores: &mut [f32], stride: usize) {
+    for (part, keys) in keys.chunks_exact(d * KEY_WIDTH).enumerate() {
+        with_rows!(m, M => {
+            let mut acc = [[0.0; KEY_WIDTH]; M];
+            tile::<M, KEY_WIDTH>(queries, keys, &mut acc);
+            for (i, acc) in acc.iter().enumerate() {
+                scores[i * stride + part * KEY_WIDTH..][..KEY_WIDTH].copy_from_slice(acc);
+            }
+        });
+    }
+}
+
+/// Adds `weights` (`[tokens][m]`) times the values of a block to queries `first..first + m` of `sums`
+/// (`[value_dim / width][total][width]`).
+fn add_values(
+    m: usize,
+    weights: &[f32],
+    values: &[f32],
+    shape: &KvShape,
+    sums: &mut [f32],
+    total: usize,
+    first: usize,
+) {
+    let width = shape.value_width;
+    for (values, sums) in values
+        .chunks_exact(BLOCK * width)
+        .zip(sums.chunks_exact_mut(total * width))
+    {
+        let sums = &mut sums[first * width..(first + m) * width];
+        match width {
+            64 => with_rows!(m, M => add_panel::<M, 64>(weights, values, sums)),
+            32 => with_rows!(m, M => add_panel::<M, 32>(weights, values, sums)),
+            _ => with_rows!(m, M => add_panel::<M, 16>(weights, values, sums)),
+        }
+    }
+}
+
+#[inline(always)]
+fn add_panel<const M: usize, const W: usize>(weights: &[f32], values: &[f32], sums: &mut [f32]) {
+    let mut acc = [[0.0; W]; M];
+    let (rows, _) = sums.as_chunks_mut::<W>();
+    for (acc, row) in acc.iter_mut().zip(rows.iter()) {
+        *acc = *row;
+    }
+    tile::<M, W>(weights, values, &mut acc);
+    for (acc, row) in acc.iter().zip(rows.iter_mut()) {
+        *row = *acc;
+    }
+}

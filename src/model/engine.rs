@@ -1,0 +1,781 @@
+//! The evaluation engine: which token of which request is computed when.
+//!
+//! All requests of a call form one queue. A trie of their tokens finds shared prefixes; each is computed once, and rows refer
+//! to it. Every step computes one packed batch: the next token of each row that is generating, and as many prompt tokens as
+//! the step's budget leaves. Rows join when there is memory for them and leave when they are done. What a request gives does
+//! not depend on what else is in the queue, bit for bit.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Error;
+use super::decoder::{Chunk, Decoder};
+use super::kernels;
+use super::kv::{Pool, Segment, blocks_for};
+use super::prefix::{Entry, Trie};
+use super::tokenizer::{TextStream, Tokenizer};
+
+/// Limits of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Memory for keys and values; more requests than fit wait for their turn.
+    pub kv_memory_bytes: u64,
+    /// Tokens computed in one step, apart from the rows that are generating.
+    pub step_tokens: usize,
+    /// Rows that are worked on at once.
+    pub max_rows: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            kv_memory_bytes: 1 << 30,
+            step_tokens: 384,
+            max_rows: 256,
+        }
+    }
+}
+
+/// A condition on the text generated so far.
+pub type StopWhen = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// A prompt to continue greedily.
+#[derive(Clone)]
+pub struct Request {
+    pub prompt: Vec<u32>,
+    pub max_new_tokens: usize,
+    /// The text is cut before the first of these.
+    pub stop: Arc<[String]>,
+    /// Ends the row when it returns true for the text so far (the answer stands).
+    pub stop_when: Option<StopWhen>,
+    /// Ends the row when it repeats itself exactly, see [`repeats`].
+    pub loop_guard: bool,
+}
+
+/// Why a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end-of-sequence token, which is the last of `token_ids`.
+    Eos,
+    /// `max_new_tokens`.
+    Length,
+    /// A stop string, or `stop_when`.
+    Stop,
+    /// The loop guard.
+    Loop,
+}
+
+/// What a request gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// All generated tokens, also those whose text was cut off.
+    pub token_ids: Vec<u32>,
+    pub text: String,
+    pub finish: Finish,
+}
+
+/// A token sequence of which `tokens[from..]` is to be scored given what is before it; `from` is at least 1.
+#[derive(Clone, Debug)]
+pub struct ScoreRequest {
+    pub tokens: Vec<u32>,
+    pub from: usize,
+}
+
+/// The summed natural log-likelihood of the scored tokens, their number, and whether each was the most likely one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    pub log_likelihood: f64,
+    pub tokens: usize,
+    pub greedy: bool,
+}
+
+/// How far a call is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub done: usize,
+    pub total: usize,
+    /// Prompt tokens computed; a shared prefix counts once.
+    pub prompt_tokens: u64,
+    /// Tokens generated and fed back; the last one of each row is not.
+    pub generated_tokens: u64,
+}
+
+/// The likelihood of a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Perplexity {
+    pub tokens: usize,
+    pub nll_per_token: f64,
+    pub perplexity: f64,
+}
+
+/// A decoder with its tokenizer and its limits.
+pub struct Engine {
+    decoder: Decoder,
+    tokenizer: Arc<Tokenizer>,
+    options: EngineOptions,
+}
+
+impl Engine {
+    pub fn new(decoder: Decoder, tokenizer: Arc<Tokenizer>, options: EngineOptions) -> Self {
+        Engine {
+            decoder,
+            tokenizer,
+            options,
+        }
+    }
+
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The weights, to be changed between calls; no call keeps anything for the next one.
+    pub fn decoder_mut(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Continues each prompt greedily; answers come in the order of the requests.
+    pub fn generate(
+        &mut self,
+        requests: &[Request],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Generation>, Error> {
+        let jobs: Vec<Job> = requests
+            .iter()
+            .enumerate()
+            .map(|(request, r)| {
+                if r.prompt.is_empty() {
+                    return Err(Error::EmptyPrompt { request });
+                }
+                Ok(Job {
+                    tokens: &r.prompt,
+                    shareable: r.prompt.len() - 1,
+                    wanted_from: r.prompt.len() - 1,
+                    more: r.max_new_tokens.saturating_sub(1),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let mut writers: Vec<Writer> = requests
+            .iter()
+            .map(|request| Writer::new(request, &self.tokenizer))
+            .collect();
+        let skip: Vec<bool> = requests.iter().map(|r| r.max_new_tokens == 0).collect();
+        Scheduler::new(&mut self.decoder, &self.options, jobs, &skip)?.run(
+            &mut |decoder, owners, states| {
+                let next = decoder.next_tokens(states);
+                // A generating row wants exactly one state a step.
+                let mut news: Vec<Option<u32>> = vec![None; writers.len()];
+                owners
+                    .iter()
+                    .zip(next)
+                    .for_each(|(owner, token)| news[*owner] = Some(token));
+                let goes_on: Vec<bool> = writers
+                    .par_iter_mut()
+                    .zip(news.par_iter())
+                    .with_min_len(16)
+                    .map(|(writer, token)| token.is_some_and(|token| writer.push(token)))
+                    .collect();
+                owners
+                    .iter()
+                    .map(|owner| news[*owner].filter(|_| goes_on[*owner]))
+                    .collect()
+            },
+            progress,
+        )?;
+        Ok(writers.into_iter().map(Writer::finish).collect())
+    }
+
+    /// Log-likelihoods of given continuations; scores come in the order of the requests.
+    pub fn score(&mut self, requests: &[ScoreRequest]) -> Result<Vec<Score>, Error> {
+        self.score_with(requests, &mut |_| {})
+    }
+
+    /// [`Self::score`] with progress.
+    pub fn score_with(
+        &mut self,
+        requests: &[ScoreRequest],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Score>, Error> {
+        let jobs: Vec<Job> = requests
+            .iter()
+            .enumerate()
+            .map(|(request, r)| {
+                if r.from == 0 {
+                    return Err(Error::ScoreFromZero { request });
+                }
+                // The state after token i - 1 predicts token i; the last token predicts nothing that is asked for.
+                let tokens = &r.tokens[..r.tokens.len().saturating_sub(1)];
+                let wanted_from = (r.from - 1).min(tokens.len());
+                Ok(Job {
+                    tokens,
+                    shareable: wanted_from,
+                    wanted_from,
+                    more: 0,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        for (request, r) in requests.iter().enumerate() {
+            check_tokens(request, &r.tokens, self.decoder.spec().vocab)?;
+        }
+        let skip: Vec<bool> = requests.iter().map(|r| r.from >= r.tokens.len()).collect();
+        let mut scores = vec![
+            Score {
+                log_likelihood: 0.0,
+                tokens: 0,
+                greedy: true
+            };
+            requests.len()
+        ];
+        const ROWS_OF_LOGITS: usize = 48;
+        Scheduler::new(&mut self.decoder, &self.options, jobs, &skip)?.run(
+            &mut |decoder, owners, states| {
+                for (owners, states) in owners
+                    .chunks(ROWS_OF_LOGITS)
+                    .zip(states.data.chunks(ROWS_OF_LOGITS * states.cols))
+                {
+                    let states = kernels::Matrix {
+                        rows: owners.len(),
+                        cols: states.len() / owners.len(),
+                        data: states.to_vec(),
+                    };
+                    let logits = decoder.logits(&states);
+                    // States of one request come in the order of its tokens.
+                    let mut targets = Vec::with_capacity(owners.len());
+                    for owner in owners {
+                        let score = &mut scores[*owner];
+                        targets.push(requests[*owner].tokens[requests[*owner].from + score.tokens] as usize);
+                        score.tokens += 1;
+                    }
+                    let rows = logits.data.par_chunks(logits.cols).zip(targets.par_iter());
+                    let found: Vec<(f64, bool)> = rows
+                        .map(|(row, target)| {
+                            (
+                                kernels::log_probability(row, *target),
+                                kernels::argmax(row).0 == *target,
+                            )
+                        })
+                        .collect();
+                    for (owner, (log_probability, greedy)) in owners.iter().zip(found) {
+                        scores[*owner].log_likelihood += log_probability;
+                        scores[*owner].greedy &= greedy;
+                    }
+                }
+                vec![None; owners.len()]
+            },
+            progress,
+        )?;
+        Ok(scores)
+    }
+
+    /// Mean negative log-likelihood a token of one sequence, cut into windows of `context` tokens without overlap; the first
+    /// token of each window is unscored.
+    pub fn perplexity(&mut self, tokens: &[u32], context: usize) -> Result<Perplexity, Error> {
+        let windows: Vec<ScoreRequest> = tokens
+            .chunks(context.max(1))
+            .map(|window| ScoreRequest {
+                tokens: window.to_vec(),
+                from: 1,
+            })
+            .collect();
+        let scores = self.score(&windows)?;
+        let count: usize = scores.iter().map(|score| score.tokens).sum();
+        let nll = -scores.iter().map(|score| score.log_likelihood).sum::<f64>() / count as f64;
+        Ok(Perplexity {
+            tokens: count,
+            nll_per_token: nll,
+            perplexity: nll.exp(),
+        })
+    }
+}
+
+fn check_tokens(request: usize, tokens: &[u32], vocab: usize) -> Result<(), Error> {
+    match tokens.iter().find(|token| **token as usize >= vocab) {
+        Some(token) => Err(Error::TokenOutOfRange {
+            request,
+            token: *token,
+            vocab,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the tail of `tokens` repeats a period of at most 32 tokens exactly, at least 4 times and over at least 48 tokens.
+pub fn repeats(tokens: &[u32]) -> bool {
+    const LONGEST_PERIOD: usize = 32;
+    const LEAST_TIMES: usize = 4;
+    const LEAST_TOKENS: usize = 48;
+    (1..=LONGEST_PERIOD).any(|period| {
+        let span = (period * LEAST_TIMES).max(LEAST_TOKENS);
+        tokens.len() >= span && {
+            let tail = &tokens[tokens.len() - span..];
+            tail[period..] == tail[..span - period]
+        }
+    })
+}
+
+/// Collects the tokens of one request and decides when it is done.
+struct Writer<'a> {
+    request: &'a Request,
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    stream: TextStream,
+    finish: Finish,
+}
+
+impl<'a> Writer<'a> {
+    fn new(request: &'a Request, tokenizer: &'a Tokenizer) -> Self {
+        Writer {
+            request,
+            tokenizer,
+            ids: Vec::new(),
+            stream: TextStream::default(),
+            finish: Finish::Length,
+        }
+    }
+
+    /// Takes a token; returns whether the row goes on.
+    fn push(&mut self, token: u32) -> bool {
+        self.ids.push(token);
+        let finish = if self.tokenizer.eos_token_ids().contains(&token) {
+            Finish::Eos
+        } else if self.text_ends() {
+            Finish::Stop
+        } else if self.ids.len() >= self.request.max_new_tokens {
+            Finish::Length
+        } else if self.request.loop_guard && repeats(&self.ids) {
+            Finish::Loop
+        } else {
+            return true;
+        };
+        self.finish = finish;
+        false
+    }
+
+    fn text_ends(&mut self) -> bool {
+        let request = self.request;
+        if request.stop.is_empty() && request.stop_when.is_none() {
+            return false;
+        }
+        let added = self.stream.push(self.tokenizer, &self.ids);
+        if added == 0 {
+            return false;
+        }
+        let text = self.stream.text();
+        let ends = |stop: &String| {
+            let mut from = text.len().saturating_sub(added + stop.len());
+            while !text.is_char_boundary(from) {
+                from -= 1;
+            }
+            !stop.is_empty() && text[from..].contains(stop.as_str())
+        };
+        request.stop.iter().any(ends) || request.stop_when.as_ref().is_some_and(|done| done(text))
+    }
+
+    fn finish(self) -> Generation {
+        let mut text = self.tokenizer.decode(&self.ids);
+        // As lm-eval does: `text.split(stop)[0]` for one stop after the other.
+        for stop in self.request.stop.iter().filter(|stop| !stop.is_empty()) {
+            if let Some(at) = text.find(stop.as_str()) {
+                text.truncate(at);
+            }
+        }
+        Generation {
+            token_ids: self.ids,
+            text,
+            finish: self.finish,
+        }
+    }
+}
+
+/// A request as the scheduler sees it.
+struct Job<'a> {
+    tokens: &'a [u32],
+    /// How many of the tokens may come from a shared segment.
+    shareable: usize,
+    /// The first token whose hidden state is wanted.
+    wanted_from: usize,
+    /// Tokens that may be fed after these.
+    more: usize,
+}
+
+impl Job<'_> {
+    fn length(&self) -> usize {
+        self.tokens.len() + self.more
+    }
+}
+
+/// Who a feed computes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Node(usize),
+    Request(usize),
+}
+
+/// A row or a shared prefix that is being computed.
+struct Feed {
+    owner: Owner,
+    /// Place in the queue; feeds are computed in this order, so that rows of one prefix are neighbours.
+    rank: usize,
+    prefix: Vec<Arc<Segment>>,
+    own: Segment,
+    tokens: Vec<u32>,
+    fed: usize,
+    /// Index in `tokens` from which hidden states are wanted.
+    wanted_from: usize,
+    length: usize,
+    node: Option<usize>,
+}
+
+enum NodeState {
+    Waiting,
+    Running,
+    Ready(Arc<Segment>),
+    /// No request needs it any more.
+    Gone,
+}
+
+/// Takes hidden states with the request of each; gives for each the token to feed next, or `None` when the row is done.
+type OnStates<'a> = dyn FnMut(&Decoder, &[usize], &kernels::Matrix) -> Vec<Option<u32>> + 'a;
+
+struct Scheduler<'a> {
+    decoder: &'a Decoder,
+    options: &'a EngineOptions,
+    jobs: Vec<Job<'a>>,
+    trie: Trie,
+    nodes: Vec<NodeState>,
+    /// Requests that still need each node.
+    users: Vec<usize>,
+    pool: Pool,
+    /// Places in the trie's order that have not been admitted.
+    queue: std::collections::VecDeque<usize>,
+    active: Vec<Feed>,
+    progress: Progress,
+}
+
+impl<'a> Scheduler<'a> {
+    fn new(
+        decoder: &'a mut Decoder,
+        options: &'a EngineOptions,
+        jobs: Vec<Job<'a>>,
+        skip: &[bool],
+    ) -> Result<Self, Error> {
+        for (request, job) in jobs.iter().enumerate() {
+            check_tokens(request, job.tokens, decoder.spec().vocab)?;
+        }
+        decoder.prepare(jobs.iter().map(Job::length).max().unwrap_or(0));
+        let wanted: Vec<usize> = (0..jobs.len()).filter(|i| !skip[*i]).collect();
+        let entries: Vec<Entry> = wanted
+            .iter()
+            .map(|i| &jobs[*i])
+            .map(|job| Entry {
+                tokens: job.tokens,
+                shareable: job.shareable,
+                regime: decoder.rope_regime(job.tokens.len()),
+                weight: job.length(),
+            })
+            .collect();
+        let mut trie = Trie::new(&entries);
+        trie.order
+            .iter_mut()
+            .for_each(|(request, _)| *request = wanted[*request]);
+        trie.nodes
+            .iter_mut()
+            .for_each(|node| node.request = wanted[node.request]);
+        let pool = Pool::new(decoder.kv_shape(), options.kv_memory_bytes);
+        let progress = Progress {
+            done: jobs.len() - wanted.len(),
+            total: jobs.len(),
+            ..Progress::default()
+        };
+        Ok(Scheduler {
+            nodes: trie.nodes.iter().map(|_| NodeState::Waiting).collect(),
+            users: trie.nodes.iter().map(|node| node.users).collect(),
+            queue: (0..trie.order.len()).collect(),
+            active: Vec::new(),
+            decoder,
+            options,
+            jobs,
+            trie,
+            pool,
+            progress,
+        })
+    }
+
+    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+        progress(self.progress);
+        loop {
+            self.admit()?;
+            if self.active.is_empty() {
+                return Ok(());
+            }
+            self.step(on_states);
+            progress(self.progress);
+        }
+    }
+
+    /// Lets requests in, in order; one that waits for its prefix lets others pass while memory is plentiful.
+    fn admit(&mut self) -> Result<(), Error> {
+        let mut at = 0;
+        let mut waiting = 0;
+        while at < self.queue.len() && self.active.len() < self.options.max_rows.max(1) {
+            let (request, node) = self.trie.order[self.queue[at]];
+            match self.prefix_of(node) {
+                Ok(prefix) => {
+                    let covered: usize = prefix.iter().map(|segment| segment.len).sum();
+                    match self.pool.segment(self.jobs[request].length() - covered) {
+                        Some(own) => self.start_row(at, request, node, prefix, covered, own),
+                        None => {
+                            prefix.into_iter().for_each(|segment| self.pool.release_shared(segment));
+                            break;
+                        }
+                    }
+                }
+                Err(missing) => {
+                    if matches!(self.nodes[missing], NodeState::Waiting) && !self.start_node(missing, self.queue[at]) {
+                        break;
+                    }
+                    at += 1;
+                    waiting += 1;
+                }
+            }
+            let plentiful = self.pool.available() * 2 > self.pool.capacity();
+            if waiting > 0 && (!plentiful || self.prompt_tokens_waiting() >= self.options.step_tokens) {
+                break;
+            }
+        }
+        if self.active.is_empty() && !self.queue.is_empty() {
+            return self.make_room();
+        }
+        Ok(())
+    }
+
+    /// Nothing runs and the first request does not fit: drop prefixes that it does not need, or say what it would take.
+    fn make_room(&mut self) -> Result<(), Error> {
+        let (request, node) = self.trie.order[self.queue[0]];
+        let mut needed: Vec<usize> = Vec::new();
+        let mut next = node;
+        while let Some(node) = next {
+            needed.push(node);
+            next = self.trie.nodes[node].parent;
+        }
+        let mut freed = false;
+        for node in 0..self.nodes.len() {
+            if matches!(self.nodes[node], NodeState::Ready(_)) && !needed.contains(&node) {
+                if let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Waiting) {
+                    self.pool.release_shared(segment);
+                    freed = true;
+                }
+            }
+        }
+        if freed {
+            return self.admit();
+        }
+        let covered = node.map_or(0, |node| self.trie.nodes[node].end);
+        let stretches = needed
+            .iter()
+            .map(|n| blocks_for(self.trie.nodes[*n].end - self.trie.nodes[*n].start))
+            .sum::<usize>();
+        let tokens = self.jobs[request].length();
+        let blocks = stretches + blocks_for(tokens - covered);
+        Err(Error::KvMemory {
+            request,
+            tokens,
+            needed_bytes: blocks as u64 * self.decoder.kv_shape().block_bytes(),
+            limit_bytes: self.options.kv_memory_bytes,
+        })
+    }
+
+    /// The segments up to a node, or the first node on the way that is not ready.
+    fn prefix_of(&self, node: Option<usize>) -> Result<Vec<Arc<Segment>>, usize> {
+        let Some(node) = node else {
+            return Ok(Vec::new());
+        };
+        let mut prefix = self.prefix_of(self.trie.nodes[node].parent)?;
+        match &self.nodes[node] {
+            NodeState::Ready(segment) => {
+                prefix.push(segment.clone());
+                Ok(prefix)
+            }
+            _ => Err(node),
+        }
+    }
+
+    fn start_node(&mut self, node: usize, rank: usize) -> bool {
+        let (parent, request) = (self.trie.nodes[node].parent, self.trie.nodes[node].request);
+        let (start, end) = (self.trie.nodes[node].start, self.trie.nodes[node].end);
+        let (Ok(prefix), Some(own)) = (self.prefix_of(parent), self.pool.segment(end - start)) else {
+            return false;
+        };
+        let tokens = self.jobs[request].tokens[start..end].to_vec();
+        let length = self.jobs[request].tokens.len();
+        self.nodes[node] = NodeState::Running;
+        let wanted_from = tokens.len();
+        self.insert(Feed {
+            owner: Owner::Node(node),
+            rank,
+            prefix,
+            own,
+            tokens,
+            fed: 0,
+            wanted_from,
+            length,
+            node: parent,
+        });
+        true
+    }
+
+    fn start_row(
+        &mut self,
+        at: usize,
+        request: usize,
+        node: Option<usize>,
+        prefix: Vec<Arc<Segment>>,
+        covered: usize,
+        own: Segment,
+    ) {
+        let job = &self.jobs[request];
+        let feed = Feed {
+            owner: Owner::Request(request),
+            rank: self.queue[at],
+            prefix,
+            own,
+            tokens: job.tokens[covered..].to_vec(),
+            fed: 0,
+            wanted_from: job.wanted_from - covered,
+            length: job.tokens.len(),
+            node,
+        };
+        self.queue.remove(at);
+        self.insert(feed);
+        // The row holds its prefix itself; the trie lets go of what nobody else will ask for.
+        let mut next = node;
+        while let Some(node) = next {
+            self.users[node] -= 1;
+            if self.users[node] == 0 {
+                if let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Gone) {
+                    self.pool.release_shared(segment);
+                }
+            }
+            next = self.trie.nodes[node].parent;
+        }
+    }
+
+    fn insert(&mut self, feed: Feed) {
+        let at = self.active.partition_point(|other| other.rank <= feed.rank);
+        self.active.insert(at, feed);
+    }
+
+    fn prompt_tokens_waiting(&self) -> usize {
+        self.active
+            .iter()
+            .map(|feed| (feed.tokens.len() - feed.fed).saturating_sub(1))
+            .sum()
+    }
+
+    /// Computes one packed batch and hands out what came of it.
+    fn step(&mut self, on_states: &mut OnStates) {
+        // A row that generates feeds one token; those come first, prompts share what is left of the budget.
+        let generating = self
+            .active
+            .iter()
+            .filter(|feed| feed.tokens.len() - feed.fed == 1)
+            .count();
+        let mut budget = self.options.step_tokens.saturating_sub(generating).max(32);
+        let mut owners = Vec::new();
+        let mut counts = Vec::with_capacity(self.active.len());
+        let mut chunks = Vec::with_capacity(self.active.len());
+        for feed in &mut self.active {
+            let left = feed.tokens.len() - feed.fed;
+            let start = feed.position();
+            let count = if left == 1 { 1 } else { left.min(budget) };
+            if left > 1 {
+                budget -= count;
+            }
+            counts.push(count);
+            if count == 0 {
+                continue;
+            }
+            let wanted_from = feed.wanted_from.saturating_sub(feed.fed).min(count);
+            if let Owner::Request(request) = feed.owner {
+                owners.extend(std::iter::repeat_n(request, count - wanted_from));
+            }
+            chunks.push(Chunk {
+                tokens: &feed.tokens[feed.fed..feed.fed + count],
+                prefix: &feed.prefix,
+                own: &mut feed.own,
+                length: feed.length.max(start + count),
+                wanted_from,
+            });
+        }
+        let states = self.decoder.forward(&mut chunks);
+        drop(chunks);
+        let next = if owners.is_empty() {
+            Vec::new()
+        } else {
+            on_states(self.decoder, &owners, &states)
+        };
+        self.advance(&counts, next);
+    }
+
+    /// Moves every feed on by what was computed; feeds that are done leave.
+    fn advance(&mut self, counts: &[usize], next: Vec<Option<u32>>) {
+        let mut next = next.into_iter();
+        let feeds = std::mem::take(&mut self.active);
+        for (mut feed, count) in feeds.into_iter().zip(counts) {
+            let wanted = count - feed.wanted_from.saturating_sub(feed.fed).min(*count);
+            let is_prompt = feed.fed < self.prompt_len(&feed);
+            feed.fed += count;
+            if is_prompt {
+                self.progress.prompt_tokens += *count as u64;
+            }
+            if let Owner::Node(node) = feed.owner {
+                if feed.fed < feed.tokens.len() {
+                    self.active.push(feed);
+                } else {
+                    feed.prefix
+                        .into_iter()
+                        .for_each(|segment| self.pool.release_shared(segment));
+                    self.nodes[node] = NodeState::Ready(Arc::new(feed.own));
+                }
+                continue;
+            }
+            let token = next.by_ref().take(wanted).last().flatten();
+            feed.tokens.extend(token);
+            self.progress.generated_tokens += u64::from(token.is_some());
+            if feed.fed < feed.tokens.len() {
+                self.active.push(feed);
+            } else {
+                self.pool.release(feed.own);
+                feed.prefix
+                    .into_iter()
+                    .for_each(|segment| self.pool.release_shared(segment));
+                self.progress.done += 1;
+            }
+        }
+    }
+
+    fn prompt_len(&self, feed: &Feed) -> usize {
+        match feed.owner {
+            Owner::Node(_) => feed.tokens.len(),
+            Owner::Request(request) => {
+                let covered = feed.node.map_or(0, |node| self.trie.nodes[node].end);
+                self.jobs[request].tokens.len() - covered
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// Position of the next token to be fed.
+    fn position(&self) -> usize {
+        self.prefix.iter().map(|segment| segment.len).sum::<usize>() + self.fed
+    }
+}

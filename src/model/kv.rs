@@ -1,0 +1,163 @@
+//! Keys and values in blocks of [`BLOCK`] tokens: a pool with a fixed budget, and segments that rows own or share.
+//!
+//! A block holds every layer's keys and values of its tokens in the shape that attention reads them: keys with the token
+//! as the fastest index (scores of many tokens at once), values with the head's dimension fastest. A shared prefix is an
+//! `Arc<Segment>` that rows refer to; nothing is ever copied for a row.
+
+use std::sync::Arc;
+
+/// Tokens in a block.
+pub(super) const BLOCK: usize = 32;
+/// Keys of this many tokens stand side by side.
+pub(super) const KEY_WIDTH: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
+
+pub(super) type Block = Box<[f32]>;
+
+/// Where things lie in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KvShape {
+    pub layers: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Dimensions of a value that stand side by side: 64, 32 or 16.
+    pub value_width: usize,
+    /// `head_dim` rounded up to a multiple of `value_width`; the padding stays zero.
+    pub value_dim: usize,
+}
+
+impl KvShape {
+    pub fn new(layers: usize, kv_heads: usize, head_dim: usize) -> Self {
+        let widths: &[usize] = if cfg!(target_feature = "avx512f") {
+            &[64, 32]
+        } else {
+            &[]
+        };
+        let value_width = widths.iter().copied().find(|w| head_dim % w == 0).unwrap_or(16);
+        KvShape {
+            layers,
+            kv_heads,
+            head_dim,
+            value_width,
+            value_dim: head_dim.next_multiple_of(value_width),
+        }
+    }
+
+    fn layer_len(&self) -> usize {
+        self.kv_heads * (self.head_dim + self.value_dim) * BLOCK
+    }
+
+    pub fn block_len(&self) -> usize {
+        self.layers * self.layer_len()
+    }
+
+    pub fn block_bytes(&self) -> u64 {
+        (self.block_len() * size_of::<f32>()) as u64
+    }
+
+    /// Keys of one head: `[BLOCK / KEY_WIDTH][head_dim][KEY_WIDTH]`.
+    pub fn keys<'a>(&self, block: &'a [f32], layer: usize, head: usize) -> &'a [f32] {
+        let start = layer * self.layer_len() + head * self.head_dim * BLOCK;
+        &block[start..start + self.head_dim * BLOCK]
+    }
+
+    /// Values of one head: `[value_dim / value_width][BLOCK][value_width]`.
+    pub fn values<'a>(&self, block: &'a [f32], layer: usize, head: usize) -> &'a [f32] {
+        let start = layer * self.layer_len() + (self.kv_heads * self.head_dim + head * self.value_dim) * BLOCK;
+        &block[start..start + self.value_dim * BLOCK]
+    }
+
+    /// Writes one token's keys and values (`[kv_heads × head_dim]` each) into slot `t` of a block.
+    pub fn write(&self, block: &mut [f32], layer: usize, t: usize, keys: &[f32], values: &[f32]) {
+        let start = layer * self.layer_len();
+        let (key_part, value_part) =
+            block[start..start + self.layer_len()].split_at_mut(self.kv_heads * self.head_dim * BLOCK);
+        let first = t / KEY_WIDTH * self.head_dim * KEY_WIDTH + t % KEY_WIDTH;
+        for (head, part) in keys
+            .chunks_exact(self.head_dim)
+            .zip(key_part.chunks_exact_mut(self.head_dim * BLOCK))
+        {
+            for (slot, k) in part[first..].iter_mut().step_by(KEY_WIDTH).zip(head) {
+                *slot = *k;
+            }
+        }
+        for (head, part) in values
+            .chunks_exact(self.head_dim)
+            .zip(value_part.chunks_exact_mut(self.value_dim * BLOCK))
+        {
+            let panels = part.chunks_exact_mut(BLOCK * self.value_width);
+            for (from, panel) in head.chunks(self.value_width).zip(panels) {
+                panel[t * self.value_width..][..from.len()].copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// Keys and values of consecutive tokens.
+#[derive(Default)]
+pub(super) struct Segment {
+    pub blocks: Vec<Block>,
+    pub len: usize,
+}
+
+/// Blocks needed for `tokens` tokens.
+pub(super) fn blocks_for(tokens: usize) -> usize {
+    tokens.div_ceil(BLOCK)
+}
+
+/// Hands out blocks up to a budget; what comes back is used again.
+pub(super) struct Pool {
+    shape: KvShape,
+    free: Vec<Block>,
+    used: usize,
+    capacity: usize,
+}
+
+impl Pool {
+    pub fn new(shape: KvShape, memory_bytes: u64) -> Self {
+        let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
+        Pool {
+            shape,
+            free: Vec::new(),
+            used: 0,
+            capacity,
+        }
+    }
+
+    /// Blocks that can still be taken.
+    pub fn available(&self) -> usize {
+        self.capacity - self.used
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// A segment with room for `tokens`; `None` when the budget does not allow it.
+    pub fn segment(&mut self, tokens: usize) -> Option<Segment> {
+        let count = blocks_for(tokens);
+        if count > self.available() {
+            return None;
+        }
+        self.used += count;
+        let blocks = (0..count)
+            .map(|_| {
+                self.free
+                    .pop()
+                    .unwrap_or_else(|| vec![0.0; self.shape.block_len()].into())
+            })
+            .collect();
+        Some(Segment { blocks, len: 0 })
+    }
+
+    pub fn release(&mut self, segment: Segment) {
+        self.used -= segment.blocks.len();
+        self.free.extend(segment.blocks);
+    }
+
+    /// Gives up one holder of a shared segment; the last one returns its blocks.
+    pub fn release_shared(&mut self, segment: Arc<Segment>) {
+        if let Some(segment) = Arc::into_inner(segment) {
+            self.release(segment);
+        }
+    }
+}

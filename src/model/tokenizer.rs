@@ -1,0 +1,280 @@
+//! Text to tokens and back, as transformers' fast tokenizers do it, with the end-of-sequence tokens and the chat template.
+//!
+//! The `tokenizers` crate does the work; this file adds what transformers keeps beside `tokenizer.json`: the named special
+//! tokens of `tokenizer_config.json`, the clean-up of spaces, and where end-of-sequence tokens are looked for.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::AddedToken;
+
+use super::Error;
+use super::chat::ChatTemplate;
+use super::spec::token_ids;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+}
+
+impl Message {
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Message {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+}
+
+/// The texts that make up a tokenizer; all but the first may be absent.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerFiles {
+    /// Where they come from, for error messages.
+    pub name: String,
+    pub tokenizer_json: Vec<u8>,
+    pub tokenizer_config: Option<Value>,
+    pub generation_config: Option<Value>,
+    pub config: Option<Value>,
+    pub chat_template: Option<String>,
+}
+
+/// A tokenizer with everything transformers would know about it.
+pub struct Tokenizer {
+    name: String,
+    inner: tokenizers::Tokenizer,
+    clean_up: bool,
+    special: Vec<(String, String)>,
+    eos_token_ids: Vec<u32>,
+    chat: Option<ChatTemplate>,
+}
+
+/// The named special tokens of `tokenizer_config.json`.
+const NAMED: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
+
+impl Tokenizer {
+    /// Reads the tokenizer of a model directory.
+    pub fn from_dir(dir: &Path) -> Result<Self, Error> {
+        let tokenizer = dir.join("tokenizer.json");
+        let fail = |file: PathBuf, reason: String| Error::Tokenizer {
+            file: file.display().to_string(),
+            reason,
+        };
+        let tokenizer_json = std::fs::read(&tokenizer).map_err(|e| {
+            let way_out = "text needs a tokenizer: put the model's tokenizer.json there";
+            fail(tokenizer.clone(), format!("{e}; {way_out}"))
+        })?;
+        let json = |file: &str| -> Result<Option<Value>, Error> {
+            let path = dir.join(file);
+            match std::fs::read(&path) {
+                Ok(bytes) => serde_json::from_slice(&bytes)
+                    .map(Some)
+                    .map_err(|e| fail(path, e.to_string())),
+                Err(_) => Ok(None),
+            }
+        };
+        Self::new(TokenizerFiles {
+            name: tokenizer.display().to_string(),
+            tokenizer_json,
+            tokenizer_config: json("tokenizer_config.json")?,
+            generation_config: json("generation_config.json")?,
+            config: json("config.json")?,
+            chat_template: std::fs::read_to_string(dir.join("chat_template.jinja")).ok(),
+        })
+    }
+
+    /// Builds a tokenizer from the texts of its files.
+    pub fn new(files: TokenizerFiles) -> Result<Self, Error> {
+        let fail = |reason: String| Error::Tokenizer {
+            file: files.name.clone(),
+            reason,
+        };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer_json).map_err(|e| fail(e.to_string()))?;
+        // Stored truncation and padding are for training; transformers resets both when it encodes.
+        inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
+        inner.with_padding(None);
+        let empty = Value::Null;
+        let config = files.tokenizer_config.as_ref().unwrap_or(&empty);
+        let text_of = |v: &Value| {
+            v.as_str()
+                .or_else(|| v.get("content").and_then(Value::as_str))
+                .map(String::from)
+        };
+        let special: Vec<(String, String)> = NAMED
+            .iter()
+            .filter_map(|name| Some((name.to_string(), text_of(config.get(*name)?)?)))
+            .collect();
+        let extra = ["additional_special_tokens", "extra_special_tokens"]
+            .iter()
+            .filter_map(|key| config.get(*key)?.as_array());
+        let extra = extra.flatten().filter_map(text_of);
+        let tokens = special
+            .iter()
+            .map(|(_, text)| text.clone())
+            .chain(extra)
+            .map(|text| AddedToken::from(text, true).normalized(false));
+        inner
+            .add_special_tokens(tokens.collect::<Vec<_>>())
+            .map_err(|e| fail(e.to_string()))?;
+
+        let eos = |source: &Option<Value>| token_ids(source.as_ref().and_then(|config| config.get("eos_token_id")));
+        let named_eos = || {
+            special
+                .iter()
+                .find(|(name, _)| name == "eos_token")
+                .and_then(|(_, text)| inner.token_to_id(text))
+        };
+        let eos_token_ids = [
+            eos(&files.generation_config),
+            eos(&files.config),
+            named_eos().into_iter().collect(),
+        ];
+        let eos_token_ids = eos_token_ids
+            .into_iter()
+            .find(|ids| !ids.is_empty())
+            .unwrap_or_default();
+
+        let is_bpe = matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
+        let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+        // transformers 5 leaves BPE text alone, whatever the flag says, unless told twice.
+        let clean_up = flag("clean_up_tokenization_spaces")
+            && (!is_bpe || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
+        let chat = ChatTemplate::find(files.chat_template.as_deref(), config, &files.name)?;
+        Ok(Tokenizer {
+            name: files.name,
+            inner,
+            clean_up,
+            special,
+            eos_token_ids,
+            chat,
+        })
+    }
+
+    /// Tokens of a text; with special tokens, the tokenizer adds its own (a BOS token, say).
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens);
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| Error::Tokenizer {
+            file: self.name.clone(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// [`Self::encode`] of many texts, on all cores.
+    pub fn encode_batch(&self, texts: &[&str], add_special_tokens: bool) -> Result<Vec<Vec<u32>>, Error> {
+        use rayon::prelude::*;
+        texts
+            .par_iter()
+            .map(|text| self.encode(text, add_special_tokens))
+            .collect()
+    }
+
+    /// Text of tokens, without special ones.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let text = self.inner.decode(ids, true).unwrap_or_default();
+        if self.clean_up { clean_up_spaces(text) } else { text }
+    }
+
+    /// Tokens that end a sequence: `generation_config.json` before `config.json` before the tokenizer's own.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// The text of a named special token, such as `bos_token` or `eos_token`.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        self.special
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, text)| text.as_str())
+    }
+
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// All tokens with their ids, added ones included.
+    pub fn vocab(&self) -> std::collections::HashMap<String, u32> {
+        self.inner.get_vocab(true)
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    pub fn has_chat_template(&self) -> bool {
+        self.chat.is_some()
+    }
+
+    /// Renders a conversation with the model's chat template.
+    ///
+    /// **Errors** when there is no template, or when the template refuses (a system role it does not know, say).
+    pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        let chat = self.chat.as_ref().ok_or_else(|| Error::NoChatTemplate {
+            file: self.name.clone(),
+        })?;
+        chat.render(messages, add_generation_prompt, &self.special)
+            .map_err(|reason| Error::ChatTemplate {
+                file: self.name.clone(),
+                reason,
+            })
+    }
+}
+
+fn clean_up_spaces(text: String) -> String {
+    const REPLACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    REPLACED.iter().fold(text, |text, (from, to)| text.replace(from, to))
+}
+
+/// The text of a growing list of tokens, decoded a few tokens at a time.
+///
+/// Good for looking for stop strings; the final text is decoded whole.
+#[derive(Default)]
+pub(super) struct TextStream {
+    text: String,
+    /// Tokens from here on are decoded together with a new one, because decoding depends on what is before it.
+    context_from: usize,
+    /// Tokens before this are in `text`.
+    done: usize,
+    /// Length of the text of `context_from..done`.
+    context_len: usize,
+}
+
+impl TextStream {
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Takes the tokens so far; gives how many bytes of text they added.
+    pub fn push(&mut self, tokenizer: &Tokenizer, ids: &[u32]) -> usize {
+        let text = tokenizer.decode(&ids[self.context_from..]);
+        // A replacement character at the end is a code point that is not complete yet.
+        if text.len() <= self.context_len || text.ends_with('\u{FFFD}') || !text.is_char_boundary(self.context_len) {
+            return 0;
+        }
+        let added = text.len() - self.context_len;
+        self.text.push_str(&text[self.context_len..]);
+        self.context_from = self.done;
+        self.done = ids.len();
+        self.context_len = tokenizer.decode(&ids[self.context_from..self.done]).len();
+        added
+    }
+}
