@@ -30,7 +30,8 @@ pub enum Format {
     Tsv,
     /// Each line that is not empty is a row with the field `line`.
     Lines,
-    /// MGSM's few-shot examples: `exemplars.LANG.N.{q,a}`, `number_answers`, `equation_solutions`.
+    /// MGSM's few-shot examples: `exemplars.LANG.N.{q,a}` and `number_answers`, as the fields `question`, `answer`,
+    /// `answer_number`; `answer_en` is the same example's answer in English.
     MgsmExemplars,
 }
 
@@ -163,6 +164,7 @@ fn mgsm_exemplars(text: &str, lang: &str) -> Result<Vec<Row>, String> {
                 ("question".into(), field(&example["q"], "q")?),
                 ("answer".into(), field(&example["a"], "a")?),
                 ("answer_number".into(), field(&file["number_answers"][i], "number_answers")?),
+                ("answer_en".into(), file["exemplars"]["en"][&(i + 1).to_string()]["a"].clone()),
             ]
             .into())
         })

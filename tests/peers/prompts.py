@@ -1,7 +1,7 @@
 """The prompts that lm-evaluation-harness builds from local data, to compare ours with, character by character.
 
     pip install lm-eval==0.4.13
-    python prompts.py DATA_DIR OUT.jsonl [--limit 50]
+    python prompts.py DATA_DIR OUT.jsonl [--limit 50] [--langs es ja] [--shots 0 2 8]
 
 DATA_DIR holds gsm8k/{train,test}.jsonl, mgsm/mgsm_LANG.tsv and mgsm/exemplars.json. Each task is built by lm-eval's own
 TaskManager, with the few-shot seed 1234 that its command line uses; only the download is replaced by the local files.
@@ -38,18 +38,20 @@ def main():
     parser.add_argument("data")
     parser.add_argument("out")
     parser.add_argument("--limit", type=int, default=50)
+    parser.add_argument("--langs", nargs="+", default=LANGS)
+    parser.add_argument("--shots", nargs="*", type=int, default=[0, 1, 2, 5, 8], help="besides each task's default")
     args = parser.parse_args()
     local = {("openai/gsm8k", "main"): gsm8k(args.data)}
-    local.update({("juletxara/mgsm", lang): mgsm(args.data, lang) for lang in LANGS})
+    local.update({("juletxara/mgsm", lang): mgsm(args.data, lang) for lang in args.langs})
     datasets.load_dataset = lambda path, name=None, **_: local[path, name]
 
     names = [(f"gsm8k{k}", f"gsm8k{k}", "en") for k in ("", "_cot", "_cot_llama", "_cot_zeroshot")]
-    names += [(f"mgsm_{k}_{lang}", f"mgsm_{k}", lang) for k in ("direct", "native_cot", "en_cot") for lang in LANGS]
+    names += [(f"mgsm_{k}_{lang}", f"mgsm_{k}", lang) for k in ("direct", "native_cot", "en_cot") for lang in args.langs]
     manager = TaskManager()
     count = 0
     with open(args.out, "w", encoding="utf8") as out:
         for name, task_name, lang in names:
-            for shots in (None, 0, 1, 2, 5, 8):
+            for shots in (None, *args.shots):
                 # A task written for no examples keeps to that.
                 task = manager.load([name])["tasks"][name]
                 default = task.get_config("num_fewshot")
