@@ -18,8 +18,13 @@ fn main() -> Result<()> {
     let words: Vec<String> = env::args().skip(1).collect();
     let has = |flag: &str| words.iter().any(|w| w == flag);
     let mut places = words.iter().filter(|w| !w.starts_with("--"));
-    let path = places.next().context("which journal? Give the path of a journal.jsonl")?;
-    let speed: f64 = places.next().map_or(Ok(60.0), |s| s.parse()).context("the speed is a number, such as 60")?;
+    let path = places
+        .next()
+        .context("which journal? Give the path of a journal.jsonl")?;
+    let speed: f64 = places
+        .next()
+        .map_or(Ok(60.0), |s| s.parse())
+        .context("the speed is a number, such as 60")?;
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let records: Vec<Record> = text
         .lines()
@@ -29,10 +34,18 @@ fn main() -> Result<()> {
     if has("--plain") {
         return print(&records);
     }
-    let appearance = Appearance { color: !has("--no-color"), unicode: !has("--ascii") };
+    let appearance = Appearance {
+        color: !has("--no-color"),
+        unicode: !has("--ascii"),
+    };
     let (receiver, clock) = dashboard::replay(records, speed);
     let mut asked = Vec::new();
-    let exit = dashboard::run(&receiver, appearance, &|| clock.load(Ordering::Relaxed), &mut |action| asked.push(action))?;
+    let exit = dashboard::run(
+        &receiver,
+        appearance,
+        &|| clock.load(Ordering::Relaxed),
+        &mut |action| asked.push(action),
+    )?;
     writeln!(io::stdout(), "left: {exit:?}; asked for: {asked:?}")?;
     Ok(())
 }

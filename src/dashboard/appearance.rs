@@ -17,7 +17,10 @@ pub struct Appearance {
 
 impl Default for Appearance {
     fn default() -> Self {
-        Self { color: true, unicode: true }
+        Self {
+            color: true,
+            unicode: true,
+        }
     }
 }
 
@@ -56,18 +59,23 @@ impl Appearance {
 
 /// The ASCII character that comes nearest to a drawn one.
 fn ascii(symbol: &str) -> char {
-    let Some(first) = symbol.chars().next() else { return ' ' };
+    let Some(first) = symbol.chars().next() else {
+        return ' ';
+    };
     match first {
-        '─' | '━' | '╌' | '–' | '—' | '▔' => '-',
+        '─' | '╌' | '–' | '—' | '▔' => '-',
+        '━' => '=',
         '│' | '┃' | '┊' => '|',
-        '╭' | '╮' | '╰' | '╯' | '┌' | '┐' | '└' | '┘' | '├' | '┤' | '┬' | '┴' | '┼' => '+',
+        '╭' | '╮' | '╰' | '╯' | '┌' | '┐' | '└' | '┘' | '├' | '┤' | '┬' | '┴' | '┼' => {
+            '+'
+        }
         '·' | '┄' => '.',
         '°' | '•' => 'o',
         '±' => '~',
         '×' => 'x',
         '›' | '▸' | '▶' => '>',
         '‹' | '◂' => '<',
-        '●' | '◆' | '★' => '*',
+        '●' | '◆' | '★' | '■' => '*',
         '○' | '◇' => 'o',
         '✓' => '+',
         '✗' => 'x',
@@ -111,10 +119,19 @@ mod tests {
     fn ascii_leaves_only_ascii_and_no_color_leaves_only_weight() {
         let mut buffer = Buffer::empty(Rect::new(0, 0, 12, 1));
         buffer.set_string(0, 0, "─●±⣿⠉⣀ñ漢 a", BEST.add_modifier(Modifier::BOLD));
-        Appearance { color: false, unicode: false }.adapt(&mut buffer);
+        Appearance {
+            color: false,
+            unicode: false,
+        }
+        .adapt(&mut buffer);
         let text: String = buffer.content.iter().map(|c| c.symbol()).collect();
         assert_eq!(text, "-*~|'.??  a ");
-        assert!(buffer.content.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
+        assert!(
+            buffer
+                .content
+                .iter()
+                .all(|c| c.fg == Color::Reset && c.bg == Color::Reset)
+        );
         assert!(buffer.content[0].modifier.contains(Modifier::BOLD));
     }
 }

@@ -11,6 +11,8 @@ pub mod plain;
 mod plot;
 mod replay;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod text;
 mod update;
 mod view;

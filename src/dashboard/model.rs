@@ -49,8 +49,15 @@ pub enum Page {
 }
 
 impl Page {
-    pub const ALL: [Self; 7] =
-        [Self::Overview, Self::Chart, Self::Board, Self::Pareto, Self::Engine, Self::Log, Self::Result];
+    pub const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Chart,
+        Self::Board,
+        Self::Pareto,
+        Self::Engine,
+        Self::Log,
+        Self::Result,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -212,7 +219,11 @@ impl Model {
             if self.log.lines.len() >= KEPT_LINES {
                 self.log.lines.drain(..KEPT_LINES / 10);
             }
-            self.log.lines.push(Line { time_ms: record.time_ms, level, message: clean(&message) });
+            self.log.lines.push(Line {
+                time_ms: record.time_ms,
+                level,
+                message: clean(&message),
+            });
             if !followed {
                 self.log.back += 1;
             }
@@ -246,7 +257,9 @@ impl Model {
             .enumerate()
             .filter(|(_, s)| {
                 let c = &s.candidate;
-                wanted.is_empty() || c.id.to_lowercase().contains(&wanted) || origin_name(&c.origin).contains(&wanted)
+                wanted.is_empty()
+                    || c.id.to_lowercase().contains(&wanted)
+                    || origin_name(&c.origin).contains(&wanted)
             })
             .collect();
         match self.board.sort {
@@ -260,7 +273,9 @@ impl Model {
     /// Index of the chosen row.
     pub fn chosen_row(&self, rows: &[(usize, &Scored)]) -> usize {
         let chosen = self.board.chosen.as_ref();
-        chosen.and_then(|id| rows.iter().position(|(_, s)| s.candidate.id == *id)).unwrap_or(0)
+        chosen
+            .and_then(|id| rows.iter().position(|(_, s)| s.candidate.id == *id))
+            .unwrap_or(0)
     }
 
     /// Log lines that pass the filter and the level.
@@ -283,14 +298,22 @@ impl Model {
     pub fn opponents(&self) -> Vec<&str> {
         use crate::event::Origin::{Baseline, Parent};
         let ranking = self.run.ranking();
-        let of = |origin| ranking.iter().map(|s| &s.candidate).filter(move |c| c.origin == origin).map(|c| c.id.as_str());
+        let of = |origin| {
+            ranking
+                .iter()
+                .map(|s| &s.candidate)
+                .filter(move |c| c.origin == origin)
+                .map(|c| c.id.as_str())
+        };
         of(Parent).chain(of(Baseline)).collect()
     }
 
     /// The flips that the open candidate's page lists.
     pub fn listed_flips(&self, detail: &Detail) -> Vec<Flip<'_>> {
         let opponents = self.opponents();
-        let Some(other) = opponents.get(detail.against) else { return Vec::new() };
+        let Some(other) = opponents.get(detail.against) else {
+            return Vec::new();
+        };
         let mut flips = self.run.flips(&detail.id, other);
         flips.retain(|f| f.gained == (detail.flips == FlipKind::Gained));
         flips
@@ -298,6 +321,11 @@ impl Model {
 }
 
 fn by_task(a: &Scored, b: &Scored, task: usize) -> Ordering {
-    let value = |s: &Scored| s.candidate.tasks.get(task).map_or(f64::NEG_INFINITY, |t| t.score.value);
+    let value = |s: &Scored| {
+        s.candidate
+            .tasks
+            .get(task)
+            .map_or(f64::NEG_INFINITY, |t| t.score.value)
+    };
     value(a).total_cmp(&value(b))
 }

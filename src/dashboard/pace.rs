@@ -20,14 +20,20 @@ impl Pace {
     pub fn of(run: &Run) -> Option<Self> {
         let arrivals = arrivals(run);
         let population = run.started.as_ref().map_or(1, |s| s.population.max(1));
-        let window = (BLOCKS * population).clamp(40, 4096).min(arrivals.len() - 1);
+        let window = (BLOCKS * population)
+            .clamp(40, 4096)
+            .min(arrivals.len() - 1);
         if window == 0 {
             return None;
         }
         let recent = &arrivals[arrivals.len() - 1 - window..];
         let mut means = block_means(recent, window.div_ceil(BLOCKS));
         means.sort_by(f64::total_cmp);
-        Some(Self { low_ms: quantile(&means, 0.25), median_ms: quantile(&means, 0.5), high_ms: quantile(&means, 0.75) })
+        Some(Self {
+            low_ms: quantile(&means, 0.25),
+            median_ms: quantile(&means, 0.5),
+            high_ms: quantile(&means, 0.75),
+        })
     }
 
     pub fn per_hour(&self) -> f64 {
@@ -41,11 +47,15 @@ pub fn search_ends_in(run: &Run, now_ms: u64) -> Option<(f64, f64)> {
         return None;
     }
     let budget = run.started.as_ref()?.budget;
-    let deadline = budget.duration_ms.map(|ms| ms.saturating_sub(run.elapsed(now_ms)) as f64);
+    let deadline = budget
+        .duration_ms
+        .map(|ms| ms.saturating_sub(run.elapsed(now_ms)) as f64);
     let by_count = budget.evals.and_then(|evals| {
         let pace = Pace::of(run)?;
         let left = evals.saturating_sub(run.evals) as f64;
-        let since = run.elapsed(now_ms).saturating_sub(arrivals(run).last().copied().unwrap_or(0)) as f64;
+        let since = run
+            .elapsed(now_ms)
+            .saturating_sub(arrivals(run).last().copied().unwrap_or(0)) as f64;
         let ends = |pace_ms: f64| (left * pace_ms - since.min(pace_ms)).max(0.0);
         Some((ends(pace.low_ms), ends(pace.high_ms)))
     });
@@ -59,8 +69,17 @@ pub fn search_ends_in(run: &Run, now_ms: u64) -> Option<(f64, f64)> {
 
 /// Working time at the start and at each arrival of the run, ascending.
 fn arrivals(run: &Run) -> Vec<u64> {
-    let failed = run.failed.iter().filter(|f| counts(&f.origin)).map(|f| run.elapsed_at(f.time_ms));
-    let mut arrivals: Vec<u64> = run.scored.iter().map(|s| s.elapsed_ms).chain(failed).collect();
+    let failed = run
+        .failed
+        .iter()
+        .filter(|f| counts(&f.origin))
+        .map(|f| run.elapsed_at(f.time_ms));
+    let mut arrivals: Vec<u64> = run
+        .scored
+        .iter()
+        .map(|s| s.elapsed_ms)
+        .chain(failed)
+        .collect();
     arrivals.push(0);
     arrivals.sort_unstable();
     arrivals
@@ -98,12 +117,19 @@ mod tests {
             Event::CandidateScored(c) if counts(&c.origin) => Some(c.clone()),
             _ => None,
         };
-        let candidate = night.iter().find_map(scored).expect("a night has candidates");
+        let candidate = night
+            .iter()
+            .find_map(scored)
+            .expect("a night has candidates");
         for (i, at) in arrivals_ms.iter().enumerate() {
             let mut candidate = candidate.clone();
             candidate.id = format!("c{i}");
             let time_ms = records[0].time_ms + at;
-            records.push(Record { time_ms, event: Event::CandidateScored(candidate), ..records[0].clone() });
+            records.push(Record {
+                time_ms,
+                event: Event::CandidateScored(candidate),
+                ..records[0].clone()
+            });
         }
         Run::from_records(&records)
     }
@@ -118,7 +144,12 @@ mod tests {
     #[test]
     fn one_slow_candidate_does_not_bend_the_pace() {
         let mut at = 0;
-        let arrivals: Vec<u64> = (0..16).map(|i| { at += if i == 5 { 900_000 } else { 10_000 }; at }).collect();
+        let arrivals: Vec<u64> = (0..16)
+            .map(|i| {
+                at += if i == 5 { 900_000 } else { 10_000 };
+                at
+            })
+            .collect();
         let pace = Pace::of(&run_with(&arrivals)).expect("16 arrivals");
         assert_eq!(pace.median_ms, 10_000.0);
         assert_eq!(pace.per_hour(), 360.0);
@@ -136,7 +167,8 @@ mod tests {
         let arrivals: Vec<u64> = (1..=9).map(|i| i * 10_000).collect();
         let run = run_with(&arrivals);
         // 99 − 9 left at 10 s, of which 4 s have gone by since the last arrival.
-        let (low, high) = search_ends_in(&run, run.last_ms + 4000).expect("a budget of evaluations");
+        let (low, high) =
+            search_ends_in(&run, run.last_ms + 4000).expect("a budget of evaluations");
         assert_eq!((low, high), (896_000.0, 896_000.0));
     }
 
@@ -144,6 +176,12 @@ mod tests {
     fn a_time_budget_ends_at_its_deadline() {
         let run = Run::from_records(&rehearsal::stopped()[..5]);
         let (low, high) = search_ends_in(&run, run.last_ms).expect("a budget of time");
-        assert_eq!((low, high), ((8 * 3_600_000 - 160_000) as f64, (8 * 3_600_000 - 160_000) as f64));
+        assert_eq!(
+            (low, high),
+            (
+                (8 * 3_600_000 - 160_000) as f64,
+                (8 * 3_600_000 - 160_000) as f64
+            )
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{luck, verdict};
-use crate::event::words::{budget, count, counted, duration, task_name};
+use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{Candidate, EndReason, Event, Level, Phase, Record, RunStarted};
 
 /// Folds records and writes one timestamped line for each that a reader wants to know of.
@@ -17,7 +17,10 @@ pub struct PlainLines {
 
 impl PlainLines {
     pub fn new(utc_offset_s: i32) -> Self {
-        Self { run: Run::default(), utc_offset_s }
+        Self {
+            run: Run::default(),
+            utc_offset_s,
+        }
     }
 
     /// `23:04:10  c0012  58.1 ± 3.2 …`, or nothing for what is only worth seeing live.
@@ -30,7 +33,10 @@ impl PlainLines {
             Level::Warning => "warning: ",
             Level::Error => "error: ",
         };
-        Some(format!("{}  {flag}{message}", clock(record.time_ms, self.utc_offset_s)))
+        Some(format!(
+            "{}  {flag}{message}",
+            clock(record.time_ms, self.utc_offset_s)
+        ))
     }
 
     /// What the lines so far add up to.
@@ -51,16 +57,24 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
     let info = |text: String| Some((Level::Info, text));
     match &record.event {
         Event::RunStarted(started) => info(opening(started)),
-        Event::RunResumed { engine_version } => {
-            info(format!("resumed after {} evaluations (heterosis {engine_version})", before.evals))
-        }
+        Event::RunResumed { engine_version } => info(format!(
+            "resumed after {} evaluations (heterosis {engine_version})",
+            before.evals
+        )),
         Event::PhaseStarted { phase } => info(phase_line(*phase).to_owned()),
         Event::CandidateScored(candidate) => info(scored_line(before, candidate)),
-        Event::CandidateFailed { id, reason, .. } => Some((Level::Warning, format!("{id} failed: {reason}"))),
+        Event::CandidateFailed { id, reason, .. } => {
+            Some((Level::Warning, format!("{id} failed: {reason}")))
+        }
         Event::GenerationEnded(g) => {
             let unit = before.unit();
             let mut line = format!("generation {}: best {}, ", g.generation, unit.value(g.best));
-            let _ = write!(line, "middle half {} to {}", unit.value(g.lower_quartile), unit.value(g.upper_quartile));
+            let _ = write!(
+                line,
+                "middle half {} to {}",
+                unit.value(g.lower_quartile),
+                unit.value(g.upper_quartile)
+            );
             if g.failed > 0 {
                 let _ = write!(line, ", {} failed", g.failed);
             }
@@ -69,15 +83,33 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             }
             info(line)
         }
-        Event::SearchEnded { reason, evals } => info(format!("search ended after {evals} evaluations: {}", end(*reason))),
+        Event::SearchEnded { reason, evals } => info(format!(
+            "search ended after {evals} evaluations: {}",
+            end(*reason)
+        )),
         Event::Selected(s) => {
             let winner = s.finalists.iter().find(|f| f.id == s.best);
-            let fresh = winner.map(|f| format!(", {} on {}", before.unit().score(&f.fresh), counted(f.fresh.n, "fresh question")));
-            info(format!("{} is the best of {} finalists{}", s.best, s.finalists.len(), fresh.unwrap_or_default()))
+            let fresh = winner.map(|f| {
+                format!(
+                    ", {} on {}",
+                    before.unit().score(&f.fresh),
+                    counted(f.fresh.n, "fresh question")
+                )
+            });
+            info(format!(
+                "{} is the best of {} finalists{}",
+                s.best,
+                s.finalists.len(),
+                fresh.unwrap_or_default()
+            ))
         }
         Event::TestRead(reading) => info(verdict(before.unit(), reading).sentence),
         Event::RunStopped { reason } => info(format!("stopped: {reason}")),
-        Event::RunDone { evals, answers, elapsed_ms } => info(format!(
+        Event::RunDone {
+            evals,
+            answers,
+            elapsed_ms,
+        } => info(format!(
             "done: {} evaluations, {} answers, {}",
             count(*evals),
             count(*answers),
@@ -91,15 +123,31 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
 
 fn opening(started: &RunStarted) -> String {
     let models: Vec<&str> = started.models.iter().map(|m| m.name.as_str()).collect();
-    let tasks: Vec<String> = started.tasks.iter().map(|t| task_name(&t.task, &t.lang)).collect();
-    let mut line = format!("{}: {} over {} genes", started.name, started.optimizer, started.genes.len());
+    let tasks: Vec<String> = started
+        .tasks
+        .iter()
+        .map(|t| task_name(&t.task, &t.lang))
+        .collect();
+    let mut line = format!(
+        "{}: {} over {} genes",
+        started.name,
+        started.optimizer,
+        started.genes.len()
+    );
     if !models.is_empty() {
         let _ = write!(line, "; models {}", models.join(", "));
     }
     if !tasks.is_empty() {
         let _ = write!(line, "; tasks {}", tasks.join(", "));
     }
-    let _ = write!(line, "; budget {}; seed {}; {} {}", budget(started), started.seed, started.device, started.dtype);
+    let _ = write!(
+        line,
+        "; budget {}; seed {}; {} {}",
+        budget(started),
+        started.seed,
+        started.device,
+        started.dtype
+    );
     line
 }
 
@@ -114,7 +162,11 @@ fn phase_line(phase: Phase) -> &'static str {
 
 fn scored_line(before: &Run, candidate: &Candidate) -> String {
     let unit = before.unit();
-    let mut line = format!("{:<12} {}", candidate.id, unit.with_error(candidate.fitness, candidate.stderr));
+    let mut line = format!(
+        "{:<8} {}",
+        candidate.id,
+        unit.with_error(candidate.fitness, candidate.stderr)
+    );
     if candidate.n > 0 {
         let _ = write!(line, " (n={})", candidate.n);
     }
@@ -158,7 +210,11 @@ pub fn summary(run: &Run, directory: &str) -> String {
             }
             if reading.positive_flips + reading.negative_flips > 0 {
                 let (gained, lost) = (reading.positive_flips, reading.negative_flips);
-                let _ = writeln!(out, "It gained {} that the parent got wrong and lost {lost} the other way round.", counted(gained, "question"));
+                let _ = writeln!(
+                    out,
+                    "It gained {} that the parent got wrong and lost {lost} the other way round.",
+                    counted(gained, "question")
+                );
             }
         }
         None => out += &without_reading(run),
@@ -172,9 +228,18 @@ fn without_reading(run: &Run) -> String {
     let Some(best) = run.best().map(|b| &b.candidate) else {
         return "No child was scored.\n".into();
     };
-    let mut out = format!("Best so far: {} with {}", best.id, unit.with_error(best.fitness, best.stderr));
+    let mut out = format!(
+        "Best so far: {} with {}",
+        best.id,
+        unit.with_error(best.fitness, best.stderr)
+    );
     if let Some(parent) = run.best_parent() {
-        let _ = write!(out, "; the best parent, {}, has {}", parent.id, unit.with_error(parent.fitness, parent.stderr));
+        let _ = write!(
+            out,
+            "; the best parent, {}, has {}",
+            parent_name(&parent.id),
+            unit.with_error(parent.fitness, parent.stderr)
+        );
     }
     out + ".\nBoth on the questions that the search chose by, so the child's score is flattering; the sealed split was not read.\n"
 }
@@ -182,19 +247,47 @@ fn without_reading(run: &Run) -> String {
 fn next_steps(run: &Run, directory: &str) -> String {
     let mut steps = Vec::new();
     match run.state {
-        State::Done => steps.push((format!("heterosis report {directory}"), "the whole story with pictures")),
-        _ => steps.push((format!("heterosis resume {directory}"), "go on where it stopped")),
+        State::Done => steps.push((
+            format!("heterosis report {directory}"),
+            "the whole story with pictures",
+        )),
+        _ => steps.push((
+            format!("heterosis resume {directory}"),
+            "go on where it stopped",
+        )),
     }
     if run.best().is_some() {
-        steps.insert(0, (format!("heterosis export {directory} best OUT"), "the merged model, its card and provenance"));
+        steps.insert(
+            0,
+            (
+                format!("heterosis export {directory} best OUT"),
+                "the merged model, its card and provenance",
+            ),
+        );
     }
-    let widest = steps.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
-    let lines: Vec<String> = steps.iter().map(|(command, what)| format!("  {command:widest$}   {what}\n")).collect();
+    let widest = steps
+        .iter()
+        .map(|(command, _)| command.len())
+        .max()
+        .unwrap_or(0);
+    let lines: Vec<String> = steps
+        .iter()
+        .map(|(command, what)| format!("  {command:widest$}   {what}\n"))
+        .collect();
     format!("Next:\n{}", lines.concat())
 }
 
 /// One line about the candidates and answers so far.
 pub fn totals(run: &Run) -> String {
-    let failed = if run.failed.is_empty() { String::new() } else { format!(", {} failed", run.failed.len()) };
-    format!("{} evaluations{failed}, {} answers, {} tokens", count(run.evals), count(run.answers), count(run.generated_tokens))
+    let failed = if run.failed.is_empty() {
+        String::new()
+    } else {
+        format!(", {} failed", run.failed.len())
+    };
+    format!(
+        "{} evaluations{failed}, {} answers, {} tokens",
+        count(run.evals),
+        count(run.answers),
+        count(run.generated_tokens)
+    )
 }

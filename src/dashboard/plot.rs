@@ -18,16 +18,29 @@ impl Range {
     /// Spans finite values with a margin (a share of their spread) on both sides; `None` without any.
     pub fn around(values: impl IntoIterator<Item = f64>, margin: f64) -> Option<Self> {
         let finite = values.into_iter().filter(|v| v.is_finite());
-        let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
+            (l.min(v), h.max(v))
+        });
         if low > high {
             return None;
         }
-        let spread = if high > low { high - low } else { high.abs().max(1.0) * 0.1 };
-        Some(Self { low: low - margin * spread, high: high + margin * spread })
+        let spread = if high > low {
+            high - low
+        } else {
+            high.abs().max(1.0) * 0.1
+        };
+        Some(Self {
+            low: low - margin * spread,
+            high: high + margin * spread,
+        })
     }
 
     fn fraction(self, value: f64) -> f64 {
-        if self.high > self.low { (value - self.low) / (self.high - self.low) } else { 0.5 }
+        if self.high > self.low {
+            (value - self.low) / (self.high - self.low)
+        } else {
+            0.5
+        }
     }
 
     /// Round values inside the range, about `count` of them.
@@ -39,7 +52,11 @@ impl Range {
             return vec![self.low];
         }
         let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(10.0 * power);
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .iter()
+            .map(|m| m * power)
+            .find(|s| *s >= rough)
+            .unwrap_or(10.0 * power);
         let first = (self.low / step).ceil();
         (0..=2 * count as u32 + 2)
             .map(|i| (first + f64::from(i)) * step)
@@ -90,8 +107,12 @@ impl Plot {
         for column in 0..self.area.width as usize {
             let fraction = (column as f64 + 0.5) / f64::from(self.area.width);
             let x = self.x.low + fraction * (self.x.high - self.x.low);
-            let Some((low, high)) = between(points, x) else { continue };
-            let (Some(top), Some(bottom)) = (self.clamped_row(high), self.clamped_row(low)) else { continue };
+            let Some((low, high)) = between(points, x) else {
+                continue;
+            };
+            let (Some(top), Some(bottom)) = (self.clamped_row(high), self.clamped_row(low)) else {
+                continue;
+            };
             for row in top..=bottom {
                 self.put(column, row, '░', style);
             }
@@ -100,7 +121,9 @@ impl Plot {
 
     /// A level line over the whole width.
     pub fn level(&mut self, y: f64, stroke: char, style: Style) {
-        let Some((_, row)) = self.cell_at(self.x.low, y) else { return };
+        let Some((_, row)) = self.cell_at(self.x.low, y) else {
+            return;
+        };
         for column in 0..self.area.width as usize {
             self.put(column, row, stroke, style);
         }
@@ -138,7 +161,10 @@ impl Plot {
                 (None, 0) => continue,
                 (None, dots) => char::from_u32(0x2800 + u32::from(dots)).unwrap_or('·'),
             };
-            let position = (self.area.x + (i % width) as u16, self.area.y + (i / width) as u16);
+            let position = (
+                self.area.x + (i % width) as u16,
+                self.area.y + (i / width) as u16,
+            );
             if let Some(target) = buffer.cell_mut(position) {
                 target.set_char(symbol).set_style(cell.style);
             }
@@ -146,7 +172,9 @@ impl Plot {
     }
 
     fn segment(&mut self, from: (f64, f64), to: (f64, f64), style: Style) {
-        let (Some((x0, y0)), Some((x1, y1))) = (self.dot_at(from), self.dot_at(to)) else { return };
+        let (Some((x0, y0)), Some((x1, y1))) = (self.dot_at(from), self.dot_at(to)) else {
+            return;
+        };
         let steps = x0.abs_diff(x1).max(y0.abs_diff(y1)).max(1);
         for step in 0..=steps {
             let t = step as f64 / steps as f64;
@@ -158,7 +186,11 @@ impl Plot {
 
     fn put(&mut self, column: usize, row: usize, symbol: char, style: Style) {
         if let Some(cell) = self.cells.get_mut(row * self.area.width as usize + column) {
-            *cell = Cell { dots: 0, symbol: Some(symbol), style };
+            *cell = Cell {
+                dots: 0,
+                symbol: Some(symbol),
+                style,
+            };
         }
     }
 
@@ -177,7 +209,11 @@ impl Plot {
 
     /// The row of a value, pulled to the edge when it lies outside.
     fn clamped_row(&self, y: f64) -> Option<usize> {
-        let y = if y.is_nan() { return None } else { y.clamp(self.y.low, self.y.high) };
+        let y = if y.is_nan() {
+            return None;
+        } else {
+            y.clamp(self.y.low, self.y.high)
+        };
         self.cell_at(self.x.low, y).map(|(_, row)| row)
     }
 
@@ -200,7 +236,11 @@ fn between(points: &[(f64, f64, f64)], x: f64) -> Option<(f64, f64)> {
     let Some(&a) = after.checked_sub(1).and_then(|i| points.get(i)) else {
         return (b.0 == x).then_some((b.1, b.2));
     };
-    let t = if b.0 > a.0 { (x - a.0) / (b.0 - a.0) } else { 1.0 };
+    let t = if b.0 > a.0 {
+        (x - a.0) / (b.0 - a.0)
+    } else {
+        1.0
+    };
     Some((a.1 + t * (b.1 - a.1), a.2 + t * (b.2 - a.2)))
 }
 
@@ -210,12 +250,19 @@ mod tests {
 
     fn drawn(draw: impl FnOnce(&mut Plot)) -> Vec<String> {
         let area = Rect::new(0, 0, 4, 2);
-        let unit = Range { low: 0.0, high: 1.0 };
+        let unit = Range {
+            low: 0.0,
+            high: 1.0,
+        };
         let mut plot = Plot::new(area, unit, unit);
         draw(&mut plot);
         let mut buffer = Buffer::empty(area);
         plot.render(&mut buffer);
-        buffer.content.chunks(4).map(|row| row.iter().map(|c| c.symbol()).collect()).collect()
+        buffer
+            .content
+            .chunks(4)
+            .map(|row| row.iter().map(|c| c.symbol()).collect())
+            .collect()
     }
 
     #[test]
@@ -223,8 +270,14 @@ mod tests {
         assert_eq!(drawn(|p| p.dot((0.0, 1.0), Style::new())), ["⠁   ", "    "]);
         assert_eq!(drawn(|p| p.dot((1.0, 0.0), Style::new())), ["    ", "   ⢀"]);
         assert_eq!(drawn(|p| p.level(1.0, '╌', Style::new())), ["╌╌╌╌", "    "]);
-        assert_eq!(drawn(|p| p.line(&[(0.0, 0.0), (1.0, 0.0)], Style::new())), ["    ", "⣀⣀⣀⣀"]);
-        assert_eq!(drawn(|p| p.band(&[(0.0, 0.0, 1.0), (0.5, 0.0, 1.0)], Style::new())), ["░░  ", "░░  "]);
+        assert_eq!(
+            drawn(|p| p.line(&[(0.0, 0.0), (1.0, 0.0)], Style::new())),
+            ["    ", "⣀⣀⣀⣀"]
+        );
+        assert_eq!(
+            drawn(|p| p.band(&[(0.0, 0.0, 1.0), (0.5, 0.0, 1.0)], Style::new())),
+            ["░░  ", "░░  "]
+        );
     }
 
     #[test]
@@ -233,12 +286,18 @@ mod tests {
         assert_eq!(drawn(|p| p.dot((2.0, 0.5), Style::new())), blank);
         assert_eq!(drawn(|p| p.dot((f64::NAN, 0.5), Style::new())), blank);
         assert_eq!(drawn(|p| p.level(f64::NAN, '-', Style::new())), blank);
-        assert_eq!(drawn(|p| p.band(&[(0.0, f64::NAN, 1.0), (1.0, 0.0, f64::NAN)], Style::new())), blank);
+        assert_eq!(
+            drawn(|p| p.band(&[(0.0, f64::NAN, 1.0), (1.0, 0.0, f64::NAN)], Style::new())),
+            blank
+        );
     }
 
     #[test]
     fn an_empty_area_is_no_error() {
-        let unit = Range { low: 0.0, high: 1.0 };
+        let unit = Range {
+            low: 0.0,
+            high: 1.0,
+        };
         let mut plot = Plot::new(Rect::new(0, 0, 0, 0), unit, unit);
         plot.line(&[(0.0, 0.0), (1.0, 1.0)], Style::new());
         plot.band(&[(0.0, 0.0, 1.0), (1.0, 0.0, 1.0)], Style::new());
@@ -248,10 +307,39 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers() {
-        assert_eq!(Range { low: 0.21, high: 0.78 }.ticks(3), [0.4, 0.6000000000000001]);
-        assert_eq!(Range { low: 0.0, high: 99.0 }.ticks(4), [0.0, 50.0]);
-        assert_eq!(Range { low: 1.0, high: 1.0 }.ticks(4), [1.0]);
-        assert_eq!(Range { low: f64::NAN, high: 1.0 }.ticks(2).len(), 1);
+        assert_eq!(
+            Range {
+                low: 0.21,
+                high: 0.78
+            }
+            .ticks(3),
+            [0.4, 0.6000000000000001]
+        );
+        assert_eq!(
+            Range {
+                low: 0.0,
+                high: 99.0
+            }
+            .ticks(4),
+            [0.0, 50.0]
+        );
+        assert_eq!(
+            Range {
+                low: 1.0,
+                high: 1.0
+            }
+            .ticks(4),
+            [1.0]
+        );
+        assert_eq!(
+            Range {
+                low: f64::NAN,
+                high: 1.0
+            }
+            .ticks(2)
+            .len(),
+            1
+        );
     }
 
     #[test]

@@ -42,7 +42,13 @@ pub fn run(
     // Also installs a panic hook that restores the terminal before the message is printed.
     let mut terminal = ratatui::try_init()?;
     let _restored = Restored;
-    attend(&mut terminal, records, Model::new(appearance, now_ms()), now_ms, on_action)
+    attend(
+        &mut terminal,
+        records,
+        Model::new(appearance, now_ms()),
+        now_ms,
+        on_action,
+    )
 }
 
 struct Restored;
@@ -96,7 +102,9 @@ fn take_input(model: &mut Model, on_action: &mut dyn FnMut(Action)) -> io::Resul
             Input::Resize(..) => Message::Resize,
             _ => continue,
         };
-        let Some(action) = update(model, message) else { continue };
+        let Some(action) = update(model, message) else {
+            continue;
+        };
         on_action(action.clone());
         match action {
             Action::CloseView if model.is_over() => return Ok(Some(Exit::Ended)),

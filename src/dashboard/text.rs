@@ -107,7 +107,11 @@ impl<'a> Parts<'a> {
     /// The line, `columns` wide: left parts, space, right parts; two spaces between parts.
     pub fn fit(mut self, columns: usize) -> Line<'a> {
         loop {
-            let used: usize = self.parts.iter().map(|(_, _, spans)| part_width(spans) + 2).sum();
+            let used: usize = self
+                .parts
+                .iter()
+                .map(|(_, _, spans)| part_width(spans) + 2)
+                .sum();
             if used <= columns + 2 {
                 break;
             }
@@ -115,10 +119,15 @@ impl<'a> Parts<'a> {
             if least == 0 {
                 break;
             }
-            let last = self.parts.iter().rposition(|p| p.0 == least).expect("the largest is among them");
+            let last = self
+                .parts
+                .iter()
+                .rposition(|p| p.0 == least)
+                .expect("the largest is among them");
             self.parts.remove(last);
         }
-        let (right, left): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|(_, right, _)| *right);
+        let (right, left): (Vec<_>, Vec<_>) =
+            self.parts.into_iter().partition(|(_, right, _)| *right);
         let used: usize = right.iter().map(|(_, _, s)| part_width(s) + 2).sum();
         let mut line = join(left);
         if !right.is_empty() {
@@ -158,7 +167,11 @@ pub fn sparkline(values: &[f64], columns: usize) -> String {
     let values = &values[values.len().saturating_sub(columns)..];
     let largest = values.iter().copied().fold(0.0, f64::max);
     let block = |v: &f64| BLOCKS[((v / largest * 7.0).round().max(0.0) as usize).min(7)];
-    if largest > 0.0 { values.iter().map(block).collect() } else { String::new() }
+    if largest > 0.0 {
+        values.iter().map(block).collect()
+    } else {
+        String::new()
+    }
 }
 
 /// A styled piece of text.
@@ -188,7 +201,10 @@ mod tests {
 
     #[test]
     fn wrapping_keeps_every_word() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"].map(String::from));
+        assert_eq!(
+            wrap("one two three", 7),
+            ["one two", "three"].map(String::from)
+        );
         assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"].map(String::from));
         assert_eq!(wrap("a\n\nb", 3), ["a", "", "b"].map(String::from));
         assert_eq!(wrap("", 0), [""].map(String::from));

@@ -11,7 +11,9 @@ pub enum Message {
     Event(Record),
     Key(KeyEvent),
     /// Wall clock, milliseconds since 1970.
-    Tick { now_ms: u64 },
+    Tick {
+        now_ms: u64,
+    },
     Resize,
     /// The sender of records is gone.
     FeedEnded,
@@ -30,7 +32,9 @@ pub enum Action {
     RequestPause,
     RequestResume,
     /// Export this candidate.
-    RequestExport { id: String },
+    RequestExport {
+        id: String,
+    },
 }
 
 const PAGE_ROWS: isize = 10;
@@ -182,9 +186,15 @@ fn on_detail_key(model: &mut Model, code: KeyCode) -> Option<Action> {
     let detail = model.detail.as_mut()?;
     match code {
         KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace => model.detail = None,
-        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => (detail.tab, detail.at) = (detail.tab.step(1), 0),
-        KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => (detail.tab, detail.at) = (detail.tab.step(-1), 0),
-        KeyCode::Char(c @ '1'..='4') => (detail.tab, detail.at) = (Tab::ALL[c as usize - '1' as usize], 0),
+        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => {
+            (detail.tab, detail.at) = (detail.tab.step(1), 0)
+        }
+        KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
+            (detail.tab, detail.at) = (detail.tab.step(-1), 0)
+        }
+        KeyCode::Char(c @ '1'..='4') => {
+            (detail.tab, detail.at) = (Tab::ALL[c as usize - '1' as usize], 0)
+        }
         KeyCode::Char('f') => {
             detail.at = 0;
             detail.flips = match detail.flips {
@@ -193,7 +203,9 @@ fn on_detail_key(model: &mut Model, code: KeyCode) -> Option<Action> {
             };
         }
         KeyCode::Char(']') => (detail.against, detail.at) = ((detail.against + 1) % opponents, 0),
-        KeyCode::Char('[') => (detail.against, detail.at) = ((detail.against + opponents - 1) % opponents, 0),
+        KeyCode::Char('[') => {
+            (detail.against, detail.at) = ((detail.against + opponents - 1) % opponents, 0)
+        }
         KeyCode::Char(c @ ('n' | 'N')) => step_candidate(model, if c == 'n' { 1 } else { -1 }),
         _ => {}
     }
@@ -205,7 +217,11 @@ fn pause(model: &mut Model) -> Option<Action> {
         return notice(model, "the run is over: nothing to pause");
     }
     model.paused = !model.paused;
-    Some(if model.paused { Action::RequestPause } else { Action::RequestResume })
+    Some(if model.paused {
+        Action::RequestPause
+    } else {
+        Action::RequestResume
+    })
 }
 
 /// The open candidate, else the winner or the best so far.
@@ -240,7 +256,11 @@ fn scroll(model: &mut Model, by: isize) -> Option<Action> {
         }
     } else if model.page == Page::Log {
         // Upwards in time is back from the end.
-        model.log.back = moved(model.log.back, by.saturating_neg(), model.log_lines().len().saturating_sub(1));
+        model.log.back = moved(
+            model.log.back,
+            by.saturating_neg(),
+            model.log_lines().len().saturating_sub(1),
+        );
     } else {
         choose(model, by);
     }
@@ -251,7 +271,11 @@ fn choose(model: &mut Model, by: isize) {
     let rows = model.rows();
     let at = moved(model.chosen_row(&rows), by, rows.len().saturating_sub(1));
     // The first row stays the first row, whoever comes to stand there.
-    model.board.chosen = if at == 0 { None } else { rows.get(at).map(|(_, s)| s.candidate.id.clone()) };
+    model.board.chosen = if at == 0 {
+        None
+    } else {
+        rows.get(at).map(|(_, s)| s.candidate.id.clone())
+    };
 }
 
 fn moved(at: usize, by: isize, last: usize) -> usize {
@@ -260,7 +284,9 @@ fn moved(at: usize, by: isize, last: usize) -> usize {
 
 fn open(model: &mut Model) {
     let rows = model.rows();
-    let id = rows.get(model.chosen_row(&rows)).map(|(_, s)| s.candidate.id.clone());
+    let id = rows
+        .get(model.chosen_row(&rows))
+        .map(|(_, s)| s.candidate.id.clone());
     open_detail(model, id);
 }
 
@@ -270,15 +296,26 @@ fn open_winner(model: &mut Model) {
 }
 
 fn open_detail(model: &mut Model, id: Option<String>) {
-    model.detail = id.map(|id| Detail { id, tab: Tab::default(), at: 0, flips: FlipKind::default(), against: 0 });
+    model.detail = id.map(|id| Detail {
+        id,
+        tab: Tab::default(),
+        at: 0,
+        flips: FlipKind::default(),
+        against: 0,
+    });
 }
 
 fn step_candidate(model: &mut Model, by: isize) {
     let rows = model.rows();
     let Some(detail) = &model.detail else { return };
-    let at = rows.iter().position(|(_, s)| s.candidate.id == detail.id).unwrap_or(0);
+    let at = rows
+        .iter()
+        .position(|(_, s)| s.candidate.id == detail.id)
+        .unwrap_or(0);
     let to = moved(at, by, rows.len().saturating_sub(1));
-    let Some(id) = rows.get(to).map(|(_, s)| s.candidate.id.clone()) else { return };
+    let Some(id) = rows.get(to).map(|(_, s)| s.candidate.id.clone()) else {
+        return;
+    };
     model.board.chosen = Some(id.clone());
     if let Some(detail) = &mut model.detail {
         (detail.id, detail.at) = (id, 0);
@@ -308,6 +345,10 @@ fn next_level(model: &mut Model) {
 fn next_axis(model: &mut Model, axis: char) {
     let tasks = model.task_names().len().max(1);
     let axes = &mut model.pareto;
-    let index = if axis == 'x' { &mut axes.x } else { &mut axes.y };
+    let index = if axis == 'x' {
+        &mut axes.x
+    } else {
+        &mut axes.y
+    };
     *index = (*index + 1) % tasks;
 }

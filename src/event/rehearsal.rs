@@ -6,8 +6,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, Level, Model, Origin, Phase,
-    Progress, Record, RunStarted, SCHEMA_VERSION, Score, Selection, Task, TaskScore, TestReading, TestScore,
+    Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, Level,
+    Model, Origin, Phase, Progress, Record, RunStarted, SCHEMA_VERSION, Score, Selection, Task,
+    TaskScore, TestReading, TestScore,
 };
 
 /// 2026-03-01 23:00 UTC.
@@ -52,13 +53,29 @@ pub fn stopped() -> Vec<Record> {
     started.tasks.truncate(1);
     started.tasks[0].metric = "log_likelihood".into();
     started.tasks[0].task = "evals/mgsm-text-es.yaml".into();
-    started.budget = Budget { evals: None, duration_ms: Some(8 * 3_600_000) };
+    started.budget = Budget {
+        evals: None,
+        duration_ms: Some(8 * 3_600_000),
+    };
     stage.emit(0, Event::RunStarted(started.clone()));
     for i in 0..30_u32 {
-        let value = -2.0 + 0.9 * (1.0 - 1.0 / (1.0 + f64::from(i) / 8.0)) + 0.1 * stage.dice.normal();
-        let score = Score { value, stderr: 0.04, n: 125 };
-        let origin = if i < 2 { Origin::Parent } else { Origin::Search };
-        let id = if i < 2 { format!("parent-{}", ["maths", "spanish"][i as usize]) } else { format!("c{i:04}") };
+        let value =
+            -2.0 + 0.9 * (1.0 - 1.0 / (1.0 + f64::from(i) / 8.0)) + 0.1 * stage.dice.normal();
+        let score = Score {
+            value,
+            stderr: 0.04,
+            n: 125,
+        };
+        let origin = if i < 2 {
+            Origin::Parent
+        } else {
+            Origin::Search
+        };
+        let id = if i < 2 {
+            format!("parent-{}", ["maths", "spanish"][i as usize])
+        } else {
+            format!("c{i:04}")
+        };
         let tasks = vec![TaskScore {
             task: started.tasks[0].task.clone(),
             lang: "es".into(),
@@ -66,11 +83,24 @@ pub fn stopped() -> Vec<Record> {
             score,
         }];
         let mut candidate = blank(&id, origin, tasks);
-        candidate.genotype = if i < 2 { Vec::new() } else { stage.genotype(0.4) };
-        candidate.recipe = if i < 2 { passthrough("maths") } else { recipe(&candidate.genotype) };
+        candidate.genotype = if i < 2 {
+            Vec::new()
+        } else {
+            stage.genotype(0.4)
+        };
+        candidate.recipe = if i < 2 {
+            passthrough("maths")
+        } else {
+            recipe(&candidate.genotype)
+        };
         stage.emit(40_000, Event::CandidateScored(candidate));
     }
-    stage.emit(1000, Event::RunStopped { reason: "stop was asked for".into() });
+    stage.emit(
+        1000,
+        Event::RunStopped {
+            reason: "stop was asked for".into(),
+        },
+    );
     stage.records
 }
 
@@ -86,41 +116,101 @@ struct Rehearsal {
 impl Rehearsal {
     fn new() -> Self {
         let mut dice = Dice(7);
-        let difficulty = (0..2).map(|_| (0..QUESTIONS).map(|_| dice.uniform()).collect()).collect();
-        Self { dice, records: Vec::new(), time_ms: START_MS, asked: 0, difficulty }
+        let difficulty = (0..2)
+            .map(|_| (0..QUESTIONS).map(|_| dice.uniform()).collect())
+            .collect();
+        Self {
+            dice,
+            records: Vec::new(),
+            time_ms: START_MS,
+            asked: 0,
+            difficulty,
+        }
     }
 
     fn emit(&mut self, after_ms: u64, event: Event) {
         self.time_ms += after_ms;
         let seq = self.records.len() as u64;
-        self.records.push(Record { schema_version: SCHEMA_VERSION, seq, time_ms: self.time_ms, event });
+        self.records.push(Record {
+            schema_version: SCHEMA_VERSION,
+            seq,
+            time_ms: self.time_ms,
+            event,
+        });
     }
 
     fn play(mut self) -> Vec<Record> {
         self.emit(0, Event::RunStarted(run_started()));
         self.emit(
             40,
-            Event::Log { level: Level::Info, message: "3 models fit each other: 10 layers, 1.6M parameters".into() },
+            Event::Log {
+                level: Level::Info,
+                message: "3 models fit each other: 10 layers, 1.6M parameters".into(),
+            },
         );
-        self.emit(10, Event::PhaseStarted { phase: Phase::Baselines });
+        self.emit(
+            10,
+            Event::PhaseStarted {
+                phase: Phase::Baselines,
+            },
+        );
         for (id, model, skill) in [
             ("parent-base", "base", [0.22, 0.30]),
             ("parent-maths", "maths", [0.31, 0.72]),
             ("parent-spanish", "spanish", [0.36, 0.21]),
         ] {
-            self.candidate(id, Origin::Parent, None, Vec::new(), passthrough(model), skill);
+            self.candidate(
+                id,
+                Origin::Parent,
+                None,
+                Vec::new(),
+                passthrough(model),
+                skill,
+            );
         }
-        self.candidate("linear", Origin::Baseline, None, Vec::new(), simple("linear"), [0.46, 0.55]);
-        self.candidate("ties", Origin::Baseline, None, Vec::new(), simple("ties"), [0.42, 0.58]);
-        self.emit(10, Event::PhaseStarted { phase: Phase::Search });
+        self.candidate(
+            "linear",
+            Origin::Baseline,
+            None,
+            Vec::new(),
+            simple("linear"),
+            [0.46, 0.55],
+        );
+        self.candidate(
+            "ties",
+            Origin::Baseline,
+            None,
+            Vec::new(),
+            simple("ties"),
+            [0.42, 0.58],
+        );
+        self.emit(
+            10,
+            Event::PhaseStarted {
+                phase: Phase::Search,
+            },
+        );
         for id in ["warm-linear", "warm-ties"] {
             let genotype = vec![0.5; 2 * 3 * GROUPS + 1];
-            self.candidate(id, Origin::WarmStart, Some(0), genotype.clone(), recipe(&genotype), [0.45, 0.57]);
+            self.candidate(
+                id,
+                Origin::WarmStart,
+                Some(0),
+                genotype.clone(),
+                recipe(&genotype),
+                [0.45, 0.57],
+            );
         }
         for generation in 1..=GENERATIONS {
             self.generation(generation);
         }
-        self.emit(20, Event::SearchEnded { reason: EndReason::Evals, evals: self.asked });
+        self.emit(
+            20,
+            Event::SearchEnded {
+                reason: EndReason::Evals,
+                evals: self.asked,
+            },
+        );
         self.final_();
         self.records
     }
@@ -137,21 +227,51 @@ impl Rehearsal {
                 failed += 1;
                 let reason = "collapsed: perplexity is 48 times the base's (guard: 3)".into();
                 let (origin, generation) = (Origin::Search, Some(generation));
-                self.emit(900, Event::CandidateStarted { id: id.clone(), origin: origin.clone(), generation });
-                self.emit(1900, Event::CandidateFailed { id, origin, generation, recipe_digest: "0".into(), reason });
+                self.emit(
+                    900,
+                    Event::CandidateStarted {
+                        id: id.clone(),
+                        origin: origin.clone(),
+                        generation,
+                    },
+                );
+                self.emit(
+                    1900,
+                    Event::CandidateFailed {
+                        id,
+                        origin,
+                        generation,
+                        recipe_digest: "0".into(),
+                        reason,
+                    },
+                );
                 continue;
             }
             let luck = 0.10 * self.dice.normal();
             let skill = [0.40 + 0.28 * progress + luck, 0.56 + 0.22 * progress + luck];
             let recipe = recipe(&genotype);
-            values.push(self.candidate(&id, Origin::Search, Some(generation), genotype, recipe, skill));
+            values.push(self.candidate(
+                &id,
+                Origin::Search,
+                Some(generation),
+                genotype,
+                recipe,
+                skill,
+            ));
         }
         if generation % 4 == 0 {
             let genotype = self.genotype(progress);
             let recipe = recipe(&genotype);
             let skill = [0.41 + 0.29 * progress, 0.57 + 0.22 * progress];
             self.asked += 1;
-            self.candidate(&format!("mean-{generation:02}"), Origin::Mean, Some(generation), genotype, recipe, skill);
+            self.candidate(
+                &format!("mean-{generation:02}"),
+                Origin::Mean,
+                Some(generation),
+                genotype,
+                recipe,
+                skill,
+            );
         }
         values.sort_by(|a, b| b.total_cmp(a));
         let at = |q: usize| values[(values.len() - 1) * q / 4];
@@ -168,7 +288,13 @@ impl Rehearsal {
         self.emit(30, Event::GenerationEnded(ended));
         if generation == 6 {
             let message = "the step size has halved since the start; no restart yet".into();
-            self.emit(5, Event::Log { level: Level::Warning, message });
+            self.emit(
+                5,
+                Event::Log {
+                    level: Level::Warning,
+                    message,
+                },
+            );
         }
     }
 
@@ -197,21 +323,43 @@ impl Rehearsal {
     ) -> f64 {
         let merge_ms = 700 + (300.0 * self.dice.uniform()) as u64;
         let evaluation_ms = 24_000 + (9000.0 * self.dice.uniform()) as u64;
-        let started = Event::CandidateStarted { id: id.into(), origin: origin.clone(), generation };
+        let started = Event::CandidateStarted {
+            id: id.into(),
+            origin: origin.clone(),
+            generation,
+        };
         self.emit(20, started);
         self.progress(id, "merge", 0, 0, merge_ms);
         self.progress(id, "prefill", 0, 0, evaluation_ms / 6);
         let mut tasks = Vec::new();
         for (t, task) in run_started().tasks.into_iter().enumerate() {
-            let answers: Vec<Answer> = (0..QUESTIONS).map(|q| self.answer(&task, t, q, skill[t], "search")).collect();
+            let answers: Vec<Answer> = (0..QUESTIONS)
+                .map(|q| self.answer(&task, t, q, skill[t], "search"))
+                .collect();
             tasks.push(task_score(&task, "search", &answers));
             for quarter in 1..=3 {
                 let answered = t * QUESTIONS + quarter * QUESTIONS / 4;
-                self.progress(id, "decode", answered, answered as u64 * 58, evaluation_ms / 8);
+                self.progress(
+                    id,
+                    "decode",
+                    answered,
+                    answered as u64 * 58,
+                    evaluation_ms / 8,
+                );
             }
             let (task, lang) = (task.task, task.lang);
             let (id, key) = (id.to_owned(), format!("{t:016x}"));
-            self.emit(0, Event::Answers(Answers { id, task, lang, split: "search".into(), key, answers }));
+            self.emit(
+                0,
+                Event::Answers(Answers {
+                    id,
+                    task,
+                    lang,
+                    split: "search".into(),
+                    key,
+                    answers,
+                }),
+            );
         }
         let mut candidate = blank(id, origin, tasks);
         candidate.generation = generation;
@@ -227,34 +375,76 @@ impl Rehearsal {
     }
 
     fn progress(&mut self, id: &str, stage: &str, answered: usize, tokens: u64, after_ms: u64) {
-        let tokens_per_s = if stage == "decode" { 260.0 + 40.0 * self.dice.uniform() } else { 0.0 };
+        let tokens_per_s = if stage == "decode" {
+            260.0 + 40.0 * self.dice.uniform()
+        } else {
+            0.0
+        };
         let (id, stage) = (id.to_owned(), stage.to_owned());
-        let progress = Progress { id, stage, answered, questions: 2 * QUESTIONS, tokens, tokens_per_s };
+        let progress = Progress {
+            id,
+            stage,
+            answered,
+            questions: 2 * QUESTIONS,
+            tokens,
+            tokens_per_s,
+        };
         self.emit(after_ms, Event::Progress(progress));
     }
 
-    fn answer(&mut self, task: &Task, t: usize, question: usize, skill: f64, split: &str) -> Answer {
+    fn answer(
+        &mut self,
+        task: &Task,
+        t: usize,
+        question: usize,
+        skill: f64,
+        split: &str,
+    ) -> Answer {
         let chance = skill + 0.5 * (0.5 - self.difficulty[t][question % QUESTIONS]);
         let right = self.dice.uniform() < chance;
         let (apples, friends) = (12 + question, 2 + question % 5);
         let gold = (apples * friends).to_string();
         let roll = self.dice.uniform();
         let spanish = task.lang == "es" && (right || roll < 0.7);
-        let got = if right { gold.clone() } else { (apples + friends).to_string() };
+        let got = if right {
+            gold.clone()
+        } else {
+            (apples + friends).to_string()
+        };
         let sign = if right { '*' } else { '+' };
         let step = format!("{apples} {sign} {friends} = {got}");
         let (out, finish) = match (spanish, right || roll < 0.85) {
-            (_, false) if roll > 0.93 => (format!("{step}. {step}. {step}. {step}. {step}."), "loop"),
-            (_, false) => (format!("Primero contamos {apples} manzanas y después"), "length"),
-            (true, _) => (format!("Cada caja lleva {apples} manzanas y hay {friends} cajas: {step}\n#### {got}"), "eos"),
-            (false, _) => (format!("Each box has {apples} apples, there are {friends}: {step}\n#### {got}"), "eos"),
+            (_, false) if roll > 0.93 => {
+                (format!("{step}. {step}. {step}. {step}. {step}."), "loop")
+            }
+            (_, false) => (
+                format!("Primero contamos {apples} manzanas y después"),
+                "length",
+            ),
+            (true, _) => (
+                format!(
+                    "Cada caja lleva {apples} manzanas y hay {friends} cajas: {step}\n#### {got}"
+                ),
+                "eos",
+            ),
+            (false, _) => (
+                format!("Each box has {apples} apples, there are {friends}: {step}\n#### {got}"),
+                "eos",
+            ),
         };
         let language_ok = task.lang != "es" || spanish;
         Answer {
-            q: format!("{}/{split}/{question}", super::words::task_name(&task.task, "")),
+            q: format!(
+                "{}/{split}/{question}",
+                super::words::task_name(&task.task, "")
+            ),
             tokens: out.len() / 3,
             out,
-            got: if finish == "length" { String::new() } else { got },
+            got: if finish == "length" {
+                String::new()
+            } else {
+                got
+            },
             gold,
             score: f64::from(right && language_ok),
             finish: finish.into(),
@@ -263,9 +453,18 @@ impl Rehearsal {
     }
 
     fn final_(&mut self) {
-        self.emit(10, Event::PhaseStarted { phase: Phase::Selection });
+        self.emit(
+            10,
+            Event::PhaseStarted {
+                phase: Phase::Selection,
+            },
+        );
         let run = super::run::Run::from_records(&self.records);
-        let search_score = |c: &Candidate| Score { value: c.fitness, stderr: c.stderr, n: c.n };
+        let search_score = |c: &Candidate| Score {
+            value: c.fitness,
+            stderr: c.stderr,
+            n: c.n,
+        };
         let mut finalists: Vec<Finalist> = run
             .ranking()
             .iter()
@@ -281,14 +480,25 @@ impl Rehearsal {
                     id: c.id.clone(),
                     origin: c.origin.clone(),
                     search: search_score(c),
-                    fresh: Score { value, stderr: (value * (1.0 - value) / 400.0).sqrt(), n: 400 },
+                    fresh: Score {
+                        value,
+                        stderr: (value * (1.0 - value) / 400.0).sqrt(),
+                        n: 400,
+                    },
                     tasks: reread(&c.tasks, "selection", shrink, 200),
                 }
             })
             .collect();
         finalists.sort_by(|a, b| b.fresh.value.total_cmp(&a.fresh.value));
-        let winner = run.candidate(&finalists[0].id).expect("finalists are scored").clone();
-        let parents: Vec<Candidate> = run.of_origin(Origin::Parent).chain(run.of_origin(Origin::Baseline)).cloned().collect();
+        let winner = run
+            .candidate(&finalists[0].id)
+            .expect("finalists are scored")
+            .clone();
+        let parents: Vec<Candidate> = run
+            .of_origin(Origin::Parent)
+            .chain(run.of_origin(Origin::Baseline))
+            .cloned()
+            .collect();
         let best_parent = run.best_parent().expect("parents are scored").clone();
         let selection = Selection {
             split: "selection".into(),
@@ -300,8 +510,16 @@ impl Rehearsal {
         self.emit(10, Event::PhaseStarted { phase: Phase::Test });
         let read = |c: &Candidate, shrink: f64| {
             let value = c.fitness - shrink;
-            let score = Score { value, stderr: (value * (1.0 - value) / 2000.0).sqrt(), n: 2000 };
-            TestScore { id: c.id.clone(), score, tasks: reread(&c.tasks, "test", shrink, 1000) }
+            let score = Score {
+                value,
+                stderr: (value * (1.0 - value) / 2000.0).sqrt(),
+                n: 2000,
+            };
+            TestScore {
+                id: c.id.clone(),
+                score,
+                tasks: reread(&c.tasks, "test", shrink, 1000),
+            }
         };
         let best = read(&winner, 0.045);
         let others = parents
@@ -329,7 +547,14 @@ impl Rehearsal {
         };
         self.emit(412_000, Event::TestRead(reading));
         let elapsed_ms = self.time_ms - START_MS;
-        self.emit(10, Event::RunDone { evals: self.asked, answers: 24_840, elapsed_ms });
+        self.emit(
+            10,
+            Event::RunDone {
+                evals: self.asked,
+                answers: 24_840,
+                elapsed_ms,
+            },
+        );
     }
 }
 
@@ -361,9 +586,15 @@ fn run_started() -> RunStarted {
         engine_version: "0.1.0".into(),
         seed: 7,
         space_digest: "5e".repeat(32),
-        budget: Budget { evals: Some(GENERATIONS * POPULATION as u64 + 3), duration_ms: None },
+        budget: Budget {
+            evals: Some(GENERATIONS * POPULATION as u64 + 3),
+            duration_ms: None,
+        },
         models: vec![model("base"), model("maths"), model("spanish")],
-        tasks: vec![task("evals/arith-es.yaml", "es", 1.0), task("evals/arith-en.yaml", "en", 0.5)],
+        tasks: vec![
+            task("evals/arith-es.yaml", "es", 1.0),
+            task("evals/arith-en.yaml", "en", 0.5),
+        ],
         optimizer: "cma-es".into(),
         genes,
         population: POPULATION,
@@ -375,8 +606,17 @@ fn run_started() -> RunStarted {
 fn blank(id: &str, origin: Origin, tasks: Vec<TaskScore>) -> Candidate {
     let weights = [1.0, 0.5];
     let total: f64 = weights.iter().take(tasks.len()).sum();
-    let fitness = tasks.iter().zip(weights).map(|(t, w)| w * t.score.value).sum::<f64>() / total;
-    let variance = tasks.iter().zip(weights).map(|(t, w)| (w * t.score.stderr).powi(2)).sum::<f64>();
+    let fitness = tasks
+        .iter()
+        .zip(weights)
+        .map(|(t, w)| w * t.score.value)
+        .sum::<f64>()
+        / total;
+    let variance = tasks
+        .iter()
+        .zip(weights)
+        .map(|(t, w)| (w * t.score.stderr).powi(2))
+        .sum::<f64>();
     Candidate {
         id: id.into(),
         origin,
@@ -399,15 +639,32 @@ fn task_score(task: &Task, split: &str, answers: &[Answer]) -> TaskScore {
     let n = answers.len() as f64;
     let value = answers.iter().map(|a| a.score).sum::<f64>() / n;
     let stderr = (value * (1.0 - value) / (n - 1.0)).sqrt();
-    let score = Score { value, stderr, n: answers.len() };
-    TaskScore { task: task.task.clone(), lang: task.lang.clone(), split: split.into(), score }
+    let score = Score {
+        value,
+        stderr,
+        n: answers.len(),
+    };
+    TaskScore {
+        task: task.task.clone(),
+        lang: task.lang.clone(),
+        split: split.into(),
+        score,
+    }
 }
 
 fn reread(tasks: &[TaskScore], split: &str, shrink: f64, n: usize) -> Vec<TaskScore> {
     let again = |t: &TaskScore| {
         let value = t.score.value - shrink;
-        let score = Score { value, stderr: (value * (1.0 - value) / n as f64).sqrt(), n };
-        TaskScore { split: split.into(), score, ..t.clone() }
+        let score = Score {
+            value,
+            stderr: (value * (1.0 - value) / n as f64).sqrt(),
+            n,
+        };
+        TaskScore {
+            split: split.into(),
+            score,
+            ..t.clone()
+        }
     };
     tasks.iter().map(again).collect()
 }
@@ -484,9 +741,15 @@ mod tests {
                 std::fs::write(&path, lines(&records)).unwrap();
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let read: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let read: Vec<Record> = text
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
             assert_eq!(read.len(), records.len(), "{name}");
-            assert!(read == records, "{name} is not what the rehearsal writes; set HETEROSIS_WRITE_JOURNALS=1 to write it");
+            assert!(
+                read == records,
+                "{name} is not what the rehearsal writes; set HETEROSIS_WRITE_JOURNALS=1 to write it"
+            );
         }
     }
 }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase, Progress, Record, RunStarted,
-    Selection, TestReading,
+    Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase,
+    Progress, Record, RunStarted, Selection, TestReading,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -170,12 +170,25 @@ impl Run {
                 self.state = State::Running;
                 self.reported_elapsed_ms = None;
             }
-            Event::PhaseStarted { phase } => self.phase = Some(*phase),
-            Event::CandidateStarted { id, origin, generation } => self.begin(record, id, Some(origin), *generation),
+            Event::PhaseStarted { phase } => {
+                self.phase = Some(*phase);
+                self.working = None;
+            }
+            Event::CandidateStarted {
+                id,
+                origin,
+                generation,
+            } => self.begin(record, id, Some(origin), *generation),
             Event::Progress(progress) => self.progress(record, progress),
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
-            Event::CandidateFailed { id, origin, generation, reason, .. } => {
+            Event::CandidateFailed {
+                id,
+                origin,
+                generation,
+                reason,
+                ..
+            } => {
                 self.evals += u64::from(counts(origin));
                 self.finish_working(id);
                 self.failed.push(Failed {
@@ -193,7 +206,8 @@ impl Run {
                     elapsed_ms: self.elapsed_at(record.time_ms),
                 };
                 // A resumed run may end its interrupted generation a second time.
-                self.generations.retain(|g| g.generation.generation != generation.generation);
+                self.generations
+                    .retain(|g| g.generation.generation != generation.generation);
                 self.generations.push(point);
             }
             Event::SearchEnded { reason, evals } => {
@@ -203,7 +217,11 @@ impl Run {
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
             Event::RunStopped { reason } => self.end(State::Stopped(reason.clone())),
-            Event::RunDone { evals, answers, elapsed_ms } => {
+            Event::RunDone {
+                evals,
+                answers,
+                elapsed_ms,
+            } => {
                 self.end(State::Done);
                 self.evals = *evals;
                 self.answers = *answers;
@@ -219,7 +237,11 @@ impl Run {
         if self.log.len() >= KEPT_LOG {
             self.log.drain(..KEPT_LOG / 10);
         }
-        self.log.push(LogLine { time_ms, level, message });
+        self.log.push(LogLine {
+            time_ms,
+            level,
+            message,
+        });
     }
 
     fn end(&mut self, state: State) {
@@ -227,7 +249,13 @@ impl Run {
         self.working = None;
     }
 
-    fn begin(&mut self, record: &Record, id: &str, origin: Option<&Origin>, generation: Option<u64>) {
+    fn begin(
+        &mut self,
+        record: &Record,
+        id: &str,
+        origin: Option<&Origin>,
+        generation: Option<u64>,
+    ) {
         let speeds = self.working.take().map(|w| w.speeds).unwrap_or_default();
         self.working = Some(Working {
             id: id.to_owned(),
@@ -267,24 +295,36 @@ impl Run {
             self.answers += answers.answers.len() as u64;
         }
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
-        kept.retain(|a| (&a.task, &a.lang, &a.split) != (&answers.task, &answers.lang, &answers.split));
+        kept.retain(|a| {
+            (&a.task, &a.lang, &a.split) != (&answers.task, &answers.lang, &answers.split)
+        });
         kept.push(answers.clone());
     }
 
     fn score(&mut self, record: &Record, candidate: &Candidate) {
         self.finish_working(&candidate.id);
         // Scores of the final are told by `selected` and `test_read`; the board stays the search's.
-        if matches!(self.phase, Some(Phase::Selection | Phase::Test)) && self.by_id.contains_key(&candidate.id) {
+        if matches!(self.phase, Some(Phase::Selection | Phase::Test))
+            && self.by_id.contains_key(&candidate.id)
+        {
             return;
         }
         self.generated_tokens += candidate.generated_tokens;
-        self.answers += if candidate.cached { 0 } else { candidate.n as u64 };
+        self.answers += if candidate.cached {
+            0
+        } else {
+            candidate.n as u64
+        };
         let elapsed_ms = self.elapsed_at(record.time_ms);
         let index = match self.by_id.get(&candidate.id) {
             Some(&index) => {
                 let evals = self.scored[index].evals;
-                self.scored[index] =
-                    Scored { candidate: candidate.clone(), time_ms: record.time_ms, elapsed_ms, evals };
+                self.scored[index] = Scored {
+                    candidate: candidate.clone(),
+                    time_ms: record.time_ms,
+                    elapsed_ms,
+                    evals,
+                };
                 index
             }
             None => {
@@ -295,11 +335,16 @@ impl Run {
                     elapsed_ms,
                     evals: self.evals,
                 });
-                self.by_id.insert(candidate.id.clone(), self.scored.len() - 1);
+                self.by_id
+                    .insert(candidate.id.clone(), self.scored.len() - 1);
                 self.scored.len() - 1
             }
         };
-        if candidate.origin != Origin::Parent && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
+        if candidate.origin != Origin::Parent
+            && self
+                .best()
+                .is_none_or(|b| b.candidate.fitness < candidate.fitness)
+        {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
@@ -318,29 +363,43 @@ impl Run {
             .map(|c| (c.id.as_str(), c.fitness))
             .collect();
         children.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let last: BTreeSet<String> = children.iter().skip(KEPT_ANSWERS).map(|(id, _)| (*id).to_owned()).collect();
+        let last: BTreeSet<String> = children
+            .iter()
+            .skip(KEPT_ANSWERS)
+            .map(|(id, _)| (*id).to_owned())
+            .collect();
         self.by_candidate.retain(|id, _| !last.contains(id));
     }
 
     /// Working time from the start of the run to a moment.
     pub fn elapsed_at(&self, time_ms: u64) -> u64 {
-        time_ms.saturating_sub(self.started_ms).saturating_sub(self.idle_ms)
+        time_ms
+            .saturating_sub(self.started_ms)
+            .saturating_sub(self.idle_ms)
     }
 
     /// Working time so far; `now_ms` matters only while the run goes on.
     pub fn elapsed(&self, now_ms: u64) -> u64 {
         match self.state {
             State::Running => self.elapsed_at(now_ms.max(self.last_ms)),
-            _ => self.reported_elapsed_ms.unwrap_or_else(|| self.elapsed_at(self.last_ms)),
+            _ => self
+                .reported_elapsed_ms
+                .unwrap_or_else(|| self.elapsed_at(self.last_ms)),
         }
     }
 
     pub fn unit(&self) -> Unit {
-        self.started.as_ref().map(Unit::of_fitness).unwrap_or_default()
+        self.started
+            .as_ref()
+            .map(Unit::of_fitness)
+            .unwrap_or_default()
     }
 
     pub fn task_unit(&self, task: &str, lang: &str) -> Unit {
-        self.started.as_ref().map(|s| Unit::of_task(s, task, lang)).unwrap_or_default()
+        self.started
+            .as_ref()
+            .map(|s| Unit::of_task(s, task, lang))
+            .unwrap_or_default()
     }
 
     pub fn candidate(&self, id: &str) -> Option<&Candidate> {
@@ -354,17 +413,24 @@ impl Run {
 
     /// Who won: the winner on fresh questions once there is one, the fittest until then.
     pub fn winner(&self) -> Option<&Candidate> {
-        let selected = self.selection.as_ref().and_then(|s| self.candidate(&s.best));
+        let selected = self
+            .selection
+            .as_ref()
+            .and_then(|s| self.candidate(&s.best));
         selected.or_else(|| self.best().map(|b| &b.candidate))
     }
 
     pub fn of_origin(&self, origin: Origin) -> impl Iterator<Item = &Candidate> {
-        self.scored.iter().map(|s| &s.candidate).filter(move |c| c.origin == origin)
+        self.scored
+            .iter()
+            .map(|s| &s.candidate)
+            .filter(move |c| c.origin == origin)
     }
 
     /// The fittest parent, on the search questions.
     pub fn best_parent(&self) -> Option<&Candidate> {
-        self.of_origin(Origin::Parent).reduce(|a, b| if b.fitness > a.fitness { b } else { a })
+        self.of_origin(Origin::Parent)
+            .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
     /// Scored candidates, fittest first; of equals the earlier first.
@@ -375,7 +441,10 @@ impl Run {
     }
 
     pub fn answers_of(&self, id: &str) -> &[Answers] {
-        self.by_candidate.get(id).map(Vec::as_slice).unwrap_or_default()
+        self.by_candidate
+            .get(id)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     /// The weighted mean difference of two candidates on the search questions that both answered, or nothing where their
@@ -392,7 +461,9 @@ impl Run {
                     .iter()
                     .find(|x| (&x.task, &x.lang, &x.split) == (&task.task, &task.lang, &task.split))
             };
-            let differences: Vec<f64> = pairs(find(a)?, find(b)?).map(|(x, y)| x.score - y.score).collect();
+            let differences: Vec<f64> = pairs(find(a)?, find(b)?)
+                .map(|(x, y)| x.score - y.score)
+                .collect();
             if differences.len() < 2 {
                 return None;
             }
@@ -411,7 +482,12 @@ impl Run {
         } else {
             f64::from(difference == 0.0)
         };
-        Some(Paired { difference, stderr, n, p_value })
+        Some(Paired {
+            difference,
+            stderr,
+            n,
+            p_value,
+        })
     }
 
     /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.
@@ -421,13 +497,24 @@ impl Run {
             if self.task_unit(&mine.task, &mine.lang) == Unit::Raw {
                 continue;
             }
-            let same = |x: &&Answers| (&x.task, &x.lang, &x.split) == (&mine.task, &mine.lang, &mine.split);
-            let Some(theirs) = self.answers_of(other).iter().find(same) else { continue };
+            let same = |x: &&Answers| {
+                (&x.task, &x.lang, &x.split) == (&mine.task, &mine.lang, &mine.split)
+            };
+            let Some(theirs) = self.answers_of(other).iter().find(same) else {
+                continue;
+            };
             for (child, other) in pairs(mine, theirs) {
                 let gained = child.score >= 0.5;
                 if gained != (other.score >= 0.5) {
                     let (task, lang, split) = (&*mine.task, &*mine.lang, &*mine.split);
-                    flips.push(Flip { task, lang, split, child, other, gained });
+                    flips.push(Flip {
+                        task,
+                        lang,
+                        split,
+                        child,
+                        other,
+                        gained,
+                    });
                 }
             }
         }
@@ -436,13 +523,19 @@ impl Run {
 
     /// A model of the run by its short name.
     pub fn model(&self, name: &str) -> Option<&Model> {
-        self.started.as_ref()?.models.iter().find(|m| m.name == name)
+        self.started
+            .as_ref()?
+            .models
+            .iter()
+            .find(|m| m.name == name)
     }
 
     /// Whether a task is scored by likelihood.
     pub fn is_likelihood(&self, task: &str, lang: &str) -> bool {
         let tasks = self.started.iter().flat_map(|s| &s.tasks);
-        tasks.into_iter().any(|t| t.task == task && t.lang == lang && t.metric == LOG_LIKELIHOOD)
+        tasks
+            .into_iter()
+            .any(|t| t.task == task && t.lang == lang && t.metric == LOG_LIKELIHOOD)
     }
 }
 
@@ -465,7 +558,9 @@ pub fn origin_name(origin: &Origin) -> &'static str {
 /// Answers to the same question, in the first one's order.
 fn pairs<'a>(a: &'a Answers, b: &'a Answers) -> impl Iterator<Item = (&'a Answer, &'a Answer)> {
     let by_question: HashMap<&str, &Answer> = b.answers.iter().map(|x| (x.q.as_str(), x)).collect();
-    a.answers.iter().filter_map(move |x| by_question.get(x.q.as_str()).map(|&y| (x, y)))
+    a.answers
+        .iter()
+        .filter_map(move |x| by_question.get(x.q.as_str()).map(|&y| (x, y)))
 }
 
 fn mean_and_stderr(values: &[f64]) -> (f64, f64) {

@@ -2,7 +2,7 @@
 
 use super::TestReading;
 use super::run::Run;
-use super::words::{Unit, counted, p_value, test_name};
+use super::words::{Unit, counted, p_value, parent_name, test_name};
 
 /// What a reading of the sealed split says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +17,13 @@ const SIGNIFICANT: f64 = 0.05;
 
 pub fn verdict(unit: Unit, reading: &TestReading) -> Verdict {
     let (child, parent) = (&reading.best, &reading.best_parent);
+    let name = parent_name(&parent.id);
     let points = unit.points(reading.difference);
-    let scores = format!("{} against {}", unit.score(&child.score), unit.score(&parent.score));
+    let scores = format!(
+        "{} against {}",
+        unit.score(&child.score),
+        unit.score(&parent.score)
+    );
     let tail = format!(
         "on {} never used before: {scores}, {} ({})",
         counted(child.score.n, "question"),
@@ -27,12 +32,21 @@ pub fn verdict(unit: Unit, reading: &TestReading) -> Verdict {
     );
     let sure = reading.p_value < SIGNIFICANT;
     let head = match (reading.difference > 0.0, sure) {
-        (true, true) => format!("{} beats the best parent, {}, by {points}", child.id, parent.id),
-        (true, false) => format!("{} is {points} ahead of the best parent, {}, which may be chance,", child.id, parent.id),
-        (false, true) => format!("{} loses to the best parent, {}, by {points}", child.id, parent.id),
-        (false, false) => format!("{} is no better than the best parent, {}: {points} behind", child.id, parent.id),
+        (true, true) => format!("{} beats the best parent, {name}, by {points}", child.id),
+        (true, false) => format!(
+            "{} is {points} ahead of the best parent, {name}, which may be chance,",
+            child.id
+        ),
+        (false, true) => format!("{} loses to the best parent, {name}, by {points}", child.id),
+        (false, false) => format!(
+            "{} is no better than the best parent, {name}: {points} behind",
+            child.id
+        ),
     };
-    Verdict { won: reading.difference > 0.0 && sure, sentence: format!("{head} {tail}") }
+    Verdict {
+        won: reading.difference > 0.0 && sure,
+        sentence: format!("{head} {tail}"),
+    }
 }
 
 /// How much of the winner's score on the search questions was luck.
@@ -42,7 +56,14 @@ pub fn luck(run: &Run) -> Option<String> {
     let luck = search - reading.best.score.value;
     let unit = run.unit();
     Some(match luck > 0.0 {
-        true => format!("{} of its search score of {} were luck.", unit.points(luck), unit.value(search)),
-        false => format!("Its search score of {} was no luck: it held on unseen questions.", unit.value(search)),
+        true => format!(
+            "{} of its search score of {} were luck.",
+            unit.points(luck),
+            unit.value(search)
+        ),
+        false => format!(
+            "Its search score of {} was no luck: it held on unseen questions.",
+            unit.value(search)
+        ),
     })
 }

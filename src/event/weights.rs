@@ -42,7 +42,11 @@ pub fn of_recipe(recipe: &Value) -> Vec<Weights> {
 
 /// The largest absolute weight of a set of tables, at least 1.
 pub fn largest(tables: &[Weights]) -> f64 {
-    let values = tables.iter().flat_map(|t| &t.models).flat_map(|m| &m.groups).flat_map(|g| &g.values);
+    let values = tables
+        .iter()
+        .flat_map(|t| &t.models)
+        .flat_map(|m| &m.groups)
+        .flat_map(|g| &g.values);
     values.flatten().fold(1.0, |max, v| v.abs().max(max))
 }
 
@@ -50,7 +54,13 @@ pub fn largest(tables: &[Weights]) -> f64 {
 pub fn shares(tables: &[Weights]) -> Vec<(String, f64)> {
     let mut shares: Vec<(String, f64)> = Vec::new();
     for model in tables.iter().flat_map(|t| &t.models) {
-        let values: Vec<f64> = model.groups.iter().flat_map(|g| &g.values).flatten().map(|v| v.abs()).collect();
+        let values: Vec<f64> = model
+            .groups
+            .iter()
+            .flat_map(|g| &g.values)
+            .flatten()
+            .map(|v| v.abs())
+            .collect();
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
         match shares.iter_mut().find(|(name, _)| *name == model.model) {
             Some((_, share)) => *share += mean,
@@ -66,7 +76,9 @@ pub fn shares(tables: &[Weights]) -> Vec<(String, f64)> {
 }
 
 fn of_stage(stage: &Value) -> Option<Weights> {
-    MIXING.into_iter().find_map(|parameter| table(stage, parameter))
+    MIXING
+        .into_iter()
+        .find_map(|parameter| table(stage, parameter))
 }
 
 /// One source with the parameter's value, in the words of the recipe.
@@ -89,34 +101,64 @@ fn table(stage: &Value, parameter: &'static str) -> Option<Weights> {
         let groups = groups(cell, &modules);
         match models.iter_mut().find(|m| m.model == cell.model) {
             Some(model) => model.groups.extend(groups),
-            None => models.push(ModelWeights { model: cell.model.to_owned(), groups }),
+            None => models.push(ModelWeights {
+                model: cell.model.to_owned(),
+                groups,
+            }),
         }
     }
-    (!models.is_empty() && !modules.is_empty()).then_some(Weights { parameter, modules, models })
+    (!models.is_empty() && !modules.is_empty()).then_some(Weights {
+        parameter,
+        modules,
+        models,
+    })
 }
 
 fn cells<'a>(stage: &'a Value, parameter: &str) -> Vec<Cell<'a>> {
     let value_in = |v: &'a Value| v.get("parameters").and_then(|p| p.get(parameter));
-    let list = |v: &'a Value, key: &str| v.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let cell = |source: &'a Value, slice: Option<&'a Value>| {
-        let value = value_in(source).or_else(|| slice.and_then(value_in)).or_else(|| value_in(stage))?;
-        Some(Cell { model: source.get("model")?.as_str()?, layers: layers(source), value })
+    let list = |v: &'a Value, key: &str| {
+        v.get(key)
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice)
     };
-    let models = list(stage, "models").iter().filter_map(|source| cell(source, None));
-    let slices = list(stage, "slices")
+    let cell = |source: &'a Value, slice: Option<&'a Value>| {
+        let value = value_in(source)
+            .or_else(|| slice.and_then(value_in))
+            .or_else(|| value_in(stage))?;
+        Some(Cell {
+            model: source.get("model")?.as_str()?,
+            layers: layers(source),
+            value,
+        })
+    };
+    let models = list(stage, "models")
         .iter()
-        .flat_map(|slice| list(slice, "sources").iter().filter_map(move |source| cell(source, Some(slice))));
+        .filter_map(|source| cell(source, None));
+    let slices = list(stage, "slices").iter().flat_map(|slice| {
+        list(slice, "sources")
+            .iter()
+            .filter_map(move |source| cell(source, Some(slice)))
+    });
     models.chain(slices).collect()
 }
 
 fn layers(source: &Value) -> Option<String> {
-    let [from, to] = source.get("layer_range")?.as_array()?.as_slice() else { return None };
+    let [from, to] = source.get("layer_range")?.as_array()?.as_slice() else {
+        return None;
+    };
     let (from, to) = (from.as_u64()?, to.as_u64()?);
-    Some(if to == from + 1 { from.to_string() } else { format!("{from}–{}", to.saturating_sub(1)) })
+    Some(if to == from + 1 {
+        from.to_string()
+    } else {
+        format!("{from}–{}", to.saturating_sub(1))
+    })
 }
 
 fn filters(value: &Value) -> Option<&[Value]> {
-    value.as_array().map(Vec::as_slice).filter(|list| list.first().is_some_and(Value::is_object))
+    value
+        .as_array()
+        .map(Vec::as_slice)
+        .filter(|list| list.first().is_some_and(Value::is_object))
 }
 
 fn modules_of(value: &Value) -> Vec<String> {
@@ -136,10 +178,16 @@ fn module_name(entry: &Value) -> String {
 
 fn groups(cell: &Cell<'_>, modules: &[String]) -> Vec<GroupWeights> {
     let of_module = |module: &String| match filters(cell.value) {
-        Some(list) => list.iter().find(|e| module_name(e) == *module).and_then(|e| e.get("value")),
+        Some(list) => list
+            .iter()
+            .find(|e| module_name(e) == *module)
+            .and_then(|e| e.get("value")),
         None => (module == "all").then_some(cell.value),
     };
-    let columns: Vec<Vec<f64>> = modules.iter().map(|m| of_module(m).map(numbers).unwrap_or_default()).collect();
+    let columns: Vec<Vec<f64>> = modules
+        .iter()
+        .map(|m| of_module(m).map(numbers).unwrap_or_default())
+        .collect();
     let count = columns.iter().map(Vec::len).max().unwrap_or(0);
     (0..count)
         .map(|i| GroupWeights {
@@ -150,7 +198,14 @@ fn groups(cell: &Cell<'_>, modules: &[String]) -> Vec<GroupWeights> {
                 (None, _) => format!("{}/{count}", i + 1),
             },
             // A constant holds for every point of the others' gradients.
-            values: columns.iter().map(|c| c.get(i).or(if c.len() == 1 { c.first() } else { None }).copied()).collect(),
+            values: columns
+                .iter()
+                .map(|c| {
+                    c.get(i)
+                        .or(if c.len() == 1 { c.first() } else { None })
+                        .copied()
+                })
+                .collect(),
         })
         .collect()
 }
@@ -180,7 +235,10 @@ mod tests {
         assert_eq!(table.modules, ["attn", "other", "all"]);
         assert_eq!(table.models[0].groups.len(), 2);
         assert_eq!(table.models[0].groups[1].layers, "2/2");
-        assert_eq!(table.models[0].groups[1].values, [Some(0.2), Some(0.5), None]);
+        assert_eq!(
+            table.models[0].groups[1].values,
+            [Some(0.2), Some(0.5), None]
+        );
         assert_eq!(table.models[1].groups[0].values, [None, None, Some(1.5)]);
         assert_eq!(largest(&tables), 1.5);
     }
@@ -194,12 +252,23 @@ mod tests {
         let table = &of_recipe(&recipe)[0];
         assert_eq!(table.parameter, "t");
         assert_eq!(table.models[0].groups[0].layers, "0–3");
-        assert_eq!(table.models[0].groups[1], GroupWeights { layers: "4".into(), values: vec![Some(0.9)] });
+        assert_eq!(
+            table.models[0].groups[1],
+            GroupWeights {
+                layers: "4".into(),
+                values: vec![Some(0.9)]
+            }
+        );
     }
 
     #[test]
     fn what_does_not_mix_is_empty() {
-        for recipe in [json!(null), json!({}), json!({"stages": [{"models": [{"model": "a"}]}]}), json!({"stages": 3})] {
+        for recipe in [
+            json!(null),
+            json!({}),
+            json!({"stages": [{"models": [{"model": "a"}]}]}),
+            json!({"stages": 3}),
+        ] {
             assert!(of_recipe(&recipe).is_empty(), "{recipe}");
         }
     }
@@ -209,6 +278,9 @@ mod tests {
         let recipe = json!({"stages": [{"models": [
             {"model": "a", "parameters": {"weight": 0.5}}, {"model": "b", "parameters": {"weight": [1.0, 2.0]}},
         ]}]});
-        assert_eq!(shares(&of_recipe(&recipe)), [("b".to_owned(), 0.75), ("a".to_owned(), 0.25)]);
+        assert_eq!(
+            shares(&of_recipe(&recipe)),
+            [("b".to_owned(), 0.75), ("a".to_owned(), 0.25)]
+        );
     }
 }

@@ -24,7 +24,11 @@ impl Unit {
 
     /// The unit of one task, found by name and language (a re-read on another split has the same unit).
     pub fn of_task(run: &RunStarted, task: &str, lang: &str) -> Self {
-        let metric = run.tasks.iter().find(|t| t.task == task && t.lang == lang).map(|t| t.metric.as_str());
+        let metric = run
+            .tasks
+            .iter()
+            .find(|t| t.task == task && t.lang == lang)
+            .map(|t| t.metric.as_str());
         match metric {
             Some(metric) if metric != LOG_LIKELIHOOD => Self::Percent,
             _ => Self::Raw,
@@ -35,7 +39,9 @@ impl Unit {
     pub fn value(self, value: f64) -> String {
         match self {
             Self::Percent => format!("{:.1}", 100.0 * value),
-            Self::Raw if value != 0.0 && (value.abs() >= 1e5 || value.abs() < 1e-3) => format!("{value:.2e}"),
+            Self::Raw if value != 0.0 && (value.abs() >= 1e5 || value.abs() < 1e-3) => {
+                format!("{value:.2e}")
+            }
             Self::Raw if value.abs() >= 1000.0 => format!("{value:.1}"),
             Self::Raw => format!("{value:.3}"),
         }
@@ -90,8 +96,12 @@ pub fn wilson_half_width(p: f64, n: usize) -> f64 {
 /// `evals/arith-es.yaml` → `arith-es`; with the language where the name does not already end in it.
 pub fn task_name(task: &str, lang: &str) -> String {
     let file = task.rsplit('/').next().unwrap_or(task);
-    let stem = file.strip_suffix(".yaml").or_else(|| file.strip_suffix(".yml")).unwrap_or(file);
-    if lang.is_empty() || stem.ends_with(&format!("-{lang}")) || stem.ends_with(&format!("_{lang}")) {
+    let stem = file
+        .strip_suffix(".yaml")
+        .or_else(|| file.strip_suffix(".yml"))
+        .unwrap_or(file);
+    if lang.is_empty() || stem.ends_with(&format!("-{lang}")) || stem.ends_with(&format!("_{lang}"))
+    {
         stem.to_owned()
     } else {
         format!("{stem} {lang}")
@@ -115,6 +125,15 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
+/// `0.7 s`, else as [`duration`]: for what often takes less than a second.
+pub fn short_duration(ms: u64) -> String {
+    if ms < 10_000 {
+        format!("{:.1} s", ms as f64 / 1000.0)
+    } else {
+        duration(ms)
+    }
+}
+
 /// `12–15 min`, `1.5–2.1 h`: one unit for both ends, one number where they read the same.
 pub fn duration_range(low_ms: f64, high_ms: f64) -> String {
     let (unit_ms, unit, digits) = match high_ms {
@@ -125,7 +144,11 @@ pub fn duration_range(low_ms: f64, high_ms: f64) -> String {
     };
     let write = |ms: f64| format!("{:.digits$}", ms.max(0.0) / unit_ms);
     let (low, high) = (write(low_ms), write(high_ms));
-    if low == high { format!("{high} {unit}") } else { format!("{low}–{high} {unit}") }
+    if low == high {
+        format!("{high} {unit}")
+    } else {
+        format!("{low}–{high} {unit}")
+    }
 }
 
 /// `30,750`.
@@ -143,7 +166,11 @@ pub fn count(n: u64) -> String {
 
 /// `1 question`, `1,000 questions`.
 pub fn counted(n: usize, noun: &str) -> String {
-    format!("{} {noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
+    format!(
+        "{} {noun}{}",
+        count(n as u64),
+        if n == 1 { "" } else { "s" }
+    )
 }
 
 /// `p = 0.0031`, `p < 0.0001`.
@@ -159,7 +186,10 @@ pub fn p_value(p: f64) -> String {
 
 /// `400 evaluations`, `8 h 00 min`, or both.
 pub fn budget(started: &RunStarted) -> String {
-    let evals = started.budget.evals.map(|n| counted(n as usize, "evaluation"));
+    let evals = started
+        .budget
+        .evals
+        .map(|n| counted(n as usize, "evaluation"));
     let time = started.budget.duration_ms.map(duration);
     match (evals, time) {
         (Some(evals), Some(time)) => format!("{evals} or {time}"),
@@ -205,7 +235,11 @@ mod tests {
 
     #[test]
     fn scores_carry_their_error() {
-        let score = Score { value: 0.54, stderr: 0.032, n: 250 };
+        let score = Score {
+            value: 0.54,
+            stderr: 0.032,
+            n: 250,
+        };
         assert_eq!(Unit::Percent.score(&score), "54.0 ± 3.2");
         assert_eq!(Unit::Raw.with_error(-1.23456, 0.01), "-1.235 ± 0.010");
         assert_eq!(Unit::Percent.signed(0.124), "+12.4");
@@ -220,7 +254,10 @@ mod tests {
         // p = 1/2, n = 100: z/(1 + z²/100) · √(1/400 + z²/40000) = 0.0962
         assert!((wilson_half_width(0.5, 100) - 0.0962).abs() < 1e-4);
         assert_eq!(wilson_half_width(0.3, 0), 0.5);
-        assert!(wilson_half_width(0.0, 10) > 0.1, "none of ten right is not certainty");
+        assert!(
+            wilson_half_width(0.0, 10) > 0.1,
+            "none of ten right is not certainty"
+        );
     }
 
     #[test]

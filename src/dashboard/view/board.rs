@@ -26,7 +26,10 @@ enum Column {
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let rows = model.rows();
-    let mut about = vec![span(format!("{} scored", count(model.run.scored.len() as u64)), DIM)];
+    let mut about = vec![span(
+        format!("{} scored", count(model.run.scored.len() as u64)),
+        DIM,
+    )];
     if !model.run.failed.is_empty() {
         about.push(span(format!(" · {} failed", model.run.failed.len()), DIM));
     }
@@ -37,7 +40,11 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     about.push(span(" ", PLAIN));
     let inner = panel(title("leaderboard", about), area, buffer);
     if rows.is_empty() {
-        let text = if model.run.scored.is_empty() { "nothing is scored yet" } else { "nothing matches the filter" };
+        let text = if model.run.scored.is_empty() {
+            "nothing is scored yet"
+        } else {
+            "nothing matches the filter"
+        };
         return put_lines(&[Line::from(span(text, DIM))], inner, buffer);
     }
     let columns = columns(model, inner.width.into());
@@ -65,7 +72,12 @@ fn columns(model: &Model, available: usize) -> Vec<Column> {
     let tasks = if tasks > 1 { tasks } else { 0 };
     let mut columns = vec![Column::Rank, Column::Id, Column::Fitness];
     columns.extend((0..tasks).map(Column::Task));
-    columns.extend([Column::Count, Column::Origin, Column::Generation, Column::Age]);
+    columns.extend([
+        Column::Count,
+        Column::Origin,
+        Column::Generation,
+        Column::Age,
+    ]);
     let mut droppable = vec![Column::Age, Column::Generation, Column::Count];
     droppable.extend((2..tasks).rev().map(Column::Task));
     droppable.push(Column::Origin);
@@ -110,12 +122,21 @@ fn heading(model: &Model, columns: &[Column]) -> Line<'static> {
     Line::from(span(cells.join("  "), DIM))
 }
 
-fn line(model: &Model, columns: &[Column], rank: usize, scored: &Scored, chosen: bool) -> Line<'static> {
+fn line(
+    model: &Model,
+    columns: &[Column],
+    rank: usize,
+    scored: &Scored,
+    chosen: bool,
+) -> Line<'static> {
     let mut line = Line::default();
     for (i, column) in columns.iter().enumerate() {
         let gap = if i == 0 { "" } else { "  " };
         let text = cell(model, *column, rank, scored);
-        line.push_span(span(format!("{gap}{}", placed(*column, &text)), style(model, *column, scored)));
+        line.push_span(span(
+            format!("{gap}{}", placed(*column, &text)),
+            style(model, *column, scored),
+        ));
     }
     if chosen && shows_choice(model) {
         return line.patch_style(SELECTED);
@@ -138,17 +159,27 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
         Column::Fitness => model.run.unit().with_error(c.fitness, c.stderr),
         Column::Task(t) => c.tasks.get(t).map_or_else(String::new, |task| {
             let unit = model.run.task_unit(&task.task, &task.lang);
-            format!("{} ±{}", unit.value(task.score.value), unit.value(unit.half_width_95(&task.score)))
+            format!(
+                "{} ±{}",
+                unit.value(task.score.value),
+                unit.value(unit.half_width_95(&task.score))
+            )
         }),
         Column::Count => count(c.n as u64),
         Column::Origin => origin_name(&c.origin).to_owned(),
-        Column::Generation => c.generation.filter(|_| counts(&c.origin)).map_or_else(String::new, |g| g.to_string()),
+        Column::Generation => c
+            .generation
+            .filter(|_| counts(&c.origin))
+            .map_or_else(String::new, |g| g.to_string()),
         Column::Age => duration(model.now_ms.saturating_sub(scored.time_ms)),
     }
 }
 
 fn style(model: &Model, column: Column, scored: &Scored) -> Style {
-    let best = model.run.best().is_some_and(|b| b.candidate.id == scored.candidate.id);
+    let best = model
+        .run
+        .best()
+        .is_some_and(|b| b.candidate.id == scored.candidate.id);
     match column {
         Column::Id | Column::Origin if best => BEST.add_modifier(Modifier::BOLD),
         Column::Id | Column::Origin => origin_style(&scored.candidate.origin),

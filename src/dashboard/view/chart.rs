@@ -13,24 +13,30 @@ use crate::dashboard::plot::{Plot, Range};
 use crate::dashboard::text::{cut, right, span};
 use crate::event::Origin;
 use crate::event::run::{Run, counts};
-use crate::event::words::{count, duration, parent_name};
-
-const Y_LABELS: u16 = 6;
+use crate::event::words::{Unit, count, duration, parent_name};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let inner = panel(title("convergence", legend(area.width)), area, buffer);
     let run = &model.run;
     let Some(y) = value_range(run) else {
-        return put_lines(&[Line::from(span("the first scores will appear here", DIM))], inner, buffer);
+        return put_lines(
+            &[Line::from(span("the first scores will appear here", DIM))],
+            inner,
+            buffer,
+        );
     };
-    let x = Range { low: 0.0, high: last_x(model).max(1.0) };
+    let x = Range {
+        low: 0.0,
+        high: last_x(model).max(1.0),
+    };
     let labels = if inner.width >= 100 { 24 } else { 19 };
-    if inner.width < Y_LABELS + labels + 10 || inner.height < 3 {
+    let y_labels = if run.unit() == Unit::Percent { 6 } else { 8 };
+    if inner.width < y_labels + labels + 10 || inner.height < 3 {
         return;
     }
     let field = Rect {
-        x: inner.x + Y_LABELS,
-        width: inner.width - Y_LABELS - labels,
+        x: inner.x + y_labels,
+        width: inner.width - y_labels - labels,
         height: inner.height - 1,
         ..inner
     };
@@ -43,7 +49,12 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
 }
 
 fn legend(columns: u16) -> Vec<Span<'static>> {
-    let short = vec![span("━", BEST), span(" best so far  ", DIM), span("·", PLAIN), span(" candidate ", DIM)];
+    let short = vec![
+        span("━", BEST),
+        span(" best so far  ", DIM),
+        span("·", PLAIN),
+        span(" candidate ", DIM),
+    ];
     let long = vec![
         span(" ░", DIM),
         span(" middle half of a generation  ", DIM),
@@ -54,7 +65,12 @@ fn legend(columns: u16) -> Vec<Span<'static>> {
         span("┄", BASELINE),
         span(" baseline ", DIM),
     ];
-    let middle = vec![span(" ░", DIM), span(" middle half  ", DIM), span("◆", ACCENT), span(" mean ", DIM)];
+    let middle = vec![
+        span(" ░", DIM),
+        span(" middle half  ", DIM),
+        span("◆", ACCENT),
+        span(" mean ", DIM),
+    ];
     match columns {
         0..60 => Vec::new(),
         60..110 => short.into_iter().chain(middle).collect(),
@@ -64,19 +80,31 @@ fn legend(columns: u16) -> Vec<Span<'static>> {
 
 /// Position of a candidate on the horizontal axis.
 fn x_of(model: &Model, evals: u64, elapsed_ms: u64) -> f64 {
-    if model.chart.over_time { elapsed_ms as f64 } else { evals as f64 }
+    if model.chart.over_time {
+        elapsed_ms as f64
+    } else {
+        evals as f64
+    }
 }
 
 fn last_x(model: &Model) -> f64 {
     let run = &model.run;
-    let scored = run.scored.iter().map(|s| x_of(model, s.evals, s.elapsed_ms));
+    let scored = run
+        .scored
+        .iter()
+        .map(|s| x_of(model, s.evals, s.elapsed_ms));
     scored.fold(0.0, f64::max)
 }
 
 /// From the worst level or the fifth percentile of the field to the best, so that one collapse does not flatten all.
 fn value_range(run: &Run) -> Option<Range> {
-    let mut children: Vec<f64> =
-        run.scored.iter().map(|s| &s.candidate).filter(|c| counts(&c.origin)).map(|c| c.fitness).collect();
+    let mut children: Vec<f64> = run
+        .scored
+        .iter()
+        .map(|s| &s.candidate)
+        .filter(|c| counts(&c.origin))
+        .map(|c| c.fitness)
+        .collect();
     children.sort_by(f64::total_cmp);
     let skipped = children.len() / 20;
     let levels = levels(run).map(|(value, ..)| value);
@@ -84,8 +112,12 @@ fn value_range(run: &Run) -> Option<Range> {
 }
 
 fn levels(run: &Run) -> impl Iterator<Item = (f64, &str, Style, char)> {
-    let parents = run.of_origin(Origin::Parent).map(|c| (c.fitness, parent_name(&c.id), PARENT, '╌'));
-    let baselines = run.of_origin(Origin::Baseline).map(|c| (c.fitness, c.id.as_str(), BASELINE, '┄'));
+    let parents = run
+        .of_origin(Origin::Parent)
+        .map(|c| (c.fitness, parent_name(&c.id), PARENT, '╌'));
+    let baselines = run
+        .of_origin(Origin::Baseline)
+        .map(|c| (c.fitness, c.id.as_str(), BASELINE, '┄'));
     parents.chain(baselines)
 }
 
@@ -94,7 +126,13 @@ fn plot_run(model: &Model, plot: &mut Plot) {
     let band: Vec<(f64, f64, f64)> = run
         .generations
         .iter()
-        .map(|g| (x_of(model, g.evals, g.elapsed_ms), g.generation.lower_quartile, g.generation.upper_quartile))
+        .map(|g| {
+            (
+                x_of(model, g.evals, g.elapsed_ms),
+                g.generation.lower_quartile,
+                g.generation.upper_quartile,
+            )
+        })
         .collect();
     plot.band(&band, DIM);
     for (value, _, style, stroke) in levels(run) {
@@ -118,8 +156,19 @@ fn plot_run(model: &Model, plot: &mut Plot) {
         steps.push((last_x(model), best));
     }
     plot.line(&steps, BEST);
-    for scored in run.scored.iter().filter(|s| s.candidate.origin == Origin::Mean) {
-        plot.mark((x_of(model, scored.evals, scored.elapsed_ms), scored.candidate.fitness), '◆', ACCENT);
+    for scored in run
+        .scored
+        .iter()
+        .filter(|s| s.candidate.origin == Origin::Mean)
+    {
+        plot.mark(
+            (
+                x_of(model, scored.evals, scored.elapsed_ms),
+                scored.candidate.fitness,
+            ),
+            '◆',
+            ACCENT,
+        );
     }
 }
 
@@ -127,18 +176,49 @@ fn y_ticks(run: &Run, plot: &Plot, y: Range, inner: Rect, field: Rect, buffer: &
     let unit = run.unit();
     for tick in y.ticks((field.height / 4).max(2).into()) {
         if let Some(row) = plot.row(tick) {
-            buffer.set_string(inner.x, row, right(&unit.value(tick), usize::from(Y_LABELS) - 1), DIM);
+            buffer.set_string(
+                inner.x,
+                row,
+                right(&unit.value(tick), usize::from(field.x - inner.x) - 1),
+                DIM,
+            );
         }
     }
 }
 
 fn x_ticks(model: &Model, plot: &Plot, x: Range, field: Rect, buffer: &mut Buffer) {
     let row = field.bottom();
-    let unit = if model.chart.over_time { "time" } else { "evals" };
+    let unit = if model.chart.over_time {
+        "time"
+    } else {
+        "evals"
+    };
     let mut free_from = field.x;
-    for tick in x.ticks(usize::from(field.width / 16).max(2)) {
-        let Some(column) = plot.column(tick) else { continue };
-        let text = if model.chart.over_time { duration(tick as u64) } else { count(tick as u64) };
+    // Whole evaluations; whole seconds, minutes or hours.
+    let whole = match (model.chart.over_time, x.high) {
+        (false, _) => 1.0,
+        (true, ms) if ms < 120_000.0 => 1000.0,
+        (true, ms) if ms < 7_200_000.0 => 60_000.0,
+        (true, _) => 3_600_000.0,
+    };
+    let counted = Range {
+        low: x.low / whole,
+        high: x.high / whole,
+    };
+    let ticks = counted.ticks(usize::from(field.width / 16).max(2));
+    for tick in ticks
+        .into_iter()
+        .filter(|t| t.fract() == 0.0)
+        .map(|t| t * whole)
+    {
+        let Some(column) = plot.column(tick) else {
+            continue;
+        };
+        let text = if model.chart.over_time {
+            duration(tick as u64)
+        } else {
+            count(tick as u64)
+        };
         let half = text.chars().count() as u16 / 2;
         let at = column.saturating_sub(half).max(field.x);
         if at >= free_from && at + 2 * half < field.right() {
@@ -152,17 +232,28 @@ fn x_ticks(model: &Model, plot: &Plot, x: Range, field: Rect, buffer: &mut Buffe
 /// Names of the levels beside the field, pushed apart where they meet; what finds no row is left out.
 fn level_labels(run: &Run, plot: &Plot, field: Rect, columns: u16, buffer: &mut Buffer) {
     let unit = run.unit();
-    let best = run.best().map(|b| (b.candidate.fitness, b.candidate.id.as_str(), BEST, '━'));
+    let best = run
+        .best()
+        .map(|b| (b.candidate.fitness, b.candidate.id.as_str(), BEST, '━'));
     let mut labels: Vec<(f64, &str, Style, char)> = best.into_iter().chain(levels(run)).collect();
     labels.sort_by(|a, b| b.0.total_cmp(&a.0));
     let rows: Vec<u16> = labels.iter().filter_map(|l| plot.row(l.0)).collect();
     if rows.len() < labels.len() {
         return;
     }
-    for ((value, name, style, stroke), row) in labels.into_iter().zip(spread(&rows, field.y, field.bottom())) {
+    for ((value, name, style, stroke), row) in
+        labels
+            .into_iter()
+            .zip(spread(&rows, field.y, field.bottom()))
+    {
         let Some(row) = row else { continue };
         let text = format!("{stroke} {} {name}", unit.value(value));
-        buffer.set_string(field.right() + 1, row, cut(&text, usize::from(columns) - 2), style);
+        buffer.set_string(
+            field.right() + 1,
+            row,
+            cut(&text, usize::from(columns) - 2),
+            style,
+        );
     }
 }
 

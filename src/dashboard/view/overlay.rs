@@ -11,7 +11,10 @@ use crate::dashboard::model::{Model, Overlay};
 use crate::dashboard::text::{left, span};
 
 const HELP: [(&str, &str); 18] = [
-    ("1–7  Tab", "pages: overview, chart, board, pareto, engine, log, result"),
+    (
+        "1–7  Tab",
+        "pages: overview, chart, board, pareto, engine, log, result",
+    ),
     ("j k  ↓ ↑", "choose a row, scroll"),
     ("g G", "first, last"),
     ("Enter  Esc", "open a candidate, go back"),
@@ -41,22 +44,33 @@ pub fn draw(model: &Model, overlay: Overlay, area: Rect, buffer: &mut Buffer) {
 }
 
 fn help(area: Rect, buffer: &mut Buffer) {
-    let mut lines: Vec<Line> =
-        HELP.iter().map(|(key, what)| Line::from(vec![span(left(key, 12), ACCENT), span(*what, PLAIN)])).collect();
+    let mut lines: Vec<Line> = HELP
+        .iter()
+        .map(|(key, what)| Line::from(vec![span(left(key, 12), ACCENT), span(*what, PLAIN)]))
+        .collect();
     lines.push(Line::default());
     lines.push(Line::from(span(ABOUT, DIM)));
     window("keys", &lines, 74, area, buffer);
 }
 
 fn confirm(model: &Model, area: Rect, buffer: &mut Buffer) {
-    let name = model.run.started.as_ref().map_or("the run", |s| s.name.as_str());
+    let name = model
+        .run
+        .started
+        .as_ref()
+        .map_or("the run", |s| s.name.as_str());
     let lines = [
         Line::from(span(format!("Stop {name}?"), BOLD)),
         Line::default(),
         Line::from("What is in flight ends first and the journal is closed."),
         Line::from("`heterosis resume` goes on from there."),
         Line::default(),
-        Line::from(vec![span("y", BEST), span(" stop    ", PLAIN), span("n", ACCENT), span(" go on", PLAIN)]),
+        Line::from(vec![
+            span("y", BEST),
+            span(" stop    ", PLAIN),
+            span("n", ACCENT),
+            span(" go on", PLAIN),
+        ]),
     ];
     window("stop", &lines, 60, area, buffer);
 }
@@ -67,7 +81,10 @@ fn window(name: &'static str, lines: &[Line], columns: u16, area: Rect, buffer: 
         ratatui::layout::Constraint::Length((lines.len() as u16 + 2).min(area.height)),
     );
     Clear.render(frame, buffer);
-    let block = Block::bordered().border_type(BorderType::Rounded).border_style(ACCENT).title(format!(" {name} "));
+    let block = Block::bordered()
+        .border_type(BorderType::Rounded)
+        .border_style(ACCENT)
+        .title(format!(" {name} "));
     let inner = block.inner(frame);
     block.render(frame, buffer);
     put_lines(lines, super::indented(inner), buffer);

@@ -8,7 +8,7 @@ use super::{panel, put_lines, title};
 use crate::dashboard::appearance::{BASELINE, BEST, DIM, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::plot::{Plot, Range};
-use crate::dashboard::text::{cut, right, span};
+use crate::dashboard::text::{cut, right, span, width};
 use crate::event::Origin;
 use crate::event::run::Scored;
 use crate::event::words::parent_name;
@@ -33,16 +33,31 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         span(" parent ", DIM),
     ];
     let inner = panel(title("pareto", about), area, buffer);
-    let points: Vec<(&Scored, (f64, f64))> = model.run.scored.iter().filter_map(|s| Some((s, point(s, ix, iy)?))).collect();
-    let (Some(x), Some(y)) =
-        (Range::around(points.iter().map(|p| p.1.0), 0.05), Range::around(points.iter().map(|p| p.1.1), 0.08))
-    else {
-        return put_lines(&[Line::from(span("nothing is scored yet", DIM))], inner, buffer);
+    let points: Vec<(&Scored, (f64, f64))> = model
+        .run
+        .scored
+        .iter()
+        .filter_map(|s| Some((s, point(s, ix, iy)?)))
+        .collect();
+    let (Some(x), Some(y)) = (
+        Range::around(points.iter().map(|p| p.1.0), 0.05),
+        Range::around(points.iter().map(|p| p.1.1), 0.08),
+    ) else {
+        return put_lines(
+            &[Line::from(span("nothing is scored yet", DIM))],
+            inner,
+            buffer,
+        );
     };
     if inner.width < 30 || inner.height < 5 {
         return;
     }
-    let field = Rect { x: inner.x + Y_LABELS, width: inner.width - Y_LABELS - 1, height: inner.height - 1, ..inner };
+    let field = Rect {
+        x: inner.x + Y_LABELS,
+        width: inner.width - Y_LABELS - 1,
+        height: inner.height - 1,
+        ..inner
+    };
     let mut plot = Plot::new(field, x, y);
     let front = front(&points);
     for (_, at) in &points {
@@ -72,10 +87,19 @@ fn point(scored: &Scored, ix: usize, iy: usize) -> Option<(f64, f64)> {
 fn front(points: &[(&Scored, (f64, f64))]) -> Vec<usize> {
     let beats = |a: (f64, f64), b: (f64, f64)| a.0 >= b.0 && a.1 >= b.1 && a != b;
     let on_front = |p: (f64, f64)| !points.iter().any(|other| beats(other.1, p));
-    (0..points.len()).filter(|&i| on_front(points[i].1)).collect()
+    (0..points.len())
+        .filter(|&i| on_front(points[i].1))
+        .collect()
 }
 
-fn label(model: &Model, points: &[(&Scored, (f64, f64))], front: &[usize], plot: &Plot, field: Rect, buffer: &mut Buffer) {
+fn label(
+    model: &Model,
+    points: &[(&Scored, (f64, f64))],
+    front: &[usize],
+    plot: &Plot,
+    field: Rect,
+    buffer: &mut Buffer,
+) {
     let best = model.run.best().map(|b| b.candidate.id.as_str());
     for (i, (scored, at)) in points.iter().enumerate() {
         let c = &scored.candidate;
@@ -85,24 +109,54 @@ fn label(model: &Model, points: &[(&Scored, (f64, f64))], front: &[usize], plot:
             _ if best == Some(c.id.as_str()) || (front.contains(&i) && front.len() <= 4) => BEST,
             _ => continue,
         };
-        let (Some(column), Some(row)) = (plot.column(at.0), plot.row(at.1)) else { continue };
-        let room = field.right().saturating_sub(column + 2);
-        buffer.set_string(column + 2, row, cut(parent_name(&c.id), room.into()), style);
+        let (Some(column), Some(row)) = (plot.column(at.0), plot.row(at.1)) else {
+            continue;
+        };
+        let name = parent_name(&c.id);
+        let size = width(name) as u16;
+        // On the left of the point where there is no room on its right.
+        let left = column.saturating_sub(size + 1).max(field.x);
+        let start = if column + 2 + size <= field.right() {
+            column + 2
+        } else {
+            left
+        };
+        buffer.set_string(
+            start,
+            row,
+            cut(name, field.right().saturating_sub(start).into()),
+            style,
+        );
     }
 }
 
-fn ticks(model: &Model, axes: (usize, usize), ranges: (Range, Range), plot: &Plot, field: Rect, buffer: &mut Buffer) {
+fn ticks(
+    model: &Model,
+    axes: (usize, usize),
+    ranges: (Range, Range),
+    plot: &Plot,
+    field: Rect,
+    buffer: &mut Buffer,
+) {
     let unit = |axis: usize| {
         let task = model.run.started.as_ref().and_then(|s| s.tasks.get(axis));
-        task.map(|t| model.run.task_unit(&t.task, &t.lang)).unwrap_or_default()
+        task.map(|t| model.run.task_unit(&t.task, &t.lang))
+            .unwrap_or_default()
     };
     for tick in ranges.1.ticks((field.height / 5).max(2).into()) {
         if let Some(row) = plot.row(tick) {
-            buffer.set_string(field.x - Y_LABELS, row, right(&unit(axes.1).value(tick), usize::from(Y_LABELS) - 1), DIM);
+            buffer.set_string(
+                field.x - Y_LABELS,
+                row,
+                right(&unit(axes.1).value(tick), usize::from(Y_LABELS) - 1),
+                DIM,
+            );
         }
     }
     for tick in ranges.0.ticks((field.width / 16).max(2).into()) {
-        let Some(column) = plot.column(tick).filter(|c| c + 6 < field.right()) else { continue };
+        let Some(column) = plot.column(tick).filter(|c| c + 6 < field.right()) else {
+            continue;
+        };
         buffer.set_string(column, field.bottom(), unit(axes.0).value(tick), DIM);
     }
 }

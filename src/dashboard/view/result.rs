@@ -26,7 +26,12 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         }
         None => lines.extend(not_yet(model, columns)),
     }
-    if let Some(selection) = model.run.selection.as_ref().filter(|_| usize::from(inner.height) > lines.len() + 4) {
+    if let Some(selection) = model
+        .run
+        .selection
+        .as_ref()
+        .filter(|_| usize::from(inner.height) > lines.len() + 4)
+    {
         lines.push(Line::default());
         lines.extend(finalists(model, selection));
     }
@@ -39,10 +44,20 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
 fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
     let unit = model.run.unit();
     let verdict = verdict(unit, reading);
-    let (sign, style) = if verdict.won { ("✓ ", GOOD) } else { ("✗ ", BAD) };
+    let (sign, style) = if verdict.won {
+        ("✓ ", GOOD)
+    } else {
+        ("✗ ", BAD)
+    };
     let mut lines: Vec<Line> = Vec::new();
-    for (i, row) in wrap(&format!("{}.", verdict.sentence), columns.saturating_sub(2)).into_iter().enumerate() {
-        lines.push(Line::from(vec![span(if i == 0 { sign } else { "  " }, style), span(row, BOLD)]));
+    for (i, row) in wrap(&format!("{}.", verdict.sentence), columns.saturating_sub(2))
+        .into_iter()
+        .enumerate()
+    {
+        lines.push(Line::from(vec![
+            span(if i == 0 { sign } else { "  " }, style),
+            span(row, BOLD),
+        ]));
     }
     let mut more = luck(&model.run).unwrap_or_default();
     if reading.positive_flips + reading.negative_flips > 0 {
@@ -53,18 +68,35 @@ fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'s
             count(reading.negative_flips as u64)
         );
     }
-    lines.extend(wrap(&more, columns.saturating_sub(2)).into_iter().map(|row| Line::from(span(format!("  {row}"), DIM))));
+    lines.extend(
+        wrap(&more, columns.saturating_sub(2))
+            .into_iter()
+            .map(|row| Line::from(span(format!("  {row}"), DIM))),
+    );
     lines
 }
 
 /// Everybody who sat the test, best first, as bars.
 fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
-    let mut field: Vec<(&TestScore, Option<(f64, f64)>)> =
-        vec![(&reading.best, None), (&reading.best_parent, Some((reading.difference, reading.p_value)))];
-    field.extend(reading.others.iter().map(|o| (&o.other, Some((o.difference, o.p_holm)))));
+    let mut field: Vec<(&TestScore, Option<(f64, f64)>)> = vec![
+        (&reading.best, None),
+        (
+            &reading.best_parent,
+            Some((reading.difference, reading.p_value)),
+        ),
+    ];
+    field.extend(
+        reading
+            .others
+            .iter()
+            .map(|o| (&o.other, Some((o.difference, o.p_holm)))),
+    );
     field.sort_by(|a, b| b.0.score.value.total_cmp(&a.0.score.value));
     let unit = model.run.unit();
-    let largest = field.iter().map(|f| f.0.score.value).fold(f64::NEG_INFINITY, f64::max);
+    let largest = field
+        .iter()
+        .map(|f| f.0.score.value)
+        .fold(f64::NEG_INFINITY, f64::max);
     let bar_columns = columns.saturating_sub(63).min(40);
     let heading = format!(
         "  {}  {}  {}  {}",
@@ -77,12 +109,28 @@ fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'st
     for (score, against) in field {
         let style = contest_style(model, reading, &score.id);
         // Log-likelihoods have no zero to draw a bar from.
-        let share = if unit == Unit::Percent { score.score.value / largest.max(1e-9) } else { 0.0 };
-        let lead = against.map(|(d, p)| format!("{:>7}  {}", unit.signed(d), p_value(p))).unwrap_or_default();
+        let share = if unit == Unit::Percent {
+            score.score.value / largest.max(1e-9)
+        } else {
+            0.0
+        };
+        let lead = against
+            .map(|(d, p)| format!("{:>7}  {}", unit.signed(d), p_value(p)))
+            .unwrap_or_default();
         lines.push(Line::from(vec![
-            span(if score.id == reading.best.id { "★ " } else { "  " }, style),
+            span(
+                if score.id == reading.best.id {
+                    "★ "
+                } else {
+                    "  "
+                },
+                style,
+            ),
             span(left(parent_name(&score.id), 14), style),
-            span(format!("  {}  ", right(&unit.score(&score.score), 14)), PLAIN),
+            span(
+                format!("  {}  ", right(&unit.score(&score.score), 14)),
+                PLAIN,
+            ),
             span(left(&bar(share, bar_columns), bar_columns), style),
             span(format!("  {lead}"), DIM),
         ]));
@@ -95,7 +143,10 @@ fn contest_style(model: &Model, reading: &TestReading, id: &str) -> Style {
     if id == reading.best.id {
         return BEST.add_modifier(Modifier::BOLD);
     }
-    model.run.candidate(id).map_or(PLAIN, |c| origin_style(&c.origin))
+    model
+        .run
+        .candidate(id)
+        .map_or(PLAIN, |c| origin_style(&c.origin))
 }
 
 fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
@@ -107,10 +158,19 @@ fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
         let unit = model.run.task_unit(&mine.task, &mine.lang);
         let difference = mine.score.value - theirs.score.value;
         lines.push(Line::from(vec![
-            span(format!("  {}  ", left(&task_name(&mine.task, &mine.lang), 14)), PLAIN),
+            span(
+                format!("  {}  ", left(&task_name(&mine.task, &mine.lang), 14)),
+                PLAIN,
+            ),
             span(right(&unit.score(&mine.score), 14), PLAIN),
-            span(format!("  against {}  ", right(&unit.score(&theirs.score), 12)), DIM),
-            span(format!("{:>7}", unit.signed(difference)), if difference > 0.0 { GOOD } else { BAD }),
+            span(
+                format!("  against {}  ", right(&unit.score(&theirs.score), 12)),
+                DIM,
+            ),
+            span(
+                format!("{:>7}", unit.signed(difference)),
+                if difference > 0.0 { GOOD } else { BAD },
+            ),
         ]));
     }
     lines
@@ -118,15 +178,27 @@ fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
 
 fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
     let unit = model.run.unit();
-    let heading = format!("  {}  {}  {}  from", left("finalists", 14), right("fresh ± SE", 14), right("search", 14));
+    let heading = format!(
+        "  {}  {}  {}  from",
+        left("finalists", 14),
+        right("fresh ± SE", 14),
+        right("search", 14)
+    );
     let mut lines = vec![Line::from(span(heading, DIM))];
     for finalist in &selection.finalists {
         let won = finalist.id == selection.best;
-        let style = if won { BEST.add_modifier(Modifier::BOLD) } else { origin_style(&finalist.origin) };
+        let style = if won {
+            BEST.add_modifier(Modifier::BOLD)
+        } else {
+            origin_style(&finalist.origin)
+        };
         lines.push(Line::from(vec![
             span(if won { "★ " } else { "  " }, style),
             span(left(parent_name(&finalist.id), 14), style),
-            span(format!("  {}  ", right(&unit.score(&finalist.fresh), 14)), PLAIN),
+            span(
+                format!("  {}  ", right(&unit.score(&finalist.fresh), 14)),
+                PLAIN,
+            ),
             span(right(&unit.score(&finalist.search), 14), DIM),
             span(format!("  {}", origin_name(&finalist.origin)), DIM),
         ]));
@@ -153,16 +225,26 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         let mut spans: Vec<Span> = vec![
             span("So far ", DIM),
             span(best.id.clone(), BEST),
-            span(format!(" {}", unit.with_error(best.fitness, best.stderr)), BOLD),
+            span(
+                format!(" {}", unit.with_error(best.fitness, best.stderr)),
+                BOLD,
+            ),
         ];
         if let Some(parent) = run.best_parent() {
             spans.push(span(" against ", DIM));
             spans.push(span(parent_name(&parent.id).to_owned(), PARENT));
-            spans.push(span(format!(" {}", unit.with_error(parent.fitness, parent.stderr)), PLAIN));
+            spans.push(span(
+                format!(" {}", unit.with_error(parent.fitness, parent.stderr)),
+                PLAIN,
+            ));
         }
         lines.push(Line::from(spans));
         let caution = "on the questions that the search chooses by: the best of many is always a little lucky there.";
-        lines.extend(wrap(caution, columns).into_iter().map(|row| Line::from(span(row, DIM))));
+        lines.extend(
+            wrap(caution, columns)
+                .into_iter()
+                .map(|row| Line::from(span(row, DIM))),
+        );
     }
     lines
 }
@@ -172,6 +254,11 @@ fn next_steps(model: &Model) -> Vec<Line<'static>> {
         return Vec::new();
     }
     let key = |key: &'static str, what: &'static str| vec![span(key, ACCENT), span(what, DIM)];
-    let spans = [key("e", " export it    "), key("Enter", " look inside    "), key("q", " quit")].concat();
+    let spans = [
+        key("e", " export it    "),
+        key("Enter", " look inside    "),
+        key("q", " quit"),
+    ]
+    .concat();
     vec![Line::default(), Line::from(spans)]
 }
