@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+pub mod answer;
 pub mod data;
 pub mod extract;
 pub mod language;
@@ -25,6 +26,7 @@ mod score;
 pub mod stats;
 mod task_file;
 
+pub use answer::{Answerer, answer};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Normalization, Step};
@@ -76,6 +78,13 @@ pub enum Error {
     Gate { task: String, lang: String, known: String },
     #[error("the task '{task}' measures log-likelihoods, so stored outputs cannot be scored again with it")]
     NotGenerated { task: String },
+    #[error(
+        "the task '{task}' lets a model write {wanted} tokens, but the model's context has {context}. Use a copy \
+         of the task file with a smaller max_new_tokens, or a model with a longer context"
+    )]
+    Context { task: String, wanted: usize, context: usize },
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
     #[error("answers, line {line}: {message}")]
     Answers { line: usize, message: String },
 }
@@ -751,5 +760,280 @@ impl Maker<'_> {
             target: self.template("shots.target", target.map_or("", String::as_str))?,
             spec,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A few published rows; see `tests/data/eval/README.md`.
+    pub(super) fn sample() -> DataDirs {
+        DataDirs {
+            roots: vec![golden("data")],
+        }
+    }
+
+    fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/eval").join(name)
+    }
+
+    fn golden_lines(name: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(golden(name)).unwrap();
+        text.split('\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn fitness(lang: Option<&str>) -> TaskOptions {
+        TaskOptions {
+            lang: lang.map(str::to_string),
+            profile: Profile::Fitness,
+            ..TaskOptions::default()
+        }
+    }
+
+    fn load(name: &str, options: &TaskOptions) -> Task {
+        Task::load(name, options, &sample()).unwrap()
+    }
+
+    /// lm-eval's own prompts, messages, gold answers and stops (`tests/peers/prompts.py`).
+    #[test]
+    fn prompts_are_the_harnesss() {
+        let rows = golden_lines("prompts.jsonl");
+        assert_eq!(rows.len(), 60);
+        for group in rows.chunk_by(|a, b| ["task", "lang", "shots"].iter().all(|key| a[key] == b[key])) {
+            let options = TaskOptions {
+                lang: group[0]["lang"].as_str().map(str::to_string),
+                shots: group[0]["shots"].as_u64().map(|n| n as usize),
+                limit: Some(group.len()),
+                ..TaskOptions::default()
+            };
+            let task = load(group[0]["task"].as_str().unwrap(), &options);
+            let questions = task.questions(Split::Benchmark).unwrap();
+            assert_eq!(questions.len(), group.len());
+            for (question, row) in questions.iter().zip(group) {
+                assert_eq!(question.prompt.text(), row["prompt"].as_str().unwrap());
+                let messages = question.prompt.messages(&Chat::default());
+                assert_eq!(serde_json::to_value(messages).unwrap(), row["messages"]);
+                assert_eq!(question.gold, row["gold"].as_str().unwrap());
+                assert_eq!(serde_json::to_value(&task.stop[..]).unwrap(), row["until"]);
+            }
+        }
+    }
+
+    /// lm-eval's own verdicts on canned and hostile outputs (`tests/peers/extraction.py`).
+    #[test]
+    fn verdicts_are_the_harnesss() {
+        let rows = golden_lines("extraction.jsonl");
+        assert_eq!(rows.len(), 333);
+        let text = std::fs::read_to_string(golden("extraction.jsonl")).unwrap();
+        let names: Vec<String> = ["gsm8k", "gsm8k_cot", "gsm8k_cot_zeroshot", "gsm8k_cot_llama"]
+            .into_iter()
+            .chain(["mgsm_direct", "mgsm_native_cot", "mgsm_en_cot"])
+            .map(str::to_string)
+            .collect();
+        let stored = rescore::parse(&text).unwrap();
+        let outcome = rescore::rescore(stored, &names, &TaskOptions::default(), &DataDirs::default()).unwrap();
+        assert_eq!((outcome.lines.len(), outcome.left_out, outcome.scores.len()), (333, 0, 37));
+        for (ours, row) in outcome.lines.iter().zip(&rows) {
+            let filters = serde_json::to_value(&ours.filters).unwrap();
+            assert_eq!(filters, row["filters"], "{row}");
+        }
+    }
+
+    #[test]
+    fn rescoring_chooses_its_lines() {
+        let line = |task: &str, lang: &str| format!("{{\"task\": \"{task}\", \"lang\": \"{lang}\", \"output\": \"5\", \"gold\": \"5\"}}");
+        let text = [line("mgsm_direct", "es"), line("mgsm_direct", "de"), line("gsm8k", "en")].join("\n");
+        let rescore = |tasks: &[&str], lang: Option<&str>| {
+            let tasks: Vec<String> = tasks.iter().map(ToString::to_string).collect();
+            let options = TaskOptions {
+                lang: lang.map(str::to_string),
+                ..TaskOptions::default()
+            };
+            let outcome = rescore::rescore(rescore::parse(&text).unwrap(), &tasks, &options, &DataDirs::default());
+            outcome.map(|o| (o.lines.len(), o.left_out))
+        };
+        assert_eq!(rescore(&["mgsm_direct"], None).unwrap(), (2, 1));
+        assert_eq!(rescore(&["mgsm_direct"], Some("es")).unwrap(), (1, 2));
+        assert_eq!(rescore(&["mgsm_direct_de", "gsm8k"], None).unwrap(), (2, 1));
+        // No line is of this task: all are judged its way.
+        assert_eq!(rescore(&["gsm8k_cot"], None).unwrap(), (3, 0));
+        assert!(rescore(&["gsm8k_solutions"], None).unwrap_err().to_string().contains("log-likelihoods"));
+        assert!(rescore::parse("{\"output\": 1}").unwrap_err().to_string().contains("line 1"));
+    }
+
+    #[test]
+    fn every_file_in_evals_loads_in_every_language_and_profile() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("evals");
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+        assert!(files.len() >= task_file::builtin_names().len());
+        for file in files {
+            let name = file.to_str().unwrap();
+            for (name, lang) in expand(name, None).unwrap() {
+                for profile in [Profile::Parity, Profile::Fitness] {
+                    let options = TaskOptions {
+                        profile,
+                        ..fitness(Some(&lang))
+                    };
+                    let task = Task::load(&name, &options, &DataDirs::default()).unwrap();
+                    assert!(task.splits().contains(&Split::Search), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_find_their_task() {
+        let lang = |name: &str| load(name, &TaskOptions::default()).lang().to_string();
+        assert_eq!((lang("gsm8k"), lang("mgsm_direct_ja"), lang("mgsm_en_cot:zh")), ("en".into(), "ja".into(), "zh".into()));
+        assert_eq!(expand("mgsm_direct", None).unwrap().len(), 11);
+        assert_eq!(expand("mgsm_direct_es", None).unwrap(), [("mgsm_direct".into(), "es".into())]);
+        assert_eq!(expand("gsm8k", None).unwrap(), [("gsm8k".into(), "en".into())]);
+        for (name, expected) in [
+            ("gsm8", "did you mean 'gsm8k'?"),
+            ("mgsm_direct_it", "no language 'it'"),
+            ("mgsm_direct", "has several languages"),
+            ("evals/nothing.yaml", "evals/nothing.yaml cannot be read"),
+        ] {
+            let message = Task::load(name, &TaskOptions::default(), &sample()).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert_eq!(tasks().unwrap().len(), task_file::builtin_names().len());
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let task = load("gsm8k", &TaskOptions::default());
+        let nowhere = Task::load("gsm8k", &TaskOptions::default(), &DataDirs::default()).unwrap();
+        let message = nowhere.questions(Split::Test).unwrap_err().to_string();
+        assert!(message.contains("gsm8k/test.jsonl") && message.contains("HETEROSIS_DATA"), "{message}");
+        let many = TaskOptions {
+            shots: Some(25),
+            ..TaskOptions::default()
+        };
+        let message = load("gsm8k", &many).questions(Split::Test).unwrap_err().to_string();
+        assert!(message.contains("25 few-shot examples are asked for") && message.contains("24 to choose"), "{message}");
+        assert_eq!(task.questions(Split::Test).unwrap()[2].id, "gsm8k/test/2");
+    }
+
+    /// A question of the training set is never its own example.
+    #[test]
+    fn a_question_is_not_its_own_example() {
+        for count in [1, 5, 22, 23] {
+            let options = TaskOptions {
+                shots: Some(count),
+                ..TaskOptions::default()
+            };
+            let questions = load("gsm8k", &options).questions(Split::Search).unwrap();
+            assert_eq!(questions.len(), 24);
+            for question in questions {
+                let mut seen: Vec<&str> = question.prompt.shots.iter().map(|s| s.question.as_str()).collect();
+                assert!(!seen.contains(&question.prompt.question.as_str()));
+                seen.sort_unstable();
+                seen.dedup();
+                assert_eq!(seen.len(), count);
+            }
+        }
+    }
+
+    #[test]
+    fn fitness_prompts_share_their_examples() {
+        let task = load("mgsm_native_cot", &fitness(Some("ja")));
+        let questions = task.questions(Split::Benchmark).unwrap();
+        assert_eq!(questions[0].prompt.shots, questions[1].prompt.shots);
+        assert_eq!(questions[0].prompt.shots.len(), 8);
+        // The harness's slicing takes the first character of the answer away.
+        assert!(questions[0].prompt.shots[0].answer.starts_with("ロジャーは"));
+        let parity = TaskOptions {
+            shots: Some(8),
+            ..TaskOptions::default()
+        };
+        let questions = load("mgsm_native_cot_ja", &parity).questions(Split::Benchmark).unwrap();
+        assert!(questions[0].prompt.shots.iter().any(|shot| shot.answer.starts_with("ジャーは")));
+        // English reasoning under a Japanese question.
+        let questions = load("mgsm_en_cot", &fitness(Some("ja"))).questions(Split::Benchmark).unwrap();
+        assert!(questions[0].prompt.shots[0].answer.starts_with("Roger started with 5 balls."));
+    }
+
+    #[test]
+    fn splits_are_disjoint_and_the_same_problems_in_every_language() {
+        let ids = |lang: &str, split| -> Vec<std::ops::Range<usize>> {
+            let file = TaskFile::builtin("mgsm_direct").unwrap().unwrap();
+            assert!(file.lang_names().contains(&lang));
+            vec![file.source(split).unwrap().rows.clone()]
+        };
+        assert_eq!(ids("es", Split::Search), [0..90]);
+        assert_eq!(ids("ja", Split::Selection), [90..125]);
+        assert_eq!(ids("te", Split::Test), [125..250]);
+        assert_eq!(ids("te", Split::Benchmark), [0..usize::MAX]);
+        for name in task_file::builtin_names() {
+            let file = TaskFile::builtin(name).unwrap().unwrap();
+            let splits = [Split::Search, Split::Selection, Split::Test].map(|s| file.source(s).unwrap());
+            for (i, a) in splits.iter().enumerate() {
+                for b in &splits[..i] {
+                    let apart = a.file != b.file || a.rows.end <= b.rows.start || b.rows.end <= a.rows.start;
+                    assert!(apart, "{name}");
+                }
+            }
+        }
+    }
+
+    /// The defects of the harness that the fitness profile repairs.
+    #[test]
+    fn fitness_judges_better_than_parity() {
+        let right = |task: &Task, output: &str, gold: &str| Answer::judged(task, output.into(), gold).unwrap().score == 1.0;
+        let (parity, repaired) = (load("gsm8k", &TaskOptions::default()), load("gsm8k", &fitness(None)));
+        for (output, by_parity, by_fitness) in [
+            (" She makes\n#### 29", true, true),
+            (" It costs $29.00", false, true),
+            (" #### 29.0\n\nQuestion: 7", false, true),
+            (" #### -29", false, false),
+            (" #### 30 and 29", true, false),
+            ("", false, false),
+        ] {
+            assert_eq!(right(&parity, output, "x\n#### 29"), by_parity, "{output}");
+            assert_eq!(right(&repaired, output, "x\n#### 29"), by_fitness, "{output}");
+        }
+        let spanish = load("mgsm_native_cot", &fitness(Some("es")));
+        let english = "She sells the 9 eggs that are left for 2 dollars each. The answer is 18.";
+        let answer = Answer::judged(&spanish, english.into(), "18").unwrap();
+        assert!(answer.correct && !answer.language_ok && answer.score == 0.0);
+        let spanish_answer = "Vende los 9 huevos que quedan por 2 dólares cada uno. La respuesta es 18.";
+        assert!(right(&spanish, spanish_answer, "18"));
+    }
+
+    #[test]
+    fn the_digest_tells_what_matters() {
+        let digest = |options: &TaskOptions, dirs: &DataDirs| Task::load("gsm8k", options, dirs).unwrap().digest().to_string();
+        let base = digest(&TaskOptions::default(), &sample());
+        assert_eq!(base, digest(&TaskOptions::default(), &sample()));
+        let shots = TaskOptions {
+            shots: Some(2),
+            ..TaskOptions::default()
+        };
+        assert_ne!(base, digest(&shots, &sample()));
+        assert_ne!(base, digest(&fitness(None), &sample()));
+        assert_ne!(base, digest(&TaskOptions::default(), &DataDirs::default()));
+    }
+
+    #[test]
+    fn scores_are_means_with_errors() {
+        let task = load("gsm8k", &TaskOptions::default());
+        let judge = |output: &str| Answer::judged(&task, output.into(), "#### 5").unwrap();
+        let score = TaskScore::of(&task, &[judge("#### 5"), judge("is 5"), judge("6"), judge("")]);
+        // flexible 1, 1, 0, 0; strict 1, 0, 0, 0: variances 1/3 and 1/4, over n = 4.
+        let flexible = score.scores["flexible-extract"];
+        assert_eq!((flexible.value, score.scores["strict-match"].value), (0.5, 0.25));
+        assert!((flexible.stderr - (1.0f64 / 12.0).sqrt()).abs() < 1e-15);
+        assert_eq!((score.n, score.primary.as_str(), score.fitness()), (4, "flexible-extract", flexible));
+        assert!(TaskScore::of(&task, &[]).fitness().value.is_nan());
+        let gated = load("mgsm_native_cot_es", &fitness(None));
+        let answers = [Answer::judged(&gated, "La respuesta es 5.".into(), "5").unwrap()];
+        let score = TaskScore::of(&gated, &answers);
+        assert_eq!(score.scores.keys().collect::<Vec<_>>(), ["answer", "answer+language", "language"]);
+        assert_eq!(score.primary, "answer+language");
     }
 }
