@@ -51,12 +51,12 @@ pub fn stopwatch() -> impl Fn() -> std::time::Duration {
 
 /// The local time zone's distance from UTC.
 pub fn utc_offset_s() -> i32 {
-    jiff::Zoned::now().offset().seconds()
+    jiff::ZonedDateTime::now().offset().seconds()
 }
 
 /// `20260523-231455`, local time.
 pub fn time_stamp() -> String {
-    jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string()
+    jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S").to_string()
 }
 
 /// Whether a person sits at stdout, on a terminal that can show a dashboard.

@@ -6,7 +6,7 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::ListArgs,
     eval,
-    recipe::{self, BaseRule, Default, Kind, Scope},
+    recipe::{self, BaseRule, DefaultValue, Kind, Scope},
 };
 
 #[derive(Serialize)]
@@ -75,8 +75,8 @@ fn describe(info: &recipe::MethodInfo) -> Method {
         per_model: p.scope != Scope::Shared,
         range: range(p.kind),
         default: match p.default {
-            Default::Value(value) => Some(value),
-            Default::Required | Default::Method => None,
+            DefaultValue::Value(value) => Some(value),
+            DefaultValue::Required | DefaultValue::Method => None,
         },
         summary: p.summary,
     });

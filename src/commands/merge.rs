@@ -3,15 +3,13 @@
 use anyhow::Context;
 
 use super::{
-    Failure, Outcome, environment,
+    Failure, Outcome, child, environment,
     models::{Opened, read_recipe},
 };
 use crate::{
     checkpoint::{Writer, parse_size},
     cli::MergeArgs,
     recipe::write,
-    report,
-    search::write_model,
 };
 
 pub fn merge(args: MergeArgs) -> Outcome {
@@ -23,10 +21,12 @@ pub fn merge(args: MergeArgs) -> Outcome {
         false => Writer::create(&args.out, shard_size)?,
     };
     let bar = environment::progress_bar(opened.plan.outputs().len() as u64, "merging");
-    let wrote = write_model(&mut writer, &opened.plan, &opened.parents, &mut |done| bar.set_position(done as u64))
-        .and_then(|()| Ok(writer.text("mergekit_config.yml", &write::to_yaml(&recipe))?))
-        .and_then(|()| Ok(writer.text("README.md", &report::card_of_merge(&recipe))?))
-        .and_then(|()| Ok(writer.finish()?));
+    let mut merge = || -> anyhow::Result<()> {
+        child::write(&mut writer, &opened.plan, &opened.parents, &mut |done| bar.set_position(done as u64))?;
+        writer.text("mergekit_config.yml", &write::to_yaml(&recipe))?;
+        Ok(())
+    };
+    let merged = merge().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();
-    wrote.map_err(Failure::Work)
+    merged.map_err(Failure::Work)
 }

@@ -3,6 +3,7 @@
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
 mod check;
+mod child;
 mod data;
 mod environment;
 mod eval;

@@ -41,7 +41,7 @@ pub struct Resources<'a> {
     pub options: EngineOptions,
     pub guard: Option<Guard>,
     /// A monotonic clock, from any start.
-    pub since_start: Box<dyn Fn() -> Duration + 'a>,
+    pub since_start: Box<dyn Fn() -> Duration + Send + 'a>,
 }
 
 /// Merges, generates, scores, caches.
@@ -125,6 +125,10 @@ impl<'a> MergeEvaluator<'a> {
         };
         self.questions.insert((index, split.name().into()), questions);
         Ok(exam_task)
+    }
+
+    pub fn task_digest(&self, index: usize) -> &str {
+        self.resources.tasks[index].task.digest()
     }
 
     /// Puts answers that the journal holds back into a cache that lost them.
@@ -352,11 +356,11 @@ impl MergeEvaluator<'_> {
             });
         })
         .map_err(|e| e.to_string())?;
-        let likelihood = open.iter().map(|i| exam.tasks[*i].is_likelihood);
+        let tasks = work.iter().map(|(task, _)| *task);
         Ok(answered
             .into_iter()
-            .zip(likelihood)
-            .map(|(answers, is_likelihood)| answers.into_iter().map(|a| plain(a, is_likelihood)).collect())
+            .zip(tasks)
+            .map(|(answers, task)| answers.into_iter().map(|answer| plain(answer, task)).collect())
             .collect())
     }
 }
@@ -373,13 +377,13 @@ fn stage(name: &str, exam: &Exam) -> event::Progress {
 }
 
 /// An answer as the journal keeps it.
-fn plain(answer: eval::Answer, is_likelihood: bool) -> event::Answer {
-    let got = answer.primary_extraction().unwrap_or_default().to_string();
+fn plain(answer: eval::Answer, task: &Task) -> event::Answer {
+    let got = answer.filters.get(task.primary_filter()).map(|f| f.extracted.clone()).unwrap_or_default();
     event::Answer {
         q: answer.question,
         out: answer.output,
         got,
-        gold: if is_likelihood { String::new() } else { answer.gold },
+        gold: if task.kind() == Kind::LogLikelihood { String::new() } else { answer.gold },
         score: answer.score,
         finish: answer.finish,
         language_ok: answer.language_ok,

@@ -79,7 +79,7 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
         file: path.display().to_string(),
         reason,
     };
-    let read = |name: &str| {
+    let read = |name: &str| -> Result<Option<String>, model::Error> {
         let Some(file) = checkpoint.side_file(name) else {
             return Ok(None);
         };
@@ -96,9 +96,7 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
             reason: e.to_string(),
         })
     };
-    let tokenizer_json = checkpoint
-        .tokenizer_json()
-        .map_err(|e| fail(e.to_string()))?
+    let tokenizer_json = read("tokenizer.json")?
         .ok_or_else(|| fail("it is missing; text needs a tokenizer: put the model's tokenizer.json there".into()))?;
     Ok(TokenizerFiles {
         name: path.display().to_string(),
