@@ -114,6 +114,8 @@ pub struct Engine {
     decoder: Decoder,
     tokenizer: Arc<Tokenizer>,
     options: EngineOptions,
+    /// Memory of the last call, not its contents.
+    pool: Option<Pool>,
 }
 
 impl Engine {
@@ -122,6 +124,7 @@ impl Engine {
             decoder,
             tokenizer,
             options,
+            pool: None,
         }
     }
 
@@ -168,7 +171,8 @@ impl Engine {
             .map(|request| Writer::new(request, &self.tokenizer))
             .collect();
         let skip: Vec<bool> = requests.iter().map(|r| r.max_new_tokens == 0).collect();
-        Scheduler::new(&mut self.decoder, &self.options, jobs, &skip)?.run(
+        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        let pool = scheduler.run(
             &mut |decoder, owners, states| {
                 let next = decoder.next_tokens(states);
                 // A generating row wants exactly one state a step.
@@ -190,6 +194,7 @@ impl Engine {
             },
             progress,
         )?;
+        self.pool = Some(pool);
         Ok(writers.into_iter().map(Writer::finish).collect())
     }
 
@@ -235,7 +240,8 @@ impl Engine {
             requests.len()
         ];
         const ROWS_OF_LOGITS: usize = 48;
-        Scheduler::new(&mut self.decoder, &self.options, jobs, &skip)?.run(
+        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        let pool = scheduler.run(
             &mut |decoder, owners, states| {
                 for (owners, states) in owners
                     .chunks(ROWS_OF_LOGITS)
@@ -272,6 +278,7 @@ impl Engine {
             },
             progress,
         )?;
+        self.pool = Some(pool);
         Ok(scores)
     }
 
@@ -464,6 +471,7 @@ impl<'a> Scheduler<'a> {
     fn new(
         decoder: &'a mut Decoder,
         options: &'a EngineOptions,
+        pool: Option<Pool>,
         jobs: Vec<Job<'a>>,
         skip: &[bool],
     ) -> Result<Self, Error> {
@@ -489,7 +497,7 @@ impl<'a> Scheduler<'a> {
         trie.nodes
             .iter_mut()
             .for_each(|node| node.request = wanted[node.request]);
-        let pool = Pool::new(decoder.kv_shape(), options.kv_memory_bytes);
+        let pool = Pool::new(decoder.kv_shape(), options.kv_memory_bytes, pool);
         let progress = Progress {
             done: jobs.len() - wanted.len(),
             total: jobs.len(),
@@ -509,12 +517,12 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<Pool, Error> {
         progress(self.progress);
         loop {
             self.admit()?;
             if self.active.is_empty() {
-                return Ok(());
+                return Ok(self.pool);
             }
             self.step(on_states);
             progress(self.progress);

@@ -45,6 +45,23 @@ impl Matrix {
         }
     }
 
+    /// Takes a new shape and keeps the memory; what the elements hold is left open.
+    pub fn reshape(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols) = (rows, cols);
+        self.data.resize(rows * cols, 0.0);
+    }
+
+    /// Keeps the given rows, which must ascend.
+    pub fn keep_rows(&mut self, rows: impl Iterator<Item = usize>) {
+        let mut kept = 0;
+        for row in rows {
+            self.data
+                .copy_within(row * self.cols..(row + 1) * self.cols, kept * self.cols);
+            kept += 1;
+        }
+        self.reshape(kept, self.cols);
+    }
+
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..(row + 1) * self.cols]
     }
@@ -120,6 +137,7 @@ macro_rules! with_rows {
 pub(super) use with_rows;
 
 /// Rows repacked for [`tile`]: groups of [`MR`] rows (the last may have fewer), each group `[k][row]`.
+#[derive(Default)]
 pub struct PackedRows {
     rows: usize,
     depth: usize,
@@ -127,19 +145,19 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
-    pub fn new(x: &Matrix, threads: Threads) -> Self {
-        let mut data = vec![0.0; x.rows * x.cols];
-        let pack = |(rows, out): (&[f32], &mut [f32])| pack_rows(rows, x.cols, out);
-        let (from, to) = (x.data.chunks(MR * x.cols.max(1)), data.chunks_mut(MR * x.cols.max(1)));
-        if threads.0 > 1 && x.data.len() > 1 << 16 {
-            from.zip(to).par_bridge().for_each(pack);
+    /// Takes the rows of `x`; the memory is used again.
+    pub fn set(&mut self, x: &Matrix, threads: Threads) {
+        (self.rows, self.depth) = (x.rows, x.cols);
+        self.data.resize(x.data.len(), 0.0);
+        let group = MR * x.cols.max(1);
+        if threads.0 > 1 && x.data.len() > 1 << 15 {
+            let pairs = x.data.par_chunks(group).zip(self.data.par_chunks_mut(group));
+            pairs
+                .with_min_len(2)
+                .for_each(|(rows, out)| pack_rows(rows, x.cols, out));
         } else {
-            from.zip(to).for_each(pack);
-        }
-        PackedRows {
-            rows: x.rows,
-            depth: x.cols,
-            data,
+            let pairs = x.data.chunks(group).zip(self.data.chunks_mut(group));
+            pairs.for_each(|(rows, out)| pack_rows(rows, x.cols, out));
         }
     }
 
@@ -225,16 +243,14 @@ impl Linear {
         &self.panels[start + from * NR..start + to * NR]
     }
 
-    /// `x · weightᵀ + bias`, `[rows, in] → [rows, out]`.
-    pub fn apply(&self, x: &Matrix, threads: Threads) -> Matrix {
-        let packed = PackedRows::new(x, threads);
-        let mut out = Matrix::zeros(x.rows, self.outputs);
-        let least = (1 << 20) / (x.rows.max(1) * NR * self.inputs).max(1);
-        let ranges = threads.ranges(self.count(), least, 4);
+    /// `out = x · weightᵀ + bias`, `[rows, in] → [rows, out]`.
+    pub fn apply(&self, x: &PackedRows, out: &mut Matrix, threads: Threads) {
+        out.reshape(x.rows, self.outputs);
+        let ranges = self.ranges(x.rows, threads);
         if ranges.len() == 1 {
-            let mut rows: Vec<&mut [f32]> = out.data.chunks_mut(self.outputs.max(1)).collect();
-            self.columns(&packed, 0..self.count(), &mut rows);
-            return out;
+            let mut rows: Vec<&mut [f32]> = out.data.chunks_mut(self.outputs).collect();
+            self.columns(x, 0..self.count(), &mut rows);
+            return;
         }
         // Each task owns a range of columns of every row.
         let mut tasks: Vec<Vec<&mut [f32]>> = ranges.iter().map(|_| Vec::with_capacity(x.rows)).collect();
@@ -249,8 +265,17 @@ impl Linear {
         tasks
             .into_par_iter()
             .zip(ranges)
-            .for_each(|(mut rows, range)| self.columns(&packed, range, &mut rows));
-        out
+            .for_each(|(mut rows, range)| self.columns(x, range, &mut rows));
+    }
+
+    /// Ranges of panels worth a task of their own.
+    fn ranges(&self, rows: usize, threads: Threads) -> Vec<std::ops::Range<usize>> {
+        const LEAST_OPERATIONS: usize = 1 << 18;
+        threads.ranges(
+            self.count(),
+            LEAST_OPERATIONS / (rows.max(1) * NR * self.inputs).max(1),
+            4,
+        )
     }
 
     /// The columns of `panels`, written to `out`, whose rows begin at the first of these columns.
@@ -268,7 +293,7 @@ impl Linear {
                     for g in block..(block + groups_per_block).min(groups) {
                         let (a, rows) = x.group(g, from, to);
                         let out = &mut out[g * MR..g * MR + rows];
-                        with_rows!(rows, M => tile_into::<M>(a, b, out, column, width));
+                        with_rows!(rows, M => tile_into::<M>(a, b, from == 0, out, column, width));
                     }
                 }
             }
@@ -284,17 +309,15 @@ impl Linear {
     /// The index of the largest output of each row (the first of equals), without keeping the outputs.
     ///
     /// `finish` maps a row's outputs in place before they are compared (a softcap or a scale may merge two of them).
-    pub fn argmax(&self, x: &Matrix, finish: impl Fn(&mut [f32]) + Sync, threads: Threads) -> Vec<usize> {
-        let packed = PackedRows::new(x, threads);
-        let ranges = threads.ranges(self.count(), (1 << 20) / (x.rows.max(1) * NR * self.inputs).max(1), 4);
+    pub fn argmax(&self, x: &PackedRows, finish: impl Fn(&mut [f32]) + Sync, threads: Threads) -> Vec<usize> {
+        let ranges = self.ranges(x.rows, threads);
         let best_of = |range: std::ops::Range<usize>| -> Vec<(usize, f32)> {
             let mut best = vec![(usize::MAX, f32::NEG_INFINITY); x.rows];
             let mut scratch = vec![0.0; x.rows * NR];
             for p in range {
-                scratch.fill(0.0);
                 let width = NR.min(self.outputs - p * NR);
                 let mut rows: Vec<&mut [f32]> = scratch.chunks_mut(NR).map(|row| &mut row[..width]).collect();
-                self.columns(&packed, p..p + 1, &mut rows);
+                self.columns(x, p..p + 1, &mut rows);
                 for (row, best) in rows.iter_mut().zip(&mut best) {
                     finish(row);
                     let (index, value) = argmax(row);
@@ -323,16 +346,29 @@ impl Linear {
     }
 }
 
-/// Adds a register tile to `out[..][column..column + width]`.
+/// Writes a register tile to `out[..][column..column + width]`, or adds it to what the depths before have left there.
 #[inline(always)]
-fn tile_into<const M: usize>(a: &[f32], b: &[f32], out: &mut [&mut [f32]], column: usize, width: usize) {
+fn tile_into<const M: usize>(
+    a: &[f32],
+    b: &[f32],
+    is_first: bool,
+    out: &mut [&mut [f32]],
+    column: usize,
+    width: usize,
+) {
     let mut acc = [[0.0; NR]; M];
-    for (acc, row) in acc.iter_mut().zip(out.iter()) {
-        acc[..width].copy_from_slice(&row[column..column + width]);
+    if !is_first {
+        for (acc, row) in acc.iter_mut().zip(out.iter()) {
+            acc[..width].copy_from_slice(&row[column..column + width]);
+        }
     }
     tile::<M, NR>(a, b, &mut acc);
     for (acc, row) in acc.iter().zip(out.iter_mut()) {
-        row[column..column + width].copy_from_slice(&acc[..width]);
+        // A whole panel is the common case, and one that the compiler can copy without a call.
+        match row[column..].first_chunk_mut::<NR>() {
+            Some(whole) if width == NR => *whole = *acc,
+            _ => row[column..column + width].copy_from_slice(&acc[..width]),
+        }
     }
 }
 
@@ -398,13 +434,11 @@ pub fn rms_norm_row(row: &mut [f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// [`rms_norm_row`] of each row, into a new matrix.
-pub fn rms_norm(x: &Matrix, weight: &[f32], eps: f32) -> Matrix {
-    let mut out = x.clone();
-    out.data
-        .chunks_mut(x.cols)
-        .for_each(|row| rms_norm_row(row, weight, eps));
-    out
+/// [`rms_norm_row`] of each row in place; no weight, no norm.
+pub fn rms_norm(x: &mut Matrix, weight: &[f32], eps: f32) {
+    if !weight.is_empty() {
+        x.data.chunks_mut(x.cols).for_each(|row| rms_norm_row(row, weight, eps));
+    }
 }
 
 /// `h += scale · x`.
@@ -416,10 +450,10 @@ pub fn add_scaled(h: &mut Matrix, x: &Matrix, scale: f32) {
     }
 }
 
-/// `act(gate) · up` for rows `[gate × n, up × n]`.
-pub fn gated(gate_up: &Matrix, activation: Activation, threads: Threads) -> Matrix {
+/// `out = act(gate) · up` for rows `[gate × n, up × n]`.
+pub fn gated(gate_up: &Matrix, activation: Activation, out: &mut Matrix, threads: Threads) {
     let n = gate_up.cols / 2;
-    let mut out = Matrix::zeros(gate_up.rows, n);
+    out.reshape(gate_up.rows, n);
     let row = |(from, to): (&[f32], &mut [f32])| {
         let (gate, up) = from.split_at(n);
         match activation {
@@ -430,7 +464,7 @@ pub fn gated(gate_up: &Matrix, activation: Activation, threads: Threads) -> Matr
         }
     };
     if threads.0 > 1 && out.data.len() > 1 << 14 {
-        let least = (1usize << 13).div_ceil(n.max(1));
+        let least = (1usize << 13).div_ceil(n);
         gate_up
             .data
             .par_chunks(2 * n)
@@ -438,13 +472,8 @@ pub fn gated(gate_up: &Matrix, activation: Activation, threads: Threads) -> Matr
             .with_min_len(least)
             .for_each(row);
     } else {
-        gate_up
-            .data
-            .chunks(2 * n.max(1))
-            .zip(out.data.chunks_mut(n.max(1)))
-            .for_each(row);
+        gate_up.data.chunks(2 * n).zip(out.data.chunks_mut(n)).for_each(row);
     }
-    out
 }
 
 #[inline(always)]

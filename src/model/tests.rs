@@ -66,7 +66,7 @@ impl Golden {
 /// Logits of every token of each row, computed together in chunks of at most `step` tokens.
 fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> {
     decoder.prepare(rows.iter().map(|row| row.len()).max().unwrap());
-    let mut pool = Pool::new(decoder.kv_shape(), 1 << 30);
+    let mut pool = Pool::new(decoder.kv_shape(), 1 << 30, None);
     let mut own: Vec<Segment> = rows.iter().map(|row| pool.segment(row.len()).unwrap()).collect();
     let mut out = vec![Vec::new(); rows.len()];
     let longest = rows.iter().map(|row| row.len()).max().unwrap();
