@@ -12,8 +12,8 @@ use super::Error;
 use super::attention::{Attention, RowView, Settings};
 use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
-use super::rope::RopeTable;
-use super::spec::{DecoderSpec, QkNorm};
+use super::rope::{RopeTable, Scaling};
+use super::spec::{DecoderSpec, Family, QkNorm};
 
 /// What weights are rounded to when they are set. The arithmetic of the CPU is f32 in every case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,6 +335,15 @@ impl Decoder {
     /// Sequences of different regimes rotate differently and cannot share a prefix.
     pub(super) fn rope_regime(&self, length: usize) -> usize {
         self.ropes.iter().map(|rope| rope.regime(length)).max().unwrap_or(0)
+    }
+
+    /// The length beyond which a growing row is computed anew from its first token: Phi-3 never mixes short and long
+    /// LongRoPE factors in one row.
+    pub(super) fn recompute_beyond(&self) -> Option<usize> {
+        match self.spec.ropes.first().map(|rope| &rope.scaling) {
+            Some(Scaling::Long { original, .. }) if self.spec.family == Family::Phi3 => Some(*original),
+            _ => None,
+        }
     }
 
     /// Prepares the rotary tables for sequences of up to `positions` tokens.

@@ -472,13 +472,18 @@ impl<'a> Scheduler<'a> {
         decoder: &'a mut Decoder,
         options: &'a EngineOptions,
         pool: Option<Pool>,
-        jobs: Vec<Job<'a>>,
+        mut jobs: Vec<Job<'a>>,
         skip: &[bool],
     ) -> Result<Self, Error> {
         for (request, job) in jobs.iter().enumerate() {
             check_tokens(request, job.tokens, decoder.spec().vocab)?;
         }
         decoder.prepare(jobs.iter().map(Job::length).max().unwrap_or(0));
+        if let Some(limit) = decoder.recompute_beyond() {
+            // A row that will be computed anew owns all of its keys and values.
+            let crosses = |job: &&mut Job| (job.tokens.len()..job.length()).contains(&limit);
+            jobs.iter_mut().filter(crosses).for_each(|job| job.shareable = 0);
+        }
         let wanted: Vec<usize> = (0..jobs.len()).filter(|i| !skip[*i]).collect();
         let entries: Vec<Entry> = wanted
             .iter()
@@ -757,6 +762,14 @@ impl<'a> Scheduler<'a> {
             }
             let token = next.by_ref().take(wanted).last().flatten();
             feed.tokens.extend(token);
+            if token.is_some()
+                && self
+                    .decoder
+                    .recompute_beyond()
+                    .is_some_and(|limit| feed.position() == limit)
+            {
+                feed.start_over();
+            }
             self.progress.generated_tokens += u64::from(token.is_some());
             if feed.fed < feed.tokens.len() {
                 self.active.push(feed);
@@ -782,6 +795,14 @@ impl<'a> Scheduler<'a> {
 }
 
 impl Feed {
+    /// Forgets what was computed, for a row that shares nothing.
+    fn start_over(&mut self) {
+        self.own.len = 0;
+        self.fed = 0;
+        self.length = self.tokens.len();
+        self.wanted_from = self.tokens.len() - 1;
+    }
+
     /// Position of the next token to be fed.
     fn position(&self) -> usize {
         self.prefix.iter().map(|segment| segment.len).sum::<usize>() + self.fed

@@ -544,3 +544,187 @@ pub fn log_probability(logits: &[f32], index: usize) -> f64 {
     let total = lane_sum(logits, f32::NEG_INFINITY, |x| exp(x - largest));
     f64::from(logits[index]) - f64::from(largest) - f64::from(total).ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        let next = |x: &u32| Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+        std::iter::successors(Some(seed), next)
+            .skip(1)
+            .take(count)
+            .map(|x| (x >> 8) as f32 / 8_388_608.0 - 1.0)
+            .collect()
+    }
+
+    fn product(linear: &Linear, x: &Matrix, threads: usize) -> Matrix {
+        let (mut packed, mut out) = (PackedRows::default(), Matrix::default());
+        packed.set(x, Threads(threads));
+        linear.apply(&packed, &mut out, Threads(threads));
+        out
+    }
+
+    #[test]
+    fn a_product_by_hand() {
+        let mut linear = Linear::zeros(2, 3, true);
+        linear.set_rows(0, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        linear.set_bias(0, &[0.5, 0.0, -1.0]);
+        let x = Matrix {
+            rows: 2,
+            cols: 2,
+            data: vec![1.0, 10.0, -1.0, 0.0],
+        };
+        assert_eq!(product(&linear, &x, 1).data, [21.5, 43.0, 64.0, -0.5, -3.0, -6.0]);
+    }
+
+    #[test]
+    fn products_agree_with_the_sum_in_f64_for_all_shapes() {
+        for (rows, inputs, outputs) in [
+            (1, 1, 1),
+            (1, 700, 65),
+            (5, 33, 130),
+            (6, 64, 64),
+            (13, 1100, 63),
+            (200, 20, 200),
+        ] {
+            let (weight, x) = (
+                values(inputs * outputs, 1),
+                Matrix {
+                    rows,
+                    cols: inputs,
+                    data: values(rows * inputs, 2),
+                },
+            );
+            let mut linear = Linear::zeros(inputs, outputs, false);
+            // In three pieces, as q, k and v come.
+            let cuts = [0, outputs / 3, outputs / 2, outputs];
+            for cut in cuts.windows(2).filter(|cut| cut[0] < cut[1]) {
+                linear.set_rows(cut[0], &weight[cut[0] * inputs..cut[1] * inputs]);
+            }
+            let got = product(&linear, &x, 2);
+            for (i, row) in got.data.chunks(outputs).enumerate() {
+                for (o, y) in row.iter().enumerate() {
+                    let pairs = x.row(i).iter().zip(&weight[o * inputs..]);
+                    let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    assert!(
+                        (f64::from(*y) - exact).abs() < 1e-5 * (inputs as f64).sqrt(),
+                        "{rows} {inputs} {outputs}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_a_product_has_the_same_bits_in_any_company() {
+        let (inputs, outputs) = (1300, 200);
+        let mut linear = Linear::zeros(inputs, outputs, true);
+        linear.set_rows(0, &values(inputs * outputs, 3));
+        linear.set_bias(0, &values(outputs, 4));
+        let x = Matrix {
+            rows: 131,
+            cols: inputs,
+            data: values(131 * inputs, 5),
+        };
+        let together = product(&linear, &x, 3);
+        for row in [0, 1, 5, 6, 95, 96, 130] {
+            let alone = product(
+                &linear,
+                &Matrix {
+                    rows: 1,
+                    cols: inputs,
+                    data: x.row(row).to_vec(),
+                },
+                1,
+            );
+            assert_eq!(alone.data, together.row(row));
+        }
+    }
+
+    #[test]
+    fn argmax_is_that_of_the_product_and_the_first_of_equals() {
+        let (inputs, outputs) = (40, 300);
+        let mut linear = Linear::zeros(inputs, outputs, false);
+        linear.set_rows(0, &values(inputs * outputs, 6));
+        let x = Matrix {
+            rows: 9,
+            cols: inputs,
+            data: values(9 * inputs, 7),
+        };
+        let (mut packed, out) = (PackedRows::default(), product(&linear, &x, 1));
+        packed.set(&x, Threads(1));
+        let expected: Vec<usize> = (0..9).map(|row| argmax(out.row(row)).0).collect();
+        for threads in [1, 2, 5] {
+            assert_eq!(linear.argmax(&packed, |_| {}, Threads(threads)), expected);
+            // All outputs equal: the first.
+            assert_eq!(
+                linear.argmax(&packed, |row| row.fill(1.0), Threads(threads)),
+                vec![0; 9]
+            );
+        }
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), (1, 3.0));
+        assert_eq!(argmax(&[f32::NAN, 2.0]), (1, 2.0));
+        assert_eq!(argmax(&[f32::NAN]).0, 0);
+    }
+
+    #[test]
+    fn exp_is_right_to_two_units_in_the_last_place() {
+        for i in -86_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - exact).abs() <= 2.5e-7 * exact, "{x}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 1e-37 && exp(-1000.0) < 1e-37);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(1000.0) > 1e38);
+    }
+
+    #[test]
+    fn activations_by_known_values() {
+        let gate_up = Matrix {
+            rows: 1,
+            cols: 4,
+            data: vec![1.0, -2.0, 1.0, 10.0],
+        };
+        let mut out = Matrix::default();
+        let mut check = |activation, expected: [f32; 2]| {
+            gated(&gate_up, activation, &mut out, Threads(1));
+            for (a, b) in out.data.iter().zip(expected) {
+                assert!((a - b).abs() < 2e-6, "{activation:?}: {a} {b}");
+            }
+        };
+        check(Activation::Silu, [0.731_058_6, -2.384_058_4]);
+        check(Activation::GeluTanh, [0.841_192, -0.454_023]);
+        check(Activation::GeluErf, [0.841_344_7, -0.455_002_6]);
+        check(Activation::Relu, [1.0, 0.0]);
+    }
+
+    #[test]
+    fn norm_and_softmax_by_hand() {
+        let mut row = [3.0, 4.0];
+        rms_norm_row(&mut row, &[1.0, 2.0], 0.0);
+        // mean square 25/2
+        assert!((row[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6 && (row[1] - 8.0 / 12.5f32.sqrt()).abs() < 1e-6);
+        let mut scores = [0.0, std::f32::consts::LN_2, f32::ln(5.0)];
+        softmax(&mut scores);
+        for (got, expected) in scores.iter().zip([1.0 / 8.0, 2.0 / 8.0, 5.0 / 8.0]) {
+            assert!((got - expected).abs() < 1e-6);
+        }
+        softmax(&mut []);
+        let p = log_probability(&[0.0, std::f32::consts::LN_2, f32::ln(5.0)], 2);
+        assert!((p - (5.0f64 / 8.0).ln()).abs() < 1e-6);
+        let long: Vec<f32> = vec![1.0; 33];
+        assert!((log_probability(&long, 32) + 33f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn sums_and_maxima_of_odd_lengths() {
+        for n in [0usize, 1, 15, 16, 17, 100] {
+            let data: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(sum(&data), (n * n.saturating_sub(1) / 2) as f32);
+            assert_eq!(max(&data), if n == 0 { f32::NEG_INFINITY } else { (n - 1) as f32 });
+        }
+    }
+}
