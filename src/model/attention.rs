@@ -39,47 +39,108 @@ struct Tile {
 }
 
 /// How the queries of a batch are grouped; the same for all layers.
-pub(super) struct Plan {
+pub(super) struct Attention {
+    shape: KvShape,
     tiles: Vec<Tile>,
     group: usize,
+    /// Results by head and tile, `[MR × head_dim]` each, before they are put in their places.
+    results: Vec<f32>,
 }
 
-impl Plan {
-    /// `rows` gives, for each row in order, its prefix and the position of its first token in the batch and their count.
-    pub fn new<'a>(rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>, group: usize) -> Self {
+impl Attention {
+    /// `rows` gives, for each row in order, its prefix, the position of its first token in the batch and their count;
+    /// `group` query heads share a key head.
+    pub fn new<'a>(
+        shape: KvShape,
+        group: usize,
+        rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>,
+    ) -> Self {
         let mut tiles: Vec<Tile> = Vec::new();
         let (mut matrix_row, mut last_prefix) = (0, None);
         for (row, (prefix, start, count)) in rows.enumerate() {
             let prefix_id = prefix.last().map(Arc::as_ptr);
-            for token in 0..count {
-                for group_head in 0..group {
-                    let joins =
-                        last_prefix == Some(prefix_id) && tiles.last().is_some_and(|tile| tile.queries.len() < MR);
-                    if !joins {
-                        tiles.push(Tile {
+            for (token, group_head) in (0..count).flat_map(|token| (0..group).map(move |head| (token, head))) {
+                let query = Query {
+                    matrix_row: matrix_row + token,
+                    group_head,
+                    limit: start + token + 1,
+                };
+                match tiles.last_mut() {
+                    Some(tile) if last_prefix == Some(prefix_id) && tile.queries.len() < MR => tile.push(query, row),
+                    _ => {
+                        let mut tile = Tile {
                             queries: Vec::with_capacity(MR),
                             runs: Vec::with_capacity(1),
-                        });
-                        last_prefix = Some(prefix_id);
-                    }
-                    let Some(tile) = tiles.last_mut() else {
-                        continue;
-                    };
-                    let at = tile.queries.len();
-                    tile.queries.push(Query {
-                        matrix_row: matrix_row + token,
-                        group_head,
-                        limit: start + token + 1,
-                    });
-                    match tile.runs.last_mut() {
-                        Some((range, owner)) if *owner == row => range.end = at + 1,
-                        _ => tile.runs.push((at..at + 1, row)),
+                        };
+                        tile.push(query, row);
+                        tiles.push(tile);
                     }
                 }
+                last_prefix = Some(prefix_id);
             }
             matrix_row += count;
         }
-        Plan { tiles, group }
+        Attention {
+            shape,
+            tiles,
+            group,
+            results: Vec::new(),
+        }
+    }
+
+    /// `out = softmax(q · kᵀ) · v` for every query head of every token in the batch.
+    ///
+    /// **Shapes** `qkv`: `[tokens, (heads + 2 · kv_heads) · head_dim]`, of which the first `heads · head_dim` columns are
+    /// read; `out` becomes `[tokens, heads · head_dim]`.
+    pub fn attend(&mut self, qkv: &Matrix, rows: &[RowView], settings: Settings, out: &mut Matrix, threads: Threads) {
+        let d = self.shape.head_dim;
+        let task_len = MR * d;
+        let count = self.tiles.len();
+        let tasks = count * self.shape.kv_heads;
+        let mut results = std::mem::take(&mut self.results);
+        results.resize(tasks * task_len, 0.0);
+        let run = |scratch: &mut Scratch, (task, out): (usize, &mut [f32])| {
+            let work = Work {
+                qkv,
+                rows,
+                tile: &self.tiles[task % count],
+                head: task / count,
+                group: self.group,
+            };
+            scratch.attend_tile(&work, &self.shape, settings, out);
+        };
+        if threads.0 > 1 && tasks > 1 {
+            results
+                .par_chunks_mut(task_len)
+                .enumerate()
+                .for_each_init(Scratch::default, run);
+        } else {
+            let mut scratch = Scratch::default();
+            results
+                .chunks_mut(task_len)
+                .enumerate()
+                .for_each(|task| run(&mut scratch, task));
+        }
+        out.reshape(qkv.rows, self.shape.kv_heads * self.group * d);
+        for (task, values) in results.chunks_exact(task_len).enumerate() {
+            let head = task / count;
+            for (query, values) in self.tiles[task % count].queries.iter().zip(values.chunks_exact(d)) {
+                let column = (head * self.group + query.group_head) * d;
+                out.row_mut(query.matrix_row)[column..column + d].copy_from_slice(values);
+            }
+        }
+        self.results = results;
+    }
+}
+
+impl Tile {
+    fn push(&mut self, query: Query, row: usize) {
+        let at = self.queries.len();
+        self.queries.push(query);
+        match self.runs.last_mut() {
+            Some((range, owner)) if *owner == row => range.end = at + 1,
+            _ => self.runs.push((at..at + 1, row)),
+        }
     }
 }
 
@@ -92,46 +153,13 @@ pub(super) struct Settings {
     pub softcap: Option<f32>,
 }
 
-/// `softmax(q · kᵀ) · v` for every query head of every token in the batch.
-///
-/// **Shapes** `qkv`: `[tokens, (heads + 2 · kv_heads) · head_dim]`, of which the first `heads · head_dim` columns are read;
-/// the result is `[tokens, heads · head_dim]`.
-pub(super) fn attend(
-    qkv: &Matrix,
-    rows: &[RowView],
-    plan: &Plan,
-    shape: &KvShape,
-    settings: Settings,
-    threads: Threads,
-) -> Matrix {
-    let d = shape.head_dim;
-    let heads = shape.kv_heads * plan.group;
-    let task_len = MR * d;
-    let tasks = plan.tiles.len() * shape.kv_heads;
-    let mut results = vec![0.0; tasks * task_len];
-    let run = |scratch: &mut Scratch, (task, out): (usize, &mut [f32])| {
-        let (head, tile) = (task / plan.tiles.len(), &plan.tiles[task % plan.tiles.len()]);
-        scratch.attend_tile(qkv, rows, tile, shape, settings, head, plan.group, out);
-    };
-    if threads.0 > 1 && tasks > 1 {
-        let tasks = results.par_chunks_mut(task_len).enumerate();
-        tasks.for_each_init(Scratch::default, run);
-    } else {
-        let mut scratch = Scratch::default();
-        results
-            .chunks_mut(task_len)
-            .enumerate()
-            .for_each(|task| run(&mut scratch, task));
-    }
-    let mut out = Matrix::zeros(qkv.rows, heads * d);
-    for (task, values) in results.chunks_exact(task_len).enumerate() {
-        let (head, tile) = (task / plan.tiles.len(), &plan.tiles[task % plan.tiles.len()]);
-        for (query, values) in tile.queries.iter().zip(values.chunks_exact(d)) {
-            let column = (head * plan.group + query.group_head) * d;
-            out.row_mut(query.matrix_row)[column..column + d].copy_from_slice(values);
-        }
-    }
-    out
+/// One tile under one key head.
+struct Work<'a> {
+    qkv: &'a Matrix,
+    rows: &'a [RowView<'a>],
+    tile: &'a Tile,
+    head: usize,
+    group: usize,
 }
 
 /// Buffers of one thread.
@@ -174,18 +202,14 @@ fn spans(blocks: &[Block], start: usize, from: usize, to: usize) -> impl Iterato
 }
 
 impl Scratch {
-    #[allow(clippy::too_many_arguments)]
-    fn attend_tile(
-        &mut self,
-        qkv: &Matrix,
-        rows: &[RowView],
-        tile: &Tile,
-        shape: &KvShape,
-        settings: Settings,
-        head: usize,
-        group: usize,
-        out: &mut [f32],
-    ) {
+    fn attend_tile(&mut self, work: &Work, shape: &KvShape, settings: Settings, out: &mut [f32]) {
+        let Work {
+            qkv,
+            rows,
+            tile,
+            head,
+            group,
+        } = *work;
         let (d, m) = (shape.head_dim, tile.queries.len());
         let lower = |query: &Query| settings.window.map_or(0, |window| query.limit.saturating_sub(window));
         let base = tile.queries.iter().map(lower).min().unwrap_or(0);

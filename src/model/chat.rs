@@ -158,3 +158,70 @@ fn dump(value: &Value, indent: Option<usize>, sort: bool, depth: usize, out: &mu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(value: &Json) -> String {
+        value.as_str().unwrap().to_string()
+    }
+
+    fn messages(value: &Json) -> Vec<Message> {
+        value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| Message::new(text(&m["role"]), text(&m["content"])))
+            .collect()
+    }
+
+    #[test]
+    fn templates_render_as_in_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/model/chat.json");
+        let cases: Vec<Json> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for case in cases {
+            let template = ChatTemplate::find(case["template"].as_str(), &Json::Null, "t")
+                .unwrap()
+                .unwrap();
+            let special = ["bos_token", "eos_token"].map(|name| (name.to_string(), text(&case["special"][name])));
+            let prompt = case["add_generation_prompt"].as_bool().unwrap();
+            let got = template.render(&messages(&case["messages"]), prompt, &special);
+            assert_eq!(got.as_deref(), Ok(case["text"].as_str().unwrap()), "{}", case["name"]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_carries_its_reason() {
+        let template = ChatTemplate::new("{{ raise_exception('no system role') }}").unwrap();
+        let error = template.render(&[], false, &[]).unwrap_err();
+        assert!(error.contains("no system role"), "{error}");
+        assert!(matches!(
+            ChatTemplate::find(Some("{% if %}"), &Json::Null, "t"),
+            Err(super::super::Error::ChatTemplate { .. })
+        ));
+    }
+
+    #[test]
+    fn the_template_is_found_in_file_before_config_and_by_name() {
+        let render = |file: Option<&str>, config: Json| {
+            ChatTemplate::find(file, &config, "t")
+                .unwrap()
+                .map(|t| t.render(&[], false, &[]).unwrap())
+        };
+        let list = serde_json::json!({"chat_template": [{"name": "tool", "template": "a"}, {"name": "default", "template": "b"}]});
+        assert_eq!(render(None, list.clone()).as_deref(), Some("b"));
+        assert_eq!(render(Some("c"), list).as_deref(), Some("c"));
+        assert_eq!(
+            render(None, serde_json::json!({"chat_template": "d"})).as_deref(),
+            Some("d")
+        );
+        assert_eq!(render(None, serde_json::json!({})), None);
+    }
+
+    #[test]
+    fn today_is_always_the_same_day() {
+        let template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}").unwrap();
+        assert_eq!(template.render(&[], false, &[]).unwrap(), "26 Jul 2024");
+    }
+}

@@ -4,16 +4,16 @@
 //! segment it owns. There is no padding. Weights are repacked once when they are set; whoever changes one holds the decoder
 //! alone (`&mut`), and keys and values never outlive a call of the engine, so nothing computed with old weights survives.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use super::Error;
-use super::attention::{self, Plan, RowView, Settings};
-use super::kernels::{self, Linear, Matrix, Threads};
+use super::attention::{Attention, RowView, Settings};
+use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
-use super::rope::RopeTable;
-use super::spec::{DecoderSpec, QkNorm};
+use super::rope::{RopeTable, Scaling};
+use super::spec::{DecoderSpec, Family, QkNorm};
 
 /// What weights are rounded to when they are set. The arithmetic of the CPU is f32 in every case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,21 @@ pub struct Decoder {
     path: Vec<Step>,
     epoch: u64,
     threads: usize,
+    /// Buffers of forward passes that are over, to be used again.
+    workspaces: Mutex<Vec<Workspace>>,
+}
+
+/// What a forward pass keeps between operations.
+#[derive(Default)]
+struct Workspace {
+    h: Matrix,
+    x: Matrix,
+    packed: PackedRows,
+    qkv: Matrix,
+    attended: Matrix,
+    gate_up: Matrix,
+    inner: Matrix,
+    branch: Matrix,
 }
 
 struct Layer {
@@ -81,6 +96,14 @@ impl Chunk<'_> {
 
     fn start(&self) -> usize {
         self.own_start() + self.own.len
+    }
+
+    fn view(&self) -> RowView<'_> {
+        RowView {
+            prefix: self.prefix,
+            own: &self.own.blocks,
+            own_start: self.own_start(),
+        }
     }
 }
 
@@ -156,6 +179,7 @@ impl Decoder {
                 .collect(),
             epoch: 0,
             threads: rayon::current_num_threads(),
+            workspaces: Mutex::default(),
             spec,
         })
     }
@@ -313,6 +337,15 @@ impl Decoder {
         self.ropes.iter().map(|rope| rope.regime(length)).max().unwrap_or(0)
     }
 
+    /// The length beyond which a growing row is computed anew from its first token: Phi-3 never mixes short and long
+    /// LongRoPE factors in one row.
+    pub(super) fn recompute_beyond(&self) -> Option<usize> {
+        match self.spec.ropes.first().map(|rope| &rope.scaling) {
+            Some(Scaling::Long { original, .. }) if self.spec.family == Family::Phi3 => Some(*original),
+            _ => None,
+        }
+    }
+
     /// Prepares the rotary tables for sequences of up to `positions` tokens.
     pub(super) fn prepare(&mut self, positions: usize) {
         self.ropes.iter_mut().for_each(|rope| rope.extend(positions));
@@ -368,70 +401,98 @@ impl Decoder {
         let spec = &self.spec;
         let shape = self.kv_shape();
         let rotations = self.rotations(chunks);
-        let plan = {
-            let rows = chunks
-                .iter()
-                .map(|chunk| (chunk.prefix, chunk.start(), chunk.tokens.len()));
-            Plan::new(rows, spec.heads / spec.kv_heads)
-        };
+        let rows = chunks
+            .iter()
+            .map(|chunk| (chunk.prefix, chunk.start(), chunk.tokens.len()));
+        let mut attention = Attention::new(shape, spec.heads / spec.kv_heads, rows);
+        let mut workspace = self.take_workspace();
+        let Workspace {
+            h,
+            x,
+            packed,
+            qkv,
+            attended,
+            gate_up,
+            inner,
+            branch,
+        } = &mut workspace;
 
-        let mut h = self.embed(chunks);
+        self.embed(chunks, h);
         for (index, step) in self.path.iter().enumerate() {
             let (layer, layer_spec) = (&self.layers[step.layer], &spec.layers[step.layer]);
             if step.input_scale != 1.0 {
                 h.data.iter_mut().for_each(|x| *x *= step.input_scale);
             }
 
-            let x = self.norm(&h, &layer.norms[0]);
-            let mut qkv = layer.qkv.apply(&x, threads);
-            self.norm_and_rotate(&mut qkv, layer, layer_spec.rope.map(|rope| &rotations[rope]));
-            self.keep_keys_and_values(&qkv, index, &shape, chunks);
-            let rows: Vec<RowView> = chunks
-                .iter()
-                .map(|chunk| RowView {
-                    prefix: chunk.prefix,
-                    own: &chunk.own.blocks,
-                    own_start: chunk.own_start(),
-                })
-                .collect();
-            let settings = Settings {
-                layer: index,
-                window: layer_spec.window,
-                scale: spec.attention_scale,
-                softcap: spec.attention_softcap,
-            };
-            let attended = attention::attend(&qkv, &rows, &plan, &shape, settings, threads);
-            let branch = self
-                .norm(&layer.o.apply(&attended, threads), &layer.norms[1])
-                .into_owned();
-            kernels::add_scaled(&mut h, &branch, spec.residual_scale);
+            self.norm(h, &layer.norms[0], x);
+            packed.set(x, threads);
+            layer.qkv.apply(packed, qkv, threads);
+            self.norm_and_rotate(qkv, layer, layer_spec.rope.map(|rope| &rotations[rope]));
+            self.keep_keys_and_values(qkv, index, &shape, chunks);
+            let rows: Vec<RowView> = chunks.iter().map(Chunk::view).collect();
+            let (window, scale, softcap) = (layer_spec.window, spec.attention_scale, spec.attention_softcap);
+            attention.attend(
+                qkv,
+                &rows,
+                Settings {
+                    layer: index,
+                    window,
+                    scale,
+                    softcap,
+                },
+                attended,
+                threads,
+            );
+            if index + 1 == self.path.len() {
+                // Nothing reads the other rows any more.
+                h.keep_rows(wanted_rows(chunks));
+                attended.keep_rows(wanted_rows(chunks));
+            }
+            packed.set(attended, threads);
+            layer.o.apply(packed, branch, threads);
+            kernels::rms_norm(branch, &layer.norms[1], spec.norm_eps);
+            kernels::add_scaled(h, branch, spec.residual_scale);
 
-            let x = self.norm(&h, &layer.norms[2]);
-            let inner = kernels::gated(&layer.gate_up.apply(&x, threads), spec.activation, threads);
-            let branch = self
-                .norm(&layer.down.apply(&inner, threads), &layer.norms[3])
-                .into_owned();
-            kernels::add_scaled(&mut h, &branch, spec.residual_scale);
+            self.norm(h, &layer.norms[2], x);
+            packed.set(x, threads);
+            layer.gate_up.apply(packed, gate_up, threads);
+            kernels::gated(gate_up, spec.activation, inner, threads);
+            packed.set(inner, threads);
+            layer.down.apply(packed, branch, threads);
+            kernels::rms_norm(branch, &layer.norms[3], spec.norm_eps);
+            kernels::add_scaled(h, branch, spec.residual_scale);
         }
         for chunk in chunks.iter_mut() {
             chunk.own.len += chunk.tokens.len();
         }
-        kernels::rms_norm(&wanted_rows(&h, chunks), &self.final_norm, spec.norm_eps)
+        let mut states = h.clone();
+        kernels::rms_norm(&mut states, &self.final_norm, spec.norm_eps);
+        self.workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(workspace);
+        states
     }
 
-    fn norm<'a>(&self, x: &'a Matrix, weight: &[f32]) -> std::borrow::Cow<'a, Matrix> {
-        use std::borrow::Cow;
-        if weight.is_empty() {
-            Cow::Borrowed(x)
-        } else {
-            Cow::Owned(kernels::rms_norm(x, weight, self.spec.norm_eps))
-        }
+    fn take_workspace(&self) -> Workspace {
+        self.workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default()
     }
 
-    fn embed(&self, chunks: &[Chunk]) -> Matrix {
+    /// `x = norm(h)`; a copy where the family has no norm here.
+    fn norm(&self, h: &Matrix, weight: &[f32], x: &mut Matrix) {
+        x.reshape(h.rows, h.cols);
+        x.data.copy_from_slice(&h.data);
+        kernels::rms_norm(x, weight, self.spec.norm_eps);
+    }
+
+    fn embed(&self, chunks: &[Chunk], h: &mut Matrix) {
         let (hidden, scale) = (self.spec.hidden, self.spec.embed_scale);
         let rows = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        let mut h = Matrix::zeros(rows, hidden);
+        h.reshape(rows, hidden);
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         for (row, token) in h.data.chunks_exact_mut(hidden).zip(tokens) {
             let token = *token as usize;
@@ -443,7 +504,6 @@ impl Decoder {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
         }
-        h
     }
 
     /// For each kind of rotation, `[cos × half, sin × half]` of every token in the batch.
@@ -511,16 +571,20 @@ impl Decoder {
 
     /// Logits of normed hidden states, `[rows, vocab]`.
     pub(super) fn logits(&self, states: &Matrix) -> Matrix {
-        let mut logits = self.head.apply(states, Threads(self.threads));
+        let (mut packed, mut logits) = (PackedRows::default(), Matrix::default());
+        packed.set(states, Threads(1));
+        self.head.apply(&packed, &mut logits, Threads(self.threads));
         self.finish_logits(&mut logits.data);
         logits
     }
 
     /// The most likely token after each of the normed hidden states; the lowest of equals.
     pub(super) fn next_tokens(&self, states: &Matrix) -> Vec<u32> {
+        let mut packed = PackedRows::default();
+        packed.set(states, Threads(1));
         let best = self
             .head
-            .argmax(states, |logits| self.finish_logits(logits), Threads(self.threads));
+            .argmax(&packed, |logits| self.finish_logits(logits), Threads(self.threads));
         best.into_iter().map(|token| token as u32).collect()
     }
 
@@ -552,20 +616,12 @@ fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-fn wanted_rows(h: &Matrix, chunks: &[Chunk]) -> Matrix {
-    let mut data = Vec::new();
+/// The rows of the batch whose hidden states are wanted.
+fn wanted_rows(chunks: &[Chunk]) -> impl Iterator<Item = usize> {
     let mut row = 0;
-    for chunk in chunks {
-        let (from, to) = (
-            row + chunk.wanted_from.min(chunk.tokens.len()),
-            row + chunk.tokens.len(),
-        );
-        data.extend_from_slice(&h.data[from * h.cols..to * h.cols]);
-        row = to;
-    }
-    Matrix {
-        rows: data.len() / h.cols,
-        cols: h.cols,
-        data,
-    }
+    chunks.iter().flat_map(move |chunk| {
+        let first = row;
+        row += chunk.tokens.len();
+        first + chunk.wanted_from.min(chunk.tokens.len())..row
+    })
 }

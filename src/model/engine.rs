@@ -126,6 +126,8 @@ pub struct Engine {
     decoder: Decoder,
     tokenizer: Arc<Tokenizer>,
     options: EngineOptions,
+    /// Memory of the last call, not its contents.
+    pool: Option<Pool>,
 }
 
 impl Engine {
@@ -134,6 +136,7 @@ impl Engine {
             decoder,
             tokenizer,
             options,
+            pool: None,
         }
     }
 
@@ -185,7 +188,8 @@ impl Engine {
             .map(|request| Writer::new(request, &self.tokenizer))
             .collect();
         let skip: Vec<bool> = requests.iter().map(|r| r.max_new_tokens == 0).collect();
-        Scheduler::new(&mut self.decoder, &self.options, jobs, &skip)?.run(
+        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        let pool = scheduler.run(
             &mut |decoder, owners, states| {
                 let next = decoder.next_tokens(states);
                 // A generating row wants exactly one state a step.
@@ -207,6 +211,7 @@ impl Engine {
             },
             progress,
         )?;
+        self.pool = Some(pool);
         Ok(writers.into_iter().map(Writer::finish).collect())
     }
 
@@ -252,7 +257,8 @@ impl Engine {
             requests.len()
         ];
         const ROWS_OF_LOGITS: usize = 48;
-        Scheduler::new(&mut self.decoder, &self.options, jobs, &skip)?.run(
+        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        let pool = scheduler.run(
             &mut |decoder, owners, states| {
                 for (owners, states) in owners
                     .chunks(ROWS_OF_LOGITS)
@@ -289,6 +295,7 @@ impl Engine {
             },
             progress,
         )?;
+        self.pool = Some(pool);
         Ok(scores)
     }
 
@@ -481,13 +488,19 @@ impl<'a> Scheduler<'a> {
     fn new(
         decoder: &'a mut Decoder,
         options: &'a EngineOptions,
-        jobs: Vec<Job<'a>>,
+        pool: Option<Pool>,
+        mut jobs: Vec<Job<'a>>,
         skip: &[bool],
     ) -> Result<Self, Error> {
         for (request, job) in jobs.iter().enumerate() {
             check_tokens(request, job.tokens, decoder.spec().vocab)?;
         }
         decoder.prepare(jobs.iter().map(Job::length).max().unwrap_or(0));
+        if let Some(limit) = decoder.recompute_beyond() {
+            // A row that will be computed anew owns all of its keys and values.
+            let crosses = |job: &&mut Job| (job.tokens.len()..job.length()).contains(&limit);
+            jobs.iter_mut().filter(crosses).for_each(|job| job.shareable = 0);
+        }
         let wanted: Vec<usize> = (0..jobs.len()).filter(|i| !skip[*i]).collect();
         let entries: Vec<Entry> = wanted
             .iter()
@@ -506,7 +519,7 @@ impl<'a> Scheduler<'a> {
         trie.nodes
             .iter_mut()
             .for_each(|node| node.request = wanted[node.request]);
-        let pool = Pool::new(decoder.kv_shape(), options.kv_memory_bytes);
+        let pool = Pool::new(decoder.kv_shape(), options.kv_memory_bytes, pool);
         let progress = Progress {
             done: jobs.len() - wanted.len(),
             total: jobs.len(),
@@ -526,12 +539,12 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<Pool, Error> {
         progress(self.progress);
         loop {
             self.admit()?;
             if self.active.is_empty() {
-                return Ok(());
+                return Ok(self.pool);
             }
             self.step(on_states);
             progress(self.progress);
@@ -766,6 +779,14 @@ impl<'a> Scheduler<'a> {
             }
             let token = next.by_ref().take(wanted).last().flatten();
             feed.tokens.extend(token);
+            if token.is_some()
+                && self
+                    .decoder
+                    .recompute_beyond()
+                    .is_some_and(|limit| feed.position() == limit)
+            {
+                feed.start_over();
+            }
             self.progress.generated_tokens += u64::from(token.is_some());
             if feed.fed < feed.tokens.len() {
                 self.active.push(feed);
@@ -791,6 +812,14 @@ impl<'a> Scheduler<'a> {
 }
 
 impl Feed {
+    /// Forgets what was computed, for a row that shares nothing.
+    fn start_over(&mut self) {
+        self.own.len = 0;
+        self.fed = 0;
+        self.length = self.tokens.len();
+        self.wanted_from = self.tokens.len() - 1;
+    }
+
     /// Position of the next token to be fed.
     fn position(&self) -> usize {
         self.prefix.iter().map(|segment| segment.len).sum::<usize>() + self.fed

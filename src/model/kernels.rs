@@ -45,6 +45,23 @@ impl Matrix {
         }
     }
 
+    /// Takes a new shape and keeps the memory; what the elements hold is left open.
+    pub fn reshape(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols) = (rows, cols);
+        self.data.resize(rows * cols, 0.0);
+    }
+
+    /// Keeps the given rows, which must ascend.
+    pub fn keep_rows(&mut self, rows: impl Iterator<Item = usize>) {
+        let mut kept = 0;
+        for row in rows {
+            self.data
+                .copy_within(row * self.cols..(row + 1) * self.cols, kept * self.cols);
+            kept += 1;
+        }
+        self.reshape(kept, self.cols);
+    }
+
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..(row + 1) * self.cols]
     }
@@ -120,6 +137,7 @@ macro_rules! with_rows {
 pub(super) use with_rows;
 
 /// Rows repacked for [`tile`]: groups of [`MR`] rows (the last may have fewer), each group `[k][row]`.
+#[derive(Default)]
 pub struct PackedRows {
     rows: usize,
     depth: usize,
@@ -127,19 +145,19 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
-    pub fn new(x: &Matrix, threads: Threads) -> Self {
-        let mut data = vec![0.0; x.rows * x.cols];
-        let pack = |(rows, out): (&[f32], &mut [f32])| pack_rows(rows, x.cols, out);
-        let (from, to) = (x.data.chunks(MR * x.cols.max(1)), data.chunks_mut(MR * x.cols.max(1)));
-        if threads.0 > 1 && x.data.len() > 1 << 16 {
-            from.zip(to).par_bridge().for_each(pack);
+    /// Takes the rows of `x`; the memory is used again.
+    pub fn set(&mut self, x: &Matrix, threads: Threads) {
+        (self.rows, self.depth) = (x.rows, x.cols);
+        self.data.resize(x.data.len(), 0.0);
+        let group = MR * x.cols.max(1);
+        if threads.0 > 1 && x.data.len() > 1 << 15 {
+            let pairs = x.data.par_chunks(group).zip(self.data.par_chunks_mut(group));
+            pairs
+                .with_min_len(2)
+                .for_each(|(rows, out)| pack_rows(rows, x.cols, out));
         } else {
-            from.zip(to).for_each(pack);
-        }
-        PackedRows {
-            rows: x.rows,
-            depth: x.cols,
-            data,
+            let pairs = x.data.chunks(group).zip(self.data.chunks_mut(group));
+            pairs.for_each(|(rows, out)| pack_rows(rows, x.cols, out));
         }
     }
 
@@ -225,16 +243,14 @@ impl Linear {
         &self.panels[start + from * NR..start + to * NR]
     }
 
-    /// `x · weightᵀ + bias`, `[rows, in] → [rows, out]`.
-    pub fn apply(&self, x: &Matrix, threads: Threads) -> Matrix {
-        let packed = PackedRows::new(x, threads);
-        let mut out = Matrix::zeros(x.rows, self.outputs);
-        let least = (1 << 20) / (x.rows.max(1) * NR * self.inputs).max(1);
-        let ranges = threads.ranges(self.count(), least, 4);
+    /// `out = x · weightᵀ + bias`, `[rows, in] → [rows, out]`.
+    pub fn apply(&self, x: &PackedRows, out: &mut Matrix, threads: Threads) {
+        out.reshape(x.rows, self.outputs);
+        let ranges = self.ranges(x.rows, threads);
         if ranges.len() == 1 {
-            let mut rows: Vec<&mut [f32]> = out.data.chunks_mut(self.outputs.max(1)).collect();
-            self.columns(&packed, 0..self.count(), &mut rows);
-            return out;
+            let mut rows: Vec<&mut [f32]> = out.data.chunks_mut(self.outputs).collect();
+            self.columns(x, 0..self.count(), &mut rows);
+            return;
         }
         // Each task owns a range of columns of every row.
         let mut tasks: Vec<Vec<&mut [f32]>> = ranges.iter().map(|_| Vec::with_capacity(x.rows)).collect();
@@ -249,8 +265,17 @@ impl Linear {
         tasks
             .into_par_iter()
             .zip(ranges)
-            .for_each(|(mut rows, range)| self.columns(&packed, range, &mut rows));
-        out
+            .for_each(|(mut rows, range)| self.columns(x, range, &mut rows));
+    }
+
+    /// Ranges of panels worth a task of their own.
+    fn ranges(&self, rows: usize, threads: Threads) -> Vec<std::ops::Range<usize>> {
+        const LEAST_OPERATIONS: usize = 1 << 18;
+        threads.ranges(
+            self.count(),
+            LEAST_OPERATIONS / (rows.max(1) * NR * self.inputs).max(1),
+            4,
+        )
     }
 
     /// The columns of `panels`, written to `out`, whose rows begin at the first of these columns.
@@ -268,7 +293,7 @@ impl Linear {
                     for g in block..(block + groups_per_block).min(groups) {
                         let (a, rows) = x.group(g, from, to);
                         let out = &mut out[g * MR..g * MR + rows];
-                        with_rows!(rows, M => tile_into::<M>(a, b, out, column, width));
+                        with_rows!(rows, M => tile_into::<M>(a, b, from == 0, out, column, width));
                     }
                 }
             }
@@ -284,17 +309,15 @@ impl Linear {
     /// The index of the largest output of each row (the first of equals), without keeping the outputs.
     ///
     /// `finish` maps a row's outputs in place before they are compared (a softcap or a scale may merge two of them).
-    pub fn argmax(&self, x: &Matrix, finish: impl Fn(&mut [f32]) + Sync, threads: Threads) -> Vec<usize> {
-        let packed = PackedRows::new(x, threads);
-        let ranges = threads.ranges(self.count(), (1 << 20) / (x.rows.max(1) * NR * self.inputs).max(1), 4);
+    pub fn argmax(&self, x: &PackedRows, finish: impl Fn(&mut [f32]) + Sync, threads: Threads) -> Vec<usize> {
+        let ranges = self.ranges(x.rows, threads);
         let best_of = |range: std::ops::Range<usize>| -> Vec<(usize, f32)> {
             let mut best = vec![(usize::MAX, f32::NEG_INFINITY); x.rows];
             let mut scratch = vec![0.0; x.rows * NR];
             for p in range {
-                scratch.fill(0.0);
                 let width = NR.min(self.outputs - p * NR);
                 let mut rows: Vec<&mut [f32]> = scratch.chunks_mut(NR).map(|row| &mut row[..width]).collect();
-                self.columns(&packed, p..p + 1, &mut rows);
+                self.columns(x, p..p + 1, &mut rows);
                 for (row, best) in rows.iter_mut().zip(&mut best) {
                     finish(row);
                     let (index, value) = argmax(row);
@@ -323,16 +346,29 @@ impl Linear {
     }
 }
 
-/// Adds a register tile to `out[..][column..column + width]`.
+/// Writes a register tile to `out[..][column..column + width]`, or adds it to what the depths before have left there.
 #[inline(always)]
-fn tile_into<const M: usize>(a: &[f32], b: &[f32], out: &mut [&mut [f32]], column: usize, width: usize) {
+fn tile_into<const M: usize>(
+    a: &[f32],
+    b: &[f32],
+    is_first: bool,
+    out: &mut [&mut [f32]],
+    column: usize,
+    width: usize,
+) {
     let mut acc = [[0.0; NR]; M];
-    for (acc, row) in acc.iter_mut().zip(out.iter()) {
-        acc[..width].copy_from_slice(&row[column..column + width]);
+    if !is_first {
+        for (acc, row) in acc.iter_mut().zip(out.iter()) {
+            acc[..width].copy_from_slice(&row[column..column + width]);
+        }
     }
     tile::<M, NR>(a, b, &mut acc);
     for (acc, row) in acc.iter().zip(out.iter_mut()) {
-        row[column..column + width].copy_from_slice(&acc[..width]);
+        // A whole panel is the common case, and one that the compiler can copy without a call.
+        match row[column..].first_chunk_mut::<NR>() {
+            Some(whole) if width == NR => *whole = *acc,
+            _ => row[column..column + width].copy_from_slice(&acc[..width]),
+        }
     }
 }
 
@@ -398,13 +434,11 @@ pub fn rms_norm_row(row: &mut [f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// [`rms_norm_row`] of each row, into a new matrix.
-pub fn rms_norm(x: &Matrix, weight: &[f32], eps: f32) -> Matrix {
-    let mut out = x.clone();
-    out.data
-        .chunks_mut(x.cols)
-        .for_each(|row| rms_norm_row(row, weight, eps));
-    out
+/// [`rms_norm_row`] of each row in place; no weight, no norm.
+pub fn rms_norm(x: &mut Matrix, weight: &[f32], eps: f32) {
+    if !weight.is_empty() {
+        x.data.chunks_mut(x.cols).for_each(|row| rms_norm_row(row, weight, eps));
+    }
 }
 
 /// `h += scale · x`.
@@ -416,10 +450,10 @@ pub fn add_scaled(h: &mut Matrix, x: &Matrix, scale: f32) {
     }
 }
 
-/// `act(gate) · up` for rows `[gate × n, up × n]`.
-pub fn gated(gate_up: &Matrix, activation: Activation, threads: Threads) -> Matrix {
+/// `out = act(gate) · up` for rows `[gate × n, up × n]`.
+pub fn gated(gate_up: &Matrix, activation: Activation, out: &mut Matrix, threads: Threads) {
     let n = gate_up.cols / 2;
-    let mut out = Matrix::zeros(gate_up.rows, n);
+    out.reshape(gate_up.rows, n);
     let row = |(from, to): (&[f32], &mut [f32])| {
         let (gate, up) = from.split_at(n);
         match activation {
@@ -430,7 +464,7 @@ pub fn gated(gate_up: &Matrix, activation: Activation, threads: Threads) -> Matr
         }
     };
     if threads.0 > 1 && out.data.len() > 1 << 14 {
-        let least = (1usize << 13).div_ceil(n.max(1));
+        let least = (1usize << 13).div_ceil(n);
         gate_up
             .data
             .par_chunks(2 * n)
@@ -438,13 +472,8 @@ pub fn gated(gate_up: &Matrix, activation: Activation, threads: Threads) -> Matr
             .with_min_len(least)
             .for_each(row);
     } else {
-        gate_up
-            .data
-            .chunks(2 * n.max(1))
-            .zip(out.data.chunks_mut(n.max(1)))
-            .for_each(row);
+        gate_up.data.chunks(2 * n).zip(out.data.chunks_mut(n)).for_each(row);
     }
-    out
 }
 
 #[inline(always)]
@@ -514,4 +543,188 @@ pub fn log_probability(logits: &[f32], index: usize) -> f64 {
     let largest = max(logits);
     let total = lane_sum(logits, f32::NEG_INFINITY, |x| exp(x - largest));
     f64::from(logits[index]) - f64::from(largest) - f64::from(total).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        let next = |x: &u32| Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+        std::iter::successors(Some(seed), next)
+            .skip(1)
+            .take(count)
+            .map(|x| (x >> 8) as f32 / 8_388_608.0 - 1.0)
+            .collect()
+    }
+
+    fn product(linear: &Linear, x: &Matrix, threads: usize) -> Matrix {
+        let (mut packed, mut out) = (PackedRows::default(), Matrix::default());
+        packed.set(x, Threads(threads));
+        linear.apply(&packed, &mut out, Threads(threads));
+        out
+    }
+
+    #[test]
+    fn a_product_by_hand() {
+        let mut linear = Linear::zeros(2, 3, true);
+        linear.set_rows(0, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        linear.set_bias(0, &[0.5, 0.0, -1.0]);
+        let x = Matrix {
+            rows: 2,
+            cols: 2,
+            data: vec![1.0, 10.0, -1.0, 0.0],
+        };
+        assert_eq!(product(&linear, &x, 1).data, [21.5, 43.0, 64.0, -0.5, -3.0, -6.0]);
+    }
+
+    #[test]
+    fn products_agree_with_the_sum_in_f64_for_all_shapes() {
+        for (rows, inputs, outputs) in [
+            (1, 1, 1),
+            (1, 700, 65),
+            (5, 33, 130),
+            (6, 64, 64),
+            (13, 1100, 63),
+            (200, 20, 200),
+        ] {
+            let (weight, x) = (
+                values(inputs * outputs, 1),
+                Matrix {
+                    rows,
+                    cols: inputs,
+                    data: values(rows * inputs, 2),
+                },
+            );
+            let mut linear = Linear::zeros(inputs, outputs, false);
+            // In three pieces, as q, k and v come.
+            let cuts = [0, outputs / 3, outputs / 2, outputs];
+            for cut in cuts.windows(2).filter(|cut| cut[0] < cut[1]) {
+                linear.set_rows(cut[0], &weight[cut[0] * inputs..cut[1] * inputs]);
+            }
+            let got = product(&linear, &x, 2);
+            for (i, row) in got.data.chunks(outputs).enumerate() {
+                for (o, y) in row.iter().enumerate() {
+                    let pairs = x.row(i).iter().zip(&weight[o * inputs..]);
+                    let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    assert!(
+                        (f64::from(*y) - exact).abs() < 1e-5 * (inputs as f64).sqrt(),
+                        "{rows} {inputs} {outputs}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_a_product_has_the_same_bits_in_any_company() {
+        let (inputs, outputs) = (1300, 200);
+        let mut linear = Linear::zeros(inputs, outputs, true);
+        linear.set_rows(0, &values(inputs * outputs, 3));
+        linear.set_bias(0, &values(outputs, 4));
+        let x = Matrix {
+            rows: 131,
+            cols: inputs,
+            data: values(131 * inputs, 5),
+        };
+        let together = product(&linear, &x, 3);
+        for row in [0, 1, 5, 6, 95, 96, 130] {
+            let alone = product(
+                &linear,
+                &Matrix {
+                    rows: 1,
+                    cols: inputs,
+                    data: x.row(row).to_vec(),
+                },
+                1,
+            );
+            assert_eq!(alone.data, together.row(row));
+        }
+    }
+
+    #[test]
+    fn argmax_is_that_of_the_product_and_the_first_of_equals() {
+        let (inputs, outputs) = (40, 300);
+        let mut linear = Linear::zeros(inputs, outputs, false);
+        linear.set_rows(0, &values(inputs * outputs, 6));
+        let x = Matrix {
+            rows: 9,
+            cols: inputs,
+            data: values(9 * inputs, 7),
+        };
+        let (mut packed, out) = (PackedRows::default(), product(&linear, &x, 1));
+        packed.set(&x, Threads(1));
+        let expected: Vec<usize> = (0..9).map(|row| argmax(out.row(row)).0).collect();
+        for threads in [1, 2, 5] {
+            assert_eq!(linear.argmax(&packed, |_| {}, Threads(threads)), expected);
+            // All outputs equal: the first.
+            assert_eq!(
+                linear.argmax(&packed, |row| row.fill(1.0), Threads(threads)),
+                vec![0; 9]
+            );
+        }
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), (1, 3.0));
+        assert_eq!(argmax(&[f32::NAN, 2.0]), (1, 2.0));
+        assert_eq!(argmax(&[f32::NAN]).0, 0);
+    }
+
+    #[test]
+    fn exp_is_right_to_two_units_in_the_last_place() {
+        for i in -86_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - exact).abs() <= 2.5e-7 * exact, "{x}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 1e-37 && exp(-1000.0) < 1e-37);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(1000.0) > 1e38);
+    }
+
+    #[test]
+    fn activations_by_known_values() {
+        let gate_up = Matrix {
+            rows: 1,
+            cols: 4,
+            data: vec![1.0, -2.0, 1.0, 10.0],
+        };
+        let mut out = Matrix::default();
+        let mut check = |activation, expected: [f32; 2]| {
+            gated(&gate_up, activation, &mut out, Threads(1));
+            for (a, b) in out.data.iter().zip(expected) {
+                assert!((a - b).abs() < 2e-6, "{activation:?}: {a} {b}");
+            }
+        };
+        check(Activation::Silu, [0.731_058_6, -2.384_058_4]);
+        check(Activation::GeluTanh, [0.841_192, -0.454_023]);
+        check(Activation::GeluErf, [0.841_344_7, -0.455_002_6]);
+        check(Activation::Relu, [1.0, 0.0]);
+    }
+
+    #[test]
+    fn norm_and_softmax_by_hand() {
+        let mut row = [3.0, 4.0];
+        rms_norm_row(&mut row, &[1.0, 2.0], 0.0);
+        // mean square 25/2
+        assert!((row[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6 && (row[1] - 8.0 / 12.5f32.sqrt()).abs() < 1e-6);
+        let mut scores = [0.0, std::f32::consts::LN_2, f32::ln(5.0)];
+        softmax(&mut scores);
+        for (got, expected) in scores.iter().zip([1.0 / 8.0, 2.0 / 8.0, 5.0 / 8.0]) {
+            assert!((got - expected).abs() < 1e-6);
+        }
+        softmax(&mut []);
+        let p = log_probability(&[0.0, std::f32::consts::LN_2, f32::ln(5.0)], 2);
+        assert!((p - (5.0f64 / 8.0).ln()).abs() < 1e-6);
+        let long: Vec<f32> = vec![1.0; 33];
+        assert!((log_probability(&long, 32) + 33f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn sums_and_maxima_of_odd_lengths() {
+        for n in [0usize, 1, 15, 16, 17, 100] {
+            let data: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(sum(&data), (n * n.saturating_sub(1) / 2) as f32);
+            assert_eq!(max(&data), if n == 0 { f32::NEG_INFINITY } else { (n - 1) as f32 });
+        }
+    }
 }

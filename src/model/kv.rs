@@ -113,11 +113,16 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub fn new(shape: KvShape, memory_bytes: u64) -> Self {
+    /// A pool of at most `memory_bytes`; takes over the memory of an older one where the blocks are alike.
+    pub fn new(shape: KvShape, memory_bytes: u64, older: Option<Pool>) -> Self {
         let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
+        let mut free = older
+            .filter(|pool| pool.shape == shape)
+            .map_or_else(Vec::new, |pool| pool.free);
+        free.truncate(capacity);
         Pool {
             shape,
-            free: Vec::new(),
+            free,
             used: 0,
             capacity,
         }

@@ -412,3 +412,78 @@ fn angles(frequencies: &[f32], factor: f32, position: usize, out: &mut Vec<f32>)
     out.extend(frequencies.iter().map(|f| angle(f).cos() as f32 * factor));
     out.extend(frequencies.iter().map(|f| angle(f).sin() as f32 * factor));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(scaling: Scaling) -> RopeSpec {
+        RopeSpec {
+            theta: 10_000.0,
+            dim: 8,
+            scaling,
+            attention_factor: 1.0,
+            max_positions: 64,
+        }
+    }
+
+    /// The table in half precision that this replaces has 641 distinct rows in the first 2048; ours has them all.
+    #[test]
+    fn positions_stay_apart_far_out() {
+        let mut table = RopeTable::new(spec(Scaling::None));
+        table.extend(2048);
+        let mut rows = std::collections::HashSet::new();
+        for position in 0..2048 {
+            let mut row = Vec::new();
+            table.append(position, 2048, &mut row);
+            let exact = |i: usize| position as f64 * 10_000f64.powf(-(i as f64) / 4.0);
+            for i in 0..4 {
+                assert!((f64::from(row[i]) - exact(i).cos()).abs() < 1e-4, "{position} {i}");
+                assert!((f64::from(row[4 + i]) - exact(i).sin()).abs() < 1e-4, "{position} {i}");
+            }
+            rows.insert(row.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+        }
+        assert_eq!(rows.len(), 2048);
+    }
+
+    #[test]
+    fn linear_scaling_divides_positions() {
+        let (mut scaled, mut plain) = (Vec::new(), Vec::new());
+        RopeTable::new(spec(Scaling::Linear { factor: 4.0 })).append(40, 41, &mut scaled);
+        RopeTable::new(spec(Scaling::None)).append(10, 11, &mut plain);
+        assert_eq!(scaled, plain);
+    }
+
+    #[test]
+    fn lengths_decide_only_where_they_must() {
+        let dynamic = spec(Scaling::Dynamic { factor: 2.0 });
+        assert_eq!([1, 64, 65, 100].map(|n| dynamic.regime(n)), [0, 0, 65, 100]);
+        let long = spec(Scaling::Long {
+            short: vec![1.0; 4],
+            long: vec![2.0; 4],
+            original: 32,
+        });
+        assert_eq!([1, 32, 33].map(|n| long.regime(n)), [0, 0, 1]);
+        assert_eq!(spec(Scaling::None).regime(1_000_000), 0);
+        let table = RopeTable::new(long);
+        let (mut short_row, mut long_row) = (Vec::new(), Vec::new());
+        table.append(20, 32, &mut short_row);
+        table.append(20, 33, &mut long_row);
+        assert_ne!(short_row, long_row);
+    }
+
+    #[test]
+    fn a_factor_list_of_the_wrong_length_is_refused() {
+        let long = spec(Scaling::Long {
+            short: vec![1.0; 4],
+            long: vec![2.0; 3],
+            original: 32,
+        });
+        let error = long.validate(8).unwrap_err();
+        assert!(
+            error.to_string().contains("long_factor: has 3 entries, expected 4"),
+            "{error}"
+        );
+        assert!(spec(Scaling::None).validate(7).is_err());
+    }
+}

@@ -547,3 +547,130 @@ impl Config<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::rope::Scaling;
+    use serde_json::json;
+
+    fn with(extra: Value) -> Value {
+        let mut config = json!({"model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512});
+        for (key, value) in extra.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    }
+
+    fn read(extra: Value) -> DecoderSpec {
+        DecoderSpec::from_config(&with(extra)).unwrap()
+    }
+
+    fn problem(extra: Value) -> String {
+        DecoderSpec::from_config(&with(extra)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn both_dialects_mean_the_same() {
+        let v4 = read(
+            json!({"rope_theta": 5e5, "torch_dtype": "bfloat16", "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}}),
+        );
+        let v5 = read(
+            json!({"dtype": "bfloat16", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}}),
+        );
+        assert_eq!(v4, v5);
+        assert_eq!(v4.ropes[0].theta, 5e5);
+
+        let v4 = read(
+            json!({"model_type": "gemma3_text", "rope_theta": 2e6, "rope_local_base_freq": 3e4, "sliding_window": 16,
+            "sliding_window_pattern": 2, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+        );
+        let v5 = read(json!({"model_type": "gemma3_text", "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+                                "sliding_attention": {"rope_type": "default", "rope_theta": 3e4}}}));
+        assert_eq!(v4, v5);
+        assert_eq!((v4.layers[0].rope, v4.layers[1].rope), (Some(1), Some(0)));
+        assert_eq!(v4.ropes[1].scaling, Scaling::None);
+    }
+
+    #[test]
+    fn the_old_name_of_a_scaling_is_known() {
+        let spec = read(json!({"rope_scaling": {"type": "linear", "factor": 2.0}}));
+        assert_eq!(spec.ropes[0].scaling, Scaling::Linear { factor: 2.0 });
+        assert_eq!(read(json!({"rope_scaling": null})).ropes[0].scaling, Scaling::None);
+    }
+
+    #[test]
+    fn missing_keys_take_the_default_of_their_family() {
+        assert_eq!(read(json!({"model_type": "mistral"})).layers[3].window, Some(4096));
+        assert_eq!(
+            read(json!({"model_type": "mistral", "sliding_window": null})).layers[3].window,
+            None
+        );
+        assert_eq!(read(json!({"model_type": "qwen3"})).head_dim, 128);
+        assert_eq!(read(json!({"model_type": "smollm3"})).ropes[0].theta, 2e6);
+        assert_eq!(read(json!({"model_type": "gemma2"})).attention_softcap, Some(50.0));
+        assert_eq!(
+            read(json!({"model_type": "gemma2", "attn_logit_softcapping": null})).attention_softcap,
+            None
+        );
+        assert!(read(json!({"model_type": "gemma"})).tie_embeddings && !read(json!({})).tie_embeddings);
+        assert_eq!(read(json!({"num_key_value_heads": null})).kv_heads, 4);
+        let windows: Vec<bool> =
+            read(json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 3}))
+                .layers
+                .iter()
+                .map(|layer| layer.window.is_some())
+                .collect();
+        assert_eq!(windows, [false, false, false, true]);
+        assert_eq!(read(json!({"eos_token_id": [2, 7]})).eos_token_ids, [2, 7]);
+    }
+
+    #[test]
+    fn an_unknown_family_lists_the_known_ones() {
+        let message = problem(json!({"model_type": "mamba"}));
+        assert!(
+            message.contains("\"mamba\"") && message.contains("llama, mistral, qwen2"),
+            "{message}"
+        );
+        assert!(problem(json!({"model_type": null})).contains("model_type \"\""));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_field() {
+        for (extra, field) in [
+            (json!({"hidden_size": null}), "hidden_size"),
+            (json!({"hidden_size": 0}), "hidden_size"),
+            (json!({"hidden_size": 18_446_744_073_709_551_615u64}), "hidden_size"),
+            (json!({"hidden_size": 63}), "hidden_size"),
+            (json!({"num_key_value_heads": 3}), "num_key_value_heads"),
+            (json!({"hidden_act": "swiglu"}), "hidden_act"),
+            (json!({"rope_parameters": {"rope_type": "spiral"}}), "rope_type"),
+            (json!({"rope_parameters": {"rope_type": "linear"}}), "factor"),
+            (json!({"rope_theta": -1.0}), "rope_theta"),
+            (json!({"rms_norm_eps": "small"}), "rms_norm_eps"),
+            (json!({"tie_word_embeddings": "yes"}), "tie_word_embeddings"),
+            (
+                json!({"model_type": "gemma2", "layer_types": ["full_attention"]}),
+                "layer_types",
+            ),
+        ] {
+            let message = problem(extra);
+            assert!(message.contains(field), "{field}: {message}");
+        }
+    }
+
+    #[test]
+    fn tensors_of_a_fused_family() {
+        let names = read(json!({"model_type": "phi3"})).tensor_names();
+        let shape = |name: &str| names.iter().find(|(n, _)| n == name).map(|(_, shape)| shape.clone());
+        assert_eq!(shape("model.layers.3.self_attn.qkv_proj.weight"), Some(vec![128, 64]));
+        assert_eq!(shape("model.layers.0.mlp.gate_up_proj.weight"), Some(vec![256, 64]));
+        assert_eq!(shape("model.layers.0.self_attn.q_proj.weight"), None);
+        assert_eq!(shape("lm_head.weight"), Some(vec![100, 64]));
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use safetensors::SafeTensors;
 
+use super::Error;
 use super::decoder::{Chunk, DType, Decoder, Step};
 use super::engine::{Engine, EngineOptions, Finish, Request, ScoreRequest};
 use super::kv::{Pool, Segment};
@@ -66,7 +67,7 @@ impl Golden {
 /// Logits of every token of each row, computed together in chunks of at most `step` tokens.
 fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> {
     decoder.prepare(rows.iter().map(|row| row.len()).max().unwrap());
-    let mut pool = Pool::new(decoder.kv_shape(), 1 << 30);
+    let mut pool = Pool::new(decoder.kv_shape(), 1 << 30, None);
     let mut own: Vec<Segment> = rows.iter().map(|row| pool.segment(row.len()).unwrap()).collect();
     let mut out = vec![Vec::new(); rows.len()];
     let longest = rows.iter().map(|row| row.len()).max().unwrap();
@@ -202,4 +203,469 @@ fn more_families_agree_with_transformers() {
         );
     }
     assert!(!failed);
+}
+
+/// The repository's goldens, whose weights are a hash of name and index (see `tests/data/model/generate.py`).
+struct Small {
+    configs: serde_json::Map<String, serde_json::Value>,
+    expected: Vec<u8>,
+}
+
+impl Small {
+    fn open() -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model");
+        let configs = serde_json::from_slice(&std::fs::read(dir.join("goldens.json")).unwrap()).unwrap();
+        Small {
+            configs,
+            expected: std::fs::read(dir.join("goldens.safetensors")).unwrap(),
+        }
+    }
+
+    fn decoder(&self, name: &str) -> Decoder {
+        decoder(&self.configs[name], DType::F32)
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.expected).unwrap();
+        let data = tensors.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        let tensors = SafeTensors::deserialize(&self.expected).unwrap();
+        let data = tensors.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32)
+            .collect()
+    }
+}
+
+fn decoder(config: &serde_json::Value, dtype: DType) -> Decoder {
+    let spec = DecoderSpec::from_config(config).unwrap();
+    let gemma = spec.norm_plus_one;
+    let sizes: std::collections::HashMap<String, usize> = spec
+        .tensor_names()
+        .into_iter()
+        .map(|(name, shape)| (name, shape.iter().product()))
+        .collect();
+    Decoder::load(spec, &Device::Cpu, dtype, &mut |name| {
+        Ok(hashed_weight(name, sizes[name], gemma))
+    })
+    .unwrap()
+}
+
+fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
+    let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| {
+        (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let shift = if name.ends_with("norm.weight") && !gemma {
+        1.0
+    } else {
+        0.0
+    };
+    let value = |i: u32| {
+        let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(seed);
+        x ^= x >> 15;
+        x = x.wrapping_mul(0x2C1B_3C6D);
+        x ^= x >> 12;
+        x = x.wrapping_mul(0x297A_2D39);
+        x ^= x >> 15;
+        ((x >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.5 + shift
+    };
+    (0..len as u32).map(value).collect()
+}
+
+#[test]
+fn every_family_and_rope_scaling_agrees_with_transformers() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    for name in small.configs.keys() {
+        let mut decoder = small.decoder(name);
+        let vocab = decoder.spec().vocab;
+        for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
+            let got = logits(&mut decoder, &[&ids[..len]], 41).remove(0);
+            let error = relative_error(&got[(len - 8) * vocab..], &small.floats(&format!("{name}.{key}")));
+            assert!(error <= 2e-5, "{name}.{key}: {error}");
+        }
+        let answers = engine(decoder, EngineOptions::default())
+            .generate(&[request(&ids[..27], 12)], &mut |_| {})
+            .unwrap();
+        assert_eq!(answers[0].token_ids, small.ids(&format!("{name}.generated")), "{name}");
+    }
+}
+
+/// Prompts of many lengths, some with a common beginning.
+fn prompts(ids: &[u32]) -> Vec<Vec<u32>> {
+    let mut prompts: Vec<Vec<u32>> = (1..20).map(|i| ids[i * 3..i * 3 + 1 + (i * 7) % 31].to_vec()).collect();
+    prompts.extend((0..9).map(|i| [&ids[..40], &ids[50 + i..55 + 2 * i]].concat()));
+    prompts.extend((0..3).map(|i| [&ids[..40], &ids[60..90], &ids[i..i + 2]].concat()));
+    prompts.push(prompts[20].clone());
+    prompts
+}
+
+#[test]
+fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let prompts = prompts(&ids);
+    for name in [
+        "llama",
+        "gemma2",
+        "qwen3",
+        "phi3_longrope_partial",
+        "dynamic",
+        "smollm3",
+    ] {
+        let requests: Vec<ScoreRequest> = prompts
+            .iter()
+            .filter(|tokens| tokens.len() > 1)
+            .map(|tokens| ScoreRequest {
+                tokens: tokens.clone(),
+                from: tokens.len() - 1,
+            })
+            .collect();
+        let mut alone = engine(small.decoder(name), EngineOptions::default());
+        alone.decoder_mut().set_threads(1);
+        let expected: Vec<_> = requests
+            .iter()
+            .map(|r| alone.score(std::slice::from_ref(r)).unwrap()[0])
+            .collect();
+        let generated: Vec<_> = prompts
+            .iter()
+            .map(|p| alone.generate(&[request(p, 9)], &mut |_| {}).unwrap().remove(0))
+            .collect();
+        let layouts = [(384, 256, 1), (64, 256, 2), (384, 5, 2), (33, 3, 3)];
+        for (step_tokens, max_rows, threads) in layouts {
+            let options = EngineOptions {
+                step_tokens,
+                max_rows,
+                ..Default::default()
+            };
+            let mut together = engine(small.decoder(name), options);
+            together.decoder_mut().set_threads(threads);
+            let got = together.score(&requests).unwrap();
+            for (got, expected) in got.iter().zip(&expected) {
+                assert_eq!(
+                    got.log_likelihood.to_bits(),
+                    expected.log_likelihood.to_bits(),
+                    "{name}"
+                );
+            }
+            let requests: Vec<Request> = prompts.iter().map(|p| request(p, 9)).collect();
+            assert_eq!(together.generate(&requests, &mut |_| {}).unwrap(), generated, "{name}");
+        }
+    }
+}
+
+#[test]
+fn little_memory_gives_the_same_answers_later_and_too_little_says_so() {
+    let small = Small::open();
+    let requests: Vec<Request> = prompts(&small.ids("ids")).iter().map(|p| request(p, 9)).collect();
+    let mut roomy = engine(small.decoder("llama"), EngineOptions::default());
+    let expected = roomy.generate(&requests, &mut |_| {}).unwrap();
+    let block = roomy.decoder().kv_shape().block_bytes();
+    let mut prompt_tokens = Vec::new();
+    for blocks in [40, 8, 5] {
+        let options = EngineOptions {
+            kv_memory_bytes: blocks * block,
+            ..Default::default()
+        };
+        let mut last = Default::default();
+        let got = engine(small.decoder("llama"), options)
+            .generate(&requests, &mut |p| last = p)
+            .unwrap();
+        assert_eq!(got, expected);
+        assert_eq!((last.done, last.total), (requests.len(), requests.len()));
+        prompt_tokens.push(last.prompt_tokens);
+    }
+    let all: usize = requests.iter().map(|r| r.prompt.len()).sum();
+    assert!(
+        prompt_tokens[0] < all as u64 - 300,
+        "the shared prefix is computed once: {prompt_tokens:?} of {all}"
+    );
+    let options = EngineOptions {
+        kv_memory_bytes: 2 * block,
+        ..Default::default()
+    };
+    let error = engine(small.decoder("llama"), options)
+        .generate(&requests, &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(error, Error::KvMemory { .. }), "{error}");
+    assert!(error.to_string().contains("--kv-memory"));
+}
+
+/// A candidate's answers must not see anything of the candidate before it: keys and values of old weights served to new ones
+/// are a fault that has come back again and again in serving systems.
+#[test]
+fn nothing_survives_a_change_of_weights() {
+    let small = Small::open();
+    let requests: Vec<Request> = prompts(&small.ids("ids")).iter().map(|p| request(p, 6)).collect();
+    let spec = small.decoder("llama").spec().clone();
+    let other = |name: &str, len: usize| hashed_weight(&format!("other.{name}"), len, false);
+    let set_other = |engine: &mut Engine| {
+        for (name, shape) in spec.tensor_names() {
+            engine
+                .decoder_mut()
+                .set_tensor(&name, &other(&name, shape.iter().product()))
+                .unwrap();
+        }
+    };
+    let set_first = |engine: &mut Engine| {
+        for (name, shape) in spec.tensor_names() {
+            let data = hashed_weight(&name, shape.iter().product(), false);
+            engine.decoder_mut().set_tensor(&name, &data).unwrap();
+        }
+    };
+    let mut fresh = engine(small.decoder("llama"), EngineOptions::default());
+    let first = fresh.generate(&requests, &mut |_| {}).unwrap();
+    let mut fresh = engine(small.decoder("llama"), EngineOptions::default());
+    set_other(&mut fresh);
+    let second = fresh.generate(&requests, &mut |_| {}).unwrap();
+    assert_ne!(first, second);
+    let mut both = engine(small.decoder("llama"), EngineOptions::default());
+    for _ in 0..2 {
+        let epoch = both.decoder().epoch();
+        assert_eq!(both.generate(&requests, &mut |_| {}).unwrap(), first);
+        set_other(&mut both);
+        assert!(both.decoder().epoch() > epoch);
+        assert_eq!(both.generate(&requests, &mut |_| {}).unwrap(), second);
+        set_first(&mut both);
+    }
+}
+
+#[test]
+fn a_tied_head_changes_with_the_embeddings() {
+    let small = Small::open();
+    let mut decoder = small.decoder("llama_tied_mqa");
+    assert!(!decoder.has_tensor("lm_head.weight"));
+    let before = logits(&mut decoder, &[&[5, 6, 7]], 10).remove(0);
+    let spec = decoder.spec().clone();
+    let mut embeddings = hashed_weight("model.embed_tokens.weight", spec.vocab * spec.hidden, false);
+    // Token 90 is not in the input: doubling its embedding doubles its logit and changes nothing else.
+    embeddings[90 * spec.hidden..91 * spec.hidden]
+        .iter_mut()
+        .for_each(|x| *x *= 2.0);
+    decoder.set_tensor("model.embed_tokens.weight", &embeddings).unwrap();
+    let after = logits(&mut decoder, &[&[5, 6, 7]], 10).remove(0);
+    for (i, (a, b)) in before.iter().zip(&after).enumerate() {
+        assert_eq!(if i % spec.vocab == 90 { 2.0 * a } else { *a }, *b);
+    }
+}
+
+#[test]
+fn wrong_tensors_are_refused_by_name() {
+    let small = Small::open();
+    let mut decoder = small.decoder("llama");
+    for name in [
+        "model.layers.3.mlp.up_proj.weight",
+        "model.layers.01.mlp.up_proj.weight",
+        "lm_head.bias",
+        "x",
+    ] {
+        let error = decoder.set_tensor(name, &[0.0]).unwrap_err();
+        assert!(
+            matches!(&error, Error::UnknownTensor { tensor, .. } if tensor == name),
+            "{error}"
+        );
+    }
+    let error = decoder.set_tensor("model.norm.weight", &[0.0; 31]).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TensorSize {
+                expected: 32,
+                got: 31,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_layer_path_repeats_and_scales() {
+    let small = Small::open();
+    let ids = &small.ids("ids")[..20];
+    let mut decoder = small.decoder("llama");
+    let plain = logits(&mut decoder, &[ids], 100).remove(0);
+    let step = |layer, input_scale| Step { layer, input_scale };
+    decoder
+        .set_path(vec![step(0, 1.0), step(1, 1.0), step(1, 1.0), step(2, 1.0)])
+        .unwrap();
+    assert_ne!(logits(&mut decoder, &[ids], 100).remove(0), plain);
+    decoder
+        .set_path(vec![step(0, 0.5), step(1, 1.0), step(2, 1.0)])
+        .unwrap();
+    assert_ne!(logits(&mut decoder, &[ids], 100).remove(0), plain);
+    decoder
+        .set_path((0..3).map(|layer| step(layer, 1.0)).collect())
+        .unwrap();
+    assert_eq!(logits(&mut decoder, &[ids], 100).remove(0), plain);
+    assert!(matches!(
+        decoder.set_path(vec![step(3, 1.0)]),
+        Err(Error::Path { layer: 3, layers: 3 })
+    ));
+}
+
+#[test]
+fn half_precision_rounds_the_weights_only() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let exact = logits(&mut small.decoder("llama"), &[&ids], 100).remove(0);
+    for (dtype, tolerance) in [(DType::F16, 2e-3), (DType::Bf16, 2e-2)] {
+        let rounded = logits(&mut decoder(&small.configs["llama"], dtype), &[&ids], 100).remove(0);
+        let error = relative_error(&rounded, &exact);
+        assert!(error > 0.0 && error < tolerance, "{dtype:?} {error}");
+    }
+}
+
+#[test]
+fn rows_end_by_stop_strings_conditions_length_and_loops() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    // Greedy: w40 w88 w88 w88 w88 w88 w88 w6 w14 …; words are joined by spaces.
+    let mut engine = engine(small.decoder("llama"), EngineOptions::default());
+    let prompt = &ids[..27];
+    let mut run = |r: Request| engine.generate(&[r], &mut |_| {}).unwrap().remove(0);
+    let plain = run(request(prompt, 12));
+    assert_eq!(plain.finish, Finish::Length);
+    assert!(plain.text.starts_with("w40 w88 w88"), "{}", plain.text);
+
+    let stopped = run(Request {
+        stop: Arc::new(["w6".into(), "".into()]),
+        ..request(prompt, 12)
+    });
+    assert_eq!((stopped.finish, stopped.token_ids.len()), (Finish::Stop, 8));
+    assert_eq!(stopped.text, "w40 w88 w88 w88 w88 w88 w88 ");
+    let across_tokens = run(Request {
+        stop: Arc::new(["8 w6".into()]),
+        ..request(prompt, 12)
+    });
+    assert_eq!(across_tokens.text, "w40 w88 w88 w88 w88 w88 w8");
+
+    let three = |text: &str| text.matches("w88").count() == 3;
+    let answered = run(Request {
+        stop_when: Some(Arc::new(three)),
+        ..request(prompt, 12)
+    });
+    assert_eq!(
+        (answered.finish, answered.text.as_str()),
+        (Finish::Stop, "w40 w88 w88 w88")
+    );
+
+    let nothing = run(request(prompt, 0));
+    assert_eq!((nothing.finish, nothing.token_ids.len()), (Finish::Length, 0));
+    let looping = run(Request {
+        loop_guard: true,
+        ..request(&ids[..60], 400)
+    });
+    let free = run(request(&ids[..60], 400));
+    if looping.finish == Finish::Loop {
+        assert!(looping.token_ids.len() < 400);
+    }
+    assert_eq!(looping.token_ids, free.token_ids[..looping.token_ids.len()]);
+}
+
+#[test]
+fn an_end_of_sequence_token_ends_the_row_and_is_kept() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let decoder = small.decoder("llama");
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": null, "decoder": null, "truncation": null, "padding": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 40, "</s>": 88}, "unk_token": "a"}
+    });
+    let files = TokenizerFiles {
+        name: "t".into(),
+        tokenizer_json: json.to_string().into_bytes(),
+        tokenizer_config: Some(serde_json::json!({"eos_token": {"content": "</s>"}})),
+        ..Default::default()
+    };
+    let mut engine = Engine::new(
+        decoder,
+        Arc::new(Tokenizer::new(files).unwrap()),
+        EngineOptions::default(),
+    );
+    let answer = engine
+        .generate(&[request(&ids[..27], 12)], &mut |_| {})
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        (answer.finish, answer.token_ids, answer.text.as_str()),
+        (Finish::Eos, vec![40, 88], "a")
+    );
+}
+
+#[test]
+fn scores_are_sums_of_log_probabilities() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let mut decoder = small.decoder("qwen2_windows_from_1");
+    let vocab = decoder.spec().vocab;
+    let all = logits(&mut decoder, &[&ids], 1000).remove(0);
+    let log_probability = |i: usize| {
+        let row = &all[(i - 1) * vocab..i * vocab];
+        let total: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+        f64::from(row[ids[i] as usize]) - total.ln()
+    };
+    let mut engine = engine(
+        decoder,
+        EngineOptions {
+            step_tokens: 40,
+            ..Default::default()
+        },
+    );
+    let request = |tokens: &[u32], from| ScoreRequest {
+        tokens: tokens.to_vec(),
+        from,
+    };
+    let requests = [
+        request(&ids, 1),
+        request(&ids, 70),
+        request(&ids[..71], 70),
+        request(&ids, 100),
+        request(&ids[..1], 1),
+    ];
+    let scores = engine.score(&requests).unwrap();
+    for (score, range) in scores.iter().zip([1..100, 70..100, 70..71, 100..100, 1..1]) {
+        assert_eq!(score.tokens, range.len());
+        let expected: f64 = range.map(log_probability).sum();
+        assert!((score.log_likelihood - expected).abs() < 1e-4, "{score:?} {expected}");
+    }
+    assert!(matches!(
+        engine.score(&[request(&ids, 0)]),
+        Err(Error::ScoreFromZero { request: 0 })
+    ));
+
+    let perplexity = engine.perplexity(&ids, 100).unwrap();
+    assert_eq!(perplexity.tokens, 99);
+    assert!((perplexity.nll_per_token + scores[0].log_likelihood / 99.0).abs() < 1e-12);
+    // Windows of 40, 40 and 20 tokens, each with its first token unscored.
+    let windows = engine.perplexity(&ids, 40).unwrap();
+    assert_eq!(windows.tokens, 97);
+    assert_eq!(windows.perplexity, windows.nll_per_token.exp());
+}
+
+#[test]
+fn requests_that_cannot_be_are_refused() {
+    let small = Small::open();
+    let mut engine = engine(small.decoder("llama"), EngineOptions::default());
+    let empty = engine
+        .generate(&[request(&[1], 1), request(&[], 1)], &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(empty, Error::EmptyPrompt { request: 1 }));
+    let beyond = engine.generate(&[request(&[1, 96], 1)], &mut |_| {}).unwrap_err();
+    assert!(matches!(
+        beyond,
+        Error::TokenOutOfRange {
+            request: 0,
+            token: 96,
+            vocab: 96
+        }
+    ));
+    assert!(engine.generate(&[], &mut |_| {}).unwrap().is_empty());
+    assert!(engine.score(&[]).unwrap().is_empty());
 }
