@@ -175,6 +175,28 @@ impl Domain {
         }
     }
 
+    /// As [`Self::check`] for the mean of a distribution: a whole number may have a fraction, an option may not.
+    pub fn check_mean(&self, point: &[f64]) -> Result<(), Error> {
+        let round = |(gene, value): (&Gene, &f64)| match gene {
+            Gene::Int { .. } => value.trunc(),
+            _ => *value,
+        };
+        match self.check(&self.0.iter().zip(point).map(round).collect::<Genotype>()) {
+            Err(Error::GenotypeLength { expected, .. }) => Err(Error::GenotypeLength {
+                expected,
+                got: point.len(),
+            }),
+            checked => checked,
+        }
+    }
+
+    /// True when a gene has several options without an order.
+    pub fn has_choices(&self) -> bool {
+        self.0
+            .iter()
+            .any(|gene| matches!(gene, Gene::Choice { n } if *n > 1))
+    }
+
     pub fn sample(&self, stream: &mut Stream) -> Genotype {
         self.0.iter().map(|gene| gene.sample(stream)).collect()
     }

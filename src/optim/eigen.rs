@@ -171,6 +171,7 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
     let (d, e) = (diagonal, off_diagonal);
     let mut shift_sum = 0.0;
     let mut largest = 0.0f64;
+    let mut rotations = Vec::with_capacity(n);
     for l in 0..n {
         largest = largest.max(d[l].abs() + e[l].abs());
         let negligible = f64::EPSILON * largest;
@@ -198,6 +199,7 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
             let (mut c, mut c2, mut c3) = (1.0, 1.0, 1.0);
             let (mut s, mut s2) = (0.0, 0.0);
             let next_off_diagonal = e[l + 1];
+            rotations.clear();
             for i in (l..m).rev() {
                 c3 = c2;
                 c2 = c;
@@ -213,8 +215,9 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
                 };
                 p = c * d[i] - s * g;
                 d[i + 1] = h + s * (c * g + s * d[i]);
-                rotate_rows(&mut vectors[i * n..(i + 2) * n], n, c, s);
+                rotations.push((c, s));
             }
+            rotate_rows(vectors, n, l, &rotations);
             p = -s * s2 * c3 * next_off_diagonal * e[l] / next_diagonal;
             e[l] = s * p;
             d[l] = c * p;
@@ -225,14 +228,48 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
     d.iter().all(|x| x.is_finite()).then_some(())
 }
 
-#[inline]
-fn rotate_rows(two_rows: &mut [f64], n: usize, c: f64, s: f64) {
-    let (upper, lower) = two_rows.split_at_mut(n);
-    for (u, l) in upper.iter_mut().zip(lower) {
-        let (a, b) = (*u, *l);
-        *l = s * a + c * b;
-        *u = c * a - s * b;
+/// Applies a sweep of rotations to the rows from `first` on; the last rotation of the list comes first in space.
+///
+/// Row by row this would load and store every row twice. In strips of a few columns the row that two neighbouring
+/// rotations share stays in registers.
+fn rotate_rows(vectors: &mut [f64], n: usize, first: usize, rotations: &[(f64, f64)]) {
+    const STRIP: usize = 32;
+    let mut column = 0;
+    while column + STRIP <= n {
+        rotate_strip::<STRIP>(vectors, n, first, column, rotations);
+        column += STRIP;
     }
+    while column + 4 <= n {
+        rotate_strip::<4>(vectors, n, first, column, rotations);
+        column += 4;
+    }
+    while column < n {
+        rotate_strip::<1>(vectors, n, first, column, rotations);
+        column += 1;
+    }
+}
+
+fn rotate_strip<const W: usize>(
+    vectors: &mut [f64],
+    n: usize,
+    first: usize,
+    column: usize,
+    rotations: &[(f64, f64)],
+) {
+    let read = |vectors: &[f64], row: usize| -> [f64; W] {
+        std::array::from_fn(|w| vectors[row * n + column..row * n + column + W][w])
+    };
+    let mut carried = read(vectors, first + rotations.len());
+    for (k, &(c, s)) in rotations.iter().enumerate() {
+        let row = first + rotations.len() - 1 - k;
+        let upper = read(vectors, row);
+        let out = &mut vectors[(row + 1) * n + column..(row + 1) * n + column + W];
+        for w in 0..W {
+            out[w] = s * upper[w] + c * carried[w];
+            carried[w] = c * upper[w] - s * carried[w];
+        }
+    }
+    vectors[first * n + column..first * n + column + W].copy_from_slice(&carried);
 }
 
 #[cfg(test)]

@@ -9,9 +9,12 @@
 //! | algorithm | file | genes |
 //! |---|---|---|
 //! | CMA-ES: active, IPOP/BIPOP restarts, learning-rate adaptation, diagonal variant | `cma_es.rs` | real |
+//! | CMA-ES with margin | `margin.rs` | real, whole numbers |
+//! | CatCMA with margin | `cat_cma.rs` | any |
 //! | genetic algorithm | `genetic.rs` | any |
 //! | random search | `random.rs` | any |
 
+mod cat_cma;
 mod chance;
 mod cma_es;
 mod coordinates;
@@ -23,9 +26,12 @@ mod gaussian;
 mod genetic;
 mod learning_rate;
 mod ledger;
+mod margin;
 mod normal;
 mod random;
 mod ranking;
+mod restarts;
+mod start;
 mod variation;
 
 use serde::{Deserialize, Serialize};
@@ -34,9 +40,11 @@ pub use domain::{Domain, Gene, Genotype};
 pub use error::Error;
 pub use gaussian::CovarianceModel;
 
+use cat_cma::CatCma;
 use cma_es::CmaEs;
 use genetic::Genetic;
-use ledger::{Answer, Ledger};
+use ledger::Ledger;
+use margin::Margin;
 use random::Random;
 
 /// A score to be maximised: always finite.
@@ -152,7 +160,7 @@ pub enum StopReason {
     SmallRunOver,
 }
 
-/// What CMA-ES does when a run is over.
+/// What the CMA family does when a run is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restarts {
@@ -169,17 +177,21 @@ pub enum Restarts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// CMA-ES, for real genes.
     CmaEs,
+    /// CMA-ES with margin for real genes and whole numbers; CatCMA with margin as soon as there is a choice.
+    CmaEsMargin,
     Genetic,
     Random,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::CmaEs, Self::Genetic, Self::Random];
+    pub const ALL: [Self; 4] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Random];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::CmaEs => "cma-es",
+            Self::CmaEsMargin => "cma-es-margin",
             Self::Genetic => "genetic",
             Self::Random => "random",
         }
@@ -238,35 +250,6 @@ pub enum Spread {
     OfGenes(Vec<f64>),
 }
 
-impl Spread {
-    /// A sigma and the coordinates' standard deviations relative to it.
-    fn in_units(&self, domain: &Domain, genes: &[usize]) -> Result<(f64, Vec<f64>), Error> {
-        let positive = |gene: usize, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(value)
-            } else {
-                Err(Error::StepSize { gene, value })
-            }
-        };
-        match self {
-            Self::OfRange(sigma) => Ok((positive(0, *sigma)?, vec![1.0; genes.len()])),
-            Self::OfGenes(stds) if stds.len() != domain.genes().len() => {
-                Err(Error::GenotypeLength {
-                    expected: domain.genes().len(),
-                    got: stds.len(),
-                })
-            }
-            Self::OfGenes(stds) => {
-                let units =
-                    |&g: &usize| Ok(positive(g, stds[g])? / coordinates::unit(&domain.genes()[g]));
-                let units: Vec<f64> = genes.iter().map(units).collect::<Result<_, Error>>()?;
-                let sigma = units.iter().copied().fold(0.0, f64::max);
-                Ok((sigma, units.iter().map(|u| u / sigma).collect()))
-            }
-        }
-    }
-}
-
 /// How a search stands, for people to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -292,6 +275,8 @@ pub struct Optimizer {
 #[serde(rename_all = "snake_case")]
 enum Algorithm {
     CmaEs(CmaEs),
+    Margin(Margin),
+    CatCma(CatCma),
     Genetic(Genetic),
     Random(Random),
 }
@@ -301,6 +286,8 @@ macro_rules! each {
     ($algorithm:expr, $it:ident => $do:expr) => {
         match $algorithm {
             Algorithm::CmaEs($it) => $do,
+            Algorithm::Margin($it) => $do,
+            Algorithm::CatCma($it) => $do,
             Algorithm::Genetic($it) => $do,
             Algorithm::Random($it) => $do,
         }
@@ -318,7 +305,6 @@ struct SavedRef<'a> {
 
 #[derive(Deserialize)]
 struct Saved {
-    version: u32,
     optimizer: Optimizer,
 }
 
@@ -337,6 +323,10 @@ impl Optimizer {
         }
         let algorithm = match kind {
             Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
+            Kind::CmaEsMargin if domain.has_choices() => {
+                Algorithm::CatCma(CatCma::new(&domain, options))
+            }
+            Kind::CmaEsMargin => Algorithm::Margin(Margin::new(&domain, options)?),
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
             Kind::Random => Algorithm::Random(Random::new(options)),
         };
@@ -347,16 +337,19 @@ impl Optimizer {
         })
     }
 
-    /// Begins at a known point: the mean of a distribution, the first individual of a population.
+    /// Begins at a known point: the mean of a distribution (where whole numbers may have fractions), or the first
+    /// individual of a population.
     ///
     /// **Errors**: a genotype outside the domain, a step size that is not positive, a search that has begun.
     pub fn start_at(&mut self, genotype: &[f64], spread: &Spread) -> Result<(), Error> {
         if self.ledger.has_started() {
             return Err(Error::AlreadyStarted);
         }
-        self.domain.check(genotype)?;
+        self.domain.check_mean(genotype)?;
         match &mut self.algorithm {
             Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Genetic(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
         }
     }
@@ -388,7 +381,7 @@ impl Optimizer {
         match self.ledger.take_injected() {
             Some(genotype) => self.ledger.hand_out(address, genotype, true),
             None => {
-                let genotype = each!(&self.algorithm, it => it.propose(&self.domain, address));
+                let genotype = each!(&mut self.algorithm, it => it.propose(&self.domain, address));
                 self.ledger.hand_out(address, genotype, false)
             }
         }
@@ -444,8 +437,10 @@ impl Optimizer {
                     got,
                 });
             }
-            if let (Outcome::Objectives { .. }, Kind::CmaEs | Kind::Genetic | Kind::Random) =
-                (outcome, self.kind())
+            if let (
+                Outcome::Objectives { .. },
+                Kind::CmaEs | Kind::CmaEsMargin | Kind::Genetic | Kind::Random,
+            ) = (outcome, self.kind())
             {
                 return Err(Error::Objectives {
                     optimizer,
@@ -461,6 +456,8 @@ impl Optimizer {
     pub fn mean(&self) -> Option<Genotype> {
         match &self.algorithm {
             Algorithm::CmaEs(it) => Some(it.mean(&self.domain)),
+            Algorithm::Margin(it) => Some(it.mean(&self.domain)),
+            Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
             Algorithm::Genetic(_) | Algorithm::Random(_) => None,
         }
     }
@@ -469,6 +466,8 @@ impl Optimizer {
     pub fn should_stop(&self) -> Option<StopReason> {
         match &self.algorithm {
             Algorithm::CmaEs(it) => it.stopped(),
+            Algorithm::Margin(it) => it.stopped(),
+            Algorithm::CatCma(it) => it.stopped(),
             Algorithm::Genetic(_) | Algorithm::Random(_) => None,
         }
     }
@@ -476,6 +475,7 @@ impl Optimizer {
     pub fn kind(&self) -> Kind {
         match &self.algorithm {
             Algorithm::CmaEs(_) => Kind::CmaEs,
+            Algorithm::Margin(_) | Algorithm::CatCma(_) => Kind::CmaEsMargin,
             Algorithm::Genetic(_) => Kind::Genetic,
             Algorithm::Random(_) => Kind::Random,
         }
@@ -493,6 +493,8 @@ impl Optimizer {
     pub fn status(&self) -> Status {
         let (sigma, flat_generations) = match &self.algorithm {
             Algorithm::CmaEs(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
             Algorithm::Genetic(it) => (None, it.flat_generations()),
             Algorithm::Random(_) => (None, 0),
         };
@@ -508,6 +510,8 @@ impl Optimizer {
     fn restart(&self) -> u64 {
         match &self.algorithm {
             Algorithm::CmaEs(it) => it.restart(),
+            Algorithm::Margin(it) => it.restart(),
+            Algorithm::CatCma(it) => it.restart(),
             Algorithm::Genetic(_) | Algorithm::Random(_) => 0,
         }
     }
@@ -541,7 +545,7 @@ impl Optimizer {
                 got: version,
             });
         }
-        let Saved { optimizer, .. } = serde_json::from_str(json).map_err(reason)?;
+        let Saved { optimizer } = serde_json::from_str(json).map_err(reason)?;
         let fits = optimizer
             .ledger
             .is_consistent(optimizer.domain.genes().len())

@@ -46,6 +46,11 @@ fn domain_for(kind: Kind) -> Domain {
     }
 }
 
+/// The algorithms that have a mean.
+fn is_cma(kind: Kind) -> bool {
+    matches!(kind, Kind::CmaEs | Kind::CmaEsMargin)
+}
+
 fn options(seed: u64) -> Options {
     Options {
         seed,
@@ -230,7 +235,7 @@ fn cma_es_finds_an_optimum_on_the_bound() {
 
 #[test]
 fn every_kind_improves_on_a_mixed_or_real_sphere() {
-    for kind in [Kind::CmaEs, Kind::Genetic] {
+    for kind in [Kind::CmaEs, Kind::CmaEsMargin, Kind::Genetic] {
         let fitness = |x: &[f64]| sphere(x);
         let mut optimizer = start(kind, 2);
         assert!(
@@ -428,7 +433,7 @@ fn a_budget_below_one_generation() {
         );
         assert_eq!(optimizer.status().generation, 0);
         assert_eq!(optimizer.should_stop(), None);
-        assert_eq!(optimizer.mean().is_some(), kind == Kind::CmaEs);
+        assert_eq!(optimizer.mean().is_some(), is_cma(kind));
     }
 }
 
