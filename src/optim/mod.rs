@@ -12,6 +12,7 @@
 //! | CMA-ES with margin | `margin.rs` | real, whole numbers |
 //! | CatCMA with margin | `cat_cma.rs` | any |
 //! | genetic algorithm | `genetic.rs` | any |
+//! | NSGA-II, for several objectives | `nsga2.rs` | any |
 //! | random search | `random.rs` | any |
 
 mod cat_cma;
@@ -28,6 +29,7 @@ mod learning_rate;
 mod ledger;
 mod margin;
 mod normal;
+mod nsga2;
 mod random;
 mod ranking;
 mod restarts;
@@ -45,6 +47,7 @@ use cma_es::CmaEs;
 use genetic::Genetic;
 use ledger::Ledger;
 use margin::Margin;
+use nsga2::Nsga2;
 use random::Random;
 
 /// A score to be maximised: always finite.
@@ -69,6 +72,11 @@ impl Fitness {
     /// The number that the algorithms minimise, as their papers do: the only place where the sign turns.
     fn cost(self) -> f64 {
         -self.0
+    }
+
+    /// The fitness whose cost this is.
+    fn of_cost(cost: f64) -> f64 {
+        Self(cost).cost() + 0.0
     }
 }
 
@@ -182,17 +190,20 @@ pub enum Kind {
     /// CMA-ES with margin for real genes and whole numbers; CatCMA with margin as soon as there is a choice.
     CmaEsMargin,
     Genetic,
+    /// For several objectives.
+    Nsga2,
     Random,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Random];
+    pub const ALL: [Self; 5] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Nsga2, Self::Random];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::CmaEs => "cma-es",
             Self::CmaEsMargin => "cma-es-margin",
             Self::Genetic => "genetic",
+            Self::Nsga2 => "nsga2",
             Self::Random => "random",
         }
     }
@@ -278,6 +289,7 @@ enum Algorithm {
     Margin(Margin),
     CatCma(CatCma),
     Genetic(Genetic),
+    Nsga2(Nsga2),
     Random(Random),
 }
 
@@ -289,6 +301,7 @@ macro_rules! each {
             Algorithm::Margin($it) => $do,
             Algorithm::CatCma($it) => $do,
             Algorithm::Genetic($it) => $do,
+            Algorithm::Nsga2($it) => $do,
             Algorithm::Random($it) => $do,
         }
     };
@@ -314,7 +327,8 @@ impl Optimizer {
         if let Some(got) = options.population_size.filter(|size| *size < 2) {
             return Err(Error::PopulationSize { got, least: 2 });
         }
-        if options.objectives != 1 {
+        let is_served = options.objectives == 1 || (kind == Kind::Nsga2 && options.objectives > 1);
+        if !is_served {
             return Err(Error::Objectives {
                 optimizer: kind.name(),
                 expected: 1,
@@ -328,6 +342,7 @@ impl Optimizer {
             }
             Kind::CmaEsMargin => Algorithm::Margin(Margin::new(&domain, options)?),
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
+            Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
             Kind::Random => Algorithm::Random(Random::new(options)),
         };
         Ok(Self {
@@ -350,7 +365,7 @@ impl Optimizer {
             Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
         }
     }
 
@@ -420,33 +435,18 @@ impl Optimizer {
         if let Some(pair) = results.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::UnknownCandidate { id: pair[0].0 });
         }
+        let pending = self.ledger.pending();
+        let (optimizer, expected) = (self.kind().name(), self.objectives());
         for (id, outcome) in results {
-            if self
-                .ledger
-                .pending()
-                .binary_search_by_key(id, |pending| pending.ask.id)
-                .is_err()
-            {
-                return Err(Error::UnknownCandidate { id: *id });
-            }
-            let (optimizer, expected) = (self.kind().name(), self.objectives());
-            if let Some(got) = outcome.objectives().filter(|got| *got != expected) {
-                return Err(Error::Objectives {
-                    optimizer,
-                    expected,
-                    got,
-                });
-            }
-            if let (
-                Outcome::Objectives { .. },
-                Kind::CmaEs | Kind::CmaEsMargin | Kind::Genetic | Kind::Random,
-            ) = (outcome, self.kind())
-            {
-                return Err(Error::Objectives {
-                    optimizer,
-                    expected,
-                    got: outcome.objectives().unwrap_or(0),
-                });
+            let waits = pending.binary_search_by_key(id, |pending| pending.ask.id).is_ok();
+            let got = outcome.objectives();
+            let is_vector = matches!(outcome, Outcome::Objectives { .. });
+            match got {
+                _ if !waits => return Err(Error::UnknownCandidate { id: *id }),
+                Some(got) if got != expected || (is_vector && self.kind() != Kind::Nsga2) => {
+                    return Err(Error::Objectives { optimizer, expected, got });
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -458,7 +458,7 @@ impl Optimizer {
             Algorithm::CmaEs(it) => Some(it.mean(&self.domain)),
             Algorithm::Margin(it) => Some(it.mean(&self.domain)),
             Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => None,
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
 
@@ -468,7 +468,7 @@ impl Optimizer {
             Algorithm::CmaEs(it) => it.stopped(),
             Algorithm::Margin(it) => it.stopped(),
             Algorithm::CatCma(it) => it.stopped(),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => None,
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
 
@@ -477,6 +477,7 @@ impl Optimizer {
             Algorithm::CmaEs(_) => Kind::CmaEs,
             Algorithm::Margin(_) | Algorithm::CatCma(_) => Kind::CmaEsMargin,
             Algorithm::Genetic(_) => Kind::Genetic,
+            Algorithm::Nsga2(_) => Kind::Nsga2,
             Algorithm::Random(_) => Kind::Random,
         }
     }
@@ -496,7 +497,7 @@ impl Optimizer {
             Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
             Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
             Algorithm::Genetic(it) => (None, it.flat_generations()),
-            Algorithm::Random(_) => (None, 0),
+            Algorithm::Nsga2(_) | Algorithm::Random(_) => (None, 0),
         };
         Status {
             generation: self.ledger.generation,
@@ -512,12 +513,24 @@ impl Optimizer {
             Algorithm::CmaEs(it) => it.restart(),
             Algorithm::Margin(it) => it.restart(),
             Algorithm::CatCma(it) => it.restart(),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => 0,
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => 0,
         }
     }
 
+    /// The scores that every candidate must have.
     fn objectives(&self) -> usize {
-        1
+        match &self.algorithm {
+            Algorithm::Nsga2(it) => it.objectives(),
+            _ => 1,
+        }
+    }
+
+    /// The Pareto front so far: genotypes that no other dominates, with their objectives; none but of nsga2.
+    pub fn front(&self) -> Vec<(Genotype, Vec<f64>)> {
+        match &self.algorithm {
+            Algorithm::Nsga2(it) => it.front(),
+            _ => Vec::new(),
+        }
     }
 
     /// The whole state as one line of JSON. Numbers come back bit for bit.

@@ -410,7 +410,7 @@ fn eliminated_arms_teach_in_the_order_in_which_they_left() {
                 .collect();
             scored.tell(&scores).unwrap();
             raced.tell(&race).unwrap();
-            if kind == Kind::Genetic {
+            if matches!(kind, Kind::Genetic | Kind::Nsga2) {
                 break; // a scored child may outlive a parent, an eliminated one may not: the runs part company
             }
         }
@@ -520,7 +520,7 @@ fn warm_starts_come_first_and_the_search_begins_around_the_start() {
         ));
     }
 
-    for kind in [Kind::Genetic, Kind::Random] {
+    for kind in [Kind::Genetic, Kind::Nsga2, Kind::Random] {
         let mut optimizer = start(kind, 1);
         let point = vec![0.0, 3.0, 2.0, 0.0, 0.5, 1.0];
         optimizer.start_at(&point, &Spread::OfRange(0.1)).unwrap();
@@ -640,6 +640,35 @@ fn noise_does_not_keep_a_lucky_parent_alive() {
     let late = &ones[ones.len() - 200..];
     let average = late.iter().sum::<f64>() / late.len() as f64;
     assert!(average > 16.0, "{average}");
+}
+
+#[test]
+fn nsga2_finds_the_front_of_two_parabolas() {
+    // max −x² and −(x − 2)² on three genes: the front is the segment from 0 to 2 of the first gene, the others 0.
+    let domain = Domain::new(vec![Gene::Real { low: -5.0, high: 5.0 }; 3]).unwrap();
+    let options = Options { objectives: 2, population_size: Some(40), ..options(3) };
+    let mut optimizer = Optimizer::new(Kind::Nsga2, domain, &options).unwrap();
+    let number = |value: f64| Fitness::new(value).unwrap();
+    let score = |x: &[f64]| {
+        let rest = x[1] * x[1] + x[2] * x[2];
+        let values = vec![number(-x[0] * x[0] - rest), number(-(x[0] - 2.0) * (x[0] - 2.0) - rest)];
+        Outcome::Objectives { values, violation: number((x[0] - 1.5).max(0.0)) } // a limit: x₀ ≤ 1.5
+    };
+    for _ in 0..100 {
+        let told: Vec<_> = optimizer.ask().iter().map(|ask| (ask.id, score(&ask.genotype))).collect();
+        optimizer.tell(&told).unwrap();
+    }
+    let front = optimizer.front();
+    assert!(front.len() >= 30, "{}", front.len());
+    for (genotype, values) in &front {
+        assert!((-0.05..=1.5).contains(&genotype[0]), "{genotype:?}");
+        assert!(genotype[1].abs() < 0.2 && genotype[2].abs() < 0.2, "{genotype:?}");
+        assert!(values[0] > -2.5 && values[1] > -4.5);
+    }
+    let reach = |low: f64, high: f64| front.iter().filter(|(x, _)| (low..high).contains(&x[0])).count();
+    assert!(reach(-0.1, 0.3) >= 2 && reach(0.6, 0.9) >= 2 && reach(1.2, 1.51) >= 2, "{front:?}");
+    let scalar = Optimizer::new(Kind::Genetic, boxed(2), &options);
+    assert!(matches!(scalar, Err(Error::Objectives { expected: 1, got: 2, .. })));
 }
 
 fn any_gene() -> impl Strategy<Value = Gene> {
