@@ -16,9 +16,7 @@ use super::domain::{Domain, Gene, Genotype};
 use super::eigen::dot;
 use super::gaussian::{CovarianceModel, Drawn, Gaussian, Params, Step, default_population_size};
 use super::ledger::Answer;
-use super::margin::{
-    Cell, Tails, amplified_point, keep_reals_inside, plain_point, real_coordinates,
-};
+use super::margin::{Cell, Tails, amplified_point, keep_reals_inside, plain_point, real_coordinates};
 use super::normal::one_sided_distance;
 use super::ranking::Ranking;
 use super::restarts::{Verdict, View, Watch};
@@ -56,8 +54,7 @@ impl CatCma {
         let population_size = options
             .population_size
             .unwrap_or_else(|| default_population_size(free.len()));
-        let numbers = (!numeric.is_empty())
-            .then(|| Numbers::new(domain, options, population_size, numeric, alpha));
+        let numbers = (!numeric.is_empty()).then(|| Numbers::new(domain, options, population_size, numeric, alpha));
         let choices = (!chosen.is_empty()).then(|| Choices::new(domain, chosen, alpha));
         let watch = Watch::new(population_size, DEFAULT_SIGMA);
         Self {
@@ -70,20 +67,10 @@ impl CatCma {
     }
 
     /// The start's options begin with half of the probability, so that the others are still tried.
-    pub fn start_at(
-        &mut self,
-        domain: &Domain,
-        point: &[f64],
-        spread: &Spread,
-    ) -> Result<(), Error> {
+    pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
         if let Some(numbers) = &mut self.numbers {
             numbers.start = Start::at(domain, &numbers.genes, point, spread)?;
-            numbers.begin(
-                &self.options,
-                self.population_size,
-                numbers.start.mean.clone(),
-                1.0,
-            );
+            numbers.begin(&self.options, self.population_size, numbers.start.mean.clone(), 1.0);
             self.watch.set_sigma0(numbers.start.sigma);
         }
         if let Some(choices) = &mut self.choices {
@@ -101,9 +88,7 @@ impl CatCma {
     }
 
     pub fn sigma(&self) -> Option<f64> {
-        self.numbers
-            .as_ref()
-            .map(|numbers| numbers.gaussian.state.sigma)
+        self.numbers.as_ref().map(|numbers| numbers.gaussian.state.sigma)
     }
 
     pub fn flat_generations(&self) -> u64 {
@@ -118,9 +103,7 @@ impl CatCma {
         let mut genotype = domain.middle();
         let mut stream = Stream::at(self.options.seed, at);
         if let Some(numbers) = &mut self.numbers {
-            let step = numbers
-                .gaussian
-                .step_of(stream.normals(numbers.genes.len()));
+            let step = numbers.gaussian.step_of(stream.normals(numbers.genes.len()));
             let point = amplified_point(&numbers.gaussian, &numbers.amplification, &step.y);
             numbers.write(domain, &point, &mut genotype);
             numbers.drawn.keep(at.index, step);
@@ -155,8 +138,7 @@ impl CatCma {
             } else {
                 numbers.learn(domain, &self.options, batch, &ranking, generation)
             };
-            moved = moved
-                .and_then(|()| keep_reals_inside(&mut numbers.gaussian, domain, &numbers.genes));
+            moved = moved.and_then(|()| keep_reals_inside(&mut numbers.gaussian, domain, &numbers.genes));
             if moved.is_ok() {
                 numbers.correct(domain);
             }
@@ -198,8 +180,7 @@ impl CatCma {
                     numbers.begin(&self.options, population_size, mean, shrink);
                 }
                 if let Some(choices) = &mut self.choices {
-                    *choices =
-                        Choices::new(domain, std::mem::take(&mut choices.genes), choices.alpha);
+                    *choices = Choices::new(domain, std::mem::take(&mut choices.genes), choices.alpha);
                 }
             }
         }
@@ -238,18 +219,11 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn new(
-        domain: &Domain,
-        options: &Options,
-        population_size: usize,
-        genes: Vec<usize>,
-        alpha: f64,
-    ) -> Self {
+    fn new(domain: &Domain, options: &Options, population_size: usize, genes: Vec<usize>, alpha: f64) -> Self {
         let start = Start::in_the_middle(domain, &genes);
         let n = genes.len();
         let gaussian = start.gaussian(options, population_size, start.mean.clone(), start.sigma);
-        let (amplification, mutation, succeeded) =
-            (vec![1.0; n], vec![0.5 - EPSILON; n], vec![false; n]);
+        let (amplification, mutation, succeeded) = (vec![1.0; n], vec![0.5 - EPSILON; n], vec![false; n]);
         Self {
             genes,
             start,
@@ -263,9 +237,9 @@ impl Numbers {
     }
 
     fn begin(&mut self, options: &Options, population_size: usize, mean: Vec<f64>, shrink: f64) {
-        self.gaussian =
-            self.start
-                .gaussian(options, population_size, mean, self.start.sigma * shrink);
+        self.gaussian = self
+            .start
+            .gaussian(options, population_size, mean, self.start.sigma * shrink);
         self.amplification.fill(1.0);
         self.mutation.fill(0.5 - EPSILON);
         self.succeeded.fill(false);
@@ -281,10 +255,7 @@ impl Numbers {
         if answer.is_sampled_in(generation) {
             let n = self.genes.len();
             let drawn = self.drawn.take(answer.address.index);
-            return drawn.unwrap_or_else(|| {
-                self.gaussian
-                    .step_of(Stream::at(seed, answer.address).normals(n))
-            });
+            return drawn.unwrap_or_else(|| self.gaussian.step_of(Stream::at(seed, answer.address).normals(n)));
         }
         let point: Vec<f64> = self
             .genes
@@ -308,12 +279,7 @@ impl Numbers {
             .map(|answer| self.step_to(domain, options.seed, answer, generation))
             .collect();
         let gains = ranking.share(&self.gaussian.params.recombination);
-        let better: Vec<usize> = ranking
-            .order
-            .iter()
-            .copied()
-            .filter(|&k| gains[k] > 0.0)
-            .collect();
+        let better: Vec<usize> = ranking.order.iter().copied().filter(|&k| gains[k] > 0.0).collect();
         self.centre(domain, &mut steps, &better);
         self.gaussian.update(&steps, ranking)?;
         let shortest = self
@@ -346,9 +312,8 @@ impl Numbers {
             let value_of = |y: f64| decode(gene, mean + unit * y);
             let to_centre = |y: f64| encode(gene, value_of(y)) - (mean + unit * y);
             let own = decode(gene, mean);
-            let (left, stayed): (Vec<usize>, Vec<usize>) = better
-                .iter()
-                .partition(|&&k| value_of(steps[k].y[i]) != own);
+            let (left, stayed): (Vec<usize>, Vec<usize>) =
+                better.iter().partition(|&&k| value_of(steps[k].y[i]) != own);
             self.succeeded[i] = !left.is_empty();
             let mut bias = 0.0;
             for &k in &left {
@@ -415,11 +380,7 @@ impl Numbers {
 
     fn correct_inner(&mut self, i: usize, cell: &Cell) {
         let width = self.gaussian.std(i);
-        let tails = Tails::of(
-            cell,
-            self.gaussian.state.mean[i],
-            width * self.amplification[i],
-        );
+        let tails = Tails::of(cell, self.gaussian.state.mean[i], width * self.amplification[i]);
         let floor = self.alpha / 2.0;
         let stay = if self.succeeded[i] {
             floor
@@ -452,13 +413,9 @@ impl Numbers {
             && self.gaussian.is_consistent(n)
             && self.gaussian.params.population_size == population_size
             && self.start.is_consistent(n)
-            && [
-                self.amplification.len(),
-                self.mutation.len(),
-                self.succeeded.len(),
-            ]
-            .iter()
-            .all(|&length| length == n)
+            && [self.amplification.len(), self.mutation.len(), self.succeeded.len()]
+                .iter()
+                .all(|&length| length == n)
     }
 }
 
@@ -518,14 +475,9 @@ impl Choices {
     }
 
     fn learn(&mut self, batch: &[Answer], ranking: &Ranking, population_size: usize) {
-        let gains =
-            ranking.share(&Params::new(1, population_size, CovarianceModel::Full).recombination);
+        let gains = ranking.share(&Params::new(1, population_size, CovarianceModel::Full).recombination);
         // The natural gradient: Σ w (one-hot − q)
-        let mut gradient: Vec<Vec<f64>> = self
-            .q
-            .iter()
-            .map(|q| q.iter().map(|p| -p).collect())
-            .collect();
+        let mut gradient: Vec<Vec<f64>> = self.q.iter().map(|q| q.iter().map(|p| -p).collect()).collect();
         for &k in ranking.order.iter().filter(|&&k| gains[k] > 0.0) {
             for (&g, gradient) in self.genes.iter().zip(&mut gradient) {
                 gradient[batch[k].genotype[g] as usize] += gains[k];
@@ -536,9 +488,7 @@ impl Choices {
         let delta = 1.0 / self.trust;
         if length > 0.0 {
             for (q, gradient) in self.q.iter_mut().zip(&gradient) {
-                q.iter_mut()
-                    .zip(gradient)
-                    .for_each(|(p, g)| *p += delta / length * g);
+                q.iter_mut().zip(gradient).for_each(|(p, g)| *p += delta / length * g);
             }
         }
         self.adapt(&local, length, delta);
@@ -579,8 +529,7 @@ impl Choices {
             q.iter_mut().for_each(|p| *p = p.max(least));
             let sum: f64 = q.iter().sum();
             let excess = sum - least * q.len() as f64;
-            q.iter_mut()
-                .for_each(|p| *p -= (sum - 1.0) * (*p - least) / excess);
+            q.iter_mut().for_each(|p| *p -= (sum - 1.0) * (*p - least) / excess);
             let sum: f64 = q.iter().sum();
             q.iter_mut().for_each(|p| *p /= sum);
         }
@@ -610,10 +559,7 @@ mod tests {
         choices.q = vec![vec![1.3, -0.3], vec![0.0, 0.0, 0.0, 1.0]];
         choices.keep_margins();
         let alpha = 1.0 - 0.73f64.sqrt();
-        assert!(
-            (choices.q[0][1] - alpha).abs() < 1e-12
-                && (choices.q[1][0] - alpha / 3.0).abs() < 1e-12
-        );
+        assert!((choices.q[0][1] - alpha).abs() < 1e-12 && (choices.q[1][0] - alpha / 3.0).abs() < 1e-12);
         for q in &choices.q {
             assert!((q.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{q:?}");
         }
@@ -633,12 +579,8 @@ mod tests {
     fn a_start_has_half_of_the_probability_for_itself() {
         let domain = Domain::new(vec![Gene::Choice { n: 4 }]).unwrap();
         let mut cat = CatCma::new(&domain, &Options::default());
-        cat.start_at(&domain, &[2.0], &Spread::OfRange(0.1))
-            .unwrap();
-        assert_eq!(
-            cat.choices.as_ref().unwrap().q[0],
-            [0.125, 0.125, 0.625, 0.125]
-        );
+        cat.start_at(&domain, &[2.0], &Spread::OfRange(0.1)).unwrap();
+        assert_eq!(cat.choices.as_ref().unwrap().q[0], [0.125, 0.125, 0.625, 0.125]);
         assert_eq!(cat.mean(&domain), [2.0]);
     }
 }

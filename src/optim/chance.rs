@@ -114,16 +114,10 @@ mod tests {
 
     #[test]
     fn deviates_in_bulk_are_the_same() {
-        let (mut one_by_one, mut bulk) = (
-            Stream::at(3, address(1, 2, 3)),
-            Stream::at(3, address(1, 2, 3)),
-        );
+        let (mut one_by_one, mut bulk) = (Stream::at(3, address(1, 2, 3)), Stream::at(3, address(1, 2, 3)));
         let expected: Vec<u64> = (0..1000).map(|_| one_by_one.normal().to_bits()).collect();
         assert_eq!(
-            bulk.normals(1000)
-                .iter()
-                .map(|x| x.to_bits())
-                .collect::<Vec<_>>(),
+            bulk.normals(1000).iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
             expected
         );
     }
@@ -135,10 +129,7 @@ mod tests {
         for _ in 0..30_000 {
             counts[stream.below(3)] += 1;
         }
-        assert!(
-            counts.iter().all(|&c| (9_700..10_300).contains(&c)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&c| (9_700..10_300).contains(&c)), "{counts:?}");
         assert_eq!(stream.below(1), 0);
     }
 }

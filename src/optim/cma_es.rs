@@ -32,12 +32,7 @@ pub struct CmaEs {
 impl CmaEs {
     pub fn new(domain: &Domain, options: &Options) -> Result<Self, Error> {
         let mut genes = Vec::new();
-        for (i, gene) in domain
-            .genes()
-            .iter()
-            .enumerate()
-            .filter(|(_, gene)| gene.is_free())
-        {
+        for (i, gene) in domain.genes().iter().enumerate().filter(|(_, gene)| gene.is_free()) {
             let kind = match gene {
                 Gene::Real { .. } => {
                     genes.push(i);
@@ -70,26 +65,15 @@ impl CmaEs {
         })
     }
 
-    pub fn start_at(
-        &mut self,
-        domain: &Domain,
-        point: &[f64],
-        spread: &Spread,
-    ) -> Result<(), Error> {
+    pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
         self.start = Start::at(domain, &self.genes, point, spread)?;
-        self.begin(
-            self.population_size(),
-            self.start.mean.clone(),
-            self.start.sigma,
-        );
+        self.begin(self.population_size(), self.start.mean.clone(), self.start.sigma);
         self.watch.set_sigma0(self.start.sigma);
         Ok(())
     }
 
     fn begin(&mut self, population_size: usize, mean: Vec<f64>, sigma: f64) {
-        self.gaussian = self
-            .start
-            .gaussian(&self.options, population_size, mean, sigma);
+        self.gaussian = self.start.gaussian(&self.options, population_size, mean, sigma);
     }
 
     pub fn population_size(&self) -> usize {
@@ -180,11 +164,7 @@ impl CmaEs {
                 self.gaussian.mirror(i, bound);
             }
         }
-        let caps: Vec<f64> = self
-            .genes
-            .iter()
-            .map(|&g| std_cap(&domain.genes()[g]))
-            .collect();
+        let caps: Vec<f64> = self.genes.iter().map(|&g| std_cap(&domain.genes()[g])).collect();
         self.gaussian.cap(&caps)
     }
 
@@ -206,13 +186,9 @@ impl CmaEs {
             reals,
         };
         let population_size = self.gaussian.params.population_size;
-        let verdict = self.watch.decide(
-            &self.options,
-            population_size,
-            Some(&view),
-            moved.is_err(),
-            &mut stream,
-        );
+        let verdict = self
+            .watch
+            .decide(&self.options, population_size, Some(&view), moved.is_err(), &mut stream);
         match verdict {
             Verdict::GoOn | Verdict::Stop => {}
             Verdict::BeginAgain {

@@ -115,11 +115,7 @@ fn tridiagonalise(n: usize, matrix: &mut [f64]) -> (Vec<f64>, Vec<f64>, Vec<Refl
         let m = n - first;
         let mut w = vec![0.0; m];
         for (i, &vi) in v.iter().enumerate() {
-            add_scaled(
-                &mut w,
-                beta * vi,
-                &matrix[(first + i) * n + first..(first + i + 1) * n],
-            );
+            add_scaled(&mut w, beta * vi, &matrix[(first + i) * n + first..(first + i + 1) * n]);
         }
         let half = 0.5 * beta * dot(&v, &w);
         add_scaled(&mut w, -half, &v);
@@ -142,18 +138,10 @@ fn transposed_product(n: usize, reflectors: &[Reflector]) -> Vec<f64> {
     for Reflector { first, beta, v } in reflectors.iter().rev() {
         let mut sums = vec![0.0; n - first];
         for (i, &vi) in v.iter().enumerate() {
-            add_scaled(
-                &mut sums,
-                vi,
-                &q[(first + i) * n + first..(first + i + 1) * n],
-            );
+            add_scaled(&mut sums, vi, &q[(first + i) * n + first..(first + i + 1) * n]);
         }
         for (i, &vi) in v.iter().enumerate() {
-            add_scaled(
-                &mut q[(first + i) * n + first..(first + i + 1) * n],
-                -beta * vi,
-                &sums,
-            );
+            add_scaled(&mut q[(first + i) * n + first..(first + i + 1) * n], -beta * vi, &sums);
         }
     }
     for i in 0..n {
@@ -175,9 +163,7 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
     for l in 0..n {
         largest = largest.max(d[l].abs() + e[l].abs());
         let negligible = f64::EPSILON * largest;
-        let m = (l..n - 1)
-            .find(|&m| e[m].abs() <= negligible)
-            .unwrap_or(n - 1);
+        let m = (l..n - 1).find(|&m| e[m].abs() <= negligible).unwrap_or(n - 1);
         let mut sweeps = 0;
         while m > l && e[l].abs() > negligible {
             sweeps += 1;
@@ -208,11 +194,7 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
                 let h = c * p;
                 let r = (p * p + e[i] * e[i]).sqrt();
                 e[i + 1] = s * r;
-                (s, c) = if r == 0.0 {
-                    (0.0, 1.0)
-                } else {
-                    (e[i] / r, p / r)
-                };
+                (s, c) = if r == 0.0 { (0.0, 1.0) } else { (e[i] / r, p / r) };
                 p = c * d[i] - s * g;
                 d[i + 1] = h + s * (c * g + s * d[i]);
                 rotations.push((c, s));
@@ -249,13 +231,7 @@ fn rotate_rows(vectors: &mut [f64], n: usize, first: usize, rotations: &[(f64, f
     }
 }
 
-fn rotate_strip<const W: usize>(
-    vectors: &mut [f64],
-    n: usize,
-    first: usize,
-    column: usize,
-    rotations: &[(f64, f64)],
-) {
+fn rotate_strip<const W: usize>(vectors: &mut [f64], n: usize, first: usize, column: usize, rotations: &[(f64, f64)]) {
     let read = |vectors: &[f64], row: usize| -> [f64; W] {
         std::array::from_fn(|w| vectors[row * n + column..row * n + column + W][w])
     };
@@ -296,11 +272,8 @@ mod tests {
         let (mut equation, mut orthogonality) = (0.0f64, 0.0f64);
         for k in 0..n {
             for i in 0..n {
-                equation = equation.max(
-                    (dot(&matrix[i * n..(i + 1) * n], row(k)) - eigen.values[k] * row(k)[i]).abs(),
-                );
-                orthogonality =
-                    orthogonality.max((dot(row(i), row(k)) - f64::from(u8::from(i == k))).abs());
+                equation = equation.max((dot(&matrix[i * n..(i + 1) * n], row(k)) - eigen.values[k] * row(k)[i]).abs());
+                orthogonality = orthogonality.max((dot(row(i), row(k)) - f64::from(u8::from(i == k))).abs());
             }
         }
         (equation, orthogonality)

@@ -37,13 +37,7 @@ pub struct Margin {
 impl Margin {
     pub fn new(domain: &Domain, options: &Options) -> Result<Self, Error> {
         let free = |(_, gene): &(usize, &Gene)| gene.is_free();
-        let genes: Vec<usize> = domain
-            .genes()
-            .iter()
-            .enumerate()
-            .filter(free)
-            .map(|(i, _)| i)
-            .collect();
+        let genes: Vec<usize> = domain.genes().iter().enumerate().filter(free).map(|(i, _)| i).collect();
         if let Some(&gene) = genes
             .iter()
             .find(|&&g| matches!(domain.genes()[g], Gene::Choice { .. }))
@@ -75,26 +69,15 @@ impl Margin {
         })
     }
 
-    pub fn start_at(
-        &mut self,
-        domain: &Domain,
-        point: &[f64],
-        spread: &Spread,
-    ) -> Result<(), Error> {
+    pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
         self.start = Start::at(domain, &self.genes, point, spread)?;
-        self.begin(
-            self.population_size(),
-            self.start.mean.clone(),
-            self.start.sigma,
-        );
+        self.begin(self.population_size(), self.start.mean.clone(), self.start.sigma);
         self.watch.set_sigma0(self.start.sigma);
         Ok(())
     }
 
     fn begin(&mut self, population_size: usize, mean: Vec<f64>, sigma: f64) {
-        self.gaussian = self
-            .start
-            .gaussian(&self.options, population_size, mean, sigma);
+        self.gaussian = self.start.gaussian(&self.options, population_size, mean, sigma);
         self.amplification = vec![1.0; self.genes.len()];
     }
 
@@ -228,13 +211,9 @@ impl Margin {
             reals: real_coordinates(domain, &self.genes),
         };
         let population_size = self.gaussian.params.population_size;
-        let verdict = self.watch.decide(
-            &self.options,
-            population_size,
-            Some(&view),
-            moved.is_err(),
-            &mut stream,
-        );
+        let verdict = self
+            .watch
+            .decide(&self.options, population_size, Some(&view), moved.is_err(), &mut stream);
         match verdict {
             Verdict::GoOn | Verdict::Stop => {}
             Verdict::BeginAgain {
@@ -289,11 +268,7 @@ pub fn real_coordinates(domain: &Domain, genes: &[usize]) -> Vec<(usize, bool)> 
 }
 
 /// Mirrors and caps for the real genes, as in `cma_es.rs`; the steps of whole numbers need neither.
-pub fn keep_reals_inside(
-    gaussian: &mut Gaussian,
-    domain: &Domain,
-    genes: &[usize],
-) -> Result<(), Degenerate> {
+pub fn keep_reals_inside(gaussian: &mut Gaussian, domain: &Domain, genes: &[usize]) -> Result<(), Degenerate> {
     let mut caps = vec![f64::INFINITY; genes.len()];
     for (i, _) in real_coordinates(domain, genes) {
         let gene = &domain.genes()[genes[i]];
@@ -317,12 +292,7 @@ pub struct Cell {
 impl Cell {
     pub fn around(gene: &Gene, mean: f64) -> Self {
         let value = decode(gene, mean);
-        let threshold = |below: f64| {
-            encode(
-                gene,
-                (below + 0.5).clamp(gene.low() + 0.5, gene.high() - 0.5),
-            )
-        };
+        let threshold = |below: f64| encode(gene, (below + 0.5).clamp(gene.low() + 0.5, gene.high() - 0.5));
         Self {
             low: threshold(value - 1.0),
             high: threshold(value),
@@ -420,10 +390,7 @@ mod tests {
         let domain = Domain::new(vec![
             GENE,
             Gene::Int { low: 0, high: 1 },
-            Gene::Real {
-                low: 0.0,
-                high: 1.0,
-            },
+            Gene::Real { low: 0.0, high: 1.0 },
         ])
         .unwrap();
         let mut margin = Margin::new(&domain, &Options::default()).unwrap();

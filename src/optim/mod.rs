@@ -337,9 +337,7 @@ impl Optimizer {
         }
         let algorithm = match kind {
             Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
-            Kind::CmaEsMargin if domain.has_choices() => {
-                Algorithm::CatCma(CatCma::new(&domain, options))
-            }
+            Kind::CmaEsMargin if domain.has_choices() => Algorithm::CatCma(CatCma::new(&domain, options)),
             Kind::CmaEsMargin => Algorithm::Margin(Margin::new(&domain, options)?),
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
             Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
@@ -374,9 +372,7 @@ impl Optimizer {
     /// **Errors**: a genotype outside the domain; then none is taken.
     pub fn inject(&mut self, genotypes: impl IntoIterator<Item = Genotype>) -> Result<(), Error> {
         let genotypes: Vec<Genotype> = genotypes.into_iter().collect();
-        genotypes
-            .iter()
-            .try_for_each(|genotype| self.domain.check(genotype))?;
+        genotypes.iter().try_for_each(|genotype| self.domain.check(genotype))?;
         self.ledger.inject(genotypes);
         Ok(())
     }
@@ -384,9 +380,7 @@ impl Optimizer {
     /// The candidates that are still missing from the present generation; none while all of them are out.
     pub fn ask(&mut self) -> Vec<Ask> {
         let known = self.ledger.answered() + self.ledger.pending().len();
-        (known..self.population_size())
-            .map(|_| self.ask_one())
-            .collect()
+        (known..self.population_size()).map(|_| self.ask_one()).collect()
     }
 
     /// One more candidate, whether or not the generation is complete. With it, workers never wait for each other: a
@@ -444,7 +438,11 @@ impl Optimizer {
             match got {
                 _ if !waits => return Err(Error::UnknownCandidate { id: *id }),
                 Some(got) if got != expected || (is_vector && self.kind() != Kind::Nsga2) => {
-                    return Err(Error::Objectives { optimizer, expected, got });
+                    return Err(Error::Objectives {
+                        optimizer,
+                        expected,
+                        got,
+                    });
                 }
                 _ => {}
             }
@@ -559,9 +557,7 @@ impl Optimizer {
             });
         }
         let Saved { optimizer } = serde_json::from_str(json).map_err(reason)?;
-        let fits = optimizer
-            .ledger
-            .is_consistent(optimizer.domain.genes().len())
+        let fits = optimizer.ledger.is_consistent(optimizer.domain.genes().len())
             && each!(&optimizer.algorithm, it => it.is_consistent(&optimizer.domain));
         if fits {
             Ok(optimizer)

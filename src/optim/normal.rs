@@ -163,11 +163,7 @@ mod tests {
             (1e-300, -37.0471),
         ] {
             let tolerance = if p < 1e-200 { 1e-4 } else { 1e-13 };
-            assert!(
-                (quantile(p) - x).abs() <= tolerance,
-                "{p}: {} vs {x}",
-                quantile(p)
-            );
+            assert!((quantile(p) - x).abs() <= tolerance, "{p}: {} vs {x}", quantile(p));
         }
         assert_eq!(quantile(0.0), f64::NEG_INFINITY);
         assert_eq!(quantile(1.0), f64::INFINITY);
@@ -181,10 +177,7 @@ mod tests {
         }
         for exponent in 4..300 {
             let p = libm::pow(10.0, -f64::from(exponent));
-            assert!(
-                (cumulative(quantile(p)) / p - 1.0).abs() < 1e-12,
-                "1e-{exponent}"
-            );
+            assert!((cumulative(quantile(p)) / p - 1.0).abs() < 1e-12, "1e-{exponent}");
         }
     }
 

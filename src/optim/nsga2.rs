@@ -64,7 +64,12 @@ impl Nsga2 {
 
     /// The children, and the parents too if they are asked for again.
     pub fn population_size(&self) -> usize {
-        self.size + if self.reevaluates_parents { self.parents.len() } else { 0 }
+        self.size
+            + if self.reevaluates_parents {
+                self.parents.len()
+            } else {
+                0
+            }
     }
 
     /// The genotypes of the first front with their objectives, averaged over evaluations, in the order of their ids.
@@ -72,7 +77,15 @@ impl Nsga2 {
         let is_first = |i: &&Individual| i.front == 0 && i.outcome.objectives().is_some();
         let mut front: Vec<&Individual> = self.parents.iter().filter(is_first).collect();
         front.sort_by_key(|i| i.id);
-        front.iter().map(|i| (i.genotype.clone(), i.costs().iter().map(|cost| Fitness::of_cost(*cost)).collect())).collect()
+        front
+            .iter()
+            .map(|i| {
+                (
+                    i.genotype.clone(),
+                    i.costs().iter().map(|cost| Fitness::of_cost(*cost)).collect(),
+                )
+            })
+            .collect()
     }
 
     pub fn propose(&mut self, domain: &Domain, at: Address) -> Genotype {
@@ -124,7 +137,11 @@ impl Nsga2 {
             let crowding = crowding_distances(&points);
             let mut order: Vec<usize> = (0..front.len()).collect();
             // The lonelier first; among equals the younger, so that plateaus are left.
-            order.sort_by(|&a, &b| crowding[b].total_cmp(&crowding[a]).then(pool[front[b]].id.cmp(&pool[front[a]].id)));
+            order.sort_by(|&a, &b| {
+                crowding[b]
+                    .total_cmp(&crowding[a])
+                    .then(pool[front[b]].id.cmp(&pool[front[a]].id))
+            });
             for k in order {
                 (pool[front[k]].front, pool[front[k]].place) = (number, place);
                 place += 1;
@@ -145,8 +162,15 @@ impl Nsga2 {
 impl Individual {
     fn new(answer: &Answer, objectives: usize) -> Self {
         let (id, genotype) = (answer.id, answer.genotype.clone());
-        let mut new =
-            Self { id, genotype, outcome: Outcome::Failed, sums: vec![0.0; objectives], count: 0.0, front: 0, place: 0 };
+        let mut new = Self {
+            id,
+            genotype,
+            outcome: Outcome::Failed,
+            sums: vec![0.0; objectives],
+            count: 0.0,
+            front: 0,
+            place: 0,
+        };
         new.learn(&answer.outcome);
         new
     }
@@ -244,9 +268,7 @@ mod tests {
     fn fronts_by_hand() {
         // costs: a and b do not compare, c is worse than a, d is worse than all
         let costs = [[0.0, 2.0], [2.0, 0.0], [1.0, 3.0], [4.0, 4.0]];
-        let better = |a: usize, b: usize| {
-            costs[a].iter().zip(&costs[b]).all(|(x, y)| x <= y) && costs[a] != costs[b]
-        };
+        let better = |a: usize, b: usize| costs[a].iter().zip(&costs[b]).all(|(x, y)| x <= y) && costs[a] != costs[b];
         assert_eq!(sort_into_fronts(4, better), [vec![0, 1], vec![2], vec![3]]);
         assert_eq!(sort_into_fronts(3, |_, _| false), [vec![0, 1, 2]]);
         assert_eq!(sort_into_fronts(0, |_, _| false), Vec::<Vec<usize>>::new());
@@ -263,20 +285,43 @@ mod tests {
     }
 
     fn individual(id: u64, outcome: Outcome) -> Individual {
-        let address = Address { restart: 0, generation: 0, index: id };
-        Individual::new(&Answer { id, address, genotype: vec![id as f64], injected: false, outcome }, 2)
+        let address = Address {
+            restart: 0,
+            generation: 0,
+            index: id,
+        };
+        Individual::new(
+            &Answer {
+                id,
+                address,
+                genotype: vec![id as f64],
+                injected: false,
+                outcome,
+            },
+            2,
+        )
     }
 
     fn scored(id: u64, values: [f64; 2], violation: f64) -> Individual {
         let values = values.map(|value| Fitness::new(value).unwrap()).to_vec();
-        individual(id, Outcome::Objectives { values, violation: Fitness::new(violation).unwrap() })
+        individual(
+            id,
+            Outcome::Objectives {
+                values,
+                violation: Fitness::new(violation).unwrap(),
+            },
+        )
     }
 
     #[test]
     fn debs_rules() {
         let dominates = |a: &Individual, b: &Individual| dominates(a, b, &a.costs(), &b.costs());
         let (good, mixed) = (scored(0, [2.0, 2.0], 0.0), scored(1, [1.0, 3.0], 0.0));
-        let (worse, broken, more_broken) = (scored(2, [1.0, 2.0], 0.0), scored(3, [9.0, 9.0], 0.1), scored(4, [9.0, 9.0], 0.2));
+        let (worse, broken, more_broken) = (
+            scored(2, [1.0, 2.0], 0.0),
+            scored(3, [9.0, 9.0], 0.1),
+            scored(4, [9.0, 9.0], 0.2),
+        );
         assert!(!dominates(&good, &mixed) && !dominates(&mixed, &good));
         assert!(dominates(&good, &worse) && dominates(&mixed, &worse));
         assert!(dominates(&worse, &broken) && dominates(&broken, &more_broken) && !dominates(&more_broken, &worse));

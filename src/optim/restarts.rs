@@ -111,10 +111,7 @@ impl Watch {
     /// Files one generation.
     pub fn record(&mut self, ranking: &Ranking, outcomes: &[&Outcome]) {
         let run = &mut self.run;
-        let costs: Vec<f64> = outcomes
-            .iter()
-            .filter_map(|outcome| outcome.cost())
-            .collect();
+        let costs: Vec<f64> = outcomes.iter().filter_map(|outcome| outcome.cost()).collect();
         run.evaluations += outcomes.len() as u64;
         run.flat = if ranking.is_flat() { run.flat + 1 } else { 0 };
         run.last_range = (!costs.is_empty()).then(|| range(&costs));
@@ -145,8 +142,7 @@ impl Watch {
                 Verdict::Stop
             }
             (Some(_), restarts) => {
-                let (population_size, shrink) =
-                    self.schedule.next(restarts, self.run.evaluations, stream);
+                let (population_size, shrink) = self.schedule.next(restarts, self.run.evaluations, stream);
                 self.run = Run {
                     sigma0: self.run.sigma0,
                     ..Run::default()
@@ -159,12 +155,7 @@ impl Watch {
         }
     }
 
-    fn reason(
-        &self,
-        noisy: bool,
-        population_size: usize,
-        view: Option<&View<'_>>,
-    ) -> Option<StopReason> {
+    fn reason(&self, noisy: bool, population_size: usize, view: Option<&View<'_>>) -> Option<StopReason> {
         let of_view = view.and_then(|view| {
             lost(view, self.run.sigma0).or_else(|| {
                 if noisy {
@@ -216,8 +207,7 @@ fn converged(view: &View<'_>, sigma0: f64) -> Option<StopReason> {
         return None;
     }
     let smallest = STEP_TOLERANCE * sigma0.min(1.0);
-    let is_tiny =
-        |&(i, _): &(usize, bool)| state.sigma * state.cov.std(i).max(state.p_c[i].abs()) < smallest;
+    let is_tiny = |&(i, _): &(usize, bool)| state.sigma * state.cov.std(i).max(state.p_c[i].abs()) < smallest;
     let stays = |i: usize, by: f64| state.mean[i] + by == state.mean[i];
     let no_axis = || {
         let k = (state.updates % params.n as u64) as usize;
@@ -227,10 +217,7 @@ fn converged(view: &View<'_>, sigma0: f64) -> Option<StopReason> {
         (0..params.n).all(|i| stays(i, axis[i]))
     };
     let is_over = view.reals.iter().all(is_tiny)
-        || view
-            .reals
-            .iter()
-            .any(|&(i, _)| stays(i, 0.2 * view.gaussian.std(i)))
+        || view.reals.iter().any(|&(i, _)| stays(i, 0.2 * view.gaussian.std(i)))
         || no_axis();
     is_over.then_some(StopReason::StepsConverged)
 }
@@ -242,20 +229,13 @@ impl Run {
         if self.flat as usize >= window {
             return Some(StopReason::Flat);
         }
-        let recent = self
-            .best
-            .len()
-            .checked_sub(window)
-            .map(|start| &self.best[start..]);
+        let recent = self.best.len().checked_sub(window).map(|start| &self.best[start..]);
         if recent.is_some_and(|recent| range(recent) < FITNESS_TOLERANCE)
-            && self
-                .last_range
-                .is_some_and(|range| range < FITNESS_TOLERANCE)
+            && self.last_range.is_some_and(|range| range < FITNESS_TOLERANCE)
         {
             return Some(StopReason::FitnessConverged);
         }
-        self.is_stagnant(n, population_size)
-            .then_some(StopReason::Stagnated)
+        self.is_stagnant(n, population_size).then_some(StopReason::Stagnated)
     }
 
     /// The newest third of a long window is no better than its oldest third, by their medians.
@@ -275,8 +255,7 @@ impl Run {
 impl Schedule {
     /// A small run of BIPOP may use half of what the last large one did.
     fn over(&self, evaluations: u64) -> Option<StopReason> {
-        (self.is_small && 2 * evaluations > self.last_large_evaluations)
-            .then_some(StopReason::SmallRunOver)
+        (self.is_small && 2 * evaluations > self.last_large_evaluations).then_some(StopReason::SmallRunOver)
     }
 
     /// Moves on to the next run; gives its population size and what its first sigma is multiplied by.
@@ -300,8 +279,7 @@ impl Schedule {
                 libm::pow(10.0, -2.0 * stream.uniform()),
             )
         } else {
-            self.large_population =
-                (2 * self.large_population).min(MOST_GROWTH * self.first_population);
+            self.large_population = (2 * self.large_population).min(MOST_GROWTH * self.first_population);
             (self.large_population, 1.0)
         }
     }
@@ -310,9 +288,7 @@ impl Schedule {
 fn range(values: &[f64]) -> f64 {
     let (low, high) = values
         .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| {
-            (l.min(v), h.max(v))
-        });
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
     high - low
 }
 
@@ -374,10 +350,7 @@ mod tests {
 
     #[test]
     fn stagnation_needs_patience_and_no_progress() {
-        let run = |best: Vec<f64>| Run {
-            best,
-            ..Run::default()
-        };
+        let run = |best: Vec<f64>| Run { best, ..Run::default() };
         let falling = (0..1000).map(|i| -f64::from(i)).collect();
         let level = (0..1000).map(|i| f64::from(i % 7)).collect();
         assert!(!run(falling).is_stagnant(2, 6));

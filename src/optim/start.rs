@@ -37,28 +37,14 @@ impl Start {
         }
     }
 
-    pub fn at(
-        domain: &Domain,
-        genes: &[usize],
-        point: &[f64],
-        spread: &Spread,
-    ) -> Result<Self, Error> {
-        let mean = genes
-            .iter()
-            .map(|&g| encode(&domain.genes()[g], point[g]))
-            .collect();
+    pub fn at(domain: &Domain, genes: &[usize], point: &[f64], spread: &Spread) -> Result<Self, Error> {
+        let mean = genes.iter().map(|&g| encode(&domain.genes()[g], point[g])).collect();
         let (sigma, stds) = in_units(spread, domain, genes)?;
         Ok(Self { mean, sigma, stds })
     }
 
     /// The distribution that begins here, or around `mean` with `sigma`.
-    pub fn gaussian(
-        &self,
-        options: &Options,
-        population_size: usize,
-        mean: Vec<f64>,
-        sigma: f64,
-    ) -> Gaussian {
+    pub fn gaussian(&self, options: &Options, population_size: usize, mean: Vec<f64>, sigma: f64) -> Gaussian {
         let params = Params::new(mean.len(), population_size, options.covariance);
         Gaussian::new(
             params,
@@ -79,8 +65,7 @@ impl Start {
             }
             let reach = 3.0 * self.sigma * self.stds[i];
             let u = self.mean[i] + stream.between(-reach, reach);
-            u.max(encode(gene, gene.low()))
-                .min(encode(gene, gene.high()))
+            u.max(encode(gene, gene.low())).min(encode(gene, gene.high()))
         };
         genes.iter().enumerate().map(draw).collect()
     }
