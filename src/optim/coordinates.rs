@@ -23,9 +23,7 @@ pub fn encode(gene: &Gene, value: f64) -> f64 {
 /// The gene's value at coordinate `u`, mirrored into the bounds; a whole number for a discrete gene.
 pub fn decode(gene: &Gene, u: f64) -> f64 {
     match gene {
-        Gene::Real { .. } => {
-            (origin(gene) + unit(gene) * mirror(gene, u)).clamp(gene.low(), gene.high())
-        }
+        Gene::Real { .. } => (origin(gene) + unit(gene) * mirror(gene, u)).clamp(gene.low(), gene.high()),
         Gene::Int { .. } | Gene::Choice { .. } => nearest_step(gene, u),
     }
 }
@@ -65,21 +63,14 @@ pub fn crossed_bound(gene: &Gene, u: f64) -> Option<f64> {
 
 /// The largest standard deviation that makes sense: a third of the range (pycma's `maxstd_boundrange`).
 pub fn std_cap(gene: &Gene) -> f64 {
-    if gene.is_bounded() {
-        1.0 / 3.0
-    } else {
-        f64::INFINITY
-    }
+    if gene.is_bounded() { 1.0 / 3.0 } else { f64::INFINITY }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GENE: Gene = Gene::Real {
-        low: -1.0,
-        high: 3.0,
-    };
+    const GENE: Gene = Gene::Real { low: -1.0, high: 3.0 };
 
     #[test]
     fn bounds_are_mirrors() {

@@ -84,11 +84,7 @@ impl Covariance {
 
     /// y = B D z: a standard normal z becomes a sample of N(0, C).
     pub fn colour(&self, z: &[f64]) -> Vec<f64> {
-        let scaled: Vec<f64> = z
-            .iter()
-            .zip(self.lengths())
-            .map(|(z, length)| z * length)
-            .collect();
+        let scaled: Vec<f64> = z.iter().zip(self.lengths()).map(|(z, length)| z * length).collect();
         self.turn(&scaled)
     }
 
@@ -139,9 +135,9 @@ impl Covariance {
             }
             Self::Diagonal { variances, lengths } => {
                 for (i, (variance, length)) in variances.iter_mut().zip(lengths).enumerate() {
-                    *variance = terms.iter().fold(*variance * keep, |sum, (weight, v)| {
-                        sum + weight * v[i] * v[i]
-                    });
+                    *variance = terms
+                        .iter()
+                        .fold(*variance * keep, |sum, (weight, v)| sum + weight * v[i] * v[i]);
                     *length = variance.sqrt();
                 }
             }
@@ -162,11 +158,7 @@ impl Covariance {
                 let largest = found.values.iter().copied().fold(0.0, f64::max);
                 // Rounding can push the smallest eigenvalues of an ill-conditioned C below zero.
                 let floor = (largest * 1e-30).max(f64::MIN_POSITIVE);
-                *lengths = found
-                    .values
-                    .iter()
-                    .map(|value| value.max(floor).sqrt())
-                    .collect();
+                *lengths = found.values.iter().map(|value| value.max(floor).sqrt()).collect();
                 *axes = found.vectors;
                 *age = 0;
                 Ok(())
@@ -211,9 +203,7 @@ impl Covariance {
         let (low, high) = self
             .lengths()
             .iter()
-            .fold((f64::INFINITY, 0.0f64), |(low, high), &d| {
-                (low.min(d), high.max(d))
-            });
+            .fold((f64::INFINITY, 0.0f64), |(low, high), &d| (low.min(d), high.max(d)));
         (high / low) * (high / low)
     }
 
@@ -236,10 +226,7 @@ impl Covariance {
     /// C's entries as stored: the packed lower triangle, or the diagonal.
     pub fn entries(&self) -> &[f64] {
         match self {
-            Self::Full { lower: entries, .. }
-            | Self::Diagonal {
-                variances: entries, ..
-            } => entries,
+            Self::Full { lower: entries, .. } | Self::Diagonal { variances: entries, .. } => entries,
         }
     }
 
@@ -261,10 +248,7 @@ impl Covariance {
     pub fn is_consistent(&self, n: usize) -> bool {
         match self {
             Self::Full {
-                lower,
-                axes,
-                lengths,
-                ..
+                lower, axes, lengths, ..
             } => lower.len() == packed(n, 0) && axes.len() == n * n && lengths.len() == n,
             Self::Diagonal { variances, lengths } => variances.len() == n && lengths.len() == n,
         }
@@ -314,10 +298,7 @@ mod tests {
         let c = two_by_two();
         let (a, b) = (c.colour(&[1.0, 0.0]), c.colour(&[0.0, 1.0]));
         let entry = |i: usize, j: usize| a[i] * a[j] + b[i] * b[j];
-        assert!(close(
-            &[entry(0, 0), entry(1, 0), entry(1, 1)],
-            &[4.0, 2.0, 3.0]
-        ));
+        assert!(close(&[entry(0, 0), entry(1, 0), entry(1, 1)], &[4.0, 2.0, 3.0]));
     }
 
     #[test]

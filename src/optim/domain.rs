@@ -73,9 +73,7 @@ impl Gene {
                 let middle = self.middle();
                 stream.between((middle - 3.0).max(low), (middle + 3.0).min(high))
             }
-            Gene::Int { .. } | Gene::Choice { .. } => {
-                self.low() + stream.below(self.count()) as f64
-            }
+            Gene::Int { .. } | Gene::Choice { .. } => self.low() + stream.below(self.count()) as f64,
         }
     }
 
@@ -93,11 +91,7 @@ impl Gene {
     fn check(&self, gene: usize) -> Result<(), Error> {
         let limit = 1i64 << 52;
         match *self {
-            Gene::Real { low, high }
-                if low < high && (high - low).is_finite() == self.is_bounded() =>
-            {
-                Ok(())
-            }
+            Gene::Real { low, high } if low < high && (high - low).is_finite() == self.is_bounded() => Ok(()),
             Gene::Real { low, high } => Err(Error::Range {
                 gene,
                 low: low.to_string(),
@@ -175,6 +169,26 @@ impl Domain {
         }
     }
 
+    /// As [`Self::check`] for the mean of a distribution: a whole number may have a fraction, an option may not.
+    pub fn check_mean(&self, point: &[f64]) -> Result<(), Error> {
+        let round = |(gene, value): (&Gene, &f64)| match gene {
+            Gene::Int { .. } => value.trunc(),
+            _ => *value,
+        };
+        match self.check(&self.0.iter().zip(point).map(round).collect::<Genotype>()) {
+            Err(Error::GenotypeLength { expected, .. }) => Err(Error::GenotypeLength {
+                expected,
+                got: point.len(),
+            }),
+            checked => checked,
+        }
+    }
+
+    /// True when a gene has several options without an order.
+    pub fn has_choices(&self) -> bool {
+        self.0.iter().any(|gene| matches!(gene, Gene::Choice { n } if *n > 1))
+    }
+
     pub fn sample(&self, stream: &mut Stream) -> Genotype {
         self.0.iter().map(|gene| gene.sample(stream)).collect()
     }
@@ -208,9 +222,7 @@ macro_rules! bound {
                 bound.is_finite().then_some(*bound).serialize(serializer)
             }
 
-            pub fn deserialize<'de, D: Deserializer<'de>>(
-                deserializer: D,
-            ) -> Result<f64, D::Error> {
+            pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
                 Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or($infinity))
             }
         }
@@ -226,17 +238,10 @@ mod tests {
 
     #[test]
     fn ranges_are_checked_at_the_door() {
-        let refused =
-            |gene: Gene| Domain::new(vec![Gene::Int { low: 0, high: 1 }, gene]).unwrap_err();
+        let refused = |gene: Gene| Domain::new(vec![Gene::Int { low: 0, high: 1 }, gene]).unwrap_err();
         for gene in [
-            Gene::Real {
-                low: 1.0,
-                high: 1.0,
-            },
-            Gene::Real {
-                low: 2.0,
-                high: 1.0,
-            },
+            Gene::Real { low: 1.0, high: 1.0 },
+            Gene::Real { low: 2.0, high: 1.0 },
             Gene::Real {
                 low: f64::NAN,
                 high: 1.0,
@@ -255,19 +260,10 @@ mod tests {
                 high: i64::MAX,
             },
         ] {
-            assert!(
-                matches!(refused(gene), Error::Range { gene: 1, .. }),
-                "{gene:?}"
-            );
+            assert!(matches!(refused(gene), Error::Range { gene: 1, .. }), "{gene:?}");
         }
-        assert!(matches!(
-            refused(Gene::Choice { n: 0 }),
-            Error::NoOptions { gene: 1 }
-        ));
-        assert!(matches!(
-            Domain::new(vec![]),
-            Err(Error::NothingToSearch { genes: 0 })
-        ));
+        assert!(matches!(refused(Gene::Choice { n: 0 }), Error::NoOptions { gene: 1 }));
+        assert!(matches!(Domain::new(vec![]), Err(Error::NothingToSearch { genes: 0 })));
         assert!(matches!(
             Domain::new(vec![Gene::Choice { n: 1 }]),
             Err(Error::NothingToSearch { genes: 1 })
@@ -277,10 +273,7 @@ mod tests {
     #[test]
     fn genotypes_are_checked_value_by_value() {
         let domain = Domain::new(vec![
-            Gene::Real {
-                low: 0.0,
-                high: 1.0,
-            },
+            Gene::Real { low: 0.0, high: 1.0 },
             Gene::Int { low: -2, high: 2 },
             Gene::Choice { n: 3 },
         ])
@@ -288,10 +281,7 @@ mod tests {
         assert!(domain.check(&[0.0, -2.0, 2.0]).is_ok());
         assert!(matches!(
             domain.check(&[0.0, 1.0]),
-            Err(Error::GenotypeLength {
-                expected: 3,
-                got: 2
-            })
+            Err(Error::GenotypeLength { expected: 3, got: 2 })
         ));
         for (gene, genotype) in [
             (0, [1.1, 0.0, 0.0]),
@@ -299,19 +289,14 @@ mod tests {
             (2, [0.5, 0.0, 3.0]),
             (0, [f64::NAN, 0.0, 0.0]),
         ] {
-            assert!(
-                matches!(domain.check(&genotype), Err(Error::GenotypeValue { gene: g, .. }) if g == gene)
-            );
+            assert!(matches!(domain.check(&genotype), Err(Error::GenotypeValue { gene: g, .. }) if g == gene));
         }
     }
 
     #[test]
     fn samples_and_middles_are_inside() {
         let domain = Domain::new(vec![
-            Gene::Real {
-                low: -1.0,
-                high: 3.0,
-            },
+            Gene::Real { low: -1.0, high: 3.0 },
             Gene::Real {
                 low: 2.0,
                 high: f64::INFINITY,
@@ -346,10 +331,7 @@ mod tests {
         ])
         .unwrap();
         let json = serde_json::to_string(&domain).unwrap();
-        assert_eq!(
-            json,
-            r#"[{"real":{"low":null,"high":0.1}},{"choice":{"n":2}}]"#
-        );
+        assert_eq!(json, r#"[{"real":{"low":null,"high":0.1}},{"choice":{"n":2}}]"#);
         assert_eq!(serde_json::from_str::<Domain>(&json).unwrap(), domain);
         assert!(serde_json::from_str::<Domain>(r#"[{"int":{"low":3,"high":3}}]"#).is_err());
     }

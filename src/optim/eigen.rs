@@ -115,11 +115,7 @@ fn tridiagonalise(n: usize, matrix: &mut [f64]) -> (Vec<f64>, Vec<f64>, Vec<Refl
         let m = n - first;
         let mut w = vec![0.0; m];
         for (i, &vi) in v.iter().enumerate() {
-            add_scaled(
-                &mut w,
-                beta * vi,
-                &matrix[(first + i) * n + first..(first + i + 1) * n],
-            );
+            add_scaled(&mut w, beta * vi, &matrix[(first + i) * n + first..(first + i + 1) * n]);
         }
         let half = 0.5 * beta * dot(&v, &w);
         add_scaled(&mut w, -half, &v);
@@ -142,18 +138,10 @@ fn transposed_product(n: usize, reflectors: &[Reflector]) -> Vec<f64> {
     for Reflector { first, beta, v } in reflectors.iter().rev() {
         let mut sums = vec![0.0; n - first];
         for (i, &vi) in v.iter().enumerate() {
-            add_scaled(
-                &mut sums,
-                vi,
-                &q[(first + i) * n + first..(first + i + 1) * n],
-            );
+            add_scaled(&mut sums, vi, &q[(first + i) * n + first..(first + i + 1) * n]);
         }
         for (i, &vi) in v.iter().enumerate() {
-            add_scaled(
-                &mut q[(first + i) * n + first..(first + i + 1) * n],
-                -beta * vi,
-                &sums,
-            );
+            add_scaled(&mut q[(first + i) * n + first..(first + i + 1) * n], -beta * vi, &sums);
         }
     }
     for i in 0..n {
@@ -171,12 +159,11 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
     let (d, e) = (diagonal, off_diagonal);
     let mut shift_sum = 0.0;
     let mut largest = 0.0f64;
+    let mut rotations = Vec::with_capacity(n);
     for l in 0..n {
         largest = largest.max(d[l].abs() + e[l].abs());
         let negligible = f64::EPSILON * largest;
-        let m = (l..n - 1)
-            .find(|&m| e[m].abs() <= negligible)
-            .unwrap_or(n - 1);
+        let m = (l..n - 1).find(|&m| e[m].abs() <= negligible).unwrap_or(n - 1);
         let mut sweeps = 0;
         while m > l && e[l].abs() > negligible {
             sweeps += 1;
@@ -198,6 +185,7 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
             let (mut c, mut c2, mut c3) = (1.0, 1.0, 1.0);
             let (mut s, mut s2) = (0.0, 0.0);
             let next_off_diagonal = e[l + 1];
+            rotations.clear();
             for i in (l..m).rev() {
                 c3 = c2;
                 c2 = c;
@@ -206,15 +194,12 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
                 let h = c * p;
                 let r = (p * p + e[i] * e[i]).sqrt();
                 e[i + 1] = s * r;
-                (s, c) = if r == 0.0 {
-                    (0.0, 1.0)
-                } else {
-                    (e[i] / r, p / r)
-                };
+                (s, c) = if r == 0.0 { (0.0, 1.0) } else { (e[i] / r, p / r) };
                 p = c * d[i] - s * g;
                 d[i + 1] = h + s * (c * g + s * d[i]);
-                rotate_rows(&mut vectors[i * n..(i + 2) * n], n, c, s);
+                rotations.push((c, s));
             }
+            rotate_rows(vectors, n, l, &rotations);
             p = -s * s2 * c3 * next_off_diagonal * e[l] / next_diagonal;
             e[l] = s * p;
             d[l] = c * p;
@@ -225,14 +210,42 @@ fn implicit_ql(diagonal: &mut [f64], off_diagonal: &mut [f64], vectors: &mut [f6
     d.iter().all(|x| x.is_finite()).then_some(())
 }
 
-#[inline]
-fn rotate_rows(two_rows: &mut [f64], n: usize, c: f64, s: f64) {
-    let (upper, lower) = two_rows.split_at_mut(n);
-    for (u, l) in upper.iter_mut().zip(lower) {
-        let (a, b) = (*u, *l);
-        *l = s * a + c * b;
-        *u = c * a - s * b;
+/// Applies a sweep of rotations to the rows from `first` on; the last rotation of the list comes first in space.
+///
+/// Row by row this would load and store every row twice. In strips of a few columns the row that two neighbouring
+/// rotations share stays in registers.
+fn rotate_rows(vectors: &mut [f64], n: usize, first: usize, rotations: &[(f64, f64)]) {
+    const STRIP: usize = 32;
+    let mut column = 0;
+    while column + STRIP <= n {
+        rotate_strip::<STRIP>(vectors, n, first, column, rotations);
+        column += STRIP;
     }
+    while column + 4 <= n {
+        rotate_strip::<4>(vectors, n, first, column, rotations);
+        column += 4;
+    }
+    while column < n {
+        rotate_strip::<1>(vectors, n, first, column, rotations);
+        column += 1;
+    }
+}
+
+fn rotate_strip<const W: usize>(vectors: &mut [f64], n: usize, first: usize, column: usize, rotations: &[(f64, f64)]) {
+    let read = |vectors: &[f64], row: usize| -> [f64; W] {
+        std::array::from_fn(|w| vectors[row * n + column..row * n + column + W][w])
+    };
+    let mut carried = read(vectors, first + rotations.len());
+    for (k, &(c, s)) in rotations.iter().enumerate() {
+        let row = first + rotations.len() - 1 - k;
+        let upper = read(vectors, row);
+        let out = &mut vectors[(row + 1) * n + column..(row + 1) * n + column + W];
+        for w in 0..W {
+            out[w] = s * upper[w] + c * carried[w];
+            carried[w] = c * upper[w] - s * carried[w];
+        }
+    }
+    vectors[first * n + column..first * n + column + W].copy_from_slice(&carried);
 }
 
 #[cfg(test)]
@@ -259,11 +272,8 @@ mod tests {
         let (mut equation, mut orthogonality) = (0.0f64, 0.0f64);
         for k in 0..n {
             for i in 0..n {
-                equation = equation.max(
-                    (dot(&matrix[i * n..(i + 1) * n], row(k)) - eigen.values[k] * row(k)[i]).abs(),
-                );
-                orthogonality =
-                    orthogonality.max((dot(row(i), row(k)) - f64::from(u8::from(i == k))).abs());
+                equation = equation.max((dot(&matrix[i * n..(i + 1) * n], row(k)) - eigen.values[k] * row(k)[i]).abs());
+                orthogonality = orthogonality.max((dot(row(i), row(k)) - f64::from(u8::from(i == k))).abs());
             }
         }
         (equation, orthogonality)

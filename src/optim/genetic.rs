@@ -88,18 +88,13 @@ impl Genetic {
     pub fn propose(&self, domain: &Domain, at: Address) -> Genotype {
         let parents = &self.state.parents;
         if self.params.reevaluates_parents
-            && let Some(parent) = usize::try_from(at.index)
-                .ok()
-                .and_then(|index| parents.get(index))
+            && let Some(parent) = usize::try_from(at.index).ok().and_then(|index| parents.get(index))
         {
             return parent.genotype.clone();
         }
         let mut stream = Stream::at(self.params.seed, at);
         // Before anyone is known to work there is nothing to inherit.
-        if parents
-            .iter()
-            .all(|parent| parent.outcome == Outcome::Failed)
-        {
+        if parents.iter().all(|parent| parent.outcome == Outcome::Failed) {
             return domain.sample(&mut stream);
         }
         let mut child = self.child(domain, &mut stream);
@@ -114,9 +109,7 @@ impl Genetic {
 
     fn child(&self, domain: &Domain, stream: &mut Stream) -> Genotype {
         let (a, b) = (self.select(stream), self.select(stream));
-        self.params
-            .variation
-            .child(domain, &a.genotype, &b.genotype, stream)
+        self.params.variation.child(domain, &a.genotype, &b.genotype, stream)
     }
 
     /// A tournament; the parents stand best first, so the lowest place wins.
@@ -139,10 +132,7 @@ impl Genetic {
         };
         let mut pool = std::mem::take(&mut self.state.parents);
         for answer in batch {
-            match pool
-                .iter_mut()
-                .find(|known| known.genotype == answer.genotype)
-            {
+            match pool.iter_mut().find(|known| known.genotype == answer.genotype) {
                 Some(known) => known.learn(&answer.outcome),
                 None => pool.push(Individual::new(answer)),
             }
@@ -153,20 +143,15 @@ impl Genetic {
             pool.iter().map(Individual::mean_cost).collect()
         };
         // Among equals the younger comes first: a population that may drift leaves plateaus.
-        let ranking = Ranking::by(pool.len(), |a, b| {
-            compare(&pool[a], &pool[b], costs[a], costs[b])
-        });
-        let mut survivors: Vec<Individual> =
-            ranking.order.iter().map(|&i| pool[i].clone()).collect();
+        let ranking = Ranking::by(pool.len(), |a, b| compare(&pool[a], &pool[b], costs[a], costs[b]));
+        let mut survivors: Vec<Individual> = ranking.order.iter().map(|&i| pool[i].clone()).collect();
         survivors.truncate(self.params.size);
         self.state.parents = survivors;
     }
 
     pub fn is_consistent(&self, domain: &Domain) -> bool {
         let n = domain.genes().len();
-        self.params.size >= 2
-            && self.params.tournament >= 1
-            && self.state.parents.iter().all(|p| p.genotype.len() == n)
+        self.params.size >= 2 && self.params.tournament >= 1 && self.state.parents.iter().all(|p| p.genotype.len() == n)
     }
 }
 
@@ -204,11 +189,7 @@ impl Individual {
     }
 
     fn mean_cost(&self) -> f64 {
-        if self.count > 0.0 {
-            self.sum / self.count
-        } else {
-            0.0
-        }
+        if self.count > 0.0 { self.sum / self.count } else { 0.0 }
     }
 }
 

@@ -44,10 +44,7 @@ impl Rate {
 
     /// Takes one update in local coordinates; `square` is its squared length, `norm` measures the averages likewise.
     fn adapt(&mut self, beta: f64, update: &[f64], norm: impl Fn(&[f64]) -> f64) {
-        self.e
-            .iter_mut()
-            .zip(update)
-            .for_each(|(e, u)| *e += beta * (u - *e));
+        self.e.iter_mut().zip(update).for_each(|(e, u)| *e += beta * (u - *e));
         self.v += beta * (norm(update) - self.v);
         let e = norm(&self.e);
         let noise = self.v - e;
@@ -73,8 +70,7 @@ impl LearningRate {
     pub fn apply(&mut self, old: &State, new: &mut State) -> Result<(), Degenerate> {
         let root = InverseRoot::of(old);
         let step: Vec<f64> = new.mean.iter().zip(&old.mean).map(|(a, b)| a - b).collect();
-        self.mean
-            .adapt(BETA_MEAN, &root.times(&step), |u| dot(u, u));
+        self.mean.adapt(BETA_MEAN, &root.times(&step), |u| dot(u, u));
         for ((m, o), d) in new.mean.iter_mut().zip(&old.mean).zip(&step) {
             *m = o + self.mean.eta * d;
         }
@@ -87,8 +83,7 @@ impl LearningRate {
             .zip(old.cov.entries())
             .map(|(c, o)| square(new) * c - square(old) * o)
             .collect();
-        self.cov
-            .adapt(BETA_COV, &root.around(&change), |u| root.half_square(u));
+        self.cov.adapt(BETA_COV, &root.around(&change), |u| root.half_square(u));
         let eta = self.cov.eta;
         let entries = old
             .cov
@@ -100,12 +95,7 @@ impl LearningRate {
         new.cov.set_entries(entries); // S itself for the moment
         new.cov.refresh(1)?;
         let n = new.cov.n() as f64;
-        let log_det: f64 = new
-            .cov
-            .lengths()
-            .iter()
-            .map(|length| libm::log(*length))
-            .sum();
+        let log_det: f64 = new.cov.lengths().iter().map(|length| libm::log(*length)).sum();
         new.sigma = libm::exp(log_det / n); // det(S)^(1/2n), so that det C = 1
         new.cov.scale(1.0 / square(new));
         if new.sigma.is_finite() && new.sigma > 0.0 {
@@ -140,9 +130,7 @@ impl InverseRoot {
     fn of(state: &State) -> Self {
         let scale = |length: &f64| 1.0 / (state.sigma * length);
         match &state.cov {
-            Covariance::Diagonal { lengths, .. } => {
-                Self::Diagonal(lengths.iter().map(scale).collect())
-            }
+            Covariance::Diagonal { lengths, .. } => Self::Diagonal(lengths.iter().map(scale).collect()),
             Covariance::Full { axes, lengths, .. } => {
                 let n = lengths.len();
                 let mut rows = vec![0.0; n * n];
@@ -178,8 +166,7 @@ impl InverseRoot {
                         }
                     }
                 }
-                let entry =
-                    |i: usize, j: usize| dot(&left[i * n..(i + 1) * n], &rows[j * n..(j + 1) * n]);
+                let entry = |i: usize, j: usize| dot(&left[i * n..(i + 1) * n], &rows[j * n..(j + 1) * n]);
                 (0..n)
                     .flat_map(|i| (0..=i).map(move |j| (i, j)))
                     .map(|(i, j)| entry(i, j))
@@ -235,10 +222,6 @@ mod tests {
         for (entry, expected) in local.iter().zip([1.0, 0.0, 1.0]) {
             assert!((entry - expected).abs() < 1e-12, "{local:?}");
         }
-        assert!(
-            (InverseRoot::of(&state).half_square(&[1.0, 2.0, 3.0]) - 0.5 * (1.0 + 2.0 * 4.0 + 9.0))
-                .abs()
-                < 1e-12
-        );
+        assert!((InverseRoot::of(&state).half_square(&[1.0, 2.0, 3.0]) - 0.5 * (1.0 + 2.0 * 4.0 + 9.0)).abs() < 1e-12);
     }
 }

@@ -95,17 +95,10 @@ impl Ledger {
 
     /// Files a result; false when nobody waits for it.
     pub fn answer(&mut self, id: u64, outcome: Outcome, present_restart: u64) -> bool {
-        let Ok(at) = self
-            .pending
-            .binary_search_by_key(&id, |pending| pending.ask.id)
-        else {
+        let Ok(at) = self.pending.binary_search_by_key(&id, |pending| pending.ask.id) else {
             return false;
         };
-        let Pending {
-            ask,
-            address,
-            injected,
-        } = self.pending.remove(at);
+        let Pending { ask, address, injected } = self.pending.remove(at);
         // What a run that has been given up asked for comes too late to teach its successor anything.
         if address.restart == present_restart {
             self.answered.push(Answer {
@@ -136,12 +129,7 @@ impl Ledger {
             .map(|p| &p.ask.genotype)
             .chain(self.answered.iter().map(|a| &a.genotype));
         self.pending.is_sorted_by(|a, b| a.ask.id < b.ask.id)
-            && self
-                .pending
-                .last()
-                .is_none_or(|last| last.ask.id < self.next_id)
-            && genotypes
-                .chain(&self.queue)
-                .all(|genotype| genotype.len() == genes)
+            && self.pending.last().is_none_or(|last| last.ask.id < self.next_id)
+            && genotypes.chain(&self.queue).all(|genotype| genotype.len() == genes)
     }
 }

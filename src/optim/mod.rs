@@ -9,9 +9,13 @@
 //! | algorithm | file | genes |
 //! |---|---|---|
 //! | CMA-ES: active, IPOP/BIPOP restarts, learning-rate adaptation, diagonal variant | `cma_es.rs` | real |
+//! | CMA-ES with margin | `margin.rs` | real, whole numbers |
+//! | CatCMA with margin | `cat_cma.rs` | any |
 //! | genetic algorithm | `genetic.rs` | any |
+//! | NSGA-II, for several objectives | `nsga2.rs` | any |
 //! | random search | `random.rs` | any |
 
+mod cat_cma;
 mod chance;
 mod cma_es;
 mod coordinates;
@@ -23,9 +27,13 @@ mod gaussian;
 mod genetic;
 mod learning_rate;
 mod ledger;
+mod margin;
 mod normal;
+mod nsga2;
 mod random;
 mod ranking;
+mod restarts;
+mod start;
 mod variation;
 
 use serde::{Deserialize, Serialize};
@@ -34,9 +42,12 @@ pub use domain::{Domain, Gene, Genotype};
 pub use error::Error;
 pub use gaussian::CovarianceModel;
 
+use cat_cma::CatCma;
 use cma_es::CmaEs;
 use genetic::Genetic;
-use ledger::{Answer, Ledger};
+use ledger::Ledger;
+use margin::Margin;
+use nsga2::Nsga2;
 use random::Random;
 
 /// A score to be maximised: always finite.
@@ -61,6 +72,11 @@ impl Fitness {
     /// The number that the algorithms minimise, as their papers do: the only place where the sign turns.
     fn cost(self) -> f64 {
         -self.0
+    }
+
+    /// The fitness whose cost this is.
+    fn of_cost(cost: f64) -> f64 {
+        Self(cost).cost() + 0.0
     }
 }
 
@@ -152,7 +168,7 @@ pub enum StopReason {
     SmallRunOver,
 }
 
-/// What CMA-ES does when a run is over.
+/// What the CMA family does when a run is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restarts {
@@ -169,18 +185,25 @@ pub enum Restarts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// CMA-ES, for real genes.
     CmaEs,
+    /// CMA-ES with margin for real genes and whole numbers; CatCMA with margin as soon as there is a choice.
+    CmaEsMargin,
     Genetic,
+    /// For several objectives.
+    Nsga2,
     Random,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::CmaEs, Self::Genetic, Self::Random];
+    pub const ALL: [Self; 5] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Nsga2, Self::Random];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::CmaEs => "cma-es",
+            Self::CmaEsMargin => "cma-es-margin",
             Self::Genetic => "genetic",
+            Self::Nsga2 => "nsga2",
             Self::Random => "random",
         }
     }
@@ -238,35 +261,6 @@ pub enum Spread {
     OfGenes(Vec<f64>),
 }
 
-impl Spread {
-    /// A sigma and the coordinates' standard deviations relative to it.
-    fn in_units(&self, domain: &Domain, genes: &[usize]) -> Result<(f64, Vec<f64>), Error> {
-        let positive = |gene: usize, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(value)
-            } else {
-                Err(Error::StepSize { gene, value })
-            }
-        };
-        match self {
-            Self::OfRange(sigma) => Ok((positive(0, *sigma)?, vec![1.0; genes.len()])),
-            Self::OfGenes(stds) if stds.len() != domain.genes().len() => {
-                Err(Error::GenotypeLength {
-                    expected: domain.genes().len(),
-                    got: stds.len(),
-                })
-            }
-            Self::OfGenes(stds) => {
-                let units =
-                    |&g: &usize| Ok(positive(g, stds[g])? / coordinates::unit(&domain.genes()[g]));
-                let units: Vec<f64> = genes.iter().map(units).collect::<Result<_, Error>>()?;
-                let sigma = units.iter().copied().fold(0.0, f64::max);
-                Ok((sigma, units.iter().map(|u| u / sigma).collect()))
-            }
-        }
-    }
-}
-
 /// How a search stands, for people to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -292,7 +286,10 @@ pub struct Optimizer {
 #[serde(rename_all = "snake_case")]
 enum Algorithm {
     CmaEs(CmaEs),
+    Margin(Margin),
+    CatCma(CatCma),
     Genetic(Genetic),
+    Nsga2(Nsga2),
     Random(Random),
 }
 
@@ -301,7 +298,10 @@ macro_rules! each {
     ($algorithm:expr, $it:ident => $do:expr) => {
         match $algorithm {
             Algorithm::CmaEs($it) => $do,
+            Algorithm::Margin($it) => $do,
+            Algorithm::CatCma($it) => $do,
             Algorithm::Genetic($it) => $do,
+            Algorithm::Nsga2($it) => $do,
             Algorithm::Random($it) => $do,
         }
     };
@@ -318,7 +318,6 @@ struct SavedRef<'a> {
 
 #[derive(Deserialize)]
 struct Saved {
-    version: u32,
     optimizer: Optimizer,
 }
 
@@ -328,7 +327,8 @@ impl Optimizer {
         if let Some(got) = options.population_size.filter(|size| *size < 2) {
             return Err(Error::PopulationSize { got, least: 2 });
         }
-        if options.objectives != 1 {
+        let is_served = options.objectives == 1 || (kind == Kind::Nsga2 && options.objectives > 1);
+        if !is_served {
             return Err(Error::Objectives {
                 optimizer: kind.name(),
                 expected: 1,
@@ -337,7 +337,10 @@ impl Optimizer {
         }
         let algorithm = match kind {
             Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
+            Kind::CmaEsMargin if domain.has_choices() => Algorithm::CatCma(CatCma::new(&domain, options)),
+            Kind::CmaEsMargin => Algorithm::Margin(Margin::new(&domain, options)?),
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
+            Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
             Kind::Random => Algorithm::Random(Random::new(options)),
         };
         Ok(Self {
@@ -347,17 +350,20 @@ impl Optimizer {
         })
     }
 
-    /// Begins at a known point: the mean of a distribution, the first individual of a population.
+    /// Begins at a known point: the mean of a distribution (where whole numbers may have fractions), or the first
+    /// individual of a population.
     ///
     /// **Errors**: a genotype outside the domain, a step size that is not positive, a search that has begun.
     pub fn start_at(&mut self, genotype: &[f64], spread: &Spread) -> Result<(), Error> {
         if self.ledger.has_started() {
             return Err(Error::AlreadyStarted);
         }
-        self.domain.check(genotype)?;
+        self.domain.check_mean(genotype)?;
         match &mut self.algorithm {
             Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
+            Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
         }
     }
 
@@ -366,9 +372,7 @@ impl Optimizer {
     /// **Errors**: a genotype outside the domain; then none is taken.
     pub fn inject(&mut self, genotypes: impl IntoIterator<Item = Genotype>) -> Result<(), Error> {
         let genotypes: Vec<Genotype> = genotypes.into_iter().collect();
-        genotypes
-            .iter()
-            .try_for_each(|genotype| self.domain.check(genotype))?;
+        genotypes.iter().try_for_each(|genotype| self.domain.check(genotype))?;
         self.ledger.inject(genotypes);
         Ok(())
     }
@@ -376,9 +380,7 @@ impl Optimizer {
     /// The candidates that are still missing from the present generation; none while all of them are out.
     pub fn ask(&mut self) -> Vec<Ask> {
         let known = self.ledger.answered() + self.ledger.pending().len();
-        (known..self.population_size())
-            .map(|_| self.ask_one())
-            .collect()
+        (known..self.population_size()).map(|_| self.ask_one()).collect()
     }
 
     /// One more candidate, whether or not the generation is complete. With it, workers never wait for each other: a
@@ -388,7 +390,7 @@ impl Optimizer {
         match self.ledger.take_injected() {
             Some(genotype) => self.ledger.hand_out(address, genotype, true),
             None => {
-                let genotype = each!(&self.algorithm, it => it.propose(&self.domain, address));
+                let genotype = each!(&mut self.algorithm, it => it.propose(&self.domain, address));
                 self.ledger.hand_out(address, genotype, false)
             }
         }
@@ -427,31 +429,22 @@ impl Optimizer {
         if let Some(pair) = results.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::UnknownCandidate { id: pair[0].0 });
         }
+        let pending = self.ledger.pending();
+        let (optimizer, expected) = (self.kind().name(), self.objectives());
         for (id, outcome) in results {
-            if self
-                .ledger
-                .pending()
-                .binary_search_by_key(id, |pending| pending.ask.id)
-                .is_err()
-            {
-                return Err(Error::UnknownCandidate { id: *id });
-            }
-            let (optimizer, expected) = (self.kind().name(), self.objectives());
-            if let Some(got) = outcome.objectives().filter(|got| *got != expected) {
-                return Err(Error::Objectives {
-                    optimizer,
-                    expected,
-                    got,
-                });
-            }
-            if let (Outcome::Objectives { .. }, Kind::CmaEs | Kind::Genetic | Kind::Random) =
-                (outcome, self.kind())
-            {
-                return Err(Error::Objectives {
-                    optimizer,
-                    expected,
-                    got: outcome.objectives().unwrap_or(0),
-                });
+            let waits = pending.binary_search_by_key(id, |pending| pending.ask.id).is_ok();
+            let got = outcome.objectives();
+            let is_vector = matches!(outcome, Outcome::Objectives { .. });
+            match got {
+                _ if !waits => return Err(Error::UnknownCandidate { id: *id }),
+                Some(got) if got != expected || (is_vector && self.kind() != Kind::Nsga2) => {
+                    return Err(Error::Objectives {
+                        optimizer,
+                        expected,
+                        got,
+                    });
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -461,7 +454,9 @@ impl Optimizer {
     pub fn mean(&self) -> Option<Genotype> {
         match &self.algorithm {
             Algorithm::CmaEs(it) => Some(it.mean(&self.domain)),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => None,
+            Algorithm::Margin(it) => Some(it.mean(&self.domain)),
+            Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
 
@@ -469,14 +464,18 @@ impl Optimizer {
     pub fn should_stop(&self) -> Option<StopReason> {
         match &self.algorithm {
             Algorithm::CmaEs(it) => it.stopped(),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => None,
+            Algorithm::Margin(it) => it.stopped(),
+            Algorithm::CatCma(it) => it.stopped(),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
 
     pub fn kind(&self) -> Kind {
         match &self.algorithm {
             Algorithm::CmaEs(_) => Kind::CmaEs,
+            Algorithm::Margin(_) | Algorithm::CatCma(_) => Kind::CmaEsMargin,
             Algorithm::Genetic(_) => Kind::Genetic,
+            Algorithm::Nsga2(_) => Kind::Nsga2,
             Algorithm::Random(_) => Kind::Random,
         }
     }
@@ -493,8 +492,10 @@ impl Optimizer {
     pub fn status(&self) -> Status {
         let (sigma, flat_generations) = match &self.algorithm {
             Algorithm::CmaEs(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
             Algorithm::Genetic(it) => (None, it.flat_generations()),
-            Algorithm::Random(_) => (None, 0),
+            Algorithm::Nsga2(_) | Algorithm::Random(_) => (None, 0),
         };
         Status {
             generation: self.ledger.generation,
@@ -508,12 +509,26 @@ impl Optimizer {
     fn restart(&self) -> u64 {
         match &self.algorithm {
             Algorithm::CmaEs(it) => it.restart(),
-            Algorithm::Genetic(_) | Algorithm::Random(_) => 0,
+            Algorithm::Margin(it) => it.restart(),
+            Algorithm::CatCma(it) => it.restart(),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => 0,
         }
     }
 
+    /// The scores that every candidate must have.
     fn objectives(&self) -> usize {
-        1
+        match &self.algorithm {
+            Algorithm::Nsga2(it) => it.objectives(),
+            _ => 1,
+        }
+    }
+
+    /// The Pareto front so far: genotypes that no other dominates, with their objectives; none but of nsga2.
+    pub fn front(&self) -> Vec<(Genotype, Vec<f64>)> {
+        match &self.algorithm {
+            Algorithm::Nsga2(it) => it.front(),
+            _ => Vec::new(),
+        }
     }
 
     /// The whole state as one line of JSON. Numbers come back bit for bit.
@@ -541,10 +556,8 @@ impl Optimizer {
                 got: version,
             });
         }
-        let Saved { optimizer, .. } = serde_json::from_str(json).map_err(reason)?;
-        let fits = optimizer
-            .ledger
-            .is_consistent(optimizer.domain.genes().len())
+        let Saved { optimizer } = serde_json::from_str(json).map_err(reason)?;
+        let fits = optimizer.ledger.is_consistent(optimizer.domain.genes().len())
             && each!(&optimizer.algorithm, it => it.is_consistent(&optimizer.domain));
         if fits {
             Ok(optimizer)

@@ -66,9 +66,7 @@ impl Ranking {
                 1 => by_rank[start],
                 _ => by_rank[ranks.clone()].iter().sum::<f64>() / n as f64,
             };
-            self.order[ranks]
-                .iter()
-                .for_each(|&position| shares[position] = share);
+            self.order[ranks].iter().for_each(|&position| shares[position] = share);
             start += n;
         }
         shares
@@ -111,13 +109,7 @@ mod tests {
         assert!(of(&[]).is_flat());
         assert!(of(&[fitness(1.0)]).is_flat());
         assert!(of(&[Outcome::Failed, Outcome::Failed]).is_flat());
-        assert!(
-            of(&[fitness(0.0), fitness(-0.0)]).is_flat(),
-            "zero has no sign here"
-        );
-        assert_eq!(
-            of(&vec![Outcome::Failed; 4]).share(&[4.0, 3.0, 2.0, 1.0]),
-            [2.5; 4]
-        );
+        assert!(of(&[fitness(0.0), fitness(-0.0)]).is_flat(), "zero has no sign here");
+        assert_eq!(of(&vec![Outcome::Failed; 4]).share(&[4.0, 3.0, 2.0, 1.0]), [2.5; 4]);
     }
 }

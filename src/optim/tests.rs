@@ -9,29 +9,16 @@ fn sphere(x: &[f64]) -> f64 {
 }
 
 fn boxed(n: usize) -> Domain {
-    Domain::new(vec![
-        Gene::Real {
-            low: -3.0,
-            high: 5.0
-        };
-        n
-    ])
-    .unwrap()
+    Domain::new(vec![Gene::Real { low: -3.0, high: 5.0 }; n]).unwrap()
 }
 
 fn mixed() -> Domain {
     Domain::new(vec![
-        Gene::Real {
-            low: -1.0,
-            high: 2.0,
-        },
+        Gene::Real { low: -1.0, high: 2.0 },
         Gene::Int { low: -2, high: 6 },
         Gene::Choice { n: 3 },
         Gene::Choice { n: 1 },
-        Gene::Real {
-            low: 0.0,
-            high: 1.0,
-        },
+        Gene::Real { low: 0.0, high: 1.0 },
         Gene::Int { low: 0, high: 1 },
     ])
     .unwrap()
@@ -39,11 +26,12 @@ fn mixed() -> Domain {
 
 /// A domain that the algorithm can search.
 fn domain_for(kind: Kind) -> Domain {
-    if kind == Kind::CmaEs {
-        boxed(4)
-    } else {
-        mixed()
-    }
+    if kind == Kind::CmaEs { boxed(4) } else { mixed() }
+}
+
+/// The algorithms that have a mean.
+fn is_cma(kind: Kind) -> bool {
+    matches!(kind, Kind::CmaEs | Kind::CmaEsMargin)
 }
 
 fn options(seed: u64) -> Options {
@@ -59,11 +47,7 @@ fn start(kind: Kind, seed: u64) -> Optimizer {
 }
 
 /// Asks, scores and tells for `generations` generations; gives every genotype asked for.
-fn run(
-    optimizer: &mut Optimizer,
-    generations: usize,
-    fitness: impl Fn(&[f64]) -> f64,
-) -> Vec<Genotype> {
+fn run(optimizer: &mut Optimizer, generations: usize, fitness: impl Fn(&[f64]) -> f64) -> Vec<Genotype> {
     let mut seen = Vec::new();
     for _ in 0..generations {
         let asks = optimizer.ask();
@@ -92,9 +76,7 @@ fn evaluations_to(
             if value >= target {
                 return Some(evaluations);
             }
-            optimizer
-                .tell(&[(ask.id, Outcome::from_score(value))])
-                .unwrap();
+            optimizer.tell(&[(ask.id, Outcome::from_score(value))]).unwrap();
         }
     }
     None
@@ -230,7 +212,7 @@ fn cma_es_finds_an_optimum_on_the_bound() {
 
 #[test]
 fn every_kind_improves_on_a_mixed_or_real_sphere() {
-    for kind in [Kind::CmaEs, Kind::Genetic] {
+    for kind in [Kind::CmaEs, Kind::CmaEsMargin, Kind::Genetic] {
         let fitness = |x: &[f64]| sphere(x);
         let mut optimizer = start(kind, 2);
         assert!(
@@ -242,11 +224,7 @@ fn every_kind_improves_on_a_mixed_or_real_sphere() {
 
 #[test]
 fn one_gene_and_two_candidates_are_enough() {
-    let one = Domain::new(vec![Gene::Real {
-        low: -3.0,
-        high: 5.0,
-    }])
-    .unwrap();
+    let one = Domain::new(vec![Gene::Real { low: -3.0, high: 5.0 }]).unwrap();
     for kind in Kind::ALL {
         let mut optimizer = Optimizer::new(kind, one.clone(), &options(4)).unwrap();
         let target = if kind == Kind::CmaEs { -1e-8 } else { -1e-2 };
@@ -300,15 +278,7 @@ fn a_flat_fitness_never_completes_soon_and_breaks_nothing() {
     for kind in Kind::ALL {
         for noisy in [false, true] {
             let domain = domain_for(kind);
-            let mut optimizer = Optimizer::new(
-                kind,
-                domain.clone(),
-                &Options {
-                    noisy,
-                    ..options(7)
-                },
-            )
-            .unwrap();
+            let mut optimizer = Optimizer::new(kind, domain.clone(), &Options { noisy, ..options(7) }).unwrap();
             for _ in 0..10 {
                 for genotype in run(&mut optimizer, 1, |_| 0.25) {
                     domain.check(&genotype).unwrap();
@@ -356,14 +326,8 @@ fn all_failed_and_one_survivor() {
         }
         assert_eq!(optimizer.should_stop(), None);
         if kind != Kind::Random {
-            let alive = run(&mut optimizer, 5, narrow)
-                .iter()
-                .filter(|x| x[0] < -0.5)
-                .count();
-            assert!(
-                alive * 3 > 5 * optimizer.population_size(),
-                "{kind:?}: {alive}"
-            );
+            let alive = run(&mut optimizer, 5, narrow).iter().filter(|x| x[0] < -0.5).count();
+            assert!(alive * 3 > 5 * optimizer.population_size(), "{kind:?}: {alive}");
         }
     }
 }
@@ -375,10 +339,7 @@ fn eliminated_arms_teach_in_the_order_in_which_they_left() {
         for _ in 0..10 {
             let asks = scored.ask();
             assert_eq!(asks, raced.ask());
-            let results: Vec<_> = asks
-                .iter()
-                .map(|ask| (ask.id, sphere(&ask.genotype)))
-                .collect();
+            let results: Vec<_> = asks.iter().map(|ask| (ask.id, sphere(&ask.genotype))).collect();
             let mut ranked = results.clone();
             ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
             // The same ranks, once by score and once by race: the better half is scored, the worse leaves early.
@@ -390,9 +351,7 @@ fn eliminated_arms_teach_in_the_order_in_which_they_left() {
                     (
                         *id,
                         if out {
-                            Outcome::Eliminated {
-                                order: place as u64,
-                            }
+                            Outcome::Eliminated { order: place as u64 }
                         } else {
                             Outcome::from_score(*score)
                         },
@@ -405,7 +364,7 @@ fn eliminated_arms_teach_in_the_order_in_which_they_left() {
                 .collect();
             scored.tell(&scores).unwrap();
             raced.tell(&race).unwrap();
-            if kind == Kind::Genetic {
+            if matches!(kind, Kind::Genetic | Kind::Nsga2) {
                 break; // a scored child may outlive a parent, an eliminated one may not: the runs part company
             }
         }
@@ -418,17 +377,11 @@ fn a_budget_below_one_generation() {
     for kind in Kind::ALL {
         let mut optimizer = start(kind, 1);
         let asks = optimizer.ask();
-        optimizer
-            .tell(&[(asks[0].id, Outcome::from_score(1.0))])
-            .unwrap();
-        assert_eq!(
-            optimizer.ask(),
-            [],
-            "the rest of the generation is still out"
-        );
+        optimizer.tell(&[(asks[0].id, Outcome::from_score(1.0))]).unwrap();
+        assert_eq!(optimizer.ask(), [], "the rest of the generation is still out");
         assert_eq!(optimizer.status().generation, 0);
         assert_eq!(optimizer.should_stop(), None);
-        assert_eq!(optimizer.mean().is_some(), kind == Kind::CmaEs);
+        assert_eq!(optimizer.mean().is_some(), is_cma(kind));
     }
 }
 
@@ -515,7 +468,7 @@ fn warm_starts_come_first_and_the_search_begins_around_the_start() {
         ));
     }
 
-    for kind in [Kind::Genetic, Kind::Random] {
+    for kind in [Kind::Genetic, Kind::Nsga2, Kind::Random] {
         let mut optimizer = start(kind, 1);
         let point = vec![0.0, 3.0, 2.0, 0.0, 0.5, 1.0];
         optimizer.start_at(&point, &Spread::OfRange(0.1)).unwrap();
@@ -526,15 +479,7 @@ fn warm_starts_come_first_and_the_search_begins_around_the_start() {
 #[test]
 fn restarts_double_the_population_and_go_on() {
     for restarts in [Restarts::Ipop, Restarts::Bipop] {
-        let mut optimizer = Optimizer::new(
-            Kind::CmaEs,
-            boxed(2),
-            &Options {
-                restarts,
-                ..options(2)
-            },
-        )
-        .unwrap();
+        let mut optimizer = Optimizer::new(Kind::CmaEs, boxed(2), &Options { restarts, ..options(2) }).unwrap();
         let first = optimizer.population_size();
         let mut sizes = vec![first];
         while !sizes.contains(&(4 * first)) {
@@ -554,14 +499,7 @@ fn genes_that_cmaes_cannot_move_are_refused_with_a_way_out() {
     let error = Optimizer::new(Kind::CmaEs, mixed(), &options(0)).unwrap_err();
     assert!(matches!(error, Error::UnsupportedGene { gene: 1, .. }));
     assert!(error.to_string().contains("cma-es-margin"), "{error}");
-    let fixed = Domain::new(vec![
-        Gene::Choice { n: 1 },
-        Gene::Real {
-            low: 0.0,
-            high: 1.0,
-        },
-    ])
-    .unwrap();
+    let fixed = Domain::new(vec![Gene::Choice { n: 1 }, Gene::Real { low: 0.0, high: 1.0 }]).unwrap();
     let mut optimizer = Optimizer::new(Kind::CmaEs, fixed, &options(0)).unwrap();
     assert!(run(&mut optimizer, 3, sphere).iter().all(|x| x[0] == 0.0));
 }
@@ -579,10 +517,7 @@ fn broken_states_are_refused() {
     ));
     let short = json.replacen("\"p_sigma\":[0.0,", "\"p_sigma\":[", 1);
     assert_ne!(short, json);
-    assert!(matches!(
-        Optimizer::from_json(&short),
-        Err(Error::State { .. })
-    ));
+    assert!(matches!(Optimizer::from_json(&short), Err(Error::State { .. })));
 }
 
 #[test]
@@ -591,10 +526,7 @@ fn fitness_refuses_what_is_not_a_number() {
         assert!(matches!(Fitness::new(value), Err(Error::NotFinite { .. })));
         assert_eq!(Outcome::from_score(value), Outcome::Failed);
     }
-    assert_eq!(
-        Fitness::new(-0.0).unwrap().value().to_bits(),
-        0.0f64.to_bits()
-    );
+    assert_eq!(Fitness::new(-0.0).unwrap().value().to_bits(), 0.0f64.to_bits());
     assert!(serde_json::from_str::<Fitness>("null").is_err());
 }
 
@@ -637,16 +569,60 @@ fn noise_does_not_keep_a_lucky_parent_alive() {
     assert!(average > 16.0, "{average}");
 }
 
+#[test]
+fn nsga2_finds_the_front_of_two_parabolas() {
+    // max −x² and −(x − 2)² on three genes: the front is the segment from 0 to 2 of the first gene, the others 0.
+    let domain = Domain::new(vec![Gene::Real { low: -5.0, high: 5.0 }; 3]).unwrap();
+    let options = Options {
+        objectives: 2,
+        population_size: Some(40),
+        ..options(3)
+    };
+    let mut optimizer = Optimizer::new(Kind::Nsga2, domain, &options).unwrap();
+    let number = |value: f64| Fitness::new(value).unwrap();
+    let score = |x: &[f64]| {
+        let rest = x[1] * x[1] + x[2] * x[2];
+        let values = vec![number(-x[0] * x[0] - rest), number(-(x[0] - 2.0) * (x[0] - 2.0) - rest)];
+        Outcome::Objectives {
+            values,
+            violation: number((x[0] - 1.5).max(0.0)),
+        } // a limit: x₀ ≤ 1.5
+    };
+    for _ in 0..100 {
+        let told: Vec<_> = optimizer
+            .ask()
+            .iter()
+            .map(|ask| (ask.id, score(&ask.genotype)))
+            .collect();
+        optimizer.tell(&told).unwrap();
+    }
+    let front = optimizer.front();
+    assert!(front.len() >= 30, "{}", front.len());
+    for (genotype, values) in &front {
+        assert!((-0.05..=1.5).contains(&genotype[0]), "{genotype:?}");
+        assert!(genotype[1].abs() < 0.2 && genotype[2].abs() < 0.2, "{genotype:?}");
+        assert!(values[0] > -2.5 && values[1] > -4.5);
+    }
+    let reach = |low: f64, high: f64| front.iter().filter(|(x, _)| (low..high).contains(&x[0])).count();
+    assert!(
+        reach(-0.1, 0.3) >= 2 && reach(0.6, 0.9) >= 2 && reach(1.2, 1.51) >= 2,
+        "{front:?}"
+    );
+    let scalar = Optimizer::new(Kind::Genetic, boxed(2), &options);
+    assert!(matches!(
+        scalar,
+        Err(Error::Objectives {
+            expected: 1,
+            got: 2,
+            ..
+        })
+    ));
+}
+
 fn any_gene() -> impl Strategy<Value = Gene> {
     prop_oneof![
-        (-1e3..1e3f64, 1e-3..1e3f64).prop_map(|(low, width)| Gene::Real {
-            low,
-            high: low + width
-        }),
-        (-50..50i64, 1..20i64).prop_map(|(low, width)| Gene::Int {
-            low,
-            high: low + width
-        }),
+        (-1e3..1e3f64, 1e-3..1e3f64).prop_map(|(low, width)| Gene::Real { low, high: low + width }),
+        (-50..50i64, 1..20i64).prop_map(|(low, width)| Gene::Int { low, high: low + width }),
         (1..5usize).prop_map(|n| Gene::Choice { n }),
     ]
 }

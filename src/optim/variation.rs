@@ -198,10 +198,7 @@ mod tests {
     #[test]
     fn children_stay_inside_and_discrete_mutations_always_change() {
         let domain = Domain::new(vec![
-            Gene::Real {
-                low: 0.0,
-                high: 1.0,
-            },
+            Gene::Real { low: 0.0, high: 1.0 },
             Gene::Real {
                 low: f64::NEG_INFINITY,
                 high: f64::INFINITY,
@@ -217,13 +214,7 @@ mod tests {
             let s = &mut stream(index);
             let (a, b) = (domain.sample(s), domain.sample(s));
             domain.check(&v.child(&domain, &a, &b, s)).unwrap();
-            for (gene, value) in domain
-                .genes()
-                .iter()
-                .zip(&a)
-                .skip(2)
-                .filter(|(gene, _)| gene.is_free())
-            {
+            for (gene, value) in domain.genes().iter().zip(&a).skip(2).filter(|(gene, _)| gene.is_free()) {
                 let mutated = v.mutated(gene, *value, s);
                 assert_ne!(mutated, *value);
                 assert!((gene.low()..=gene.high()).contains(&mutated));
@@ -239,9 +230,7 @@ mod tests {
         let share = |k: usize| strengths.iter().filter(|&&s| s == k).count() as f64 / 20_000.0;
         let total: f64 = (1..=32).map(|k| f64::from(k).powf(-1.5)).sum();
         assert!((share(1) - 1.0 / total).abs() < 0.015);
-        assert!(
-            strengths.iter().any(|&k| k > 16) && strengths.iter().all(|&k| (1..=32).contains(&k))
-        );
+        assert!(strengths.iter().any(|&k| k > 16) && strengths.iter().all(|&k| (1..=32).contains(&k)));
         assert_eq!(v.strength(1, &mut s), 1);
     }
 }
