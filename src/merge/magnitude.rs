@@ -116,7 +116,9 @@ impl Cut {
             Cut::Nothing => (u32::MAX, usize::MAX),
             Cut::At { bits, last } => (bits, last),
         };
-        let ties_kept = (last.saturating_add(1)).saturating_sub(start).min(chunk.len());
+        let ties_kept = (last.saturating_add(1))
+            .saturating_sub(start)
+            .min(chunk.len());
         let (head, tail) = chunk.split_at_mut(ties_kept);
         for (part, least) in [(head, bits), (tail, bits.saturating_add(1))] {
             for d in part {
@@ -195,6 +197,14 @@ mod tests {
 
     #[test]
     fn shares_round_down() {
-        assert_eq!((share(0.5, 5), share(0.3, 10), share(0.001, 100), share(1.0, 7)), (2, 3, 0, 7));
+        assert_eq!(
+            (
+                share(0.5, 5),
+                share(0.3, 10),
+                share(0.001, 100),
+                share(1.0, 7)
+            ),
+            (2, 3, 0, 7)
+        );
     }
 }

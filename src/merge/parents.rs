@@ -15,7 +15,9 @@ use super::{
 pub enum Refusal {
     #[error("the weights sum to zero, so there is nothing to divide by")]
     ZeroWeights,
-    #[error("the models' directions cancel each other out, so they have no mean direction; change the weights")]
+    #[error(
+        "the models' directions cancel each other out, so they have no mean direction; change the weights"
+    )]
     NoDirection,
     #[error("density {density} ± epsilon {epsilon} must lie inside (0, 1)")]
     KeepProbability { density: f64, epsilon: f64 },

@@ -239,7 +239,11 @@ impl Plan {
             };
             for (output, job) in stage.layout.outputs.iter().zip(&stage.layout.jobs) {
                 let size = |model: &str, tensor: &str| {
-                    let elements: usize = chain.shape(model, tensor).unwrap_or_default().iter().product();
+                    let elements: usize = chain
+                        .shape(model, tensor)
+                        .unwrap_or_default()
+                        .iter()
+                        .product();
                     let dtype = chain.dtype(model, tensor).unwrap_or(DType::F32);
                     (elements * dtype.size_bytes()) as u64
                 };
@@ -372,7 +376,9 @@ impl Chain<'_> {
         };
         // Facts are kept about parents that do not change: a stage's results do.
         let from_models = job.inputs.iter().all(|i| chain.stage(&i.model).is_none());
-        let cache = self.cache.filter(|_| from_models && job.alignment.is_none());
+        let cache = self
+            .cache
+            .filter(|_| from_models && job.alignment.is_none());
         Ok(f(&Parents {
             inputs: Inputs::new(views),
             base: job.base,
@@ -473,7 +479,12 @@ fn fact_key(job: &Job) -> Arc<str> {
 impl TensorSource for Chain<'_> {
     fn tensor_names(&self, model: &str) -> Vec<String> {
         match self.stage(model) {
-            Some((_, stage)) => stage.layout.outputs.iter().map(|o| o.name.clone()).collect(),
+            Some((_, stage)) => stage
+                .layout
+                .outputs
+                .iter()
+                .map(|o| o.name.clone())
+                .collect(),
             None => self.source.tensor_names(model),
         }
     }

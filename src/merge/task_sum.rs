@@ -38,13 +38,25 @@ pub(crate) struct Term {
 pub(crate) enum Trim {
     Nothing,
     /// The largest magnitudes (TIES).
-    Smallest { density: f64 },
+    Smallest {
+        density: f64,
+    },
     /// The largest magnitudes after the very largest (Breadcrumbs).
-    Outliers { density: f64, gamma: f64 },
+    Outliers {
+        density: f64,
+        gamma: f64,
+    },
     /// Each entry with one probability (DARE).
-    Random { density: f64, key: u64 },
+    Random {
+        density: f64,
+        key: u64,
+    },
     /// Each entry with a probability by its rank in its row (DELLA).
-    Ranked { density: f64, epsilon: f64, key: u64 },
+    Ranked {
+        density: f64,
+        epsilon: f64,
+        key: u64,
+    },
 }
 
 /// What happens to the entries that stay.
@@ -61,8 +73,14 @@ pub(crate) enum Rescale {
 pub(crate) enum Keep {
     Cut(Cut),
     /// Inside `outer`, outside `inner`.
-    Band { outer: Cut, inner: Cut },
-    Random { key: Key, threshold: u64 },
+    Band {
+        outer: Cut,
+        inner: Cut,
+    },
+    Random {
+        key: Key,
+        threshold: u64,
+    },
     /// One factor for each entry: 0, or what it is multiplied with.
     Factors(Vec<f32>),
 }

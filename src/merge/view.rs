@@ -350,7 +350,9 @@ mod tests {
     fn bf16_rounds_to_nearest_even_like_half() {
         let mut state = 1u64;
         for i in 0..200_000u32 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let v = f32::from_bits((state >> 32) as u32);
             let mut ours = [v];
             round(&mut ours, DType::Bf16);
@@ -380,7 +382,11 @@ mod tests {
         let (f16, f16_bytes) = bytes(DType::F16);
         assert_eq!(View::Bf16(&bf16_bytes).to_f32(), bf16);
         assert_eq!(View::F16(&f16_bytes).to_f32(), f16);
-        let inputs = Inputs::new(vec![View::Bf16(&bf16_bytes), View::F32(&values), View::F16(&f16_bytes)]);
+        let inputs = Inputs::new(vec![
+            View::Bf16(&bf16_bytes),
+            View::F32(&values),
+            View::F16(&f16_bytes),
+        ]);
         let mut out = vec![0.0; values.len()];
         let mut target = Target {
             memory: Memory::F32(&mut out),
@@ -402,8 +408,16 @@ mod tests {
         for dtype in DType::ALL {
             let mut floats = vec![0.0; values.len()];
             let mut bytes = vec![0; values.len() * dtype.size_bytes()];
-            Target { memory: Memory::F32(&mut floats), dtype }.fill(&values);
-            Target { memory: Memory::Bytes(&mut bytes), dtype }.fill(&values);
+            Target {
+                memory: Memory::F32(&mut floats),
+                dtype,
+            }
+            .fill(&values);
+            Target {
+                memory: Memory::Bytes(&mut bytes),
+                dtype,
+            }
+            .fill(&values);
             let mut encoded = vec![0; bytes.len()];
             encode(&floats, dtype, &mut encoded);
             assert_eq!(bytes, encoded);
