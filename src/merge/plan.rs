@@ -13,7 +13,7 @@ use super::{
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     pcb,
-    resident::Cache,
+    resident::{Cache, FactKey},
     stage::{self, Job, Layout},
     view::{Inputs, Memory, Target, View, all_finite},
 };
@@ -465,15 +465,13 @@ impl Chain<'_> {
 }
 
 /// Names the parents of a job: models, tensors, base.
-fn fact_key(job: &Job) -> Arc<str> {
-    let mut key = format!("{:?}", job.base);
-    for input in &job.inputs {
-        key.push('\0');
-        key.push_str(&input.model);
-        key.push('\0');
-        key.push_str(&input.tensor);
+fn fact_key(job: &Job) -> FactKey {
+    let names: Vec<String> = job.inputs.iter().map(|i| format!("{}\0{}", i.model, i.tensor)).collect();
+    let base = job.base.map_or("", |b| &names[b]);
+    FactKey {
+        all: format!("{base}\0\0{}", names.join("\0")).into(),
+        pairs: names.iter().map(|name| format!("{base}\0\0{name}").into()).collect(),
     }
-    key.into()
 }
 
 impl TensorSource for Chain<'_> {

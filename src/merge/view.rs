@@ -231,6 +231,38 @@ impl<'a> Inputs<'a> {
     }
 }
 
+impl Inputs<'_> {
+    /// Fills single chunks again; `starts` are multiples of [`CHUNK`].
+    pub(crate) fn rewrite(
+        &self,
+        out: &mut Target<'_>,
+        starts: &[usize],
+        f: impl Fn(usize, &[&[f32]], &mut Vec<f32>, &mut [f32]),
+    ) -> bool {
+        let dtype = out.dtype;
+        let mut buffers = self.buffers();
+        let mut values = [0.0f32; CHUNK];
+        let mut finite = true;
+        for start in starts {
+            let len = CHUNK.min(self.len - start);
+            let values = &mut values[..len];
+            self.with_chunk(*start, len, &mut buffers, |chunks, scratch| {
+                f(*start, chunks, scratch, values);
+            });
+            round(values, dtype);
+            finite &= all_finite(values);
+            match &mut out.memory {
+                Memory::F32(all) => all[*start..start + len].copy_from_slice(values),
+                Memory::Bytes(all) => {
+                    let size = dtype.size_bytes();
+                    encode(values, dtype, &mut all[start * size..(start + len) * size]);
+                }
+            }
+        }
+        finite
+    }
+}
+
 /// Where a merged tensor goes.
 pub(crate) struct Target<'a> {
     pub memory: Memory<'a>,
