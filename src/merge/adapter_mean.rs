@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn by_hand() {
         let models: [&[f32]; 3] = [&[1.0], &[3.0], &[10.0]];
-        let mean = |n: usize, alpha| run(&models[..n], None, |p, out| merge(p, alpha, out)).unwrap();
+        let mean =
+            |n: usize, alpha| run(&models[..n], None, |p, out| merge(p, alpha, out)).unwrap();
         assert_eq!(mean(3, 0.25), [0.75 * 10.0 + 0.25 * 2.0]);
         assert_eq!(mean(1, 0.25), [1.0]);
         assert_eq!(mean(3, 0.0), [10.0]);

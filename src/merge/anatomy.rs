@@ -38,8 +38,17 @@ pub(crate) fn layer_name(name: &str) -> Option<LayerName<'_>> {
     None
 }
 
-const EMBEDDINGS: &[&str] = &["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
-const OTHER_EMBEDDINGS: &[&str] = &["wpe.weight", "word_embeddings_layernorm", "embed_positions.weight"];
+const EMBEDDINGS: &[&str] = &[
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+];
+const OTHER_EMBEDDINGS: &[&str] = &[
+    "wpe.weight",
+    "word_embeddings_layernorm",
+    "embed_positions.weight",
+];
 const HEADS: &[&str] = &["lm_head.weight", "lm_head.bias", "embed_out.weight"];
 
 fn ends(name: &str, words: &[&str]) -> bool {
@@ -69,7 +78,9 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 
 /// The token embeddings among a model's tensors.
 pub(crate) fn embeddings<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names.into_iter().find(|n| layer_name(n).is_none() && ends(n, EMBEDDINGS))
+    names
+        .into_iter()
+        .find(|n| layer_name(n).is_none() && ends(n, EMBEDDINGS))
 }
 
 /// A checkpoint's tensors, sorted into layers and the rest.
@@ -95,10 +106,16 @@ impl Anatomy {
         }
         // A vision tower has a stack of its own; the text model's is the one called `layers` or `h`, else the deepest.
         let rank = |prefix: &str, layers: usize| {
-            let text = ["model.layers.", "transformer.h.", "model.language_model.layers."];
+            let text = [
+                "model.layers.",
+                "transformer.h.",
+                "model.language_model.layers.",
+            ];
             (text.contains(&prefix), layers)
         };
-        let main = stacks.iter().max_by_key(|(prefix, layers)| rank(prefix, **layers));
+        let main = stacks
+            .iter()
+            .max_by_key(|(prefix, layers)| rank(prefix, **layers));
         let (prefix, layers) = main.map_or((String::new(), 0), |(p, l)| (p.to_string(), *l));
         let (mut suffixes, mut outer) = (BTreeSet::new(), BTreeSet::new());
         for name in &names {
@@ -140,7 +157,10 @@ mod tests {
     #[test]
     fn names_are_cut_at_their_first_number() {
         let n = layer_name("model.layers.12.mlp.experts.3.w1.weight").unwrap();
-        assert_eq!((n.prefix, n.layer, n.suffix), ("model.layers.", 12, ".mlp.experts.3.w1.weight"));
+        assert_eq!(
+            (n.prefix, n.layer, n.suffix),
+            ("model.layers.", 12, ".mlp.experts.3.w1.weight")
+        );
         assert_eq!(layer_name("model.norm.weight"), None);
         assert_eq!(layer_name("0.weight"), None);
         assert_eq!(layer_name("head.0"), None);
@@ -156,9 +176,17 @@ mod tests {
 
     #[test]
     fn the_text_stack_is_the_models_layers() {
-        let names = ["vision.blocks.30.w", "model.layers.0.a", "model.layers.1.b", "model.norm.weight"];
+        let names = [
+            "vision.blocks.30.w",
+            "model.layers.0.a",
+            "model.layers.1.b",
+            "model.norm.weight",
+        ];
         let anatomy = Anatomy::new(names.map(String::from).to_vec());
-        assert_eq!((anatomy.prefix.as_str(), anatomy.layers), ("model.layers.", 2));
+        assert_eq!(
+            (anatomy.prefix.as_str(), anatomy.layers),
+            ("model.layers.", 2)
+        );
         assert_eq!(anatomy.outer.len(), 2);
     }
 }

@@ -25,7 +25,9 @@ pub fn add_tokens(tokenizer: &mut Value, tokens: &[(String, u32)]) {
         })
     });
     if let Some(object) = tokenizer.as_object_mut() {
-        let list = object.entry("added_tokens").or_insert_with(|| Value::Array(Vec::new()));
+        let list = object
+            .entry("added_tokens")
+            .or_insert_with(|| Value::Array(Vec::new()));
         if let Some(list) = list.as_array_mut() {
             list.extend(entries);
         }
@@ -65,9 +67,7 @@ pub(crate) fn config(donor: &Value, changes: &Changes<'_>) -> Value {
 
 fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
     let nested = !LAYER_COUNTS.iter().any(|k| object.contains_key(*k));
-    if nested
-        && let Some(Value::Object(text)) = object.get_mut("text_config")
-    {
+    if nested && let Some(Value::Object(text)) = object.get_mut("text_config") {
         return change(text, changes);
     }
     for key in LAYER_COUNTS {
@@ -116,7 +116,12 @@ fn set_dtype(object: &mut Map<String, Value>, dtype: Option<DType>) {
 /// Rows of the child's embeddings.
 pub(crate) fn embedding_rows(outputs: &[OutputTensor]) -> Option<usize> {
     let name = anatomy::embeddings(outputs.iter().map(|o| o.name.as_str()))?;
-    outputs.iter().find(|o| o.name == name)?.shape.first().copied()
+    outputs
+        .iter()
+        .find(|o| o.name == name)?
+        .shape
+        .first()
+        .copied()
 }
 
 #[cfg(test)]
@@ -145,7 +150,12 @@ mod tests {
     #[test]
     fn the_text_model_inside_of_another() {
         let donor = json!({"dtype": "float32", "text_config": {"n_layer": 5}});
-        let changes = Changes { layers: vec![(None, 0)], dtype: Some(DType::F16), vocab_size: None, tied: Some(true) };
+        let changes = Changes {
+            layers: vec![(None, 0)],
+            dtype: Some(DType::F16),
+            vocab_size: None,
+            tied: Some(true),
+        };
         assert_eq!(
             config(&donor, &changes),
             json!({"dtype": "float16", "text_config": {"n_layer": 1, "tie_word_embeddings": true}})

@@ -69,7 +69,9 @@ mod tests {
 
     #[test]
     fn l1_restores_the_norm_and_keeps_the_fraction() {
-        let tau: Vec<f32> = (0..100_000).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        let tau: Vec<f32> = (0..100_000)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+            .collect();
         let base = vec![0.0; tau.len()];
         let out = merge_sum(&dare(0.25, 11, Rescale::L1), &base, &[&tau]);
         let l1 = |v: &[f32]| v.iter().map(|x| f64::from(x.abs())).sum::<f64>();

@@ -47,9 +47,14 @@ mod tests {
     fn a_diagonal_sum_becomes_its_mean() {
         let (base, a, b) = ([1.0; 4], [4.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 2.0]);
         let iso = |share, lambda| {
-            run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| merge(p, &[1.0, 1.0], share, lambda, out)).unwrap()
+            run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| {
+                merge(p, &[1.0, 1.0], share, lambda, out)
+            })
+            .unwrap()
         };
-        let near = |a: Vec<f32>, b: [f32; 4]| assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?}");
+        let near = |a: Vec<f32>, b: [f32; 4]| {
+            assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?}")
+        };
         // diag(3, 1) → diag(2, 2)
         near(iso(1.0, 1.0), [3.0, 1.0, 1.0, 3.0]);
         near(iso(0.5, 2.0), [7.0, 1.0, 1.0, 1.0]);
@@ -59,7 +64,9 @@ mod tests {
     #[test]
     fn without_change_the_base_stays() {
         let base = [1.0, 2.0];
-        let out = run_shaped(&[&base, &base], Some(0), &[1, 2], |p, out| merge(p, &[1.0], 1.0, 1.0, out));
+        let out = run_shaped(&[&base, &base], Some(0), &[1, 2], |p, out| {
+            merge(p, &[1.0], 1.0, 1.0, out)
+        });
         assert_eq!(out, Ok(base.to_vec()));
     }
 }

@@ -88,7 +88,13 @@ mod tests {
     fn sum(weights: &[f32], elect: bool) -> TaskSum {
         let trim = Trim::Smallest { density: 1.0 };
         TaskSum {
-            terms: weights.iter().map(|w| Term { weight: *w, trim: trim.clone() }).collect(),
+            terms: weights
+                .iter()
+                .map(|w| Term {
+                    weight: *w,
+                    trim: trim.clone(),
+                })
+                .collect(),
             rescale: Rescale::None,
             elect,
             normalize: false,
@@ -99,7 +105,12 @@ mod tests {
     #[test]
     fn a_plain_sum_of_blocks_is_the_plain_sum_of_tasks() {
         let (base, a, b) = (noise(1, 12), noise(2, 12), noise(3, 12));
-        let knots = |s: &TaskSum| run_shaped(&[&base, &a, &b], Some(0), &[3, 4], |p, out| merge(p, 1.0, s, out)).unwrap();
+        let knots = |s: &TaskSum| {
+            run_shaped(&[&base, &a, &b], Some(0), &[3, 4], |p, out| {
+                merge(p, 1.0, s, out)
+            })
+            .unwrap()
+        };
         let out = knots(&sum(&[1.0, 2.0], false));
         for i in 0..12 {
             let expected = base[i] + (a[i] - base[i]) + 2.0 * (b[i] - base[i]);
@@ -111,7 +122,10 @@ mod tests {
     #[test]
     fn one_task_is_itself() {
         let (base, a) = (noise(4, 8), noise(5, 8));
-        let out = run_shaped(&[&base, &a], Some(0), &[4, 2], |p, out| merge(p, 1.0, &sum(&[1.0], true), out)).unwrap();
+        let out = run_shaped(&[&base, &a], Some(0), &[4, 2], |p, out| {
+            merge(p, 1.0, &sum(&[1.0], true), out)
+        })
+        .unwrap();
         assert!(out.iter().zip(&a).all(|(x, y)| (x - y).abs() < 1e-5));
     }
 }

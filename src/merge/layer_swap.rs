@@ -33,7 +33,12 @@ impl Zones {
             .checked_sub(outer + given)
             .ok_or(too_many(outer + given))?;
         let transition_bottom = transitions[0].unwrap_or(usize::from(bottom > 0).min(room));
-        let left = room - if transitions[0].is_none() { transition_bottom } else { 0 };
+        let left = room
+            - if transitions[0].is_none() {
+                transition_bottom
+            } else {
+                0
+            };
         let transition_top = transitions[1].unwrap_or(usize::from(top > 0).min(left));
         Ok(Zones {
             bottom,

@@ -114,7 +114,9 @@ pub enum Error {
     },
     #[error("the zones of 'layer_swap' take {wanted} layers, the models have {layers}")]
     SwapZones { wanted: usize, layers: usize },
-    #[error("the tensor '{tensor}' is in '{other}', but not in '{model}'; the two models are not of one architecture")]
+    #[error(
+        "the tensor '{tensor}' is in '{other}', but not in '{model}'; the two models are not of one architecture"
+    )]
     Missing {
         tensor: String,
         model: String,
@@ -148,7 +150,9 @@ pub enum Error {
         method: &'static str,
         refusal: Refusal,
     },
-    #[error("the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it")]
+    #[error(
+        "the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it"
+    )]
     ParentNotFinite { tensor: String, model: String },
     #[error("the merged tensor '{tensor}' holds values that are not finite in {}; the recipe's factors are too large", dtype.name())]
     NotFinite { tensor: String, dtype: DType },
@@ -158,7 +162,9 @@ pub enum Error {
         model: String,
         message: String,
     },
-    #[error("the recipe asks for the tokenizer of '{model}', but that model has none; add a tokenizer.json or leave out 'tokenizer_source'")]
+    #[error(
+        "the recipe asks for the tokenizer of '{model}', but that model has none; add a tokenizer.json or leave out 'tokenizer_source'"
+    )]
     NoTokenizer { model: String },
     #[error("the token '{token}' cannot get its embedding as the recipe says: {message}")]
     TokenRule { token: String, message: String },

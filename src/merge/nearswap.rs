@@ -7,11 +7,7 @@ use super::{
     view::Target,
 };
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    t: f32,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, t: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let (Some(base), &[other]) = (parents.base, &parents.models()[..]) else {
         return Ok(false);
     };

@@ -26,14 +26,21 @@ pub(crate) fn merge(
     out: &mut Target<'_>,
 ) -> Result<bool, Refusal> {
     let total = weights[0] + weights[1];
-    let t = if total.abs() < 1e-6 { 0.5 } else { weights[1] / total };
+    let t = if total.abs() < 1e-6 {
+        0.5
+    } else {
+        weights[1] / total
+    };
     if lines == Lines::Whole {
         let gram = parents.gram();
         let (a, b) = coefficients(gram[0], gram[3], gram[1], t);
         return Ok(combine::write(parents, &[a, b], out));
     }
     let models = parents.models();
-    let (mut x, y) = (parents.task_vector(models[0]), parents.task_vector(models[1]));
+    let (mut x, y) = (
+        parents.task_vector(models[0]),
+        parents.task_vector(models[1]),
+    );
     let (_, last) = parents.rows();
     if lines == Lines::LastAxis || parents.shape.len() < 2 {
         for (x, y) in x.chunks_mut(last).zip(y.chunks(last)) {
@@ -69,7 +76,10 @@ fn columns(x: &mut [f32], y: &[f32], rows: usize, t: f64) {
             s[2] += x * y;
         }
     }
-    let factors: Vec<(f64, f64)> = sums.iter().map(|s| coefficients(s[0], s[1], s[2], t)).collect();
+    let factors: Vec<(f64, f64)> = sums
+        .iter()
+        .map(|s| coefficients(s[0], s[1], s[2], t))
+        .collect();
     for (x, y) in x.chunks_mut(width).zip(y.chunks(width)) {
         for ((x, y), (a, b)) in x.iter_mut().zip(y).zip(&factors) {
             *x = *a as f32 * *x + *b as f32 * y;
@@ -95,14 +105,20 @@ mod tests {
     const B: [f32; 4] = [0.0, 2.0, 0.0, 2.0];
 
     fn nuslerp(lines: Lines, weights: [f64; 2]) -> Vec<f32> {
-        run_shaped(&[&A, &B], None, &[2, 2], |p, out| merge(p, weights, lines, out)).unwrap()
+        run_shaped(&[&A, &B], None, &[2, 2], |p, out| {
+            merge(p, weights, lines, out)
+        })
+        .unwrap()
     }
 
     #[test]
     fn lines_by_hand() {
         let h = std::f32::consts::SQRT_2;
         let near = |a: Vec<f32>, b: [f32; 4]| {
-            assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?} {b:?}");
+            assert!(
+                a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6),
+                "{a:?} {b:?}"
+            );
         };
         // First row at a right angle, second row parallel.
         near(nuslerp(Lines::LastAxis, [1.0, 1.0]), [h, h, 0.0, 2.0]);
@@ -110,15 +126,24 @@ mod tests {
         let (a, b) = arc(std::f64::consts::FRAC_PI_4, 0.5);
         let column = [b as f32 * 2.0, (a + b) as f32 * 2.0];
         let (p, _) = arc(std::f64::consts::FRAC_PI_2, 0.5);
-        near(nuslerp(Lines::FirstAxis, [1.0, 1.0]), [p as f32 * 2.0, column[0], 0.0, column[1]]);
+        near(
+            nuslerp(Lines::FirstAxis, [1.0, 1.0]),
+            [p as f32 * 2.0, column[0], 0.0, column[1]],
+        );
         // 60° for the whole: cos = 4/8
         let (a, b) = arc(std::f64::consts::FRAC_PI_3, 0.25);
         let (a, b) = (a as f32, b as f32);
-        near(nuslerp(Lines::Whole, [3.0, 1.0]), [2.0 * a, 2.0 * b, 0.0, 2.0 * (a + b)]);
+        near(
+            nuslerp(Lines::Whole, [3.0, 1.0]),
+            [2.0 * a, 2.0 * b, 0.0, 2.0 * (a + b)],
+        );
     }
 
     #[test]
     fn weights_that_cancel_mean_half_way() {
-        assert_eq!(nuslerp(Lines::Whole, [1.0, -1.0]), nuslerp(Lines::Whole, [1.0, 1.0]));
+        assert_eq!(
+            nuslerp(Lines::Whole, [1.0, -1.0]),
+            nuslerp(Lines::Whole, [1.0, 1.0])
+        );
     }
 }

@@ -22,26 +22,70 @@ use crate::recipe::{
 /// A kernel and its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) enum Operation {
-    Linear { weights: Vec<f32>, normalize: bool },
+    Linear {
+        weights: Vec<f32>,
+        normalize: bool,
+    },
     /// `base` is the index of the model at t = 0.
-    Slerp { base: usize, t: f32 },
-    Nuslerp { weights: [f64; 2], lines: Lines },
-    Multislerp { weights: Vec<f32>, normalize: bool, eps: f64 },
-    Karcher { max_iter: usize, tol: f64 },
+    Slerp {
+        base: usize,
+        t: f32,
+    },
+    Nuslerp {
+        weights: [f64; 2],
+        lines: Lines,
+    },
+    Multislerp {
+        weights: Vec<f32>,
+        normalize: bool,
+        eps: f64,
+    },
+    Karcher {
+        max_iter: usize,
+        tol: f64,
+    },
     TaskSum(TaskSum),
-    ModelStock { filter_wise: bool },
-    Sce { select_topk: f64 },
-    Nearswap { t: f32 },
+    ModelStock {
+        filter_wise: bool,
+    },
+    Sce {
+        select_topk: f64,
+    },
+    Nearswap {
+        t: f32,
+    },
     ArceeFusion,
-    Ram { epsilon: f64, gain: Option<Gain> },
-    Passthrough { scale: f32 },
+    Ram {
+        epsilon: f64,
+        gain: Option<Gain>,
+    },
+    Passthrough {
+        scale: f32,
+    },
     Pcb(pcb::Competition),
-    Opcm { alpha: f64 },
-    Tsv { weights: Vec<f32>, rank: f64, lambda: f32 },
-    IsoC { weights: Vec<f32>, rank: f64, lambda: f32 },
-    Knots { rank: f64, sum: TaskSum },
-    SparseSoup { weights: Vec<f32> },
-    AdapterMean { alpha: f32 },
+    Opcm {
+        alpha: f64,
+    },
+    Tsv {
+        weights: Vec<f32>,
+        rank: f64,
+        lambda: f32,
+    },
+    IsoC {
+        weights: Vec<f32>,
+        rank: f64,
+        lambda: f32,
+    },
+    Knots {
+        rank: f64,
+        sum: TaskSum,
+    },
+    SparseSoup {
+        weights: Vec<f32>,
+    },
+    AdapterMean {
+        alpha: f32,
+    },
 }
 
 /// What the methods that look at the whole model have measured before the first tensor is merged.
@@ -215,8 +259,14 @@ impl<'a> Site<'a> {
 
     /// The parameter of every model that takes part: all, or all but the base.
     fn each(&self, name: &str) -> Result<Vec<f64>, Error> {
-        let skip = (self.method.base != BaseRule::Ignored).then_some(self.base).flatten();
-        let sources = self.sources.iter().enumerate().filter(|(k, _)| Some(*k) != skip);
+        let skip = (self.method.base != BaseRule::Ignored)
+            .then_some(self.base)
+            .flatten();
+        let sources = self
+            .sources
+            .iter()
+            .enumerate()
+            .filter(|(k, _)| Some(*k) != skip);
         sources.map(|(_, source)| self.of(name, source)).collect()
     }
 
@@ -249,7 +299,10 @@ impl<'a> Site<'a> {
                 let weights = self.each("weight")?;
                 Operation::Nuslerp {
                     weights: [weights[0], weights[1]],
-                    lines: match (self.switch("nuslerp_flatten")?, self.switch("nuslerp_row_wise")?) {
+                    lines: match (
+                        self.switch("nuslerp_flatten")?,
+                        self.switch("nuslerp_row_wise")?,
+                    ) {
                         (true, _) => Lines::Whole,
                         (false, true) => Lines::FirstAxis,
                         (false, false) => Lines::LastAxis,
@@ -380,8 +433,9 @@ impl<'a> Site<'a> {
         }
         let rescale = match self.method.parameter("rescale") {
             None => Rescale::None,
-            Some(_) => [Rescale::None, Rescale::L1, Rescale::Expectation]
-                [self.shared("rescale")? as usize],
+            Some(_) => {
+                [Rescale::None, Rescale::L1, Rescale::Expectation][self.shared("rescale")? as usize]
+            }
         };
         Ok(TaskSum {
             terms,

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::{
-    magnitude::{self, Cut},
+    magnitude::{self, Bracket, Cut, Index},
     resident::{Cache, FactKey},
     view::{CHUNK, Inputs, dot, sum_abs},
 };
@@ -15,7 +15,9 @@ use super::{
 pub enum Refusal {
     #[error("the weights sum to zero, so there is nothing to divide by")]
     ZeroWeights,
-    #[error("the models' directions cancel each other out, so they have no mean direction; change the weights")]
+    #[error(
+        "the models' directions cancel each other out, so they have no mean direction; change the weights"
+    )]
     NoDirection,
     #[error("density {density} ± epsilon {epsilon} must lie inside (0, 1)")]
     KeepProbability { density: f64, epsilon: f64 },
@@ -73,6 +75,13 @@ impl Parents<'_> {
         magnitude::top(&self.inputs, k, base, count)
     }
 
+    /// As [`Parents::top`], but for a few entries, where a cache holds an index of the task vector's magnitudes.
+    pub fn bracket(&self, k: usize, count: usize) -> Option<Bracket> {
+        let ((cache, key), base) = (self.cache.as_ref()?, self.base?);
+        let index = cache.index(&key.pairs[k], || Index::build(&self.inputs, k, base))?;
+        Some(index.bracket(count))
+    }
+
     /// ‖τ‖₁ of model `k`.
     pub fn l1(&self, k: usize) -> f64 {
         let sum = || {
@@ -83,7 +92,7 @@ impl Parents<'_> {
                 .sum()
         };
         match &self.cache {
-            Some((cache, key)) => cache.l1(key, k, sum),
+            Some((cache, key)) => cache.l1(&key.pairs[k], sum),
             None => sum(),
         }
     }
@@ -91,7 +100,7 @@ impl Parents<'_> {
     /// Inner products of the models' tensors, or of their task vectors where there is a base; row-major, in f64.
     pub fn gram(&self) -> Vec<f64> {
         match &self.cache {
-            Some((cache, key)) => cache.gram(key, || self.compute_gram()),
+            Some((cache, key)) => cache.gram(&key.all, || self.compute_gram()),
             None => self.compute_gram(),
         }
     }

@@ -129,11 +129,19 @@ const HALF: usize = 1 << 16;
 /// Bits that order as the floats do, negative ones too.
 fn ordered(value: f32) -> u32 {
     let bits = value.to_bits();
-    if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 }
+    if bits >> 31 == 1 {
+        !bits
+    } else {
+        bits | 0x8000_0000
+    }
 }
 
 fn from_ordered(bits: u32) -> f32 {
-    f32::from_bits(if bits >> 31 == 1 { bits & 0x7fff_ffff } else { !bits })
+    f32::from_bits(if bits >> 31 == 1 {
+        bits & 0x7fff_ffff
+    } else {
+        !bits
+    })
 }
 
 type Score<'a> = dyn Fn(&[&[f32]], usize, &[Range], &mut [f32]) + Sync + 'a;
@@ -239,14 +247,18 @@ mod tests {
             v.sort_by(f64::total_cmp);
             v[(q * (n - 1) as f64) as usize]
         };
-        let taus: Vec<Vec<f64>> =
-            models.iter().map(|m| (0..n).map(|i| f64::from(m[i] - base[i])).collect()).collect();
+        let taus: Vec<Vec<f64>> = models
+            .iter()
+            .map(|m| (0..n).map(|i| f64::from(m[i] - base[i])).collect())
+            .collect();
         let t: Vec<Vec<f64>> = taus
             .iter()
             .map(|tau| {
                 let magnitudes: Vec<f64> = tau.iter().map(|x| x.abs()).collect();
                 let (low, high) = (quantile(&magnitudes, 0.01), quantile(&magnitudes, 0.99));
-                tau.iter().map(|x| x.signum() * (x.abs().clamp(low, high) - low) / (high - low)).collect()
+                tau.iter()
+                    .map(|x| x.signum() * (x.abs().clamp(low, high) - low) / (high - low))
+                    .collect()
             })
             .collect();
         let count = models.len() as f64;
@@ -259,12 +271,22 @@ mod tests {
                     })
                     .collect();
                 let (cut, top) = (quantile(&beta, 1.0 - ratio), quantile(&beta, 1.0));
-                beta.iter().map(|b| if *b < cut { 0.0 } else { (b - cut) / (top - cut) }).collect()
+                beta.iter()
+                    .map(|b| {
+                        if *b < cut {
+                            0.0
+                        } else {
+                            (b - cut) / (top - cut)
+                        }
+                    })
+                    .collect()
             })
             .collect();
         (0..n)
             .map(|i| {
-                let sum: f64 = (0..models.len()).map(|k| f64::from(weights[k]) * s[k][i] * taus[k][i]).sum();
+                let sum: f64 = (0..models.len())
+                    .map(|k| f64::from(weights[k]) * s[k][i] * taus[k][i])
+                    .sum();
                 let divisor: f64 = s.iter().map(|s| s[i]).sum();
                 f64::from(base[i]) + sum / divisor.max(1e-12)
             })
@@ -292,17 +314,36 @@ mod tests {
         let mut visit = |f: &mut dyn FnMut(&Parents<'_>)| {
             for inputs in &parts {
                 let shape = [inputs.len()];
-                f(&Parents { inputs: inputs.clone(), base: Some(0), shape: &shape, cache: None });
+                f(&Parents {
+                    inputs: inputs.clone(),
+                    base: Some(0),
+                    shape: &shape,
+                    cache: None,
+                });
             }
             Ok::<(), Infallible>(())
         };
         let measured = measure(3, ratio, &mut visit).unwrap();
-        let slices: Vec<&[f32]> = std::iter::once(&base).chain(&models).map(Vec::as_slice).collect();
-        let competition = Competition { weights: weights.to_vec(), ratio };
-        let out = run(&slices, Some(0), |p, out| merge(p, &competition, Some(&measured), out)).unwrap();
+        let slices: Vec<&[f32]> = std::iter::once(&base)
+            .chain(&models)
+            .map(Vec::as_slice)
+            .collect();
+        let competition = Competition {
+            weights: weights.to_vec(),
+            ratio,
+        };
+        let out = run(&slices, Some(0), |p, out| {
+            merge(p, &competition, Some(&measured), out)
+        })
+        .unwrap();
         let expected = by_definition(&base, &models, &weights, ratio);
         for i in 0..n {
-            assert!((f64::from(out[i]) - expected[i]).abs() < 2e-5, "{i}: {} {}", out[i], expected[i]);
+            assert!(
+                (f64::from(out[i]) - expected[i]).abs() < 2e-5,
+                "{i}: {} {}",
+                out[i],
+                expected[i]
+            );
         }
         assert!(out.iter().zip(&base).filter(|(o, b)| o != b).count() > n / 10);
     }

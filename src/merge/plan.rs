@@ -13,7 +13,7 @@ use super::{
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     pcb,
-    resident::Cache,
+    resident::{Cache, FactKey},
     stage::{self, Job, Layout},
     view::{Inputs, Memory, Target, View, all_finite},
 };
@@ -239,7 +239,11 @@ impl Plan {
             };
             for (output, job) in stage.layout.outputs.iter().zip(&stage.layout.jobs) {
                 let size = |model: &str, tensor: &str| {
-                    let elements: usize = chain.shape(model, tensor).unwrap_or_default().iter().product();
+                    let elements: usize = chain
+                        .shape(model, tensor)
+                        .unwrap_or_default()
+                        .iter()
+                        .product();
                     let dtype = chain.dtype(model, tensor).unwrap_or(DType::F32);
                     (elements * dtype.size_bytes()) as u64
                 };
@@ -372,7 +376,9 @@ impl Chain<'_> {
         };
         // Facts are kept about parents that do not change: a stage's results do.
         let from_models = job.inputs.iter().all(|i| chain.stage(&i.model).is_none());
-        let cache = self.cache.filter(|_| from_models && job.alignment.is_none());
+        let cache = self
+            .cache
+            .filter(|_| from_models && job.alignment.is_none());
         Ok(f(&Parents {
             inputs: Inputs::new(views),
             base: job.base,
@@ -459,21 +465,24 @@ impl Chain<'_> {
 }
 
 /// Names the parents of a job: models, tensors, base.
-fn fact_key(job: &Job) -> Arc<str> {
-    let mut key = format!("{:?}", job.base);
-    for input in &job.inputs {
-        key.push('\0');
-        key.push_str(&input.model);
-        key.push('\0');
-        key.push_str(&input.tensor);
+fn fact_key(job: &Job) -> FactKey {
+    let names: Vec<String> = job.inputs.iter().map(|i| format!("{}\0{}", i.model, i.tensor)).collect();
+    let base = job.base.map_or("", |b| &names[b]);
+    FactKey {
+        all: format!("{base}\0\0{}", names.join("\0")).into(),
+        pairs: names.iter().map(|name| format!("{base}\0\0{name}").into()).collect(),
     }
-    key.into()
 }
 
 impl TensorSource for Chain<'_> {
     fn tensor_names(&self, model: &str) -> Vec<String> {
         match self.stage(model) {
-            Some((_, stage)) => stage.layout.outputs.iter().map(|o| o.name.clone()).collect(),
+            Some((_, stage)) => stage
+                .layout
+                .outputs
+                .iter()
+                .map(|o| o.name.clone())
+                .collect(),
             None => self.source.tensor_names(model),
         }
     }

@@ -6,40 +6,58 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use super::{Error, Plan, TensorSource, Vocabulary};
+use super::{Error, Plan, TensorSource, Vocabulary, magnitude::Index};
 use crate::recipe::DType;
 
-/// Names the parents of one tensor: which models' tensors, in which order, over which base.
-pub(crate) type FactKey = Arc<str>;
+/// Names the parents of one tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct FactKey {
+    /// All of them in their order, over which base.
+    pub all: Arc<str>,
+    /// Each of them over the base.
+    pub pairs: Vec<Arc<str>>,
+}
 
 /// What depends on the parents alone: inner products and norms, for each set of parents that was asked for.
 #[derive(Debug, Default)]
 pub struct Cache {
-    grams: Mutex<HashMap<FactKey, Vec<f64>>>,
-    l1: Mutex<HashMap<(FactKey, usize), f64>>,
+    grams: Mutex<HashMap<Arc<str>, Vec<f64>>>,
+    l1: Mutex<HashMap<Arc<str>, f64>>,
+    indices: Mutex<HashMap<Arc<str>, Option<Arc<Index>>>>,
 }
 
 impl Cache {
-    pub(crate) fn gram(&self, key: &FactKey, compute: impl FnOnce() -> Vec<f64>) -> Vec<f64> {
-        let lock = || self.grams.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(known) = lock().get(key) {
-            return known.clone();
-        }
-        let gram = compute();
-        lock().insert(key.clone(), gram.clone());
-        gram
+    pub(crate) fn gram(&self, key: &Arc<str>, compute: impl FnOnce() -> Vec<f64>) -> Vec<f64> {
+        known(&self.grams, key, compute)
     }
 
-    pub(crate) fn l1(&self, key: &FactKey, model: usize, compute: impl FnOnce() -> f64) -> f64 {
-        let key = (key.clone(), model);
-        let lock = || self.l1.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(known) = lock().get(&key) {
-            return *known;
-        }
-        let norm = compute();
-        lock().insert(key, norm);
-        norm
+    pub(crate) fn l1(&self, key: &Arc<str>, compute: impl FnOnce() -> f64) -> f64 {
+        known(&self.l1, key, compute)
     }
+
+    pub(crate) fn index(
+        &self,
+        key: &Arc<str>,
+        build: impl FnOnce() -> Option<Index>,
+    ) -> Option<Arc<Index>> {
+        known(&self.indices, key, || build().map(Arc::new))
+    }
+}
+
+/// The value under `key`, computed on the first call.
+fn known<T: Clone>(
+    map: &Mutex<HashMap<Arc<str>, T>>,
+    key: &Arc<str>,
+    compute: impl FnOnce() -> T,
+) -> T {
+    let lock = || map.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(value) = lock().get(key) {
+        return value.clone();
+    }
+    // Not under the lock: two threads may compute the same value, none waits for another's.
+    let value = compute();
+    lock().insert(key.clone(), value.clone());
+    value
 }
 
 /// Children of one set of parents, made one after the other in the same buffers.

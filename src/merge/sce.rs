@@ -25,7 +25,9 @@ pub(crate) fn merge(
         return Ok(out.fill(&parents.whole(base)));
     }
     let variances = (select_topk < 1.0).then(|| variances(parents, &models));
-    let cut = variances.as_ref().map_or(Cut::Everything, |v| selection(v, select_topk));
+    let cut = variances
+        .as_ref()
+        .map_or(Cut::Everything, |v| selection(v, select_topk));
     let kept = |start: usize, i: usize| match &variances {
         Some(v) => cut.keeps(start + i, v[start + i]),
         None => true,
@@ -71,8 +73,11 @@ fn selection(variances: &[f32], select_topk: f64) -> Cut {
     if k == 0 {
         return Cut::Nothing;
     }
-    let mut order: Vec<(Reverse<u32>, usize)> =
-        variances.iter().enumerate().map(|(i, v)| (Reverse(v.to_bits()), i)).collect();
+    let mut order: Vec<(Reverse<u32>, usize)> = variances
+        .iter()
+        .enumerate()
+        .map(|(i, v)| (Reverse(v.to_bits()), i))
+        .collect();
     let (_, (Reverse(bits), last), _) = order.select_nth_unstable(k - 1);
     Cut::At {
         bits: *bits,
@@ -126,7 +131,10 @@ mod tests {
         // Mean squares 15/4 and 10/4: weights 0.6 and 0.4. Third position: −1 is outvoted by 2.
         let out = sce(1.0);
         let expected = [3.0 * 0.6 + 0.4, 1.0, 2.0, 2.0];
-        assert!(out.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6), "{out:?}");
+        assert!(
+            out.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6),
+            "{out:?}"
+        );
         // Variances 1, 0, 2.25, 0: two vary, half of them is the third position; mean squares 1/4 and 4/4.
         assert_eq!(sce(0.5), [0.0, 0.0, 2.0, 0.0]);
         assert_eq!(sce(0.1), [0.0; 4]);
@@ -134,13 +142,19 @@ mod tests {
 
     #[test]
     fn small_energies_weigh_alike() {
-        let out = run(&[&[0.0], &[1e-4], &[3e-4]], Some(0), |p, out| merge(p, 1.0, out)).unwrap();
+        let out = run(&[&[0.0], &[1e-4], &[3e-4]], Some(0), |p, out| {
+            merge(p, 1.0, out)
+        })
+        .unwrap();
         assert!((out[0] - 2e-4).abs() < 1e-9);
     }
 
     #[test]
     fn views_of_nothing() {
         assert_eq!(Inputs::new(vec![View::F32(&[])]).len(), 0);
-        assert_eq!(run(&[&[], &[]], Some(0), |p, out| merge(p, 0.5, out)), Ok(vec![]));
+        assert_eq!(
+            run(&[&[], &[]], Some(0), |p, out| merge(p, 0.5, out)),
+            Ok(vec![])
+        );
     }
 }

@@ -19,9 +19,7 @@ use super::{
     operation::{Operation, Site, SourceSite},
     vocabulary::{self, Alignment, Side},
 };
-use crate::recipe::{
-    BaseRule, Body, DType, Method, MethodInfo, ParamValue, Parameters, Stage,
-};
+use crate::recipe::{BaseRule, Body, DType, Method, MethodInfo, ParamValue, Parameters, Stage};
 
 /// How one output tensor is made.
 #[derive(Clone, Debug)]
@@ -162,7 +160,8 @@ impl<'a> Builder<'a> {
         let mut suffixes = BTreeSet::new();
         for source in &s.sources {
             let anatomy = &self.anatomies[source.model];
-            let inside = |suffix: &&String| anatomy.has(&anatomy.in_layer(source.start + layer, suffix));
+            let inside =
+                |suffix: &&String| anatomy.has(&anatomy.in_layer(source.start + layer, suffix));
             suffixes.extend(anatomy.suffixes.iter().filter(inside).cloned());
         }
         let share = swap.map(|zones| zones.inner_share(child_layer, s.layers));
@@ -223,7 +222,10 @@ impl<'a> Builder<'a> {
                 None => None,
             };
             let sources = &self.slices[slice].sources;
-            let inputs = sources.iter().map(|s| self.input_outside(s.model, &name)).collect();
+            let inputs = sources
+                .iter()
+                .map(|s| self.input_outside(s.model, &name))
+                .collect();
             self.tensor(Request {
                 name,
                 part,
@@ -242,7 +244,9 @@ impl<'a> Builder<'a> {
         if anatomy.has(name) {
             return Some(name.to_string());
         }
-        let tied = name.ends_with("lm_head.weight").then(|| anatomy.embeddings());
+        let tied = name
+            .ends_with("lm_head.weight")
+            .then(|| anatomy.embeddings());
         tied.flatten().map(String::from)
     }
 
@@ -277,7 +281,8 @@ impl<'a> Builder<'a> {
             Some(share) => swap_operation(share),
             None => self.operation(&request, &inputs, &shape)?,
         };
-        let takes_vectors = self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
+        let takes_vectors =
+            self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
         let dtype = self.dtype(&inputs);
         self.outputs.push(OutputTensor {
             name: request.name,
@@ -313,11 +318,19 @@ impl<'a> Builder<'a> {
         shape: &[usize],
     ) -> Result<Operation, Error> {
         let slice = &self.slices[request.slice];
-        let sources = slice.sources.iter().zip(inputs).map(|(s, input)| SourceSite {
-            model: s.model,
-            tensor: &input.tensor,
-            scopes: s.parameters.into_iter().chain(slice.scopes.iter().copied()).collect(),
-        });
+        let sources = slice
+            .sources
+            .iter()
+            .zip(inputs)
+            .map(|(s, input)| SourceSite {
+                model: s.model,
+                tensor: &input.tensor,
+                scopes: s
+                    .parameters
+                    .into_iter()
+                    .chain(slice.scopes.iter().copied())
+                    .collect(),
+            });
         let site = Site {
             method: self.method,
             shared: slice.scopes.clone(),
@@ -334,7 +347,8 @@ impl<'a> Builder<'a> {
     /// `dtype`s of the recipe, else the inputs' own, the wider one where they differ.
     fn dtype(&self, inputs: &[InputTensor]) -> DType {
         let widest = || {
-            let own = |i: &InputTensor| self.source.dtype(&i.model, &i.tensor).unwrap_or(DType::F32);
+            let own =
+                |i: &InputTensor| self.source.dtype(&i.model, &i.tensor).unwrap_or(DType::F32);
             let first = inputs.first().map_or(DType::F32, own);
             if inputs.iter().all(|i| own(i) == first) {
                 first
@@ -342,7 +356,10 @@ impl<'a> Builder<'a> {
                 DType::F32
             }
         };
-        self.stage.out_dtype.or(self.stage.dtype).unwrap_or_else(widest)
+        self.stage
+            .out_dtype
+            .or(self.stage.dtype)
+            .unwrap_or_else(widest)
     }
 
     // ---- shapes and vocabularies ----
@@ -358,12 +375,14 @@ impl<'a> Builder<'a> {
             .collect();
         let tokens = anatomy::counts_tokens(&request.name);
         let aligned = tokens && self.child.is_some();
-        let comparable = |shape: &[usize]| shape[usize::from(aligned && !shape.is_empty())..].to_vec();
-        let odd = shapes.iter().position(|s| {
-            s.len() != shapes[0].len() || comparable(s) != comparable(&shapes[0])
-        });
+        let comparable =
+            |shape: &[usize]| shape[usize::from(aligned && !shape.is_empty())..].to_vec();
+        let odd = shapes
+            .iter()
+            .position(|s| s.len() != shapes[0].len() || comparable(s) != comparable(&shapes[0]));
         if let Some(k) = odd {
-            let rows_only = tokens && shapes[k].len() == shapes[0].len() && shapes[k][1..] == shapes[0][1..];
+            let rows_only =
+                tokens && shapes[k].len() == shapes[0].len() && shapes[k][1..] == shapes[0][1..];
             return Err(Error::Shape {
                 tensor: request.name.clone(),
                 model: inputs[0].model.clone(),
@@ -394,8 +413,11 @@ impl<'a> Builder<'a> {
     ) -> Result<(Option<Arc<Alignment>>, usize), Error> {
         let chosen = self.chosen(request);
         let slice = &self.slices[request.slice];
-        let key: Vec<(&'a str, usize)> =
-            chosen.iter().zip(shapes).map(|(k, s)| (slice.sources[*k].model, s[0])).collect();
+        let key: Vec<(&'a str, usize)> = chosen
+            .iter()
+            .zip(shapes)
+            .map(|(k, s)| (slice.sources[*k].model, s[0]))
+            .collect();
         if let Some((_, alignment, rows)) = self.alignments.iter().find(|(k, ..)| *k == key) {
             return Ok((alignment.clone(), *rows));
         }
@@ -473,7 +495,8 @@ impl<'a> Builder<'a> {
         }
         if word == "union" {
             let others = self.stage.models().into_iter().filter(|m| *m != donor);
-            let others: Vec<Arc<Vocabulary>> = others.filter_map(|m| self.source.vocab(m)).collect();
+            let others: Vec<Arc<Vocabulary>> =
+                others.filter_map(|m| self.source.vocab(m)).collect();
             let others: Vec<&Vocabulary> = others.iter().map(Arc::as_ref).collect();
             (vocabulary, added) = vocabulary::union(&vocabulary, &others);
         }
@@ -485,7 +508,10 @@ impl<'a> Builder<'a> {
                 added.push(token.clone());
             }
         }
-        self.added = added.into_iter().map(|t| (t.clone(), vocabulary[&t])).collect();
+        self.added = added
+            .into_iter()
+            .map(|t| (t.clone(), vocabulary[&t]))
+            .collect();
         self.child = Some(Arc::new(vocabulary));
         Ok(())
     }
@@ -558,7 +584,12 @@ impl<'a> Builder<'a> {
             let config = self.source.config(source.model);
             (0..slice.layers).map(move |layer| (config, source.start + layer))
         });
-        let all_one = |first: DType| self.outputs.iter().all(|o| o.dtype == first).then_some(first);
+        let all_one = |first: DType| {
+            self.outputs
+                .iter()
+                .all(|o| o.dtype == first)
+                .then_some(first)
+        };
         let written = self.outputs.first().and_then(|o| all_one(o.dtype));
         Ok(child::config(
             config,
@@ -604,14 +635,23 @@ impl<'a> Builder<'a> {
         };
         for slice in &self.slices {
             slice.scopes.iter().for_each(|p| collect(p));
-            slice.sources.iter().filter_map(|s| s.parameters).for_each(&mut collect);
+            slice
+                .sources
+                .iter()
+                .filter_map(|s| s.parameters)
+                .for_each(&mut collect);
         }
         for word in words.into_iter().filter(|w| *w != "*") {
             let hit = |name: &str| name.contains(word);
             let idle = !self.outputs.iter().any(|o| hit(&o.name))
-                && !self.jobs.iter().flat_map(|j| &j.inputs).any(|i| hit(&i.tensor));
+                && !self
+                    .jobs
+                    .iter()
+                    .flat_map(|j| &j.inputs)
+                    .any(|i| hit(&i.tensor));
             if idle {
-                self.warnings.push(format!("the filter '{word}' matches no tensor"));
+                self.warnings
+                    .push(format!("the filter '{word}' matches no tensor"));
             }
         }
     }
@@ -660,7 +700,10 @@ fn slices<'a>(
     }
     for slice in &slices {
         let models: Vec<&str> = slice.sources.iter().map(|s| s.model).collect();
-        let base = slice.base.map(|k| models[k]).or(stage.base_model.as_deref());
+        let base = slice
+            .base
+            .map(|k| models[k])
+            .or(stage.base_model.as_deref());
         let checked = method.check_inputs(&models, base);
         checked.map_err(|message| Error::Models { message })?;
     }

@@ -3,11 +3,13 @@
 //! Order of operations, as in mergekit: τ = x − base, trim, rescale, × weight, elect a sign, sum, ÷ weights, × λ, + base.
 //! All of it is one pass over the parents, after the passes that the trim itself needs.
 
+use std::sync::Mutex;
+
 use serde::Serialize;
 
 use super::{
     breadcrumbs, dare, della,
-    magnitude::Cut,
+    magnitude::{Bracket, Cut, Place, share},
     parents::{Parents, Refusal, difference},
     random::Key,
     ties,
@@ -38,13 +40,25 @@ pub(crate) struct Term {
 pub(crate) enum Trim {
     Nothing,
     /// The largest magnitudes (TIES).
-    Smallest { density: f64 },
+    Smallest {
+        density: f64,
+    },
     /// The largest magnitudes after the very largest (Breadcrumbs).
-    Outliers { density: f64, gamma: f64 },
+    Outliers {
+        density: f64,
+        gamma: f64,
+    },
     /// Each entry with one probability (DARE).
-    Random { density: f64, key: u64 },
+    Random {
+        density: f64,
+        key: u64,
+    },
     /// Each entry with a probability by its rank in its row (DELLA).
-    Ranked { density: f64, epsilon: f64, key: u64 },
+    Ranked {
+        density: f64,
+        epsilon: f64,
+        key: u64,
+    },
 }
 
 /// What happens to the entries that stay.
@@ -61,8 +75,14 @@ pub(crate) enum Rescale {
 pub(crate) enum Keep {
     Cut(Cut),
     /// Inside `outer`, outside `inner`.
-    Band { outer: Cut, inner: Cut },
-    Random { key: Key, threshold: u64 },
+    Band {
+        outer: Cut,
+        inner: Cut,
+    },
+    Random {
+        key: Key,
+        threshold: u64,
+    },
     /// One factor for each entry: 0, or what it is multiplied with.
     Factors(Vec<f32>),
 }
@@ -97,17 +117,32 @@ pub(crate) fn merge(
         return Ok(false);
     };
     let models = parents.models();
-    let keeps = models
-        .iter()
-        .zip(&sum.terms)
-        .map(|(k, term)| keep(parents, *k, term, sum.rescale))
-        .collect::<Result<Vec<_>, _>>()?;
+    let brackets = brackets(parents, &models, sum);
+    let mut keeps = Vec::new();
+    for (i, (k, term)) in models.iter().zip(&sum.terms).enumerate() {
+        keeps.push(match &brackets[i] {
+            Some(bracket) => Keep::Cut(bracket.sure),
+            None => keep(parents, *k, term, sum.rescale)?,
+        });
+    }
     let scales: Vec<f32> = (0..models.len())
         .map(|i| scale(parents, models[i], &keeps[i], &sum.terms[i], sum.rescale))
         .collect();
     let total: f32 = sum.terms.iter().map(|t| t.weight).sum();
     let total = if total.abs() < 1e-8 { 1.0 } else { total };
-    Ok(parents.inputs.write(out, |start, chunks, scratch, out| {
+    // Where an index leaves a few entries open, the pass finds them, and the chunks that hold them are made again.
+    let open: Mutex<Vec<(usize, usize, Place)>> = Mutex::default();
+    let note = |start: usize, i: usize, delta: &[f32]| {
+        if let Some(bracket) = &brackets[i] {
+            let mut found = Vec::new();
+            bracket.open(start, delta, &mut found);
+            if !found.is_empty() {
+                let mut open = open.lock().unwrap_or_else(|e| e.into_inner());
+                open.extend(found.into_iter().map(|place| (start, i, place)));
+            }
+        }
+    };
+    let chunk = |keeps: &[Keep], noted: bool, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]| {
         let len = out.len();
         let base = chunks[base];
         scratch.resize(CHUNK * models.len(), 0.0);
@@ -115,6 +150,9 @@ pub(crate) fn merge(
             let delta = &mut place[..len];
             for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(base) {
                 *d = x - b;
+            }
+            if noted {
+                note(start, i, delta);
             }
             keeps[i].apply(start, delta);
             let (scale, weight) = (scales[i], sum.terms[i].weight);
@@ -136,7 +174,49 @@ pub(crate) fn merge(
         for (o, b) in out.iter_mut().zip(base) {
             *o = b + *o * sum.lambda;
         }
-    }))
+    };
+    let finite = parents.inputs.write(out, |start, chunks, scratch, out| {
+        chunk(&keeps, true, start, chunks, scratch, out);
+    });
+    let open = std::mem::take(&mut *open.lock().unwrap_or_else(|e| e.into_inner()));
+    if open.is_empty() {
+        return Ok(finite);
+    }
+    let starts = resolve(&brackets, &open, &mut keeps);
+    let rewritten = parents.inputs.rewrite(out, &starts, |start, chunks, scratch, out| {
+        chunk(&keeps, false, start, chunks, scratch, out);
+    });
+    Ok(finite & rewritten)
+}
+
+/// Cuts that a cache knows but for a few entries, where nothing but the last pass needs them.
+fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum) -> Vec<Option<Bracket>> {
+    let of = |(k, term): (&usize, &Term)| match term.trim {
+        Trim::Smallest { density } if density < 1.0 && sum.rescale != Rescale::L1 => {
+            parents.bracket(*k, share(density, parents.len()))
+        }
+        _ => None,
+    };
+    models.iter().zip(&sum.terms).map(of).collect()
+}
+
+/// Makes the cuts exact. Returns the chunks that held open entries.
+fn resolve(
+    brackets: &[Option<Bracket>],
+    open: &[(usize, usize, Place)],
+    keeps: &mut [Keep],
+) -> Vec<usize> {
+    for (i, (bracket, keep)) in brackets.iter().zip(keeps).enumerate() {
+        if let Some(bracket) = bracket {
+            let of_model = open.iter().filter(|(_, model, _)| *model == i);
+            let mut found: Vec<Place> = of_model.map(|(.., place)| *place).collect();
+            *keep = Keep::Cut(bracket.resolve(&mut found));
+        }
+    }
+    let mut starts: Vec<usize> = open.iter().map(|(start, ..)| *start).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    starts
 }
 
 fn add<'a>(deltas: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {

@@ -78,20 +78,36 @@ mod tests {
     fn by_hand() {
         let (a, b) = ([4.0, 1.0, -2.0, 3.0], [-1.0, 2.0, -4.0, 0.5]);
         // a keeps 4, 3; b keeps 2, −4. Signs: +, +, −, +.
-        let out = merge_sum(&ties(&[(1.0, 0.5), (1.0, 0.5)], false, 1.0), &BASE, &[&a, &b]);
+        let out = merge_sum(
+            &ties(&[(1.0, 0.5), (1.0, 0.5)], false, 1.0),
+            &BASE,
+            &[&a, &b],
+        );
         assert_eq!(out, [4.0, 2.0, -4.0, 3.0]);
         // At density 1: sums 3, 3, −6, 3.5; b's −1 is outvoted.
-        let out = merge_sum(&ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0), &BASE, &[&a, &b]);
+        let out = merge_sum(
+            &ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0),
+            &BASE,
+            &[&a, &b],
+        );
         assert_eq!(out, [4.0, 1.5, -3.0, 1.75]);
         // Weights 1 and 3: sums 1, 7, −14, 4.5; divided by 1 + 3 where both agree.
-        let out = merge_sum(&ties(&[(1.0, 1.0), (3.0, 1.0)], true, 2.0), &BASE, &[&a, &b]);
+        let out = merge_sum(
+            &ties(&[(1.0, 1.0), (3.0, 1.0)], true, 2.0),
+            &BASE,
+            &[&a, &b],
+        );
         assert_eq!(out, [8.0, 2.0 * 7.0 / 4.0, -7.0, 2.0 * 4.5 / 4.0]);
     }
 
     #[test]
     fn a_tied_vote_is_positive_and_an_empty_one_is_zero() {
         let (a, b) = ([1.0, 0.0, 1.0, 0.0], [-1.0, 0.0, -1.0, 0.0]);
-        let out = merge_sum(&ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0), &BASE, &[&a, &b]);
+        let out = merge_sum(
+            &ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0),
+            &BASE,
+            &[&a, &b],
+        );
         assert_eq!(out, [1.0, 0.0, 1.0, 0.0]);
     }
 
@@ -99,7 +115,10 @@ mod tests {
     fn densities_at_the_edges() {
         let a = [4.0, 1.0, -2.0, 3.0];
         // floor(0.2 · 4) = 0 entries: the base. One model at density 1: the model itself.
-        assert_eq!(merge_sum(&ties(&[(1.0, 0.2)], true, 1.0), &BASE, &[&a]), BASE);
+        assert_eq!(
+            merge_sum(&ties(&[(1.0, 0.2)], true, 1.0), &BASE, &[&a]),
+            BASE
+        );
         assert_eq!(merge_sum(&ties(&[(1.0, 1.0)], true, 1.0), &BASE, &[&a]), a);
         // floor(0.25 · 4) = 1
         let out = merge_sum(&ties(&[(1.0, 0.25)], false, 1.0), &BASE, &[&a]);

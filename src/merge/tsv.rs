@@ -52,15 +52,24 @@ mod tests {
     #[test]
     fn orthogonal_tasks_are_added() {
         let (base, a, b) = ([0.0; 4], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]);
-        let out = run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| merge(p, &[1.0, 1.0], 0.5, 1.0, out));
-        let near = out.unwrap().iter().zip([3.0, 0.0, 0.0, 2.0]).all(|(x, y)| (x - y).abs() < 1e-6);
+        let out = run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| {
+            merge(p, &[1.0, 1.0], 0.5, 1.0, out)
+        });
+        let near = out
+            .unwrap()
+            .iter()
+            .zip([3.0, 0.0, 0.0, 2.0])
+            .all(|(x, y)| (x - y).abs() < 1e-6);
         assert!(near);
     }
 
     #[test]
     fn one_task_at_full_rank_is_itself() {
         let (base, a) = (noise(1, 12), noise(2, 12));
-        let out = run_shaped(&[&base, &a], Some(0), &[3, 4], |p, out| merge(p, &[1.0], 1.0, 1.0, out)).unwrap();
+        let out = run_shaped(&[&base, &a], Some(0), &[3, 4], |p, out| {
+            merge(p, &[1.0], 1.0, 1.0, out)
+        })
+        .unwrap();
         assert!(out.iter().zip(&a).all(|(x, y)| (x - y).abs() < 1e-5));
     }
 }

@@ -231,6 +231,38 @@ impl<'a> Inputs<'a> {
     }
 }
 
+impl Inputs<'_> {
+    /// Fills single chunks again; `starts` are multiples of [`CHUNK`].
+    pub(crate) fn rewrite(
+        &self,
+        out: &mut Target<'_>,
+        starts: &[usize],
+        f: impl Fn(usize, &[&[f32]], &mut Vec<f32>, &mut [f32]),
+    ) -> bool {
+        let dtype = out.dtype;
+        let mut buffers = self.buffers();
+        let mut values = [0.0f32; CHUNK];
+        let mut finite = true;
+        for start in starts {
+            let len = CHUNK.min(self.len - start);
+            let values = &mut values[..len];
+            self.with_chunk(*start, len, &mut buffers, |chunks, scratch| {
+                f(*start, chunks, scratch, values);
+            });
+            round(values, dtype);
+            finite &= all_finite(values);
+            match &mut out.memory {
+                Memory::F32(all) => all[*start..start + len].copy_from_slice(values),
+                Memory::Bytes(all) => {
+                    let size = dtype.size_bytes();
+                    encode(values, dtype, &mut all[start * size..(start + len) * size]);
+                }
+            }
+        }
+        finite
+    }
+}
+
 /// Where a merged tensor goes.
 pub(crate) struct Target<'a> {
     pub memory: Memory<'a>,
@@ -350,7 +382,9 @@ mod tests {
     fn bf16_rounds_to_nearest_even_like_half() {
         let mut state = 1u64;
         for i in 0..200_000u32 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let v = f32::from_bits((state >> 32) as u32);
             let mut ours = [v];
             round(&mut ours, DType::Bf16);
@@ -380,7 +414,11 @@ mod tests {
         let (f16, f16_bytes) = bytes(DType::F16);
         assert_eq!(View::Bf16(&bf16_bytes).to_f32(), bf16);
         assert_eq!(View::F16(&f16_bytes).to_f32(), f16);
-        let inputs = Inputs::new(vec![View::Bf16(&bf16_bytes), View::F32(&values), View::F16(&f16_bytes)]);
+        let inputs = Inputs::new(vec![
+            View::Bf16(&bf16_bytes),
+            View::F32(&values),
+            View::F16(&f16_bytes),
+        ]);
         let mut out = vec![0.0; values.len()];
         let mut target = Target {
             memory: Memory::F32(&mut out),
@@ -402,8 +440,16 @@ mod tests {
         for dtype in DType::ALL {
             let mut floats = vec![0.0; values.len()];
             let mut bytes = vec![0; values.len() * dtype.size_bytes()];
-            Target { memory: Memory::F32(&mut floats), dtype }.fill(&values);
-            Target { memory: Memory::Bytes(&mut bytes), dtype }.fill(&values);
+            Target {
+                memory: Memory::F32(&mut floats),
+                dtype,
+            }
+            .fill(&values);
+            Target {
+                memory: Memory::Bytes(&mut bytes),
+                dtype,
+            }
+            .fill(&values);
             let mut encoded = vec![0; bytes.len()];
             encode(&floats, dtype, &mut encoded);
             assert_eq!(bytes, encoded);

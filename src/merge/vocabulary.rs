@@ -187,10 +187,13 @@ fn usual(id: u32, own: &[Vec<u32>], base: Option<usize>) -> Fill {
 /// What the recipe says about one token.
 fn ruled(token: &str, source: &TokenSource, sides: &[Side<'_>]) -> Result<Fill, Error> {
     let side = |model: &str| {
-        sides.iter().position(|s| s.model == model).ok_or_else(|| Error::TokenRule {
-            token: token.into(),
-            message: format!("the model '{model}' is not among those that are merged here"),
-        })
+        sides
+            .iter()
+            .position(|s| s.model == model)
+            .ok_or_else(|| Error::TokenRule {
+                token: token.into(),
+                message: format!("the model '{model}' is not among those that are merged here"),
+            })
     };
     let row_of = |k: usize, id: Option<u32>, what: &str| match id {
         Some(id) if (id as usize) < sides[k].rows => Ok(Fill::Mean(vec![(k, id)])),
@@ -205,9 +208,16 @@ fn ruled(token: &str, source: &TokenSource, sides: &[Side<'_>]) -> Result<Fill, 
             let k = side(model)?;
             row_of(k, sides[k].vocabulary.get(token).copied(), "it")
         }
-        TokenSource::ModelToken { model, token: other } => {
+        TokenSource::ModelToken {
+            model,
+            token: other,
+        } => {
             let k = side(model)?;
-            row_of(k, sides[k].vocabulary.get(other).copied(), &format!("'{other}'"))
+            row_of(
+                k,
+                sides[k].vocabulary.get(other).copied(),
+                &format!("'{other}'"),
+            )
         }
         TokenSource::ModelTokenId { model, token_id } => {
             row_of(side(model)?, Some(*token_id), &format!("token {token_id}"))
@@ -239,7 +249,11 @@ mod tests {
     use super::*;
 
     fn vocabulary(words: &[&str]) -> Vocabulary {
-        words.iter().enumerate().map(|(i, w)| (w.to_string(), i as u32)).collect()
+        words
+            .iter()
+            .enumerate()
+            .map(|(i, w)| (w.to_string(), i as u32))
+            .collect()
     }
 
     fn align(
@@ -252,8 +266,16 @@ mod tests {
     ) -> Result<Vec<Vec<f32>>, Error> {
         let (a, b) = (vocabulary(a), vocabulary(b));
         let sides = [
-            Side { model: "a", rows: a.len(), vocabulary: &a },
-            Side { model: "b", rows: b.len(), vocabulary: &b },
+            Side {
+                model: "a",
+                rows: a.len(),
+                vocabulary: &a,
+            },
+            Side {
+                model: "b",
+                rows: b.len(),
+                vocabulary: &b,
+            },
         ];
         let alignment = Alignment::new(&vocabulary(child), pad, &sides, base, rules)?;
         // Row r of a is r + 1, of b it is 10 (r + 1).
@@ -264,7 +286,14 @@ mod tests {
 
     #[test]
     fn rows_follow_their_tokens() {
-        let out = align(&["x", "y", "z"], &["z", "x", "y"], &["y", "x"], None, &BTreeMap::new(), None);
+        let out = align(
+            &["x", "y", "z"],
+            &["z", "x", "y"],
+            &["y", "x"],
+            None,
+            &BTreeMap::new(),
+            None,
+        );
         // b lacks z: a is its only owner.
         assert_eq!(out.unwrap(), [vec![2.0, 3.0, 1.0], vec![20.0, 10.0, 1.0]]);
     }
@@ -277,8 +306,14 @@ mod tests {
 
     #[test]
     fn rules_for_single_tokens() {
-        let rule = |source, force| TokenRule { source: Some(source), force };
-        let other = TokenSource::ModelToken { model: "b".into(), token: "y".into() };
+        let rule = |source, force| TokenRule {
+            source: Some(source),
+            force,
+        };
+        let other = TokenSource::ModelToken {
+            model: "b".into(),
+            token: "y".into(),
+        };
         let rules = BTreeMap::from([
             ("x".to_string(), rule(other, true)),
             ("y".to_string(), rule(TokenSource::Zero, false)),
@@ -292,7 +327,10 @@ mod tests {
 
     #[test]
     fn the_union_keeps_the_bases_ids() {
-        let (all, added) = union(&vocabulary(&["a", "b"]), &[&vocabulary(&["c", "a"]), &vocabulary(&["d", "c"])]);
+        let (all, added) = union(
+            &vocabulary(&["a", "b"]),
+            &[&vocabulary(&["c", "a"]), &vocabulary(&["d", "c"])],
+        );
         assert_eq!(added, ["c", "d"]);
         assert_eq!((all["a"], all["b"], all["c"], all["d"]), (0, 1, 2, 3));
     }
