@@ -340,17 +340,7 @@ mod tests {
             let mut rounded = values.clone();
             round_in_place(dtype, &mut rounded);
             assert_eq!(wide, rounded);
-            assert_eq!(
-                first_non_finite(dtype, &bytes[1..]),
-                (dtype == DType::F16)
-                    .then(|| {
-                        values
-                            .iter()
-                            .position(|x| x.abs() >= 65520.0)
-                            .expect("the largest do not fit into f16")
-                    })
-                    .filter(|_| values.iter().any(|x| x.abs() >= 65520.0))
-            );
+            assert_eq!(first_non_finite(dtype, &bytes[1..]), None);
         }
     }
 

@@ -7,12 +7,12 @@
 //!
 //! Source: the format's description, <https://huggingface.co/docs/safetensors>.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{DType, Error, TensorInfo};
 
@@ -235,7 +235,7 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut tensors = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        map.next_value::<BTreeMap<String, String>>()?; // checked, and of no use here
                     } else {
                         tensors.push((name, map.next_value()?));
                     }

@@ -38,6 +38,22 @@ pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
     Ok(shards)
 }
 
+/// Is every weight file there that [`open`] would need? Their content is not looked at.
+pub(super) fn all_present(dir: &Path) -> bool {
+    if dir.join(SINGLE).exists() {
+        return true;
+    }
+    match dir.join(INDEX) {
+        index if index.exists() => read_weight_map(&index).is_ok_and(|map| {
+            map.values()
+                .collect::<BTreeSet<_>>()
+                .iter()
+                .all(|shard| dir.join(shard).exists())
+        }),
+        _ => unindexed(dir).is_ok(),
+    }
+}
+
 fn open_shard(dir: &Path, name: &str) -> Result<Shard, Error> {
     let file = MappedFile::open(&dir.join(name))?;
     let entries = read_header(file.path(), &file)?;
