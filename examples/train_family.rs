@@ -91,7 +91,7 @@ impl Member {
     }
 
     fn schedule(self) -> Schedule {
-        let fine = Schedule { steps: 300, batch_tokens: 2400, learning_rate: 8e-4, warmup: 20, seed: 0 };
+        let fine = Schedule { steps: 250, batch_tokens: 2400, learning_rate: 8e-4, warmup: 20, seed: 0 };
         match self {
             Member::Base => Schedule { steps: 2600, batch_tokens: 2400, learning_rate: 3e-3, warmup: 100, seed: 1 },
             Member::MathsEn => Schedule { seed: 2, ..fine },
