@@ -378,3 +378,153 @@ fn byte_alphabet() -> [char; 256] {
         char::from_u32(code).expect("below the surrogates")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokenizers::Tokenizer;
+
+    use super::super::Checkpoint;
+    use super::super::gguf::tests::golden;
+    use super::*;
+
+    #[test]
+    fn sentence_piece_ids_are_those_of_transformers() {
+        let checkpoint = Checkpoint::open(&golden("plain.gguf")).unwrap();
+        let tokenizer: Tokenizer = checkpoint
+            .tokenizer_json()
+            .unwrap()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let texts: Json = serde_json::from_slice(&fs::read(golden("texts.json")).unwrap()).unwrap();
+        for row in texts.as_array().unwrap() {
+            let encoding = tokenizer
+                .encode(row["text"].as_str().unwrap(), true)
+                .unwrap();
+            assert_eq!(json!(encoding.get_ids()), row["ids"], "{}", row["text"]);
+            assert_eq!(
+                tokenizer.decode(encoding.get_ids(), false).unwrap(),
+                row["decoded"].as_str().unwrap()
+            );
+        }
+        let config: Json = serde_json::from_str(
+            &checkpoint
+                .side_text("tokenizer_config.json")
+                .unwrap()
+                .unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            (&config["bos_token"], &config["add_bos_token"]),
+            (&json!("<s>"), &json!(true))
+        );
+    }
+
+    /// A byte-level vocabulary: the bytes, then `merged`, one control and one user-defined token.
+    fn byte_level(split: &str, merged: &[&str], merges: &[&str]) -> Metadata {
+        let text = |s: &str| Value::Text(s.to_owned());
+        let mut tokens: Vec<String> = byte_alphabet().iter().map(char::to_string).collect();
+        tokens.extend(merged.iter().map(|s| (*s).to_owned()));
+        tokens.extend(["<|end|>".to_owned(), "<think>".to_owned()]);
+        let mut types = vec![1; tokens.len()];
+        let count = types.len();
+        (types[count - 2], types[count - 1]) = (3, 4);
+        let entries = [
+            ("model", text("gpt2")),
+            ("pre", text(split)),
+            (
+                "tokens",
+                Value::List(tokens.iter().map(|s| text(s)).collect()),
+            ),
+            (
+                "token_type",
+                Value::List(types.into_iter().map(Value::Int).collect()),
+            ),
+            (
+                "merges",
+                Value::List(merges.iter().map(|s| text(s)).collect()),
+            ),
+            ("bos_token_id", Value::Int(count as i128 - 2)),
+            ("eot_token_id", Value::Int(7)),
+            ("eos_token_id", Value::Int(count as i128 - 2)),
+        ];
+        entries
+            .into_iter()
+            .map(|(key, value)| (format!("tokenizer.ggml.{key}"), value))
+            .collect()
+    }
+
+    fn tokens(metadata: &Metadata, text: &str) -> Vec<String> {
+        let tokenizer: Tokenizer = tokenizer_json(metadata).unwrap().parse().unwrap();
+        let encoding = tokenizer.encode(text, true).unwrap();
+        assert_eq!(
+            tokenizer.decode(encoding.get_ids(), true).unwrap(),
+            text.replace("<|end|>", "")
+        );
+        encoding.get_tokens().to_vec()
+    }
+
+    #[test]
+    fn byte_level_texts_are_split_as_their_file_says() {
+        let metadata = |split| byte_level(split, &["11", "111", "ab"], &["1 1", "11 1", "a b"]);
+        // GPT-2 lets digits meet, and merges 1 1 before 11 1; Llama 3 cuts them by three, takes 111 as the whole word that
+        // it is, and begins with BOS; Qwen2 keeps them apart.
+        assert_eq!(
+            tokens(&metadata("gpt-2"), "ab1111 é"),
+            ["ab", "11", "11", "Ġ", "Ã", "©"]
+        );
+        assert_eq!(
+            tokens(&metadata("llama-bpe"), "ab1111"),
+            ["<|end|>", "ab", "111", "1"]
+        );
+        assert_eq!(
+            tokens(&metadata("qwen2"), "ab1111"),
+            ["ab", "1", "1", "1", "1"]
+        );
+        assert_eq!(tokens(&metadata("tekken"), "ab11"), ["ab", "1", "1"]);
+        assert_eq!(tokens(&metadata("unheard-of"), "ab11"), ["ab", "11"]);
+        assert_eq!(
+            tokens(&metadata("gpt-2"), "a<think>b<|end|>"),
+            ["a", "<think>", "b", "<|end|>"]
+        );
+    }
+
+    #[test]
+    fn what_ends_a_sequence_is_told() {
+        let metadata = byte_level("gpt-2", &[], &[]);
+        let config: Json = serde_json::from_str(&generation_config(&metadata)).unwrap();
+        assert_eq!(
+            config,
+            json!({"bos_token_id": 256, "eos_token_id": [256, 7]})
+        );
+        let config: Json = serde_json::from_str(&tokenizer_config(&metadata).unwrap()).unwrap();
+        assert_eq!(
+            (&config["eos_token"], &config["add_bos_token"]),
+            (&json!("<|end|>"), &json!(false))
+        );
+    }
+
+    #[test]
+    fn vocabularies_that_lack_something_are_refused() {
+        assert!(tokenizer_json(&Metadata::new()).is_err());
+        let spoil = |key: &str, value: Option<Value>| {
+            let mut metadata = byte_level("gpt-2", &[], &["a b"]);
+            metadata.remove(&format!("tokenizer.ggml.{key}"));
+            metadata.extend(value.map(|value| (format!("tokenizer.ggml.{key}"), value)));
+            tokenizer_json(&metadata)
+        };
+        assert!(spoil("tokens", None).is_err());
+        assert!(spoil("merges", None).is_err());
+        assert!(spoil("merges", Some(Value::List(vec![Value::Text("ab".into())]))).is_err());
+        assert!(spoil("tokens", Some(Value::List(vec![Value::Int(1)]))).is_err());
+        assert!(spoil("model", Some(Value::Text("wpm".into()))).is_err());
+        assert!(
+            spoil("model", Some(Value::Text("llama".into()))).is_ok(),
+            "merges suffice"
+        );
+        assert!(spoil("bos_token_id", Some(Value::Int(-1))).is_ok());
+        assert!(spoil("bos_token_id", Some(Value::Int(1 << 70))).is_ok());
+    }
+}

@@ -533,7 +533,7 @@ mod tests {
         ] {
             assert!(!checkpoint.path().join(unwanted).exists(), "{unwanted}");
         }
-        let seen = seen.lock().unwrap();
+        let seen = seen.lock().unwrap().clone();
         let last = seen.last().unwrap();
         assert!(
             last.complete && last.bytes_done == last.bytes_total && last.bytes_total > 0,

@@ -736,7 +736,6 @@ mod tests {
             &[A, B],
             "pissa_niter_4",
         );
-        refused(json!({}), &[], "no tensor");
         let magnitude: (_, &[usize], &[f32]) = (
             "base_model.model.model.l.q.lora_magnitude_vector.weight",
             &[2],
@@ -807,6 +806,14 @@ mod tests {
             Checkpoint::open_with_adapter(&base, &empty),
             Err(Error::PickleOnly { .. })
         ));
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_finite_is_found_where_it_lands() {
+        let case = Case::new();
+        let bad: (_, &[usize], &[f32]) = (B.0, &[2, 2], &[1.0, 0.0, f32::NAN, 1.0]);
+        let error = case.open(config(json!({})), &[A, bad]).unwrap().check_finite().unwrap_err();
+        assert!(matches!(&error, Error::NotFinite { tensor, index: 3, .. } if tensor == "model.l.q.weight"), "{error}");
     }
 
     #[test]

@@ -328,16 +328,15 @@ impl Checkpoint {
     /// Refuses NaN and infinities, naming the first tensor (in the order of the names) and element that holds one.
     pub fn check_finite(&self) -> Result<(), Error> {
         for (name, tensor) in &self.tensors {
-            if let Some(index) = dtype::first_non_finite(tensor.info.dtype, self.stored(tensor)) {
+            let found = match self.raw(name) {
+                Some((bytes, dtype)) => dtype::first_non_finite(dtype, bytes),
+                None => self.read_f32(name)?.iter().position(|x| !x.is_finite()),
+            };
+            if let Some(index) = found {
                 let mut value = [0.0];
-                self.read_stored(tensor, index..index + 1, &mut value);
-                let (checkpoint, tensor) = (self.name.clone(), name.clone());
-                return Err(Error::NotFinite {
-                    checkpoint,
-                    tensor,
-                    index,
-                    value: value[0],
-                });
+                self.read(name, tensor, index..index + 1, &mut value);
+                let (checkpoint, tensor, value) = (self.name.clone(), name.clone(), value[0]);
+                return Err(Error::NotFinite { checkpoint, tensor, index, value });
             }
         }
         Ok(())

@@ -415,6 +415,7 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
     };
     let size = match number.parse::<u64>() {
         Ok(whole) => whole.checked_mul(factor),
+        Err(_) if !number.contains('.') => None,
         Err(_) => number
             .parse::<f64>()
             .ok()
