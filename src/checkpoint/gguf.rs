@@ -67,19 +67,11 @@ pub(super) enum Value {
 
 impl Value {
     pub fn text(&self) -> Option<&str> {
-        if let Value::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Value::Text(text) = self { Some(text) } else { None }
     }
 
     pub fn list(&self) -> Option<&[Value]> {
-        if let Value::List(list) = self {
-            Some(list)
-        } else {
-            None
-        }
+        if let Value::List(list) = self { Some(list) } else { None }
     }
 
     pub fn bool(&self) -> Option<bool> {
@@ -202,31 +194,15 @@ impl Kind {
     /// ggml's number of a type; candle knows the blocks.
     fn from_number(number: u32) -> Option<Self> {
         use GgmlDType::*;
-        let quantised = [
-            (2, Q4_0),
-            (3, Q4_1),
-            (6, Q5_0),
-            (7, Q5_1),
-            (8, Q8_0),
-            (9, Q8_1),
-        ];
-        let k_quantised = [
-            (10, Q2K),
-            (11, Q3K),
-            (12, Q4K),
-            (13, Q5K),
-            (14, Q6K),
-            (15, Q8K),
-        ];
+        let quantised = [(2, Q4_0), (3, Q4_1), (6, Q5_0), (7, Q5_1), (8, Q8_0), (9, Q8_1)];
+        let k_quantised = [(10, Q2K), (11, Q3K), (12, Q4K), (13, Q5K), (14, Q6K), (15, Q8K)];
         match number {
             0 => Some(Kind::Plain(DType::F32)),
             1 => Some(Kind::Plain(DType::F16)),
             30 => Some(Kind::Plain(DType::Bf16)),
             _ => {
                 let mut kinds = quantised.into_iter().chain(k_quantised);
-                kinds
-                    .find(|(n, _)| *n == number)
-                    .map(|(_, kind)| Kind::Quantised(kind))
+                kinds.find(|(n, _)| *n == number).map(|(_, kind)| Kind::Quantised(kind))
             }
         }
     }
@@ -318,9 +294,7 @@ impl<'a> Reader<'a> {
                 return Err(self.bad(format!("it holds the key `{key}` twice")));
             }
         }
-        let alignment = metadata
-            .get("general.alignment")
-            .map_or(Some(32), Value::usize);
+        let alignment = metadata.get("general.alignment").map_or(Some(32), Value::usize);
         let alignment = alignment
             .filter(|n| n.is_power_of_two() && (8..=1 << 20).contains(n))
             .ok_or_else(|| self.bad("its general.alignment is not a power of two from 8 on"))?;
@@ -378,14 +352,8 @@ impl<'a> Reader<'a> {
             return Err(self.bad(format!("it describes tensor `{}` twice", pair[0].name)));
         }
         tensors.sort_by_key(|tensor| (tensor.bytes.start, tensor.bytes.end));
-        if let Some(pair) = tensors
-            .windows(2)
-            .find(|pair| pair[0].bytes.end > pair[1].bytes.start)
-        {
-            return Err(self.bad(format!(
-                "the data of `{}` and `{}` overlap",
-                pair[0].name, pair[1].name
-            )));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].bytes.end > pair[1].bytes.start) {
+            return Err(self.bad(format!("the data of `{}` and `{}` overlap", pair[0].name, pair[1].name)));
         }
         match tensors.iter().find(|tensor| tensor.bytes.end > available) {
             Some(tensor) => Err(self.bad(format!(
@@ -428,9 +396,7 @@ impl<'a> Reader<'a> {
         let count = self.u64()?;
         match usize::try_from(count) {
             Ok(count) if count <= (self.bytes.len() - self.at) / least => Ok(count),
-            _ => Err(self.bad(format!(
-                "it claims {count} entries, more than it has room for"
-            ))),
+            _ => Err(self.bad(format!("it claims {count} entries, more than it has room for"))),
         }
     }
 
@@ -509,17 +475,12 @@ struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(
-        file: &'a Path,
-        metadata: &'a Metadata,
-        tensors: &'a [RawTensor],
-    ) -> Result<Self, Error> {
+    fn new(file: &'a Path, metadata: &'a Metadata, tensors: &'a [RawTensor]) -> Result<Self, Error> {
         let named = metadata
             .get("general.architecture")
             .and_then(Value::text)
             .unwrap_or("(none)");
-        let Some((architecture, model_type, class)) =
-            ARCHITECTURES.into_iter().find(|(name, ..)| *name == named)
+        let Some((architecture, model_type, class)) = ARCHITECTURES.into_iter().find(|(name, ..)| *name == named)
         else {
             let known = ARCHITECTURES.map(|(name, ..)| name).join(", ");
             return Err(Error::GgufArchitecture {
@@ -539,13 +500,8 @@ impl<'a> Model<'a> {
             key_value_heads: 0,
         };
         model.heads = model.required("attention.head_count")?;
-        model.key_value_heads = model
-            .number("attention.head_count_kv")?
-            .unwrap_or(model.heads);
-        if model.heads == 0
-            || model.key_value_heads == 0
-            || !model.heads.is_multiple_of(model.key_value_heads)
-        {
+        model.key_value_heads = model.number("attention.head_count_kv")?.unwrap_or(model.heads);
+        if model.heads == 0 || model.key_value_heads == 0 || !model.heads.is_multiple_of(model.key_value_heads) {
             return Err(model.bad(format!(
                 "{} heads cannot share {} key-value heads",
                 model.heads, model.key_value_heads
@@ -569,9 +525,7 @@ impl<'a> Model<'a> {
             let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
             let (module, kind) = rest.rsplit_once('.')?;
             let _: u32 = layer.parse().ok()?;
-            let (_, module) = LAYER_MODULES
-                .into_iter()
-                .find(|(theirs, _)| *theirs == module)?;
+            let (_, module) = LAYER_MODULES.into_iter().find(|(theirs, _)| *theirs == module)?;
             ["weight", "bias"]
                 .contains(&kind)
                 .then(|| format!("model.layers.{layer}.{module}.{kind}"))
@@ -636,9 +590,7 @@ impl<'a> Model<'a> {
                 config[field] = id.into();
             }
         }
-        if let Some(window) = self
-            .number("attention.sliding_window")?
-            .filter(|window| *window > 0)
+        if let Some(window) = self.number("attention.sliding_window")?.filter(|window| *window > 0)
             && self.architecture == "llama"
         {
             config["model_type"] = "mistral".into();
@@ -648,29 +600,20 @@ impl<'a> Model<'a> {
         Ok(config)
     }
 
-    fn rope_scaling(
-        &self,
-        bytes: &[u8],
-        data_start: usize,
-        head_dim: usize,
-    ) -> Result<serde_json::Value, Error> {
+    fn rope_scaling(&self, bytes: &[u8], data_start: usize, head_dim: usize) -> Result<serde_json::Value, Error> {
         if let Ok(factors) = self.tensor(ROPE_FACTORS) {
             let mut values = vec![0.0; factors.dims.iter().product()];
             let range = data_start + factors.bytes.start..data_start + factors.bytes.end;
             factors.kind.decode(&bytes[range], 0, &mut values);
             let theta = self.float("rope.freq_base")?.unwrap_or(10_000.0);
-            return llama3_scaling(&values, theta, head_dim).ok_or_else(|| {
-                self.bad("its rope_freqs.weight are not Llama 3's factors".to_owned())
-            });
+            return llama3_scaling(&values, theta, head_dim)
+                .ok_or_else(|| self.bad("its rope_freqs.weight are not Llama 3's factors".to_owned()));
         }
         let factor = self
             .float("rope.scaling.factor")?
             .or(self.float("rope.scale_linear")?)
             .unwrap_or(1.0);
-        let kind = self
-            .metadata
-            .get(&self.key("rope.scaling.type"))
-            .and_then(Value::text);
+        let kind = self.metadata.get(&self.key("rope.scaling.type")).and_then(Value::text);
         let original = self.number("rope.scaling.original_context_length")?;
         match kind {
             _ if factor == 1.0 => Ok(serde_json::Value::Null),
@@ -727,12 +670,9 @@ impl<'a> Model<'a> {
     fn number(&self, field: &str) -> Result<Option<usize>, Error> {
         let value = self.metadata.get(&self.key(field));
         let read = |value: &Value| {
-            value.usize().ok_or_else(|| {
-                self.bad(format!(
-                    "its metadata `{}` is not one whole number",
-                    self.key(field)
-                ))
-            })
+            value
+                .usize()
+                .ok_or_else(|| self.bad(format!("its metadata `{}` is not one whole number", self.key(field))))
         };
         value.map(read).transpose()
     }
@@ -740,12 +680,9 @@ impl<'a> Model<'a> {
     fn float(&self, field: &str) -> Result<Option<f64>, Error> {
         let value = self.metadata.get(&self.key(field));
         let read = |value: &Value| {
-            value.float().ok_or_else(|| {
-                self.bad(format!(
-                    "its metadata `{}` is not a number",
-                    self.key(field)
-                ))
-            })
+            value
+                .float()
+                .ok_or_else(|| self.bad(format!("its metadata `{}` is not a number", self.key(field))))
         };
         value.map(read).transpose()
     }
@@ -820,10 +757,7 @@ pub(super) mod tests {
         let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let mut names = theirs.names();
         names.sort();
-        assert_eq!(
-            ours.tensors().map(|(name, _)| name).collect::<Vec<_>>(),
-            names
-        );
+        assert_eq!(ours.tensors().map(|(name, _)| name).collect::<Vec<_>>(), names);
         for name in names {
             let view = theirs.tensor(name).unwrap();
             assert_eq!(ours.info(name).unwrap().shape, view.shape(), "{name}");
@@ -836,11 +770,7 @@ pub(super) mod tests {
                 .map(|(a, b)| (a - b).abs() / (1e-3 + b.abs()))
                 .fold(0.0, f32::max);
             assert!(worst <= 1e-6, "{name}: {worst}");
-            for (start, end) in [
-                (0, 1),
-                (3, whole.len().min(40)),
-                (whole.len() / 2 + 1, whole.len()),
-            ] {
+            for (start, end) in [(0, 1), (3, whole.len().min(40)), (whole.len() / 2 + 1, whole.len())] {
                 let mut part = vec![0.0; end - start];
                 ours.read_f32_into(name, start..end, &mut part).unwrap();
                 assert_eq!(part, whole[start..end], "{name} {start}..{end}");
@@ -855,10 +785,7 @@ pub(super) mod tests {
         let config = ours.config();
         assert_eq!(config["rope_scaling"]["rope_type"], "llama3");
         assert_eq!(config["rope_scaling"]["factor"], 8.0);
-        assert_eq!(
-            config["rope_scaling"]["original_max_position_embeddings"],
-            8192
-        );
+        assert_eq!(config["rope_scaling"]["original_max_position_embeddings"], 8192);
         assert_eq!(config["head_dim"], 8);
         assert_eq!(
             (&config["tie_word_embeddings"], &config["torch_dtype"]),
@@ -884,9 +811,7 @@ pub(super) mod tests {
             (&json!(285), &json!(1))
         );
         assert_eq!(
-            ours.raw("model.layers.0.self_attn.q_proj.weight")
-                .unwrap()
-                .1,
+            ours.raw("model.layers.0.self_attn.q_proj.weight").unwrap().1,
             DType::F16
         );
         assert_eq!(ours.name(), "plain");
@@ -895,10 +820,7 @@ pub(super) mod tests {
         assert_eq!(ours.side_text("texts.json").unwrap(), None);
         assert_ne!(
             ours.digest().unwrap(),
-            Checkpoint::open(&golden("kinds.gguf"))
-                .unwrap()
-                .digest()
-                .unwrap()
+            Checkpoint::open(&golden("kinds.gguf")).unwrap().digest().unwrap()
         );
     }
 
@@ -963,12 +885,7 @@ pub(super) mod tests {
         assert!(reason(b"GGUF\x01\0\0\0").contains("version is 1"));
         assert!(reason(b"GGUF\0\0\0\x03").contains("version is"));
         let counts = |tensors: u64, metadata: u64| {
-            [
-                &b"GGUF\x03\0\0\0"[..],
-                &tensors.to_le_bytes(),
-                &metadata.to_le_bytes(),
-            ]
-            .concat()
+            [&b"GGUF\x03\0\0\0"[..], &tensors.to_le_bytes(), &metadata.to_le_bytes()].concat()
         };
         assert!(reason(&counts(u64::MAX, 0)).contains("more than it has room for"));
         assert!(reason(&counts(0, 1 << 60)).contains("more than it has room for"));
@@ -1004,10 +921,7 @@ pub(super) mod tests {
             let error = tensor(dims, kind, offset).to_string();
             assert!(error.contains(word), "{dims:?}: {error}");
         }
-        assert!(matches!(
-            tensor(&[256], 20, 0),
-            Error::GgufKind { kind: 20, .. }
-        ));
+        assert!(matches!(tensor(&[256], 20, 0), Error::GgufKind { kind: 20, .. }));
         assert!(tensor(&[256], 20, 0).to_string().contains("IQ4_NL"));
         let mut double = header(&[], &[("a", &[8], 0, 0), ("b", &[8], 0, 0)]);
         double.resize(double.len() + 256, 0);
@@ -1015,10 +929,7 @@ pub(super) mod tests {
         let mut same = header(&[], &[("a", &[8], 0, 0), ("a", &[8], 0, 32)]);
         same.resize(same.len() + 256, 0);
         assert!(reason(&same).contains("twice"));
-        assert!(matches!(
-            open(&header(&[], &[])),
-            Err(Error::GgufArchitecture { .. })
-        ));
+        assert!(matches!(open(&header(&[], &[])), Err(Error::GgufArchitecture { .. })));
         let text = [&5u64.to_le_bytes()[..], b"mamba"].concat();
         let error = open(&header(&[("general.architecture", 8, text)], &[])).unwrap_err();
         assert!(
@@ -1026,10 +937,7 @@ pub(super) mod tests {
             "{error}"
         );
         let text = [&5u64.to_le_bytes()[..], b"llama"].concat();
-        assert!(
-            reason(&header(&[("general.architecture", 8, text)], &[]))
-                .contains("llama.attention.head_count")
-        );
+        assert!(reason(&header(&[("general.architecture", 8, text)], &[])).contains("llama.attention.head_count"));
     }
 
     #[test]
