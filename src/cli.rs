@@ -1,1 +1,351 @@
-//! (being built)
+//! What can be typed. What it means is in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const MODEL: &str = "A MODEL is a directory in Hugging Face layout, the same with a LoRA adapter (DIR+ADAPTER_DIR), a .gguf \
+                     file, hf:owner/name[@revision], or a merge recipe (.yaml), which is merged in memory.";
+
+/// Breeds merges of language models overnight, and proves in the morning which child outdoes its parents.
+#[derive(Debug, Parser)]
+#[command(name = "heterosis", version, about, after_help = MODEL, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// More messages on stderr; twice for still more.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Only errors on stderr.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Search a space of merges for the best child: the main job.
+    Search(SearchArgs),
+    /// Go on with a run after a stop, a crash or a power cut.
+    Resume(ResumeArgs),
+    /// Look at a run that is going on, or at an old one.
+    Watch(WatchArgs),
+    /// Where a run stands.
+    Status(StatusArgs),
+    /// List the runs below a directory.
+    Runs(RunsArgs),
+    /// See, before a night is spent, whether a search space or recipe can work, and what it costs.
+    Check(CheckArgs),
+    /// Merge once, to disk.
+    Merge(MergeArgs),
+    /// Score one model on tasks.
+    Eval(EvalArgs),
+    /// Extract and score stored outputs again, without a model.
+    Rescore(RescoreArgs),
+    /// Continue prompts greedily, in one batch.
+    Generate(GenerateArgs),
+    /// Mean negative log-likelihood a token of a text.
+    Perplexity(PerplexityArgs),
+    /// Write the best child of a run: recipe, merged model, card and provenance.
+    Export(ExportArgs),
+    /// Recompute every hash of an export.
+    Verify(VerifyArgs),
+    /// Write a run's report and its pictures.
+    Report(ReportArgs),
+    /// Fetch benchmark data to the local cache.
+    Data(DataArgs),
+    /// List the built-in tasks.
+    Tasks(ListArgs),
+    /// List the merge methods with their parameters.
+    Methods(ListArgs),
+}
+
+/// How a model runs.
+#[derive(Clone, Debug, Args)]
+pub struct EngineArgs {
+    /// Where to compute.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
+    pub device: String,
+    /// What weights are rounded to; f32 on the CPU unless said otherwise.
+    #[arg(long, value_enum)]
+    pub dtype: Option<DTypeArg>,
+    /// Memory for keys and values, such as 2GB.
+    #[arg(long, default_value = "1GB", value_name = "SIZE")]
+    pub kv_memory: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DTypeArg {
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileArg {
+    /// As lm-evaluation-harness scores, defects included.
+    Parity,
+    /// Repaired, for searching: fixed examples, normalised numbers, language gate.
+    Fitness,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    /// One event a line, as in the journal.
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct WatchOptions {
+    /// Plain lines instead of the dashboard, also on a terminal.
+    #[arg(long)]
+    pub headless: bool,
+    /// How plain lines look.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// The search space.
+    pub space: PathBuf,
+    /// Directory of the run [default: runs/NAME-YYYYMMDD-HHMMSS].
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Candidates to evaluate, instead of the space's number.
+    #[arg(long, value_name = "N")]
+    pub evals: Option<u64>,
+    /// Time to spend, such as 8h or 90m; the last eighth goes to the final.
+    #[arg(long = "for", value_name = "TIME")]
+    pub duration: Option<String>,
+    /// Seed, instead of the space's.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    #[command(flatten)]
+    pub watch: WatchOptions,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// End the search where it stands and go to the final.
+    #[arg(long)]
+    pub finish: bool,
+    #[command(flatten)]
+    pub watch: WatchOptions,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// Play an old run again, this many times as fast as it was, such as 60x.
+    #[arg(long, value_name = "SPEED")]
+    pub replay: Option<String>,
+    #[command(flatten)]
+    pub watch: WatchOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// Where runs are looked for.
+    #[arg(default_value = "runs")]
+    pub dir: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// A search space or a merge recipe.
+    pub file: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// mergekit YAML.
+    pub recipe: PathBuf,
+    /// Directory of the merged model.
+    pub out: PathBuf,
+    /// Largest size of one file.
+    #[arg(long, default_value = "5GB", value_name = "SIZE")]
+    pub shard_size: String,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The model to score.
+    pub model: String,
+    /// Built-in task or task file; several may follow.
+    #[arg(long = "task", required = true, num_args = 1.., value_name = "TASK")]
+    pub tasks: Vec<String>,
+    /// Language of a task that has several.
+    #[arg(long)]
+    pub lang: Option<String>,
+    /// Split of the task's questions: search, selection, test or benchmark.
+    #[arg(long, default_value = "benchmark")]
+    pub split: String,
+    /// Only the first N questions.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Examples before each question, instead of the task's number.
+    #[arg(long, value_name = "N")]
+    pub shots: Option<usize>,
+    #[arg(long, value_enum, default_value = "parity")]
+    pub profile: ProfileArg,
+    /// Most tokens of an answer, instead of the task's number.
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// Ask through the model's chat template.
+    #[arg(long)]
+    pub apply_chat_template: bool,
+    /// System message of the chat.
+    #[arg(long, requires = "apply_chat_template", value_name = "TEXT")]
+    pub system_instruction: Option<String>,
+    /// Keep each question, output, extracted answer, gold and verdict.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub answers: Option<PathBuf>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RescoreArgs {
+    /// Lines with `output` and `gold`, as `eval --answers` writes them.
+    pub answers_in: PathBuf,
+    /// Built-in task or task file; without it each line's own `task` counts.
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<String>,
+    /// Language; without it each line's own `lang` counts.
+    #[arg(long)]
+    pub lang: Option<String>,
+    #[arg(long, value_enum, default_value = "parity")]
+    pub profile: ProfileArg,
+    /// Write each line with its extractions.
+    #[arg(long, value_name = "OUT.jsonl")]
+    pub answers: Option<PathBuf>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The model that writes.
+    pub model: String,
+    /// Lines of the form {"prompt": …}.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub prompts: PathBuf,
+    /// Most tokens of an answer.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_new_tokens: usize,
+    /// End an answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// End an answer that repeats itself.
+    #[arg(long)]
+    pub loop_guard: bool,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    /// The model that reads.
+    pub model: String,
+    /// The text, one sequence.
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens of a window [default: the model's context].
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// Directory of the export; or `best` or a candidate's ID, and then the directory.
+    #[arg(num_args = 1..=2, required = true, value_names = ["best|ID", "OUT"])]
+    pub target: Vec<String>,
+    /// Only the recipe, not the merged model.
+    #[arg(long)]
+    pub recipe_only: bool,
+    /// Largest size of one file.
+    #[arg(long, default_value = "5GB", value_name = "SIZE")]
+    pub shard_size: String,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Directory of the export.
+    pub out: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Directory of the run.
+    pub run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Fetch data sets as their authors publish them.
+    Pull {
+        /// gsm8k, mgsm.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}

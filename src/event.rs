@@ -5,6 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub mod rehearsal;
+pub mod run;
+pub mod verdict;
+pub mod weights;
+pub mod words;
+
 /// Version of the journal's lines and of every JSON document that heterosis prints.
 pub const SCHEMA_VERSION: u32 = 1;
 

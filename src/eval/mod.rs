@@ -1,1 +1,1158 @@
-//! (being built)
+//! Tasks: what a model is asked, what of its output counts as the answer, and what the scores are worth.
+//!
+//! Reading order: [`task_file`] (the YAML as written) and [`data`] (its rows), this file (what a task means for one
+//! language and one profile), [`prompt`] with [`python_random`] (the questions), [`extract`] with [`python_regex`] and
+//! [`language`] (the verdict), [`answer`] (all questions of all tasks through one engine), [`rescore`] (stored outputs,
+//! without a model), [`stats`].
+//!
+//! Two profiles: `parity` is lm-eval's way, defects included, so that scores can be compared with published ones;
+//! `fitness` is the repaired way, in which examples are fixed so that all prompts share a prefix.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+pub mod answer;
+pub mod data;
+pub mod extract;
+pub mod language;
+pub mod prompt;
+pub mod python_random;
+pub mod python_regex;
+pub mod rescore;
+mod score;
+pub mod stats;
+mod task_file;
+
+pub use answer::{Answerer, answer};
+pub use data::DataDirs;
+use data::{Located, Row, Source};
+use extract::{Filter, Normalization, Step};
+use language::{Gate, Language};
+use prompt::Template;
+pub use prompt::{Chat, Message, Prompt, Shot};
+use python_random::PythonRandom;
+use python_regex::PythonRegex;
+pub use score::{Answer, Estimate, TaskScore};
+use task_file::{Draw, FilterSpec, GateSpec, NormalizeSpec, Pool, Settings, Shots, StepSpec, TaskFile};
+
+use crate::yaml;
+
+/// What can go wrong between a task's name and its scores.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Yaml(#[from] yaml::Error),
+    #[error("{} cannot be read: {source}", file.display())]
+    Read { file: PathBuf, source: std::io::Error },
+    #[error("there is no task '{name}'{hint}; known: {known}. A path to a task file (.yaml) also works")]
+    UnknownTask { name: String, hint: String, known: String },
+    #[error("the task '{task}' has no language '{lang}'; it has {known}")]
+    UnknownLanguage { task: String, lang: String, known: String },
+    #[error(
+        "the task '{task}' has several languages: {known}. Say which one, as in '{task}_{first}' or '{task}:{first}'"
+    )]
+    WhichLanguage { task: String, known: String, first: String },
+    #[error("the task '{task}' has no split '{split}'; it has {known}")]
+    NoSplit { task: String, split: Split, known: String },
+    #[error(
+        "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. Fetch published data with \
+         'heterosis data pull', or set HETEROSIS_DATA to the folder that holds them"
+    )]
+    NoData {
+        task: String,
+        file: String,
+        looked_for: String,
+    },
+    #[error("{}:{line}: {message}", file.display())]
+    Row {
+        file: PathBuf,
+        line: usize,
+        message: String,
+    },
+    #[error("the template of {place} cannot be filled: {message}")]
+    Template { place: String, message: String },
+    #[error("the task '{task}': {source}")]
+    Regex { task: String, source: python_regex::Error },
+    #[error(
+        "{wanted} few-shot examples are asked for, but the task '{task}' has {available} to choose from; ask for fewer \
+         with --shots"
+    )]
+    Shots {
+        task: String,
+        wanted: usize,
+        available: usize,
+    },
+    #[error(
+        "the task '{task}' asks for the language gate in '{lang}', which the gate cannot tell; it tells {known}. Set \
+         'language_gate: false'"
+    )]
+    Gate { task: String, lang: String, known: String },
+    #[error("the task '{task}' measures log-likelihoods, so stored outputs cannot be scored again with it")]
+    NotGenerated { task: String },
+    #[error(
+        "the task '{task}' lets a model write {wanted} tokens, but the model's context has {context}. Use a copy \
+         of the task file with a smaller max_new_tokens, or a model with a longer context"
+    )]
+    Context {
+        task: String,
+        wanted: usize,
+        context: usize,
+    },
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
+    #[error("answers, line {line}: {message}")]
+    Answers { line: usize, message: String },
+}
+
+impl Error {
+    fn template(place: &str, source: &minijinja::Error) -> Self {
+        Error::Template {
+            place: place.into(),
+            message: format!("{source:#}"),
+        }
+    }
+}
+
+/// What a task measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The model writes, an answer is cut out and compared.
+    Generate,
+    /// How likely the model holds a given continuation.
+    LogLikelihood,
+}
+
+/// lm-eval's way, or the repaired one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    #[default]
+    Parity,
+    Fitness,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Profile::Parity => "parity",
+            Profile::Fitness => "fitness",
+        })
+    }
+}
+
+/// Disjoint sets of questions, so that what chooses a candidate never also judges it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// The search sees the score of these.
+    Search,
+    /// Fresh questions for the finalists.
+    Selection,
+    /// Opened once, at the end.
+    Test,
+    /// The whole published test set, for comparison with other people's figures; may overlap the others. Defaults to
+    /// the test split.
+    Benchmark,
+}
+
+impl Split {
+    pub const ALL: [Split; 4] = [Split::Search, Split::Selection, Split::Test, Split::Benchmark];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Search => "search",
+            Split::Selection => "selection",
+            Split::Test => "test",
+            Split::Benchmark => "benchmark",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Split> {
+        Split::ALL.into_iter().find(|split| split.name() == name)
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a task is wanted; the default is the harness's way of running it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskOptions {
+    /// Needed where a task has several languages and its name does not say which.
+    pub lang: Option<String>,
+    /// Instead of the task's own number of examples.
+    pub shots: Option<usize>,
+    pub profile: Profile,
+    /// Only the first questions of a split.
+    pub limit: Option<usize>,
+    /// Instead of the task's own number.
+    pub max_new_tokens: Option<usize>,
+    /// Through the model's chat template; `None` is plain text.
+    pub chat: Option<Chat>,
+}
+
+/// A task in one language and one profile, ready to ask and to judge.
+#[derive(Clone, Debug)]
+pub struct Task {
+    file: TaskFile,
+    lang: String,
+    options: TaskOptions,
+    dirs: DataDirs,
+    words: Row,
+    prompt: Option<Template>,
+    gold: Template,
+    shots: Option<ReadyShots>,
+    target_delimiter: String,
+    fewshot_delimiter: String,
+    /// What ends an answer, and is no part of it.
+    pub stop: Arc<[String]>,
+    /// Words after which the answer stands, if generation may end there.
+    stop_when_answered: Option<Arc<[String]>>,
+    pub max_new_tokens: usize,
+    filters: Vec<Filter>,
+    primary: usize,
+    normalization: Normalization,
+    gate: Option<Gate>,
+    digest: OnceLock<String>,
+}
+
+#[derive(Clone, Debug)]
+struct ReadyShots {
+    spec: Shots,
+    count: usize,
+    prompt: Option<Template>,
+    target: Template,
+}
+
+/// One thing that a model is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// File and row: `gsm8k/train/17`.
+    pub id: String,
+    pub prompt: Prompt,
+    /// What the answer is compared with; for log-likelihoods, the continuation.
+    pub gold: String,
+}
+
+/// An extracted answer and the harness's verdict on it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Extracted {
+    pub extracted: String,
+    /// 1 or 0.
+    pub exact_match: f64,
+}
+
+/// What a task is, for a list.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TaskSummary {
+    pub task: String,
+    pub version: String,
+    pub kind: Kind,
+    pub langs: Vec<String>,
+    pub description: String,
+    pub provenance: String,
+}
+
+/// The built-in tasks.
+///
+/// # Errors
+/// None in a released program: a test reads every file.
+pub fn tasks() -> Result<Vec<TaskSummary>, Error> {
+    let builtin = task_file::builtin_names().into_iter();
+    builtin
+        .map(|name| {
+            let file = find(name)?.0;
+            Ok(TaskSummary {
+                langs: file.lang_names().iter().map(ToString::to_string).collect(),
+                task: file.name,
+                version: file.version,
+                kind: file.kind,
+                description: file.description,
+                provenance: file.provenance,
+            })
+        })
+        .collect()
+}
+
+/// A task's name in each language that it could mean: `mgsm_direct` is eleven, `mgsm_direct_es` and `gsm8k` one.
+///
+/// # Errors
+/// As [`Task::load`].
+pub fn expand(name_or_path: &str, lang: Option<&str>) -> Result<Vec<(String, String)>, Error> {
+    let (file, named) = find(name_or_path)?;
+    let name = match &named {
+        Some(_) => file.name.clone(),
+        None => name_or_path.to_string(),
+    };
+    Ok(match lang.map(str::to_string).or(named) {
+        Some(lang) => vec![(name, lang)],
+        None => file
+            .lang_names()
+            .iter()
+            .map(|lang| (name.clone(), lang.to_string()))
+            .collect(),
+    })
+}
+
+/// The file behind a name or path, and the language if the name ends in one.
+fn find(name_or_path: &str) -> Result<(TaskFile, Option<String>), Error> {
+    let path = Path::new(name_or_path);
+    let is_path = path.extension().is_some_and(|e| e == "yaml" || e == "yml") || path.components().count() > 1;
+    if is_path {
+        return Ok((TaskFile::read(path)?, None));
+    }
+    if let Some(file) = TaskFile::builtin(name_or_path) {
+        return Ok((file?, None));
+    }
+    if let Some((name, lang)) = name_or_path.rsplit_once([':', '_'])
+        && let Some(file) = TaskFile::builtin(name)
+    {
+        let file = file?;
+        check_lang(&file, lang)?;
+        return Ok((file, Some(lang.into())));
+    }
+    let known = task_file::builtin_names();
+    Err(Error::UnknownTask {
+        name: name_or_path.into(),
+        hint: yaml::did_you_mean(name_or_path, &known),
+        known: known.join(", "),
+    })
+}
+
+fn check_lang(file: &TaskFile, lang: &str) -> Result<(), Error> {
+    let known = file.lang_names();
+    if known.contains(&lang) {
+        return Ok(());
+    }
+    Err(Error::UnknownLanguage {
+        task: file.name.clone(),
+        lang: lang.into(),
+        known: known.join(", "),
+    })
+}
+
+impl Task {
+    /// A built-in task (`gsm8k`, `mgsm_direct_es`, `mgsm_direct:es`) or a task file. Data are read by
+    /// [`Task::questions`] only.
+    ///
+    /// # Errors
+    /// An unknown name or language, a file that is no task, templates and patterns that do not compile.
+    pub fn load(name_or_path: &str, options: &TaskOptions, data_dirs: &DataDirs) -> Result<Task, Error> {
+        let (file, named) = find(name_or_path)?;
+        let lang = match options.lang.clone().or(named) {
+            Some(lang) => lang,
+            None => match file.lang_names().as_slice() {
+                [only] => only.to_string(),
+                several => {
+                    return Err(Error::WhichLanguage {
+                        task: file.name.clone(),
+                        known: several.join(", "),
+                        first: several.first().unwrap_or(&"en").to_string(),
+                    });
+                }
+            },
+        };
+        check_lang(&file, &lang)?;
+        Task::ready(file, lang, options, data_dirs)
+    }
+
+    fn ready(file: TaskFile, lang: String, options: &TaskOptions, dirs: &DataDirs) -> Result<Task, Error> {
+        let settings = file.settings(options.profile);
+        let mut words = file
+            .langs
+            .iter()
+            .find(|(l, _)| *l == lang)
+            .map(|(_, words)| words.clone())
+            .unwrap_or_default();
+        words.insert("lang".into(), lang.as_str().into());
+        let make = Maker {
+            task: &file.name,
+            words: &words,
+        };
+        let target = settings.target.clone().unwrap_or_default();
+        let gold = settings.gold.as_ref().unwrap_or(&target);
+        let filters = settings
+            .filters
+            .iter()
+            .flatten()
+            .map(|f| make.filter(f))
+            .collect::<Result<Vec<_>, _>>()?;
+        let primary = settings
+            .primary
+            .as_ref()
+            .and_then(|name| filters.iter().position(|f| f.name == *name));
+        let markers = filters.iter().flat_map(|f| &f.steps).find_map(|step| match step {
+            Step::Number { markers, .. } => Some(markers.clone().into()),
+            _ => None,
+        });
+        Ok(Task {
+            prompt: settings
+                .prompt
+                .as_ref()
+                .map(|t| make.template("prompt", t))
+                .transpose()?,
+            gold: make.template("gold", gold)?,
+            shots: make.shots(&settings, options)?,
+            target_delimiter: settings.target_delimiter.clone().unwrap_or_else(|| " ".into()),
+            fewshot_delimiter: settings.fewshot_delimiter.clone().unwrap_or_else(|| "\n\n".into()),
+            stop: make.words(settings.stop.as_deref().unwrap_or_default())?.into(),
+            stop_when_answered: markers.filter(|_| settings.stop_when_answered.unwrap_or(false)),
+            max_new_tokens: options.max_new_tokens.or(settings.max_new_tokens).unwrap_or(256),
+            primary: primary.unwrap_or(0),
+            normalization: make.normalization(settings.normalize.as_ref())?,
+            gate: make.gate(settings.language_gate.as_ref(), &lang)?,
+            filters,
+            words,
+            lang,
+            options: options.clone(),
+            dirs: dirs.clone(),
+            digest: OnceLock::new(),
+            file,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.file.name
+    }
+
+    pub fn lang(&self) -> &str {
+        &self.lang
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.file.kind
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.options.profile
+    }
+
+    pub fn chat(&self) -> Option<&Chat> {
+        self.options.chat.as_ref()
+    }
+
+    /// The filters' names, in order; the scores come under these.
+    pub fn filter_names(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().map(|f| f.name.as_str())
+    }
+
+    /// The filter whose verdict counts.
+    pub fn primary_filter(&self) -> &str {
+        self.filters.get(self.primary).map_or("", |f| f.name.as_str())
+    }
+
+    /// The score that a search maximises.
+    pub fn primary(&self) -> String {
+        match (self.kind(), self.gate) {
+            (Kind::LogLikelihood, _) => "log_likelihood".into(),
+            (Kind::Generate, None) => self.primary_filter().into(),
+            (Kind::Generate, Some(_)) => format!("{}+language", self.primary_filter()),
+        }
+    }
+
+    pub fn gate(&self) -> Option<Gate> {
+        self.gate
+    }
+
+    /// Everything that decides what is asked and how it is judged: the file, the data's content, the options.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            let mut part = |bytes: &[u8]| {
+                hasher.update(&(bytes.len() as u64).to_le_bytes());
+                hasher.update(bytes);
+            };
+            part(b"heterosis task 1");
+            part(self.file.text.as_bytes());
+            part(self.lang.as_bytes());
+            part(format!("{:?}", self.options).as_bytes());
+            for file in self.data_files() {
+                // A file that is not there is one more thing that decides; what it means is said by `questions`.
+                part(&std::fs::read(file).unwrap_or_default());
+            }
+            hasher.finalize().to_hex().to_string()
+        })
+    }
+
+    /// The data files that are there, each once.
+    pub fn data_files(&self) -> Vec<PathBuf> {
+        let settings = self.file.settings(self.options.profile);
+        let splits = self.file.data.iter().map(|(_, source)| source);
+        let pool = settings.shots.as_ref().and_then(|shots| match &shots.pool {
+            Pool::File(source) => Some(source),
+            Pool::Examples(_) => None,
+        });
+        let mut files: Vec<PathBuf> = splits
+            .chain(pool)
+            .filter_map(|source| self.locate(source).ok().map(|(_, path)| path))
+            .collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    /// The splits that the task has.
+    pub fn splits(&self) -> Vec<Split> {
+        Split::ALL
+            .into_iter()
+            .filter(|&split| self.file.source(split).is_some())
+            .collect()
+    }
+
+    /// The questions of a split, in the order of its file, up to the limit.
+    ///
+    /// # Errors
+    /// No such split, data that are missing or damaged, templates that name fields which a row does not have, more
+    /// examples wanted than there are.
+    pub fn questions(&self, split: Split) -> Result<Vec<Question>, Error> {
+        let source = self.file.source(split).ok_or_else(|| Error::NoSplit {
+            task: self.file.name.clone(),
+            split,
+            known: self.splits().iter().map(|s| s.name()).collect::<Vec<_>>().join(", "),
+        })?;
+        let mut rows = self.read(source)?;
+        rows.truncate(self.options.limit.unwrap_or(usize::MAX));
+        let mut shots = self.drawer()?;
+        rows.iter().map(|row| self.question(row, &mut shots)).collect()
+    }
+
+    fn question(&self, located: &Located, shots: &mut Drawer) -> Result<Question, Error> {
+        let row = self.fields(&located.row);
+        let prompt = self.prompt.as_ref().map(|t| t.render(&row)).transpose()?;
+        Ok(Question {
+            id: located.id.clone(),
+            gold: self.gold.render(&row)?,
+            prompt: Prompt {
+                shots: shots.draw(self, located)?,
+                question: prompt.unwrap_or_default(),
+                target_delimiter: self.target_delimiter.clone(),
+                fewshot_delimiter: self.fewshot_delimiter.clone(),
+            },
+        })
+    }
+
+    /// A row's fields and the words of the language.
+    fn fields(&self, row: &Row) -> Row {
+        let mut fields = self.words.clone();
+        fields.extend(row.iter().map(|(k, v)| (k.clone(), v.clone())));
+        fields
+    }
+
+    /// The rendered name of a data file and where it lies.
+    fn locate(&self, source: &Source) -> Result<(String, PathBuf), Error> {
+        let name = Template::new(format!("{}: data", self.file.name), &source.file)?.render(&self.words)?;
+        match self.dirs.find(self.file.dir.as_deref(), &name) {
+            Ok(path) => Ok((name, path)),
+            Err(candidates) => {
+                let candidates: Vec<String> = candidates.iter().map(|p| p.display().to_string()).collect();
+                Err(Error::NoData {
+                    task: self.file.name.clone(),
+                    file: name.clone(),
+                    looked_for: if candidates.is_empty() {
+                        name
+                    } else {
+                        candidates.join(" and ")
+                    },
+                })
+            }
+        }
+    }
+
+    fn read(&self, source: &Source) -> Result<Vec<Located>, Error> {
+        let (name, path) = self.locate(source)?;
+        source.read(&name, &path, &self.lang)
+    }
+
+    fn drawer(&self) -> Result<Drawer, Error> {
+        let Some(shots) = self.shots.as_ref().filter(|shots| shots.count > 0) else {
+            return Ok(Drawer::none());
+        };
+        let pool = match &shots.spec.pool {
+            Pool::File(source) => self.read(source)?,
+            Pool::Examples(rows) => {
+                let located = |(i, row): (usize, &Row)| Located {
+                    id: format!("{}/examples/{i}", self.file.name),
+                    row: row.clone(),
+                };
+                rows.iter().enumerate().map(located).collect()
+            }
+        };
+        let seed = match shots.spec.draw {
+            Draw::Random { seed } => seed,
+            Draw::FirstN => 0,
+        };
+        Ok(Drawer {
+            pool,
+            random: PythonRandom::new(seed),
+            count: shots.count,
+            fixed: None,
+        })
+    }
+
+    /// What each filter extracts from an output, and whether it is the gold answer.
+    ///
+    /// # Errors
+    /// A pattern that takes too long on this text.
+    pub fn extract(&self, output: &str, gold: &str) -> Result<Vec<(String, Extracted)>, Error> {
+        let judge = |filter: &Filter| {
+            let extracted = filter.apply(output)?;
+            let right = self.normalization.equal(&extracted, gold)?;
+            let exact_match = f64::from(u8::from(right));
+            Ok((filter.name.clone(), Extracted { extracted, exact_match }))
+        };
+        let judged: Result<_, python_regex::Error> = self.filters.iter().map(judge).collect();
+        judged.map_err(|source| Error::Regex {
+            task: self.file.name.clone(),
+            source,
+        })
+    }
+
+    /// Whether the output is in the language that is asked for; always, where the task has no gate.
+    pub fn language_ok(&self, output: &str) -> bool {
+        self.gate.is_none_or(|gate| gate.passes(output))
+    }
+
+    /// Cuts an output as the harness does: at the first of each stop in turn.
+    pub fn cut<'t>(&self, output: &'t str) -> &'t str {
+        let stops = self.stop.iter().filter(|stop| !stop.is_empty());
+        stops.fold(output, |text, stop| text.split(stop.as_str()).next().unwrap_or(text))
+    }
+
+    /// A test whether the answer stands already, so that generation can end; `None` in the parity profile.
+    pub fn stop_when(&self) -> Option<Arc<dyn Fn(&str) -> bool + Send + Sync>> {
+        let markers = self.stop_when_answered.clone()?;
+        Some(Arc::new(move |text| extract::answer_stands(text, &markers)))
+    }
+}
+
+/// Draws the few-shot examples of one question after another.
+struct Drawer {
+    pool: Vec<Located>,
+    random: PythonRandom,
+    count: usize,
+    /// Examples that all questions share, once rendered.
+    fixed: Option<Vec<Shot>>,
+}
+
+impl Drawer {
+    fn none() -> Self {
+        Drawer {
+            pool: Vec::new(),
+            random: PythonRandom::new(0),
+            count: 0,
+            fixed: None,
+        }
+    }
+
+    /// lm-eval's `ContextSampler.sample`. A question that is itself in the pool is never its own example: one more is
+    /// drawn, and rows equal to it are left out.
+    fn draw(&mut self, task: &Task, question: &Located) -> Result<Vec<Shot>, Error> {
+        let Some(shots) = task.shots.as_ref().filter(|_| self.count > 0) else {
+            return Ok(Vec::new());
+        };
+        if let Some(fixed) = &self.fixed {
+            return Ok(fixed.clone());
+        }
+        let in_pool = self.pool.iter().any(|row| row.id == question.id);
+        let same = |i: &usize| in_pool && self.pool[*i].row == question.row;
+        let chosen: Vec<usize> = match shots.spec.draw {
+            Draw::FirstN => (0..self.pool.len()).filter(|i| !same(i)).take(self.count).collect(),
+            Draw::Random { .. } => {
+                let wanted = self.count + usize::from(in_pool);
+                let drawn = self.random.sample(self.pool.len(), wanted).unwrap_or_default();
+                let mut left: Vec<usize> = drawn.into_iter().filter(|i| !same(i)).take(self.count).collect();
+                if in_pool && left.len() < self.count {
+                    let others: Vec<usize> = (0..self.pool.len()).filter(|i| !same(i)).collect();
+                    let drawn = self.random.sample(others.len(), self.count).unwrap_or_default();
+                    left = drawn.into_iter().map(|i| others[i]).collect();
+                }
+                left
+            }
+        };
+        if chosen.len() < self.count {
+            return Err(Error::Shots {
+                task: task.file.name.clone(),
+                wanted: self.count,
+                available: self.pool.len() - usize::from(in_pool),
+            });
+        }
+        let rendered = chosen
+            .iter()
+            .map(|&i| shots.render(task, &self.pool[i].row))
+            .collect::<Result<Vec<_>, _>>()?;
+        if shots.spec.draw == Draw::FirstN && !in_pool {
+            self.fixed = Some(rendered.clone());
+        }
+        Ok(rendered)
+    }
+}
+
+impl ReadyShots {
+    fn render(&self, task: &Task, row: &Row) -> Result<Shot, Error> {
+        let row = task.fields(row);
+        let prompt = self.prompt.as_ref().or(task.prompt.as_ref());
+        Ok(Shot {
+            question: prompt.map(|t| t.render(&row)).transpose()?.unwrap_or_default(),
+            answer: self.target.render(&row)?,
+        })
+    }
+}
+
+/// Turns what was written into what is used: templates compiled, words of the language filled in, patterns compiled.
+struct Maker<'a> {
+    task: &'a str,
+    words: &'a Row,
+}
+
+impl Maker<'_> {
+    fn template(&self, key: &str, source: &str) -> Result<Template, Error> {
+        Template::new(format!("{}: {key}", self.task), source)
+    }
+
+    /// Text in which only words of the language may stand, such as a stop string.
+    fn word(&self, text: &str) -> Result<String, Error> {
+        if !text.contains("{{") {
+            return Ok(text.into());
+        }
+        self.template("words of the language", text)?.render(self.words)
+    }
+
+    fn words(&self, texts: &[String]) -> Result<Vec<String>, Error> {
+        texts.iter().map(|text| self.word(text)).collect()
+    }
+
+    fn regex(&self, pattern: &str) -> Result<PythonRegex, Error> {
+        PythonRegex::new(&self.word(pattern)?).map_err(|source| Error::Regex {
+            task: self.task.into(),
+            source,
+        })
+    }
+
+    fn filter(&self, spec: &FilterSpec) -> Result<Filter, Error> {
+        let step = |step: &StepSpec| {
+            Ok(match step {
+                StepSpec::Regex {
+                    pattern,
+                    pick,
+                    fallback,
+                } => Step::Regex {
+                    pattern: self.regex(pattern)?,
+                    pick: *pick,
+                    fallback: fallback.clone().unwrap_or_else(|| extract::INVALID.into()),
+                },
+                StepSpec::RemoveWhitespace => Step::RemoveWhitespace,
+                StepSpec::Lowercase => Step::Lowercase,
+                StepSpec::Uppercase => Step::Uppercase,
+                StepSpec::Number {
+                    markers,
+                    otherwise_last,
+                } => Step::Number {
+                    markers: self.words(markers)?,
+                    otherwise_last: *otherwise_last,
+                },
+            })
+        };
+        Ok(Filter {
+            name: spec.name.clone(),
+            steps: spec.steps.iter().map(step).collect::<Result<_, Error>>()?,
+        })
+    }
+
+    fn normalization(&self, spec: Option<&NormalizeSpec>) -> Result<Normalization, Error> {
+        let Some(spec) = spec else {
+            return Ok(Normalization::default());
+        };
+        Ok(Normalization {
+            regexes_to_ignore: spec
+                .regexes_to_ignore
+                .iter()
+                .map(|r| self.regex(r))
+                .collect::<Result<_, _>>()?,
+            ignore_case: spec.ignore_case,
+            ignore_punctuation: spec.ignore_punctuation,
+            ignore_numbers: spec.ignore_numbers,
+            number: spec.number,
+        })
+    }
+
+    fn gate(&self, spec: Option<&GateSpec>, task_lang: &str) -> Result<Option<Gate>, Error> {
+        let Some(GateSpec::On { lang, min_letters }) = spec else {
+            return Ok(None);
+        };
+        let lang = self.word(lang.as_deref().unwrap_or(task_lang))?;
+        let language = Language::from_code(&lang).ok_or_else(|| Error::Gate {
+            task: self.task.into(),
+            lang: lang.clone(),
+            known: Language::CODES.join(", "),
+        })?;
+        Ok(Some(Gate {
+            language,
+            min_letters: min_letters.unwrap_or(Gate::DEFAULT_MIN_LETTERS),
+        }))
+    }
+
+    /// A task that is written for no examples keeps to that, as in the harness; the user is told.
+    fn shots(&self, settings: &Settings, options: &TaskOptions) -> Result<Option<ReadyShots>, Error> {
+        let Some(spec) = settings.shots.clone() else {
+            if options.shots.is_some_and(|n| n > 0) {
+                tracing::warn!(
+                    "the task '{}' takes no few-shot examples; --shots is ignored, as in lm-eval",
+                    self.task
+                );
+            }
+            return Ok(None);
+        };
+        let target = spec.target.as_ref().or(settings.target.as_ref());
+        Ok(Some(ReadyShots {
+            count: options.shots.unwrap_or(spec.count),
+            prompt: spec
+                .prompt
+                .as_ref()
+                .map(|t| self.template("shots.prompt", t))
+                .transpose()?,
+            target: self.template("shots.target", target.map_or("", String::as_str))?,
+            spec,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A few published rows; see `tests/data/eval/README.md`.
+    pub(super) fn sample() -> DataDirs {
+        DataDirs {
+            roots: vec![golden("data")],
+        }
+    }
+
+    fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/eval").join(name)
+    }
+
+    fn golden_lines(name: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(golden(name)).unwrap();
+        text.split('\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn fitness(lang: Option<&str>) -> TaskOptions {
+        TaskOptions {
+            lang: lang.map(str::to_string),
+            profile: Profile::Fitness,
+            ..TaskOptions::default()
+        }
+    }
+
+    fn load(name: &str, options: &TaskOptions) -> Task {
+        Task::load(name, options, &sample()).unwrap()
+    }
+
+    /// lm-eval's own prompts, messages, gold answers and stops (`tests/peers/prompts.py`).
+    #[test]
+    fn prompts_are_the_harnesss() {
+        let rows = golden_lines("prompts.jsonl");
+        assert_eq!(rows.len(), 60);
+        for group in rows.chunk_by(|a, b| ["task", "lang", "shots"].iter().all(|key| a[key] == b[key])) {
+            let options = TaskOptions {
+                lang: group[0]["lang"].as_str().map(str::to_string),
+                shots: group[0]["shots"].as_u64().map(|n| n as usize),
+                limit: Some(group.len()),
+                ..TaskOptions::default()
+            };
+            let task = load(group[0]["task"].as_str().unwrap(), &options);
+            let questions = task.questions(Split::Benchmark).unwrap();
+            assert_eq!(questions.len(), group.len());
+            for (question, row) in questions.iter().zip(group) {
+                assert_eq!(question.prompt.text(), row["prompt"].as_str().unwrap());
+                let messages = question.prompt.messages(&Chat::default());
+                assert_eq!(serde_json::to_value(messages).unwrap(), row["messages"]);
+                assert_eq!(question.gold, row["gold"].as_str().unwrap());
+                assert_eq!(serde_json::to_value(&task.stop[..]).unwrap(), row["until"]);
+            }
+        }
+    }
+
+    /// lm-eval's own verdicts on canned and hostile outputs (`tests/peers/extraction.py`).
+    #[test]
+    fn verdicts_are_the_harnesss() {
+        let rows = golden_lines("extraction.jsonl");
+        assert_eq!(rows.len(), 333);
+        let text = std::fs::read_to_string(golden("extraction.jsonl")).unwrap();
+        let names: Vec<String> = ["gsm8k", "gsm8k_cot", "gsm8k_cot_zeroshot", "gsm8k_cot_llama"]
+            .into_iter()
+            .chain(["mgsm_direct", "mgsm_native_cot", "mgsm_en_cot"])
+            .map(str::to_string)
+            .collect();
+        let stored = rescore::parse(&text).unwrap();
+        let outcome = rescore::rescore(stored, &names, &TaskOptions::default(), &DataDirs::default()).unwrap();
+        assert_eq!(
+            (outcome.lines.len(), outcome.left_out, outcome.scores.len()),
+            (333, 0, 37)
+        );
+        for (ours, row) in outcome.lines.iter().zip(&rows) {
+            let filters = serde_json::to_value(&ours.filters).unwrap();
+            assert_eq!(filters, row["filters"], "{row}");
+        }
+    }
+
+    #[test]
+    fn rescoring_chooses_its_lines() {
+        let line = |task: &str, lang: &str| {
+            format!("{{\"task\": \"{task}\", \"lang\": \"{lang}\", \"output\": \"5\", \"gold\": \"5\"}}")
+        };
+        let text = [
+            line("mgsm_direct", "es"),
+            line("mgsm_direct", "de"),
+            line("gsm8k", "en"),
+        ]
+        .join("\n");
+        let rescore = |tasks: &[&str], lang: Option<&str>| {
+            let tasks: Vec<String> = tasks.iter().map(ToString::to_string).collect();
+            let options = TaskOptions {
+                lang: lang.map(str::to_string),
+                ..TaskOptions::default()
+            };
+            let outcome = rescore::rescore(rescore::parse(&text).unwrap(), &tasks, &options, &DataDirs::default());
+            outcome.map(|o| (o.lines.len(), o.left_out))
+        };
+        assert_eq!(rescore(&["mgsm_direct"], None).unwrap(), (2, 1));
+        assert_eq!(rescore(&["mgsm_direct"], Some("es")).unwrap(), (1, 2));
+        assert_eq!(rescore(&["mgsm_direct_de", "gsm8k"], None).unwrap(), (2, 1));
+        // No line is of this task: all are judged its way.
+        assert_eq!(rescore(&["gsm8k_cot"], None).unwrap(), (3, 0));
+        assert!(
+            rescore(&["gsm8k_solutions"], None)
+                .unwrap_err()
+                .to_string()
+                .contains("log-likelihoods")
+        );
+        assert!(
+            rescore::parse("{\"output\": 1}")
+                .unwrap_err()
+                .to_string()
+                .contains("line 1")
+        );
+    }
+
+    #[test]
+    fn every_file_in_evals_loads_in_every_language_and_profile() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("evals");
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files
+            .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+            .collect();
+        assert!(files.len() >= task_file::builtin_names().len());
+        for file in files {
+            let name = file.to_str().unwrap();
+            for (name, lang) in expand(name, None).unwrap() {
+                for profile in [Profile::Parity, Profile::Fitness] {
+                    let options = TaskOptions {
+                        profile,
+                        ..fitness(Some(&lang))
+                    };
+                    let task = Task::load(&name, &options, &DataDirs::default()).unwrap();
+                    assert!(task.splits().contains(&Split::Search), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_find_their_task() {
+        let lang = |name: &str| load(name, &TaskOptions::default()).lang().to_string();
+        assert_eq!(
+            (lang("gsm8k"), lang("mgsm_direct_ja"), lang("mgsm_en_cot:zh")),
+            ("en".into(), "ja".into(), "zh".into())
+        );
+        assert_eq!(expand("mgsm_direct", None).unwrap().len(), 11);
+        assert_eq!(
+            expand("mgsm_direct_es", None).unwrap(),
+            [("mgsm_direct".into(), "es".into())]
+        );
+        assert_eq!(expand("gsm8k", None).unwrap(), [("gsm8k".into(), "en".into())]);
+        for (name, expected) in [
+            ("gsm8", "did you mean 'gsm8k'?"),
+            ("mgsm_direct_it", "no language 'it'"),
+            ("mgsm_direct", "has several languages"),
+            ("evals/nothing.yaml", "evals/nothing.yaml cannot be read"),
+        ] {
+            let message = Task::load(name, &TaskOptions::default(), &sample())
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert_eq!(tasks().unwrap().len(), task_file::builtin_names().len());
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let task = load("gsm8k", &TaskOptions::default());
+        let nowhere = Task::load("gsm8k", &TaskOptions::default(), &DataDirs::default()).unwrap();
+        let message = nowhere.questions(Split::Test).unwrap_err().to_string();
+        assert!(
+            message.contains("gsm8k/test.jsonl") && message.contains("HETEROSIS_DATA"),
+            "{message}"
+        );
+        let many = TaskOptions {
+            shots: Some(25),
+            ..TaskOptions::default()
+        };
+        let message = load("gsm8k", &many).questions(Split::Test).unwrap_err().to_string();
+        assert!(
+            message.contains("25 few-shot examples are asked for") && message.contains("24 to choose"),
+            "{message}"
+        );
+        assert_eq!(task.questions(Split::Test).unwrap()[2].id, "gsm8k/test/2");
+    }
+
+    /// A question of the training set is never its own example.
+    #[test]
+    fn a_question_is_not_its_own_example() {
+        for count in [1, 5, 22, 23] {
+            let options = TaskOptions {
+                shots: Some(count),
+                ..TaskOptions::default()
+            };
+            let questions = load("gsm8k", &options).questions(Split::Search).unwrap();
+            assert_eq!(questions.len(), 24);
+            for question in questions {
+                let mut seen: Vec<&str> = question.prompt.shots.iter().map(|s| s.question.as_str()).collect();
+                assert!(!seen.contains(&question.prompt.question.as_str()));
+                seen.sort_unstable();
+                seen.dedup();
+                assert_eq!(seen.len(), count);
+            }
+        }
+    }
+
+    #[test]
+    fn fitness_prompts_share_their_examples() {
+        let task = load("mgsm_native_cot", &fitness(Some("ja")));
+        let questions = task.questions(Split::Benchmark).unwrap();
+        assert_eq!(questions[0].prompt.shots, questions[1].prompt.shots);
+        assert_eq!(questions[0].prompt.shots.len(), 8);
+        // The harness's slicing takes the first character of the answer away.
+        assert!(questions[0].prompt.shots[0].answer.starts_with("ロジャーは"));
+        let parity = TaskOptions {
+            shots: Some(8),
+            ..TaskOptions::default()
+        };
+        let questions = load("mgsm_native_cot_ja", &parity).questions(Split::Benchmark).unwrap();
+        assert!(
+            questions[0]
+                .prompt
+                .shots
+                .iter()
+                .any(|shot| shot.answer.starts_with("ジャーは"))
+        );
+        // English reasoning under a Japanese question.
+        let questions = load("mgsm_en_cot", &fitness(Some("ja")))
+            .questions(Split::Benchmark)
+            .unwrap();
+        assert!(
+            questions[0].prompt.shots[0]
+                .answer
+                .starts_with("Roger started with 5 balls.")
+        );
+    }
+
+    #[test]
+    fn splits_are_disjoint_and_the_same_problems_in_every_language() {
+        let ids = |lang: &str, split| -> Vec<std::ops::Range<usize>> {
+            let file = TaskFile::builtin("mgsm_direct").unwrap().unwrap();
+            assert!(file.lang_names().contains(&lang));
+            vec![file.source(split).unwrap().rows.clone()]
+        };
+        assert_eq!(ids("es", Split::Search), [0..90]);
+        assert_eq!(ids("ja", Split::Selection), [90..125]);
+        assert_eq!(ids("te", Split::Test), [125..250]);
+        assert_eq!(ids("te", Split::Benchmark), [0..usize::MAX]);
+        for name in task_file::builtin_names() {
+            let file = TaskFile::builtin(name).unwrap().unwrap();
+            let splits = [Split::Search, Split::Selection, Split::Test].map(|s| file.source(s).unwrap());
+            for (i, a) in splits.iter().enumerate() {
+                for b in &splits[..i] {
+                    let apart = a.file != b.file || a.rows.end <= b.rows.start || b.rows.end <= a.rows.start;
+                    assert!(apart, "{name}");
+                }
+            }
+        }
+    }
+
+    /// The defects of the harness that the fitness profile repairs.
+    #[test]
+    fn fitness_judges_better_than_parity() {
+        let right =
+            |task: &Task, output: &str, gold: &str| Answer::judged(task, output.into(), gold).unwrap().score == 1.0;
+        let (parity, repaired) = (load("gsm8k", &TaskOptions::default()), load("gsm8k", &fitness(None)));
+        for (output, by_parity, by_fitness) in [
+            (" She makes\n#### 29", true, true),
+            (" It costs $29.00", false, true),
+            (" #### 29.0\n\nQuestion: 7", false, true),
+            (" #### -29", false, false),
+            (" #### 30 and 29", true, false),
+            ("", false, false),
+        ] {
+            assert_eq!(right(&parity, output, "x\n#### 29"), by_parity, "{output}");
+            assert_eq!(right(&repaired, output, "x\n#### 29"), by_fitness, "{output}");
+        }
+        let spanish = load("mgsm_native_cot", &fitness(Some("es")));
+        let english = "She sells the 9 eggs that are left for 2 dollars each. The answer is 18.";
+        let answer = Answer::judged(&spanish, english.into(), "18").unwrap();
+        assert!(answer.correct && !answer.language_ok && answer.score == 0.0);
+        let spanish_answer = "Vende los 9 huevos que quedan por 2 dólares cada uno. La respuesta es 18.";
+        assert!(right(&spanish, spanish_answer, "18"));
+    }
+
+    #[test]
+    fn the_digest_tells_what_matters() {
+        let digest =
+            |options: &TaskOptions, dirs: &DataDirs| Task::load("gsm8k", options, dirs).unwrap().digest().to_string();
+        let base = digest(&TaskOptions::default(), &sample());
+        assert_eq!(base, digest(&TaskOptions::default(), &sample()));
+        let shots = TaskOptions {
+            shots: Some(2),
+            ..TaskOptions::default()
+        };
+        assert_ne!(base, digest(&shots, &sample()));
+        assert_ne!(base, digest(&fitness(None), &sample()));
+        assert_ne!(base, digest(&TaskOptions::default(), &DataDirs::default()));
+    }
+
+    #[test]
+    fn scores_are_means_with_errors() {
+        let task = load("gsm8k", &TaskOptions::default());
+        let judge = |output: &str| Answer::judged(&task, output.into(), "#### 5").unwrap();
+        let score = TaskScore::of(&task, &[judge("#### 5"), judge("is 5"), judge("6"), judge("")]);
+        // flexible 1, 1, 0, 0; strict 1, 0, 0, 0: variances 1/3 and 1/4, over n = 4.
+        let flexible = score.scores["flexible-extract"];
+        assert_eq!((flexible.value, score.scores["strict-match"].value), (0.5, 0.25));
+        assert!((flexible.stderr - (1.0f64 / 12.0).sqrt()).abs() < 1e-15);
+        assert_eq!(
+            (score.n, score.primary.as_str(), score.fitness()),
+            (4, "flexible-extract", flexible)
+        );
+        assert!(TaskScore::of(&task, &[]).fitness().value.is_nan());
+        let gated = load("mgsm_native_cot_es", &fitness(None));
+        let answers = [Answer::judged(&gated, "La respuesta es 5.".into(), "5").unwrap()];
+        let score = TaskScore::of(&gated, &answers);
+        assert_eq!(
+            score.scores.keys().collect::<Vec<_>>(),
+            ["answer", "answer+language", "language"]
+        );
+        assert_eq!(score.primary, "answer+language");
+    }
+}

@@ -1,1 +1,171 @@
-//! (being built)
+//! Merging: pure kernels, one method a file, and the engine that walks a recipe tensor by tensor.
+//!
+//! A [`Plan`] is made once for a recipe: it knows every tensor of the child, and refuses what does not fit before any
+//! work is done. [`Plan::compute`] then makes one tensor, from a [`TensorSource`] that the caller passes in; [`run`]
+//! streams all of them. The search uses [`Resident`], which keeps facts about the parents and redoes only what changed.
+//!
+//! The numeric contract: arithmetic in f32 in recipe order, reductions over elements in f64 over fixed blocks, one
+//! rounding to the nearest even value of the output's dtype, ties in a top-k by the lower index, random masks by counter.
+//! So neither threads nor the order of tensors change a bit, and what is scored is what is exported. A recipe's `dtype`
+//! only names the output's type: mergekit casts its inputs to it first, which costs accuracy and gains nothing.
+//!
+//! What this room does not do: open files, print, know of models' meaning.
+
+mod adapter_mean;
+mod anatomy;
+mod arcee_fusion;
+mod breadcrumbs;
+mod child;
+mod combine;
+mod dare;
+mod della;
+#[cfg(test)]
+mod golden;
+mod iso_c;
+mod knots;
+mod layer_swap;
+mod linear;
+mod magnitude;
+mod model_stock;
+mod nearswap;
+mod nuslerp;
+mod opcm;
+mod operation;
+mod parents;
+mod passthrough;
+mod pcb;
+mod plan;
+mod ram;
+mod random;
+mod resident;
+mod sce;
+mod slerp;
+mod sparse_soup;
+mod spectral;
+mod stage;
+mod stream;
+mod task_arithmetic;
+mod task_sum;
+#[cfg(test)]
+mod testing;
+mod ties;
+mod tsv;
+mod view;
+mod vocabulary;
+
+use std::{borrow::Cow, sync::Arc};
+
+pub use child::{ChildTokenizer, add_tokens};
+pub use parents::Refusal;
+pub use plan::{Cost, OutputTensor, Plan};
+pub use resident::{Cache, Resident};
+pub use stream::{Progress, run};
+pub use view::encode;
+pub use vocabulary::Vocabulary;
+
+use crate::recipe::DType;
+
+/// Where the parents' tensors come from. Models are the words that stand in the recipe.
+pub trait TensorSource: Sync {
+    /// Names of a model's tensors; empty if the model is not known.
+    fn tensor_names(&self, model: &str) -> Vec<String>;
+    fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>>;
+    fn dtype(&self, model: &str, tensor: &str) -> Option<DType>;
+    /// The model's `config.json`.
+    fn config(&self, model: &str) -> Option<&serde_json::Value>;
+    /// The tensor as f32.
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String>;
+    /// The tensor's little-endian bytes, where it lies in memory as it is; saves the copy that `read_f32` makes.
+    fn raw(&self, _model: &str, _tensor: &str) -> Option<(DType, &[u8])> {
+        None
+    }
+    /// A digest of the model's content: the key of its random masks.
+    fn model_digest(&self, model: &str) -> String;
+    /// The model's tokens and their ids, if it has a tokenizer.
+    fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>>;
+}
+
+/// Why a recipe cannot be merged.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    #[error("the model '{model}' has no tensors; is it open?")]
+    NoTensors { model: String },
+    #[error("the model '{model}' has no config.json")]
+    NoConfig { model: String },
+    #[error("{message}")]
+    Models { message: String },
+    #[error(
+        "the layer range [{}, {}) of '{model}' goes beyond its {layers} layers; layers count from 0, and the end is exclusive",
+        range[0], range[1]
+    )]
+    LayerRange {
+        model: String,
+        range: [usize; 2],
+        layers: usize,
+    },
+    #[error(
+        "'{model}' has {layers} layers, '{other}' has {other_layers}: models of different depth are stacked with 'slices', not merged side by side"
+    )]
+    Depth {
+        model: String,
+        layers: usize,
+        other: String,
+        other_layers: usize,
+    },
+    #[error("the zones of 'layer_swap' take {wanted} layers, the models have {layers}")]
+    SwapZones { wanted: usize, layers: usize },
+    #[error(
+        "the tensor '{tensor}' is in '{other}', but not in '{model}'; the two models are not of one architecture"
+    )]
+    Missing {
+        tensor: String,
+        model: String,
+        other: String,
+    },
+    #[error(
+        "the tensor '{tensor}' has the shape {shape:?} in '{model}' and {other_shape:?} in '{other}'; {way_out}"
+    )]
+    Shape {
+        tensor: String,
+        model: String,
+        shape: Vec<usize>,
+        other: String,
+        other_shape: Vec<usize>,
+        way_out: &'static str,
+    },
+    #[error(
+        "the parameter '{parameter}' of '{method}' for the tensor '{tensor}'{}: {message}",
+        model.as_ref().map(|m| format!(" of '{m}'")).unwrap_or_default()
+    )]
+    Parameter {
+        method: &'static str,
+        parameter: String,
+        tensor: String,
+        model: Option<String>,
+        message: String,
+    },
+    #[error("the tensor '{tensor}' cannot be merged by '{method}': {refusal}")]
+    Refused {
+        tensor: String,
+        method: &'static str,
+        refusal: Refusal,
+    },
+    #[error(
+        "the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it"
+    )]
+    ParentNotFinite { tensor: String, model: String },
+    #[error("the merged tensor '{tensor}' holds values that are not finite in {}; the recipe's factors are too large", dtype.name())]
+    NotFinite { tensor: String, dtype: DType },
+    #[error("the tensor '{tensor}' of '{model}' cannot be read: {message}")]
+    Read {
+        tensor: String,
+        model: String,
+        message: String,
+    },
+    #[error(
+        "the recipe asks for the tokenizer of '{model}', but that model has none; add a tokenizer.json or leave out 'tokenizer_source'"
+    )]
+    NoTokenizer { model: String },
+    #[error("the token '{token}' cannot get its embedding as the recipe says: {message}")]
+    TokenRule { token: String, message: String },
+}

@@ -66,6 +66,18 @@ pub enum Finish {
     Loop,
 }
 
+impl Finish {
+    /// As it stands in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Eos => "eos",
+            Finish::Length => "length",
+            Finish::Stop => "stop",
+            Finish::Loop => "loop",
+        }
+    }
+}
+
 /// What a request gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
@@ -139,6 +151,11 @@ impl Engine {
 
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// Takes another tokenizer, for weights that came with one.
+    pub fn set_tokenizer(&mut self, tokenizer: Arc<Tokenizer>) {
+        self.tokenizer = tokenizer;
     }
 
     pub fn options(&self) -> &EngineOptions {

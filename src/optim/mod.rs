@@ -1,1 +1,573 @@
-//! (being built)
+//! Optimizers over genes: one algorithm a file, all behind the same ask and tell.
+//!
+//! The caller owns the loop: [`Optimizer::ask`] hands out genotypes, the caller evaluates them in any way and order,
+//! [`Optimizer::tell`] takes the outcomes back. Fitness is maximised. Nothing here knows what a genotype means, reads a
+//! clock, or keeps a random generator: every candidate's numbers follow from (seed, restart, generation, index), sums
+//! have one order and transcendental functions come from `libm`, so the same answers give the same search bit for bit,
+//! on any machine, resumed or not.
+//!
+//! | algorithm | file | genes |
+//! |---|---|---|
+//! | CMA-ES: active, IPOP/BIPOP restarts, learning-rate adaptation, diagonal variant | `cma_es.rs` | real |
+//! | CMA-ES with margin | `margin.rs` | real, whole numbers |
+//! | CatCMA with margin | `cat_cma.rs` | any |
+//! | genetic algorithm | `genetic.rs` | any |
+//! | NSGA-II, for several objectives | `nsga2.rs` | any |
+//! | random search | `random.rs` | any |
+
+mod cat_cma;
+mod chance;
+mod cma_es;
+mod coordinates;
+mod covariance;
+mod domain;
+mod eigen;
+mod error;
+mod gaussian;
+mod genetic;
+mod learning_rate;
+mod ledger;
+mod margin;
+mod normal;
+mod nsga2;
+mod random;
+mod ranking;
+mod restarts;
+mod start;
+mod variation;
+
+use serde::{Deserialize, Serialize};
+
+pub use domain::{Domain, Gene, Genotype};
+pub use error::Error;
+pub use gaussian::CovarianceModel;
+
+use cat_cma::CatCma;
+use cma_es::CmaEs;
+use genetic::Genetic;
+use ledger::Ledger;
+use margin::Margin;
+use nsga2::Nsga2;
+use random::Random;
+
+/// A score to be maximised: always finite.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Fitness(f64);
+
+impl Fitness {
+    /// **Errors**: NaN and the infinities.
+    pub fn new(value: f64) -> Result<Self, Error> {
+        if value.is_finite() {
+            Ok(Self(value + 0.0))
+        } else {
+            Err(Error::NotFinite { value })
+        } // + 0.0: no negative zero
+    }
+
+    pub fn value(self) -> f64 {
+        self.0
+    }
+
+    /// The number that the algorithms minimise, as their papers do: the only place where the sign turns.
+    fn cost(self) -> f64 {
+        -self.0
+    }
+
+    /// The fitness whose cost this is.
+    fn of_cost(cost: f64) -> f64 {
+        Self(cost).cost() + 0.0
+    }
+}
+
+impl TryFrom<f64> for Fitness {
+    type Error = Error;
+
+    fn try_from(value: f64) -> Result<Self, Error> {
+        Self::new(value)
+    }
+}
+
+impl From<Fitness> for f64 {
+    fn from(fitness: Fitness) -> f64 {
+        fitness.0
+    }
+}
+
+/// What became of a candidate, the better kinds first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Fitness(Fitness),
+    /// Several scores, each maximised, and by how much hard limits are broken (0: not at all). For nsga2.
+    Objectives {
+        values: Vec<Fitness>,
+        violation: Fitness,
+    },
+    /// Left a race early; arms rank in the order in which they left, the first to leave last.
+    Eliminated {
+        order: u64,
+    },
+    /// Could not be scored; ranks last.
+    Failed,
+}
+
+impl Outcome {
+    /// A score as it comes from an evaluation: what is not a finite number has failed.
+    pub fn from_score(score: f64) -> Self {
+        Fitness::new(score).map_or(Self::Failed, Self::Fitness)
+    }
+
+    fn cost(&self) -> Option<f64> {
+        match self {
+            Self::Fitness(fitness) => Some(fitness.cost()),
+            Self::Objectives { .. } | Self::Eliminated { .. } | Self::Failed => None,
+        }
+    }
+
+    /// How many objectives were scored; `None` when nothing was.
+    fn objectives(&self) -> Option<usize> {
+        match self {
+            Self::Fitness(_) => Some(1),
+            Self::Objectives { values, .. } => Some(values.len()),
+            Self::Eliminated { .. } | Self::Failed => None,
+        }
+    }
+}
+
+/// A candidate to evaluate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Unique in the run, ascending.
+    pub id: u64,
+    pub generation: u64,
+    pub genotype: Genotype,
+}
+
+/// Why a search has nothing more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Steps have become too small to change the mean or to matter.
+    StepsConverged,
+    /// The best fitness has not changed for many generations, nor differed within the last.
+    FitnessConverged,
+    /// The best fitness of recent generations is no better than long before.
+    Stagnated,
+    /// Many generations in a row without any difference between candidates.
+    Flat,
+    /// All standard deviations are below a hundredth of their range.
+    Narrow,
+    /// The covariance matrix is too elongated for f64.
+    IllConditioned,
+    /// The distribution has grown out of all proportion to where it started.
+    Diverged,
+    /// The distribution cannot be computed any further.
+    Degenerate,
+    /// A small run of BIPOP has used its share.
+    SmallRunOver,
+}
+
+/// What the CMA family does when a run is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restarts {
+    /// It stops.
+    None,
+    /// It begins again elsewhere with twice the population (Auger & Hansen, 2005).
+    #[default]
+    Ipop,
+    /// As IPOP, alternating with small, local runs (Hansen, 2009).
+    Bipop,
+}
+
+/// The algorithms by the names that users write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// CMA-ES, for real genes.
+    CmaEs,
+    /// CMA-ES with margin for real genes and whole numbers; CatCMA with margin as soon as there is a choice.
+    CmaEsMargin,
+    Genetic,
+    /// For several objectives.
+    Nsga2,
+    Random,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Nsga2, Self::Random];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CmaEs => "cma-es",
+            Self::CmaEsMargin => "cma-es-margin",
+            Self::Genetic => "genetic",
+            Self::Nsga2 => "nsga2",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// How an optimizer is to work; the default is for a fitness without noise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    pub seed: u64,
+    /// Candidates in a generation; `None` for the algorithm's own default.
+    pub population_size: Option<usize>,
+    /// The fitness is noisy: fitness values end no run, and the genetic algorithm asks for its parents again.
+    pub noisy: bool,
+    pub restarts: Restarts,
+    pub covariance: CovarianceModel,
+    /// CMA-ES learns only as fast as the noise allows. It costs 4 to 8 times the evaluations when there is no noise.
+    pub learning_rate_adaptation: bool,
+    /// How many scores a candidate has; more than one needs nsga2.
+    pub objectives: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            population_size: None,
+            noisy: false,
+            restarts: Restarts::default(),
+            covariance: CovarianceModel::default(),
+            learning_rate_adaptation: false,
+            objectives: 1,
+        }
+    }
+}
+
+impl Options {
+    /// For scores from a sample of questions.
+    pub fn for_noisy_fitness(seed: u64) -> Self {
+        Self {
+            seed,
+            noisy: true,
+            learning_rate_adaptation: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// How far from its start a search looks at first.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Spread {
+    /// The standard deviation as a part of each gene's range (of 1 where there is no range).
+    OfRange(f64),
+    /// One standard deviation for each gene, in the gene's own units; what stands at a choice is ignored.
+    OfGenes(Vec<f64>),
+}
+
+/// How a search stands, for people to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub generation: u64,
+    pub restart: u64,
+    pub population_size: usize,
+    /// The overall step size in unit coordinates, of algorithms that have one.
+    pub sigma: Option<f64>,
+    /// Generations in a row in which no candidate was better than another.
+    pub flat_generations: u64,
+}
+
+/// A search in progress. Serialisable at any moment, with candidates out or not; see [`Optimizer::to_json`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    domain: Domain,
+    ledger: Ledger,
+    algorithm: Algorithm,
+}
+
+/// The closed set of algorithms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Algorithm {
+    CmaEs(CmaEs),
+    Margin(Margin),
+    CatCma(CatCma),
+    Genetic(Genetic),
+    Nsga2(Nsga2),
+    Random(Random),
+}
+
+/// The one exhaustive match: evaluates an expression for whichever algorithm it is.
+macro_rules! each {
+    ($algorithm:expr, $it:ident => $do:expr) => {
+        match $algorithm {
+            Algorithm::CmaEs($it) => $do,
+            Algorithm::Margin($it) => $do,
+            Algorithm::CatCma($it) => $do,
+            Algorithm::Genetic($it) => $do,
+            Algorithm::Nsga2($it) => $do,
+            Algorithm::Random($it) => $do,
+        }
+    };
+}
+
+/// The format of [`Optimizer::to_json`]; raised with every change that an older program could misread.
+pub const STATE_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct SavedRef<'a> {
+    version: u32,
+    optimizer: &'a Optimizer,
+}
+
+#[derive(Deserialize)]
+struct Saved {
+    optimizer: Optimizer,
+}
+
+impl Optimizer {
+    /// **Errors**: a gene that the algorithm cannot move, a population too small to rank, objectives it cannot weigh.
+    pub fn new(kind: Kind, domain: Domain, options: &Options) -> Result<Self, Error> {
+        if let Some(got) = options.population_size.filter(|size| *size < 2) {
+            return Err(Error::PopulationSize { got, least: 2 });
+        }
+        let is_served = options.objectives == 1 || (kind == Kind::Nsga2 && options.objectives > 1);
+        if !is_served {
+            return Err(Error::Objectives {
+                optimizer: kind.name(),
+                expected: 1,
+                got: options.objectives,
+            });
+        }
+        let algorithm = match kind {
+            Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
+            Kind::CmaEsMargin if domain.has_choices() => Algorithm::CatCma(CatCma::new(&domain, options)),
+            Kind::CmaEsMargin => Algorithm::Margin(Margin::new(&domain, options)?),
+            Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
+            Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
+            Kind::Random => Algorithm::Random(Random::new(options)),
+        };
+        Ok(Self {
+            domain,
+            ledger: Ledger::default(),
+            algorithm,
+        })
+    }
+
+    /// Begins at a known point: the mean of a distribution (where whole numbers may have fractions), or the first
+    /// individual of a population.
+    ///
+    /// **Errors**: a genotype outside the domain, a step size that is not positive, a search that has begun.
+    pub fn start_at(&mut self, genotype: &[f64], spread: &Spread) -> Result<(), Error> {
+        if self.ledger.has_started() {
+            return Err(Error::AlreadyStarted);
+        }
+        self.domain.check_mean(genotype)?;
+        match &mut self.algorithm {
+            Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
+        }
+    }
+
+    /// Hands in candidates from outside; they are the next to be asked for, in place of the algorithm's own.
+    ///
+    /// **Errors**: a genotype outside the domain; then none is taken.
+    pub fn inject(&mut self, genotypes: impl IntoIterator<Item = Genotype>) -> Result<(), Error> {
+        let genotypes: Vec<Genotype> = genotypes.into_iter().collect();
+        genotypes.iter().try_for_each(|genotype| self.domain.check(genotype))?;
+        self.ledger.inject(genotypes);
+        Ok(())
+    }
+
+    /// The candidates that are still missing from the present generation; none while all of them are out.
+    pub fn ask(&mut self) -> Vec<Ask> {
+        let known = self.ledger.answered() + self.ledger.pending().len();
+        (known..self.population_size()).map(|_| self.ask_one()).collect()
+    }
+
+    /// One more candidate, whether or not the generation is complete. With it, workers never wait for each other: a
+    /// generation ends when as many answers as it has candidates are in, and late answers count in the next one.
+    pub fn ask_one(&mut self) -> Ask {
+        let address = self.ledger.next_address(self.restart());
+        match self.ledger.take_injected() {
+            Some(genotype) => self.ledger.hand_out(address, genotype, true),
+            None => {
+                let genotype = each!(&mut self.algorithm, it => it.propose(&self.domain, address));
+                self.ledger.hand_out(address, genotype, false)
+            }
+        }
+    }
+
+    /// The candidates that are out and have not been answered: what a resumed search evaluates first.
+    pub fn pending(&self) -> Vec<Ask> {
+        self.ledger
+            .pending()
+            .iter()
+            .map(|pending| pending.ask.clone())
+            .collect()
+    }
+
+    /// Takes results, in any order and any portions. When a generation is complete, the algorithm learns from it.
+    ///
+    /// **Errors**: an id that is not out, or objectives in the wrong number; then no result is taken.
+    pub fn tell(&mut self, results: &[(u64, Outcome)]) -> Result<(), Error> {
+        let mut results: Vec<&(u64, Outcome)> = results.iter().collect();
+        results.sort_by_key(|(id, _)| *id);
+        self.check_results(&results)?;
+        for (id, outcome) in results {
+            let restart = self.restart();
+            self.ledger.answer(*id, outcome.clone(), restart);
+            if self.ledger.answered() >= self.population_size() {
+                let generation = self.ledger.generation;
+                let batch = self.ledger.close_generation();
+                each!(&mut self.algorithm, it => it.update(&self.domain, &batch, generation));
+            }
+        }
+        Ok(())
+    }
+
+    /// `results` in the order of ids.
+    fn check_results(&self, results: &[&(u64, Outcome)]) -> Result<(), Error> {
+        if let Some(pair) = results.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::UnknownCandidate { id: pair[0].0 });
+        }
+        let pending = self.ledger.pending();
+        let (optimizer, expected) = (self.kind().name(), self.objectives());
+        for (id, outcome) in results {
+            let waits = pending.binary_search_by_key(id, |pending| pending.ask.id).is_ok();
+            let got = outcome.objectives();
+            let is_vector = matches!(outcome, Outcome::Objectives { .. });
+            match got {
+                _ if !waits => return Err(Error::UnknownCandidate { id: *id }),
+                Some(got) if got != expected || (is_vector && self.kind() != Kind::Nsga2) => {
+                    return Err(Error::Objectives {
+                        optimizer,
+                        expected,
+                        got,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The centre of what has been learnt, as a candidate: under noise the best that a search can return.
+    pub fn mean(&self) -> Option<Genotype> {
+        match &self.algorithm {
+            Algorithm::CmaEs(it) => Some(it.mean(&self.domain)),
+            Algorithm::Margin(it) => Some(it.mean(&self.domain)),
+            Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
+        }
+    }
+
+    /// Why the search is over, if it is. Only the caller's budget ends a search that restarts by itself.
+    pub fn should_stop(&self) -> Option<StopReason> {
+        match &self.algorithm {
+            Algorithm::CmaEs(it) => it.stopped(),
+            Algorithm::Margin(it) => it.stopped(),
+            Algorithm::CatCma(it) => it.stopped(),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        match &self.algorithm {
+            Algorithm::CmaEs(_) => Kind::CmaEs,
+            Algorithm::Margin(_) | Algorithm::CatCma(_) => Kind::CmaEsMargin,
+            Algorithm::Genetic(_) => Kind::Genetic,
+            Algorithm::Nsga2(_) => Kind::Nsga2,
+            Algorithm::Random(_) => Kind::Random,
+        }
+    }
+
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// Answers that make a generation.
+    pub fn population_size(&self) -> usize {
+        each!(&self.algorithm, it => it.population_size())
+    }
+
+    pub fn status(&self) -> Status {
+        let (sigma, flat_generations) = match &self.algorithm {
+            Algorithm::CmaEs(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
+            Algorithm::Genetic(it) => (None, it.flat_generations()),
+            Algorithm::Nsga2(_) | Algorithm::Random(_) => (None, 0),
+        };
+        Status {
+            generation: self.ledger.generation,
+            restart: self.restart(),
+            population_size: self.population_size(),
+            sigma,
+            flat_generations,
+        }
+    }
+
+    fn restart(&self) -> u64 {
+        match &self.algorithm {
+            Algorithm::CmaEs(it) => it.restart(),
+            Algorithm::Margin(it) => it.restart(),
+            Algorithm::CatCma(it) => it.restart(),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => 0,
+        }
+    }
+
+    /// The scores that every candidate must have.
+    fn objectives(&self) -> usize {
+        match &self.algorithm {
+            Algorithm::Nsga2(it) => it.objectives(),
+            _ => 1,
+        }
+    }
+
+    /// The Pareto front so far: genotypes that no other dominates, with their objectives; none but of nsga2.
+    pub fn front(&self) -> Vec<(Genotype, Vec<f64>)> {
+        match &self.algorithm {
+            Algorithm::Nsga2(it) => it.front(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The whole state as one line of JSON. Numbers come back bit for bit.
+    pub fn to_json(&self) -> String {
+        let saved = SavedRef {
+            version: STATE_VERSION,
+            optimizer: self,
+        };
+        serde_json::to_string(&saved).expect("plain numbers, lists and names are always JSON")
+    }
+
+    /// **Errors**: another format version, or a state whose parts do not fit each other.
+    pub fn from_json(json: &str) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let reason = |error: serde_json::Error| Error::State {
+            reason: error.to_string(),
+        };
+        let Version { version } = serde_json::from_str(json).map_err(reason)?;
+        if version != STATE_VERSION {
+            return Err(Error::StateVersion {
+                expected: STATE_VERSION,
+                got: version,
+            });
+        }
+        let Saved { optimizer } = serde_json::from_str(json).map_err(reason)?;
+        let fits = optimizer.ledger.is_consistent(optimizer.domain.genes().len())
+            && each!(&optimizer.algorithm, it => it.is_consistent(&optimizer.domain));
+        if fits {
+            Ok(optimizer)
+        } else {
+            Err(Error::State {
+                reason: "its parts do not fit each other".into(),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

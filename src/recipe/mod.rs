@@ -223,6 +223,45 @@ impl Recipe {
         names
     }
 
+    /// The same recipe with every model word replaced; names of stages, `union` and `base` are left alone.
+    pub fn with_models(&self, word: impl Fn(&str) -> String) -> Recipe {
+        let mut recipe = self.clone();
+        let is_stage = |name: &str| self.stage_named(name).is_some();
+        let change = |name: &mut String| {
+            if !is_stage(name) {
+                *name = word(name);
+            }
+        };
+        for stage in &mut recipe.stages {
+            stage.base_model.iter_mut().for_each(change);
+            match &mut stage.body {
+                Body::Models(sources) => sources.iter_mut().for_each(|s| change(&mut s.model)),
+                Body::Slices(slices) => {
+                    for slice in slices {
+                        slice.base_model.iter_mut().for_each(change);
+                        slice.sources.iter_mut().for_each(|s| change(&mut s.model));
+                    }
+                }
+            }
+            let keyword = |source: &&mut String| !matches!(source.as_str(), "union" | "base");
+            stage.tokenizer_source.iter_mut().filter(keyword).for_each(change);
+            if let Some(tokenizer) = &mut stage.tokenizer {
+                Some(&mut tokenizer.source).into_iter().filter(keyword).for_each(change);
+                for rule in tokenizer.tokens.values_mut() {
+                    match &mut rule.source {
+                        Some(
+                            TokenSource::Model(model)
+                            | TokenSource::ModelToken { model, .. }
+                            | TokenSource::ModelTokenId { model, .. },
+                        ) => change(model),
+                        Some(TokenSource::Zero) | None => {}
+                    }
+                }
+            }
+        }
+        recipe
+    }
+
     /// Content hash of the recipe: BLAKE3, in hex, of its canonical JSON.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).expect("a recipe is plain data");

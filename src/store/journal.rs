@@ -44,6 +44,11 @@ impl Journal {
         Ok((journal, records))
     }
 
+    /// Position that the next record gets.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
     /// Writes one event. All but answers, which their candidate's record follows at once, are on disk when this returns.
     ///
     /// # Errors

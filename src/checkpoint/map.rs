@@ -1,0 +1,54 @@
+//! A weight file in memory, mapped and not read: the one place in the crate that uses `unsafe`.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::Error;
+
+/// A file's bytes, brought in by the operating system as they are touched.
+#[derive(Debug)]
+pub(super) struct MappedFile {
+    path: PathBuf,
+    map: Option<Mmap>, // `None` for an empty file, which not every system can map
+}
+
+impl MappedFile {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::read(path, source);
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+        }
+        if metadata.len() == 0 {
+            return Ok(Self {
+                path: path.to_owned(),
+                map: None,
+            });
+        }
+        // SAFETY: the map is read-only and private to this struct. Should another process shorten or rewrite the file
+        // while it is open, reads may fault or see new bytes; a checkpoint in use must be left alone, as with every
+        // program that maps weights, and copying gigabytes to rule that out is the greater evil.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            map: Some(map),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+}

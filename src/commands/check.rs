@@ -1,0 +1,219 @@
+//! `heterosis check`: whether a search space or a recipe can work, and what it costs, before a night is spent.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::{
+    Outcome, environment,
+    models::{Opened, is_recipe},
+    print, print_json,
+    search::{Prepared, resolve},
+};
+use crate::{
+    cli::{CheckArgs, EngineArgs},
+    eval::{self, Question, Task},
+    merge::Plan,
+    search::verbatim,
+    space::Space,
+    yaml,
+};
+
+/// Questions of each task that are answered to see how long an evaluation takes.
+const SAMPLE: usize = 8;
+
+#[derive(Serialize)]
+struct Findings {
+    ok: bool,
+    models: Vec<Model>,
+    tasks: Vec<TaskFinding>,
+    genes: Vec<String>,
+    merge: Merge,
+    /// Of one candidate: merging and answering; of the whole search.
+    candidate_seconds: Option<f64>,
+    search_seconds: Option<f64>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    name: String,
+    tensors: usize,
+    parameters: usize,
+    digest: String,
+}
+
+#[derive(Serialize)]
+struct TaskFinding {
+    task: String,
+    lang: String,
+    questions: Vec<(String, usize)>,
+}
+
+#[derive(Serialize)]
+struct Merge {
+    tensors: usize,
+    bytes_read: u64,
+    bytes_written: u64,
+    memory_bytes: u64,
+    spectral_flops: u64,
+}
+
+pub fn check(args: CheckArgs) -> Outcome {
+    let findings = match is_space(&args.file)? {
+        true => check_space(&args.file)?,
+        false => check_recipe(&args.file)?,
+    };
+    if args.json {
+        print_json(&findings);
+    } else {
+        show(&findings);
+    }
+    Ok(())
+}
+
+/// A search space has the key `parameter_space` or `fitness`; a recipe has `merge_method`.
+fn is_space(file: &Path) -> Result<bool> {
+    if !is_recipe(&file.display().to_string()) {
+        anyhow::bail!("{}: a search space or a recipe is a .yaml file", file.display());
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let documents = yaml::parse(file, &text)?;
+    let is_recipe = |node: &yaml::Node| node.map().is_ok_and(|m| m.optional("merge_method").is_some());
+    Ok(!documents.first().is_some_and(is_recipe))
+}
+
+fn check_recipe(file: &Path) -> Result<Findings> {
+    let opened = Opened::recipe(file)?;
+    let mut models = Vec::new();
+    for (name, checkpoint) in opened.parents.iter() {
+        models.push(model(name, checkpoint)?);
+    }
+    Ok(Findings {
+        ok: true,
+        models,
+        tasks: Vec::new(),
+        genes: Vec::new(),
+        merge: merge(&opened.plan, &opened.parents),
+        candidate_seconds: None,
+        search_seconds: None,
+        warnings: opened.plan.warnings(),
+    })
+}
+
+fn model(name: &str, checkpoint: &crate::checkpoint::Checkpoint) -> Result<Model> {
+    Ok(Model {
+        name: name.into(),
+        tensors: checkpoint.tensors().len(),
+        parameters: checkpoint.tensors().map(|(_, info)| info.len()).sum(),
+        digest: checkpoint.digest()?,
+    })
+}
+
+fn merge(plan: &Plan, parents: &crate::search::Parents) -> Merge {
+    let cost = plan.cost(parents);
+    Merge {
+        tensors: plan.outputs().len(),
+        bytes_read: cost.read_bytes,
+        bytes_written: cost.written_bytes,
+        memory_bytes: cost.peak_bytes,
+        spectral_flops: cost.spectral_flops,
+    }
+}
+
+fn check_space(file: &Path) -> Result<Findings> {
+    let engine = EngineArgs {
+        device: "auto".into(),
+        dtype: None,
+        kv_memory: "1GB".into(),
+    };
+    let mut space = Space::read(file)?;
+    resolve(&mut space, file)?;
+    let prepared = Prepared::new(space, &engine)?;
+    let mut models = Vec::new();
+    for (name, checkpoint) in prepared.parents.iter() {
+        models.push(model(name, checkpoint)?);
+    }
+    let tasks = prepared.tasks()?;
+    let middle = prepared.codec.baselines();
+    let plan = Plan::new(&middle[middle.len() - 1].1, &prepared.parents)?;
+
+    // Nothing tells how long an evaluation takes like a small one: the first model answers a few questions.
+    let name = &prepared.space.models[0].0;
+    let as_it_is = Plan::new(&verbatim(name), &prepared.parents)?;
+    let opened = Opened {
+        parents: prepared.parents,
+        plan: as_it_is,
+    };
+    let mut model_engine = opened.engine(&engine)?;
+    let mut findings = Vec::new();
+    let (mut sample, mut asked_in_all) = (Vec::new(), 0);
+    for fitness_task in &tasks {
+        let task = &fitness_task.task;
+        let mut questions = Vec::new();
+        for split in task.splits() {
+            questions.push((split.name().to_string(), task.questions(split)?.len()));
+        }
+        findings.push(TaskFinding {
+            task: task.name().into(),
+            lang: task.lang().into(),
+            questions,
+        });
+        let mut asked = task.questions(fitness_task.split)?;
+        asked.truncate(fitness_task.limit.unwrap_or(usize::MAX));
+        asked_in_all += asked.len();
+        asked.truncate(SAMPLE);
+        sample.push((task, asked));
+    }
+    let work: Vec<(&Task, &[Question])> = sample.iter().map(|(task, asked)| (*task, asked.as_slice())).collect();
+    let clock = environment::stopwatch();
+    eval::answer(&mut model_engine, &work, &mut |_| {})?;
+    let answered: usize = sample.iter().map(|(_, asked)| asked.len()).sum();
+    let candidate_seconds = clock().as_secs_f64() / answered.max(1) as f64 * asked_in_all as f64;
+    Ok(Findings {
+        ok: true,
+        models,
+        tasks: findings,
+        genes: prepared.codec.genes().iter().map(|g| g.name.clone()).collect(),
+        merge: merge(&plan, &opened.parents),
+        candidate_seconds: Some(candidate_seconds),
+        search_seconds: Some(candidate_seconds * prepared.space.search.evals as f64),
+        warnings: plan.warnings(),
+    })
+}
+
+fn show(findings: &Findings) {
+    for model in &findings.models {
+        print(format_args!("model {:<16} {} tensors, {:.1}M parameters", model.name, model.tensors, model.parameters as f64 / 1e6));
+    }
+    for task in &findings.tasks {
+        let splits: Vec<String> = task.questions.iter().map(|(split, n)| format!("{split} {n}")).collect();
+        print(format_args!("task  {} ({}): {}", task.task, task.lang, splits.join(", ")));
+    }
+    if !findings.genes.is_empty() {
+        print(format_args!("genes {}: {}", findings.genes.len(), findings.genes.join(", ")));
+    }
+    let merge = &findings.merge;
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    print(format_args!(
+        "merge {} tensors: reads {:.1} MB, writes {:.1} MB, holds {:.1} MB",
+        merge.tensors,
+        mb(merge.bytes_read),
+        mb(merge.bytes_written),
+        mb(merge.memory_bytes)
+    ));
+    if merge.spectral_flops > 0 {
+        print(format_args!("      of which singular value decompositions: {:.1} GFLOP", merge.spectral_flops as f64 / 1e9));
+    }
+    if let (Some(candidate), Some(search)) = (findings.candidate_seconds, findings.search_seconds) {
+        print(format_args!(
+            "time  at most about {candidate:.1} s a candidate, {:.1} minutes for the search (from {SAMPLE} questions a task)",
+            search / 60.0
+        ));
+    }
+    for warning in &findings.warnings {
+        print(format_args!("warning: {warning}"));
+    }
+    print("everything fits");
+}

@@ -1,0 +1,82 @@
+//! Writes a merged model as a directory that transformers, vLLM and llama.cpp's converter open.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::{
+    checkpoint::{Checkpoint, TensorSpec, Writer},
+    merge::{self, ChildTokenizer, Plan, add_tokens},
+    search::{Parents, checkpoint_dtype, tokenizer_files},
+};
+
+/// Files that go along with a tokenizer, copied byte for byte.
+const COPIED: [&str; 7] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "generation_config.json",
+];
+
+const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + \
+                      '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% \
+                      endif %}";
+
+/// Merges every tensor into the writer, with config and tokenizer files. `progress` is told how many tensors are done.
+pub fn write(writer: &mut Writer, plan: &Plan, parents: &Parents, progress: &mut dyn FnMut(usize)) -> Result<()> {
+    let specs = plan.outputs().iter().map(|output| TensorSpec {
+        name: output.name.clone(),
+        dtype: checkpoint_dtype(output.dtype),
+        shape: output.shape.clone(),
+    });
+    writer.declare(&specs.collect::<Vec<_>>())?;
+    merge::run::<anyhow::Error>(
+        plan,
+        parents,
+        &mut |output, bytes| Ok(writer.put(&output.name, bytes)?),
+        &mut |p| progress(p.tensors_done),
+    )?;
+    writer.json("config.json", plan.config())?;
+    let tokenizer = plan.tokenizer();
+    if let Some(donor) = parents.checkpoint(&tokenizer.donor) {
+        write_tokenizer(writer, donor, &tokenizer)?;
+    }
+    Ok(())
+}
+
+/// The donor's tokenizer; a merge needs none, so a donor without one gives a child without one.
+fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokenizer) -> Result<()> {
+    match donor.side_file("tokenizer.json") {
+        Some(file) if child.added.is_empty() => writer.copy("tokenizer.json", &file)?,
+        None if child.added.is_empty() => match tokenizer_files(donor) {
+            Ok(files) => writer.text("tokenizer.json", &String::from_utf8_lossy(&files.tokenizer_json))?,
+            Err(e) => tracing::warn!("the merged model gets no tokenizer: {e}"),
+        },
+        _ => {
+            let mut json: Value = serde_json::from_slice(&tokenizer_files(donor)?.tokenizer_json)?;
+            add_tokens(&mut json, &child.added);
+            writer.json("tokenizer.json", &json)?;
+        }
+    }
+    for name in COPIED {
+        if let Some(file) = donor.side_file(name) {
+            writer.copy(name, &file)?;
+        }
+    }
+    let template = match child.chat_template.as_deref() {
+        None | Some("auto") => None,
+        Some("chatml") => Some(CHATML),
+        Some(text) if text.contains("{{") || text.contains("{%") => Some(text),
+        Some(name) => bail!(
+            "chat_template: '{name}' is not known; write auto (the tokenizer's own), chatml, or the Jinja template itself"
+        ),
+    };
+    match (template, donor.side_file("chat_template.jinja")) {
+        (Some(text), _) => writer.text("chat_template.jinja", text)?,
+        (None, Some(file)) => writer.copy("chat_template.jinja", &file)?,
+        (None, None) => {}
+    }
+    Ok(())
+}

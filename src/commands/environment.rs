@@ -1,0 +1,129 @@
+//! The clock, the environment and the terminal: read here and passed in, so that nobody below has to.
+
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    checkpoint::{Download, HubOptions},
+    dashboard::Appearance,
+    eval::DataDirs,
+};
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Sends warnings (and more, if asked) to stderr.
+pub fn show_messages(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        _ => "debug",
+    };
+    let filter = variable("HETEROSIS_LOG").unwrap_or_else(|| format!("heterosis={level}"));
+    // A second call (in tests) keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && variable("NO_COLOR").is_none())
+        .without_time()
+        .with_target(false)
+        .try_init();
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// A clock that never goes back.
+pub fn stopwatch() -> impl Fn() -> std::time::Duration {
+    let start = Instant::now();
+    move || start.elapsed()
+}
+
+/// The local time zone's distance from UTC.
+pub fn utc_offset_s() -> i32 {
+    jiff::ZonedDateTime::now().offset().seconds()
+}
+
+/// `20260523-231455`, local time.
+pub fn time_stamp() -> String {
+    jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S").to_string()
+}
+
+/// Whether a person sits at stdout, on a terminal that can show a dashboard.
+pub fn is_interactive() -> bool {
+    std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && variable("TERM").is_some_and(|t| t != "dumb")
+}
+
+/// What the terminal can show.
+pub fn appearance() -> Appearance {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
+    let utf8 = |l: &String| {
+        let l = l.to_ascii_lowercase();
+        l.contains("utf-8") || l.contains("utf8")
+    };
+    Appearance {
+        color: variable("NO_COLOR").is_none(),
+        // Without any locale, as in many containers, a terminal still shows Unicode.
+        unicode: variable("HETEROSIS_ASCII").is_none() && locale.as_ref().is_none_or(utf8),
+    }
+}
+
+/// The local cache of benchmark data.
+pub fn data_cache() -> PathBuf {
+    let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    cache.join("heterosis").join("data")
+}
+
+/// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.
+pub fn data_dirs() -> DataDirs {
+    let roots = match variable("HETEROSIS_DATA") {
+        Some(dir) => vec![PathBuf::from(dir)],
+        None => vec![data_cache()],
+    };
+    DataDirs { roots }
+}
+
+/// The Hub's usual variables, and a progress bar on stderr.
+pub fn hub_options() -> HubOptions {
+    let bar = indicatif::ProgressBar::hidden();
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    if let Ok(style) = indicatif::ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    let show = move |download: &Download| {
+        if bar.is_hidden() {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+        bar.set_message(download.model.clone());
+        bar.set_length(download.bytes_total);
+        bar.set_position(download.bytes_done);
+        if download.complete {
+            bar.finish_and_clear();
+        }
+    };
+    HubOptions {
+        progress: Some(Arc::new(show)),
+        ..HubOptions::from_variables(variable)
+    }
+}
+
+/// A progress bar on stderr, hidden where stderr is no terminal.
+pub fn progress_bar(length: u64, what: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(length);
+    if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_string());
+    bar
+}

@@ -1,0 +1,162 @@
+//! `heterosis eval` and `heterosis rescore`: scores, with a model and without.
+
+use std::{
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::{Failure, Outcome, environment, models::Opened, print, print_json};
+use crate::{
+    cli::{EvalArgs, ProfileArg, RescoreArgs},
+    eval::{self, Answer, Chat, Profile, Question, Split, Task, TaskOptions, TaskScore, rescore},
+};
+
+#[derive(Serialize)]
+struct Scores<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    profile: String,
+    tasks: Vec<TaskScore>,
+    elapsed_ms: u64,
+    generated_tokens: u64,
+}
+
+/// A line of `--answers`.
+#[derive(Serialize)]
+struct Line<'a> {
+    task: &'a str,
+    lang: &'a str,
+    #[serde(flatten)]
+    answer: &'a Answer,
+}
+
+fn profile(arg: ProfileArg) -> Profile {
+    match arg {
+        ProfileArg::Parity => Profile::Parity,
+        ProfileArg::Fitness => Profile::Fitness,
+    }
+}
+
+pub fn eval(args: EvalArgs) -> Outcome {
+    let clock = environment::stopwatch();
+    let split = Split::from_name(&args.split).with_context(|| {
+        let known = Split::ALL.map(Split::name).join(", ");
+        format!("--split {}: write one of {known}", args.split)
+    })?;
+    let mut tasks = Vec::new();
+    for name in &args.tasks {
+        for (name, lang) in eval::expand(name, args.lang.as_deref())? {
+            let options = TaskOptions {
+                lang: Some(lang),
+                shots: args.shots,
+                profile: profile(args.profile),
+                limit: args.limit,
+                max_new_tokens: args.max_new_tokens,
+                chat: args.apply_chat_template.then(|| Chat {
+                    system: args.system_instruction.clone(),
+                    one_message: false,
+                }),
+            };
+            let task = Task::load(&name, &options, &environment::data_dirs())?;
+            let questions = task.questions(split)?;
+            tasks.push((task, questions));
+        }
+    }
+    let answers_file = args.answers.as_deref().map(create).transpose()?;
+    let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
+    let work: Vec<(&Task, &[Question])> = tasks.iter().map(|(task, questions)| (task, questions.as_slice())).collect();
+    let total: usize = tasks.iter().map(|(_, questions)| questions.len()).sum();
+    let bar = environment::progress_bar(total as u64, "answering");
+    let answered = eval::answer(&mut engine, &work, &mut |progress| bar.set_position(progress.done as u64))
+        .map_err(Failure::work)?;
+    bar.finish_and_clear();
+    let scores = Scores {
+        model: Some(&args.model),
+        profile: profile(args.profile).to_string(),
+        tasks: tasks.iter().zip(&answered).map(|((task, _), answers)| TaskScore::of(task, answers)).collect(),
+        elapsed_ms: clock().as_millis() as u64,
+        generated_tokens: answered.iter().flatten().filter(|a| a.log_likelihood.is_none()).map(|a| a.token_count as u64).sum(),
+    };
+    if let Some(mut file) = answers_file {
+        let lines = tasks.iter().zip(&answered).flat_map(|((task, _), answers)| {
+            answers.iter().map(|answer| Line {
+                task: task.name(),
+                lang: task.lang(),
+                answer,
+            })
+        });
+        write_lines(&mut file, lines).map_err(Failure::Work)?;
+    }
+    show(&scores, args.json);
+    Ok(())
+}
+
+pub fn rescore(args: RescoreArgs) -> Outcome {
+    let clock = environment::stopwatch();
+    let name = args.answers_in.display();
+    let text = std::fs::read_to_string(&args.answers_in).with_context(|| format!("cannot read the answers {name}"))?;
+    let stored = rescore::parse(&text).with_context(|| name.to_string())?;
+    let tasks: Vec<String> = match &args.task {
+        Some(task) => vec![task.clone()],
+        None => {
+            let mut named: Vec<String> = stored.iter().filter_map(|line| line.task.clone()).collect();
+            named.sort();
+            named.dedup();
+            named
+        }
+    };
+    if tasks.is_empty() {
+        return Err(anyhow::anyhow!("{name}: no line names its task; say which with --task").into());
+    }
+    let options = TaskOptions {
+        lang: args.lang.clone(),
+        profile: profile(args.profile),
+        ..TaskOptions::default()
+    };
+    let outcome = rescore::rescore(stored, &tasks, &options, &environment::data_dirs())?;
+    if outcome.left_out > 0 {
+        tracing::warn!("{name}: {} lines of other tasks or languages are left out", outcome.left_out);
+    }
+    if let Some(path) = &args.answers {
+        write_lines(&mut create(path)?, &outcome.lines).map_err(Failure::Work)?;
+    }
+    let scores = Scores {
+        model: None,
+        profile: profile(args.profile).to_string(),
+        tasks: outcome.scores,
+        elapsed_ms: clock().as_millis() as u64,
+        generated_tokens: 0,
+    };
+    show(&scores, args.json);
+    Ok(())
+}
+
+fn create(path: &Path) -> Result<BufWriter<std::fs::File>> {
+    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+fn write_lines<T: Serialize>(file: &mut impl Write, lines: impl IntoIterator<Item = T>) -> Result<()> {
+    for line in lines {
+        serde_json::to_writer(&mut *file, &line)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(file.flush()?)
+}
+
+fn show(scores: &Scores<'_>, json: bool) {
+    if json {
+        print_json(scores);
+        return;
+    }
+    for task in &scores.tasks {
+        print(format_args!("{} ({}), n = {}", task.task, task.lang, task.n));
+        for (name, estimate) in &task.scores {
+            let mark = if *name == task.primary { "*" } else { " " };
+            print(format_args!("  {mark} {name:<24} {:.4} ± {:.4} SE", estimate.value, estimate.stderr));
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! `heterosis export` and `verify`: the child as files that everybody's tools open, and the proof of where it came from.
+//!
+//! An export is written from the same merge that was scored. Before it is called done, it is opened again from disk and
+//! answers some of the run's questions; the answers must be those in the journal.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Failure, Outcome, child, environment,
+    models::{Opened, add},
+    print, print_json,
+    search::with_model_words,
+};
+use crate::{
+    checkpoint::{Writer, parse_size},
+    cli::{EngineArgs, ExportArgs, VerifyArgs},
+    event::{self, Candidate, Event, Origin, Record, run::Run},
+    merge::Plan,
+    model::Request,
+    recipe::{Recipe, write},
+    report::card::{Card, model_card},
+    search::{ENGINE_VERSION, Parents, verbatim},
+    space::Space,
+    store::{self, RunDir},
+};
+
+/// Answers that are given again from the exported files.
+const FIRST_ANSWERS: usize = 4;
+
+/// `provenance.json`.
+#[derive(Serialize, Deserialize)]
+struct Provenance {
+    schema_version: u32,
+    run: String,
+    candidate: String,
+    engine_version: String,
+    seed: u64,
+    space_digest: String,
+    recipe_digest: String,
+    parents: Vec<ParentProvenance>,
+    tasks: Vec<event::Task>,
+    evals: u64,
+    /// The one reading of the sealed split, if it was read.
+    test: Option<event::TestReading>,
+    outputs: Vec<FileHash>,
+    first_answers: Vec<FirstAnswer>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ParentProvenance {
+    name: String,
+    model: String,
+    /// BLAKE3 of the content, as the run saw it.
+    digest: String,
+    files: Vec<FileHash>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileHash {
+    file: String,
+    size_bytes: u64,
+    sha256: String,
+}
+
+/// A question of the run and what the child wrote, to be repeated by `verify`.
+#[derive(Clone, Serialize, Deserialize)]
+struct FirstAnswer {
+    question: String,
+    prompt: String,
+    max_new_tokens: usize,
+    stop: Vec<String>,
+    output: String,
+}
+
+/// What is known of the candidate that is exported.
+struct Chosen {
+    space: Space,
+    records: Vec<Record>,
+    candidate: Candidate,
+    recipe: Recipe,
+}
+
+impl Chosen {
+    fn find(dir: &RunDir, id: &str) -> Result<Self> {
+        let space = Space::read(&dir.space())?;
+        let records = store::read(&dir.journal())?;
+        let mut candidates: Vec<&Candidate> = Vec::new();
+        let mut winner = None;
+        for record in &records {
+            match &record.event {
+                Event::CandidateScored(candidate) => candidates.push(candidate),
+                Event::Selected(selection) => winner = Some(selection.best.as_str()),
+                _ => {}
+            }
+        }
+        let merged = candidates.iter().filter(|c| c.origin != Origin::Parent);
+        let found = match (id, winner) {
+            ("best", None) => merged.max_by(|a, b| a.fitness.total_cmp(&b.fitness)),
+            ("best", Some(winner)) => candidates.iter().find(|c| c.id == winner),
+            _ => candidates.iter().find(|c| c.id == id),
+        };
+        let Some(candidate) = found.map(|c| (*c).clone()) else {
+            let known: Vec<&str> = candidates.iter().map(|c| c.id.as_str()).take(12).collect();
+            bail!("{} has no scored candidate '{id}'; some that it has: {}", dir.path().display(), known.join(", "));
+        };
+        let recipe = match candidate.origin {
+            Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
+            _ => serde_json::from_value(candidate.recipe.clone()).context("the journal's recipe cannot be read")?,
+        };
+        Ok(Self {
+            space,
+            records,
+            candidate,
+            recipe,
+        })
+    }
+}
+
+pub fn export(args: ExportArgs) -> Outcome {
+    let dir = RunDir::open(&args.run)?;
+    let (id, out) = match args.target.as_slice() {
+        [out] => ("best", PathBuf::from(out)),
+        [id, out, ..] => (id.as_str(), PathBuf::from(out)),
+        [] => return Err(anyhow::anyhow!("the directory of the export is missing").into()),
+    };
+    let chosen = Chosen::find(&dir, id)?;
+    let named = with_model_words(&chosen.recipe, &chosen.space);
+    let yaml = write::to_yaml(&named);
+    // mergekit names models of the Hub without a prefix.
+    let for_mergekit = write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()));
+    if args.recipe_only {
+        let is_file = super::models::is_recipe(&out.display().to_string());
+        let file = if is_file { out } else { out.join("mergekit_config.yml") };
+        if let Some(parent) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        }
+        fs::write(&file, for_mergekit).with_context(|| format!("cannot write {}", file.display()))?;
+        print(file.display());
+        return Ok(());
+    }
+    let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
+    let mut parents = Parents::default();
+    for (name, word) in &chosen.space.models {
+        add(&mut parents, name, word).with_context(|| format!("models.{name}"))?;
+    }
+    refuse_changed_parents(&chosen, &parents)?;
+    let plan = Plan::new(&chosen.recipe, &parents)?;
+    let mut writer = match args.overwrite {
+        true => Writer::replace(&out, shard_size)?,
+        false => Writer::create(&out, shard_size)?,
+    };
+    let bar = environment::progress_bar(plan.outputs().len() as u64, "writing");
+    let mut work = || -> Result<()> {
+        child::write(&mut writer, &plan, &parents, &mut |done| bar.set_position(done as u64))?;
+        writer.text("mergekit_config.yml", &for_mergekit)?;
+        writer.text("recipe.yaml", &yaml)?;
+        let models: Vec<String> = chosen.space.models.iter().map(|(_, word)| word.clone()).collect();
+        let run = Run::from_records(&chosen.records);
+        writer.text("README.md", &model_card(&Card {
+            run: &run,
+            id: &chosen.candidate.id,
+            recipe_yaml: &for_mergekit,
+            license: None,
+            models: &models,
+            profile: "fitness",
+        }))?;
+        Ok(())
+    };
+    let written = work().and_then(|()| Ok(writer.finish()?));
+    bar.finish_and_clear();
+    written.map_err(Failure::Work)?;
+    let provenance = provenance(&chosen, &parents, &out).map_err(Failure::Work)?;
+    let text = serde_json::to_string_pretty(&provenance).map_err(Failure::work)? + "\n";
+    fs::write(out.join("provenance.json"), text).map_err(Failure::work)?;
+    print(out.display());
+    Ok(())
+}
+
+/// A parent that changed since the run would give another child than the one that was scored.
+fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
+    let started = chosen.records.iter().find_map(|r| match &r.event {
+        Event::RunStarted(started) => Some(started),
+        _ => None,
+    });
+    for model in started.map_or(&[][..], |s| &s.models) {
+        let now = parents.checkpoint(&model.name).context("a parent is not open")?.digest()?;
+        if now != model.digest {
+            bail!(
+                "{}: the model has changed since the run (it was {}, it is {now}); the scored child cannot be made from it",
+                model.model,
+                model.digest
+            );
+        }
+    }
+    Ok(())
+}
+
+fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenance> {
+    let (mut started, mut test, mut evals) = (None, None, 0);
+    for record in &chosen.records {
+        match &record.event {
+            Event::RunStarted(s) => started = Some(s),
+            Event::TestRead(reading) => test = Some(reading.clone()),
+            Event::CandidateScored(_) | Event::CandidateFailed { .. } => evals += 1,
+            _ => {}
+        }
+    }
+    let started = started.context("the journal does not begin with a run")?;
+    let mut parent_files = Vec::new();
+    for model in &started.models {
+        let checkpoint = parents.checkpoint(&model.name).context("a parent is not open")?;
+        let files = checkpoint.source_files();
+        parent_files.push(ParentProvenance {
+            name: model.name.clone(),
+            model: model.model.clone(),
+            digest: model.digest.clone(),
+            files: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
+        });
+    }
+    let mut files: Vec<PathBuf> = fs::read_dir(out)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    files.retain(|file| file.file_name().is_some_and(|name| name != "provenance.json"));
+    Ok(Provenance {
+        schema_version: event::SCHEMA_VERSION,
+        run: started.name.clone(),
+        candidate: chosen.candidate.id.clone(),
+        engine_version: ENGINE_VERSION.into(),
+        seed: started.seed,
+        space_digest: started.space_digest.clone(),
+        recipe_digest: chosen.candidate.recipe_digest.clone(),
+        parents: parent_files,
+        tasks: started.tasks.clone(),
+        evals,
+        test,
+        outputs: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
+        first_answers: first_answers(chosen, out)?,
+    })
+}
+
+fn hash(file: &Path) -> Result<FileHash> {
+    let read = || -> std::io::Result<(u64, String)> {
+        let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
+        let mut reader = File::open(file)?;
+        loop {
+            let n = reader.read(&mut buffer)?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buffer[..n]);
+            size += n as u64;
+        }
+        let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok((size, hex))
+    };
+    let (size_bytes, sha256) = read().with_context(|| file.display().to_string())?;
+    let name = file.file_name().unwrap_or(file.as_os_str());
+    Ok(FileHash {
+        file: name.to_string_lossy().into_owned(),
+        size_bytes,
+        sha256,
+    })
+}
+
+/// Asks the exported files some questions that the candidate has answered; the journal must say the same.
+fn first_answers(chosen: &Chosen, out: &Path) -> Result<Vec<FirstAnswer>> {
+    let mut wanted: Vec<(FirstAnswer, String)> = Vec::new();
+    for reference in &chosen.space.fitness.tasks {
+        for task in super::search::fitness_tasks(reference)? {
+            let questions = task.task.questions(task.split)?;
+            let journalled = chosen.records.iter().find_map(|record| match &record.event {
+                Event::Answers(a) if a.id == chosen.candidate.id && a.task == task.task.name() && a.lang == task.task.lang() => {
+                    Some(&a.answers)
+                }
+                _ => None,
+            });
+            let Some(answers) = journalled else { continue };
+            for answer in answers.iter().filter(|a| !a.finish.is_empty()).take(FIRST_ANSWERS) {
+                let Some(question) = questions.iter().find(|q| q.id == answer.q) else {
+                    continue;
+                };
+                wanted.push((
+                    FirstAnswer {
+                        question: answer.q.clone(),
+                        prompt: question.prompt.text(),
+                        max_new_tokens: task.task.max_new_tokens,
+                        stop: task.task.stop.to_vec(),
+                        output: String::new(),
+                    },
+                    answer.out.clone(),
+                ));
+            }
+        }
+    }
+    let asked: Vec<FirstAnswer> = wanted.iter().map(|(question, _)| question.clone()).collect();
+    let given = answer_again(out, &asked)?;
+    for ((question, journalled), output) in wanted.iter().zip(&given) {
+        // The search may have stopped an answer as soon as it stood; the export writes on.
+        if !output.starts_with(journalled.trim_end()) {
+            bail!(
+                "{}: the exported child answers {} otherwise than in the run ({output:?}, then {journalled:?}); please report this",
+                out.display(),
+                question.question
+            );
+        }
+    }
+    Ok(asked.into_iter().zip(given).map(|(question, output)| FirstAnswer { output, ..question }).collect())
+}
+
+fn answer_again(model: &Path, asked: &[FirstAnswer]) -> Result<Vec<String>> {
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let engine = EngineArgs {
+        device: "cpu".into(),
+        dtype: None,
+        kv_memory: "1GB".into(),
+    };
+    let mut engine = Opened::open(&model.display().to_string())?.engine(&engine)?;
+    let mut requests = Vec::new();
+    for question in asked {
+        requests.push(Request {
+            prompt: engine.tokenizer().encode(&question.prompt, true)?,
+            max_new_tokens: question.max_new_tokens,
+            stop: Arc::from(question.stop.clone()),
+            stop_when: None,
+            loop_guard: false,
+        });
+    }
+    Ok(engine.generate(&requests, &mut |_| {})?.into_iter().map(|g| g.text).collect())
+}
+
+#[derive(Serialize)]
+struct Verified {
+    ok: bool,
+    checked: usize,
+    problems: Vec<String>,
+}
+
+pub fn verify(args: VerifyArgs) -> Outcome {
+    let file = args.out.join("provenance.json");
+    let text = fs::read_to_string(&file).with_context(|| format!("{} is no export: cannot read {}", args.out.display(), file.display()))?;
+    let provenance: Provenance = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+    let mut problems = Vec::new();
+    for output in &provenance.outputs {
+        match hash(&args.out.join(&output.file)) {
+            Err(e) => problems.push(format!("{e:#}")),
+            Ok(now) if now.sha256 != output.sha256 => {
+                problems.push(format!("{}: its SHA-256 is {}, not {}", output.file, now.sha256, output.sha256));
+            }
+            Ok(_) => {}
+        }
+    }
+    let mut checked = provenance.outputs.len();
+    if problems.is_empty() {
+        let given = answer_again(&args.out, &provenance.first_answers).map_err(Failure::Work)?;
+        checked += given.len();
+        for (question, output) in provenance.first_answers.iter().zip(&given) {
+            if question.output != *output {
+                problems.push(format!("{}: the child writes {output:?}, not {:?}", question.question, question.output));
+            }
+        }
+    }
+    let ok = problems.is_empty();
+    if args.json {
+        print_json(&Verified { ok, checked, problems });
+    } else if ok {
+        print(format_args!(
+            "{} files and {} answers are as they were exported",
+            provenance.outputs.len(),
+            provenance.first_answers.len()
+        ));
+    } else {
+        problems.iter().for_each(print);
+    }
+    if ok {
+        Ok(())
+    } else {
+        Err(Failure::work(anyhow::anyhow!("{} is not as it was exported", args.out.display())))
+    }
+}

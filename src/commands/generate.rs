@@ -1,0 +1,80 @@
+//! `heterosis generate`: greedy text for many prompts, in one batch.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Outcome, environment, models::Opened, print, print_json};
+use crate::{cli::GenerateArgs, model::Request};
+
+#[derive(Deserialize)]
+struct Line {
+    prompt: String,
+}
+
+#[derive(Serialize)]
+struct Output {
+    prompt: String,
+    text: String,
+    token_ids: Vec<u32>,
+    finish: &'static str,
+}
+
+#[derive(Serialize)]
+struct Outputs {
+    outputs: Vec<Output>,
+}
+
+pub fn generate(args: GenerateArgs) -> Outcome {
+    let name = args.prompts.display();
+    let text = std::fs::read_to_string(&args.prompts).with_context(|| format!("cannot read the prompts {name}"))?;
+    let mut prompts: Vec<String> = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line: Line = serde_json::from_str(line)
+            .with_context(|| format!("{name}:{}: a line of the form {{\"prompt\": …}} is expected", i + 1))?;
+        prompts.push(line.prompt);
+    }
+    if args.max_new_tokens == 0 {
+        return Err(anyhow!("--max-new-tokens 0 leaves nothing to generate").into());
+    }
+    let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
+    let stop: Arc<[String]> = args.stop.into();
+    let mut requests = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let prompt = engine.tokenizer().encode(prompt, true)?;
+        if prompt.is_empty() {
+            return Err(anyhow!("{name}: prompt {} has no tokens", i + 1).into());
+        }
+        requests.push(Request {
+            prompt,
+            max_new_tokens: args.max_new_tokens,
+            stop: stop.clone(),
+            stop_when: None,
+            loop_guard: args.loop_guard,
+        });
+    }
+    let bar = environment::progress_bar(requests.len() as u64, "generating");
+    let generations = engine
+        .generate(&requests, &mut |progress| bar.set_position(progress.done as u64))
+        .map_err(Failure::work)?;
+    bar.finish_and_clear();
+    let outputs: Vec<Output> = prompts
+        .into_iter()
+        .zip(generations)
+        .map(|(prompt, generation)| Output {
+            prompt,
+            finish: generation.finish.name(),
+            text: generation.text,
+            token_ids: generation.token_ids,
+        })
+        .collect();
+    if args.json {
+        print_json(&Outputs { outputs });
+    } else {
+        for output in outputs {
+            print(format_args!("{}{}\n", output.prompt, output.text));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! `heterosis merge`: one merge to disk.
+
+use anyhow::Context;
+
+use super::{
+    Failure, Outcome, child, environment,
+    models::{Opened, read_recipe},
+};
+use crate::{
+    checkpoint::{Writer, parse_size},
+    cli::MergeArgs,
+    recipe::write,
+};
+
+pub fn merge(args: MergeArgs) -> Outcome {
+    let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
+    let opened = Opened::recipe(&args.recipe)?;
+    let recipe = read_recipe(&args.recipe)?;
+    let mut writer = match args.overwrite {
+        true => Writer::replace(&args.out, shard_size)?,
+        false => Writer::create(&args.out, shard_size)?,
+    };
+    let bar = environment::progress_bar(opened.plan.outputs().len() as u64, "merging");
+    let mut merge = || -> anyhow::Result<()> {
+        child::write(&mut writer, &opened.plan, &opened.parents, &mut |done| bar.set_position(done as u64))?;
+        writer.text("mergekit_config.yml", &write::to_yaml(&recipe))?;
+        Ok(())
+    };
+    let merged = merge().and_then(|()| Ok(writer.finish()?));
+    bar.finish_and_clear();
+    merged.map_err(Failure::Work)
+}

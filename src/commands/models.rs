@@ -1,0 +1,138 @@
+//! Opens what a MODEL word means, and makes an engine of it.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+
+use super::environment;
+use crate::{
+    checkpoint::{self, Checkpoint},
+    cli::{DTypeArg, EngineArgs},
+    merge::Plan,
+    model::{Decoder, DecoderSpec, Engine, EngineOptions, Tokenizer, decoder},
+    recipe::{Recipe, read},
+    search::{Parents, verbatim},
+};
+
+/// A model that can be computed tensor by tensor: a checkpoint as it is, or a recipe merged in memory.
+pub struct Opened {
+    pub parents: Parents,
+    pub plan: Plan,
+}
+
+impl Opened {
+    /// Opens a MODEL word.
+    pub fn open(word: &str) -> Result<Self> {
+        if is_recipe(word) {
+            return Self::recipe(Path::new(word));
+        }
+        let mut parents = Parents::default();
+        add(&mut parents, word, word)?;
+        let plan = Plan::new(&verbatim(word), &parents)?;
+        Ok(Self { parents, plan })
+    }
+
+    /// Opens a recipe and all models that it names.
+    pub fn recipe(file: &Path) -> Result<Self> {
+        let recipe = read_recipe(file)?;
+        let mut parents = Parents::default();
+        for model in recipe.models() {
+            add(&mut parents, model, &beside(model, file))?;
+        }
+        let plan = Plan::new(&recipe, &parents).with_context(|| file.display().to_string())?;
+        for warning in plan.warnings() {
+            tracing::warn!("{}: {warning}", file.display());
+        }
+        Ok(Self { parents, plan })
+    }
+
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(self.parents.tokenizer(&self.plan.tokenizer())?)
+    }
+
+    /// Merges into a decoder.
+    pub fn engine(&self, args: &EngineArgs) -> Result<Engine> {
+        let tokenizer = Arc::new(self.tokenizer()?);
+        let spec = DecoderSpec::from_config(self.plan.config())?;
+        let outputs = self.plan.outputs().iter().enumerate();
+        let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
+        let mut read = |name: &str| {
+            let i = index.get(name).ok_or("the model has no such tensor")?;
+            self.plan.compute(*i, &self.parents).map_err(|e| e.to_string())
+        };
+        let decoder = Decoder::load(spec, &device(&args.device)?, dtype(args.dtype), &mut read)?;
+        Ok(Engine::new(decoder, tokenizer, engine_options(args)?))
+    }
+}
+
+pub fn is_recipe(word: &str) -> bool {
+    let file = Path::new(word);
+    file.extension().is_some_and(|e| e == "yaml" || e == "yml")
+}
+
+pub fn read_recipe(file: &Path) -> Result<Recipe> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))?;
+    Ok(read::parse(file, &text)?)
+}
+
+/// Opens a MODEL word and adds it under a name.
+pub fn add(parents: &mut Parents, name: &str, word: &str) -> Result<()> {
+    let checkpoint = Checkpoint::open_model(word, &environment::hub_options())?;
+    parents.add(name, checkpoint)?;
+    Ok(())
+}
+
+/// A path as it stands, from the working directory; else from the file that names it.
+pub fn beside(word: &str, file: &Path) -> String {
+    if word.starts_with("hf:") {
+        return word.to_string();
+    }
+    let from_file = |path: &str| {
+        let joined = file.parent().unwrap_or(Path::new("")).join(path);
+        (!Path::new(path).exists() && joined.exists()).then(|| joined.display().to_string())
+    };
+    match word.split_once('+') {
+        Some((model, adapter)) if !Path::new(word).exists() => {
+            let place = |path: &str| from_file(path).unwrap_or_else(|| path.to_string());
+            format!("{}+{}", place(model), place(adapter))
+        }
+        _ => from_file(word).unwrap_or_else(|| word.to_string()),
+    }
+}
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`.
+pub fn device(word: &str) -> Result<candle_core::Device> {
+    let cuda = |ordinal: usize| {
+        if !candle_core::utils::cuda_is_available() {
+            bail!(
+                "this heterosis was built without CUDA; build it with `cargo build --release --features cuda`, or use \
+                 --device cpu"
+            );
+        }
+        candle_core::Device::new_cuda(ordinal).context("no CUDA device answers; use --device cpu")
+    };
+    match word {
+        "cpu" | "auto" => Ok(candle_core::Device::Cpu),
+        "cuda" => cuda(0),
+        _ => match word.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+            Some(ordinal) => cuda(ordinal),
+            None => bail!("--device {word}: write auto, cpu, cuda or cuda:N"),
+        },
+    }
+}
+
+pub fn dtype(arg: Option<DTypeArg>) -> decoder::DType {
+    match arg {
+        None | Some(DTypeArg::F32) => decoder::DType::F32,
+        Some(DTypeArg::Bf16) => decoder::DType::Bf16,
+        Some(DTypeArg::F16) => decoder::DType::F16,
+    }
+}
+
+pub fn engine_options(args: &EngineArgs) -> Result<EngineOptions> {
+    let kv_memory_bytes = checkpoint::parse_size(&args.kv_memory).context("--kv-memory")?;
+    Ok(EngineOptions {
+        kv_memory_bytes,
+        ..EngineOptions::default()
+    })
+}

@@ -1,0 +1,485 @@
+//! `heterosis search` and `resume`: the main job, with somebody watching or nobody.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    Failure, Outcome, environment,
+    models::{self, read_recipe},
+    watch::{Lines, request},
+};
+use crate::{
+    cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
+    dashboard::{self, Action},
+    eval::{self, Profile, Split, Task, TaskOptions},
+    event::{self, Event, Origin, Record},
+    model::decoder,
+    recipe::{Recipe, write},
+    search::{
+        Chronicle, Clock, Control, ENGINE_VERSION, End, FitnessTask, MergeEvaluator, Parents, Plan, Resources, recipe_dtype,
+        run,
+    },
+    space::{Codec, Shape, Space, TaskRef},
+    store::{Cache, Journal, RunDir},
+};
+
+pub fn search(args: SearchArgs) -> Outcome {
+    let mut space = Space::read(&args.space)?;
+    resolve(&mut space, &args.space)?;
+    space.search.seed = args.seed.unwrap_or(space.search.seed);
+    space.search.evals = args.evals.unwrap_or(space.search.evals);
+    let duration_ms = args.duration.as_deref().map(duration_ms).transpose()?;
+    let budget = event::Budget {
+        // Whoever gives a time wants it used.
+        evals: (args.evals.is_some() || duration_ms.is_none()).then_some(space.search.evals),
+        duration_ms,
+    };
+    let path = args.run.unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
+    let prepared = Prepared::new(space, &args.engine)?;
+    let dir = RunDir::create(&path)?;
+    dir.replace(&dir.space(), &prepared.space.to_yaml())?;
+    go(&dir, &prepared, budget, false, &args.watch, &args.engine)
+}
+
+pub fn resume(args: ResumeArgs) -> Outcome {
+    let dir = RunDir::open(&args.run)?;
+    let space = Space::read(&dir.space())?;
+    let records = crate::store::read(&dir.journal())?;
+    let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
+        return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
+    };
+    if started.engine_version != ENGINE_VERSION {
+        tracing::warn!(
+            "this run was begun by heterosis {}, this is {ENGINE_VERSION}; its cached answers are not used",
+            started.engine_version
+        );
+    }
+    let mut engine = args.engine;
+    engine.dtype = engine.dtype.or(match started.dtype.as_str() {
+        "bf16" => Some(DTypeArg::Bf16),
+        "f16" => Some(DTypeArg::F16),
+        _ => None,
+    });
+    let prepared = Prepared::new(space, &engine)?;
+    go(&dir, &prepared, started.budget, args.finish, &args.watch, &engine)
+}
+
+/// A space with everything that it names opened and checked.
+pub struct Prepared {
+    pub space: Space,
+    pub parents: Parents,
+    pub codec: Codec,
+    pub shape: Shape,
+    pub warm_starts: Vec<(String, Recipe)>,
+}
+
+impl Prepared {
+    /// Opens the models, reads the tasks, and sees whether they fit each other.
+    pub fn new(space: Space, engine: &EngineArgs) -> Result<Self> {
+        models::device(&engine.device)?;
+        models::engine_options(engine)?;
+        let mut parents = Parents::default();
+        for (name, word) in &space.models {
+            models::add(&mut parents, name, word).with_context(|| format!("models.{name}"))?;
+        }
+        let shape = shape(&space, &parents)?;
+        let codec = Codec::new(&space, shape)?;
+        for (name, recipe) in codec.baselines() {
+            crate::merge::Plan::new(&recipe, &parents).with_context(|| format!("the models do not fit each other ({name})"))?;
+        }
+        let warm_starts = warm_starts(&space, &codec)?;
+        Ok(Self {
+            space,
+            parents,
+            codec,
+            shape,
+            warm_starts,
+        })
+    }
+
+    /// The tasks of the fitness, loaded; one for each language.
+    pub fn tasks(&self) -> Result<Vec<FitnessTask>> {
+        let mut tasks = Vec::new();
+        for (i, reference) in self.space.fitness.tasks.iter().enumerate() {
+            let loaded = fitness_tasks(reference).with_context(|| format!("fitness.tasks[{i}]"))?;
+            tasks.extend(loaded);
+        }
+        Ok(tasks)
+    }
+}
+
+/// Makes paths absolute, so that the run can be resumed from anywhere.
+pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
+    let absolute = |path: &str| -> Result<String> {
+        let found = models::beside(path, file);
+        Ok(std::path::absolute(&found).with_context(|| found.clone())?.display().to_string())
+    };
+    for (_, word) in &mut space.models {
+        let beside = models::beside(word, file);
+        *word = match beside.split_once('+') {
+            _ if beside.starts_with("hf:") => beside.clone(),
+            Some((model, adapter)) if !Path::new(&beside).exists() => match model.starts_with("hf:") {
+                true => format!("{model}+{}", absolute(adapter)?),
+                false => format!("{}+{}", absolute(model)?, absolute(adapter)?),
+            },
+            _ => absolute(&beside)?,
+        };
+    }
+    let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
+    let words = space.fitness.tasks.iter_mut().map(|t| &mut t.task).chain(&mut space.search.warm_start);
+    for word in words.filter(|w| is_file(w)) {
+        *word = absolute(word)?;
+    }
+    Ok(())
+}
+
+/// What the codec must know of the models.
+fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
+    let donor = space.base.as_deref().unwrap_or(&space.models[0].0);
+    let checkpoint = parents.checkpoint(donor).context("the base is not open")?;
+    let layers = checkpoint.config().get("num_hidden_layers").and_then(serde_json::Value::as_u64);
+    let layers = layers.with_context(|| format!("{}: config.json has no num_hidden_layers", checkpoint.name()))?;
+    let largest = checkpoint.tensors().max_by_key(|(_, info)| info.len()).context("the base has no tensors")?;
+    Ok(Shape {
+        layers: layers as usize,
+        out_dtype: recipe_dtype(largest.1.dtype),
+    })
+}
+
+pub fn fitness_tasks(reference: &TaskRef) -> Result<Vec<FitnessTask>> {
+    let split = Split::from_name(&reference.split)
+        .with_context(|| format!("the split '{}' is none of {}", reference.split, Split::ALL.map(Split::name).join(", ")))?;
+    let names = eval::expand(&reference.task, reference.lang.as_deref())?;
+    let count = names.len() as f64;
+    let mut tasks = Vec::new();
+    for (name, lang) in names {
+        let options = TaskOptions {
+            lang: Some(lang),
+            shots: reference.shots,
+            profile: match reference.profile.as_deref() {
+                Some("parity") => Profile::Parity,
+                _ => Profile::Fitness,
+            },
+            ..TaskOptions::default()
+        };
+        tasks.push(FitnessTask {
+            task: Task::load(&name, &options, &environment::data_dirs())?,
+            weight: reference.weight / count,
+            limit: reference.limit,
+            split,
+        });
+    }
+    Ok(tasks)
+}
+
+/// The recipes that the space starts from; the plain average where it says nothing.
+fn warm_starts(space: &Space, codec: &Codec) -> Result<Vec<(String, Recipe)>> {
+    let baselines: HashMap<String, Recipe> = codec.baselines().into_iter().collect();
+    if space.search.warm_start.is_empty() {
+        let linear = baselines.get("linear").filter(|linear| codec.encode(linear).is_ok());
+        return Ok(linear.map(|recipe| ("linear".to_string(), recipe.clone())).into_iter().collect());
+    }
+    let mut recipes = Vec::new();
+    for word in &space.search.warm_start {
+        let recipe = match baselines.get(word) {
+            Some(recipe) => recipe.clone(),
+            None if models::is_recipe(word) => with_short_names(&read_recipe(Path::new(word))?, space),
+            None => bail!("search.warm_start: '{word}' needs a base model"),
+        };
+        codec.encode(&recipe).with_context(|| format!("search.warm_start: {word}"))?;
+        recipes.push((word.clone(), recipe));
+    }
+    Ok(recipes)
+}
+
+/// A recipe whose models are named as the space names them.
+fn with_short_names(recipe: &Recipe, space: &Space) -> Recipe {
+    recipe.with_models(|word| {
+        let short = space.models.iter().find(|(_, model)| model == word || models::beside(word, Path::new("")) == *model);
+        short.map_or_else(|| word.to_string(), |(name, _)| name.clone())
+    })
+}
+
+/// A recipe whose models are named by MODEL words, ready for `heterosis merge`.
+pub fn with_model_words(recipe: &Recipe, space: &Space) -> Recipe {
+    recipe.with_models(|name| {
+        let model = space.models.iter().find(|(short, _)| short == name);
+        model.map_or_else(|| name.to_string(), |(_, word)| word.clone())
+    })
+}
+
+/// `8h`, `90m`, `1h30m`, `45s`.
+fn duration_ms(text: &str) -> Result<u64> {
+    let wrong = || format!("--for {text}: write a time such as 8h, 90m or 1h30m");
+    let (mut total, mut number) = (0, String::new());
+    for c in text.chars() {
+        if c.is_ascii_digit() || c == '.' {
+            number.push(c);
+            continue;
+        }
+        let unit_ms = match c {
+            'd' => 86_400_000.0,
+            'h' => 3_600_000.0,
+            'm' => 60_000.0,
+            's' => 1000.0,
+            _ => bail!(wrong()),
+        };
+        let value: f64 = number.parse().with_context(wrong)?;
+        total += (value * unit_ms) as u64;
+        number.clear();
+    }
+    if total == 0 || !number.is_empty() {
+        bail!(wrong());
+    }
+    Ok(total)
+}
+
+/// Searches in a thread of its own, while this one shows it.
+fn go(
+    dir: &RunDir,
+    prepared: &Prepared,
+    budget: event::Budget,
+    finish: bool,
+    watch: &WatchOptions,
+    engine: &EngineArgs,
+) -> Outcome {
+    let _lock = dir.lock()?;
+    for stale in [dir.stop_request(), dir.pause_request()] {
+        let _ = fs::remove_file(stale);
+    }
+    let (journal, records) = Journal::open(&dir.journal())?;
+    let cache = Cache::open(&dir.cache())?;
+    let stopwatch = environment::stopwatch();
+    let mut evaluator = MergeEvaluator::new(Resources {
+        parents: &prepared.parents,
+        tasks: prepared.tasks()?,
+        cache,
+        device: models::device(&engine.device)?,
+        dtype: models::dtype(engine.dtype),
+        options: models::engine_options(engine)?,
+        guard: prepared.space.fitness.guard,
+        since_start: Box::new(stopwatch),
+    });
+    for record in &records {
+        if let Event::Answers(answers) = &record.event {
+            evaluator.remember(answers)?;
+        }
+    }
+    let plan = Plan {
+        space: prepared.space.clone(),
+        codec: prepared.codec.clone(),
+        warm_starts: prepared.warm_starts.clone(),
+        budget,
+        finish,
+        search: evaluator.search_exam()?,
+        selection: evaluator.exam(&prepared.space.finale.selection)?,
+        test: evaluator.exam(&prepared.space.finale.test)?,
+    };
+    let started = started(prepared, &plan, &evaluator, engine)?;
+    let control = Control::default();
+    install_signals(&control)?;
+    let (to_view, view) = mpsc::channel();
+    let (to_log, log) = mpsc::channel();
+    let over = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let (worker_control, requests_control, over) = (control.clone(), control.clone(), &over);
+        let to_view = wants_dashboard(watch).then_some(to_view);
+        let worker = scope.spawn(move || {
+            let best = RefCell::new(BestFile::new(dir, &plan.space));
+            let listener = |record: &Record| {
+                best.borrow_mut().see(record);
+                // Nobody may be looking any more.
+                if let Some(to_view) = &to_view {
+                    let _ = to_view.send(record.clone());
+                }
+                if !matches!(record.event, Event::Answers(_)) {
+                    let _ = to_log.send(record.clone());
+                }
+            };
+            let clock = Clock {
+                now_ms: &environment::now_ms,
+                sleep: &std::thread::sleep,
+            };
+            let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
+            run(&plan, &mut evaluator, &mut chronicle, &worker_control)
+        });
+        scope.spawn(move || pass_requests_on(dir, &requests_control, over));
+        show(dir, view, &log, watch);
+        let outcome = worker.join();
+        over.store(true, Ordering::Relaxed);
+        outcome
+    });
+    match outcome {
+        Ok(Ok(End::Done)) => Ok(()),
+        Ok(Ok(End::Stopped)) => Err(Failure::Interrupted),
+        Ok(Err(e)) => Err(Failure::work(e)),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn started(
+    prepared: &Prepared,
+    plan: &Plan,
+    evaluator: &MergeEvaluator<'_>,
+    engine: &EngineArgs,
+) -> Result<event::RunStarted> {
+    let space = &prepared.space;
+    let models = space.models.iter().map(|(name, word)| {
+        let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
+        Ok(event::Model {
+            name: name.clone(),
+            model: word.clone(),
+            digest: checkpoint.digest()?,
+            is_base: space.base.as_ref() == Some(name),
+        })
+    });
+    let tasks = plan.search.tasks.iter().map(|task| event::Task {
+        task: task.task.clone(),
+        lang: task.lang.clone(),
+        split: task.split.clone(),
+        weight: task.weight,
+        n: task.n,
+        digest: evaluator.task_digest(task.index).to_string(),
+        metric: if task.is_likelihood { "log_likelihood" } else { "exact_match" }.into(),
+    });
+    Ok(event::RunStarted {
+        name: space.name.clone(),
+        engine_version: ENGINE_VERSION.into(),
+        seed: space.search.seed,
+        space_digest: space.digest(),
+        budget: plan.budget,
+        models: models.collect::<Result<_>>()?,
+        tasks: tasks.collect(),
+        optimizer: serde_json::to_value(space.search.optimizer)?.as_str().unwrap_or_default().to_string(),
+        genes: plan.codec.genes().iter().map(|g| g.name.clone()).collect(),
+        population: space.search.population.unwrap_or(0),
+        device: "cpu".into(),
+        dtype: match models::dtype(engine.dtype) {
+            decoder::DType::F32 => "f32",
+            decoder::DType::Bf16 => "bf16",
+            decoder::DType::F16 => "f16",
+        }
+        .into(),
+    })
+}
+
+/// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
+fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions) {
+    let mut lines = Lines::new(watch.log_format);
+    let name = dir.path().display().to_string();
+    if wants_dashboard(watch) {
+        let mut asked = |action: Action| match action {
+            Action::Abort => {
+                ratatui::restore();
+                std::process::exit(130);
+            }
+            action => request(dir, action),
+        };
+        let shown = dashboard::run(&view, environment::appearance(), &environment::now_ms, &mut asked);
+        drop(view);
+        for record in log.try_iter() {
+            lines.skip(&record);
+        }
+        match shown {
+            Ok(dashboard::Exit::Closed) => {
+                eprintln!("the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it");
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
+        }
+    }
+    for record in log {
+        lines.show(&record);
+    }
+    if watch.log_format == LogFormat::Text {
+        super::print(format_args!("\n{}", lines.summary(&name)));
+    }
+}
+
+fn wants_dashboard(watch: &WatchOptions) -> bool {
+    !watch.headless && watch.log_format == LogFormat::Text && environment::is_interactive()
+}
+
+/// Keeps `best.yaml` the best recipe so far: by search score, and in the end by the final.
+struct BestFile<'a> {
+    dir: &'a RunDir,
+    space: &'a Space,
+    recipes: HashMap<String, Recipe>,
+    best: f64,
+}
+
+impl<'a> BestFile<'a> {
+    fn new(dir: &'a RunDir, space: &'a Space) -> Self {
+        Self {
+            dir,
+            space,
+            recipes: HashMap::new(),
+            best: f64::NEG_INFINITY,
+        }
+    }
+
+    fn see(&mut self, record: &Record) {
+        match &record.event {
+            Event::CandidateScored(candidate) if candidate.origin != Origin::Parent => {
+                let Ok(recipe) = serde_json::from_value(candidate.recipe.clone()) else {
+                    return;
+                };
+                if candidate.fitness > self.best {
+                    self.best = candidate.fitness;
+                    self.write(&recipe, &format!("{}, {:.4} on the search questions", candidate.id, candidate.fitness));
+                }
+                self.recipes.insert(candidate.id.clone(), recipe);
+            }
+            Event::Selected(selection) => {
+                if let Some(recipe) = self.recipes.get(&selection.best) {
+                    self.write(recipe, &format!("{}, the winner of the final", selection.best));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn write(&self, recipe: &Recipe, what: &str) {
+        let yaml = write::to_yaml(&with_model_words(recipe, self.space));
+        let text = format!("# {} of {}\n{yaml}", what, self.space.name);
+        if let Err(e) = self.dir.replace(&self.dir.best(), &text) {
+            tracing::warn!("{e}");
+        }
+    }
+}
+
+/// Requests that `watch` or the dashboard left in the run directory become flags.
+fn pass_requests_on(dir: &RunDir, control: &Control, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        if dir.stop_request().exists() {
+            let _ = fs::remove_file(dir.stop_request());
+            control.stop.store(true, Ordering::Relaxed);
+        }
+        control.pause.store(dir.pause_request().exists(), Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The first Ctrl-C or SIGTERM drains, the second ends at once; SIGHUP, a closed laptop, ends nothing.
+fn install_signals(control: &Control) -> Result<()> {
+    use signal_hook::{consts, flag};
+    for signal in [consts::SIGINT, consts::SIGTERM] {
+        // In this order: the first signal finds the flag unset, so only the second one exits.
+        flag::register_conditional_shutdown(signal, 130, control.stop.clone())?;
+        flag::register(signal, control.stop.clone())?;
+    }
+    flag::register(consts::SIGHUP, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! Everything the dashboard shows: the run as its events tell it, and where the reader is looking.
+
+use std::cmp::Ordering;
+
+use super::Appearance;
+use super::plain;
+use super::text::clean;
+use crate::event::run::{Flip, Run, Scored, State, origin_name};
+use crate::event::words::task_name;
+use crate::event::{Event, Level, Record};
+
+/// The dashboard's whole state; a pure function of the messages it has been given.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub run: Run,
+    pub appearance: Appearance,
+    pub now_ms: u64,
+    /// Offset of the reader's clock from UTC, for the log's times.
+    pub utc_offset_s: i32,
+    pub page: Page,
+    pub board: Board,
+    pub chart: ChartView,
+    pub pareto: Axes,
+    pub log: Log,
+    pub detail: Option<Detail>,
+    pub overlay: Option<Overlay>,
+    /// A filter is being typed.
+    pub typing: bool,
+    pub paused: bool,
+    pub stopping: bool,
+    /// No more records will come.
+    pub feed_ended: bool,
+    /// A word about the last key, until the next one.
+    pub notice: Option<String>,
+    pub(super) stale: bool,
+}
+
+/// The pages of the dashboard, in the order of their keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Page {
+    #[default]
+    Overview,
+    Chart,
+    Board,
+    Pareto,
+    Engine,
+    Log,
+    Result,
+}
+
+impl Page {
+    pub const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Chart,
+        Self::Board,
+        Self::Pareto,
+        Self::Engine,
+        Self::Log,
+        Self::Result,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "overview",
+            Self::Chart => "chart",
+            Self::Board => "board",
+            Self::Pareto => "pareto",
+            Self::Engine => "engine",
+            Self::Log => "log",
+            Self::Result => "result",
+        }
+    }
+
+    pub fn step(self, by: isize) -> Self {
+        let at = Self::ALL.iter().position(|p| *p == self).unwrap_or(0) as isize;
+        Self::ALL[(at + by).rem_euclid(Self::ALL.len() as isize) as usize]
+    }
+}
+
+/// The leaderboard: order, filter and the chosen row, which stays with its candidate while others come and go.
+#[derive(Clone, Debug, Default)]
+pub struct Board {
+    pub sort: Sort,
+    pub filter: String,
+    /// Nothing chosen means the first row.
+    pub chosen: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    #[default]
+    Fitness,
+    /// Score of the task of this index.
+    Task(usize),
+    /// Latest first.
+    Age,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChartView {
+    /// Wall clock instead of evaluations.
+    pub over_time: bool,
+}
+
+/// The two tasks of the Pareto page, by index.
+#[derive(Clone, Copy, Debug)]
+pub struct Axes {
+    pub x: usize,
+    pub y: usize,
+}
+
+impl Default for Axes {
+    fn default() -> Self {
+        Self { x: 0, y: 1 }
+    }
+}
+
+/// The log's lines and how far up the reader has scrolled.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    pub lines: Vec<Line>,
+    /// Lines between the last shown and the latest; 0 follows.
+    pub back: usize,
+    pub filter: String,
+    pub level: Option<Level>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub time_ms: u64,
+    pub level: Level,
+    pub message: String,
+}
+
+const KEPT_LINES: usize = 5000;
+
+/// One candidate, opened with Enter.
+#[derive(Clone, Debug)]
+pub struct Detail {
+    pub id: String,
+    pub tab: Tab,
+    /// First row shown of the recipe, chosen row of the flips.
+    pub at: usize,
+    pub flips: FlipKind,
+    /// Whom the flips are against, by index into the parents and baselines.
+    pub against: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tab {
+    #[default]
+    Recipe,
+    Weights,
+    Tasks,
+    Flips,
+}
+
+impl Tab {
+    pub const ALL: [Self; 4] = [Self::Recipe, Self::Weights, Self::Tasks, Self::Flips];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recipe => "recipe",
+            Self::Weights => "weights",
+            Self::Tasks => "tasks",
+            Self::Flips => "flips",
+        }
+    }
+
+    pub fn step(self, by: isize) -> Self {
+        let at = Self::ALL.iter().position(|t| *t == self).unwrap_or(0) as isize;
+        Self::ALL[(at + by).rem_euclid(Self::ALL.len() as isize) as usize]
+    }
+}
+
+/// Which flips are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlipKind {
+    /// The other was right, the child is wrong.
+    #[default]
+    Lost,
+    /// The other was wrong, the child is right.
+    Gained,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlay {
+    Help,
+    ConfirmStop,
+}
+
+impl Model {
+    pub fn new(appearance: Appearance, now_ms: u64) -> Self {
+        Self {
+            run: Run::default(),
+            appearance,
+            now_ms,
+            utc_offset_s: 0,
+            page: Page::default(),
+            board: Board::default(),
+            chart: ChartView::default(),
+            pareto: Axes::default(),
+            log: Log::default(),
+            detail: None,
+            overlay: None,
+            typing: false,
+            paused: false,
+            stopping: false,
+            feed_ended: false,
+            notice: None,
+            stale: true,
+        }
+    }
+
+    /// Folds one record in; the end of the run turns to the result.
+    pub fn apply(&mut self, record: &Record) {
+        if let Some((level, message)) = plain::describe(&self.run, record) {
+            let followed = self.log.back == 0;
+            if self.log.lines.len() >= KEPT_LINES {
+                self.log.lines.drain(..KEPT_LINES / 10);
+            }
+            self.log.lines.push(Line {
+                time_ms: record.time_ms,
+                level,
+                message: clean(&message),
+            });
+            if !followed {
+                self.log.back += 1;
+            }
+        }
+        self.run.apply(record);
+        match record.event {
+            Event::RunDone { .. } if self.detail.is_none() => self.page = Page::Result,
+            Event::RunResumed { .. } => (self.paused, self.stopping) = (false, false),
+            _ => {}
+        }
+        self.now_ms = self.now_ms.max(record.time_ms);
+        self.stale = true;
+    }
+
+    /// Whether something that can be seen has changed since the last call.
+    pub fn take_stale(&mut self) -> bool {
+        std::mem::take(&mut self.stale)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.feed_ended || !matches!(self.run.state, State::Waiting | State::Running)
+    }
+
+    /// The leaderboard's rows with their rank by fitness, in the chosen order, filtered.
+    pub fn rows(&self) -> Vec<(usize, &Scored)> {
+        let wanted = self.board.filter.to_lowercase();
+        let mut rows: Vec<(usize, &Scored)> = self
+            .run
+            .ranking()
+            .into_iter()
+            .enumerate()
+            .filter(|(_, s)| {
+                let c = &s.candidate;
+                wanted.is_empty()
+                    || c.id.to_lowercase().contains(&wanted)
+                    || origin_name(&c.origin).contains(&wanted)
+            })
+            .collect();
+        match self.board.sort {
+            Sort::Fitness => {}
+            Sort::Age => rows.sort_by(|a, b| b.1.time_ms.cmp(&a.1.time_ms)),
+            Sort::Task(task) => rows.sort_by(|a, b| by_task(b.1, a.1, task)),
+        }
+        rows
+    }
+
+    /// Index of the chosen row.
+    pub fn chosen_row(&self, rows: &[(usize, &Scored)]) -> usize {
+        let chosen = self.board.chosen.as_ref();
+        chosen
+            .and_then(|id| rows.iter().position(|(_, s)| s.candidate.id == *id))
+            .unwrap_or(0)
+    }
+
+    /// Log lines that pass the filter and the level.
+    pub fn log_lines(&self) -> Vec<&Line> {
+        let wanted = self.log.filter.to_lowercase();
+        let passes = |l: &&Line| {
+            self.log.level.is_none_or(|least| l.level >= least)
+                && (wanted.is_empty() || l.message.to_lowercase().contains(&wanted))
+        };
+        self.log.lines.iter().filter(passes).collect()
+    }
+
+    /// Names of the run's tasks, in order.
+    pub fn task_names(&self) -> Vec<String> {
+        let tasks = self.run.started.iter().flat_map(|s| &s.tasks);
+        tasks.map(|t| task_name(&t.task, &t.lang)).collect()
+    }
+
+    /// Whom a candidate's flips can be read against: parents from the fittest down, then baselines.
+    pub fn opponents(&self) -> Vec<&str> {
+        use crate::event::Origin::{Baseline, Parent};
+        let ranking = self.run.ranking();
+        let of = |origin| {
+            ranking
+                .iter()
+                .map(|s| &s.candidate)
+                .filter(move |c| c.origin == origin)
+                .map(|c| c.id.as_str())
+        };
+        of(Parent).chain(of(Baseline)).collect()
+    }
+
+    /// The flips that the open candidate's page lists.
+    pub fn listed_flips(&self, detail: &Detail) -> Vec<Flip<'_>> {
+        let opponents = self.opponents();
+        let Some(other) = opponents.get(detail.against) else {
+            return Vec::new();
+        };
+        let mut flips = self.run.flips(&detail.id, other);
+        flips.retain(|f| f.gained == (detail.flips == FlipKind::Gained));
+        flips
+    }
+}
+
+fn by_task(a: &Scored, b: &Scored, task: usize) -> Ordering {
+    let value = |s: &Scored| {
+        s.candidate
+            .tasks
+            .get(task)
+            .map_or(f64::NEG_INFINITY, |t| t.score.value)
+    };
+    value(a).total_cmp(&value(b))
+}

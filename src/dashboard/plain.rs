@@ -1,0 +1,293 @@
+//! The run as lines of text, for pipes, logs and terminals that can do no more; the dashboard's log says the same.
+
+use std::fmt::Write;
+
+use crate::event::run::{Run, State, counts, origin_name};
+use crate::event::verdict::{luck, verdict};
+use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
+use crate::event::{Candidate, EndReason, Event, Level, Phase, Record, RunStarted};
+
+/// Folds records and writes one timestamped line for each that a reader wants to know of.
+#[derive(Debug, Default)]
+pub struct PlainLines {
+    run: Run,
+    /// Offset of the reader's clock from UTC.
+    utc_offset_s: i32,
+}
+
+impl PlainLines {
+    pub fn new(utc_offset_s: i32) -> Self {
+        Self {
+            run: Run::default(),
+            utc_offset_s,
+        }
+    }
+
+    /// `23:04:10  c0012  58.1 ± 3.2 …`, or nothing for what is only worth seeing live.
+    pub fn line(&mut self, record: &Record) -> Option<String> {
+        let described = describe(&self.run, record);
+        self.run.apply(record);
+        let (level, message) = described?;
+        let flag = match level {
+            Level::Info => "",
+            Level::Warning => "warning: ",
+            Level::Error => "error: ",
+        };
+        Some(format!(
+            "{}  {flag}{message}",
+            clock(record.time_ms, self.utc_offset_s)
+        ))
+    }
+
+    /// What the lines so far add up to.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+}
+
+/// `23:04:10`, or with the date where the caller's clock has no zone: always 8 columns.
+pub fn clock(time_ms: u64, utc_offset_s: i32) -> String {
+    let s = (time_ms / 1000) as i64 + i64::from(utc_offset_s);
+    let s = s.rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", s / 3600, s % 3600 / 60, s % 60)
+}
+
+/// One record in words, given the run before it.
+pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
+    let info = |text: String| Some((Level::Info, text));
+    match &record.event {
+        Event::RunStarted(started) => info(opening(started)),
+        Event::RunResumed { engine_version } => info(format!(
+            "resumed after {} evaluations (heterosis {engine_version})",
+            before.evals
+        )),
+        Event::PhaseStarted { phase } => info(phase_line(*phase).to_owned()),
+        Event::CandidateScored(candidate) => info(scored_line(before, candidate)),
+        Event::CandidateFailed { id, reason, .. } => {
+            Some((Level::Warning, format!("{id} failed: {reason}")))
+        }
+        Event::GenerationEnded(g) => {
+            let unit = before.unit();
+            let mut line = format!("generation {}: best {}, ", g.generation, unit.value(g.best));
+            let _ = write!(
+                line,
+                "middle half {} to {}",
+                unit.value(g.lower_quartile),
+                unit.value(g.upper_quartile)
+            );
+            if g.failed > 0 {
+                let _ = write!(line, ", {} failed", g.failed);
+            }
+            if let Some(sigma) = g.sigma {
+                let _ = write!(line, ", sigma {sigma:.3}");
+            }
+            info(line)
+        }
+        Event::SearchEnded { reason, evals } => info(format!(
+            "search ended after {evals} evaluations: {}",
+            end(*reason)
+        )),
+        Event::Selected(s) => {
+            let winner = s.finalists.iter().find(|f| f.id == s.best);
+            let fresh = winner.map(|f| {
+                format!(
+                    ", {} on {}",
+                    before.unit().score(&f.fresh),
+                    counted(f.fresh.n, "fresh question")
+                )
+            });
+            info(format!(
+                "{} is the best of {} finalists{}",
+                s.best,
+                s.finalists.len(),
+                fresh.unwrap_or_default()
+            ))
+        }
+        Event::TestRead(reading) => info(verdict(before.unit(), reading).sentence),
+        Event::RunStopped { reason } => info(format!("stopped: {reason}")),
+        Event::RunDone {
+            evals,
+            answers,
+            elapsed_ms,
+        } => info(format!(
+            "done: {} evaluations, {} answers, {}",
+            count(*evals),
+            count(*answers),
+            duration(*elapsed_ms)
+        )),
+        Event::RunFailed { reason } => Some((Level::Error, format!("the run failed: {reason}"))),
+        Event::Log { level, message } => Some((*level, message.clone())),
+        Event::CandidateStarted { .. } | Event::Progress(_) | Event::Answers(_) => None,
+    }
+}
+
+fn opening(started: &RunStarted) -> String {
+    let models: Vec<&str> = started.models.iter().map(|m| m.name.as_str()).collect();
+    let tasks: Vec<String> = started
+        .tasks
+        .iter()
+        .map(|t| task_name(&t.task, &t.lang))
+        .collect();
+    let mut line = format!(
+        "{}: {} over {} genes",
+        started.name,
+        started.optimizer,
+        started.genes.len()
+    );
+    if !models.is_empty() {
+        let _ = write!(line, "; models {}", models.join(", "));
+    }
+    if !tasks.is_empty() {
+        let _ = write!(line, "; tasks {}", tasks.join(", "));
+    }
+    let _ = write!(
+        line,
+        "; budget {}; seed {}; {} {}",
+        budget(started),
+        started.seed,
+        started.device,
+        started.dtype
+    );
+    line
+}
+
+fn phase_line(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Baselines => "scoring the parents and the unsearched baselines",
+        Phase::Search => "searching",
+        Phase::Selection => "finalists answer fresh questions",
+        Phase::Test => "opening the sealed test split, once",
+    }
+}
+
+fn scored_line(before: &Run, candidate: &Candidate) -> String {
+    let unit = before.unit();
+    let mut line = format!(
+        "{:<8} {}",
+        candidate.id,
+        unit.with_error(candidate.fitness, candidate.stderr)
+    );
+    if candidate.n > 0 {
+        let _ = write!(line, " (n={})", candidate.n);
+    }
+    let _ = write!(line, "  {}", origin_name(&candidate.origin));
+    if let Some(generation) = candidate.generation.filter(|_| counts(&candidate.origin)) {
+        let _ = write!(line, " g{generation}");
+    }
+    if candidate.cached {
+        line += ", from the cache";
+    }
+    let is_child = counts(&candidate.origin);
+    match before.best() {
+        Some(best) if is_child && candidate.fitness > best.candidate.fitness => {
+            let lead = unit.signed(candidate.fitness - best.candidate.fitness);
+            let _ = write!(line, "  ★ new best, {lead}");
+        }
+        None if is_child => line += "  ★ first child",
+        _ => {}
+    }
+    line
+}
+
+fn end(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Evals => "the budget of evaluations is used",
+        EndReason::Time => "the time is up",
+        EndReason::Stopped => "stop was asked for",
+        EndReason::Converged => "the optimizer has nothing left to ask",
+    }
+}
+
+/// The last words of a run: what came out and what to do next. `directory` is the run's, as the user would type it.
+pub fn summary(run: &Run, directory: &str) -> String {
+    let unit = run.unit();
+    let mut out = String::new();
+    match &run.reading {
+        Some(reading) => {
+            let _ = writeln!(out, "{}.", verdict(unit, reading).sentence);
+            if let Some(luck) = luck(run) {
+                let _ = writeln!(out, "{luck}");
+            }
+            if reading.positive_flips + reading.negative_flips > 0 {
+                let (gained, lost) = (reading.positive_flips, reading.negative_flips);
+                let _ = writeln!(
+                    out,
+                    "It gained {} that the parent got wrong and lost {lost} the other way round.",
+                    counted(gained, "question")
+                );
+            }
+        }
+        None => out += &without_reading(run),
+    }
+    out += &next_steps(run, directory);
+    out
+}
+
+fn without_reading(run: &Run) -> String {
+    let unit = run.unit();
+    let Some(best) = run.best().map(|b| &b.candidate) else {
+        return "No child was scored.\n".into();
+    };
+    let mut out = format!(
+        "Best so far: {} with {}",
+        best.id,
+        unit.with_error(best.fitness, best.stderr)
+    );
+    if let Some(parent) = run.best_parent() {
+        let _ = write!(
+            out,
+            "; the best parent, {}, has {}",
+            parent_name(&parent.id),
+            unit.with_error(parent.fitness, parent.stderr)
+        );
+    }
+    out + ".\nBoth on the questions that the search chose by, so the child's score is flattering; the sealed split was not read.\n"
+}
+
+fn next_steps(run: &Run, directory: &str) -> String {
+    let mut steps = Vec::new();
+    match run.state {
+        State::Done => steps.push((
+            format!("heterosis report {directory}"),
+            "the whole story with pictures",
+        )),
+        _ => steps.push((
+            format!("heterosis resume {directory}"),
+            "go on where it stopped",
+        )),
+    }
+    if run.best().is_some() {
+        steps.insert(
+            0,
+            (
+                format!("heterosis export {directory} best OUT"),
+                "the merged model, its card and provenance",
+            ),
+        );
+    }
+    let widest = steps
+        .iter()
+        .map(|(command, _)| command.len())
+        .max()
+        .unwrap_or(0);
+    let lines: Vec<String> = steps
+        .iter()
+        .map(|(command, what)| format!("  {command:widest$}   {what}\n"))
+        .collect();
+    format!("Next:\n{}", lines.concat())
+}
+
+/// One line about the candidates and answers so far.
+pub fn totals(run: &Run) -> String {
+    let failed = if run.failed.is_empty() {
+        String::new()
+    } else {
+        format!(", {} failed", run.failed.len())
+    };
+    format!(
+        "{} evaluations{failed}, {} answers, {} tokens",
+        count(run.evals),
+        count(run.answers),
+        count(run.generated_tokens)
+    )
+}

@@ -1,0 +1,117 @@
+//! The impure part: the alternate screen, the keyboard, the channel.
+//!
+//! Draws only when something changed, at most ten times a second, so that a slow ssh line keeps up. The terminal is put
+//! back on return, on an error and on a panic.
+
+use std::io;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
+use std::time::Duration;
+
+use crossterm::event::{self, Event as Input};
+use ratatui::DefaultTerminal;
+
+use super::{Action, Appearance, Message, Model, draw, update};
+use crate::event::Record;
+
+const FRAME: Duration = Duration::from_millis(100);
+
+/// Records taken in between two looks at the keyboard.
+const BATCH: usize = 2000;
+
+/// Why the view was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// `q` while the run goes on.
+    Closed,
+    /// Left after the run was over.
+    Ended,
+    /// The second Ctrl-C; [`Action::Abort`] has been given out.
+    Aborted,
+}
+
+/// Shows a run until the reader leaves. Blocks; wishes go to `on_action`.
+///
+/// **Errors**: the terminal's own, such as a terminal that is gone; the run is not the dashboard's and goes on.
+pub fn run(
+    records: &Receiver<Record>,
+    appearance: Appearance,
+    now_ms: &dyn Fn() -> u64,
+    on_action: &mut dyn FnMut(Action),
+) -> io::Result<Exit> {
+    // Also installs a panic hook that restores the terminal before the message is printed.
+    let mut terminal = ratatui::try_init()?;
+    let _restored = Restored;
+    attend(
+        &mut terminal,
+        records,
+        Model::new(appearance, now_ms()),
+        now_ms,
+        on_action,
+    )
+}
+
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+fn attend(
+    terminal: &mut DefaultTerminal,
+    records: &Receiver<Record>,
+    mut model: Model,
+    now_ms: &dyn Fn() -> u64,
+    on_action: &mut dyn FnMut(Action),
+) -> io::Result<Exit> {
+    let mut paced = true;
+    loop {
+        take_records(&mut model, records);
+        update(&mut model, Message::Tick { now_ms: now_ms() });
+        if model.take_stale() {
+            terminal.draw(|frame| draw(&model, frame))?;
+        }
+        // A key is answered at once, a held key not faster than the frame rate.
+        if !paced {
+            thread::sleep(FRAME);
+        }
+        paced = !event::poll(FRAME)?;
+        if let Some(exit) = take_input(&mut model, on_action)? {
+            return Ok(exit);
+        }
+    }
+}
+
+fn take_records(model: &mut Model, records: &Receiver<Record>) {
+    for _ in 0..BATCH {
+        match records.try_recv() {
+            Ok(record) => update(model, Message::Event(record)),
+            Err(TryRecvError::Disconnected) => return drop(update(model, Message::FeedEnded)),
+            Err(TryRecvError::Empty) => return,
+        };
+    }
+}
+
+/// Takes in all input there is.
+fn take_input(model: &mut Model, on_action: &mut dyn FnMut(Action)) -> io::Result<Option<Exit>> {
+    while event::poll(Duration::ZERO)? {
+        let message = match event::read()? {
+            Input::Key(key) => Message::Key(key),
+            Input::Resize(..) => Message::Resize,
+            _ => continue,
+        };
+        let Some(action) = update(model, message) else {
+            continue;
+        };
+        on_action(action.clone());
+        match action {
+            Action::CloseView if model.is_over() => return Ok(Some(Exit::Ended)),
+            Action::CloseView => return Ok(Some(Exit::Closed)),
+            Action::Abort => return Ok(Some(Exit::Aborted)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}

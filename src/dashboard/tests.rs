@@ -1,0 +1,454 @@
+//! Committed journals replayed into a test terminal: what each screen says, what keys do, and that no size panics.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::model::{Page, Tab};
+use super::{Action, Appearance, Message, Model, draw, plain, update};
+use crate::event::{Event, Level, Record, rehearsal};
+
+fn committed(name: &str) -> Vec<Record> {
+    let path = format!(
+        "{}/tests/data/dashboard/{name}.jsonl",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn model_of(records: impl IntoIterator<Item = Record>) -> Model {
+    let mut model = Model::new(Appearance::default(), rehearsal::START_MS);
+    for record in records {
+        update(&mut model, Message::Event(record));
+    }
+    model
+}
+
+/// The night as it stands while candidate `c0043` is decoded.
+fn midway() -> Model {
+    let mut records = Vec::new();
+    for record in rehearsal::night() {
+        let seen =
+            matches!(&record.event, Event::Progress(p) if p.id == "c0043" && p.answered >= 90);
+        records.push(record);
+        if seen {
+            break;
+        }
+    }
+    let mut model = model_of(records);
+    let now_ms = model.now_ms + 2000;
+    update(&mut model, Message::Tick { now_ms });
+    model
+}
+
+fn done() -> Model {
+    model_of(committed("night"))
+}
+
+fn press(model: &mut Model, keys: &str) -> Vec<Action> {
+    keys.chars()
+        .filter_map(|c| key(model, KeyCode::Char(c)))
+        .collect()
+}
+
+fn key(model: &mut Model, code: KeyCode) -> Option<Action> {
+    update(model, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+fn ctrl_c(model: &mut Model) -> Option<Action> {
+    update(
+        model,
+        Message::Key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)),
+    )
+}
+
+fn drawn(model: &Model, columns: u16, rows: u16) -> TestBackend {
+    let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+    terminal.draw(|frame| draw(model, frame)).unwrap();
+    terminal.backend().clone()
+}
+
+fn screen(model: &Model, columns: u16, rows: u16) -> String {
+    drawn(model, columns, rows).to_string()
+}
+
+macro_rules! snapshot {
+    ($name:literal, $model:expr) => {
+        insta::assert_snapshot!(concat!($name, "-80x24"), screen($model, 80, 24));
+        insta::assert_snapshot!(concat!($name, "-120x40"), screen($model, 120, 40));
+    };
+}
+
+#[test]
+fn overview_of_a_running_search() {
+    let model = midway();
+    snapshot!("overview", &model);
+    insta::assert_snapshot!("overview-200x60", screen(&model, 200, 60));
+}
+
+#[test]
+fn before_the_first_record_and_the_first_child() {
+    snapshot!("waiting", &model_of([]));
+    snapshot!("parents", &model_of(committed("night").into_iter().take(8)));
+}
+
+#[test]
+fn each_page_of_a_running_search() {
+    let mut model = midway();
+    press(&mut model, "2x");
+    snapshot!("chart", &model);
+    press(&mut model, "4");
+    snapshot!("pareto", &model);
+    press(&mut model, "5");
+    snapshot!("engine", &model);
+    press(&mut model, "6");
+    snapshot!("log", &model);
+}
+
+#[test]
+fn the_result() {
+    snapshot!("result", &done());
+}
+
+#[test]
+fn a_candidate_from_all_sides() {
+    let mut model = done();
+    press(&mut model, "3");
+    key(&mut model, KeyCode::Enter);
+    for name in ["recipe", "weights", "tasks", "flips"] {
+        insta::assert_snapshot!(format!("candidate-{name}-80x24"), screen(&model, 80, 24));
+        insta::assert_snapshot!(format!("candidate-{name}-120x40"), screen(&model, 120, 40));
+        key(&mut model, KeyCode::Tab);
+    }
+    assert_eq!(
+        model.detail.as_ref().unwrap().tab,
+        Tab::Recipe,
+        "the tabs go round"
+    );
+    key(&mut model, KeyCode::Esc);
+    assert!(model.detail.is_none());
+}
+
+#[test]
+fn a_stopped_run_on_log_likelihood() {
+    let mut model = model_of(committed("stopped"));
+    snapshot!("stopped", &model);
+    press(&mut model, "7");
+    insta::assert_snapshot!("stopped-result-80x24", screen(&model, 80, 24));
+}
+
+#[test]
+fn overlays() {
+    let mut model = midway();
+    press(&mut model, "?");
+    insta::assert_snapshot!("help-80x24", screen(&model, 80, 24));
+    press(&mut model, "?S");
+    insta::assert_snapshot!("confirm-80x24", screen(&model, 80, 24));
+}
+
+#[test]
+fn in_ascii_without_colour() {
+    let mut model = midway();
+    model.appearance = Appearance {
+        color: false,
+        unicode: false,
+    };
+    let text = screen(&model, 80, 24);
+    assert!(text.is_ascii(), "{text}");
+    insta::assert_snapshot!("ascii-80x24", text);
+}
+
+#[test]
+fn plain_lines_and_the_last_words() {
+    let mut lines = plain::PlainLines::new(3600);
+    let text: Vec<String> = committed("night")
+        .iter()
+        .filter_map(|r| lines.line(r))
+        .collect();
+    let mut told = text[..14].to_vec();
+    told.push("…".into());
+    told.extend_from_slice(&text[text.len() - 6..]);
+    told.push(String::new());
+    told.push(plain::summary(lines.run(), "runs/night"));
+    insta::assert_snapshot!("plain", told.join("\n"));
+    let mut lines = plain::PlainLines::new(0);
+    committed("stopped")
+        .iter()
+        .for_each(|r| drop(lines.line(r)));
+    insta::assert_snapshot!("plain-stopped", plain::summary(lines.run(), "runs/es"));
+}
+
+/// Every page, tab and overlay at every size from nothing upwards.
+#[test]
+fn no_size_panics() {
+    let sizes = [
+        (1, 1),
+        (20, 5),
+        (0, 0),
+        (29, 8),
+        (30, 8),
+        (40, 10),
+        (79, 23),
+        (100, 26),
+        (160, 40),
+        (200, 60),
+        (3, 80),
+        (300, 2),
+    ];
+    for mut model in [
+        midway(),
+        done(),
+        model_of([]),
+        model_of(committed("stopped")),
+    ] {
+        for page in Page::ALL {
+            model.page = page;
+            for (columns, rows) in sizes {
+                drawn(&model, columns, rows);
+            }
+        }
+        press(&mut model, "1");
+        key(&mut model, KeyCode::Enter);
+        for _ in Tab::ALL {
+            for (columns, rows) in sizes {
+                drawn(&model, columns, rows);
+            }
+            key(&mut model, KeyCode::Tab);
+        }
+        press(&mut model, "?");
+        for (columns, rows) in sizes {
+            drawn(&model, columns, rows);
+        }
+    }
+}
+
+#[test]
+fn a_resize_storm_among_records_and_keys() {
+    let mut model = model_of([]);
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    let keys: Vec<char> = "1234567jkgGsx?xn".chars().collect();
+    for (i, record) in rehearsal::night().into_iter().enumerate() {
+        update(&mut model, Message::Event(record));
+        press(&mut model, &keys[i % keys.len()].to_string());
+        if i % 5 == 0 {
+            update(&mut model, Message::Resize);
+            terminal
+                .backend_mut()
+                .resize((i * 37 % 201) as u16, (i * 13 % 61) as u16);
+            terminal.draw(|frame| draw(&model, frame)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn wide_characters_stay_in_their_columns() {
+    let mut records = committed("night");
+    for record in &mut records {
+        match &mut record.event {
+            Event::RunStarted(started) => started.name = "二言語の算数 🧬".into(),
+            Event::Answers(answers) => {
+                answers
+                    .answers
+                    .iter_mut()
+                    .for_each(|a| a.out = "答えは\u{1b}[2J 42 です。👩‍🔬 ".repeat(9));
+            }
+            _ => {}
+        }
+    }
+    let mut model = model_of(records);
+    key(&mut model, KeyCode::Enter);
+    press(&mut model, "4");
+    let text = screen(&model, 80, 24);
+    assert!(
+        !text.contains('\u{1b}'),
+        "a model's escape sequence reached the screen"
+    );
+    insta::assert_snapshot!("wide-80x24", text);
+}
+
+#[test]
+fn leaving_never_stops_and_stopping_asks() {
+    let mut model = midway();
+    assert_eq!(press(&mut model, "q"), [Action::CloseView]);
+    assert_eq!(press(&mut model, "S"), []);
+    assert_eq!(
+        press(&mut model, "j"),
+        [],
+        "another key does not answer the question"
+    );
+    assert!(model.overlay.is_some());
+    assert_eq!(press(&mut model, "n"), []);
+    assert!(model.overlay.is_none() && !model.stopping);
+    assert_eq!(press(&mut model, "Sy"), [Action::RequestStop]);
+    assert!(screen(&model, 80, 24).contains("stopping"));
+    assert_eq!(
+        ctrl_c(&mut model),
+        Some(Action::Abort),
+        "a stop is under way already"
+    );
+}
+
+#[test]
+fn the_first_ctrl_c_drains_and_the_second_aborts() {
+    let mut model = midway();
+    press(&mut model, "?");
+    assert_eq!(ctrl_c(&mut model), Some(Action::RequestStop));
+    assert_eq!(ctrl_c(&mut model), Some(Action::Abort));
+    let mut model = done();
+    assert_eq!(ctrl_c(&mut model), Some(Action::CloseView));
+    assert_eq!(press(&mut model, "Sp"), [], "nothing to stop or pause");
+}
+
+#[test]
+fn pause_goes_both_ways_and_export_names_its_candidate() {
+    let mut model = midway();
+    assert_eq!(
+        press(&mut model, "pp"),
+        [Action::RequestPause, Action::RequestResume]
+    );
+    let best = model.run.best().unwrap().candidate.id.clone();
+    assert_eq!(press(&mut model, "e"), [Action::RequestExport { id: best }]);
+    press(&mut model, "jj");
+    key(&mut model, KeyCode::Enter);
+    let open = model.detail.clone().unwrap().id;
+    assert_eq!(press(&mut model, "e"), [Action::RequestExport { id: open }]);
+    assert_eq!(press(&mut model_of([]), "e"), []);
+}
+
+#[test]
+fn the_chosen_row_stays_with_its_candidate() {
+    let records = committed("night");
+    let mut model = model_of(records[..40].to_vec());
+    press(&mut model, "3jj");
+    let chosen = model.board.chosen.clone().unwrap();
+    for record in &records[40..] {
+        update(&mut model, Message::Event(record.clone()));
+    }
+    assert_eq!(model.board.chosen, Some(chosen));
+    press(&mut model, "3G");
+    let rows = model.rows();
+    assert_eq!(model.chosen_row(&rows), rows.len() - 1);
+    press(&mut model, "g");
+    assert_eq!(model.board.chosen, None, "the first row follows the best");
+}
+
+#[test]
+fn filters_and_orders() {
+    let mut model = midway();
+    press(&mut model, "3/parentq");
+    assert_eq!(
+        model.rows().len(),
+        0,
+        "`q` is part of the filter while one types"
+    );
+    key(&mut model, KeyCode::Backspace);
+    key(&mut model, KeyCode::Enter);
+    assert_eq!(model.rows().len(), 3);
+    key(&mut model, KeyCode::Esc);
+    let all = model.rows().len();
+    assert!(all > 40);
+    press(&mut model, "sss");
+    let rows = model.rows();
+    assert!(
+        rows.windows(2)
+            .all(|pair| pair[0].1.time_ms >= pair[1].1.time_ms),
+        "by age"
+    );
+    press(&mut model, "6v");
+    assert_eq!(
+        model
+            .log_lines()
+            .iter()
+            .filter(|l| l.level == Level::Info)
+            .count(),
+        0
+    );
+    press(&mut model, "/collapsed");
+    assert_eq!(model.log_lines().len(), 1);
+}
+
+#[test]
+fn the_log_keeps_its_place_while_lines_arrive() {
+    let records = committed("night");
+    let mut model = model_of(records[..60].to_vec());
+    press(&mut model, "6kkk");
+    assert_eq!(model.log.back, 3);
+    let lines = model.log.lines.len();
+    model = records[60..70].iter().fold(model, |mut model, record| {
+        update(&mut model, Message::Event(record.clone()));
+        model
+    });
+    assert_eq!(model.log.back, 3 + model.log.lines.len() - lines);
+    press(&mut model, "G");
+    assert_eq!(model.log.back, 0);
+}
+
+#[test]
+fn flips_change_sides_and_opponents() {
+    let mut model = done();
+    key(&mut model, KeyCode::Enter);
+    press(&mut model, "4");
+    let count = |model: &Model| model.listed_flips(model.detail.as_ref().unwrap()).len();
+    let lost = count(&model);
+    press(&mut model, "f");
+    assert!(count(&model) > lost, "the winner gains more than it loses");
+    press(&mut model, "G");
+    assert_eq!(model.detail.as_ref().unwrap().at, count(&model) - 1);
+    press(&mut model, "]");
+    assert_eq!(model.detail.as_ref().unwrap().at, 0);
+    press(&mut model, "[[");
+    assert_eq!(
+        model.detail.as_ref().unwrap().against,
+        model.opponents().len() - 1
+    );
+}
+
+#[test]
+fn only_what_can_be_seen_draws_again() {
+    let mut model = midway();
+    model.take_stale();
+    let now_ms = model.now_ms;
+    update(&mut model, Message::Tick { now_ms });
+    assert!(!model.take_stale(), "no second has passed");
+    update(
+        &mut model,
+        Message::Tick {
+            now_ms: now_ms + 1000,
+        },
+    );
+    assert!(model.take_stale());
+    let mut model = done();
+    model.take_stale();
+    update(
+        &mut model,
+        Message::Tick {
+            now_ms: now_ms + 99_000_000,
+        },
+    );
+    assert!(!model.take_stale(), "a run that is over stands still");
+    update(&mut model, Message::FeedEnded);
+    assert!(model.take_stale());
+    update(&mut model, Message::FeedEnded);
+    assert!(!model.take_stale());
+}
+
+#[test]
+fn a_resumed_run_does_not_count_the_night_off() {
+    let mut records = committed("stopped");
+    let before = crate::event::run::Run::from_records(&records);
+    let last = records[records.len() - 1].clone();
+    let hours = 7 * 3_600_000;
+    records.push(Record {
+        time_ms: last.time_ms + hours,
+        event: Event::RunResumed {
+            engine_version: "0.1.0".into(),
+        },
+        ..last.clone()
+    });
+    let model = model_of(records);
+    assert_eq!(model.run.elapsed(last.time_ms + hours), before.elapsed(0));
+    assert!(!model.is_over());
+}

@@ -1,0 +1,557 @@
+//! What the model looks like: a pure drawing, laid out for 80×24 (one column), 120×40 (two) and 200×60 (three).
+
+mod board;
+mod candidate;
+mod chart;
+mod engine;
+mod log;
+mod overlay;
+mod pareto;
+mod result;
+
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Clear, Widget};
+
+use super::appearance::{ACCENT, BAD, BASELINE, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
+use super::model::{Model, Page, Tab};
+use super::pace::{self, Pace};
+use super::text::{Parts, cut, span};
+use super::update::{has_board, has_filter};
+use crate::event::run::{Run, State};
+use crate::event::words::{Unit, count, duration, duration_range, p_value, parent_name};
+use crate::event::{Candidate, Origin, Phase, TestReading};
+
+/// Draws the whole screen.
+pub fn draw(model: &Model, frame: &mut Frame) {
+    let area = frame.area();
+    render(model, area, frame.buffer_mut());
+}
+
+pub(super) fn render(model: &Model, area: Rect, buffer: &mut Buffer) {
+    Clear.render(area, buffer);
+    if area.height < 8 || area.width < 30 {
+        tiny(model, area, buffer);
+    } else {
+        let [header, _, body, footer] = Layout::vertical([
+            Constraint::Length(4),
+            Constraint::Length(u16::from(area.height >= 30)),
+            Constraint::Min(0),
+            Constraint::Length(1),
+        ])
+        .areas(area);
+        self::header(model, header, buffer);
+        self::body(model, body, buffer);
+        self::footer(model, footer, buffer);
+    }
+    if let Some(overlay) = model.overlay {
+        overlay::draw(model, overlay, area, buffer);
+    }
+    model.appearance.adapt(buffer);
+}
+
+/// A terminal the size of a stamp still tells the most important thing.
+fn tiny(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let lines = [
+        best_line(model, area.width),
+        progress_line(model, area.width),
+        state_line(model, area.width),
+    ];
+    put_lines(&lines, area, buffer);
+}
+
+fn header(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let inner = area.width.saturating_sub(2);
+    let lines = [
+        state_line(model, inner),
+        progress_line(model, inner),
+        best_line(model, inner),
+        tabs(model, inner),
+    ];
+    put_lines(&lines, indented(area), buffer);
+}
+
+/// Which run, in which state, for how long.
+fn state_line(model: &Model, columns: u16) -> Line<'static> {
+    let run = &model.run;
+    let name = run
+        .started
+        .as_ref()
+        .map_or("waiting for a run", |s| s.name.as_str())
+        .to_owned();
+    let mut parts = Parts::default()
+        .left(
+            3,
+            vec![span("heterosis", ACCENT.add_modifier(Modifier::BOLD))],
+        )
+        .left(0, vec![span(name, BOLD)])
+        .left(0, vec![state(model)]);
+    if let Some(started) = &run.started {
+        let resumes = if run.resumes > 0 {
+            format!(" · resumed {}×", run.resumes)
+        } else {
+            String::new()
+        };
+        parts = parts
+            .left(
+                5,
+                vec![span(
+                    format!("{} · seed {}{resumes}", started.optimizer, started.seed),
+                    DIM,
+                )],
+            )
+            .left(
+                6,
+                vec![span(format!("{} {}", started.device, started.dtype), DIM)],
+            );
+    }
+    let elapsed = duration(run.elapsed(model.now_ms));
+    parts
+        .right(1, vec![span("elapsed ", DIM), span(elapsed, PLAIN)])
+        .fit(columns.into())
+}
+
+/// A sign and a word for where the run stands.
+fn state(model: &Model) -> Span<'static> {
+    let run = &model.run;
+    let phase = match run.phase {
+        Some(Phase::Baselines) => "scoring parents",
+        Some(Phase::Search) | None => "searching",
+        Some(Phase::Selection) => "selecting",
+        Some(Phase::Test) => "testing",
+    };
+    match &run.state {
+        State::Waiting => span("○ waiting", DIM),
+        State::Done => span("✓ done", GOOD),
+        State::Failed(_) => span("✗ failed", BAD),
+        State::Stopped(_) => span("■ stopped", BEST),
+        State::Running if model.feed_ended => span("■ not running", BEST),
+        State::Running if model.stopping => span("▼ stopping", BEST),
+        State::Running if model.paused => span("‖ paused", BEST),
+        State::Running => span(format!("● {phase}"), GOOD),
+    }
+}
+
+/// How far, how fast, and when it ends.
+fn progress_line(model: &Model, columns: u16) -> Line<'static> {
+    let run = &model.run;
+    let pace = Pace::of(run).map(|p| span(format!("{:.0}/h", p.per_hour()), PLAIN));
+    let answers = span(format!("{} answers", count(run.answers)), DIM);
+    let mut parts = Parts::default();
+    if let Some(fraction) = budget_used(model) {
+        let size = if columns >= 100 { 30 } else { 16 };
+        parts = parts.left(2, progress_bar(fraction, size));
+    }
+    parts = parts.left(0, evals(run));
+    if let Some(pace) = pace {
+        parts = parts.left(2, vec![pace]);
+    }
+    parts = parts.left(3, vec![answers]);
+    match ending(model) {
+        Some(ending) => parts.right(0, ending).fit(columns.into()),
+        None => parts.fit(columns.into()),
+    }
+}
+
+fn evals(run: &Run) -> Vec<Span<'static>> {
+    let budget = run.started.as_ref().and_then(|s| s.budget.evals);
+    let of = budget
+        .map(|n| format!(" of {}", count(n)))
+        .unwrap_or_default();
+    vec![
+        span(count(run.evals), BOLD),
+        span(format!("{of} evals"), PLAIN),
+    ]
+}
+
+/// Share of the budget that is used: of evaluations or time, whichever is further.
+fn budget_used(model: &Model) -> Option<f64> {
+    let budget = model.run.started.as_ref()?.budget;
+    if model.run.search_ended.is_some() {
+        return Some(1.0);
+    }
+    let evals = budget
+        .evals
+        .map(|n| model.run.evals as f64 / n.max(1) as f64);
+    let time = budget
+        .duration_ms
+        .map(|ms| model.run.elapsed(model.now_ms) as f64 / ms.max(1) as f64);
+    evals.into_iter().chain(time).reduce(f64::max)
+}
+
+fn progress_bar(fraction: f64, size: usize) -> Vec<Span<'static>> {
+    let done = ((fraction.clamp(0.0, 1.0) * size as f64).round() as usize).min(size);
+    vec![
+        span("━".repeat(done), ACCENT),
+        span("╌".repeat(size - done), DIM),
+        span(format!(" {:.0}%", 100.0 * fraction.clamp(0.0, 1.0)), PLAIN),
+    ]
+}
+
+fn ending(model: &Model) -> Option<Vec<Span<'static>>> {
+    let run = &model.run;
+    if let Some((low, high)) = pace::search_ends_in(run, model.now_ms) {
+        return Some(match model.paused {
+            true => vec![span("paused", BEST)],
+            false => vec![
+                span("search ends in ", DIM),
+                span(duration_range(low, high), BOLD),
+            ],
+        });
+    }
+    match &run.state {
+        State::Running if run.search_ended.is_some() => {
+            Some(vec![span("search over, final runs", PLAIN)])
+        }
+        State::Done => Some(vec![span("result: 7", DIM)]),
+        State::Stopped(_) => Some(vec![span("resume goes on", DIM)]),
+        State::Failed(reason) => Some(vec![span(cut(reason, 40), BAD)]),
+        _ => None,
+    }
+}
+
+/// What is best, how sure that is, and by how much it leads.
+fn best_line(model: &Model, columns: u16) -> Line<'static> {
+    let run = &model.run;
+    if let Some(reading) = &run.reading {
+        return sealed_line(run.unit(), reading).fit(columns.into());
+    }
+    let Some(best) = run.winner() else {
+        let text = run.best_parent().map(|p| {
+            format!(
+                "no child yet · best parent {} {}",
+                parent_name(&p.id),
+                run.unit().with_error(p.fitness, p.stderr)
+            )
+        });
+        return Line::from(span(text.unwrap_or_else(|| "no score yet".into()), DIM));
+    };
+    let mut parts = Parts::default().left(
+        0,
+        vec![
+            span("best ", DIM),
+            span(best.id.clone(), BEST.add_modifier(Modifier::BOLD)),
+            span(
+                format!(" {}", run.unit().with_error(best.fitness, best.stderr)),
+                BOLD,
+            ),
+        ],
+    );
+    if best.n > 0 {
+        parts = parts.left(
+            4,
+            vec![span(format!("SE (n={})", count(best.n as u64)), DIM)],
+        );
+    }
+    if let Some(parent) = run.best_parent() {
+        let (lead, p) = lead(run, best, parent);
+        parts = parts.left(1, lead);
+        if !p.is_empty() {
+            parts = parts.left(2, p);
+        }
+        parts = parts.left(5, vec![span("on the search's questions", DIM)]);
+    }
+    parts.fit(columns.into())
+}
+
+/// The same, once the sealed split has spoken: the search's own score no longer counts.
+fn sealed_line(unit: Unit, reading: &TestReading) -> Parts<'static> {
+    let (sign, style) = if reading.difference > 0.0 {
+        ("▲", GOOD)
+    } else {
+        ("▼", BAD)
+    };
+    Parts::default()
+        .left(
+            0,
+            vec![
+                span("best ", DIM),
+                span(reading.best.id.clone(), BEST.add_modifier(Modifier::BOLD)),
+                span(format!(" {}", unit.score(&reading.best.score)), BOLD),
+            ],
+        )
+        .left(
+            4,
+            vec![span(
+                format!("SE (n={}, sealed)", count(reading.best.score.n as u64)),
+                DIM,
+            )],
+        )
+        .left(
+            1,
+            vec![
+                span(format!("{sign} {}", unit.signed(reading.difference)), style),
+                span(
+                    if reading.difference > 0.0 {
+                        " over "
+                    } else {
+                        " against "
+                    },
+                    DIM,
+                ),
+                span(parent_name(&reading.best_parent.id).to_owned(), PARENT),
+                span(
+                    format!(" {}", unit.value(reading.best_parent.score.value)),
+                    DIM,
+                ),
+            ],
+        )
+        .left(2, vec![span(p_value(reading.p_value), DIM)])
+}
+
+/// Over the best parent: `▲ +12.4 ± 3.0 over maths`, and its p-value where both answered the same questions.
+fn lead(
+    run: &Run,
+    best: &Candidate,
+    parent: &Candidate,
+) -> (Vec<Span<'static>>, Vec<Span<'static>>) {
+    let unit = run.unit();
+    let paired = run.paired(&best.id, &parent.id);
+    let difference = paired.map_or(best.fitness - parent.fitness, |p| p.difference);
+    let (sign, style) = if difference > 0.0 {
+        ("▲", GOOD)
+    } else {
+        ("▼", BAD)
+    };
+    let error = paired
+        .map(|p| format!(" ± {}", unit.value(p.stderr)))
+        .unwrap_or_default();
+    let mut lead = vec![
+        span(format!("{sign} {}{error}", unit.signed(difference)), style),
+        span(" over ", DIM),
+        span(parent_name(&parent.id).to_owned(), PARENT),
+        span(format!(" {}", unit.value(parent.fitness)), DIM),
+    ];
+    if difference <= 0.0 {
+        lead[1] = span(" against ", DIM);
+    }
+    let p = paired
+        .map(|p| vec![span(p_value(p.p_value), DIM)])
+        .unwrap_or_default();
+    (lead, p)
+}
+
+fn tabs(model: &Model, columns: u16) -> Line<'static> {
+    if let Some(detail) = &model.detail {
+        return candidate::tabs(detail, columns);
+    }
+    let wide = columns >= 72;
+    let mut line = Line::default();
+    for (i, page) in Page::ALL.into_iter().enumerate() {
+        let here = page == model.page;
+        let name = if wide || here {
+            format!(" {} {} ", i + 1, page.name())
+        } else {
+            format!(" {} ", i + 1)
+        };
+        line.push_span(span(
+            name,
+            if here {
+                ACCENT.add_modifier(Modifier::REVERSED)
+            } else {
+                DIM
+            },
+        ));
+    }
+    line
+}
+
+fn body(model: &Model, area: Rect, buffer: &mut Buffer) {
+    if model.detail.is_some() {
+        return candidate::draw(model, area, buffer);
+    }
+    match model.page {
+        Page::Overview => overview(model, area, buffer),
+        Page::Chart => chart::draw(model, area, buffer),
+        Page::Board => board::draw(model, area, buffer),
+        Page::Pareto => pareto::draw(model, area, buffer),
+        Page::Engine => engine::draw(model, area, buffer),
+        Page::Log => log::draw(model, area, buffer),
+        Page::Result => result::draw(model, area, buffer),
+    }
+}
+
+fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
+    if area.width >= 160 && area.height >= 40 {
+        let [left, middle, right] = columns(area, [42, 33, 25]);
+        let [chart, log] =
+            Layout::vertical([Constraint::Percentage(62), Constraint::Fill(1)]).areas(left);
+        let [board, engine] =
+            Layout::vertical([Constraint::Fill(1), Constraint::Length(9)]).areas(middle);
+        chart::draw(model, chart, buffer);
+        log::draw(model, log, buffer);
+        board::draw(model, board, buffer);
+        engine::draw(model, engine, buffer);
+        candidate::aside(model, right, buffer);
+    } else if area.width >= 100 && area.height >= 26 {
+        let [top, bottom] =
+            Layout::vertical([Constraint::Percentage(50), Constraint::Fill(1)]).areas(area);
+        let [board, right] = columns(bottom, [64, 36]);
+        let [engine, log] =
+            Layout::vertical([Constraint::Length(7), Constraint::Fill(1)]).areas(right);
+        chart::draw(model, top, buffer);
+        board::draw(model, board, buffer);
+        engine::draw(model, engine, buffer);
+        log::draw(model, log, buffer);
+    } else {
+        let [chart, board, engine, log] = Layout::vertical([
+            Constraint::Percentage(48),
+            Constraint::Fill(1),
+            Constraint::Length(u16::from(area.height >= 10)),
+            Constraint::Length(u16::from(area.height >= 12)),
+        ])
+        .areas(area);
+        chart::draw(model, chart, buffer);
+        board::draw(model, board, buffer);
+        put_lines(
+            &[engine::line(model, engine.width.saturating_sub(2))],
+            indented(engine),
+            buffer,
+        );
+        put_lines(
+            &[log::last(model, log.width.saturating_sub(2))],
+            indented(log),
+            buffer,
+        );
+    }
+}
+
+fn footer(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let area = indented(area);
+    let line = if model.typing {
+        let filter = if model.page == Page::Log {
+            &model.log.filter
+        } else {
+            &model.board.filter
+        };
+        Line::from(vec![
+            span("/", ACCENT),
+            span(format!("{filter}▏"), BOLD),
+            span("  Enter keeps · Esc clears", DIM),
+        ])
+    } else if let Some(notice) = &model.notice {
+        Line::from(span(notice.clone(), BEST))
+    } else {
+        keys(model, area.width)
+    };
+    put_lines(&[line], area, buffer);
+}
+
+fn keys(model: &Model, columns: u16) -> Line<'static> {
+    let mut keys: Vec<(u8, &str, &str)> = vec![(0, "?", "help")];
+    if let Some(detail) = &model.detail {
+        keys.extend([
+            (1, "Esc", "back"),
+            (2, "Tab", "next tab"),
+            (3, "j/k", "move"),
+            (5, "n/N", "next candidate"),
+        ]);
+        if detail.tab == Tab::Flips {
+            keys.extend([(4, "f", "lost/gained"), (4, "[ ]", "against")]);
+        }
+        keys.push((6, "e", "export"));
+    } else {
+        keys.push((3, "1-7", "pages"));
+        if has_board(model.page) {
+            keys.extend([(2, "Enter", "open"), (4, "j/k", "choose"), (5, "s", "sort")]);
+        }
+        if has_filter(model.page) {
+            keys.push((5, "/", "filter"));
+        }
+        match model.page {
+            Page::Chart => keys.push((2, "x", "time/evals")),
+            Page::Pareto => keys.push((2, "x y", "axes")),
+            Page::Log => keys.extend([(4, "j/k", "scroll"), (4, "v", "level")]),
+            Page::Result => keys.push((2, "Enter", "open the winner")),
+            _ => {}
+        }
+        if model.is_over() {
+            keys.push((1, "e", "export"));
+        } else {
+            keys.extend([
+                (2, "p", if model.paused { "go on" } else { "pause" }),
+                (2, "S", "stop"),
+                (6, "e", "export"),
+            ]);
+        }
+    }
+    keys.push((
+        0,
+        "q",
+        if model.is_over() {
+            "quit"
+        } else {
+            "leave, search goes on"
+        },
+    ));
+    let mut parts = Parts::default();
+    for (importance, key, what) in keys {
+        parts = parts.left(
+            importance,
+            vec![span(key.to_owned(), ACCENT), span(format!(" {what}"), DIM)],
+        );
+    }
+    parts.fit(columns.into())
+}
+
+/// A panel: a rule with a title on top, a column of air on each side.
+fn panel(title: Line<'static>, area: Rect, buffer: &mut Buffer) -> Rect {
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .border_style(DIM)
+        .title(title);
+    let inner = block.inner(area);
+    block.render(area, buffer);
+    indented(inner)
+}
+
+/// ` name ` with an explanation behind it, as a panel's title.
+fn title(name: &str, rest: Vec<Span<'static>>) -> Line<'static> {
+    let mut line = Line::from(vec![
+        span("─ ", DIM),
+        span(name.to_owned(), BOLD),
+        span(" ", PLAIN),
+    ]);
+    line.spans.extend(rest);
+    line
+}
+
+fn indented(area: Rect) -> Rect {
+    let by = area.width.min(1);
+    Rect {
+        x: area.x + by,
+        width: area.width.saturating_sub(2),
+        ..area
+    }
+}
+
+/// Columns by percentage with two columns of air in between.
+fn columns<const N: usize>(area: Rect, percent: [u16; N]) -> [Rect; N] {
+    Layout::horizontal(percent.map(Constraint::Percentage))
+        .spacing(2)
+        .areas(area)
+}
+
+/// One line a row; what does not fit is cut.
+fn put_lines(lines: &[Line], area: Rect, buffer: &mut Buffer) {
+    for (line, row) in lines.iter().zip(area.rows()) {
+        buffer.set_line(row.x, row.y, line, row.width);
+    }
+}
+
+/// First index of `shown` rows so that the chosen one is among them.
+fn first_row(chosen: usize, shown: usize, all: usize) -> usize {
+    let centred = chosen.saturating_sub(shown / 2);
+    centred.min(all.saturating_sub(shown))
+}
+
+fn origin_style(origin: &Origin) -> Style {
+    match origin {
+        Origin::Parent => PARENT,
+        Origin::Baseline => BASELINE,
+        _ => PLAIN,
+    }
+}

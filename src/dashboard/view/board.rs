@@ -1,0 +1,198 @@
+//! The leaderboard: columns give way, least important first, until the table fits.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+
+use super::{first_row, origin_style, panel, put_lines, title};
+use crate::dashboard::appearance::{ACCENT, BEST, BOLD, DIM, PLAIN, SELECTED};
+use crate::dashboard::model::{Model, Page, Sort};
+use crate::dashboard::text::{left, right, span};
+use crate::event::run::{Scored, counts, origin_name};
+use crate::event::words::{count, duration};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Column {
+    Rank,
+    Id,
+    Fitness,
+    Task(usize),
+    Count,
+    Origin,
+    Generation,
+    Age,
+}
+
+pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let rows = model.rows();
+    let mut about = vec![span(
+        format!("{} scored", count(model.run.scored.len() as u64)),
+        DIM,
+    )];
+    if !model.run.failed.is_empty() {
+        about.push(span(format!(" · {} failed", model.run.failed.len()), DIM));
+    }
+    about.push(span(format!(" · by {}", sorted_by(model)), DIM));
+    if !model.board.filter.is_empty() {
+        about.push(span(format!(" · /{}", model.board.filter), ACCENT));
+    }
+    about.push(span(" ", PLAIN));
+    let inner = panel(title("leaderboard", about), area, buffer);
+    if rows.is_empty() {
+        let text = if model.run.scored.is_empty() {
+            "nothing is scored yet"
+        } else {
+            "nothing matches the filter"
+        };
+        return put_lines(&[Line::from(span(text, DIM))], inner, buffer);
+    }
+    let columns = columns(model, inner.width.into());
+    let shown = usize::from(inner.height.saturating_sub(1));
+    let chosen = model.chosen_row(&rows);
+    let first = first_row(chosen, shown, rows.len());
+    let mut lines = vec![heading(model, &columns)];
+    for (i, (rank, scored)) in rows.iter().enumerate().skip(first).take(shown) {
+        lines.push(line(model, &columns, *rank, scored, i == chosen));
+    }
+    put_lines(&lines, inner, buffer);
+}
+
+fn sorted_by(model: &Model) -> String {
+    match model.board.sort {
+        Sort::Fitness => "fitness".into(),
+        Sort::Age => "age".into(),
+        Sort::Task(t) => model.task_names().get(t).cloned().unwrap_or_default(),
+    }
+}
+
+/// What fits, in order of appearance.
+fn columns(model: &Model, available: usize) -> Vec<Column> {
+    let tasks = model.task_names().len();
+    let tasks = if tasks > 1 { tasks } else { 0 };
+    let mut columns = vec![Column::Rank, Column::Id, Column::Fitness];
+    columns.extend((0..tasks).map(Column::Task));
+    columns.extend([
+        Column::Count,
+        Column::Origin,
+        Column::Generation,
+        Column::Age,
+    ]);
+    let mut droppable = vec![Column::Age, Column::Generation, Column::Count];
+    droppable.extend((2..tasks).rev().map(Column::Task));
+    droppable.push(Column::Origin);
+    droppable.extend((0..tasks.min(2)).rev().map(Column::Task));
+    // The least important stands first.
+    for column in droppable {
+        let used: usize = columns.iter().map(|c| column_width(*c) + 2).sum();
+        if used <= available + 2 {
+            break;
+        }
+        columns.retain(|c| *c != column);
+    }
+    columns
+}
+
+fn column_width(column: Column) -> usize {
+    match column {
+        Column::Rank => 4,
+        Column::Id => 14,
+        Column::Fitness => 14,
+        Column::Task(_) => 13,
+        Column::Count => 5,
+        Column::Origin => 10,
+        Column::Generation => 4,
+        Column::Age => 11,
+    }
+}
+
+fn heading(model: &Model, columns: &[Column]) -> Line<'static> {
+    let tasks = model.task_names();
+    let name = |column: &Column| match column {
+        Column::Rank => "#".to_owned(),
+        Column::Id => "id".to_owned(),
+        Column::Fitness => "fitness ± SE".to_owned(),
+        Column::Task(t) => tasks[*t].clone(),
+        Column::Count => "n".to_owned(),
+        Column::Origin => "origin".to_owned(),
+        Column::Generation => "gen".to_owned(),
+        Column::Age => "age".to_owned(),
+    };
+    let cells: Vec<String> = columns.iter().map(|c| placed(*c, &name(c))).collect();
+    Line::from(span(cells.join("  "), DIM))
+}
+
+fn line(
+    model: &Model,
+    columns: &[Column],
+    rank: usize,
+    scored: &Scored,
+    chosen: bool,
+) -> Line<'static> {
+    let mut line = Line::default();
+    for (i, column) in columns.iter().enumerate() {
+        let gap = if i == 0 { "" } else { "  " };
+        let text = cell(model, *column, rank, scored);
+        line.push_span(span(
+            format!("{gap}{}", placed(*column, &text)),
+            style(model, *column, scored),
+        ));
+    }
+    if chosen && shows_choice(model) {
+        return line.patch_style(SELECTED);
+    }
+    line
+}
+
+fn shows_choice(model: &Model) -> bool {
+    model.page == Page::Board || model.board.chosen.is_some()
+}
+
+fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
+    let c = &scored.candidate;
+    match column {
+        Column::Rank => {
+            let best = model.run.best().is_some_and(|b| b.candidate.id == c.id);
+            format!("{}{}", if best { "★" } else { "" }, rank + 1)
+        }
+        Column::Id => c.id.clone(),
+        Column::Fitness => model.run.unit().with_error(c.fitness, c.stderr),
+        Column::Task(t) => c.tasks.get(t).map_or_else(String::new, |task| {
+            let unit = model.run.task_unit(&task.task, &task.lang);
+            format!(
+                "{} ±{}",
+                unit.value(task.score.value),
+                unit.value(unit.half_width_95(&task.score))
+            )
+        }),
+        Column::Count => count(c.n as u64),
+        Column::Origin => origin_name(&c.origin).to_owned(),
+        Column::Generation => c
+            .generation
+            .filter(|_| counts(&c.origin))
+            .map_or_else(String::new, |g| g.to_string()),
+        Column::Age => duration(model.now_ms.saturating_sub(scored.time_ms)),
+    }
+}
+
+fn style(model: &Model, column: Column, scored: &Scored) -> Style {
+    let best = model
+        .run
+        .best()
+        .is_some_and(|b| b.candidate.id == scored.candidate.id);
+    match column {
+        Column::Id | Column::Origin if best => BEST.add_modifier(Modifier::BOLD),
+        Column::Id | Column::Origin => origin_style(&scored.candidate.origin),
+        Column::Fitness if best => BOLD,
+        Column::Fitness | Column::Task(_) => PLAIN,
+        _ => DIM,
+    }
+}
+
+fn placed(column: Column, text: &str) -> String {
+    let size = column_width(column);
+    match column {
+        Column::Id | Column::Origin => left(text, size),
+        _ => right(text, size),
+    }
+}

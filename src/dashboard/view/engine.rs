@@ -1,0 +1,165 @@
+//! The engine: which candidate is being merged, prefilled or decoded, how far, how fast.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::{panel, progress_bar, put_lines, title};
+use crate::dashboard::appearance::{ACCENT, BOLD, DIM, PLAIN};
+use crate::dashboard::model::Model;
+use crate::dashboard::pace::Pace;
+use crate::dashboard::text::{Parts, span, sparkline};
+use crate::event::run::{Working, origin_name};
+use crate::event::words::{count, duration, short_duration};
+
+const STAGES: [&str; 3] = ["merge", "prefill", "decode"];
+
+pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let about = model
+        .run
+        .started
+        .as_ref()
+        .map(|s| span(format!("{} {} ", s.device, s.dtype), DIM));
+    let inner = panel(title("engine", about.into_iter().collect()), area, buffer);
+    let mut lines = match &model.run.working {
+        Some(working) if !model.is_over() => working_lines(model, working, inner.width),
+        _ => vec![Line::from(span(idle(model), DIM))],
+    };
+    lines.push(totals(model, inner.width));
+    if let Some(pace) = Pace::of(&model.run) {
+        let text = format!(
+            "{} a candidate, middle half {} to {}",
+            seconds(pace.median_ms),
+            seconds(pace.low_ms),
+            seconds(pace.high_ms)
+        );
+        lines.push(Line::from(span(text, DIM)));
+    }
+    put_lines(&lines, inner, buffer);
+}
+
+/// The engine on one line, for the compact layout.
+pub fn line(model: &Model, columns: u16) -> Line<'static> {
+    let Some(working) = model.run.working.as_ref().filter(|_| !model.is_over()) else {
+        return Line::from(vec![span("engine  ", DIM), span(idle(model), DIM)]);
+    };
+    let mut parts = Parts::default()
+        .left(1, vec![span("engine", DIM)])
+        .left(0, vec![span(working.id.clone(), BOLD)]);
+    parts = parts.left(0, vec![span(stage(working).to_owned(), ACCENT)]);
+    if let Some(p) = &working.progress {
+        parts = parts.left(1, progress_bar(fraction(working), 10));
+        parts = parts.left(
+            2,
+            vec![span(
+                format!("{}/{} answers", p.answered, p.questions),
+                PLAIN,
+            )],
+        );
+    }
+    if let Some(speed) = working.speeds.last() {
+        parts = parts.right(1, vec![span(format!("{speed:.0} tok/s"), PLAIN)]);
+    }
+    parts
+        .right(4, vec![span(sparkline(&working.speeds, 12), DIM)])
+        .fit(columns.into())
+}
+
+fn working_lines(model: &Model, working: &Working, columns: u16) -> Vec<Line<'static>> {
+    let origin = working.origin.as_ref().map(origin_name).unwrap_or_default();
+    let generation = working
+        .generation
+        .map(|g| format!(" · generation {g}"))
+        .unwrap_or_default();
+    let since = duration(model.now_ms.saturating_sub(working.since_ms));
+    let first = Parts::default()
+        .left(
+            0,
+            vec![
+                span(working.id.clone(), BOLD),
+                span(format!(" {origin}{generation}"), DIM),
+            ],
+        )
+        .right(1, vec![span(since, DIM)]);
+    let mut lines = vec![first.fit(columns.into()), stages(working)];
+    let answered = working
+        .progress
+        .as_ref()
+        .map_or((0, 0), |p| (p.answered, p.questions));
+    let mut bar = progress_bar(
+        fraction(working),
+        usize::from(columns).saturating_sub(24).clamp(6, 40),
+    );
+    bar.push(span(format!("  {}/{}", answered.0, answered.1), PLAIN));
+    lines.push(Line::from(bar));
+    let speed = working
+        .speeds
+        .last()
+        .map(|s| format!("{s:.0} tok/s "))
+        .unwrap_or_default();
+    let space = usize::from(columns).saturating_sub(speed.len() + 1);
+    lines.push(Line::from(vec![
+        span(speed, PLAIN),
+        span(sparkline(&working.speeds, space), ACCENT),
+    ]));
+    lines
+}
+
+/// `merge › prefill › decode` with the present one marked.
+fn stages(working: &Working) -> Line<'static> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (i, name) in STAGES.into_iter().enumerate() {
+        if i > 0 {
+            spans.push(span(" › ", DIM));
+        }
+        match name == stage(working) {
+            true => spans.push(span(format!("[{name}]"), ACCENT)),
+            false => spans.push(span(name, DIM)),
+        }
+    }
+    Line::from(spans)
+}
+
+fn stage(working: &Working) -> &str {
+    working
+        .progress
+        .as_ref()
+        .map_or("between candidates", |p| p.stage.as_str())
+}
+
+fn fraction(working: &Working) -> f64 {
+    working
+        .progress
+        .as_ref()
+        .map_or(0.0, |p| p.answered as f64 / p.questions.max(1) as f64)
+}
+
+fn idle(model: &Model) -> &'static str {
+    match (model.is_over(), model.paused) {
+        (true, _) => "at rest: the run is not going on",
+        (false, true) => "paused",
+        (false, false) => "no live progress from this run",
+    }
+}
+
+fn totals(model: &Model, columns: u16) -> Line<'static> {
+    let run = &model.run;
+    let cached = run.scored.iter().filter(|s| s.candidate.cached).count();
+    let mut parts = Parts::default()
+        .left(
+            0,
+            vec![span(format!("{} answers", count(run.answers)), DIM)],
+        )
+        .left(
+            1,
+            vec![span(format!("{} tokens", count(run.generated_tokens)), DIM)],
+        );
+    if cached > 0 {
+        parts = parts.left(2, vec![span(format!("{cached} from the cache"), DIM)]);
+    }
+    parts.fit(columns.into())
+}
+
+fn seconds(ms: f64) -> String {
+    short_duration(ms as u64)
+}

@@ -1,0 +1,91 @@
+//! Help, and the one question that is asked.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::Line;
+use ratatui::widgets::{Block, BorderType, Clear, Widget};
+
+use super::put_lines;
+use crate::dashboard::appearance::{ACCENT, BEST, BOLD, DIM, PLAIN};
+use crate::dashboard::model::{Model, Overlay};
+use crate::dashboard::text::{left, span};
+
+const HELP: [(&str, &str); 18] = [
+    (
+        "1–7  Tab",
+        "pages: overview, chart, board, pareto, engine, log, result",
+    ),
+    ("j k  ↓ ↑", "choose a row, scroll"),
+    ("g G", "first, last"),
+    ("Enter  Esc", "open a candidate, go back"),
+    ("/", "filter the board (id or origin) or the log"),
+    ("s", "sort the board: fitness, each task, age"),
+    ("x", "chart over wall clock or evaluations"),
+    ("x y", "pareto: the next task on this axis"),
+    ("v", "log: all, warnings, errors"),
+    ("", ""),
+    ("f  [ ]", "flips: lost or gained; against the next parent"),
+    ("n N", "candidate: the next, the previous"),
+    ("", ""),
+    ("p", "pause and go on: what is in flight ends first"),
+    ("e", "export the open candidate, else the best"),
+    ("S", "stop the search (asks first); resume goes on later"),
+    ("Ctrl-C", "stop; a second time: abort at once"),
+    ("q", "leave this view; the search goes on"),
+];
+
+const ABOUT: &str = "± is the standard error; task columns show 95 % intervals.";
+
+pub fn draw(model: &Model, overlay: Overlay, area: Rect, buffer: &mut Buffer) {
+    match overlay {
+        Overlay::Help => help(area, buffer),
+        Overlay::ConfirmStop => confirm(model, area, buffer),
+    }
+}
+
+fn help(area: Rect, buffer: &mut Buffer) {
+    let mut lines: Vec<Line> = HELP
+        .iter()
+        .map(|(key, what)| Line::from(vec![span(left(key, 12), ACCENT), span(*what, PLAIN)]))
+        .collect();
+    lines.push(Line::default());
+    lines.push(Line::from(span(ABOUT, DIM)));
+    window("keys", &lines, 74, area, buffer);
+}
+
+fn confirm(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let name = model
+        .run
+        .started
+        .as_ref()
+        .map_or("the run", |s| s.name.as_str());
+    let lines = [
+        Line::from(span(format!("Stop {name}?"), BOLD)),
+        Line::default(),
+        Line::from("What is in flight ends first and the journal is closed."),
+        Line::from("`heterosis resume` goes on from there."),
+        Line::default(),
+        Line::from(vec![
+            span("y", BEST),
+            span(" stop    ", PLAIN),
+            span("n", ACCENT),
+            span(" go on", PLAIN),
+        ]),
+    ];
+    window("stop", &lines, 60, area, buffer);
+}
+
+fn window(name: &'static str, lines: &[Line], columns: u16, area: Rect, buffer: &mut Buffer) {
+    let frame = area.centered(
+        ratatui::layout::Constraint::Length((columns + 4).min(area.width)),
+        ratatui::layout::Constraint::Length((lines.len() as u16 + 2).min(area.height)),
+    );
+    Clear.render(frame, buffer);
+    let block = Block::bordered()
+        .border_type(BorderType::Rounded)
+        .border_style(ACCENT)
+        .title(format!(" {name} "));
+    let inner = block.inner(frame);
+    block.render(frame, buffer);
+    put_lines(lines, super::indented(inner), buffer);
+}

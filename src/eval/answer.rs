@@ -1,0 +1,469 @@
+//! The runner: all questions of all tasks through one engine, in one queue.
+//!
+//! Prompts are rendered, put through the chat template where asked, tokenised and cut as lm-eval does; then the engine
+//! answers everything together, so that a long tail of one task is filled with the questions of another.
+
+use std::sync::Arc;
+
+use super::{Answer, Chat, Error, Kind, Message, Profile, Prompt, Question, Task};
+use crate::model::{self, Engine, Finish, Generation, Progress, Request, Score, ScoreRequest};
+
+/// What the runner needs of a model. The other implementation is a double with a script, for tests without weights.
+pub trait Answerer {
+    /// Tokens of each text. A text that opens with the BOS token's text gets no second one.
+    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
+    fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error>;
+    /// The text of the end-of-sequence token, which counts as a stop string.
+    fn end_text(&self) -> Option<&str>;
+    /// Longest sequence in tokens.
+    fn context_length(&self) -> usize;
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Generation>, model::Error>;
+    fn score(
+        &mut self,
+        requests: &[ScoreRequest],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Score>, model::Error>;
+}
+
+impl Answerer for Engine {
+    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+        let tokenizer = self.tokenizer();
+        let bos = tokenizer.special_token("bos_token").filter(|bos| !bos.is_empty());
+        let (with, without): (Vec<_>, Vec<_>) = texts
+            .iter()
+            .partition(|text| bos.is_some_and(|bos| text.starts_with(bos)));
+        let mut with = tokenizer.encode_batch(&with, false)?.into_iter();
+        let mut without = tokenizer.encode_batch(&without, true)?.into_iter();
+        let in_order = texts.iter().filter_map(|text| match bos {
+            Some(bos) if text.starts_with(bos) => with.next(),
+            _ => without.next(),
+        });
+        Ok(in_order.collect())
+    }
+
+    fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|m| model::Message::new(m.role, m.content.clone()))
+            .collect();
+        self.tokenizer().apply_chat_template(&messages, true)
+    }
+
+    fn end_text(&self) -> Option<&str> {
+        self.tokenizer()
+            .special_token("eos_token")
+            .filter(|eos| !eos.is_empty())
+    }
+
+    fn context_length(&self) -> usize {
+        self.decoder().spec().max_positions
+    }
+
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Generation>, model::Error> {
+        Engine::generate(self, requests, progress)
+    }
+
+    fn score(
+        &mut self,
+        requests: &[ScoreRequest],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Score>, model::Error> {
+        Engine::score_with(self, requests, progress)
+    }
+}
+
+/// Answers the questions of each task; the answers come in the same order.
+///
+/// # Errors
+/// Prompts that cannot be rendered or tokenised, an answer longer than the model's context, and whatever the engine
+/// refuses.
+pub fn answer(
+    engine: &mut dyn Answerer,
+    work: &[(&Task, &[Question])],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Vec<Answer>>, Error> {
+    let total = work.iter().map(|(_, questions)| questions.len()).sum();
+    let of_kind = |kind| work.iter().filter(move |(task, _)| task.kind() == kind);
+
+    let mut prompts = Vec::new();
+    let mut requests = Vec::new();
+    for (task, questions) in of_kind(Kind::Generate) {
+        let texts = render(engine, task, questions)?;
+        requests.extend(generation_requests(engine, task, &texts)?);
+        prompts.extend(texts);
+    }
+    let mut latest = Progress::default();
+    let generations = engine.generate(&requests, &mut |p| {
+        latest = Progress { total, ..p };
+        progress(latest);
+    })?;
+
+    let mut continuations = Vec::new();
+    for (task, questions) in of_kind(Kind::LogLikelihood) {
+        let texts = render(engine, task, questions)?;
+        continuations.extend(score_requests(engine, task, questions, &texts)?);
+    }
+    let scores = engine.score(&continuations, &mut |p| {
+        progress(Progress {
+            done: latest.done + p.done,
+            total,
+            prompt_tokens: latest.prompt_tokens + p.prompt_tokens,
+            generated_tokens: latest.generated_tokens + p.generated_tokens,
+        });
+    })?;
+
+    let mut generated = prompts.into_iter().zip(generations);
+    let mut scored = scores.into_iter();
+    let mut judge = |task: &Task, question: &Question| match task.kind() {
+        Kind::Generate => generated
+            .next()
+            .map(|(prompt, g)| judged(task, question, prompt, g))
+            .transpose(),
+        Kind::LogLikelihood => Ok(scored.next().map(|score| measured(question, score))),
+    };
+    // The engine gives one result for each request, so nothing is left out here.
+    work.iter()
+        .map(|(task, questions)| questions.iter().filter_map(|q| judge(task, q).transpose()).collect())
+        .collect()
+}
+
+fn judged(task: &Task, question: &Question, prompt: String, generation: Generation) -> Result<Answer, Error> {
+    let output = task.cut(&generation.text).to_string();
+    Ok(Answer {
+        question: question.id.clone(),
+        prompt,
+        token_count: generation.token_ids.len(),
+        finish: match generation.finish {
+            Finish::Eos => "eos",
+            Finish::Length => "length",
+            Finish::Stop => "stop",
+            Finish::Loop => "loop",
+        }
+        .into(),
+        ..Answer::judged(task, output, &question.gold)?
+    })
+}
+
+fn measured(question: &Question, score: Score) -> Answer {
+    Answer {
+        question: question.id.clone(),
+        ..Answer::measured(&question.gold, score.log_likelihood, score.tokens)
+    }
+}
+
+/// The text that the model gets for each question.
+fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<String>, Error> {
+    let text = |question: &Question| match task.chat() {
+        None => Ok(question.prompt.text()),
+        Some(chat) => render_chat(engine, &question.prompt, chat),
+    };
+    questions.iter().map(text).collect()
+}
+
+/// A template that refuses the system message is asked again without it, as in lm-eval.
+fn render_chat(engine: &dyn Answerer, prompt: &Prompt, chat: &Chat) -> Result<String, Error> {
+    let mut messages = prompt.messages(chat);
+    match engine.render_chat(&messages) {
+        Err(_) if messages[0].role == "system" => {
+            tracing::warn!("the model's chat template takes no system message; it is left out");
+            messages.remove(0);
+            Ok(engine.render_chat(&messages)?)
+        }
+        rendered => Ok(rendered?),
+    }
+}
+
+/// Prompts as tokens, cut on the left so that the answer has room in the context.
+fn generation_requests(engine: &dyn Answerer, task: &Task, texts: &[String]) -> Result<Vec<Request>, Error> {
+    let context = engine.context_length();
+    let room = context
+        .checked_sub(task.max_new_tokens)
+        .filter(|room| *room > 0)
+        .ok_or_else(|| Error::Context {
+            task: task.name().into(),
+            wanted: task.max_new_tokens,
+            context,
+        })?;
+    let end = engine
+        .end_text()
+        .filter(|end| !task.stop.iter().any(|stop| stop == end));
+    let stop: Arc<[String]> = match end {
+        None => task.stop.clone(),
+        Some(end) => task.stop.iter().cloned().chain([end.to_string()]).collect(),
+    };
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut cut = 0;
+    let requests = engine
+        .encode(&texts)?
+        .into_iter()
+        .map(|mut prompt| {
+            let excess = prompt.len().saturating_sub(room);
+            cut += usize::from(excess > 0);
+            prompt.drain(..excess);
+            Request {
+                prompt,
+                max_new_tokens: task.max_new_tokens,
+                stop: stop.clone(),
+                stop_when: task.stop_when(),
+                loop_guard: task.profile() == Profile::Fitness,
+            }
+        })
+        .collect();
+    warn_of_cut(task, cut, texts.len(), room);
+    Ok(requests)
+}
+
+/// Contexts and continuations as one sequence each. White space at the end of the context belongs to the continuation,
+/// for the tokenizer joins it to the next word. Without a context the first token is not scored.
+fn score_requests(
+    engine: &dyn Answerer,
+    task: &Task,
+    questions: &[Question],
+    texts: &[String],
+) -> Result<Vec<ScoreRequest>, Error> {
+    let delimiter = |context: &str, question: &Question| match (context, task.chat()) {
+        ("", _) | (_, Some(_)) => String::new(),
+        _ => question.prompt.target_delimiter.clone(),
+    };
+    let contexts: Vec<&str> = texts.iter().map(|text| text.trim_end()).collect();
+    let whole: Vec<String> = texts
+        .iter()
+        .zip(questions)
+        .map(|(context, question)| format!("{context}{}{}", delimiter(context, question), question.gold))
+        .collect();
+    let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
+    let context_length = engine.context_length();
+    let mut cut = 0;
+    let requests = engine
+        .encode(&whole)?
+        .into_iter()
+        .zip(engine.encode(&contexts)?)
+        .zip(&contexts)
+        .map(|((mut tokens, context), text)| {
+            let from = if text.is_empty() { 1 } else { context.len() };
+            let excess = tokens.len().saturating_sub(context_length);
+            cut += usize::from(excess > 0);
+            tokens.drain(..excess);
+            ScoreRequest {
+                from: from.saturating_sub(excess).max(1),
+                tokens,
+            }
+        })
+        .collect();
+    warn_of_cut(task, cut, questions.len(), context_length);
+    Ok(requests)
+}
+
+fn warn_of_cut(task: &Task, cut: usize, n: usize, room: usize) {
+    if cut > 0 {
+        let name = task.name();
+        tracing::warn!("{name}: {cut} of {n} prompts are longer than {room} tokens and are cut at their beginning");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::{DataDirs, Split, TaskOptions, task_file::TaskFile};
+
+    /// A model that reads its answer out of the prompt: what follows the last `=>`. One token a character.
+    struct Script {
+        context_length: usize,
+        rejects_system: bool,
+        calls: Vec<String>,
+    }
+
+    impl Script {
+        fn new() -> Self {
+            Script {
+                context_length: 1000,
+                rejects_system: false,
+                calls: Vec::new(),
+            }
+        }
+    }
+
+    fn text(tokens: &[u32]) -> String {
+        tokens.iter().filter_map(|t| char::from_u32(*t)).collect()
+    }
+
+    impl Answerer for Script {
+        fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+            Ok(texts.iter().map(|text| text.chars().map(u32::from).collect()).collect())
+        }
+
+        fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
+            if self.rejects_system && messages[0].role == "system" {
+                return Err(model::Error::NoChatTemplate { file: "script".into() });
+            }
+            Ok(messages.iter().map(|m| format!("[{}]{}", m.role, m.content)).collect())
+        }
+
+        fn end_text(&self) -> Option<&str> {
+            Some("<end>")
+        }
+
+        fn context_length(&self) -> usize {
+            self.context_length
+        }
+
+        fn generate(
+            &mut self,
+            requests: &[Request],
+            progress: &mut dyn FnMut(Progress),
+        ) -> Result<Vec<Generation>, model::Error> {
+            let mut answers = Vec::new();
+            for (done, request) in requests.iter().enumerate() {
+                let prompt = text(&request.prompt);
+                let output = prompt.rsplit("=>").next().unwrap_or("").to_string();
+                self.calls.push(prompt);
+                assert!(request.stop.contains(&"<end>".to_string()));
+                answers.push(Generation {
+                    token_ids: output.chars().map(u32::from).collect(),
+                    text: output,
+                    finish: Finish::Eos,
+                });
+                progress(Progress {
+                    done: done + 1,
+                    total: requests.len(),
+                    ..Progress::default()
+                });
+            }
+            Ok(answers)
+        }
+
+        fn score(
+            &mut self,
+            requests: &[ScoreRequest],
+            progress: &mut dyn FnMut(Progress),
+        ) -> Result<Vec<Score>, model::Error> {
+            progress(Progress {
+                done: requests.len(),
+                total: requests.len(),
+                ..Progress::default()
+            });
+            Ok(requests
+                .iter()
+                .map(|r| {
+                    self.calls
+                        .push(format!("{}|{}", text(&r.tokens[..r.from]), text(&r.tokens[r.from..])));
+                    let tokens = r.tokens.len() - r.from;
+                    Score {
+                        log_likelihood: -2.0 * tokens as f64,
+                        tokens,
+                        greedy: false,
+                    }
+                })
+                .collect())
+        }
+    }
+
+    fn task(dir: &std::path::Path, keys: &str, options: &TaskOptions) -> Task {
+        let rows = "{\"q\": \"a =>5 STOP 6\", \"a\": \"5\"}\n{\"q\": \"b =>7\", \"a\": \"8\"}\n";
+        std::fs::write(dir.join("rows.jsonl"), rows).unwrap();
+        let yaml = format!("task: t\ndata: {{test: rows.jsonl}}\ntarget: '{{{{a}}}}'\n{keys}\n");
+        let file = TaskFile::parse(&dir.join("t.yaml"), &yaml, Some(dir.into())).unwrap();
+        Task::ready(file, "en".into(), options, &DataDirs::default()).unwrap()
+    }
+
+    const GENERATE: &str =
+        "prompt: 'Q: {{q}}'\nstop: STOP\nmax_new_tokens: 10\nfilters: [{name: last, number: {otherwise: last}}]";
+    const SCORE: &str = "type: loglikelihood\nprompt: 'Q: {{q}}  '";
+
+    #[test]
+    fn tasks_of_both_kinds_in_one_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = TaskOptions::default();
+        let generate = task(dir.path(), GENERATE, &options);
+        let score = task(dir.path(), SCORE, &options);
+        let questions = generate.questions(Split::Test).unwrap();
+        let continuations = score.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        let mut seen = Vec::new();
+        let work = [(&score, &continuations[..]), (&generate, &questions[..])];
+        let answers = answer(&mut model, &work, &mut |p| seen.push((p.done, p.total))).unwrap();
+        assert_eq!(answers.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        let first = &answers[1][0];
+        assert_eq!(
+            (first.output.as_str(), first.correct, first.finish.as_str()),
+            ("5 ", true, "eos")
+        );
+        assert_eq!(
+            (first.question.as_str(), first.prompt.as_str()),
+            ("rows/0", "Q: a =>5 STOP 6")
+        );
+        assert!(!answers[1][1].correct);
+        assert_eq!((answers[0][0].score, answers[0][0].token_count), (-2.0, 4));
+        assert_eq!(model.calls[2], "Q: a =>5 STOP 6|   5");
+        assert_eq!(seen, [(1, 4), (2, 4), (4, 4)]);
+    }
+
+    #[test]
+    fn a_long_prompt_loses_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = TaskOptions::default();
+        let task = task(dir.path(), GENERATE, &options);
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        model.context_length = 14;
+        answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
+        assert_eq!(model.calls, ["OP 6", " =>7"]);
+        model.context_length = 10;
+        let message = answer(&mut model, &[(&task, &questions)], &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("10 tokens, but the model's context has 10"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn through_the_chat_template() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = TaskOptions {
+            chat: Some(Chat {
+                system: Some("S".into()),
+                one_message: false,
+            }),
+            ..TaskOptions::default()
+        };
+        let task = task(dir.path(), GENERATE, &options);
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
+        model.rejects_system = true;
+        answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
+        assert_eq!(model.calls, ["[system]S[user]Q: b =>7", "[user]Q: b =>7"]);
+    }
+
+    #[test]
+    fn plain_text_is_scored_from_its_second_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = task(
+            dir.path(),
+            "type: loglikelihood\ngold: '{{q}}'",
+            &TaskOptions::default(),
+        );
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
+        assert_eq!(model.calls, ["b| =>7"]);
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        assert_eq!(
+            answer(&mut Script::new(), &[], &mut |_| {}).unwrap(),
+            Vec::<Vec<Answer>>::new()
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Rows of benchmark files: where they lie, and how each format is read.
+//!
+//! Files are read as their authors publish them. A row is a set of named fields; templates turn it into text.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::Error;
+
+/// Named fields of one row.
+pub type Row = BTreeMap<String, Value>;
+
+/// Where benchmark data may lie, in the order in which it is looked for.
+#[derive(Clone, Debug, Default)]
+pub struct DataDirs {
+    /// Folders that hold `gsm8k/`, `mgsm/` and so on.
+    pub roots: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Jsonl,
+    /// Tab-separated, no header, no quoting.
+    Tsv,
+    /// Each line that is not empty is a row with the field `line`.
+    Lines,
+    /// MGSM's few-shot examples: `exemplars.LANG.N.{q,a}` and `number_answers`, as the fields `question`, `answer`,
+    /// `answer_number`; `answer_en` is the same example's answer in English.
+    MgsmExemplars,
+}
+
+impl Format {
+    pub const ALL: [Format; 4] = [Format::Jsonl, Format::Tsv, Format::Lines, Format::MgsmExemplars];
+    pub const NAMES: [&str; 4] = ["jsonl", "tsv", "lines", "mgsm-exemplars"];
+
+    /// What the extension says.
+    pub fn of_file(file: &str) -> Option<Format> {
+        match Path::new(file).extension()?.to_str()? {
+            "jsonl" => Some(Format::Jsonl),
+            "tsv" => Some(Format::Tsv),
+            "txt" => Some(Format::Lines),
+            _ => None,
+        }
+    }
+}
+
+/// Some rows of a file.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// A template that may name the language.
+    pub file: String,
+    pub format: Format,
+    /// The fields of a TSV file.
+    pub columns: Vec<String>,
+    /// The rows that are meant, counted from 0; past the end of the file is allowed.
+    pub rows: Range<usize>,
+}
+
+/// A row and its place in its file.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// `gsm8k/train/17`.
+    pub id: String,
+    pub row: Row,
+}
+
+impl Source {
+    /// The rows, in the order of the file. `file` is the rendered name, `path` where it was found.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a row that is not what the format says.
+    pub fn read(&self, file: &str, path: &Path, lang: &str) -> Result<Vec<Located>, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            file: path.into(),
+            source,
+        })?;
+        let rows = match self.format {
+            Format::Jsonl => lines(&text, |line| json_row(line)),
+            Format::Tsv => lines(&text, |line| tsv_row(line, &self.columns)),
+            Format::Lines => lines(&text, |line| Ok([("line".into(), line.into())].into())),
+            Format::MgsmExemplars => mgsm_exemplars(&text, lang).map_err(|message| (1, message)),
+        };
+        let rows = rows.map_err(|(line, message)| Error::Row {
+            file: path.into(),
+            line,
+            message,
+        })?;
+        let name = Path::new(file).with_extension("");
+        let end = self.rows.end.min(rows.len());
+        let located = rows.into_iter().enumerate().take(end).skip(self.rows.start);
+        Ok(located
+            .map(|(i, row)| Located {
+                id: format!("{}/{i}", name.display()),
+                row,
+            })
+            .collect())
+    }
+}
+
+impl DataDirs {
+    /// The first place where the file lies: beside the task file, then in the data folders.
+    pub fn find(&self, beside: Option<&Path>, file: &str) -> Result<PathBuf, Vec<PathBuf>> {
+        let folders = beside.into_iter().chain(self.roots.iter().map(PathBuf::as_path));
+        let candidates: Vec<PathBuf> = folders.map(|folder| folder.join(file)).collect();
+        match candidates.iter().find(|path| path.is_file()) {
+            Some(path) => Ok(path.clone()),
+            None => Err(candidates),
+        }
+    }
+}
+
+/// Every line that is not blank, read by `read`; an error comes with its line number.
+fn lines(text: &str, read: impl Fn(&str) -> Result<Row, String>) -> Result<Vec<Row>, (usize, String)> {
+    // Only \n ends a line: str::lines would also take away a \r that belongs to the text of a row.
+    text.split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line))
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(i, line)| read(line).map_err(|message| (i + 1, message)))
+        .collect()
+}
+
+fn json_row(line: &str) -> Result<Row, String> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(fields)) => Ok(fields.into_iter().collect()),
+        Ok(_) => Err("a JSON object is expected on each line".into()),
+        Err(error) => Err(format!("this line is not JSON: {error}")),
+    }
+}
+
+fn tsv_row(line: &str, columns: &[String]) -> Result<Row, String> {
+    let fields: Vec<&str> = line.split('\t').collect();
+    if fields.len() != columns.len() {
+        let names = columns.join(", ");
+        let (expected, got) = (columns.len(), fields.len());
+        return Err(format!("{expected} columns ({names}) are expected, here are {got}"));
+    }
+    let pairs = columns.iter().zip(fields);
+    Ok(pairs.map(|(name, field)| (name.clone(), field.into())).collect())
+}
+
+fn mgsm_exemplars(text: &str, lang: &str) -> Result<Vec<Row>, String> {
+    let file: Value = serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))?;
+    let examples = file["exemplars"][lang]
+        .as_object()
+        .ok_or_else(|| format!("there are no exemplars for the language '{lang}'"))?;
+    (0..examples.len())
+        .map(|i| {
+            let example = &examples[&(i + 1).to_string()];
+            let field = |value: &Value, name: &str| match value {
+                Value::Null => Err(format!("exemplar {} of '{lang}' has no {name}", i + 1)),
+                value => Ok(value.clone()),
+            };
+            Ok([
+                ("question".into(), field(&example["q"], "q")?),
+                ("answer".into(), field(&example["a"], "a")?),
+                (
+                    "answer_number".into(),
+                    field(&file["number_answers"][i], "number_answers")?,
+                ),
+                (
+                    "answer_en".into(),
+                    file["exemplars"]["en"][&(i + 1).to_string()]["a"].clone(),
+                ),
+            ]
+            .into())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, text: &str, source: &Source) -> Result<Vec<Located>, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        source.read(&format!("set/{name}"), &path, "es")
+    }
+
+    fn source(format: Format, rows: Range<usize>) -> Source {
+        Source {
+            file: String::new(),
+            format,
+            columns: vec!["question".into(), "answer".into()],
+            rows,
+        }
+    }
+
+    #[test]
+    fn rows_keep_their_place_in_the_file() {
+        let rows = read("x.tsv", "a\t1\nb\t2\nc\t3\n", &source(Format::Tsv, 1..9)).unwrap();
+        let ids: Vec<&str> = rows.iter().map(|r| r.id.as_str()).collect();
+        assert_eq!(ids, ["set/x/1", "set/x/2"]);
+        assert_eq!(rows[0].row["question"], "b");
+    }
+
+    #[test]
+    fn formats() {
+        let all = 0..usize::MAX;
+        let rows = read(
+            "x.jsonl",
+            "{\"q\": \"é\\r\", \"n\": 1}\r\n\n",
+            &source(Format::Jsonl, all.clone()),
+        )
+        .unwrap();
+        assert_eq!(
+            (rows.len(), &rows[0].row["q"], &rows[0].row["n"]),
+            (1, &"é\r".into(), &1.into())
+        );
+        let rows = read("x.txt", "one\n\ntwo", &source(Format::Lines, all.clone())).unwrap();
+        assert_eq!(rows[1].row["line"], "two");
+        let text = r#"{"number_answers": [11], "exemplars": {"es": {"1": {"q": "Q", "a": "A"}}}}"#;
+        let rows = read("x.json", text, &source(Format::MgsmExemplars, all)).unwrap();
+        assert_eq!(rows[0].row["answer_number"], 11);
+    }
+
+    #[test]
+    fn bad_rows_are_named() {
+        let all = 0..usize::MAX;
+        for (format, text, expected) in [
+            (
+                Format::Tsv,
+                "a\t1\nb",
+                "2 columns (question, answer) are expected, here are 1",
+            ),
+            (Format::Jsonl, "{}\n[1]", "a JSON object"),
+            (Format::Jsonl, "{}\n{", "not JSON"),
+        ] {
+            let message = read("x", text, &source(format, all.clone())).unwrap_err().to_string();
+            assert!(message.contains(expected) && message.contains("x:2:"), "{message}");
+        }
+        let message = read("x", "{}", &source(Format::MgsmExemplars, all))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("language 'es'"), "{message}");
+    }
+}

@@ -1,0 +1,206 @@
+//! From rows to prompts, to the character as lm-eval assembles them.
+//!
+//! A template is Jinja with Python's string methods, as in the harness. A prompt is kept in turns, so that it can become
+//! plain text or the messages of a chat; which of the two, and in whose chat template, is the runner's business.
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig};
+
+use super::{Error, data::Row};
+
+/// A compiled template; unknown fields are errors.
+#[derive(Clone, Debug)]
+pub struct Template {
+    environment: Environment<'static>,
+    /// What the template is for, for error messages: `gsm8k: prompt`.
+    place: String,
+}
+
+const ONLY: &str = "text";
+
+impl Template {
+    /// # Errors
+    /// Bad Jinja.
+    pub fn new(place: impl Into<String>, source: &str) -> Result<Self, Error> {
+        let place = place.into();
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        environment.set_syntax(syntax.map_err(|source| Error::template(&place, &source))?);
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .add_template_owned(ONLY, source.to_string())
+            .map_err(|source| Error::template(&place, &source))?;
+        Ok(Template { environment, place })
+    }
+
+    /// # Errors
+    /// A field that the row does not have.
+    pub fn render(&self, row: &Row) -> Result<String, Error> {
+        let fields: BTreeMap<_, _> = row.iter().map(|(name, field)| (name.clone(), value(field))).collect();
+        self.environment
+            .get_template(ONLY)
+            .and_then(|template| template.render(fields))
+            .map_err(|source| Error::template(&self.place, &source))
+    }
+}
+
+fn value(json: &serde_json::Value) -> minijinja::Value {
+    use serde_json::Value::*;
+    match json {
+        Null => ().into(),
+        Bool(b) => (*b).into(),
+        Number(n) => match n.as_i64() {
+            Some(i) => i.into(),
+            None => n.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        String(s) => s.as_str().into(),
+        Array(items) => items.iter().map(value).collect(),
+        Object(fields) => fields
+            .iter()
+            .map(|(name, field)| (name.clone(), value(field)))
+            .collect(),
+    }
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Message {
+    pub role: &'static str,
+    pub content: String,
+}
+
+/// How to put questions to a chat model: lm-eval's `--apply_chat_template`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Chat {
+    /// `--system_instruction`.
+    pub system: Option<String>,
+    /// `--fewshot_as_multiturn false`: examples and question in one message.
+    pub one_message: bool,
+}
+
+/// A question that was answered, as an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shot {
+    pub question: String,
+    pub answer: String,
+}
+
+/// What a model is asked, in turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub shots: Vec<Shot>,
+    pub question: String,
+    /// Between an example's question and its answer.
+    pub target_delimiter: String,
+    /// After each example.
+    pub fewshot_delimiter: String,
+}
+
+impl Prompt {
+    /// The prompt of a base model: the examples with their delimiters, then the question with nothing after it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for shot in &self.shots {
+            text.push_str(&shot.question);
+            if !shot.answer.is_empty() {
+                text.push_str(&self.target_delimiter);
+                text.push_str(&shot.answer);
+                text.push_str(&self.fewshot_delimiter);
+            }
+        }
+        text + &self.question
+    }
+
+    /// The prompt as messages: each example a user's and an assistant's turn, without delimiters; or all in one.
+    pub fn messages(&self, chat: &Chat) -> Vec<Message> {
+        let message = |role, content: &str| Message {
+            role,
+            content: content.into(),
+        };
+        let system = chat.system.iter().filter(|text| !text.is_empty());
+        let mut messages: Vec<Message> = system.map(|text| message("system", text)).collect();
+        if chat.one_message {
+            messages.push(message("user", &self.text()));
+            return messages;
+        }
+        for shot in &self.shots {
+            messages.push(message("user", &shot.question));
+            if !shot.answer.is_empty() {
+                messages.push(message("assistant", &shot.answer));
+            }
+        }
+        messages.push(message("user", &self.question));
+        messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> Result<String, Error> {
+        let row: Row = [
+            ("question".to_string(), "¿Cuánto?\n".into()),
+            ("answer".to_string(), "Ответ: a #### 1,200".into()),
+            ("n".to_string(), 7.into()),
+        ]
+        .into();
+        Template::new("t: prompt", source)?.render(&row)
+    }
+
+    /// Expected values from jinja2 3.1 with lm-eval's settings.
+    #[test]
+    fn templates_are_jinjas() {
+        for (source, expected) in [
+            ("Q: {{question}}\nA:\n", "Q: ¿Cuánto?\n\nA:\n"),
+            ("{{answer.split('####')[-1].strip()}}", "1,200"),
+            ("{{answer[7:]}}", "a #### 1,200"),
+            ("{{answer[6:8] + n|string}}|", " a7|"),
+            ("{{answer.split(':', 1)[1].strip()}}", "a #### 1,200"),
+            ("{{answer|replace(',', '')}}", "Ответ: a #### 1200"),
+            ("<{{n}}> & {x}", "<7> & {x}"),
+        ] {
+            assert_eq!(render(source).unwrap(), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error() {
+        let message = render("{{qestion}}").unwrap_err().to_string();
+        assert!(message.contains("t: prompt"), "{message}");
+        assert!(render("{{question").is_err());
+    }
+
+    fn prompt() -> Prompt {
+        let shot = |q: &str, a: &str| Shot {
+            question: q.into(),
+            answer: a.into(),
+        };
+        Prompt {
+            shots: vec![shot("Q: 1\nA:", "one"), shot("Q: 2\nA:", "")],
+            question: "Q: 3\nA:".into(),
+            target_delimiter: " ".into(),
+            fewshot_delimiter: "\n\n".into(),
+        }
+    }
+
+    #[test]
+    fn plain_text() {
+        assert_eq!(prompt().text(), "Q: 1\nA: one\n\nQ: 2\nA:Q: 3\nA:");
+    }
+
+    #[test]
+    fn messages() {
+        let mut chat = Chat {
+            system: Some("Be brief.".into()),
+            one_message: false,
+        };
+        let roles = |chat: &Chat| -> Vec<&str> { prompt().messages(chat).iter().map(|m| m.role).collect() };
+        assert_eq!(roles(&chat), ["system", "user", "assistant", "user", "user"]);
+        chat.one_message = true;
+        assert_eq!(roles(&chat), ["system", "user"]);
+        assert_eq!(prompt().messages(&Chat::default())[1].content, "one");
+    }
+}

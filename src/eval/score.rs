@@ -1,0 +1,140 @@
+//! From answers to scores: one verdict a question, one line a task.
+
+use std::collections::BTreeMap;
+
+use super::{Error, Extracted, Kind, Task, stats};
+
+/// What a model answered to one question, and the verdict.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Answer {
+    /// The question's id.
+    pub question: String,
+    /// As the model got it; may be emptied to save room.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
+    pub output: String,
+    pub gold: String,
+    /// Tokens generated; for log-likelihoods, tokens scored.
+    pub token_count: usize,
+    /// `eos`, `length`, `stop`, `loop`; empty for log-likelihoods and stored outputs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub finish: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub filters: BTreeMap<String, Extracted>,
+    /// The verdict of the task's primary filter.
+    pub correct: bool,
+    /// True where the task has no language gate.
+    pub language_ok: bool,
+    /// Of all tokens of the continuation, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_likelihood: Option<f64>,
+    /// What a search maximises: 1 if right and in the right language, else 0; or the log-likelihood a token.
+    pub score: f64,
+}
+
+impl Answer {
+    /// The verdict on an output; the other fields are the caller's.
+    ///
+    /// # Errors
+    /// A pattern that takes too long on this text.
+    pub fn judged(task: &Task, output: String, gold: &str) -> Result<Answer, Error> {
+        let filters: BTreeMap<_, _> = task.extract(&output, gold)?.into_iter().collect();
+        let correct = filters.get(task.primary_filter()).is_some_and(|f| f.exact_match == 1.0);
+        let language_ok = task.language_ok(&output);
+        Ok(Answer {
+            filters,
+            correct,
+            language_ok,
+            score: f64::from(u8::from(correct && language_ok)),
+            output,
+            gold: gold.into(),
+            ..Answer::default()
+        })
+    }
+
+    /// The log-likelihood of a continuation, of `tokens` tokens together.
+    pub fn measured(gold: &str, log_likelihood: f64, tokens: usize) -> Answer {
+        Answer {
+            gold: gold.into(),
+            token_count: tokens,
+            language_ok: true,
+            log_likelihood: Some(log_likelihood),
+            score: log_likelihood / tokens.max(1) as f64,
+            ..Answer::default()
+        }
+    }
+}
+
+/// A mean and its standard error.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Estimate {
+    pub value: f64,
+    pub stderr: f64,
+}
+
+/// One task's line of `eval --json`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct TaskScore {
+    pub task: String,
+    pub lang: String,
+    pub n: usize,
+    /// By filter; with a language gate also `language` (the share of answers in the language) and `FILTER+language`
+    /// (right *and* in the language); for log-likelihoods `log_likelihood`.
+    pub scores: BTreeMap<String, Estimate>,
+    /// Which of the scores a search maximises.
+    pub primary: String,
+}
+
+impl TaskScore {
+    /// Sums up the answers to one task. Accuracy: mean and sample standard deviation over √n. Log-likelihood: the sum
+    /// over all questions divided by the number of all their tokens, with the standard error of that ratio over the
+    /// questions.
+    pub fn of<'a>(task: &Task, answers: impl IntoIterator<Item = &'a Answer>) -> TaskScore {
+        let answers: Vec<&Answer> = answers.into_iter().collect();
+        TaskScore {
+            task: task.name().into(),
+            lang: task.lang().into(),
+            n: answers.len(),
+            scores: match task.kind() {
+                Kind::Generate => accuracies(task, &answers),
+                Kind::LogLikelihood => [(task.primary(), log_likelihood(&answers))].into(),
+            },
+            primary: task.primary(),
+        }
+    }
+
+    /// What a search maximises; NaN of no answers.
+    pub fn fitness(&self) -> Estimate {
+        let nothing = Estimate {
+            value: f64::NAN,
+            stderr: f64::NAN,
+        };
+        self.scores.get(&self.primary).copied().unwrap_or(nothing)
+    }
+}
+
+fn accuracies(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
+    let estimate = |value: &dyn Fn(&Answer) -> f64| {
+        let values: Vec<f64> = answers.iter().map(|a| value(a)).collect();
+        Estimate {
+            value: stats::mean(&values),
+            stderr: stats::standard_error(&values),
+        }
+    };
+    let by_filter = |name: &str| estimate(&|a| a.filters.get(name).map_or(0.0, |f| f.exact_match));
+    let mut scores: BTreeMap<_, _> = task
+        .filter_names()
+        .map(|name| (name.to_string(), by_filter(name)))
+        .collect();
+    if task.gate().is_some() {
+        scores.insert("language".into(), estimate(&|a| f64::from(u8::from(a.language_ok))));
+        scores.insert(task.primary(), estimate(&|a| a.score));
+    }
+    scores
+}
+
+fn log_likelihood(answers: &[&Answer]) -> Estimate {
+    let pair = |a: &&Answer| (a.log_likelihood.unwrap_or(f64::NAN), a.token_count as f64);
+    let (value, stderr) = stats::ratio(&answers.iter().map(pair).collect::<Vec<_>>());
+    Estimate { value, stderr }
+}

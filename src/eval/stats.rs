@@ -1,0 +1,469 @@
+//! What scores are worth: errors, intervals, paired tests.
+//!
+//! Two candidates answer the same questions, so nearly everything here is paired. All functions are pure; those that
+//! draw at random take a seed and give the same result on every machine.
+//!
+//! Sources: Wilson 1927; McNemar 1947 in its exact form; Efron and Tibshirani 1993, §13.3 (percentile bootstrap);
+//! Holm 1979; Kendall 1945 (τ-b); Ville 1939 for the e-process.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// The mean; NaN of nothing.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Sample standard deviation over √n, as lm-eval prints it; 0 for fewer than two values.
+pub fn standard_error(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let mean = mean(values);
+    let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (squares / (n - 1.0)).sqrt() / n.sqrt()
+}
+
+/// `Σ numerators / Σ denominators` and its standard error over the pairs (linearised; for equal denominators exactly
+/// [`standard_error`]).
+pub fn ratio(pairs: &[(f64, f64)]) -> (f64, f64) {
+    let total: f64 = pairs.iter().map(|p| p.1).sum();
+    let ratio = pairs.iter().map(|p| p.0).sum::<f64>() / total;
+    let n = pairs.len() as f64;
+    if pairs.len() < 2 {
+        return (ratio, 0.0);
+    }
+    let squares: f64 = pairs.iter().map(|(a, b)| (a - ratio * b).powi(2)).sum();
+    (ratio, (squares * n / (n - 1.0)).sqrt() / total)
+}
+
+/// Wilson's score interval for `successes` of `n` at `z` standard normal deviations (1.96 for 95 %).
+pub fn wilson(successes: f64, n: f64, z: f64) -> (f64, f64) {
+    if n <= 0.0 {
+        return (0.0, 1.0);
+    }
+    let p = successes / n;
+    let zz = z * z;
+    let centre = (p + zz / (2.0 * n)) / (1.0 + zz / n);
+    let half = z / (1.0 + zz / n) * (p * (1.0 - p) / n + zz / (4.0 * n * n)).sqrt();
+    ((centre - half).max(0.0), (centre + half).min(1.0))
+}
+
+/// How two candidates disagree over the same yes/no questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Discordant {
+    /// Only the first was right.
+    pub first_only: u64,
+    /// Only the second was right.
+    pub second_only: u64,
+}
+
+impl Discordant {
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn count(first: &[bool], second: &[bool]) -> Self {
+        assert_eq!(first.len(), second.len(), "paired answers");
+        let mut counts = Discordant::default();
+        for pair in first.iter().zip(second) {
+            match pair {
+                (true, false) => counts.first_only += 1,
+                (false, true) => counts.second_only += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    fn total(self) -> u64 {
+        self.first_only + self.second_only
+    }
+
+    /// Exact two-sided p-value of McNemar's test: a fair coin would split the disagreements at least this unevenly.
+    pub fn mcnemar_p(self) -> f64 {
+        let smaller = self.first_only.min(self.second_only);
+        (2.0 * fair_coin_at_most(smaller, self.total())).min(1.0)
+    }
+
+    /// Evidence that the second is better: `2·∫_{½}^{1} (2t)^w (2(1−t))^b dt` with `w` = second only, `b` = first only.
+    ///
+    /// If it is not better, this exceeds `1/α` with probability at most α at *any* time of looking.
+    pub fn e_value(self) -> f64 {
+        let (b, w, n) = (self.first_only, self.second_only, self.total());
+        // ∫ t^w (1-t)^b over [½, 1] = B(w+1, b+1) · P(Bin(n+1, ½) ≤ w).
+        let log_beta = ln_factorial(w) + ln_factorial(b) - ln_factorial(n + 1);
+        let log_power = (n + 1) as f64 * std::f64::consts::LN_2;
+        (log_power + log_beta + fair_coin_at_most(w, n + 1).ln()).exp()
+    }
+
+    /// Probability that the second is better, given a flat prior on who wins a disagreement.
+    pub fn probability_second_better(self) -> f64 {
+        fair_coin_at_most(self.second_only, self.total() + 1)
+    }
+}
+
+/// P(Bin(n, ½) ≤ k).
+fn fair_coin_at_most(k: u64, n: u64) -> f64 {
+    if k >= n {
+        return 1.0;
+    }
+    // The smaller tail is summed, so that small probabilities keep their digits.
+    if 2 * k >= n {
+        return 1.0 - fair_coin_at_most(n - k - 1, n);
+    }
+    let log_half = n as f64 * std::f64::consts::LN_2;
+    let ln_choose = |i| ln_factorial(n) - ln_factorial(i) - ln_factorial(n - i);
+    (0..=k).map(|i| (ln_choose(i) - log_half).exp()).sum()
+}
+
+fn ln_factorial(n: u64) -> f64 {
+    libm::lgamma(n as f64 + 1.0)
+}
+
+/// A difference of paired means with what surrounds it.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct PairedDifference {
+    /// Mean of second − first.
+    pub difference: f64,
+    pub stderr: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Percentile bootstrap over the questions: `confidence` (0.95) interval of the mean of second − first.
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn paired_bootstrap(
+    first: &[f64],
+    second: &[f64],
+    confidence: f64,
+    resamples: usize,
+    seed: u64,
+) -> PairedDifference {
+    let differences = differences(first, second);
+    let (difference, stderr) = (mean(&differences), standard_error(&differences));
+    if differences.len() < 2 {
+        return PairedDifference {
+            difference,
+            stderr,
+            low: f64::NEG_INFINITY,
+            high: f64::INFINITY,
+        };
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let n = differences.len();
+    let mut means: Vec<f64> = (0..resamples.max(1))
+        .map(|_| (0..n).map(|_| differences[random.random_range(0..n)]).sum::<f64>() / n as f64)
+        .collect();
+    means.sort_by(f64::total_cmp);
+    let tail = (1.0 - confidence) / 2.0;
+    PairedDifference {
+        difference,
+        stderr,
+        low: quantile(&means, tail),
+        high: quantile(&means, 1.0 - tail),
+    }
+}
+
+fn differences(first: &[f64], second: &[f64]) -> Vec<f64> {
+    assert_eq!(first.len(), second.len(), "paired scores");
+    first.iter().zip(second).map(|(a, b)| b - a).collect()
+}
+
+/// Linear interpolation between order statistics, as numpy's default.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let at = q * (sorted.len() - 1) as f64;
+    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    below + (above - below) * at.fract()
+}
+
+/// Two-sided p-value that second − first has mean 0, by flipping the signs of the differences.
+///
+/// Exact over all `2^n` flips up to n = 16, else over `resamples` random ones (the observed one counted, so p is
+/// never 0).
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn sign_flip_p(first: &[f64], second: &[f64], resamples: usize, seed: u64) -> f64 {
+    let differences = differences(first, second);
+    let n = differences.len();
+    // Sums of the same numbers in other orders differ in the last bits only.
+    let scale: f64 = differences.iter().map(|d| d.abs()).sum();
+    let observed = differences.iter().sum::<f64>().abs() - 1e-12 * scale;
+    if n <= 16 {
+        let extreme = (0u32..1 << n)
+            .filter(|&flips| flipped_sum(&differences, |i| flips >> i & 1 == 1).abs() >= observed)
+            .count();
+        return extreme as f64 / (1u32 << n) as f64;
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let extreme = (0..resamples)
+        .filter(|_| {
+            let mut bits = 0u64;
+            flipped_sum(&differences, |i| {
+                if i % 64 == 0 {
+                    bits = random.random();
+                }
+                bits >> (i % 64) & 1 == 1
+            })
+            .abs()
+                >= observed
+        })
+        .count();
+    (extreme + 1) as f64 / (resamples + 1) as f64
+}
+
+fn flipped_sum(values: &[f64], mut flip: impl FnMut(usize) -> bool) -> f64 {
+    let signed = values.iter().enumerate();
+    signed.map(|(i, d)| if flip(i) { -d } else { *d }).sum()
+}
+
+/// Two-sided p-value of Student's paired t-test; 1 for fewer than two pairs or when all differences are 0.
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn paired_t_p(first: &[f64], second: &[f64]) -> f64 {
+    let differences = differences(first, second);
+    let (difference, stderr) = (mean(&differences), standard_error(&differences));
+    if differences.len() < 2 || difference == 0.0 {
+        return 1.0;
+    }
+    if stderr == 0.0 {
+        return 0.0;
+    }
+    let t = difference / stderr;
+    let freedom = (differences.len() - 1) as f64;
+    incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
+}
+
+/// The regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (Press et al. 2007, §6.4).
+fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
+    if x <= 0.0 || x >= 1.0 {
+        return x.clamp(0.0, 1.0);
+    }
+    if x > (a + 1.0) / (a + b + 2.0) {
+        return 1.0 - incomplete_beta(b, a, 1.0 - x);
+    }
+    let ln_front = libm::lgamma(a + b) - libm::lgamma(a) - libm::lgamma(b) + a * x.ln() + b * (1.0 - x).ln();
+    let away_from_zero = |v: f64| if v.abs() < 1e-300 { 1e-300 } else { v };
+    let mut c = 1.0;
+    let mut d = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0));
+    let mut fraction = d;
+    for m in 1..500 {
+        let m = f64::from(m);
+        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
+        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
+        for term in [even, odd] {
+            d = 1.0 / away_from_zero(1.0 + term * d);
+            c = away_from_zero(1.0 + term / c);
+            fraction *= c * d;
+        }
+        if (c * d - 1.0).abs() < 1e-15 {
+            break;
+        }
+    }
+    ln_front.exp() * fraction / a
+}
+
+/// Holm's step-down correction: adjusted p-values, in the order given, that control the family-wise error.
+pub fn holm(p_values: &[f64]) -> Vec<f64> {
+    let m = p_values.len();
+    let mut order: Vec<usize> = (0..m).collect();
+    order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
+    let mut adjusted = vec![0.0; m];
+    let mut largest = 0.0f64;
+    for (rank, &i) in order.iter().enumerate() {
+        largest = largest.max(((m - rank) as f64 * p_values[i]).min(1.0));
+        adjusted[i] = largest;
+    }
+    adjusted
+}
+
+/// Kendall's τ-b; NaN if either side is constant or has fewer than two values.
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn kendall_tau_b(x: &[f64], y: &[f64]) -> f64 {
+    assert_eq!(x.len(), y.len(), "paired values");
+    let (mut agreement, mut untied_x, mut untied_y) = (0i64, 0u64, 0u64);
+    for i in 0..x.len() {
+        for j in 0..i {
+            let (dx, dy) = (order(x[i], x[j]), order(y[i], y[j]));
+            agreement += i64::from(dx * dy);
+            untied_x += u64::from(dx != 0);
+            untied_y += u64::from(dy != 0);
+        }
+    }
+    agreement as f64 / (untied_x as f64 * untied_y as f64).sqrt()
+}
+
+fn order(a: f64, b: f64) -> i8 {
+    i8::from(a > b) - i8::from(a < b)
+}
+
+/// Spearman's rank correlation, ties given their mean rank; NaN if either side is constant.
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn spearman(x: &[f64], y: &[f64]) -> f64 {
+    assert_eq!(x.len(), y.len(), "paired values");
+    let (x, y) = (ranks(x), ranks(y));
+    let (mean_x, mean_y) = (mean(&x), mean(&y));
+    let dot =
+        |a: &[f64], ma: f64, b: &[f64], mb: f64| -> f64 { a.iter().zip(b).map(|(p, q)| (p - ma) * (q - mb)).sum() };
+    dot(&x, mean_x, &y, mean_y) / (dot(&x, mean_x, &x, mean_x) * dot(&y, mean_y, &y, mean_y)).sqrt()
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let rank = |&v: &f64| {
+        let below = values.iter().filter(|&&u| u < v).count();
+        let equal = values.iter().filter(|&&u| u == v).count();
+        below as f64 + (equal as f64 + 1.0) / 2.0
+    };
+    values.iter().map(rank).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() <= 1e-10 * b.abs().max(1.0), "{a} {b}");
+    }
+
+    #[test]
+    fn means_and_errors() {
+        close(mean(&[1.0, 0.0, 0.0, 1.0]), 0.5);
+        // variance 4·0.25/3 = 1/3; over n = 4: √(1/12)
+        close(standard_error(&[1.0, 0.0, 0.0, 1.0]), (1.0f64 / 12.0).sqrt());
+        assert_eq!(standard_error(&[1.0]), 0.0);
+        assert!(mean(&[]).is_nan());
+    }
+
+    #[test]
+    fn ratio_of_equal_parts_is_the_mean() {
+        let values = [-3.0, -1.0, -2.0];
+        let (value, stderr) = ratio(&values.map(|v| (v * 4.0, 4.0)));
+        close(value, -2.0);
+        close(stderr, standard_error(&values));
+        // (−2 − 6) / (1 + 3) = −2; residuals 0 and 0
+        assert_eq!(ratio(&[(-2.0, 1.0), (-6.0, 3.0)]), (-2.0, 0.0));
+    }
+
+    /// `scipy.stats.binomtest(5, 10).proportion_ci(method="wilson")`, scipy 1.17.1.
+    #[test]
+    fn wilson_interval() {
+        let (low, high) = wilson(5.0, 10.0, 1.959_963_984_540_054);
+        close(low, 0.236_593_090_512_564);
+        close(high, 0.763_406_909_487_436_1);
+        assert_eq!(wilson(0.0, 0.0, 1.96), (0.0, 1.0));
+        assert_eq!(wilson(0.0, 10.0, 1.96).0, 0.0);
+        close(wilson(10.0, 10.0, 1.96).1, 1.0);
+    }
+
+    #[test]
+    fn mcnemar() {
+        let p = |first_only, second_only| {
+            Discordant {
+                first_only,
+                second_only,
+            }
+            .mcnemar_p()
+        };
+        close(p(0, 0), 1.0);
+        close(p(3, 3), 1.0);
+        close(p(0, 5), 2.0 / 32.0);
+        close(p(5, 0), 2.0 / 32.0);
+        close(p(1, 9), 2.0 * 11.0 / 1024.0);
+        let counts = Discordant::count(&[true, false, true, false], &[true, true, false, false]);
+        assert_eq!((counts.first_only, counts.second_only), (1, 1));
+    }
+
+    #[test]
+    fn e_process() {
+        let e = |first_only, second_only| {
+            Discordant {
+                first_only,
+                second_only,
+            }
+            .e_value()
+        };
+        // No disagreement: 2·½ = 1. One win: 2·∫ 2t = 2·(1 − ¼) = 3/2. One loss: 2·∫ 2(1−t) = ½.
+        close(e(0, 0), 1.0);
+        close(e(0, 1), 1.5);
+        close(e(1, 0), 0.5);
+        // b = w = 1: 2·4·(t²/2 − t³/3)|½..1 = 8/12
+        close(e(1, 1), 8.0 * (1.0 / 12.0));
+        assert!(e(10, 40) > 20.0 && e(40, 10) < 0.05);
+        // A fair game: under the null the mean over the next answer is what it is now.
+        for (b, w) in [(0, 0), (3, 5), (7, 2), (100, 90)] {
+            close(0.5 * (e(b, w + 1) + e(b + 1, w)), e(b, w));
+        }
+        let better = Discordant {
+            first_only: 1,
+            second_only: 3,
+        };
+        // P(Beta(4, 2) > ½) = 1 − I_½(4, 2) = 26/32
+        close(better.probability_second_better(), 26.0 / 32.0);
+    }
+
+    #[test]
+    fn bootstrap_is_seeded_and_sane() {
+        let first: Vec<f64> = (0..100).map(|i| f64::from(i % 2)).collect();
+        let second: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i % 5 != 0))).collect();
+        let a = paired_bootstrap(&first, &second, 0.95, 2000, 7);
+        assert_eq!(a, paired_bootstrap(&first, &second, 0.95, 2000, 7));
+        close(a.difference, 0.3);
+        assert!(a.low < 0.3 && a.high > 0.3);
+        assert!((a.high - a.low - 2.0 * 1.96 * a.stderr).abs() < 0.03, "{a:?}");
+        assert_eq!(paired_bootstrap(&[0.0], &[1.0], 0.95, 10, 0).low, f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn sign_flips() {
+        // Only +++ and −−− are as extreme as three wins of one: 2/8.
+        close(sign_flip_p(&[0.0; 3], &[1.0; 3], 0, 0), 0.25);
+        close(sign_flip_p(&[0.0; 3], &[0.0; 3], 0, 0), 1.0);
+        close(sign_flip_p(&[0.0; 3], &[0.1, 0.2, -0.3], 0, 0), 1.0);
+        let second: Vec<f64> = (0..40).map(|i| 1.0 + 0.1 * f64::from(i % 3)).collect();
+        close(sign_flip_p(&[0.0; 40], &second, 999, 1), 0.001);
+    }
+
+    /// `scipy.stats.ttest_rel`, scipy 1.17.1.
+    #[test]
+    fn t_test() {
+        close(paired_t_p(&[0.0; 3], &[1.0, 2.0, 3.0]), T3);
+        let first: Vec<f64> = (0..30).map(|i| f64::from(i % 7)).collect();
+        let second: Vec<f64> = (0..30).map(|i| f64::from(i % 5) + 1.5).collect();
+        close(paired_t_p(&first, &second), T30);
+        assert_eq!(paired_t_p(&[0.0], &[1.0]), 1.0);
+        assert_eq!(paired_t_p(&[0.0, 0.0], &[1.0, 1.0]), 0.0);
+        assert_eq!(paired_t_p(&[0.0, 0.0], &[0.0, 0.0]), 1.0);
+    }
+
+    #[test]
+    fn holm_steps_down() {
+        let adjusted = holm(&[0.01, 0.04, 0.03, 0.005]);
+        for (a, b) in adjusted.iter().zip([0.03, 0.06, 0.06, 0.02]) {
+            close(*a, b);
+        }
+        assert_eq!(holm(&[]), Vec::<f64>::new());
+        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+    }
+
+    /// `scipy.stats.kendalltau` and `spearmanr`, scipy 1.17.1.
+    #[test]
+    fn rank_correlations() {
+        let (x, y) = ([12.0, 2.0, 1.0, 12.0, 2.0], [1.0, 4.0, 7.0, 1.0, 0.0]);
+        close(kendall_tau_b(&x, &y), TAU);
+        close(spearman(&x, &y), RHO);
+        close(kendall_tau_b(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), -1.0);
+        assert!(kendall_tau_b(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
+        assert!(spearman(&[1.0], &[1.0]).is_nan());
+    }
+    const T3: f64 = 0.07417990022744854;
+    const T30: f64 = 0.17930000244088024;
+    const TAU: f64 = -0.4714045207910316;
+    const RHO: f64 = -0.5407380704358752;
+}

@@ -1,0 +1,668 @@
+//! A task as it was written: `evals/*.yaml`, read strictly.
+//!
+//! This file knows the keys and their types, and refuses everything else with file, line and the nearest word. What a
+//! task *means* for one language and one profile is worked out in `mod.rs`; which texts come of it, in `prompt.rs`.
+//! The format is described in `evals/README.md`.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Error, Kind, Profile, Split,
+    data::{Format, Row, Source},
+};
+use crate::yaml::{self, Map, Node};
+
+/// The tasks that are part of the program, by name.
+const BUILTIN: &[(&str, &str)] = &[
+    ("gsm8k", include_str!("../../evals/gsm8k.yaml")),
+    ("gsm8k_cot", include_str!("../../evals/gsm8k_cot.yaml")),
+    ("gsm8k_cot_llama", include_str!("../../evals/gsm8k_cot_llama.yaml")),
+    (
+        "gsm8k_cot_zeroshot",
+        include_str!("../../evals/gsm8k_cot_zeroshot.yaml"),
+    ),
+    ("gsm8k_solutions", include_str!("../../evals/gsm8k_solutions.yaml")),
+    ("mgsm_direct", include_str!("../../evals/mgsm_direct.yaml")),
+    ("mgsm_en_cot", include_str!("../../evals/mgsm_en_cot.yaml")),
+    ("mgsm_native_cot", include_str!("../../evals/mgsm_native_cot.yaml")),
+    ("mgsm_questions", include_str!("../../evals/mgsm_questions.yaml")),
+];
+
+pub fn builtin_names() -> Vec<&'static str> {
+    BUILTIN.iter().map(|(name, _)| *name).collect()
+}
+
+/// A whole file, every profile and language of it.
+#[derive(Clone, Debug)]
+pub struct TaskFile {
+    pub name: String,
+    pub version: String,
+    pub description: String,
+    pub provenance: String,
+    pub kind: Kind,
+    /// In the order written, each with its own words for the templates.
+    pub langs: Vec<(String, Row)>,
+    pub data: Vec<(Split, Source)>,
+    /// What holds in every profile.
+    base: Settings,
+    parity: Settings,
+    fitness: Settings,
+    /// Where relative data files may lie; none for a built-in task.
+    pub dir: Option<PathBuf>,
+    /// The file's text, for the digest.
+    pub text: String,
+}
+
+/// The keys that a profile may set otherwise; `None` where the file is silent.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub prompt: Option<String>,
+    pub target: Option<String>,
+    pub gold: Option<String>,
+    pub target_delimiter: Option<String>,
+    pub fewshot_delimiter: Option<String>,
+    pub shots: Option<Shots>,
+    pub stop: Option<Vec<String>>,
+    pub stop_when_answered: Option<bool>,
+    pub max_new_tokens: Option<usize>,
+    pub filters: Option<Vec<FilterSpec>>,
+    pub normalize: Option<NormalizeSpec>,
+    pub primary: Option<String>,
+    pub language_gate: Option<GateSpec>,
+}
+
+/// Where few-shot examples come from and how they are chosen.
+#[derive(Clone, Debug)]
+pub struct Shots {
+    pub pool: Pool,
+    pub count: usize,
+    pub draw: Draw,
+    /// Templates where an example is not written like a question.
+    pub prompt: Option<String>,
+    pub target: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Pool {
+    Examples(Vec<Row>),
+    File(Source),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// Anew for each question, by CPython's generator.
+    Random { seed: u64 },
+    /// The first ones, the same for all questions.
+    FirstN,
+}
+
+/// A filter with templates in place of patterns.
+#[derive(Clone, Debug)]
+pub struct FilterSpec {
+    pub name: String,
+    pub steps: Vec<StepSpec>,
+}
+
+#[derive(Clone, Debug)]
+pub enum StepSpec {
+    Regex {
+        pattern: String,
+        pick: isize,
+        fallback: Option<String>,
+    },
+    RemoveWhitespace,
+    Lowercase,
+    Uppercase,
+    Number {
+        markers: Vec<String>,
+        otherwise_last: bool,
+    },
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct NormalizeSpec {
+    pub regexes_to_ignore: Vec<String>,
+    pub ignore_case: bool,
+    pub ignore_punctuation: bool,
+    pub ignore_numbers: bool,
+    pub number: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum GateSpec {
+    Off,
+    On {
+        /// Template; the task's own language if absent.
+        lang: Option<String>,
+        min_letters: Option<usize>,
+    },
+}
+
+impl TaskFile {
+    /// A built-in task.
+    pub fn builtin(name: &str) -> Option<Result<TaskFile, Error>> {
+        let (_, text) = BUILTIN.iter().find(|(builtin, _)| *builtin == name)?;
+        let file = PathBuf::from(format!("evals/{name}.yaml"));
+        Some(TaskFile::parse(&file, text, None))
+    }
+
+    /// # Errors
+    /// A file that cannot be read, is not UTF-8, or is not a task.
+    pub fn read(file: &Path) -> Result<TaskFile, Error> {
+        let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+            file: file.into(),
+            source,
+        })?;
+        let dir = file.parent().unwrap_or(Path::new("."));
+        TaskFile::parse(file, &text, Some(dir.into()))
+    }
+
+    /// # Errors
+    /// Anything that is not a task, with file and line.
+    pub fn parse(file: &Path, text: &str, dir: Option<PathBuf>) -> Result<TaskFile, Error> {
+        let document = yaml::parse_one(file, text)?;
+        let map = document.map()?;
+        let name = map.required("task")?.text()?;
+        let version = match map.optional("version") {
+            Some(node) => node.text()?,
+            None => "1".into(),
+        };
+        let task = TaskFile {
+            name,
+            version,
+            description: text_of(&map, "description")?.unwrap_or_default(),
+            provenance: text_of(&map, "provenance")?.unwrap_or_default(),
+            kind: match map.optional("type") {
+                Some(node) => [Kind::Generate, Kind::LogLikelihood][node.one_of(&["generate", "loglikelihood"])?],
+                None => Kind::Generate,
+            },
+            langs: langs(&map)?,
+            data: data(map.required("data")?)?,
+            base: Settings::read(&map)?,
+            parity: profile(&map, "parity")?,
+            fitness: profile(&map, "fitness")?,
+            dir,
+            text: text.into(),
+        };
+        if let Some(metric) = map.optional("metric") {
+            let expected = match task.kind {
+                Kind::Generate => "exact_match",
+                Kind::LogLikelihood => "log_likelihood",
+            };
+            metric.one_of(&[expected])?;
+        }
+        map.finish()?;
+        task.check(&document)?;
+        Ok(task)
+    }
+
+    /// What no single key can know.
+    fn check(&self, document: &Node) -> Result<(), Error> {
+        for profile in [Profile::Parity, Profile::Fitness] {
+            let settings = self.settings(profile);
+            let missing = |key: &str| document.error(format!("the key '{key}' is missing"));
+            if settings.target.is_none() {
+                return Err(missing("target").into());
+            }
+            if self.kind == Kind::Generate && settings.prompt.is_none() {
+                return Err(missing("prompt").into());
+            }
+            let names: Vec<&str> = settings.filters.iter().flatten().map(|f| f.name.as_str()).collect();
+            if self.kind == Kind::Generate && names.is_empty() {
+                return Err(missing("filters").into());
+            }
+            if let Some(primary) = &settings.primary
+                && !names.contains(&primary.as_str())
+            {
+                let hint = yaml::did_you_mean(primary, &names);
+                let message = format!(
+                    "primary: '{primary}' is none of the filters of the {profile} profile{hint}; they are {}",
+                    names.join(", ")
+                );
+                return Err(document.error(message).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds in a profile: its own keys over the common ones.
+    pub fn settings(&self, profile: Profile) -> Settings {
+        match profile {
+            Profile::Parity => self.parity.clone().over(&self.base),
+            Profile::Fitness => self.fitness.clone().over(&self.base),
+        }
+    }
+
+    /// The data of a split. A task without a published benchmark set of its own is measured on its test split.
+    pub fn source(&self, split: Split) -> Option<&Source> {
+        let find = |wanted| self.data.iter().find(|(s, _)| *s == wanted).map(|(_, source)| source);
+        find(split).or_else(|| (split == Split::Benchmark).then(|| find(Split::Test)).flatten())
+    }
+
+    pub fn lang_names(&self) -> Vec<&str> {
+        self.langs.iter().map(|(lang, _)| lang.as_str()).collect()
+    }
+}
+
+impl Settings {
+    fn read(map: &Map<'_>) -> Result<Settings, Error> {
+        Ok(Settings {
+            prompt: text_of(map, "prompt")?,
+            target: text_of(map, "target")?,
+            gold: text_of(map, "gold")?,
+            target_delimiter: text_of(map, "target_delimiter")?,
+            fewshot_delimiter: text_of(map, "fewshot_delimiter")?,
+            shots: map.optional("shots").map(shots).transpose()?,
+            stop: map.optional("stop").map(texts).transpose()?,
+            stop_when_answered: map.optional("stop_when_answered").map(Node::bool).transpose()?,
+            max_new_tokens: map.optional("max_new_tokens").map(at_least_one).transpose()?,
+            filters: map.optional("filters").map(filters).transpose()?,
+            normalize: map.optional("normalize").map(normalize).transpose()?,
+            primary: text_of(map, "primary")?,
+            language_gate: map.optional("language_gate").map(gate).transpose()?,
+        })
+    }
+
+    fn over(self, base: &Settings) -> Settings {
+        let base = base.clone();
+        Settings {
+            prompt: self.prompt.or(base.prompt),
+            target: self.target.or(base.target),
+            gold: self.gold.or(base.gold),
+            target_delimiter: self.target_delimiter.or(base.target_delimiter),
+            fewshot_delimiter: self.fewshot_delimiter.or(base.fewshot_delimiter),
+            shots: self.shots.or(base.shots),
+            stop: self.stop.or(base.stop),
+            stop_when_answered: self.stop_when_answered.or(base.stop_when_answered),
+            max_new_tokens: self.max_new_tokens.or(base.max_new_tokens),
+            filters: self.filters.or(base.filters),
+            normalize: self.normalize.or(base.normalize),
+            primary: self.primary.or(base.primary),
+            language_gate: self.language_gate.or(base.language_gate),
+        }
+    }
+}
+
+fn profile(map: &Map<'_>, name: &str) -> Result<Settings, Error> {
+    let Some(node) = map.optional(name) else {
+        return Ok(Settings::default());
+    };
+    let inner = node.map()?;
+    let settings = Settings::read(&inner)?;
+    inner.finish()?;
+    Ok(settings)
+}
+
+fn langs(map: &Map<'_>) -> Result<Vec<(String, Row)>, Error> {
+    match (map.optional("lang"), map.optional("langs")) {
+        (Some(lang), None) => Ok(vec![(lang.text()?, Row::new())]),
+        (None, None) => Ok(vec![("en".into(), Row::new())]),
+        (None, Some(langs)) => {
+            let langs = langs.map()?;
+            let read = |(lang, words): &(String, Node)| Ok((lang.clone(), row(words)?));
+            langs.entries().iter().map(read).collect()
+        }
+        (Some(_), Some(langs)) => Err(langs
+            .error("a task has either 'lang' (one language) or 'langs' (several), not both")
+            .into()),
+    }
+}
+
+fn data(node: &Node) -> Result<Vec<(Split, Source)>, Error> {
+    let map = node.map()?;
+    let mut splits = Vec::new();
+    for split in Split::ALL {
+        if let Some(node) = map.optional(split.name()) {
+            splits.push((split, source(node)?));
+        }
+    }
+    map.finish()?;
+    if splits.is_empty() {
+        return Err(node
+            .error("at least one split is needed: search, selection or test")
+            .into());
+    }
+    Ok(splits)
+}
+
+fn source(node: &Node) -> Result<Source, Error> {
+    if let Ok(file) = node.str() {
+        return Ok(Source {
+            format: Format::of_file(file).ok_or_else(|| unknown_format(node))?,
+            file: file.into(),
+            columns: Vec::new(),
+            rows: 0..usize::MAX,
+        });
+    }
+    let map = node.map()?;
+    let file = map.required("file")?;
+    let format = match map.optional("format") {
+        Some(format) => Format::ALL[format.one_of(&Format::NAMES)?],
+        None => Format::of_file(file.str()?).ok_or_else(|| unknown_format(file))?,
+    };
+    let columns = map.optional("columns").map(texts).transpose()?.unwrap_or_default();
+    if (format == Format::Tsv) == columns.is_empty() {
+        return Err(node
+            .error(
+                "'columns' names the fields of a .tsv file, which has no header; other files have names of their own",
+            )
+            .into());
+    }
+    let source = Source {
+        file: file.str()?.into(),
+        format,
+        columns,
+        rows: map.optional("rows").map(rows).transpose()?.unwrap_or(0..usize::MAX),
+    };
+    map.finish()?;
+    Ok(source)
+}
+
+fn unknown_format(node: &Node) -> yaml::Error {
+    node.error(format!(
+        "the kind of this file does not show in its name; say 'format', one of {}",
+        Format::NAMES.join(", ")
+    ))
+}
+
+/// `100..250`, `100..` or `..100`, counted from 0, the end not included.
+fn rows(node: &Node) -> Result<Range<usize>, Error> {
+    let text = node.text()?;
+    let parse = |part: &str, empty| {
+        if part.is_empty() {
+            Some(empty)
+        } else {
+            part.parse().ok()
+        }
+    };
+    let range = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(parse(from, 0)?..parse(to, usize::MAX)?))
+        .filter(|range| !range.is_empty());
+    range.ok_or_else(|| {
+        node.error(format!("'{text}' is no range of rows; write 0..100, 100.. or ..100"))
+            .into()
+    })
+}
+
+fn shots(node: &Node) -> Result<Shots, Error> {
+    let map = node.map()?;
+    let examples = map.optional("examples");
+    let from = map.optional("from");
+    let pool = match (examples, from) {
+        (Some(examples), None) => Pool::Examples(examples.list()?.iter().map(row).collect::<Result<_, _>>()?),
+        (None, Some(from)) => Pool::File(source(from)?),
+        _ => {
+            return Err(node
+                .error("shots need either 'examples' (a list) or 'from' (a file)")
+                .into());
+        }
+    };
+    let seed = map.optional("seed").map(Node::u64).transpose()?.unwrap_or(1234);
+    let draw = match map.optional("draw") {
+        Some(draw) => [Draw::Random { seed }, Draw::FirstN][draw.one_of(&["random", "first_n"])?],
+        None => Draw::Random { seed },
+    };
+    let shots = Shots {
+        pool,
+        count: map.optional("count").map(Node::usize).transpose()?.unwrap_or(0),
+        draw,
+        prompt: text_of(&map, "prompt")?,
+        target: text_of(&map, "target")?,
+    };
+    map.finish()?;
+    Ok(shots)
+}
+
+fn filters(node: &Node) -> Result<Vec<FilterSpec>, Error> {
+    let filters: Vec<FilterSpec> = node.list()?.iter().map(filter).collect::<Result<_, _>>()?;
+    for (i, a) in filters.iter().enumerate() {
+        if filters[..i].iter().any(|b| a.name == b.name) {
+            return Err(node.error(format!("two filters are called '{}'", a.name)).into());
+        }
+    }
+    Ok(filters)
+}
+
+/// A filter is one step, or a list of `steps`.
+fn filter(node: &Node) -> Result<FilterSpec, Error> {
+    let map = node.map()?;
+    let name = map.required("name")?.text()?;
+    let steps = match map.optional("steps") {
+        Some(list) => {
+            let read = |node: &Node| {
+                let map = node.map()?;
+                let step = step(&map)?;
+                map.finish()?;
+                step.ok_or_else(|| Error::from(node.error(STEPS)))
+            };
+            list.list()?.iter().map(read).collect::<Result<_, Error>>()?
+        }
+        None => step(&map)?.into_iter().collect(),
+    };
+    map.finish()?;
+    Ok(FilterSpec { name, steps })
+}
+
+const STEPS: &str = "a step is one of: regex (with pick, fallback), number, remove_whitespace: true, lowercase: true, \
+                     uppercase: true";
+
+/// The one step that the map describes; none means that the output is the answer.
+fn step(map: &Map<'_>) -> Result<Option<StepSpec>, Error> {
+    let pattern = text_of(map, "regex")?;
+    let pick = map.optional("pick").map(pick).transpose()?;
+    let fallback = text_of(map, "fallback")?;
+    let number = map.optional("number").map(number).transpose()?;
+    let mut steps = Vec::from_iter(number);
+    for (key, step) in [
+        ("remove_whitespace", StepSpec::RemoveWhitespace),
+        ("lowercase", StepSpec::Lowercase),
+        ("uppercase", StepSpec::Uppercase),
+    ] {
+        if map.optional(key).map(Node::bool).transpose()?.unwrap_or(false) {
+            steps.push(step);
+        }
+    }
+    match pattern {
+        Some(pattern) => steps.push(StepSpec::Regex {
+            pattern,
+            pick: pick.unwrap_or(0),
+            fallback,
+        }),
+        None if pick.is_some() || fallback.is_some() => {
+            return Err(map.node().error("'pick' and 'fallback' go with a 'regex'").into());
+        }
+        None => {}
+    }
+    if steps.len() > 1 {
+        return Err(map
+            .node()
+            .error(format!(
+                "one step is expected here; write several under 'steps'. {STEPS}"
+            ))
+            .into());
+    }
+    Ok(steps.pop())
+}
+
+/// `first`, `last`, or a position, negative from the end.
+fn pick(node: &Node) -> Result<isize, Error> {
+    if let Ok(position) = node.i64() {
+        return isize::try_from(position).map_err(|_| node.error("too large a position").into());
+    }
+    Ok([0, -1][node.one_of(&["first", "last"])?])
+}
+
+fn number(node: &Node) -> Result<StepSpec, Error> {
+    let map = node.map()?;
+    let step = StepSpec::Number {
+        markers: map.optional("after").map(texts).transpose()?.unwrap_or_default(),
+        otherwise_last: match map.optional("otherwise") {
+            Some(otherwise) => otherwise.one_of(&["none", "last"])? == 1,
+            None => false,
+        },
+    };
+    map.finish()?;
+    Ok(step)
+}
+
+fn normalize(node: &Node) -> Result<NormalizeSpec, Error> {
+    let map = node.map()?;
+    let flag = |key| {
+        map.optional(key)
+            .map(Node::bool)
+            .transpose()
+            .map(Option::unwrap_or_default)
+    };
+    let spec = NormalizeSpec {
+        regexes_to_ignore: map
+            .optional("regexes_to_ignore")
+            .map(texts)
+            .transpose()?
+            .unwrap_or_default(),
+        ignore_case: flag("ignore_case")?,
+        ignore_punctuation: flag("ignore_punctuation")?,
+        ignore_numbers: flag("ignore_numbers")?,
+        number: flag("number")?,
+    };
+    map.finish()?;
+    Ok(spec)
+}
+
+/// `true`, `false`, or a block.
+fn gate(node: &Node) -> Result<GateSpec, Error> {
+    if let Ok(on) = node.bool() {
+        return Ok(if on {
+            GateSpec::On {
+                lang: None,
+                min_letters: None,
+            }
+        } else {
+            GateSpec::Off
+        });
+    }
+    let map = node.map()?;
+    let spec = GateSpec::On {
+        lang: text_of(&map, "lang")?,
+        min_letters: map.optional("min_letters").map(Node::usize).transpose()?,
+    };
+    map.finish()?;
+    Ok(spec)
+}
+
+/// Named fields: words and numbers.
+fn row(node: &Node) -> Result<Row, Error> {
+    let field = |(key, value): &(String, Node)| {
+        let value = match &value.value {
+            yaml::Value::Int(i) => (*i).into(),
+            _ => value.text()?.into(),
+        };
+        Ok((key.clone(), value))
+    };
+    node.map()?.entries().iter().map(field).collect()
+}
+
+fn text_of(map: &Map<'_>, key: &str) -> Result<Option<String>, Error> {
+    Ok(map.optional(key).map(Node::text).transpose()?)
+}
+
+fn texts(node: &Node) -> Result<Vec<String>, Error> {
+    Ok(node.one_or_more().iter().map(Node::text).collect::<Result<_, _>>()?)
+}
+
+fn at_least_one(node: &Node) -> Result<usize, Error> {
+    match node.usize()? {
+        0 => Err(node.error("a whole number of 1 or more is expected here").into()),
+        n => Ok(n),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "
+task: arith
+lang: es
+data: {search: a.jsonl, test: {file: b.tsv, columns: [question, answer], rows: 10..20}}
+prompt: 'Q: {{question}} A:'
+target: '{{answer}}'
+filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
+";
+
+    fn parse(text: &str) -> Result<TaskFile, Error> {
+        TaskFile::parse(Path::new("t.yaml"), text, None)
+    }
+
+    #[test]
+    fn a_small_task() {
+        let task = parse(SMALL).unwrap();
+        assert_eq!((task.name.as_str(), task.lang_names()), ("arith", vec!["es"]));
+        assert_eq!(task.source(Split::Search).unwrap().format, Format::Jsonl);
+        assert_eq!(task.source(Split::Test).unwrap().rows, 10..20);
+        assert_eq!(task.source(Split::Benchmark).unwrap().rows, 10..20);
+        assert!(task.source(Split::Selection).is_none());
+        assert!(task.settings(Profile::Parity).shots.is_none());
+    }
+
+    #[test]
+    fn a_profile_overrides_key_by_key() {
+        let text = format!("{SMALL}\nstop: [a]\nfitness: {{stop: [b, c], max_new_tokens: 9}}");
+        let task = parse(&text).unwrap();
+        assert_eq!(task.settings(Profile::Parity).stop.unwrap(), ["a"]);
+        let fitness = task.settings(Profile::Fitness);
+        assert_eq!(fitness.stop.unwrap(), ["b", "c"]);
+        assert_eq!(fitness.max_new_tokens, Some(9));
+        assert!(fitness.prompt.is_some());
+    }
+
+    #[test]
+    fn mistakes_are_pointed_at() {
+        for (change, expected) in [
+            (
+                ("target:", "tarjet:"),
+                "t.yaml:6: tarjet: unknown key 'tarjet'; did you mean 'target'?",
+            ),
+            (("search: a.jsonl", "serch: a.jsonl"), "did you mean 'search'?"),
+            (
+                ("a.jsonl", "a.parquet"),
+                "the kind of this file does not show in its name",
+            ),
+            (("10..20", "20..10"), "'20..10' is no range of rows"),
+            (("columns: [question, answer], ", ""), "names the fields of a .tsv file"),
+            (("pick: first", "pick: frist"), "did you mean 'first'?"),
+            (
+                ("regex: '#### ([0-9]+)', ", ""),
+                "'pick' and 'fallback' go with a 'regex'",
+            ),
+            (("pick: first", "number: {after: ['#']}"), "one step is expected here"),
+            (("lang: es", "type: genrate"), "did you mean 'generate'?"),
+            (("lang: es", "max_new_tokens: 0"), "1 or more"),
+            (("lang: es", "metric: f1"), "exact_match"),
+            (("lang: es", "primary: strict-mach"), "did you mean 'strict-match'?"),
+            (("lang: es", "fitness: {shot: 1}"), "fitness.shot: unknown key"),
+            (
+                ("lang: es", "shots: {count: 2}"),
+                "either 'examples' (a list) or 'from' (a file)",
+            ),
+            (
+                ("filters:", "parity: {filters: []}\nfitness:\n filters:"),
+                "the key 'filters' is missing",
+            ),
+        ] {
+            let message = parse(&SMALL.replace(change.0, change.1)).unwrap_err().to_string();
+            assert!(message.contains(expected), "{change:?}: {message}");
+            assert!(message.starts_with("t.yaml:"), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_builtin_is_called_as_its_file() {
+        for name in builtin_names() {
+            assert_eq!(TaskFile::builtin(name).unwrap().unwrap().name, name);
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! A run as its events tell it: the one fold that the dashboard, the plain lines, the report and `status` share.
+//!
+//! [`Run::apply`] takes records in order, whether they come from a live feed, a journal, or first one and then the
+//! other. Nothing here decides anything, reads a clock or opens a file. Time while no process worked on the run (between
+//! a stop or a crash and the next `run_resumed`) does not count as elapsed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::words::{LOG_LIKELIHOOD, Unit};
+use super::{
+    Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase,
+    Progress, Record, RunStarted, Selection, TestReading,
+};
+
+/// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
+/// would not fit in memory, and nobody looks at what the last of the field wrote.
+const KEPT_ANSWERS: usize = 48;
+
+/// Log lines kept; older ones are in the journal.
+const KEPT_LOG: usize = 5000;
+
+/// What has happened so far.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub started: Option<RunStarted>,
+    pub state: State,
+    pub phase: Option<Phase>,
+    /// One for each id, in order of arrival.
+    pub scored: Vec<Scored>,
+    pub failed: Vec<Failed>,
+    pub generations: Vec<GenerationPoint>,
+    /// What the engine does right now; live feeds only.
+    pub working: Option<Working>,
+    pub search_ended: Option<EndReason>,
+    pub selection: Option<Selection>,
+    pub reading: Option<TestReading>,
+    pub log: Vec<LogLine>,
+    /// Candidates that counted against the budget: everything but parents and baselines, failed ones included.
+    pub evals: u64,
+    /// Questions answered, over all candidates.
+    pub answers: u64,
+    pub generated_tokens: u64,
+    pub resumes: usize,
+    /// Wall clock of the first record.
+    pub started_ms: u64,
+    /// Wall clock of the last record.
+    pub last_ms: u64,
+    idle_ms: u64,
+    /// Elapsed time as the run itself reported it at its end.
+    reported_elapsed_ms: Option<u64>,
+    by_id: HashMap<String, usize>,
+    by_candidate: BTreeMap<String, Vec<Answers>>,
+    best: Option<usize>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// No record yet.
+    #[default]
+    Waiting,
+    Running,
+    Done,
+    /// Stopped before it was done; `resume` goes on.
+    Stopped(String),
+    Failed(String),
+}
+
+/// A scored candidate and when it arrived.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    pub candidate: Candidate,
+    /// Wall clock.
+    pub time_ms: u64,
+    /// Time since the start of the run in which somebody worked on it.
+    pub elapsed_ms: u64,
+    /// Evaluations counted when it arrived, itself included.
+    pub evals: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub id: String,
+    pub origin: Origin,
+    pub generation: Option<u64>,
+    pub reason: String,
+    pub time_ms: u64,
+}
+
+/// A generation and where on the axes it ended.
+#[derive(Clone, Debug)]
+pub struct GenerationPoint {
+    pub generation: Generation,
+    pub evals: u64,
+    pub elapsed_ms: u64,
+}
+
+/// The candidate in the engine.
+#[derive(Clone, Debug)]
+pub struct Working {
+    pub id: String,
+    pub origin: Option<Origin>,
+    pub generation: Option<u64>,
+    pub since_ms: u64,
+    pub progress: Option<Progress>,
+    /// Tokens a second at each report, oldest first.
+    pub speeds: Vec<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    pub time_ms: u64,
+    pub level: Level,
+    pub message: String,
+}
+
+/// Two candidates on the same questions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Paired {
+    /// Weighted mean difference, first − second.
+    pub difference: f64,
+    pub stderr: f64,
+    pub n: usize,
+    /// Two-sided, from the normal distribution of difference ÷ standard error.
+    pub p_value: f64,
+}
+
+/// A question that one candidate got right and the other wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Flip<'a> {
+    pub task: &'a str,
+    pub lang: &'a str,
+    pub split: &'a str,
+    pub child: &'a Answer,
+    pub other: &'a Answer,
+    /// The child is the one who got it right.
+    pub gained: bool,
+}
+
+impl Run {
+    /// Folds a whole journal.
+    pub fn from_records<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut run = Self::default();
+        for record in records {
+            run.apply(record);
+        }
+        run
+    }
+
+    /// Takes one record in.
+    pub fn apply(&mut self, record: &Record) {
+        if self.started_ms == 0 {
+            self.started_ms = record.time_ms;
+        }
+        if let Event::RunResumed { .. } = record.event {
+            self.idle_ms += record.time_ms.saturating_sub(self.last_ms);
+        }
+        self.last_ms = self.last_ms.max(record.time_ms);
+        if self.state == State::Waiting {
+            self.state = State::Running;
+        }
+        self.apply_event(record);
+    }
+
+    fn apply_event(&mut self, record: &Record) {
+        match &record.event {
+            Event::RunStarted(started) => self.started = Some(started.clone()),
+            Event::RunResumed { .. } => {
+                self.resumes += 1;
+                self.state = State::Running;
+                self.reported_elapsed_ms = None;
+            }
+            Event::PhaseStarted { phase } => {
+                self.phase = Some(*phase);
+                self.working = None;
+            }
+            Event::CandidateStarted {
+                id,
+                origin,
+                generation,
+            } => self.begin(record, id, Some(origin), *generation),
+            Event::Progress(progress) => self.progress(record, progress),
+            Event::Answers(answers) => self.keep_answers(answers),
+            Event::CandidateScored(candidate) => self.score(record, candidate),
+            Event::CandidateFailed {
+                id,
+                origin,
+                generation,
+                reason,
+                ..
+            } => {
+                self.evals += u64::from(counts(origin));
+                self.finish_working(id);
+                self.failed.push(Failed {
+                    id: id.clone(),
+                    origin: origin.clone(),
+                    generation: *generation,
+                    reason: reason.clone(),
+                    time_ms: record.time_ms,
+                });
+            }
+            Event::GenerationEnded(generation) => {
+                let point = GenerationPoint {
+                    generation: generation.clone(),
+                    evals: self.evals,
+                    elapsed_ms: self.elapsed_at(record.time_ms),
+                };
+                // A resumed run may end its interrupted generation a second time.
+                self.generations
+                    .retain(|g| g.generation.generation != generation.generation);
+                self.generations.push(point);
+            }
+            Event::SearchEnded { reason, evals } => {
+                self.search_ended = Some(*reason);
+                self.evals = *evals;
+            }
+            Event::Selected(selection) => self.selection = Some(selection.clone()),
+            Event::TestRead(reading) => self.reading = Some(reading.clone()),
+            Event::RunStopped { reason } => self.end(State::Stopped(reason.clone())),
+            Event::RunDone {
+                evals,
+                answers,
+                elapsed_ms,
+            } => {
+                self.end(State::Done);
+                self.evals = *evals;
+                self.answers = *answers;
+                self.reported_elapsed_ms = Some(*elapsed_ms);
+            }
+            Event::RunFailed { reason } => self.end(State::Failed(reason.clone())),
+            Event::Log { level, message } => self.note(record.time_ms, *level, message.clone()),
+        }
+    }
+
+    /// Adds a line to the log.
+    pub fn note(&mut self, time_ms: u64, level: Level, message: String) {
+        if self.log.len() >= KEPT_LOG {
+            self.log.drain(..KEPT_LOG / 10);
+        }
+        self.log.push(LogLine {
+            time_ms,
+            level,
+            message,
+        });
+    }
+
+    fn end(&mut self, state: State) {
+        self.state = state;
+        self.working = None;
+    }
+
+    fn begin(
+        &mut self,
+        record: &Record,
+        id: &str,
+        origin: Option<&Origin>,
+        generation: Option<u64>,
+    ) {
+        let speeds = self.working.take().map(|w| w.speeds).unwrap_or_default();
+        self.working = Some(Working {
+            id: id.to_owned(),
+            origin: origin.cloned(),
+            generation,
+            since_ms: record.time_ms,
+            progress: None,
+            speeds,
+        });
+    }
+
+    fn progress(&mut self, record: &Record, progress: &Progress) {
+        if self.working.as_ref().is_none_or(|w| w.id != progress.id) {
+            self.begin(record, &progress.id, None, None);
+        }
+        if let Some(working) = &mut self.working {
+            if progress.tokens_per_s.is_finite() && progress.tokens_per_s > 0.0 {
+                working.speeds.push(progress.tokens_per_s);
+                if working.speeds.len() > 240 {
+                    working.speeds.drain(..120);
+                }
+            }
+            working.progress = Some(progress.clone());
+        }
+    }
+
+    /// Leaves the speeds, so that the sparkline does not start over with every candidate.
+    fn finish_working(&mut self, id: &str) {
+        if let Some(working) = self.working.as_mut().filter(|w| w.id == id) {
+            working.progress = None;
+            working.origin = None;
+        }
+    }
+
+    fn keep_answers(&mut self, answers: &Answers) {
+        if matches!(self.phase, Some(Phase::Selection | Phase::Test)) {
+            self.answers += answers.answers.len() as u64;
+        }
+        let kept = self.by_candidate.entry(answers.id.clone()).or_default();
+        kept.retain(|a| {
+            (&a.task, &a.lang, &a.split) != (&answers.task, &answers.lang, &answers.split)
+        });
+        kept.push(answers.clone());
+    }
+
+    fn score(&mut self, record: &Record, candidate: &Candidate) {
+        self.finish_working(&candidate.id);
+        // Scores of the final are told by `selected` and `test_read`; the board stays the search's.
+        if matches!(self.phase, Some(Phase::Selection | Phase::Test))
+            && self.by_id.contains_key(&candidate.id)
+        {
+            return;
+        }
+        self.generated_tokens += candidate.generated_tokens;
+        self.answers += if candidate.cached {
+            0
+        } else {
+            candidate.n as u64
+        };
+        let elapsed_ms = self.elapsed_at(record.time_ms);
+        let index = match self.by_id.get(&candidate.id) {
+            Some(&index) => {
+                let evals = self.scored[index].evals;
+                self.scored[index] = Scored {
+                    candidate: candidate.clone(),
+                    time_ms: record.time_ms,
+                    elapsed_ms,
+                    evals,
+                };
+                index
+            }
+            None => {
+                self.evals += u64::from(counts(&candidate.origin));
+                self.scored.push(Scored {
+                    candidate: candidate.clone(),
+                    time_ms: record.time_ms,
+                    elapsed_ms,
+                    evals: self.evals,
+                });
+                self.by_id
+                    .insert(candidate.id.clone(), self.scored.len() - 1);
+                self.scored.len() - 1
+            }
+        };
+        if candidate.origin != Origin::Parent
+            && self
+                .best()
+                .is_none_or(|b| b.candidate.fitness < candidate.fitness)
+        {
+            self.best = Some(index);
+        }
+        self.drop_answers_of_the_last();
+    }
+
+    /// Keeps memory bounded; runs only when twice the number to keep has gathered.
+    fn drop_answers_of_the_last(&mut self) {
+        if self.by_candidate.len() <= 2 * KEPT_ANSWERS {
+            return;
+        }
+        let mut children: Vec<(&str, f64)> = self
+            .by_candidate
+            .keys()
+            .filter_map(|id| self.candidate(id))
+            .filter(|c| counts(&c.origin))
+            .map(|c| (c.id.as_str(), c.fitness))
+            .collect();
+        children.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let last: BTreeSet<String> = children
+            .iter()
+            .skip(KEPT_ANSWERS)
+            .map(|(id, _)| (*id).to_owned())
+            .collect();
+        self.by_candidate.retain(|id, _| !last.contains(id));
+    }
+
+    /// Working time from the start of the run to a moment.
+    pub fn elapsed_at(&self, time_ms: u64) -> u64 {
+        time_ms
+            .saturating_sub(self.started_ms)
+            .saturating_sub(self.idle_ms)
+    }
+
+    /// Working time so far; `now_ms` matters only while the run goes on.
+    pub fn elapsed(&self, now_ms: u64) -> u64 {
+        match self.state {
+            State::Running => self.elapsed_at(now_ms.max(self.last_ms)),
+            _ => self
+                .reported_elapsed_ms
+                .unwrap_or_else(|| self.elapsed_at(self.last_ms)),
+        }
+    }
+
+    pub fn unit(&self) -> Unit {
+        self.started
+            .as_ref()
+            .map(Unit::of_fitness)
+            .unwrap_or_default()
+    }
+
+    pub fn task_unit(&self, task: &str, lang: &str) -> Unit {
+        self.started
+            .as_ref()
+            .map(|s| Unit::of_task(s, task, lang))
+            .unwrap_or_default()
+    }
+
+    pub fn candidate(&self, id: &str) -> Option<&Candidate> {
+        self.by_id.get(id).map(|&i| &self.scored[i].candidate)
+    }
+
+    /// The fittest candidate that is not a parent, on the search questions.
+    pub fn best(&self) -> Option<&Scored> {
+        self.best.map(|i| &self.scored[i])
+    }
+
+    /// Who won: the winner on fresh questions once there is one, the fittest until then.
+    pub fn winner(&self) -> Option<&Candidate> {
+        let selected = self
+            .selection
+            .as_ref()
+            .and_then(|s| self.candidate(&s.best));
+        selected.or_else(|| self.best().map(|b| &b.candidate))
+    }
+
+    pub fn of_origin(&self, origin: Origin) -> impl Iterator<Item = &Candidate> {
+        self.scored
+            .iter()
+            .map(|s| &s.candidate)
+            .filter(move |c| c.origin == origin)
+    }
+
+    /// The fittest parent, on the search questions.
+    pub fn best_parent(&self) -> Option<&Candidate> {
+        self.of_origin(Origin::Parent)
+            .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
+    }
+
+    /// Scored candidates, fittest first; of equals the earlier first.
+    pub fn ranking(&self) -> Vec<&Scored> {
+        let mut ranking: Vec<&Scored> = self.scored.iter().collect();
+        ranking.sort_by(|a, b| b.candidate.fitness.total_cmp(&a.candidate.fitness));
+        ranking
+    }
+
+    pub fn answers_of(&self, id: &str) -> &[Answers] {
+        self.by_candidate
+            .get(id)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
+    /// The weighted mean difference of two candidates on the search questions that both answered, or nothing where their
+    /// answers are not at hand.
+    ///
+    /// **Source**: paired differences, standard error = sample standard deviation ÷ √n per task, added in quadrature
+    /// with the tasks' weights.
+    pub fn paired(&self, a: &str, b: &str) -> Option<Paired> {
+        let tasks = &self.started.as_ref()?.tasks;
+        let (mut sum, mut variance, mut weights, mut n) = (0.0, 0.0, 0.0, 0);
+        for task in tasks {
+            let find = |id| {
+                self.answers_of(id)
+                    .iter()
+                    .find(|x| (&x.task, &x.lang, &x.split) == (&task.task, &task.lang, &task.split))
+            };
+            let differences: Vec<f64> = pairs(find(a)?, find(b)?)
+                .map(|(x, y)| x.score - y.score)
+                .collect();
+            if differences.len() < 2 {
+                return None;
+            }
+            let (mean, stderr) = mean_and_stderr(&differences);
+            sum += task.weight * mean;
+            variance += (task.weight * stderr).powi(2);
+            weights += task.weight;
+            n += differences.len();
+        }
+        if weights <= 0.0 {
+            return None;
+        }
+        let (difference, stderr) = (sum / weights, variance.sqrt() / weights);
+        let p_value = if stderr > 0.0 {
+            libm::erfc((difference / stderr).abs() / std::f64::consts::SQRT_2)
+        } else {
+            f64::from(difference == 0.0)
+        };
+        Some(Paired {
+            difference,
+            stderr,
+            n,
+            p_value,
+        })
+    }
+
+    /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.
+    pub fn flips<'a>(&'a self, child: &str, other: &str) -> Vec<Flip<'a>> {
+        let mut flips = Vec::new();
+        for mine in self.answers_of(child) {
+            if self.task_unit(&mine.task, &mine.lang) == Unit::Raw {
+                continue;
+            }
+            let same = |x: &&Answers| {
+                (&x.task, &x.lang, &x.split) == (&mine.task, &mine.lang, &mine.split)
+            };
+            let Some(theirs) = self.answers_of(other).iter().find(same) else {
+                continue;
+            };
+            for (child, other) in pairs(mine, theirs) {
+                let gained = child.score >= 0.5;
+                if gained != (other.score >= 0.5) {
+                    let (task, lang, split) = (&*mine.task, &*mine.lang, &*mine.split);
+                    flips.push(Flip {
+                        task,
+                        lang,
+                        split,
+                        child,
+                        other,
+                        gained,
+                    });
+                }
+            }
+        }
+        flips
+    }
+
+    /// A model of the run by its short name.
+    pub fn model(&self, name: &str) -> Option<&Model> {
+        self.started
+            .as_ref()?
+            .models
+            .iter()
+            .find(|m| m.name == name)
+    }
+
+    /// Whether a task is scored by likelihood.
+    pub fn is_likelihood(&self, task: &str, lang: &str) -> bool {
+        let tasks = self.started.iter().flat_map(|s| &s.tasks);
+        tasks
+            .into_iter()
+            .any(|t| t.task == task && t.lang == lang && t.metric == LOG_LIKELIHOOD)
+    }
+}
+
+/// Whether a candidate of this origin is paid for by the budget of the search.
+pub fn counts(origin: &Origin) -> bool {
+    !matches!(origin, Origin::Parent | Origin::Baseline)
+}
+
+/// An origin in words.
+pub fn origin_name(origin: &Origin) -> &'static str {
+    match origin {
+        Origin::Parent => "parent",
+        Origin::Baseline => "baseline",
+        Origin::WarmStart => "warm start",
+        Origin::Search => "search",
+        Origin::Mean => "mean",
+    }
+}
+
+/// Answers to the same question, in the first one's order.
+fn pairs<'a>(a: &'a Answers, b: &'a Answers) -> impl Iterator<Item = (&'a Answer, &'a Answer)> {
+    let by_question: HashMap<&str, &Answer> = b.answers.iter().map(|x| (x.q.as_str(), x)).collect();
+    a.answers
+        .iter()
+        .filter_map(move |x| by_question.get(x.q.as_str()).map(|&y| (x, y)))
+}
+
+fn mean_and_stderr(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (variance / n).sqrt())
+}

@@ -1,0 +1,69 @@
+//! What the one reading of the sealed test split says, in one sentence; honest about chance and about luck.
+
+use super::TestReading;
+use super::run::Run;
+use super::words::{Unit, counted, p_value, parent_name, test_name};
+
+/// What a reading of the sealed split says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The child is better, and chance alone would hardly do that (p < 0.05).
+    pub won: bool,
+    pub sentence: String,
+}
+
+/// The level under which a difference counts as shown.
+const SIGNIFICANT: f64 = 0.05;
+
+pub fn verdict(unit: Unit, reading: &TestReading) -> Verdict {
+    let (child, parent) = (&reading.best, &reading.best_parent);
+    let name = parent_name(&parent.id);
+    let points = unit.points(reading.difference);
+    let scores = format!(
+        "{} against {}",
+        unit.score(&child.score),
+        unit.score(&parent.score)
+    );
+    let tail = format!(
+        "on {} never used before: {scores}, {} ({})",
+        counted(child.score.n, "question"),
+        p_value(reading.p_value),
+        test_name(&reading.test)
+    );
+    let sure = reading.p_value < SIGNIFICANT;
+    let head = match (reading.difference > 0.0, sure) {
+        (true, true) => format!("{} beats the best parent, {name}, by {points}", child.id),
+        (true, false) => format!(
+            "{} is {points} ahead of the best parent, {name}, which may be chance,",
+            child.id
+        ),
+        (false, true) => format!("{} loses to the best parent, {name}, by {points}", child.id),
+        (false, false) => format!(
+            "{} is no better than the best parent, {name}: {points} behind",
+            child.id
+        ),
+    };
+    Verdict {
+        won: reading.difference > 0.0 && sure,
+        sentence: format!("{head} {tail}"),
+    }
+}
+
+/// How much of the winner's score on the search questions was luck.
+pub fn luck(run: &Run) -> Option<String> {
+    let reading = run.reading.as_ref()?;
+    let search = run.candidate(&reading.best.id)?.fitness;
+    let luck = search - reading.best.score.value;
+    let unit = run.unit();
+    Some(match luck > 0.0 {
+        true => format!(
+            "{} of its search score of {} were luck.",
+            unit.points(luck),
+            unit.value(search)
+        ),
+        false => format!(
+            "Its search score of {} was no luck: it held on unseen questions.",
+            unit.value(search)
+        ),
+    })
+}

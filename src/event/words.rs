@@ -1,0 +1,294 @@
+//! How numbers are put into words, the same in the dashboard, the plain lines, the report and the model card.
+//!
+//! A score never stands alone: it carries its standard error. Pure functions; nothing here reads a clock or a locale.
+
+use super::{Answer, RunStarted, Score, TaskScore};
+
+/// The metric of tasks that are scored by likelihood instead of right or wrong.
+pub const LOG_LIKELIHOOD: &str = "log_likelihood";
+
+/// How a score is written: right-or-wrong scores as per cent, everything else as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    Percent,
+    #[default]
+    Raw,
+}
+
+impl Unit {
+    /// The unit of the fitness: per cent if every task is scored right or wrong.
+    pub fn of_fitness(run: &RunStarted) -> Self {
+        let percent = !run.tasks.is_empty() && run.tasks.iter().all(|t| t.metric != LOG_LIKELIHOOD);
+        if percent { Self::Percent } else { Self::Raw }
+    }
+
+    /// The unit of one task, found by name and language (a re-read on another split has the same unit).
+    pub fn of_task(run: &RunStarted, task: &str, lang: &str) -> Self {
+        let metric = run
+            .tasks
+            .iter()
+            .find(|t| t.task == task && t.lang == lang)
+            .map(|t| t.metric.as_str());
+        match metric {
+            Some(metric) if metric != LOG_LIKELIHOOD => Self::Percent,
+            _ => Self::Raw,
+        }
+    }
+
+    /// `54.0` or `-1.234`.
+    pub fn value(self, value: f64) -> String {
+        match self {
+            Self::Percent => format!("{:.1}", 100.0 * value),
+            Self::Raw if value != 0.0 && (value.abs() >= 1e5 || value.abs() < 1e-3) => {
+                format!("{value:.2e}")
+            }
+            Self::Raw if value.abs() >= 1000.0 => format!("{value:.1}"),
+            Self::Raw => format!("{value:.3}"),
+        }
+    }
+
+    /// `54.0 ± 3.2`: the standard error, not an interval.
+    pub fn with_error(self, value: f64, stderr: f64) -> String {
+        format!("{} ± {}", self.value(value), self.value(stderr))
+    }
+
+    /// `54.0 ± 3.2`.
+    pub fn score(self, score: &Score) -> String {
+        self.with_error(score.value, score.stderr)
+    }
+
+    /// `+12.4` or `-0.031`.
+    pub fn signed(self, value: f64) -> String {
+        let sign = if value >= 0.0 { "+" } else { "" };
+        format!("{sign}{}", self.value(value))
+    }
+
+    /// `12.4 points` or `0.031`: the size of a difference, without its sign.
+    pub fn points(self, difference: f64) -> String {
+        match self {
+            Self::Percent => format!("{} points", self.value(difference.abs())),
+            Self::Raw => self.value(difference.abs()),
+        }
+    }
+
+    /// Half the width of the 95 % interval: Wilson's for right-or-wrong scores, 1.96 standard errors otherwise.
+    pub fn half_width_95(self, score: &Score) -> f64 {
+        match self {
+            Self::Percent => wilson_half_width(score.value, score.n),
+            Self::Raw => Z_95 * score.stderr,
+        }
+    }
+}
+
+const Z_95: f64 = 1.959_963_984_540_054;
+
+/// Half the width of Wilson's 95 % interval for a proportion of `n`.
+///
+/// **Source**: E. B. Wilson, JASA 22 (1927), z / (1 + z²/n) · √(p(1−p)/n + z²/4n²).
+pub fn wilson_half_width(p: f64, n: usize) -> f64 {
+    if n == 0 {
+        return 0.5;
+    }
+    let (n, z2) = (n as f64, Z_95 * Z_95);
+    Z_95 / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt()
+}
+
+/// `evals/arith-es.yaml` → `arith-es`; with the language where the name does not already end in it.
+pub fn task_name(task: &str, lang: &str) -> String {
+    let file = task.rsplit('/').next().unwrap_or(task);
+    let stem = file
+        .strip_suffix(".yaml")
+        .or_else(|| file.strip_suffix(".yml"))
+        .unwrap_or(file);
+    if lang.is_empty() || stem.ends_with(&format!("-{lang}")) || stem.ends_with(&format!("_{lang}"))
+    {
+        stem.to_owned()
+    } else {
+        format!("{stem} {lang}")
+    }
+}
+
+/// [`task_name`] of a score.
+pub fn task_of(score: &TaskScore) -> String {
+    task_name(&score.task, &score.lang)
+}
+
+/// `45 s`, `12 min`, `1 h 05 min`, `2 d 03 h`.
+pub fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s} s"),
+        60..600 => format!("{} min {:02} s", s / 60, s % 60),
+        600..3600 => format!("{} min", s / 60),
+        3600..86_400 => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
+        _ => format!("{} d {:02} h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// `0.7 s`, else as [`duration`]: for what often takes less than a second.
+pub fn short_duration(ms: u64) -> String {
+    if ms < 10_000 {
+        format!("{:.1} s", ms as f64 / 1000.0)
+    } else {
+        duration(ms)
+    }
+}
+
+/// `12–15 min`, `1.5–2.1 h`: one unit for both ends, one number where they read the same.
+pub fn duration_range(low_ms: f64, high_ms: f64) -> String {
+    let (unit_ms, unit, digits) = match high_ms {
+        ms if ms < 90_000.0 => (1000.0, "s", 0),
+        ms if ms < 5_400_000.0 => (60_000.0, "min", 0),
+        ms if ms < 172_800_000.0 => (3_600_000.0, "h", 1),
+        _ => (86_400_000.0, "d", 1),
+    };
+    let write = |ms: f64| format!("{:.digits$}", ms.max(0.0) / unit_ms);
+    let (low, high) = (write(low_ms), write(high_ms));
+    if low == high {
+        format!("{high} {unit}")
+    } else {
+        format!("{low}–{high} {unit}")
+    }
+}
+
+/// `30,750`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1 question`, `1,000 questions`.
+pub fn counted(n: usize, noun: &str) -> String {
+    format!(
+        "{} {noun}{}",
+        count(n as u64),
+        if n == 1 { "" } else { "s" }
+    )
+}
+
+/// `p = 0.0031`, `p < 0.0001`.
+pub fn p_value(p: f64) -> String {
+    if p < 1e-4 {
+        "p < 0.0001".into()
+    } else if p < 0.095 {
+        format!("p = {p:.4}")
+    } else {
+        format!("p = {p:.2}")
+    }
+}
+
+/// `400 evaluations`, `8 h 00 min`, or both.
+pub fn budget(started: &RunStarted) -> String {
+    let evals = started
+        .budget
+        .evals
+        .map(|n| counted(n as usize, "evaluation"));
+    let time = started.budget.duration_ms.map(duration);
+    match (evals, time) {
+        (Some(evals), Some(time)) => format!("{evals} or {time}"),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => "until stopped".into(),
+    }
+}
+
+/// A parent's id without its prefix.
+pub fn parent_name(id: &str) -> &str {
+    id.strip_prefix("parent-").unwrap_or(id)
+}
+
+/// Tag of an answer that went wrong in a known way.
+pub fn tags(answer: &Answer) -> Vec<&'static str> {
+    let mut tags = Vec::new();
+    match answer.finish.as_str() {
+        "loop" => tags.push("loop"),
+        "length" => tags.push("cut off"),
+        _ => {}
+    }
+    if !answer.language_ok {
+        tags.push("wrong language");
+    }
+    if answer.got.is_empty() && !answer.out.is_empty() {
+        tags.push("no answer");
+    }
+    tags
+}
+
+/// The paired test's name in words.
+pub fn test_name(test: &str) -> &str {
+    match test {
+        "mcnemar-exact" => "exact McNemar test",
+        "paired-sign-flip" => "paired sign-flip test",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_carry_their_error() {
+        let score = Score {
+            value: 0.54,
+            stderr: 0.032,
+            n: 250,
+        };
+        assert_eq!(Unit::Percent.score(&score), "54.0 ± 3.2");
+        assert_eq!(Unit::Raw.with_error(-1.23456, 0.01), "-1.235 ± 0.010");
+        assert_eq!(Unit::Percent.signed(0.124), "+12.4");
+        assert_eq!(Unit::Raw.signed(-0.031), "-0.031");
+        assert_eq!(Unit::Percent.points(-0.124), "12.4 points");
+        assert_eq!(Unit::Raw.value(0.0), "0.000");
+        assert_eq!(Unit::Raw.value(-123_456_789.0), "-1.23e8");
+    }
+
+    #[test]
+    fn wilson_by_hand() {
+        // p = 1/2, n = 100: z/(1 + z²/100) · √(1/400 + z²/40000) = 0.0962
+        assert!((wilson_half_width(0.5, 100) - 0.0962).abs() < 1e-4);
+        assert_eq!(wilson_half_width(0.3, 0), 0.5);
+        assert!(
+            wilson_half_width(0.0, 10) > 0.1,
+            "none of ten right is not certainty"
+        );
+    }
+
+    #[test]
+    fn durations_read_naturally() {
+        assert_eq!(duration(0), "0 s");
+        assert_eq!(duration(61_000), "1 min 01 s");
+        assert_eq!(duration(754_000), "12 min");
+        assert_eq!(duration(3_900_000), "1 h 05 min");
+        assert_eq!(duration(90_000_000), "1 d 01 h");
+        assert_eq!(duration_range(720_000.0, 900_000.0), "12–15 min");
+        assert_eq!(duration_range(5_400_000.0, 7_560_000.0), "1.5–2.1 h");
+        assert_eq!(duration_range(60_000.0, 60_100.0), "60 s");
+        assert_eq!(duration_range(-5.0, 0.0), "0 s");
+    }
+
+    #[test]
+    fn counts_and_p_values() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(30_750), "30,750");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(counted(1, "question"), "1 question");
+        assert_eq!(p_value(0.000_01), "p < 0.0001");
+        assert_eq!(p_value(0.0031), "p = 0.0031");
+        assert_eq!(p_value(0.5), "p = 0.50");
+    }
+
+    #[test]
+    fn task_names_lose_their_path() {
+        assert_eq!(task_name("evals/arith-es.yaml", "es"), "arith-es");
+        assert_eq!(task_name("mgsm_direct", "sw"), "mgsm_direct sw");
+        assert_eq!(task_name("gsm8k", ""), "gsm8k");
+    }
+}

@@ -1,0 +1,192 @@
+//! How a checkpoint's tensor names say where a tensor belongs: a stack of layers, and what stands before and after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where a tensor stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Part {
+    Embeddings,
+    Layer(usize),
+    Norm,
+    Head,
+}
+
+/// A tensor name with its first number cut out: `model.layers.` + 7 + `.mlp.up_proj.weight`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LayerName<'a> {
+    pub prefix: &'a str,
+    pub layer: usize,
+    pub suffix: &'a str,
+}
+
+/// The parts of the name of a tensor in a layer; `None` for tensors outside of the layers.
+pub(crate) fn layer_name(name: &str) -> Option<LayerName<'_>> {
+    let mut start = 0;
+    for word in name.split('.') {
+        let end = start + word.len();
+        let is_number = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        // A number between two dots; `h.0.attn` has one, a trailing `.0` has none.
+        if is_number && start > 0 && end < name.len() {
+            return Some(LayerName {
+                prefix: &name[..start],
+                layer: word.parse().ok()?,
+                suffix: &name[end..],
+            });
+        }
+        start = end + 1;
+    }
+    None
+}
+
+const EMBEDDINGS: &[&str] = &[
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+];
+const OTHER_EMBEDDINGS: &[&str] = &[
+    "wpe.weight",
+    "word_embeddings_layernorm",
+    "embed_positions.weight",
+];
+const HEADS: &[&str] = &["lm_head.weight", "lm_head.bias", "embed_out.weight"];
+
+fn ends(name: &str, words: &[&str]) -> bool {
+    words.iter().any(|w| name.ends_with(w))
+}
+
+/// Where a tensor outside of the layers stands.
+pub(crate) fn outer_part(name: &str) -> Part {
+    if ends(name, EMBEDDINGS) || OTHER_EMBEDDINGS.iter().any(|w| name.contains(w)) {
+        Part::Embeddings
+    } else if ends(name, HEADS) {
+        Part::Head
+    } else {
+        Part::Norm
+    }
+}
+
+/// Whether the first axis of a tensor counts tokens.
+pub(crate) fn counts_tokens(name: &str) -> bool {
+    layer_name(name).is_none() && (ends(name, EMBEDDINGS) || ends(name, HEADS))
+}
+
+/// Buffers that old checkpoints hold and every loader computes anew.
+pub(crate) fn is_buffer(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attn.masked_bias")
+}
+
+/// The token embeddings among a model's tensors.
+pub(crate) fn embeddings<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .find(|n| layer_name(n).is_none() && ends(n, EMBEDDINGS))
+}
+
+/// A checkpoint's tensors, sorted into layers and the rest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Anatomy {
+    /// Prefix of the stack that counts as the model's layers.
+    pub prefix: String,
+    pub layers: usize,
+    /// What each layer is made of (suffixes with their leading dot), over all layers.
+    pub suffixes: BTreeSet<String>,
+    /// Tensors outside of the stack; those of other stacks too.
+    pub outer: BTreeSet<String>,
+    names: BTreeSet<String>,
+}
+
+impl Anatomy {
+    pub fn new(names: Vec<String>) -> Self {
+        let names: BTreeSet<String> = names.into_iter().filter(|n| !is_buffer(n)).collect();
+        let mut stacks: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in names.iter().filter_map(|n| layer_name(n)) {
+            let layers = stacks.entry(name.prefix).or_default();
+            *layers = (*layers).max(name.layer + 1);
+        }
+        // A vision tower has a stack of its own; the text model's is the one called `layers` or `h`, else the deepest.
+        let rank = |prefix: &str, layers: usize| {
+            let text = [
+                "model.layers.",
+                "transformer.h.",
+                "model.language_model.layers.",
+            ];
+            (text.contains(&prefix), layers)
+        };
+        let main = stacks
+            .iter()
+            .max_by_key(|(prefix, layers)| rank(prefix, **layers));
+        let (prefix, layers) = main.map_or((String::new(), 0), |(p, l)| (p.to_string(), *l));
+        let (mut suffixes, mut outer) = (BTreeSet::new(), BTreeSet::new());
+        for name in &names {
+            match layer_name(name) {
+                Some(n) if n.prefix == prefix => {
+                    suffixes.insert(n.suffix.to_string());
+                }
+                _ => {
+                    outer.insert(name.clone());
+                }
+            }
+        }
+        Anatomy {
+            prefix,
+            layers,
+            suffixes,
+            outer,
+            names,
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    pub fn embeddings(&self) -> Option<&str> {
+        embeddings(self.outer.iter().map(String::as_str))
+    }
+
+    pub fn in_layer(&self, layer: usize, suffix: &str) -> String {
+        format!("{}{layer}{suffix}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut_at_their_first_number() {
+        let n = layer_name("model.layers.12.mlp.experts.3.w1.weight").unwrap();
+        assert_eq!(
+            (n.prefix, n.layer, n.suffix),
+            ("model.layers.", 12, ".mlp.experts.3.w1.weight")
+        );
+        assert_eq!(layer_name("model.norm.weight"), None);
+        assert_eq!(layer_name("0.weight"), None);
+        assert_eq!(layer_name("head.0"), None);
+    }
+
+    #[test]
+    fn parts_by_name() {
+        assert_eq!(outer_part("model.embed_tokens.weight"), Part::Embeddings);
+        assert_eq!(outer_part("lm_head.weight"), Part::Head);
+        assert_eq!(outer_part("model.norm.weight"), Part::Norm);
+        assert!(counts_tokens("lm_head.bias") && !counts_tokens("model.norm.weight"));
+    }
+
+    #[test]
+    fn the_text_stack_is_the_models_layers() {
+        let names = [
+            "vision.blocks.30.w",
+            "model.layers.0.a",
+            "model.layers.1.b",
+            "model.norm.weight",
+        ];
+        let anatomy = Anatomy::new(names.map(String::from).to_vec());
+        assert_eq!(
+            (anatomy.prefix.as_str(), anatomy.layers),
+            ("model.layers.", 2)
+        );
+        assert_eq!(anatomy.outer.len(), 2);
+    }
+}

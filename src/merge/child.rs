@@ -1,0 +1,171 @@
+//! The child's `config.json` and tokenizer: the donor's, with what the merge changed.
+
+use serde_json::{Map, Value};
+
+use super::{OutputTensor, anatomy};
+use crate::recipe::DType;
+
+/// Whose tokenizer files the child takes, and which tokens are added to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChildTokenizer {
+    /// The model whose tokenizer files are copied.
+    pub donor: String,
+    /// Tokens that the donor lacks, with their ids (`tokenizer_source: union`, or tokens named in the recipe).
+    pub added: Vec<(String, u32)>,
+    /// mergekit's `chat_template`: `auto`, a name, or the template itself.
+    pub chat_template: Option<String>,
+}
+
+/// `tokenizer.json` with tokens appended, as transformers' `add_tokens` does it.
+pub fn add_tokens(tokenizer: &mut Value, tokens: &[(String, u32)]) {
+    let entries = tokens.iter().map(|(token, id)| {
+        serde_json::json!({
+            "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": true, "special": false,
+        })
+    });
+    if let Some(object) = tokenizer.as_object_mut() {
+        let list = object
+            .entry("added_tokens")
+            .or_insert_with(|| Value::Array(Vec::new()));
+        if let Some(list) = list.as_array_mut() {
+            list.extend(entries);
+        }
+    }
+}
+
+/// What the merge decides about the config.
+pub(crate) struct Changes<'a> {
+    /// For each layer of the child, the config and the layer that it comes from.
+    pub layers: Vec<(Option<&'a Value>, usize)>,
+    /// What the recipe says, or what all tensors have.
+    pub dtype: Option<DType>,
+    /// Rows of the embeddings, where they are known.
+    pub vocab_size: Option<usize>,
+    pub tied: Option<bool>,
+}
+
+const LAYER_COUNTS: &[&str] = &["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
+/// Lists with one entry for each layer.
+const LAYER_LISTS: &[&str] = &[
+    "layer_types",
+    "mlp_layer_types",
+    "layers_block_type",
+    "no_rope_layers",
+    "attention_layers",
+];
+
+/// The donor's config with `changes` made. Language models inside of others have theirs under `text_config`.
+pub(crate) fn config(donor: &Value, changes: &Changes<'_>) -> Value {
+    let mut config = donor.clone();
+    if let Some(object) = config.as_object_mut() {
+        set_dtype(object, changes.dtype);
+        change(object, changes);
+    }
+    config
+}
+
+fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
+    let nested = !LAYER_COUNTS.iter().any(|k| object.contains_key(*k));
+    if nested && let Some(Value::Object(text)) = object.get_mut("text_config") {
+        return change(text, changes);
+    }
+    for key in LAYER_COUNTS {
+        if let Some(count) = object.get_mut(*key) {
+            *count = changes.layers.len().into();
+        }
+    }
+    for key in LAYER_LISTS {
+        if let Some(list) = layer_list(object, key, changes) {
+            object.insert(key.to_string(), list);
+        }
+    }
+    if let Some(rows) = changes.vocab_size {
+        object.insert("vocab_size".into(), rows.into());
+    }
+    if let Some(tied) = changes.tied {
+        object.insert("tie_word_embeddings".into(), tied.into());
+    }
+}
+
+/// The list in the child's order of layers; each layer's entry comes from the layer's own model.
+fn layer_list(object: &Map<String, Value>, key: &str, changes: &Changes<'_>) -> Option<Value> {
+    let donor = object.get(key)?.as_array()?;
+    let entries = changes.layers.iter().map(|(config, layer)| {
+        let own = config.and_then(|c| c.get(key).or_else(|| c.get("text_config")?.get(key)));
+        let own = own.and_then(Value::as_array).unwrap_or(donor);
+        own.get(*layer).cloned()
+    });
+    entries.collect::<Option<Vec<_>>>().map(Value::Array)
+}
+
+/// Both dialects: `torch_dtype` of old, `dtype` of transformers 5.
+fn set_dtype(object: &mut Map<String, Value>, dtype: Option<DType>) {
+    let Some(dtype) = dtype else { return };
+    let keys = ["dtype", "torch_dtype"];
+    if !keys.iter().any(|k| object.contains_key(*k)) {
+        object.insert("torch_dtype".into(), dtype.name().into());
+    }
+    for key in keys {
+        if let Some(value) = object.get_mut(key) {
+            *value = dtype.name().into();
+        }
+    }
+}
+
+/// Rows of the child's embeddings.
+pub(crate) fn embedding_rows(outputs: &[OutputTensor]) -> Option<usize> {
+    let name = anatomy::embeddings(outputs.iter().map(|o| o.name.as_str()))?;
+    outputs
+        .iter()
+        .find(|o| o.name == name)?
+        .shape
+        .first()
+        .copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn layer_lists_follow_the_layers() {
+        let (a, b) = (
+            json!({"num_hidden_layers": 3, "layer_types": ["x", "y", "z"], "torch_dtype": "float32"}),
+            json!({"num_hidden_layers": 2, "layer_types": ["p", "q"]}),
+        );
+        let changes = Changes {
+            layers: vec![(Some(&a), 0), (Some(&b), 1), (Some(&a), 2), (Some(&a), 2)],
+            dtype: Some(DType::Bf16),
+            vocab_size: Some(7),
+            tied: None,
+        };
+        assert_eq!(
+            config(&a, &changes),
+            json!({"num_hidden_layers": 4, "layer_types": ["x", "q", "z", "z"], "torch_dtype": "bfloat16", "vocab_size": 7})
+        );
+    }
+
+    #[test]
+    fn the_text_model_inside_of_another() {
+        let donor = json!({"dtype": "float32", "text_config": {"n_layer": 5}});
+        let changes = Changes {
+            layers: vec![(None, 0)],
+            dtype: Some(DType::F16),
+            vocab_size: None,
+            tied: Some(true),
+        };
+        assert_eq!(
+            config(&donor, &changes),
+            json!({"dtype": "float16", "text_config": {"n_layer": 1, "tie_word_embeddings": true}})
+        );
+    }
+
+    #[test]
+    fn tokens_are_appended() {
+        let mut tokenizer = json!({"added_tokens": [{"id": 0}]});
+        add_tokens(&mut tokenizer, &[("<x>".into(), 9)]);
+        assert_eq!(tokenizer["added_tokens"][1]["content"], "<x>");
+    }
+}

@@ -1,0 +1,365 @@
+//! The exact k-th largest magnitude of a task vector, without a sort.
+//!
+//! For floats that are not negative the bit pattern orders as the value does. So a histogram over the upper half of the
+//! bits of |τ| says in which bin the k-th largest lies, and only that bin's entries are looked at again. Ties go to the
+//! lower index, which makes the order total and the cut exact for every k.
+
+use std::cmp::Reverse;
+
+use rayon::prelude::*;
+
+use super::view::Inputs;
+
+/// Where the largest k entries end: kept are larger bits, and equal ones up to index `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Nothing,
+    Everything,
+    At { bits: u32, last: usize },
+}
+
+/// An entry's place in the order: larger magnitudes first, then lower indices.
+pub(crate) type Place = (Reverse<u32>, usize);
+
+const BINS: usize = 1 << 15;
+
+/// Bits of |x − base|.
+#[inline(always)]
+fn magnitude(x: f32, base: f32) -> u32 {
+    (x - base).to_bits() & 0x7fff_ffff
+}
+
+/// The cut that keeps the `k` largest of |input `model` − input `base`|.
+pub(crate) fn top(inputs: &Inputs<'_>, model: usize, base: usize, k: usize) -> Cut {
+    if k == 0 {
+        return Cut::Nothing;
+    }
+    if k >= inputs.len() {
+        return Cut::Everything;
+    }
+    let pair = Inputs::new(vec![inputs.view(model), inputs.view(base)]);
+    let (bin, above) = bin_of(&histogram(&pair), k);
+    let mut entries = entries_in(&pair, bin..bin + 1);
+    let (_, (Reverse(bits), last), _) = entries.select_nth_unstable(k - above - 1);
+    Cut::At {
+        bits: *bits,
+        last: *last,
+    }
+}
+
+/// The entries whose magnitudes lie in a range of bins.
+fn entries_in(pair: &Inputs<'_>, bins: std::ops::Range<usize>) -> Vec<Place> {
+    let parts = pair.each(|start, chunks, _| {
+        let mut found = Vec::new();
+        for (i, (x, b)) in chunks[0].iter().zip(chunks[1]).enumerate() {
+            let bits = magnitude(*x, *b);
+            if bins.contains(&((bits >> 16) as usize)) {
+                found.push((Reverse(bits), start + i));
+            }
+        }
+        found
+    });
+    parts.concat()
+}
+
+/// Every `STEP`-th place of the order of one task vector: half a byte for each entry, and the cut for any k is known but
+/// for fewer than `STEP` entries.
+#[derive(Debug)]
+pub(crate) struct Index {
+    len: usize,
+    /// The places of ranks STEP, 2 · STEP, …, counted from 1: bits and index.
+    samples: Vec<(u32, u32)>,
+}
+
+const STEP: usize = 16;
+/// Entries that are sorted at once while an index is built.
+const SORTED_AT_ONCE: usize = 1 << 23;
+
+impl Index {
+    /// `None` for tensors too large for 32-bit indices.
+    pub fn build(inputs: &Inputs<'_>, model: usize, base: usize) -> Option<Index> {
+        u32::try_from(inputs.len()).ok()?;
+        let pair = Inputs::new(vec![inputs.view(model), inputs.view(base)]);
+        let bins = histogram(&pair);
+        let mut samples = Vec::with_capacity(inputs.len() / STEP);
+        let (mut end, mut rank) = (BINS, 0);
+        while end > 0 {
+            let (mut start, mut count) = (end, 0);
+            while start > 0 && (count == 0 || count + bins[start - 1] <= SORTED_AT_ONCE) {
+                start -= 1;
+                count += bins[start];
+            }
+            if count > 0 {
+                let mut entries = entries_in(&pair, start..end);
+                entries.par_sort_unstable();
+                for (i, (Reverse(bits), index)) in entries.iter().enumerate() {
+                    if (rank + i + 1) % STEP == 0 {
+                        samples.push((*bits, *index as u32));
+                    }
+                }
+            }
+            rank += count;
+            end = start;
+        }
+        Some(Index {
+            len: inputs.len(),
+            samples,
+        })
+    }
+
+    /// What is known of the cut that keeps the `k` largest.
+    pub fn bracket(&self, k: usize) -> Bracket {
+        let cut = |sample: usize| match sample.checked_sub(1).map(|i| self.samples.get(i)) {
+            None => Cut::Nothing,
+            Some(None) => Cut::Everything,
+            Some(Some((bits, index))) => Cut::At {
+                bits: *bits,
+                last: *index as usize,
+            },
+        };
+        if k >= self.len {
+            return Bracket::exact(Cut::Everything);
+        }
+        let sure = cut(k / STEP);
+        match k % STEP {
+            0 => Bracket::exact(sure),
+            missing => Bracket {
+                sure,
+                maybe: cut(k / STEP + 1),
+                missing,
+            },
+        }
+    }
+}
+
+/// A cut that is known but for a few entries: `sure` keeps too few, `maybe` may keep too many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bracket {
+    pub sure: Cut,
+    maybe: Cut,
+    missing: usize,
+}
+
+impl Bracket {
+    pub fn exact(cut: Cut) -> Self {
+        Bracket {
+            sure: cut,
+            maybe: cut,
+            missing: 0,
+        }
+    }
+
+    /// The entries of a chunk of the task vector whose fate is open.
+    pub fn open(&self, start: usize, chunk: &[f32], found: &mut Vec<Place>) {
+        if self.missing == 0 {
+            return;
+        }
+        // Between two of these positions both thresholds are constant, so that counting is one vector loop.
+        let mut ends = [
+            self.sure.ties_kept(start, chunk.len()),
+            self.maybe.ties_kept(start, chunk.len()),
+            chunk.len(),
+        ];
+        ends.sort_unstable();
+        let mut from = 0;
+        for to in ends {
+            let (low, high) = (self.maybe.least(start + from), self.sure.least(start + from));
+            let between = |d: &f32| (low..high).contains(&(d.to_bits() & 0x7fff_ffff));
+            let part = &chunk[from..to];
+            let count: u32 = part.iter().map(|d| u32::from(between(d))).sum();
+            if count > 0 {
+                let open = part.iter().enumerate().filter(|(_, d)| between(d));
+                let place = |(i, d): (usize, &f32)| (Reverse(d.to_bits() & 0x7fff_ffff), start + from + i);
+                found.extend(open.map(place));
+            }
+            from = to;
+        }
+    }
+
+    /// The cut, once all open entries are found.
+    pub fn resolve(&self, found: &mut [Place]) -> Cut {
+        if self.missing == 0 || found.len() < self.missing {
+            return self.sure;
+        }
+        let (_, (Reverse(bits), last), _) = found.select_nth_unstable(self.missing - 1);
+        Cut::At {
+            bits: *bits,
+            last: *last,
+        }
+    }
+}
+
+fn histogram(pair: &Inputs<'_>) -> Vec<usize> {
+    let parts = pair.fold(
+        || vec![0u32; BINS],
+        |bins, _, chunks, _| {
+            for (x, b) in chunks[0].iter().zip(chunks[1]) {
+                bins[(magnitude(*x, *b) >> 16) as usize] += 1;
+            }
+        },
+    );
+    let mut total = vec![0usize; BINS];
+    for part in parts {
+        for (t, p) in total.iter_mut().zip(part) {
+            *t += p as usize;
+        }
+    }
+    total
+}
+
+/// The bin that holds the k-th largest, and how many entries lie in the bins above it.
+fn bin_of(bins: &[usize], k: usize) -> (usize, usize) {
+    let mut above = 0;
+    for (bin, count) in bins.iter().enumerate().rev() {
+        if above + count >= k {
+            return (bin, above);
+        }
+        above += count;
+    }
+    (0, above)
+}
+
+impl Cut {
+    /// Whether the cut keeps the entry `value` at `index`.
+    #[inline(always)]
+    pub(crate) fn keeps(self, index: usize, value: f32) -> bool {
+        match self {
+            Cut::Everything => true,
+            Cut::Nothing => false,
+            Cut::At { bits, last } => {
+                let magnitude = value.to_bits() & 0x7fff_ffff;
+                magnitude > bits || (magnitude == bits && index <= last)
+            }
+        }
+    }
+
+    /// The smallest magnitude that is kept at `index`, as bits.
+    fn least(self, index: usize) -> u32 {
+        match self {
+            Cut::Everything => 0,
+            Cut::Nothing => u32::MAX,
+            Cut::At { bits, last } => bits + u32::from(index > last),
+        }
+    }
+
+    /// How many entries of a chunk stand up to the last one that is kept of those tied at the cut.
+    fn ties_kept(self, start: usize, len: usize) -> usize {
+        match self {
+            Cut::At { last, .. } => (last + 1).saturating_sub(start).min(len),
+            Cut::Everything | Cut::Nothing => len,
+        }
+    }
+
+    /// Zeroes what the cut drops, in a chunk of the task vector that starts at `start`.
+    pub(crate) fn keep(self, start: usize, chunk: &mut [f32]) {
+        self.apply(start, chunk, |kept| kept);
+    }
+
+    /// Zeroes what the cut keeps.
+    pub(crate) fn drop(self, start: usize, chunk: &mut [f32]) {
+        self.apply(start, chunk, |kept| !kept);
+    }
+
+    #[inline(always)]
+    fn apply(self, start: usize, chunk: &mut [f32], stays: impl Fn(bool) -> bool) {
+        let ties_kept = self.ties_kept(start, chunk.len());
+        let (head, tail) = chunk.split_at_mut(ties_kept);
+        let leasts = [self.least(start), self.least(start + ties_kept)];
+        for (part, least) in [head, tail].into_iter().zip(leasts) {
+            for d in part {
+                let kept = d.to_bits() & 0x7fff_ffff >= least;
+                *d = if stays(kept) { *d } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// floor(fraction · n), as Python's `int(fraction * n)`.
+pub(crate) fn share(fraction: f64, n: usize) -> usize {
+    ((fraction * n as f64) as usize).min(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::View;
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition: sort by magnitude (descending), then index; keep the first k.
+    fn by_sorting(values: &[f32], k: usize) -> Vec<f32> {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()).then(a.cmp(b)));
+        let mut out = vec![0.0; values.len()];
+        for i in &order[..k.min(values.len())] {
+            out[*i] = values[*i];
+        }
+        out
+    }
+
+    fn by_cut(values: &[f32], k: usize) -> (Vec<f32>, Vec<f32>) {
+        let zeros = vec![0.0; values.len()];
+        let inputs = Inputs::new(vec![View::F32(values), View::F32(&zeros)]);
+        let cut = top(&inputs, 0, 1, k);
+        let bracket = Index::build(&inputs, 0, 1).unwrap().bracket(k);
+        let mut open = Vec::new();
+        for (i, chunk) in values.chunks(7).enumerate() {
+            bracket.open(i * 7, chunk, &mut open);
+        }
+        assert!(open.len() < STEP + usize::from(k > values.len()));
+        let resolved = bracket.resolve(&mut open);
+        for (i, v) in values.iter().enumerate() {
+            assert_eq!(resolved.keeps(i, *v), cut.keeps(i, *v), "k {k}, entry {i}");
+        }
+        let (mut kept, mut dropped) = (values.to_vec(), values.to_vec());
+        for start in (0..values.len()).step_by(7) {
+            let end = values.len().min(start + 7);
+            cut.keep(start, &mut kept[start..end]);
+            cut.drop(start, &mut dropped[start..end]);
+        }
+        (kept, dropped)
+    }
+
+    proptest! {
+        #[test]
+        fn the_cut_keeps_what_sorting_keeps(
+            values in prop::collection::vec(prop_oneof![Just(0.5f32), Just(-0.5), Just(0.0), -1.0f32..1.0], 0..60),
+            k in 0usize..70,
+        ) {
+            let expected = by_sorting(&values, k);
+            let (kept, dropped) = by_cut(&values, k);
+            prop_assert_eq!(&kept, &expected);
+            for i in 0..values.len() {
+                prop_assert_eq!(kept[i] + dropped[i], values[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn ties_go_to_the_lower_index() {
+        let (kept, _) = by_cut(&[1.0, -1.0, 1.0, 2.0, -1.0], 3);
+        assert_eq!(kept, [1.0, -1.0, 0.0, 2.0, 0.0]);
+    }
+
+    #[test]
+    fn large_tensors_with_many_ties() {
+        let values: Vec<f32> = (0..300_000u32)
+            .map(|i| ((i.wrapping_mul(2_654_435_761) >> 20) as f32 - 2048.0) / 4096.0)
+            .collect();
+        for k in [1, 2999, 150_000, 299_999] {
+            assert_eq!(by_cut(&values, k).0, by_sorting(&values, k));
+        }
+    }
+
+    #[test]
+    fn shares_round_down() {
+        assert_eq!(
+            (
+                share(0.5, 5),
+                share(0.3, 10),
+                share(0.001, 100),
+                share(1.0, 7)
+            ),
+            (2, 3, 0, 7)
+        );
+    }
+}

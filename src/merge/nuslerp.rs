@@ -1,0 +1,149 @@
+//! NuSLERP: spherical interpolation of two models, or of their task vectors, at t = w₂ / (w₁ + w₂).
+//!
+//! Source: mergekit. One angle for the tensor (`flatten`), or one for each line along the last axis (or the first, if
+//! `row_wise`). Norms are at least 1e-7; t is ½ where the weights cancel; parallel lines are interpolated linearly.
+
+use serde::Serialize;
+
+use super::{
+    combine,
+    parents::{Parents, Refusal},
+    slerp::arc,
+    view::{Target, dot},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Lines {
+    Whole,
+    LastAxis,
+    FirstAxis,
+}
+
+pub(crate) fn merge(
+    parents: &Parents<'_>,
+    weights: [f64; 2],
+    lines: Lines,
+    out: &mut Target<'_>,
+) -> Result<bool, Refusal> {
+    let total = weights[0] + weights[1];
+    let t = if total.abs() < 1e-6 {
+        0.5
+    } else {
+        weights[1] / total
+    };
+    if lines == Lines::Whole {
+        let gram = parents.gram();
+        let (a, b) = coefficients(gram[0], gram[3], gram[1], t);
+        return Ok(combine::write(parents, &[a, b], out));
+    }
+    let models = parents.models();
+    let (mut x, y) = (
+        parents.task_vector(models[0]),
+        parents.task_vector(models[1]),
+    );
+    let (_, last) = parents.rows();
+    if lines == Lines::LastAxis || parents.shape.len() < 2 {
+        for (x, y) in x.chunks_mut(last).zip(y.chunks(last)) {
+            let (a, b) = coefficients(dot(x, x), dot(y, y), dot(x, y), t);
+            mix(x, y, a as f32, b as f32);
+        }
+    } else {
+        columns(&mut x, &y, parents.shape[0], t);
+    }
+    if let Some(base) = parents.base {
+        for (x, b) in x.iter_mut().zip(&*parents.whole(base)) {
+            *x += b;
+        }
+    }
+    Ok(out.fill(&x))
+}
+
+fn mix(x: &mut [f32], y: &[f32], a: f32, b: f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = a * *x + b * y;
+    }
+}
+
+/// Lines along the first axis: every column of a matrix has its own angle.
+fn columns(x: &mut [f32], y: &[f32], rows: usize, t: f64) {
+    let width = x.len() / rows.max(1);
+    let mut sums = vec![[0.0f64; 3]; width];
+    for (x, y) in x.chunks(width).zip(y.chunks(width)) {
+        for ((s, x), y) in sums.iter_mut().zip(x).zip(y) {
+            let (x, y) = (f64::from(*x), f64::from(*y));
+            s[0] += x * x;
+            s[1] += y * y;
+            s[2] += x * y;
+        }
+    }
+    let factors: Vec<(f64, f64)> = sums
+        .iter()
+        .map(|s| coefficients(s[0], s[1], s[2], t))
+        .collect();
+    for (x, y) in x.chunks_mut(width).zip(y.chunks(width)) {
+        for ((x, y), (a, b)) in x.iter_mut().zip(y).zip(&factors) {
+            *x = *a as f32 * *x + *b as f32 * y;
+        }
+    }
+}
+
+fn coefficients(xx: f64, yy: f64, xy: f64, t: f64) -> (f64, f64) {
+    let norm = |square: f64| square.max(0.0).sqrt().max(1e-7);
+    let cos = (xy / (norm(xx) * norm(yy))).clamp(-1.0, 1.0);
+    if 1.0 - cos * cos <= 1e-16 {
+        return (1.0 - t, t);
+    }
+    arc(libm::acos(cos), t)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::run_shaped;
+    use super::*;
+
+    const A: [f32; 4] = [2.0, 0.0, 0.0, 2.0];
+    const B: [f32; 4] = [0.0, 2.0, 0.0, 2.0];
+
+    fn nuslerp(lines: Lines, weights: [f64; 2]) -> Vec<f32> {
+        run_shaped(&[&A, &B], None, &[2, 2], |p, out| {
+            merge(p, weights, lines, out)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn lines_by_hand() {
+        let h = std::f32::consts::SQRT_2;
+        let near = |a: Vec<f32>, b: [f32; 4]| {
+            assert!(
+                a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6),
+                "{a:?} {b:?}"
+            );
+        };
+        // First row at a right angle, second row parallel.
+        near(nuslerp(Lines::LastAxis, [1.0, 1.0]), [h, h, 0.0, 2.0]);
+        // Columns (2, 0), (0, 0) and (0, 2), (2, 2): no direction, and 45°.
+        let (a, b) = arc(std::f64::consts::FRAC_PI_4, 0.5);
+        let column = [b as f32 * 2.0, (a + b) as f32 * 2.0];
+        let (p, _) = arc(std::f64::consts::FRAC_PI_2, 0.5);
+        near(
+            nuslerp(Lines::FirstAxis, [1.0, 1.0]),
+            [p as f32 * 2.0, column[0], 0.0, column[1]],
+        );
+        // 60° for the whole: cos = 4/8
+        let (a, b) = arc(std::f64::consts::FRAC_PI_3, 0.25);
+        let (a, b) = (a as f32, b as f32);
+        near(
+            nuslerp(Lines::Whole, [3.0, 1.0]),
+            [2.0 * a, 2.0 * b, 0.0, 2.0 * (a + b)],
+        );
+    }
+
+    #[test]
+    fn weights_that_cancel_mean_half_way() {
+        assert_eq!(
+            nuslerp(Lines::Whole, [1.0, -1.0]),
+            nuslerp(Lines::Whole, [1.0, 1.0])
+        );
+    }
+}

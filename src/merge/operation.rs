@@ -1,0 +1,448 @@
+//! One method with its numbers for one tensor: what a recipe comes down to once every parameter is evaluated.
+
+use serde::Serialize;
+
+use super::{
+    Error, adapter_mean, arcee_fusion, combine, iso_c, knots, linear, model_stock, nearswap,
+    nuslerp::{self, Lines},
+    opcm,
+    parents::{Parents, Refusal},
+    passthrough, pcb,
+    ram::{self, Gain},
+    random::Key,
+    sce, slerp, sparse_soup, task_arithmetic,
+    task_sum::{self, Rescale, TaskSum, Term, Trim},
+    tsv,
+    view::Target,
+};
+use crate::recipe::{
+    BaseRule, DefaultValue, Method, MethodInfo, ParameterInfo, Parameters, Place, evaluate,
+};
+
+/// A kernel and its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) enum Operation {
+    Linear {
+        weights: Vec<f32>,
+        normalize: bool,
+    },
+    /// `base` is the index of the model at t = 0.
+    Slerp {
+        base: usize,
+        t: f32,
+    },
+    Nuslerp {
+        weights: [f64; 2],
+        lines: Lines,
+    },
+    Multislerp {
+        weights: Vec<f32>,
+        normalize: bool,
+        eps: f64,
+    },
+    Karcher {
+        max_iter: usize,
+        tol: f64,
+    },
+    TaskSum(TaskSum),
+    ModelStock {
+        filter_wise: bool,
+    },
+    Sce {
+        select_topk: f64,
+    },
+    Nearswap {
+        t: f32,
+    },
+    ArceeFusion,
+    Ram {
+        epsilon: f64,
+        gain: Option<Gain>,
+    },
+    Passthrough {
+        scale: f32,
+    },
+    Pcb(pcb::Competition),
+    Opcm {
+        alpha: f64,
+    },
+    Tsv {
+        weights: Vec<f32>,
+        rank: f64,
+        lambda: f32,
+    },
+    IsoC {
+        weights: Vec<f32>,
+        rank: f64,
+        lambda: f32,
+    },
+    Knots {
+        rank: f64,
+        sum: TaskSum,
+    },
+    SparseSoup {
+        weights: Vec<f32>,
+    },
+    AdapterMean {
+        alpha: f32,
+    },
+}
+
+/// What the methods that look at the whole model have measured before the first tensor is merged.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measured {
+    pub pcb: Option<pcb::Measured>,
+    /// Factor of OPCM's merged task vector.
+    pub opcm_scale: f32,
+}
+
+impl Operation {
+    /// Merges one tensor. Returns whether every value is finite.
+    pub fn run(
+        &self,
+        parents: &Parents<'_>,
+        measured: &Measured,
+        out: &mut Target<'_>,
+    ) -> Result<bool, Refusal> {
+        match self {
+            Operation::Linear { weights, normalize } => {
+                linear::merge(parents, weights, *normalize, out)
+            }
+            Operation::Slerp { base, t } => slerp::merge(parents, *base, *t, out),
+            Operation::Nuslerp { weights, lines } => nuslerp::merge(parents, *weights, *lines, out),
+            Operation::Multislerp {
+                weights,
+                normalize,
+                eps,
+            } => combine::multislerp(parents, weights, *normalize, *eps, out),
+            Operation::Karcher { max_iter, tol } => combine::karcher(parents, *max_iter, *tol, out),
+            Operation::TaskSum(sum) => task_sum::merge(parents, sum, out),
+            Operation::ModelStock { filter_wise } => model_stock::merge(parents, *filter_wise, out),
+            Operation::Sce { select_topk } => sce::merge(parents, *select_topk, out),
+            Operation::Nearswap { t } => nearswap::merge(parents, *t, out),
+            Operation::ArceeFusion => arcee_fusion::merge(parents, out),
+            Operation::Ram { epsilon, gain } => ram::merge(parents, *epsilon, *gain, out),
+            Operation::Passthrough { scale } => passthrough::merge(parents, *scale, out),
+            Operation::Pcb(competition) => {
+                pcb::merge(parents, competition, measured.pcb.as_ref(), out)
+            }
+            Operation::Opcm { alpha } => opcm::merge(parents, *alpha, measured.opcm_scale, out),
+            Operation::Tsv {
+                weights,
+                rank,
+                lambda,
+            } => tsv::merge(parents, weights, *rank, *lambda, out),
+            Operation::IsoC {
+                weights,
+                rank,
+                lambda,
+            } => iso_c::merge(parents, weights, *rank, *lambda, out),
+            Operation::Knots { rank, sum } => knots::merge(parents, *rank, sum, out),
+            Operation::SparseSoup { weights } => sparse_soup::merge(parents, weights, out),
+            Operation::AdapterMean { alpha } => adapter_mean::merge(parents, *alpha, out),
+        }
+    }
+
+    /// Whether the whole model has to be measured before this tensor can be merged.
+    pub fn looks_at_the_whole_model(&self) -> bool {
+        matches!(self, Operation::Pcb(_) | Operation::Opcm { .. })
+    }
+
+    /// Whether a singular value decomposition has to be made.
+    pub fn is_spectral(&self) -> bool {
+        matches!(
+            self,
+            Operation::Opcm { .. }
+                | Operation::Tsv { .. }
+                | Operation::IsoC { .. }
+                | Operation::Knots { .. }
+        )
+    }
+
+    /// Passes over the parents, the last one included.
+    pub fn passes(&self) -> u64 {
+        match self {
+            Operation::TaskSum(sum) => {
+                let trimmed = sum.terms.iter().any(|t| match t.trim {
+                    Trim::Smallest { density } | Trim::Outliers { density, .. } => density < 1.0,
+                    _ => false,
+                });
+                let rescaled = sum.rescale == Rescale::L1;
+                1 + 2 * u64::from(trimmed) + 2 * u64::from(rescaled)
+            }
+            Operation::Slerp { .. }
+            | Operation::Nuslerp { .. }
+            | Operation::Multislerp { .. }
+            | Operation::Karcher { .. }
+            | Operation::ModelStock { .. }
+            | Operation::ArceeFusion => 2,
+            Operation::Sce { .. } => 3,
+            Operation::Pcb(_) => 5,
+            _ => 1,
+        }
+    }
+}
+
+/// The tensor that an operation is made for.
+pub(crate) struct Site<'a> {
+    pub method: &'static MethodInfo,
+    /// Scopes of shared parameters, the most specific first.
+    pub shared: Vec<&'a Parameters>,
+    /// The models of the slice with the name of their tensor and their scopes.
+    pub sources: Vec<SourceSite<'a>>,
+    /// Index of the base among the sources.
+    pub base: Option<usize>,
+    /// Name of the merged tensor.
+    pub tensor: &'a str,
+    pub t: f64,
+    /// Whether it is a matrix that acts on the residual stream (spectral methods leave the rest to averages).
+    pub matrix: bool,
+    pub seed: u64,
+}
+
+pub(crate) struct SourceSite<'a> {
+    pub model: &'a str,
+    pub tensor: &'a str,
+    pub scopes: Vec<&'a Parameters>,
+}
+
+impl<'a> Site<'a> {
+    fn parameter(&self, name: &str) -> &'static ParameterInfo {
+        self.method
+            .parameter(name)
+            .expect("each method asks for parameters of its own table only")
+    }
+
+    fn error(&self, parameter: &str, model: Option<&str>, message: String) -> Error {
+        Error::Parameter {
+            method: self.method.name,
+            parameter: parameter.into(),
+            tensor: self.tensor.into(),
+            model: model.map(String::from),
+            message,
+        }
+    }
+
+    /// A shared parameter, or `None` if the recipe does not give it and the method is to decide.
+    pub fn given(&self, name: &str) -> Result<Option<f64>, Error> {
+        let place = Place {
+            tensor: self.tensor,
+            t: self.t,
+        };
+        let info = self.parameter(name);
+        let value = evaluate(info, &self.shared, place).map_err(|e| self.error(name, None, e))?;
+        if value.is_none() && info.default == DefaultValue::Required {
+            return Err(self.error(name, None, "it is required, and no scope gives it".into()));
+        }
+        Ok(value)
+    }
+
+    pub fn shared(&self, name: &str) -> Result<f64, Error> {
+        Ok(self.given(name)?.unwrap_or_default())
+    }
+
+    fn switch(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.shared(name)? != 0.0)
+    }
+
+    /// The parameter of one source.
+    fn of(&self, name: &str, source: &SourceSite<'a>) -> Result<f64, Error> {
+        let place = Place {
+            tensor: source.tensor,
+            t: self.t,
+        };
+        let model = Some(source.model);
+        evaluate(self.parameter(name), &source.scopes, place)
+            .map_err(|e| self.error(name, model, e))?
+            .ok_or_else(|| self.error(name, model, "it is required, and no scope gives it".into()))
+    }
+
+    /// The parameter of every model that takes part: all, or all but the base.
+    fn each(&self, name: &str) -> Result<Vec<f64>, Error> {
+        let skip = (self.method.base != BaseRule::Ignored)
+            .then_some(self.base)
+            .flatten();
+        let sources = self
+            .sources
+            .iter()
+            .enumerate()
+            .filter(|(k, _)| Some(*k) != skip);
+        sources.map(|(_, source)| self.of(name, source)).collect()
+    }
+
+    fn weights(&self) -> Result<Vec<f32>, Error> {
+        Ok(self.each("weight")?.iter().map(|w| *w as f32).collect())
+    }
+
+    fn vectors(&self) -> impl Iterator<Item = &SourceSite<'a>> {
+        let base = self.base;
+        let all = self.sources.iter().enumerate();
+        all.filter(move |(k, _)| Some(*k) != base).map(|(_, s)| s)
+    }
+
+    fn lambda(&self) -> Result<f32, Error> {
+        Ok(self.shared("lambda")? as f32)
+    }
+
+    /// The operation of this method here. `digest` gives a model's content digest, for its random mask.
+    pub fn operation(&self, digest: &dyn Fn(&str) -> String) -> Result<Operation, Error> {
+        Ok(match self.method.method {
+            Method::Linear => Operation::Linear {
+                weights: self.weights()?,
+                normalize: self.switch("normalize")?,
+            },
+            Method::Slerp => Operation::Slerp {
+                base: self.base.unwrap_or_default(),
+                t: self.shared("t")? as f32,
+            },
+            Method::Nuslerp => {
+                let weights = self.each("weight")?;
+                Operation::Nuslerp {
+                    weights: [weights[0], weights[1]],
+                    lines: match (
+                        self.switch("nuslerp_flatten")?,
+                        self.switch("nuslerp_row_wise")?,
+                    ) {
+                        (true, _) => Lines::Whole,
+                        (false, true) => Lines::FirstAxis,
+                        (false, false) => Lines::LastAxis,
+                    },
+                }
+            }
+            Method::Multislerp => Operation::Multislerp {
+                weights: self.weights()?,
+                normalize: self.switch("normalize_weights")?,
+                eps: self.shared("eps")?,
+            },
+            Method::Karcher => Operation::Karcher {
+                max_iter: self.shared("max_iter")? as usize,
+                tol: self.shared("tol")?,
+            },
+            Method::TaskArithmetic
+            | Method::Ties
+            | Method::DareLinear
+            | Method::DareTies
+            | Method::Della
+            | Method::DellaLinear
+            | Method::Breadcrumbs
+            | Method::BreadcrumbsTies => Operation::TaskSum(self.task_sum(digest)?),
+            Method::ModelStock => Operation::ModelStock {
+                filter_wise: self.switch("filter_wise")?,
+            },
+            Method::Sce => Operation::Sce {
+                select_topk: self.shared("select_topk")?,
+            },
+            Method::Nearswap => Operation::Nearswap {
+                t: self.shared("t")? as f32,
+            },
+            Method::ArceeFusion => Operation::ArceeFusion,
+            Method::Ram => Operation::Ram {
+                epsilon: self.shared("epsilon")?,
+                gain: None,
+            },
+            Method::RamplusTl => Operation::Ram {
+                epsilon: self.shared("epsilon")?,
+                gain: Some(Gain {
+                    r: self.shared("r")?,
+                    alpha: self.shared("alpha")?,
+                }),
+            },
+            Method::Passthrough => Operation::Passthrough {
+                scale: self.each("scale")?[0] as f32,
+            },
+            Method::Pcb => Operation::Pcb(pcb::Competition {
+                weights: self.weights()?,
+                ratio: self.shared("ratio")?,
+            }),
+            Method::Opcm if self.matrix => Operation::Opcm {
+                alpha: self.shared("alpha")?,
+            },
+            Method::Opcm => self.average(&vec![1.0; self.vectors().count()], 1.0),
+            Method::Tsv if self.matrix => {
+                let weights = self.weights()?;
+                let share = 1.0 / weights.len().max(1) as f64;
+                Operation::Tsv {
+                    rank: self.given("rank")?.unwrap_or(share),
+                    lambda: self.lambda()?,
+                    weights,
+                }
+            }
+            Method::IsoC if self.matrix => Operation::IsoC {
+                weights: self.weights()?,
+                rank: self.shared("rank")?,
+                lambda: self.lambda()?,
+            },
+            Method::Tsv | Method::IsoC => self.average(&self.weights()?, self.lambda()?),
+            Method::Knots => {
+                let sum = self.task_sum(digest)?;
+                if self.matrix {
+                    let rank = self.shared("rank")?;
+                    Operation::Knots { rank, sum }
+                } else {
+                    Operation::TaskSum(sum)
+                }
+            }
+            Method::SparseSoup => Operation::SparseSoup {
+                weights: self.weights()?,
+            },
+            Method::AdapterMean => Operation::AdapterMean {
+                alpha: self.shared("alpha")? as f32,
+            },
+            // The plan turns it into copies and means of single layers.
+            Method::LayerSwap => Operation::Passthrough { scale: 1.0 },
+        })
+    }
+
+    /// base + λ · weighted mean of the task vectors: what spectral methods do to vectors.
+    fn average(&self, weights: &[f32], lambda: f32) -> Operation {
+        Operation::TaskSum(task_arithmetic::plain(weights, lambda, true))
+    }
+
+    fn task_sum(&self, digest: &dyn Fn(&str) -> String) -> Result<TaskSum, Error> {
+        use Method::*;
+        let method = self.method.method;
+        let weights = self.weights()?;
+        if method == TaskArithmetic {
+            return Ok(task_arithmetic::plain(
+                &weights,
+                self.lambda()?,
+                self.switch("normalize")?,
+            ));
+        }
+        let mut terms = Vec::new();
+        for (source, weight) in self.vectors().zip(weights) {
+            let density = self.of("density", source)?;
+            let key = || Key::new(self.seed, source.tensor, &digest(source.model)).0;
+            let trim = match method {
+                DareLinear | DareTies => Trim::Random {
+                    density,
+                    key: key(),
+                },
+                Della | DellaLinear => Trim::Ranked {
+                    density,
+                    epsilon: self.of("epsilon", source)?,
+                    key: key(),
+                },
+                Breadcrumbs | BreadcrumbsTies => Trim::Outliers {
+                    density,
+                    gamma: self.of("gamma", source)?,
+                },
+                _ => Trim::Smallest { density },
+            };
+            terms.push(Term { weight, trim });
+        }
+        let rescale = match self.method.parameter("rescale") {
+            None => Rescale::None,
+            Some(_) => {
+                [Rescale::None, Rescale::L1, Rescale::Expectation][self.shared("rescale")? as usize]
+            }
+        };
+        Ok(TaskSum {
+            terms,
+            rescale,
+            elect: matches!(method, Ties | DareTies | Della | BreadcrumbsTies | Knots),
+            normalize: self.switch("normalize")?,
+            lambda: self.lambda()?,
+        })
+    }
+}

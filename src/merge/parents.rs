@@ -1,0 +1,177 @@
+//! The parents of one output tensor, and the facts about them that several methods need.
+//!
+//! Facts depend on the parents alone and not on a recipe's numbers, so a [`Cache`] can keep them for a whole search.
+
+use std::borrow::Cow;
+
+use super::{
+    magnitude::{self, Bracket, Cut, Index},
+    resident::{Cache, FactKey},
+    view::{CHUNK, Inputs, dot, sum_abs},
+};
+
+/// Why a method cannot merge a tensor.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the weights sum to zero, so there is nothing to divide by")]
+    ZeroWeights,
+    #[error(
+        "the models' directions cancel each other out, so they have no mean direction; change the weights"
+    )]
+    NoDirection,
+    #[error("density {density} ± epsilon {epsilon} must lie inside (0, 1)")]
+    KeepProbability { density: f64, epsilon: f64 },
+    #[error("the singular value decomposition did not converge")]
+    Svd,
+}
+
+/// What the kernels get: the tensors, which of them is the base, and their common shape.
+pub(crate) struct Parents<'a> {
+    pub inputs: Inputs<'a>,
+    /// Index of the base, where the method works on task vectors.
+    pub base: Option<usize>,
+    pub shape: &'a [usize],
+    pub cache: Option<(&'a Cache, FactKey)>,
+}
+
+impl Parents<'_> {
+    /// Indices of the models besides the base, in recipe order.
+    pub fn models(&self) -> Vec<usize> {
+        (0..self.inputs.count())
+            .filter(|k| Some(*k) != self.base)
+            .collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Rows and their length: the last axis is the row, a vector is one row.
+    pub fn rows(&self) -> (usize, usize) {
+        let width = self.shape.last().copied().unwrap_or(1).max(1);
+        (self.len() / width, width)
+    }
+
+    /// One tensor as f32.
+    pub fn whole(&self, k: usize) -> Cow<'_, [f32]> {
+        self.inputs.view(k).to_f32()
+    }
+
+    /// τ of one model as a whole.
+    pub fn task_vector(&self, k: usize) -> Vec<f32> {
+        let mut tau = self.whole(k).into_owned();
+        if let Some(base) = self.base {
+            let base = self.whole(base);
+            subtract(&mut tau, &base);
+        }
+        tau
+    }
+
+    /// The cut that keeps the `count` largest entries of τ of model `k`.
+    pub fn top(&self, k: usize, count: usize) -> Cut {
+        let Some(base) = self.base else {
+            return Cut::Everything;
+        };
+        magnitude::top(&self.inputs, k, base, count)
+    }
+
+    /// As [`Parents::top`], but for a few entries, where a cache holds an index of the task vector's magnitudes.
+    pub fn bracket(&self, k: usize, count: usize) -> Option<Bracket> {
+        let ((cache, key), base) = (self.cache.as_ref()?, self.base?);
+        let index = cache.index(&key.pairs[k], || Index::build(&self.inputs, k, base))?;
+        Some(index.bracket(count))
+    }
+
+    /// ‖τ‖₁ of model `k`.
+    pub fn l1(&self, k: usize) -> f64 {
+        let sum = || {
+            let base = self.base.unwrap_or(k);
+            self.inputs
+                .each(|_, chunks, scratch| sum_abs(difference(chunks[k], chunks[base], scratch)))
+                .iter()
+                .sum()
+        };
+        match &self.cache {
+            Some((cache, key)) => cache.l1(&key.pairs[k], sum),
+            None => sum(),
+        }
+    }
+
+    /// Inner products of the models' tensors, or of their task vectors where there is a base; row-major, in f64.
+    pub fn gram(&self) -> Vec<f64> {
+        match &self.cache {
+            Some((cache, key)) => cache.gram(&key.all, || self.compute_gram()),
+            None => self.compute_gram(),
+        }
+    }
+
+    fn compute_gram(&self) -> Vec<f64> {
+        let models = self.models();
+        let n = models.len();
+        let parts = self.inputs.each(|_, chunks, scratch| {
+            let vectors = vectors(chunks, &models, self.base, scratch);
+            gram_of(&vectors)
+        });
+        let mut gram = vec![0.0; n * n];
+        for part in parts {
+            for (total, part) in gram.iter_mut().zip(part) {
+                *total += part;
+            }
+        }
+        gram
+    }
+}
+
+/// x − base into `scratch`, for one chunk.
+pub(crate) fn difference<'s>(x: &[f32], base: &[f32], scratch: &'s mut Vec<f32>) -> &'s mut [f32] {
+    scratch.resize(CHUNK, 0.0);
+    let out = &mut scratch[..x.len()];
+    for ((d, x), b) in out.iter_mut().zip(x).zip(base) {
+        *d = x - b;
+    }
+    out
+}
+
+pub(crate) fn subtract(x: &mut [f32], base: &[f32]) {
+    for (x, b) in x.iter_mut().zip(base) {
+        *x -= b;
+    }
+}
+
+/// The models' chunks themselves, or their task vectors in `scratch`.
+pub(crate) fn vectors<'s>(
+    chunks: &[&'s [f32]],
+    models: &[usize],
+    base: Option<usize>,
+    scratch: &'s mut Vec<f32>,
+) -> Vec<&'s [f32]> {
+    let Some(base) = base else {
+        return models.iter().map(|k| chunks[*k]).collect();
+    };
+    let len = chunks[base].len();
+    scratch.resize(CHUNK * models.len(), 0.0);
+    for (place, k) in scratch.chunks_mut(CHUNK).zip(models) {
+        for ((d, x), b) in place.iter_mut().zip(chunks[*k]).zip(chunks[base]) {
+            *d = x - b;
+        }
+    }
+    scratch
+        .chunks(CHUNK)
+        .take(models.len())
+        .map(|place| &place[..len])
+        .collect()
+}
+
+/// All inner products of a few vectors, row-major.
+pub(crate) fn gram_of(vectors: &[&[f32]]) -> Vec<f64> {
+    let n = vectors.len();
+    let mut gram = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            let product = dot(vectors[i], vectors[j]);
+            gram[i * n + j] = product;
+            gram[j * n + i] = product;
+        }
+    }
+    gram
+}

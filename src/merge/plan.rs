@@ -1,0 +1,548 @@
+//! The plan of a recipe: all stages laid out, and the computation of single tensors.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use serde_json::Value;
+
+use super::{
+    ChildTokenizer, Error, TensorSource, Vocabulary, anatomy, opcm,
+    operation::{Measured, Operation},
+    parents::{Parents, Refusal},
+    pcb,
+    resident::{Cache, FactKey},
+    stage::{self, Job, Layout},
+    view::{Inputs, Memory, Target, View, all_finite},
+};
+use crate::recipe::{DType, Recipe};
+
+/// One tensor of the child.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: DType,
+    /// The child's layer that it belongs to; `None` for embeddings, final norm and head.
+    pub layer: Option<usize>,
+}
+
+impl OutputTensor {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.elements() * self.dtype.size_bytes()
+    }
+}
+
+/// What a merge will take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    pub tensors: usize,
+    /// Bytes of parents that are read, each pass counted.
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    /// Most memory that one tensor needs beside the mapped parents: its result, and copies where a method makes them.
+    pub peak_bytes: u64,
+    /// Floating point operations of singular value decompositions, roughly.
+    pub spectral_flops: u64,
+}
+
+/// A recipe, checked against its models and ready to be computed tensor by tensor.
+pub struct Plan {
+    stages: Vec<StagePlan>,
+}
+
+struct StagePlan {
+    name: Option<String>,
+    method: &'static str,
+    layout: Layout,
+    /// Output by name.
+    index: HashMap<String, usize>,
+    digest: String,
+    measured: OnceLock<Measured>,
+}
+
+impl Plan {
+    /// Lays out every stage.
+    ///
+    /// # Errors
+    /// Whatever does not fit: a model without tensors, shapes or depths that differ, a parameter that is missing, weights
+    /// that sum to zero. The error names the tensor, the models and the way out.
+    pub fn new(recipe: &Recipe, source: &dyn TensorSource) -> Result<Plan, Error> {
+        let mut plan = Plan { stages: Vec::new() };
+        for stage in &recipe.stages {
+            let chain = Chain {
+                stages: &plan.stages,
+                source,
+                cache: None,
+            };
+            let layout = stage::lay_out(stage, &chain)?;
+            let json = serde_json::to_vec(stage).expect("a stage is plain data");
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&json);
+            for model in stage.models() {
+                // Only random masks need the digest of a stage, and they are rare downstream of one.
+                if plan.stages.iter().any(|s| s.name.as_deref() == Some(model)) {
+                    hasher.update(chain.model_digest(model).as_bytes());
+                }
+            }
+            let outputs = layout.outputs.iter().enumerate();
+            plan.stages.push(StagePlan {
+                name: stage.name.clone(),
+                method: stage.merge_method.name(),
+                index: outputs.map(|(i, o)| (o.name.clone(), i)).collect(),
+                digest: hasher.finalize().to_hex().to_string(),
+                layout,
+                measured: OnceLock::new(),
+            });
+        }
+        if plan.stages.is_empty() {
+            return Err(Error::Models {
+                message: "the recipe has no stage".into(),
+            });
+        }
+        Ok(plan)
+    }
+
+    fn result(&self) -> &StagePlan {
+        self.stages.last().expect("a plan has at least one stage")
+    }
+
+    /// The child's tensors: embeddings, layers in order, final norm, head.
+    pub fn outputs(&self) -> &[OutputTensor] {
+        &self.result().layout.outputs
+    }
+
+    /// The child's `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.result().layout.config
+    }
+
+    /// Whose tokenizer the child takes. A stage's own tokenizer is that of its donor, down to a model with files.
+    pub fn tokenizer(&self) -> ChildTokenizer {
+        let mut tokenizer = self.result().layout.tokenizer.clone();
+        while let Some(stage) = self.stage_named(&tokenizer.donor) {
+            let inner = &stage.layout.tokenizer;
+            let mut added = inner.added.clone();
+            added.append(&mut tokenizer.added);
+            tokenizer.added = added;
+            tokenizer.donor = inner.donor.clone();
+            tokenizer.chat_template = tokenizer.chat_template.or(inner.chat_template.clone());
+        }
+        tokenizer
+    }
+
+    /// What the user should know, in sentences: filters that match nothing, tokenizers that are assumed.
+    pub fn warnings(&self) -> Vec<String> {
+        let all = self.stages.iter().flat_map(|s| &s.layout.warnings);
+        all.cloned().collect()
+    }
+
+    fn stage_named(&self, name: &str) -> Option<&StagePlan> {
+        self.stages.iter().find(|s| s.name.as_deref() == Some(name))
+    }
+
+    /// Output `i` as f32; every value is representable in its dtype.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read, a method that refuses, a value that is not finite.
+    pub fn compute(&self, i: usize, source: &dyn TensorSource) -> Result<Vec<f32>, Error> {
+        let mut out = vec![0.0; self.outputs()[i].elements()];
+        self.compute_into(i, source, None, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Plan::compute`], into memory of the output's size, with what `cache` knows of the parents.
+    pub fn compute_into(
+        &self,
+        i: usize,
+        source: &dyn TensorSource,
+        cache: Option<&Cache>,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        self.chain(source, cache)
+            .merge(self.stages.len() - 1, i, Memory::F32(out))
+    }
+
+    /// Output `i` as the little-endian bytes of its dtype, into `out` of [`OutputTensor::size_bytes`]. The same values as
+    /// [`Plan::compute`]'s.
+    pub fn compute_bytes(
+        &self,
+        i: usize,
+        source: &dyn TensorSource,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        self.chain(source, None)
+            .merge(self.stages.len() - 1, i, Memory::Bytes(out))
+    }
+
+    fn chain<'a>(&'a self, source: &'a dyn TensorSource, cache: Option<&'a Cache>) -> Chain<'a> {
+        Chain {
+            stages: &self.stages,
+            source,
+            cache,
+        }
+    }
+
+    /// A digest of all that decides output `i`, but for the parents' content: equal fingerprints mean equal values as long
+    /// as the models behind the words stay the same.
+    pub fn fingerprint(&self, i: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.hash(self.stages.len() - 1, i).as_bytes()[..8]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn hash(&self, stage: usize, i: usize) -> blake3::Hash {
+        let plan = &self.stages[stage];
+        let (output, job) = (&plan.layout.outputs[i], &plan.layout.jobs[i]);
+        let mut hasher = blake3::Hasher::new();
+        let operation = serde_json::to_vec(&job.operation).expect("an operation is plain data");
+        hasher.update(&operation);
+        hasher.update(format!("{:?}{:?}{:?}", output.shape, output.dtype, job.base).as_bytes());
+        if job.operation.looks_at_the_whole_model() || job.alignment.is_some() {
+            hasher.update(plan.digest.as_bytes());
+        }
+        for input in &job.inputs {
+            hasher.update(input.model.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(input.tensor.as_bytes());
+            hasher.update(&[0]);
+            let upstream = self.stages[..stage]
+                .iter()
+                .position(|s| s.name.as_deref() == Some(&input.model));
+            if let Some(upstream) = upstream
+                && let Some(i) = self.stages[upstream].index.get(&input.tensor)
+            {
+                hasher.update(self.hash(upstream, *i).as_bytes());
+            }
+        }
+        hasher.finalize()
+    }
+
+    /// What the merge will read, write and hold; of all stages.
+    pub fn cost(&self, source: &dyn TensorSource) -> Cost {
+        let mut cost = Cost {
+            tensors: self.outputs().len(),
+            ..Cost::default()
+        };
+        for (s, stage) in self.stages.iter().enumerate() {
+            let chain = Chain {
+                stages: &self.stages[..s],
+                source,
+                cache: None,
+            };
+            for (output, job) in stage.layout.outputs.iter().zip(&stage.layout.jobs) {
+                let size = |model: &str, tensor: &str| {
+                    let elements: usize = chain
+                        .shape(model, tensor)
+                        .unwrap_or_default()
+                        .iter()
+                        .product();
+                    let dtype = chain.dtype(model, tensor).unwrap_or(DType::F32);
+                    (elements * dtype.size_bytes()) as u64
+                };
+                let inputs: u64 = job.inputs.iter().map(|i| size(&i.model, &i.tensor)).sum();
+                cost.read_bytes += inputs * job.operation.passes();
+                let elements = output.elements() as u64;
+                let copies = if job.operation.is_spectral() {
+                    cost.spectral_flops += spectral_flops(&output.shape, job.inputs.len());
+                    8 * elements * (2 + job.inputs.len() as u64)
+                } else if job.alignment.is_some() {
+                    8 * elements * job.inputs.len() as u64
+                } else {
+                    0
+                };
+                cost.peak_bytes = cost.peak_bytes.max(4 * elements + copies);
+                if s + 1 == self.stages.len() {
+                    cost.written_bytes += output.size_bytes() as u64;
+                }
+            }
+        }
+        cost
+    }
+}
+
+/// About 20 · long · short² for each decomposition.
+fn spectral_flops(shape: &[usize], models: usize) -> u64 {
+    let [rows, columns] = shape else { return 0 };
+    let (short, long) = (rows.min(columns), rows.max(columns));
+    20 * (long * short * short * models) as u64
+}
+
+/// A tensor of a parent, wherever it lies.
+enum Loaded<'a> {
+    Raw(View<'a>),
+    F32(Cow<'a, [f32]>),
+}
+
+impl Loaded<'_> {
+    fn view(&self) -> View<'_> {
+        match self {
+            Loaded::Raw(view) => *view,
+            Loaded::F32(values) => View::F32(values),
+        }
+    }
+}
+
+/// The caller's models, and the results of earlier stages under their names.
+struct Chain<'a> {
+    stages: &'a [StagePlan],
+    source: &'a dyn TensorSource,
+    cache: Option<&'a Cache>,
+}
+
+impl Chain<'_> {
+    fn stage(&self, model: &str) -> Option<(usize, &StagePlan)> {
+        let mut stages = self.stages.iter().enumerate();
+        stages.find(|(_, s)| s.name.as_deref() == Some(model))
+    }
+
+    fn output(&self, model: &str, tensor: &str) -> Option<(usize, usize, &OutputTensor)> {
+        let (s, stage) = self.stage(model)?;
+        let i = *stage.index.get(tensor)?;
+        Some((s, i, &stage.layout.outputs[i]))
+    }
+
+    /// Computes output `i` of stage `s`.
+    fn merge(&self, s: usize, i: usize, memory: Memory<'_>) -> Result<(), Error> {
+        let stage = &self.stages[s];
+        let (output, job) = (&stage.layout.outputs[i], &stage.layout.jobs[i]);
+        let measured = self.measured(s)?;
+        let mut target = Target {
+            memory,
+            dtype: output.dtype,
+        };
+        let finite = self.with_parents(s, output, job, |parents| {
+            job.operation.run(parents, measured, &mut target)
+        })?;
+        let refused = |refusal| Error::Refused {
+            tensor: output.name.clone(),
+            method: stage.method,
+            refusal,
+        };
+        if finite.map_err(refused)? {
+            return Ok(());
+        }
+        for input in &job.inputs {
+            let values = self.load(&input.model, &input.tensor)?;
+            if !all_finite(&values.view().to_f32()) {
+                return Err(Error::ParentNotFinite {
+                    tensor: input.tensor.clone(),
+                    model: input.model.clone(),
+                });
+            }
+        }
+        Err(Error::NotFinite {
+            tensor: output.name.clone(),
+            dtype: output.dtype,
+        })
+    }
+
+    /// Calls `f` with the parents of one tensor, their rows in the child's order.
+    fn with_parents<R>(
+        &self,
+        s: usize,
+        output: &OutputTensor,
+        job: &Job,
+        f: impl FnOnce(&Parents<'_>) -> R,
+    ) -> Result<R, Error> {
+        let chain = Chain {
+            stages: &self.stages[..s],
+            ..*self
+        };
+        let loaded = job
+            .inputs
+            .iter()
+            .map(|input| chain.load(&input.model, &input.tensor))
+            .collect::<Result<Vec<_>, _>>()?;
+        let aligned: Vec<Vec<f32>> = match &job.alignment {
+            None => Vec::new(),
+            Some(alignment) => {
+                let whole: Vec<Cow<'_, [f32]>> = loaded.iter().map(|l| l.view().to_f32()).collect();
+                let whole: Vec<&[f32]> = whole.iter().map(AsRef::as_ref).collect();
+                alignment.apply(&whole, output.shape[1..].iter().product())
+            }
+        };
+        let views = if job.alignment.is_some() {
+            aligned.iter().map(|a| View::F32(a)).collect()
+        } else {
+            loaded.iter().map(Loaded::view).collect()
+        };
+        // Facts are kept about parents that do not change: a stage's results do.
+        let from_models = job.inputs.iter().all(|i| chain.stage(&i.model).is_none());
+        let cache = self
+            .cache
+            .filter(|_| from_models && job.alignment.is_none());
+        Ok(f(&Parents {
+            inputs: Inputs::new(views),
+            base: job.base,
+            shape: &output.shape,
+            cache: cache.map(|cache| (cache, fact_key(job))),
+        }))
+    }
+
+    fn load(&self, model: &str, tensor: &str) -> Result<Loaded<'_>, Error> {
+        if self.stage(model).is_none()
+            && let Some((dtype, bytes)) = self.source.raw(model, tensor)
+        {
+            match dtype {
+                DType::Bf16 => return Ok(Loaded::Raw(View::Bf16(bytes))),
+                DType::F16 => return Ok(Loaded::Raw(View::F16(bytes))),
+                // Bytes that do not lie on a multiple of four are copied by `read_f32`.
+                DType::F32 => {
+                    if let Ok(values) = bytemuck::try_cast_slice(bytes)
+                        && cfg!(target_endian = "little")
+                    {
+                        return Ok(Loaded::Raw(View::F32(values)));
+                    }
+                }
+            }
+        }
+        let read = |message| Error::Read {
+            tensor: tensor.into(),
+            model: model.into(),
+            message,
+        };
+        self.read_f32(model, tensor).map(Loaded::F32).map_err(read)
+    }
+
+    /// What methods that look at the whole model have to know of it; measured once.
+    fn measured(&self, s: usize) -> Result<&Measured, Error> {
+        let stage = &self.stages[s];
+        if let Some(measured) = stage.measured.get() {
+            return Ok(measured);
+        }
+        let measured = self.measure(s)?;
+        Ok(stage.measured.get_or_init(|| measured))
+    }
+
+    fn measure(&self, s: usize) -> Result<Measured, Error> {
+        let stage = &self.stages[s];
+        let all = || stage.layout.outputs.iter().zip(&stage.layout.jobs);
+        let mut measured = Measured {
+            pcb: None,
+            opcm_scale: 1.0,
+        };
+        let competition = all().find_map(|(_, job)| match &job.operation {
+            Operation::Pcb(competition) => Some(competition),
+            _ => None,
+        });
+        if let Some(competition) = competition {
+            let mut visit = |f: &mut dyn FnMut(&Parents<'_>)| -> Result<(), Error> {
+                for (output, job) in all() {
+                    self.with_parents(s, output, job, &mut *f)?;
+                }
+                Ok(())
+            };
+            let tasks = competition.weights.len();
+            measured.pcb = Some(pcb::measure(tasks, competition.ratio, &mut visit)?);
+        }
+        let mut norms = opcm::Norms::default();
+        let mut sequential = false;
+        for (output, job) in all() {
+            let Operation::Opcm { alpha } = job.operation else {
+                continue;
+            };
+            sequential = true;
+            let part = self.with_parents(s, output, job, |p| opcm::measure(p, alpha))?;
+            norms.add(&part.map_err(|refusal: Refusal| Error::Refused {
+                tensor: output.name.clone(),
+                method: stage.method,
+                refusal,
+            })?);
+        }
+        if sequential {
+            measured.opcm_scale = norms.scale();
+        }
+        Ok(measured)
+    }
+}
+
+/// Names the parents of a job: models, tensors, base.
+fn fact_key(job: &Job) -> FactKey {
+    let names: Vec<String> = job.inputs.iter().map(|i| format!("{}\0{}", i.model, i.tensor)).collect();
+    let base = job.base.map_or("", |b| &names[b]);
+    FactKey {
+        all: format!("{base}\0\0{}", names.join("\0")).into(),
+        pairs: names.iter().map(|name| format!("{base}\0\0{name}").into()).collect(),
+    }
+}
+
+impl TensorSource for Chain<'_> {
+    fn tensor_names(&self, model: &str) -> Vec<String> {
+        match self.stage(model) {
+            Some((_, stage)) => stage
+                .layout
+                .outputs
+                .iter()
+                .map(|o| o.name.clone())
+                .collect(),
+            None => self.source.tensor_names(model),
+        }
+    }
+
+    fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>> {
+        if self.stage(model).is_some() {
+            return self.output(model, tensor).map(|(.., o)| o.shape.clone());
+        }
+        self.source.shape(model, tensor)
+    }
+
+    fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
+        if self.stage(model).is_some() {
+            return self.output(model, tensor).map(|(.., o)| o.dtype);
+        }
+        self.source.dtype(model, tensor)
+    }
+
+    fn config(&self, model: &str) -> Option<&Value> {
+        match self.stage(model) {
+            Some((_, stage)) => Some(&stage.layout.config),
+            None => self.source.config(model),
+        }
+    }
+
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+        if self.stage(model).is_none() {
+            return self.source.read_f32(model, tensor);
+        }
+        let Some((s, i, output)) = self.output(model, tensor) else {
+            return Err("the stage has no such tensor".into());
+        };
+        let mut values = vec![0.0; output.elements()];
+        self.merge(s, i, Memory::F32(&mut values))
+            .map_err(|e| e.to_string())?;
+        Ok(values.into())
+    }
+
+    fn model_digest(&self, model: &str) -> String {
+        match self.stage(model) {
+            Some((_, stage)) => stage.digest.clone(),
+            None => self.source.model_digest(model),
+        }
+    }
+
+    fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
+        let Some((_, stage)) = self.stage(model) else {
+            return self.source.vocab(model);
+        };
+        let layout = &stage.layout;
+        layout
+            .vocabulary
+            .clone()
+            .or_else(|| self.vocab(&layout.tokenizer.donor))
+    }
+}
+
+/// The embeddings' name, for callers that treat them apart.
+impl Plan {
+    pub fn embeddings(&self) -> Option<&str> {
+        anatomy::embeddings(self.outputs().iter().map(|o| o.name.as_str()))
+    }
+}

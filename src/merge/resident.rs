@@ -1,0 +1,177 @@
+//! The search's side of merging: facts about the parents are kept, and only what changed since the last child is redone.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use super::{Error, Plan, TensorSource, Vocabulary, magnitude::Index};
+use crate::recipe::DType;
+
+/// Names the parents of one tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct FactKey {
+    /// All of them in their order, over which base.
+    pub all: Arc<str>,
+    /// Each of them over the base.
+    pub pairs: Vec<Arc<str>>,
+}
+
+/// What depends on the parents alone: inner products and norms, for each set of parents that was asked for.
+#[derive(Debug, Default)]
+pub struct Cache {
+    grams: Mutex<HashMap<Arc<str>, Vec<f64>>>,
+    l1: Mutex<HashMap<Arc<str>, f64>>,
+    indices: Mutex<HashMap<Arc<str>, Option<Arc<Index>>>>,
+}
+
+impl Cache {
+    pub(crate) fn gram(&self, key: &Arc<str>, compute: impl FnOnce() -> Vec<f64>) -> Vec<f64> {
+        known(&self.grams, key, compute)
+    }
+
+    pub(crate) fn l1(&self, key: &Arc<str>, compute: impl FnOnce() -> f64) -> f64 {
+        known(&self.l1, key, compute)
+    }
+
+    pub(crate) fn index(
+        &self,
+        key: &Arc<str>,
+        build: impl FnOnce() -> Option<Index>,
+    ) -> Option<Arc<Index>> {
+        known(&self.indices, key, || build().map(Arc::new))
+    }
+}
+
+/// The value under `key`, computed on the first call.
+fn known<T: Clone>(
+    map: &Mutex<HashMap<Arc<str>, T>>,
+    key: &Arc<str>,
+    compute: impl FnOnce() -> T,
+) -> T {
+    let lock = || map.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(value) = lock().get(key) {
+        return value.clone();
+    }
+    // Not under the lock: two threads may compute the same value, none waits for another's.
+    let value = compute();
+    lock().insert(key.clone(), value.clone());
+    value
+}
+
+/// Children of one set of parents, made one after the other in the same buffers.
+///
+/// Keeps the facts about the parents, the tensors that cannot be read in place (adapters, quantised parents) as f32, and
+/// what each output was made of, so that [`Resident::changed`] names only what a new recipe changes.
+pub struct Resident<'a> {
+    source: Held<'a>,
+    cache: Cache,
+    written: HashMap<String, u64>,
+}
+
+impl<'a> Resident<'a> {
+    /// `models` are the words of all models that recipes will name.
+    pub fn new(source: &'a dyn TensorSource, models: &[&str]) -> Self {
+        Resident {
+            source: Held::new(source, models),
+            cache: Cache::default(),
+            written: HashMap::new(),
+        }
+    }
+
+    /// The outputs of `plan` that differ from what was [`Resident::compute_into`]d last under the same name.
+    pub fn changed(&self, plan: &Plan) -> Vec<usize> {
+        let outputs = plan.outputs().iter().enumerate();
+        outputs
+            .filter(|(i, o)| self.written.get(&o.name) != Some(&plan.fingerprint(*i)))
+            .map(|(i, _)| i)
+            .collect()
+    }
+
+    /// Computes output `i` into `out`, and remembers that its buffer now holds it.
+    ///
+    /// # Errors
+    /// As [`Plan::compute`]; what the buffer holds is unknown then.
+    pub fn compute_into(&mut self, plan: &Plan, i: usize, out: &mut [f32]) -> Result<(), Error> {
+        let name = &plan.outputs()[i].name;
+        self.written.remove(name);
+        plan.compute_into(i, &self.source, Some(&self.cache), out)?;
+        self.written.insert(name.clone(), plan.fingerprint(i));
+        Ok(())
+    }
+
+    /// As [`Resident::compute_into`], into new memory.
+    pub fn compute(&mut self, plan: &Plan, i: usize) -> Result<Vec<f32>, Error> {
+        let mut out = vec![0.0; plan.outputs()[i].elements()];
+        self.compute_into(plan, i, &mut out)?;
+        Ok(out)
+    }
+
+    /// Forgets what the buffers hold, after something else wrote into them.
+    pub fn forget(&mut self) {
+        self.written.clear();
+    }
+}
+
+/// A source whose tensors are read once: those that `raw` cannot give are kept as f32.
+struct Held<'a> {
+    source: &'a dyn TensorSource,
+    /// By model, then tensor; filled when first read.
+    copies: HashMap<String, HashMap<String, OnceLock<Vec<f32>>>>,
+}
+
+impl<'a> Held<'a> {
+    fn new(source: &'a dyn TensorSource, models: &[&str]) -> Self {
+        let places = |model: &str| {
+            let names = source.tensor_names(model).into_iter();
+            names.map(|name| (name, OnceLock::new())).collect()
+        };
+        Held {
+            source,
+            copies: models.iter().map(|m| (m.to_string(), places(m))).collect(),
+        }
+    }
+}
+
+impl TensorSource for Held<'_> {
+    fn tensor_names(&self, model: &str) -> Vec<String> {
+        self.source.tensor_names(model)
+    }
+
+    fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>> {
+        self.source.shape(model, tensor)
+    }
+
+    fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
+        self.source.dtype(model, tensor)
+    }
+
+    fn config(&self, model: &str) -> Option<&serde_json::Value> {
+        self.source.config(model)
+    }
+
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+        let place = self.copies.get(model).and_then(|m| m.get(tensor));
+        if let Some(values) = place.and_then(OnceLock::get) {
+            return Ok(values[..].into());
+        }
+        let values = self.source.read_f32(model, tensor)?;
+        match (values, place) {
+            (Cow::Owned(values), Some(place)) => Ok(place.get_or_init(|| values)[..].into()),
+            (values, _) => Ok(values),
+        }
+    }
+
+    fn raw(&self, model: &str, tensor: &str) -> Option<(DType, &[u8])> {
+        self.source.raw(model, tensor)
+    }
+
+    fn model_digest(&self, model: &str) -> String {
+        self.source.model_digest(model)
+    }
+
+    fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
+        self.source.vocab(model)
+    }
+}

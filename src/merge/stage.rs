@@ -1,0 +1,802 @@
+//! One stage of a recipe, laid out: every tensor of its result, what it is made of, and by which operation.
+//!
+//! mergekit's rules: tensors before the layers take their models and parameters from the first slice, tensors after them
+//! from the last; a gradient's t runs from 0 to 1 within each slice (1 in a slice of one layer) and is 0 outside of the
+//! layers, at the head too. A tied head is the embeddings of its model where another model has a head of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{
+    Error, OutputTensor, TensorSource, Vocabulary,
+    anatomy::{self, Anatomy, Part},
+    child::{self, Changes, ChildTokenizer},
+    layer_swap::Zones,
+    operation::{Operation, Site, SourceSite},
+    vocabulary::{self, Alignment, Side},
+};
+use crate::recipe::{BaseRule, Body, DType, Method, MethodInfo, ParamValue, Parameters, Stage};
+
+/// How one output tensor is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub operation: Operation,
+    pub inputs: Vec<InputTensor>,
+    /// Index of the base among the inputs, if the method works on task vectors.
+    pub base: Option<usize>,
+    pub alignment: Option<Arc<Alignment>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InputTensor {
+    pub model: String,
+    pub tensor: String,
+}
+
+/// The layout of a stage.
+pub(crate) struct Layout {
+    pub outputs: Vec<OutputTensor>,
+    pub jobs: Vec<Job>,
+    pub config: Value,
+    pub tokenizer: ChildTokenizer,
+    /// The child's vocabulary, if the recipe builds one.
+    pub vocabulary: Option<Arc<Vocabulary>>,
+    pub warnings: Vec<String>,
+}
+
+pub(crate) fn lay_out(stage: &Stage, source: &dyn TensorSource) -> Result<Layout, Error> {
+    let builder = Builder::new(stage, source)?;
+    builder.build()
+}
+
+/// Sources of consecutive layers.
+struct Slice<'a> {
+    sources: Vec<SliceSource<'a>>,
+    base: Option<usize>,
+    scopes: Vec<&'a Parameters>,
+    layers: usize,
+}
+
+struct SliceSource<'a> {
+    model: &'a str,
+    start: usize,
+    parameters: Option<&'a Parameters>,
+}
+
+struct Builder<'a> {
+    stage: &'a Stage,
+    method: &'static MethodInfo,
+    source: &'a dyn TensorSource,
+    anatomies: HashMap<&'a str, Anatomy>,
+    slices: Vec<Slice<'a>>,
+    child: Option<Arc<Vocabulary>>,
+    added: Vec<(String, u32)>,
+    warnings: Vec<String>,
+    outputs: Vec<OutputTensor>,
+    jobs: Vec<Job>,
+    alignments: Vec<(Vec<(&'a str, usize)>, Option<Arc<Alignment>>, usize)>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(stage: &'a Stage, source: &'a dyn TensorSource) -> Result<Self, Error> {
+        let mut anatomies = HashMap::new();
+        for model in stage.models() {
+            let names = source.tensor_names(model);
+            if names.is_empty() {
+                return Err(Error::NoTensors {
+                    model: model.into(),
+                });
+            }
+            anatomies.insert(model, Anatomy::new(names));
+        }
+        let method = stage.merge_method.info();
+        let slices = slices(stage, method, &anatomies)?;
+        Ok(Builder {
+            stage,
+            method,
+            source,
+            anatomies,
+            slices,
+            child: None,
+            added: Vec::new(),
+            warnings: Vec::new(),
+            outputs: Vec::new(),
+            jobs: Vec::new(),
+            alignments: Vec::new(),
+        })
+    }
+
+    fn build(mut self) -> Result<Layout, Error> {
+        self.choose_vocabulary()?;
+        let swap = self.zones()?;
+        self.outer(0, &[Part::Embeddings], swap)?;
+        let mut child_layer = 0;
+        for slice in 0..self.slices.len() {
+            for layer in 0..self.slices[slice].layers {
+                self.layer(slice, layer, child_layer, swap)?;
+                child_layer += 1;
+            }
+        }
+        let last = self.slices.len() - 1;
+        self.outer(last, &[Part::Layer(0), Part::Norm, Part::Head], swap)?;
+        self.warn_of_idle_filters();
+        let config = self.config()?;
+        Ok(Layout {
+            config,
+            tokenizer: ChildTokenizer {
+                donor: self.tokenizer_donor().to_string(),
+                added: self.added,
+                chat_template: self.stage.chat_template.clone(),
+            },
+            vocabulary: self.child,
+            outputs: self.outputs,
+            jobs: self.jobs,
+            warnings: self.warnings,
+        })
+    }
+
+    // ---- layers and what is around them ----
+
+    /// One layer of the child.
+    fn layer(
+        &mut self,
+        slice: usize,
+        layer: usize,
+        child_layer: usize,
+        swap: Option<Zones>,
+    ) -> Result<(), Error> {
+        let s = &self.slices[slice];
+        let t = if s.layers > 1 {
+            layer as f64 / (s.layers - 1) as f64
+        } else {
+            1.0
+        };
+        let first = &self.anatomies[s.sources[0].model];
+        let prefix = first.prefix.clone();
+        let mut suffixes = BTreeSet::new();
+        for source in &s.sources {
+            let anatomy = &self.anatomies[source.model];
+            let inside =
+                |suffix: &&String| anatomy.has(&anatomy.in_layer(source.start + layer, suffix));
+            suffixes.extend(anatomy.suffixes.iter().filter(inside).cloned());
+        }
+        let share = swap.map(|zones| zones.inner_share(child_layer, s.layers));
+        for suffix in suffixes {
+            let s = &self.slices[slice];
+            let inputs = s
+                .sources
+                .iter()
+                .map(|source| {
+                    let anatomy = &self.anatomies[source.model];
+                    Some(anatomy.in_layer(source.start + layer, &suffix))
+                        .filter(|name| anatomy.has(name))
+                })
+                .collect();
+            self.tensor(Request {
+                name: format!("{prefix}{child_layer}{suffix}"),
+                part: Part::Layer(child_layer),
+                slice,
+                inputs,
+                t,
+                share,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The tensors outside of the stack of layers that stand in `parts`, by the models of one slice.
+    fn outer(&mut self, slice: usize, parts: &[Part], swap: Option<Zones>) -> Result<(), Error> {
+        let mut names: BTreeSet<(Part, String)> = BTreeSet::new();
+        let mut stacks: BTreeMap<String, usize> = BTreeMap::new();
+        for source in &self.slices[slice].sources {
+            for name in &self.anatomies[source.model].outer {
+                let part = match anatomy::layer_name(name) {
+                    Some(n) => {
+                        let layers = stacks.entry(n.prefix.to_string()).or_default();
+                        *layers = (*layers).max(n.layer + 1);
+                        Part::Layer(0)
+                    }
+                    None => anatomy::outer_part(name),
+                };
+                if parts.contains(&part) {
+                    names.insert((part, name.clone()));
+                }
+            }
+        }
+        if parts.contains(&Part::Head) && swap.is_some() {
+            self.untie_swapped_head(slice, &mut names)?;
+        }
+        for (part, name) in names {
+            // Layers of another stack, such as a vision tower, have a depth of their own.
+            let t = match anatomy::layer_name(&name) {
+                Some(n) if stacks[n.prefix] > 1 => n.layer as f64 / (stacks[n.prefix] - 1) as f64,
+                Some(_) => 1.0,
+                None => 0.0,
+            };
+            let share = match swap {
+                Some(_) => Some(self.swap_share(part)?),
+                None => None,
+            };
+            let sources = &self.slices[slice].sources;
+            let inputs = sources
+                .iter()
+                .map(|s| self.input_outside(s.model, &name))
+                .collect();
+            self.tensor(Request {
+                name,
+                part,
+                slice,
+                inputs,
+                t,
+                share,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A tensor outside of the layers as a model has it; a model with a tied head lends its embeddings.
+    fn input_outside(&self, model: &str, name: &str) -> Option<String> {
+        let anatomy = &self.anatomies[model];
+        if anatomy.has(name) {
+            return Some(name.to_string());
+        }
+        let tied = name
+            .ends_with("lm_head.weight")
+            .then(|| anatomy.embeddings());
+        tied.flatten().map(String::from)
+    }
+
+    /// One tensor of the child.
+    fn tensor(&mut self, request: Request) -> Result<(), Error> {
+        let chosen = self.chosen(&request);
+        let slice = &self.slices[request.slice];
+        let present = chosen.iter().find(|k| request.inputs[**k].is_some());
+        let mut inputs = Vec::new();
+        for k in &chosen {
+            let model = slice.sources[*k].model.to_string();
+            match &request.inputs[*k] {
+                Some(tensor) => inputs.push(InputTensor {
+                    model,
+                    tensor: tensor.clone(),
+                }),
+                None => {
+                    let any = request.inputs.iter().position(Option::is_some);
+                    let other = present.copied().or(any).unwrap_or_default();
+                    return Err(Error::Missing {
+                        tensor: request.name,
+                        model,
+                        other: slice.sources[other].model.into(),
+                    });
+                }
+            }
+        }
+        let (shape, alignment) = self.shape(&request, &inputs)?;
+        let slice = &self.slices[request.slice];
+        let base = slice.base.filter(|_| chosen.len() == slice.sources.len());
+        let operation = match request.share {
+            Some(share) => swap_operation(share),
+            None => self.operation(&request, &inputs, &shape)?,
+        };
+        let takes_vectors =
+            self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
+        let dtype = self.dtype(&inputs);
+        self.outputs.push(OutputTensor {
+            name: request.name,
+            shape,
+            dtype,
+            layer: match request.part {
+                Part::Layer(layer) => Some(layer),
+                _ => None,
+            },
+        });
+        self.jobs.push(Job {
+            operation,
+            inputs,
+            base: base.filter(|_| takes_vectors),
+            alignment,
+        });
+        Ok(())
+    }
+
+    /// Indices of the sources that take part: all, but for layers that are swapped.
+    fn chosen(&self, request: &Request) -> Vec<usize> {
+        match request.share {
+            Some(share) if share >= 1.0 => vec![0],
+            Some(share) if share <= 0.0 => vec![1],
+            _ => (0..self.slices[request.slice].sources.len()).collect(),
+        }
+    }
+
+    fn operation(
+        &self,
+        request: &Request,
+        inputs: &[InputTensor],
+        shape: &[usize],
+    ) -> Result<Operation, Error> {
+        let slice = &self.slices[request.slice];
+        let sources = slice
+            .sources
+            .iter()
+            .zip(inputs)
+            .map(|(s, input)| SourceSite {
+                model: s.model,
+                tensor: &input.tensor,
+                scopes: s
+                    .parameters
+                    .into_iter()
+                    .chain(slice.scopes.iter().copied())
+                    .collect(),
+            });
+        let site = Site {
+            method: self.method,
+            shared: slice.scopes.clone(),
+            sources: sources.collect(),
+            base: slice.base,
+            tensor: &request.name,
+            t: request.t,
+            matrix: shape.len() == 2 && matches!(request.part, Part::Layer(_)),
+            seed: self.stage.seed.unwrap_or(0),
+        };
+        site.operation(&|model| self.source.model_digest(model))
+    }
+
+    /// `dtype`s of the recipe, else the inputs' own, the wider one where they differ.
+    fn dtype(&self, inputs: &[InputTensor]) -> DType {
+        let widest = || {
+            let own =
+                |i: &InputTensor| self.source.dtype(&i.model, &i.tensor).unwrap_or(DType::F32);
+            let first = inputs.first().map_or(DType::F32, own);
+            if inputs.iter().all(|i| own(i) == first) {
+                first
+            } else {
+                DType::F32
+            }
+        };
+        self.stage
+            .out_dtype
+            .or(self.stage.dtype)
+            .unwrap_or_else(widest)
+    }
+
+    // ---- shapes and vocabularies ----
+
+    fn shape(
+        &mut self,
+        request: &Request,
+        inputs: &[InputTensor],
+    ) -> Result<(Vec<usize>, Option<Arc<Alignment>>), Error> {
+        let shapes: Vec<Vec<usize>> = inputs
+            .iter()
+            .map(|i| self.source.shape(&i.model, &i.tensor).unwrap_or_default())
+            .collect();
+        let tokens = anatomy::counts_tokens(&request.name);
+        let aligned = tokens && self.child.is_some();
+        let comparable =
+            |shape: &[usize]| shape[usize::from(aligned && !shape.is_empty())..].to_vec();
+        let odd = shapes
+            .iter()
+            .position(|s| s.len() != shapes[0].len() || comparable(s) != comparable(&shapes[0]));
+        if let Some(k) = odd {
+            let rows_only =
+                tokens && shapes[k].len() == shapes[0].len() && shapes[k][1..] == shapes[0][1..];
+            return Err(Error::Shape {
+                tensor: request.name.clone(),
+                model: inputs[0].model.clone(),
+                shape: shapes[0].clone(),
+                other: inputs[k].model.clone(),
+                other_shape: shapes[k].clone(),
+                way_out: if rows_only {
+                    "the vocabularies differ: add 'tokenizer_source: base' (or 'union', or a model) so that rows are matched by token"
+                } else {
+                    "models of different size cannot be merged weight by weight"
+                },
+            });
+        }
+        let mut shape = shapes[0].clone();
+        if !aligned {
+            return Ok((shape, None));
+        }
+        let (alignment, rows) = self.alignment(request, &shapes)?;
+        shape[0] = rows;
+        Ok((shape, alignment))
+    }
+
+    /// How the rows of these models are brought into the child's order (`None` if they are in it), and their number.
+    fn alignment(
+        &mut self,
+        request: &Request,
+        shapes: &[Vec<usize>],
+    ) -> Result<(Option<Arc<Alignment>>, usize), Error> {
+        let chosen = self.chosen(request);
+        let slice = &self.slices[request.slice];
+        let key: Vec<(&'a str, usize)> = chosen
+            .iter()
+            .zip(shapes)
+            .map(|(k, s)| (slice.sources[*k].model, s[0]))
+            .collect();
+        if let Some((_, alignment, rows)) = self.alignments.iter().find(|(k, ..)| *k == key) {
+            return Ok((alignment.clone(), *rows));
+        }
+        let Some(child) = self.child.clone() else {
+            return Ok((None, shapes[0][0]));
+        };
+        let donor = self.source.vocab(self.stage.donor());
+        let mut vocabularies = Vec::new();
+        for (model, _) in &key {
+            let own = self.source.vocab(model);
+            if own.is_none() {
+                let message = format!(
+                    "'{model}' has no tokenizer; its rows are taken to be in the order of '{}'",
+                    self.stage.donor()
+                );
+                if !self.warnings.contains(&message) {
+                    self.warnings.push(message);
+                }
+            }
+            let known = own.or_else(|| donor.clone());
+            vocabularies.push(known.ok_or_else(|| Error::NoTokenizer {
+                model: model.to_string(),
+            })?);
+        }
+        let sides: Vec<Side<'_>> = key
+            .iter()
+            .zip(&vocabularies)
+            .map(|((model, rows), vocabulary)| Side {
+                model,
+                vocabulary,
+                rows: *rows,
+            })
+            .collect();
+        let base = slice.base.and_then(|b| chosen.iter().position(|k| *k == b));
+        let settings = self.stage.tokenizer.as_ref();
+        let rules = settings.map(|t| t.tokens.clone()).unwrap_or_default();
+        let pad = settings.and_then(|t| t.pad_to_multiple_of);
+        let alignment = Alignment::new(&child, pad, &sides, base, &rules)?;
+        let rows = alignment.rows;
+        let alignment = (!alignment.is_identity(&sides)).then(|| Arc::new(alignment));
+        self.alignments.push((key, alignment.clone(), rows));
+        Ok((alignment, rows))
+    }
+
+    fn tokenizer_source(&self) -> Option<&'a str> {
+        let long = self.stage.tokenizer.as_ref().map(|t| t.source.as_str());
+        self.stage.tokenizer_source.as_deref().or(long)
+    }
+
+    fn tokenizer_donor(&self) -> &'a str {
+        match self.tokenizer_source() {
+            None | Some("base" | "union") => self.stage.donor(),
+            Some(model) => model,
+        }
+    }
+
+    /// The vocabulary of the child, if the recipe wants one built.
+    fn choose_vocabulary(&mut self) -> Result<(), Error> {
+        let Some(word) = self.tokenizer_source() else {
+            return Ok(());
+        };
+        let donor = self.tokenizer_donor();
+        let no_tokenizer = || Error::NoTokenizer {
+            model: donor.into(),
+        };
+        let own = self.source.vocab(donor).ok_or_else(no_tokenizer)?;
+        let (mut vocabulary, mut added) = (own.as_ref().clone(), Vec::new());
+        if matches!(word, "base" | "union") {
+            // Tokens beyond the embeddings have no row to begin with.
+            let anatomy = &self.anatomies[donor];
+            let rows = anatomy
+                .embeddings()
+                .and_then(|name| self.source.shape(donor, name)?.first().copied());
+            vocabulary.retain(|_, id| rows.is_none_or(|rows| (*id as usize) < rows));
+        }
+        if word == "union" {
+            let others = self.stage.models().into_iter().filter(|m| *m != donor);
+            let others: Vec<Arc<Vocabulary>> =
+                others.filter_map(|m| self.source.vocab(m)).collect();
+            let others: Vec<&Vocabulary> = others.iter().map(Arc::as_ref).collect();
+            (vocabulary, added) = vocabulary::union(&vocabulary, &others);
+        }
+        let settings = self.stage.tokenizer.as_ref();
+        for token in settings.iter().flat_map(|t| t.tokens.keys()) {
+            if !vocabulary.contains_key(token) {
+                let id = vocabulary.values().map(|id| id + 1).max().unwrap_or(0);
+                vocabulary.insert(token.clone(), id);
+                added.push(token.clone());
+            }
+        }
+        self.added = added
+            .into_iter()
+            .map(|t| (t.clone(), vocabulary[&t]))
+            .collect();
+        self.child = Some(Arc::new(vocabulary));
+        Ok(())
+    }
+
+    // ---- layer_swap ----
+
+    fn swap_parameter(&self, name: &str) -> Result<Option<f64>, Error> {
+        let site = Site {
+            method: self.method,
+            shared: self.slices[0].scopes.clone(),
+            sources: Vec::new(),
+            base: None,
+            tensor: "",
+            t: 0.0,
+            matrix: false,
+            seed: 0,
+        };
+        site.given(name)
+    }
+
+    fn zones(&self) -> Result<Option<Zones>, Error> {
+        if self.method.method != Method::LayerSwap {
+            return Ok(None);
+        }
+        let layers = |name| Ok::<_, Error>(self.swap_parameter(name)?.map(|n| n as usize));
+        Zones::new(
+            self.slices[0].layers,
+            layers("bottom")?.unwrap_or(0),
+            layers("top")?.unwrap_or(0),
+            [layers("transition_bottom")?, layers("transition_top")?],
+        )
+        .map(Some)
+    }
+
+    /// The inner model's share of a tensor outside of the layers.
+    fn swap_share(&self, part: Part) -> Result<f64, Error> {
+        let name = match part {
+            Part::Embeddings => "embeddings",
+            Part::Head => "head",
+            Part::Norm | Part::Layer(_) => "norm",
+        };
+        // In the order of the words inner, outer, blend.
+        Ok([1.0, 0.0, 0.5][self.swap_parameter(name)?.unwrap_or(1.0) as usize])
+    }
+
+    /// Where both heads are tied but head and embeddings come from different models, the child needs a head of its own.
+    fn untie_swapped_head(
+        &self,
+        slice: usize,
+        names: &mut BTreeSet<(Part, String)>,
+    ) -> Result<(), Error> {
+        let has_head = names.iter().any(|(part, _)| *part == Part::Head);
+        let differ = self.swap_share(Part::Embeddings)? != self.swap_share(Part::Head)?;
+        let tied = |s: &SliceSource<'_>| self.anatomies[s.model].embeddings().is_some();
+        if !has_head && differ && self.slices[slice].sources.iter().all(tied) {
+            names.insert((Part::Head, "lm_head.weight".into()));
+        }
+        Ok(())
+    }
+
+    // ---- the child's config, warnings ----
+
+    fn config(&self) -> Result<Value, Error> {
+        let donor = self.stage.donor();
+        let config = self.source.config(donor).ok_or_else(|| Error::NoConfig {
+            model: donor.into(),
+        })?;
+        let layers = self.slices.iter().flat_map(|slice| {
+            let source = &slice.sources[slice.base.unwrap_or(0)];
+            let config = self.source.config(source.model);
+            (0..slice.layers).map(move |layer| (config, source.start + layer))
+        });
+        let all_one = |first: DType| {
+            self.outputs
+                .iter()
+                .all(|o| o.dtype == first)
+                .then_some(first)
+        };
+        let written = self.outputs.first().and_then(|o| all_one(o.dtype));
+        Ok(child::config(
+            config,
+            &Changes {
+                layers: layers.collect(),
+                dtype: self.stage.out_dtype.or(self.stage.dtype).or(written),
+                vocab_size: child::embedding_rows(&self.outputs),
+                tied: self.tied(),
+            },
+        ))
+    }
+
+    /// What `tie_word_embeddings` has to be, where it has to change.
+    fn tied(&self) -> Option<bool> {
+        let is_head = |name: &str| name.ends_with("lm_head.weight");
+        let says_tied = |model: &str| {
+            let config = self.source.config(model);
+            config.and_then(|c| c.get("tie_word_embeddings")?.as_bool()) == Some(true)
+        };
+        let donor = self.stage.donor();
+        match self.outputs.iter().position(|o| is_head(&o.name)) {
+            Some(i) => {
+                let inputs = &self.jobs[i].inputs;
+                let all_tied = inputs.iter().all(|input| says_tied(&input.model));
+                let own = inputs.iter().any(|input| is_head(&input.tensor));
+                (says_tied(donor) && !(all_tied && own)).then_some(false)
+            }
+            None => {
+                let donor_has_head = self.anatomies[donor].outer.iter().any(|n| is_head(n));
+                (donor_has_head && !says_tied(donor)).then_some(true)
+            }
+        }
+    }
+
+    fn warn_of_idle_filters(&mut self) {
+        let mut words: BTreeSet<&str> = BTreeSet::new();
+        let mut collect = |parameters: &'a Parameters| {
+            for value in parameters.values() {
+                if let ParamValue::Filtered(entries) = value {
+                    words.extend(entries.iter().filter_map(|e| e.filter.as_deref()));
+                }
+            }
+        };
+        for slice in &self.slices {
+            slice.scopes.iter().for_each(|p| collect(p));
+            slice
+                .sources
+                .iter()
+                .filter_map(|s| s.parameters)
+                .for_each(&mut collect);
+        }
+        for word in words.into_iter().filter(|w| *w != "*") {
+            let hit = |name: &str| name.contains(word);
+            let idle = !self.outputs.iter().any(|o| hit(&o.name))
+                && !self
+                    .jobs
+                    .iter()
+                    .flat_map(|j| &j.inputs)
+                    .any(|i| hit(&i.tensor));
+            if idle {
+                self.warnings
+                    .push(format!("the filter '{word}' matches no tensor"));
+            }
+        }
+    }
+}
+
+/// One tensor of the child, before it is known what goes into it.
+struct Request {
+    name: String,
+    part: Part,
+    slice: usize,
+    /// For each source, its tensor, if it has one.
+    inputs: Vec<Option<String>>,
+    t: f64,
+    /// `layer_swap`: the inner model's share.
+    share: Option<f64>,
+}
+
+fn swap_operation(share: f64) -> Operation {
+    if share <= 0.0 || share >= 1.0 {
+        Operation::Passthrough { scale: 1.0 }
+    } else {
+        Operation::Linear {
+            weights: vec![share as f32, (1.0 - share) as f32],
+            normalize: false,
+        }
+    }
+}
+
+/// The stage's body as slices, checked against the models' depths.
+fn slices<'a>(
+    stage: &'a Stage,
+    method: &MethodInfo,
+    anatomies: &HashMap<&'a str, Anatomy>,
+) -> Result<Vec<Slice<'a>>, Error> {
+    let slices = match &stage.body {
+        Body::Models(models) => vec![side_by_side(stage, models, method, anatomies)?],
+        Body::Slices(slices) => slices
+            .iter()
+            .map(|slice| stacked(stage, slice, anatomies))
+            .collect::<Result<_, _>>()?,
+    };
+    if slices.is_empty() {
+        return Err(Error::Models {
+            message: "the recipe has no slices".into(),
+        });
+    }
+    for slice in &slices {
+        let models: Vec<&str> = slice.sources.iter().map(|s| s.model).collect();
+        let base = slice
+            .base
+            .map(|k| models[k])
+            .or(stage.base_model.as_deref());
+        let checked = method.check_inputs(&models, base);
+        checked.map_err(|message| Error::Models { message })?;
+    }
+    Ok(slices)
+}
+
+fn side_by_side<'a>(
+    stage: &'a Stage,
+    models: &'a [crate::recipe::Source],
+    method: &MethodInfo,
+    anatomies: &HashMap<&'a str, Anatomy>,
+) -> Result<Slice<'a>, Error> {
+    let mut sources: Vec<SliceSource<'a>> = models
+        .iter()
+        .map(|m| SliceSource {
+            model: &m.model,
+            start: 0,
+            parameters: Some(&m.parameters),
+        })
+        .collect();
+    let base = stage.base_model.as_deref();
+    if let Some(base) = base
+        && method.adds_base()
+        && sources.iter().all(|s| s.model != base)
+    {
+        sources.push(SliceSource {
+            model: base,
+            start: 0,
+            parameters: None,
+        });
+    }
+    let Some(first) = sources.first() else {
+        return Err(Error::Models {
+            message: "the recipe has no models".into(),
+        });
+    };
+    let layers = anatomies[first.model].layers;
+    for source in &sources {
+        if anatomies[source.model].layers != layers {
+            return Err(Error::Depth {
+                model: first.model.into(),
+                layers,
+                other: source.model.into(),
+                other_layers: anatomies[source.model].layers,
+            });
+        }
+    }
+    Ok(Slice {
+        base: base.and_then(|b| sources.iter().position(|s| s.model == b)),
+        sources,
+        scopes: vec![&stage.parameters],
+        layers,
+    })
+}
+
+fn stacked<'a>(
+    stage: &'a Stage,
+    slice: &'a crate::recipe::Slice,
+    anatomies: &HashMap<&'a str, Anatomy>,
+) -> Result<Slice<'a>, Error> {
+    let mut sources = Vec::new();
+    let mut length = None;
+    for source in &slice.sources {
+        let layers = anatomies[source.model.as_str()].layers;
+        let range = source.layer_range.unwrap_or([0, layers]);
+        if range[0] >= range[1] || range[1] > layers {
+            return Err(Error::LayerRange {
+                model: source.model.clone(),
+                range,
+                layers,
+            });
+        }
+        if length.is_some_and(|l| l != range[1] - range[0]) {
+            return Err(Error::Models {
+                message: format!(
+                    "all sources of a slice need equally many layers; that of '{}' has {}",
+                    source.model,
+                    range[1] - range[0]
+                ),
+            });
+        }
+        length = Some(range[1] - range[0]);
+        sources.push(SliceSource {
+            model: &source.model,
+            start: range[0],
+            parameters: Some(&source.parameters),
+        });
+    }
+    let base = slice.base_model.as_deref().or(stage.base_model.as_deref());
+    Ok(Slice {
+        base: base.and_then(|b| sources.iter().position(|s| s.model == b)),
+        sources,
+        scopes: vec![&slice.parameters, &stage.parameters],
+        layers: length.unwrap_or(0),
+    })
+}

@@ -1,0 +1,172 @@
+//! What the kernels' tests share: merging small slices, and a source of models made up in memory.
+
+use std::{borrow::Cow, collections::BTreeMap, collections::HashMap, sync::Arc};
+
+use super::{
+    TensorSource, Vocabulary,
+    parents::{Parents, Refusal},
+    task_sum::{self, TaskSum},
+    view::{Inputs, Memory, Target, View},
+};
+use crate::recipe::DType;
+
+/// Runs a kernel over f32 models of one row each.
+pub(crate) fn run(
+    models: &[&[f32]],
+    base: Option<usize>,
+    kernel: impl Fn(&Parents<'_>, &mut Target<'_>) -> Result<bool, Refusal>,
+) -> Result<Vec<f32>, Refusal> {
+    let len = models.first().map_or(0, |m| m.len());
+    run_shaped(models, base, &[len], kernel)
+}
+
+pub(crate) fn run_shaped(
+    models: &[&[f32]],
+    base: Option<usize>,
+    shape: &[usize],
+    kernel: impl Fn(&Parents<'_>, &mut Target<'_>) -> Result<bool, Refusal>,
+) -> Result<Vec<f32>, Refusal> {
+    let parents = Parents {
+        inputs: Inputs::new(models.iter().map(|m| View::F32(m)).collect()),
+        base,
+        shape,
+        cache: None,
+    };
+    let mut out = vec![0.0; parents.len()];
+    let mut target = Target {
+        memory: Memory::F32(&mut out),
+        dtype: DType::F32,
+    };
+    kernel(&parents, &mut target)?;
+    Ok(out)
+}
+
+pub(crate) fn try_merge_sum(
+    sum: &TaskSum,
+    base: &[f32],
+    models: &[&[f32]],
+) -> Result<Vec<f32>, Refusal> {
+    let all: Vec<&[f32]> = std::iter::once(base)
+        .chain(models.iter().copied())
+        .collect();
+    run(&all, Some(0), |parents, out| {
+        task_sum::merge(parents, sum, out)
+    })
+}
+
+pub(crate) fn merge_sum(sum: &TaskSum, base: &[f32], models: &[&[f32]]) -> Vec<f32> {
+    try_merge_sum(sum, base, models).unwrap()
+}
+
+/// Numbers that look like weights, from a seed.
+pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let key = super::random::Key(seed.wrapping_mul(0x1234_5678_9abc_def1));
+    (0..n as u64)
+        .map(|i| {
+            let uniform = |j| f64::from(key.bits(4 * i + j)) / 4_294_967_296.0;
+            ((0..4).map(uniform).sum::<f64>() - 2.0) as f32
+        })
+        .collect()
+}
+
+/// Models in memory: small Llama-shaped checkpoints by name.
+#[derive(Default)]
+pub(crate) struct Models {
+    tensors: BTreeMap<(String, String), (Vec<usize>, Vec<f32>)>,
+    configs: HashMap<String, serde_json::Value>,
+    vocabularies: HashMap<String, Arc<Vocabulary>>,
+    pub dtype: Option<DType>,
+}
+
+impl Models {
+    /// A decoder of `layers` layers with one matrix and one norm each, and `words` as its vocabulary.
+    pub fn decoder(&mut self, name: &str, seed: u64, layers: usize, words: &[&str], tied: bool) {
+        let width = 4;
+        let mut add = |tensor: String, shape: Vec<usize>| {
+            let n = shape.iter().product();
+            let seed = seed * 1000 + self.tensors.len() as u64;
+            self.tensors
+                .insert((name.into(), tensor), (shape, noise(seed, n)));
+        };
+        add("model.embed_tokens.weight".into(), vec![words.len(), width]);
+        for layer in 0..layers {
+            add(
+                format!("model.layers.{layer}.self_attn.q_proj.weight"),
+                vec![width, width],
+            );
+            add(
+                format!("model.layers.{layer}.input_layernorm.weight"),
+                vec![width],
+            );
+        }
+        add("model.norm.weight".into(), vec![width]);
+        if !tied {
+            add("lm_head.weight".into(), vec![words.len(), width]);
+        }
+        let config = serde_json::json!({
+            "model_type": "llama", "num_hidden_layers": layers, "vocab_size": words.len(),
+            "tie_word_embeddings": tied, "torch_dtype": "float32",
+        });
+        self.configs.insert(name.into(), config);
+        let vocabulary = words
+            .iter()
+            .enumerate()
+            .map(|(i, w)| (w.to_string(), i as u32));
+        self.vocabularies
+            .insert(name.into(), Arc::new(vocabulary.collect()));
+    }
+
+    pub fn set(&mut self, model: &str, tensor: &str, shape: &[usize], values: Vec<f32>) {
+        self.tensors
+            .insert((model.into(), tensor.into()), (shape.to_vec(), values));
+    }
+
+    pub fn get(&self, model: &str, tensor: &str) -> &[f32] {
+        &self.tensors[&(model.to_string(), tensor.to_string())].1
+    }
+
+    pub fn config_mut(&mut self, model: &str) -> &mut serde_json::Value {
+        self.configs.get_mut(model).unwrap()
+    }
+
+    pub fn forget_vocabulary(&mut self, model: &str) {
+        self.vocabularies.remove(model);
+    }
+
+    fn find(&self, model: &str, tensor: &str) -> Option<&(Vec<usize>, Vec<f32>)> {
+        self.tensors.get(&(model.to_string(), tensor.to_string()))
+    }
+}
+
+impl TensorSource for Models {
+    fn tensor_names(&self, model: &str) -> Vec<String> {
+        let of_model = self.tensors.keys().filter(|(m, _)| m == model);
+        of_model.map(|(_, tensor)| tensor.clone()).collect()
+    }
+
+    fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>> {
+        Some(self.find(model, tensor)?.0.clone())
+    }
+
+    fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
+        self.find(model, tensor)
+            .map(|_| self.dtype.unwrap_or(DType::F32))
+    }
+
+    fn config(&self, model: &str) -> Option<&serde_json::Value> {
+        self.configs.get(model)
+    }
+
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+        let found = self.find(model, tensor).ok_or("no such tensor")?;
+        Ok(Cow::Borrowed(&found.1))
+    }
+
+    fn model_digest(&self, model: &str) -> String {
+        format!("digest of {model}")
+    }
+
+    fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
+        self.vocabularies.get(model).cloned()
+    }
+}

@@ -1,0 +1,127 @@
+//! TIES: trim each task vector to its largest entries, elect a sign for each position, merge what agrees.
+//!
+//! Source: Yadav et al. 2023, arXiv:2306.01708, algorithm 1. Trim keeps exactly floor(density · n) entries, ties by the
+//! lower index. The sign of a position is that of Σ wₖ τₖ (0 counts as +); with `normalize`, what agrees is divided by the
+//! sum of its weights (0 counts as 1). The paper elects and averages without weights; weights first is mergekit's order.
+
+use super::{
+    magnitude::{Cut, share},
+    parents::Parents,
+    task_sum::Term,
+    view::CHUNK,
+};
+
+/// The cut that keeps floor(density · n) entries of τ of model `k`; none for density 1, all dropped when that is 0.
+pub(crate) fn cut(parents: &Parents<'_>, k: usize, density: f64) -> Cut {
+    if density >= 1.0 {
+        return Cut::Everything;
+    }
+    parents.top(k, share(density, parents.len()))
+}
+
+/// Σ over the weighted task vectors whose sign is the elected one, divided by their weights if `normalize`.
+pub(crate) fn elect_and_sum<'a>(
+    deltas: impl Iterator<Item = &'a [f32]> + Clone,
+    terms: &[Term],
+    normalize: bool,
+    out: &mut [f32],
+) {
+    let mut elected = [0.0f32; CHUNK];
+    let elected = &mut elected[..out.len()];
+    for delta in deltas.clone() {
+        for (e, d) in elected.iter_mut().zip(delta) {
+            *e += d;
+        }
+    }
+    let mut divisor = [0.0f32; CHUNK];
+    let divisor = &mut divisor[..out.len()];
+    out.fill(0.0);
+    for (delta, term) in deltas.zip(terms) {
+        for (((o, v), d), e) in out.iter_mut().zip(&mut *divisor).zip(delta).zip(&*elected) {
+            let agrees = (*d > 0.0 && *e >= 0.0) || (*d < 0.0 && *e < 0.0);
+            *o += if agrees { *d } else { 0.0 };
+            *v += if agrees { term.weight } else { 0.0 };
+        }
+    }
+    if normalize {
+        for (o, v) in out.iter_mut().zip(&*divisor) {
+            *o /= if *v == 0.0 { 1.0 } else { *v };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::task_sum::{Rescale, TaskSum, Trim};
+    use super::super::testing::merge_sum;
+    use super::*;
+
+    fn ties(terms: &[(f32, f64)], normalize: bool, lambda: f32) -> TaskSum {
+        TaskSum {
+            terms: terms
+                .iter()
+                .map(|(weight, density)| Term {
+                    weight: *weight,
+                    trim: Trim::Smallest { density: *density },
+                })
+                .collect(),
+            rescale: Rescale::None,
+            elect: true,
+            normalize,
+            lambda,
+        }
+    }
+
+    const BASE: [f32; 4] = [0.0; 4];
+
+    #[test]
+    fn by_hand() {
+        let (a, b) = ([4.0, 1.0, -2.0, 3.0], [-1.0, 2.0, -4.0, 0.5]);
+        // a keeps 4, 3; b keeps 2, −4. Signs: +, +, −, +.
+        let out = merge_sum(
+            &ties(&[(1.0, 0.5), (1.0, 0.5)], false, 1.0),
+            &BASE,
+            &[&a, &b],
+        );
+        assert_eq!(out, [4.0, 2.0, -4.0, 3.0]);
+        // At density 1: sums 3, 3, −6, 3.5; b's −1 is outvoted.
+        let out = merge_sum(
+            &ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0),
+            &BASE,
+            &[&a, &b],
+        );
+        assert_eq!(out, [4.0, 1.5, -3.0, 1.75]);
+        // Weights 1 and 3: sums 1, 7, −14, 4.5; divided by 1 + 3 where both agree.
+        let out = merge_sum(
+            &ties(&[(1.0, 1.0), (3.0, 1.0)], true, 2.0),
+            &BASE,
+            &[&a, &b],
+        );
+        assert_eq!(out, [8.0, 2.0 * 7.0 / 4.0, -7.0, 2.0 * 4.5 / 4.0]);
+    }
+
+    #[test]
+    fn a_tied_vote_is_positive_and_an_empty_one_is_zero() {
+        let (a, b) = ([1.0, 0.0, 1.0, 0.0], [-1.0, 0.0, -1.0, 0.0]);
+        let out = merge_sum(
+            &ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0),
+            &BASE,
+            &[&a, &b],
+        );
+        assert_eq!(out, [1.0, 0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn densities_at_the_edges() {
+        let a = [4.0, 1.0, -2.0, 3.0];
+        // floor(0.2 · 4) = 0 entries: the base. One model at density 1: the model itself.
+        assert_eq!(
+            merge_sum(&ties(&[(1.0, 0.2)], true, 1.0), &BASE, &[&a]),
+            BASE
+        );
+        assert_eq!(merge_sum(&ties(&[(1.0, 1.0)], true, 1.0), &BASE, &[&a]), a);
+        // floor(0.25 · 4) = 1
+        let out = merge_sum(&ties(&[(1.0, 0.25)], false, 1.0), &BASE, &[&a]);
+        assert_eq!(out, [4.0, 0.0, 0.0, 0.0]);
+    }
+}

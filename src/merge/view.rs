@@ -1,0 +1,467 @@
+//! Parents' tensors as they lie in memory, read chunk by chunk as f32, and the two loops over them that every kernel uses.
+//!
+//! A chunk is small enough to stay in the first cache levels, so bf16 parents are widened on the fly and no f32 copy of a
+//! tensor is made. Chunks run on all threads; what they return comes back in order, so thread counts change no bit.
+
+use rayon::prelude::*;
+
+use crate::recipe::DType;
+
+/// Elements that a kernel sees at once.
+pub(crate) const CHUNK: usize = 4096;
+/// Chunks that one thread takes at once.
+const RUN: usize = 16;
+
+/// A tensor of a parent: f32, or the little-endian bytes of a narrower type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum View<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u8]),
+    F16(&'a [u8]),
+}
+
+impl<'a> View<'a> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            View::F32(x) => x.len(),
+            View::Bf16(x) | View::F16(x) => x.len() / 2,
+        }
+    }
+
+    /// Elements `start..start + scratch.len()`, widened into `scratch` unless they are f32 already.
+    fn chunk<'s>(&self, start: usize, scratch: &'s mut [f32]) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        let end = start + scratch.len();
+        match self {
+            View::F32(x) => return &x[start..end],
+            View::Bf16(x) => {
+                let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
+                for (out, b) in scratch.iter_mut().zip(bytes) {
+                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            View::F16(x) => {
+                let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
+                for (out, b) in scratch.iter_mut().zip(bytes) {
+                    *out = half::f16::from_le_bytes(*b).to_f32();
+                }
+            }
+        }
+        scratch
+    }
+
+    /// The whole tensor as f32.
+    pub fn to_f32(self) -> std::borrow::Cow<'a, [f32]> {
+        match self {
+            View::F32(x) => x.into(),
+            _ => {
+                let mut out = vec![0.0; self.len()];
+                for (i, chunk) in out.chunks_mut(CHUNK).enumerate() {
+                    self.chunk(i * CHUNK, chunk);
+                }
+                out.into()
+            }
+        }
+    }
+}
+
+/// Memory for one chunk of every input, and for what a kernel wants to keep beside it.
+struct Buffers {
+    inputs: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+/// The tensors that one output tensor is made of, all of one length.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs<'a> {
+    views: Vec<View<'a>>,
+    len: usize,
+}
+
+impl<'a> Inputs<'a> {
+    /// The views must have one length; the plan has checked their shapes.
+    pub fn new(views: Vec<View<'a>>) -> Self {
+        let len = views.first().map_or(0, View::len);
+        debug_assert!(views.iter().all(|v| v.len() == len));
+        Inputs { views, len }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Number of tensors.
+    pub fn count(&self) -> usize {
+        self.views.len()
+    }
+
+    pub fn view(&self, k: usize) -> View<'a> {
+        self.views[k]
+    }
+
+    fn buffers(&self) -> Buffers {
+        let narrow = self.views.iter().any(|v| !matches!(v, View::F32(_)));
+        Buffers {
+            inputs: vec![0.0; if narrow { CHUNK * self.count() } else { 0 }],
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Calls `f` with elements `start..start + len` of every input.
+    fn with_chunk<R>(
+        &self,
+        start: usize,
+        len: usize,
+        buffers: &mut Buffers,
+        f: impl FnOnce(&[&[f32]], &mut Vec<f32>) -> R,
+    ) -> R {
+        let mut places = buffers.inputs.chunks_mut(CHUNK);
+        let chunks: Vec<&[f32]> = self
+            .views
+            .iter()
+            .map(|view| match view {
+                View::F32(x) => &x[start..start + len],
+                _ => {
+                    let place = places.next().unwrap_or_default();
+                    view.chunk(start, &mut place[..len])
+                }
+            })
+            .collect();
+        f(&chunks, &mut buffers.scratch)
+    }
+
+    /// What `f` makes of each chunk, in order. `f` gets the first element's index, the chunks and scratch memory.
+    pub(crate) fn each<R: Send>(
+        &self,
+        f: impl Fn(usize, &[&[f32]], &mut Vec<f32>) -> R + Sync,
+    ) -> Vec<R> {
+        let runs = self.len.div_ceil(CHUNK * RUN);
+        let parts: Vec<Vec<R>> = (0..runs)
+            .into_par_iter()
+            .map(|run| {
+                let mut buffers = self.buffers();
+                let end = self.len.min((run + 1) * CHUNK * RUN);
+                (run * CHUNK * RUN..end)
+                    .step_by(CHUNK)
+                    .map(|start| {
+                        let len = CHUNK.min(end - start);
+                        self.with_chunk(start, len, &mut buffers, |chunks, scratch| {
+                            f(start, chunks, scratch)
+                        })
+                    })
+                    .collect()
+            })
+            .collect();
+        parts.into_iter().flatten().collect()
+    }
+
+    /// As [`Inputs::each`], with one accumulator for each run of chunks; they come back in order.
+    pub(crate) fn fold<A: Send>(
+        &self,
+        init: impl Fn() -> A + Sync,
+        f: impl Fn(&mut A, usize, &[&[f32]], &mut Vec<f32>) + Sync,
+    ) -> Vec<A> {
+        let per_run = CHUNK * RUN * 16;
+        (0..self.len.div_ceil(per_run))
+            .into_par_iter()
+            .map(|run| {
+                let mut buffers = self.buffers();
+                let mut accumulator = init();
+                let end = self.len.min((run + 1) * per_run);
+                for start in (run * per_run..end).step_by(CHUNK) {
+                    let len = CHUNK.min(end - start);
+                    self.with_chunk(start, len, &mut buffers, |chunks, scratch| {
+                        f(&mut accumulator, start, chunks, scratch);
+                    });
+                }
+                accumulator
+            })
+            .collect()
+    }
+
+    /// Fills `out` chunk by chunk, rounded once. Returns whether every value is finite.
+    pub(crate) fn write(
+        &self,
+        out: &mut Target<'_>,
+        f: impl Fn(usize, &[&[f32]], &mut Vec<f32>, &mut [f32]) + Sync,
+    ) -> bool {
+        let dtype = out.dtype;
+        match &mut out.memory {
+            Memory::F32(values) => values
+                .par_chunks_mut(CHUNK * RUN)
+                .enumerate()
+                .map(|(run, values)| {
+                    let mut buffers = self.buffers();
+                    let mut finite = true;
+                    for (i, values) in values.chunks_mut(CHUNK).enumerate() {
+                        let start = run * CHUNK * RUN + i * CHUNK;
+                        self.with_chunk(start, values.len(), &mut buffers, |chunks, scratch| {
+                            f(start, chunks, scratch, values);
+                        });
+                        round(values, dtype);
+                        finite &= all_finite(values);
+                    }
+                    finite
+                })
+                .reduce(|| true, |a, b| a & b),
+            Memory::Bytes(bytes) => bytes
+                .par_chunks_mut(CHUNK * RUN * dtype.size_bytes())
+                .enumerate()
+                .map(|(run, bytes)| {
+                    let mut buffers = self.buffers();
+                    let mut values = [0.0f32; CHUNK];
+                    let mut finite = true;
+                    for (i, bytes) in bytes.chunks_mut(CHUNK * dtype.size_bytes()).enumerate() {
+                        let start = run * CHUNK * RUN + i * CHUNK;
+                        let values = &mut values[..bytes.len() / dtype.size_bytes()];
+                        self.with_chunk(start, values.len(), &mut buffers, |chunks, scratch| {
+                            f(start, chunks, scratch, values);
+                        });
+                        round(values, dtype);
+                        finite &= all_finite(values);
+                        encode(values, dtype, bytes);
+                    }
+                    finite
+                })
+                .reduce(|| true, |a, b| a & b),
+        }
+    }
+}
+
+impl Inputs<'_> {
+    /// Fills single chunks again; `starts` are multiples of [`CHUNK`].
+    pub(crate) fn rewrite(
+        &self,
+        out: &mut Target<'_>,
+        starts: &[usize],
+        f: impl Fn(usize, &[&[f32]], &mut Vec<f32>, &mut [f32]),
+    ) -> bool {
+        let dtype = out.dtype;
+        let mut buffers = self.buffers();
+        let mut values = [0.0f32; CHUNK];
+        let mut finite = true;
+        for start in starts {
+            let len = CHUNK.min(self.len - start);
+            let values = &mut values[..len];
+            self.with_chunk(*start, len, &mut buffers, |chunks, scratch| {
+                f(*start, chunks, scratch, values);
+            });
+            round(values, dtype);
+            finite &= all_finite(values);
+            match &mut out.memory {
+                Memory::F32(all) => all[*start..start + len].copy_from_slice(values),
+                Memory::Bytes(all) => {
+                    let size = dtype.size_bytes();
+                    encode(values, dtype, &mut all[start * size..(start + len) * size]);
+                }
+            }
+        }
+        finite
+    }
+}
+
+/// Where a merged tensor goes.
+pub(crate) struct Target<'a> {
+    pub memory: Memory<'a>,
+    pub dtype: DType,
+}
+
+/// f32 values that `dtype` can represent, or the little-endian bytes of `dtype` itself.
+pub(crate) enum Memory<'a> {
+    F32(&'a mut [f32]),
+    Bytes(&'a mut [u8]),
+}
+
+impl Target<'_> {
+    /// Writes a tensor that was computed as a whole. Returns whether every value is finite.
+    pub(crate) fn fill(&mut self, values: &[f32]) -> bool {
+        Inputs::new(vec![View::F32(values)]).write(self, |_, chunks, _, out| {
+            out.copy_from_slice(chunks[0]);
+        })
+    }
+}
+
+/// Rounds to the nearest value of `dtype`, ties to even.
+pub(crate) fn round(values: &mut [f32], dtype: DType) {
+    match dtype {
+        DType::F32 => {}
+        DType::Bf16 => {
+            for v in values {
+                *v = f32::from_bits(bf16_bits(*v) << 16);
+            }
+        }
+        DType::F16 => {
+            for v in values {
+                *v = half::f16::from_f32(*v).to_f32();
+            }
+        }
+    }
+}
+
+/// The upper half of the nearest bf16, ties to even. A NaN stays one.
+#[inline(always)]
+fn bf16_bits(v: f32) -> u32 {
+    let bits = v.to_bits();
+    let rounded = (bits + (0x7fff + ((bits >> 16) & 1))) >> 16;
+    if v.is_nan() {
+        (bits >> 16) | 0x40
+    } else {
+        rounded
+    }
+}
+
+/// Values that `dtype` can represent → its little-endian bytes.
+pub fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) {
+    match dtype {
+        DType::F32 => {
+            for (b, v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                *b = v.to_le_bytes();
+            }
+        }
+        DType::Bf16 => {
+            for (b, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                *b = ((v.to_bits() >> 16) as u16).to_le_bytes();
+            }
+        }
+        DType::F16 => {
+            for (b, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                *b = half::f16::from_f32(*v).to_le_bytes();
+            }
+        }
+    }
+}
+
+/// Whether no value is infinite or NaN.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    values
+        .iter()
+        .fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT))
+}
+
+/// Σ a·b in f64 over a chunk, in a fixed order.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f64; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for i in 0..LANES {
+            sums[i] += f64::from(a[i]) * f64::from(b[i]);
+        }
+    }
+    let rest: f64 = a_rest
+        .iter()
+        .zip(b_rest)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum();
+    sums.iter().sum::<f64>() + rest
+}
+
+/// Σ |a| in f64 over a chunk, in a fixed order.
+pub(crate) fn sum_abs(a: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f64; LANES];
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    for a in chunks {
+        for i in 0..LANES {
+            sums[i] += f64::from(a[i].abs());
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|a| f64::from(a.abs())).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even_like_half() {
+        let mut state = 1u64;
+        for i in 0..200_000u32 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let v = f32::from_bits((state >> 32) as u32);
+            let mut ours = [v];
+            round(&mut ours, DType::Bf16);
+            let theirs = half::bf16::from_f32(v).to_f32();
+            assert!(
+                ours[0].to_bits() == theirs.to_bits() || (v.is_nan() && ours[0].is_nan()),
+                "{i} {v} {ours:?} {theirs}"
+            );
+        }
+        // 1 + 2^-8 is halfway between 1 and 1 + 2^-7: the even one is 1.
+        let mut tie = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
+        round(&mut tie, DType::Bf16);
+        assert_eq!(tie, [1.0, 1.0 + 1.0 / 64.0]);
+    }
+
+    #[test]
+    fn narrow_parents_read_as_their_f32_values() {
+        let values: Vec<f32> = (0..CHUNK * 3 + 5).map(|i| i as f32 - 6000.0).collect();
+        let bytes = |dtype| {
+            let mut rounded = values.clone();
+            round(&mut rounded, dtype);
+            let mut bytes = vec![0; values.len() * 2];
+            encode(&rounded, dtype, &mut bytes);
+            (rounded, bytes)
+        };
+        let (bf16, bf16_bytes) = bytes(DType::Bf16);
+        let (f16, f16_bytes) = bytes(DType::F16);
+        assert_eq!(View::Bf16(&bf16_bytes).to_f32(), bf16);
+        assert_eq!(View::F16(&f16_bytes).to_f32(), f16);
+        let inputs = Inputs::new(vec![
+            View::Bf16(&bf16_bytes),
+            View::F32(&values),
+            View::F16(&f16_bytes),
+        ]);
+        let mut out = vec![0.0; values.len()];
+        let mut target = Target {
+            memory: Memory::F32(&mut out),
+            dtype: DType::F32,
+        };
+        assert!(inputs.write(&mut target, |_, c, _, out| {
+            for i in 0..out.len() {
+                out[i] = c[0][i] + c[1][i] + c[2][i];
+            }
+        }));
+        for i in 0..out.len() {
+            assert_eq!(out[i], bf16[i] + values[i] + f16[i]);
+        }
+    }
+
+    #[test]
+    fn bytes_hold_what_the_f32_target_holds() {
+        let values: Vec<f32> = (0..CHUNK * 17 + 3).map(|i| (i as f32).sin()).collect();
+        for dtype in DType::ALL {
+            let mut floats = vec![0.0; values.len()];
+            let mut bytes = vec![0; values.len() * dtype.size_bytes()];
+            Target {
+                memory: Memory::F32(&mut floats),
+                dtype,
+            }
+            .fill(&values);
+            Target {
+                memory: Memory::Bytes(&mut bytes),
+                dtype,
+            }
+            .fill(&values);
+            let mut encoded = vec![0; bytes.len()];
+            encode(&floats, dtype, &mut encoded);
+            assert_eq!(bytes, encoded);
+        }
+    }
+
+    #[test]
+    fn reductions_are_exact_where_f64_is() {
+        let a: Vec<f32> = (1..=100).map(|i| i as f32).collect();
+        assert_eq!(dot(&a, &a), 338_350.0);
+        assert_eq!(sum_abs(&a), 5050.0);
+        assert_eq!(dot(&[], &[]), 0.0);
+        assert!(!all_finite(&[0.0, f32::NAN]) && !all_finite(&[f32::INFINITY]));
+    }
+}

@@ -1,0 +1,223 @@
+//! A genetic algorithm for genes of every kind: tournaments, crossover, mutation, and survival of the best.
+//!
+//! Parents and children compete for the next generation's places (μ + λ, so the best always survive). Under noise the
+//! parents are asked for again with every generation, because a parent that was merely lucky would otherwise stay for
+//! ever; and every score is shrunk towards the population's mean by how little is known of it.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use super::chance::{Address, Stream};
+use super::domain::{Domain, Genotype};
+use super::ledger::Answer;
+use super::ranking::{self, Ranking};
+use super::variation::Variation;
+use super::{Options, Outcome};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Genetic {
+    params: Params,
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Params {
+    seed: u64,
+    /// Parents, and children in a generation.
+    size: usize,
+    tournament: usize,
+    reevaluates_parents: bool,
+    variation: Variation,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct State {
+    /// Best first.
+    parents: Vec<Individual>,
+    flat: u64,
+}
+
+/// A genotype and everything that is known of its worth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Individual {
+    id: u64,
+    genotype: Genotype,
+    /// The newest outcome.
+    outcome: Outcome,
+    /// All costs measured so far: how many, their sum, the sum of their squares.
+    count: f64,
+    sum: f64,
+    squares: f64,
+}
+
+const DEFAULT_SIZE: usize = 20;
+const TOURNAMENT: usize = 2;
+/// How often a child that is its parent's double is drawn again.
+const ATTEMPTS: usize = 10;
+
+impl Genetic {
+    pub fn new(_: &Domain, options: &Options) -> Self {
+        let params = Params {
+            seed: options.seed,
+            size: options.population_size.unwrap_or(DEFAULT_SIZE),
+            tournament: TOURNAMENT,
+            reevaluates_parents: options.noisy,
+            variation: Variation::default(),
+        };
+        Self {
+            params,
+            state: State::default(),
+        }
+    }
+
+    /// The children, and the parents too if they are asked for again.
+    pub fn population_size(&self) -> usize {
+        self.params.size
+            + if self.params.reevaluates_parents {
+                self.state.parents.len()
+            } else {
+                0
+            }
+    }
+
+    pub fn flat_generations(&self) -> u64 {
+        self.state.flat
+    }
+
+    pub fn propose(&self, domain: &Domain, at: Address) -> Genotype {
+        let parents = &self.state.parents;
+        if self.params.reevaluates_parents
+            && let Some(parent) = usize::try_from(at.index).ok().and_then(|index| parents.get(index))
+        {
+            return parent.genotype.clone();
+        }
+        let mut stream = Stream::at(self.params.seed, at);
+        // Before anyone is known to work there is nothing to inherit.
+        if parents.iter().all(|parent| parent.outcome == Outcome::Failed) {
+            return domain.sample(&mut stream);
+        }
+        let mut child = self.child(domain, &mut stream);
+        for _ in 0..ATTEMPTS {
+            if !parents.iter().any(|parent| parent.genotype == child) {
+                break;
+            }
+            child = self.child(domain, &mut stream);
+        }
+        child
+    }
+
+    fn child(&self, domain: &Domain, stream: &mut Stream) -> Genotype {
+        let (a, b) = (self.select(stream), self.select(stream));
+        self.params.variation.child(domain, &a.genotype, &b.genotype, stream)
+    }
+
+    /// A tournament; the parents stand best first, so the lowest place wins.
+    fn select(&self, stream: &mut Stream) -> &Individual {
+        let parents = &self.state.parents;
+        let place = (0..self.params.tournament)
+            .map(|_| stream.below(parents.len()))
+            .min()
+            .unwrap_or(0);
+        &parents[place]
+    }
+
+    /// One generation. `batch` is in the order of the candidates' ids.
+    pub fn update(&mut self, _: &Domain, batch: &[Answer], _: u64) {
+        let outcomes: Vec<&Outcome> = batch.iter().map(|answer| &answer.outcome).collect();
+        self.state.flat = if Ranking::of(&outcomes).is_flat() {
+            self.state.flat + 1
+        } else {
+            0
+        };
+        let mut pool = std::mem::take(&mut self.state.parents);
+        for answer in batch {
+            match pool.iter_mut().find(|known| known.genotype == answer.genotype) {
+                Some(known) => known.learn(&answer.outcome),
+                None => pool.push(Individual::new(answer)),
+            }
+        }
+        let costs = if self.params.reevaluates_parents {
+            shrunk_costs(&pool)
+        } else {
+            pool.iter().map(Individual::mean_cost).collect()
+        };
+        // Among equals the younger comes first: a population that may drift leaves plateaus.
+        let ranking = Ranking::by(pool.len(), |a, b| compare(&pool[a], &pool[b], costs[a], costs[b]));
+        let mut survivors: Vec<Individual> = ranking.order.iter().map(|&i| pool[i].clone()).collect();
+        survivors.truncate(self.params.size);
+        self.state.parents = survivors;
+    }
+
+    pub fn is_consistent(&self, domain: &Domain) -> bool {
+        let n = domain.genes().len();
+        self.params.size >= 2 && self.params.tournament >= 1 && self.state.parents.iter().all(|p| p.genotype.len() == n)
+    }
+}
+
+fn compare(a: &Individual, b: &Individual, cost_a: f64, cost_b: f64) -> Ordering {
+    let both_scored = a.outcome.cost().is_some() && b.outcome.cost().is_some();
+    let by_worth = if both_scored {
+        cost_a.total_cmp(&cost_b)
+    } else {
+        ranking::compare(&a.outcome, &b.outcome)
+    };
+    by_worth.then(b.id.cmp(&a.id))
+}
+
+impl Individual {
+    fn new(answer: &Answer) -> Self {
+        let mut new = Self {
+            id: answer.id,
+            genotype: answer.genotype.clone(),
+            outcome: Outcome::Failed,
+            count: 0.0,
+            sum: 0.0,
+            squares: 0.0,
+        };
+        new.learn(&answer.outcome);
+        new
+    }
+
+    fn learn(&mut self, outcome: &Outcome) {
+        self.outcome = outcome.clone();
+        if let Some(cost) = outcome.cost() {
+            self.count += 1.0;
+            self.sum += cost;
+            self.squares += cost * cost;
+        }
+    }
+
+    fn mean_cost(&self) -> f64 {
+        if self.count > 0.0 { self.sum / self.count } else { 0.0 }
+    }
+}
+
+/// Posterior means: m + (x̄ − m) · v_p / (v_p + v_n/k), where x̄ is an individual's mean of k scores, m and v_p are the mean
+/// and the variance of the true worth in the pool, and v_n is the variance of one score about it.
+fn shrunk_costs(pool: &[Individual]) -> Vec<f64> {
+    let scored: Vec<&Individual> = pool.iter().filter(|i| i.count > 0.0).collect();
+    let n = scored.len() as f64;
+    let m = scored.iter().map(|i| i.mean_cost()).sum::<f64>() / n.max(1.0);
+    let (mut within, mut freedom, mut between, mut shares) = (0.0, 0.0, 0.0, 0.0);
+    for i in &scored {
+        within += (i.squares - i.sum * i.mean_cost()).max(0.0);
+        freedom += i.count - 1.0;
+        between += (i.mean_cost() - m) * (i.mean_cost() - m);
+        shares += 1.0 / i.count;
+    }
+    if freedom == 0.0 || n < 2.0 {
+        return pool.iter().map(Individual::mean_cost).collect();
+    }
+    let v_n = within / freedom;
+    let v_p = (between / (n - 1.0) - v_n * shares / n).max(0.01 * v_n);
+    let shrink = |i: &Individual| {
+        let factor = if v_n > 0.0 && i.count > 0.0 {
+            v_p / (v_p + v_n / i.count)
+        } else {
+            1.0
+        };
+        m + (i.mean_cost() - m) * factor
+    };
+    pool.iter().map(shrink).collect()
+}

@@ -1,0 +1,135 @@
+//! Who has been asked and who has answered: the bookkeeping that is the same for every algorithm.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::chance::Address;
+use super::domain::Genotype;
+use super::{Ask, Outcome};
+
+/// A candidate that waits for its result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    pub ask: Ask,
+    pub address: Address,
+    /// Handed in from outside, not drawn by the algorithm.
+    pub injected: bool,
+}
+
+/// A candidate and its result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub id: u64,
+    pub address: Address,
+    pub genotype: Genotype,
+    pub injected: bool,
+    pub outcome: Outcome,
+}
+
+impl Answer {
+    /// True when the algorithm itself drew this candidate in the given generation, from its present distribution.
+    pub fn is_sampled_in(&self, generation: u64) -> bool {
+        !self.injected && self.address.generation == generation
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    next_id: u64,
+    pub generation: u64,
+    /// Candidates handed out in this generation.
+    handed_out: u64,
+    /// In the order of their ids.
+    pending: Vec<Pending>,
+    answered: Vec<Answer>,
+    queue: VecDeque<Genotype>,
+}
+
+impl Ledger {
+    /// Where the next candidate's random numbers stand.
+    pub fn next_address(&self, restart: u64) -> Address {
+        Address {
+            restart,
+            generation: self.generation,
+            index: self.handed_out,
+        }
+    }
+
+    /// The next candidate from outside, if one waits.
+    pub fn take_injected(&mut self) -> Option<Genotype> {
+        self.queue.pop_front()
+    }
+
+    pub fn inject(&mut self, genotypes: impl IntoIterator<Item = Genotype>) {
+        self.queue.extend(genotypes);
+    }
+
+    pub fn hand_out(&mut self, address: Address, genotype: Genotype, injected: bool) -> Ask {
+        let ask = Ask {
+            id: self.next_id,
+            generation: self.generation,
+            genotype,
+        };
+        self.next_id += 1;
+        self.handed_out += 1;
+        self.pending.push(Pending {
+            ask: ask.clone(),
+            address,
+            injected,
+        });
+        ask
+    }
+
+    pub fn has_started(&self) -> bool {
+        self.next_id > 0
+    }
+
+    pub fn pending(&self) -> &[Pending] {
+        &self.pending
+    }
+
+    pub fn answered(&self) -> usize {
+        self.answered.len()
+    }
+
+    /// Files a result; false when nobody waits for it.
+    pub fn answer(&mut self, id: u64, outcome: Outcome, present_restart: u64) -> bool {
+        let Ok(at) = self.pending.binary_search_by_key(&id, |pending| pending.ask.id) else {
+            return false;
+        };
+        let Pending { ask, address, injected } = self.pending.remove(at);
+        // What a run that has been given up asked for comes too late to teach its successor anything.
+        if address.restart == present_restart {
+            self.answered.push(Answer {
+                id,
+                address,
+                genotype: ask.genotype,
+                injected,
+                outcome,
+            });
+        }
+        true
+    }
+
+    /// Ends the generation: its answers, in the order of their ids, whatever the order in which they came.
+    pub fn close_generation(&mut self) -> Vec<Answer> {
+        let mut batch = std::mem::take(&mut self.answered);
+        batch.sort_by_key(|answer| answer.id);
+        self.generation += 1;
+        self.handed_out = 0;
+        batch
+    }
+
+    /// True when ids are in order and every genotype has one number for each gene.
+    pub fn is_consistent(&self, genes: usize) -> bool {
+        let genotypes = self
+            .pending
+            .iter()
+            .map(|p| &p.ask.genotype)
+            .chain(self.answered.iter().map(|a| &a.genotype));
+        self.pending.is_sorted_by(|a, b| a.ask.id < b.ask.id)
+            && self.pending.last().is_none_or(|last| last.ask.id < self.next_id)
+            && genotypes.chain(&self.queue).all(|genotype| genotype.len() == genes)
+    }
+}

@@ -1,0 +1,648 @@
+//! What holds for every optimizer: convergence, resume, order, bounds, invariance, and the edges.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn sphere(x: &[f64]) -> f64 {
+    -x.iter().map(|x| x * x).sum::<f64>()
+}
+
+fn boxed(n: usize) -> Domain {
+    Domain::new(vec![Gene::Real { low: -3.0, high: 5.0 }; n]).unwrap()
+}
+
+fn mixed() -> Domain {
+    Domain::new(vec![
+        Gene::Real { low: -1.0, high: 2.0 },
+        Gene::Int { low: -2, high: 6 },
+        Gene::Choice { n: 3 },
+        Gene::Choice { n: 1 },
+        Gene::Real { low: 0.0, high: 1.0 },
+        Gene::Int { low: 0, high: 1 },
+    ])
+    .unwrap()
+}
+
+/// A domain that the algorithm can search.
+fn domain_for(kind: Kind) -> Domain {
+    if kind == Kind::CmaEs { boxed(4) } else { mixed() }
+}
+
+/// The algorithms that have a mean.
+fn is_cma(kind: Kind) -> bool {
+    matches!(kind, Kind::CmaEs | Kind::CmaEsMargin)
+}
+
+fn options(seed: u64) -> Options {
+    Options {
+        seed,
+        restarts: Restarts::None,
+        ..Options::default()
+    }
+}
+
+fn start(kind: Kind, seed: u64) -> Optimizer {
+    Optimizer::new(kind, domain_for(kind), &options(seed)).unwrap()
+}
+
+/// Asks, scores and tells for `generations` generations; gives every genotype asked for.
+fn run(optimizer: &mut Optimizer, generations: usize, fitness: impl Fn(&[f64]) -> f64) -> Vec<Genotype> {
+    let mut seen = Vec::new();
+    for _ in 0..generations {
+        let asks = optimizer.ask();
+        let results: Vec<_> = asks
+            .iter()
+            .map(|ask| (ask.id, Outcome::from_score(fitness(&ask.genotype))))
+            .collect();
+        optimizer.tell(&results).unwrap();
+        seen.extend(asks.into_iter().map(|ask| ask.genotype));
+    }
+    seen
+}
+
+/// Runs until the fitness reaches `target`; gives the evaluations used.
+fn evaluations_to(
+    optimizer: &mut Optimizer,
+    target: f64,
+    budget: usize,
+    fitness: impl Fn(&[f64]) -> f64,
+) -> Option<usize> {
+    let mut evaluations = 0;
+    while evaluations < budget {
+        for ask in optimizer.ask() {
+            let value = fitness(&ask.genotype);
+            evaluations += 1;
+            if value >= target {
+                return Some(evaluations);
+            }
+            optimizer.tell(&[(ask.id, Outcome::from_score(value))]).unwrap();
+        }
+    }
+    None
+}
+
+fn bits(genotypes: &[Genotype]) -> Vec<u64> {
+    genotypes.iter().flatten().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn five_generations_and_save_and_load_and_five_are_ten_bit_for_bit() {
+    for kind in Kind::ALL {
+        for noisy in [false, true] {
+            let options = Options {
+                noisy,
+                learning_rate_adaptation: noisy,
+                ..options(3)
+            };
+            let fresh = || Optimizer::new(kind, domain_for(kind), &options).unwrap();
+            let mut whole = fresh();
+            let expected = run(&mut whole, 10, sphere);
+
+            let mut first = fresh();
+            let mut seen = run(&mut first, 5, sphere);
+            // Saved in the middle of a generation: some out, some answered.
+            let asks = first.ask();
+            first
+                .tell(&[(asks[1].id, Outcome::from_score(sphere(&asks[1].genotype)))])
+                .unwrap();
+            let mut second = Optimizer::from_json(&first.to_json()).unwrap();
+            assert_eq!(second, first);
+            let waiting = second.pending();
+            assert_eq!(waiting.len(), asks.len() - 1);
+            let rest: Vec<_> = waiting
+                .iter()
+                .map(|ask| (ask.id, Outcome::from_score(sphere(&ask.genotype))))
+                .collect();
+            second.tell(&rest).unwrap();
+            seen.extend(asks.into_iter().map(|ask| ask.genotype));
+            seen.extend(run(&mut second, 4, sphere));
+
+            assert_eq!(bits(&seen), bits(&expected), "{kind:?}");
+            assert_eq!(second.to_json(), whole.to_json());
+        }
+    }
+}
+
+#[test]
+fn the_order_of_answers_does_not_matter() {
+    for kind in Kind::ALL {
+        let (mut forward, mut backward) = (start(kind, 5), start(kind, 5));
+        run(&mut forward, 8, sphere);
+        for _ in 0..8 {
+            let mut asks = backward.ask();
+            asks.rotate_left(3);
+            for ask in asks.iter().rev() {
+                backward
+                    .tell(&[(ask.id, Outcome::from_score(sphere(&ask.genotype)))])
+                    .unwrap();
+            }
+        }
+        assert_eq!(forward, backward, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_monotone_transform_of_the_fitness_changes_nothing() {
+    for kind in Kind::ALL {
+        let (mut plain, mut bent) = (start(kind, 6), start(kind, 6));
+        let a = run(&mut plain, 15, sphere);
+        let b = run(&mut bent, 15, |x| libm::cbrt(sphere(x)) * 10.0 - 4.0);
+        assert_eq!(bits(&a), bits(&b), "{kind:?}");
+    }
+}
+
+#[test]
+fn seeds_differ_and_repeat() {
+    for kind in Kind::ALL {
+        let trace = |seed| bits(&run(&mut start(kind, seed), 3, sphere));
+        assert_eq!(trace(1), trace(1));
+        assert_ne!(trace(1), trace(2));
+    }
+}
+
+#[test]
+fn workers_that_never_wait_give_the_same_run_for_the_same_order() {
+    for kind in Kind::ALL {
+        // Four workers; of those at work, the one that holds the larger genotype sum is slower.
+        let search = || {
+            let mut optimizer = start(kind, 8);
+            let mut at_work: Vec<Ask> = (0..4).map(|_| optimizer.ask_one()).collect();
+            let mut best = f64::NEG_INFINITY;
+            for _ in 0..600 {
+                let slowness = |ask: &Ask| ask.genotype.iter().sum::<f64>();
+                let next = (0..4)
+                    .min_by(|&a, &b| slowness(&at_work[a]).total_cmp(&slowness(&at_work[b])))
+                    .unwrap();
+                let done = std::mem::replace(&mut at_work[next], optimizer.ask_one());
+                best = best.max(sphere(&done.genotype));
+                optimizer
+                    .tell(&[(done.id, Outcome::from_score(sphere(&done.genotype)))])
+                    .unwrap();
+            }
+            (optimizer.to_json(), best)
+        };
+        let (state, best) = search();
+        assert_eq!((state, best), search());
+        assert!(
+            best > if kind == Kind::Random { -2.0 } else { -0.5 },
+            "{kind:?}: {best}"
+        );
+    }
+}
+
+#[test]
+fn cma_es_converges_on_a_sphere_in_five_dimensions() {
+    for seed in 0..5 {
+        let mut optimizer = Optimizer::new(Kind::CmaEs, boxed(5), &options(seed)).unwrap();
+        let used = evaluations_to(&mut optimizer, -1e-10, 3000, sphere);
+        assert!(used.is_some_and(|used| used < 1100), "{used:?}");
+        let mean = optimizer.mean().unwrap();
+        assert!(sphere(&mean) > -1e-8);
+    }
+}
+
+#[test]
+fn cma_es_finds_an_optimum_on_the_bound() {
+    // The best of −(x + 4)² on [−3, 5] is at −3.
+    let fitness = |x: &[f64]| -x.iter().map(|x| (x + 4.0) * (x + 4.0)).sum::<f64>();
+    let mut optimizer = Optimizer::new(Kind::CmaEs, boxed(4), &options(1)).unwrap();
+    assert!(evaluations_to(&mut optimizer, -4.0 - 1e-4, 3000, fitness).is_some());
+}
+
+#[test]
+fn every_kind_improves_on_a_mixed_or_real_sphere() {
+    for kind in [Kind::CmaEs, Kind::CmaEsMargin, Kind::Genetic] {
+        let fitness = |x: &[f64]| sphere(x);
+        let mut optimizer = start(kind, 2);
+        assert!(
+            evaluations_to(&mut optimizer, -1e-3, 4000, fitness).is_some(),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn one_gene_and_two_candidates_are_enough() {
+    let one = Domain::new(vec![Gene::Real { low: -3.0, high: 5.0 }]).unwrap();
+    for kind in Kind::ALL {
+        let mut optimizer = Optimizer::new(kind, one.clone(), &options(4)).unwrap();
+        let target = if kind == Kind::CmaEs { -1e-8 } else { -1e-2 };
+        assert!(
+            evaluations_to(&mut optimizer, target, 3000, sphere).is_some(),
+            "{kind:?}"
+        );
+
+        let pair = Options {
+            population_size: Some(2),
+            ..options(4)
+        };
+        let mut optimizer = Optimizer::new(kind, domain_for(kind), &pair).unwrap();
+        assert_eq!(optimizer.ask().len(), 2);
+        let pending: Vec<_> = optimizer
+            .pending()
+            .iter()
+            .map(|ask| (ask.id, Outcome::from_score(sphere(&ask.genotype))))
+            .collect();
+        optimizer.tell(&pending).unwrap();
+        let target = if kind == Kind::Random { -2.0 } else { -0.3 };
+        assert!(
+            evaluations_to(&mut optimizer, target, 6000, sphere).is_some(),
+            "{kind:?}"
+        );
+
+        let lone = Options {
+            population_size: Some(1),
+            ..options(4)
+        };
+        assert!(matches!(
+            Optimizer::new(kind, one.clone(), &lone),
+            Err(Error::PopulationSize { got: 1, least: 2 })
+        ));
+    }
+}
+
+#[test]
+fn five_hundred_genes() {
+    for kind in Kind::ALL {
+        let domain = boxed(500);
+        let mut optimizer = Optimizer::new(kind, domain.clone(), &options(1)).unwrap();
+        for genotype in run(&mut optimizer, 3, sphere) {
+            domain.check(&genotype).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_flat_fitness_never_completes_soon_and_breaks_nothing() {
+    for kind in Kind::ALL {
+        for noisy in [false, true] {
+            let domain = domain_for(kind);
+            let mut optimizer = Optimizer::new(kind, domain.clone(), &Options { noisy, ..options(7) }).unwrap();
+            for _ in 0..10 {
+                for genotype in run(&mut optimizer, 1, |_| 0.25) {
+                    domain.check(&genotype).unwrap();
+                }
+                assert_eq!(optimizer.should_stop(), None, "{kind:?}");
+            }
+            // The landscape appears at last.
+            run(&mut optimizer, 2, sphere);
+            assert_eq!(optimizer.should_stop(), None);
+        }
+    }
+}
+
+#[test]
+fn a_flat_fitness_ends_a_run_without_noise_after_many_generations() {
+    let mut optimizer = start(Kind::CmaEs, 1);
+    run(&mut optimizer, 200, |_| 0.0);
+    assert_eq!(optimizer.should_stop(), Some(StopReason::Flat));
+    let mut noisy = Optimizer::new(
+        Kind::CmaEs,
+        boxed(4),
+        &Options {
+            noisy: true,
+            ..options(1)
+        },
+    )
+    .unwrap();
+    run(&mut noisy, 200, |_| 0.0);
+    assert_eq!(noisy.should_stop(), None);
+    assert_eq!(noisy.status().flat_generations, 200);
+}
+
+#[test]
+fn all_failed_and_one_survivor() {
+    for kind in Kind::ALL {
+        let domain = domain_for(kind);
+        let mut optimizer = start(kind, 9);
+        for genotype in run(&mut optimizer, 5, |_| f64::NAN) {
+            domain.check(&genotype).unwrap();
+        }
+        // Only candidates with a small first gene survive: about one in a generation.
+        let narrow = |x: &[f64]| if x[0] < -0.5 { sphere(x) } else { f64::NAN };
+        for genotype in run(&mut optimizer, 20, narrow) {
+            domain.check(&genotype).unwrap();
+        }
+        assert_eq!(optimizer.should_stop(), None);
+        if kind != Kind::Random {
+            let alive = run(&mut optimizer, 5, narrow).iter().filter(|x| x[0] < -0.5).count();
+            assert!(alive * 3 > 5 * optimizer.population_size(), "{kind:?}: {alive}");
+        }
+    }
+}
+
+#[test]
+fn eliminated_arms_teach_in_the_order_in_which_they_left() {
+    for kind in Kind::ALL {
+        let (mut scored, mut raced) = (start(kind, 12), start(kind, 12));
+        for _ in 0..10 {
+            let asks = scored.ask();
+            assert_eq!(asks, raced.ask());
+            let results: Vec<_> = asks.iter().map(|ask| (ask.id, sphere(&ask.genotype))).collect();
+            let mut ranked = results.clone();
+            ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
+            // The same ranks, once by score and once by race: the better half is scored, the worse leaves early.
+            let race: Vec<_> = ranked
+                .iter()
+                .enumerate()
+                .map(|(place, (id, score))| {
+                    let out = place < ranked.len() / 2;
+                    (
+                        *id,
+                        if out {
+                            Outcome::Eliminated { order: place as u64 }
+                        } else {
+                            Outcome::from_score(*score)
+                        },
+                    )
+                })
+                .collect();
+            let scores: Vec<_> = results
+                .iter()
+                .map(|(id, score)| (*id, Outcome::from_score(*score)))
+                .collect();
+            scored.tell(&scores).unwrap();
+            raced.tell(&race).unwrap();
+            if matches!(kind, Kind::Genetic | Kind::Nsga2) {
+                break; // a scored child may outlive a parent, an eliminated one may not: the runs part company
+            }
+        }
+        assert_eq!(scored.ask(), raced.ask(), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_budget_below_one_generation() {
+    for kind in Kind::ALL {
+        let mut optimizer = start(kind, 1);
+        let asks = optimizer.ask();
+        optimizer.tell(&[(asks[0].id, Outcome::from_score(1.0))]).unwrap();
+        assert_eq!(optimizer.ask(), [], "the rest of the generation is still out");
+        assert_eq!(optimizer.status().generation, 0);
+        assert_eq!(optimizer.should_stop(), None);
+        assert_eq!(optimizer.mean().is_some(), is_cma(kind));
+    }
+}
+
+#[test]
+fn calls_out_of_turn_are_refused_and_change_nothing() {
+    for kind in Kind::ALL {
+        let mut optimizer = start(kind, 1);
+        let ask = optimizer.ask_one();
+        let before = optimizer.clone();
+        let scored = |id| (id, Outcome::from_score(1.0));
+        assert!(matches!(
+            optimizer.tell(&[scored(0), scored(99)]),
+            Err(Error::UnknownCandidate { id: 99 })
+        ));
+        assert!(matches!(
+            optimizer.tell(&[scored(0), scored(0)]),
+            Err(Error::UnknownCandidate { id: 0 })
+        ));
+        let two = Outcome::Objectives {
+            values: vec![Fitness::new(1.0).unwrap(); 2],
+            violation: Fitness::new(0.0).unwrap(),
+        };
+        assert!(matches!(
+            optimizer.tell(&[(0, two)]),
+            Err(Error::Objectives {
+                expected: 1,
+                got: 2,
+                ..
+            })
+        ));
+        assert!(matches!(
+            optimizer.start_at(&ask.genotype, &Spread::OfRange(0.1)),
+            Err(Error::AlreadyStarted)
+        ));
+        assert!(optimizer.inject([vec![1e9; 4]]).is_err());
+        assert_eq!(optimizer, before);
+        optimizer.tell(&[scored(0)]).unwrap();
+        assert!(matches!(
+            optimizer.tell(&[scored(0)]),
+            Err(Error::UnknownCandidate { id: 0 })
+        ));
+    }
+}
+
+#[test]
+fn warm_starts_come_first_and_the_search_begins_around_the_start() {
+    let point = vec![2.0, -1.0, 0.5, 4.0];
+    let mut optimizer = start(Kind::CmaEs, 1);
+    optimizer.start_at(&point, &Spread::OfRange(1e-3)).unwrap();
+    optimizer.inject([vec![0.0; 4], vec![1.0; 4]]).unwrap();
+    let asks = optimizer.ask();
+    assert_eq!(asks[0].genotype, [0.0; 4]);
+    assert_eq!(asks[1].genotype, [1.0; 4]);
+    for ask in &asks[2..] {
+        assert!(
+            ask.genotype
+                .iter()
+                .zip(&point)
+                .all(|(a, b)| (a - b).abs() < 8.0 * 1e-3 * 6.0),
+            "{ask:?}"
+        );
+    }
+    let near = |a: &[f64]| a.iter().zip(&point).all(|(a, b)| (a - b).abs() < 1e-12);
+    assert!(near(&optimizer.mean().unwrap()));
+
+    let mut per_gene = start(Kind::CmaEs, 1);
+    per_gene
+        .start_at(&point, &Spread::OfGenes(vec![1e-6, 1e-6, 1e-6, 0.1]))
+        .unwrap();
+    assert!(
+        per_gene
+            .ask()
+            .iter()
+            .all(|ask| (ask.genotype[0] - 2.0).abs() < 1e-5 && (ask.genotype[3] - 4.0).abs() < 1.0)
+    );
+    for bad in [
+        Spread::OfRange(0.0),
+        Spread::OfRange(f64::NAN),
+        Spread::OfGenes(vec![1.0, 1.0, -1.0, 1.0]),
+    ] {
+        assert!(matches!(
+            start(Kind::CmaEs, 1).start_at(&point, &bad),
+            Err(Error::StepSize { .. })
+        ));
+    }
+
+    for kind in [Kind::Genetic, Kind::Nsga2, Kind::Random] {
+        let mut optimizer = start(kind, 1);
+        let point = vec![0.0, 3.0, 2.0, 0.0, 0.5, 1.0];
+        optimizer.start_at(&point, &Spread::OfRange(0.1)).unwrap();
+        assert_eq!(optimizer.ask_one().genotype, point);
+    }
+}
+
+#[test]
+fn restarts_double_the_population_and_go_on() {
+    for restarts in [Restarts::Ipop, Restarts::Bipop] {
+        let mut optimizer = Optimizer::new(Kind::CmaEs, boxed(2), &Options { restarts, ..options(2) }).unwrap();
+        let first = optimizer.population_size();
+        let mut sizes = vec![first];
+        while !sizes.contains(&(4 * first)) {
+            run(&mut optimizer, 1, sphere);
+            assert!(optimizer.status().generation < 20_000, "{sizes:?}");
+            assert_eq!(optimizer.should_stop(), None);
+            if sizes.last() != Some(&optimizer.population_size()) {
+                sizes.push(optimizer.population_size());
+            }
+        }
+        assert_eq!(sizes[1], 2 * first);
+    }
+}
+
+#[test]
+fn genes_that_cmaes_cannot_move_are_refused_with_a_way_out() {
+    let error = Optimizer::new(Kind::CmaEs, mixed(), &options(0)).unwrap_err();
+    assert!(matches!(error, Error::UnsupportedGene { gene: 1, .. }));
+    assert!(error.to_string().contains("cma-es-margin"), "{error}");
+    let fixed = Domain::new(vec![Gene::Choice { n: 1 }, Gene::Real { low: 0.0, high: 1.0 }]).unwrap();
+    let mut optimizer = Optimizer::new(Kind::CmaEs, fixed, &options(0)).unwrap();
+    assert!(run(&mut optimizer, 3, sphere).iter().all(|x| x[0] == 0.0));
+}
+
+#[test]
+fn broken_states_are_refused() {
+    let json = start(Kind::CmaEs, 1).to_json();
+    assert!(matches!(
+        Optimizer::from_json(&json.replacen("\"version\":1", "\"version\":9", 1)),
+        Err(Error::StateVersion { got: 9, .. })
+    ));
+    assert!(matches!(
+        Optimizer::from_json(&json[..json.len() / 2]),
+        Err(Error::State { .. })
+    ));
+    let short = json.replacen("\"p_sigma\":[0.0,", "\"p_sigma\":[", 1);
+    assert_ne!(short, json);
+    assert!(matches!(Optimizer::from_json(&short), Err(Error::State { .. })));
+}
+
+#[test]
+fn fitness_refuses_what_is_not_a_number() {
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert!(matches!(Fitness::new(value), Err(Error::NotFinite { .. })));
+        assert_eq!(Outcome::from_score(value), Outcome::Failed);
+    }
+    assert_eq!(Fitness::new(-0.0).unwrap().value().to_bits(), 0.0f64.to_bits());
+    assert!(serde_json::from_str::<Fitness>("null").is_err());
+}
+
+#[test]
+fn noise_does_not_keep_a_lucky_parent_alive() {
+    // Fitness is the number of ones with heavy noise: re-asked parents must lose their luck.
+    let domain = Domain::new(vec![Gene::Choice { n: 2 }; 20]).unwrap();
+    let mut optimizer = Optimizer::new(
+        Kind::Genetic,
+        domain,
+        &Options {
+            noisy: true,
+            ..options(3)
+        },
+    )
+    .unwrap();
+    let mut evaluation = 0u64;
+    let mut ones = Vec::new();
+    for _ in 0..60 {
+        for ask in optimizer.ask() {
+            evaluation += 1;
+            let noise = chance::Stream::at(
+                77,
+                chance::Address {
+                    restart: 0,
+                    generation: 0,
+                    index: evaluation,
+                },
+            )
+            .normal();
+            let true_worth: f64 = ask.genotype.iter().sum();
+            ones.push(true_worth);
+            optimizer
+                .tell(&[(ask.id, Outcome::from_score(true_worth + 2.0 * noise))])
+                .unwrap();
+        }
+    }
+    let late = &ones[ones.len() - 200..];
+    let average = late.iter().sum::<f64>() / late.len() as f64;
+    assert!(average > 16.0, "{average}");
+}
+
+#[test]
+fn nsga2_finds_the_front_of_two_parabolas() {
+    // max −x² and −(x − 2)² on three genes: the front is the segment from 0 to 2 of the first gene, the others 0.
+    let domain = Domain::new(vec![Gene::Real { low: -5.0, high: 5.0 }; 3]).unwrap();
+    let options = Options {
+        objectives: 2,
+        population_size: Some(40),
+        ..options(3)
+    };
+    let mut optimizer = Optimizer::new(Kind::Nsga2, domain, &options).unwrap();
+    let number = |value: f64| Fitness::new(value).unwrap();
+    let score = |x: &[f64]| {
+        let rest = x[1] * x[1] + x[2] * x[2];
+        let values = vec![number(-x[0] * x[0] - rest), number(-(x[0] - 2.0) * (x[0] - 2.0) - rest)];
+        Outcome::Objectives {
+            values,
+            violation: number((x[0] - 1.5).max(0.0)),
+        } // a limit: x₀ ≤ 1.5
+    };
+    for _ in 0..100 {
+        let told: Vec<_> = optimizer
+            .ask()
+            .iter()
+            .map(|ask| (ask.id, score(&ask.genotype)))
+            .collect();
+        optimizer.tell(&told).unwrap();
+    }
+    let front = optimizer.front();
+    assert!(front.len() >= 30, "{}", front.len());
+    for (genotype, values) in &front {
+        assert!((-0.05..=1.5).contains(&genotype[0]), "{genotype:?}");
+        assert!(genotype[1].abs() < 0.2 && genotype[2].abs() < 0.2, "{genotype:?}");
+        assert!(values[0] > -2.5 && values[1] > -4.5);
+    }
+    let reach = |low: f64, high: f64| front.iter().filter(|(x, _)| (low..high).contains(&x[0])).count();
+    assert!(
+        reach(-0.1, 0.3) >= 2 && reach(0.6, 0.9) >= 2 && reach(1.2, 1.51) >= 2,
+        "{front:?}"
+    );
+    let scalar = Optimizer::new(Kind::Genetic, boxed(2), &options);
+    assert!(matches!(
+        scalar,
+        Err(Error::Objectives {
+            expected: 1,
+            got: 2,
+            ..
+        })
+    ));
+}
+
+fn any_gene() -> impl Strategy<Value = Gene> {
+    prop_oneof![
+        (-1e3..1e3f64, 1e-3..1e3f64).prop_map(|(low, width)| Gene::Real { low, high: low + width }),
+        (-50..50i64, 1..20i64).prop_map(|(low, width)| Gene::Int { low, high: low + width }),
+        (1..5usize).prop_map(|n| Gene::Choice { n }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn every_ask_is_within_bounds(genes in prop::collection::vec(any_gene(), 1..8), seed: u64, bent in -3.0..3.0f64) {
+        for kind in Kind::ALL {
+            let genes: Vec<Gene> = match kind {
+                Kind::CmaEs => genes.iter().copied().filter(|gene| matches!(gene, Gene::Real { .. })).collect(),
+                _ => genes.clone(),
+            };
+            let Ok(domain) = Domain::new(genes) else { continue };
+            let mut optimizer = Optimizer::new(kind, domain.clone(), &options(seed)).unwrap();
+            let fitness = |x: &[f64]| x.iter().enumerate().map(|(i, x)| (x * bent + i as f64).sin()).sum();
+            for genotype in run(&mut optimizer, 12, fitness) {
+                prop_assert!(domain.check(&genotype).is_ok(), "{kind:?}: {genotype:?}");
+            }
+        }
+    }
+}

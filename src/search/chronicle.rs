@@ -1,0 +1,258 @@
+//! What has happened, and what is being written down.
+//!
+//! On `resume` the loop starts again from the beginning; every score that the journal holds is handed back instead of
+//! computed, and nothing is written twice. When the journal is used up, the loop is exactly where it was.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use super::{Error, Evaluation, Exam};
+use crate::{
+    event::{Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection, TestReading},
+    store::Journal,
+};
+
+/// Milliseconds since 1970, and a short sleep; passed in, since nobody here reads the clock.
+pub struct Clock<'a> {
+    pub now_ms: &'a dyn Fn() -> u64,
+    pub sleep: &'a dyn Fn(Duration),
+}
+
+/// The journal of a run, from both ends: what it holds already, and what is appended.
+pub struct Chronicle<'a> {
+    journal: Journal,
+    clock: Clock<'a>,
+    /// Sees every record, also those that are not journalled.
+    listener: &'a dyn Fn(&Record),
+    past: Past,
+    elapsed_before_ms: u64,
+    started_ms: u64,
+    answers: u64,
+}
+
+#[derive(Default)]
+struct Past {
+    candidates: HashMap<String, (String, Result<Box<Candidate>, String>)>,
+    phases: Vec<Phase>,
+    generations: HashMap<u64, String>,
+    /// Candidate id and answer key.
+    answers: HashSet<(String, String)>,
+    search_ended: Option<(EndReason, u64)>,
+    selection: Option<Selection>,
+    test: Option<TestReading>,
+    done: bool,
+}
+
+impl<'a> Chronicle<'a> {
+    /// Begins a run, or takes one up again: `records` is what the journal holds.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn open(
+        journal: Journal,
+        records: Vec<Record>,
+        started: RunStarted,
+        clock: Clock<'a>,
+        listener: &'a dyn Fn(&Record),
+    ) -> Result<Self, Error> {
+        let started_ms = (clock.now_ms)();
+        let mut chronicle = Self {
+            journal,
+            clock,
+            listener,
+            past: Past::default(),
+            elapsed_before_ms: worked_ms(&records),
+            started_ms,
+            answers: 0,
+        };
+        let first = match records.is_empty() {
+            true => Event::RunStarted(started),
+            false => Event::RunResumed {
+                engine_version: started.engine_version,
+            },
+        };
+        for record in records {
+            (chronicle.listener)(&record);
+            chronicle.remember(record.event);
+        }
+        if !chronicle.past.done {
+            chronicle.write(first)?;
+        }
+        Ok(chronicle)
+    }
+
+    fn remember(&mut self, event: Event) {
+        let past = &mut self.past;
+        match event {
+            Event::CandidateScored(candidate) => {
+                let digest = candidate.recipe_digest.clone();
+                past.candidates.insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
+            }
+            Event::CandidateFailed {
+                id,
+                recipe_digest,
+                reason,
+                ..
+            } => {
+                past.candidates.insert(id, (recipe_digest, Err(reason)));
+            }
+            Event::PhaseStarted { phase } => past.phases.push(phase),
+            Event::GenerationEnded(g) => {
+                past.generations.insert(g.generation, g.state_digest);
+            }
+            Event::Answers(answers) => {
+                self.answers += answers.answers.len() as u64;
+                past.answers.insert((answers.id, answers.key));
+            }
+            Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
+            Event::Selected(selection) => past.selection = Some(selection),
+            Event::TestRead(reading) => past.test = Some(reading),
+            Event::RunDone { .. } => past.done = true,
+            _ => {}
+        }
+    }
+
+    /// Appends an event to the journal and shows it.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn write(&mut self, event: Event) -> Result<(), Error> {
+        let record = self.journal.append((self.clock.now_ms)(), event)?;
+        (self.listener)(&record);
+        Ok(())
+    }
+
+    /// Shows an event that is not worth keeping.
+    pub fn show(&self, event: Event) {
+        (self.listener)(&Record {
+            schema_version: SCHEMA_VERSION,
+            seq: self.journal.next_seq(),
+            time_ms: (self.clock.now_ms)(),
+            event,
+        });
+    }
+
+    /// Scores that the journal holds are still being handed back.
+    pub fn is_replaying(&self) -> bool {
+        !self.past.candidates.is_empty()
+    }
+
+    /// What became of a candidate, if it was scored before.
+    ///
+    /// # Errors
+    /// Under this id the journal has another recipe.
+    pub fn past(&mut self, id: &str, recipe_digest: &str) -> Result<Option<Result<Box<Candidate>, String>>, Error> {
+        let Some((journalled, outcome)) = self.past.candidates.remove(id) else {
+            return Ok(None);
+        };
+        if journalled != recipe_digest {
+            return Err(Error::Diverged {
+                id: id.into(),
+                journalled,
+                now: recipe_digest.into(),
+            });
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Why the search ended, if it did so after this many candidates.
+    pub fn past_end_of_search(&self, evals: u64) -> Option<EndReason> {
+        self.past.search_ended.filter(|(_, at)| *at == evals).map(|(reason, _)| reason)
+    }
+
+    pub fn past_selection(&self) -> Option<&Selection> {
+        self.past.selection.as_ref()
+    }
+
+    pub fn past_test(&self) -> Option<&TestReading> {
+        self.past.test.as_ref()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.past.done
+    }
+
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn phase(&mut self, phase: Phase) -> Result<(), Error> {
+        if self.past.phases.contains(&phase) {
+            return Ok(());
+        }
+        self.write(Event::PhaseStarted { phase })
+    }
+
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn search_ended(&mut self, reason: EndReason, evals: u64) -> Result<(), Error> {
+        if self.past.search_ended.is_some() {
+            return Ok(());
+        }
+        self.write(Event::SearchEnded { reason, evals })
+    }
+
+    /// # Errors
+    /// The optimizer is not in the state in which it was when the journal was written.
+    pub fn generation_ended(&mut self, ended: Generation) -> Result<(), Error> {
+        match self.past.generations.remove(&ended.generation) {
+            None => self.write(Event::GenerationEnded(ended)),
+            Some(digest) if digest == ended.state_digest => Ok(()),
+            Some(journalled) => Err(Error::Diverged {
+                id: format!("generation {}", ended.generation),
+                journalled,
+                now: ended.state_digest,
+            }),
+        }
+    }
+
+    /// Journals answers that it does not hold yet.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn answers(&mut self, id: &str, exam: &Exam, evaluation: &Evaluation) -> Result<(), Error> {
+        for (task, (key, answers)) in exam.tasks.iter().zip(&evaluation.answers) {
+            if !self.past.answers.insert((id.to_string(), key.clone())) {
+                continue;
+            }
+            self.answers += answers.len() as u64;
+            self.write(Event::Answers(crate::event::Answers {
+                id: id.into(),
+                task: task.task.clone(),
+                lang: task.lang.clone(),
+                split: task.split.clone(),
+                key: key.clone(),
+                answers: answers.clone(),
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// Answers in the journal.
+    pub fn answer_count(&self) -> u64 {
+        self.answers
+    }
+
+    /// Time worked on this run, by all processes that did.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.elapsed_before_ms + (self.clock.now_ms)().saturating_sub(self.started_ms)
+    }
+
+    /// A moment's rest while the run is paused.
+    pub fn wait(&self) {
+        (self.clock.sleep)(Duration::from_millis(200));
+    }
+}
+
+/// Time between the first and the last line of each process that worked on the run.
+fn worked_ms(records: &[Record]) -> u64 {
+    let (mut total, mut start, mut last) = (0, None, 0_u64);
+    for record in records {
+        if matches!(record.event, Event::RunStarted(_) | Event::RunResumed { .. }) {
+            total += start.map_or(0, |s: u64| last.saturating_sub(s));
+            start = Some(record.time_ms);
+        }
+        last = record.time_ms;
+    }
+    total + start.map_or(0, |s: u64| last.saturating_sub(s))
+}

@@ -1,0 +1,169 @@
+//! The opened models, by the names that recipes use: what merges read, and where tokenizers come from.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use serde_json::Value;
+
+use crate::{
+    checkpoint::{self, Checkpoint},
+    merge::{ChildTokenizer, TensorSource, Vocabulary, add_tokens},
+    model::{self, Tokenizer, tokenizer::TokenizerFiles},
+    recipe::DType,
+};
+
+/// Opened checkpoints under the words that stand in a recipe.
+#[derive(Default)]
+pub struct Parents(BTreeMap<String, Parent>);
+
+struct Parent {
+    checkpoint: Checkpoint,
+    digest: String,
+    vocabulary: OnceLock<Option<Arc<Vocabulary>>>,
+}
+
+impl Parents {
+    /// Adds a model under a name; reads it once, for its digest.
+    ///
+    /// # Errors
+    /// The model's data cannot be read.
+    pub fn add(&mut self, name: &str, checkpoint: Checkpoint) -> Result<(), checkpoint::Error> {
+        let parent = Parent {
+            digest: checkpoint.digest()?,
+            checkpoint,
+            vocabulary: OnceLock::new(),
+        };
+        self.0.insert(name.to_string(), parent);
+        Ok(())
+    }
+
+    pub fn checkpoint(&self, name: &str) -> Option<&Checkpoint> {
+        self.0.get(name).map(|p| &p.checkpoint)
+    }
+
+    /// Names and checkpoints.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Checkpoint)> {
+        self.0.iter().map(|(name, p)| (name.as_str(), &p.checkpoint))
+    }
+
+    /// The tokenizer that a child takes.
+    ///
+    /// # Errors
+    /// The donor has no usable tokenizer.
+    pub fn tokenizer(&self, child: &ChildTokenizer) -> Result<Tokenizer, model::Error> {
+        let fail = |reason: &str| model::Error::Tokenizer {
+            file: child.donor.clone(),
+            reason: reason.into(),
+        };
+        let checkpoint = self.checkpoint(&child.donor).ok_or_else(|| fail("no such model"))?;
+        let mut files = tokenizer_files(checkpoint)?;
+        if !child.added.is_empty() {
+            let mut json: Value = serde_json::from_slice(&files.tokenizer_json).map_err(|e| fail(&e.to_string()))?;
+            add_tokens(&mut json, &child.added);
+            files.tokenizer_json = json.to_string().into_bytes();
+        }
+        Tokenizer::new(files)
+    }
+}
+
+/// A checkpoint's tokenizer, as transformers would load it.
+///
+/// # Errors
+/// It has none, or one that cannot be read.
+pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model::Error> {
+    let path = checkpoint.path().join("tokenizer.json");
+    let fail = |reason: String| model::Error::Tokenizer {
+        file: path.display().to_string(),
+        reason,
+    };
+    let read = |name: &str| -> Result<Option<String>, model::Error> {
+        let Some(file) = checkpoint.side_file(name) else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(&file).map_err(|source| model::Error::Tokenizer {
+            file: file.display().to_string(),
+            reason: source.to_string(),
+        })?;
+        Ok(Some(text))
+    };
+    let json = |name: &str| -> Result<Option<Value>, model::Error> {
+        let Some(text) = read(name)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| model::Error::Tokenizer {
+            file: checkpoint.path().join(name).display().to_string(),
+            reason: e.to_string(),
+        })
+    };
+    let tokenizer_json = read("tokenizer.json")?
+        .ok_or_else(|| fail("it is missing; text needs a tokenizer: put the model's tokenizer.json there".into()))?;
+    Ok(TokenizerFiles {
+        name: path.display().to_string(),
+        tokenizer_json: tokenizer_json.into_bytes(),
+        tokenizer_config: json("tokenizer_config.json")?,
+        generation_config: json("generation_config.json")?,
+        config: Some(checkpoint.config().clone()),
+        chat_template: read("chat_template.jinja")?,
+    })
+}
+
+/// A checkpoint's dtype as recipes name it.
+pub fn recipe_dtype(dtype: checkpoint::DType) -> DType {
+    match dtype {
+        checkpoint::DType::F32 => DType::F32,
+        checkpoint::DType::Bf16 => DType::Bf16,
+        checkpoint::DType::F16 => DType::F16,
+    }
+}
+
+/// A recipe's dtype as checkpoints name it.
+pub fn checkpoint_dtype(dtype: DType) -> checkpoint::DType {
+    match dtype {
+        DType::F32 => checkpoint::DType::F32,
+        DType::Bf16 => checkpoint::DType::Bf16,
+        DType::F16 => checkpoint::DType::F16,
+    }
+}
+
+impl TensorSource for Parents {
+    fn tensor_names(&self, model: &str) -> Vec<String> {
+        let checkpoint = self.checkpoint(model);
+        checkpoint.map_or_else(Vec::new, |c| c.tensors().map(|(name, _)| name.to_string()).collect())
+    }
+
+    fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>> {
+        Some(self.checkpoint(model)?.info(tensor)?.shape.clone())
+    }
+
+    fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
+        Some(recipe_dtype(self.checkpoint(model)?.info(tensor)?.dtype))
+    }
+
+    fn config(&self, model: &str) -> Option<&Value> {
+        Some(self.checkpoint(model)?.config())
+    }
+
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+        let checkpoint = self.checkpoint(model).ok_or_else(|| format!("the model '{model}' is not open"))?;
+        checkpoint.read_f32_cow(tensor).map_err(|e| e.to_string())
+    }
+
+    fn raw(&self, model: &str, tensor: &str) -> Option<(DType, &[u8])> {
+        let (bytes, dtype) = self.checkpoint(model)?.raw(tensor)?;
+        Some((recipe_dtype(dtype), bytes))
+    }
+
+    fn model_digest(&self, model: &str) -> String {
+        self.0.get(model).map(|p| p.digest.clone()).unwrap_or_default()
+    }
+
+    fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
+        let parent = self.0.get(model)?;
+        let read = || {
+            let tokenizer = Tokenizer::new(tokenizer_files(&parent.checkpoint).ok()?).ok()?;
+            Some(Arc::new(tokenizer.vocab().into_iter().collect()))
+        };
+        parent.vocabulary.get_or_init(read).clone()
+    }
+}

@@ -1,0 +1,219 @@
+//! From answers to fitness, and from two candidates' answers to a paired comparison.
+
+use crate::{
+    eval::stats,
+    event::{Answer, Score, TaskScore},
+};
+
+/// The questions of one phase: what every candidate is asked, in one fixed order.
+#[derive(Clone, Debug)]
+pub struct Exam {
+    pub split: String,
+    pub tasks: Vec<ExamTask>,
+}
+
+/// One task of an exam.
+#[derive(Clone, Debug)]
+pub struct ExamTask {
+    /// Which of the evaluator's tasks.
+    pub index: usize,
+    /// The split that its questions come from.
+    pub split: String,
+    pub task: String,
+    pub lang: String,
+    pub weight: f64,
+    /// The score is a log-likelihood a token, not right or wrong.
+    pub is_likelihood: bool,
+    /// Number of questions.
+    pub n: usize,
+}
+
+/// Answers of one candidate, task by task, with their cache keys.
+pub type Answers = [(String, Vec<Answer>)];
+
+/// How the child compares with another candidate on the same questions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Paired {
+    /// child − other.
+    pub difference: f64,
+    pub p_value: f64,
+    pub test: &'static str,
+    pub negative_flips: usize,
+    pub positive_flips: usize,
+}
+
+impl Exam {
+    /// Weighted mean over the tasks with its standard error, and each task's own score.
+    pub fn score(&self, answers: &Answers) -> (Score, Vec<TaskScore>) {
+        let mut tasks = Vec::new();
+        let (mut sum, mut variance, mut n) = (0.0, 0.0, 0);
+        let weights: f64 = self.tasks.iter().map(|t| t.weight).sum();
+        for (task, (_, answers)) in self.tasks.iter().zip(answers) {
+            let score = task.score(answers);
+            let share = task.weight / weights;
+            sum += share * score.value;
+            variance += (share * score.stderr).powi(2);
+            n += score.n;
+            tasks.push(TaskScore {
+                task: task.task.clone(),
+                lang: task.lang.clone(),
+                split: task.split.clone(),
+                score,
+            });
+        }
+        let fitness = Score {
+            value: sum,
+            stderr: variance.sqrt(),
+            n,
+        };
+        (fitness, tasks)
+    }
+
+    /// Compares two candidates question by question. One 0/1 task: McNemar's exact test; otherwise a sign-flip test of
+    /// the questions' contributions to the fitness.
+    pub fn compare(&self, child: &Answers, other: &Answers, seed: u64) -> Paired {
+        let (a, b) = (self.contributions(child), self.contributions(other));
+        let difference = a.iter().sum::<f64>() - b.iter().sum::<f64>();
+        let (mut negative_flips, mut positive_flips) = (0, 0);
+        for ((task, (_, child)), (_, other)) in self.tasks.iter().zip(child).zip(other) {
+            if !task.is_likelihood {
+                let right = |answers: &[Answer]| answers.iter().map(|a| a.score > 0.5).collect::<Vec<_>>();
+                let (child, other) = (right(child), right(other));
+                negative_flips += child.iter().zip(&other).filter(|(c, o)| !**c && **o).count();
+                positive_flips += child.iter().zip(&other).filter(|(c, o)| **c && !**o).count();
+            }
+        }
+        let (p_value, test) = match self.tasks.as_slice() {
+            [task] if !task.is_likelihood => {
+                let right = |answers: &Answers| answers[0].1.iter().map(|a| a.score > 0.5).collect::<Vec<_>>();
+                let discordant = stats::Discordant::count(&right(other), &right(child));
+                (discordant.mcnemar_p(), "mcnemar-exact")
+            }
+            _ => (stats::sign_flip_p(&a, &b, 20_000, seed), "paired-sign-flip"),
+        };
+        Paired {
+            difference,
+            p_value,
+            test,
+            negative_flips,
+            positive_flips,
+        }
+    }
+
+    /// What each question adds to the fitness; their sum is the fitness.
+    fn contributions(&self, answers: &Answers) -> Vec<f64> {
+        let weights: f64 = self.tasks.iter().map(|t| t.weight).sum();
+        let mut contributions = Vec::new();
+        for (task, (_, answers)) in self.tasks.iter().zip(answers) {
+            let share = task.weight / weights;
+            let total: f64 = answers.iter().map(|a| task.size(a)).sum();
+            contributions.extend(answers.iter().map(|a| share * a.score * task.size(a) / total));
+        }
+        contributions
+    }
+}
+
+impl ExamTask {
+    /// Accuracy: mean ± sample standard deviation/√n. Log-likelihood: all tokens' mean, with the error of that ratio.
+    fn score(&self, answers: &[Answer]) -> Score {
+        let (value, stderr) = if self.is_likelihood {
+            let pairs: Vec<(f64, f64)> = answers.iter().map(|a| (a.score * self.size(a), self.size(a))).collect();
+            stats::ratio(&pairs)
+        } else {
+            let values: Vec<f64> = answers.iter().map(|a| a.score).collect();
+            (stats::mean(&values), stats::standard_error(&values))
+        };
+        Score {
+            value,
+            stderr,
+            n: answers.len(),
+        }
+    }
+
+    /// How much a question counts within its task.
+    fn size(&self, answer: &Answer) -> f64 {
+        if self.is_likelihood { answer.tokens as f64 } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(score: f64, tokens: usize) -> Answer {
+        Answer {
+            q: String::new(),
+            out: String::new(),
+            got: String::new(),
+            gold: String::new(),
+            score,
+            finish: String::new(),
+            language_ok: true,
+            tokens,
+        }
+    }
+
+    fn task(weight: f64, is_likelihood: bool) -> ExamTask {
+        ExamTask {
+            index: 0,
+            split: "search".into(),
+            task: "t".into(),
+            lang: "en".into(),
+            weight,
+            is_likelihood,
+            n: 0,
+        }
+    }
+
+    fn exam(tasks: Vec<ExamTask>) -> Exam {
+        Exam {
+            split: "search".into(),
+            tasks,
+        }
+    }
+
+    fn answers(scores: &[f64]) -> (String, Vec<Answer>) {
+        (String::new(), scores.iter().map(|s| answer(*s, 1)).collect())
+    }
+
+    #[test]
+    fn fitness_is_the_weighted_mean_of_the_tasks() {
+        let exam = exam(vec![task(1.0, false), task(3.0, false)]);
+        let (fitness, tasks) = exam.score(&[answers(&[1.0, 0.0]), answers(&[1.0, 1.0, 1.0, 0.0])]);
+        assert_eq!(fitness.value, 0.25 * 0.5 + 0.75 * 0.75);
+        assert_eq!(fitness.n, 6);
+        let expected = ((0.25 * tasks[0].score.stderr).powi(2) + (0.75 * tasks[1].score.stderr).powi(2)).sqrt();
+        assert_eq!(fitness.stderr, expected);
+    }
+
+    #[test]
+    fn log_likelihood_is_weighted_by_tokens() {
+        let exam = exam(vec![task(1.0, true)]);
+        let (fitness, _) = exam.score(&[(String::new(), vec![answer(-1.0, 10), answer(-3.0, 30)])]);
+        assert_eq!(fitness.value, -100.0 / 40.0);
+    }
+
+    #[test]
+    fn one_accuracy_task_is_compared_by_mcnemar() {
+        let exam = exam(vec![task(1.0, false)]);
+        let child = [answers(&[1.0, 1.0, 1.0, 1.0, 0.0])];
+        let other = [answers(&[0.0, 0.0, 0.0, 1.0, 1.0])];
+        let paired = exam.compare(&child, &other, 0);
+        assert_eq!((paired.positive_flips, paired.negative_flips), (3, 1));
+        assert!((paired.difference - 0.4).abs() < 1e-12);
+        // Two-sided binomial(4, 1/2): P(≤ 1) + P(≥ 3) = 10/16.
+        assert!((paired.p_value - 10.0 / 16.0).abs() < 1e-12);
+        assert_eq!(paired.test, "mcnemar-exact");
+    }
+
+    #[test]
+    fn several_tasks_are_compared_by_sign_flips() {
+        let exam = exam(vec![task(1.0, false), task(1.0, true)]);
+        let child = [answers(&[1.0; 20]), answers(&[-1.0; 20])];
+        let other = [answers(&[0.0; 20]), answers(&[-2.0; 20])];
+        let paired = exam.compare(&child, &other, 0);
+        assert!((paired.difference - 1.0).abs() < 1e-9);
+        assert!(paired.p_value < 0.001);
+        assert_eq!(paired.test, "paired-sign-flip");
+    }
+}
