@@ -79,10 +79,12 @@ const fn peer(median: f64, q1: f64, q3: f64) -> Peer {
     }
 }
 
+type Cost = Box<dyn Fn(&[f64]) -> f64>;
+
 struct Problem {
     name: &'static str,
     n: usize,
-    cost: Box<dyn Fn(&[f64]) -> f64>,
+    cost: Cost,
     start: f64,
     sigma: f64,
     population_size: Option<usize>,
