@@ -171,11 +171,7 @@ pub enum Error {
          Save the model again with safetensors.",
         file.display()
     )]
-    Hole {
-        file: PathBuf,
-        tensor: String,
-        len: u64,
-    },
+    Hole { file: PathBuf, tensor: String, len: u64 },
 
     /// Bytes that belong to no tensor, at the end.
     #[error(
@@ -235,9 +231,7 @@ pub enum Error {
     },
 
     /// A range of elements that the tensor does not have.
-    #[error(
-        "Elements {start}..{end} of tensor `{tensor}` were asked for, into {room} places; it has {len} elements."
-    )]
+    #[error("Elements {start}..{end} of tensor `{tensor}` were asked for, into {room} places; it has {len} elements.")]
     Range {
         tensor: String,
         start: usize,
@@ -273,11 +267,7 @@ pub enum Error {
          Q8_K) can: take another file of the same model, best its F16.",
         file.display(), ggml_name(*kind)
     )]
-    GgufKind {
-        file: PathBuf,
-        tensor: String,
-        kind: u32,
-    },
+    GgufKind { file: PathBuf, tensor: String, kind: u32 },
 
     /// A model whose names and layouts in GGUF are not known.
     #[error(
@@ -335,9 +325,7 @@ pub enum Error {
 
     // ------------------------------------------------------------------------------------------------- the Hub
     /// Not the name of a model on the Hub.
-    #[error(
-        "hf:{name} is not the name of a model on the Hub. Write hf:owner/name or hf:owner/name@revision."
-    )]
+    #[error("hf:{name} is not the name of a model on the Hub. Write hf:owner/name or hf:owner/name@revision.")]
     HubName { name: String },
 
     /// Offline, and not in the cache.
@@ -364,10 +352,7 @@ pub enum Error {
         "The Hub has no model {model}{}. Check the name on its page; a private model needs HF_TOKEN.",
         revision.as_ref().map(|r| format!(" at revision {r}")).unwrap_or_default()
     )]
-    HubNotFound {
-        model: String,
-        revision: Option<String>,
-    },
+    HubNotFound { model: String, revision: Option<String> },
 
     /// The download failed for another reason, as a rule the network.
     #[error(
@@ -390,9 +375,7 @@ pub enum Error {
     OutputName { name: String },
 
     /// A tensor whose bytes are not as many as its shape and dtype ask for.
-    #[error(
-        "Tensor `{tensor}` of shape {shape:?} needs {expected} bytes as {dtype}, but {got} were given."
-    )]
+    #[error("Tensor `{tensor}` of shape {shape:?} needs {expected} bytes as {dtype}, but {got} were given.")]
     OutputSize {
         tensor: String,
         shape: Vec<usize>,
@@ -403,10 +386,7 @@ pub enum Error {
 
     /// A tensor written that was not declared, or declared twice, or otherwise than declared.
     #[error("Tensor `{tensor}` was {problem}.")]
-    OutputPlan {
-        tensor: String,
-        problem: &'static str,
-    },
+    OutputPlan { tensor: String, problem: &'static str },
 
     /// Declared tensors that never came.
     #[error("{missing} of the tensors declared for {} were never written, `{first}` among them.", path.display())]
@@ -468,8 +448,6 @@ fn write_advice(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "Choose a directory in which this user may write."
         }
-        _ => {
-            "Check that the directory is there and that this user may write in it; what was begun has been removed."
-        }
+        _ => "Check that the directory is there and that this user may write in it; what was begun has been removed.",
     }
 }

@@ -67,19 +67,11 @@ pub(super) enum Value {
 
 impl Value {
     pub fn text(&self) -> Option<&str> {
-        if let Value::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Value::Text(text) = self { Some(text) } else { None }
     }
 
     pub fn list(&self) -> Option<&[Value]> {
-        if let Value::List(list) = self {
-            Some(list)
-        } else {
-            None
-        }
+        if let Value::List(list) = self { Some(list) } else { None }
     }
 
     pub fn bool(&self) -> Option<bool> {
@@ -202,31 +194,15 @@ impl Kind {
     /// ggml's number of a type; candle knows the blocks.
     fn from_number(number: u32) -> Option<Self> {
         use GgmlDType::*;
-        let quantised = [
-            (2, Q4_0),
-            (3, Q4_1),
-            (6, Q5_0),
-            (7, Q5_1),
-            (8, Q8_0),
-            (9, Q8_1),
-        ];
-        let k_quantised = [
-            (10, Q2K),
-            (11, Q3K),
-            (12, Q4K),
-            (13, Q5K),
-            (14, Q6K),
-            (15, Q8K),
-        ];
+        let quantised = [(2, Q4_0), (3, Q4_1), (6, Q5_0), (7, Q5_1), (8, Q8_0), (9, Q8_1)];
+        let k_quantised = [(10, Q2K), (11, Q3K), (12, Q4K), (13, Q5K), (14, Q6K), (15, Q8K)];
         match number {
             0 => Some(Kind::Plain(DType::F32)),
             1 => Some(Kind::Plain(DType::F16)),
             30 => Some(Kind::Plain(DType::Bf16)),
             _ => {
                 let mut kinds = quantised.into_iter().chain(k_quantised);
-                kinds
-                    .find(|(n, _)| *n == number)
-                    .map(|(_, kind)| Kind::Quantised(kind))
+                kinds.find(|(n, _)| *n == number).map(|(_, kind)| Kind::Quantised(kind))
             }
         }
     }
@@ -318,9 +294,7 @@ impl<'a> Reader<'a> {
                 return Err(self.bad(format!("it holds the key `{key}` twice")));
             }
         }
-        let alignment = metadata
-            .get("general.alignment")
-            .map_or(Some(32), Value::usize);
+        let alignment = metadata.get("general.alignment").map_or(Some(32), Value::usize);
         let alignment = alignment
             .filter(|n| n.is_power_of_two() && (8..=1 << 20).contains(n))
             .ok_or_else(|| self.bad("its general.alignment is not a power of two from 8 on"))?;
@@ -378,14 +352,8 @@ impl<'a> Reader<'a> {
             return Err(self.bad(format!("it describes tensor `{}` twice", pair[0].name)));
         }
         tensors.sort_by_key(|tensor| (tensor.bytes.start, tensor.bytes.end));
-        if let Some(pair) = tensors
-            .windows(2)
-            .find(|pair| pair[0].bytes.end > pair[1].bytes.start)
-        {
-            return Err(self.bad(format!(
-                "the data of `{}` and `{}` overlap",
-                pair[0].name, pair[1].name
-            )));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].bytes.end > pair[1].bytes.start) {
+            return Err(self.bad(format!("the data of `{}` and `{}` overlap", pair[0].name, pair[1].name)));
         }
         match tensors.iter().find(|tensor| tensor.bytes.end > available) {
             Some(tensor) => Err(self.bad(format!(
@@ -428,9 +396,7 @@ impl<'a> Reader<'a> {
         let count = self.u64()?;
         match usize::try_from(count) {
             Ok(count) if count <= (self.bytes.len() - self.at) / least => Ok(count),
-            _ => Err(self.bad(format!(
-                "it claims {count} entries, more than it has room for"
-            ))),
+            _ => Err(self.bad(format!("it claims {count} entries, more than it has room for"))),
         }
     }
 
@@ -509,17 +475,12 @@ struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(
-        file: &'a Path,
-        metadata: &'a Metadata,
-        tensors: &'a [RawTensor],
-    ) -> Result<Self, Error> {
+    fn new(file: &'a Path, metadata: &'a Metadata, tensors: &'a [RawTensor]) -> Result<Self, Error> {
         let named = metadata
             .get("general.architecture")
             .and_then(Value::text)
             .unwrap_or("(none)");
-        let Some((architecture, model_type, class)) =
-            ARCHITECTURES.into_iter().find(|(name, ..)| *name == named)
+        let Some((architecture, model_type, class)) = ARCHITECTURES.into_iter().find(|(name, ..)| *name == named)
         else {
             let known = ARCHITECTURES.map(|(name, ..)| name).join(", ");
             return Err(Error::GgufArchitecture {
@@ -539,13 +500,8 @@ impl<'a> Model<'a> {
             key_value_heads: 0,
         };
         model.heads = model.required("attention.head_count")?;
-        model.key_value_heads = model
-            .number("attention.head_count_kv")?
-            .unwrap_or(model.heads);
-        if model.heads == 0
-            || model.key_value_heads == 0
-            || !model.heads.is_multiple_of(model.key_value_heads)
-        {
+        model.key_value_heads = model.number("attention.head_count_kv")?.unwrap_or(model.heads);
+        if model.heads == 0 || model.key_value_heads == 0 || !model.heads.is_multiple_of(model.key_value_heads) {
             return Err(model.bad(format!(
                 "{} heads cannot share {} key-value heads",
                 model.heads, model.key_value_heads
@@ -569,9 +525,7 @@ impl<'a> Model<'a> {
             let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
             let (module, kind) = rest.rsplit_once('.')?;
             let _: u32 = layer.parse().ok()?;
-            let (_, module) = LAYER_MODULES
-                .into_iter()
-                .find(|(theirs, _)| *theirs == module)?;
+            let (_, module) = LAYER_MODULES.into_iter().find(|(theirs, _)| *theirs == module)?;
             ["weight", "bias"]
                 .contains(&kind)
                 .then(|| format!("model.layers.{layer}.{module}.{kind}"))
@@ -636,9 +590,7 @@ impl<'a> Model<'a> {
                 config[field] = id.into();
             }
         }
-        if let Some(window) = self
-            .number("attention.sliding_window")?
-            .filter(|window| *window > 0)
+        if let Some(window) = self.number("attention.sliding_window")?.filter(|window| *window > 0)
             && self.architecture == "llama"
         {
             config["model_type"] = "mistral".into();
@@ -648,29 +600,20 @@ impl<'a> Model<'a> {
         Ok(config)
     }
 
-    fn rope_scaling(
-        &self,
-        bytes: &[u8],
-        data_start: usize,
-        head_dim: usize,
-    ) -> Result<serde_json::Value, Error> {
+    fn rope_scaling(&self, bytes: &[u8], data_start: usize, head_dim: usize) -> Result<serde_json::Value, Error> {
         if let Ok(factors) = self.tensor(ROPE_FACTORS) {
             let mut values = vec![0.0; factors.dims.iter().product()];
             let range = data_start + factors.bytes.start..data_start + factors.bytes.end;
             factors.kind.decode(&bytes[range], 0, &mut values);
             let theta = self.float("rope.freq_base")?.unwrap_or(10_000.0);
-            return llama3_scaling(&values, theta, head_dim).ok_or_else(|| {
-                self.bad("its rope_freqs.weight are not Llama 3's factors".to_owned())
-            });
+            return llama3_scaling(&values, theta, head_dim)
+                .ok_or_else(|| self.bad("its rope_freqs.weight are not Llama 3's factors".to_owned()));
         }
         let factor = self
             .float("rope.scaling.factor")?
             .or(self.float("rope.scale_linear")?)
             .unwrap_or(1.0);
-        let kind = self
-            .metadata
-            .get(&self.key("rope.scaling.type"))
-            .and_then(Value::text);
+        let kind = self.metadata.get(&self.key("rope.scaling.type")).and_then(Value::text);
         let original = self.number("rope.scaling.original_context_length")?;
         match kind {
             _ if factor == 1.0 => Ok(serde_json::Value::Null),
@@ -727,12 +670,9 @@ impl<'a> Model<'a> {
     fn number(&self, field: &str) -> Result<Option<usize>, Error> {
         let value = self.metadata.get(&self.key(field));
         let read = |value: &Value| {
-            value.usize().ok_or_else(|| {
-                self.bad(format!(
-                    "its metadata `{}` is not one whole number",
-                    self.key(field)
-                ))
-            })
+            value
+                .usize()
+                .ok_or_else(|| self.bad(format!("its metadata `{}` is not one whole number", self.key(field))))
         };
         value.map(read).transpose()
     }
@@ -740,12 +680,9 @@ impl<'a> Model<'a> {
     fn float(&self, field: &str) -> Result<Option<f64>, Error> {
         let value = self.metadata.get(&self.key(field));
         let read = |value: &Value| {
-            value.float().ok_or_else(|| {
-                self.bad(format!(
-                    "its metadata `{}` is not a number",
-                    self.key(field)
-                ))
-            })
+            value
+                .float()
+                .ok_or_else(|| self.bad(format!("its metadata `{}` is not a number", self.key(field))))
         };
         value.map(read).transpose()
     }
@@ -795,4 +732,244 @@ fn llama3_scaling(factors: &[f32], theta: f64, head_dim: usize) -> Option<serde_
         "high_freq_factor": high,
         "original_max_position_embeddings": original,
     }))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::super::Checkpoint;
+    use super::*;
+
+    /// tests/data/checkpoint/README.md tells how transformers made these.
+    pub(crate) fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/checkpoint/gguf")
+            .join(name)
+    }
+
+    fn compare_with_transformers(name: &str) -> Checkpoint {
+        let ours = Checkpoint::open(&golden(&format!("{name}.gguf"))).unwrap();
+        let bytes = fs::read(golden(&format!("{name}.safetensors"))).unwrap();
+        let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut names = theirs.names();
+        names.sort();
+        assert_eq!(ours.tensors().map(|(name, _)| name).collect::<Vec<_>>(), names);
+        for name in names {
+            let view = theirs.tensor(name).unwrap();
+            assert_eq!(ours.info(name).unwrap().shape, view.shape(), "{name}");
+            let mut expected = vec![0.0; view.data().len() / 4];
+            widen(DType::F32, view.data(), &mut expected);
+            let whole = ours.read_f32(name).unwrap();
+            let worst = whole
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (a - b).abs() / (1e-3 + b.abs()))
+                .fold(0.0, f32::max);
+            assert!(worst <= 1e-6, "{name}: {worst}");
+            for (start, end) in [(0, 1), (3, whole.len().min(40)), (whole.len() / 2 + 1, whole.len())] {
+                let mut part = vec![0.0; end - start];
+                ours.read_f32_into(name, start..end, &mut part).unwrap();
+                assert_eq!(part, whole[start..end], "{name} {start}..{end}");
+            }
+        }
+        ours
+    }
+
+    #[test]
+    fn every_quantisation_and_llamas_row_order_come_out_as_in_transformers() {
+        let ours = compare_with_transformers("kinds");
+        let config = ours.config();
+        assert_eq!(config["rope_scaling"]["rope_type"], "llama3");
+        assert_eq!(config["rope_scaling"]["factor"], 8.0);
+        assert_eq!(config["rope_scaling"]["original_max_position_embeddings"], 8192);
+        assert_eq!(config["head_dim"], 8);
+        assert_eq!(
+            (&config["tie_word_embeddings"], &config["torch_dtype"]),
+            (&json!(false), &json!("float32"))
+        );
+        assert!(ours.raw("model.layers.0.self_attn.q_proj.weight").is_none());
+        assert!(ours.raw("model.layers.0.self_attn.o_proj.weight").is_some());
+        ours.check_finite().unwrap();
+    }
+
+    #[test]
+    fn plain_weights_and_biases_come_out_as_in_transformers() {
+        let ours = compare_with_transformers("plain");
+        let config = ours.config();
+        assert_eq!(config["architectures"], json!(["Qwen2ForCausalLM"]));
+        assert_eq!(
+            (&config["tie_word_embeddings"], &config["torch_dtype"]),
+            (&json!(true), &json!("float16"))
+        );
+        assert_eq!(config["rope_scaling"], serde_json::Value::Null);
+        assert_eq!(
+            (&config["vocab_size"], &config["bos_token_id"]),
+            (&json!(285), &json!(1))
+        );
+        assert_eq!(
+            ours.raw("model.layers.0.self_attn.q_proj.weight").unwrap().1,
+            DType::F16
+        );
+        assert_eq!(ours.name(), "plain");
+        assert_eq!(ours.source_files(), [golden("plain.gguf")]);
+        assert_eq!(ours.side_file("texts.json"), None);
+        assert_eq!(ours.side_text("texts.json").unwrap(), None);
+        assert_ne!(
+            ours.digest().unwrap(),
+            Checkpoint::open(&golden("kinds.gguf")).unwrap().digest().unwrap()
+        );
+    }
+
+    #[test]
+    fn rows_are_put_back_by_hand() {
+        // Two heads of four rows: llama.cpp stores 0 2 1 3 of each (pairs side by side).
+        let stored: Vec<u8> = [0f32, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        let packing = Packing {
+            kind: Kind::Plain(DType::F32),
+            heads: Some(2),
+        };
+        let mut out = [0.0; 8];
+        packing.unpack(&stored, &[8], 0..8, &mut out);
+        assert_eq!(out, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        let mut out = [0.0; 4];
+        packing.unpack(&stored, &[8, 1], 1..5, &mut out);
+        assert_eq!(out, [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    /// A header with the given metadata entries and tensors, ready to be spoilt.
+    fn header(metadata: &[(&str, u32, Vec<u8>)], tensors: &[(&str, &[u64], u32, u64)]) -> Vec<u8> {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(3u32.to_le_bytes());
+        bytes.extend((tensors.len() as u64).to_le_bytes());
+        bytes.extend((metadata.len() as u64).to_le_bytes());
+        for (key, kind, value) in metadata {
+            bytes.extend([text(key), kind.to_le_bytes().to_vec(), value.clone()].concat());
+        }
+        for (name, dims, kind, offset) in tensors {
+            bytes.extend([text(name), (dims.len() as u32).to_le_bytes().to_vec()].concat());
+            dims.iter().for_each(|dim| bytes.extend(dim.to_le_bytes()));
+            bytes.extend([kind.to_le_bytes().to_vec(), offset.to_le_bytes().to_vec()].concat());
+        }
+        bytes
+    }
+
+    fn open(bytes: &[u8]) -> Result<Checkpoint, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path)
+    }
+
+    fn reason(bytes: &[u8]) -> String {
+        let error = open(bytes).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("m.gguf") && message.ends_with('.') && !message.contains('\n'),
+            "{message}"
+        );
+        message
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        assert!(reason(b"").contains("ends inside"));
+        assert!(reason(b"GGML").contains("letters GGUF"));
+        assert!(reason(b"GGUF\x01\0\0\0").contains("version is 1"));
+        assert!(reason(b"GGUF\0\0\0\x03").contains("version is"));
+        let counts = |tensors: u64, metadata: u64| {
+            [&b"GGUF\x03\0\0\0"[..], &tensors.to_le_bytes(), &metadata.to_le_bytes()].concat()
+        };
+        assert!(reason(&counts(u64::MAX, 0)).contains("more than it has room for"));
+        assert!(reason(&counts(0, 1 << 60)).contains("more than it has room for"));
+        let long_text = (1u64 << 62).to_le_bytes().to_vec();
+        assert!(reason(&header(&[("a", 8, long_text)], &[])).contains("more than it has room for"));
+        let long_list = [&4u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat();
+        assert!(reason(&header(&[("a", 9, long_list)], &[])).contains("more than it has room for"));
+        let nested = [9u32.to_le_bytes().to_vec(), 1u64.to_le_bytes().to_vec()]
+            .concat()
+            .repeat(1000);
+        assert!(reason(&header(&[("a", 9, nested)], &[])).contains("unknown type"));
+        assert!(reason(&header(&[("a", 77, vec![0; 8])], &[])).contains("unknown type 77"));
+        let one = || 1u32.to_le_bytes().to_vec();
+        assert!(reason(&header(&[("a", 4, one()), ("a", 4, one())], &[])).contains("twice"));
+        assert!(reason(&header(&[("general.alignment", 4, one())], &[])).contains("alignment"));
+        let tensor = |dims: &[u64], kind: u32, offset: u64| {
+            let mut bytes = header(&[], &[("token_embd.weight", dims, kind, offset)]);
+            bytes.resize(bytes.len() + 256, 0);
+            open(&bytes).unwrap_err()
+        };
+        for (dims, kind, offset, word) in [
+            (&[][..], 0, 0, "0 dimensions"),
+            (&[1, 1, 1, 1, 1], 0, 0, "5 dimensions"),
+            (&[0], 0, 0, "no whole blocks"),
+            (&[33], 2, 0, "no whole blocks"),
+            (&[u64::MAX, u64::MAX], 0, 0, "impossibly large"),
+            (&[4], 0, u64::MAX - 31, "cut short"),
+            (&[16], 0, u64::MAX - 31, "impossibly large"),
+            (&[4], 0, 8, "multiple of the alignment"),
+            (&[1 << 40], 0, 0, "cut short"),
+            (&[64], 0, 64, "cut short"),
+        ] {
+            let error = tensor(dims, kind, offset).to_string();
+            assert!(error.contains(word), "{dims:?}: {error}");
+        }
+        assert!(matches!(tensor(&[256], 20, 0), Error::GgufKind { kind: 20, .. }));
+        assert!(tensor(&[256], 20, 0).to_string().contains("IQ4_NL"));
+        let mut double = header(&[], &[("a", &[8], 0, 0), ("b", &[8], 0, 0)]);
+        double.resize(double.len() + 256, 0);
+        assert!(reason(&double).contains("overlap"));
+        let mut same = header(&[], &[("a", &[8], 0, 0), ("a", &[8], 0, 32)]);
+        same.resize(same.len() + 256, 0);
+        assert!(reason(&same).contains("twice"));
+        assert!(matches!(open(&header(&[], &[])), Err(Error::GgufArchitecture { .. })));
+        let text = [&5u64.to_le_bytes()[..], b"mamba"].concat();
+        let error = open(&header(&[("general.architecture", 8, text)], &[])).unwrap_err();
+        assert!(
+            matches!(&error, Error::GgufArchitecture { architecture, .. } if architecture == "mamba"),
+            "{error}"
+        );
+        let text = [&5u64.to_le_bytes()[..], b"llama"].concat();
+        assert!(reason(&header(&[("general.architecture", 8, text)], &[])).contains("llama.attention.head_count"));
+    }
+
+    #[test]
+    fn llama_3_factors_are_recognised_and_others_refused() {
+        assert!(llama3_scaling(&[1.0, 2.0, 3.0, 4.0], 500_000.0, 8).is_none());
+        assert!(llama3_scaling(&[1.0; 3], 500_000.0, 8).is_none());
+        assert!(llama3_scaling(&[f32::NAN; 4], 500_000.0, 8).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Bytes changed and cut anywhere: an error or a checkpoint that can be read, never a panic.
+        #[test]
+        fn no_spoilt_file_makes_it_panic(
+            which in prop::sample::select(vec!["kinds.gguf", "plain.gguf"]),
+            changes in prop::collection::vec((0usize..4000, any::<u8>()), 0..4),
+            cut in prop::option::of(0usize..38_000),
+        ) {
+            let mut bytes = fs::read(golden(which)).unwrap();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.unwrap_or(usize::MAX));
+            if let Ok(checkpoint) = open(&bytes) {
+                let names: Vec<String> = checkpoint.tensors().map(|(name, _)| name.to_owned()).collect();
+                for name in names {
+                    prop_assert_eq!(checkpoint.read_f32(&name).unwrap().len(), checkpoint.info(&name).unwrap().len());
+                }
+                let _ = checkpoint.tokenizer_json();
+                let _ = checkpoint.side_text("tokenizer_config.json");
+            }
+        }
+    }
 }

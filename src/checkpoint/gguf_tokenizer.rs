@@ -14,7 +14,8 @@ const USER_DEFINED: usize = 4;
 
 /// The splits of byte-level tokenizers, by llama.cpp's names for them; every other one is GPT-2's.
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3_NAMES: [&str; 8] = [
     "llama3",
@@ -80,9 +81,7 @@ pub(super) fn tokenizer_config(metadata: &Metadata) -> Result<String, String> {
 
 /// The chat template that the file carries.
 pub(super) fn chat_template(metadata: &Metadata) -> Option<&str> {
-    metadata
-        .get("tokenizer.chat_template")
-        .and_then(Value::text)
+    metadata.get("tokenizer.chat_template").and_then(Value::text)
 }
 
 /// `generation_config.json`: where a sequence begins, and every token that ends it.
@@ -124,10 +123,7 @@ impl<'a> Vocabulary<'a> {
             kind,
             split: text("tokenizer.ggml.pre").unwrap_or("default"),
             tokens: tokens.ok_or("its vocabulary is not a list of texts")?,
-            types: types
-                .iter()
-                .map(|value| value.usize().unwrap_or(0))
-                .collect(),
+            types: types.iter().map(|value| value.usize().unwrap_or(0)).collect(),
         })
     }
 
@@ -141,28 +137,20 @@ impl<'a> Vocabulary<'a> {
             .map(|(id, token)| match spelled(token) {
                 true => ((*token).to_owned(), id.into()),
                 false => (
-                    token
-                        .bytes()
-                        .map(|byte| alphabet[usize::from(byte)])
-                        .collect(),
+                    token.bytes().map(|byte| alphabet[usize::from(byte)]).collect(),
                     id.into(),
                 ),
             })
             .collect();
         // A "control" token outside the byte alphabet is a mislabelled ordinary one.
         let added = self.added_tokens(spelled);
-        let merges = self
-            .merges()?
-            .ok_or("its byte-level vocabulary comes without merges")?;
+        let merges = self.merges()?.ok_or("its byte-level vocabulary comes without merges")?;
         let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
         let split = |regex: &str| {
             let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
             json!({"type": "Sequence", "pretokenizers": [split, bytes(false)]})
         };
-        let (llama3, qwen2) = (
-            LLAMA3_NAMES.contains(&self.split),
-            QWEN2_NAMES.contains(&self.split),
-        );
+        let (llama3, qwen2) = (LLAMA3_NAMES.contains(&self.split), QWEN2_NAMES.contains(&self.split));
         let pre_tokenizer = match self.split {
             _ if llama3 => split(LLAMA3_SPLIT),
             _ if qwen2 => split(QWEN2_SPLIT),
@@ -234,11 +222,7 @@ impl<'a> Vocabulary<'a> {
 
     /// The merges that the file lists, as pairs.
     fn merges(&self) -> Result<Option<Vec<Json>>, String> {
-        let Some(list) = self
-            .metadata
-            .get("tokenizer.ggml.merges")
-            .and_then(Value::list)
-        else {
+        let Some(list) = self.metadata.get("tokenizer.ggml.merges").and_then(Value::list) else {
             return Ok(None);
         };
         let pair = |merge: &Value| {
@@ -298,7 +282,9 @@ impl<'a> Vocabulary<'a> {
         self.tokens
             .iter()
             .enumerate()
-            .filter(|(id, token)| roles.contains(id) || ([CONTROL, USER_DEFINED].contains(&of_type(*id)) && allowed(token)))
+            .filter(|(id, token)| {
+                roles.contains(id) || ([CONTROL, USER_DEFINED].contains(&of_type(*id)) && allowed(token))
+            })
             .map(|(id, token)| {
                 let special = roles.contains(&id) || of_type(id) == CONTROL;
                 json!({
@@ -327,12 +313,7 @@ impl<'a> Vocabulary<'a> {
         let used: Map<String, Json> = [bos, eos]
             .into_iter()
             .flatten()
-            .map(|(id, token)| {
-                (
-                    token.to_owned(),
-                    json!({"id": token, "ids": [id], "tokens": [token]}),
-                )
-            })
+            .map(|(id, token)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
             .collect();
         let pair: Vec<Json> = around("A", 0).into_iter().chain(around("B", 1)).collect();
         json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": used})
@@ -377,4 +358,124 @@ fn byte_alphabet() -> [char; 256] {
         };
         char::from_u32(code).expect("below the surrogates")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokenizers::Tokenizer;
+
+    use super::super::Checkpoint;
+    use super::super::gguf::tests::golden;
+    use super::*;
+
+    #[test]
+    fn sentence_piece_ids_are_those_of_transformers() {
+        let checkpoint = Checkpoint::open(&golden("plain.gguf")).unwrap();
+        let tokenizer: Tokenizer = checkpoint.tokenizer_json().unwrap().unwrap().parse().unwrap();
+        let texts: Json = serde_json::from_slice(&fs::read(golden("texts.json")).unwrap()).unwrap();
+        for row in texts.as_array().unwrap() {
+            let encoding = tokenizer.encode(row["text"].as_str().unwrap(), true).unwrap();
+            assert_eq!(json!(encoding.get_ids()), row["ids"], "{}", row["text"]);
+            assert_eq!(
+                tokenizer.decode(encoding.get_ids(), false).unwrap(),
+                row["decoded"].as_str().unwrap()
+            );
+        }
+        let config: Json =
+            serde_json::from_str(&checkpoint.side_text("tokenizer_config.json").unwrap().unwrap()).unwrap();
+        assert_eq!(
+            (&config["bos_token"], &config["add_bos_token"]),
+            (&json!("<s>"), &json!(true))
+        );
+    }
+
+    /// A byte-level vocabulary: the bytes, then `merged`, one control and one user-defined token.
+    fn byte_level(split: &str, merged: &[&str], merges: &[&str]) -> Metadata {
+        let text = |s: &str| Value::Text(s.to_owned());
+        let mut tokens: Vec<String> = byte_alphabet().iter().map(char::to_string).collect();
+        tokens.extend(merged.iter().map(|s| (*s).to_owned()));
+        tokens.extend(["<|end|>".to_owned(), "<think>".to_owned()]);
+        let mut types = vec![1; tokens.len()];
+        let count = types.len();
+        (types[count - 2], types[count - 1]) = (3, 4);
+        let entries = [
+            ("model", text("gpt2")),
+            ("pre", text(split)),
+            ("tokens", Value::List(tokens.iter().map(|s| text(s)).collect())),
+            ("token_type", Value::List(types.into_iter().map(Value::Int).collect())),
+            ("merges", Value::List(merges.iter().map(|s| text(s)).collect())),
+            ("bos_token_id", Value::Int(count as i128 - 2)),
+            ("eot_token_id", Value::Int(7)),
+            ("eos_token_id", Value::Int(count as i128 - 2)),
+        ];
+        entries
+            .into_iter()
+            .map(|(key, value)| (format!("tokenizer.ggml.{key}"), value))
+            .collect()
+    }
+
+    fn tokens(metadata: &Metadata, text: &str) -> Vec<String> {
+        let tokenizer: Tokenizer = tokenizer_json(metadata).unwrap().parse().unwrap();
+        let encoding = tokenizer.encode(text, true).unwrap();
+        assert_eq!(
+            tokenizer.decode(encoding.get_ids(), true).unwrap(),
+            text.replace("<|end|>", "")
+        );
+        encoding.get_tokens().to_vec()
+    }
+
+    #[test]
+    fn byte_level_texts_are_split_as_their_file_says() {
+        let metadata = |split| byte_level(split, &["11", "111", "ab"], &["1 1", "11 1", "a b"]);
+        // GPT-2 lets digits meet, and merges 1 1 before 11 1; Llama 3 cuts them by three, takes 111 as the whole word that
+        // it is, and begins with BOS; Qwen2 keeps them apart.
+        assert_eq!(
+            tokens(&metadata("gpt-2"), "ab1111 é"),
+            ["ab", "11", "11", "Ġ", "Ã", "©"]
+        );
+        assert_eq!(tokens(&metadata("llama-bpe"), "ab1111"), ["<|end|>", "ab", "111", "1"]);
+        assert_eq!(tokens(&metadata("qwen2"), "ab1111"), ["ab", "1", "1", "1", "1"]);
+        assert_eq!(tokens(&metadata("tekken"), "ab11"), ["ab", "1", "1"]);
+        assert_eq!(tokens(&metadata("unheard-of"), "ab11"), ["ab", "11"]);
+        assert_eq!(
+            tokens(&metadata("gpt-2"), "a<think>b<|end|>"),
+            ["a", "<think>", "b", "<|end|>"]
+        );
+    }
+
+    #[test]
+    fn what_ends_a_sequence_is_told() {
+        let metadata = byte_level("gpt-2", &[], &[]);
+        let config: Json = serde_json::from_str(&generation_config(&metadata)).unwrap();
+        assert_eq!(config, json!({"bos_token_id": 256, "eos_token_id": [256, 7]}));
+        let config: Json = serde_json::from_str(&tokenizer_config(&metadata).unwrap()).unwrap();
+        assert_eq!(
+            (&config["eos_token"], &config["add_bos_token"]),
+            (&json!("<|end|>"), &json!(false))
+        );
+    }
+
+    #[test]
+    fn vocabularies_that_lack_something_are_refused() {
+        assert!(tokenizer_json(&Metadata::new()).is_err());
+        let spoil = |key: &str, value: Option<Value>| {
+            let mut metadata = byte_level("gpt-2", &[], &["a b"]);
+            metadata.remove(&format!("tokenizer.ggml.{key}"));
+            metadata.extend(value.map(|value| (format!("tokenizer.ggml.{key}"), value)));
+            tokenizer_json(&metadata)
+        };
+        assert!(spoil("tokens", None).is_err());
+        assert!(spoil("merges", None).is_err());
+        assert!(spoil("merges", Some(Value::List(vec![Value::Text("ab".into())]))).is_err());
+        assert!(spoil("tokens", Some(Value::List(vec![Value::Int(1)]))).is_err());
+        assert!(spoil("model", Some(Value::Text("wpm".into()))).is_err());
+        assert!(
+            spoil("model", Some(Value::Text("llama".into()))).is_ok(),
+            "merges suffice"
+        );
+        assert!(spoil("bos_token_id", Some(Value::Int(-1))).is_ok());
+        assert!(spoil("bos_token_id", Some(Value::Int(1 << 70))).is_ok());
+    }
 }

@@ -74,10 +74,7 @@ impl HubOptions {
                 .map(|value| value.trim().to_owned())
                 .filter(|value| !value.is_empty())
         };
-        let on = |name| {
-            get(name)
-                .is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_lowercase().as_str()))
-        };
+        let on = |name| get(name).is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_lowercase().as_str()));
         let home = get("HF_HOME")
             .map(PathBuf::from)
             .or_else(|| get("XDG_CACHE_HOME").map(|cache| Path::new(&cache).join("huggingface")))
@@ -88,9 +85,7 @@ impl HubOptions {
                 .or_else(|| Some(home.as_ref()?.join("token")))
         };
         let stored_token = || Some(fs::read_to_string(token_file()?).ok()?.trim().to_owned());
-        let token = get("HF_TOKEN")
-            .or_else(stored_token)
-            .filter(|token| !token.is_empty());
+        let token = get("HF_TOKEN").or_else(stored_token).filter(|token| !token.is_empty());
         let cache_dir = get("HF_HUB_CACHE")
             .or_else(|| get("HUGGINGFACE_HUB_CACHE"))
             .map(PathBuf::from)
@@ -124,9 +119,7 @@ impl HubName {
             !part.is_empty()
                 && !part.starts_with(['.', '-'])
                 && !part.contains("..")
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
         let parts: Vec<&str> = repository.split('/').collect();
         let good = parts.len() <= 2
@@ -137,20 +130,14 @@ impl HubName {
                 repository: repository.to_owned(),
                 revision: revision.map(str::to_owned),
             }),
-            false => Err(Error::HubName {
-                name: text.to_owned(),
-            }),
+            false => Err(Error::HubName { name: text.to_owned() }),
         }
     }
 
     /// The directory of the cache that holds this model's files, downloaded first if need be.
     ///
     /// `complete` tells whether a directory has all that is needed.
-    pub fn fetch(
-        &self,
-        options: &HubOptions,
-        complete: fn(&Path) -> bool,
-    ) -> Result<PathBuf, Error> {
+    pub fn fetch(&self, options: &HubOptions, complete: fn(&Path) -> bool) -> Result<PathBuf, Error> {
         let client = self.client(options)?;
         let cached = self.cached(client.cache_dir());
         match &cached {
@@ -165,15 +152,13 @@ impl HubName {
             _ => {}
         }
         match self.download(client, options) {
-            Err(error @ Error::HubFailed { .. }) => {
-                match cached.filter(|dir| shards::all_present(dir)) {
-                    Some(dir) => {
-                        tracing::warn!("{error} What is in the cache is used as it is.");
-                        Ok(dir)
-                    }
-                    None => Err(error),
+            Err(error @ Error::HubFailed { .. }) => match cached.filter(|dir| shards::all_present(dir)) {
+                Some(dir) => {
+                    tracing::warn!("{error} What is in the cache is used as it is.");
+                    Ok(dir)
                 }
-            }
+                None => Err(error),
+            },
             result => result,
         }
     }
@@ -239,20 +224,15 @@ impl HubName {
                 model,
                 token: options.token.is_some(),
             },
-            HFError::RepoNotFound { .. } => Error::HubNotFound {
-                model,
-                revision: None,
-            },
+            HFError::RepoNotFound { .. } => Error::HubNotFound { model, revision: None },
             HFError::RevisionNotFound { .. } => Error::HubNotFound {
                 model,
                 revision: Some(self.revision.clone().unwrap_or_else(|| "main".to_owned())),
             },
-            HFError::Http { ref context } if [401, 403].contains(&context.status.as_u16()) => {
-                Error::HubAccess {
-                    model,
-                    token: options.token.is_some(),
-                }
-            }
+            HFError::Http { ref context } if [401, 403].contains(&context.status.as_u16()) => Error::HubAccess {
+                model,
+                token: options.token.is_some(),
+            },
             HFError::Io(source) => {
                 let path = options
                     .cache_dir
@@ -278,9 +258,7 @@ impl HubName {
 /// Does this directory hold a whole model: configuration, weights with every shard, and a tokenizer?
 pub(super) fn model_is_complete(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).exists();
-    has("config.json")
-        && shards::all_present(dir)
-        && (has("tokenizer.json") || has("tokenizer.model"))
+    has("config.json") && shards::all_present(dir) && (has("tokenizer.json") || has("tokenizer.model"))
 }
 
 /// Does this directory hold a whole LoRA adapter?
@@ -340,14 +318,10 @@ impl ProgressHandler for Reporter {
             DownloadEvent::Start { total_bytes, .. } => state.total = state.total.max(*total_bytes),
             DownloadEvent::Progress { files } => {
                 for file in files {
-                    state
-                        .files
-                        .insert(file.filename.clone(), file.bytes_completed);
+                    state.files.insert(file.filename.clone(), file.bytes_completed);
                 }
             }
-            DownloadEvent::AggregateProgress {
-                bytes_completed, ..
-            } => state.batch = *bytes_completed,
+            DownloadEvent::AggregateProgress { bytes_completed, .. } => state.batch = *bytes_completed,
             DownloadEvent::Complete => {}
         }
         // Files of a batch come in both counts once they are complete: never more than there is.
@@ -408,12 +382,7 @@ mod tests {
         }
     }
 
-    fn answer(
-        mut stream: std::net::TcpStream,
-        files: &[(String, Vec<u8>)],
-        status: u16,
-        counter: &AtomicUsize,
-    ) {
+    fn answer(mut stream: std::net::TcpStream, files: &[(String, Vec<u8>)], status: u16, counter: &AtomicUsize) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         while let Some(Ok(request)) = lines.next() {
             let mut authorised = false;
@@ -436,13 +405,9 @@ mod tests {
                     .map(|(name, content)| serde_json::json!({"type": "file", "path": name, "size": content.len(), "oid": name}))
                     .collect();
                 Some((serde_json::to_vec(&list).unwrap(), "list".into()))
-            } else if path.starts_with("/api/models/fake/tiny/revision/")
-                && !path.ends_with("/gone")
-            {
+            } else if path.starts_with("/api/models/fake/tiny/revision/") && !path.ends_with("/gone") {
                 Some((
-                    serde_json::json!({"id": "fake/tiny", "sha": COMMIT})
-                        .to_string()
-                        .into(),
+                    serde_json::json!({"id": "fake/tiny", "sha": COMMIT}).to_string().into(),
                     "info".into(),
                 ))
             } else {
@@ -484,9 +449,7 @@ mod tests {
                 .tensor(name, DType::F32, &[2], &1.5f32.to_le_bytes().repeat(2))
                 .unwrap();
         }
-        writer
-            .text("config.json", "{\"model_type\": \"llama\"}")
-            .unwrap();
+        writer.text("config.json", "{\"model_type\": \"llama\"}").unwrap();
         writer.text("tokenizer.json", "{}").unwrap();
         writer.finish().unwrap();
         let mut files: Vec<_> = fs::read_dir(&out)
@@ -525,15 +488,10 @@ mod tests {
         assert_eq!(checkpoint.name(), "fake/tiny");
         assert_eq!(checkpoint.read_f32("b").unwrap(), [1.5; 2]);
         assert!(checkpoint.side_file("tokenizer.json").is_some());
-        for unwanted in [
-            "pytorch_model.bin",
-            "consolidated.safetensors",
-            "onnx",
-            "README.md",
-        ] {
+        for unwanted in ["pytorch_model.bin", "consolidated.safetensors", "onnx", "README.md"] {
             assert!(!checkpoint.path().join(unwanted).exists(), "{unwanted}");
         }
-        let seen = seen.lock().unwrap();
+        let seen = seen.lock().unwrap().clone();
         let last = seen.last().unwrap();
         assert!(
             last.complete && last.bytes_done == last.bytes_total && last.bytes_total > 0,
@@ -591,17 +549,9 @@ mod tests {
             Error::HubAccess { token: true, .. }
         ));
         assert!(matches!(open(403, "hf:fake/tiny"), Error::HubAccess { .. }));
-        assert!(matches!(
-            open(200, "hf:fake/none"),
-            Error::HubNotFound { .. }
-        ));
-        assert!(
-            matches!(open(200, "hf:fake/tiny@gone"), Error::HubNotFound { revision: Some(r), .. } if r == "gone")
-        );
-        let closed = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        assert!(matches!(open(200, "hf:fake/none"), Error::HubNotFound { .. }));
+        assert!(matches!(open(200, "hf:fake/tiny@gone"), Error::HubNotFound { revision: Some(r), .. } if r == "gone"));
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let options = HubOptions {
             endpoint: Some(format!("http://{closed}")),
             cache_dir: Some(cache.path().to_owned()),
@@ -645,10 +595,7 @@ mod tests {
             "https://x",
             "a/.b",
         ] {
-            assert!(
-                matches!(HubName::parse(bad), Err(Error::HubName { .. })),
-                "{bad}"
-            );
+            assert!(matches!(HubName::parse(bad), Err(Error::HubName { .. })), "{bad}");
         }
     }
 
@@ -666,30 +613,19 @@ mod tests {
             HubOptions::from_variables(|name| variables.get(name).cloned())
         };
         let plain = read(&[]);
-        assert_eq!(
-            plain.cache_dir.unwrap(),
-            home.path().join(".cache/huggingface/hub")
-        );
+        assert_eq!(plain.cache_dir.unwrap(), home.path().join(".cache/huggingface/hub"));
         assert_eq!(
             (plain.token.as_deref(), plain.offline, plain.endpoint),
             (Some("stored"), false, None)
         );
+        assert_eq!(read(&[("HF_HOME", "/h")]).cache_dir.unwrap(), Path::new("/h/hub"));
         assert_eq!(
-            read(&[("HF_HOME", "/h")]).cache_dir.unwrap(),
-            Path::new("/h/hub")
-        );
-        assert_eq!(
-            read(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")])
-                .cache_dir
-                .unwrap(),
+            read(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")]).cache_dir.unwrap(),
             Path::new("/c")
         );
         assert_eq!(read(&[("HF_TOKEN", " t\n")]).token.unwrap(), "t");
         assert_eq!(read(&[("HF_HOME", "/h")]).token, None);
-        assert!(
-            read(&[("HF_HUB_OFFLINE", "1")]).offline
-                && read(&[("TRANSFORMERS_OFFLINE", "YES")]).offline
-        );
+        assert!(read(&[("HF_HUB_OFFLINE", "1")]).offline && read(&[("TRANSFORMERS_OFFLINE", "YES")]).offline);
         assert!(!read(&[("HF_HUB_OFFLINE", "0")]).offline);
         assert!(!format!("{:?}", read(&[("HF_TOKEN", "t0p")])).contains("t0p"));
     }

@@ -79,9 +79,7 @@ impl Adapter {
                     dir: dir.to_owned(),
                     file: CONFIG,
                 },
-                false => Error::NoSuchModel {
-                    path: dir.to_owned(),
-                },
+                false => Error::NoSuchModel { path: dir.to_owned() },
             });
         }
         let config = read_json_object(&config_file)?;
@@ -124,11 +122,7 @@ impl Adapter {
         if let Some(entry) = &change.replace {
             let size = entry.info.dtype.size_bytes();
             let bytes = &self.file[entry.bytes.clone()];
-            widen(
-                entry.info.dtype,
-                &bytes[range.start * size..range.end * size],
-                values,
-            );
+            widen(entry.info.dtype, &bytes[range.start * size..range.end * size], values);
         }
         if let Some(low_rank) = &change.add {
             self.add(low_rank, range, values);
@@ -142,13 +136,7 @@ impl Adapter {
         let mut entries: Vec<&Entry> = self.entries.iter().collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         for entry in entries {
-            hasher.update(
-                format!(
-                    "\n{} {} {:?} ",
-                    entry.name, entry.info.dtype, entry.info.shape
-                )
-                .as_bytes(),
-            );
+            hasher.update(format!("\n{} {} {:?} ", entry.name, entry.info.dtype, entry.info.shape).as_bytes());
             hasher.update(blake3::hash(&self.file[entry.bytes.clone()]).as_bytes());
         }
     }
@@ -158,10 +146,7 @@ impl Adapter {
     }
 
     /// Sorts the adapter's tensors by the base's tensor that each one changes.
-    fn plan(
-        &self,
-        info: impl Fn(&str) -> Option<TensorInfo>,
-    ) -> Result<BTreeMap<String, Change>, Error> {
+    fn plan(&self, info: impl Fn(&str) -> Option<TensorInfo>) -> Result<BTreeMap<String, Change>, Error> {
         let scales = Scales::read(&self.config_file, &self.config)?;
         let mut changes: BTreeMap<String, Change> = BTreeMap::new();
         let mut halves: BTreeMap<String, Vec<(Role, &Entry)>> = BTreeMap::new();
@@ -177,9 +162,7 @@ impl Adapter {
                         .replace(entry.clone())
                         .is_some()
                     {
-                        return Err(
-                            self.unsupported(format!("a second replacement like `{}`", entry.name))
-                        );
+                        return Err(self.unsupported(format!("a second replacement like `{}`", entry.name)));
                     }
                 }
                 (module, role) => halves.entry(module).or_default().push((role, entry)),
@@ -216,9 +199,7 @@ impl Adapter {
         let whole = stripped.ends_with(".weight") || stripped.ends_with(".bias");
         if whole && !stripped.contains(".lora_") && !stripped.contains("token_adapter") {
             return Ok((
-                stripped
-                    .replace(".base_layer.", ".")
-                    .replace(".modules_to_save.", "."),
+                stripped.replace(".base_layer.", ".").replace(".modules_to_save.", "."),
                 Role::Whole,
             ));
         }
@@ -252,18 +233,12 @@ impl Adapter {
             }
         };
         let &[rows, columns] = base.shape.as_slice() else {
-            return Err(
-                self.unsupported(format!("a LoRA on `{module}`, whose weight is no matrix"))
-            );
+            return Err(self.unsupported(format!("a LoRA on `{module}`, whose weight is no matrix")));
         };
         let (rank, alpha) = scales.of(module);
         // An embedding is looked up, [vocab, hidden], and some layers store [in, out]: there the delta is (B·A)ᵀ = Aᵀ·Bᵀ.
         let transposed = embedding || scales.fan_in_fan_out;
-        let (out, into) = if transposed {
-            (columns, rows)
-        } else {
-            (rows, columns)
-        };
+        let (out, into) = if transposed { (columns, rows) } else { (rows, columns) };
         self.expect_shape(&a, &[rank, into])?;
         self.expect_shape(&b, &[out, rank])?;
         let (left, right) = if transposed { (a, b) } else { (b, a) };
@@ -289,22 +264,12 @@ impl Adapter {
 
     fn add(&self, low_rank: &LowRank, range: Range<usize>, values: &mut [f32]) {
         let LowRank {
-            rank,
-            columns,
-            scale,
-            ..
+            rank, columns, scale, ..
         } = *low_rank;
         let left = self.factor(&low_rank.left);
         let right = self.factor(&low_rank.right);
         for_each_row(columns, range, values, |row, start, part| {
-            add_row(
-                part,
-                &left[row * rank..(row + 1) * rank],
-                &right,
-                columns,
-                start,
-                scale,
-            );
+            add_row(part, &left[row * rank..(row + 1) * rank], &right, columns, start, scale);
         });
     }
 
@@ -312,11 +277,7 @@ impl Adapter {
     fn factor(&self, factor: &Factor) -> Vec<f32> {
         let info = &factor.entry.info;
         let mut values = vec![0.0; info.len()];
-        widen(
-            info.dtype,
-            &self.file[factor.entry.bytes.clone()],
-            &mut values,
-        );
+        widen(info.dtype, &self.file[factor.entry.bytes.clone()], &mut values);
         if !factor.transposed {
             return values;
         }
@@ -326,12 +287,7 @@ impl Adapter {
             .collect()
     }
 
-    fn target(
-        &self,
-        tensor: &str,
-        from: &str,
-        info: impl Fn(&str) -> Option<TensorInfo>,
-    ) -> Result<TensorInfo, Error> {
+    fn target(&self, tensor: &str, from: &str, info: impl Fn(&str) -> Option<TensorInfo>) -> Result<TensorInfo, Error> {
         info(tensor).ok_or_else(|| Error::AdapterTarget {
             file: self.file.path().to_owned(),
             tensor: from.to_owned(),
@@ -423,14 +379,8 @@ impl Scales {
 
     /// Rank and alpha of `module`: of the first pattern that matches, else the general ones.
     fn of(&self, module: &str) -> (usize, f64) {
-        let rank = self
-            .ranks
-            .iter()
-            .find(|(pattern, _)| pattern.is_match(module));
-        let alpha = self
-            .alphas
-            .iter()
-            .find(|(pattern, _)| pattern.is_match(module));
+        let rank = self.ranks.iter().find(|(pattern, _)| pattern.is_match(module));
+        let alpha = self.alphas.iter().find(|(pattern, _)| pattern.is_match(module));
         (
             rank.map_or(self.rank, |(_, rank)| *rank),
             alpha.map_or(self.alpha, |(_, alpha)| *alpha),
@@ -497,9 +447,7 @@ fn refuse_unsupported(file: &Path, config: &Value) -> Result<(), Error> {
     // PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA train against a base whose weights they changed first.
     match config.get("init_lora_weights") {
         None | Some(Value::Null | Value::Bool(_)) => Ok(()),
-        Some(Value::String(how)) if ["gaussian", "eva", "orthogonal"].contains(&how.as_str()) => {
-            Ok(())
-        }
+        Some(Value::String(how)) if ["gaussian", "eva", "orthogonal"].contains(&how.as_str()) => Ok(()),
         Some(how) => refuse(format!(
             "`init_lora_weights: {how}`, which changes the base's own weights,"
         )),
@@ -516,12 +464,7 @@ mod tests {
     use super::*;
 
     /// Writes tensors (all F32) and a JSON file; adapters and models look alike.
-    fn write(
-        dir: &Path,
-        config: (&str, Value),
-        weights: &str,
-        tensors: &[(&str, &[usize], &[f32])],
-    ) {
+    fn write(dir: &Path, config: (&str, Value), weights: &str, tensors: &[(&str, &[usize], &[f32])]) {
         let _ = fs::remove_dir_all(dir);
         let mut writer = Writer::create(dir, u64::MAX).unwrap();
         let specs = tensors.iter().map(|(name, shape, _)| TensorSpec {
@@ -563,11 +506,7 @@ mod tests {
             Self { home }
         }
 
-        fn open(
-            &self,
-            config: Value,
-            tensors: &[(&str, &[usize], &[f32])],
-        ) -> Result<Checkpoint, Error> {
+        fn open(&self, config: Value, tensors: &[(&str, &[usize], &[f32])]) -> Result<Checkpoint, Error> {
             let dir = self.home.path().join("adapter");
             write(&dir, (CONFIG, config), WEIGHTS, tensors);
             Checkpoint::open_with_adapter(&self.home.path().join("base"), &dir)
@@ -611,10 +550,7 @@ mod tests {
             }
         }
         assert_eq!(checkpoint.read_f32("model.l.q.bias").unwrap(), [1.0; 2]);
-        assert!(
-            checkpoint.raw("model.l.q.weight").is_none()
-                && checkpoint.raw("model.l.q.bias").is_some()
-        );
+        assert!(checkpoint.raw("model.l.q.weight").is_none() && checkpoint.raw("model.l.q.bias").is_some());
         assert_eq!(checkpoint.read_f32_cow("model.l.q.weight").unwrap()[0], 3.0);
         assert_eq!(checkpoint.name(), "base+adapter");
         assert_eq!(checkpoint.source_files().len(), 4);
@@ -633,10 +569,7 @@ mod tests {
                 .unwrap()[0]
         };
         assert_eq!(first(json!({"lora_alpha": 1})), 1.5);
-        assert_eq!(
-            first(json!({"use_rslora": true})),
-            1.0 + (4.0 / 2f64.sqrt()) as f32
-        );
+        assert_eq!(first(json!({"use_rslora": true})), 1.0 + (4.0 / 2f64.sqrt()) as f32);
         assert_eq!(first(json!({"alpha_pattern": {"q": 8}})), 5.0);
         assert_eq!(first(json!({"alpha_pattern": {"l\\.q": 8, "q": 2}})), 5.0);
         assert_eq!(first(json!({"alpha_pattern": {"k": 8, "l": 9}})), 3.0);
@@ -646,21 +579,9 @@ mod tests {
     #[test]
     fn embeddings_and_turned_weights_are_turned_back() {
         let case = Case::new();
-        let a: (_, &[usize], &[f32]) = (
-            "base_model.model.model.embed.lora_embedding_A",
-            &[2, 3],
-            A.2,
-        );
-        let b: (_, &[usize], &[f32]) = (
-            "base_model.model.model.embed.lora_embedding_B",
-            &[2, 2],
-            B.2,
-        );
-        let saved: (_, &[usize], &[f32]) = (
-            "base_model.model.model.embed.base_layer.weight",
-            &[3, 2],
-            &[2.0; 6],
-        );
+        let a: (_, &[usize], &[f32]) = ("base_model.model.model.embed.lora_embedding_A", &[2, 3], A.2);
+        let b: (_, &[usize], &[f32]) = ("base_model.model.model.embed.lora_embedding_B", &[2, 2], B.2);
+        let saved: (_, &[usize], &[f32]) = ("base_model.model.model.embed.base_layer.weight", &[3, 2], &[2.0; 6]);
         // (B·A)ᵀ = [1 12; 2 24; 3 36]
         let embedding = case
             .open(config(json!({})), &[a, b])
@@ -675,9 +596,7 @@ mod tests {
             .unwrap();
         assert_eq!(embedding, [4.0, 26.0, 6.0, 50.0, 8.0, 74.0]);
         let turned: [(&str, &[usize], &[f32]); 2] = [(A.0, &[2, 2], B.2), (B.0, &[3, 2], A.2)];
-        let conv = case
-            .open(config(json!({"fan_in_fan_out": true})), &turned)
-            .unwrap();
+        let conv = case.open(config(json!({"fan_in_fan_out": true})), &turned).unwrap();
         // B = [1 2; 3 10; 20 30], A = [1 0; 2 1]: (B·A)ᵀ = [5 23 80; 2 10 30]
         assert_eq!(
             conv.read_f32("model.l.q.weight").unwrap(),
@@ -692,26 +611,14 @@ mod tests {
             A,
             B,
             ("base_model.model.model.norm.weight", &[3], &[7.0, 8.0, 9.0]),
-            (
-                "base_model.model.model.l.q.base_layer.bias",
-                &[2],
-                &[5.0, 6.0],
-            ),
+            ("base_model.model.model.l.q.base_layer.bias", &[2], &[5.0, 6.0]),
         ];
         let checkpoint = case
-            .open(
-                config(json!({"bias": "all", "modules_to_save": ["norm"]})),
-                &tensors,
-            )
+            .open(config(json!({"bias": "all", "modules_to_save": ["norm"]})), &tensors)
             .unwrap();
-        assert_eq!(
-            checkpoint.read_f32("model.norm.weight").unwrap(),
-            [7.0, 8.0, 9.0]
-        );
+        assert_eq!(checkpoint.read_f32("model.norm.weight").unwrap(), [7.0, 8.0, 9.0]);
         let mut last = [0.0];
-        checkpoint
-            .read_f32_into("model.norm.weight", 2..3, &mut last)
-            .unwrap();
+        checkpoint.read_f32_into("model.norm.weight", 2..3, &mut last).unwrap();
         assert_eq!(last, [9.0]);
         assert_eq!(checkpoint.read_f32("model.l.q.bias").unwrap(), [5.0, 6.0]);
     }
@@ -726,31 +633,19 @@ mod tests {
         };
         refused(json!({"peft_type": "LOHA"}), &[A, B], "LOHA");
         refused(json!({"use_dora": true}), &[A, B], "use_dora");
-        refused(
-            json!({"layer_replication": [[0, 1]]}),
-            &[A, B],
-            "layer_replication",
-        );
-        refused(
-            json!({"init_lora_weights": "pissa_niter_4"}),
-            &[A, B],
-            "pissa_niter_4",
-        );
-        refused(json!({}), &[], "no tensor");
+        refused(json!({"layer_replication": [[0, 1]]}), &[A, B], "layer_replication");
+        refused(json!({"init_lora_weights": "pissa_niter_4"}), &[A, B], "pissa_niter_4");
         let magnitude: (_, &[usize], &[f32]) = (
             "base_model.model.model.l.q.lora_magnitude_vector.weight",
             &[2],
             &[1.0; 2],
         );
         refused(json!({}), &[A, B, magnitude], "lora_magnitude_vector");
-        let bias: (_, &[usize], &[f32]) =
-            ("base_model.model.model.l.q.lora_B.bias", &[2], &[1.0; 2]);
+        let bias: (_, &[usize], &[f32]) = ("base_model.model.model.l.q.lora_B.bias", &[2], &[1.0; 2]);
         refused(json!({}), &[A, B, bias], "lora_B.bias");
         let case = Case::new();
         case.open(
-            config(
-                json!({"use_dora": false, "layer_replication": null, "init_lora_weights": true}),
-            ),
+            config(json!({"use_dora": false, "layer_replication": null, "init_lora_weights": true})),
             &[A, B],
         )
         .unwrap();
@@ -759,8 +654,7 @@ mod tests {
     #[test]
     fn an_adapter_for_another_base_is_refused() {
         let case = Case::new();
-        let other: (_, &[usize], &[f32]) =
-            ("base_model.model.model.l.k.lora_A.weight", &[2, 3], A.2);
+        let other: (_, &[usize], &[f32]) = ("base_model.model.model.l.k.lora_A.weight", &[2, 3], A.2);
         assert!(
             matches!(case.open(config(json!({})), &[other]), Err(Error::AdapterTarget { target, .. }) if target == "model.l.k.weight")
         );
@@ -810,6 +704,21 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_that_is_not_finite_is_found_where_it_lands() {
+        let case = Case::new();
+        let bad: (_, &[usize], &[f32]) = (B.0, &[2, 2], &[1.0, 0.0, f32::NAN, 1.0]);
+        let error = case
+            .open(config(json!({})), &[A, bad])
+            .unwrap()
+            .check_finite()
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::NotFinite { tensor, index: 3, .. } if tensor == "model.l.q.weight"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn ranges_of_wide_rows_give_the_bits_of_the_whole() {
         let (rows, columns, rank) = (7usize, 3 * COLUMNS + 5, 3usize);
         let noise = |len: usize, seed: usize| -> Vec<f32> {
@@ -850,9 +759,7 @@ mod tests {
             (100, 900),
         ] {
             let mut part = vec![0.0; end - start];
-            checkpoint
-                .read_f32_into("w.weight", start..end, &mut part)
-                .unwrap();
+            checkpoint.read_f32_into("w.weight", start..end, &mut part).unwrap();
             assert_eq!(part, whole[start..end], "{start}..{end}");
         }
     }
@@ -870,8 +777,7 @@ mod tests {
         writer.json(CONFIG, &config(json!({}))).unwrap();
         writer.finish().unwrap();
         fs::rename(dir.join("model.safetensors"), dir.join(WEIGHTS)).unwrap();
-        let checkpoint =
-            Checkpoint::open_with_adapter(&case.home.path().join("base"), &dir).unwrap();
+        let checkpoint = Checkpoint::open_with_adapter(&case.home.path().join("base"), &dir).unwrap();
         assert_eq!(
             checkpoint.read_f32("model.l.q.weight").unwrap(),
             [3.0, 5.0, 7.0, 25.0, 49.0, 73.0]
@@ -882,24 +788,13 @@ mod tests {
     #[test]
     fn peft_merges_to_the_same_numbers() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoint/lora");
-        let ours =
-            Checkpoint::open_with_adapter(&data.join("base"), &data.join("adapter")).unwrap();
+        let ours = Checkpoint::open_with_adapter(&data.join("base"), &data.join("adapter")).unwrap();
         let theirs = Checkpoint::open(&data.join("merged")).unwrap();
-        assert_eq!(
-            ours.tensors().collect::<Vec<_>>(),
-            theirs.tensors().collect::<Vec<_>>()
-        );
+        assert_eq!(ours.tensors().collect::<Vec<_>>(), theirs.tensors().collect::<Vec<_>>());
         let names: Vec<String> = theirs.tensors().map(|(name, _)| name.to_owned()).collect();
         for name in names {
-            let (ours, theirs) = (
-                ours.read_f32(&name).unwrap(),
-                theirs.read_f32(&name).unwrap(),
-            );
-            let worst = ours
-                .iter()
-                .zip(&theirs)
-                .map(|(a, b)| (a - b).abs())
-                .fold(0.0, f32::max);
+            let (ours, theirs) = (ours.read_f32(&name).unwrap(), theirs.read_f32(&name).unwrap());
+            let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst <= 1e-6, "{name}: {worst}");
         }
     }

@@ -107,20 +107,12 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, Error> {
         if path.is_dir() {
             Self::open_directory(path)
-        } else if path
-            .extension()
-            .is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
-            && path.exists()
-        {
+        } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) && path.exists() {
             Self::open_gguf(path)
         } else if path.exists() {
-            Err(Error::NotACheckpoint {
-                path: path.to_owned(),
-            })
+            Err(Error::NotACheckpoint { path: path.to_owned() })
         } else {
-            Err(Error::NoSuchModel {
-                path: path.to_owned(),
-            })
+            Err(Error::NoSuchModel { path: path.to_owned() })
         }
     }
 
@@ -129,9 +121,7 @@ impl Checkpoint {
     /// **Errors**: also an adapter of another kind, or for another model: it is never laid over in part.
     pub fn open_with_adapter(model: &Path, adapter: &Path) -> Result<Self, Error> {
         let mut checkpoint = Self::open(model)?;
-        checkpoint.adapter = Some(Adapter::open(adapter, |name| {
-            checkpoint.info(name).cloned()
-        })?);
+        checkpoint.adapter = Some(Adapter::open(adapter, |name| checkpoint.info(name).cloned())?);
         checkpoint.name = format!("{}+{}", checkpoint.name, name_of(adapter));
         Ok(checkpoint)
     }
@@ -158,9 +148,7 @@ impl Checkpoint {
         let config_file = dir.join("config.json");
         if !config_file.exists() {
             return Err(if dir.join("adapter_config.json").exists() {
-                Error::AdapterAlone {
-                    dir: dir.to_owned(),
-                }
+                Error::AdapterAlone { dir: dir.to_owned() }
             } else {
                 Error::MissingFile {
                     dir: dir.to_owned(),
@@ -263,9 +251,7 @@ impl Checkpoint {
 
     /// Every weight, in the order of the names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
-        self.tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), &tensor.info))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), &tensor.info))
     }
 
     /// What the tensor `name` is, if there is one.
@@ -296,12 +282,7 @@ impl Checkpoint {
     /// The elements `range` of the flattened tensor `name`, widened to f32, into `out`.
     ///
     /// Any cutting of a tensor into ranges gives the same bits as reading it whole.
-    pub fn read_f32_into(
-        &self,
-        name: &str,
-        range: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
+    pub fn read_f32_into(&self, name: &str, range: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         let tensor = self.tensor(name)?;
         let len = tensor.info.len();
         if range.start > range.end || range.end > len || range.end - range.start != out.len() {
@@ -321,22 +302,25 @@ impl Checkpoint {
     /// The mapped bytes of the tensor `name`, where what is stored is what [`read_f32`](Self::read_f32) widens.
     pub fn raw(&self, name: &str) -> Option<(&[u8], DType)> {
         let tensor = self.tensors.get(name)?;
-        self.is_plain(name)
-            .then(|| (self.stored(tensor), tensor.info.dtype))
+        self.is_plain(name).then(|| (self.stored(tensor), tensor.info.dtype))
     }
 
     /// Refuses NaN and infinities, naming the first tensor (in the order of the names) and element that holds one.
     pub fn check_finite(&self) -> Result<(), Error> {
         for (name, tensor) in &self.tensors {
-            if let Some(index) = dtype::first_non_finite(tensor.info.dtype, self.stored(tensor)) {
+            let found = match self.raw(name) {
+                Some((bytes, dtype)) => dtype::first_non_finite(dtype, bytes),
+                None => self.read_f32(name)?.iter().position(|x| !x.is_finite()),
+            };
+            if let Some(index) = found {
                 let mut value = [0.0];
-                self.read_stored(tensor, index..index + 1, &mut value);
-                let (checkpoint, tensor) = (self.name.clone(), name.clone());
+                self.read(name, tensor, index..index + 1, &mut value);
+                let (checkpoint, tensor, value) = (self.name.clone(), name.clone(), value[0]);
                 return Err(Error::NotFinite {
                     checkpoint,
                     tensor,
                     index,
-                    value: value[0],
+                    value,
                 });
             }
         }
@@ -358,11 +342,7 @@ impl Checkpoint {
         let data: Vec<blake3::Hash> = self
             .tensors
             .par_iter()
-            .map(|(_, tensor)| {
-                blake3::Hasher::new()
-                    .update_rayon(self.stored(tensor))
-                    .finalize()
-            })
+            .map(|(_, tensor)| blake3::Hasher::new().update_rayon(self.stored(tensor)).finalize())
             .collect();
         for ((name, tensor), data) in self.tensors.iter().zip(data) {
             let kind = tensor
@@ -457,11 +437,7 @@ impl Checkpoint {
     /// Is the tensor stored as it is read: no adapter over it, not quantised?
     fn is_plain(&self, name: &str) -> bool {
         let packing = self.tensors.get(name).and_then(|tensor| tensor.packing);
-        packing.is_none_or(gguf::Packing::is_plain)
-            && self
-                .adapter
-                .as_ref()
-                .is_none_or(|adapter| adapter.leaves(name))
+        packing.is_none_or(gguf::Packing::is_plain) && self.adapter.as_ref().is_none_or(|adapter| adapter.leaves(name))
     }
 
     fn read(&self, name: &str, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
@@ -492,19 +468,12 @@ fn split_adapter(model: &str) -> (&str, Option<&str>) {
     if !model.starts_with("hf:") && there(model) {
         return (model, None);
     }
-    let splits = || {
-        model
-            .match_indices('+')
-            .map(|(at, _)| (&model[..at], &model[at + 1..]))
-    };
+    let splits = || model.match_indices('+').map(|(at, _)| (&model[..at], &model[at + 1..]));
     let (both, first) = (
         splits().find(|(base, adapter)| there(base) && there(adapter)),
         splits().next(),
     );
-    match both
-        .or_else(|| splits().find(|(base, _)| there(base)))
-        .or(first)
-    {
+    match both.or_else(|| splits().find(|(base, _)| there(base))).or(first) {
         Some((base, adapter)) => (base, Some(adapter)),
         None => (model, None),
     }
@@ -635,10 +604,7 @@ mod tests {
     fn fault(files: &[(&str, &[u8])]) -> Error {
         let error = Checkpoint::open(directory(files).path()).expect_err("must be refused");
         let message = error.to_string();
-        assert!(
-            message.ends_with('.') && !message.contains('\n'),
-            "{message}"
-        );
+        assert!(message.ends_with('.') && !message.contains('\n'), "{message}");
         error
     }
 
@@ -651,13 +617,7 @@ mod tests {
         ]);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(checkpoint.config()["x"], 1);
-        assert_eq!(
-            checkpoint
-                .tensors()
-                .map(|(name, _)| name)
-                .collect::<Vec<_>>(),
-            ["w"]
-        );
+        assert_eq!(checkpoint.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["w"]);
         assert_eq!(checkpoint.read_f32("w").unwrap(), [1.5, 1.5]);
         assert_eq!(*checkpoint.read_f32_cow("w").unwrap(), [1.5, 1.5]);
         let mut one = [0.0];
@@ -677,10 +637,7 @@ mod tests {
         assert_eq!(checkpoint.side_file("merges.txt"), None);
         assert_eq!(checkpoint.side_file("../config.json"), None);
         assert_eq!(checkpoint.source_files().len(), 3);
-        assert_eq!(
-            checkpoint.name(),
-            dir.path().file_name().unwrap().to_string_lossy()
-        );
+        assert_eq!(checkpoint.name(), dir.path().file_name().unwrap().to_string_lossy());
         let error = checkpoint.read_f32("v").unwrap_err().to_string();
         assert!(error.contains("nearest name is `w`"), "{error}");
         checkpoint.check_finite().unwrap();
@@ -702,8 +659,7 @@ mod tests {
 
     #[test]
     fn shards_are_joined_by_their_index_or_their_numbers() {
-        let index =
-            br#"{"metadata":{},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
+        let index = br#"{"metadata":{},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
         let (a, b) = (shard("a", 1.0), shard("b", 2.0));
         let indexed = directory(&[
             ("config.json", b"{}"),
@@ -744,10 +700,7 @@ mod tests {
         );
         for evil in ["../x.safetensors", "/etc/passwd", "..", "a\\\\b", ""] {
             assert!(
-                matches!(
-                    with(&format!(r#"{{"a":"{evil}"}}"#), &[]),
-                    Error::ShardName { .. }
-                ),
+                matches!(with(&format!(r#"{{"a":"{evil}"}}"#), &[]), Error::ShardName { .. }),
                 "{evil}"
             );
         }
@@ -763,19 +716,10 @@ mod tests {
         assert!(matches!(double, Error::TensorNotInShard { tensor, .. } if tensor == "b"));
         assert!(matches!(with("[]", &[]), Error::Json { .. }));
         assert!(matches!(with(r#"{"a":1}"#, &[]), Error::Json { .. }));
-        let twice = fault(&[
-            ("config.json", b"{}"),
-            ("x.safetensors", &a),
-            ("y.safetensors", &a),
-        ]);
+        let twice = fault(&[("config.json", b"{}"), ("x.safetensors", &a), ("y.safetensors", &a)]);
         assert!(matches!(twice, Error::TensorInTwoFiles { tensor, .. } if tensor == "a"));
-        let lacking = fault(&[
-            ("config.json", b"{}"),
-            ("model-00001-of-00002.safetensors", &a),
-        ]);
-        assert!(
-            matches!(lacking, Error::ShardMissing { shard, .. } if shard == "model-00002-of-00002.safetensors")
-        );
+        let lacking = fault(&[("config.json", b"{}"), ("model-00001-of-00002.safetensors", &a)]);
+        assert!(matches!(lacking, Error::ShardMissing { shard, .. } if shard == "model-00002-of-00002.safetensors"));
     }
 
     #[test]
@@ -791,22 +735,13 @@ mod tests {
             fault(&[("adapter_config.json", b"{}")]),
             Error::AdapterAlone { .. }
         ));
-        assert!(matches!(
-            fault(&[("config.json", b"{}")]),
-            Error::NoWeights { .. }
-        ));
+        assert!(matches!(fault(&[("config.json", b"{}")]), Error::NoWeights { .. }));
         assert!(matches!(
             fault(&[("config.json", b"{}"), ("pytorch_model.bin", b"")]),
             Error::PickleOnly { .. }
         ));
-        assert!(matches!(
-            fault(&[("config.json", b"{")]),
-            Error::Json { .. }
-        ));
-        assert!(matches!(
-            fault(&[("config.json", b"[1]")]),
-            Error::Json { .. }
-        ));
+        assert!(matches!(fault(&[("config.json", b"{")]), Error::Json { .. }));
+        assert!(matches!(fault(&[("config.json", b"[1]")]), Error::Json { .. }));
         assert!(matches!(
             fault(&[("config.json", b"{}"), ("model.safetensors", b"")]),
             Error::HeaderTooShort { .. }
@@ -828,13 +763,8 @@ mod tests {
         let len = bytes.len();
         bytes[len - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         let dir = directory(&[("config.json", b"{}"), ("model.safetensors", &bytes)]);
-        let error = Checkpoint::open(dir.path())
-            .unwrap()
-            .check_finite()
-            .unwrap_err();
-        assert!(
-            matches!(&error, Error::NotFinite { tensor, index: 1, value, .. } if tensor == "w" && value.is_nan())
-        );
+        let error = Checkpoint::open(dir.path()).unwrap().check_finite().unwrap_err();
+        assert!(matches!(&error, Error::NotFinite { tensor, index: 1, value, .. } if tensor == "w" && value.is_nan()));
     }
 
     #[test]

@@ -25,9 +25,7 @@ pub fn add_tokens(tokenizer: &mut Value, tokens: &[(String, u32)]) {
         })
     });
     if let Some(object) = tokenizer.as_object_mut() {
-        let list = object
-            .entry("added_tokens")
-            .or_insert_with(|| Value::Array(Vec::new()));
+        let list = object.entry("added_tokens").or_insert_with(|| Value::Array(Vec::new()));
         if let Some(list) = list.as_array_mut() {
             list.extend(entries);
         }
@@ -76,8 +74,15 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
         }
     }
     for key in LAYER_LISTS {
-        if let Some(list) = layer_list(object, key, changes) {
-            object.insert(key.to_string(), list);
+        match layer_list(object, key, changes) {
+            None => {}
+            Some(Some(list)) => {
+                object.insert(key.to_string(), list);
+            }
+            // A list of another length than the layers is refused by loaders; without it they take their default.
+            Some(None) => {
+                object.shift_remove(*key);
+            }
         }
     }
     if let Some(rows) = changes.vocab_size {
@@ -88,15 +93,15 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
     }
 }
 
-/// The list in the child's order of layers; each layer's entry comes from the layer's own model.
-fn layer_list(object: &Map<String, Value>, key: &str, changes: &Changes<'_>) -> Option<Value> {
+/// The list in the child's order of layers; each layer's entry comes from the layer's own model. `None` if the donor has
+/// no such list, `Some(None)` if a layer has no entry.
+fn layer_list(object: &Map<String, Value>, key: &str, changes: &Changes<'_>) -> Option<Option<Value>> {
     let donor = object.get(key)?.as_array()?;
     let entries = changes.layers.iter().map(|(config, layer)| {
         let own = config.and_then(|c| c.get(key).or_else(|| c.get("text_config")?.get(key)));
-        let own = own.and_then(Value::as_array).unwrap_or(donor);
-        own.get(*layer).cloned()
+        own.and_then(Value::as_array).unwrap_or(donor).get(*layer).cloned()
     });
-    entries.collect::<Option<Vec<_>>>().map(Value::Array)
+    Some(entries.collect::<Option<Vec<_>>>().map(Value::Array))
 }
 
 /// Both dialects: `torch_dtype` of old, `dtype` of transformers 5.
@@ -116,12 +121,7 @@ fn set_dtype(object: &mut Map<String, Value>, dtype: Option<DType>) {
 /// Rows of the child's embeddings.
 pub(crate) fn embedding_rows(outputs: &[OutputTensor]) -> Option<usize> {
     let name = anatomy::embeddings(outputs.iter().map(|o| o.name.as_str()))?;
-    outputs
-        .iter()
-        .find(|o| o.name == name)?
-        .shape
-        .first()
-        .copied()
+    outputs.iter().find(|o| o.name == name)?.shape.first().copied()
 }
 
 #[cfg(test)]

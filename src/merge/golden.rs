@@ -24,10 +24,7 @@ impl Directories {
             let dir = root.join(model);
             let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
             let config = std::fs::read(dir.join("config.json")).unwrap();
-            (
-                model.to_string(),
-                (bytes, serde_json::from_slice(&config).unwrap()),
-            )
+            (model.to_string(), (bytes, serde_json::from_slice(&config).unwrap()))
         };
         Directories {
             root: root.to_path_buf(),
@@ -51,11 +48,7 @@ fn dtype(dtype: Dtype) -> DType {
 
 impl TensorSource for Directories {
     fn tensor_names(&self, model: &str) -> Vec<String> {
-        self.file(model)
-            .names()
-            .iter()
-            .map(|n| n.to_string())
-            .collect()
+        self.file(model).names().iter().map(|n| n.to_string()).collect()
     }
 
     fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>> {
@@ -149,10 +142,7 @@ fn compare(root: &Path, case: &Path) -> Result<Difference, String> {
     let mut names: Vec<&str> = theirs.names();
     names.sort_unstable();
     if ours.keys().copied().collect::<Vec<_>>() != names {
-        return Err(format!(
-            "{name}: tensors differ: {:?} {names:?}",
-            ours.keys()
-        ));
+        return Err(format!("{name}: tensors differ: {:?} {names:?}", ours.keys()));
     }
     let mut worst = Difference {
         case: name.clone(),
@@ -196,11 +186,7 @@ fn compare(root: &Path, case: &Path) -> Result<Difference, String> {
     // mergekit leaves `tie_word_embeddings` as it is, and the head it wrote is ignored.
     for key in ["num_hidden_layers", "vocab_size", "dtype"] {
         if plan.config()[key] != config[key] {
-            return Err(format!(
-                "{name}: config {key}: {} {}",
-                plan.config()[key],
-                config[key]
-            ));
+            return Err(format!("{name}: config {key}: {} {}", plan.config()[key], config[key]));
         }
     }
     Ok(worst)

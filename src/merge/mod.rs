@@ -48,6 +48,8 @@ mod task_arithmetic;
 mod task_sum;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod ties;
 mod tsv;
 mod view;

@@ -15,9 +15,7 @@ use super::{
 pub enum Refusal {
     #[error("the weights sum to zero, so there is nothing to divide by")]
     ZeroWeights,
-    #[error(
-        "the models' directions cancel each other out, so they have no mean direction; change the weights"
-    )]
+    #[error("the models' directions cancel each other out, so they have no mean direction; change the weights")]
     NoDirection,
     #[error("density {density} ± epsilon {epsilon} must lie inside (0, 1)")]
     KeepProbability { density: f64, epsilon: f64 },
@@ -37,9 +35,7 @@ pub(crate) struct Parents<'a> {
 impl Parents<'_> {
     /// Indices of the models besides the base, in recipe order.
     pub fn models(&self) -> Vec<usize> {
-        (0..self.inputs.count())
-            .filter(|k| Some(*k) != self.base)
-            .collect()
+        (0..self.inputs.count()).filter(|k| Some(*k) != self.base).collect()
     }
 
     pub fn len(&self) -> usize {

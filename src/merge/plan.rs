@@ -172,12 +172,7 @@ impl Plan {
 
     /// Output `i` as the little-endian bytes of its dtype, into `out` of [`OutputTensor::size_bytes`]. The same values as
     /// [`Plan::compute`]'s.
-    pub fn compute_bytes(
-        &self,
-        i: usize,
-        source: &dyn TensorSource,
-        out: &mut [u8],
-    ) -> Result<(), Error> {
+    pub fn compute_bytes(&self, i: usize, source: &dyn TensorSource, out: &mut [u8]) -> Result<(), Error> {
         self.chain(source, None)
             .merge(self.stages.len() - 1, i, Memory::Bytes(out))
     }
@@ -239,11 +234,7 @@ impl Plan {
             };
             for (output, job) in stage.layout.outputs.iter().zip(&stage.layout.jobs) {
                 let size = |model: &str, tensor: &str| {
-                    let elements: usize = chain
-                        .shape(model, tensor)
-                        .unwrap_or_default()
-                        .iter()
-                        .product();
+                    let elements: usize = chain.shape(model, tensor).unwrap_or_default().iter().product();
                     let dtype = chain.dtype(model, tensor).unwrap_or(DType::F32);
                     (elements * dtype.size_bytes()) as u64
                 };
@@ -376,9 +367,7 @@ impl Chain<'_> {
         };
         // Facts are kept about parents that do not change: a stage's results do.
         let from_models = job.inputs.iter().all(|i| chain.stage(&i.model).is_none());
-        let cache = self
-            .cache
-            .filter(|_| from_models && job.alignment.is_none());
+        let cache = self.cache.filter(|_| from_models && job.alignment.is_none());
         Ok(f(&Parents {
             inputs: Inputs::new(views),
             base: job.base,
@@ -466,7 +455,11 @@ impl Chain<'_> {
 
 /// Names the parents of a job: models, tensors, base.
 fn fact_key(job: &Job) -> FactKey {
-    let names: Vec<String> = job.inputs.iter().map(|i| format!("{}\0{}", i.model, i.tensor)).collect();
+    let names: Vec<String> = job
+        .inputs
+        .iter()
+        .map(|i| format!("{}\0{}", i.model, i.tensor))
+        .collect();
     let base = job.base.map_or("", |b| &names[b]);
     FactKey {
         all: format!("{base}\0\0{}", names.join("\0")).into(),
@@ -477,12 +470,7 @@ fn fact_key(job: &Job) -> FactKey {
 impl TensorSource for Chain<'_> {
     fn tensor_names(&self, model: &str) -> Vec<String> {
         match self.stage(model) {
-            Some((_, stage)) => stage
-                .layout
-                .outputs
-                .iter()
-                .map(|o| o.name.clone())
-                .collect(),
+            Some((_, stage)) => stage.layout.outputs.iter().map(|o| o.name.clone()).collect(),
             None => self.source.tensor_names(model),
         }
     }
@@ -516,8 +504,7 @@ impl TensorSource for Chain<'_> {
             return Err("the stage has no such tensor".into());
         };
         let mut values = vec![0.0; output.elements()];
-        self.merge(s, i, Memory::F32(&mut values))
-            .map_err(|e| e.to_string())?;
+        self.merge(s, i, Memory::F32(&mut values)).map_err(|e| e.to_string())?;
         Ok(values.into())
     }
 

@@ -35,21 +35,13 @@ impl Cache {
         known(&self.l1, key, compute)
     }
 
-    pub(crate) fn index(
-        &self,
-        key: &Arc<str>,
-        build: impl FnOnce() -> Option<Index>,
-    ) -> Option<Arc<Index>> {
+    pub(crate) fn index(&self, key: &Arc<str>, build: impl FnOnce() -> Option<Index>) -> Option<Arc<Index>> {
         known(&self.indices, key, || build().map(Arc::new))
     }
 }
 
 /// The value under `key`, computed on the first call.
-fn known<T: Clone>(
-    map: &Mutex<HashMap<Arc<str>, T>>,
-    key: &Arc<str>,
-    compute: impl FnOnce() -> T,
-) -> T {
+fn known<T: Clone>(map: &Mutex<HashMap<Arc<str>, T>>, key: &Arc<str>, compute: impl FnOnce() -> T) -> T {
     let lock = || map.lock().unwrap_or_else(|e| e.into_inner());
     if let Some(value) = lock().get(key) {
         return value.clone();

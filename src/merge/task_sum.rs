@@ -108,11 +108,7 @@ impl Keep {
 }
 
 /// Merges one tensor. Without models besides the base, the base is the result.
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    sum: &TaskSum,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let Some(base) = parents.base else {
         return Ok(false);
     };
@@ -142,39 +138,40 @@ pub(crate) fn merge(
             }
         }
     };
-    let chunk = |keeps: &[Keep], noted: bool, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]| {
-        let len = out.len();
-        let base = chunks[base];
-        scratch.resize(CHUNK * models.len(), 0.0);
-        for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
-            let delta = &mut place[..len];
-            for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(base) {
-                *d = x - b;
-            }
-            if noted {
-                note(start, i, delta);
-            }
-            keeps[i].apply(start, delta);
-            let (scale, weight) = (scales[i], sum.terms[i].weight);
-            for d in delta {
-                *d = *d * scale * weight;
-            }
-        }
-        let deltas = scratch.chunks(CHUNK).take(models.len()).map(|p| &p[..len]);
-        if sum.elect {
-            ties::elect_and_sum(deltas, &sum.terms, sum.normalize, out);
-        } else {
-            add(deltas, out);
-            if sum.normalize {
-                for o in out.iter_mut() {
-                    *o /= total;
+    let chunk =
+        |keeps: &[Keep], noted: bool, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]| {
+            let len = out.len();
+            let base = chunks[base];
+            scratch.resize(CHUNK * models.len(), 0.0);
+            for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
+                let delta = &mut place[..len];
+                for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(base) {
+                    *d = x - b;
+                }
+                if noted {
+                    note(start, i, delta);
+                }
+                keeps[i].apply(start, delta);
+                let (scale, weight) = (scales[i], sum.terms[i].weight);
+                for d in delta {
+                    *d = *d * scale * weight;
                 }
             }
-        }
-        for (o, b) in out.iter_mut().zip(base) {
-            *o = b + *o * sum.lambda;
-        }
-    };
+            let deltas = scratch.chunks(CHUNK).take(models.len()).map(|p| &p[..len]);
+            if sum.elect {
+                ties::elect_and_sum(deltas, &sum.terms, sum.normalize, out);
+            } else {
+                add(deltas, out);
+                if sum.normalize {
+                    for o in out.iter_mut() {
+                        *o /= total;
+                    }
+                }
+            }
+            for (o, b) in out.iter_mut().zip(base) {
+                *o = b + *o * sum.lambda;
+            }
+        };
     let finite = parents.inputs.write(out, |start, chunks, scratch, out| {
         chunk(&keeps, true, start, chunks, scratch, out);
     });
@@ -201,11 +198,7 @@ fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum) -> Vec<Optio
 }
 
 /// Makes the cuts exact. Returns the chunks that held open entries.
-fn resolve(
-    brackets: &[Option<Bracket>],
-    open: &[(usize, usize, Place)],
-    keeps: &mut [Keep],
-) -> Vec<usize> {
+fn resolve(brackets: &[Option<Bracket>], open: &[(usize, usize, Place)], keeps: &mut [Keep]) -> Vec<usize> {
     for (i, (bracket, keep)) in brackets.iter().zip(keeps).enumerate() {
         if let Some(bracket) = bracket {
             let of_model = open.iter().filter(|(_, model, _)| *model == i);
@@ -234,11 +227,7 @@ fn keep(parents: &Parents<'_>, k: usize, term: &Term, rescale: Rescale) -> Resul
         Trim::Smallest { density } => Keep::Cut(ties::cut(parents, k, density)),
         Trim::Outliers { density, gamma } => breadcrumbs::band(parents, k, density, gamma),
         Trim::Random { density, key } => dare::keep(Key(key), density),
-        Trim::Ranked {
-            density,
-            epsilon,
-            key,
-        } => della::keep(
+        Trim::Ranked { density, epsilon, key } => della::keep(
             parents,
             k,
             della::Ranked {

@@ -134,10 +134,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// What `f` makes of each chunk, in order. `f` gets the first element's index, the chunks and scratch memory.
-    pub(crate) fn each<R: Send>(
-        &self,
-        f: impl Fn(usize, &[&[f32]], &mut Vec<f32>) -> R + Sync,
-    ) -> Vec<R> {
+    pub(crate) fn each<R: Send>(&self, f: impl Fn(usize, &[&[f32]], &mut Vec<f32>) -> R + Sync) -> Vec<R> {
         let runs = self.len.div_ceil(CHUNK * RUN);
         let parts: Vec<Vec<R>> = (0..runs)
             .into_par_iter()
@@ -148,9 +145,7 @@ impl<'a> Inputs<'a> {
                     .step_by(CHUNK)
                     .map(|start| {
                         let len = CHUNK.min(end - start);
-                        self.with_chunk(start, len, &mut buffers, |chunks, scratch| {
-                            f(start, chunks, scratch)
-                        })
+                        self.with_chunk(start, len, &mut buffers, |chunks, scratch| f(start, chunks, scratch))
                     })
                     .collect()
             })
@@ -306,11 +301,7 @@ pub(crate) fn round(values: &mut [f32], dtype: DType) {
 fn bf16_bits(v: f32) -> u32 {
     let bits = v.to_bits();
     let rounded = (bits + (0x7fff + ((bits >> 16) & 1))) >> 16;
-    if v.is_nan() {
-        (bits >> 16) | 0x40
-    } else {
-        rounded
-    }
+    if v.is_nan() { (bits >> 16) | 0x40 } else { rounded }
 }
 
 /// Values that `dtype` can represent → its little-endian bytes.
@@ -382,9 +373,7 @@ mod tests {
     fn bf16_rounds_to_nearest_even_like_half() {
         let mut state = 1u64;
         for i in 0..200_000u32 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let v = f32::from_bits((state >> 32) as u32);
             let mut ours = [v];
             round(&mut ours, DType::Bf16);
@@ -414,11 +403,7 @@ mod tests {
         let (f16, f16_bytes) = bytes(DType::F16);
         assert_eq!(View::Bf16(&bf16_bytes).to_f32(), bf16);
         assert_eq!(View::F16(&f16_bytes).to_f32(), f16);
-        let inputs = Inputs::new(vec![
-            View::Bf16(&bf16_bytes),
-            View::F32(&values),
-            View::F16(&f16_bytes),
-        ]);
+        let inputs = Inputs::new(vec![View::Bf16(&bf16_bytes), View::F32(&values), View::F16(&f16_bytes)]);
         let mut out = vec![0.0; values.len()];
         let mut target = Target {
             memory: Memory::F32(&mut out),

@@ -11,6 +11,8 @@ mod evaluator;
 mod finale;
 mod parents;
 mod scoring;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{
     Arc,

@@ -1,0 +1,406 @@
+//! The engine over models made up in memory: what a recipe becomes, what is refused, what must never change a bit.
+
+use std::path::Path;
+
+use super::{Error, Plan, Resident, TensorSource, encode, run, testing::Models};
+use crate::recipe::{DType, Method, Recipe, methods, read};
+
+const WORDS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// Three decoders of four layers: `base`, `a` and `b`; `deep` has six, `tied` has no head.
+fn models() -> Models {
+    let mut models = Models::default();
+    models.decoder("base", 1, 4, &WORDS, false);
+    models.decoder("a", 2, 4, &WORDS, false);
+    models.decoder("b", 3, 4, &WORDS, false);
+    models.decoder("deep", 4, 6, &WORDS, false);
+    models.decoder("tied", 5, 4, &WORDS, true);
+    models
+}
+
+fn recipe(text: &str) -> Recipe {
+    read::parse(Path::new("recipe.yaml"), text).unwrap()
+}
+
+fn plan(text: &str, source: &dyn TensorSource) -> Result<Plan, Error> {
+    Plan::new(&recipe(text), source)
+}
+
+fn compute(plan: &Plan, source: &dyn TensorSource, name: &str) -> Vec<f32> {
+    let i = plan.outputs().iter().position(|o| o.name == name).unwrap();
+    plan.compute(i, source).unwrap()
+}
+
+const Q: &str = "self_attn.q_proj.weight";
+
+fn layer(i: usize) -> String {
+    format!("model.layers.{i}.{Q}")
+}
+
+/// A recipe of `method` over base, a and b with parameters that make it do something.
+fn example(method: Method) -> String {
+    let info = method.info();
+    let mut text = format!("merge_method: {}\nseed: 3\n", info.name);
+    if info.base != crate::recipe::BaseRule::Ignored {
+        text += "base_model: base\n";
+    }
+    let shared = match method {
+        Method::Slerp => "{t: 0.3}",
+        Method::Nearswap => "{t: 0.4}",
+        Method::LayerSwap => "{bottom: 1, top: 1}",
+        Method::Sce => "{select_topk: 0.5}",
+        _ => "{}",
+    };
+    text += &format!("parameters: {shared}\nmodels:\n");
+    let one = matches!(
+        method,
+        Method::Slerp | Method::Nearswap | Method::ArceeFusion | Method::Passthrough
+    );
+    for (model, weight) in [("a", 0.7), ("b", 0.4)].iter().take(if one { 1 } else { 2 }) {
+        let has = |name: &str| {
+            info.parameter(name)
+                .is_some_and(|p| p.scope != crate::recipe::Scope::Shared)
+        };
+        let mut own = Vec::new();
+        for (name, value) in [("weight", *weight), ("density", 0.6), ("epsilon", 0.1), ("gamma", 0.1)] {
+            if has(name) {
+                own.push(format!("{name}: {value}"));
+            }
+        }
+        text += &format!("- model: {model}\n  parameters: {{{}}}\n", own.join(", "));
+    }
+    text
+}
+
+#[test]
+fn every_method_merges_a_whole_model() {
+    let models = models();
+    for info in methods() {
+        let plan = plan(&example(info.method), &models).unwrap();
+        assert_eq!(plan.outputs().len(), 11, "{}", info.name);
+        for i in 0..plan.outputs().len() {
+            let values = plan
+                .compute(i, &models)
+                .unwrap_or_else(|e| panic!("{}: {e}", info.name));
+            assert_eq!(values.len(), plan.outputs()[i].elements());
+            assert!(values.iter().all(|v| v.is_finite()));
+        }
+        assert_ne!(plan.cost(&models).written_bytes, 0);
+    }
+}
+
+#[test]
+fn lambda_zero_is_the_base() {
+    let models = models();
+    for info in methods().iter().filter(|m| m.parameter("lambda").is_some()) {
+        let text = example(info.method).replace("parameters: {}", "parameters: {lambda: 0}");
+        let plan = plan(&text, &models).unwrap();
+        assert_eq!(
+            compute(&plan, &models, &layer(2)),
+            models.get("base", &layer(2)),
+            "{}",
+            info.name
+        );
+    }
+}
+
+#[test]
+fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
+    let mut models = models();
+    // Large enough for several runs of chunks, and with ties.
+    let shape = [300, 601];
+    for (k, model) in ["base", "a", "b"].iter().enumerate() {
+        let values = (0..shape[0] * shape[1]).map(|i| ((i * (k + 3) * 7919) % 1009) as f32 / 1009.0 - 0.5);
+        models.set(model, &layer(1), &shape, values.collect());
+    }
+    let pools: Vec<_> = [1, 3]
+        .iter()
+        .map(|n| rayon::ThreadPoolBuilder::new().num_threads(*n).build().unwrap())
+        .collect();
+    let spectral = [Method::Opcm, Method::Tsv, Method::IsoC, Method::Knots];
+    for info in methods().iter().filter(|m| !spectral.contains(&m.method)) {
+        let plan = plan(&example(info.method), &models).unwrap();
+        let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
+        let bits = |values: Vec<f32>| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
+        let [one, three] = [0, 1].map(|p| bits(pools[p].install(|| plan.compute(i, &models)).unwrap()));
+        assert_eq!(one, three, "{}", info.name);
+        let mut resident = Resident::new(&models, &["base", "a", "b"]);
+        for _ in 0..2 {
+            assert_eq!(bits(resident.compute(&plan, i).unwrap()), one, "{}", info.name);
+        }
+        let mut bytes = vec![0; plan.outputs()[i].size_bytes()];
+        plan.compute_bytes(i, &models, &mut bytes).unwrap();
+        let mut encoded = vec![0; bytes.len()];
+        encode(&plan.compute(i, &models).unwrap(), DType::F32, &mut encoded);
+        assert_eq!(bytes, encoded, "{}", info.name);
+    }
+}
+
+#[test]
+fn an_index_of_magnitudes_cuts_exactly_at_any_density() {
+    let mut models = models();
+    let n = 20_000;
+    for (k, model) in ["base", "a", "b"].iter().enumerate() {
+        let values = (0..n).map(|i| ((i * (k + 2) * 104_729) % 257) as f32 / 256.0);
+        models.set(model, &layer(0), &[n], values.collect());
+    }
+    let mut resident = Resident::new(&models, &["base", "a", "b"]);
+    for step in 1..40 {
+        let density = f64::from(step) / 40.0 + 0.000_37;
+        let text = example(Method::Ties).replace("density: 0.6", &format!("density: {density}"));
+        let plan = plan(&text, &models).unwrap();
+        let i = plan.outputs().iter().position(|o| o.name == layer(0)).unwrap();
+        assert_eq!(
+            resident.compute(&plan, i),
+            plan.compute(i, &models),
+            "density {density}"
+        );
+    }
+}
+
+#[test]
+fn only_what_a_recipe_changes_is_redone() {
+    let models = models();
+    let text = |weight| {
+        format!(
+            "merge_method: linear\nmodels:\n- model: a\n  parameters: {{weight: 1}}\n- model: b\n  parameters:\n    \
+             weight:\n    - {{filter: layers.2., value: {weight}}}\n    - value: 0.5\n"
+        )
+    };
+    let (first, second) = (plan(&text(0.1), &models).unwrap(), plan(&text(0.2), &models).unwrap());
+    let mut resident = Resident::new(&models, &["a", "b"]);
+    assert_eq!(resident.changed(&first).len(), 11);
+    for i in 0..11 {
+        resident.compute(&first, i).unwrap();
+    }
+    assert!(resident.changed(&first).is_empty());
+    let changed = resident.changed(&second);
+    assert!(changed.iter().all(|i| second.outputs()[*i].layer == Some(2)) && changed.len() == 2);
+    resident.forget();
+    assert_eq!(resident.changed(&first).len(), 11);
+}
+
+#[test]
+fn slices_are_stacked_and_renumbered() {
+    let mut models = models();
+    models.config_mut("a")["layer_types"] = serde_json::json!(["p", "q", "r", "s"]);
+    let plan = plan(
+        "merge_method: passthrough\ndtype: bfloat16\nslices:\n- sources: [{model: a, layer_range: [0, 3]}]\n\
+         - sources: [{model: deep, layer_range: [4, 6]}]\n- sources: [{model: a, layer_range: [3, 4]}]\n",
+        &models,
+    )
+    .unwrap();
+    assert_eq!(plan.config()["num_hidden_layers"], 6);
+    assert_eq!(plan.config()["torch_dtype"], "bfloat16");
+    // `deep` has no list of its own, and the donor's has no entry for its layers 4 and 5.
+    assert_eq!(plan.config().get("layer_types"), None);
+    let mut expected = models.get("deep", &layer(4)).to_vec();
+    super::view::round(&mut expected, DType::Bf16);
+    assert_eq!(compute(&plan, &models, &layer(3)), expected);
+    let names: Vec<&str> = plan.outputs().iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(
+        (names[0], names[13], names[14]),
+        ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+    );
+}
+
+#[test]
+fn gradients_run_within_each_slice_and_stand_still_outside_of_the_layers() {
+    let models = models();
+    let slice = "{sources: [{model: a, layer_range: [0, 3]}, {model: b, layer_range: [0, 3]}]}";
+    let one = "{sources: [{model: a, layer_range: [3, 4]}, {model: b, layer_range: [3, 4]}]}";
+    let text = format!("merge_method: slerp\nbase_model: a\nparameters: {{t: [0, 1]}}\nslices: [{slice}, {one}]\n");
+    let plan = plan(&text, &models).unwrap();
+    assert_eq!(compute(&plan, &models, &layer(0)), models.get("a", &layer(0)));
+    assert_eq!(compute(&plan, &models, &layer(2)), models.get("b", &layer(2)));
+    assert_eq!(
+        compute(&plan, &models, &layer(3)),
+        models.get("b", &layer(3)),
+        "a slice of one layer has t = 1"
+    );
+    assert_eq!(
+        compute(&plan, &models, "lm_head.weight"),
+        models.get("a", "lm_head.weight"),
+        "the head has t = 0"
+    );
+}
+
+#[test]
+fn tied_and_untied_heads_mix() {
+    let models = models();
+    let linear =
+        |x, y| format!("merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {x}}}, {{model: {y}}}]\n");
+    let mixed = plan(&linear("tied", "a"), &models).unwrap();
+    let (head, embeddings) = (
+        models.get("a", "lm_head.weight"),
+        models.get("tied", "model.embed_tokens.weight"),
+    );
+    let expected: Vec<f32> = embeddings.iter().zip(head).map(|(x, y)| (x + y) / 2.0).collect();
+    assert_eq!(compute(&mixed, &models, "lm_head.weight"), expected);
+    assert_eq!(mixed.config()["tie_word_embeddings"], false);
+    let tied = plan("merge_method: passthrough\nmodels: [{model: tied}]\n", &models).unwrap();
+    assert!(tied.outputs().iter().all(|o| o.name != "lm_head.weight"));
+    assert_eq!(tied.config()["tie_word_embeddings"], true);
+}
+
+#[test]
+fn layers_are_swapped() {
+    let models = models();
+    let text = "merge_method: layer_swap\nparameters: {bottom: 1, top: 1, transition_top: 0, head: inner}\nmodels: [{model: a}, {model: b}]\n";
+    let plan = plan(text, &models).unwrap();
+    let (a, b) = (models.get("a", &layer(1)), models.get("b", &layer(1)));
+    let blend: Vec<f32> = a.iter().zip(b).map(|(x, y)| 0.5 * x + 0.5 * y).collect();
+    assert_eq!(compute(&plan, &models, &layer(0)), models.get("b", &layer(0)));
+    assert_eq!(compute(&plan, &models, &layer(1)), blend);
+    assert_eq!(compute(&plan, &models, &layer(2)), models.get("a", &layer(2)));
+    assert_eq!(compute(&plan, &models, &layer(3)), models.get("b", &layer(3)));
+    assert_eq!(
+        compute(&plan, &models, "lm_head.weight"),
+        models.get("a", "lm_head.weight")
+    );
+    assert_eq!(
+        compute(&plan, &models, "model.embed_tokens.weight"),
+        models.get("b", "model.embed_tokens.weight")
+    );
+}
+
+#[test]
+fn stages_feed_each_other() {
+    let models = models();
+    let plan = plan(
+        "name: half\nmerge_method: linear\ndtype: bfloat16\nparameters: {weight: 1}\nmodels: [{model: a}, {model: b}]\n---\n\
+         merge_method: passthrough\nslices:\n- sources: [{model: half, layer_range: [0, 2]}]\n- sources: [{model: base, layer_range: [1, 3]}]\n",
+        &models,
+    )
+    .unwrap();
+    let mut expected: Vec<f32> = models
+        .get("a", &layer(1))
+        .iter()
+        .zip(models.get("b", &layer(1)))
+        .map(|(x, y)| (x + y) / 2.0)
+        .collect();
+    super::view::round(&mut expected, DType::Bf16);
+    assert_eq!(compute(&plan, &models, &layer(1)), expected);
+    assert_eq!(compute(&plan, &models, &layer(2)), models.get("base", &layer(1)));
+    assert_eq!(plan.tokenizer().donor, "a");
+    assert_eq!(plan.outputs()[1].dtype, DType::Bf16);
+}
+
+#[test]
+fn misfits_are_refused_by_name() {
+    let mut models = models();
+    models.set("b", &layer(2), &[4, 3], vec![0.0; 12]);
+    let side_by_side =
+        |x, y| format!("merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {x}}}, {{model: {y}}}]\n");
+    let refused = |text: &str| plan(text, &models).map(|_| ()).unwrap_err();
+    let error = refused(&side_by_side("a", "b"));
+    assert!(matches!(&error, Error::Shape { tensor, shape, other_shape, .. }
+        if *tensor == layer(2) && *shape == [4, 4] && *other_shape == [4, 3]));
+    assert!(matches!(
+        refused(&side_by_side("a", "deep")),
+        Error::Depth {
+            layers: 4,
+            other_layers: 6,
+            ..
+        }
+    ));
+    assert!(matches!(refused(&side_by_side("a", "nobody")), Error::NoTensors { .. }));
+    let beyond = "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [2, 5]}]}]\n";
+    assert!(matches!(
+        refused(beyond),
+        Error::LayerRange {
+            layers: 4,
+            range: [2, 5],
+            ..
+        }
+    ));
+    let no_weight = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: base}]\n";
+    assert!(matches!(refused(no_weight), Error::Parameter { model: Some(m), .. } if m == "base"));
+    let zones = "merge_method: layer_swap\nparameters: {bottom: 3, top: 2}\nmodels: [{model: a}, {model: base}]\n";
+    assert_eq!(refused(zones), Error::SwapZones { wanted: 5, layers: 4 });
+}
+
+#[test]
+fn weights_that_cancel_and_values_that_are_not_finite_are_reported() {
+    let mut models = models();
+    let text = |w: f64, x: &str| {
+        format!(
+            "merge_method: linear\ndtype: float16\nmodels: [{{model: a, parameters: {{weight: 1}}}}, {{model: {x}, parameters: {{weight: {w}}}}}]\nparameters: {{normalize: {}}}\n",
+            w < 0.0
+        )
+    };
+    let error = |models: &Models, text: &str| plan(text, models).unwrap().compute(0, models).unwrap_err();
+    assert!(matches!(error(&models, &text(-1.0, "b")), Error::Refused { .. }));
+    assert!(matches!(
+        error(&models, &text(1e9, "b")),
+        Error::NotFinite { dtype: DType::F16, .. }
+    ));
+    let mut values = models.get("b", "model.embed_tokens.weight").to_vec();
+    values[3] = f32::NAN;
+    models.set("b", "model.embed_tokens.weight", &[5, 4], values);
+    assert!(matches!(error(&models, &text(1.0, "b")), Error::ParentNotFinite { model, .. } if model == "b"));
+}
+
+#[test]
+fn vocabularies_of_different_size_need_a_tokenizer() {
+    let mut models = models();
+    models.decoder("other", 9, 4, &["c", "a", "z"], false);
+    let linear = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: other}]\n";
+    let error = plan(linear, &models).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, Error::Shape { way_out, .. } if way_out.contains("tokenizer_source")));
+    let aligned = plan(&format!("{linear}tokenizer_source: union\n"), &models).unwrap();
+    assert_eq!(aligned.config()["vocab_size"], 6);
+    assert_eq!(aligned.tokenizer().added, [("z".to_string(), 5)]);
+    let rows = compute(&aligned, &models, "model.embed_tokens.weight");
+    let (a, other) = (
+        models.get("a", "model.embed_tokens.weight"),
+        models.get("other", "model.embed_tokens.weight"),
+    );
+    assert_eq!(
+        rows[0],
+        (a[0] + other[4]) / 2.0,
+        "token 'a' is row 0 of a and row 1 of other"
+    );
+    assert_eq!(rows[20..24], other[8..12], "only `other` has 'z'");
+    models.forget_vocabulary("other");
+    let assumed = plan(&format!("{linear}tokenizer_source: base\n"), &models).unwrap();
+    assert!(assumed.warnings()[0].contains("'other' has no tokenizer"));
+    models.forget_vocabulary("a");
+    let none = plan(&format!("{linear}tokenizer_source: base\n"), &models)
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(none, Error::NoTokenizer { model: "a".into() });
+}
+
+#[test]
+fn filters_that_match_nothing_are_named() {
+    let text = "merge_method: linear\nmodels:\n- model: a\n  parameters: {weight: [{filter: self_atn, value: 1}, {filter: q_proj, value: 2}, {value: 3}]}\n";
+    let warnings = plan(text, &models()).unwrap().warnings();
+    assert_eq!(warnings, ["the filter 'self_atn' matches no tensor"]);
+}
+
+#[test]
+fn a_stream_gives_every_tensor_once_and_stops_at_the_first_error() {
+    let models = models();
+    let plan = plan(&example(Method::Ties), &models).unwrap();
+    let (mut names, mut last) = (Vec::new(), None);
+    run::<Error>(
+        &plan,
+        &models,
+        &mut |output, bytes| {
+            assert_eq!(bytes.len(), output.size_bytes());
+            names.push(output.name.clone());
+            Ok(())
+        },
+        &mut |progress| last = Some(progress),
+    )
+    .unwrap();
+    assert_eq!(names, plan.outputs().iter().map(|o| o.name.clone()).collect::<Vec<_>>());
+    let last = last.unwrap();
+    assert_eq!((last.tensors_done, last.bytes_done), (last.tensors, last.bytes));
+    let stop = Error::Models {
+        message: "disk full".into(),
+    };
+    let stopped = run(&plan, &models, &mut |_, _| Err(stop.clone()), &mut |_| {});
+    assert_eq!(stopped, Err(stop.clone()));
+}
