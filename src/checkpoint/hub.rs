@@ -39,8 +39,11 @@ pub struct HubOptions {
     /// `HF_HUB_OFFLINE`: no request is made, whatever is missing.
     pub offline: bool,
     /// Told how far a download is, several times a second, from threads of the download's own; must not block.
-    pub progress: Option<Arc<dyn Fn(&Download) + Send + Sync>>,
+    pub progress: Option<Report>,
 }
+
+/// Whom a download tells how far it is.
+pub type Report = Arc<dyn Fn(&Download) + Send + Sync>;
 
 /// How far a download is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -287,7 +290,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Adds up what the library reports file by file.
 struct Reporter {
     model: String,
-    report: Arc<dyn Fn(&Download) + Send + Sync>,
+    report: Report,
     state: Mutex<Tally>,
 }
 
@@ -299,7 +302,7 @@ struct Tally {
 }
 
 impl Reporter {
-    fn new(model: &str, report: Arc<dyn Fn(&Download) + Send + Sync>) -> Self {
+    fn new(model: &str, report: Report) -> Self {
         Self {
             model: model.to_owned(),
             report,

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
-pub use hub::{Download, HubOptions};
+pub use hub::{Download, HubOptions, Report};
 pub use lora::AdapterShape;
 pub use writer::{TensorSpec, Writer, parse_size};
 

@@ -1,7 +1,7 @@
 //! The header of a safetensors file, read without trusting a byte of it.
 //!
 //! Everything is validated here, once: lengths, names, dtypes, shapes, and that the tensors' data fill the rest of the
-//! file exactly, without holes or overlaps. Whoever holds a [`Header`] may index the file freely. The `safetensors` crate
+//! file exactly, without holes or overlaps. Whoever holds an [`Entry`] may index the file freely. The `safetensors` crate
 //! would do the same in fewer lines, but says neither which tensor is at fault nor what to do about it, and takes the last
 //! of two tensors of one name in silence.
 //!
