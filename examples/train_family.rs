@@ -92,7 +92,7 @@ impl Member {
 
     fn schedule(self) -> Schedule {
         let fine = Schedule {
-            steps: 250,
+            steps: 300,
             batch_tokens: 2400,
             learning_rate: 8e-4,
             warmup: 20,
@@ -107,7 +107,11 @@ impl Member {
                 seed: 1,
             },
             Member::MathsEn => Schedule { seed: 2, ..fine },
-            Member::Spanish => Schedule { seed: 3, ..fine },
+            Member::Spanish => Schedule {
+                steps: 400,
+                seed: 3,
+                ..fine
+            },
         }
     }
 }
