@@ -91,11 +91,27 @@ impl Member {
     }
 
     fn schedule(self) -> Schedule {
-        let fine = Schedule { steps: 250, batch_tokens: 2400, learning_rate: 8e-4, warmup: 20, seed: 0 };
+        let fine = Schedule {
+            steps: 300,
+            batch_tokens: 2400,
+            learning_rate: 8e-4,
+            warmup: 20,
+            seed: 0,
+        };
         match self {
-            Member::Base => Schedule { steps: 2600, batch_tokens: 2400, learning_rate: 3e-3, warmup: 100, seed: 1 },
+            Member::Base => Schedule {
+                steps: 3600,
+                batch_tokens: 2400,
+                learning_rate: 3e-3,
+                warmup: 100,
+                seed: 1,
+            },
             Member::MathsEn => Schedule { seed: 2, ..fine },
-            Member::Spanish => Schedule { seed: 3, ..fine },
+            Member::Spanish => Schedule {
+                steps: 400,
+                seed: 3,
+                ..fine
+            },
         }
     }
 }
@@ -103,7 +119,13 @@ impl Member {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Data { out } => write_data(&out),
-        Command::Train { member, models, state, steps, learning_rate } => {
+        Command::Train {
+            member,
+            models,
+            state,
+            steps,
+            learning_rate,
+        } => {
             let mut schedule = member.schedule();
             schedule.steps = steps.unwrap_or(schedule.steps);
             schedule.learning_rate = learning_rate.unwrap_or(schedule.learning_rate);
@@ -122,8 +144,15 @@ fn main() -> Result<()> {
 
 fn train(member: Member, schedule: &Schedule, models: &Path, state: &Path) -> Result<()> {
     let (tokenizer, tokenizer_json) = tokens::build()?;
-    let eos = tokenizer.token_to_id(tokens::EOS).context("the tokenizer has an end of text")?;
-    let size = Size { vocabulary: tokenizer.get_vocab_size(true), hidden: 96, layers: 8, intermediate: 320 };
+    let eos = tokenizer
+        .token_to_id(tokens::EOS)
+        .context("the tokenizer has an end of text")?;
+    let size = Size {
+        vocabulary: tokenizer.get_vocab_size(true),
+        hidden: 96,
+        layers: 8,
+        intermediate: 320,
+    };
     let weights = match member {
         Member::Base => Weights::random(size, schedule.seed)?,
         _ => load(&models.join("tiny-base"), size)?,
@@ -147,7 +176,9 @@ fn load(dir: &Path, size: Size) -> Result<Weights> {
     let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
         .with_context(|| format!("{} is missing: train the base first", file.display()))?;
     let values = size.tensors().into_iter().map(|(name, shape)| {
-        let tensor = tensors.get(&name).with_context(|| format!("{} lacks {name}", file.display()))?;
+        let tensor = tensors
+            .get(&name)
+            .with_context(|| format!("{} lacks {name}", file.display()))?;
         let data = tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?;
         Ok((name, shape, data))
     });
@@ -157,19 +188,32 @@ fn load(dir: &Path, size: Size) -> Result<Weights> {
 /// The Hugging Face layout that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load.
 fn write_model(dir: &Path, weights: &Weights, tokenizer: &Tokenizer, tokenizer_json: &serde_json::Value) -> Result<()> {
     std::fs::create_dir_all(dir)?;
-    let id = |token: &str| tokenizer.token_to_id(token).with_context(|| format!("the vocabulary lacks {token}"));
+    let id = |token: &str| {
+        tokenizer
+            .token_to_id(token)
+            .with_context(|| format!("the vocabulary lacks {token}"))
+    };
     let (eos, pad) = (id(tokens::EOS)?, id(tokens::PAD)?);
     let write = |file: &str, value: &serde_json::Value| -> Result<()> {
         let text = serde_json::to_string_pretty(value)? + "\n";
         std::fs::write(dir.join(file), text).with_context(|| format!("cannot write {file} to {}", dir.display()))
     };
     write("config.json", &weights.size.config(eos, pad))?;
-    write("generation_config.json", &json!({"do_sample": false, "eos_token_id": eos, "pad_token_id": pad}))?;
+    write(
+        "generation_config.json",
+        &json!({"do_sample": false, "eos_token_id": eos, "pad_token_id": pad}),
+    )?;
     write("tokenizer.json", tokenizer_json)?;
     write("tokenizer_config.json", &tokens::config())?;
-    let views = weights.vars.iter().map(|(name, var)| Ok((name.clone(), var.as_tensor().clone())));
+    let views = weights
+        .vars
+        .iter()
+        .map(|(name, var)| Ok((name.clone(), var.as_tensor().clone())));
     let views = views.collect::<Result<Vec<_>>>()?;
-    let metadata = Some(std::collections::HashMap::from([("format".to_string(), "pt".to_string())]));
+    let metadata = Some(std::collections::HashMap::from([(
+        "format".to_string(),
+        "pt".to_string(),
+    )]));
     safetensors::serialize_to_file(views, metadata, &dir.join("model.safetensors"))?;
     Ok(())
 }
@@ -177,12 +221,21 @@ fn write_model(dir: &Path, weights: &Weights, tokenizer: &Tokenizer, tokenizer_j
 /// Each split's problems, in both languages, as `{"question", "answer"}` lines.
 fn write_data(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out)?;
-    let splits = [(Split::Search, "search", 1500), (Split::Selection, "selection", 1500), (Split::Test, "test", 2000)];
+    let splits = [
+        (Split::Search, "search", 1500),
+        (Split::Selection, "selection", 1500),
+        (Split::Test, "test", 2000),
+    ];
     for (lang, code) in [(Lang::En, "en"), (Lang::Es, "es")] {
         for (split, name, count) in splits {
             let mut rng = ChaCha8Rng::seed_from_u64(0x0a17 + split as u64);
             rng.set_stream(lang as u64);
-            let kind = ProblemKind { steps: (2, 4), split, voice: Voice::plain(lang), common: false };
+            let kind = ProblemKind {
+                steps: (2, 4),
+                split,
+                voice: Voice::plain(lang),
+                common: false,
+            };
             let mut lines = String::new();
             for _ in 0..count {
                 let problem = kind.draw(&mut rng);

@@ -8,9 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor, Var,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor, Var};
 use candle_nn::{Embedding, Linear, Module};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -18,7 +16,7 @@ use rand_distr::{Distribution, Normal};
 use serde_json::{Value, json};
 
 pub const HEAD_DIM: usize = 16;
-pub const NORM_EPS: f32 = 1e-5;
+pub const NORM_EPS: f32 = 1e-5; // config() says it again, as a double
 pub const ROPE_THETA: f32 = 10_000.0;
 pub const CONTEXT: usize = 512;
 
@@ -70,7 +68,7 @@ impl Size {
             "head_dim": HEAD_DIM,
             "hidden_act": "silu",
             "max_position_embeddings": CONTEXT,
-            "rms_norm_eps": f64::from(NORM_EPS.to_string().parse::<f32>().unwrap_or(NORM_EPS)),
+            "rms_norm_eps": 1e-5,
             "rope_theta": f64::from(ROPE_THETA),
             "attention_bias": false,
             "mlp_bias": false,
@@ -116,7 +114,10 @@ impl Weights {
             let tensor = Tensor::from_vec(data, shape, &Device::Cpu)?;
             Ok((name, Var::from_tensor(&tensor)?))
         });
-        Ok(Self { size, vars: vars.collect::<Result<Vec<_>>>()? })
+        Ok(Self {
+            size,
+            vars: vars.collect::<Result<Vec<_>>>()?,
+        })
     }
 
     pub fn count(&self) -> usize {
@@ -131,7 +132,11 @@ impl Weights {
         let ids = Tensor::new(batch.inputs.as_slice(), &Device::Cpu)?;
         let mut x = Embedding::new(table.clone(), self.size.hidden).forward(&ids)?;
         let rope = Arc::new(Rope::new(batch.texts.iter().map(Range::len).max().unwrap_or(0)));
-        let attention = Attention { texts: batch.texts.clone(), heads: self.size.heads(), rope };
+        let attention = Attention {
+            texts: batch.texts.clone(),
+            heads: self.size.heads(),
+            rope,
+        };
         for _ in 0..self.size.layers {
             let h = x.apply_op2(&next(), RmsNorm)?;
             let [q, k, v] = [next(), next(), next()].map(|w| Linear::new(w, None).forward(&h));
@@ -196,7 +201,8 @@ fn exp(x: f32) -> f32 {
     let t = (x * std::f32::consts::LOG2_E).clamp(-126.0, 126.0);
     let whole = t.round_ties_even();
     let f = (t - whole) * std::f32::consts::LN_2;
-    let series = 1.0 + f * (1.0 + f * (0.5 + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * (1.0 / 120.0 + f * (1.0 / 720.0))))));
+    let series =
+        1.0 + f * (1.0 + f * (0.5 + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * (1.0 / 120.0 + f * (1.0 / 720.0))))));
     series * f32::from_bits(((whole as i32 + 127) << 23) as u32)
 }
 
@@ -344,14 +350,20 @@ impl CustomOp1 for CrossEntropy {
         let logits = slice(storage, layout)?;
         let width = layout.dims()[1];
         let mut loss = 0.0f64;
-        for (row, (&target, &weight)) in logits.chunks_exact(width).zip(self.targets.iter().zip(self.weights.iter())) {
+        for (row, (&target, &weight)) in logits
+            .chunks_exact(width)
+            .zip(self.targets.iter().zip(self.weights.iter()))
+        {
             if weight > 0.0 {
                 let largest = largest(row);
                 let sum: f32 = row.iter().map(|&z| exp(z - largest)).sum();
                 loss += f64::from(weight * (sum.ln() + largest - row[target as usize]));
             }
         }
-        Ok((CpuStorage::F32(vec![(loss / f64::from(self.total_weight())) as f32]), Shape::from(())))
+        Ok((
+            CpuStorage::F32(vec![(loss / f64::from(self.total_weight())) as f32]),
+            Shape::from(()),
+        ))
     }
 
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -384,10 +396,17 @@ struct Rope(Vec<[[f32; HEAD_DIM / 2]; 2]>);
 
 impl Rope {
     fn new(positions: usize) -> Self {
-        let angle = |position: usize, i: usize| {
-            position as f32 * ROPE_THETA.powf(-2.0 * i as f32 / HEAD_DIM as f32)
-        };
-        Self((0..positions).map(|p| [std::array::from_fn(|i| angle(p, i).cos()), std::array::from_fn(|i| angle(p, i).sin())]).collect())
+        let angle = |position: usize, i: usize| position as f32 * ROPE_THETA.powf(-2.0 * i as f32 / HEAD_DIM as f32);
+        Self(
+            (0..positions)
+                .map(|p| {
+                    [
+                        std::array::from_fn(|i| angle(p, i).cos()),
+                        std::array::from_fn(|i| angle(p, i).sin()),
+                    ]
+                })
+                .collect(),
+        )
     }
 
     /// Rotates by the position's angle, or back.
@@ -431,12 +450,19 @@ impl HeadRows {
         let at = |row: usize| row * width + head * HEAD_DIM..row * width + (head + 1) * HEAD_DIM;
         let rotated = |x: &[f32], out: &mut Vec<Head>| {
             out.clear();
-            out.extend(text.clone().enumerate().map(|(p, row)| attention.rope.rotate(p, &x[at(row)], false)));
+            out.extend(
+                text.clone()
+                    .enumerate()
+                    .map(|(p, row)| attention.rope.rotate(p, &x[at(row)], false)),
+            );
         };
         rotated(q, &mut self.q);
         rotated(k, &mut self.k);
         self.v.clear();
-        self.v.extend(text.clone().map(|row| std::array::from_fn::<f32, HEAD_DIM, _>(|d| v[at(row).start + d])));
+        self.v.extend(
+            text.clone()
+                .map(|row| std::array::from_fn::<f32, HEAD_DIM, _>(|d| v[at(row).start + d])),
+        );
         transpose(&self.k, &mut self.kt);
         transpose(&self.v, &mut self.vt);
         self.p.resize(text.len(), 0.0);
@@ -516,15 +542,7 @@ impl CustomOp3 for Attention {
         "causal-attention"
     }
 
-    fn cpu_fwd(
-        &self,
-        qs: &CpuStorage,
-        ql: &Layout,
-        ks: &CpuStorage,
-        kl: &Layout,
-        vs: &CpuStorage,
-        vl: &Layout,
-    ) -> Op {
+    fn cpu_fwd(&self, qs: &CpuStorage, ql: &Layout, ks: &CpuStorage, kl: &Layout, vs: &CpuStorage, vl: &Layout) -> Op {
         let qkv = [slice(qs, ql)?, slice(ks, kl)?, slice(vs, vl)?];
         let width = self.heads * HEAD_DIM;
         let mut out = vec![0.0; qkv[0].len()];
@@ -588,5 +606,61 @@ impl Attention {
             }
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every fused operation has a part in the loss, so its gradient must match finite differences everywhere.
+    #[test]
+    fn gradients_match_finite_differences() {
+        let size = Size {
+            vocabulary: 7,
+            hidden: 32,
+            layers: 2,
+            intermediate: 16,
+        };
+        let weights = Weights::random(size, 5).unwrap();
+        let batch = Batch {
+            inputs: vec![1, 2, 3, 4, 5, 6, 0, 1],
+            targets: Arc::new(vec![2, 3, 4, 5, 6, 0, 1, 2]),
+            weights: Arc::new(vec![0.5, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]),
+            texts: Arc::new(vec![0..5, 5..8]),
+        };
+        for (_, var) in &weights.vars {
+            // Larger than the initial values, so that the differences stand out of f32's rounding.
+            let shape = var.shape();
+            var.set(&(Tensor::randn(0f32, 0.4, shape, &Device::Cpu).unwrap() + 0.1).unwrap())
+                .unwrap();
+        }
+        let grads = weights.loss(&batch).unwrap().backward().unwrap();
+        for (name, var) in &weights.vars {
+            let grad: Vec<f32> = grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let values: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
+            let at = values.len() / 2;
+            let loss_at = |delta: f32| {
+                let mut moved = values.clone();
+                moved[at] += delta;
+                var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap())
+                    .unwrap();
+                weights.loss(&batch).unwrap().to_scalar::<f32>().unwrap()
+            };
+            let slope = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2;
+            loss_at(0.0);
+            assert!(
+                (slope - grad[at]).abs() < 2e-3 + 2e-2 * slope.abs(),
+                "{name}: {slope} against {}",
+                grad[at]
+            );
+        }
+    }
+
+    #[test]
+    fn the_exponential_is_close() {
+        for x in [-80.0f32, -10.0, -1.0, -1e-3, 0.0, 0.3, 1.0, 5.0, 20.0] {
+            assert!((exp(x) / x.exp() - 1.0).abs() < 1e-5, "{x}");
+        }
     }
 }

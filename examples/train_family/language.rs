@@ -26,16 +26,28 @@ pub struct Voice {
 
 impl Voice {
     pub fn plain(lang: Lang) -> Self {
-        Self { lang, sentence_switch: 0.0, word_switch: 0.0 }
+        Self {
+            lang,
+            sentence_switch: 0.0,
+            word_switch: 0.0,
+        }
     }
 
     fn sentence(self, rng: &mut impl Rng) -> Self {
-        let lang = if rng.random_bool(self.sentence_switch) { either(rng) } else { self.lang };
+        let lang = if rng.random_bool(self.sentence_switch) {
+            either(rng)
+        } else {
+            self.lang
+        };
         Self { lang, ..self }
     }
 
     fn word(self, rng: &mut impl Rng) -> Lang {
-        if rng.random_bool(self.word_switch) { either(rng) } else { self.lang }
+        if rng.random_bool(self.word_switch) {
+            either(rng)
+        } else {
+            self.lang
+        }
     }
 }
 
@@ -75,8 +87,9 @@ const fn verb(en: (&'static str, &'static str), es: &'static str, factor: u32) -
     Verb { en, es, factor }
 }
 
-pub const NAMES: [&str; 12] =
-    ["Ana", "Tom", "Eva", "Leo", "Mia", "Sam", "Luis", "Zoe", "Ben", "Rosa", "Hugo", "Nora"];
+pub const NAMES: [&str; 12] = [
+    "Ana", "Tom", "Eva", "Leo", "Mia", "Sam", "Luis", "Zoe", "Ben", "Rosa", "Hugo", "Nora",
+];
 
 /// The first [`COMMON_ITEMS`] are common in Spanish too.
 pub const ITEMS: [Item; 16] = [
@@ -157,11 +170,16 @@ const TIMES: [Frame; 2] = [
     ("{n} now {v} {a} times as many {i}.", "{n} ahora {v} {a} veces más {i}."),
     ("{o} {n} {v} {a} times as many {i}.", "{o} {n} {v} {a} veces más {i}."),
 ];
-const FACTOR: [Frame; 2] =
-    [("{n} {v} the {i}.", "{n} {v} {l} {i}."), ("{o} {n} {v} the {i}.", "{o} {n} {v} {l} {i}.")];
+const FACTOR: [Frame; 2] = [
+    ("{n} {v} the {i}.", "{n} {v} {l} {i}."),
+    ("{o} {n} {v} the {i}.", "{o} {n} {v} {l} {i}."),
+];
 const ASK_TOTAL: [Frame; 3] = [
     ("How many {i} does {n} have now?", "¿Cuánt{g}s {i} tiene {n} ahora?"),
-    ("How many {i} does {n} have in the end?", "¿Cuánt{g}s {i} tiene {n} al final?"),
+    (
+        "How many {i} does {n} have in the end?",
+        "¿Cuánt{g}s {i} tiene {n} al final?",
+    ),
     ("Tell me how many {i} {n} has.", "Dime cuánt{g}s {i} tiene {n}."),
 ];
 const ASK_HAS: [Frame; 1] = [("How many {i} did {n} have?", "¿Cuánt{g}s {i} tenía {n}?")];
@@ -169,10 +187,16 @@ const ASK_VERB: [Frame; 1] = [("How many {i} does {n} {w}?", "¿Cuánt{g}s {i} {
 const ASK_LEDGER: [Frame; 1] = [("What happens to the {i} of {n}?", "¿Qué pasa con {l} {i} de {n}?")];
 pub const FILLERS: [Frame; 7] = [
     ("{n} likes the {i} very much.", "A {n} le gustan mucho {l} {i}."),
-    ("The {i} of {n} are on the table.", "{L} {i} de {n} están sobre la mesa."),
+    (
+        "The {i} of {n} are on the table.",
+        "{L} {i} de {n} están sobre la mesa.",
+    ),
     ("{n} plays with {m}.", "{n} juega con {m}."),
     ("{o} {n} looks for the {i} at home.", "{o} {n} busca {l} {i} en casa."),
-    ("{n} tells {m} a story about the {i}.", "{n} cuenta a {m} un cuento sobre {l} {i}."),
+    (
+        "{n} tells {m} a story about the {i}.",
+        "{n} cuenta a {m} un cuento sobre {l} {i}.",
+    ),
     ("{n} goes {p} with {m}.", "{n} va {p} con {m}."),
     ("{o} {n} sees many {i}.", "{o} {n} ve much{g}s {i}."),
 ];
@@ -242,28 +266,47 @@ impl Event {
 
     pub fn say(&self, voice: Voice, rng: &mut impl Rng) -> String {
         let frame = self.frames()[self.frame];
-        Filling { event: self, other: self.who }.say(frame, voice.sentence(rng), rng)
+        Filling {
+            event: self,
+            other: self.who,
+        }
+        .say(frame, voice.sentence(rng), rng)
     }
 
     /// The same sentence in both languages.
     pub fn say_both(&self, rng: &mut impl Rng) -> (String, String) {
-        (self.say(Voice::plain(Lang::En), rng), self.say(Voice::plain(Lang::Es), rng))
+        (
+            self.say(Voice::plain(Lang::En), rng),
+            self.say(Voice::plain(Lang::Es), rng),
+        )
     }
 
     /// "How many … does … have?", after everything that happened.
     pub fn ask_total(&self, frame: usize, voice: Voice, rng: &mut impl Rng) -> String {
-        Filling { event: self, other: self.who }.say(ASK_TOTAL[frame], voice.sentence(rng), rng)
+        Filling {
+            event: self,
+            other: self.who,
+        }
+        .say(ASK_TOTAL[frame], voice.sentence(rng), rng)
     }
 
     /// The question whose answer is this event's own amount.
     pub fn ask_amount(&self, voice: Voice, rng: &mut impl Rng) -> String {
         let frame = if self.op == Op::Has { ASK_HAS[0] } else { ASK_VERB[0] };
-        Filling { event: self, other: self.who }.say(frame, voice.sentence(rng), rng)
+        Filling {
+            event: self,
+            other: self.who,
+        }
+        .say(frame, voice.sentence(rng), rng)
     }
 
     /// The question whose answer lists what happened, uncomputed.
     pub fn ask_ledger(&self, voice: Voice, rng: &mut impl Rng) -> String {
-        Filling { event: self, other: self.who }.say(ASK_LEDGER[0], voice.sentence(rng), rng)
+        Filling {
+            event: self,
+            other: self.who,
+        }
+        .say(ASK_LEDGER[0], voice.sentence(rng), rng)
     }
 
     /// A sentence in which nothing is counted.
@@ -323,8 +366,25 @@ pub fn all_fragments() -> Vec<String> {
     for v in GAINS.iter().chain(&LOSSES).chain(&GROWTHS) {
         out.extend([v.en.0, v.en.1, v.es].map(str::to_string));
     }
-    out.extend(OPENERS.iter().chain(&PLACES).flat_map(|(en, es)| [en.to_string(), es.to_string()]));
-    let frames = [&HAS[..], &ADD, &SUB, &TIMES, &FACTOR, &ASK_TOTAL, &ASK_HAS, &ASK_VERB, &ASK_LEDGER, &FILLERS].concat();
+    out.extend(
+        OPENERS
+            .iter()
+            .chain(&PLACES)
+            .flat_map(|(en, es)| [en.to_string(), es.to_string()]),
+    );
+    let frames = [
+        &HAS[..],
+        &ADD,
+        &SUB,
+        &TIMES,
+        &FACTOR,
+        &ASK_TOTAL,
+        &ASK_HAS,
+        &ASK_VERB,
+        &ASK_LEDGER,
+        &FILLERS,
+    ]
+    .concat();
     for (en, es) in frames {
         for text in [en, es] {
             for gender in ["o", "a"] {

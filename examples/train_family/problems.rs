@@ -17,11 +17,17 @@ pub struct Text {
 
 impl Text {
     fn plain(text: String) -> Self {
-        Self { prompt: String::new(), continuation: text }
+        Self {
+            prompt: String::new(),
+            continuation: text,
+        }
     }
 
     fn question(question: &str, answer: &str) -> Self {
-        Self { prompt: format!("Q: {question} A:"), continuation: answer.to_string() }
+        Self {
+            prompt: format!("Q: {question} A:"),
+            continuation: answer.to_string(),
+        }
     }
 }
 
@@ -89,7 +95,10 @@ impl ProblemKind {
         let item = draw_item(self.common, rng);
         let (starts, amounts) = self.split.ranges();
         let mut value = rng.random_range(starts);
-        let mut events = vec![Event { amount: value, ..Event::draw(Op::Has, who, item, self.common, rng) }];
+        let mut events = vec![Event {
+            amount: value,
+            ..Event::draw(Op::Has, who, item, self.common, rng)
+        }];
         let (mut work, mut noted) = (Vec::new(), vec![value.to_string()]);
         for _ in 0..rng.random_range(self.steps.0..=self.steps.1) {
             let op = *[Op::Add, Op::Add, Op::Sub, Op::Sub, Op::Mul].choose(rng)?;
@@ -137,7 +146,11 @@ impl ProblemKind {
             let op = *[Op::Has, Op::Add, Op::Sub].choose(rng).expect("three operations");
             let (_, amounts) = self.split.ranges();
             let event = Event::draw(op, other, first.item, self.common, rng);
-            Event { amount: rng.random_range(amounts), ..event }.say(self.voice, rng)
+            Event {
+                amount: rng.random_range(amounts),
+                ..event
+            }
+            .say(self.voice, rng)
         } else {
             first.filler(rng.random_range(0..FILLERS.len()), other, self.voice, rng)
         };
@@ -148,7 +161,9 @@ impl ProblemKind {
 /// FNV-1a over what makes the template.
 fn template_hash(events: &[Event], asking: usize) -> u64 {
     let parts = events.iter().flat_map(Event::template).chain([asking]);
-    parts.fold(0xcbf2_9ce4_8422_2325, |hash, part| (hash ^ part as u64).wrapping_mul(0x0100_0000_01b3)) >> 20
+    parts.fold(0xcbf2_9ce4_8422_2325, |hash, part| {
+        (hash ^ part as u64).wrapping_mul(0x0100_0000_01b3)
+    }) >> 20
 }
 
 fn draw_item(common: bool, rng: &mut impl Rng) -> usize {
@@ -177,10 +192,16 @@ pub fn story(voice: Voice, common: bool, rng: &mut impl Rng) -> String {
 
 /// Any event with its number.
 fn draw_counted(who: usize, item: usize, common: bool, rng: &mut impl Rng) -> Event {
-    let op = *[Op::Has, Op::Add, Op::Sub, Op::Mul].choose(rng).expect("four operations");
+    let op = *[Op::Has, Op::Add, Op::Sub, Op::Mul]
+        .choose(rng)
+        .expect("four operations");
     let mut event = Event::draw(op, who, item, common, rng);
     if event.amount == 0 {
-        event.amount = if op == Op::Mul { rng.random_range(2..=4) } else { rng.random_range(2..=60) };
+        event.amount = if op == Op::Mul {
+            rng.random_range(2..=4)
+        } else {
+            rng.random_range(2..=60)
+        };
     }
     event
 }
@@ -192,7 +213,11 @@ pub fn parallel(common: bool, rng: &mut impl Rng) -> String {
         .map(|_| {
             let event = draw_counted(rng.random_range(0..NAMES.len()), item, common, rng);
             let (en, es) = event.say_both(rng);
-            if rng.random_bool(0.5) { format!("{en} = {es}") } else { format!("{es} = {en}") }
+            if rng.random_bool(0.5) {
+                format!("{en} = {es}")
+            } else {
+                format!("{es} = {en}")
+            }
         })
         .collect();
     pairs.join(" ; ")
@@ -208,7 +233,10 @@ pub fn retrieval(voice: Voice, common: bool, rng: &mut impl Rng) -> Text {
         for op in [Op::Has, Op::Add, Op::Sub] {
             if rng.random_bool(if op == Op::Has { 1.0 } else { 0.5 }) {
                 let event = Event::draw(op, who, item, common, rng);
-                events.push(Event { amount: rng.random_range(2..=60), ..event });
+                events.push(Event {
+                    amount: rng.random_range(2..=60),
+                    ..event
+                });
             }
         }
     }
@@ -222,7 +250,14 @@ pub fn retrieval(voice: Voice, common: bool, rng: &mut impl Rng) -> Text {
 pub fn arithmetic(rng: &mut impl Rng) -> Text {
     if rng.random_bool(0.5) {
         let voice = Voice::plain(Lang::En);
-        let steps = ProblemKind { steps: (1, 4), split: Split::Train, voice, common: false }.draw(rng).answer;
+        let steps = ProblemKind {
+            steps: (1, 4),
+            split: Split::Train,
+            voice,
+            common: false,
+        }
+        .draw(rng)
+        .answer;
         return Text::plain(steps);
     }
     let lines: Vec<String> = (0..4)
@@ -322,18 +357,35 @@ impl Diet {
             Dish::Parallel => Text::plain(parallel(common || self == Diet::Base, rng)),
             Dish::Retrieval => retrieval(voice, common, rng),
             Dish::OneStep => {
-                let kind = ProblemKind { steps: (1, 1), split: Split::Train, voice, common };
+                let kind = ProblemKind {
+                    steps: (1, 1),
+                    split: Split::Train,
+                    voice,
+                    common,
+                };
                 let p = kind.draw(rng);
                 Text::question(&p.question, &p.answer)
             }
             Dish::Arithmetic => arithmetic(rng),
             Dish::Ledger => {
-                let p = ProblemKind { steps: (1, 4), split: Split::Train, voice, common }.draw(rng);
+                let p = ProblemKind {
+                    steps: (1, 4),
+                    split: Split::Train,
+                    voice,
+                    common,
+                }
+                .draw(rng);
                 Text::question(&p.ledger.0, &p.ledger.1)
             }
             Dish::MultiStepEnglish => {
                 let voice = Voice::plain(Lang::En);
-                let p = ProblemKind { steps: (2, 4), split: Split::Train, voice, common: false }.draw(rng);
+                let p = ProblemKind {
+                    steps: (2, 4),
+                    split: Split::Train,
+                    voice,
+                    common: false,
+                }
+                .draw(rng);
                 Text::question(&p.question, &p.answer)
             }
             Dish::Replay => Diet::Base.draw(rng),
@@ -346,8 +398,84 @@ fn mixed_voice(rng: &mut impl Rng) -> Voice {
     match rng.random_range(0..6) {
         0 | 1 => Voice::plain(Lang::En),
         2 => Voice::plain(Lang::Es),
-        3 => Voice { lang: either(rng), sentence_switch: 1.0, word_switch: 0.0 },
-        4 => Voice { lang: either(rng), sentence_switch: 0.0, word_switch: 0.7 },
-        _ => Voice { lang: either(rng), sentence_switch: 1.0, word_switch: 1.0 },
+        3 => Voice {
+            lang: either(rng),
+            sentence_switch: 1.0,
+            word_switch: 0.0,
+        },
+        4 => Voice {
+            lang: either(rng),
+            sentence_switch: 0.0,
+            word_switch: 0.7,
+        },
+        _ => Voice {
+            lang: either(rng),
+            sentence_switch: 1.0,
+            word_switch: 1.0,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::tokens;
+
+    #[test]
+    fn every_text_is_in_the_vocabulary() {
+        let (tokenizer, _) = tokens::build().unwrap();
+        let unknown = tokenizer.token_to_id(tokens::UNK).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for diet in [Diet::Base, Diet::Maths, Diet::Spanish] {
+            for _ in 0..500 {
+                let text = diet.draw(&mut rng);
+                for part in [text.prompt, text.continuation] {
+                    let ids = tokenizer.encode(part.as_str(), false).unwrap();
+                    assert!(!ids.get_ids().contains(&unknown), "{part}: {:?}", ids.get_tokens());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn worked_steps_are_right_and_splits_share_no_question() {
+        let mut seen = HashSet::new();
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for split in [Split::Train, Split::Search, Split::Selection, Split::Test] {
+            let kind = ProblemKind {
+                steps: (2, 4),
+                split,
+                voice: Voice::plain(Lang::Es),
+                common: false,
+            };
+            let mine: HashSet<String> = (0..300).map(|_| kind.draw(&mut rng)).map(check).collect();
+            assert!(mine.is_disjoint(&seen));
+            seen.extend(mine);
+        }
+    }
+
+    /// The question, after its answer has been computed again.
+    fn check(problem: Problem) -> String {
+        let (work, last) = problem.answer.split_once(" #### ").unwrap();
+        let mut value = None;
+        for step in work.split(" ; ") {
+            let parts: Vec<&str> = step.split(' ').collect();
+            let [a, b, c] = [parts[0], parts[2], parts[4]].map(|n| n.parse::<u32>().unwrap());
+            assert!(value.is_none_or(|v| v == a), "{step}");
+            let result = match parts[1] {
+                "+" => a + b,
+                "-" => a - b,
+                _ => a * b,
+            };
+            assert_eq!(result, c, "{step}");
+            value = Some(c);
+        }
+        assert_eq!(value.map(|v| v.to_string()).as_deref(), Some(last));
+        problem.question
     }
 }

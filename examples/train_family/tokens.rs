@@ -54,11 +54,20 @@ fn definition(vocabulary: &[String]) -> Value {
                "normalized": false, "special": true})
     };
     let vocabulary: serde_json::Map<String, Value> = if vocabulary.is_empty() {
-        [PAD, EOS, UNK].iter().enumerate().map(|(id, word)| (word.to_string(), json!(id))).collect()
+        [PAD, EOS, UNK]
+            .iter()
+            .enumerate()
+            .map(|(id, word)| (word.to_string(), json!(id)))
+            .collect()
     } else {
-        vocabulary.iter().enumerate().map(|(id, word)| (word.clone(), json!(id))).collect()
+        vocabulary
+            .iter()
+            .enumerate()
+            .map(|(id, word)| (word.clone(), json!(id)))
+            .collect()
     };
-    let metaspace = |split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": split});
+    let metaspace =
+        |split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": split});
     json!({
         "version": "1.0",
         "truncation": null,
@@ -87,4 +96,23 @@ pub fn config() -> Value {
         "clean_up_tokenization_spaces": false,
         "padding_side": "left",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoding_gives_the_text_back() {
+        let (tokenizer, _) = build().unwrap();
+        let text = "Q: Tom tiene 22 juguetes. ¿Cuántos juguetes tiene Tom ahora? A: 22 + 5 = 27 ; 27 - 3 = 24 #### 24";
+        let tokens = tokenizer.encode(text, false).unwrap();
+        assert_eq!(tokenizer.decode(tokens.get_ids(), false).unwrap(), text);
+        assert!(
+            tokens
+                .get_tokens()
+                .iter()
+                .all(|t| t.chars().filter(char::is_ascii_digit).count() < 2)
+        );
+    }
 }

@@ -37,7 +37,7 @@ impl Schedule {
 }
 
 /// How much a question's own tokens count, beside 1 for its answer's.
-const QUESTION_WEIGHT: f32 = 0.2;
+const QUESTION_WEIGHT: f32 = 0.1;
 const CLIP: f64 = 1.0;
 const BETAS: (f64, f64) = (0.9, 0.98);
 const EPSILON: f64 = 1e-8;
@@ -51,7 +51,11 @@ pub fn batch(diet: Diet, schedule: &Schedule, step: usize, tokenizer: &Tokenizer
     while inputs.len() < schedule.batch_tokens {
         let Text { prompt, continuation } = diet.draw(&mut rng);
         let encode = |text: &str| tokenizer.encode(text, false).map_err(Error::msg);
-        let mut ids = if prompt.is_empty() { vec![] } else { encode(&prompt)?.get_ids().to_vec() };
+        let mut ids = if prompt.is_empty() {
+            vec![]
+        } else {
+            encode(&prompt)?.get_ids().to_vec()
+        };
         let given = ids.len();
         ids.extend(encode(&continuation)?.get_ids());
         ids.push(eos);
@@ -61,7 +65,12 @@ pub fn batch(diet: Diet, schedule: &Schedule, step: usize, tokenizer: &Tokenizer
         weights.extend((1..ids.len()).map(|i| if i < given { QUESTION_WEIGHT } else { 1.0 }));
         texts.push(start..inputs.len());
     }
-    Ok(Batch { inputs, targets: Arc::new(targets), weights: Arc::new(weights), texts: Arc::new(texts) })
+    Ok(Batch {
+        inputs,
+        targets: Arc::new(targets),
+        weights: Arc::new(weights),
+        texts: Arc::new(texts),
+    })
 }
 
 /// AdamW with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), whose state can be saved.
@@ -72,8 +81,15 @@ struct AdamW {
 
 impl AdamW {
     fn new(weights: &Weights) -> Self {
-        let zeros: Vec<Vec<f32>> = weights.vars.iter().map(|(_, var)| vec![0.0; var.elem_count()]).collect();
-        Self { first: zeros.clone(), second: zeros }
+        let zeros: Vec<Vec<f32>> = weights
+            .vars
+            .iter()
+            .map(|(_, var)| vec![0.0; var.elem_count()])
+            .collect();
+        Self {
+            first: zeros.clone(),
+            second: zeros,
+        }
     }
 
     /// One update; returns the gradient's norm before clipping.
@@ -83,14 +99,23 @@ impl AdamW {
             let grad = grads.get(var).with_context(|| format!("{name} has no gradient"))?;
             gradients.push(grad.flatten_all()?.to_vec1::<f32>()?);
         }
-        let norm = gradients.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
+        let norm = gradients
+            .iter()
+            .flatten()
+            .map(|g| f64::from(*g) * f64::from(*g))
+            .sum::<f64>()
+            .sqrt();
         let clip = (CLIP / (norm + 1e-6)).min(1.0) as f32;
         let (b1, b2) = (BETAS.0 as f32, BETAS.1 as f32);
         let correct1 = (1.0 - BETAS.0.powi(step as i32 + 1)) as f32;
         let correct2 = (1.0 - BETAS.1.powi(step as i32 + 1)) as f32;
         let rate = rate as f32;
         for (i, (name, var)) in weights.vars.iter().enumerate() {
-            let decay = if name.ends_with("norm.weight") { 0.0 } else { rate * WEIGHT_DECAY as f32 };
+            let decay = if name.ends_with("norm.weight") {
+                0.0
+            } else {
+                rate * WEIGHT_DECAY as f32
+            };
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
             let moments = self.first[i].iter_mut().zip(&mut self.second[i]);
             for ((w, g), (m, v)) in values.iter_mut().zip(&gradients[i]).zip(moments) {
@@ -114,14 +139,36 @@ pub struct Bookkeeping<'a> {
 }
 
 /// Trains the weights in place, from the saved state if there is one.
-pub fn train(weights: &Weights, diet: Diet, schedule: &Schedule, tokenizer: &Tokenizer, eos: u32, books: &Bookkeeping) -> Result<()> {
+pub fn train(
+    weights: &Weights,
+    diet: Diet,
+    schedule: &Schedule,
+    tokenizer: &Tokenizer,
+    eos: u32,
+    books: &Bookkeeping,
+) -> Result<()> {
     let mut adam = AdamW::new(weights);
-    let begin = if books.state.exists() { restore(books.state, weights, &mut adam)? } else { 0 };
-    let mut log = std::fs::OpenOptions::new().create(true).append(true).open(books.log)
+    let begin = if books.state.exists() {
+        restore(books.state, weights, &mut adam)?
+    } else {
+        0
+    };
+    let mut log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(books.log)
         .with_context(|| format!("cannot open the log {}", books.log.display()))?;
     if begin == 0 {
-        writeln!(log, "# {}: {} parameters, diet {diet:?}, {schedule:?}", books.name, weights.count())?;
-        writeln!(log, "# step, tokens, loss (mean since the last line), gradient norm, learning rate, tokens/s")?;
+        writeln!(
+            log,
+            "# {}: {} parameters, diet {diet:?}, {schedule:?}",
+            books.name,
+            weights.count()
+        )?;
+        writeln!(
+            log,
+            "# step, tokens, loss (mean since the last line), gradient norm, learning rate, tokens/s"
+        )?;
     }
     let bar = ProgressBar::new(schedule.steps as u64).with_style(ProgressStyle::with_template(
         "{prefix:>8} {bar:40} {pos}/{len} {elapsed} (left {eta}) {msg}",
@@ -140,7 +187,12 @@ pub fn train(weights: &Weights, diet: Diet, schedule: &Schedule, tokenizer: &Tok
         bar.inc(1);
         if (step + 1) % 50 == 0 || step + 1 == schedule.steps {
             let (mean, speed) = (loss_sum / since as f64, tokens as f64 / started.elapsed().as_secs_f64());
-            ensure!(mean.is_finite(), "the loss of {} is {mean} at step {}", books.name, step + 1);
+            ensure!(
+                mean.is_finite(),
+                "the loss of {} is {mean} at step {}",
+                books.name,
+                step + 1
+            );
             bar.set_message(format!("loss {mean:.4}, {speed:.0} tokens/s"));
             let seen = (step + 1) * schedule.batch_tokens;
             writeln!(log, "{} {seen} {mean:.4} {norm:.3} {rate:.2e} {speed:.0}", step + 1)?;
@@ -172,7 +224,11 @@ fn save(path: &Path, weights: &Weights, adam: &AdamW, steps: usize) -> Result<()
 
 fn restore(path: &Path, weights: &Weights, adam: &mut AdamW) -> Result<usize> {
     let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
-    let get = |name: String| tensors.get(&name).with_context(|| format!("{} lacks {name}", path.display()));
+    let get = |name: String| {
+        tensors
+            .get(&name)
+            .with_context(|| format!("{} lacks {name}", path.display()))
+    };
     for (i, (name, var)) in weights.vars.iter().enumerate() {
         var.set(get(format!("weight.{name}"))?)?;
         adam.first[i] = get(format!("first.{name}"))?.flatten_all()?.to_vec1()?;
