@@ -285,7 +285,7 @@ impl Run<'_, '_> {
         let domain = Domain::new(genes.collect())?;
         let kind = match plan.space.search.optimizer {
             space::Optimizer::CmaEs => optim::Kind::CmaEs,
-            space::Optimizer::CmaEsMargin => optim::Kind::CmaEs,
+            space::Optimizer::CmaEsMargin => optim::Kind::CmaEsMargin,
             space::Optimizer::Genetic => optim::Kind::Genetic,
             space::Optimizer::Random => optim::Kind::Random,
         };
