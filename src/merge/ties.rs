@@ -26,21 +26,25 @@ pub(crate) fn elect_and_sum<'a>(
     normalize: bool,
     out: &mut [f32],
 ) {
-    let mut elected = [0.0f32; CHUNK];
-    let elected = &mut elected[..out.len()];
+    // Slices of one length and masks instead of branches, so that each loop becomes vector code.
+    let n = out.len();
+    let (mut elected, mut divisor) = ([0.0f32; CHUNK], [0.0f32; CHUNK]);
+    let (elected, divisor) = (&mut elected[..n], &mut divisor[..n]);
     for delta in deltas.clone() {
         for (e, d) in elected.iter_mut().zip(delta) {
             *e += d;
         }
     }
-    let mut divisor = [0.0f32; CHUNK];
-    let divisor = &mut divisor[..out.len()];
     out.fill(0.0);
     for (delta, term) in deltas.zip(terms) {
-        for (((o, v), d), e) in out.iter_mut().zip(&mut *divisor).zip(delta).zip(&*elected) {
-            let agrees = (*d > 0.0 && *e >= 0.0) || (*d < 0.0 && *e < 0.0);
-            *o += if agrees { *d } else { 0.0 };
-            *v += if agrees { term.weight } else { 0.0 };
+        let delta = &delta[..n];
+        for i in 0..n {
+            let (d, e) = (delta[i], elected[i]);
+            // All ones where d has the elected sign; where d is zero, it has none.
+            let opposite = (d.to_bits() ^ (u32::from(e < 0.0) << 31)) >> 31;
+            let agrees = opposite.wrapping_sub(1) & u32::from(d != 0.0).wrapping_neg();
+            out[i] += f32::from_bits(d.to_bits() & agrees);
+            divisor[i] += f32::from_bits(term.weight.to_bits() & agrees);
         }
     }
     if normalize {
@@ -78,36 +82,20 @@ mod tests {
     fn by_hand() {
         let (a, b) = ([4.0, 1.0, -2.0, 3.0], [-1.0, 2.0, -4.0, 0.5]);
         // a keeps 4, 3; b keeps 2, −4. Signs: +, +, −, +.
-        let out = merge_sum(
-            &ties(&[(1.0, 0.5), (1.0, 0.5)], false, 1.0),
-            &BASE,
-            &[&a, &b],
-        );
+        let out = merge_sum(&ties(&[(1.0, 0.5), (1.0, 0.5)], false, 1.0), &BASE, &[&a, &b]);
         assert_eq!(out, [4.0, 2.0, -4.0, 3.0]);
         // At density 1: sums 3, 3, −6, 3.5; b's −1 is outvoted.
-        let out = merge_sum(
-            &ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0),
-            &BASE,
-            &[&a, &b],
-        );
+        let out = merge_sum(&ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0), &BASE, &[&a, &b]);
         assert_eq!(out, [4.0, 1.5, -3.0, 1.75]);
         // Weights 1 and 3: sums 1, 7, −14, 4.5; divided by 1 + 3 where both agree.
-        let out = merge_sum(
-            &ties(&[(1.0, 1.0), (3.0, 1.0)], true, 2.0),
-            &BASE,
-            &[&a, &b],
-        );
+        let out = merge_sum(&ties(&[(1.0, 1.0), (3.0, 1.0)], true, 2.0), &BASE, &[&a, &b]);
         assert_eq!(out, [8.0, 2.0 * 7.0 / 4.0, -7.0, 2.0 * 4.5 / 4.0]);
     }
 
     #[test]
     fn a_tied_vote_is_positive_and_an_empty_one_is_zero() {
         let (a, b) = ([1.0, 0.0, 1.0, 0.0], [-1.0, 0.0, -1.0, 0.0]);
-        let out = merge_sum(
-            &ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0),
-            &BASE,
-            &[&a, &b],
-        );
+        let out = merge_sum(&ties(&[(1.0, 1.0), (1.0, 1.0)], true, 1.0), &BASE, &[&a, &b]);
         assert_eq!(out, [1.0, 0.0, 1.0, 0.0]);
     }
 
@@ -115,10 +103,7 @@ mod tests {
     fn densities_at_the_edges() {
         let a = [4.0, 1.0, -2.0, 3.0];
         // floor(0.2 · 4) = 0 entries: the base. One model at density 1: the model itself.
-        assert_eq!(
-            merge_sum(&ties(&[(1.0, 0.2)], true, 1.0), &BASE, &[&a]),
-            BASE
-        );
+        assert_eq!(merge_sum(&ties(&[(1.0, 0.2)], true, 1.0), &BASE, &[&a]), BASE);
         assert_eq!(merge_sum(&ties(&[(1.0, 1.0)], true, 1.0), &BASE, &[&a]), a);
         // floor(0.25 · 4) = 1
         let out = merge_sum(&ties(&[(1.0, 0.25)], false, 1.0), &BASE, &[&a]);
