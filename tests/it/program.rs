@@ -285,7 +285,7 @@ fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
     let file = space(tmp.path(), 4);
     let yaml = fs::read_to_string(&file).unwrap();
     fs::write(&file, yaml.replace("evals: 4", "eval: 4")).unwrap();
-    refused(&["search", &word(&file)], &["space.yaml:11", "did you mean 'evals'?"]);
+    refused(&["search", &word(&file)], &["space.yaml:12", "did you mean 'evals'?"]);
     fs::write(&file, &yaml).unwrap();
     fs::write(at("a-file"), "").unwrap();
     refused(&["search", &word(&file), "--run", &word(&at("a-file/run"))], &["a-file"]);
