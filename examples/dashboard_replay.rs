@@ -37,6 +37,7 @@ fn main() -> Result<()> {
     let appearance = Appearance {
         color: !has("--no-color"),
         unicode: !has("--ascii"),
+        ..Appearance::default()
     };
     let (receiver, clock) = dashboard::replay(records, speed);
     let mut asked = Vec::new();

@@ -44,10 +44,16 @@ fn main() -> anyhow::Result<()> {
     let spec = DecoderSpec::from_config(&shape(name)?)?;
     println!("{name}: {:.1}M weights", spec.parameters() as f64 / 1e6);
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let sizes: std::collections::HashMap<String, usize> =
-        spec.tensor_names().into_iter().map(|(name, shape)| (name, shape.iter().product())).collect();
-    let mut random =
-        |name: &str| Ok((0..sizes[name]).map(|_| 0.05 * (rng.random::<f32>() - 0.5)).collect::<Vec<f32>>());
+    let sizes: std::collections::HashMap<String, usize> = spec
+        .tensor_names()
+        .into_iter()
+        .map(|(name, shape)| (name, shape.iter().product()))
+        .collect();
+    let mut random = |name: &str| {
+        Ok((0..sizes[name])
+            .map(|_| 0.05 * (rng.random::<f32>() - 0.5))
+            .collect::<Vec<f32>>())
+    };
     let vocab = spec.vocab as u32;
     let decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut random)?;
     let mut engine = Engine::new(decoder, Arc::new(words(vocab)?), EngineOptions::default());
@@ -57,16 +63,28 @@ fn main() -> anyhow::Result<()> {
     let prompts: Vec<Vec<u32>> = (0..questions)
         .map(|_| {
             let own = prompt / 2 + rng.random_range(0..=prompt.max(1));
-            shared.iter().copied().chain((0..own.max(1)).map(|_| rng.random_range(3..vocab))).collect()
+            shared
+                .iter()
+                .copied()
+                .chain((0..own.max(1)).map(|_| rng.random_range(3..vocab)))
+                .collect()
         })
         .collect();
     if args.last().is_some_and(|arg| arg == "score") {
-        let requests: Vec<ScoreRequest> =
-            prompts.iter().map(|tokens| ScoreRequest { tokens: tokens.clone(), from: prefix.max(1) }).collect();
+        let requests: Vec<ScoreRequest> = prompts
+            .iter()
+            .map(|tokens| ScoreRequest {
+                tokens: tokens.clone(),
+                from: prefix.max(1),
+            })
+            .collect();
         let start = Instant::now();
         let tokens: usize = engine.score(&requests)?.iter().map(|score| score.tokens).sum();
         let seconds = start.elapsed().as_secs_f64();
-        println!("{tokens} tokens scored in {seconds:.2} s: {:.0} tokens/s", tokens as f64 / seconds);
+        println!(
+            "{tokens} tokens scored in {seconds:.2} s: {:.0} tokens/s",
+            tokens as f64 / seconds
+        );
         return Ok(());
     }
     // A stop string that never comes: looking for it is part of the work.
@@ -102,7 +120,10 @@ fn words(vocab: u32) -> anyhow::Result<Tokenizer> {
         "post_processor": null, "decoder": null, "truncation": null, "padding": null,
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"}
     });
-    let files =
-        TokenizerFiles { name: "words".into(), tokenizer_json: json.to_string().into_bytes(), ..Default::default() };
+    let files = TokenizerFiles {
+        name: "words".into(),
+        tokenizer_json: json.to_string().into_bytes(),
+        ..Default::default()
+    };
     Ok(Tokenizer::new(files)?)
 }

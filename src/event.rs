@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 pub mod rehearsal;
 pub mod run;
+pub mod scale;
 pub mod verdict;
 pub mod weights;
 pub mod words;

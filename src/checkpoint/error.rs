@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::DType;
+use super::lora::AdapterShape;
 
 /// The advice for a file whose bytes cannot be what its writer wrote.
 const DAMAGED: &str = "The file is damaged or was cut short: download or copy it again.";
@@ -64,7 +65,8 @@ pub enum Error {
     AdapterAlone { dir: PathBuf },
 
     /// The directory holds no weights at all.
-    #[error("{} holds no *.safetensors file. Point to the directory that holds the model's weights.", dir.display())]
+    #[error("{} holds no *.safetensors file. Point to the directory that holds the model's weights; a .gguf file is \
+         named by its own path.", dir.display())]
     NoWeights { dir: PathBuf },
 
     // ------------------------------------------------------------------------------------------ safetensors
@@ -169,11 +171,7 @@ pub enum Error {
          Save the model again with safetensors.",
         file.display()
     )]
-    Hole {
-        file: PathBuf,
-        tensor: String,
-        len: u64,
-    },
+    Hole { file: PathBuf, tensor: String, len: u64 },
 
     /// Bytes that belong to no tensor, at the end.
     #[error(
@@ -233,9 +231,7 @@ pub enum Error {
     },
 
     /// A range of elements that the tensor does not have.
-    #[error(
-        "Elements {start}..{end} of tensor `{tensor}` were asked for, into {room} places; it has {len} elements."
-    )]
+    #[error("Elements {start}..{end} of tensor `{tensor}` were asked for, into {room} places; it has {len} elements.")]
     Range {
         tensor: String,
         start: usize,
@@ -256,6 +252,119 @@ pub enum Error {
         value: f32,
     },
 
+    // -------------------------------------------------------------------------------------------------- GGUF
+    /// A GGUF header that contradicts itself, or says something that is not understood.
+    #[error(
+        "{} cannot be read as a GGUF model: {reason}. If the file is whole, convert the original model to GGUF again, or use \
+         the original itself.",
+        file.display()
+    )]
+    GgufHeader { file: PathBuf, reason: String },
+
+    /// A quantisation that cannot be undone here.
+    #[error(
+        "{}: tensor `{tensor}` is stored in {}, which cannot be read. F32, F16, BF16, Q4_0 to Q8_1 and the K-quants (Q2_K to \
+         Q8_K) can: take another file of the same model, best its F16.",
+        file.display(), ggml_name(*kind)
+    )]
+    GgufKind { file: PathBuf, tensor: String, kind: u32 },
+
+    /// A model whose names and layouts in GGUF are not known.
+    #[error(
+        "{} holds a model of the architecture {architecture}; from GGUF, {known} can be read. Use the original model in \
+         Hugging Face layout.",
+        file.display()
+    )]
+    GgufArchitecture {
+        file: PathBuf,
+        architecture: String,
+        known: String,
+    },
+
+    /// A tokenizer that cannot be rebuilt from the metadata.
+    #[error(
+        "No tokenizer can be made from {}: {reason}. Use the original model in Hugging Face layout, or name another model's \
+         tokenizer.",
+        file.display()
+    )]
+    GgufTokenizer { file: PathBuf, reason: String },
+
+    // ---------------------------------------------------------------------------------------------- adapters
+    /// An adapter of a kind that is more than W + scale·B·A.
+    #[error(
+        "{}: {what} is not supported; a LoRA adapter's plain A and B matrices, whole modules and biases are. Merge the \
+         adapter with peft (merge_and_unload, then save_pretrained) and use the merged model.",
+        file.display()
+    )]
+    AdapterUnsupported { file: PathBuf, what: String },
+
+    /// An adapter's tensor whose target the base lacks.
+    #[error(
+        "{}: `{tensor}` would change `{target}`, which the base model does not have (a head that is tied to the embeddings \
+         has no tensor of its own). The adapter was trained on another model: see base_model_name_or_path in its \
+         adapter_config.json.",
+        file.display()
+    )]
+    AdapterTarget {
+        file: PathBuf,
+        tensor: String,
+        target: String,
+    },
+
+    /// An adapter's tensor that does not fit its target or its configuration.
+    #[error(
+        "{}: `{}` has the shape {:?}; the base model and adapter_config.json ask for {:?}. The adapter was trained on \
+         another model: see base_model_name_or_path in its adapter_config.json.",
+        .0.file.display(), .0.tensor, .0.got, .0.expected
+    )]
+    AdapterShape(Box<AdapterShape>),
+
+    /// One factor without the other.
+    #[error("{}: the LoRA on `{module}` lacks its A or its B matrix. Download or save the adapter again.", file.display())]
+    AdapterHalf { file: PathBuf, module: String },
+
+    // ------------------------------------------------------------------------------------------------- the Hub
+    /// Not the name of a model on the Hub.
+    #[error("hf:{name} is not the name of a model on the Hub. Write hf:owner/name or hf:owner/name@revision.")]
+    HubName { name: String },
+
+    /// Offline, and not in the cache.
+    #[error(
+        "hf:{model} is not in the cache at {}, and HF_HUB_OFFLINE forbids to download it. Unset HF_HUB_OFFLINE, or name a \
+         directory that holds the model.",
+        cache.display()
+    )]
+    HubOffline { model: String, cache: PathBuf },
+
+    /// The Hub wants to know who is asking, or does not let them in.
+    #[error(
+        "The Hub does not give hf:{model} to this user: it is private, gated, or does not exist. {}",
+        if *token {
+            "Check that the token in use may read it, and accept the model's terms on its page."
+        } else {
+            "Accept the model's terms on its page and log in (hf auth login), or set HF_TOKEN."
+        }
+    )]
+    HubAccess { model: String, token: bool },
+
+    /// No such model, or no such revision of it.
+    #[error(
+        "The Hub has no model {model}{}. Check the name on its page; a private model needs HF_TOKEN.",
+        revision.as_ref().map(|r| format!(" at revision {r}")).unwrap_or_default()
+    )]
+    HubNotFound { model: String, revision: Option<String> },
+
+    /// The download failed for another reason, as a rule the network.
+    #[error(
+        "hf:{model} could not be downloaded from {endpoint}: {reason}. Check the connection (and HF_ENDPOINT), then run the \
+         same command again: what is complete is kept."
+    )]
+    HubFailed {
+        model: String,
+        endpoint: String,
+        reason: String,
+    },
+
     // ------------------------------------------------------------------------------------------------ writing
     /// The output directory is there and holds something.
     #[error("{} is there already and is not empty. Name another directory, or remove it first.", path.display())]
@@ -266,9 +375,7 @@ pub enum Error {
     OutputName { name: String },
 
     /// A tensor whose bytes are not as many as its shape and dtype ask for.
-    #[error(
-        "Tensor `{tensor}` of shape {shape:?} needs {expected} bytes as {dtype}, but {got} were given."
-    )]
+    #[error("Tensor `{tensor}` of shape {shape:?} needs {expected} bytes as {dtype}, but {got} were given.")]
     OutputSize {
         tensor: String,
         shape: Vec<usize>,
@@ -279,10 +386,7 @@ pub enum Error {
 
     /// A tensor written that was not declared, or declared twice, or otherwise than declared.
     #[error("Tensor `{tensor}` was {problem}.")]
-    OutputPlan {
-        tensor: String,
-        problem: &'static str,
-    },
+    OutputPlan { tensor: String, problem: &'static str },
 
     /// Declared tensors that never came.
     #[error("{missing} of the tensors declared for {} were never written, `{first}` among them.", path.display())]
@@ -315,6 +419,27 @@ impl Error {
     }
 }
 
+/// ggml's own names of the storage types that are not read.
+fn ggml_name(kind: u32) -> String {
+    let name = match kind {
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24..=28 => "whole numbers or F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        _ => return format!("type {kind}, which ggml had not when this was written"),
+    };
+    name.to_owned()
+}
+
 fn write_advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -323,8 +448,6 @@ fn write_advice(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "Choose a directory in which this user may write."
         }
-        _ => {
-            "Check that the directory is there and that this user may write in it; what was begun has been removed."
-        }
+        _ => "Check that the directory is there and that this user may write in it; what was begun has been removed.",
     }
 }

@@ -8,6 +8,10 @@
 
 mod dtype;
 mod error;
+mod gguf;
+mod gguf_tokenizer;
+mod hub;
+mod lora;
 mod map;
 mod safetensors;
 mod shards;
@@ -24,8 +28,12 @@ use serde_json::Value;
 
 pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
+pub use hub::{Download, HubOptions, Report};
+pub use lora::AdapterShape;
 pub use writer::{TensorSpec, Writer, parse_size};
 
+use hub::HubName;
+use lora::Adapter;
 use map::MappedFile;
 
 /// Files beside the weights that belong to a model and say where it came from.
@@ -74,6 +82,9 @@ pub struct Checkpoint {
     config: Value,
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Tensor>,
+    adapter: Option<Adapter>,
+    /// A GGUF file's metadata, of which its tokenizer is made.
+    gguf: Option<gguf::Metadata>,
     digest: OnceLock<String>,
 }
 
@@ -84,6 +95,8 @@ struct Tensor {
     /// Index into [`Checkpoint::files`].
     file: usize,
     bytes: Range<usize>,
+    /// How a GGUF file packs it; `None` for safetensors, which store plainly.
+    packing: Option<gguf::Packing>,
 }
 
 impl Checkpoint {
@@ -94,24 +107,48 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, Error> {
         if path.is_dir() {
             Self::open_directory(path)
+        } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) && path.exists() {
+            Self::open_gguf(path)
         } else if path.exists() {
-            Err(Error::NotACheckpoint {
-                path: path.to_owned(),
-            })
+            Err(Error::NotACheckpoint { path: path.to_owned() })
         } else {
-            Err(Error::NoSuchModel {
-                path: path.to_owned(),
-            })
+            Err(Error::NoSuchModel { path: path.to_owned() })
         }
+    }
+
+    /// Opens a model and lays the PEFT LoRA adapter in the directory `adapter` over it.
+    ///
+    /// **Errors**: also an adapter of another kind, or for another model: it is never laid over in part.
+    pub fn open_with_adapter(model: &Path, adapter: &Path) -> Result<Self, Error> {
+        let mut checkpoint = Self::open(model)?;
+        checkpoint.adapter = Some(Adapter::open(adapter, |name| checkpoint.info(name).cloned())?);
+        checkpoint.name = format!("{}+{}", checkpoint.name, name_of(adapter));
+        Ok(checkpoint)
+    }
+
+    /// Opens what a MODEL word names: a directory, `DIR+ADAPTER_DIR`, a `.gguf` file, or `hf:owner/name[@revision]` (which
+    /// may stand on either side of the `+`).
+    pub fn open_model(model: &str, hub: &HubOptions) -> Result<Self, Error> {
+        let (base, adapter) = split_adapter(model);
+        let path = locate(base, hub, hub::model_is_complete)?;
+        let mut checkpoint = match adapter {
+            None => Self::open(&path)?,
+            Some(adapter) => {
+                let adapter = locate(adapter, hub, hub::adapter_is_complete)?;
+                Self::open_with_adapter(&path, &adapter)?
+            }
+        };
+        if model.contains("hf:") {
+            checkpoint.name = model.replace("hf:", ""); // the cache's directory is called after a commit
+        }
+        Ok(checkpoint)
     }
 
     fn open_directory(dir: &Path) -> Result<Self, Error> {
         let config_file = dir.join("config.json");
         if !config_file.exists() {
             return Err(if dir.join("adapter_config.json").exists() {
-                Error::AdapterAlone {
-                    dir: dir.to_owned(),
-                }
+                Error::AdapterAlone { dir: dir.to_owned() }
             } else {
                 Error::MissingFile {
                     dir: dir.to_owned(),
@@ -125,14 +162,13 @@ impl Checkpoint {
         let mut files = Vec::with_capacity(shards.len());
         for (file, shard) in shards.into_iter().enumerate() {
             for entry in shard.entries {
-                tensors.insert(
-                    entry.name,
-                    Tensor {
-                        info: entry.info,
-                        file,
-                        bytes: entry.bytes,
-                    },
-                );
+                let tensor = Tensor {
+                    info: entry.info,
+                    file,
+                    bytes: entry.bytes,
+                    packing: None,
+                };
+                tensors.insert(entry.name, tensor);
             }
             files.push(shard.file);
         }
@@ -142,6 +178,58 @@ impl Checkpoint {
             config,
             files,
             tensors,
+            adapter: None,
+            gguf: None,
+            digest: OnceLock::new(),
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, Error> {
+        let file = MappedFile::open(path)?;
+        let content = gguf::read(&file)?;
+        let mut kinds: Vec<String> = content
+            .tensors
+            .iter()
+            .filter(|t| t.packing.is_quantised())
+            .map(|t| t.packing.kind_name())
+            .collect();
+        kinds.sort();
+        kinds.dedup();
+        if !kinds.is_empty() {
+            tracing::warn!(
+                "{} is quantised ({}): its weights are approximations, and what is merged from them stays so. The original \
+                 model gives a better parent.",
+                path.display(),
+                kinds.join(", ")
+            );
+        }
+        let tensors = content.tensors.into_iter().map(|stored| {
+            let gguf::Stored {
+                name,
+                info,
+                bytes,
+                packing,
+            } = stored;
+            (
+                name,
+                Tensor {
+                    info,
+                    file: 0,
+                    bytes,
+                    packing: Some(packing),
+                },
+            )
+        });
+        Ok(Self {
+            name: path
+                .file_stem()
+                .map_or_else(|| name_of(path), |stem| stem.to_string_lossy().into_owned()),
+            path: path.to_owned(),
+            config: content.config,
+            tensors: tensors.collect(),
+            files: vec![file],
+            adapter: None,
+            gguf: Some(content.metadata),
             digest: OnceLock::new(),
         })
     }
@@ -163,9 +251,7 @@ impl Checkpoint {
 
     /// Every weight, in the order of the names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorInfo)> {
-        self.tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), &tensor.info))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), &tensor.info))
     }
 
     /// What the tensor `name` is, if there is one.
@@ -178,7 +264,7 @@ impl Checkpoint {
         let tensor = self.tensor(name)?;
         let len = tensor.info.len();
         let mut out = vec![0.0; len];
-        self.read_stored(tensor, 0..len, &mut out);
+        self.read(name, tensor, 0..len, &mut out);
         Ok(out)
     }
 
@@ -196,12 +282,7 @@ impl Checkpoint {
     /// The elements `range` of the flattened tensor `name`, widened to f32, into `out`.
     ///
     /// Any cutting of a tensor into ranges gives the same bits as reading it whole.
-    pub fn read_f32_into(
-        &self,
-        name: &str,
-        range: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
+    pub fn read_f32_into(&self, name: &str, range: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         let tensor = self.tensor(name)?;
         let len = tensor.info.len();
         if range.start > range.end || range.end > len || range.end - range.start != out.len() {
@@ -214,28 +295,32 @@ impl Checkpoint {
                 len,
             });
         }
-        self.read_stored(tensor, range, out);
+        self.read(name, tensor, range, out);
         Ok(())
     }
 
     /// The mapped bytes of the tensor `name`, where what is stored is what [`read_f32`](Self::read_f32) widens.
     pub fn raw(&self, name: &str) -> Option<(&[u8], DType)> {
         let tensor = self.tensors.get(name)?;
-        Some((self.stored(tensor), tensor.info.dtype))
+        self.is_plain(name).then(|| (self.stored(tensor), tensor.info.dtype))
     }
 
     /// Refuses NaN and infinities, naming the first tensor (in the order of the names) and element that holds one.
     pub fn check_finite(&self) -> Result<(), Error> {
         for (name, tensor) in &self.tensors {
-            if let Some(index) = dtype::first_non_finite(tensor.info.dtype, self.stored(tensor)) {
+            let found = match self.raw(name) {
+                Some((bytes, dtype)) => dtype::first_non_finite(dtype, bytes),
+                None => self.read_f32(name)?.iter().position(|x| !x.is_finite()),
+            };
+            if let Some(index) = found {
                 let mut value = [0.0];
-                self.read_stored(tensor, index..index + 1, &mut value);
-                let (checkpoint, tensor) = (self.name.clone(), name.clone());
+                self.read(name, tensor, index..index + 1, &mut value);
+                let (checkpoint, tensor, value) = (self.name.clone(), name.clone(), value[0]);
                 return Err(Error::NotFinite {
                     checkpoint,
                     tensor,
                     index,
-                    value: value[0],
+                    value,
                 });
             }
         }
@@ -257,17 +342,17 @@ impl Checkpoint {
         let data: Vec<blake3::Hash> = self
             .tensors
             .par_iter()
-            .map(|(_, tensor)| {
-                blake3::Hasher::new()
-                    .update_rayon(self.stored(tensor))
-                    .finalize()
-            })
+            .map(|(_, tensor)| blake3::Hasher::new().update_rayon(self.stored(tensor)).finalize())
             .collect();
         for ((name, tensor), data) in self.tensors.iter().zip(data) {
-            hasher.update(
-                format!("\n{name} {} {:?} ", tensor.info.dtype, tensor.info.shape).as_bytes(),
-            );
+            let kind = tensor
+                .packing
+                .map_or_else(|| tensor.info.dtype.to_string(), gguf::Packing::kind_name);
+            hasher.update(format!("\n{name} {kind} {:?} ", tensor.info.shape).as_bytes());
             hasher.update(data.as_bytes());
+        }
+        if let Some(adapter) = &self.adapter {
+            adapter.hash(&mut hasher);
         }
         hasher.finalize().to_hex().to_string()
     }
@@ -276,18 +361,53 @@ impl Checkpoint {
     ///
     /// A LoRA adapter brings none: they are the base model's.
     pub fn side_file(&self, name: &str) -> Option<PathBuf> {
-        if !is_plain_file_name(name) {
-            return None;
+        if !is_plain_file_name(name) || self.gguf.is_some() {
+            return None; // what lies beside a .gguf file need not belong to it
         }
         let file = self.path.join(name);
         file.is_file().then_some(file)
+    }
+
+    /// The text of a file beside the weights, if it is there; for a GGUF file, `tokenizer.json`, `tokenizer_config.json`,
+    /// `generation_config.json` and `chat_template.jinja` are made from its metadata.
+    ///
+    /// **Errors**: the file cannot be read, is no UTF-8, or cannot be made.
+    pub fn side_text(&self, name: &str) -> Result<Option<String>, Error> {
+        let Some(metadata) = &self.gguf else {
+            return match self.side_file(name) {
+                Some(file) => std::fs::read_to_string(&file)
+                    .map(Some)
+                    .map_err(|e| Error::read(&file, e)),
+                None => Ok(None),
+            };
+        };
+        let made = match name {
+            "tokenizer.json" => gguf_tokenizer::tokenizer_json(metadata),
+            "tokenizer_config.json" => gguf_tokenizer::tokenizer_config(metadata),
+            "generation_config.json" => Ok(gguf_tokenizer::generation_config(metadata)),
+            "config.json" => Ok(format!("{:#}\n", self.config)),
+            "chat_template.jinja" => {
+                return Ok(gguf_tokenizer::chat_template(metadata).map(str::to_owned));
+            }
+            _ => return Ok(None),
+        };
+        made.map(Some).map_err(|reason| Error::GgufTokenizer {
+            file: self.path.clone(),
+            reason,
+        })
+    }
+
+    /// The text of `tokenizer.json`, if the model has a tokenizer.
+    pub fn tokenizer_json(&self) -> Result<Option<String>, Error> {
+        self.side_text("tokenizer.json")
     }
 
     /// Every file that the model was read from, or that travels with it: what provenance has to name.
     pub fn source_files(&self) -> Vec<PathBuf> {
         let side = SIDE_FILES.iter().filter_map(|name| self.side_file(name));
         let weights = self.files.iter().map(|file| file.path().to_owned());
-        side.chain(weights).collect()
+        let adapter = self.adapter.iter().flat_map(Adapter::source_files);
+        side.chain(weights).chain(adapter).collect()
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor, Error> {
@@ -314,14 +434,87 @@ impl Checkpoint {
         &self.files[tensor.file][tensor.bytes.clone()]
     }
 
-    fn read_stored(&self, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
-        let size = tensor.info.dtype.size_bytes();
-        widen(
-            tensor.info.dtype,
-            &self.stored(tensor)[range.start * size..range.end * size],
-            out,
-        );
+    /// Is the tensor stored as it is read: no adapter over it, not quantised?
+    fn is_plain(&self, name: &str) -> bool {
+        let packing = self.tensors.get(name).and_then(|tensor| tensor.packing);
+        packing.is_none_or(gguf::Packing::is_plain) && self.adapter.as_ref().is_none_or(|adapter| adapter.leaves(name))
     }
+
+    fn read(&self, name: &str, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
+        self.read_stored(tensor, range.clone(), out);
+        if let Some(adapter) = &self.adapter {
+            adapter.apply(name, range, out);
+        }
+    }
+
+    fn read_stored(&self, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
+        match tensor.packing {
+            Some(packing) => packing.unpack(self.stored(tensor), &tensor.info.shape, range, out),
+            None => {
+                let size = tensor.info.dtype.size_bytes();
+                widen(
+                    tensor.info.dtype,
+                    &self.stored(tensor)[range.start * size..range.end * size],
+                    out,
+                );
+            }
+        }
+    }
+}
+
+/// Splits `BASE+ADAPTER`; a `+` that belongs to a path which is there does not count.
+fn split_adapter(model: &str) -> (&str, Option<&str>) {
+    let there = |part: &str| part.starts_with("hf:") || Path::new(part).exists();
+    if !model.starts_with("hf:") && there(model) {
+        return (model, None);
+    }
+    let splits = || model.match_indices('+').map(|(at, _)| (&model[..at], &model[at + 1..]));
+    let (both, first) = (
+        splits().find(|(base, adapter)| there(base) && there(adapter)),
+        splits().next(),
+    );
+    match both.or_else(|| splits().find(|(base, _)| there(base))).or(first) {
+        Some((base, adapter)) => (base, Some(adapter)),
+        None => (model, None),
+    }
+}
+
+/// The path of one side of a MODEL word, fetched from the Hub if it asks for that.
+fn locate(word: &str, hub: &HubOptions, complete: fn(&Path) -> bool) -> Result<PathBuf, Error> {
+    match word.strip_prefix("hf:") {
+        Some(name) => HubName::parse(name)?.fetch(hub, complete),
+        None => Ok(PathBuf::from(word)),
+    }
+}
+
+/// Calls `visit(row, first column, values)` for every row of a matrix that the flat `range` touches, in parallel.
+///
+/// The first row may begin in its middle, and the last may end early.
+fn for_each_row(
+    columns: usize,
+    range: Range<usize>,
+    values: &mut [f32],
+    visit: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    if values.is_empty() {
+        return;
+    }
+    let (first, skipped) = (range.start / columns, range.start % columns);
+    let head = if skipped == 0 {
+        0
+    } else {
+        (columns - skipped).min(values.len())
+    };
+    let (head, whole) = values.split_at_mut(head);
+    if !head.is_empty() {
+        visit(first, skipped, head);
+    }
+    let first = first + usize::from(skipped != 0);
+    whole
+        .par_chunks_mut(columns)
+        .enumerate()
+        .with_min_len((1 << 14) / columns + 1)
+        .for_each(|(k, row)| visit(first + k, 0, row));
 }
 
 /// Reads a JSON file whose top must be an object.
@@ -411,10 +604,7 @@ mod tests {
     fn fault(files: &[(&str, &[u8])]) -> Error {
         let error = Checkpoint::open(directory(files).path()).expect_err("must be refused");
         let message = error.to_string();
-        assert!(
-            message.ends_with('.') && !message.contains('\n'),
-            "{message}"
-        );
+        assert!(message.ends_with('.') && !message.contains('\n'), "{message}");
         error
     }
 
@@ -427,13 +617,7 @@ mod tests {
         ]);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(checkpoint.config()["x"], 1);
-        assert_eq!(
-            checkpoint
-                .tensors()
-                .map(|(name, _)| name)
-                .collect::<Vec<_>>(),
-            ["w"]
-        );
+        assert_eq!(checkpoint.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["w"]);
         assert_eq!(checkpoint.read_f32("w").unwrap(), [1.5, 1.5]);
         assert_eq!(*checkpoint.read_f32_cow("w").unwrap(), [1.5, 1.5]);
         let mut one = [0.0];
@@ -453,10 +637,7 @@ mod tests {
         assert_eq!(checkpoint.side_file("merges.txt"), None);
         assert_eq!(checkpoint.side_file("../config.json"), None);
         assert_eq!(checkpoint.source_files().len(), 3);
-        assert_eq!(
-            checkpoint.name(),
-            dir.path().file_name().unwrap().to_string_lossy()
-        );
+        assert_eq!(checkpoint.name(), dir.path().file_name().unwrap().to_string_lossy());
         let error = checkpoint.read_f32("v").unwrap_err().to_string();
         assert!(error.contains("nearest name is `w`"), "{error}");
         checkpoint.check_finite().unwrap();
@@ -478,8 +659,7 @@ mod tests {
 
     #[test]
     fn shards_are_joined_by_their_index_or_their_numbers() {
-        let index =
-            br#"{"metadata":{},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
+        let index = br#"{"metadata":{},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
         let (a, b) = (shard("a", 1.0), shard("b", 2.0));
         let indexed = directory(&[
             ("config.json", b"{}"),
@@ -520,10 +700,7 @@ mod tests {
         );
         for evil in ["../x.safetensors", "/etc/passwd", "..", "a\\\\b", ""] {
             assert!(
-                matches!(
-                    with(&format!(r#"{{"a":"{evil}"}}"#), &[]),
-                    Error::ShardName { .. }
-                ),
+                matches!(with(&format!(r#"{{"a":"{evil}"}}"#), &[]), Error::ShardName { .. }),
                 "{evil}"
             );
         }
@@ -539,19 +716,10 @@ mod tests {
         assert!(matches!(double, Error::TensorNotInShard { tensor, .. } if tensor == "b"));
         assert!(matches!(with("[]", &[]), Error::Json { .. }));
         assert!(matches!(with(r#"{"a":1}"#, &[]), Error::Json { .. }));
-        let twice = fault(&[
-            ("config.json", b"{}"),
-            ("x.safetensors", &a),
-            ("y.safetensors", &a),
-        ]);
+        let twice = fault(&[("config.json", b"{}"), ("x.safetensors", &a), ("y.safetensors", &a)]);
         assert!(matches!(twice, Error::TensorInTwoFiles { tensor, .. } if tensor == "a"));
-        let lacking = fault(&[
-            ("config.json", b"{}"),
-            ("model-00001-of-00002.safetensors", &a),
-        ]);
-        assert!(
-            matches!(lacking, Error::ShardMissing { shard, .. } if shard == "model-00002-of-00002.safetensors")
-        );
+        let lacking = fault(&[("config.json", b"{}"), ("model-00001-of-00002.safetensors", &a)]);
+        assert!(matches!(lacking, Error::ShardMissing { shard, .. } if shard == "model-00002-of-00002.safetensors"));
     }
 
     #[test]
@@ -567,22 +735,13 @@ mod tests {
             fault(&[("adapter_config.json", b"{}")]),
             Error::AdapterAlone { .. }
         ));
-        assert!(matches!(
-            fault(&[("config.json", b"{}")]),
-            Error::NoWeights { .. }
-        ));
+        assert!(matches!(fault(&[("config.json", b"{}")]), Error::NoWeights { .. }));
         assert!(matches!(
             fault(&[("config.json", b"{}"), ("pytorch_model.bin", b"")]),
             Error::PickleOnly { .. }
         ));
-        assert!(matches!(
-            fault(&[("config.json", b"{")]),
-            Error::Json { .. }
-        ));
-        assert!(matches!(
-            fault(&[("config.json", b"[1]")]),
-            Error::Json { .. }
-        ));
+        assert!(matches!(fault(&[("config.json", b"{")]), Error::Json { .. }));
+        assert!(matches!(fault(&[("config.json", b"[1]")]), Error::Json { .. }));
         assert!(matches!(
             fault(&[("config.json", b"{}"), ("model.safetensors", b"")]),
             Error::HeaderTooShort { .. }
@@ -604,13 +763,8 @@ mod tests {
         let len = bytes.len();
         bytes[len - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         let dir = directory(&[("config.json", b"{}"), ("model.safetensors", &bytes)]);
-        let error = Checkpoint::open(dir.path())
-            .unwrap()
-            .check_finite()
-            .unwrap_err();
-        assert!(
-            matches!(&error, Error::NotFinite { tensor, index: 1, value, .. } if tensor == "w" && value.is_nan())
-        );
+        let error = Checkpoint::open(dir.path()).unwrap().check_finite().unwrap_err();
+        assert!(matches!(&error, Error::NotFinite { tensor, index: 1, value, .. } if tensor == "w" && value.is_nan()));
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! The header of a safetensors file, read without trusting a byte of it.
 //!
 //! Everything is validated here, once: lengths, names, dtypes, shapes, and that the tensors' data fill the rest of the
-//! file exactly, without holes or overlaps. Whoever holds a [`Header`] may index the file freely. The `safetensors` crate
+//! file exactly, without holes or overlaps. Whoever holds an [`Entry`] may index the file freely. The `safetensors` crate
 //! would do the same in fewer lines, but says neither which tensor is at fault nor what to do about it, and takes the last
 //! of two tensors of one name in silence.
 //!
 //! Source: the format's description, <https://huggingface.co/docs/safetensors>.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{DType, Error, TensorInfo};
 
@@ -59,12 +59,9 @@ pub(super) fn read_header(file: &Path, bytes: &[u8]) -> Result<Vec<Entry>, Error
 
 /// Is this tensor a buffer that some checkpoints carry along, rather than a weight?
 pub(super) fn is_buffer(name: &str) -> bool {
-    BUFFERS.iter().any(|buffer| {
-        name == *buffer
-            || name
-                .strip_suffix(buffer)
-                .is_some_and(|rest| rest.ends_with('.'))
-    })
+    BUFFERS
+        .iter()
+        .any(|buffer| name == *buffer || name.strip_suffix(buffer).is_some_and(|rest| rest.ends_with('.')))
 }
 
 fn header_text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, Error> {
@@ -113,11 +110,7 @@ fn refuse_duplicates(file: &Path, tensors: &[(String, RawTensor)]) -> Result<(),
 }
 
 /// The tensors, in the order of their data, must cover `available` bytes exactly.
-fn check_layout(
-    file: &Path,
-    tensors: &[(String, RawTensor)],
-    available: usize,
-) -> Result<(), Error> {
+fn check_layout(file: &Path, tensors: &[(String, RawTensor)], available: usize) -> Result<(), Error> {
     let mut covered = 0;
     let mut previous = "";
     for (name, tensor) in tensors {
@@ -176,14 +169,8 @@ fn entry(file: &Path, name: String, tensor: RawTensor, data_start: usize) -> Res
     let expected = tensor
         .shape
         .iter()
-        .try_fold(dtype.size_bytes() as u64, |size, dim| {
-            size.checked_mul(*dim)
-        });
-    let shape: Option<Vec<usize>> = tensor
-        .shape
-        .iter()
-        .map(|dim| usize::try_from(*dim).ok())
-        .collect();
+        .try_fold(dtype.size_bytes() as u64, |size, dim| size.checked_mul(*dim));
+    let shape: Option<Vec<usize>> = tensor.shape.iter().map(|dim| usize::try_from(*dim).ok()).collect();
     let (Some(expected), Some(shape)) = (expected, shape) else {
         return Err(Error::ShapeOverflow {
             file: file.to_owned(),
@@ -235,7 +222,7 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut tensors = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        map.next_value::<BTreeMap<String, String>>()?; // checked, and of no use here
                     } else {
                         tensors.push((name, map.next_value()?));
                     }
@@ -315,12 +302,7 @@ pub(super) mod tests {
         let views = [("x.weight", vec![2, 3], 24)].map(|(name, shape, len)| {
             (
                 name,
-                safetensors::tensor::TensorView::new(
-                    safetensors::Dtype::F32,
-                    shape,
-                    &values[..len],
-                )
-                .expect("a view"),
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &values[..len]).expect("a view"),
             )
         });
         let bytes = safetensors::serialize(views, None).expect("serialised");
@@ -337,24 +319,12 @@ pub(super) mod tests {
 
     #[test]
     fn lengths_that_lie_are_refused() {
-        assert!(matches!(
-            read(b""),
-            Err(Error::HeaderTooShort { len: 0, .. })
-        ));
-        assert!(matches!(
-            read(b"1234567"),
-            Err(Error::HeaderTooShort { len: 7, .. })
-        ));
+        assert!(matches!(read(b""), Err(Error::HeaderTooShort { len: 0, .. })));
+        assert!(matches!(read(b"1234567"), Err(Error::HeaderTooShort { len: 7, .. })));
         let length = |len: u64| read(&[&len.to_le_bytes()[..], b"{}"].concat());
         assert!(matches!(length(1 << 63), Err(Error::HeaderTooLarge { .. })));
-        assert!(matches!(
-            length(u64::MAX),
-            Err(Error::HeaderTooLarge { .. })
-        ));
-        assert!(matches!(
-            length(100_000_001),
-            Err(Error::HeaderTooLarge { .. })
-        ));
+        assert!(matches!(length(u64::MAX), Err(Error::HeaderTooLarge { .. })));
+        assert!(matches!(length(100_000_001), Err(Error::HeaderTooLarge { .. })));
         assert!(matches!(
             length(100_000_000),
             Err(Error::HeaderTruncated { available: 2, .. })
@@ -386,19 +356,9 @@ pub(super) mod tests {
             r#"{"a":1}"#,
             r#"{"a":{"dtype":"F32","shape":[]}}"#,
         ] {
-            assert!(
-                matches!(fault(header, 0), Error::HeaderJson { .. }),
-                "{header}"
-            );
+            assert!(matches!(fault(header, 0), Error::HeaderJson { .. }), "{header}");
         }
-        for bad in [
-            "[-1]",
-            "[1.5]",
-            "[1e400]",
-            "[18446744073709551616]",
-            "null",
-            "[[1]]",
-        ] {
+        for bad in ["[-1]", "[1.5]", "[1e400]", "[18446744073709551616]", "null", "[[1]]"] {
             assert!(
                 matches!(
                     fault(&format!("{{{}}}", tensor("a", "F32", bad, 0, 4)), 4),
@@ -407,17 +367,10 @@ pub(super) mod tests {
                 "{bad}"
             );
         }
-        let deep = format!(
-            r#"{{"__metadata__":{}{}}}"#,
-            "[".repeat(10_000),
-            "]".repeat(10_000)
-        );
+        let deep = format!(r#"{{"__metadata__":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
         assert!(matches!(fault(&deep, 0), Error::HeaderJson { .. }));
         assert!(matches!(
-            fault(
-                r#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4],"x":1}}"#,
-                4
-            ),
+            fault(r#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4],"x":1}}"#, 4),
             Error::HeaderJson { .. }
         ));
     }
@@ -436,20 +389,11 @@ pub(super) mod tests {
     fn other_dtypes_are_refused_for_weights_and_passed_over_for_buffers() {
         for dtype in ["F64", "I64", "U8", "F8_E4M3", "BOOL", "f32", ""] {
             let header = format!("{{{}}}", tensor("model.w", dtype, "[1]", 0, 8));
-            assert!(
-                matches!(fault(&header, 8), Error::UnsupportedDType { .. }),
-                "{dtype}"
-            );
+            assert!(matches!(fault(&header, 8), Error::UnsupportedDType { .. }), "{dtype}");
         }
         let header = format!(
             "{{{},{}}}",
-            tensor(
-                "model.layers.0.self_attn.rotary_emb.inv_freq",
-                "F32",
-                "[2]",
-                0,
-                8
-            ),
+            tensor("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", "[2]", 0, 8),
             tensor("embeddings.position_ids", "I64", "[1]", 8, 16)
         );
         assert!(
@@ -462,12 +406,7 @@ pub(super) mod tests {
 
     #[test]
     fn shapes_and_offsets_that_do_not_fit_are_refused() {
-        let one = |shape: &str, start, end, len| {
-            fault(
-                &format!("{{{}}}", tensor("a", "F32", shape, start, end)),
-                len,
-            )
-        };
+        let one = |shape: &str, start, end, len| fault(&format!("{{{}}}", tensor("a", "F32", shape, start, end)), len);
         let two = |a: (u64, u64), b: (u64, u64), len| {
             fault(
                 &format!(
@@ -503,25 +442,13 @@ pub(super) mod tests {
                 ..
             }
         ));
-        assert!(matches!(
-            one("[1]", 0, u64::MAX, 4),
-            Error::OffsetsOutOfBounds { .. }
-        ));
+        assert!(matches!(one("[1]", 0, u64::MAX, 4), Error::OffsetsOutOfBounds { .. }));
         assert!(matches!(one("[1]", 4, 8, 8), Error::Hole { len: 4, .. }));
-        assert!(matches!(
-            one("[1]", 0, 4, 9),
-            Error::TrailingBytes { len: 5, .. }
-        ));
-        assert!(matches!(
-            fault("{}", 1),
-            Error::TrailingBytes { len: 1, .. }
-        ));
+        assert!(matches!(one("[1]", 0, 4, 9), Error::TrailingBytes { len: 5, .. }));
+        assert!(matches!(fault("{}", 1), Error::TrailingBytes { len: 1, .. }));
         assert!(matches!(two((0, 4), (2, 6), 6), Error::Overlap { .. }));
         assert!(matches!(two((0, 4), (0, 4), 4), Error::Overlap { .. }));
-        assert!(matches!(
-            two((0, 4), (6, 10), 10),
-            Error::Hole { len: 2, .. }
-        ));
+        assert!(matches!(two((0, 4), (6, 10), 10), Error::Hole { len: 2, .. }));
     }
 
     proptest! {

@@ -38,6 +38,22 @@ pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
     Ok(shards)
 }
 
+/// Is every weight file there that [`open`] would need? Their content is not looked at.
+pub(super) fn all_present(dir: &Path) -> bool {
+    if dir.join(SINGLE).exists() {
+        return true;
+    }
+    match dir.join(INDEX) {
+        index if index.exists() => read_weight_map(&index).is_ok_and(|map| {
+            map.values()
+                .collect::<BTreeSet<_>>()
+                .iter()
+                .all(|shard| dir.join(shard).exists())
+        }),
+        _ => unindexed(dir).is_ok(),
+    }
+}
+
 fn open_shard(dir: &Path, name: &str) -> Result<Shard, Error> {
     let file = MappedFile::open(&dir.join(name))?;
     let entries = read_header(file.path(), &file)?;
@@ -61,12 +77,7 @@ fn open_indexed(dir: &Path) -> Result<Vec<Shard>, Error> {
     let held: Vec<(&str, BTreeSet<&str>)> = names
         .iter()
         .zip(&shards)
-        .map(|(name, shard)| {
-            (
-                *name,
-                shard.entries.iter().map(|e| e.name.as_str()).collect(),
-            )
-        })
+        .map(|(name, shard)| (*name, shard.entries.iter().map(|e| e.name.as_str()).collect()))
         .collect();
     for (tensor, shard) in &weight_map {
         let here = held
@@ -74,11 +85,7 @@ fn open_indexed(dir: &Path) -> Result<Vec<Shard>, Error> {
             .any(|(name, tensors)| name == shard && tensors.contains(tensor.as_str()));
         if !here && !is_buffer(tensor) {
             let (tensor, shard) = (tensor.clone(), shard.clone());
-            return Err(Error::TensorNotInShard {
-                index,
-                tensor,
-                shard,
-            });
+            return Err(Error::TensorNotInShard { index, tensor, shard });
         }
     }
     for (shard, tensors) in &held {
@@ -131,35 +138,20 @@ fn unindexed(dir: &Path) -> Result<Vec<String>, Error> {
     let failed = |e| Error::read(dir, e);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
-        names.push(
-            entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    let weights: Vec<String> = names
-        .iter()
-        .filter(|name| is_weight_file(name))
-        .cloned()
-        .collect();
+    let weights: Vec<String> = names.iter().filter(|name| is_weight_file(name)).cloned().collect();
     if weights.is_empty() {
         let pickled = |name: &&String| {
-            [".bin", ".pt", ".pth", ".ckpt"]
-                .iter()
-                .any(|end| name.ends_with(end))
-                && *name != "training_args.bin"
+            [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end)) && *name != "training_args.bin"
         };
         return Err(match names.iter().find(pickled) {
             Some(file) => Error::PickleOnly {
                 dir: dir.to_owned(),
                 file: file.clone(),
             },
-            None => Error::NoWeights {
-                dir: dir.to_owned(),
-            },
+            None => Error::NoWeights { dir: dir.to_owned() },
         });
     }
     match missing_sibling(&weights) {

@@ -75,9 +75,7 @@ impl Writer {
             Err(e) => e.kind() != io::ErrorKind::NotFound,
         };
         if occupied {
-            return Err(Error::OutputExists {
-                path: out.to_owned(),
-            });
+            return Err(Error::OutputExists { path: out.to_owned() });
         }
         Self::begin(out, shard_size_bytes, false)
     }
@@ -134,22 +132,14 @@ impl Writer {
     /// Writes one tensor, as declared; without any declaration it is kept in memory until its shard is full.
     ///
     /// **Errors**: `bytes` are not as many as dtype and shape need; the tensor was declared otherwise, or written before.
-    pub fn tensor(
-        &mut self,
-        name: &str,
-        dtype: DType,
-        shape: &[usize],
-        bytes: &[u8],
-    ) -> Result<(), Error> {
+    pub fn tensor(&mut self, name: &str, dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<(), Error> {
         let spec = TensorSpec {
             name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
         };
         match self.places.get(name) {
-            Some(place) if place.spec != spec => {
-                Err(plan_error(name, "declared with another dtype or shape"))
-            }
+            Some(place) if place.spec != spec => Err(plan_error(name, "declared with another dtype or shape")),
             Some(_) => self.put(name, bytes),
             None if self.declared => Err(plan_error(name, "not declared")),
             None => self.keep(spec, bytes),
@@ -191,8 +181,7 @@ impl Writer {
     pub fn text(&mut self, file: &str, text: &str) -> Result<(), Error> {
         let path = self.side_path(file)?;
         let failed = |e| self.failed(&path, e);
-        io::Write::write_all(&mut File::create(&path).map_err(failed)?, text.as_bytes())
-            .map_err(failed)
+        io::Write::write_all(&mut File::create(&path).map_err(failed)?, text.as_bytes()).map_err(failed)
     }
 
     /// Copies the content of a file, byte for byte.
@@ -226,11 +215,7 @@ impl Writer {
 
     fn keep(&mut self, spec: TensorSpec, bytes: &[u8]) -> Result<(), Error> {
         check_size(&spec, bytes.len())?;
-        if self
-            .pending
-            .iter()
-            .any(|(other, _)| other.name == spec.name)
-        {
+        if self.pending.iter().any(|(other, _)| other.name == spec.name) {
             return Err(plan_error(&spec.name, "written twice"));
         }
         let held: usize = self.pending.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -246,18 +231,14 @@ impl Writer {
         if !pending.is_empty() {
             self.begin_shard(&pending.iter().map(|(spec, _)| spec).collect::<Vec<_>>())?;
         }
-        pending
-            .iter()
-            .try_for_each(|(spec, bytes)| self.put(&spec.name, bytes))
+        pending.iter().try_for_each(|(spec, bytes)| self.put(&spec.name, bytes))
     }
 
     /// Writes the header of a new shard; the data of `tensors` follow in an order that keeps them aligned.
     fn begin_shard(&mut self, tensors: &[&TensorSpec]) -> Result<(), Error> {
         let mut tensors = tensors.to_vec();
-        tensors
-            .sort_by(|a, b| (b.dtype.size_bytes(), &a.name).cmp(&(a.dtype.size_bytes(), &b.name)));
-        let mut header =
-            serde_json::Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
+        tensors.sort_by(|a, b| (b.dtype.size_bytes(), &a.name).cmp(&(a.dtype.size_bytes(), &b.name)));
+        let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
         let mut end = 0;
         for spec in &tensors {
             let (start, dtype) = (end, spec.dtype.safetensors_name());
@@ -272,11 +253,7 @@ impl Writer {
         let data_start = 8 + header.len() as u64;
         let number = self.shards.len();
         let path = self.dir.path().join(format!("shard-{number}.part"));
-        let file = File::options()
-            .create_new(true)
-            .read(true)
-            .write(true)
-            .open(&path);
+        let file = File::options().create_new(true).read(true).write(true).open(&path);
         let shard = Shard {
             file: file.map_err(|e| self.failed(&path, e))?,
             path,
@@ -305,9 +282,7 @@ impl Writer {
     }
 
     fn place(&self, name: &str) -> Result<&Place, Error> {
-        self.places
-            .get(name)
-            .ok_or_else(|| plan_error(name, "not declared"))
+        self.places.get(name).ok_or_else(|| plan_error(name, "not declared"))
     }
 
     /// Marks a tensor as written; the second to try is refused.
@@ -320,16 +295,13 @@ impl Writer {
 
     fn write_at(&self, place: &Place, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let shard = &self.shards[place.shard];
-        write_all_at(&shard.file, bytes, place.offset + offset)
-            .map_err(|e| self.failed(&shard.path, e))
+        write_all_at(&shard.file, bytes, place.offset + offset).map_err(|e| self.failed(&shard.path, e))
     }
 
     fn side_path(&self, file: &str) -> Result<PathBuf, Error> {
         match is_plain_file_name(file) {
             true => Ok(self.dir.path().join(file)),
-            false => Err(Error::OutputName {
-                name: file.to_owned(),
-            }),
+            false => Err(Error::OutputName { name: file.to_owned() }),
         }
     }
 
@@ -372,11 +344,7 @@ impl Writer {
             .iter()
             .map(|(tensor, place)| (tensor, name(place.shard)))
             .collect();
-        let total_size: usize = self
-            .places
-            .values()
-            .map(|place| place.spec.size_bytes())
-            .sum();
+        let total_size: usize = self.places.values().map(|place| place.spec.size_bytes()).sum();
         let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
         self.json("model.safetensors.index.json", &index)
     }
@@ -393,9 +361,7 @@ impl Writer {
 /// Reads a size as Hugging Face writes it: `5GB`, `500MB`, `1.5GB`, `200KB` in powers of 1000, `4GiB` in powers of 1024, or
 /// plain bytes.
 pub fn parse_size(text: &str) -> Result<u64, Error> {
-    let refused = || Error::ShardSize {
-        text: text.to_owned(),
-    };
+    let refused = || Error::ShardSize { text: text.to_owned() };
     let trimmed = text.trim();
     let split = trimmed
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -415,10 +381,8 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
     };
     let size = match number.parse::<u64>() {
         Ok(whole) => whole.checked_mul(factor),
-        Err(_) => number
-            .parse::<f64>()
-            .ok()
-            .map(|part| (part * factor as f64) as u64),
+        Err(_) if !number.contains('.') => None,
+        Err(_) => number.parse::<f64>().ok().map(|part| (part * factor as f64) as u64),
     };
     size.filter(|size| *size > 0).ok_or_else(refused)
 }
@@ -491,9 +455,7 @@ fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     use std::io::{Seek, SeekFrom, Write};
     use std::sync::Mutex;
     static CURSOR: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = CURSOR
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _one_at_a_time = CURSOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut file = file;
     file.seek(SeekFrom::Start(offset))?;
     file.write_all(bytes)
@@ -526,26 +488,19 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("deep/er/model");
         let mut writer = Writer::create(&out, 1_000_000).unwrap();
-        writer
-            .tensor("b", DType::Bf16, &[3], &[1, 2, 3, 4, 5, 6])
-            .unwrap();
+        writer.tensor("b", DType::Bf16, &[3], &[1, 2, 3, 4, 5, 6]).unwrap();
         writer
             .tensor("a", DType::F32, &[2, 1], &1f32.to_le_bytes().repeat(2))
             .unwrap();
         writer.tensor("empty", DType::F16, &[0, 4], &[]).unwrap();
-        writer
-            .json("config.json", &json!({"model_type": "llama"}))
-            .unwrap();
+        writer.json("config.json", &json!({"model_type": "llama"})).unwrap();
         assert!(!out.exists(), "nothing is there before the end");
         writer.finish().unwrap();
         assert_eq!(entries(&out), ["config.json", "model.safetensors"]);
         assert_eq!(entries(out.parent().unwrap()), ["model"]);
 
         let checkpoint = Checkpoint::open(&out).unwrap();
-        assert_eq!(
-            checkpoint.raw("b").unwrap(),
-            (&[1u8, 2, 3, 4, 5, 6][..], DType::Bf16)
-        );
+        assert_eq!(checkpoint.raw("b").unwrap(), (&[1u8, 2, 3, 4, 5, 6][..], DType::Bf16));
         assert_eq!(checkpoint.read_f32("a").unwrap(), [1.0, 1.0]);
         assert!(checkpoint.info("empty").unwrap().is_empty());
         let bytes = fs::read(out.join("model.safetensors")).unwrap();
@@ -573,13 +528,10 @@ mod tests {
         });
         writer.json("config.json", &json!({})).unwrap();
         writer.finish().unwrap();
-        let names: Vec<String> = (1..=4)
-            .map(|k| format!("model-{k:05}-of-00004.safetensors"))
-            .collect();
+        let names: Vec<String> = (1..=4).map(|k| format!("model-{k:05}-of-00004.safetensors")).collect();
         assert_eq!(entries(&out)[1..5], names);
         let index: Value =
-            serde_json::from_slice(&fs::read(out.join("model.safetensors.index.json")).unwrap())
-                .unwrap();
+            serde_json::from_slice(&fs::read(out.join("model.safetensors.index.json")).unwrap()).unwrap();
         assert_eq!(index["metadata"]["total_size"], 901 * 4);
         assert_eq!(
             index["weight_map"],
@@ -602,9 +554,7 @@ mod tests {
             let specs = ["x", "y", "z"].map(|name| spec(name, DType::Bf16, &[30, 100]));
             if k == 0 {
                 writer.declare(&specs).unwrap();
-                specs
-                    .iter()
-                    .for_each(|s| writer.put_f32(&s.name, &values).unwrap());
+                specs.iter().for_each(|s| writer.put_f32(&s.name, &values).unwrap());
             } else {
                 let mut bytes = vec![0; 6000];
                 narrow(DType::Bf16, &values, &mut bytes);
@@ -613,10 +563,7 @@ mod tests {
                     .for_each(|s| writer.tensor(&s.name, s.dtype, &s.shape, &bytes).unwrap());
             }
             writer
-                .text(
-                    "config.json",
-                    ["{\"a\": 1, \"b\": 2}", "{\"b\":2,\"a\":1}"][k],
-                )
+                .text("config.json", ["{\"a\": 1, \"b\": 2}", "{\"b\":2,\"a\":1}"][k])
                 .unwrap();
             writer.finish().unwrap();
             digests.push(Checkpoint::open(&out).unwrap().digest().unwrap());
@@ -630,18 +577,13 @@ mod tests {
         let out = home.path().join("m");
         let values: Vec<f32> = (0..WRITE_CHUNK + 3).map(|i| i as f32).collect();
         let mut writer = Writer::create(&out, u64::MAX).unwrap();
-        writer
-            .declare(&[spec("x", DType::Bf16, &[values.len()])])
-            .unwrap();
+        writer.declare(&[spec("x", DType::Bf16, &[values.len()])]).unwrap();
         writer.put_f32("x", &values).unwrap();
         writer.text("config.json", "{}").unwrap();
         writer.finish().unwrap();
         let mut rounded = values;
         super::super::round_in_place(DType::Bf16, &mut rounded);
-        assert_eq!(
-            Checkpoint::open(&out).unwrap().read_f32("x").unwrap(),
-            rounded
-        );
+        assert_eq!(Checkpoint::open(&out).unwrap().read_f32("x").unwrap(), rounded);
     }
 
     #[test]
@@ -656,9 +598,7 @@ mod tests {
             .declare(&[spec("a", DType::F32, &[1]), spec("b", DType::F32, &[1])])
             .unwrap();
         writer.put("a", &[0; 4]).unwrap();
-        assert!(
-            matches!(writer.finish(), Err(Error::OutputIncomplete { first, missing: 1, .. }) if first == "b")
-        );
+        assert!(matches!(writer.finish(), Err(Error::OutputIncomplete { first, missing: 1, .. }) if first == "b"));
         assert!(entries(home.path()).is_empty());
     }
 
@@ -669,10 +609,7 @@ mod tests {
         fs::create_dir(&out).unwrap();
         Writer::create(&out, 100).unwrap().finish().unwrap(); // an empty directory gives way
         fs::write(out.join("precious"), "").unwrap();
-        assert!(matches!(
-            Writer::create(&out, 100),
-            Err(Error::OutputExists { .. })
-        ));
+        assert!(matches!(Writer::create(&out, 100), Err(Error::OutputExists { .. })));
         assert!(matches!(
             Writer::create(&out.join("precious"), 100),
             Err(Error::OutputExists { .. })
@@ -698,10 +635,7 @@ mod tests {
             })
         ));
         for name in ["", "../x", "/etc/passwd", "..", ".hidden", "a/b"] {
-            assert!(
-                matches!(writer.text(name, ""), Err(Error::OutputName { .. })),
-                "{name}"
-            );
+            assert!(matches!(writer.text(name, ""), Err(Error::OutputName { .. })), "{name}");
         }
         writer.declare(&[spec("a", DType::F32, &[1])]).unwrap();
         assert!(matches!(
@@ -713,10 +647,7 @@ mod tests {
             Err(Error::OutputPlan { .. })
         ));
         writer.tensor("a", DType::F32, &[1], &[0; 4]).unwrap();
-        assert!(matches!(
-            writer.put_f32("a", &[0.0]),
-            Err(Error::OutputPlan { .. })
-        ));
+        assert!(matches!(writer.put_f32("a", &[0.0]), Err(Error::OutputPlan { .. })));
         assert!(writer.declare(&[spec("a", DType::F32, &[1])]).is_err());
     }
 

@@ -75,6 +75,7 @@ pub fn appearance() -> Appearance {
         color: variable("NO_COLOR").is_none(),
         // Without any locale, as in many containers, a terminal still shows Unicode.
         unicode: variable("HETEROSIS_ASCII").is_none() && locale.as_ref().is_none_or(utf8),
+        utc_offset_s: utc_offset_s(),
     }
 }
 

@@ -81,7 +81,6 @@ pub struct Prepared {
     pub space: Space,
     pub parents: Parents,
     pub codec: Codec,
-    pub shape: Shape,
     pub warm_starts: Vec<(String, Recipe)>,
 }
 
@@ -104,7 +103,6 @@ impl Prepared {
             space,
             parents,
             codec,
-            shape,
             warm_starts,
         })
     }
@@ -184,13 +182,9 @@ pub fn fitness_tasks(reference: &TaskRef) -> Result<Vec<FitnessTask>> {
     Ok(tasks)
 }
 
-/// The recipes that the space starts from; the plain average where it says nothing.
+/// The recipes that the space says to start from.
 fn warm_starts(space: &Space, codec: &Codec) -> Result<Vec<(String, Recipe)>> {
     let baselines: HashMap<String, Recipe> = codec.baselines().into_iter().collect();
-    if space.search.warm_start.is_empty() {
-        let linear = baselines.get("linear").filter(|linear| codec.encode(linear).is_ok());
-        return Ok(linear.map(|recipe| ("linear".to_string(), recipe.clone())).into_iter().collect());
-    }
     let mut recipes = Vec::new();
     for word in &space.search.warm_start {
         let recipe = match baselines.get(word) {

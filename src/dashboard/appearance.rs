@@ -13,6 +13,8 @@ pub struct Appearance {
     pub color: bool,
     /// Off: everything is drawn in ASCII.
     pub unicode: bool,
+    /// Offset of the reader's clock from UTC, for the log's times.
+    pub utc_offset_s: i32,
 }
 
 impl Default for Appearance {
@@ -20,6 +22,7 @@ impl Default for Appearance {
         Self {
             color: true,
             unicode: true,
+            utc_offset_s: 0,
         }
     }
 }
@@ -66,9 +69,7 @@ fn ascii(symbol: &str) -> char {
         '─' | '╌' | '–' | '—' | '▔' => '-',
         '━' => '=',
         '│' | '┃' | '┊' => '|',
-        '╭' | '╮' | '╰' | '╯' | '┌' | '┐' | '└' | '┘' | '├' | '┤' | '┬' | '┴' | '┼' => {
-            '+'
-        }
+        '╭' | '╮' | '╰' | '╯' | '┌' | '┐' | '└' | '┘' | '├' | '┤' | '┬' | '┴' | '┼' => '+',
         '·' | '┄' => '.',
         '°' | '•' => 'o',
         '±' => '~',
@@ -122,6 +123,7 @@ mod tests {
         Appearance {
             color: false,
             unicode: false,
+            ..Appearance::default()
         }
         .adapt(&mut buffer);
         let text: String = buffer.content.iter().map(|c| c.symbol()).collect();

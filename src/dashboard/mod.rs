@@ -19,6 +19,7 @@ mod view;
 
 pub use appearance::Appearance;
 pub use model::Model;
+pub use plain::{PlainLines, summary};
 pub use replay::replay;
 pub use terminal::{Exit, run};
 pub use update::{Action, Message, update};

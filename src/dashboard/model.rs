@@ -15,8 +15,6 @@ pub struct Model {
     pub run: Run,
     pub appearance: Appearance,
     pub now_ms: u64,
-    /// Offset of the reader's clock from UTC, for the log's times.
-    pub utc_offset_s: i32,
     pub page: Page,
     pub board: Board,
     pub chart: ChartView,
@@ -195,7 +193,6 @@ impl Model {
             run: Run::default(),
             appearance,
             now_ms,
-            utc_offset_s: 0,
             page: Page::default(),
             board: Board::default(),
             chart: ChartView::default(),
@@ -257,9 +254,7 @@ impl Model {
             .enumerate()
             .filter(|(_, s)| {
                 let c = &s.candidate;
-                wanted.is_empty()
-                    || c.id.to_lowercase().contains(&wanted)
-                    || origin_name(&c.origin).contains(&wanted)
+                wanted.is_empty() || c.id.to_lowercase().contains(&wanted) || origin_name(&c.origin).contains(&wanted)
             })
             .collect();
         match self.board.sort {
@@ -321,11 +316,6 @@ impl Model {
 }
 
 fn by_task(a: &Scored, b: &Scored, task: usize) -> Ordering {
-    let value = |s: &Scored| {
-        s.candidate
-            .tasks
-            .get(task)
-            .map_or(f64::NEG_INFINITY, |t| t.score.value)
-    };
+    let value = |s: &Scored| s.candidate.tasks.get(task).map_or(f64::NEG_INFINITY, |t| t.score.value);
     value(a).total_cmp(&value(b))
 }

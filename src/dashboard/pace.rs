@@ -20,9 +20,7 @@ impl Pace {
     pub fn of(run: &Run) -> Option<Self> {
         let arrivals = arrivals(run);
         let population = run.started.as_ref().map_or(1, |s| s.population.max(1));
-        let window = (BLOCKS * population)
-            .clamp(40, 4096)
-            .min(arrivals.len() - 1);
+        let window = (BLOCKS * population).clamp(40, 4096).min(arrivals.len() - 1);
         if window == 0 {
             return None;
         }
@@ -74,12 +72,7 @@ fn arrivals(run: &Run) -> Vec<u64> {
         .iter()
         .filter(|f| counts(&f.origin))
         .map(|f| run.elapsed_at(f.time_ms));
-    let mut arrivals: Vec<u64> = run
-        .scored
-        .iter()
-        .map(|s| s.elapsed_ms)
-        .chain(failed)
-        .collect();
+    let mut arrivals: Vec<u64> = run.scored.iter().map(|s| s.elapsed_ms).chain(failed).collect();
     arrivals.push(0);
     arrivals.sort_unstable();
     arrivals
@@ -117,10 +110,7 @@ mod tests {
             Event::CandidateScored(c) if counts(&c.origin) => Some(c.clone()),
             _ => None,
         };
-        let candidate = night
-            .iter()
-            .find_map(scored)
-            .expect("a night has candidates");
+        let candidate = night.iter().find_map(scored).expect("a night has candidates");
         for (i, at) in arrivals_ms.iter().enumerate() {
             let mut candidate = candidate.clone();
             candidate.id = format!("c{i}");
@@ -167,8 +157,7 @@ mod tests {
         let arrivals: Vec<u64> = (1..=9).map(|i| i * 10_000).collect();
         let run = run_with(&arrivals);
         // 99 − 9 left at 10 s, of which 4 s have gone by since the last arrival.
-        let (low, high) =
-            search_ends_in(&run, run.last_ms + 4000).expect("a budget of evaluations");
+        let (low, high) = search_ends_in(&run, run.last_ms + 4000).expect("a budget of evaluations");
         assert_eq!((low, high), (896_000.0, 896_000.0));
     }
 
@@ -178,10 +167,7 @@ mod tests {
         let (low, high) = search_ends_in(&run, run.last_ms).expect("a budget of time");
         assert_eq!(
             (low, high),
-            (
-                (8 * 3_600_000 - 160_000) as f64,
-                (8 * 3_600_000 - 160_000) as f64
-            )
+            ((8 * 3_600_000 - 160_000) as f64, (8 * 3_600_000 - 160_000) as f64)
         );
     }
 }

@@ -33,10 +33,7 @@ impl PlainLines {
             Level::Warning => "warning: ",
             Level::Error => "error: ",
         };
-        Some(format!(
-            "{}  {flag}{message}",
-            clock(record.time_ms, self.utc_offset_s)
-        ))
+        Some(format!("{}  {flag}{message}", clock(record.time_ms, self.utc_offset_s)))
     }
 
     /// What the lines so far add up to.
@@ -63,9 +60,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         )),
         Event::PhaseStarted { phase } => info(phase_line(*phase).to_owned()),
         Event::CandidateScored(candidate) => info(scored_line(before, candidate)),
-        Event::CandidateFailed { id, reason, .. } => {
-            Some((Level::Warning, format!("{id} failed: {reason}")))
-        }
+        Event::CandidateFailed { id, reason, .. } => Some((Level::Warning, format!("{id} failed: {reason}"))),
         Event::GenerationEnded(g) => {
             let unit = before.unit();
             let mut line = format!("generation {}: best {}, ", g.generation, unit.value(g.best));
@@ -83,10 +78,9 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             }
             info(line)
         }
-        Event::SearchEnded { reason, evals } => info(format!(
-            "search ended after {evals} evaluations: {}",
-            end(*reason)
-        )),
+        Event::SearchEnded { reason, evals } => {
+            info(format!("search ended after {evals} evaluations: {}", end(*reason)))
+        }
         Event::Selected(s) => {
             let winner = s.finalists.iter().find(|f| f.id == s.best);
             let fresh = winner.map(|f| {
@@ -123,11 +117,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
 
 fn opening(started: &RunStarted) -> String {
     let models: Vec<&str> = started.models.iter().map(|m| m.name.as_str()).collect();
-    let tasks: Vec<String> = started
-        .tasks
-        .iter()
-        .map(|t| task_name(&t.task, &t.lang))
-        .collect();
+    let tasks: Vec<String> = started.tasks.iter().map(|t| task_name(&t.task, &t.lang)).collect();
     let mut line = format!(
         "{}: {} over {} genes",
         started.name,
@@ -247,14 +237,8 @@ fn without_reading(run: &Run) -> String {
 fn next_steps(run: &Run, directory: &str) -> String {
     let mut steps = Vec::new();
     match run.state {
-        State::Done => steps.push((
-            format!("heterosis report {directory}"),
-            "the whole story with pictures",
-        )),
-        _ => steps.push((
-            format!("heterosis resume {directory}"),
-            "go on where it stopped",
-        )),
+        State::Done => steps.push((format!("heterosis report {directory}"), "the whole story with pictures")),
+        _ => steps.push((format!("heterosis resume {directory}"), "go on where it stopped")),
     }
     if run.best().is_some() {
         steps.insert(
@@ -265,11 +249,7 @@ fn next_steps(run: &Run, directory: &str) -> String {
             ),
         );
     }
-    let widest = steps
-        .iter()
-        .map(|(command, _)| command.len())
-        .max()
-        .unwrap_or(0);
+    let widest = steps.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
     let lines: Vec<String> = steps
         .iter()
         .map(|(command, what)| format!("  {command:widest$}   {what}\n"))

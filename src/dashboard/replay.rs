@@ -29,11 +29,7 @@ pub fn replay(records: Vec<Record>, speed: f64) -> (Receiver<Record>, Arc<Atomic
 }
 
 fn wait_until(clock: &AtomicU64, time_ms: u64, speed: f64) {
-    let speed = if speed.is_finite() && speed > 0.0 {
-        speed
-    } else {
-        1.0
-    };
+    let speed = if speed.is_finite() && speed > 0.0 { speed } else { 1.0 };
     let mut waited_ms = 0.0;
     while clock.load(Ordering::Relaxed) < time_ms && waited_ms < LONGEST_WAIT_MS {
         thread::sleep(Duration::from_millis(STEP_MS as u64));
@@ -41,10 +37,7 @@ fn wait_until(clock: &AtomicU64, time_ms: u64, speed: f64) {
         let now = clock.load(Ordering::Relaxed) + (STEP_MS * speed) as u64;
         clock.store(now.min(time_ms), Ordering::Relaxed);
     }
-    clock.store(
-        time_ms.max(clock.load(Ordering::Relaxed)),
-        Ordering::Relaxed,
-    );
+    clock.store(time_ms.max(clock.load(Ordering::Relaxed)), Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -58,9 +51,6 @@ mod tests {
         let (receiver, clock) = replay(records.clone(), 1e9);
         let seen: Vec<Record> = receiver.iter().collect();
         assert_eq!(seen, records);
-        assert_eq!(
-            clock.load(Ordering::Relaxed),
-            records[records.len() - 1].time_ms
-        );
+        assert_eq!(clock.load(Ordering::Relaxed), records[records.len() - 1].time_ms);
     }
 }

@@ -9,14 +9,9 @@ use super::{Action, Appearance, Message, Model, draw, plain, update};
 use crate::event::{Event, Level, Record, rehearsal};
 
 fn committed(name: &str) -> Vec<Record> {
-    let path = format!(
-        "{}/tests/data/dashboard/{name}.jsonl",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/tests/data/dashboard/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn model_of(records: impl IntoIterator<Item = Record>) -> Model {
@@ -31,8 +26,7 @@ fn model_of(records: impl IntoIterator<Item = Record>) -> Model {
 fn midway() -> Model {
     let mut records = Vec::new();
     for record in rehearsal::night() {
-        let seen =
-            matches!(&record.event, Event::Progress(p) if p.id == "c0043" && p.answered >= 90);
+        let seen = matches!(&record.event, Event::Progress(p) if p.id == "c0043" && p.answered >= 90);
         records.push(record);
         if seen {
             break;
@@ -49,9 +43,7 @@ fn done() -> Model {
 }
 
 fn press(model: &mut Model, keys: &str) -> Vec<Action> {
-    keys.chars()
-        .filter_map(|c| key(model, KeyCode::Char(c)))
-        .collect()
+    keys.chars().filter_map(|c| key(model, KeyCode::Char(c))).collect()
 }
 
 fn key(model: &mut Model, code: KeyCode) -> Option<Action> {
@@ -123,11 +115,7 @@ fn a_candidate_from_all_sides() {
         insta::assert_snapshot!(format!("candidate-{name}-120x40"), screen(&model, 120, 40));
         key(&mut model, KeyCode::Tab);
     }
-    assert_eq!(
-        model.detail.as_ref().unwrap().tab,
-        Tab::Recipe,
-        "the tabs go round"
-    );
+    assert_eq!(model.detail.as_ref().unwrap().tab, Tab::Recipe, "the tabs go round");
     key(&mut model, KeyCode::Esc);
     assert!(model.detail.is_none());
 }
@@ -155,6 +143,7 @@ fn in_ascii_without_colour() {
     model.appearance = Appearance {
         color: false,
         unicode: false,
+        ..Appearance::default()
     };
     let text = screen(&model, 80, 24);
     assert!(text.is_ascii(), "{text}");
@@ -164,10 +153,7 @@ fn in_ascii_without_colour() {
 #[test]
 fn plain_lines_and_the_last_words() {
     let mut lines = plain::PlainLines::new(3600);
-    let text: Vec<String> = committed("night")
-        .iter()
-        .filter_map(|r| lines.line(r))
-        .collect();
+    let text: Vec<String> = committed("night").iter().filter_map(|r| lines.line(r)).collect();
     let mut told = text[..14].to_vec();
     told.push("…".into());
     told.extend_from_slice(&text[text.len() - 6..]);
@@ -175,9 +161,7 @@ fn plain_lines_and_the_last_words() {
     told.push(plain::summary(lines.run(), "runs/night"));
     insta::assert_snapshot!("plain", told.join("\n"));
     let mut lines = plain::PlainLines::new(0);
-    committed("stopped")
-        .iter()
-        .for_each(|r| drop(lines.line(r)));
+    committed("stopped").iter().for_each(|r| drop(lines.line(r)));
     insta::assert_snapshot!("plain-stopped", plain::summary(lines.run(), "runs/es"));
 }
 
@@ -198,12 +182,7 @@ fn no_size_panics() {
         (3, 80),
         (300, 2),
     ];
-    for mut model in [
-        midway(),
-        done(),
-        model_of([]),
-        model_of(committed("stopped")),
-    ] {
+    for mut model in [midway(), done(), model_of([]), model_of(committed("stopped"))] {
         for page in Page::ALL {
             model.page = page;
             for (columns, rows) in sizes {
@@ -262,10 +241,7 @@ fn wide_characters_stay_in_their_columns() {
     key(&mut model, KeyCode::Enter);
     press(&mut model, "4");
     let text = screen(&model, 80, 24);
-    assert!(
-        !text.contains('\u{1b}'),
-        "a model's escape sequence reached the screen"
-    );
+    assert!(!text.contains('\u{1b}'), "a model's escape sequence reached the screen");
     insta::assert_snapshot!("wide-80x24", text);
 }
 
@@ -274,21 +250,13 @@ fn leaving_never_stops_and_stopping_asks() {
     let mut model = midway();
     assert_eq!(press(&mut model, "q"), [Action::CloseView]);
     assert_eq!(press(&mut model, "S"), []);
-    assert_eq!(
-        press(&mut model, "j"),
-        [],
-        "another key does not answer the question"
-    );
+    assert_eq!(press(&mut model, "j"), [], "another key does not answer the question");
     assert!(model.overlay.is_some());
     assert_eq!(press(&mut model, "n"), []);
     assert!(model.overlay.is_none() && !model.stopping);
     assert_eq!(press(&mut model, "Sy"), [Action::RequestStop]);
     assert!(screen(&model, 80, 24).contains("stopping"));
-    assert_eq!(
-        ctrl_c(&mut model),
-        Some(Action::Abort),
-        "a stop is under way already"
-    );
+    assert_eq!(ctrl_c(&mut model), Some(Action::Abort), "a stop is under way already");
 }
 
 #[test]
@@ -305,10 +273,7 @@ fn the_first_ctrl_c_drains_and_the_second_aborts() {
 #[test]
 fn pause_goes_both_ways_and_export_names_its_candidate() {
     let mut model = midway();
-    assert_eq!(
-        press(&mut model, "pp"),
-        [Action::RequestPause, Action::RequestResume]
-    );
+    assert_eq!(press(&mut model, "pp"), [Action::RequestPause, Action::RequestResume]);
     let best = model.run.best().unwrap().candidate.id.clone();
     assert_eq!(press(&mut model, "e"), [Action::RequestExport { id: best }]);
     press(&mut model, "jj");
@@ -339,11 +304,7 @@ fn the_chosen_row_stays_with_its_candidate() {
 fn filters_and_orders() {
     let mut model = midway();
     press(&mut model, "3/parentq");
-    assert_eq!(
-        model.rows().len(),
-        0,
-        "`q` is part of the filter while one types"
-    );
+    assert_eq!(model.rows().len(), 0, "`q` is part of the filter while one types");
     key(&mut model, KeyCode::Backspace);
     key(&mut model, KeyCode::Enter);
     assert_eq!(model.rows().len(), 3);
@@ -353,19 +314,11 @@ fn filters_and_orders() {
     press(&mut model, "sss");
     let rows = model.rows();
     assert!(
-        rows.windows(2)
-            .all(|pair| pair[0].1.time_ms >= pair[1].1.time_ms),
+        rows.windows(2).all(|pair| pair[0].1.time_ms >= pair[1].1.time_ms),
         "by age"
     );
     press(&mut model, "6v");
-    assert_eq!(
-        model
-            .log_lines()
-            .iter()
-            .filter(|l| l.level == Level::Info)
-            .count(),
-        0
-    );
+    assert_eq!(model.log_lines().iter().filter(|l| l.level == Level::Info).count(), 0);
     press(&mut model, "/collapsed");
     assert_eq!(model.log_lines().len(), 1);
 }
@@ -400,10 +353,7 @@ fn flips_change_sides_and_opponents() {
     press(&mut model, "]");
     assert_eq!(model.detail.as_ref().unwrap().at, 0);
     press(&mut model, "[[");
-    assert_eq!(
-        model.detail.as_ref().unwrap().against,
-        model.opponents().len() - 1
-    );
+    assert_eq!(model.detail.as_ref().unwrap().against, model.opponents().len() - 1);
 }
 
 #[test]
@@ -413,12 +363,7 @@ fn only_what_can_be_seen_draws_again() {
     let now_ms = model.now_ms;
     update(&mut model, Message::Tick { now_ms });
     assert!(!model.take_stale(), "no second has passed");
-    update(
-        &mut model,
-        Message::Tick {
-            now_ms: now_ms + 1000,
-        },
-    );
+    update(&mut model, Message::Tick { now_ms: now_ms + 1000 });
     assert!(model.take_stale());
     let mut model = done();
     model.take_stale();

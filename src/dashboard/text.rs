@@ -107,11 +107,7 @@ impl<'a> Parts<'a> {
     /// The line, `columns` wide: left parts, space, right parts; two spaces between parts.
     pub fn fit(mut self, columns: usize) -> Line<'a> {
         loop {
-            let used: usize = self
-                .parts
-                .iter()
-                .map(|(_, _, spans)| part_width(spans) + 2)
-                .sum();
+            let used: usize = self.parts.iter().map(|(_, _, spans)| part_width(spans) + 2).sum();
             if used <= columns + 2 {
                 break;
             }
@@ -126,8 +122,7 @@ impl<'a> Parts<'a> {
                 .expect("the largest is among them");
             self.parts.remove(last);
         }
-        let (right, left): (Vec<_>, Vec<_>) =
-            self.parts.into_iter().partition(|(_, right, _)| *right);
+        let (right, left): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|(_, right, _)| *right);
         let used: usize = right.iter().map(|(_, _, s)| part_width(s) + 2).sum();
         let mut line = join(left);
         if !right.is_empty() {
@@ -201,10 +196,7 @@ mod tests {
 
     #[test]
     fn wrapping_keeps_every_word() {
-        assert_eq!(
-            wrap("one two three", 7),
-            ["one two", "three"].map(String::from)
-        );
+        assert_eq!(wrap("one two three", 7), ["one two", "three"].map(String::from));
         assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"].map(String::from));
         assert_eq!(wrap("a\n\nb", 3), ["a", "", "b"].map(String::from));
         assert_eq!(wrap("", 0), [""].map(String::from));

@@ -186,15 +186,9 @@ fn on_detail_key(model: &mut Model, code: KeyCode) -> Option<Action> {
     let detail = model.detail.as_mut()?;
     match code {
         KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace => model.detail = None,
-        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => {
-            (detail.tab, detail.at) = (detail.tab.step(1), 0)
-        }
-        KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
-            (detail.tab, detail.at) = (detail.tab.step(-1), 0)
-        }
-        KeyCode::Char(c @ '1'..='4') => {
-            (detail.tab, detail.at) = (Tab::ALL[c as usize - '1' as usize], 0)
-        }
+        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => (detail.tab, detail.at) = (detail.tab.step(1), 0),
+        KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => (detail.tab, detail.at) = (detail.tab.step(-1), 0),
+        KeyCode::Char(c @ '1'..='4') => (detail.tab, detail.at) = (Tab::ALL[c as usize - '1' as usize], 0),
         KeyCode::Char('f') => {
             detail.at = 0;
             detail.flips = match detail.flips {
@@ -203,9 +197,7 @@ fn on_detail_key(model: &mut Model, code: KeyCode) -> Option<Action> {
             };
         }
         KeyCode::Char(']') => (detail.against, detail.at) = ((detail.against + 1) % opponents, 0),
-        KeyCode::Char('[') => {
-            (detail.against, detail.at) = ((detail.against + opponents - 1) % opponents, 0)
-        }
+        KeyCode::Char('[') => (detail.against, detail.at) = ((detail.against + opponents - 1) % opponents, 0),
         KeyCode::Char(c @ ('n' | 'N')) => step_candidate(model, if c == 'n' { 1 } else { -1 }),
         _ => {}
     }
@@ -284,9 +276,7 @@ fn moved(at: usize, by: isize, last: usize) -> usize {
 
 fn open(model: &mut Model) {
     let rows = model.rows();
-    let id = rows
-        .get(model.chosen_row(&rows))
-        .map(|(_, s)| s.candidate.id.clone());
+    let id = rows.get(model.chosen_row(&rows)).map(|(_, s)| s.candidate.id.clone());
     open_detail(model, id);
 }
 
@@ -308,10 +298,7 @@ fn open_detail(model: &mut Model, id: Option<String>) {
 fn step_candidate(model: &mut Model, by: isize) {
     let rows = model.rows();
     let Some(detail) = &model.detail else { return };
-    let at = rows
-        .iter()
-        .position(|(_, s)| s.candidate.id == detail.id)
-        .unwrap_or(0);
+    let at = rows.iter().position(|(_, s)| s.candidate.id == detail.id).unwrap_or(0);
     let to = moved(at, by, rows.len().saturating_sub(1));
     let Some(id) = rows.get(to).map(|(_, s)| s.candidate.id.clone()) else {
         return;
@@ -345,10 +332,6 @@ fn next_level(model: &mut Model) {
 fn next_axis(model: &mut Model, axis: char) {
     let tasks = model.task_names().len().max(1);
     let axes = &mut model.pareto;
-    let index = if axis == 'x' {
-        &mut axes.x
-    } else {
-        &mut axes.y
-    };
+    let index = if axis == 'x' { &mut axes.x } else { &mut axes.y };
     *index = (*index + 1) % tasks;
 }

@@ -83,10 +83,7 @@ fn state_line(model: &Model, columns: u16) -> Line<'static> {
         .map_or("waiting for a run", |s| s.name.as_str())
         .to_owned();
     let mut parts = Parts::default()
-        .left(
-            3,
-            vec![span("heterosis", ACCENT.add_modifier(Modifier::BOLD))],
-        )
+        .left(3, vec![span("heterosis", ACCENT.add_modifier(Modifier::BOLD))])
         .left(0, vec![span(name, BOLD)])
         .left(0, vec![state(model)]);
     if let Some(started) = &run.started {
@@ -103,10 +100,7 @@ fn state_line(model: &Model, columns: u16) -> Line<'static> {
                     DIM,
                 )],
             )
-            .left(
-                6,
-                vec![span(format!("{} {}", started.device, started.dtype), DIM)],
-            );
+            .left(6, vec![span(format!("{} {}", started.device, started.dtype), DIM)]);
     }
     let elapsed = duration(run.elapsed(model.now_ms));
     parts
@@ -158,13 +152,8 @@ fn progress_line(model: &Model, columns: u16) -> Line<'static> {
 
 fn evals(run: &Run) -> Vec<Span<'static>> {
     let budget = run.started.as_ref().and_then(|s| s.budget.evals);
-    let of = budget
-        .map(|n| format!(" of {}", count(n)))
-        .unwrap_or_default();
-    vec![
-        span(count(run.evals), BOLD),
-        span(format!("{of} evals"), PLAIN),
-    ]
+    let of = budget.map(|n| format!(" of {}", count(n))).unwrap_or_default();
+    vec![span(count(run.evals), BOLD), span(format!("{of} evals"), PLAIN)]
 }
 
 /// Share of the budget that is used: of evaluations or time, whichever is further.
@@ -173,9 +162,7 @@ fn budget_used(model: &Model) -> Option<f64> {
     if model.run.search_ended.is_some() {
         return Some(1.0);
     }
-    let evals = budget
-        .evals
-        .map(|n| model.run.evals as f64 / n.max(1) as f64);
+    let evals = budget.evals.map(|n| model.run.evals as f64 / n.max(1) as f64);
     let time = budget
         .duration_ms
         .map(|ms| model.run.elapsed(model.now_ms) as f64 / ms.max(1) as f64);
@@ -196,16 +183,11 @@ fn ending(model: &Model) -> Option<Vec<Span<'static>>> {
     if let Some((low, high)) = pace::search_ends_in(run, model.now_ms) {
         return Some(match model.paused {
             true => vec![span("paused", BEST)],
-            false => vec![
-                span("search ends in ", DIM),
-                span(duration_range(low, high), BOLD),
-            ],
+            false => vec![span("search ends in ", DIM), span(duration_range(low, high), BOLD)],
         });
     }
     match &run.state {
-        State::Running if run.search_ended.is_some() => {
-            Some(vec![span("search over, final runs", PLAIN)])
-        }
+        State::Running if run.search_ended.is_some() => Some(vec![span("search over, final runs", PLAIN)]),
         State::Done => Some(vec![span("result: 7", DIM)]),
         State::Stopped(_) => Some(vec![span("resume goes on", DIM)]),
         State::Failed(reason) => Some(vec![span(cut(reason, 40), BAD)]),
@@ -234,17 +216,11 @@ fn best_line(model: &Model, columns: u16) -> Line<'static> {
         vec![
             span("best ", DIM),
             span(best.id.clone(), BEST.add_modifier(Modifier::BOLD)),
-            span(
-                format!(" {}", run.unit().with_error(best.fitness, best.stderr)),
-                BOLD,
-            ),
+            span(format!(" {}", run.unit().with_error(best.fitness, best.stderr)), BOLD),
         ],
     );
     if best.n > 0 {
-        parts = parts.left(
-            4,
-            vec![span(format!("SE (n={})", count(best.n as u64)), DIM)],
-        );
+        parts = parts.left(4, vec![span(format!("SE (n={})", count(best.n as u64)), DIM)]);
     }
     if let Some(parent) = run.best_parent() {
         let (lead, p) = lead(run, best, parent);
@@ -293,29 +269,18 @@ fn sealed_line(unit: Unit, reading: &TestReading) -> Parts<'static> {
                     DIM,
                 ),
                 span(parent_name(&reading.best_parent.id).to_owned(), PARENT),
-                span(
-                    format!(" {}", unit.value(reading.best_parent.score.value)),
-                    DIM,
-                ),
+                span(format!(" {}", unit.value(reading.best_parent.score.value)), DIM),
             ],
         )
         .left(2, vec![span(p_value(reading.p_value), DIM)])
 }
 
 /// Over the best parent: `▲ +12.4 ± 3.0 over maths`, and its p-value where both answered the same questions.
-fn lead(
-    run: &Run,
-    best: &Candidate,
-    parent: &Candidate,
-) -> (Vec<Span<'static>>, Vec<Span<'static>>) {
+fn lead(run: &Run, best: &Candidate, parent: &Candidate) -> (Vec<Span<'static>>, Vec<Span<'static>>) {
     let unit = run.unit();
     let paired = run.paired(&best.id, &parent.id);
     let difference = paired.map_or(best.fitness - parent.fitness, |p| p.difference);
-    let (sign, style) = if difference > 0.0 {
-        ("▲", GOOD)
-    } else {
-        ("▼", BAD)
-    };
+    let (sign, style) = if difference > 0.0 { ("▲", GOOD) } else { ("▼", BAD) };
     let error = paired
         .map(|p| format!(" ± {}", unit.value(p.stderr)))
         .unwrap_or_default();
@@ -328,9 +293,7 @@ fn lead(
     if difference <= 0.0 {
         lead[1] = span(" against ", DIM);
     }
-    let p = paired
-        .map(|p| vec![span(p_value(p.p_value), DIM)])
-        .unwrap_or_default();
+    let p = paired.map(|p| vec![span(p_value(p.p_value), DIM)]).unwrap_or_default();
     (lead, p)
 }
 
@@ -377,21 +340,17 @@ fn body(model: &Model, area: Rect, buffer: &mut Buffer) {
 fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
     if area.width >= 160 && area.height >= 40 {
         let [left, middle, right] = columns(area, [42, 33, 25]);
-        let [chart, log] =
-            Layout::vertical([Constraint::Percentage(62), Constraint::Fill(1)]).areas(left);
-        let [board, engine] =
-            Layout::vertical([Constraint::Fill(1), Constraint::Length(9)]).areas(middle);
+        let [chart, log] = Layout::vertical([Constraint::Percentage(62), Constraint::Fill(1)]).areas(left);
+        let [board, engine] = Layout::vertical([Constraint::Fill(1), Constraint::Length(9)]).areas(middle);
         chart::draw(model, chart, buffer);
         log::draw(model, log, buffer);
         board::draw(model, board, buffer);
         engine::draw(model, engine, buffer);
         candidate::aside(model, right, buffer);
     } else if area.width >= 100 && area.height >= 26 {
-        let [top, bottom] =
-            Layout::vertical([Constraint::Percentage(50), Constraint::Fill(1)]).areas(area);
+        let [top, bottom] = Layout::vertical([Constraint::Percentage(50), Constraint::Fill(1)]).areas(area);
         let [board, right] = columns(bottom, [64, 36]);
-        let [engine, log] =
-            Layout::vertical([Constraint::Length(7), Constraint::Fill(1)]).areas(right);
+        let [engine, log] = Layout::vertical([Constraint::Length(7), Constraint::Fill(1)]).areas(right);
         chart::draw(model, top, buffer);
         board::draw(model, board, buffer);
         engine::draw(model, engine, buffer);
@@ -411,11 +370,7 @@ fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
             indented(engine),
             buffer,
         );
-        put_lines(
-            &[log::last(model, log.width.saturating_sub(2))],
-            indented(log),
-            buffer,
-        );
+        put_lines(&[log::last(model, log.width.saturating_sub(2))], indented(log), buffer);
     }
 }
 
@@ -499,10 +454,7 @@ fn keys(model: &Model, columns: u16) -> Line<'static> {
 
 /// A panel: a rule with a title on top, a column of air on each side.
 fn panel(title: Line<'static>, area: Rect, buffer: &mut Buffer) -> Rect {
-    let block = Block::new()
-        .borders(Borders::TOP)
-        .border_style(DIM)
-        .title(title);
+    let block = Block::new().borders(Borders::TOP).border_style(DIM).title(title);
     let inner = block.inner(area);
     block.render(area, buffer);
     indented(inner)
@@ -510,11 +462,7 @@ fn panel(title: Line<'static>, area: Rect, buffer: &mut Buffer) -> Rect {
 
 /// ` name ` with an explanation behind it, as a panel's title.
 fn title(name: &str, rest: Vec<Span<'static>>) -> Line<'static> {
-    let mut line = Line::from(vec![
-        span("─ ", DIM),
-        span(name.to_owned(), BOLD),
-        span(" ", PLAIN),
-    ]);
+    let mut line = Line::from(vec![span("─ ", DIM), span(name.to_owned(), BOLD), span(" ", PLAIN)]);
     line.spans.extend(rest);
     line
 }

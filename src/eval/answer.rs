@@ -33,8 +33,9 @@ impl Answerer for Engine {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
         let tokenizer = self.tokenizer();
         let bos = tokenizer.special_token("bos_token").filter(|bos| !bos.is_empty());
-        let (with, without): (Vec<_>, Vec<_>) =
-            texts.iter().partition(|text| bos.is_some_and(|bos| text.starts_with(bos)));
+        let (with, without): (Vec<_>, Vec<_>) = texts
+            .iter()
+            .partition(|text| bos.is_some_and(|bos| text.starts_with(bos)));
         let mut with = tokenizer.encode_batch(&with, false)?.into_iter();
         let mut without = tokenizer.encode_batch(&without, true)?.into_iter();
         let in_order = texts.iter().filter_map(|text| match bos {
@@ -45,12 +46,17 @@ impl Answerer for Engine {
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
-        let messages: Vec<_> = messages.iter().map(|m| model::Message::new(m.role, m.content.clone())).collect();
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|m| model::Message::new(m.role, m.content.clone()))
+            .collect();
         self.tokenizer().apply_chat_template(&messages, true)
     }
 
     fn end_text(&self) -> Option<&str> {
-        self.tokenizer().special_token("eos_token").filter(|eos| !eos.is_empty())
+        self.tokenizer()
+            .special_token("eos_token")
+            .filter(|eos| !eos.is_empty())
     }
 
     fn context_length(&self) -> usize {
@@ -117,7 +123,10 @@ pub fn answer(
     let mut generated = prompts.into_iter().zip(generations);
     let mut scored = scores.into_iter();
     let mut judge = |task: &Task, question: &Question| match task.kind() {
-        Kind::Generate => generated.next().map(|(prompt, g)| judged(task, question, prompt, g)).transpose(),
+        Kind::Generate => generated
+            .next()
+            .map(|(prompt, g)| judged(task, question, prompt, g))
+            .transpose(),
         Kind::LogLikelihood => Ok(scored.next().map(|score| measured(question, score))),
     };
     // The engine gives one result for each request, so nothing is left out here.
@@ -175,12 +184,17 @@ fn render_chat(engine: &dyn Answerer, prompt: &Prompt, chat: &Chat) -> Result<St
 /// Prompts as tokens, cut on the left so that the answer has room in the context.
 fn generation_requests(engine: &dyn Answerer, task: &Task, texts: &[String]) -> Result<Vec<Request>, Error> {
     let context = engine.context_length();
-    let room = context.checked_sub(task.max_new_tokens).filter(|room| *room > 0).ok_or_else(|| Error::Context {
-        task: task.name().into(),
-        wanted: task.max_new_tokens,
-        context,
-    })?;
-    let end = engine.end_text().filter(|end| !task.stop.iter().any(|stop| stop == end));
+    let room = context
+        .checked_sub(task.max_new_tokens)
+        .filter(|room| *room > 0)
+        .ok_or_else(|| Error::Context {
+            task: task.name().into(),
+            wanted: task.max_new_tokens,
+            context,
+        })?;
+    let end = engine
+        .end_text()
+        .filter(|end| !task.stop.iter().any(|stop| stop == end));
     let stop: Arc<[String]> = match end {
         None => task.stop.clone(),
         Some(end) => task.stop.iter().cloned().chain([end.to_string()]).collect(),
@@ -339,7 +353,8 @@ mod tests {
             Ok(requests
                 .iter()
                 .map(|r| {
-                    self.calls.push(format!("{}|{}", text(&r.tokens[..r.from]), text(&r.tokens[r.from..])));
+                    self.calls
+                        .push(format!("{}|{}", text(&r.tokens[..r.from]), text(&r.tokens[r.from..])));
                     let tokens = r.tokens.len() - r.from;
                     Score {
                         log_likelihood: -2.0 * tokens as f64,
@@ -359,7 +374,8 @@ mod tests {
         Task::ready(file, "en".into(), options, &DataDirs::default()).unwrap()
     }
 
-    const GENERATE: &str = "prompt: 'Q: {{q}}'\nstop: STOP\nmax_new_tokens: 10\nfilters: [{name: last, number: {otherwise: last}}]";
+    const GENERATE: &str =
+        "prompt: 'Q: {{q}}'\nstop: STOP\nmax_new_tokens: 10\nfilters: [{name: last, number: {otherwise: last}}]";
     const SCORE: &str = "type: loglikelihood\nprompt: 'Q: {{q}}  '";
 
     #[test]
@@ -376,8 +392,14 @@ mod tests {
         let answers = answer(&mut model, &work, &mut |p| seen.push((p.done, p.total))).unwrap();
         assert_eq!(answers.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
         let first = &answers[1][0];
-        assert_eq!((first.output.as_str(), first.correct, first.finish.as_str()), ("5 ", true, "eos"));
-        assert_eq!((first.question.as_str(), first.prompt.as_str()), ("rows/0", "Q: a =>5 STOP 6"));
+        assert_eq!(
+            (first.output.as_str(), first.correct, first.finish.as_str()),
+            ("5 ", true, "eos")
+        );
+        assert_eq!(
+            (first.question.as_str(), first.prompt.as_str()),
+            ("rows/0", "Q: a =>5 STOP 6")
+        );
         assert!(!answers[1][1].correct);
         assert_eq!((answers[0][0].score, answers[0][0].token_count), (-2.0, 4));
         assert_eq!(model.calls[2], "Q: a =>5 STOP 6|   5");
@@ -395,8 +417,13 @@ mod tests {
         answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
         assert_eq!(model.calls, ["OP 6", " =>7"]);
         model.context_length = 10;
-        let message = answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap_err().to_string();
-        assert!(message.contains("10 tokens, but the model's context has 10"), "{message}");
+        let message = answer(&mut model, &[(&task, &questions)], &mut |_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("10 tokens, but the model's context has 10"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -421,7 +448,11 @@ mod tests {
     #[test]
     fn plain_text_is_scored_from_its_second_token() {
         let dir = tempfile::tempdir().unwrap();
-        let task = task(dir.path(), "type: loglikelihood\ngold: '{{q}}'", &TaskOptions::default());
+        let task = task(
+            dir.path(),
+            "type: loglikelihood\ngold: '{{q}}'",
+            &TaskOptions::default(),
+        );
         let questions = task.questions(Split::Test).unwrap();
         let mut model = Script::new();
         answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
@@ -430,6 +461,9 @@ mod tests {
 
     #[test]
     fn nothing_to_do() {
-        assert_eq!(answer(&mut Script::new(), &[], &mut |_| {}).unwrap(), Vec::<Vec<Answer>>::new());
+        assert_eq!(
+            answer(&mut Script::new(), &[], &mut |_| {}).unwrap(),
+            Vec::<Vec<Answer>>::new()
+        );
     }
 }

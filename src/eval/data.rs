@@ -116,10 +116,7 @@ impl DataDirs {
 }
 
 /// Every line that is not blank, read by `read`; an error comes with its line number.
-fn lines(
-    text: &str,
-    read: impl Fn(&str) -> Result<Row, String>,
-) -> Result<Vec<Row>, (usize, String)> {
+fn lines(text: &str, read: impl Fn(&str) -> Result<Row, String>) -> Result<Vec<Row>, (usize, String)> {
     // Only \n ends a line: str::lines would also take away a \r that belongs to the text of a row.
     text.split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line))
@@ -163,8 +160,14 @@ fn mgsm_exemplars(text: &str, lang: &str) -> Result<Vec<Row>, String> {
             Ok([
                 ("question".into(), field(&example["q"], "q")?),
                 ("answer".into(), field(&example["a"], "a")?),
-                ("answer_number".into(), field(&file["number_answers"][i], "number_answers")?),
-                ("answer_en".into(), file["exemplars"]["en"][&(i + 1).to_string()]["a"].clone()),
+                (
+                    "answer_number".into(),
+                    field(&file["number_answers"][i], "number_answers")?,
+                ),
+                (
+                    "answer_en".into(),
+                    file["exemplars"]["en"][&(i + 1).to_string()]["a"].clone(),
+                ),
             ]
             .into())
         })
@@ -202,8 +205,16 @@ mod tests {
     #[test]
     fn formats() {
         let all = 0..usize::MAX;
-        let rows = read("x.jsonl", "{\"q\": \"é\\r\", \"n\": 1}\r\n\n", &source(Format::Jsonl, all.clone())).unwrap();
-        assert_eq!((rows.len(), &rows[0].row["q"], &rows[0].row["n"]), (1, &"é\r".into(), &1.into()));
+        let rows = read(
+            "x.jsonl",
+            "{\"q\": \"é\\r\", \"n\": 1}\r\n\n",
+            &source(Format::Jsonl, all.clone()),
+        )
+        .unwrap();
+        assert_eq!(
+            (rows.len(), &rows[0].row["q"], &rows[0].row["n"]),
+            (1, &"é\r".into(), &1.into())
+        );
         let rows = read("x.txt", "one\n\ntwo", &source(Format::Lines, all.clone())).unwrap();
         assert_eq!(rows[1].row["line"], "two");
         let text = r#"{"number_answers": [11], "exemplars": {"es": {"1": {"q": "Q", "a": "A"}}}}"#;
@@ -215,14 +226,20 @@ mod tests {
     fn bad_rows_are_named() {
         let all = 0..usize::MAX;
         for (format, text, expected) in [
-            (Format::Tsv, "a\t1\nb", "2 columns (question, answer) are expected, here are 1"),
+            (
+                Format::Tsv,
+                "a\t1\nb",
+                "2 columns (question, answer) are expected, here are 1",
+            ),
             (Format::Jsonl, "{}\n[1]", "a JSON object"),
             (Format::Jsonl, "{}\n{", "not JSON"),
         ] {
             let message = read("x", text, &source(format, all.clone())).unwrap_err().to_string();
             assert!(message.contains(expected) && message.contains("x:2:"), "{message}");
         }
-        let message = read("x", "{}", &source(Format::MgsmExemplars, all)).unwrap_err().to_string();
+        let message = read("x", "{}", &source(Format::MgsmExemplars, all))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("language 'es'"), "{message}");
     }
 }

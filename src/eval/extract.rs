@@ -60,8 +60,7 @@ impl Step {
             Step::Number {
                 markers,
                 otherwise_last,
-            } => number_answer(&text, markers, *otherwise_last)
-                .map_or_else(|| INVALID.to_string(), str::to_string),
+            } => number_answer(&text, markers, *otherwise_last).map_or_else(|| INVALID.to_string(), str::to_string),
         })
     }
 }
@@ -147,11 +146,7 @@ impl Normalization {
 ///
 /// The text after the *last* marker decides: the first number there, if it stands in the same paragraph. An output
 /// without a marker gives its last number if `otherwise_last`, else nothing. The number comes back as it was written.
-pub fn number_answer<'t>(
-    output: &'t str,
-    markers: &[String],
-    otherwise_last: bool,
-) -> Option<&'t str> {
+pub fn number_answer<'t>(output: &'t str, markers: &[String], otherwise_last: bool) -> Option<&'t str> {
     let range = match last_marker(output, markers) {
         Some(at) => number_after(output, at),
         None if otherwise_last => numbers(output).last(),
@@ -163,7 +158,9 @@ pub fn number_answer<'t>(
 /// The end of the marker that stands last.
 fn last_marker(output: &str, markers: &[String]) -> Option<usize> {
     let markers = markers.iter().filter(|m| !m.is_empty());
-    markers.filter_map(|m| output.rfind(m.as_str()).map(|at| at + m.len())).max()
+    markers
+        .filter_map(|m| output.rfind(m.as_str()).map(|at| at + m.len()))
+        .max()
 }
 
 /// The first number in the paragraph that follows.
@@ -231,10 +228,7 @@ fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
 fn sign_start(text: &str, digits: usize) -> usize {
     let before = &text[..digits];
     let currency = before.trim_end_matches(['$', '€', '£']);
-    let Some(unsigned) = currency
-        .strip_suffix('-')
-        .or_else(|| currency.strip_suffix('−'))
-    else {
+    let Some(unsigned) = currency.strip_suffix('-').or_else(|| currency.strip_suffix('−')) else {
         // `$-5`: the sign may also stand inside.
         return currency.len();
     };
@@ -275,7 +269,11 @@ pub fn canonical_number(text: &str) -> Option<String> {
     let whole = whole.trim_start_matches('0');
     let decimals = decimals.trim_end_matches('0');
     let whole = if whole.is_empty() { "0" } else { whole };
-    let sign = if negative && (whole != "0" || !decimals.is_empty()) { "-" } else { "" };
+    let sign = if negative && (whole != "0" || !decimals.is_empty()) {
+        "-"
+    } else {
+        ""
+    };
     let dot = if decimals.is_empty() { "" } else { "." };
     Some(format!("{sign}{whole}{dot}{decimals}"))
 }

@@ -120,7 +120,11 @@ impl Letters {
         if most(self.han + self.kana) {
             // Japanese writes its grammar in kana; a Chinese text has next to none.
             let japanese = 10 * self.kana > self.han + self.kana;
-            return Some(if japanese { Language::Japanese } else { Language::Chinese });
+            return Some(if japanese {
+                Language::Japanese
+            } else {
+                Language::Chinese
+            });
         }
         [
             (self.cyrillic, Language::Russian),
@@ -138,41 +142,109 @@ const FUNCTION_WORDS: [(Language, &[&str]); 5] = [
     (
         Language::English,
         &[
-            "the", "of", "and", "to", "is", "in", "that", "it", "for", "was", "with", "his", "her", "she", "he", "they",
-            "are", "has", "have", "how", "many", "each", "per", "so", "this", "from", "then", "will", "what", "at",
-            "there", "their", "if", "on", "be", "we",
+            "the", "of", "and", "to", "is", "in", "that", "it", "for", "was", "with", "his", "her", "she", "he",
+            "they", "are", "has", "have", "how", "many", "each", "per", "so", "this", "from", "then", "will", "what",
+            "at", "there", "their", "if", "on", "be", "we",
         ],
     ),
     (
         Language::German,
         &[
-            "der", "die", "das", "und", "ist", "sie", "er", "ein", "eine", "einen", "einem", "einer", "es", "mit", "für",
-            "von", "den", "dem", "zu", "im", "auf", "hat", "wie", "viele", "viel", "jeder", "jede", "jeden", "pro",
-            "also", "nicht", "sich", "als", "aus", "wenn", "sind", "insgesamt", "in",
+            "der",
+            "die",
+            "das",
+            "und",
+            "ist",
+            "sie",
+            "er",
+            "ein",
+            "eine",
+            "einen",
+            "einem",
+            "einer",
+            "es",
+            "mit",
+            "für",
+            "von",
+            "den",
+            "dem",
+            "zu",
+            "im",
+            "auf",
+            "hat",
+            "wie",
+            "viele",
+            "viel",
+            "jeder",
+            "jede",
+            "jeden",
+            "pro",
+            "also",
+            "nicht",
+            "sich",
+            "als",
+            "aus",
+            "wenn",
+            "sind",
+            "insgesamt",
+            "in",
         ],
     ),
     (
         Language::Spanish,
         &[
-            "el", "la", "los", "las", "de", "que", "y", "en", "un", "una", "es", "por", "con", "para", "se", "su", "sus",
-            "cada", "cuántos", "cuántas", "cuánto", "tiene", "del", "al", "más", "lo", "son", "entonces", "hay", "si",
-            "como", "le",
+            "el", "la", "los", "las", "de", "que", "y", "en", "un", "una", "es", "por", "con", "para", "se", "su",
+            "sus", "cada", "cuántos", "cuántas", "cuánto", "tiene", "del", "al", "más", "lo", "son", "entonces", "hay",
+            "si", "como", "le",
         ],
     ),
     (
         Language::French,
         &[
             "le", "la", "les", "des", "de", "et", "est", "un", "une", "il", "elle", "que", "qui", "qu", "dans", "pour",
-            "par", "sur", "avec", "combien", "chaque", "au", "aux", "du", "ce", "se", "sont", "donc", "ses", "ils", "en",
-            "ont", "nous", "si", "à",
+            "par", "sur", "avec", "combien", "chaque", "au", "aux", "du", "ce", "se", "sont", "donc", "ses", "ils",
+            "en", "ont", "nous", "si", "à",
         ],
     ),
     (
         Language::Swahili,
         &[
-            "ya", "wa", "na", "kwa", "ni", "za", "la", "katika", "kila", "alikuwa", "ana", "hivyo", "jumla", "watu",
-            "kuna", "jibu", "yake", "yao", "kama", "hii", "moja", "mbili", "ambayo", "vya", "cha", "ngapi", "siku",
-            "pia", "tu", "hiyo", "ikiwa", "anahitaji", "wake", "kisha", "kuwa", "baada",
+            "ya",
+            "wa",
+            "na",
+            "kwa",
+            "ni",
+            "za",
+            "la",
+            "katika",
+            "kila",
+            "alikuwa",
+            "ana",
+            "hivyo",
+            "jumla",
+            "watu",
+            "kuna",
+            "jibu",
+            "yake",
+            "yao",
+            "kama",
+            "hii",
+            "moja",
+            "mbili",
+            "ambayo",
+            "vya",
+            "cha",
+            "ngapi",
+            "siku",
+            "pia",
+            "tu",
+            "hiyo",
+            "ikiwa",
+            "anahitaji",
+            "wake",
+            "kisha",
+            "kuwa",
+            "baada",
         ],
     ),
 ];
@@ -219,24 +291,61 @@ mod tests {
 
     /// The first sentence of one worked answer in each language of MGSM (Shi et al. 2022, CC BY 4.0).
     const SENTENCES: [(&str, &str); 11] = [
-        ("bn", "রজারের প্রথমে 5টি বল ছিল। 2টি ক্যানের প্রতিটিতে 3টি টেনিস বল মানে 6টি টেনিস বল। 5 + 6 = 11। উত্তর হল 11।"),
-        ("de", "Roger begann mit 5 Bällen. 2 Dosen von jeweils 3 Tennisbällen macht 6 Tennisbälle. 5 + 6 = 11. Die Antwort ist 11."),
-        ("en", "Roger started with 5 balls. 2 cans of 3 tennis balls each is 6 tennis balls. 5 + 6 = 11. The answer is 11."),
-        ("es", "Roger comenzó con 5 bolas. 2 latas de 3 bolas de tenis cada una son 6 bolas de tenis. 5 + 6 = 11. La respuesta es 11."),
-        ("fr", "Roger a commencé avec 5 balles. 2 boîtes de 3 balles de tennis chacune représentent 6 balles de tennis. La réponse est 11."),
-        ("ja", "ロジャーは最初5個のボールがありました。テニスボール3個入りの缶が2つあれば、テニスボールは6個あります。5+6=11。答えは11です。"),
-        ("ru", "в начале у Роджера было 5 мячей. 2 банки по 3 теннисных мяча каждая — это 6 теннисных мячей. 5 + 6 = 11. Ответ — 11."),
-        ("sw", "Roger alianza na mipira 5. Mikebe 2 ya mipira 3 ya tenisi kila moja ni mipira 6 ya tenisi. 5 + 6 = 11. Jibu ni 11."),
-        ("te", "రోజర్ 5 బంతులతో ప్రారంభించాడు. ఒక్కొక్కటి 3 టెన్నిస్ బంతులున్న 2 క్యాన్‌లు అంటే 6 టెన్నిస్ బంతులు. 5+6=11. సమాధానం 11."),
-        ("th", "โรเจอร์เริ่มด้วยลูกเทนนิส 5 ลูก 2 กระป๋องที่มีกระป๋องละ 3 ลูก ทำให้มีลูกเทนนิส 6 ลูก ดังนั้น 5 + 6 = 11 คำตอบคือ 11"),
-        ("zh", "罗杰一开始有 5 个球。2 罐各 3 个网球就是 6 个网球。5 + 6 = 11。答案是 11。"),
+        (
+            "bn",
+            "রজারের প্রথমে 5টি বল ছিল। 2টি ক্যানের প্রতিটিতে 3টি টেনিস বল মানে 6টি টেনিস বল। 5 + 6 = 11। উত্তর হল 11।",
+        ),
+        (
+            "de",
+            "Roger begann mit 5 Bällen. 2 Dosen von jeweils 3 Tennisbällen macht 6 Tennisbälle. 5 + 6 = 11. Die Antwort ist 11.",
+        ),
+        (
+            "en",
+            "Roger started with 5 balls. 2 cans of 3 tennis balls each is 6 tennis balls. 5 + 6 = 11. The answer is 11.",
+        ),
+        (
+            "es",
+            "Roger comenzó con 5 bolas. 2 latas de 3 bolas de tenis cada una son 6 bolas de tenis. 5 + 6 = 11. La respuesta es 11.",
+        ),
+        (
+            "fr",
+            "Roger a commencé avec 5 balles. 2 boîtes de 3 balles de tennis chacune représentent 6 balles de tennis. La réponse est 11.",
+        ),
+        (
+            "ja",
+            "ロジャーは最初5個のボールがありました。テニスボール3個入りの缶が2つあれば、テニスボールは6個あります。5+6=11。答えは11です。",
+        ),
+        (
+            "ru",
+            "в начале у Роджера было 5 мячей. 2 банки по 3 теннисных мяча каждая — это 6 теннисных мячей. 5 + 6 = 11. Ответ — 11.",
+        ),
+        (
+            "sw",
+            "Roger alianza na mipira 5. Mikebe 2 ya mipira 3 ya tenisi kila moja ni mipira 6 ya tenisi. 5 + 6 = 11. Jibu ni 11.",
+        ),
+        (
+            "te",
+            "రోజర్ 5 బంతులతో ప్రారంభించాడు. ఒక్కొక్కటి 3 టెన్నిస్ బంతులున్న 2 క్యాన్‌లు అంటే 6 టెన్నిస్ బంతులు. 5+6=11. సమాధానం 11.",
+        ),
+        (
+            "th",
+            "โรเจอร์เริ่มด้วยลูกเทนนิส 5 ลูก 2 กระป๋องที่มีกระป๋องละ 3 ลูก ทำให้มีลูกเทนนิส 6 ลูก ดังนั้น 5 + 6 = 11 คำตอบคือ 11",
+        ),
+        (
+            "zh",
+            "罗杰一开始有 5 个球。2 罐各 3 个网球就是 6 个网球。5 + 6 = 11。答案是 11。",
+        ),
     ];
 
     #[test]
     fn each_language_passes_its_own_gate_only() {
         for (asked, _) in SENTENCES {
             for (written, text) in SENTENCES {
-                assert_eq!(gate(asked).passes(text), asked == written, "{asked} gate, {written} text");
+                assert_eq!(
+                    gate(asked).passes(text),
+                    asked == written,
+                    "{asked} gate, {written} text"
+                );
             }
         }
     }

@@ -31,8 +31,8 @@ pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Normalization, Step};
 use language::{Gate, Language};
-pub use prompt::{Chat, Message, Prompt, Shot};
 use prompt::Template;
+pub use prompt::{Chat, Message, Prompt, Shot};
 use python_random::PythonRandom;
 use python_regex::PythonRegex;
 pub use score::{Answer, Estimate, TaskScore};
@@ -51,7 +51,9 @@ pub enum Error {
     UnknownTask { name: String, hint: String, known: String },
     #[error("the task '{task}' has no language '{lang}'; it has {known}")]
     UnknownLanguage { task: String, lang: String, known: String },
-    #[error("the task '{task}' has several languages: {known}. Say which one, as in '{task}_{first}' or '{task}:{first}'")]
+    #[error(
+        "the task '{task}' has several languages: {known}. Say which one, as in '{task}_{first}' or '{task}:{first}'"
+    )]
     WhichLanguage { task: String, known: String, first: String },
     #[error("the task '{task}' has no split '{split}'; it has {known}")]
     NoSplit { task: String, split: Split, known: String },
@@ -59,9 +61,17 @@ pub enum Error {
         "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. Fetch published data with \
          'heterosis data pull', or set HETEROSIS_DATA to the folder that holds them"
     )]
-    NoData { task: String, file: String, looked_for: String },
+    NoData {
+        task: String,
+        file: String,
+        looked_for: String,
+    },
     #[error("{}:{line}: {message}", file.display())]
-    Row { file: PathBuf, line: usize, message: String },
+    Row {
+        file: PathBuf,
+        line: usize,
+        message: String,
+    },
     #[error("the template of {place} cannot be filled: {message}")]
     Template { place: String, message: String },
     #[error("the task '{task}': {source}")]
@@ -70,7 +80,11 @@ pub enum Error {
         "{wanted} few-shot examples are asked for, but the task '{task}' has {available} to choose from; ask for fewer \
          with --shots"
     )]
-    Shots { task: String, wanted: usize, available: usize },
+    Shots {
+        task: String,
+        wanted: usize,
+        available: usize,
+    },
     #[error(
         "the task '{task}' asks for the language gate in '{lang}', which the gate cannot tell; it tells {known}. Set \
          'language_gate: false'"
@@ -82,7 +96,11 @@ pub enum Error {
         "the task '{task}' lets a model write {wanted} tokens, but the model's context has {context}. Use a copy \
          of the task file with a smaller max_new_tokens, or a model with a longer context"
     )]
-    Context { task: String, wanted: usize, context: usize },
+    Context {
+        task: String,
+        wanted: usize,
+        context: usize,
+    },
     #[error(transparent)]
     Model(#[from] crate::model::Error),
     #[error("answers, line {line}: {message}")]
@@ -275,7 +293,11 @@ pub fn expand(name_or_path: &str, lang: Option<&str>) -> Result<Vec<(String, Str
     };
     Ok(match lang.map(str::to_string).or(named) {
         Some(lang) => vec![(name, lang)],
-        None => file.lang_names().iter().map(|lang| (name.clone(), lang.to_string())).collect(),
+        None => file
+            .lang_names()
+            .iter()
+            .map(|lang| (name.clone(), lang.to_string()))
+            .collect(),
     })
 }
 
@@ -343,7 +365,12 @@ impl Task {
 
     fn ready(file: TaskFile, lang: String, options: &TaskOptions, dirs: &DataDirs) -> Result<Task, Error> {
         let settings = file.settings(options.profile);
-        let mut words = file.langs.iter().find(|(l, _)| *l == lang).map(|(_, words)| words.clone()).unwrap_or_default();
+        let mut words = file
+            .langs
+            .iter()
+            .find(|(l, _)| *l == lang)
+            .map(|(_, words)| words.clone())
+            .unwrap_or_default();
         words.insert("lang".into(), lang.as_str().into());
         let make = Maker {
             task: &file.name,
@@ -351,14 +378,26 @@ impl Task {
         };
         let target = settings.target.clone().unwrap_or_default();
         let gold = settings.gold.as_ref().unwrap_or(&target);
-        let filters = settings.filters.iter().flatten().map(|f| make.filter(f)).collect::<Result<Vec<_>, _>>()?;
-        let primary = settings.primary.as_ref().and_then(|name| filters.iter().position(|f| f.name == *name));
+        let filters = settings
+            .filters
+            .iter()
+            .flatten()
+            .map(|f| make.filter(f))
+            .collect::<Result<Vec<_>, _>>()?;
+        let primary = settings
+            .primary
+            .as_ref()
+            .and_then(|name| filters.iter().position(|f| f.name == *name));
         let markers = filters.iter().flat_map(|f| &f.steps).find_map(|step| match step {
             Step::Number { markers, .. } => Some(markers.clone().into()),
             _ => None,
         });
         Ok(Task {
-            prompt: settings.prompt.as_ref().map(|t| make.template("prompt", t)).transpose()?,
+            prompt: settings
+                .prompt
+                .as_ref()
+                .map(|t| make.template("prompt", t))
+                .transpose()?,
             gold: make.template("gold", gold)?,
             shots: make.shots(&settings, options)?,
             target_delimiter: settings.target_delimiter.clone().unwrap_or_else(|| " ".into()),
@@ -461,7 +500,10 @@ impl Task {
 
     /// The splits that the task has.
     pub fn splits(&self) -> Vec<Split> {
-        Split::ALL.into_iter().filter(|&split| self.file.source(split).is_some()).collect()
+        Split::ALL
+            .into_iter()
+            .filter(|&split| self.file.source(split).is_some())
+            .collect()
     }
 
     /// The questions of a split, in the order of its file, up to the limit.
@@ -513,7 +555,11 @@ impl Task {
                 Err(Error::NoData {
                     task: self.file.name.clone(),
                     file: name.clone(),
-                    looked_for: if candidates.is_empty() { name } else { candidates.join(" and ") },
+                    looked_for: if candidates.is_empty() {
+                        name
+                    } else {
+                        candidates.join(" and ")
+                    },
                 })
             }
         }
@@ -637,7 +683,10 @@ impl Drawer {
                 available: self.pool.len() - usize::from(in_pool),
             });
         }
-        let rendered = chosen.iter().map(|&i| shots.render(task, &self.pool[i].row)).collect::<Result<Vec<_>, _>>()?;
+        let rendered = chosen
+            .iter()
+            .map(|&i| shots.render(task, &self.pool[i].row))
+            .collect::<Result<Vec<_>, _>>()?;
         if shots.spec.draw == Draw::FirstN && !in_pool {
             self.fixed = Some(rendered.clone());
         }
@@ -721,7 +770,11 @@ impl Maker<'_> {
             return Ok(Normalization::default());
         };
         Ok(Normalization {
-            regexes_to_ignore: spec.regexes_to_ignore.iter().map(|r| self.regex(r)).collect::<Result<_, _>>()?,
+            regexes_to_ignore: spec
+                .regexes_to_ignore
+                .iter()
+                .map(|r| self.regex(r))
+                .collect::<Result<_, _>>()?,
             ignore_case: spec.ignore_case,
             ignore_punctuation: spec.ignore_punctuation,
             ignore_numbers: spec.ignore_numbers,
@@ -749,14 +802,21 @@ impl Maker<'_> {
     fn shots(&self, settings: &Settings, options: &TaskOptions) -> Result<Option<ReadyShots>, Error> {
         let Some(spec) = settings.shots.clone() else {
             if options.shots.is_some_and(|n| n > 0) {
-                tracing::warn!("the task '{}' takes no few-shot examples; --shots is ignored, as in lm-eval", self.task);
+                tracing::warn!(
+                    "the task '{}' takes no few-shot examples; --shots is ignored, as in lm-eval",
+                    self.task
+                );
             }
             return Ok(None);
         };
         let target = spec.target.as_ref().or(settings.target.as_ref());
         Ok(Some(ReadyShots {
             count: options.shots.unwrap_or(spec.count),
-            prompt: spec.prompt.as_ref().map(|t| self.template("shots.prompt", t)).transpose()?,
+            prompt: spec
+                .prompt
+                .as_ref()
+                .map(|t| self.template("shots.prompt", t))
+                .transpose()?,
             target: self.template("shots.target", target.map_or("", String::as_str))?,
             spec,
         }))
@@ -782,7 +842,10 @@ mod tests {
 
     fn golden_lines(name: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(golden(name)).unwrap();
-        text.split('\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.split('\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     fn fitness(lang: Option<&str>) -> TaskOptions {
@@ -835,7 +898,10 @@ mod tests {
             .collect();
         let stored = rescore::parse(&text).unwrap();
         let outcome = rescore::rescore(stored, &names, &TaskOptions::default(), &DataDirs::default()).unwrap();
-        assert_eq!((outcome.lines.len(), outcome.left_out, outcome.scores.len()), (333, 0, 37));
+        assert_eq!(
+            (outcome.lines.len(), outcome.left_out, outcome.scores.len()),
+            (333, 0, 37)
+        );
         for (ours, row) in outcome.lines.iter().zip(&rows) {
             let filters = serde_json::to_value(&ours.filters).unwrap();
             assert_eq!(filters, row["filters"], "{row}");
@@ -844,8 +910,15 @@ mod tests {
 
     #[test]
     fn rescoring_chooses_its_lines() {
-        let line = |task: &str, lang: &str| format!("{{\"task\": \"{task}\", \"lang\": \"{lang}\", \"output\": \"5\", \"gold\": \"5\"}}");
-        let text = [line("mgsm_direct", "es"), line("mgsm_direct", "de"), line("gsm8k", "en")].join("\n");
+        let line = |task: &str, lang: &str| {
+            format!("{{\"task\": \"{task}\", \"lang\": \"{lang}\", \"output\": \"5\", \"gold\": \"5\"}}")
+        };
+        let text = [
+            line("mgsm_direct", "es"),
+            line("mgsm_direct", "de"),
+            line("gsm8k", "en"),
+        ]
+        .join("\n");
         let rescore = |tasks: &[&str], lang: Option<&str>| {
             let tasks: Vec<String> = tasks.iter().map(ToString::to_string).collect();
             let options = TaskOptions {
@@ -860,15 +933,27 @@ mod tests {
         assert_eq!(rescore(&["mgsm_direct_de", "gsm8k"], None).unwrap(), (2, 1));
         // No line is of this task: all are judged its way.
         assert_eq!(rescore(&["gsm8k_cot"], None).unwrap(), (3, 0));
-        assert!(rescore(&["gsm8k_solutions"], None).unwrap_err().to_string().contains("log-likelihoods"));
-        assert!(rescore::parse("{\"output\": 1}").unwrap_err().to_string().contains("line 1"));
+        assert!(
+            rescore(&["gsm8k_solutions"], None)
+                .unwrap_err()
+                .to_string()
+                .contains("log-likelihoods")
+        );
+        assert!(
+            rescore::parse("{\"output\": 1}")
+                .unwrap_err()
+                .to_string()
+                .contains("line 1")
+        );
     }
 
     #[test]
     fn every_file_in_evals_loads_in_every_language_and_profile() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("evals");
         let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+        let files: Vec<_> = files
+            .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+            .collect();
         assert!(files.len() >= task_file::builtin_names().len());
         for file in files {
             let name = file.to_str().unwrap();
@@ -888,9 +973,15 @@ mod tests {
     #[test]
     fn names_find_their_task() {
         let lang = |name: &str| load(name, &TaskOptions::default()).lang().to_string();
-        assert_eq!((lang("gsm8k"), lang("mgsm_direct_ja"), lang("mgsm_en_cot:zh")), ("en".into(), "ja".into(), "zh".into()));
+        assert_eq!(
+            (lang("gsm8k"), lang("mgsm_direct_ja"), lang("mgsm_en_cot:zh")),
+            ("en".into(), "ja".into(), "zh".into())
+        );
         assert_eq!(expand("mgsm_direct", None).unwrap().len(), 11);
-        assert_eq!(expand("mgsm_direct_es", None).unwrap(), [("mgsm_direct".into(), "es".into())]);
+        assert_eq!(
+            expand("mgsm_direct_es", None).unwrap(),
+            [("mgsm_direct".into(), "es".into())]
+        );
         assert_eq!(expand("gsm8k", None).unwrap(), [("gsm8k".into(), "en".into())]);
         for (name, expected) in [
             ("gsm8", "did you mean 'gsm8k'?"),
@@ -898,7 +989,9 @@ mod tests {
             ("mgsm_direct", "has several languages"),
             ("evals/nothing.yaml", "evals/nothing.yaml cannot be read"),
         ] {
-            let message = Task::load(name, &TaskOptions::default(), &sample()).unwrap_err().to_string();
+            let message = Task::load(name, &TaskOptions::default(), &sample())
+                .unwrap_err()
+                .to_string();
             assert!(message.contains(expected), "{message}");
         }
         assert_eq!(tasks().unwrap().len(), task_file::builtin_names().len());
@@ -909,13 +1002,19 @@ mod tests {
         let task = load("gsm8k", &TaskOptions::default());
         let nowhere = Task::load("gsm8k", &TaskOptions::default(), &DataDirs::default()).unwrap();
         let message = nowhere.questions(Split::Test).unwrap_err().to_string();
-        assert!(message.contains("gsm8k/test.jsonl") && message.contains("HETEROSIS_DATA"), "{message}");
+        assert!(
+            message.contains("gsm8k/test.jsonl") && message.contains("HETEROSIS_DATA"),
+            "{message}"
+        );
         let many = TaskOptions {
             shots: Some(25),
             ..TaskOptions::default()
         };
         let message = load("gsm8k", &many).questions(Split::Test).unwrap_err().to_string();
-        assert!(message.contains("25 few-shot examples are asked for") && message.contains("24 to choose"), "{message}");
+        assert!(
+            message.contains("25 few-shot examples are asked for") && message.contains("24 to choose"),
+            "{message}"
+        );
         assert_eq!(task.questions(Split::Test).unwrap()[2].id, "gsm8k/test/2");
     }
 
@@ -952,10 +1051,22 @@ mod tests {
             ..TaskOptions::default()
         };
         let questions = load("mgsm_native_cot_ja", &parity).questions(Split::Benchmark).unwrap();
-        assert!(questions[0].prompt.shots.iter().any(|shot| shot.answer.starts_with("ジャーは")));
+        assert!(
+            questions[0]
+                .prompt
+                .shots
+                .iter()
+                .any(|shot| shot.answer.starts_with("ジャーは"))
+        );
         // English reasoning under a Japanese question.
-        let questions = load("mgsm_en_cot", &fitness(Some("ja"))).questions(Split::Benchmark).unwrap();
-        assert!(questions[0].prompt.shots[0].answer.starts_with("Roger started with 5 balls."));
+        let questions = load("mgsm_en_cot", &fitness(Some("ja")))
+            .questions(Split::Benchmark)
+            .unwrap();
+        assert!(
+            questions[0].prompt.shots[0]
+                .answer
+                .starts_with("Roger started with 5 balls.")
+        );
     }
 
     #[test]
@@ -984,7 +1095,8 @@ mod tests {
     /// The defects of the harness that the fitness profile repairs.
     #[test]
     fn fitness_judges_better_than_parity() {
-        let right = |task: &Task, output: &str, gold: &str| Answer::judged(task, output.into(), gold).unwrap().score == 1.0;
+        let right =
+            |task: &Task, output: &str, gold: &str| Answer::judged(task, output.into(), gold).unwrap().score == 1.0;
         let (parity, repaired) = (load("gsm8k", &TaskOptions::default()), load("gsm8k", &fitness(None)));
         for (output, by_parity, by_fitness) in [
             (" She makes\n#### 29", true, true),
@@ -1007,7 +1119,8 @@ mod tests {
 
     #[test]
     fn the_digest_tells_what_matters() {
-        let digest = |options: &TaskOptions, dirs: &DataDirs| Task::load("gsm8k", options, dirs).unwrap().digest().to_string();
+        let digest =
+            |options: &TaskOptions, dirs: &DataDirs| Task::load("gsm8k", options, dirs).unwrap().digest().to_string();
         let base = digest(&TaskOptions::default(), &sample());
         assert_eq!(base, digest(&TaskOptions::default(), &sample()));
         let shots = TaskOptions {
@@ -1028,12 +1141,18 @@ mod tests {
         let flexible = score.scores["flexible-extract"];
         assert_eq!((flexible.value, score.scores["strict-match"].value), (0.5, 0.25));
         assert!((flexible.stderr - (1.0f64 / 12.0).sqrt()).abs() < 1e-15);
-        assert_eq!((score.n, score.primary.as_str(), score.fitness()), (4, "flexible-extract", flexible));
+        assert_eq!(
+            (score.n, score.primary.as_str(), score.fitness()),
+            (4, "flexible-extract", flexible)
+        );
         assert!(TaskScore::of(&task, &[]).fitness().value.is_nan());
         let gated = load("mgsm_native_cot_es", &fitness(None));
         let answers = [Answer::judged(&gated, "La respuesta es 5.".into(), "5").unwrap()];
         let score = TaskScore::of(&gated, &answers);
-        assert_eq!(score.scores.keys().collect::<Vec<_>>(), ["answer", "answer+language", "language"]);
+        assert_eq!(
+            score.scores.keys().collect::<Vec<_>>(),
+            ["answer", "answer+language", "language"]
+        );
         assert_eq!(score.primary, "answer+language");
     }
 }

@@ -57,7 +57,10 @@ fn value(json: &serde_json::Value) -> minijinja::Value {
         },
         String(s) => s.as_str().into(),
         Array(items) => items.iter().map(value).collect(),
-        Object(fields) => fields.iter().map(|(name, field)| (name.clone(), value(field))).collect(),
+        Object(fields) => fields
+            .iter()
+            .map(|(name, field)| (name.clone(), value(field)))
+            .collect(),
     }
 }
 

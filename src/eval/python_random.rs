@@ -157,10 +157,7 @@ mod tests {
     /// `random.Random(1234).sample(range(8), 8)`, CPython 3.11: the path through the pool.
     #[test]
     fn mgsm_shots() {
-        assert_eq!(
-            PythonRandom::new(1234).sample(8, 8).unwrap(),
-            [7, 0, 6, 5, 4, 2, 3, 1]
-        );
+        assert_eq!(PythonRandom::new(1234).sample(8, 8).unwrap(), [7, 0, 6, 5, 4, 2, 3, 1]);
     }
 
     /// Both sides of the boundary between the two paths, and keys of one and two words.

@@ -99,11 +99,7 @@ impl PythonRegex {
     }
 
     /// Matches from left to right as Python ≥ 3.7 finds them: an empty match may directly follow another match.
-    fn each<'t>(
-        &self,
-        text: &'t str,
-        mut seen: impl FnMut(&fancy_regex::Captures<'t>),
-    ) -> Result<(), Error> {
+    fn each<'t>(&self, text: &'t str, mut seen: impl FnMut(&fancy_regex::Captures<'t>)) -> Result<(), Error> {
         let mut at = 0;
         while at <= text.len() {
             let captures = self.regex.captures_from_pos(text, at);
@@ -184,9 +180,7 @@ fn has_flag(pattern: &str, flag: char) -> bool {
 /// The length of `3}`, `3,}`, `,3}` or `3,5}`; anything else after a brace is literal text in Python.
 fn quantifier(after_brace: &str) -> Option<usize> {
     let end = after_brace.find('}')?;
-    let (low, high) = after_brace[..end]
-        .split_once(',')
-        .unwrap_or((&after_brace[..end], ""));
+    let (low, high) = after_brace[..end].split_once(',').unwrap_or((&after_brace[..end], ""));
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
     (digits(low) && digits(high) && !(low.is_empty() && high.is_empty())).then_some(end + 1)
 }
@@ -197,9 +191,9 @@ fn escape(c: char, in_class: bool, out: &mut String) -> Result<(), String> {
         ('w', false) => out.push_str("[\\p{L}\\p{N}_]"),
         ('W', false) => out.push_str("[^\\p{L}\\p{N}_]"),
         ('w', true) => out.push_str("\\p{L}\\p{N}_"),
-        ('b', false) => out.push_str(
-            "(?:(?<=[\\p{L}\\p{N}_])(?![\\p{L}\\p{N}_])|(?<![\\p{L}\\p{N}_])(?=[\\p{L}\\p{N}_]))",
-        ),
+        ('b', false) => {
+            out.push_str("(?:(?<=[\\p{L}\\p{N}_])(?![\\p{L}\\p{N}_])|(?<![\\p{L}\\p{N}_])(?=[\\p{L}\\p{N}_]))")
+        }
         ('b', true) => out.push_str("\\x08"),
         // str.isspace: White_Space and the four separators that Unicode files under control characters.
         ('s', false) => out.push_str("[\\s\\x1c-\\x1f]"),
@@ -225,7 +219,10 @@ mod tests {
     fn find(pattern: &str, text: &str) -> Vec<Vec<String>> {
         let regex = PythonRegex::new(pattern).unwrap();
         let found = regex.find_all(text).unwrap();
-        found.into_iter().map(|m| m.into_iter().map(String::from).collect()).collect()
+        found
+            .into_iter()
+            .map(|m| m.into_iter().map(String::from).collect())
+            .collect()
     }
 
     fn sub(pattern: &str, text: &str) -> String {

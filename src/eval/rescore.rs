@@ -89,7 +89,9 @@ pub fn rescore(
         answers[judge].push(answer);
     }
     let judged = judges.loaded.iter().zip(&answers);
-    outcome.scores = judged.map(|((_, task), answers)| TaskScore::of(task, answers)).collect();
+    outcome.scores = judged
+        .map(|((_, task), answers)| TaskScore::of(task, answers))
+        .collect();
     Ok(outcome)
 }
 
@@ -119,9 +121,11 @@ impl<'a> Judges<'a> {
         })
     }
 
-    fn matches(line: &Stored, asked: &(String, String, String)) -> bool {
-        let same = |named: &Option<String>, asked: &str| named.as_deref().is_none_or(|n| n == asked);
-        same(&line.task, &asked.0) && same(&line.lang, &asked.1)
+    /// A line may call a task by its name or, as lm-eval does, by its name and language: `mgsm_direct_es`.
+    fn matches(line: &Stored, (task, lang, _): &(String, String, String)) -> bool {
+        let same_task =
+            |named: &String| named == task || named.strip_prefix(task.as_str()) == Some(&format!("_{lang}"));
+        line.task.as_ref().is_none_or(same_task) && line.lang.as_ref().is_none_or(|named| named == lang)
     }
 
     fn asks_for(&self, line: &Stored) -> bool {
@@ -146,10 +150,11 @@ impl<'a> Judges<'a> {
         };
         let task = Task::load(name, &options, self.data_dirs)?;
         if task.kind() != Kind::Generate {
-            return Err(Error::NotGenerated { task: task.name().into() });
+            return Err(Error::NotGenerated {
+                task: task.name().into(),
+            });
         }
         self.loaded.push((key, task));
         Ok(Some(self.loaded.len() - 1))
     }
 }
-

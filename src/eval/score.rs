@@ -122,7 +122,10 @@ fn accuracies(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
         }
     };
     let by_filter = |name: &str| estimate(&|a| a.filters.get(name).map_or(0.0, |f| f.exact_match));
-    let mut scores: BTreeMap<_, _> = task.filter_names().map(|name| (name.to_string(), by_filter(name))).collect();
+    let mut scores: BTreeMap<_, _> = task
+        .filter_names()
+        .map(|name| (name.to_string(), by_filter(name)))
+        .collect();
     if task.gate().is_some() {
         scores.insert("language".into(), estimate(&|a| f64::from(u8::from(a.language_ok))));
         scores.insert(task.primary(), estimate(&|a| a.score));

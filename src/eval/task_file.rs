@@ -20,7 +20,10 @@ const BUILTIN: &[(&str, &str)] = &[
     ("gsm8k", include_str!("../../evals/gsm8k.yaml")),
     ("gsm8k_cot", include_str!("../../evals/gsm8k_cot.yaml")),
     ("gsm8k_cot_llama", include_str!("../../evals/gsm8k_cot_llama.yaml")),
-    ("gsm8k_cot_zeroshot", include_str!("../../evals/gsm8k_cot_zeroshot.yaml")),
+    (
+        "gsm8k_cot_zeroshot",
+        include_str!("../../evals/gsm8k_cot_zeroshot.yaml"),
+    ),
     ("gsm8k_solutions", include_str!("../../evals/gsm8k_solutions.yaml")),
     ("mgsm_direct", include_str!("../../evals/mgsm_direct.yaml")),
     ("mgsm_en_cot", include_str!("../../evals/mgsm_en_cot.yaml")),
@@ -173,8 +176,7 @@ impl TaskFile {
             description: text_of(&map, "description")?.unwrap_or_default(),
             provenance: text_of(&map, "provenance")?.unwrap_or_default(),
             kind: match map.optional("type") {
-                Some(node) => [Kind::Generate, Kind::LogLikelihood]
-                    [node.one_of(&["generate", "loglikelihood"])?],
+                Some(node) => [Kind::Generate, Kind::LogLikelihood][node.one_of(&["generate", "loglikelihood"])?],
                 None => Kind::Generate,
             },
             langs: langs(&map)?,
@@ -319,7 +321,9 @@ fn data(node: &Node) -> Result<Vec<(Split, Source)>, Error> {
     }
     map.finish()?;
     if splits.is_empty() {
-        return Err(node.error("at least one split is needed: search, selection or test").into());
+        return Err(node
+            .error("at least one split is needed: search, selection or test")
+            .into());
     }
     Ok(splits)
 }
@@ -342,7 +346,9 @@ fn source(node: &Node) -> Result<Source, Error> {
     let columns = map.optional("columns").map(texts).transpose()?.unwrap_or_default();
     if (format == Format::Tsv) == columns.is_empty() {
         return Err(node
-            .error("'columns' names the fields of a .tsv file, which has no header; other files have names of their own")
+            .error(
+                "'columns' names the fields of a .tsv file, which has no header; other files have names of their own",
+            )
             .into());
     }
     let source = Source {
@@ -365,7 +371,13 @@ fn unknown_format(node: &Node) -> yaml::Error {
 /// `100..250`, `100..` or `..100`, counted from 0, the end not included.
 fn rows(node: &Node) -> Result<Range<usize>, Error> {
     let text = node.text()?;
-    let parse = |part: &str, empty| if part.is_empty() { Some(empty) } else { part.parse().ok() };
+    let parse = |part: &str, empty| {
+        if part.is_empty() {
+            Some(empty)
+        } else {
+            part.parse().ok()
+        }
+    };
     let range = text
         .split_once("..")
         .and_then(|(from, to)| Some(parse(from, 0)?..parse(to, usize::MAX)?))
@@ -468,7 +480,9 @@ fn step(map: &Map<'_>) -> Result<Option<StepSpec>, Error> {
     if steps.len() > 1 {
         return Err(map
             .node()
-            .error(format!("one step is expected here; write several under 'steps'. {STEPS}"))
+            .error(format!(
+                "one step is expected here; write several under 'steps'. {STEPS}"
+            ))
             .into());
     }
     Ok(steps.pop())
@@ -497,9 +511,18 @@ fn number(node: &Node) -> Result<StepSpec, Error> {
 
 fn normalize(node: &Node) -> Result<NormalizeSpec, Error> {
     let map = node.map()?;
-    let flag = |key| map.optional(key).map(Node::bool).transpose().map(Option::unwrap_or_default);
+    let flag = |key| {
+        map.optional(key)
+            .map(Node::bool)
+            .transpose()
+            .map(Option::unwrap_or_default)
+    };
     let spec = NormalizeSpec {
-        regexes_to_ignore: map.optional("regexes_to_ignore").map(texts).transpose()?.unwrap_or_default(),
+        regexes_to_ignore: map
+            .optional("regexes_to_ignore")
+            .map(texts)
+            .transpose()?
+            .unwrap_or_default(),
         ignore_case: flag("ignore_case")?,
         ignore_punctuation: flag("ignore_punctuation")?,
         ignore_numbers: flag("ignore_numbers")?,
@@ -599,21 +622,36 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
     #[test]
     fn mistakes_are_pointed_at() {
         for (change, expected) in [
-            (("target:", "tarjet:"), "t.yaml:6: tarjet: unknown key 'tarjet'; did you mean 'target'?"),
+            (
+                ("target:", "tarjet:"),
+                "t.yaml:6: tarjet: unknown key 'tarjet'; did you mean 'target'?",
+            ),
             (("search: a.jsonl", "serch: a.jsonl"), "did you mean 'search'?"),
-            (("a.jsonl", "a.parquet"), "the kind of this file does not show in its name"),
+            (
+                ("a.jsonl", "a.parquet"),
+                "the kind of this file does not show in its name",
+            ),
             (("10..20", "20..10"), "'20..10' is no range of rows"),
             (("columns: [question, answer], ", ""), "names the fields of a .tsv file"),
             (("pick: first", "pick: frist"), "did you mean 'first'?"),
-            (("regex: '#### ([0-9]+)', ", ""), "'pick' and 'fallback' go with a 'regex'"),
+            (
+                ("regex: '#### ([0-9]+)', ", ""),
+                "'pick' and 'fallback' go with a 'regex'",
+            ),
             (("pick: first", "number: {after: ['#']}"), "one step is expected here"),
             (("lang: es", "type: genrate"), "did you mean 'generate'?"),
             (("lang: es", "max_new_tokens: 0"), "1 or more"),
             (("lang: es", "metric: f1"), "exact_match"),
             (("lang: es", "primary: strict-mach"), "did you mean 'strict-match'?"),
             (("lang: es", "fitness: {shot: 1}"), "fitness.shot: unknown key"),
-            (("lang: es", "shots: {count: 2}"), "either 'examples' (a list) or 'from' (a file)"),
-            (("filters:", "parity: {filters: []}\nfitness:\n filters:"), "the key 'filters' is missing"),
+            (
+                ("lang: es", "shots: {count: 2}"),
+                "either 'examples' (a list) or 'from' (a file)",
+            ),
+            (
+                ("filters:", "parity: {filters: []}\nfitness:\n filters:"),
+                "the key 'filters' is missing",
+            ),
         ] {
             let message = parse(&SMALL.replace(change.0, change.1)).unwrap_err().to_string();
             assert!(message.contains(expected), "{change:?}: {message}");

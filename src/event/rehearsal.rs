@@ -6,9 +6,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, Level,
-    Model, Origin, Phase, Progress, Record, RunStarted, SCHEMA_VERSION, Score, Selection, Task,
-    TaskScore, TestReading, TestScore,
+    Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, Level, Model, Origin,
+    Phase, Progress, Record, RunStarted, SCHEMA_VERSION, Score, Selection, Task, TaskScore, TestReading, TestScore,
 };
 
 /// 2026-03-01 23:00 UTC.
@@ -59,18 +58,13 @@ pub fn stopped() -> Vec<Record> {
     };
     stage.emit(0, Event::RunStarted(started.clone()));
     for i in 0..30_u32 {
-        let value =
-            -2.0 + 0.9 * (1.0 - 1.0 / (1.0 + f64::from(i) / 8.0)) + 0.1 * stage.dice.normal();
+        let value = -2.0 + 0.9 * (1.0 - 1.0 / (1.0 + f64::from(i) / 8.0)) + 0.1 * stage.dice.normal();
         let score = Score {
             value,
             stderr: 0.04,
             n: 125,
         };
-        let origin = if i < 2 {
-            Origin::Parent
-        } else {
-            Origin::Search
-        };
+        let origin = if i < 2 { Origin::Parent } else { Origin::Search };
         let id = if i < 2 {
             format!("parent-{}", ["maths", "spanish"][i as usize])
         } else {
@@ -83,11 +77,7 @@ pub fn stopped() -> Vec<Record> {
             score,
         }];
         let mut candidate = blank(&id, origin, tasks);
-        candidate.genotype = if i < 2 {
-            Vec::new()
-        } else {
-            stage.genotype(0.4)
-        };
+        candidate.genotype = if i < 2 { Vec::new() } else { stage.genotype(0.4) };
         candidate.recipe = if i < 2 {
             passthrough("maths")
         } else {
@@ -159,14 +149,7 @@ impl Rehearsal {
             ("parent-maths", "maths", [0.31, 0.72]),
             ("parent-spanish", "spanish", [0.36, 0.21]),
         ] {
-            self.candidate(
-                id,
-                Origin::Parent,
-                None,
-                Vec::new(),
-                passthrough(model),
-                skill,
-            );
+            self.candidate(id, Origin::Parent, None, Vec::new(), passthrough(model), skill);
         }
         self.candidate(
             "linear",
@@ -176,20 +159,8 @@ impl Rehearsal {
             simple("linear"),
             [0.46, 0.55],
         );
-        self.candidate(
-            "ties",
-            Origin::Baseline,
-            None,
-            Vec::new(),
-            simple("ties"),
-            [0.42, 0.58],
-        );
-        self.emit(
-            10,
-            Event::PhaseStarted {
-                phase: Phase::Search,
-            },
-        );
+        self.candidate("ties", Origin::Baseline, None, Vec::new(), simple("ties"), [0.42, 0.58]);
+        self.emit(10, Event::PhaseStarted { phase: Phase::Search });
         for id in ["warm-linear", "warm-ties"] {
             let genotype = vec![0.5; 2 * 3 * GROUPS + 1];
             self.candidate(
@@ -250,14 +221,7 @@ impl Rehearsal {
             let luck = 0.10 * self.dice.normal();
             let skill = [0.40 + 0.28 * progress + luck, 0.56 + 0.22 * progress + luck];
             let recipe = recipe(&genotype);
-            values.push(self.candidate(
-                &id,
-                Origin::Search,
-                Some(generation),
-                genotype,
-                recipe,
-                skill,
-            ));
+            values.push(self.candidate(&id, Origin::Search, Some(generation), genotype, recipe, skill));
         }
         if generation % 4 == 0 {
             let genotype = self.genotype(progress);
@@ -301,11 +265,13 @@ impl Rehearsal {
     fn genotype(&mut self, progress: f64) -> Vec<f64> {
         let spread = 0.35 * (1.0 - 0.8 * progress);
         let mut genes = Vec::new();
-        for target in [0.95, 0.70, 0.40, 0.55, 0.85, 0.75] {
+        for targets in [[0.95, 0.70, 0.40], [0.55, 0.85, 0.75]] {
             for group in 0..GROUPS {
-                let slope = 0.12 * (group as f64 - 1.5) * if target > 0.6 { 1.0 } else { -1.0 };
-                let gene = 0.5 + progress * (target + slope - 0.5) + spread * self.dice.normal();
-                genes.push((gene.clamp(0.0, 1.5) * 1000.0).round() / 1000.0);
+                for target in targets {
+                    let slope = 0.12 * (group as f64 - 1.5) * if target > 0.6 { 1.0 } else { -1.0 };
+                    let gene = 0.5 + progress * (target + slope - 0.5) + spread * self.dice.normal();
+                    genes.push((gene.clamp(0.0, 1.5) * 1000.0).round() / 1000.0);
+                }
             }
         }
         genes.push(0.6 + 0.2 * progress);
@@ -339,13 +305,7 @@ impl Rehearsal {
             tasks.push(task_score(&task, "search", &answers));
             for quarter in 1..=3 {
                 let answered = t * QUESTIONS + quarter * QUESTIONS / 4;
-                self.progress(
-                    id,
-                    "decode",
-                    answered,
-                    answered as u64 * 58,
-                    evaluation_ms / 8,
-                );
+                self.progress(id, "decode", answered, answered as u64 * 58, evaluation_ms / 8);
             }
             let (task, lang) = (task.task, task.lang);
             let (id, key) = (id.to_owned(), format!("{t:016x}"));
@@ -392,14 +352,7 @@ impl Rehearsal {
         self.emit(after_ms, Event::Progress(progress));
     }
 
-    fn answer(
-        &mut self,
-        task: &Task,
-        t: usize,
-        question: usize,
-        skill: f64,
-        split: &str,
-    ) -> Answer {
+    fn answer(&mut self, task: &Task, t: usize, question: usize, skill: f64, split: &str) -> Answer {
         let chance = skill + 0.5 * (0.5 - self.difficulty[t][question % QUESTIONS]);
         let right = self.dice.uniform() < chance;
         let (apples, friends) = (12 + question, 2 + question % 5);
@@ -414,17 +367,10 @@ impl Rehearsal {
         let sign = if right { '*' } else { '+' };
         let step = format!("{apples} {sign} {friends} = {got}");
         let (out, finish) = match (spanish, right || roll < 0.85) {
-            (_, false) if roll > 0.93 => {
-                (format!("{step}. {step}. {step}. {step}. {step}."), "loop")
-            }
-            (_, false) => (
-                format!("Primero contamos {apples} manzanas y después"),
-                "length",
-            ),
+            (_, false) if roll > 0.93 => (format!("{step}. {step}. {step}. {step}. {step}."), "loop"),
+            (_, false) => (format!("Primero contamos {apples} manzanas y después"), "length"),
             (true, _) => (
-                format!(
-                    "Cada caja lleva {apples} manzanas y hay {friends} cajas: {step}\n#### {got}"
-                ),
+                format!("Cada caja lleva {apples} manzanas y hay {friends} cajas: {step}\n#### {got}"),
                 "eos",
             ),
             (false, _) => (
@@ -434,17 +380,10 @@ impl Rehearsal {
         };
         let language_ok = task.lang != "es" || spanish;
         Answer {
-            q: format!(
-                "{}/{split}/{question}",
-                super::words::task_name(&task.task, "")
-            ),
+            q: format!("{}/{split}/{question}", super::words::task_name(&task.task, "")),
             tokens: out.len() / 3,
             out,
-            got: if finish == "length" {
-                String::new()
-            } else {
-                got
-            },
+            got: if finish == "length" { String::new() } else { got },
             gold,
             score: f64::from(right && language_ok),
             finish: finish.into(),
@@ -490,10 +429,7 @@ impl Rehearsal {
             })
             .collect();
         finalists.sort_by(|a, b| b.fresh.value.total_cmp(&a.fresh.value));
-        let winner = run
-            .candidate(&finalists[0].id)
-            .expect("finalists are scored")
-            .clone();
+        let winner = run.candidate(&finalists[0].id).expect("finalists are scored").clone();
         let parents: Vec<Candidate> = run
             .of_origin(Origin::Parent)
             .chain(run.of_origin(Origin::Baseline))
@@ -576,8 +512,8 @@ fn run_started() -> RunStarted {
     };
     let mut genes = Vec::new();
     for model in ["maths", "spanish"] {
-        for module in ["attn", "mlp", "other"] {
-            genes.extend((0..GROUPS).map(|g| format!("{model}.weight.{module}.{g}")));
+        for group in 0..GROUPS {
+            genes.extend(["attn", "mlp", "other"].map(|module| format!("weight.{model}.g{group}.{module}")));
         }
     }
     genes.push("density".into());
@@ -606,12 +542,7 @@ fn run_started() -> RunStarted {
 fn blank(id: &str, origin: Origin, tasks: Vec<TaskScore>) -> Candidate {
     let weights = [1.0, 0.5];
     let total: f64 = weights.iter().take(tasks.len()).sum();
-    let fitness = tasks
-        .iter()
-        .zip(weights)
-        .map(|(t, w)| w * t.score.value)
-        .sum::<f64>()
-        / total;
+    let fitness = tasks.iter().zip(weights).map(|(t, w)| w * t.score.value).sum::<f64>() / total;
     let variance = tasks
         .iter()
         .zip(weights)
@@ -679,19 +610,26 @@ fn simple(method: &str) -> Value {
 }
 
 fn recipe(genes: &[f64]) -> Value {
-    let source = |model: &str, genes: &[f64]| {
-        let group = |m: usize| &genes[m * GROUPS..(m + 1) * GROUPS];
-        json!({"model": model, "parameters": {"weight": [
-            {"filter": "self_attn", "value": group(0)},
-            {"filter": "mlp", "value": group(1)},
-            {"value": group(2)},
-        ]}})
+    const LAYERS: [[usize; 2]; GROUPS] = [[0, 3], [3, 5], [5, 8], [8, 10]];
+    let source = |model: usize, group: usize| {
+        let weights = &genes[(model * GROUPS + group) * 3..][..3];
+        json!({
+            "model": (["maths", "spanish"][model]), "layer_range": (LAYERS[group]),
+            "parameters": {"density": (genes[6 * GROUPS]), "weight": [
+                {"filter": "self_attn", "value": (weights[0])},
+                {"filter": "mlp", "value": (weights[1])},
+                {"value": (weights[2])},
+            ]},
+        })
     };
-    let half = 3 * GROUPS;
+    let slice = |group: usize| {
+        let base = json!({"model": "base", "layer_range": (LAYERS[group])});
+        json!({"sources": [source(0, group), source(1, group), base]})
+    };
+    let slices: Vec<Value> = (0..GROUPS).map(slice).collect();
     json!({"stages": [{
-        "merge_method": "ties", "base_model": "base",
-        "models": [source("maths", &genes[..half]), source("spanish", &genes[half..2 * half])],
-        "parameters": {"density": genes[2 * half], "lambda": 1.0}, "dtype": "float32",
+        "merge_method": "ties", "base_model": "base", "slices": slices,
+        "parameters": {"lambda": 1.0}, "dtype": "float32", "out_dtype": "bfloat16",
     }]})
 }
 
@@ -741,10 +679,7 @@ mod tests {
                 std::fs::write(&path, lines(&records)).unwrap();
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let read: Vec<Record> = text
-                .lines()
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect();
+            let read: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             assert_eq!(read.len(), records.len(), "{name}");
             assert!(
                 read == records,

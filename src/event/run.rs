@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase,
-    Progress, Record, RunStarted, Selection, TestReading,
+    Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase, Progress, Record,
+    RunStarted, Selection, TestReading,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -174,11 +174,7 @@ impl Run {
                 self.phase = Some(*phase);
                 self.working = None;
             }
-            Event::CandidateStarted {
-                id,
-                origin,
-                generation,
-            } => self.begin(record, id, Some(origin), *generation),
+            Event::CandidateStarted { id, origin, generation } => self.begin(record, id, Some(origin), *generation),
             Event::Progress(progress) => self.progress(record, progress),
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
@@ -249,13 +245,7 @@ impl Run {
         self.working = None;
     }
 
-    fn begin(
-        &mut self,
-        record: &Record,
-        id: &str,
-        origin: Option<&Origin>,
-        generation: Option<u64>,
-    ) {
+    fn begin(&mut self, record: &Record, id: &str, origin: Option<&Origin>, generation: Option<u64>) {
         let speeds = self.working.take().map(|w| w.speeds).unwrap_or_default();
         self.working = Some(Working {
             id: id.to_owned(),
@@ -295,26 +285,18 @@ impl Run {
             self.answers += answers.answers.len() as u64;
         }
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
-        kept.retain(|a| {
-            (&a.task, &a.lang, &a.split) != (&answers.task, &answers.lang, &answers.split)
-        });
+        kept.retain(|a| (&a.task, &a.lang, &a.split) != (&answers.task, &answers.lang, &answers.split));
         kept.push(answers.clone());
     }
 
     fn score(&mut self, record: &Record, candidate: &Candidate) {
         self.finish_working(&candidate.id);
         // Scores of the final are told by `selected` and `test_read`; the board stays the search's.
-        if matches!(self.phase, Some(Phase::Selection | Phase::Test))
-            && self.by_id.contains_key(&candidate.id)
-        {
+        if matches!(self.phase, Some(Phase::Selection | Phase::Test)) && self.by_id.contains_key(&candidate.id) {
             return;
         }
         self.generated_tokens += candidate.generated_tokens;
-        self.answers += if candidate.cached {
-            0
-        } else {
-            candidate.n as u64
-        };
+        self.answers += if candidate.cached { 0 } else { candidate.n as u64 };
         let elapsed_ms = self.elapsed_at(record.time_ms);
         let index = match self.by_id.get(&candidate.id) {
             Some(&index) => {
@@ -335,16 +317,11 @@ impl Run {
                     elapsed_ms,
                     evals: self.evals,
                 });
-                self.by_id
-                    .insert(candidate.id.clone(), self.scored.len() - 1);
+                self.by_id.insert(candidate.id.clone(), self.scored.len() - 1);
                 self.scored.len() - 1
             }
         };
-        if candidate.origin != Origin::Parent
-            && self
-                .best()
-                .is_none_or(|b| b.candidate.fitness < candidate.fitness)
-        {
+        if candidate.origin != Origin::Parent && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
@@ -373,9 +350,7 @@ impl Run {
 
     /// Working time from the start of the run to a moment.
     pub fn elapsed_at(&self, time_ms: u64) -> u64 {
-        time_ms
-            .saturating_sub(self.started_ms)
-            .saturating_sub(self.idle_ms)
+        time_ms.saturating_sub(self.started_ms).saturating_sub(self.idle_ms)
     }
 
     /// Working time so far; `now_ms` matters only while the run goes on.
@@ -389,10 +364,7 @@ impl Run {
     }
 
     pub fn unit(&self) -> Unit {
-        self.started
-            .as_ref()
-            .map(Unit::of_fitness)
-            .unwrap_or_default()
+        self.started.as_ref().map(Unit::of_fitness).unwrap_or_default()
     }
 
     pub fn task_unit(&self, task: &str, lang: &str) -> Unit {
@@ -413,10 +385,7 @@ impl Run {
 
     /// Who won: the winner on fresh questions once there is one, the fittest until then.
     pub fn winner(&self) -> Option<&Candidate> {
-        let selected = self
-            .selection
-            .as_ref()
-            .and_then(|s| self.candidate(&s.best));
+        let selected = self.selection.as_ref().and_then(|s| self.candidate(&s.best));
         selected.or_else(|| self.best().map(|b| &b.candidate))
     }
 
@@ -441,10 +410,7 @@ impl Run {
     }
 
     pub fn answers_of(&self, id: &str) -> &[Answers] {
-        self.by_candidate
-            .get(id)
-            .map(Vec::as_slice)
-            .unwrap_or_default()
+        self.by_candidate.get(id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The weighted mean difference of two candidates on the search questions that both answered, or nothing where their
@@ -461,9 +427,7 @@ impl Run {
                     .iter()
                     .find(|x| (&x.task, &x.lang, &x.split) == (&task.task, &task.lang, &task.split))
             };
-            let differences: Vec<f64> = pairs(find(a)?, find(b)?)
-                .map(|(x, y)| x.score - y.score)
-                .collect();
+            let differences: Vec<f64> = pairs(find(a)?, find(b)?).map(|(x, y)| x.score - y.score).collect();
             if differences.len() < 2 {
                 return None;
             }
@@ -497,9 +461,7 @@ impl Run {
             if self.task_unit(&mine.task, &mine.lang) == Unit::Raw {
                 continue;
             }
-            let same = |x: &&Answers| {
-                (&x.task, &x.lang, &x.split) == (&mine.task, &mine.lang, &mine.split)
-            };
+            let same = |x: &&Answers| (&x.task, &x.lang, &x.split) == (&mine.task, &mine.lang, &mine.split);
             let Some(theirs) = self.answers_of(other).iter().find(same) else {
                 continue;
             };
@@ -523,11 +485,7 @@ impl Run {
 
     /// A model of the run by its short name.
     pub fn model(&self, name: &str) -> Option<&Model> {
-        self.started
-            .as_ref()?
-            .models
-            .iter()
-            .find(|m| m.name == name)
+        self.started.as_ref()?.models.iter().find(|m| m.name == name)
     }
 
     /// Whether a task is scored by likelihood.
@@ -568,4 +526,144 @@ fn mean_and_stderr(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
     (mean, (variance / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::rehearsal;
+
+    fn answers(id: &str, scores: &[f64]) -> Event {
+        let answer = |(i, score): (usize, &f64)| Answer {
+            q: format!("t/search/{i}"),
+            out: String::new(),
+            got: String::new(),
+            gold: String::new(),
+            score: *score,
+            finish: "eos".into(),
+            language_ok: true,
+            tokens: 1,
+        };
+        Event::Answers(Answers {
+            id: id.into(),
+            task: "evals/arith-es.yaml".into(),
+            lang: "es".into(),
+            split: "search".into(),
+            key: String::new(),
+            answers: scores.iter().enumerate().map(answer).collect(),
+        })
+    }
+
+    /// A run with one task and the given events after its start, a second apart.
+    fn run_of(events: Vec<Event>) -> Run {
+        let mut first = rehearsal::journal().swap_remove(0);
+        if let Event::RunStarted(started) = &mut first.event {
+            started.tasks.truncate(1);
+        }
+        let mut run = Run::default();
+        run.apply(&first);
+        for (i, event) in (1..).zip(events) {
+            let time_ms = first.time_ms + 1000 * i;
+            run.apply(&Record {
+                seq: i,
+                time_ms,
+                event,
+                ..first.clone()
+            });
+        }
+        run
+    }
+
+    fn scored(id: &str, fitness: f64) -> Event {
+        let Event::CandidateScored(mut candidate) = rehearsal::stopped().swap_remove(10).event else {
+            panic!("the tenth record of the rehearsal is a score");
+        };
+        (candidate.id, candidate.fitness) = (id.into(), fitness);
+        Event::CandidateScored(candidate)
+    }
+
+    #[test]
+    fn pairs_are_compared_question_by_question() {
+        let run = run_of(vec![
+            answers("a", &[1.0, 1.0, 1.0, 0.0]),
+            answers("b", &[0.0, 1.0, 0.0, 0.0]),
+        ]);
+        let paired = run.paired("a", "b").unwrap();
+        // Differences 1, 0, 1, 0: mean 1/2, sample variance 1/3, standard error √(1/3 ÷ 4).
+        assert_eq!(paired.difference, 0.5);
+        assert!((paired.stderr - (1.0_f64 / 12.0).sqrt()).abs() < 1e-12);
+        // z = √3: two-sided p = 0.0833.
+        assert!((paired.p_value - 0.0833).abs() < 1e-4);
+        assert_eq!(run.paired("a", "a").unwrap().p_value, 1.0);
+        assert_eq!(run.paired("a", "nobody"), None);
+        let one = run_of(vec![answers("a", &[1.0]), answers("b", &[0.0])]);
+        assert_eq!(one.paired("a", "b"), None, "one question has no standard error");
+    }
+
+    #[test]
+    fn flips_go_both_ways() {
+        let run = run_of(vec![answers("a", &[1.0, 0.0, 1.0]), answers("b", &[0.0, 1.0, 1.0])]);
+        let flips = run.flips("a", "b");
+        let gained: Vec<(&str, bool)> = flips.iter().map(|f| (f.child.q.as_str(), f.gained)).collect();
+        assert_eq!(gained, [("t/search/0", true), ("t/search/1", false)]);
+        assert!(run.flips("a", "nobody").is_empty());
+    }
+
+    #[test]
+    fn a_candidate_that_is_journalled_twice_counts_once() {
+        let run = run_of(vec![scored("c1", 0.5), scored("c1", 0.6), scored("c2", 0.6)]);
+        assert_eq!((run.scored.len(), run.evals), (2, 2));
+        assert_eq!(run.best().unwrap().candidate.id, "c1", "of equals the earlier");
+    }
+
+    #[test]
+    fn the_final_does_not_overwrite_the_board() {
+        let phase = Event::PhaseStarted {
+            phase: Phase::Selection,
+        };
+        let run = run_of(vec![scored("c1", 0.5), phase, scored("c1", 0.1)]);
+        assert_eq!(run.candidate("c1").unwrap().fitness, 0.5);
+        assert_eq!(run.evals, 1);
+    }
+
+    #[test]
+    fn time_off_does_not_count() {
+        let stopped = Event::RunStopped { reason: "asked".into() };
+        let resumed = Event::RunResumed {
+            engine_version: "0.1.0".into(),
+        };
+        // Started at 0 s, scored at 1 s, stopped at 2 s, resumed at 3 s, scored at 4 s.
+        let run = run_of(vec![scored("c1", 0.5), stopped, resumed, scored("c2", 0.4)]);
+        assert_eq!(run.scored[1].elapsed_ms, 3000);
+        assert_eq!(run.elapsed(run.last_ms + 500), 3500);
+        assert_eq!((&run.state, run.resumes), (&State::Running, 1));
+    }
+
+    #[test]
+    fn answers_of_the_last_of_the_field_are_dropped_and_the_bests_kept() {
+        let mut events = Vec::new();
+        for i in 0..150 {
+            let id = format!("c{i}");
+            events.extend([answers(&id, &[1.0, 0.0]), scored(&id, f64::from(i % 100))]);
+        }
+        let run = run_of(events);
+        assert!(run.by_candidate.len() <= 2 * KEPT_ANSWERS);
+        assert!(!run.answers_of("c99").is_empty());
+        assert!(run.answers_of("c3").is_empty());
+    }
+
+    #[test]
+    fn a_whole_night_adds_up() {
+        let run = Run::from_records(&rehearsal::journal());
+        assert_eq!(run.state, State::Done);
+        assert_eq!(run.scored.len() + run.failed.len(), 5 + 2 + 12 * 8 + 3);
+        assert_eq!(run.winner().map(|w| &w.id), run.selection.as_ref().map(|s| &s.best));
+        assert_eq!(run.best_parent().map(|p| p.id.as_str()), Some("parent-maths"));
+        let ranking = run.ranking();
+        assert!(
+            ranking
+                .windows(2)
+                .all(|w| w[0].candidate.fitness >= w[1].candidate.fitness)
+        );
+    }
 }

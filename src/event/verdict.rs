@@ -19,11 +19,7 @@ pub fn verdict(unit: Unit, reading: &TestReading) -> Verdict {
     let (child, parent) = (&reading.best, &reading.best_parent);
     let name = parent_name(&parent.id);
     let points = unit.points(reading.difference);
-    let scores = format!(
-        "{} against {}",
-        unit.score(&child.score),
-        unit.score(&parent.score)
-    );
+    let scores = format!("{} against {}", unit.score(&child.score), unit.score(&parent.score));
     let tail = format!(
         "on {} never used before: {scores}, {} ({})",
         counted(child.score.n, "question"),
@@ -57,13 +53,53 @@ pub fn luck(run: &Run) -> Option<String> {
     let unit = run.unit();
     Some(match luck > 0.0 {
         true => format!(
-            "{} of its search score of {} were luck.",
-            unit.points(luck),
-            unit.value(search)
+            "Of its search score of {}, {} were luck.",
+            unit.value(search),
+            unit.points(luck)
         ),
         false => format!(
             "Its search score of {} was no luck: it held on unseen questions.",
             unit.value(search)
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::rehearsal;
+
+    #[test]
+    fn winning_needs_both_a_lead_and_certainty() {
+        let run = Run::from_records(&rehearsal::journal());
+        let mut reading = run.reading.clone().unwrap();
+        let mut say = |difference, p_value| {
+            (reading.difference, reading.p_value) = (difference, p_value);
+            let verdict = verdict(Unit::Percent, &reading);
+            (verdict.won, verdict.sentence)
+        };
+        let (won, sentence) = say(0.2, 0.001);
+        assert!(
+            won && sentence.contains("beats the best parent, maths, by 20.0 points"),
+            "{sentence}"
+        );
+        let (won, sentence) = say(0.01, 0.3);
+        assert!(!won && sentence.contains("may be chance"), "{sentence}");
+        let (won, sentence) = say(-0.2, 0.001);
+        assert!(!won && sentence.contains("loses to"), "{sentence}");
+        let (won, sentence) = say(0.0, 1.0);
+        assert!(!won && sentence.contains("no better than"), "{sentence}");
+    }
+
+    #[test]
+    fn luck_is_the_search_score_less_the_sealed_one() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        assert!(luck(&run).unwrap().ends_with("points were luck."));
+        if let Some(reading) = &mut run.reading {
+            reading.best.score.value = 0.99;
+        }
+        assert!(luck(&run).unwrap().contains("no luck"));
+        run.reading = None;
+        assert_eq!(luck(&run), None);
+    }
 }

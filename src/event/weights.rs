@@ -76,9 +76,7 @@ pub fn shares(tables: &[Weights]) -> Vec<(String, f64)> {
 }
 
 fn of_stage(stage: &Value) -> Option<Weights> {
-    MIXING
-        .into_iter()
-        .find_map(|parameter| table(stage, parameter))
+    MIXING.into_iter().find_map(|parameter| table(stage, parameter))
 }
 
 /// One source with the parameter's value, in the words of the recipe.
@@ -91,10 +89,13 @@ struct Cell<'a> {
 fn table(stage: &Value, parameter: &'static str) -> Option<Weights> {
     let cells = cells(stage, parameter);
     let mut modules: Vec<String> = Vec::new();
-    for name in cells.iter().flat_map(|c| modules_of(c.value)) {
+    for name in cells.iter().filter_map(|c| filters(c.value)).flatten().map(module_name) {
         if !modules.contains(&name) {
             modules.push(name);
         }
+    }
+    if modules.is_empty() && !cells.is_empty() {
+        modules.push("all".to_owned());
     }
     let mut models: Vec<ModelWeights> = Vec::new();
     for cell in &cells {
@@ -116,11 +117,7 @@ fn table(stage: &Value, parameter: &'static str) -> Option<Weights> {
 
 fn cells<'a>(stage: &'a Value, parameter: &str) -> Vec<Cell<'a>> {
     let value_in = |v: &'a Value| v.get("parameters").and_then(|p| p.get(parameter));
-    let list = |v: &'a Value, key: &str| {
-        v.get(key)
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice)
-    };
+    let list = |v: &'a Value, key: &str| v.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let cell = |source: &'a Value, slice: Option<&'a Value>| {
         let value = value_in(source)
             .or_else(|| slice.and_then(value_in))
@@ -131,9 +128,7 @@ fn cells<'a>(stage: &'a Value, parameter: &str) -> Vec<Cell<'a>> {
             value,
         })
     };
-    let models = list(stage, "models")
-        .iter()
-        .filter_map(|source| cell(source, None));
+    let models = list(stage, "models").iter().filter_map(|source| cell(source, None));
     let slices = list(stage, "slices").iter().flat_map(|slice| {
         list(slice, "sources")
             .iter()
@@ -161,13 +156,6 @@ fn filters(value: &Value) -> Option<&[Value]> {
         .filter(|list| list.first().is_some_and(Value::is_object))
 }
 
-fn modules_of(value: &Value) -> Vec<String> {
-    match filters(value) {
-        Some(list) => list.iter().map(module_name).collect(),
-        None => vec!["all".to_owned()],
-    }
-}
-
 fn module_name(entry: &Value) -> String {
     match entry.get("filter").and_then(Value::as_str) {
         None | Some("*") => "other".to_owned(),
@@ -177,12 +165,13 @@ fn module_name(entry: &Value) -> String {
 }
 
 fn groups(cell: &Cell<'_>, modules: &[String]) -> Vec<GroupWeights> {
+    let named = |list: &'_ [Value], name: &str| list.iter().position(|e| module_name(e) == name);
     let of_module = |module: &String| match filters(cell.value) {
-        Some(list) => list
-            .iter()
-            .find(|e| module_name(e) == *module)
-            .and_then(|e| e.get("value")),
-        None => (module == "all").then_some(cell.value),
+        // What no filter names falls to the one that matches everything.
+        Some(list) => named(list, module)
+            .or_else(|| named(list, "other"))
+            .and_then(|i| list[i].get("value")),
+        None => Some(cell.value),
     };
     let columns: Vec<Vec<f64>> = modules
         .iter()
@@ -200,11 +189,7 @@ fn groups(cell: &Cell<'_>, modules: &[String]) -> Vec<GroupWeights> {
             // A constant holds for every point of the others' gradients.
             values: columns
                 .iter()
-                .map(|c| {
-                    c.get(i)
-                        .or(if c.len() == 1 { c.first() } else { None })
-                        .copied()
-                })
+                .map(|c| c.get(i).or(if c.len() == 1 { c.first() } else { None }).copied())
                 .collect(),
         })
         .collect()
@@ -232,14 +217,11 @@ mod tests {
         let tables = of_recipe(&recipe);
         assert_eq!(tables.len(), 1);
         let table = &tables[0];
-        assert_eq!(table.modules, ["attn", "other", "all"]);
+        assert_eq!(table.modules, ["attn", "other"]);
         assert_eq!(table.models[0].groups.len(), 2);
         assert_eq!(table.models[0].groups[1].layers, "2/2");
-        assert_eq!(
-            table.models[0].groups[1].values,
-            [Some(0.2), Some(0.5), None]
-        );
-        assert_eq!(table.models[1].groups[0].values, [None, None, Some(1.5)]);
+        assert_eq!(table.models[0].groups[1].values, [Some(0.2), Some(0.5)]);
+        assert_eq!(table.models[1].groups[0].values, [Some(1.5), Some(1.5)]);
         assert_eq!(largest(&tables), 1.5);
     }
 

@@ -100,8 +100,7 @@ pub fn task_name(task: &str, lang: &str) -> String {
         .strip_suffix(".yaml")
         .or_else(|| file.strip_suffix(".yml"))
         .unwrap_or(file);
-    if lang.is_empty() || stem.ends_with(&format!("-{lang}")) || stem.ends_with(&format!("_{lang}"))
-    {
+    if lang.is_empty() || stem.ends_with(&format!("-{lang}")) || stem.ends_with(&format!("_{lang}")) {
         stem.to_owned()
     } else {
         format!("{stem} {lang}")
@@ -166,11 +165,7 @@ pub fn count(n: u64) -> String {
 
 /// `1 question`, `1,000 questions`.
 pub fn counted(n: usize, noun: &str) -> String {
-    format!(
-        "{} {noun}{}",
-        count(n as u64),
-        if n == 1 { "" } else { "s" }
-    )
+    format!("{} {noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
 }
 
 /// `p = 0.0031`, `p < 0.0001`.
@@ -186,10 +181,7 @@ pub fn p_value(p: f64) -> String {
 
 /// `400 evaluations`, `8 h 00 min`, or both.
 pub fn budget(started: &RunStarted) -> String {
-    let evals = started
-        .budget
-        .evals
-        .map(|n| counted(n as usize, "evaluation"));
+    let evals = started.budget.evals.map(|n| counted(n as usize, "evaluation"));
     let time = started.budget.duration_ms.map(duration);
     match (evals, time) {
         (Some(evals), Some(time)) => format!("{evals} or {time}"),
@@ -254,10 +246,7 @@ mod tests {
         // p = 1/2, n = 100: z/(1 + z²/100) · √(1/400 + z²/40000) = 0.0962
         assert!((wilson_half_width(0.5, 100) - 0.0962).abs() < 1e-4);
         assert_eq!(wilson_half_width(0.3, 0), 0.5);
-        assert!(
-            wilson_half_width(0.0, 10) > 0.1,
-            "none of ten right is not certainty"
-        );
+        assert!(wilson_half_width(0.0, 10) > 0.1, "none of ten right is not certainty");
     }
 
     #[test]

@@ -311,6 +311,9 @@ impl Engine {
             .collect();
         let scores = self.score(&windows)?;
         let count: usize = scores.iter().map(|score| score.tokens).sum();
+        if count == 0 {
+            return Err(Error::NothingToScore { tokens: tokens.len() });
+        }
         let nll = -scores.iter().map(|score| score.log_likelihood).sum::<f64>() / count as f64;
         Ok(Perplexity {
             tokens: count,
@@ -598,11 +601,12 @@ impl<'a> Scheduler<'a> {
         }
         let mut freed = false;
         for node in 0..self.nodes.len() {
-            if matches!(self.nodes[node], NodeState::Ready(_)) && !needed.contains(&node) {
-                if let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Waiting) {
-                    self.pool.release_shared(segment);
-                    freed = true;
-                }
+            if matches!(self.nodes[node], NodeState::Ready(_))
+                && !needed.contains(&node)
+                && let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Waiting)
+            {
+                self.pool.release_shared(segment);
+                freed = true;
             }
         }
         if freed {
@@ -689,10 +693,10 @@ impl<'a> Scheduler<'a> {
         let mut next = node;
         while let Some(node) = next {
             self.users[node] -= 1;
-            if self.users[node] == 0 {
-                if let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Gone) {
-                    self.pool.release_shared(segment);
-                }
+            if self.users[node] == 0
+                && let NodeState::Ready(segment) = std::mem::replace(&mut self.nodes[node], NodeState::Gone)
+            {
+                self.pool.release_shared(segment);
             }
             next = self.trie.nodes[node].parent;
         }

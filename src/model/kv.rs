@@ -32,7 +32,11 @@ impl KvShape {
         } else {
             &[]
         };
-        let value_width = widths.iter().copied().find(|w| head_dim % w == 0).unwrap_or(16);
+        let value_width = widths
+            .iter()
+            .copied()
+            .find(|w| head_dim.is_multiple_of(*w))
+            .unwrap_or(16);
         KvShape {
             layers,
             kv_heads,

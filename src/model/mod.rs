@@ -68,6 +68,8 @@ pub enum Error {
         needed_bytes: u64,
         limit_bytes: u64,
     },
+    #[error("a text of {tokens} tokens has nothing to score: the first token of each window has nothing before it")]
+    NothingToScore { tokens: usize },
     #[error("tokenizer {file}: {reason}")]
     Tokenizer { file: String, reason: String },
     #[error("the chat template of {file} failed: {reason}")]

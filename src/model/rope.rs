@@ -92,7 +92,13 @@ impl RopeScaling {
     }
 
     /// The rotation of one layer type (Gemma 3): `rope_parameters.TYPE`, or the v4 keys.
-    pub fn read_nested(c: &Config, layer_type: &str, theta_key: &str, default_theta: f64) -> Result<Self, Error> {
+    pub fn read_nested(
+        c: &Config,
+        layer_type: &str,
+        theta_key: &str,
+        default_theta: f64,
+        max_positions: usize,
+    ) -> Result<Self, Error> {
         let empty = Value::Object(Default::default());
         let nested =
             c.0.get("rope_parameters")
@@ -110,7 +116,6 @@ impl RopeScaling {
             (Some(theta), _) | (None, Some(theta)) => theta,
             (None, None) => c.number_or(theta_key, default_theta)?,
         };
-        let max_positions = c.size_or("max_position_embeddings", 131_072)?;
         let original = rope.size_or("original_max_position_embeddings", max_positions)?;
         Self::read(&rope, false, theta, 1.0, original, max_positions)
     }

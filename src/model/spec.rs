@@ -176,7 +176,14 @@ impl DecoderSpec {
             return Err(c.error("num_key_value_heads", problem));
         }
         let layers = c.size("num_hidden_layers")?;
-        let max_positions = c.size_or("max_position_embeddings", 2048)?;
+        let max_positions = match family {
+            Llama | Olmo2 | Granite => 2048,
+            Phi3 => 4096,
+            Gemma | Gemma2 => 8192,
+            Qwen2 | Qwen3 | SmolLm3 => 32_768,
+            Mistral | Gemma3 => 131_072,
+        };
+        let max_positions = c.size_or("max_position_embeddings", max_positions)?;
         let attention_bias = c.flag("attention_bias", false)?;
         let query_scalar = || c.number_or("query_pre_attn_scalar", 256.0);
         let (ropes, layers) = layer_specs(&c, family, layers, head_dim, max_positions)?;
@@ -385,27 +392,21 @@ fn layer_specs(
     let no_rope = no_rope_layers(c, family, count)?;
     let has_types = matches!(family, Qwen2 | Qwen3 | Gemma2 | Gemma3 | SmolLm3);
     let types = if has_types { layer_types(c, count)? } else { None };
-    let first_window_layer = c.size_or("max_window_layers", 28);
-    let pattern = c.size_or("sliding_window_pattern", 6)?.max(1);
-    let is_sliding = |layer: usize| -> Result<bool, Error> {
-        Ok(match (&types, family) {
-            (Some(types), _) => types[layer],
-            (None, Mistral | Phi3) => true,
-            (None, Qwen2 | Qwen3) => {
-                layer
-                    >= *first_window_layer
-                        .as_ref()
-                        .map_err(|_| c.error("max_window_layers", "not a number".into()))?
-            }
-            (None, Gemma2) => layer % 2 == 0,
-            (None, Gemma3) => (layer + 1) % pattern != 0,
-            (None, SmolLm3) => !no_rope[layer],
-            (None, _) => false,
-        })
+    let first_window_layer = c.number_or("max_window_layers", 28.0)?;
+    let pattern = c.size_or("sliding_window_pattern", 6)?;
+    let is_sliding = |layer: usize| match (&types, family) {
+        (Some(types), _) => types[layer],
+        (None, Mistral | Phi3) => true,
+        (None, Qwen2 | Qwen3) => layer as f64 >= first_window_layer,
+        (None, Gemma2) => layer.is_multiple_of(2),
+        (None, Gemma3) => !(layer + 1).is_multiple_of(pattern),
+        (None, SmolLm3) => !no_rope[layer],
+        (None, _) => false,
     };
     let ropes = if family == Gemma3 {
-        let full = RopeScaling::read_nested(c, "full_attention", "rope_theta", 1_000_000.0)?;
-        let sliding = RopeScaling::read_nested(c, "sliding_attention", "rope_local_base_freq", 10_000.0)?;
+        let full = RopeScaling::read_nested(c, "full_attention", "rope_theta", 1_000_000.0, max_positions)?;
+        let sliding =
+            RopeScaling::read_nested(c, "sliding_attention", "rope_local_base_freq", 10_000.0, max_positions)?;
         vec![
             full.spec(head_dim, max_positions),
             sliding.spec(head_dim, max_positions),
@@ -416,7 +417,7 @@ fn layer_specs(
     };
     let mut layers = Vec::with_capacity(count);
     for (layer, &rotates) in no_rope.iter().enumerate() {
-        let sliding = is_sliding(layer)?;
+        let sliding = is_sliding(layer);
         let rope = if family == Gemma3 && sliding { 1 } else { 0 };
         layers.push(LayerSpec {
             window: window.filter(|_| sliding),
@@ -627,6 +628,8 @@ mod tests {
                 .map(|layer| layer.window.is_some())
                 .collect();
         assert_eq!(windows, [false, false, false, true]);
+        let all = read(json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 0}));
+        assert!(all.layers.iter().all(|layer| layer.window == Some(4096)));
         assert_eq!(read(json!({"eos_token_id": [2, 7]})).eos_token_ids, [2, 7]);
     }
 

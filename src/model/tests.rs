@@ -647,6 +647,12 @@ fn scores_are_sums_of_log_probabilities() {
     let windows = engine.perplexity(&ids, 40).unwrap();
     assert_eq!(windows.tokens, 97);
     assert_eq!(windows.perplexity, windows.nll_per_token.exp());
+    for (tokens, context) in [(&ids[..0], 40), (&ids[..1], 40), (&ids[..9], 1)] {
+        assert!(matches!(
+            engine.perplexity(tokens, context),
+            Err(Error::NothingToScore { .. })
+        ));
+    }
 }
 
 #[test]

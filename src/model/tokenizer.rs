@@ -278,3 +278,102 @@ impl TextStream {
         added
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(dir: &Path) {
+        let tokenizer = Tokenizer::from_dir(dir).unwrap();
+        let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join("cases.json")).unwrap()).unwrap();
+        for case in &cases {
+            let ids = |key: &str| token_ids(case.get(key));
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text, true).unwrap(), ids("ids"), "{text:?}");
+            assert_eq!(tokenizer.encode(text, false).unwrap(), ids("plain"), "{text:?}");
+            assert_eq!(tokenizer.decode(&ids("ids")), case["decoded"], "{text:?}");
+            // A stream says the same, but for a code point that never gets complete.
+            let mut stream = TextStream::default();
+            let plain = ids("plain");
+            let added: usize = (1..=plain.len()).map(|n| stream.push(&tokenizer, &plain[..n])).sum();
+            assert_eq!(added, stream.text().len());
+            assert_eq!(stream.text(), tokenizer.decode(&plain), "{text:?}");
+        }
+    }
+
+    fn dir() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model/tokenizer")
+    }
+
+    #[test]
+    fn texts_and_tokens_agree_with_transformers() {
+        check(&dir());
+        // Directories with a tokenizer and cases.json, to check more than the repository holds.
+        let Ok(root) = std::env::var("HETEROSIS_GOLDENS") else {
+            return;
+        };
+        let dirs = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+        dirs.filter(|dir| dir.join("cases.json").exists())
+            .for_each(|dir| check(&dir));
+    }
+
+    #[test]
+    fn end_of_sequence_tokens_come_from_the_first_file_that_names_one() {
+        let json = std::fs::read(dir().join("tokenizer.json")).unwrap();
+        let eos = |generation_config: Option<Value>, config: Option<Value>| {
+            let tokenizer_config = Some(serde_json::json!({"eos_token": "</s>"}));
+            let name = "t".to_string();
+            let files = TokenizerFiles {
+                name,
+                tokenizer_json: json.clone(),
+                tokenizer_config,
+                generation_config,
+                config,
+                chat_template: None,
+            };
+            Tokenizer::new(files).unwrap().eos_token_ids().to_vec()
+        };
+        let named = |ids: Value| Some(serde_json::json!({"eos_token_id": ids}));
+        assert_eq!(eos(named(serde_json::json!([5, 6])), named(7.into())), [5, 6]);
+        assert_eq!(eos(named(Value::Null), named(7.into())), [7]);
+        assert_eq!(eos(None, None), [1]);
+        let tokenizer = Tokenizer::from_dir(&dir()).unwrap();
+        assert_eq!(tokenizer.eos_token_ids(), [1, 2]);
+        assert_eq!(
+            (tokenizer.special_token("bos_token"), tokenizer.token_id("<pad>")),
+            (Some("<s>"), Some(2))
+        );
+        assert_eq!(tokenizer.special_token("unk_token"), None);
+    }
+
+    #[test]
+    fn a_missing_or_broken_tokenizer_says_which_file() {
+        let missing = Tokenizer::from_dir(Path::new("/nonexistent"))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            missing.contains("/nonexistent/tokenizer.json") && missing.contains("text needs a tokenizer"),
+            "{missing}"
+        );
+        let files = TokenizerFiles {
+            name: "here".into(),
+            tokenizer_json: b"{}".to_vec(),
+            ..Default::default()
+        };
+        assert!(Tokenizer::new(files).err().unwrap().to_string().contains("here"));
+        let tokenizer = Tokenizer::from_dir(&dir()).unwrap();
+        assert!(matches!(
+            tokenizer.apply_chat_template(&[], true),
+            Err(Error::NoChatTemplate { .. })
+        ));
+    }
+
+    #[test]
+    fn spaces_are_cleaned_where_asked_for() {
+        assert_eq!(
+            clean_up_spaces("do n't stop , it 's 5 . 5 !".into()),
+            "don't stop, it's 5. 5!"
+        );
+    }
+}

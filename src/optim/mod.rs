@@ -279,6 +279,8 @@ pub struct Optimizer {
     domain: Domain,
     ledger: Ledger,
     algorithm: Algorithm,
+    /// The means at which runs ended before their successors began elsewhere.
+    ended: Vec<Genotype>,
 }
 
 /// The closed set of algorithms.
@@ -347,6 +349,7 @@ impl Optimizer {
             domain,
             ledger: Ledger::default(),
             algorithm,
+            ended: Vec::new(),
         })
     }
 
@@ -416,12 +419,20 @@ impl Optimizer {
             let restart = self.restart();
             self.ledger.answer(*id, outcome.clone(), restart);
             if self.ledger.answered() >= self.population_size() {
-                let generation = self.ledger.generation;
-                let batch = self.ledger.close_generation();
-                each!(&mut self.algorithm, it => it.update(&self.domain, &batch, generation));
+                self.end_generation();
             }
         }
         Ok(())
+    }
+
+    fn end_generation(&mut self) {
+        let (restart, mean) = (self.restart(), self.mean());
+        let generation = self.ledger.generation;
+        let batch = self.ledger.close_generation();
+        each!(&mut self.algorithm, it => it.update(&self.domain, &batch, generation));
+        if self.restart() != restart {
+            self.ended.extend(mean);
+        }
     }
 
     /// `results` in the order of ids.
@@ -458,6 +469,12 @@ impl Optimizer {
             Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
+    }
+
+    /// The means of the runs that ended in a restart, oldest first. A restart begins elsewhere, so what was found before
+    /// is here, and no longer in [`Self::mean`].
+    pub fn ended_means(&self) -> &[Genotype] {
+        &self.ended
     }
 
     /// Why the search is over, if it is. Only the caller's budget ends a search that restarts by itself.
@@ -557,7 +574,9 @@ impl Optimizer {
             });
         }
         let Saved { optimizer } = serde_json::from_str(json).map_err(reason)?;
-        let fits = optimizer.ledger.is_consistent(optimizer.domain.genes().len())
+        let genes = optimizer.domain.genes().len();
+        let fits = optimizer.ledger.is_consistent(genes)
+            && optimizer.ended.iter().all(|mean| mean.len() == genes)
             && each!(&optimizer.algorithm, it => it.is_consistent(&optimizer.domain));
         if fits {
             Ok(optimizer)

@@ -213,16 +213,9 @@ fn dominates(a: &Individual, b: &Individual, costs_a: &[f64], costs_b: &[f64]) -
 
 /// Fast non-dominated sorting: the indices of each front, ascending.
 fn sort_into_fronts(n: usize, dominates: impl Fn(usize, usize) -> bool) -> Vec<Vec<usize>> {
-    let mut dominated: Vec<Vec<usize>> = vec![Vec::new(); n];
+    let dominated: Vec<Vec<usize>> = (0..n).map(|a| (0..n).filter(|&b| dominates(a, b)).collect()).collect();
     let mut dominators = vec![0usize; n];
-    for a in 0..n {
-        for b in (0..n).filter(|&b| b != a) {
-            if dominates(a, b) {
-                dominated[a].push(b);
-                dominators[b] += 1;
-            }
-        }
-    }
+    dominated.iter().flatten().for_each(|&b| dominators[b] += 1);
     let mut fronts = Vec::new();
     let mut front: Vec<usize> = (0..n).filter(|&i| dominators[i] == 0).collect();
     while !front.is_empty() {
@@ -246,7 +239,8 @@ fn sort_into_fronts(n: usize, dominates: impl Fn(usize, usize) -> bool) -> Vec<V
 fn crowding_distances(points: &[&[f64]]) -> Vec<f64> {
     let n = points.len();
     let mut distances = vec![0.0; n];
-    for objective in 0..points.first().map_or(0, |point| point.len()) {
+    let objectives = points.first().map_or(0, |point| point.len());
+    (0..objectives).for_each(|objective| {
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_by(|&a, &b| points[a][objective].total_cmp(&points[b][objective]));
         let value = |k: usize| points[order[k]][objective];
@@ -256,7 +250,7 @@ fn crowding_distances(points: &[&[f64]]) -> Vec<f64> {
         if range > 0.0 {
             (1..n - 1).for_each(|k| distances[order[k]] += (value(k + 1) - value(k - 1)) / range);
         }
-    }
+    });
     distances
 }
 

@@ -491,6 +491,9 @@ fn restarts_double_the_population_and_go_on() {
             }
         }
         assert_eq!(sizes[1], 2 * first);
+        let ended = optimizer.ended_means();
+        assert_eq!(ended.len() as u64, optimizer.status().restart);
+        assert!(sphere(&ended[0]) > -1e-10, "the first run had converged");
     }
 }
 

@@ -1,1 +1,138 @@
-//! (being built)
+//! The morning report and the model card, rebuilt from the journal's records alone.
+//!
+//! Pure functions from records to text; writing files is the caller's. The page needs no network: its pictures are inline.
+
+pub mod card;
+mod page;
+mod pictures;
+mod svg;
+mod table;
+
+use crate::event::Record;
+use crate::event::run::Run;
+
+/// Everything that belongs into `report/` of a run directory.
+pub struct Report {
+    /// `report.html`, self-contained.
+    pub html: String,
+    /// File name and SVG of each picture.
+    pub pictures: Vec<(&'static str, String)>,
+    /// `results.csv`: a row for each candidate.
+    pub results_csv: String,
+}
+
+/// The report of a run as its journal tells it; also of one that goes on or was stopped.
+pub fn of(records: &[Record]) -> Report {
+    let run = Run::from_records(records);
+    let pictures = pictures::all(&run);
+    Report {
+        html: page::html(&run, &pictures),
+        pictures: pictures.iter().map(|p| (p.file, p.svg.standalone())).collect(),
+        results_csv: table::csv(&run),
+    }
+}
+
+/// File name and text of everything in `report/`.
+pub fn files(records: &[Record]) -> Vec<(String, String)> {
+    let report = of(records);
+    let pictures = report.pictures.into_iter().map(|(file, svg)| (file.to_owned(), svg));
+    let rest = [
+        ("report.html".to_owned(), report.html),
+        ("results.csv".to_owned(), report.results_csv),
+    ];
+    rest.into_iter().chain(pictures).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, rehearsal};
+
+    #[test]
+    fn the_report_of_a_whole_night() {
+        let report = of(&rehearsal::journal());
+        let files: Vec<&str> = report.pictures.iter().map(|p| p.0).collect();
+        let all = [
+            "contest.svg",
+            "tasks.svg",
+            "convergence.svg",
+            "convergence-time.svg",
+            "luck.svg",
+            "pareto.svg",
+            "weights.svg",
+        ];
+        assert_eq!(files, all);
+        if let Some(directory) = std::env::var_os("HETEROSIS_WRITE_REPORT") {
+            for (name, text) in super::files(&rehearsal::journal()) {
+                std::fs::write(std::path::Path::new(&directory).join(name), text).unwrap();
+            }
+        }
+        for outside in ["http://", "https://", "<script", "@import", "url("] {
+            assert!(!report.html.contains(outside), "the page reaches outside: {outside}");
+        }
+        insta::assert_snapshot!("opening", page::opening(&Run::from_records(&rehearsal::journal())));
+    }
+
+    #[test]
+    fn a_run_without_anything_still_has_a_report() {
+        for records in [
+            Vec::new(),
+            rehearsal::journal()[..1].to_vec(),
+            rehearsal::journal()[..7].to_vec(),
+        ] {
+            let report = of(&records);
+            assert!(report.html.contains("</html>"));
+            assert!(report.results_csv.starts_with("rank,id,"));
+        }
+    }
+
+    #[test]
+    fn a_stopped_run_says_what_it_does_not_know() {
+        let run = Run::from_records(&rehearsal::stopped());
+        insta::assert_snapshot!("opening-stopped", page::opening(&run));
+    }
+
+    #[test]
+    fn a_run_that_lost_says_so() {
+        let mut records = rehearsal::journal();
+        for record in &mut records {
+            if let Event::TestRead(reading) = &mut record.event {
+                reading.difference = -0.012;
+                reading.p_value = 0.4;
+            }
+        }
+        let opening = page::opening(&Run::from_records(&records));
+        assert!(opening.contains("is no better than"), "{opening}");
+    }
+
+    #[test]
+    fn what_a_model_wrote_is_only_text() {
+        let mut records = rehearsal::journal();
+        for record in &mut records {
+            if let Event::Answers(answers) = &mut record.event {
+                answers
+                    .answers
+                    .iter_mut()
+                    .for_each(|a| a.out = "<script>alert(1)</script>".into());
+            }
+        }
+        let html = of(&records).html;
+        assert!(!html.contains("<script"));
+        assert!(html.contains("&lt;script&gt;"));
+    }
+
+    #[test]
+    fn every_svg_is_well_formed_enough_to_stand_alone() {
+        for (file, svg) in of(&rehearsal::journal()).pictures {
+            assert!(svg.starts_with("<svg xmlns="), "{file}");
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{file}");
+            for tag in ["svg", "text", "title", "circle"] {
+                let (open, close) = (
+                    svg.matches(&format!("<{tag}")).count(),
+                    svg.matches(&format!("</{tag}>")).count(),
+                );
+                assert_eq!(open, close, "{file}: {tag}");
+            }
+        }
+    }
+}

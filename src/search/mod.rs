@@ -11,6 +11,8 @@ mod evaluator;
 mod finale;
 mod parents;
 mod scoring;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{
     Arc,
@@ -283,7 +285,7 @@ impl Run<'_, '_> {
         let domain = Domain::new(genes.collect())?;
         let kind = match plan.space.search.optimizer {
             space::Optimizer::CmaEs => optim::Kind::CmaEs,
-            space::Optimizer::CmaEsMargin => optim::Kind::CmaEs,
+            space::Optimizer::CmaEsMargin => optim::Kind::CmaEsMargin,
             space::Optimizer::Genetic => optim::Kind::Genetic,
             space::Optimizer::Random => optim::Kind::Random,
         };
@@ -298,11 +300,25 @@ impl Run<'_, '_> {
         for (_, recipe) in &plan.warm_starts {
             warm.push(plan.codec.encode(recipe)?);
         }
+        if warm.is_empty() {
+            warm.extend(self.best_baseline());
+        }
         if let Some((first, others)) = warm.split_first() {
             optimizer.start_at(first, &Spread::OfRange(1.0 / 6.0))?;
             optimizer.inject(others.iter().cloned())?;
         }
         Ok((optimizer, warm))
+    }
+
+    /// Where a search starts that was told of no recipe: the unsearched merge that scored best, if the space has it.
+    fn best_baseline(&self) -> Option<Vec<f64>> {
+        let mut baselines: Vec<&event::Candidate> =
+            self.scored.iter().filter(|c| c.origin == Origin::Baseline).collect();
+        baselines.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
+        baselines.iter().find_map(|c| {
+            let recipe: Recipe = serde_json::from_value(c.recipe.clone()).ok()?;
+            self.plan.codec.encode(&recipe).ok()
+        })
     }
 
     /// Looks at the budget and at requests from outside.

@@ -96,7 +96,9 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
             reason: e.to_string(),
         })
     };
-    let tokenizer_json = read("tokenizer.json")?
+    let tokenizer_json = checkpoint
+        .tokenizer_json()
+        .map_err(|e| fail(e.to_string()))?
         .ok_or_else(|| fail("it is missing; text needs a tokenizer: put the model's tokenizer.json there".into()))?;
     Ok(TokenizerFiles {
         name: path.display().to_string(),

@@ -285,7 +285,8 @@ impl Codec {
         }
     }
 
-    /// Unsearched merges that every search is measured against: equal-weight linear, and TIES at its defaults.
+    /// Unsearched merges that every search is measured against: equal-weight linear, and with a base TIES at its defaults
+    /// and the plain sum of the task vectors.
     pub fn baselines(&self) -> Vec<(String, Recipe)> {
         let plain = |method, pairs: &[(&str, f64)]| {
             let each: Parameters = pairs
@@ -307,6 +308,7 @@ impl Codec {
                 "ties".to_string(),
                 plain(Method::Ties, &[("weight", 1.0), ("density", 1.0)]),
             ));
+            baselines.push(("task_arithmetic".to_string(), plain(Method::TaskArithmetic, &[("weight", 1.0)])));
         }
         baselines
     }
@@ -322,8 +324,8 @@ impl Codec {
         };
         let method = stage.merge_method;
         let position = self.methods.iter().position(|m| *m == method).or_else(|| {
-            // A plain average of task vectors is an average of models; any method that keeps everything can express it.
-            (method == Method::Linear)
+            // A plain average or sum of task vectors: methods that trim and elect can come near it.
+            matches!(method, Method::Linear | Method::TaskArithmetic)
                 .then(|| self.methods.iter().position(|m| m.info().base == BaseRule::Required))
                 .flatten()
         });

@@ -428,7 +428,7 @@ fn search(node: Option<&Node>) -> Result<Search, yaml::Error> {
             let word = item.text()?;
             let is_file = word.ends_with(".yaml") || word.ends_with(".yml");
             if !is_file {
-                item.one_of(&["linear", "ties", "layer_swap"])?;
+                item.one_of(&["linear", "ties", "task_arithmetic", "layer_swap"])?;
                 if word == "layer_swap" {
                     return Err(not_yet(item, "layer_swap as a warm start"));
                 }

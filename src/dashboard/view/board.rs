@@ -26,10 +26,7 @@ enum Column {
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let rows = model.rows();
-    let mut about = vec![span(
-        format!("{} scored", count(model.run.scored.len() as u64)),
-        DIM,
-    )];
+    let mut about = vec![span(format!("{} scored", count(model.run.scored.len() as u64)), DIM)];
     if !model.run.failed.is_empty() {
         about.push(span(format!(" · {} failed", model.run.failed.len()), DIM));
     }
@@ -72,12 +69,7 @@ fn columns(model: &Model, available: usize) -> Vec<Column> {
     let tasks = if tasks > 1 { tasks } else { 0 };
     let mut columns = vec![Column::Rank, Column::Id, Column::Fitness];
     columns.extend((0..tasks).map(Column::Task));
-    columns.extend([
-        Column::Count,
-        Column::Origin,
-        Column::Generation,
-        Column::Age,
-    ]);
+    columns.extend([Column::Count, Column::Origin, Column::Generation, Column::Age]);
     let mut droppable = vec![Column::Age, Column::Generation, Column::Count];
     droppable.extend((2..tasks).rev().map(Column::Task));
     droppable.push(Column::Origin);
@@ -122,13 +114,7 @@ fn heading(model: &Model, columns: &[Column]) -> Line<'static> {
     Line::from(span(cells.join("  "), DIM))
 }
 
-fn line(
-    model: &Model,
-    columns: &[Column],
-    rank: usize,
-    scored: &Scored,
-    chosen: bool,
-) -> Line<'static> {
+fn line(model: &Model, columns: &[Column], rank: usize, scored: &Scored, chosen: bool) -> Line<'static> {
     let mut line = Line::default();
     for (i, column) in columns.iter().enumerate() {
         let gap = if i == 0 { "" } else { "  " };
@@ -176,10 +162,7 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
 }
 
 fn style(model: &Model, column: Column, scored: &Scored) -> Style {
-    let best = model
-        .run
-        .best()
-        .is_some_and(|b| b.candidate.id == scored.candidate.id);
+    let best = model.run.best().is_some_and(|b| b.candidate.id == scored.candidate.id);
     match column {
         Column::Id | Column::Origin if best => BEST.add_modifier(Modifier::BOLD),
         Column::Id | Column::Origin => origin_style(&scored.candidate.origin),

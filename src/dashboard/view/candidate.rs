@@ -36,11 +36,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let Some(detail) = &model.detail else { return };
     let Some(candidate) = model.run.candidate(&detail.id) else {
         let inner = panel(title(&detail.id, Vec::new()), area, buffer);
-        return put_lines(
-            &[Line::from(span("this candidate is not known", DIM))],
-            inner,
-            buffer,
-        );
+        return put_lines(&[Line::from(span("this candidate is not known", DIM))], inner, buffer);
     };
     match detail.tab {
         Tab::Recipe => recipe(model, candidate, detail.at, area, buffer),
@@ -69,11 +65,7 @@ pub fn aside(model: &Model, area: Rect, buffer: &mut Buffer) {
         return;
     };
     let candidate = &scored.candidate;
-    let inner = panel(
-        title(&candidate.id, vec![span("Enter opens it ", DIM)]),
-        area,
-        buffer,
-    );
+    let inner = panel(title(&candidate.id, vec![span("Enter opens it ", DIM)]), area, buffer);
     let mut lines = vec![Line::from(about(model, candidate)), Line::default()];
     lines.extend(task_lines(model, candidate, inner.width));
     lines.push(Line::default());
@@ -85,18 +77,10 @@ pub fn aside(model: &Model, area: Rect, buffer: &mut Buffer) {
 
 fn about(model: &Model, candidate: &Candidate) -> Vec<Span<'static>> {
     let generation = candidate.generation.filter(|_| counts(&candidate.origin));
-    let generation = generation
-        .map(|g| format!(", generation {g}"))
-        .unwrap_or_default();
-    let score = model
-        .run
-        .unit()
-        .with_error(candidate.fitness, candidate.stderr);
+    let generation = generation.map(|g| format!(", generation {g}")).unwrap_or_default();
+    let score = model.run.unit().with_error(candidate.fitness, candidate.stderr);
     vec![
-        span(
-            origin_name(&candidate.origin),
-            origin_style(&candidate.origin),
-        ),
+        span(origin_name(&candidate.origin), origin_style(&candidate.origin)),
         span(format!("{generation} · "), DIM),
         span(score, BOLD),
         span(" ", PLAIN),
@@ -116,21 +100,11 @@ fn recipe(model: &Model, candidate: &Candidate, at: usize, area: Rect, buffer: &
         }
     };
     let inner = panel(
-        title(
-            "recipe",
-            if wide {
-                about(model, candidate)
-            } else {
-                Vec::new()
-            },
-        ),
+        title("recipe", if wide { about(model, candidate) } else { Vec::new() }),
         text,
         buffer,
     );
-    let lines: Vec<Line> = yaml(&candidate.recipe)
-        .into_iter()
-        .map(colour_key)
-        .collect();
+    let lines: Vec<Line> = yaml(&candidate.recipe).into_iter().map(colour_key).collect();
     put_lines(&scrolled(lines, at), inner, buffer);
     let inner = panel(title("what changed", Vec::new()), rest, buffer);
     put_lines(&difference_lines(model, candidate, inner), inner, buffer);
@@ -144,10 +118,7 @@ fn scrolled(lines: Vec<Line<'static>>, at: usize) -> Vec<Line<'static>> {
 
 fn colour_key(line: String) -> Line<'static> {
     match line.split_once(": ") {
-        Some((key, value)) => Line::from(vec![
-            span(format!("{key}: "), DIM),
-            span(value.to_owned(), PLAIN),
-        ]),
+        Some((key, value)) => Line::from(vec![span(format!("{key}: "), DIM), span(value.to_owned(), PLAIN)]),
         None => Line::from(span(line, DIM)),
     }
 }
@@ -208,10 +179,7 @@ fn inline(value: &Value) -> Option<String> {
         Value::Array(list) if list.iter().any(|v| v.is_object() || v.is_array()) => None,
         Value::Array(list) => Some(format!(
             "[{}]",
-            list.iter()
-                .filter_map(inline)
-                .collect::<Vec<_>>()
-                .join(", ")
+            list.iter().filter_map(inline).collect::<Vec<_>>().join(", ")
         )),
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(short_number(number)),
@@ -271,11 +239,7 @@ fn difference_lines(model: &Model, candidate: &Candidate, size: Rect) -> Vec<Lin
     let hidden = genes.len().saturating_sub(shown);
     for (i, before, after) in genes.into_iter().take(shown) {
         let name = names.get(i).cloned().unwrap_or_else(|| format!("gene {i}"));
-        let (sign, style) = if after > before {
-            ("↑", GOOD)
-        } else {
-            ("↓", BAD)
-        };
+        let (sign, style) = if after > before { ("↑", GOOD) } else { ("↓", BAD) };
         lines.push(Line::from(vec![
             span(left(&name, columns.saturating_sub(21).clamp(8, 32)), PLAIN),
             span(format!(" {before:>6.3} → {after:>6.3} "), DIM),
@@ -283,10 +247,7 @@ fn difference_lines(model: &Model, candidate: &Candidate, size: Rect) -> Vec<Lin
         ]));
     }
     if hidden > 0 {
-        lines.push(Line::from(span(
-            format!("and {hidden} smaller changes"),
-            DIM,
-        )));
+        lines.push(Line::from(span(format!("and {hidden} smaller changes"), DIM)));
     }
     lines
 }
@@ -338,10 +299,7 @@ fn table_lines(table: &Weights, largest: f64, columns: usize) -> Vec<Line<'stati
             format!("{} · {}", model.model, table.parameter),
             PARENT,
         )));
-        lines.push(Line::from(span(
-            format!("{}{heading}", left("layers", LABEL)),
-            DIM,
-        )));
+        lines.push(Line::from(span(format!("{}{heading}", left("layers", LABEL)), DIM)));
         for group in &model.groups {
             let mut spans = vec![span(left(&group.layers, LABEL), DIM)];
             for value in &group.values {
@@ -350,10 +308,7 @@ fn table_lines(table: &Weights, largest: f64, columns: usize) -> Vec<Line<'stati
                     continue;
                 };
                 let style = if *value < 0.0 { BAD } else { ACCENT };
-                spans.push(span(
-                    left(&bar(value.abs() / largest, bar_columns), bar_columns),
-                    style,
-                ));
+                spans.push(span(left(&bar(value.abs() / largest, bar_columns), bar_columns), style));
                 spans.push(span(format!("{value:>6.2}  "), PLAIN));
             }
             lines.push(Line::from(spans));
@@ -376,12 +331,7 @@ fn task_lines(model: &Model, candidate: &Candidate, columns: u16) -> Vec<Line<'s
             right("n", 6),
             against
         ),
-        false => format!(
-            "{} {} {}",
-            left("task", 12),
-            right("score ± 95%", 13),
-            against
-        ),
+        false => format!("{} {} {}", left("task", 12), right("score ± 95%", 13), against),
     };
     let mut lines = vec![Line::from(span(heading, DIM))];
     for (i, task) in candidate.tasks.iter().enumerate() {
@@ -521,13 +471,8 @@ fn flips(model: &Model, detail: &Detail, area: Rect, buffer: &mut Buffer) {
         .into_iter()
         .filter(|f| f.gained == (detail.flips == FlipKind::Gained))
         .collect();
-    let list_rows = if area.height >= 24 {
-        12
-    } else {
-        area.height / 3
-    };
-    let [list, pair] =
-        Layout::vertical([Constraint::Length(list_rows), Constraint::Fill(1)]).areas(area);
+    let list_rows = if area.height >= 24 { 12 } else { area.height / 3 };
+    let [list, pair] = Layout::vertical([Constraint::Length(list_rows), Constraint::Fill(1)]).areas(area);
     let inner = panel(title("flips", about), list, buffer);
     if listed.is_empty() {
         return put_lines(
@@ -573,24 +518,13 @@ fn flip_line(flip: &Flip, chosen: bool, columns: u16) -> Line<'static> {
         .left(
             1,
             vec![span(
-                format!(
-                    "said {}",
-                    if wrong.got.is_empty() {
-                        "nothing"
-                    } else {
-                        &wrong.got
-                    }
-                ),
+                format!("said {}", if wrong.got.is_empty() { "nothing" } else { &wrong.got }),
                 DIM,
             )],
         )
         .left(2, vec![span(tags, BAD)])
         .fit(columns.into());
-    if chosen {
-        line.patch_style(SELECTED)
-    } else {
-        line
-    }
+    if chosen { line.patch_style(SELECTED) } else { line }
 }
 
 fn answer(name: &str, answer: &Answer, right: bool, area: Rect, buffer: &mut Buffer) {
@@ -600,11 +534,7 @@ fn answer(name: &str, answer: &Answer, right: bool, area: Rect, buffer: &mut Buf
         ("✗ wrong ", BAD)
     };
     let mut about = vec![span(sign, style)];
-    about.extend(
-        tags(answer)
-            .into_iter()
-            .map(|t| span(format!("[{t}] "), BAD)),
-    );
+    about.extend(tags(answer).into_iter().map(|t| span(format!("[{t}] "), BAD)));
     let inner = panel(title(name, about), area, buffer);
     let got = if answer.got.is_empty() {
         "nothing".to_owned()
@@ -612,17 +542,10 @@ fn answer(name: &str, answer: &Answer, right: bool, area: Rect, buffer: &mut Buf
         answer.got.clone()
     };
     let mut lines = vec![Line::from(span(
-        format!(
-            "answer {got} · gold {} · {} tokens",
-            answer.gold, answer.tokens
-        ),
+        format!("answer {got} · gold {} · {} tokens", answer.gold, answer.tokens),
         DIM,
     ))];
-    lines.extend(
-        wrap(&answer.out, inner.width.into())
-            .into_iter()
-            .map(Line::from),
-    );
+    lines.extend(wrap(&answer.out, inner.width.into()).into_iter().map(Line::from));
     put_lines(&lines, inner, buffer);
 }
 

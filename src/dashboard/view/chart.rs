@@ -9,10 +9,11 @@ use ratatui::text::{Line, Span};
 use super::{panel, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BASELINE, BEST, DIM, PARENT, PLAIN};
 use crate::dashboard::model::Model;
-use crate::dashboard::plot::{Plot, Range};
+use crate::dashboard::plot::Plot;
 use crate::dashboard::text::{cut, right, span};
 use crate::event::Origin;
 use crate::event::run::{Run, counts};
+use crate::event::scale::Range;
 use crate::event::words::{Unit, count, duration, parent_name};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -89,10 +90,7 @@ fn x_of(model: &Model, evals: u64, elapsed_ms: u64) -> f64 {
 
 fn last_x(model: &Model) -> f64 {
     let run = &model.run;
-    let scored = run
-        .scored
-        .iter()
-        .map(|s| x_of(model, s.evals, s.elapsed_ms));
+    let scored = run.scored.iter().map(|s| x_of(model, s.evals, s.elapsed_ms));
     scored.fold(0.0, f64::max)
 }
 
@@ -156,16 +154,9 @@ fn plot_run(model: &Model, plot: &mut Plot) {
         steps.push((last_x(model), best));
     }
     plot.line(&steps, BEST);
-    for scored in run
-        .scored
-        .iter()
-        .filter(|s| s.candidate.origin == Origin::Mean)
-    {
+    for scored in run.scored.iter().filter(|s| s.candidate.origin == Origin::Mean) {
         plot.mark(
-            (
-                x_of(model, scored.evals, scored.elapsed_ms),
-                scored.candidate.fitness,
-            ),
+            (x_of(model, scored.evals, scored.elapsed_ms), scored.candidate.fitness),
             '◆',
             ACCENT,
         );
@@ -188,11 +179,7 @@ fn y_ticks(run: &Run, plot: &Plot, y: Range, inner: Rect, field: Rect, buffer: &
 
 fn x_ticks(model: &Model, plot: &Plot, x: Range, field: Rect, buffer: &mut Buffer) {
     let row = field.bottom();
-    let unit = if model.chart.over_time {
-        "time"
-    } else {
-        "evals"
-    };
+    let unit = if model.chart.over_time { "time" } else { "evals" };
     let mut free_from = field.x;
     // Whole evaluations; whole seconds, minutes or hours.
     let whole = match (model.chart.over_time, x.high) {
@@ -206,11 +193,7 @@ fn x_ticks(model: &Model, plot: &Plot, x: Range, field: Rect, buffer: &mut Buffe
         high: x.high / whole,
     };
     let ticks = counted.ticks(usize::from(field.width / 16).max(2));
-    for tick in ticks
-        .into_iter()
-        .filter(|t| t.fract() == 0.0)
-        .map(|t| t * whole)
-    {
+    for tick in ticks.into_iter().filter(|t| t.fract() == 0.0).map(|t| t * whole) {
         let Some(column) = plot.column(tick) else {
             continue;
         };
@@ -241,19 +224,10 @@ fn level_labels(run: &Run, plot: &Plot, field: Rect, columns: u16, buffer: &mut 
     if rows.len() < labels.len() {
         return;
     }
-    for ((value, name, style, stroke), row) in
-        labels
-            .into_iter()
-            .zip(spread(&rows, field.y, field.bottom()))
-    {
+    for ((value, name, style, stroke), row) in labels.into_iter().zip(spread(&rows, field.y, field.bottom())) {
         let Some(row) = row else { continue };
         let text = format!("{stroke} {} {name}", unit.value(value));
-        buffer.set_string(
-            field.right() + 1,
-            row,
-            cut(&text, usize::from(columns) - 2),
-            style,
-        );
+        buffer.set_string(field.right() + 1, row, cut(&text, usize::from(columns) - 2), style);
     }
 }
 

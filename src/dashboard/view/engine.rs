@@ -49,13 +49,7 @@ pub fn line(model: &Model, columns: u16) -> Line<'static> {
     parts = parts.left(0, vec![span(stage(working).to_owned(), ACCENT)]);
     if let Some(p) = &working.progress {
         parts = parts.left(1, progress_bar(fraction(working), 10));
-        parts = parts.left(
-            2,
-            vec![span(
-                format!("{}/{} answers", p.answered, p.questions),
-                PLAIN,
-            )],
-        );
+        parts = parts.left(2, vec![span(format!("{}/{} answers", p.answered, p.questions), PLAIN)]);
     }
     if let Some(speed) = working.speeds.last() {
         parts = parts.right(1, vec![span(format!("{speed:.0} tok/s"), PLAIN)]);
@@ -82,14 +76,8 @@ fn working_lines(model: &Model, working: &Working, columns: u16) -> Vec<Line<'st
         )
         .right(1, vec![span(since, DIM)]);
     let mut lines = vec![first.fit(columns.into()), stages(working)];
-    let answered = working
-        .progress
-        .as_ref()
-        .map_or((0, 0), |p| (p.answered, p.questions));
-    let mut bar = progress_bar(
-        fraction(working),
-        usize::from(columns).saturating_sub(24).clamp(6, 40),
-    );
+    let answered = working.progress.as_ref().map_or((0, 0), |p| (p.answered, p.questions));
+    let mut bar = progress_bar(fraction(working), usize::from(columns).saturating_sub(24).clamp(6, 40));
     bar.push(span(format!("  {}/{}", answered.0, answered.1), PLAIN));
     lines.push(Line::from(bar));
     let speed = working
@@ -146,14 +134,8 @@ fn totals(model: &Model, columns: u16) -> Line<'static> {
     let run = &model.run;
     let cached = run.scored.iter().filter(|s| s.candidate.cached).count();
     let mut parts = Parts::default()
-        .left(
-            0,
-            vec![span(format!("{} answers", count(run.answers)), DIM)],
-        )
-        .left(
-            1,
-            vec![span(format!("{} tokens", count(run.generated_tokens)), DIM)],
-        );
+        .left(0, vec![span(format!("{} answers", count(run.answers)), DIM)])
+        .left(1, vec![span(format!("{} tokens", count(run.generated_tokens)), DIM)]);
     if cached > 0 {
         parts = parts.left(2, vec![span(format!("{cached} from the cache"), DIM)]);
     }

@@ -42,10 +42,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         return put_lines(&[Line::from(span("nothing to read", DIM))], inner, buffer);
     }
     let shown = usize::from(inner.height);
-    let end = lines
-        .len()
-        .saturating_sub(model.log.back)
-        .max(shown.min(lines.len()));
+    let end = lines.len().saturating_sub(model.log.back).max(shown.min(lines.len()));
     let rows: Vec<Line> = lines[end.saturating_sub(shown)..end]
         .iter()
         .map(|l| row(model, l, inner.width))
@@ -64,18 +61,11 @@ pub fn last(model: &Model, columns: u16) -> Line<'static> {
 
 fn row(model: &Model, line: &model::Line, columns: u16) -> Line<'static> {
     let (flag, style): (&str, Style) = match line.level {
-        Level::Info => (
-            "",
-            if line.message.contains('★') {
-                BEST
-            } else {
-                PLAIN
-            },
-        ),
+        Level::Info => ("", if line.message.contains('★') { BEST } else { PLAIN }),
         Level::Warning => ("warning: ", BEST),
         Level::Error => ("error: ", BAD),
     };
-    let time = clock(line.time_ms, model.utc_offset_s);
+    let time = clock(line.time_ms, model.appearance.utc_offset_s);
     let room = usize::from(columns).saturating_sub(time.len() + 1);
     Line::from(vec![
         span(time, DIM),

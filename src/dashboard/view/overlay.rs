@@ -11,10 +11,7 @@ use crate::dashboard::model::{Model, Overlay};
 use crate::dashboard::text::{left, span};
 
 const HELP: [(&str, &str); 18] = [
-    (
-        "1–7  Tab",
-        "pages: overview, chart, board, pareto, engine, log, result",
-    ),
+    ("1–7  Tab", "pages: overview, chart, board, pareto, engine, log, result"),
     ("j k  ↓ ↑", "choose a row, scroll"),
     ("g G", "first, last"),
     ("Enter  Esc", "open a candidate, go back"),
@@ -54,11 +51,7 @@ fn help(area: Rect, buffer: &mut Buffer) {
 }
 
 fn confirm(model: &Model, area: Rect, buffer: &mut Buffer) {
-    let name = model
-        .run
-        .started
-        .as_ref()
-        .map_or("the run", |s| s.name.as_str());
+    let name = model.run.started.as_ref().map_or("the run", |s| s.name.as_str());
     let lines = [
         Line::from(span(format!("Stop {name}?"), BOLD)),
         Line::default(),

@@ -7,10 +7,11 @@ use ratatui::text::Line;
 use super::{panel, put_lines, title};
 use crate::dashboard::appearance::{BASELINE, BEST, DIM, PARENT, PLAIN};
 use crate::dashboard::model::Model;
-use crate::dashboard::plot::{Plot, Range};
+use crate::dashboard::plot::Plot;
 use crate::dashboard::text::{cut, right, span, width};
 use crate::event::Origin;
 use crate::event::run::Scored;
+use crate::event::scale::Range;
 use crate::event::words::parent_name;
 
 const Y_LABELS: u16 = 7;
@@ -43,11 +44,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         Range::around(points.iter().map(|p| p.1.0), 0.05),
         Range::around(points.iter().map(|p| p.1.1), 0.08),
     ) else {
-        return put_lines(
-            &[Line::from(span("nothing is scored yet", DIM))],
-            inner,
-            buffer,
-        );
+        return put_lines(&[Line::from(span("nothing is scored yet", DIM))], inner, buffer);
     };
     if inner.width < 30 || inner.height < 5 {
         return;
@@ -87,9 +84,7 @@ fn point(scored: &Scored, ix: usize, iy: usize) -> Option<(f64, f64)> {
 fn front(points: &[(&Scored, (f64, f64))]) -> Vec<usize> {
     let beats = |a: (f64, f64), b: (f64, f64)| a.0 >= b.0 && a.1 >= b.1 && a != b;
     let on_front = |p: (f64, f64)| !points.iter().any(|other| beats(other.1, p));
-    (0..points.len())
-        .filter(|&i| on_front(points[i].1))
-        .collect()
+    (0..points.len()).filter(|&i| on_front(points[i].1)).collect()
 }
 
 fn label(
@@ -121,27 +116,14 @@ fn label(
         } else {
             left
         };
-        buffer.set_string(
-            start,
-            row,
-            cut(name, field.right().saturating_sub(start).into()),
-            style,
-        );
+        buffer.set_string(start, row, cut(name, field.right().saturating_sub(start).into()), style);
     }
 }
 
-fn ticks(
-    model: &Model,
-    axes: (usize, usize),
-    ranges: (Range, Range),
-    plot: &Plot,
-    field: Rect,
-    buffer: &mut Buffer,
-) {
+fn ticks(model: &Model, axes: (usize, usize), ranges: (Range, Range), plot: &Plot, field: Rect, buffer: &mut Buffer) {
     let unit = |axis: usize| {
         let task = model.run.started.as_ref().and_then(|s| s.tasks.get(axis));
-        task.map(|t| model.run.task_unit(&t.task, &t.lang))
-            .unwrap_or_default()
+        task.map(|t| model.run.task_unit(&t.task, &t.lang)).unwrap_or_default()
     };
     for tick in ranges.1.ticks((field.height / 5).max(2).into()) {
         if let Some(row) = plot.row(tick) {

@@ -44,11 +44,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
 fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
     let unit = model.run.unit();
     let verdict = verdict(unit, reading);
-    let (sign, style) = if verdict.won {
-        ("✓ ", GOOD)
-    } else {
-        ("✗ ", BAD)
-    };
+    let (sign, style) = if verdict.won { ("✓ ", GOOD) } else { ("✗ ", BAD) };
     let mut lines: Vec<Line> = Vec::new();
     for (i, row) in wrap(&format!("{}.", verdict.sentence), columns.saturating_sub(2))
         .into_iter()
@@ -80,10 +76,7 @@ fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'s
 fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
     let mut field: Vec<(&TestScore, Option<(f64, f64)>)> = vec![
         (&reading.best, None),
-        (
-            &reading.best_parent,
-            Some((reading.difference, reading.p_value)),
-        ),
+        (&reading.best_parent, Some((reading.difference, reading.p_value))),
     ];
     field.extend(
         reading
@@ -93,10 +86,7 @@ fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'st
     );
     field.sort_by(|a, b| b.0.score.value.total_cmp(&a.0.score.value));
     let unit = model.run.unit();
-    let largest = field
-        .iter()
-        .map(|f| f.0.score.value)
-        .fold(f64::NEG_INFINITY, f64::max);
+    let largest = field.iter().map(|f| f.0.score.value).fold(f64::NEG_INFINITY, f64::max);
     let bar_columns = columns.saturating_sub(63).min(40);
     let heading = format!(
         "  {}  {}  {}  {}",
@@ -118,19 +108,9 @@ fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'st
             .map(|(d, p)| format!("{:>7}  {}", unit.signed(d), p_value(p)))
             .unwrap_or_default();
         lines.push(Line::from(vec![
-            span(
-                if score.id == reading.best.id {
-                    "★ "
-                } else {
-                    "  "
-                },
-                style,
-            ),
+            span(if score.id == reading.best.id { "★ " } else { "  " }, style),
             span(left(parent_name(&score.id), 14), style),
-            span(
-                format!("  {}  ", right(&unit.score(&score.score), 14)),
-                PLAIN,
-            ),
+            span(format!("  {}  ", right(&unit.score(&score.score), 14)), PLAIN),
             span(left(&bar(share, bar_columns), bar_columns), style),
             span(format!("  {lead}"), DIM),
         ]));
@@ -143,10 +123,7 @@ fn contest_style(model: &Model, reading: &TestReading, id: &str) -> Style {
     if id == reading.best.id {
         return BEST.add_modifier(Modifier::BOLD);
     }
-    model
-        .run
-        .candidate(id)
-        .map_or(PLAIN, |c| origin_style(&c.origin))
+    model.run.candidate(id).map_or(PLAIN, |c| origin_style(&c.origin))
 }
 
 fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
@@ -158,15 +135,9 @@ fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
         let unit = model.run.task_unit(&mine.task, &mine.lang);
         let difference = mine.score.value - theirs.score.value;
         lines.push(Line::from(vec![
-            span(
-                format!("  {}  ", left(&task_name(&mine.task, &mine.lang), 14)),
-                PLAIN,
-            ),
+            span(format!("  {}  ", left(&task_name(&mine.task, &mine.lang), 14)), PLAIN),
             span(right(&unit.score(&mine.score), 14), PLAIN),
-            span(
-                format!("  against {}  ", right(&unit.score(&theirs.score), 12)),
-                DIM,
-            ),
+            span(format!("  against {}  ", right(&unit.score(&theirs.score), 12)), DIM),
             span(
                 format!("{:>7}", unit.signed(difference)),
                 if difference > 0.0 { GOOD } else { BAD },
@@ -195,10 +166,7 @@ fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             span(if won { "★ " } else { "  " }, style),
             span(left(parent_name(&finalist.id), 14), style),
-            span(
-                format!("  {}  ", right(&unit.score(&finalist.fresh), 14)),
-                PLAIN,
-            ),
+            span(format!("  {}  ", right(&unit.score(&finalist.fresh), 14)), PLAIN),
             span(right(&unit.score(&finalist.search), 14), DIM),
             span(format!("  {}", origin_name(&finalist.origin)), DIM),
         ]));
@@ -225,10 +193,7 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         let mut spans: Vec<Span> = vec![
             span("So far ", DIM),
             span(best.id.clone(), BEST),
-            span(
-                format!(" {}", unit.with_error(best.fitness, best.stderr)),
-                BOLD,
-            ),
+            span(format!(" {}", unit.with_error(best.fitness, best.stderr)), BOLD),
         ];
         if let Some(parent) = run.best_parent() {
             spans.push(span(" against ", DIM));
@@ -240,11 +205,7 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         }
         lines.push(Line::from(spans));
         let caution = "on the questions that the search chooses by: the best of many is always a little lucky there.";
-        lines.extend(
-            wrap(caution, columns)
-                .into_iter()
-                .map(|row| Line::from(span(row, DIM))),
-        );
+        lines.extend(wrap(caution, columns).into_iter().map(|row| Line::from(span(row, DIM))));
     }
     lines
 }

@@ -1,0 +1,396 @@
+//! The model card of an export: `README.md` with the front matter that the Hugging Face hub reads.
+
+use std::fmt::Write;
+
+use crate::event::run::Run;
+use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name, test_name};
+use crate::event::{Candidate, Comparison, TaskScore, TestReading, TestScore};
+
+/// What a card is made of.
+pub struct Card<'a> {
+    pub run: &'a Run,
+    /// The exported candidate.
+    pub id: &'a str,
+    /// The recipe as exported, mergekit's YAML.
+    pub recipe_yaml: &'a str,
+    /// The most restrictive licence of the parents, where it is known.
+    pub license: Option<&'a str>,
+    /// Names of the models that went in, as the user wrote them; those of the run if empty.
+    pub models: &'a [String],
+    /// Evaluation profile of the scores.
+    pub profile: &'a str,
+}
+
+/// The card as Markdown. An id that the run does not know gives a card without scores.
+pub fn model_card(card: &Card) -> String {
+    format!("{}\n{}", front_matter(card), body(card))
+}
+
+fn name(card: &Card) -> String {
+    let run = card.run.started.as_ref().map_or("merge", |s| s.name.as_str());
+    format!("{run}-{}", card.id)
+}
+
+fn models(card: &Card) -> Vec<String> {
+    if !card.models.is_empty() {
+        return card.models.iter().map(|m| hub_name(m)).collect();
+    }
+    card.run
+        .started
+        .iter()
+        .flat_map(|s| &s.models)
+        .map(|m| hub_name(&m.model))
+        .collect()
+}
+
+/// `hf:owner/name@revision` → `owner/name`; of a path on somebody's disk only the last part.
+fn hub_name(model: &str) -> String {
+    match model.strip_prefix("hf:") {
+        Some(rest) => rest.split('@').next().unwrap_or(rest).to_owned(),
+        None => model
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or(model)
+            .to_owned(),
+    }
+}
+
+fn front_matter(card: &Card) -> String {
+    let mut out = String::from("---\nbase_model:\n");
+    for model in models(card) {
+        let _ = writeln!(out, "- {}", scalar(&model));
+    }
+    out += "base_model_relation: merge\nlibrary_name: transformers\npipeline_tag: text-generation\n";
+    out += "tags:\n- mergekit\n- merge\n- heterosis\n";
+    if let Some(license) = card.license {
+        let _ = writeln!(out, "license: {}", scalar(license));
+    }
+    let mut languages: Vec<&str> = card
+        .run
+        .started
+        .iter()
+        .flat_map(|s| &s.tasks)
+        .map(|t| t.lang.as_str())
+        .collect();
+    languages.retain(|l| !l.is_empty());
+    languages.sort_unstable();
+    languages.dedup();
+    if !languages.is_empty() {
+        out += "language:\n";
+        // Quoted, for `no` is a language and YAML reads it as false.
+        for language in languages {
+            let _ = writeln!(out, "- {}", quoted(language));
+        }
+    }
+    out += &model_index(card);
+    out + "---\n"
+}
+
+fn model_index(card: &Card) -> String {
+    let scores = scores(card);
+    if scores.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("model-index:\n- name: {}\n  results:\n", scalar(&name(card)));
+    for score in scores {
+        let (task, metric) = (task_name(&score.task, &score.lang), metric(card.run, score));
+        let _ = write!(
+            out,
+            "  - task:\n      type: text-generation\n    dataset:\n      name: {}\n      type: {}\n      split: {}\n",
+            scalar(&task),
+            scalar(&score.task),
+            scalar(&score.split)
+        );
+        let _ = write!(
+            out,
+            "    metrics:\n    - type: {metric}\n      name: {}\n      value: {:.4}\n      args:\n        stderr: {:.4}\n        n: {}\n",
+            metric.replace('_', " "),
+            score.score.value,
+            score.score.stderr,
+            score.score.n
+        );
+    }
+    out
+}
+
+fn metric<'a>(run: &'a Run, score: &TaskScore) -> &'a str {
+    if run.is_likelihood(&score.task, &score.lang) {
+        LOG_LIKELIHOOD
+    } else {
+        "exact_match"
+    }
+}
+
+/// The scores that may be published: the sealed split's for the winner, the search's otherwise.
+fn scores<'a>(card: &'a Card) -> &'a [TaskScore] {
+    match reading(card) {
+        Some(reading) => &reading.best.tasks,
+        None => candidate(card).map(|c| c.tasks.as_slice()).unwrap_or_default(),
+    }
+}
+
+/// The sealed split's reading, if it is about this candidate.
+fn reading<'a>(card: &'a Card) -> Option<&'a TestReading> {
+    card.run.reading.as_ref().filter(|r| r.best.id == card.id)
+}
+
+fn candidate<'a>(card: &'a Card) -> Option<&'a Candidate> {
+    card.run.candidate(card.id)
+}
+
+fn body(card: &Card) -> String {
+    let mut out = format!("# {}\n\n", name(card));
+    let names: Vec<String> = models(card).iter().map(|m| format!("`{m}`")).collect();
+    let _ = writeln!(out, "A merge of {}, bred by heterosis.\n", joined(&names));
+    out += &method(card);
+    out += "## Scores\n\n";
+    out += &match reading(card) {
+        Some(reading) => sealed(card, reading),
+        None => unsealed(card),
+    };
+    let _ = writeln!(
+        out,
+        "\n± is one standard error. Evaluation profile: `{}`.\n",
+        card.profile
+    );
+    let _ = writeln!(out, "## Recipe\n\n```yaml\n{}\n```\n", card.recipe_yaml.trim_end());
+    out + &provenance(card)
+}
+
+fn method(card: &Card) -> String {
+    let mut out = String::from("## Method\n\n");
+    let method = candidate(card).and_then(|c| {
+        c.recipe
+            .get("stages")?
+            .as_array()?
+            .last()?
+            .get("merge_method")?
+            .as_str()
+    });
+    if let Some(method) = method {
+        let _ = write!(out, "Merge method: `{method}`. ");
+    }
+    if let Some(started) = &card.run.started {
+        let _ = write!(
+            out,
+            "Its {} were found by {} in {}, scored on {}.",
+            counted(started.genes.len(), "parameter"),
+            started.optimizer,
+            counted(card.run.evals as usize, "evaluation"),
+            joined(
+                &started
+                    .tasks
+                    .iter()
+                    .map(|t| format!(
+                        "{} ({}, {})",
+                        task_name(&t.task, &t.lang),
+                        t.split,
+                        counted(t.n, "question")
+                    ))
+                    .collect::<Vec<_>>()
+            ),
+        );
+    }
+    out.trim_end().to_owned() + "\n\n"
+}
+
+fn sealed(card: &Card, reading: &TestReading) -> String {
+    let unit = card.run.unit();
+    let mut out = format!(
+        "On the sealed `{}` split, read once, after everything was chosen: {} against {} for the best parent, `{}`, a difference of {} \
+         ({}, {}).\n\n",
+        reading.split,
+        unit.score(&reading.best.score),
+        unit.score(&reading.best_parent.score),
+        parent_name(&reading.best_parent.id),
+        unit.signed(reading.difference),
+        p_value(reading.p_value),
+        test_name(&reading.test)
+    );
+    let tasks = &reading.best.tasks;
+    out += &header(tasks, "p");
+    out += &row(card.run, card.id, unit, &reading.best, tasks, "");
+    out += &row(
+        card.run,
+        parent_name(&reading.best_parent.id),
+        unit,
+        &reading.best_parent,
+        tasks,
+        &p_value(reading.p_value),
+    );
+    for Comparison { other, p_holm, .. } in &reading.others {
+        out += &row(
+            card.run,
+            parent_name(&other.id),
+            unit,
+            other,
+            tasks,
+            &format!("{} (Holm)", p_value(*p_holm)),
+        );
+    }
+    if reading.negative_flips + reading.positive_flips > 0 {
+        let _ = write!(
+            out,
+            "\nAgainst `{}` it gained {} questions and lost {}.\n",
+            parent_name(&reading.best_parent.id),
+            count(reading.positive_flips as u64),
+            count(reading.negative_flips as u64)
+        );
+    }
+    out
+}
+
+fn header(tasks: &[TaskScore], last: &str) -> String {
+    let names: Vec<String> = tasks
+        .iter()
+        .map(|t| format!(" {} |", task_name(&t.task, &t.lang)))
+        .collect();
+    format!(
+        "| model | all | {}n | {last} |\n|---|---|{}---|---|\n",
+        names.concat().trim_start().to_owned() + " ",
+        "---|".repeat(tasks.len())
+    )
+}
+
+fn row(run: &Run, name: &str, unit: Unit, score: &TestScore, tasks: &[TaskScore], last: &str) -> String {
+    let cells: Vec<String> = tasks
+        .iter()
+        .map(|t| {
+            let own = score.tasks.iter().find(|s| s.task == t.task && s.lang == t.lang);
+            let text = own.map_or_else(String::new, |s| run.task_unit(&s.task, &s.lang).score(&s.score));
+            format!(" {text} |")
+        })
+        .collect();
+    format!(
+        "| {name} | {} |{} {} | {last} |\n",
+        unit.score(&score.score),
+        cells.concat(),
+        count(score.score.n as u64)
+    )
+}
+
+fn unsealed(card: &Card) -> String {
+    let Some(c) = candidate(card) else {
+        return "This merge was not scored.\n".into();
+    };
+    let unit = card.run.unit();
+    let mut out = format!(
+        "On the questions that the search chose by, {} (n={}).",
+        unit.with_error(c.fitness, c.stderr),
+        count(c.n as u64)
+    );
+    if let Some(parent) = card.run.best_parent().filter(|p| p.id != c.id) {
+        let _ = write!(
+            out,
+            " The best parent, `{}`, has {}.",
+            parent_name(&parent.id),
+            unit.with_error(parent.fitness, parent.stderr)
+        );
+    }
+    out + " A score that was selected by is flattering; no sealed split was read for this model.\n"
+}
+
+fn provenance(card: &Card) -> String {
+    let Some(started) = &card.run.started else {
+        return String::new();
+    };
+    let mut out = format!(
+        "## Provenance\n\nheterosis {}, seed {}, search space `{}`, computed in {}.",
+        started.engine_version, started.seed, started.space_digest, started.dtype
+    );
+    if let Some(c) = candidate(card) {
+        let _ = write!(out, " Recipe digest `{}`.", c.recipe_digest);
+    }
+    out + " `provenance.json` has the hashes of every file that went in and came out; `heterosis verify` recomputes them.\n"
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn joined(words: &[String]) -> String {
+    match words {
+        [] => "nothing".into(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// A YAML scalar, quoted where a plain one could be read as something else.
+fn scalar(text: &str) -> String {
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+    let word = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    let reserved =
+        ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
+    if plain && word && !reserved {
+        text.to_owned()
+    } else {
+        quoted(text)
+    }
+}
+
+/// JSON's quoting is YAML's.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::rehearsal;
+
+    const RECIPE: &str = "merge_method: ties\nbase_model: base\n";
+
+    fn card<'a>(run: &'a Run, id: &'a str) -> Card<'a> {
+        Card {
+            run,
+            id,
+            recipe_yaml: RECIPE,
+            license: Some("apache-2.0"),
+            models: &[],
+            profile: "fitness",
+        }
+    }
+
+    fn front(text: &str) -> serde_json::Value {
+        let yaml = text.strip_prefix("---\n").unwrap().split("\n---\n").next().unwrap();
+        serde_yaml_ng::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn the_winners_card() {
+        let run = Run::from_records(&rehearsal::journal());
+        let id = run.winner().unwrap().id.clone();
+        let text = model_card(&card(&run, &id));
+        let front = front(&text);
+        assert_eq!(front["base_model"][1], "tiny-maths");
+        assert_eq!(front["base_model_relation"], "merge");
+        assert_eq!(front["license"], "apache-2.0");
+        assert_eq!(front["model-index"][0]["results"][0]["dataset"]["split"], "test");
+        insta::assert_snapshot!("card", text);
+    }
+
+    #[test]
+    fn another_candidates_card_says_what_was_not_measured() {
+        let run = Run::from_records(&rehearsal::stopped());
+        let mut card = card(&run, "c0005");
+        card.license = None;
+        let text = model_card(&card);
+        assert!(front(&text).get("license").is_none());
+        assert_eq!(
+            front(&text)["model-index"][0]["results"][0]["metrics"][0]["type"],
+            "log_likelihood"
+        );
+        assert!(text.contains("no sealed split was read"));
+        let text = model_card(&Card { id: "nobody", ..card });
+        assert!(text.contains("was not scored") && front(&text).get("model-index").is_none());
+    }
+
+    #[test]
+    fn hub_names_and_scalars() {
+        assert_eq!(hub_name("hf:owner/name@abc"), "owner/name");
+        assert_eq!(hub_name("/home/me/models/x/"), "x");
+        assert_eq!(scalar("no"), "\"no\"");
+        assert_eq!(scalar("7b"), "\"7b\"");
+        assert_eq!(scalar("a: b"), "\"a: b\"");
+        assert_eq!(joined(&["a".into(), "b".into(), "c".into()]), "a, b and c");
+    }
+}

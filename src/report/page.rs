@@ -1,0 +1,662 @@
+//! `report.html`: the whole story on one page, opening with what matters in plain words.
+
+use std::fmt::Write;
+
+use super::pictures::Picture;
+use super::svg::{STYLE, escape};
+use crate::event::run::{Flip, Run, State, counts, origin_name};
+use crate::event::words::{
+    budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
+};
+use crate::event::{Level, TestReading};
+
+/// Rows of the leaderboard.
+const BOARD_ROWS: usize = 25;
+/// Flips shown of each kind.
+const FLIPS: usize = 6;
+/// The level under which a difference counts as shown.
+const SIGNIFICANT: f64 = 0.05;
+
+pub fn html(run: &Run, pictures: &[Picture]) -> String {
+    let name = run
+        .started
+        .as_ref()
+        .map_or("a run without a beginning", |s| s.name.as_str());
+    let mut body = format!(
+        "<header><p class=brand>heterosis</p><h1>{}</h1>{}</header>\n",
+        escape(name),
+        chips(run)
+    );
+    let _ = writeln!(body, "<p class=lead>{}</p>", escape(&opening(run)));
+    body += &cards(run);
+    for (file, heading) in SECTIONS {
+        let Some(picture) = pictures.iter().find(|p| p.file == file) else {
+            continue;
+        };
+        if !heading.is_empty() {
+            let _ = writeln!(body, "<h2>{heading}</h2>");
+        }
+        let caption = escape(&picture.caption);
+        let _ = writeln!(
+            body,
+            "<figure>{}<figcaption>{caption}</figcaption></figure>",
+            picture.svg.inline()
+        );
+        body += &match file {
+            "contest.svg" => comparisons(run),
+            "luck.svg" => finalists(run),
+            "weights.svg" => recipe(run),
+            _ => String::new(),
+        };
+    }
+    if !pictures.iter().any(|p| p.file == "weights.svg") {
+        body += &recipe(run);
+    }
+    body += &flips(run);
+    body += &board(run);
+    body += &facts(run);
+    page(name, &body)
+}
+
+/// Pictures in the order of the page, with the heading that stands above them.
+const SECTIONS: [(&str, &str); 7] = [
+    ("contest.svg", "The child beside its parents"),
+    ("tasks.svg", "Task by task"),
+    ("luck.svg", "How much was luck"),
+    ("convergence.svg", "How the search went"),
+    ("convergence-time.svg", ""),
+    ("pareto.svg", "One task against the other"),
+    ("weights.svg", "What the winner is made of"),
+];
+
+fn page(name: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
+         <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
+         <meta name=color-scheme content=\"light dark\">\n<title>{} · heterosis</title>\n\
+         <style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        escape(name)
+    )
+}
+
+const PAGE_STYLE: &str = "\
+:root{--ink:#1b1f24;--muted:#667079;--paper:#fff;--soft:#f5f6f8;--rule:#e4e7eb;--child:#b84e00;--good:#00775a;--bad:#b84e00}\
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--muted:#98a2ab;--paper:#15181b;--soft:#1d2125;--rule:#30363c;\
+--child:#f0883e;--good:#3fb890;--bad:#f0883e}}\
+*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,\
+'Segoe UI',Roboto,sans-serif}main{max-width:56rem;margin:0 auto;padding:2.5rem 1.25rem 5rem}\
+.brand{margin:0;color:var(--muted);letter-spacing:.08em;text-transform:uppercase;font-size:.75rem}\
+h1{margin:.1rem 0 .5rem;font-size:2.1rem;line-height:1.15}h2{margin:3rem 0 .75rem;font-size:1.3rem}\
+.chips{color:var(--muted);font-size:.9rem;margin:0}.lead{font-size:1.2rem;line-height:1.6;margin:1.75rem 0}\
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.75rem;margin:1.5rem 0}\
+.card{background:var(--soft);border-radius:.6rem;padding:.85rem 1rem}.card b{display:block;font-size:1.45rem;line-height:1.3}\
+.card span{color:var(--muted);font-size:.85rem}.card.child b{color:var(--child)}\
+figure{margin:1rem 0}figure svg{display:block;width:100%;height:auto}figcaption{color:var(--muted);font-size:.85rem;margin-top:.35rem}\
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}\
+th{text-align:left;color:var(--muted);font-weight:500}th,td{padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--rule);\
+white-space:nowrap}.n{text-align:right}tr.won td{font-weight:600;color:var(--child)}td.wide{white-space:normal}\
+pre{background:var(--soft);border-radius:.6rem;padding:1rem;overflow-x:auto;font-size:.82rem;line-height:1.45}\
+details{margin:.6rem 0}summary{cursor:pointer;color:var(--muted)}\
+.flip{display:grid;grid-template-columns:1fr 1fr;gap:.75rem;margin:.75rem 0}.flip pre{margin:0;white-space:pre-wrap}\
+.flip h4{grid-column:1/-1;margin:.75rem 0 0;font-size:.9rem}.flip p{margin:0 0 .25rem;font-size:.8rem;color:var(--muted)}\
+.tag{border:1px solid var(--rule);border-radius:1rem;padding:0 .5rem;font-size:.75rem;color:var(--bad)}\
+.good{color:var(--good)}.bad{color:var(--bad)}@media(max-width:40rem){.flip{grid-template-columns:1fr}}";
+
+fn chips(run: &Run) -> String {
+    let Some(started) = &run.started else {
+        return String::new();
+    };
+    let state = match &run.state {
+        State::Done => "done".to_owned(),
+        State::Stopped(reason) => format!("stopped: {reason}"),
+        State::Failed(reason) => format!("failed: {reason}"),
+        State::Running | State::Waiting => "not over yet".to_owned(),
+    };
+    let words = [
+        state,
+        counted(run.evals as usize, "evaluation"),
+        format!("{} answers", count(run.answers)),
+        duration(run.elapsed(run.last_ms)),
+        started.optimizer.clone(),
+        format!("seed {}", started.seed),
+        format!("{} {}", started.device, started.dtype),
+    ];
+    format!("<p class=chips>{}</p>", words.map(|w| escape(&w)).join(" · "))
+}
+
+/// What won, by how much on questions never used, how sure that is, what it lost, what was luck, what more would bring.
+pub fn opening(run: &Run) -> String {
+    let mut sentences = match &run.reading {
+        Some(reading) => of_reading(run, reading),
+        None => of_search(run),
+    };
+    sentences.extend(outlook(run));
+    sentences.join(" ")
+}
+
+fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
+    let unit = run.unit();
+    let (child, parent) = (&reading.best, &reading.best_parent);
+    let (name, points) = (parent_name(&parent.id), unit.points(reading.difference));
+    let asked = counted(child.score.n, "question");
+    let scores = format!("({} against {})", unit.score(&child.score), unit.score(&parent.score));
+    let sure = reading.p_value < SIGNIFICANT;
+    let mut sentences = vec![match (reading.difference > 0.0, sure) {
+        (true, true) => format!(
+            "{} won: on {asked} that played no part in choosing it, it scores {points} more than {name}, the best of its parents {scores}.",
+            child.id
+        ),
+        (true, false) => format!(
+            "{} is {points} ahead of {name}, the best of its parents, on {asked} that played no part in choosing it {scores}, \
+             but that is too little to be sure of.",
+            child.id
+        ),
+        (false, true) => format!(
+            "{} lost: on {asked} that played no part in choosing it, it scores {points} less than {name}, the best of its parents {scores}.",
+            child.id
+        ),
+        (false, false) => format!(
+            "{} is no better than {name}, the best of its parents: on {asked} that played no part in choosing it, it is {points} behind {scores}.",
+            child.id
+        ),
+    }];
+    sentences.push(format!(
+        "{} ({}, {}).",
+        chance(reading.p_value),
+        p_value(reading.p_value),
+        test_name(&reading.test)
+    ));
+    if reading.negative_flips + reading.positive_flips > 0 {
+        let (gained, lost) = (
+            count(reading.positive_flips as u64),
+            count(reading.negative_flips as u64),
+        );
+        sentences.push(format!(
+            "It now gets {gained} questions right that {name} got wrong, and lost {lost} that {name} had right."
+        ));
+    }
+    sentences.extend(crate::event::verdict::luck(run));
+    sentences
+}
+
+/// A p-value in words.
+fn chance(p: f64) -> String {
+    if p >= SIGNIFICANT {
+        return "A difference of this size comes about by chance often enough".to_owned();
+    }
+    let times = (1.0 / p.max(1e-12)).round().max(1.0);
+    // One significant digit is all a reader needs.
+    let power = 10_f64.powf(times.log10().floor());
+    match times {
+        t if t >= 1e6 => {
+            "By chance alone a difference of this size would come about less than once in a million tries".into()
+        }
+        t => format!(
+            "By chance alone a difference of this size would come about once in about {} tries",
+            count(((t / power).round() * power) as u64)
+        ),
+    }
+}
+
+fn of_search(run: &Run) -> Vec<String> {
+    let unit = run.unit();
+    let Some(best) = run.best().map(|b| &b.candidate) else {
+        return vec!["No child has been scored yet, so there is nothing to tell.".into()];
+    };
+    let mut sentences = vec![format!(
+        "The best child so far is {} with {}.",
+        best.id,
+        unit.with_error(best.fitness, best.stderr)
+    )];
+    if let Some(parent) = run.best_parent() {
+        let (difference, name) = (best.fitness - parent.fitness, parent_name(&parent.id));
+        let word = if difference > 0.0 { "more" } else { "less" };
+        sentences.push(format!(
+            "That is {} {word} than {name}, the best of its parents ({}).",
+            unit.points(difference),
+            unit.with_error(parent.fitness, parent.stderr)
+        ));
+    }
+    sentences.push(
+        "Both were measured on the questions that the search chooses by, where the best of many is always a little lucky; \
+         the sealed test split has not been read."
+            .into(),
+    );
+    sentences
+}
+
+/// What the last third of the search brought tells what more of the same would bring.
+fn outlook(run: &Run) -> Option<String> {
+    let best = run.best()?;
+    let children: Vec<_> = run.scored.iter().filter(|s| counts(&s.candidate.origin)).collect();
+    if children.len() < 12 {
+        return None;
+    }
+    let before = &children[..children.len() * 2 / 3];
+    let then = before
+        .iter()
+        .map(|s| s.candidate.fitness)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let gain = (best.candidate.fitness - then).max(0.0);
+    let unit = run.unit();
+    Some(if gain <= 0.0 {
+        "The last third of the search found nothing better, so more of the same would likely bring little.".into()
+    } else if gain < best.candidate.stderr {
+        format!(
+            "The last third of the search brought {}, less than one standard error: it had levelled off.",
+            unit.points(gain)
+        )
+    } else {
+        format!(
+            "The last third of the search still brought {}: a longer one would likely find better.",
+            unit.points(gain)
+        )
+    })
+}
+
+fn cards(run: &Run) -> String {
+    let unit = run.unit();
+    let mut cards: Vec<(&str, String, String)> = Vec::new();
+    match &run.reading {
+        Some(r) => {
+            cards.push((
+                "child",
+                unit.score(&r.best.score),
+                format!("{}, sealed test", r.best.id),
+            ));
+            cards.push((
+                "",
+                unit.score(&r.best_parent.score),
+                format!("{}, best parent", parent_name(&r.best_parent.id)),
+            ));
+            cards.push(("", unit.signed(r.difference), p_value(r.p_value)));
+            if r.negative_flips + r.positive_flips > 0 {
+                let flips = format!(
+                    "+{} −{}",
+                    count(r.positive_flips as u64),
+                    count(r.negative_flips as u64)
+                );
+                cards.push(("", flips, "questions gained and lost".into()));
+            }
+        }
+        None => {
+            if let Some(best) = run.best().map(|b| &b.candidate) {
+                cards.push((
+                    "child",
+                    unit.with_error(best.fitness, best.stderr),
+                    format!("{}, search questions", best.id),
+                ));
+            }
+            if let Some(parent) = run.best_parent() {
+                let name = format!("{}, best parent", parent_name(&parent.id));
+                cards.push(("", unit.with_error(parent.fitness, parent.stderr), name));
+            }
+        }
+    }
+    let cards: Vec<String> = cards
+        .iter()
+        .map(|(class, value, what)| {
+            format!(
+                "<div class=\"card {class}\"><b>{}</b><span>{}</span></div>",
+                escape(value),
+                escape(what)
+            )
+        })
+        .collect();
+    if cards.is_empty() {
+        String::new()
+    } else {
+        format!("<div class=cards>{}</div>\n", cards.concat())
+    }
+}
+
+/// A cell and whether it is a number.
+type Cell = (String, bool);
+
+fn text(text: impl AsRef<str>) -> Cell {
+    (escape(text.as_ref()), false)
+}
+
+fn number(text: impl AsRef<str>) -> Cell {
+    (escape(text.as_ref()), true)
+}
+
+/// `won` marks a row.
+fn table(header: &[Cell], rows: &[(bool, Vec<Cell>)]) -> String {
+    let cells = |tag: &str, row: &[Cell]| -> String {
+        row.iter()
+            .map(|(text, number)| format!("<{tag}{}>{text}</{tag}>", if *number { " class=n" } else { "" }))
+            .collect()
+    };
+    let rows: String = rows
+        .iter()
+        .map(|(won, row)| {
+            format!(
+                "<tr{}>{}</tr>\n",
+                if *won { " class=won" } else { "" },
+                cells("td", row)
+            )
+        })
+        .collect();
+    format!(
+        "<div class=scroll><table><tr>{}</tr>\n{rows}</table></div>\n",
+        cells("th", header)
+    )
+}
+
+fn comparisons(run: &Run) -> String {
+    let Some(reading) = &run.reading else {
+        return String::new();
+    };
+    let unit = run.unit();
+    let header = [
+        text(""),
+        number("score ± SE"),
+        number("n"),
+        number("child's lead"),
+        number("p"),
+        number("p, Holm"),
+    ];
+    let mut rows = vec![
+        (
+            true,
+            vec![
+                text(&reading.best.id),
+                number(unit.score(&reading.best.score)),
+                number(count(reading.best.score.n as u64)),
+                text(""),
+                text(""),
+                text(""),
+            ],
+        ),
+        (
+            false,
+            vec![
+                text(parent_name(&reading.best_parent.id)),
+                number(unit.score(&reading.best_parent.score)),
+                number(count(reading.best_parent.score.n as u64)),
+                number(unit.signed(reading.difference)),
+                number(p_value(reading.p_value)),
+                text(""),
+            ],
+        ),
+    ];
+    rows.extend(reading.others.iter().map(|o| {
+        (
+            false,
+            vec![
+                text(parent_name(&o.other.id)),
+                number(unit.score(&o.other.score)),
+                number(count(o.other.score.n as u64)),
+                number(unit.signed(o.difference)),
+                number(p_value(o.p_value)),
+                number(p_value(o.p_holm)),
+            ],
+        )
+    }));
+    table(&header, &rows)
+}
+
+fn finalists(run: &Run) -> String {
+    let Some(selection) = &run.selection else {
+        return String::new();
+    };
+    let unit = run.unit();
+    let header = [
+        text("finalist"),
+        text("origin"),
+        number("search ± SE"),
+        number("fresh ± SE"),
+        number("n fresh"),
+    ];
+    let rows: Vec<(bool, Vec<Cell>)> = selection
+        .finalists
+        .iter()
+        .map(|f| {
+            (
+                f.id == selection.best,
+                vec![
+                    text(parent_name(&f.id)),
+                    text(origin_name(&f.origin)),
+                    number(unit.score(&f.search)),
+                    number(unit.score(&f.fresh)),
+                    number(count(f.fresh.n as u64)),
+                ],
+            )
+        })
+        .collect();
+    table(&header, &rows)
+}
+
+fn recipe(run: &Run) -> String {
+    let Some(winner) = run.winner().filter(|w| w.recipe.is_object()) else {
+        return String::new();
+    };
+    let json = serde_json::to_string_pretty(&winner.recipe).unwrap_or_default();
+    let yaml = serde_json::from_value(winner.recipe.clone()).ok();
+    let written = yaml.as_ref().map(crate::recipe::write::to_yaml).unwrap_or(json);
+    format!(
+        "<details><summary>The recipe of {}</summary><pre>{}</pre></details>\n",
+        escape(&winner.id),
+        escape(&written)
+    )
+}
+
+/// Questions that changed sides between the best parent and the winner, both answers side by side.
+fn flips(run: &Run) -> String {
+    let (Some(winner), Some(parent)) = (run.winner(), run.best_parent()) else {
+        return String::new();
+    };
+    let mut flips = run.flips(&winner.id, &parent.id);
+    // On unseen questions where there are answers to them.
+    if let Some(reading) = run
+        .reading
+        .as_ref()
+        .filter(|r| flips.iter().any(|f| f.split == r.split))
+    {
+        flips.retain(|f| f.split == reading.split);
+    }
+    if flips.is_empty() {
+        return String::new();
+    }
+    let (gained, lost): (Vec<Flip>, Vec<Flip>) = flips.into_iter().partition(|f| f.gained);
+    let name = parent_name(&parent.id);
+    let mut out = String::from("<h2>Questions that changed sides</h2>\n");
+    for (kind, flips) in [
+        (format!("{name} had them right, {} has them wrong", winner.id), lost),
+        (format!("{} has them right, {name} had them wrong", winner.id), gained),
+    ] {
+        let shown = flips.len().min(FLIPS);
+        let _ = writeln!(
+            out,
+            "<details open><summary>{} ({} of {} shown)</summary>",
+            escape(&kind),
+            shown,
+            count(flips.len() as u64)
+        );
+        flips
+            .iter()
+            .take(FLIPS)
+            .for_each(|flip| out += &flip_html(flip, &winner.id, name));
+        out += "</details>\n";
+    }
+    out
+}
+
+fn flip_html(flip: &Flip, child: &str, parent: &str) -> String {
+    let side = |name: &str, answer: &crate::event::Answer| {
+        let tags: String = tags(answer)
+            .iter()
+            .map(|t| format!(" <span class=tag>{t}</span>"))
+            .collect();
+        let got = if answer.got.is_empty() { "nothing" } else { &answer.got };
+        format!(
+            "<div><p>{} answered {}{tags}</p><pre>{}</pre></div>",
+            escape(name),
+            escape(got),
+            escape(&answer.out)
+        )
+    };
+    format!(
+        "<div class=flip><h4>{} · gold {}</h4>{}{}</div>\n",
+        escape(&flip.child.q),
+        escape(&flip.child.gold),
+        side(child, flip.child),
+        side(parent, flip.other)
+    )
+}
+
+fn board(run: &Run) -> String {
+    let ranking = run.ranking();
+    if ranking.is_empty() {
+        return String::new();
+    }
+    let unit = run.unit();
+    let tasks = run.started.as_ref().map(|s| s.tasks.as_slice()).unwrap_or_default();
+    let tasks = if tasks.len() > 1 { tasks } else { &[] };
+    let mut header = vec![number("#"), text("id"), text("origin"), number("fitness ± SE")];
+    header.extend(tasks.iter().map(|t| number(task_name(&t.task, &t.lang))));
+    header.extend([number("n"), number("merge"), number("answers")]);
+    let best = run.winner().map(|w| w.id.as_str());
+    let rows: Vec<(bool, Vec<Cell>)> = ranking
+        .iter()
+        .take(BOARD_ROWS)
+        .enumerate()
+        .map(|(rank, s)| {
+            let c = &s.candidate;
+            let mut row = vec![
+                number((rank + 1).to_string()),
+                text(parent_name(&c.id)),
+                text(origin_name(&c.origin)),
+                number(unit.with_error(c.fitness, c.stderr)),
+            ];
+            row.extend((0..tasks.len()).map(|i| {
+                number(
+                    c.tasks
+                        .get(i)
+                        .map_or_else(String::new, |t| run.task_unit(&t.task, &t.lang).score(&t.score)),
+                )
+            }));
+            row.push(number(count(c.n as u64)));
+            row.push(number(if c.cached {
+                "cached".into()
+            } else {
+                short_duration(c.merge_ms)
+            }));
+            row.push(number(if c.cached {
+                String::new()
+            } else {
+                short_duration(c.evaluation_ms)
+            }));
+            (Some(c.id.as_str()) == best, row)
+        })
+        .collect();
+    let note = format!(
+        "The first {} of {}; all of them are in results.csv.",
+        rows.len(),
+        counted(ranking.len(), "candidate")
+    );
+    format!(
+        "<h2>On the search's questions</h2>\n{}<p class=chips>{}</p>\n",
+        table(&header, &rows),
+        escape(&note)
+    )
+}
+
+/// What a reader needs to judge or repeat the run.
+fn facts(run: &Run) -> String {
+    let Some(started) = &run.started else {
+        return String::new();
+    };
+    let mut rows: Vec<(bool, Vec<Cell>)> = Vec::new();
+    let mut fact = |name: &str, value: String| rows.push((false, vec![text(name), text(value)]));
+    for m in &started.models {
+        let base = if m.is_base { " (base)" } else { "" };
+        fact(
+            &format!("model {}{base}", m.name),
+            format!("{} · {}", m.model, short(&m.digest)),
+        );
+    }
+    for t in &started.tasks {
+        let detail = format!(
+            "{} · {} · weight {} · {} · {}",
+            t.split,
+            counted(t.n, "question"),
+            t.weight,
+            t.metric,
+            short(&t.digest)
+        );
+        fact(&format!("task {}", task_name(&t.task, &t.lang)), detail);
+    }
+    if let Some(reading) = &run.reading {
+        let tasks: Vec<String> = reading
+            .best
+            .tasks
+            .iter()
+            .map(|t| format!("{} ({})", task_of(t), count(t.score.n as u64)))
+            .collect();
+        fact(
+            "sealed split, read once",
+            format!("{}: {}", reading.split, tasks.join(", ")),
+        );
+    }
+    fact(
+        "optimizer",
+        format!(
+            "{}, population {}, {} genes",
+            started.optimizer,
+            started.population,
+            started.genes.len()
+        ),
+    );
+    fact("budget", budget(started));
+    fact("seed", started.seed.to_string());
+    fact("search space", short(&started.space_digest));
+    fact(
+        "engine",
+        format!(
+            "heterosis {} on {} in {}",
+            started.engine_version, started.device, started.dtype
+        ),
+    );
+    if run.resumes > 0 {
+        fact("resumed", counted(run.resumes, "time"));
+    }
+    if !run.failed.is_empty() {
+        fact("failed candidates", count(run.failed.len() as u64));
+    }
+    let mut out = format!("<h2>The run</h2>\n{}", table(&[text(""), text("")], &rows));
+    let warnings: Vec<String> = run
+        .log
+        .iter()
+        .filter(|l| l.level >= Level::Warning)
+        .map(|l| format!("<li>{}</li>", escape(&l.message)))
+        .collect();
+    if !warnings.is_empty() {
+        let _ = writeln!(
+            out,
+            "<details><summary>{}</summary><ul>{}</ul></details>",
+            counted(warnings.len(), "warning"),
+            warnings.concat()
+        );
+    }
+    out
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chances_are_told_in_round_numbers() {
+        assert!(chance(0.0031).ends_with("once in about 300 tries"));
+        assert!(chance(0.02).ends_with("once in about 50 tries"));
+        assert!(chance(1e-9).ends_with("once in a million tries"));
+        assert!(chance(0.0).ends_with("once in a million tries"));
+        assert!(chance(0.4).ends_with("often enough"));
+    }
+}

@@ -1,0 +1,689 @@
+//! The report's pictures, each a pure function of the run; a picture that has nothing to show is left out.
+
+use super::svg::{Anchor, Svg};
+use crate::event::run::{Run, Scored, counts, origin_name};
+use crate::event::scale::Range;
+use crate::event::weights::{self, Weights};
+use crate::event::words::{Unit, count, duration, parent_name, task_name, task_of};
+use crate::event::{Candidate, Origin, Score, TaskScore};
+
+/// A picture with its file name and what it shows.
+pub struct Picture {
+    pub file: &'static str,
+    pub caption: String,
+    pub svg: Svg,
+}
+
+const WIDTH: f64 = 860.0;
+
+/// All that the run has something to show for, in the order of the report.
+pub fn all(run: &Run) -> Vec<Picture> {
+    [
+        contest(run),
+        tasks(run),
+        convergence(run, Clock::Evaluations),
+        convergence(run, Clock::Wall),
+        luck(run),
+        pareto(run),
+        heat_map(run),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A plotting field inside a picture.
+struct Field {
+    svg: Svg,
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+    x: Range,
+    y: Range,
+}
+
+impl Field {
+    fn new(title: &str, height: f64, right: f64, x: Range, y: Range) -> Self {
+        let (left, top) = (58.0, 14.0);
+        Self {
+            svg: Svg::new(WIDTH, height, title),
+            left,
+            top,
+            width: WIDTH - left - right,
+            height: height - top - 46.0,
+            x,
+            y,
+        }
+    }
+
+    fn at(&self, x: f64, y: f64) -> (f64, f64) {
+        (self.x_at(x), self.y_at(y))
+    }
+
+    fn x_at(&self, x: f64) -> f64 {
+        self.left + self.x.fraction(x) * self.width
+    }
+
+    fn y_at(&self, y: f64) -> f64 {
+        self.top + (1.0 - self.y.fraction(y).clamp(0.0, 1.0)) * self.height
+    }
+
+    fn right(&self) -> f64 {
+        self.left + self.width
+    }
+
+    fn bottom(&self) -> f64 {
+        self.top + self.height
+    }
+
+    fn y_grid(&mut self, unit: Unit) {
+        for tick in self.y.ticks(6) {
+            let y = self.y_at(tick);
+            self.svg.line((self.left, y), (self.right(), y), "grid");
+            self.svg
+                .text((self.left - 8.0, y), Anchor::End, "muted small", &unit.value(tick));
+        }
+    }
+
+    /// `whole` is the step that labels count in.
+    fn x_ticks(&mut self, whole: f64, name: &str, label: &dyn Fn(f64) -> String) {
+        let (left, right, bottom) = (self.left, self.right(), self.bottom());
+        self.svg.line((left, bottom), (right, bottom), "axis");
+        let counted = Range {
+            low: self.x.low / whole,
+            high: self.x.high / whole,
+        };
+        for tick in counted.ticks(8) {
+            let x = self.x_at(tick * whole);
+            self.svg.line((x, bottom), (x, bottom + 4.0), "axis");
+            self.svg
+                .text((x, bottom + 15.0), Anchor::Middle, "muted small", &label(tick * whole));
+        }
+        self.svg
+            .text(((left + right) / 2.0, bottom + 35.0), Anchor::Middle, "muted", name);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Clock {
+    Evaluations,
+    Wall,
+}
+
+/// Best so far, the field, the generations' middle halves; parents and baselines as levels; the sealed score at the end.
+fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
+    let when = |evals: u64, elapsed_ms: u64| match clock {
+        Clock::Evaluations => evals as f64,
+        Clock::Wall => elapsed_ms as f64,
+    };
+    let children: Vec<&Scored> = run.scored.iter().filter(|s| counts(&s.candidate.origin)).collect();
+    let last = children.iter().map(|s| when(s.evals, s.elapsed_ms)).fold(0.0, f64::max);
+    let levels = run
+        .scored
+        .iter()
+        .filter(|s| !counts(&s.candidate.origin))
+        .map(|s| s.candidate.fitness);
+    let mut values: Vec<f64> = children.iter().map(|s| s.candidate.fitness).collect();
+    values.sort_by(f64::total_cmp);
+    // One collapsed child in twenty may fall off the bottom, so that the rest can be told apart.
+    let kept = values.iter().skip(values.len() / 20).copied();
+    let y = Range::around(levels.chain(kept), 0.06)?;
+    if children.is_empty() || last <= 0.0 {
+        return None;
+    }
+    let name = match clock {
+        Clock::Evaluations => "evaluations",
+        Clock::Wall => "time since the start",
+    };
+    let mut field = Field::new(
+        &format!("Convergence over {name}"),
+        380.0,
+        150.0,
+        Range { low: 0.0, high: last },
+        y,
+    );
+    field.y_grid(run.unit());
+    match clock {
+        Clock::Evaluations => field.x_ticks(1.0, name, &|x| count(x as u64)),
+        Clock::Wall => field.x_ticks(time_step(last), name, &|x| duration(x as u64)),
+    }
+    draw_band(run, &mut field, &when);
+    draw_levels(run, &mut field);
+    for scored in &children {
+        let c = &scored.candidate;
+        let at = field.at(when(scored.evals, scored.elapsed_ms), c.fitness);
+        let tip = format!(
+            "{} · {} · {}",
+            c.id,
+            origin_name(&c.origin),
+            run.unit().with_error(c.fitness, c.stderr)
+        );
+        match c.origin {
+            Origin::Mean => field.svg.dot(at, 4.5, "hollow s-ink", &tip),
+            _ => field.svg.dot(at, 2.6, "dot", &tip),
+        }
+    }
+    draw_best(run, &mut field, &when, last);
+    let caption =
+        "Each dot is a candidate on the search's questions; the line is the best so far, the shade the middle half of \
+                   each generation, rings the optimizer's mean; dashes are the parents, dots the unsearched baselines."
+            .to_owned();
+    let file = match clock {
+        Clock::Evaluations => "convergence.svg",
+        Clock::Wall => "convergence-time.svg",
+    };
+    Some(Picture {
+        file,
+        caption,
+        svg: field.svg,
+    })
+}
+
+/// Seconds, minutes or hours.
+fn time_step(last_ms: f64) -> f64 {
+    match last_ms {
+        ms if ms < 120_000.0 => 1000.0,
+        ms if ms < 7_200_000.0 => 60_000.0,
+        _ => 3_600_000.0,
+    }
+}
+
+fn draw_band(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64) {
+    let upper = run.generations.iter().map(|g| (g, g.generation.upper_quartile));
+    let lower = run.generations.iter().rev().map(|g| (g, g.generation.lower_quartile));
+    let outline: Vec<(f64, f64)> = upper
+        .chain(lower)
+        .map(|(g, y)| field.at(when(g.evals, g.elapsed_ms), y))
+        .collect();
+    field.svg.path(&outline, true, "band");
+}
+
+fn draw_levels(run: &Run, field: &mut Field) {
+    let mut labels: Vec<Label> = Vec::new();
+    for c in run.scored.iter().map(|s| &s.candidate).filter(|c| !counts(&c.origin)) {
+        let (stroke, class) = classes(&c.origin);
+        let y = field.y_at(c.fitness);
+        field
+            .svg
+            .line((field.left, y), (field.right(), y), &format!("line {stroke}"));
+        let text = format!("{} {}", parent_name(&c.id), run.unit().value(c.fitness));
+        labels.push(Label { y, text, class });
+    }
+    if let Some(best) = run.best() {
+        let c = &best.candidate;
+        let text = format!("{} {}", c.id, run.unit().value(c.fitness));
+        labels.push(Label {
+            y: field.y_at(c.fitness),
+            text,
+            class: "child bold",
+        });
+    }
+    let x = field.right() + 10.0;
+    put_labels(&mut field.svg, x, labels);
+}
+
+/// A name beside the end of a line.
+struct Label {
+    y: f64,
+    text: String,
+    class: &'static str,
+}
+
+/// Labels in one column, pushed down where they would overlap.
+fn put_labels(svg: &mut Svg, x: f64, mut labels: Vec<Label>) {
+    labels.sort_by(|a, b| a.y.total_cmp(&b.y));
+    let mut free = f64::NEG_INFINITY;
+    for label in labels {
+        let y = label.y.max(free);
+        free = y + 15.0;
+        svg.text((x, y), Anchor::Start, label.class, &label.text);
+    }
+}
+
+fn draw_best(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64, last: f64) {
+    let mut steps: Vec<(f64, f64)> = Vec::new();
+    let mut best = f64::NEG_INFINITY;
+    for scored in run.scored.iter().filter(|s| s.candidate.origin != Origin::Parent) {
+        if scored.candidate.fitness > best {
+            let x = when(scored.evals, scored.elapsed_ms);
+            if best.is_finite() {
+                steps.push(field.at(x, best));
+            }
+            best = scored.candidate.fitness;
+            steps.push(field.at(x, best));
+        }
+    }
+    steps.push(field.at(last, best));
+    field.svg.path(&steps, false, "line s-child");
+}
+
+/// Stroke and fill of an origin.
+fn classes(origin: &Origin) -> (&'static str, &'static str) {
+    match origin {
+        Origin::Parent => ("s-parent", "parent"),
+        Origin::Baseline => ("s-baseline", "baseline"),
+        _ => ("s-child", "child"),
+    }
+}
+
+/// Somebody in the final, or on the search's questions where there was none.
+struct Contestant<'a> {
+    id: &'a str,
+    origin: Origin,
+    score: Score,
+    tasks: &'a [TaskScore],
+}
+
+/// The winner, the parents and the baselines, best first; from the sealed split if it was read.
+fn contestants(run: &Run) -> Vec<Contestant<'_>> {
+    let origin = |id: &str| run.candidate(id).map_or(Origin::Search, |c| c.origin.clone());
+    let mut field: Vec<Contestant> = match &run.reading {
+        Some(reading) => [&reading.best, &reading.best_parent]
+            .into_iter()
+            .chain(reading.others.iter().map(|o| &o.other))
+            .map(|t| Contestant {
+                id: &t.id,
+                origin: origin(&t.id),
+                score: t.score,
+                tasks: &t.tasks,
+            })
+            .collect(),
+        None => {
+            let others = run.scored.iter().map(|s| &s.candidate).filter(|c| !counts(&c.origin));
+            run.winner().into_iter().chain(others).map(of_search).collect()
+        }
+    };
+    field.sort_by(|a, b| b.score.value.total_cmp(&a.score.value));
+    field.dedup_by(|a, b| a.id == b.id);
+    field
+}
+
+fn of_search(c: &Candidate) -> Contestant<'_> {
+    let score = Score {
+        value: c.fitness,
+        stderr: c.stderr,
+        n: c.n,
+    };
+    Contestant {
+        id: &c.id,
+        origin: c.origin.clone(),
+        score,
+        tasks: &c.tasks,
+    }
+}
+
+fn where_measured(run: &Run) -> &'static str {
+    if run.reading.is_some() {
+        "the sealed test questions"
+    } else {
+        "the search's questions (the winner's score is flattering there)"
+    }
+}
+
+/// What somebody is, for those who cannot tell the colours apart.
+fn kind(origin: &Origin) -> &'static str {
+    match origin {
+        Origin::Parent => "parent",
+        Origin::Baseline => "baseline",
+        _ => "child",
+    }
+}
+
+/// Child, parents and baselines with 95 % whiskers.
+fn contest(run: &Run) -> Option<Picture> {
+    let field = contestants(run);
+    if field.len() < 2 {
+        return None;
+    }
+    let unit = run.unit();
+    let whiskers: Vec<(f64, f64)> = field.iter().map(|c| interval(unit, &c.score)).collect();
+    let range = Range::around(whiskers.iter().flat_map(|w| [w.0, w.1]), 0.05)?;
+    let row = 34.0;
+    let height = 60.0 + row * field.len() as f64;
+    let mut svg = Svg::new(WIDTH, height, "The child beside its parents and the baselines");
+    let (left, right) = (190.0, WIDTH - 110.0);
+    let x = |v: f64| left + range.fraction(v) * (right - left);
+    let bottom = 14.0 + row * field.len() as f64;
+    for tick in range.ticks(8) {
+        svg.line((x(tick), 8.0), (x(tick), bottom), "grid");
+        svg.text(
+            (x(tick), bottom + 14.0),
+            Anchor::Middle,
+            "muted small",
+            &unit.value(tick),
+        );
+    }
+    for (i, (c, (low, high))) in field.iter().zip(&whiskers).enumerate() {
+        let y = 14.0 + row * (i as f64 + 0.5);
+        let (_, fill) = classes(&c.origin);
+        let stroke = format!(
+            "line {}",
+            classes(&c.origin)
+                .0
+                .replace("s-parent", "s-parent plain")
+                .replace("s-baseline", "s-baseline plain")
+        );
+        let bold = if counts(&c.origin) { " bold" } else { "" };
+        svg.text(
+            (left - 62.0, y),
+            Anchor::End,
+            &format!("{fill}{bold}"),
+            parent_name(c.id),
+        );
+        svg.text((left - 56.0, y), Anchor::Start, "muted small", kind(&c.origin));
+        svg.line((x(*low), y), (x(*high), y), &stroke);
+        for end in [low, high] {
+            svg.line((x(*end), y - 5.0), (x(*end), y + 5.0), &stroke);
+        }
+        svg.dot(
+            (x(c.score.value), y),
+            5.5,
+            fill,
+            &format!("{} on {} questions", unit.score(&c.score), count(c.score.n as u64)),
+        );
+        svg.text(
+            (right + 14.0, y),
+            Anchor::Start,
+            &format!("ink{bold}"),
+            &unit.score(&c.score),
+        );
+    }
+    svg.text(
+        ((left + right) / 2.0, bottom + 34.0),
+        Anchor::Middle,
+        "muted",
+        &format!("score on {}", where_measured(run)),
+    );
+    let caption = "Dots are scores, whiskers 95 % intervals, numbers standard errors.".to_owned();
+    Some(Picture {
+        file: "contest.svg",
+        caption,
+        svg,
+    })
+}
+
+/// The 95 % interval.
+fn interval(unit: Unit, score: &Score) -> (f64, f64) {
+    let half = unit.half_width_95(score);
+    (score.value - half, score.value + half)
+}
+
+/// For each task (and so each language) a group of bars.
+fn tasks(run: &Run) -> Option<Picture> {
+    let field = contestants(run);
+    let names: Vec<String> = field.first()?.tasks.iter().map(task_of).collect();
+    if field.len() < 2 || names.len() < 2 {
+        return None;
+    }
+    let (bar, gap) = (15.0, 26.0);
+    let group = bar * field.len() as f64 + gap;
+    let mut svg = Svg::new(WIDTH, 40.0 + group * names.len() as f64, "Scores by task");
+    let (left, right) = (150.0, WIDTH - 190.0);
+    for (t, name) in names.iter().enumerate() {
+        let top = 20.0 + group * t as f64;
+        svg.text(
+            (left - 14.0, top + bar * field.len() as f64 / 2.0),
+            Anchor::End,
+            "ink bold",
+            name,
+        );
+        let scores: Vec<(&Contestant, &TaskScore)> = field.iter().filter_map(|c| Some((c, c.tasks.get(t)?))).collect();
+        let unit = run.task_unit(&scores.first()?.1.task, &scores.first()?.1.lang);
+        let ends = scores.iter().map(|(_, s)| interval(unit, &s.score));
+        let zero = if unit == Unit::Percent { Some((0.0, 0.0)) } else { None };
+        let range = Range::around(ends.chain(zero).flat_map(|w| [w.0, w.1]), 0.0)?;
+        let x = |v: f64| left + range.fraction(v).clamp(0.0, 1.0) * (right - left);
+        for (i, (c, s)) in scores.iter().enumerate() {
+            let y = top + bar * i as f64;
+            let (low, high) = interval(unit, &s.score);
+            svg.rect(
+                (left, y + 2.0),
+                ((x(s.score.value) - left).max(0.5), bar - 4.0),
+                classes(&c.origin).1,
+                0.85,
+            );
+            svg.line((x(low), y + bar / 2.0), (x(high), y + bar / 2.0), "s-ink");
+            let label = format!(
+                "{}  {}, {}",
+                unit.value(s.score.value),
+                parent_name(c.id),
+                kind(&c.origin)
+            );
+            svg.text((right + 12.0, y + bar / 2.0), Anchor::Start, "muted small", &label);
+        }
+    }
+    let caption = format!(
+        "By task and language, on {}; whiskers are 95 % intervals.",
+        where_measured(run)
+    );
+    Some(Picture {
+        file: "tasks.svg",
+        caption,
+        svg,
+    })
+}
+
+/// Each finalist on the search's questions, on fresh ones, and the winner on the sealed ones: how much was luck.
+fn luck(run: &Run) -> Option<Picture> {
+    let selection = run.selection.as_ref()?;
+    let unit = run.unit();
+    let sealed = |id: &str| {
+        run.reading
+            .as_ref()
+            .and_then(|r| [&r.best, &r.best_parent].into_iter().find(|t| t.id == id))
+    };
+    let values = selection.finalists.iter().flat_map(|f| {
+        [
+            Some(f.search.value),
+            Some(f.fresh.value),
+            sealed(&f.id).map(|t| t.score.value),
+        ]
+    });
+    let y = Range::around(values.flatten(), 0.08)?;
+    let mut field = Field::new(
+        "Search score, fresh score, sealed score",
+        340.0,
+        150.0,
+        Range { low: -0.15, high: 2.15 },
+        y,
+    );
+    field.y_grid(unit);
+    for (i, name) in ["search", "fresh (selection)", "sealed (test)"].iter().enumerate() {
+        let x = field.x_at(i as f64);
+        field.svg.line((x, field.top), (x, field.bottom()), "axis");
+        field
+            .svg
+            .text((x, field.bottom() + 18.0), Anchor::Middle, "muted", name);
+    }
+    let mut ends: [Vec<Label>; 3] = Default::default();
+    for f in &selection.finalists {
+        let mut points = vec![f.search, f.fresh];
+        points.extend(sealed(&f.id).map(|t| t.score));
+        let last = points.len() - 1;
+        let (stroke, class) = match (f.id == selection.best, &f.origin) {
+            (_, Origin::Parent) => ("line s-parent", "parent"),
+            (true, _) => ("line s-child", "child bold"),
+            (false, _) => ("line axis", "muted small"),
+        };
+        let path: Vec<(f64, f64)> = (0..)
+            .zip(&points)
+            .map(|(i, s)| field.at(f64::from(i), s.value))
+            .collect();
+        field.svg.path(&path, false, stroke);
+        for (score, at) in points.iter().zip(&path) {
+            let tip = format!("{} {} (n={})", f.id, unit.score(score), score.n);
+            field.svg.dot(*at, 4.5, class, &tip);
+        }
+        ends[last].push(Label {
+            y: path[last].1,
+            text: parent_name(&f.id).to_owned(),
+            class,
+        });
+    }
+    for (i, labels) in ends.into_iter().enumerate() {
+        let x = field.x_at(i as f64) + 10.0;
+        put_labels(&mut field.svg, x, labels);
+    }
+    let caption = "A score that was selected by falls when new questions are asked; what remains on the sealed questions is real.";
+    Some(Picture {
+        file: "luck.svg",
+        caption: caption.to_owned(),
+        svg: field.svg,
+    })
+}
+
+/// The first two tasks against each other, with 95 % whiskers on the front.
+fn pareto(run: &Run) -> Option<Picture> {
+    let started = run.started.as_ref()?;
+    let [first, second, ..] = started.tasks.as_slice() else {
+        return None;
+    };
+    let point = |s: &Scored| Some((s.candidate.tasks.first()?.score, s.candidate.tasks.get(1)?.score));
+    let points: Vec<(&Scored, Score, Score)> = run
+        .scored
+        .iter()
+        .filter_map(|s| point(s).map(|(a, b)| (s, a, b)))
+        .collect();
+    let x = Range::around(points.iter().map(|p| p.1.value), 0.08)?;
+    let y = Range::around(points.iter().map(|p| p.2.value), 0.08)?;
+    let (x_unit, y_unit) = (
+        Unit::of_task(started, &first.task, &first.lang),
+        Unit::of_task(started, &second.task, &second.lang),
+    );
+    let (x_name, y_name) = (
+        task_name(&first.task, &first.lang),
+        task_name(&second.task, &second.lang),
+    );
+    let mut field = Field::new(&format!("{y_name} against {x_name}"), 420.0, 110.0, x, y);
+    field.y_grid(y_unit);
+    field.x_ticks(1.0, &x_name, &|v| x_unit.value(v));
+    field.svg.text((field.left, 6.0), Anchor::Start, "muted", &y_name);
+    let beats = |a: &(&Scored, Score, Score), b: &(&Scored, Score, Score)| {
+        a.1.value >= b.1.value && a.2.value >= b.2.value && (a.1.value, a.2.value) != (b.1.value, b.2.value)
+    };
+    for p in &points {
+        let c = &p.0.candidate;
+        let front = counts(&c.origin) && !points.iter().any(|other| beats(other, p));
+        let at = field.at(p.1.value, p.2.value);
+        let tip = format!(
+            "{} · {x_name} {} · {y_name} {}",
+            c.id,
+            x_unit.score(&p.1),
+            y_unit.score(&p.2)
+        );
+        if front {
+            let (dx, dy) = (interval(x_unit, &p.1), interval(y_unit, &p.2));
+            field.svg.line(
+                (field.x_at(dx.0).max(field.left), at.1),
+                (field.x_at(dx.1).min(field.right()), at.1),
+                "s-child",
+            );
+            field
+                .svg
+                .line((at.0, field.y_at(dy.0)), (at.0, field.y_at(dy.1)), "s-child");
+        }
+        let labelled = front || !counts(&c.origin);
+        let class = if labelled { classes(&c.origin).1 } else { "dot" };
+        field.svg.dot(at, if labelled { 5.0 } else { 2.6 }, class, &tip);
+        if labelled {
+            field.svg.text(
+                (at.0 + 9.0, at.1 - 9.0),
+                Anchor::Start,
+                &format!("{class} small"),
+                parent_name(&c.id),
+            );
+        }
+    }
+    let caption =
+        "Nobody beats the labelled children on both tasks at once; whiskers are 95 % intervals. Search questions.";
+    Some(Picture {
+        file: "pareto.svg",
+        caption: caption.to_owned(),
+        svg: field.svg,
+    })
+}
+
+/// The winner's mixing weights: layer group × model × module.
+fn heat_map(run: &Run) -> Option<Picture> {
+    let winner = run.winner()?;
+    let tables = weights::of_recipe(&winner.recipe);
+    let largest = weights::largest(&tables);
+    let rows: usize = tables
+        .iter()
+        .map(|t| t.models.iter().map(|m| m.groups.len()).max().unwrap_or(0) + 3)
+        .sum();
+    if tables.is_empty() {
+        return None;
+    }
+    let row = 30.0;
+    let mut svg = Svg::new(WIDTH, 20.0 + row * rows as f64, "Weights of the winner");
+    let mut top = 10.0;
+    for table in &tables {
+        top = draw_table(&mut svg, table, largest, top, row);
+    }
+    let caption = format!(
+        "What each model gives to each group of layers of {}: the stronger the colour, the larger the {}.",
+        winner.id, tables[0].parameter
+    );
+    Some(Picture {
+        file: "weights.svg",
+        caption,
+        svg,
+    })
+}
+
+fn draw_table(svg: &mut Svg, table: &Weights, largest: f64, top: f64, row: f64) -> f64 {
+    let (left, gap) = (96.0, 28.0);
+    let models = table.models.len().max(1) as f64;
+    let block = (WIDTH - left - 10.0 - gap * (models - 1.0)) / models;
+    let cell = block / table.modules.len().max(1) as f64;
+    let mut bottom = top;
+    for (m, model) in table.models.iter().enumerate() {
+        let x = left + m as f64 * (block + gap);
+        svg.text(
+            (x + block / 2.0, top + row * 0.4),
+            Anchor::Middle,
+            "ink bold",
+            &model.model,
+        );
+        for (i, module) in table.modules.iter().enumerate() {
+            svg.text(
+                (x + cell * (i as f64 + 0.5), top + row * 1.2),
+                Anchor::Middle,
+                "muted small",
+                module,
+            );
+        }
+        for (g, group) in model.groups.iter().enumerate() {
+            let y = top + row * (g as f64 + 1.6);
+            if m == 0 {
+                let label = if group.layers == "all" {
+                    "all layers".into()
+                } else {
+                    format!("layers {}", group.layers)
+                };
+                svg.text((left - 12.0, y + row / 2.0), Anchor::End, "muted", &label);
+            }
+            for (i, value) in group.values.iter().enumerate() {
+                let Some(value) = value else { continue };
+                let class = if *value < 0.0 { "warm" } else { "cold" };
+                let corner = (x + cell * i as f64 + 1.0, y + 1.0);
+                svg.rect(
+                    corner,
+                    (cell - 2.0, row - 2.0),
+                    class,
+                    0.08 + 0.82 * (value.abs() / largest).min(1.0),
+                );
+                svg.text(
+                    (corner.0 + cell / 2.0, y + row / 2.0),
+                    Anchor::Middle,
+                    "ink small",
+                    &format!("{value:.2}"),
+                );
+            }
+            bottom = bottom.max(y + row);
+        }
+    }
+    bottom + row * 0.6
+}

@@ -1,0 +1,152 @@
+//! Just enough SVG: shapes with classes, coloured by one style sheet for light and dark.
+
+use std::fmt::{Display, Write};
+
+/// Colours of the pictures, Okabe and Ito's, with a darker paper for dark rooms.
+pub const STYLE: &str = "\
+svg{font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;--ink:#1b1f24;--muted:#667079;--grid:#e4e7eb;\
+--child:#d55e00;--parent:#a8487d;--baseline:#0072b2;--dot:#9aa3ab;--band:#56b4e9;--paper:#fff}\
+@media(prefers-color-scheme:dark){svg{--ink:#e6e9ec;--muted:#98a2ab;--grid:#30363c;--child:#f0883e;--parent:#e08fba;\
+--baseline:#6cb6ef;--dot:#6b747c;--band:#3f8fc4;--paper:#15181b}}\
+.ink{fill:var(--ink)}.muted{fill:var(--muted)}.grid{stroke:var(--grid)}.axis{stroke:var(--muted)}\
+.child{fill:var(--child)}.parent{fill:var(--parent)}.baseline{fill:var(--baseline)}.dot{fill:var(--dot)}\
+.band{fill:var(--band);fill-opacity:.22}.warm{fill:var(--child)}.cold{fill:var(--band)}\
+.line{fill:none;stroke-width:2}.s-child{stroke:var(--child)}.s-parent{stroke:var(--parent);stroke-dasharray:7 4}\
+.s-baseline{stroke:var(--baseline);stroke-dasharray:2 4}.s-ink{stroke:var(--ink)}.bold{font-weight:600}\
+.plain{stroke-dasharray:none}.hollow{fill:var(--paper);stroke-width:2}.small{font-size:11px}";
+
+/// A picture in the making; coordinates in pixels from the top left.
+pub struct Svg {
+    width: f64,
+    height: f64,
+    title: String,
+    body: String,
+}
+
+/// Where a text stands relative to its point.
+#[derive(Clone, Copy)]
+pub enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+impl Svg {
+    pub fn new(width: f64, height: f64, title: &str) -> Self {
+        Self {
+            width,
+            height,
+            title: title.to_owned(),
+            body: String::new(),
+        }
+    }
+
+    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
+        self.add(format_args!(
+            r#"<line x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}" class="{class}"/>"#,
+            from.0, from.1, to.0, to.1
+        ));
+    }
+
+    /// A polyline, or with `close` a polygon.
+    pub fn path(&mut self, points: &[(f64, f64)], close: bool, class: &str) {
+        let mut d = String::new();
+        for (i, (x, y)) in points.iter().enumerate() {
+            let _ = write!(d, "{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
+        }
+        if points.len() > 1 {
+            let end = if close { "Z" } else { "" };
+            self.add(format_args!(r#"<path d="{d}{end}" class="{class}"/>"#));
+        }
+    }
+
+    pub fn rect(&mut self, corner: (f64, f64), size: (f64, f64), class: &str, opacity: f64) {
+        self.add(format_args!(
+            r#"<rect x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" rx="2" class="{class}" opacity="{opacity:.2}"/>"#,
+            corner.0, corner.1, size.0, size.1
+        ));
+    }
+
+    /// A dot that says what it is when the pointer rests on it.
+    pub fn dot(&mut self, (x, y): (f64, f64), radius: f64, class: &str, tip: &str) {
+        self.add(format_args!(
+            r#"<circle cx="{x:.1}" cy="{y:.1}" r="{radius:.1}" class="{class}"><title>{}</title></circle>"#,
+            escape(tip)
+        ));
+    }
+
+    pub fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, class: &str, text: &str) {
+        let anchor = match anchor {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        };
+        self.add(format_args!(
+            r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" dominant-baseline="central" class="{class}">{}</text>"#,
+            escape(text)
+        ));
+    }
+
+    fn add(&mut self, element: impl Display) {
+        let _ = writeln!(self.body, "{element}");
+    }
+
+    /// For a page that carries [`STYLE`] itself.
+    pub fn inline(&self) -> String {
+        self.document("", "")
+    }
+
+    /// For a file of its own.
+    pub fn standalone(&self) -> String {
+        let style = format!("<style>{STYLE}svg{{background:var(--paper)}}</style>\n");
+        self.document(r#" xmlns="http://www.w3.org/2000/svg""#, &style)
+    }
+
+    fn document(&self, namespace: &str, style: &str) -> String {
+        let (width, height, title) = (self.width, self.height, escape(&self.title));
+        format!(
+            "<svg{namespace} viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\" \
+             aria-label=\"{title}\">\n<title>{title}</title>\n{style}{}</svg>\n",
+            self.body
+        )
+    }
+}
+
+/// Text for the inside of HTML and SVG elements and attributes; control characters go.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c if c.is_control() && c != '\n' && c != '\t' => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_wrote_cannot_become_markup() {
+        assert_eq!(
+            escape("<script>'&\"\u{1b}</script>\n"),
+            "&lt;script&gt;&#39;&amp;&quot;&lt;/script&gt;\n"
+        );
+    }
+
+    #[test]
+    fn a_picture_of_its_own_carries_its_style() {
+        let mut svg = Svg::new(10.0, 20.0, "a < b");
+        svg.line((0.0, 0.0), (1.0, 1.0), "axis");
+        assert!(svg.standalone().contains("prefers-color-scheme"));
+        assert!(!svg.inline().contains("<style>"));
+        assert!(svg.inline().contains("a &lt; b"));
+    }
+}

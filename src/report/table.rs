@@ -1,0 +1,121 @@
+//! `results.csv`: a row for each candidate, best first, failed ones at the end.
+
+use crate::event::run::{Run, origin_name};
+use crate::event::words::task_name;
+
+pub fn csv(run: &Run) -> String {
+    let tasks: Vec<String> = run
+        .started
+        .iter()
+        .flat_map(|s| &s.tasks)
+        .map(|t| task_name(&t.task, &t.lang))
+        .collect();
+    let genes: &[String] = run.started.as_ref().map_or(&[], |s| &s.genes);
+    let mut header: Vec<String> = [
+        "rank",
+        "id",
+        "origin",
+        "generation",
+        "evals",
+        "elapsed_ms",
+        "fitness",
+        "stderr",
+        "n",
+    ]
+    .map(String::from)
+    .into();
+    for task in &tasks {
+        header.extend([task.clone(), format!("{task} stderr")]);
+    }
+    header.extend(
+        [
+            "cached",
+            "generated_tokens",
+            "merge_ms",
+            "evaluation_ms",
+            "recipe_digest",
+            "failure",
+        ]
+        .map(String::from),
+    );
+    header.extend(genes.iter().map(|g| format!("gene {g}")));
+    let mut out = row(&header);
+    for (rank, scored) in run.ranking().iter().enumerate() {
+        let c = &scored.candidate;
+        let mut cells = vec![
+            (rank + 1).to_string(),
+            c.id.clone(),
+            origin_name(&c.origin).to_owned(),
+            c.generation.map_or_else(String::new, |g| g.to_string()),
+            scored.evals.to_string(),
+            scored.elapsed_ms.to_string(),
+            c.fitness.to_string(),
+            c.stderr.to_string(),
+            c.n.to_string(),
+        ];
+        for i in 0..tasks.len() {
+            let score = c.tasks.get(i).map(|t| t.score);
+            cells.push(score.map_or_else(String::new, |s| s.value.to_string()));
+            cells.push(score.map_or_else(String::new, |s| s.stderr.to_string()));
+        }
+        cells.extend([
+            c.cached.to_string(),
+            c.generated_tokens.to_string(),
+            c.merge_ms.to_string(),
+            c.evaluation_ms.to_string(),
+            c.recipe_digest.clone(),
+            String::new(),
+        ]);
+        cells.extend((0..genes.len()).map(|i| c.genotype.get(i).map_or_else(String::new, |g| g.to_string())));
+        out += &row(&cells);
+    }
+    let failure = header.iter().position(|h| h == "failure").unwrap_or(0);
+    for failed in &run.failed {
+        let mut cells = vec![String::new(); header.len()];
+        cells[1] = failed.id.clone();
+        cells[2] = origin_name(&failed.origin).to_owned();
+        cells[3] = failed.generation.map_or_else(String::new, |g| g.to_string());
+        cells[failure] = failed.reason.clone();
+        out += &row(&cells);
+    }
+    out
+}
+
+/// One line of RFC 4180.
+fn row(cells: &[String]) -> String {
+    let quoted: Vec<String> = cells.iter().map(|c| quote(c)).collect();
+    quoted.join(",") + "\r\n"
+}
+
+fn quote(cell: &str) -> String {
+    if cell.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::rehearsal;
+
+    #[test]
+    fn every_row_has_every_column() {
+        let run = Run::from_records(&rehearsal::journal());
+        let csv = csv(&run);
+        let columns = csv.lines().next().unwrap().matches(',').count();
+        assert_eq!(csv.lines().count(), 1 + run.scored.len() + run.failed.len());
+        assert!(
+            csv.lines().all(|line| line.matches(',').count() == columns),
+            "no cell of this run holds a comma"
+        );
+        assert!(csv.contains("collapsed: perplexity"));
+    }
+
+    #[test]
+    fn commas_and_quotes_are_quoted() {
+        assert_eq!(quote("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(quote("plain"), "plain");
+    }
+}

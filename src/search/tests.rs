@@ -1,0 +1,305 @@
+//! The whole loop with an evaluator that computes a function: milliseconds, no models.
+
+use std::{cell::RefCell, path::Path, time::Duration};
+
+use super::*;
+use crate::{
+    event::{Answer, Record},
+    recipe::{Body, DType, ParamValue},
+    space::Shape,
+    store::{Journal, read},
+};
+
+const SPACE: &str = "
+name: rehearsal
+models: {base: b, maths: m, spanish: s}
+base: base
+parameter_space:
+  method: task_arithmetic
+  genes:
+    weight: [0.0, 1.5]
+fitness:
+  tasks: [{task: t}]
+search: {optimizer: OPTIMIZER, evals: 40, seed: 3}
+final: {finalists: 3}
+";
+
+const QUESTIONS: usize = 60;
+
+/// Right answers follow from how near the weights are to (0.9, 0.6); counts how often it is asked.
+struct Function {
+    calls: usize,
+    fails: fn(f64) -> bool,
+    quality: fn(f64, f64) -> f64,
+}
+
+impl Function {
+    fn new() -> Self {
+        Self {
+            calls: 0,
+            fails: |_| false,
+            quality: |maths, spanish| 0.9 - 0.8 * ((maths - 0.9).powi(2) + (spanish - 0.6).powi(2)),
+        }
+    }
+}
+
+fn weights(recipe: &Recipe) -> (f64, f64) {
+    let Body::Models(models) = &recipe.result().body else { panic!("one set of layers") };
+    let weight = |i: usize| match &models[i].parameters["weight"] {
+        ParamValue::Number(w) => *w,
+        other => panic!("{other:?}"),
+    };
+    (weight(0), weight(1))
+}
+
+impl Evaluator for Function {
+    fn evaluate(
+        &mut self,
+        subject: Subject<'_>,
+        exam: &Exam,
+        _: &mut dyn FnMut(event::Progress),
+    ) -> Result<Evaluation, String> {
+        self.calls += 1;
+        let (maths, spanish) = match subject {
+            Subject::Model("maths") => (1.0, 0.0),
+            Subject::Model("spanish") => (0.0, 1.0),
+            Subject::Model(_) => (0.0, 0.0),
+            Subject::Recipe(recipe) => weights(recipe),
+        };
+        if (self.fails)(maths) && matches!(subject, Subject::Recipe(_)) {
+            return Err("collapsed".into());
+        }
+        let quality = (self.quality)(maths, spanish);
+        let answers = (0..QUESTIONS).map(|i| {
+            // Question i is right if it is easy enough: a fixed scatter of thresholds, another one for each split.
+            let salt = exam.split.len();
+            let threshold = ((i * 37 + salt * 11) % QUESTIONS) as f64 / QUESTIONS as f64;
+            Answer {
+                q: format!("{}/{i}", exam.split),
+                out: String::new(),
+                got: String::new(),
+                gold: String::new(),
+                score: f64::from(u8::from(threshold < quality)),
+                finish: "eos".into(),
+                language_ok: true,
+                tokens: 1,
+            }
+        });
+        Ok(Evaluation {
+            answers: vec![(format!("{maths}-{spanish}-{}", exam.split), answers.collect())],
+            ..Evaluation::default()
+        })
+    }
+}
+
+fn plan(optimizer: &str) -> Plan {
+    let space = Space::parse(Path::new("s.yaml"), &SPACE.replace("OPTIMIZER", optimizer)).unwrap();
+    let shape = Shape {
+        layers: 4,
+        out_dtype: DType::F32,
+    };
+    let exam = |split: &str| Exam {
+        split: split.into(),
+        tasks: vec![ExamTask {
+            index: 0,
+            split: split.into(),
+            task: "t".into(),
+            lang: "en".into(),
+            weight: 1.0,
+            is_likelihood: false,
+            n: QUESTIONS,
+        }],
+    };
+    let codec = Codec::new(&space, shape).unwrap();
+    Plan {
+        warm_starts: codec.baselines().into_iter().take(1).collect(),
+        budget: event::Budget {
+            evals: Some(space.search.evals),
+            duration_ms: None,
+        },
+        finish: false,
+        search: exam("search"),
+        selection: exam("selection"),
+        test: exam("test"),
+        space,
+        codec,
+    }
+}
+
+fn started() -> event::RunStarted {
+    event::RunStarted {
+        name: "rehearsal".into(),
+        engine_version: "0".into(),
+        seed: 3,
+        space_digest: String::new(),
+        budget: event::Budget::default(),
+        models: Vec::new(),
+        tasks: Vec::new(),
+        optimizer: String::new(),
+        genes: Vec::new(),
+        population: 0,
+        device: "cpu".into(),
+        dtype: "f32".into(),
+    }
+}
+
+/// Runs or goes on; gives how it ended and the evaluator.
+fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (Result<End, Error>, Function) {
+    let (journal, records) = Journal::open(path).unwrap();
+    let time = RefCell::new(0);
+    let clock = Clock {
+        now_ms: &|| {
+            *time.borrow_mut() += 10;
+            *time.borrow()
+        },
+        sleep: &|_: Duration| (),
+    };
+    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let end = run(plan, &mut function, &mut chronicle, control);
+    (end, function)
+}
+
+/// What must be the same however often a run was interrupted.
+fn story(records: &[Record]) -> Vec<String> {
+    records
+        .iter()
+        .filter(|r| !matches!(r.event, Event::RunResumed { .. } | Event::RunStopped { .. } | Event::Log { .. }))
+        .map(|r| match &r.event {
+            Event::RunDone { evals, answers, .. } => format!("done {evals} {answers}"),
+            event => serde_json::to_string(event).unwrap(),
+        })
+        .collect()
+}
+
+#[test]
+fn a_whole_run_finds_the_child_and_proves_it() {
+    for optimizer in ["cma-es", "genetic", "random"] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let (end, _) = go(&path, &plan(optimizer), Function::new(), &Control::default());
+        assert_eq!(end.unwrap(), End::Done);
+        let records = read(&path).unwrap();
+        let readings: Vec<&event::TestReading> = records
+            .iter()
+            .filter_map(|r| match &r.event {
+                Event::TestRead(reading) => Some(reading),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(readings.len(), 1, "the sealed split is read once");
+        assert!(readings[0].difference > 0.1 && readings[0].p_value < 0.05, "{optimizer}: {:?}", readings[0]);
+        let on_search = records.iter().filter(|r| {
+            matches!(&r.event, Event::CandidateScored(c) if c.origin != Origin::Mean)
+        });
+        assert_eq!(on_search.count(), 40, "the budget counts every candidate");
+    }
+}
+
+/// Cut the journal after any line, as a kill would: the resumed run must tell the same story, and ask nothing twice.
+#[test]
+fn a_run_killed_anywhere_goes_on_to_the_same_end() {
+    for optimizer in ["cma-es", "genetic"] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let plan = plan(optimizer);
+        let (_, whole) = go(&path, &plan, Function::new(), &Control::default());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let expected = story(&read(&path).unwrap());
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for cut in (1..lines.len()).step_by(7) {
+            let torn = &lines[cut][..lines[cut].len() / 2];
+            std::fs::write(&path, lines[..cut].concat() + torn).unwrap();
+            let known = read(&path).unwrap().iter().filter(|r| matches!(r.event, Event::CandidateScored(_))).count();
+            let (end, resumed) = go(&path, &plan, Function::new(), &Control::default());
+            assert_eq!(end.unwrap(), End::Done);
+            assert_eq!(story(&read(&path).unwrap()), expected, "cut after line {cut}");
+            assert!(resumed.calls + known <= whole.calls, "cut after line {cut}: asked again");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_run_goes_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let control = Control::default();
+    control.stop.store(true, Ordering::Relaxed);
+    let (end, function) = go(&path, &plan("cma-es"), Function::new(), &control);
+    assert_eq!((end.unwrap(), function.calls), (End::Stopped, 0));
+    let (end, _) = go(&path, &plan("cma-es"), Function::new(), &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+}
+
+#[test]
+fn a_failed_candidate_is_a_value() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let function = Function {
+        fails: |maths| maths > 0.7,
+        ..Function::new()
+    };
+    let (end, _) = go(&path, &plan("cma-es"), function, &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let failed = read(&path).unwrap().iter().filter(|r| matches!(r.event, Event::CandidateFailed { .. })).count();
+    assert!(failed > 0);
+}
+
+#[test]
+fn nothing_but_failures_is_an_error_that_says_so() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let function = Function {
+        fails: |_| true,
+        ..Function::new()
+    };
+    let (end, _) = go(&path, &plan("cma-es"), function, &Control::default());
+    assert!(matches!(end, Err(Error::NothingScored)));
+}
+
+/// mergekit-evolve called one flat generation "optimization complete".
+#[test]
+fn flat_fitness_does_not_end_the_search() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let function = Function {
+        quality: |_, _| 0.5,
+        ..Function::new()
+    };
+    let (end, _) = go(&path, &plan("cma-es"), function, &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let records = read(&path).unwrap();
+    let ended = records.iter().find_map(|r| match r.event {
+        Event::SearchEnded { reason, evals } => Some((reason, evals)),
+        _ => None,
+    });
+    assert_eq!(ended, Some((EndReason::Evals, 40)));
+    let warned = |r: &Record| matches!(&r.event, Event::Log { message, .. } if message.contains("scored the same"));
+    assert!(records.iter().any(warned));
+}
+
+#[test]
+fn a_budget_below_one_generation_still_has_a_final() {
+    for evals in [1, 6, 7] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let mut plan = plan("cma-es");
+        plan.budget.evals = Some(evals);
+        let (end, _) = go(&path, &plan, Function::new(), &Control::default());
+        assert_eq!(end.unwrap(), End::Done, "{evals}");
+    }
+}
+
+#[test]
+fn another_search_cannot_go_on_with_this_journal() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    go(&path, &plan("cma-es"), Function::new(), &Control::default()).0.unwrap();
+    // Cut back to the search, so that there is something to go on with.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').take(60).collect();
+    std::fs::write(&path, lines.concat()).unwrap();
+    let mut other = plan("cma-es");
+    other.space.search.seed = 4;
+    let (end, _) = go(&path, &other, Function::new(), &Control::default());
+    assert!(matches!(end, Err(Error::Diverged { .. })), "{end:?}");
+}

@@ -1,0 +1,307 @@
+//! The program as a user meets it: the built binary, the embedded models, files and exit codes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn heterosis(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heterosis"));
+    command.args(args).current_dir(root()).stdin(Stdio::null()).env("NO_COLOR", "1");
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    heterosis(args).output().unwrap()
+}
+
+/// Runs a command that must succeed; gives its stdout.
+fn good(args: &[&str]) -> String {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must be refused: exit code 2, one paragraph that names `what`.
+fn refused(args: &[&str], what: &[&str]) -> String {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    for word in what {
+        assert!(stderr.contains(word), "{args:?}: '{word}' is not in: {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+/// A small search space over the embedded family, in a directory of its own.
+fn space(dir: &Path, evals: usize) -> PathBuf {
+    let file = dir.join("space.yaml");
+    let models = root().join("models");
+    let text = format!(
+        "name: small
+models: {{base: {0}/tiny-base, maths: {0}/tiny-maths-en, spanish: {0}/tiny-spanish}}
+base: base
+parameter_space:
+  method: task_arithmetic
+  layer_groups: 2
+  genes:
+    weight: [0.0, 1.5]
+fitness:
+  tasks: [{{task: {1}/evals/arith-es.yaml, split: search, limit: 24}}]
+  guard: {{perplexity_ratio: 10.0}}
+search: {{optimizer: cma-es, evals: {evals}, seed: 5}}
+final: {{finalists: 2, selection: {{limit: 24}}, test: {{limit: 40}}}}
+",
+        models.display(),
+        root().display()
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// Journal lines that must not depend on interruptions, without what the clock says.
+fn story(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("journal.jsonl")).unwrap();
+    let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log")));
+    for record in &mut records {
+        for clock in ["seq", "time_ms", "merge_ms", "evaluation_ms", "elapsed_ms", "cached", "generated_tokens"] {
+            record.as_object_mut().unwrap().remove(clock);
+        }
+    }
+    records
+}
+
+fn evaluations(run: &Path) -> usize {
+    story(run).iter().filter(|r| r["event"] == "candidate_scored").count()
+}
+
+#[test]
+fn a_search_survives_kill_and_ends_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = space(tmp.path(), 16);
+    let (whole, killed) = (tmp.path().join("whole"), tmp.path().join("killed"));
+    let arg = |p: &Path| p.display().to_string();
+    let printed = good(&["search", &arg(&file), "--run", &arg(&whole)]);
+    assert!(!printed.contains('\u{1b}'), "no escape codes at a pipe");
+    assert!(printed.contains("heterosis export"), "the summary says what to do next: {printed}");
+
+    let mut child = heterosis(&["search", &arg(&file), "--run", &arg(&killed)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let patience = Instant::now();
+    while !killed.join("journal.jsonl").exists() || evaluations(&killed) < 7 {
+        assert!(patience.elapsed() < Duration::from_secs(300), "the search does not get on");
+        std::thread::sleep(Duration::from_millis(5));
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+    }
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+    // A cache that is damaged as well must not matter.
+    let _ = fs::remove_dir_all(killed.join("cache.sled"));
+    good(&["resume", &arg(&killed)]);
+    assert_eq!(story(&killed), story(&whole));
+    let best = |run: &Path| fs::read_to_string(run.join("best.yaml")).unwrap();
+    assert_eq!(best(&killed), best(&whole));
+
+    let status: Status = serde_json::from_str(&good(&["status", &arg(&whole), "--json"])).unwrap();
+    assert_eq!((status.schema_version, status.state.as_str(), status.evals), (1, "done", 16));
+    assert!(status.held_out.is_some() && status.parents.len() == 3);
+
+    // What is exported is what was scored: the export opens its files again and repeats answers of the journal.
+    let out = tmp.path().join("export");
+    good(&["export", &arg(&whole), "best", &arg(&out)]);
+    good(&["verify", &arg(&out)]);
+    let merged = tmp.path().join("merged");
+    good(&["merge", &arg(&whole.join("best.yaml")), &arg(&merged)]);
+    let bytes = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
+    assert!(bytes(&out) == bytes(&merged), "best.yaml merges to the exported bytes");
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.starts_with("---\n") && card.contains("base_model_relation: merge"), "{card}");
+    good(&["report", &arg(&whole)]);
+    assert!(whole.join("report/report.html").exists());
+
+    // One flipped bit in the weights is found.
+    let mut weights = bytes(&out);
+    let last = weights.len() - 1;
+    weights[last] ^= 1;
+    fs::write(out.join("model.safetensors"), weights).unwrap();
+    assert_eq!(run(&["verify", &arg(&out)]).status.code(), Some(1));
+}
+
+/// An independent reader of `status --json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Status {
+    schema_version: u32,
+    run: String,
+    name: String,
+    state: String,
+    evals: u64,
+    answers: u64,
+    elapsed_ms: u64,
+    best: Option<StatusBest>,
+    parents: Vec<StatusParent>,
+    held_out: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+struct StatusBest {
+    id: String,
+    fitness: f64,
+    stderr: f64,
+    recipe: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+struct StatusParent {
+    model: String,
+    fitness: f64,
+    stderr: f64,
+}
+
+#[test]
+fn json_documents_have_the_fields_that_scripts_rely_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let prompts = tmp.path().join("prompts.jsonl");
+    fs::write(&prompts, "{\"prompt\": \"Q: Tom has 5 apples .\"}\n{\"prompt\": \"Q:\"}\n").unwrap();
+    let text = tmp.path().join("text.txt");
+    fs::write(&text, "Tom has 5 apples . Tom buys 3 more apples .").unwrap();
+    let (prompts, text) = (prompts.display().to_string(), text.display().to_string());
+    let document = |args: &[&str]| -> Value {
+        let printed = good(args);
+        assert!(printed.starts_with("{\"schema_version\":1,"), "{printed}");
+        assert_eq!(printed.lines().count(), 1);
+        serde_json::from_str(&printed).unwrap()
+    };
+    let generated = document(&["generate", "models/tiny-base", "--prompts", &prompts, "--max-new-tokens", "5", "--json"]);
+    let outputs = generated["outputs"].as_array().unwrap();
+    assert_eq!(outputs.len(), 2);
+    for output in outputs {
+        assert!(output["prompt"].is_string() && output["text"].is_string());
+        assert!(output["token_ids"].as_array().unwrap().len() <= 5);
+        assert!(["eos", "length", "stop"].contains(&output["finish"].as_str().unwrap()));
+    }
+    let perplexity = document(&["perplexity", "models/tiny-base", "--text", &text, "--json"]);
+    let nll = perplexity["nll_per_token"].as_f64().unwrap();
+    assert!((perplexity["perplexity"].as_f64().unwrap() - nll.exp()).abs() < 1e-9 * nll.exp());
+    let task = ["--task", "evals/arith-es.yaml", "--split", "search", "--limit", "8", "--json"];
+    let scored = document(&[&["eval", "models/tiny-maths-en"], &task[..]].concat());
+    let first = &scored["tasks"][0];
+    assert_eq!(first["n"], 8);
+    let scores = first["scores"].as_object().unwrap();
+    assert!(scores.values().all(|s| s["value"].is_f64() && s["stderr"].is_f64()), "{scored}");
+    assert!(scored["elapsed_ms"].is_u64() && scored["generated_tokens"].is_u64() && scored["model"].is_string());
+    document(&["methods", "--json"]);
+    document(&["tasks", "--json"]);
+}
+
+/// `eval --answers` and `rescore` agree: scoring is apart from answering.
+#[test]
+fn stored_answers_are_scored_again_to_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let answers = tmp.path().join("answers.jsonl").display().to_string();
+    let task = ["--task", "evals/arith-es.yaml"];
+    let eval = ["eval", "models/tiny-maths-en", "--split", "search", "--limit", "20", "--answers", &answers, "--json"];
+    let first: Value = serde_json::from_str(&good(&[&eval[..], &task].concat())).unwrap();
+    let again: Value = serde_json::from_str(&good(&[&["rescore", &answers, "--json"], &task[..]].concat())).unwrap();
+    assert_eq!(first["tasks"], again["tasks"]);
+}
+
+#[test]
+fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str| tmp.path().join(name);
+    let word = |p: &Path| p.display().to_string();
+    refused(&["generate", "models/tiny-bas", "--prompts", "x.jsonl"], &["x.jsonl"]);
+    let prompts = at("p.jsonl");
+    fs::write(&prompts, "{\"prompt\": \"Q:\"}\n").unwrap();
+    let prompts = word(&prompts);
+    refused(&["generate", "models/tiny-bas", "--prompts", &prompts], &["models/tiny-bas"]);
+
+    // A truncated file, a header of 2^63 bytes, a missing tokenizer.
+    let copy = |name: &str| {
+        let dir = at(name);
+        fs::create_dir(&dir).unwrap();
+        for entry in fs::read_dir(root().join("models/tiny-base")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+        }
+        dir
+    };
+    let truncated = copy("truncated");
+    let bytes = fs::read(truncated.join("model.safetensors")).unwrap();
+    fs::write(truncated.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    refused(&["generate", &word(&truncated), "--prompts", &prompts], &["model.safetensors"]);
+    let hostile = copy("hostile");
+    let mut huge = (1u64 << 63).to_le_bytes().to_vec();
+    huge.extend_from_slice(b"{}");
+    fs::write(hostile.join("model.safetensors"), huge).unwrap();
+    refused(&["generate", &word(&hostile), "--prompts", &prompts], &["model.safetensors", "header"]);
+    let wordless = copy("wordless");
+    fs::remove_file(wordless.join("tokenizer.json")).unwrap();
+    refused(&["generate", &word(&wordless), "--prompts", &prompts], &["tokenizer.json"]);
+
+    // A merge needs no tokenizer.
+    let recipe = at("recipe.yaml");
+    let text = |other: &str| {
+        format!(
+            "merge_method: linear\nmodels:\n  - {{model: {}, parameters: {{weight: 1}}}}\n  - {{model: {other}, parameters: {{weight: 1}}}}\n",
+            word(&wordless)
+        )
+    };
+    fs::write(&recipe, text(&word(&root().join("models/tiny-spanish")))).unwrap();
+    let out = at("out");
+    good(&["merge", &word(&recipe), &word(&out)]);
+    assert!(out.join("model.safetensors").exists());
+
+    // A parent of another shape, a misspelt key, a directory that cannot be written: nothing half-done appears.
+    let before = fs::read_dir(tmp.path()).unwrap().count();
+    let none = at("none");
+    fs::write(&recipe, text(&word(&root().join("tests/data/merge")))).unwrap();
+    refused(&["merge", &word(&recipe), &word(&none)], &["config.json"]);
+    fs::write(&recipe, text("x").replace("merge_method", "merge_metod")).unwrap();
+    refused(&["merge", &word(&recipe), &word(&none)], &["recipe.yaml:1", "did you mean 'merge_method'?"]);
+    let file = space(tmp.path(), 4);
+    let yaml = fs::read_to_string(&file).unwrap();
+    fs::write(&file, yaml.replace("evals: 4", "eval: 4")).unwrap();
+    refused(&["search", &word(&file)], &["space.yaml:11", "did you mean 'evals'?"]);
+    fs::write(&file, &yaml).unwrap();
+    fs::write(at("a-file"), "").unwrap();
+    refused(&["search", &word(&file), "--run", &word(&at("a-file/run"))], &["a-file"]);
+    fs::write(&file, yaml.replace("tiny-spanish", "tiny-spanisch")).unwrap();
+    refused(&["search", &word(&file)], &["models.spanish"]);
+    fs::remove_file(&file).unwrap();
+    fs::remove_file(at("a-file")).unwrap();
+    assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), before, "nothing is left behind");
+}
+
+#[test]
+fn every_search_space_that_is_shipped_can_be_read() {
+    for entry in fs::read_dir(root().join("search-spaces")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            heterosis::space::Space::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The invariants of `src/lib.rs`, checked on the source text: who may import whom, who prints, who reads the clock.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Room → rooms that it may name.
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
+    ("yaml", &[]),
+    ("event", &[]),
+    ("checkpoint", &[]),
+    ("model", &[]),
+    ("optim", &[]),
+    ("cli", &[]),
+    ("recipe", &["yaml"]),
+    ("merge", &["recipe"]),
+    ("eval", &["model", "yaml"]),
+    ("space", &["recipe", "yaml"]),
+    ("store", &["recipe", "event"]),
+    ("dashboard", &["event"]),
+    ("report", &["event", "recipe"]),
+    ("search", &["optim", "space", "eval", "merge", "model", "checkpoint", "store", "event", "recipe"]),
+];
+
+/// Source files below `src` with their room and their text up to the unit tests.
+fn sources() -> Vec<(PathBuf, String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut files, mut dirs) = (Vec::new(), vec![src.clone()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+                let inside = path.strip_prefix(&src).unwrap();
+                let room = inside.components().next().unwrap().as_os_str().to_string_lossy();
+                let room = room.trim_end_matches(".rs").to_string();
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string();
+                files.push((path, room, code));
+            }
+        }
+    }
+    assert!(files.len() > 50, "the sources are found");
+    files
+}
+
+/// Lines of code that hold a text, comments left out.
+fn lines_with<'a>(code: &'a str, text: &'a str) -> impl Iterator<Item = &'a str> {
+    code.lines().filter(move |line| !line.trim_start().starts_with("//") && line.contains(text))
+}
+
+/// Rooms that follow `crate::` anywhere in the code, groups such as `crate::{a, b::c}` included.
+fn imports(code: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let line_start = code[..at].rfind('\n').map_or(0, |i| i + 1);
+        if code[line_start..at].trim_start().starts_with("//") {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let word = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        match rest.strip_prefix('{') {
+            None => rooms.push(word(rest)),
+            Some(group) => {
+                let (mut depth, mut start) = (0, 0);
+                for (i, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => {
+                            rooms.push(word(&group[start..i]));
+                            break;
+                        }
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => {
+                            rooms.push(word(&group[start..i]));
+                            start = i + 1;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    rooms.retain(|room| !room.is_empty());
+    rooms
+}
+
+#[test]
+fn rooms_import_only_what_they_may() {
+    for (path, room, code) in sources() {
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == room) else {
+            continue; // commands, main, lib: any room
+        };
+        for import in imports(&code) {
+            assert!(
+                import == room || allowed.contains(&import.as_str()),
+                "{}: {room} may not import {import}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn only_commands_print_and_read_the_clock_or_the_environment() {
+    for (path, room, code) in sources() {
+        if matches!(room.as_str(), "commands" | "main") {
+            continue;
+        }
+        for what in ["println!(", "eprintln!(", "print!(", "eprint!(", "SystemTime::now", "Instant::now", "env::var"] {
+            let found: Vec<&str> = lines_with(&code, what).collect();
+            assert!(found.is_empty(), "{}: {found:?}", path.display());
+        }
+    }
+}
+
+#[test]
+fn sled_is_named_in_one_file_and_candle_not_in_the_dashboard() {
+    for (path, room, code) in sources() {
+        if !path.ends_with("store/cache.rs") {
+            assert_eq!(lines_with(&code, "sled::").next(), None, "{}", path.display());
+        }
+        if matches!(room.as_str(), "dashboard" | "report" | "optim" | "space" | "event") {
+            assert_eq!(lines_with(&code, "candle").next(), None, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_only_around_the_memory_map() {
+    for (path, _, code) in sources() {
+        if lines_with(&code, "unsafe ").next().is_some() {
+            assert!(path.ends_with("checkpoint/map.rs"), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn main_is_short() {
+    let main = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs");
+    assert!(fs::read_to_string(main).unwrap().lines().count() <= 60);
+}
