@@ -8,11 +8,7 @@ use super::{
     view::Target,
 };
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    alpha: f32,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, alpha: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
     Ok(parents.inputs.write(out, |_, chunks, _, out| {
         let Some((new, old)) = chunks.split_last() else {
             return;
@@ -42,8 +38,7 @@ mod tests {
     #[test]
     fn by_hand() {
         let models: [&[f32]; 3] = [&[1.0], &[3.0], &[10.0]];
-        let mean =
-            |n: usize, alpha| run(&models[..n], None, |p, out| merge(p, alpha, out)).unwrap();
+        let mean = |n: usize, alpha| run(&models[..n], None, |p, out| merge(p, alpha, out)).unwrap();
         assert_eq!(mean(3, 0.25), [0.75 * 10.0 + 0.25 * 2.0]);
         assert_eq!(mean(1, 0.25), [1.0]);
         assert_eq!(mean(3, 0.0), [10.0]);

@@ -44,11 +44,7 @@ const EMBEDDINGS: &[&str] = &[
     "embed_in.weight",
     "word_embeddings.weight",
 ];
-const OTHER_EMBEDDINGS: &[&str] = &[
-    "wpe.weight",
-    "word_embeddings_layernorm",
-    "embed_positions.weight",
-];
+const OTHER_EMBEDDINGS: &[&str] = &["wpe.weight", "word_embeddings_layernorm", "embed_positions.weight"];
 const HEADS: &[&str] = &["lm_head.weight", "lm_head.bias", "embed_out.weight"];
 
 fn ends(name: &str, words: &[&str]) -> bool {
@@ -106,16 +102,10 @@ impl Anatomy {
         }
         // A vision tower has a stack of its own; the text model's is the one called `layers` or `h`, else the deepest.
         let rank = |prefix: &str, layers: usize| {
-            let text = [
-                "model.layers.",
-                "transformer.h.",
-                "model.language_model.layers.",
-            ];
+            let text = ["model.layers.", "transformer.h.", "model.language_model.layers."];
             (text.contains(&prefix), layers)
         };
-        let main = stacks
-            .iter()
-            .max_by_key(|(prefix, layers)| rank(prefix, **layers));
+        let main = stacks.iter().max_by_key(|(prefix, layers)| rank(prefix, **layers));
         let (prefix, layers) = main.map_or((String::new(), 0), |(p, l)| (p.to_string(), *l));
         let (mut suffixes, mut outer) = (BTreeSet::new(), BTreeSet::new());
         for name in &names {
@@ -183,10 +173,7 @@ mod tests {
             "model.norm.weight",
         ];
         let anatomy = Anatomy::new(names.map(String::from).to_vec());
-        assert_eq!(
-            (anatomy.prefix.as_str(), anatomy.layers),
-            ("model.layers.", 2)
-        );
+        assert_eq!((anatomy.prefix.as_str(), anatomy.layers), ("model.layers.", 2));
         assert_eq!(anatomy.outer.len(), 2);
     }
 }

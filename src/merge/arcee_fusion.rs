@@ -22,12 +22,7 @@ pub(crate) fn merge(parents: &Parents<'_>, out: &mut Target<'_>) -> Result<bool,
     let threshold = threshold(&importance);
     Ok(parents.inputs.write(out, |start, chunks, _, out| {
         let scores = &importance[start..];
-        for (((o, b), x), s) in out
-            .iter_mut()
-            .zip(chunks[base])
-            .zip(chunks[other])
-            .zip(scores)
-        {
+        for (((o, b), x), s) in out.iter_mut().zip(chunks[base]).zip(chunks[other]).zip(scores) {
             *o = if *s >= threshold { b + (x - b) } else { *b };
         }
     }))
@@ -55,11 +50,7 @@ fn importance(parents: &Parents<'_>, other: usize, base: usize) -> Vec<f32> {
 /// threshold. So the f32 operations and their order are those of the reference implementation's tensor library.
 fn divergence(x: &[f32], b: &[f32]) -> f32 {
     let (p, q) = (softmax(x), softmax(b));
-    let terms: Vec<f32> = p
-        .iter()
-        .zip(&q)
-        .map(|(p, q)| p * libm::logf(p / q))
-        .collect();
+    let terms: Vec<f32> = p.iter().zip(&q).map(|(p, q)| p * libm::logf(p / q)).collect();
     cascade_sum(&terms)
 }
 
@@ -76,16 +67,8 @@ fn exp(x: f32) -> f32 {
     let q = (x * std::f32::consts::LOG2_E).round_ties_even();
     let s = q.mul_add(-0.693_145_75, x);
     let s = q.mul_add(-1.428_606_8e-6, s);
-    let polynomial = [
-        1.393_043_6e-3,
-        8.333_361e-3,
-        4.166_648_5e-2,
-        1.666_666_7e-1,
-        0.5,
-    ];
-    let u = polynomial
-        .iter()
-        .fold(1.985_276_2e-4_f32, |u, c| u.mul_add(s, *c));
+    let polynomial = [1.393_043_6e-3, 8.333_361e-3, 4.166_648_5e-2, 1.666_666_7e-1, 0.5];
+    let u = polynomial.iter().fold(1.985_276_2e-4_f32, |u, c| u.mul_add(s, *c));
     let u = 1.0 + (s * s).mul_add(u, s);
     u * libm::exp2f(q)
 }
@@ -173,11 +156,11 @@ mod tests {
     fn only_what_stands_out_is_taken() {
         let base = [0.0; 8];
         let x = [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 5.0];
-        let out = run(&[&base, &x], Some(0), |p, out| merge(p, out)).unwrap();
+        let out = run(&[&base, &x], Some(0), merge).unwrap();
         // Importances are in proportion to |x|: quartiles all 0.1, so the threshold is 0.1 and all is taken.
         assert_eq!(out, x);
         let x = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 5.0];
-        let out = run(&[&base, &x], Some(0), |p, out| merge(p, out)).unwrap();
+        let out = run(&[&base, &x], Some(0), merge).unwrap();
         // q1, median, q3 = entries 1, 3, 5 → 0.4 + 1.5 · 0.4 = 1.0
         assert_eq!(out, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0]);
     }
@@ -198,11 +181,8 @@ mod tests {
     #[test]
     fn equal_models_and_empty_tensors() {
         let same = [1.0, 2.0];
-        assert_eq!(
-            run(&[&same, &same], Some(0), |p, out| merge(p, out)),
-            Ok(same.to_vec())
-        );
-        let none = run_shaped(&[&[], &[]], Some(0), &[0, 3], |p, out| merge(p, out));
+        assert_eq!(run(&[&same, &same], Some(0), merge), Ok(same.to_vec()));
+        let none = run_shaped(&[&[], &[]], Some(0), &[0, 3], merge);
         assert_eq!(none, Ok(vec![]));
     }
 }

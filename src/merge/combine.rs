@@ -44,10 +44,7 @@ impl Span {
     /// ⟨Σ aᵢ vᵢ, vⱼ⟩
     pub fn with_vector(&self, a: &[f64], j: usize) -> f64 {
         let n = self.norms.len();
-        a.iter()
-            .enumerate()
-            .map(|(i, a)| a * self.gram[i * n + j])
-            .sum()
+        a.iter().enumerate().map(|(i, a)| a * self.gram[i * n + j]).sum()
     }
 
     /// ‖Σ aᵢ vᵢ‖
@@ -84,11 +81,7 @@ pub(crate) fn multislerp(
         weights.iter_mut().for_each(|w| *w /= total);
     }
     let span = Span::new(parents.gram());
-    let mean: Vec<f64> = weights
-        .iter()
-        .zip(&span.norms)
-        .map(|(w, n)| w / (n + eps))
-        .collect();
+    let mean: Vec<f64> = weights.iter().zip(&span.norms).map(|(w, n)| w / (n + eps)).collect();
     let mean_norm = span.norm(&mean);
     if mean_norm < eps {
         if weights.len() == 2 {
@@ -105,12 +98,7 @@ pub(crate) fn multislerp(
 ///
 /// Source: Karcher 1977; iteration m ← exp_m(mean of log_m(uₖ)) until a step is shorter than `tol`, at most `max_iter`
 /// times; models with a norm up to `tol` have no direction (mergekit).
-pub(crate) fn karcher(
-    parents: &Parents<'_>,
-    max_iter: usize,
-    tol: f64,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn karcher(parents: &Parents<'_>, max_iter: usize, tol: f64, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let span = Span::new(parents.gram());
     let n = span.norms.len();
     if n == 1 {
@@ -187,29 +175,19 @@ mod tests {
         let models: [&[f32]; 2] = [&[2.0, 0.0], &[0.0, 4.0]];
         let karcher = run(&models, None, |p, out| karcher(p, 10, 1e-5, out)).unwrap();
         near(&karcher, &[3.0 * h, 3.0 * h]);
-        let multi = run(&models, None, |p, out| {
-            multislerp(p, &[1.0, 1.0], true, 1e-8, out)
-        })
-        .unwrap();
+        let multi = run(&models, None, |p, out| multislerp(p, &[1.0, 1.0], true, 1e-8, out)).unwrap();
         near(&multi, &[3.0 * h, 3.0 * h]);
     }
 
     #[test]
     fn zero_and_opposite_models() {
         let zeros: [&[f32]; 2] = [&[0.0], &[0.0]];
-        assert_eq!(
-            run(&zeros, None, |p, out| karcher(p, 10, 1e-5, out)),
-            Ok(vec![0.0])
-        );
+        assert_eq!(run(&zeros, None, |p, out| karcher(p, 10, 1e-5, out)), Ok(vec![0.0]));
         let opposite: [&[f32]; 2] = [&[1.0, 1.0], &[-1.0, -1.0]];
-        let lerp = run(&opposite, None, |p, out| {
-            multislerp(p, &[1.0, 1.0], true, 1e-8, out)
-        });
+        let lerp = run(&opposite, None, |p, out| multislerp(p, &[1.0, 1.0], true, 1e-8, out));
         assert_eq!(lerp, Ok(vec![0.0, 0.0]));
         let three: [&[f32]; 3] = [&[1.0], &[-1.0], &[1.0]];
-        let none = run(&three, None, |p, out| {
-            multislerp(p, &[1.0, 2.0, 1.0], true, 1e-8, out)
-        });
+        let none = run(&three, None, |p, out| multislerp(p, &[1.0, 2.0, 1.0], true, 1e-8, out));
         assert_eq!(none, Err(Refusal::NoDirection));
     }
 
@@ -217,17 +195,13 @@ mod tests {
     fn with_a_base_the_task_vectors_are_averaged() {
         let models: [&[f32]; 3] = [&[1.0, 1.0], &[3.0, 1.0], &[1.0, 3.0]];
         let h = std::f32::consts::SQRT_2;
-        let out = run(&models, Some(0), |p, out| {
-            multislerp(p, &[1.0, 1.0], true, 1e-8, out)
-        })
-        .unwrap();
+        let out = run(&models, Some(0), |p, out| multislerp(p, &[1.0, 1.0], true, 1e-8, out)).unwrap();
         near(&out, &[1.0 + h, 1.0 + h]);
     }
 
     #[test]
     fn the_order_of_models_does_not_matter_to_karcher() {
-        let (a, b, c): (&[f32], &[f32], &[f32]) =
-            (&[1.0, 0.2, 0.1], &[0.1, 1.0, 0.0], &[0.3, 0.3, 0.9]);
+        let (a, b, c): (&[f32], &[f32], &[f32]) = (&[1.0, 0.2, 0.1], &[0.1, 1.0, 0.0], &[0.3, 0.3, 0.9]);
         let one = run(&[a, b, c], None, |p, out| karcher(p, 10, 1e-5, out)).unwrap();
         let two = run(&[c, a, b], None, |p, out| karcher(p, 10, 1e-5, out)).unwrap();
         near(&one, &two);

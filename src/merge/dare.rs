@@ -52,7 +52,7 @@ mod tests {
         let tau: Vec<f32> = (1..=8).map(|i| i as f32 / 8.0).collect();
         let base = vec![0.0; 8];
         let runs = 20_000;
-        let mut mean = vec![0.0f64; 8];
+        let mut mean = [0.0f64; 8];
         for seed in 0..runs {
             let out = merge_sum(&dare(0.3, seed, Rescale::Expectation), &base, &[&tau]);
             for (m, o) in mean.iter_mut().zip(&out) {
@@ -69,9 +69,7 @@ mod tests {
 
     #[test]
     fn l1_restores_the_norm_and_keeps_the_fraction() {
-        let tau: Vec<f32> = (0..100_000)
-            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
-            .collect();
+        let tau: Vec<f32> = (0..100_000).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
         let base = vec![0.0; tau.len()];
         let out = merge_sum(&dare(0.25, 11, Rescale::L1), &base, &[&tau]);
         let l1 = |v: &[f32]| v.iter().map(|x| f64::from(x.abs())).sum::<f64>();

@@ -25,9 +25,7 @@ pub(crate) struct Ranked {
 /// # Errors
 /// If a probability would be 0 or less, or 1 or more.
 pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: Ranked) -> Result<Keep, Refusal> {
-    let Ranked {
-        density, epsilon, ..
-    } = rule;
+    let Ranked { density, epsilon, .. } = rule;
     if density >= 1.0 {
         return Ok(Keep::Cut(Cut::Everything));
     }
@@ -36,11 +34,9 @@ pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: Ranked) -> Result<Keep
     }
     let (_, width) = parents.rows();
     let mut tau = parents.task_vector(k);
-    tau.par_chunks_mut(width)
-        .enumerate()
-        .for_each(|(row, tau)| {
-            factors(tau, row * width, &rule);
-        });
+    tau.par_chunks_mut(width).enumerate().for_each(|(row, tau)| {
+        factors(tau, row * width, &rule);
+    });
     Ok(Keep::Factors(tau))
 }
 
@@ -54,11 +50,7 @@ fn factors(row: &mut [f32], start: usize, rule: &Ranked) {
     order.sort_unstable();
     let steps = (row.len() - 1) as f64;
     for (rank, (_, i)) in order.iter().enumerate() {
-        let height = if steps > 0.0 {
-            rank as f64 / steps
-        } else {
-            0.5
-        };
+        let height = if steps > 0.0 { rank as f64 / steps } else { 0.5 };
         let p = rule.density - rule.epsilon + height * 2.0 * rule.epsilon;
         let stays = u64::from(rule.key.bits((start + *i as usize) as u64)) < threshold(p);
         row[*i as usize] = match (stays, rule.divide) {
@@ -79,11 +71,7 @@ mod tests {
         TaskSum {
             terms: vec![Term {
                 weight: 1.0,
-                trim: Trim::Ranked {
-                    density,
-                    epsilon,
-                    key,
-                },
+                trim: Trim::Ranked { density, epsilon, key },
             }],
             rescale,
             elect: false,
@@ -101,11 +89,7 @@ mod tests {
         let (mut kept, mut mean) = ([0.0f64; 5], [0.0f64; 5]);
         for seed in 0..runs {
             let seed = seed * 7919;
-            let out = merge_sum(
-                &della(0.5, 0.3, seed, Rescale::Expectation),
-                &[0.0; 5],
-                &[&tau],
-            );
+            let out = merge_sum(&della(0.5, 0.3, seed, Rescale::Expectation), &[0.0; 5], &[&tau]);
             for i in 0..5 {
                 kept[i] += f64::from(u8::from(out[i] != 0.0)) / runs as f64;
                 mean[i] += f64::from(out[i]) / runs as f64;
@@ -113,8 +97,7 @@ mod tests {
         }
         for i in 0..5 {
             assert!((kept[i] - expected[i]).abs() < 0.02, "{kept:?}");
-            let slack =
-                5.0 * f64::from(tau[i].abs()) * ((1.0 / expected[i] - 1.0) / runs as f64).sqrt();
+            let slack = 5.0 * f64::from(tau[i].abs()) * ((1.0 / expected[i] - 1.0) / runs as f64).sqrt();
             assert!((mean[i] - f64::from(tau[i])).abs() < slack, "{mean:?}");
         }
     }
@@ -130,9 +113,6 @@ mod tests {
             }
         );
         let tau = [1.0, 2.0];
-        assert_eq!(
-            merge_sum(&della(1.0, 0.15, 1, Rescale::L1), &[0.0; 2], &[&tau]),
-            tau
-        );
+        assert_eq!(merge_sum(&della(1.0, 0.15, 1, Rescale::L1), &[0.0; 2], &[&tau]), tau);
     }
 }

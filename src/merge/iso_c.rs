@@ -52,9 +52,7 @@ mod tests {
             })
             .unwrap()
         };
-        let near = |a: Vec<f32>, b: [f32; 4]| {
-            assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?}")
-        };
+        let near = |a: Vec<f32>, b: [f32; 4]| assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?}");
         // diag(3, 1) → diag(2, 2)
         near(iso(1.0, 1.0), [3.0, 1.0, 1.0, 3.0]);
         near(iso(0.5, 2.0), [7.0, 1.0, 1.0, 1.0]);

@@ -12,12 +12,7 @@ use super::{
 use crate::recipe::DType;
 use faer::Mat;
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    share: f64,
-    sum: &TaskSum,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, share: f64, sum: &TaskSum, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let Some(base) = parents.base else {
         return Ok(false);
     };
@@ -51,12 +46,7 @@ pub(crate) fn merge(
 }
 
 /// TIES over the blocks, as task vectors of a base of zeros; λ waits for the end.
-fn merge_blocks(
-    blocks: &[Vec<f32>],
-    rows: usize,
-    columns: usize,
-    sum: &TaskSum,
-) -> Result<Vec<f32>, Refusal> {
+fn merge_blocks(blocks: &[Vec<f32>], rows: usize, columns: usize, sum: &TaskSum) -> Result<Vec<f32>, Refusal> {
     let zeros = vec![0.0; rows * columns];
     let mut views = vec![View::F32(&zeros)];
     views.extend(blocks.iter().map(|b| View::F32(b)));
@@ -105,12 +95,8 @@ mod tests {
     #[test]
     fn a_plain_sum_of_blocks_is_the_plain_sum_of_tasks() {
         let (base, a, b) = (noise(1, 12), noise(2, 12), noise(3, 12));
-        let knots = |s: &TaskSum| {
-            run_shaped(&[&base, &a, &b], Some(0), &[3, 4], |p, out| {
-                merge(p, 1.0, s, out)
-            })
-            .unwrap()
-        };
+        let knots =
+            |s: &TaskSum| run_shaped(&[&base, &a, &b], Some(0), &[3, 4], |p, out| merge(p, 1.0, s, out)).unwrap();
         let out = knots(&sum(&[1.0, 2.0], false));
         for i in 0..12 {
             let expected = base[i] + (a[i] - base[i]) + 2.0 * (b[i] - base[i]);

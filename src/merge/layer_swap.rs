@@ -20,25 +20,13 @@ impl Zones {
     /// # Errors
     /// If the zones are more layers than there are. Transitions that the recipe does not give are one layer where there
     /// is room.
-    pub fn new(
-        layers: usize,
-        bottom: usize,
-        top: usize,
-        transitions: [Option<usize>; 2],
-    ) -> Result<Self, Error> {
+    pub fn new(layers: usize, bottom: usize, top: usize, transitions: [Option<usize>; 2]) -> Result<Self, Error> {
         let too_many = |wanted| Error::SwapZones { wanted, layers };
         let outer = bottom + top;
         let given: usize = transitions.iter().flatten().sum();
-        let room = layers
-            .checked_sub(outer + given)
-            .ok_or(too_many(outer + given))?;
+        let room = layers.checked_sub(outer + given).ok_or(too_many(outer + given))?;
         let transition_bottom = transitions[0].unwrap_or(usize::from(bottom > 0).min(room));
-        let left = room
-            - if transitions[0].is_none() {
-                transition_bottom
-            } else {
-                0
-            };
+        let left = room - if transitions[0].is_none() { transition_bottom } else { 0 };
         let transition_top = transitions[1].unwrap_or(usize::from(top > 0).min(left));
         Ok(Zones {
             bottom,

@@ -51,20 +51,14 @@ mod tests {
     #[test]
     fn by_hand() {
         let (a, b) = ([1.0, 2.0], [3.0, -2.0]);
-        assert_eq!(
-            linear(&[1.0, 3.0], true, &[&a, &b]),
-            Ok(vec![10.0 / 4.0, -4.0 / 4.0])
-        );
+        assert_eq!(linear(&[1.0, 3.0], true, &[&a, &b]), Ok(vec![10.0 / 4.0, -4.0 / 4.0]));
         assert_eq!(linear(&[1.0, 3.0], false, &[&a, &b]), Ok(vec![10.0, -4.0]));
         assert_eq!(linear(&[1.0, -1.0], false, &[&a, &b]), Ok(vec![-2.0, 4.0]));
     }
 
     #[test]
     fn weights_that_sum_to_zero_are_refused_only_when_divided_by() {
-        assert_eq!(
-            linear(&[1.0, -1.0], true, &[&[1.0], &[2.0]]),
-            Err(Refusal::ZeroWeights)
-        );
+        assert_eq!(linear(&[1.0, -1.0], true, &[&[1.0], &[2.0]]), Err(Refusal::ZeroWeights));
         assert_eq!(linear(&[0.0], true, &[&[1.0]]), Err(Refusal::ZeroWeights));
     }
 

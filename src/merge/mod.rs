@@ -61,7 +61,7 @@ pub use child::{ChildTokenizer, add_tokens};
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
 pub use resident::{Cache, Resident};
-pub use stream::{Progress, run};
+pub use stream::{Progress, Sink, run};
 pub use view::encode;
 pub use vocabulary::Vocabulary;
 
@@ -116,24 +116,28 @@ pub enum Error {
     },
     #[error("the zones of 'layer_swap' take {wanted} layers, the models have {layers}")]
     SwapZones { wanted: usize, layers: usize },
-    #[error(
-        "the tensor '{tensor}' is in '{other}', but not in '{model}'; the two models are not of one architecture"
-    )]
+    #[error("the tensor '{tensor}' is in '{other}', but not in '{model}'; the two models are not of one architecture")]
     Missing {
         tensor: String,
         model: String,
         other: String,
     },
     #[error(
-        "the tensor '{tensor}' has the shape {shape:?} in '{model}' and {other_shape:?} in '{other}'; {way_out}"
+        "the tensor '{tensor}' has the shape {shape:?} in '{model}' and {other_shape:?} in '{other}'; {}",
+        if *rows_only {
+            "the vocabularies differ: add 'tokenizer_source: base' (or 'union', or a model) so that rows are matched by token"
+        } else {
+            "models of different size cannot be merged weight by weight"
+        }
     )]
     Shape {
         tensor: String,
         model: String,
-        shape: Vec<usize>,
+        shape: Box<[usize]>,
         other: String,
-        other_shape: Vec<usize>,
-        way_out: &'static str,
+        other_shape: Box<[usize]>,
+        /// Whether it is only the number of tokens that differs.
+        rows_only: bool,
     },
     #[error(
         "the parameter '{parameter}' of '{method}' for the tensor '{tensor}'{}: {message}",
@@ -152,9 +156,7 @@ pub enum Error {
         method: &'static str,
         refusal: Refusal,
     },
-    #[error(
-        "the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it"
-    )]
+    #[error("the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it")]
     ParentNotFinite { tensor: String, model: String },
     #[error("the merged tensor '{tensor}' holds values that are not finite in {}; the recipe's factors are too large", dtype.name())]
     NotFinite { tensor: String, dtype: DType },

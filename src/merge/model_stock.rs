@@ -9,11 +9,7 @@ use super::{
     view::Target,
 };
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    filter_wise: bool,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, filter_wise: bool, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let models = parents.models();
     let Some(base) = parents.base else {
         return Ok(false);
@@ -28,11 +24,7 @@ pub(crate) fn merge(
     let whole = shares.len() == 1;
     Ok(parents.inputs.write(out, |start, chunks, _, out| {
         for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
-            let t = if whole {
-                shares[0]
-            } else {
-                shares[(start + i) / width]
-            };
+            let t = if whole { shares[0] } else { shares[(start + i) / width] };
             let sum: f32 = models.iter().map(|k| chunks[*k][i]).sum();
             *o = t * (sum / count) + (1.0 - t) * b;
         }
@@ -43,10 +35,7 @@ fn row_shares(parents: &Parents<'_>, models: &[usize], width: usize) -> Vec<f32>
     let vectors: Vec<Vec<f32>> = models.iter().map(|k| parents.task_vector(*k)).collect();
     (0..parents.len() / width)
         .map(|row| {
-            let lines: Vec<&[f32]> = vectors
-                .iter()
-                .map(|v| &v[row * width..(row + 1) * width])
-                .collect();
+            let lines: Vec<&[f32]> = vectors.iter().map(|v| &v[row * width..(row + 1) * width]).collect();
             share(&gram_of(&lines), lines.len())
         })
         .collect()
@@ -77,31 +66,19 @@ mod tests {
     #[test]
     fn by_hand() {
         let (base, a, b) = ([0.0; 4], [1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]);
-        let stock = |wise| {
-            run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| {
-                merge(p, wise, out)
-            })
-            .unwrap()
-        };
+        let stock = |wise| run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| merge(p, wise, out)).unwrap();
         // cos = 1/√3, t = 2 cos / (1 + cos)
         let cos = 1.0 / 3.0f32.sqrt();
         let t = 2.0 * cos / (1.0 + cos);
         let expected = [t, 0.0, t / 2.0, t / 2.0];
-        assert!(
-            stock(false)
-                .iter()
-                .zip(expected)
-                .all(|(x, y)| (x - y).abs() < 1e-6)
-        );
+        assert!(stock(false).iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6));
         // First row: cos = 1, t = 1. Second row: b has no direction, cos = 0, t = 0.
         assert_eq!(stock(true), [1.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]
     fn opposite_vectors_leave_the_base() {
-        let out = run_shaped(&[&[1.0], &[2.0], &[0.0]], Some(0), &[1], |p, out| {
-            merge(p, false, out)
-        });
+        let out = run_shaped(&[&[1.0], &[2.0], &[0.0]], Some(0), &[1], |p, out| merge(p, false, out));
         assert_eq!(out, Ok(vec![1.0]));
     }
 }

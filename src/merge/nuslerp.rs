@@ -26,21 +26,14 @@ pub(crate) fn merge(
     out: &mut Target<'_>,
 ) -> Result<bool, Refusal> {
     let total = weights[0] + weights[1];
-    let t = if total.abs() < 1e-6 {
-        0.5
-    } else {
-        weights[1] / total
-    };
+    let t = if total.abs() < 1e-6 { 0.5 } else { weights[1] / total };
     if lines == Lines::Whole {
         let gram = parents.gram();
         let (a, b) = coefficients(gram[0], gram[3], gram[1], t);
         return Ok(combine::write(parents, &[a, b], out));
     }
     let models = parents.models();
-    let (mut x, y) = (
-        parents.task_vector(models[0]),
-        parents.task_vector(models[1]),
-    );
+    let (mut x, y) = (parents.task_vector(models[0]), parents.task_vector(models[1]));
     let (_, last) = parents.rows();
     if lines == Lines::LastAxis || parents.shape.len() < 2 {
         for (x, y) in x.chunks_mut(last).zip(y.chunks(last)) {
@@ -76,10 +69,7 @@ fn columns(x: &mut [f32], y: &[f32], rows: usize, t: f64) {
             s[2] += x * y;
         }
     }
-    let factors: Vec<(f64, f64)> = sums
-        .iter()
-        .map(|s| coefficients(s[0], s[1], s[2], t))
-        .collect();
+    let factors: Vec<(f64, f64)> = sums.iter().map(|s| coefficients(s[0], s[1], s[2], t)).collect();
     for (x, y) in x.chunks_mut(width).zip(y.chunks(width)) {
         for ((x, y), (a, b)) in x.iter_mut().zip(y).zip(&factors) {
             *x = *a as f32 * *x + *b as f32 * y;
@@ -105,20 +95,14 @@ mod tests {
     const B: [f32; 4] = [0.0, 2.0, 0.0, 2.0];
 
     fn nuslerp(lines: Lines, weights: [f64; 2]) -> Vec<f32> {
-        run_shaped(&[&A, &B], None, &[2, 2], |p, out| {
-            merge(p, weights, lines, out)
-        })
-        .unwrap()
+        run_shaped(&[&A, &B], None, &[2, 2], |p, out| merge(p, weights, lines, out)).unwrap()
     }
 
     #[test]
     fn lines_by_hand() {
         let h = std::f32::consts::SQRT_2;
         let near = |a: Vec<f32>, b: [f32; 4]| {
-            assert!(
-                a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6),
-                "{a:?} {b:?}"
-            );
+            assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?} {b:?}");
         };
         // First row at a right angle, second row parallel.
         near(nuslerp(Lines::LastAxis, [1.0, 1.0]), [h, h, 0.0, 2.0]);
@@ -141,9 +125,6 @@ mod tests {
 
     #[test]
     fn weights_that_cancel_mean_half_way() {
-        assert_eq!(
-            nuslerp(Lines::Whole, [1.0, -1.0]),
-            nuslerp(Lines::Whole, [1.0, 1.0])
-        );
+        assert_eq!(nuslerp(Lines::Whole, [1.0, -1.0]), nuslerp(Lines::Whole, [1.0, 1.0]));
     }
 }

@@ -26,8 +26,7 @@ pub(crate) struct Norms {
 impl Norms {
     pub fn add(&mut self, other: &Norms) {
         self.merged += other.merged;
-        self.models
-            .resize(self.models.len().max(other.models.len()), 0.0);
+        self.models.resize(self.models.len().max(other.models.len()), 0.0);
         for (a, b) in self.models.iter_mut().zip(&other.models) {
             *a += b;
         }
@@ -35,8 +34,7 @@ impl Norms {
 
     /// mean‖τₖ‖ / ‖E‖
     pub fn scale(&self) -> f32 {
-        let mean =
-            self.models.iter().map(|m| m.sqrt()).sum::<f64>() / self.models.len().max(1) as f64;
+        let mean = self.models.iter().map(|m| m.sqrt()).sum::<f64>() / self.models.len().max(1) as f64;
         if self.merged > 0.0 {
             (mean / self.merged.sqrt()) as f32
         } else {
@@ -62,12 +60,7 @@ pub(crate) fn measure(parents: &Parents<'_>, alpha: f64) -> Result<Norms, Refusa
     })
 }
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    alpha: f64,
-    scale: f32,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, alpha: f64, scale: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let Some(base) = parents.base else {
         return Ok(false);
     };
@@ -129,17 +122,10 @@ mod tests {
         // D = diag(3, 1); shares 0.75, 1. At alpha 0.8 r = 1: the diagonal goes, the rest stays.
         let (a, b) = ([3.0, 0.0, 0.0, 1.0], [5.0, 2.0, 4.0, 7.0]);
         let merged = |alpha, scale| {
-            run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| {
-                merge(p, alpha, scale, out)
-            })
-            .unwrap()
+            run_shaped(&[&base, &a, &b], Some(0), &[2, 2], |p, out| merge(p, alpha, scale, out)).unwrap()
         };
-        let near = |a: Vec<f32>, b: [f32; 4]| {
-            assert!(
-                a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-5),
-                "{a:?} {b:?}"
-            )
-        };
+        let near =
+            |a: Vec<f32>, b: [f32; 4]| assert!(a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-5), "{a:?} {b:?}");
         near(merged(0.8, 1.0), [3.0, 2.0, 4.0, 1.0]);
         near(merged(0.8, 0.5), [1.5, 1.0, 2.0, 0.5]);
         // alpha 1: nothing exceeds it, so all of both directions is protected.

@@ -15,9 +15,7 @@ use super::{
     tsv,
     view::Target,
 };
-use crate::recipe::{
-    BaseRule, DefaultValue, Method, MethodInfo, ParameterInfo, Parameters, Place, evaluate,
-};
+use crate::recipe::{BaseRule, DefaultValue, Method, MethodInfo, ParameterInfo, Parameters, Place, evaluate};
 
 /// A kernel and its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,16 +96,9 @@ pub(crate) struct Measured {
 
 impl Operation {
     /// Merges one tensor. Returns whether every value is finite.
-    pub fn run(
-        &self,
-        parents: &Parents<'_>,
-        measured: &Measured,
-        out: &mut Target<'_>,
-    ) -> Result<bool, Refusal> {
+    pub fn run(&self, parents: &Parents<'_>, measured: &Measured, out: &mut Target<'_>) -> Result<bool, Refusal> {
         match self {
-            Operation::Linear { weights, normalize } => {
-                linear::merge(parents, weights, *normalize, out)
-            }
+            Operation::Linear { weights, normalize } => linear::merge(parents, weights, *normalize, out),
             Operation::Slerp { base, t } => slerp::merge(parents, *base, *t, out),
             Operation::Nuslerp { weights, lines } => nuslerp::merge(parents, *weights, *lines, out),
             Operation::Multislerp {
@@ -123,20 +114,10 @@ impl Operation {
             Operation::ArceeFusion => arcee_fusion::merge(parents, out),
             Operation::Ram { epsilon, gain } => ram::merge(parents, *epsilon, *gain, out),
             Operation::Passthrough { scale } => passthrough::merge(parents, *scale, out),
-            Operation::Pcb(competition) => {
-                pcb::merge(parents, competition, measured.pcb.as_ref(), out)
-            }
+            Operation::Pcb(competition) => pcb::merge(parents, competition, measured.pcb.as_ref(), out),
             Operation::Opcm { alpha } => opcm::merge(parents, *alpha, measured.opcm_scale, out),
-            Operation::Tsv {
-                weights,
-                rank,
-                lambda,
-            } => tsv::merge(parents, weights, *rank, *lambda, out),
-            Operation::IsoC {
-                weights,
-                rank,
-                lambda,
-            } => iso_c::merge(parents, weights, *rank, *lambda, out),
+            Operation::Tsv { weights, rank, lambda } => tsv::merge(parents, weights, *rank, *lambda, out),
+            Operation::IsoC { weights, rank, lambda } => iso_c::merge(parents, weights, *rank, *lambda, out),
             Operation::Knots { rank, sum } => knots::merge(parents, *rank, sum, out),
             Operation::SparseSoup { weights } => sparse_soup::merge(parents, weights, out),
             Operation::AdapterMean { alpha } => adapter_mean::merge(parents, *alpha, out),
@@ -152,10 +133,7 @@ impl Operation {
     pub fn is_spectral(&self) -> bool {
         matches!(
             self,
-            Operation::Opcm { .. }
-                | Operation::Tsv { .. }
-                | Operation::IsoC { .. }
-                | Operation::Knots { .. }
+            Operation::Opcm { .. } | Operation::Tsv { .. } | Operation::IsoC { .. } | Operation::Knots { .. }
         )
     }
 
@@ -259,14 +237,8 @@ impl<'a> Site<'a> {
 
     /// The parameter of every model that takes part: all, or all but the base.
     fn each(&self, name: &str) -> Result<Vec<f64>, Error> {
-        let skip = (self.method.base != BaseRule::Ignored)
-            .then_some(self.base)
-            .flatten();
-        let sources = self
-            .sources
-            .iter()
-            .enumerate()
-            .filter(|(k, _)| Some(*k) != skip);
+        let skip = (self.method.base != BaseRule::Ignored).then_some(self.base).flatten();
+        let sources = self.sources.iter().enumerate().filter(|(k, _)| Some(*k) != skip);
         sources.map(|(_, source)| self.of(name, source)).collect()
     }
 
@@ -299,10 +271,7 @@ impl<'a> Site<'a> {
                 let weights = self.each("weight")?;
                 Operation::Nuslerp {
                     weights: [weights[0], weights[1]],
-                    lines: match (
-                        self.switch("nuslerp_flatten")?,
-                        self.switch("nuslerp_row_wise")?,
-                    ) {
+                    lines: match (self.switch("nuslerp_flatten")?, self.switch("nuslerp_row_wise")?) {
                         (true, _) => Lines::Whole,
                         (false, true) => Lines::FirstAxis,
                         (false, false) => Lines::LastAxis,
@@ -414,10 +383,7 @@ impl<'a> Site<'a> {
             let density = self.of("density", source)?;
             let key = || Key::new(self.seed, source.tensor, &digest(source.model)).0;
             let trim = match method {
-                DareLinear | DareTies => Trim::Random {
-                    density,
-                    key: key(),
-                },
+                DareLinear | DareTies => Trim::Random { density, key: key() },
                 Della | DellaLinear => Trim::Ranked {
                     density,
                     epsilon: self.of("epsilon", source)?,
@@ -433,9 +399,7 @@ impl<'a> Site<'a> {
         }
         let rescale = match self.method.parameter("rescale") {
             None => Rescale::None,
-            Some(_) => {
-                [Rescale::None, Rescale::L1, Rescale::Expectation][self.shared("rescale")? as usize]
-            }
+            Some(_) => [Rescale::None, Rescale::L1, Rescale::Expectation][self.shared("rescale")? as usize],
         };
         Ok(TaskSum {
             terms,

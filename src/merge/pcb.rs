@@ -101,12 +101,11 @@ fn survival(beta: f32, range: &Range) -> f32 {
     (beta - range.cut) / span
 }
 
-/// Measures the whole model. `visit` calls its argument with the parents of each tensor, in a fixed order.
-pub(crate) fn measure<E>(
-    tasks: usize,
-    ratio: f64,
-    visit: &mut dyn FnMut(&mut dyn FnMut(&Parents<'_>)) -> Result<(), E>,
-) -> Result<Measured, E> {
+/// Calls its argument with the parents of each tensor of the model, in a fixed order.
+pub(crate) type Visit<'a, E> = dyn FnMut(&mut dyn FnMut(&Parents<'_>)) -> Result<(), E> + 'a;
+
+/// Measures the whole model.
+pub(crate) fn measure<E>(tasks: usize, ratio: f64, visit: &mut Visit<'_, E>) -> Result<Measured, E> {
     let mut ranges = vec![Range::default(); tasks];
     let magnitude = |taus: &[&[f32]], i: usize, _: &[Range], out: &mut [f32]| {
         for (o, tau) in out.iter_mut().zip(taus) {
@@ -129,19 +128,11 @@ const HALF: usize = 1 << 16;
 /// Bits that order as the floats do, negative ones too.
 fn ordered(value: f32) -> u32 {
     let bits = value.to_bits();
-    if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits | 0x8000_0000
-    }
+    if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 }
 }
 
 fn from_ordered(bits: u32) -> f32 {
-    f32::from_bits(if bits >> 31 == 1 {
-        bits & 0x7fff_ffff
-    } else {
-        !bits
-    })
+    f32::from_bits(if bits >> 31 == 1 { bits & 0x7fff_ffff } else { !bits })
 }
 
 type Score<'a> = dyn Fn(&[&[f32]], usize, &[Range], &mut [f32]) + Sync + 'a;
@@ -152,13 +143,11 @@ fn quantiles<E>(
     wanted: &[f64],
     ranges: &[Range],
     score: &Score<'_>,
-    visit: &mut dyn FnMut(&mut dyn FnMut(&Parents<'_>)) -> Result<(), E>,
+    visit: &mut Visit<'_, E>,
 ) -> Result<Vec<Vec<f32>>, E> {
     // First the upper halves of the bits, then the lower halves within each bin that was hit.
     let mut upper = vec![vec![0u64; HALF]; tasks];
-    count(&mut upper, ranges, score, visit, &|_, bits| {
-        Some((bits >> 16) as usize)
-    })?;
+    count(&mut upper, ranges, score, visit, &|_, bits| Some((bits >> 16) as usize))?;
     let places: Vec<Vec<(usize, u64)>> = upper
         .iter()
         .map(|bins| {
@@ -168,6 +157,7 @@ fn quantiles<E>(
         })
         .collect();
     let mut found = vec![Vec::new(); tasks];
+    #[allow(clippy::needless_range_loop)] // the second index of `places`
     for which in 0..wanted.len() {
         let mut lower = vec![vec![0u64; HALF]; tasks];
         count(&mut lower, ranges, score, visit, &|task, bits| {
@@ -201,7 +191,7 @@ fn count<E>(
     bins: &mut [Vec<u64>],
     ranges: &[Range],
     score: &Score<'_>,
-    visit: &mut dyn FnMut(&mut dyn FnMut(&Parents<'_>)) -> Result<(), E>,
+    visit: &mut Visit<'_, E>,
     bin: &Bin<'_>,
 ) -> Result<(), E> {
     let tasks = bins.len();
@@ -272,13 +262,7 @@ mod tests {
                     .collect();
                 let (cut, top) = (quantile(&beta, 1.0 - ratio), quantile(&beta, 1.0));
                 beta.iter()
-                    .map(|b| {
-                        if *b < cut {
-                            0.0
-                        } else {
-                            (b - cut) / (top - cut)
-                        }
-                    })
+                    .map(|b| if *b < cut { 0.0 } else { (b - cut) / (top - cut) })
                     .collect()
             })
             .collect();
@@ -324,18 +308,12 @@ mod tests {
             Ok::<(), Infallible>(())
         };
         let measured = measure(3, ratio, &mut visit).unwrap();
-        let slices: Vec<&[f32]> = std::iter::once(&base)
-            .chain(&models)
-            .map(Vec::as_slice)
-            .collect();
+        let slices: Vec<&[f32]> = std::iter::once(&base).chain(&models).map(Vec::as_slice).collect();
         let competition = Competition {
             weights: weights.to_vec(),
             ratio,
         };
-        let out = run(&slices, Some(0), |p, out| {
-            merge(p, &competition, Some(&measured), out)
-        })
-        .unwrap();
+        let out = run(&slices, Some(0), |p, out| merge(p, &competition, Some(&measured), out)).unwrap();
         let expected = by_definition(&base, &models, &weights, ratio);
         for i in 0..n {
             assert!(

@@ -50,11 +50,7 @@ pub(crate) fn merge(
             for (tau, gain) in taus.iter().zip(&gains) {
                 let d = tau[i];
                 if d.abs() > epsilon {
-                    sum += if changes == 1 {
-                        d * gain
-                    } else {
-                        d / changes as f32
-                    };
+                    sum += if changes == 1 { d * gain } else { d / changes as f32 };
                 }
             }
             *o = b + sum;
@@ -96,12 +92,7 @@ mod tests {
     #[test]
     fn by_hand() {
         let (base, a, b) = ([1.0; 4], [2.0, 1.0, 3.0, 1.0], [2.0, 3.0, 1.0, 1.0]);
-        let ram = |gain| {
-            run(&[&base, &a, &b], Some(0), |p, out| {
-                merge(p, 1e-5, gain, out)
-            })
-            .unwrap()
-        };
+        let ram = |gain| run(&[&base, &a, &b], Some(0), |p, out| merge(p, 1e-5, gain, out)).unwrap();
         // Shared: the first position, (1 + 1)/2. Unique: 2 each.
         assert_eq!(ram(None), [2.0, 3.0, 3.0, 1.0]);
         // One shared and one unique position each: ratio 1, clamped to 0.5.

@@ -72,9 +72,7 @@ mod tests {
         for p in [0.0, 0.1, 0.5, 0.9, 1.0] {
             let key = Key::new(7, "t", "m");
             let n = 1_000_000;
-            let hits = (0..n)
-                .filter(|i| u64::from(key.bits(*i)) < threshold(p))
-                .count();
+            let hits = (0..n).filter(|i| u64::from(key.bits(*i)) < threshold(p)).count();
             // Five standard deviations of the binomial.
             let slack = 5.0 * (p * (1.0 - p) / n as f64).sqrt();
             assert!((hits as f64 / n as f64 - p).abs() <= slack, "{p}: {hits}");

@@ -12,11 +12,7 @@ use super::{
     view::{CHUNK, Target, dot},
 };
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    select_topk: f64,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, select_topk: f64, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let Some(base) = parents.base else {
         return Ok(false);
     };
@@ -85,11 +81,7 @@ fn selection(variances: &[f32], select_topk: f64) -> Cut {
     }
 }
 
-fn weights(
-    parents: &Parents<'_>,
-    models: &[usize],
-    kept: &(impl Fn(usize, usize) -> bool + Sync),
-) -> Vec<f32> {
+fn weights(parents: &Parents<'_>, models: &[usize], kept: &(impl Fn(usize, usize) -> bool + Sync)) -> Vec<f32> {
     let n = parents.len().max(1) as f64;
     let energies = parents.inputs.each(|start, chunks, scratch| {
         let taus = vectors(chunks, models, parents.base, scratch);
@@ -131,10 +123,7 @@ mod tests {
         // Mean squares 15/4 and 10/4: weights 0.6 and 0.4. Third position: −1 is outvoted by 2.
         let out = sce(1.0);
         let expected = [3.0 * 0.6 + 0.4, 1.0, 2.0, 2.0];
-        assert!(
-            out.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6),
-            "{out:?}"
-        );
+        assert!(out.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6), "{out:?}");
         // Variances 1, 0, 2.25, 0: two vary, half of them is the third position; mean squares 1/4 and 4/4.
         assert_eq!(sce(0.5), [0.0, 0.0, 2.0, 0.0]);
         assert_eq!(sce(0.1), [0.0; 4]);
@@ -142,19 +131,13 @@ mod tests {
 
     #[test]
     fn small_energies_weigh_alike() {
-        let out = run(&[&[0.0], &[1e-4], &[3e-4]], Some(0), |p, out| {
-            merge(p, 1.0, out)
-        })
-        .unwrap();
+        let out = run(&[&[0.0], &[1e-4], &[3e-4]], Some(0), |p, out| merge(p, 1.0, out)).unwrap();
         assert!((out[0] - 2e-4).abs() < 1e-9);
     }
 
     #[test]
     fn views_of_nothing() {
         assert_eq!(Inputs::new(vec![View::F32(&[])]).len(), 0);
-        assert_eq!(
-            run(&[&[], &[]], Some(0), |p, out| merge(p, 0.5, out)),
-            Ok(vec![])
-        );
+        assert_eq!(run(&[&[], &[]], Some(0), |p, out| merge(p, 0.5, out)), Ok(vec![]));
     }
 }

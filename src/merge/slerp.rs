@@ -13,12 +13,7 @@ const LINEAR_ABOVE: f64 = 0.9995;
 const NO_NORM: f64 = 1e-8;
 
 /// `base` is the index of the tensor at t = 0.
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    base: usize,
-    t: f32,
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, base: usize, t: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let gram = parents.gram();
     let (a, b) = coefficients(gram[0], gram[3], gram[1], f64::from(t));
     let weights = if base == 0 { [a, b] } else { [b, a] };
@@ -47,10 +42,7 @@ fn coefficients(aa: f64, bb: f64, ab: f64, t: f64) -> (f32, f32) {
 /// sin((1−t)θ)/sin θ and sin(tθ)/sin θ.
 pub(crate) fn arc(theta: f64, t: f64) -> (f64, f64) {
     let sin = libm::sin(theta);
-    (
-        libm::sin((1.0 - t) * theta) / sin,
-        libm::sin(t * theta) / sin,
-    )
+    (libm::sin((1.0 - t) * theta) / sin, libm::sin(t * theta) / sin)
 }
 
 #[cfg(test)]

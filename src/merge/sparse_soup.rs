@@ -9,11 +9,7 @@ use super::{
     view::Target,
 };
 
-pub(crate) fn merge(
-    parents: &Parents<'_>,
-    weights: &[f32],
-    out: &mut Target<'_>,
-) -> Result<bool, Refusal> {
+pub(crate) fn merge(parents: &Parents<'_>, weights: &[f32], out: &mut Target<'_>) -> Result<bool, Refusal> {
     let total: f32 = weights.iter().sum();
     if total == 0.0 {
         return Err(Refusal::ZeroWeights);

@@ -53,6 +53,9 @@ pub(crate) fn lay_out(stage: &Stage, source: &dyn TensorSource) -> Result<Layout
     builder.build()
 }
 
+/// An alignment that was made before: the models with their rows, how they are brought into order, the child's rows.
+type Known<'a> = (Vec<(&'a str, usize)>, Option<Arc<Alignment>>, usize);
+
 /// Sources of consecutive layers.
 struct Slice<'a> {
     sources: Vec<SliceSource<'a>>,
@@ -78,7 +81,7 @@ struct Builder<'a> {
     warnings: Vec<String>,
     outputs: Vec<OutputTensor>,
     jobs: Vec<Job>,
-    alignments: Vec<(Vec<(&'a str, usize)>, Option<Arc<Alignment>>, usize)>,
+    alignments: Vec<Known<'a>>,
 }
 
 impl<'a> Builder<'a> {
@@ -87,9 +90,7 @@ impl<'a> Builder<'a> {
         for model in stage.models() {
             let names = source.tensor_names(model);
             if names.is_empty() {
-                return Err(Error::NoTensors {
-                    model: model.into(),
-                });
+                return Err(Error::NoTensors { model: model.into() });
             }
             anatomies.insert(model, Anatomy::new(names));
         }
@@ -142,13 +143,7 @@ impl<'a> Builder<'a> {
     // ---- layers and what is around them ----
 
     /// One layer of the child.
-    fn layer(
-        &mut self,
-        slice: usize,
-        layer: usize,
-        child_layer: usize,
-        swap: Option<Zones>,
-    ) -> Result<(), Error> {
+    fn layer(&mut self, slice: usize, layer: usize, child_layer: usize, swap: Option<Zones>) -> Result<(), Error> {
         let s = &self.slices[slice];
         let t = if s.layers > 1 {
             layer as f64 / (s.layers - 1) as f64
@@ -160,8 +155,7 @@ impl<'a> Builder<'a> {
         let mut suffixes = BTreeSet::new();
         for source in &s.sources {
             let anatomy = &self.anatomies[source.model];
-            let inside =
-                |suffix: &&String| anatomy.has(&anatomy.in_layer(source.start + layer, suffix));
+            let inside = |suffix: &&String| anatomy.has(&anatomy.in_layer(source.start + layer, suffix));
             suffixes.extend(anatomy.suffixes.iter().filter(inside).cloned());
         }
         let share = swap.map(|zones| zones.inner_share(child_layer, s.layers));
@@ -172,8 +166,7 @@ impl<'a> Builder<'a> {
                 .iter()
                 .map(|source| {
                     let anatomy = &self.anatomies[source.model];
-                    Some(anatomy.in_layer(source.start + layer, &suffix))
-                        .filter(|name| anatomy.has(name))
+                    Some(anatomy.in_layer(source.start + layer, &suffix)).filter(|name| anatomy.has(name))
                 })
                 .collect();
             self.tensor(Request {
@@ -222,10 +215,7 @@ impl<'a> Builder<'a> {
                 None => None,
             };
             let sources = &self.slices[slice].sources;
-            let inputs = sources
-                .iter()
-                .map(|s| self.input_outside(s.model, &name))
-                .collect();
+            let inputs = sources.iter().map(|s| self.input_outside(s.model, &name)).collect();
             self.tensor(Request {
                 name,
                 part,
@@ -244,9 +234,7 @@ impl<'a> Builder<'a> {
         if anatomy.has(name) {
             return Some(name.to_string());
         }
-        let tied = name
-            .ends_with("lm_head.weight")
-            .then(|| anatomy.embeddings());
+        let tied = name.ends_with("lm_head.weight").then(|| anatomy.embeddings());
         tied.flatten().map(String::from)
     }
 
@@ -281,8 +269,7 @@ impl<'a> Builder<'a> {
             Some(share) => swap_operation(share),
             None => self.operation(&request, &inputs, &shape)?,
         };
-        let takes_vectors =
-            self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
+        let takes_vectors = self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
         let dtype = self.dtype(&inputs);
         self.outputs.push(OutputTensor {
             name: request.name,
@@ -311,26 +298,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn operation(
-        &self,
-        request: &Request,
-        inputs: &[InputTensor],
-        shape: &[usize],
-    ) -> Result<Operation, Error> {
+    fn operation(&self, request: &Request, inputs: &[InputTensor], shape: &[usize]) -> Result<Operation, Error> {
         let slice = &self.slices[request.slice];
-        let sources = slice
-            .sources
-            .iter()
-            .zip(inputs)
-            .map(|(s, input)| SourceSite {
-                model: s.model,
-                tensor: &input.tensor,
-                scopes: s
-                    .parameters
-                    .into_iter()
-                    .chain(slice.scopes.iter().copied())
-                    .collect(),
-            });
+        let sources = slice.sources.iter().zip(inputs).map(|(s, input)| SourceSite {
+            model: s.model,
+            tensor: &input.tensor,
+            scopes: s.parameters.into_iter().chain(slice.scopes.iter().copied()).collect(),
+        });
         let site = Site {
             method: self.method,
             shared: slice.scopes.clone(),
@@ -347,8 +321,7 @@ impl<'a> Builder<'a> {
     /// `dtype`s of the recipe, else the inputs' own, the wider one where they differ.
     fn dtype(&self, inputs: &[InputTensor]) -> DType {
         let widest = || {
-            let own =
-                |i: &InputTensor| self.source.dtype(&i.model, &i.tensor).unwrap_or(DType::F32);
+            let own = |i: &InputTensor| self.source.dtype(&i.model, &i.tensor).unwrap_or(DType::F32);
             let first = inputs.first().map_or(DType::F32, own);
             if inputs.iter().all(|i| own(i) == first) {
                 first
@@ -356,10 +329,7 @@ impl<'a> Builder<'a> {
                 DType::F32
             }
         };
-        self.stage
-            .out_dtype
-            .or(self.stage.dtype)
-            .unwrap_or_else(widest)
+        self.stage.out_dtype.or(self.stage.dtype).unwrap_or_else(widest)
     }
 
     // ---- shapes and vocabularies ----
@@ -375,25 +345,19 @@ impl<'a> Builder<'a> {
             .collect();
         let tokens = anatomy::counts_tokens(&request.name);
         let aligned = tokens && self.child.is_some();
-        let comparable =
-            |shape: &[usize]| shape[usize::from(aligned && !shape.is_empty())..].to_vec();
+        let comparable = |shape: &[usize]| shape[usize::from(aligned && !shape.is_empty())..].to_vec();
         let odd = shapes
             .iter()
             .position(|s| s.len() != shapes[0].len() || comparable(s) != comparable(&shapes[0]));
         if let Some(k) = odd {
-            let rows_only =
-                tokens && shapes[k].len() == shapes[0].len() && shapes[k][1..] == shapes[0][1..];
+            let rows_only = tokens && shapes[k].len() == shapes[0].len() && shapes[k][1..] == shapes[0][1..];
             return Err(Error::Shape {
                 tensor: request.name.clone(),
                 model: inputs[0].model.clone(),
-                shape: shapes[0].clone(),
+                shape: shapes[0].clone().into(),
                 other: inputs[k].model.clone(),
-                other_shape: shapes[k].clone(),
-                way_out: if rows_only {
-                    "the vocabularies differ: add 'tokenizer_source: base' (or 'union', or a model) so that rows are matched by token"
-                } else {
-                    "models of different size cannot be merged weight by weight"
-                },
+                other_shape: shapes[k].clone().into(),
+                rows_only,
             });
         }
         let mut shape = shapes[0].clone();
@@ -480,9 +444,7 @@ impl<'a> Builder<'a> {
             return Ok(());
         };
         let donor = self.tokenizer_donor();
-        let no_tokenizer = || Error::NoTokenizer {
-            model: donor.into(),
-        };
+        let no_tokenizer = || Error::NoTokenizer { model: donor.into() };
         let own = self.source.vocab(donor).ok_or_else(no_tokenizer)?;
         let (mut vocabulary, mut added) = (own.as_ref().clone(), Vec::new());
         if matches!(word, "base" | "union") {
@@ -495,8 +457,7 @@ impl<'a> Builder<'a> {
         }
         if word == "union" {
             let others = self.stage.models().into_iter().filter(|m| *m != donor);
-            let others: Vec<Arc<Vocabulary>> =
-                others.filter_map(|m| self.source.vocab(m)).collect();
+            let others: Vec<Arc<Vocabulary>> = others.filter_map(|m| self.source.vocab(m)).collect();
             let others: Vec<&Vocabulary> = others.iter().map(Arc::as_ref).collect();
             (vocabulary, added) = vocabulary::union(&vocabulary, &others);
         }
@@ -508,10 +469,7 @@ impl<'a> Builder<'a> {
                 added.push(token.clone());
             }
         }
-        self.added = added
-            .into_iter()
-            .map(|t| (t.clone(), vocabulary[&t]))
-            .collect();
+        self.added = added.into_iter().map(|t| (t.clone(), vocabulary[&t])).collect();
         self.child = Some(Arc::new(vocabulary));
         Ok(())
     }
@@ -558,11 +516,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Where both heads are tied but head and embeddings come from different models, the child needs a head of its own.
-    fn untie_swapped_head(
-        &self,
-        slice: usize,
-        names: &mut BTreeSet<(Part, String)>,
-    ) -> Result<(), Error> {
+    fn untie_swapped_head(&self, slice: usize, names: &mut BTreeSet<(Part, String)>) -> Result<(), Error> {
         let has_head = names.iter().any(|(part, _)| *part == Part::Head);
         let differ = self.swap_share(Part::Embeddings)? != self.swap_share(Part::Head)?;
         let tied = |s: &SliceSource<'_>| self.anatomies[s.model].embeddings().is_some();
@@ -576,20 +530,16 @@ impl<'a> Builder<'a> {
 
     fn config(&self) -> Result<Value, Error> {
         let donor = self.stage.donor();
-        let config = self.source.config(donor).ok_or_else(|| Error::NoConfig {
-            model: donor.into(),
-        })?;
+        let config = self
+            .source
+            .config(donor)
+            .ok_or_else(|| Error::NoConfig { model: donor.into() })?;
         let layers = self.slices.iter().flat_map(|slice| {
             let source = &slice.sources[slice.base.unwrap_or(0)];
             let config = self.source.config(source.model);
             (0..slice.layers).map(move |layer| (config, source.start + layer))
         });
-        let all_one = |first: DType| {
-            self.outputs
-                .iter()
-                .all(|o| o.dtype == first)
-                .then_some(first)
-        };
+        let all_one = |first: DType| self.outputs.iter().all(|o| o.dtype == first).then_some(first);
         let written = self.outputs.first().and_then(|o| all_one(o.dtype));
         Ok(child::config(
             config,
@@ -635,23 +585,14 @@ impl<'a> Builder<'a> {
         };
         for slice in &self.slices {
             slice.scopes.iter().for_each(|p| collect(p));
-            slice
-                .sources
-                .iter()
-                .filter_map(|s| s.parameters)
-                .for_each(&mut collect);
+            slice.sources.iter().filter_map(|s| s.parameters).for_each(&mut collect);
         }
         for word in words.into_iter().filter(|w| *w != "*") {
             let hit = |name: &str| name.contains(word);
             let idle = !self.outputs.iter().any(|o| hit(&o.name))
-                && !self
-                    .jobs
-                    .iter()
-                    .flat_map(|j| &j.inputs)
-                    .any(|i| hit(&i.tensor));
+                && !self.jobs.iter().flat_map(|j| &j.inputs).any(|i| hit(&i.tensor));
             if idle {
-                self.warnings
-                    .push(format!("the filter '{word}' matches no tensor"));
+                self.warnings.push(format!("the filter '{word}' matches no tensor"));
             }
         }
     }
@@ -700,10 +641,7 @@ fn slices<'a>(
     }
     for slice in &slices {
         let models: Vec<&str> = slice.sources.iter().map(|s| s.model).collect();
-        let base = slice
-            .base
-            .map(|k| models[k])
-            .or(stage.base_model.as_deref());
+        let base = slice.base.map(|k| models[k]).or(stage.base_model.as_deref());
         let checked = method.check_inputs(&models, base);
         checked.map_err(|message| Error::Models { message })?;
     }

@@ -13,6 +13,9 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+/// What takes a merged tensor's bytes.
+pub type Sink<'a, E> = dyn FnMut(&OutputTensor, &[u8]) -> Result<(), E> + 'a;
+
 /// Computes every tensor in order and gives its bytes (little-endian, in its dtype) to `sink`.
 ///
 /// # Errors
@@ -20,7 +23,7 @@ pub struct Progress {
 pub fn run<E: From<Error>>(
     plan: &Plan,
     source: &dyn TensorSource,
-    sink: &mut dyn FnMut(&OutputTensor, &[u8]) -> Result<(), E>,
+    sink: &mut Sink<'_, E>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), E> {
     let outputs = plan.outputs();

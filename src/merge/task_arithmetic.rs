@@ -35,14 +35,7 @@ mod tests {
         let out = merge_sum(&plain(&[0.5, 2.0], 1.0, false), &base, &[&a, &b]);
         assert_eq!(out, [1.5, 6.0, 2.0]);
         let out = merge_sum(&plain(&[0.5, 2.0], 2.0, true), &base, &[&a, &b]);
-        assert_eq!(
-            out,
-            [
-                1.0 + 2.0 * 0.5 / 2.5,
-                2.0 + 2.0 * 4.0 / 2.5,
-                3.0 - 2.0 / 2.5
-            ]
-        );
+        assert_eq!(out, [1.0 + 2.0 * 0.5 / 2.5, 2.0 + 2.0 * 4.0 / 2.5, 3.0 - 2.0 / 2.5]);
     }
 
     #[test]

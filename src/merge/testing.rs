@@ -41,17 +41,9 @@ pub(crate) fn run_shaped(
     Ok(out)
 }
 
-pub(crate) fn try_merge_sum(
-    sum: &TaskSum,
-    base: &[f32],
-    models: &[&[f32]],
-) -> Result<Vec<f32>, Refusal> {
-    let all: Vec<&[f32]> = std::iter::once(base)
-        .chain(models.iter().copied())
-        .collect();
-    run(&all, Some(0), |parents, out| {
-        task_sum::merge(parents, sum, out)
-    })
+pub(crate) fn try_merge_sum(sum: &TaskSum, base: &[f32], models: &[&[f32]]) -> Result<Vec<f32>, Refusal> {
+    let all: Vec<&[f32]> = std::iter::once(base).chain(models.iter().copied()).collect();
+    run(&all, Some(0), |parents, out| task_sum::merge(parents, sum, out))
 }
 
 pub(crate) fn merge_sum(sum: &TaskSum, base: &[f32], models: &[&[f32]]) -> Vec<f32> {
@@ -85,8 +77,7 @@ impl Models {
         let mut add = |tensor: String, shape: Vec<usize>| {
             let n = shape.iter().product();
             let seed = seed * 1000 + self.tensors.len() as u64;
-            self.tensors
-                .insert((name.into(), tensor), (shape, noise(seed, n)));
+            self.tensors.insert((name.into(), tensor), (shape, noise(seed, n)));
         };
         add("model.embed_tokens.weight".into(), vec![words.len(), width]);
         for layer in 0..layers {
@@ -94,10 +85,7 @@ impl Models {
                 format!("model.layers.{layer}.self_attn.q_proj.weight"),
                 vec![width, width],
             );
-            add(
-                format!("model.layers.{layer}.input_layernorm.weight"),
-                vec![width],
-            );
+            add(format!("model.layers.{layer}.input_layernorm.weight"), vec![width]);
         }
         add("model.norm.weight".into(), vec![width]);
         if !tied {
@@ -108,12 +96,8 @@ impl Models {
             "tie_word_embeddings": tied, "torch_dtype": "float32",
         });
         self.configs.insert(name.into(), config);
-        let vocabulary = words
-            .iter()
-            .enumerate()
-            .map(|(i, w)| (w.to_string(), i as u32));
-        self.vocabularies
-            .insert(name.into(), Arc::new(vocabulary.collect()));
+        let vocabulary = words.iter().enumerate().map(|(i, w)| (w.to_string(), i as u32));
+        self.vocabularies.insert(name.into(), Arc::new(vocabulary.collect()));
     }
 
     pub fn set(&mut self, model: &str, tensor: &str, shape: &[usize], values: Vec<f32>) {
@@ -149,8 +133,7 @@ impl TensorSource for Models {
     }
 
     fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
-        self.find(model, tensor)
-            .map(|_| self.dtype.unwrap_or(DType::F32))
+        self.find(model, tensor).map(|_| self.dtype.unwrap_or(DType::F32))
     }
 
     fn config(&self, model: &str) -> Option<&serde_json::Value> {

@@ -295,7 +295,7 @@ fn misfits_are_refused_by_name() {
     let refused = |text: &str| plan(text, &models).map(|_| ()).unwrap_err();
     let error = refused(&side_by_side("a", "b"));
     assert!(matches!(&error, Error::Shape { tensor, shape, other_shape, .. }
-        if *tensor == layer(2) && *shape == [4, 4] && *other_shape == [4, 3]));
+        if *tensor == layer(2) && **shape == [4, 4] && **other_shape == [4, 3]));
     assert!(matches!(
         refused(&side_by_side("a", "deep")),
         Error::Depth {
@@ -347,7 +347,7 @@ fn vocabularies_of_different_size_need_a_tokenizer() {
     models.decoder("other", 9, 4, &["c", "a", "z"], false);
     let linear = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: other}]\n";
     let error = plan(linear, &models).map(|_| ()).unwrap_err();
-    assert!(matches!(&error, Error::Shape { way_out, .. } if way_out.contains("tokenizer_source")));
+    assert!(error.to_string().contains("tokenizer_source"));
     let aligned = plan(&format!("{linear}tokenizer_source: union\n"), &models).unwrap();
     assert_eq!(aligned.config()["vocab_size"], 6);
     assert_eq!(aligned.tokenizer().added, [("z".to_string(), 5)]);

@@ -66,10 +66,7 @@ mod tests {
     #[test]
     fn one_task_at_full_rank_is_itself() {
         let (base, a) = (noise(1, 12), noise(2, 12));
-        let out = run_shaped(&[&base, &a], Some(0), &[3, 4], |p, out| {
-            merge(p, &[1.0], 1.0, 1.0, out)
-        })
-        .unwrap();
+        let out = run_shaped(&[&base, &a], Some(0), &[3, 4], |p, out| merge(p, &[1.0], 1.0, 1.0, out)).unwrap();
         assert!(out.iter().zip(&a).all(|(x, y)| (x - y).abs() < 1e-5));
     }
 }

@@ -99,9 +99,10 @@ impl Alignment {
     pub fn is_identity(&self, sides: &[Side<'_>]) -> bool {
         self.defaults.is_empty()
             && self.used.len() == self.rows
-            && sides.iter().zip(&self.own).all(|(side, own)| {
-                side.rows == self.rows && own.iter().enumerate().all(|(i, row)| *row as usize == i)
-            })
+            && sides
+                .iter()
+                .zip(&self.own)
+                .all(|(side, own)| side.rows == self.rows && own.iter().enumerate().all(|(i, row)| *row as usize == i))
     }
 
     /// Every model's rows in the child's order. `tensors[k]` has `width` columns.
@@ -208,16 +209,9 @@ fn ruled(token: &str, source: &TokenSource, sides: &[Side<'_>]) -> Result<Fill, 
             let k = side(model)?;
             row_of(k, sides[k].vocabulary.get(token).copied(), "it")
         }
-        TokenSource::ModelToken {
-            model,
-            token: other,
-        } => {
+        TokenSource::ModelToken { model, token: other } => {
             let k = side(model)?;
-            row_of(
-                k,
-                sides[k].vocabulary.get(other).copied(),
-                &format!("'{other}'"),
-            )
+            row_of(k, sides[k].vocabulary.get(other).copied(), &format!("'{other}'"))
         }
         TokenSource::ModelTokenId { model, token_id } => {
             row_of(side(model)?, Some(*token_id), &format!("token {token_id}"))
