@@ -7,6 +7,7 @@ use crate::event::{Level, Record};
 
 /// What can happen to the dashboard.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // records are the common case, and messages are never stored
 pub enum Message {
     Event(Record),
     Key(KeyEvent),

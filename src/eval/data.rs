@@ -81,7 +81,7 @@ impl Source {
             source,
         })?;
         let rows = match self.format {
-            Format::Jsonl => lines(&text, |line| json_row(line)),
+            Format::Jsonl => lines(&text, json_row),
             Format::Tsv => lines(&text, |line| tsv_row(line, &self.columns)),
             Format::Lines => lines(&text, |line| Ok([("line".into(), line.into())].into())),
             Format::MgsmExemplars => mgsm_exemplars(&text, lang).map_err(|message| (1, message)),

@@ -626,7 +626,7 @@ impl Task {
     }
 
     /// A test whether the answer stands already, so that generation can end; `None` in the parity profile.
-    pub fn stop_when(&self) -> Option<Arc<dyn Fn(&str) -> bool + Send + Sync>> {
+    pub fn stop_when(&self) -> Option<crate::model::engine::StopWhen> {
         let markers = self.stop_when_answered.clone()?;
         Some(Arc::new(move |text| extract::answer_stands(text, &markers)))
     }
@@ -1070,6 +1070,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // a list of ranges that happens to hold one
     fn splits_are_disjoint_and_the_same_problems_in_every_language() {
         let ids = |lang: &str, split| -> Vec<std::ops::Range<usize>> {
             let file = TaskFile::builtin("mgsm_direct").unwrap().unwrap();

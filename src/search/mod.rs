@@ -488,7 +488,7 @@ impl Run<'_, '_> {
             );
             self.log(Level::Warning, message)?;
         }
-        Ok(self.chronicle.generation_ended(ended)?)
+        self.chronicle.generation_ended(ended)
     }
 
     fn log(&mut self, level: Level, message: String) -> Result<(), Error> {
