@@ -259,7 +259,7 @@ impl Model {
             .collect();
         match self.board.sort {
             Sort::Fitness => {}
-            Sort::Age => rows.sort_by(|a, b| b.1.time_ms.cmp(&a.1.time_ms)),
+            Sort::Age => rows.sort_by_key(|row| std::cmp::Reverse(row.1.time_ms)),
             Sort::Task(task) => rows.sort_by(|a, b| by_task(b.1, a.1, task)),
         }
         rows

@@ -223,7 +223,7 @@ impl Rehearsal {
             let recipe = recipe(&genotype);
             values.push(self.candidate(&id, Origin::Search, Some(generation), genotype, recipe, skill));
         }
-        if generation % 4 == 0 {
+        if generation.is_multiple_of(4) {
             let genotype = self.genotype(progress);
             let recipe = recipe(&genotype);
             let skill = [0.41 + 0.29 * progress, 0.57 + 0.22 * progress];
