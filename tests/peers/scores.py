@@ -23,7 +23,7 @@ def harness(args):
     return lm_eval.simple_evaluate(
         model="hf", model_args=dict(pretrained=args.model, dtype="float32"), tasks=args.tasks, limit=args.limit, batch_size=1,
         device="cpu", num_fewshot=args.num_fewshot, apply_chat_template=args.chat, fewshot_as_multiturn=args.chat,
-        gen_kwargs=dict(max_gen_toks=args.max_new_tokens), log_samples=True, bootstrap_iters=0)
+        gen_kwargs=dict(max_gen_toks=args.max_new_tokens), log_samples=True, bootstrap_iters=100)
 
 
 def ours(args, task):
