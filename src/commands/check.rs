@@ -185,14 +185,28 @@ fn check_space(file: &Path) -> Result<Findings> {
 
 fn show(findings: &Findings) {
     for model in &findings.models {
-        print(format_args!("model {:<16} {} tensors, {:.1}M parameters", model.name, model.tensors, model.parameters as f64 / 1e6));
+        print(format_args!(
+            "model {:<16} {} tensors, {:.1}M parameters",
+            model.name,
+            model.tensors,
+            model.parameters as f64 / 1e6
+        ));
     }
     for task in &findings.tasks {
         let splits: Vec<String> = task.questions.iter().map(|(split, n)| format!("{split} {n}")).collect();
-        print(format_args!("task  {} ({}): {}", task.task, task.lang, splits.join(", ")));
+        print(format_args!(
+            "task  {} ({}): {}",
+            task.task,
+            task.lang,
+            splits.join(", ")
+        ));
     }
     if !findings.genes.is_empty() {
-        print(format_args!("genes {}: {}", findings.genes.len(), findings.genes.join(", ")));
+        print(format_args!(
+            "genes {}: {}",
+            findings.genes.len(),
+            findings.genes.join(", ")
+        ));
     }
     let merge = &findings.merge;
     let mb = |bytes: u64| bytes as f64 / 1e6;
@@ -204,7 +218,10 @@ fn show(findings: &Findings) {
         mb(merge.memory_bytes)
     ));
     if merge.spectral_flops > 0 {
-        print(format_args!("      of which singular value decompositions: {:.1} GFLOP", merge.spectral_flops as f64 / 1e9));
+        print(format_args!(
+            "      of which singular value decompositions: {:.1} GFLOP",
+            merge.spectral_flops as f64 / 1e9
+        ));
     }
     if let (Some(candidate), Some(search)) = (findings.candidate_seconds, findings.search_seconds) {
         print(format_args!(

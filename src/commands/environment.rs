@@ -40,7 +40,9 @@ pub fn show_messages(verbose: u8, quiet: bool) {
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
 }
 
 /// A clock that never goes back.

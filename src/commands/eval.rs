@@ -67,18 +67,32 @@ pub fn eval(args: EvalArgs) -> Outcome {
     }
     let answers_file = args.answers.as_deref().map(create).transpose()?;
     let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
-    let work: Vec<(&Task, &[Question])> = tasks.iter().map(|(task, questions)| (task, questions.as_slice())).collect();
+    let work: Vec<(&Task, &[Question])> = tasks
+        .iter()
+        .map(|(task, questions)| (task, questions.as_slice()))
+        .collect();
     let total: usize = tasks.iter().map(|(_, questions)| questions.len()).sum();
     let bar = environment::progress_bar(total as u64, "answering");
-    let answered = eval::answer(&mut engine, &work, &mut |progress| bar.set_position(progress.done as u64))
-        .map_err(Failure::work)?;
+    let answered = eval::answer(&mut engine, &work, &mut |progress| {
+        bar.set_position(progress.done as u64)
+    })
+    .map_err(Failure::work)?;
     bar.finish_and_clear();
     let scores = Scores {
         model: Some(&args.model),
         profile: profile(args.profile).to_string(),
-        tasks: tasks.iter().zip(&answered).map(|((task, _), answers)| TaskScore::of(task, answers)).collect(),
+        tasks: tasks
+            .iter()
+            .zip(&answered)
+            .map(|((task, _), answers)| TaskScore::of(task, answers))
+            .collect(),
         elapsed_ms: clock().as_millis() as u64,
-        generated_tokens: answered.iter().flatten().filter(|a| a.log_likelihood.is_none()).map(|a| a.token_count as u64).sum(),
+        generated_tokens: answered
+            .iter()
+            .flatten()
+            .filter(|a| a.log_likelihood.is_none())
+            .map(|a| a.token_count as u64)
+            .sum(),
     };
     if let Some(mut file) = answers_file {
         let lines = tasks.iter().zip(&answered).flat_map(|((task, _), answers)| {
@@ -118,7 +132,10 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     };
     let outcome = rescore::rescore(stored, &tasks, &options, &environment::data_dirs())?;
     if outcome.left_out > 0 {
-        tracing::warn!("{name}: {} lines of other tasks or languages are left out", outcome.left_out);
+        tracing::warn!(
+            "{name}: {} lines of other tasks or languages are left out",
+            outcome.left_out
+        );
     }
     if let Some(path) = &args.answers {
         write_lines(&mut create(path)?, &outcome.lines).map_err(Failure::Work)?;
@@ -156,7 +173,10 @@ fn show(scores: &Scores<'_>, json: bool) {
         print(format_args!("{} ({}), n = {}", task.task, task.lang, task.n));
         for (name, estimate) in &task.scores {
             let mark = if *name == task.primary { "*" } else { " " };
-            print(format_args!("  {mark} {name:<24} {:.4} ± {:.4} SE", estimate.value, estimate.stderr));
+            print(format_args!(
+                "  {mark} {name:<24} {:.4} ± {:.4} SE",
+                estimate.value, estimate.stderr
+            ));
         }
     }
 }

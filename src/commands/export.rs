@@ -110,7 +110,11 @@ impl Chosen {
         };
         let Some(candidate) = found.map(|c| (*c).clone()) else {
             let known: Vec<&str> = candidates.iter().map(|c| c.id.as_str()).take(12).collect();
-            bail!("{} has no scored candidate '{id}'; some that it has: {}", dir.path().display(), known.join(", "));
+            bail!(
+                "{} has no scored candidate '{id}'; some that it has: {}",
+                dir.path().display(),
+                known.join(", ")
+            );
         };
         let recipe = match candidate.origin {
             Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
@@ -165,14 +169,17 @@ pub fn export(args: ExportArgs) -> Outcome {
         writer.text("recipe.yaml", &yaml)?;
         let models: Vec<String> = chosen.space.models.iter().map(|(_, word)| word.clone()).collect();
         let run = Run::from_records(&chosen.records);
-        writer.text("README.md", &model_card(&Card {
-            run: &run,
-            id: &chosen.candidate.id,
-            recipe_yaml: &for_mergekit,
-            license: None,
-            models: &models,
-            profile: "fitness",
-        }))?;
+        writer.text(
+            "README.md",
+            &model_card(&Card {
+                run: &run,
+                id: &chosen.candidate.id,
+                recipe_yaml: &for_mergekit,
+                license: None,
+                models: &models,
+                profile: "fitness",
+            }),
+        )?;
         Ok(())
     };
     let written = work().and_then(|()| Ok(writer.finish()?));
@@ -192,7 +199,10 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
         _ => None,
     });
     for model in started.map_or(&[][..], |s| &s.models) {
-        let now = parents.checkpoint(&model.name).context("a parent is not open")?.digest()?;
+        let now = parents
+            .checkpoint(&model.name)
+            .context("a parent is not open")?
+            .digest()?;
         if now != model.digest {
             bail!(
                 "{}: the model has changed since the run (it was {}, it is {now}); the scored child cannot be made from it",
@@ -226,7 +236,9 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenan
             files: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
         });
     }
-    let mut files: Vec<PathBuf> = fs::read_dir(out)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let mut files: Vec<PathBuf> = fs::read_dir(out)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
     files.sort();
     files.retain(|file| file.file_name().is_some_and(|name| name != "provenance.json"));
     Ok(Provenance {
@@ -277,7 +289,9 @@ fn first_answers(chosen: &Chosen, out: &Path) -> Result<Vec<FirstAnswer>> {
         for task in super::search::fitness_tasks(reference)? {
             let questions = task.task.questions(task.split)?;
             let journalled = chosen.records.iter().find_map(|record| match &record.event {
-                Event::Answers(a) if a.id == chosen.candidate.id && a.task == task.task.name() && a.lang == task.task.lang() => {
+                Event::Answers(a)
+                    if a.id == chosen.candidate.id && a.task == task.task.name() && a.lang == task.task.lang() =>
+                {
                     Some(&a.answers)
                 }
                 _ => None,
@@ -312,7 +326,11 @@ fn first_answers(chosen: &Chosen, out: &Path) -> Result<Vec<FirstAnswer>> {
             );
         }
     }
-    Ok(asked.into_iter().zip(given).map(|(question, output)| FirstAnswer { output, ..question }).collect())
+    Ok(asked
+        .into_iter()
+        .zip(given)
+        .map(|(question, output)| FirstAnswer { output, ..question })
+        .collect())
 }
 
 fn answer_again(model: &Path, asked: &[FirstAnswer]) -> Result<Vec<String>> {
@@ -335,7 +353,11 @@ fn answer_again(model: &Path, asked: &[FirstAnswer]) -> Result<Vec<String>> {
             loop_guard: false,
         });
     }
-    Ok(engine.generate(&requests, &mut |_| {})?.into_iter().map(|g| g.text).collect())
+    Ok(engine
+        .generate(&requests, &mut |_| {})?
+        .into_iter()
+        .map(|g| g.text)
+        .collect())
 }
 
 #[derive(Serialize)]
@@ -347,14 +369,18 @@ struct Verified {
 
 pub fn verify(args: VerifyArgs) -> Outcome {
     let file = args.out.join("provenance.json");
-    let text = fs::read_to_string(&file).with_context(|| format!("{} is no export: cannot read {}", args.out.display(), file.display()))?;
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("{} is no export: cannot read {}", args.out.display(), file.display()))?;
     let provenance: Provenance = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
     let mut problems = Vec::new();
     for output in &provenance.outputs {
         match hash(&args.out.join(&output.file)) {
             Err(e) => problems.push(format!("{e:#}")),
             Ok(now) if now.sha256 != output.sha256 => {
-                problems.push(format!("{}: its SHA-256 is {}, not {}", output.file, now.sha256, output.sha256));
+                problems.push(format!(
+                    "{}: its SHA-256 is {}, not {}",
+                    output.file, now.sha256, output.sha256
+                ));
             }
             Ok(_) => {}
         }
@@ -365,7 +391,10 @@ pub fn verify(args: VerifyArgs) -> Outcome {
         checked += given.len();
         for (question, output) in provenance.first_answers.iter().zip(&given) {
             if question.output != *output {
-                problems.push(format!("{}: the child writes {output:?}, not {:?}", question.question, question.output));
+                problems.push(format!(
+                    "{}: the child writes {output:?}, not {:?}",
+                    question.question, question.output
+                ));
             }
         }
     }
@@ -384,6 +413,9 @@ pub fn verify(args: VerifyArgs) -> Outcome {
     if ok {
         Ok(())
     } else {
-        Err(Failure::work(anyhow::anyhow!("{} is not as it was exported", args.out.display())))
+        Err(Failure::work(anyhow::anyhow!(
+            "{} is not as it was exported",
+            args.out.display()
+        )))
     }
 }

@@ -59,11 +59,17 @@ pub fn methods(args: ListArgs) -> Outcome {
     }
     for method in methods {
         print(format_args!("{}  {}", method.name, method.summary));
-        print(format_args!("    base model: {}; source: {}", method.base, method.source));
+        print(format_args!(
+            "    base model: {}; source: {}",
+            method.base, method.source
+        ));
         for p in method.parameters {
             let whose = if p.per_model { "each model's" } else { "the recipe's" };
             let default = p.default.map_or(String::new(), |d| format!(", default {d}"));
-            print(format_args!("    {} ({whose}, {}{default}): {}", p.name, p.range, p.summary));
+            print(format_args!(
+                "    {} ({whose}, {}{default}): {}",
+                p.name, p.range, p.summary
+            ));
         }
     }
     Ok(())

@@ -22,7 +22,9 @@ pub fn merge(args: MergeArgs) -> Outcome {
     };
     let bar = environment::progress_bar(opened.plan.outputs().len() as u64, "merging");
     let mut merge = || -> anyhow::Result<()> {
-        child::write(&mut writer, &opened.plan, &opened.parents, &mut |done| bar.set_position(done as u64))?;
+        child::write(&mut writer, &opened.plan, &opened.parents, &mut |done| {
+            bar.set_position(done as u64)
+        })?;
         writer.text("mergekit_config.yml", &write::to_yaml(&recipe))?;
         Ok(())
     };

@@ -19,7 +19,11 @@ pub fn perplexity(args: PerplexityArgs) -> Outcome {
     let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
     let tokens = engine.tokenizer().encode(&text, true)?;
     if tokens.len() < 2 {
-        return Err(anyhow::anyhow!("{name} has {} tokens; two are the least that can be scored", tokens.len()).into());
+        return Err(anyhow::anyhow!(
+            "{name} has {} tokens; two are the least that can be scored",
+            tokens.len()
+        )
+        .into());
     }
     let longest = engine.decoder().spec().max_positions;
     let context = args.context.unwrap_or(longest);

@@ -28,8 +28,8 @@ use crate::{
     model::decoder,
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, FitnessTask, MergeEvaluator, Parents, Plan, Resources, recipe_dtype,
-        run,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, FitnessTask, MergeEvaluator, Parents, Plan, Resources,
+        recipe_dtype, run,
     },
     space::{Codec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
@@ -46,7 +46,9 @@ pub fn search(args: SearchArgs) -> Outcome {
         evals: (args.evals.is_some() || duration_ms.is_none()).then_some(space.search.evals),
         duration_ms,
     };
-    let path = args.run.unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
+    let path = args
+        .run
+        .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
     let prepared = Prepared::new(space, &args.engine)?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
@@ -96,7 +98,8 @@ impl Prepared {
         let shape = shape(&space, &parents)?;
         let codec = Codec::new(&space, shape)?;
         for (name, recipe) in codec.baselines() {
-            crate::merge::Plan::new(&recipe, &parents).with_context(|| format!("the models do not fit each other ({name})"))?;
+            crate::merge::Plan::new(&recipe, &parents)
+                .with_context(|| format!("the models do not fit each other ({name})"))?;
         }
         let warm_starts = warm_starts(&space, &codec)?;
         Ok(Self {
@@ -122,7 +125,10 @@ impl Prepared {
 pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
     let absolute = |path: &str| -> Result<String> {
         let found = models::beside(path, file);
-        Ok(std::path::absolute(&found).with_context(|| found.clone())?.display().to_string())
+        Ok(std::path::absolute(&found)
+            .with_context(|| found.clone())?
+            .display()
+            .to_string())
     };
     for (_, word) in &mut space.models {
         let beside = models::beside(word, file);
@@ -136,7 +142,12 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
         };
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
-    let words = space.fitness.tasks.iter_mut().map(|t| &mut t.task).chain(&mut space.search.warm_start);
+    let words = space
+        .fitness
+        .tasks
+        .iter_mut()
+        .map(|t| &mut t.task)
+        .chain(&mut space.search.warm_start);
     for word in words.filter(|w| is_file(w)) {
         *word = absolute(word)?;
     }
@@ -147,9 +158,15 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
 fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
     let donor = space.base.as_deref().unwrap_or(&space.models[0].0);
     let checkpoint = parents.checkpoint(donor).context("the base is not open")?;
-    let layers = checkpoint.config().get("num_hidden_layers").and_then(serde_json::Value::as_u64);
+    let layers = checkpoint
+        .config()
+        .get("num_hidden_layers")
+        .and_then(serde_json::Value::as_u64);
     let layers = layers.with_context(|| format!("{}: config.json has no num_hidden_layers", checkpoint.name()))?;
-    let largest = checkpoint.tensors().max_by_key(|(_, info)| info.len()).context("the base has no tensors")?;
+    let largest = checkpoint
+        .tensors()
+        .max_by_key(|(_, info)| info.len())
+        .context("the base has no tensors")?;
     Ok(Shape {
         layers: layers as usize,
         out_dtype: recipe_dtype(largest.1.dtype),
@@ -157,8 +174,13 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
 }
 
 pub fn fitness_tasks(reference: &TaskRef) -> Result<Vec<FitnessTask>> {
-    let split = Split::from_name(&reference.split)
-        .with_context(|| format!("the split '{}' is none of {}", reference.split, Split::ALL.map(Split::name).join(", ")))?;
+    let split = Split::from_name(&reference.split).with_context(|| {
+        format!(
+            "the split '{}' is none of {}",
+            reference.split,
+            Split::ALL.map(Split::name).join(", ")
+        )
+    })?;
     let names = eval::expand(&reference.task, reference.lang.as_deref())?;
     let count = names.len() as f64;
     let mut tasks = Vec::new();
@@ -192,7 +214,9 @@ fn warm_starts(space: &Space, codec: &Codec) -> Result<Vec<(String, Recipe)>> {
             None if models::is_recipe(word) => with_short_names(&read_recipe(Path::new(word))?, space),
             None => bail!("search.warm_start: '{word}' needs a base model"),
         };
-        codec.encode(&recipe).with_context(|| format!("search.warm_start: {word}"))?;
+        codec
+            .encode(&recipe)
+            .with_context(|| format!("search.warm_start: {word}"))?;
         recipes.push((word.clone(), recipe));
     }
     Ok(recipes)
@@ -201,7 +225,10 @@ fn warm_starts(space: &Space, codec: &Codec) -> Result<Vec<(String, Recipe)>> {
 /// A recipe whose models are named as the space names them.
 fn with_short_names(recipe: &Recipe, space: &Space) -> Recipe {
     recipe.with_models(|word| {
-        let short = space.models.iter().find(|(_, model)| model == word || models::beside(word, Path::new("")) == *model);
+        let short = space
+            .models
+            .iter()
+            .find(|(_, model)| model == word || models::beside(word, Path::new("")) == *model);
         short.map_or_else(|| word.to_string(), |(name, _)| name.clone())
     })
 }
@@ -346,7 +373,12 @@ fn started(
         weight: task.weight,
         n: task.n,
         digest: evaluator.task_digest(task.index).to_string(),
-        metric: if task.is_likelihood { "log_likelihood" } else { "exact_match" }.into(),
+        metric: if task.is_likelihood {
+            "log_likelihood"
+        } else {
+            "exact_match"
+        }
+        .into(),
     });
     Ok(event::RunStarted {
         name: space.name.clone(),
@@ -356,7 +388,10 @@ fn started(
         budget: plan.budget,
         models: models.collect::<Result<_>>()?,
         tasks: tasks.collect(),
-        optimizer: serde_json::to_value(space.search.optimizer)?.as_str().unwrap_or_default().to_string(),
+        optimizer: serde_json::to_value(space.search.optimizer)?
+            .as_str()
+            .unwrap_or_default()
+            .to_string(),
         genes: plan.codec.genes().iter().map(|g| g.name.clone()).collect(),
         population: space.search.population.unwrap_or(0),
         device: "cpu".into(),
@@ -432,7 +467,10 @@ impl<'a> BestFile<'a> {
                 };
                 if candidate.fitness > self.best {
                     self.best = candidate.fitness;
-                    self.write(&recipe, &format!("{}, {:.4} on the search questions", candidate.id, candidate.fitness));
+                    self.write(
+                        &recipe,
+                        &format!("{}, {:.4} on the search questions", candidate.id, candidate.fitness),
+                    );
                 }
                 self.recipes.insert(candidate.id.clone(), recipe);
             }

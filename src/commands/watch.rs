@@ -246,16 +246,28 @@ pub fn status(args: StatusArgs) -> Outcome {
         status.name, status.run, status.state, status.evals, status.answers
     ));
     for parent in &status.parents {
-        print(format_args!("  parent {:<16} {:.4} ± {:.4} SE", parent.model, parent.fitness, parent.stderr));
+        print(format_args!(
+            "  parent {:<16} {:.4} ± {:.4} SE",
+            parent.model, parent.fitness, parent.stderr
+        ));
     }
     if let Some(best) = &status.best {
-        print(format_args!("  best   {:<16} {:.4} ± {:.4} SE (on the search questions)", best.id, best.fitness, best.stderr));
+        print(format_args!(
+            "  best   {:<16} {:.4} ± {:.4} SE (on the search questions)",
+            best.id, best.fitness, best.stderr
+        ));
     }
     if let Some(held_out) = &status.held_out {
         let (best, parent) = (&held_out.best.score, &held_out.best_parent.score);
         print(format_args!(
             "  sealed split: {:.4} ± {:.4} SE, best parent ({}) {:.4} ± {:.4} SE; difference {:+.4}, p = {:.2e}",
-            best.value, best.stderr, held_out.best_parent.id, parent.value, parent.stderr, held_out.difference, held_out.p_value
+            best.value,
+            best.stderr,
+            held_out.best_parent.id,
+            parent.value,
+            parent.stderr,
+            held_out.difference,
+            held_out.p_value
         ));
     }
     Ok(())
@@ -286,8 +298,13 @@ pub fn runs(args: RunsArgs) -> Outcome {
         print(format_args!("no runs below {}", args.dir.display()));
     }
     for run in runs {
-        let best = run.best.map_or(String::new(), |b| format!("  best {} {:.4} ± {:.4} SE", b.id, b.fitness, b.stderr));
-        print(format_args!("{:<44} {:<8} {:>6} evaluations{best}", run.run, run.state, run.evals));
+        let best = run.best.map_or(String::new(), |b| {
+            format!("  best {} {:.4} ± {:.4} SE", b.id, b.fitness, b.stderr)
+        });
+        print(format_args!(
+            "{:<44} {:<8} {:>6} evaluations{best}",
+            run.run, run.state, run.evals
+        ));
     }
     Ok(())
 }

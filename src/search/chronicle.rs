@@ -10,7 +10,9 @@ use std::{
 
 use super::{Error, Evaluation, Exam};
 use crate::{
-    event::{Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection, TestReading},
+    event::{
+        Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection, TestReading,
+    },
     store::Journal,
 };
 
@@ -88,7 +90,8 @@ impl<'a> Chronicle<'a> {
         match event {
             Event::CandidateScored(candidate) => {
                 let digest = candidate.recipe_digest.clone();
-                past.candidates.insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
+                past.candidates
+                    .insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
             }
             Event::CandidateFailed {
                 id,
@@ -159,7 +162,10 @@ impl<'a> Chronicle<'a> {
 
     /// Why the search ended, if it did so after this many candidates.
     pub fn past_end_of_search(&self, evals: u64) -> Option<EndReason> {
-        self.past.search_ended.filter(|(_, at)| *at == evals).map(|(reason, _)| reason)
+        self.past
+            .search_ended
+            .filter(|(_, at)| *at == evals)
+            .map(|(reason, _)| reason)
     }
 
     pub fn past_selection(&self) -> Option<&Selection> {

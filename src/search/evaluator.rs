@@ -1,10 +1,6 @@
 //! The real evaluator: merges a candidate into the resident decoder, asks it the questions, keeps every answer.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Subject};
 use crate::{
@@ -96,7 +92,9 @@ impl<'a> MergeEvaluator<'a> {
         };
         let split = Split::from_name(&wanted.split).ok_or_else(|| missing("every task".into()))?;
         let all = 0..self.resources.tasks.len();
-        let tasks = all.map(|index| self.exam_task(index, split, wanted.limit)).collect::<Result<_, _>>()?;
+        let tasks = all
+            .map(|index| self.exam_task(index, split, wanted.limit))
+            .collect::<Result<_, _>>()?;
         Ok(Exam {
             split: wanted.split.clone(),
             tasks,
@@ -164,7 +162,9 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     fn questions_of(&self, task: &ExamTask) -> &[Question] {
-        self.questions.get(&(task.index, task.split.clone())).map_or(&[], Vec::as_slice)
+        self.questions
+            .get(&(task.index, task.split.clone()))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// Writes a recipe's weights into the resident decoder; only tensors that differ from what it holds are computed.
@@ -186,7 +186,10 @@ impl<'a> MergeEvaluator<'a> {
                     let data = self.resident.compute(plan, i).map_err(|e| e.to_string())?;
                     let name = &plan.outputs()[i].name;
                     if engine.decoder().has_tensor(name) {
-                        engine.decoder_mut().set_tensor(name, &data).map_err(|e| e.to_string())?;
+                        engine
+                            .decoder_mut()
+                            .set_tensor(name, &data)
+                            .map_err(|e| e.to_string())?;
                     }
                 }
                 engine.set_tokenizer(tokenizer);
@@ -194,18 +197,19 @@ impl<'a> MergeEvaluator<'a> {
             _ => {
                 self.engine = None;
                 self.resident.forget();
-                let index: HashMap<&str, usize> =
-                    plan.outputs().iter().enumerate().map(|(i, o)| (o.name.as_str(), i)).collect();
+                let index: HashMap<&str, usize> = plan
+                    .outputs()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, o)| (o.name.as_str(), i))
+                    .collect();
                 let resident = &mut self.resident;
                 let mut read = |name: &str| {
                     let i = index.get(name).ok_or("the merge does not produce it")?;
                     resident.compute(plan, *i).map_err(|e| e.to_string())
                 };
                 let Resources {
-                    device,
-                    dtype,
-                    options,
-                    ..
+                    device, dtype, options, ..
                 } = &self.resources;
                 let decoder = Decoder::load(spec, device, *dtype, &mut read).map_err(|e| e.to_string())?;
                 self.engine = Some(Engine::new(decoder, tokenizer, *options));
@@ -332,7 +336,9 @@ impl MergeEvaluator<'_> {
         let mut work: Vec<(&Task, &[Question])> = Vec::new();
         for i in open {
             let task = &exam.tasks[*i];
-            let asked = questions.get(&(task.index, task.split.clone())).map_or(&[][..], Vec::as_slice);
+            let asked = questions
+                .get(&(task.index, task.split.clone()))
+                .map_or(&[][..], Vec::as_slice);
             work.push((&resources.tasks[task.index].task, asked));
         }
         let start = (resources.since_start)();
@@ -378,12 +384,20 @@ fn stage(name: &str, exam: &Exam) -> event::Progress {
 
 /// An answer as the journal keeps it.
 fn plain(answer: eval::Answer, task: &Task) -> event::Answer {
-    let got = answer.filters.get(task.primary_filter()).map(|f| f.extracted.clone()).unwrap_or_default();
+    let got = answer
+        .filters
+        .get(task.primary_filter())
+        .map(|f| f.extracted.clone())
+        .unwrap_or_default();
     event::Answer {
         q: answer.question,
         out: answer.output,
         got,
-        gold: if task.kind() == Kind::LogLikelihood { String::new() } else { answer.gold },
+        gold: if task.kind() == Kind::LogLikelihood {
+            String::new()
+        } else {
+            answer.gold
+        },
         score: answer.score,
         finish: answer.finish,
         language_ok: answer.language_ok,

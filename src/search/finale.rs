@@ -70,7 +70,12 @@ impl Run<'_, '_> {
     fn select(&mut self, mean: Option<&str>) -> Result<Selection, Interrupt> {
         self.chronicle.phase(Phase::Selection)?;
         let mut finalists = Vec::new();
-        let parents: Vec<Candidate> = self.scored.iter().filter(|c| c.origin == Origin::Parent).cloned().collect();
+        let parents: Vec<Candidate> = self
+            .scored
+            .iter()
+            .filter(|c| c.origin == Origin::Parent)
+            .cloned()
+            .collect();
         for candidate in self.finalists(mean).iter().chain(&parents) {
             self.pause_or_stop()?;
             let Some(evaluation) = self.examine(candidate, false)? else {

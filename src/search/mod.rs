@@ -49,9 +49,7 @@ pub enum Error {
     Misfit { message: String },
     #[error(transparent)]
     Task(#[from] crate::eval::Error),
-    #[error(
-        "the task '{task}' has no questions in its {split} split; name another split, or a task that has one"
-    )]
+    #[error("the task '{task}' has no questions in its {split} split; name another split, or a task that has one")]
     NoQuestions { task: String, split: String },
     #[error("the model '{id}' cannot be scored: {reason}")]
     Parent { id: String, reason: String },
@@ -59,7 +57,11 @@ pub enum Error {
         "the journal says that {id} was made from recipe {journalled}, but this search arrives at {now}: the search space, a \
          model or heterosis itself has changed since. Start a new run"
     )]
-    Diverged { id: String, journalled: String, now: String },
+    Diverged {
+        id: String,
+        journalled: String,
+        now: String,
+    },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
 }
@@ -254,7 +256,11 @@ impl Run<'_, '_> {
                 let recipe = self.plan.codec.decode(&ask.genotype);
                 let nomination = Nomination {
                     id: format!("c{:04}", ask.id + 1),
-                    origin: if warm.contains(&ask.genotype) { Origin::WarmStart } else { Origin::Search },
+                    origin: if warm.contains(&ask.genotype) {
+                        Origin::WarmStart
+                    } else {
+                        Origin::Search
+                    },
                     generation: Some(generation),
                     genotype: &ask.genotype,
                     subject: Subject::Recipe(&recipe),
@@ -385,10 +391,7 @@ impl Run<'_, '_> {
         recipe_digest: String,
     ) -> Result<Result<Box<event::Candidate>, String>, Error> {
         let Nomination {
-            id,
-            origin,
-            generation,
-            ..
+            id, origin, generation, ..
         } = nomination;
         self.chronicle.show(Event::CandidateStarted {
             id: id.clone(),

@@ -91,10 +91,12 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
     };
     let json = |name: &str| -> Result<Option<Value>, model::Error> {
         let Some(text) = read(name)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|e| model::Error::Tokenizer {
-            file: checkpoint.path().join(name).display().to_string(),
-            reason: e.to_string(),
-        })
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|e| model::Error::Tokenizer {
+                file: checkpoint.path().join(name).display().to_string(),
+                reason: e.to_string(),
+            })
     };
     let tokenizer_json = checkpoint
         .tokenizer_json()
@@ -147,7 +149,9 @@ impl TensorSource for Parents {
     }
 
     fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
-        let checkpoint = self.checkpoint(model).ok_or_else(|| format!("the model '{model}' is not open"))?;
+        let checkpoint = self
+            .checkpoint(model)
+            .ok_or_else(|| format!("the model '{model}' is not open"))?;
         checkpoint.read_f32_cow(tensor).map_err(|e| e.to_string())
     }
 

@@ -44,7 +44,9 @@ impl Function {
 }
 
 fn weights(recipe: &Recipe) -> (f64, f64) {
-    let Body::Models(models) = &recipe.result().body else { panic!("one set of layers") };
+    let Body::Models(models) = &recipe.result().body else {
+        panic!("one set of layers")
+    };
     let weight = |i: usize| match &models[i].parameters["weight"] {
         ParamValue::Number(w) => *w,
         other => panic!("{other:?}"),
@@ -163,7 +165,12 @@ fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (R
 fn story(records: &[Record]) -> Vec<String> {
     records
         .iter()
-        .filter(|r| !matches!(r.event, Event::RunResumed { .. } | Event::RunStopped { .. } | Event::Log { .. }))
+        .filter(|r| {
+            !matches!(
+                r.event,
+                Event::RunResumed { .. } | Event::RunStopped { .. } | Event::Log { .. }
+            )
+        })
         .map(|r| match &r.event {
             Event::RunDone { evals, answers, .. } => format!("done {evals} {answers}"),
             event => serde_json::to_string(event).unwrap(),
@@ -187,10 +194,14 @@ fn a_whole_run_finds_the_child_and_proves_it() {
             })
             .collect();
         assert_eq!(readings.len(), 1, "the sealed split is read once");
-        assert!(readings[0].difference > 0.1 && readings[0].p_value < 0.05, "{optimizer}: {:?}", readings[0]);
-        let on_search = records.iter().filter(|r| {
-            matches!(&r.event, Event::CandidateScored(c) if c.origin != Origin::Mean)
-        });
+        assert!(
+            readings[0].difference > 0.1 && readings[0].p_value < 0.05,
+            "{optimizer}: {:?}",
+            readings[0]
+        );
+        let on_search = records
+            .iter()
+            .filter(|r| matches!(&r.event, Event::CandidateScored(c) if c.origin != Origin::Mean));
         assert_eq!(on_search.count(), 40, "the budget counts every candidate");
     }
 }
@@ -209,11 +220,18 @@ fn a_run_killed_anywhere_goes_on_to_the_same_end() {
         for cut in (1..lines.len()).step_by(7) {
             let torn = &lines[cut][..lines[cut].len() / 2];
             std::fs::write(&path, lines[..cut].concat() + torn).unwrap();
-            let known = read(&path).unwrap().iter().filter(|r| matches!(r.event, Event::CandidateScored(_))).count();
+            let known = read(&path)
+                .unwrap()
+                .iter()
+                .filter(|r| matches!(r.event, Event::CandidateScored(_)))
+                .count();
             let (end, resumed) = go(&path, &plan, Function::new(), &Control::default());
             assert_eq!(end.unwrap(), End::Done);
             assert_eq!(story(&read(&path).unwrap()), expected, "cut after line {cut}");
-            assert!(resumed.calls + known <= whole.calls, "cut after line {cut}: asked again");
+            assert!(
+                resumed.calls + known <= whole.calls,
+                "cut after line {cut}: asked again"
+            );
         }
     }
 }
@@ -240,7 +258,11 @@ fn a_failed_candidate_is_a_value() {
     };
     let (end, _) = go(&path, &plan("cma-es"), function, &Control::default());
     assert_eq!(end.unwrap(), End::Done);
-    let failed = read(&path).unwrap().iter().filter(|r| matches!(r.event, Event::CandidateFailed { .. })).count();
+    let failed = read(&path)
+        .unwrap()
+        .iter()
+        .filter(|r| matches!(r.event, Event::CandidateFailed { .. }))
+        .count();
     assert!(failed > 0);
 }
 
@@ -293,7 +315,9 @@ fn a_budget_below_one_generation_still_has_a_final() {
 fn another_search_cannot_go_on_with_this_journal() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("journal.jsonl");
-    go(&path, &plan("cma-es"), Function::new(), &Control::default()).0.unwrap();
+    go(&path, &plan("cma-es"), Function::new(), &Control::default())
+        .0
+        .unwrap();
     // Cut back to the search, so that there is something to go on with.
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.split_inclusive('\n').take(60).collect();

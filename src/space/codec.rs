@@ -308,7 +308,10 @@ impl Codec {
                 "ties".to_string(),
                 plain(Method::Ties, &[("weight", 1.0), ("density", 1.0)]),
             ));
-            baselines.push(("task_arithmetic".to_string(), plain(Method::TaskArithmetic, &[("weight", 1.0)])));
+            baselines.push((
+                "task_arithmetic".to_string(),
+                plain(Method::TaskArithmetic, &[("weight", 1.0)]),
+            ));
         }
         baselines
     }

@@ -16,7 +16,11 @@ fn root() -> &'static Path {
 
 fn heterosis(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heterosis"));
-    command.args(args).current_dir(root()).stdin(Stdio::null()).env("NO_COLOR", "1");
+    command
+        .args(args)
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .env("NO_COLOR", "1");
     command
 }
 
@@ -76,7 +80,15 @@ fn story(run: &Path) -> Vec<Value> {
     let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log")));
     for record in &mut records {
-        for clock in ["seq", "time_ms", "merge_ms", "evaluation_ms", "elapsed_ms", "cached", "generated_tokens"] {
+        for clock in [
+            "seq",
+            "time_ms",
+            "merge_ms",
+            "evaluation_ms",
+            "elapsed_ms",
+            "cached",
+            "generated_tokens",
+        ] {
             record.as_object_mut().unwrap().remove(clock);
         }
     }
@@ -95,7 +107,10 @@ fn a_search_survives_kill_and_ends_the_same() {
     let arg = |p: &Path| p.display().to_string();
     let printed = good(&["search", &arg(&file), "--run", &arg(&whole)]);
     assert!(!printed.contains('\u{1b}'), "no escape codes at a pipe");
-    assert!(printed.contains("heterosis export"), "the summary says what to do next: {printed}");
+    assert!(
+        printed.contains("heterosis export"),
+        "the summary says what to do next: {printed}"
+    );
 
     let mut child = heterosis(&["search", &arg(&file), "--run", &arg(&killed)])
         .stdout(Stdio::null())
@@ -104,7 +119,10 @@ fn a_search_survives_kill_and_ends_the_same() {
         .unwrap();
     let patience = Instant::now();
     while !killed.join("journal.jsonl").exists() || evaluations(&killed) < 7 {
-        assert!(patience.elapsed() < Duration::from_secs(300), "the search does not get on");
+        assert!(
+            patience.elapsed() < Duration::from_secs(300),
+            "the search does not get on"
+        );
         std::thread::sleep(Duration::from_millis(5));
         if child.try_wait().unwrap().is_some() {
             break;
@@ -120,7 +138,10 @@ fn a_search_survives_kill_and_ends_the_same() {
     assert_eq!(best(&killed), best(&whole));
 
     let status: Status = serde_json::from_str(&good(&["status", &arg(&whole), "--json"])).unwrap();
-    assert_eq!((status.schema_version, status.state.as_str(), status.evals), (1, "done", 16));
+    assert_eq!(
+        (status.schema_version, status.state.as_str(), status.evals),
+        (1, "done", 16)
+    );
     assert!(status.held_out.is_some() && status.parents.len() == 3);
 
     // What is exported is what was scored: the export opens its files again and repeats answers of the journal.
@@ -132,7 +153,10 @@ fn a_search_survives_kill_and_ends_the_same() {
     let bytes = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
     assert!(bytes(&out) == bytes(&merged), "best.yaml merges to the exported bytes");
     let card = fs::read_to_string(out.join("README.md")).unwrap();
-    assert!(card.starts_with("---\n") && card.contains("base_model_relation: merge"), "{card}");
+    assert!(
+        card.starts_with("---\n") && card.contains("base_model_relation: merge"),
+        "{card}"
+    );
     good(&["report", &arg(&whole)]);
     assert!(whole.join("report/report.html").exists());
 
@@ -184,7 +208,11 @@ struct StatusParent {
 fn json_documents_have_the_fields_that_scripts_rely_on() {
     let tmp = tempfile::tempdir().unwrap();
     let prompts = tmp.path().join("prompts.jsonl");
-    fs::write(&prompts, "{\"prompt\": \"Q: Tom has 5 apples .\"}\n{\"prompt\": \"Q:\"}\n").unwrap();
+    fs::write(
+        &prompts,
+        "{\"prompt\": \"Q: Tom has 5 apples .\"}\n{\"prompt\": \"Q:\"}\n",
+    )
+    .unwrap();
     let text = tmp.path().join("text.txt");
     fs::write(&text, "Tom has 5 apples . Tom buys 3 more apples .").unwrap();
     let (prompts, text) = (prompts.display().to_string(), text.display().to_string());
@@ -194,7 +222,15 @@ fn json_documents_have_the_fields_that_scripts_rely_on() {
         assert_eq!(printed.lines().count(), 1);
         serde_json::from_str(&printed).unwrap()
     };
-    let generated = document(&["generate", "models/tiny-base", "--prompts", &prompts, "--max-new-tokens", "5", "--json"]);
+    let generated = document(&[
+        "generate",
+        "models/tiny-base",
+        "--prompts",
+        &prompts,
+        "--max-new-tokens",
+        "5",
+        "--json",
+    ]);
     let outputs = generated["outputs"].as_array().unwrap();
     assert_eq!(outputs.len(), 2);
     for output in outputs {
@@ -205,12 +241,23 @@ fn json_documents_have_the_fields_that_scripts_rely_on() {
     let perplexity = document(&["perplexity", "models/tiny-base", "--text", &text, "--json"]);
     let nll = perplexity["nll_per_token"].as_f64().unwrap();
     assert!((perplexity["perplexity"].as_f64().unwrap() - nll.exp()).abs() < 1e-9 * nll.exp());
-    let task = ["--task", "evals/arith-es.yaml", "--split", "search", "--limit", "8", "--json"];
+    let task = [
+        "--task",
+        "evals/arith-es.yaml",
+        "--split",
+        "search",
+        "--limit",
+        "8",
+        "--json",
+    ];
     let scored = document(&[&["eval", "models/tiny-maths-en"], &task[..]].concat());
     let first = &scored["tasks"][0];
     assert_eq!(first["n"], 8);
     let scores = first["scores"].as_object().unwrap();
-    assert!(scores.values().all(|s| s["value"].is_f64() && s["stderr"].is_f64()), "{scored}");
+    assert!(
+        scores.values().all(|s| s["value"].is_f64() && s["stderr"].is_f64()),
+        "{scored}"
+    );
     assert!(scored["elapsed_ms"].is_u64() && scored["generated_tokens"].is_u64() && scored["model"].is_string());
     document(&["methods", "--json"]);
     document(&["tasks", "--json"]);
@@ -222,7 +269,17 @@ fn stored_answers_are_scored_again_to_the_same() {
     let tmp = tempfile::tempdir().unwrap();
     let answers = tmp.path().join("answers.jsonl").display().to_string();
     let task = ["--task", "evals/arith-es.yaml"];
-    let eval = ["eval", "models/tiny-maths-en", "--split", "search", "--limit", "20", "--answers", &answers, "--json"];
+    let eval = [
+        "eval",
+        "models/tiny-maths-en",
+        "--split",
+        "search",
+        "--limit",
+        "20",
+        "--answers",
+        &answers,
+        "--json",
+    ];
     let first: Value = serde_json::from_str(&good(&[&eval[..], &task].concat())).unwrap();
     let again: Value = serde_json::from_str(&good(&[&["rescore", &answers, "--json"], &task[..]].concat())).unwrap();
     assert_eq!(first["tasks"], again["tasks"]);
@@ -237,7 +294,10 @@ fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
     let prompts = at("p.jsonl");
     fs::write(&prompts, "{\"prompt\": \"Q:\"}\n").unwrap();
     let prompts = word(&prompts);
-    refused(&["generate", "models/tiny-bas", "--prompts", &prompts], &["models/tiny-bas"]);
+    refused(
+        &["generate", "models/tiny-bas", "--prompts", &prompts],
+        &["models/tiny-bas"],
+    );
 
     // A truncated file, a header of 2^63 bytes, a missing tokenizer.
     let copy = |name: &str| {
@@ -252,15 +312,24 @@ fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
     let truncated = copy("truncated");
     let bytes = fs::read(truncated.join("model.safetensors")).unwrap();
     fs::write(truncated.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
-    refused(&["generate", &word(&truncated), "--prompts", &prompts], &["model.safetensors"]);
+    refused(
+        &["generate", &word(&truncated), "--prompts", &prompts],
+        &["model.safetensors"],
+    );
     let hostile = copy("hostile");
     let mut huge = (1u64 << 63).to_le_bytes().to_vec();
     huge.extend_from_slice(b"{}");
     fs::write(hostile.join("model.safetensors"), huge).unwrap();
-    refused(&["generate", &word(&hostile), "--prompts", &prompts], &["model.safetensors", "header"]);
+    refused(
+        &["generate", &word(&hostile), "--prompts", &prompts],
+        &["model.safetensors", "header"],
+    );
     let wordless = copy("wordless");
     fs::remove_file(wordless.join("tokenizer.json")).unwrap();
-    refused(&["generate", &word(&wordless), "--prompts", &prompts], &["tokenizer.json"]);
+    refused(
+        &["generate", &word(&wordless), "--prompts", &prompts],
+        &["tokenizer.json"],
+    );
 
     // A merge needs no tokenizer.
     let recipe = at("recipe.yaml");
@@ -281,19 +350,29 @@ fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
     fs::write(&recipe, text(&word(&root().join("tests/data/merge")))).unwrap();
     refused(&["merge", &word(&recipe), &word(&none)], &["config.json"]);
     fs::write(&recipe, text("x").replace("merge_method", "merge_metod")).unwrap();
-    refused(&["merge", &word(&recipe), &word(&none)], &["recipe.yaml:1", "did you mean 'merge_method'?"]);
+    refused(
+        &["merge", &word(&recipe), &word(&none)],
+        &["recipe.yaml:1", "did you mean 'merge_method'?"],
+    );
     let file = space(tmp.path(), 4);
     let yaml = fs::read_to_string(&file).unwrap();
     fs::write(&file, yaml.replace("evals: 4", "eval: 4")).unwrap();
-    refused(&["search", &word(&file)], &["space.yaml:11", "did you mean 'evals'?"]);
+    refused(&["search", &word(&file)], &["space.yaml:12", "did you mean 'evals'?"]);
     fs::write(&file, &yaml).unwrap();
     fs::write(at("a-file"), "").unwrap();
-    refused(&["search", &word(&file), "--run", &word(&at("a-file/run"))], &["a-file"]);
+    refused(
+        &["search", &word(&file), "--run", &word(&at("a-file/run"))],
+        &["a-file"],
+    );
     fs::write(&file, yaml.replace("tiny-spanish", "tiny-spanisch")).unwrap();
     refused(&["search", &word(&file)], &["models.spanish"]);
     fs::remove_file(&file).unwrap();
     fs::remove_file(at("a-file")).unwrap();
-    assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), before, "nothing is left behind");
+    assert_eq!(
+        fs::read_dir(tmp.path()).unwrap().count(),
+        before,
+        "nothing is left behind"
+    );
 }
 
 #[test]
