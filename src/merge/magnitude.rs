@@ -136,7 +136,7 @@ impl Index {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bracket {
     pub sure: Cut,
-    maybe: Cut,
+    pub maybe: Cut,
     missing: usize,
 }
 
@@ -147,6 +147,11 @@ impl Bracket {
             maybe: cut,
             missing: 0,
         }
+    }
+
+    /// The bits of the magnitudes that are open at `index`, as a range.
+    pub fn open_bits(&self, index: usize) -> (u32, u32) {
+        (self.maybe.least(index), self.sure.least(index))
     }
 
     /// The entries of a chunk of the task vector whose fate is open.
@@ -163,7 +168,7 @@ impl Bracket {
         ends.sort_unstable();
         let mut from = 0;
         for to in ends {
-            let (low, high) = (self.maybe.least(start + from), self.sure.least(start + from));
+            let (low, high) = self.open_bits(start + from);
             // low ≤ bits < high, as one comparison.
             let between = |d: &f32| (d.to_bits() & 0x7fff_ffff).wrapping_sub(low) < high - low;
             let part = &chunk[from..to];
@@ -235,7 +240,7 @@ impl Cut {
     }
 
     /// The smallest magnitude that is kept at `index`, as bits.
-    fn least(self, index: usize) -> u32 {
+    pub(crate) fn least(self, index: usize) -> u32 {
         match self {
             Cut::Everything => 0,
             Cut::Nothing => u32::MAX,
@@ -244,7 +249,7 @@ impl Cut {
     }
 
     /// How many entries of a chunk stand up to the last one that is kept of those tied at the cut.
-    fn ties_kept(self, start: usize, len: usize) -> usize {
+    pub(crate) fn ties_kept(self, start: usize, len: usize) -> usize {
         match self {
             Cut::At { last, .. } => (last + 1).saturating_sub(start).min(len),
             Cut::Everything | Cut::Nothing => len,

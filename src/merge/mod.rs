@@ -19,6 +19,7 @@ mod child;
 mod combine;
 mod dare;
 mod della;
+mod fused;
 #[cfg(test)]
 mod golden;
 mod iso_c;

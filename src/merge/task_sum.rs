@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde::Serialize;
 
 use super::{
-    breadcrumbs, dare, della,
+    breadcrumbs, dare, della, fused,
     magnitude::{Bracket, Cut, Place, share},
     parents::{Parents, Refusal, difference},
     random::Key,
@@ -126,64 +126,129 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
         .collect();
     let total: f32 = sum.terms.iter().map(|t| t.weight).sum();
     let total = if total.abs() < 1e-8 { 1.0 } else { total };
-    // Where an index leaves a few entries open, the pass finds them, and the chunks that hold them are made again.
-    let open: Mutex<Vec<(usize, usize, Place)>> = Mutex::default();
-    let note = |start: usize, i: usize, delta: &[f32]| {
-        if let Some(bracket) = &brackets[i] {
-            let mut found = Vec::new();
-            bracket.open(start, delta, &mut found);
-            if !found.is_empty() {
-                let mut open = open.lock().unwrap_or_else(|e| e.into_inner());
-                open.extend(found.into_iter().map(|place| (start, i, place)));
-            }
-        }
+    let mut pass = Pass {
+        sum,
+        base,
+        models,
+        keeps,
+        brackets,
+        scales,
+        total,
+        open: Mutex::default(),
     };
-    let chunk =
-        |keeps: &[Keep], noted: bool, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]| {
-            let len = out.len();
-            let base = chunks[base];
-            scratch.resize(CHUNK * models.len(), 0.0);
-            for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
-                let delta = &mut place[..len];
-                for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(base) {
-                    *d = x - b;
-                }
-                if noted {
-                    note(start, i, delta);
-                }
-                keeps[i].apply(start, delta);
-                let (scale, weight) = (scales[i], sum.terms[i].weight);
-                for d in delta {
-                    *d = *d * scale * weight;
-                }
-            }
-            let deltas = scratch.chunks(CHUNK).take(models.len()).map(|p| &p[..len]);
-            if sum.elect {
-                ties::elect_and_sum(deltas, &sum.terms, sum.normalize, out);
-            } else {
-                add(deltas, out);
-                if sum.normalize {
-                    for o in out.iter_mut() {
-                        *o /= total;
-                    }
-                }
-            }
-            for (o, b) in out.iter_mut().zip(base) {
-                *o = b + *o * sum.lambda;
-            }
-        };
     let finite = parents.inputs.write(out, |start, chunks, scratch, out| {
-        chunk(&keeps, true, start, chunks, scratch, out);
+        pass.chunk(start, chunks, scratch, out);
     });
-    let open = std::mem::take(&mut *open.lock().unwrap_or_else(|e| e.into_inner()));
-    if open.is_empty() {
+    let starts = pass.close();
+    if starts.is_empty() {
         return Ok(finite);
     }
-    let starts = resolve(&brackets, &open, &mut keeps);
     let rewritten = parents.inputs.rewrite(out, &starts, |start, chunks, scratch, out| {
-        chunk(&keeps, false, start, chunks, scratch, out);
+        pass.chunk(start, chunks, scratch, out);
     });
     Ok(finite & rewritten)
+}
+
+/// The last pass over the parents, with all that it needs to know.
+///
+/// Where an index leaves a few entries open, the pass notes them; then the cuts are made exact, and the chunks that hold
+/// such entries are made again.
+struct Pass<'a> {
+    sum: &'a TaskSum,
+    base: usize,
+    models: Vec<usize>,
+    keeps: Vec<Keep>,
+    brackets: Vec<Option<Bracket>>,
+    scales: Vec<f32>,
+    total: f32,
+    /// First element of the chunk, model, place.
+    open: Mutex<Vec<(usize, usize, Place)>>,
+}
+
+impl Pass<'_> {
+    fn chunk(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
+        let terms = fused::Terms {
+            sum: self.sum,
+            keeps: &self.keeps,
+            brackets: &self.brackets,
+            scales: &self.scales,
+            total: self.total,
+        };
+        if !terms.fit() {
+            return self.general(start, chunks, scratch, out);
+        }
+        let mut models: [&[f32]; fused::MOST] = [&[]; fused::MOST];
+        for (model, k) in models.iter_mut().zip(&self.models) {
+            *model = chunks[*k];
+        }
+        if terms.merge(start, chunks[self.base], &models[..self.models.len()], out) {
+            for (i, k) in self.models.iter().enumerate() {
+                self.note(start, i, difference(chunks[*k], chunks[self.base], scratch));
+            }
+        }
+    }
+
+    /// Pass by pass, for any number of models and any trim.
+    fn general(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
+        let len = out.len();
+        let base = chunks[self.base];
+        scratch.resize(CHUNK * self.models.len(), 0.0);
+        for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
+            let delta = &mut place[..len];
+            for ((d, x), b) in delta.iter_mut().zip(chunks[self.models[i]]).zip(base) {
+                *d = x - b;
+            }
+            self.note(start, i, delta);
+            self.keeps[i].apply(start, delta);
+            let (scale, weight) = (self.scales[i], self.sum.terms[i].weight);
+            for d in delta {
+                *d = *d * scale * weight;
+            }
+        }
+        let deltas = scratch.chunks(CHUNK).take(self.models.len()).map(|p| &p[..len]);
+        if self.sum.elect {
+            ties::elect_and_sum(deltas, &self.sum.terms, self.sum.normalize, out);
+        } else {
+            add(deltas, out);
+            if self.sum.normalize {
+                for o in out.iter_mut() {
+                    *o /= self.total;
+                }
+            }
+        }
+        for (o, b) in out.iter_mut().zip(base) {
+            *o = b + *o * self.sum.lambda;
+        }
+    }
+
+    /// Remembers the entries of a chunk of τ of model `i` whose fate is open.
+    fn note(&self, start: usize, i: usize, delta: &[f32]) {
+        let Some(bracket) = &self.brackets[i] else {
+            return;
+        };
+        let mut found = Vec::new();
+        bracket.open(start, delta, &mut found);
+        if !found.is_empty() {
+            let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+            open.extend(found.into_iter().map(|place| (start, i, place)));
+        }
+    }
+
+    /// Makes the cuts exact. Returns the chunks that held open entries.
+    fn close(&mut self) -> Vec<usize> {
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(|e| e.into_inner()));
+        for (i, (bracket, keep)) in self.brackets.iter_mut().zip(&mut self.keeps).enumerate() {
+            if let Some(bracket) = bracket.take() {
+                let of_model = open.iter().filter(|(_, model, _)| *model == i);
+                let mut found: Vec<Place> = of_model.map(|(.., place)| *place).collect();
+                *keep = Keep::Cut(bracket.resolve(&mut found));
+            }
+        }
+        let mut starts: Vec<usize> = open.iter().map(|(start, ..)| *start).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
 }
 
 /// Cuts that a cache knows but for a few entries, where nothing but the last pass needs them.
@@ -195,21 +260,6 @@ fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum) -> Vec<Optio
         _ => None,
     };
     models.iter().zip(&sum.terms).map(of).collect()
-}
-
-/// Makes the cuts exact. Returns the chunks that held open entries.
-fn resolve(brackets: &[Option<Bracket>], open: &[(usize, usize, Place)], keeps: &mut [Keep]) -> Vec<usize> {
-    for (i, (bracket, keep)) in brackets.iter().zip(keeps).enumerate() {
-        if let Some(bracket) = bracket {
-            let of_model = open.iter().filter(|(_, model, _)| *model == i);
-            let mut found: Vec<Place> = of_model.map(|(.., place)| *place).collect();
-            *keep = Keep::Cut(bracket.resolve(&mut found));
-        }
-    }
-    let mut starts: Vec<usize> = open.iter().map(|(start, ..)| *start).collect();
-    starts.sort_unstable();
-    starts.dedup();
-    starts
 }
 
 fn add<'a>(deltas: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {

@@ -404,3 +404,39 @@ fn a_stream_gives_every_tensor_once_and_stops_at_the_first_error() {
     let stopped = run(&plan, &models, &mut |_, _| Err(stop.clone()), &mut |_| {});
     assert_eq!(stopped, Err(stop.clone()));
 }
+
+/// Five models go through the general passes, the same sum with a model of weight zero less through the fused loop.
+#[test]
+fn the_fused_loop_and_the_general_passes_agree() {
+    let mut models = models();
+    let shape = [70, 130];
+    for (k, model) in ["base", "a", "b"].iter().enumerate() {
+        let values = (0..shape[0] * shape[1]).map(|i| ((i * (k + 3) * 7919) % 509) as f32 / 509.0 - 0.5);
+        models.set(model, &layer(1), &shape, values.collect());
+    }
+    for name in ["c", "d", "e"] {
+        models.decoder(name, 1, 4, &WORDS, false);
+        let base = models.get("base", &layer(1)).to_vec();
+        models.set(name, &layer(1), &shape, base);
+    }
+    for method in [
+        Method::TaskArithmetic,
+        Method::Ties,
+        Method::Breadcrumbs,
+        Method::BreadcrumbsTies,
+    ] {
+        for normalize in [false, true] {
+            let few = example(method).replace(
+                "parameters: {}",
+                &format!("parameters: {{normalize: {normalize}, lambda: 0.7}}"),
+            );
+            // Their task vectors are zero, so they change nothing but the path.
+            let many = few.clone()
+                + &["c", "d", "e"]
+                    .map(|m| format!("- model: {m}\n  parameters: {{weight: 0}}\n"))
+                    .concat();
+            let [few, many] = [few, many].map(|text| compute(&plan(&text, &models).unwrap(), &models, &layer(1)));
+            assert_eq!(few, many, "{method:?} {normalize}");
+        }
+    }
+}

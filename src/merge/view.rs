@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use crate::recipe::DType;
 
 /// Elements that a kernel sees at once.
-pub(crate) const CHUNK: usize = 4096;
+pub(crate) const CHUNK: usize = 2048;
 /// Chunks that one thread takes at once.
-const RUN: usize = 16;
+const RUN: usize = 32;
 
 /// A tensor of a parent: f32, or the little-endian bytes of a narrower type.
 #[derive(Clone, Copy, Debug)]
