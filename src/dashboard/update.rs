@@ -6,7 +6,6 @@ use super::model::{Detail, FlipKind, Model, Overlay, Page, Sort, Tab};
 use crate::event::{Level, Record};
 
 /// What can happen to the dashboard.
-#[allow(clippy::large_enum_variant)] // one at a time, taken in at once
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // records are the common case, and messages are never stored
 pub enum Message {
