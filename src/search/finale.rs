@@ -163,6 +163,8 @@ impl Run<'_, '_> {
         for (other, p_holm) in others.iter_mut().zip(stats::holm(&p_values)) {
             other.p_holm = p_holm;
         }
+        // The best parent counts in the correction; its comparison stands in the reading itself.
+        others.retain(|o| o.other.id != selection.best_parent);
         let reading = TestReading {
             split: exam.split.clone(),
             best: score(&selection.best, &child.answers),
