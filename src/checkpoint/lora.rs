@@ -324,7 +324,7 @@ pub struct AdapterShape {
     pub got: Vec<usize>,
 }
 
-/// out[j] += scale · Σₖ left[k] · right[k, start + j]
+/// `out[j] += scale · Σₖ left[k] · right[k, start + j]`
 fn add_row(out: &mut [f32], left: &[f32], right: &[f32], columns: usize, start: usize, scale: f32) {
     for (block, out) in out.chunks_mut(COLUMNS).enumerate() {
         let at = start + block * COLUMNS;

@@ -1,9 +1,9 @@
 //! Tasks: what a model is asked, what of its output counts as the answer, and what the scores are worth.
 //!
-//! Reading order: [`task_file`] (the YAML as written) and [`data`] (its rows), this file (what a task means for one
-//! language and one profile), [`prompt`] with [`python_random`] (the questions), [`extract`] with [`python_regex`] and
-//! [`language`] (the verdict), [`answer`] (all questions of all tasks through one engine), [`rescore`] (stored outputs,
-//! without a model), [`stats`].
+//! Reading order: `task_file` (the YAML as written) and `data` (its rows), this file (what a task means for one
+//! language and one profile), `prompt` with `python_random` (the questions), `extract` with `python_regex` and
+//! `language` (the verdict), `answer` (all questions of all tasks through one engine), `rescore` (stored outputs,
+//! without a model), `stats`.
 //!
 //! Two profiles: `parity` is lm-eval's way, defects included, so that scores can be compared with published ones;
 //! `fitness` is the repaired way, in which examples are fixed so that all prompts share a prefix.

@@ -1,6 +1,6 @@
 //! The decoder: one forward pass for every family, over a packed batch of tokens from many rows.
 //!
-//! A batch is a list of [`Chunk`]s: consecutive new tokens of a row, the segments that the row shares with others, and the
+//! A batch is a list of `Chunk`s: consecutive new tokens of a row, the segments that the row shares with others, and the
 //! segment it owns. There is no padding. Weights are repacked once when they are set; whoever changes one holds the decoder
 //! alone (`&mut`), and keys and values never outlive a call of the engine, so nothing computed with old weights survives.
 

@@ -136,7 +136,7 @@ macro_rules! with_rows {
 }
 pub(super) use with_rows;
 
-/// Rows repacked for [`tile`]: groups of [`MR`] rows (the last may have fewer), each group `[k][row]`.
+/// Rows repacked for `tile`: groups of `MR` rows (the last may have fewer), each group `[k][row]`.
 #[derive(Default)]
 pub struct PackedRows {
     rows: usize,

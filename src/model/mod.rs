@@ -1,8 +1,8 @@
 //! The decoder and the evaluation engine: a Hugging Face config and named tensors in, answers and log-likelihoods out.
 //!
-//! Reading order: [`spec`] (config.json → what the forward pass needs to know), [`rope`] (rotary tables), [`kernels`] and
-//! [`attention`] (the arithmetic), [`kv`] (keys and values in blocks), [`decoder`] (the forward pass, once, for all
-//! families), [`prefix`] and [`engine`] (which token of which request is computed when), [`tokenizer`] and [`chat`] (text).
+//! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kernels` and
+//! `attention` (the arithmetic), `kv` (keys and values in blocks), `decoder` (the forward pass, once, for all
+//! families), `prefix` and `engine` (which token of which request is computed when), `tokenizer` and `chat` (text).
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
 mod attention;
