@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     Failure, Outcome, environment,
     models::{self, read_recipe},
-    watch::{Lines, request},
+    watch::{Lines, request, say_how_to_export},
 };
 use crate::{
     cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
@@ -409,15 +409,18 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
     let mut lines = Lines::new(watch.log_format);
     let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
+        let mut exports = Vec::new();
         let mut asked = |action: Action| match action {
             Action::Abort => {
                 ratatui::restore();
                 std::process::exit(130);
             }
+            Action::RequestExport { id } => exports.push(id),
             action => request(dir, action),
         };
         let shown = dashboard::run(&view, environment::appearance(), &environment::now_ms, &mut asked);
         drop(view);
+        say_how_to_export(dir, &exports);
         for record in log.try_iter() {
             lines.skip(&record);
         }

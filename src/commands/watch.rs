@@ -41,8 +41,13 @@ pub fn watch(args: WatchArgs) -> Outcome {
         }
         return Ok(());
     }
-    let mut asked = |action: Action| request(&dir, action);
+    let mut exports = Vec::new();
+    let mut asked = |action: Action| match action {
+        Action::RequestExport { id } => exports.push(id),
+        action => request(&dir, action),
+    };
     dashboard::run(&records, environment::appearance(), &*now, &mut asked)?;
+    say_how_to_export(&dir, &exports);
     Ok(())
 }
 
@@ -81,6 +86,13 @@ pub fn request(dir: &RunDir, action: Action) {
     };
     if let Err(e) = done {
         tracing::warn!("{}: the request cannot be passed on: {e}", dir.path().display());
+    }
+}
+
+/// An export needs a place to go to, which a key press does not give: the view's wishes are told as commands when it is left.
+pub fn say_how_to_export(dir: &RunDir, ids: &[String]) {
+    for id in ids {
+        eprintln!("to export {id}: heterosis export {} {id} OUT", dir.path().display());
     }
 }
 
