@@ -25,13 +25,13 @@ use crate::{
     dashboard::{self, Action},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Origin, Record},
-    model::decoder,
+    model::{DecoderSpec, decoder, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, FitnessTask, MergeEvaluator, Parents, Plan, Resources,
         recipe_dtype, run,
     },
-    space::{Codec, Shape, Space, TaskRef},
+    space::{Codec, Fold, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -170,6 +170,17 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
     Ok(Shape {
         layers: layers as usize,
         out_dtype: recipe_dtype(largest.1.dtype),
+        fold: fold(checkpoint.config()).with_context(|| checkpoint.name().to_string())?,
+    })
+}
+
+/// Where a family's layers take the scales of a layer path.
+fn fold(config: &serde_json::Value) -> Result<Fold> {
+    let spec = DecoderSpec::from_config(config)?;
+    Ok(match spec.norm_place {
+        NormPlace::Pre => Fold::Projections,
+        NormPlace::Post => Fold::PostNorms,
+        NormPlace::Sandwich => Fold::ShiftedPostNorms,
     })
 }
 

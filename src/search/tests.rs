@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     event::{Answer, Record},
     recipe::{Body, DType, ParamValue},
-    space::Shape,
+    space::{Fold, Shape},
     store::{Journal, read},
 };
 
@@ -99,6 +99,7 @@ fn plan(optimizer: &str) -> Plan {
     let shape = Shape {
         layers: 4,
         out_dtype: DType::F32,
+        fold: Fold::Projections,
     };
     let exam = |split: &str| Exam {
         split: split.into(),
