@@ -3,17 +3,21 @@
 use std::path::Path;
 
 use super::{
-    Axis, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Module, Optimizer, PS_CHILD,
-    ParameterSpace, Pin, Range, Search, Space, SplitRef, TaskRef,
+    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Module,
+    Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
 
-const OPTIMIZERS: [(&str, Optimizer); 4] = [
+/// Seconds that a command has for an answer unless the space says otherwise.
+const TIMEOUT: f64 = 3600.0;
+
+const OPTIMIZERS: [(&str, Optimizer); 5] = [
     ("cma-es", Optimizer::CmaEs),
     ("cma-es-margin", Optimizer::CmaEsMargin),
     ("genetic", Optimizer::Genetic),
     ("random", Optimizer::Random),
+    ("nsga2", Optimizer::Nsga2),
 ];
 
 /// Unsearched merges and paths that a search may start from, by the names of [`Codec::baselines`](super::Codec::baselines).
@@ -53,10 +57,10 @@ impl Space {
 fn space(root: &Node) -> Result<Space, yaml::Error> {
     let map = root.map()?;
     let name = map.required("name")?.text()?;
-    let models = models(map.required("models").map_err(|e| {
-        let bare = map.entries().iter().find(|(k, _)| k == "genes");
-        bare.map_or(e, |(_, genes)| not_yet(genes, "bare genes without models"))
-    })?)?;
+    if let Some(genes) = map.optional("genes") {
+        return bare(&map, name, genes);
+    }
+    let models = models(map.required("models")?)?;
     let base = match map.optional("base") {
         Some(node) => Some(model_name(node, &models)?),
         None => None,
@@ -65,7 +69,6 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         Some(node) => model_name(node, &models)?,
         None => base.clone().unwrap_or_else(|| models[0].0.clone()),
     };
-    refuse(&map, &["genes"])?;
     let hybrid = hybrid(&map, &models)?;
     let data_flow_space = match map.optional("data_flow_space") {
         Some(node) => Some(data_flow_space(node, &models, hybrid)?),
@@ -76,8 +79,8 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         _ => Some(parameter_space(map.required("parameter_space")?, &base)?),
     };
     let fitness = fitness(map.required("fitness")?)?;
-    let has_paths_at_once = data_flow_space.is_some() && hybrid != Some(Hybrid::PsThenDfs);
-    let search = search(map.optional("search"), has_paths_at_once)?;
+    let has_paths = data_flow_space.is_some() && hybrid != Some(Hybrid::PsThenDfs);
+    let search = search(map.optional("search"), &fitness, has_paths)?;
     let finale = finale(map.optional("final"))?;
     map.finish()?;
     Ok(Space {
@@ -88,6 +91,7 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         parameter_space,
         data_flow_space,
         hybrid,
+        genes: Vec::new(),
         fitness,
         search,
         finale,
@@ -218,19 +222,77 @@ fn pin(node: &Node, sources: &[String]) -> Result<Pin, yaml::Error> {
     Ok(pin)
 }
 
-/// Keys of the contract whose engine is not built yet: named as such, never ignored.
-fn refuse(map: &Map<'_>, keys: &[&str]) -> Result<(), yaml::Error> {
-    match keys.iter().find_map(|key| map.optional(key)) {
-        Some(node) => Err(not_yet(node, "this key")),
-        None => Ok(()),
+/// A space of bare genes: numbers that a command scores, and no model.
+fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::Error> {
+    for key in [
+        "models",
+        "base",
+        "tokenizer",
+        "parameter_space",
+        "data_flow_space",
+        "hybrid",
+    ] {
+        if let Some(node) = map.optional(key) {
+            return Err(node.error(format!(
+                "bare genes and {key} do not go together: with models, genes stand under parameter_space"
+            )));
+        }
     }
+    let mut genes = Vec::new();
+    for (name, node) in genes_node.map()?.entries() {
+        genes.push((name.clone(), bare_gene(node)?));
+    }
+    if genes.is_empty() {
+        return Err(genes_node.error("nothing is searched: give at least one gene, such as x: [-5, 5]"));
+    }
+    let fitness_node = map.required("fitness")?;
+    let fitness = fitness(fitness_node)?;
+    match &fitness.command {
+        None => return Err(fitness_node.error("bare genes have no model to ask; give a 'command' that scores them")),
+        Some(command) if command.materialize => {
+            return Err(fitness_node.error("bare genes have no model that could be written; leave 'materialize' out"));
+        }
+        Some(_) => {}
+    }
+    let search = search(map.optional("search"), &fitness, false)?;
+    let finale = finale(map.optional("final"))?;
+    map.finish()?;
+    Ok(Space {
+        name,
+        models: Vec::new(),
+        base: None,
+        tokenizer: String::new(),
+        parameter_space: None,
+        data_flow_space: None,
+        hybrid: None,
+        genes,
+        fitness,
+        search,
+        finale,
+    })
 }
 
-fn not_yet(node: &Node, what: &str) -> yaml::Error {
-    node.error(format!(
-        "{what} is not supported yet in version {}; leave it out",
-        env!("CARGO_PKG_VERSION")
-    ))
+fn bare_gene(node: &Node) -> Result<BareGene, yaml::Error> {
+    if matches!(node.value, Value::List(_)) {
+        let (low, high) = node.range()?;
+        return Ok(BareGene::Real([low, high]));
+    }
+    let map = node.map()?;
+    let gene = match (map.optional("int"), map.optional("choice")) {
+        (Some(int), None) => BareGene::Int { int: int_range(int)? },
+        (None, Some(choice)) => {
+            let words = choice.list()?.iter().map(Node::text).collect::<Result<Vec<_>, _>>()?;
+            if words.len() < 2 {
+                return Err(choice.error("a choice needs at least two things to choose from"));
+            }
+            BareGene::Choice { choice: words }
+        }
+        _ => {
+            return Err(node.error("a gene is [low, high], {int: [low, high]} or {choice: [a, b]}"));
+        }
+    };
+    map.finish()?;
+    Ok(gene)
 }
 
 fn models(node: &Node) -> Result<Vec<(String, String)>, yaml::Error> {
@@ -456,20 +518,47 @@ fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
 
 fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     let map = node.map()?;
-    refuse(&map, &["command", "materialize", "timeout"])?;
     let mut tasks = Vec::new();
-    let tasks_node = map.required("tasks")?;
-    for item in tasks_node.list()? {
-        tasks.push(task(item)?);
+    let command = command(&map)?;
+    let tasks_node = match &command {
+        Some(_) => map.optional("tasks"),
+        None => Some(map.required("tasks")?),
+    };
+    match (tasks_node, &command) {
+        (Some(node), Some(_)) => {
+            return Err(node.error("either tasks or a command scores candidates; leave one of them out"));
+        }
+        (Some(node), None) => {
+            for item in node.list()? {
+                tasks.push(task(item)?);
+            }
+            if tasks.is_empty() {
+                return Err(node.error("name at least one task"));
+            }
+        }
+        (None, _) => {}
     }
-    if tasks.is_empty() {
-        return Err(tasks_node.error("name at least one task"));
+    let mut weights = Vec::new();
+    if let Some(node) = map.optional("weights") {
+        if command.is_none() {
+            return Err(node.error("'weights' is for the scores of a command; a task has its own 'weight'"));
+        }
+        for (name, weight) in node.map()?.entries() {
+            weights.push((name.clone(), weight.f64()?));
+        }
     }
-    if let Some(node) = map.optional("objectives")
-        && node.one_of(&["scalar", "pareto"])? == 1
-    {
-        return Err(not_yet(node, "'pareto'"));
-    }
+    let objectives = match map.optional("objectives") {
+        Some(node) if node.one_of(&["scalar", "pareto"])? == 1 => {
+            if tasks.len() == 1 {
+                return Err(node.error("'pareto' needs two tasks or more"));
+            }
+            if command.is_some() && weights.len() < 2 {
+                return Err(node.error("'pareto' with a command needs to know its scores: weights: {NAME: 1, NAME: 1}"));
+            }
+            Objectives::Pareto
+        }
+        _ => Objectives::Scalar,
+    };
     let guard = match map.optional("guard") {
         Some(node) => {
             let map = node.map()?;
@@ -484,7 +573,41 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         None => None,
     };
     map.finish()?;
-    Ok(Fitness { tasks, guard })
+    Ok(Fitness {
+        tasks,
+        command,
+        weights,
+        objectives,
+        guard,
+    })
+}
+
+/// The keys `command`, `materialize` and `timeout`.
+fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
+    let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
+    let Some(node) = map.optional("command") else {
+        return match materialize.or(timeout) {
+            Some(node) => Err(node.error("this belongs to a 'command'")),
+            None => Ok(None),
+        };
+    };
+    let words = node.one_or_more();
+    let command = words.iter().map(|w| w.text()).collect::<Result<Vec<_>, _>>()?;
+    if command.is_empty() {
+        return Err(node.error("name a program and its arguments: command: [python, score.py]"));
+    }
+    let timeout = match timeout {
+        Some(node) => match node.f64()? {
+            seconds if seconds > 0.0 => seconds,
+            _ => return Err(node.error("a timeout is a number of seconds above 0")),
+        },
+        None => TIMEOUT,
+    };
+    Ok(Some(Command {
+        command,
+        materialize: materialize.map_or(Ok(false), Node::bool)?,
+        timeout,
+    }))
 }
 
 fn task(node: &Node) -> Result<TaskRef, yaml::Error> {
@@ -534,26 +657,26 @@ fn limit(map: &Map<'_>) -> Result<Option<usize>, yaml::Error> {
 }
 
 /// `has_paths`: whether the first search has genes that say whether a layer runs.
-fn search(node: Option<&Node>, has_paths: bool) -> Result<Search, yaml::Error> {
+fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Search, yaml::Error> {
     let mut search = Search {
-        optimizer: if has_paths {
-            Optimizer::CmaEsMargin
-        } else {
-            Optimizer::CmaEs
+        optimizer: match (fitness.is_pareto(), has_paths) {
+            (true, _) => Optimizer::Nsga2,
+            (false, true) => Optimizer::CmaEsMargin,
+            (false, false) => Optimizer::CmaEs,
         },
         population: None,
         evals: 400,
+        racing: None,
         warm_start: Vec::new(),
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
     let map = node.map()?;
     if let Some(node) = map.optional("optimizer") {
-        let words = ["cma-es", "cma-es-margin", "genetic", "random", "nsga2"];
-        search.optimizer = match OPTIMIZERS.get(node.one_of(&words)?) {
-            Some((_, optimizer)) => *optimizer,
-            None => return Err(not_yet(node, "'nsga2'")),
-        };
+        search.optimizer = OPTIMIZERS[node.one_of(&OPTIMIZERS.map(|o| o.0))?].1;
+        if (search.optimizer == Optimizer::Nsga2) != fitness.is_pareto() {
+            return Err(node.error("nsga2 and 'objectives: pareto' go together: one needs the other"));
+        }
         if has_paths && search.optimizer == Optimizer::CmaEs {
             return Err(node.error(
                 "cma-es moves real numbers only, and a layer runs or it does not; write cma-es-margin or genetic",
@@ -574,10 +697,11 @@ fn search(node: Option<&Node>, has_paths: bool) -> Result<Search, yaml::Error> {
             n => search.evals = n,
         }
     }
-    if let Some(node) = map.optional("racing")
-        && node.bool()?
-    {
-        return Err(not_yet(node, "racing"));
+    if let Some(node) = map.optional("racing") {
+        search.racing = racing(node)?;
+        if search.racing.is_some() && fitness.command.is_some() {
+            return Err(node.error("a command chooses its own questions, so there is nothing to race over"));
+        }
     }
     if let Some(node) = map.optional("warm_start") {
         for item in node.list()? {
@@ -594,6 +718,21 @@ fn search(node: Option<&Node>, has_paths: bool) -> Result<Search, yaml::Error> {
     }
     map.finish()?;
     Ok(search)
+}
+
+/// `true`, `false`, or the questions on each rung.
+fn racing(node: &Node) -> Result<Option<Racing>, yaml::Error> {
+    if !matches!(node.value, Value::Map(_)) {
+        return Ok(node.bool()?.then(Racing::default));
+    }
+    let map = node.map()?;
+    let list = map.required("rungs")?;
+    let rungs = list.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
+    if rungs.is_empty() || rungs[0] == 0 || !rungs.is_sorted_by(|a, b| a < b) {
+        return Err(list.error("rungs are numbers of questions that grow, such as [24, 48, 96]"));
+    }
+    map.finish()?;
+    Ok(Some(Racing { rungs }))
 }
 
 fn finale(node: Option<&Node>) -> Result<Finale, yaml::Error> {
@@ -681,10 +820,9 @@ search:
         assert!(error("base: base\n", "base: bas\n").contains("did you mean 'base'?"));
         assert!(error("base: base\n", "").contains("name it with the key 'base'"));
         assert!(
-            error("search:\n", "genes: {x: [0, 1]}\nsearch:\n")
-                .contains("s.yaml:15: genes: this key is not supported yet")
+            error("search:\n", "genes: {x: [0, 1]}\nsearch:\n").contains("bare genes and models do not go together")
         );
-        assert!(error("  evals: 20", "  racing: true").contains("not supported yet"));
+        assert!(error("  evals: 20", "  racing: {rungs: [8, 4]}").contains("numbers of questions that grow"));
         assert!(error("weight: 0.5", "weight: -1").contains("above 0"));
     }
 
