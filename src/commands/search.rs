@@ -18,11 +18,11 @@ use anyhow::{Context, Result, bail};
 use super::{
     Failure, Outcome, environment,
     models::{self, read_recipe},
-    watch::{Lines, request, say_how_to_export},
+    watch::{Exports, Lines, request},
 };
 use crate::{
     cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
-    dashboard::{self, Action},
+    dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Origin, Record},
     model::decoder,
@@ -409,18 +409,23 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
     let mut lines = Lines::new(watch.log_format);
     let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
-        let mut exports = Vec::new();
+        let (mut exports, notices) = Exports::new(dir);
         let mut asked = |action: Action| match action {
             Action::Abort => {
                 ratatui::restore();
                 std::process::exit(130);
             }
-            Action::RequestExport { id } => exports.push(id),
+            Action::RequestExport { id } => exports.begin(id),
             action => request(dir, action),
         };
-        let shown = dashboard::run(&view, environment::appearance(), &environment::now_ms, &mut asked);
+        let feed = Feed {
+            records: &view,
+            notices: &notices,
+            now_ms: &environment::now_ms,
+        };
+        let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
         drop(view);
-        say_how_to_export(dir, &exports);
+        exports.finish();
         for record in log.try_iter() {
             lines.skip(&record);
         }

@@ -4,7 +4,7 @@
 //! other. Nothing here decides anything, reads a clock or opens a file. Time while no process worked on the run (between
 //! a stop or a crash and the next `run_resumed`) does not count as elapsed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
@@ -285,8 +285,15 @@ impl Run {
             self.answers += answers.answers.len() as u64;
         }
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
-        kept.retain(|a| (&a.task, &a.lang, &a.split) != (&answers.task, &answers.lang, &answers.split));
-        kept.push(answers.clone());
+        let same = |a: &&mut Answers| (&a.task, &a.lang, &a.split) == (&answers.task, &answers.lang, &answers.split);
+        let Some(before) = kept.iter_mut().find(same) else {
+            return kept.push(answers.clone());
+        };
+        // A candidate may be asked several times; each time adds to what stands here, or says it again.
+        let again: HashSet<&str> = answers.answers.iter().map(|a| a.q.as_str()).collect();
+        before.answers.retain(|a| !again.contains(a.q.as_str()));
+        before.answers.extend(answers.answers.iter().cloned());
+        before.key.clone_from(&answers.key);
     }
 
     fn score(&mut self, record: &Record, candidate: &Candidate) {
@@ -598,6 +605,26 @@ mod tests {
         assert_eq!(run.paired("a", "nobody"), None);
         let one = run_of(vec![answers("a", &[1.0]), answers("b", &[0.0])]);
         assert_eq!(one.paired("a", "b"), None, "one question has no standard error");
+    }
+
+    #[test]
+    fn answers_that_come_in_pieces_add_up() {
+        let piece = |scores: &[f64], from: usize| {
+            let Event::Answers(mut answers) = answers("a", scores) else {
+                unreachable!()
+            };
+            for (i, answer) in answers.answers.iter_mut().enumerate() {
+                answer.q = format!("t/search/{}", from + i);
+            }
+            Event::Answers(answers)
+        };
+        let run = run_of(vec![piece(&[1.0, 0.0], 0), piece(&[1.0, 1.0], 1)]);
+        let scores: Vec<(&str, f64)> = run.answers_of("a")[0]
+            .answers
+            .iter()
+            .map(|a| (a.q.as_str(), a.score))
+            .collect();
+        assert_eq!(scores, [("t/search/0", 1.0), ("t/search/1", 1.0), ("t/search/2", 1.0)]);
     }
 
     #[test]
