@@ -63,9 +63,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     let prepared = Prepared::new(Space::read(&dir.space())?, &engine)?;
     let _lock = dir.lock()?;
     let mut examiner = Examiner::new(&prepared, &dir, &engine)?;
-    let questions = examiner
-        .choose_questions(&winner, &records, args.limit)
-        .map_err(Failure::Work)?;
+    let questions = examiner.choose_questions(&records, args.limit)?;
     let unit = run.unit();
     let margin = args.margin / 100.0;
     let before = Complexity::of(&winner);
@@ -184,27 +182,20 @@ impl<'a> Examiner<'a> {
     }
 
     /// Questions of the selection split that nobody in the run was asked; all of the split if too few are left.
-    fn choose_questions(&mut self, winner: &Recipe, records: &[Record], limit: Option<usize>) -> Result<Questions> {
+    fn choose_questions(&mut self, records: &[Record], limit: Option<usize>) -> Result<Questions> {
         let mut used = HashSet::new();
         for record in records {
             if let Event::Answers(answers) = &record.event {
                 used.extend(answers.answers.iter().map(|a| a.q.as_str()));
             }
         }
-        let answers = self.answers(winner).map_err(anyhow::Error::msg)?;
-        let unused = |answers: &[Answer]| answers.iter().filter(|a| !used.contains(a.q.as_str())).count();
-        let fresh = answers
-            .iter()
-            .map(|a| unused(a))
-            .min()
-            .is_some_and(|least| least >= FEWEST);
+        let ids = self.evaluator.question_ids(&self.exam);
+        let unused = |ids: &Vec<String>| ids.iter().filter(|q| !used.contains(q.as_str())).count();
+        let fresh = ids.iter().map(unused).min().is_some_and(|least| least >= FEWEST);
         let (mut deciding, mut confirming) = (0, 0);
-        for answers in &answers {
-            let chosen = answers
-                .iter()
-                .map(|a| &a.q)
-                .filter(|q| !fresh || !used.contains(q.as_str()));
-            let chosen: Vec<&String> = chosen.take(limit.unwrap_or(usize::MAX)).collect();
+        for ids in ids {
+            let open = ids.into_iter().filter(|q| !fresh || !used.contains(q.as_str()));
+            let chosen: Vec<String> = open.take(limit.unwrap_or(usize::MAX)).collect();
             let part = |confirms: bool| -> HashSet<String> {
                 let of_part = |i: &usize| (i % CONFIRMING == CONFIRMING - 1) == confirms;
                 (0..chosen.len()).filter(of_part).map(|i| chosen[i].clone()).collect()
@@ -221,6 +212,9 @@ impl<'a> Examiner<'a> {
             self.deciding.push(decide);
             self.confirming.push(confirm);
         }
+        let (decide, confirm) = (&self.deciding, &self.confirming);
+        let keep = |i: usize, q: &str| decide[i].contains(q) || confirm[i].contains(q);
+        self.evaluator.keep_questions(&mut self.exam, &keep);
         Ok(Questions {
             split: self.exam.split.clone(),
             deciding,
