@@ -49,7 +49,10 @@ pub enum Event {
     },
     /// Live only, not journalled.
     Progress(Progress),
-    /// All answers of one candidate to one task; the scores in `candidate_scored` are computed from these.
+    /// A search of several stages goes on with the next one; see [`StageStarted`].
+    StageStarted(StageStarted),
+    /// Answers of one candidate to one task; the scores in `candidate_scored` are computed from these. In a race a
+    /// candidate is asked several times, and each time adds to what stands here.
     Answers(Answers),
     CandidateScored(Candidate),
     /// A failed candidate is a value: it ranks last, and the search goes on.
@@ -105,6 +108,18 @@ pub struct RunStarted {
     pub dtype: String,
 }
 
+/// The first stage is told by `run_started` too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageStarted {
+    /// `parameter_space`, `data_flow_space` or `joint`.
+    pub stage: String,
+    pub optimizer: String,
+    /// The genes of this stage's candidates, in the order of their genotypes.
+    pub genes: Vec<String>,
+    /// Candidates evaluated before it.
+    pub evals: u64,
+}
+
 /// What ends the search; whichever comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
@@ -157,6 +172,8 @@ pub enum Origin {
     Baseline,
     /// A known recipe handed to the optimizer.
     WarmStart,
+    /// A draw without an optimizer, to be measured against.
+    Random,
     /// A sample of the optimizer.
     Search,
     /// The mean of the optimizer's distribution.
@@ -213,6 +230,11 @@ fn is_true(b: &bool) -> bool {
     *b
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
 /// A score with its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -242,12 +264,15 @@ pub struct Candidate {
     /// The recipe in its native JSON form, with the short model names.
     pub recipe: serde_json::Value,
     pub recipe_digest: String,
-    /// Weighted mean over the tasks; larger is better.
+    /// Weighted mean over the tasks; larger is better. In a race: the estimate for all questions from those it was asked.
     pub fitness: f64,
     pub stderr: f64,
     /// Questions behind it.
     pub n: usize,
     pub tasks: Vec<TaskScore>,
+    /// It left its race early, so `fitness` is of few questions and competes with nobody's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub eliminated: bool,
     /// All answers came from the cache.
     pub cached: bool,
     pub generated_tokens: u64,
@@ -266,6 +291,17 @@ pub struct Generation {
     pub failed: usize,
     /// Step size of the optimizer, where it has one.
     pub sigma: Option<f64>,
+    /// In a race: questions that its last ones were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<usize>,
+    /// Kendall's τ-b between the scores on the first few questions and those on the whole block, over the candidates that
+    /// were asked both: how far the race can be trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tau: Option<f64>,
+    /// Rank correlation of the candidates' scores on two halves of the questions that all were asked: how much of the
+    /// ranking is signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_half: Option<f64>,
     /// BLAKE3 of the optimizer's state after it was told: a resumed run must arrive at the same.
     pub state_digest: String,
 }
@@ -337,6 +373,11 @@ pub struct Comparison {
     pub p_value: f64,
     /// After Holm's correction over all comparisons of this reading.
     pub p_holm: f64,
+    /// Questions that the other got right and the child wrong, and the other way round; 0/1 tasks only.
+    #[serde(default)]
+    pub negative_flips: usize,
+    #[serde(default)]
+    pub positive_flips: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

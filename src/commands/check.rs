@@ -136,7 +136,7 @@ fn check_space(file: &Path) -> Result<Findings> {
         models.push(model(name, checkpoint)?);
     }
     let tasks = prepared.tasks()?;
-    let middle = prepared.codec.baselines();
+    let middle = prepared.genome.baselines();
     let plan = Plan::new(&middle[middle.len() - 1].1, &prepared.parents)?;
 
     // Nothing tells how long an evaluation takes like a small one: the first model answers a few questions.
@@ -175,7 +175,7 @@ fn check_space(file: &Path) -> Result<Findings> {
         ok: true,
         models,
         tasks: findings,
-        genes: prepared.codec.genes().iter().map(|g| g.name.clone()).collect(),
+        genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
         merge: merge(&plan, &opened.parents),
         candidate_seconds: Some(candidate_seconds),
         search_seconds: Some(candidate_seconds * prepared.space.search.evals as f64),

@@ -16,11 +16,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    Failure, Outcome, environment,
+    Failure, Outcome, child, environment,
     models::{self, read_recipe},
     watch::{Exports, Lines, request},
 };
 use crate::{
+    checkpoint::{Writer, parse_size},
     cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
     dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
@@ -28,10 +29,10 @@ use crate::{
     model::decoder,
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, FitnessTask, MergeEvaluator, Parents, Plan, Resources,
-        recipe_dtype, run,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
+        MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
     },
-    space::{Codec, Shape, Space, TaskRef},
+    space::{self, Codec, GeneSpec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -82,7 +83,7 @@ pub fn resume(args: ResumeArgs) -> Outcome {
 pub struct Prepared {
     pub space: Space,
     pub parents: Parents,
-    pub codec: Codec,
+    pub genome: Genome,
     pub warm_starts: Vec<(String, Recipe)>,
 }
 
@@ -92,6 +93,18 @@ impl Prepared {
         models::device(&engine.device)?;
         models::engine_options(engine)?;
         let mut parents = Parents::default();
+        if space.models.is_empty() {
+            let genes = space.genes.iter().map(|(name, gene)| GeneSpec {
+                name: name.clone(),
+                kind: gene.kind(),
+            });
+            return Ok(Self {
+                genome: Genome::Bare(genes.collect()),
+                space,
+                parents,
+                warm_starts: Vec::new(),
+            });
+        }
         for (name, word) in &space.models {
             models::add(&mut parents, name, word).with_context(|| format!("models.{name}"))?;
         }
@@ -105,7 +118,7 @@ impl Prepared {
         Ok(Self {
             space,
             parents,
-            codec,
+            genome: Genome::Merge(codec),
             warm_starts,
         })
     }
@@ -140,6 +153,13 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
             },
             _ => absolute(&beside)?,
         };
+    }
+    if let Some(command) = &mut space.fitness.command {
+        for word in &mut command.command {
+            if Path::new(&models::beside(word, file)).is_file() {
+                *word = absolute(word)?;
+            }
+        }
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
     let words = space
@@ -283,7 +303,7 @@ fn go(
     let (journal, records) = Journal::open(&dir.journal())?;
     let cache = Cache::open(&dir.cache())?;
     let stopwatch = environment::stopwatch();
-    let mut evaluator = MergeEvaluator::new(Resources {
+    let mut asking = MergeEvaluator::new(Resources {
         parents: &prepared.parents,
         tasks: prepared.tasks()?,
         cache,
@@ -293,22 +313,26 @@ fn go(
         guard: prepared.space.fitness.guard,
         since_start: Box::new(stopwatch),
     });
-    for record in &records {
-        if let Event::Answers(answers) = &record.event {
-            evaluator.remember(answers)?;
-        }
-    }
     let plan = Plan {
         space: prepared.space.clone(),
-        codec: prepared.codec.clone(),
+        genome: prepared.genome.clone(),
         warm_starts: prepared.warm_starts.clone(),
         budget,
         finish,
-        search: evaluator.search_exam()?,
-        selection: evaluator.exam(&prepared.space.finale.selection)?,
-        test: evaluator.exam(&prepared.space.finale.test)?,
+        search: asking.search_exam()?,
+        selection: asking.exam(&prepared.space.finale.selection)?,
+        test: asking.exam(&prepared.space.finale.test)?,
     };
-    let started = started(prepared, &plan, &evaluator, engine)?;
+    for record in &records {
+        if let Event::Answers(answers) = &record.event {
+            asking.remember(answers)?;
+        }
+    }
+    let started = started(prepared, &plan, &asking, engine)?;
+    let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
+        Some(command) => Box::new(external(command, prepared, dir)),
+        None => Box::new(asking),
+    };
     let control = Control::default();
     install_signals(&control)?;
     let (to_view, view) = mpsc::channel();
@@ -334,7 +358,7 @@ fn go(
                 sleep: &std::thread::sleep,
             };
             let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
-            run(&plan, &mut evaluator, &mut chronicle, &worker_control)
+            run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
         show(dir, view, &log, watch);
@@ -348,6 +372,23 @@ fn go(
         Ok(Err(e)) => Err(Failure::work(e)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// The user's own program as the evaluator.
+fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
+    let write = |recipe: &Recipe, out: &Path| -> Result<(), String> {
+        let write = || -> Result<()> {
+            let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
+            let mut writer = Writer::replace(out, parse_size("5GB")?)?;
+            child::write(&mut writer, &plan, &prepared.parents, &mut |_| {})?;
+            Ok(writer.finish()?)
+        };
+        write().map_err(|e| format!("{e:#}"))
+    };
+    let models: Option<(PathBuf, Materialize<'a>)> = command
+        .materialize
+        .then(|| (dir.path().join("candidates"), Box::new(write) as Materialize<'a>));
+    External::new(command.clone(), &prepared.space.models, &dir.path().join("command.log"), models)
 }
 
 fn started(
@@ -371,7 +412,7 @@ fn started(
         lang: task.lang.clone(),
         split: task.split.clone(),
         weight: task.weight,
-        n: task.n,
+        n: task.items.len(),
         digest: evaluator.task_digest(task.index).to_string(),
         metric: if task.is_likelihood {
             "log_likelihood"
@@ -392,7 +433,7 @@ fn started(
             .as_str()
             .unwrap_or_default()
             .to_string(),
-        genes: plan.codec.genes().iter().map(|g| g.name.clone()).collect(),
+        genes: plan.genome.genes().iter().map(|g| g.name.clone()).collect(),
         population: space.search.population.unwrap_or(0),
         device: "cpu".into(),
         dtype: match models::dtype(engine.dtype) {

@@ -11,7 +11,7 @@ use crate::{
     eval::stats::NonInferiority,
     event::{Answer, Event, Origin, Record, run::Run, words::Unit},
     recipe::Recipe,
-    search::{Evaluator, Exam, MergeEvaluator, Resources, Subject},
+    search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
     space::{Space, SplitRef},
     store::{self, Cache, RunDir},
@@ -39,7 +39,7 @@ struct Simplified {
     yaml: String,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Questions {
     split: String,
     deciding: usize,
@@ -62,8 +62,8 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
     let prepared = Prepared::new(Space::read(&dir.space())?, &engine)?;
     let _lock = dir.lock()?;
-    let mut examiner = Examiner::new(&prepared, &dir, &engine)?;
-    let questions = examiner.choose_questions(&records, args.limit)?;
+    let mut examiner = Examiner::new(&prepared, &dir, &engine, &records, args.limit)?;
+    let questions = examiner.questions.clone();
     let unit = run.unit();
     let margin = args.margin / 100.0;
     let before = Complexity::of(&winner);
@@ -92,12 +92,11 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         attempts.push(attempt.clone());
     };
     let failed = |reason: String| Failure::Work(anyhow::anyhow!("{winner_id} cannot be scored: {reason}"));
-    let mut ask = |recipe: &Recipe| examiner.deciding(recipe);
+    let mut ask = |recipe: &Recipe| examiner.ask(recipe, false);
     let simplest = simplify::simplify(&winner, margin, &mut ask, &mut seen).map_err(failed)?;
     let sensitivities = simplify::sensitivities(&simplest, &mut ask).map_err(failed)?;
-    let confirm = |examiner: &mut Examiner<'_>, recipe: &Recipe| examiner.confirming(recipe);
-    let first = confirm(&mut examiner, &winner).map_err(failed)?;
-    let last = confirm(&mut examiner, &simplest).map_err(failed)?;
+    let first = examiner.ask(&winner, true).map_err(failed)?;
+    let last = examiner.ask(&simplest, true).map_err(failed)?;
     let simplified = Simplified {
         run: dir.path().display().to_string(),
         winner: winner_id,
@@ -147,17 +146,23 @@ fn dtype_of(name: &str) -> Option<DTypeArg> {
     }
 }
 
-/// Puts recipes through the questions that were chosen, all of them in one sitting.
+/// Puts recipes through the questions that were chosen.
 struct Examiner<'a> {
     evaluator: MergeEvaluator<'a>,
-    exam: Exam,
-    /// Question ids by task.
-    deciding: Vec<HashSet<String>>,
-    confirming: Vec<HashSet<String>>,
+    /// Questions that decide, and questions that only confirm.
+    deciding: Exam,
+    confirming: Exam,
+    questions: Questions,
 }
 
 impl<'a> Examiner<'a> {
-    fn new(prepared: &'a Prepared, dir: &RunDir, engine: &EngineArgs) -> Result<Self> {
+    fn new(
+        prepared: &'a Prepared,
+        dir: &RunDir,
+        engine: &EngineArgs,
+        records: &[Record],
+        limit: Option<usize>,
+    ) -> Result<Self> {
         let mut evaluator = MergeEvaluator::new(Resources {
             parents: &prepared.parents,
             tasks: prepared.tasks()?,
@@ -169,82 +174,54 @@ impl<'a> Examiner<'a> {
             guard: None,
             since_start: Box::new(environment::stopwatch()),
         });
-        let all = SplitRef {
+        let all = evaluator.exam(&SplitRef {
             limit: None,
             ..prepared.space.finale.selection.clone()
-        };
-        Ok(Self {
-            exam: evaluator.exam(&all)?,
-            evaluator,
-            deciding: Vec::new(),
-            confirming: Vec::new(),
-        })
-    }
-
-    /// Questions of the selection split that nobody in the run was asked; all of the split if too few are left.
-    fn choose_questions(&mut self, records: &[Record], limit: Option<usize>) -> Result<Questions> {
-        let mut used = HashSet::new();
-        for record in records {
-            if let Event::Answers(answers) = &record.event {
-                used.extend(answers.answers.iter().map(|a| a.q.as_str()));
-            }
-        }
-        let ids = self.evaluator.question_ids(&self.exam);
-        let unused = |ids: &Vec<String>| ids.iter().filter(|q| !used.contains(q.as_str())).count();
-        let fresh = ids.iter().map(unused).min().is_some_and(|least| least >= FEWEST);
-        let (mut deciding, mut confirming) = (0, 0);
-        for ids in ids {
-            let open = ids.into_iter().filter(|q| !fresh || !used.contains(q.as_str()));
-            let chosen: Vec<String> = open.take(limit.unwrap_or(usize::MAX)).collect();
-            let part = |confirms: bool| -> HashSet<String> {
-                let of_part = |i: &usize| (i % CONFIRMING == CONFIRMING - 1) == confirms;
-                (0..chosen.len()).filter(of_part).map(|i| chosen[i].clone()).collect()
+        })?;
+        let (chosen, fresh) = choose(&all, records, limit);
+        let part = |confirms: bool| {
+            let of_task = |items: &Vec<usize>| -> Vec<usize> {
+                let is_confirming = |i: usize| i % CONFIRMING == CONFIRMING - 1;
+                let items = items.iter().enumerate();
+                items.filter(|(i, _)| is_confirming(*i) == confirms).map(|(_, item)| *item).collect()
             };
-            let (decide, confirm) = (part(false), part(true));
-            if decide.len() < 2 || confirm.len() < 2 {
-                bail!(
-                    "{} questions are too few to compare recipes on; give --limit more",
-                    chosen.len()
-                );
-            }
-            deciding += decide.len();
-            confirming += confirm.len();
-            self.deciding.push(decide);
-            self.confirming.push(confirm);
+            all.of_items(chosen.iter().map(of_task).collect())
+        };
+        let (deciding, confirming) = (part(false), part(true));
+        if deciding.tasks.iter().chain(&confirming.tasks).any(|task| task.items.len() < 2) {
+            bail!(
+                "{} questions of the {} split are too few to compare recipes on; give --limit more",
+                deciding.n() + confirming.n(),
+                all.split
+            );
         }
-        let (decide, confirm) = (&self.deciding, &self.confirming);
-        let keep = |i: usize, q: &str| decide[i].contains(q) || confirm[i].contains(q);
-        self.evaluator.keep_questions(&mut self.exam, &keep);
-        Ok(Questions {
-            split: self.exam.split.clone(),
+        Ok(Self {
+            questions: Questions {
+                split: all.split,
+                deciding: deciding.n(),
+                confirming: confirming.n(),
+                fresh,
+            },
+            evaluator,
             deciding,
             confirming,
-            fresh,
         })
     }
 
-    fn answers(&mut self, recipe: &Recipe) -> Result<Vec<Vec<Answer>>, String> {
-        let subject = Subject::Recipe(recipe);
-        let evaluation = self.evaluator.evaluate(subject, &self.exam, &mut |_| {})?;
-        Ok(evaluation.answers.into_iter().map(|(_, answers)| answers).collect())
-    }
-
-    fn deciding(&mut self, recipe: &Recipe) -> Asked {
-        let answers = self.answers(recipe)?;
-        Ok(self.scores(&answers, &self.deciding))
-    }
-
-    fn confirming(&mut self, recipe: &Recipe) -> Asked {
-        let answers = self.answers(recipe)?;
-        Ok(self.scores(&answers, &self.confirming))
-    }
-
-    fn scores(&self, answers: &[Vec<Answer>], chosen: &[HashSet<String>]) -> Vec<TaskScores> {
-        let tasks = self.exam.tasks.iter().zip(answers).zip(chosen);
-        tasks
-            .map(|((task, answers), chosen)| {
-                let answers: Vec<&Answer> = answers.iter().filter(|a| chosen.contains(&a.q)).collect();
-                let size = |a: &&Answer| if task.is_likelihood { a.tokens as f64 } else { 1.0 };
+    fn ask(&mut self, recipe: &Recipe, confirms: bool) -> Asked {
+        let exam = if confirms { &self.confirming } else { &self.deciding };
+        let sitting = Sitting {
+            id: "",
+            subject: Subject::Recipe(recipe),
+            genotype: &[],
+            genes: &[],
+            exam,
+        };
+        let evaluation = self.evaluator.evaluate(&sitting, &mut |_| {})?;
+        let tasks = exam.tasks.iter().zip(&evaluation.answers);
+        Ok(tasks
+            .map(|(task, (_, answers))| {
+                let size = |a: &Answer| if task.is_likelihood { a.tokens as f64 } else { 1.0 };
                 TaskScores {
                     weight: task.weight,
                     scores: answers.iter().map(|a| a.score).collect(),
@@ -252,8 +229,31 @@ impl<'a> Examiner<'a> {
                     is_right_or_wrong: !task.is_likelihood,
                 }
             })
-            .collect()
+            .collect())
     }
+}
+
+/// For each task, questions that nobody in the run was asked, and `true`; all of them, and `false`, if too few are left.
+fn choose(all: &Exam, records: &[Record], limit: Option<usize>) -> (Vec<Vec<usize>>, bool) {
+    let mut used = HashSet::new();
+    for record in records {
+        if let Event::Answers(answers) = &record.event {
+            used.extend(answers.answers.iter().map(|a| a.q.as_str()));
+        }
+    }
+    let unused = |task: &ExamTask| -> Vec<usize> {
+        let is_unused = |i: &&usize| !used.contains(task.catalogue.ids[**i].as_str());
+        task.items.iter().filter(is_unused).copied().collect()
+    };
+    let mut chosen: Vec<Vec<usize>> = all.tasks.iter().map(unused).collect();
+    let fresh = chosen.iter().all(|items| items.len() >= FEWEST);
+    if !fresh {
+        chosen = all.tasks.iter().map(|task| task.items.clone()).collect();
+    }
+    for items in &mut chosen {
+        items.truncate(limit.unwrap_or(usize::MAX));
+    }
+    (chosen, fresh)
 }
 
 /// `24 numbers in 4 slices of 3 models`.

@@ -59,6 +59,12 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             before.evals
         )),
         Event::PhaseStarted { phase } => info(phase_line(*phase).to_owned()),
+        Event::StageStarted(stage) => info(format!(
+            "searching {} of {} genes with {}",
+            stage.stage.replace('_', " "),
+            stage.genes.len(),
+            stage.optimizer
+        )),
         Event::CandidateScored(candidate) => info(scored_line(before, candidate)),
         Event::CandidateFailed { id, reason, .. } => Some((Level::Warning, format!("{id} failed: {reason}"))),
         Event::GenerationEnded(g) => {

@@ -482,6 +482,22 @@ impl Task {
         })
     }
 
+    /// What decides a model's output besides the prompt and the weights: where it stops, and how the prompt is wrapped.
+    /// How an output is judged is no part of it.
+    pub fn decoding_digest(&self) -> String {
+        let decides = format!(
+            "{:?} {:?} {:?} {:?} {} {} {:?}",
+            self.kind(),
+            self.target_delimiter,
+            self.stop,
+            self.stop_when_answered,
+            self.max_new_tokens,
+            self.profile(),
+            self.chat()
+        );
+        blake3::hash(decides.as_bytes()).to_hex().to_string()
+    }
+
     /// The data files that are there, each once.
     pub fn data_files(&self) -> Vec<PathBuf> {
         let settings = self.file.settings(self.options.profile);

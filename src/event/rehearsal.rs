@@ -246,6 +246,9 @@ impl Rehearsal {
             median: at(2),
             lower_quartile: at(3),
             failed,
+            block: None,
+            tau: None,
+            split_half: None,
             sigma: Some(0.3 / (1.0 + 0.15 * generation as f64)),
             state_digest: format!("{generation:064x}"),
         };
@@ -466,6 +469,8 @@ impl Rehearsal {
                 difference: best.score.value - other.score.value,
                 p_value: 2.1e-7,
                 p_holm: 8.4e-7,
+                negative_flips: 0,
+                positive_flips: 0,
                 other,
             })
             .collect();
@@ -559,6 +564,7 @@ fn blank(id: &str, origin: Origin, tasks: Vec<TaskScore>) -> Candidate {
         stderr: variance.sqrt() / total,
         n: tasks.iter().map(|t| t.score.n).sum(),
         tasks,
+        eliminated: false,
         cached: false,
         generated_tokens: 0,
         merge_ms: 0,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
     Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase, Progress, Record,
-    RunStarted, Selection, TestReading,
+    RunStarted, Selection, StageStarted, TestReading,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -29,6 +29,8 @@ pub struct Run {
     pub scored: Vec<Scored>,
     pub failed: Vec<Failed>,
     pub generations: Vec<GenerationPoint>,
+    /// The stages of the search, in order.
+    pub stages: Vec<StageStarted>,
     /// What the engine does right now; live feeds only.
     pub working: Option<Working>,
     pub search_ended: Option<EndReason>,
@@ -176,6 +178,7 @@ impl Run {
             }
             Event::CandidateStarted { id, origin, generation } => self.begin(record, id, Some(origin), *generation),
             Event::Progress(progress) => self.progress(record, progress),
+            Event::StageStarted(stage) => self.stages.push(stage.clone()),
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
             Event::CandidateFailed {
@@ -281,9 +284,7 @@ impl Run {
     }
 
     fn keep_answers(&mut self, answers: &Answers) {
-        if matches!(self.phase, Some(Phase::Selection | Phase::Test)) {
-            self.answers += answers.answers.len() as u64;
-        }
+        self.answers += answers.answers.len() as u64;
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
         let same = |a: &&mut Answers| (&a.task, &a.lang, &a.split) == (&answers.task, &answers.lang, &answers.split);
         let Some(before) = kept.iter_mut().find(same) else {
@@ -303,7 +304,6 @@ impl Run {
             return;
         }
         self.generated_tokens += candidate.generated_tokens;
-        self.answers += if candidate.cached { 0 } else { candidate.n as u64 };
         let elapsed_ms = self.elapsed_at(record.time_ms);
         let index = match self.by_id.get(&candidate.id) {
             Some(&index) => {
@@ -328,7 +328,8 @@ impl Run {
                 self.scored.len() - 1
             }
         };
-        if candidate.origin != Origin::Parent && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
+        let competes = candidate.origin != Origin::Parent && !candidate.eliminated;
+        if competes && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
@@ -409,10 +410,14 @@ impl Run {
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
-    /// Scored candidates, fittest first; of equals the earlier first.
+    /// Scored candidates, fittest first; of equals the earlier first. Those who left their race early come last.
     pub fn ranking(&self) -> Vec<&Scored> {
         let mut ranking: Vec<&Scored> = self.scored.iter().collect();
-        ranking.sort_by(|a, b| b.candidate.fitness.total_cmp(&a.candidate.fitness));
+        let place = |s: &Scored| (s.candidate.eliminated, s.candidate.fitness);
+        ranking.sort_by(|a, b| {
+            let ((out_a, a), (out_b, b)) = (place(a), place(b));
+            out_a.cmp(&out_b).then(b.total_cmp(&a))
+        });
         ranking
     }
 
@@ -515,6 +520,7 @@ pub fn origin_name(origin: &Origin) -> &'static str {
         Origin::Parent => "parent",
         Origin::Baseline => "baseline",
         Origin::WarmStart => "warm start",
+        Origin::Random => "random",
         Origin::Search => "search",
         Origin::Mean => "mean",
     }

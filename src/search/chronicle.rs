@@ -1,17 +1,18 @@
 //! What has happened, and what is being written down.
 //!
-//! On `resume` the loop starts again from the beginning; every score that the journal holds is handed back instead of
-//! computed, and nothing is written twice. When the journal is used up, the loop is exactly where it was.
+//! On `resume` the loop starts again from the beginning; every answer and score that the journal holds is handed back
+//! instead of computed, and nothing is written twice. When the journal is used up, the loop is exactly where it was.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     time::Duration,
 };
 
-use super::{Error, Evaluation, Exam};
+use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection, TestReading,
+        self, Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection,
+        StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -39,12 +40,28 @@ struct Past {
     candidates: HashMap<String, (String, Result<Box<Candidate>, String>)>,
     phases: Vec<Phase>,
     generations: HashMap<u64, String>,
-    /// Candidate id and answer key.
-    answers: HashSet<(String, String)>,
+    /// By candidate, then by task.
+    answers: HashMap<String, HashMap<TaskName, Answered>>,
+    stages: HashMap<String, u64>,
     search_ended: Option<(EndReason, u64)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
     done: bool,
+}
+
+/// Task, language and split.
+type TaskName = (String, String, String);
+
+/// What a candidate answered to one task.
+#[derive(Default)]
+struct Answered {
+    key: String,
+    /// By question id.
+    answers: HashMap<String, event::Answer>,
+}
+
+fn name_of(task: &ExamTask) -> TaskName {
+    (task.task.clone(), task.lang.clone(), task.split.clone())
 }
 
 impl<'a> Chronicle<'a> {
@@ -105,9 +122,15 @@ impl<'a> Chronicle<'a> {
             Event::GenerationEnded(g) => {
                 past.generations.insert(g.generation, g.state_digest);
             }
+            Event::StageStarted(stage) => {
+                past.stages.insert(stage.stage, stage.evals);
+            }
             Event::Answers(answers) => {
                 self.answers += answers.answers.len() as u64;
-                past.answers.insert((answers.id, answers.key));
+                let task = (answers.task, answers.lang, answers.split);
+                let answered = past.answers.entry(answers.id).or_default().entry(task).or_default();
+                answered.key = answers.key;
+                answered.answers.extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
             }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
             Event::Selected(selection) => past.selection = Some(selection),
@@ -142,22 +165,28 @@ impl<'a> Chronicle<'a> {
         !self.past.candidates.is_empty()
     }
 
-    /// What became of a candidate, if it was scored before.
+    /// What became of a candidate, if it was scored before; it stays in the journal's queue.
+    ///
+    /// # Errors
+    /// Under this id the journal has another recipe.
+    pub fn peek(&self, id: &str, recipe_digest: &str) -> Result<Option<&Result<Box<Candidate>, String>>, Error> {
+        match self.past.candidates.get(id) {
+            Some((journalled, _)) if journalled != recipe_digest => Err(Error::Diverged {
+                id: id.into(),
+                journalled: journalled.clone(),
+                now: recipe_digest.into(),
+            }),
+            known => Ok(known.map(|(_, outcome)| outcome)),
+        }
+    }
+
+    /// As [`Self::peek`], and it is taken off the queue.
     ///
     /// # Errors
     /// Under this id the journal has another recipe.
     pub fn past(&mut self, id: &str, recipe_digest: &str) -> Result<Option<Result<Box<Candidate>, String>>, Error> {
-        let Some((journalled, outcome)) = self.past.candidates.remove(id) else {
-            return Ok(None);
-        };
-        if journalled != recipe_digest {
-            return Err(Error::Diverged {
-                id: id.into(),
-                journalled,
-                now: recipe_digest.into(),
-            });
-        }
-        Ok(Some(outcome))
+        self.peek(id, recipe_digest)?;
+        Ok(self.past.candidates.remove(id).map(|(_, outcome)| outcome))
     }
 
     /// Why the search ended, if it did so after this many candidates.
@@ -212,26 +241,83 @@ impl<'a> Chronicle<'a> {
         }
     }
 
-    /// Journals answers that it does not hold yet.
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn stage(&mut self, started: StageStarted) -> Result<(), Error> {
+        match self.past.stages.contains_key(&started.stage) {
+            true => Ok(()),
+            false => {
+                self.past.stages.insert(started.stage.clone(), started.evals);
+                self.write(Event::StageStarted(started))
+            }
+        }
+    }
+
+    /// After how many candidates a stage began, if it has.
+    pub fn past_stage(&self, stage: &str) -> Option<u64> {
+        self.past.stages.get(stage).copied()
+    }
+
+    /// A candidate's answers to an exam, if the journal holds every one.
+    pub fn past_answers(&self, id: &str, exam: &Exam) -> Option<Evaluation> {
+        let tasks = self.past.answers.get(id)?;
+        let of_task = |task: &ExamTask| {
+            let answered = tasks.get(&name_of(task))?;
+            let ids = task.items.iter().map(|i| &task.catalogue.ids[*i]);
+            let answers: Option<Vec<_>> = ids.map(|q| answered.answers.get(q).cloned()).collect();
+            Some((answered.key.clone(), answers?))
+        };
+        Some(Evaluation {
+            answers: exam.tasks.iter().map(of_task).collect::<Option<_>>()?,
+            cached: true,
+            ..Evaluation::default()
+        })
+    }
+
+    /// Journals the answers that it does not hold yet.
     ///
     /// # Errors
     /// The journal cannot be written.
     pub fn answers(&mut self, id: &str, exam: &Exam, evaluation: &Evaluation) -> Result<(), Error> {
         for (task, (key, answers)) in exam.tasks.iter().zip(&evaluation.answers) {
-            if !self.past.answers.insert((id.to_string(), key.clone())) {
+            let of_candidate = self.past.answers.entry(id.to_string()).or_default();
+            let answered = of_candidate.entry(name_of(task)).or_default();
+            let fresh: Vec<event::Answer> = answers
+                .iter()
+                .filter(|a| !answered.answers.contains_key(&a.q))
+                .cloned()
+                .collect();
+            if fresh.is_empty() {
                 continue;
             }
-            self.answers += answers.len() as u64;
-            self.write(Event::Answers(crate::event::Answers {
+            answered.key.clone_from(key);
+            answered.answers.extend(fresh.iter().map(|a| (a.q.clone(), a.clone())));
+            self.answers += fresh.len() as u64;
+            self.write(Event::Answers(event::Answers {
                 id: id.into(),
                 task: task.task.clone(),
                 lang: task.lang.clone(),
                 split: task.split.clone(),
                 key: key.clone(),
-                answers: answers.clone(),
+                answers: fresh,
             }))?;
         }
         Ok(())
+    }
+
+    /// A candidate has its score, so nobody asks for its answers to this exam again: room for others.
+    pub fn forget_answers(&mut self, id: &str, exam: &Exam) {
+        if let Some(tasks) = self.past.answers.get_mut(id) {
+            exam.tasks.iter().for_each(|task| drop(tasks.remove(&name_of(task))));
+        }
+    }
+
+    /// Brings answers that no score follows at once to the disk.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        Ok(self.journal.sync()?)
     }
 
     /// Answers in the journal.

@@ -1,8 +1,12 @@
 //! The real evaluator: merges a candidate into the resident decoder, asks it the questions, keeps every answer.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::{Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Subject};
+use super::{Catalogue, Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Sitting, Subject};
 use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
@@ -45,10 +49,31 @@ pub struct MergeEvaluator<'a> {
     resources: Resources<'a>,
     resident: Resident<'a>,
     engine: Option<Engine>,
-    questions: HashMap<(usize, String), Vec<Question>>,
+    questions: HashMap<(usize, String), Asked>,
     tokenizers: HashMap<String, Arc<Tokenizer>>,
     /// The worst parent's negative log-likelihood a token on the guard's prompts.
     worst_parent_nll: Option<f64>,
+    /// Digests of the recipes that the guard let in.
+    let_in: HashSet<String>,
+}
+
+/// The questions of one task and split.
+struct Asked {
+    questions: Vec<Question>,
+    catalogue: Arc<Catalogue>,
+    /// What decides the answer to each question, besides the weights.
+    digests: Vec<String>,
+}
+
+/// An answer as the cache keeps it: what the model did, and no verdict, so that another way of judging needs no model.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Kept {
+    out: String,
+    finish: String,
+    tokens: usize,
+    /// Log-likelihood a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
 }
 
 impl<'a> MergeEvaluator<'a> {
@@ -61,6 +86,7 @@ impl<'a> MergeEvaluator<'a> {
             questions: HashMap::new(),
             tokenizers: HashMap::new(),
             worst_parent_nll: None,
+            let_in: HashSet::new(),
         }
     }
 
@@ -112,6 +138,7 @@ impl<'a> MergeEvaluator<'a> {
                 split: split.name().into(),
             });
         }
+        let asked = Asked::new(task, questions);
         let exam_task = ExamTask {
             index,
             split: split.name().into(),
@@ -119,9 +146,10 @@ impl<'a> MergeEvaluator<'a> {
             lang: task.lang().into(),
             weight: fitness_task.weight,
             is_likelihood: task.kind() == Kind::LogLikelihood,
-            n: questions.len(),
+            catalogue: asked.catalogue.clone(),
+            items: (0..asked.questions.len()).collect(),
         };
-        self.questions.insert((index, split.name().into()), questions);
+        self.questions.insert((index, split.name().into()), asked);
         Ok(exam_task)
     }
 
@@ -129,19 +157,32 @@ impl<'a> MergeEvaluator<'a> {
         self.resources.tasks[index].task.digest()
     }
 
-    /// Puts answers that the journal holds back into a cache that lost them.
+    /// Puts answers that the journal holds back into a cache that lost them. Answers to questions of no exam are left.
     ///
     /// # Errors
     /// The cache cannot be written.
     pub fn remember(&self, answers: &event::Answers) -> Result<(), Error> {
-        if !self.resources.cache.contains(&answers.key) {
-            self.resources.cache.put(&answers.key, &answers.answers)?;
+        let is_it = |((index, split), _): &(&(usize, String), &Asked)| {
+            let task = &self.resources.tasks[*index].task;
+            (task.name(), task.lang(), split) == (&answers.task, &answers.lang, &answers.split)
+        };
+        let Some(((index, _), asked)) = self.questions.iter().find(is_it) else {
+            return Ok(());
+        };
+        let is_likelihood = self.resources.tasks[*index].task.kind() == Kind::LogLikelihood;
+        let digests: HashMap<&String, &String> = asked.catalogue.ids.iter().zip(&asked.digests).collect();
+        for answer in &answers.answers {
+            let Some(digest) = digests.get(&answer.q) else { continue };
+            let key = item_key(&answers.key, digest);
+            if !self.resources.cache.contains(&key) {
+                self.resources.cache.put(&key, &Kept::of(answer, is_likelihood))?;
+            }
         }
         Ok(())
     }
 
-    /// Content key of a subject's answers to a task: weights, questions, decoding, engine.
-    fn key(&self, recipe: &Recipe, task: &ExamTask) -> String {
+    /// What a subject's answers depend on besides the question: weights, dtype, engine.
+    fn weights_key(&self, recipe: &Recipe) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut add = |part: &str| {
             hasher.update(&(part.len() as u64).to_le_bytes());
@@ -153,18 +194,22 @@ impl<'a> MergeEvaluator<'a> {
             add(model);
             add(&self.resources.parents.model_digest(model));
         }
-        add(self.resources.tasks[task.index].task.digest());
         add(&format!("{:?}", self.resources.dtype));
-        for question in self.questions_of(task) {
-            add(&question.id);
-        }
         hasher.finalize().to_hex().to_string()
     }
 
-    fn questions_of(&self, task: &ExamTask) -> &[Question] {
-        self.questions
-            .get(&(task.index, task.split.clone()))
-            .map_or(&[], Vec::as_slice)
+    /// The answers that the cache has to an exam's questions, judged; `None` where it has none.
+    fn look_up(&self, weights: &str, task: &ExamTask) -> Result<Vec<Option<event::Answer>>, String> {
+        let Some(asked) = self.questions.get(&(task.index, task.split.clone())) else {
+            return Err(format!("the {} questions of {} are not loaded", task.split, task.task));
+        };
+        let judge = &self.resources.tasks[task.index].task;
+        let known = |item: &usize| -> Result<Option<event::Answer>, String> {
+            let kept: Option<Kept> = self.resources.cache.get(&item_key(weights, &asked.digests[*item]));
+            let question = &asked.questions[*item];
+            kept.map(|kept| kept.judged(judge, question)).transpose()
+        };
+        task.items.iter().map(known).collect()
     }
 
     /// Writes a recipe's weights into the resident decoder; only tensors that differ from what it holds are computed.
@@ -228,11 +273,12 @@ impl<'a> MergeEvaluator<'a> {
         Ok(tokenizer)
     }
 
-    /// Negative log-likelihood a token of the first prompts of the search.
-    fn guard_nll(&mut self, exam: &Exam) -> Result<f64, String> {
+    /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
+    fn guard_nll(&mut self) -> Result<f64, String> {
         let mut texts: Vec<String> = Vec::new();
-        for task in &exam.tasks {
-            let questions = self.questions_of(task).iter().take(GUARD_QUESTIONS);
+        for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
+            let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
+            let questions = asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS));
             texts.extend(questions.map(|q| q.prompt.text()));
         }
         let engine = self.engine.as_mut().ok_or("no model is loaded")?;
@@ -248,23 +294,34 @@ impl<'a> MergeEvaluator<'a> {
         Ok(-scores.iter().map(|s| s.log_likelihood).sum::<f64>() / tokens as f64)
     }
 
-    /// Turns a collapsed merge away before it costs a generation; parents set the measure.
-    fn guard(&mut self, subject: Subject<'_>, exam: &Exam) -> Result<(), String> {
-        let Some(guard) = self.resources.guard else {
-            return Ok(());
-        };
-        let nll = self.guard_nll(exam)?;
-        if matches!(subject, Subject::Model(_)) {
-            let worst = self.worst_parent_nll.map_or(nll, |worst| worst.max(nll));
-            self.worst_parent_nll = Some(worst);
-            return Ok(());
+    /// What the guard measures merges by; parents are loaded for it once.
+    fn worst_parent(&mut self) -> Result<f64, String> {
+        if let Some(worst) = self.worst_parent_nll {
+            return Ok(worst);
         }
-        let Some(worst) = self.worst_parent_nll else {
-            return Ok(());
+        let names: Vec<String> = self.resources.parents.iter().map(|(name, _)| name.to_string()).collect();
+        let mut worst = f64::NEG_INFINITY;
+        for name in names {
+            self.load(&verbatim(&name))?;
+            worst = worst.max(self.guard_nll()?);
+        }
+        self.worst_parent_nll = Some(worst);
+        Ok(worst)
+    }
+
+    /// Loads a recipe, unless it is a collapsed merge: that is turned away before it costs a generation.
+    fn load_guarded(&mut self, recipe: &Recipe, subject: Subject<'_>) -> Result<(), String> {
+        let digest = recipe.digest();
+        let guard = match self.resources.guard {
+            Some(guard) if matches!(subject, Subject::Recipe(_)) && !self.let_in.contains(&digest) => guard,
+            _ => return self.load(recipe),
         };
-        let ratio = (nll - worst).exp();
+        let worst = self.worst_parent()?;
+        self.load(recipe)?;
+        let ratio = (self.guard_nll()? - worst).exp();
         // NaN does not pass either.
         if ratio <= guard.perplexity_ratio {
+            self.let_in.insert(digest);
             return Ok(());
         }
         Err(format!(
@@ -277,53 +334,59 @@ impl<'a> MergeEvaluator<'a> {
 impl Evaluator for MergeEvaluator<'_> {
     fn evaluate(
         &mut self,
-        subject: Subject<'_>,
-        exam: &Exam,
+        sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, String> {
+        let exam = sitting.exam;
         let as_it_is;
-        let recipe = match subject {
+        let recipe = match sitting.subject {
             Subject::Recipe(recipe) => recipe,
             Subject::Model(name) => {
                 as_it_is = verbatim(name);
                 &as_it_is
             }
+            Subject::Genes => return Err("bare genes have no model; a command scores them".into()),
         };
-        let keys: Vec<String> = exam.tasks.iter().map(|task| self.key(recipe, task)).collect();
-        let mut answers: Vec<Option<Vec<event::Answer>>> =
-            keys.iter().map(|key| self.resources.cache.get(key)).collect();
-        let cached = answers.iter().all(Option::is_some);
-        let guards_later = self.resources.guard.is_some() && matches!(subject, Subject::Model(_));
+        let weights = self.weights_key(recipe);
+        let look_up = |task| self.look_up(&weights, task);
+        let mut answers: Vec<Vec<Option<event::Answer>>> = exam.tasks.iter().map(look_up).collect::<Result<_, _>>()?;
+        let cached = answers.iter().flatten().all(Option::is_some);
         let mut evaluation = Evaluation {
             cached,
             ..Evaluation::default()
         };
-        if !cached || guards_later {
+        if !cached {
             let start = (self.resources.since_start)();
             progress(stage("merge", exam));
-            self.load(recipe)?;
+            self.load_guarded(recipe, sitting.subject)?;
             let merged = (self.resources.since_start)();
-            self.guard(subject, exam)?;
             evaluation.merge_ms = (merged - start).as_millis() as u64;
-            let open: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
-            for (i, fresh) in open.iter().zip(self.ask(exam, &open, progress)?) {
-                evaluation.generated_tokens += fresh.iter().map(|a| a.tokens as u64).sum::<u64>();
-                self.resources.cache.put(&keys[*i], &fresh).map_err(|e| e.to_string())?;
-                answers[*i] = Some(fresh);
+            let open: Vec<Vec<usize>> = answers
+                .iter()
+                .map(|known| (0..known.len()).filter(|i| known[*i].is_none()).collect())
+                .collect();
+            let fresh = self.ask(exam, &open, &weights, progress)?;
+            for ((known, open), fresh) in answers.iter_mut().zip(&open).zip(fresh) {
+                for (i, answer) in open.iter().zip(fresh) {
+                    evaluation.generated_tokens += answer.tokens as u64;
+                    known[*i] = Some(answer);
+                }
             }
             evaluation.evaluation_ms = ((self.resources.since_start)() - merged).as_millis() as u64;
         }
-        evaluation.answers = keys.into_iter().zip(answers.into_iter().flatten()).collect();
+        let complete = answers.into_iter().map(|known| (weights.clone(), known.into_iter().flatten().collect()));
+        evaluation.answers = complete.collect();
         Ok(evaluation)
     }
 }
 
 impl MergeEvaluator<'_> {
-    /// All questions of the tasks that are `open`, in one queue.
+    /// The questions of each task that are `open` (places among the exam's), in one queue; the answers go to the cache.
     fn ask(
         &mut self,
         exam: &Exam,
-        open: &[usize],
+        open: &[Vec<usize>],
+        weights: &str,
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Vec<Vec<event::Answer>>, String> {
         let Self {
@@ -333,14 +396,18 @@ impl MergeEvaluator<'_> {
             ..
         } = self;
         let engine = engine.as_mut().ok_or("no model is loaded")?;
-        let mut work: Vec<(&Task, &[Question])> = Vec::new();
-        for i in open {
-            let task = &exam.tasks[*i];
-            let asked = questions
-                .get(&(task.index, task.split.clone()))
-                .map_or(&[][..], Vec::as_slice);
-            work.push((&resources.tasks[task.index].task, asked));
+        let mut asked: Vec<(&ExamTask, &Asked, Vec<usize>, Vec<Question>)> = Vec::new();
+        for (task, open) in exam.tasks.iter().zip(open) {
+            if let Some(of_task) = questions.get(&(task.index, task.split.clone())) {
+                let items: Vec<usize> = open.iter().map(|i| task.items[*i]).collect();
+                let questions = items.iter().map(|i| of_task.questions[*i].clone()).collect();
+                asked.push((task, of_task, items, questions));
+            }
         }
+        let work: Vec<(&Task, &[Question])> = asked
+            .iter()
+            .map(|(task, _, _, questions)| (&resources.tasks[task.index].task, questions.as_slice()))
+            .collect();
         let start = (resources.since_start)();
         let mut last = start;
         let answered = eval::answer(engine, &work, &mut |p| {
@@ -362,13 +429,79 @@ impl MergeEvaluator<'_> {
             });
         })
         .map_err(|e| e.to_string())?;
-        let tasks = work.iter().map(|(task, _)| *task);
-        Ok(answered
-            .into_iter()
-            .zip(tasks)
-            .map(|(answers, task)| answers.into_iter().map(|answer| plain(answer, task)).collect())
-            .collect())
+        let mut all = Vec::new();
+        for ((task, of_task, items, _), answers) in asked.iter().zip(answered) {
+            let judge = &resources.tasks[task.index].task;
+            let answers: Vec<event::Answer> = answers.into_iter().map(|answer| plain(answer, judge)).collect();
+            for (item, answer) in items.iter().zip(&answers) {
+                let key = item_key(weights, &of_task.digests[*item]);
+                let kept = Kept::of(answer, task.is_likelihood);
+                resources.cache.put(&key, &kept).map_err(|e| e.to_string())?;
+            }
+            all.push(answers);
+        }
+        Ok(all)
     }
+}
+
+impl Asked {
+    fn new(task: &Task, questions: Vec<Question>) -> Self {
+        let texts: Vec<String> = questions.iter().map(|q| q.prompt.text()).collect();
+        let decoding = task.decoding_digest();
+        let digest = |(question, text): (&Question, &String)| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(decoding.as_bytes());
+            hasher.update(text.as_bytes());
+            if task.kind() == Kind::LogLikelihood {
+                hasher.update(b"\0").update(question.gold.as_bytes());
+            }
+            hasher.finalize().to_hex().to_string()
+        };
+        Self {
+            digests: questions.iter().zip(&texts).map(digest).collect(),
+            catalogue: Arc::new(Catalogue {
+                ids: questions.iter().map(|q| q.id.clone()).collect(),
+                lengths: texts.iter().map(|t| t.chars().count()).collect(),
+            }),
+            questions,
+        }
+    }
+}
+
+impl Kept {
+    fn of(answer: &event::Answer, is_likelihood: bool) -> Self {
+        Self {
+            out: answer.out.clone(),
+            finish: answer.finish.clone(),
+            tokens: answer.tokens,
+            score: is_likelihood.then_some(answer.score),
+        }
+    }
+
+    fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, String> {
+        let judged = match self.score {
+            Some(score) => eval::Answer {
+                score,
+                language_ok: true,
+                ..eval::Answer::default()
+            },
+            None => eval::Answer::judged(task, self.out, &question.gold).map_err(|e| e.to_string())?,
+        };
+        Ok(plain(
+            eval::Answer {
+                question: question.id.clone(),
+                finish: self.finish,
+                token_count: self.tokens,
+                ..judged
+            },
+            task,
+        ))
+    }
+}
+
+/// Where the cache keeps an answer.
+fn item_key(weights: &str, question: &str) -> String {
+    blake3::hash(format!("{weights}/{question}").as_bytes()).to_hex().to_string()
 }
 
 fn stage(name: &str, exam: &Exam) -> event::Progress {
@@ -376,7 +509,7 @@ fn stage(name: &str, exam: &Exam) -> event::Progress {
         id: String::new(),
         stage: name.into(),
         answered: 0,
-        questions: exam.tasks.iter().map(|t| t.n).sum(),
+        questions: exam.n(),
         tokens: 0,
         tokens_per_s: 0.0,
     }

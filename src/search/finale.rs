@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Evaluation, Interrupt, Nomination, Run, Subject, scoring::Answers};
+use super::{Error, Evaluation, Interrupt, Run, genome::Who, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{Candidate, Comparison, Event, Finalist, Level, Origin, Phase, Selection, TestReading, TestScore},
@@ -14,16 +14,16 @@ use crate::{
 };
 
 impl Run<'_, '_> {
-    pub(super) fn finale(&mut self, mean: Option<Vec<f64>>) -> Result<(), Interrupt> {
+    pub(super) fn finale(&mut self) -> Result<(), Interrupt> {
         if self.chronicle.is_done() {
             return Ok(());
         }
-        let mean = self.score_mean(mean)?;
         let selection = match self.chronicle.past_selection() {
             Some(selection) => selection.clone(),
-            None => self.select(mean.as_deref())?,
+            None => self.select()?,
         };
-        if self.chronicle.past_test().is_none() {
+        // A command keeps its questions to itself: there is nothing sealed to read.
+        if self.chronicle.past_test().is_none() && !self.plan.test.tasks.is_empty() {
             self.read_test(&selection)?;
         }
         self.chronicle.write(Event::RunDone {
@@ -34,40 +34,27 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// The mean of the optimizer's distribution is a candidate like the others; gives its id.
-    fn score_mean(&mut self, mean: Option<Vec<f64>>) -> Result<Option<String>, Interrupt> {
-        let Some(genotype) = mean else { return Ok(None) };
-        let recipe = self.plan.codec.decode(&genotype);
-        let id = "mean".to_string();
-        let evals = self.evals;
-        let outcome = self.candidate(Nomination {
-            id: id.clone(),
-            origin: Origin::Mean,
-            generation: None,
-            genotype: &genotype,
-            subject: Subject::Recipe(&recipe),
-        })?;
-        self.evals = evals;
-        Ok(outcome.is_ok().then_some(id))
+    /// The searched candidates of most worth, each recipe once, and the means; every unsearched merge and the best random
+    /// draw are with them. For several objectives: those that no other beats in all of them, the fittest first.
+    fn finalists(&self) -> Vec<Candidate> {
+        let bred = self.bred();
+        let field: Vec<&Candidate> = match self.plan.space.fitness.is_pareto() {
+            true => front(&bred),
+            false => bred.clone(),
+        };
+        let always = self.scored.iter().filter(|c| {
+            let is_mean = self.means.contains(&c.id) && c.origin == Origin::Mean;
+            c.origin == Origin::Baseline || is_mean
+        });
+        let lucky = bred.iter().copied().find(|c| c.origin == Origin::Random);
+        let mut seen = HashSet::new();
+        let fixed: Vec<&Candidate> = always.chain(lucky).filter(|c| seen.insert(&c.recipe_digest)).collect();
+        let field = field.into_iter().filter(|c| seen.insert(&c.recipe_digest));
+        let bred = field.take(self.plan.space.finale.finalists);
+        fixed.into_iter().chain(bred).cloned().collect()
     }
 
-    /// The best by search score, each recipe once, and the mean; every baseline is with them.
-    fn finalists(&self, mean: Option<&str>) -> Vec<Candidate> {
-        let mut merges: Vec<&Candidate> = self.scored.iter().filter(|c| c.origin != Origin::Parent).collect();
-        merges.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
-        let (mut seen, mut bred) = (HashSet::new(), 0);
-        let mut finalists = Vec::new();
-        for candidate in merges {
-            let always = candidate.origin == Origin::Baseline || Some(candidate.id.as_str()) == mean;
-            if (always || bred < self.plan.space.finale.finalists) && seen.insert(&candidate.recipe_digest) {
-                bred += usize::from(!always);
-                finalists.push(candidate.clone());
-            }
-        }
-        finalists
-    }
-
-    fn select(&mut self, mean: Option<&str>) -> Result<Selection, Interrupt> {
+    fn select(&mut self) -> Result<Selection, Interrupt> {
         self.chronicle.phase(Phase::Selection)?;
         let mut finalists = Vec::new();
         let parents: Vec<Candidate> = self
@@ -76,12 +63,12 @@ impl Run<'_, '_> {
             .filter(|c| c.origin == Origin::Parent)
             .cloned()
             .collect();
-        for candidate in self.finalists(mean).iter().chain(&parents) {
+        for candidate in self.finalists().iter().chain(&parents) {
             self.pause_or_stop()?;
             let Some(evaluation) = self.examine(candidate, false)? else {
                 continue;
             };
-            let (fresh, tasks) = self.plan.selection.score(&evaluation.answers);
+            let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
             finalists.push(Finalist {
                 id: candidate.id.clone(),
                 origin: candidate.origin.clone(),
@@ -103,9 +90,8 @@ impl Run<'_, '_> {
             let of_kind = |f: &&Finalist| (f.origin == Origin::Parent) == parent;
             finalists.iter().find(of_kind).map(|f| f.id.clone())
         };
-        let (Some(best), Some(best_parent)) = (best_where(false), best_where(true)) else {
-            return Err(Error::NothingScored.into());
-        };
+        let best = best_where(false).ok_or(Error::NothingScored)?;
+        let best_parent = best_where(true).unwrap_or_default();
         let selection = Selection {
             split: self.plan.selection.split.clone(),
             finalists,
@@ -121,12 +107,13 @@ impl Run<'_, '_> {
         let exam = &self.plan.test;
         let seed = self.plan.space.search.seed;
         let mut readings: Vec<(String, Evaluation)> = Vec::new();
-        let wanted: Vec<Candidate> = self
-            .scored
-            .iter()
-            .filter(|c| matches!(c.origin, Origin::Parent | Origin::Baseline) || c.id == selection.best)
-            .cloned()
-            .collect();
+        let finalist = |c: &Candidate| selection.finalists.iter().any(|f| f.id == c.id);
+        let is_read = |c: &&Candidate| match c.origin {
+            Origin::Parent | Origin::Baseline => true,
+            Origin::Random => c.id == selection.best || finalist(c),
+            Origin::Search | Origin::WarmStart | Origin::Mean => c.id == selection.best,
+        };
+        let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
         for candidate in &wanted {
             self.pause_or_stop()?;
             if let Some(evaluation) = self.examine(candidate, true)? {
@@ -156,6 +143,8 @@ impl Run<'_, '_> {
                     difference: paired.difference,
                     p_value: paired.p_value,
                     p_holm: paired.p_value,
+                    negative_flips: paired.negative_flips,
+                    positive_flips: paired.positive_flips,
                 }
             })
             .collect();
@@ -184,20 +173,14 @@ impl Run<'_, '_> {
         let plan = self.plan;
         let exam = if sealed { &plan.test } else { &plan.selection };
         let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
-        let subject = match (&recipe, candidate.origin == Origin::Parent) {
-            (Some(recipe), false) => Subject::Recipe(recipe),
-            _ => Subject::Model(candidate.id.trim_start_matches("parent-")),
+        let who = match (recipe, candidate.recipe.get("genes")) {
+            (_, Some(genes)) => Who::Genes(genes.clone()),
+            (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
+            _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
         };
-        self.chronicle.show(Event::CandidateStarted {
-            id: candidate.id.clone(),
-            origin: candidate.origin.clone(),
-            generation: candidate.generation,
-        });
-        match self.sit(&candidate.id, subject, exam) {
-            Ok(evaluation) => {
-                self.chronicle.answers(&candidate.id, exam, &evaluation)?;
-                Ok(Some(evaluation))
-            }
+        let entrant = Entrant::again(candidate, who);
+        match self.sit(&entrant, plan.genome.genes(), exam)? {
+            Ok(evaluation) => Ok(Some(evaluation)),
             Err(reason) => {
                 let message = format!("{} fails on the {} questions: {reason}", candidate.id, exam.split);
                 self.log(Level::Warning, message)?;
@@ -205,4 +188,15 @@ impl Run<'_, '_> {
             }
         }
     }
+}
+
+/// The candidates that no other one beats in every task, in their order.
+fn front<'a>(candidates: &[&'a Candidate]) -> Vec<&'a Candidate> {
+    let scores = |c: &Candidate| c.tasks.iter().map(|t| t.score.value).collect::<Vec<_>>();
+    let dominates = |a: &Candidate, b: &Candidate| {
+        let pairs: Vec<(f64, f64)> = scores(a).into_iter().zip(scores(b)).collect();
+        pairs.iter().all(|(a, b)| a >= b) && pairs.iter().any(|(a, b)| a > b)
+    };
+    let is_free = |c: &&&Candidate| !candidates.iter().any(|other| dominates(other, c));
+    candidates.iter().filter(is_free).copied().collect()
 }

@@ -1,36 +1,51 @@
 //! The search: ask → decode → look up → merge → evaluate → tell → journal, until the budget ends; then the final.
 //!
 //! * [`run`] is the loop. It knows recipes and scores, and nothing of tensors: those are behind [`Evaluator`].
-//! * `evaluator.rs` is the real one: merges in memory, asks the questions, caches every answer.
+//! * `genome.rs` says what a genotype stands for; `race.rs` puts a generation through its questions, `pool.rs` chooses
+//!   them and estimates from few what all would say; `scoring.rs` turns answers into fitness and paired comparisons.
+//! * `evaluator.rs` is the real evaluator: merges in memory, asks the questions, caches every answer. `external.rs` asks
+//!   a program of the user's.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
-//!   going on is running it again from the start with every known score looked up instead of computed.
-//! * `scoring.rs` turns answers into fitness and paired comparisons; `finale.rs` decides who won.
+//!   going on is running it again from the start with every known answer looked up instead of computed.
+//! * `finale.rs` decides who won.
 
 mod chronicle;
 mod evaluator;
+mod external;
 mod finale;
+mod genome;
 mod parents;
+mod pool;
+mod race;
 mod scoring;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde::Serialize;
 
 pub use chronicle::{Chronicle, Clock};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verbatim};
+pub use external::{External, Materialize};
+pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
-pub use scoring::{Exam, ExamTask};
+pub use scoring::{Catalogue, Exam, ExamTask};
+
+use pool::Pool;
+use race::{Entrant, Pace, Race};
 
 use crate::{
     event::{self, EndReason, Event, Level, Origin, Phase},
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
-    space::{self, Codec, GeneKind, Space},
+    space::{self, GeneKind, GeneSpec, Space},
     store,
 };
 
@@ -72,13 +87,28 @@ pub enum Subject<'a> {
     /// A parent as it is, by its short name.
     Model(&'a str),
     Recipe(&'a Recipe),
+    /// No model: the genes themselves, which a command scores.
+    Genes,
 }
 
-/// The answers of one candidate to one exam.
+/// One candidate before one exam.
+#[derive(Clone, Copy, Debug)]
+pub struct Sitting<'a> {
+    pub id: &'a str,
+    pub subject: Subject<'a>,
+    /// Empty for parents and unsearched merges.
+    pub genotype: &'a [f64],
+    pub genes: &'a [GeneSpec],
+    pub exam: &'a Exam,
+}
+
+/// What one candidate made of one exam.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluation {
-    /// One for each of the exam's tasks, with the key under which they are cached.
+    /// One for each of the exam's tasks, with the key of the weights that gave them.
     pub answers: Vec<(String, Vec<event::Answer>)>,
+    /// Named scores instead of answers: from a command that keeps its questions to itself.
+    pub scores: Vec<(String, f64)>,
     /// No answer was generated for it.
     pub cached: bool,
     pub generated_tokens: u64,
@@ -86,14 +116,14 @@ pub struct Evaluation {
     pub evaluation_ms: u64,
 }
 
-/// What scores a candidate: the real one merges and generates, the tests' one computes a function.
+/// What scores a candidate: the real one merges and generates, another one asks a command, the tests' computes a
+/// function.
 pub trait Evaluator {
     /// # Errors
     /// The reason why this candidate has no score; the search goes on without it.
     fn evaluate(
         &mut self,
-        subject: Subject<'_>,
-        exam: &Exam,
+        sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, String>;
 }
@@ -110,7 +140,7 @@ pub struct Control {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub space: Space,
-    pub codec: Codec,
+    pub genome: Genome,
     /// Known recipes handed to the optimizer: name and recipe.
     pub warm_starts: Vec<(String, Recipe)>,
     pub budget: event::Budget,
@@ -132,6 +162,15 @@ pub enum End {
 /// Part of a time budget that is kept for the final.
 const FINAL_SHARE: f64 = 0.12;
 
+/// Part of the budget that goes to candidates drawn at random, as a measure of what the optimizer adds.
+const RANDOM_SHARE: f64 = 0.05;
+
+/// Part of the budget that the first of two stages has.
+const FIRST_STAGE_SHARE: f64 = 0.5;
+
+/// Questions on which parents and unsearched merges are measured in a race.
+const STANDARD_QUESTIONS: usize = 250;
+
 /// Runs or goes on with a search.
 ///
 /// # Errors
@@ -143,13 +182,26 @@ pub fn run(
     chronicle: &mut Chronicle<'_>,
     control: &Control,
 ) -> Result<End, Error> {
+    let pool = Pool::new(&plan.search);
+    let pace = Pace::new(plan);
     let mut run = Run {
         plan,
         evaluator,
         chronicle,
         control,
+        standard: match pace.is_racing() {
+            true => pool.spread(STANDARD_QUESTIONS),
+            false => plan.search.clone(),
+        },
+        pool,
+        pace,
         scored: Vec::new(),
+        worth: HashMap::new(),
+        means: Vec::new(),
+        races: 0,
+        asked: 0,
         evals: 0,
+        stage_end: None,
     };
     match run.whole() {
         Ok(()) => Ok(End::Done),
@@ -182,132 +234,209 @@ struct Run<'a, 'b> {
     evaluator: &'a mut dyn Evaluator,
     chronicle: &'a mut Chronicle<'b>,
     control: &'a Control,
+    /// The search questions and what is known of them.
+    pool: Pool,
+    /// How many of them a generation is asked.
+    pace: Pace,
+    /// The search questions on which parents, unsearched merges and means are measured.
+    standard: Exam,
     /// Everybody with a score on the search questions, in order.
     scored: Vec<event::Candidate>,
-    /// Candidates that were evaluated on the search questions, failed ones included.
+    /// By candidate: its fitness, drawn to its generation's mean by how little is known of it.
+    worth: HashMap<String, f64>,
+    /// Ids of the optimizers' own ideas of the best.
+    means: Vec<String>,
+    /// Races begun; each has its own block of questions.
+    races: u64,
+    /// Candidates that the optimizers of earlier stages asked for.
+    asked: u64,
+    /// Candidates that the budget paid for, failed ones included; parents and unsearched merges are free.
     evals: u64,
+    /// The evaluations at which this stage ends, if another one follows it.
+    stage_end: Option<StageEnd>,
 }
 
-/// Who a candidate is, before it is scored.
-struct Nomination<'a> {
-    id: String,
-    origin: Origin,
-    generation: Option<u64>,
-    genotype: &'a [f64],
-    subject: Subject<'a>,
+/// When a stage makes room for the next one.
+#[derive(Clone, Copy)]
+enum StageEnd {
+    /// The journal says so.
+    Known(u64),
+    Share {
+        evals: Option<u64>,
+        elapsed_ms: Option<u64>,
+    },
 }
 
 impl Run<'_, '_> {
     fn whole(&mut self) -> Result<(), Interrupt> {
         self.baselines()?;
-        let mean = self.search()?;
-        self.finale(mean)?;
-        Ok(())
+        self.search()?;
+        self.finale()
     }
 
-    /// Parents and unsearched merges are the first candidates.
+    /// Parents, unsearched merges and some random draws are the first candidates.
     fn baselines(&mut self) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::Baselines)?;
         let plan = self.plan;
         for (name, _) in &plan.space.models {
-            let id = format!("parent-{name}");
-            let nomination = Nomination {
-                id: id.clone(),
-                origin: Origin::Parent,
-                generation: None,
-                genotype: &[],
-                subject: Subject::Model(name),
-            };
-            if let Err(reason) = self.candidate(nomination)? {
+            let parent = Entrant::parent(name);
+            let id = parent.id.clone();
+            if let Err(reason) = self.measure(&parent)? {
                 return Err(Error::Parent { id, reason }.into());
             }
         }
-        for (id, recipe) in &plan.codec.baselines() {
-            let nomination = Nomination {
-                id: id.clone(),
-                origin: Origin::Baseline,
-                generation: None,
-                genotype: &[],
-                subject: Subject::Recipe(recipe),
-            };
+        for (id, recipe) in plan.genome.baselines() {
             // A baseline that fails is in the journal with its reason; the search goes on.
-            let _ = self.candidate(nomination)?;
+            let _ = self.measure(&Entrant::unsearched(&id, recipe))?;
         }
+        self.random_draws()
+    }
+
+    /// What luck alone finds: a few draws without an optimizer, raced like a generation.
+    fn random_draws(&mut self) -> Result<(), Interrupt> {
+        let plan = self.plan;
+        let evals = plan.budget.evals.unwrap_or(plan.space.search.evals);
+        let n = (evals as f64 * RANDOM_SHARE) as usize;
+        if n == 0 || plan.space.search.optimizer == space::Optimizer::Random {
+            return Ok(());
+        }
+        let options = optim::Options {
+            seed: plan.space.search.seed ^ 0x0072_616e_646f_6d00,
+            population_size: Some(n.max(2)),
+            ..optim::Options::default()
+        };
+        let mut random = Optimizer::new(optim::Kind::Random, domain(&plan.genome)?, &options)?;
+        let draws = random.ask().into_iter().take(n);
+        let entrants: Vec<Entrant> = draws
+            .map(|ask| Entrant {
+                id: format!("r{:04}", ask.id + 1),
+                origin: Origin::Random,
+                generation: None,
+                who: plan.genome.decode(&ask.genotype),
+                genotype: ask.genotype,
+            })
+            .collect();
+        self.race(&plan.genome, &entrants)?;
         Ok(())
     }
 
-    /// Asks until the budget ends; gives the optimizer's own idea of the best.
-    fn search(&mut self) -> Result<Option<Vec<f64>>, Interrupt> {
+    /// Asks until the budget ends, stage after stage.
+    fn search(&mut self) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::Search)?;
-        let (mut optimizer, warm) = self.optimizer()?;
+        let mut genome = self.plan.genome.clone();
+        let mut began = 0;
         let reason = loop {
+            let next = genome.next_stage();
+            self.stage_end = next.map(|stage| self.stage_end(stage, began));
+            let reason = self.stage(&genome)?;
+            let (None, Some(_)) = (reason, next) else {
+                break reason.unwrap_or(EndReason::Converged);
+            };
+            let champion = self.champion(&genome)?;
+            match genome.after(&champion) {
+                Some(following) => genome = following,
+                None => break EndReason::Converged,
+            }
+            began = self.evals;
+        };
+        self.chronicle.search_ended(reason, self.evals)?;
+        Ok(())
+    }
+
+    fn stage_end(&self, next: &str, began: u64) -> StageEnd {
+        if let Some(evals) = self.chronicle.past_stage(next) {
+            return StageEnd::Known(evals);
+        }
+        let budget = &self.plan.budget;
+        let part = |total: u64| (total as f64 * FIRST_STAGE_SHARE) as u64;
+        StageEnd::Share {
+            evals: budget.evals.map(|evals| began + part(evals.saturating_sub(began))),
+            elapsed_ms: budget.duration_ms.map(part),
+        }
+    }
+
+    /// One optimizer from its first question to its last; `None` when the next stage's time has come.
+    fn stage(&mut self, genome: &Genome) -> Result<Option<EndReason>, Interrupt> {
+        let (mut optimizer, warm) = self.optimizer(genome)?;
+        self.chronicle.stage(event::StageStarted {
+            stage: genome.stage().into(),
+            optimizer: optimizer.kind().name().into(),
+            genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
+            evals: self.evals,
+        })?;
+        let mut asked = 0;
+        let reason = loop {
+            if self.is_stage_over() {
+                break None;
+            }
             if let Some(reason) = self.end_of_search()? {
-                break reason;
+                break Some(reason);
             }
             let asks = optimizer.ask();
             let Some(generation) = asks.first().map(|a| a.generation) else {
-                break EndReason::Converged;
+                break Some(EndReason::Converged);
             };
-            let mut results = Vec::with_capacity(asks.len());
-            for ask in &asks {
-                if !results.is_empty() && self.end_of_search()?.is_some() {
-                    break;
-                }
-                let recipe = self.plan.codec.decode(&ask.genotype);
-                let nomination = Nomination {
-                    id: format!("c{:04}", ask.id + 1),
-                    origin: if warm.contains(&ask.genotype) {
-                        Origin::WarmStart
-                    } else {
-                        Origin::Search
+            asked = asks.last().map_or(asked, |ask| ask.id + 1);
+            let entrants: Vec<Entrant> = asks
+                .iter()
+                .take(self.evals_left())
+                .map(|ask| Entrant {
+                    id: format!("c{:04}", self.asked + ask.id + 1),
+                    origin: match warm.contains(&ask.genotype) {
+                        true => Origin::WarmStart,
+                        false => Origin::Search,
                     },
                     generation: Some(generation),
-                    genotype: &ask.genotype,
-                    subject: Subject::Recipe(&recipe),
-                };
-                let outcome = match self.candidate(nomination)? {
-                    Ok(fitness) => Outcome::from_score(fitness),
-                    Err(_) => Outcome::Failed,
-                };
-                results.push((ask.id, outcome));
-            }
-            if results.len() < asks.len() {
+                    who: genome.decode(&ask.genotype),
+                    genotype: ask.genotype.clone(),
+                })
+                .collect();
+            let race = self.race(genome, &entrants)?;
+            let Some(race) = race.filter(|_| entrants.len() == asks.len()) else {
                 continue; // the budget ended within the generation: the next look at it ends the search
-            }
+            };
+            let ids = asks.iter().map(|a| a.id);
+            let results: Vec<(u64, Outcome)> = ids.zip(race.outcomes.iter().cloned()).collect();
             optimizer.tell(&results).map_err(Error::from)?;
-            self.generation_ended(generation, &results, &optimizer)?;
+            self.generation_ended(generation, &race, &optimizer)?;
         };
-        self.chronicle.search_ended(reason, self.evals)?;
-        Ok(optimizer.mean())
+        self.asked += asked;
+        self.score_means(genome, &optimizer)?;
+        Ok(reason)
     }
 
-    fn optimizer(&self) -> Result<(Optimizer, Vec<Vec<f64>>), Error> {
+    fn optimizer(&self, genome: &Genome) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
         let plan = self.plan;
-        let genes = plan.codec.genes().iter().map(|gene| match gene.kind {
-            GeneKind::Real { low, high } => Gene::Real { low, high },
-            GeneKind::Int { low, high } => Gene::Int { low, high },
-            GeneKind::Choice { n } => Gene::Choice { n },
-        });
-        let domain = Domain::new(genes.collect())?;
+        let domain = domain(genome)?;
+        let is_real = domain.genes().iter().all(|g| matches!(g, Gene::Real { .. }));
         let kind = match plan.space.search.optimizer {
-            space::Optimizer::CmaEs => optim::Kind::CmaEs,
-            space::Optimizer::CmaEsMargin => optim::Kind::CmaEsMargin,
+            _ if plan.space.fitness.is_pareto() => optim::Kind::Nsga2,
+            space::Optimizer::CmaEs if is_real => optim::Kind::CmaEs,
+            space::Optimizer::CmaEs | space::Optimizer::CmaEsMargin => optim::Kind::CmaEsMargin,
             space::Optimizer::Genetic => optim::Kind::Genetic,
+            space::Optimizer::Nsga2 => optim::Kind::Nsga2,
             space::Optimizer::Random => optim::Kind::Random,
         };
         let options = optim::Options {
             seed: plan.space.search.seed,
             population_size: plan.space.search.population,
-            noisy: true,
+            noisy: !plan.search.tasks.is_empty(),
+            learning_rate_adaptation: self.pace.is_racing() && kind == optim::Kind::CmaEs,
+            objectives: match kind {
+                optim::Kind::Nsga2 => plan.objectives(),
+                _ => 1,
+            },
             ..optim::Options::default()
         };
         let mut optimizer = Optimizer::new(kind, domain, &options)?;
-        let mut warm = Vec::new();
-        for (_, recipe) in &plan.warm_starts {
-            warm.push(plan.codec.encode(recipe)?);
+        let mut warm = genome.seeds();
+        if warm.is_empty() {
+            for (_, recipe) in &plan.warm_starts {
+                warm.push(genome.encode(recipe)?);
+            }
         }
         if warm.is_empty() {
-            warm.extend(self.best_baseline());
+            warm.extend(self.best_baseline(genome));
         }
         if let Some((first, others)) = warm.split_first() {
             optimizer.start_at(first, &Spread::OfRange(1.0 / 6.0))?;
@@ -317,14 +446,95 @@ impl Run<'_, '_> {
     }
 
     /// Where a search starts that was told of no recipe: the unsearched merge that scored best, if the space has it.
-    fn best_baseline(&self) -> Option<Vec<f64>> {
+    fn best_baseline(&self, genome: &Genome) -> Option<optim::Genotype> {
         let mut baselines: Vec<&event::Candidate> =
             self.scored.iter().filter(|c| c.origin == Origin::Baseline).collect();
         baselines.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
         baselines.iter().find_map(|c| {
             let recipe: Recipe = serde_json::from_value(c.recipe.clone()).ok()?;
-            self.plan.codec.encode(&recipe).ok()
+            genome.encode(&recipe).ok()
         })
+    }
+
+    /// The centres of an optimizer's distributions are candidates like the others: the last one's, and those at which
+    /// restarts left off.
+    fn score_means(&mut self, genome: &Genome, optimizer: &Optimizer) -> Result<(), Interrupt> {
+        let means: Vec<optim::Genotype> = optimizer.ended_means().iter().cloned().chain(optimizer.mean()).collect();
+        for (i, genotype) in means.iter().enumerate().rev().take(3) {
+            let mut id = "mean".to_string();
+            if genome.next_stage().is_some() {
+                id += &format!("-{}", genome.stage());
+            }
+            if i + 1 < means.len() {
+                id += &format!("-{}", i + 1);
+            }
+            let entrant = Entrant {
+                id: id.clone(),
+                origin: Origin::Mean,
+                generation: None,
+                who: genome.decode(genotype),
+                genotype: genotype.clone(),
+            };
+            let evals = self.evals;
+            if self.measure(&entrant)?.is_ok() {
+                self.means.push(id);
+            }
+            self.evals = evals;
+        }
+        Ok(())
+    }
+
+    /// The recipe that the next stage builds on: the best of the mean and the few of most worth, on the same questions.
+    fn champion(&mut self, genome: &Genome) -> Result<Recipe, Interrupt> {
+        let best: Vec<event::Candidate> = self.bred().into_iter().take(3).cloned().collect();
+        let mut contenders: Vec<(f64, Recipe)> = Vec::new();
+        for candidate in self.scored.iter().filter(|c| c.origin == Origin::Mean) {
+            if let Ok(recipe) = serde_json::from_value(candidate.recipe.clone()) {
+                contenders.push((candidate.fitness, recipe));
+            }
+        }
+        let standard = self.standard.clone();
+        for candidate in best {
+            let Ok(recipe) = serde_json::from_value::<Recipe>(candidate.recipe.clone()) else {
+                continue;
+            };
+            let entrant = Entrant::again(&candidate, genome.decode(&candidate.genotype));
+            if let Ok(evaluation) = self.sit(&entrant, genome.genes(), &standard)? {
+                contenders.push((self.plan.judge(&standard, &evaluation).0.value, recipe));
+            }
+        }
+        // The mean stands first and wins ties.
+        let champion = contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a });
+        Ok(champion.ok_or(Error::NothingScored)?.1)
+    }
+
+    /// The searched candidates that count, those of most worth first.
+    fn bred(&self) -> Vec<&event::Candidate> {
+        let is_bred = |c: &&event::Candidate| {
+            matches!(c.origin, Origin::Search | Origin::WarmStart | Origin::Random) && !c.eliminated
+        };
+        let worth = |c: &event::Candidate| self.worth.get(&c.id).copied().unwrap_or(c.fitness);
+        let mut bred: Vec<&event::Candidate> = self.scored.iter().filter(is_bred).collect();
+        bred.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
+        bred
+    }
+
+    fn is_stage_over(&self) -> bool {
+        match self.stage_end {
+            None => false,
+            Some(StageEnd::Known(evals)) => self.evals >= evals,
+            Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => false,
+            Some(StageEnd::Share { evals, elapsed_ms }) => {
+                evals.is_some_and(|evals| self.evals >= evals)
+                    || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
+            }
+        }
+    }
+
+    /// Candidates that the budget still pays for.
+    fn evals_left(&self) -> usize {
+        let left = |evals: u64| usize::try_from(evals.saturating_sub(self.evals)).unwrap_or(usize::MAX);
+        self.plan.budget.evals.map_or(usize::MAX, left)
     }
 
     /// Looks at the budget and at requests from outside.
@@ -339,12 +549,11 @@ impl Run<'_, '_> {
         if self.plan.finish {
             return Ok(Some(EndReason::Stopped));
         }
-        let budget = &self.plan.budget;
-        if budget.evals.is_some_and(|evals| self.evals >= evals) {
+        if self.evals_left() == 0 {
             return Ok(Some(EndReason::Evals));
         }
         let over = |ms: u64| self.chronicle.elapsed_ms() as f64 >= ms as f64 * (1.0 - FINAL_SHARE);
-        Ok(budget.duration_ms.is_some_and(over).then_some(EndReason::Time))
+        Ok(self.plan.budget.duration_ms.is_some_and(over).then_some(EndReason::Time))
     }
 
     fn pause_or_stop(&mut self) -> Result<(), Interrupt> {
@@ -357,114 +566,8 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Scores one candidate on the search questions: looked up if the journal has it, evaluated and journalled if not.
-    fn candidate(&mut self, nomination: Nomination<'_>) -> Result<Result<f64, String>, Interrupt> {
-        let (recipe, recipe_digest) = match nomination.subject {
-            Subject::Model(name) => (serde_json::json!({ "model": name }), format!("model:{name}")),
-            Subject::Recipe(recipe) => {
-                let json = serde_json::to_value(recipe).expect("a recipe is plain data");
-                (json, recipe.digest())
-            }
-        };
-        let outcome = match self.chronicle.past(&nomination.id, &recipe_digest)? {
-            Some(outcome) => outcome,
-            None => {
-                self.pause_or_stop()?;
-                self.evaluate(&nomination, recipe, recipe_digest)?
-            }
-        };
-        self.evals += 1;
-        match outcome {
-            Ok(candidate) => {
-                let fitness = candidate.fitness;
-                self.scored.push(*candidate);
-                Ok(Ok(fitness))
-            }
-            Err(reason) => Ok(Err(reason)),
-        }
-    }
-
-    fn evaluate(
-        &mut self,
-        nomination: &Nomination<'_>,
-        recipe: serde_json::Value,
-        recipe_digest: String,
-    ) -> Result<Result<Box<event::Candidate>, String>, Error> {
-        let Nomination {
-            id, origin, generation, ..
-        } = nomination;
-        self.chronicle.show(Event::CandidateStarted {
-            id: id.clone(),
-            origin: origin.clone(),
-            generation: *generation,
-        });
-        let exam = &self.plan.search;
-        let evaluation = self.sit(id, nomination.subject, exam);
-        let scored = evaluation.and_then(|evaluation| {
-            let (fitness, tasks) = exam.score(&evaluation.answers);
-            if !fitness.value.is_finite() {
-                return Err(format!("its fitness is {}", fitness.value));
-            }
-            Ok((evaluation, fitness, tasks))
-        });
-        let (evaluation, fitness, tasks) = match scored {
-            Ok(scored) => scored,
-            Err(reason) => {
-                self.chronicle.write(Event::CandidateFailed {
-                    id: id.clone(),
-                    origin: origin.clone(),
-                    generation: *generation,
-                    recipe_digest,
-                    reason: reason.clone(),
-                })?;
-                return Ok(Err(reason));
-            }
-        };
-        self.chronicle.answers(id, exam, &evaluation)?;
-        let candidate = Box::new(event::Candidate {
-            id: id.clone(),
-            origin: origin.clone(),
-            generation: *generation,
-            genotype: nomination.genotype.to_vec(),
-            recipe,
-            recipe_digest,
-            fitness: fitness.value,
-            stderr: fitness.stderr,
-            n: fitness.n,
-            tasks,
-            cached: evaluation.cached,
-            generated_tokens: evaluation.generated_tokens,
-            merge_ms: evaluation.merge_ms,
-            evaluation_ms: evaluation.evaluation_ms,
-        });
-        self.chronicle.write(Event::CandidateScored((*candidate).clone()))?;
-        Ok(Ok(candidate))
-    }
-
-    /// Puts one candidate through one exam and shows how it goes.
-    fn sit(&mut self, id: &str, subject: Subject<'_>, exam: &Exam) -> Result<Evaluation, String> {
-        let chronicle = &*self.chronicle;
-        self.evaluator.evaluate(subject, exam, &mut |progress| {
-            chronicle.show(Event::Progress(event::Progress {
-                id: id.to_string(),
-                ..progress
-            }));
-        })
-    }
-
-    fn generation_ended(
-        &mut self,
-        generation: u64,
-        results: &[(u64, Outcome)],
-        optimizer: &Optimizer,
-    ) -> Result<(), Error> {
-        let mut fitness: Vec<f64> = results
-            .iter()
-            .filter_map(|(_, outcome)| match outcome {
-                Outcome::Fitness(f) => Some(f.value()),
-                _ => None,
-            })
-            .collect();
+    fn generation_ended(&mut self, generation: u64, race: &Race, optimizer: &Optimizer) -> Result<(), Error> {
+        let mut fitness: Vec<f64> = race.fitness.iter().flatten().copied().collect();
         fitness.sort_by(f64::total_cmp);
         let state = serde_json::to_vec(optimizer).expect("an optimizer is plain data");
         let ended = event::Generation {
@@ -473,12 +576,18 @@ impl Run<'_, '_> {
             upper_quartile: quantile(&fitness, 0.75),
             median: quantile(&fitness, 0.5),
             lower_quartile: quantile(&fitness, 0.25),
-            failed: results.len() - fitness.len(),
+            failed: race.fitness.len() - fitness.len(),
             sigma: optimizer.status().sigma,
+            block: self.pace.is_racing().then_some(race.block),
+            tau: race.tau,
+            split_half: race.split_half,
             state_digest: blake3::hash(&state).to_hex().to_string(),
         };
         if fitness.is_empty() {
-            let message = format!("all {} candidates of generation {generation} failed", results.len());
+            let message = format!(
+                "all {} candidates of generation {generation} failed",
+                race.fitness.len()
+            );
             self.log(Level::Warning, message)?;
         } else if fitness.len() > 1 && fitness[0] == fitness[fitness.len() - 1] {
             let message = format!(
@@ -497,6 +606,34 @@ impl Run<'_, '_> {
         }
         Ok(())
     }
+}
+
+impl Plan {
+    /// Scores that a candidate has: the tasks, or what a command is said to give.
+    fn objectives(&self) -> usize {
+        match self.search.tasks.len() {
+            0 => self.space.fitness.weights.len(),
+            n => n,
+        }
+    }
+
+    /// Fitness and its parts from a candidate's answers, or from a command's scores.
+    fn judge(&self, exam: &Exam, evaluation: &Evaluation) -> (event::Score, Vec<event::TaskScore>) {
+        match evaluation.scores.is_empty() {
+            true => exam.score(&evaluation.answers),
+            false => scoring::of_command(&evaluation.scores, &self.space.fitness.weights, &exam.split),
+        }
+    }
+}
+
+/// The genes as the optimizer sees them.
+fn domain(genome: &Genome) -> Result<Domain, Error> {
+    let genes = genome.genes().iter().map(|gene| match gene.kind {
+        GeneKind::Real { low, high } => Gene::Real { low, high },
+        GeneKind::Int { low, high } => Gene::Int { low, high },
+        GeneKind::Choice { n } => Gene::Choice { n },
+    });
+    Ok(Domain::new(genes.collect())?)
 }
 
 /// Linear interpolation between order statistics; 0 for no values at all.

@@ -1,15 +1,26 @@
 //! From answers to fitness, and from two candidates' answers to a paired comparison.
 
+use std::sync::Arc;
+
 use crate::{
     eval::stats,
     event::{Answer, Score, TaskScore},
 };
 
-/// The questions of one phase: what every candidate is asked, in one fixed order.
+/// Questions that candidates are asked, in one fixed order: all of a phase, or some of them.
 #[derive(Clone, Debug)]
 pub struct Exam {
     pub split: String,
     pub tasks: Vec<ExamTask>,
+}
+
+/// All questions of one task that a phase may ask.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalogue {
+    /// Question ids, in the order of the split.
+    pub ids: Vec<String>,
+    /// Characters of each prompt.
+    pub lengths: Vec<usize>,
 }
 
 /// One task of an exam.
@@ -24,8 +35,9 @@ pub struct ExamTask {
     pub weight: f64,
     /// The score is a log-likelihood a token, not right or wrong.
     pub is_likelihood: bool,
-    /// Number of questions.
-    pub n: usize,
+    pub catalogue: Arc<Catalogue>,
+    /// Which of the catalogue's questions are asked, by position, ascending.
+    pub items: Vec<usize>,
 }
 
 /// Answers of one candidate, task by task, with their cache keys.
@@ -43,13 +55,34 @@ pub struct Paired {
 }
 
 impl Exam {
+    /// The same tasks with other questions: for each task, positions in its catalogue, ascending.
+    pub fn of_items(&self, items: Vec<Vec<usize>>) -> Exam {
+        let tasks = self.tasks.iter().zip(items);
+        Exam {
+            split: self.split.clone(),
+            tasks: tasks
+                .map(|(task, items)| ExamTask { items, ..task.clone() })
+                .collect(),
+        }
+    }
+
+    /// Number of questions asked, over all tasks.
+    pub fn n(&self) -> usize {
+        self.tasks.iter().map(|t| t.items.len()).sum()
+    }
+
     /// Weighted mean over the tasks with its standard error, and each task's own score.
     pub fn score(&self, answers: &Answers) -> (Score, Vec<TaskScore>) {
+        let scores = self.tasks.iter().zip(answers);
+        self.weigh(scores.map(|(task, (_, answers))| task.score(answers)))
+    }
+
+    /// The tasks' scores, weighted: fitness and its standard error, and each task's own score with its name.
+    pub(super) fn weigh(&self, scores: impl Iterator<Item = Score>) -> (Score, Vec<TaskScore>) {
         let mut tasks = Vec::new();
         let (mut sum, mut variance, mut n) = (0.0, 0.0, 0);
         let weights: f64 = self.tasks.iter().map(|t| t.weight).sum();
-        for (task, (_, answers)) in self.tasks.iter().zip(answers) {
-            let score = task.score(answers);
+        for (task, score) in self.tasks.iter().zip(scores) {
             let share = task.weight / weights;
             sum += share * score.value;
             variance += (share * score.stderr).powi(2);
@@ -113,6 +146,29 @@ impl Exam {
     }
 }
 
+/// The named scores that a command gave, as tasks of one question. Fitness: their mean, by `weights` where some are
+/// given; a score without a weight is then only shown.
+pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &str) -> (Score, Vec<TaskScore>) {
+    let weight = |name: &str| match weights.is_empty() {
+        true => 1.0,
+        false => weights.iter().find(|(n, _)| n == name).map_or(0.0, |(_, w)| *w),
+    };
+    let one = |value| Score {
+        value,
+        stderr: 0.0,
+        n: 1,
+    };
+    let total: f64 = scores.iter().map(|(name, _)| weight(name)).sum();
+    let sum: f64 = scores.iter().map(|(name, score)| weight(name) * score).sum();
+    let tasks = scores.iter().map(|(name, score)| TaskScore {
+        task: name.clone(),
+        lang: String::new(),
+        split: split.into(),
+        score: one(*score),
+    });
+    (one(sum / total), tasks.collect())
+}
+
 impl ExamTask {
     /// Accuracy: mean ± sample standard deviation/√n. Log-likelihood: all tokens' mean, with the error of that ratio.
     fn score(&self, answers: &[Answer]) -> Score {
@@ -131,7 +187,7 @@ impl ExamTask {
     }
 
     /// How much a question counts within its task.
-    fn size(&self, answer: &Answer) -> f64 {
+    pub(super) fn size(&self, answer: &Answer) -> f64 {
         if self.is_likelihood { answer.tokens as f64 } else { 1.0 }
     }
 }
@@ -161,7 +217,8 @@ mod tests {
             lang: "en".into(),
             weight,
             is_likelihood,
-            n: 0,
+            catalogue: Arc::default(),
+            items: Vec::new(),
         }
     }
 

@@ -45,13 +45,18 @@ pub enum Error {
 pub struct Space {
     pub name: String,
     /// In the order of the file.
-    #[serde(serialize_with = "as_map")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub models: Vec<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
     /// Whose tokenizer, vocabulary, config and chat template the child takes.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub tokenizer: String,
-    pub parameter_space: ParameterSpace,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameter_space: Option<ParameterSpace>,
+    /// Bare genes, where there are no models: a command scores them.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub genes: Vec<(String, BareGene)>,
     pub fitness: Fitness,
     pub search: Search,
     #[serde(rename = "final")]
@@ -122,9 +127,65 @@ pub enum Axis {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fitness {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskRef>,
+    /// Instead of tasks: a program that scores candidates.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Command>,
+    /// How much each of the command's scores counts; none given: all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub weights: Vec<(String, f64)>,
+    pub objectives: Objectives,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
+}
+
+/// What is maximised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objectives {
+    /// The weighted mean of the tasks.
+    #[default]
+    Scalar,
+    /// Each task for itself: a front of candidates that no other beats in all of them.
+    Pareto,
+}
+
+impl Fitness {
+    pub fn is_pareto(&self) -> bool {
+        self.objectives == Objectives::Pareto
+    }
+}
+
+/// A program of the user's that scores candidates, one JSON line each.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Command {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The merged model is written to a directory first.
+    pub materialize: bool,
+    /// Seconds until an answer is no longer waited for.
+    pub timeout: f64,
+}
+
+/// A gene that stands for nothing but its number.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum BareGene {
+    Real([f64; 2]),
+    Int { int: [i64; 2] },
+    /// The number is the place in the list, from 0.
+    Choice { choice: Vec<String> },
+}
+
+impl BareGene {
+    pub fn kind(&self) -> GeneKind {
+        match self {
+            Self::Real([low, high]) => GeneKind::Real { low: *low, high: *high },
+            Self::Int { int: [low, high] } => GeneKind::Int { low: *low, high: *high },
+            Self::Choice { choice } => GeneKind::Choice { n: choice.len() },
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -157,8 +218,26 @@ pub struct Search {
     #[serde(serialize_with = "auto")]
     pub population: Option<usize>,
     pub evals: u64,
+    #[serde(serialize_with = "racing")]
+    pub racing: Option<Racing>,
     pub warm_start: Vec<String>,
     pub seed: u64,
+}
+
+/// All candidates of a generation are asked the same few questions, the better ones more.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Racing {
+    /// Questions on each rung, ascending: all candidates are asked the first, the better half those of the second, the
+    /// best quarter those of the third, and so on.
+    pub rungs: Vec<usize>,
+}
+
+impl Default for Racing {
+    fn default() -> Self {
+        Self {
+            rungs: vec![24, 48, 96],
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -167,6 +246,7 @@ pub enum Optimizer {
     CmaEs,
     CmaEsMargin,
     Genetic,
+    Nsga2,
     Random,
 }
 
@@ -211,5 +291,12 @@ fn auto<S: serde::Serializer>(population: &Option<usize>, s: S) -> Result<S::Ok,
     match population {
         Some(n) => s.serialize_u64(*n as u64),
         None => s.serialize_str("auto"),
+    }
+}
+
+fn racing<S: serde::Serializer>(racing: &Option<Racing>, s: S) -> Result<S::Ok, S::Error> {
+    match racing {
+        Some(racing) => racing.serialize(s),
+        None => s.serialize_bool(false),
     }
 }

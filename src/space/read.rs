@@ -3,17 +3,21 @@
 use std::path::Path;
 
 use super::{
-    Axis, Error, Finale, Fitness, Gene, Guard, LayerGroups, Module, Optimizer, ParameterSpace, Range, Search, Space,
-    SplitRef, TaskRef,
+    Axis, BareGene, Command, Error, Finale, Fitness, Gene, Guard, LayerGroups, Module, Objectives, Optimizer,
+    ParameterSpace, Racing, Range, Search, Space, SplitRef, TaskRef,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
 
-const OPTIMIZERS: [(&str, Optimizer); 4] = [
+/// Seconds that a command has for an answer unless the space says otherwise.
+const TIMEOUT: f64 = 3600.0;
+
+const OPTIMIZERS: [(&str, Optimizer); 5] = [
     ("cma-es", Optimizer::CmaEs),
     ("cma-es-margin", Optimizer::CmaEsMargin),
     ("genetic", Optimizer::Genetic),
     ("random", Optimizer::Random),
+    ("nsga2", Optimizer::Nsga2),
 ];
 
 impl Space {
@@ -42,10 +46,10 @@ impl Space {
 fn space(root: &Node) -> Result<Space, yaml::Error> {
     let map = root.map()?;
     let name = map.required("name")?.text()?;
-    let models = models(map.required("models").map_err(|e| {
-        let bare = map.entries().iter().find(|(k, _)| k == "genes");
-        bare.map_or(e, |(_, genes)| not_yet(genes, "bare genes without models"))
-    })?)?;
+    if let Some(genes) = map.optional("genes") {
+        return bare(&map, name, genes);
+    }
+    let models = models(map.required("models")?)?;
     let base = match map.optional("base") {
         Some(node) => Some(model_name(node, &models)?),
         None => None,
@@ -54,10 +58,10 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         Some(node) => model_name(node, &models)?,
         None => base.clone().unwrap_or_else(|| models[0].0.clone()),
     };
-    refuse(&map, &["data_flow_space", "hybrid", "genes"])?;
+    refuse(&map, &["data_flow_space", "hybrid"])?;
     let parameter_space = parameter_space(map.required("parameter_space")?, &base)?;
     let fitness = fitness(map.required("fitness")?)?;
-    let search = search(map.optional("search"))?;
+    let search = search(map.optional("search"), &fitness)?;
     let finale = finale(map.optional("final"))?;
     map.finish()?;
     Ok(Space {
@@ -65,11 +69,76 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         models,
         base,
         tokenizer,
-        parameter_space,
+        parameter_space: Some(parameter_space),
+        genes: Vec::new(),
         fitness,
         search,
         finale,
     })
+}
+
+/// A space of bare genes: numbers that a command scores, and no model.
+fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::Error> {
+    for key in ["models", "base", "tokenizer", "parameter_space", "data_flow_space", "hybrid"] {
+        if let Some(node) = map.optional(key) {
+            return Err(node.error(format!(
+                "bare genes and {key} do not go together: with models, genes stand under parameter_space"
+            )));
+        }
+    }
+    let mut genes = Vec::new();
+    for (name, node) in genes_node.map()?.entries() {
+        genes.push((name.clone(), bare_gene(node)?));
+    }
+    if genes.is_empty() {
+        return Err(genes_node.error("nothing is searched: give at least one gene, such as x: [-5, 5]"));
+    }
+    let fitness_node = map.required("fitness")?;
+    let fitness = fitness(fitness_node)?;
+    match &fitness.command {
+        None => return Err(fitness_node.error("bare genes have no model to ask; give a 'command' that scores them")),
+        Some(command) if command.materialize => {
+            return Err(fitness_node.error("bare genes have no model that could be written; leave 'materialize' out"));
+        }
+        Some(_) => {}
+    }
+    let search = search(map.optional("search"), &fitness)?;
+    let finale = finale(map.optional("final"))?;
+    map.finish()?;
+    Ok(Space {
+        name,
+        models: Vec::new(),
+        base: None,
+        tokenizer: String::new(),
+        parameter_space: None,
+        genes,
+        fitness,
+        search,
+        finale,
+    })
+}
+
+fn bare_gene(node: &Node) -> Result<BareGene, yaml::Error> {
+    if matches!(node.value, Value::List(_)) {
+        let (low, high) = node.range()?;
+        return Ok(BareGene::Real([low, high]));
+    }
+    let map = node.map()?;
+    let gene = match (map.optional("int"), map.optional("choice")) {
+        (Some(int), None) => BareGene::Int { int: int_range(int)? },
+        (None, Some(choice)) => {
+            let words = choice.list()?.iter().map(Node::text).collect::<Result<Vec<_>, _>>()?;
+            if words.len() < 2 {
+                return Err(choice.error("a choice needs at least two things to choose from"));
+            }
+            BareGene::Choice { choice: words }
+        }
+        _ => {
+            return Err(node.error("a gene is [low, high], {int: [low, high]} or {choice: [a, b]}"));
+        }
+    };
+    map.finish()?;
+    Ok(gene)
 }
 
 /// Keys of the contract whose engine is not built yet: named as such, never ignored.
@@ -310,20 +379,47 @@ fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
 
 fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     let map = node.map()?;
-    refuse(&map, &["command", "materialize", "timeout"])?;
     let mut tasks = Vec::new();
-    let tasks_node = map.required("tasks")?;
-    for item in tasks_node.list()? {
-        tasks.push(task(item)?);
+    let command = command(&map)?;
+    let tasks_node = match &command {
+        Some(_) => map.optional("tasks"),
+        None => Some(map.required("tasks")?),
+    };
+    match (tasks_node, &command) {
+        (Some(node), Some(_)) => {
+            return Err(node.error("either tasks or a command scores candidates; leave one of them out"));
+        }
+        (Some(node), None) => {
+            for item in node.list()? {
+                tasks.push(task(item)?);
+            }
+            if tasks.is_empty() {
+                return Err(node.error("name at least one task"));
+            }
+        }
+        (None, _) => {}
     }
-    if tasks.is_empty() {
-        return Err(tasks_node.error("name at least one task"));
+    let mut weights = Vec::new();
+    if let Some(node) = map.optional("weights") {
+        if command.is_none() {
+            return Err(node.error("'weights' is for the scores of a command; a task has its own 'weight'"));
+        }
+        for (name, weight) in node.map()?.entries() {
+            weights.push((name.clone(), weight.f64()?));
+        }
     }
-    if let Some(node) = map.optional("objectives")
-        && node.one_of(&["scalar", "pareto"])? == 1
-    {
-        return Err(not_yet(node, "'pareto'"));
-    }
+    let objectives = match map.optional("objectives") {
+        Some(node) if node.one_of(&["scalar", "pareto"])? == 1 => {
+            if tasks.len() == 1 {
+                return Err(node.error("'pareto' needs two tasks or more"));
+            }
+            if command.is_some() && weights.len() < 2 {
+                return Err(node.error("'pareto' with a command needs to know its scores: weights: {NAME: 1, NAME: 1}"));
+            }
+            Objectives::Pareto
+        }
+        _ => Objectives::Scalar,
+    };
     let guard = match map.optional("guard") {
         Some(node) => {
             let map = node.map()?;
@@ -338,7 +434,41 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         None => None,
     };
     map.finish()?;
-    Ok(Fitness { tasks, guard })
+    Ok(Fitness {
+        tasks,
+        command,
+        weights,
+        objectives,
+        guard,
+    })
+}
+
+/// The keys `command`, `materialize` and `timeout`.
+fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
+    let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
+    let Some(node) = map.optional("command") else {
+        return match materialize.or(timeout) {
+            Some(node) => Err(node.error("this belongs to a 'command'")),
+            None => Ok(None),
+        };
+    };
+    let words = node.one_or_more();
+    let command = words.iter().map(|w| w.text()).collect::<Result<Vec<_>, _>>()?;
+    if command.is_empty() {
+        return Err(node.error("name a program and its arguments: command: [python, score.py]"));
+    }
+    let timeout = match timeout {
+        Some(node) => match node.f64()? {
+            seconds if seconds > 0.0 => seconds,
+            _ => return Err(node.error("a timeout is a number of seconds above 0")),
+        },
+        None => TIMEOUT,
+    };
+    Ok(Some(Command {
+        command,
+        materialize: materialize.map_or(Ok(false), Node::bool)?,
+        timeout,
+    }))
 }
 
 fn task(node: &Node) -> Result<TaskRef, yaml::Error> {
@@ -387,22 +517,25 @@ fn limit(map: &Map<'_>) -> Result<Option<usize>, yaml::Error> {
     }
 }
 
-fn search(node: Option<&Node>) -> Result<Search, yaml::Error> {
+fn search(node: Option<&Node>, fitness: &Fitness) -> Result<Search, yaml::Error> {
     let mut search = Search {
-        optimizer: Optimizer::CmaEs,
+        optimizer: match fitness.is_pareto() {
+            true => Optimizer::Nsga2,
+            false => Optimizer::CmaEs,
+        },
         population: None,
         evals: 400,
+        racing: None,
         warm_start: Vec::new(),
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
     let map = node.map()?;
     if let Some(node) = map.optional("optimizer") {
-        let words = ["cma-es", "cma-es-margin", "genetic", "random", "nsga2"];
-        search.optimizer = match OPTIMIZERS.get(node.one_of(&words)?) {
-            Some((_, optimizer)) => *optimizer,
-            None => return Err(not_yet(node, "'nsga2'")),
-        };
+        search.optimizer = OPTIMIZERS[node.one_of(&OPTIMIZERS.map(|o| o.0))?].1;
+        if (search.optimizer == Optimizer::Nsga2) != fitness.is_pareto() {
+            return Err(node.error("nsga2 and 'objectives: pareto' go together: one needs the other"));
+        }
     }
     if let Some(node) = map.optional("population")
         && !matches!(&node.value, Value::Str(s) if s == "auto")
@@ -418,10 +551,11 @@ fn search(node: Option<&Node>) -> Result<Search, yaml::Error> {
             n => search.evals = n,
         }
     }
-    if let Some(node) = map.optional("racing")
-        && node.bool()?
-    {
-        return Err(not_yet(node, "racing"));
+    if let Some(node) = map.optional("racing") {
+        search.racing = racing(node)?;
+        if search.racing.is_some() && fitness.command.is_some() {
+            return Err(node.error("a command chooses its own questions, so there is nothing to race over"));
+        }
     }
     if let Some(node) = map.optional("warm_start") {
         for item in node.list()? {
@@ -441,6 +575,21 @@ fn search(node: Option<&Node>) -> Result<Search, yaml::Error> {
     }
     map.finish()?;
     Ok(search)
+}
+
+/// `true`, `false`, or the questions on each rung.
+fn racing(node: &Node) -> Result<Option<Racing>, yaml::Error> {
+    if !matches!(node.value, Value::Map(_)) {
+        return Ok(node.bool()?.then(Racing::default));
+    }
+    let map = node.map()?;
+    let list = map.required("rungs")?;
+    let rungs = list.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
+    if rungs.is_empty() || rungs[0] == 0 || !rungs.is_sorted_by(|a, b| a < b) {
+        return Err(list.error("rungs are numbers of questions that grow, such as [24, 48, 96]"));
+    }
+    map.finish()?;
+    Ok(Some(Racing { rungs }))
 }
 
 fn finale(node: Option<&Node>) -> Result<Finale, yaml::Error> {

@@ -49,7 +49,7 @@ impl Journal {
         self.next_seq
     }
 
-    /// Writes one event. All but answers, which their candidate's record follows at once, are on disk when this returns.
+    /// Writes one event. All but answers, which a score or a [`Journal::sync`] follows, are on disk when this returns.
     ///
     /// # Errors
     /// The disk is full or gone.
@@ -69,6 +69,14 @@ impl Journal {
         }
         self.next_seq += 1;
         Ok(record)
+    }
+
+    /// Brings all that was written to the disk.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync_data().map_err(Error::io(&self.path))
     }
 }
 

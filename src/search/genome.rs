@@ -1,0 +1,108 @@
+//! What a genotype stands for: a merge, or nothing but its own numbers.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    optim::Genotype,
+    recipe::Recipe,
+    space::{Codec, Error, GeneSpec},
+};
+
+/// The genes of a search, or of one of its stages.
+#[derive(Clone, Debug)]
+pub enum Genome {
+    Merge(Codec),
+    /// Bare genes: a command scores the numbers.
+    Bare(Vec<GeneSpec>),
+}
+
+/// A candidate before it has a name.
+#[derive(Clone, Debug)]
+pub enum Who {
+    Model(String),
+    Recipe(Box<Recipe>),
+    /// The genes by their names, as the journal keeps them.
+    Genes(Value),
+}
+
+impl Genome {
+    /// In the order of a genotype.
+    pub fn genes(&self) -> &[GeneSpec] {
+        match self {
+            Self::Merge(codec) => codec.genes(),
+            Self::Bare(genes) => genes,
+        }
+    }
+
+    pub(super) fn decode(&self, genotype: &[f64]) -> Who {
+        match self {
+            Self::Merge(codec) => Who::Recipe(Box::new(codec.decode(genotype))),
+            Self::Bare(genes) => Who::Genes(named(genes, genotype)),
+        }
+    }
+
+    /// # Errors
+    /// The recipe is no point of this space.
+    pub fn encode(&self, recipe: &Recipe) -> Result<Genotype, Error> {
+        match self {
+            Self::Merge(codec) => codec.encode(recipe),
+            Self::Bare(_) => Err(Error::NotEncodable {
+                reason: "this space has no models".into(),
+            }),
+        }
+    }
+
+    /// What this stage searches, as the journal names it.
+    pub fn stage(&self) -> &'static str {
+        match self {
+            Self::Merge(_) => "parameter_space",
+            Self::Bare(_) => "genes",
+        }
+    }
+
+    /// The stage that follows this one, if the search has several.
+    pub fn next_stage(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The genome of the next stage, which builds on the best recipe of this one.
+    pub fn after(&self, _champion: &Recipe) -> Option<Genome> {
+        None
+    }
+
+    /// Where this stage's optimizer starts, the most promising first; empty where the best unsearched merge serves.
+    pub fn seeds(&self) -> Vec<Genotype> {
+        Vec::new()
+    }
+
+    /// Unsearched merges that every search is measured against.
+    pub fn baselines(&self) -> Vec<(String, Recipe)> {
+        match self {
+            Self::Merge(codec) => codec.baselines(),
+            Self::Bare(_) => Vec::new(),
+        }
+    }
+}
+
+/// A genotype by the names of its genes.
+pub fn named(genes: &[GeneSpec], genotype: &[f64]) -> Value {
+    let pairs = genes.iter().zip(genotype).map(|(g, v)| (g.name.clone(), Value::from(*v)));
+    Value::Object(pairs.collect::<Map<_, _>>())
+}
+
+impl Who {
+    /// As the journal keeps it, and its digest.
+    pub fn record(&self) -> (Value, String) {
+        match self {
+            Self::Model(name) => (serde_json::json!({ "model": name }), format!("model:{name}")),
+            Self::Recipe(recipe) => {
+                let json = serde_json::to_value(recipe).expect("a recipe is plain data");
+                (json, recipe.digest())
+            }
+            Self::Genes(genes) => {
+                let digest = blake3::hash(genes.to_string().as_bytes()).to_hex();
+                (serde_json::json!({ "genes": genes }), format!("genes:{digest}"))
+            }
+        }
+    }
+}

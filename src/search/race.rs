@@ -1,0 +1,462 @@
+//! A generation before its questions: everybody is asked the first few, the better half some more, the best all.
+//!
+//! Without racing there is one rung, and it has all questions. A candidate that leaves early ranks below those that
+//! stay, in the order of leaving (successive halving on shared items, Karnin, Koren & Somekh 2013; shared, because
+//! differences between candidates are known far better than their scores). All decisions are made from answers alone,
+//! in the order of the questions and never of their arrival, so a resumed race is the same race.
+
+use super::{
+    Evaluation, Interrupt, Plan, Run, Sitting, Subject,
+    genome::{Genome, Who},
+    pool::{Block, Rung},
+};
+use crate::{
+    eval::stats,
+    event::{self, Candidate, Event, Origin, Score, TaskScore},
+    optim::{Fitness, Genotype, Outcome},
+    space::{GeneSpec, Racing},
+};
+
+/// The fewest questions on a first rung.
+const LEAST_QUESTIONS: usize = 16;
+
+/// Below this rank correlation between two halves of the questions, a generation is asked more of them.
+const ENOUGH_SIGNAL: f64 = 0.2;
+
+/// Who takes part.
+#[derive(Clone, Debug)]
+pub(super) struct Entrant {
+    pub id: String,
+    pub origin: Origin,
+    pub generation: Option<u64>,
+    /// Empty for parents and unsearched merges.
+    pub genotype: Genotype,
+    pub who: Who,
+}
+
+/// How a race ended; all in the order of the entrants.
+pub(super) struct Race {
+    pub outcomes: Vec<Outcome>,
+    /// Estimates for all questions; `None` for those that failed.
+    pub fitness: Vec<Option<f64>>,
+    /// Questions on the last rung.
+    pub block: usize,
+    pub tau: Option<f64>,
+    pub split_half: Option<f64>,
+}
+
+/// How many questions a generation is asked: more while answers tell little, fewer while they tell enough.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    racing: Option<Racing>,
+    scale: f64,
+    /// Smoothed split-half correlation.
+    signal: Option<f64>,
+    is_pareto: bool,
+}
+
+/// One entrant on its way.
+struct Arm<'a> {
+    entrant: &'a Entrant,
+    /// Its answers to the highest rung that it stood on.
+    latest: Option<(usize, Evaluation)>,
+    /// The estimate on each rung.
+    estimates: Vec<f64>,
+    halves: Option<[f64; 2]>,
+    effort: Evaluation,
+}
+
+impl Entrant {
+    pub fn parent(name: &str) -> Self {
+        Self {
+            id: format!("parent-{name}"),
+            origin: Origin::Parent,
+            generation: None,
+            genotype: Vec::new(),
+            who: Who::Model(name.into()),
+        }
+    }
+
+    pub fn unsearched(id: &str, recipe: crate::recipe::Recipe) -> Self {
+        Self {
+            id: id.into(),
+            origin: Origin::Baseline,
+            generation: None,
+            genotype: Vec::new(),
+            who: Who::Recipe(Box::new(recipe)),
+        }
+    }
+
+    /// A candidate that is known already, for another exam.
+    pub fn again(candidate: &Candidate, who: Who) -> Self {
+        Self {
+            id: candidate.id.clone(),
+            origin: candidate.origin.clone(),
+            generation: candidate.generation,
+            genotype: candidate.genotype.clone(),
+            who,
+        }
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        match &self.who {
+            Who::Model(name) => Subject::Model(name),
+            Who::Recipe(recipe) => Subject::Recipe(recipe),
+            Who::Genes(_) => Subject::Genes,
+        }
+    }
+}
+
+impl Pace {
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            racing: plan
+                .space
+                .search
+                .racing
+                .clone()
+                .filter(|_| !plan.search.tasks.is_empty()),
+            scale: 1.0,
+            signal: None,
+            is_pareto: plan.space.fitness.is_pareto(),
+        }
+    }
+
+    pub fn is_racing(&self) -> bool {
+        self.racing.is_some()
+    }
+
+    /// Questions on each rung, ascending.
+    fn sizes(&self, racing: &Racing, available: usize) -> Vec<usize> {
+        let mut sizes: Vec<usize> = racing
+            .rungs
+            .iter()
+            .map(|n| ((*n as f64 * self.scale).round() as usize).clamp(LEAST_QUESTIONS.min(available), available))
+            .collect();
+        sizes.dedup();
+        if self.is_pareto {
+            // Nobody is last in every objective: all are asked the same.
+            sizes = vec![sizes[sizes.len() / 2]];
+        }
+        sizes
+    }
+
+    /// Learns from how well two halves of the questions agreed.
+    fn adapt(&mut self, split_half: Option<f64>) {
+        let Some(r) = split_half else { return };
+        let signal = self.signal.map_or(r, |s| 0.7 * s + 0.3 * r);
+        self.signal = Some(signal);
+        let change = if signal < ENOUGH_SIGNAL { 1.1 } else { 1.0 / 1.1 };
+        self.scale = (self.scale * change).clamp(0.5, 2.6);
+    }
+}
+
+impl Run<'_, '_> {
+    /// Puts a generation through a race; `None` when the budget ended before its end.
+    pub(super) fn race(&mut self, genome: &Genome, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
+        let block = self.block();
+        let mut arms: Vec<Arm> = entrants.iter().map(Arm::new).collect();
+        let mut outcomes = vec![Outcome::Failed; arms.len()];
+        let mut alive: Vec<usize> = (0..arms.len()).collect();
+        let mut left = 0;
+        for (r, rung) in block.rungs.iter().enumerate() {
+            let is_last = r + 1 == block.rungs.len();
+            let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
+            for i in alive {
+                if self.end_of_search()?.is_some() {
+                    return Ok(None);
+                }
+                let judged = self.stand(&mut arms[i], r, rung, genome)?;
+                match judged {
+                    Err(reason) => self.fail(arms[i].entrant, reason)?,
+                    Ok((score, tasks)) if is_last => {
+                        outcomes[i] = self.outcome(score, &tasks);
+                        self.leave(&arms[i], score, tasks, false)?;
+                    }
+                    Ok((score, tasks)) => standing.push((i, score, tasks)),
+                }
+            }
+            self.chronicle.sync()?;
+            standing.sort_by(|a, b| b.1.value.total_cmp(&a.1.value).then(a.0.cmp(&b.0)));
+            let kept = entrants.len().div_ceil(2 << r).clamp(1, standing.len().max(1));
+            for (i, score, tasks) in standing.drain(kept.min(standing.len())..).rev().collect::<Vec<_>>() {
+                outcomes[i] = Outcome::Eliminated { order: left };
+                left += 1;
+                self.leave(&arms[i], score, tasks, true)?;
+            }
+            alive = standing.iter().map(|s| s.0).collect();
+            alive.sort_unstable();
+        }
+        Ok(Some(self.race_ended(&block, &arms, outcomes)))
+    }
+
+    /// The questions of the next race.
+    fn block(&mut self) -> Block {
+        let Some(racing) = &self.pace.racing else {
+            return Block::whole(&self.plan.search);
+        };
+        self.races += 1;
+        // SplitMix64's increment keeps the seeds of neighbouring races apart.
+        let seed = self.plan.space.search.seed ^ self.races.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.pool.draw(&self.pace.sizes(racing, self.plan.search.n()), seed)
+    }
+
+    fn estimate(&self, rung: &Rung, evaluation: &Evaluation) -> (Score, Vec<TaskScore>) {
+        match self.pace.is_racing() {
+            true => self.pool.estimate(rung, &evaluation.answers),
+            false => self.plan.judge(&rung.exam, evaluation),
+        }
+    }
+
+    /// An arm answers the questions of a rung; the reason if it cannot.
+    fn stand(
+        &mut self,
+        arm: &mut Arm<'_>,
+        r: usize,
+        rung: &Rung,
+        genome: &Genome,
+    ) -> Result<Result<(Score, Vec<TaskScore>), String>, Interrupt> {
+        let evaluation = match self.sit(arm.entrant, genome.genes(), &rung.exam)? {
+            Ok(evaluation) => evaluation,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let (score, tasks) = self.estimate(rung, &evaluation);
+        if !score.value.is_finite() {
+            return Ok(Err(format!("its fitness is {}", score.value)));
+        }
+        arm.estimates.push(score.value);
+        if r == 0 && !evaluation.answers.is_empty() {
+            arm.halves = Some(self.pool.halves(rung, &evaluation.answers));
+        }
+        arm.effort.generated_tokens += evaluation.generated_tokens;
+        arm.effort.merge_ms += evaluation.merge_ms;
+        arm.effort.evaluation_ms += evaluation.evaluation_ms;
+        arm.effort.cached &= evaluation.cached;
+        arm.latest = Some((r, evaluation));
+        Ok(Ok((score, tasks)))
+    }
+
+    fn outcome(&self, score: Score, tasks: &[TaskScore]) -> Outcome {
+        if !self.plan.space.fitness.is_pareto() {
+            return Outcome::from_score(score.value);
+        }
+        let values: Result<Vec<Fitness>, _> = tasks.iter().map(|t| Fitness::new(t.score.value)).collect();
+        match (values, Fitness::new(0.0)) {
+            (Ok(values), Ok(violation)) => Outcome::Objectives { values, violation },
+            _ => Outcome::Failed,
+        }
+    }
+
+    /// What the race says of its questions, of itself and of everybody's worth.
+    fn race_ended(&mut self, block: &Block, arms: &[Arm<'_>], outcomes: Vec<Outcome>) -> Race {
+        let pair = |arm: &&Arm<'_>| {
+            let whole = arm.estimates.len() == block.rungs.len() && block.rungs.len() > 1;
+            whole.then(|| (arm.estimates[0], arm.estimates[block.rungs.len() - 1]))
+        };
+        let (first, last): (Vec<f64>, Vec<f64>) = arms.iter().filter_map(|arm| pair(&arm)).unzip();
+        let (even, odd): (Vec<f64>, Vec<f64>) = arms.iter().filter_map(|a| a.halves.map(|h| (h[0], h[1]))).unzip();
+        let defined = |value: f64| value.is_finite().then_some(value);
+        let race = Race {
+            outcomes,
+            fitness: arms.iter().map(|arm| arm.estimates.last().copied()).collect(),
+            block: block.rungs.last().map_or(0, |r| r.exam.n()),
+            tau: defined(stats::kendall_tau_b(&first, &last)),
+            split_half: defined(stats::spearman(&even, &odd)),
+        };
+        self.pace.adapt(race.split_half);
+        self.shrink(arms);
+        for arm in arms {
+            if let Some((r, evaluation)) = &arm.latest {
+                self.pool.learn(&block.rungs[*r].exam, &evaluation.answers);
+            }
+        }
+        self.pool.age();
+        race
+    }
+
+    /// Draws scores to the generation's mean: `m + (x−m)·v/(v+s²)`, v the variance between candidates beyond chance, s
+    /// the score's standard error (James & Stein 1961 in its empirical-Bayes form; Efron & Morris 1973).
+    fn shrink(&mut self, arms: &[Arm<'_>]) {
+        let ids: Vec<&str> = arms.iter().map(|a| a.entrant.id.as_str()).collect();
+        let of_race: Vec<(String, f64, f64)> = self
+            .scored
+            .iter()
+            .rev()
+            .take(arms.len())
+            .filter(|c| ids.contains(&c.id.as_str()))
+            .map(|c| (c.id.clone(), c.fitness, c.stderr * c.stderr))
+            .collect();
+        let scores: Vec<f64> = of_race.iter().map(|c| c.1).collect();
+        let mean = stats::mean(&scores);
+        let noise = stats::mean(&of_race.iter().map(|c| c.2).collect::<Vec<_>>());
+        let spread = stats::mean(&scores.iter().map(|x| (x - mean).powi(2)).collect::<Vec<_>>());
+        // However noisy, some of the spread is believed: else everybody would be the same.
+        let between = (spread - noise).max(0.1 * spread);
+        for (id, fitness, variance) in of_race {
+            let trust = if variance > 0.0 { between / (between + variance) } else { 1.0 };
+            self.worth.insert(id, mean + trust * (fitness - mean));
+        }
+    }
+
+    /// One candidate alone, on the standard questions: its fitness, or the reason why it has none.
+    pub(super) fn measure(&mut self, entrant: &Entrant) -> Result<Result<f64, String>, Interrupt> {
+        let exam = self.standard.clone();
+        let genome = &self.plan.genome;
+        let evaluation = match self.sit(entrant, genome.genes(), &exam)? {
+            Ok(evaluation) => evaluation,
+            Err(reason) => {
+                self.fail(entrant, reason.clone())?;
+                return Ok(Err(reason));
+            }
+        };
+        let (score, tasks) = self.plan.judge(&exam, &evaluation);
+        if !score.value.is_finite() {
+            let reason = format!("its fitness is {}", score.value);
+            self.fail(entrant, reason.clone())?;
+            return Ok(Err(reason));
+        }
+        self.pool.learn(&exam, &evaluation.answers);
+        let arm = Arm {
+            effort: Evaluation {
+                answers: Vec::new(),
+                ..evaluation.clone()
+            },
+            latest: Some((0, evaluation)),
+            ..Arm::new(entrant)
+        };
+        self.leave(&arm, score, tasks, false)?;
+        Ok(Ok(score.value))
+    }
+
+    /// Answers to an exam: from the journal if it has them, else from the evaluator, and then into the journal.
+    pub(super) fn sit(
+        &mut self,
+        entrant: &Entrant,
+        genes: &[GeneSpec],
+        exam: &super::Exam,
+    ) -> Result<Result<Evaluation, String>, Interrupt> {
+        let id = &entrant.id;
+        if !exam.tasks.is_empty()
+            && let Some(evaluation) = self.chronicle.past_answers(id, exam)
+        {
+            return Ok(Ok(evaluation));
+        }
+        let (_, digest) = entrant.who.record();
+        match self.chronicle.peek(id, &digest)? {
+            Some(Err(reason)) => return Ok(Err(reason.clone())),
+            Some(Ok(candidate)) if exam.tasks.is_empty() => {
+                let scores = candidate.tasks.iter().map(|t| (t.task.clone(), t.score.value));
+                return Ok(Ok(Evaluation {
+                    scores: scores.collect(),
+                    ..Evaluation::default()
+                }));
+            }
+            _ => {}
+        }
+        self.pause_or_stop()?;
+        self.chronicle.show(Event::CandidateStarted {
+            id: id.clone(),
+            origin: entrant.origin.clone(),
+            generation: entrant.generation,
+        });
+        let sitting = Sitting {
+            id,
+            subject: entrant.subject(),
+            genotype: &entrant.genotype,
+            genes,
+            exam,
+        };
+        let chronicle = &*self.chronicle;
+        let evaluation = self.evaluator.evaluate(&sitting, &mut |progress| {
+            chronicle.show(Event::Progress(event::Progress {
+                id: id.clone(),
+                ..progress
+            }));
+        });
+        if let Ok(evaluation) = &evaluation {
+            self.chronicle.answers(id, exam, evaluation)?;
+        }
+        Ok(evaluation)
+    }
+
+    /// A candidate has its score: into the journal, unless it is there.
+    fn leave(
+        &mut self,
+        arm: &Arm<'_>,
+        score: Score,
+        tasks: Vec<TaskScore>,
+        eliminated: bool,
+    ) -> Result<(), Interrupt> {
+        let Entrant {
+            id,
+            origin,
+            generation,
+            genotype,
+            who,
+        } = arm.entrant;
+        let (recipe, recipe_digest) = who.record();
+        let candidate = match self.chronicle.past(id, &recipe_digest)? {
+            Some(Ok(candidate)) => *candidate,
+            _ => {
+                let candidate = Candidate {
+                    id: id.clone(),
+                    origin: origin.clone(),
+                    generation: *generation,
+                    genotype: genotype.clone(),
+                    recipe,
+                    recipe_digest,
+                    fitness: score.value,
+                    stderr: score.stderr,
+                    n: score.n,
+                    tasks,
+                    eliminated,
+                    cached: arm.effort.cached,
+                    generated_tokens: arm.effort.generated_tokens,
+                    merge_ms: arm.effort.merge_ms,
+                    evaluation_ms: arm.effort.evaluation_ms,
+                };
+                self.chronicle.write(Event::CandidateScored(candidate.clone()))?;
+                candidate
+            }
+        };
+        self.chronicle.forget_answers(id, &self.plan.search);
+        self.count(origin);
+        self.scored.push(candidate);
+        Ok(())
+    }
+
+    /// A failed candidate is a value: it ranks last, and the search goes on.
+    fn fail(&mut self, entrant: &Entrant, reason: String) -> Result<(), Interrupt> {
+        let (_, recipe_digest) = entrant.who.record();
+        if self.chronicle.past(&entrant.id, &recipe_digest)?.is_none() {
+            self.chronicle.write(Event::CandidateFailed {
+                id: entrant.id.clone(),
+                origin: entrant.origin.clone(),
+                generation: entrant.generation,
+                recipe_digest,
+                reason,
+            })?;
+        }
+        self.count(&entrant.origin);
+        Ok(())
+    }
+
+    fn count(&mut self, origin: &Origin) {
+        self.evals += u64::from(event::run::counts(origin));
+    }
+}
+
+impl<'a> Arm<'a> {
+    fn new(entrant: &'a Entrant) -> Self {
+        Self {
+            entrant,
+            latest: None,
+            estimates: Vec::new(),
+            halves: None,
+            effort: Evaluation {
+                cached: true,
+                ..Evaluation::default()
+            },
+        }
+    }
+}
