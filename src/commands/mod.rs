@@ -105,6 +105,11 @@ fn print(line: impl std::fmt::Display) {
     }
 }
 
+/// As [`print`], for work that goes on when nobody reads any more: the terminal of a laptop that was closed, say.
+fn print_if_read(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// One JSON document on stdout, with the schema version first.
 fn print_json<T: Serialize>(document: &T) {
     #[derive(Serialize)]

@@ -388,7 +388,12 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
     let models: Option<(PathBuf, Materialize<'a>)> = command
         .materialize
         .then(|| (dir.path().join("candidates"), Box::new(write) as Materialize<'a>));
-    External::new(command.clone(), &prepared.space.models, &dir.path().join("command.log"), models)
+    External::new(
+        command.clone(),
+        &prepared.space.models,
+        &dir.path().join("command.log"),
+        models,
+    )
 }
 
 fn started(
@@ -447,7 +452,7 @@ fn started(
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
 fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions) {
-    let mut lines = Lines::new(watch.log_format);
+    let mut lines = Lines::of_search(watch.log_format);
     let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
         let (mut exports, notices) = Exports::new(dir);
@@ -482,7 +487,7 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
         lines.show(&record);
     }
     if watch.log_format == LogFormat::Text {
-        super::print(format_args!("\n{}", lines.summary(&name)));
+        super::print_if_read(format_args!("\n{}", lines.summary(&name)));
     }
 }
 

@@ -183,12 +183,20 @@ impl<'a> Examiner<'a> {
             let of_task = |items: &Vec<usize>| -> Vec<usize> {
                 let is_confirming = |i: usize| i % CONFIRMING == CONFIRMING - 1;
                 let items = items.iter().enumerate();
-                items.filter(|(i, _)| is_confirming(*i) == confirms).map(|(_, item)| *item).collect()
+                items
+                    .filter(|(i, _)| is_confirming(*i) == confirms)
+                    .map(|(_, item)| *item)
+                    .collect()
             };
             all.of_items(chosen.iter().map(of_task).collect())
         };
         let (deciding, confirming) = (part(false), part(true));
-        if deciding.tasks.iter().chain(&confirming.tasks).any(|task| task.items.len() < 2) {
+        if deciding
+            .tasks
+            .iter()
+            .chain(&confirming.tasks)
+            .any(|task| task.items.len() < 2)
+        {
             bail!(
                 "{} questions of the {} split are too few to compare recipes on; give --limit more",
                 deciding.n() + confirming.n(),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Outcome, environment, print};
+use super::{Outcome, environment, print, print_if_read};
 use crate::{
     cli::{LogFormat, WatchArgs},
     dashboard::{self, Action, Feed, PlainLines},
@@ -36,7 +36,7 @@ pub fn watch(args: WatchArgs) -> Outcome {
         }
     };
     if args.watch.headless || !environment::is_interactive() {
-        let mut lines = Lines::new(args.watch.log_format);
+        let mut lines = Lines::of_viewer(args.watch.log_format);
         for record in records {
             lines.show(&record);
         }
@@ -148,13 +148,24 @@ impl<'a> Exports<'a> {
 pub struct Lines {
     format: LogFormat,
     plain: PlainLines,
+    print: fn(&str),
 }
 
 impl Lines {
-    pub fn new(format: LogFormat) -> Self {
+    /// Of a viewer, which ends when nobody reads it.
+    pub fn of_viewer(format: LogFormat) -> Self {
         Self {
             format,
             plain: PlainLines::new(environment::utc_offset_s()),
+            print: |line| print(line),
+        }
+    }
+
+    /// Of a search, which goes on.
+    pub fn of_search(format: LogFormat) -> Self {
+        Self {
+            print: |line| print_if_read(line),
+            ..Self::of_viewer(format)
         }
     }
 
@@ -163,13 +174,13 @@ impl Lines {
         match self.format {
             LogFormat::Text => {
                 if let Some(line) = line {
-                    print(line);
+                    (self.print)(&line);
                 }
             }
             // Answers are in the journal; a log of them would drown everything else.
             LogFormat::Json => {
                 if !matches!(record.event, Event::Answers(_)) {
-                    print(serde_json::to_string(record).expect("a record is plain data"));
+                    (self.print)(&serde_json::to_string(record).expect("a record is plain data"));
                 }
             }
         }

@@ -328,8 +328,7 @@ impl Run {
                 self.scored.len() - 1
             }
         };
-        let competes = candidate.origin != Origin::Parent && !candidate.eliminated;
-        if competes && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
+        if competes(candidate) && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
@@ -512,6 +511,11 @@ impl Run {
 /// Whether a candidate of this origin is paid for by the budget of the search.
 pub fn counts(origin: &Origin) -> bool {
     !matches!(origin, Origin::Parent | Origin::Baseline)
+}
+
+/// Whether a candidate may be the best: a merge that was asked all questions of its time.
+pub fn competes(candidate: &Candidate) -> bool {
+    candidate.origin != Origin::Parent && !candidate.eliminated
 }
 
 /// An origin in words.

@@ -3,10 +3,7 @@
 //! On `resume` the loop starts again from the beginning; every answer and score that the journal holds is handed back
 //! instead of computed, and nothing is written twice. When the journal is used up, the loop is exactly where it was.
 
-use std::{
-    collections::HashMap,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
@@ -130,7 +127,9 @@ impl<'a> Chronicle<'a> {
                 let task = (answers.task, answers.lang, answers.split);
                 let answered = past.answers.entry(answers.id).or_default().entry(task).or_default();
                 answered.key = answers.key;
-                answered.answers.extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
+                answered
+                    .answers
+                    .extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
             }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
             Event::Selected(selection) => past.selection = Some(selection),

@@ -299,7 +299,12 @@ impl<'a> MergeEvaluator<'a> {
         if let Some(worst) = self.worst_parent_nll {
             return Ok(worst);
         }
-        let names: Vec<String> = self.resources.parents.iter().map(|(name, _)| name.to_string()).collect();
+        let names: Vec<String> = self
+            .resources
+            .parents
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
         let mut worst = f64::NEG_INFINITY;
         for name in names {
             self.load(&verbatim(&name))?;
@@ -374,7 +379,9 @@ impl Evaluator for MergeEvaluator<'_> {
             }
             evaluation.evaluation_ms = ((self.resources.since_start)() - merged).as_millis() as u64;
         }
-        let complete = answers.into_iter().map(|known| (weights.clone(), known.into_iter().flatten().collect()));
+        let complete = answers
+            .into_iter()
+            .map(|known| (weights.clone(), known.into_iter().flatten().collect()));
         evaluation.answers = complete.collect();
         Ok(evaluation)
     }
@@ -501,7 +508,9 @@ impl Kept {
 
 /// Where the cache keeps an answer.
 fn item_key(weights: &str, question: &str) -> String {
-    blake3::hash(format!("{weights}/{question}").as_bytes()).to_hex().to_string()
+    blake3::hash(format!("{weights}/{question}").as_bytes())
+        .to_hex()
+        .to_string()
 }
 
 fn stage(name: &str, exam: &Exam) -> event::Progress {

@@ -78,7 +78,11 @@ impl<'a> External<'a> {
             return Err("the command is empty".into());
         };
         let failed = |e: std::io::Error| format!("the command '{program}' cannot be started: {e}");
-        let log = File::options().create(true).append(true).open(&self.log).map_err(failed)?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .map_err(failed)?;
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -115,7 +119,11 @@ impl<'a> External<'a> {
             // Nobody knows what a program that broke off would say next: the next candidate gets a new one.
             Err(reason) => {
                 let _ = running.child.kill();
-                let end = running.child.wait().map(|status| format!(" ({status})")).unwrap_or_default();
+                let end = running
+                    .child
+                    .wait()
+                    .map(|status| format!(" ({status})"))
+                    .unwrap_or_default();
                 Err(format!("{reason}{end}; its messages are in {}", self.log.display()))
             }
         }
@@ -159,17 +167,16 @@ impl Running {
             if reply.id == request.id {
                 return Ok(reply);
             }
-            return Err(format!("the command answered for '{}' instead of '{}'", reply.id, request.id));
+            return Err(format!(
+                "the command answered for '{}' instead of '{}'",
+                reply.id, request.id
+            ));
         }
     }
 }
 
 impl Evaluator for External<'_> {
-    fn evaluate(
-        &mut self,
-        sitting: &Sitting<'_>,
-        _: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
         let recipe = match sitting.subject {
             Subject::Recipe(recipe) => Some(recipe.clone()),
             Subject::Model(name) => Some(verbatim(name)),
@@ -183,9 +190,8 @@ impl Evaluator for External<'_> {
             }
             _ => None,
         };
-        let recipe = recipe.map(|recipe| {
-            recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string()))
-        });
+        let recipe = recipe
+            .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
         let scores = self.ask(&Request {
             id: sitting.id,
             recipe: recipe.as_ref(),
@@ -207,7 +213,12 @@ impl Evaluator for External<'_> {
 impl Drop for External<'_> {
     /// Closing its stdin tells a well-behaved program to end; the other kind is ended.
     fn drop(&mut self) {
-        if let Some(Running { mut child, stdin, lines }) = self.running.take() {
+        if let Some(Running {
+            mut child,
+            stdin,
+            lines,
+        }) = self.running.take()
+        {
             drop(stdin);
             while lines.recv_timeout(Duration::from_secs(2)).is_ok() {}
             let _ = child.kill();

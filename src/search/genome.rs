@@ -86,7 +86,10 @@ impl Genome {
 
 /// A genotype by the names of its genes.
 pub fn named(genes: &[GeneSpec], genotype: &[f64]) -> Value {
-    let pairs = genes.iter().zip(genotype).map(|(g, v)| (g.name.clone(), Value::from(*v)));
+    let pairs = genes
+        .iter()
+        .zip(genotype)
+        .map(|(g, v)| (g.name.clone(), Value::from(*v)));
     Value::Object(pairs.collect::<Map<_, _>>())
 }
 

@@ -459,7 +459,12 @@ impl Run<'_, '_> {
     /// The centres of an optimizer's distributions are candidates like the others: the last one's, and those at which
     /// restarts left off.
     fn score_means(&mut self, genome: &Genome, optimizer: &Optimizer) -> Result<(), Interrupt> {
-        let means: Vec<optim::Genotype> = optimizer.ended_means().iter().cloned().chain(optimizer.mean()).collect();
+        let means: Vec<optim::Genotype> = optimizer
+            .ended_means()
+            .iter()
+            .cloned()
+            .chain(optimizer.mean())
+            .collect();
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
             let mut id = "mean".to_string();
             if genome.next_stage().is_some() {
@@ -553,7 +558,12 @@ impl Run<'_, '_> {
             return Ok(Some(EndReason::Evals));
         }
         let over = |ms: u64| self.chronicle.elapsed_ms() as f64 >= ms as f64 * (1.0 - FINAL_SHARE);
-        Ok(self.plan.budget.duration_ms.is_some_and(over).then_some(EndReason::Time))
+        Ok(self
+            .plan
+            .budget
+            .duration_ms
+            .is_some_and(over)
+            .then_some(EndReason::Time))
     }
 
     fn pause_or_stop(&mut self) -> Result<(), Interrupt> {

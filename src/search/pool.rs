@@ -95,7 +95,8 @@ impl Pool {
             let total = task.items.len();
             (0..share).map(|i| task.items[i * total / share]).collect()
         };
-        self.exam.of_items(self.exam.tasks.iter().zip(shares).map(even).collect())
+        self.exam
+            .of_items(self.exam.tasks.iter().zip(shares).map(even).collect())
     }
 
     /// How many of `n` questions each task gets: by its weight, at least one, at most what it has.
@@ -139,9 +140,7 @@ impl Pool {
                 inclusion,
             }
         });
-        Block {
-            rungs: rungs.collect(),
-        }
+        Block { rungs: rungs.collect() }
     }
 
     /// Fitness and task scores over the whole pool, estimated from the answers on a rung.
@@ -276,13 +275,20 @@ impl TaskPool {
         let known = stats::mean(&spreads.iter().map(|s| s.0).collect::<Vec<_>>());
         let terms = asked.iter().map(|i| {
             let m = spreads[position(task.items[*i])].0;
-            ((self.value(task, &answers[*i]) - m) / inclusion[*i], 1.0 / inclusion[*i])
+            (
+                (self.value(task, &answers[*i]) - m) / inclusion[*i],
+                1.0 / inclusion[*i],
+            )
         });
         let terms: Vec<(f64, f64)> = terms.collect();
         let (surplus, stderr) = stats::ratio(&terms);
         let value = known + surplus;
         Score {
-            value: if task.is_likelihood { value } else { value.clamp(0.0, 1.0) },
+            value: if task.is_likelihood {
+                value
+            } else {
+                value.clamp(0.0, 1.0)
+            },
             // Without replacement: asking every question leaves no doubt about the pool.
             stderr,
             n: asked.len(),
@@ -293,7 +299,13 @@ impl TaskPool {
 /// Probabilities that sum to `n`, in proportion to the spreads but at least [`LEAST_WEIGHT`] of the largest, at most 1.
 fn inclusion(spreads: &[f64], n: usize) -> Vec<f64> {
     let largest = spreads.iter().copied().fold(0.0, f64::max);
-    let weight = |s: f64| if largest > 0.0 { s.max(LEAST_WEIGHT * largest) } else { 1.0 };
+    let weight = |s: f64| {
+        if largest > 0.0 {
+            s.max(LEAST_WEIGHT * largest)
+        } else {
+            1.0
+        }
+    };
     let weights: Vec<f64> = spreads.iter().map(|s| weight(*s)).collect();
     let mut chance = vec![0.0; weights.len()];
     let mut certain = vec![false; weights.len()];
@@ -316,7 +328,13 @@ fn inclusion(spreads: &[f64], n: usize) -> Vec<f64> {
 /// The same items in an order of which every beginning is spread over the whole (van der Corput, base 2).
 fn scattered(items: &[usize]) -> Vec<usize> {
     let bits = usize::BITS - items.len().saturating_sub(1).leading_zeros();
-    let reversed = |i: usize| if bits == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - bits) };
+    let reversed = |i: usize| {
+        if bits == 0 {
+            0
+        } else {
+            i.reverse_bits() >> (usize::BITS - bits)
+        }
+    };
     let all = (0..1_usize << bits).map(reversed);
     all.filter(|i| *i < items.len()).map(|i| items[i]).collect()
 }
@@ -366,7 +384,10 @@ mod tests {
         let exam = exam(n);
         let mut pool = Pool::new(&exam);
         for candidate in 0..20 {
-            pool.learn(&exam, &answers(&exam, |i| i % 3 == 0 || (i % 3 == 1 && candidate % 2 == 0)));
+            pool.learn(
+                &exam,
+                &answers(&exam, |i| i % 3 == 0 || (i % 3 == 1 && candidate % 2 == 0)),
+            );
         }
         pool
     }
@@ -375,7 +396,10 @@ mod tests {
     fn probabilities_sum_to_the_number_drawn() {
         let chance = inclusion(&[0.5, 0.5, 0.0, 0.1, 5.0], 3);
         assert!((chance.iter().sum::<f64>() - 3.0).abs() < 1e-12, "{chance:?}");
-        assert_eq!(chance[4], 1.0, "what would be drawn more than once is drawn for certain");
+        assert_eq!(
+            chance[4], 1.0,
+            "what would be drawn more than once is drawn for certain"
+        );
         assert!(chance[2] > 0.0, "no question is left out for ever");
         assert_eq!(inclusion(&[0.0; 4], 2), [0.5; 4]);
         assert_eq!(inclusion(&[0.3, 0.2], 2), [1.0, 1.0]);
@@ -406,7 +430,10 @@ mod tests {
         assert_eq!(items(&pool.draw(&[24, 48, 96], 5).rungs[2]), items(&block.rungs[2]));
         assert_ne!(items(&pool.draw(&[24, 48, 96], 6).rungs[2]), items(&block.rungs[2]));
         let telling = items(&block.rungs[2]).iter().filter(|i| **i % 3 == 1).count();
-        assert!(telling > 48, "questions that tell candidates apart are asked more often: {telling}");
+        assert!(
+            telling > 48,
+            "questions that tell candidates apart are asked more often: {telling}"
+        );
     }
 
     /// The mean of the estimate over many blocks is the accuracy over the whole pool, on every rung.

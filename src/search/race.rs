@@ -293,7 +293,11 @@ impl Run<'_, '_> {
         // However noisy, some of the spread is believed: else everybody would be the same.
         let between = (spread - noise).max(0.1 * spread);
         for (id, fitness, variance) in of_race {
-            let trust = if variance > 0.0 { between / (between + variance) } else { 1.0 };
+            let trust = if variance > 0.0 {
+                between / (between + variance)
+            } else {
+                1.0
+            };
             self.worth.insert(id, mean + trust * (fitness - mean));
         }
     }
@@ -380,13 +384,7 @@ impl Run<'_, '_> {
     }
 
     /// A candidate has its score: into the journal, unless it is there.
-    fn leave(
-        &mut self,
-        arm: &Arm<'_>,
-        score: Score,
-        tasks: Vec<TaskScore>,
-        eliminated: bool,
-    ) -> Result<(), Interrupt> {
+    fn leave(&mut self, arm: &Arm<'_>, score: Score, tasks: Vec<TaskScore>, eliminated: bool) -> Result<(), Interrupt> {
         let Entrant {
             id,
             origin,

@@ -60,9 +60,7 @@ impl Exam {
         let tasks = self.tasks.iter().zip(items);
         Exam {
             split: self.split.clone(),
-            tasks: tasks
-                .map(|(task, items)| ExamTask { items, ..task.clone() })
-                .collect(),
+            tasks: tasks.map(|(task, items)| ExamTask { items, ..task.clone() }).collect(),
         }
     }
 

@@ -57,11 +57,7 @@ fn weights(recipe: &Recipe) -> (f64, f64) {
 }
 
 impl Evaluator for Function {
-    fn evaluate(
-        &mut self,
-        sitting: &Sitting<'_>,
-        _: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
         self.calls += 1;
         let exam = sitting.exam;
         let (maths, spanish) = match sitting.subject {
@@ -393,7 +389,11 @@ fn eliminated_candidates_never_become_the_best() {
     let run = event::run::Run::from_records(&records);
     assert!(!run.best().unwrap().candidate.eliminated);
     let finalists = &run.selection.as_ref().unwrap().finalists;
-    let eliminated = |id: &str| run.scored.iter().any(|s| s.candidate.id == id && s.candidate.eliminated);
+    let eliminated = |id: &str| {
+        run.scored
+            .iter()
+            .any(|s| s.candidate.id == id && s.candidate.eliminated)
+    };
     assert!(finalists.iter().all(|f| !eliminated(&f.id)));
 }
 
@@ -471,8 +471,16 @@ fn a_command_that_breaks_down_fails_one_candidate() {
             _ => None,
         })
         .collect();
-    assert!(reasons.iter().any(|r| r.contains("no JSON line") && r.contains("hello")), "{reasons:?}");
-    let scored = records.iter().filter(|r| matches!(r.event, Event::CandidateScored(_))).count();
+    assert!(
+        reasons
+            .iter()
+            .any(|r| r.contains("no JSON line") && r.contains("hello")),
+        "{reasons:?}"
+    );
+    let scored = records
+        .iter()
+        .filter(|r| matches!(r.event, Event::CandidateScored(_)))
+        .count();
     assert!(scored >= 8, "{scored}");
 
     let tmp = tempfile::tempdir().unwrap();
@@ -483,7 +491,8 @@ fn a_command_that_breaks_down_fails_one_candidate() {
     }
     let (end, records) = go_bare(tmp.path(), &hangs);
     assert!(matches!(end, Err(Error::NothingScored)), "{end:?}");
-    let waited = |r: &Record| matches!(&r.event, Event::CandidateFailed { reason, .. } if reason.contains("no answer within"));
+    let waited =
+        |r: &Record| matches!(&r.event, Event::CandidateFailed { reason, .. } if reason.contains("no answer within"));
     assert!(records.iter().any(waited));
 }
 

@@ -68,7 +68,10 @@ impl Codec {
     /// # Errors
     /// Layer groups that do not fit the models.
     pub fn new(space: &Space, shape: Shape) -> Result<Self, Error> {
-        let ps = space.parameter_space.as_ref().expect("a merge search has a parameter space");
+        let ps = space
+            .parameter_space
+            .as_ref()
+            .expect("a merge search has a parameter space");
         let mut codec = Self {
             methods: ps.method.clone(),
             base: space.base.clone(),

@@ -173,9 +173,13 @@ pub struct Command {
 #[serde(untagged)]
 pub enum BareGene {
     Real([f64; 2]),
-    Int { int: [i64; 2] },
+    Int {
+        int: [i64; 2],
+    },
     /// The number is the place in the list, from 0.
-    Choice { choice: Vec<String> },
+    Choice {
+        choice: Vec<String>,
+    },
 }
 
 impl BareGene {

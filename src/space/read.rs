@@ -79,7 +79,14 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
 
 /// A space of bare genes: numbers that a command scores, and no model.
 fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::Error> {
-    for key in ["models", "base", "tokenizer", "parameter_space", "data_flow_space", "hybrid"] {
+    for key in [
+        "models",
+        "base",
+        "tokenizer",
+        "parameter_space",
+        "data_flow_space",
+        "hybrid",
+    ] {
         if let Some(node) = map.optional(key) {
             return Err(node.error(format!(
                 "bare genes and {key} do not go together: with models, genes stand under parameter_space"
