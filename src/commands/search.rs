@@ -26,13 +26,13 @@ use crate::{
     dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Origin, Record},
-    model::decoder,
+    model::{DecoderSpec, decoder, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
     },
-    space::{self, Codec, GeneSpec, Shape, Space, TaskRef},
+    space::{self, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -190,6 +190,17 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
     Ok(Shape {
         layers: layers as usize,
         out_dtype: recipe_dtype(largest.1.dtype),
+        fold: fold(checkpoint.config()).with_context(|| checkpoint.name().to_string())?,
+    })
+}
+
+/// Where a family's layers take the scales of a layer path.
+fn fold(config: &serde_json::Value) -> Result<Fold> {
+    let spec = DecoderSpec::from_config(config)?;
+    Ok(match spec.norm_place {
+        NormPlace::Pre => Fold::Projections,
+        NormPlace::Post => Fold::PostNorms,
+        NormPlace::Sandwich => Fold::ShiftedPostNorms,
     })
 }
 

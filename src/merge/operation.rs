@@ -59,6 +59,7 @@ pub(crate) enum Operation {
     },
     Passthrough {
         scale: f32,
+        gain: f32,
     },
     Pcb(pcb::Competition),
     Opcm {
@@ -95,6 +96,8 @@ pub(crate) struct Measured {
 }
 
 impl Operation {
+    pub const COPY: Self = Self::Passthrough { scale: 1.0, gain: 1.0 };
+
     /// Merges one tensor. Returns whether every value is finite.
     pub fn run(&self, parents: &Parents<'_>, measured: &Measured, out: &mut Target<'_>) -> Result<bool, Refusal> {
         match self {
@@ -113,7 +116,7 @@ impl Operation {
             Operation::Nearswap { t } => nearswap::merge(parents, *t, out),
             Operation::ArceeFusion => arcee_fusion::merge(parents, out),
             Operation::Ram { epsilon, gain } => ram::merge(parents, *epsilon, *gain, out),
-            Operation::Passthrough { scale } => passthrough::merge(parents, *scale, out),
+            Operation::Passthrough { scale, gain } => passthrough::merge(parents, *scale, *gain, out),
             Operation::Pcb(competition) => pcb::merge(parents, competition, measured.pcb.as_ref(), out),
             Operation::Opcm { alpha } => opcm::merge(parents, *alpha, measured.opcm_scale, out),
             Operation::Tsv { weights, rank, lambda } => tsv::merge(parents, weights, *rank, *lambda, out),
@@ -318,6 +321,7 @@ impl<'a> Site<'a> {
             },
             Method::Passthrough => Operation::Passthrough {
                 scale: self.each("scale")?[0] as f32,
+                gain: self.each("gain")?[0] as f32,
             },
             Method::Pcb => Operation::Pcb(pcb::Competition {
                 weights: self.weights()?,
@@ -358,7 +362,7 @@ impl<'a> Site<'a> {
                 alpha: self.shared("alpha")? as f32,
             },
             // The plan turns it into copies and means of single layers.
-            Method::LayerSwap => Operation::Passthrough { scale: 1.0 },
+            Method::LayerSwap => Operation::COPY,
         })
     }
 

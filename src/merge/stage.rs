@@ -612,7 +612,7 @@ struct Request {
 
 fn swap_operation(share: f64) -> Operation {
     if share <= 0.0 || share >= 1.0 {
-        Operation::Passthrough { scale: 1.0 }
+        Operation::COPY
     } else {
         Operation::Linear {
             weights: vec![share as f32, (1.0 - share) as f32],

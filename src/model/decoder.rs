@@ -318,6 +318,16 @@ impl Decoder {
         Ok(())
     }
 
+    /// The path that is set.
+    pub(super) fn path(&self) -> &[Step] {
+        &self.path
+    }
+
+    /// Exchanges the final norm; an empty one is none.
+    pub(super) fn swap_final_norm(&mut self, norm: &mut Vec<f32>) {
+        std::mem::swap(&mut self.final_norm, norm);
+    }
+
     /// How many threads to compute with; the result does not depend on it.
     pub fn set_threads(&mut self, threads: usize) {
         self.threads = threads.max(1);

@@ -9,6 +9,7 @@ mod attention;
 mod chat;
 pub mod decoder;
 pub mod engine;
+mod influence;
 pub mod kernels;
 mod kv;
 mod prefix;
@@ -20,6 +21,7 @@ pub mod tokenizer;
 
 pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
+pub use influence::block_influence;
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
 

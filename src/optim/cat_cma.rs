@@ -66,7 +66,8 @@ impl CatCma {
         }
     }
 
-    /// The start's options begin with half of the probability, so that the others are still tried.
+    /// The start's options begin with half of the probability, so that the others are still tried; where the start of a
+    /// choice of two is a fraction, that is the second one's probability.
     pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
         if let Some(numbers) = &mut self.numbers {
             numbers.start = Start::at(domain, &numbers.genes, point, spread)?;
@@ -180,7 +181,7 @@ impl CatCma {
                     numbers.begin(&self.options, population_size, mean, shrink);
                 }
                 if let Some(choices) = &mut self.choices {
-                    *choices = Choices::new(domain, std::mem::take(&mut choices.genes), choices.alpha);
+                    choices.begin_again(domain);
                 }
             }
         }
@@ -431,6 +432,10 @@ struct Choices {
     gamma: f64,
     /// Δ: the signal-to-noise estimate; the trust region's radius is 1/Δ.
     trust: f64,
+    /// The probabilities that the caller began with, if it gave any: a run that begins again goes back to them, because
+    /// even odds are no neutral place where most options do harm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    start: Vec<Vec<f64>>,
 }
 
 impl Choices {
@@ -445,14 +450,33 @@ impl Choices {
             s: vec![0.0; parameters],
             gamma: 0.0,
             trust: 1.0,
+            start: Vec::new(),
         }
+    }
+
+    /// Everything learnt is forgotten.
+    fn begin_again(&mut self, domain: &Domain) {
+        let fresh = Self::new(domain, std::mem::take(&mut self.genes), self.alpha);
+        let start = std::mem::take(&mut self.start);
+        *self = Self {
+            q: if start.is_empty() { fresh.q } else { start.clone() },
+            start,
+            ..fresh
+        };
     }
 
     fn start_at(&mut self, point: &[f64]) {
         for (&g, q) in self.genes.iter().zip(&mut self.q) {
+            if point[g].fract() != 0.0 {
+                q.copy_from_slice(&[1.0 - point[g], point[g]]);
+                continue;
+            }
             let even = 0.5 / q.len() as f64;
             q.fill(even);
             q[point[g] as usize] += 0.5;
+        }
+        if self.genes.iter().any(|&g| point[g].fract() != 0.0) {
+            self.start = self.q.clone();
         }
     }
 
@@ -544,6 +568,7 @@ impl Choices {
                 .iter()
                 .zip(&self.q)
                 .all(|(&g, q)| q.len() >= 2 && count(g) == Some(q.len()))
+            && (self.start.is_empty() || self.start.iter().map(Vec::len).eq(self.q.iter().map(Vec::len)))
             && self.s.len() == parameters
     }
 }
@@ -582,5 +607,25 @@ mod tests {
         cat.start_at(&domain, &[2.0], &Spread::OfRange(0.1)).unwrap();
         assert_eq!(cat.choices.as_ref().unwrap().q[0], [0.125, 0.125, 0.625, 0.125]);
         assert_eq!(cat.mean(&domain), [2.0]);
+    }
+
+    #[test]
+    fn a_start_may_give_a_probability() {
+        let domain = Domain::new(vec![Gene::Choice { n: 2 }; 3]).unwrap();
+        let mut cat = CatCma::new(&domain, &Options::default());
+        let spread = Spread::OfRange(0.1);
+        domain.check_mean(&[0.9, 0.0, 0.125]).unwrap();
+        assert!(domain.check_mean(&[1.1, 0.0, 0.0]).is_err() && domain.check_mean(&[0.5, 0.0, f64::NAN]).is_err());
+        cat.start_at(&domain, &[0.9, 0.0, 0.125], &spread).unwrap();
+        let q = &cat.choices.as_ref().unwrap().q;
+        assert!((q[0][0] - 0.1).abs() < 1e-15);
+        assert_eq!((&q[1][..], &q[2][..]), (&[0.75, 0.25][..], &[0.875, 0.125][..]));
+        let began = q.clone();
+        assert_eq!(cat.mean(&domain), [1.0, 0.0, 0.0]);
+        let choices = cat.choices.as_mut().unwrap();
+        choices.q = vec![vec![0.5; 2]; 3];
+        choices.begin_again(&domain);
+        assert_eq!((&choices.q, choices.genes.len()), (&began, 3));
+        assert_eq!(domain.nearest(&[0.9, 0.0, 0.125]), [1.0, 0.0, 0.0]);
     }
 }

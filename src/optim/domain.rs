@@ -169,10 +169,12 @@ impl Domain {
         }
     }
 
-    /// As [`Self::check`] for the mean of a distribution: a whole number may have a fraction, an option may not.
+    /// As [`Self::check`] for the mean of a distribution: a whole number may have a fraction, and so may a choice of two
+    /// options, where it is the probability of the second; other choices may not.
     pub fn check_mean(&self, point: &[f64]) -> Result<(), Error> {
         let round = |(gene, value): (&Gene, &f64)| match gene {
             Gene::Int { .. } => value.trunc(),
+            Gene::Choice { n: 2 } if (0.0..=1.0).contains(value) => value.trunc(),
             _ => *value,
         };
         match self.check(&self.0.iter().zip(point).map(round).collect::<Genotype>()) {
@@ -182,6 +184,15 @@ impl Domain {
             }),
             checked => checked,
         }
+    }
+
+    /// The candidate nearest to a mean.
+    pub fn nearest(&self, point: &[f64]) -> Genotype {
+        let round = |(gene, value): (&Gene, &f64)| match gene {
+            Gene::Int { .. } | Gene::Choice { .. } => libm::rint(*value),
+            Gene::Real { .. } => *value,
+        };
+        self.0.iter().zip(point).map(round).collect()
     }
 
     /// True when a gene has several options without an order.

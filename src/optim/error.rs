@@ -34,6 +34,12 @@ pub enum Error {
         got: usize,
     },
 
+    #[error(
+        "a slot of the path needs a choice of two as its indicator (gene {indicator}) and a real gene, if any, as its \
+         scale ({scale:?})"
+    )]
+    Slot { indicator: usize, scale: Option<usize> },
+
     #[error("a genotype of this domain has {expected} genes, this one has {got}")]
     GenotypeLength { expected: usize, got: usize },
 

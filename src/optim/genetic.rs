@@ -3,14 +3,19 @@
 //! Parents and children compete for the next generation's places (μ + λ, so the best always survive). Under noise the
 //! parents are asked for again with every generation, because a parent that was merely lucky would otherwise stay for
 //! ever; and every score is shrunk towards the population's mean by how little is known of it.
+//!
+//! Genomes that hold a path (`path.rs`) have operators of their own, and a memory: a path that has been answered for is
+//! not asked for again as a child, as long as drawing again finds another.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::chance::{Address, Stream};
 use super::domain::{Domain, Genotype};
 use super::ledger::Answer;
+use super::path::{self, Slot};
 use super::ranking::{self, Ranking};
 use super::variation::Variation;
 use super::{Options, Outcome};
@@ -29,6 +34,9 @@ struct Params {
     tournament: usize,
     reevaluates_parents: bool,
     variation: Variation,
+    /// Empty when the genomes hold no path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    slots: Vec<Slot>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +44,9 @@ struct State {
     /// Best first.
     parents: Vec<Individual>,
     flat: u64,
+    /// Hashes of the paths that have been answered for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    visited: BTreeSet<u64>,
 }
 
 /// A genotype and everything that is known of its worth.
@@ -64,6 +75,7 @@ impl Genetic {
             tournament: TOURNAMENT,
             reevaluates_parents: options.noisy,
             variation: Variation::default(),
+            slots: options.path.clone(),
         };
         Self {
             params,
@@ -99,7 +111,8 @@ impl Genetic {
         }
         let mut child = self.child(domain, &mut stream);
         for _ in 0..ATTEMPTS {
-            if !parents.iter().any(|parent| parent.genotype == child) {
+            let known = parents.iter().any(|parent| parent.genotype == child) || self.has_visited(&child);
+            if !known {
                 break;
             }
             child = self.child(domain, &mut stream);
@@ -109,7 +122,24 @@ impl Genetic {
 
     fn child(&self, domain: &Domain, stream: &mut Stream) -> Genotype {
         let (a, b) = (self.select(stream), self.select(stream));
-        self.params.variation.child(domain, &a.genotype, &b.genotype, stream)
+        let Params { variation, slots, .. } = &self.params;
+        match slots.as_slice() {
+            [] => variation.child(domain, &a.genotype, &b.genotype, stream),
+            slots => path::child(variation, domain, slots, &a.genotype, &b.genotype, stream),
+        }
+    }
+
+    fn has_visited(&self, genotype: &[f64]) -> bool {
+        !self.params.slots.is_empty() && self.state.visited.contains(&self.hash(genotype))
+    }
+
+    /// FNV-1a over the bits of what matters in a genotype.
+    fn hash(&self, genotype: &[f64]) -> u64 {
+        let essence = path::essence(&self.params.slots, genotype);
+        let bytes = essence.iter().flat_map(|x| x.to_bits().to_le_bytes());
+        bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        })
     }
 
     /// A tournament; the parents stand best first, so the lowest place wins.
@@ -130,6 +160,10 @@ impl Genetic {
         } else {
             0
         };
+        if !self.params.slots.is_empty() {
+            let hashes: Vec<u64> = batch.iter().map(|answer| self.hash(&answer.genotype)).collect();
+            self.state.visited.extend(hashes);
+        }
         let mut pool = std::mem::take(&mut self.state.parents);
         for answer in batch {
             match pool.iter_mut().find(|known| known.genotype == answer.genotype) {
@@ -151,7 +185,11 @@ impl Genetic {
 
     pub fn is_consistent(&self, domain: &Domain) -> bool {
         let n = domain.genes().len();
-        self.params.size >= 2 && self.params.tournament >= 1 && self.state.parents.iter().all(|p| p.genotype.len() == n)
+        let fits = |slot: &Slot| slot.indicator.max(slot.scale.unwrap_or(0)) < n;
+        self.params.slots.iter().all(fits)
+            && self.params.size >= 2
+            && self.params.tournament >= 1
+            && self.state.parents.iter().all(|p| p.genotype.len() == n)
     }
 }
 

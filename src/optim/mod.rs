@@ -30,6 +30,7 @@ mod ledger;
 mod margin;
 mod normal;
 mod nsga2;
+mod path;
 mod random;
 mod ranking;
 mod restarts;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use domain::{Domain, Gene, Genotype};
 pub use error::Error;
 pub use gaussian::CovarianceModel;
+pub use path::Slot;
 
 use cat_cma::CatCma;
 use cma_es::CmaEs;
@@ -224,6 +226,9 @@ pub struct Options {
     pub learning_rate_adaptation: bool,
     /// How many scores a candidate has; more than one needs nsga2.
     pub objectives: usize,
+    /// The slots of the path that the genomes hold, in order, for the genetic algorithm's operators; empty for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<Slot>,
 }
 
 impl Default for Options {
@@ -236,6 +241,7 @@ impl Default for Options {
             covariance: CovarianceModel::default(),
             learning_rate_adaptation: false,
             objectives: 1,
+            path: Vec::new(),
         }
     }
 }
@@ -324,7 +330,8 @@ struct Saved {
 }
 
 impl Optimizer {
-    /// **Errors**: a gene that the algorithm cannot move, a population too small to rank, objectives it cannot weigh.
+    /// **Errors**: a gene that the algorithm cannot move, a population too small to rank, objectives it cannot weigh, a
+    /// slot whose genes are not of the kinds that a slot has.
     pub fn new(kind: Kind, domain: Domain, options: &Options) -> Result<Self, Error> {
         if let Some(got) = options.population_size.filter(|size| *size < 2) {
             return Err(Error::PopulationSize { got, least: 2 });
@@ -336,6 +343,17 @@ impl Optimizer {
                 expected: 1,
                 got: options.objectives,
             });
+        }
+        for slot in &options.path {
+            let gene = |i: usize| domain.genes().get(i);
+            let is_switch = matches!(gene(slot.indicator), Some(Gene::Choice { n: 2 }));
+            let is_scaled = slot.scale.is_none_or(|i| matches!(gene(i), Some(Gene::Real { .. })));
+            if !is_switch || !is_scaled {
+                return Err(Error::Slot {
+                    indicator: slot.indicator,
+                    scale: slot.scale,
+                });
+            }
         }
         let algorithm = match kind {
             Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
@@ -353,8 +371,8 @@ impl Optimizer {
         })
     }
 
-    /// Begins at a known point: the mean of a distribution (where whole numbers may have fractions), or the first
-    /// individual of a population.
+    /// Begins at a known point: the mean of a distribution (where whole numbers may have fractions, and a fraction at a
+    /// choice of two is the second option's probability), or the candidate nearest to it as a population's first.
     ///
     /// **Errors**: a genotype outside the domain, a step size that is not positive, a search that has begun.
     pub fn start_at(&mut self, genotype: &[f64], spread: &Spread) -> Result<(), Error> {
@@ -366,7 +384,9 @@ impl Optimizer {
             Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => self.inject([genotype.to_vec()]),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => {
+                self.inject([self.domain.nearest(genotype)])
+            }
         }
     }
 

@@ -36,13 +36,19 @@ impl Default for Variation {
 impl Variation {
     /// A child of two parents. It differs from both wherever the draw allows.
     pub fn child(&self, domain: &Domain, a: &[f64], b: &[f64], stream: &mut Stream) -> Genotype {
+        let mut child = self.crossed(domain, a, b, stream);
+        self.mutate(domain, &mut child, stream);
+        child
+    }
+
+    /// Gene by gene from both parents, or the first one as it is.
+    pub fn crossed(&self, domain: &Domain, a: &[f64], b: &[f64], stream: &mut Stream) -> Genotype {
         let mut child = a.to_vec();
         if stream.chance(self.crossover_probability) {
             for (i, gene) in domain.genes().iter().enumerate() {
                 child[i] = self.cross(gene, a[i], b[i], stream);
             }
         }
-        self.mutate(domain, &mut child, stream);
         child
     }
 
@@ -78,7 +84,7 @@ impl Variation {
         (middle + 0.5 * spread * (own - other)).clamp(low, high)
     }
 
-    fn mutate(&self, domain: &Domain, child: &mut [f64], stream: &mut Stream) {
+    pub fn mutate(&self, domain: &Domain, child: &mut [f64], stream: &mut Stream) {
         let free = domain.genes().iter().filter(|gene| gene.is_free()).count();
         let rate = self.strength(free, stream) as f64 / free as f64;
         for (gene, value) in domain.genes().iter().zip(child) {
@@ -89,7 +95,7 @@ impl Variation {
     }
 
     /// How many genes to mutate on average: k of 1..=n/2 with probability ∝ k^(-tail).
-    fn strength(&self, genes: usize, stream: &mut Stream) -> usize {
+    pub fn strength(&self, genes: usize, stream: &mut Stream) -> usize {
         let most = (genes / 2).max(1);
         let weight = |k: usize| libm::pow(k as f64, -self.tail);
         let total: f64 = (1..=most).map(weight).sum();

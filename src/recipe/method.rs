@@ -565,13 +565,22 @@ static METHODS: &[MethodInfo] = &[
         source: "mergekit, passthrough",
         base: BaseRule::Ignored,
         inputs: (1, Some(1)),
-        parameters: &[ParameterInfo {
-            name: "scale",
-            scope: Scope::Model,
-            kind: ANY,
-            default: DefaultValue::Value(1.0),
-            summary: "factor of the tensor",
-        }],
+        parameters: &[
+            ParameterInfo {
+                name: "scale",
+                scope: Scope::Model,
+                kind: ANY,
+                default: DefaultValue::Value(1.0),
+                summary: "factor of the tensor",
+            },
+            ParameterInfo {
+                name: "gain",
+                scope: Scope::Model,
+                kind: ANY,
+                default: DefaultValue::Value(1.0),
+                summary: "factor of 1 + the tensor, for norms that multiply by 1 + weight (Gemma); mergekit lacks it",
+            },
+        ],
         in_mergekit: true,
     },
     MethodInfo {

@@ -86,6 +86,14 @@ fn notes(stage: &Stage) -> String {
     if random {
         notes.push_str("# The random masks come from heterosis's own generator (see `seed`); mergekit draws others.\n");
     }
+    let slices = match &stage.body {
+        Body::Slices(slices) => slices.as_slice(),
+        Body::Models(_) => &[],
+    };
+    let sources = slices.iter().flat_map(|slice| &slice.sources);
+    if sources.into_iter().any(|source| source.parameters.contains_key("gain")) {
+        notes.push_str("# mergekit knows no `gain` of passthrough: merge this file with `heterosis merge`.\n");
+    }
     if stage.parameters.get("rescale") == Some(&ParamValue::Text("expectation".into())) {
         notes.push_str("# mergekit knows no `rescale: expectation`: merge this file with `heterosis merge`.\n");
     }

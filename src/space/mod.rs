@@ -1,17 +1,24 @@
 //! A search space: what may be mixed, what the child should be good at, and how long to look.
 //!
+//! There are two spaces, alone or together: the *parameter space* (PS: how weights mix, `parameters.rs`) and the
+//! *data-flow space* (DFS: which layer comes after which, `flow.rs`; nothing to do with depth-first search).
+//!
 //! [`Space::read`] turns the user's YAML into plain data and refuses what it does not understand; [`Codec`] turns the
 //! optimizer's numbers into a [`Recipe`](crate::recipe::Recipe) and known recipes back into numbers. Nothing here opens
 //! a model: what the codec must know of the parents ([`Shape`]) is passed in.
 
 mod codec;
+mod flow;
+mod parameters;
 mod read;
+mod unsearched;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use codec::{Codec, GeneKind, GeneSpec, Shape};
+pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Start};
+pub use flow::Slot;
 
 use crate::recipe::{Method, ParamValue};
 use crate::yaml;
@@ -52,8 +59,14 @@ pub struct Space {
     /// Whose tokenizer, vocabulary, config and chat template the child takes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tokenizer: String,
+    /// At least one of the two spaces is there, where there are models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter_space: Option<ParameterSpace>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_flow_space: Option<DataFlowSpace>,
+    /// How the two go together, where both are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<Hybrid>,
     /// Bare genes, where there are no models: a command scores them.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub genes: Vec<(String, BareGene)>,
@@ -74,6 +87,50 @@ pub struct ParameterSpace {
     pub modules: Vec<Module>,
     #[serde(serialize_with = "as_map")]
     pub genes: Vec<(String, Gene)>,
+}
+
+/// The word by which `sources` and `pin` name the child of the parameter space, and the name of its stage in a recipe.
+pub const PS_CHILD: &str = "ps";
+
+/// DFS: which layer comes after which.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DataFlowSpace {
+    /// Models by their short names; in a hybrid also [`PS_CHILD`], which stands first if the file does not say where.
+    pub sources: Vec<String>,
+    /// How often the layers of all sources are laid out one after the other.
+    pub repeats: usize,
+    /// Most layers of a child, the pinned ones included.
+    pub max_layers: usize,
+    /// Range of the factor by which a layer's input is multiplied; none are searched when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scales: Option<[f64; 2]>,
+    #[serde(skip_serializing_if = "Pin::is_empty")]
+    pub pin: Pin,
+}
+
+/// The sources whose first layer comes first, and whose last layer comes last, in every child.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Pin {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+}
+
+impl Pin {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How the two spaces are searched together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hybrid {
+    /// First the parameter space; its child is then a source of the data-flow space.
+    PsThenDfs,
+    /// All genes at once.
+    Joint,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -114,6 +171,15 @@ pub enum Range {
     #[serde(rename = "range")]
     Real([f64; 2]),
     Int([i64; 2]),
+}
+
+impl Range {
+    fn bounds(self) -> (f64, f64) {
+        match self {
+            Range::Real([low, high]) => (low, high),
+            Range::Int([low, high]) => (low as f64, high as f64),
+        }
+    }
 }
 
 /// What a gene is told apart by; no axis at all is one gene for the recipe.

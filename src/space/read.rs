@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, Command, Error, Finale, Fitness, Gene, Guard, LayerGroups, Module, Objectives, Optimizer,
-    ParameterSpace, Racing, Range, Search, Space, SplitRef, TaskRef,
+    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Module,
+    Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
@@ -18,6 +18,17 @@ const OPTIMIZERS: [(&str, Optimizer); 5] = [
     ("genetic", Optimizer::Genetic),
     ("random", Optimizer::Random),
     ("nsga2", Optimizer::Nsga2),
+];
+
+/// Unsearched merges and paths that a search may start from, by the names of [`Codec::baselines`](super::Codec::baselines).
+const WARM_STARTS: [&str; 7] = [
+    "linear",
+    "ties",
+    "dare_ties",
+    "layer_swap",
+    "task_arithmetic",
+    "self_stack",
+    "frankenmerge",
 ];
 
 impl Space {
@@ -58,10 +69,18 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         Some(node) => model_name(node, &models)?,
         None => base.clone().unwrap_or_else(|| models[0].0.clone()),
     };
-    refuse(&map, &["data_flow_space", "hybrid"])?;
-    let parameter_space = parameter_space(map.required("parameter_space")?, &base)?;
+    let hybrid = hybrid(&map, &models)?;
+    let data_flow_space = match map.optional("data_flow_space") {
+        Some(node) => Some(data_flow_space(node, &models, hybrid)?),
+        None => None,
+    };
+    let parameter_space = match map.optional("parameter_space") {
+        None if data_flow_space.is_some() => None,
+        _ => Some(parameter_space(map.required("parameter_space")?, &base)?),
+    };
     let fitness = fitness(map.required("fitness")?)?;
-    let search = search(map.optional("search"), &fitness)?;
+    let has_paths = data_flow_space.is_some() && hybrid != Some(Hybrid::PsThenDfs);
+    let search = search(map.optional("search"), &fitness, has_paths)?;
     let finale = finale(map.optional("final"))?;
     map.finish()?;
     Ok(Space {
@@ -69,12 +88,138 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         models,
         base,
         tokenizer,
-        parameter_space: Some(parameter_space),
+        parameter_space,
+        data_flow_space,
+        hybrid,
         genes: Vec::new(),
         fitness,
         search,
         finale,
     })
+}
+
+/// How the two spaces go together: said exactly when both are there.
+fn hybrid(map: &Map<'_>, models: &[(String, String)]) -> Result<Option<Hybrid>, yaml::Error> {
+    let (ps, dfs) = (map.optional("parameter_space"), map.optional("data_flow_space"));
+    let Some(node) = map.optional("hybrid") else {
+        return match (ps, dfs) {
+            (Some(_), Some(dfs)) => {
+                Err(dfs.error("with two spaces, say how they go together: 'hybrid: ps_then_dfs' or 'hybrid: joint'"))
+            }
+            _ => Ok(None),
+        };
+    };
+    let words = ["ps_then_dfs", "joint"];
+    let hybrid = [Hybrid::PsThenDfs, Hybrid::Joint][node.one_of(&words)?];
+    if ps.is_none() || dfs.is_none() {
+        let missing = if ps.is_none() {
+            "parameter_space"
+        } else {
+            "data_flow_space"
+        };
+        return Err(node.error(format!(
+            "a hybrid needs both spaces, and {missing} is missing; add it, or leave 'hybrid' out"
+        )));
+    }
+    if models.iter().any(|(name, _)| name == PS_CHILD) {
+        return Err(node.error(format!(
+            "in a hybrid '{PS_CHILD}' is the child of the parameter space; give the model '{PS_CHILD}' another name"
+        )));
+    }
+    Ok(Some(hybrid))
+}
+
+/// Far beyond anything that works; keeps a slip of the keyboard from filling the memory with genes.
+const MOST_REPEATS: usize = 64;
+
+fn data_flow_space(
+    node: &Node,
+    models: &[(String, String)],
+    hybrid: Option<Hybrid>,
+) -> Result<DataFlowSpace, yaml::Error> {
+    let map = node.map()?;
+    let child = hybrid.map(|_| PS_CHILD);
+    let known: Vec<&str> = child
+        .into_iter()
+        .chain(models.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    let sources_node = map.required("sources")?;
+    let mut sources: Vec<String> = Vec::new();
+    for item in sources_node.list()? {
+        let source = known[item.one_of(&known)?].to_string();
+        if sources.contains(&source) {
+            return Err(item.error(format!(
+                "'{source}' stands here twice; 'repeats' says how often its layers may run"
+            )));
+        }
+        sources.push(source);
+    }
+    if sources.is_empty() {
+        return Err(sources_node.error("name at least one source"));
+    }
+    if let Some(child) = child
+        && !sources.iter().any(|s| s == child)
+    {
+        sources.insert(0, child.into());
+    }
+    let repeats = match map.optional("repeats") {
+        Some(node) => match node.usize()? {
+            n @ 1..=MOST_REPEATS => n,
+            n => return Err(node.error(format!("{n} is not between 1 and {MOST_REPEATS}"))),
+        },
+        None => 1,
+    };
+    let scales = match map.optional("scales") {
+        Some(node) => {
+            let (low, high) = node.range()?;
+            if low <= 0.0 {
+                return Err(node.error(format!(
+                    "a factor of {low} or less leaves nothing of the input; begin above 0"
+                )));
+            }
+            if !(low..=high).contains(&1.0) {
+                return Err(node.error("the range must hold 1, where every layer's factor begins"));
+            }
+            Some([low, high])
+        }
+        None => None,
+    };
+    let pin = match map.optional("pin") {
+        Some(node) => pin(node, &sources)?,
+        None => Pin::default(),
+    };
+    let max_node = map.required("max_layers")?;
+    let max_layers = max_node.usize()?;
+    let pinned = pin.first.iter().chain(&pin.last).count();
+    if max_layers < pinned.max(1) {
+        return Err(max_node.error(match pinned {
+            0 => "a child needs at least 1 layer".to_string(),
+            n => format!("{n} of its layers always run ('pin'), so a child has at least as many"),
+        }));
+    }
+    map.finish()?;
+    Ok(DataFlowSpace {
+        sources,
+        repeats,
+        max_layers,
+        scales,
+        pin,
+    })
+}
+
+fn pin(node: &Node, sources: &[String]) -> Result<Pin, yaml::Error> {
+    let map = node.map()?;
+    let known: Vec<&str> = sources.iter().map(String::as_str).collect();
+    let end = |key: &str| -> Result<Option<String>, yaml::Error> {
+        let source = map.optional(key).map(|node| node.one_of(&known)).transpose()?;
+        Ok(source.map(|i| sources[i].clone()))
+    };
+    let pin = Pin {
+        first: end("first")?,
+        last: end("last")?,
+    };
+    map.finish()?;
+    Ok(pin)
 }
 
 /// A space of bare genes: numbers that a command scores, and no model.
@@ -109,7 +254,7 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         }
         Some(_) => {}
     }
-    let search = search(map.optional("search"), &fitness)?;
+    let search = search(map.optional("search"), &fitness, false)?;
     let finale = finale(map.optional("final"))?;
     map.finish()?;
     Ok(Space {
@@ -118,6 +263,8 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         base: None,
         tokenizer: String::new(),
         parameter_space: None,
+        data_flow_space: None,
+        hybrid: None,
         genes,
         fitness,
         search,
@@ -146,21 +293,6 @@ fn bare_gene(node: &Node) -> Result<BareGene, yaml::Error> {
     };
     map.finish()?;
     Ok(gene)
-}
-
-/// Keys of the contract whose engine is not built yet: named as such, never ignored.
-fn refuse(map: &Map<'_>, keys: &[&str]) -> Result<(), yaml::Error> {
-    match keys.iter().find_map(|key| map.optional(key)) {
-        Some(node) => Err(not_yet(node, "this key")),
-        None => Ok(()),
-    }
-}
-
-fn not_yet(node: &Node, what: &str) -> yaml::Error {
-    node.error(format!(
-        "{what} is not supported yet in version {}; leave it out",
-        env!("CARGO_PKG_VERSION")
-    ))
 }
 
 fn models(node: &Node) -> Result<Vec<(String, String)>, yaml::Error> {
@@ -524,11 +656,13 @@ fn limit(map: &Map<'_>) -> Result<Option<usize>, yaml::Error> {
     }
 }
 
-fn search(node: Option<&Node>, fitness: &Fitness) -> Result<Search, yaml::Error> {
+/// `has_paths`: whether the first search has genes that say whether a layer runs.
+fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Search, yaml::Error> {
     let mut search = Search {
-        optimizer: match fitness.is_pareto() {
-            true => Optimizer::Nsga2,
-            false => Optimizer::CmaEs,
+        optimizer: match (fitness.is_pareto(), has_paths) {
+            (true, _) => Optimizer::Nsga2,
+            (false, true) => Optimizer::CmaEsMargin,
+            (false, false) => Optimizer::CmaEs,
         },
         population: None,
         evals: 400,
@@ -542,6 +676,11 @@ fn search(node: Option<&Node>, fitness: &Fitness) -> Result<Search, yaml::Error>
         search.optimizer = OPTIMIZERS[node.one_of(&OPTIMIZERS.map(|o| o.0))?].1;
         if (search.optimizer == Optimizer::Nsga2) != fitness.is_pareto() {
             return Err(node.error("nsga2 and 'objectives: pareto' go together: one needs the other"));
+        }
+        if has_paths && search.optimizer == Optimizer::CmaEs {
+            return Err(node.error(
+                "cma-es moves real numbers only, and a layer runs or it does not; write cma-es-margin or genetic",
+            ));
         }
     }
     if let Some(node) = map.optional("population")
@@ -569,10 +708,7 @@ fn search(node: Option<&Node>, fitness: &Fitness) -> Result<Search, yaml::Error>
             let word = item.text()?;
             let is_file = word.ends_with(".yaml") || word.ends_with(".yml");
             if !is_file {
-                item.one_of(&["linear", "ties", "task_arithmetic", "layer_swap"])?;
-                if word == "layer_swap" {
-                    return Err(not_yet(item, "layer_swap as a warm start"));
-                }
+                item.one_of(&WARM_STARTS)?;
             }
             search.warm_start.push(word);
         }
@@ -684,10 +820,79 @@ search:
         assert!(error("base: base\n", "base: bas\n").contains("did you mean 'base'?"));
         assert!(error("base: base\n", "").contains("name it with the key 'base'"));
         assert!(
-            error("search:\n", "data_flow_space: {repeats: 2}\nsearch:\n")
-                .contains("s.yaml:15: data_flow_space: this key is not supported yet")
+            error("search:\n", "genes: {x: [0, 1]}\nsearch:\n").contains("bare genes and models do not go together")
         );
-        assert!(error("  evals: 20", "  racing: true").contains("not supported yet"));
+        assert!(error("  evals: 20", "  racing: {rungs: [8, 4]}").contains("numbers of questions that grow"));
         assert!(error("weight: 0.5", "weight: -1").contains("above 0"));
+    }
+
+    const FLOW: &str = "
+name: t
+models: {base: b, maths: m, spanish: s}
+base: base
+data_flow_space:
+  sources: [maths, spanish]
+  max_layers: 12
+  scales: [0.5, 1.5]
+  pin: {first: maths}
+fitness:
+  tasks: [gsm8k]
+search: {evals: 20}
+";
+
+    fn flow(from: &str, to: &str) -> Result<Space, String> {
+        assert!(FLOW.contains(from));
+        Space::parse(Path::new("s.yaml"), &FLOW.replace(from, to)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_data_flow_space_stands_alone_or_beside_a_parameter_space() {
+        let alone = flow("", "").unwrap();
+        let dfs = alone.data_flow_space.as_ref().unwrap();
+        assert_eq!((dfs.repeats, dfs.scales, &dfs.pin.last), (1, Some([0.5, 1.5]), &None));
+        assert_eq!(alone.search.optimizer, Optimizer::CmaEsMargin);
+        let both = "parameter_space: {method: ties, genes: {weight: [0, 1]}}\nhybrid: joint\nfitness:";
+        let joint = flow("fitness:", both).unwrap();
+        assert_eq!(
+            joint.data_flow_space.as_ref().unwrap().sources,
+            ["ps", "maths", "spanish"]
+        );
+        let then = flow("fitness:", &both.replace("joint", "ps_then_dfs")).unwrap();
+        assert_eq!(then.search.optimizer, Optimizer::CmaEs);
+        let bare = flow("  scales: [0.5, 1.5]\n  pin: {first: maths}\n", "").unwrap();
+        for space in [alone, joint, then, bare] {
+            let text = space.to_yaml();
+            assert_eq!(Space::parse(Path::new("s.yaml"), &text).unwrap(), space, "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_a_data_flow_space_are_named() {
+        let error = |from: &str, to: &str| flow(from, to).unwrap_err();
+        assert!(error("[maths, spanish]", "[maths, spanisch]").starts_with(
+            "s.yaml:6: data_flow_space.sources[1]: 'spanisch' is not known here; did you mean 'spanish'?"
+        ));
+        assert!(error("spanish]", "maths]").contains("'maths' stands here twice"));
+        assert!(
+            error("spanish]", "ps]").contains("s.yaml:6"),
+            "there is no child of a parameter space"
+        );
+        assert!(error("  max_layers: 12\n", "").contains("max_layers"));
+        assert!(error("max_layers: 12", "max_layers: 0").contains("1 of its layers always run"));
+        assert!(error("max_layers: 12", "max_layer: 12").contains("'max_layer"));
+        assert!(error("max_layers: 12", "max_layers: 12\n  repeats: 0").contains("not between 1 and 64"));
+        assert!(error("[0.5, 1.5]", "[0.0, 1.5]").contains("begin above 0"));
+        assert!(error("[0.5, 1.5]", "[1.5, 0.5]").contains("upside down"));
+        assert!(error("[0.5, 1.5]", "[1.2, 1.5]").contains("must hold 1"));
+        assert!(error("{first: maths}", "{first: base}").contains("s.yaml:9: data_flow_space.pin.first"));
+        assert!(error("{evals: 20}", "{optimizer: cma-es}").contains("cma-es-margin or genetic"));
+        let ps = "parameter_space: {method: ties, genes: {weight: [0, 1]}}\nfitness:";
+        assert!(error("fitness:", ps).contains("'hybrid: ps_then_dfs' or 'hybrid: joint'"));
+        assert!(error("fitness:", "hybrid: joint\nfitness:").contains("parameter_space is missing"));
+        let named_ps = FLOW
+            .replace("spanish", "ps")
+            .replace("fitness:", &ps.replace("fitness", "hybrid: joint\nfitness"));
+        let message = Space::parse(Path::new("s.yaml"), &named_ps).unwrap_err().to_string();
+        assert!(message.contains("give the model 'ps' another name"), "{message}");
     }
 }

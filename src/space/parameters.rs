@@ -1,0 +1,551 @@
+//! The parameter space: how weights mix.
+//!
+//! A gene that the chosen method does not use is dead: it changes nothing in the recipe, and so nothing in its digest.
+//! Recipes are written as mergekit would have them: one slice for each layer group, filter lists for modules. So
+//! embeddings take the first group's `other` genes, the final norm and the head the last group's.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Axis, Error, Gene, GeneKind, GeneSpec, LayerGroups, Module, ParameterSpace, Range, Shape, Space,
+    unsearched::{Swap, is_random},
+};
+use crate::recipe::{
+    BaseRule, Body, DType, Filtered, Method, ParamValue, Parameters, Place, Recipe, Scope, Slice, Source, Stage,
+    evaluate,
+};
+
+/// Decodes genotypes of one parameter space for models of one shape.
+#[derive(Clone, Debug)]
+pub(super) struct ParameterCodec {
+    methods: Vec<Method>,
+    base: Option<String>,
+    tokenizer: String,
+    experts: Vec<String>,
+    /// Half-open layer ranges; one range means one set of genes for all layers.
+    groups: Vec<[usize; 2]>,
+    modules: Vec<Module>,
+    fixed: Vec<(String, ParamValue)>,
+    out_dtype: DType,
+    seed: u64,
+    genes: Vec<GeneSpec>,
+    /// What each gene after the method gene stands for.
+    slots: Vec<Slot>,
+}
+
+/// One searched parameter and the places that its genes serve.
+#[derive(Clone, Debug)]
+struct Slot {
+    parameter: String,
+    range: Range,
+    per: Vec<Axis>,
+    /// Index of its first gene; the others follow, model-major, then group, then module.
+    first: usize,
+}
+
+impl ParameterCodec {
+    /// # Errors
+    /// Layer groups that do not fit the models.
+    pub fn new(ps: &ParameterSpace, space: &Space, shape: Shape) -> Result<Self, Error> {
+        let mut codec = Self {
+            methods: ps.method.clone(),
+            base: space.base.clone(),
+            tokenizer: space.tokenizer.clone(),
+            experts: space.experts().map(String::from).collect(),
+            groups: groups(&ps.layer_groups, shape.layers)?,
+            modules: ps.modules.clone(),
+            fixed: Vec::new(),
+            out_dtype: shape.out_dtype,
+            seed: space.search.seed,
+            genes: Vec::new(),
+            slots: Vec::new(),
+        };
+        if codec.methods.len() > 1 {
+            let n = codec.methods.len();
+            codec.genes.push(GeneSpec {
+                name: "method".into(),
+                kind: GeneKind::Choice { n },
+            });
+        }
+        for (name, gene) in &ps.genes {
+            match gene {
+                Gene::Fixed(value) => codec.fixed.push((name.clone(), value.clone())),
+                Gene::Searched { range, per } => codec.add_slot(name, *range, per),
+            }
+        }
+        Ok(codec)
+    }
+
+    fn add_slot(&mut self, parameter: &str, range: Range, per: &[Axis]) {
+        let kind = match range {
+            Range::Real([low, high]) => GeneKind::Real { low, high },
+            Range::Int([low, high]) => GeneKind::Int { low, high },
+        };
+        let slot = Slot {
+            parameter: parameter.into(),
+            range,
+            per: per.to_vec(),
+            first: self.genes.len(),
+        };
+        let [models, groups, modules] = self.extent(&slot);
+        for model in 0..models {
+            for group in 0..groups {
+                for module in 0..modules {
+                    let mut name = parameter.to_string();
+                    if per.contains(&Axis::Model) {
+                        name += &format!(".{}", self.experts[model]);
+                    }
+                    if groups > 1 {
+                        name += &format!(".g{group}");
+                    }
+                    if modules > 1 {
+                        name += ["", ".attn", ".mlp", ".other"][1 + module];
+                    }
+                    self.genes.push(GeneSpec { name, kind });
+                }
+            }
+        }
+        self.slots.push(slot);
+    }
+
+    /// How many models, groups and modules a slot tells apart.
+    fn extent(&self, slot: &Slot) -> [usize; 3] {
+        let along = |axis, n: usize| if slot.per.contains(&axis) { n.max(1) } else { 1 };
+        [
+            along(Axis::Model, self.experts.len()),
+            along(Axis::Group, self.groups.len()),
+            along(Axis::Module, self.modules.len()),
+        ]
+    }
+
+    /// The genes, in the order of a genotype.
+    pub fn genes(&self) -> &[GeneSpec] {
+        &self.genes
+    }
+
+    /// The value of a slot's gene at one place.
+    fn value(&self, slot: &Slot, genotype: &[f64], model: usize, group: usize, module: usize) -> f64 {
+        let [models, groups, modules] = self.extent(slot);
+        let (model, group, module) = (model % models, group.min(groups - 1), module.min(modules - 1));
+        let gene = genotype[slot.first + (model * groups + group) * modules + module];
+        match slot.range {
+            Range::Real([low, high]) => round(gene.clamp(low, high)),
+            Range::Int([low, high]) => gene.round().clamp(low as f64, high as f64),
+        }
+    }
+
+    /// The recipe that a genotype stands for, with the space's short model names.
+    pub fn decode(&self, genotype: &[f64]) -> Recipe {
+        assert_eq!(genotype.len(), self.genes.len(), "one number for each gene");
+        let method = match self.methods.len() {
+            1 => self.methods[0],
+            n => self.methods[(genotype[0].round().max(0.0) as usize).min(n - 1)],
+        };
+        let info = method.info();
+        let mut whole = Parameters::new();
+        let mut sources: Vec<Vec<Parameters>> = vec![vec![Parameters::new(); self.experts.len()]; self.groups.len()];
+        let mut slices = vec![Parameters::new(); self.groups.len()];
+        for parameter in info.parameters {
+            if let Some((_, value)) = self.fixed.iter().find(|(name, _)| name == parameter.name) {
+                if parameter.scope != Scope::Shared {
+                    for source in sources.iter_mut().flatten() {
+                        source.insert(parameter.name.into(), value.clone());
+                    }
+                } else {
+                    whole.insert(parameter.name.into(), value.clone());
+                }
+            }
+            let Some(slot) = self.slots.iter().find(|s| s.parameter == parameter.name) else {
+                continue;
+            };
+            for group in 0..self.groups.len() {
+                if parameter.scope != Scope::Shared {
+                    for (model, source) in sources[group].iter_mut().enumerate() {
+                        source.insert(parameter.name.into(), self.param(slot, genotype, model, group));
+                    }
+                } else if slot.per.contains(&Axis::Group) && self.groups.len() > 1 {
+                    slices[group].insert(parameter.name.into(), self.param(slot, genotype, 0, group));
+                } else {
+                    whole.insert(parameter.name.into(), self.param(slot, genotype, 0, 0));
+                }
+            }
+        }
+        self.recipe(method, whole, slices, sources)
+    }
+
+    /// A slot's value in one group: a number, or a filter list where modules differ.
+    fn param(&self, slot: &Slot, genotype: &[f64], model: usize, group: usize) -> ParamValue {
+        let at = |module| self.value(slot, genotype, model, group, module);
+        let [_, _, modules] = self.extent(slot);
+        if (1..modules).all(|m| at(m) == at(0)) {
+            return ParamValue::Number(at(0));
+        }
+        let entry = |filter: Option<&str>, module| Filtered {
+            filter: filter.map(String::from),
+            value: Box::new(ParamValue::Number(at(module))),
+        };
+        ParamValue::Filtered(vec![entry(Some("self_attn"), 0), entry(Some("mlp"), 1), entry(None, 2)])
+    }
+
+    fn recipe(
+        &self,
+        method: Method,
+        whole: Parameters,
+        slices: Vec<Parameters>,
+        sources: Vec<Vec<Parameters>>,
+    ) -> Recipe {
+        let source = |model: &str, layer_range, parameters| Source {
+            model: model.into(),
+            layer_range,
+            parameters,
+        };
+        let body = if self.groups.len() == 1 {
+            let parameters = sources.into_iter().next().unwrap_or_default();
+            Body::Models(
+                self.experts
+                    .iter()
+                    .zip(parameters)
+                    .map(|(m, p)| source(m, None, p))
+                    .collect(),
+            )
+        } else {
+            let groups = self.groups.iter().zip(slices).zip(sources);
+            Body::Slices(
+                groups
+                    .map(|((range, parameters), sources)| Slice {
+                        sources: self
+                            .experts
+                            .iter()
+                            .zip(sources)
+                            .map(|(m, p)| source(m, Some(*range), p))
+                            .chain(self.base_source(method, *range))
+                            .collect(),
+                        base_model: None,
+                        parameters,
+                    })
+                    .collect(),
+            )
+        };
+        Recipe {
+            stages: vec![Stage {
+                name: None,
+                merge_method: method,
+                base_model: self.base_of(method),
+                body,
+                parameters: whole,
+                dtype: Some(DType::F32),
+                out_dtype: Some(self.out_dtype),
+                tokenizer_source: (self.base_of(method).as_ref() != Some(&self.tokenizer))
+                    .then(|| self.tokenizer.clone()),
+                tokenizer: None,
+                chat_template: None,
+                seed: is_random(method).then_some(self.seed),
+            }],
+        }
+    }
+
+    /// The base as a source of a slice, so that its layer range is explicit.
+    fn base_source(&self, method: Method, range: [usize; 2]) -> Option<Source> {
+        let base = self.base_of(method).filter(|base| !self.experts.contains(base))?;
+        Some(Source {
+            model: base,
+            layer_range: Some(range),
+            parameters: Parameters::new(),
+        })
+    }
+
+    /// SLERP goes from the first expert to the second; the other methods work on differences from the base, or on none.
+    fn base_of(&self, method: Method) -> Option<String> {
+        match method {
+            Method::Slerp => self.experts.first().cloned(),
+            _ if method.info().base == BaseRule::Required => self.base.clone(),
+            _ => None,
+        }
+    }
+
+    /// Every parameter at its usual value, or in the middle of its range; the first method.
+    pub fn usual(&self) -> Vec<f64> {
+        let mut genotype = vec![0.0; self.genes.len()];
+        for slot in &self.slots {
+            let (low, high) = slot.range.bounds();
+            let n: usize = self.extent(slot).iter().product();
+            let usual = default_of(&slot.parameter, low, high);
+            genotype[slot.first..slot.first + n].fill(match slot.range {
+                Range::Real(_) => round(usual).clamp(low, high),
+                Range::Int(_) => usual.round(),
+            });
+        }
+        genotype
+    }
+
+    /// The genotype nearest to a recipe: each gene takes the mean of what the recipe says at the places that it serves.
+    ///
+    /// # Errors
+    /// The recipe has several stages, or a method or model that this space does not have.
+    pub fn encode(&self, recipe: &Recipe) -> Result<Vec<f64>, Error> {
+        let no = |reason: String| Error::NotEncodable { reason };
+        let [stage] = recipe.stages.as_slice() else {
+            return Err(no("it has several stages".into()));
+        };
+        let method = stage.merge_method;
+        let plain = matches!(method, Method::Linear | Method::TaskArithmetic | Method::LayerSwap);
+        let position = self.methods.iter().position(|m| *m == method).or_else(|| {
+            // A plain average, a sum of task vectors or a swap: methods that trim and elect can come near it.
+            let averages = |m: &Method| method == Method::LayerSwap && *m == Method::Linear;
+            let adds = |m: &Method| m.info().base == BaseRule::Required && *m != Method::Slerp;
+            let serves = |m: &Method| plain && (averages(m) || adds(m));
+            self.methods.iter().position(serves)
+        });
+        let Some(position) = position else {
+            return Err(no(format!(
+                "its method, {}, is not among this space's",
+                method.info().name
+            )));
+        };
+        let as_task_vectors = method == Method::Linear && self.methods[position] != Method::Linear;
+        let layers = self.groups.last().map_or(0, |g| g[1]);
+        let swap = match self.methods[position] {
+            Method::LayerSwap => None,
+            _ => Swap::of(stage, layers),
+        };
+        let mut genotype = Vec::new();
+        if self.methods.len() > 1 {
+            genotype.push(position as f64);
+        }
+        let weights_sum = self.experts.len() as f64;
+        for slot in &self.slots {
+            let [models, groups, modules] = self.extent(slot);
+            for model in 0..models {
+                for group in 0..groups {
+                    for module in 0..modules {
+                        let mut sum = (0.0, 0.0);
+                        let all = |n: usize, i: usize, total: usize| {
+                            if n == 1 { (0..total.max(1)).collect() } else { vec![i] }
+                        };
+                        for m in all(models, model, self.experts.len()) {
+                            for g in all(groups, group, self.groups.len()) {
+                                for module in all(modules, module, self.modules.len()) {
+                                    let (parameter, expert) = (&slot.parameter, &self.experts[m]);
+                                    let value = match &swap {
+                                        Some(swap) if parameter == "weight" => {
+                                            Some(swap.weight(expert, self.groups[g]))
+                                        }
+                                        _ => self.look_up(stage, parameter, expert, g, module),
+                                    };
+                                    if let Some(v) = value {
+                                        sum = (sum.0 + v, sum.1 + 1.0);
+                                    }
+                                }
+                            }
+                        }
+                        let (low, high) = slot.range.bounds();
+                        let mut value = if sum.1 > 0.0 {
+                            sum.0 / sum.1
+                        } else {
+                            default_of(&slot.parameter, low, high)
+                        };
+                        if as_task_vectors && slot.parameter == "weight" {
+                            value /= weights_sum;
+                        }
+                        genotype.push(round(value).clamp(low, high));
+                    }
+                }
+            }
+        }
+        Ok(genotype)
+    }
+
+    /// What a stage says about a parameter of a model, at a tensor that stands for a group and a module.
+    fn look_up(&self, stage: &Stage, parameter: &str, model: &str, group: usize, module: usize) -> Option<f64> {
+        let info = stage.merge_method.info().parameter(parameter)?;
+        let layer = self.groups[group][0];
+        let part = match self.modules.get(module) {
+            Some(Module::Attn) => "self_attn.q_proj",
+            Some(Module::Other) => "input_layernorm",
+            Some(Module::Mlp) | None => "mlp.up_proj",
+        };
+        let tensor = format!("model.layers.{layer}.{part}.weight");
+        let none = Parameters::new();
+        let of_model = |sources: &'_ [Source]| sources.iter().find(|s| s.model == model).map(|s| s.parameters.clone());
+        let (source, slice) = match &stage.body {
+            Body::Models(sources) => (of_model(sources), &none),
+            Body::Slices(slices) => {
+                let covers = |s: &&Slice| {
+                    let range = s.sources.first().and_then(|s| s.layer_range);
+                    range.is_none_or(|[start, end]| (start..end).contains(&layer))
+                };
+                let slice = slices.iter().find(covers)?;
+                (of_model(&slice.sources), &slice.parameters)
+            }
+        };
+        let place = Place {
+            tensor: &tensor,
+            t: 0.0,
+        };
+        evaluate(info, &[&source.unwrap_or_default(), slice, &stage.parameters], place).ok()?
+    }
+
+    /// Which genes a genotype's method really uses, by position.
+    pub fn live(&self, genotype: &[f64]) -> Vec<bool> {
+        let method = self.decode(genotype).result().merge_method;
+        let mut live = vec![false; self.genes.len()];
+        if self.methods.len() > 1 {
+            live[0] = true;
+        }
+        for slot in &self.slots {
+            if method.info().parameters.iter().any(|p| p.name == slot.parameter) {
+                let n: usize = self.extent(slot).iter().product();
+                live[slot.first..slot.first + n].fill(true);
+            }
+        }
+        live
+    }
+}
+
+/// Where a recipe is silent, a gene starts at the parameter's usual value, or in the middle of its range.
+fn default_of(parameter: &str, low: f64, high: f64) -> f64 {
+    let usual = BTreeMap::from([
+        ("weight", 1.0),
+        ("density", 1.0),
+        ("lambda", 1.0),
+        ("gamma", 0.01),
+        ("epsilon", 0.15),
+    ]);
+    usual
+        .get(parameter)
+        .copied()
+        .unwrap_or((low + high) / 2.0)
+        .clamp(low, high)
+}
+
+/// Four decimals: finer steps are below any effect, and recipes stay readable and repeat in the cache.
+pub(super) fn round(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+fn groups(groups: &LayerGroups, layers: usize) -> Result<Vec<[usize; 2]>, Error> {
+    match groups {
+        LayerGroups::Count(n) if *n > layers => Err(Error::TooManyGroups { wanted: *n, layers }),
+        LayerGroups::Count(n) => Ok((0..*n).map(|i| [i * layers / n, (i + 1) * layers / n]).collect()),
+        LayerGroups::Ranges(ranges) => {
+            let mut expected = 0;
+            for &[start, end] in ranges {
+                if start != expected || end > layers {
+                    return Err(Error::GroupsDoNotFit {
+                        start,
+                        end,
+                        expected,
+                        layers,
+                    });
+                }
+                expected = end;
+            }
+            match ranges.last() {
+                Some(&[_, end]) if end == layers => Ok(ranges.clone()),
+                Some(&[start, end]) => Err(Error::GroupsDoNotFit {
+                    start,
+                    end,
+                    expected,
+                    layers,
+                }),
+                None => Ok(vec![[0, layers]]),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Codec, Fold};
+    use super::*;
+    use crate::recipe::{read, write};
+
+    const SPACE: &str = "
+name: t
+models: {base: b, maths: m, spanish: s}
+base: base
+parameter_space:
+  method: [ties, linear]
+  layer_groups: 2
+  modules: [attn, mlp, other]
+  genes:
+    weight: [0.0, 1.5]
+    density: {range: [0.1, 1.0], per: model}
+    lambda: {range: [0.5, 1.5], per: recipe}
+    normalize: false
+fitness:
+  tasks: [gsm8k]
+";
+
+    fn codec(text: &str) -> Codec {
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        Codec::new(&space, SHAPE).unwrap()
+    }
+
+    const SHAPE: Shape = Shape {
+        layers: 5,
+        out_dtype: DType::Bf16,
+        fold: Fold::Projections,
+    };
+
+    #[test]
+    fn genes_are_named_after_what_they_move() {
+        let codec = codec(SPACE);
+        let names: Vec<&str> = codec.genes().iter().map(|g| g.name.as_str()).collect();
+        assert_eq!(names.len(), 1 + 2 * 2 * 3 + 2 + 1);
+        assert_eq!(names[0], "method");
+        assert_eq!(names[1], "weight.maths.g0.attn");
+        assert_eq!(names[12], "weight.spanish.g1.other");
+        assert_eq!(names[13..], ["density.maths", "density.spanish", "lambda"]);
+    }
+
+    #[test]
+    fn a_genotype_becomes_slices_with_filters() {
+        let codec = codec(SPACE);
+        let mut genotype = vec![0.0];
+        genotype.extend((0..12).map(|i| i as f64 / 10.0));
+        genotype.extend([0.5, 0.25, 1.2]);
+        let recipe = codec.decode(&genotype);
+        let stage = recipe.result();
+        assert_eq!((stage.merge_method, stage.out_dtype), (Method::Ties, Some(DType::Bf16)));
+        assert_eq!(stage.parameters["lambda"], ParamValue::Number(1.2));
+        let Body::Slices(slices) = &stage.body else {
+            panic!("slices")
+        };
+        assert_eq!(slices[0].sources[0].layer_range, Some([0, 2]));
+        assert_eq!(slices[1].sources[1].layer_range, Some([2, 5]));
+        let space = Space::parse(Path::new("s.yaml"), SPACE).unwrap();
+        let inner = ParameterCodec::new(space.parameter_space.as_ref().unwrap(), &space, SHAPE).unwrap();
+        assert_eq!(inner.look_up(stage, "weight", "spanish", 1, 1), Some(1.0));
+        assert_eq!(inner.look_up(stage, "density", "spanish", 0, 2), Some(0.25));
+        assert_eq!(codec.encode(&recipe).unwrap(), genotype);
+        let text = write::to_yaml(&recipe);
+        assert_eq!(read::parse(Path::new("r.yaml"), &text).unwrap(), recipe, "{text}");
+    }
+
+    #[test]
+    fn genes_that_the_method_does_not_use_are_dead() {
+        let codec = codec(SPACE);
+        let mut a = vec![1.0; codec.genes().len()];
+        let live = codec.live(&a);
+        assert!(live[0] && live[1] && !live[13] && !live[15]);
+        let one = codec.decode(&a);
+        assert_eq!(one.result().merge_method, Method::Linear);
+        a[13] = 0.3;
+        a[15] = 0.6;
+        assert_eq!(codec.decode(&a).digest(), one.digest());
+    }
+
+    #[test]
+    fn groups_cover_all_layers() {
+        assert_eq!(groups(&LayerGroups::Count(2), 5).unwrap(), [[0, 2], [2, 5]]);
+        assert!(groups(&LayerGroups::Count(6), 5).is_err());
+        let ranges = |r: &[[usize; 2]]| groups(&LayerGroups::Ranges(r.to_vec()), 5);
+        assert!(ranges(&[[0, 2], [2, 5]]).is_ok());
+        assert!(ranges(&[[0, 2], [3, 5]]).is_err());
+        assert!(ranges(&[[0, 4]]).is_err());
+        assert!(ranges(&[[0, 9]]).is_err());
+    }
+}

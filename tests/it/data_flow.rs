@@ -1,0 +1,224 @@
+//! A layer path with scales, run as it is written and run as the checkpoint that it is exported to.
+
+use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
+
+use candle_core::Device;
+use heterosis::{
+    merge::{Plan, TensorSource, Vocabulary},
+    model::{
+        DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, decoder::Step, spec::NormPlace,
+        tokenizer::TokenizerFiles,
+    },
+    recipe,
+    space::{Codec, Fold, Shape, Space},
+};
+use serde_json::{Value, json};
+
+/// Two models of one config, whose weights are a hash of model, name and index.
+struct Pair {
+    config: Value,
+    spec: DecoderSpec,
+    tensors: HashMap<String, Vec<usize>>,
+}
+
+impl Pair {
+    fn new(config: &Value) -> Self {
+        let spec = DecoderSpec::from_config(config).unwrap();
+        Self {
+            config: config.clone(),
+            tensors: spec.tensor_names().into_iter().collect(),
+            spec,
+        }
+    }
+
+    fn weight(&self, model: &str, name: &str) -> Vec<f32> {
+        let seed = model.bytes().chain(name.bytes()).fold(0x811C_9DC5u32, |seed, byte| {
+            (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let is_norm = name.ends_with("norm.weight");
+        let shift = if is_norm && !self.spec.norm_plus_one { 1.0 } else { 0.0 };
+        let value = |i: u32| {
+            let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(seed);
+            for (shift, factor) in [(15, 0x2C1B_3C6D), (12, 0x297A_2D39), (15, 1)] {
+                x = (x ^ (x >> shift)).wrapping_mul(factor);
+            }
+            ((x >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.5 + shift
+        };
+        let len: usize = self.tensors[name].iter().product();
+        (0..len as u32).map(value).collect()
+    }
+}
+
+impl TensorSource for Pair {
+    fn tensor_names(&self, model: &str) -> Vec<String> {
+        assert!(["a", "b"].contains(&model));
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, _: &str, tensor: &str) -> Option<Vec<usize>> {
+        self.tensors.get(tensor).cloned()
+    }
+
+    fn dtype(&self, _: &str, tensor: &str) -> Option<recipe::DType> {
+        self.tensors.get(tensor).map(|_| recipe::DType::F32)
+    }
+
+    fn config(&self, _: &str) -> Option<&Value> {
+        Some(&self.config)
+    }
+
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+        Ok(self.weight(model, tensor).into())
+    }
+
+    fn model_digest(&self, model: &str) -> String {
+        model.into()
+    }
+
+    fn vocab(&self, _: &str) -> Option<Arc<Vocabulary>> {
+        let words = (0..self.spec.vocab as u32).map(|i| (format!("w{i}"), i));
+        Some(Arc::new(words.collect()))
+    }
+}
+
+const SPACE: &str = "
+name: t
+models: {a: a, b: b}
+data_flow_space:
+  sources: [a, b]
+  repeats: 2
+  max_layers: 12
+  scales: [0.5, 2.0]
+  pin: {first: a, last: b}
+fitness: {tasks: [gsm8k]}
+";
+
+/// Genes, and the same path by hand: model, layer, input scale.
+const GENES: [(&str, f64); 12] = [
+    ("scale.first", 0.8),
+    ("run.a.l1.r0", 1.0),
+    ("scale.a.l1.r0", 1.3),
+    ("run.b.l1.r0", 1.0),
+    ("scale.b.l1.r0", 0.7),
+    ("run.b.l2.r0", 1.0),
+    ("run.a.l1.r1", 1.0),
+    ("scale.a.l1.r1", 1.9),
+    ("run.b.l0.r1", 1.0),
+    ("scale.b.l0.r1", 0.5),
+    ("scale.last", 1.1),
+    ("scale.a.l2.r1", 2.0), // does not run
+];
+const PATH: [(&str, usize, f32); 7] = [
+    ("a", 0, 0.8),
+    ("a", 1, 1.3),
+    ("b", 1, 0.7),
+    ("b", 2, 1.0),
+    ("a", 1, 1.9),
+    ("b", 0, 0.5),
+    ("b", 2, 1.1),
+];
+
+fn nll(decoder: Decoder) -> f64 {
+    let vocab = decoder.spec().vocab;
+    let words: serde_json::Map<String, Value> = (0..vocab).map(|i| (format!("w{i}"), i.into())).collect();
+    let json = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": null, "decoder": null, "truncation": null, "padding": null,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
+    });
+    let files = TokenizerFiles {
+        name: "words".into(),
+        tokenizer_json: json.to_string().into_bytes(),
+        ..Default::default()
+    };
+    let tokenizer = Arc::new(Tokenizer::new(files).unwrap());
+    let tokens: Vec<u32> = (0..48u32).map(|i| (i * i * 7 + i * 13 + 5) % vocab as u32).collect();
+    let mut engine = Engine::new(decoder, tokenizer, EngineOptions::default());
+    let score = engine.score(&[ScoreRequest { tokens, from: 1 }]).unwrap()[0];
+    -score.log_likelihood / score.tokens as f64
+}
+
+/// The path, run in a decoder that holds the layers of both models.
+fn run_directly(pair: &Pair) -> f64 {
+    let mut spec = pair.spec.clone();
+    let depth = spec.layers.len();
+    spec.layers.extend(pair.spec.layers.clone());
+    let mut read = |name: &str| {
+        let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|n| n.split_once('.')) else {
+            return Ok(pair.weight(if name.contains("embed") { "a" } else { "b" }, name));
+        };
+        let layer: usize = layer.parse().unwrap();
+        let (model, layer) = if layer < depth {
+            ("a", layer)
+        } else {
+            ("b", layer - depth)
+        };
+        Ok(pair.weight(model, &format!("model.layers.{layer}.{rest}")))
+    };
+    let mut decoder = Decoder::load(spec, &Device::Cpu, DType::F32, &mut read).unwrap();
+    let step = |(model, layer, input_scale): (&str, usize, f32)| Step {
+        layer: layer + if model == "b" { depth } else { 0 },
+        input_scale,
+    };
+    decoder.set_path(PATH.into_iter().map(step).collect()).unwrap();
+    nll(decoder)
+}
+
+/// The child that the genotype is decoded to; with `scaled` false, without its scales.
+fn run_export(pair: &Pair, scaled: bool) -> f64 {
+    let fold = match pair.spec.norm_place {
+        NormPlace::Pre => Fold::Projections,
+        NormPlace::Post => Fold::PostNorms,
+        NormPlace::Sandwich => Fold::ShiftedPostNorms,
+    };
+    let space = Space::parse(Path::new("s.yaml"), SPACE).unwrap();
+    let shape = Shape {
+        layers: pair.spec.layers.len(),
+        out_dtype: recipe::DType::F32,
+        fold,
+    };
+    let codec = Codec::new(&space, shape).unwrap();
+    let mut genotype: Vec<f64> = codec
+        .genes()
+        .iter()
+        .map(|g| f64::from(u8::from(g.name.starts_with("scale"))))
+        .collect();
+    for (name, value) in GENES {
+        let gene = codec.genes().iter().position(|g| g.name == name).unwrap();
+        if scaled || name.starts_with("run") {
+            genotype[gene] = value;
+        }
+    }
+    let plan = Plan::new(&codec.decode(&genotype), pair).unwrap();
+    assert_eq!(plan.warnings(), [""; 0]);
+    let spec = DecoderSpec::from_config(plan.config()).unwrap();
+    assert_eq!(spec.layers.len(), PATH.len());
+    let mut read = |name: &str| {
+        let output = plan.outputs().iter().position(|o| o.name == name).ok_or("not made")?;
+        plan.compute(output, pair).map_err(|e| e.to_string())
+    };
+    nll(Decoder::load(spec, &Device::Cpu, DType::F32, &mut read).unwrap())
+}
+
+#[test]
+fn an_exported_path_is_the_path_in_every_family() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model/goldens.json");
+    let configs: serde_json::Map<String, Value> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    // Where windows follow a layer's number, the child's windows stand elsewhere: those families list them.
+    let listed = |name: &str| name != "qwen2_windows_from_1";
+    let mut families = std::collections::BTreeSet::new();
+    for (name, config) in configs.iter().filter(|(name, _)| listed(name)) {
+        let pair = Pair::new(config);
+        families.insert(pair.spec.family.name());
+        let direct = run_directly(&pair);
+        let error = |export: f64| (export - direct).abs() / direct;
+        let exported = error(run_export(&pair, true));
+        assert!(exported <= 1e-4, "{name}: {exported:.1e}");
+        assert!(
+            error(run_export(&pair, false)) > 1e-3,
+            "{name}: the scales change nothing here, so this test does not either"
+        );
+        println!("{name:24} {exported:.1e}");
+    }
+    assert!(families.len() >= 11, "{families:?}");
+}
