@@ -10,6 +10,8 @@ mod dtype;
 mod error;
 mod gguf;
 mod gguf_tokenizer;
+mod gguf_vocabulary;
+mod gguf_write;
 mod hub;
 mod lora;
 mod map;
@@ -28,6 +30,7 @@ use serde_json::Value;
 
 pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
+pub use gguf_write::{GgufKind, write_gguf};
 pub use hub::{Download, HubOptions, Report};
 pub use lora::AdapterShape;
 pub use writer::{TensorSpec, Writer, parse_size};

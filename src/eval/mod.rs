@@ -16,6 +16,7 @@ use std::{
 
 pub mod answer;
 pub mod data;
+pub mod exemplars;
 pub mod extract;
 pub mod language;
 pub mod prompt;
