@@ -8,8 +8,10 @@ few-shot: `gsm8k_cot`, 8 examples, `lm_eval --model hf` against `heterosis eval`
 `gsm8k_cot_zeroshot`, transformers' `generate` on left-padded batches of prompts of like length against `heterosis generate`.
 All in f32 on the CPU, greedily, at most --max-new-tokens. Several batch sizes: each is tried once, the best takes part in
 the rounds. The peers' models are in memory before the clock starts; ours pays for process and loading in every round.
+Each round tells seconds on the wall and seconds of the processor; on a machine that is not idle, compare the latter, with
+--threads 1 (threads that wait for each other burn time).
 """
-import argparse, json, os, statistics, subprocess, tempfile, time
+import argparse, json, os, resource, statistics, subprocess, tempfile, time
 
 import datasets
 import lm_eval
@@ -21,16 +23,30 @@ from lm_eval.tasks import TaskManager
 from prompts import gsm8k
 
 
+class Clock:
+    """Seconds on the wall, and seconds of the processor in this process and in those that it has waited for."""
+
+    def __init__(self):
+        self.start = self.now()
+
+    def now(self):
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
+
+    def stop(self):
+        return tuple(now - start for now, start in zip(self.now(), self.start))
+
+
 def questions_of_harness(args, model, batch_size):
     model.batch_size_per_gpu = batch_size
-    start = time.perf_counter()
+    clock = Clock()
     lm_eval.simple_evaluate(model=model, tasks=["gsm8k_cot"], limit=args.questions,
                             gen_kwargs=dict(max_gen_toks=args.max_new_tokens), bootstrap_iters=0)
-    return time.perf_counter() - start
+    return clock.stop()
 
 
 def questions_of_transformers(args, model, prompts, batch_size):
-    start = time.perf_counter()
+    clock = Clock()
     tokenizer, generated = model.tokenizer, 0
     prompts = sorted(prompts, key=len)
     for first in range(0, len(prompts), batch_size):
@@ -41,14 +57,14 @@ def questions_of_transformers(args, model, prompts, batch_size):
         for row in new.tolist():
             ended = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
             generated += ended
-    return time.perf_counter() - start, generated
+    return clock.stop(), generated
 
 
 def heterosis(args, words):
-    start = time.perf_counter()
+    clock = Clock()
     done = subprocess.run([args.heterosis, *words, "--dtype", "f32", "--device", "cpu", "--json"], stdout=subprocess.PIPE, check=True,
                           stderr=subprocess.DEVNULL, env={**os.environ, "HETEROSIS_DATA": args.data})
-    return time.perf_counter() - start, json.loads(done.stdout)
+    return clock.stop(), json.loads(done.stdout)
 
 
 def main():
@@ -95,16 +111,19 @@ def main():
         best = args.batch_size[0]
         if len(args.batch_size) > 1:
             tried = {size: peer(size) for size in args.batch_size}
-            best = min(tried, key=tried.get)
-            print("batch sizes: " + ", ".join(f"{size}: {seconds:.1f} s" for size, seconds in tried.items()), flush=True)
-        times = []
+            # By the clock that is compared: the wall, or with one thread the processor.
+            best = min(tried, key=lambda size: tried[size][args.threads == 1])
+            print("batch sizes: " + ", ".join(f"{size}: {wall:.1f} s ({cpu:.1f} s of the processor)" for size, (wall, cpu) in tried.items()), flush=True)
+        rounds = []
         for _ in range(args.rounds):
-            times.append((peer(best), ours()))
-            print(f"batch size {best}: {times[-1][0]:.1f} s; heterosis: {times[-1][1]:.1f} s", flush=True)
+            rounds.append((peer(best), ours()))
+            (wall, cpu), (our_wall, our_cpu) = rounds[-1]
+            print(f"batch size {best}: {wall:.1f} s ({cpu:.1f} s of the processor); heterosis: {our_wall:.1f} s ({our_cpu:.1f} s)", flush=True)
         if args.what == "zero-shot":
             print(f"tokens generated: {tokens}")
-        theirs, mine = (statistics.median(side) for side in zip(*times))
-        print(f"medians: {60 * args.questions / theirs:.1f} questions a minute, heterosis {60 * args.questions / mine:.1f}: {theirs / mine:.2f} times")
+        for which, name in enumerate(("minute", "minute of the processor")):
+            theirs, mine = (statistics.median(times[side][which] for times in rounds) for side in (0, 1))
+            print(f"questions a {name}, medians: {60 * args.questions / theirs:.1f}, heterosis {60 * args.questions / mine:.1f}: {theirs / mine:.2f} times")
 
 
 if __name__ == "__main__":
