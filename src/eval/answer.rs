@@ -498,19 +498,40 @@ mod tests {
         assert_eq!((questions[0].gold.as_str(), questions[1].right), ("zzzzzz", 1));
         let mut model = Script::new();
         let mut done = Vec::new();
-        let answers = answer(&mut model, &[(&task, &questions)], &mut |p| done.push((p.done, p.total))).unwrap();
+        let answers = answer(&mut model, &[(&task, &questions)], &mut |p| {
+            done.push((p.done, p.total))
+        })
+        .unwrap();
         assert_eq!(model.calls[..2], ["Q: 1?| zzzzzz", "Q: 1?| b"]);
         assert_eq!(done, [(2, 2)]);
         // Sums: -2 - 6/2 = -5 against -4; by characters -5/6 against -4.
         let first = &answers[0][0];
-        assert_eq!((first.filters["acc"].extracted.as_str(), first.filters["acc"].exact_match), ("b", 0.0));
-        assert_eq!((first.output.as_str(), first.correct, first.score), ("zzzzzz", true, 1.0));
+        assert_eq!(
+            (
+                first.filters["acc"].extracted.as_str(),
+                first.filters["acc"].exact_match
+            ),
+            ("b", 0.0)
+        );
+        assert_eq!(
+            (first.output.as_str(), first.correct, first.score),
+            ("zzzzzz", true, 1.0)
+        );
         assert_eq!((first.log_likelihood, first.token_count), (Some(-5.0), 7));
         // All alike but the last, which is longer: the first of equals is taken, and is wrong.
         let second = &answers[0][1];
-        assert_eq!((second.filters["acc"].extracted.as_str(), second.filters["acc_norm"].extracted.as_str()), ("b", "cc"));
+        assert_eq!(
+            (
+                second.filters["acc"].extracted.as_str(),
+                second.filters["acc_norm"].extracted.as_str()
+            ),
+            ("b", "cc")
+        );
         let score = crate::eval::TaskScore::of(&task, &answers[0]);
-        assert_eq!((score.primary.as_str(), score.fitness().value, score.scores["acc"].value), ("acc_norm", 0.5, 0.0));
+        assert_eq!(
+            (score.primary.as_str(), score.fitness().value, score.scores["acc"].value),
+            ("acc_norm", 0.5, 0.0)
+        );
         // -5 of 7 tokens and -4 of 2.
         assert_eq!(score.scores["log_likelihood"].value, -1.0);
         assert_eq!(score.scores["perplexity"].value, 1f64.exp());

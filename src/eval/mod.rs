@@ -1227,17 +1227,29 @@ mod tests {
     #[test]
     fn choices_hold_the_right_answer_once() {
         for name in ["mgsm_choices_es", "mgsm_blank_ja"] {
-            let direct = load(&name.replace("choices", "direct").replace("blank", "direct"), &TaskOptions::default());
+            let direct = load(
+                &name.replace("choices", "direct").replace("blank", "direct"),
+                &TaskOptions::default(),
+            );
             let golds = direct.questions(Split::Benchmark).unwrap();
             let questions = load(name, &TaskOptions::default()).questions(Split::Benchmark).unwrap();
             assert_eq!(questions.len(), golds.len());
             for (question, direct) in questions.iter().zip(&golds) {
                 assert_eq!(question.gold, direct.gold);
-                assert_eq!(question.choices.iter().filter(|c| c.text == direct.gold).count(), 1, "{}", question.id);
+                assert_eq!(
+                    question.choices.iter().filter(|c| c.text == direct.gold).count(),
+                    1,
+                    "{}",
+                    question.id
+                );
             }
         }
-        let choices = load("mgsm_choices_es", &TaskOptions::default()).questions(Split::Benchmark).unwrap();
-        let blank = load("mgsm_blank_es", &TaskOptions::default()).questions(Split::Benchmark).unwrap();
+        let choices = load("mgsm_choices_es", &TaskOptions::default())
+            .questions(Split::Benchmark)
+            .unwrap();
+        let blank = load("mgsm_blank_es", &TaskOptions::default())
+            .questions(Split::Benchmark)
+            .unwrap();
         let filled = format!("{} {}", choices[0].prompt.question, choices[0].gold);
         assert_eq!(filled, blank[0].choices[2].continuation);
         assert_eq!(blank[0].prompt.text(), "");
@@ -1258,11 +1270,17 @@ mod tests {
         };
         let two = "{\"o\": [\"a\", \"b\"], \"g\": \"c\"}\n";
         let message = ask(two, "choices: o\ngold: '{{g}}'");
-        assert!(message.contains("rows/0") && message.contains("'c', is none of"), "{message}");
+        assert!(
+            message.contains("rows/0") && message.contains("'c', is none of"),
+            "{message}"
+        );
         let message = ask(two, "choices: o\ngold_position: '{{g}}'");
         assert!(message.contains("is none of"), "{message}");
         let message = ask(two, "choices: g\ngold: c");
-        assert!(message.contains("t: choices") && message.contains("not a list"), "{message}");
+        assert!(
+            message.contains("t: choices") && message.contains("not a list"),
+            "{message}"
+        );
         let message = ask(two, "choices: ['{{g}}']\ngold: c");
         assert!(message.contains("at least two choices"), "{message}");
     }

@@ -186,7 +186,9 @@ impl TaskFile {
             Some(node) => node.text()?,
             None => "1".into(),
         };
-        let is_perplexity = map.optional("type").is_some_and(|node| node.str().is_ok_and(|t| t == PERPLEXITY));
+        let is_perplexity = map
+            .optional("type")
+            .is_some_and(|node| node.str().is_ok_and(|t| t == PERPLEXITY));
         let mut base = Settings::read(&map)?;
         if is_perplexity {
             base.target.get_or_insert_with(|| "{{text}}".into());
@@ -247,7 +249,8 @@ impl TaskFile {
             if self.kind == Kind::Blank
                 && (settings.shots.is_some() || !settings.prompt.iter().any(|p| p.contains("choice")))
             {
-                let message = "the prompt of a task of type blank has {{choice}} where the blank is, and takes no 'shots'";
+                let message =
+                    "the prompt of a task of type blank has {{choice}} where the blank is, and takes no 'shots'";
                 return Err(document.error(message).into());
             }
             let names = self.verdicts(&settings);
@@ -741,16 +744,31 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
     #[test]
     fn choices_are_checked() {
         let text = SMALL
-            .replace("lang: es", "type: multiple_choice\nchoices: options\ngold_position: '{{label}}'")
-            .replace("filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]", "");
+            .replace(
+                "lang: es",
+                "type: multiple_choice\nchoices: options\ngold_position: '{{label}}'",
+            )
+            .replace(
+                "filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]",
+                "",
+            );
         assert!(parse(&text).unwrap().settings(Profile::Parity).gold_is_position);
         for (change, expected) in [
             (("choices: options", ""), "the key 'choices' is missing"),
             (("prompt: 'Q: {{question}} A:'", ""), "the key 'prompt' is missing"),
             (("choices: options", "choices: options\ngold: x"), "not both"),
-            (("choices: options", "choices: options\nprimary: acc_nrm"), "did you mean 'acc_norm'?"),
-            (("type: multiple_choice", "type: blank"), "has {{choice}} where the blank is"),
-            (("type: multiple_choice", "type: loglikelihood"), "go with the types multiple_choice"),
+            (
+                ("choices: options", "choices: options\nprimary: acc_nrm"),
+                "did you mean 'acc_norm'?",
+            ),
+            (
+                ("type: multiple_choice", "type: blank"),
+                "has {{choice}} where the blank is",
+            ),
+            (
+                ("type: multiple_choice", "type: loglikelihood"),
+                "go with the types multiple_choice",
+            ),
         ] {
             let message = parse(&text.replace(change.0, change.1)).unwrap_err().to_string();
             assert!(message.contains(expected), "{change:?}: {message}");

@@ -67,7 +67,10 @@ fn answers(engine: &mut Engine, work: &[(&Task, &[Question])]) -> Story {
 }
 
 fn all(tasks: &[(Task, Vec<Question>)]) -> Vec<(&Task, &[Question])> {
-    tasks.iter().map(|(task, questions)| (task, questions.as_slice())).collect()
+    tasks
+        .iter()
+        .map(|(task, questions)| (task, questions.as_slice()))
+        .collect()
 }
 
 /// Racing asks for some of a task's questions now and for others later; the answers must be those of the whole exam.
@@ -78,7 +81,10 @@ fn an_answer_does_not_depend_on_what_else_is_asked() {
     let whole = answers(&mut model, &all(&tasks));
     assert_eq!(whole.len(), 120);
     let outputs: Vec<&String> = whole.values().map(|(output, ..)| output).collect();
-    assert!(outputs.iter().any(|output| output.contains("####")), "the model answers: {outputs:?}");
+    assert!(
+        outputs.iter().any(|output| output.contains("####")),
+        "the model answers: {outputs:?}"
+    );
 
     let mut check = |work: &[(&Task, &[Question])]| {
         for (key, told) in answers(&mut model, work) {
@@ -109,7 +115,10 @@ fn nothing_of_a_candidate_survives_it() {
     let checkpoints = names.map(open);
     let mut both = engine("models/tiny-base", EngineOptions::default());
     let layers = both.decoder().spec().layers.len();
-    let step = |layer| Step { layer, input_scale: 1.0 };
+    let step = |layer| Step {
+        layer,
+        input_scale: 1.0,
+    };
     for round in 0..2 {
         for (checkpoint, alone) in checkpoints.iter().zip(&alone) {
             set_weights(&mut both, checkpoint);
@@ -119,13 +128,17 @@ fn nothing_of_a_candidate_survives_it() {
         let repeated = [0, 1, 2, 2].into_iter().chain(3..layers).map(step).collect();
         both.decoder_mut().set_path(repeated).unwrap();
         assert_ne!(answers(&mut both, &work), alone[1]);
-        both.decoder_mut().set_path((0..layers - 1).map(step).collect()).unwrap();
+        both.decoder_mut()
+            .set_path((0..layers - 1).map(step).collect())
+            .unwrap();
         assert_ne!(answers(&mut both, &work), alone[1]);
         both.decoder_mut().set_path((0..layers).map(step).collect()).unwrap();
         // One tensor of the other candidate, and back.
         let tensor = "model.layers.3.mlp.down_proj.weight";
         for (checkpoint, same) in [(&checkpoints[0], false), (&checkpoints[1], true)] {
-            both.decoder_mut().set_tensor(tensor, &checkpoint.read_f32(tensor).unwrap()).unwrap();
+            both.decoder_mut()
+                .set_tensor(tensor, &checkpoint.read_f32(tensor).unwrap())
+                .unwrap();
             assert_eq!(answers(&mut both, &work) == alone[1], same);
         }
     }
