@@ -81,6 +81,7 @@ impl Plan {
                 stages: &plan.stages,
                 source,
                 cache: None,
+                releases: false,
             };
             let layout = stage::lay_out(stage, &chain)?;
             let json = serde_json::to_vec(stage).expect("a stage is plain data");
@@ -177,11 +178,28 @@ impl Plan {
             .merge(self.stages.len() - 1, i, Memory::Bytes(out))
     }
 
+    /// Output `i` as [`Plan::compute_bytes`] gives it, handed to `sink` block by block until that returns false.
+    ///
+    /// Blocks may have been handed on before an error is found. The parents' tensors are released afterwards.
+    pub fn stream(
+        &self,
+        i: usize,
+        source: &dyn TensorSource,
+        sink: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let chain = Chain {
+            releases: true,
+            ..self.chain(source, None)
+        };
+        chain.merge(self.stages.len() - 1, i, Memory::Stream(sink))
+    }
+
     fn chain<'a>(&'a self, source: &'a dyn TensorSource, cache: Option<&'a Cache>) -> Chain<'a> {
         Chain {
             stages: &self.stages,
             source,
             cache,
+            releases: false,
         }
     }
 
@@ -231,6 +249,7 @@ impl Plan {
                 stages: &self.stages[..s],
                 source,
                 cache: None,
+                releases: false,
             };
             for (output, job) in stage.layout.outputs.iter().zip(&stage.layout.jobs) {
                 let size = |model: &str, tensor: &str| {
@@ -286,6 +305,8 @@ struct Chain<'a> {
     stages: &'a [StagePlan],
     source: &'a dyn TensorSource,
     cache: Option<&'a Cache>,
+    /// Whether models' tensors are released after use.
+    releases: bool,
 }
 
 impl Chain<'_> {
@@ -318,6 +339,10 @@ impl Chain<'_> {
             refusal,
         };
         if finite.map_err(refused)? {
+            if self.releases {
+                let of_models = job.inputs.iter().filter(|i| self.stage(&i.model).is_none());
+                of_models.for_each(|i| self.source.release(&i.model, &i.tensor));
+            }
             return Ok(());
         }
         for input in &job.inputs {

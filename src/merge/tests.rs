@@ -383,25 +383,29 @@ fn filters_that_match_nothing_are_named() {
 fn a_stream_gives_every_tensor_once_and_stops_at_the_first_error() {
     let models = models();
     let plan = plan(&example(Method::Ties), &models).unwrap();
-    let (mut names, mut last) = (Vec::new(), None);
+    let (mut streamed, mut last) = (Vec::new(), None);
     run::<Error>(
         &plan,
         &models,
-        &mut |output, bytes| {
-            assert_eq!(bytes.len(), output.size_bytes());
-            names.push(output.name.clone());
+        &mut |piece| {
+            assert_eq!(piece.offset, 0);
+            streamed.push((piece.output.name.clone(), piece.bytes.to_vec()));
             Ok(())
         },
         &mut |progress| last = Some(progress),
     )
     .unwrap();
-    assert_eq!(names, plan.outputs().iter().map(|o| o.name.clone()).collect::<Vec<_>>());
+    for (i, output) in plan.outputs().iter().enumerate() {
+        let mut bytes = vec![0; output.size_bytes()];
+        plan.compute_bytes(i, &models, &mut bytes).unwrap();
+        assert_eq!(streamed[i], (output.name.clone(), bytes));
+    }
     let last = last.unwrap();
     assert_eq!((last.tensors_done, last.bytes_done), (last.tensors, last.bytes));
     let stop = Error::Models {
         message: "disk full".into(),
     };
-    let stopped = run(&plan, &models, &mut |_, _| Err(stop.clone()), &mut |_| {});
+    let stopped = run(&plan, &models, &mut |_| Err(stop.clone()), &mut |_| {});
     assert_eq!(stopped, Err(stop.clone()));
 }
 
