@@ -23,6 +23,7 @@ mod fused;
 #[cfg(test)]
 mod golden;
 mod iso_c;
+mod kept;
 mod knots;
 mod layer_swap;
 mod linear;
@@ -59,9 +60,11 @@ mod vocabulary;
 use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens};
+pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
 pub use resident::{Cache, Resident};
+pub use spectral::decomposition_sample;
 pub use stream::{Piece, Progress, Sink, run};
 pub use view::encode;
 pub use vocabulary::Vocabulary;

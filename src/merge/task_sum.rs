@@ -204,7 +204,9 @@ impl Pass<'_> {
         }
         let (base, models) = (&views[self.base][part], &models[..self.models.len()]);
         if self.terms().merge(start, base, models, widen, out) {
-            inputs.chunk(start, out.len(), |chunks, scratch| self.note_all(start, chunks, scratch));
+            inputs.chunk(start, out.len(), |chunks, scratch| {
+                self.note_all(start, chunks, scratch)
+            });
         }
     }
 
