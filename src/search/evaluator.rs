@@ -228,14 +228,13 @@ impl<'a> MergeEvaluator<'a> {
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {
                 for i in self.resident.changed(plan) {
-                    let data = self.resident.compute(plan, i).map_err(|e| e.to_string())?;
                     let name = &plan.outputs()[i].name;
-                    if engine.decoder().has_tensor(name) {
-                        engine
-                            .decoder_mut()
-                            .set_tensor(name, &data)
-                            .map_err(|e| e.to_string())?;
-                    }
+                    let decoder = engine.decoder_mut();
+                    let set = |data: &[f32]| match decoder.has_tensor(name) {
+                        true => decoder.set_tensor(name, data).map_err(|e| e.to_string()),
+                        false => Ok(()),
+                    };
+                    self.resident.with(plan, i, set).map_err(|e| e.to_string())??;
                 }
                 engine.set_tokenizer(tokenizer);
             }
