@@ -11,7 +11,7 @@ use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
-    model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, decoder},
+    model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
     recipe::{Body, Method, Recipe, Source, Stage},
     space::{Guard, SplitRef},
     store::Cache,
@@ -273,22 +273,56 @@ impl<'a> MergeEvaluator<'a> {
         Ok(tokenizer)
     }
 
-    /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
-    fn guard_nll(&mut self) -> Result<f64, String> {
-        let mut texts: Vec<String> = Vec::new();
+    /// The first prompts of the search, as tokens of the loaded model; those of one token only are left out.
+    fn first_prompts(&self) -> Result<Vec<Vec<u32>>, String> {
+        let engine = self.engine.as_ref().ok_or("no model is loaded")?;
+        let mut prompts = Vec::new();
         for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
             let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
-            let questions = asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS));
-            texts.extend(questions.map(|q| q.prompt.text()));
-        }
-        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
-        let mut requests = Vec::new();
-        for text in &texts {
-            let tokens = engine.tokenizer().encode(text, true).map_err(|e| e.to_string())?;
-            if tokens.len() > 1 {
-                requests.push(ScoreRequest { tokens, from: 1 });
+            for question in asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS)) {
+                let text = question.prompt.text();
+                let tokens = engine.tokenizer().encode(&text, true).map_err(|e| e.to_string())?;
+                prompts.extend(Some(tokens).filter(|t| t.len() > 1));
             }
         }
+        Ok(prompts)
+    }
+
+    /// How much each layer of a parent changes the stream of hidden states, on the first prompts of the search.
+    ///
+    /// # Errors
+    /// The parent cannot be run.
+    pub fn block_influence(&mut self, parent: &str) -> Result<Vec<f64>, Error> {
+        let measured = self.measure_influence(parent);
+        measured.map_err(|message| Error::Model {
+            model: parent.into(),
+            message,
+        })
+    }
+
+    fn measure_influence(&mut self, parent: &str) -> Result<Vec<f64>, String> {
+        let recipe = verbatim(parent);
+        let key = format!("block influence of {}", self.weights_key(&recipe));
+        if let Some(known) = self.resources.cache.get(&key) {
+            return Ok(known);
+        }
+        self.load(&recipe)?;
+        let prompts = self.first_prompts()?;
+        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
+        let influence = block_influence(engine.decoder_mut(), &rows).map_err(|e| e.to_string())?;
+        self.resources.cache.put(&key, &influence).map_err(|e| e.to_string())?;
+        Ok(influence)
+    }
+
+    /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
+    fn guard_nll(&mut self) -> Result<f64, String> {
+        let requests: Vec<ScoreRequest> = self
+            .first_prompts()?
+            .into_iter()
+            .map(|tokens| ScoreRequest { tokens, from: 1 })
+            .collect();
+        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
         let scores = engine.score(&requests).map_err(|e| e.to_string())?;
         let tokens: usize = scores.iter().map(|s| s.tokens).sum();
         Ok(-scores.iter().map(|s| s.log_likelihood).sum::<f64>() / tokens as f64)

@@ -426,14 +426,23 @@ impl Run<'_, '_> {
                 optim::Kind::Nsga2 => plan.objectives(),
                 _ => 1,
             },
+            path: match kind {
+                optim::Kind::Genetic => genome.path(),
+                _ => Vec::new(),
+            },
             ..optim::Options::default()
         };
         let mut optimizer = Optimizer::new(kind, domain, &options)?;
-        let mut warm = genome.seeds();
-        if warm.is_empty() {
-            for (_, recipe) in &plan.warm_starts {
-                warm.push(genome.encode(recipe)?);
-            }
+        let mut warm = Vec::new();
+        for (_, recipe) in &plan.warm_starts {
+            // In a search of several stages, a recipe is a start for the stage that can express it.
+            warm.extend(genome.encode(recipe).ok());
+        }
+        if let Some(start) = genome.origin() {
+            warm.extend(genome.seeds());
+            optimizer.start_at(&start.mean, &Spread::OfGenes(start.stds))?;
+            optimizer.inject(warm.iter().cloned())?;
+            return Ok((optimizer, warm));
         }
         if warm.is_empty() {
             warm.extend(self.best_baseline(genome));

@@ -124,6 +124,20 @@ impl Codec {
         Some(codec)
     }
 
+    /// What this codec's genotypes search, as a run's journal names it.
+    pub fn stage(&self) -> &'static str {
+        match (&self.parameters, &self.flow) {
+            (_, None) => "parameter_space",
+            (None, Some(_)) => "data_flow_space",
+            (Some(_), Some(_)) => "joint",
+        }
+    }
+
+    /// The stage that follows this one, after [`Codec::then_data_flow`].
+    pub fn next_stage(&self) -> Option<&'static str> {
+        self.second.as_ref().map(|_| "data_flow_space")
+    }
+
     /// The genes, in the order of a genotype.
     pub fn genes(&self) -> &[GeneSpec] {
         &self.genes
