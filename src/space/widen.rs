@@ -121,12 +121,10 @@ impl Codec {
     }
 
     fn tied(&self, ps: &ParameterCodec, ties: Ties) -> Self {
-        let genes = ties.genes(ps.genes(), &ps.coordinates());
-        Self {
-            genes,
-            ties: Some(ties),
-            ..self.clone()
-        }
+        let mut codec = self.clone();
+        codec.genes = ties.genes(ps.genes(), &ps.coordinates());
+        codec.ties = Some(ties);
+        codec
     }
 
     /// What a narrower codec's distribution is in this one's genes: each takes the mean and the standard deviation of the
