@@ -89,7 +89,10 @@ impl Genome {
         let Self::Merge(codec) = self else { return Vec::new() };
         let seeds = codec.seeds();
         // A seed whose layers stand in an order that these slots do not have is none of this space's.
-        seeds.iter().filter_map(|(_, recipe)| codec.encode(recipe).ok()).collect()
+        seeds
+            .iter()
+            .filter_map(|(_, recipe)| codec.encode(recipe).ok())
+            .collect()
     }
 
     /// The path that genotypes hold, for operators that edit it as one.
