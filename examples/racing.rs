@@ -12,17 +12,12 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use heterosis::{
-    checkpoint::Checkpoint,
-    eval::{DataDirs, Profile, Split, Task, TaskOptions, stats},
-    event::{Answer, Budget, Event, Record, RunStarted},
-    model::{EngineOptions, decoder},
+    eval::{Task, stats},
+    event::{Budget, Event, Record, RunStarted},
     recipe::{DType, Recipe},
-    search::{
-        Chronicle, Clock, Control, Evaluator, FitnessTask, Genome, MergeEvaluator, Parents, Plan, Resources, Sitting,
-        Subject, run,
-    },
+    search::{Chronicle, Clock, Control, Genome, Parents, Plan, run},
     space::{Codec, Fold, Racing, Shape, Space},
-    store::{Cache, Journal, read},
+    store::{Journal, read},
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -33,6 +28,9 @@ mod language;
 #[allow(dead_code)]
 #[path = "train_family/problems.rs"]
 mod problems;
+mod tiny_family;
+
+use tiny_family::{evaluator, examine, parents, task};
 
 const EVALS: u64 = 150;
 const QUESTIONS: usize = 200;
@@ -54,7 +52,9 @@ fn main() -> Result<()> {
             let dir = tmp.path().join(format!("{seed}-{}", racing.is_some()));
             std::fs::create_dir(&dir)?;
             let (answers, winner) = search(&parents, seed, racing, &dir)?;
-            Ok((answers, examine(&parents, &fresh, &winner, &dir)?))
+            let mut evaluator = evaluator(&parents, fresh.clone(), None, &dir.join("fresh-cache"))?;
+            let exam = evaluator.search_exam()?;
+            Ok((answers, examine(&mut evaluator, &winner, &exam)?))
         };
         let (all, of_all) = search(None)?;
         let (raced, of_raced) = search(Some(Racing::default()))?;
@@ -85,14 +85,6 @@ fn median(values: &mut [f64]) -> f64 {
     (values[(n - 1) / 2] + values[n / 2]) / 2.0
 }
 
-fn parents() -> Result<Parents> {
-    let mut parents = Parents::default();
-    for (name, dir) in [("base", "tiny-base"), ("maths", "tiny-maths-en"), ("spanish", "tiny-spanish")] {
-        parents.add(name, Checkpoint::open(&Path::new("models").join(dir))?)?;
-    }
-    Ok(parents)
-}
-
 /// Problems of the search's kind from a seed of their own.
 fn fresh_task(dir: &Path) -> Result<Task> {
     let kind = problems::ProblemKind {
@@ -114,34 +106,6 @@ fn fresh_task(dir: &Path) -> Result<Task> {
     let file = dir.join("fresh.yaml");
     std::fs::write(&file, text)?;
     task(&file)
-}
-
-fn task(file: &Path) -> Result<Task> {
-    let options = TaskOptions {
-        profile: Profile::Fitness,
-        ..TaskOptions::default()
-    };
-    let file = file.to_str().context("a path that is no text")?;
-    Ok(Task::load(file, &options, &DataDirs::default())?)
-}
-
-fn evaluator<'a>(parents: &'a Parents, task: Task, limit: Option<usize>, cache: &Path) -> Result<MergeEvaluator<'a>> {
-    let start = std::time::Instant::now();
-    Ok(MergeEvaluator::new(Resources {
-        parents,
-        tasks: vec![FitnessTask {
-            task,
-            weight: 1.0,
-            limit,
-            split: Split::Search,
-        }],
-        cache: Cache::open(cache)?,
-        device: candle_core::Device::Cpu,
-        dtype: decoder::DType::F32,
-        options: EngineOptions::default(),
-        guard: None,
-        since_start: Box::new(move || start.elapsed()),
-    }))
 }
 
 /// Runs one search; gives the answers that it took, up to the final, and its winner.
@@ -214,22 +178,4 @@ fn winner(records: &[Record]) -> Result<Recipe> {
         _ => None,
     });
     Ok(serde_json::from_value(recipe.context("the winner has no recipe")?)?)
-}
-
-/// Right or wrong on each of the fresh problems.
-fn examine(parents: &Parents, fresh: &Task, winner: &Recipe, dir: &Path) -> Result<Vec<f64>> {
-    let mut evaluator = evaluator(parents, fresh.clone(), None, &dir.join("fresh-cache"))?;
-    let exam = evaluator.search_exam()?;
-    let sitting = Sitting {
-        id: "winner",
-        subject: Subject::Recipe(winner),
-        genotype: &[],
-        genes: &[],
-        exam: &exam,
-    };
-    let evaluation = evaluator
-        .evaluate(&sitting, &mut |_| {})
-        .map_err(|reason| anyhow::anyhow!(reason))?;
-    let scores = |answers: &[Answer]| answers.iter().map(|a| a.score).collect();
-    Ok(scores(&evaluation.answers[0].1))
 }

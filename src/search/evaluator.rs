@@ -327,6 +327,16 @@ impl<'a> MergeEvaluator<'a> {
         Ok(-scores.iter().map(|s| s.log_likelihood).sum::<f64>() / tokens as f64)
     }
 
+    /// Negative log-likelihood a token that a recipe's child gives to the first prompts of the search: what the guard
+    /// looks at.
+    ///
+    /// # Errors
+    /// The recipe cannot be merged or run.
+    pub fn prompt_nll(&mut self, recipe: &Recipe) -> Result<f64, String> {
+        self.load(recipe)?;
+        self.guard_nll()
+    }
+
     /// What the guard measures merges by; parents are loaded for it once.
     fn worst_parent(&mut self) -> Result<f64, String> {
         if let Some(worst) = self.worst_parent_nll {

@@ -1,0 +1,167 @@
+//! Claims of the field, tried on the tiny family: what is cheap enough to try exhaustively or at random.
+//!
+//! ```text
+//! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
+//! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
+//! ```
+//!
+//! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use heterosis::{
+    eval::stats,
+    recipe::{Recipe, read},
+    search::{Exam, MergeEvaluator},
+    space::SplitRef,
+};
+use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+mod tiny_family;
+
+use tiny_family::{evaluator, examine, parents, task};
+
+const QUESTIONS: usize = 200;
+const LAYERS: usize = 8;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("layer-swap") => layer_swap(),
+        Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
+        _ => bail!("say layer-swap or random"),
+    }
+}
+
+fn recipe(yaml: &str) -> Result<Recipe> {
+    Ok(read::parse(Path::new("reproductions"), yaml)?)
+}
+
+fn percent(scores: &[f64]) -> f64 {
+    100.0 * stats::mean(scores)
+}
+
+/// Accuracy of every layer swap: the Spanish expert's layers at the bottom and the top, the maths expert's between.
+fn layer_swap() -> Result<()> {
+    let (parents, tmp) = (parents()?, tempfile::tempdir()?);
+    let task = task(Path::new("evals/arith-es.yaml"))?;
+    let mut evaluator = evaluator(&parents, task, Some(QUESTIONS), &tmp.path().join("cache"))?;
+    let exam = evaluator.search_exam()?;
+    for transition in [1, 0] {
+        println!("\ntransition layers: {transition}\n");
+        let tops: Vec<String> = (0..=LAYERS).map(|u| format!("u={u}")).collect();
+        println!("| | {} |\n|{}", tops.join(" | "), "---|".repeat(LAYERS + 2));
+        for bottom in 0..=LAYERS {
+            let mut row = format!("| b={bottom} |");
+            for top in 0..=LAYERS {
+                row += &match bottom + top <= LAYERS {
+                    false => " |".to_string(),
+                    true => format!(" {:.1} |", swap(&mut evaluator, &exam, bottom, top, transition)?),
+                };
+            }
+            println!("{row}");
+        }
+    }
+    Ok(())
+}
+
+fn swap(evaluator: &mut MergeEvaluator<'_>, exam: &Exam, bottom: usize, top: usize, transition: usize) -> Result<f64> {
+    let room = LAYERS - bottom - top;
+    let below = transition.min(bottom).min(room);
+    let above = transition.min(top).min(room - below);
+    let recipe = recipe(&format!(
+        "merge_method: layer_swap\nmodels: [{{model: maths}}, {{model: spanish}}]\nparameters: {{bottom: {bottom}, top: \
+         {top}, transition_bottom: {below}, transition_top: {above}}}\ndtype: float32\n"
+    ))?;
+    Ok(percent(&examine(evaluator, &recipe, exam)?))
+}
+
+/// Merges with random weights: does perplexity tell the dead ones, and how lucky is the best of many?
+fn random(count: usize) -> Result<()> {
+    let (parents, tmp) = (parents()?, tempfile::tempdir()?);
+    let task = task(Path::new("evals/arith-es.yaml"))?;
+    let mut evaluator = evaluator(&parents, task, Some(QUESTIONS), &tmp.path().join("cache"))?;
+    let search = evaluator.search_exam()?;
+    let fresh = evaluator.exam(&SplitRef {
+        split: "selection".into(),
+        limit: Some(2 * QUESTIONS),
+    })?;
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let (mut nlls, mut scores, mut truths) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..count {
+        let recipe = draw(&mut rng)?;
+        nlls.push(evaluator.prompt_nll(&recipe).map_err(|e| anyhow::anyhow!(e))?);
+        scores.push(examine(&mut evaluator, &recipe, &search)?);
+        truths.push(stats::mean(&examine(&mut evaluator, &recipe, &fresh)?));
+    }
+    gate(&nlls, &truths);
+    curse(&scores, &truths, &mut rng);
+    Ok(())
+}
+
+/// base + Σ weight · (expert − base), the weights drawn for each two layers; some far beyond what a search would allow.
+fn draw(rng: &mut ChaCha8Rng) -> Result<Recipe> {
+    let most = [1.0, 2.0, 4.0][rng.random_range(0..3_usize)];
+    let mut slices = String::new();
+    for group in 0..4 {
+        let range = format!("layer_range: [{}, {}]", 2 * group, 2 * group + 2);
+        let mut source = |model: &str| {
+            let weight = rng.random_range(0.0..most);
+            format!("{{model: {model}, {range}, parameters: {{weight: {weight:.3}}}}}")
+        };
+        let (maths, spanish) = (source("maths"), source("spanish"));
+        slices += &format!("  - sources: [{maths}, {spanish}, {{model: base, {range}}}]\n");
+    }
+    recipe(&format!(
+        "merge_method: task_arithmetic\nbase_model: base\nslices:\n{slices}dtype: float32\n"
+    ))
+}
+
+/// The area under the curve: how often a dead merge (below 2 % right) has the higher perplexity of a random pair.
+fn gate(nlls: &[f64], truths: &[f64]) {
+    let (dead, alive): (Vec<usize>, Vec<usize>) = (0..nlls.len()).partition(|i| truths[*i] < 0.02);
+    let mut wins = 0.0;
+    for d in &dead {
+        for a in &alive {
+            wins += f64::from(u8::from(nlls[*d] > nlls[*a])) + 0.5 * f64::from(u8::from(nlls[*d] == nlls[*a]));
+        }
+    }
+    let pairs = (dead.len() * alive.len()) as f64;
+    println!(
+        "perplexity gate: {} of {} merges are dead (below 2 % on {} fresh questions); AUROC of the prompts' perplexity {:.3}",
+        dead.len(),
+        nlls.len(),
+        2 * QUESTIONS,
+        wins / pairs
+    );
+}
+
+/// By how much the best score of K candidates on n questions overstates what that candidate is worth.
+fn curse(scores: &[Vec<f64>], truths: &[f64], rng: &mut ChaCha8Rng) {
+    // The two splits differ in difficulty; what is common to all candidates is no luck.
+    let on_search: Vec<f64> = scores.iter().map(|s| stats::mean(s)).collect();
+    let shift = stats::mean(&on_search) - stats::mean(truths);
+    println!("\n| best of | n = 20 | 50 | 100 | 200 |\n|---|---|---|---|---|");
+    for k in [1, 5, 20, scores.len()] {
+        let mut row = format!("| {k} |");
+        for n in [20, 50, 100, QUESTIONS] {
+            let mut luck = Vec::new();
+            for _ in 0..400 {
+                let mut arms: Vec<usize> = (0..scores.len()).collect();
+                arms.shuffle(rng);
+                let mut questions: Vec<usize> = (0..QUESTIONS).collect();
+                questions.shuffle(rng);
+                let score = |arm: usize| questions[..n].iter().map(|q| scores[arm][*q]).sum::<f64>() / n as f64;
+                let seen: Vec<(usize, f64)> = arms[..k].iter().map(|a| (*a, score(*a))).collect();
+                if let Some((arm, best)) = seen.into_iter().reduce(|a, b| if b.1 > a.1 { b } else { a }) {
+                    luck.push(best - truths[arm] - shift);
+                }
+            }
+            row += &format!(" {:+.1} |", percent(&luck));
+        }
+        println!("{row}");
+    }
+    println!("\npoints by which the best score overstates; mean of 400 draws of candidates and questions");
+}

@@ -1,0 +1,66 @@
+//! What the examples on the embedded tiny family share: the opened parents, its task, an evaluator, and one exam.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use heterosis::{
+    checkpoint::Checkpoint,
+    eval::{DataDirs, Profile, Split, Task, TaskOptions},
+    event::Answer,
+    model::{EngineOptions, decoder},
+    recipe::Recipe,
+    search::{Evaluator, Exam, FitnessTask, MergeEvaluator, Parents, Resources, Sitting, Subject},
+    store::Cache,
+};
+
+pub fn parents() -> Result<Parents> {
+    let mut parents = Parents::default();
+    for (name, dir) in [("base", "tiny-base"), ("maths", "tiny-maths-en"), ("spanish", "tiny-spanish")] {
+        parents.add(name, Checkpoint::open(&Path::new("models").join(dir))?)?;
+    }
+    Ok(parents)
+}
+
+pub fn task(file: &Path) -> Result<Task> {
+    let options = TaskOptions {
+        profile: Profile::Fitness,
+        ..TaskOptions::default()
+    };
+    let file = file.to_str().context("a path that is no text")?;
+    Ok(Task::load(file, &options, &DataDirs::default())?)
+}
+
+pub fn evaluator<'a>(parents: &'a Parents, task: Task, limit: Option<usize>, cache: &Path) -> Result<MergeEvaluator<'a>> {
+    let start = std::time::Instant::now();
+    Ok(MergeEvaluator::new(Resources {
+        parents,
+        tasks: vec![FitnessTask {
+            task,
+            weight: 1.0,
+            limit,
+            split: Split::Search,
+        }],
+        cache: Cache::open(cache)?,
+        device: candle_core::Device::Cpu,
+        dtype: decoder::DType::F32,
+        options: EngineOptions::default(),
+        guard: None,
+        since_start: Box::new(move || start.elapsed()),
+    }))
+}
+
+/// The score of each answer to an exam.
+pub fn examine(evaluator: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Result<Vec<f64>> {
+    let sitting = Sitting {
+        id: "merge",
+        subject: Subject::Recipe(recipe),
+        genotype: &[],
+        genes: &[],
+        exam,
+    };
+    let evaluation = evaluator
+        .evaluate(&sitting, &mut |_| {})
+        .map_err(|reason| anyhow::anyhow!(reason))?;
+    let scores = |answers: &[Answer]| answers.iter().map(|a| a.score).collect();
+    Ok(scores(&evaluation.answers[0].1))
+}
