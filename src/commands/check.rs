@@ -32,7 +32,8 @@ struct Findings {
     models: Vec<Model>,
     tasks: Vec<TaskFinding>,
     genes: Vec<String>,
-    merge: Merge,
+    /// Absent where there are no models.
+    merge: Option<Merge>,
     /// Of a recipe, without decompositions and without writing.
     merge_seconds: Option<f64>,
     /// Of one candidate: merging and answering; of the whole search.
@@ -102,7 +103,7 @@ fn check_recipe(file: &Path) -> Result<Findings> {
         models,
         tasks: Vec::new(),
         genes: Vec::new(),
-        merge: merge(&opened.plan, &opened.parents),
+        merge: Some(merge(&opened.plan, &opened.parents)),
         merge_seconds: Some(merge_seconds(&opened)?),
         candidate_seconds: None,
         search_seconds: None,
@@ -165,9 +166,28 @@ fn check_space(file: &Path) -> Result<Findings> {
     for (name, checkpoint) in prepared.parents.iter() {
         models.push(model(name, checkpoint)?);
     }
+    let genes: Vec<String> = prepared.genome.genes().iter().map(|g| g.name.clone()).collect();
     let tasks = prepared.tasks()?;
     let middle = prepared.genome.baselines();
-    let plan = Plan::new(&middle[middle.len() - 1].1, &prepared.parents)?;
+    let plan = middle
+        .last()
+        .map(|(_, recipe)| Plan::new(recipe, &prepared.parents))
+        .transpose()?;
+    let merged = plan.as_ref().map(|plan| merge(plan, &prepared.parents));
+    let Some(plan) = plan.filter(|_| prepared.space.fitness.command.is_none()) else {
+        // How long a command takes is its own affair.
+        return Ok(Findings {
+            ok: true,
+            models,
+            tasks: Vec::new(),
+            genes,
+            merge: merged,
+            merge_seconds: None,
+            candidate_seconds: None,
+            search_seconds: None,
+            warnings: Vec::new(),
+        });
+    };
 
     // Nothing tells how long an evaluation takes like a small one: the first model answers a few questions.
     let name = &prepared.space.models[0].0;
@@ -200,13 +220,15 @@ fn check_space(file: &Path) -> Result<Findings> {
     let clock = environment::stopwatch();
     eval::answer(&mut model_engine, &work, &mut |_| {})?;
     let answered: usize = sample.iter().map(|(_, asked)| asked.len()).sum();
-    let candidate_seconds = clock().as_secs_f64() / answered.max(1) as f64 * asked_in_all as f64;
+    let racing = prepared.space.search.racing.as_ref();
+    let asked = racing.map_or(asked_in_all as f64, |racing| racing.mean_questions().min(asked_in_all as f64));
+    let candidate_seconds = clock().as_secs_f64() / answered.max(1) as f64 * asked;
     Ok(Findings {
         ok: true,
         models,
         tasks: findings,
-        genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
-        merge: merge(&plan, &opened.parents),
+        genes,
+        merge: merged,
         merge_seconds: None,
         candidate_seconds: Some(candidate_seconds),
         search_seconds: Some(candidate_seconds * prepared.space.search.evals as f64),
@@ -239,7 +261,9 @@ fn show(findings: &Findings) {
             findings.genes.join(", ")
         ));
     }
-    let merge = &findings.merge;
+    let Some(merge) = &findings.merge else {
+        return print("everything fits");
+    };
     let mb = |bytes: u64| bytes as f64 / 1e6;
     print(format_args!(
         "merge {} tensors: reads {:.1} MB, writes {:.1} MB, holds {:.1} MB",

@@ -37,7 +37,7 @@ pub struct Run {
     pub selection: Option<Selection>,
     pub reading: Option<TestReading>,
     pub log: Vec<LogLine>,
-    /// Candidates that counted against the budget: everything but parents and baselines, failed ones included.
+    /// Candidates that counted against the budget, failed ones included; see [`is_paid`].
     pub evals: u64,
     /// Questions answered, over all candidates.
     pub answers: u64,
@@ -188,7 +188,7 @@ impl Run {
                 reason,
                 ..
             } => {
-                self.evals += u64::from(counts(origin));
+                self.evals += u64::from(is_paid(origin));
                 self.finish_working(id);
                 self.failed.push(Failed {
                     id: id.clone(),
@@ -317,7 +317,7 @@ impl Run {
                 index
             }
             None => {
-                self.evals += u64::from(counts(&candidate.origin));
+                self.evals += u64::from(is_paid(&candidate.origin));
                 self.scored.push(Scored {
                     candidate: candidate.clone(),
                     time_ms: record.time_ms,
@@ -508,9 +508,14 @@ impl Run {
     }
 }
 
-/// Whether a candidate of this origin is paid for by the budget of the search.
+/// Whether a candidate of this origin was bred in this run, and not known before it.
 pub fn counts(origin: &Origin) -> bool {
     !matches!(origin, Origin::Parent | Origin::Baseline)
+}
+
+/// Whether a candidate of this origin is paid for by the budget of the search; an optimizer's mean is a by-product.
+pub fn is_paid(origin: &Origin) -> bool {
+    counts(origin) && *origin != Origin::Mean
 }
 
 /// Whether a candidate may be the best: a merge that was asked all questions of its time.

@@ -492,11 +492,9 @@ impl Run<'_, '_> {
                 who: genome.decode(genotype),
                 genotype: genotype.clone(),
             };
-            let evals = self.evals;
             if self.measure(&entrant)?.is_ok() {
                 self.means.push(id);
             }
-            self.evals = evals;
         }
         Ok(())
     }

@@ -440,7 +440,7 @@ impl Run<'_, '_> {
     }
 
     fn count(&mut self, origin: &Origin) {
-        self.evals += u64::from(event::run::counts(origin));
+        self.evals += u64::from(event::run::is_paid(origin));
     }
 }
 
