@@ -60,7 +60,15 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     engine.dtype = engine
         .dtype
         .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
-    let prepared = Prepared::new(Space::read(&dir.space())?, &engine)?;
+    let space = Space::read(&dir.space())?;
+    if space.fitness.command.is_some() {
+        return Err(anyhow::anyhow!(
+            "{} was scored by a command, which keeps its questions to itself; only runs on tasks can be simplified",
+            dir.path().display()
+        )
+        .into());
+    }
+    let prepared = Prepared::new(space, &engine)?;
     let _lock = dir.lock()?;
     let mut examiner = Examiner::new(&prepared, &dir, &engine, &records, args.limit)?;
     let questions = examiner.questions.clone();

@@ -4,4 +4,5 @@
 
 mod data_flow;
 mod program;
+mod terminal;
 mod tidy;
