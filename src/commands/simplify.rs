@@ -278,16 +278,18 @@ fn words_of(complexity: Complexity) -> String {
         sources,
         slices,
         numbers,
+        zeros,
         decimals,
         ..
     } = complexity;
-    let decimals = decimals as f64 / numbers.max(1) as f64;
+    let decimals = decimals as f64 / (numbers - zeros).max(1) as f64;
+    let zeros = if zeros > 0 { format!(" ({zeros} of them 0)") } else { String::new() };
     let place = match slices {
         0 => format!("for {sources} models"),
         1 => format!("for {sources} models in one slice"),
         n => format!("for {} models in {n} slices", sources / n),
     };
-    format!("{numbers} numbers of {decimals:.1} decimals {place}")
+    format!("{numbers} numbers{zeros} of {decimals:.1} decimals {place}")
 }
 
 fn line_of(attempt: &Attempt, unit: Unit) -> String {

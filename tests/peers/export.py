@@ -81,7 +81,9 @@ def weights_differ(out):
     with tempfile.TemporaryDirectory() as folder:
         merged = os.path.join(folder, "merged")
         config = os.path.join(out, "mergekit_config.yml")
-        subprocess.run(["mergekit-yaml", config, merged, "--allow-crimes"], check=True, stdout=subprocess.DEVNULL,
+        beside = os.path.join(os.path.dirname(sys.executable), "mergekit-yaml")
+        mergekit = beside if os.path.exists(beside) else "mergekit-yaml"
+        subprocess.run([mergekit, config, merged, "--allow-crimes"], check=True, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
         ours, theirs = weights(out), weights(merged)
     wrong = sorted(set(ours) ^ set(theirs))
