@@ -308,6 +308,13 @@ impl Checkpoint {
         self.is_plain(name).then(|| (self.stored(tensor), tensor.info.dtype))
     }
 
+    /// Says that the tensor `name` will not be read soon, so that the system may have its memory back.
+    pub fn release(&self, name: &str) {
+        if let Some(tensor) = self.tensors.get(name) {
+            self.files[tensor.file].release(tensor.bytes.clone());
+        }
+    }
+
     /// Refuses NaN and infinities, naming the first tensor (in the order of the names) and element that holds one.
     pub fn check_finite(&self) -> Result<(), Error> {
         for (name, tensor) in &self.tensors {

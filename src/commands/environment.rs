@@ -52,6 +52,13 @@ pub fn stopwatch() -> impl Fn() -> std::time::Duration {
     move || start.elapsed()
 }
 
+/// How long decompositions of so many operations take on this machine, from a small one.
+pub fn decomposition_seconds(flops: u64) -> f64 {
+    let clock = stopwatch();
+    let sample = crate::merge::decomposition_sample().max(1);
+    clock().as_secs_f64() * flops as f64 / sample as f64
+}
+
 /// The local time zone's distance from UTC.
 pub fn utc_offset_s() -> i32 {
     jiff::ZonedDateTime::now().offset().seconds()

@@ -324,13 +324,14 @@ fn go(
         guard: prepared.space.fitness.guard,
         since_start: Box::new(stopwatch),
     });
+    let search = asking.search_exam()?;
     let plan = Plan {
         space: prepared.space.clone(),
-        genome: prepared.genome.clone(),
+        genome: with_influence(prepared, &mut asking)?,
         warm_starts: prepared.warm_starts.clone(),
         budget,
         finish,
-        search: asking.search_exam()?,
+        search,
         selection: asking.exam(&prepared.space.finale.selection)?,
         test: asking.exam(&prepared.space.finale.test)?,
     };
@@ -383,6 +384,19 @@ fn go(
         Ok(Err(e)) => Err(Failure::work(e)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// The genome; where layers are searched, it is told how much each one matters.
+fn with_influence(prepared: &Prepared, evaluator: &mut MergeEvaluator<'_>) -> Result<Genome> {
+    let mut genome = prepared.genome.clone();
+    if let (Genome::Merge(codec), Some(dfs)) = (&mut genome, &prepared.space.data_flow_space)
+        && prepared.space.fitness.command.is_none()
+    {
+        for source in dfs.sources.iter().filter(|s| prepared.parents.checkpoint(s).is_some()) {
+            codec.set_block_influence(source, &evaluator.block_influence(source)?);
+        }
+    }
+    Ok(genome)
 }
 
 /// The user's own program as the evaluator.

@@ -11,7 +11,7 @@ use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
-    model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, decoder},
+    model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
     recipe::{Body, Method, Recipe, Source, Stage},
     space::{Guard, SplitRef},
     store::Cache,
@@ -169,13 +169,13 @@ impl<'a> MergeEvaluator<'a> {
         let Some(((index, _), asked)) = self.questions.iter().find(is_it) else {
             return Ok(());
         };
-        let is_likelihood = self.resources.tasks[*index].task.kind() == Kind::LogLikelihood;
+        let is_measured = self.resources.tasks[*index].task.kind() != Kind::Generate;
         let digests: HashMap<&String, &String> = asked.catalogue.ids.iter().zip(&asked.digests).collect();
         for answer in &answers.answers {
             let Some(digest) = digests.get(&answer.q) else { continue };
             let key = item_key(&answers.key, digest);
             if !self.resources.cache.contains(&key) {
-                self.resources.cache.put(&key, &Kept::of(answer, is_likelihood))?;
+                self.resources.cache.put(&key, &Kept::of(answer, is_measured))?;
             }
         }
         Ok(())
@@ -228,14 +228,13 @@ impl<'a> MergeEvaluator<'a> {
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {
                 for i in self.resident.changed(plan) {
-                    let data = self.resident.compute(plan, i).map_err(|e| e.to_string())?;
                     let name = &plan.outputs()[i].name;
-                    if engine.decoder().has_tensor(name) {
-                        engine
-                            .decoder_mut()
-                            .set_tensor(name, &data)
-                            .map_err(|e| e.to_string())?;
-                    }
+                    let decoder = engine.decoder_mut();
+                    let set = |data: &[f32]| match decoder.has_tensor(name) {
+                        true => decoder.set_tensor(name, data).map_err(|e| e.to_string()),
+                        false => Ok(()),
+                    };
+                    self.resident.with(plan, i, set).map_err(|e| e.to_string())??;
                 }
                 engine.set_tokenizer(tokenizer);
             }
@@ -273,22 +272,56 @@ impl<'a> MergeEvaluator<'a> {
         Ok(tokenizer)
     }
 
-    /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
-    fn guard_nll(&mut self) -> Result<f64, String> {
-        let mut texts: Vec<String> = Vec::new();
+    /// The first prompts of the search, as tokens of the loaded model; those of one token only are left out.
+    fn first_prompts(&self) -> Result<Vec<Vec<u32>>, String> {
+        let engine = self.engine.as_ref().ok_or("no model is loaded")?;
+        let mut prompts = Vec::new();
         for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
             let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
-            let questions = asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS));
-            texts.extend(questions.map(|q| q.prompt.text()));
-        }
-        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
-        let mut requests = Vec::new();
-        for text in &texts {
-            let tokens = engine.tokenizer().encode(text, true).map_err(|e| e.to_string())?;
-            if tokens.len() > 1 {
-                requests.push(ScoreRequest { tokens, from: 1 });
+            for question in asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS)) {
+                let text = question.prompt.text();
+                let tokens = engine.tokenizer().encode(&text, true).map_err(|e| e.to_string())?;
+                prompts.extend(Some(tokens).filter(|t| t.len() > 1));
             }
         }
+        Ok(prompts)
+    }
+
+    /// How much each layer of a parent changes the stream of hidden states, on the first prompts of the search.
+    ///
+    /// # Errors
+    /// The parent cannot be run.
+    pub fn block_influence(&mut self, parent: &str) -> Result<Vec<f64>, Error> {
+        let measured = self.measure_influence(parent);
+        measured.map_err(|message| Error::Model {
+            model: parent.into(),
+            message,
+        })
+    }
+
+    fn measure_influence(&mut self, parent: &str) -> Result<Vec<f64>, String> {
+        let recipe = verbatim(parent);
+        let key = format!("block influence of {}", self.weights_key(&recipe));
+        if let Some(known) = self.resources.cache.get(&key) {
+            return Ok(known);
+        }
+        self.load(&recipe)?;
+        let prompts = self.first_prompts()?;
+        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
+        let influence = block_influence(engine.decoder_mut(), &rows).map_err(|e| e.to_string())?;
+        self.resources.cache.put(&key, &influence).map_err(|e| e.to_string())?;
+        Ok(influence)
+    }
+
+    /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
+    fn guard_nll(&mut self) -> Result<f64, String> {
+        let requests: Vec<ScoreRequest> = self
+            .first_prompts()?
+            .into_iter()
+            .map(|tokens| ScoreRequest { tokens, from: 1 })
+            .collect();
+        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
         let scores = engine.score(&requests).map_err(|e| e.to_string())?;
         let tokens: usize = scores.iter().map(|s| s.tokens).sum();
         Ok(-scores.iter().map(|s| s.log_likelihood).sum::<f64>() / tokens as f64)
@@ -442,7 +475,7 @@ impl MergeEvaluator<'_> {
             let answers: Vec<event::Answer> = answers.into_iter().map(|answer| plain(answer, judge)).collect();
             for (item, answer) in items.iter().zip(&answers) {
                 let key = item_key(weights, &of_task.digests[*item]);
-                let kept = Kept::of(answer, task.is_likelihood);
+                let kept = Kept::of(answer, judge.kind() != Kind::Generate);
                 resources.cache.put(&key, &kept).map_err(|e| e.to_string())?;
             }
             all.push(answers);
@@ -459,8 +492,11 @@ impl Asked {
             let mut hasher = blake3::Hasher::new();
             hasher.update(decoding.as_bytes());
             hasher.update(text.as_bytes());
-            if task.kind() == Kind::LogLikelihood {
+            if task.kind() != Kind::Generate {
                 hasher.update(b"\0").update(question.gold.as_bytes());
+            }
+            if task.kind().chooses() {
+                hasher.update(format!("{} {:?}", task.primary(), question.choices).as_bytes());
             }
             hasher.finalize().to_hex().to_string()
         };
@@ -476,22 +512,19 @@ impl Asked {
 }
 
 impl Kept {
-    fn of(answer: &event::Answer, is_likelihood: bool) -> Self {
+    /// `is_measured`: the score does not come of judging the output.
+    fn of(answer: &event::Answer, is_measured: bool) -> Self {
         Self {
             out: answer.out.clone(),
             finish: answer.finish.clone(),
             tokens: answer.tokens,
-            score: is_likelihood.then_some(answer.score),
+            score: is_measured.then_some(answer.score),
         }
     }
 
     fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, String> {
         let judged = match self.score {
-            Some(score) => eval::Answer {
-                score,
-                language_ok: true,
-                ..eval::Answer::default()
-            },
+            Some(score) => eval::Answer::known(task, question, self.out, score),
             None => eval::Answer::judged(task, self.out, &question.gold).map_err(|e| e.to_string())?,
         };
         Ok(plain(

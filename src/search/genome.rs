@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    optim::Genotype,
+    optim::{self, Genotype},
     recipe::Recipe,
-    space::{Codec, Error, GeneSpec},
+    space::{Codec, Error, GeneSpec, Start},
 };
 
 /// The genes of a search, or of one of its stages.
@@ -55,24 +55,57 @@ impl Genome {
     /// What this stage searches, as the journal names it.
     pub fn stage(&self) -> &'static str {
         match self {
-            Self::Merge(_) => "parameter_space",
+            Self::Merge(codec) => codec.stage(),
             Self::Bare(_) => "genes",
         }
     }
 
     /// The stage that follows this one, if the search has several.
     pub fn next_stage(&self) -> Option<&'static str> {
-        None
+        match self {
+            Self::Merge(codec) => codec.next_stage(),
+            Self::Bare(_) => None,
+        }
     }
 
     /// The genome of the next stage, which builds on the best recipe of this one.
-    pub fn after(&self, _champion: &Recipe) -> Option<Genome> {
-        None
+    pub fn after(&self, champion: &Recipe) -> Option<Genome> {
+        match self {
+            Self::Merge(codec) => codec.then_data_flow(champion).map(Self::Merge),
+            Self::Bare(_) => None,
+        }
     }
 
-    /// Where this stage's optimizer starts, the most promising first; empty where the best unsearched merge serves.
-    pub fn seeds(&self) -> Vec<Genotype> {
-        Vec::new()
+    /// Where a search of layer paths starts: one source as it is. `None` without a data-flow space.
+    pub(super) fn origin(&self) -> Option<Start> {
+        match self {
+            Self::Merge(codec) => codec.origin().map(|genotype| codec.start(&genotype)),
+            Self::Bare(_) => None,
+        }
+    }
+
+    /// Paths that are tried first; none without a data-flow space.
+    pub(super) fn seeds(&self) -> Vec<Genotype> {
+        let Self::Merge(codec) = self else { return Vec::new() };
+        let seeds = codec.seeds();
+        // A seed whose layers stand in an order that these slots do not have is none of this space's.
+        seeds
+            .iter()
+            .filter_map(|(_, recipe)| codec.encode(recipe).ok())
+            .collect()
+    }
+
+    /// The path that genotypes hold, for operators that edit it as one.
+    pub(super) fn path(&self) -> Vec<optim::Slot> {
+        let Self::Merge(codec) = self else { return Vec::new() };
+        let slots = codec.slots().into_iter().map(|slot| optim::Slot {
+            indicator: slot.run,
+            scale: slot.scale,
+            source: slot.source,
+            layer: slot.layer,
+            repeat: slot.repeat,
+        });
+        slots.collect()
     }
 
     /// Unsearched merges that every search is measured against.

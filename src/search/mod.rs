@@ -200,6 +200,7 @@ pub fn run(
         means: Vec::new(),
         races: 0,
         asked: 0,
+        generations: 0,
         evals: 0,
         stage_end: None,
     };
@@ -248,8 +249,9 @@ struct Run<'a, 'b> {
     means: Vec<String>,
     /// Races begun; each has its own block of questions.
     races: u64,
-    /// Candidates that the optimizers of earlier stages asked for.
+    /// Candidates that the optimizers of earlier stages asked for, and their generations.
     asked: u64,
+    generations: u64,
     /// Candidates that the budget paid for, failed ones included; parents and unsearched merges are free.
     evals: u64,
     /// The evaluations at which this stage ends, if another one follows it.
@@ -373,7 +375,7 @@ impl Run<'_, '_> {
                 break Some(reason);
             }
             let asks = optimizer.ask();
-            let Some(generation) = asks.first().map(|a| a.generation) else {
+            let Some(generation) = asks.first().map(|a| self.generations + a.generation) else {
                 break Some(EndReason::Converged);
             };
             asked = asks.last().map_or(asked, |ask| ask.id + 1);
@@ -401,6 +403,7 @@ impl Run<'_, '_> {
             self.generation_ended(generation, &race, &optimizer)?;
         };
         self.asked += asked;
+        self.generations += optimizer.status().generation;
         self.score_means(genome, &optimizer)?;
         Ok(reason)
     }
@@ -426,14 +429,23 @@ impl Run<'_, '_> {
                 optim::Kind::Nsga2 => plan.objectives(),
                 _ => 1,
             },
+            path: match kind {
+                optim::Kind::Genetic => genome.path(),
+                _ => Vec::new(),
+            },
             ..optim::Options::default()
         };
         let mut optimizer = Optimizer::new(kind, domain, &options)?;
-        let mut warm = genome.seeds();
-        if warm.is_empty() {
-            for (_, recipe) in &plan.warm_starts {
-                warm.push(genome.encode(recipe)?);
-            }
+        let mut warm = Vec::new();
+        for (_, recipe) in &plan.warm_starts {
+            // In a search of several stages, a recipe is a start for the stage that can express it.
+            warm.extend(genome.encode(recipe).ok());
+        }
+        if let Some(start) = genome.origin() {
+            warm.extend(genome.seeds());
+            optimizer.start_at(&start.mean, &Spread::OfGenes(start.stds))?;
+            optimizer.inject(warm.iter().cloned())?;
+            return Ok((optimizer, warm));
         }
         if warm.is_empty() {
             warm.extend(self.best_baseline(genome));

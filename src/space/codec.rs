@@ -5,11 +5,14 @@
 //! search. Decoding is total and deterministic: every genotype within the genes' bounds is a recipe, and what changes
 //! nothing in the child changes nothing in the recipe, nor in its digest.
 
+use std::borrow::Cow;
+
 use super::{
     Error, Hybrid, Space,
     flow::{FlowCodec, Slot},
     parameters::ParameterCodec,
     unsearched,
+    widen::Ties,
 };
 use crate::recipe::{DType, Recipe};
 
@@ -61,9 +64,11 @@ pub struct Start {
 #[derive(Clone, Debug)]
 pub struct Codec {
     /// Those of the parameter space, then those of the data-flow space.
-    genes: Vec<GeneSpec>,
-    parameters: Option<ParameterCodec>,
-    flow: Option<FlowCodec>,
+    pub(super) genes: Vec<GeneSpec>,
+    pub(super) parameters: Option<ParameterCodec>,
+    /// Which genes of the parameter space move as one, in a narrow codec.
+    pub(super) ties: Option<Ties>,
+    pub(super) flow: Option<FlowCodec>,
     /// The second search of `ps_then_dfs`.
     second: Option<FlowCodec>,
     /// What the first search of `ps_then_dfs` has found.
@@ -88,6 +93,7 @@ impl Codec {
         let mut codec = Self {
             genes: Vec::new(),
             parameters,
+            ties: None,
             flow,
             second,
             child: None,
@@ -108,6 +114,7 @@ impl Codec {
     pub fn then_data_flow(&self, child: &Recipe) -> Option<Self> {
         let mut codec = Self {
             parameters: None,
+            ties: None,
             flow: Some(self.second.clone()?),
             second: None,
             child: Some(child.clone()),
@@ -115,6 +122,20 @@ impl Codec {
         };
         codec.list_genes();
         Some(codec)
+    }
+
+    /// What this codec's genotypes search, as a run's journal names it.
+    pub fn stage(&self) -> &'static str {
+        match (&self.parameters, &self.flow) {
+            (_, None) => "parameter_space",
+            (None, Some(_)) => "data_flow_space",
+            (Some(_), Some(_)) => "joint",
+        }
+    }
+
+    /// The stage that follows this one, after [`Codec::then_data_flow`].
+    pub fn next_stage(&self) -> Option<&'static str> {
+        self.second.as_ref().map(|_| "data_flow_space")
     }
 
     /// The genes, in the order of a genotype.
@@ -142,6 +163,7 @@ impl Codec {
     /// The recipe that a genotype stands for, with the space's short model names.
     pub fn decode(&self, genotype: &[f64]) -> Recipe {
         assert_eq!(genotype.len(), self.genes.len(), "one number for each gene");
+        let genotype = self.expand(genotype);
         let (parameters, path) = genotype.split_at(self.parameter_genes());
         let mixed = self.parameters.as_ref().map(|ps| ps.decode(parameters));
         match (&self.flow, mixed) {
@@ -153,6 +175,7 @@ impl Codec {
 
     /// Which genes really decide on a genotype's child, by position.
     pub fn live(&self, genotype: &[f64]) -> Vec<bool> {
+        let genotype = self.expand(genotype);
         let (parameters, path) = genotype.split_at(self.parameter_genes());
         let mut live = self.parameters.as_ref().map_or_else(Vec::new, |ps| ps.live(parameters));
         if let Some(flow) = &self.flow {
@@ -161,7 +184,33 @@ impl Codec {
             }
             live.extend(flow.live(path));
         }
-        live
+        match &self.ties {
+            Some(ties) => ties.any(&live),
+            None => live,
+        }
+    }
+
+    /// The point of the whole space that a narrow genotype is.
+    pub(super) fn expand<'a>(&self, genotype: &'a [f64]) -> Cow<'a, [f64]> {
+        match &self.ties {
+            Some(ties) => ties.expand(genotype).into(),
+            None => genotype.into(),
+        }
+    }
+
+    /// The narrow genotype nearest to a point of the whole space; whole numbers have no fraction in it.
+    fn contract(&self, genotype: &[f64]) -> Vec<f64> {
+        let is_whole = |gene: &GeneSpec| !matches!(gene.kind, GeneKind::Real { .. });
+        let mean = self.contract_mean(genotype);
+        let round = |(gene, value): (&GeneSpec, f64)| if is_whole(gene) { value.round() } else { value };
+        self.genes.iter().zip(mean).map(round).collect()
+    }
+
+    /// The same for means and standard deviations, of which whole numbers' have fractions.
+    pub(super) fn contract_mean(&self, whole: &[f64]) -> Vec<f64> {
+        self.ties
+            .as_ref()
+            .map_or_else(|| whole.to_vec(), |ties| ties.contract(whole))
     }
 
     /// The genotype nearest to a recipe.
@@ -170,7 +219,7 @@ impl Codec {
     /// The recipe has stages, a method, a model or an order of layers that this space does not have.
     pub fn encode(&self, recipe: &Recipe) -> Result<Vec<f64>, Error> {
         let (ps, flow) = match (&self.parameters, &self.flow) {
-            (Some(ps), None) => return ps.encode(recipe),
+            (Some(ps), None) => return Ok(self.contract(&ps.encode(recipe)?)),
             (None, Some(flow)) if self.child.as_ref() == Some(recipe) => return Ok(flow.origin()),
             (None, Some(flow)) => return flow.encode(recipe.result()),
             (Some(ps), Some(flow)) => (ps, flow),

@@ -12,6 +12,7 @@ mod flow;
 mod parameters;
 mod read;
 mod unsearched;
+mod widen;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use serde::Serialize;
 
 pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Start};
 pub use flow::Slot;
+pub use widen::effects;
 
 use crate::recipe::{Method, ParamValue};
 use crate::yaml;

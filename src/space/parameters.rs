@@ -43,6 +43,16 @@ struct Slot {
     first: usize,
 }
 
+/// What a gene stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Coordinates {
+    /// Number of its parameter; the method gene has one of its own.
+    pub parameter: usize,
+    pub model: usize,
+    pub group: usize,
+    pub module: usize,
+}
+
 impl ParameterCodec {
     /// # Errors
     /// Layer groups that do not fit the models.
@@ -261,6 +271,29 @@ impl ParameterCodec {
             _ if method.info().base == BaseRule::Required => self.base.clone(),
             _ => None,
         }
+    }
+
+    /// What each gene stands for.
+    pub fn coordinates(&self) -> Vec<Coordinates> {
+        let at = |parameter, model, group, module| Coordinates {
+            parameter,
+            model,
+            group,
+            module,
+        };
+        let mut coordinates = Vec::with_capacity(self.genes.len());
+        if self.methods.len() > 1 {
+            coordinates.push(at(self.slots.len(), 0, 0, 0));
+        }
+        for (parameter, slot) in self.slots.iter().enumerate() {
+            let [models, groups, modules] = self.extent(slot);
+            for model in 0..models {
+                for group in 0..groups {
+                    coordinates.extend((0..modules).map(|module| at(parameter, model, group, module)));
+                }
+            }
+        }
+        coordinates
     }
 
     /// Every parameter at its usual value, or in the middle of its range; the first method.

@@ -10,7 +10,7 @@ use heterosis::{
         tokenizer::TokenizerFiles,
     },
     recipe,
-    space::{Codec, Fold, Shape, Space},
+    space::{Codec, Fold, GeneSpec, Shape, Space},
 };
 use serde_json::{Value, json};
 
@@ -164,32 +164,34 @@ fn run_directly(pair: &Pair) -> f64 {
     nll(decoder)
 }
 
-/// The child that the genotype is decoded to; with `scaled` false, without its scales.
-fn run_export(pair: &Pair, scaled: bool) -> f64 {
-    let fold = match pair.spec.norm_place {
-        NormPlace::Pre => Fold::Projections,
-        NormPlace::Post => Fold::PostNorms,
-        NormPlace::Sandwich => Fold::ShiftedPostNorms,
-    };
+/// The recipe of the path; with `scaled` false, without its scales.
+fn decode(fold: Fold, scaled: bool) -> recipe::Recipe {
     let space = Space::parse(Path::new("s.yaml"), SPACE).unwrap();
     let shape = Shape {
-        layers: pair.spec.layers.len(),
+        layers: 3,
         out_dtype: recipe::DType::F32,
         fold,
     };
     let codec = Codec::new(&space, shape).unwrap();
-    let mut genotype: Vec<f64> = codec
-        .genes()
-        .iter()
-        .map(|g| f64::from(u8::from(g.name.starts_with("scale"))))
-        .collect();
+    let begin = |gene: &GeneSpec| f64::from(u8::from(gene.name.starts_with("scale")));
+    let mut genotype: Vec<f64> = codec.genes().iter().map(begin).collect();
     for (name, value) in GENES {
         let gene = codec.genes().iter().position(|g| g.name == name).unwrap();
         if scaled || name.starts_with("run") {
             genotype[gene] = value;
         }
     }
-    let plan = Plan::new(&codec.decode(&genotype), pair).unwrap();
+    codec.decode(&genotype)
+}
+
+/// The child as a checkpoint.
+fn run_export(pair: &Pair, scaled: bool) -> f64 {
+    let fold = match pair.spec.norm_place {
+        NormPlace::Pre => Fold::Projections,
+        NormPlace::Post => Fold::PostNorms,
+        NormPlace::Sandwich => Fold::ShiftedPostNorms,
+    };
+    let plan = Plan::new(&decode(fold, scaled), pair).unwrap();
     assert_eq!(plan.warnings(), [""; 0]);
     let spec = DecoderSpec::from_config(plan.config()).unwrap();
     assert_eq!(spec.layers.len(), PATH.len());
@@ -200,14 +202,29 @@ fn run_export(pair: &Pair, scaled: bool) -> f64 {
     nll(Decoder::load(spec, &Device::Cpu, DType::F32, &mut read).unwrap())
 }
 
+/// `tests/peers/paths.py` gives these recipes to transformers and mergekit. `UPDATE_RECIPES=1` writes them anew.
+#[test]
+fn the_recipes_of_a_path_are_those_that_other_programs_were_shown() {
+    for (name, fold) in [
+        ("projections", Fold::Projections),
+        ("post_norms", Fold::PostNorms),
+        ("shifted_post_norms", Fold::ShiftedPostNorms),
+    ] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/space/{name}.yaml"));
+        let text = recipe::write::to_yaml(&decode(fold, true));
+        if std::env::var_os("UPDATE_RECIPES").is_some() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&file).unwrap(), "{name}");
+    }
+}
+
 #[test]
 fn an_exported_path_is_the_path_in_every_family() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model/goldens.json");
     let configs: serde_json::Map<String, Value> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    // Where windows follow a layer's number, the child's windows stand elsewhere: those families list them.
-    let listed = |name: &str| name != "qwen2_windows_from_1";
     let mut families = std::collections::BTreeSet::new();
-    for (name, config) in configs.iter().filter(|(name, _)| listed(name)) {
+    for (name, config) in &configs {
         let pair = Pair::new(config);
         families.insert(pair.spec.family.name());
         let direct = run_directly(&pair);
