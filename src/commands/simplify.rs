@@ -60,7 +60,15 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     engine.dtype = engine
         .dtype
         .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
-    let prepared = Prepared::new(Space::read(&dir.space())?, &engine)?;
+    let space = Space::read(&dir.space())?;
+    if space.fitness.command.is_some() {
+        return Err(anyhow::anyhow!(
+            "{} was scored by a command, which keeps its questions to itself; only runs on tasks can be simplified",
+            dir.path().display()
+        )
+        .into());
+    }
+    let prepared = Prepared::new(space, &engine)?;
     let _lock = dir.lock()?;
     let mut examiner = Examiner::new(&prepared, &dir, &engine, &records, args.limit)?;
     let questions = examiner.questions.clone();
@@ -270,16 +278,18 @@ fn words_of(complexity: Complexity) -> String {
         sources,
         slices,
         numbers,
+        zeros,
         decimals,
         ..
     } = complexity;
-    let decimals = decimals as f64 / numbers.max(1) as f64;
+    let decimals = decimals as f64 / (numbers - zeros).max(1) as f64;
+    let zeros = if zeros > 0 { format!(" ({zeros} of them 0)") } else { String::new() };
     let place = match slices {
         0 => format!("for {sources} models"),
         1 => format!("for {sources} models in one slice"),
         n => format!("for {} models in {n} slices", sources / n),
     };
-    format!("{numbers} numbers of {decimals:.1} decimals {place}")
+    format!("{numbers} numbers{zeros} of {decimals:.1} decimals {place}")
 }
 
 fn line_of(attempt: &Attempt, unit: Unit) -> String {

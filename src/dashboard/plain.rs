@@ -79,6 +79,12 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             if g.failed > 0 {
                 let _ = write!(line, ", {} failed", g.failed);
             }
+            if let Some(block) = g.block {
+                let _ = write!(line, ", {block} questions");
+            }
+            if let Some(tau) = g.tau {
+                let _ = write!(line, ", τ {tau:.2}");
+            }
             if let Some(sigma) = g.sigma {
                 let _ = write!(line, ", sigma {sigma:.3}");
             }

@@ -113,7 +113,12 @@ fn state(model: &Model) -> Span<'static> {
     let run = &model.run;
     let phase = match run.phase {
         Some(Phase::Baselines) => "scoring parents",
-        Some(Phase::Search) | None => "searching",
+        Some(Phase::Search) | None => match run.stages.last().map(|s| s.stage.as_str()) {
+            Some("data_flow_space") => "searching layers",
+            Some("joint") => "searching weights and layers",
+            _ if run.stages.len() > 1 => "searching weights",
+            _ => "searching",
+        },
         Some(Phase::Selection) => "selecting",
         Some(Phase::Test) => "testing",
     };

@@ -78,6 +78,8 @@ pub struct Scored {
     pub elapsed_ms: u64,
     /// Evaluations counted when it arrived, itself included.
     pub evals: u64,
+    /// Which of the run's stages it belongs to.
+    pub stage: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -305,6 +307,7 @@ impl Run {
         }
         self.generated_tokens += candidate.generated_tokens;
         let elapsed_ms = self.elapsed_at(record.time_ms);
+        let stage = self.stages.len().saturating_sub(1);
         let index = match self.by_id.get(&candidate.id) {
             Some(&index) => {
                 let evals = self.scored[index].evals;
@@ -313,6 +316,7 @@ impl Run {
                     time_ms: record.time_ms,
                     elapsed_ms,
                     evals,
+                    stage,
                 };
                 index
             }
@@ -323,6 +327,7 @@ impl Run {
                     time_ms: record.time_ms,
                     elapsed_ms,
                     evals: self.evals,
+                    stage,
                 });
                 self.by_id.insert(candidate.id.clone(), self.scored.len() - 1);
                 self.scored.len() - 1
@@ -381,8 +386,20 @@ impl Run {
             .unwrap_or_default()
     }
 
+    /// The names of a candidate's genes: each stage of a search has its own.
+    pub fn genes_of(&self, scored: &Scored) -> &[String] {
+        match self.stages.get(scored.stage) {
+            Some(stage) => &stage.genes,
+            None => self.started.as_ref().map_or(&[], |s| &s.genes),
+        }
+    }
+
+    pub fn scored(&self, id: &str) -> Option<&Scored> {
+        self.by_id.get(id).map(|&i| &self.scored[i])
+    }
+
     pub fn candidate(&self, id: &str) -> Option<&Candidate> {
-        self.by_id.get(id).map(|&i| &self.scored[i].candidate)
+        self.scored(id).map(|s| &s.candidate)
     }
 
     /// The fittest candidate that is not a parent, on the search questions.

@@ -140,7 +140,8 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
     let (child, parent) = (&reading.best, &reading.best_parent);
     let (name, points) = (parent_name(&parent.id), unit.points(reading.difference));
     let who = match run.candidate(&child.id).map(|c| &c.origin) {
-        Some(Origin::Mean) => format!("The search's mean ({})", child.id),
+        Some(Origin::Mean) if child.id == "mean" => "The search's mean".to_owned(),
+        Some(Origin::Mean) => format!("The search's mean, {},", child.id),
         Some(Origin::Baseline) => format!("The unsearched merge {}", child.id),
         _ => format!("The child {}", child.id),
     };

@@ -263,7 +263,7 @@ fn draw_best(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64, last:
 fn classes(origin: &Origin) -> (&'static str, &'static str) {
     match origin {
         Origin::Parent => ("s-parent", "parent"),
-        Origin::Baseline => ("s-baseline", "baseline"),
+        Origin::Baseline | Origin::Random => ("s-baseline", "baseline"),
         _ => ("s-child", "child"),
     }
 }
@@ -327,6 +327,7 @@ fn kind(origin: &Origin) -> &'static str {
     match origin {
         Origin::Parent => "parent",
         Origin::Baseline => "baseline",
+        Origin::Random => "random",
         _ => "child",
     }
 }
@@ -365,7 +366,7 @@ fn contest(run: &Run) -> Option<Picture> {
                 .replace("s-parent", "s-parent plain")
                 .replace("s-baseline", "s-baseline plain")
         );
-        let bold = if counts(&c.origin) { " bold" } else { "" };
+        let bold = if counts(&c.origin) && c.origin != Origin::Random { " bold" } else { "" };
         svg.text(
             (left - 62.0, y),
             Anchor::End,

@@ -10,7 +10,13 @@ pub fn csv(run: &Run) -> String {
         .flat_map(|s| &s.tasks)
         .map(|t| task_name(&t.task, &t.lang))
         .collect();
-    let genes: &[String] = run.started.as_ref().map_or(&[], |s| &s.genes);
+    let mut genes: Vec<&String> = run.started.iter().flat_map(|s| &s.genes).collect();
+    // A later stage of the search has other genes.
+    for gene in run.stages.iter().flat_map(|stage| &stage.genes) {
+        if !genes.contains(&gene) {
+            genes.push(gene);
+        }
+    }
     let mut header: Vec<String> = [
         "rank",
         "id",
@@ -66,7 +72,12 @@ pub fn csv(run: &Run) -> String {
             c.recipe_digest.clone(),
             String::new(),
         ]);
-        cells.extend((0..genes.len()).map(|i| c.genotype.get(i).map_or_else(String::new, |g| g.to_string())));
+        let own = run.genes_of(scored);
+        cells.extend(genes.iter().map(|gene| {
+            let at = own.iter().position(|g| g == *gene);
+            let value = at.and_then(|i| c.genotype.get(i));
+            value.map_or_else(String::new, |v| v.to_string())
+        }));
         out += &row(&cells);
     }
     let failure = header.iter().position(|h| h == "failure").unwrap_or(0);

@@ -2,8 +2,8 @@
 //!
 //! A search leaves a recipe with many numbers of four decimals, most of which do not matter. [`simplify`] tries what would
 //! make it simpler (`steps.rs`), the largest gain first, and keeps each change that a paired non-inferiority test on fresh
-//! questions cannot tell from the winner by more than a margin. Every test is against the *winner*, never against the last
-//! step, so that small losses cannot add up. [`sensitivities`] then says what each number that is left is worth.
+//! questions cannot tell from the winner by more than a margin. Every test is against the *winner*, so that small losses
+//! cannot add up, and against the recipe before it too, so that a lucky gain cannot hide a loss. [`sensitivities`] then says what each number that is left is worth.
 //!
 //! Who answers the questions is the caller's: here a recipe goes out and scores come back.
 
@@ -81,15 +81,15 @@ pub fn simplify(
     seen: &mut dyn FnMut(&Attempt, &Recipe),
 ) -> Result<Recipe, String> {
     let measure = ask(winner)?;
-    let mut current = winner.clone();
+    let (mut current, mut scores) = (winner.clone(), measure.clone());
     let mut refused = HashSet::new();
     while let Some(step) = next_step(&current, &refused) {
-        let attempt = attempt(&step, &measure, margin, ask);
+        let asked = ask(&step.recipe);
+        let attempt = attempt(&step, &measure, &scores, &asked, margin);
         seen(&attempt, &step.recipe);
-        if attempt.accepted {
-            current = step.recipe;
-        } else {
-            refused.insert(step.change);
+        match asked {
+            Ok(new) if attempt.accepted => (current, scores) = (step.recipe, new),
+            _ => drop(refused.insert(step.change)),
         }
     }
     Ok(current)
@@ -108,16 +108,25 @@ fn next_step(recipe: &Recipe, refused: &HashSet<String>) -> Option<Step> {
         .map(|(_, step)| step)
 }
 
-fn attempt(step: &Step, measure: &[TaskScores], margin: f64, ask: &mut dyn FnMut(&Recipe) -> Asked) -> Attempt {
-    let (test, failure) = match ask(&step.recipe) {
-        Ok(scores) => (Some(against(measure, &scores, margin)), None),
-        Err(reason) => (None, Some(reason)),
-    };
-    Attempt {
-        change: step.change.clone(),
-        accepted: test.is_some_and(|t| t.p_value < ALPHA),
-        test,
-        failure,
+fn attempt(step: &Step, winner: &[TaskScores], before: &[TaskScores], asked: &Asked, margin: f64) -> Attempt {
+    let change = step.change.clone();
+    match asked {
+        Ok(scores) => {
+            let test = against(winner, scores, margin);
+            let from_before = against(before, scores, margin);
+            Attempt {
+                change,
+                accepted: test.p_value < ALPHA && from_before.p_value < ALPHA,
+                test: Some(test),
+                failure: None,
+            }
+        }
+        Err(reason) => Attempt {
+            change,
+            accepted: false,
+            test: None,
+            failure: Some(reason.clone()),
+        },
     }
 }
 

@@ -25,6 +25,7 @@ pub fn steps(recipe: &Recipe) -> Vec<Step> {
             steps.push(Step { change, recipe });
         };
         without_models(stage, &mut add);
+        without_parts(stage, &mut add);
         without_slices(stage, &mut add);
         joined_slices(stage, &mut add);
         whole_models(stage, &mut add);
@@ -61,6 +62,33 @@ fn without_models(stage: &Stage, add: &mut Add<'_>) {
     }
 }
 
+/// Without one of the models in one group of layers.
+fn without_parts(stage: &Stage, add: &mut Add<'_>) {
+    let Body::Slices(slices) = &stage.body else { return };
+    let base = stage.base_model.as_deref();
+    for (i, slice) in slices.iter().enumerate() {
+        let others = |model: &str| slice.sources.iter().any(|s| s.model != model && Some(s.model.as_str()) != base);
+        for source in slice.sources.iter().filter(|s| Some(s.model.as_str()) != base && others(&s.model)) {
+            let mut left = slices.clone();
+            left[i].sources.retain(|s| s.model != source.model);
+            let layers = source.layer_range.map_or(String::new(), in_words);
+            let changed = Stage {
+                body: Body::Slices(left),
+                ..stage.clone()
+            };
+            add(format!("without {} in{layers}", source.model), changed);
+        }
+    }
+}
+
+/// ` layer 3` or ` layers 0–3`.
+fn in_words([from, to]: [usize; 2]) -> String {
+    match to - from {
+        1 => format!(" layer {from}"),
+        _ => format!(" layers {from}–{}", to.saturating_sub(1)),
+    }
+}
+
 /// A stack with one slice fewer: a path through layers that is shorter.
 fn without_slices(stage: &Stage, add: &mut Add<'_>) {
     let Body::Slices(slices) = &stage.body else { return };
@@ -70,10 +98,7 @@ fn without_slices(stage: &Stage, add: &mut Add<'_>) {
     for i in 0..slices.len() {
         let mut left = slices.clone();
         let source = left.remove(i).sources.swap_remove(0);
-        let layers = source.layer_range.map_or(String::new(), |[from, to]| match to - from {
-            1 => format!(" layer {from}"),
-            _ => format!(" layers {from}–{}", to - 1),
-        });
+        let layers = source.layer_range.map_or(String::new(), in_words);
         let changed = Stage {
             body: Body::Slices(left),
             ..stage.clone()

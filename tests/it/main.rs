@@ -5,4 +5,5 @@
 mod data_flow;
 mod evaluation;
 mod program;
+mod terminal;
 mod tidy;

@@ -223,9 +223,8 @@ fn difference_lines(model: &Model, candidate: &Candidate, size: Rect) -> Vec<Lin
     ]));
     let names = model
         .run
-        .started
-        .as_ref()
-        .map(|s| s.genes.as_slice())
+        .scored(&candidate.id)
+        .map(|s| model.run.genes_of(s))
         .unwrap_or_default();
     let mut genes: Vec<(usize, f64, f64)> = (0..candidate.genotype.len())
         .map(|i| (i, kin.genotype[i], candidate.genotype[i]))
@@ -262,8 +261,11 @@ fn nearest_kin<'a>(run: &'a Run, candidate: &Candidate) -> Option<(&'a Candidate
             .map(|(a, b)| (a - b).powi(2));
         squares.sum::<f64>().sqrt()
     };
+    // Another stage of the search has other genes.
+    let stage = run.scored(&candidate.id)?.stage;
     run.scored
         .iter()
+        .filter(|s| s.stage == stage)
         .map(|s| &s.candidate)
         .take_while(|c| c.id != candidate.id)
         .filter(|c| !c.genotype.is_empty() && c.genotype.len() == candidate.genotype.len())

@@ -35,7 +35,26 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         );
         lines.push(Line::from(span(text, DIM)));
     }
+    lines.extend(race(model));
     put_lines(&lines, inner, buffer);
+}
+
+/// How far the last generation's race can be trusted.
+fn race(model: &Model) -> Option<Line<'static>> {
+    let generation = &model.run.generations.last()?.generation;
+    let mut text = format!(
+        "race: the last ones were asked {} questions",
+        count(generation.block? as u64)
+    );
+    for (what, value) in [
+        (" · τ first questions against all", generation.tau),
+        (" · halves agree", generation.split_half),
+    ] {
+        if let Some(value) = value {
+            text += &format!("{what} {value:.2}");
+        }
+    }
+    Some(Line::from(span(text, DIM)))
 }
 
 /// The engine on one line, for the compact layout.

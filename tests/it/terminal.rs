@@ -1,0 +1,329 @@
+//! The dashboard for real: in tmux, driven by keys, read off the screen. Skipped with a word where there is no tmux.
+//!
+//! The search has bare genes and a shell script for an evaluator, so that candidates come slowly and cost nothing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Longest wait for anything to show on the screen; machines that run tests are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A tmux server of its own with one window; gone when dropped.
+struct Tmux {
+    socket: String,
+    run: PathBuf,
+}
+
+impl Tmux {
+    /// Nothing, and a word about it, where tmux is not installed.
+    fn installed(test: &str, run: &Path) -> Option<Self> {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            eprintln!("{test} is skipped: tmux is not installed");
+            return None;
+        }
+        Some(Self {
+            socket: format!("heterosis-{test}-{}", std::process::id()),
+            run: run.to_path_buf(),
+        })
+    }
+
+    fn tmux(&self, args: &[&str]) -> String {
+        let output = Command::new("tmux")
+            .args(["-L", &self.socket, "-f", "/dev/null"])
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a shell line in a new window of this size; the window stays when the line has ended.
+    fn start(&self, columns: u16, rows: u16, line: &str) {
+        let (x, y) = (columns.to_string(), rows.to_string());
+        let line = format!("export LC_ALL=C.UTF-8 PS1='$ '; {line}; echo \"exit code $?\"; sleep 600");
+        self.tmux(&["new-session", "-d", "-s", "s", "-x", &x, "-y", &y, "sh", "-c", &line]);
+    }
+
+    fn heterosis(&self, words: &str) -> String {
+        format!("{} {words} {}", env!("CARGO_BIN_EXE_heterosis"), self.run.display())
+    }
+
+    fn key(&self, key: &str) {
+        self.tmux(&["send-keys", "-t", "s", key]);
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-t", "s"])
+    }
+
+    fn resize(&self, columns: u16, rows: u16) {
+        let (x, y) = (columns.to_string(), rows.to_string());
+        self.tmux(&["resize-window", "-t", "s", "-x", &x, "-y", &y]);
+    }
+
+    /// Waits until the screen shows a text; gives the screen.
+    fn sees(&self, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let screen = self.screen();
+            if screen.contains(text) {
+                return screen;
+            }
+            assert!(start.elapsed() < PATIENCE, "'{text}' does not come up:\n{screen}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the window as a closed laptop does: everything in it gets SIGHUP, and its terminal is gone.
+    fn close(&self) {
+        self.tmux(&["kill-session", "-t", "s"]);
+    }
+
+    fn status(&self) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_heterosis"))
+            .args(["status", "--json"])
+            .arg(&self.run)
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn evals(&self) -> u64 {
+        self.status()["evals"].as_u64().unwrap()
+    }
+
+    /// Waits until the run is in a state.
+    fn is(&self, state: &str) {
+        let start = Instant::now();
+        while self.status()["state"] != state {
+            assert!(start.elapsed() < PATIENCE, "not {state}: {}", self.status());
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn goes_on(&self) {
+        let (before, start) = (self.evals(), Instant::now());
+        while self.evals() <= before {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the search does not go on:\n{}",
+                self.screen()
+            );
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether the window shows the alternate screen, and its cursor: `10` for a dashboard, `01` for a shell.
+    fn screen_state(&self) -> String {
+        let format = "#{alternate_on}#{cursor_flag}";
+        self.tmux(&["display-message", "-p", "-t", "s", format])
+            .trim()
+            .to_string()
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+/// A search whose candidates take this many seconds each.
+fn slow_space(dir: &Path, seconds: f64) -> PathBuf {
+    let script = dir.join("score.sh");
+    let text = format!(
+        "while read -r line; do\n  id=${{line#*'\"id\":\"'}}; id=${{id%%'\"'*}}\n  sleep {seconds}\n  n=$((n + 1))\n  \
+         echo \"{{\\\"id\\\":\\\"$id\\\",\\\"scores\\\":{{\\\"s\\\":0.$((n % 90 + 10))}}}}\"\ndone\n"
+    );
+    fs::write(&script, text).unwrap();
+    let file = dir.join("space.yaml");
+    let text = format!(
+        "name: slow\ngenes:\n  x: [-5.0, 5.0]\n  y: [-5.0, 5.0]\nfitness: {{command: [sh, {}]}}\nsearch: {{optimizer: \
+         cma-es, evals: 100000, seed: 1}}\n",
+        script.display()
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn start_search(tmux: &Tmux, space: &Path) {
+    tmux.start(80, 24, &tmux.heterosis(&format!("search {} --run", space.display())));
+    tmux.sees("evals");
+    tmux.goes_on();
+}
+
+#[test]
+fn keys_pause_leave_come_back_and_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let Some(tmux) = Tmux::installed("keys", &run) else {
+        return;
+    };
+    start_search(&tmux, &slow_space(dir.path(), 0.05));
+    assert_eq!(tmux.screen_state(), "10");
+
+    // p pauses: what is in flight ends, and no more comes.
+    tmux.key("p");
+    tmux.is("paused");
+    sleep(Duration::from_millis(500));
+    let before = tmux.evals();
+    sleep(Duration::from_millis(700));
+    assert_eq!(tmux.evals(), before, "a paused search asks for nothing");
+    tmux.sees("paused");
+    tmux.key("p");
+    tmux.is("running");
+    tmux.goes_on();
+
+    // A storm of sizes, the smallest of which have room for nothing.
+    for (columns, rows) in [
+        (20, 5),
+        (200, 60),
+        (1, 1),
+        (33, 7),
+        (120, 40),
+        (2, 50),
+        (250, 2),
+        (80, 24),
+    ] {
+        tmux.resize(columns, rows);
+        sleep(Duration::from_millis(120));
+    }
+    for page in ["1", "2", "3", "4", "5", "6", "7", "?", "?", "1"] {
+        tmux.key(page);
+    }
+    tmux.sees("evals");
+    tmux.goes_on();
+
+    // q leaves the view, and the search goes on as lines.
+    tmux.key("q");
+    tmux.sees("the search goes on");
+    assert_eq!(tmux.screen_state(), "01", "the terminal is as it was");
+    tmux.is("running");
+    tmux.goes_on();
+
+    // Another terminal comes back to it; e exports, and says why it cannot; S asks before it stops.
+    let Some(viewer) = Tmux::installed("viewer", &run) else {
+        return;
+    };
+    viewer.start(120, 40, &viewer.heterosis("watch"));
+    viewer.sees("evals");
+    viewer.key("e");
+    viewer.sees("is not exported");
+    viewer.key("S");
+    viewer.sees("y");
+    viewer.key("n");
+    viewer.sees("not stopped");
+    tmux.goes_on();
+    viewer.key("S");
+    viewer.key("y");
+    tmux.sees("exit code 130");
+    tmux.is("paused");
+    viewer.key("q");
+    viewer.sees("exit code 0");
+    assert_eq!(viewer.screen_state(), "01");
+}
+
+#[test]
+fn the_first_interrupt_drains_the_second_aborts() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let Some(tmux) = Tmux::installed("interrupts", &run) else {
+        return;
+    };
+    start_search(&tmux, &slow_space(dir.path(), 0.3));
+    tmux.key("C-c");
+    tmux.sees("exit code 130");
+    assert_eq!(tmux.screen_state(), "01");
+    assert!(
+        fs::read_to_string(run.join("journal.jsonl"))
+            .unwrap()
+            .contains("run_stopped"),
+        "the journal is closed"
+    );
+    tmux.close();
+
+    // Each candidate now takes longer than anybody waits.
+    slow_space(dir.path(), 600.0);
+    tmux.start(80, 24, &tmux.heterosis("resume"));
+    tmux.sees("evals");
+    tmux.key("C-c");
+    tmux.sees("stopping");
+    tmux.key("C-c");
+    tmux.sees("exit code 130");
+    assert_eq!(tmux.screen_state(), "01");
+    tmux.is("paused");
+}
+
+#[test]
+fn a_closed_laptop_kills_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let Some(tmux) = Tmux::installed("hangup", &run) else {
+        return;
+    };
+    start_search(&tmux, &slow_space(dir.path(), 0.05));
+    // Once while the dashboard shows, once while lines are printed.
+    for leave in [false, true] {
+        if leave {
+            tmux.key("q");
+            tmux.sees("the search goes on");
+        }
+        tmux.close();
+        sleep(Duration::from_millis(300));
+        tmux.goes_on();
+        tmux.goes_on();
+        assert_eq!(tmux.status()["state"], "running");
+        fs::write(run.join("stop-request"), "").unwrap();
+        tmux.is("paused");
+        // The lock goes when the process has ended.
+        let start = Instant::now();
+        while fs::read_to_string(run.join("journal.jsonl"))
+            .unwrap()
+            .matches("run_stopped")
+            .count()
+            < 1 + usize::from(leave)
+        {
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            sleep(Duration::from_millis(50));
+        }
+        if !leave {
+            tmux.start(80, 24, &tmux.heterosis("resume"));
+            tmux.sees("evals");
+            tmux.goes_on();
+        }
+    }
+}
+
+#[test]
+fn colours_and_signs_go_where_they_are_not_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    fs::create_dir(&run).unwrap();
+    let night = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dashboard/night.jsonl");
+    fs::copy(night, run.join("journal.jsonl")).unwrap();
+    let Some(tmux) = Tmux::installed("plain", &run) else {
+        return;
+    };
+    let colours = |tmux: &Tmux| {
+        tmux.tmux(&["capture-pane", "-p", "-e", "-t", "s"])
+            .contains("\u{1b}[38;5")
+    };
+    tmux.start(80, 24, &tmux.heterosis("watch"));
+    tmux.sees("result");
+    assert!(colours(&tmux) && !tmux.screen().is_ascii());
+    tmux.close();
+    tmux.start(
+        80,
+        24,
+        &format!("NO_COLOR=1 HETEROSIS_ASCII=1 {}", tmux.heterosis("watch")),
+    );
+    let screen = tmux.sees("result");
+    assert!(!colours(&tmux), "NO_COLOR");
+    assert!(screen.is_ascii(), "{screen}");
+}

@@ -1,0 +1,153 @@
+"""Export a run's best child and see whether others make the same of it.
+
+    pip install torch transformers mergekit gguf
+    python export.py RUN_DIR [--heterosis PATH] [--questions 40] [--gguf]
+
+(a) transformers loads the exported directory and answers as the journal says the child did, greedily, in f32 on the CPU;
+(b) mergekit-yaml runs the exported mergekit_config.yml, and its weights are the export's;
+(c) with --gguf, the export as f16 and q8_0 is opened by the gguf package and by transformers, and compared tensor by tensor.
+The exit code is the number of differences.
+"""
+import argparse, json, os, subprocess, sys, tempfile
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def weights(folder):
+    tensors = {}
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".safetensors"):
+            with safe_open(os.path.join(folder, file), "pt") as shard:
+                tensors.update({name: shard.get_tensor(name).float() for name in shard.keys()})
+    return tensors
+
+
+def journal(run):
+    with open(os.path.join(run, "journal.jsonl"), encoding="utf8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def winner(records):
+    selected = [r["best"] for r in records if r["event"] == "selected"]
+    scored = [r for r in records if r["event"] == "candidate_scored" and r["origin"] != "parent" and not r.get("eliminated")]
+    return selected[-1] if selected else max(scored, key=lambda r: r["fitness"])["id"]
+
+
+def answers_differ(args, out):
+    with open(os.path.join(out, "provenance.json"), encoding="utf8") as file:
+        provenance = json.load(file)
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    wrong, asked = 0, 0
+    rows = [(a["prompt"], a["output"], a["max_new_tokens"], a["stop"]) for a in provenance["first_answers"]]
+    rows += [(r["prompt"], r["text"], r["max_new_tokens"], r["stop"]) for r in more_answers(args, out, rows)]
+    for prompt, ours, most, stops in rows:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        with torch.no_grad():
+            theirs = model.generate(ids, max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        text = tokenizer.decode(theirs[0, ids.shape[1]:], skip_special_tokens=True)
+        for stop in stops:
+            text = text.split(stop)[0]
+        asked += 1
+        if text.strip() != ours.strip():
+            wrong += 1
+            print(f"  transformers: {text!r}\n  heterosis:    {ours!r}")
+    print(f"(a) transformers {transformers.__version__}: {asked} answers, {wrong} differences")
+    return wrong
+
+
+def more_answers(args, out, rows):
+    """Other questions of the same kind, made of the provenance's by changing their numbers."""
+    made = []
+    for i in range(args.questions):
+        prompt, _, most, stops = rows[i % len(rows)]
+        digits = [c for c in prompt if c.isdigit()]
+        changed = "".join(str((int(c) + i) % 9 + 1) if c.isdigit() else c for c in prompt) if digits else prompt
+        made.append({"prompt": changed, "max_new_tokens": most, "stop": stops})
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf8", delete=False) as file:
+        file.writelines(json.dumps({"prompt": m["prompt"]}) + "\n" for m in made)
+    call = [args.heterosis, "generate", out, "--prompts", file.name, "--max-new-tokens", str(made[0]["max_new_tokens"]), "--json"]
+    for stop in made[0]["stop"]:
+        call += ["--stop", stop]
+    outputs = json.loads(subprocess.run(call, stdout=subprocess.PIPE, check=True).stdout)["outputs"]
+    os.unlink(file.name)
+    return [{**m, "text": o["text"]} for m, o in zip(made, outputs)]
+
+
+def weights_differ(out):
+    with tempfile.TemporaryDirectory() as folder:
+        merged = os.path.join(folder, "merged")
+        config = os.path.join(out, "mergekit_config.yml")
+        beside = os.path.join(os.path.dirname(sys.executable), "mergekit-yaml")
+        mergekit = beside if os.path.exists(beside) else "mergekit-yaml"
+        subprocess.run([mergekit, config, merged, "--allow-crimes"], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        ours, theirs = weights(out), weights(merged)
+    wrong = sorted(set(ours) ^ set(theirs))
+    largest, equal = 0.0, 0
+    for name in sorted(set(ours) & set(theirs)):
+        difference = (ours[name] - theirs[name]).abs().max().item()
+        largest = max(largest, difference)
+        equal += torch.equal(ours[name], theirs[name])
+        if difference > 1e-6 * ours[name].abs().max().item() + 1e-7:
+            wrong.append(name)
+    print(f"(b) mergekit: {len(ours)} tensors, {equal} bit for bit the same, largest difference {largest:.1e}, "
+          f"{len(wrong)} differences {wrong[:5]}")
+    return len(wrong)
+
+
+def gguf_differs(args, out):
+    import gguf
+    wrong = 0
+    original = weights(out)
+    for kind in ("f16", "q8_0"):
+        with tempfile.TemporaryDirectory() as folder:
+            target = os.path.join(folder, "out")
+            done = subprocess.run([args.heterosis, "export", args.run, "best", target, "--gguf", kind], stderr=subprocess.PIPE, text=True,
+                                  stdout=subprocess.DEVNULL, check=True)
+            file = os.path.join(target, f"model-{kind}.gguf")
+            if not os.path.exists(file):
+                print(f"(c) {kind}: not written: {done.stderr.strip()}")
+                continue
+            reader = gguf.GGUFReader(file)
+            model = AutoModelForCausalLM.from_pretrained(target, gguf_file=f"model-{kind}.gguf", dtype=torch.float32)
+            state = model.state_dict()
+            bad, largest = [], 0.0
+            for name, tensor in original.items():
+                scale = tensor.abs().max().item()
+                difference = (state[name].float() - tensor).abs().max().item()
+                largest = max(largest, difference / max(scale, 1e-12))
+                if difference > (1e-3 if kind == "f16" else 1e-2) * scale:
+                    bad.append(name)
+            ours, theirs = AutoTokenizer.from_pretrained(target), AutoTokenizer.from_pretrained(target, gguf_file=f"model-{kind}.gguf")
+            texts = ["The quick brown fox doesn't jump.", "¿Cuántas manzanas?", "Answer: three times four\n\nis twelve", "東京 naïve 🚀"]
+            cut = [t for t in texts if ours(t).input_ids != theirs(t).input_ids]
+            print(f"(c) {kind}: gguf {len(reader.tensors)} tensors, {len(reader.fields)} fields; transformers: {len(original)} tensors, "
+                  f"largest relative difference {largest:.1e}, {len(bad)} differences {bad[:3]}; {len(texts)} texts, {len(cut)} cut otherwise")
+            wrong += len(bad) + len(cut)
+    return wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--heterosis", default="heterosis")
+    parser.add_argument("--questions", type=int, default=40)
+    parser.add_argument("--gguf", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "export")
+        subprocess.run([args.heterosis, "export", args.run, "best", out], check=True, stdout=subprocess.DEVNULL)
+        records = journal(args.run)
+        print(f"{winner(records)} of {args.run}")
+        wrong = answers_differ(args, out) + weights_differ(out)
+        if args.gguf:
+            wrong += gguf_differs(args, out)
+    sys.exit(min(wrong, 255))
+
+
+if __name__ == "__main__":
+    main()
