@@ -33,6 +33,8 @@ pub enum Command {
     Status(StatusArgs),
     /// List the runs below a directory.
     Runs(RunsArgs),
+    /// Runs side by side.
+    Compare(CompareArgs),
     /// See, before a night is spent, whether a search space or recipe can work, and what it costs.
     Check(CheckArgs),
     /// Merge once, to disk.
@@ -47,6 +49,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Write the best child of a run: recipe, merged model, card and provenance.
     Export(ExportArgs),
+    /// Find the simplest recipe that is as good as a run's winner.
+    Simplify(SimplifyArgs),
     /// Recompute every hash of an export.
     Verify(VerifyArgs),
     /// Write a run's report and its pictures.
@@ -78,6 +82,13 @@ pub enum DTypeArg {
     F32,
     Bf16,
     F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GgufArg {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -166,6 +177,16 @@ pub struct RunsArgs {
     /// Where runs are looked for.
     #[arg(default_value = "runs")]
     pub dir: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Directories of the runs.
+    #[arg(required = true, num_args = 1.., value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
@@ -304,12 +325,35 @@ pub struct ExportArgs {
     /// Only the recipe, not the merged model.
     #[arg(long)]
     pub recipe_only: bool,
+    /// A GGUF file for llama.cpp besides.
+    #[arg(long, value_enum, conflicts_with = "recipe_only", value_name = "f16|q8_0")]
+    pub gguf: Option<GgufArg>,
     /// Largest size of one file.
     #[arg(long, default_value = "5GB", value_name = "SIZE")]
     pub shard_size: String,
     /// Replace OUT if it exists.
     #[arg(long)]
     pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SimplifyArgs {
+    /// Directory of the run.
+    pub run: PathBuf,
+    /// What a simpler recipe may lose, in points: hundredths of the fitness.
+    #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
+    pub margin: f64,
+    /// Fresh questions of each task, instead of all that the run has left.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Where the simplest recipe goes.
+    #[arg(long, value_name = "FILE.yaml")]
+    pub out: Option<PathBuf>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -340,6 +384,9 @@ pub enum DataCommand {
         /// gsm8k, mgsm.
         #[arg(required = true)]
         names: Vec<String>,
+        /// A mirror with the folders gsm8k/ and mgsm/, instead of where their authors publish them.
+        #[arg(long, value_name = "URL")]
+        from: Option<String>,
     },
 }
 

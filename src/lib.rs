@@ -21,6 +21,7 @@
 //! | [`event`] | What happened, in plain fields: the machine-readable contract. |
 //! | [`store`] | The journal and the cache of fitness and answers. |
 //! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal. |
+//! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |
 //! | [`commands`], [`cli`] | What was typed, and what it means. |
@@ -46,6 +47,7 @@ pub mod optim;
 pub mod recipe;
 pub mod report;
 pub mod search;
+pub mod simplify;
 pub mod space;
 pub mod store;
 pub mod yaml;

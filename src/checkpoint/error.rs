@@ -289,6 +289,18 @@ pub enum Error {
     )]
     GgufTokenizer { file: PathBuf, reason: String },
 
+    /// A model that cannot be written as GGUF, since its family's layout there is not known.
+    #[error("{model} is of the family {family}; as GGUF, {known} can be written.")]
+    GgufFamily {
+        model: String,
+        family: String,
+        known: String,
+    },
+
+    /// A model that llama.cpp would run otherwise than it is.
+    #[error("{model} cannot be written as GGUF: {reason}.")]
+    GgufWrite { model: String, reason: String },
+
     // ---------------------------------------------------------------------------------------------- adapters
     /// An adapter of a kind that is more than W + scale·B·A.
     #[error(

@@ -252,7 +252,7 @@ fn dequantise(kind: GgmlDType, blocks: &[u8], elements: usize) -> Vec<f32> {
 // ------------------------------------------------------------------------------------------------------ the header
 
 /// Factors by which Llama 3 divides its rotary frequencies; transformers has them in its configuration.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// A tensor as the header describes it; `bytes` counts from the start of the data.
 #[derive(Debug)]
@@ -441,14 +441,14 @@ impl<'a> Reader<'a> {
 // ---------------------------------------------------------------------------------------- architecture and configuration
 
 /// The architectures whose names and layouts are known, by llama.cpp's name and by transformers'.
-const ARCHITECTURES: [(&str, &str, &str); 3] = [
+pub(super) const ARCHITECTURES: [(&str, &str, &str); 3] = [
     ("llama", "llama", "LlamaForCausalLM"),
     ("qwen2", "qwen2", "Qwen2ForCausalLM"),
     ("qwen3", "qwen3", "Qwen3ForCausalLM"),
 ];
 
 /// llama.cpp's name of a layer's module, and transformers'.
-const LAYER_MODULES: [(&str, &str); 11] = [
+pub(super) const LAYER_MODULES: [(&str, &str); 11] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),

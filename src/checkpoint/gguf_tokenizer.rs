@@ -9,14 +9,14 @@ use serde_json::{Map, Value as Json, json};
 
 use super::gguf::{Metadata, Value};
 
-const CONTROL: usize = 3;
-const USER_DEFINED: usize = 4;
+pub(super) const CONTROL: usize = 3;
+pub(super) const USER_DEFINED: usize = 4;
 
 /// The splits of byte-level tokenizers, by llama.cpp's names for them; every other one is GPT-2's.
-const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_SPLIT: &str =
+pub(super) const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const QWEN2_SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3_NAMES: [&str; 8] = [
     "llama3",
     "llama-v3",
@@ -29,7 +29,7 @@ const LLAMA3_NAMES: [&str; 8] = [
 ];
 const QWEN2_NAMES: [&str; 3] = ["qwen2", "deepseek-r1-qwen", "megrez"];
 /// Those whose split is GPT-2's as far as transformers is concerned, so that nothing need be said about it.
-const GPT2_NAMES: [&str; 5] = ["gpt-2", "gpt2", "default", "smollm", "olmo"];
+const GPT2_NAMES: [&str; 4] = ["gpt-2", "gpt2", "default", "olmo"];
 
 /// A file's vocabulary, read for once.
 struct Vocabulary<'a> {
@@ -155,6 +155,11 @@ impl<'a> Vocabulary<'a> {
             _ if llama3 => split(LLAMA3_SPLIT),
             _ if qwen2 => split(QWEN2_SPLIT),
             "tekken" => split(TEKKEN_SPLIT),
+            // Each digit alone, then GPT-2's way: as llama.cpp does and as the model's own tokenizer.json says, though
+            // transformers' reader of GGUF files leaves the digits together.
+            "smollm" => {
+                json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes(true)]})
+            }
             name => {
                 if !GPT2_NAMES.contains(&name) {
                     tracing::warn!(
@@ -438,6 +443,7 @@ mod tests {
         assert_eq!(tokens(&metadata("llama-bpe"), "ab1111"), ["<|end|>", "ab", "111", "1"]);
         assert_eq!(tokens(&metadata("qwen2"), "ab1111"), ["ab", "1", "1", "1", "1"]);
         assert_eq!(tokens(&metadata("tekken"), "ab11"), ["ab", "1", "1"]);
+        assert_eq!(tokens(&metadata("smollm"), "ab11"), ["ab", "1", "1"]);
         assert_eq!(tokens(&metadata("unheard-of"), "ab11"), ["ab", "11"]);
         assert_eq!(
             tokens(&metadata("gpt-2"), "a<think>b<|end|>"),

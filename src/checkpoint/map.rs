@@ -1,7 +1,7 @@
 //! A weight file in memory, mapped and not read: the one place in the crate that uses `unsafe`.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -42,6 +42,21 @@ impl MappedFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Lets the system have the memory of these bytes back; whoever touches them again reads them from the file.
+    pub(super) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: `DontNeed` loses what was written to a map without going to its file. Nobody can write to this one.
+            #[allow(unsafe_code)]
+            let released =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            if let Err(e) = released {
+                // Only memory is lost.
+                tracing::debug!("{}: {e}", self.path.display());
+            }
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod dtype;
 mod error;
 mod gguf;
 mod gguf_tokenizer;
+mod gguf_vocabulary;
+mod gguf_write;
 mod hub;
 mod lora;
 mod map;
@@ -28,6 +30,7 @@ use serde_json::Value;
 
 pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
+pub use gguf_write::{GgufKind, write_gguf};
 pub use hub::{Download, HubOptions, Report};
 pub use lora::AdapterShape;
 pub use writer::{TensorSpec, Writer, parse_size};
@@ -303,6 +306,13 @@ impl Checkpoint {
     pub fn raw(&self, name: &str) -> Option<(&[u8], DType)> {
         let tensor = self.tensors.get(name)?;
         self.is_plain(name).then(|| (self.stored(tensor), tensor.info.dtype))
+    }
+
+    /// Says that the tensor `name` will not be read soon, so that the system may have its memory back.
+    pub fn release(&self, name: &str) {
+        if let Some(tensor) = self.tensors.get(name) {
+            self.files[tensor.file].release(tensor.bytes.clone());
+        }
     }
 
     /// Refuses NaN and infinities, naming the first tensor (in the order of the names) and element that holds one.

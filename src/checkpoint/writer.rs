@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -61,7 +61,8 @@ struct Place {
     spec: TensorSpec,
     shard: usize,
     offset: u64,
-    written: AtomicBool,
+    /// Bytes that are written, from the first on.
+    written: AtomicU64,
 }
 
 impl Writer {
@@ -152,6 +153,19 @@ impl Writer {
         check_size(&place.spec, bytes.len())?;
         self.claim(name, place)?;
         self.write_at(place, 0, bytes)
+    }
+
+    /// Writes the next bytes of a declared tensor, which begin `offset` bytes after its first.
+    ///
+    /// **Errors**: as [`tensor`](Self::tensor); the part does not begin where the one before it ended.
+    pub fn put_part(&self, name: &str, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        let place = self.place(name)?;
+        let end = offset + bytes.len();
+        if end > place.spec.size_bytes() {
+            check_size(&place.spec, end)?;
+        }
+        self.claim_part(name, place, offset as u64, end as u64)?;
+        self.write_at(place, offset as u64, bytes)
     }
 
     /// Rounds f32 values to the dtype of a declared tensor and writes them; several threads may do so at once.
@@ -271,7 +285,7 @@ impl Writer {
                 spec: spec.clone(),
                 shard: number,
                 offset,
-                written: AtomicBool::new(false),
+                written: AtomicU64::new(0),
             };
             offset += spec.size_bytes() as u64;
             if self.places.insert(spec.name.clone(), place).is_some() {
@@ -287,9 +301,17 @@ impl Writer {
 
     /// Marks a tensor as written; the second to try is refused.
     fn claim(&self, name: &str, place: &Place) -> Result<(), Error> {
-        match place.written.swap(true, Ordering::Relaxed) {
-            true => Err(plan_error(name, "written twice")),
-            false => Ok(()),
+        self.claim_part(name, place, 0, place.spec.size_bytes() as u64)
+    }
+
+    /// Marks a part as written; it has to begin where the last one ended.
+    fn claim_part(&self, name: &str, place: &Place, from: u64, to: u64) -> Result<(), Error> {
+        let claimed = place
+            .written
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        match claimed {
+            Ok(_) => Ok(()),
+            Err(_) => Err(plan_error(name, "written twice, or not from its beginning on")),
         }
     }
 
@@ -309,7 +331,7 @@ impl Writer {
         let missing = self
             .places
             .iter()
-            .filter(|(_, place)| !place.written.load(Ordering::Relaxed));
+            .filter(|(_, place)| place.written.load(Ordering::Relaxed) < place.spec.size_bytes() as u64);
         let mut missing: Vec<&String> = missing.map(|(name, _)| name).collect();
         missing.sort();
         match missing.first() {

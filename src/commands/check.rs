@@ -20,6 +20,9 @@ use crate::{
     yaml,
 };
 
+/// The largest tensor that is merged to see how long a merge takes.
+const SAMPLE_ELEMENTS: usize = 1 << 24;
+
 /// Questions of each task that are answered to see how long an evaluation takes.
 const SAMPLE: usize = 8;
 
@@ -30,6 +33,8 @@ struct Findings {
     tasks: Vec<TaskFinding>,
     genes: Vec<String>,
     merge: Merge,
+    /// Of a recipe, without decompositions and without writing.
+    merge_seconds: Option<f64>,
     /// Of one candidate: merging and answering; of the whole search.
     candidate_seconds: Option<f64>,
     search_seconds: Option<f64>,
@@ -58,6 +63,8 @@ struct Merge {
     bytes_written: u64,
     memory_bytes: u64,
     spectral_flops: u64,
+    /// Of these decompositions, on this machine.
+    spectral_seconds: f64,
 }
 
 pub fn check(args: CheckArgs) -> Outcome {
@@ -96,6 +103,7 @@ fn check_recipe(file: &Path) -> Result<Findings> {
         tasks: Vec::new(),
         genes: Vec::new(),
         merge: merge(&opened.plan, &opened.parents),
+        merge_seconds: Some(merge_seconds(&opened)?),
         candidate_seconds: None,
         search_seconds: None,
         warnings: opened.plan.warnings(),
@@ -119,7 +127,29 @@ fn merge(plan: &Plan, parents: &crate::search::Parents) -> Merge {
         bytes_written: cost.written_bytes,
         memory_bytes: cost.peak_bytes,
         spectral_flops: cost.spectral_flops,
+        spectral_seconds: match cost.spectral_flops {
+            0 => 0.0,
+            flops => environment::decomposition_seconds(flops),
+        },
     }
+}
+
+/// From a tensor of middling size that needs no decomposition; reading from the disk comes on top where it is slow.
+fn merge_seconds(opened: &Opened) -> Result<f64> {
+    let plan = &opened.plan;
+    let outputs = plan.outputs().iter().enumerate();
+    let cheap = outputs.filter(|(i, _)| !plan.decomposes(*i));
+    let Some((sample, output)) = cheap
+        .filter(|(_, o)| o.elements() <= SAMPLE_ELEMENTS)
+        .max_by_key(|(_, o)| o.elements())
+    else {
+        return Ok(0.0);
+    };
+    let mut bytes = vec![0; output.size_bytes()];
+    let clock = environment::stopwatch();
+    plan.compute_bytes(sample, &opened.parents, &mut bytes)?;
+    let all: usize = plan.outputs().iter().map(|o| o.elements()).sum();
+    Ok(clock().as_secs_f64() * all as f64 / output.elements().max(1) as f64)
 }
 
 fn check_space(file: &Path) -> Result<Findings> {
@@ -177,6 +207,7 @@ fn check_space(file: &Path) -> Result<Findings> {
         tasks: findings,
         genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
         merge: merge(&plan, &opened.parents),
+        merge_seconds: None,
         candidate_seconds: Some(candidate_seconds),
         search_seconds: Some(candidate_seconds * prepared.space.search.evals as f64),
         warnings: plan.warnings(),
@@ -219,9 +250,13 @@ fn show(findings: &Findings) {
     ));
     if merge.spectral_flops > 0 {
         print(format_args!(
-            "      of which singular value decompositions: {:.1} GFLOP",
-            merge.spectral_flops as f64 / 1e9
+            "      singular value decompositions: {:.1} GFLOP, about {:.1} minutes here",
+            merge.spectral_flops as f64 / 1e9,
+            merge.spectral_seconds / 60.0
         ));
+    }
+    if let Some(seconds) = findings.merge_seconds {
+        print(format_args!("time  about {:.1} s and the time of the disk", seconds));
     }
     if let (Some(candidate), Some(search)) = (findings.candidate_seconds, findings.search_seconds) {
         print(format_args!(

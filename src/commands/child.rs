@@ -35,7 +35,7 @@ pub fn write(writer: &mut Writer, plan: &Plan, parents: &Parents, progress: &mut
     merge::run::<anyhow::Error>(
         plan,
         parents,
-        &mut |output, bytes| Ok(writer.put(&output.name, bytes)?),
+        &mut |piece| Ok(writer.put_part(&piece.output.name, piece.offset, piece.bytes)?),
         &mut |p| progress(p.tensors_done),
     )?;
     writer.json("config.json", plan.config())?;

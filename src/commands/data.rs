@@ -1,9 +1,496 @@
-//! `heterosis data pull`: benchmark data into the local cache.
+//! `heterosis data pull`: benchmark data into the local cache, as their authors publish them.
+//!
+//! Each file is looked for at several places in turn: with `HF_ENDPOINT` at that Hub first, then in the authors' own
+//! repository. What arrives is checked (rows, columns, a digest) before it takes its name.
 
-use super::Outcome;
-use crate::cli::{DataArgs, DataCommand};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use sha2::{Digest, Sha256};
+
+use super::{Failure, Outcome, environment, print};
+use crate::{
+    checkpoint::HubOptions,
+    cli::{DataArgs, DataCommand},
+    eval::exemplars,
+    yaml,
+};
+
+/// A data set and where its files are published.
+struct DataSet {
+    name: &'static str,
+    files: &'static [PublishedFile],
+    /// Folder of the authors' repository.
+    authors: &'static str,
+    /// Data set on the Hub that has the same files.
+    hub: &'static str,
+    licence: &'static str,
+}
+
+struct PublishedFile {
+    /// As the tasks read it.
+    name: &'static str,
+    /// As the authors publish it, where that is another format.
+    published: Option<&'static str>,
+    rows: usize,
+    /// Of the file that heterosis is tested with.
+    sha256: &'static str,
+}
+
+const fn file(name: &'static str, rows: usize, sha256: &'static str) -> PublishedFile {
+    PublishedFile {
+        name,
+        published: None,
+        rows,
+        sha256,
+    }
+}
+
+const DATA_SETS: [DataSet; 2] = [
+    DataSet {
+        name: "gsm8k",
+        files: &[
+            file(
+                "train.jsonl",
+                7473,
+                "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+            ),
+            file(
+                "test.jsonl",
+                1319,
+                "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+            ),
+        ],
+        authors: "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data",
+        hub: "openai/gsm8k",
+        licence: "MIT, © OpenAI. Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv:2110.14168",
+    },
+    DataSet {
+        name: "mgsm",
+        files: &[
+            file(
+                "mgsm_bn.tsv",
+                250,
+                "6b00bc7cc635547e866989284afa924d789b5affa2eb8de623c385dd943ad977",
+            ),
+            file(
+                "mgsm_de.tsv",
+                250,
+                "4dfea30fede44b813e2e496f5f0534049e83c7cc8aed6e00600b30ec62053626",
+            ),
+            file(
+                "mgsm_en.tsv",
+                250,
+                "50021d0f28cc957edcb44e7806425b1c7fbd648ddcb9e0a8ec689d10e57d40fa",
+            ),
+            file(
+                "mgsm_es.tsv",
+                250,
+                "5bd27ebdf00140cec845c5298dc17715f5cd57d8edda6df1976db40bf3f0750a",
+            ),
+            file(
+                "mgsm_fr.tsv",
+                250,
+                "36207c1c03fd7cd3ea491441eb755408199f94e4a647851df531bbaedc99d606",
+            ),
+            file(
+                "mgsm_ja.tsv",
+                250,
+                "59a2b50debe77981fd784cb3b2bef1505e3abf2a37116dc9d7a366ab029b4637",
+            ),
+            file(
+                "mgsm_ru.tsv",
+                250,
+                "6bd30fd2e80c5bac23f566fb4ae0e6a55a19578401fbf9a01fb21beb3645fef8",
+            ),
+            file(
+                "mgsm_sw.tsv",
+                250,
+                "2bac828d77229e65d7c7197b1ad4a2cb5b1fe99b163f2cbdd66501de6a2115c4",
+            ),
+            file(
+                "mgsm_te.tsv",
+                250,
+                "dd6b1452c244bb2e4ba254c01ea84137f80c1cefc57d69c23b0ed88b9c0f36b7",
+            ),
+            file(
+                "mgsm_th.tsv",
+                250,
+                "f3932dc5ad8e9d0ea82b017adc1e1461dd647af861e7166d6741986602a0cfd6",
+            ),
+            file(
+                "mgsm_zh.tsv",
+                250,
+                "b2fa63151022370a0de1f4211c8c284eae74b0f5a3b003b1d5982c0d4a73f661",
+            ),
+            PublishedFile {
+                name: "exemplars.json",
+                published: Some("exemplars.py"),
+                rows: 8,
+                sha256: "", // the layout of the JSON is ours
+            },
+        ],
+        authors: "https://raw.githubusercontent.com/google-research/url-nlp/main/mgsm",
+        hub: "juletxara/mgsm",
+        licence: "CC BY 4.0, © Google Research. Shi et al. 2022, Language Models are Multilingual Chain-of-Thought Reasoners, \
+                  arXiv:2210.03057",
+    },
+];
 
 pub fn data(args: DataArgs) -> Outcome {
-    let DataCommand::Pull { names } = args.command;
-    Err(anyhow::anyhow!("{}: fetching is not built yet", names.join(", ")).into())
+    let DataCommand::Pull { names, from } = args.command;
+    let sets: Vec<&DataSet> = names.iter().map(|name| known(name)).collect::<Result<_>>()?;
+    let hub = environment::hub_options();
+    if hub.offline {
+        return Err(anyhow!(
+            "HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or set HETEROSIS_DATA to the data"
+        )
+        .into());
+    }
+    let cache = environment::data_cache();
+    let client = Client::new().map_err(Failure::Work)?;
+    for set in sets {
+        let dir = cache.join(set.name);
+        for (i, file) in set.files.iter().enumerate() {
+            let bar = environment::progress_bar(set.files.len() as u64, set.name);
+            bar.set_position(i as u64);
+            let pulled = pull(&client, set, file, &dir, from.as_deref(), &hub);
+            bar.finish_and_clear();
+            pulled
+                .with_context(|| format!("{}/{}", set.name, file.name))
+                .map_err(Failure::Work)?;
+        }
+        let mut source = format!("{}\n", set.licence);
+        let _ = writeln!(
+            source,
+            "Fetched by heterosis from {}",
+            from.as_deref().unwrap_or(set.authors)
+        );
+        fs::write(dir.join("SOURCE"), source).map_err(Failure::work)?;
+        print(dir.display());
+    }
+    if let Some(elsewhere) = environment::data_dirs().roots.iter().find(|root| **root != cache) {
+        tracing::warn!(
+            "tasks read {}, as HETEROSIS_DATA says, and not {}; unset HETEROSIS_DATA to use what was fetched",
+            elsewhere.display(),
+            cache.display()
+        );
+    }
+    Ok(())
+}
+
+fn known(name: &str) -> Result<&'static DataSet> {
+    let names = DATA_SETS.each_ref().map(|set| set.name);
+    let found = DATA_SETS.iter().find(|set| set.name == name);
+    found.ok_or_else(|| {
+        anyhow!(
+            "there is no data set '{name}'{}; known: {}",
+            yaml::did_you_mean(name, &names),
+            names.join(", ")
+        )
+    })
+}
+
+/// One file, unless it is there already.
+fn pull(
+    client: &Client,
+    set: &DataSet,
+    file: &PublishedFile,
+    dir: &Path,
+    from: Option<&str>,
+    hub: &HubOptions,
+) -> Result<()> {
+    let out = dir.join(file.name);
+    if fs::read_to_string(&out).is_ok_and(|text| file.check(&text).is_ok()) {
+        return Ok(());
+    }
+    let mut failures = Vec::new();
+    for place in places(set, file, from, hub) {
+        let fetched = client
+            .get(&place.url, hub.token.as_deref().filter(|_| place.on_hub))
+            .and_then(|bytes| {
+                let text = String::from_utf8(bytes).map_err(|_| anyhow!("it is no UTF-8"))?;
+                let text = match place.is_python {
+                    true => exemplars::json_of(&text).map_err(anyhow::Error::msg)?,
+                    false => text,
+                };
+                file.check(&text)?;
+                Ok(text)
+            });
+        match fetched {
+            Ok(text) => {
+                if !file.sha256.is_empty() && sha256(&text) != file.sha256 {
+                    tracing::warn!(
+                        "{} is not the text that heterosis was tested with; scores may differ from published ones",
+                        place.url
+                    );
+                }
+                return keep(&out, &text);
+            }
+            Err(e) => failures.push(format!("{}: {e:#}", place.url)),
+        }
+    }
+    bail!(
+        "it cannot be fetched: {}. With --from, a mirror can be named",
+        failures.join("; ")
+    )
+}
+
+struct Place {
+    url: String,
+    on_hub: bool,
+    is_python: bool,
+}
+
+/// Where a file may be, in the order in which it is looked for.
+fn places(set: &DataSet, file: &PublishedFile, from: Option<&str>, hub: &HubOptions) -> Vec<Place> {
+    let published = file.published.unwrap_or(file.name);
+    let place = |url: String, on_hub, name: &str| Place {
+        url,
+        on_hub,
+        is_python: name.ends_with(".py"),
+    };
+    if let Some(from) = from {
+        let from = from.trim_end_matches('/');
+        return vec![place(format!("{from}/{}/{}", set.name, file.name), false, file.name)];
+    }
+    let on_hub = hub.endpoint.iter().map(|endpoint| {
+        let url = format!(
+            "{}/datasets/{}/resolve/main/{published}",
+            endpoint.trim_end_matches('/'),
+            set.hub
+        );
+        place(url, true, published)
+    });
+    let authors = place(format!("{}/{published}", set.authors), false, published);
+    on_hub.chain([authors]).collect()
+}
+
+impl PublishedFile {
+    /// Whether a text is what this file should hold: so many rows of such columns.
+    fn check(&self, text: &str) -> Result<()> {
+        let rows = match self.name.rsplit('.').next() {
+            Some("jsonl") => {
+                let mut rows = 0;
+                for (i, line) in text.lines().enumerate() {
+                    let row: serde_json::Value =
+                        serde_json::from_str(line).with_context(|| format!("line {}", i + 1))?;
+                    if !row["question"].is_string() || !row["answer"].is_string() {
+                        bail!("line {}: a question and an answer are expected", i + 1);
+                    }
+                    rows += 1;
+                }
+                rows
+            }
+            Some("tsv") => {
+                if let Some(i) = text.lines().position(|line| line.split('\t').count() != 2) {
+                    bail!("line {}: two columns are expected", i + 1);
+                }
+                text.lines().count()
+            }
+            _ => {
+                let json: serde_json::Value = serde_json::from_str(text)?;
+                json["exemplars"]["en"].as_object().map_or(0, serde_json::Map::len)
+            }
+        };
+        match rows == self.rows {
+            true => Ok(()),
+            false => bail!("it has {rows} rows instead of {}", self.rows),
+        }
+    }
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Under its name only when it is complete.
+fn keep(out: &Path, text: &str) -> Result<()> {
+    let dir = out.parent().context("a data file lies in a folder")?;
+    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
+    temporary.write_all(text.as_bytes())?;
+    temporary.as_file().sync_all()?;
+    temporary
+        .persist(out)
+        .with_context(|| format!("cannot write {}", PathBuf::from(out).display()))?;
+    Ok(())
+}
+
+/// Fetches what an address holds, with a few tries.
+struct Client {
+    runtime: tokio::runtime::Runtime,
+    http: reqwest::Client,
+}
+
+impl Client {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+            http: reqwest::Client::builder()
+                .user_agent(concat!("heterosis/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(10))
+                .timeout(Duration::from_secs(120))
+                .build()?,
+        })
+    }
+
+    fn get(&self, url: &str, token: Option<&str>) -> Result<Vec<u8>> {
+        let once = || async {
+            let mut request = self.http.get(url);
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            let answer = request.send().await?.error_for_status()?;
+            Ok::<_, reqwest::Error>(answer.bytes().await?.to_vec())
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.runtime.block_on(once()) {
+                Ok(bytes) => return Ok(bytes),
+                // What the server says no to, it will say no to again.
+                Err(e) if e.status().is_some_and(|s| s.is_client_error()) || tries == 3 => {
+                    return Err(anyhow::Error::from(e.without_url()));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(200 << tries)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        io::{BufRead, BufReader},
+        net::TcpListener,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    /// A server with a few texts by path; it keeps what was asked for.
+    fn serve(texts: HashMap<String, String>) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let keep = asked.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let Some(Ok(request)) = lines.next() else { continue };
+                let path = request.split(' ').nth(1).unwrap_or_default().to_string();
+                let headers = lines.map_while(Result::ok).take_while(|l| !l.is_empty());
+                let token = headers
+                    .filter(|l| l.to_lowercase().starts_with("authorization"))
+                    .count();
+                keep.lock().unwrap().push(format!("{path} {token}"));
+                let (status, body) = match texts.get(&path) {
+                    Some(text) => ("200 OK", text.as_str()),
+                    None => ("404 Not Found", ""),
+                };
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        (address, asked)
+    }
+
+    const TINY: DataSet = DataSet {
+        name: "tiny",
+        files: &[],
+        authors: "http://127.0.0.1:9/nowhere",
+        hub: "somebody/tiny",
+        licence: "",
+    };
+
+    fn pull_tiny(file: &PublishedFile, dir: &Path, from: Option<&str>, endpoint: Option<&str>) -> Result<()> {
+        let hub = HubOptions {
+            endpoint: endpoint.map(String::from),
+            token: Some("secret".into()),
+            ..HubOptions::default()
+        };
+        pull(&Client::new().unwrap(), &TINY, file, dir, from, &hub)
+    }
+
+    #[test]
+    fn files_come_from_a_mirror_once() {
+        let text = "a\t1\nb\t2\n".to_string();
+        let (address, asked) = serve(HashMap::from([("/data/tiny/x.tsv".to_string(), text.clone())]));
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = format!("{address}/data/");
+        let file = file("x.tsv", 2, "");
+        pull_tiny(&file, dir.path(), Some(&mirror), None).unwrap();
+        pull_tiny(&file, dir.path(), Some(&mirror), None).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("x.tsv")).unwrap(), text);
+        assert_eq!(
+            *asked.lock().unwrap(),
+            ["/data/tiny/x.tsv 0"],
+            "asked once, and the token stays here"
+        );
+    }
+
+    #[test]
+    fn the_hub_that_hf_endpoint_names_is_asked_first_with_the_token() {
+        let python = "EXEMPLAR_NUMBER_ANSWERS = [1]\nEXEMPLAR_EQUATION_SOLUTIONS = []\nMGSM_EXEMPLARS = {\"en\": {\"1\": {\"q\": \"Q\", \"a\": \"A\"}}}";
+        let path = "/datasets/somebody/tiny/resolve/main/exemplars.py".to_string();
+        let (address, asked) = serve(HashMap::from([(path.clone(), python.to_string())]));
+        let dir = tempfile::tempdir().unwrap();
+        let file = PublishedFile {
+            name: "exemplars.json",
+            published: Some("exemplars.py"),
+            rows: 1,
+            sha256: "",
+        };
+        pull_tiny(&file, dir.path(), None, Some(&address)).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(dir.path().join("exemplars.json")).unwrap()).unwrap();
+        assert_eq!(json["exemplars"]["en"]["1"]["q"], "Q");
+        assert_eq!(*asked.lock().unwrap(), [format!("{path} 1")]);
+    }
+
+    #[test]
+    fn what_is_not_there_or_not_it_leaves_nothing_behind() {
+        let page = "<html>please log in</html>".to_string();
+        let (address, _) = serve(HashMap::from([("/tiny/x.tsv".to_string(), page)]));
+        let dir = tempfile::tempdir().unwrap();
+        let error = |file: &PublishedFile, endpoint: Option<&str>| {
+            let from = endpoint.is_none().then_some(address.as_str());
+            format!("{:#}", pull_tiny(file, dir.path(), from, endpoint).unwrap_err())
+        };
+        let message = error(&file("x.tsv", 2, ""), None);
+        assert!(message.contains("two columns are expected"), "{message}");
+        let message = error(&file("y.tsv", 2, ""), None);
+        assert!(message.contains("404"), "{message}");
+        let message = error(&file("y.tsv", 2, ""), Some(&address));
+        assert!(
+            message.contains("404") && message.contains("127.0.0.1:9"),
+            "both places are named: {message}"
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn rows_are_counted() {
+        assert!(
+            file("x.jsonl", 1, "")
+                .check("{\"question\": \"q\", \"answer\": \"a\"}\n")
+                .is_ok()
+        );
+        assert!(file("x.jsonl", 1, "").check("{\"question\": \"q\"}\n").is_err());
+        let message = file("x.tsv", 3, "").check("a\tb\n").unwrap_err().to_string();
+        assert_eq!(message, "it has 1 rows instead of 3");
+        assert!(known("gsm8").is_err_and(|e| e.to_string().contains("gsm8k")));
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::IsTerminal,
     path::PathBuf,
+    process::{Command, Stdio},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -51,6 +52,13 @@ pub fn stopwatch() -> impl Fn() -> std::time::Duration {
     move || start.elapsed()
 }
 
+/// How long decompositions of so many operations take on this machine, from a small one.
+pub fn decomposition_seconds(flops: u64) -> f64 {
+    let clock = stopwatch();
+    let sample = crate::merge::decomposition_sample().max(1);
+    clock().as_secs_f64() * flops as f64 / sample as f64
+}
+
 /// The local time zone's distance from UTC.
 pub fn utc_offset_s() -> i32 {
     jiff::ZonedDateTime::now().offset().seconds()
@@ -64,6 +72,30 @@ pub fn time_stamp() -> String {
 /// Whether a person sits at stdout, on a terminal that can show a dashboard.
 pub fn is_interactive() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && variable("TERM").is_some_and(|t| t != "dumb")
+}
+
+/// This program once more, for work that must not touch the terminal.
+pub fn this_program() -> Command {
+    // The file may have been replaced since the start; then the name on the path is the best guess.
+    Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("heterosis")))
+}
+
+/// Runs a command to its end without a word on the terminal; the error is the last line that it wrote on stderr.
+pub fn run_quietly(command: &mut Command) -> Result<(), String> {
+    let command = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let output = command.output().map_err(|e| e.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let last = text.lines().rfind(|line| !line.trim().is_empty());
+    Err(last.map_or_else(
+        || output.status.to_string(),
+        |line| line.trim_start_matches("error: ").to_string(),
+    ))
 }
 
 /// What the terminal can show.

@@ -21,8 +21,8 @@ use super::{
     search::with_model_words,
 };
 use crate::{
-    checkpoint::{Writer, parse_size},
-    cli::{EngineArgs, ExportArgs, VerifyArgs},
+    checkpoint::{self, Checkpoint, GgufKind, Writer, parse_size},
+    cli::{EngineArgs, ExportArgs, GgufArg, VerifyArgs},
     event::{self, Candidate, Event, Origin, Record, run::Run},
     merge::Plan,
     model::Request,
@@ -85,6 +85,7 @@ struct FirstAnswer {
 struct Chosen {
     space: Space,
     records: Vec<Record>,
+    run: Run,
     candidate: Candidate,
     recipe: Recipe,
 }
@@ -93,23 +94,13 @@ impl Chosen {
     fn find(dir: &RunDir, id: &str) -> Result<Self> {
         let space = Space::read(&dir.space())?;
         let records = store::read(&dir.journal())?;
-        let mut candidates: Vec<&Candidate> = Vec::new();
-        let mut winner = None;
-        for record in &records {
-            match &record.event {
-                Event::CandidateScored(candidate) => candidates.push(candidate),
-                Event::Selected(selection) => winner = Some(selection.best.as_str()),
-                _ => {}
-            }
-        }
-        let merged = candidates.iter().filter(|c| c.origin != Origin::Parent);
-        let found = match (id, winner) {
-            ("best", None) => merged.max_by(|a, b| a.fitness.total_cmp(&b.fitness)),
-            ("best", Some(winner)) => candidates.iter().find(|c| c.id == winner),
-            _ => candidates.iter().find(|c| c.id == id),
+        let run = Run::from_records(&records);
+        let found = match id {
+            "best" => run.winner(),
+            _ => run.candidate(id),
         };
-        let Some(candidate) = found.map(|c| (*c).clone()) else {
-            let known: Vec<&str> = candidates.iter().map(|c| c.id.as_str()).take(12).collect();
+        let Some(candidate) = found.cloned() else {
+            let known: Vec<&str> = run.scored.iter().map(|s| s.candidate.id.as_str()).take(12).collect();
             bail!(
                 "{} has no scored candidate '{id}'; some that it has: {}",
                 dir.path().display(),
@@ -123,6 +114,7 @@ impl Chosen {
         Ok(Self {
             space,
             records,
+            run,
             candidate,
             recipe,
         })
@@ -139,8 +131,7 @@ pub fn export(args: ExportArgs) -> Outcome {
     let chosen = Chosen::find(&dir, id)?;
     let named = with_model_words(&chosen.recipe, &chosen.space);
     let yaml = write::to_yaml(&named);
-    // mergekit names models of the Hub without a prefix.
-    let for_mergekit = write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()));
+    let for_mergekit = for_mergekit(&chosen.recipe, &chosen.space);
     if args.recipe_only {
         let is_file = super::models::is_recipe(&out.display().to_string());
         let file = if is_file { out } else { out.join("mergekit_config.yml") };
@@ -168,11 +159,10 @@ pub fn export(args: ExportArgs) -> Outcome {
         writer.text("mergekit_config.yml", &for_mergekit)?;
         writer.text("recipe.yaml", &yaml)?;
         let models: Vec<String> = chosen.space.models.iter().map(|(_, word)| word.clone()).collect();
-        let run = Run::from_records(&chosen.records);
         writer.text(
             "README.md",
             &model_card(&Card {
-                run: &run,
+                run: &chosen.run,
                 id: &chosen.candidate.id,
                 recipe_yaml: &for_mergekit,
                 license: None,
@@ -185,11 +175,77 @@ pub fn export(args: ExportArgs) -> Outcome {
     let written = work().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();
     written.map_err(Failure::Work)?;
+    if let Some(kind) = args.gguf {
+        write_gguf(&out, kind).map_err(Failure::Work)?;
+    }
     let provenance = provenance(&chosen, &parents, &out).map_err(Failure::Work)?;
     let text = serde_json::to_string_pretty(&provenance).map_err(Failure::work)? + "\n";
     fs::write(out.join("provenance.json"), text).map_err(Failure::work)?;
     print(out.display());
     Ok(())
+}
+
+/// The exported files once more as one GGUF file, read back and compared; where that cannot be done, how llama.cpp does it.
+fn write_gguf(out: &Path, kind: GgufArg) -> Result<()> {
+    let (kind, name) = match kind {
+        GgufArg::F16 => (GgufKind::F16, "f16"),
+        GgufArg::Q8_0 => (GgufKind::Q8_0, "q8_0"),
+    };
+    let child = Checkpoint::open(out)?;
+    let file = out.join(format!("model-{name}.gguf"));
+    let bar = environment::progress_bar(0, "gguf");
+    let written = checkpoint::write_gguf(&child, &file, kind, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    match written {
+        Ok(()) => compare_gguf(&child, &file, kind),
+        Err(e @ (checkpoint::Error::GgufFamily { .. } | checkpoint::Error::GgufWrite { .. })) => {
+            tracing::warn!(
+                "{e} llama.cpp's own converter may know it: python convert_hf_to_gguf.py {} --outtype {name} --outfile {}",
+                out.display(),
+                file.display()
+            );
+            Ok(())
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A GGUF file that is read back must hold the child's weights, but for the rounding that was asked for.
+fn compare_gguf(child: &Checkpoint, file: &Path, kind: GgufKind) -> Result<()> {
+    let back = Checkpoint::open(file)?;
+    for (name, info) in child.tensors() {
+        let (mut ours, theirs) = (child.read_f32(name)?, back.read_f32(name)?);
+        if kind == GgufKind::F16 && info.shape.len() > 1 {
+            checkpoint::round_in_place(checkpoint::DType::F16, &mut ours);
+        }
+        let blocks = ours.chunks(32).zip(theirs.chunks(32));
+        let near = |(a, b): (&[f32], &[f32])| {
+            let largest = a.iter().fold(0f32, |max, x| max.max(x.abs()));
+            // Q8_0: half a step of 1/127, and as much again for the scale's own rounding.
+            let most = if kind == GgufKind::Q8_0 && info.shape.len() > 1 {
+                largest / 127.0
+            } else {
+                0.0
+            };
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= most)
+        };
+        if ours.len() != theirs.len() || !blocks.into_iter().all(near) {
+            bail!(
+                "{}: `{name}` does not read back as it was written; please report this",
+                file.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A recipe as mergekit wants it: it names models of the Hub without a prefix.
+pub fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
+    let named = with_model_words(recipe, space);
+    write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()))
 }
 
 /// A parent that changed since the run would give another child than the one that was scored.

@@ -6,6 +6,7 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::ListArgs,
     eval,
+    merge::cost_in_words,
     recipe::{self, BaseRule, DefaultValue, Kind, Scope},
 };
 
@@ -38,6 +39,7 @@ struct Method {
     summary: &'static str,
     source: &'static str,
     base: &'static str,
+    cost: &'static str,
     in_mergekit: bool,
     parameters: Vec<Parameter>,
 }
@@ -60,8 +62,15 @@ pub fn methods(args: ListArgs) -> Outcome {
     for method in methods {
         print(format_args!("{}  {}", method.name, method.summary));
         print(format_args!(
-            "    base model: {}; source: {}",
-            method.base, method.source
+            "    base model: {}; cost: {}; source: {}{}",
+            method.base,
+            method.cost,
+            method.source,
+            if method.in_mergekit {
+                ""
+            } else {
+                "; mergekit has no such method"
+            }
         ));
         for p in method.parameters {
             let whose = if p.per_model { "each model's" } else { "the recipe's" };
@@ -95,6 +104,7 @@ fn describe(info: &recipe::MethodInfo) -> Method {
             BaseRule::Optional => "optional",
             BaseRule::Required => "required",
         },
+        cost: cost_in_words(info.method),
         in_mergekit: info.in_mergekit,
         parameters: parameters.collect(),
     }

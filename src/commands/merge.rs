@@ -16,6 +16,7 @@ pub fn merge(args: MergeArgs) -> Outcome {
     let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
     let opened = Opened::recipe(&args.recipe)?;
     let recipe = read_recipe(&args.recipe)?;
+    announce(&opened);
     let mut writer = match args.overwrite {
         true => Writer::replace(&args.out, shard_size)?,
         false => Writer::create(&args.out, shard_size)?,
@@ -31,4 +32,21 @@ pub fn merge(args: MergeArgs) -> Outcome {
     let merged = merge().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();
     merged.map_err(Failure::Work)
+}
+
+/// Singular value decompositions take minutes where everything else takes seconds: said before they start.
+fn announce(opened: &Opened) {
+    let flops = opened.plan.cost(&opened.parents).spectral_flops;
+    if flops == 0 {
+        return;
+    }
+    let seconds = environment::decomposition_seconds(flops);
+    tracing::warn!(
+        "singular value decompositions of {:.0} GFLOP will take about {} here",
+        flops as f64 / 1e9,
+        match seconds < 90.0 {
+            true => format!("{seconds:.0} s"),
+            false => format!("{:.0} minutes", seconds / 60.0),
+        }
+    );
 }

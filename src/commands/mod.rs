@@ -4,6 +4,7 @@
 
 mod check;
 mod child;
+mod compare;
 mod data;
 mod environment;
 mod eval;
@@ -15,6 +16,8 @@ mod models;
 mod perplexity;
 mod report;
 mod search;
+mod simplify;
+mod status;
 mod watch;
 
 use std::{io::Write, process::ExitCode};
@@ -76,8 +79,9 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),
         Command::Watch(args) => watch::watch(args),
-        Command::Status(args) => watch::status(args),
-        Command::Runs(args) => watch::runs(args),
+        Command::Status(args) => status::status(args),
+        Command::Runs(args) => status::runs(args),
+        Command::Compare(args) => compare::compare(args),
         Command::Check(args) => check::check(args),
         Command::Merge(args) => merge::merge(args),
         Command::Eval(args) => eval::eval(args),
@@ -85,6 +89,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Generate(args) => generate::generate(args),
         Command::Perplexity(args) => perplexity::perplexity(args),
         Command::Export(args) => export::export(args),
+        Command::Simplify(args) => simplify::simplify(args),
         Command::Verify(args) => export::verify(args),
         Command::Report(args) => report::report(args),
         Command::Data(args) => data::data(args),
@@ -98,6 +103,11 @@ fn print(line: impl std::fmt::Display) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
         std::process::exit(0);
     }
+}
+
+/// As [`print`], for work that goes on when nobody reads any more: the terminal of a laptop that was closed, say.
+fn print_if_read(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// One JSON document on stdout, with the schema version first.

@@ -18,12 +18,12 @@ use anyhow::{Context, Result, bail};
 use super::{
     Failure, Outcome, child, environment,
     models::{self, read_recipe},
-    watch::{Lines, request, say_how_to_export},
+    watch::{Exports, Lines, request},
 };
 use crate::{
     checkpoint::{Writer, parse_size},
     cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
-    dashboard::{self, Action},
+    dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Origin, Record},
     model::{DecoderSpec, decoder, spec::NormPlace},
@@ -477,21 +477,26 @@ fn started(
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
 fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions) {
-    let mut lines = Lines::new(watch.log_format);
+    let mut lines = Lines::of_search(watch.log_format);
     let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
-        let mut exports = Vec::new();
+        let (mut exports, notices) = Exports::new(dir);
         let mut asked = |action: Action| match action {
             Action::Abort => {
                 ratatui::restore();
                 std::process::exit(130);
             }
-            Action::RequestExport { id } => exports.push(id),
+            Action::RequestExport { id } => exports.begin(id),
             action => request(dir, action),
         };
-        let shown = dashboard::run(&view, environment::appearance(), &environment::now_ms, &mut asked);
+        let feed = Feed {
+            records: &view,
+            notices: &notices,
+            now_ms: &environment::now_ms,
+        };
+        let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
         drop(view);
-        say_how_to_export(dir, &exports);
+        exports.finish();
         for record in log.try_iter() {
             lines.skip(&record);
         }
@@ -507,7 +512,7 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
         lines.show(&record);
     }
     if watch.log_format == LogFormat::Text {
-        super::print(format_args!("\n{}", lines.summary(&name)));
+        super::print_if_read(format_args!("\n{}", lines.summary(&name)));
     }
 }
 

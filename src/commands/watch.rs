@@ -1,18 +1,19 @@
-//! `heterosis watch`, `status` and `runs`: looking at runs, through their journals only.
+//! `heterosis watch`: looking at a run that goes on, or at an old one, through its journal only.
 
 use std::{
-    sync::mpsc::{self, Receiver},
+    path::Path,
+    sync::mpsc::{self, Receiver, Sender},
+    thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
-use super::{Outcome, environment, print, print_json};
+use super::{Outcome, environment, print, print_if_read};
 use crate::{
-    cli::{LogFormat, RunsArgs, StatusArgs, WatchArgs},
-    dashboard::{self, Action, PlainLines},
-    event::{Candidate, Event, Origin, Record},
+    cli::{LogFormat, WatchArgs},
+    dashboard::{self, Action, Feed, PlainLines},
+    event::{Event, Record},
     store::{self, RunDir, Tail},
 };
 
@@ -35,19 +36,24 @@ pub fn watch(args: WatchArgs) -> Outcome {
         }
     };
     if args.watch.headless || !environment::is_interactive() {
-        let mut lines = Lines::new(args.watch.log_format);
+        let mut lines = Lines::of_viewer(args.watch.log_format);
         for record in records {
             lines.show(&record);
         }
         return Ok(());
     }
-    let mut exports = Vec::new();
+    let (mut exports, notices) = Exports::new(&dir);
     let mut asked = |action: Action| match action {
-        Action::RequestExport { id } => exports.push(id),
+        Action::RequestExport { id } => exports.begin(id),
         action => request(&dir, action),
     };
-    dashboard::run(&records, environment::appearance(), &*now, &mut asked)?;
-    say_how_to_export(&dir, &exports);
+    let feed = Feed {
+        records: &records,
+        notices: &notices,
+        now_ms: &*now,
+    };
+    dashboard::run(&feed, environment::appearance(), &mut asked)?;
+    exports.finish();
     Ok(())
 }
 
@@ -89,10 +95,52 @@ pub fn request(dir: &RunDir, action: Action) {
     }
 }
 
-/// An export needs a place to go to, which a key press does not give: the view's wishes are told as commands when it is left.
-pub fn say_how_to_export(dir: &RunDir, ids: &[String]) {
-    for id in ids {
-        eprintln!("to export {id}: heterosis export {} {id} OUT", dir.path().display());
+/// Exports that the view asks for, each in a process of its own: it must not print into the screen, and the search goes on
+/// whatever becomes of it.
+pub struct Exports<'a> {
+    dir: &'a RunDir,
+    notices: Sender<String>,
+    running: Vec<JoinHandle<String>>,
+}
+
+impl<'a> Exports<'a> {
+    /// The other end is told how each export ended.
+    pub fn new(dir: &'a RunDir) -> (Self, Receiver<String>) {
+        let (notices, receiver) = mpsc::channel();
+        let running = Vec::new();
+        (Self { dir, notices, running }, receiver)
+    }
+
+    /// Writes a candidate to the run's folder of exports.
+    pub fn begin(&mut self, id: String) {
+        let out = self.dir.path().join("exports").join(&id);
+        let mut command = environment::this_program();
+        command
+            .arg("--quiet")
+            .arg("export")
+            .args([self.dir.path(), Path::new(&id), &out]);
+        let notices = self.notices.clone();
+        self.running.push(std::thread::spawn(move || {
+            let told = match environment::run_quietly(&mut command) {
+                Ok(()) => format!("exported {id} to {}", out.display()),
+                Err(reason) => format!("{id} is not exported: {reason}"),
+            };
+            let _ = notices.send(told.clone()); // the view may be closed by now
+            told
+        }));
+    }
+
+    /// Waits for what was begun, and tells it once more where it stays.
+    pub fn finish(self) {
+        if self.running.iter().any(|export| !export.is_finished()) {
+            eprintln!("waiting for an export that was begun");
+        }
+        for export in self.running {
+            match export.join() {
+                Ok(told) => eprintln!("{told}"),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
     }
 }
 
@@ -100,13 +148,24 @@ pub fn say_how_to_export(dir: &RunDir, ids: &[String]) {
 pub struct Lines {
     format: LogFormat,
     plain: PlainLines,
+    print: fn(&str),
 }
 
 impl Lines {
-    pub fn new(format: LogFormat) -> Self {
+    /// Of a viewer, which ends when nobody reads it.
+    pub fn of_viewer(format: LogFormat) -> Self {
         Self {
             format,
             plain: PlainLines::new(environment::utc_offset_s()),
+            print: |line| print(line),
+        }
+    }
+
+    /// Of a search, which goes on.
+    pub fn of_search(format: LogFormat) -> Self {
+        Self {
+            print: |line| print_if_read(line),
+            ..Self::of_viewer(format)
         }
     }
 
@@ -115,13 +174,13 @@ impl Lines {
         match self.format {
             LogFormat::Text => {
                 if let Some(line) = line {
-                    print(line);
+                    (self.print)(&line);
                 }
             }
             // Answers are in the journal; a log of them would drown everything else.
             LogFormat::Json => {
                 if !matches!(record.event, Event::Answers(_)) {
-                    print(serde_json::to_string(record).expect("a record is plain data"));
+                    (self.print)(&serde_json::to_string(record).expect("a record is plain data"));
                 }
             }
         }
@@ -136,187 +195,4 @@ impl Lines {
     pub fn summary(&self, directory: &str) -> String {
         dashboard::summary(self.plain.run(), directory)
     }
-}
-
-#[derive(Serialize)]
-struct Status {
-    run: String,
-    name: String,
-    state: &'static str,
-    evals: u64,
-    answers: u64,
-    elapsed_ms: u64,
-    best: Option<Best>,
-    parents: Vec<ParentScore>,
-    held_out: Option<HeldOut>,
-}
-
-#[derive(Serialize)]
-struct Best {
-    id: String,
-    fitness: f64,
-    stderr: f64,
-    recipe: serde_json::Value,
-}
-
-#[derive(Serialize)]
-struct ParentScore {
-    model: String,
-    fitness: f64,
-    stderr: f64,
-}
-
-#[derive(Serialize)]
-struct HeldOut {
-    best: crate::event::TestScore,
-    best_parent: crate::event::TestScore,
-    difference: f64,
-    p_value: f64,
-}
-
-impl Status {
-    fn of(dir: &RunDir) -> Result<Self> {
-        let records = store::read(&dir.journal())?;
-        let mut status = Self {
-            run: dir.path().display().to_string(),
-            name: String::new(),
-            state: "failed",
-            evals: 0,
-            answers: 0,
-            elapsed_ms: 0,
-            best: None,
-            parents: Vec::new(),
-            held_out: None,
-        };
-        let (mut candidates, mut chosen, mut state) = (Vec::<Candidate>::new(), None, None);
-        for record in records {
-            match record.event {
-                Event::RunStarted(started) => status.name = started.name,
-                Event::RunResumed { .. } => state = None,
-                Event::CandidateScored(candidate) => {
-                    status.evals += u64::from(candidate.origin != Origin::Mean);
-                    candidates.push(candidate);
-                }
-                Event::CandidateFailed { .. } => status.evals += 1,
-                Event::Answers(answers) => status.answers += answers.answers.len() as u64,
-                Event::Selected(selection) => chosen = Some(selection.best),
-                Event::TestRead(reading) => {
-                    status.held_out = Some(HeldOut {
-                        best: reading.best,
-                        best_parent: reading.best_parent,
-                        difference: reading.difference,
-                        p_value: reading.p_value,
-                    });
-                }
-                Event::RunDone { elapsed_ms, .. } => {
-                    status.elapsed_ms = elapsed_ms;
-                    state = Some("done");
-                }
-                Event::RunStopped { .. } => state = Some("paused"),
-                Event::RunFailed { .. } => state = Some("failed"),
-                _ => {}
-            }
-        }
-        let running = match dir.pause_request().exists() {
-            true => "paused",
-            false => "running",
-        };
-        // A process that died left no last line; its run can be resumed, like one that was stopped.
-        let interrupted = if dir.is_locked() { running } else { "paused" };
-        status.state = state.unwrap_or(interrupted);
-        let merged = candidates.iter().filter(|c| c.origin != Origin::Parent);
-        let best = match chosen {
-            Some(id) => candidates.iter().find(|c| c.id == id),
-            None => merged.max_by(|a, b| a.fitness.total_cmp(&b.fitness)),
-        };
-        status.best = best.map(|c| Best {
-            id: c.id.clone(),
-            fitness: c.fitness,
-            stderr: c.stderr,
-            recipe: c.recipe.clone(),
-        });
-        let parents = candidates.iter().filter(|c| c.origin == Origin::Parent);
-        status.parents = parents
-            .map(|c| ParentScore {
-                model: c.id.trim_start_matches("parent-").to_string(),
-                fitness: c.fitness,
-                stderr: c.stderr,
-            })
-            .collect();
-        Ok(status)
-    }
-}
-
-pub fn status(args: StatusArgs) -> Outcome {
-    let status = Status::of(&RunDir::open(&args.run)?)?;
-    if args.json {
-        print_json(&status);
-        return Ok(());
-    }
-    print(format_args!(
-        "{} ({}): {}, {} evaluations, {} answers",
-        status.name, status.run, status.state, status.evals, status.answers
-    ));
-    for parent in &status.parents {
-        print(format_args!(
-            "  parent {:<16} {:.4} ± {:.4} SE",
-            parent.model, parent.fitness, parent.stderr
-        ));
-    }
-    if let Some(best) = &status.best {
-        print(format_args!(
-            "  best   {:<16} {:.4} ± {:.4} SE (on the search questions)",
-            best.id, best.fitness, best.stderr
-        ));
-    }
-    if let Some(held_out) = &status.held_out {
-        let (best, parent) = (&held_out.best.score, &held_out.best_parent.score);
-        print(format_args!(
-            "  sealed split: {:.4} ± {:.4} SE, best parent ({}) {:.4} ± {:.4} SE; difference {:+.4}, p = {:.2e}",
-            best.value,
-            best.stderr,
-            held_out.best_parent.id,
-            parent.value,
-            parent.stderr,
-            held_out.difference,
-            held_out.p_value
-        ));
-    }
-    Ok(())
-}
-
-#[derive(Serialize)]
-struct Runs {
-    runs: Vec<Status>,
-}
-
-pub fn runs(args: RunsArgs) -> Outcome {
-    let mut runs = Vec::new();
-    if args.dir.is_dir() {
-        let entries = std::fs::read_dir(&args.dir).with_context(|| args.dir.display().to_string())?;
-        let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
-        paths.sort();
-        for path in paths {
-            if let Ok(dir) = RunDir::open(&path) {
-                runs.push(Status::of(&dir)?);
-            }
-        }
-    }
-    if args.json {
-        print_json(&Runs { runs });
-        return Ok(());
-    }
-    if runs.is_empty() {
-        print(format_args!("no runs below {}", args.dir.display()));
-    }
-    for run in runs {
-        let best = run.best.map_or(String::new(), |b| {
-            format!("  best {} {:.4} ± {:.4} SE", b.id, b.fitness, b.stderr)
-        });
-        print(format_args!(
-            "{:<44} {:<8} {:>6} evaluations{best}",
-            run.run, run.state, run.evals
-        ));
-    }
-    Ok(())
 }

@@ -173,6 +173,9 @@ fn scored_line(before: &Run, candidate: &Candidate) -> String {
     if candidate.cached {
         line += ", from the cache";
     }
+    if candidate.eliminated {
+        return line + ", out of its race";
+    }
     let is_child = counts(&candidate.origin);
     match before.best() {
         Some(best) if is_child && candidate.fitness > best.candidate.fitness => {

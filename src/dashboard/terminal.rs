@@ -30,25 +30,24 @@ pub enum Exit {
     Aborted,
 }
 
+/// What the view is fed with.
+pub struct Feed<'a> {
+    pub records: &'a Receiver<Record>,
+    /// Words about the reader's wishes, from whoever fulfils them.
+    pub notices: &'a Receiver<String>,
+    /// Wall clock, milliseconds since 1970.
+    pub now_ms: &'a dyn Fn() -> u64,
+}
+
 /// Shows a run until the reader leaves. Blocks; wishes go to `on_action`.
 ///
 /// **Errors**: the terminal's own, such as a terminal that is gone; the run is not the dashboard's and goes on.
-pub fn run(
-    records: &Receiver<Record>,
-    appearance: Appearance,
-    now_ms: &dyn Fn() -> u64,
-    on_action: &mut dyn FnMut(Action),
-) -> io::Result<Exit> {
+pub fn run(feed: &Feed<'_>, appearance: Appearance, on_action: &mut dyn FnMut(Action)) -> io::Result<Exit> {
     // Also installs a panic hook that restores the terminal before the message is printed.
     let mut terminal = ratatui::try_init()?;
     let _restored = Restored;
-    attend(
-        &mut terminal,
-        records,
-        Model::new(appearance, now_ms()),
-        now_ms,
-        on_action,
-    )
+    let model = Model::new(appearance, (feed.now_ms)());
+    attend(&mut terminal, feed, model, on_action)
 }
 
 struct Restored;
@@ -61,15 +60,18 @@ impl Drop for Restored {
 
 fn attend(
     terminal: &mut DefaultTerminal,
-    records: &Receiver<Record>,
+    feed: &Feed<'_>,
     mut model: Model,
-    now_ms: &dyn Fn() -> u64,
     on_action: &mut dyn FnMut(Action),
 ) -> io::Result<Exit> {
     let mut paced = true;
     loop {
-        take_records(&mut model, records);
-        update(&mut model, Message::Tick { now_ms: now_ms() });
+        take_records(&mut model, feed.records);
+        for notice in feed.notices.try_iter() {
+            update(&mut model, Message::Notice(notice));
+        }
+        let now_ms = (feed.now_ms)();
+        update(&mut model, Message::Tick { now_ms });
         if model.take_stale() {
             terminal.draw(|frame| draw(&model, frame))?;
         }

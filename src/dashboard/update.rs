@@ -16,6 +16,8 @@ pub enum Message {
         now_ms: u64,
     },
     Resize,
+    /// A word from whoever fulfils the reader's wishes, such as that an export is done.
+    Notice(String),
     /// The sender of records is gone.
     FeedEnded,
 }
@@ -51,6 +53,10 @@ pub fn update(model: &mut Model, message: Message) -> Option<Action> {
         Message::Key(_) => {}
         Message::Tick { now_ms } => tick(model, now_ms),
         Message::Resize => model.stale = true,
+        Message::Notice(text) => {
+            model.notice = Some(super::text::clean(&text));
+            model.stale = true;
+        }
         Message::FeedEnded => {
             model.stale |= !model.feed_ended;
             model.feed_ended = true;

@@ -91,11 +91,9 @@ pub fn answer(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Vec<Answer>>, Error> {
     let total = work.iter().map(|(_, questions)| questions.len()).sum();
-    let of_kind = |kind| work.iter().filter(move |(task, _)| task.kind() == kind);
-
     let mut prompts = Vec::new();
     let mut requests = Vec::new();
-    for (task, questions) in of_kind(Kind::Generate) {
+    for (task, questions) in work.iter().filter(|(task, _)| task.kind() == Kind::Generate) {
         let texts = render(engine, task, questions)?;
         requests.extend(generation_requests(engine, task, &texts)?);
         prompts.extend(texts);
@@ -107,13 +105,16 @@ pub fn answer(
     })?;
 
     let mut continuations = Vec::new();
-    for (task, questions) in of_kind(Kind::LogLikelihood) {
+    let mut measured_questions = 0;
+    for (task, questions) in work.iter().filter(|(task, _)| task.kind() != Kind::Generate) {
         let texts = render(engine, task, questions)?;
         continuations.extend(score_requests(engine, task, questions, &texts)?);
+        measured_questions += questions.len();
     }
     let scores = engine.score(&continuations, &mut |p| {
         progress(Progress {
-            done: latest.done + p.done,
+            // A question with choices is several requests.
+            done: latest.done + p.done * measured_questions / p.total.max(1),
             total,
             prompt_tokens: latest.prompt_tokens + p.prompt_tokens,
             generated_tokens: latest.generated_tokens + p.generated_tokens,
@@ -128,6 +129,13 @@ pub fn answer(
             .map(|(prompt, g)| judged(task, question, prompt, g))
             .transpose(),
         Kind::LogLikelihood => Ok(scored.next().map(|score| measured(question, score))),
+        Kind::MultipleChoice | Kind::Blank => {
+            let scores: Vec<Score> = scored.by_ref().take(question.choices.len()).collect();
+            Ok(Some(Answer {
+                question: question.id.clone(),
+                ..Answer::chosen(task, question, &scores)
+            }))
+        }
     };
     // The engine gives one result for each request, so nothing is left out here.
     work.iter()
@@ -233,12 +241,16 @@ fn score_requests(
         ("", _) | (_, Some(_)) => String::new(),
         _ => question.prompt.target_delimiter.clone(),
     };
-    let contexts: Vec<&str> = texts.iter().map(|text| text.trim_end()).collect();
-    let whole: Vec<String> = texts
-        .iter()
-        .zip(questions)
-        .map(|(context, question)| format!("{context}{}{}", delimiter(context, question), question.gold))
-        .collect();
+    let trimmed: Vec<&str> = texts.iter().map(|text| text.trim_end()).collect();
+    let mut contexts: Vec<&str> = Vec::new();
+    let mut whole: Vec<String> = Vec::new();
+    for ((text, trimmed), question) in texts.iter().zip(trimmed).zip(questions) {
+        let delimiter = delimiter(text, question);
+        for continuation in continuations(question) {
+            contexts.push(trimmed);
+            whole.push(format!("{text}{delimiter}{continuation}"));
+        }
+    }
     let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
     let context_length = engine.context_length();
     let mut cut = 0;
@@ -258,8 +270,16 @@ fn score_requests(
             }
         })
         .collect();
-    warn_of_cut(task, cut, questions.len(), context_length);
+    warn_of_cut(task, cut, whole.len(), context_length);
     Ok(requests)
+}
+
+/// What may follow the prompt: each choice, or else the gold text.
+fn continuations(question: &Question) -> Vec<&str> {
+    match question.choices.as_slice() {
+        [] => vec![&question.gold],
+        choices => choices.iter().map(|choice| choice.continuation.as_str()).collect(),
+    }
 }
 
 fn warn_of_cut(task: &Task, cut: usize, n: usize, room: usize) {
@@ -274,7 +294,8 @@ mod tests {
     use super::*;
     use crate::eval::{DataDirs, Split, TaskOptions, task_file::TaskFile};
 
-    /// A model that reads its answer out of the prompt: what follows the last `=>`. One token a character.
+    /// A model that reads its answer out of the prompt: what follows the last `=>`. One token a character; a `z` has the
+    /// log-likelihood -½, anything else -2.
     struct Script {
         context_length: usize,
         rejects_system: bool,
@@ -356,8 +377,9 @@ mod tests {
                     self.calls
                         .push(format!("{}|{}", text(&r.tokens[..r.from]), text(&r.tokens[r.from..])));
                     let tokens = r.tokens.len() - r.from;
+                    let cheap = r.tokens[r.from..].iter().filter(|t| **t == u32::from('z')).count();
                     Score {
-                        log_likelihood: -2.0 * tokens as f64,
+                        log_likelihood: -2.0 * tokens as f64 + 1.5 * cheap as f64,
                         tokens,
                         greedy: false,
                     }
@@ -457,6 +479,99 @@ mod tests {
         let mut model = Script::new();
         answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
         assert_eq!(model.calls, ["b| =>7"]);
+    }
+
+    #[test]
+    fn the_likeliest_choice_by_sum_and_by_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = "{\"q\": \"1?\", \"options\": [\"zzzzzz\", \"b\"], \"label\": \"A\"}\n\
+                    {\"q\": \"2?\", \"options\": [\"b\", \"é\", \"cc\"], \"label\": 1}\n";
+        std::fs::write(dir.path().join("choices.jsonl"), rows).unwrap();
+        let load = |keys: &str| {
+            let yaml = format!("task: t\ndata: {{test: choices.jsonl}}\n{keys}\n");
+            let file = TaskFile::parse(&dir.path().join("t.yaml"), &yaml, Some(dir.path().into())).unwrap();
+            Task::ready(file, "en".into(), &TaskOptions::default(), &DataDirs::default()).unwrap()
+        };
+        let keys = "type: multiple_choice\nprompt: 'Q: {{q}}'\nchoices: options\ngold_position: '{{label}}'";
+        let task = load(keys);
+        let questions = task.questions(Split::Test).unwrap();
+        assert_eq!((questions[0].gold.as_str(), questions[1].right), ("zzzzzz", 1));
+        let mut model = Script::new();
+        let mut done = Vec::new();
+        let answers = answer(&mut model, &[(&task, &questions)], &mut |p| {
+            done.push((p.done, p.total))
+        })
+        .unwrap();
+        assert_eq!(model.calls[..2], ["Q: 1?| zzzzzz", "Q: 1?| b"]);
+        assert_eq!(done, [(2, 2)]);
+        // Sums: -2 - 6/2 = -5 against -4; by characters -5/6 against -4.
+        let first = &answers[0][0];
+        assert_eq!(
+            (
+                first.filters["acc"].extracted.as_str(),
+                first.filters["acc"].exact_match
+            ),
+            ("b", 0.0)
+        );
+        assert_eq!(
+            (first.output.as_str(), first.correct, first.score),
+            ("zzzzzz", true, 1.0)
+        );
+        assert_eq!((first.log_likelihood, first.token_count), (Some(-5.0), 7));
+        // All alike but the last, which is longer: the first of equals is taken, and is wrong.
+        let second = &answers[0][1];
+        assert_eq!(
+            (
+                second.filters["acc"].extracted.as_str(),
+                second.filters["acc_norm"].extracted.as_str()
+            ),
+            ("b", "cc")
+        );
+        let score = crate::eval::TaskScore::of(&task, &answers[0]);
+        assert_eq!(
+            (score.primary.as_str(), score.fitness().value, score.scores["acc"].value),
+            ("acc_norm", 0.5, 0.0)
+        );
+        // -5 of 7 tokens and -4 of 2.
+        assert_eq!(score.scores["log_likelihood"].value, -1.0);
+        assert_eq!(score.scores["perplexity"].value, 1f64.exp());
+        assert_eq!(load(&format!("{keys}\nprimary: acc")).primary(), "acc");
+    }
+
+    #[test]
+    fn the_least_perplexing_word_in_the_blank() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = task(
+            dir.path(),
+            "type: blank\nprompt: 'x {{choice}} y'\nchoices: ['zz', '{{a}}', 'zzzz']\ngold: zzzz",
+            &TaskOptions::default(),
+        );
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        let answers = answer(&mut model, &[(&task, &questions[..1])], &mut |_| {}).unwrap();
+        // The whole text counts, but for its first token, which has nothing before it.
+        assert_eq!(model.calls, ["x| zz y", "x| 5 y", "x| zzzz y"]);
+        let answer = &answers[0][0];
+        assert_eq!((answer.output.as_str(), answer.correct), ("zzzz", true));
+        assert_eq!((answer.log_likelihood, answer.token_count), (Some(-8.0), 7));
+        assert_eq!(task.primary(), "blank_ppl");
+    }
+
+    #[test]
+    fn perplexity_of_a_text_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("book.txt"), "zzzz zzzz\nab\nzzz\n").unwrap();
+        let yaml = "task: book\ntype: perplexity\ndata: {test: {file: book.txt, format: passages, passage: 10}}";
+        let file = TaskFile::parse(&dir.path().join("t.yaml"), yaml, Some(dir.path().into())).unwrap();
+        let task = Task::ready(file, "en".into(), &TaskOptions::default(), &DataDirs::default()).unwrap();
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        let answers = answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
+        assert_eq!(model.calls, ["z|zzz zzzz\n", "a|b\nzzz\n"]);
+        let score = crate::eval::TaskScore::of(&task, &answers[0]);
+        // 7 × ½ + 2 × 2 and 3 × ½ + 3 × 2, over 9 + 6 tokens.
+        assert_eq!((score.n, score.fitness().value), (2, -1.0));
+        assert_eq!(score.scores["perplexity"].value, 1f64.exp());
     }
 
     #[test]

@@ -33,11 +33,19 @@ pub enum Format {
     /// MGSM's few-shot examples: `exemplars.LANG.N.{q,a}` and `number_answers`, as the fields `question`, `answer`,
     /// `answer_number`; `answer_en` is the same example's answer in English.
     MgsmExemplars,
+    /// Plain text, cut at ends of lines into passages, each with the field `text`.
+    Passages,
 }
 
 impl Format {
-    pub const ALL: [Format; 4] = [Format::Jsonl, Format::Tsv, Format::Lines, Format::MgsmExemplars];
-    pub const NAMES: [&str; 4] = ["jsonl", "tsv", "lines", "mgsm-exemplars"];
+    pub const ALL: [Format; 5] = [
+        Format::Jsonl,
+        Format::Tsv,
+        Format::Lines,
+        Format::MgsmExemplars,
+        Format::Passages,
+    ];
+    pub const NAMES: [&str; 5] = ["jsonl", "tsv", "lines", "mgsm-exemplars", "passages"];
 
     /// What the extension says.
     pub fn of_file(file: &str) -> Option<Format> {
@@ -58,8 +66,14 @@ pub struct Source {
     pub format: Format,
     /// The fields of a TSV file.
     pub columns: Vec<String>,
+    /// The least characters of a passage.
+    pub passage: usize,
     /// The rows that are meant, counted from 0; past the end of the file is allowed.
     pub rows: Range<usize>,
+}
+
+impl Source {
+    pub const DEFAULT_PASSAGE: usize = 2000;
 }
 
 /// A row and its place in its file.
@@ -84,6 +98,7 @@ impl Source {
             Format::Jsonl => lines(&text, json_row),
             Format::Tsv => lines(&text, |line| tsv_row(line, &self.columns)),
             Format::Lines => lines(&text, |line| Ok([("line".into(), line.into())].into())),
+            Format::Passages => Ok(passages(&text, self.passage)),
             Format::MgsmExemplars => mgsm_exemplars(&text, lang).map_err(|message| (1, message)),
         };
         let rows = rows.map_err(|(line, message)| Error::Row {
@@ -124,6 +139,25 @@ fn lines(text: &str, read: impl Fn(&str) -> Result<Row, String>) -> Result<Vec<R
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| read(line).map_err(|message| (i + 1, message)))
         .collect()
+}
+
+/// Whole lines, as many as it takes to reach `least` characters; what is left at the end is a passage too.
+fn passages(text: &str, least: usize) -> Vec<Row> {
+    let mut passages: Vec<String> = Vec::new();
+    let mut characters = least;
+    for line in text.split_inclusive('\n') {
+        if characters >= least {
+            passages.push(String::new());
+            characters = 0;
+        }
+        characters += line.chars().count();
+        if let Some(passage) = passages.last_mut() {
+            passage.push_str(line);
+        }
+    }
+    passages.retain(|passage| !passage.trim().is_empty());
+    let row = |text: String| [("text".to_string(), Value::String(text))].into();
+    passages.into_iter().map(row).collect()
 }
 
 fn json_row(line: &str) -> Result<Row, String> {
@@ -190,6 +224,7 @@ mod tests {
             file: String::new(),
             format,
             columns: vec!["question".into(), "answer".into()],
+            passage: 5,
             rows,
         }
     }
@@ -217,6 +252,14 @@ mod tests {
         );
         let rows = read("x.txt", "one\n\ntwo", &source(Format::Lines, all.clone())).unwrap();
         assert_eq!(rows[1].row["line"], "two");
+        let rows = read(
+            "x.txt",
+            "ab\ncd\nefghijkl\n\nm\n",
+            &source(Format::Passages, all.clone()),
+        )
+        .unwrap();
+        let texts: Vec<&str> = rows.iter().filter_map(|r| r.row["text"].as_str()).collect();
+        assert_eq!(texts, ["ab\ncd\n", "efghijkl\n", "\nm\n"]);
         let text = r#"{"number_answers": [11], "exemplars": {"es": {"1": {"q": "Q", "a": "A"}}}}"#;
         let rows = read("x.json", text, &source(Format::MgsmExemplars, all)).unwrap();
         assert_eq!(rows[0].row["answer_number"], 11);

@@ -83,6 +83,14 @@ fn pick_match(pattern: &PythonRegex, pick: isize, text: &str) -> Result<Option<S
     Ok(chosen.map(|group| python_strip(group).to_string()))
 }
 
+/// The place that a text says, counted from 0: a number, or a letter from A on.
+pub fn position(text: &str) -> Option<usize> {
+    match text.trim().as_bytes() {
+        [letter @ b'A'..=b'Z'] => Some(usize::from(letter - b'A')),
+        _ => text.trim().parse().ok(),
+    }
+}
+
 /// `str.strip()`: Unicode white space, and the separators U+001C to U+001F that Python counts as such.
 pub fn python_strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))

@@ -16,6 +16,7 @@ use std::{
 
 pub mod answer;
 pub mod data;
+pub mod exemplars;
 pub mod extract;
 pub mod language;
 pub mod prompt;
@@ -36,7 +37,7 @@ pub use prompt::{Chat, Message, Prompt, Shot};
 use python_random::PythonRandom;
 use python_regex::PythonRegex;
 pub use score::{Answer, Estimate, TaskScore};
-use task_file::{Draw, FilterSpec, GateSpec, NormalizeSpec, Pool, Settings, Shots, StepSpec, TaskFile};
+use task_file::{ChoicesSpec, Draw, FilterSpec, GateSpec, NormalizeSpec, Pool, Settings, Shots, StepSpec, TaskFile};
 
 use crate::yaml;
 
@@ -90,6 +91,12 @@ pub enum Error {
          'language_gate: false'"
     )]
     Gate { task: String, lang: String, known: String },
+    #[error("question {question} of the task '{task}': {message}")]
+    Choices {
+        question: String,
+        task: String,
+        message: String,
+    },
     #[error("the task '{task}' measures log-likelihoods, so stored outputs cannot be scored again with it")]
     NotGenerated { task: String },
     #[error(
@@ -124,7 +131,29 @@ pub enum Kind {
     Generate,
     /// How likely the model holds a given continuation.
     LogLikelihood,
+    /// Which of several continuations the model holds likeliest.
+    #[serde(rename = "multiple_choice")]
+    MultipleChoice,
+    /// Which of several words in the blank of a text makes it least perplexing (BOSE's Blank-ppl, arXiv 2503.00812).
+    Blank,
 }
+
+impl Kind {
+    pub const ALL: [Kind; 4] = [Kind::Generate, Kind::LogLikelihood, Kind::MultipleChoice, Kind::Blank];
+    /// As a task file says them.
+    pub const NAMES: [&str; 4] = ["generate", "loglikelihood", "multiple_choice", "blank"];
+
+    /// Whether a question comes with choices.
+    pub fn chooses(self) -> bool {
+        matches!(self, Kind::MultipleChoice | Kind::Blank)
+    }
+}
+
+/// The verdicts of a task of choices: the likeliest choice, the likeliest for its length in characters, the one whose
+/// text has the lowest perplexity.
+const ACC: &str = "acc";
+const ACC_NORM: &str = "acc_norm";
+const BLANK_PPL: &str = "blank_ppl";
 
 /// lm-eval's way, or the repaired one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -208,6 +237,7 @@ pub struct Task {
     words: Row,
     prompt: Option<Template>,
     gold: Template,
+    choices: Choices,
     shots: Option<ReadyShots>,
     target_delimiter: String,
     fewshot_delimiter: String,
@@ -217,10 +247,23 @@ pub struct Task {
     stop_when_answered: Option<Arc<[String]>>,
     pub max_new_tokens: usize,
     filters: Vec<Filter>,
+    /// The names of the verdicts: of the filters, or of the ways to choose.
+    verdicts: Vec<String>,
     primary: usize,
     normalization: Normalization,
     gate: Option<Gate>,
     digest: OnceLock<String>,
+}
+
+/// Where the choices of a question come from, ready to be filled in.
+#[derive(Clone, Debug)]
+enum Choices {
+    /// A task without choices.
+    None,
+    /// Each a template.
+    Each(Vec<Template>),
+    /// An expression that gives the list.
+    List(prompt::ListExpression),
 }
 
 #[derive(Clone, Debug)]
@@ -237,8 +280,19 @@ pub struct Question {
     /// File and row: `gsm8k/train/17`.
     pub id: String,
     pub prompt: Prompt,
-    /// What the answer is compared with; for log-likelihoods, the continuation.
+    /// What the answer is compared with; for log-likelihoods, the continuation; with choices, the right one.
     pub gold: String,
+    /// What the model has to choose from, and where the right one stands; empty where there is nothing to choose.
+    pub choices: Vec<Choice>,
+    pub right: usize,
+}
+
+/// Something to choose, and the text whose likelihood decides on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub text: String,
+    /// What follows the prompt when this is chosen.
+    pub continuation: String,
 }
 
 /// An extracted answer and the harness's verdict on it.
@@ -384,10 +438,9 @@ impl Task {
             .flatten()
             .map(|f| make.filter(f))
             .collect::<Result<Vec<_>, _>>()?;
-        let primary = settings
-            .primary
-            .as_ref()
-            .and_then(|name| filters.iter().position(|f| f.name == *name));
+        let verdicts = file.verdicts(&settings);
+        let position = |name: &str| verdicts.iter().position(|known| *known == name);
+        let primary = position(settings.primary.as_deref().unwrap_or(ACC_NORM)).unwrap_or(0);
         let markers = filters.iter().flat_map(|f| &f.steps).find_map(|step| match step {
             Step::Number { markers, .. } => Some(markers.clone().into()),
             _ => None,
@@ -398,6 +451,7 @@ impl Task {
                 .as_ref()
                 .map(|t| make.template("prompt", t))
                 .transpose()?,
+            choices: make.choices(settings.choices.as_ref())?,
             gold: make.template("gold", gold)?,
             shots: make.shots(&settings, options)?,
             target_delimiter: settings.target_delimiter.clone().unwrap_or_else(|| " ".into()),
@@ -405,7 +459,8 @@ impl Task {
             stop: make.words(settings.stop.as_deref().unwrap_or_default())?.into(),
             stop_when_answered: markers.filter(|_| settings.stop_when_answered.unwrap_or(false)),
             max_new_tokens: options.max_new_tokens.or(settings.max_new_tokens).unwrap_or(256),
-            primary: primary.unwrap_or(0),
+            primary,
+            verdicts: verdicts.into_iter().map(str::to_string).collect(),
             normalization: make.normalization(settings.normalize.as_ref())?,
             gate: make.gate(settings.language_gate.as_ref(), &lang)?,
             filters,
@@ -438,22 +493,22 @@ impl Task {
         self.options.chat.as_ref()
     }
 
-    /// The filters' names, in order; the scores come under these.
+    /// The names of the verdicts on an answer, in order; the scores come under these. Filters, or ways to choose.
     pub fn filter_names(&self) -> impl Iterator<Item = &str> {
-        self.filters.iter().map(|f| f.name.as_str())
+        self.verdicts.iter().map(String::as_str)
     }
 
-    /// The filter whose verdict counts.
+    /// The verdict that counts.
     pub fn primary_filter(&self) -> &str {
-        self.filters.get(self.primary).map_or("", |f| f.name.as_str())
+        self.verdicts.get(self.primary).map_or("", String::as_str)
     }
 
     /// The score that a search maximises.
     pub fn primary(&self) -> String {
         match (self.kind(), self.gate) {
             (Kind::LogLikelihood, _) => "log_likelihood".into(),
-            (Kind::Generate, None) => self.primary_filter().into(),
-            (Kind::Generate, Some(_)) => format!("{}+language", self.primary_filter()),
+            (_, None) => self.primary_filter().into(),
+            (_, Some(_)) => format!("{}+language", self.primary_filter()),
         }
     }
 
@@ -541,17 +596,63 @@ impl Task {
 
     fn question(&self, located: &Located, shots: &mut Drawer) -> Result<Question, Error> {
         let row = self.fields(&located.row);
-        let prompt = self.prompt.as_ref().map(|t| t.render(&row)).transpose()?;
+        let mut gold = self.gold.render(&row)?;
+        let (choices, right) = self.choices(located, &row, &gold)?;
+        if let Some(choice) = choices.get(right) {
+            gold.clone_from(&choice.text);
+        }
+        // A text with a blank is itself what is measured.
+        let prompt = self.prompt.as_ref().filter(|_| self.kind() != Kind::Blank);
         Ok(Question {
             id: located.id.clone(),
-            gold: self.gold.render(&row)?,
+            gold,
+            choices,
+            right,
             prompt: Prompt {
                 shots: shots.draw(self, located)?,
-                question: prompt.unwrap_or_default(),
+                question: prompt.map(|t| t.render(&row)).transpose()?.unwrap_or_default(),
                 target_delimiter: self.target_delimiter.clone(),
                 fewshot_delimiter: self.fewshot_delimiter.clone(),
             },
         })
+    }
+
+    /// The choices of a question, and which of them is right: the one that is `gold`, or whose place `gold` says.
+    fn choices(&self, located: &Located, row: &Row, gold: &str) -> Result<(Vec<Choice>, usize), Error> {
+        let texts = match &self.choices {
+            Choices::None => return Ok((Vec::new(), 0)),
+            Choices::Each(templates) => templates.iter().map(|t| t.render(row)).collect::<Result<_, _>>()?,
+            Choices::List(list) => list.evaluate(row)?,
+        };
+        let wrong = |message: String| Error::Choices {
+            question: located.id.clone(),
+            task: self.file.name.clone(),
+            message,
+        };
+        if texts.len() < 2 || texts.iter().any(String::is_empty) {
+            return Err(wrong(format!(
+                "at least two choices are needed, none of them empty; here are {texts:?}"
+            )));
+        }
+        let settings = self.file.settings(self.options.profile);
+        let right = if settings.gold_is_position {
+            extract::position(gold).filter(|place| *place < texts.len())
+        } else {
+            texts.iter().position(|text| text == gold)
+        };
+        let right = right.ok_or_else(|| wrong(format!("the right one, '{gold}', is none of {texts:?}")))?;
+        let choice = |text: String| {
+            let continuation = match (&self.prompt, self.kind()) {
+                (Some(prompt), Kind::Blank) => {
+                    let mut row = row.clone();
+                    row.insert("choice".into(), text.as_str().into());
+                    prompt.render(&row)?
+                }
+                _ => text.clone(),
+            };
+            Ok(Choice { text, continuation })
+        };
+        Ok((texts.into_iter().map(choice).collect::<Result<_, Error>>()?, right))
     }
 
     /// A row's fields and the words of the language.
@@ -778,6 +879,20 @@ impl Maker<'_> {
         Ok(Filter {
             name: spec.name.clone(),
             steps: spec.steps.iter().map(step).collect::<Result<_, Error>>()?,
+        })
+    }
+
+    fn choices(&self, spec: Option<&ChoicesSpec>) -> Result<Choices, Error> {
+        Ok(match spec {
+            None => Choices::None,
+            Some(ChoicesSpec::Each(templates)) => {
+                let templates = templates.iter().map(|t| self.template("choices", t));
+                Choices::Each(templates.collect::<Result<_, _>>()?)
+            }
+            Some(ChoicesSpec::List(expression)) => {
+                let place = format!("{}: choices", self.task);
+                Choices::List(prompt::ListExpression::new(place, expression)?)
+            }
         })
     }
 
@@ -1107,6 +1222,68 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Among the choices there is exactly one right number, however it is written in the data.
+    #[test]
+    fn choices_hold_the_right_answer_once() {
+        for name in ["mgsm_choices_es", "mgsm_blank_ja"] {
+            let direct = load(
+                &name.replace("choices", "direct").replace("blank", "direct"),
+                &TaskOptions::default(),
+            );
+            let golds = direct.questions(Split::Benchmark).unwrap();
+            let questions = load(name, &TaskOptions::default()).questions(Split::Benchmark).unwrap();
+            assert_eq!(questions.len(), golds.len());
+            for (question, direct) in questions.iter().zip(&golds) {
+                assert_eq!(question.gold, direct.gold);
+                assert_eq!(
+                    question.choices.iter().filter(|c| c.text == direct.gold).count(),
+                    1,
+                    "{}",
+                    question.id
+                );
+            }
+        }
+        let choices = load("mgsm_choices_es", &TaskOptions::default())
+            .questions(Split::Benchmark)
+            .unwrap();
+        let blank = load("mgsm_blank_es", &TaskOptions::default())
+            .questions(Split::Benchmark)
+            .unwrap();
+        let filled = format!("{} {}", choices[0].prompt.question, choices[0].gold);
+        assert_eq!(filled, blank[0].choices[2].continuation);
+        assert_eq!(blank[0].prompt.text(), "");
+    }
+
+    #[test]
+    fn a_gold_that_is_no_choice_is_refused_by_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let ask = |rows: &str, keys: &str| {
+            std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+            let yaml = format!("task: t\ntype: multiple_choice\nprompt: x\ndata: {{test: rows.jsonl}}\n{keys}");
+            std::fs::write(dir.path().join("t.yaml"), yaml).unwrap();
+            let name = dir.path().join("t.yaml").display().to_string();
+            Task::load(&name, &TaskOptions::default(), &DataDirs::default())
+                .and_then(|task| task.questions(Split::Test))
+                .unwrap_err()
+                .to_string()
+        };
+        let two = "{\"o\": [\"a\", \"b\"], \"g\": \"c\"}\n";
+        let message = ask(two, "choices: o\ngold: '{{g}}'");
+        assert!(
+            message.contains("rows/0") && message.contains("'c', is none of"),
+            "{message}"
+        );
+        let message = ask(two, "choices: o\ngold_position: '{{g}}'");
+        assert!(message.contains("is none of"), "{message}");
+        let message = ask(two, "choices: g\ngold: c");
+        assert!(
+            message.contains("t: choices") && message.contains("not a list"),
+            "{message}"
+        );
+        let message = ask(two, "choices: ['{{g}}']\ngold: c");
+        assert!(message.contains("at least two choices"), "{message}");
     }
 
     /// The defects of the harness that the fitness profile repairs.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig};
+use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
 use super::{Error, data::Row};
 
@@ -43,6 +43,50 @@ impl Template {
             .get_template(ONLY)
             .and_then(|template| template.render(fields))
             .map_err(|source| Error::template(&self.place, &source))
+    }
+}
+
+/// A Jinja expression that gives a list of texts, such as `choices.text`.
+#[derive(Clone, Debug)]
+pub struct ListExpression {
+    template: Template,
+    source: String,
+}
+
+impl ListExpression {
+    /// # Errors
+    /// Bad Jinja.
+    pub fn new(place: impl Into<String>, source: &str) -> Result<Self, Error> {
+        let template = Template::new(place, "")?;
+        template
+            .environment
+            .compile_expression(source)
+            .map_err(|source| Error::template(&template.place, &source))?;
+        Ok(ListExpression {
+            template,
+            source: source.into(),
+        })
+    }
+
+    /// # Errors
+    /// A field that the row does not have, a value that is no list of texts or numbers.
+    pub fn evaluate(&self, row: &Row) -> Result<Vec<String>, Error> {
+        let Template { environment, place } = &self.template;
+        let fields: BTreeMap<_, _> = row.iter().map(|(name, field)| (name.clone(), value(field))).collect();
+        let list = environment
+            .compile_expression(&self.source)
+            .and_then(|expression| expression.eval(fields))
+            .map_err(|source| Error::template(place, &source))?;
+        match list.kind() {
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items = list.try_iter().map_err(|source| Error::template(place, &source))?;
+                Ok(items.map(|item| item.to_string()).collect())
+            }
+            other => Err(Error::Template {
+                place: place.clone(),
+                message: format!("'{}' is a {other}, not a list", self.source),
+            }),
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Extracted, Kind, Task, stats};
+use super::{ACC_NORM, BLANK_PPL, Choice, Error, Extracted, Kind, Question, Task, stats};
+use crate::model::Score;
 
 /// What a model answered to one question, and the verdict.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -14,7 +15,7 @@ pub struct Answer {
     pub prompt: String,
     pub output: String,
     pub gold: String,
-    /// Tokens generated; for log-likelihoods, tokens scored.
+    /// Tokens generated; for log-likelihoods, tokens scored (of the right choice).
     pub token_count: usize,
     /// `eos`, `length`, `stop`, `loop`; empty for log-likelihoods and stored outputs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -52,6 +53,63 @@ impl Answer {
         })
     }
 
+    /// The choice that each way of choosing takes, the first of equals. The log-likelihood is that of the right one.
+    pub fn chosen(task: &Task, question: &Question, scores: &[Score]) -> Answer {
+        let filters: BTreeMap<String, Extracted> = task
+            .filter_names()
+            .map(|name| {
+                let value = |(choice, score): (&Choice, &Score)| match name {
+                    ACC_NORM => score.log_likelihood / choice.text.chars().count() as f64,
+                    // The lowest perplexity is the highest log-likelihood a token.
+                    BLANK_PPL => score.log_likelihood / score.tokens.max(1) as f64,
+                    _ => score.log_likelihood,
+                };
+                let values: Vec<f64> = question.choices.iter().zip(scores).map(value).collect();
+                let best = (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best });
+                let verdict = Extracted {
+                    extracted: question.choices.get(best).map_or("", |c| &c.text).into(),
+                    exact_match: f64::from(u8::from(best == question.right)),
+                };
+                (name.to_string(), verdict)
+            })
+            .collect();
+        let verdict = filters.get(task.primary_filter());
+        let correct = verdict.is_some_and(|v| v.exact_match == 1.0);
+        let right = scores.get(question.right);
+        Answer {
+            output: verdict.map(|v| v.extracted.clone()).unwrap_or_default(),
+            gold: question.gold.clone(),
+            token_count: right.map_or(0, |s| s.tokens),
+            correct,
+            language_ok: true,
+            log_likelihood: right.map(|s| s.log_likelihood),
+            score: f64::from(u8::from(correct)),
+            filters,
+            ..Answer::default()
+        }
+    }
+
+    /// An answer whose score was worked out before, of a task that does not judge outputs.
+    pub fn known(task: &Task, question: &Question, output: String, score: f64) -> Answer {
+        let verdict = |name: &str| {
+            let verdict = Extracted {
+                extracted: output.clone(),
+                exact_match: score,
+            };
+            (name.to_string(), verdict)
+        };
+        let primary = Some(task.primary_filter()).filter(|_| task.kind().chooses());
+        Answer {
+            gold: question.gold.clone(),
+            filters: primary.into_iter().map(verdict).collect(),
+            correct: task.kind().chooses() && score == 1.0,
+            language_ok: true,
+            score,
+            output,
+            ..Answer::default()
+        }
+    }
+
     /// The log-likelihood of a continuation, of `tokens` tokens together.
     pub fn measured(gold: &str, log_likelihood: f64, tokens: usize) -> Answer {
         Answer {
@@ -79,7 +137,8 @@ pub struct TaskScore {
     pub lang: String,
     pub n: usize,
     /// By filter; with a language gate also `language` (the share of answers in the language) and `FILTER+language`
-    /// (right *and* in the language); for log-likelihoods `log_likelihood`.
+    /// (right *and* in the language). With choices by way of choosing. For log-likelihoods, and with choices for the
+    /// right one, `log_likelihood` (a token, in nats) and `perplexity`.
     pub scores: BTreeMap<String, Estimate>,
     /// Which of the scores a search maximises.
     pub primary: String,
@@ -97,7 +156,12 @@ impl TaskScore {
             n: answers.len(),
             scores: match task.kind() {
                 Kind::Generate => accuracies(task, &answers),
-                Kind::LogLikelihood => [(task.primary(), log_likelihood(&answers))].into(),
+                Kind::LogLikelihood => likelihoods(&answers).into(),
+                Kind::MultipleChoice | Kind::Blank => {
+                    let mut scores = accuracies(task, &answers);
+                    scores.extend(likelihoods(&answers));
+                    scores
+                }
             },
             primary: task.primary(),
         }
@@ -131,6 +195,20 @@ fn accuracies(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
         scores.insert(task.primary(), estimate(&|a| a.score));
     }
     scores
+}
+
+/// The log-likelihood a token, and the perplexity that it means (its error by the first derivative).
+fn likelihoods(answers: &[&Answer]) -> [(String, Estimate); 2] {
+    let log_likelihood = log_likelihood(answers);
+    let value = (-log_likelihood.value).exp();
+    let perplexity = Estimate {
+        value,
+        stderr: value * log_likelihood.stderr,
+    };
+    [
+        ("log_likelihood".into(), log_likelihood),
+        ("perplexity".into(), perplexity),
+    ]
 }
 
 fn log_likelihood(answers: &[&Answer]) -> Estimate {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Error, Kind, Profile, Split,
+    ACC, ACC_NORM, BLANK_PPL, Error, Kind, Profile, Split,
     data::{Format, Row, Source},
 };
 use crate::yaml::{self, Map, Node};
@@ -25,11 +25,15 @@ const BUILTIN: &[(&str, &str)] = &[
         include_str!("../../evals/gsm8k_cot_zeroshot.yaml"),
     ),
     ("gsm8k_solutions", include_str!("../../evals/gsm8k_solutions.yaml")),
+    ("mgsm_blank", include_str!("../../evals/mgsm_blank.yaml")),
+    ("mgsm_choices", include_str!("../../evals/mgsm_choices.yaml")),
     ("mgsm_direct", include_str!("../../evals/mgsm_direct.yaml")),
     ("mgsm_en_cot", include_str!("../../evals/mgsm_en_cot.yaml")),
     ("mgsm_native_cot", include_str!("../../evals/mgsm_native_cot.yaml")),
     ("mgsm_questions", include_str!("../../evals/mgsm_questions.yaml")),
 ];
+
+const PERPLEXITY: &str = "perplexity";
 
 pub fn builtin_names() -> Vec<&'static str> {
     BUILTIN.iter().map(|(name, _)| *name).collect()
@@ -62,6 +66,9 @@ pub struct Settings {
     pub prompt: Option<String>,
     pub target: Option<String>,
     pub gold: Option<String>,
+    /// `gold` is the place of the right choice, not its text.
+    pub gold_is_position: bool,
+    pub choices: Option<ChoicesSpec>,
     pub target_delimiter: Option<String>,
     pub fewshot_delimiter: Option<String>,
     pub shots: Option<Shots>,
@@ -97,6 +104,15 @@ pub enum Draw {
     Random { seed: u64 },
     /// The first ones, the same for all questions.
     FirstN,
+}
+
+/// What there is to choose from.
+#[derive(Clone, Debug)]
+pub enum ChoicesSpec {
+    /// A template for each.
+    Each(Vec<String>),
+    /// An expression that gives the list.
+    List(String),
 }
 
 /// A filter with templates in place of patterns.
@@ -170,18 +186,30 @@ impl TaskFile {
             Some(node) => node.text()?,
             None => "1".into(),
         };
+        let is_perplexity = map
+            .optional("type")
+            .is_some_and(|node| node.str().is_ok_and(|t| t == PERPLEXITY));
+        let mut base = Settings::read(&map)?;
+        if is_perplexity {
+            base.target.get_or_insert_with(|| "{{text}}".into());
+        }
         let task = TaskFile {
             name,
             version,
             description: text_of(&map, "description")?.unwrap_or_default(),
             provenance: text_of(&map, "provenance")?.unwrap_or_default(),
             kind: match map.optional("type") {
-                Some(node) => [Kind::Generate, Kind::LogLikelihood][node.one_of(&["generate", "loglikelihood"])?],
+                // The perplexity of a text is the likelihood of its passages with nothing before them.
+                Some(_) if is_perplexity => Kind::LogLikelihood,
+                Some(node) => {
+                    let words = [&Kind::NAMES[..], &[PERPLEXITY]].concat();
+                    Kind::ALL[node.one_of(&words)?]
+                }
                 None => Kind::Generate,
             },
             langs: langs(&map)?,
             data: data(map.required("data")?)?,
-            base: Settings::read(&map)?,
+            base,
             parity: profile(&map, "parity")?,
             fitness: profile(&map, "fitness")?,
             dir,
@@ -191,6 +219,7 @@ impl TaskFile {
             let expected = match task.kind {
                 Kind::Generate => "exact_match",
                 Kind::LogLikelihood => "log_likelihood",
+                Kind::MultipleChoice | Kind::Blank => "acc",
             };
             metric.one_of(&[expected])?;
         }
@@ -204,13 +233,27 @@ impl TaskFile {
         for profile in [Profile::Parity, Profile::Fitness] {
             let settings = self.settings(profile);
             let missing = |key: &str| document.error(format!("the key '{key}' is missing"));
-            if settings.target.is_none() {
-                return Err(missing("target").into());
+            if settings.target.is_none() && (!self.kind.chooses() || settings.gold.is_none()) {
+                return Err(missing(if self.kind.chooses() { "gold" } else { "target" }).into());
             }
-            if self.kind == Kind::Generate && settings.prompt.is_none() {
+            if self.kind != Kind::LogLikelihood && settings.prompt.is_none() {
                 return Err(missing("prompt").into());
             }
-            let names: Vec<&str> = settings.filters.iter().flatten().map(|f| f.name.as_str()).collect();
+            if self.kind.chooses() != settings.choices.is_some() {
+                return Err(match self.kind.chooses() {
+                    true => missing("choices"),
+                    false => document.error("'choices' go with the types multiple_choice and blank"),
+                }
+                .into());
+            }
+            if self.kind == Kind::Blank
+                && (settings.shots.is_some() || !settings.prompt.iter().any(|p| p.contains("choice")))
+            {
+                let message =
+                    "the prompt of a task of type blank has {{choice}} where the blank is, and takes no 'shots'";
+                return Err(document.error(message).into());
+            }
+            let names = self.verdicts(&settings);
             if self.kind == Kind::Generate && names.is_empty() {
                 return Err(missing("filters").into());
             }
@@ -219,13 +262,24 @@ impl TaskFile {
             {
                 let hint = yaml::did_you_mean(primary, &names);
                 let message = format!(
-                    "primary: '{primary}' is none of the filters of the {profile} profile{hint}; they are {}",
+                    "primary: '{primary}' is none of the verdicts of the {profile} profile{hint}; they are {}",
                     names.join(", ")
                 );
                 return Err(document.error(message).into());
             }
         }
         Ok(())
+    }
+
+    /// The names of the verdicts on an answer: the filters, or the ways to choose.
+    pub fn verdicts<'s>(&self, settings: &'s Settings) -> Vec<&'s str> {
+        match self.kind {
+            Kind::MultipleChoice => vec![ACC, ACC_NORM],
+            Kind::Blank => vec![BLANK_PPL],
+            Kind::Generate | Kind::LogLikelihood => {
+                settings.filters.iter().flatten().map(|f| f.name.as_str()).collect()
+            }
+        }
     }
 
     /// What holds in a profile: its own keys over the common ones.
@@ -249,10 +303,18 @@ impl TaskFile {
 
 impl Settings {
     fn read(map: &Map<'_>) -> Result<Settings, Error> {
+        let (gold, position) = (text_of(map, "gold")?, text_of(map, "gold_position")?);
+        let gold_is_position = position.is_some();
+        if gold.is_some() && gold_is_position {
+            let message = "either 'gold' (the text of the right choice) or 'gold_position' (its place), not both";
+            return Err(map.node().error(message).into());
+        }
         Ok(Settings {
             prompt: text_of(map, "prompt")?,
             target: text_of(map, "target")?,
-            gold: text_of(map, "gold")?,
+            gold: gold.or(position),
+            gold_is_position,
+            choices: map.optional("choices").map(choices).transpose()?,
             target_delimiter: text_of(map, "target_delimiter")?,
             fewshot_delimiter: text_of(map, "fewshot_delimiter")?,
             shots: map.optional("shots").map(shots).transpose()?,
@@ -271,7 +333,12 @@ impl Settings {
         Settings {
             prompt: self.prompt.or(base.prompt),
             target: self.target.or(base.target),
+            gold_is_position: match self.gold {
+                Some(_) => self.gold_is_position,
+                None => base.gold_is_position,
+            },
             gold: self.gold.or(base.gold),
+            choices: self.choices.or(base.choices),
             target_delimiter: self.target_delimiter.or(base.target_delimiter),
             fewshot_delimiter: self.fewshot_delimiter.or(base.fewshot_delimiter),
             shots: self.shots.or(base.shots),
@@ -334,6 +401,7 @@ fn source(node: &Node) -> Result<Source, Error> {
             format: Format::of_file(file).ok_or_else(|| unknown_format(node))?,
             file: file.into(),
             columns: Vec::new(),
+            passage: Source::DEFAULT_PASSAGE,
             rows: 0..usize::MAX,
         });
     }
@@ -355,6 +423,11 @@ fn source(node: &Node) -> Result<Source, Error> {
         file: file.str()?.into(),
         format,
         columns,
+        passage: map
+            .optional("passage")
+            .map(at_least_one)
+            .transpose()?
+            .unwrap_or(Source::DEFAULT_PASSAGE),
         rows: map.optional("rows").map(rows).transpose()?.unwrap_or(0..usize::MAX),
     };
     map.finish()?;
@@ -415,6 +488,15 @@ fn shots(node: &Node) -> Result<Shots, Error> {
     };
     map.finish()?;
     Ok(shots)
+}
+
+/// A list of templates, or an expression that gives the list.
+fn choices(node: &Node) -> Result<ChoicesSpec, Error> {
+    if let Ok(expression) = node.str() {
+        return Ok(ChoicesSpec::List(expression.into()));
+    }
+    let each = node.list()?.iter().map(Node::text).collect::<Result<_, _>>()?;
+    Ok(ChoicesSpec::Each(each))
 }
 
 fn filters(node: &Node) -> Result<Vec<FilterSpec>, Error> {
@@ -656,6 +738,40 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
             let message = parse(&SMALL.replace(change.0, change.1)).unwrap_err().to_string();
             assert!(message.contains(expected), "{change:?}: {message}");
             assert!(message.starts_with("t.yaml:"), "{message}");
+        }
+    }
+
+    #[test]
+    fn choices_are_checked() {
+        let text = SMALL
+            .replace(
+                "lang: es",
+                "type: multiple_choice\nchoices: options\ngold_position: '{{label}}'",
+            )
+            .replace(
+                "filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]",
+                "",
+            );
+        assert!(parse(&text).unwrap().settings(Profile::Parity).gold_is_position);
+        for (change, expected) in [
+            (("choices: options", ""), "the key 'choices' is missing"),
+            (("prompt: 'Q: {{question}} A:'", ""), "the key 'prompt' is missing"),
+            (("choices: options", "choices: options\ngold: x"), "not both"),
+            (
+                ("choices: options", "choices: options\nprimary: acc_nrm"),
+                "did you mean 'acc_norm'?",
+            ),
+            (
+                ("type: multiple_choice", "type: blank"),
+                "has {{choice}} where the blank is",
+            ),
+            (
+                ("type: multiple_choice", "type: loglikelihood"),
+                "go with the types multiple_choice",
+            ),
+        ] {
+            let message = parse(&text.replace(change.0, change.1)).unwrap_err().to_string();
+            assert!(message.contains(expected), "{change:?}: {message}");
         }
     }
 

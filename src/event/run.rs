@@ -4,7 +4,7 @@
 //! other. Nothing here decides anything, reads a clock or opens a file. Time while no process worked on the run (between
 //! a stop or a crash and the next `run_resumed`) does not count as elapsed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
@@ -286,14 +286,15 @@ impl Run {
     fn keep_answers(&mut self, answers: &Answers) {
         self.answers += answers.answers.len() as u64;
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
-        let is_same = |a: &&mut Answers| (&a.task, &a.lang, &a.split) == (&answers.task, &answers.lang, &answers.split);
-        let Some(known) = kept.iter_mut().find(is_same) else {
-            kept.push(answers.clone());
-            return;
+        let same = |a: &&mut Answers| (&a.task, &a.lang, &a.split) == (&answers.task, &answers.lang, &answers.split);
+        let Some(before) = kept.iter_mut().find(same) else {
+            return kept.push(answers.clone());
         };
-        // In a race a candidate is asked several times.
-        known.answers.retain(|a| answers.answers.iter().all(|b| a.q != b.q));
-        known.answers.extend(answers.answers.iter().cloned());
+        // A candidate may be asked several times; each time adds to what stands here, or says it again.
+        let again: HashSet<&str> = answers.answers.iter().map(|a| a.q.as_str()).collect();
+        before.answers.retain(|a| !again.contains(a.q.as_str()));
+        before.answers.extend(answers.answers.iter().cloned());
+        before.key.clone_from(&answers.key);
     }
 
     fn score(&mut self, record: &Record, candidate: &Candidate) {
@@ -327,8 +328,7 @@ impl Run {
                 self.scored.len() - 1
             }
         };
-        let competes = candidate.origin != Origin::Parent && !candidate.eliminated;
-        if competes && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
+        if competes(candidate) && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
@@ -409,10 +409,14 @@ impl Run {
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
-    /// Scored candidates, fittest first; of equals the earlier first.
+    /// Scored candidates, fittest first; of equals the earlier first. Those who left their race early come last.
     pub fn ranking(&self) -> Vec<&Scored> {
         let mut ranking: Vec<&Scored> = self.scored.iter().collect();
-        ranking.sort_by(|a, b| b.candidate.fitness.total_cmp(&a.candidate.fitness));
+        let place = |s: &Scored| (s.candidate.eliminated, s.candidate.fitness);
+        ranking.sort_by(|a, b| {
+            let ((out_a, a), (out_b, b)) = (place(a), place(b));
+            out_a.cmp(&out_b).then(b.total_cmp(&a))
+        });
         ranking
     }
 
@@ -507,6 +511,11 @@ impl Run {
 /// Whether a candidate of this origin is paid for by the budget of the search.
 pub fn counts(origin: &Origin) -> bool {
     !matches!(origin, Origin::Parent | Origin::Baseline)
+}
+
+/// Whether a candidate may be the best: a merge that was asked all questions of its time.
+pub fn competes(candidate: &Candidate) -> bool {
+    candidate.origin != Origin::Parent && !candidate.eliminated
 }
 
 /// An origin in words.
@@ -606,6 +615,26 @@ mod tests {
         assert_eq!(run.paired("a", "nobody"), None);
         let one = run_of(vec![answers("a", &[1.0]), answers("b", &[0.0])]);
         assert_eq!(one.paired("a", "b"), None, "one question has no standard error");
+    }
+
+    #[test]
+    fn answers_that_come_in_pieces_add_up() {
+        let piece = |scores: &[f64], from: usize| {
+            let Event::Answers(mut answers) = answers("a", scores) else {
+                unreachable!()
+            };
+            for (i, answer) in answers.answers.iter_mut().enumerate() {
+                answer.q = format!("t/search/{}", from + i);
+            }
+            Event::Answers(answers)
+        };
+        let run = run_of(vec![piece(&[1.0, 0.0], 0), piece(&[1.0, 1.0], 1)]);
+        let scores: Vec<(&str, f64)> = run.answers_of("a")[0]
+            .answers
+            .iter()
+            .map(|a| (a.q.as_str(), a.score))
+            .collect();
+        assert_eq!(scores, [("t/search/0", 1.0), ("t/search/1", 1.0), ("t/search/2", 1.0)]);
     }
 
     #[test]

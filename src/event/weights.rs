@@ -75,6 +75,52 @@ pub fn shares(tables: &[Weights]) -> Vec<(String, f64)> {
     shares
 }
 
+/// One layer of a stack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub model: String,
+    /// Layer of the source.
+    pub layer: usize,
+    /// What its output is multiplied by, where that is not 1.
+    pub scale: Option<f64>,
+}
+
+/// The layers of a recipe that stacks them, in order; nothing for one that only mixes.
+pub fn path(recipe: &Value) -> Option<Vec<Step>> {
+    let stages = recipe.get("stages")?.as_array()?;
+    let stacks = |stage: &&Value| stage.get("merge_method").and_then(Value::as_str) == Some("passthrough");
+    let slices = stages.iter().rev().find(stacks)?.get("slices")?.as_array()?;
+    let mut steps = Vec::new();
+    for slice in slices {
+        let source = slice.get("sources")?.as_array()?.first()?;
+        let scale = source
+            .get("parameters")
+            .or_else(|| slice.get("parameters"))
+            .and_then(|p| p.get("scale"));
+        let scale = scale.and_then(scale_of).filter(|scale| *scale != 1.0);
+        let [from, to] = source.get("layer_range")?.as_array()?.as_slice() else {
+            return None;
+        };
+        for layer in from.as_u64()?..to.as_u64()? {
+            steps.push(Step {
+                model: source.get("model")?.as_str()?.to_owned(),
+                layer: layer as usize,
+                scale,
+            });
+        }
+    }
+    (!steps.is_empty()).then_some(steps)
+}
+
+/// A number; of a filter list the number furthest from 1, since what is not named stays as it is.
+fn scale_of(value: &Value) -> Option<f64> {
+    let Some(entries) = filters(value) else {
+        return value.as_f64();
+    };
+    let values = entries.iter().filter_map(|e| e.get("value")?.as_f64());
+    values.max_by(|a, b| (a - 1.0).abs().total_cmp(&(b - 1.0).abs()))
+}
+
 fn of_stage(stage: &Value) -> Option<Weights> {
     MIXING.into_iter().find_map(|parameter| table(stage, parameter))
 }

@@ -1,6 +1,6 @@
 //! The sum of task vectors as one loop in registers, for up to four models whose trims are cuts by magnitude.
 //!
-//! Does to each element exactly what the general passes of [`task_sum`](super::task_sum) do, operation by operation, so
+//! bf16 parents are widened in the same registers. Does to each element exactly what the general passes of [`task_sum`](super::task_sum) do, operation by operation, so
 //! the bits are the same; it only spares the traffic between the passes.
 
 use super::{
@@ -20,9 +20,8 @@ struct Window {
     /// Entries whose magnitude's bits are in `least..least + span` stay.
     least: u32,
     span: u32,
-    /// Entries in `open..open + open_span` wait for the exact cut.
+    /// Entries that are dropped with this magnitude or a larger one wait for the exact cut.
     open: u32,
-    open_span: u32,
     scale: f32,
     weight: f32,
 }
@@ -44,14 +43,21 @@ impl Terms<'_> {
         cuts && (1..=MOST).contains(&self.keeps.len())
     }
 
-    /// Merges one chunk. Returns whether it holds entries whose fate is open.
-    pub fn merge(&self, start: usize, base: &[f32], models: &[&[f32]], out: &mut [f32]) -> bool {
+    /// Merges one chunk, whose elements `read` makes f32 of. Returns whether it holds entries whose fate is open.
+    pub fn merge<T: Copy>(
+        &self,
+        start: usize,
+        base: &[T],
+        models: &[&[T]],
+        read: impl Fn(T) -> f32 + Copy,
+        out: &mut [f32],
+    ) -> bool {
         let mut open = false;
         let mut from = 0;
         for to in self.ends(start, out.len()) {
             if from < to {
                 let windows: [Window; MOST] = std::array::from_fn(|k| self.window(k, start + from));
-                let mut parts: [&[f32]; MOST] = [&[]; MOST];
+                let mut parts: [&[T]; MOST] = [&[]; MOST];
                 for (part, model) in parts.iter_mut().zip(models) {
                     *part = &model[from..to];
                 }
@@ -59,8 +65,10 @@ impl Terms<'_> {
                     base: &base[from..to],
                     models: parts,
                     windows,
+                    scaled: self.scales.iter().any(|s| *s != 1.0),
                     total: self.total,
                     lambda: self.sum.lambda,
+                    read,
                 };
                 open |= segment.dispatch(models.len(), self.sum, &mut out[from..to]);
                 from = to;
@@ -87,82 +95,111 @@ impl Terms<'_> {
 
     fn window(&self, k: usize, index: usize) -> Window {
         let Some(keep) = self.keeps.get(k) else {
-            return Window::default();
+            return Window {
+                open: u32::MAX,
+                ..Window::default()
+            };
         };
         let (least, above) = match keep {
             Keep::Cut(cut) => (cut.least(index), ABOVE_ALL),
             Keep::Band { outer, inner } => (outer.least(index), inner.least(index).min(ABOVE_ALL)),
             Keep::Random { .. } | Keep::Factors(_) => (0, 0),
         };
-        let open = self.brackets[k].map_or((0, 0), |b| b.open_bits(index));
+        // An exact bracket has no room between its ends.
+        let open = self.brackets[k].map(|b| b.open_bits(index));
+        let open = open.filter(|(low, high)| low < high).map_or(u32::MAX, |(low, _)| low);
         Window {
             least,
             span: above.saturating_sub(least),
-            open: open.0,
-            open_span: open.1 - open.0,
+            open,
             scale: self.scales[k],
             weight: self.sum.terms[k].weight,
         }
     }
 }
 
-struct Segment<'a> {
-    base: &'a [f32],
-    models: [&'a [f32]; MOST],
+struct Segment<'a, T, R> {
+    base: &'a [T],
+    models: [&'a [T]; MOST],
     windows: [Window; MOST],
+    /// Whether any scale is not 1.
+    scaled: bool,
     total: f32,
     lambda: f32,
+    read: R,
 }
 
-impl Segment<'_> {
+impl<T: Copy, R: Fn(T) -> f32 + Copy> Segment<'_, T, R> {
     fn dispatch(&self, count: usize, sum: &TaskSum, out: &mut [f32]) -> bool {
-        match (sum.elect, sum.normalize) {
-            (true, true) => self.by_count::<true, true>(count, out),
-            (true, false) => self.by_count::<true, false>(count, out),
-            (false, true) => self.by_count::<false, true>(count, out),
-            (false, false) => self.by_count::<false, false>(count, out),
+        match (sum.elect, sum.normalize, self.scaled) {
+            (true, true, true) => self.by_count::<true, true, true>(count, out),
+            (true, true, false) => self.by_count::<true, true, false>(count, out),
+            (true, false, true) => self.by_count::<true, false, true>(count, out),
+            (true, false, false) => self.by_count::<true, false, false>(count, out),
+            (false, true, true) => self.by_count::<false, true, true>(count, out),
+            (false, true, false) => self.by_count::<false, true, false>(count, out),
+            (false, false, true) => self.by_count::<false, false, true>(count, out),
+            (false, false, false) => self.by_count::<false, false, false>(count, out),
         }
     }
 
-    fn by_count<const ELECT: bool, const NORMALIZE: bool>(&self, count: usize, out: &mut [f32]) -> bool {
+    fn by_count<const ELECT: bool, const NORMALIZE: bool, const SCALED: bool>(
+        &self,
+        count: usize,
+        out: &mut [f32],
+    ) -> bool {
         match count {
-            1 => self.run::<1, ELECT, NORMALIZE>(out),
-            2 => self.run::<2, ELECT, NORMALIZE>(out),
-            3 => self.run::<3, ELECT, NORMALIZE>(out),
-            _ => self.run::<MOST, ELECT, NORMALIZE>(out),
+            1 => self.run::<1, ELECT, NORMALIZE, SCALED>(out),
+            2 => self.run::<2, ELECT, NORMALIZE, SCALED>(out),
+            3 => self.run::<3, ELECT, NORMALIZE, SCALED>(out),
+            _ => self.run::<MOST, ELECT, NORMALIZE, SCALED>(out),
         }
     }
 
-    fn run<const K: usize, const ELECT: bool, const NORMALIZE: bool>(&self, out: &mut [f32]) -> bool {
-        let n = out.len();
+    /// Comparisons and selections only, which become masks, so that the loop is vector code.
+    fn run<const K: usize, const ELECT: bool, const NORMALIZE: bool, const SCALED: bool>(
+        &self,
+        out: &mut [f32],
+    ) -> bool {
+        let (n, read) = (out.len(), self.read);
         let base = &self.base[..n];
-        let models: [&[f32]; K] = std::array::from_fn(|k| &self.models[k][..n]);
+        let models: [&[T]; K] = std::array::from_fn(|k| &self.models[k][..n]);
         let windows: [Window; K] = std::array::from_fn(|k| self.windows[k]);
-        let mut open = 0u32;
+        // The largest magnitudes that are dropped. Four names and not an array, which would stay in memory.
+        let (mut most_0, mut most_1, mut most_2, mut most_3) = (0u32, 0u32, 0u32, 0u32);
         for i in 0..n {
-            let b = base[i];
+            let b = read(base[i]);
             let mut deltas = [0.0f32; K];
             let mut all = 0.0f32;
             for k in 0..K {
                 let w = &windows[k];
-                let tau = models[k][i] - b;
+                let tau = read(models[k][i]) - b;
                 let magnitude = tau.to_bits() & 0x7fff_ffff;
-                open |= u32::from(magnitude.wrapping_sub(w.open) < w.open_span);
-                let stays = u32::from(magnitude.wrapping_sub(w.least) < w.span).wrapping_neg();
-                deltas[k] = f32::from_bits(tau.to_bits() & stays) * w.scale * w.weight;
+                let stays = magnitude.wrapping_sub(w.least) < w.span;
+                let dropped = if stays { 0 } else { magnitude };
+                match k {
+                    0 => most_0 = most_0.max(dropped),
+                    1 => most_1 = most_1.max(dropped),
+                    2 => most_2 = most_2.max(dropped),
+                    _ => most_3 = most_3.max(dropped),
+                }
+                let kept = if stays { tau } else { 0.0 };
+                let rescaled = if SCALED { kept * w.scale } else { kept };
+                deltas[k] = rescaled * w.weight;
                 all += deltas[k];
             }
             let (mut sum, mut divisor) = (all, self.total);
             if ELECT {
                 (sum, divisor) = (0.0, 0.0);
-                let negative = u32::from(all < 0.0) << 31;
+                let negative = if all < 0.0 { 1u32 << 31 } else { 0 };
                 for k in 0..K {
-                    // All ones where the entry has the elected sign; a zero has none.
-                    let opposite = (deltas[k].to_bits() ^ negative) >> 31;
-                    let agrees = opposite.wrapping_sub(1) & u32::from(deltas[k] != 0.0).wrapping_neg();
-                    sum += f32::from_bits(deltas[k].to_bits() & agrees);
-                    divisor += f32::from_bits(windows[k].weight.to_bits() & agrees);
+                    // The elected sign is made +. A zero has no sign; a NaN agrees, so that it is not lost.
+                    let along = f32::from_bits(deltas[k].to_bits() ^ negative);
+                    let disagrees = along <= 0.0;
+                    sum += if disagrees { 0.0 } else { along };
+                    divisor += if disagrees { 0.0 } else { windows[k].weight };
                 }
+                sum = f32::from_bits(sum.to_bits() ^ negative);
                 divisor = if divisor == 0.0 { 1.0 } else { divisor };
             }
             if NORMALIZE {
@@ -170,6 +207,7 @@ impl Segment<'_> {
             }
             out[i] = b + sum * self.lambda;
         }
-        open != 0
+        let most = [most_0, most_1, most_2, most_3];
+        windows.iter().zip(most).any(|(w, most)| most >= w.open)
     }
 }

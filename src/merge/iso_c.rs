@@ -3,9 +3,11 @@
 //! Source: Marczak et al. 2025, arXiv:2502.04959, algorithm 1: Σ wₖ τₖ = U S Vᵀ; τ = σ̄ U Vᵀ with σ̄ the mean singular
 //! value; θ = base + λ τ. With `rank` < 1 only the leading triples are kept, and σ̄ is their mean.
 
+use faer::Mat;
+
 use super::{
     parents::{Parents, Refusal},
-    spectral::{matrix, onto_base, rank, svd},
+    spectral::{matrix, narrow, onto_base, rank, size_bytes, svd},
     view::Target,
 };
 
@@ -30,12 +32,34 @@ pub(crate) fn merge(
     if sum.iter().all(|s| *s == 0.0) {
         return Ok(out.fill(&base));
     }
-    let svd = svd(matrix(&sum, rows, columns).as_ref())?;
-    let r = rank(share, svd.s.len());
-    let mean = svd.s[..r].iter().sum::<f64>() / r as f64;
-    let flat = svd.u.subcols(0, r) * svd.v.subcols(0, r).transpose();
-    let merged = onto_base(&base, flat.as_ref(), lambda * mean as f32);
+    // The weights decide the factors, so that they serve only recipes that differ elsewhere.
+    let bits: Vec<u32> = weights.iter().map(|w| w.to_bits()).collect();
+    let flat = parents.kept(
+        &format!("iso_c {bits:?} {share}"),
+        |flat: &Flat| size_bytes(&flat.directions),
+        || Flat::new(&sum, rows, columns, share),
+    )?;
+    let merged = onto_base(&base, flat.directions.as_ref(), lambda * flat.mean);
     Ok(out.fill(&merged))
+}
+
+struct Flat {
+    /// U Vᵀ
+    directions: Mat<f32>,
+    /// σ̄
+    mean: f32,
+}
+
+impl Flat {
+    fn new(sum: &[f32], rows: usize, columns: usize, share: f64) -> Result<Self, Refusal> {
+        let svd = svd(matrix(sum, rows, columns).as_ref())?;
+        let r = rank(share, svd.s.len());
+        let directions = svd.u.subcols(0, r) * svd.v.subcols(0, r).transpose();
+        Ok(Flat {
+            directions: narrow(directions.as_ref()),
+            mean: (svd.s[..r].iter().sum::<f64>() / r as f64) as f32,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -5,48 +5,70 @@
 
 use super::{
     parents::{Parents, Refusal},
-    spectral::{matrix, onto_base, rank, scale_columns, svd},
+    spectral::{matrix, narrow, product_onto_base, rank, scale_columns, size_bytes, svd},
     task_sum::{self, TaskSum},
     view::{Inputs, Memory, Target, View},
 };
 use crate::recipe::DType;
-use faer::Mat;
+use faer::{Mat, MatRef};
 
 pub(crate) fn merge(parents: &Parents<'_>, share: f64, sum: &TaskSum, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let Some(base) = parents.base else {
         return Ok(false);
     };
     let base = parents.whole(base);
-    let (rows, columns) = parents.rows();
-    let models = parents.models();
-    let mut joined = Mat::zeros(rows, columns * models.len());
-    for (slot, k) in models.iter().enumerate() {
-        let tau = matrix(&parents.task_vector(*k), rows, columns);
-        joined.subcols_mut(slot * columns, columns).copy_from(&tau);
-    }
-    let all = svd(joined.as_ref())?;
-    if all.s.iter().all(|s| *s == 0.0) {
+    let (_, columns) = parents.rows();
+    let basis = parents.kept("knots", Basis::size_bytes, || Basis::new(parents))?;
+    if basis.s.iter().all(|s| *s == 0.0) {
         return Ok(out.fill(&base));
     }
-    let r = rank(share, all.s.len());
-    // Block k of Vᵀ, row-major [r, columns].
-    let blocks: Vec<Vec<f32>> = (0..models.len())
-        .map(|slot| {
-            (0..r * columns)
-                .map(|i| all.v[(slot * columns + i % columns, i / columns)] as f32)
-                .collect()
-        })
-        .collect();
+    let r = rank(share, basis.s.len());
+    let blocks: Vec<&[f32]> = basis.blocks.iter().map(|block| &block[..r * columns]).collect();
     let merged = merge_blocks(&blocks, r, columns, sum)?;
-    let mut us = all.u.subcols(0, r).to_owned();
-    scale_columns(&mut us, &all.s[..r]);
-    let tau = &us * &matrix(&merged, r, columns);
-    let merged = onto_base(&base, tau.as_ref(), sum.lambda);
+    let right = MatRef::from_row_major_slice(&merged, r, columns);
+    let merged = product_onto_base(&base, basis.us.subcols(0, r), right, sum.lambda);
     Ok(out.fill(&merged))
 }
 
+/// The decomposition of the joined task matrices.
+struct Basis {
+    /// U diag(s)
+    us: Mat<f32>,
+    s: Vec<f64>,
+    /// The blocks of Vᵀ, each row-major.
+    blocks: Vec<Vec<f32>>,
+}
+
+impl Basis {
+    fn new(parents: &Parents<'_>) -> Result<Self, Refusal> {
+        let (rows, columns) = parents.rows();
+        let models = parents.models();
+        let mut joined = Mat::zeros(rows, columns * models.len());
+        for (slot, k) in models.iter().enumerate() {
+            let tau = matrix(&parents.task_vector(*k), rows, columns);
+            joined.subcols_mut(slot * columns, columns).copy_from(&tau);
+        }
+        let all = svd(joined.as_ref())?;
+        let block = |slot: usize| {
+            let entry = |i: usize| all.v[(slot * columns + i % columns, i / columns)] as f32;
+            (0..all.s.len() * columns).map(entry).collect()
+        };
+        let mut us = narrow(all.u.as_ref());
+        scale_columns(&mut us, &all.s);
+        Ok(Basis {
+            us,
+            blocks: (0..models.len()).map(block).collect(),
+            s: all.s,
+        })
+    }
+
+    fn size_bytes(&self) -> usize {
+        size_bytes(&self.us) + 8 * self.s.len() + self.blocks.iter().map(|b| 4 * b.len()).sum::<usize>()
+    }
+}
+
 /// TIES over the blocks, as task vectors of a base of zeros; λ waits for the end.
-fn merge_blocks(blocks: &[Vec<f32>], rows: usize, columns: usize, sum: &TaskSum) -> Result<Vec<f32>, Refusal> {
+fn merge_blocks(blocks: &[&[f32]], rows: usize, columns: usize, sum: &TaskSum) -> Result<Vec<f32>, Refusal> {
     let zeros = vec![0.0; rows * columns];
     let mut views = vec![View::F32(&zeros)];
     views.extend(blocks.iter().map(|b| View::F32(b)));

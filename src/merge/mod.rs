@@ -23,6 +23,7 @@ mod fused;
 #[cfg(test)]
 mod golden;
 mod iso_c;
+mod kept;
 mod knots;
 mod layer_swap;
 mod linear;
@@ -59,10 +60,12 @@ mod vocabulary;
 use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens};
+pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
 pub use resident::{Cache, Resident};
-pub use stream::{Progress, Sink, run};
+pub use spectral::decomposition_sample;
+pub use stream::{Piece, Progress, Sink, run};
 pub use view::encode;
 pub use vocabulary::Vocabulary;
 
@@ -82,6 +85,8 @@ pub trait TensorSource: Sync {
     fn raw(&self, _model: &str, _tensor: &str) -> Option<(DType, &[u8])> {
         None
     }
+    /// Says that a stream is done with the tensor, so that its memory may go.
+    fn release(&self, _model: &str, _tensor: &str) {}
     /// A digest of the model's content: the key of its random masks.
     fn model_digest(&self, model: &str) -> String;
     /// The model's tokens and their ids, if it has a tokenizer.

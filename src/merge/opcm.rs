@@ -9,10 +9,11 @@
 
 use super::{
     parents::{Parents, Refusal},
-    spectral::{matrix, onto_base, svd},
+    spectral::{matrix, narrow, onto_base, size_bytes, svd},
     view::{Target, dot},
 };
 use faer::Mat;
+use std::sync::Arc;
 
 /// What one matrix adds to the norms of the whole model.
 #[derive(Clone, Debug, Default)]
@@ -45,28 +46,48 @@ impl Norms {
 
 /// This matrix's part in the norms.
 pub(crate) fn measure(parents: &Parents<'_>, alpha: f64) -> Result<Norms, Refusal> {
-    let merged = merged_vector(parents, alpha)?;
-    let square = |values: &[f32]| -> f64 { values.chunks(4096).map(|c| dot(c, c)).sum() };
-    let all: f64 = (0..merged.ncols())
-        .map(|j| merged.col(j).iter().map(|x| x * x).sum::<f64>())
-        .sum();
-    Ok(Norms {
-        merged: all,
-        models: parents
-            .models()
-            .iter()
-            .map(|k| square(&parents.task_vector(*k)))
-            .collect(),
-    })
+    Ok(kept(parents, alpha)?.norms.clone())
 }
 
 pub(crate) fn merge(parents: &Parents<'_>, alpha: f64, scale: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
     let Some(base) = parents.base else {
         return Ok(false);
     };
-    let merged = merged_vector(parents, alpha)?;
-    let merged = onto_base(&parents.whole(base), merged.as_ref(), scale);
+    let sequence = kept(parents, alpha)?;
+    let merged = onto_base(&parents.whole(base), sequence.merged.as_ref(), scale);
     Ok(out.fill(&merged))
+}
+
+/// What the parents and alpha decide, needed twice: for the norms of the whole model and for the merge.
+struct Sequence {
+    /// E
+    merged: Mat<f32>,
+    norms: Norms,
+}
+
+fn kept(parents: &Parents<'_>, alpha: f64) -> Result<Arc<Sequence>, Refusal> {
+    let size_bytes = |sequence: &Sequence| size_bytes(&sequence.merged);
+    parents.kept(&format!("opcm {alpha}"), size_bytes, || Sequence::new(parents, alpha))
+}
+
+impl Sequence {
+    fn new(parents: &Parents<'_>, alpha: f64) -> Result<Self, Refusal> {
+        let merged = merged_vector(parents, alpha)?;
+        let square = |values: &[f32]| -> f64 { values.chunks(4096).map(|c| dot(c, c)).sum() };
+        let columns = (0..merged.ncols()).map(|j| merged.col(j).iter().map(|x| x * x).sum::<f64>());
+        let norms = Norms {
+            merged: columns.sum(),
+            models: parents
+                .models()
+                .iter()
+                .map(|k| square(&parents.task_vector(*k)))
+                .collect(),
+        };
+        Ok(Sequence {
+            merged: narrow(merged.as_ref()),
+            norms,
+        })
+    }
 }
 
 /// E = Σ τ' of one matrix.

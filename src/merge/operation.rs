@@ -164,6 +164,26 @@ impl Operation {
     }
 }
 
+/// What a method costs, for people who choose one.
+pub fn cost_in_words(method: Method) -> &'static str {
+    use Method::*;
+    match method {
+        Linear | Nearswap | Passthrough | LayerSwap | Ram | SparseSoup | AdapterMean | TaskArithmetic => {
+            "one pass over the parents"
+        }
+        Slerp | Nuslerp | Multislerp | Karcher | ModelStock | ArceeFusion | RamplusTl => "two passes over the parents",
+        Ties | Sce | Breadcrumbs | BreadcrumbsTies => "three passes over the parents; one in a search",
+        DareLinear | DareTies => "three passes over the parents with `rescale: l1`, else one",
+        Della | DellaLinear => "three passes over the parents and a sort of each row",
+        Pcb => "five passes over the whole model",
+        Tsv | Knots => {
+            "singular value decompositions: minutes for 0.5B parameters; a search makes them once and multiplies then"
+        }
+        Opcm => "singular value decompositions: minutes for 0.5B parameters; a search makes them once for each alpha",
+        IsoC => "singular value decompositions: minutes for 0.5B parameters, again for each set of weights",
+    }
+}
+
 /// The tensor that an operation is made for.
 pub(crate) struct Site<'a> {
     pub method: &'static MethodInfo,

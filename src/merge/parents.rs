@@ -2,7 +2,7 @@
 //!
 //! Facts depend on the parents alone and not on a recipe's numbers, so a [`Cache`] can keep them for a whole search.
 
-use std::borrow::Cow;
+use std::{any::Any, borrow::Cow, sync::Arc};
 
 use super::{
     magnitude::{self, Bracket, Cut, Index},
@@ -76,6 +76,23 @@ impl Parents<'_> {
         let ((cache, key), base) = (self.cache.as_ref()?, self.base?);
         let index = cache.index(&key.pairs[k], || Index::build(&self.inputs, k, base))?;
         Some(index.bracket(count))
+    }
+
+    /// What `make` makes of the parents and of `what` alone, in words; kept where there is a cache with room.
+    pub fn kept<T: Any + Send + Sync>(
+        &self,
+        what: &str,
+        size_bytes: impl FnOnce(&T) -> usize,
+        make: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<Arc<T>, Refusal> {
+        let Some((cache, key)) = &self.cache else {
+            return make().map(Arc::new);
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(what.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(key.all.as_bytes());
+        cache.kept.get(*hasher.finalize().as_bytes(), size_bytes, make)
     }
 
     /// ‖τ‖₁ of model `k`.

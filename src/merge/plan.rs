@@ -9,11 +9,12 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    ChildTokenizer, Error, TensorSource, Vocabulary, anatomy, opcm,
+    ChildTokenizer, Error, TensorSource, Vocabulary, anatomy, kept, opcm,
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     pcb,
     resident::{Cache, FactKey},
+    spectral::decomposition_flops,
     stage::{self, Job, Layout},
     view::{Inputs, Memory, Target, View, all_finite},
 };
@@ -65,7 +66,9 @@ struct StagePlan {
     /// Output by name.
     index: HashMap<String, usize>,
     digest: String,
-    measured: OnceLock<Measured>,
+    measured: OnceLock<Arc<Measured>>,
+    /// Of each output, all that decides it; made when asked for.
+    hashes: Vec<OnceLock<blake3::Hash>>,
 }
 
 impl Plan {
@@ -81,6 +84,7 @@ impl Plan {
                 stages: &plan.stages,
                 source,
                 cache: None,
+                releases: false,
             };
             let layout = stage::lay_out(stage, &chain)?;
             let json = serde_json::to_vec(stage).expect("a stage is plain data");
@@ -94,6 +98,7 @@ impl Plan {
             }
             let outputs = layout.outputs.iter().enumerate();
             plan.stages.push(StagePlan {
+                hashes: vec![OnceLock::new(); layout.outputs.len()],
                 name: stage.name.clone(),
                 method: stage.merge_method.name(),
                 index: outputs.map(|(i, o)| (o.name.clone(), i)).collect(),
@@ -108,6 +113,11 @@ impl Plan {
             });
         }
         Ok(plan)
+    }
+
+    /// A digest of the recipe: the last stage's, which holds those of the stages that it reads.
+    pub(crate) fn digest(&self) -> &str {
+        &self.result().digest
     }
 
     fn result(&self) -> &StagePlan {
@@ -177,11 +187,28 @@ impl Plan {
             .merge(self.stages.len() - 1, i, Memory::Bytes(out))
     }
 
+    /// Output `i` as [`Plan::compute_bytes`] gives it, handed to `sink` block by block until that returns false.
+    ///
+    /// Blocks may have been handed on before an error is found. The parents' tensors are released afterwards.
+    pub fn stream(
+        &self,
+        i: usize,
+        source: &dyn TensorSource,
+        sink: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let chain = Chain {
+            releases: true,
+            ..self.chain(source, None)
+        };
+        chain.merge(self.stages.len() - 1, i, Memory::Stream(sink))
+    }
+
     fn chain<'a>(&'a self, source: &'a dyn TensorSource, cache: Option<&'a Cache>) -> Chain<'a> {
         Chain {
             stages: &self.stages,
             source,
             cache,
+            releases: false,
         }
     }
 
@@ -189,35 +216,14 @@ impl Plan {
     /// as the models behind the words stay the same.
     pub fn fingerprint(&self, i: usize) -> u64 {
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.hash(self.stages.len() - 1, i).as_bytes()[..8]);
+        let last = self.stages.len() - 1;
+        bytes.copy_from_slice(&hash(&self.stages, last, i).as_bytes()[..8]);
         u64::from_le_bytes(bytes)
     }
 
-    fn hash(&self, stage: usize, i: usize) -> blake3::Hash {
-        let plan = &self.stages[stage];
-        let (output, job) = (&plan.layout.outputs[i], &plan.layout.jobs[i]);
-        let mut hasher = blake3::Hasher::new();
-        let operation = serde_json::to_vec(&job.operation).expect("an operation is plain data");
-        hasher.update(&operation);
-        hasher.update(format!("{:?}{:?}{:?}", output.shape, output.dtype, job.base).as_bytes());
-        if job.operation.looks_at_the_whole_model() || job.alignment.is_some() {
-            hasher.update(plan.digest.as_bytes());
-        }
-        for input in &job.inputs {
-            hasher.update(input.model.as_bytes());
-            hasher.update(&[0]);
-            hasher.update(input.tensor.as_bytes());
-            hasher.update(&[0]);
-            let upstream = self.stages[..stage]
-                .iter()
-                .position(|s| s.name.as_deref() == Some(&input.model));
-            if let Some(upstream) = upstream
-                && let Some(i) = self.stages[upstream].index.get(&input.tensor)
-            {
-                hasher.update(self.hash(upstream, *i).as_bytes());
-            }
-        }
-        hasher.finalize()
+    /// Whether a singular value decomposition is made for output `i` or for what it is made of.
+    pub fn decomposes(&self, i: usize) -> bool {
+        decomposes(&self.stages, self.stages.len() - 1, i)
     }
 
     /// What the merge will read, write and hold; of all stages.
@@ -231,6 +237,7 @@ impl Plan {
                 stages: &self.stages[..s],
                 source,
                 cache: None,
+                releases: false,
             };
             for (output, job) in stage.layout.outputs.iter().zip(&stage.layout.jobs) {
                 let size = |model: &str, tensor: &str| {
@@ -259,17 +266,87 @@ impl Plan {
     }
 }
 
-/// About 20 · long · short² for each decomposition.
-fn spectral_flops(shape: &[usize], models: usize) -> u64 {
-    let [rows, columns] = shape else { return 0 };
-    let (short, long) = (rows.min(columns), rows.max(columns));
-    20 * (long * short * short * models) as u64
+/// All that decides output `i` of a stage, but for the models' content.
+fn hash(stages: &[StagePlan], stage: usize, i: usize) -> blake3::Hash {
+    let plan = &stages[stage];
+    *plan.hashes[i].get_or_init(|| {
+        let (output, job) = (&plan.layout.outputs[i], &plan.layout.jobs[i]);
+        let mut hasher = blake3::Hasher::new();
+        let operation = serde_json::to_vec(&job.operation).expect("an operation is plain data");
+        hasher.update(&operation);
+        hasher.update(format!("{:?}{:?}{:?}", output.shape, output.dtype, job.base).as_bytes());
+        if job.operation.looks_at_the_whole_model() || job.alignment.is_some() {
+            hasher.update(plan.digest.as_bytes());
+        }
+        for input in &job.inputs {
+            hasher.update(input.model.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(input.tensor.as_bytes());
+            hasher.update(&[0]);
+            let upstream = stages[..stage]
+                .iter()
+                .position(|s| s.name.as_deref() == Some(&input.model));
+            if let Some(upstream) = upstream
+                && let Some(i) = stages[upstream].index.get(&input.tensor)
+            {
+                hasher.update(hash(stages, upstream, *i).as_bytes());
+            }
+        }
+        hasher.finalize()
+    })
 }
+
+fn decomposes(stages: &[StagePlan], stage: usize, i: usize) -> bool {
+    let job = &stages[stage].layout.jobs[i];
+    job.operation.is_spectral()
+        || job.inputs.iter().any(|input| {
+            let mut earlier = stages[..stage].iter().enumerate();
+            let found = earlier.find(|(_, s)| s.name.as_deref() == Some(&input.model));
+            let place = found.and_then(|(s, plan)| Some((s, *plan.index.get(&input.tensor)?)));
+            place.is_some_and(|(s, i)| decomposes(stages, s, i))
+        })
+}
+
+/// One decomposition for each input: a bound for all spectral methods.
+fn spectral_flops(shape: &[usize], models: usize) -> u64 {
+    match shape {
+        [rows, columns] => decomposition_flops(*rows, *columns) * models as u64,
+        _ => 0,
+    }
+}
+
+/// About what is measured of a whole model.
+const MEASURED_BYTES: usize = 1 << 10;
 
 /// A tensor of a parent, wherever it lies.
 enum Loaded<'a> {
     Raw(View<'a>),
     F32(Cow<'a, [f32]>),
+    Kept(Arc<Values>),
+}
+
+/// A tensor of an earlier stage, in its own dtype.
+enum Values {
+    F32(Vec<f32>),
+    Bf16(Vec<u8>),
+    F16(Vec<u8>),
+}
+
+impl Values {
+    fn view(&self) -> View<'_> {
+        match self {
+            Values::F32(values) => View::F32(values),
+            Values::Bf16(bytes) => View::Bf16(bytes),
+            Values::F16(bytes) => View::F16(bytes),
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        match self {
+            Values::F32(values) => 4 * values.len(),
+            Values::Bf16(bytes) | Values::F16(bytes) => bytes.len(),
+        }
+    }
 }
 
 impl Loaded<'_> {
@@ -277,6 +354,7 @@ impl Loaded<'_> {
         match self {
             Loaded::Raw(view) => *view,
             Loaded::F32(values) => View::F32(values),
+            Loaded::Kept(values) => values.view(),
         }
     }
 }
@@ -286,6 +364,8 @@ struct Chain<'a> {
     stages: &'a [StagePlan],
     source: &'a dyn TensorSource,
     cache: Option<&'a Cache>,
+    /// Whether models' tensors are released after use.
+    releases: bool,
 }
 
 impl Chain<'_> {
@@ -318,6 +398,10 @@ impl Chain<'_> {
             refusal,
         };
         if finite.map_err(refused)? {
+            if self.releases {
+                let of_models = job.inputs.iter().filter(|i| self.stage(&i.model).is_none());
+                of_models.for_each(|i| self.source.release(&i.model, &i.tensor));
+            }
             return Ok(());
         }
         for input in &job.inputs {
@@ -377,6 +461,11 @@ impl Chain<'_> {
     }
 
     fn load(&self, model: &str, tensor: &str) -> Result<Loaded<'_>, Error> {
+        if let (Some(cache), Some((s, i, _))) = (self.cache, self.output(model, tensor)) {
+            let name: kept::Name = *hash(self.stages, s, i).as_bytes();
+            let values = cache.kept.get(name, Values::size_bytes, || self.values(s, i))?;
+            return Ok(Loaded::Kept(values));
+        }
         if self.stage(model).is_none()
             && let Some((dtype, bytes)) = self.source.raw(model, tensor)
         {
@@ -401,13 +490,36 @@ impl Chain<'_> {
         self.read_f32(model, tensor).map(Loaded::F32).map_err(read)
     }
 
-    /// What methods that look at the whole model have to know of it; measured once.
+    /// Output `i` of stage `s`, in its own dtype.
+    fn values(&self, s: usize, i: usize) -> Result<Values, Error> {
+        let output = &self.stages[s].layout.outputs[i];
+        if output.dtype == DType::F32 {
+            let mut values = vec![0.0; output.elements()];
+            self.merge(s, i, Memory::F32(&mut values))?;
+            return Ok(Values::F32(values));
+        }
+        let mut bytes = vec![0; output.size_bytes()];
+        self.merge(s, i, Memory::Bytes(&mut bytes))?;
+        Ok(match output.dtype {
+            DType::F16 => Values::F16(bytes),
+            _ => Values::Bf16(bytes),
+        })
+    }
+
+    /// What methods that look at the whole model have to know of it; measured once, and kept for recipes that share the
+    /// stage.
     fn measured(&self, s: usize) -> Result<&Measured, Error> {
         let stage = &self.stages[s];
         if let Some(measured) = stage.measured.get() {
             return Ok(measured);
         }
-        let measured = self.measure(s)?;
+        let measured = match self.cache {
+            None => Arc::new(self.measure(s)?),
+            Some(cache) => {
+                let name = *blake3::hash(format!("measured {}", stage.digest).as_bytes()).as_bytes();
+                cache.kept.get(name, |_| MEASURED_BYTES, || self.measure(s))?
+            }
+        };
         Ok(stage.measured.get_or_init(|| measured))
     }
 

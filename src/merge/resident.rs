@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use super::{Error, Plan, TensorSource, Vocabulary, magnitude::Index};
+use super::{
+    Error, Plan, TensorSource, Vocabulary,
+    kept::{Kept, LIMIT_BYTES},
+    magnitude::Index,
+};
 use crate::recipe::DType;
 
 /// Names the parents of one tensor.
@@ -18,15 +22,33 @@ pub(crate) struct FactKey {
     pub pairs: Vec<Arc<str>>,
 }
 
-/// What depends on the parents alone: inner products and norms, for each set of parents that was asked for.
-#[derive(Debug, Default)]
+/// What depends on the parents alone: inner products, norms and indices (half a byte for each element), for each set of
+/// parents that was asked for; and, within a bound, the larger things that few recipes have in common.
+#[derive(Debug)]
 pub struct Cache {
     grams: Mutex<HashMap<Arc<str>, Vec<f64>>>,
     l1: Mutex<HashMap<Arc<str>, f64>>,
     indices: Mutex<HashMap<Arc<str>, Option<Arc<Index>>>>,
+    pub(crate) kept: Kept,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache::with_limit(LIMIT_BYTES)
+    }
 }
 
 impl Cache {
+    /// `limit_bytes` bounds the results of earlier stages and the factors of decompositions.
+    pub fn with_limit(limit_bytes: usize) -> Self {
+        Cache {
+            grams: Mutex::default(),
+            l1: Mutex::default(),
+            indices: Mutex::default(),
+            kept: Kept::new(limit_bytes),
+        }
+    }
+
     pub(crate) fn gram(&self, key: &Arc<str>, compute: impl FnOnce() -> Vec<f64>) -> Vec<f64> {
         known(&self.grams, key, compute)
     }
@@ -55,11 +77,15 @@ fn known<T: Clone>(map: &Mutex<HashMap<Arc<str>, T>>, key: &Arc<str>, compute: i
 /// Children of one set of parents, made one after the other in the same buffers.
 ///
 /// Keeps the facts about the parents, the tensors that cannot be read in place (adapters, quantised parents) as f32, and
-/// what each output was made of, so that [`Resident::changed`] names only what a new recipe changes.
+/// what each output was made of, so that [`Resident::changed`] names only what a new recipe changes. Results of earlier
+/// stages and factors of decompositions are kept while they are used and fit into [`Resident::limit`].
 pub struct Resident<'a> {
     source: Held<'a>,
     cache: Cache,
     written: HashMap<String, u64>,
+    /// Digest of the recipe that was computed last.
+    recipe: String,
+    scratch: Vec<f32>,
 }
 
 impl<'a> Resident<'a> {
@@ -69,6 +95,16 @@ impl<'a> Resident<'a> {
             source: Held::new(source, models),
             cache: Cache::default(),
             written: HashMap::new(),
+            recipe: String::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Bounds what is kept of earlier stages and of decompositions; 2 GiB otherwise.
+    pub fn limit(self, limit_bytes: usize) -> Self {
+        Resident {
+            cache: Cache::with_limit(limit_bytes),
+            ..self
         }
     }
 
@@ -86,6 +122,10 @@ impl<'a> Resident<'a> {
     /// # Errors
     /// As [`Plan::compute`]; what the buffer holds is unknown then.
     pub fn compute_into(&mut self, plan: &Plan, i: usize, out: &mut [f32]) -> Result<(), Error> {
+        if self.recipe != plan.digest() {
+            self.recipe = plan.digest().to_string();
+            self.cache.kept.next_recipe();
+        }
         let name = &plan.outputs()[i].name;
         self.written.remove(name);
         plan.compute_into(i, &self.source, Some(&self.cache), out)?;
@@ -98,6 +138,27 @@ impl<'a> Resident<'a> {
         let mut out = vec![0.0; plan.outputs()[i].elements()];
         self.compute_into(plan, i, &mut out)?;
         Ok(out)
+    }
+
+    /// As [`Resident::compute_into`], into memory that is used again; what `f` makes of it.
+    ///
+    /// # Errors
+    /// As [`Plan::compute`].
+    pub fn with<R>(&mut self, plan: &Plan, i: usize, f: impl FnOnce(&[f32]) -> R) -> Result<R, Error> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let elements = plan.outputs()[i].elements();
+        if scratch.len() < elements {
+            scratch.resize(elements, 0.0);
+        }
+        let computed = self.compute_into(plan, i, &mut scratch[..elements]);
+        let made = computed.map(|()| f(&scratch[..elements]));
+        self.scratch = scratch;
+        made
+    }
+
+    /// Memory that kept results of earlier stages and kept factors take.
+    pub fn kept_bytes(&self) -> usize {
+        self.cache.kept.size_bytes()
     }
 
     /// Forgets what the buffers hold, after something else wrote into them.

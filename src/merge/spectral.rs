@@ -1,6 +1,7 @@
 //! Singular value decompositions of task matrices, in f64, through faer.
 
 use faer::{Mat, MatRef};
+use rayon::prelude::*;
 
 use super::parents::Refusal;
 
@@ -31,13 +32,61 @@ pub(crate) fn nearest_orthogonal(matrix: MatRef<'_, f64>) -> Result<Mat<f64>, Re
     Ok(&svd.u * svd.v.transpose())
 }
 
+/// Decomposes a matrix of noise, so that a caller with a clock learns how fast this machine is. Returns the operations, as
+/// [`Cost::spectral_flops`](super::Cost::spectral_flops) counts them.
+pub fn decomposition_sample() -> u64 {
+    const SIDE: usize = 256;
+    let key = super::random::Key(1);
+    let noise = Mat::from_fn(SIDE, SIDE, |i, j| f64::from(key.bits((i * SIDE + j) as u64)));
+    let flops = decomposition_flops(SIDE, SIDE);
+    match svd(noise.as_ref()) {
+        Ok(svd) if !svd.s.is_empty() => flops,
+        _ => 0,
+    }
+}
+
+/// About 20 · long · short².
+pub(crate) fn decomposition_flops(rows: usize, columns: usize) -> u64 {
+    let (short, long) = (rows.min(columns) as u64, rows.max(columns) as u64);
+    20 * long * short * short
+}
+
 /// Scales the columns.
-pub(crate) fn scale_columns(matrix: &mut Mat<f64>, factors: &[f64]) {
+pub(crate) fn scale_columns(matrix: &mut Mat<f32>, factors: &[f64]) {
     for (j, f) in factors.iter().enumerate() {
         for i in 0..matrix.nrows() {
-            matrix[(i, j)] *= f;
+            matrix[(i, j)] = (f64::from(matrix[(i, j)]) * f) as f32;
         }
     }
+}
+
+/// The same numbers in half the memory: factors are computed in f64 and kept and multiplied in f32.
+pub(crate) fn narrow(matrix: MatRef<'_, f64>) -> Mat<f32> {
+    Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] as f32)
+}
+
+/// Memory of a matrix that is kept.
+pub(crate) fn size_bytes(matrix: &Mat<f32>) -> usize {
+    4 * matrix.nrows() * matrix.ncols()
+}
+
+/// Rows of a product that one thread computes at once.
+const ROWS: usize = 64;
+
+/// base + λ · left · right, row-major, on all threads.
+pub(crate) fn product_onto_base(base: &[f32], left: MatRef<'_, f32>, right: MatRef<'_, f32>, lambda: f32) -> Vec<f32> {
+    let columns = right.ncols();
+    let mut out = base.to_vec();
+    out.par_chunks_mut((ROWS * columns).max(1))
+        .enumerate()
+        .for_each(|(block, out)| {
+            let rows = out.len() / columns;
+            let product: Mat<f32> = left.subrows(block * ROWS, rows) * right;
+            for (i, o) in out.iter_mut().enumerate() {
+                *o += lambda * product[(i / columns, i % columns)];
+            }
+        });
+    out
 }
 
 /// max(1, floor(share · full))
@@ -46,10 +95,10 @@ pub(crate) fn rank(share: f64, full: usize) -> usize {
 }
 
 /// base + λ · matrix, row-major.
-pub(crate) fn onto_base(base: &[f32], matrix: MatRef<'_, f64>, lambda: f32) -> Vec<f32> {
+pub(crate) fn onto_base(base: &[f32], matrix: MatRef<'_, f32>, lambda: f32) -> Vec<f32> {
     let columns = matrix.ncols();
     base.iter()
         .enumerate()
-        .map(|(i, b)| b + lambda * matrix[(i / columns, i % columns)] as f32)
+        .map(|(i, b)| b + lambda * matrix[(i / columns, i % columns)])
         .collect()
 }

@@ -1,4 +1,5 @@
-//! A whole merge as a stream: one tensor is handed on while the next is computed, so memory stays at a few tensors.
+//! A whole merge as a stream: blocks of a tensor are handed on while the next are computed, so memory stays at a few
+//! blocks, and at the parents' tensors that are being read.
 
 use std::sync::mpsc;
 
@@ -13,10 +14,22 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// What takes a merged tensor's bytes.
-pub type Sink<'a, E> = dyn FnMut(&OutputTensor, &[u8]) -> Result<(), E> + 'a;
+/// The next bytes of a merged tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    pub output: &'a OutputTensor,
+    /// How many of the tensor's bytes came before.
+    pub offset: usize,
+    pub bytes: &'a [u8],
+}
 
-/// Computes every tensor in order and gives its bytes (little-endian, in its dtype) to `sink`.
+/// What takes a merged tensor's bytes.
+pub type Sink<'a, E> = dyn FnMut(Piece<'_>) -> Result<(), E> + 'a;
+
+/// Pieces that may wait to be written.
+const WAITING: usize = 2;
+
+/// Computes every tensor in order and gives its bytes (little-endian, in its dtype) to `sink`, a few megabytes at a time.
 ///
 /// # Errors
 /// The first error of the merge (through `E`), or of the sink, which ends the merge.
@@ -36,27 +49,41 @@ pub fn run<E: From<Error>>(
     };
     progress(done);
     std::thread::scope(|scope| {
-        // One tensor waits while one is computed and one is written. Buffers come back to be used again.
-        let (ready, next) = mpsc::sync_channel::<Result<Vec<u8>, Error>>(1);
+        // While one block is computed the ones before it are written. Buffers come back to be used again.
+        let (ready, next) = mpsc::sync_channel::<Result<Vec<u8>, Error>>(WAITING);
         let (give_back, spare) = mpsc::channel::<Vec<u8>>();
         scope.spawn(move || {
-            for (i, output) in outputs.iter().enumerate() {
-                let mut buffer = spare.try_recv().unwrap_or_default();
-                buffer.resize(output.size_bytes(), 0);
-                let computed = plan.compute_bytes(i, source, &mut buffer);
-                // The receiver is gone only after an error.
-                if ready.send(computed.map(|()| buffer)).is_err() {
+            // The receiver is gone only after an error.
+            for i in 0..outputs.len() {
+                let mut send = |block: &[u8]| {
+                    let mut buffer = spare.try_recv().unwrap_or_default();
+                    buffer.clear();
+                    buffer.extend_from_slice(block);
+                    ready.send(Ok(buffer)).is_ok()
+                };
+                if let Err(error) = plan.stream(i, source, &mut send) {
+                    let _ = ready.send(Err(error));
                     return;
                 }
             }
         });
-        for (output, computed) in outputs.iter().zip(next) {
-            let buffer = computed?;
-            sink(output, &buffer)?;
+        for output in outputs {
+            let mut offset = 0;
+            while offset < output.size_bytes() {
+                let Ok(computed) = next.recv() else { break };
+                let buffer = computed?;
+                sink(Piece {
+                    output,
+                    offset,
+                    bytes: &buffer,
+                })?;
+                offset += buffer.len();
+                done.bytes_done += buffer.len() as u64;
+                progress(done);
+                let _ = give_back.send(buffer);
+            }
             done.tensors_done += 1;
-            done.bytes_done += buffer.len() as u64;
             progress(done);
-            let _ = give_back.send(buffer);
         }
         Ok(())
     })

@@ -13,7 +13,7 @@ use super::{
     parents::{Parents, Refusal, difference},
     random::Key,
     ties,
-    view::{CHUNK, Target, sum_abs},
+    view::{CHUNK, Inputs, Target, sum_abs, widen},
 };
 
 /// The parameters of the family, for one tensor.
@@ -113,7 +113,7 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
         return Ok(false);
     };
     let models = parents.models();
-    let brackets = brackets(parents, &models, sum);
+    let brackets = brackets(parents, &models, sum, out.keeps());
     let mut keeps = Vec::new();
     for (i, (k, term)) in models.iter().zip(&sum.terms).enumerate() {
         keeps.push(match &brackets[i] {
@@ -136,9 +136,14 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
         total,
         open: Mutex::default(),
     };
-    let finite = parents.inputs.write(out, |start, chunks, scratch, out| {
-        pass.chunk(start, chunks, scratch, out);
-    });
+    let finite = match parents.inputs.all_bf16().filter(|_| pass.terms().fit()) {
+        Some(views) => out.fill_with(parents.len(), &|| (), &|(), start, out| {
+            pass.bf16_chunk(start, &views, &parents.inputs, out);
+        }),
+        None => parents.inputs.write(out, |start, chunks, scratch, out| {
+            pass.chunk(start, chunks, scratch, out);
+        }),
+    };
     let starts = pass.close();
     if starts.is_empty() {
         return Ok(finite);
@@ -166,14 +171,18 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn chunk(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
-        let terms = fused::Terms {
+    fn terms(&self) -> fused::Terms<'_> {
+        fused::Terms {
             sum: self.sum,
             keeps: &self.keeps,
             brackets: &self.brackets,
             scales: &self.scales,
             total: self.total,
-        };
+        }
+    }
+
+    fn chunk(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
+        let terms = self.terms();
         if !terms.fit() {
             return self.general(start, chunks, scratch, out);
         }
@@ -181,10 +190,29 @@ impl Pass<'_> {
         for (model, k) in models.iter_mut().zip(&self.models) {
             *model = chunks[*k];
         }
-        if terms.merge(start, chunks[self.base], &models[..self.models.len()], out) {
-            for (i, k) in self.models.iter().enumerate() {
-                self.note(start, i, difference(chunks[*k], chunks[self.base], scratch));
-            }
+        if terms.merge(start, chunks[self.base], &models[..self.models.len()], |x| x, out) {
+            self.note_all(start, chunks, scratch);
+        }
+    }
+
+    /// As [`Pass::chunk`] where the loop fits, reading the parents' bf16 as they are.
+    fn bf16_chunk(&self, start: usize, views: &[&[[u8; 2]]], inputs: &Inputs<'_>, out: &mut [f32]) {
+        let part = start..start + out.len();
+        let mut models: [&[[u8; 2]]; fused::MOST] = [&[]; fused::MOST];
+        for (model, k) in models.iter_mut().zip(&self.models) {
+            *model = &views[*k][part.clone()];
+        }
+        let (base, models) = (&views[self.base][part], &models[..self.models.len()]);
+        if self.terms().merge(start, base, models, widen, out) {
+            inputs.chunk(start, out.len(), |chunks, scratch| {
+                self.note_all(start, chunks, scratch)
+            });
+        }
+    }
+
+    fn note_all(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>) {
+        for (i, k) in self.models.iter().enumerate() {
+            self.note(start, i, difference(chunks[*k], chunks[self.base], scratch));
         }
     }
 
@@ -251,10 +279,10 @@ impl Pass<'_> {
     }
 }
 
-/// Cuts that a cache knows but for a few entries, where nothing but the last pass needs them.
-fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum) -> Vec<Option<Bracket>> {
+/// Cuts that a cache knows but for a few entries, where nothing but the last pass needs them, and that pass can mend.
+fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum, mends: bool) -> Vec<Option<Bracket>> {
     let of = |(k, term): (&usize, &Term)| match term.trim {
-        Trim::Smallest { density } if density < 1.0 && sum.rescale != Rescale::L1 => {
+        Trim::Smallest { density } if density < 1.0 && sum.rescale != Rescale::L1 && mends => {
             parents.bracket(*k, share(density, parents.len()))
         }
         _ => None,

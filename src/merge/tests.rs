@@ -1,8 +1,15 @@
 //! The engine over models made up in memory: what a recipe becomes, what is refused, what must never change a bit.
 
-use std::path::Path;
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use super::{Error, Plan, Resident, TensorSource, encode, run, testing::Models};
+use super::{Error, Plan, Resident, TensorSource, Vocabulary, encode, run, testing::Models};
 use crate::recipe::{DType, Method, Recipe, methods, read};
 
 const WORDS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -113,7 +120,7 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
         let values = (0..shape[0] * shape[1]).map(|i| ((i * (k + 3) * 7919) % 1009) as f32 / 1009.0 - 0.5);
         models.set(model, &layer(1), &shape, values.collect());
     }
-    let pools: Vec<_> = [1, 3]
+    let pools: Vec<_> = [1, 16]
         .iter()
         .map(|n| rayon::ThreadPoolBuilder::new().num_threads(*n).build().unwrap())
         .collect();
@@ -122,8 +129,8 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
         let plan = plan(&example(info.method), &models).unwrap();
         let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
         let bits = |values: Vec<f32>| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
-        let [one, three] = [0, 1].map(|p| bits(pools[p].install(|| plan.compute(i, &models)).unwrap()));
-        assert_eq!(one, three, "{}", info.name);
+        let [one, sixteen] = [0, 1].map(|p| bits(pools[p].install(|| plan.compute(i, &models)).unwrap()));
+        assert_eq!(one, sixteen, "{}", info.name);
         let mut resident = Resident::new(&models, &["base", "a", "b"]);
         for _ in 0..2 {
             assert_eq!(bits(resident.compute(&plan, i).unwrap()), one, "{}", info.name);
@@ -383,25 +390,29 @@ fn filters_that_match_nothing_are_named() {
 fn a_stream_gives_every_tensor_once_and_stops_at_the_first_error() {
     let models = models();
     let plan = plan(&example(Method::Ties), &models).unwrap();
-    let (mut names, mut last) = (Vec::new(), None);
+    let (mut streamed, mut last) = (Vec::new(), None);
     run::<Error>(
         &plan,
         &models,
-        &mut |output, bytes| {
-            assert_eq!(bytes.len(), output.size_bytes());
-            names.push(output.name.clone());
+        &mut |piece| {
+            assert_eq!(piece.offset, 0);
+            streamed.push((piece.output.name.clone(), piece.bytes.to_vec()));
             Ok(())
         },
         &mut |progress| last = Some(progress),
     )
     .unwrap();
-    assert_eq!(names, plan.outputs().iter().map(|o| o.name.clone()).collect::<Vec<_>>());
+    for (i, output) in plan.outputs().iter().enumerate() {
+        let mut bytes = vec![0; output.size_bytes()];
+        plan.compute_bytes(i, &models, &mut bytes).unwrap();
+        assert_eq!(streamed[i], (output.name.clone(), bytes));
+    }
     let last = last.unwrap();
     assert_eq!((last.tensors_done, last.bytes_done), (last.tensors, last.bytes));
     let stop = Error::Models {
         message: "disk full".into(),
     };
-    let stopped = run(&plan, &models, &mut |_, _| Err(stop.clone()), &mut |_| {});
+    let stopped = run(&plan, &models, &mut |_| Err(stop.clone()), &mut |_| {});
     assert_eq!(stopped, Err(stop.clone()));
 }
 
@@ -437,6 +448,201 @@ fn the_fused_loop_and_the_general_passes_agree() {
                     .concat();
             let [few, many] = [few, many].map(|text| compute(&plan(&text, &models).unwrap(), &models, &layer(1)));
             assert_eq!(few, many, "{method:?} {normalize}");
+        }
+    }
+}
+
+/// A source that counts what is read.
+struct Counting<'a> {
+    models: &'a Models,
+    reads: AtomicUsize,
+}
+
+impl TensorSource for Counting<'_> {
+    fn tensor_names(&self, model: &str) -> Vec<String> {
+        self.models.tensor_names(model)
+    }
+    fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>> {
+        self.models.shape(model, tensor)
+    }
+    fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
+        self.models.dtype(model, tensor)
+    }
+    fn config(&self, model: &str) -> Option<&serde_json::Value> {
+        self.models.config(model)
+    }
+    fn read_f32(&self, model: &str, tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.models.read_f32(model, tensor)
+    }
+    fn model_digest(&self, model: &str) -> String {
+        self.models.model_digest(model)
+    }
+    fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
+        self.models.vocab(model)
+    }
+}
+
+/// Parameter space first, then data flow: one merge, and paths through its layers with scales.
+fn hybrid(weight: f64, path: &[(usize, f64)]) -> String {
+    let mut text = format!(
+        "name: ps\nmerge_method: ties\nbase_model: base\ndtype: bfloat16\nmodels:\n- model: a\n  parameters: {{weight: \
+         {weight}, density: 0.5}}\n- model: b\n  parameters: {{weight: 0.4, density: 0.7}}\n---\nmerge_method: \
+         passthrough\ndtype: float32\nslices:\n"
+    );
+    for (layer, scale) in path {
+        text += &format!(
+            "- sources:\n  - model: ps\n    layer_range: [{layer}, {}]\n    parameters:\n      scale: [{{filter: q_proj, value: \
+             {scale}}}, {{value: 1}}]\n",
+            layer + 1
+        );
+    }
+    text
+}
+
+#[test]
+fn earlier_stages_are_merged_once_however_the_layers_are_laid() {
+    let models = models();
+    let source = Counting {
+        models: &models,
+        reads: AtomicUsize::new(0),
+    };
+    let mut resident = Resident::new(&source, &["base", "a", "b"]);
+    let mut merge = |text: &str| {
+        let plan = plan(text, &source).unwrap();
+        for i in 0..plan.outputs().len() {
+            let values = resident.compute(&plan, i).unwrap();
+            assert_eq!(values, plan.compute(i, &models).unwrap(), "{}", plan.outputs()[i].name);
+        }
+        let reads = source.reads.swap(0, Ordering::Relaxed);
+        (plan.outputs().len(), reads, resident.kept_bytes())
+    };
+    let first = merge(&hybrid(0.7, &[(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]));
+    assert!(first.0 == 11 && first.1 > 0 && first.2 > 0);
+    // Fewer layers, more layers, another order and other scales under the same names: nothing is read again.
+    for path in [
+        &[(3, 0.5), (0, 1.0)][..],
+        &[(0, 1.0), (1, 2.0), (1, 0.25), (3, 1.5), (2, 1.0), (0, 1.0)],
+    ] {
+        let (outputs, reads, kept) = merge(&hybrid(0.7, path));
+        assert_eq!((outputs, reads, kept), (2 * path.len() + 3, 0, first.2));
+    }
+    let other = merge(&hybrid(0.6, &[(0, 1.0)]));
+    assert!(other.1 > 0, "another first stage is another merge");
+}
+
+#[test]
+fn what_does_not_fit_is_merged_again_to_the_same() {
+    let models = models();
+    let plan = plan(&hybrid(0.7, &[(1, 0.5), (1, 2.0)]), &models).unwrap();
+    // Room for a few of the eleven tensors of the first stage, which have 40 or 32 or 8 bytes each.
+    for limit_bytes in [0, 50, 1 << 20] {
+        let mut resident = Resident::new(&models, &["base", "a", "b"]).limit(limit_bytes);
+        for _ in 0..2 {
+            for i in 0..plan.outputs().len() {
+                assert_eq!(resident.compute(&plan, i), plan.compute(i, &models));
+            }
+        }
+        assert!(resident.kept_bytes() <= limit_bytes);
+    }
+}
+
+#[test]
+fn factors_are_kept_and_change_no_bit() {
+    let mut models = models();
+    let shape = [20, 30];
+    for (k, model) in ["base", "a", "b"].iter().enumerate() {
+        models.set(
+            model,
+            &layer(1),
+            &shape,
+            super::testing::noise(k as u64 + 77, shape[0] * shape[1]),
+        );
+    }
+    for method in [Method::Tsv, Method::Knots, Method::Opcm, Method::IsoC] {
+        let mut resident = Resident::new(&models, &["base", "a", "b"]);
+        let mut kept = Vec::new();
+        for weight in [0.7, 0.3] {
+            let text = example(method).replace("weight: 0.7", &format!("weight: {weight}"));
+            let plan = plan(&text, &models).unwrap();
+            for i in 0..plan.outputs().len() {
+                assert_eq!(resident.compute(&plan, i), plan.compute(i, &models), "{method:?}");
+            }
+            kept.push(resident.kept_bytes());
+        }
+        assert!(kept[0] > 0, "{method:?}");
+        // Iso-C decomposes the weighted sum, so other weights are other factors.
+        assert_eq!(kept[0] == kept[1], method != Method::IsoC, "{method:?}");
+    }
+}
+
+#[test]
+fn resident_memory_is_used_again_and_shrinks_and_grows_with_the_tensor() {
+    let models = models();
+    let plan = plan(&example(Method::Linear), &models).unwrap();
+    let mut resident = Resident::new(&models, &["a", "b"]);
+    for i in (0..plan.outputs().len()).chain([0, 1]) {
+        let values = resident.with(&plan, i, <[f32]>::to_vec).unwrap();
+        assert_eq!(values, plan.compute(i, &models).unwrap());
+    }
+}
+
+/// The message of whatever refuses a recipe first: reading, planning, merging.
+fn message(text: &str, models: &Models) -> String {
+    let recipe = match read::parse(Path::new("recipe.yaml"), text) {
+        Ok(recipe) => recipe,
+        Err(e) => return e.to_string(),
+    };
+    let plan = match Plan::new(&recipe, models) {
+        Ok(plan) => plan,
+        Err(e) => return e.to_string(),
+    };
+    let all = 0..plan.outputs().len();
+    let merged = all
+        .map(|i| plan.compute(i, models).map(|_| ()))
+        .collect::<Result<(), _>>();
+    merged.map_err(|e| e.to_string()).err().unwrap_or_default()
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
+    let mut models = models();
+    let says = |models: &Models, text: &str, words: &[&str]| {
+        let message = message(text, models);
+        for word in words {
+            assert!(message.contains(word), "'{word}' is not in: {message}");
+        }
+    };
+    let ties = example(Method::Ties);
+    for density in ["0", "-0.1", "1.5", ".nan"] {
+        let text = ties.replacen("density: 0.6", &format!("density: {density}"), 1);
+        says(&models, &text, &["density", "above 0"]);
+    }
+    let linear = |a: &str, b: &str| {
+        format!(
+            "merge_method: linear\nmodels:\n- {{model: a, parameters: {{weight: {a}}}}}\n- {{model: b, parameters: {{weight: {b}}}}}\n"
+        )
+    };
+    says(
+        &models,
+        &linear("1", "-1"),
+        &["model.embed_tokens.weight", "linear", "sum to zero"],
+    );
+    // 0.1 + 0.2 − 0.3 is not zero in any binary format, and is meant to be.
+    let three = linear("0.1", "0.2") + "- {model: base, parameters: {weight: -0.3}}\n";
+    says(&models, &three, &["sum to zero"]);
+    let beyond = "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [2, 5]}]}]\n";
+    says(&models, beyond, &["[2, 5)", "'a'", "4 layers", "the end is exclusive"]);
+    let twice = linear("1", "1").replace("model: b", "model: a");
+    says(&models, &twice, &["'a'", "twice"]);
+    let stages = "name: x\nmerge_method: passthrough\nmodels: [{model: a}]\n---\nname: x\nmerge_method: passthrough\nmodels: [{model: b}]\n";
+    says(&models, stages, &["x"]);
+    for nan in [f32::NAN, -f32::NAN, f32::INFINITY] {
+        for method in [Method::Linear, Method::Ties, Method::TaskArithmetic, Method::Slerp] {
+            let mut values = models.get("a", &layer(3)).to_vec();
+            values[5] = nan;
+            models.set("a", &layer(3), &[4, 4], values);
+            says(&models, &example(method), &[&layer(3), "'a'", "not finite"]);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn elect_and_sum<'a>(
     normalize: bool,
     out: &mut [f32],
 ) {
-    // Slices of one length and masks instead of branches, so that each loop becomes vector code.
+    // Slices of one length and selections instead of branches, so that each loop becomes vector code.
     let n = out.len();
     let (mut elected, mut divisor) = ([0.0f32; CHUNK], [0.0f32; CHUNK]);
     let (elected, divisor) = (&mut elected[..n], &mut divisor[..n]);
@@ -39,12 +39,11 @@ pub(crate) fn elect_and_sum<'a>(
     for (delta, term) in deltas.zip(terms) {
         let delta = &delta[..n];
         for i in 0..n {
-            let (d, e) = (delta[i], elected[i]);
-            // All ones where d has the elected sign; where d is zero, it has none.
-            let opposite = (d.to_bits() ^ (u32::from(e < 0.0) << 31)) >> 31;
-            let agrees = opposite.wrapping_sub(1) & u32::from(d != 0.0).wrapping_neg();
-            out[i] += f32::from_bits(d.to_bits() & agrees);
-            divisor[i] += f32::from_bits(term.weight.to_bits() & agrees);
+            // A zero has no sign; a NaN agrees with any, so that it is not lost.
+            let negative = if elected[i] < 0.0 { 1u32 << 31 } else { 0 };
+            let disagrees = f32::from_bits(delta[i].to_bits() ^ negative) <= 0.0;
+            out[i] += if disagrees { 0.0 } else { delta[i] };
+            divisor[i] += if disagrees { 0.0 } else { term.weight };
         }
     }
     if normalize {

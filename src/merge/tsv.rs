@@ -7,7 +7,7 @@ use faer::Mat;
 
 use super::{
     parents::{Parents, Refusal},
-    spectral::{matrix, nearest_orthogonal, onto_base, rank, scale_columns, svd},
+    spectral::{matrix, narrow, nearest_orthogonal, product_onto_base, rank, scale_columns, size_bytes, svd},
     view::Target,
 };
 
@@ -23,25 +23,50 @@ pub(crate) fn merge(
     };
     let base = parents.whole(base);
     let (rows, columns) = parents.rows();
-    let models = parents.models();
     let r = rank(share, rows.min(columns));
-    let joined = r * models.len();
-    let (mut u, mut v) = (Mat::zeros(rows, joined), Mat::zeros(columns, joined));
-    let mut s = Vec::with_capacity(joined);
-    for (slot, (k, w)) in models.iter().zip(weights).enumerate() {
-        let task = svd(matrix(&parents.task_vector(*k), rows, columns).as_ref())?;
-        u.subcols_mut(slot * r, r).copy_from(task.u.subcols(0, r));
-        v.subcols_mut(slot * r, r).copy_from(task.v.subcols(0, r));
-        s.extend(task.s[..r].iter().map(|s| s * f64::from(*w)));
-    }
+    let factors = parents.kept(&format!("tsv {r}"), Factors::size_bytes, || Factors::new(parents, r))?;
+    let weighted = |(i, s): (usize, &f64)| s * f64::from(weights[i / r]);
+    let s: Vec<f64> = factors.s.iter().enumerate().map(weighted).collect();
     if s.iter().all(|s| *s == 0.0) {
         return Ok(out.fill(&base));
     }
-    let mut u = nearest_orthogonal(u.as_ref())?;
-    let v = nearest_orthogonal(v.as_ref())?;
+    let mut u = factors.u.clone();
     scale_columns(&mut u, &s);
-    let merged = onto_base(&base, (&u * v.transpose()).as_ref(), lambda);
+    let merged = product_onto_base(&base, u.as_ref(), factors.v.transpose(), lambda);
     Ok(out.fill(&merged))
+}
+
+/// The leading triples of all tasks, whitened; the weights have no part in them.
+struct Factors {
+    u: Mat<f32>,
+    /// `r` of each task, in the tasks' order.
+    s: Vec<f64>,
+    v: Mat<f32>,
+}
+
+impl Factors {
+    fn new(parents: &Parents<'_>, r: usize) -> Result<Self, Refusal> {
+        let (rows, columns) = parents.rows();
+        let models = parents.models();
+        let joined = r * models.len();
+        let (mut u, mut v) = (Mat::zeros(rows, joined), Mat::zeros(columns, joined));
+        let mut s = Vec::with_capacity(joined);
+        for (slot, k) in models.iter().enumerate() {
+            let task = svd(matrix(&parents.task_vector(*k), rows, columns).as_ref())?;
+            u.subcols_mut(slot * r, r).copy_from(task.u.subcols(0, r));
+            v.subcols_mut(slot * r, r).copy_from(task.v.subcols(0, r));
+            s.extend_from_slice(&task.s[..r]);
+        }
+        Ok(Factors {
+            u: narrow(nearest_orthogonal(u.as_ref())?.as_ref()),
+            s,
+            v: narrow(nearest_orthogonal(v.as_ref())?.as_ref()),
+        })
+    }
+
+    fn size_bytes(&self) -> usize {
+        size_bytes(&self.u) + size_bytes(&self.v) + 8 * self.s.len()
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::recipe::DType;
 pub(crate) const CHUNK: usize = 2048;
 /// Chunks that one thread takes at once.
 const RUN: usize = 32;
+/// Elements of a tensor that are handed on at once where it is streamed: 4 to 8 MB.
+const BLOCK: usize = 32 * CHUNK * RUN;
 
 /// A tensor of a parent: f32, or the little-endian bytes of a narrower type.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +42,7 @@ impl<'a> View<'a> {
             View::Bf16(x) => {
                 let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
                 for (out, b) in scratch.iter_mut().zip(bytes) {
-                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                    *out = widen(*b);
                 }
             }
             View::F16(x) => {
@@ -66,6 +68,12 @@ impl<'a> View<'a> {
             }
         }
     }
+}
+
+/// The value of a bf16.
+#[inline(always)]
+pub(crate) fn widen(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 /// Memory for one chunk of every input, and for what a kernel wants to keep beside it.
@@ -133,6 +141,11 @@ impl<'a> Inputs<'a> {
         f(&chunks, &mut buffers.scratch)
     }
 
+    /// Calls `f` once, with elements `start..start + len` of every input and scratch memory.
+    pub(crate) fn chunk<R>(&self, start: usize, len: usize, f: impl FnOnce(&[&[f32]], &mut Vec<f32>) -> R) -> R {
+        self.with_chunk(start, len, &mut self.buffers(), f)
+    }
+
     /// What `f` makes of each chunk, in order. `f` gets the first element's index, the chunks and scratch memory.
     pub(crate) fn each<R: Send>(&self, f: impl Fn(usize, &[&[f32]], &mut Vec<f32>) -> R + Sync) -> Vec<R> {
         let runs = self.len.div_ceil(CHUNK * RUN);
@@ -183,50 +196,14 @@ impl<'a> Inputs<'a> {
         out: &mut Target<'_>,
         f: impl Fn(usize, &[&[f32]], &mut Vec<f32>, &mut [f32]) + Sync,
     ) -> bool {
-        let dtype = out.dtype;
-        match &mut out.memory {
-            Memory::F32(values) => values
-                .par_chunks_mut(CHUNK * RUN)
-                .enumerate()
-                .map(|(run, values)| {
-                    let mut buffers = self.buffers();
-                    let mut finite = true;
-                    for (i, values) in values.chunks_mut(CHUNK).enumerate() {
-                        let start = run * CHUNK * RUN + i * CHUNK;
-                        self.with_chunk(start, values.len(), &mut buffers, |chunks, scratch| {
-                            f(start, chunks, scratch, values);
-                        });
-                        round(values, dtype);
-                        finite &= all_finite(values);
-                    }
-                    finite
-                })
-                .reduce(|| true, |a, b| a & b),
-            Memory::Bytes(bytes) => bytes
-                .par_chunks_mut(CHUNK * RUN * dtype.size_bytes())
-                .enumerate()
-                .map(|(run, bytes)| {
-                    let mut buffers = self.buffers();
-                    let mut values = [0.0f32; CHUNK];
-                    let mut finite = true;
-                    for (i, bytes) in bytes.chunks_mut(CHUNK * dtype.size_bytes()).enumerate() {
-                        let start = run * CHUNK * RUN + i * CHUNK;
-                        let values = &mut values[..bytes.len() / dtype.size_bytes()];
-                        self.with_chunk(start, values.len(), &mut buffers, |chunks, scratch| {
-                            f(start, chunks, scratch, values);
-                        });
-                        round(values, dtype);
-                        finite &= all_finite(values);
-                        encode(values, dtype, bytes);
-                    }
-                    finite
-                })
-                .reduce(|| true, |a, b| a & b),
-        }
+        let buffers = || self.buffers();
+        out.fill_with(self.len, &buffers, &|buffers, start, values| {
+            self.with_chunk(start, values.len(), buffers, |chunks, scratch| {
+                f(start, chunks, scratch, values);
+            });
+        })
     }
-}
 
-impl Inputs<'_> {
     /// Fills single chunks again; `starts` are multiples of [`CHUNK`].
     pub(crate) fn rewrite(
         &self,
@@ -252,9 +229,20 @@ impl Inputs<'_> {
                     let size = dtype.size_bytes();
                     encode(values, dtype, &mut all[start * size..(start + len) * size]);
                 }
+                // What was handed on cannot be taken back; see `Target::keeps`.
+                Memory::Stream(_) => return false,
             }
         }
         finite
+    }
+
+    /// The inputs' elements as they are, if all of them are bf16.
+    pub(crate) fn all_bf16(&self) -> Option<Vec<&'a [[u8; 2]]>> {
+        let bf16 = |view: &View<'a>| match view {
+            View::Bf16(x) => Some(x.as_chunks::<2>().0),
+            View::F32(_) | View::F16(_) => None,
+        };
+        self.views.iter().map(bf16).collect()
     }
 }
 
@@ -264,19 +252,93 @@ pub(crate) struct Target<'a> {
     pub dtype: DType,
 }
 
-/// f32 values that `dtype` can represent, or the little-endian bytes of `dtype` itself.
 pub(crate) enum Memory<'a> {
+    /// f32 values that the target's dtype can represent.
     F32(&'a mut [f32]),
+    /// The little-endian bytes of the dtype itself.
     Bytes(&'a mut [u8]),
+    /// The same bytes, handed on block by block; false says that nobody wants the rest.
+    Stream(&'a mut dyn FnMut(&[u8]) -> bool),
 }
 
 impl Target<'_> {
+    /// Whether what was written can be written again.
+    pub(crate) fn keeps(&self) -> bool {
+        !matches!(self.memory, Memory::Stream(_))
+    }
+
     /// Writes a tensor that was computed as a whole. Returns whether every value is finite.
     pub(crate) fn fill(&mut self, values: &[f32]) -> bool {
-        Inputs::new(vec![View::F32(values)]).write(self, |_, chunks, _, out| {
-            out.copy_from_slice(chunks[0]);
+        self.fill_with(values.len(), &|| (), &|(), start, out| {
+            out.copy_from_slice(&values[start..start + out.len()]);
         })
     }
+
+    /// Fills `len` elements chunk by chunk on all threads, rounded once; `f` gets memory of its thread's own, the first
+    /// element's index and the chunk. Returns whether every value is finite.
+    pub(crate) fn fill_with<B>(
+        &mut self,
+        len: usize,
+        own: &(impl Fn() -> B + Sync),
+        f: &(impl Fn(&mut B, usize, &mut [f32]) + Sync),
+    ) -> bool {
+        let dtype = self.dtype;
+        match &mut self.memory {
+            Memory::F32(values) => values
+                .par_chunks_mut(CHUNK * RUN)
+                .enumerate()
+                .map(|(run, values)| {
+                    let (mut own, mut finite) = (own(), true);
+                    for (i, values) in values.chunks_mut(CHUNK).enumerate() {
+                        f(&mut own, run * CHUNK * RUN + i * CHUNK, values);
+                        round(values, dtype);
+                        finite &= all_finite(values);
+                    }
+                    finite
+                })
+                .reduce(|| true, |a, b| a & b),
+            Memory::Bytes(bytes) => fill_bytes(bytes, 0, dtype, own, f),
+            Memory::Stream(sink) => {
+                let mut block = vec![0; BLOCK.min(len) * dtype.size_bytes()];
+                let mut finite = true;
+                for first in (0..len).step_by(BLOCK) {
+                    let block = &mut block[..BLOCK.min(len - first) * dtype.size_bytes()];
+                    finite &= fill_bytes(block, first, dtype, own, f);
+                    if !finite || !sink(block) {
+                        break;
+                    }
+                }
+                finite
+            }
+        }
+    }
+}
+
+/// As [`Target::fill_with`], for the bytes of the elements from `first` on, a multiple of [`CHUNK`].
+fn fill_bytes<B>(
+    bytes: &mut [u8],
+    first: usize,
+    dtype: DType,
+    own: &(impl Fn() -> B + Sync),
+    f: &(impl Fn(&mut B, usize, &mut [f32]) + Sync),
+) -> bool {
+    let size = dtype.size_bytes();
+    bytes
+        .par_chunks_mut(CHUNK * RUN * size)
+        .enumerate()
+        .map(|(run, bytes)| {
+            let (mut own, mut finite) = (own(), true);
+            let mut values = [0.0f32; CHUNK];
+            for (i, bytes) in bytes.chunks_mut(CHUNK * size).enumerate() {
+                let values = &mut values[..bytes.len() / size];
+                f(&mut own, first + run * CHUNK * RUN + i * CHUNK, values);
+                round(values, dtype);
+                finite &= all_finite(values);
+                encode(values, dtype, bytes);
+            }
+            finite
+        })
+        .reduce(|| true, |a, b| a & b)
 }
 
 /// Rounds to the nearest value of `dtype`, ties to even.
@@ -421,7 +483,7 @@ mod tests {
 
     #[test]
     fn bytes_hold_what_the_f32_target_holds() {
-        let values: Vec<f32> = (0..CHUNK * 17 + 3).map(|i| (i as f32).sin()).collect();
+        let values: Vec<f32> = (0..BLOCK + CHUNK * 17 + 3).map(|i| (i as f32).sin()).collect();
         for dtype in DType::ALL {
             let mut floats = vec![0.0; values.len()];
             let mut bytes = vec![0; values.len() * dtype.size_bytes()];
@@ -438,6 +500,16 @@ mod tests {
             let mut encoded = vec![0; bytes.len()];
             encode(&floats, dtype, &mut encoded);
             assert_eq!(bytes, encoded);
+            let mut streamed = Vec::new();
+            Target {
+                memory: Memory::Stream(&mut |block| {
+                    streamed.extend_from_slice(block);
+                    true
+                }),
+                dtype,
+            }
+            .fill(&values);
+            assert_eq!(bytes, streamed);
         }
     }
 

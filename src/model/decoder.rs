@@ -195,7 +195,7 @@ impl Decoder {
 
     /// Whether `name` is one of the decoder's tensors; a tied `lm_head.weight` and stored RoPE tables are not.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.spec.tensor_names().iter().any(|(known, _)| known == name)
+        self.shape_of(name).is_some()
     }
 
     /// Replaces one tensor, by its Hugging Face name, in place. A tied head changes with the embeddings.

@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use super::Error;
 use super::decoder::{Chunk, DType, Decoder, Step};
-use super::engine::{Engine, EngineOptions, Finish, Request, ScoreRequest};
+use super::engine::{Engine, EngineOptions, Finish, Request, ScoreRequest, repeats};
 use super::kv::{Pool, Segment};
 use super::spec::DecoderSpec;
 use super::tokenizer::{Tokenizer, TokenizerFiles};
@@ -557,15 +557,31 @@ fn rows_end_by_stop_strings_conditions_length_and_loops() {
 
     let nothing = run(request(prompt, 0));
     assert_eq!((nothing.finish, nothing.token_ids.len()), (Finish::Length, 0));
-    let looping = run(Request {
+    // A decoder of zeros says the same token for ever.
+    let mut zeros = small.decoder("llama");
+    for (name, shape) in zeros.spec().tensor_names() {
+        zeros.set_tensor(&name, &vec![0.0; shape.iter().product()]).unwrap();
+    }
+    let mut zeros = self::engine(zeros, EngineOptions::default());
+    let guarded = Request {
         loop_guard: true,
         ..request(&ids[..60], 400)
-    });
-    let free = run(request(&ids[..60], 400));
-    if looping.finish == Finish::Loop {
-        assert!(looping.token_ids.len() < 400);
-    }
-    assert_eq!(looping.token_ids, free.token_ids[..looping.token_ids.len()]);
+    };
+    let answers = zeros
+        .generate(&[guarded, request(&ids[..60], 400)], &mut |_| {})
+        .unwrap();
+    assert_eq!((answers[0].finish, answers[0].token_ids.len()), (Finish::Loop, 48));
+    assert_eq!((answers[1].finish, answers[1].token_ids.len()), (Finish::Length, 400));
+    assert!(repeats(&[1; 48]) && !repeats(&[1; 47]));
+    // A period of 20 has to come four times.
+    let periodic: Vec<u32> = (0..80).map(|i| i % 20).collect();
+    assert!(repeats(&periodic) && !repeats(&periodic[1..]));
+    let broken: Vec<u32> = periodic
+        .iter()
+        .enumerate()
+        .map(|(i, t)| if i == 30 { 99 } else { *t })
+        .collect();
+    assert!(!repeats(&broken));
 }
 
 #[test]

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use super::pictures::Picture;
 use super::svg::{STYLE, escape};
-use crate::event::run::{Flip, Run, State, counts, origin_name};
+use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::words::{
     budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
 };
-use crate::event::{Level, TestReading};
+use crate::event::{Comparison, Level, Origin, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -59,7 +59,7 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
 }
 
 /// Pictures in the order of the page, with the heading that stands above them.
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
     ("contest.svg", "The child beside its parents"),
     ("tasks.svg", "Task by task"),
     ("luck.svg", "How much was luck"),
@@ -67,6 +67,7 @@ const SECTIONS: [(&str, &str); 7] = [
     ("convergence-time.svg", ""),
     ("pareto.svg", "One task against the other"),
     ("weights.svg", "What the winner is made of"),
+    ("path.svg", "Its way through the layers"),
 ];
 
 fn page(name: &str, body: &str) -> String {
@@ -138,26 +139,27 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
     let unit = run.unit();
     let (child, parent) = (&reading.best, &reading.best_parent);
     let (name, points) = (parent_name(&parent.id), unit.points(reading.difference));
+    let who = match run.candidate(&child.id).map(|c| &c.origin) {
+        Some(Origin::Mean) => format!("The search's mean ({})", child.id),
+        Some(Origin::Baseline) => format!("The unsearched merge {}", child.id),
+        _ => format!("The child {}", child.id),
+    };
     let asked = counted(child.score.n, "question");
     let scores = format!("({} against {})", unit.score(&child.score), unit.score(&parent.score));
     let sure = reading.p_value < SIGNIFICANT;
     let mut sentences = vec![match (reading.difference > 0.0, sure) {
         (true, true) => format!(
-            "{} won: on {asked} that played no part in choosing it, it scores {points} more than {name}, the best of its parents {scores}.",
-            child.id
+            "{who} won: on {asked} that played no part in choosing it, it scores {points} more than {name}, the best of its parents {scores}."
         ),
         (true, false) => format!(
-            "{} is {points} ahead of {name}, the best of its parents, on {asked} that played no part in choosing it {scores}, \
-             but that is too little to be sure of.",
-            child.id
+            "{who} is {points} ahead of {name}, the best of its parents, on {asked} that played no part in choosing it {scores}, \
+             but that is too little to be sure of."
         ),
         (false, true) => format!(
-            "{} lost: on {asked} that played no part in choosing it, it scores {points} less than {name}, the best of its parents {scores}.",
-            child.id
+            "{who} lost: on {asked} that played no part in choosing it, it scores {points} less than {name}, the best of its parents {scores}."
         ),
         (false, false) => format!(
-            "{} is no better than {name}, the best of its parents: on {asked} that played no part in choosing it, it is {points} behind {scores}.",
-            child.id
+            "{who} is no better than {name}, the best of its parents: on {asked} that played no part in choosing it, it is {points} behind {scores}."
         ),
     }];
     sentences.push(format!(
@@ -175,8 +177,26 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
             "It now gets {gained} questions right that {name} got wrong, and lost {lost} that {name} had right."
         ));
     }
+    sentences.extend(unsearched(run, reading));
     sentences.extend(crate::event::verdict::luck(run));
     sentences
+}
+
+/// How far the best merge that nobody searched for got: what the search itself was worth.
+fn unsearched(run: &Run, reading: &TestReading) -> Option<String> {
+    let is_baseline = |c: &&Comparison| run.candidate(&c.other.id).is_some_and(|c| c.origin == Origin::Baseline);
+    let by_score = |a: &&Comparison, b: &&Comparison| a.other.score.value.total_cmp(&b.other.score.value);
+    let best = reading.others.iter().filter(is_baseline).max_by(by_score)?;
+    let (unit, id) = (run.unit(), &best.other.id);
+    let points = unit.points(best.difference);
+    let p = p_value(best.p_holm);
+    Some(match (best.difference > 0.0, best.p_holm < SIGNIFICANT) {
+        (true, true) => format!("The best unsearched merge, {id}, stays {points} behind it ({p})."),
+        (true, false) => {
+            format!("But {id}, which took no search, is only {points} behind it, which may be chance ({p}).")
+        }
+        (false, _) => format!("But {id}, which took no search, is no worse: {points} ahead of it ({p})."),
+    })
 }
 
 /// A p-value in words.
@@ -225,31 +245,44 @@ fn of_search(run: &Run) -> Vec<String> {
     sentences
 }
 
-/// What the last third of the search brought tells what more of the same would bring.
+/// What the last third of the search brought tells what another hour would bring: no more than as much again for as many
+/// candidates, since finds get rarer.
 fn outlook(run: &Run) -> Option<String> {
     let best = run.best()?;
-    let children: Vec<_> = run.scored.iter().filter(|s| counts(&s.candidate.origin)).collect();
+    let children: Vec<_> = run
+        .scored
+        .iter()
+        .filter(|s| counts(&s.candidate.origin) && competes(&s.candidate))
+        .collect();
     if children.len() < 12 {
         return None;
     }
-    let before = &children[..children.len() * 2 / 3];
+    let (before, last_third) = children.split_at(children.len() * 2 / 3);
     let then = before
         .iter()
         .map(|s| s.candidate.fitness)
         .fold(f64::NEG_INFINITY, f64::max);
     let gain = (best.candidate.fitness - then).max(0.0);
+    let took_ms = last_third
+        .last()?
+        .elapsed_ms
+        .saturating_sub(before.last()?.elapsed_ms)
+        .max(1);
+    let hour = (3_600_000.0 / took_ms as f64).min(1.0) * gain;
     let unit = run.unit();
     Some(if gain <= 0.0 {
-        "The last third of the search found nothing better, so more of the same would likely bring little.".into()
+        "The last third of the search found nothing better, so another hour would likely bring nothing.".into()
     } else if gain < best.candidate.stderr {
         format!(
-            "The last third of the search brought {}, less than one standard error: it had levelled off.",
+            "The last third of the search brought {}, less than one standard error: it had levelled off, and another hour \
+             would likely bring nothing that can be told from luck.",
             unit.points(gain)
         )
     } else {
         format!(
-            "The last third of the search still brought {}: a longer one would likely find better.",
-            unit.points(gain)
+            "The last third of the search still brought {}: another hour would likely bring up to {} more.",
+            unit.points(gain),
+            unit.points(hour)
         )
     })
 }

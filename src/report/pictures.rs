@@ -1,7 +1,7 @@
 //! The report's pictures, each a pure function of the run; a picture that has nothing to show is left out.
 
 use super::svg::{Anchor, Svg};
-use crate::event::run::{Run, Scored, counts, origin_name};
+use crate::event::run::{Run, Scored, competes, counts, origin_name};
 use crate::event::scale::Range;
 use crate::event::weights::{self, Weights};
 use crate::event::words::{Unit, count, duration, parent_name, task_name, task_of};
@@ -26,6 +26,7 @@ pub fn all(run: &Run) -> Vec<Picture> {
         luck(run),
         pareto(run),
         heat_map(run),
+        path(run),
     ]
     .into_iter()
     .flatten()
@@ -244,7 +245,7 @@ fn put_labels(svg: &mut Svg, x: f64, mut labels: Vec<Label>) {
 fn draw_best(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64, last: f64) {
     let mut steps: Vec<(f64, f64)> = Vec::new();
     let mut best = f64::NEG_INFINITY;
-    for scored in run.scored.iter().filter(|s| s.candidate.origin != Origin::Parent) {
+    for scored in run.scored.iter().filter(|s| competes(&s.candidate)) {
         if scored.candidate.fitness > best {
             let x = when(scored.evals, scored.elapsed_ms);
             if best.is_finite() {
@@ -686,4 +687,85 @@ fn draw_table(svg: &mut Svg, table: &Weights, largest: f64, top: f64, row: f64) 
         }
     }
     bottom + row * 0.6
+}
+
+/// The winner's way through the layers of its sources, where it is a stack: what comes after what, and how strongly.
+fn path(run: &Run) -> Option<Picture> {
+    let winner = run.winner()?;
+    let steps = weights::path(&winner.recipe)?;
+    let mut models: Vec<&str> = Vec::new();
+    for step in &steps {
+        if !models.contains(&step.model.as_str()) {
+            models.push(&step.model);
+        }
+    }
+    let deepest = steps.iter().map(|s| s.layer).max()? as f64;
+    let (left, right) = (58.0, WIDTH - 20.0);
+    let (top, row) = (34.0, (340.0 / (deepest + 1.0)).clamp(5.0, 26.0));
+    let column = ((right - left) / steps.len() as f64).min(64.0);
+    let bottom = top + row * (deepest + 1.0);
+    let mut svg = Svg::new(WIDTH, bottom + 52.0, "The way through the layers");
+    let mut x = left;
+    for (i, model) in models.iter().enumerate() {
+        svg.rect((x, 4.0), (12.0, 12.0), model_class(i), 0.9);
+        svg.text((x + 18.0, 10.0), Anchor::Start, "ink", model);
+        x += 40.0 + 8.0 * model.chars().count() as f64;
+    }
+    let at = |i: usize, layer: usize| (left + column * i as f64, bottom - row * (layer as f64 + 1.0));
+    for layer in 0..=deepest as usize {
+        let y = at(0, layer).1 + row / 2.0;
+        let end = left + column * steps.len() as f64;
+        svg.line((left, y), (end, y), "grid");
+        if row >= 12.0 || layer % 5 == 0 {
+            svg.text((left - 10.0, y), Anchor::End, "muted small", &layer.to_string());
+        }
+    }
+    let middles: Vec<(f64, f64)> = (steps.iter().enumerate())
+        .map(|(i, s)| at(i, s.layer))
+        .map(|(x, y)| (x + column / 2.0, y + row / 2.0))
+        .collect();
+    svg.path(&middles, false, "line s-ink thin");
+    for (i, step) in steps.iter().enumerate() {
+        let (x, y) = at(i, step.layer);
+        let class = model_class(models.iter().position(|m| *m == step.model).unwrap_or(0));
+        svg.rect((x + 1.0, y + 1.0), (column - 2.0, row - 2.0), class, 0.9);
+        if let Some(scale) = step.scale.filter(|_| column >= 26.0) {
+            svg.text(
+                (x + column / 2.0, y - 7.0),
+                Anchor::Middle,
+                "ink small",
+                &format!("×{scale:.2}"),
+            );
+        }
+        if column >= 16.0 || i % 5 == 0 {
+            svg.text(
+                (x + column / 2.0, bottom + 12.0),
+                Anchor::Middle,
+                "muted small",
+                &i.to_string(),
+            );
+        }
+    }
+    let middle = left + column * steps.len() as f64 / 2.0;
+    svg.text((middle, bottom + 34.0), Anchor::Middle, "muted", "layer of the child");
+    svg.text((left - 48.0, top - 10.0), Anchor::Start, "muted small", "source layer");
+    let scaled = if steps.iter().any(|s| s.scale.is_some()) {
+        "; × is the factor that a layer's output is scaled by"
+    } else {
+        ""
+    };
+    let caption = format!(
+        "Which layer of which model stands at each place of {}{scaled}. A straight diagonal is a model as it was.",
+        winner.id
+    );
+    Some(Picture {
+        file: "path.svg",
+        caption,
+        svg,
+    })
+}
+
+/// Fill of the n-th model.
+fn model_class(n: usize) -> &'static str {
+    ["baseline", "child", "parent", "band solid"][n % 4]
 }

@@ -1,4 +1,8 @@
 //! Just enough SVG: shapes with classes, coloured by one style sheet for light and dark.
+//!
+//! By hand, and not by a drawing library: `plotters` and its kin write colours into each shape, so one picture cannot be
+//! light and dark, set text by measured fonts that a reader's machine may lack, and give a point no words that show when the
+//! pointer rests on it or a screen reader comes by. What is drawn here is lines, boxes, dots and text.
 
 use std::fmt::{Display, Write};
 
@@ -13,7 +17,7 @@ svg{font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;--ink:#1b1f24
 .band{fill:var(--band);fill-opacity:.22}.warm{fill:var(--child)}.cold{fill:var(--band)}\
 .line{fill:none;stroke-width:2}.s-child{stroke:var(--child)}.s-parent{stroke:var(--parent);stroke-dasharray:7 4}\
 .s-baseline{stroke:var(--baseline);stroke-dasharray:2 4}.s-ink{stroke:var(--ink)}.bold{font-weight:600}\
-.plain{stroke-dasharray:none}.hollow{fill:var(--paper);stroke-width:2}.small{font-size:11px}";
+.solid{fill-opacity:1}.thin{stroke-width:1;opacity:.45}.plain{stroke-dasharray:none}.hollow{fill:var(--paper);stroke-width:2}.small{font-size:11px}";
 
 /// A picture in the making; coordinates in pixels from the top left.
 pub struct Svg {

@@ -169,13 +169,13 @@ impl<'a> MergeEvaluator<'a> {
         let Some(((index, _), asked)) = self.questions.iter().find(is_it) else {
             return Ok(());
         };
-        let is_likelihood = self.resources.tasks[*index].task.kind() == Kind::LogLikelihood;
+        let is_measured = self.resources.tasks[*index].task.kind() != Kind::Generate;
         let digests: HashMap<&String, &String> = asked.catalogue.ids.iter().zip(&asked.digests).collect();
         for answer in &answers.answers {
             let Some(digest) = digests.get(&answer.q) else { continue };
             let key = item_key(&answers.key, digest);
             if !self.resources.cache.contains(&key) {
-                self.resources.cache.put(&key, &Kept::of(answer, is_likelihood))?;
+                self.resources.cache.put(&key, &Kept::of(answer, is_measured))?;
             }
         }
         Ok(())
@@ -228,14 +228,13 @@ impl<'a> MergeEvaluator<'a> {
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {
                 for i in self.resident.changed(plan) {
-                    let data = self.resident.compute(plan, i).map_err(|e| e.to_string())?;
                     let name = &plan.outputs()[i].name;
-                    if engine.decoder().has_tensor(name) {
-                        engine
-                            .decoder_mut()
-                            .set_tensor(name, &data)
-                            .map_err(|e| e.to_string())?;
-                    }
+                    let decoder = engine.decoder_mut();
+                    let set = |data: &[f32]| match decoder.has_tensor(name) {
+                        true => decoder.set_tensor(name, data).map_err(|e| e.to_string()),
+                        false => Ok(()),
+                    };
+                    self.resident.with(plan, i, set).map_err(|e| e.to_string())??;
                 }
                 engine.set_tokenizer(tokenizer);
             }
@@ -476,7 +475,7 @@ impl MergeEvaluator<'_> {
             let answers: Vec<event::Answer> = answers.into_iter().map(|answer| plain(answer, judge)).collect();
             for (item, answer) in items.iter().zip(&answers) {
                 let key = item_key(weights, &of_task.digests[*item]);
-                let kept = Kept::of(answer, task.is_likelihood);
+                let kept = Kept::of(answer, judge.kind() != Kind::Generate);
                 resources.cache.put(&key, &kept).map_err(|e| e.to_string())?;
             }
             all.push(answers);
@@ -493,8 +492,11 @@ impl Asked {
             let mut hasher = blake3::Hasher::new();
             hasher.update(decoding.as_bytes());
             hasher.update(text.as_bytes());
-            if task.kind() == Kind::LogLikelihood {
+            if task.kind() != Kind::Generate {
                 hasher.update(b"\0").update(question.gold.as_bytes());
+            }
+            if task.kind().chooses() {
+                hasher.update(format!("{} {:?}", task.primary(), question.choices).as_bytes());
             }
             hasher.finalize().to_hex().to_string()
         };
@@ -510,22 +512,19 @@ impl Asked {
 }
 
 impl Kept {
-    fn of(answer: &event::Answer, is_likelihood: bool) -> Self {
+    /// `is_measured`: the score does not come of judging the output.
+    fn of(answer: &event::Answer, is_measured: bool) -> Self {
         Self {
             out: answer.out.clone(),
             finish: answer.finish.clone(),
             tokens: answer.tokens,
-            score: is_likelihood.then_some(answer.score),
+            score: is_measured.then_some(answer.score),
         }
     }
 
     fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, String> {
         let judged = match self.score {
-            Some(score) => eval::Answer {
-                score,
-                language_ok: true,
-                ..eval::Answer::default()
-            },
+            Some(score) => eval::Answer::known(task, question, self.out, score),
             None => eval::Answer::judged(task, self.out, &question.gold).map_err(|e| e.to_string())?,
         };
         Ok(plain(

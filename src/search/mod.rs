@@ -200,6 +200,7 @@ pub fn run(
         means: Vec::new(),
         races: 0,
         asked: 0,
+        generations: 0,
         evals: 0,
         stage_end: None,
     };
@@ -248,8 +249,9 @@ struct Run<'a, 'b> {
     means: Vec<String>,
     /// Races begun; each has its own block of questions.
     races: u64,
-    /// Candidates that the optimizers of earlier stages asked for.
+    /// Candidates that the optimizers of earlier stages asked for, and their generations.
     asked: u64,
+    generations: u64,
     /// Candidates that the budget paid for, failed ones included; parents and unsearched merges are free.
     evals: u64,
     /// The evaluations at which this stage ends, if another one follows it.
@@ -373,7 +375,7 @@ impl Run<'_, '_> {
                 break Some(reason);
             }
             let asks = optimizer.ask();
-            let Some(generation) = asks.first().map(|a| a.generation) else {
+            let Some(generation) = asks.first().map(|a| self.generations + a.generation) else {
                 break Some(EndReason::Converged);
             };
             asked = asks.last().map_or(asked, |ask| ask.id + 1);
@@ -401,6 +403,7 @@ impl Run<'_, '_> {
             self.generation_ended(generation, &race, &optimizer)?;
         };
         self.asked += asked;
+        self.generations += optimizer.status().generation;
         self.score_means(genome, &optimizer)?;
         Ok(reason)
     }

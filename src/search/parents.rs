@@ -21,18 +21,16 @@ pub struct Parents(BTreeMap<String, Parent>);
 
 struct Parent {
     checkpoint: Checkpoint,
-    digest: String,
     vocabulary: OnceLock<Option<Arc<Vocabulary>>>,
 }
 
 impl Parents {
-    /// Adds a model under a name; reads it once, for its digest.
+    /// Adds a model under a name. Its digest is computed when it is asked for, which reads the whole model.
     ///
     /// # Errors
-    /// The model's data cannot be read.
+    /// None at present.
     pub fn add(&mut self, name: &str, checkpoint: Checkpoint) -> Result<(), checkpoint::Error> {
         let parent = Parent {
-            digest: checkpoint.digest()?,
             checkpoint,
             vocabulary: OnceLock::new(),
         };
@@ -160,8 +158,15 @@ impl TensorSource for Parents {
         Some((recipe_dtype(dtype), bytes))
     }
 
+    fn release(&self, model: &str, tensor: &str) {
+        if let Some(checkpoint) = self.checkpoint(model) {
+            checkpoint.release(tensor);
+        }
+    }
+
     fn model_digest(&self, model: &str) -> String {
-        self.0.get(model).map(|p| p.digest.clone()).unwrap_or_default()
+        let digest = self.checkpoint(model).and_then(|c| c.digest().ok());
+        digest.unwrap_or_default()
     }
 
     fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {

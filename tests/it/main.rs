@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
 mod data_flow;
+mod evaluation;
 mod program;
 mod tidy;

@@ -384,3 +384,36 @@ fn every_search_space_that_is_shipped_can_be_read() {
         }
     }
 }
+
+/// A shell's file size limit stands in for a disk that is full: the write fails in the same place.
+#[cfg(unix)]
+#[test]
+fn a_merge_that_cannot_be_written_says_so_and_leaves_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let recipe = tmp.path().join("recipe.yaml");
+    let models = root().join("models");
+    let text = format!(
+        "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {0}/tiny-maths-en}}, {{model: {0}/tiny-spanish}}]\n",
+        models.display()
+    );
+    fs::write(&recipe, text).unwrap();
+    // Blocks of 512 or 1024 bytes. The signal is ignored, so that the write itself fails.
+    let script = "trap '' XFSZ; ulimit -f 20; exec \"$0\" merge \"$1\" \"$2\"";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_heterosis")])
+        .arg(&recipe)
+        .arg(tmp.path().join("out"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        stderr.contains("Cannot write") && !stderr.contains("panicked"),
+        "{stderr}"
+    );
+    let left: Vec<_> = fs::read_dir(tmp.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["recipe.yaml"], "{stderr}");
+}

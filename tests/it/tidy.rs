@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Room → rooms that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("yaml", &[]),
     ("event", &[]),
     ("checkpoint", &[]),
@@ -18,6 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("eval", &["model", "yaml"]),
     ("space", &["recipe", "yaml"]),
     ("store", &["recipe", "event"]),
+    ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),
     ("report", &["event", "recipe"]),
     (

@@ -137,6 +137,8 @@ fn shows_choice(model: &Model) -> bool {
 fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
     let c = &scored.candidate;
     match column {
+        // It left its race early, so nothing ranks it.
+        Column::Rank if c.eliminated => "–".into(),
         Column::Rank => {
             let best = model.run.best().is_some_and(|b| b.candidate.id == c.id);
             format!("{}{}", if best { "★" } else { "" }, rank + 1)

@@ -12,7 +12,7 @@ use crate::dashboard::model::Model;
 use crate::dashboard::plot::Plot;
 use crate::dashboard::text::{cut, right, span};
 use crate::event::Origin;
-use crate::event::run::{Run, counts};
+use crate::event::run::{Run, competes, counts};
 use crate::event::scale::Range;
 use crate::event::words::{Unit, count, duration, parent_name};
 
@@ -143,7 +143,7 @@ fn plot_run(model: &Model, plot: &mut Plot) {
         if counts(&c.origin) {
             plot.dot(at, PLAIN);
         }
-        if c.origin != Origin::Parent && steps.last().is_none_or(|best| c.fitness > best.1) {
+        if competes(c) && steps.last().is_none_or(|best| c.fitness > best.1) {
             if let Some(&(_, before)) = steps.last() {
                 steps.push((at.0, before));
             }

@@ -1,0 +1,325 @@
+//! `heterosis simplify`: the simplest recipe that is as good as the winner, tested on fresh questions.
+
+use std::{collections::HashSet, path::Path};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::{Failure, Outcome, environment, export::for_mergekit, models, print, print_json, search::Prepared};
+use crate::{
+    cli::{DTypeArg, EngineArgs, SimplifyArgs},
+    eval::stats::NonInferiority,
+    event::{Answer, Event, Origin, Record, run::Run, words::Unit},
+    recipe::Recipe,
+    search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject},
+    simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
+    space::{Space, SplitRef},
+    store::{self, Cache, RunDir},
+};
+
+/// Fewer fresh questions than these cannot tell a point's loss from luck.
+const FEWEST: usize = 100;
+
+/// One question in this many decides nothing, and so says without bias how the simplest recipe compares in the end.
+const CONFIRMING: usize = 4;
+
+#[derive(Serialize)]
+struct Simplified {
+    run: String,
+    winner: String,
+    margin: f64,
+    questions: Questions,
+    before: Complexity,
+    after: Complexity,
+    attempts: Vec<Attempt>,
+    /// Simplest recipe − winner, on questions that decided nothing.
+    confirmation: NonInferiority,
+    sensitivities: Vec<Sensitivity>,
+    recipe: Recipe,
+    yaml: String,
+}
+
+#[derive(Clone, Serialize)]
+struct Questions {
+    split: String,
+    deciding: usize,
+    confirming: usize,
+    /// Nobody in the run was asked them.
+    fresh: bool,
+}
+
+pub fn simplify(args: SimplifyArgs) -> Outcome {
+    if !(args.margin > 0.0 && args.margin < 100.0) {
+        return Err(anyhow::anyhow!("--margin {}: write points between 0 and 100, such as 1", args.margin).into());
+    }
+    let dir = RunDir::open(&args.run)?;
+    let records = store::read(&dir.journal())?;
+    let run = Run::from_records(&records);
+    let (winner_id, winner) = winner(&run, &dir)?;
+    let mut engine = args.engine.clone();
+    engine.dtype = engine
+        .dtype
+        .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
+    let prepared = Prepared::new(Space::read(&dir.space())?, &engine)?;
+    let _lock = dir.lock()?;
+    let mut examiner = Examiner::new(&prepared, &dir, &engine, &records, args.limit)?;
+    let questions = examiner.questions.clone();
+    let unit = run.unit();
+    let margin = args.margin / 100.0;
+    let before = Complexity::of(&winner);
+    if !args.json {
+        if !questions.fresh {
+            tracing::warn!(
+                "the run has used all its {} questions; the winner was chosen on them and looks better there than it is, so \
+                 the tests are harder on simpler recipes than they should be",
+                questions.split
+            );
+        }
+        print(format_args!(
+            "{winner_id}: {}. Simpler recipes may lose less than {} on {} questions ({} split).\n",
+            words_of(before),
+            unit.points(margin),
+            questions.deciding,
+            questions.split
+        ));
+    }
+    let mut attempts = Vec::new();
+    let mut seen = |attempt: &Attempt, recipe: &Recipe| {
+        if !args.json {
+            print(line_of(attempt, unit));
+        }
+        tracing::debug!("{}", recipe.digest());
+        attempts.push(attempt.clone());
+    };
+    let failed = |reason: String| Failure::Work(anyhow::anyhow!("{winner_id} cannot be scored: {reason}"));
+    let mut ask = |recipe: &Recipe| examiner.ask(recipe, false);
+    let simplest = simplify::simplify(&winner, margin, &mut ask, &mut seen).map_err(failed)?;
+    let sensitivities = simplify::sensitivities(&simplest, &mut ask).map_err(failed)?;
+    let first = examiner.ask(&winner, true).map_err(failed)?;
+    let last = examiner.ask(&simplest, true).map_err(failed)?;
+    let simplified = Simplified {
+        run: dir.path().display().to_string(),
+        winner: winner_id,
+        margin,
+        questions,
+        before,
+        after: Complexity::of(&simplest),
+        attempts,
+        confirmation: simplify::against(&first, &last, margin),
+        sensitivities,
+        yaml: for_mergekit(&simplest, &prepared.space),
+        recipe: simplest,
+    };
+    if let Some(file) = &args.out {
+        std::fs::write(file, &simplified.yaml).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    match args.json {
+        true => print_json(&simplified),
+        false => tell(&simplified, unit, args.out.as_deref()),
+    }
+    Ok(())
+}
+
+/// The run's winner, which must be a merge.
+fn winner(run: &Run, dir: &RunDir) -> Result<(String, Recipe)> {
+    let Some(candidate) = run.winner() else {
+        bail!(
+            "{} has no scored child yet; there is nothing to simplify",
+            dir.path().display()
+        );
+    };
+    if candidate.origin == Origin::Parent {
+        bail!(
+            "{} was won by a parent as it is; there is nothing to simplify",
+            dir.path().display()
+        );
+    }
+    let recipe = serde_json::from_value(candidate.recipe.clone()).context("the journal's recipe cannot be read")?;
+    Ok((candidate.id.clone(), recipe))
+}
+
+fn dtype_of(name: &str) -> Option<DTypeArg> {
+    match name {
+        "bf16" => Some(DTypeArg::Bf16),
+        "f16" => Some(DTypeArg::F16),
+        _ => None,
+    }
+}
+
+/// Puts recipes through the questions that were chosen.
+struct Examiner<'a> {
+    evaluator: MergeEvaluator<'a>,
+    /// Questions that decide, and questions that only confirm.
+    deciding: Exam,
+    confirming: Exam,
+    questions: Questions,
+}
+
+impl<'a> Examiner<'a> {
+    fn new(
+        prepared: &'a Prepared,
+        dir: &RunDir,
+        engine: &EngineArgs,
+        records: &[Record],
+        limit: Option<usize>,
+    ) -> Result<Self> {
+        let mut evaluator = MergeEvaluator::new(Resources {
+            parents: &prepared.parents,
+            tasks: prepared.tasks()?,
+            cache: Cache::open(&dir.cache())?,
+            device: models::device(&engine.device)?,
+            dtype: models::dtype(engine.dtype),
+            options: models::engine_options(engine)?,
+            // The winner has passed it, and a worse recipe fails by its answers.
+            guard: None,
+            since_start: Box::new(environment::stopwatch()),
+        });
+        let all = evaluator.exam(&SplitRef {
+            limit: None,
+            ..prepared.space.finale.selection.clone()
+        })?;
+        let (chosen, fresh) = choose(&all, records, limit);
+        let part = |confirms: bool| {
+            let of_task = |items: &Vec<usize>| -> Vec<usize> {
+                let is_confirming = |i: usize| i % CONFIRMING == CONFIRMING - 1;
+                let items = items.iter().enumerate();
+                items
+                    .filter(|(i, _)| is_confirming(*i) == confirms)
+                    .map(|(_, item)| *item)
+                    .collect()
+            };
+            all.of_items(chosen.iter().map(of_task).collect())
+        };
+        let (deciding, confirming) = (part(false), part(true));
+        if deciding
+            .tasks
+            .iter()
+            .chain(&confirming.tasks)
+            .any(|task| task.items.len() < 2)
+        {
+            bail!(
+                "{} questions of the {} split are too few to compare recipes on; give --limit more",
+                deciding.n() + confirming.n(),
+                all.split
+            );
+        }
+        Ok(Self {
+            questions: Questions {
+                split: all.split,
+                deciding: deciding.n(),
+                confirming: confirming.n(),
+                fresh,
+            },
+            evaluator,
+            deciding,
+            confirming,
+        })
+    }
+
+    fn ask(&mut self, recipe: &Recipe, confirms: bool) -> Asked {
+        let exam = if confirms { &self.confirming } else { &self.deciding };
+        let sitting = Sitting {
+            id: "",
+            subject: Subject::Recipe(recipe),
+            genotype: &[],
+            genes: &[],
+            exam,
+        };
+        let evaluation = self.evaluator.evaluate(&sitting, &mut |_| {})?;
+        let tasks = exam.tasks.iter().zip(&evaluation.answers);
+        Ok(tasks
+            .map(|(task, (_, answers))| {
+                let size = |a: &Answer| if task.is_likelihood { a.tokens as f64 } else { 1.0 };
+                TaskScores {
+                    weight: task.weight,
+                    scores: answers.iter().map(|a| a.score).collect(),
+                    sizes: answers.iter().map(size).collect(),
+                    is_right_or_wrong: !task.is_likelihood,
+                }
+            })
+            .collect())
+    }
+}
+
+/// For each task, questions that nobody in the run was asked, and `true`; all of them, and `false`, if too few are left.
+fn choose(all: &Exam, records: &[Record], limit: Option<usize>) -> (Vec<Vec<usize>>, bool) {
+    let mut used = HashSet::new();
+    for record in records {
+        if let Event::Answers(answers) = &record.event {
+            used.extend(answers.answers.iter().map(|a| a.q.as_str()));
+        }
+    }
+    let unused = |task: &ExamTask| -> Vec<usize> {
+        let is_unused = |i: &&usize| !used.contains(task.catalogue.ids[**i].as_str());
+        task.items.iter().filter(is_unused).copied().collect()
+    };
+    let mut chosen: Vec<Vec<usize>> = all.tasks.iter().map(unused).collect();
+    let fresh = chosen.iter().all(|items| items.len() >= FEWEST);
+    if !fresh {
+        chosen = all.tasks.iter().map(|task| task.items.clone()).collect();
+    }
+    for items in &mut chosen {
+        items.truncate(limit.unwrap_or(usize::MAX));
+    }
+    (chosen, fresh)
+}
+
+/// `24 numbers in 4 slices of 3 models`.
+fn words_of(complexity: Complexity) -> String {
+    let Complexity {
+        sources,
+        slices,
+        numbers,
+        decimals,
+        ..
+    } = complexity;
+    let decimals = decimals as f64 / numbers.max(1) as f64;
+    let place = match slices {
+        0 => format!("for {sources} models"),
+        1 => format!("for {sources} models in one slice"),
+        n => format!("for {} models in {n} slices", sources / n),
+    };
+    format!("{numbers} numbers of {decimals:.1} decimals {place}")
+}
+
+fn line_of(attempt: &Attempt, unit: Unit) -> String {
+    let sign = if attempt.accepted { "kept   " } else { "refused" };
+    let verdict = match (&attempt.test, &attempt.failure) {
+        (Some(test), _) => format!("{} ± {}", unit.signed(test.difference), unit.value(test.stderr)),
+        (None, reason) => reason.clone().unwrap_or_default(),
+    };
+    format!("  {sign} {:<48} {verdict}", attempt.change)
+}
+
+fn tell(simplified: &Simplified, unit: Unit, out: Option<&Path>) {
+    let kept = simplified.attempts.iter().filter(|a| a.accepted).count();
+    print(format_args!(
+        "\n{kept} of {} changes kept: {} → {}",
+        simplified.attempts.len(),
+        words_of(simplified.before),
+        words_of(simplified.after)
+    ));
+    let confirmation = &simplified.confirmation;
+    print(format_args!(
+        "on {} questions that decided nothing, the simplest recipe stands at {} ± {} against {}\n",
+        confirmation.n,
+        unit.signed(confirmation.difference),
+        unit.value(confirmation.stderr),
+        simplified.winner
+    ));
+    print("what each number is worth (fitness without it):");
+    for s in &simplified.sensitivities {
+        let worth = match (s.difference, s.stderr) {
+            (Some(difference), Some(stderr)) => format!("{} ± {}", unit.signed(difference), unit.value(stderr)),
+            _ => "cannot be left out".into(),
+        };
+        print(format_args!(
+            "  {:<44} {:>8} → {:<4} {worth}",
+            s.gene, s.value, s.without
+        ));
+    }
+    match out {
+        Some(file) => print(format_args!("\n{}", file.display())),
+        None => print(format_args!("\n{}", simplified.yaml.trim_end())),
+    }
+}

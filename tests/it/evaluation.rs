@@ -1,0 +1,171 @@
+//! The evaluation engine on the embedded models: what a question gives depends on the weights and on the question alone.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use heterosis::{
+    checkpoint::Checkpoint,
+    eval::{self, DataDirs, Question, Split, Task, TaskOptions},
+    model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, Error, Tokenizer, decoder::Step},
+};
+
+fn path(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name).display().to_string()
+}
+
+fn open(name: &str) -> Checkpoint {
+    Checkpoint::open(Path::new(&path(name))).unwrap()
+}
+
+fn engine(name: &str, options: EngineOptions) -> Engine {
+    let checkpoint = open(name);
+    let spec = DecoderSpec::from_config(checkpoint.config()).unwrap();
+    let mut read = |tensor: &str| checkpoint.read_f32(tensor).map_err(|e| e.to_string());
+    let decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut read).unwrap();
+    let tokenizer = Tokenizer::from_dir(Path::new(&path(name))).unwrap();
+    Engine::new(decoder, Arc::new(tokenizer), options)
+}
+
+fn set_weights(engine: &mut Engine, checkpoint: &Checkpoint) {
+    for (name, _) in engine.decoder().spec().tensor_names() {
+        let data = checkpoint.read_f32(&name).unwrap();
+        engine.decoder_mut().set_tensor(&name, &data).unwrap();
+    }
+}
+
+fn tasks(limit: usize) -> Vec<(Task, Vec<Question>)> {
+    let options = TaskOptions {
+        limit: Some(limit),
+        ..TaskOptions::default()
+    };
+    let load = |name: &str| {
+        let task = Task::load(&path(name), &options, &DataDirs::default()).unwrap();
+        let questions = task.questions(Split::Search).unwrap();
+        (task, questions)
+    };
+    vec![
+        load("evals/arith-en.yaml"),
+        load("evals/arith-es-solutions.yaml"),
+        load("evals/arith-es.yaml"),
+    ]
+}
+
+/// Every answer by task and question, with the exact bits of its score.
+type Story = HashMap<(String, String), (String, String, u64)>;
+
+fn answers(engine: &mut Engine, work: &[(&Task, &[Question])]) -> Story {
+    let answered = eval::answer(engine, work, &mut |_| {}).unwrap();
+    let mut story = Story::new();
+    for ((task, questions), answers) in work.iter().zip(answered) {
+        assert_eq!(answers.len(), questions.len());
+        for (question, answer) in questions.iter().zip(answers) {
+            assert_eq!(answer.question, question.id);
+            let told = (answer.output, answer.finish, answer.score.to_bits());
+            story.insert((task.name().into(), answer.question), told);
+        }
+    }
+    story
+}
+
+fn all(tasks: &[(Task, Vec<Question>)]) -> Vec<(&Task, &[Question])> {
+    tasks
+        .iter()
+        .map(|(task, questions)| (task, questions.as_slice()))
+        .collect()
+}
+
+/// Racing asks for some of a task's questions now and for others later; the answers must be those of the whole exam.
+#[test]
+fn an_answer_does_not_depend_on_what_else_is_asked() {
+    let tasks = tasks(40);
+    let mut model = engine("models/tiny-maths-en", EngineOptions::default());
+    let whole = answers(&mut model, &all(&tasks));
+    assert_eq!(whole.len(), 120);
+    let outputs: Vec<&String> = whole.values().map(|(output, ..)| output).collect();
+    assert!(
+        outputs.iter().any(|output| output.contains("####")),
+        "the model answers: {outputs:?}"
+    );
+
+    let mut check = |work: &[(&Task, &[Question])]| {
+        for (key, told) in answers(&mut model, work) {
+            assert_eq!(told, whole[&key], "{key:?}");
+        }
+    };
+    // Rotating blocks of every task, some questions of one task, one question alone, another order.
+    for block in [0..24, 24..40] {
+        let work: Vec<_> = tasks.iter().map(|(task, q)| (task, &q[block.clone()])).collect();
+        check(&work);
+    }
+    check(&[(&tasks[2].0, &tasks[2].1[7..16])]);
+    check(&[(&tasks[1].0, &tasks[1].1[39..])]);
+    let reversed: Vec<Question> = tasks[0].1.iter().rev().cloned().collect();
+    check(&[(&tasks[2].0, &tasks[2].1[..3]), (&tasks[0].0, &reversed)]);
+    check(&[(&tasks[0].0, &[])]);
+}
+
+/// Two candidates in turns in one engine give what each gives in an engine of its own, also when only some of the tensors
+/// are written, and when layers are repeated or left out in between.
+#[test]
+fn nothing_of_a_candidate_survives_it() {
+    let tasks = tasks(16);
+    let work = all(&tasks);
+    let names = ["models/tiny-maths-en", "models/tiny-spanish"];
+    let alone = names.map(|name| answers(&mut engine(name, EngineOptions::default()), &work));
+    assert_ne!(alone[0], alone[1]);
+    let checkpoints = names.map(open);
+    let mut both = engine("models/tiny-base", EngineOptions::default());
+    let layers = both.decoder().spec().layers.len();
+    let step = |layer| Step {
+        layer,
+        input_scale: 1.0,
+    };
+    for round in 0..2 {
+        for (checkpoint, alone) in checkpoints.iter().zip(&alone) {
+            set_weights(&mut both, checkpoint);
+            assert_eq!(answers(&mut both, &work), *alone, "round {round}");
+        }
+        // A child with its third layer twice, one with its last left out.
+        let repeated = [0, 1, 2, 2].into_iter().chain(3..layers).map(step).collect();
+        both.decoder_mut().set_path(repeated).unwrap();
+        assert_ne!(answers(&mut both, &work), alone[1]);
+        both.decoder_mut()
+            .set_path((0..layers - 1).map(step).collect())
+            .unwrap();
+        assert_ne!(answers(&mut both, &work), alone[1]);
+        both.decoder_mut().set_path((0..layers).map(step).collect()).unwrap();
+        // One tensor of the other candidate, and back.
+        let tensor = "model.layers.3.mlp.down_proj.weight";
+        for (checkpoint, same) in [(&checkpoints[0], false), (&checkpoints[1], true)] {
+            both.decoder_mut()
+                .set_tensor(tensor, &checkpoint.read_f32(tensor).unwrap())
+                .unwrap();
+            assert_eq!(answers(&mut both, &work) == alone[1], same);
+        }
+    }
+}
+
+/// `--kv-memory` bounds what is worked on at once; the answers are the same, and where not even one row fits, the error
+/// says what it takes.
+#[test]
+fn little_memory_is_smaller_batches_or_a_clear_error() {
+    let tasks = tasks(24);
+    let work = all(&tasks);
+    let expected = answers(&mut engine("models/tiny-maths-en", EngineOptions::default()), &work);
+    let with = |kv_memory_bytes| EngineOptions {
+        kv_memory_bytes,
+        ..EngineOptions::default()
+    };
+    let mut refused = 0;
+    for kilobytes in [64 << 10, 4096, 1024, 768, 512, 128, 1] {
+        let mut model = engine("models/tiny-maths-en", with(kilobytes << 10));
+        match eval::answer(&mut model, &work, &mut |_| {}) {
+            Ok(_) => assert_eq!(answers(&mut model, &work), expected, "{kilobytes} kB"),
+            Err(eval::Error::Model(error @ Error::KvMemory { .. })) => {
+                assert!(error.to_string().contains("--kv-memory"), "{error}");
+                refused += 1;
+            }
+            Err(error) => panic!("{kilobytes} kB: {error}"),
+        }
+    }
+    assert!((1..5).contains(&refused), "{refused} budgets were refused");
+}
