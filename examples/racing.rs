@@ -46,7 +46,9 @@ fn main() -> Result<()> {
     let parents = parents()?;
     let fresh = fresh_task(tmp.path())?;
 
-    println!("| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |");
+    println!(
+        "| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let (mut shares, mut differences) = (Vec::new(), Vec::new());
     for seed in 1..=seeds {
@@ -87,7 +89,11 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn parents() -> Result<Parents> {
     let mut parents = Parents::default();
-    for (name, dir) in [("base", "tiny-base"), ("maths", "tiny-maths-en"), ("spanish", "tiny-spanish")] {
+    for (name, dir) in [
+        ("base", "tiny-base"),
+        ("maths", "tiny-maths-en"),
+        ("spanish", "tiny-spanish"),
+    ] {
         parents.add(name, Checkpoint::open(&Path::new("models").join(dir))?)?;
     }
     Ok(parents)
@@ -108,9 +114,9 @@ fn fresh_task(dir: &Path) -> Result<Task> {
     };
     std::fs::write(dir.join("fresh.jsonl"), (0..FRESH).map(line).collect::<String>())?;
     let text = std::fs::read_to_string("evals/arith-es.yaml")?;
-    let text = ["search", "selection", "test"]
-        .iter()
-        .fold(text, |text, split| text.replace(&format!("data/arith-es-{split}.jsonl"), "fresh.jsonl"));
+    let text = ["search", "selection", "test"].iter().fold(text, |text, split| {
+        text.replace(&format!("data/arith-es-{split}.jsonl"), "fresh.jsonl")
+    });
     let file = dir.join("fresh.yaml");
     std::fs::write(&file, text)?;
     task(&file)
@@ -159,7 +165,12 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, dir: &Path) -> R
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let mut evaluator = evaluator(parents, task(Path::new("evals/arith-es.yaml"))?, limit, &dir.join("cache"))?;
+    let mut evaluator = evaluator(
+        parents,
+        task(Path::new("evals/arith-es.yaml"))?,
+        limit,
+        &dir.join("cache"),
+    )?;
     let plan = Plan {
         genome: Genome::Merge(Codec::new(&space, shape)?),
         warm_starts: Vec::new(),
