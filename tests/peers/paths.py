@@ -103,6 +103,7 @@ def main():
     parser.add_argument("--work", default=None)
     args = parser.parse_args()
     work = pathlib.Path(args.work or tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
     ids = torch.tensor([[(i * i * 7 + i * 13 + 5) % COMMON["vocab_size"] for i in range(48)]])
     text = work / "text.txt"
     text.write_text(" ".join(f"w{i}" for i in ids[0].tolist()))
