@@ -13,12 +13,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::chance::{Address, Stream};
-use super::domain::{Domain, Genotype};
+use super::coordinates::unit;
+use super::domain::{Domain, Gene, Genotype};
 use super::ledger::Answer;
 use super::path::{self, Slot};
 use super::ranking::{self, Ranking};
 use super::variation::Variation;
-use super::{Options, Outcome};
+use super::{Options, Outcome, Spread};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Genetic {
@@ -47,6 +48,10 @@ struct State {
     /// Hashes of the paths that have been answered for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     visited: BTreeSet<u64>,
+    /// Where the first paths are drawn, if the caller said where to begin: means and standard deviations. Half of all
+    /// layers in any order is no model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    around: Option<(Vec<f64>, Vec<f64>)>,
 }
 
 /// A genotype and everything that is known of its worth.
@@ -107,7 +112,7 @@ impl Genetic {
         let mut stream = Stream::at(self.params.seed, at);
         // Before anyone is known to work there is nothing to inherit.
         if parents.iter().all(|parent| parent.outcome == Outcome::Failed) {
-            return domain.sample(&mut stream);
+            return self.fresh(domain, &mut stream);
         }
         let mut child = self.child(domain, &mut stream);
         for _ in 0..ATTEMPTS {
@@ -118,6 +123,34 @@ impl Genetic {
             child = self.child(domain, &mut stream);
         }
         child
+    }
+
+    /// Begins a search of paths around a point; other genomes begin anywhere.
+    pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) {
+        if self.params.slots.is_empty() {
+            return;
+        }
+        let of_range = |part: &f64| {
+            let genes = domain.genes().iter();
+            genes.map(|gene| part * unit(gene)).collect()
+        };
+        let stds = match spread {
+            Spread::OfRange(part) => of_range(part),
+            Spread::OfGenes(stds) => stds.clone(),
+        };
+        self.state.around = Some((point.to_vec(), stds));
+    }
+
+    fn fresh(&self, domain: &Domain, stream: &mut Stream) -> Genotype {
+        let Some((mean, stds)) = &self.state.around else {
+            return domain.sample(stream);
+        };
+        let draw = |(i, gene): (usize, &Gene)| match gene {
+            Gene::Real { low, high } => (mean[i] + stds[i] * stream.normal()).clamp(*low, *high),
+            Gene::Choice { n: 2 } if mean[i].fract() != 0.0 => f64::from(u8::from(stream.chance(mean[i]))),
+            _ => gene.sample(stream),
+        };
+        domain.genes().iter().enumerate().map(draw).collect()
     }
 
     fn child(&self, domain: &Domain, stream: &mut Stream) -> Genotype {
@@ -185,8 +218,10 @@ impl Genetic {
 
     pub fn is_consistent(&self, domain: &Domain) -> bool {
         let n = domain.genes().len();
+        let around = self.state.around.as_ref();
         let fits = |slot: &Slot| slot.indicator.max(slot.scale.unwrap_or(0)) < n;
         self.params.slots.iter().all(fits)
+            && around.is_none_or(|(mean, stds)| mean.len() == n && stds.len() == n)
             && self.params.size >= 2
             && self.params.tournament >= 1
             && self.state.parents.iter().all(|p| p.genotype.len() == n)

@@ -384,9 +384,17 @@ impl Optimizer {
             Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => {
+            Algorithm::Genetic(it) => {
+                if let Spread::OfGenes(stds) = spread
+                    && stds.len() != genotype.len()
+                {
+                    let (expected, got) = (genotype.len(), stds.len());
+                    return Err(Error::GenotypeLength { expected, got });
+                }
+                it.start_at(&self.domain, genotype, spread);
                 self.inject([self.domain.nearest(genotype)])
             }
+            Algorithm::Nsga2(_) | Algorithm::Random(_) => self.inject([self.domain.nearest(genotype)]),
         }
     }
 

@@ -649,3 +649,86 @@ proptest! {
         }
     }
 }
+
+/// Twelve slots in three sources; fitness counts the slots that agree with a path that nobody knows.
+fn paths(seed: u64) -> (Optimizer, impl Fn(&[f64]) -> f64) {
+    let slot = |i: usize| Slot {
+        indicator: i,
+        scale: None,
+        source: i / 4,
+        layer: i % 4,
+        repeat: 0,
+    };
+    let options = Options {
+        population_size: Some(8),
+        path: (0..12).map(slot).collect(),
+        ..options(seed)
+    };
+    let domain = Domain::new(vec![Gene::Choice { n: 2 }; 12]).unwrap();
+    let target = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0];
+    let fitness = move |x: &[f64]| x.iter().zip(target).filter(|(x, t)| **x == *t).count() as f64;
+    (Optimizer::new(Kind::Genetic, domain, &options).unwrap(), fitness)
+}
+
+#[test]
+fn a_genetic_search_of_paths_finds_one_asks_nothing_twice_and_resumes() {
+    let (mut optimizer, fitness) = paths(1);
+    let first = run(&mut optimizer, 1, &fitness);
+    let mut seen: std::collections::BTreeSet<Vec<u64>> = first.iter().map(|x| bits(std::slice::from_ref(x))).collect();
+    for _ in 0..4 {
+        let asked = run(&mut optimizer, 1, &fitness);
+        for genotype in &asked {
+            assert!(
+                !seen.contains(&bits(std::slice::from_ref(genotype))),
+                "{genotype:?} again"
+            );
+        }
+        seen.extend(asked.iter().map(|x| bits(std::slice::from_ref(x))));
+    }
+    let mut resumed = Optimizer::from_json(&optimizer.to_json()).unwrap();
+    assert_eq!(resumed, optimizer);
+    let goes_on = run(&mut optimizer, 3, &fitness);
+    assert_eq!(bits(&run(&mut resumed, 3, &fitness)), bits(&goes_on));
+    let (mut whole, fitness) = paths(1);
+    assert!(evaluations_to(&mut whole, 12.0, 400, fitness).is_some());
+}
+
+#[test]
+fn paths_begin_around_the_start_and_slots_are_checked() {
+    let (mut optimizer, _) = paths(2);
+    let mut mean = vec![0.02; 12];
+    mean[..4].fill(0.98);
+    optimizer.start_at(&mean, &Spread::OfGenes(vec![1.0; 12])).unwrap();
+    let asks = optimizer.ask();
+    assert_eq!(
+        asks[0].genotype,
+        [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    );
+    let flips: f64 = asks
+        .iter()
+        .flat_map(|ask| ask.genotype.iter().zip(&mean))
+        .map(|(x, m)| (x - m.round()).abs())
+        .sum();
+    assert!(flips <= 8.0, "{flips} of 96 differ from the start");
+
+    let slot = Slot {
+        indicator: 0,
+        scale: Some(1),
+        source: 0,
+        layer: 0,
+        repeat: 0,
+    };
+    let options = Options {
+        path: vec![slot],
+        ..options(0)
+    };
+    let domain = Domain::new(vec![Gene::Choice { n: 2 }; 2]).unwrap();
+    let refused = Optimizer::new(Kind::Genetic, domain, &options);
+    assert!(matches!(
+        refused,
+        Err(Error::Slot {
+            indicator: 0,
+            scale: Some(1)
+        })
+    ));
+}

@@ -687,8 +687,8 @@ fitness:
             let genotype = with(
                 &codec,
                 &[
-                    ("run.spanish.l1.r1", 1.0),
-                    ("scale.spanish.l1.r1", 1.3),
+                    ("run.spanish.l1.r0", 1.0),
+                    ("scale.spanish.l1.r0", 1.3),
                     ("scale.first", 0.9),
                 ],
             );

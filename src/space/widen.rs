@@ -173,7 +173,7 @@ name: t
 models: {base: b, maths: m, spanish: s}
 base: base
 parameter_space:
-  method: [ties, task_arithmetic]
+  method: [ties, linear]
   layer_groups: 2
   modules: [attn, mlp, other]
   genes:
@@ -254,7 +254,7 @@ fitness:
         assert_eq!(narrow.encode(&full.decode(&whole)).unwrap(), genotype);
         assert_eq!(
             narrow.live(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
-            [true, true, true, false, false, true]
+            [true, true, true, false, false, false]
         );
 
         let wider = narrow.widened(&[true; 6]).unwrap();

@@ -231,9 +231,11 @@ fn an_exported_path_is_the_path_in_every_family() {
         let error = |export: f64| (export - direct).abs() / direct;
         let exported = error(run_export(&pair, true));
         assert!(exported <= 1e-4, "{name}: {exported:.1e}");
+        // Where embeddings are large or branches small, scales change little, but more than folding does.
+        let unscaled = error(run_export(&pair, false));
         assert!(
-            error(run_export(&pair, false)) > 1e-3,
-            "{name}: the scales change nothing here, so this test does not either"
+            unscaled > 10.0 * exported.max(1e-7),
+            "{name}: {unscaled:.1e} without scales, {exported:.1e} with them"
         );
         println!("{name:24} {exported:.1e}");
     }
