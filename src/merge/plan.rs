@@ -513,7 +513,9 @@ impl Chain<'_> {
         if let Some(measured) = stage.measured.get() {
             return Ok(measured);
         }
-        let measured = match self.cache {
+        let mut jobs = stage.layout.jobs.iter();
+        let whole = jobs.any(|job| job.operation.looks_at_the_whole_model());
+        let measured = match self.cache.filter(|_| whole) {
             None => Arc::new(self.measure(s)?),
             Some(cache) => {
                 let name = *blake3::hash(format!("measured {}", stage.digest).as_bytes()).as_bytes();
