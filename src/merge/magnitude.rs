@@ -1,8 +1,9 @@
 //! The exact k-th largest magnitude of a task vector, without a sort.
 //!
 //! For floats that are not negative the bit pattern orders as the value does. So a histogram over the upper half of the
-//! bits of |τ| says in which bin the k-th largest lies, and only that bin's entries are looked at again. Ties go to the
-//! lower index, which makes the order total and the cut exact for every k.
+//! bits of |τ| says in which bin the k-th largest lies, and one over the lower half of that bin's entries says its value.
+//! Ties go to the lower index, which makes the order total and the cut exact for every k; where they are cut in the middle,
+//! they are counted once more. No entry is copied, so memory does not grow with the tensor.
 
 use std::cmp::Reverse;
 
@@ -38,13 +39,37 @@ pub(crate) fn top(inputs: &Inputs<'_>, model: usize, base: usize, k: usize) -> C
         return Cut::Everything;
     }
     let pair = Inputs::new(vec![inputs.view(model), inputs.view(base)]);
-    let (bin, above) = bin_of(&histogram(&pair), k);
-    let mut entries = entries_in(&pair, bin..bin + 1);
-    let (_, (Reverse(bits), last), _) = entries.select_nth_unstable(k - above - 1);
-    Cut::At {
-        bits: *bits,
-        last: *last,
+    let (upper, above) = bin_of(&histogram(&pair), k);
+    let lower_bins = lower_histogram(&pair, upper as u32);
+    let (lower, above_too) = bin_of(&lower_bins, k - above);
+    let bits = (upper << 16 | lower) as u32;
+    let ties = k - above - above_too;
+    let last = match ties == lower_bins[lower] {
+        true => inputs.len() - 1,
+        false => place_of_tie(&pair, bits, ties),
+    };
+    Cut::At { bits, last }
+}
+
+/// The index of the `nth` entry of that magnitude, counted from 1.
+fn place_of_tie(pair: &Inputs<'_>, bits: u32, nth: usize) -> usize {
+    let is_tie = |(x, b): (&f32, &f32)| magnitude(*x, *b) == bits;
+    let counts = pair.each(|start, chunks, _| {
+        let ties: u32 = chunks[0].iter().zip(chunks[1]).map(|e| u32::from(is_tie(e))).sum();
+        (start, chunks[0].len(), ties as usize)
+    });
+    let mut before = 0;
+    for (start, len, ties) in counts {
+        if before + ties >= nth {
+            let place = pair.chunk(start, len, |chunks, _| {
+                let all = chunks[0].iter().zip(chunks[1]).enumerate();
+                all.filter(|(_, e)| is_tie(*e)).map(|(i, _)| i).nth(nth - before - 1)
+            });
+            return start + place.unwrap_or(len - 1);
+        }
+        before += ties;
     }
+    pair.len() - 1
 }
 
 /// The entries whose magnitudes lie in a range of bins.
@@ -195,6 +220,7 @@ impl Bracket {
     }
 }
 
+/// How many entries have which upper half.
 fn histogram(pair: &Inputs<'_>) -> Vec<usize> {
     let parts = pair.fold(
         || vec![0u32; BINS],
@@ -204,7 +230,28 @@ fn histogram(pair: &Inputs<'_>) -> Vec<usize> {
             }
         },
     );
-    let mut total = vec![0usize; BINS];
+    add(parts, BINS)
+}
+
+/// Of the entries with that upper half, how many have which lower half.
+fn lower_histogram(pair: &Inputs<'_>, upper: u32) -> Vec<usize> {
+    const LOWER_BINS: usize = 1 << 16;
+    let parts = pair.fold(
+        || vec![0u32; LOWER_BINS],
+        |bins, _, chunks, _| {
+            for (x, b) in chunks[0].iter().zip(chunks[1]) {
+                let bits = magnitude(*x, *b);
+                if bits >> 16 == upper {
+                    bins[(bits & 0xffff) as usize] += 1;
+                }
+            }
+        },
+    );
+    add(parts, LOWER_BINS)
+}
+
+fn add(parts: Vec<Vec<u32>>, bins: usize) -> Vec<usize> {
+    let mut total = vec![0usize; bins];
     for part in parts {
         for (t, p) in total.iter_mut().zip(part) {
             *t += p as usize;

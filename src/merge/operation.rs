@@ -177,10 +177,14 @@ pub fn cost_in_words(method: Method) -> &'static str {
         Della | DellaLinear => "three passes over the parents and a sort of each row",
         Pcb => "five passes over the whole model",
         Tsv | Knots => {
-            "singular value decompositions: minutes for 0.5B parameters; a search makes them once and multiplies then"
+            "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once"
         }
-        Opcm => "singular value decompositions: minutes for 0.5B parameters; a search makes them once for each alpha",
-        IsoC => "singular value decompositions: minutes for 0.5B parameters, again for each set of weights",
+        Opcm => {
+            "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once for each alpha"
+        }
+        IsoC => {
+            "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights"
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Cost {
     /// Bytes of parents that are read, each pass counted.
     pub read_bytes: u64,
     pub written_bytes: u64,
-    /// Most memory that one tensor needs beside the mapped parents: its result, and copies where a method makes them.
+    /// Most memory that one tensor needs: its mapped parents, copies where a method makes them, blocks on their way out.
     pub peak_bytes: u64,
     /// Floating point operations of singular value decompositions, roughly.
     pub spectral_flops: u64,
@@ -256,8 +256,10 @@ impl Plan {
                 } else {
                     0
                 };
-                cost.peak_bytes = cost.peak_bytes.max(4 * elements + copies);
-                if s + 1 == self.stages.len() {
+                let last = s + 1 == self.stages.len();
+                let result = if last { BLOCKS_BYTES } else { 4 * elements };
+                cost.peak_bytes = cost.peak_bytes.max(inputs + copies + result);
+                if last {
                     cost.written_bytes += output.size_bytes() as u64;
                 }
             }
@@ -314,6 +316,9 @@ fn spectral_flops(shape: &[usize], models: usize) -> u64 {
         _ => 0,
     }
 }
+
+/// Blocks of a tensor that wait, are computed or are written at one time.
+const BLOCKS_BYTES: u64 = 40 << 20;
 
 /// About what is measured of a whole model.
 const MEASURED_BYTES: usize = 1 << 10;
@@ -513,7 +518,9 @@ impl Chain<'_> {
         if let Some(measured) = stage.measured.get() {
             return Ok(measured);
         }
-        let measured = match self.cache {
+        let mut jobs = stage.layout.jobs.iter();
+        let whole = jobs.any(|job| job.operation.looks_at_the_whole_model());
+        let measured = match self.cache.filter(|_| whole) {
             None => Arc::new(self.measure(s)?),
             Some(cache) => {
                 let name = *blake3::hash(format!("measured {}", stage.digest).as_bytes()).as_bytes();
