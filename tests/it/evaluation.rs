@@ -145,7 +145,7 @@ fn nothing_of_a_candidate_survives_it() {
 }
 
 /// `--kv-memory` bounds what is worked on at once; the answers are the same, and where not even one row fits, the error
-/// says what it takes.
+/// says what it takes, and that is enough.
 #[test]
 fn little_memory_is_smaller_batches_or_a_clear_error() {
     let tasks = tasks(24);
@@ -155,17 +155,32 @@ fn little_memory_is_smaller_batches_or_a_clear_error() {
         kv_memory_bytes,
         ..EngineOptions::default()
     };
-    let mut refused = 0;
-    for kilobytes in [64 << 10, 4096, 1024, 768, 512, 128, 1] {
-        let mut model = engine("models/tiny-maths-en", with(kilobytes << 10));
-        match eval::answer(&mut model, &work, &mut |_| {}) {
-            Ok(_) => assert_eq!(answers(&mut model, &work), expected, "{kilobytes} kB"),
+    // What each refusal asks for is given, until nothing is refused any more.
+    let mut least = 1;
+    let mut refusals = 0;
+    loop {
+        match eval::answer(&mut engine("models/tiny-maths-en", with(least)), &work, &mut |_| {}) {
+            Ok(_) => break,
             Err(eval::Error::Model(error @ Error::KvMemory { .. })) => {
                 assert!(error.to_string().contains("--kv-memory"), "{error}");
-                refused += 1;
+                let Error::KvMemory {
+                    needed_bytes,
+                    limit_bytes,
+                    ..
+                } = error
+                else {
+                    unreachable!()
+                };
+                assert!(limit_bytes == least && needed_bytes > least, "{error}");
+                least = needed_bytes;
+                refusals += 1;
             }
-            Err(error) => panic!("{kilobytes} kB: {error}"),
+            Err(error) => panic!("{least} bytes: {error}"),
         }
     }
-    assert!((1..5).contains(&refused), "{refused} budgets were refused");
+    assert!((1..6).contains(&refusals), "{refusals} refusals");
+    for bytes in [least, least * 3 / 2, least * 7] {
+        let mut model = engine("models/tiny-maths-en", with(bytes));
+        assert_eq!(answers(&mut model, &work), expected, "{bytes} bytes");
+    }
 }
