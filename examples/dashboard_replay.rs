@@ -41,12 +41,14 @@ fn main() -> Result<()> {
     };
     let (receiver, clock) = dashboard::replay(records, speed);
     let mut asked = Vec::new();
-    let exit = dashboard::run(
-        &receiver,
-        appearance,
-        &|| clock.load(Ordering::Relaxed),
-        &mut |action| asked.push(action),
-    )?;
+    // Nobody fulfils wishes here, so there is never a word about them.
+    let (_no_notices, notices) = std::sync::mpsc::channel();
+    let feed = dashboard::Feed {
+        records: &receiver,
+        notices: &notices,
+        now_ms: &|| clock.load(Ordering::Relaxed),
+    };
+    let exit = dashboard::run(&feed, appearance, &mut |action| asked.push(action))?;
     writeln!(io::stdout(), "left: {exit:?}; asked for: {asked:?}")?;
     Ok(())
 }
