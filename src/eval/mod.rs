@@ -263,7 +263,7 @@ enum Choices {
     /// Each a template.
     Each(Vec<Template>),
     /// An expression that gives the list.
-    List(prompt::ListExpression),
+    List(Box<prompt::ListExpression>),
 }
 
 #[derive(Clone, Debug)]
@@ -891,7 +891,7 @@ impl Maker<'_> {
             }
             Some(ChoicesSpec::List(expression)) => {
                 let place = format!("{}: choices", self.task);
-                Choices::List(prompt::ListExpression::new(place, expression)?)
+                Choices::List(Box::new(prompt::ListExpression::new(place, expression)?))
             }
         })
     }
