@@ -49,8 +49,9 @@ fn weights(recipe: &Recipe) -> (f64, f64) {
     let Body::Models(models) = &recipe.result().body else {
         panic!("one set of layers")
     };
-    let weight = |i: usize| match &models[i].parameters["weight"] {
-        ParamValue::Number(w) => *w,
+    let weight = |i: usize| match models[i].parameters.get("weight") {
+        Some(ParamValue::Number(w)) => *w,
+        None => 0.5, // a swap of layers: half of each
         other => panic!("{other:?}"),
     };
     (weight(0), weight(1))

@@ -40,7 +40,7 @@ dtype: bfloat16
 
 
 def timed(command):
-    """Wall seconds and peak resident memory (MB) of a whole process."""
+    """Wall seconds, peak resident memory (MB) and processor seconds of a whole process."""
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     stderr = process.stderr.read()
@@ -48,7 +48,7 @@ def timed(command):
     seconds = time.monotonic() - start
     if status != 0:
         sys.exit(f"{command} failed:\n{stderr[-2000:]}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
 def plain(parents, out):
@@ -97,10 +97,11 @@ def main():
                     shutil.rmtree(f"{work}/out")
                 disk.append(plain([f"{models}/a", f"{models}/b"], f"{work}/plain"))
             median = lambda results, k: statistics.median(r[k] for r in results)
-            line = f"{method:8} heterosis {median(ours, 0):7.2f} s {median(ours, 1):6.0f} MB"
+            side = lambda results: f"{median(results, 0):7.2f} s ({median(results, 2):.2f} s of the processor) {median(results, 1):6.0f} MB"
+            line = f"{method:8} heterosis {side(ours)}"
             if theirs:
-                line += (f"   mergekit {median(theirs, 0):7.2f} s {median(theirs, 1):6.0f} MB"
-                         f"   {median(theirs, 0) / median(ours, 0):5.1f}x faster, {median(ours, 1) / median(theirs, 1):.2f} of the memory")
+                line += (f"   mergekit {side(theirs)}"
+                         f"   {median(theirs, 0) / median(ours, 0):5.1f}x faster ({median(theirs, 2) / median(ours, 2):.1f}x by the processor), {median(ours, 1) / median(theirs, 1):.2f} of the memory")
             line += f"   plain read of two and write of one {statistics.median(disk):.2f} s"
             print(line, flush=True)
     finally:
