@@ -44,7 +44,9 @@ fn main() -> Result<()> {
     let parents = parents()?;
     let fresh = fresh_task(tmp.path())?;
 
-    println!("| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |");
+    println!(
+        "| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let (mut shares, mut differences) = (Vec::new(), Vec::new());
     for seed in 1..=seeds {
@@ -100,9 +102,9 @@ fn fresh_task(dir: &Path) -> Result<Task> {
     };
     std::fs::write(dir.join("fresh.jsonl"), (0..FRESH).map(line).collect::<String>())?;
     let text = std::fs::read_to_string("evals/arith-es.yaml")?;
-    let text = ["search", "selection", "test"]
-        .iter()
-        .fold(text, |text, split| text.replace(&format!("data/arith-es-{split}.jsonl"), "fresh.jsonl"));
+    let text = ["search", "selection", "test"].iter().fold(text, |text, split| {
+        text.replace(&format!("data/arith-es-{split}.jsonl"), "fresh.jsonl")
+    });
     let file = dir.join("fresh.yaml");
     std::fs::write(&file, text)?;
     task(&file)
@@ -123,7 +125,12 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, dir: &Path) -> R
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let mut evaluator = evaluator(parents, task(Path::new("evals/arith-es.yaml"))?, limit, &dir.join("cache"))?;
+    let mut evaluator = evaluator(
+        parents,
+        task(Path::new("evals/arith-es.yaml"))?,
+        limit,
+        &dir.join("cache"),
+    )?;
     let plan = Plan {
         genome: Genome::Merge(Codec::new(&space, shape)?),
         warm_starts: Vec::new(),

@@ -15,7 +15,11 @@ use heterosis::{
 
 pub fn parents() -> Result<Parents> {
     let mut parents = Parents::default();
-    for (name, dir) in [("base", "tiny-base"), ("maths", "tiny-maths-en"), ("spanish", "tiny-spanish")] {
+    for (name, dir) in [
+        ("base", "tiny-base"),
+        ("maths", "tiny-maths-en"),
+        ("spanish", "tiny-spanish"),
+    ] {
         parents.add(name, Checkpoint::open(&Path::new("models").join(dir))?)?;
     }
     Ok(parents)
@@ -30,7 +34,12 @@ pub fn task(file: &Path) -> Result<Task> {
     Ok(Task::load(file, &options, &DataDirs::default())?)
 }
 
-pub fn evaluator<'a>(parents: &'a Parents, task: Task, limit: Option<usize>, cache: &Path) -> Result<MergeEvaluator<'a>> {
+pub fn evaluator<'a>(
+    parents: &'a Parents,
+    task: Task,
+    limit: Option<usize>,
+    cache: &Path,
+) -> Result<MergeEvaluator<'a>> {
     let start = std::time::Instant::now();
     Ok(MergeEvaluator::new(Resources {
         parents,

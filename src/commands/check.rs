@@ -221,7 +221,9 @@ fn check_space(file: &Path) -> Result<Findings> {
     eval::answer(&mut model_engine, &work, &mut |_| {})?;
     let answered: usize = sample.iter().map(|(_, asked)| asked.len()).sum();
     let racing = prepared.space.search.racing.as_ref();
-    let asked = racing.map_or(asked_in_all as f64, |racing| racing.mean_questions().min(asked_in_all as f64));
+    let asked = racing.map_or(asked_in_all as f64, |racing| {
+        racing.mean_questions().min(asked_in_all as f64)
+    });
     let candidate_seconds = clock().as_secs_f64() / answered.max(1) as f64 * asked;
     Ok(Findings {
         ok: true,

@@ -307,8 +307,14 @@ pub struct Racing {
 impl Racing {
     /// Questions that a candidate is asked on average: half of those that stand on a rung leave it.
     pub fn mean_questions(&self) -> f64 {
-        let steps = self.rungs.iter().scan(0, |below, n| Some(n - std::mem::replace(below, *n)));
-        steps.zip(0..).map(|(more, rung)| more as f64 / f64::from(1 << rung)).sum()
+        let steps = self
+            .rungs
+            .iter()
+            .scan(0, |below, n| Some(n - std::mem::replace(below, *n)));
+        steps
+            .zip(0..)
+            .map(|(more, rung)| more as f64 / f64::from(1 << rung))
+            .sum()
     }
 }
 
