@@ -283,7 +283,11 @@ fn words_of(complexity: Complexity) -> String {
         ..
     } = complexity;
     let decimals = decimals as f64 / (numbers - zeros).max(1) as f64;
-    let zeros = if zeros > 0 { format!(" ({zeros} of them 0)") } else { String::new() };
+    let zeros = if zeros > 0 {
+        format!(" ({zeros} of them 0)")
+    } else {
+        String::new()
+    };
     let place = match slices {
         0 => format!("for {sources} models"),
         1 => format!("for {sources} models in one slice"),

@@ -366,7 +366,11 @@ fn contest(run: &Run) -> Option<Picture> {
                 .replace("s-parent", "s-parent plain")
                 .replace("s-baseline", "s-baseline plain")
         );
-        let bold = if counts(&c.origin) && c.origin != Origin::Random { " bold" } else { "" };
+        let bold = if counts(&c.origin) && c.origin != Origin::Random {
+            " bold"
+        } else {
+            ""
+        };
         svg.text(
             (left - 62.0, y),
             Anchor::End,

@@ -67,8 +67,17 @@ fn without_parts(stage: &Stage, add: &mut Add<'_>) {
     let Body::Slices(slices) = &stage.body else { return };
     let base = stage.base_model.as_deref();
     for (i, slice) in slices.iter().enumerate() {
-        let others = |model: &str| slice.sources.iter().any(|s| s.model != model && Some(s.model.as_str()) != base);
-        for source in slice.sources.iter().filter(|s| Some(s.model.as_str()) != base && others(&s.model)) {
+        let others = |model: &str| {
+            slice
+                .sources
+                .iter()
+                .any(|s| s.model != model && Some(s.model.as_str()) != base)
+        };
+        for source in slice
+            .sources
+            .iter()
+            .filter(|s| Some(s.model.as_str()) != base && others(&s.model))
+        {
             let mut left = slices.clone();
             left[i].sources.retain(|s| s.model != source.model);
             let layers = source.layer_range.map_or(String::new(), in_words);
