@@ -100,7 +100,11 @@ pub fn write_gguf(
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let failed = |e| Error::write(out, e);
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is its owner's alone; this one stays, and is everybody's whom the umask lets.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.tempfile_in(folder).map_err(failed)?;
     let mut writer = BufWriter::new(file);
     let header = header(&metadata, &tensors);
     writer.write_all(&header).map_err(failed)?;

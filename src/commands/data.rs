@@ -314,7 +314,11 @@ fn sha256(text: &str) -> String {
 fn keep(out: &Path, text: &str) -> Result<()> {
     let dir = out.parent().context("a data file lies in a folder")?;
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
+    let mut builder = tempfile::Builder::new();
+    // Data in a shared cache is everybody's whom the umask lets.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.tempfile_in(dir)?;
     temporary.write_all(text.as_bytes())?;
     temporary.as_file().sync_all()?;
     temporary

@@ -34,6 +34,8 @@ pub fn show_messages(verbose: u8, quiet: bool) {
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && variable("NO_COLOR").is_none())
+        // A warning that cannot be written, since the terminal is gone, must not end a search.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .try_init();

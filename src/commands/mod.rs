@@ -110,6 +110,11 @@ fn print_if_read(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// A word on stderr, if anybody reads it.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// One JSON document on stdout, with the schema version first.
 fn print_json<T: Serialize>(document: &T) {
     #[derive(Serialize)]

@@ -346,7 +346,7 @@ fn go(
         None => Box::new(asking),
     };
     let control = Control::default();
-    install_signals(&control)?;
+    let hung_up = install_signals(&control)?;
     let (to_view, view) = mpsc::channel();
     let (to_log, log) = mpsc::channel();
     let over = AtomicBool::new(false);
@@ -373,7 +373,7 @@ fn go(
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
-        show(dir, view, &log, watch);
+        show(dir, view, &log, watch, &hung_up);
         let outcome = worker.join();
         over.store(true, Ordering::Relaxed);
         outcome
@@ -476,7 +476,7 @@ fn started(
 }
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
-fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions) {
+fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions, hung_up: &AtomicBool) {
     let mut lines = Lines::of_search(watch.log_format);
     let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
@@ -493,6 +493,7 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
             records: &view,
             notices: &notices,
             now_ms: &environment::now_ms,
+            hung_up,
         };
         let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
         drop(view);
@@ -502,7 +503,9 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
         }
         match shown {
             Ok(dashboard::Exit::Closed) => {
-                eprintln!("the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it");
+                super::say(format_args!(
+                    "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
+                ));
             }
             Ok(_) => {}
             Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
@@ -583,14 +586,16 @@ fn pass_requests_on(dir: &RunDir, control: &Control, over: &AtomicBool) {
     }
 }
 
-/// The first Ctrl-C or SIGTERM drains, the second ends at once; SIGHUP, a closed laptop, ends nothing.
-fn install_signals(control: &Control) -> Result<()> {
+/// The first Ctrl-C or SIGTERM drains, the second ends at once; SIGHUP, a closed laptop, ends nothing but the view, which
+/// the flag that is given back tells.
+fn install_signals(control: &Control) -> Result<Arc<AtomicBool>> {
     use signal_hook::{consts, flag};
     for signal in [consts::SIGINT, consts::SIGTERM] {
         // In this order: the first signal finds the flag unset, so only the second one exits.
         flag::register_conditional_shutdown(signal, 130, control.stop.clone())?;
         flag::register(signal, control.stop.clone())?;
     }
-    flag::register(consts::SIGHUP, Arc::new(AtomicBool::new(false)))?;
-    Ok(())
+    let hung_up = Arc::new(AtomicBool::new(false));
+    flag::register(consts::SIGHUP, hung_up.clone())?;
+    Ok(hung_up)
 }

@@ -2,14 +2,17 @@
 
 use std::{
     path::Path,
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        atomic::AtomicBool,
+        mpsc::{self, Receiver, Sender},
+    },
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use super::{Outcome, environment, print, print_if_read};
+use super::{Outcome, environment, print, print_if_read, say};
 use crate::{
     cli::{LogFormat, WatchArgs},
     dashboard::{self, Action, Feed, PlainLines},
@@ -51,6 +54,7 @@ pub fn watch(args: WatchArgs) -> Outcome {
         records: &records,
         notices: &notices,
         now_ms: &*now,
+        hung_up: &AtomicBool::new(false), // a viewer may end with its terminal
     };
     dashboard::run(&feed, environment::appearance(), &mut asked)?;
     exports.finish();
@@ -133,11 +137,11 @@ impl<'a> Exports<'a> {
     /// Waits for what was begun, and tells it once more where it stays.
     pub fn finish(self) {
         if self.running.iter().any(|export| !export.is_finished()) {
-            eprintln!("waiting for an export that was begun");
+            say("waiting for an export that was begun");
         }
         for export in self.running {
             match export.join() {
-                Ok(told) => eprintln!("{told}"),
+                Ok(told) => say(told),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }

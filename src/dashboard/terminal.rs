@@ -4,6 +4,7 @@
 //! back on return, on an error and on a panic.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub struct Feed<'a> {
     pub notices: &'a Receiver<String>,
     /// Wall clock, milliseconds since 1970.
     pub now_ms: &'a dyn Fn() -> u64,
+    /// Set when the terminal is gone (SIGHUP): nobody can press a key any more, and reading keys does not say so.
+    pub hung_up: &'a AtomicBool,
 }
 
 /// Shows a run until the reader leaves. Blocks; wishes go to `on_action`.
@@ -54,7 +57,8 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A terminal that is gone cannot be put back, and there is nobody to tell.
+        let _ = ratatui::try_restore();
     }
 }
 
@@ -74,6 +78,13 @@ fn attend(
         update(&mut model, Message::Tick { now_ms });
         if model.take_stale() {
             terminal.draw(|frame| draw(&model, frame))?;
+        }
+        if feed.hung_up.load(Ordering::Relaxed) {
+            return Ok(Exit::Closed);
+        }
+        // Whoever asked for the stop gets the terminal back when all is written.
+        if model.stopping && model.is_over() {
+            return Ok(Exit::Ended);
         }
         // A key is answered at once, a held key not faster than the frame rate.
         if !paced {

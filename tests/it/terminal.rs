@@ -107,6 +107,15 @@ impl Tmux {
         }
     }
 
+    /// Waits until no process holds the run.
+    fn released(&self) {
+        let (lock, start) = (fs::File::open(self.run.join("lock")).unwrap(), Instant::now());
+        while lock.try_lock().is_err() {
+            assert!(start.elapsed() < PATIENCE, "the process does not end");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
     fn goes_on(&self) {
         let (before, start) = (self.evals(), Instant::now());
         while self.evals() <= before {
@@ -249,7 +258,7 @@ fn the_first_interrupt_drains_the_second_aborts() {
     tmux.close();
 
     // Each candidate now takes longer than anybody waits.
-    slow_space(dir.path(), 600.0);
+    slow_space(dir.path(), 60.0);
     tmux.start(80, 24, &tmux.heterosis("resume"));
     tmux.sees("evals");
     tmux.key("C-c");
@@ -281,17 +290,7 @@ fn a_closed_laptop_kills_nothing() {
         assert_eq!(tmux.status()["state"], "running");
         fs::write(run.join("stop-request"), "").unwrap();
         tmux.is("paused");
-        // The lock goes when the process has ended.
-        let start = Instant::now();
-        while fs::read_to_string(run.join("journal.jsonl"))
-            .unwrap()
-            .matches("run_stopped")
-            .count()
-            < 1 + usize::from(leave)
-        {
-            assert!(start.elapsed() < PATIENCE, "it does not end");
-            sleep(Duration::from_millis(50));
-        }
+        tmux.released();
         if !leave {
             tmux.start(80, 24, &tmux.heterosis("resume"));
             tmux.sees("evals");
