@@ -35,7 +35,10 @@ pub struct Best {
     pub id: String,
     pub fitness: f64,
     pub stderr: f64,
+    /// For `compare`; scripts rely on the fields above and below.
+    #[serde(skip)]
     pub n: usize,
+    #[serde(skip)]
     pub tasks: Vec<TaskScore>,
     pub recipe: serde_json::Value,
 }
