@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -483,7 +484,7 @@ fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &Wa
         let (mut exports, notices) = Exports::new(dir);
         let mut asked = |action: Action| match action {
             Action::Abort => {
-                ratatui::restore();
+                dashboard::restore();
                 std::process::exit(130);
             }
             Action::RequestExport { id } => exports.begin(id),

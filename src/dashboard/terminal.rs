@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use crossterm::event::{self, Event as Input};
 use ratatui::DefaultTerminal;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use super::{Action, Appearance, Message, Model, draw, update};
 use crate::event::Record;
@@ -57,9 +61,15 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        // A terminal that is gone cannot be put back, and there is nobody to tell.
-        let _ = ratatui::try_restore();
+        restore();
     }
+}
+
+/// Gives the terminal back as it was, its cursor too; for those who leave without a return.
+pub fn restore() {
+    // A terminal that is gone cannot be put back, and there is nobody to tell.
+    let _ = ratatui::try_restore();
+    let _ = crossterm::execute!(io::stdout(), crossterm::cursor::Show);
 }
 
 fn attend(
@@ -90,11 +100,34 @@ fn attend(
         if !paced {
             thread::sleep(FRAME);
         }
-        paced = !event::poll(FRAME)?;
+        let Some(has_input) = wait_for_input()? else {
+            return Ok(Exit::Closed);
+        };
+        paced = !has_input;
         if let Some(exit) = take_input(&mut model, on_action)? {
             return Ok(exit);
         }
     }
+}
+
+/// Waits a frame for input; `None` when the terminal is gone. A library that reads keys would read for ever, and find
+/// nothing.
+fn wait_for_input() -> io::Result<Option<bool>> {
+    let stdin = io::stdin();
+    let mut watched = [PollFd::new(&stdin, PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(FRAME.subsec_nanos()),
+    };
+    match poll(&mut watched, Some(&timeout)) {
+        Ok(_) => {}
+        // A new size of the window is told by a signal.
+        Err(Errno::INTR) => return Ok(Some(true)),
+        Err(e) => return Err(e.into()),
+    }
+    let seen = watched[0].revents();
+    let is_gone = seen.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+    Ok((!is_gone).then(|| seen.contains(PollFlags::IN)))
 }
 
 fn take_records(model: &mut Model, records: &Receiver<Record>) {

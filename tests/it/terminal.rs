@@ -260,7 +260,7 @@ fn the_first_interrupt_drains_the_second_aborts() {
     // Each candidate now takes longer than anybody waits.
     slow_space(dir.path(), 60.0);
     tmux.start(80, 24, &tmux.heterosis("resume"));
-    tmux.sees("evals");
+    tmux.sees("scoring");
     tmux.key("C-c");
     tmux.sees("stopping");
     tmux.key("C-c");
