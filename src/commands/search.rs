@@ -4,7 +4,6 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     fs,
-    io::Write,
     path::{Path, PathBuf},
     sync::{
         Arc,

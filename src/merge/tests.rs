@@ -597,10 +597,8 @@ fn message(text: &str, models: &Models) -> String {
         Ok(plan) => plan,
         Err(e) => return e.to_string(),
     };
-    let all = 0..plan.outputs().len();
-    let merged = all
-        .map(|i| plan.compute(i, models).map(|_| ()))
-        .collect::<Result<(), _>>();
+    let mut all = 0..plan.outputs().len();
+    let merged = all.try_for_each(|i| plan.compute(i, models).map(|_| ()));
     merged.map_err(|e| e.to_string()).err().unwrap_or_default()
 }
 

@@ -10,6 +10,7 @@ use crate::{
 
 /// The genes of a search, or of one of its stages.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a run has one or two of these
 pub enum Genome {
     Merge(Codec),
     /// Bare genes: a command scores the numbers.

@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn estimates_are_unbiased() {
         let pool = seasoned(300);
-        let right = |i: usize| i % 3 == 0 || (i % 3 == 1 && i % 2 == 0) || i % 30 == 2;
+        let right = |i: usize| i.is_multiple_of(3) || (i % 3 == 1 && i.is_multiple_of(2)) || i % 30 == 2;
         let truth = (0..300).filter(|i| right(*i)).count() as f64 / 300.0;
         for rung in 0..2 {
             let estimates: Vec<f64> = (0..2000)

@@ -554,10 +554,9 @@ fn unfolded(fold: Fold, parameters: &Parameters) -> Option<f64> {
             };
             entries.iter().map(number).collect()
         };
+        type Entry = (Option<String>, f64);
         let (a, b) = (numbers(a)?, numbers(parameters)?);
-        let same = |(x, y): (&(Option<String>, f64), &(Option<String>, f64))| {
-            x.0 == y.0 && (x.1 - y.1).abs() <= 1e-9 * y.1.abs()
-        };
+        let same = |(x, y): (&Entry, &Entry)| x.0 == y.0 && (x.1 - y.1).abs() <= 1e-9 * y.1.abs();
         Some(a.len() == b.len() && a.iter().zip(&b).all(same))
     };
     (near(&folded(fold, g)) == Some(true)).then_some(g)
