@@ -25,7 +25,7 @@ use crate::{
     cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
     dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
-    event::{self, Event, Origin, Record},
+    event::{self, Event, Record},
     model::{DecoderSpec, decoder, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
@@ -543,7 +543,7 @@ impl<'a> BestFile<'a> {
 
     fn see(&mut self, record: &Record) {
         match &record.event {
-            Event::CandidateScored(candidate) if candidate.origin != Origin::Parent => {
+            Event::CandidateScored(candidate) if event::run::competes(candidate) => {
                 let Ok(recipe) = serde_json::from_value(candidate.recipe.clone()) else {
                     return;
                 };
@@ -598,4 +598,32 @@ fn install_signals(control: &Control) -> Result<Arc<AtomicBool>> {
     let hung_up = Arc::new(AtomicBool::new(false));
     flag::register(consts::SIGHUP, hung_up.clone())?;
     Ok(hung_up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a race a candidate that left after two dozen questions can have the highest score of all: `best.yaml` held it.
+    #[test]
+    fn the_best_file_ignores_who_left_a_race_early() {
+        let text = "name: t\nmodels: {base: b, maths: m}\nbase: base\nparameter_space: {method: ties, genes: {weight: \
+                    [0.0, 1.0]}}\nfitness: {tasks: [t]}\n";
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let mut best = BestFile::new(&dir, &space);
+        for (id, fitness, eliminated) in [("stays", 0.5, false), ("leaves", 0.9, true)] {
+            let recipe = crate::search::verbatim("maths");
+            let candidate = serde_json::json!({
+                "schema_version": 1, "seq": 0, "time_ms": 0, "event": "candidate_scored", "id": id, "origin": "search",
+                "generation": 0, "genotype": [], "recipe": recipe, "recipe_digest": "", "fitness": fitness, "stderr": 0.0,
+                "n": 1, "tasks": [], "eliminated": eliminated, "cached": false, "generated_tokens": 0, "merge_ms": 0,
+                "evaluation_ms": 0
+            });
+            best.see(&serde_json::from_value(candidate).unwrap());
+        }
+        let written = fs::read_to_string(dir.best()).unwrap();
+        assert!(written.contains("stays") && !written.contains("leaves"), "{written}");
+    }
 }

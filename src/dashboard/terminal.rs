@@ -4,6 +4,7 @@
 //! back on return, on an error and on a panic.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
@@ -51,7 +52,8 @@ pub struct Feed<'a> {
 /// **Errors**: the terminal's own, such as a terminal that is gone; the run is not the dashboard's and goes on.
 pub fn run(feed: &Feed<'_>, appearance: Appearance, on_action: &mut dyn FnMut(Action)) -> io::Result<Exit> {
     // Also installs a panic hook that restores the terminal before the message is printed.
-    let mut terminal = ratatui::try_init()?;
+    // Never dropped: its own end tells a cursor that it cannot show to stderr, and panics where that is gone too.
+    let mut terminal = ManuallyDrop::new(ratatui::try_init()?);
     let _restored = Restored;
     let model = Model::new(appearance, (feed.now_ms)());
     attend(&mut terminal, feed, model, on_action)
