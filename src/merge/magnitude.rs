@@ -1,15 +1,16 @@
 //! The exact k-th largest magnitude of a task vector, without a sort.
 //!
-//! For floats that are not negative the bit pattern orders as the value does. So a histogram over the upper half of the
-//! bits of |τ| says in which bin the k-th largest lies, and one over the lower half of that bin's entries says its value.
-//! Ties go to the lower index, which makes the order total and the cut exact for every k; where they are cut in the middle,
-//! they are counted once more. No entry is copied, so memory does not grow with the tensor.
+//! For floats that are not negative the bit pattern orders as the value does. A sample says between which two magnitudes
+//! the k-th largest almost surely lies; one pass counts what is above and collects the few between, among which it is then
+//! selected. Where the sample was wrong, or too many entries are equal, a histogram over the upper half of the bits of |τ|
+//! says in which bin the k-th largest lies, and one over the lower half of that bin's entries says its value. Ties go to the
+//! lower index, which makes the order total and the cut exact for every k, whatever the sample was.
 
 use std::cmp::Reverse;
 
 use rayon::prelude::*;
 
-use super::view::Inputs;
+use super::view::{CHUNK, Inputs};
 
 /// Where the largest k entries end: kept are larger bits, and equal ones up to index `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,31 +40,159 @@ pub(crate) fn top(inputs: &Inputs<'_>, model: usize, base: usize, k: usize) -> C
         return Cut::Everything;
     }
     let pair = Inputs::new(vec![inputs.view(model), inputs.view(base)]);
-    let (upper, above) = bin_of(&histogram(&pair), k);
-    let lower_bins = lower_histogram(&pair, upper as u32);
+    let between = bracket_of_sample(&pair, k);
+    between
+        .and_then(|(low, high)| select(&pair, low, high, k))
+        .unwrap_or_else(|| by_histograms(&pair, k))
+}
+
+/// Tensors with fewer entries are not sampled.
+const LEAST_SAMPLED: usize = 1 << 16;
+/// One entry in so many is in the sample.
+const SAMPLED: usize = 64;
+/// Entries of a sample that lie together: reading one reads its neighbours.
+const TOGETHER: usize = 16;
+/// Entries between the two magnitudes in one thread's million that are worth collecting.
+const MOST_COLLECTED: usize = 100_000;
+
+/// Bits of two magnitudes, low < high, between which the k-th largest lies unless the sample is a rare one.
+fn bracket_of_sample(pair: &Inputs<'_>, k: usize) -> Option<(u32, u32)> {
+    let n = pair.len();
+    if n < LEAST_SAMPLED || u32::try_from(n).is_err() {
+        return None;
+    }
+    let mut sample = Vec::with_capacity(n / SAMPLED + TOGETHER);
+    for start in (0..n - TOGETHER).step_by(SAMPLED * TOGETHER) {
+        let mut entries = [[0.0f32; TOGETHER]; 2];
+        let [x, b] = &mut entries;
+        let (x, b) = (pair.view(0).chunk(start, x), pair.view(1).chunk(start, b));
+        sample.extend(x.iter().zip(b).map(|(x, b)| magnitude(*x, *b)));
+    }
+    let size = sample.len() as f64;
+    let share = k as f64 / n as f64;
+    // Four standard deviations of the sampled rank.
+    let doubt = 4.0 * (size * share * (1.0 - share)).sqrt() + 6.0;
+    let mut at = |rank: f64| {
+        let rank = (rank as usize).min(sample.len() - 1);
+        *sample.select_nth_unstable_by(rank, |a, b| b.cmp(a)).1
+    };
+    let high = match share * size - doubt {
+        rank if rank < 0.0 => u32::MAX,
+        rank => at(rank) + 1,
+    };
+    let low = match share * size + doubt {
+        rank if rank >= size - 1.0 => 0,
+        rank => at(rank),
+    };
+    Some((low, high))
+}
+
+/// The cut, if the k-th largest has bits in `low..high` and not too many others do.
+fn select(pair: &Inputs<'_>, low: u32, high: u32, k: usize) -> Option<Cut> {
+    let is_one_value = high - low == 1;
+    let parts = pair.fold(Between::default, |part, start, chunks, _| {
+        let mut bits = [0u32; CHUNK];
+        let bits = &mut bits[..chunks[0].len()];
+        for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
+            *bits = magnitude(*x, *b);
+        }
+        part.count(start, bits, low, high);
+        if !is_one_value {
+            part.collect(start, bits, low, high);
+        }
+    });
+    let sum = |of: fn(&Between) -> usize| parts.iter().map(of).sum::<usize>();
+    let rank = k.checked_sub(sum(|p| p.above) + 1)?;
+    if rank >= sum(|p| p.between) {
+        return None;
+    }
+    if is_one_value {
+        let last = place_of_tie(pair, low, rank + 1, parts.into_iter().flat_map(|p| p.chunks));
+        return Some(Cut::At { bits: low, last });
+    }
+    if parts.iter().any(|p| p.found.len() < p.between) {
+        return None;
+    }
+    let mut found = Vec::with_capacity(sum(|p| p.between));
+    parts.iter().for_each(|p| found.extend_from_slice(&p.found));
+    let (_, packed, _) = found.select_nth_unstable(rank);
+    Some(Cut::At {
+        bits: !((*packed >> 32) as u32),
+        last: (*packed & u64::from(u32::MAX)) as usize,
+    })
+}
+
+/// What some neighbouring chunks hold above and between two magnitudes.
+#[derive(Default)]
+struct Between {
+    above: usize,
+    between: usize,
+    /// Of each chunk: its first element, its length, and how many lie between.
+    chunks: Vec<(usize, usize, usize)>,
+    /// Places in the order as one number each, unless they are too many: the bits turned over, then the index.
+    found: Vec<u64>,
+}
+
+impl Between {
+    fn count(&mut self, start: usize, bits: &[u32], low: u32, high: u32) {
+        let [above, not_below] =
+            [high, low].map(|least| bits.iter().map(|b| u32::from(*b >= least)).sum::<u32>() as usize);
+        self.above += above;
+        self.between += not_below - above;
+        self.chunks.push((start, bits.len(), not_below - above));
+    }
+
+    fn collect(&mut self, start: usize, bits: &[u32], low: u32, high: u32) {
+        if self.between > MOST_COLLECTED {
+            return;
+        }
+        // No branch: whatever is not between is written over by the next.
+        let (mut found, mut count) = ([0u64; CHUNK + 1], 0);
+        for (i, bits) in bits.iter().enumerate() {
+            found[count.min(CHUNK)] = u64::from(!bits) << 32 | (start + i) as u64;
+            count += usize::from(bits.wrapping_sub(low) < high - low);
+        }
+        self.found.extend_from_slice(&found[..count]);
+    }
+}
+
+/// The same from nothing but counts; memory does not grow with the tensor.
+fn by_histograms(pair: &Inputs<'_>, k: usize) -> Cut {
+    let (upper, above) = bin_of(&histogram(pair), k);
+    let lower_bins = lower_histogram(pair, upper as u32);
     let (lower, above_too) = bin_of(&lower_bins, k - above);
     let bits = (upper << 16 | lower) as u32;
     let ties = k - above - above_too;
     let last = match ties == lower_bins[lower] {
-        true => inputs.len() - 1,
-        false => place_of_tie(&pair, bits, ties),
+        true => pair.len() - 1,
+        false => place_of_tie(pair, bits, ties, self::ties(pair, bits)),
     };
     Cut::At { bits, last }
 }
 
-/// The index of the `nth` entry of that magnitude, counted from 1.
-fn place_of_tie(pair: &Inputs<'_>, bits: u32, nth: usize) -> usize {
-    let is_tie = |(x, b): (&f32, &f32)| magnitude(*x, *b) == bits;
-    let counts = pair.each(|start, chunks, _| {
-        let ties: u32 = chunks[0].iter().zip(chunks[1]).map(|e| u32::from(is_tie(e))).sum();
+/// How many entries of that magnitude each chunk has, with its first element and its length.
+fn ties(pair: &Inputs<'_>, bits: u32) -> Vec<(usize, usize, usize)> {
+    pair.each(|start, chunks, _| {
+        let is_tie = |(x, b): (&f32, &f32)| u32::from(magnitude(*x, *b) == bits);
+        let ties: u32 = chunks[0].iter().zip(chunks[1]).map(is_tie).sum();
         (start, chunks[0].len(), ties as usize)
-    });
+    })
+}
+
+/// The index of the `nth` entry of that magnitude, counted from 1; `ties` as of [`ties`].
+fn place_of_tie(
+    pair: &Inputs<'_>,
+    bits: u32,
+    nth: usize,
+    ties: impl IntoIterator<Item = (usize, usize, usize)>,
+) -> usize {
     let mut before = 0;
-    for (start, len, ties) in counts {
+    for (start, len, ties) in ties {
         if before + ties >= nth {
             let place = pair.chunk(start, len, |chunks, _| {
                 let all = chunks[0].iter().zip(chunks[1]).enumerate();
-                all.filter(|(_, e)| is_tie(*e)).map(|(i, _)| i).nth(nth - before - 1)
+                let equal = all.filter(|(_, (x, b))| magnitude(**x, **b) == bits);
+                equal.map(|(i, _)| i).nth(nth - before - 1)
             });
             return start + place.unwrap_or(len - 1);
         }
@@ -400,6 +529,28 @@ mod tests {
             .collect();
         for k in [1, 2999, 150_000, 299_999] {
             assert_eq!(by_cut(&values, k).0, by_sorting(&values, k));
+        }
+    }
+
+    /// Enough entries for a sample, with few values, a value in each place, and one value for nearly all.
+    #[test]
+    fn a_sampled_cut_is_exact() {
+        let scattered = |i: u32| i.wrapping_mul(2_654_435_761) ^ (i >> 7);
+        let few = |i: u32| [0.0f32, 0.25, -0.25, 0.5, -1.0][scattered(i) as usize % 5];
+        let many = |i: u32| scattered(i) as f32 / 1e9 - 2.0;
+        let one = |i: u32| if i % 1000 == 7 { many(i) } else { 0.125 };
+        let odd = |i: u32| if i < 150_000 { 0.001 } else { many(i) }; // what a sample of neighbours gets wrong
+        for of in [&few as &dyn Fn(u32) -> f32, &many, &one, &odd] {
+            let values: Vec<f32> = (0..200_003).map(of).collect();
+            let zeros = vec![0.0; values.len()];
+            let inputs = Inputs::new(vec![View::F32(&values), View::F32(&zeros)]);
+            for k in [1, 100, 60_001, 100_000, 140_000, 200_002] {
+                for cut in [top(&inputs, 0, 1, k), by_histograms(&inputs, k)] {
+                    let mut kept = values.clone();
+                    cut.keep(0, &mut kept);
+                    assert!(kept == by_sorting(&values, k), "k {k}");
+                }
+            }
         }
     }
 

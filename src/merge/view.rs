@@ -32,7 +32,7 @@ impl<'a> View<'a> {
     }
 
     /// Elements `start..start + scratch.len()`, widened into `scratch` unless they are f32 already.
-    fn chunk<'s>(&self, start: usize, scratch: &'s mut [f32]) -> &'s [f32]
+    pub(super) fn chunk<'s>(&self, start: usize, scratch: &'s mut [f32]) -> &'s [f32]
     where
         'a: 's,
     {

@@ -5,5 +5,6 @@
 mod data_flow;
 mod evaluation;
 mod program;
+mod racing;
 mod terminal;
 mod tidy;

@@ -3,17 +3,19 @@
 //! that nobody has seen.
 //!
 //! ```text
-//! cargo run --release --example racing -- --seeds 5
+//! cargo run --release --example racing -- tiny --seeds 5
+//! cargo run --release --example racing -- simulated --seeds 12 --genes 24
 //! ```
 //!
-//! Prints a Markdown table, a row a seed; `docs/reproductions.md` has one.
+//! `simulated` needs no model: the same loop searches landscapes whose truth is known. Prints Markdown tables;
+//! `docs/reproductions.md` has them.
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use heterosis::{
     eval::{Task, stats},
-    event::{Budget, Event, Record, RunStarted},
+    event::{Budget, Event, Record},
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Genome, Parents, Plan, run},
     space::{Codec, Fold, Racing, Shape, Space},
@@ -22,28 +24,38 @@ use heterosis::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+mod land;
 #[allow(dead_code)] // the trainer uses the rest
-#[path = "train_family/language.rs"]
+#[path = "../train_family/language.rs"]
 mod language;
 #[allow(dead_code)]
-#[path = "train_family/problems.rs"]
+#[path = "../train_family/problems.rs"]
 mod problems;
+mod simulated;
+#[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 
 use tiny_family::{evaluator, examine, parents, task};
 
-const EVALS: u64 = 150;
 const QUESTIONS: usize = 200;
 const FRESH: usize = 5000;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
     let after = |flag: &str| args.iter().position(|a| a == flag).and_then(|i| args.get(i + 1));
-    let seeds: u64 = after("--seeds").map_or(Ok(5), |n| n.parse())?;
-    let tmp = tempfile::tempdir()?;
-    let parents = parents()?;
-    let fresh = fresh_task(tmp.path())?;
+    let number = |flag: &str, default: u64| after(flag).map_or(Ok(default), |n| n.parse());
+    let (seeds, tmp) = (number("--seeds", 5)?, tempfile::tempdir()?);
+    match args.get(1).map(String::as_str) {
+        Some("tiny") => tiny(seeds, number("--evals", 400)?, tmp.path()),
+        Some("simulated") => simulate(seeds, number("--genes", 24)? as usize, tmp.path()),
+        _ => bail!("say tiny or simulated"),
+    }
+}
 
+/// Pairs of searches on the tiny family: the same number of candidates, other questions.
+fn tiny(seeds: u64, evals: u64, dir: &Path) -> Result<()> {
+    let parents = parents()?;
+    let fresh = fresh_task(dir)?;
     println!(
         "| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |"
     );
@@ -51,15 +63,15 @@ fn main() -> Result<()> {
     let (mut shares, mut differences) = (Vec::new(), Vec::new());
     for seed in 1..=seeds {
         let search = |racing: Option<Racing>| -> Result<(usize, Vec<f64>)> {
-            let dir = tmp.path().join(format!("{seed}-{}", racing.is_some()));
+            let dir = dir.join(format!("{seed}-{}", racing.is_some()));
             std::fs::create_dir(&dir)?;
-            let (answers, winner) = search(&parents, seed, racing, &dir)?;
+            let (answers, winner) = search(&parents, seed, racing, evals, &dir)?;
             let mut evaluator = evaluator(&parents, fresh.clone(), None, &dir.join("fresh-cache"))?;
             let exam = evaluator.search_exam()?;
             Ok((answers, examine(&mut evaluator, &winner, &exam)?))
         };
-        let (all, of_all) = search(None)?;
         let (raced, of_raced) = search(Some(Racing::default()))?;
+        let (all, of_all) = search(None)?;
         let share = raced as f64 / all as f64;
         let gap: Vec<f64> = of_raced.iter().zip(&of_all).map(|(a, b)| a - b).collect();
         println!(
@@ -78,6 +90,32 @@ fn main() -> Result<()> {
         100.0 * median(&mut shares),
         100.0 * median(&mut differences)
     );
+    Ok(())
+}
+
+/// How far the mean of a search gets in truth, by the number of its candidates; means over landscapes.
+fn simulate(seeds: u64, genes: usize, dir: &Path) -> Result<()> {
+    println!("| candidates | answers, all asked everything | raced | gain of accuracy, all | raced |");
+    println!("|---|---|---|---|---|");
+    for evals in [60, 120, 240, 480, 960, 1600] {
+        let mut rows: [Vec<(f64, f64)>; 2] = Default::default();
+        for seed in 1..=seeds {
+            let land = simulated::land(genes, seed);
+            let start = simulated::truth(&land, &vec![0.5; genes]);
+            for (rows, racing) in rows.iter_mut().zip([None, Some(Racing::default())]) {
+                let found = simulated::search(&land, genes, evals, racing, seed, dir)?;
+                rows.push((found.answers as f64, 100.0 * (found.truth - start)));
+            }
+        }
+        let mean = |k: usize, of: fn(&(f64, f64)) -> f64| stats::mean(&rows[k].iter().map(of).collect::<Vec<_>>());
+        println!(
+            "| {evals} | {:.0} | {:.0} | {:+.1} | {:+.1} |",
+            mean(0, |r| r.0),
+            mean(1, |r| r.0),
+            mean(0, |r| r.1),
+            mean(1, |r| r.1)
+        );
+    }
     Ok(())
 }
 
@@ -111,10 +149,10 @@ fn fresh_task(dir: &Path) -> Result<Task> {
 }
 
 /// Runs one search; gives the answers that it took, up to the final, and its winner.
-fn search(parents: &Parents, seed: u64, racing: Option<Racing>, dir: &Path) -> Result<(usize, Recipe)> {
+fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir: &Path) -> Result<(usize, Recipe)> {
     let mut space = Space::read(Path::new("search-spaces/demo.yaml"))?;
     space.search.seed = seed;
-    space.search.evals = EVALS;
+    space.search.evals = evals;
     space.finale.finalists = 4;
     space.finale.selection.limit = Some(400);
     space.finale.test.limit = Some(10); // read elsewhere
@@ -135,7 +173,7 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, dir: &Path) -> R
         genome: Genome::Merge(Codec::new(&space, shape)?),
         warm_starts: Vec::new(),
         budget: Budget {
-            evals: Some(EVALS),
+            evals: Some(evals),
             duration_ms: None,
         },
         finish: false,
@@ -150,18 +188,10 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, dir: &Path) -> R
         now_ms: &|| 0,
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ())?;
+    let mut chronicle = Chronicle::open(journal, records, simulated::started(), clock, &|_| ())?;
     run(&plan, &mut evaluator, &mut chronicle, &Control::default())?;
     let records = read(&path)?;
     Ok((answers_of_search(&records), winner(&records)?))
-}
-
-fn started() -> RunStarted {
-    serde_json::from_value(serde_json::json!({
-        "name": "racing", "engine_version": "", "seed": 0, "space_digest": "", "budget": {}, "models": [], "tasks": [],
-        "optimizer": "", "genes": [], "population": 0, "device": "cpu", "dtype": "f32"
-    }))
-    .expect("plain data")
 }
 
 fn answers_of_search(records: &[Record]) -> usize {

@@ -1,0 +1,156 @@
+//! A search of a landscape whose truth is known ([`Land`]), question by question, through the very loop that real searches run.
+
+use std::{collections::HashSet, ops::Range, path::Path, sync::Arc, time::Duration};
+
+use heterosis::{
+    event::{Answer, Budget, Progress, RunStarted},
+    search::{Catalogue, Chronicle, Clock, Control, Evaluation, Evaluator, Exam, ExamTask, Genome, Plan, Sitting, run},
+    space::{GeneSpec, Racing, Space},
+    store::Journal,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::land::Land;
+
+/// Questions of the search; as many others choose among the finalists.
+pub const QUESTIONS: usize = 250;
+/// Questions that say what is true of a candidate.
+const TRUTH: Range<usize> = 2 * QUESTIONS..2 * QUESTIONS + 3500;
+
+/// What a search asked and how good its mean is in truth.
+pub struct Found {
+    pub answers: usize,
+    pub truth: f64,
+}
+
+struct Answering<'a> {
+    land: &'a Land,
+    seed: u64,
+    /// Candidates and questions, as each was answered for once.
+    asked: HashSet<(u64, usize)>,
+    mean: Option<Vec<f64>>,
+}
+
+impl Evaluator for Answering<'_> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(Progress)) -> Result<Evaluation, String> {
+        let task = &sitting.exam.tasks[0];
+        let chances = self.land.chances(sitting.genotype, 0..2 * QUESTIONS);
+        let offset = if sitting.exam.split == "search" { 0 } else { QUESTIONS };
+        let bits = sitting.genotype.iter().fold(self.seed, |hash, x| {
+            (hash ^ x.to_bits()).wrapping_mul(0x0000_0100_0000_01B3)
+        });
+        if sitting.id == "mean" {
+            self.mean = Some(sitting.genotype.to_vec());
+        } else if offset == 0 {
+            self.asked.extend(task.items.iter().map(|item| (bits, *item)));
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(bits);
+        let draws: Vec<f64> = (0..2 * QUESTIONS).map(|_| random.random()).collect();
+        let answer = |item: &usize| Answer {
+            q: task.catalogue.ids[*item].clone(),
+            out: String::new(),
+            got: String::new(),
+            gold: String::new(),
+            score: f64::from(u8::from(draws[offset + item] < chances[offset + item])),
+            finish: "eos".into(),
+            language_ok: true,
+            tokens: 1,
+        };
+        Ok(Evaluation {
+            answers: vec![(format!("{bits:x}"), task.items.iter().map(answer).collect())],
+            ..Evaluation::default()
+        })
+    }
+}
+
+pub fn land(genes: usize, seed: u64) -> Land {
+    Land::new(genes, TRUTH.end, seed)
+}
+
+/// The accuracy that is never asked for.
+pub fn truth(land: &Land, genotype: &[f64]) -> f64 {
+    land.truth(genotype, TRUTH)
+}
+
+/// Searches with so many candidates.
+pub fn search(
+    land: &Land,
+    genes: usize,
+    evals: u64,
+    racing: Option<Racing>,
+    seed: u64,
+    dir: &Path,
+) -> anyhow::Result<Found> {
+    let names: Vec<String> = (0..genes).map(|i| format!("x{i}: [0.0, 1.0]")).collect();
+    let text = format!(
+        "name: simulated\ngenes: {{{}}}\nfitness: {{command: [none]}}\nsearch: {{seed: {seed}}}\nfinal: {{finalists: 1}}\n",
+        names.join(", ")
+    );
+    let mut space = Space::parse(Path::new("simulated.yaml"), &text)?;
+    space.search.racing = racing;
+    let exam = |split: &str, n: usize| Exam {
+        split: split.into(),
+        tasks: vec![ExamTask {
+            index: 0,
+            split: split.into(),
+            task: "simulated".into(),
+            lang: "en".into(),
+            weight: 1.0,
+            is_likelihood: false,
+            catalogue: Arc::new(Catalogue {
+                ids: (0..n).map(|i| format!("{split}/{i}")).collect(),
+                lengths: vec![1; n],
+            }),
+            items: (0..n).collect(),
+        }],
+    };
+    let specs = space.genes.iter().map(|(name, gene)| GeneSpec {
+        name: name.clone(),
+        kind: gene.kind(),
+    });
+    let plan = Plan {
+        genome: Genome::Bare(specs.collect()),
+        warm_starts: Vec::new(),
+        budget: Budget {
+            evals: Some(evals),
+            duration_ms: None,
+        },
+        finish: false,
+        search: exam("search", QUESTIONS),
+        selection: exam("selection", QUESTIONS),
+        test: Exam {
+            split: "test".into(),
+            tasks: Vec::new(),
+        }, // there is no parent to compare with
+        space,
+    };
+    let mut answering = Answering {
+        land,
+        seed,
+        asked: HashSet::new(),
+        mean: None,
+    };
+    let path = dir.join("journal.jsonl");
+    let _ = std::fs::remove_file(&path);
+    let (journal, records) = Journal::open(&path)?;
+    let clock = Clock {
+        now_ms: &|| 0,
+        sleep: &|_: Duration| (),
+    };
+    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ())?;
+    run(&plan, &mut answering, &mut chronicle, &Control::default())?;
+    let mean = answering.mean.ok_or_else(|| anyhow::anyhow!("no mean was scored"))?;
+    Ok(Found {
+        answers: answering.asked.len(),
+        truth: truth(land, &mean),
+    })
+}
+
+pub fn started() -> RunStarted {
+    serde_json::from_value(serde_json::json!({
+        "name": "racing", "engine_version": "", "seed": 0, "space_digest": "", "budget": {}, "models": [], "tasks": [],
+        "optimizer": "", "genes": [], "population": 0, "device": "cpu", "dtype": "f32"
+    }))
+    .expect("plain data")
+}
