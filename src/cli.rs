@@ -41,7 +41,7 @@ pub enum Command {
     Merge(MergeArgs),
     /// Score one model on tasks.
     Eval(EvalArgs),
-    /// Extract and score stored outputs again, without a model.
+    /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
     /// Continue prompts greedily, in one batch.
     Generate(GenerateArgs),
@@ -257,16 +257,18 @@ pub struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub struct RescoreArgs {
-    /// Lines with `output` and `gold`, as `eval --answers` writes them.
+    /// Lines with `output` and `gold`, as `eval --answers` writes them; or the directory of a run.
+    #[arg(value_name = "ANSWERS.jsonl|DIR")]
     pub answers_in: PathBuf,
-    /// Built-in task or task file; without it each line's own `task` counts.
+    /// Built-in task or task file; without it each line's own `task` counts, or the run's own tasks.
     #[arg(long, value_name = "TASK")]
     pub task: Option<String>,
     /// Language; without it each line's own `lang` counts.
     #[arg(long)]
     pub lang: Option<String>,
-    #[arg(long, value_enum, default_value = "parity")]
-    pub profile: ProfileArg,
+    /// How to judge [default: parity; for a run, as the run did].
+    #[arg(long, value_enum)]
+    pub profile: Option<ProfileArg>,
     /// Write each line with its extractions.
     #[arg(long, value_name = "OUT.jsonl")]
     pub answers: Option<PathBuf>,

@@ -41,7 +41,8 @@ pub enum Event {
     PhaseStarted {
         phase: Phase,
     },
-    /// Live only, not journalled: work on a candidate has begun.
+    /// Work on a candidate has begun. Live only, unless others are out at the same time: then it is journalled, so that a
+    /// resumed run repeats the order in which candidates were asked for and answered.
     CandidateStarted {
         id: String,
         origin: Origin,

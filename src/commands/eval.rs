@@ -109,6 +109,10 @@ pub fn eval(args: EvalArgs) -> Outcome {
 }
 
 pub fn rescore(args: RescoreArgs) -> Outcome {
+    if args.answers_in.is_dir() {
+        return super::rescore::rescore(&args);
+    }
+    let profile = profile(args.profile.unwrap_or(ProfileArg::Parity));
     let clock = environment::stopwatch();
     let name = args.answers_in.display();
     let text = std::fs::read_to_string(&args.answers_in).with_context(|| format!("cannot read the answers {name}"))?;
@@ -127,7 +131,7 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     }
     let options = TaskOptions {
         lang: args.lang.clone(),
-        profile: profile(args.profile),
+        profile,
         ..TaskOptions::default()
     };
     let outcome = rescore::rescore(stored, &tasks, &options, &environment::data_dirs())?;
@@ -142,7 +146,7 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     }
     let scores = Scores {
         model: None,
-        profile: profile(args.profile).to_string(),
+        profile: profile.to_string(),
         tasks: outcome.scores,
         elapsed_ms: clock().as_millis() as u64,
         generated_tokens: 0,

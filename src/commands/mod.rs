@@ -15,6 +15,7 @@ mod merge;
 mod models;
 mod perplexity;
 mod report;
+mod rescore;
 mod search;
 mod simplify;
 mod status;

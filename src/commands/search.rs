@@ -26,6 +26,7 @@ use crate::{
     dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Record},
+    merge::TensorSource,
     model::{DecoderSpec, decoder, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
@@ -113,6 +114,16 @@ impl Prepared {
         for (name, recipe) in codec.baselines() {
             crate::merge::Plan::new(&recipe, &parents)
                 .with_context(|| format!("the models do not fit each other ({name})"))?;
+        }
+        for (name, recipe) in codec.baselines() {
+            let has_its_vocabulary = |model: &str| parents.vocab(model) == parents.vocab(&space.tokenizer);
+            if takes_another_tokenizer(&recipe, &space.tokenizer, &has_its_vocabulary) {
+                bail!(
+                    "models.{0}: the child is to take the tokenizer of '{0}', but in a recipe '{0}' is a word of its own, \
+                     and {name} would be given another vocabulary; give this model another short name",
+                    space.tokenizer
+                );
+            }
         }
         let warm_starts = warm_starts(&space, &codec)?;
         Ok(Self {
@@ -233,6 +244,15 @@ pub fn fitness_tasks(reference: &TaskRef) -> Result<Vec<FitnessTask>> {
         });
     }
     Ok(tasks)
+}
+
+/// Whether a recipe that names the model `tokenizer` as its tokenizer's source says something else by it: `base` means
+/// `base_model` there, or else the first model, and `union` all of them. Where vocabularies are the same, so are children.
+fn takes_another_tokenizer(recipe: &Recipe, tokenizer: &str, has_its_vocabulary: &dyn Fn(&str) -> bool) -> bool {
+    let stage = recipe.result();
+    matches!(stage.tokenizer_source.as_deref(), Some("base" | "union"))
+        && stage.donor() != tokenizer
+        && !stage.models().into_iter().all(has_its_vocabulary)
 }
 
 /// The recipes that the space says to start from.
@@ -603,6 +623,22 @@ fn install_signals(control: &Control) -> Result<Arc<AtomicBool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A model with the short name `base` gave its tokenizer to no merge without a base: `linear` took the first model's.
+    #[test]
+    fn a_short_name_that_is_a_word_of_recipes_is_no_trap() {
+        let recipe = |text: &str| crate::recipe::read::parse(Path::new("r.yaml"), text).unwrap();
+        let linear = "merge_method: linear\nmodels: [{model: maths}, {model: spanish}]\nparameters: {weight: 1}\n";
+        let named = recipe(&format!("{linear}tokenizer_source: base\n"));
+        assert!(takes_another_tokenizer(&named, "base", &|model| model == "maths"));
+        assert!(!takes_another_tokenizer(&named, "base", &|_| true));
+        assert!(!takes_another_tokenizer(&named, "maths", &|_| false));
+        let other = recipe(&format!("{linear}tokenizer_source: spanish\n"));
+        assert!(!takes_another_tokenizer(&other, "spanish", &|_| false));
+        let ties =
+            "merge_method: ties\nbase_model: base\nmodels: [{model: maths}]\nparameters: {weight: 1, density: 1}\n";
+        assert!(!takes_another_tokenizer(&recipe(ties), "base", &|_| false));
+    }
 
     /// In a race a candidate that left after two dozen questions can have the highest score of all: `best.yaml` held it.
     #[test]

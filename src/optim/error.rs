@@ -40,6 +40,9 @@ pub enum Error {
     )]
     Slot { indicator: usize, scale: Option<usize> },
 
+    #[error("competition is a number from 0 upwards, and the genetic algorithm's alone; {optimizer} was given {value}")]
+    Competition { optimizer: &'static str, value: f64 },
+
     #[error("a genotype of this domain has {expected} genes, this one has {got}")]
     GenotypeLength { expected: usize, got: usize },
 

@@ -4,6 +4,9 @@
 //! parents are asked for again with every generation, because a parent that was merely lucky would otherwise stay for
 //! ever; and every score is shrunk towards the population's mean by how little is known of it.
 //!
+//! Where the caller says what each individual answers, competition and attraction (`attraction.rs`) can take the place
+//! of tournaments and of survival by fitness.
+//!
 //! Genomes that hold a path (`path.rs`) have operators of their own, and a memory: a path that has been answered for is
 //! not asked for again as a child, as long as drawing again finds another.
 
@@ -12,6 +15,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::attraction::{self, Answered, Niches};
 use super::chance::{Address, Stream};
 use super::coordinates::unit;
 use super::domain::{Domain, Gene, Genotype};
@@ -38,6 +42,12 @@ struct Params {
     /// Empty when the genomes hold no path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     slots: Vec<Slot>,
+    /// Above 0 where individuals compete for questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    competition: Option<f64>,
+    /// Where each gene lies in the order of layers; only for competition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    places: Vec<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +75,9 @@ struct Individual {
     count: f64,
     sum: f64,
     squares: f64,
+    /// The newest answers; only for competition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<Answered>,
 }
 
 const DEFAULT_SIZE: usize = 20;
@@ -73,8 +86,14 @@ const TOURNAMENT: usize = 2;
 const ATTEMPTS: usize = 10;
 
 impl Genetic {
-    pub fn new(_: &Domain, options: &Options) -> Self {
+    pub fn new(domain: &Domain, options: &Options) -> Self {
+        let competition = options.competition.filter(|alpha| *alpha > 0.0);
         let params = Params {
+            competition,
+            places: match competition {
+                Some(_) => attraction::places(&options.groups, domain.genes().len()),
+                None => Vec::new(),
+            },
             seed: options.seed,
             size: options.population_size.unwrap_or(DEFAULT_SIZE),
             tournament: TOURNAMENT,
@@ -114,13 +133,14 @@ impl Genetic {
         if parents.iter().all(|parent| parent.outcome == Outcome::Failed) {
             return self.fresh(domain, &mut stream);
         }
-        let mut child = self.child(domain, &mut stream);
+        let niches = self.niches();
+        let mut child = self.child(domain, niches.as_ref(), &mut stream);
         for _ in 0..ATTEMPTS {
             let known = parents.iter().any(|parent| parent.genotype == child) || self.has_visited(&child);
             if !known {
                 break;
             }
-            child = self.child(domain, &mut stream);
+            child = self.child(domain, niches.as_ref(), &mut stream);
         }
         child
     }
@@ -153,9 +173,32 @@ impl Genetic {
         domain.genes().iter().enumerate().map(draw).collect()
     }
 
-    fn child(&self, domain: &Domain, stream: &mut Stream) -> Genotype {
-        let (a, b) = (self.select(stream), self.select(stream));
+    /// What each parent that was scored gets of the questions; `None` without competition, and where there are no
+    /// questions that all of them have answered.
+    fn niches(&self) -> Option<Niches> {
+        let competition = self.params.competition?;
+        let answers: Vec<&[Answered]> = self.scored().map(|parent| parent.answers.as_slice()).collect();
+        Niches::new(&answers, competition)
+    }
+
+    fn scored(&self) -> impl Iterator<Item = &Individual> {
+        self.state.parents.iter().filter(|p| p.outcome != Outcome::Failed)
+    }
+
+    fn child(&self, domain: &Domain, niches: Option<&Niches>, stream: &mut Stream) -> Genotype {
         let Params { variation, slots, .. } = &self.params;
+        if let Some(niches) = niches {
+            let scored: Vec<&Individual> = self.scored().collect();
+            let (a, b) = niches.pair(stream);
+            let (a, b) = (scored[a].genotype.as_slice(), scored[b].genotype.as_slice());
+            let mut child = attraction::mixture(domain, &self.params.places, a, b, stream);
+            if !slots.is_empty() {
+                return path::child_of(variation, domain, slots, (a, b), child, stream);
+            }
+            variation.mutate(domain, &mut child, stream);
+            return child;
+        }
+        let (a, b) = (self.select(stream), self.select(stream));
         match slots.as_slice() {
             [] => variation.child(domain, &a.genotype, &b.genotype, stream),
             slots => path::child(variation, domain, slots, &a.genotype, &b.genotype, stream),
@@ -200,9 +243,13 @@ impl Genetic {
         let mut pool = std::mem::take(&mut self.state.parents);
         for answer in batch {
             match pool.iter_mut().find(|known| known.genotype == answer.genotype) {
-                Some(known) => known.learn(&answer.outcome),
+                Some(known) => known.learn(answer),
                 None => pool.push(Individual::new(answer)),
             }
+        }
+        if let Some(survivors) = self.survivors(&pool) {
+            self.state.parents = survivors;
+            return;
         }
         let costs = if self.params.reevaluates_parents {
             shrunk_costs(&pool)
@@ -216,12 +263,25 @@ impl Genetic {
         self.state.parents = survivors;
     }
 
+    /// By competition, those that were scored best first, then the failed; `None` as in [`Self::niches`].
+    fn survivors(&self, pool: &[Individual]) -> Option<Vec<Individual>> {
+        let competition = self.params.competition?;
+        let (failed, scored): (Vec<&Individual>, Vec<&Individual>) =
+            pool.iter().partition(|i| i.outcome == Outcome::Failed);
+        let answers: Vec<&[Answered]> = scored.iter().map(|i| i.answers.as_slice()).collect();
+        let names: Vec<u64> = scored.iter().map(|i| i.id).collect();
+        let order = attraction::survivors(&answers, &names, competition, self.params.size)?;
+        let survivors = order.into_iter().map(|i| scored[i]).chain(failed);
+        Some(survivors.take(self.params.size).cloned().collect())
+    }
+
     pub fn is_consistent(&self, domain: &Domain) -> bool {
         let n = domain.genes().len();
         let around = self.state.around.as_ref();
         let fits = |slot: &Slot| slot.indicator.max(slot.scale.unwrap_or(0)) < n;
         self.params.slots.iter().all(fits)
             && around.is_none_or(|(mean, stds)| mean.len() == n && stds.len() == n)
+            && (self.params.competition.is_none() || self.params.places.len() == n)
             && self.params.size >= 2
             && self.params.tournament >= 1
             && self.state.parents.iter().all(|p| p.genotype.len() == n)
@@ -247,14 +307,16 @@ impl Individual {
             count: 0.0,
             sum: 0.0,
             squares: 0.0,
+            answers: Vec::new(),
         };
-        new.learn(&answer.outcome);
+        new.learn(answer);
         new
     }
 
-    fn learn(&mut self, outcome: &Outcome) {
-        self.outcome = outcome.clone();
-        if let Some(cost) = outcome.cost() {
+    fn learn(&mut self, answer: &Answer) {
+        self.outcome = answer.outcome.clone();
+        self.answers.clone_from(&answer.answers);
+        if let Some(cost) = self.outcome.cost() {
             self.count += 1.0;
             self.sum += cost;
             self.squares += cost * cost;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chance::Address;
 use super::domain::Genotype;
-use super::{Ask, Outcome};
+use super::{Answered, Ask, Outcome};
 
 /// A candidate that waits for its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ pub struct Pending {
     pub address: Address,
     /// Handed in from outside, not drawn by the algorithm.
     pub injected: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answered>,
 }
 
 /// A candidate and its result.
@@ -25,6 +27,9 @@ pub struct Answer {
     pub genotype: Genotype,
     pub injected: bool,
     pub outcome: Outcome,
+    /// In the order of questions; empty where nobody said what it answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answered>,
 }
 
 impl Answer {
@@ -62,7 +67,12 @@ impl Ledger {
     }
 
     pub fn inject(&mut self, genotypes: impl IntoIterator<Item = Genotype>) {
-        self.queue.extend(genotypes);
+        for genotype in genotypes {
+            // The same candidate twice teaches nothing.
+            if !self.queue.contains(&genotype) {
+                self.queue.push_back(genotype);
+            }
+        }
     }
 
     pub fn hand_out(&mut self, address: Address, genotype: Genotype, injected: bool) -> Ask {
@@ -77,8 +87,21 @@ impl Ledger {
             ask: ask.clone(),
             address,
             injected,
+            answers: Vec::new(),
         });
         ask
+    }
+
+    /// Notes what a candidate answered, in the order of questions; false when it is not out.
+    pub fn observe(&mut self, id: u64, mut answers: Vec<Answered>) -> bool {
+        let Ok(at) = self.pending.binary_search_by_key(&id, |pending| pending.ask.id) else {
+            return false;
+        };
+        // What is no number is nothing either.
+        answers.iter_mut().for_each(|a| a.score = a.score.max(0.0));
+        answers.sort_by_key(|a| a.question);
+        self.pending[at].answers = answers;
+        true
     }
 
     pub fn has_started(&self) -> bool {
@@ -98,7 +121,12 @@ impl Ledger {
         let Ok(at) = self.pending.binary_search_by_key(&id, |pending| pending.ask.id) else {
             return false;
         };
-        let Pending { ask, address, injected } = self.pending.remove(at);
+        let Pending {
+            ask,
+            address,
+            injected,
+            answers,
+        } = self.pending.remove(at);
         // What a run that has been given up asked for comes too late to teach its successor anything.
         if address.restart == present_restart {
             self.answered.push(Answer {
@@ -107,6 +135,7 @@ impl Ledger {
                 genotype: ask.genotype,
                 injected,
                 outcome,
+                answers,
             });
         }
         true

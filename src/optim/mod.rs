@@ -11,10 +11,11 @@
 //! | CMA-ES: active, IPOP/BIPOP restarts, learning-rate adaptation, diagonal variant | `cma_es.rs` | real |
 //! | CMA-ES with margin | `margin.rs` | real, whole numbers |
 //! | CatCMA with margin | `cat_cma.rs` | any |
-//! | genetic algorithm | `genetic.rs` | any |
+//! | genetic algorithm, by tournaments or by competition and attraction (`attraction.rs`) | `genetic.rs` | any |
 //! | NSGA-II, for several objectives | `nsga2.rs` | any |
 //! | random search | `random.rs` | any |
 
+mod attraction;
 mod cat_cma;
 mod chance;
 mod cma_es;
@@ -39,6 +40,7 @@ mod variation;
 
 use serde::{Deserialize, Serialize};
 
+pub use attraction::Answered;
 pub use domain::{Domain, Gene, Genotype};
 pub use error::Error;
 pub use gaussian::CovarianceModel;
@@ -229,6 +231,14 @@ pub struct Options {
     /// The slots of the path that the genomes hold, in order, for the genetic algorithm's operators; empty for none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Slot>,
+    /// How much less a question is worth to each of those who get it right, the more of them there are: the exponent α of
+    /// `attraction.rs`, for the genetic algorithm. `None` or 0: individuals compete by their fitness alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub competition: Option<f64>,
+    /// For each gene the layer group that it belongs to, if it does, for mixing genomes up to a split point; empty for
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Option<usize>>,
 }
 
 impl Default for Options {
@@ -242,6 +252,8 @@ impl Default for Options {
             learning_rate_adaptation: false,
             objectives: 1,
             path: Vec::new(),
+            competition: None,
+            groups: Vec::new(),
         }
     }
 }
@@ -355,6 +367,16 @@ impl Optimizer {
                 });
             }
         }
+        if let Some(value) = options.competition
+            && !(kind == Kind::Genetic && value.is_finite() && value >= 0.0)
+        {
+            let optimizer = kind.name();
+            return Err(Error::Competition { optimizer, value });
+        }
+        if !options.groups.is_empty() && options.groups.len() != domain.genes().len() {
+            let (expected, got) = (domain.genes().len(), options.groups.len());
+            return Err(Error::GenotypeLength { expected, got });
+        }
         let algorithm = match kind {
             Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
             Kind::CmaEsMargin if domain.has_choices() => Algorithm::CatCma(CatCma::new(&domain, options)),
@@ -434,6 +456,17 @@ impl Optimizer {
             .iter()
             .map(|pending| pending.ask.clone())
             .collect()
+    }
+
+    /// Says, before its result is told, what a candidate that is out made of each question; scores below 0 are nothing.
+    /// Only competition and attraction look at it, and only at questions that all whom they compare have answered.
+    ///
+    /// **Errors**: an id that is not out.
+    pub fn observe(&mut self, id: u64, answers: Vec<Answered>) -> Result<(), Error> {
+        match self.ledger.observe(id, answers) {
+            true => Ok(()),
+            false => Err(Error::UnknownCandidate { id }),
+        }
     }
 
     /// Takes results, in any order and any portions. When a generation is complete, the algorithm learns from it.

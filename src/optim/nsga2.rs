@@ -291,6 +291,7 @@ mod tests {
                 genotype: vec![id as f64],
                 injected: false,
                 outcome,
+                answers: Vec::new(),
             },
             2,
         )

@@ -64,6 +64,29 @@ pub fn child(
     if child != a {
         cross_slots(slots, &mut child, a, b, stream);
     }
+    edited(variation, domain, slots, child, stream)
+}
+
+/// A child of two parents whose other genes have been mixed already.
+pub fn child_of(
+    variation: &Variation,
+    domain: &Domain,
+    slots: &[Slot],
+    (a, b): (&[f64], &[f64]),
+    mut child: Genotype,
+    stream: &mut Stream,
+) -> Genotype {
+    cross_slots(slots, &mut child, a, b, stream);
+    edited(variation, domain, slots, child, stream)
+}
+
+fn edited(
+    variation: &Variation,
+    domain: &Domain,
+    slots: &[Slot],
+    mut child: Genotype,
+    stream: &mut Stream,
+) -> Genotype {
     if stream.chance(0.5) {
         variation.mutate(domain, &mut child, stream);
         return child;

@@ -732,3 +732,115 @@ fn paths_begin_around_the_start_and_slots_are_checked() {
         })
     ));
 }
+
+/// Two needles: forty questions need the first four genes to be right, twenty the last four.
+fn niches(x: &[f64]) -> Vec<Answered> {
+    let is_right = |genes: &[f64]| genes.iter().all(|g| (g - 0.8).abs() < 0.1);
+    let (first, second) = (is_right(&x[..4]), is_right(&x[4..]));
+    let answer = |question: u32| Answered {
+        question,
+        score: f64::from(u8::from(if question < 40 { first } else { second })),
+        weight: 1.0,
+    };
+    (0..60).map(answer).collect()
+}
+
+fn mating(competition: Option<f64>, seed: u64) -> Optimizer {
+    let options = Options {
+        population_size: Some(10),
+        noisy: true,
+        competition,
+        groups: [Some(0), Some(1)].iter().flat_map(|group| [*group; 4]).collect(),
+        ..options(seed)
+    };
+    let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }; 8]).unwrap();
+    let mut optimizer = Optimizer::new(Kind::Genetic, domain, &options).unwrap();
+    let specialist = |low: f64, high: f64| [[low; 4], [high; 4]].concat();
+    optimizer.inject([specialist(0.8, 0.1), specialist(0.1, 0.8)]).unwrap();
+    optimizer
+}
+
+/// One generation; gives who was asked, the parents first.
+fn generation(optimizer: &mut Optimizer, observed: bool) -> Vec<Genotype> {
+    let asks = optimizer.ask();
+    for ask in &asks {
+        let answers = niches(&ask.genotype);
+        let score = answers.iter().map(|a| a.score).sum::<f64>() / 60.0;
+        if observed {
+            optimizer.observe(ask.id, answers).unwrap();
+        }
+        optimizer.tell(&[(ask.id, Outcome::from_score(score))]).unwrap();
+    }
+    asks.into_iter().map(|ask| ask.genotype).collect()
+}
+
+/// A specialist of few questions is worth less than any double of the other one, and is lost without competition.
+#[test]
+fn attraction_keeps_both_niches_and_combines_them() {
+    const SEEDS: u64 = 40;
+    let outcome = |competition: Option<f64>| {
+        let (mut kept, mut combined) = (0, 0);
+        for seed in 0..SEEDS {
+            let mut optimizer = mating(competition, seed);
+            let last = (0..8).map(|_| generation(&mut optimizer, true)).last().unwrap();
+            let right = |question: usize| last.iter().any(|x| niches(x)[question].score > 0.0);
+            kept += u64::from(right(0) && right(59));
+            let both = |x: &Genotype| niches(x).iter().all(|a| a.score > 0.0);
+            combined += u64::from(last.iter().any(both));
+        }
+        (kept, combined)
+    };
+    let (plain, attracted) = (outcome(None), outcome(Some(1.0)));
+    assert!(attracted.0 >= 36 && attracted.1 >= 30, "{attracted:?} of {SEEDS}");
+    assert!(plain.0 <= 20 && plain.1 <= 15, "{plain:?} of {SEEDS}");
+}
+
+#[test]
+fn without_competition_or_answers_mating_is_by_tournaments() {
+    let trace = |competition: Option<f64>, observed: bool| {
+        let mut optimizer = mating(competition, 3);
+        let seen: Vec<Genotype> = (0..6).flat_map(|_| generation(&mut optimizer, observed)).collect();
+        bits(&seen)
+    };
+    let plain = trace(None, false);
+    assert_eq!(trace(Some(0.0), true), plain);
+    assert_eq!(trace(Some(1.0), false), plain);
+    assert_ne!(trace(Some(1.0), true), plain);
+    for (kind, competition) in [(Kind::Random, 1.0), (Kind::Genetic, -1.0), (Kind::Genetic, f64::NAN)] {
+        let options = Options {
+            competition: Some(competition),
+            ..options(0)
+        };
+        let refused = Optimizer::new(kind, boxed(2), &options);
+        assert!(matches!(refused, Err(Error::Competition { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn attraction_goes_on_where_it_was_saved() {
+    let mut whole = mating(Some(1.0), 4);
+    let expected: Vec<Genotype> = (0..6).flat_map(|_| generation(&mut whole, true)).collect();
+    let mut first = mating(Some(1.0), 4);
+    let mut seen: Vec<Genotype> = (0..3).flat_map(|_| generation(&mut first, true)).collect();
+    // Saved while the answers of one candidate are known, and its result is not.
+    let asks = first.ask();
+    first.observe(asks[0].id, niches(&asks[0].genotype)).unwrap();
+    assert!(matches!(
+        first.observe(999, Vec::new()),
+        Err(Error::UnknownCandidate { id: 999 })
+    ));
+    let mut second = Optimizer::from_json(&first.to_json()).unwrap();
+    assert_eq!(second, first);
+    for ask in second.pending() {
+        let answers = niches(&ask.genotype);
+        let score = answers.iter().map(|a| a.score).sum::<f64>() / 60.0;
+        if ask.id != asks[0].id {
+            second.observe(ask.id, answers).unwrap();
+        }
+        second.tell(&[(ask.id, Outcome::from_score(score))]).unwrap();
+    }
+    seen.extend(asks.into_iter().map(|ask| ask.genotype));
+    seen.extend((0..2).flat_map(|_| generation(&mut second, true)));
+    assert_eq!(bits(&seen), bits(&expected));
+    assert_eq!(second.to_json(), whole.to_json());
+}

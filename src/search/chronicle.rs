@@ -3,7 +3,10 @@
 //! On `resume` the loop starts again from the beginning; every answer and score that the journal holds is handed back
 //! instead of computed, and nothing is written twice. When the journal is used up, the loop is exactly where it was.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
@@ -35,6 +38,9 @@ pub struct Chronicle<'a> {
 #[derive(Default)]
 struct Past {
     candidates: HashMap<String, (String, Result<Box<Candidate>, String>)>,
+    /// Beginnings and ends of the candidates of which several were out at a time.
+    steps: VecDeque<Step>,
+    out: Vec<String>,
     phases: Vec<Phase>,
     generations: HashMap<u64, String>,
     /// By candidate, then by task.
@@ -44,6 +50,13 @@ struct Past {
     selection: Option<Selection>,
     test: Option<TestReading>,
     done: bool,
+}
+
+/// What happened to a candidate while others were out too, by its id.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Started(String),
+    Ended(String),
 }
 
 /// Task, language and split.
@@ -102,7 +115,12 @@ impl<'a> Chronicle<'a> {
     fn remember(&mut self, event: Event) {
         let past = &mut self.past;
         match event {
+            Event::CandidateStarted { id, .. } => {
+                past.out.push(id.clone());
+                past.steps.push_back(Step::Started(id));
+            }
             Event::CandidateScored(candidate) => {
+                past.end(&candidate.id);
                 let digest = candidate.recipe_digest.clone();
                 past.candidates
                     .insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
@@ -113,6 +131,7 @@ impl<'a> Chronicle<'a> {
                 reason,
                 ..
             } => {
+                past.end(&id);
                 past.candidates.insert(id, (recipe_digest, Err(reason)));
             }
             Event::PhaseStarted { phase } => past.phases.push(phase),
@@ -157,6 +176,38 @@ impl<'a> Chronicle<'a> {
             time_ms: (self.clock.now_ms)(),
             event,
         });
+    }
+
+    /// What happened next, of candidates of which several were out at a time; `None` when the journal is used up.
+    pub fn next_step(&self) -> Option<&Step> {
+        self.past.steps.front()
+    }
+
+    /// A candidate was asked for while others are out: into the journal, unless it is there.
+    ///
+    /// # Errors
+    /// The journal cannot be written, or another candidate follows in it.
+    pub fn started(&mut self, id: &str, started: Event) -> Result<(), Error> {
+        match self.past.steps.pop_front() {
+            None => self.write(started),
+            Some(Step::Started(journalled)) if journalled == id => Ok(()),
+            Some(Step::Started(journalled) | Step::Ended(journalled)) => Err(Error::Diverged {
+                id: id.into(),
+                journalled,
+                now: id.into(),
+            }),
+        }
+    }
+
+    /// The candidate that ended next, if the journal says so; it is taken off the queue.
+    pub fn past_end(&mut self) -> Option<String> {
+        match self.past.steps.pop_front()? {
+            Step::Ended(id) => Some(id),
+            started @ Step::Started(_) => {
+                self.past.steps.push_front(started);
+                None
+            }
+        }
     }
 
     /// Scores that the journal holds are still being handed back.
@@ -332,6 +383,16 @@ impl<'a> Chronicle<'a> {
     /// A moment's rest while the run is paused.
     pub fn wait(&self) {
         (self.clock.sleep)(Duration::from_millis(200));
+    }
+}
+
+impl Past {
+    /// Those whose beginning is not journalled were never out together with others.
+    fn end(&mut self, id: &str) {
+        if let Some(at) = self.out.iter().position(|out| out == id) {
+            self.out.swap_remove(at);
+            self.steps.push_back(Step::Ended(id.into()));
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Bring your own evaluator: a program that scores candidates, one JSON line in, one out.
 //!
-//! It is started once and asked for one candidate at a time. If it dies, hangs or answers nonsense, that candidate fails
-//! with a reason, the program is started again for the next one, and the search goes on.
+//! It is started once (or as often as there are `workers`) and asked for one candidate at a time. If it dies, hangs or
+//! answers nonsense, that candidate fails with a reason, the program is started again for the next one, and the search
+//! goes on. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +10,13 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, Evaluator, Sitting, Subject, evaluator::verbatim, genome::named};
+use super::{Crew, Evaluation, Evaluator, Sitting, Subject, evaluator::verbatim, genome::named};
 use crate::{event, recipe::Recipe, space};
 
 /// Writes the merged model of a recipe into a directory that does not exist yet.
@@ -30,13 +31,39 @@ pub struct External<'a> {
     models: Option<(PathBuf, Materialize<'a>)>,
     /// Short names and MODEL words: a program knows nothing of short names.
     words: BTreeMap<String, String>,
-    running: Option<Running>,
+    workers: Vec<Worker>,
+    to_me: Sender<Word>,
+    words_back: Receiver<Word>,
 }
 
-struct Running {
-    child: Child,
+/// One copy of the program.
+#[derive(Default)]
+struct Worker {
+    /// `None` until it is needed, and after it has broken off.
+    child: Option<Child>,
+    /// With the thread that waits for an answer, while there is one.
+    pipes: Option<Pipes>,
+    job: Option<Job>,
+}
+
+/// What a worker is at.
+struct Job {
+    id: String,
+    /// The merged model, to be removed afterwards.
+    model_dir: Option<PathBuf>,
+}
+
+/// The two ends of the conversation with a program.
+struct Pipes {
     stdin: ChildStdin,
     lines: Receiver<std::io::Result<String>>,
+}
+
+/// A worker's answer; its pipes come back with it unless it broke off.
+struct Word {
+    worker: usize,
+    pipes: Option<Pipes>,
+    reply: Result<Reply, String>,
 }
 
 #[derive(Serialize)]
@@ -64,16 +91,19 @@ impl<'a> External<'a> {
         log: &Path,
         models: Option<(PathBuf, Materialize<'a>)>,
     ) -> Self {
+        let (to_me, words_back) = mpsc::channel();
         Self {
+            workers: (0..settings.workers).map(|_| Worker::default()).collect(),
             settings,
             log: log.to_path_buf(),
             models,
             words: words.iter().cloned().collect(),
-            running: None,
+            to_me,
+            words_back,
         }
     }
 
-    fn start(&self) -> Result<Running, String> {
+    fn start(&self) -> Result<(Child, Pipes), String> {
         let [program, arguments @ ..] = self.settings.command.as_slice() else {
             return Err("the command is empty".into());
         };
@@ -101,31 +131,69 @@ impl<'a> External<'a> {
                 }
             }
         });
-        Ok(Running { child, stdin, lines })
+        Ok((child, Pipes { stdin, lines }))
     }
 
-    /// Sends a request and waits for its answer.
-    fn ask(&mut self, request: &Request<'_>) -> Result<BTreeMap<String, f64>, String> {
-        let mut running = match self.running.take() {
-            Some(running) => running,
-            None => self.start()?,
+    /// Hands a candidate to a worker and leaves a thread to wait for the answer.
+    fn hand_over(&mut self, worker: usize, sitting: &Sitting<'_>) -> Result<(), String> {
+        let recipe = match sitting.subject {
+            Subject::Recipe(recipe) => Some(recipe.clone()),
+            Subject::Model(name) => Some(verbatim(name)),
+            Subject::Genes => None,
         };
-        let reply = running.exchange(request, Duration::from_secs_f64(self.settings.timeout));
-        match reply {
-            Ok(reply) => {
-                self.running = Some(running);
-                judge(reply)
+        if let (Some(recipe), Some((parent, write))) = (&recipe, &mut self.models) {
+            let dir = parent.join(sitting.id);
+            write(recipe, &dir)?;
+            self.workers[worker].model_dir_is(dir);
+        }
+        let recipe = recipe
+            .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
+        let request = Request {
+            id: sitting.id,
+            recipe: recipe.as_ref(),
+            model_dir: self.workers[worker]
+                .job
+                .as_ref()
+                .and_then(|job| job.model_dir.as_deref()),
+            genotype: named(sitting.genes, sitting.genotype),
+            split: &sitting.exam.split,
+        };
+        let mut line = serde_json::to_string(&request).expect("a request is plain data");
+        line.push('\n');
+        let mut pipes = match self.workers[worker].pipes.take() {
+            Some(pipes) => pipes,
+            None => {
+                let (child, pipes) = self.start()?;
+                self.workers[worker].child = Some(child);
+                pipes
             }
-            // Nobody knows what a program that broke off would say next: the next candidate gets a new one.
-            Err(reason) => {
-                let _ = running.child.kill();
-                let end = running
-                    .child
-                    .wait()
-                    .map(|status| format!(" ({status})"))
-                    .unwrap_or_default();
-                Err(format!("{reason}{end}; its messages are in {}", self.log.display()))
-            }
+        };
+        let (to_me, id) = (self.to_me.clone(), sitting.id.to_string());
+        let timeout = Duration::from_secs_f64(self.settings.timeout);
+        std::thread::spawn(move || {
+            let reply = pipes.exchange(&line, &id, timeout);
+            let pipes = reply.is_ok().then_some(pipes);
+            // Nobody listens any more when the search is over.
+            let _ = to_me.send(Word { worker, pipes, reply });
+        });
+        Ok(())
+    }
+
+    /// Ends a worker that broke off: nobody knows what it would say next, so the next candidate gets a new one.
+    fn end(&mut self, worker: usize, reason: String) -> String {
+        let Some(mut child) = self.workers[worker].child.take() else {
+            return reason;
+        };
+        let _ = child.kill();
+        let end = child.wait().map(|status| format!(" ({status})")).unwrap_or_default();
+        format!("{reason}{end}; its messages are in {}", self.log.display())
+    }
+}
+
+impl Worker {
+    fn model_dir_is(&mut self, dir: PathBuf) {
+        if let Some(job) = &mut self.job {
+            job.model_dir = Some(dir);
         }
     }
 }
@@ -142,12 +210,11 @@ fn judge(reply: Reply) -> Result<BTreeMap<String, f64>, String> {
     }
 }
 
-impl Running {
-    fn exchange(&mut self, request: &Request<'_>, timeout: Duration) -> Result<Reply, String> {
-        let mut line = serde_json::to_string(request).expect("a request is plain data");
-        line.push('\n');
+impl Pipes {
+    /// Sends a request and waits for its answer.
+    fn exchange(&mut self, request: &str, id: &str, timeout: Duration) -> Result<Reply, String> {
         let gone = |_| "the command ended before it answered".to_string();
-        self.stdin.write_all(line.as_bytes()).map_err(gone)?;
+        self.stdin.write_all(request.as_bytes()).map_err(gone)?;
         self.stdin.flush().map_err(gone)?;
         loop {
             let line = match self.lines.recv_timeout(timeout) {
@@ -164,63 +231,80 @@ impl Running {
                 let start: String = line.chars().take(80).collect();
                 format!("the command's answer is no JSON line of the form {{\"id\":…,\"scores\":{{…}}}} ({e}): {start}")
             })?;
-            if reply.id == request.id {
+            if reply.id == id {
                 return Ok(reply);
             }
-            return Err(format!(
-                "the command answered for '{}' instead of '{}'",
-                reply.id, request.id
-            ));
+            return Err(format!("the command answered for '{}' instead of '{id}'", reply.id));
         }
     }
 }
 
 impl Evaluator for External<'_> {
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
-        let recipe = match sitting.subject {
-            Subject::Recipe(recipe) => Some(recipe.clone()),
-            Subject::Model(name) => Some(verbatim(name)),
-            Subject::Genes => None,
-        };
-        let model_dir = match (&recipe, &mut self.models) {
-            (Some(recipe), Some((parent, write))) => {
-                let dir = parent.join(sitting.id);
-                write(recipe, &dir)?;
-                Some(dir)
-            }
-            _ => None,
-        };
-        let recipe = recipe
-            .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
-        let scores = self.ask(&Request {
-            id: sitting.id,
-            recipe: recipe.as_ref(),
-            model_dir: model_dir.as_deref(),
-            genotype: named(sitting.genes, sitting.genotype),
-            split: &sitting.exam.split,
+        self.begin(sitting);
+        self.finished().1
+    }
+
+    fn crew(&mut self) -> Option<&mut dyn Crew> {
+        (self.workers.len() > 1).then_some(self as &mut dyn Crew)
+    }
+}
+
+impl Crew for External<'_> {
+    fn size(&self) -> usize {
+        self.workers.len()
+    }
+
+    fn begin(&mut self, sitting: &Sitting<'_>) {
+        let free = self.workers.iter().position(|worker| worker.job.is_none());
+        let worker = free.expect("at most as many candidates are out as there are workers");
+        self.workers[worker].job = Some(Job {
+            id: sitting.id.into(),
+            model_dir: None,
         });
-        if let Some(dir) = model_dir {
+        if let Err(reason) = self.hand_over(worker, sitting) {
+            let word = Word {
+                worker,
+                pipes: self.workers[worker].pipes.take(),
+                reply: Err(reason),
+            };
+            self.to_me.send(word).expect("this end is open as long as the other");
+        }
+    }
+
+    fn finished(&mut self) -> (String, Result<Evaluation, String>) {
+        let Word { worker, pipes, reply } = self.words_back.recv().expect("this end is open as long as the other");
+        let scores = match reply {
+            Ok(reply) => judge(reply),
+            Err(reason) if pipes.is_none() => Err(self.end(worker, reason)),
+            Err(reason) => Err(reason),
+        };
+        self.workers[worker].pipes = pipes;
+        let job = self.workers[worker].job.take().expect("an answer follows a question");
+        if let Some(dir) = job.model_dir {
             // The next one needs the room.
             let _ = std::fs::remove_dir_all(dir);
         }
-        Ok(Evaluation {
-            scores: scores?.into_iter().collect(),
+        let evaluation = scores.map(|scores| Evaluation {
+            scores: scores.into_iter().collect(),
             ..Evaluation::default()
-        })
+        });
+        (job.id, evaluation)
     }
 }
 
 impl Drop for External<'_> {
-    /// Closing its stdin tells a well-behaved program to end; the other kind is ended.
+    /// Closing its stdin tells a well-behaved program to end; the other kind, and one that is still at work, is ended.
     fn drop(&mut self) {
-        if let Some(Running {
-            mut child,
-            stdin,
-            lines,
-        }) = self.running.take()
-        {
-            drop(stdin);
+        let lines: Vec<Receiver<_>> = self
+            .workers
+            .iter_mut()
+            .filter_map(|w| Some(w.pipes.take()?.lines))
+            .collect();
+        for lines in lines {
             while lines.recv_timeout(Duration::from_secs(2)).is_ok() {}
+        }
+        for child in self.workers.iter_mut().filter_map(|worker| worker.child.as_mut()) {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -63,7 +63,10 @@ impl Run<'_, '_> {
             .filter(|c| c.origin == Origin::Parent)
             .cloned()
             .collect();
-        for candidate in self.finalists().iter().chain(&parents) {
+        let field: Vec<Candidate> = self.finalists().into_iter().chain(parents).collect();
+        let (entrants, plan): (Vec<Entrant>, _) = (field.iter().map(again).collect(), self.plan);
+        self.look_ahead(&entrants, &plan.selection)?;
+        for candidate in &field {
             self.pause_or_stop()?;
             let Some(evaluation) = self.examine(candidate, false)? else {
                 continue;
@@ -172,14 +175,7 @@ impl Run<'_, '_> {
     fn examine(&mut self, candidate: &Candidate, sealed: bool) -> Result<Option<Evaluation>, Interrupt> {
         let plan = self.plan;
         let exam = if sealed { &plan.test } else { &plan.selection };
-        let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
-        let who = match (recipe, candidate.recipe.get("genes")) {
-            (_, Some(genes)) => Who::Genes(genes.clone()),
-            (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
-            _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
-        };
-        let entrant = Entrant::again(candidate, who);
-        match self.sit(&entrant, plan.genome.genes(), exam)? {
+        match self.sit(&again(candidate), plan.genome.genes(), exam)? {
             Ok(evaluation) => Ok(Some(evaluation)),
             Err(reason) => {
                 let message = format!("{} fails on the {} questions: {reason}", candidate.id, exam.split);
@@ -188,6 +184,17 @@ impl Run<'_, '_> {
             }
         }
     }
+}
+
+/// A known candidate, for another exam.
+fn again(candidate: &Candidate) -> Entrant {
+    let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
+    let who = match (recipe, candidate.recipe.get("genes")) {
+        (_, Some(genes)) => Who::Genes(genes.clone()),
+        (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
+        _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
+    };
+    Entrant::again(candidate, who)
 }
 
 /// The candidates that no other one beats in every task, in their order.

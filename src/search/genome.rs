@@ -109,6 +109,14 @@ impl Genome {
         slots.collect()
     }
 
+    /// The layer group that each gene belongs to, if it does.
+    pub(super) fn groups(&self) -> Vec<Option<usize>> {
+        match self {
+            Self::Merge(codec) => codec.layer_groups(),
+            Self::Bare(genes) => vec![None; genes.len()],
+        }
+    }
+
     /// Unsearched merges that every search is measured against.
     pub fn baselines(&self) -> Vec<(String, Recipe)> {
         match self {

@@ -4,12 +4,13 @@
 //! * `genome.rs` says what a genotype stands for; `race.rs` puts a generation through its questions, `pool.rs` chooses
 //!   them and estimates from few what all would say; `scoring.rs` turns answers into fitness and paired comparisons.
 //! * `evaluator.rs` is the real evaluator: merges in memory, asks the questions, caches every answer. `external.rs` asks
-//!   a program of the user's.
+//!   a program of the user's, or several copies of it; then `crew.rs` keeps several candidates out at a time.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
 //! * `finale.rs` decides who won.
 
 mod chronicle;
+mod crew;
 mod evaluator;
 mod external;
 mod finale;
@@ -38,6 +39,7 @@ pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
 
+use crew::AtWork;
 use pool::Pool;
 use race::{Entrant, Pace, Race};
 
@@ -126,6 +128,23 @@ pub trait Evaluator {
         sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, String>;
+
+    /// The evaluator's hands, if it has several.
+    fn crew(&mut self) -> Option<&mut dyn Crew> {
+        None
+    }
+}
+
+/// Works on several candidates at a time.
+pub trait Crew {
+    /// The most that can be out.
+    fn size(&self) -> usize;
+
+    /// Begins with a candidate and returns at once; fewer than [`Crew::size`] must be out.
+    fn begin(&mut self, sitting: &Sitting<'_>);
+
+    /// Waits for whoever is done first: the candidate's id, and what [`Evaluator::evaluate`] would give for it.
+    fn finished(&mut self) -> (String, Result<Evaluation, String>);
 }
 
 /// Requests from outside; each is looked at between two candidates.
@@ -134,6 +153,12 @@ pub struct Control {
     /// End after the candidate that is being evaluated; the run can be resumed.
     pub stop: Arc<AtomicBool>,
     pub pause: Arc<AtomicBool>,
+}
+
+impl Control {
+    fn wants_quiet(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.pause.load(Ordering::Relaxed)
+    }
 }
 
 /// What a search needs to know besides how to score.
@@ -203,6 +228,7 @@ pub fn run(
         generations: 0,
         evals: 0,
         stage_end: None,
+        at_work: AtWork::default(),
     };
     match run.whole() {
         Ok(()) => Ok(End::Done),
@@ -256,6 +282,8 @@ struct Run<'a, 'b> {
     evals: u64,
     /// The evaluations at which this stage ends, if another one follows it.
     stage_end: Option<StageEnd>,
+    /// Of an evaluator with several hands.
+    at_work: AtWork,
 }
 
 /// When a stage makes room for the next one.
@@ -280,16 +308,17 @@ impl Run<'_, '_> {
     fn baselines(&mut self) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::Baselines)?;
         let plan = self.plan;
-        for (name, _) in &plan.space.models {
-            let parent = Entrant::parent(name);
-            let id = parent.id.clone();
-            if let Err(reason) = self.measure(&parent)? {
+        let parents = plan.space.models.iter().map(|(name, _)| Entrant::parent(name));
+        let merges = plan.genome.baselines().into_iter();
+        let unsearched = merges.map(|(id, recipe)| Entrant::unsearched(&id, recipe));
+        let known: Vec<Entrant> = parents.chain(unsearched).collect();
+        self.look_ahead(&known, &self.standard.clone())?;
+        for entrant in &known {
+            // A baseline that fails is in the journal with its reason; the search goes on.
+            if let (Err(reason), Origin::Parent) = (self.measure(entrant)?, &entrant.origin) {
+                let id = entrant.id.clone();
                 return Err(Error::Parent { id, reason }.into());
             }
-        }
-        for (id, recipe) in plan.genome.baselines() {
-            // A baseline that fails is in the journal with its reason; the search goes on.
-            let _ = self.measure(&Entrant::unsearched(&id, recipe))?;
         }
         self.random_draws()
     }
@@ -366,46 +395,64 @@ impl Run<'_, '_> {
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
             evals: self.evals,
         })?;
-        let mut asked = 0;
-        let reason = loop {
-            if self.is_stage_over() {
-                break None;
-            }
-            if let Some(reason) = self.end_of_search()? {
-                break Some(reason);
-            }
-            let asks = optimizer.ask();
-            let Some(generation) = asks.first().map(|a| self.generations + a.generation) else {
-                break Some(EndReason::Converged);
-            };
-            asked = asks.last().map_or(asked, |ask| ask.id + 1);
-            let entrants: Vec<Entrant> = asks
-                .iter()
-                .take(self.evals_left())
-                .map(|ask| Entrant {
-                    id: format!("c{:04}", self.asked + ask.id + 1),
-                    origin: match warm.contains(&ask.genotype) {
-                        true => Origin::WarmStart,
-                        false => Origin::Search,
-                    },
-                    generation: Some(generation),
-                    who: genome.decode(&ask.genotype),
-                    genotype: ask.genotype.clone(),
-                })
-                .collect();
-            let race = self.race(genome, &entrants)?;
-            let Some(race) = race.filter(|_| entrants.len() == asks.len()) else {
-                continue; // the budget ended within the generation: the next look at it ends the search
-            };
-            let ids = asks.iter().map(|a| a.id);
-            let results: Vec<(u64, Outcome)> = ids.zip(race.outcomes.iter().cloned()).collect();
-            optimizer.tell(&results).map_err(Error::from)?;
-            self.generation_ended(generation, &race, &optimizer)?;
+        let (reason, asked) = match self.evaluator.crew().is_some() {
+            true => self.side_by_side(genome, &warm, &mut optimizer)?,
+            false => self.in_generations(genome, &warm, &mut optimizer)?,
         };
         self.asked += asked;
         self.generations += optimizer.status().generation;
         self.score_means(genome, &optimizer)?;
         Ok(reason)
+    }
+
+    /// One candidate after the other, a generation at a time: how it ended, and how many candidates were asked for.
+    fn in_generations(
+        &mut self,
+        genome: &Genome,
+        warm: &[optim::Genotype],
+        optimizer: &mut Optimizer,
+    ) -> Result<(Option<EndReason>, u64), Interrupt> {
+        let mut asked = 0;
+        loop {
+            if let Some(reason) = self.over(0)? {
+                return Ok((reason, asked));
+            }
+            let asks = optimizer.ask();
+            let Some(generation) = asks.first().map(|a| self.generations + a.generation) else {
+                return Ok((Some(EndReason::Converged), asked));
+            };
+            asked = asks.last().map_or(asked, |ask| ask.id + 1);
+            let entrants: Vec<Entrant> = asks
+                .iter()
+                .take(self.evals_left())
+                .map(|ask| self.entrant(genome, warm, generation, ask))
+                .collect();
+            let race = self.race(genome, &entrants)?;
+            let Some(race) = race.filter(|_| entrants.len() == asks.len()) else {
+                continue; // the budget ended within the generation: the next look at it ends the search
+            };
+            for (ask, answers) in asks.iter().zip(&race.answers) {
+                optimizer.observe(ask.id, answers.clone()).map_err(Error::from)?;
+            }
+            let ids = asks.iter().map(|a| a.id);
+            let results: Vec<(u64, Outcome)> = ids.zip(race.outcomes.iter().cloned()).collect();
+            optimizer.tell(&results).map_err(Error::from)?;
+            self.generation_ended(generation, &race, optimizer)?;
+        }
+    }
+
+    /// A candidate of the optimizer's, with a name.
+    fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
+        Entrant {
+            id: format!("c{:04}", self.asked + ask.id + 1),
+            origin: match warm.contains(&ask.genotype) {
+                true => Origin::WarmStart,
+                false => Origin::Search,
+            },
+            generation: Some(generation),
+            who: genome.decode(&ask.genotype),
+            genotype: ask.genotype.clone(),
+        }
     }
 
     fn optimizer(&self, genome: &Genome) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
@@ -433,6 +480,8 @@ impl Run<'_, '_> {
                 optim::Kind::Genetic => genome.path(),
                 _ => Vec::new(),
             },
+            competition: plan.space.search.mating.map(|mating| mating.attraction),
+            groups: genome.groups(),
             ..optim::Options::default()
         };
         let mut optimizer = Optimizer::new(kind, domain, &options)?;
@@ -509,11 +558,13 @@ impl Run<'_, '_> {
             }
         }
         let standard = self.standard.clone();
+        let again = |c: &event::Candidate| Entrant::again(c, genome.decode(&c.genotype));
+        self.look_ahead(&best.iter().map(again).collect::<Vec<_>>(), &standard)?;
         for candidate in best {
             let Ok(recipe) = serde_json::from_value::<Recipe>(candidate.recipe.clone()) else {
                 continue;
             };
-            let entrant = Entrant::again(&candidate, genome.decode(&candidate.genotype));
+            let entrant = again(&candidate);
             if let Ok(evaluation) = self.sit(&entrant, genome.genes(), &standard)? {
                 contenders.push((self.plan.judge(&standard, &evaluation).0.value, recipe));
             }
@@ -534,13 +585,23 @@ impl Run<'_, '_> {
         bred
     }
 
-    fn is_stage_over(&self) -> bool {
+    /// Why nobody more is asked while `out` candidates are at work: the end of the search with its reason, or `None`
+    /// because the next stage's time has come.
+    fn over(&mut self, out: usize) -> Result<Option<Option<EndReason>>, Interrupt> {
+        match self.is_stage_over(out) {
+            true => Ok(Some(None)),
+            false => Ok(self.end_of_search(out)?.map(Some)),
+        }
+    }
+
+    fn is_stage_over(&self, out: usize) -> bool {
+        let asked = self.evals + out as u64;
         match self.stage_end {
             None => false,
-            Some(StageEnd::Known(evals)) => self.evals >= evals,
+            Some(StageEnd::Known(evals)) => asked >= evals,
             Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => false,
             Some(StageEnd::Share { evals, elapsed_ms }) => {
-                evals.is_some_and(|evals| self.evals >= evals)
+                evals.is_some_and(|evals| asked >= evals)
                     || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
             }
         }
@@ -552,9 +613,9 @@ impl Run<'_, '_> {
         self.plan.budget.evals.map_or(usize::MAX, left)
     }
 
-    /// Looks at the budget and at requests from outside.
-    fn end_of_search(&mut self) -> Result<Option<EndReason>, Interrupt> {
-        if let Some(reason) = self.chronicle.past_end_of_search(self.evals) {
+    /// Looks at the budget, of which `out` candidates at work have taken their part, and at requests from outside.
+    fn end_of_search(&mut self, out: usize) -> Result<Option<EndReason>, Interrupt> {
+        if let Some(reason) = self.chronicle.past_end_of_search(self.evals + out as u64) {
             return Ok(Some(reason));
         }
         if self.chronicle.is_replaying() {
@@ -564,7 +625,7 @@ impl Run<'_, '_> {
         if self.plan.finish {
             return Ok(Some(EndReason::Stopped));
         }
-        if self.evals_left() == 0 {
+        if self.evals_left() <= out {
             return Ok(Some(EndReason::Evals));
         }
         let over = |ms: u64| self.chronicle.elapsed_ms() as f64 >= ms as f64 * (1.0 - FINAL_SHARE);
@@ -635,6 +696,43 @@ impl Plan {
             0 => self.space.fitness.weights.len(),
             n => n,
         }
+    }
+
+    /// What a candidate made of each question of an exam, or of each score of a command's that `weights` name, where
+    /// individuals compete for them; a log-likelihood counts as the probability that it is. In a race heavier tasks have
+    /// more questions in a block, else each of their questions counts more.
+    fn answered(&self, exam: &Exam, evaluation: &Evaluation) -> Vec<optim::Answered> {
+        if self.space.search.mating.is_none() {
+            return Vec::new();
+        }
+        let named = self.space.fitness.weights.iter().zip(0..);
+        let named = named.filter_map(|((name, weight), question)| {
+            let counts = |(known, _): &&(String, f64)| known == name && *weight > 0.0;
+            let (_, score) = evaluation.scores.iter().find(counts)?;
+            Some(optim::Answered {
+                question,
+                score: *score,
+                weight: *weight,
+            })
+        });
+        let mut answered: Vec<optim::Answered> = named.collect();
+        let mut before = 0;
+        for ((task, (_, answers)), pool) in exam.tasks.iter().zip(&evaluation.answers).zip(&self.search.tasks) {
+            let weight = match self.space.search.racing {
+                Some(_) => 1.0,
+                None => task.weight / pool.items.len() as f64,
+            };
+            answered.extend(task.items.iter().zip(answers).map(|(item, answer)| optim::Answered {
+                question: (before + item) as u32,
+                score: match task.is_likelihood {
+                    true => libm::exp(answer.score),
+                    false => answer.score,
+                },
+                weight,
+            }));
+            before += task.catalogue.ids.len();
+        }
+        answered
     }
 
     /// Fitness and its parts from a candidate's answers, or from a command's scores.

@@ -5,6 +5,8 @@
 //! differences between candidates are known far better than their scores). All decisions are made from answers alone,
 //! in the order of the questions and never of their arrival, so a resumed race is the same race.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     Evaluation, Interrupt, Plan, Run, Sitting, Subject,
     genome::{Genome, Who},
@@ -13,7 +15,7 @@ use super::{
 use crate::{
     eval::stats,
     event::{self, Candidate, Event, Origin, Score, TaskScore},
-    optim::{Fitness, Genotype, Outcome},
+    optim::{Answered, Fitness, Genotype, Outcome},
     space::{GeneSpec, Racing},
 };
 
@@ -40,10 +42,13 @@ pub(super) struct Entrant {
 }
 
 /// How a race ended; all in the order of the entrants.
+#[derive(Default)]
 pub(super) struct Race {
     pub outcomes: Vec<Outcome>,
     /// Estimates for all questions; `None` for those that failed.
     pub fitness: Vec<Option<f64>>,
+    /// What each made of each question, for an optimizer that wants to know.
+    pub answers: Vec<Vec<Answered>>,
     /// Questions on the last rung.
     pub block: usize,
     pub tau: Option<f64>,
@@ -103,11 +108,19 @@ impl Entrant {
         }
     }
 
-    fn subject(&self) -> Subject<'_> {
+    pub(super) fn subject(&self) -> Subject<'_> {
         match &self.who {
             Who::Model(name) => Subject::Model(name),
             Who::Recipe(recipe) => Subject::Recipe(recipe),
             Who::Genes(_) => Subject::Genes,
+        }
+    }
+
+    pub(super) fn started(&self) -> Event {
+        Event::CandidateStarted {
+            id: self.id.clone(),
+            origin: self.origin.clone(),
+            generation: self.generation,
         }
     }
 }
@@ -160,6 +173,9 @@ impl Run<'_, '_> {
     /// Puts a generation through a race; `None` when the budget ended before its end.
     pub(super) fn race(&mut self, genome: &Genome, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
         let block = self.block();
+        if let [whole] = block.rungs.as_slice() {
+            self.look_ahead(entrants, &whole.exam)?;
+        }
         let mut arms: Vec<Arm> = entrants.iter().map(Arm::new).collect();
         let mut outcomes = vec![Outcome::Failed; arms.len()];
         let mut alive: Vec<usize> = (0..arms.len()).collect();
@@ -168,7 +184,7 @@ impl Run<'_, '_> {
             let is_last = r + 1 == block.rungs.len();
             let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
             for i in alive {
-                if self.end_of_search()?.is_some() {
+                if self.end_of_search(0)?.is_some() {
                     return Ok(None);
                 }
                 let judged = self.stand(&mut arms[i], r, rung, genome)?;
@@ -193,6 +209,34 @@ impl Run<'_, '_> {
             alive.sort_unstable();
         }
         Ok(Some(self.race_ended(&block, &arms, outcomes)))
+    }
+
+    /// A race of one, on all questions.
+    pub(super) fn stand_alone(&mut self, entrant: &Entrant, genome: &Genome) -> Result<Race, Interrupt> {
+        let whole = Block::whole(&self.plan.search);
+        let mut arm = Arm::new(entrant);
+        let outcome = match self.stand(&mut arm, 0, &whole.rungs[0], genome)? {
+            Err(reason) => {
+                self.fail(entrant, reason)?;
+                Outcome::Failed
+            }
+            Ok((score, tasks)) => {
+                let outcome = self.outcome(score, &tasks);
+                self.leave(&arm, score, tasks, false)?;
+                outcome
+            }
+        };
+        Ok(Race {
+            outcomes: vec![outcome],
+            fitness: vec![arm.estimates.last().copied()],
+            answers: vec![self.answered(&whole, &arm)],
+            ..Race::default()
+        })
+    }
+
+    fn answered(&self, block: &Block, arm: &Arm<'_>) -> Vec<Answered> {
+        let answered = |(r, evaluation): &(usize, Evaluation)| self.plan.answered(&block.rungs[*r].exam, evaluation);
+        arm.latest.as_ref().map(answered).unwrap_or_default()
     }
 
     /// The questions of the next race.
@@ -230,7 +274,7 @@ impl Run<'_, '_> {
             return Ok(Err(format!("its fitness is {}", score.value)));
         }
         arm.estimates.push(score.value);
-        if r == 0 && !evaluation.answers.is_empty() {
+        if r == 0 && self.pace.is_racing() {
             arm.halves = Some(self.pool.halves(rung, &evaluation.answers));
         }
         arm.effort.generated_tokens += evaluation.generated_tokens;
@@ -264,18 +308,21 @@ impl Run<'_, '_> {
         let race = Race {
             outcomes,
             fitness: arms.iter().map(|arm| arm.estimates.last().copied()).collect(),
+            answers: arms.iter().map(|arm| self.answered(block, arm)).collect(),
             block: block.rungs.last().map_or(0, |r| r.exam.n()),
             tau: defined(stats::kendall_tau_b(&first, &last)),
             split_half: defined(stats::spearman(&even, &odd)),
         };
         self.pace.adapt(race.split_half);
         self.shrink(arms);
-        for arm in arms {
-            if let Some((r, evaluation)) = &arm.latest {
-                self.pool.learn(&block.rungs[*r].exam, &evaluation.answers);
+        if self.pace.is_racing() {
+            for arm in arms {
+                if let Some((r, evaluation)) = &arm.latest {
+                    self.pool.learn(&block.rungs[*r].exam, &evaluation.answers);
+                }
             }
+            self.pool.age();
         }
-        self.pool.age();
         race
     }
 
@@ -324,7 +371,9 @@ impl Run<'_, '_> {
             self.fail(entrant, reason.clone())?;
             return Ok(Err(reason));
         }
-        self.pool.learn(&exam, &evaluation.answers);
+        if self.pace.is_racing() {
+            self.pool.learn(&exam, &evaluation.answers);
+        }
         let arm = Arm {
             effort: Evaluation {
                 answers: Vec::new(),
@@ -345,29 +394,54 @@ impl Run<'_, '_> {
         exam: &super::Exam,
     ) -> Result<Result<Evaluation, String>, Interrupt> {
         let id = &entrant.id;
+        if let Some(known) = self.known(entrant, exam)? {
+            return Ok(known);
+        }
+        if !self.at_work.has(id) {
+            self.pause_or_stop()?;
+        }
+        let evaluation = match self.by_crew(entrant, genes, exam) {
+            Some(evaluation) => evaluation,
+            None => self.evaluate(entrant, genes, exam),
+        };
+        match &evaluation {
+            Ok(evaluation) => self.chronicle.answers(id, exam, evaluation)?,
+            // Who asked for the stop may have ended the evaluator's programs as well, as Ctrl-C on a terminal does.
+            Err(_) if self.control.stop.load(Ordering::Relaxed) => return Err(Interrupt::Stop),
+            Err(_) => {}
+        }
+        Ok(evaluation)
+    }
+
+    /// What the journal knows of an entrant's exam.
+    pub(super) fn known(
+        &self,
+        entrant: &Entrant,
+        exam: &super::Exam,
+    ) -> Result<Option<Result<Evaluation, String>>, Interrupt> {
+        let id = &entrant.id;
         if !exam.tasks.is_empty()
             && let Some(evaluation) = self.chronicle.past_answers(id, exam)
         {
-            return Ok(Ok(evaluation));
+            return Ok(Some(Ok(evaluation)));
         }
         let (_, digest) = entrant.who.record();
         match self.chronicle.peek(id, &digest)? {
-            Some(Err(reason)) => return Ok(Err(reason.clone())),
+            Some(Err(reason)) => Ok(Some(Err(reason.clone()))),
             Some(Ok(candidate)) if exam.tasks.is_empty() => {
                 let scores = candidate.tasks.iter().map(|t| (t.task.clone(), t.score.value));
-                return Ok(Ok(Evaluation {
+                Ok(Some(Ok(Evaluation {
                     scores: scores.collect(),
                     ..Evaluation::default()
-                }));
+                })))
             }
-            _ => {}
+            _ => Ok(None),
         }
-        self.pause_or_stop()?;
-        self.chronicle.show(Event::CandidateStarted {
-            id: id.clone(),
-            origin: entrant.origin.clone(),
-            generation: entrant.generation,
-        });
+    }
+
+    fn evaluate(&mut self, entrant: &Entrant, genes: &[GeneSpec], exam: &super::Exam) -> Result<Evaluation, String> {
+        let id = &entrant.id;
+        self.chronicle.show(entrant.started());
         let sitting = Sitting {
             id,
             subject: entrant.subject(),
@@ -376,16 +450,12 @@ impl Run<'_, '_> {
             exam,
         };
         let chronicle = &*self.chronicle;
-        let evaluation = self.evaluator.evaluate(&sitting, &mut |progress| {
+        self.evaluator.evaluate(&sitting, &mut |progress| {
             chronicle.show(Event::Progress(event::Progress {
                 id: id.clone(),
                 ..progress
             }));
-        });
-        if let Ok(evaluation) = &evaluation {
-            self.chronicle.answers(id, exam, evaluation)?;
-        }
-        Ok(evaluation)
+        })
     }
 
     /// A candidate has its score: into the journal, unless it is there.

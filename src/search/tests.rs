@@ -525,3 +525,243 @@ fn several_objectives_end_in_a_front() {
         .collect();
     assert!(ups.len() > 3, "the front is spread out: {ups:?}");
 }
+
+/// Several hands. Who of those at work is done first follows from their names, so an order can be had again.
+struct Crowd<'a> {
+    order: u64,
+    out: Vec<(String, f64)>,
+    most_out: usize,
+    begun: Vec<String>,
+    /// Asks for a stop once this many are done.
+    patience: usize,
+    control: &'a Control,
+}
+
+const HANDS: usize = 3;
+
+fn crowd(order: u64, control: &Control) -> Crowd<'_> {
+    Crowd {
+        order,
+        out: Vec::new(),
+        most_out: 0,
+        begun: Vec::new(),
+        patience: usize::MAX,
+        control,
+    }
+}
+
+impl Evaluator for Crowd<'_> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+        self.begin(sitting);
+        self.finished().1
+    }
+
+    fn crew(&mut self) -> Option<&mut dyn Crew> {
+        Some(self)
+    }
+}
+
+impl Crew for Crowd<'_> {
+    fn size(&self) -> usize {
+        HANDS
+    }
+
+    fn begin(&mut self, sitting: &Sitting<'_>) {
+        let [x, k, m] = sitting.genotype else {
+            panic!("three genes")
+        };
+        let fitness = -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m;
+        self.out.push((sitting.id.into(), fitness));
+        self.begun.push(format!("{} {}", sitting.id, sitting.exam.split));
+        self.most_out = self.most_out.max(self.out.len());
+        assert!(self.out.len() <= HANDS);
+    }
+
+    fn finished(&mut self) -> (String, Result<Evaluation, String>) {
+        let turn = |id: &String| blake3::hash(format!("{} {id}", self.order).as_bytes()).to_hex();
+        let first = (0..self.out.len()).min_by_key(|i| turn(&self.out[*i].0)).unwrap();
+        let (id, fitness) = self.out.remove(first);
+        self.patience = self.patience.saturating_sub(1);
+        if self.patience == 0 {
+            self.control.stop.store(true, Ordering::Relaxed);
+        }
+        // A failure during a stop is not believed: the stop may have been its cause.
+        let fails = id.ends_with('7') && self.patience > 0;
+        let evaluation = Evaluation {
+            scores: vec![("f".into(), fitness)],
+            ..Evaluation::default()
+        };
+        (
+            id,
+            if fails {
+                Err("sevens fail".into())
+            } else {
+                Ok(evaluation)
+            },
+        )
+    }
+}
+
+/// Runs or goes on with a bare search by any evaluator; gives how it ended and what the journal says.
+fn go_with(
+    path: &Path,
+    plan: &Plan,
+    evaluator: &mut dyn Evaluator,
+    control: &Control,
+) -> (Result<End, Error>, Vec<Record>) {
+    let (journal, records) = Journal::open(path).unwrap();
+    let clock = Clock {
+        now_ms: &|| 0,
+        sleep: &|_: Duration| (),
+    };
+    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let end = run(plan, evaluator, &mut chronicle, control);
+    (end, read(path).unwrap())
+}
+
+const OPTIMIZERS: [&str; 3] = [
+    "{evals: 40, seed: 1}",
+    "{evals: 40, seed: 1, optimizer: genetic, population: 6}",
+    "{evals: 40, seed: 1, optimizer: random}",
+];
+
+#[test]
+fn the_same_order_of_answers_is_the_same_run_and_another_one_is_a_run_too() {
+    for optimizer in OPTIMIZERS {
+        let plan = bare_plan("", optimizer);
+        let story_of = |order: u64| {
+            let tmp = tempfile::tempdir().unwrap();
+            let control = Control::default();
+            let mut crowd = crowd(order, &control);
+            let (end, records) = go_with(&tmp.path().join("journal.jsonl"), &plan, &mut crowd, &control);
+            assert_eq!((end.unwrap(), crowd.most_out), (End::Done, HANDS));
+            let paid = records.iter().filter(|r| match &r.event {
+                Event::CandidateScored(c) => event::run::is_paid(&c.origin),
+                Event::CandidateFailed { origin, .. } => event::run::is_paid(origin),
+                _ => false,
+            });
+            assert_eq!(paid.count(), 40, "the budget counts every candidate");
+            assert!(records.iter().any(|r| matches!(r.event, Event::GenerationEnded(_))));
+            story(&records)
+        };
+        assert_eq!(story_of(1), story_of(1));
+        assert_ne!(story_of(1), story_of(2), "{optimizer}");
+    }
+}
+
+#[test]
+fn a_run_of_several_hands_killed_anywhere_goes_on_to_the_same_end() {
+    for optimizer in OPTIMIZERS {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let (plan, control) = (bare_plan("", optimizer), Control::default());
+        let mut whole = crowd(5, &control);
+        let (_, records) = go_with(&path, &plan, &mut whole, &control);
+        let (expected, text) = (story(&records), std::fs::read_to_string(&path).unwrap());
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for cut in (1..lines.len()).step_by(6) {
+            let torn = &lines[cut][..lines[cut].len() / 2];
+            std::fs::write(&path, lines[..cut].concat() + torn).unwrap();
+            let ended = read(&path).unwrap();
+            let ended = ended
+                .iter()
+                .filter(|r| matches!(r.event, Event::CandidateScored(_) | Event::CandidateFailed { .. }));
+            let known = ended.count();
+            let mut resumed = crowd(5, &control);
+            let (end, records) = go_with(&path, &plan, &mut resumed, &control);
+            assert_eq!(end.unwrap(), End::Done);
+            let now = story(&records);
+            let differs = now.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!((differs, now.len()), (None, expected.len()), "cut after line {cut}");
+            assert!(
+                resumed.begun.len() + known <= whole.begun.len(),
+                "cut after line {cut}: asked again"
+            );
+        }
+    }
+}
+
+/// Whoever is at work when a stop is asked for is waited for; nobody is asked twice.
+#[test]
+fn a_stopped_run_of_several_hands_loses_nothing() {
+    let plan = bare_plan("", "{evals: 40, seed: 1}");
+    for patience in [6, 15, 27] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let control = Control::default();
+        let mut first = crowd(3, &control);
+        first.patience = patience;
+        first.order = 4;
+        let (end, _) = go_with(&path, &plan, &mut first, &control);
+        assert_eq!((end.unwrap(), first.out.len()), (End::Stopped, 0));
+        let control = Control::default();
+        let mut second = crowd(3, &control);
+        let (end, _) = go_with(&path, &plan, &mut second, &control);
+        assert_eq!(end.unwrap(), End::Done);
+        let mut begun = [first.begun, second.begun].concat();
+        let total = begun.len();
+        begun.sort();
+        begun.dedup();
+        assert_eq!(begun.len(), total);
+    }
+}
+
+fn with_workers(command: &str, search: &str, workers: usize, timeout: f64) -> Plan {
+    let mut plan = bare_plan(command, search);
+    if let Some(command) = &mut plan.space.fitness.command {
+        (command.workers, command.timeout) = (workers, timeout);
+    }
+    plan
+}
+
+/// A worker that hangs fails its own candidate, and holds nobody else up meanwhile.
+#[test]
+fn a_worker_that_hangs_holds_nobody_up() {
+    let hangs = r#"while read -r l; do id=${l#*\"id\":\"}; id=${id%%\"*}; case $id in c0002) sleep 60;; c0004) exit 3;; esac; echo "{\"id\":\"$id\",\"scores\":{\"f\":1}}"; done"#;
+    let tmp = tempfile::tempdir().unwrap();
+    let plan = with_workers(hangs, "{evals: 12, optimizer: random}", 3, 2.0);
+    let (end, records) = go_bare(tmp.path(), &plan);
+    assert_eq!(end.unwrap(), End::Done);
+    let ended: Vec<(String, Option<String>)> = records
+        .iter()
+        .filter_map(|r| match &r.event {
+            Event::CandidateScored(c) => Some((c.id.clone(), None)),
+            Event::CandidateFailed { id, reason, .. } => Some((id.clone(), Some(reason.clone()))),
+            _ => None,
+        })
+        .collect();
+    let place = |id: &str| ended.iter().position(|(known, _)| known == id).unwrap();
+    assert_eq!(ended.len(), 12);
+    assert_eq!(ended[11].0, "c0002", "{ended:?}");
+    assert!(ended[11].1.as_ref().unwrap().contains("no answer within 2 s"));
+    assert!(
+        ended[place("c0004")]
+            .1
+            .as_ref()
+            .unwrap()
+            .contains("ended before it answered")
+    );
+    assert_eq!(ended.iter().filter(|(_, reason)| reason.is_some()).count(), 2);
+}
+
+/// Two lines a candidate, from the command itself: how many were at work between them.
+#[test]
+fn workers_of_a_slow_command_work_side_by_side() {
+    let tmp = tempfile::tempdir().unwrap();
+    let log = tmp.path().join("work.log");
+    let slow = format!(
+        r#"while read -r l; do id=${{l#*\"id\":\"}}; id=${{id%%\"*}}; echo + >> {log}; sleep 0.1; echo - >> {log}; echo "{{\"id\":\"$id\",\"scores\":{{\"f\":1}}}}"; done"#,
+        log = log.display()
+    );
+    let (end, _) = go_bare(
+        tmp.path(),
+        &with_workers(&slow, "{evals: 12, optimizer: random}", 4, 60.0),
+    );
+    assert_eq!(end.unwrap(), End::Done);
+    let (mut at_work, mut most) = (0, 0);
+    for line in std::fs::read_to_string(&log).unwrap().lines() {
+        at_work += if line == "+" { 1 } else { -1 };
+        most = most.max(at_work);
+    }
+    assert_eq!((at_work, most), (0, 4));
+}

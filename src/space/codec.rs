@@ -190,6 +190,22 @@ impl Codec {
         }
     }
 
+    /// The layer group that each gene belongs to; `None` for genes of several groups, and for those of a layer path.
+    pub fn layer_groups(&self) -> Vec<Option<usize>> {
+        let mut groups = self
+            .parameters
+            .as_ref()
+            .map_or_else(Vec::new, ParameterCodec::layer_groups);
+        groups.resize(
+            groups.len() + self.flow.as_ref().map_or(0, |flow| flow.genes().len()),
+            None,
+        );
+        match &self.ties {
+            Some(ties) => ties.common(&groups),
+            None => groups,
+        }
+    }
+
     /// The point of the whole space that a narrow genotype is.
     pub(super) fn expand<'a>(&self, genotype: &'a [f64]) -> Cow<'a, [f64]> {
         match &self.ties {

@@ -234,6 +234,14 @@ pub struct Command {
     pub materialize: bool,
     /// Seconds until an answer is no longer waited for.
     pub timeout: f64,
+    /// Copies of it that run side by side, each asked for one candidate at a time.
+    #[serde(skip_serializing_if = "is_one")]
+    pub workers: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// A gene that stands for nothing but its number.
@@ -293,7 +301,17 @@ pub struct Search {
     #[serde(serialize_with = "racing")]
     pub racing: Option<Racing>,
     pub warm_start: Vec<String>,
+    /// How the genetic algorithm chooses parents and survivors, if not by tournaments and fitness.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mating: Option<Mating>,
     pub seed: u64,
+}
+
+/// Competition and attraction: individuals share what they get right, and mate with those who get right what they do not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Mating {
+    /// How much less a question is worth to each, the more get it right; 0: not at all, which is the plain algorithm.
+    pub attraction: f64,
 }
 
 /// All candidates of a generation are asked the same few questions, the better ones more.

@@ -296,6 +296,17 @@ impl ParameterCodec {
         coordinates
     }
 
+    /// The layer group that each gene belongs to; `None` where it is one for all.
+    pub fn layer_groups(&self) -> Vec<Option<usize>> {
+        let method = (self.methods.len() > 1).then_some(None);
+        let of_slots = self.slots.iter().flat_map(|slot| {
+            let [models, groups, modules] = self.extent(slot);
+            let group = move |i: usize| (groups > 1).then_some(i / modules % groups);
+            (0..models * groups * modules).map(group)
+        });
+        method.into_iter().chain(of_slots).collect()
+    }
+
     /// Every parameter at its usual value, or in the middle of its range; the first method.
     pub fn usual(&self) -> Vec<f64> {
         let mut genotype = vec![0.0; self.genes.len()];
@@ -532,6 +543,13 @@ fitness:
         assert_eq!(names[1], "weight.maths.g0.attn");
         assert_eq!(names[12], "weight.spanish.g1.other");
         assert_eq!(names[13..], ["density.maths", "density.spanish", "lambda"]);
+        let groups = codec.layer_groups();
+        assert_eq!(groups[..2], [None, Some(0)]);
+        assert!(
+            (1..13).all(|i| names[i].contains(&format!(".g{}.", groups[i].unwrap()))),
+            "{groups:?}"
+        );
+        assert_eq!(groups[13..], [None; 3]);
     }
 
     #[test]

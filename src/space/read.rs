@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Module,
+    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Mating, Module,
     Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -11,6 +11,9 @@ use crate::yaml::{self, Map, Node, Value};
 
 /// Seconds that a command has for an answer unless the space says otherwise.
 const TIMEOUT: f64 = 3600.0;
+
+/// Far beyond what a machine runs at a time; keeps a slip of the keyboard from starting a million programs.
+const MOST_WORKERS: usize = 1024;
 
 const OPTIMIZERS: [(&str, Optimizer); 5] = [
     ("cma-es", Optimizer::CmaEs),
@@ -582,11 +585,12 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     })
 }
 
-/// The keys `command`, `materialize` and `timeout`.
+/// The keys `command`, `materialize`, `timeout` and `workers`.
 fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
+    let workers = map.optional("workers");
     let Some(node) = map.optional("command") else {
-        return match materialize.or(timeout) {
+        return match materialize.or(timeout).or(workers) {
             Some(node) => Err(node.error("this belongs to a 'command'")),
             None => Ok(None),
         };
@@ -603,10 +607,18 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
         },
         None => TIMEOUT,
     };
+    let workers = match workers {
+        Some(node) => match node.usize()? {
+            n @ 1..=MOST_WORKERS => n,
+            n => return Err(node.error(format!("{n} is not between 1 and {MOST_WORKERS}"))),
+        },
+        None => 1,
+    };
     Ok(Some(Command {
         command,
         materialize: materialize.map_or(Ok(false), Node::bool)?,
         timeout,
+        workers,
     }))
 }
 
@@ -668,6 +680,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Sea
         evals: 400,
         racing: None,
         warm_start: Vec::new(),
+        mating: None,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -713,11 +726,40 @@ fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Sea
             search.warm_start.push(word);
         }
     }
+    if let Some(node) = map.optional("mating") {
+        search.mating = mating(node)?;
+        if search.mating.is_some() && search.optimizer != Optimizer::Genetic {
+            return Err(
+                node.error("only the genetic algorithm mates; write 'optimizer: genetic', or leave 'mating' out")
+            );
+        }
+        if search.mating.is_some() && fitness.command.is_some() && fitness.weights.len() < 2 {
+            return Err(node.error(
+                "attraction goes by what each candidate gets right, and a command keeps its questions to itself: name \
+                 two of its scores or more, fitness.weights: {NAME: 1, NAME: 1}, or write 'mating: tournament'",
+            ));
+        }
+    }
     if let Some(node) = map.optional("seed") {
         search.seed = node.u64()?;
     }
     map.finish()?;
     Ok(search)
+}
+
+/// `tournament`, `attraction`, or `{attraction: ALPHA}`.
+fn mating(node: &Node) -> Result<Option<Mating>, yaml::Error> {
+    if !matches!(node.value, Value::Map(_)) {
+        let is_attraction = node.one_of(&["tournament", "attraction"])? == 1;
+        return Ok(is_attraction.then_some(Mating { attraction: 1.0 }));
+    }
+    let map = node.map()?;
+    let alpha = map.required("attraction")?;
+    map.finish()?;
+    match alpha.f64()? {
+        attraction if attraction.is_finite() && attraction >= 0.0 => Ok(Some(Mating { attraction })),
+        _ => Err(alpha.error("competition for questions is a number from 0, none, upwards; 1 shares them evenly")),
+    }
 }
 
 /// `true`, `false`, or the questions on each rung.
@@ -824,6 +866,33 @@ search:
         );
         assert!(error("  evals: 20", "  racing: {rungs: [8, 4]}").contains("numbers of questions that grow"));
         assert!(error("weight: 0.5", "weight: -1").contains("above 0"));
+        assert!(error("  evals: 20", "  mating: attraction").contains("write 'optimizer: genetic'"));
+        assert!(
+            error("  evals: 20", "  optimizer: genetic\n  mating: atraction").contains("did you mean 'attraction'?")
+        );
+        assert!(error("fitness:\n", "fitness:\n  workers: 2\n").contains("'command'"));
+    }
+
+    #[test]
+    fn mating_and_workers_are_read_back() {
+        for mating in ["attraction", "{attraction: 0.5}", "tournament"] {
+            let text = GOOD.replace("  evals: 20", &format!("  optimizer: genetic\n  mating: {mating}"));
+            let space = Space::parse(Path::new("s.yaml"), &text).unwrap();
+            assert_eq!(space.search.mating.is_some(), mating != "tournament");
+            assert_eq!(Space::parse(Path::new("s.yaml"), &space.to_yaml()).unwrap(), space);
+        }
+        let bare = "name: t\ngenes: {x: [0, 1]}\nfitness: {command: score, workers: 3}\n";
+        let space = Space::parse(Path::new("s.yaml"), bare).unwrap();
+        assert_eq!(space.fitness.command.as_ref().unwrap().workers, 3);
+        assert_eq!(Space::parse(Path::new("s.yaml"), &space.to_yaml()).unwrap(), space);
+        for wrong in ["0", "100000"] {
+            let text = bare.replace('3', wrong);
+            let message = Space::parse(Path::new("s.yaml"), &text).unwrap_err().to_string();
+            assert!(message.contains("not between 1 and 1024"), "{message}");
+        }
+        let text = format!("{bare}search: {{optimizer: genetic, mating: attraction}}\n");
+        let message = Space::parse(Path::new("s.yaml"), &text).unwrap_err().to_string();
+        assert!(message.contains("fitness.weights"), "{message}");
     }
 
     const FLOW: &str = "

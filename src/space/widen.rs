@@ -54,6 +54,12 @@ impl Ties {
         self.0.iter().map(|tied| tied.iter().any(|&gene| full[gene])).collect()
     }
 
+    /// What all that is tied has in common, if it has.
+    pub fn common(&self, full: &[Option<usize>]) -> Vec<Option<usize>> {
+        let same = |tied: &Vec<usize>| full[tied[0]].filter(|_| tied.iter().all(|&gene| full[gene] == full[tied[0]]));
+        self.0.iter().map(same).collect()
+    }
+
     fn widened(&self, wanted: &[bool], coordinates: &[Coordinates]) -> Self {
         let parts = self.0.iter().zip(wanted).flat_map(|(tied, wanted)| {
             if !wanted {
