@@ -142,6 +142,7 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, dir: &Path) -> R
         search: evaluator.search_exam()?,
         selection: evaluator.exam(&space.finale.selection)?,
         test: evaluator.exam(&space.finale.test)?,
+        held_out: evaluator.held_out_exam()?,
         space,
     };
     let path = dir.join("journal.jsonl");
