@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
 pub mod run;
@@ -74,6 +75,8 @@ pub enum Event {
     Selected(Selection),
     /// The one reading of the sealed test split.
     TestRead(TestReading),
+    /// The winner and the parents on tasks that the search never asked.
+    HeldOutRead(HeldOutReading),
     /// Work stopped before the run was done; `resume` goes on.
     RunStopped {
         reason: String,
@@ -161,6 +164,8 @@ pub enum Phase {
     Selection,
     /// The sealed split, once.
     Test,
+    /// Tasks that the search never asked.
+    HeldOut,
 }
 
 /// Where a candidate came from.
@@ -355,6 +360,31 @@ pub struct TestReading {
     pub positive_flips: usize,
     /// The other parents and baselines, each against the child.
     pub others: Vec<Comparison>,
+}
+
+/// What a merge forgot, or learnt besides: scores on tasks that are no part of the fitness.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutReading {
+    /// What was asked.
+    pub tasks: Vec<HeldOutTask>,
+    /// The winner first, then the parents; nobody stands here who could not answer.
+    pub scores: Vec<HeldOutScore>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutTask {
+    pub task: String,
+    pub lang: String,
+    pub split: String,
+    pub n: usize,
+    /// As in [`Task`].
+    pub metric: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutScore {
+    pub id: String,
+    pub tasks: Vec<TaskScore>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -180,6 +180,7 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         search: evaluator.search_exam()?,
         selection: evaluator.exam(&space.finale.selection)?,
         test: evaluator.exam(&space.finale.test)?,
+        held_out: evaluator.held_out_exam()?,
         space,
     };
     let path = dir.join("journal.jsonl");

@@ -119,6 +119,10 @@ pub fn search(
         finish: false,
         search: exam("search", QUESTIONS),
         selection: exam("selection", QUESTIONS),
+        held_out: Exam {
+            split: "test".into(),
+            tasks: Vec::new(),
+        },
         test: Exam {
             split: "test".into(),
             tasks: Vec::new(),

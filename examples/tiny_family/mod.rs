@@ -49,6 +49,7 @@ pub fn evaluator<'a>(
             limit,
             split: Split::Search,
         }],
+        held_out: Vec::new(),
         cache: Cache::open(cache)?,
         device: candle_core::Device::Cpu,
         dtype: decoder::DType::F32,

@@ -16,14 +16,17 @@ use hf_hub::{HFClient, HFError};
 
 use super::{Error, shards};
 
-/// What of a repository is a model: no other format's weights, no subdirectories.
-const WANTED: [&str; 6] = [
+/// What of a repository is a model and its licence: no other format's weights, no subdirectories.
+const WANTED: [&str; 9] = [
     "*.json",
     "*.safetensors",
     "*.jinja",
     "tokenizer.model",
     "merges.txt",
     "vocab.txt",
+    "README.md",
+    "LICENSE*",
+    "LICENCE*",
 ];
 const UNWANTED: [&str; 2] = ["*/*", "consolidated*"];
 
@@ -465,13 +468,9 @@ mod tests {
                 )
             })
             .collect();
+        files.push(("README.md".into(), b"---\nlicense: mit\n---\n".to_vec()));
         // What must not be fetched.
-        for name in [
-            "pytorch_model.bin",
-            "consolidated.safetensors",
-            "onnx/model.json",
-            "README.md",
-        ] {
+        for name in ["pytorch_model.bin", "consolidated.safetensors", "onnx/model.json"] {
             files.push((name.into(), b"unwanted".to_vec()));
         }
         files
@@ -491,7 +490,9 @@ mod tests {
         assert_eq!(checkpoint.name(), "fake/tiny");
         assert_eq!(checkpoint.read_f32("b").unwrap(), [1.5; 2]);
         assert!(checkpoint.side_file("tokenizer.json").is_some());
-        for unwanted in ["pytorch_model.bin", "consolidated.safetensors", "onnx", "README.md"] {
+        let texts = checkpoint.license_texts().unwrap();
+        assert_eq!(texts[0].readme.as_deref(), Some("---\nlicense: mit\n---\n"));
+        for unwanted in ["pytorch_model.bin", "consolidated.safetensors", "onnx"] {
             assert!(!checkpoint.path().join(unwanted).exists(), "{unwanted}");
         }
         let seen = seen.lock().unwrap().clone();

@@ -141,6 +141,11 @@ impl Adapter {
         }
     }
 
+    /// The directory that it was read from.
+    pub fn dir(&self) -> &Path {
+        self.config_file.parent().unwrap_or(Path::new(""))
+    }
+
     pub fn source_files(&self) -> [PathBuf; 2] {
         [self.config_file.clone(), self.file.path().to_owned()]
     }

@@ -13,6 +13,7 @@ mod gguf_tokenizer;
 mod gguf_vocabulary;
 mod gguf_write;
 mod hub;
+mod license;
 mod lora;
 mod map;
 mod safetensors;
@@ -32,6 +33,7 @@ pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
 pub use gguf_write::{GgufKind, write_gguf};
 pub use hub::{Download, HubOptions, Report};
+pub use license::LicenseTexts;
 pub use lora::AdapterShape;
 pub use writer::{TensorSpec, Writer, parse_size};
 

@@ -167,7 +167,7 @@ fn check_space(file: &Path) -> Result<Findings> {
         models.push(model(name, checkpoint)?);
     }
     let genes: Vec<String> = prepared.genome.genes().iter().map(|g| g.name.clone()).collect();
-    let tasks = prepared.tasks()?;
+    let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
     let middle = prepared.genome.baselines();
     let plan = middle
         .last()
@@ -201,20 +201,15 @@ fn check_space(file: &Path) -> Result<Findings> {
     let (mut sample, mut asked_in_all) = (Vec::new(), 0);
     for fitness_task in &tasks {
         let task = &fitness_task.task;
-        let mut questions = Vec::new();
-        for split in task.splits() {
-            questions.push((split.name().to_string(), task.questions(split)?.len()));
-        }
-        findings.push(TaskFinding {
-            task: task.name().into(),
-            lang: task.lang().into(),
-            questions,
-        });
+        findings.push(finding(task)?);
         let mut asked = task.questions(fitness_task.split)?;
         asked.truncate(fitness_task.limit.unwrap_or(usize::MAX));
         asked_in_all += asked.len();
         asked.truncate(SAMPLE);
         sample.push((task, asked));
+    }
+    for task in &held_out {
+        findings.push(finding(&task.task)?);
     }
     let work: Vec<(&Task, &[Question])> = sample.iter().map(|(task, asked)| (*task, asked.as_slice())).collect();
     let clock = environment::stopwatch();
@@ -235,6 +230,18 @@ fn check_space(file: &Path) -> Result<Findings> {
         candidate_seconds: Some(candidate_seconds),
         search_seconds: Some(candidate_seconds * prepared.space.search.evals as f64),
         warnings: plan.warnings(),
+    })
+}
+
+fn finding(task: &Task) -> Result<TaskFinding> {
+    let mut questions = Vec::new();
+    for split in task.splits() {
+        questions.push((split.name().to_string(), task.questions(split)?.len()));
+    }
+    Ok(TaskFinding {
+        task: task.name().into(),
+        lang: task.lang().into(),
+        questions,
     })
 }
 

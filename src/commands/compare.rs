@@ -124,6 +124,14 @@ fn cells(column: &Column, run: &Run) -> Vec<(String, String)> {
                 unit.score(&task.score),
             );
         }
+        for task in &status.normalized {
+            if let Some(ratio) = task.of_expert {
+                add(
+                    &format!("  {} ÷ best expert", task_name(&task.task, &task.lang)),
+                    ratio.to_string(),
+                );
+            }
+        }
     }
     if let Some(held_out) = &status.held_out {
         add("sealed split, best", unit.score(&held_out.best.score));

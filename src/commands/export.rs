@@ -27,7 +27,10 @@ use crate::{
     merge::Plan,
     model::Request,
     recipe::{Recipe, write},
-    report::card::{Card, model_card},
+    report::{
+        card::{Card, model_card},
+        license::{self, ParentLicense, of_child},
+    },
     search::{ENGINE_VERSION, Parents, verbatim},
     space::Space,
     store::{self, RunDir},
@@ -109,6 +112,11 @@ impl Chosen {
         };
         let recipe = match candidate.origin {
             Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
+            _ if space.models.is_empty() => bail!(
+                "{} searched bare genes, which make no model to export; the best ones are in {}",
+                dir.path().display(),
+                dir.best_genes().display()
+            ),
             _ => serde_json::from_value(candidate.recipe.clone()).context("the journal's recipe cannot be read")?,
         };
         Ok(Self {
@@ -158,14 +166,22 @@ pub fn export(args: ExportArgs) -> Outcome {
         child::write(&mut writer, &plan, &parents, &mut |done| bar.set_position(done as u64))?;
         writer.text("mergekit_config.yml", &for_mergekit)?;
         writer.text("recipe.yaml", &yaml)?;
-        let models: Vec<String> = chosen.space.models.iter().map(|(_, word)| word.clone()).collect();
+        let licenses = licenses(&chosen, &parents, &plan)?;
+        let mut models: Vec<String> = licenses.iter().map(|l| l.model.clone()).collect();
+        models.dedup();
+        let license = of_child(&licenses);
+        license
+            .warnings
+            .iter()
+            .for_each(|warning| tracing::warn!("licence: {warning}"));
         writer.text(
             "README.md",
             &model_card(&Card {
                 run: &chosen.run,
                 id: &chosen.candidate.id,
                 recipe_yaml: &for_mergekit,
-                license: None,
+                license: license.license.as_deref(),
+                parent_licenses: &licenses,
                 models: &models,
                 profile: "fitness",
             }),
@@ -183,6 +199,21 @@ pub fn export(args: ExportArgs) -> Outcome {
     fs::write(out.join("provenance.json"), text).map_err(Failure::work)?;
     print(out.display());
     Ok(())
+}
+
+/// The licences of the models whose weights or tokenizer the child has, an adapter's with its model's.
+fn licenses(chosen: &Chosen, parents: &Parents, plan: &Plan) -> Result<Vec<ParentLicense>> {
+    let tokenizer = plan.tokenizer().donor;
+    let takes_part = |name: &str| chosen.recipe.models().contains(&name) || tokenizer == name;
+    let mut licenses = Vec::new();
+    for (name, word) in chosen.space.models.iter().filter(|(name, _)| takes_part(name)) {
+        let checkpoint = parents.checkpoint(name).context("a parent is not open")?;
+        licenses.extend(checkpoint.license_texts()?.into_iter().map(|texts| ParentLicense {
+            model: word.clone(),
+            license: license::read(texts.readme.as_deref(), texts.license.as_deref()),
+        }));
+    }
+    Ok(licenses)
 }
 
 /// The exported files once more as one GGUF file, read back and compared; where that cannot be done, how llama.cpp does it.

@@ -55,8 +55,10 @@ struct Part {
 /// One of the run's tasks, and how its answers are judged now.
 struct Judge<'a> {
     task: &'a event::Task,
-    score: Box<dyn Fn(&event::Answer) -> Result<f64> + 'a>,
+    score: Score<'a>,
 }
+
+type Score<'a> = Box<dyn Fn(&event::Answer) -> Result<f64> + 'a>;
 
 pub fn rescore(args: &RescoreArgs) -> Outcome {
     if args.answers.is_some() || args.lang.is_some() {

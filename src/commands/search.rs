@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 
 use super::{
     Failure, Outcome, child, environment,
@@ -33,7 +34,7 @@ use crate::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
     },
-    space::{self, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
+    space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -143,6 +144,30 @@ impl Prepared {
         }
         Ok(tasks)
     }
+
+    /// The tasks that only the final asks, loaded.
+    pub fn held_out(&self) -> Result<Vec<FitnessTask>> {
+        let name = |task: &FitnessTask| (task.task.name().to_string(), task.task.lang().to_string());
+        let mut names: Vec<_> = self.tasks()?.iter().map(name).collect();
+        let mut tasks = Vec::new();
+        for (i, reference) in self.space.finale.held_out.iter().enumerate() {
+            let loaded = fitness_tasks(reference).with_context(|| format!("final.held_out[{i}]"))?;
+            for task in loaded {
+                let name = name(&task);
+                if names.contains(&name) {
+                    bail!(
+                        "final.held_out[{i}]: {} ({}) stands in this search already; a held-out task is another one, which \
+                         nothing is chosen by",
+                        name.0,
+                        name.1
+                    );
+                }
+                names.push(name);
+                tasks.push(task);
+            }
+        }
+        Ok(tasks)
+    }
 }
 
 /// Makes paths absolute, so that the run can be resumed from anywhere.
@@ -177,6 +202,7 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
         .fitness
         .tasks
         .iter_mut()
+        .chain(&mut space.finale.held_out)
         .map(|t| &mut t.task)
         .chain(&mut space.search.warm_start);
     for word in words.filter(|w| is_file(w)) {
@@ -337,6 +363,7 @@ fn go(
     let mut asking = MergeEvaluator::new(Resources {
         parents: &prepared.parents,
         tasks: prepared.tasks()?,
+        held_out: prepared.held_out()?,
         cache,
         device: models::device(&engine.device)?,
         dtype: models::dtype(engine.dtype),
@@ -354,6 +381,7 @@ fn go(
         search,
         selection: asking.exam(&prepared.space.finale.selection)?,
         test: asking.exam(&prepared.space.finale.test)?,
+        held_out: asking.held_out_exam()?,
     };
     for record in &records {
         if let Event::Answers(answers) = &record.event {
@@ -464,12 +492,7 @@ fn started(
         weight: task.weight,
         n: task.items.len(),
         digest: evaluator.task_digest(task.index).to_string(),
-        metric: if task.is_likelihood {
-            "log_likelihood"
-        } else {
-            "exact_match"
-        }
-        .into(),
+        metric: task.metric().into(),
     });
     Ok(event::RunStarted {
         name: space.name.clone(),
@@ -543,12 +566,30 @@ fn wants_dashboard(watch: &WatchOptions) -> bool {
     !watch.headless && watch.log_format == LogFormat::Text && environment::is_interactive()
 }
 
-/// Keeps `best.yaml` the best recipe so far: by search score, and in the end by the final.
+/// Keeps `best.yaml` the best recipe so far, or `best.json` the best genes: by search score, and in the end by the final.
 struct BestFile<'a> {
     dir: &'a RunDir,
     space: &'a Space,
-    recipes: HashMap<String, Recipe>,
+    /// Recipes as the journal keeps them, and fitness, by candidate.
+    known: HashMap<String, (serde_json::Value, f64)>,
     best: f64,
+}
+
+/// `best.json`.
+#[derive(Serialize)]
+struct BestGenes<'a> {
+    schema_version: u32,
+    name: &'a str,
+    id: &'a str,
+    /// On the search's questions.
+    fitness: f64,
+    /// It won the final.
+    is_winner: bool,
+    /// As the command was given them.
+    genes: &'a serde_json::Value,
+    /// The words that the numbers of choices stand for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    choices: BTreeMap<&'a str, &'a str>,
 }
 
 impl<'a> BestFile<'a> {
@@ -556,7 +597,7 @@ impl<'a> BestFile<'a> {
         Self {
             dir,
             space,
-            recipes: HashMap::new(),
+            known: HashMap::new(),
             best: f64::NEG_INFINITY,
         }
     }
@@ -564,33 +605,62 @@ impl<'a> BestFile<'a> {
     fn see(&mut self, record: &Record) {
         match &record.event {
             Event::CandidateScored(candidate) if event::run::competes(candidate) => {
-                let Ok(recipe) = serde_json::from_value(candidate.recipe.clone()) else {
-                    return;
-                };
+                let known = (candidate.recipe.clone(), candidate.fitness);
+                self.known.insert(candidate.id.clone(), known);
                 if candidate.fitness > self.best {
                     self.best = candidate.fitness;
-                    self.write(
-                        &recipe,
-                        &format!("{}, {:.4} on the search questions", candidate.id, candidate.fitness),
-                    );
-                }
-                self.recipes.insert(candidate.id.clone(), recipe);
-            }
-            Event::Selected(selection) => {
-                if let Some(recipe) = self.recipes.get(&selection.best) {
-                    self.write(recipe, &format!("{}, the winner of the final", selection.best));
+                    self.write(&candidate.id, false);
                 }
             }
+            Event::Selected(selection) => self.write(&selection.best, true),
             _ => {}
         }
     }
 
-    fn write(&self, recipe: &Recipe, what: &str) {
-        let yaml = write::to_yaml(&with_model_words(recipe, self.space));
-        let text = format!("# {} of {}\n{yaml}", what, self.space.name);
-        if let Err(e) = self.dir.replace(&self.dir.best(), &text) {
+    fn write(&self, id: &str, is_winner: bool) {
+        let Some((value, fitness)) = self.known.get(id) else {
+            return;
+        };
+        let (file, text) = match value.get("genes") {
+            Some(genes) => (self.dir.best_genes(), self.genes(id, *fitness, is_winner, genes)),
+            None => match self.recipe(id, *fitness, is_winner, value) {
+                Some(text) => (self.dir.best(), text),
+                None => return, // a parent as it is makes no recipe
+            },
+        };
+        if let Err(e) = self.dir.replace(&file, &text) {
             tracing::warn!("{e}");
         }
+    }
+
+    fn recipe(&self, id: &str, fitness: f64, is_winner: bool, value: &serde_json::Value) -> Option<String> {
+        let recipe: Recipe = serde_json::from_value(value.clone()).ok()?;
+        let yaml = write::to_yaml(&with_model_words(&recipe, self.space));
+        let what = match is_winner {
+            true => "the winner of the final".into(),
+            false => format!("{fitness:.4} on the search questions"),
+        };
+        Some(format!("# {id}, {what} of {}\n{yaml}", self.space.name))
+    }
+
+    fn genes(&self, id: &str, fitness: f64, is_winner: bool, genes: &serde_json::Value) -> String {
+        let word = |(name, gene): &'a (String, BareGene)| match gene {
+            BareGene::Choice { choice } => {
+                let at = genes.get(name)?.as_f64()? as usize;
+                Some((name.as_str(), choice.get(at)?.as_str()))
+            }
+            BareGene::Real(_) | BareGene::Int { .. } => None,
+        };
+        let best = BestGenes {
+            schema_version: event::SCHEMA_VERSION,
+            name: &self.space.name,
+            id,
+            fitness,
+            is_winner,
+            genes,
+            choices: self.space.genes.iter().filter_map(word).collect(),
+        };
+        serde_json::to_string_pretty(&best).expect("genes are plain data") + "\n"
     }
 }
 
@@ -661,5 +731,38 @@ mod tests {
         }
         let written = fs::read_to_string(dir.best()).unwrap();
         assert!(written.contains("stays") && !written.contains("leaves"), "{written}");
+    }
+
+    /// Without models there is no recipe; what was searched for is left all the same.
+    #[test]
+    fn bare_genes_are_left_with_the_words_of_their_choices() {
+        let text = "name: t\ngenes: {x: [0, 1], m: {choice: [adam, sgd]}}\nfitness: {command: [score]}\n";
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let mut best = BestFile::new(&dir, &space);
+        for (id, fitness, x) in [("c1", 0.5, 0.25), ("c2", 0.9, 0.75)] {
+            let candidate = serde_json::json!({
+                "schema_version": 1, "seq": 0, "time_ms": 0, "event": "candidate_scored", "id": id, "origin": "search",
+                "generation": 0, "genotype": [x, 1.0], "recipe": {"genes": {"x": x, "m": 1.0}}, "recipe_digest": "",
+                "fitness": fitness, "stderr": 0.0, "n": 1, "tasks": [], "cached": false, "generated_tokens": 0,
+                "merge_ms": 0, "evaluation_ms": 0
+            });
+            best.see(&serde_json::from_value(candidate).unwrap());
+        }
+        let read =
+            || -> serde_json::Value { serde_json::from_str(&fs::read_to_string(dir.best_genes()).unwrap()).unwrap() };
+        let first = read();
+        assert_eq!(
+            (&first["id"], &first["genes"]["x"], &first["choices"]["m"]),
+            (&"c2".into(), &0.75.into(), &"sgd".into())
+        );
+        let selected = serde_json::json!({
+            "schema_version": 1, "seq": 0, "time_ms": 0, "event": "selected", "split": "selection", "finalists": [],
+            "best": "c1", "best_parent": ""
+        });
+        best.see(&serde_json::from_value(selected).unwrap());
+        assert_eq!((&read()["id"], &read()["is_winner"]), (&"c1".into(), &true.into()));
+        assert!(!dir.best().exists());
     }
 }

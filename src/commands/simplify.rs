@@ -55,11 +55,6 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
     let records = store::read(&dir.journal())?;
     let run = Run::from_records(&records);
-    let (winner_id, winner) = winner(&run, &dir)?;
-    let mut engine = args.engine.clone();
-    engine.dtype = engine
-        .dtype
-        .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
     let space = Space::read(&dir.space())?;
     if space.fitness.command.is_some() {
         return Err(anyhow::anyhow!(
@@ -68,6 +63,11 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         )
         .into());
     }
+    let (winner_id, winner) = winner(&run, &dir)?;
+    let mut engine = args.engine.clone();
+    engine.dtype = engine
+        .dtype
+        .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
     let prepared = Prepared::new(space, &engine)?;
     let _lock = dir.lock()?;
     let mut examiner = Examiner::new(&prepared, &dir, &engine, &records, args.limit)?;
@@ -174,6 +174,7 @@ impl<'a> Examiner<'a> {
         let mut evaluator = MergeEvaluator::new(Resources {
             parents: &prepared.parents,
             tasks: prepared.tasks()?,
+            held_out: Vec::new(),
             cache: Cache::open(&dir.cache())?,
             device: models::device(&engine.device)?,
             dtype: models::dtype(engine.dtype),

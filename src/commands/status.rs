@@ -9,9 +9,9 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
-        Candidate, Origin, TaskScore, TestScore,
+        Candidate, Origin, TaskScore, TestScore, normalized,
         run::{Run, State},
-        words::{duration, parent_name},
+        words::{duration, parent_name, task_name, task_of},
     },
     store::{self, RunDir},
 };
@@ -27,7 +27,12 @@ pub struct Status {
     pub elapsed_ms: u64,
     pub best: Option<Best>,
     pub parents: Vec<ParentScore>,
+    /// The sealed split.
     pub held_out: Option<HeldOut>,
+    /// The best candidate by the best expert's score at each task of the fitness.
+    pub normalized: Vec<normalized::HeldIn>,
+    /// Winner and parents on tasks that the search never asked.
+    pub held_out_tasks: Vec<normalized::HeldOut>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +45,11 @@ pub struct Best {
     pub n: usize,
     #[serde(skip)]
     pub tasks: Vec<TaskScore>,
+    #[serde(skip)]
+    pub is_scored_by_command: bool,
     pub recipe: serde_json::Value,
+    /// Where it lies in the run directory, ready for `heterosis merge` or a script.
+    pub file: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -58,6 +67,16 @@ pub struct HeldOut {
     pub p_value: f64,
 }
 
+impl Best {
+    /// A command gives a number and no error with it.
+    fn score(&self) -> String {
+        match self.is_scored_by_command {
+            true => self.fitness.to_string(),
+            false => format!("{:.4} ± {:.4} SE", self.fitness, self.stderr),
+        }
+    }
+}
+
 impl Status {
     /// Of a run directory whose journal has been folded.
     pub fn of(dir: &RunDir, run: &Run) -> Self {
@@ -67,7 +86,12 @@ impl Status {
             stderr: c.stderr,
             n: c.n,
             tasks: c.tasks.clone(),
+            is_scored_by_command: run.is_scored_by_command(),
             recipe: c.recipe.clone(),
+            file: [dir.best(), dir.best_genes()]
+                .iter()
+                .find(|file| file.is_file())
+                .map(|file| file.display().to_string()),
         };
         let parent = |c: &Candidate| ParentScore {
             model: parent_name(&c.id).to_string(),
@@ -89,6 +113,8 @@ impl Status {
                 difference: reading.difference,
                 p_value: reading.p_value,
             }),
+            normalized: normalized::held_in(run),
+            held_out_tasks: normalized::held_out(run),
         }
     }
 }
@@ -135,10 +161,23 @@ pub fn status(args: StatusArgs) -> Outcome {
         ));
     }
     if let Some(best) = &status.best {
-        print(format_args!(
-            "  best   {:<16} {:.4} ± {:.4} SE (on {} search questions)",
-            best.id, best.fitness, best.stderr, best.n
-        ));
+        let asked = match best.is_scored_by_command {
+            true => String::new(),
+            false => format!(" (on {} search questions)", best.n),
+        };
+        print(format_args!("  best   {:<16} {}{asked}", best.id, best.score()));
+        for (name, value) in best
+            .recipe
+            .get("genes")
+            .and_then(|g| g.as_object())
+            .into_iter()
+            .flatten()
+        {
+            print(format_args!("    {name:<20} {value}"));
+        }
+        if let Some(file) = &best.file {
+            print(format_args!("  in {file}"));
+        }
     }
     if let Some(held_out) = &status.held_out {
         let (best, parent) = (&held_out.best.score, &held_out.best_parent.score);
@@ -151,6 +190,29 @@ pub fn status(args: StatusArgs) -> Outcome {
             parent.stderr,
             held_out.difference,
             held_out.p_value
+        ));
+    }
+    for task in &status.normalized {
+        let parts = [
+            task.of_expert
+                .map(|r| format!("{r} of the best expert ({})", parent_name(&task.expert))),
+            task.of_gain.map(|r| format!("{r} of its gain over the base")),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if !parts.is_empty() {
+            let name = task_name(&task.task, &task.lang);
+            print(format_args!("  {name}, {} questions: {}", task.split, parts.join(", ")));
+        }
+    }
+    for task in &status.held_out_tasks {
+        let score = &task.score.score;
+        let of_base = task.of_base.map_or(String::new(), |r| format!(", {r} of the base"));
+        print(format_args!(
+            "  never asked, {}: {} {:.4} ± {:.4} SE{of_base}",
+            task_of(&task.score),
+            parent_name(&task.id),
+            score.value,
+            score.stderr
         ));
     }
     Ok(())
@@ -184,9 +246,9 @@ pub fn runs(args: RunsArgs) -> Outcome {
     }
     let width = runs.iter().map(|r| r.run.chars().count()).max().unwrap_or(0);
     for run in runs {
-        let best = run.best.map_or(String::new(), |b| {
-            format!("  best {} {:.4} ± {:.4} SE", b.id, b.fitness, b.stderr)
-        });
+        let best = run
+            .best
+            .map_or(String::new(), |b| format!("  best {} {}", b.id, b.score()));
         let lead = run.held_out.map_or(String::new(), |h| {
             format!(
                 "  {:+.4} over {} on the sealed split",

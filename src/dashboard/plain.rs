@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::event::run::{Run, State, counts, origin_name};
-use crate::event::verdict::{luck, verdict};
+use crate::event::verdict::{forgotten, luck, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{Candidate, EndReason, Event, Level, Phase, Record, RunStarted};
 
@@ -96,11 +96,11 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::Selected(s) => {
             let winner = s.finalists.iter().find(|f| f.id == s.best);
             let fresh = winner.map(|f| {
-                format!(
-                    ", {} on {}",
-                    before.unit().score(&f.fresh),
-                    counted(f.fresh.n, "fresh question")
-                )
+                let score = before.unit().score(&f.fresh);
+                match before.is_scored_by_command() {
+                    true => format!(", {score}"),
+                    false => format!(", {score} on {}", counted(f.fresh.n, "fresh question")),
+                }
             });
             info(format!(
                 "{} is the best of {} finalists{}",
@@ -110,6 +110,11 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             ))
         }
         Event::TestRead(reading) => info(verdict(before.unit(), reading).sentence),
+        Event::HeldOutRead(reading) => {
+            let mut run = before.clone();
+            run.held_out = Some(reading.clone());
+            Some((Level::Info, forgotten(&run)?))
+        }
         Event::RunStopped { reason } => info(format!("stopped: {reason}")),
         Event::RunDone {
             evals,
@@ -159,6 +164,7 @@ fn phase_line(phase: Phase) -> &'static str {
         Phase::Search => "searching",
         Phase::Selection => "finalists answer fresh questions",
         Phase::Test => "opening the sealed test split, once",
+        Phase::HeldOut => "winner and parents answer what the search never asked",
     }
 }
 
@@ -169,7 +175,7 @@ fn scored_line(before: &Run, candidate: &Candidate) -> String {
         candidate.id,
         unit.with_error(candidate.fitness, candidate.stderr)
     );
-    if candidate.n > 0 {
+    if candidate.n > 1 {
         let _ = write!(line, " (n={})", candidate.n);
     }
     let _ = write!(line, "  {}", origin_name(&candidate.origin));
@@ -224,17 +230,25 @@ pub fn summary(run: &Run, directory: &str) -> String {
         }
         None => out += &without_reading(run),
     }
+    if let Some(forgotten) = forgotten(run) {
+        let _ = writeln!(out, "{forgotten}");
+    }
     out += &next_steps(run, directory);
     out
 }
 
 fn without_reading(run: &Run) -> String {
     let unit = run.unit();
-    let Some(best) = run.best().map(|b| &b.candidate) else {
+    let Some(best) = run.winner() else {
         return "No child was scored.\n".into();
     };
+    let when = if run.state == State::Done {
+        "Best"
+    } else {
+        "Best so far"
+    };
     let mut out = format!(
-        "Best so far: {} with {}",
+        "{when}: {} with {}",
         best.id,
         unit.with_error(best.fitness, best.stderr)
     );
@@ -246,23 +260,29 @@ fn without_reading(run: &Run) -> String {
             unit.with_error(parent.fitness, parent.stderr)
         );
     }
-    out + ".\nBoth on the questions that the search chose by, so the child's score is flattering; the sealed split was not read.\n"
+    out += ".\n";
+    if run.is_scored_by_command() {
+        return out;
+    }
+    out + "Both on the questions that the search chose by, so the child's score is flattering; the sealed split was not read.\n"
 }
 
 fn next_steps(run: &Run, directory: &str) -> String {
     let mut steps = Vec::new();
+    let makes_models = run.started.as_ref().is_none_or(|s| !s.models.is_empty());
     match run.state {
         State::Done => steps.push((format!("heterosis report {directory}"), "the whole story with pictures")),
         _ => steps.push((format!("heterosis resume {directory}"), "go on where it stopped")),
     }
     if run.best().is_some() {
-        steps.insert(
-            0,
-            (
+        let step = match makes_models {
+            true => (
                 format!("heterosis export {directory} best OUT"),
                 "the merged model, its card and provenance",
             ),
-        );
+            false => (format!("cat {directory}/best.json"), "the best genes"),
+        };
+        steps.insert(0, step);
     }
     let widest = steps.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
     let lines: Vec<String> = steps

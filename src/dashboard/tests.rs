@@ -6,7 +6,7 @@ use ratatui::backend::TestBackend;
 
 use super::model::{Page, Tab};
 use super::{Action, Appearance, Message, Model, draw, plain, update};
-use crate::event::{Event, Level, Record, rehearsal};
+use crate::event::{Event, Level, Origin, Record, rehearsal};
 
 fn committed(name: &str) -> Vec<Record> {
     let path = format!("{}/tests/data/dashboard/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
@@ -24,6 +24,10 @@ fn model_of(records: impl IntoIterator<Item = Record>) -> Model {
 
 /// The night as it stands while candidate `c0043` is decoded.
 fn midway() -> Model {
+    ticked(half_a_night())
+}
+
+fn half_a_night() -> Vec<Record> {
     let mut records = Vec::new();
     for record in rehearsal::night() {
         let seen = matches!(&record.event, Event::Progress(p) if p.id == "c0043" && p.answered >= 90);
@@ -32,10 +36,28 @@ fn midway() -> Model {
             break;
         }
     }
+    records
+}
+
+/// Two seconds after the last record.
+fn ticked(records: Vec<Record>) -> Model {
     let mut model = model_of(records);
     let now_ms = model.now_ms + 2000;
     update(&mut model, Message::Tick { now_ms });
     model
+}
+
+/// The same half of the night as a race: three of four leave early.
+fn raced() -> Model {
+    let mut records = half_a_night();
+    for (i, record) in records.iter_mut().enumerate() {
+        match &mut record.event {
+            Event::GenerationEnded(g) => (g.block, g.tau, g.split_half) = (Some(96), Some(0.71), Some(0.34)),
+            Event::CandidateScored(c) if c.origin == Origin::Search && i % 4 != 0 => (c.eliminated, c.n) = (true, 24),
+            _ => {}
+        }
+    }
+    ticked(records)
 }
 
 fn done() -> Model {
@@ -71,6 +93,7 @@ macro_rules! snapshot {
     ($name:literal, $model:expr) => {
         insta::assert_snapshot!(concat!($name, "-80x24"), screen($model, 80, 24));
         insta::assert_snapshot!(concat!($name, "-120x40"), screen($model, 120, 40));
+        insta::assert_snapshot!(concat!($name, "-200x60"), screen($model, 200, 60));
     };
 }
 
@@ -78,7 +101,6 @@ macro_rules! snapshot {
 fn overview_of_a_running_search() {
     let model = midway();
     snapshot!("overview", &model);
-    insta::assert_snapshot!("overview-200x60", screen(&model, 200, 60));
 }
 
 #[test]
@@ -101,6 +123,17 @@ fn each_page_of_a_running_search() {
 }
 
 #[test]
+fn a_race_shows_who_left_and_how_far_it_can_be_trusted() {
+    let mut model = raced();
+    snapshot!("race", &model);
+    press(&mut model, "3");
+    snapshot!("race-board", &model);
+    press(&mut model, "5");
+    snapshot!("race-engine", &model);
+    assert!(screen(&model, 80, 24).contains("0.71"));
+}
+
+#[test]
 fn the_result() {
     snapshot!("result", &done());
 }
@@ -113,6 +146,7 @@ fn a_candidate_from_all_sides() {
     for name in ["recipe", "weights", "tasks", "flips"] {
         insta::assert_snapshot!(format!("candidate-{name}-80x24"), screen(&model, 80, 24));
         insta::assert_snapshot!(format!("candidate-{name}-120x40"), screen(&model, 120, 40));
+        insta::assert_snapshot!(format!("candidate-{name}-200x60"), screen(&model, 200, 60));
         key(&mut model, KeyCode::Tab);
     }
     assert_eq!(model.detail.as_ref().unwrap().tab, Tab::Recipe, "the tabs go round");
@@ -125,16 +159,16 @@ fn a_stopped_run_on_log_likelihood() {
     let mut model = model_of(committed("stopped"));
     snapshot!("stopped", &model);
     press(&mut model, "7");
-    insta::assert_snapshot!("stopped-result-80x24", screen(&model, 80, 24));
+    snapshot!("stopped-result", &model);
 }
 
 #[test]
 fn overlays() {
     let mut model = midway();
     press(&mut model, "?");
-    insta::assert_snapshot!("help-80x24", screen(&model, 80, 24));
+    snapshot!("help", &model);
     press(&mut model, "?S");
-    insta::assert_snapshot!("confirm-80x24", screen(&model, 80, 24));
+    snapshot!("confirm", &model);
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn state(model: &Model) -> Span<'static> {
         },
         Some(Phase::Selection) => "selecting",
         Some(Phase::Test) => "testing",
+        Some(Phase::HeldOut) => "held out",
     };
     match &run.state {
         State::Waiting => span("○ waiting", DIM),

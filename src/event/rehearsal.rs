@@ -6,8 +6,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, Level, Model, Origin,
-    Phase, Progress, Record, RunStarted, SCHEMA_VERSION, Score, Selection, Task, TaskScore, TestReading, TestScore,
+    Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, HeldOutReading,
+    HeldOutScore, HeldOutTask, Level, Model, Origin, Phase, Progress, Record, RunStarted, SCHEMA_VERSION, Score,
+    Selection, Task, TaskScore, TestReading, TestScore,
 };
 
 /// 2026-03-01 23:00 UTC.
@@ -92,6 +93,57 @@ pub fn stopped() -> Vec<Record> {
         },
     );
     stage.records
+}
+
+/// The journal with two tasks that the search never asked, read at the end.
+pub fn held_out() -> Vec<Record> {
+    let mut records = journal();
+    let run = super::run::Run::from_records(&records);
+    let task = |task: &str, lang: &str, metric: &str| HeldOutTask {
+        task: task.into(),
+        lang: lang.into(),
+        split: "test".into(),
+        n: 200,
+        metric: metric.into(),
+    };
+    let tasks = vec![
+        task("evals/words-fr.yaml", "fr", "exact_match"),
+        task("evals/text-en.yaml", "en", "log_likelihood"),
+    ];
+    let winner = run.winner().expect("the night has a winner").id.as_str();
+    let everybody = [
+        (winner, 0.30, -2.5),
+        ("parent-base", 0.40, -2.3),
+        ("parent-maths", 0.25, -2.4),
+        ("parent-spanish", 0.35, -2.9),
+    ];
+    let scores = everybody.map(|(id, right, nats)| {
+        let values = [(right, (right * (1.0_f64 - right) / 200.0).sqrt()), (nats, 0.04)];
+        let score = |(task, (value, stderr)): (&HeldOutTask, (f64, f64))| TaskScore {
+            task: task.task.clone(),
+            lang: task.lang.clone(),
+            split: task.split.clone(),
+            score: Score { value, stderr, n: 200 },
+        };
+        HeldOutScore {
+            id: id.into(),
+            tasks: tasks.iter().zip(values).map(score).collect(),
+        }
+    });
+    let last = records.pop().expect("the night has an end");
+    let reading = HeldOutReading {
+        tasks,
+        scores: scores.into(),
+    };
+    records.push(Record {
+        event: Event::HeldOutRead(reading),
+        ..last.clone()
+    });
+    records.push(Record {
+        seq: last.seq + 1,
+        ..last
+    });
+    records
 }
 
 struct Rehearsal {

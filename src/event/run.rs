@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Generation, Level, Model, Origin, Phase, Progress, Record,
-    RunStarted, Selection, StageStarted, TestReading,
+    Answer, Answers, Candidate, EndReason, Event, Generation, HeldOutReading, Level, Model, Origin, Phase, Progress,
+    Record, RunStarted, Selection, StageStarted, TestReading,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -36,6 +36,7 @@ pub struct Run {
     pub search_ended: Option<EndReason>,
     pub selection: Option<Selection>,
     pub reading: Option<TestReading>,
+    pub held_out: Option<HeldOutReading>,
     pub log: Vec<LogLine>,
     /// Candidates that counted against the budget, failed ones included; see [`is_paid`].
     pub evals: u64,
@@ -217,6 +218,7 @@ impl Run {
             }
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
+            Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),
             Event::RunStopped { reason } => self.end(State::Stopped(reason.clone())),
             Event::RunDone {
                 evals,
@@ -302,7 +304,9 @@ impl Run {
     fn score(&mut self, record: &Record, candidate: &Candidate) {
         self.finish_working(&candidate.id);
         // Scores of the final are told by `selected` and `test_read`; the board stays the search's.
-        if matches!(self.phase, Some(Phase::Selection | Phase::Test)) && self.by_id.contains_key(&candidate.id) {
+        if matches!(self.phase, Some(Phase::Selection | Phase::Test | Phase::HeldOut))
+            && self.by_id.contains_key(&candidate.id)
+        {
             return;
         }
         self.generated_tokens += candidate.generated_tokens;
@@ -380,10 +384,22 @@ impl Run {
     }
 
     pub fn task_unit(&self, task: &str, lang: &str) -> Unit {
-        self.started
-            .as_ref()
-            .map(|s| Unit::of_task(s, task, lang))
-            .unwrap_or_default()
+        let held_out = self.held_out.iter().flat_map(|r| &r.tasks);
+        match held_out.into_iter().find(|t| t.task == task && t.lang == lang) {
+            Some(task) if task.metric == LOG_LIKELIHOOD => Unit::Raw,
+            Some(_) => Unit::Percent,
+            None => self
+                .started
+                .as_ref()
+                .map(|s| Unit::of_task(s, task, lang))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The base's id, where the run has one.
+    pub fn base_id(&self) -> Option<String> {
+        let base = self.started.as_ref()?.models.iter().find(|m| m.is_base)?;
+        Some(format!("parent-{}", base.name))
     }
 
     /// The names of a candidate's genes: each stage of a search has its own.
@@ -514,6 +530,12 @@ impl Run {
     /// A model of the run by its short name.
     pub fn model(&self, name: &str) -> Option<&Model> {
         self.started.as_ref()?.models.iter().find(|m| m.name == name)
+    }
+
+    /// Whether a command of the user's scores candidates: its scores carry no standard error, and it keeps its questions
+    /// to itself, so that nothing is sealed.
+    pub fn is_scored_by_command(&self) -> bool {
+        self.started.as_ref().is_some_and(|s| s.tasks.is_empty())
     }
 
     /// Whether a task is scored by likelihood.

@@ -1,8 +1,8 @@
 //! What the one reading of the sealed test split says, in one sentence; honest about chance and about luck.
 
-use super::TestReading;
 use super::run::Run;
-use super::words::{Unit, counted, p_value, parent_name, test_name};
+use super::words::{Unit, counted, p_value, parent_name, task_of, test_name};
+use super::{Score, TaskScore, TestReading};
 
 /// What a reading of the sealed split says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,34 @@ pub fn luck(run: &Run) -> Option<String> {
     })
 }
 
+/// How the winner does on tasks that the search never asked, beside the base, or beside the best parent without one.
+pub fn forgotten(run: &Run) -> Option<String> {
+    let reading = run.held_out.as_ref()?;
+    let winner = run.winner()?;
+    let child = reading.scores.iter().find(|s| s.id == winner.id)?;
+    let base = run.base_id();
+    let mut told = Vec::new();
+    for task in &child.tasks {
+        let unit = run.task_unit(&task.task, &task.lang);
+        let same = |s: &&TaskScore| (&s.task, &s.lang, &s.split) == (&task.task, &task.lang, &task.split);
+        let parents = reading.scores.iter().filter(|s| s.id != winner.id);
+        let scores = parents.filter_map(|s| Some((&s.id, s.tasks.iter().find(same)?.score)));
+        let scores: Vec<(&String, Score)> = scores.collect();
+        let of_base = scores.iter().find(|(id, _)| Some(*id) == base.as_ref());
+        let best = scores.iter().max_by(|a, b| a.1.value.total_cmp(&b.1.value));
+        let Some((id, other)) = of_base.or(best) else { continue };
+        told.push(format!(
+            "{} {} ({}: {})",
+            task_of(task),
+            unit.score(&task.score),
+            parent_name(id),
+            unit.score(other)
+        ));
+    }
+    let told = told.join(", ");
+    (!told.is_empty()).then(|| format!("On what the search never asked {} scores: {told}.", winner.id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +124,17 @@ mod tests {
         assert!(!won && sentence.contains("loses to"), "{sentence}");
         let (won, sentence) = say(0.0, 1.0);
         assert!(!won && sentence.contains("no better than"), "{sentence}");
+    }
+
+    #[test]
+    fn what_was_forgotten_is_told_beside_the_base() {
+        let run = Run::from_records(&rehearsal::held_out());
+        let told = forgotten(&run).unwrap();
+        assert!(
+            told.contains("scores: words-fr 30.0 ± 3.2 (base: 40.0 ± 3.5), text-en -2.500 ± 0.040 (base: -2.300"),
+            "{told}"
+        );
+        assert_eq!(forgotten(&Run::from_records(&rehearsal::journal())), None);
     }
 
     #[test]

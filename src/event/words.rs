@@ -43,12 +43,16 @@ impl Unit {
                 format!("{value:.2e}")
             }
             Self::Raw if value.abs() >= 1000.0 => format!("{value:.1}"),
-            Self::Raw => format!("{value:.3}"),
+            // No minus before a zero.
+            Self::Raw => format!("{:.3}", value + 0.0),
         }
     }
 
-    /// `54.0 ± 3.2`: the standard error, not an interval.
+    /// `54.0 ± 3.2`: the standard error, not an interval. The score of a command has none.
     pub fn with_error(self, value: f64, stderr: f64) -> String {
+        if self == Self::Raw && stderr == 0.0 {
+            return self.value(value);
+        }
         format!("{} ± {}", self.value(value), self.value(stderr))
     }
 
@@ -234,10 +238,14 @@ mod tests {
         };
         assert_eq!(Unit::Percent.score(&score), "54.0 ± 3.2");
         assert_eq!(Unit::Raw.with_error(-1.23456, 0.01), "-1.235 ± 0.010");
+        assert_eq!(Unit::Raw.with_error(0.5, 0.0), "0.500", "a command gives no error");
         assert_eq!(Unit::Percent.signed(0.124), "+12.4");
         assert_eq!(Unit::Raw.signed(-0.031), "-0.031");
         assert_eq!(Unit::Percent.points(-0.124), "12.4 points");
-        assert_eq!(Unit::Raw.value(0.0), "0.000");
+        assert_eq!(
+            (Unit::Raw.value(0.0), Unit::Raw.value(-0.0)),
+            ("0.000".into(), "0.000".into())
+        );
         assert_eq!(Unit::Raw.value(-123_456_789.0), "-1.23e8");
     }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
+use super::license::ParentLicense;
 use crate::event::run::Run;
+use crate::event::verdict::forgotten;
 use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name, test_name};
 use crate::event::{Candidate, Comparison, TaskScore, TestReading, TestScore};
 
@@ -13,8 +15,10 @@ pub struct Card<'a> {
     pub id: &'a str,
     /// The recipe as exported, mergekit's YAML.
     pub recipe_yaml: &'a str,
-    /// The most restrictive licence of the parents, where it is known.
+    /// The licence of the child; see [`of_child`](super::license::of_child).
     pub license: Option<&'a str>,
+    /// The parents' licences.
+    pub parent_licenses: &'a [ParentLicense],
     /// Names of the models that went in, as the user wrote them; those of the run if empty.
     pub models: &'a [String],
     /// Evaluation profile of the scores.
@@ -44,7 +48,7 @@ fn models(card: &Card) -> Vec<String> {
 }
 
 /// `hf:owner/name@revision` → `owner/name`; of a path on somebody's disk only the last part.
-fn hub_name(model: &str) -> String {
+pub(super) fn hub_name(model: &str) -> String {
     match model.strip_prefix("hf:") {
         Some(rest) => rest.split('@').next().unwrap_or(rest).to_owned(),
         None => model
@@ -149,13 +153,38 @@ fn body(card: &Card) -> String {
         Some(reading) => sealed(card, reading),
         None => unsealed(card),
     };
+    if let Some(forgotten) = forgotten(card.run).filter(|_| reading(card).is_some()) {
+        let _ = writeln!(out, "\n{forgotten}");
+    }
     let _ = writeln!(
         out,
         "\n± is one standard error. Evaluation profile: `{}`.\n",
         card.profile
     );
     let _ = writeln!(out, "## Recipe\n\n```yaml\n{}\n```\n", card.recipe_yaml.trim_end());
+    out += &licenses(card);
     out + &provenance(card)
+}
+
+fn licenses(card: &Card) -> String {
+    if card.parent_licenses.is_empty() {
+        return String::new();
+    }
+    let of_parent = |p: &ParentLicense| {
+        let license = p
+            .license
+            .as_ref()
+            .map_or_else(|| "no licence that it names".into(), |l| format!("`{l}`"));
+        format!("`{}`: {license}", hub_name(&p.model))
+    };
+    let parents: Vec<String> = card.parent_licenses.iter().map(of_parent).collect();
+    let child = match card.license {
+        Some("other") | None => {
+            "No single one of these says it all: the terms of every parent hold for this merge.".into()
+        }
+        Some(license) => format!("The most restrictive of them, `{license}`, holds for this merge."),
+    };
+    format!("## Licence\n\n{}. {child}\n\n", parents.join("; "))
 }
 
 fn method(card: &Card) -> String {
@@ -345,6 +374,7 @@ mod tests {
             id,
             recipe_yaml: RECIPE,
             license: Some("apache-2.0"),
+            parent_licenses: &[],
             models: &[],
             profile: "fitness",
         }
@@ -382,6 +412,24 @@ mod tests {
         assert!(text.contains("no sealed split was read"));
         let text = model_card(&Card { id: "nobody", ..card });
         assert!(text.contains("was not scored") && front(&text).get("model-index").is_none());
+    }
+
+    #[test]
+    fn the_parents_licences_stand_in_the_card() {
+        let run = Run::from_records(&rehearsal::journal());
+        let parents = ["mit", "apache-2.0"].map(|license| ParentLicense {
+            model: format!("hf:owner/{license}-model"),
+            license: Some(license.into()),
+        });
+        let text = model_card(&Card {
+            parent_licenses: &parents,
+            ..card(&run, "c0005")
+        });
+        assert!(
+            text.contains("`owner/mit-model`: `mit`; `owner/apache-2.0-model`: `apache-2.0`."),
+            "{text}"
+        );
+        assert!(text.contains("The most restrictive of them, `apache-2.0`,"), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Pure functions from records to text; writing files is the caller's. The page needs no network: its pictures are inline.
 
 pub mod card;
+pub mod license;
 mod page;
 mod pictures;
 mod svg;
@@ -71,6 +72,25 @@ mod tests {
             assert!(!report.html.contains(outside), "the page reaches outside: {outside}");
         }
         insta::assert_snapshot!("opening", page::opening(&Run::from_records(&rehearsal::journal())));
+    }
+
+    #[test]
+    fn what_was_forgotten_stands_on_the_page_and_in_the_table() {
+        let report = of(&rehearsal::held_out());
+        assert!(report.html.contains("<h2>What the search never asked</h2>"));
+        assert!(
+            report.html.contains("30.0 ± 3.2 (75 ± 10 % of the base)"),
+            "{}",
+            report.html
+        );
+        let header: Vec<&str> = report.results_csv.lines().next().unwrap().split(',').collect();
+        let column = header.iter().position(|h| *h == "words-fr held out ÷ base").unwrap();
+        let run = Run::from_records(&rehearsal::held_out());
+        let winner = format!(",{},", run.winner().unwrap().id);
+        let row = report.results_csv.lines().find(|l| l.contains(&winner)).unwrap();
+        let ratio: f64 = row.split(',').nth(column).unwrap().parse().unwrap();
+        assert!((ratio - 0.75).abs() < 1e-12);
+        assert!(header.contains(&"arith-es ÷ best expert"));
     }
 
     #[test]

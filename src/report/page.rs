@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use super::pictures::Picture;
 use super::svg::{STYLE, escape};
+use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::words::{
     budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
 };
-use crate::event::{Comparison, Level, Origin, TestReading};
+use crate::event::{Comparison, HeldOutTask, Level, Origin, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -43,7 +44,7 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
             picture.svg.inline()
         );
         body += &match file {
-            "contest.svg" => comparisons(run),
+            "contest.svg" => comparisons(run) + &normalized(run),
             "luck.svg" => finalists(run),
             "weights.svg" => recipe(run),
             _ => String::new(),
@@ -52,6 +53,7 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
     if !pictures.iter().any(|p| p.file == "weights.svg") {
         body += &recipe(run);
     }
+    body += &held_out(run);
     body += &flips(run);
     body += &board(run);
     body += &facts(run);
@@ -180,6 +182,7 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
     }
     sentences.extend(unsearched(run, reading));
     sentences.extend(crate::event::verdict::luck(run));
+    sentences.extend(crate::event::verdict::forgotten(run));
     sentences
 }
 
@@ -221,11 +224,16 @@ fn chance(p: f64) -> String {
 
 fn of_search(run: &Run) -> Vec<String> {
     let unit = run.unit();
-    let Some(best) = run.best().map(|b| &b.candidate) else {
+    let Some(best) = run.winner() else {
         return vec!["No child has been scored yet, so there is nothing to tell.".into()];
     };
     let mut sentences = vec![format!(
-        "The best child so far is {} with {}.",
+        "The best {} is {} with {}.",
+        if run.state == State::Done {
+            "child"
+        } else {
+            "child so far"
+        },
         best.id,
         unit.with_error(best.fitness, best.stderr)
     )];
@@ -238,11 +246,11 @@ fn of_search(run: &Run) -> Vec<String> {
             unit.with_error(parent.fitness, parent.stderr)
         ));
     }
-    sentences.push(
-        "Both were measured on the questions that the search chooses by, where the best of many is always a little lucky; \
-         the sealed test split has not been read."
-            .into(),
-    );
+    if !run.is_scored_by_command() {
+        let caution = "Both were measured on the questions that the search chooses by, where the best of many is always a \
+                       little lucky; the sealed test split has not been read.";
+        sentences.push(caution.into());
+    }
     sentences
 }
 
@@ -314,11 +322,16 @@ fn cards(run: &Run) -> String {
             }
         }
         None => {
-            if let Some(best) = run.best().map(|b| &b.candidate) {
+            if let Some(best) = run.winner() {
+                let asked = if run.is_scored_by_command() {
+                    ""
+                } else {
+                    ", search questions"
+                };
                 cards.push((
                     "child",
                     unit.with_error(best.fitness, best.stderr),
-                    format!("{}, search questions", best.id),
+                    format!("{}{asked}", best.id),
                 ));
             }
             if let Some(parent) = run.best_parent() {
@@ -431,6 +444,80 @@ fn comparisons(run: &Run) -> String {
     table(&header, &rows)
 }
 
+/// The child by the best expert's score at each task.
+fn normalized(run: &Run) -> String {
+    let held_in = normalized::held_in(run);
+    let Some(split) = held_in.first().map(|t| t.split.clone()) else {
+        return String::new();
+    };
+    let header = [
+        text("task"),
+        text("best expert"),
+        number("child ÷ best expert"),
+        number("share of the expert's gain over the base"),
+    ];
+    let ratio = |ratio: &Option<Ratio>| number(ratio.map_or_else(|| "–".into(), |r| r.to_string()));
+    let rows: Vec<(bool, Vec<Cell>)> = held_in
+        .iter()
+        .map(|t| {
+            let name = task_name(&t.task, &t.lang);
+            let row = vec![
+                text(name),
+                text(parent_name(&t.expert)),
+                ratio(&t.of_expert),
+                ratio(&t.of_gain),
+            ];
+            (false, row)
+        })
+        .collect();
+    let note = format!(
+        "On the {split} questions. The expert is the parent, other than the base, that is best at the task; ± is one standard \
+         error."
+    );
+    format!("{}<p class=chips>{}</p>\n", table(&header, &rows), escape(&note))
+}
+
+/// What the child forgot, or learnt besides: a column for each task that the search never asked.
+fn held_out(run: &Run) -> String {
+    let Some(reading) = &run.held_out else {
+        return String::new();
+    };
+    let measured = normalized::held_out(run);
+    let mut header = vec![text("")];
+    header.extend(reading.tasks.iter().map(|t| {
+        let asked = counted(t.n, "question");
+        number(format!("{}, {asked}", task_name(&t.task, &t.lang)))
+    }));
+    let cell = |id: &str, task: &HeldOutTask| {
+        let same = |m: &&HeldOut| {
+            m.id == id && (&m.score.task, &m.score.lang, &m.score.split) == (&task.task, &task.lang, &task.split)
+        };
+        let Some(m) = measured.iter().find(same) else {
+            return number("–");
+        };
+        let score = run.task_unit(&task.task, &task.lang).score(&m.score.score);
+        number(
+            m.of_base
+                .map_or(score.clone(), |r| format!("{score} ({r} of the base)")),
+        )
+    };
+    let winner = run.winner().map(|w| w.id.as_str());
+    let rows: Vec<(bool, Vec<Cell>)> = reading
+        .scores
+        .iter()
+        .map(|s| {
+            let mut row = vec![text(parent_name(&s.id))];
+            row.extend(reading.tasks.iter().map(|task| cell(&s.id, task)));
+            (Some(s.id.as_str()) == winner, row)
+        })
+        .collect();
+    format!(
+        "<h2>What the search never asked</h2>\n{}<p class=chips>Nothing was chosen by these tasks: they show what the child \
+         forgot. ± is one standard error.</p>\n",
+        table(&header, &rows)
+    )
+}
+
 fn finalists(run: &Run) -> String {
     let Some(selection) = &run.selection else {
         return String::new();
@@ -470,7 +557,12 @@ fn recipe(run: &Run) -> String {
     let yaml = serde_json::from_value(winner.recipe.clone()).ok();
     let written = yaml.as_ref().map(crate::recipe::write::to_yaml).unwrap_or(json);
     format!(
-        "<details><summary>The recipe of {}</summary><pre>{}</pre></details>\n",
+        "<details><summary>The {} of {}</summary><pre>{}</pre></details>\n",
+        if winner.recipe.get("genes").is_some() {
+            "genes"
+        } else {
+            "recipe"
+        },
         escape(&winner.id),
         escape(&written)
     )

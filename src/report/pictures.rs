@@ -472,7 +472,8 @@ fn tasks(run: &Run) -> Option<Picture> {
 
 /// Each finalist on the search's questions, on fresh ones, and the winner on the sealed ones: how much was luck.
 fn luck(run: &Run) -> Option<Picture> {
-    let selection = run.selection.as_ref()?;
+    // A command that is asked again may ask the same.
+    let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
     let unit = run.unit();
     let sealed = |id: &str| {
         run.reading

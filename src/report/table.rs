@@ -1,15 +1,11 @@
 //! `results.csv`: a row for each candidate, best first, failed ones at the end.
 
+use crate::event::normalized::{self, HeldIn, HeldOut};
 use crate::event::run::{Run, origin_name};
-use crate::event::words::task_name;
+use crate::event::words::{task_name, task_of};
 
 pub fn csv(run: &Run) -> String {
-    let tasks: Vec<String> = run
-        .started
-        .iter()
-        .flat_map(|s| &s.tasks)
-        .map(|t| task_name(&t.task, &t.lang))
-        .collect();
+    let tasks = task_names(run);
     let mut genes: Vec<&String> = run.started.iter().flat_map(|s| &s.genes).collect();
     // A later stage of the search has other genes.
     for gene in run.stages.iter().flat_map(|stage| &stage.genes) {
@@ -31,8 +27,20 @@ pub fn csv(run: &Run) -> String {
     .map(String::from)
     .into();
     for task in &tasks {
-        header.extend([task.clone(), format!("{task} stderr")]);
+        header.extend([
+            task.clone(),
+            format!("{task} stderr"),
+            format!("{task} ÷ best expert"),
+            format!("{task} share of gain"),
+        ]);
     }
+    let held_out = run.held_out.iter().flat_map(|r| &r.tasks).collect::<Vec<_>>();
+    for task in &held_out {
+        let task = task_name(&task.task, &task.lang);
+        let columns = ["", " stderr", " ÷ base"].map(|column| format!("{task} held out{column}"));
+        header.extend(columns);
+    }
+    let measured = normalized::held_out(run);
     header.extend(
         [
             "cached",
@@ -59,10 +67,24 @@ pub fn csv(run: &Run) -> String {
             c.stderr.to_string(),
             c.n.to_string(),
         ];
+        let held_in = normalized::held_in_of(run, c);
         for i in 0..tasks.len() {
-            let score = c.tasks.get(i).map(|t| t.score);
-            cells.push(score.map_or_else(String::new, |s| s.value.to_string()));
-            cells.push(score.map_or_else(String::new, |s| s.stderr.to_string()));
+            let task = c.tasks.get(i);
+            let same = |h: &&HeldIn| task.is_some_and(|t| (&t.task, &t.lang) == (&h.task, &h.lang));
+            let held_in = held_in.iter().find(same);
+            cells.push(number(task.map(|t| t.score.value)));
+            cells.push(number(task.map(|t| t.score.stderr)));
+            cells.push(number(held_in.and_then(|h| Some(h.of_expert?.value))));
+            cells.push(number(held_in.and_then(|h| Some(h.of_gain?.value))));
+        }
+        for task in &held_out {
+            let same = |h: &&HeldOut| {
+                h.id == c.id && (&h.score.task, &h.score.lang, &h.score.split) == (&task.task, &task.lang, &task.split)
+            };
+            let measured = measured.iter().find(same);
+            cells.push(number(measured.map(|h| h.score.score.value)));
+            cells.push(number(measured.map(|h| h.score.score.stderr)));
+            cells.push(number(measured.and_then(|h| Some(h.of_base?.value))));
         }
         cells.extend([
             c.cached.to_string(),
@@ -90,6 +112,21 @@ pub fn csv(run: &Run) -> String {
         out += &row(&cells);
     }
     out
+}
+
+/// Empty where there is none.
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |v| v.to_string())
+}
+
+/// The run's tasks; of a command the names of its scores, which only its answers tell.
+fn task_names(run: &Run) -> Vec<String> {
+    let named = run.started.iter().flat_map(|s| &s.tasks);
+    let named: Vec<String> = named.map(|t| task_name(&t.task, &t.lang)).collect();
+    match (named.is_empty(), run.scored.first()) {
+        (true, Some(first)) => first.candidate.tasks.iter().map(task_of).collect(),
+        _ => named,
+    }
 }
 
 /// One line of RFC 4180.

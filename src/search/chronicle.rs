@@ -49,6 +49,7 @@ struct Past {
     search_ended: Option<(EndReason, u64)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
+    held_out: bool,
     done: bool,
 }
 
@@ -153,6 +154,7 @@ impl<'a> Chronicle<'a> {
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
             Event::Selected(selection) => past.selection = Some(selection),
             Event::TestRead(reading) => past.test = Some(reading),
+            Event::HeldOutRead(_) => past.held_out = true,
             Event::RunDone { .. } => past.done = true,
             _ => {}
         }
@@ -253,6 +255,11 @@ impl<'a> Chronicle<'a> {
 
     pub fn past_test(&self) -> Option<&TestReading> {
         self.past.test.as_ref()
+    }
+
+    /// The held-out tasks have been read.
+    pub fn past_held_out(&self) -> bool {
+        self.past.held_out
     }
 
     pub fn is_done(&self) -> bool {

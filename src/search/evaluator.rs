@@ -35,6 +35,8 @@ pub struct FitnessTask {
 pub struct Resources<'a> {
     pub parents: &'a Parents,
     pub tasks: Vec<FitnessTask>,
+    /// Tasks that are asked at the very end, and count for nothing.
+    pub held_out: Vec<FitnessTask>,
     pub cache: Cache,
     pub device: candle_core::Device,
     pub dtype: decoder::DType,
@@ -74,6 +76,16 @@ struct Kept {
     /// Log-likelihood a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
+}
+
+impl Resources<'_> {
+    /// The tasks of the fitness, then those that are held out.
+    fn task(&self, index: usize) -> &FitnessTask {
+        match self.tasks.get(index) {
+            Some(task) => task,
+            None => &self.held_out[index - self.tasks.len()],
+        }
+    }
 }
 
 impl<'a> MergeEvaluator<'a> {
@@ -127,8 +139,25 @@ impl<'a> MergeEvaluator<'a> {
         })
     }
 
+    /// The questions that the search never asks: each held-out task's own split and limit.
+    ///
+    /// # Errors
+    /// A task without questions there.
+    pub fn held_out_exam(&mut self) -> Result<Exam, Error> {
+        let first = self.resources.tasks.len();
+        let tasks = (first..first + self.resources.held_out.len()).map(|index| {
+            let FitnessTask { split, limit, .. } = *self.resources.task(index);
+            self.exam_task(index, split, limit)
+        });
+        let tasks = tasks.collect::<Result<_, _>>()?;
+        Ok(Exam {
+            split: "held-out".into(),
+            tasks,
+        })
+    }
+
     fn exam_task(&mut self, index: usize, split: Split, limit: Option<usize>) -> Result<ExamTask, Error> {
-        let fitness_task = &self.resources.tasks[index];
+        let fitness_task = self.resources.task(index);
         let task = &fitness_task.task;
         let mut questions = task.questions(split)?;
         questions.truncate(limit.unwrap_or(usize::MAX));
@@ -154,7 +183,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     pub fn task_digest(&self, index: usize) -> &str {
-        self.resources.tasks[index].task.digest()
+        self.resources.task(index).task.digest()
     }
 
     /// Puts answers that the journal holds back into a cache that lost them. Answers to questions of no exam are left.
@@ -163,13 +192,13 @@ impl<'a> MergeEvaluator<'a> {
     /// The cache cannot be written.
     pub fn remember(&self, answers: &event::Answers) -> Result<(), Error> {
         let is_it = |((index, split), _): &(&(usize, String), &Asked)| {
-            let task = &self.resources.tasks[*index].task;
+            let task = &self.resources.task(*index).task;
             (task.name(), task.lang(), split) == (&answers.task, &answers.lang, &answers.split)
         };
         let Some(((index, _), asked)) = self.questions.iter().find(is_it) else {
             return Ok(());
         };
-        let is_measured = self.resources.tasks[*index].task.kind() != Kind::Generate;
+        let is_measured = self.resources.task(*index).task.kind() != Kind::Generate;
         let digests: HashMap<&String, &String> = asked.catalogue.ids.iter().zip(&asked.digests).collect();
         for answer in &answers.answers {
             let Some(digest) = digests.get(&answer.q) else { continue };
@@ -203,7 +232,7 @@ impl<'a> MergeEvaluator<'a> {
         let Some(asked) = self.questions.get(&(task.index, task.split.clone())) else {
             return Err(format!("the {} questions of {} are not loaded", task.split, task.task));
         };
-        let judge = &self.resources.tasks[task.index].task;
+        let judge = &self.resources.task(task.index).task;
         let known = |item: &usize| -> Result<Option<event::Answer>, String> {
             let kept: Option<Kept> = self.resources.cache.get(&item_key(weights, &asked.digests[*item]));
             let question = &asked.questions[*item];
@@ -456,7 +485,7 @@ impl MergeEvaluator<'_> {
         }
         let work: Vec<(&Task, &[Question])> = asked
             .iter()
-            .map(|(task, _, _, questions)| (&resources.tasks[task.index].task, questions.as_slice()))
+            .map(|(task, _, _, questions)| (&resources.task(task.index).task, questions.as_slice()))
             .collect();
         let start = (resources.since_start)();
         let mut last = start;
@@ -481,7 +510,7 @@ impl MergeEvaluator<'_> {
         .map_err(|e| e.to_string())?;
         let mut all = Vec::new();
         for ((task, of_task, items, _), answers) in asked.iter().zip(answered) {
-            let judge = &resources.tasks[task.index].task;
+            let judge = &resources.task(task.index).task;
             let answers: Vec<event::Answer> = answers.into_iter().map(|answer| plain(answer, judge)).collect();
             for (item, answer) in items.iter().zip(&answers) {
                 let key = item_key(weights, &of_task.digests[*item]);

@@ -2,14 +2,18 @@
 //!
 //! The best score of a search is the luckiest of many, so it decides only who comes here. The selection questions, which
 //! no candidate was bred on, choose the winner; the optimizer's mean wins ties. The test split is then read a single time,
-//! and that reading is in the journal.
+//! and that reading is in the journal. Last, the winner and the parents meet tasks that the search never asked: what the
+//! child forgot.
 
 use std::collections::HashSet;
 
-use super::{Error, Evaluation, Interrupt, Run, genome::Who, race::Entrant, scoring::Answers};
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, genome::Who, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
-    event::{Candidate, Comparison, Event, Finalist, Level, Origin, Phase, Selection, TestReading, TestScore},
+    event::{
+        Candidate, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Level, Origin, Phase,
+        Selection, TestReading, TestScore,
+    },
     recipe::Recipe,
 };
 
@@ -25,6 +29,9 @@ impl Run<'_, '_> {
         // A command keeps its questions to itself: there is nothing sealed to read.
         if self.chronicle.past_test().is_none() && !self.plan.test.tasks.is_empty() {
             self.read_test(&selection)?;
+        }
+        if !self.chronicle.past_held_out() && !self.plan.held_out.tasks.is_empty() {
+            self.read_held_out(&selection)?;
         }
         self.chronicle.write(Event::RunDone {
             evals: self.evals,
@@ -68,7 +75,7 @@ impl Run<'_, '_> {
         self.look_ahead(&entrants, &plan.selection)?;
         for candidate in &field {
             self.pause_or_stop()?;
-            let Some(evaluation) = self.examine(candidate, false)? else {
+            let Some(evaluation) = self.examine(candidate, &plan.selection)? else {
                 continue;
             };
             let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
@@ -119,7 +126,7 @@ impl Run<'_, '_> {
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
         for candidate in &wanted {
             self.pause_or_stop()?;
-            if let Some(evaluation) = self.examine(candidate, true)? {
+            if let Some(evaluation) = self.examine(candidate, exam)? {
                 readings.push((candidate.id.clone(), evaluation));
             }
         }
@@ -171,10 +178,41 @@ impl Run<'_, '_> {
         Ok(self.chronicle.write(Event::TestRead(reading))?)
     }
 
-    /// A known candidate on the selection questions, or on the test; `None` (and a line in the log) if it fails there.
-    fn examine(&mut self, candidate: &Candidate, sealed: bool) -> Result<Option<Evaluation>, Interrupt> {
+    /// The winner first, then the parents; who fails is left out.
+    fn read_held_out(&mut self, selection: &Selection) -> Result<(), Interrupt> {
+        self.chronicle.phase(Phase::HeldOut)?;
+        let exam = &self.plan.held_out;
+        let winner = self.scored.iter().filter(|c| c.id == selection.best);
+        let parents = self
+            .scored
+            .iter()
+            .filter(|c| c.origin == Origin::Parent && c.id != selection.best);
+        let wanted: Vec<Candidate> = winner.chain(parents).cloned().collect();
+        let mut scores = Vec::new();
+        for candidate in &wanted {
+            self.pause_or_stop()?;
+            if let Some(evaluation) = self.examine(candidate, exam)? {
+                let (_, tasks) = exam.score(&evaluation.answers);
+                let id = candidate.id.clone();
+                scores.push(HeldOutScore { id, tasks });
+            }
+        }
+        let task = |task: &ExamTask| HeldOutTask {
+            task: task.task.clone(),
+            lang: task.lang.clone(),
+            split: task.split.clone(),
+            n: task.items.len(),
+            metric: task.metric().into(),
+        };
+        let tasks = exam.tasks.iter().map(task).collect();
+        Ok(self
+            .chronicle
+            .write(Event::HeldOutRead(HeldOutReading { tasks, scores }))?)
+    }
+
+    /// A known candidate before a later exam; `None` (and a line in the log) if it fails there.
+    fn examine(&mut self, candidate: &Candidate, exam: &Exam) -> Result<Option<Evaluation>, Interrupt> {
         let plan = self.plan;
-        let exam = if sealed { &plan.test } else { &plan.selection };
         match self.sit(&again(candidate), plan.genome.genes(), exam)? {
             Ok(evaluation) => Ok(Some(evaluation)),
             Err(reason) => {

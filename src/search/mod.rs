@@ -175,6 +175,8 @@ pub struct Plan {
     pub search: Exam,
     pub selection: Exam,
     pub test: Exam,
+    /// What the search never asks: every task with a split of its own; none is usual.
+    pub held_out: Exam,
 }
 
 /// How a run ended.

@@ -168,6 +168,15 @@ pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &s
 }
 
 impl ExamTask {
+    /// What its score is called in events.
+    pub fn metric(&self) -> &'static str {
+        if self.is_likelihood {
+            "log_likelihood"
+        } else {
+            "exact_match"
+        }
+    }
+
     /// Accuracy: mean ± sample standard deviation/√n. Log-likelihood: all tokens' mean, with the error of that ratio.
     fn score(&self, answers: &[Answer]) -> Score {
         let (value, stderr) = if self.is_likelihood {

@@ -130,6 +130,7 @@ fn plan(optimizer: &str) -> Plan {
         search: exam("search"),
         selection: exam("selection"),
         test: exam("test"),
+        held_out: exam("held-out"),
         genome: Genome::Merge(codec),
         space,
     }
@@ -207,6 +208,30 @@ fn a_whole_run_finds_the_child_and_proves_it() {
             })
             .collect();
         assert_eq!(readings.len(), 1, "the sealed split is read once");
+        let forgotten: Vec<&event::HeldOutReading> = records
+            .iter()
+            .filter_map(|r| match &r.event {
+                Event::HeldOutRead(reading) => Some(reading),
+                _ => None,
+            })
+            .collect();
+        let [forgotten] = forgotten.as_slice() else {
+            panic!("held-out tasks are read once")
+        };
+        let ids: Vec<&str> = forgotten.scores.iter().map(|s| s.id.as_str()).collect();
+        assert_eq!(
+            ids,
+            [
+                readings[0].best.id.as_str(),
+                "parent-base",
+                "parent-maths",
+                "parent-spanish"
+            ]
+        );
+        assert_eq!(
+            (forgotten.tasks[0].n, forgotten.tasks[0].metric.as_str()),
+            (QUESTIONS, "exact_match")
+        );
         assert!(
             readings[0].difference > 0.1 && readings[0].p_value < 0.05,
             "{optimizer}: {:?}",
@@ -431,6 +456,7 @@ fn bare_plan(command: &str, search: &str) -> Plan {
         search: exam("search"),
         selection: exam("selection"),
         test: exam("test"),
+        held_out: exam("held-out"),
         genome: Genome::Bare(genes.collect()),
         space,
     }

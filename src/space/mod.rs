@@ -360,6 +360,9 @@ pub struct Finale {
     pub finalists: usize,
     pub selection: SplitRef,
     pub test: SplitRef,
+    /// Tasks that the search never asks: what the child forgot. Nothing is chosen by them, so they have no weights.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "without_weights")]
+    pub held_out: Vec<TaskRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -389,6 +392,16 @@ impl Space {
 
 fn as_map<V: Serialize, S: serde::Serializer>(entries: &[(String, V)], s: S) -> Result<S::Ok, S::Error> {
     s.collect_map(entries.iter().map(|(k, v)| (k, v)))
+}
+
+fn without_weights<S: serde::Serializer>(tasks: &[TaskRef], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(tasks.iter().map(|task| {
+        let mut plain = serde_yaml_ng::to_value(task).expect("a task is plain data");
+        if let Some(map) = plain.as_mapping_mut() {
+            map.remove("weight");
+        }
+        plain
+    }))
 }
 
 fn auto<S: serde::Serializer>(population: &Option<usize>, s: S) -> Result<S::Ok, S::Error> {

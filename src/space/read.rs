@@ -84,7 +84,7 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
     let fitness = fitness(map.required("fitness")?)?;
     let has_paths = data_flow_space.is_some() && hybrid != Some(Hybrid::PsThenDfs);
     let search = search(map.optional("search"), &fitness, has_paths)?;
-    let finale = finale(map.optional("final"))?;
+    let finale = finale(map.optional("final"), &fitness)?;
     map.finish()?;
     Ok(Space {
         name,
@@ -258,7 +258,7 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         Some(_) => {}
     }
     let search = search(map.optional("search"), &fitness, false)?;
-    let finale = finale(map.optional("final"))?;
+    let finale = finale(map.optional("final"), &fitness)?;
     map.finish()?;
     Ok(Space {
         name,
@@ -533,7 +533,7 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         }
         (Some(node), None) => {
             for item in node.list()? {
-                tasks.push(task(item)?);
+                tasks.push(task(item, "search")?);
             }
             if tasks.is_empty() {
                 return Err(node.error("name at least one task"));
@@ -622,13 +622,13 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     }))
 }
 
-fn task(node: &Node) -> Result<TaskRef, yaml::Error> {
+fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
     if matches!(node.value, Value::Str(_)) {
         return Ok(TaskRef {
             task: node.text()?,
             lang: None,
             weight: 1.0,
-            split: "search".into(),
+            split: split.into(),
             limit: None,
             shots: None,
             profile: None,
@@ -646,7 +646,7 @@ fn task(node: &Node) -> Result<TaskRef, yaml::Error> {
         task: map.required("task")?.text()?,
         lang: map.optional("lang").map(Node::text).transpose()?,
         weight,
-        split: map.optional("split").map_or(Ok("search".into()), Node::text)?,
+        split: map.optional("split").map_or(Ok(split.into()), Node::text)?,
         limit: limit(&map)?,
         shots: map.optional("shots").map(Node::usize).transpose()?,
         profile: match map.optional("profile") {
@@ -777,7 +777,7 @@ fn racing(node: &Node) -> Result<Option<Racing>, yaml::Error> {
     Ok(Some(Racing { rungs }))
 }
 
-fn finale(node: Option<&Node>) -> Result<Finale, yaml::Error> {
+fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error> {
     let split = |split: &str| SplitRef {
         split: split.into(),
         limit: None,
@@ -786,6 +786,7 @@ fn finale(node: Option<&Node>) -> Result<Finale, yaml::Error> {
         finalists: 8,
         selection: split("selection"),
         test: split("test"),
+        held_out: Vec::new(),
     };
     let Some(node) = node else { return Ok(finale) };
     let map = node.map()?;
@@ -805,8 +806,37 @@ fn finale(node: Option<&Node>) -> Result<Finale, yaml::Error> {
             map.finish()?;
         }
     }
+    if let Some(node) = map.optional("held_out") {
+        if fitness.command.is_some() {
+            return Err(node.error("a command asks its own questions; held-out tasks go with fitness.tasks"));
+        }
+        for item in node.list()? {
+            finale.held_out.push(held_out(item, fitness)?);
+        }
+    }
     map.finish()?;
     Ok(finale)
+}
+
+/// A task that the search never asks, from its test split unless the file says otherwise.
+fn held_out(node: &Node, fitness: &Fitness) -> Result<TaskRef, yaml::Error> {
+    if let Ok(map) = node.map()
+        && let Some(weight) = map.optional("weight")
+    {
+        return Err(weight.error("nothing is chosen by a held-out task, so it has no weight"));
+    }
+    let task = task(node, "test")?;
+    if fitness
+        .tasks
+        .iter()
+        .any(|t| (&t.task, &t.lang) == (&task.task, &task.lang))
+    {
+        return Err(node.error(format!(
+            "'{}' is a task of the fitness; a held-out task is one that the search never asks",
+            task.task
+        )));
+    }
+    Ok(task)
 }
 
 #[cfg(test)]
@@ -893,6 +923,39 @@ search:
         let text = format!("{bare}search: {{optimizer: genetic, mating: attraction}}\n");
         let message = Space::parse(Path::new("s.yaml"), &text).unwrap_err().to_string();
         assert!(message.contains("fitness.weights"), "{message}");
+    }
+
+    #[test]
+    fn held_out_tasks_are_read_back_and_are_no_tasks_of_the_fitness() {
+        let with = |tasks: &str| {
+            let text = format!("{GOOD}final: {{held_out: [{tasks}]}}\n");
+            Space::parse(Path::new("s.yaml"), &text)
+        };
+        let space = with("mgsm_direct, {task: evals/a.yaml, lang: en, limit: 50, shots: 2, split: search}").unwrap();
+        let [first, second] = space.finale.held_out.as_slice() else {
+            panic!("two tasks")
+        };
+        assert_eq!(
+            (first.split.as_str(), second.split.as_str(), second.limit),
+            ("test", "search", Some(50))
+        );
+        let text = space.to_yaml();
+        assert_eq!(Space::parse(Path::new("s.yaml"), &text).unwrap(), space, "{text}");
+        let error = |tasks: &str| with(tasks).unwrap_err().to_string();
+        assert!(error("{task: a, weight: 2}").starts_with("s.yaml:17: final.held_out[0].weight: nothing is chosen by"));
+        assert!(error("a, gsm8k").contains("final.held_out[1]: 'gsm8k' is a task of the fitness"));
+        assert!(error("{task: a, splitt: test}").contains("did you mean 'split'?"));
+        let command = GOOD.replace(
+            "  tasks:\n    - {task: gsm8k, weight: 0.5, limit: 100}",
+            "  command: [x]",
+        );
+        let message = Space::parse(Path::new("s.yaml"), &format!("{command}final: {{held_out: [a]}}\n"));
+        assert!(
+            message
+                .unwrap_err()
+                .to_string()
+                .contains("a command asks its own questions")
+        );
     }
 
     const FLOW: &str = "

@@ -63,6 +63,11 @@ impl RunDir {
         self.0.join("best.yaml")
     }
 
+    /// In place of [`Self::best`] where bare genes are searched.
+    pub fn best_genes(&self) -> PathBuf {
+        self.0.join("best.json")
+    }
+
     pub fn report(&self) -> PathBuf {
         self.0.join("report")
     }

@@ -65,7 +65,11 @@ fitness:
   tasks: [{{task: {1}/evals/arith-es.yaml, split: search, limit: 24}}]
   guard: {{perplexity_ratio: 10.0}}
 search: {{optimizer: cma-es, evals: {evals}, seed: 5}}
-final: {{finalists: 2, selection: {{limit: 24}}, test: {{limit: 40}}}}
+final:
+  finalists: 2
+  selection: {{limit: 24}}
+  test: {{limit: 40}}
+  held_out: [{{task: {1}/evals/arith-en.yaml, limit: 20}}]
 ",
         models.display(),
         root().display()
@@ -143,6 +147,16 @@ fn a_search_survives_kill_and_ends_the_same() {
         (1, "done", 16)
     );
     assert!(status.held_out.is_some() && status.parents.len() == 3);
+    assert_eq!(
+        (status.normalized.len(), status.held_out_tasks.len()),
+        (1, 4),
+        "child and three parents"
+    );
+    let card_of_run = good(&["status", &arg(&whole)]);
+    assert!(
+        card_of_run.contains("of the best expert") && card_of_run.contains("never asked, arith-en"),
+        "{card_of_run}"
+    );
 
     // What is exported is what was scored: the export opens its files again and repeats answers of the journal.
     let out = tmp.path().join("export");
@@ -183,6 +197,8 @@ struct Status {
     best: Option<StatusBest>,
     parents: Vec<StatusParent>,
     held_out: Option<Value>,
+    normalized: Vec<Value>,
+    held_out_tasks: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +209,7 @@ struct StatusBest {
     fitness: f64,
     stderr: f64,
     recipe: Value,
+    file: Option<String>,
 }
 
 #[derive(Deserialize)]

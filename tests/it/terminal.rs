@@ -3,13 +3,16 @@
 //! The search has bare genes and a shell script for an evaluator, so that candidates come slowly and cost nothing.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{atomic::AtomicBool, mpsc},
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use heterosis::dashboard::{self, Appearance, Feed};
 use serde_json::Value;
 
 /// Longest wait for anything to show on the screen; machines that run tests are busy.
@@ -267,6 +270,49 @@ fn the_first_interrupt_drains_the_second_aborts() {
     tmux.sees("exit code 130");
     assert_eq!(tmux.screen_state(), "01");
     tmux.is("paused");
+}
+
+/// A dashboard whose clock breaks after three seconds.
+#[test]
+#[ignore = "is run by the test below, in a terminal of its own"]
+fn a_view_that_panics() {
+    let (records_end, records) = mpsc::channel();
+    let (notices_end, notices) = mpsc::channel();
+    let looks = Cell::new(0);
+    let now_ms = || {
+        looks.set(looks.get() + 1);
+        assert!(looks.get() < 30, "the clock broke");
+        0
+    };
+    let feed = Feed {
+        records: &records,
+        notices: &notices,
+        now_ms: &now_ms,
+        hung_up: &AtomicBool::new(false),
+    };
+    let shown = dashboard::run(&feed, Appearance::default(), &mut |_| ());
+    drop((records_end, notices_end));
+    panic!("the view was left: {shown:?}");
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back() {
+    let Some(tmux) = Tmux::installed("panic", Path::new("")) else {
+        return;
+    };
+    let this = std::env::current_exe().unwrap();
+    let view = "--exact terminal::a_view_that_panics --ignored --nocapture";
+    let line = format!(
+        "{} {view}; code=$?; stty -a | grep -o -- '-*icanon'; (exit $code)",
+        this.display()
+    );
+    tmux.start(80, 24, &line);
+    tmux.sees("waiting");
+    assert_eq!(tmux.screen_state(), "10");
+    let screen = tmux.sees("exit code 101");
+    assert!(screen.contains("the clock broke"), "the message is not lost: {screen}");
+    assert!(!screen.contains("-icanon"), "the terminal is still raw: {screen}");
+    assert_eq!(tmux.screen_state(), "01");
 }
 
 #[test]

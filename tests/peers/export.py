@@ -5,7 +5,9 @@
 
 (a) transformers loads the exported directory and answers as the journal says the child did, greedily, in f32 on the CPU;
 (b) mergekit-yaml runs the exported mergekit_config.yml, and its weights are the export's;
-(c) with --gguf, the export as f16 and q8_0 is opened by the gguf package and by transformers, and compared tensor by tensor.
+(c) with --gguf, the export as f16 and q8_0 is opened by the gguf package, whose own conversion and quantisation of the exported
+    weights must give the same bytes, and by transformers, whose weights and tokens are compared;
+(d) with --gguf, and if llama-cpp-python is installed, llama.cpp runs the f16 file: greedy tokens beside `heterosis generate`'s.
 The exit code is the number of differences.
 """
 import argparse, json, os, subprocess, sys, tempfile
@@ -99,6 +101,67 @@ def weights_differ(out):
     return len(wrong)
 
 
+def bytes_differ(reader, out, kind):
+    """The gguf package's own conversion of the exported weights, byte for byte."""
+    import gguf, numpy
+    with open(os.path.join(out, "config.json"), encoding="utf8") as file:
+        config = json.load(file)
+    name = reader.fields["general.architecture"].contents()
+    arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"]}
+    heads["k_proj"] = config.get("num_key_value_heads") or heads["q_proj"]
+    written = {t.name: t for t in reader.tensors}
+    bad, seen = [], set()
+    for name_here, tensor in weights(out).items():
+        there = names.get_name(name_here, try_suffixes=(".weight", ".bias"))
+        array, part = tensor.numpy(), name_here.split(".")[-2]
+        if name == "llama" and part in heads:  # llama.cpp rotates neighbouring pairs, Hugging Face halves
+            array = array.reshape(heads[part], 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+        seen.add(there)
+        if there not in written:
+            bad.append(name_here)
+            continue
+        data = written[there].data
+        if array.ndim == 1:
+            expected = array.astype(numpy.float32)
+        elif kind == "f16":
+            expected = array.astype(numpy.float16)
+        else:
+            expected = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
+        if expected.tobytes() != numpy.ascontiguousarray(data).tobytes():
+            apart = numpy.abs(gguf.quants.dequantize(data, written[there].tensor_type).astype(numpy.float64).reshape(array.shape) - array)
+            bad.append(f"{name_here} (by {apart.max():.1e})")
+    extra = sorted(set(written) - seen - {"rope_freqs.weight"})
+    print(f"(c) {kind}: gguf: {len(written)} tensors, {len(reader.fields)} fields; {len(bad)} not its own bytes {bad[:3]}, "
+          f"{len(extra)} unknown {extra[:3]}")
+    return len(bad) + len(extra)
+
+
+def llama_differs(args, out, file):
+    try:
+        import llama_cpp
+    except ImportError:
+        print("(d) llama-cpp-python is not installed: not run")
+        return 0
+    with open(os.path.join(out, "provenance.json"), encoding="utf8") as provenance:
+        prompts = [a["prompt"] for a in json.load(provenance)["first_answers"]]
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf8", delete=False) as lines:
+        lines.writelines(json.dumps({"prompt": p}) + "\n" for p in prompts)
+    call = [args.heterosis, "generate", file, "--prompts", lines.name, "--max-new-tokens", "32", "--json"]
+    outputs = json.loads(subprocess.run(call, stdout=subprocess.PIPE, check=True).stdout)["outputs"]
+    os.unlink(lines.name)
+    model = llama_cpp.Llama(file, n_ctx=1024, verbose=False)
+    wrong = 0
+    for prompt, ours in zip(prompts, outputs):
+        theirs = model(prompt, max_tokens=32, temperature=0.0, echo=False)["choices"][0]["text"]
+        if theirs != ours["text"]:
+            wrong += 1
+            print(f"  llama.cpp: {theirs!r}\n  heterosis: {ours['text']!r}")
+    print(f"(d) llama.cpp (llama-cpp-python {llama_cpp.__version__}), f16: {len(prompts)} prompts, {wrong} differences")
+    return wrong
+
+
 def gguf_differs(args, out):
     import gguf
     wrong = 0
@@ -112,7 +175,9 @@ def gguf_differs(args, out):
             if not os.path.exists(file):
                 print(f"(c) {kind}: not written: {done.stderr.strip()}")
                 continue
-            reader = gguf.GGUFReader(file)
+            wrong += bytes_differ(gguf.GGUFReader(file), target, kind)
+            if kind == "f16":
+                wrong += llama_differs(args, target, file)
             model = AutoModelForCausalLM.from_pretrained(target, gguf_file=f"model-{kind}.gguf", dtype=torch.float32)
             state = model.state_dict()
             bad, largest = [], 0.0
@@ -125,7 +190,7 @@ def gguf_differs(args, out):
             ours, theirs = AutoTokenizer.from_pretrained(target), AutoTokenizer.from_pretrained(target, gguf_file=f"model-{kind}.gguf")
             texts = ["The quick brown fox doesn't jump.", "¿Cuántas manzanas?", "Answer: three times four\n\nis twelve", "東京 naïve 🚀"]
             cut = [t for t in texts if ours(t).input_ids != theirs(t).input_ids]
-            print(f"(c) {kind}: gguf {len(reader.tensors)} tensors, {len(reader.fields)} fields; transformers: {len(original)} tensors, "
+            print(f"(c) {kind}: transformers: {len(original)} tensors, "
                   f"largest relative difference {largest:.1e}, {len(bad)} differences {bad[:3]}; {len(texts)} texts, {len(cut)} cut otherwise")
             wrong += len(bad) + len(cut)
     return wrong

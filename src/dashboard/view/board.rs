@@ -30,6 +30,10 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     if !model.run.failed.is_empty() {
         about.push(span(format!(" · {} failed", model.run.failed.len()), DIM));
     }
+    let out = model.run.scored.iter().filter(|s| s.candidate.eliminated).count();
+    if out > 0 {
+        about.push(span(format!(" · {} left a race early", count(out as u64)), DIM));
+    }
     about.push(span(format!(" · by {}", sorted_by(model)), DIM));
     if !model.board.filter.is_empty() {
         about.push(span(format!(" · /{}", model.board.filter), ACCENT));

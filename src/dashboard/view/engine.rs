@@ -8,7 +8,7 @@ use super::{panel, progress_bar, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BOLD, DIM, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::pace::Pace;
-use crate::dashboard::text::{Parts, span, sparkline};
+use crate::dashboard::text::{Parts, span, sparkline, wrap};
 use crate::event::run::{Working, origin_name};
 use crate::event::words::{count, duration, short_duration};
 
@@ -35,17 +35,17 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         );
         lines.push(Line::from(span(text, DIM)));
     }
-    lines.extend(race(model));
+    lines.extend(race(model, inner.width));
     put_lines(&lines, inner, buffer);
 }
 
 /// How far the last generation's race can be trusted.
-fn race(model: &Model) -> Option<Line<'static>> {
-    let generation = &model.run.generations.last()?.generation;
-    let mut text = format!(
-        "race: the last ones were asked {} questions",
-        count(generation.block? as u64)
-    );
+fn race(model: &Model, columns: u16) -> Vec<Line<'static>> {
+    let generation = model.run.generations.last().map(|g| &g.generation);
+    let Some((generation, block)) = generation.and_then(|g| Some((g, g.block?))) else {
+        return Vec::new();
+    };
+    let mut text = format!("race: the last ones were asked {} questions", count(block as u64));
     for (what, value) in [
         (" · τ first questions against all", generation.tau),
         (" · halves agree", generation.split_half),
@@ -54,7 +54,8 @@ fn race(model: &Model) -> Option<Line<'static>> {
             text += &format!("{what} {value:.2}");
         }
     }
-    Some(Line::from(span(text, DIM)))
+    let rows = wrap(&text, columns.into()).into_iter();
+    rows.map(|row| Line::from(span(row, DIM))).collect()
 }
 
 /// The engine on one line, for the compact layout.

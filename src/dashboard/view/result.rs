@@ -204,6 +204,9 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
             ));
         }
         lines.push(Line::from(spans));
+        if run.is_scored_by_command() {
+            return lines;
+        }
         let caution = "on the questions that the search chooses by: the best of many is always a little lucky there.";
         lines.extend(wrap(caution, columns).into_iter().map(|row| Line::from(span(row, DIM))));
     }
