@@ -115,7 +115,8 @@ pub struct RunStarted {
 /// The first stage is told by `run_started` too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageStarted {
-    /// `parameter_space`, `data_flow_space` or `joint`.
+    /// `parameter_space` (with widening `parameter_space_global` and perhaps `parameter_space_modules` before it),
+    /// `data_flow_space`, `joint` or `genes`.
     pub stage: String,
     pub optimizer: String,
     /// The genes of this stage's candidates, in the order of their genotypes.

@@ -14,16 +14,16 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use heterosis::{
-    eval::{Task, stats},
+    eval::stats,
     event::{Budget, Event, Record},
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Genome, Parents, Plan, run},
     space::{Codec, Fold, Racing, Shape, Space},
     store::{Journal, read},
 };
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 
+#[path = "../tiny_family/fresh.rs"]
+mod fresh;
 mod land;
 #[allow(dead_code)] // the trainer uses the rest
 #[path = "../train_family/language.rs"]
@@ -38,7 +38,6 @@ mod tiny_family;
 use tiny_family::{evaluator, examine, parents, task};
 
 const QUESTIONS: usize = 200;
-const FRESH: usize = 5000;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
@@ -55,7 +54,7 @@ fn main() -> Result<()> {
 /// Pairs of searches on the tiny family: the same number of candidates, other questions.
 fn tiny(seeds: u64, evals: u64, dir: &Path) -> Result<()> {
     let parents = parents()?;
-    let fresh = fresh_task(dir)?;
+    let fresh = task(&fresh::write(dir)?)?;
     println!(
         "| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |"
     );
@@ -123,29 +122,6 @@ fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     (values[(n - 1) / 2] + values[n / 2]) / 2.0
-}
-
-/// Problems of the search's kind from a seed of their own.
-fn fresh_task(dir: &Path) -> Result<Task> {
-    let kind = problems::ProblemKind {
-        steps: (2, 4),
-        split: problems::Split::Search,
-        voice: language::Voice::plain(language::Lang::Es),
-        common: false,
-    };
-    let mut rng = ChaCha8Rng::seed_from_u64(0x0066_7265_7368);
-    let line = |_| {
-        let problem = kind.draw(&mut rng);
-        serde_json::json!({"question": problem.question, "answer": problem.answer}).to_string() + "\n"
-    };
-    std::fs::write(dir.join("fresh.jsonl"), (0..FRESH).map(line).collect::<String>())?;
-    let text = std::fs::read_to_string("evals/arith-es.yaml")?;
-    let text = ["search", "selection", "test"].iter().fold(text, |text, split| {
-        text.replace(&format!("data/arith-es-{split}.jsonl"), "fresh.jsonl")
-    });
-    let file = dir.join("fresh.yaml");
-    std::fs::write(&file, text)?;
-    task(&file)
 }
 
 /// Runs one search; gives the answers that it took, up to the final, and its winner.

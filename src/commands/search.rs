@@ -127,10 +127,14 @@ impl Prepared {
             }
         }
         let warm_starts = warm_starts(&space, &codec)?;
+        let first = match space.search.widening {
+            true => codec.narrowed().ok_or(space::Error::NothingToWiden)?,
+            false => codec,
+        };
         Ok(Self {
             space,
             parents,
-            genome: Genome::Merge(codec),
+            genome: Genome::Merge(first),
             warm_starts,
         })
     }

@@ -228,7 +228,8 @@ impl Model {
         self.run.apply(record);
         match record.event {
             Event::RunDone { .. } if self.detail.is_none() => self.page = Page::Result,
-            Event::RunResumed { .. } => (self.paused, self.stopping) = (false, false),
+            // Whoever asked for a stop before the search was under way still wants it.
+            Event::RunResumed { .. } => self.paused = false,
             _ => {}
         }
         self.now_ms = self.now_ms.max(record.time_ms);

@@ -20,7 +20,7 @@ use super::margin::{Cell, Tails, amplified_point, keep_reals_inside, plain_point
 use super::normal::one_sided_distance;
 use super::ranking::Ranking;
 use super::restarts::{Verdict, View, Watch};
-use super::start::{DEFAULT_SIGMA, Start};
+use super::start::{DEFAULT_SIGMA, Start, spread_of};
 use super::{Error, Options, Outcome, Spread, StopReason};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,6 +125,12 @@ impl CatCma {
             choices.write_likeliest(&mut genotype);
         }
         genotype
+    }
+
+    /// `None` where all genes are choices.
+    pub fn spread(&self, domain: &Domain) -> Option<Spread> {
+        let numbers = self.numbers.as_ref()?;
+        Some(spread_of(&numbers.gaussian, domain, &numbers.genes))
     }
 
     /// One generation. `batch` is in the order of the candidates' ids.

@@ -14,7 +14,7 @@ use super::gaussian::{Drawn, Gaussian, Step, default_population_size};
 use super::ledger::Answer;
 use super::ranking::Ranking;
 use super::restarts::{Verdict, View, Watch};
-use super::start::Start;
+use super::start::{Start, spread_of};
 use super::{Error, Options, Outcome, Spread, StopReason};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +105,10 @@ impl CmaEs {
 
     pub fn mean(&self, domain: &Domain) -> Genotype {
         self.genotype(domain, &self.gaussian.state.mean)
+    }
+
+    pub fn spread(&self, domain: &Domain) -> Spread {
+        spread_of(&self.gaussian, domain, &self.genes)
     }
 
     fn genotype(&self, domain: &Domain, point: &[f64]) -> Genotype {

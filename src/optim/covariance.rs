@@ -77,6 +77,15 @@ impl Covariance {
         }
     }
 
+    /// C's entry of two coordinates.
+    pub fn entry(&self, i: usize, j: usize) -> f64 {
+        match self {
+            Self::Full { lower, .. } => lower[packed(i.max(j), i.min(j))],
+            Self::Diagonal { variances, .. } if i == j => variances[i],
+            Self::Diagonal { .. } => 0.0,
+        }
+    }
+
     /// The standard deviation along coordinate i.
     pub fn std(&self, i: usize) -> f64 {
         self.variance(i).max(0.0).sqrt()
@@ -223,6 +232,25 @@ impl Covariance {
         }
     }
 
+    /// Gives a diagonal matrix that is kept in full the correlations `[n, n]`; without effect where only a diagonal is kept.
+    ///
+    /// **Errors**: an entry is not finite; then nothing has changed.
+    pub fn correlate(&mut self, correlations: &[f64]) -> Result<(), Degenerate> {
+        let n = self.n();
+        let before = self.clone();
+        let stds: Vec<f64> = (0..n).map(|i| self.std(i)).collect();
+        let Self::Full { lower, age, .. } = self else {
+            return Ok(());
+        };
+        for i in 0..n {
+            for j in 0..i {
+                lower[packed(i, j)] = correlations[i * n + j] * stds[i] * stds[j];
+            }
+        }
+        *age += 1;
+        self.refresh(1).inspect_err(|_| *self = before)
+    }
+
     /// C's entries as stored: the packed lower triangle, or the diagonal.
     pub fn entries(&self) -> &[f64] {
         match self {
@@ -283,6 +311,22 @@ mod tests {
         let product: f64 = c.lengths().iter().map(|d| d * d).product();
         let sum: f64 = c.lengths().iter().map(|d| d * d).sum();
         assert!((product - 8.0).abs() < 1e-12 && (sum - 7.0).abs() < 1e-12); // determinant and trace
+    }
+
+    #[test]
+    fn correlations_fill_a_full_matrix_alone() {
+        let mut c = Covariance::full(&[2.0, 3.0]);
+        c.correlate(&[1.0, 0.5, 0.5, 1.0]).unwrap();
+        assert!(close(c.entries(), &[4.0, 3.0, 9.0]));
+        assert_eq!((c.entry(0, 1), c.entry(1, 0), c.entry(1, 1)), (3.0, 3.0, 9.0));
+        let z = [0.3, -1.7];
+        assert!(close(&c.whiten(&c.colour(&z)), &z));
+        let mut d = Covariance::diagonal(&[2.0, 3.0]);
+        d.correlate(&[1.0, 0.5, 0.5, 1.0]).unwrap();
+        assert_eq!((d.entry(1, 0), d.entry(1, 1)), (0.0, 9.0));
+        let whole = c.clone();
+        assert_eq!(c.correlate(&[1.0, f64::NAN, f64::NAN, 1.0]), Err(Degenerate));
+        assert_eq!(c, whole);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Genetic {
         };
         let stds = match spread {
             Spread::OfRange(part) => of_range(part),
-            Spread::OfGenes(stds) => stds.clone(),
+            Spread::OfGenes(stds) | Spread::Correlated { stds, .. } => stds.clone(),
         };
         self.state.around = Some((point.to_vec(), stds));
     }

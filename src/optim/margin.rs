@@ -17,7 +17,7 @@ use super::ledger::Answer;
 use super::normal::{cumulative, one_sided_distance};
 use super::ranking::Ranking;
 use super::restarts::{Verdict, View, Watch};
-use super::start::Start;
+use super::start::{Start, spread_of};
 use super::{Error, Options, Outcome, Spread, StopReason};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,6 +111,10 @@ impl Margin {
 
     pub fn mean(&self, domain: &Domain) -> Genotype {
         self.genotype(domain, &self.gaussian.state.mean)
+    }
+
+    pub fn spread(&self, domain: &Domain) -> Spread {
+        spread_of(&self.gaussian, domain, &self.genes)
     }
 
     fn genotype(&self, domain: &Domain, point: &[f64]) -> Genotype {

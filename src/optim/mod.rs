@@ -277,6 +277,8 @@ pub enum Spread {
     OfRange(f64),
     /// One standard deviation for each gene, in the gene's own units; what stands at a choice is ignored.
     OfGenes(Vec<f64>),
+    /// The same with the genes' correlations, `[genes, genes]` row by row, for algorithms that learn a covariance.
+    Correlated { stds: Vec<f64>, correlations: Vec<f64> },
 }
 
 /// How a search stands, for people to look at.
@@ -407,7 +409,7 @@ impl Optimizer {
             Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Genetic(it) => {
-                if let Spread::OfGenes(stds) = spread
+                if let Spread::OfGenes(stds) | Spread::Correlated { stds, .. } = spread
                     && stds.len() != genotype.len()
                 {
                     let (expected, got) = (genotype.len(), stds.len());
@@ -528,6 +530,17 @@ impl Optimizer {
             Algorithm::CmaEs(it) => Some(it.mean(&self.domain)),
             Algorithm::Margin(it) => Some(it.mean(&self.domain)),
             Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
+        }
+    }
+
+    /// How far the distribution around [`Self::mean`] reaches at present, for a search that goes on with other genes; of
+    /// algorithms that have one.
+    pub fn spread(&self) -> Option<Spread> {
+        match &self.algorithm {
+            Algorithm::CmaEs(it) => Some(it.spread(&self.domain)),
+            Algorithm::Margin(it) => Some(it.spread(&self.domain)),
+            Algorithm::CatCma(it) => it.spread(&self.domain),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }

@@ -477,6 +477,46 @@ fn warm_starts_come_first_and_the_search_begins_around_the_start() {
 }
 
 #[test]
+fn what_a_search_has_learnt_can_start_another() {
+    let problem = |x: &[f64]| -(x[0] - x[1]).powi(2) * 100.0 - (x[0] + x[1]).powi(2) - x[2] * x[2] - x[3] * x[3];
+    let mut optimizer = start(Kind::CmaEs, 5);
+    for _ in 0..40 {
+        let asks = optimizer.ask();
+        let told = asks
+            .iter()
+            .map(|ask| (ask.id, Outcome::from_score(problem(&ask.genotype))));
+        optimizer.tell(&told.collect::<Vec<_>>()).unwrap();
+    }
+    let (mean, spread) = (optimizer.mean().unwrap(), optimizer.spread().unwrap());
+    let Spread::Correlated { stds, correlations } = &spread else {
+        panic!("{spread:?}")
+    };
+    assert!(
+        correlations[1] > 0.8,
+        "the first two genes go together: {correlations:?}"
+    );
+    assert_eq!(correlations[1], correlations[4]);
+
+    let mut heir = start(Kind::CmaEs, 6);
+    heir.start_at(&mean, &spread).unwrap();
+    let Some(Spread::Correlated { stds: again, .. }) = heir.spread() else {
+        panic!()
+    };
+    assert!(stds.iter().zip(&again).all(|(a, b)| (a / b - 1.0).abs() < 1e-9));
+    // Its first samples lie along the valley.
+    let along = |x: &[f64]| (x[0] - mean[0]) * (x[1] - mean[1]) > 0.0;
+    let asks: Vec<Ask> = (0..40).map(|_| heir.ask_one()).collect();
+    assert!(asks.iter().filter(|ask| along(&ask.genotype)).count() > 30);
+
+    let short = Spread::Correlated {
+        stds: stds.clone(),
+        correlations: vec![1.0; 3],
+    };
+    assert!(start(Kind::CmaEs, 6).start_at(&mean, &short).is_err());
+    assert_eq!(start(Kind::Genetic, 6).spread(), None);
+}
+
+#[test]
 fn restarts_double_the_population_and_go_on() {
     for restarts in [Restarts::Ipop, Restarts::Bipop] {
         let mut optimizer = Optimizer::new(Kind::CmaEs, boxed(2), &Options { restarts, ..options(2) }).unwrap();

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    Crew, Error, Evaluation, Exam, Interrupt, Run, Sitting,
+    Crew, Error, Evaluation, Exam, Interrupt, Run,
     chronicle::Step,
     genome::Genome,
     race::{Entrant, Race},
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     event::EndReason,
     optim::{Genotype, Optimizer, Outcome},
-    space::GeneSpec,
 };
 
 /// Who is at work, who comes next, and what came back before its turn.
@@ -41,18 +40,12 @@ impl AtWork {
     }
 
     /// Gives work to all who have none; those begun are handed to `begun`.
-    fn fill(&mut self, crew: &mut dyn Crew, genes: &[GeneSpec], exam: &Exam, begun: &dyn Fn(&Entrant)) {
+    fn fill(&mut self, crew: &mut dyn Crew, exam: &Exam, begun: &dyn Fn(&Entrant)) {
         while self.out.len() < crew.size()
             && let Some(entrant) = self.waiting.pop_front()
         {
             begun(&entrant);
-            crew.begin(&Sitting {
-                id: &entrant.id,
-                subject: entrant.subject(),
-                genotype: &entrant.genotype,
-                genes,
-                exam,
-            });
+            crew.begin(&entrant.sitting(exam));
             self.out.push(entrant.id);
         }
     }
@@ -79,12 +72,7 @@ impl Run<'_, '_> {
     }
 
     /// What the crew made of an exam that it may have begun, or ended, long ago; `None` without a crew.
-    pub(super) fn by_crew(
-        &mut self,
-        entrant: &Entrant,
-        genes: &[GeneSpec],
-        exam: &Exam,
-    ) -> Option<Result<Evaluation, String>> {
+    pub(super) fn by_crew(&mut self, entrant: &Entrant, exam: &Exam) -> Option<Result<Evaluation, String>> {
         let (crew, at_work) = (self.evaluator.crew()?, &mut self.at_work);
         at_work.add(entrant);
         let chronicle = &*self.chronicle;
@@ -92,7 +80,7 @@ impl Run<'_, '_> {
             if let Some(evaluation) = at_work.done.remove(&entrant.id) {
                 return Some(evaluation);
             }
-            at_work.fill(crew, genes, exam, &|entrant| chronicle.show(entrant.started()));
+            at_work.fill(crew, exam, &|entrant| chronicle.show(entrant.started()));
             at_work.collect(crew);
         }
     }
@@ -124,8 +112,8 @@ impl Run<'_, '_> {
                 self.chronicle.started(&entrant.id, entrant.started())?;
                 out.push((ask.id, entrant));
             }
-            let (id, entrant) = out.remove(self.next_done(&out, genome)?);
-            let alone = self.stand_alone(&entrant, genome)?;
+            let (id, entrant) = out.remove(self.next_done(&out)?);
+            let alone = self.stand_alone(&entrant)?;
             tally.extend(alone.fitness);
             let generation = optimizer.status().generation;
             let answers = alone.answers.into_iter().flatten().collect();
@@ -156,7 +144,7 @@ impl Run<'_, '_> {
     }
 
     /// The place of the candidate that is done next: by the journal, as long as it says, then as it happens.
-    fn next_done(&mut self, out: &[(u64, Entrant)], genome: &Genome) -> Result<usize, Interrupt> {
+    fn next_done(&mut self, out: &[(u64, Entrant)]) -> Result<usize, Interrupt> {
         if let Some(journalled) = self.chronicle.past_end() {
             let place = out.iter().position(|(_, entrant)| entrant.id == journalled);
             return place.ok_or_else(|| {
@@ -173,7 +161,7 @@ impl Run<'_, '_> {
             if let Some(place) = out.iter().position(|(_, entrant)| at_work.has(&entrant.id)) {
                 return Ok(place);
             }
-            at_work.fill(crew, genome.genes(), &self.plan.search, &|_| ());
+            at_work.fill(crew, &self.plan.search, &|_| ());
             at_work.collect(crew);
         }
     }

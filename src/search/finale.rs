@@ -7,14 +7,13 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, genome::Who, race::Entrant, scoring::Answers};
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{
         Candidate, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Level, Origin, Phase,
         Selection, TestReading, TestScore,
     },
-    recipe::Recipe,
 };
 
 impl Run<'_, '_> {
@@ -71,7 +70,8 @@ impl Run<'_, '_> {
             .cloned()
             .collect();
         let field: Vec<Candidate> = self.finalists().into_iter().chain(parents).collect();
-        let (entrants, plan): (Vec<Entrant>, _) = (field.iter().map(again).collect(), self.plan);
+        let entrants: Vec<Entrant> = field.iter().map(|candidate| self.again(candidate)).collect();
+        let plan = self.plan;
         self.look_ahead(&entrants, &plan.selection)?;
         for candidate in &field {
             self.pause_or_stop()?;
@@ -212,8 +212,8 @@ impl Run<'_, '_> {
 
     /// A known candidate before a later exam; `None` (and a line in the log) if it fails there.
     fn examine(&mut self, candidate: &Candidate, exam: &Exam) -> Result<Option<Evaluation>, Interrupt> {
-        let plan = self.plan;
-        match self.sit(&again(candidate), plan.genome.genes(), exam)? {
+        let entrant = self.again(candidate);
+        match self.sit(&entrant, exam)? {
             Ok(evaluation) => Ok(Some(evaluation)),
             Err(reason) => {
                 let message = format!("{} fails on the {} questions: {reason}", candidate.id, exam.split);
@@ -222,17 +222,6 @@ impl Run<'_, '_> {
             }
         }
     }
-}
-
-/// A known candidate, for another exam.
-fn again(candidate: &Candidate) -> Entrant {
-    let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
-    let who = match (recipe, candidate.recipe.get("genes")) {
-        (_, Some(genes)) => Who::Genes(genes.clone()),
-        (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
-        _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
-    };
-    Entrant::again(candidate, who)
 }
 
 /// The candidates that no other one beats in every task, in their order.

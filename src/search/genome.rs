@@ -5,8 +5,15 @@ use serde_json::{Map, Value};
 use crate::{
     optim::{self, Genotype},
     recipe::Recipe,
-    space::{Codec, Error, GeneSpec, Start},
+    space::{Codec, Error, GeneSpec, Stage, Start, effects},
 };
+
+/// Part of a budget that the parameter space of `ps_then_dfs` has.
+const PARAMETER_SHARE: f64 = 0.5;
+
+/// Parts of the parameter space's budget that are spent when its narrow stages end.
+const GLOBAL_SHARE: f64 = 0.2;
+const MODULES_SHARE: f64 = 0.4;
 
 /// The genes of a search, or of one of its stages.
 #[derive(Clone, Debug)]
@@ -53,16 +60,16 @@ impl Genome {
         }
     }
 
-    /// What this stage searches, as the journal names it.
-    pub fn stage(&self) -> &'static str {
+    /// What this stage searches.
+    pub fn stage(&self) -> Stage {
         match self {
             Self::Merge(codec) => codec.stage(),
-            Self::Bare(_) => "genes",
+            Self::Bare(_) => Stage::Genes,
         }
     }
 
     /// The stage that follows this one, if the search has several.
-    pub fn next_stage(&self) -> Option<&'static str> {
+    pub fn next_stage(&self) -> Option<Stage> {
         match self {
             Self::Merge(codec) => codec.next_stage(),
             Self::Bare(_) => None,
@@ -75,6 +82,26 @@ impl Genome {
             Self::Merge(codec) => codec.then_data_flow(champion).map(Self::Merge),
             Self::Bare(_) => None,
         }
+    }
+
+    /// Part of the whole budget that is spent when this stage has made room for the next one.
+    pub(super) fn share(&self) -> f64 {
+        let Self::Merge(codec) = self else { return 1.0 };
+        let of_parameters = if codec.is_hybrid() { PARAMETER_SHARE } else { 1.0 };
+        match codec.stage() {
+            Stage::Global => GLOBAL_SHARE * of_parameters,
+            Stage::Modules => MODULES_SHARE * of_parameters,
+            Stage::ParameterSpace | Stage::DataFlowSpace | Stage::Joint | Stage::Genes => of_parameters,
+        }
+    }
+
+    /// The genome that tells more apart, and what is known of where to search it: genes are split that have shown an
+    /// effect on the fitness of `points`. `None` of a genome that is not narrow.
+    pub(super) fn wider(&self, points: &[(&[f64], f64)], known: &Start) -> Option<(Self, Start)> {
+        let Self::Merge(codec) = self else { return None };
+        let wider = codec.widened(&effects(points))?;
+        let start = wider.carry(codec, known);
+        Some((Self::Merge(wider), start))
     }
 
     /// Where a search of layer paths starts: one source as it is. `None` without a data-flow space.

@@ -40,14 +40,15 @@ pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
 
 use crew::AtWork;
+use genome::Who;
 use pool::Pool;
-use race::{Entrant, Pace, Race};
+use race::{Entrant, Genes, Pace, Race};
 
 use crate::{
     event::{self, EndReason, Event, Level, Origin, Phase},
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
-    space::{self, GeneKind, GeneSpec, Space},
+    space::{self, GeneKind, GeneSpec, Space, Stage, Start},
     store,
 };
 
@@ -192,9 +193,6 @@ const FINAL_SHARE: f64 = 0.12;
 /// Part of the budget that goes to candidates drawn at random, as a measure of what the optimizer adds.
 const RANDOM_SHARE: f64 = 0.05;
 
-/// Part of the budget that the first of two stages has.
-const FIRST_STAGE_SHARE: f64 = 0.5;
-
 /// Questions on which parents and unsearched merges are measured in a race.
 const STANDARD_QUESTIONS: usize = 250;
 
@@ -230,6 +228,7 @@ pub fn run(
         generations: 0,
         evals: 0,
         stage_end: None,
+        stages: vec![(0, plan.genome.genes().into())],
         at_work: AtWork::default(),
     };
     match run.whole() {
@@ -284,6 +283,8 @@ struct Run<'a, 'b> {
     evals: u64,
     /// The evaluations at which this stage ends, if another one follows it.
     stage_end: Option<StageEnd>,
+    /// How many had a score when each stage began, and its genes.
+    stages: Vec<(usize, Genes)>,
     /// Of an evaluator with several hands.
     at_work: AtWork,
 }
@@ -347,9 +348,10 @@ impl Run<'_, '_> {
                 generation: None,
                 who: plan.genome.decode(&ask.genotype),
                 genotype: ask.genotype,
+                genes: self.genes(),
             })
             .collect();
-        self.race(&plan.genome, &entrants)?;
+        self.race(&entrants)?;
         Ok(())
     }
 
@@ -357,42 +359,65 @@ impl Run<'_, '_> {
     fn search(&mut self) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::Search)?;
         let mut genome = self.plan.genome.clone();
-        let mut began = 0;
+        let mut known = None;
         let reason = loop {
             let next = genome.next_stage();
-            self.stage_end = next.map(|stage| self.stage_end(stage, began));
-            let reason = self.stage(&genome)?;
-            let (None, Some(_)) = (reason, next) else {
+            self.stage_end = next.map(|next| self.stage_end(next, genome.share()));
+            self.stages.push((self.scored.len(), genome.genes().into()));
+            let (reason, optimizer) = self.stage(&genome, known.take())?;
+            let is_over = reason.is_some_and(|reason| reason != EndReason::Converged);
+            if is_over || next.is_none() {
                 break reason.unwrap_or(EndReason::Converged);
+            }
+            let following = match genome.stage().is_narrow() {
+                true => self.wider(&genome, &optimizer),
+                false => genome.after(&self.champion()?).map(|following| (following, None)),
             };
-            let champion = self.champion(&genome)?;
-            match genome.after(&champion) {
-                Some(following) => genome = following,
+            match following {
+                Some(following) => (genome, known) = following,
                 None => break EndReason::Converged,
             }
-            began = self.evals;
         };
         self.chronicle.search_ended(reason, self.evals)?;
         Ok(())
     }
 
-    fn stage_end(&self, next: &str, began: u64) -> StageEnd {
-        if let Some(evals) = self.chronicle.past_stage(next) {
+    /// The genome that tells apart what has shown an effect in this stage, and where its search begins.
+    fn wider(&self, genome: &Genome, optimizer: &Optimizer) -> Option<(Genome, Option<Start>)> {
+        let (began, _) = self.stages.last()?;
+        let is_asked = |c: &&event::Candidate| c.generation.is_some() && !c.eliminated;
+        let asked: Vec<&event::Candidate> = self.scored[*began..].iter().filter(is_asked).collect();
+        let points: Vec<(&[f64], f64)> = asked.iter().map(|c| (c.genotype.as_slice(), self.worth(c))).collect();
+        let known = match (optimizer.mean(), optimizer.spread()) {
+            (Some(mean), Some(Spread::Correlated { stds, correlations })) => Start {
+                mean,
+                stds,
+                correlations,
+            },
+            _ => return None, // of choices alone: there is nothing to tell apart
+        };
+        let (wider, start) = genome.wider(&points, &known)?;
+        Some((wider, Some(start)))
+    }
+
+    fn stage_end(&self, next: Stage, share: f64) -> StageEnd {
+        if let Some(evals) = self.chronicle.past_stage(next.name()) {
             return StageEnd::Known(evals);
         }
         let budget = &self.plan.budget;
-        let part = |total: u64| (total as f64 * FIRST_STAGE_SHARE) as u64;
+        let part = |total: u64| (total as f64 * share) as u64;
         StageEnd::Share {
-            evals: budget.evals.map(|evals| began + part(evals.saturating_sub(began))),
+            evals: budget.evals.map(part),
             elapsed_ms: budget.duration_ms.map(part),
         }
     }
 
-    /// One optimizer from its first question to its last; `None` when the next stage's time has come.
-    fn stage(&mut self, genome: &Genome) -> Result<Option<EndReason>, Interrupt> {
-        let (mut optimizer, warm) = self.optimizer(genome)?;
+    /// One optimizer from its first question to its last; no reason when the next stage's time has come. `known` is where
+    /// it begins, if an earlier stage has found that out.
+    fn stage(&mut self, genome: &Genome, known: Option<Start>) -> Result<(Option<EndReason>, Optimizer), Interrupt> {
+        let (mut optimizer, warm) = self.optimizer(genome, known)?;
         self.chronicle.stage(event::StageStarted {
-            stage: genome.stage().into(),
+            stage: genome.stage().name().into(),
             optimizer: optimizer.kind().name().into(),
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
             evals: self.evals,
@@ -404,7 +429,19 @@ impl Run<'_, '_> {
         self.asked += asked;
         self.generations += optimizer.status().generation;
         self.score_means(genome, &optimizer)?;
-        Ok(reason)
+        Ok((reason, optimizer))
+    }
+
+    /// The genes of the stage that is searched.
+    fn genes(&self) -> Genes {
+        self.stages.last().map(|(_, genes)| genes.clone()).unwrap_or_default()
+    }
+
+    /// A candidate with a score, for another exam.
+    fn again(&self, candidate: &event::Candidate) -> Entrant {
+        let place = self.scored.iter().position(|c| c.id == candidate.id).unwrap_or(0);
+        let of_stage = self.stages.iter().rev().find(|(began, _)| *began <= place);
+        Entrant::again(candidate, of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default())
     }
 
     /// One candidate after the other, a generation at a time: how it ended, and how many candidates were asked for.
@@ -429,7 +466,7 @@ impl Run<'_, '_> {
                 .take(self.evals_left())
                 .map(|ask| self.entrant(genome, warm, generation, ask))
                 .collect();
-            let race = self.race(genome, &entrants)?;
+            let race = self.race(&entrants)?;
             let Some(race) = race.filter(|_| entrants.len() == asks.len()) else {
                 continue; // the budget ended within the generation: the next look at it ends the search
             };
@@ -454,10 +491,11 @@ impl Run<'_, '_> {
             generation: Some(generation),
             who: genome.decode(&ask.genotype),
             genotype: ask.genotype.clone(),
+            genes: self.genes(),
         }
     }
 
-    fn optimizer(&self, genome: &Genome) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
+    fn optimizer(&self, genome: &Genome, known: Option<Start>) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
         let plan = self.plan;
         let domain = domain(genome)?;
         let is_real = domain.genes().iter().all(|g| matches!(g, Gene::Real { .. }));
@@ -490,7 +528,17 @@ impl Run<'_, '_> {
         let mut warm = Vec::new();
         for (_, recipe) in &plan.warm_starts {
             // In a search of several stages, a recipe is a start for the stage that can express it.
-            warm.extend(genome.encode(recipe).ok());
+            let genotype = genome.encode(recipe).ok();
+            warm.extend(genotype.filter(|genotype| known.is_none() || !self.has_met(&genome.decode(genotype))));
+        }
+        if let Some(start) = known {
+            let spread = Spread::Correlated {
+                stds: start.stds,
+                correlations: start.correlations,
+            };
+            optimizer.start_at(&start.mean, &spread)?;
+            optimizer.inject(warm.iter().cloned())?;
+            return Ok((optimizer, warm));
         }
         if let Some(start) = genome.origin() {
             warm.extend(genome.seeds());
@@ -506,6 +554,12 @@ impl Run<'_, '_> {
             optimizer.inject(others.iter().cloned())?;
         }
         Ok((optimizer, warm))
+    }
+
+    /// Whether somebody like this has a score.
+    fn has_met(&self, who: &Who) -> bool {
+        let (_, digest) = who.record();
+        self.scored.iter().any(|c| c.recipe_digest == digest)
     }
 
     /// Where a search starts that was told of no recipe: the unsearched merge that scored best, if the space has it.
@@ -531,7 +585,7 @@ impl Run<'_, '_> {
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
             let mut id = "mean".to_string();
             if genome.next_stage().is_some() {
-                id += &format!("-{}", genome.stage());
+                id += &format!("-{}", genome.stage().name());
             }
             if i + 1 < means.len() {
                 id += &format!("-{}", i + 1);
@@ -542,6 +596,7 @@ impl Run<'_, '_> {
                 generation: None,
                 who: genome.decode(genotype),
                 genotype: genotype.clone(),
+                genes: self.genes(),
             };
             if self.measure(&entrant)?.is_ok() {
                 self.means.push(id);
@@ -551,29 +606,25 @@ impl Run<'_, '_> {
     }
 
     /// The recipe that the next stage builds on: the best of the mean and the few of most worth, on the same questions.
-    fn champion(&mut self, genome: &Genome) -> Result<Recipe, Interrupt> {
+    fn champion(&mut self) -> Result<Recipe, Interrupt> {
         let best: Vec<event::Candidate> = self.bred().into_iter().take(3).cloned().collect();
-        let mut contenders: Vec<(f64, Recipe)> = Vec::new();
+        let mut contenders: Vec<(f64, Who)> = Vec::new();
         for candidate in self.scored.iter().filter(|c| c.origin == Origin::Mean) {
-            if let Ok(recipe) = serde_json::from_value(candidate.recipe.clone()) {
-                contenders.push((candidate.fitness, recipe));
-            }
+            contenders.push((candidate.fitness, self.again(candidate).who));
         }
         let standard = self.standard.clone();
-        let again = |c: &event::Candidate| Entrant::again(c, genome.decode(&c.genotype));
-        self.look_ahead(&best.iter().map(again).collect::<Vec<_>>(), &standard)?;
-        for candidate in best {
-            let Ok(recipe) = serde_json::from_value::<Recipe>(candidate.recipe.clone()) else {
-                continue;
-            };
-            let entrant = again(&candidate);
-            if let Ok(evaluation) = self.sit(&entrant, genome.genes(), &standard)? {
-                contenders.push((self.plan.judge(&standard, &evaluation).0.value, recipe));
+        let best: Vec<Entrant> = best.iter().map(|candidate| self.again(candidate)).collect();
+        self.look_ahead(&best, &standard)?;
+        for entrant in best {
+            if let Ok(evaluation) = self.sit(&entrant, &standard)? {
+                contenders.push((self.plan.judge(&standard, &evaluation).0.value, entrant.who));
             }
         }
         // The mean stands first and wins ties.
-        let champion = contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a });
-        Ok(champion.ok_or(Error::NothingScored)?.1)
+        match contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }) {
+            Some((_, Who::Recipe(recipe))) => Ok(*recipe),
+            _ => Err(Error::NothingScored.into()),
+        }
     }
 
     /// The searched candidates that count, those of most worth first.
@@ -581,10 +632,13 @@ impl Run<'_, '_> {
         let is_bred = |c: &&event::Candidate| {
             matches!(c.origin, Origin::Search | Origin::WarmStart | Origin::Random) && !c.eliminated
         };
-        let worth = |c: &event::Candidate| self.worth.get(&c.id).copied().unwrap_or(c.fitness);
         let mut bred: Vec<&event::Candidate> = self.scored.iter().filter(is_bred).collect();
-        bred.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
+        bred.sort_by(|a, b| self.worth(b).total_cmp(&self.worth(a)));
         bred
+    }
+
+    fn worth(&self, candidate: &event::Candidate) -> f64 {
+        self.worth.get(&candidate.id).copied().unwrap_or(candidate.fitness)
     }
 
     /// Why nobody more is asked while `out` candidates are at work: the end of the search with its reason, or `None`

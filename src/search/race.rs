@@ -5,17 +5,18 @@
 //! differences between candidates are known far better than their scores). All decisions are made from answers alone,
 //! in the order of the questions and never of their arrival, so a resumed race is the same race.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     Evaluation, Interrupt, Plan, Run, Sitting, Subject,
-    genome::{Genome, Who},
+    genome::Who,
     pool::{Block, Rung},
 };
 use crate::{
     eval::stats,
     event::{self, Candidate, Event, Origin, Score, TaskScore},
     optim::{Answered, Fitness, Genotype, Outcome},
+    recipe::Recipe,
     space::{GeneSpec, Racing},
 };
 
@@ -38,8 +39,13 @@ pub(super) struct Entrant {
     pub generation: Option<u64>,
     /// Empty for parents and unsearched merges.
     pub genotype: Genotype,
+    /// What its genotype's numbers are.
+    pub genes: Genes,
     pub who: Who,
 }
+
+/// The genes of a stage.
+pub(super) type Genes = Arc<[GeneSpec]>;
 
 /// How a race ended; all in the order of the entrants.
 #[derive(Default)]
@@ -83,36 +89,51 @@ impl Entrant {
             origin: Origin::Parent,
             generation: None,
             genotype: Vec::new(),
+            genes: Genes::default(),
             who: Who::Model(name.into()),
         }
     }
 
-    pub fn unsearched(id: &str, recipe: crate::recipe::Recipe) -> Self {
+    pub fn unsearched(id: &str, recipe: Recipe) -> Self {
         Self {
             id: id.into(),
             origin: Origin::Baseline,
             generation: None,
             genotype: Vec::new(),
+            genes: Genes::default(),
             who: Who::Recipe(Box::new(recipe)),
         }
     }
 
     /// A candidate that is known already, for another exam.
-    pub fn again(candidate: &Candidate, who: Who) -> Self {
+    pub fn again(candidate: &Candidate, genes: Genes) -> Self {
+        let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
+        let who = match (recipe, candidate.recipe.get("genes")) {
+            (_, Some(genes)) => Who::Genes(genes.clone()),
+            (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
+            _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
+        };
         Self {
             id: candidate.id.clone(),
             origin: candidate.origin.clone(),
             generation: candidate.generation,
             genotype: candidate.genotype.clone(),
+            genes,
             who,
         }
     }
 
-    pub(super) fn subject(&self) -> Subject<'_> {
-        match &self.who {
-            Who::Model(name) => Subject::Model(name),
-            Who::Recipe(recipe) => Subject::Recipe(recipe),
-            Who::Genes(_) => Subject::Genes,
+    pub(super) fn sitting<'a>(&'a self, exam: &'a super::Exam) -> Sitting<'a> {
+        Sitting {
+            id: &self.id,
+            subject: match &self.who {
+                Who::Model(name) => Subject::Model(name),
+                Who::Recipe(recipe) => Subject::Recipe(recipe),
+                Who::Genes(_) => Subject::Genes,
+            },
+            genotype: &self.genotype,
+            genes: &self.genes,
+            exam,
         }
     }
 
@@ -171,7 +192,7 @@ impl Pace {
 
 impl Run<'_, '_> {
     /// Puts a generation through a race; `None` when the budget ended before its end.
-    pub(super) fn race(&mut self, genome: &Genome, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
+    pub(super) fn race(&mut self, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
         let block = self.block();
         if let [whole] = block.rungs.as_slice() {
             self.look_ahead(entrants, &whole.exam)?;
@@ -187,7 +208,7 @@ impl Run<'_, '_> {
                 if self.end_of_search(0)?.is_some() {
                     return Ok(None);
                 }
-                let judged = self.stand(&mut arms[i], r, rung, genome)?;
+                let judged = self.stand(&mut arms[i], r, rung)?;
                 match judged {
                     Err(reason) => self.fail(arms[i].entrant, reason)?,
                     Ok((score, tasks)) if is_last => {
@@ -212,10 +233,10 @@ impl Run<'_, '_> {
     }
 
     /// A race of one, on all questions.
-    pub(super) fn stand_alone(&mut self, entrant: &Entrant, genome: &Genome) -> Result<Race, Interrupt> {
+    pub(super) fn stand_alone(&mut self, entrant: &Entrant) -> Result<Race, Interrupt> {
         let whole = Block::whole(&self.plan.search);
         let mut arm = Arm::new(entrant);
-        let outcome = match self.stand(&mut arm, 0, &whole.rungs[0], genome)? {
+        let outcome = match self.stand(&mut arm, 0, &whole.rungs[0])? {
             Err(reason) => {
                 self.fail(entrant, reason)?;
                 Outcome::Failed
@@ -263,9 +284,8 @@ impl Run<'_, '_> {
         arm: &mut Arm<'_>,
         r: usize,
         rung: &Rung,
-        genome: &Genome,
     ) -> Result<Result<(Score, Vec<TaskScore>), String>, Interrupt> {
-        let evaluation = match self.sit(arm.entrant, genome.genes(), &rung.exam)? {
+        let evaluation = match self.sit(arm.entrant, &rung.exam)? {
             Ok(evaluation) => evaluation,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -357,8 +377,7 @@ impl Run<'_, '_> {
     /// One candidate alone, on the standard questions: its fitness, or the reason why it has none.
     pub(super) fn measure(&mut self, entrant: &Entrant) -> Result<Result<f64, String>, Interrupt> {
         let exam = self.standard.clone();
-        let genome = &self.plan.genome;
-        let evaluation = match self.sit(entrant, genome.genes(), &exam)? {
+        let evaluation = match self.sit(entrant, &exam)? {
             Ok(evaluation) => evaluation,
             Err(reason) => {
                 self.fail(entrant, reason.clone())?;
@@ -390,7 +409,6 @@ impl Run<'_, '_> {
     pub(super) fn sit(
         &mut self,
         entrant: &Entrant,
-        genes: &[GeneSpec],
         exam: &super::Exam,
     ) -> Result<Result<Evaluation, String>, Interrupt> {
         let id = &entrant.id;
@@ -400,9 +418,9 @@ impl Run<'_, '_> {
         if !self.at_work.has(id) {
             self.pause_or_stop()?;
         }
-        let evaluation = match self.by_crew(entrant, genes, exam) {
+        let evaluation = match self.by_crew(entrant, exam) {
             Some(evaluation) => evaluation,
-            None => self.evaluate(entrant, genes, exam),
+            None => self.evaluate(entrant, exam),
         };
         match &evaluation {
             Ok(evaluation) => self.chronicle.answers(id, exam, evaluation)?,
@@ -439,16 +457,10 @@ impl Run<'_, '_> {
         }
     }
 
-    fn evaluate(&mut self, entrant: &Entrant, genes: &[GeneSpec], exam: &super::Exam) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, entrant: &Entrant, exam: &super::Exam) -> Result<Evaluation, String> {
         let id = &entrant.id;
         self.chronicle.show(entrant.started());
-        let sitting = Sitting {
-            id,
-            subject: entrant.subject(),
-            genotype: &entrant.genotype,
-            genes,
-            exam,
-        };
+        let sitting = entrant.sitting(exam);
         let chronicle = &*self.chronicle;
         self.evaluator.evaluate(&sitting, &mut |progress| {
             chronicle.show(Event::Progress(event::Progress {
@@ -466,6 +478,7 @@ impl Run<'_, '_> {
             generation,
             genotype,
             who,
+            ..
         } = arm.entrant;
         let (recipe, recipe_digest) = who.record();
         let candidate = match self.chronicle.past(id, &recipe_digest)? {

@@ -5,7 +5,7 @@ use std::{cell::RefCell, path::Path, time::Duration};
 use super::*;
 use crate::{
     event::{Answer, Record},
-    recipe::{Body, DType, ParamValue},
+    recipe::DType,
     space::{Codec, Fold, Shape},
     store::{Journal, read},
 };
@@ -45,16 +45,19 @@ impl Function {
     }
 }
 
+/// What a recipe mixes in of each expert: the mean over layers and modules.
 fn weights(recipe: &Recipe) -> (f64, f64) {
-    let Body::Models(models) = &recipe.result().body else {
-        panic!("one set of layers")
+    let tables = event::weights::of_recipe(&serde_json::to_value(recipe).unwrap());
+    let weight = |name: &str| {
+        let model = tables.iter().flat_map(|t| &t.models).find(|m| m.model == name);
+        let groups = model.into_iter().flat_map(|m| &m.groups);
+        let values: Vec<f64> = groups.flat_map(|g| &g.values).flatten().copied().collect();
+        match values.len() {
+            0 => 0.5, // a swap of layers: half of each
+            n => values.iter().sum::<f64>() / n as f64,
+        }
     };
-    let weight = |i: usize| match models[i].parameters.get("weight") {
-        Some(ParamValue::Number(w)) => *w,
-        None => 0.5, // a swap of layers: half of each
-        other => panic!("{other:?}"),
-    };
-    (weight(0), weight(1))
+    (weight("maths"), weight("spanish"))
 }
 
 impl Evaluator for Function {
@@ -97,7 +100,25 @@ impl Evaluator for Function {
 }
 
 fn plan(optimizer: &str) -> Plan {
-    let space = Space::parse(Path::new("s.yaml"), &SPACE.replace("OPTIMIZER", optimizer)).unwrap();
+    plan_of(&SPACE.replace("OPTIMIZER", optimizer))
+}
+
+/// With two layer groups and three modules to tell apart, stage by stage.
+fn widening() -> Plan {
+    let space = SPACE.replace(
+        "  genes:\n",
+        "  layer_groups: 2\n  modules: [attn, mlp, other]\n  genes:\n",
+    );
+    let mut plan = plan_of(&space.replace("OPTIMIZER, evals: 40", "cma-es, evals: 120, widening: true"));
+    let Genome::Merge(codec) = &plan.genome else {
+        panic!("models")
+    };
+    plan.genome = Genome::Merge(codec.narrowed().unwrap());
+    plan
+}
+
+fn plan_of(space: &str) -> Plan {
+    let space = Space::parse(Path::new("s.yaml"), space).unwrap();
     let shape = Shape {
         layers: 4,
         out_dtype: DType::F32,
@@ -247,10 +268,10 @@ fn a_whole_run_finds_the_child_and_proves_it() {
 /// Cut the journal after any line, as a kill would: the resumed run must tell the same story, and ask nothing twice.
 #[test]
 fn a_run_killed_anywhere_goes_on_to_the_same_end() {
-    for optimizer in ["cma-es", "genetic", "cma-es, racing: {rungs: [16, 30, 60]}"] {
+    let plans = ["cma-es", "genetic", "cma-es, racing: {rungs: [16, 30, 60]}"].map(plan);
+    for plan in plans.into_iter().chain([widening()]) {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("journal.jsonl");
-        let plan = plan(optimizer);
         let (_, whole) = go(&path, &plan, Function::new(), &Control::default());
         let text = std::fs::read_to_string(&path).unwrap();
         let expected = story(&read(&path).unwrap());
@@ -274,6 +295,49 @@ fn a_run_killed_anywhere_goes_on_to_the_same_end() {
             );
         }
     }
+}
+
+/// Three stages: each begins where the one before it was, tells more genes apart, and has its part of the budget.
+#[test]
+fn a_space_widens_stage_by_stage() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let (end, _) = go(&path, &widening(), Function::new(), &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let records = read(&path).unwrap();
+    let stages = records.iter().filter_map(|r| match &r.event {
+        Event::StageStarted(stage) => Some(stage),
+        _ => None,
+    });
+    let stages: Vec<_> = stages.collect();
+    let names: Vec<&str> = stages.iter().map(|s| s.stage.as_str()).collect();
+    assert_eq!(
+        names,
+        ["parameter_space_global", "parameter_space_modules", "parameter_space"]
+    );
+    let genes: Vec<usize> = stages.iter().map(|s| s.genes.len()).collect();
+    assert_eq!(stages[0].genes, ["weight.maths", "weight.spanish"]);
+    assert!(genes[0] < genes[1] && genes[1] < genes[2], "{genes:?}");
+    // A generation is never cut short.
+    let late = |stage: usize, evals: u64| (evals..evals + 10).contains(&stages[stage].evals);
+    assert!(late(1, 24) && late(2, 48), "{stages:?}");
+
+    let scored = |generation: std::ops::Range<u64>, genes: usize| {
+        let of_search = records.iter().filter_map(|r| match &r.event {
+            Event::CandidateScored(c) if c.generation.is_some_and(|g| generation.contains(&g)) => Some(c),
+            _ => None,
+        });
+        let fitness: Vec<f64> = of_search
+            .filter(|c| c.genotype.len() == genes)
+            .map(|c| c.fitness)
+            .collect();
+        fitness.iter().sum::<f64>() / fitness.len() as f64
+    };
+    let (first, last) = (scored(0..2, genes[0]), scored(0..u64::MAX, genes[2]));
+    assert!(
+        last > first + 0.05,
+        "what the narrow stages found is not lost: {first} {last}"
+    );
 }
 
 #[test]

@@ -36,6 +36,40 @@ pub enum Fold {
     ShiftedPostNorms,
 }
 
+/// What the genotypes of one codec search: the stages of a search that has several, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The parameter space with one gene for each parameter and model.
+    Global,
+    /// The same with modules told apart where that has shown an effect.
+    Modules,
+    /// The parameter space; after the narrow stages, with layer groups told apart where it has shown an effect.
+    ParameterSpace,
+    DataFlowSpace,
+    Joint,
+    /// Bare genes, without models.
+    Genes,
+}
+
+impl Stage {
+    /// As a run's journal names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Global => "parameter_space_global",
+            Self::Modules => "parameter_space_modules",
+            Self::ParameterSpace => "parameter_space",
+            Self::DataFlowSpace => "data_flow_space",
+            Self::Joint => "joint",
+            Self::Genes => "genes",
+        }
+    }
+
+    /// Whether a wider codec of the same space follows.
+    pub fn is_narrow(self) -> bool {
+        matches!(self, Self::Global | Self::Modules)
+    }
+}
+
 /// One number that the optimizer moves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneSpec {
@@ -58,6 +92,8 @@ pub struct Start {
     pub mean: Vec<f64>,
     /// Standard deviations in the genes' own units; 1 at choices, where they mean nothing.
     pub stds: Vec<f64>,
+    /// `[genes, genes]`, row by row; empty for none.
+    pub correlations: Vec<f64>,
 }
 
 /// Decodes genotypes of one space for models of one shape.
@@ -124,18 +160,26 @@ impl Codec {
         Some(codec)
     }
 
-    /// What this codec's genotypes search, as a run's journal names it.
-    pub fn stage(&self) -> &'static str {
-        match (&self.parameters, &self.flow) {
-            (_, None) => "parameter_space",
-            (None, Some(_)) => "data_flow_space",
-            (Some(_), Some(_)) => "joint",
+    /// What this codec's genotypes search.
+    pub fn stage(&self) -> Stage {
+        match (&self.parameters, &self.flow, &self.ties) {
+            (_, None, Some(ties)) => ties.stage(),
+            (_, None, None) => Stage::ParameterSpace,
+            (None, Some(_), _) => Stage::DataFlowSpace,
+            (Some(_), Some(_), _) => Stage::Joint,
         }
     }
 
-    /// The stage that follows this one, after [`Codec::then_data_flow`].
-    pub fn next_stage(&self) -> Option<&'static str> {
-        self.second.as_ref().map(|_| "data_flow_space")
+    /// The stage that follows this one: after [`Codec::widened`] if this one is narrow, else after
+    /// [`Codec::then_data_flow`].
+    pub fn next_stage(&self) -> Option<Stage> {
+        self.wider_stage()
+            .or(self.second.as_ref().map(|_| Stage::DataFlowSpace))
+    }
+
+    /// Whether a data-flow search builds on what the parameter space gives.
+    pub fn is_hybrid(&self) -> bool {
+        self.second.is_some()
     }
 
     /// The genes, in the order of a genotype.
@@ -303,6 +347,7 @@ impl Codec {
         let mut start = Start {
             mean: genotype.to_vec(),
             stds: Vec::with_capacity(genotype.len()),
+            correlations: Vec::new(),
         };
         for gene in &self.genes {
             start.stds.push(match gene.kind {

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Start};
+pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
 pub use widen::effects;
 
@@ -45,6 +45,11 @@ pub enum Error {
         expected: usize,
         layers: usize,
     },
+    #[error(
+        "search.widening: there is one gene for each parameter and model already; give the parameter space layer_groups or \
+         modules to tell apart, or leave 'widening' out"
+    )]
+    NothingToWiden,
     #[error("the recipe cannot be a starting point of this search space: {reason}")]
     NotEncodable { reason: String },
 }
@@ -304,6 +309,10 @@ pub struct Search {
     /// How the genetic algorithm chooses parents and survivors, if not by tournaments and fitness.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mating: Option<Mating>,
+    /// Begin with one gene for each parameter and model, then tell modules apart, then layer groups, each only where that
+    /// has shown an effect.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub widening: bool,
     pub seed: u64,
 }
 

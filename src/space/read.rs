@@ -82,8 +82,11 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         _ => Some(parameter_space(map.required("parameter_space")?, &base)?),
     };
     let fitness = fitness(map.required("fitness")?)?;
-    let has_paths = data_flow_space.is_some() && hybrid != Some(Hybrid::PsThenDfs);
-    let search = search(map.optional("search"), &fitness, has_paths)?;
+    let first = match data_flow_space.is_some() && hybrid != Some(Hybrid::PsThenDfs) {
+        true => First::Paths,
+        false => First::Weights,
+    };
+    let search = search(map.optional("search"), &fitness, first)?;
     let finale = finale(map.optional("final"), &fitness)?;
     map.finish()?;
     Ok(Space {
@@ -257,7 +260,7 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         }
         Some(_) => {}
     }
-    let search = search(map.optional("search"), &fitness, false)?;
+    let search = search(map.optional("search"), &fitness, First::Numbers)?;
     let finale = finale(map.optional("final"), &fitness)?;
     map.finish()?;
     Ok(Space {
@@ -668,8 +671,19 @@ fn limit(map: &Map<'_>) -> Result<Option<usize>, yaml::Error> {
     }
 }
 
-/// `has_paths`: whether the first search has genes that say whether a layer runs.
-fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Search, yaml::Error> {
+/// What the genes of the first search are.
+#[derive(Clone, Copy, PartialEq)]
+enum First {
+    /// Of a merge's parameters alone.
+    Weights,
+    /// Among them those that say whether a layer runs.
+    Paths,
+    /// Bare.
+    Numbers,
+}
+
+fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search, yaml::Error> {
+    let has_paths = first == First::Paths;
     let mut search = Search {
         optimizer: match (fitness.is_pareto(), has_paths) {
             (true, _) => Optimizer::Nsga2,
@@ -681,6 +695,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Sea
         racing: None,
         warm_start: Vec::new(),
         mating: None,
+        widening: false,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -737,6 +752,21 @@ fn search(node: Option<&Node>, fitness: &Fitness, has_paths: bool) -> Result<Sea
             return Err(node.error(
                 "attraction goes by what each candidate gets right, and a command keeps its questions to itself: name \
                  two of its scores or more, fitness.weights: {NAME: 1, NAME: 1}, or write 'mating: tournament'",
+            ));
+        }
+    }
+    if let Some(node) = map.optional("widening") {
+        search.widening = node.bool()?;
+        if search.widening && first != First::Weights {
+            return Err(node.error(
+                "widening tells apart what a parameter space mixes layer by layer; it goes with a parameter_space alone or \
+                 with 'hybrid: ps_then_dfs'",
+            ));
+        }
+        if search.widening && !matches!(search.optimizer, Optimizer::CmaEs | Optimizer::CmaEsMargin) {
+            return Err(node.error(
+                "widening hands a distribution on from stage to stage, and this optimizer has none; write cma-es or \
+                 cma-es-margin, or leave 'widening' out",
             ));
         }
     }
@@ -901,6 +931,19 @@ search:
             error("  evals: 20", "  optimizer: genetic\n  mating: atraction").contains("did you mean 'attraction'?")
         );
         assert!(error("fitness:\n", "fitness:\n  workers: 2\n").contains("'command'"));
+    }
+
+    #[test]
+    fn widening_needs_weights_to_tell_apart_and_a_distribution() {
+        let text = GOOD.replace("  evals: 20", "  evals: 20\n  widening: true");
+        let space = Space::parse(Path::new("s.yaml"), &text).unwrap();
+        assert!(space.search.widening);
+        let again = serde_yaml_ng::to_string(&space).unwrap();
+        assert_eq!(Space::parse(Path::new("s.yaml"), &again).unwrap(), space);
+        assert!(error("  evals: 20", "  widening: true\n  optimizer: genetic").contains("write cma-es or"));
+        let bare = "name: t\ngenes: {x: [0, 1]}\nfitness: {command: [a]}\nsearch: {widening: true}\n";
+        let refused = Space::parse(Path::new("s.yaml"), bare).unwrap_err().to_string();
+        assert!(refused.contains("goes with a parameter_space"), "{refused}");
     }
 
     #[test]

@@ -2,29 +2,60 @@
 //!
 //! A narrow codec moves several genes of the whole space as one. It begins with one gene for each parameter and model
 //! ([`Codec::narrowed`]); [`Codec::widened`] tells modules apart, then layer groups, and only for the genes that it is
-//! told to split; [`Codec::carry`] takes what was learnt along. A narrow genotype is a point of the whole space, so that
-//! recipes, and with them every answer, stay what they are.
+//! told to split; [`Codec::carry`] takes what was learnt along, the covariance too. A narrow genotype is a point of the
+//! whole space, so that recipes, and with them every answer, stay what they are.
 
 use super::{
-    Codec, Start,
+    Codec, GeneKind, Stage, Start,
     codec::GeneSpec,
     parameters::{Coordinates, ParameterCodec},
 };
 
-/// Which genes of the whole space move as one: a partition of them, in the order of their first members.
+/// Which genes of the whole space move as one.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Ties(Vec<Vec<usize>>);
+pub(super) struct Ties {
+    /// A partition of the genes, in the order of their first members.
+    tied: Vec<Vec<usize>>,
+    stage: Stage,
+}
 
-/// A gene's effect must exceed its standard error by this factor: about one false alarm in twenty.
-const SIGNIFICANT: f64 = 2.0;
+/// The chance of taking noise for an effect.
+const SIGNIFICANT: f64 = 0.05;
+
+/// The correlation with which the parts of a split gene begin: they were one, and are to become independent.
+const SIBLINGS: f64 = 0.5;
+
+/// The parts of a split gene begin with at least this part of their range as standard deviation: the search of what they
+/// have in common may have converged, that of their differences has not begun.
+const LEAST_SPREAD: f64 = 1.0 / 12.0;
 
 impl Ties {
     /// Everything that differs only in group and module is one.
     fn narrowest(coordinates: &[Coordinates]) -> Self {
         let all: Vec<usize> = (0..coordinates.len()).collect();
-        Self(split(&all, |gene| {
-            (coordinates[gene].parameter, coordinates[gene].model)
-        }))
+        Self {
+            tied: split(&all, |gene| (coordinates[gene].parameter, coordinates[gene].model)),
+            stage: Stage::Global,
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The stage after this one: modules are told apart first, if both they and layer groups are tied.
+    fn next(&self, coordinates: &[Coordinates]) -> Option<Stage> {
+        let differ = |key: &dyn Fn(usize) -> usize| {
+            let is_one = |tied: &Vec<usize>| split(tied, key).len() == 1;
+            !self.tied.iter().all(is_one)
+        };
+        match self.stage {
+            Stage::Global if differ(&|g| coordinates[g].module) && differ(&|g| coordinates[g].group) => {
+                Some(Stage::Modules)
+            }
+            Stage::Global | Stage::Modules => Some(Stage::ParameterSpace),
+            Stage::ParameterSpace | Stage::DataFlowSpace | Stage::Joint | Stage::Genes => None,
+        }
     }
 
     pub fn genes(&self, full: &[GeneSpec], coordinates: &[Coordinates]) -> Vec<GeneSpec> {
@@ -32,13 +63,13 @@ impl Ties {
             name: name(tied, full, coordinates),
             kind: full[tied[0]].kind,
         };
-        self.0.iter().map(gene).collect()
+        self.tied.iter().map(gene).collect()
     }
 
     /// The point of the whole space.
     pub fn expand(&self, narrow: &[f64]) -> Vec<f64> {
-        let mut full = vec![0.0; self.0.iter().map(Vec::len).sum()];
-        for (value, tied) in narrow.iter().zip(&self.0) {
+        let mut full = vec![0.0; self.tied.iter().map(Vec::len).sum()];
+        for (value, tied) in narrow.iter().zip(&self.tied) {
             tied.iter().for_each(|&gene| full[gene] = *value);
         }
         full
@@ -47,34 +78,41 @@ impl Ties {
     /// Means over what is tied.
     pub fn contract(&self, full: &[f64]) -> Vec<f64> {
         let mean = |tied: &Vec<usize>| tied.iter().map(|&gene| full[gene]).sum::<f64>() / tied.len() as f64;
-        self.0.iter().map(mean).collect()
+        self.tied.iter().map(mean).collect()
     }
 
     pub fn any(&self, full: &[bool]) -> Vec<bool> {
-        self.0.iter().map(|tied| tied.iter().any(|&gene| full[gene])).collect()
+        self.tied
+            .iter()
+            .map(|tied| tied.iter().any(|&gene| full[gene]))
+            .collect()
     }
 
     /// What all that is tied has in common, if it has.
     pub fn common(&self, full: &[Option<usize>]) -> Vec<Option<usize>> {
         let same = |tied: &Vec<usize>| full[tied[0]].filter(|_| tied.iter().all(|&gene| full[gene] == full[tied[0]]));
-        self.0.iter().map(same).collect()
+        self.tied.iter().map(same).collect()
     }
 
-    fn widened(&self, wanted: &[bool], coordinates: &[Coordinates]) -> Self {
-        let parts = self.0.iter().zip(wanted).flat_map(|(tied, wanted)| {
-            if !wanted {
-                return vec![tied.clone()];
-            }
-            let by_module = split(tied, |gene| coordinates[gene].module);
-            if by_module.len() > 1 {
-                by_module
-            } else {
-                split(tied, |gene| coordinates[gene].group)
-            }
+    /// For each tie the narrower one that it was a part of.
+    fn origins(&self, narrower: &Ties) -> Vec<usize> {
+        let holds = |gene: usize| narrower.tied.iter().position(|tied| tied.contains(&gene));
+        let origin = |tied: &Vec<usize>| holds(tied[0]).expect("both are partitions of the same genes");
+        self.tied.iter().map(origin).collect()
+    }
+
+    fn widened(&self, wanted: &[bool], coordinates: &[Coordinates]) -> Option<Self> {
+        let stage = self.next(coordinates)?;
+        let parts = self.tied.iter().zip(wanted).flat_map(|(tied, wanted)| match stage {
+            _ if !wanted => vec![tied.clone()],
+            Stage::Modules => split(tied, |gene| coordinates[gene].module),
+            // After a stage that told modules apart, those that it left together stay together.
+            _ if self.stage == Stage::Modules => split(tied, |gene| coordinates[gene].group),
+            _ => split(tied, |gene| (coordinates[gene].group, coordinates[gene].module)),
         });
-        let mut parts: Vec<Vec<usize>> = parts.collect();
-        parts.sort();
-        Self(parts)
+        let mut tied: Vec<Vec<usize>> = parts.collect();
+        tied.sort();
+        Some(Self { tied, stage })
     }
 }
 
@@ -114,16 +152,19 @@ impl Codec {
     pub fn narrowed(&self) -> Option<Self> {
         let ps = self.parameters.as_ref().filter(|_| self.flow.is_none())?;
         let ties = Ties::narrowest(&ps.coordinates());
-        (ties.0.len() < ps.genes().len()).then(|| self.tied(ps, ties))
+        (ties.tied.len() < ps.genes().len()).then(|| self.tied(ps, ties))
     }
 
-    /// The next wider codec: each gene for which `split` is true becomes one for each module, or where modules are apart
-    /// already one for each layer group. `None` if no gene can be split any further; so a codec that is not narrow has
-    /// no wider one.
+    /// The codec of the next stage: each gene for which `split` is true becomes one for each module, and in the stage
+    /// after that one for each layer group. `None` of a codec that is not narrow.
     pub fn widened(&self, split: &[bool]) -> Option<Self> {
         let (ps, ties) = (self.parameters.as_ref()?, self.ties.as_ref()?);
-        let wider = ties.widened(split, &ps.coordinates());
-        (wider.0.len() > ties.0.len()).then(|| self.tied(ps, wider))
+        Some(self.tied(ps, ties.widened(split, &ps.coordinates())?))
+    }
+
+    pub(super) fn wider_stage(&self) -> Option<Stage> {
+        let (ps, ties) = (self.parameters.as_ref()?, self.ties.as_ref()?);
+        ties.next(&ps.coordinates())
     }
 
     fn tied(&self, ps: &ParameterCodec, ties: Ties) -> Self {
@@ -134,36 +175,76 @@ impl Codec {
     }
 
     /// What a narrower codec's distribution is in this one's genes: each takes the mean and the standard deviation of the
-    /// gene that it was a part of.
+    /// gene that it was a part of, and the correlations with the others; the parts of one gene begin half correlated.
     pub fn carry(&self, narrower: &Codec, start: &Start) -> Start {
+        let (Some(ties), Some(before)) = (&self.ties, &narrower.ties) else {
+            return start.clone();
+        };
+        let (origins, n) = (ties.origins(before), narrower.genes.len());
+        let is_split = |i: usize| origins.iter().filter(|&&origin| origin == origins[i]).count() > 1;
+        let std = |i: usize| match self.genes[i].kind {
+            GeneKind::Real { low, high } if is_split(i) => start.stds[origins[i]].max(LEAST_SPREAD * (high - low)),
+            _ => start.stds[origins[i]],
+        };
+        // S P C Pᵀ S off the diagonal, with S² = SIBLINGS where a gene was split: positive definite as C is.
+        let share = |i: usize| if is_split(i) { SIBLINGS.sqrt() } else { 1.0 };
+        let correlation = |i: usize, j: usize| match i == j {
+            true => 1.0,
+            false => share(i) * share(j) * start.correlations[origins[i] * n + origins[j]],
+        };
+        let genes = 0..self.genes.len();
         Start {
-            mean: self.contract_mean(&narrower.expand(&start.mean)),
-            stds: self.contract_mean(&narrower.expand(&start.stds)),
+            mean: origins.iter().map(|&origin| start.mean[origin]).collect(),
+            stds: genes.clone().map(std).collect(),
+            correlations: match start.correlations.is_empty() {
+                true => Vec::new(),
+                false => genes
+                    .clone()
+                    .flat_map(|i| genes.clone().map(move |j| (i, j)))
+                    .map(|(i, j)| correlation(i, j))
+                    .collect(),
+            },
         }
     }
 }
 
-/// Which genes have shown more effect on the fitness than noise would: those whose linear regression over the points is
-/// significant. Too few points show nothing.
+/// Which genes have shown more effect on the fitness than noise would: those whose quadratic regression over the points is
+/// significant. Quadratic, because around an optimum nothing but curvature is left of an effect. Too few points show
+/// nothing.
+///
+/// With m = n − 3 degrees of freedom left, the F test of two regressors has P = (1 − R²)^(m/2).
 pub fn effects(points: &[(&[f64], f64)]) -> Vec<bool> {
     let genes = points.first().map_or(0, |(genotype, _)| genotype.len());
-    let n = points.len() as f64;
-    let mean = |values: &dyn Fn(usize) -> f64| (0..points.len()).map(values).sum::<f64>() / n;
-    let fitness = |k: usize| points[k].1;
-    let fitness_mean = mean(&fitness);
+    let fitness = centred(points.iter().map(|(_, fitness)| *fitness).collect());
     let effect = |gene: usize| {
-        let value = |k: usize| points[k].0[gene];
-        let value_mean = mean(&value);
-        let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
-        for k in 0..points.len() {
-            let (x, y) = (value(k) - value_mean, fitness(k) - fitness_mean);
-            (xx, yy, xy) = (xx + x * x, yy + y * y, xy + x * y);
-        }
-        let explained = xy * xy / (xx * yy);
-        // t² = r² (n − 2) / (1 − r²); NaN, where nothing varies, is no effect.
-        explained * (n - 2.0) > SIGNIFICANT * SIGNIFICANT * (1.0 - explained) && n > 4.0
+        let value = centred(points.iter().map(|(genotype, _)| genotype[gene]).collect());
+        let mut square = centred(value.iter().map(|x| x * x).collect());
+        let slope = dot(&square, &value) / dot(&value, &value);
+        square.iter_mut().zip(&value).for_each(|(q, x)| *q -= slope * x);
+        let explained = |part: &[f64]| {
+            let (xx, xy) = (dot(part, part), dot(part, &fitness));
+            // Of a value of two kinds the square says nothing new.
+            if xx > 1e-12 * dot(&value, &value).powi(2) {
+                xy * xy / xx
+            } else {
+                0.0
+            }
+        };
+        let left = 1.0 - (explained(&value) + explained(&square)) / dot(&fitness, &fitness);
+        // NaN, where nothing varies, is no effect.
+        points.len() > 5 && libm::pow(left.clamp(0.0, 1.0), (points.len() - 3) as f64 / 2.0) < SIGNIFICANT
     };
     (0..genes).map(effect).collect()
+}
+
+fn centred(mut values: Vec<f64>) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter_mut().for_each(|value| *value -= mean);
+    values
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]
@@ -231,19 +312,45 @@ fitness:
                 "weight.maths.mlp",
                 "weight.maths.other",
                 "weight.spanish",
-                "density.maths.g0",
-                "density.maths.g1",
+                "density.maths",
                 "density.spanish",
                 "lambda"
             ]
         );
-        let mut widest = wider;
+        let widest = wider
+            .widened(&[false, true, false, false, true, false, false, true])
+            .unwrap();
+        assert_eq!(
+            names(&widest),
+            [
+                "method",
+                "weight.maths.g0.attn",
+                "weight.maths.mlp",
+                "weight.maths.other",
+                "weight.maths.g1.attn",
+                "weight.spanish.g0",
+                "weight.spanish.g1",
+                "density.maths",
+                "density.spanish",
+                "lambda"
+            ]
+        );
+        let mut widest = narrow.clone();
+        let mut stages = vec![narrow.stage()];
         while let Some(next) = widest.widened(&vec![true; widest.genes().len()]) {
+            assert_eq!(widest.next_stage(), Some(next.stage()));
             widest = next;
+            stages.push(widest.stage());
         }
+        assert_eq!(stages, [Stage::Global, Stage::Modules, Stage::ParameterSpace]);
         assert_eq!(names(&widest), names(&full));
         assert!(full.widened(&[true; 18]).is_none());
-        assert!(narrow.widened(&[false; 6]).is_none());
+        // Where nothing has shown an effect the stage goes on as it is, and is the last one in the end.
+        let same = narrow.widened(&[false; 6]).unwrap();
+        assert_eq!((names(&same), same.stage()), (names(&narrow), Stage::Modules));
+        let grouped = codec(&SPACE.replace("  modules: [attn, mlp, other]\n", ""));
+        let grouped = grouped.narrowed().unwrap();
+        assert_eq!(grouped.next_stage(), Some(Stage::ParameterSpace));
         let plain = SPACE.replace("  layer_groups: 2\n  modules: [attn, mlp, other]\n", "");
         assert!(codec(&plain).narrowed().is_none());
     }
@@ -267,10 +374,37 @@ fitness:
         let start = Start {
             mean: genotype.to_vec(),
             stds: vec![1.0, 0.1, 0.2, 0.3, 0.4, 0.5],
+            correlations: vec![],
         };
         let carried = wider.carry(&narrow, &start);
         assert_eq!(wider.decode(&carried.mean), narrow.decode(&genotype));
-        assert_eq!(carried.stds[1..7], [0.1, 0.1, 0.1, 0.2, 0.2, 0.2]);
+        // The first weight had converged below a twelfth of its range.
+        assert_eq!(carried.stds[1..7], [0.125, 0.125, 0.125, 0.2, 0.2, 0.2]);
+        assert!(carried.correlations.is_empty());
+    }
+
+    #[test]
+    fn the_covariance_is_carried_over() {
+        let narrow = codec(SPACE).narrowed().unwrap();
+        // The first weight and the density of its model go together: 0.6.
+        let mut correlations = vec![0.0; 36];
+        (0..6).for_each(|i| correlations[i * 6 + i] = 1.0);
+        (correlations[6 + 3], correlations[3 * 6 + 1]) = (0.6, 0.6);
+        let start = Start {
+            mean: vec![0.0, 1.25, 0.5, 0.8, 0.4, 1.2],
+            stds: vec![0.3; 6],
+            correlations,
+        };
+        let wider = narrow.widened(&[false, true, false, false, false, false]).unwrap();
+        let carried = wider.carry(&narrow, &start);
+        let of = |a: &str, b: &str| {
+            let at = |name: &str| names(&wider).iter().position(|n| *n == name).unwrap();
+            carried.correlations[at(a) * 8 + at(b)]
+        };
+        assert_eq!(of("weight.maths.attn", "weight.maths.attn"), 1.0);
+        assert!((of("weight.maths.attn", "weight.maths.mlp") - 0.5).abs() < 1e-15);
+        assert!((of("weight.maths.mlp", "density.maths") - 0.6 * 0.5f64.sqrt()).abs() < 1e-15);
+        assert_eq!(of("weight.spanish", "density.maths"), 0.0);
     }
 
     #[test]
@@ -285,6 +419,14 @@ fitness:
             .collect();
         let points: Vec<(&[f64], f64)> = points.iter().map(|(x, f)| (x.as_slice(), *f)).collect();
         assert_eq!(effects(&points), [true, false, false]);
+        // Symmetric around an optimum.
+        let hill: Vec<(&[f64], f64)> = points
+            .iter()
+            .map(|(x, f)| (*x, *f - 0.4 * x[0] - 3.0 * (x[0] - 0.475).powi(2)))
+            .collect();
+        assert_eq!(effects(&hill), [true, false, false]);
+        let flat: Vec<(&[f64], f64)> = points.iter().map(|(x, _)| (*x, 0.3)).collect();
+        assert_eq!(effects(&flat), [false; 3]);
         assert_eq!(effects(&points[..4]), [false; 3], "four points show nothing");
         assert_eq!(effects(&[]), [false; 0]);
     }

@@ -224,7 +224,7 @@ fn keys_pause_leave_come_back_and_stop() {
         return;
     };
     viewer.start(120, 40, &viewer.heterosis("watch"));
-    viewer.sees("evals");
+    viewer.sees("★1"); // somebody to export
     viewer.key("e");
     viewer.sees("is not exported");
     viewer.key("S");

@@ -1,8 +1,9 @@
-//! Claims of the field, tried on the tiny family: what is cheap enough to try exhaustively or at random.
+//! Claims of the field, tried on the tiny family.
 //!
 //! ```text
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
+//! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -19,6 +20,14 @@ use heterosis::{
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
+#[allow(dead_code)] // the trainer uses the rest
+#[path = "../train_family/language.rs"]
+mod language;
+#[allow(dead_code)]
+#[path = "../train_family/problems.rs"]
+mod problems;
+mod searches;
+#[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 
 use tiny_family::{evaluator, examine, parents, task};
@@ -31,7 +40,11 @@ fn main() -> Result<()> {
     match args.first().map(String::as_str) {
         Some("layer-swap") => layer_swap(),
         Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
-        _ => bail!("say layer-swap or random"),
+        Some("searches") => {
+            let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
+            searches::run(args.get(2).map_or("", String::as_str), seeds)
+        }
+        _ => bail!("say layer-swap, random or searches"),
     }
 }
 
