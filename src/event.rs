@@ -10,6 +10,7 @@ pub mod normalized;
 pub mod rehearsal;
 pub mod run;
 pub mod scale;
+pub mod shrinkage;
 pub mod verdict;
 pub mod weights;
 pub mod words;

@@ -21,9 +21,9 @@ use super::model::{Model, Page, Tab};
 use super::pace::{self, Pace};
 use super::text::{Parts, cut, span};
 use super::update::{has_board, has_filter};
-use crate::event::run::{Run, State};
+use crate::event::run::{Lead, Run, State};
 use crate::event::words::{Unit, count, duration, duration_range, p_value, parent_name};
-use crate::event::{Candidate, Origin, Phase, TestReading};
+use crate::event::{Origin, Phase, TestReading};
 
 /// Draws the whole screen.
 pub fn draw(model: &Model, frame: &mut Frame) {
@@ -217,90 +217,70 @@ fn best_line(model: &Model, columns: u16) -> Line<'static> {
         });
         return Line::from(span(text.unwrap_or_else(|| "no score yet".into()), DIM));
     };
-    let mut parts = Parts::default().left(
-        0,
-        vec![
-            span("best ", DIM),
-            span(best.id.clone(), BEST.add_modifier(Modifier::BOLD)),
-            span(format!(" {}", run.unit().with_error(best.fitness, best.stderr)), BOLD),
-        ],
-    );
-    if best.n > 0 {
+    if let Some((best, parent, lead)) = run.lead_on_fresh() {
+        return Parts::default()
+            .left(0, best_score(run.unit(), &best.id, best.fresh.value, best.fresh.stderr))
+            .left(4, vec![span(format!("SE (n={})", count(best.fresh.n as u64)), DIM)])
+            .lead(run.unit(), lead, &parent.id, parent.fresh.value)
+            .left(5, vec![span("on fresh questions", DIM)])
+            .fit(columns.into());
+    }
+    let mut parts = Parts::default().left(0, best_score(run.unit(), &best.id, best.fitness, best.stderr));
+    if best.n > 1 {
         parts = parts.left(4, vec![span(format!("SE (n={})", count(best.n as u64)), DIM)]);
     }
     if let Some(parent) = run.best_parent() {
-        let (lead, p) = lead(run, best, parent);
-        parts = parts.left(1, lead);
-        if !p.is_empty() {
-            parts = parts.left(2, p);
-        }
-        parts = parts.left(5, vec![span("on the search's questions", DIM)]);
+        let lead = run.lead(best, parent);
+        parts = parts
+            .lead(run.unit(), lead, &parent.id, parent.fitness)
+            .left(5, vec![span("on the search's questions", DIM)]);
     }
     parts.fit(columns.into())
 }
 
-/// The same, once the sealed split has spoken: the search's own score no longer counts.
-fn sealed_line(unit: Unit, reading: &TestReading) -> Parts<'static> {
-    let (sign, style) = if reading.difference > 0.0 {
-        ("▲", GOOD)
-    } else {
-        ("▼", BAD)
-    };
-    Parts::default()
-        .left(
-            0,
-            vec![
-                span("best ", DIM),
-                span(reading.best.id.clone(), BEST.add_modifier(Modifier::BOLD)),
-                span(format!(" {}", unit.score(&reading.best.score)), BOLD),
-            ],
-        )
-        .left(
-            4,
-            vec![span(
-                format!("SE (n={}, sealed)", count(reading.best.score.n as u64)),
-                DIM,
-            )],
-        )
-        .left(
-            1,
-            vec![
-                span(format!("{sign} {}", unit.signed(reading.difference)), style),
-                span(
-                    if reading.difference > 0.0 {
-                        " over "
-                    } else {
-                        " against "
-                    },
-                    DIM,
-                ),
-                span(parent_name(&reading.best_parent.id).to_owned(), PARENT),
-                span(format!(" {}", unit.value(reading.best_parent.score.value)), DIM),
-            ],
-        )
-        .left(2, vec![span(p_value(reading.p_value), DIM)])
+fn best_score(unit: Unit, id: &str, value: f64, stderr: f64) -> Vec<Span<'static>> {
+    vec![
+        span("best ", DIM),
+        span(id.to_owned(), BEST.add_modifier(Modifier::BOLD)),
+        span(format!(" {}", unit.with_error(value, stderr)), BOLD),
+    ]
 }
 
-/// Over the best parent: `▲ +12.4 ± 3.0 over maths`, and its p-value where both answered the same questions.
-fn lead(run: &Run, best: &Candidate, parent: &Candidate) -> (Vec<Span<'static>>, Vec<Span<'static>>) {
-    let unit = run.unit();
-    let paired = run.paired(&best.id, &parent.id);
-    let difference = paired.map_or(best.fitness - parent.fitness, |p| p.difference);
-    let (sign, style) = if difference > 0.0 { ("▲", GOOD) } else { ("▼", BAD) };
-    let error = paired
-        .map(|p| format!(" ± {}", unit.value(p.stderr)))
-        .unwrap_or_default();
-    let mut lead = vec![
-        span(format!("{sign} {}{error}", unit.signed(difference)), style),
-        span(" over ", DIM),
-        span(parent_name(&parent.id).to_owned(), PARENT),
-        span(format!(" {}", unit.value(parent.fitness)), DIM),
-    ];
-    if difference <= 0.0 {
-        lead[1] = span(" against ", DIM);
+/// The same, once the sealed split has spoken: the search's own score no longer counts.
+fn sealed_line(unit: Unit, reading: &TestReading) -> Parts<'static> {
+    let (best, parent) = (&reading.best, &reading.best_parent);
+    let lead = Lead {
+        difference: reading.difference,
+        stderr: None,
+        p_value: Some(reading.p_value),
+    };
+    let n = format!("SE (n={}, sealed)", count(best.score.n as u64));
+    Parts::default()
+        .left(0, best_score(unit, &best.id, best.score.value, best.score.stderr))
+        .left(4, vec![span(n, DIM)])
+        .lead(unit, lead, &parent.id, parent.score.value)
+}
+
+impl Parts<'static> {
+    /// `▲ +12.4 ± 3.0 over maths 47.8  p = 0.0031`.
+    fn lead(self, unit: Unit, lead: Lead, parent: &str, score: f64) -> Self {
+        let is_ahead = lead.difference > 0.0;
+        let (sign, style) = if is_ahead { ("▲", GOOD) } else { ("▼", BAD) };
+        let error = lead.stderr.map(|e| format!(" ± {}", unit.value(e))).unwrap_or_default();
+        let parts = self.left(
+            1,
+            vec![
+                span(format!("{sign} {}{error}", unit.signed(lead.difference)), style),
+                span(if is_ahead { " over " } else { " against " }, DIM),
+                span(parent_name(parent).to_owned(), PARENT),
+                span(format!(" {}", unit.value(score)), DIM),
+            ],
+        );
+        match lead.p_value {
+            Some(p) => parts.left(2, vec![span(p_value(p), DIM)]),
+            None => parts,
+        }
     }
-    let p = paired.map(|p| vec![span(p_value(p.p_value), DIM)]).unwrap_or_default();
-    (lead, p)
 }
 
 fn tabs(model: &Model, columns: u16) -> Line<'static> {

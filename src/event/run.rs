@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Generation, HeldOutReading, Level, Model, Origin, Phase, Progress,
-    Record, RunStarted, Selection, StageStarted, TestReading,
+    Answer, Answers, Candidate, EndReason, Event, Finalist, Generation, HeldOutReading, Level, Model, Origin, Phase,
+    Progress, Record, RunStarted, Selection, StageStarted, TestReading,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -18,6 +19,10 @@ const KEPT_ANSWERS: usize = 48;
 
 /// Log lines kept; older ones are in the journal.
 const KEPT_LOG: usize = 5000;
+
+/// How much less sure a comparison on common questions may be than one of the scores as they stand. On the same questions
+/// it is about as sure or surer; candidates of a race and parents may have met on a handful.
+const MEETING: f64 = 1.5;
 
 /// What has happened so far.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +59,8 @@ pub struct Run {
     by_id: HashMap<String, usize>,
     by_candidate: BTreeMap<String, Vec<Answers>>,
     best: Option<usize>,
+    /// Of the last generation that raced.
+    prior: Option<Prior>,
 }
 
 /// Where a run stands.
@@ -81,6 +88,8 @@ pub struct Scored {
     pub evals: u64,
     /// Which of the run's stages it belongs to.
     pub stage: usize,
+    /// Its fitness; in a race drawn to its generation's mean by how little is known of it.
+    pub worth: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +137,16 @@ pub struct Paired {
     pub n: usize,
     /// Two-sided, from the normal distribution of difference ÷ standard error.
     pub p_value: f64,
+}
+
+/// How far one candidate is before another, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lead {
+    pub difference: f64,
+    /// Where answers were scored, and not a command.
+    pub stderr: Option<f64>,
+    /// Two-sided, from the normal distribution of difference ÷ standard error; where answers were scored.
+    pub p_value: Option<f64>,
 }
 
 /// A question that one candidate got right and the other wrong.
@@ -211,6 +230,9 @@ impl Run {
                 self.generations
                     .retain(|g| g.generation.generation != generation.generation);
                 self.generations.push(point);
+                if generation.block.is_some() {
+                    self.weigh(generation.generation);
+                }
             }
             Event::SearchEnded { reason, evals } => {
                 self.search_ended = Some(*reason);
@@ -312,6 +334,10 @@ impl Run {
         self.generated_tokens += candidate.generated_tokens;
         let elapsed_ms = self.elapsed_at(record.time_ms);
         let stage = self.stages.len().saturating_sub(1);
+        let worth = match self.prior.filter(|_| candidate.generation.is_some()) {
+            Some(prior) => prior.worth(candidate.fitness, candidate.stderr.powi(2)),
+            None => candidate.fitness,
+        };
         let index = match self.by_id.get(&candidate.id) {
             Some(&index) => {
                 let evals = self.scored[index].evals;
@@ -321,6 +347,7 @@ impl Run {
                     elapsed_ms,
                     evals,
                     stage,
+                    worth,
                 };
                 index
             }
@@ -332,15 +359,46 @@ impl Run {
                     elapsed_ms,
                     evals: self.evals,
                     stage,
+                    worth,
                 });
                 self.by_id.insert(candidate.id.clone(), self.scored.len() - 1);
                 self.scored.len() - 1
             }
         };
-        if competes(candidate) && self.best().is_none_or(|b| b.candidate.fitness < candidate.fitness) {
+        if competes(candidate) && self.best().is_none_or(|b| b.worth < worth) {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
+    }
+
+    /// A generation's race is over, and with the first one that of the random draws: the luckiest of few questions are
+    /// drawn to the mean.
+    fn weigh(&mut self, generation: u64) {
+        let is_first = self.prior.is_none();
+        let mut weigh = |is_meant: &dyn Fn(&Candidate) -> bool| {
+            let of_race = || self.scored.iter().filter(|s| is_meant(&s.candidate));
+            let scores: Vec<(f64, f64)> = of_race()
+                .map(|s| (s.candidate.fitness, s.candidate.stderr.powi(2)))
+                .collect();
+            let Some(prior) = Prior::of(&scores) else { return };
+            for scored in self.scored.iter_mut().filter(|s| is_meant(&s.candidate)) {
+                scored.worth = prior.worth(scored.candidate.fitness, scored.candidate.stderr.powi(2));
+            }
+            self.prior = Some(prior);
+        };
+        if is_first {
+            weigh(&|c| c.origin == Origin::Random && c.generation.is_none());
+        }
+        weigh(&|c| c.generation == Some(generation));
+        let competing = (0..self.scored.len()).filter(|&i| competes(&self.scored[i].candidate));
+        // Of equals the earlier.
+        self.best = competing.reduce(|a, b| {
+            if self.scored[b].worth > self.scored[a].worth {
+                b
+            } else {
+                a
+            }
+        });
     }
 
     /// Keeps memory bounded; runs only when twice the number to keep has gathered.
@@ -418,12 +476,12 @@ impl Run {
         self.scored(id).map(|s| &s.candidate)
     }
 
-    /// The fittest candidate that is not a parent, on the search questions.
+    /// The candidate of most worth that is not a parent, on the search questions: the fittest, where all answer the same.
     pub fn best(&self) -> Option<&Scored> {
         self.best.map(|i| &self.scored[i])
     }
 
-    /// Who won: the winner on fresh questions once there is one, the fittest until then.
+    /// Who won: the winner on fresh questions once there is one, the best so far until then.
     pub fn winner(&self) -> Option<&Candidate> {
         let selected = self.selection.as_ref().and_then(|s| self.candidate(&s.best));
         selected.or_else(|| self.best().map(|b| &b.candidate))
@@ -485,17 +543,35 @@ impl Run {
             return None;
         }
         let (difference, stderr) = (sum / weights, variance.sqrt() / weights);
-        let p_value = if stderr > 0.0 {
-            libm::erfc((difference / stderr).abs() / std::f64::consts::SQRT_2)
-        } else {
-            f64::from(difference == 0.0)
-        };
         Some(Paired {
             difference,
             stderr,
             n,
-            p_value,
+            p_value: two_sided(difference, stderr),
         })
+    }
+
+    /// By how much one candidate leads another on the search's questions: on those that both answered, unless these are
+    /// so few that the two scores say far more.
+    pub fn lead(&self, a: &Candidate, b: &Candidate) -> Lead {
+        let apart = lead_of(a.fitness, a.stderr, b.fitness, b.stderr);
+        match self.paired(&a.id, &b.id) {
+            Some(paired) if apart.stderr.is_none_or(|apart| paired.stderr < MEETING * apart) => Lead {
+                difference: paired.difference,
+                stderr: Some(paired.stderr),
+                p_value: Some(paired.p_value),
+            },
+            _ => apart,
+        }
+    }
+
+    /// The winner on fresh questions and its lead over the best parent there, once it is chosen.
+    pub fn lead_on_fresh(&self) -> Option<(&Finalist, &Finalist, Lead)> {
+        let selection = self.selection.as_ref()?;
+        let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
+        let (best, parent) = (of(&selection.best)?, of(&selection.best_parent)?);
+        let (a, b) = (best.fresh, parent.fresh);
+        Some((best, parent, lead_of(a.value, a.stderr, b.value, b.stderr)))
     }
 
     /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.
@@ -560,6 +636,23 @@ pub fn is_paid(origin: &Origin) -> bool {
 /// Whether a candidate may be the best: a merge that was asked all questions of its time.
 pub fn competes(candidate: &Candidate) -> bool {
     candidate.origin != Origin::Parent && !candidate.eliminated
+}
+
+/// Of two scores whose questions have nothing to do with each other; the same questions would only make it surer.
+fn lead_of(a: f64, a_stderr: f64, b: f64, b_stderr: f64) -> Lead {
+    let (difference, stderr) = (a - b, a_stderr.hypot(b_stderr));
+    Lead {
+        difference,
+        stderr: (stderr > 0.0).then_some(stderr),
+        p_value: (stderr > 0.0).then(|| two_sided(difference, stderr)),
+    }
+}
+
+fn two_sided(difference: f64, stderr: f64) -> f64 {
+    match stderr > 0.0 {
+        true => libm::erfc((difference / stderr).abs() / std::f64::consts::SQRT_2),
+        false => f64::from(difference == 0.0),
+    }
 }
 
 /// An origin in words.
@@ -641,6 +734,94 @@ mod tests {
         };
         (candidate.id, candidate.fitness) = (id.into(), fitness);
         Event::CandidateScored(candidate)
+    }
+
+    fn raced(id: &str, generation: u64, fitness: f64, stderr: f64) -> Event {
+        let Event::CandidateScored(mut candidate) = scored(id, fitness) else {
+            panic!("a score");
+        };
+        (candidate.generation, candidate.stderr, candidate.origin) = (Some(generation), stderr, Origin::Search);
+        Event::CandidateScored(candidate)
+    }
+
+    fn generation_ended(generation: u64, block: Option<usize>) -> Event {
+        Event::GenerationEnded(Generation {
+            generation,
+            best: 0.0,
+            upper_quartile: 0.0,
+            median: 0.0,
+            lower_quartile: 0.0,
+            failed: 0,
+            sigma: None,
+            block,
+            tau: None,
+            split_half: None,
+            state_digest: String::new(),
+        })
+    }
+
+    /// In a race the luckiest of few questions does not stand as the best for the rest of the night.
+    #[test]
+    fn in_a_race_the_best_is_who_is_worth_most() {
+        let story = |block| {
+            vec![
+                raced("lucky", 1, 0.74, 0.1),
+                raced("known", 1, 0.70, 0.02),
+                raced("c3", 1, 0.60, 0.1),
+                generation_ended(1, block),
+                raced("c4", 2, 0.72, 0.1),
+            ]
+        };
+        let best = |run: &Run| run.best().unwrap().candidate.id.clone();
+        assert_eq!(best(&run_of(story(Some(96)))), "known");
+        assert_eq!(best(&run_of(story(None))), "lucky");
+        assert_eq!(
+            best(&run_of(story(Some(96))[..2].to_vec())),
+            "lucky",
+            "nothing is known of the generation yet"
+        );
+    }
+
+    #[test]
+    fn a_lead_is_told_by_what_is_known_best() {
+        let run = run_of(vec![
+            answers("a", &[1.0, 1.0, 0.0]),
+            answers("b", &[0.0, 1.0, 1.0]),
+            raced("a", 1, 0.8, 0.03),
+            raced("b", 1, 0.4, 0.04),
+        ]);
+        let (a, b) = (run.candidate("a").unwrap(), run.candidate("b").unwrap());
+        // They met on three questions, which know nothing; their scores do.
+        let lead = run.lead(a, b);
+        assert!((lead.difference - 0.4).abs() < 1e-12 && (lead.stderr.unwrap() - 0.05).abs() < 1e-12);
+        assert!(lead.p_value.unwrap() < 1e-10);
+        let (unsure, other) = (
+            Candidate {
+                stderr: 0.6,
+                ..a.clone()
+            },
+            Candidate {
+                stderr: 0.6,
+                ..b.clone()
+            },
+        );
+        assert_eq!(run.lead(&unsure, &other).difference, 0.0);
+        // A command's scores have no error.
+        let (sure, other) = (
+            Candidate {
+                id: "x".into(),
+                stderr: 0.0,
+                ..a.clone()
+            },
+            Candidate {
+                stderr: 0.0,
+                ..b.clone()
+            },
+        );
+        assert_eq!(
+            (run.lead(&sure, &other).stderr, run.lead(&sure, &other).p_value),
+            (None, None)
+        );
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct Chronicle<'a> {
     answers: u64,
 }
 
+/// How the ids of optimizers' means begin.
+pub const MEAN: &str = "mean";
+
 #[derive(Default)]
 struct Past {
     candidates: HashMap<String, (String, Result<Box<Candidate>, String>)>,
@@ -215,6 +218,11 @@ impl<'a> Chronicle<'a> {
     /// Scores that the journal holds are still being handed back.
     pub fn is_replaying(&self) -> bool {
         !self.past.candidates.is_empty()
+    }
+
+    /// All that is still to be handed back are the means with which a stage ends.
+    pub fn only_means_left(&self) -> bool {
+        self.is_replaying() && self.past.candidates.keys().all(|id| id.starts_with(MEAN))
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.

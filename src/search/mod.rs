@@ -39,6 +39,7 @@ pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
 
+use chronicle::MEAN;
 use crew::AtWork;
 use genome::Who;
 use pool::Pool;
@@ -583,7 +584,7 @@ impl Run<'_, '_> {
             .chain(optimizer.mean())
             .collect();
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
-            let mut id = "mean".to_string();
+            let mut id = MEAN.to_string();
             if genome.next_stage().is_some() {
                 id += &format!("-{}", genome.stage().name());
             }
@@ -655,7 +656,7 @@ impl Run<'_, '_> {
         match self.stage_end {
             None => false,
             Some(StageEnd::Known(evals)) => asked >= evals,
-            Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => false,
+            Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => self.chronicle.only_means_left(),
             Some(StageEnd::Share { evals, elapsed_ms }) => {
                 evals.is_some_and(|evals| asked >= evals)
                     || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     eval::stats,
-    event::{self, Candidate, Event, Origin, Score, TaskScore},
+    event::{self, Candidate, Event, Origin, Score, TaskScore, shrinkage::Prior},
     optim::{Answered, Fitness, Genotype, Outcome},
     recipe::Recipe,
     space::{GeneSpec, Racing},
@@ -346,32 +346,18 @@ impl Run<'_, '_> {
         race
     }
 
-    /// Draws scores to the generation's mean: `m + (x−m)·v/(v+s²)`, v the variance between candidates beyond chance, s
-    /// the score's standard error (James & Stein 1961 in its empirical-Bayes form; Efron & Morris 1973).
+    /// What everybody's score is worth beside those of the same race.
     fn shrink(&mut self, arms: &[Arm<'_>]) {
         let ids: Vec<&str> = arms.iter().map(|a| a.entrant.id.as_str()).collect();
-        let of_race: Vec<(String, f64, f64)> = self
-            .scored
+        let of_race = self.scored.iter().rev().take(arms.len());
+        let of_race: Vec<&Candidate> = of_race.filter(|c| ids.contains(&c.id.as_str())).collect();
+        let scores: Vec<(f64, f64)> = of_race.iter().map(|c| (c.fitness, c.stderr * c.stderr)).collect();
+        let Some(prior) = Prior::of(&scores) else { return };
+        let worth = of_race
             .iter()
-            .rev()
-            .take(arms.len())
-            .filter(|c| ids.contains(&c.id.as_str()))
-            .map(|c| (c.id.clone(), c.fitness, c.stderr * c.stderr))
-            .collect();
-        let scores: Vec<f64> = of_race.iter().map(|c| c.1).collect();
-        let mean = stats::mean(&scores);
-        let noise = stats::mean(&of_race.iter().map(|c| c.2).collect::<Vec<_>>());
-        let spread = stats::mean(&scores.iter().map(|x| (x - mean).powi(2)).collect::<Vec<_>>());
-        // However noisy, some of the spread is believed: else everybody would be the same.
-        let between = (spread - noise).max(0.1 * spread);
-        for (id, fitness, variance) in of_race {
-            let trust = if variance > 0.0 {
-                between / (between + variance)
-            } else {
-                1.0
-            };
-            self.worth.insert(id, mean + trust * (fitness - mean));
-        }
+            .zip(scores)
+            .map(|(c, (x, variance))| (c.id.clone(), prior.worth(x, variance)));
+        self.worth.extend(worth);
     }
 
     /// One candidate alone, on the standard questions: its fitness, or the reason why it has none.
