@@ -475,7 +475,7 @@ impl Checkpoint {
 }
 
 /// Splits `BASE+ADAPTER`; a `+` that belongs to a path which is there does not count.
-fn split_adapter(model: &str) -> (&str, Option<&str>) {
+pub fn split_adapter(model: &str) -> (&str, Option<&str>) {
     let there = |part: &str| part.starts_with("hf:") || Path::new(part).exists();
     if !model.starts_with("hf:") && there(model) {
         return (model, None);

@@ -54,6 +54,9 @@ struct Provenance {
     evals: u64,
     /// The one reading of the sealed split, if it was read.
     test: Option<event::TestReading>,
+    /// What the child makes of tasks that the search never asked, if the run had any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_out: Option<event::HeldOutReading>,
     outputs: Vec<FileHash>,
     first_answers: Vec<FirstAnswer>,
 }
@@ -205,13 +208,19 @@ pub fn export(args: ExportArgs) -> Outcome {
 fn licenses(chosen: &Chosen, parents: &Parents, plan: &Plan) -> Result<Vec<ParentLicense>> {
     let tokenizer = plan.tokenizer().donor;
     let takes_part = |name: &str| chosen.recipe.models().contains(&name) || tokenizer == name;
-    let mut licenses = Vec::new();
+    let mut licenses: Vec<ParentLicense> = Vec::new();
     for (name, word) in chosen.space.models.iter().filter(|(name, _)| takes_part(name)) {
         let checkpoint = parents.checkpoint(name).context("a parent is not open")?;
-        licenses.extend(checkpoint.license_texts()?.into_iter().map(|texts| ParentLicense {
-            model: word.clone(),
-            license: license::read(texts.readme.as_deref(), texts.license.as_deref()),
-        }));
+        let (model, adapter) = checkpoint::split_adapter(word);
+        for (word, texts) in std::iter::once(model).chain(adapter).zip(checkpoint.license_texts()?) {
+            // Adapters over one model have it in common.
+            if licenses.iter().all(|known| known.model != word) {
+                licenses.push(ParentLicense {
+                    model: word.into(),
+                    license: license::read(texts.readme.as_deref(), texts.license.as_deref()),
+                });
+            }
+        }
     }
     Ok(licenses)
 }
@@ -302,11 +311,12 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
 }
 
 fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenance> {
-    let (mut started, mut test, mut evals) = (None, None, 0);
+    let (mut started, mut test, mut held_out, mut evals) = (None, None, None, 0);
     for record in &chosen.records {
         match &record.event {
             Event::RunStarted(s) => started = Some(s),
             Event::TestRead(reading) => test = Some(reading.clone()),
+            Event::HeldOutRead(reading) => held_out = Some(reading.clone()),
             Event::CandidateScored(_) | Event::CandidateFailed { .. } => evals += 1,
             _ => {}
         }
@@ -340,6 +350,7 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenan
         tasks: started.tasks.clone(),
         evals,
         test,
+        held_out,
         outputs: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
         first_answers: first_answers(chosen, out)?,
     })

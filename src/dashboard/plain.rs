@@ -190,8 +190,8 @@ fn scored_line(before: &Run, candidate: &Candidate) -> String {
     }
     let is_child = counts(&candidate.origin);
     match before.best() {
-        Some(best) if is_child && candidate.fitness > best.candidate.fitness => {
-            let lead = unit.signed(candidate.fitness - best.candidate.fitness);
+        Some(best) if is_child && before.worth_of(candidate) > best.worth => {
+            let lead = unit.signed(before.worth_of(candidate) - best.worth);
             let _ = write!(line, "  ★ new best, {lead}");
         }
         None if is_child => line += "  ★ first child",

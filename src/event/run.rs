@@ -334,10 +334,7 @@ impl Run {
         self.generated_tokens += candidate.generated_tokens;
         let elapsed_ms = self.elapsed_at(record.time_ms);
         let stage = self.stages.len().saturating_sub(1);
-        let worth = match self.prior.filter(|_| candidate.generation.is_some()) {
-            Some(prior) => prior.worth(candidate.fitness, candidate.stderr.powi(2)),
-            None => candidate.fitness,
-        };
+        let worth = self.worth_of(candidate);
         let index = match self.by_id.get(&candidate.id) {
             Some(&index) => {
                 let evals = self.scored[index].evals;
@@ -369,6 +366,14 @@ impl Run {
             self.best = Some(index);
         }
         self.drop_answers_of_the_last();
+    }
+
+    /// What a candidate's score is worth as long as nothing is known of its own generation.
+    pub fn worth_of(&self, candidate: &Candidate) -> f64 {
+        match self.prior.filter(|_| candidate.generation.is_some()) {
+            Some(prior) => prior.worth(candidate.fitness, candidate.stderr.powi(2)),
+            None => candidate.fitness,
+        }
     }
 
     /// A generation's race is over, and with the first one that of the random draws: the luckiest of few questions are

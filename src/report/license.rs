@@ -114,7 +114,7 @@ const TEXTS: [(&str, &[&str]); 24] = [
 /// A parent and its licence, `None` where it names none that is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentLicense {
-    /// MODEL as the user wrote it.
+    /// MODEL or adapter as the user wrote it.
     pub model: String,
     pub license: Option<String>,
 }

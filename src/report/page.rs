@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::pictures::Picture;
-use super::svg::{STYLE, escape};
+use super::svg::{escape, style};
 use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::words::{
@@ -77,8 +77,9 @@ fn page(name: &str, body: &str) -> String {
         "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width,initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n<title>{} · heterosis</title>\n\
-         <style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        escape(name)
+         <style>{}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        escape(name),
+        style()
     )
 }
 

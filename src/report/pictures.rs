@@ -166,10 +166,16 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
         }
     }
     draw_best(run, &mut field, &when, last);
-    let caption =
-        "Each dot is a candidate on the search's questions; the line is the best so far, the shade the middle half of \
-                   each generation, rings the optimizer's mean; dashes are the parents, dots the unsearched baselines."
-            .to_owned();
+    let is_raced = run.generations.iter().any(|g| g.generation.block.is_some());
+    let caption = format!(
+        "Each dot is a candidate on the search's questions; the line is the best so far{}, the shade the middle half of each \
+         generation, rings the optimizer's mean; dashes are the parents, dots the unsearched baselines.",
+        if is_raced {
+            ", less the luck of few questions"
+        } else {
+            ""
+        }
+    );
     let file = match clock {
         Clock::Evaluations => "convergence.svg",
         Clock::Wall => "convergence-time.svg",
@@ -213,9 +219,9 @@ fn draw_levels(run: &Run, field: &mut Field) {
     }
     if let Some(best) = run.best() {
         let c = &best.candidate;
-        let text = format!("{} {}", c.id, run.unit().value(c.fitness));
+        let text = format!("{} {}", c.id, run.unit().value(best.worth));
         labels.push(Label {
-            y: field.y_at(c.fitness),
+            y: field.y_at(best.worth),
             text,
             class: "child bold",
         });
@@ -246,12 +252,12 @@ fn draw_best(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64, last:
     let mut steps: Vec<(f64, f64)> = Vec::new();
     let mut best = f64::NEG_INFINITY;
     for scored in run.scored.iter().filter(|s| competes(&s.candidate)) {
-        if scored.candidate.fitness > best {
+        if scored.worth > best {
             let x = when(scored.evals, scored.elapsed_ms);
             if best.is_finite() {
                 steps.push(field.at(x, best));
             }
-            best = scored.candidate.fitness;
+            best = scored.worth;
             steps.push(field.at(x, best));
         }
     }

@@ -6,18 +6,55 @@
 
 use std::fmt::{Display, Write};
 
-/// Colours of the pictures, Okabe and Ito's, with a darker paper for dark rooms.
-pub const STYLE: &str = "\
-svg{font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;--ink:#1b1f24;--muted:#667079;--grid:#e4e7eb;\
---child:#d55e00;--parent:#a8487d;--baseline:#0072b2;--dot:#9aa3ab;--band:#56b4e9;--paper:#fff}\
-@media(prefers-color-scheme:dark){svg{--ink:#e6e9ec;--muted:#98a2ab;--grid:#30363c;--child:#f0883e;--parent:#e08fba;\
---baseline:#6cb6ef;--dot:#6b747c;--band:#3f8fc4;--paper:#15181b}}\
+/// Colours of the pictures by their names in [`RULES`], for light and for dark rooms: Okabe and Ito's.
+const COLOURS: [(&str, &str, &str); 9] = [
+    ("ink", "#1b1f24", "#e6e9ec"),
+    ("muted", "#667079", "#98a2ab"),
+    ("grid", "#e4e7eb", "#30363c"),
+    ("child", "#d55e00", "#f0883e"),
+    ("parent", "#a8487d", "#e08fba"),
+    ("baseline", "#0072b2", "#6cb6ef"),
+    ("dot", "#9aa3ab", "#6b747c"),
+    ("band", "#56b4e9", "#3f8fc4"),
+    ("paper", "#fff", "#15181b"),
+];
+
+const FONT: &str = "svg{font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}";
+
+const RULES: &str = "\
 .ink{fill:var(--ink)}.muted{fill:var(--muted)}.grid{stroke:var(--grid)}.axis{stroke:var(--muted)}\
 .child{fill:var(--child)}.parent{fill:var(--parent)}.baseline{fill:var(--baseline)}.dot{fill:var(--dot)}\
 .band{fill:var(--band);fill-opacity:.22}.warm{fill:var(--child)}.cold{fill:var(--band)}\
 .line{fill:none;stroke-width:2}.s-child{stroke:var(--child)}.s-parent{stroke:var(--parent);stroke-dasharray:7 4}\
 .s-baseline{stroke:var(--baseline);stroke-dasharray:2 4}.s-ink{stroke:var(--ink)}.bold{font-weight:600}\
 .solid{fill-opacity:1}.thin{stroke-width:1;opacity:.45}.plain{stroke-dasharray:none}.hollow{fill:var(--paper);stroke-width:2}.small{font-size:11px}";
+
+/// The style sheet of pictures within a page.
+pub fn style() -> String {
+    let colours = |dark: bool| -> String {
+        let colour =
+            |(name, light, night): &(&str, &str, &str)| format!("--{name}:{};", if dark { night } else { light });
+        COLOURS.iter().map(colour).collect()
+    };
+    let (light, dark) = (colours(false), colours(true));
+    format!("{FONT}svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}{RULES}")
+}
+
+/// The style sheet of a picture in a file of its own. Drawing programs know no `var()` and skip what is for dark rooms.
+fn plain_style() -> String {
+    let rules = |dark: bool| {
+        let colour = |rules: String, (name, light, night): &(&str, &str, &str)| {
+            rules.replace(&format!("var(--{name})"), if dark { night } else { light })
+        };
+        let rules = format!("{RULES}svg{{background:var(--paper)}}");
+        COLOURS.iter().fold(rules, colour)
+    };
+    format!(
+        "{FONT}{}@media(prefers-color-scheme:dark){{{}}}",
+        rules(false),
+        rules(true)
+    )
+}
 
 /// A picture in the making; coordinates in pixels from the top left.
 pub struct Svg {
@@ -95,14 +132,14 @@ impl Svg {
         let _ = writeln!(self.body, "{element}");
     }
 
-    /// For a page that carries [`STYLE`] itself.
+    /// For a page that carries [`style`] itself.
     pub fn inline(&self) -> String {
         self.document("", "")
     }
 
     /// For a file of its own.
     pub fn standalone(&self) -> String {
-        let style = format!("<style>{STYLE}svg{{background:var(--paper)}}</style>\n");
+        let style = format!("<style>{}</style>\n", plain_style());
         self.document(r#" xmlns="http://www.w3.org/2000/svg""#, &style)
     }
 
@@ -150,6 +187,8 @@ mod tests {
         let mut svg = Svg::new(10.0, 20.0, "a < b");
         svg.line((0.0, 0.0), (1.0, 1.0), "axis");
         assert!(svg.standalone().contains("prefers-color-scheme"));
+        assert!(!svg.standalone().contains("var("), "which drawing programs do not know");
+        assert!(svg.standalone().contains(".child{fill:#d55e00}"));
         assert!(!svg.inline().contains("<style>"));
         assert!(svg.inline().contains("a &lt; b"));
     }

@@ -1,13 +1,13 @@
 """Export a run's best child and see whether others make the same of it.
 
-    pip install torch transformers mergekit gguf
+    pip install torch transformers mergekit gguf xllamacpp
     python export.py RUN_DIR [--heterosis PATH] [--questions 40] [--gguf]
 
 (a) transformers loads the exported directory and answers as the journal says the child did, greedily, in f32 on the CPU;
 (b) mergekit-yaml runs the exported mergekit_config.yml, and its weights are the export's;
 (c) with --gguf, the export as f16 and q8_0 is opened by the gguf package, whose own conversion and quantisation of the exported
     weights must give the same bytes, and by transformers, whose weights and tokens are compared;
-(d) with --gguf, and if llama-cpp-python is installed, llama.cpp runs the f16 file: greedy tokens beside `heterosis generate`'s.
+(d) with --gguf, and if xllamacpp is installed, llama.cpp runs the f16 file: greedy text beside `heterosis generate`'s.
 The exit code is the number of differences.
 """
 import argparse, json, os, subprocess, sys, tempfile
@@ -16,6 +16,10 @@ import torch
 import transformers
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+PROMPTS = ["The capital of France is", "Question: Ana has three apples and buys four more. How many?\nAnswer:",
+           "¿Cuántas manzanas hay en tres cajas de doce?", "Once upon a time, there was a"]
 
 
 def weights(folder):
@@ -62,7 +66,9 @@ def answers_differ(args, out):
 
 
 def more_answers(args, out, rows):
-    """Other questions of the same kind, made of the provenance's by changing their numbers."""
+    """Other questions of the same kind, made of the provenance's by changing their numbers; anything, of a run that
+    generated nothing."""
+    rows = rows or [(p, "", 24, []) for p in PROMPTS]
     made = []
     for i in range(args.questions):
         prompt, _, most, stops = rows[i % len(rows)]
@@ -140,25 +146,31 @@ def bytes_differ(reader, out, kind):
 
 def llama_differs(args, out, file):
     try:
-        import llama_cpp
+        import xllamacpp
     except ImportError:
-        print("(d) llama-cpp-python is not installed: not run")
+        print("(d) xllamacpp is not installed: llama.cpp not run")
         return 0
     with open(os.path.join(out, "provenance.json"), encoding="utf8") as provenance:
         prompts = [a["prompt"] for a in json.load(provenance)["first_answers"]]
+    prompts += PROMPTS
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf8", delete=False) as lines:
         lines.writelines(json.dumps({"prompt": p}) + "\n" for p in prompts)
     call = [args.heterosis, "generate", file, "--prompts", lines.name, "--max-new-tokens", "32", "--json"]
     outputs = json.loads(subprocess.run(call, stdout=subprocess.PIPE, check=True).stdout)["outputs"]
     os.unlink(lines.name)
-    model = llama_cpp.Llama(file, n_ctx=1024, verbose=False)
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.warmup = file, 2048, 1, False
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(params)
     wrong = 0
     for prompt, ours in zip(prompts, outputs):
-        theirs = model(prompt, max_tokens=32, temperature=0.0, echo=False)["choices"][0]["text"]
+        reply = server.handle_completions({"prompt": prompt, "max_tokens": 32, "temperature": 0.0, "cache_prompt": False})
+        reply = json.loads(reply) if isinstance(reply, (str, bytes)) else reply
+        theirs = reply["choices"][0]["text"]
         if theirs != ours["text"]:
             wrong += 1
             print(f"  llama.cpp: {theirs!r}\n  heterosis: {ours['text']!r}")
-    print(f"(d) llama.cpp (llama-cpp-python {llama_cpp.__version__}), f16: {len(prompts)} prompts, {wrong} differences")
+    print(f"(d) llama.cpp (xllamacpp, {xllamacpp.BUILD_INFO}), f16: {len(prompts)} prompts, {wrong} differences")
     return wrong
 
 

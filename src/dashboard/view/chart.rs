@@ -143,11 +143,11 @@ fn plot_run(model: &Model, plot: &mut Plot) {
         if counts(&c.origin) {
             plot.dot(at, PLAIN);
         }
-        if competes(c) && steps.last().is_none_or(|best| c.fitness > best.1) {
+        if competes(c) && steps.last().is_none_or(|best| scored.worth > best.1) {
             if let Some(&(_, before)) = steps.last() {
                 steps.push((at.0, before));
             }
-            steps.push(at);
+            steps.push((at.0, scored.worth));
         }
     }
     if let Some(&(_, best)) = steps.last() {
@@ -215,9 +215,7 @@ fn x_ticks(model: &Model, plot: &Plot, x: Range, field: Rect, buffer: &mut Buffe
 /// Names of the levels beside the field, pushed apart where they meet; what finds no row is left out.
 fn level_labels(run: &Run, plot: &Plot, field: Rect, columns: u16, buffer: &mut Buffer) {
     let unit = run.unit();
-    let best = run
-        .best()
-        .map(|b| (b.candidate.fitness, b.candidate.id.as_str(), BEST, '━'));
+    let best = run.best().map(|b| (b.worth, b.candidate.id.as_str(), BEST, '━'));
     let mut labels: Vec<(f64, &str, Style, char)> = best.into_iter().chain(levels(run)).collect();
     labels.sort_by(|a, b| b.0.total_cmp(&a.0));
     let rows: Vec<u16> = labels.iter().filter_map(|l| plot.row(l.0)).collect();
