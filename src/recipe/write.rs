@@ -97,6 +97,9 @@ fn notes(stage: &Stage) -> String {
     if stage.parameters.get("rescale") == Some(&ParamValue::Text("expectation".into())) {
         notes.push_str("# mergekit knows no `rescale: expectation`: merge this file with `heterosis merge`.\n");
     }
+    if stage.models().iter().any(|model| model.contains('+')) {
+        notes.push_str("# With adapters (model+adapter) mergekit-yaml wants --lora-merge-cache DIR.\n");
+    }
     notes
 }
 
@@ -258,6 +261,8 @@ mod tests {
         assert!(round_trip(text).starts_with("# mergekit has no method 'pcb'"));
         let text = "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameters: {weight: 1}}]\n";
         assert!(round_trip(text).starts_with("merge_method: ties"));
+        let text = "merge_method: ties\nbase_model: base\nmodels: [{model: base+lora}]\n";
+        assert!(round_trip(text).starts_with("# With adapters"));
     }
 
     #[test]
