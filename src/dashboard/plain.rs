@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::event::run::{Run, State, counts, origin_name};
-use crate::event::verdict::{forgotten, luck, verdict};
+use crate::event::verdict::{forgotten, luck, unsearched, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{Candidate, EndReason, Event, Level, Phase, Record, RunStarted};
 
@@ -216,8 +216,8 @@ pub fn summary(run: &Run, directory: &str) -> String {
     match &run.reading {
         Some(reading) => {
             let _ = writeln!(out, "{}.", verdict(unit, reading).sentence);
-            if let Some(luck) = luck(run) {
-                let _ = writeln!(out, "{luck}");
+            for sentence in unsearched(run).into_iter().chain(luck(run)) {
+                let _ = writeln!(out, "{sentence}");
             }
             if reading.positive_flips + reading.negative_flips > 0 {
                 let (gained, lost) = (reading.positive_flips, reading.negative_flips);

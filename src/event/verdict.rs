@@ -2,7 +2,7 @@
 
 use super::run::Run;
 use super::words::{Unit, counted, p_value, parent_name, task_of, test_name};
-use super::{Score, TaskScore, TestReading};
+use super::{Origin, Score, TaskScore, TestReading};
 
 /// What a reading of the sealed split says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,16 @@ pub fn luck(run: &Run) -> Option<String> {
     })
 }
 
+/// Says so when the winner owes nothing to the search.
+pub fn unsearched(run: &Run) -> Option<String> {
+    let winner = run.winner().filter(|w| run.selection.is_some() && w.origin == Origin::Baseline)?;
+    Some(format!(
+        "{} is a merge that nobody searched for: nothing that the search bred was better on fresh questions. More \
+         evaluations, more questions or another space may find more.",
+        winner.id
+    ))
+}
+
 /// How the winner does on tasks that the search never asked, beside the base, or beside the best parent without one.
 pub fn forgotten(run: &Run) -> Option<String> {
     let reading = run.held_out.as_ref()?;
@@ -102,7 +112,20 @@ pub fn forgotten(run: &Run) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::rehearsal;
+    use crate::event::{Event, rehearsal};
+
+    #[test]
+    fn a_winner_that_nobody_searched_for_is_named_so() {
+        let mut records = rehearsal::journal();
+        assert_eq!(unsearched(&Run::from_records(&records)), None);
+        for record in &mut records {
+            if let Event::Selected(selection) = &mut record.event {
+                selection.best = "linear".into();
+            }
+        }
+        let told = unsearched(&Run::from_records(&records)).unwrap();
+        assert!(told.starts_with("linear is a merge that nobody searched for"), "{told}");
+    }
 
     #[test]
     fn winning_needs_both_a_lead_and_certainty() {

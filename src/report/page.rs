@@ -182,6 +182,7 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
         ));
     }
     sentences.extend(unsearched(run, reading));
+    sentences.extend(crate::event::verdict::unsearched(run));
     sentences.extend(crate::event::verdict::luck(run));
     sentences.extend(crate::event::verdict::forgotten(run));
     sentences

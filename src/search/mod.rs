@@ -386,9 +386,9 @@ impl Run<'_, '_> {
     /// The genome that tells apart what has shown an effect in this stage, and where its search begins.
     fn wider(&self, genome: &Genome, optimizer: &Optimizer) -> Option<(Genome, Option<Start>)> {
         let (began, _) = self.stages.last()?;
-        let is_asked = |c: &&event::Candidate| c.generation.is_some() && !c.eliminated;
-        let asked: Vec<&event::Candidate> = self.scored[*began..].iter().filter(is_asked).collect();
-        let points: Vec<(&[f64], f64)> = asked.iter().map(|c| (c.genotype.as_slice(), self.worth(c))).collect();
+        // Those who left their race early too: the survivors alone are too much alike to show an effect.
+        let asked = self.scored[*began..].iter().filter(|c| c.generation.is_some());
+        let points: Vec<(&[f64], f64)> = asked.map(|c| (c.genotype.as_slice(), self.worth(c))).collect();
         let known = match (optimizer.mean(), optimizer.spread()) {
             (Some(mean), Some(Spread::Correlated { stds, correlations })) => Start {
                 mean,

@@ -29,7 +29,7 @@ const ENOUGH_SIGNAL: f64 = 0.2;
 /// How far the rungs may shrink and grow. A search that has converged tells its candidates apart by no number of questions:
 /// up to 2.6, simulated searches (`examples/racing`) asked a quarter more and found nothing better.
 const LEAST_SCALE: f64 = 0.5;
-const MOST_SCALE: f64 = 1.5;
+const MOST_SCALE: f64 = 1.2;
 
 /// Who takes part.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, P
 use crate::dashboard::model::Model;
 use crate::dashboard::text::{bar, left, right, span, wrap};
 use crate::event::run::{State, origin_name};
-use crate::event::verdict::{luck, verdict};
+use crate::event::verdict::{luck, unsearched, verdict};
 use crate::event::words::{Unit, count, p_value, parent_name, task_name};
 use crate::event::{Selection, TestReading, TestScore};
 
@@ -55,7 +55,8 @@ fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'s
             span(row, BOLD),
         ]));
     }
-    let mut more = luck(&model.run).unwrap_or_default();
+    let told: Vec<String> = unsearched(&model.run).into_iter().chain(luck(&model.run)).collect();
+    let mut more = told.join(" ");
     if reading.positive_flips + reading.negative_flips > 0 {
         more += &format!(
             " Against {} it gained {} questions and lost {}.",
