@@ -73,7 +73,9 @@ pub fn luck(run: &Run) -> Option<String> {
 
 /// Says so when the winner owes nothing to the search.
 pub fn unsearched(run: &Run) -> Option<String> {
-    let winner = run.winner().filter(|w| run.selection.is_some() && w.origin == Origin::Baseline)?;
+    let winner = run
+        .winner()
+        .filter(|w| run.selection.is_some() && w.origin == Origin::Baseline)?;
     Some(format!(
         "{} is a merge that nobody searched for: nothing that the search bred was better on fresh questions. More \
          evaluations, more questions or another space may find more.",
