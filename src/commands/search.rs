@@ -26,7 +26,7 @@ use crate::{
     cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
     dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
-    event::{self, Event, Record},
+    event::{self, Event, Record, run::Run},
     merge::TensorSource,
     model::{DecoderSpec, decoder, spec::NormPlace},
     recipe::{Recipe, write},
@@ -570,13 +570,13 @@ fn wants_dashboard(watch: &WatchOptions) -> bool {
     !watch.headless && watch.log_format == LogFormat::Text && environment::is_interactive()
 }
 
-/// Keeps `best.yaml` the best recipe so far, or `best.json` the best genes: by search score, and in the end by the final.
+/// Keeps `best.yaml` the best recipe so far, or `best.json` the best genes: by what its search score is worth, and in the end by the final.
 struct BestFile<'a> {
     dir: &'a RunDir,
     space: &'a Space,
-    /// Recipes as the journal keeps them, and fitness, by candidate.
-    known: HashMap<String, (serde_json::Value, f64)>,
-    best: f64,
+    run: Run,
+    /// Who is in the file, and whether as the winner of the final.
+    written: Option<(String, bool)>,
 }
 
 /// `best.json`.
@@ -601,33 +601,30 @@ impl<'a> BestFile<'a> {
         Self {
             dir,
             space,
-            known: HashMap::new(),
-            best: f64::NEG_INFINITY,
+            run: Run::default(),
+            written: None,
         }
     }
 
     fn see(&mut self, record: &Record) {
-        match &record.event {
-            Event::CandidateScored(candidate) if event::run::competes(candidate) => {
-                let known = (candidate.recipe.clone(), candidate.fitness);
-                self.known.insert(candidate.id.clone(), known);
-                if candidate.fitness > self.best {
-                    self.best = candidate.fitness;
-                    self.write(&candidate.id, false);
-                }
-            }
-            Event::Selected(selection) => self.write(&selection.best, true),
-            _ => {}
+        // Answers are many, and say nothing of who is best.
+        if matches!(record.event, Event::Answers(_)) {
+            return;
+        }
+        self.run.apply(record);
+        let Some(best) = self.run.winner() else { return };
+        let now = (best.id.clone(), self.run.selection.is_some());
+        if self.written.as_ref() != Some(&now) {
+            self.write(best, now.1);
+            self.written = Some(now);
         }
     }
 
-    fn write(&self, id: &str, is_winner: bool) {
-        let Some((value, fitness)) = self.known.get(id) else {
-            return;
-        };
+    fn write(&self, best: &event::Candidate, is_winner: bool) {
+        let (id, fitness, value) = (&best.id, best.fitness, &best.recipe);
         let (file, text) = match value.get("genes") {
-            Some(genes) => (self.dir.best_genes(), self.genes(id, *fitness, is_winner, genes)),
-            None => match self.recipe(id, *fitness, is_winner, value) {
+            Some(genes) => (self.dir.best_genes(), self.genes(id, fitness, is_winner, genes)),
+            None => match self.recipe(id, fitness, is_winner, value) {
                 Some(text) => (self.dir.best(), text),
                 None => return, // a parent as it is makes no recipe
             },
@@ -735,6 +732,33 @@ mod tests {
         }
         let written = fs::read_to_string(dir.best()).unwrap();
         assert!(written.contains("stays") && !written.contains("leaves"), "{written}");
+    }
+
+    /// The luckiest of two dozen questions stood in `best.yaml` for the rest of the night.
+    #[test]
+    fn the_best_file_is_drawn_to_the_mean_when_a_race_is_over() {
+        let text = "name: t\nmodels: {base: b, maths: m}\nbase: base\nparameter_space: {method: ties, genes: {weight: \
+                    [0.0, 1.0]}}\nfitness: {tasks: [t]}\n";
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let mut best = BestFile::new(&dir, &space);
+        let mut see = |event: serde_json::Value| best.see(&serde_json::from_value(event).unwrap());
+        for (id, fitness, stderr) in [("lucky", 0.74, 0.1), ("known", 0.70, 0.02), ("third", 0.6, 0.1)] {
+            see(serde_json::json!({
+                "schema_version": 1, "seq": 0, "time_ms": 0, "event": "candidate_scored", "id": id, "origin": "search",
+                "generation": 1, "genotype": [], "recipe": crate::search::verbatim("maths"), "recipe_digest": "",
+                "fitness": fitness, "stderr": stderr, "n": 24, "tasks": [], "cached": false, "generated_tokens": 0,
+                "merge_ms": 0, "evaluation_ms": 0
+            }));
+        }
+        assert!(fs::read_to_string(dir.best()).unwrap().starts_with("# lucky"));
+        see(serde_json::json!({
+            "schema_version": 1, "seq": 0, "time_ms": 0, "event": "generation_ended", "generation": 1, "best": 0.74,
+            "upper_quartile": 0.7, "median": 0.7, "lower_quartile": 0.6, "failed": 0, "sigma": null, "block": 96,
+            "tau": null, "split_half": null, "state_digest": ""
+        }));
+        assert!(fs::read_to_string(dir.best()).unwrap().starts_with("# known"));
     }
 
     /// Without models there is no recipe; what was searched for is left all the same.

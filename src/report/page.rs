@@ -269,11 +269,8 @@ fn outlook(run: &Run) -> Option<String> {
         return None;
     }
     let (before, last_third) = children.split_at(children.len() * 2 / 3);
-    let then = before
-        .iter()
-        .map(|s| s.candidate.fitness)
-        .fold(f64::NEG_INFINITY, f64::max);
-    let gain = (best.candidate.fitness - then).max(0.0);
+    let then = before.iter().map(|s| s.worth).fold(f64::NEG_INFINITY, f64::max);
+    let gain = (best.worth - then).max(0.0);
     let took_ms = last_third
         .last()?
         .elapsed_ms
