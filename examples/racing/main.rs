@@ -22,20 +22,12 @@ use heterosis::{
     store::{Journal, read},
 };
 
-#[path = "../tiny_family/fresh.rs"]
-mod fresh;
 mod land;
-#[allow(dead_code)] // the trainer uses the rest
-#[path = "../train_family/language.rs"]
-mod language;
-#[allow(dead_code)]
-#[path = "../train_family/problems.rs"]
-mod problems;
 mod simulated;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 
-use tiny_family::{evaluator, examine, parents, task};
+use tiny_family::{evaluator, examine, fresh, parents, task};
 
 const QUESTIONS: usize = 200;
 

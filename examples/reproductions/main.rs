@@ -20,12 +20,6 @@ use heterosis::{
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-#[allow(dead_code)] // the trainer uses the rest
-#[path = "../train_family/language.rs"]
-mod language;
-#[allow(dead_code)]
-#[path = "../train_family/problems.rs"]
-mod problems;
 mod searches;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;

@@ -11,8 +11,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
-#[path = "../tiny_family/fresh.rs"]
-mod fresh;
+use crate::tiny_family::fresh;
 
 /// A search space: a file of `search-spaces/` with some of its text replaced.
 struct Arm {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{language, problems};
+use super::{language, problems};
 
 pub const PROBLEMS: usize = 5000;
 

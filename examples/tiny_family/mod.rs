@@ -1,4 +1,5 @@
-//! What the examples on the embedded tiny family share: the opened parents, its task, an evaluator, and one exam.
+//! What the examples on the embedded tiny family share: the opened parents, its task, fresh problems, an evaluator, and one
+//! exam.
 
 use std::path::Path;
 
@@ -12,6 +13,14 @@ use heterosis::{
     search::{Evaluator, Exam, FitnessTask, MergeEvaluator, Parents, Resources, Sitting, Subject},
     store::Cache,
 };
+
+pub mod fresh;
+#[allow(dead_code)] // the trainer uses the rest
+#[path = "../train_family/language.rs"]
+mod language;
+#[allow(dead_code)]
+#[path = "../train_family/problems.rs"]
+mod problems;
 
 pub fn parents() -> Result<Parents> {
     let mut parents = Parents::default();

@@ -7,7 +7,7 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 
-use crate::language::{COMMON_ITEMS, Event, FILLERS, ITEMS, Lang, NAMES, Op, TOTAL_QUESTIONS, Voice, either};
+use super::language::{COMMON_ITEMS, Event, FILLERS, ITEMS, Lang, NAMES, Op, TOTAL_QUESTIONS, Voice, either};
 
 /// A training text: what is given and what follows. Plain text has an empty prompt.
 pub struct Text {

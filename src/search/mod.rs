@@ -364,7 +364,6 @@ impl Run<'_, '_> {
         let reason = loop {
             let next = genome.next_stage();
             self.stage_end = next.map(|next| self.stage_end(next, genome.share()));
-            self.stages.push((self.scored.len(), genome.genes().into()));
             let (reason, optimizer) = self.stage(&genome, known.take())?;
             let is_over = reason.is_some_and(|reason| reason != EndReason::Converged);
             if is_over || next.is_none() {
@@ -378,6 +377,7 @@ impl Run<'_, '_> {
                 Some(following) => (genome, known) = following,
                 None => break EndReason::Converged,
             }
+            self.stages.push((self.scored.len(), genome.genes().into()));
         };
         self.chronicle.search_ended(reason, self.evals)?;
         Ok(())
@@ -608,13 +608,12 @@ impl Run<'_, '_> {
 
     /// The recipe that the next stage builds on: the best of the mean and the few of most worth, on the same questions.
     fn champion(&mut self) -> Result<Recipe, Interrupt> {
-        let best: Vec<event::Candidate> = self.bred().into_iter().take(3).cloned().collect();
+        let best: Vec<Entrant> = self.bred().into_iter().take(3).map(|c| self.again(c)).collect();
         let mut contenders: Vec<(f64, Who)> = Vec::new();
         for candidate in self.scored.iter().filter(|c| c.origin == Origin::Mean) {
             contenders.push((candidate.fitness, self.again(candidate).who));
         }
         let standard = self.standard.clone();
-        let best: Vec<Entrant> = best.iter().map(|candidate| self.again(candidate)).collect();
         self.look_ahead(&best, &standard)?;
         for entrant in best {
             if let Ok(evaluation) = self.sit(&entrant, &standard)? {

@@ -261,16 +261,12 @@ impl Codec {
     /// The narrow genotype nearest to a point of the whole space; whole numbers have no fraction in it.
     fn contract(&self, genotype: &[f64]) -> Vec<f64> {
         let is_whole = |gene: &GeneSpec| !matches!(gene.kind, GeneKind::Real { .. });
-        let mean = self.contract_mean(genotype);
+        let mean = match &self.ties {
+            Some(ties) => ties.contract(genotype),
+            None => genotype.to_vec(),
+        };
         let round = |(gene, value): (&GeneSpec, f64)| if is_whole(gene) { value.round() } else { value };
         self.genes.iter().zip(mean).map(round).collect()
-    }
-
-    /// The same for means and standard deviations, of which whole numbers' have fractions.
-    pub(super) fn contract_mean(&self, whole: &[f64]) -> Vec<f64> {
-        self.ties
-            .as_ref()
-            .map_or_else(|| whole.to_vec(), |ties| ties.contract(whole))
     }
 
     /// The genotype nearest to a recipe.
