@@ -69,12 +69,12 @@ pub struct EngineArgs {
     /// Where to compute.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
     pub device: String,
-    /// What weights are rounded to; f32 on the CPU unless said otherwise.
+    /// What weights are rounded to; unless said otherwise f32 on the CPU, bf16 on a GPU.
     #[arg(long, value_enum)]
     pub dtype: Option<DTypeArg>,
-    /// Memory for keys and values, such as 2GB.
-    #[arg(long, default_value = "1GB", value_name = "SIZE")]
-    pub kv_memory: String,
+    /// Memory for keys and values, such as 2GB; unless said otherwise 1GB, on a GPU 8GB.
+    #[arg(long, value_name = "SIZE")]
+    pub kv_memory: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

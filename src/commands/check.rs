@@ -157,7 +157,7 @@ fn check_space(file: &Path) -> Result<Findings> {
     let engine = EngineArgs {
         device: "auto".into(),
         dtype: None,
-        kv_memory: "1GB".into(),
+        kv_memory: None,
     };
     let mut space = Space::read(file)?;
     resolve(&mut space, file)?;

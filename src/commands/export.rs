@@ -438,7 +438,7 @@ fn answer_again(model: &Path, asked: &[FirstAnswer]) -> Result<Vec<String>> {
     let engine = EngineArgs {
         device: "cpu".into(),
         dtype: None,
-        kv_memory: "1GB".into(),
+        kv_memory: None,
     };
     let mut engine = Opened::open(&model.display().to_string())?.engine(&engine)?;
     let mut requests = Vec::new();

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
+use candle_core::{Device, DeviceLocation};
 
 use super::environment;
 use crate::{
@@ -60,8 +61,9 @@ impl Opened {
             let i = index.get(name).ok_or("the model has no such tensor")?;
             self.plan.compute(*i, &self.parents).map_err(|e| e.to_string())
         };
-        let decoder = Decoder::load(spec, &device(&args.device)?, dtype(args.dtype), &mut read)?;
-        Ok(Engine::new(decoder, tokenizer, engine_options(args)?))
+        let runtime = Runtime::new(args)?;
+        let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
+        Ok(Engine::new(decoder, tokenizer, runtime.options))
     }
 }
 
@@ -100,39 +102,69 @@ pub fn beside(word: &str, file: &Path) -> String {
     }
 }
 
+/// Where and how a model runs.
+pub struct Runtime {
+    pub device: Device,
+    pub dtype: decoder::DType,
+    pub options: EngineOptions,
+}
+
+impl Runtime {
+    pub fn new(args: &EngineArgs) -> Result<Self> {
+        let device = device(&args.device)?;
+        // A GPU is fast at 16-bit numbers, and only at large steps.
+        let (dtype, kv_memory, step_tokens, max_rows) = match device.is_cpu() {
+            true => (DTypeArg::F32, "1GB", 384, 256),
+            false => (DTypeArg::Bf16, "8GB", 4096, 512),
+        };
+        let kv_memory = args.kv_memory.as_deref().unwrap_or(kv_memory);
+        Ok(Self {
+            device,
+            dtype: match args.dtype.unwrap_or(dtype) {
+                DTypeArg::F32 => decoder::DType::F32,
+                DTypeArg::Bf16 => decoder::DType::Bf16,
+                DTypeArg::F16 => decoder::DType::F16,
+            },
+            options: EngineOptions {
+                kv_memory_bytes: checkpoint::parse_size(kv_memory).context("--kv-memory")?,
+                step_tokens,
+                max_rows,
+            },
+        })
+    }
+
+    /// `cpu` or `cuda:N`.
+    pub fn device_word(&self) -> String {
+        match self.device.location() {
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            _ => "cpu".into(),
+        }
+    }
+}
+
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
-pub fn device(word: &str) -> Result<candle_core::Device> {
+fn device(word: &str) -> Result<Device> {
+    let built_for_cuda = candle_core::utils::cuda_is_available();
     let cuda = |ordinal: usize| {
-        if !candle_core::utils::cuda_is_available() {
+        if !built_for_cuda {
             bail!(
                 "this heterosis was built without CUDA; build it with `cargo build --release --features cuda`, or use \
                  --device cpu"
             );
         }
-        candle_core::Device::new_cuda(ordinal).context("no CUDA device answers; use --device cpu")
+        Device::new_cuda(ordinal).context("no CUDA device answers; use --device cpu")
     };
     match word {
-        "cpu" | "auto" => Ok(candle_core::Device::Cpu),
+        "cpu" => Ok(Device::Cpu),
+        "auto" if built_for_cuda => Ok(cuda(0).unwrap_or_else(|e| {
+            tracing::warn!("computing on the CPU: {e:#}");
+            Device::Cpu
+        })),
+        "auto" => Ok(Device::Cpu),
         "cuda" => cuda(0),
         _ => match word.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
             Some(ordinal) => cuda(ordinal),
             None => bail!("--device {word}: write auto, cpu, cuda or cuda:N"),
         },
     }
-}
-
-pub fn dtype(arg: Option<DTypeArg>) -> decoder::DType {
-    match arg {
-        None | Some(DTypeArg::F32) => decoder::DType::F32,
-        Some(DTypeArg::Bf16) => decoder::DType::Bf16,
-        Some(DTypeArg::F16) => decoder::DType::F16,
-    }
-}
-
-pub fn engine_options(args: &EngineArgs) -> Result<EngineOptions> {
-    let kv_memory_bytes = checkpoint::parse_size(&args.kv_memory).context("--kv-memory")?;
-    Ok(EngineOptions {
-        kv_memory_bytes,
-        ..EngineOptions::default()
-    })
 }

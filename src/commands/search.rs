@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome, child, environment,
-    models::{self, read_recipe},
+    models::{self, Runtime, read_recipe},
     watch::{Exports, Lines, request},
 };
 use crate::{
@@ -92,8 +92,7 @@ pub struct Prepared {
 impl Prepared {
     /// Opens the models, reads the tasks, and sees whether they fit each other.
     pub fn new(space: Space, engine: &EngineArgs) -> Result<Self> {
-        models::device(&engine.device)?;
-        models::engine_options(engine)?;
+        Runtime::new(engine)?;
         let mut parents = Parents::default();
         if space.models.is_empty() {
             let genes = space.genes.iter().map(|(name, gene)| GeneSpec {
@@ -364,14 +363,15 @@ fn go(
     let (journal, records) = Journal::open(&dir.journal())?;
     let cache = Cache::open(&dir.cache())?;
     let stopwatch = environment::stopwatch();
+    let runtime = Runtime::new(engine)?;
     let mut asking = MergeEvaluator::new(Resources {
         parents: &prepared.parents,
         tasks: prepared.tasks()?,
         held_out: prepared.held_out()?,
         cache,
-        device: models::device(&engine.device)?,
-        dtype: models::dtype(engine.dtype),
-        options: models::engine_options(engine)?,
+        device: runtime.device.clone(),
+        dtype: runtime.dtype,
+        options: runtime.options,
         guard: prepared.space.fitness.guard,
         since_start: Box::new(stopwatch),
     });
@@ -392,7 +392,7 @@ fn go(
             asking.remember(answers)?;
         }
     }
-    let started = started(prepared, &plan, &asking, engine)?;
+    let started = started(prepared, &plan, &asking, &runtime)?;
     let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
         Some(command) => Box::new(external(command, prepared, dir)),
         None => Box::new(asking),
@@ -477,7 +477,7 @@ fn started(
     prepared: &Prepared,
     plan: &Plan,
     evaluator: &MergeEvaluator<'_>,
-    engine: &EngineArgs,
+    runtime: &Runtime,
 ) -> Result<event::RunStarted> {
     let space = &prepared.space;
     let models = space.models.iter().map(|(name, word)| {
@@ -512,8 +512,8 @@ fn started(
             .to_string(),
         genes: plan.genome.genes().iter().map(|g| g.name.clone()).collect(),
         population: space.search.population.unwrap_or(0),
-        device: "cpu".into(),
-        dtype: match models::dtype(engine.dtype) {
+        device: runtime.device_word(),
+        dtype: match runtime.dtype {
             decoder::DType::F32 => "f32",
             decoder::DType::Bf16 => "bf16",
             decoder::DType::F16 => "f16",

@@ -5,7 +5,9 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, export::for_mergekit, models, print, print_json, search::Prepared};
+use super::{
+    Failure, Outcome, environment, export::for_mergekit, models::Runtime, print, print_json, search::Prepared,
+};
 use crate::{
     cli::{DTypeArg, EngineArgs, SimplifyArgs},
     eval::stats::NonInferiority,
@@ -171,14 +173,15 @@ impl<'a> Examiner<'a> {
         records: &[Record],
         limit: Option<usize>,
     ) -> Result<Self> {
+        let runtime = Runtime::new(engine)?;
         let mut evaluator = MergeEvaluator::new(Resources {
             parents: &prepared.parents,
             tasks: prepared.tasks()?,
             held_out: Vec::new(),
             cache: Cache::open(&dir.cache())?,
-            device: models::device(&engine.device)?,
-            dtype: models::dtype(engine.dtype),
-            options: models::engine_options(engine)?,
+            device: runtime.device,
+            dtype: runtime.dtype,
+            options: runtime.options,
             // The winner has passed it, and a worse recipe fails by its answers.
             guard: None,
             since_start: Box::new(environment::stopwatch()),

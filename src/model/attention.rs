@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::arithmetic::Settings;
 use super::kernels::{self, MR, Matrix, Threads, tile, with_rows};
 use super::kv::{BLOCK, Block, KEY_WIDTH, KvShape, Segment};
 
@@ -144,15 +145,6 @@ impl Tile {
     }
 }
 
-/// The settings of one layer's attention.
-#[derive(Clone, Copy)]
-pub(super) struct Settings {
-    pub layer: usize,
-    pub window: Option<usize>,
-    pub scale: f32,
-    pub softcap: Option<f32>,
-}
-
 /// One tile under one key head.
 struct Work<'a> {
     qkv: &'a Matrix,
@@ -194,7 +186,7 @@ fn spans(blocks: &[Block], start: usize, from: usize, to: usize) -> impl Iterato
     blocks.iter().enumerate().skip(first).map_while(move |(i, block)| {
         let position = start + i * BLOCK;
         (position < to).then(|| Span {
-            block,
+            block: &block.values,
             position,
             len: BLOCK.min(to - position),
         })

@@ -1,4 +1,4 @@
-//! The decoder: one forward pass for every family, over a packed batch of tokens from many rows.
+//! The decoder: one forward pass for every family and every device, over a packed batch of tokens from many rows.
 //!
 //! A batch is a list of `Chunk`s: consecutive new tokens of a row, the segments that the row shares with others, and the
 //! segment it owns. There is no padding. Weights are repacked once when they are set; whoever changes one holds the decoder
@@ -9,13 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::Error;
-use super::attention::{Attention, RowView, Settings};
-use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
+use super::arithmetic::{Arithmetic, HeadSettings, Picks, Settings, States};
+use super::attention::RowView;
+use super::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use super::cuda::{self, Cuda};
+use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
 use super::rope::{RopeTable, Scaling};
 use super::spec::{DecoderSpec, Family, QkNorm};
 
-/// What weights are rounded to when they are set. The arithmetic of the CPU is f32 in every case.
+/// What weights are rounded to when they are set. The CPU computes in f32 in every case; a GPU keeps weights, activations,
+/// keys and values in this type, and sums, softmax, logits and the residual stream in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
     F32,
@@ -31,43 +36,71 @@ const SPLIT_BATCH_BELOW_BYTES: usize = 24 << 20;
 pub struct Decoder {
     spec: DecoderSpec,
     dtype: DType,
-    /// `[vocab, hidden]`; empty when the head is tied, whose panels then serve both.
-    embeddings: Vec<f32>,
-    head: Linear,
-    final_norm: Vec<f32>,
-    layers: Vec<Layer>,
+    backend: Backend,
     ropes: Vec<RopeTable>,
     path: Vec<Step>,
+    /// Whether the hidden states are normed at the end, as they should be.
+    final_norm: bool,
     epoch: u64,
     threads: usize,
+}
+
+/// The weights, where they are computed with.
+enum Backend {
+    Cpu(Model<Cpu>),
+    #[cfg(feature = "cuda")]
+    Cuda(Model<Cuda>),
+}
+
+/// Runs `$body` with `$model` bound to the model of whichever device it is on.
+macro_rules! on_device {
+    ($backend:expr, $model:ident => $body:expr) => {
+        match $backend {
+            Backend::Cpu($model) => $body,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda($model) => $body,
+        }
+    };
+}
+
+struct Model<A: Arithmetic> {
+    device: A::Device,
+    /// `[vocab, hidden]`; `None` when the head is tied and serves both.
+    embeddings: Option<A::Linear>,
+    head: A::Linear,
+    final_norm: A::Norm,
+    no_norm: A::Norm,
+    layers: Vec<Layer<A>>,
     /// Buffers of forward passes that are over, to be used again.
-    workspaces: Mutex<Vec<Workspace>>,
+    passes: Mutex<Vec<Pass<A>>>,
+}
+
+struct Layer<A: Arithmetic> {
+    qkv: A::Linear,
+    o: A::Linear,
+    gate_up: A::Linear,
+    down: A::Linear,
+    /// Empty where the family has none.
+    q_norm: A::Norm,
+    k_norm: A::Norm,
+    /// Before and after attention, before and after the MLP; empty where the family has none.
+    norms: [A::Norm; 4],
 }
 
 /// What a forward pass keeps between operations.
-#[derive(Default)]
-struct Workspace {
-    h: Matrix,
-    x: Matrix,
-    packed: PackedRows,
-    qkv: Matrix,
-    attended: Matrix,
-    gate_up: Matrix,
-    inner: Matrix,
-    branch: Matrix,
+struct Pass<A: Arithmetic> {
+    arithmetic: A,
+    h: A::Matrix,
+    x: A::Matrix,
+    qkv: A::Matrix,
+    attended: A::Matrix,
+    gate_up: A::Matrix,
+    inner: A::Matrix,
 }
 
-struct Layer {
-    qkv: Linear,
-    o: Linear,
-    gate_up: Linear,
-    down: Linear,
-    /// Empty where the family has none.
-    q_norm: Vec<f32>,
-    k_norm: Vec<f32>,
-    /// Before and after attention, before and after the MLP; empty where the family has none.
-    norms: [Vec<f32>; 4],
-}
+/// A token of a chunk with this bit is not known to the host: the rest is the index of a state of the step before, after
+/// which it was picked.
+pub(super) const PICKED: u32 = 1 << 31;
 
 /// One stop of the layer path: which layer, and by what its input is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,15 +123,15 @@ pub(super) struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    fn own_start(&self) -> usize {
+    pub fn own_start(&self) -> usize {
         self.prefix.iter().map(|segment| segment.len).sum()
     }
 
-    fn start(&self) -> usize {
+    pub fn start(&self) -> usize {
         self.own_start() + self.own.len
     }
 
-    fn view(&self) -> RowView<'_> {
+    pub fn view(&self) -> RowView<'_> {
         RowView {
             prefix: self.prefix,
             own: &self.own.blocks,
@@ -117,13 +150,7 @@ impl Decoder {
         dtype: DType,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
-        if !device.is_cpu() {
-            return Err(Error::Device {
-                what: "the decoder".into(),
-                device: format!("{:?}", device.location()),
-            });
-        }
-        let mut decoder = Self::empty(spec, dtype)?;
+        let mut decoder = Self::empty(spec, device, dtype)?;
         for (name, _) in decoder.spec.tensor_names() {
             let data = read(&name).map_err(|reason| Error::Read {
                 tensor: name.clone(),
@@ -135,41 +162,24 @@ impl Decoder {
     }
 
     /// A decoder with all weights zero.
-    fn empty(spec: DecoderSpec, dtype: DType) -> Result<Self, Error> {
+    fn empty(spec: DecoderSpec, device: &candle_core::Device, dtype: DType) -> Result<Self, Error> {
         for rope in &spec.ropes {
             rope.validate(spec.head_dim)?;
         }
-        let (h, q, kv) = (spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let names = spec.layer_norms();
-        let layer = || Layer {
-            qkv: Linear::zeros(h, q + 2 * kv, spec.qkv_bias),
-            o: Linear::zeros(q, h, spec.o_bias),
-            gate_up: Linear::zeros(h, 2 * spec.intermediate, spec.mlp_bias),
-            down: Linear::zeros(spec.intermediate, h, spec.mlp_bias),
-            q_norm: vec![
-                0.0;
-                match spec.qk_norm {
-                    QkNorm::None => 0,
-                    QkNorm::PerHead => spec.head_dim,
-                    QkNorm::FullWidth => q,
-                }
-            ],
-            k_norm: vec![
-                0.0;
-                match spec.qk_norm {
-                    QkNorm::None => 0,
-                    QkNorm::PerHead => spec.head_dim,
-                    QkNorm::FullWidth => kv,
-                }
-            ],
-            norms: names.map(|name| vec![0.0; if name.is_some() { h } else { 0 }]),
+        let backend = match device {
+            candle_core::Device::Cpu => Backend::Cpu(Model::zeros(&spec, ())?),
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(device) => Backend::Cuda(Model::zeros(&spec, cuda::open(device, dtype, &spec)?)?),
+            _ => {
+                return Err(Error::Device {
+                    what: "the decoder".into(),
+                    device: format!("{:?}", device.location()),
+                });
+            }
         };
         Ok(Decoder {
             dtype,
-            embeddings: vec![0.0; if spec.tie_embeddings { 0 } else { spec.vocab * h }],
-            head: Linear::zeros(h, spec.vocab, false),
-            final_norm: vec![0.0; h],
-            layers: spec.layers.iter().map(|_| layer()).collect(),
+            backend,
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
             path: (0..spec.layers.len())
                 .map(|layer| Step {
@@ -177,9 +187,9 @@ impl Decoder {
                     input_scale: 1.0,
                 })
                 .collect(),
+            final_norm: true,
             epoch: 0,
             threads: rayon::current_num_threads(),
-            workspaces: Mutex::default(),
             spec,
         })
     }
@@ -218,26 +228,21 @@ impl Decoder {
             });
         }
         self.epoch += 1;
-        let rounded;
+        let rounded: Vec<f32>;
         let data = match self.dtype {
             DType::F32 => data,
             DType::Bf16 => {
-                rounded = data
-                    .iter()
-                    .map(|x| half::bf16::from_f32(*x).to_f32())
-                    .collect::<Vec<_>>();
+                let round = |x: &f32| half::bf16::from_f32(*x).to_f32();
+                rounded = data.par_iter().with_min_len(1 << 14).map(round).collect();
                 &rounded
             }
             DType::F16 => {
-                rounded = data
-                    .iter()
-                    .map(|x| half::f16::from_f32(*x).to_f32())
-                    .collect::<Vec<_>>();
+                let round = |x: &f32| half::f16::from_f32(*x).to_f32();
+                rounded = data.par_iter().with_min_len(1 << 14).map(round).collect();
                 &rounded
             }
         };
-        self.write(name, data);
-        Ok(())
+        on_device!(&mut self.backend, model => model.write(&self.spec, name, data))
     }
 
     fn shape_of(&self, name: &str) -> Option<Vec<usize>> {
@@ -259,54 +264,9 @@ impl Decoder {
             .map(|(_, shape)| shape)
     }
 
-    /// Writes rounded data whose name and size are known to be right.
-    fn write(&mut self, name: &str, data: &[f32]) {
-        let spec = &self.spec;
-        let (q, kv, inter) = (
-            spec.heads * spec.head_dim,
-            spec.kv_heads * spec.head_dim,
-            spec.intermediate,
-        );
-        let norm = |slot: &mut Vec<f32>| {
-            let shift = if spec.norm_plus_one { 1.0 } else { 0.0 };
-            slot.iter_mut().zip(data).for_each(|(slot, w)| *slot = shift + w);
-        };
-        let Some((layer, rest)) = split_layer(name) else {
-            match name {
-                "model.embed_tokens.weight" if spec.tie_embeddings => self.head.set_rows(0, data),
-                "model.embed_tokens.weight" => self.embeddings.copy_from_slice(data),
-                "lm_head.weight" => self.head.set_rows(0, data),
-                _ => norm(&mut self.final_norm),
-            }
-            return;
-        };
-        let layer = &mut self.layers[layer];
-        let (stem, kind) = rest.rsplit_once('.').unwrap_or((rest, ""));
-        let mut linear = |which: fn(&mut Layer) -> &mut Linear, first: usize| match kind {
-            "bias" => which(layer).set_bias(first, data),
-            _ => which(layer).set_rows(first, data),
-        };
-        match stem {
-            "self_attn.q_proj" | "self_attn.qkv_proj" => linear(|l| &mut l.qkv, 0),
-            "self_attn.k_proj" => linear(|l| &mut l.qkv, q),
-            "self_attn.v_proj" => linear(|l| &mut l.qkv, q + kv),
-            "self_attn.o_proj" => linear(|l| &mut l.o, 0),
-            "mlp.gate_proj" | "mlp.gate_up_proj" => linear(|l| &mut l.gate_up, 0),
-            "mlp.up_proj" => linear(|l| &mut l.gate_up, inter),
-            "mlp.down_proj" => linear(|l| &mut l.down, 0),
-            "self_attn.q_norm" => norm(&mut layer.q_norm),
-            "self_attn.k_norm" => norm(&mut layer.k_norm),
-            _ => {
-                if let Some(i) = spec.layer_norms().iter().position(|name| *name == Some(stem)) {
-                    norm(&mut layer.norms[i]);
-                }
-            }
-        }
-    }
-
     /// Sets which layer comes after which (the data-flow space); a layer may come several times.
     pub fn set_path(&mut self, path: Vec<Step>) -> Result<(), Error> {
-        let layers = self.layers.len();
+        let layers = self.spec.layers.len();
         if let Some(step) = path.iter().find(|step| step.layer >= layers) {
             return Err(Error::Path {
                 layer: step.layer,
@@ -323,9 +283,9 @@ impl Decoder {
         &self.path
     }
 
-    /// Exchanges the final norm; an empty one is none.
-    pub(super) fn swap_final_norm(&mut self, norm: &mut Vec<f32>) {
-        std::mem::swap(&mut self.final_norm, norm);
+    /// Whether hidden states are normed at the end; without, they are the stream itself.
+    pub(super) fn set_final_norm(&mut self, on: bool) {
+        self.final_norm = on;
     }
 
     /// How many threads to compute with; the result does not depend on it.
@@ -334,7 +294,12 @@ impl Decoder {
     }
 
     pub(super) fn kv_shape(&self) -> KvShape {
-        KvShape::new(self.path.len(), self.spec.kv_heads, self.spec.head_dim)
+        let device_element = match &self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => Some(model.device.element_bytes()),
+        };
+        KvShape::new(self.path.len(), self.spec.kv_heads, self.spec.head_dim, device_element)
     }
 
     /// Bytes of keys and values that one token of context takes, not counting a half-filled block.
@@ -356,6 +321,16 @@ impl Decoder {
         }
     }
 
+    /// How many steps may be launched before the picks of the first are read: [`PICKED`] tokens are understood where this is
+    /// not 0.
+    pub(super) fn steps_ahead(&self) -> usize {
+        match &self.backend {
+            Backend::Cpu(_) => 0,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(_) => usize::from(self.recompute_beyond().is_none()),
+        }
+    }
+
     /// Prepares the rotary tables for sequences of up to `positions` tokens.
     pub(super) fn prepare(&mut self, positions: usize) {
         self.ropes.iter_mut().for_each(|rope| rope.extend(positions));
@@ -363,10 +338,19 @@ impl Decoder {
 
     /// Runs the layers over a batch and returns the normed hidden states of the wanted tokens, in order. Keys and values of
     /// all tokens are added to the chunks' own segments.
-    pub(super) fn forward(&self, chunks: &mut [Chunk]) -> Matrix {
+    pub(super) fn forward(&self, chunks: &mut [Chunk]) -> Result<States, Error> {
+        match &self.backend {
+            Backend::Cpu(model) => self.forward_cpu(model, chunks).map(States::Host),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => self.forward_on(model, chunks, |_| ()).map(States::Cuda),
+        }
+    }
+
+    fn forward_cpu(&self, model: &Model<Cpu>, chunks: &mut [Chunk]) -> Result<Matrix, Error> {
+        let run = |chunks: &mut [Chunk], threads| self.forward_on(model, chunks, |cpu| cpu.threads = Threads(threads));
         let tokens: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        if self.threads == 1 || !self.splits_batch() || tokens < 2 {
-            return self.forward_part(chunks, Threads(self.threads));
+        if self.threads == 1 || model.size_bytes() > SPLIT_BATCH_BELOW_BYTES || tokens < 2 {
+            return run(chunks, self.threads);
         }
         // Cut where the tokens, in order, reach each thread's share.
         let mut parts: Vec<&mut [Chunk]> = Vec::new();
@@ -389,131 +373,87 @@ impl Decoder {
         parts.retain(|part| !part.is_empty());
         let states: Vec<Matrix> = parts
             .into_par_iter()
-            .map(|part| self.forward_part(part, Threads(1)))
-            .collect();
+            .map(|part| run(part, 1))
+            .collect::<Result<_, _>>()?;
         let data: Vec<f32> = states.into_iter().flat_map(|part| part.data).collect();
-        Matrix {
+        Ok(Matrix {
             rows: data.len() / self.spec.hidden,
             cols: self.spec.hidden,
             data,
-        }
+        })
     }
 
-    fn splits_batch(&self) -> bool {
-        let layer = self.layers.first().map_or(0, |l| {
-            l.qkv.size_bytes() + l.o.size_bytes() + l.gate_up.size_bytes() + l.down.size_bytes()
-        });
-        self.head.size_bytes() + layer * self.layers.len() <= SPLIT_BATCH_BELOW_BYTES
-    }
-
-    /// The forward pass, for all families.
-    fn forward_part(&self, chunks: &mut [Chunk], threads: Threads) -> Matrix {
-        let spec = &self.spec;
-        let shape = self.kv_shape();
-        let rotations = self.rotations(chunks);
-        let rows = chunks
-            .iter()
-            .map(|chunk| (chunk.prefix, chunk.start(), chunk.tokens.len()));
-        let mut attention = Attention::new(shape, spec.heads / spec.kv_heads, rows);
-        let mut workspace = self.take_workspace();
-        let Workspace {
+    /// The forward pass, for all families on all devices.
+    fn forward_on<A: Arithmetic>(
+        &self,
+        model: &Model<A>,
+        chunks: &mut [Chunk],
+        prepare: impl Fn(&mut A),
+    ) -> Result<A::Matrix, Error> {
+        let (spec, eps) = (&self.spec, self.spec.norm_eps);
+        let mut pass = model.take_pass()?;
+        let Pass {
+            arithmetic: a,
             h,
             x,
-            packed,
             qkv,
             attended,
             gate_up,
             inner,
-            branch,
-        } = &mut workspace;
+        } = &mut pass;
+        prepare(a);
 
-        self.embed(chunks, h);
+        a.begin(spec, self.kv_shape(), chunks, self.rotations(chunks))?;
+        a.embed(
+            model.embeddings.as_ref().unwrap_or(&model.head),
+            chunks,
+            spec.embed_scale,
+            h,
+        )?;
         for (index, step) in self.path.iter().enumerate() {
-            let (layer, layer_spec) = (&self.layers[step.layer], &spec.layers[step.layer]);
-            if step.input_scale != 1.0 {
-                h.data.iter_mut().for_each(|x| *x *= step.input_scale);
-            }
+            let (layer, layer_spec) = (&model.layers[step.layer], &spec.layers[step.layer]);
+            a.scale(h, step.input_scale)?;
 
-            self.norm(h, &layer.norms[0], x);
-            packed.set(x, threads);
-            layer.qkv.apply(packed, qkv, threads);
-            self.norm_and_rotate(qkv, layer, layer_spec.rope.map(|rope| &rotations[rope]));
-            self.keep_keys_and_values(qkv, index, &shape, chunks);
-            let rows: Vec<RowView> = chunks.iter().map(Chunk::view).collect();
-            let (window, scale, softcap) = (layer_spec.window, spec.attention_scale, spec.attention_softcap);
-            attention.attend(
-                qkv,
-                &rows,
-                Settings {
-                    layer: index,
-                    window,
-                    scale,
-                    softcap,
-                },
-                attended,
-                threads,
-            );
+            a.norm(h, &layer.norms[0], eps, x)?;
+            a.product(&layer.qkv, x, qkv)?;
+            let heads = HeadSettings {
+                layer: index,
+                q_norm: &layer.q_norm,
+                k_norm: &layer.k_norm,
+                rotation: layer_spec.rope,
+            };
+            a.heads(spec, heads, chunks, qkv)?;
+            let settings = Settings {
+                layer: index,
+                window: layer_spec.window,
+                scale: spec.attention_scale,
+                softcap: spec.attention_softcap,
+            };
+            a.attend(qkv, chunks, settings, attended)?;
             if index + 1 == self.path.len() {
                 // Nothing reads the other rows any more.
-                h.keep_rows(wanted_rows(chunks));
-                attended.keep_rows(wanted_rows(chunks));
+                a.keep_wanted(chunks, h)?;
+                a.keep_wanted(chunks, attended)?;
             }
-            packed.set(attended, threads);
-            layer.o.apply(packed, branch, threads);
-            kernels::rms_norm(branch, &layer.norms[1], spec.norm_eps);
-            kernels::add_scaled(h, branch, spec.residual_scale);
+            a.add_product(&layer.o, attended, (&layer.norms[1], eps), spec.residual_scale, h)?;
 
-            self.norm(h, &layer.norms[2], x);
-            packed.set(x, threads);
-            layer.gate_up.apply(packed, gate_up, threads);
-            kernels::gated(gate_up, spec.activation, inner, threads);
-            packed.set(inner, threads);
-            layer.down.apply(packed, branch, threads);
-            kernels::rms_norm(branch, &layer.norms[3], spec.norm_eps);
-            kernels::add_scaled(h, branch, spec.residual_scale);
+            a.norm(h, &layer.norms[2], eps, x)?;
+            a.product(&layer.gate_up, x, gate_up)?;
+            a.gated(gate_up, spec.activation, inner)?;
+            a.add_product(&layer.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
         }
         for chunk in chunks.iter_mut() {
             chunk.own.len += chunk.tokens.len();
         }
-        let mut states = h.clone();
-        kernels::rms_norm(&mut states, &self.final_norm, spec.norm_eps);
-        self.workspaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(workspace);
-        states
-    }
-
-    fn take_workspace(&self) -> Workspace {
-        self.workspaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_default()
-    }
-
-    /// `x = norm(h)`; a copy where the family has no norm here.
-    fn norm(&self, h: &Matrix, weight: &[f32], x: &mut Matrix) {
-        x.reshape(h.rows, h.cols);
-        x.data.copy_from_slice(&h.data);
-        kernels::rms_norm(x, weight, self.spec.norm_eps);
-    }
-
-    fn embed(&self, chunks: &[Chunk], h: &mut Matrix) {
-        let (hidden, scale) = (self.spec.hidden, self.spec.embed_scale);
-        let rows = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        h.reshape(rows, hidden);
-        let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
-        for (row, token) in h.data.chunks_exact_mut(hidden).zip(tokens) {
-            let token = *token as usize;
-            match self.spec.tie_embeddings {
-                true => self.head.copy_row(token, row),
-                false => row.copy_from_slice(&self.embeddings[token * hidden..(token + 1) * hidden]),
-            }
-            if scale != 1.0 {
-                row.iter_mut().for_each(|x| *x *= scale);
-            }
-        }
+        let mut states = A::Matrix::default();
+        let norm = if self.final_norm {
+            &model.final_norm
+        } else {
+            &model.no_norm
+        };
+        a.norm(h, norm, eps, &mut states)?;
+        model.passes().push(pass);
+        Ok(states)
     }
 
     /// For each kind of rotation, `[cos × half, sin × half]` of every token in the batch.
@@ -529,73 +469,76 @@ impl Decoder {
         self.ropes.iter().map(table).collect()
     }
 
-    /// Normalises queries and keys where the family does, then rotates them, in place.
-    fn norm_and_rotate(&self, qkv: &mut Matrix, layer: &Layer, rotations: Option<&Vec<f32>>) {
-        let spec = &self.spec;
-        let (d, q, kv) = (spec.head_dim, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let width = rotations.map_or(0, |rows| rows.len() / qkv.rows.max(1));
-        for (i, row) in qkv.data.chunks_exact_mut(q + 2 * kv).enumerate() {
-            let (queries, keys) = row[..q + kv].split_at_mut(q);
-            match spec.qk_norm {
-                QkNorm::None => {}
-                QkNorm::PerHead => {
-                    queries
-                        .chunks_exact_mut(d)
-                        .for_each(|head| kernels::rms_norm_row(head, &layer.q_norm, spec.norm_eps));
-                    keys.chunks_exact_mut(d)
-                        .for_each(|head| kernels::rms_norm_row(head, &layer.k_norm, spec.norm_eps));
-                }
-                QkNorm::FullWidth => {
-                    kernels::rms_norm_row(queries, &layer.q_norm, spec.norm_eps);
-                    kernels::rms_norm_row(keys, &layer.k_norm, spec.norm_eps);
-                }
-            }
-            if let Some(rotations) = rotations {
-                let (cos, sin) = rotations[i * width..(i + 1) * width].split_at(width / 2);
-                row[..q + kv]
-                    .chunks_exact_mut(d)
-                    .for_each(|head| rotate(head, cos, sin));
-            }
-        }
-    }
-
-    /// Writes the batch's keys and values of one layer into the chunks' own segments.
-    fn keep_keys_and_values(&self, qkv: &Matrix, layer: usize, shape: &KvShape, chunks: &mut [Chunk]) {
-        let (q, kv) = (
-            self.spec.heads * self.spec.head_dim,
-            self.spec.kv_heads * self.spec.head_dim,
-        );
-        let mut rows = qkv.data.chunks_exact(q + 2 * kv);
-        for chunk in chunks {
-            for (t, row) in (chunk.own.len..).zip(rows.by_ref().take(chunk.tokens.len())) {
-                shape.write(
-                    &mut chunk.own.blocks[t / BLOCK],
-                    layer,
-                    t % BLOCK,
-                    &row[q..q + kv],
-                    &row[q + kv..],
-                );
-            }
-        }
-    }
-
     /// Logits of normed hidden states, `[rows, vocab]`.
-    pub(super) fn logits(&self, states: &Matrix) -> Matrix {
+    #[cfg(test)]
+    pub(super) fn logits(&self, states: &States) -> Result<Matrix, Error> {
+        match (&self.backend, states) {
+            (Backend::Cpu(model), States::Host(states)) => Ok(self.logits_of(model, states)),
+            #[cfg(feature = "cuda")]
+            (Backend::Cuda(model), States::Cuda(states)) => {
+                model.with_arithmetic(|a| a.logits(&self.spec, &model.head, states))
+            }
+            #[cfg(feature = "cuda")]
+            _ => unreachable!("states go back to the device that computed them"),
+        }
+    }
+
+    fn logits_of(&self, model: &Model<Cpu>, states: &Matrix) -> Matrix {
         let (mut packed, mut logits) = (PackedRows::default(), Matrix::default());
         packed.set(states, Threads(1));
-        self.head.apply(&packed, &mut logits, Threads(self.threads));
+        model.head.apply(&packed, &mut logits, Threads(self.threads));
         self.finish_logits(&mut logits.data);
         logits
     }
 
     /// The most likely token after each of the normed hidden states; the lowest of equals.
-    pub(super) fn next_tokens(&self, states: &Matrix) -> Vec<u32> {
-        let mut packed = PackedRows::default();
-        packed.set(states, Threads(1));
-        let best = self
-            .head
-            .argmax(&packed, |logits| self.finish_logits(logits), Threads(self.threads));
-        best.into_iter().map(|token| token as u32).collect()
+    pub(super) fn pick(&self, states: &States) -> Result<Picks, Error> {
+        match (&self.backend, states) {
+            (Backend::Cpu(model), States::Host(states)) => {
+                let mut packed = PackedRows::default();
+                packed.set(states, Threads(1));
+                let finish = |logits: &mut [f32]| self.finish_logits(logits);
+                let best = model.head.argmax(&packed, finish, Threads(self.threads));
+                Ok(Picks::Ready(best.into_iter().map(|token| token as u32).collect()))
+            }
+            #[cfg(feature = "cuda")]
+            (Backend::Cuda(model), States::Cuda(states)) => model
+                .with_arithmetic(|a| a.pick(&self.spec, &model.head, states))
+                .map(Picks::Pending),
+            #[cfg(feature = "cuda")]
+            _ => unreachable!("states go back to the device that computed them"),
+        }
+    }
+
+    /// The natural log-probability of a target after each of the normed hidden states, and whether it is the most likely.
+    pub(super) fn log_probabilities(&self, states: &States, targets: &[u32]) -> Result<Vec<(f64, bool)>, Error> {
+        match (&self.backend, states) {
+            (Backend::Cpu(model), States::Host(states)) => {
+                const ROWS_OF_LOGITS: usize = 48;
+                let rows = states.data.chunks(ROWS_OF_LOGITS * states.cols);
+                let parts = targets.chunks(ROWS_OF_LOGITS).zip(rows).flat_map(|(targets, rows)| {
+                    let states = Matrix {
+                        rows: targets.len(),
+                        cols: states.cols,
+                        data: rows.to_vec(),
+                    };
+                    let logits = self.logits_of(model, &states);
+                    let rows = logits.data.par_chunks(logits.cols).zip(targets.par_iter());
+                    let of_row = |(row, target): (&[f32], &u32)| {
+                        let target = *target as usize;
+                        (kernels::log_probability(row, target), kernels::argmax(row).0 == target)
+                    };
+                    rows.map(of_row).collect::<Vec<_>>()
+                });
+                Ok(parts.collect())
+            }
+            #[cfg(feature = "cuda")]
+            (Backend::Cuda(model), States::Cuda(states)) => {
+                model.with_arithmetic(|a| a.log_probabilities(&self.spec, &model.head, states, targets))
+            }
+            #[cfg(feature = "cuda")]
+            _ => unreachable!("states go back to the device that computed them"),
+        }
     }
 
     fn finish_logits(&self, logits: &mut [f32]) {
@@ -608,30 +551,133 @@ impl Decoder {
     }
 }
 
+impl<A: Arithmetic> Model<A> {
+    fn zeros(spec: &DecoderSpec, device: A::Device) -> Result<Self, Error> {
+        let (h, q, kv) = (spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let linear = |inputs, outputs, bias| A::linear(&device, inputs, outputs, bias);
+        let norm = |len| A::norm_weight(&device, len);
+        let head_norm = |width| match spec.qk_norm {
+            QkNorm::None => norm(0),
+            QkNorm::PerHead => norm(spec.head_dim),
+            QkNorm::FullWidth => norm(width),
+        };
+        let names = spec.layer_norms();
+        let layer_norm = |i: usize| norm(if names[i].is_some() { h } else { 0 });
+        let layer = |_| {
+            Ok(Layer {
+                qkv: linear(h, q + 2 * kv, spec.qkv_bias)?,
+                o: linear(q, h, spec.o_bias)?,
+                gate_up: linear(h, 2 * spec.intermediate, spec.mlp_bias)?,
+                down: linear(spec.intermediate, h, spec.mlp_bias)?,
+                q_norm: head_norm(q)?,
+                k_norm: head_norm(kv)?,
+                norms: [layer_norm(0)?, layer_norm(1)?, layer_norm(2)?, layer_norm(3)?],
+            })
+        };
+        Ok(Model {
+            embeddings: match spec.tie_embeddings {
+                true => None,
+                false => Some(linear(h, spec.vocab, false)?),
+            },
+            head: linear(h, spec.vocab, false)?,
+            final_norm: norm(h)?,
+            no_norm: norm(0)?,
+            layers: spec.layers.iter().map(layer).collect::<Result<_, Error>>()?,
+            passes: Mutex::default(),
+            device,
+        })
+    }
+
+    /// Writes rounded data whose name and size are known to be right.
+    fn write(&mut self, spec: &DecoderSpec, name: &str, data: &[f32]) -> Result<(), Error> {
+        let device = &self.device;
+        let (q, kv, inter) = (
+            spec.heads * spec.head_dim,
+            spec.kv_heads * spec.head_dim,
+            spec.intermediate,
+        );
+        let norm = |slot: &mut A::Norm| {
+            if spec.norm_plus_one {
+                let shifted: Vec<f32> = data.iter().map(|w| 1.0 + w).collect();
+                return A::set_norm(device, slot, &shifted);
+            }
+            A::set_norm(device, slot, data)
+        };
+        let Some((layer, rest)) = split_layer(name) else {
+            return match name {
+                "model.embed_tokens.weight" => {
+                    let table = self.embeddings.as_mut().unwrap_or(&mut self.head);
+                    A::set_rows(device, table, 0, data)
+                }
+                "lm_head.weight" => A::set_rows(device, &mut self.head, 0, data),
+                _ => norm(&mut self.final_norm),
+            };
+        };
+        let layer = &mut self.layers[layer];
+        let (stem, kind) = rest.rsplit_once('.').unwrap_or((rest, ""));
+        let linear = |linear: &mut A::Linear, first: usize| match kind {
+            "bias" => A::set_bias(device, linear, first, data),
+            _ => A::set_rows(device, linear, first, data),
+        };
+        match stem {
+            "self_attn.q_proj" | "self_attn.qkv_proj" => linear(&mut layer.qkv, 0),
+            "self_attn.k_proj" => linear(&mut layer.qkv, q),
+            "self_attn.v_proj" => linear(&mut layer.qkv, q + kv),
+            "self_attn.o_proj" => linear(&mut layer.o, 0),
+            "mlp.gate_proj" | "mlp.gate_up_proj" => linear(&mut layer.gate_up, 0),
+            "mlp.up_proj" => linear(&mut layer.gate_up, inter),
+            "mlp.down_proj" => linear(&mut layer.down, 0),
+            "self_attn.q_norm" => norm(&mut layer.q_norm),
+            "self_attn.k_norm" => norm(&mut layer.k_norm),
+            _ => match spec.layer_norms().iter().position(|name| *name == Some(stem)) {
+                Some(i) => norm(&mut layer.norms[i]),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn passes(&self) -> std::sync::MutexGuard<'_, Vec<Pass<A>>> {
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_pass(&self) -> Result<Pass<A>, Error> {
+        if let Some(pass) = self.passes().pop() {
+            return Ok(pass);
+        }
+        Ok(Pass {
+            arithmetic: A::new(&self.device)?,
+            h: A::Matrix::default(),
+            x: A::Matrix::default(),
+            qkv: A::Matrix::default(),
+            attended: A::Matrix::default(),
+            gate_up: A::Matrix::default(),
+            inner: A::Matrix::default(),
+        })
+    }
+
+    /// Lends the buffers of a pass.
+    #[cfg(feature = "cuda")]
+    fn with_arithmetic<T>(&self, f: impl FnOnce(&mut A) -> Result<T, Error>) -> Result<T, Error> {
+        let mut pass = self.take_pass()?;
+        let result = f(&mut pass.arithmetic);
+        self.passes().push(pass);
+        result
+    }
+}
+
+impl Model<Cpu> {
+    fn size_bytes(&self) -> usize {
+        let layer = self.layers.first().map_or(0, |l| {
+            l.qkv.size_bytes() + l.o.size_bytes() + l.gate_up.size_bytes() + l.down.size_bytes()
+        });
+        self.head.size_bytes() + layer * self.layers.len()
+    }
+}
+
 /// `model.layers.7.mlp.up_proj.weight` → `(7, "mlp.up_proj.weight")`.
 fn split_layer(name: &str) -> Option<(usize, &str)> {
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     // A leading zero or sign would be another spelling of the same layer.
     let number: usize = layer.parse().ok()?;
     (number.to_string() == layer).then_some((number, rest))
-}
-
-/// Rotates the pairs `(i, i + half)` of a head's first `2 · half` dimensions.
-fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (first, second) = head.split_at_mut(cos.len());
-    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-        let (x, y) = (*a, *b);
-        *a = x * cos - y * sin;
-        *b = y * cos + x * sin;
-    }
-}
-
-/// The rows of the batch whose hidden states are wanted.
-fn wanted_rows(chunks: &[Chunk]) -> impl Iterator<Item = usize> {
-    let mut row = 0;
-    chunks.iter().flat_map(move |chunk| {
-        let first = row;
-        row += chunk.tokens.len();
-        first + chunk.wanted_from.min(chunk.tokens.len())..row
-    })
 }

@@ -3,15 +3,19 @@
 //! All requests of a call form one queue. A trie of their tokens finds shared prefixes; each is computed once, and rows refer
 //! to it. Every step computes one packed batch: the next token of each row that is generating, and as many prompt tokens as
 //! the step's budget leaves. Rows join when there is memory for them and leave when they are done. What a request gives does
-//! not depend on what else is in the queue, bit for bit.
+//! not depend on what else is in the queue: on the CPU bit for bit.
+//!
+//! Where the device computes beside the host, the scheduler looks one step ahead: a row's next step is launched before the
+//! host has read the token that it begins with, and what a row that has ended computed too much is thrown away.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::Error;
-use super::decoder::{Chunk, Decoder};
-use super::kernels;
+use super::arithmetic::{Picks, States};
+use super::decoder::{Chunk, Decoder, PICKED};
 use super::kv::{Pool, Segment, blocks_for};
 use super::prefix::{Entry, Trie};
 use super::tokenizer::{TextStream, Tokenizer};
@@ -183,36 +187,15 @@ impl Engine {
                 })
             })
             .collect::<Result<_, _>>()?;
-        let mut writers: Vec<Writer> = requests
+        let writers = requests
             .iter()
             .map(|request| Writer::new(request, &self.tokenizer))
             .collect();
         let skip: Vec<bool> = requests.iter().map(|r| r.max_new_tokens == 0).collect();
+        let mut answers = Answers { writers };
         let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
-        let pool = scheduler.run(
-            &mut |decoder, owners, states| {
-                let next = decoder.next_tokens(states);
-                // A generating row wants exactly one state a step.
-                let mut news: Vec<Option<u32>> = vec![None; writers.len()];
-                owners
-                    .iter()
-                    .zip(next)
-                    .for_each(|(owner, token)| news[*owner] = Some(token));
-                let goes_on: Vec<bool> = writers
-                    .par_iter_mut()
-                    .zip(news.par_iter())
-                    .with_min_len(16)
-                    .map(|(writer, token)| token.is_some_and(|token| writer.push(token)))
-                    .collect();
-                owners
-                    .iter()
-                    .map(|owner| news[*owner].filter(|_| goes_on[*owner]))
-                    .collect()
-            },
-            progress,
-        )?;
-        self.pool = Some(pool);
-        Ok(writers.into_iter().map(Writer::finish).collect())
+        self.pool = Some(scheduler.run(&mut answers, progress)?);
+        Ok(answers.writers.into_iter().map(Writer::finish).collect())
     }
 
     /// Log-likelihoods of given continuations; scores come in the order of the requests.
@@ -248,55 +231,16 @@ impl Engine {
             check_tokens(request, &r.tokens, self.decoder.spec().vocab)?;
         }
         let skip: Vec<bool> = requests.iter().map(|r| r.from >= r.tokens.len()).collect();
-        let mut scores = vec![
-            Score {
-                log_likelihood: 0.0,
-                tokens: 0,
-                greedy: true
-            };
-            requests.len()
-        ];
-        const ROWS_OF_LOGITS: usize = 48;
+        let nothing = Score {
+            log_likelihood: 0.0,
+            tokens: 0,
+            greedy: true,
+        };
+        let scores = vec![nothing; requests.len()];
+        let mut scores = Scores { requests, scores };
         let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
-        let pool = scheduler.run(
-            &mut |decoder, owners, states| {
-                for (owners, states) in owners
-                    .chunks(ROWS_OF_LOGITS)
-                    .zip(states.data.chunks(ROWS_OF_LOGITS * states.cols))
-                {
-                    let states = kernels::Matrix {
-                        rows: owners.len(),
-                        cols: states.len() / owners.len(),
-                        data: states.to_vec(),
-                    };
-                    let logits = decoder.logits(&states);
-                    // States of one request come in the order of its tokens.
-                    let mut targets = Vec::with_capacity(owners.len());
-                    for owner in owners {
-                        let score = &mut scores[*owner];
-                        targets.push(requests[*owner].tokens[requests[*owner].from + score.tokens] as usize);
-                        score.tokens += 1;
-                    }
-                    let rows = logits.data.par_chunks(logits.cols).zip(targets.par_iter());
-                    let found: Vec<(f64, bool)> = rows
-                        .map(|(row, target)| {
-                            (
-                                kernels::log_probability(row, *target),
-                                kernels::argmax(row).0 == *target,
-                            )
-                        })
-                        .collect();
-                    for (owner, (log_probability, greedy)) in owners.iter().zip(found) {
-                        scores[*owner].log_likelihood += log_probability;
-                        scores[*owner].greedy &= greedy;
-                    }
-                }
-                vec![None; owners.len()]
-            },
-            progress,
-        )?;
-        self.pool = Some(pool);
-        Ok(scores)
+        self.pool = Some(scheduler.run(&mut scores, progress)?);
+        Ok(scores.scores)
     }
 
     /// Mean negative log-likelihood a token of one sequence, cut into windows of `context` tokens without overlap; the first
@@ -422,6 +366,69 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Who reads the hidden states of a call.
+trait Reader {
+    /// Takes the states of a step with the request of each, which come in the order of its tokens.
+    fn states(&mut self, decoder: &Decoder, owners: &[usize], states: &States) -> Result<Picks, Error>;
+    /// Takes what was picked after each state; gives the token to feed next, or `None` when the row is done.
+    fn picked(&mut self, owners: &[usize], picks: Vec<u32>) -> Vec<Option<u32>>;
+}
+
+struct Answers<'a> {
+    writers: Vec<Writer<'a>>,
+}
+
+impl Reader for Answers<'_> {
+    fn states(&mut self, decoder: &Decoder, _owners: &[usize], states: &States) -> Result<Picks, Error> {
+        decoder.pick(states)
+    }
+
+    fn picked(&mut self, owners: &[usize], picks: Vec<u32>) -> Vec<Option<u32>> {
+        // A generating row wants exactly one state a step.
+        let mut news: Vec<Option<u32>> = vec![None; self.writers.len()];
+        for (owner, token) in owners.iter().zip(picks) {
+            news[*owner] = Some(token);
+        }
+        let goes_on: Vec<bool> = self
+            .writers
+            .par_iter_mut()
+            .zip(news.par_iter())
+            .with_min_len(16)
+            .map(|(writer, token)| token.is_some_and(|token| writer.push(token)))
+            .collect();
+        owners
+            .iter()
+            .map(|owner| news[*owner].filter(|_| goes_on[*owner]))
+            .collect()
+    }
+}
+
+struct Scores<'a> {
+    requests: &'a [ScoreRequest],
+    scores: Vec<Score>,
+}
+
+impl Reader for Scores<'_> {
+    fn states(&mut self, decoder: &Decoder, owners: &[usize], states: &States) -> Result<Picks, Error> {
+        let mut targets = Vec::with_capacity(owners.len());
+        for owner in owners {
+            let (request, score) = (&self.requests[*owner], &mut self.scores[*owner]);
+            targets.push(request.tokens[request.from + score.tokens]);
+            score.tokens += 1;
+        }
+        let found = decoder.log_probabilities(states, &targets)?;
+        for (owner, (log_probability, greedy)) in owners.iter().zip(found) {
+            self.scores[*owner].log_likelihood += log_probability;
+            self.scores[*owner].greedy &= greedy;
+        }
+        Ok(Picks::Ready(Vec::new()))
+    }
+
+    fn picked(&mut self, owners: &[usize], _picks: Vec<u32>) -> Vec<Option<u32>> {
+        vec![None; owners.len()]
+    }
+}
+
 /// A request as the scheduler sees it.
 struct Job<'a> {
     tokens: &'a [u32],
@@ -454,6 +461,8 @@ struct Feed {
     prefix: Vec<Arc<Segment>>,
     own: Segment,
     tokens: Vec<u32>,
+    /// How many of the last tokens are picked but not yet read.
+    unread: usize,
     fed: usize,
     /// Index in `tokens` from which hidden states are wanted.
     wanted_from: usize,
@@ -469,8 +478,21 @@ enum NodeState {
     Gone,
 }
 
-/// Takes hidden states with the request of each; gives for each the token to feed next, or `None` when the row is done.
-type OnStates<'a> = dyn FnMut(&Decoder, &[usize], &kernels::Matrix) -> Vec<Option<u32>> + 'a;
+/// A step that was launched and whose picks have not been read.
+struct Flight {
+    /// The request of each state.
+    owners: Vec<usize>,
+    /// The rows of which states were wanted, in the order of the queue.
+    rows: Vec<FlightRow>,
+    picks: Picks,
+}
+
+struct FlightRow {
+    rank: usize,
+    states: usize,
+    /// Whether nothing is left to feed until the pick after the last state is known.
+    is_complete: bool,
+}
 
 struct Scheduler<'a> {
     decoder: &'a Decoder,
@@ -482,8 +504,11 @@ struct Scheduler<'a> {
     users: Vec<usize>,
     pool: Pool,
     /// Places in the trie's order that have not been admitted.
-    queue: std::collections::VecDeque<usize>,
+    queue: VecDeque<usize>,
     active: Vec<Feed>,
+    flights: VecDeque<Flight>,
+    /// How many steps may be launched before the first of them is read.
+    ahead: usize,
     progress: Progress,
 }
 
@@ -533,6 +558,8 @@ impl<'a> Scheduler<'a> {
             users: trie.nodes.iter().map(|node| node.users).collect(),
             queue: (0..trie.order.len()).collect(),
             active: Vec::new(),
+            flights: VecDeque::new(),
+            ahead: decoder.steps_ahead(),
             decoder,
             options,
             jobs,
@@ -542,14 +569,19 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    fn run(mut self, on_states: &mut OnStates, progress: &mut dyn FnMut(Progress)) -> Result<Pool, Error> {
+    fn run(mut self, reader: &mut dyn Reader, progress: &mut dyn FnMut(Progress)) -> Result<Pool, Error> {
         progress(self.progress);
         loop {
             self.admit()?;
-            if self.active.is_empty() {
+            if self.active.is_empty() && self.flights.is_empty() {
                 return Ok(self.pool);
             }
-            self.step(on_states);
+            let ahead = if self.launch(reader)? { self.ahead } else { 0 };
+            while self.flights.len() > ahead
+                && let Some(flight) = self.flights.pop_front()
+            {
+                self.land(flight, reader)?;
+            }
             progress(self.progress);
         }
     }
@@ -658,6 +690,7 @@ impl<'a> Scheduler<'a> {
             prefix,
             own,
             tokens,
+            unread: 0,
             fed: 0,
             wanted_from,
             length,
@@ -682,6 +715,7 @@ impl<'a> Scheduler<'a> {
             prefix,
             own,
             tokens: job.tokens[covered..].to_vec(),
+            unread: 0,
             fed: 0,
             wanted_from: job.wanted_from - covered,
             length: job.tokens.len(),
@@ -714,8 +748,8 @@ impl<'a> Scheduler<'a> {
             .sum()
     }
 
-    /// Computes one packed batch and hands out what came of it.
-    fn step(&mut self, on_states: &mut OnStates) {
+    /// Launches one packed batch; false when every row waits to be read.
+    fn launch(&mut self, reader: &mut dyn Reader) -> Result<bool, Error> {
         // A row that generates feeds one token; those come first, prompts share what is left of the budget.
         let generating = self
             .active
@@ -724,6 +758,7 @@ impl<'a> Scheduler<'a> {
             .count();
         let mut budget = self.options.step_tokens.saturating_sub(generating).max(32);
         let mut owners = Vec::new();
+        let mut rows = Vec::new();
         let mut counts = Vec::with_capacity(self.active.len());
         let mut chunks = Vec::with_capacity(self.active.len());
         for feed in &mut self.active {
@@ -738,8 +773,15 @@ impl<'a> Scheduler<'a> {
                 continue;
             }
             let wanted_from = feed.wanted_from.saturating_sub(feed.fed).min(count);
-            if let Owner::Request(request) = feed.owner {
+            if let Owner::Request(request) = feed.owner
+                && wanted_from < count
+            {
                 owners.extend(std::iter::repeat_n(request, count - wanted_from));
+                rows.push(FlightRow {
+                    rank: feed.rank,
+                    states: count - wanted_from,
+                    is_complete: count == left,
+                });
             }
             chunks.push(Chunk {
                 tokens: &feed.tokens[feed.fed..feed.fed + count],
@@ -749,50 +791,78 @@ impl<'a> Scheduler<'a> {
                 wanted_from,
             });
         }
-        let states = self.decoder.forward(&mut chunks);
+        if chunks.is_empty() {
+            return Ok(false);
+        }
+        let states = self.decoder.forward(&mut chunks)?;
         drop(chunks);
-        let next = if owners.is_empty() {
-            Vec::new()
-        } else {
-            on_states(self.decoder, &owners, &states)
+        let picks = match owners.is_empty() {
+            true => Picks::Ready(Vec::new()),
+            false => reader.states(self.decoder, &owners, &states)?,
         };
-        self.advance(&counts, next);
+        self.advance(&counts);
+        self.flights.push_back(Flight { owners, rows, picks });
+        Ok(true)
     }
 
-    /// Moves every feed on by what was computed; feeds that are done leave.
-    fn advance(&mut self, counts: &[usize], next: Vec<Option<u32>>) {
-        let mut next = next.into_iter();
+    /// Moves every feed on by what was launched; prefixes that are complete leave.
+    fn advance(&mut self, counts: &[usize]) {
+        let mut state = 0;
         let feeds = std::mem::take(&mut self.active);
         for (mut feed, count) in feeds.into_iter().zip(counts) {
-            let wanted = count - feed.wanted_from.saturating_sub(feed.fed).min(*count);
             let is_prompt = feed.fed < self.prompt_len(&feed);
+            let wanted = count - feed.wanted_from.saturating_sub(feed.fed).min(*count);
             feed.fed += count;
             if is_prompt {
                 self.progress.prompt_tokens += *count as u64;
             }
-            if let Owner::Node(node) = feed.owner {
-                if feed.fed < feed.tokens.len() {
-                    self.active.push(feed);
-                } else {
+            let is_complete = feed.fed == feed.tokens.len();
+            match feed.owner {
+                Owner::Node(node) if is_complete => {
                     feed.prefix
                         .into_iter()
                         .for_each(|segment| self.pool.release_shared(segment));
                     self.nodes[node] = NodeState::Ready(Arc::new(feed.own));
+                    continue;
                 }
+                Owner::Node(_) => {}
+                Owner::Request(request) => {
+                    state += wanted;
+                    let has_room = feed.position() < self.jobs[request].length();
+                    if self.ahead > 0 && *count > 0 && is_complete && has_room {
+                        feed.tokens.push(PICKED | (state - 1) as u32);
+                        feed.unread += 1;
+                    }
+                }
+            }
+            self.active.push(feed);
+        }
+    }
+
+    /// Reads what a step picked; rows that are done leave.
+    fn land(&mut self, flight: Flight, reader: &mut dyn Reader) -> Result<(), Error> {
+        let picks = flight.picks.wait()?;
+        let mut next = reader.picked(&flight.owners, picks).into_iter();
+        let mut rows = flight.rows.into_iter().peekable();
+        for mut feed in std::mem::take(&mut self.active) {
+            // Both are in the order of the queue; a row without a feed had ended before it was launched again.
+            while let Some(gone) = rows.next_if(|row| row.rank < feed.rank) {
+                next.by_ref().take(gone.states).for_each(drop);
+            }
+            let is_row = matches!(feed.owner, Owner::Request(_));
+            let Some(row) = rows.next_if(|row| is_row && row.rank == feed.rank) else {
+                self.active.push(feed);
                 continue;
+            };
+            let token = next.by_ref().take(row.states).last().flatten();
+            if let Some(token) = token {
+                self.progress.generated_tokens += 1;
+                feed.read(token);
+                if self.decoder.recompute_beyond() == Some(feed.position()) {
+                    feed.start_over();
+                }
             }
-            let token = next.by_ref().take(wanted).last().flatten();
-            feed.tokens.extend(token);
-            if token.is_some()
-                && self
-                    .decoder
-                    .recompute_beyond()
-                    .is_some_and(|limit| feed.position() == limit)
-            {
-                feed.start_over();
-            }
-            self.progress.generated_tokens += u64::from(token.is_some());
-            if feed.fed < feed.tokens.len() {
+            if token.is_some() || !row.is_complete {
                 self.active.push(feed);
             } else {
                 self.pool.release(feed.own);
@@ -802,6 +872,7 @@ impl<'a> Scheduler<'a> {
                 self.progress.done += 1;
             }
         }
+        Ok(())
     }
 
     fn prompt_len(&self, feed: &Feed) -> usize {
@@ -816,6 +887,17 @@ impl<'a> Scheduler<'a> {
 }
 
 impl Feed {
+    /// Takes the token that was picked first of those unread.
+    fn read(&mut self, token: u32) {
+        if self.unread == 0 {
+            self.tokens.push(token);
+        } else {
+            let at = self.tokens.len() - self.unread;
+            self.tokens[at] = token;
+            self.unread -= 1;
+        }
+    }
+
     /// Forgets what was computed, for a row that shares nothing.
     fn start_over(&mut self) {
         self.own.len = 0;

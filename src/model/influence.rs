@@ -25,10 +25,9 @@ pub fn block_influence(decoder: &mut Decoder, rows: &[&[u32]]) -> Result<Vec<f64
         .collect();
     let path = decoder.path().to_vec();
     // Without the final norm, the states after a path are the stream itself.
-    let mut norm = Vec::new();
-    decoder.swap_final_norm(&mut norm);
+    decoder.set_final_norm(false);
     let influence = measure(decoder, &layers, rows);
-    decoder.swap_final_norm(&mut norm);
+    decoder.set_final_norm(true);
     decoder.set_path(path)?;
     influence
 }
@@ -80,7 +79,7 @@ fn states(decoder: &mut Decoder, path: &[Step], rows: &[&[u32]]) -> Result<Matri
             wanted_from: 0,
         })
         .collect();
-    Ok(decoder.forward(&mut chunks))
+    decoder.forward(&mut chunks)?.into_host()
 }
 
 /// Over rows; a row without length points nowhere and is left out.

@@ -11,7 +11,14 @@ pub(super) const BLOCK: usize = 32;
 /// Keys of this many tokens stand side by side.
 pub(super) const KEY_WIDTH: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
 
-pub(super) type Block = Box<[f32]>;
+/// Memory for the keys and values of [`BLOCK`] tokens.
+pub(super) struct Block {
+    /// Under which a device finds its own memory for the block.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub index: usize,
+    /// Empty where a device keeps keys and values itself.
+    pub values: Box<[f32]>,
+}
 
 /// Where things lie in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +30,12 @@ pub(super) struct KvShape {
     pub value_width: usize,
     /// `head_dim` rounded up to a multiple of `value_width`; the padding stays zero.
     pub value_dim: usize,
+    /// Bytes of one element where a device keeps keys and values itself, unpadded.
+    pub device_element: Option<usize>,
 }
 
 impl KvShape {
-    pub fn new(layers: usize, kv_heads: usize, head_dim: usize) -> Self {
+    pub fn new(layers: usize, kv_heads: usize, head_dim: usize, device_element: Option<usize>) -> Self {
         let widths: &[usize] = if cfg!(target_feature = "avx512f") {
             &[64, 32]
         } else {
@@ -43,6 +52,7 @@ impl KvShape {
             head_dim,
             value_width,
             value_dim: head_dim.next_multiple_of(value_width),
+            device_element,
         }
     }
 
@@ -50,12 +60,23 @@ impl KvShape {
         self.kv_heads * (self.head_dim + self.value_dim) * BLOCK
     }
 
-    pub fn block_len(&self) -> usize {
-        self.layers * self.layer_len()
+    pub fn block_bytes(&self) -> u64 {
+        let bytes = match self.device_element {
+            Some(element) => self.layers * 2 * self.kv_heads * self.head_dim * BLOCK * element,
+            None => self.layers * self.layer_len() * size_of::<f32>(),
+        };
+        bytes as u64
     }
 
-    pub fn block_bytes(&self) -> u64 {
-        (self.block_len() * size_of::<f32>()) as u64
+    fn block(&self, index: usize) -> Block {
+        let len = match self.device_element {
+            Some(_) => 0,
+            None => self.layers * self.layer_len(),
+        };
+        Block {
+            index,
+            values: vec![0.0; len].into(),
+        }
     }
 
     /// Keys of one head: `[BLOCK / KEY_WIDTH][head_dim][KEY_WIDTH]`.
@@ -112,6 +133,8 @@ pub(super) fn blocks_for(tokens: usize) -> usize {
 pub(super) struct Pool {
     shape: KvShape,
     free: Vec<Block>,
+    /// Blocks that were ever made.
+    made: usize,
     used: usize,
     capacity: usize,
 }
@@ -120,13 +143,14 @@ impl Pool {
     /// A pool of at most `memory_bytes`; takes over the memory of an older one where the blocks are alike.
     pub fn new(shape: KvShape, memory_bytes: u64, older: Option<Pool>) -> Self {
         let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
-        let mut free = older
+        let (mut free, made) = older
             .filter(|pool| pool.shape == shape)
-            .map_or_else(Vec::new, |pool| pool.free);
+            .map_or_else(Default::default, |pool| (pool.free, pool.made));
         free.truncate(capacity);
         Pool {
             shape,
             free,
+            made,
             used: 0,
             capacity,
         }
@@ -150,9 +174,10 @@ impl Pool {
         self.used += count;
         let blocks = (0..count)
             .map(|_| {
-                self.free
-                    .pop()
-                    .unwrap_or_else(|| vec![0.0; self.shape.block_len()].into())
+                self.free.pop().unwrap_or_else(|| {
+                    self.made += 1;
+                    self.shape.block(self.made - 1)
+                })
             })
             .collect();
         Some(Segment { blocks, len: 0 })

@@ -1,12 +1,17 @@
 //! The decoder and the evaluation engine: a Hugging Face config and named tensors in, answers and log-likelihoods out.
 //!
-//! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kernels` and
-//! `attention` (the arithmetic), `kv` (keys and values in blocks), `decoder` (the forward pass, once, for all
-//! families), `prefix` and `engine` (which token of which request is computed when), `tokenizer` and `chat` (text).
+//! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
+//! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
+//! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
+//! request is computed when), `tokenizer` and `chat` (text).
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
+mod arithmetic;
 mod attention;
 mod chat;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod decoder;
 pub mod engine;
 mod influence;
@@ -80,6 +85,12 @@ pub enum Error {
     NoChatTemplate { file: String },
     #[error("{what} is not supported on device {device}")]
     Device { what: String, device: String },
+    #[error("the GPU failed at {doing}: {reason}")]
+    Gpu { doing: String, reason: String },
+    #[error(
+        "the GPU's memory is full ({doing}). Lower --kv-memory, use --dtype bf16, or end what else runs on the device"
+    )]
+    GpuMemory { doing: String },
     #[error("tensor arithmetic: {0}")]
     Candle(#[from] candle_core::Error),
 }

@@ -87,8 +87,8 @@ fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> 
                 });
             }
         }
-        let states = decoder.forward(&mut chunks);
-        let logits = decoder.logits(&states);
+        let states = decoder.forward(&mut chunks).unwrap();
+        let logits = decoder.logits(&states).unwrap();
         let mut values = logits.data.chunks(logits.cols);
         for (out, count) in out.iter_mut().zip(counts) {
             values.by_ref().take(count).for_each(|row| out.extend_from_slice(row));

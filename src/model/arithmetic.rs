@@ -1,0 +1,132 @@
+//! What a device must be able to do for the forward pass, which `decoder` writes once for all of them.
+
+use super::Error;
+use super::decoder::Chunk;
+use super::kernels::Matrix;
+use super::kv::KvShape;
+use super::spec::{Activation, DecoderSpec};
+
+/// The arithmetic of one device, with the buffers that a pass over a batch needs. Matrices are `[rows, cols]`, one row for
+/// each token of the batch.
+///
+/// Every method may fail where a device can: memory that is not there, a launch that is refused.
+pub(super) trait Arithmetic: Send + Sized {
+    /// Where weights are made.
+    type Device: Send + Sync;
+    /// A weight `[out, in]` with its bias.
+    type Linear: Send + Sync;
+    /// The weight of a norm; of length 0 there is none.
+    type Norm: Send + Sync;
+    type Matrix: Default + Send;
+
+    fn linear(device: &Self::Device, inputs: usize, outputs: usize, bias: bool) -> Result<Self::Linear, Error>;
+    /// Writes `weight` (`[rows, in]`, row by row) into the outputs from `first` on.
+    fn set_rows(device: &Self::Device, linear: &mut Self::Linear, first: usize, weight: &[f32]) -> Result<(), Error>;
+    fn set_bias(device: &Self::Device, linear: &mut Self::Linear, first: usize, bias: &[f32]) -> Result<(), Error>;
+    fn norm_weight(device: &Self::Device, len: usize) -> Result<Self::Norm, Error>;
+    fn set_norm(device: &Self::Device, norm: &mut Self::Norm, weight: &[f32]) -> Result<(), Error>;
+
+    fn new(device: &Self::Device) -> Result<Self, Error>;
+
+    /// Takes up a batch: where its tokens stand, what each may look at, and the angles of every kind of rotation
+    /// (`[cos × half, sin × half]` for each token).
+    fn begin(
+        &mut self,
+        spec: &DecoderSpec,
+        shape: KvShape,
+        chunks: &[Chunk],
+        rotations: Vec<Vec<f32>>,
+    ) -> Result<(), Error>;
+    /// `h = scale · table[token]`.
+    fn embed(&mut self, table: &Self::Linear, chunks: &[Chunk], scale: f32, h: &mut Self::Matrix) -> Result<(), Error>;
+    /// `h = factor · h`.
+    fn scale(&mut self, h: &mut Self::Matrix, factor: f32) -> Result<(), Error>;
+    /// `x = norm(h)`; a copy where there is no weight.
+    fn norm(&mut self, h: &Self::Matrix, weight: &Self::Norm, eps: f32, x: &mut Self::Matrix) -> Result<(), Error>;
+    /// `out = x · weightᵀ + bias`.
+    fn product(&mut self, linear: &Self::Linear, x: &Self::Matrix, out: &mut Self::Matrix) -> Result<(), Error>;
+    /// `h += scale · norm(x · weightᵀ + bias)`: the end of a branch.
+    fn add_product(
+        &mut self,
+        linear: &Self::Linear,
+        x: &Self::Matrix,
+        norm: (&Self::Norm, f32),
+        scale: f32,
+        h: &mut Self::Matrix,
+    ) -> Result<(), Error>;
+    /// Normalises queries and keys where the family does, rotates them, and keeps keys and values in the chunks' segments.
+    fn heads(
+        &mut self,
+        spec: &DecoderSpec,
+        heads: HeadSettings<'_, Self::Norm>,
+        chunks: &mut [Chunk],
+        qkv: &mut Self::Matrix,
+    ) -> Result<(), Error>;
+    /// `out = softmax(q · kᵀ) · v` for every query head of every token.
+    fn attend(
+        &mut self,
+        qkv: &Self::Matrix,
+        chunks: &[Chunk],
+        settings: Settings,
+        out: &mut Self::Matrix,
+    ) -> Result<(), Error>;
+    /// Keeps the rows whose hidden states are wanted.
+    fn keep_wanted(&mut self, chunks: &[Chunk], x: &mut Self::Matrix) -> Result<(), Error>;
+    /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
+    fn gated(&mut self, gate_up: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
+}
+
+/// What happens to queries and keys in one layer.
+pub(super) struct HeadSettings<'a, Norm> {
+    /// Place on the path, under which keys and values are kept.
+    pub layer: usize,
+    pub q_norm: &'a Norm,
+    pub k_norm: &'a Norm,
+    /// Which of the batch's rotations; `None`: none.
+    pub rotation: Option<usize>,
+}
+
+/// The settings of one layer's attention.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    pub layer: usize,
+    pub window: Option<usize>,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+}
+
+/// Normed hidden states of the wanted tokens, where they were computed.
+pub(super) enum States {
+    Host(Matrix),
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Matrix),
+}
+
+/// Tokens that were chosen, perhaps not yet.
+pub(super) enum Picks {
+    Ready(Vec<u32>),
+    #[cfg(feature = "cuda")]
+    Pending(super::cuda::Pending),
+}
+
+impl States {
+    /// In the host's memory, as f32.
+    pub fn into_host(self) -> Result<Matrix, Error> {
+        match self {
+            States::Host(states) => Ok(states),
+            #[cfg(feature = "cuda")]
+            States::Cuda(states) => states.into_host(),
+        }
+    }
+}
+
+impl Picks {
+    /// The tokens; waits for the device.
+    pub fn wait(self) -> Result<Vec<u32>, Error> {
+        match self {
+            Picks::Ready(tokens) => Ok(tokens),
+            #[cfg(feature = "cuda")]
+            Picks::Pending(tokens) => tokens.wait(),
+        }
+    }
+}

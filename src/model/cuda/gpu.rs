@@ -1,0 +1,472 @@
+//! A GPU: its one stream, its kernels, its memory. The only place of the decoder that calls CUDA.
+//!
+//! Everything runs on one stream, in the order in which it is launched; nothing here waits for it but [`Pending::wait`],
+//! [`Gpu::download`] and a full staging buffer. So memory may be given back, or written again, right after the launch that
+//! reads it.
+#![allow(unsafe_code)] // foreign calls; see SAFETY at each
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PinnedHostSlice,
+    PushKernelArg, result,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use rayon::prelude::*;
+
+use super::super::Error;
+use super::super::decoder::DType;
+
+/// The kernels that are always there.
+const KERNELS: [&str; 15] = [
+    "embed",
+    "scale_stream",
+    "norm_rows",
+    "add_bias",
+    "add_branch",
+    "norm_width",
+    "heads",
+    "attend",
+    "combine",
+    "gated",
+    "keep_stream",
+    "keep_elements",
+    "pick",
+    "log_probability",
+    "widen",
+];
+/// Attention for one head size, where the device and the element type allow it.
+const ON_TENSOR_CORES: &str = "attend_on_tensor_cores";
+/// Dimensions of a head that any kernel takes.
+pub const LARGEST_HEAD: usize = 256;
+
+pub struct Gpu {
+    pub dtype: DType,
+    stream: Arc<CudaStream>,
+    blas: CudaBlas,
+    kernels: HashMap<&'static str, CudaFunction>,
+    /// Host memory for picks, used again.
+    pinned: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
+}
+
+/// Says at what a CUDA call failed.
+trait During<T> {
+    fn during(self, doing: &str) -> Result<T, Error>;
+}
+
+impl<T, E: std::fmt::Debug> During<T> for Result<T, E> {
+    fn during(self, doing: &str) -> Result<T, Error> {
+        self.map_err(|error| {
+            let (doing, reason) = (doing.to_string(), format!("{error:?}"));
+            match reason.contains("OUT_OF_MEMORY") || reason.contains("ALLOC_FAILED") {
+                true => Error::GpuMemory { doing },
+                false => Error::Gpu { doing, reason },
+            }
+        })
+    }
+}
+
+/// A pointer to the device's memory, as a kernel takes it.
+pub type Address = u64;
+
+/// Device memory that grows.
+#[derive(Default)]
+pub struct Buffer {
+    memory: Option<CudaSlice<u8>>,
+}
+
+impl Buffer {
+    /// Room for `bytes`; what they hold is left open.
+    pub fn reserve(&mut self, gpu: &Gpu, bytes: usize) -> Result<Address, Error> {
+        if self.memory.as_ref().is_none_or(|memory| memory.len() < bytes) {
+            self.memory = None;
+            self.memory = Some(gpu.alloc(bytes)?);
+        }
+        Ok(self.address(gpu))
+    }
+
+    pub fn address(&self, gpu: &Gpu) -> Address {
+        self.memory.as_ref().map_or(0, |memory| gpu.address(memory))
+    }
+}
+
+/// One argument list of a launch.
+macro_rules! launch {
+    ($gpu:expr, $kernel:expr, $grid:expr, $threads:expr, $($arg:expr),+ $(,)?) => {
+        $gpu.launch($kernel, $grid, $threads, |builder| { $( builder.push($arg); )+ })
+    };
+}
+pub(super) use launch;
+
+/// Arguments of a launch, kept where the driver can read them.
+#[derive(Default)]
+pub struct Args {
+    words: Vec<Arg>,
+}
+
+pub enum Arg {
+    Address(u64),
+    Word(u32),
+    Float(f32),
+    Shape(Shape),
+}
+
+/// `Shape` of `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub dim: u32,
+    pub q_heads: u32,
+    pub kv_heads: u32,
+    pub layer: u32,
+    /// 0: none.
+    pub window: u32,
+    pub items: u32,
+    pub scale: f32,
+    /// 0: none.
+    pub softcap: f32,
+}
+
+// SAFETY: plain numbers in C's order, as the kernel declares them.
+unsafe impl DeviceRepr for Shape {}
+
+impl Args {
+    pub fn push(&mut self, arg: impl Into<Arg>) {
+        self.words.push(arg.into());
+    }
+}
+
+impl From<u64> for Arg {
+    fn from(address: u64) -> Self {
+        Arg::Address(address)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(word: u32) -> Self {
+        Arg::Word(word)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(float: f32) -> Self {
+        Arg::Float(float)
+    }
+}
+
+impl From<Shape> for Arg {
+    fn from(shape: Shape) -> Self {
+        Arg::Shape(shape)
+    }
+}
+
+impl Gpu {
+    /// Compiles the kernels for heads of `head_dim` dimensions.
+    pub fn new(device: &candle_core::CudaDevice, dtype: DType, head_dim: usize) -> Result<Arc<Self>, Error> {
+        let opening = "opening the device";
+        let candle_core::DeviceLocation::Cuda { gpu_id } = candle_core::backend::BackendDevice::location(device) else {
+            return Err("not a CUDA device").during(opening);
+        };
+        let context = CudaContext::new(gpu_id).during(opening)?;
+        // SAFETY: one stream only, so its order is all the order that is needed.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().during(opening)?;
+        let blas = CudaBlas::new(stream.clone()).during("opening cuBLAS")?;
+        Ok(Arc::new(Gpu {
+            dtype,
+            kernels: compile(&context, dtype, head_dim)?,
+            stream,
+            blas,
+            pinned: Arc::default(),
+        }))
+    }
+
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        match self.dtype {
+            DType::F32 => 4,
+            DType::Bf16 | DType::F16 => 2,
+        }
+    }
+
+    pub fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, Error> {
+        // SAFETY: written before it is read: by `upload`, or by the kernel that fills a matrix.
+        unsafe { self.stream.alloc(bytes.max(16)) }.during("memory for the model or its keys and values")
+    }
+
+    pub fn alloc_zeros(&self, bytes: usize) -> Result<CudaSlice<u8>, Error> {
+        let zeros = self.stream.alloc_zeros(bytes.max(16));
+        zeros.during("memory for the model")
+    }
+
+    pub fn address(&self, memory: &CudaSlice<u8>) -> Address {
+        memory.device_ptr(&self.stream).0
+    }
+
+    /// Writes values as elements at `first` elements from the beginning.
+    pub fn write_elements(&self, memory: &mut CudaSlice<u8>, first: usize, values: &[f32]) -> Result<(), Error> {
+        let to_bits: fn(&f32) -> u16 = match self.dtype {
+            DType::F32 => return self.write(memory, first * 4, bytemuck::cast_slice(values)),
+            DType::Bf16 => |x| half::bf16::from_f32(*x).to_bits(),
+            DType::F16 => |x| half::f16::from_f32(*x).to_bits(),
+        };
+        let elements: Vec<u16> = values.par_iter().with_min_len(1 << 14).map(to_bits).collect();
+        self.write(memory, first * 2, bytemuck::cast_slice(&elements))
+    }
+
+    pub fn write(&self, memory: &mut CudaSlice<u8>, first: usize, bytes: &[u8]) -> Result<(), Error> {
+        let mut place = memory.slice_mut(first..first + bytes.len());
+        let copied = self.stream.memcpy_htod(bytes, &mut place);
+        copied.during("writing weights")?;
+        // The bytes are the caller's to change.
+        self.stream.synchronize().during("writing weights")
+    }
+
+    /// `count` numbers of the device; waits for it.
+    pub fn download<T: bytemuck::Pod>(&self, from: Address, count: usize) -> Result<Vec<T>, Error> {
+        let reading = "reading results";
+        let mut host = vec![T::zeroed(); count];
+        self.bind()?;
+        // SAFETY: the callers ask for matrices that they hold, in their size; the wait below ends the copy.
+        unsafe { result::memcpy_dtoh_async(&mut host, from, self.stream.cu_stream()) }.during(reading)?;
+        self.stream.synchronize().during(reading)?;
+        Ok(host)
+    }
+
+    /// Launches `kernel` with `grid` blocks of `threads`; nothing where the grid is empty.
+    pub fn launch(
+        &self,
+        kernel: &str,
+        grid: (usize, usize),
+        threads: u32,
+        fill: impl FnOnce(&mut Args),
+    ) -> Result<(), Error> {
+        if grid.0 == 0 || grid.1 == 0 {
+            return Ok(());
+        }
+        let mut args = Args::default();
+        fill(&mut args);
+        let mut builder = self.stream.launch_builder(&self.kernels[kernel]);
+        for arg in &args.words {
+            match arg {
+                Arg::Address(address) => builder.arg(address),
+                Arg::Word(word) => builder.arg(word),
+                Arg::Float(float) => builder.arg(float),
+                Arg::Shape(shape) => builder.arg(shape),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: (grid.0 as u32, grid.1 as u32, 1),
+            block_dim: (threads, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the arguments are those of the kernel's declaration, and the addresses stay valid on this stream.
+        unsafe { builder.launch(config) }.during(kernel)?;
+        Ok(())
+    }
+
+    /// One thread for each of `count` elements.
+    pub fn blocks_for(count: usize) -> (usize, usize) {
+        (count.div_ceil(256), 1)
+    }
+
+    /// The kernel of attention, and how many items a block of it takes.
+    pub fn attention_kernel(&self) -> (&'static str, usize) {
+        match self.kernels.contains_key(ON_TENSOR_CORES) {
+            true => (ON_TENSOR_CORES, 4),
+            false => ("attend", 1),
+        }
+    }
+
+    /// `c = alpha · x · weightᵀ + beta · c` for elements `weight` `[outputs, inputs]` and `x` `[rows, inputs]`, row by row;
+    /// `c` `[rows, outputs]` of floats or elements.
+    #[allow(clippy::too_many_arguments)] // those of a matrix product
+    pub fn product(
+        &self,
+        (outputs, inputs): (usize, usize),
+        rows: usize,
+        weight: Address,
+        x: Address,
+        (alpha, beta): (f32, f32),
+        c: Address,
+        c_is_float: bool,
+    ) -> Result<(), Error> {
+        use cublas::sys::{
+            cublasComputeType_t::CUBLAS_COMPUTE_32F, cublasGemmAlgo_t::CUBLAS_GEMM_DFALT, cublasOperation_t,
+            cudaDataType_t,
+        };
+        if rows == 0 {
+            return Ok(());
+        }
+        let element = match self.dtype {
+            DType::F32 => cudaDataType_t::CUDA_R_32F,
+            DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
+            DType::F16 => cudaDataType_t::CUDA_R_16F,
+        };
+        let c_type = if c_is_float {
+            cudaDataType_t::CUDA_R_32F
+        } else {
+            element
+        };
+        let (m, n, k) = (outputs as i32, rows as i32, inputs as i32);
+        self.bind()?;
+        // SAFETY: the sizes are those of the matrices behind the addresses. cuBLAS counts columns first, so the row-major
+        // product x · weightᵀ is its weight (transposed) times x.
+        let done = unsafe {
+            cublas::result::gemm_ex(
+                *self.blas.handle(),
+                cublasOperation_t::CUBLAS_OP_T,
+                cublasOperation_t::CUBLAS_OP_N,
+                m,
+                n,
+                k,
+                (&raw const alpha).cast(),
+                weight as *const _,
+                element,
+                k,
+                x as *const _,
+                element,
+                k,
+                (&raw const beta).cast(),
+                c as *mut _,
+                c_type,
+                m,
+                CUBLAS_COMPUTE_32F,
+                CUBLAS_GEMM_DFALT,
+            )
+        };
+        done.during("a matrix product")
+    }
+
+    fn bind(&self) -> Result<(), Error> {
+        let context = self.stream.context();
+        context.bind_to_thread().during("opening the device")
+    }
+
+    /// Sends `count` picks on their way to the host.
+    pub fn read_later(self: &Arc<Self>, picked: Address, count: usize) -> Result<Pending, Error> {
+        let reading = "reading picked tokens";
+        let mut kept = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = kept.iter().position(|slice| slice.len() >= count);
+        let mut slice = match fits {
+            Some(i) => kept.swap_remove(i),
+            // SAFETY: written by the copy before it is read. Flag 0: the host reads it.
+            None => unsafe {
+                let len = count.next_power_of_two().max(256);
+                self.stream.context().alloc_pinned_with_flags(len, 0)
+            }
+            .during(reading)?,
+        };
+        drop(kept);
+        let host = &mut slice.as_mut_slice().during(reading)?[..count];
+        self.bind()?;
+        // SAFETY: `Pending` keeps the host's memory until the copy is over; `picked` holds `count` tokens.
+        unsafe { result::memcpy_dtoh_async(host, picked, self.stream.cu_stream()) }.during(reading)?;
+        Ok(Pending {
+            slice: Some(slice),
+            count,
+            done: self.stream.record_event(None).during(reading)?,
+            kept: self.pinned.clone(),
+        })
+    }
+}
+
+/// Tokens on their way to the host.
+pub struct Pending {
+    slice: Option<PinnedHostSlice<u32>>,
+    count: usize,
+    done: CudaEvent,
+    kept: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
+}
+
+impl Pending {
+    pub fn wait(mut self) -> Result<Vec<u32>, Error> {
+        let reading = "reading picked tokens";
+        self.done.synchronize().during(reading)?;
+        let Some(slice) = self.slice.take() else {
+            return Ok(Vec::new());
+        };
+        let tokens = slice.as_slice().during(reading)?[..self.count].to_vec();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(slice);
+        Ok(tokens)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Nobody may have waited; the copy must be over before its memory goes.
+        let _ = self.done.synchronize();
+    }
+}
+
+/// Sends a batch's words to the device without waiting for what was launched before.
+#[derive(Default)]
+pub struct Staging {
+    /// Written in turns: while one is copied, the other takes the next batch.
+    host: [Option<(PinnedHostSlice<u32>, CudaEvent)>; 2],
+    turn: usize,
+    device: Buffer,
+}
+
+impl Staging {
+    pub fn send(&mut self, gpu: &Gpu, words: &[u32]) -> Result<Address, Error> {
+        let sending = "sending a batch";
+        self.turn ^= 1;
+        let mut slice = match self.host[self.turn].take() {
+            Some((slice, copied)) => {
+                copied.synchronize().during(sending)?;
+                Some(slice).filter(|slice| slice.len() >= words.len())
+            }
+            None => None,
+        };
+        if slice.is_none() {
+            let len = words.len().next_power_of_two().max(1 << 12);
+            // SAFETY: written below before it is copied.
+            slice = Some(unsafe { gpu.stream.context().alloc_pinned(len) }.during(sending)?);
+        }
+        let device = self.device.reserve(gpu, words.len() * 4)?;
+        if let Some(mut slice) = slice {
+            let host = &mut slice.as_mut_slice().during(sending)?[..words.len()];
+            host.copy_from_slice(words);
+            gpu.bind()?;
+            // SAFETY: the event tells when the host's memory may be written again; the device's has room.
+            unsafe { result::memcpy_htod_async(device, host, gpu.stream.cu_stream()) }.during(sending)?;
+            self.host[self.turn] = Some((slice, gpu.stream.record_event(None).during(sending)?));
+        }
+        Ok(device)
+    }
+}
+
+/// Compiles the kernels for the device that is there.
+fn compile(
+    context: &Arc<CudaContext>,
+    dtype: DType,
+    head_dim: usize,
+) -> Result<HashMap<&'static str, CudaFunction>, Error> {
+    let compiling = "compiling the kernels";
+    let (major, minor) = context.compute_capability().during(compiling)?;
+    let element = match dtype {
+        DType::F32 => 0,
+        DType::Bf16 => 1,
+        DType::F16 => 2,
+    };
+    // 16-bit products of this shape came with compute capability 8.0.
+    let tensor_cores = element != 0 && major >= 8 && head_dim.is_multiple_of(32);
+    let options = CompileOptions {
+        options: vec![
+            format!("--gpu-architecture=compute_{major}{minor}"),
+            format!("-DELEMENT={element}"),
+            format!("-DTENSOR_CORES={}", u32::from(tensor_cores)),
+            format!("-DDIM={head_dim}"),
+        ],
+        ..CompileOptions::default()
+    };
+    let ptx = compile_ptx_with_opts(include_str!("kernels.cu"), options).during(compiling)?;
+    let module = context.load_module(ptx).during(compiling)?;
+    let names = KERNELS.into_iter().chain(tensor_cores.then_some(ON_TENSOR_CORES));
+    names
+        .map(|name| Ok((name, module.load_function(name).during(compiling)?)))
+        .collect()
+}

@@ -1,0 +1,590 @@
+//! The forward pass's arithmetic on an NVIDIA GPU: cuBLAS for the products with weights, own kernels for the rest.
+//!
+//! Weights, activations, keys and values are of the decoder's type; sums, softmax, logits and the residual stream are f32.
+//! Keys and values stand in slabs of blocks that the pool's indices name, so a shared prefix is read where it is.
+
+mod gpu;
+mod layout;
+
+use std::sync::Arc;
+
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+
+pub(super) use gpu::Pending;
+use gpu::{Address, Buffer, Gpu, LARGEST_HEAD, Shape, Staging, launch};
+use layout::Layout;
+
+use super::Error;
+use super::arithmetic::{Arithmetic, HeadSettings, Settings};
+use super::decoder::{Chunk, DType};
+use super::kernels;
+use super::kv::KvShape;
+use super::spec::{Activation, DecoderSpec, QkNorm};
+
+/// Rows whose logits are computed at once.
+const ROWS_OF_LOGITS: usize = 256;
+/// Bytes of a slab of blocks.
+const SLAB: usize = 64 << 20;
+
+/// A weight `[out, in]` with its bias.
+pub(super) struct Linear {
+    inputs: usize,
+    outputs: usize,
+    weight: CudaSlice<u8>,
+    /// f32.
+    bias: Option<CudaSlice<u8>>,
+}
+
+/// The weight of a norm, in f32.
+pub(super) struct Norm {
+    len: usize,
+    weight: CudaSlice<u8>,
+}
+
+/// Opens a device for a model.
+///
+/// **Errors** a head that the kernels have no room for; whatever the driver refuses.
+pub(super) fn open(device: &candle_core::CudaDevice, dtype: DType, spec: &DecoderSpec) -> Result<Arc<Gpu>, Error> {
+    if spec.head_dim > LARGEST_HEAD {
+        return Err(Error::Device {
+            what: format!("a head of {} dimensions (at most {LARGEST_HEAD})", spec.head_dim),
+            device: "cuda".into(),
+        });
+    }
+    Gpu::new(device, dtype, spec.head_dim)
+}
+
+/// What the numbers of a matrix are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Element,
+    Float,
+}
+
+/// Activations `[rows, cols]`, row by row.
+#[derive(Default)]
+pub(super) struct Matrix {
+    rows: usize,
+    cols: usize,
+    kind: Kind,
+    buffer: Buffer,
+    gpu: Option<Arc<Gpu>>,
+}
+
+impl Matrix {
+    /// Takes a new shape; what the elements hold is left open.
+    fn reshape(&mut self, gpu: &Arc<Gpu>, rows: usize, cols: usize, kind: Kind) -> Result<Address, Error> {
+        (self.rows, self.cols, self.kind) = (rows, cols, kind);
+        let bytes = match kind {
+            Kind::Element => gpu.element_bytes(),
+            Kind::Float => size_of::<f32>(),
+        };
+        self.gpu = Some(gpu.clone());
+        self.buffer.reserve(gpu, rows * cols * bytes)
+    }
+
+    fn address(&self) -> Address {
+        self.gpu.as_ref().map_or(0, |gpu| self.buffer.address(gpu))
+    }
+
+    /// As f32 in the host's memory; waits for the device.
+    pub fn into_host(self) -> Result<kernels::Matrix, Error> {
+        let (rows, cols) = (self.rows, self.cols);
+        let mut data = Vec::new();
+        if let Some(gpu) = &self.gpu {
+            let mut wide = Buffer::default();
+            let floats = match self.kind {
+                Kind::Float => self.address(),
+                Kind::Element => {
+                    let floats = wide.reserve(gpu, rows * cols * size_of::<f32>())?;
+                    let count = (rows * cols) as u64;
+                    launch!(
+                        gpu,
+                        "widen",
+                        Gpu::blocks_for(rows * cols),
+                        256,
+                        self.address(),
+                        count,
+                        floats
+                    )?;
+                    floats
+                }
+            };
+            data = gpu.download(floats, rows * cols)?;
+        }
+        Ok(kernels::Matrix { rows, cols, data })
+    }
+}
+
+/// The buffers of one pass.
+pub(super) struct Cuda {
+    gpu: Arc<Gpu>,
+    staging: Staging,
+    layout: Layout,
+    /// Where the layout's words stand.
+    words: Address,
+    shape: Option<KvShape>,
+    slabs: Vec<CudaSlice<u8>>,
+    branch: Matrix,
+    kept: Matrix,
+    logits: Matrix,
+    sums: Buffer,
+    partial: Buffer,
+    picked: Buffer,
+    scores: Buffer,
+}
+
+impl Cuda {
+    fn word(&self, offset: usize) -> Address {
+        self.words + 4 * offset as u64
+    }
+
+    /// Memory for blocks up to `last`.
+    fn reserve_blocks(&mut self, shape: KvShape, last: usize) -> Result<(), Error> {
+        if self.shape != Some(shape) {
+            self.slabs.clear();
+            self.shape = Some(shape);
+        }
+        while self.slabs.len() <= last / blocks_in_slab(shape) {
+            let bytes = blocks_in_slab(shape) * shape.block_bytes() as usize;
+            self.slabs.push(self.gpu.alloc(bytes)?);
+        }
+        Ok(())
+    }
+
+    fn finish(spec: &DecoderSpec) -> (f32, f32) {
+        (spec.logits_divisor, spec.final_softcap.unwrap_or(0.0))
+    }
+
+    /// Logits of `states[from..from + rows]` before divisor and softcap, f32.
+    fn raw_logits(&mut self, head: &Linear, states: &Matrix, from: usize, rows: usize) -> Result<Address, Error> {
+        let logits = self.logits.reshape(&self.gpu, rows, head.outputs, Kind::Float)?;
+        let x = states.address() + (from * states.cols * self.gpu.element_bytes()) as u64;
+        let weight = self.gpu.address(&head.weight);
+        let sizes = (head.outputs, head.inputs);
+        self.gpu.product(sizes, rows, weight, x, (1.0, 0.0), logits, true)?;
+        Ok(logits)
+    }
+
+    #[cfg(test)]
+    pub fn logits(&mut self, spec: &DecoderSpec, head: &Linear, states: &Matrix) -> Result<kernels::Matrix, Error> {
+        self.raw_logits(head, states, 0, states.rows)?;
+        let mut logits = std::mem::take(&mut self.logits).into_host()?;
+        let (divisor, softcap) = Self::finish(spec);
+        logits.data.iter_mut().for_each(|x| *x /= divisor);
+        if softcap > 0.0 {
+            kernels::softcap(&mut logits.data, softcap);
+        }
+        Ok(logits)
+    }
+
+    pub fn pick(&mut self, spec: &DecoderSpec, head: &Linear, states: &Matrix) -> Result<Pending, Error> {
+        let (divisor, softcap) = Self::finish(spec);
+        let picked = self
+            .picked
+            .reserve(&self.gpu, 4 * states.rows.next_power_of_two().max(1024))?;
+        for from in (0..states.rows).step_by(ROWS_OF_LOGITS) {
+            let rows = ROWS_OF_LOGITS.min(states.rows - from);
+            let (cols, from_word) = (head.outputs as u32, from as u32);
+            let logits = self.raw_logits(head, states, from, rows)?;
+            launch!(
+                self.gpu,
+                "pick",
+                (rows, 1),
+                1024,
+                logits,
+                cols,
+                divisor,
+                softcap,
+                from_word,
+                picked
+            )?;
+        }
+        self.gpu.read_later(picked, states.rows)
+    }
+
+    pub fn log_probabilities(
+        &mut self,
+        spec: &DecoderSpec,
+        head: &Linear,
+        states: &Matrix,
+        targets: &[u32],
+    ) -> Result<Vec<(f64, bool)>, Error> {
+        let (divisor, softcap) = Self::finish(spec);
+        let mut found = Vec::with_capacity(targets.len());
+        for (part, targets) in targets.chunks(ROWS_OF_LOGITS).enumerate() {
+            let rows = targets.len();
+            let logits = self.raw_logits(head, states, part * ROWS_OF_LOGITS, rows)?;
+            let targets = self.staging.send(&self.gpu, targets)?;
+            let scores = self.scores.reserve(&self.gpu, 8 * rows)?;
+            let cols = head.outputs as u32;
+            launch!(
+                self.gpu,
+                "log_probability",
+                (rows, 1),
+                1024,
+                logits,
+                cols,
+                divisor,
+                softcap,
+                targets,
+                scores
+            )?;
+            let scores: Vec<[f32; 2]> = self.gpu.download(scores, rows)?;
+            found.extend(scores.iter().map(|[p, greedy]| (f64::from(*p), *greedy != 0.0)));
+        }
+        Ok(found)
+    }
+}
+
+fn blocks_in_slab(shape: KvShape) -> usize {
+    (SLAB / shape.block_bytes().max(1) as usize).max(1)
+}
+
+impl Arithmetic for Cuda {
+    type Device = Arc<Gpu>;
+    type Linear = Linear;
+    type Norm = Norm;
+    type Matrix = Matrix;
+
+    fn linear(gpu: &Arc<Gpu>, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
+        Ok(Linear {
+            inputs,
+            outputs,
+            weight: gpu.alloc_zeros(inputs * outputs * gpu.element_bytes())?,
+            bias: bias.then(|| gpu.alloc_zeros(outputs * 4)).transpose()?,
+        })
+    }
+
+    fn set_rows(gpu: &Arc<Gpu>, linear: &mut Linear, first: usize, weight: &[f32]) -> Result<(), Error> {
+        gpu.write_elements(&mut linear.weight, first * linear.inputs, weight)
+    }
+
+    fn set_bias(gpu: &Arc<Gpu>, linear: &mut Linear, first: usize, bias: &[f32]) -> Result<(), Error> {
+        match &mut linear.bias {
+            Some(own) => gpu.write(own, first * 4, bytemuck::cast_slice(bias)),
+            None => Ok(()),
+        }
+    }
+
+    fn norm_weight(gpu: &Arc<Gpu>, len: usize) -> Result<Norm, Error> {
+        Ok(Norm {
+            len,
+            weight: gpu.alloc_zeros(len * 4)?,
+        })
+    }
+
+    fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
+        gpu.write(&mut norm.weight, 0, bytemuck::cast_slice(weight))
+    }
+
+    fn new(gpu: &Arc<Gpu>) -> Result<Self, Error> {
+        Ok(Cuda {
+            gpu: gpu.clone(),
+            staging: Staging::default(),
+            layout: Layout::default(),
+            words: 0,
+            shape: None,
+            slabs: Vec::new(),
+            branch: Matrix::default(),
+            kept: Matrix::default(),
+            logits: Matrix::default(),
+            sums: Buffer::default(),
+            partial: Buffer::default(),
+            picked: Buffer::default(),
+            scores: Buffer::default(),
+        })
+    }
+
+    fn begin(
+        &mut self,
+        spec: &DecoderSpec,
+        shape: KvShape,
+        chunks: &[Chunk],
+        rotations: Vec<Vec<f32>>,
+    ) -> Result<(), Error> {
+        let segments = chunks.iter().flat_map(|chunk| {
+            let prefix = chunk.prefix.iter().flat_map(|segment| &segment.blocks);
+            prefix.chain(&chunk.own.blocks)
+        });
+        self.reserve_blocks(shape, segments.map(|block| block.index).max().unwrap_or(0))?;
+        let slabs: Vec<Address> = self.slabs.iter().map(|slab| self.gpu.address(slab)).collect();
+        let in_slab = blocks_in_slab(shape);
+        let address = |index: usize| slabs[index / in_slab] + (index % in_slab) as u64 * shape.block_bytes();
+        let group = spec.heads / spec.kv_heads;
+        self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &address);
+        self.words = self.staging.send(&self.gpu, &self.layout.words)?;
+        let slots = self.layout.entry_count * spec.kv_heads;
+        self.sums.reserve(&self.gpu, slots * 8)?;
+        self.partial.reserve(&self.gpu, slots * spec.head_dim * 4)?;
+        Ok(())
+    }
+
+    fn embed(&mut self, table: &Linear, _chunks: &[Chunk], scale: f32, h: &mut Matrix) -> Result<(), Error> {
+        let rows = self.layout.rows;
+        let h = h.reshape(&self.gpu, rows, table.inputs, Kind::Float)?;
+        let (tokens, picked) = (self.word(self.layout.tokens), self.picked.address(&self.gpu));
+        let (weight, cols) = (self.gpu.address(&table.weight), table.inputs as u32);
+        launch!(
+            self.gpu,
+            "embed",
+            (rows, 1),
+            128,
+            tokens,
+            picked,
+            weight,
+            scale,
+            cols,
+            h
+        )
+    }
+
+    fn scale(&mut self, h: &mut Matrix, factor: f32) -> Result<(), Error> {
+        let count = h.rows * h.cols;
+        if factor == 1.0 {
+            return Ok(());
+        }
+        launch!(
+            self.gpu,
+            "scale_stream",
+            Gpu::blocks_for(count),
+            256,
+            h.address(),
+            factor,
+            count as u64
+        )
+    }
+
+    fn norm(&mut self, h: &Matrix, norm: &Norm, eps: f32, x: &mut Matrix) -> Result<(), Error> {
+        let x = x.reshape(&self.gpu, h.rows, h.cols, Kind::Element)?;
+        let (weight, has_weight) = (self.gpu.address(&norm.weight), u32::from(norm.len > 0));
+        let cols = h.cols as u32;
+        launch!(
+            self.gpu,
+            "norm_rows",
+            (h.rows, 1),
+            256,
+            h.address(),
+            weight,
+            has_weight,
+            eps,
+            cols,
+            x
+        )
+    }
+
+    fn product(&mut self, linear: &Linear, x: &Matrix, out: &mut Matrix) -> Result<(), Error> {
+        let to = out.reshape(&self.gpu, x.rows, linear.outputs, Kind::Element)?;
+        let (sizes, weight) = ((linear.outputs, linear.inputs), self.gpu.address(&linear.weight));
+        self.gpu
+            .product(sizes, x.rows, weight, x.address(), (1.0, 0.0), to, false)?;
+        let Some(bias) = &linear.bias else {
+            return Ok(());
+        };
+        let (bias, count) = (self.gpu.address(bias), x.rows * linear.outputs);
+        let cols = linear.outputs as u32;
+        launch!(
+            self.gpu,
+            "add_bias",
+            Gpu::blocks_for(count),
+            256,
+            to,
+            bias,
+            cols,
+            count as u64
+        )
+    }
+
+    fn add_product(
+        &mut self,
+        linear: &Linear,
+        x: &Matrix,
+        (norm, eps): (&Norm, f32),
+        scale: f32,
+        h: &mut Matrix,
+    ) -> Result<(), Error> {
+        let (sizes, weight) = ((linear.outputs, linear.inputs), self.gpu.address(&linear.weight));
+        if linear.bias.is_none() && norm.len == 0 {
+            // The product adds itself to the stream.
+            return self
+                .gpu
+                .product(sizes, x.rows, weight, x.address(), (scale, 1.0), h.address(), true);
+        }
+        let branch = self.branch.reshape(&self.gpu, x.rows, linear.outputs, Kind::Float)?;
+        self.gpu
+            .product(sizes, x.rows, weight, x.address(), (1.0, 0.0), branch, true)?;
+        let bias = linear.bias.as_ref().map_or(0, |bias| self.gpu.address(bias));
+        let (has_bias, has_weight) = (u32::from(linear.bias.is_some()), u32::from(norm.len > 0));
+        let (weight, cols) = (self.gpu.address(&norm.weight), linear.outputs as u32);
+        launch!(
+            self.gpu,
+            "add_branch",
+            (x.rows, 1),
+            256,
+            branch,
+            bias,
+            has_bias,
+            weight,
+            has_weight,
+            eps,
+            scale,
+            cols,
+            h.address(),
+        )
+    }
+
+    fn heads(
+        &mut self,
+        spec: &DecoderSpec,
+        heads: HeadSettings<'_, Norm>,
+        _chunks: &mut [Chunk],
+        qkv: &mut Matrix,
+    ) -> Result<(), Error> {
+        let (dim, q_heads, kv_heads) = (spec.head_dim as u32, spec.heads as u32, spec.kv_heads as u32);
+        let (q_norm, k_norm) = (
+            self.gpu.address(&heads.q_norm.weight),
+            self.gpu.address(&heads.k_norm.weight),
+        );
+        let (eps, cols) = (spec.norm_eps, qkv.cols as u32);
+        if spec.qk_norm == QkNorm::FullWidth {
+            let (q, kv) = (q_heads * dim, kv_heads * dim);
+            launch!(
+                self.gpu,
+                "norm_width",
+                (qkv.rows, 1),
+                256,
+                qkv.address(),
+                q_norm,
+                eps,
+                cols,
+                0u32,
+                q
+            )?;
+            launch!(
+                self.gpu,
+                "norm_width",
+                (qkv.rows, 1),
+                256,
+                qkv.address(),
+                k_norm,
+                eps,
+                cols,
+                q,
+                kv
+            )?;
+        }
+        let has_norm = u32::from(spec.qk_norm == QkNorm::PerHead);
+        let (rotations, half_width) = match heads.rotation {
+            Some(i) => (self.word(self.layout.rotations[i]), self.layout.half_widths[i] as u32),
+            None => (0, 0),
+        };
+        let (blocks, slots) = (self.word(self.layout.row_blocks), self.word(self.layout.slots));
+        let grid = (qkv.rows, spec.heads + 2 * spec.kv_heads);
+        launch!(
+            self.gpu,
+            "heads",
+            grid,
+            32,
+            qkv.address(),
+            dim,
+            q_heads,
+            kv_heads,
+            q_norm,
+            k_norm,
+            has_norm,
+            eps,
+            rotations,
+            half_width,
+            blocks,
+            slots,
+            heads.layer as u32,
+        )
+    }
+
+    fn attend(&mut self, qkv: &Matrix, _chunks: &[Chunk], settings: Settings, out: &mut Matrix) -> Result<(), Error> {
+        let Some(kv) = self.shape else {
+            return Ok(());
+        };
+        let q_heads = qkv.cols / kv.head_dim - 2 * kv.kv_heads;
+        let shape = Shape {
+            dim: kv.head_dim as u32,
+            q_heads: q_heads as u32,
+            kv_heads: kv.kv_heads as u32,
+            layer: settings.layer as u32,
+            window: settings.window.map_or(0, |window| window as u32),
+            items: self.layout.item_count as u32,
+            scale: settings.scale,
+            softcap: settings.softcap.unwrap_or(0.0),
+        };
+        let (sums, partial) = (self.sums.address(&self.gpu), self.partial.address(&self.gpu));
+        let (items, entries) = (self.word(self.layout.items), self.word(self.layout.entries));
+        let blocks = self.word(self.layout.item_blocks);
+        let (kernel, warps) = self.gpu.attention_kernel();
+        let grid = (self.layout.item_count.div_ceil(warps), kv.kv_heads);
+        let threads = 32 * warps as u32;
+        launch!(
+            self.gpu,
+            kernel,
+            grid,
+            threads,
+            qkv.address(),
+            items,
+            entries,
+            blocks,
+            shape,
+            sums,
+            partial
+        )?;
+        let out = out.reshape(&self.gpu, qkv.rows, q_heads * kv.head_dim, Kind::Element)?;
+        let (starts, lists) = (self.word(self.layout.starts), self.word(self.layout.lists));
+        launch!(
+            self.gpu,
+            "combine",
+            (qkv.rows, q_heads),
+            32,
+            starts,
+            lists,
+            shape,
+            sums,
+            partial,
+            out
+        )
+    }
+
+    fn keep_wanted(&mut self, _chunks: &[Chunk], x: &mut Matrix) -> Result<(), Error> {
+        let (rows, wanted) = (self.layout.wanted_count, self.word(self.layout.wanted));
+        let to = self.kept.reshape(&self.gpu, rows, x.cols, x.kind)?;
+        let kernel = match x.kind {
+            Kind::Float => "keep_stream",
+            Kind::Element => "keep_elements",
+        };
+        launch!(self.gpu, kernel, (rows, 1), 128, x.address(), wanted, x.cols as u32, to)?;
+        std::mem::swap(x, &mut self.kept);
+        Ok(())
+    }
+
+    fn gated(&mut self, gate_up: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
+        let cols = gate_up.cols / 2;
+        let count = gate_up.rows * cols;
+        let activation = match activation {
+            Activation::Silu => 0u32,
+            Activation::GeluTanh => 1,
+            Activation::GeluErf => 2,
+            Activation::Relu => 3,
+        };
+        let to = out.reshape(&self.gpu, gate_up.rows, cols, Kind::Element)?;
+        let from = gate_up.address();
+        launch!(
+            self.gpu,
+            "gated",
+            Gpu::blocks_for(count),
+            256,
+            from,
+            activation,
+            cols as u32,
+            count as u64,
+            to
+        )
+    }
+}
