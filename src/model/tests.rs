@@ -13,6 +13,14 @@ use super::kv::{Pool, Segment};
 use super::spec::DecoderSpec;
 use super::tokenizer::{Tokenizer, TokenizerFiles};
 
+/// `HETEROSIS_TEST_DEVICE=cuda` (in a build for it) runs these tests there; what must hold bit for bit is then left out.
+fn device() -> Device {
+    match std::env::var("HETEROSIS_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).unwrap(),
+        _ => Device::Cpu,
+    }
+}
+
 /// A checkpoint directory as `hf_goldens.py` writes it: config.json, model.safetensors, golden.safetensors.
 struct Golden {
     config: serde_json::Value,
@@ -41,7 +49,7 @@ impl Golden {
                 .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
                 .collect())
         };
-        Decoder::load(spec, &Device::Cpu, DType::F32, &mut read).unwrap()
+        Decoder::load(spec, &device(), DType::F32, &mut read).unwrap()
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {
@@ -222,7 +230,7 @@ impl Small {
     }
 
     fn decoder(&self, name: &str) -> Decoder {
-        decoder(&self.configs[name], DType::F32)
+        decoder(&self.configs[name], DType::F32, &device())
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {
@@ -242,7 +250,7 @@ impl Small {
     }
 }
 
-fn decoder(config: &serde_json::Value, dtype: DType) -> Decoder {
+fn decoder(config: &serde_json::Value, dtype: DType, device: &Device) -> Decoder {
     let spec = DecoderSpec::from_config(config).unwrap();
     let gemma = spec.norm_plus_one;
     let sizes: std::collections::HashMap<String, usize> = spec
@@ -250,7 +258,7 @@ fn decoder(config: &serde_json::Value, dtype: DType) -> Decoder {
         .into_iter()
         .map(|(name, shape)| (name, shape.iter().product()))
         .collect();
-    Decoder::load(spec, &Device::Cpu, dtype, &mut |name| {
+    Decoder::load(spec, device, dtype, &mut |name| {
         Ok(hashed_weight(name, sizes[name], gemma))
     })
     .unwrap()
@@ -515,7 +523,7 @@ fn half_precision_rounds_the_weights_only() {
     let ids = small.ids("ids");
     let exact = logits(&mut small.decoder("llama"), &[&ids], 100).remove(0);
     for (dtype, tolerance) in [(DType::F16, 2e-3), (DType::Bf16, 2e-2)] {
-        let rounded = logits(&mut decoder(&small.configs["llama"], dtype), &[&ids], 100).remove(0);
+        let rounded = logits(&mut decoder(&small.configs["llama"], dtype, &device()), &[&ids], 100).remove(0);
         let error = relative_error(&rounded, &exact);
         assert!(error > 0.0 && error < tolerance, "{dtype:?} {error}");
     }
@@ -690,4 +698,71 @@ fn requests_that_cannot_be_are_refused() {
     ));
     assert!(engine.generate(&[], &mut |_| {}).unwrap().is_empty());
     assert!(engine.score(&[]).unwrap().is_empty());
+}
+
+/// A head of 32 dimensions runs on tensor cores in 16 bits.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_16_bits_differ_from_the_cpu_by_their_rounding() {
+    let config = serde_json::json!({"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32,
+        "max_position_embeddings": 512});
+    let gpu = Device::new_cuda(0).unwrap();
+    let ids: Vec<u32> = (0..300u32).map(|i| (i * i + 7 * i) % 128).collect();
+    let rows = [&ids[..], &ids[40..57], &ids[..1], &ids[90..155]];
+    for (dtype, most) in [(DType::Bf16, 2e-2), (DType::F16, 3e-3)] {
+        for step in [1000, 37] {
+            let expected = logits(&mut decoder(&config, dtype, &Device::Cpu), &rows, step);
+            let got = logits(&mut decoder(&config, dtype, &gpu), &rows, step);
+            for (got, expected) in got.iter().zip(&expected) {
+                let error = relative_error(got, expected);
+                assert!(error < most && error > 0.0, "{dtype:?} {step}: {error}");
+            }
+        }
+    }
+}
+
+/// Rows that share prefixes, end at different steps and wait for memory: the scheduler that looks ahead gives what the one
+/// that waits gives.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
+    let small = Small::open();
+    let prompts = prompts(&small.ids("ids"));
+    let requests: Vec<Request> = (0..).zip(&prompts).map(|(i, p)| request(p, i % 7)).collect();
+    let scored = prompts
+        .iter()
+        .filter(|tokens| tokens.len() > 1)
+        .map(|tokens| ScoreRequest {
+            tokens: tokens.clone(),
+            from: 1 + tokens.len() / 3,
+        });
+    let scored: Vec<ScoreRequest> = scored.collect();
+    for name in ["llama", "gemma2", "phi3_longrope_partial"] {
+        let config = &small.configs[name];
+        let mut cpu = engine(decoder(config, DType::F32, &Device::Cpu), EngineOptions::default());
+        let expected = cpu.generate(&requests, &mut |_| {}).unwrap();
+        let expected_scores = cpu.score(&scored).unwrap();
+        for (step_tokens, max_rows, blocks) in [(384, 256, 1000), (40, 5, 1000), (384, 256, 9)] {
+            let gpu = decoder(config, DType::F32, &Device::new_cuda(0).unwrap());
+            let options = EngineOptions {
+                kv_memory_bytes: blocks * gpu.kv_shape().block_bytes(),
+                step_tokens,
+                max_rows,
+            };
+            let mut gpu = engine(gpu, options);
+            let mut last = Default::default();
+            assert_eq!(gpu.generate(&requests, &mut |p| last = p).unwrap(), expected, "{name}");
+            assert_eq!((last.done, last.total), (requests.len(), requests.len()));
+            for (got, expected) in gpu.score(&scored).unwrap().iter().zip(&expected_scores) {
+                assert!(
+                    (got.log_likelihood - expected.log_likelihood).abs() < 1e-3,
+                    "{name}: {got:?} {expected:?}"
+                );
+                assert_eq!((got.tokens, got.greedy), (expected.tokens, expected.greedy));
+            }
+        }
+    }
 }

@@ -1,0 +1,193 @@
+// Stands in for libcuda, libcublas, libcurand and libnvrtc on a machine without a GPU: device memory is memory, a kernel is
+// compiled by g++ with kernel.h, and everything is done at once. Fresh memory is filled with NaN, so that a read of what was
+// never written shows.
+#include <dlfcn.h>
+#include <unistd.h>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <regex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+typedef int Result;
+typedef uint64_t Ptr;
+typedef void *Handle;
+#define API extern "C" __attribute__((visibility("default")))
+
+API Result cuInit(unsigned) { return 0; }
+API Result cuDriverGetVersion(int *v) { *v = 13000; return 0; }
+API Result cuDeviceGet(int *d, int ordinal) { *d = ordinal; return ordinal ? 101 : 0; }
+API Result cuDeviceGetCount(int *n) { *n = 1; return 0; }
+API Result cuDeviceGetName(char *name, int n, int) { snprintf(name, n, "emulator"); return 0; }
+API Result cuDeviceTotalMem_v2(size_t *n, int) { *n = 8ull << 30; return 0; }
+API Result cuMemGetInfo_v2(size_t *free, size_t *all) { *free = *all = 8ull << 30; return 0; }
+API Result cuDeviceGetAttribute(int *value, int attribute, int) {
+    *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 115 ? 1 : 0; // compute capability 9.0, memory pools
+    return 0;
+}
+API Result cuDevicePrimaryCtxRetain(Handle *c, int) { *c = (Handle)1; return 0; }
+API Result cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+API Result cuCtxSetCurrent(Handle) { return 0; }
+API Result cuCtxGetCurrent(Handle *c) { *c = (Handle)1; return 0; }
+API Result cuCtxSynchronize() { return 0; }
+API Result cuStreamCreate(Handle *s, unsigned) { *s = (Handle)2; return 0; }
+API Result cuStreamDestroy_v2(Handle) { return 0; }
+API Result cuStreamSynchronize(Handle) { return 0; }
+API Result cuStreamWaitEvent(Handle, Handle, unsigned) { return 0; }
+API Result cuStreamIsCapturing(Handle, int *s) { *s = 0; return 0; }
+API Result cuEventCreate(Handle *e, unsigned) { *e = (Handle)3; return 0; }
+API Result cuEventRecord(Handle, Handle) { return 0; }
+API Result cuEventSynchronize(Handle) { return 0; }
+API Result cuEventQuery(Handle) { return 0; }
+API Result cuEventDestroy_v2(Handle) { return 0; }
+API Result cuGetErrorName(int, const char **s) { *s = "EMULATOR"; return 0; }
+API Result cuGetErrorString(int, const char **s) { *s = "the emulator"; return 0; }
+
+static size_t used, limit = getenv("EMULATOR_MEMORY") ? strtoull(getenv("EMULATOR_MEMORY"), 0, 10) : SIZE_MAX;
+static Result allocate(Ptr *p, size_t n) {
+    if (used + n > limit) return 2; // CUDA_ERROR_OUT_OF_MEMORY
+    size_t *memory = (size_t *)aligned_alloc(256, (n + 511) / 256 * 256 + 256);
+    *memory = n;
+    used += n;
+    memset((char *)memory + 256, 0xff, n);
+    *p = (Ptr)memory + 256;
+    return 0;
+}
+static Result release(Ptr p) {
+    size_t *memory = (size_t *)(p - 256);
+    used -= *memory;
+    memset((char *)memory + 256, 0xff, *memory);
+    free(memory);
+    return 0;
+}
+API Result cuMemAllocAsync(Ptr *p, size_t n, Handle) { return allocate(p, n); }
+API Result cuMemAlloc_v2(Ptr *p, size_t n) { return allocate(p, n); }
+API Result cuMemFreeAsync(Ptr p, Handle) { return release(p); }
+API Result cuMemFree_v2(Ptr p) { return release(p); }
+API Result cuMemHostAlloc(void **p, size_t n, unsigned) { *p = malloc(n); return 0; }
+API Result cuMemFreeHost(void *p) { free(p); return 0; }
+API Result cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Handle) { memcpy((void *)to, from, n); return 0; }
+API Result cuMemcpyHtoD_v2(Ptr to, const void *from, size_t n) { memcpy((void *)to, from, n); return 0; }
+API Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Handle) { memcpy(to, (void *)from, n); return 0; }
+API Result cuMemcpyDtoH_v2(void *to, Ptr from, size_t n) { memcpy(to, (void *)from, n); return 0; }
+API Result cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle) { memmove((void *)to, (void *)from, n); return 0; }
+API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle) { memset((void *)p, value, n); return 0; }
+
+struct Function {
+    void (*call)(void **);
+    void (*launch)(void (*)(void **), unsigned, unsigned, unsigned, void **);
+};
+API Result cuModuleLoadData(Handle *module, const void *image) {
+    *module = dlopen((const char *)image, RTLD_NOW | RTLD_LOCAL);
+    if (!*module) std::cerr << "emulator: " << dlerror() << "\n";
+    return *module ? 0 : 200;
+}
+API Result cuModuleUnload(Handle) { return 0; }
+API Result cuModuleGetFunction(Handle *f, Handle module, const char *name) {
+    Function *function = new Function;
+    *(void **)&function->call = dlsym(module, (std::string("call_") + name).c_str());
+    *(void **)&function->launch = dlsym(module, "emulator_launch");
+    *f = function;
+    return function->call ? 0 : 500;
+}
+API Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
+                          Handle, void **args, void **) {
+    if (!gx || !gy || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1) return 1;
+    Function *function = (Function *)f;
+    function->launch(function->call, gx, gy, bx, args);
+    return 0;
+}
+
+// A program is compiled to a shared library, whose path takes the place of PTX.
+struct Program {
+    std::string source, log, library;
+};
+API Result nvrtcCreateProgram(Program **p, const char *source, const char *, int, const char **, const char **) {
+    *p = new Program{source, "", ""};
+    return 0;
+}
+API Result nvrtcCompileProgram(Program *p, int count, const char **options) {
+    std::string flags;
+    for (int i = 0; i < count; i++)
+        if (!strncmp(options[i], "-D", 2)) flags += std::string(" ") + options[i];
+    char dir[] = "/tmp/emulatorXXXXXX";
+    if (!mkdtemp(dir)) return 6;
+    std::string base = std::string(dir) + "/kernels";
+    std::ofstream file(base + ".cpp");
+    file << p->source << "\n";
+    std::regex kernel("__global__ void(?:\\s+__launch_bounds__\\(\\d+\\))?\\s+(\\w+)\\(");
+    for (std::sregex_iterator i(p->source.begin(), p->source.end(), kernel), end; i != end; ++i) {
+        std::string name = (*i)[1];
+        bool on_tensor_cores = name.find("tensor") != std::string::npos;
+        if (on_tensor_cores) file << "#if TENSOR_CORES\n";
+        file << "extern \"C\" void call_" << name << "(void **args) { call(" << name << ", args); }\n";
+        if (on_tensor_cores) file << "#endif\n";
+    }
+    file.close();
+    const char *home = getenv("EMULATOR_HOME");
+    p->library = base + ".so";
+    std::string command = std::string("g++ -std=c++17 -O2 -march=native -ffp-contract=off -w -shared -fPIC -include ") +
+                          (home ? home : ".") + "/kernel.h" + flags + " -o " + p->library + " " + base + ".cpp 2>" + base + ".log";
+    int status = system(command.c_str());
+    std::stringstream log;
+    log << std::ifstream(base + ".log").rdbuf();
+    p->log = log.str();
+    return status ? 6 : 0;
+}
+API Result nvrtcGetProgramLogSize(Program *p, size_t *n) { *n = p->log.size() + 1; return 0; }
+API Result nvrtcGetProgramLog(Program *p, char *to) { strcpy(to, p->log.c_str()); return 0; }
+API Result nvrtcGetPTXSize(Program *p, size_t *n) { *n = p->library.size() + 1; return 0; }
+API Result nvrtcGetPTX(Program *p, char *to) { strcpy(to, p->library.c_str()); return 0; }
+API Result nvrtcDestroyProgram(Program **p) { delete *p; return 0; }
+API const char *nvrtcGetErrorString(int) { return "the emulator could not compile"; }
+
+API Result curandCreateGenerator(Handle *g, int) { *g = (Handle)4; return 0; }
+API Result curandSetPseudoRandomGeneratorSeed(Handle, unsigned long long) { return 0; }
+API Result curandSetStream(Handle, Handle) { return 0; }
+API Result curandDestroyGenerator(Handle) { return 0; }
+
+API Result cublasCreate_v2(Handle *h) { *h = (Handle)5; return 0; }
+API Result cublasDestroy_v2(Handle) { return 0; }
+API Result cublasSetStream_v2(Handle, Handle) { return 0; }
+static float number(const void *from, int type, size_t i) { // cudaDataType: 0 f32, 2 f16, 14 bf16
+    if (type == 0) return ((const float *)from)[i];
+    uint16_t bits = ((const uint16_t *)from)[i];
+    if (type == 2) { _Float16 x; memcpy(&x, &bits, 2); return (float)x; }
+    uint32_t wide = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &wide, 4);
+    return x;
+}
+static void put(void *to, int type, size_t i, float x) {
+    if (type == 0) { ((float *)to)[i] = x; return; }
+    uint16_t bits;
+    if (type == 2) { _Float16 y = (_Float16)x; memcpy(&bits, &y, 2); }
+    else {
+        uint32_t wide;
+        memcpy(&wide, &x, 4);
+        bits = (wide & 0x7fffffff) > 0x7f800000 ? (uint16_t)(wide >> 16 | 0x40) : (uint16_t)((wide + 0x7fff + (wide >> 16 & 1)) >> 16);
+    }
+    ((uint16_t *)to)[i] = bits;
+}
+API Result cublasGemmEx(Handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at, int lda,
+                        const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int, int) {
+    if (ta != 1 || tb != 0 || lda != k || ldb != k || ldc != m) return 7;
+    float scale = *(const float *)alpha, keep = *(const float *)beta;
+    std::vector<float> weights((size_t)m * k), row(k);
+    for (size_t i = 0; i < weights.size(); i++) weights[i] = number(a, at, i);
+    for (int j = 0; j < n; j++) {
+        for (int l = 0; l < k; l++) row[l] = number(b, bt, (size_t)j * k + l);
+        for (int i = 0; i < m; i++) {
+            float sum = 0.0f;
+            for (int l = 0; l < k; l++) sum += weights[(size_t)i * k + l] * row[l];
+            size_t at_c = (size_t)j * m + i;
+            put(c, ct, at_c, scale * sum + (keep ? keep * number(c, ct, at_c) : 0.0f));
+        }
+    }
+    return 0;
+}
