@@ -298,7 +298,8 @@ struct Writer<'a> {
     tokenizer: &'a Tokenizer,
     ids: Vec<u32>,
     stream: TextStream,
-    finish: Finish,
+    /// Why the row ended, once it has.
+    finish: Option<Finish>,
 }
 
 impl<'a> Writer<'a> {
@@ -308,12 +309,15 @@ impl<'a> Writer<'a> {
             tokenizer,
             ids: Vec::new(),
             stream: TextStream::default(),
-            finish: Finish::Length,
+            finish: None,
         }
     }
 
-    /// Takes a token; returns whether the row goes on.
+    /// Takes a token; returns whether the row goes on. A token after the end was computed ahead, for nothing.
     fn push(&mut self, token: u32) -> bool {
+        if self.finish.is_some() {
+            return false;
+        }
         self.ids.push(token);
         let finish = if self.tokenizer.eos_token_ids().contains(&token) {
             Finish::Eos
@@ -326,7 +330,7 @@ impl<'a> Writer<'a> {
         } else {
             return true;
         };
-        self.finish = finish;
+        self.finish = Some(finish);
         false
     }
 
@@ -361,7 +365,7 @@ impl<'a> Writer<'a> {
         Generation {
             token_ids: self.ids,
             text,
-            finish: self.finish,
+            finish: self.finish.unwrap_or(Finish::Length),
         }
     }
 }
