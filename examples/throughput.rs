@@ -3,14 +3,18 @@
 //! ```text
 //! cargo run --release --example throughput -- tiny --questions 1000 --prefix 0 --prompt 60 --new 40
 //! cargo run --release --example throughput -- smollm2 --questions 64 --prefix 900 --prompt 100 --new 128
+//! cargo run --release --features cuda --example throughput -- qwen-1.5b --device cuda --prefix 800 --prompt 120 --new 200
 //! ```
 //!
-//! No question ends early, so the figures are a floor. `--block 24` asks that many questions at a time, as a race does;
+//! No question ends early, so the figures are a floor. `--bandwidth 4300` (GB/s) says what share of the time of a step that
+//! only generates goes into what cannot be avoided: reading the weights once, each row's own keys and values, and the
+//! prefix's once. `--block 24` asks that many questions at a time, as a race does;
 //! `score` as the last word measures scoring instead of generating.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Device;
 use heterosis::model::tokenizer::TokenizerFiles;
 use heterosis::model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, Request, ScoreRequest, Tokenizer};
 use rand::{RngExt, SeedableRng};
@@ -21,7 +25,8 @@ fn shape(name: &str) -> anyhow::Result<serde_json::Value> {
         "15m" => (288, 768, 6, 6, 6, 32_000),
         "smollm2" => (576, 1536, 30, 9, 3, 49_152),
         "qwen-0.5b" => (896, 4864, 24, 14, 2, 151_936),
-        other => anyhow::bail!("{other} is not one of tiny, 15m, smollm2, qwen-0.5b"),
+        "qwen-1.5b" => (1536, 8960, 28, 12, 2, 151_936),
+        other => anyhow::bail!("{other} is not one of tiny, 15m, smollm2, qwen-0.5b, qwen-1.5b"),
     };
     Ok(serde_json::json!({
         "model_type": "llama", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
@@ -41,6 +46,10 @@ fn main() -> anyhow::Result<()> {
     };
     let (questions, prefix) = (number("--questions", 250)?, number("--prefix", 0)?);
     let (prompt, new) = (number("--prompt", 60)?, number("--new", 40)?);
+    let (device, dtype) = match args.iter().position(|arg| arg == "--device") {
+        Some(at) if args.get(at + 1).is_some_and(|device| device == "cuda") => (Device::new_cuda(0)?, DType::Bf16),
+        _ => (Device::Cpu, DType::F32),
+    };
 
     let spec = DecoderSpec::from_config(&shape(name)?)?;
     println!("{name}: {:.1}M weights", spec.parameters() as f64 / 1e6);
@@ -56,9 +65,8 @@ fn main() -> anyhow::Result<()> {
         names.iter().map(|name| (name.as_str(), random(sizes[name]))).collect();
     let vocab = spec.vocab as u32;
     let start = Instant::now();
-    let mut decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut |name| {
-        Ok(weights[name].clone())
-    })?;
+    let weight_bytes = spec.parameters() as f64 * if dtype == DType::F32 { 4.0 } else { 2.0 };
+    let mut decoder = Decoder::load(spec, &device, dtype, &mut |name| Ok(weights[name].clone()))?;
     let built = start.elapsed();
     for (name, data) in &weights {
         decoder.set_tensor(name, data)?;
@@ -69,7 +77,8 @@ fn main() -> anyhow::Result<()> {
         built.as_secs_f64() * 1e3,
         set.as_secs_f64() * 1e3
     );
-    let mut engine = Engine::new(decoder, Arc::new(words(vocab)?), EngineOptions::default());
+    let kv_bytes = decoder.kv_bytes_per_token() as f64;
+    let mut engine = Engine::new(decoder, Arc::new(words(vocab)?), EngineOptions::for_device(&device));
 
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
     let shared: Vec<u32> = (0..prefix).map(|_| rng.random_range(3..vocab)).collect();
@@ -113,10 +122,17 @@ fn main() -> anyhow::Result<()> {
         })
         .collect();
     let start = Instant::now();
-    let (mut generated, mut prompt_tokens) = (0, 0);
+    let (mut generated, mut prompt_tokens, mut steps) = (0, 0, Vec::new());
     for block in requests.chunks(number("--block", questions)?.max(1)) {
-        let mut last = heterosis::model::Progress::default();
-        let answers = engine.generate(block, &mut |progress| last = progress)?;
+        let (mut last, mut at) = (heterosis::model::Progress::default(), Instant::now());
+        let answers = engine.generate(block, &mut |progress| {
+            // All rows generate, nothing else happens.
+            let tokens = progress.generated_tokens - last.generated_tokens;
+            if progress.prompt_tokens == last.prompt_tokens && tokens as usize == block.len() {
+                steps.push(at.elapsed().as_secs_f64());
+            }
+            (last, at) = (progress, Instant::now());
+        })?;
         generated += answers.iter().map(|answer| answer.token_ids.len()).sum::<usize>();
         prompt_tokens += last.prompt_tokens;
     }
@@ -126,6 +142,24 @@ fn main() -> anyhow::Result<()> {
         questions as f64 * 60.0 / seconds,
         generated as f64 / seconds,
     );
+    steps.sort_by(f64::total_cmp);
+    if let Some(step) = steps.get(steps.len() / 2) {
+        println!(
+            "a step that only generates: {:.2} ms (median of {})",
+            step * 1e3,
+            steps.len()
+        );
+        let bandwidth = number("--bandwidth", 0)? as f64 * 1e9;
+        if bandwidth > 0.0 {
+            let own: usize = prompts.iter().map(|prompt| prompt.len() - prefix + new / 2).sum();
+            let floor = (weight_bytes + kv_bytes * (prefix + own) as f64) / bandwidth;
+            println!(
+                "reading weights, keys and values takes {:.2} ms: {:.0} %",
+                floor * 1e3,
+                100.0 * floor / step
+            );
+        }
+    }
     Ok(())
 }
 

@@ -72,7 +72,7 @@ pub struct EngineArgs {
     /// What weights are rounded to; unless said otherwise f32 on the CPU, bf16 on a GPU.
     #[arg(long, value_enum)]
     pub dtype: Option<DTypeArg>,
-    /// Memory for keys and values, such as 2GB; unless said otherwise 1GB, on a GPU 8GB.
+    /// Memory for keys and values, such as 2GB; unless said otherwise 1 GiB, on a GPU 8 GiB.
     #[arg(long, value_name = "SIZE")]
     pub kv_memory: Option<String>,
 }

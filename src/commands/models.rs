@@ -112,24 +112,19 @@ pub struct Runtime {
 impl Runtime {
     pub fn new(args: &EngineArgs) -> Result<Self> {
         let device = device(&args.device)?;
-        // A GPU is fast at 16-bit numbers, and only at large steps.
-        let (dtype, kv_memory, step_tokens, max_rows) = match device.is_cpu() {
-            true => (DTypeArg::F32, "1GB", 384, 256),
-            false => (DTypeArg::Bf16, "8GB", 4096, 512),
-        };
-        let kv_memory = args.kv_memory.as_deref().unwrap_or(kv_memory);
+        let mut options = EngineOptions::for_device(&device);
+        if let Some(size) = &args.kv_memory {
+            options.kv_memory_bytes = checkpoint::parse_size(size).context("--kv-memory")?;
+        }
+        let usual = if device.is_cpu() { DTypeArg::F32 } else { DTypeArg::Bf16 };
         Ok(Self {
             device,
-            dtype: match args.dtype.unwrap_or(dtype) {
+            dtype: match args.dtype.unwrap_or(usual) {
                 DTypeArg::F32 => decoder::DType::F32,
                 DTypeArg::Bf16 => decoder::DType::Bf16,
                 DTypeArg::F16 => decoder::DType::F16,
             },
-            options: EngineOptions {
-                kv_memory_bytes: checkpoint::parse_size(kv_memory).context("--kv-memory")?,
-                step_tokens,
-                max_rows,
-            },
+            options,
         })
     }
 

@@ -41,6 +41,20 @@ impl Default for EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// What suits a device: a GPU is fast only at large steps.
+    pub fn for_device(device: &candle_core::Device) -> Self {
+        match device.is_cpu() {
+            true => EngineOptions::default(),
+            false => EngineOptions {
+                kv_memory_bytes: 8 << 30,
+                step_tokens: 4096,
+                max_rows: 512,
+            },
+        }
+    }
+}
+
 /// A condition on the text generated so far.
 pub type StopWhen = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 

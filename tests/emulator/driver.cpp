@@ -30,6 +30,8 @@ API Result cuDeviceGetAttribute(int *value, int attribute, int) {
     *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 115 ? 1 : 0; // compute capability 9.0, memory pools
     return 0;
 }
+API Result cuDeviceGetDefaultMemPool(Handle *pool, int) { *pool = (Handle)6; return 0; }
+API Result cuMemPoolSetAttribute(Handle, int, void *) { return 0; }
 API Result cuDevicePrimaryCtxRetain(Handle *c, int) { *c = (Handle)1; return 0; }
 API Result cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API Result cuCtxSetCurrent(Handle) { return 0; }

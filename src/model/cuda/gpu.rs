@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PinnedHostSlice,
-    PushKernelArg, result,
+    PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use rayon::prelude::*;
@@ -172,6 +172,7 @@ impl Gpu {
         let context = CudaContext::new(gpu_id).during(opening)?;
         // SAFETY: one stream only, so its order is all the order that is needed.
         unsafe { context.disable_event_tracking() };
+        keep_freed_memory(&context)?;
         let stream = context.new_stream().during(opening)?;
         let blas = CudaBlas::new(stream.clone()).during("opening cuBLAS")?;
         Ok(Arc::new(Gpu {
@@ -437,6 +438,22 @@ impl Staging {
         }
         Ok(device)
     }
+}
+
+/// Freed memory stays with the process: matrices come and go with every step, and the driver would otherwise unmap them
+/// whenever somebody waits for the device.
+fn keep_freed_memory(context: &CudaContext) -> Result<(), Error> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut most = u64::MAX;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the attribute is a 64-bit number, which the driver reads before it returns.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device()).during("opening the device")?;
+        sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut most).cast()).result()
+    }
+    .during("opening the device")
 }
 
 /// Compiles the kernels for the device that is there.
