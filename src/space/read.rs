@@ -696,6 +696,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         warm_start: Vec::new(),
         mating: None,
         widening: false,
+        greedy_soup: true,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -769,6 +770,9 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
                  cma-es-margin, or leave 'widening' out",
             ));
         }
+    }
+    if let Some(node) = map.optional("greedy_soup") {
+        search.greedy_soup = node.bool()?;
     }
     if let Some(node) = map.optional("seed") {
         search.seed = node.u64()?;
