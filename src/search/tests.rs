@@ -105,7 +105,7 @@ fn plan(optimizer: &str) -> Plan {
 /// Two of four experts are of nothing.
 fn distracted() -> Plan {
     let space = SPACE.replace("spanish: s}", "spanish: s, noise1: x, noise2: y}");
-    let mut plan = plan_of(&space.replace("OPTIMIZER", "cma-es, racing: {rungs: [16, 30, 60]}"));
+    let mut plan = plan_of(&space.replace("OPTIMIZER", "cma-es, racing: {rungs: [16, 30]}"));
     plan.warm_starts.clear();
     plan
 }
@@ -520,6 +520,26 @@ fn a_race_asks_little_and_finds_the_child_all_the_same() {
     let survivors: Vec<_> = first.iter().filter(|c| !c.eliminated).collect();
     assert_eq!(survivors.len(), first.len().div_ceil(4));
     assert!(first.iter().filter(|c| c.eliminated).all(|c| c.n < survivors[0].n));
+}
+
+#[test]
+fn in_a_race_the_worst_of_the_parents_are_asked_less() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let plan = plan("cma-es, racing: {rungs: [16, 30]}");
+    go(&path, &plan, Function::new(), &Control::default()).0.unwrap();
+    let records = read(&path).unwrap();
+    let asked = |origin: Origin| -> Vec<(&str, usize)> {
+        let scored = records.iter().filter_map(|r| match &r.event {
+            Event::CandidateScored(c) if c.origin == origin => Some((c.id.as_str(), c.n)),
+            _ => None,
+        });
+        scored.collect()
+    };
+    let parents = [("parent-base", 30), ("parent-maths", QUESTIONS), ("parent-spanish", 30)];
+    assert_eq!(asked(Origin::Parent), parents);
+    let merges = asked(Origin::Baseline);
+    assert!(merges.contains(&("task_arithmetic", QUESTIONS)), "{merges:?}");
 }
 
 /// Blocks of questions differ in difficulty; the estimate for all questions must not.

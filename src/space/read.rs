@@ -938,6 +938,15 @@ search:
     }
 
     #[test]
+    fn a_soup_is_tried_unless_the_space_says_no() {
+        assert!(Space::parse(Path::new("s.yaml"), GOOD).unwrap().search.greedy_soup);
+        let text = GOOD.replace("  evals: 20", "  evals: 20\n  greedy_soup: false");
+        let space = Space::parse(Path::new("s.yaml"), &text).unwrap();
+        assert!(!space.search.greedy_soup);
+        assert_eq!(Space::parse(Path::new("again.yaml"), &space.to_yaml()).unwrap(), space);
+    }
+
+    #[test]
     fn widening_needs_weights_to_tell_apart_and_a_distribution() {
         let text = GOOD.replace("  evals: 20", "  evals: 20\n  widening: true");
         let space = Space::parse(Path::new("s.yaml"), &text).unwrap();

@@ -3,7 +3,8 @@
 //! A narrow codec moves several genes of the whole space as one. It begins with one gene for each parameter and model
 //! ([`Codec::narrowed`]); [`Codec::widened`] tells modules apart, then layer groups, and only for the genes that it is
 //! told to split; [`Codec::carry`] takes what was learnt along, the covariance too. A narrow genotype is a point of the
-//! whole space, so that recipes, and with them every answer, stay what they are.
+//! whole space, so that recipes, and with them every answer, stay what they are. In the same way a search that begins
+//! without some experts ([`Codec::around_soup`]) spends few genes on them.
 
 use super::{
     Codec, GeneKind, Stage, Start,
