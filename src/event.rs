@@ -178,7 +178,7 @@ pub enum Origin {
     Parent,
     /// An unsearched merge: equal-weight linear, TIES at its defaults.
     Baseline,
-    /// A known recipe handed to the optimizer.
+    /// A known recipe handed to the optimizer, or a merge of some experts that was tried for its start.
     WarmStart,
     /// A draw without an optimizer, to be measured against.
     Random,

@@ -3,14 +3,14 @@
 //! that nobody has seen.
 //!
 //! ```text
-//! cargo run --release --example racing -- tiny --seeds 5
+//! cargo run --release --example racing -- tiny --first-seed 6 --seeds 5
 //! cargo run --release --example racing -- simulated --seeds 12 --genes 24
 //! ```
 //!
 //! `simulated` needs no model: the same loop searches landscapes whose truth is known. Prints Markdown tables;
 //! `docs/reproductions.md` has them.
 
-use std::{path::Path, time::Duration};
+use std::{ops::Range, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use heterosis::{
@@ -35,7 +35,8 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
     let after = |flag: &str| args.iter().position(|a| a == flag).and_then(|i| args.get(i + 1));
     let number = |flag: &str, default: u64| after(flag).map_or(Ok(default), |n| n.parse());
-    let (seeds, tmp) = (number("--seeds", 5)?, tempfile::tempdir()?);
+    let (first, tmp) = (number("--first-seed", 1)?, tempfile::tempdir()?);
+    let seeds = first..first + number("--seeds", 5)?;
     match args.get(1).map(String::as_str) {
         Some("tiny") => tiny(seeds, number("--evals", 400)?, tmp.path()),
         Some("simulated") => simulate(seeds, number("--genes", 24)? as usize, tmp.path()),
@@ -44,7 +45,7 @@ fn main() -> Result<()> {
 }
 
 /// Pairs of searches on the tiny family: the same number of candidates, other questions.
-fn tiny(seeds: u64, evals: u64, dir: &Path) -> Result<()> {
+fn tiny(seeds: Range<u64>, evals: u64, dir: &Path) -> Result<()> {
     let parents = parents()?;
     let fresh = task(&fresh::write(dir)?)?;
     println!(
@@ -52,7 +53,7 @@ fn tiny(seeds: u64, evals: u64, dir: &Path) -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|");
     let (mut shares, mut differences) = (Vec::new(), Vec::new());
-    for seed in 1..=seeds {
+    for seed in seeds {
         let search = |racing: Option<Racing>| -> Result<(usize, Vec<f64>)> {
             let dir = dir.join(format!("{seed}-{}", racing.is_some()));
             std::fs::create_dir(&dir)?;
@@ -85,12 +86,12 @@ fn tiny(seeds: u64, evals: u64, dir: &Path) -> Result<()> {
 }
 
 /// How far the mean of a search gets in truth, by the number of its candidates; means over landscapes.
-fn simulate(seeds: u64, genes: usize, dir: &Path) -> Result<()> {
+fn simulate(seeds: Range<u64>, genes: usize, dir: &Path) -> Result<()> {
     println!("| candidates | answers, all asked everything | raced | gain of accuracy, all | raced |");
     println!("|---|---|---|---|---|");
     for evals in [60, 120, 240, 480, 960, 1600] {
         let mut rows: [Vec<(f64, f64)>; 2] = Default::default();
-        for seed in 1..=seeds {
+        for seed in seeds.clone() {
             let land = simulated::land(genes, seed);
             let start = simulated::truth(&land, &vec![0.5; genes]);
             for (rows, racing) in rows.iter_mut().zip([None, Some(Racing::default())]) {

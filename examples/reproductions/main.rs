@@ -4,6 +4,7 @@
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
+//! cargo run --release --example reproductions -- searches 2 distractor 3  # seeds 3 and 4 of those with such a name
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -35,8 +36,9 @@ fn main() -> Result<()> {
         Some("layer-swap") => layer_swap(),
         Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
         Some("searches") => {
-            let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            searches::run(args.get(2).map_or("", String::as_str), seeds)
+            let number = |at: usize, what| args.get(at).map_or(Ok(1), |n| n.parse::<u64>()).context(what);
+            let (seeds, first) = (number(1, "how many seeds?")?, number(3, "which seed first?")?);
+            searches::run(args.get(2).map_or("", String::as_str), first..first + seeds)
         }
         _ => bail!("say layer-swap, random or searches"),
     }

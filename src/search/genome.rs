@@ -104,6 +104,21 @@ impl Genome {
         Some((Self::Merge(wider), start))
     }
 
+    /// The merge of some experts without the others. `None` of a genome that cannot leave them out.
+    pub(super) fn soup(&self, members: &[&str]) -> Option<Genotype> {
+        match self {
+            Self::Merge(codec) => codec.soup(members),
+            Self::Bare(_) => None,
+        }
+    }
+
+    /// The genome of a search that begins there, and its start.
+    pub(super) fn around_soup(&self, members: &[&str]) -> Option<(Self, Start)> {
+        let Self::Merge(codec) = self else { return None };
+        let (codec, start) = codec.around_soup(members)?;
+        Some((Self::Merge(codec), start))
+    }
+
     /// Where a search of layer paths starts: one source as it is. `None` without a data-flow space.
     pub(super) fn origin(&self) -> Option<Start> {
         match self {

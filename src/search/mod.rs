@@ -7,7 +7,7 @@
 //!   a program of the user's, or several copies of it; then `crew.rs` keeps several candidates out at a time.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
-//! * `finale.rs` decides who won.
+//! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won.
 
 mod chronicle;
 mod crew;
@@ -19,6 +19,7 @@ mod parents;
 mod pool;
 mod race;
 mod scoring;
+mod soup;
 #[cfg(test)]
 mod tests;
 
@@ -230,6 +231,7 @@ pub fn run(
         evals: 0,
         stage_end: None,
         stages: vec![(0, plan.genome.genes().into())],
+        soup: None,
         at_work: AtWork::default(),
     };
     match run.whole() {
@@ -286,6 +288,8 @@ struct Run<'a, 'b> {
     stage_end: Option<StageEnd>,
     /// How many had a score when each stage began, and its genes.
     stages: Vec<(usize, Genes)>,
+    /// Where the search begins, if some experts without the others are better than every unsearched merge of all.
+    soup: Option<(Genome, Start)>,
     /// Of an evaluator with several hands.
     at_work: AtWork,
 }
@@ -317,13 +321,16 @@ impl Run<'_, '_> {
         let unsearched = merges.map(|(id, recipe)| Entrant::unsearched(&id, recipe));
         let known: Vec<Entrant> = parents.chain(unsearched).collect();
         self.look_ahead(&known, &self.standard.clone())?;
-        for entrant in &known {
-            // A baseline that fails is in the journal with its reason; the search goes on.
-            if let (Err(reason), Origin::Parent) = (self.measure(entrant)?, &entrant.origin) {
-                let id = entrant.id.clone();
+        let (parents, unsearched) = known.split_at(plan.space.models.len());
+        for (parent, scored) in parents.iter().zip(self.measure_all(parents)?) {
+            if let Err(reason) = scored {
+                let id = parent.id.clone();
                 return Err(Error::Parent { id, reason }.into());
             }
         }
+        // A baseline that fails is in the journal with its reason; the search goes on.
+        self.measure_all(unsearched)?;
+        self.greedy_soup()?;
         self.random_draws()
     }
 
@@ -359,8 +366,11 @@ impl Run<'_, '_> {
     /// Asks until the budget ends, stage after stage.
     fn search(&mut self) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::Search)?;
-        let mut genome = self.plan.genome.clone();
-        let mut known = None;
+        let (mut genome, mut known) = (self.plan.genome.clone(), None);
+        if let Some((around_soup, start)) = self.soup.take() {
+            (genome, known) = (around_soup, Some(start));
+            self.stages.push((self.scored.len(), genome.genes().into()));
+        }
         let reason = loop {
             let next = genome.next_stage();
             self.stage_end = next.map(|next| self.stage_end(next, genome.share()));
@@ -533,9 +543,10 @@ impl Run<'_, '_> {
             warm.extend(genotype.filter(|genotype| known.is_none() || !self.has_met(&genome.decode(genotype))));
         }
         if let Some(start) = known {
-            let spread = Spread::Correlated {
-                stds: start.stds,
-                correlations: start.correlations,
+            let Start { stds, correlations, .. } = start;
+            let spread = match correlations.is_empty() {
+                true => Spread::OfGenes(stds),
+                false => Spread::Correlated { stds, correlations },
             };
             optimizer.start_at(&start.mean, &spread)?;
             optimizer.inject(warm.iter().cloned())?;

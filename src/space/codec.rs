@@ -259,7 +259,7 @@ impl Codec {
     }
 
     /// The narrow genotype nearest to a point of the whole space; whole numbers have no fraction in it.
-    fn contract(&self, genotype: &[f64]) -> Vec<f64> {
+    pub(super) fn contract(&self, genotype: &[f64]) -> Vec<f64> {
         let is_whole = |gene: &GeneSpec| !matches!(gene.kind, GeneKind::Real { .. });
         let mean = match &self.ties {
             Some(ties) => ties.contract(genotype),
@@ -335,6 +335,12 @@ impl Codec {
         let mut genotype = self.parameters.as_ref().map_or_else(Vec::new, ParameterCodec::usual);
         genotype.extend(flow.origin());
         Some(genotype)
+    }
+
+    /// The merge of some experts at their usual parameters, the others' weights 0. `None` where experts have no such weights.
+    pub fn soup(&self, members: &[&str]) -> Option<Vec<f64>> {
+        let ps = self.parameters.as_ref().filter(|_| self.flow.is_none())?;
+        Some(self.contract(&ps.soup(members)?))
     }
 
     /// A distribution around a genotype. Real genes spread over a sixth of their range, a layer's scale over a twentieth;

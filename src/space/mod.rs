@@ -313,6 +313,8 @@ pub struct Search {
     /// has shown an effect.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub widening: bool,
+    /// Of three or more experts, find out first which ones help, and begin with the merge of those.
+    pub greedy_soup: bool,
     pub seed: u64,
 }
 

@@ -322,6 +322,41 @@ impl ParameterCodec {
         genotype
     }
 
+    /// The merge of some experts at their usual parameters: the others' weights are 0. `None` where weights are not searched
+    /// expert by expert, or cannot be 0.
+    pub fn soup(&self, members: &[&str]) -> Option<Vec<f64>> {
+        self.methods[0].info().parameter("weight")?;
+        let slot = self.slots.iter().find(|slot| slot.parameter == "weight")?;
+        let (low, high) = slot.range.bounds();
+        if !slot.per.contains(&Axis::Model) || !(low..=high).contains(&0.0) {
+            return None;
+        }
+        let n: usize = self.extent(slot).iter().product();
+        let mut genotype = self.usual();
+        for (gene, is_others) in self.of_others(members).into_iter().enumerate() {
+            if is_others && (slot.first..slot.first + n).contains(&gene) {
+                genotype[gene] = 0.0;
+            }
+        }
+        Some(genotype)
+    }
+
+    /// Which genes belong to experts that are none of `members`.
+    pub fn of_others(&self, members: &[&str]) -> Vec<bool> {
+        let mut others = vec![false; self.genes.len()];
+        for slot in self.slots.iter().filter(|slot| slot.per.contains(&Axis::Model)) {
+            let [_, groups, modules] = self.extent(slot);
+            for (expert, genes) in self
+                .experts
+                .iter()
+                .zip(others[slot.first..].chunks_mut(groups * modules))
+            {
+                genes.fill(!members.contains(&expert.as_str()));
+            }
+        }
+        others
+    }
+
     /// The genotype nearest to a recipe: each gene takes the mean of what the recipe says at the places that it serves.
     ///
     /// # Errors
@@ -587,6 +622,22 @@ fitness:
         a[13] = 0.3;
         a[15] = 0.6;
         assert_eq!(codec.decode(&a).digest(), one.digest());
+    }
+
+    #[test]
+    fn a_soup_leaves_experts_out() {
+        let text = SPACE.replace("[ties, linear]", "ties");
+        let soup = codec(&text).soup(&["spanish"]).unwrap();
+        assert_eq!(soup[..12], [[0.0; 6], [1.0; 6]].concat());
+        assert_eq!(soup[12..], [1.0; 3]);
+        for without in [
+            "weight: [0.1, 1.5]",
+            "weight: 1.0",
+            "weight: {range: [0, 2], per: group}",
+        ] {
+            let text = text.replace("weight: [0.0, 1.5]", without);
+            assert_eq!(codec(&text).soup(&["spanish"]), None, "{without}");
+        }
     }
 
     #[test]

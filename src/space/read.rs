@@ -696,6 +696,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         warm_start: Vec::new(),
         mating: None,
         widening: false,
+        greedy_soup: true,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -769,6 +770,9 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
                  cma-es-margin, or leave 'widening' out",
             ));
         }
+    }
+    if let Some(node) = map.optional("greedy_soup") {
+        search.greedy_soup = node.bool()?;
     }
     if let Some(node) = map.optional("seed") {
         search.seed = node.u64()?;
@@ -931,6 +935,15 @@ search:
             error("  evals: 20", "  optimizer: genetic\n  mating: atraction").contains("did you mean 'attraction'?")
         );
         assert!(error("fitness:\n", "fitness:\n  workers: 2\n").contains("'command'"));
+    }
+
+    #[test]
+    fn a_soup_is_tried_unless_the_space_says_no() {
+        assert!(Space::parse(Path::new("s.yaml"), GOOD).unwrap().search.greedy_soup);
+        let text = GOOD.replace("  evals: 20", "  evals: 20\n  greedy_soup: false");
+        let space = Space::parse(Path::new("s.yaml"), &text).unwrap();
+        assert!(!space.search.greedy_soup);
+        assert_eq!(Space::parse(Path::new("again.yaml"), &space.to_yaml()).unwrap(), space);
     }
 
     #[test]

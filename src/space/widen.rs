@@ -3,7 +3,8 @@
 //! A narrow codec moves several genes of the whole space as one. It begins with one gene for each parameter and model
 //! ([`Codec::narrowed`]); [`Codec::widened`] tells modules apart, then layer groups, and only for the genes that it is
 //! told to split; [`Codec::carry`] takes what was learnt along, the covariance too. A narrow genotype is a point of the
-//! whole space, so that recipes, and with them every answer, stay what they are.
+//! whole space, so that recipes, and with them every answer, stay what they are. In the same way a search that begins
+//! without some experts ([`Codec::around_soup`]) spends few genes on them.
 
 use super::{
     Codec, GeneKind, Stage, Start,
@@ -29,6 +30,9 @@ const SIBLINGS: f64 = 0.5;
 /// have in common may have converged, that of their differences has not begun.
 const LEAST_SPREAD: f64 = 1.0 / 12.0;
 
+/// How far the genes of experts that a search begins without spread, relative to others'.
+const OTHERS_SPREAD: f64 = 0.3;
+
 impl Ties {
     /// Everything that differs only in group and module is one.
     fn narrowest(coordinates: &[Coordinates]) -> Self {
@@ -36,6 +40,18 @@ impl Ties {
         Self {
             tied: split(&all, |gene| (coordinates[gene].parameter, coordinates[gene].model)),
             stage: Stage::Global,
+        }
+    }
+
+    /// Some genes are one for each parameter and model, the rest stand alone.
+    fn of_some(tied: &[bool], coordinates: &[Coordinates]) -> Self {
+        let all: Vec<usize> = (0..coordinates.len()).collect();
+        let alone = |gene: usize| (!tied[gene]).then_some(gene);
+        Self {
+            tied: split(&all, |gene| {
+                (alone(gene), coordinates[gene].parameter, coordinates[gene].model)
+            }),
+            stage: Stage::ParameterSpace,
         }
     }
 
@@ -153,6 +169,24 @@ impl Codec {
         let ps = self.parameters.as_ref().filter(|_| self.flow.is_none())?;
         let ties = Ties::narrowest(&ps.coordinates());
         (ties.tied.len() < ps.genes().len()).then(|| self.tied(ps, ties))
+    }
+
+    /// A search that begins with [`Codec::soup`]: each of the other experts has one gene for each parameter, which spreads
+    /// less than the rest. So it can still be taken in, but costs the search of the members hardly anything.
+    pub fn around_soup(&self, members: &[&str]) -> Option<(Self, Start)> {
+        let (ps, mean) = (self.parameters.as_ref()?, self.soup(members)?);
+        let others = ps.of_others(members);
+        let ties = match &self.ties {
+            Some(ties) => ties.clone(),
+            None => Ties::of_some(&others, &ps.coordinates()),
+        };
+        let others = ties.any(&others);
+        let codec = self.tied(ps, ties);
+        let mut start = codec.start(&codec.contract(&self.expand(&mean)));
+        for (std, _) in start.stds.iter_mut().zip(others).filter(|(_, is_others)| *is_others) {
+            *std *= OTHERS_SPREAD;
+        }
+        Some((codec, start))
     }
 
     /// The codec of the next stage: each gene for which `split` is true becomes one for each module, and in the stage
@@ -283,6 +317,27 @@ fitness:
 
     fn names(codec: &Codec) -> Vec<&str> {
         codec.genes().iter().map(|gene| gene.name.as_str()).collect()
+    }
+
+    #[test]
+    fn experts_that_a_search_begins_without_have_one_gene_for_each_parameter() {
+        let plain = codec(&SPACE.replace("[ties, linear]", "ties"));
+        let (soup, start) = plain.around_soup(&["spanish"]).unwrap();
+        let expected = ["weight.maths", "weight.spanish.g0.attn", "weight.spanish.g0.mlp"];
+        assert_eq!(names(&soup)[..3], expected);
+        assert_eq!(soup.genes().len(), 1 + 6 + 1 + 2 + 1);
+        assert_eq!(start.mean, [[0.0].as_slice(), &[1.0; 10]].concat());
+        assert!(start.stds[0] < start.stds[1] / 3.0);
+        assert_eq!((soup.stage(), soup.next_stage()), (Stage::ParameterSpace, None));
+        let members = plain.soup(&["spanish"]).unwrap();
+        assert_eq!(soup.decode(&start.mean).digest(), plain.decode(&members).digest());
+
+        let narrow = plain.narrowed().unwrap();
+        let (soup, start) = narrow.around_soup(&["spanish"]).unwrap();
+        assert_eq!(names(&soup), names(&narrow));
+        assert_eq!(start.mean[..2], [0.0, 1.0]);
+        assert!(start.stds[0] < start.stds[1] / 3.0);
+        assert_eq!(soup.next_stage(), narrow.next_stage());
     }
 
     #[test]
