@@ -1,7 +1,7 @@
 //! Who won: finalists on fresh questions, then the sealed test split, once.
 //!
 //! The best score of a search is the luckiest of many, so it decides only who comes here. The selection questions, which
-//! no candidate was bred on, choose the winner; the optimizer's mean wins ties. The test split is then read a single time,
+//! no candidate was bred on, choose the winner; the optimizer's mean wins ties (see [`mean_wins_ties`]). The test split is then read a single time,
 //! and that reading is in the journal. Last, the winner and the parents meet tasks that the search never asked: what the
 //! child forgot.
 
@@ -62,7 +62,7 @@ impl Run<'_, '_> {
 
     fn select(&mut self) -> Result<Selection, Interrupt> {
         self.chronicle.phase(Phase::Selection)?;
-        let mut finalists = Vec::new();
+        let mut finalists: Vec<(Finalist, Evaluation)> = Vec::new();
         let parents: Vec<Candidate> = self
             .scored
             .iter()
@@ -79,7 +79,7 @@ impl Run<'_, '_> {
                 continue;
             };
             let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
-            finalists.push(Finalist {
+            let finalist = Finalist {
                 id: candidate.id.clone(),
                 origin: candidate.origin.clone(),
                 search: crate::event::Score {
@@ -89,13 +89,14 @@ impl Run<'_, '_> {
                 },
                 fresh,
                 tasks,
-            });
+            };
+            finalists.push((finalist, evaluation));
         }
-        // Best first; among equals the mean, which luck has touched least.
-        finalists.sort_by(|a, b| {
-            let mean_first = (b.origin == Origin::Mean).cmp(&(a.origin == Origin::Mean));
-            b.fresh.value.total_cmp(&a.fresh.value).then(mean_first)
-        });
+        finalists.sort_by(|(a, _), (b, _)| b.fresh.value.total_cmp(&a.fresh.value));
+        let seed = plan.space.search.seed;
+        let noise = |a: &Evaluation, b: &Evaluation| plan.selection.compare(&a.answers, &b.answers, seed).stderr;
+        mean_wins_ties(&mut finalists, noise);
+        let finalists: Vec<Finalist> = finalists.into_iter().map(|(finalist, _)| finalist).collect();
         let best_where = |parent: bool| {
             let of_kind = |f: &&Finalist| (f.origin == Origin::Parent) == parent;
             finalists.iter().find(of_kind).map(|f| f.id.clone())
@@ -233,4 +234,63 @@ fn front<'a>(candidates: &[&'a Candidate]) -> Vec<&'a Candidate> {
     };
     let is_free = |c: &&&Candidate| !candidates.iter().any(|other| dominates(other, c));
     candidates.iter().filter(is_free).copied().collect()
+}
+
+/// Puts the optimizer's mean first, of several the best, unless the best finalist is better by more than the standard error
+/// of their difference, which `noise` gives. The best of a dozen finalists is partly the luckiest on these questions; luck
+/// has touched the mean least, for it averages over all that the search has seen.
+///
+/// **Source**: the rule of one standard error, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+fn mean_wins_ties<A>(finalists: &mut [(Finalist, A)], noise: impl Fn(&A, &A) -> f64) {
+    let mean = finalists.iter().position(|(f, _)| f.origin == Origin::Mean);
+    let best = finalists.iter().position(|(f, _)| f.origin != Origin::Parent);
+    if let (Some(mean), Some(best)) = (mean, best) {
+        let ((first, a), (middle, b)) = (&finalists[best], &finalists[mean]);
+        if first.fresh.value - middle.fresh.value <= noise(a, b) {
+            finalists[best..=mean].rotate_right(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Score;
+
+    fn order(finalists: &[(&str, Origin, f64)]) -> Vec<String> {
+        let finalist = |(id, origin, value): &(&str, Origin, f64)| {
+            let score = Score {
+                value: *value,
+                stderr: 0.0,
+                n: 400,
+            };
+            let finalist = Finalist {
+                id: id.to_string(),
+                origin: origin.clone(),
+                search: score,
+                fresh: score,
+                tasks: Vec::new(),
+            };
+            (finalist, ())
+        };
+        let mut finalists: Vec<_> = finalists.iter().map(finalist).collect();
+        mean_wins_ties(&mut finalists, |(), ()| 0.02);
+        finalists.into_iter().map(|(f, ())| f.id).collect()
+    }
+
+    #[test]
+    fn the_mean_wins_what_one_standard_error_cannot_tell_apart() {
+        use Origin::{Mean, Parent, Search};
+        let close = [
+            ("p", Parent, 0.9),
+            ("a", Search, 0.72),
+            ("b", Search, 0.71),
+            ("mean", Mean, 0.705),
+        ];
+        assert_eq!(order(&close), ["p", "mean", "a", "b"]);
+        let clear = [("a", Search, 0.74), ("mean", Mean, 0.71), ("older mean", Mean, 0.70)];
+        assert_eq!(order(&clear), ["a", "mean", "older mean"]);
+        assert_eq!(order(&[("a", Search, 0.7), ("b", Search, 0.7)]), ["a", "b"]);
+        assert_eq!(order(&[("mean", Mean, 0.7)]), ["mean"]);
+    }
 }

@@ -48,6 +48,8 @@ pub type Answers = [(String, Vec<Answer>)];
 pub struct Paired {
     /// child − other.
     pub difference: f64,
+    /// Of the difference.
+    pub stderr: f64,
     pub p_value: f64,
     pub test: &'static str,
     pub negative_flips: usize,
@@ -122,8 +124,10 @@ impl Exam {
             }
             _ => (stats::sign_flip_p(&a, &b, 20_000, seed), "paired-sign-flip"),
         };
+        let gaps: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
         Paired {
             difference,
+            stderr: gaps.len() as f64 * stats::standard_error(&gaps),
             p_value,
             test,
             negative_flips,
