@@ -4,6 +4,7 @@
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
+//! cargo run --release --example reproductions -- language-gate 150 2 # does one drift to English?
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -20,11 +21,21 @@ use heterosis::{
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
+#[allow(dead_code)] // the trainer begins a family, too
+#[path = "../train_family/decoder.rs"]
+mod decoder;
+#[path = "../train_family/files.rs"]
+mod files;
+mod language_gate;
 mod searches;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
+#[path = "../train_family/tokens.rs"]
+mod tokens;
+#[path = "../train_family/training.rs"]
+mod training;
 
-use tiny_family::{evaluator, examine, parents, task};
+use tiny_family::{evaluator, examine, language, parents, problems, task};
 
 const QUESTIONS: usize = 200;
 const LAYERS: usize = 8;
@@ -38,7 +49,15 @@ fn main() -> Result<()> {
             let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
             searches::run(args.get(2).map_or("", String::as_str), seeds)
         }
-        _ => bail!("say layer-swap, random or searches"),
+        Some("language-gate") => {
+            let evals = args
+                .get(1)
+                .map_or(Ok(150), |n| n.parse())
+                .context("how many candidates?")?;
+            let seeds = args.get(2).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
+            language_gate::run(evals, seeds)
+        }
+        _ => bail!("say layer-swap, random, searches or language-gate"),
     }
 }
 
