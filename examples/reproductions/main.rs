@@ -4,7 +4,8 @@
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
-//! cargo run --release --example reproductions -- language-gate 150 2 # does one drift to English?
+//! cargo run --release --example reproductions -- searches 1 widening 2     # those with this in their name, from seed 2
+//! cargo run --release --example reproductions -- language-gate 150 2       # does a search drift to English?
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -47,7 +48,8 @@ fn main() -> Result<()> {
         Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
         Some("searches") => {
             let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            searches::run(args.get(2).map_or("", String::as_str), seeds)
+            let first = args.get(3).map_or(Ok(1), |n| n.parse()).context("which seed first?")?;
+            searches::run(args.get(2).map_or("", String::as_str), first..first + seeds)
         }
         Some("language-gate") => {
             let evals = args

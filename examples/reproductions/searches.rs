@@ -82,7 +82,7 @@ const ARMS: [Arm; 10] = [
 ];
 
 /// Runs every arm whose name contains `only`.
-pub fn run(only: &str, seeds: u64) -> Result<()> {
+pub fn run(only: &str, seeds: std::ops::Range<u64>) -> Result<()> {
     let tmp = tempfile::tempdir()?;
     let program = Program::beside_this()?;
     let task = fresh::write(tmp.path())?;
@@ -92,7 +92,7 @@ pub fn run(only: &str, seeds: u64) -> Result<()> {
         println!("| `{model}` | | | | {score} | |");
     }
     for arm in ARMS.iter().filter(|arm| arm.name.contains(only)) {
-        for seed in 1..=seeds {
+        for seed in seeds.clone() {
             let run = tmp.path().join(format!("{}-{seed}", arm.name));
             let space = tmp.path().join("space.yaml");
             std::fs::write(&space, arm.text(tmp.path())?)?;

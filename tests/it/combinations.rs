@@ -64,7 +64,7 @@ fn attraction_survives_kill_and_ends_the_same() {
     let (whole, killed) = (tmp.path().join("whole"), tmp.path().join("killed"));
     good(&["search", &word(&file), "--run", &word(&whole), "--headless"]);
     let mut child = begin(&["search", &word(&file), "--run", &word(&killed)]);
-    wait_for(evaluations(&whole) - 4, &mut child, &killed);
+    wait_for(evaluations(&whole) / 2 + 4, &mut child, &killed);
     child.kill().unwrap();
     child.wait().unwrap();
     good(&["resume", &word(&killed)]);
