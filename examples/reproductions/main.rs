@@ -5,7 +5,7 @@
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
 //! cargo run --release --example reproductions -- searches 1 widening 2     # those with this in their name, from seed 2
-//! cargo run --release --example reproductions -- language-gate 150 2       # does a search drift to English?
+//! cargo run --release --example reproductions -- language-gate 200 2       # does a search drift to English?
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -48,19 +48,24 @@ fn main() -> Result<()> {
         Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
         Some("searches") => {
             let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            let first = args.get(3).map_or(Ok(1), |n| n.parse()).context("which seed first?")?;
+            let first = first_seed(args.get(3))?;
             searches::run(args.get(2).map_or("", String::as_str), first..first + seeds)
         }
         Some("language-gate") => {
             let evals = args
                 .get(1)
-                .map_or(Ok(150), |n| n.parse())
+                .map_or(Ok(200), |n| n.parse())
                 .context("how many candidates?")?;
             let seeds = args.get(2).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            language_gate::run(evals, seeds)
+            let first = first_seed(args.get(3))?;
+            language_gate::run(evals, first..first + seeds)
         }
         _ => bail!("say layer-swap, random, searches or language-gate"),
     }
+}
+
+fn first_seed(arg: Option<&String>) -> Result<u64> {
+    arg.map_or(Ok(1), |n| n.parse()).context("which seed first?")
 }
 
 fn recipe(yaml: &str) -> Result<Recipe> {
