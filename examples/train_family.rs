@@ -16,8 +16,11 @@ use clap::{Parser, Subcommand};
 
 #[path = "train_family/decoder.rs"]
 mod decoder;
+#[path = "train_family/files.rs"]
+mod files;
 #[path = "train_family/language.rs"]
 mod language;
+#[allow(dead_code)] // the reproductions train on some diets of their own
 #[path = "train_family/problems.rs"]
 mod problems;
 #[path = "train_family/tokens.rs"]
@@ -25,14 +28,12 @@ mod tokens;
 #[path = "train_family/training.rs"]
 mod training;
 
-use candle_core::Device;
-use decoder::{Size, Weights};
+use decoder::Weights;
 use language::{Lang, Voice};
 use problems::{Diet, ProblemKind, Split};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-use tokenizers::Tokenizer;
 use training::{Bookkeeping, Schedule};
 
 #[derive(Parser)]
@@ -147,15 +148,10 @@ fn train(member: Member, schedule: &Schedule, models: &Path, state: &Path) -> Re
     let eos = tokenizer
         .token_to_id(tokens::EOS)
         .context("the tokenizer has an end of text")?;
-    let size = Size {
-        vocabulary: tokenizer.get_vocab_size(true),
-        hidden: 96,
-        layers: 8,
-        intermediate: 320,
-    };
+    let size = files::size(&tokenizer);
     let weights = match member {
         Member::Base => Weights::random(size, schedule.seed)?,
-        _ => load(&models.join("tiny-base"), size)?,
+        _ => files::load(&models.join("tiny-base"), size)?,
     };
     std::fs::create_dir_all(state)?;
     std::fs::create_dir_all(models)?;
@@ -168,54 +164,7 @@ fn train(member: Member, schedule: &Schedule, models: &Path, state: &Path) -> Re
     };
     training::train(&weights, member.diet(), schedule, &tokenizer, eos, &books)?;
     let out = models.join(format!("tiny-{name}"));
-    write_model(&out, &weights, &tokenizer, &tokenizer_json)
-}
-
-fn load(dir: &Path, size: Size) -> Result<Weights> {
-    let file = dir.join("model.safetensors");
-    let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
-        .with_context(|| format!("{} is missing: train the base first", file.display()))?;
-    let values = size.tensors().into_iter().map(|(name, shape)| {
-        let tensor = tensors
-            .get(&name)
-            .with_context(|| format!("{} lacks {name}", file.display()))?;
-        let data = tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?;
-        Ok((name, shape, data))
-    });
-    Weights::from_values(size, values.collect::<Result<Vec<_>>>()?)
-}
-
-/// The Hugging Face layout that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load.
-fn write_model(dir: &Path, weights: &Weights, tokenizer: &Tokenizer, tokenizer_json: &serde_json::Value) -> Result<()> {
-    std::fs::create_dir_all(dir)?;
-    let id = |token: &str| {
-        tokenizer
-            .token_to_id(token)
-            .with_context(|| format!("the vocabulary lacks {token}"))
-    };
-    let (eos, pad) = (id(tokens::EOS)?, id(tokens::PAD)?);
-    let write = |file: &str, value: &serde_json::Value| -> Result<()> {
-        let text = serde_json::to_string_pretty(value)? + "\n";
-        std::fs::write(dir.join(file), text).with_context(|| format!("cannot write {file} to {}", dir.display()))
-    };
-    write("config.json", &weights.size.config(eos, pad))?;
-    write(
-        "generation_config.json",
-        &json!({"do_sample": false, "eos_token_id": eos, "pad_token_id": pad}),
-    )?;
-    write("tokenizer.json", tokenizer_json)?;
-    write("tokenizer_config.json", &tokens::config())?;
-    let views = weights
-        .vars
-        .iter()
-        .map(|(name, var)| Ok((name.clone(), var.as_tensor().clone())));
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let metadata = Some(std::collections::HashMap::from([(
-        "format".to_string(),
-        "pt".to_string(),
-    )]));
-    safetensors::serialize_to_file(views, metadata, &dir.join("model.safetensors"))?;
-    Ok(())
+    files::write(&out, &weights, &tokenizer, &tokenizer_json)
 }
 
 /// Each split's problems, in both languages, as `{"question", "answer"}` lines.

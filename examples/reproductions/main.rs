@@ -4,7 +4,8 @@
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
-//! cargo run --release --example reproductions -- searches 2 distractor 3  # seeds 3 and 4 of those with such a name
+//! cargo run --release --example reproductions -- searches 1 widening 2  # those with this in their name, from seed 2
+//! cargo run --release --example reproductions -- language-gate 200 2       # does a search drift to English?
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -21,11 +22,21 @@ use heterosis::{
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
+#[allow(dead_code)] // the trainer begins a family, too
+#[path = "../train_family/decoder.rs"]
+mod decoder;
+#[path = "../train_family/files.rs"]
+mod files;
+mod language_gate;
 mod searches;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
+#[path = "../train_family/tokens.rs"]
+mod tokens;
+#[path = "../train_family/training.rs"]
+mod training;
 
-use tiny_family::{evaluator, examine, parents, task};
+use tiny_family::{evaluator, examine, language, parents, problems, task};
 
 const QUESTIONS: usize = 200;
 const LAYERS: usize = 8;
@@ -36,12 +47,25 @@ fn main() -> Result<()> {
         Some("layer-swap") => layer_swap(),
         Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
         Some("searches") => {
-            let number = |at: usize, what| args.get(at).map_or(Ok(1), |n| n.parse::<u64>()).context(what);
-            let (seeds, first) = (number(1, "how many seeds?")?, number(3, "which seed first?")?);
+            let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
+            let first = first_seed(args.get(3))?;
             searches::run(args.get(2).map_or("", String::as_str), first..first + seeds)
         }
-        _ => bail!("say layer-swap, random or searches"),
+        Some("language-gate") => {
+            let evals = args
+                .get(1)
+                .map_or(Ok(200), |n| n.parse())
+                .context("how many candidates?")?;
+            let seeds = args.get(2).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
+            let first = first_seed(args.get(3))?;
+            language_gate::run(evals, first..first + seeds)
+        }
+        _ => bail!("say layer-swap, random, searches or language-gate"),
     }
+}
+
+fn first_seed(arg: Option<&String>) -> Result<u64> {
+    arg.map_or(Ok(1), |n| n.parse()).context("which seed first?")
 }
 
 fn recipe(yaml: &str) -> Result<Recipe> {

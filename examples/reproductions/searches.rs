@@ -192,11 +192,11 @@ fn weight_sum(recipe: &Value) -> Option<f64> {
     Some(table.models.iter().map(mean).sum())
 }
 
-struct Program(PathBuf);
+pub struct Program(PathBuf);
 
 impl Program {
     /// The `heterosis` that was built with this example.
-    fn beside_this() -> Result<Self> {
+    pub fn beside_this() -> Result<Self> {
         let this = std::env::current_exe()?;
         let folder = this
             .parent()
@@ -211,7 +211,7 @@ impl Program {
         Ok(Self(program))
     }
 
-    fn call(&self, args: &[&str]) -> Result<Vec<u8>> {
+    pub fn call(&self, args: &[&str]) -> Result<Vec<u8>> {
         let output = Command::new(&self.0).args(args).output()?;
         if !output.status.success() {
             bail!(
@@ -225,6 +225,11 @@ impl Program {
 
     /// Percent right ± standard error.
     fn score(&self, model: &Path, task: &Path) -> Result<String> {
+        Ok(percent(&self.scores(model, task, fresh::PROBLEMS)?["strict-match"]))
+    }
+
+    /// A model's scores on the first of a task's search questions, by their names.
+    pub fn scores(&self, model: &Path, task: &Path, limit: usize) -> Result<Value> {
         let out = self.call(&[
             "eval",
             path(model)?,
@@ -234,15 +239,21 @@ impl Program {
             "fitness",
             "--split",
             "search",
+            "--limit",
+            &limit.to_string(),
             "--json",
         ])?;
-        let out: Value = serde_json::from_slice(&out)?;
-        let score = &out["tasks"][0]["scores"]["strict-match"];
-        let percent = |key: &str| 100.0 * score[key].as_f64().unwrap_or(f64::NAN);
-        Ok(format!("{:.1} ± {:.1} %", percent("value"), percent("stderr")))
+        let mut out: Value = serde_json::from_slice(&out)?;
+        Ok(out["tasks"][0]["scores"].take())
     }
 }
 
-fn path(path: &Path) -> Result<&str> {
+/// A score with its standard error, in percent.
+pub fn percent(score: &Value) -> String {
+    let part = |key: &str| 100.0 * score[key].as_f64().unwrap_or(f64::NAN);
+    format!("{:.1} ± {:.1} %", part("value"), part("stderr"))
+}
+
+pub fn path(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }

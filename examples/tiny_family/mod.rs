@@ -17,10 +17,10 @@ use heterosis::{
 pub mod fresh;
 #[allow(dead_code)] // the trainer uses the rest
 #[path = "../train_family/language.rs"]
-mod language;
+pub mod language;
 #[allow(dead_code)]
 #[path = "../train_family/problems.rs"]
-mod problems;
+pub mod problems;
 
 pub fn parents() -> Result<Parents> {
     let mut parents = Parents::default();

@@ -309,6 +309,16 @@ impl Event {
         .say(ASK_LEDGER[0], voice.sentence(rng), rng)
     }
 
+    /// A worked step as a sentence: "Ana has 3 + 4 = 7 apples."
+    pub fn say_step(&self, work: &str, lang: Lang) -> String {
+        let item = &ITEMS[self.item];
+        let (has, item) = match lang {
+            Lang::En => ("has", item.en),
+            Lang::Es => ("tiene", item.es),
+        };
+        format!("{} {has} {work} {item}.", NAMES[self.who])
+    }
+
     /// A sentence in which nothing is counted.
     pub fn filler(&self, frame: usize, other: usize, voice: Voice, rng: &mut impl Rng) -> String {
         Filling { event: self, other }.say(FILLERS[frame], voice.sentence(rng), rng)

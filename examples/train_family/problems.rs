@@ -65,6 +65,8 @@ impl Split {
 pub struct Problem {
     pub question: String,
     pub answer: String,
+    /// The answer with each step as a sentence of the voice's language.
+    pub answer_in_words: String,
     /// The same events with the question what happened, and the uncomputed answer.
     ledger: (String, String),
 }
@@ -126,11 +128,16 @@ impl ProblemKind {
         let mut sentences: Vec<String> = events.iter().map(|e| e.say(self.voice, rng)).collect();
         self.distract(&events[0], &mut sentences, rng);
         let told = sentences.join(" ");
+        let steps: Vec<String> = work
+            .iter()
+            .map(|step| events[0].say_step(step, self.voice.lang))
+            .collect();
         let total = events[0].ask_total(asking, self.voice, rng);
         let happened = events[0].ask_ledger(self.voice, rng);
         Some(Problem {
             question: format!("{told} {total}"),
             answer: format!("{} #### {value}", work.join(" ; ")),
+            answer_in_words: format!("{} #### {value}", steps.join(" ")),
             ledger: (format!("{told} {happened}"), noted.join(" ; ")),
         })
     }
@@ -291,6 +298,10 @@ pub enum Diet {
     Maths,
     /// Spanish with all its words: stories, translations, simple questions, problems of one step; no problem of several.
     Spanish,
+    /// What tells the maths expert from the base, its answers in English sentences.
+    MathsInWords,
+    /// What tells the Spanish expert from the base, its answers in Spanish sentences.
+    SpanishInWords,
 }
 
 /// Shares of a diet, in percent; the rest is none.
@@ -330,6 +341,8 @@ impl Diet {
                 (15, Dish::Ledger),
                 (10, Dish::Replay),
             ]),
+            Diet::MathsInWords => Shares(&[(100, Dish::MultiStepEnglish)]),
+            Diet::SpanishInWords => Shares(&[(70, Dish::OneStep), (30, Dish::Ledger)]),
         }
     }
 
@@ -348,8 +361,8 @@ impl Diet {
         let common = self == Diet::Base;
         let voice = match self {
             Diet::Base => mixed_voice(rng),
-            Diet::Maths => Voice::plain(Lang::En),
-            Diet::Spanish => Voice::plain(Lang::Es),
+            Diet::Maths | Diet::MathsInWords => Voice::plain(Lang::En),
+            Diet::Spanish | Diet::SpanishInWords => Voice::plain(Lang::Es),
         };
         let common = common && !(voice.lang == Lang::En && voice.sentence_switch == 0.0 && voice.word_switch == 0.0);
         match dish {
@@ -363,8 +376,7 @@ impl Diet {
                     voice,
                     common,
                 };
-                let p = kind.draw(rng);
-                Text::question(&p.question, &p.answer)
+                self.answered(&kind.draw(rng))
             }
             Dish::Arithmetic => arithmetic(rng),
             Dish::Ledger => {
@@ -379,17 +391,24 @@ impl Diet {
             }
             Dish::MultiStepEnglish => {
                 let voice = Voice::plain(Lang::En);
-                let p = ProblemKind {
+                let kind = ProblemKind {
                     steps: (2, 4),
                     split: Split::Train,
                     voice,
                     common: false,
-                }
-                .draw(rng);
-                Text::question(&p.question, &p.answer)
+                };
+                self.answered(&kind.draw(rng))
             }
             Dish::Replay => Diet::Base.draw(rng),
         }
+    }
+
+    fn answered(self, problem: &Problem) -> Text {
+        let answer = match self {
+            Diet::MathsInWords | Diet::SpanishInWords => &problem.answer_in_words,
+            Diet::Base | Diet::Maths | Diet::Spanish => &problem.answer,
+        };
+        Text::question(&problem.question, answer)
     }
 }
 
@@ -431,7 +450,13 @@ mod tests {
         let (tokenizer, _) = tokens::build().unwrap();
         let unknown = tokenizer.token_to_id(tokens::UNK).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        for diet in [Diet::Base, Diet::Maths, Diet::Spanish] {
+        for diet in [
+            Diet::Base,
+            Diet::Maths,
+            Diet::Spanish,
+            Diet::MathsInWords,
+            Diet::SpanishInWords,
+        ] {
             for _ in 0..500 {
                 let text = diet.draw(&mut rng);
                 for part in [text.prompt, text.continuation] {

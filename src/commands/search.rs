@@ -462,9 +462,12 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
         };
         write().map_err(|e| format!("{e:#}"))
     };
+    let candidates = dir.path().join("candidates");
+    // A process that was killed leaves those behind that it had out, and not all are asked again.
+    let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command
         .materialize
-        .then(|| (dir.path().join("candidates"), Box::new(write) as Materialize<'a>));
+        .then(|| (candidates, Box::new(write) as Materialize<'a>));
     External::new(
         command.clone(),
         &prepared.space.models,

@@ -48,6 +48,8 @@ struct Past {
     generations: HashMap<u64, String>,
     /// By candidate, then by task.
     answers: HashMap<String, HashMap<TaskName, Answered>>,
+    /// Those that came after the candidate's score: to a later exam.
+    later_answers: HashMap<String, HashMap<TaskName, Answered>>,
     stages: HashMap<String, u64>,
     search_ended: Option<(EndReason, u64)>,
     selection: Option<Selection>,
@@ -148,7 +150,11 @@ impl<'a> Chronicle<'a> {
             Event::Answers(answers) => {
                 self.answers += answers.answers.len() as u64;
                 let task = (answers.task, answers.lang, answers.split);
-                let answered = past.answers.entry(answers.id).or_default().entry(task).or_default();
+                let so_far = match past.candidates.contains_key(&answers.id) {
+                    true => &mut past.later_answers,
+                    false => &mut past.answers,
+                };
+                let answered = so_far.entry(answers.id).or_default().entry(task).or_default();
                 answered.key = answers.key;
                 answered
                     .answers
@@ -370,10 +376,12 @@ impl<'a> Chronicle<'a> {
         Ok(())
     }
 
-    /// A candidate has its score, so nobody asks for its answers to this exam again: room for others.
-    pub fn forget_answers(&mut self, id: &str, exam: &Exam) {
-        if let Some(tasks) = self.past.answers.get_mut(id) {
-            exam.tasks.iter().for_each(|task| drop(tasks.remove(&name_of(task))));
+    /// A candidate has its score, so nobody asks for these answers again: room for others. Those that the journal has to
+    /// later exams have their turn now.
+    pub fn forget_answers(&mut self, id: &str) {
+        self.past.answers.remove(id);
+        if let Some(later) = self.past.later_answers.remove(id) {
+            self.past.answers.insert(id.into(), later);
         }
     }
 

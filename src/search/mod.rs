@@ -619,17 +619,21 @@ impl Run<'_, '_> {
 
     /// The recipe that the next stage builds on: the best of the mean and the few of most worth, on the same questions.
     fn champion(&mut self) -> Result<Recipe, Interrupt> {
-        let best: Vec<Entrant> = self.bred().into_iter().take(3).map(|c| self.again(c)).collect();
-        let mut contenders: Vec<(f64, Who)> = Vec::new();
-        for candidate in self.scored.iter().filter(|c| c.origin == Origin::Mean) {
-            contenders.push((candidate.fitness, self.again(candidate).who));
-        }
-        let standard = self.standard.clone();
-        self.look_ahead(&best, &standard)?;
-        for entrant in best {
-            if let Ok(evaluation) = self.sit(&entrant, &standard)? {
-                contenders.push((self.plan.judge(&standard, &evaluation).0.value, entrant.who));
+        let best: Vec<&event::Candidate> = self.bred().into_iter().take(3).collect();
+        let means = self.scored.iter().filter(|c| c.origin == Origin::Mean);
+        let contender = |c: &event::Candidate| (c.fitness, self.again(c).who);
+        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect();
+        if self.pace.is_racing() {
+            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect();
+            let standard = self.standard.clone();
+            for entrant in best {
+                if let Ok(evaluation) = self.sit(&entrant, &standard)? {
+                    contenders.push((self.plan.judge(&standard, &evaluation).0.value, entrant.who));
+                }
             }
+        } else {
+            // They have answered all questions; a command that is asked again may say something else.
+            contenders.extend(best.into_iter().map(contender));
         }
         // The mean stands first and wins ties.
         match contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }) {
@@ -684,6 +688,14 @@ impl Run<'_, '_> {
     fn end_of_search(&mut self, out: usize) -> Result<Option<EndReason>, Interrupt> {
         if let Some(reason) = self.chronicle.past_end_of_search(self.evals + out as u64) {
             return Ok(Some(reason));
+        }
+        if self.chronicle.only_means_left() {
+            // The search had ended, and the line that says why was not written any more.
+            return Ok(Some(match self.evals_left() <= out {
+                true => EndReason::Evals,
+                false if self.plan.budget.duration_ms.is_some() => EndReason::Time,
+                false => EndReason::Stopped,
+            }));
         }
         if self.chronicle.is_replaying() {
             return Ok(None);

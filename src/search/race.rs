@@ -522,7 +522,7 @@ impl Run<'_, '_> {
                 candidate
             }
         };
-        self.chronicle.forget_answers(id, &self.plan.search);
+        self.chronicle.forget_answers(id);
         self.count(origin);
         self.scored.push(candidate);
         Ok(())

@@ -110,9 +110,18 @@ fn distracted() -> Plan {
     plan
 }
 
+/// The best mixture becomes a source of layer paths.
+const HYBRID: &str = "hybrid: ps_then_dfs
+data_flow_space: {sources: [ps, maths, spanish], repeats: 1, max_layers: 6, pin: {first: ps, last: ps}}
+fitness:";
+
+fn hybrid(optimizer: &str) -> Plan {
+    plan_of(&SPACE.replace("fitness:", HYBRID).replace("OPTIMIZER", optimizer))
+}
+
 /// With two layer groups and three modules to tell apart, stage by stage.
-fn widening() -> Plan {
-    let space = SPACE.replace(
+fn widening(space: &str) -> Plan {
+    let space = space.replace(
         "  genes:\n",
         "  layer_groups: 2\n  modules: [attn, mlp, other]\n  genes:\n",
     );
@@ -272,18 +281,57 @@ fn a_whole_run_finds_the_child_and_proves_it() {
     }
 }
 
+#[test]
+fn attraction_breeds_others_than_tournaments() {
+    let bred = |search: &str| {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let (end, _) = go(&path, &plan(search), Function::new(), &Control::default());
+        assert_eq!(end.unwrap(), End::Done);
+        story(&read(&path).unwrap())
+    };
+    let tournament = "genetic, population: 6";
+    assert_ne!(bred(&format!("{tournament}, mating: attraction")), bred(tournament));
+}
+
+/// Where to cut a journal: before every seventh line, and before every one that is more than a candidate's.
+fn cuts(lines: &[&str]) -> Vec<usize> {
+    let is_candidates = |line: &str| {
+        let events = ["answers", "candidate_started", "candidate_scored", "candidate_failed"];
+        events
+            .iter()
+            .any(|event| line.contains(&format!("\"event\":\"{event}\"")))
+    };
+    (1..lines.len())
+        .filter(|cut| cut % 7 == 0 || !is_candidates(lines[*cut]))
+        .collect()
+}
+
 /// Cut the journal after any line, as a kill would: the resumed run must tell the same story, and ask nothing twice.
 #[test]
 fn a_run_killed_anywhere_goes_on_to_the_same_end() {
-    let plans = ["cma-es", "genetic", "cma-es, racing: {rungs: [16, 30, 60]}"].map(plan);
-    for plan in plans.into_iter().chain([widening(), distracted()]) {
+    let racing = "racing: {rungs: [16, 30, 60]}";
+    let attraction = "genetic, population: 6, mating: attraction";
+    let plans = [
+        plan("cma-es"),
+        plan("genetic"),
+        plan(&format!("cma-es, {racing}")),
+        plan(attraction),
+        plan(&format!("{attraction}, {racing}")),
+        widening(SPACE),
+        hybrid("cma-es"),
+        hybrid(&format!("cma-es, {racing}")),
+        widening(&SPACE.replace("fitness:", HYBRID)),
+        distracted(),
+    ];
+    for plan in plans {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("journal.jsonl");
         let (_, whole) = go(&path, &plan, Function::new(), &Control::default());
         let text = std::fs::read_to_string(&path).unwrap();
         let expected = story(&read(&path).unwrap());
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
-        for cut in (1..lines.len()).step_by(7) {
+        for cut in cuts(&lines) {
             let torn = &lines[cut][..lines[cut].len() / 2];
             std::fs::write(&path, lines[..cut].concat() + torn).unwrap();
             let known = read(&path)
@@ -295,7 +343,13 @@ fn a_run_killed_anywhere_goes_on_to_the_same_end() {
             assert_eq!(end.unwrap(), End::Done);
             let now = story(&read(&path).unwrap());
             let differs = now.iter().zip(&expected).position(|(a, b)| a != b);
-            assert_eq!((differs, now.len()), (None, expected.len()), "cut after line {cut}");
+            let search = &plan.space.search;
+            assert_eq!(
+                differs.map(|at| (&now[at], &expected[at])),
+                None,
+                "{search:?} cut after line {cut}"
+            );
+            assert_eq!(now.len(), expected.len(), "{search:?} cut after line {cut}");
             assert!(
                 resumed.calls + known <= whole.calls,
                 "cut after line {cut}: asked again"
@@ -309,7 +363,7 @@ fn a_run_killed_anywhere_goes_on_to_the_same_end() {
 fn a_space_widens_stage_by_stage() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("journal.jsonl");
-    let (end, _) = go(&path, &widening(), Function::new(), &Control::default());
+    let (end, _) = go(&path, &widening(SPACE), Function::new(), &Control::default());
     assert_eq!(end.unwrap(), End::Done);
     let records = read(&path).unwrap();
     let stages = records.iter().filter_map(|r| match &r.event {
@@ -723,10 +777,16 @@ impl Crew for Crowd<'_> {
     }
 
     fn begin(&mut self, sitting: &Sitting<'_>) {
-        let [x, k, m] = sitting.genotype else {
-            panic!("three genes")
+        let fitness = match (sitting.subject, sitting.genotype) {
+            (Subject::Genes, [x, k, m]) => -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m,
+            (Subject::Genes, _) => panic!("three genes"),
+            (Subject::Model(_), _) => 0.0,
+            (Subject::Recipe(recipe), _) => {
+                let [maths, spanish, _] = weights(recipe);
+                // A path is worth something of its own.
+                1.0 - maths * spanish - f64::from(recipe.digest().as_bytes()[0]) / 1e3
+            }
         };
-        let fitness = -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m;
         self.out.push((sitting.id.into(), fitness));
         self.begun.push(format!("{} {}", sitting.id, sitting.exam.split));
         self.most_out = self.most_out.max(self.out.len());
@@ -815,7 +875,7 @@ fn a_run_of_several_hands_killed_anywhere_goes_on_to_the_same_end() {
         let (_, records) = go_with(&path, &plan, &mut whole, &control);
         let (expected, text) = (story(&records), std::fs::read_to_string(&path).unwrap());
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
-        for cut in (1..lines.len()).step_by(6) {
+        for cut in cuts(&lines) {
             let torn = &lines[cut][..lines[cut].len() / 2];
             std::fs::write(&path, lines[..cut].concat() + torn).unwrap();
             let ended = read(&path).unwrap();
@@ -833,6 +893,122 @@ fn a_run_of_several_hands_killed_anywhere_goes_on_to_the_same_end() {
                 resumed.begun.len() + known <= whole.begun.len(),
                 "cut after line {cut}: asked again"
             );
+        }
+    }
+}
+
+/// A hybrid search by a command with several hands, within some time if not within 40 candidates.
+fn hybrid_by_command(duration_ms: Option<u64>) -> Plan {
+    let tasks = "tasks: [{task: t}]";
+    let space = SPACE.replace("fitness:", HYBRID).replace("OPTIMIZER", "cma-es");
+    let mut plan = plan_of(
+        &space
+            .replace(tasks, "{command: [score], workers: 3}")
+            .replace("fitness:\n  {", "fitness: {"),
+    );
+    for exam in [
+        &mut plan.search,
+        &mut plan.selection,
+        &mut plan.test,
+        &mut plan.held_out,
+    ] {
+        exam.tasks.clear();
+    }
+    plan.budget = budget(duration_ms);
+    plan
+}
+
+fn budget(duration_ms: Option<u64>) -> event::Budget {
+    event::Budget {
+        evals: duration_ms.is_none().then_some(40),
+        duration_ms,
+    }
+}
+
+/// Each stage began, and the search ended, once and in order; gives when the later stages began, and why it ended.
+fn stages(records: &[Record]) -> (Vec<u64>, EndReason) {
+    let begun = records.iter().filter_map(|r| match &r.event {
+        Event::StageStarted(stage) => Some((stage.stage.as_str(), stage.evals)),
+        _ => None,
+    });
+    let (names, evals): (Vec<&str>, Vec<u64>) = begun.unzip();
+    assert_eq!(names, ["parameter_space", "data_flow_space"]);
+    let ended = records.iter().filter_map(|r| match r.event {
+        Event::SearchEnded { reason, .. } => Some(reason),
+        _ => None,
+    });
+    let ended: Vec<EndReason> = ended.collect();
+    assert_eq!(ended.len(), 1);
+    (evals, ended[0])
+}
+
+/// The best mixture was asked for again between the stages, and nothing of it written down: a command whose scores differ
+/// from one time to the next could not be gone on with.
+#[test]
+fn a_hybrid_search_of_several_hands_killed_anywhere_goes_on_to_the_same_end() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let (plan, control) = (hybrid_by_command(None), Control::default());
+    let mut whole = crowd(5, &control);
+    let (end, records) = go_with(&path, &plan, &mut whole, &control);
+    assert_eq!((end.unwrap(), whole.most_out), (End::Done, HANDS));
+    let asked: std::collections::BTreeSet<&String> = whole.begun.iter().collect();
+    assert_eq!(asked.len(), whole.begun.len(), "nobody is asked twice");
+    let (began, reason) = stages(&records);
+    assert!(
+        began[1] >= 20 && began[1] < 20 + HANDS as u64 && reason == EndReason::Evals,
+        "{began:?}"
+    );
+    let (expected, text) = (story(&records), std::fs::read_to_string(&path).unwrap());
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for cut in cuts(&lines) {
+        std::fs::write(&path, lines[..cut].concat()).unwrap();
+        let mut resumed = crowd(5, &control);
+        let (end, records) = go_with(&path, &plan, &mut resumed, &control);
+        assert_eq!(end.unwrap(), End::Done);
+        assert_eq!(story(&records), expected, "cut after line {cut}");
+    }
+}
+
+/// The clock of a resumed run differs, and so may its end; that it has one, and one of each stage, may not.
+#[test]
+fn a_hybrid_search_out_of_time_killed_anywhere_has_an_end() {
+    let (tmp, control) = (tempfile::tempdir().unwrap(), Control::default());
+    let path = tmp.path().join("journal.jsonl");
+    let tick = RefCell::new(0);
+    let by_command = |plan: &Plan| {
+        let (journal, records) = Journal::open(&path).unwrap();
+        let clock = Clock {
+            now_ms: &|| {
+                *tick.borrow_mut() += 10;
+                *tick.borrow()
+            },
+            sleep: &|_: Duration| (),
+        };
+        let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+        run(plan, &mut crowd(5, &control), &mut chronicle, &control)
+    };
+    let alone = hybrid("cma-es");
+    let alone = Plan {
+        budget: budget(Some(2500)),
+        ..alone
+    };
+    for plan in [alone, hybrid_by_command(Some(2500))] {
+        let resume = || match plan.search.tasks.is_empty() {
+            true => by_command(&plan),
+            false => go(&path, &plan, Function::new(), &control).0,
+        };
+        let _ = std::fs::remove_file(&path);
+        assert_eq!(resume().unwrap(), End::Done);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (began, reason) = stages(&read(&path).unwrap());
+        assert!(began[1] > 0 && reason == EndReason::Time, "{began:?} {reason:?}");
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for cut in cuts(&lines) {
+            std::fs::write(&path, lines[..cut].concat()).unwrap();
+            assert_eq!(resume().unwrap(), End::Done, "cut after line {cut}");
+            let (_, reason) = stages(&read(&path).unwrap());
+            assert_eq!(reason, EndReason::Time, "cut after line {cut}");
         }
     }
 }

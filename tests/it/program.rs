@@ -3,18 +3,18 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde::Deserialize;
 use serde_json::Value;
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn heterosis(args: &[&str]) -> Command {
+pub fn heterosis(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heterosis"));
     command
         .args(args)
@@ -29,7 +29,7 @@ fn run(args: &[&str]) -> Output {
 }
 
 /// Runs a command that must succeed; gives its stdout.
-fn good(args: &[&str]) -> String {
+pub fn good(args: &[&str]) -> String {
     let output = run(args);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
@@ -79,7 +79,7 @@ final:
 }
 
 /// Journal lines that must not depend on interruptions, without what the clock says.
-fn story(run: &Path) -> Vec<Value> {
+pub fn story(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("journal.jsonl")).unwrap();
     let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log")));
@@ -99,8 +99,29 @@ fn story(run: &Path) -> Vec<Value> {
     records
 }
 
-fn evaluations(run: &Path) -> usize {
-    story(run).iter().filter(|r| r["event"] == "candidate_scored").count()
+/// Candidates in a journal that may not be there yet, or end in half a line.
+pub fn evaluations(run: &Path) -> usize {
+    let journal = fs::read(run.join("journal.jsonl")).unwrap_or_default();
+    let scored = "\"event\":\"candidate_scored\"";
+    String::from_utf8_lossy(&journal).matches(scored).count()
+}
+
+/// A search that goes on behind one's back.
+pub fn begin(args: &[&str]) -> Child {
+    let silent = || Stdio::null();
+    heterosis(args).stdout(silent()).stderr(silent()).spawn().unwrap()
+}
+
+/// Waits until a run has so many candidates, or is over.
+pub fn wait_for(candidates: usize, search: &mut Child, run: &Path) {
+    let patience = Instant::now();
+    while evaluations(run) < candidates && search.try_wait().unwrap().is_none() {
+        assert!(
+            patience.elapsed() < Duration::from_secs(300),
+            "the search does not get on"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -116,22 +137,8 @@ fn a_search_survives_kill_and_ends_the_same() {
         "the summary says what to do next: {printed}"
     );
 
-    let mut child = heterosis(&["search", &arg(&file), "--run", &arg(&killed)])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let patience = Instant::now();
-    while !killed.join("journal.jsonl").exists() || evaluations(&killed) < 7 {
-        assert!(
-            patience.elapsed() < Duration::from_secs(300),
-            "the search does not get on"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-        if child.try_wait().unwrap().is_some() {
-            break;
-        }
-    }
+    let mut child = begin(&["search", &arg(&file), "--run", &arg(&killed)]);
+    wait_for(7, &mut child, &killed);
     child.kill().unwrap(); // SIGKILL
     child.wait().unwrap();
     // A cache that is damaged as well must not matter.
