@@ -24,7 +24,7 @@ const PROBLEMS: usize = 2000;
 /// Also an answer of digits alone is not Spanish.
 const GATE: &str = "language_gate: {lang: es, min_letters: 0}";
 
-pub fn run(evals: u64, seeds: u64) -> Result<()> {
+pub fn run(evals: u64, seeds: std::ops::Range<u64>) -> Result<()> {
     let (program, tmp) = (Program::beside_this()?, tempfile::tempdir()?);
     let maths = expert("tiny-maths-en", Diet::MathsInWords, 21)?;
     let spanish = expert("tiny-spanish", Diet::SpanishInWords, 31)?;
@@ -42,7 +42,7 @@ pub fn run(evals: u64, seeds: u64) -> Result<()> {
     };
     row("maths expert, English sentences", "", &maths)?;
     row("Spanish expert, Spanish sentences", "", &spanish)?;
-    for seed in (1..=seeds).map(|seed| seed.to_string()) {
+    for seed in seeds.map(|seed| seed.to_string()) {
         for (name, task) in [("winner, gate off", &off), ("winner, gate on", &on)] {
             let (space, run) = (tmp.path().join("space.yaml"), tmp.path().join(format!("{name} {seed}")));
             std::fs::write(&space, search_space(&maths, &spanish, task, evals)?)?;

@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
         Some("searches") => {
             let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            let first = args.get(3).map_or(Ok(1), |n| n.parse()).context("which seed first?")?;
+            let first = first_seed(args.get(3))?;
             searches::run(args.get(2).map_or("", String::as_str), first..first + seeds)
         }
         Some("language-gate") => {
@@ -57,10 +57,15 @@ fn main() -> Result<()> {
                 .map_or(Ok(150), |n| n.parse())
                 .context("how many candidates?")?;
             let seeds = args.get(2).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            language_gate::run(evals, seeds)
+            let first = first_seed(args.get(3))?;
+            language_gate::run(evals, first..first + seeds)
         }
         _ => bail!("say layer-swap, random, searches or language-gate"),
     }
+}
+
+fn first_seed(arg: Option<&String>) -> Result<u64> {
+    arg.map_or(Ok(1), |n| n.parse()).context("which seed first?")
 }
 
 fn recipe(yaml: &str) -> Result<Recipe> {

@@ -50,7 +50,12 @@ impl Tmux {
     fn start(&self, columns: u16, rows: u16, line: &str) {
         let (x, y) = (columns.to_string(), rows.to_string());
         let line = format!("export LC_ALL=C.UTF-8 PS1='$ '; {line}; echo \"exit code $?\"; sleep 600");
-        self.tmux(&["new-session", "-d", "-s", "s", "-x", &x, "-y", &y, "sh", "-c", &line]);
+        let start = Instant::now();
+        // A server whose last window was just closed may be about to end, and takes no new one.
+        while self.tmux(&["list-sessions"]).is_empty() {
+            assert!(start.elapsed() < PATIENCE, "tmux does not start");
+            self.tmux(&["new-session", "-d", "-s", "s", "-x", &x, "-y", &y, "sh", "-c", &line]);
+        }
     }
 
     fn heterosis(&self, words: &str) -> String {
