@@ -47,9 +47,9 @@ pub struct Decoder {
 
 /// The weights, where they are computed with.
 enum Backend {
-    Cpu(Model<Cpu>),
+    Cpu(Box<Model<Cpu>>),
     #[cfg(feature = "cuda")]
-    Cuda(Model<Cuda>),
+    Cuda(Box<Model<Cuda>>),
 }
 
 /// Runs `$body` with `$model` bound to the model of whichever device it is on.
@@ -167,9 +167,11 @@ impl Decoder {
             rope.validate(spec.head_dim)?;
         }
         let backend = match device {
-            candle_core::Device::Cpu => Backend::Cpu(Model::zeros(&spec, ())?),
+            candle_core::Device::Cpu => Backend::Cpu(Box::new(Model::zeros(&spec, ())?)),
             #[cfg(feature = "cuda")]
-            candle_core::Device::Cuda(device) => Backend::Cuda(Model::zeros(&spec, cuda::open(device, dtype, &spec)?)?),
+            candle_core::Device::Cuda(device) => {
+                Backend::Cuda(Box::new(Model::zeros(&spec, cuda::open(device, dtype, &spec)?)?))
+            }
             _ => {
                 return Err(Error::Device {
                     what: "the decoder".into(),
