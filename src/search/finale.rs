@@ -236,17 +236,20 @@ fn front<'a>(candidates: &[&'a Candidate]) -> Vec<&'a Candidate> {
     candidates.iter().filter(is_free).copied().collect()
 }
 
-/// Puts the optimizer's mean first, of several the best, unless the best finalist is better by more than the standard error
-/// of their difference, which `noise` gives. The best of a dozen finalists is partly the luckiest on these questions; luck
-/// has touched the mean least, for it averages over all that the search has seen.
+/// Puts the optimizer's mean first, of several the best, unless the best of k finalists is better by more than luck alone
+/// would make the best of k equals: √(2 ln k) standard errors of their difference, which `noise` gives. Luck has touched the
+/// mean least, for it averages over all that the search has seen.
 ///
-/// **Source**: the rule of one standard error, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+/// **Source**: the bound on the expected maximum of k normal variables, Boucheron et al. 2013, Concentration Inequalities,
+/// theorem 2.5.
 fn mean_wins_ties<A>(finalists: &mut [(Finalist, A)], noise: impl Fn(&A, &A) -> f64) {
+    let is_child = |(f, _): &(Finalist, A)| f.origin != Origin::Parent;
     let mean = finalists.iter().position(|(f, _)| f.origin == Origin::Mean);
-    let best = finalists.iter().position(|(f, _)| f.origin != Origin::Parent);
+    let best = finalists.iter().position(is_child);
     if let (Some(mean), Some(best)) = (mean, best) {
+        let k = finalists.iter().filter(|f| is_child(f)).count() as f64;
         let ((first, a), (middle, b)) = (&finalists[best], &finalists[mean]);
-        if first.fresh.value - middle.fresh.value <= noise(a, b) {
+        if first.fresh.value - middle.fresh.value <= (2.0 * k.ln()).sqrt() * noise(a, b) {
             finalists[best..=mean].rotate_right(1);
         }
     }
