@@ -1,9 +1,9 @@
 //! Who won: finalists on fresh questions, then the sealed test split, once.
 //!
 //! The best score of a search is the luckiest of many, so it decides only who comes here. The selection questions, which
-//! no candidate was bred on, choose the winner; the optimizer's mean wins ties (see [`mean_wins_ties`]). The test split is then read a single time,
-//! and that reading is in the journal. Last, the winner and the parents meet tasks that the search never asked: what the
-//! child forgot.
+//! no candidate was bred on, choose the winner; the optimizer's mean wins ties, see [`mean_wins_ties`]. The test split is
+//! then read a single time, and that reading is in the journal. Last, the winner and the parents meet tasks that the search
+//! never asked: what the child forgot.
 
 use std::collections::HashSet;
 
