@@ -14,7 +14,7 @@
 //! | [`recipe`] | The explicit, serialisable, hashable description of one merge; mergekit YAML in and out. |
 //! | [`checkpoint`] | Opens checkpoints lazily by tensor name and writes them; validates once, at the door. |
 //! | [`merge`] | Pure kernels, one method a file, and the engine that walks a recipe tensor by tensor. |
-//! | [`model`] | The decoder: config → spec → forward; KV cache; batched generation. |
+//! | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation. |
 //! | [`eval`] | Tasks: prompt, stop, extract, score; the statistics over answers. |
 //! | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
 //! | [`space`] | A search space from YAML; decodes a genotype to a recipe and encodes known recipes back. |

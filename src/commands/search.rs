@@ -55,7 +55,7 @@ pub fn search(args: SearchArgs) -> Outcome {
     let prepared = Prepared::new(space, &args.engine)?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
-    go(&dir, &prepared, budget, false, &args.watch, &args.engine)
+    go(&dir, &prepared, budget, false, &args.watch)
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
@@ -78,7 +78,7 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         _ => None,
     });
     let prepared = Prepared::new(space, &engine)?;
-    go(&dir, &prepared, started.budget, args.finish, &args.watch, &engine)
+    go(&dir, &prepared, started.budget, args.finish, &args.watch)
 }
 
 /// A space with everything that it names opened and checked.
@@ -87,12 +87,13 @@ pub struct Prepared {
     pub parents: Parents,
     pub genome: Genome,
     pub warm_starts: Vec<(String, Recipe)>,
+    pub runtime: Runtime,
 }
 
 impl Prepared {
     /// Opens the models, reads the tasks, and sees whether they fit each other.
     pub fn new(space: Space, engine: &EngineArgs) -> Result<Self> {
-        Runtime::new(engine)?;
+        let runtime = Runtime::new(engine)?;
         let mut parents = Parents::default();
         if space.models.is_empty() {
             let genes = space.genes.iter().map(|(name, gene)| GeneSpec {
@@ -104,6 +105,7 @@ impl Prepared {
                 space,
                 parents,
                 warm_starts: Vec::new(),
+                runtime,
             });
         }
         for (name, word) in &space.models {
@@ -135,6 +137,7 @@ impl Prepared {
             parents,
             genome: Genome::Merge(first),
             warm_starts,
+            runtime,
         })
     }
 
@@ -348,14 +351,7 @@ fn duration_ms(text: &str) -> Result<u64> {
 }
 
 /// Searches in a thread of its own, while this one shows it.
-fn go(
-    dir: &RunDir,
-    prepared: &Prepared,
-    budget: event::Budget,
-    finish: bool,
-    watch: &WatchOptions,
-    engine: &EngineArgs,
-) -> Outcome {
+fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, watch: &WatchOptions) -> Outcome {
     let _lock = dir.lock()?;
     for stale in [dir.stop_request(), dir.pause_request()] {
         let _ = fs::remove_file(stale);
@@ -363,7 +359,7 @@ fn go(
     let (journal, records) = Journal::open(&dir.journal())?;
     let cache = Cache::open(&dir.cache())?;
     let stopwatch = environment::stopwatch();
-    let runtime = Runtime::new(engine)?;
+    let runtime = &prepared.runtime;
     let mut asking = MergeEvaluator::new(Resources {
         parents: &prepared.parents,
         tasks: prepared.tasks()?,
@@ -392,7 +388,7 @@ fn go(
             asking.remember(answers)?;
         }
     }
-    let started = started(prepared, &plan, &asking, &runtime)?;
+    let started = started(prepared, &plan, &asking)?;
     let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
         Some(command) => Box::new(external(command, prepared, dir)),
         None => Box::new(asking),
@@ -476,13 +472,8 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
     )
 }
 
-fn started(
-    prepared: &Prepared,
-    plan: &Plan,
-    evaluator: &MergeEvaluator<'_>,
-    runtime: &Runtime,
-) -> Result<event::RunStarted> {
-    let space = &prepared.space;
+fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> Result<event::RunStarted> {
+    let (space, runtime) = (&prepared.space, &prepared.runtime);
     let models = space.models.iter().map(|(name, word)| {
         let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
         Ok(event::Model {

@@ -5,11 +5,9 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{
-    Failure, Outcome, environment, export::for_mergekit, models::Runtime, print, print_json, search::Prepared,
-};
+use super::{Failure, Outcome, environment, export::for_mergekit, print, print_json, search::Prepared};
 use crate::{
-    cli::{DTypeArg, EngineArgs, SimplifyArgs},
+    cli::{DTypeArg, SimplifyArgs},
     eval::stats::NonInferiority,
     event::{Answer, Event, Origin, Record, run::Run, words::Unit},
     recipe::Recipe,
@@ -72,7 +70,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
     let prepared = Prepared::new(space, &engine)?;
     let _lock = dir.lock()?;
-    let mut examiner = Examiner::new(&prepared, &dir, &engine, &records, args.limit)?;
+    let mut examiner = Examiner::new(&prepared, &dir, &records, args.limit)?;
     let questions = examiner.questions.clone();
     let unit = run.unit();
     let margin = args.margin / 100.0;
@@ -166,20 +164,14 @@ struct Examiner<'a> {
 }
 
 impl<'a> Examiner<'a> {
-    fn new(
-        prepared: &'a Prepared,
-        dir: &RunDir,
-        engine: &EngineArgs,
-        records: &[Record],
-        limit: Option<usize>,
-    ) -> Result<Self> {
-        let runtime = Runtime::new(engine)?;
+    fn new(prepared: &'a Prepared, dir: &RunDir, records: &[Record], limit: Option<usize>) -> Result<Self> {
+        let runtime = &prepared.runtime;
         let mut evaluator = MergeEvaluator::new(Resources {
             parents: &prepared.parents,
             tasks: prepared.tasks()?,
             held_out: Vec::new(),
             cache: Cache::open(&dir.cache())?,
-            device: runtime.device,
+            device: runtime.device.clone(),
             dtype: runtime.dtype,
             options: runtime.options,
             // The winner has passed it, and a worse recipe fails by its answers.

@@ -478,7 +478,9 @@ impl Decoder {
             (Backend::Cpu(model), States::Host(states)) => Ok(self.logits_of(model, states)),
             #[cfg(feature = "cuda")]
             (Backend::Cuda(model), States::Cuda(states)) => {
-                model.with_arithmetic(|a| a.logits(&self.spec, &model.head, states))
+                let mut logits = model.with_arithmetic(|a| a.logits(&model.head, states))?;
+                self.finish_logits(&mut logits.data);
+                Ok(logits)
             }
             #[cfg(feature = "cuda")]
             _ => unreachable!("states go back to the device that computed them"),

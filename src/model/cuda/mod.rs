@@ -167,16 +167,11 @@ impl Cuda {
         Ok(logits)
     }
 
+    /// Logits before divisor and softcap, in the host's memory.
     #[cfg(test)]
-    pub fn logits(&mut self, spec: &DecoderSpec, head: &Linear, states: &Matrix) -> Result<kernels::Matrix, Error> {
+    pub fn logits(&mut self, head: &Linear, states: &Matrix) -> Result<kernels::Matrix, Error> {
         self.raw_logits(head, states, 0, states.rows)?;
-        let mut logits = std::mem::take(&mut self.logits).into_host()?;
-        let (divisor, softcap) = Self::finish(spec);
-        logits.data.iter_mut().for_each(|x| *x /= divisor);
-        if softcap > 0.0 {
-            kernels::softcap(&mut logits.data, softcap);
-        }
-        Ok(logits)
+        std::mem::take(&mut self.logits).into_host()
     }
 
     pub fn pick(&mut self, spec: &DecoderSpec, head: &Linear, states: &Matrix) -> Result<Pending, Error> {
