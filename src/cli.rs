@@ -199,6 +199,8 @@ pub struct CheckArgs {
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -336,6 +338,9 @@ pub struct ExportArgs {
     /// Replace OUT if it exists.
     #[arg(long)]
     pub overwrite: bool,
+    /// The exported child answers some questions again, as the run computed them unless said otherwise.
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -365,6 +370,9 @@ pub struct VerifyArgs {
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
+    /// As the export computed its answers, unless said otherwise.
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ use crate::{
     cli::{CheckArgs, EngineArgs},
     eval::{self, Question, Task},
     merge::Plan,
+    model::decoder::DType,
     search::verbatim,
     space::Space,
     yaml,
@@ -26,7 +27,7 @@ const SAMPLE_ELEMENTS: usize = 1 << 24;
 /// Questions of each task that are answered to see how long an evaluation takes.
 const SAMPLE: usize = 8;
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Findings {
     ok: bool,
     models: Vec<Model>,
@@ -34,8 +35,10 @@ struct Findings {
     genes: Vec<String>,
     /// Absent where there are no models.
     merge: Option<Merge>,
-    /// Of a recipe, without decompositions and without writing.
+    /// Without the time of the disk.
     merge_seconds: Option<f64>,
+    /// The weights as they are computed with, and the most that keys and values may take.
+    evaluation_memory_bytes: Option<u64>,
     /// Of one candidate: merging and answering; of the whole search.
     candidate_seconds: Option<f64>,
     search_seconds: Option<f64>,
@@ -70,7 +73,7 @@ struct Merge {
 
 pub fn check(args: CheckArgs) -> Outcome {
     let findings = match is_space(&args.file)? {
-        true => check_space(&args.file)?,
+        true => check_space(&args.file, &args.engine)?,
         false => check_recipe(&args.file)?,
     };
     if args.json {
@@ -98,16 +101,14 @@ fn check_recipe(file: &Path) -> Result<Findings> {
     for (name, checkpoint) in opened.parents.iter() {
         models.push(model(name, checkpoint)?);
     }
+    let merge = merge(&opened.plan, &opened.parents);
     Ok(Findings {
         ok: true,
         models,
-        tasks: Vec::new(),
-        genes: Vec::new(),
-        merge: Some(merge(&opened.plan, &opened.parents)),
-        merge_seconds: Some(merge_seconds(&opened)?),
-        candidate_seconds: None,
-        search_seconds: None,
+        merge_seconds: Some(merge_seconds(&opened, &merge)?),
+        merge: Some(merge),
         warnings: opened.plan.warnings(),
+        ..Findings::default()
     })
 }
 
@@ -135,8 +136,9 @@ fn merge(plan: &Plan, parents: &crate::search::Parents) -> Merge {
     }
 }
 
-/// From a tensor of middling size that needs no decomposition; reading from the disk comes on top where it is slow.
-fn merge_seconds(opened: &Opened) -> Result<f64> {
+/// From the decompositions, and for the rest from a tensor of middling size that needs none; reading from the disk comes on
+/// top where it is slow.
+fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
     let plan = &opened.plan;
     let outputs = plan.outputs().iter().enumerate();
     let cheap = outputs.filter(|(i, _)| !plan.decomposes(*i));
@@ -144,24 +146,19 @@ fn merge_seconds(opened: &Opened) -> Result<f64> {
         .filter(|(_, o)| o.elements() <= SAMPLE_ELEMENTS)
         .max_by_key(|(_, o)| o.elements())
     else {
-        return Ok(0.0);
+        return Ok(merge.spectral_seconds);
     };
     let mut bytes = vec![0; output.size_bytes()];
     let clock = environment::stopwatch();
     plan.compute_bytes(sample, &opened.parents, &mut bytes)?;
     let all: usize = plan.outputs().iter().map(|o| o.elements()).sum();
-    Ok(clock().as_secs_f64() * all as f64 / output.elements().max(1) as f64)
+    Ok(merge.spectral_seconds + clock().as_secs_f64() * all as f64 / output.elements().max(1) as f64)
 }
 
-fn check_space(file: &Path) -> Result<Findings> {
-    let engine = EngineArgs {
-        device: "auto".into(),
-        dtype: None,
-        kv_memory: None,
-    };
+fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
     let mut space = Space::read(file)?;
     resolve(&mut space, file)?;
-    let prepared = Prepared::new(space, &engine)?;
+    let prepared = Prepared::new(space, engine)?;
     let mut models = Vec::new();
     for (name, checkpoint) in prepared.parents.iter() {
         models.push(model(name, checkpoint)?);
@@ -173,35 +170,36 @@ fn check_space(file: &Path) -> Result<Findings> {
         .last()
         .map(|(_, recipe)| Plan::new(recipe, &prepared.parents))
         .transpose()?;
-    let merged = plan.as_ref().map(|plan| merge(plan, &prepared.parents));
+    let mut findings = Findings {
+        ok: true,
+        models,
+        genes,
+        merge: plan.as_ref().map(|plan| merge(plan, &prepared.parents)),
+        ..Findings::default()
+    };
     let Some(plan) = plan.filter(|_| prepared.space.fitness.command.is_none()) else {
         // How long a command takes is its own affair.
-        return Ok(Findings {
-            ok: true,
-            models,
-            tasks: Vec::new(),
-            genes,
-            merge: merged,
-            merge_seconds: None,
-            candidate_seconds: None,
-            search_seconds: None,
-            warnings: Vec::new(),
-        });
+        return Ok(findings);
     };
 
     // Nothing tells how long an evaluation takes like a small one: the first model answers a few questions.
     let name = &prepared.space.models[0].0;
     let as_it_is = Plan::new(&verbatim(name), &prepared.parents)?;
-    let opened = Opened {
+    let mut opened = Opened {
         parents: prepared.parents,
-        plan: as_it_is,
+        plan,
     };
-    let mut model_engine = opened.engine(&engine)?;
-    let mut findings = Vec::new();
+    findings.warnings = opened.plan.warnings();
+    let merge_seconds = match &findings.merge {
+        Some(merge) => merge_seconds(&opened, merge)?,
+        None => 0.0,
+    };
+    opened.plan = as_it_is;
+    let mut model_engine = opened.engine_on(&prepared.runtime)?;
     let (mut sample, mut asked_in_all) = (Vec::new(), 0);
     for fitness_task in &tasks {
         let task = &fitness_task.task;
-        findings.push(finding(task)?);
+        findings.tasks.push(finding(task)?);
         let mut asked = task.questions(fitness_task.split)?;
         asked.truncate(fitness_task.limit.unwrap_or(usize::MAX));
         asked_in_all += asked.len();
@@ -209,7 +207,7 @@ fn check_space(file: &Path) -> Result<Findings> {
         sample.push((task, asked));
     }
     for task in &held_out {
-        findings.push(finding(&task.task)?);
+        findings.tasks.push(finding(&task.task)?);
     }
     let work: Vec<(&Task, &[Question])> = sample.iter().map(|(task, asked)| (*task, asked.as_slice())).collect();
     let clock = environment::stopwatch();
@@ -219,18 +217,17 @@ fn check_space(file: &Path) -> Result<Findings> {
     let asked = racing.map_or(asked_in_all as f64, |racing| {
         racing.mean_questions().min(asked_in_all as f64)
     });
-    let candidate_seconds = clock().as_secs_f64() / answered.max(1) as f64 * asked;
-    Ok(Findings {
-        ok: true,
-        models,
-        tasks: findings,
-        genes,
-        merge: merged,
-        merge_seconds: None,
-        candidate_seconds: Some(candidate_seconds),
-        search_seconds: Some(candidate_seconds * prepared.space.search.evals as f64),
-        warnings: plan.warnings(),
-    })
+    let candidate_seconds = merge_seconds + clock().as_secs_f64() / answered.max(1) as f64 * asked;
+    let weights: usize = opened.plan.outputs().iter().map(|o| o.elements()).sum();
+    let bytes_of_one = match prepared.runtime.dtype {
+        DType::F32 => 4,
+        DType::Bf16 | DType::F16 => 2,
+    };
+    findings.merge_seconds = Some(merge_seconds);
+    findings.evaluation_memory_bytes = Some(weights as u64 * bytes_of_one + prepared.runtime.options.kv_memory_bytes);
+    findings.candidate_seconds = Some(candidate_seconds);
+    findings.search_seconds = Some(candidate_seconds * prepared.space.search.evals as f64);
+    Ok(findings)
 }
 
 fn finding(task: &Task) -> Result<TaskFinding> {
@@ -289,7 +286,10 @@ fn show(findings: &Findings) {
         ));
     }
     if let Some(seconds) = findings.merge_seconds {
-        print(format_args!("time  about {:.1} s and the time of the disk", seconds));
+        print(format_args!("      takes about {seconds:.1} s and the time of the disk"));
+    }
+    if let Some(bytes) = findings.evaluation_memory_bytes {
+        print(format_args!("answering holds at most {:.1} MB (weights, keys and values)", mb(bytes)));
     }
     if let (Some(candidate), Some(search)) = (findings.candidate_seconds, findings.search_seconds) {
         print(format_args!(

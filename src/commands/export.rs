@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Failure, Outcome, child, environment,
-    models::{Opened, add},
+    models::{Computed, Opened, Runtime, add},
     print, print_json,
     search::with_model_words,
 };
@@ -25,7 +25,7 @@ use crate::{
     cli::{EngineArgs, ExportArgs, GgufArg, VerifyArgs},
     event::{self, Candidate, Event, Origin, Record, run::Run},
     merge::Plan,
-    model::Request,
+    model::{Engine, Generation, Request, ScoreRequest},
     recipe::{Recipe, write},
     report::{
         card::{Card, model_card},
@@ -38,6 +38,13 @@ use crate::{
 
 /// Answers that are given again from the exported files.
 const FIRST_ANSWERS: usize = 4;
+
+/// How much likelier, in nats, the token that a child picks now may be than the one that it picked in the run, before this
+/// is another child. Sums in another order move logits: on one machine's CPU not at all, between processors in the last
+/// digits of f32; in half precision, where a GPU's sums depend on what shares the batch, a thousand times as much.
+fn tie(dtype: &str) -> f64 {
+    if dtype == "f32" { 0.01 } else { 0.5 }
+}
 
 /// `provenance.json`.
 #[derive(Serialize, Deserialize)]
@@ -58,6 +65,9 @@ struct Provenance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_out: Option<event::HeldOutReading>,
     outputs: Vec<FileHash>,
+    /// How the first answers were given; exports before there was this have it from the CPU, in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    computed: Option<Computed>,
     first_answers: Vec<FirstAnswer>,
 }
 
@@ -85,6 +95,9 @@ struct FirstAnswer {
     max_new_tokens: usize,
     stop: Vec<String>,
     output: String,
+    /// Empty where only the text is known.
+    #[serde(default)]
+    token_ids: Vec<u32>,
 }
 
 /// What is known of the candidate that is exported.
@@ -197,7 +210,7 @@ pub fn export(args: ExportArgs) -> Outcome {
     if let Some(kind) = args.gguf {
         write_gguf(&out, kind).map_err(Failure::Work)?;
     }
-    let provenance = provenance(&chosen, &parents, &out).map_err(Failure::Work)?;
+    let provenance = provenance(&chosen, &parents, &out, &args.engine).map_err(Failure::Work)?;
     let text = serde_json::to_string_pretty(&provenance).map_err(Failure::work)? + "\n";
     fs::write(out.join("provenance.json"), text).map_err(Failure::work)?;
     print(out.display());
@@ -310,7 +323,7 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
     Ok(())
 }
 
-fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenance> {
+fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArgs) -> Result<Provenance> {
     let (mut started, mut test, mut held_out, mut evals) = (None, None, None, 0);
     for record in &chosen.records {
         match &record.event {
@@ -338,6 +351,7 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenan
         .collect::<Result<_>>()?;
     files.sort();
     files.retain(|file| file.file_name().is_some_and(|name| name != "provenance.json"));
+    let (computed, first_answers) = first_answers(chosen, out, &Computed::of_run(started).again(engine))?;
     Ok(Provenance {
         schema_version: event::SCHEMA_VERSION,
         run: started.name.clone(),
@@ -352,7 +366,8 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path) -> Result<Provenan
         test,
         held_out,
         outputs: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
-        first_answers: first_answers(chosen, out)?,
+        computed: Some(computed),
+        first_answers,
     })
 }
 
@@ -381,8 +396,8 @@ fn hash(file: &Path) -> Result<FileHash> {
 }
 
 /// Asks the exported files some questions that the candidate has answered; the journal must say the same.
-fn first_answers(chosen: &Chosen, out: &Path) -> Result<Vec<FirstAnswer>> {
-    let mut wanted: Vec<(FirstAnswer, String)> = Vec::new();
+fn first_answers(chosen: &Chosen, out: &Path, engine: &EngineArgs) -> Result<(Computed, Vec<FirstAnswer>)> {
+    let mut asked: Vec<FirstAnswer> = Vec::new();
     for reference in &chosen.space.fitness.tasks {
         for task in super::search::fitness_tasks(reference)? {
             let questions = task.task.questions(task.split)?;
@@ -399,48 +414,42 @@ fn first_answers(chosen: &Chosen, out: &Path) -> Result<Vec<FirstAnswer>> {
                 let Some(question) = questions.iter().find(|q| q.id == answer.q) else {
                     continue;
                 };
-                wanted.push((
-                    FirstAnswer {
-                        question: answer.q.clone(),
-                        prompt: question.prompt.text(),
-                        max_new_tokens: task.task.max_new_tokens,
-                        stop: task.task.stop.to_vec(),
-                        output: String::new(),
-                    },
-                    answer.out.clone(),
-                ));
+                asked.push(FirstAnswer {
+                    question: answer.q.clone(),
+                    prompt: question.prompt.text(),
+                    max_new_tokens: task.task.max_new_tokens,
+                    stop: task.task.stop.to_vec(),
+                    output: answer.out.clone(),
+                    token_ids: Vec::new(),
+                });
             }
         }
     }
-    let asked: Vec<FirstAnswer> = wanted.iter().map(|(question, _)| question.clone()).collect();
-    let given = answer_again(out, &asked)?;
-    for ((question, journalled), output) in wanted.iter().zip(&given) {
-        // The search may have stopped an answer as soon as it stood; the export writes on.
-        if !output.starts_with(journalled.trim_end()) {
-            bail!(
-                "{}: the exported child answers {} otherwise than in the run ({output:?}, then {journalled:?}); please report this",
-                out.display(),
-                question.question
-            );
-        }
+    let runtime = Runtime::new(engine)?;
+    let given = answer_again(out, &asked, &runtime)?;
+    if let Some(other) = given.iter().find_map(|again| again.other.as_ref()) {
+        bail!("{}: the exported child is not the run's: {other}; please report this", out.display());
     }
-    Ok(asked
-        .into_iter()
-        .zip(given)
-        .map(|(question, output)| FirstAnswer { output, ..question })
-        .collect())
+    let answers = asked.into_iter().zip(given).map(|(question, again)| FirstAnswer {
+        output: again.given.text,
+        token_ids: again.given.token_ids,
+        ..question
+    });
+    Ok((runtime.computed(), answers.collect()))
 }
 
-fn answer_again(model: &Path, asked: &[FirstAnswer]) -> Result<Vec<String>> {
+/// An answer given a second time.
+struct Again {
+    given: Generation,
+    /// How it differs from the first one by more than rounding, if it does.
+    other: Option<String>,
+}
+
+fn answer_again(model: &Path, asked: &[FirstAnswer], runtime: &Runtime) -> Result<Vec<Again>> {
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    let engine = EngineArgs {
-        device: "cpu".into(),
-        dtype: None,
-        kv_memory: None,
-    };
-    let mut engine = Opened::open(&model.display().to_string())?.engine(&engine)?;
+    let mut engine = Opened::open(&model.display().to_string())?.engine_on(runtime)?;
     let mut requests = Vec::new();
     for question in asked {
         requests.push(Request {
@@ -451,11 +460,52 @@ fn answer_again(model: &Path, asked: &[FirstAnswer]) -> Result<Vec<String>> {
             loop_guard: false,
         });
     }
-    Ok(engine
-        .generate(&requests, &mut |_| {})?
-        .into_iter()
-        .map(|g| g.text)
-        .collect())
+    let given = engine.generate(&requests, &mut |_| {})?;
+    let most = tie(&runtime.computed().dtype);
+    let mut all = Vec::new();
+    for ((question, request), given) in asked.iter().zip(&requests).zip(given) {
+        let lead = lead(&mut engine, question, &request.prompt, &given)?;
+        let other = lead.filter(|lead| *lead > most).map(|lead| {
+            format!(
+                "{}: it writes {:?}, not {:?}; where they part its own token is {lead:.3} nats the likelier, and rounding \
+                 makes at most {most}",
+                question.question, given.text, question.output
+            )
+        });
+        all.push(Again { given, other });
+    }
+    Ok(all)
+}
+
+/// How much likelier, in nats, the first token that differs from the known answer is than the one that stood there; `None`
+/// if none differs. Of an answer whose text alone is known more may be written now: the search ends one as soon as it stands.
+fn lead(engine: &mut Engine, known: &FirstAnswer, prompt: &[u32], given: &Generation) -> Result<Option<f64>> {
+    let first = match known.token_ids.as_slice() {
+        [] if given.text.starts_with(known.output.trim_end()) => return Ok(None),
+        [] => {
+            let whole = engine
+                .tokenizer()
+                .encode(&format!("{}{}", known.prompt, known.output), true)?;
+            match whole.strip_prefix(prompt) {
+                Some(first) => first.to_vec(),
+                None => engine.tokenizer().encode(&known.output, false)?,
+            }
+        }
+        ids => ids.to_vec(),
+    };
+    let pairs = first.iter().zip(&given.token_ids);
+    let Some(at) = pairs.into_iter().position(|(first, now)| first != now) else {
+        return Ok(None);
+    };
+    let after = |token: u32| {
+        let tokens = [prompt, &given.token_ids[..at], &[token]].concat();
+        ScoreRequest {
+            from: tokens.len() - 1,
+            tokens,
+        }
+    };
+    let scores = engine.score(&[after(given.token_ids[at]), after(first[at])])?;
+    Ok(Some(scores[0].log_likelihood - scores[1].log_likelihood))
 }
 
 #[derive(Serialize)]
@@ -485,16 +535,14 @@ pub fn verify(args: VerifyArgs) -> Outcome {
     }
     let mut checked = provenance.outputs.len();
     if problems.is_empty() {
-        let given = answer_again(&args.out, &provenance.first_answers).map_err(Failure::Work)?;
+        let computed = provenance.computed.unwrap_or_else(|| Computed {
+            device: "cpu".into(),
+            dtype: "f32".into(),
+        });
+        let runtime = Runtime::new(&computed.again(&args.engine))?;
+        let given = answer_again(&args.out, &provenance.first_answers, &runtime).map_err(Failure::Work)?;
         checked += given.len();
-        for (question, output) in provenance.first_answers.iter().zip(&given) {
-            if question.output != *output {
-                problems.push(format!(
-                    "{}: the child writes {output:?}, not {:?}",
-                    question.question, question.output
-                ));
-            }
-        }
+        problems.extend(given.into_iter().filter_map(|again| again.other));
     }
     let ok = problems.is_empty();
     if args.json {

@@ -4,11 +4,13 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, DeviceLocation};
+use serde::{Deserialize, Serialize};
 
 use super::environment;
 use crate::{
     checkpoint::{self, Checkpoint},
     cli::{DTypeArg, EngineArgs},
+    event::RunStarted,
     merge::Plan,
     model::{Decoder, DecoderSpec, Engine, EngineOptions, Tokenizer, decoder},
     recipe::{Recipe, read},
@@ -53,6 +55,11 @@ impl Opened {
 
     /// Merges into a decoder.
     pub fn engine(&self, args: &EngineArgs) -> Result<Engine> {
+        self.engine_on(&Runtime::new(args)?)
+    }
+
+    /// [`Self::engine`] where the device is open already.
+    pub fn engine_on(&self, runtime: &Runtime) -> Result<Engine> {
         let tokenizer = Arc::new(self.tokenizer()?);
         let spec = DecoderSpec::from_config(self.plan.config())?;
         let outputs = self.plan.outputs().iter().enumerate();
@@ -61,7 +68,6 @@ impl Opened {
             let i = index.get(name).ok_or("the model has no such tensor")?;
             self.plan.compute(*i, &self.parents).map_err(|e| e.to_string())
         };
-        let runtime = Runtime::new(args)?;
         let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
         Ok(Engine::new(decoder, tokenizer, runtime.options))
     }
@@ -102,6 +108,45 @@ pub fn beside(word: &str, file: &Path) -> String {
     }
 }
 
+/// Where and how answers were computed, in the words of a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computed {
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// `f32`, `bf16` or `f16`.
+    pub dtype: String,
+}
+
+impl Computed {
+    pub fn of_run(started: &RunStarted) -> Self {
+        Self {
+            device: started.device.clone(),
+            dtype: started.dtype.clone(),
+        }
+    }
+
+    /// What was typed, and where nothing was, the same computation again: answers in another precision are other answers.
+    pub fn again(&self, typed: &EngineArgs) -> EngineArgs {
+        let mut engine = typed.clone();
+        engine.dtype = engine.dtype.or(match self.dtype.as_str() {
+            "f32" => Some(DTypeArg::F32),
+            "bf16" => Some(DTypeArg::Bf16),
+            "f16" => Some(DTypeArg::F16),
+            _ => None,
+        });
+        if engine.device == "auto" {
+            match self.device.starts_with("cuda") && !candle_core::utils::cuda_is_available() {
+                true => tracing::warn!(
+                    "this was computed on {}, which this heterosis is built without; some answers may differ on the CPU",
+                    self.device
+                ),
+                false => engine.device.clone_from(&self.device),
+            }
+        }
+        engine
+    }
+}
+
 /// Where and how a model runs.
 pub struct Runtime {
     pub device: Device,
@@ -128,11 +173,18 @@ impl Runtime {
         })
     }
 
-    /// `cpu` or `cuda:N`.
-    pub fn device_word(&self) -> String {
-        match self.device.location() {
-            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            _ => "cpu".into(),
+    pub fn computed(&self) -> Computed {
+        Computed {
+            device: match self.device.location() {
+                DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+                _ => "cpu".into(),
+            },
+            dtype: match self.dtype {
+                decoder::DType::F32 => "f32",
+                decoder::DType::Bf16 => "bf16",
+                decoder::DType::F16 => "f16",
+            }
+            .into(),
         }
     }
 }

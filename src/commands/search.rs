@@ -18,17 +18,17 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome, child, environment,
-    models::{self, Runtime, read_recipe},
+    models::{self, Computed, Runtime, read_recipe},
     watch::{Exports, Lines, request},
 };
 use crate::{
     checkpoint::{Writer, parse_size},
-    cli::{DTypeArg, EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
+    cli::{EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
     dashboard::{self, Action, Feed},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Record, run::Run},
     merge::TensorSource,
-    model::{DecoderSpec, decoder, spec::NormPlace},
+    model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
@@ -71,13 +71,17 @@ pub fn resume(args: ResumeArgs) -> Outcome {
             started.engine_version
         );
     }
-    let mut engine = args.engine;
-    engine.dtype = engine.dtype.or(match started.dtype.as_str() {
-        "bf16" => Some(DTypeArg::Bf16),
-        "f16" => Some(DTypeArg::F16),
-        _ => None,
-    });
-    let prepared = Prepared::new(space, &engine)?;
+    let computed = Computed::of_run(&started);
+    let prepared = Prepared::new(space, &computed.again(&args.engine))?;
+    let dtype = prepared.runtime.computed().dtype;
+    if dtype != computed.dtype {
+        return Err(anyhow::anyhow!(
+            "--dtype {dtype}: this run was begun in {}, and answers in another precision do not compare; go on without \
+             --dtype, or start a new run",
+            computed.dtype
+        )
+        .into());
+    }
     go(&dir, &prepared, started.budget, args.finish, &args.watch)
 }
 
@@ -492,6 +496,7 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         digest: evaluator.task_digest(task.index).to_string(),
         metric: task.metric().into(),
     });
+    let computed = runtime.computed();
     Ok(event::RunStarted {
         name: space.name.clone(),
         engine_version: ENGINE_VERSION.into(),
@@ -506,13 +511,8 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
             .to_string(),
         genes: plan.genome.genes().iter().map(|g| g.name.clone()).collect(),
         population: space.search.population.unwrap_or(0),
-        device: runtime.device_word(),
-        dtype: match runtime.dtype {
-            decoder::DType::F32 => "f32",
-            decoder::DType::Bf16 => "bf16",
-            decoder::DType::F16 => "f16",
-        }
-        .into(),
+        device: computed.device,
+        dtype: computed.dtype,
     })
 }
 

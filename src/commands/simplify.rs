@@ -5,9 +5,9 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, export::for_mergekit, print, print_json, search::Prepared};
+use super::{Failure, Outcome, environment, export::for_mergekit, models::Computed, print, print_json, search::Prepared};
 use crate::{
-    cli::{DTypeArg, SimplifyArgs},
+    cli::SimplifyArgs,
     eval::stats::NonInferiority,
     event::{Answer, Event, Origin, Record, run::Run, words::Unit},
     recipe::Recipe,
@@ -64,10 +64,10 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         .into());
     }
     let (winner_id, winner) = winner(&run, &dir)?;
-    let mut engine = args.engine.clone();
-    engine.dtype = engine
-        .dtype
-        .or_else(|| run.started.as_ref().and_then(|s| dtype_of(&s.dtype)));
+    let engine = match &run.started {
+        Some(started) => Computed::of_run(started).again(&args.engine),
+        None => args.engine.clone(),
+    };
     let prepared = Prepared::new(space, &engine)?;
     let _lock = dir.lock()?;
     let mut examiner = Examiner::new(&prepared, &dir, &records, args.limit)?;
@@ -144,14 +144,6 @@ fn winner(run: &Run, dir: &RunDir) -> Result<(String, Recipe)> {
     }
     let recipe = serde_json::from_value(candidate.recipe.clone()).context("the journal's recipe cannot be read")?;
     Ok((candidate.id.clone(), recipe))
-}
-
-fn dtype_of(name: &str) -> Option<DTypeArg> {
-    match name {
-        "bf16" => Some(DTypeArg::Bf16),
-        "f16" => Some(DTypeArg::F16),
-        _ => None,
-    }
 }
 
 /// Puts recipes through the questions that were chosen.

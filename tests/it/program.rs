@@ -189,6 +189,37 @@ fn a_search_survives_kill_and_ends_the_same() {
     assert_eq!(run(&["verify", &arg(&out)]).status.code(), Some(1));
 }
 
+/// An export repeated the journal's answers in f32 whatever the run had computed in, and could refuse a run in bf16.
+#[test]
+fn what_was_computed_in_bf16_is_repeated_in_bf16() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = space(tmp.path(), 4);
+    let (run_dir, out) = (tmp.path().join("run"), tmp.path().join("export"));
+    let arg = |p: &Path| p.display().to_string();
+    good(&["search", &arg(&file), "--run", &arg(&run_dir), "--dtype", "bf16"]);
+    let refused = run(&["resume", &arg(&run_dir), "--dtype", "f32"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("begun in bf16"));
+
+    good(&["export", &arg(&run_dir), "best", &arg(&out)]);
+    let file = out.join("provenance.json");
+    let mut provenance: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(
+        provenance["computed"],
+        serde_json::json!({"device": "cpu", "dtype": "bf16"})
+    );
+    good(&["verify", &arg(&out)]);
+
+    // Another token than the child's is found, unless the two are as good as equal.
+    let token = &mut provenance["first_answers"][0]["token_ids"][0];
+    *token = serde_json::json!((token.as_u64().unwrap() + 1) % 64);
+    fs::write(&file, provenance.to_string()).unwrap();
+    let other = run(&["verify", &arg(&out)]);
+    assert_eq!(other.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&other.stdout).into_owned();
+    assert!(said.contains("nats the likelier"), "{said}");
+}
+
 /// An independent reader of `status --json`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
