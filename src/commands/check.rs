@@ -286,10 +286,15 @@ fn show(findings: &Findings) {
         ));
     }
     if let Some(seconds) = findings.merge_seconds {
-        print(format_args!("      takes about {seconds:.1} s and the time of the disk"));
+        print(format_args!(
+            "      takes about {seconds:.1} s and the time of the disk"
+        ));
     }
     if let Some(bytes) = findings.evaluation_memory_bytes {
-        print(format_args!("answering holds at most {:.1} MB (weights, keys and values)", mb(bytes)));
+        print(format_args!(
+            "answering holds at most {:.1} MB (weights, keys and values)",
+            mb(bytes)
+        ));
     }
     if let (Some(candidate), Some(search)) = (findings.candidate_seconds, findings.search_seconds) {
         print(format_args!(

@@ -428,7 +428,10 @@ fn first_answers(chosen: &Chosen, out: &Path, engine: &EngineArgs) -> Result<(Co
     let runtime = Runtime::new(engine)?;
     let given = answer_again(out, &asked, &runtime)?;
     if let Some(other) = given.iter().find_map(|again| again.other.as_ref()) {
-        bail!("{}: the exported child is not the run's: {other}; please report this", out.display());
+        bail!(
+            "{}: the exported child is not the run's: {other}; please report this",
+            out.display()
+        );
     }
     let answers = asked.into_iter().zip(given).map(|(question, again)| FirstAnswer {
         output: again.given.text,

@@ -5,7 +5,9 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, export::for_mergekit, models::Computed, print, print_json, search::Prepared};
+use super::{
+    Failure, Outcome, environment, export::for_mergekit, models::Computed, print, print_json, search::Prepared,
+};
 use crate::{
     cli::SimplifyArgs,
     eval::stats::NonInferiority,

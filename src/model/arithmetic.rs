@@ -37,6 +37,16 @@ pub(super) trait Arithmetic: Send + Sized {
         chunks: &[Chunk],
         rotations: Vec<Vec<f32>>,
     ) -> Result<(), Error>;
+    /// Computes `layers` over the batch that was begun. A device may record what it is made to do, and do it again for a
+    /// later batch of the same shape; `epoch` changes with the weights and the path.
+    fn run(
+        &mut self,
+        _epoch: u64,
+        buffers: &mut Buffers<Self>,
+        layers: &mut dyn FnMut(&mut Self, &mut Buffers<Self>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        layers(self, buffers)
+    }
     /// `h = scale · table[token]`.
     fn embed(&mut self, table: &Self::Linear, chunks: &[Chunk], scale: f32, h: &mut Self::Matrix) -> Result<(), Error>;
     /// `h = factor · h`.
@@ -74,6 +84,30 @@ pub(super) trait Arithmetic: Send + Sized {
     fn keep_wanted(&mut self, chunks: &[Chunk], x: &mut Self::Matrix) -> Result<(), Error>;
     /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
     fn gated(&mut self, gate_up: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
+}
+
+/// What a forward pass keeps between operations.
+pub(super) struct Buffers<A: Arithmetic> {
+    /// The residual stream.
+    pub h: A::Matrix,
+    pub x: A::Matrix,
+    pub qkv: A::Matrix,
+    pub attended: A::Matrix,
+    pub gate_up: A::Matrix,
+    pub inner: A::Matrix,
+}
+
+impl<A: Arithmetic> Default for Buffers<A> {
+    fn default() -> Self {
+        Buffers {
+            h: A::Matrix::default(),
+            x: A::Matrix::default(),
+            qkv: A::Matrix::default(),
+            attended: A::Matrix::default(),
+            gate_up: A::Matrix::default(),
+            inner: A::Matrix::default(),
+        }
+    }
 }
 
 /// What happens to queries and keys in one layer.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, HeadSettings, Picks, Settings, States};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Picks, Settings, States};
 use super::attention::RowView;
 use super::cpu::Cpu;
 #[cfg(feature = "cuda")]
@@ -87,15 +87,10 @@ struct Layer<A: Arithmetic> {
     norms: [A::Norm; 4],
 }
 
-/// What a forward pass keeps between operations.
+/// What a forward pass needs besides the weights.
 struct Pass<A: Arithmetic> {
     arithmetic: A,
-    h: A::Matrix,
-    x: A::Matrix,
-    qkv: A::Matrix,
-    attended: A::Matrix,
-    gate_up: A::Matrix,
-    inner: A::Matrix,
+    buffers: Buffers<A>,
 }
 
 /// A token of a chunk with this bit is not known to the host: the rest is the index of a state of the step before, after
@@ -392,26 +387,46 @@ impl Decoder {
         chunks: &mut [Chunk],
         prepare: impl Fn(&mut A),
     ) -> Result<A::Matrix, Error> {
-        let (spec, eps) = (&self.spec, self.spec.norm_eps);
         let mut pass = model.take_pass()?;
-        let Pass {
-            arithmetic: a,
+        let (a, buffers) = (&mut pass.arithmetic, &mut pass.buffers);
+        prepare(a);
+
+        a.begin(&self.spec, self.kv_shape(), chunks, self.rotations(chunks))?;
+        let mut layers = |a: &mut A, buffers: &mut Buffers<A>| self.run_layers(model, a, buffers, chunks);
+        a.run(self.epoch, buffers, &mut layers)?;
+        for chunk in chunks.iter_mut() {
+            chunk.own.len += chunk.tokens.len();
+        }
+        let mut states = A::Matrix::default();
+        let norm = if self.final_norm {
+            &model.final_norm
+        } else {
+            &model.no_norm
+        };
+        a.norm(&buffers.h, norm, self.spec.norm_eps, &mut states)?;
+        model.passes().push(pass);
+        Ok(states)
+    }
+
+    /// From tokens to the residual stream after the last layer.
+    fn run_layers<A: Arithmetic>(
+        &self,
+        model: &Model<A>,
+        a: &mut A,
+        buffers: &mut Buffers<A>,
+        chunks: &mut [Chunk],
+    ) -> Result<(), Error> {
+        let (spec, eps) = (&self.spec, self.spec.norm_eps);
+        let Buffers {
             h,
             x,
             qkv,
             attended,
             gate_up,
             inner,
-        } = &mut pass;
-        prepare(a);
-
-        a.begin(spec, self.kv_shape(), chunks, self.rotations(chunks))?;
-        a.embed(
-            model.embeddings.as_ref().unwrap_or(&model.head),
-            chunks,
-            spec.embed_scale,
-            h,
-        )?;
+        } = buffers;
+        let table = model.embeddings.as_ref().unwrap_or(&model.head);
+        a.embed(table, chunks, spec.embed_scale, h)?;
         for (index, step) in self.path.iter().enumerate() {
             let (layer, layer_spec) = (&model.layers[step.layer], &spec.layers[step.layer]);
             a.scale(h, step.input_scale)?;
@@ -444,18 +459,7 @@ impl Decoder {
             a.gated(gate_up, spec.activation, inner)?;
             a.add_product(&layer.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
         }
-        for chunk in chunks.iter_mut() {
-            chunk.own.len += chunk.tokens.len();
-        }
-        let mut states = A::Matrix::default();
-        let norm = if self.final_norm {
-            &model.final_norm
-        } else {
-            &model.no_norm
-        };
-        a.norm(h, norm, eps, &mut states)?;
-        model.passes().push(pass);
-        Ok(states)
+        Ok(())
     }
 
     /// For each kind of rotation, `[cos × half, sin × half]` of every token in the batch.
@@ -469,6 +473,15 @@ impl Decoder {
             rows
         };
         self.ropes.iter().map(table).collect()
+    }
+
+    /// How often a GPU has gone through the layers by a recording.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn replays(&self) -> usize {
+        match &self.backend {
+            Backend::Cpu(_) => 0,
+            Backend::Cuda(model) => model.passes().iter().map(|pass| pass.arithmetic.replays()).sum(),
+        }
     }
 
     /// Logits of normed hidden states, `[rows, vocab]`.
@@ -650,12 +663,7 @@ impl<A: Arithmetic> Model<A> {
         }
         Ok(Pass {
             arithmetic: A::new(&self.device)?,
-            h: A::Matrix::default(),
-            x: A::Matrix::default(),
-            qkv: A::Matrix::default(),
-            attended: A::Matrix::default(),
-            gate_up: A::Matrix::default(),
-            inner: A::Matrix::default(),
+            buffers: Buffers::default(),
         })
     }
 

@@ -775,3 +775,44 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
         }
     }
 }
+
+/// Steps of one shape are recorded once and then replayed; a change of a weight, of the path or of a buffer's place makes new
+/// recordings.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator"]
+fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let requests: Vec<Request> = (0..7).map(|i| request(&ids[i..20 + 3 * i], 12 + 5 * i)).collect();
+    let longer = [request(&ids, 20), request(&ids[3..], 20)];
+    for name in ["llama", "gemma2", "olmo2"] {
+        let config = &small.configs[name];
+        let on = |device: &Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
+        let (mut cpu, mut gpu) = (on(&Device::Cpu), on(&Device::new_cuda(0).unwrap()));
+        let mut replays = 0;
+        let mut same = |cpu: &mut Engine, gpu: &mut Engine, requests: &[Request]| {
+            let expected = cpu.generate(requests, &mut |_| {}).unwrap();
+            assert_eq!(gpu.generate(requests, &mut |_| {}).unwrap(), expected, "{name}");
+            let before = std::mem::replace(&mut replays, gpu.decoder().replays());
+            assert!(replays >= before + 10, "{name}: {} replays", replays - before);
+        };
+        same(&mut cpu, &mut gpu, &requests);
+        same(&mut cpu, &mut gpu, &longer);
+        same(&mut cpu, &mut gpu, &requests);
+        for engine in [&mut cpu, &mut gpu] {
+            let (tensor, shape) = engine.decoder().spec().tensor_names().swap_remove(4);
+            let weight: Vec<f32> = (0..shape.iter().product())
+                .map(|i: usize| (i % 7) as f32 / 90.0)
+                .collect();
+            engine.decoder_mut().set_tensor(&tensor, &weight).unwrap();
+        }
+        same(&mut cpu, &mut gpu, &requests);
+        for engine in [&mut cpu, &mut gpu] {
+            let mut path = engine.decoder().path().to_vec();
+            path.push(path[0]);
+            engine.decoder_mut().set_path(path).unwrap();
+        }
+        same(&mut cpu, &mut gpu, &requests);
+    }
+}

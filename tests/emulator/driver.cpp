@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <regex>
 #include <sstream>
@@ -39,12 +40,26 @@ API Result cuCtxGetCurrent(Handle *c) { *c = (Handle)1; return 0; }
 API Result cuCtxSynchronize() { return 0; }
 API Result cuStreamCreate(Handle *s, unsigned) { *s = (Handle)2; return 0; }
 API Result cuStreamDestroy_v2(Handle) { return 0; }
-API Result cuStreamSynchronize(Handle) { return 0; }
+API Result cuStreamSynchronize(Handle);
 API Result cuStreamWaitEvent(Handle, Handle, unsigned) { return 0; }
-API Result cuStreamIsCapturing(Handle, int *s) { *s = 0; return 0; }
+// While a stream is recorded, launches and products are kept for later; memory may not be asked for, nor anything waited for.
+typedef std::vector<std::function<void()>> Graph;
+static thread_local Graph *recorded; // by whoever began it
+API Result cuStreamBeginCapture_v2(Handle, int) { recorded = new Graph; return 0; }
+API Result cuStreamEndCapture(Handle, Graph **g) { *g = recorded; recorded = nullptr; return 0; }
+API Result cuGraphInstantiateWithFlags(Graph **exec, Graph *g, unsigned long long) { *exec = new Graph(*g); return 0; }
+API Result cuGraphLaunch(Graph *exec, Handle) {
+    for (auto &launch : *exec) launch();
+    return 0;
+}
+API Result cuGraphExecDestroy(Graph *exec) { delete exec; return 0; }
+API Result cuGraphDestroy(Graph *g) { delete g; return 0; }
+API Result cuStreamSynchronize(Handle) { return recorded ? 900 : 0; }
+API Result cuEventSynchronize(Handle) { return recorded ? 900 : 0; }
+API Result cuStreamIsCapturing(Handle, int *s) { *s = recorded ? 1 : 0; return 0; }
 API Result cuEventCreate(Handle *e, unsigned) { *e = (Handle)3; return 0; }
 API Result cuEventRecord(Handle, Handle) { return 0; }
-API Result cuEventSynchronize(Handle) { return 0; }
+API Result cuEventSynchronize(Handle);
 API Result cuEventQuery(Handle) { return 0; }
 API Result cuEventDestroy_v2(Handle) { return 0; }
 API Result cuGetErrorName(int, const char **s) { *s = "EMULATOR"; return 0; }
@@ -52,6 +67,7 @@ API Result cuGetErrorString(int, const char **s) { *s = "the emulator"; return 0
 
 static size_t used, limit = getenv("EMULATOR_MEMORY") ? strtoull(getenv("EMULATOR_MEMORY"), 0, 10) : SIZE_MAX;
 static Result allocate(Ptr *p, size_t n) {
+    if (recorded) return 900; // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     if (used + n > limit) return 2; // CUDA_ERROR_OUT_OF_MEMORY
     size_t *memory = (size_t *)aligned_alloc(256, (n + 511) / 256 * 256 + 256);
     *memory = n;
@@ -73,15 +89,16 @@ API Result cuMemFreeAsync(Ptr p, Handle) { return release(p); }
 API Result cuMemFree_v2(Ptr p) { return release(p); }
 API Result cuMemHostAlloc(void **p, size_t n, unsigned) { *p = malloc(n); return 0; }
 API Result cuMemFreeHost(void *p) { free(p); return 0; }
-API Result cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Handle) { memcpy((void *)to, from, n); return 0; }
+API Result cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Handle) { if (recorded) return 900; memcpy((void *)to, from, n); return 0; }
 API Result cuMemcpyHtoD_v2(Ptr to, const void *from, size_t n) { memcpy((void *)to, from, n); return 0; }
-API Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Handle) { memcpy(to, (void *)from, n); return 0; }
+API Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Handle) { if (recorded) return 900; memcpy(to, (void *)from, n); return 0; }
 API Result cuMemcpyDtoH_v2(void *to, Ptr from, size_t n) { memcpy(to, (void *)from, n); return 0; }
-API Result cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle) { memmove((void *)to, (void *)from, n); return 0; }
-API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle) { memset((void *)p, value, n); return 0; }
+API Result cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle) { if (recorded) return 900; memmove((void *)to, (void *)from, n); return 0; }
+API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle) { if (recorded) return 900; memset((void *)p, value, n); return 0; }
 
 struct Function {
     void (*call)(void **);
+    void **(*keep)(void **);
     void (*launch)(void (*)(void **), unsigned, unsigned, unsigned, void **);
 };
 API Result cuModuleLoadData(Handle *module, const void *image) {
@@ -93,6 +110,7 @@ API Result cuModuleUnload(Handle) { return 0; }
 API Result cuModuleGetFunction(Handle *f, Handle module, const char *name) {
     Function *function = new Function;
     *(void **)&function->call = dlsym(module, (std::string("call_") + name).c_str());
+    *(void **)&function->keep = dlsym(module, (std::string("keep_") + name).c_str());
     *(void **)&function->launch = dlsym(module, "emulator_launch");
     *f = function;
     return function->call ? 0 : 500;
@@ -101,7 +119,12 @@ API Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsig
                           Handle, void **args, void **) {
     if (!gx || !gy || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1) return 1;
     Function *function = (Function *)f;
-    function->launch(function->call, gx, gy, bx, args);
+    if (recorded) {
+        void **kept = function->keep(args);
+        recorded->push_back([=] { function->launch(function->call, gx, gy, bx, kept); });
+    } else {
+        function->launch(function->call, gx, gy, bx, args);
+    }
     return 0;
 }
 
@@ -128,6 +151,7 @@ API Result nvrtcCompileProgram(Program *p, int count, const char **options) {
         bool on_tensor_cores = name.find("tensor") != std::string::npos;
         if (on_tensor_cores) file << "#if TENSOR_CORES\n";
         file << "extern \"C\" void call_" << name << "(void **args) { call(" << name << ", args); }\n";
+        file << "extern \"C\" void **keep_" << name << "(void **args) { return keep(" << name << ", args); }\n";
         if (on_tensor_cores) file << "#endif\n";
     }
     file.close();
@@ -176,10 +200,7 @@ static void put(void *to, int type, size_t i, float x) {
     }
     ((uint16_t *)to)[i] = bits;
 }
-API Result cublasGemmEx(Handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at, int lda,
-                        const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int, int) {
-    if (ta != 1 || tb != 0 || lda != k || ldb != k || ldc != m) return 7;
-    float scale = *(const float *)alpha, keep = *(const float *)beta;
+static void product(int m, int n, int k, float scale, const void *a, int at, const void *b, int bt, float keep, void *c, int ct) {
     std::vector<float> weights((size_t)m * k), row(k);
     for (size_t i = 0; i < weights.size(); i++) weights[i] = number(a, at, i);
     for (int j = 0; j < n; j++) {
@@ -191,5 +212,13 @@ API Result cublasGemmEx(Handle, int ta, int tb, int m, int n, int k, const void 
             put(c, ct, at_c, scale * sum + (keep ? keep * number(c, ct, at_c) : 0.0f));
         }
     }
+}
+API Result cublasGemmEx(Handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at, int lda,
+                        const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int, int) {
+    if (ta != 1 || tb != 0 || lda != k || ldb != k || ldc != m) return 7;
+    float scale = *(const float *)alpha, keep = *(const float *)beta;
+    if (recorded) recorded->push_back([=] { product(m, n, k, scale, a, at, b, bt, keep, c, ct); });
+    else product(m, n, k, scale, a, at, b, bt, keep, c, ct);
     return 0;
 }
+API Result cublasSetWorkspace_v2(Handle, void *, size_t) { return 0; }

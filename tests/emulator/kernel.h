@@ -145,6 +145,14 @@ template <typename... A> static void call(void (*kernel)(A...), void **args) {
     call_with(kernel, args, std::index_sequence_for<A...>{});
 }
 
+// Copies of the arguments of a launch that is kept.
+template <typename... A, size_t... I> static void **keep_with(void (*)(A...), void **args, std::index_sequence<I...>) {
+    return new void *[sizeof...(A)]{(void *)new std::remove_const_t<A>(*(std::remove_const_t<A> *)args[I])...};
+}
+template <typename... A> static void **keep(void (*kernel)(A...), void **args) {
+    return keep_with(kernel, args, std::index_sequence_for<A...>{});
+}
+
 extern "C" void emulator_launch(void (*kernel)(void **), unsigned grid_x, unsigned grid_y, unsigned threads, void **args) {
     const size_t STACK = 128 << 10;
     kernel_call = kernel;

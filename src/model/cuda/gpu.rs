@@ -6,12 +6,13 @@
 #![allow(unsafe_code)] // foreign calls; see SAFETY at each
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PinnedHostSlice,
-    PushKernelArg, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
+    PinnedHostSlice, PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use rayon::prelude::*;
@@ -39,6 +40,8 @@ const KERNELS: [&str; 15] = [
 ];
 /// Attention for one head size, where the device and the element type allow it.
 const ON_TENSOR_CORES: &str = "attend_on_tensor_cores";
+/// Bytes of cuBLAS' workspace; what NVIDIA advises for compute capability 9.0.
+const BLAS_WORKSPACE: usize = 32 << 20;
 /// Dimensions of a head that any kernel takes.
 pub const LARGEST_HEAD: usize = 256;
 
@@ -49,6 +52,10 @@ pub struct Gpu {
     kernels: HashMap<&'static str, CudaFunction>,
     /// Host memory for picks, used again.
     pinned: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
+    /// How often a buffer has moved to other memory.
+    moves: AtomicU64,
+    /// Of cuBLAS, which would otherwise ask for memory while a step is recorded.
+    _workspace: CudaSlice<u8>,
 }
 
 /// Says at what a CUDA call failed.
@@ -81,7 +88,9 @@ impl Buffer {
     /// Room for `bytes`; what they hold is left open.
     pub fn reserve(&mut self, gpu: &Gpu, bytes: usize) -> Result<Address, Error> {
         if self.memory.as_ref().is_none_or(|memory| memory.len() < bytes) {
-            self.memory = None;
+            if self.memory.take().is_some() {
+                gpu.moves.fetch_add(1, Ordering::Relaxed);
+            }
             self.memory = Some(gpu.alloc(bytes)?);
         }
         Ok(self.address(gpu))
@@ -175,13 +184,57 @@ impl Gpu {
         keep_freed_memory(&context)?;
         let stream = context.new_stream().during(opening)?;
         let blas = CudaBlas::new(stream.clone()).during("opening cuBLAS")?;
+        // SAFETY: scratch memory, which cuBLAS writes before it reads.
+        let workspace: CudaSlice<u8> = unsafe { stream.alloc(BLAS_WORKSPACE) }.during("opening cuBLAS")?;
+        // SAFETY: the workspace lives as long as the handle, in one `Gpu`.
+        unsafe {
+            let address = workspace.device_ptr(&stream).0 as *mut _;
+            cublas::sys::cublasSetWorkspace_v2(*blas.handle(), address, BLAS_WORKSPACE).result()
+        }
+        .during("opening cuBLAS")?;
         Ok(Arc::new(Gpu {
             dtype,
             kernels: compile(&context, dtype, head_dim)?,
             stream,
             blas,
             pinned: Arc::default(),
+            moves: AtomicU64::new(0),
+            _workspace: workspace,
         }))
+    }
+
+    /// How often a [`Buffer`] has moved.
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// Records what `launches` would have the device do, without doing it.
+    ///
+    /// **Errors** a driver that does not record, or a launch that cannot be recorded; the device is then as before.
+    pub fn record(&self, launches: impl FnOnce() -> Result<(), Error>) -> Result<Graph, Error> {
+        let recording = "recording a step";
+        // Relaxed: nothing but launches happens meanwhile, on this stream.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.stream.begin_capture(mode).during(recording)?;
+        let launched = launches();
+        let graph = self
+            .stream
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+            .during(recording);
+        launched?;
+        graph?.map(Graph).ok_or("nothing was recorded").during(recording)
+    }
+
+    /// Does once more what was recorded.
+    pub fn replay(&self, graph: &Graph) -> Result<(), Error> {
+        graph.0.launch().during("a recorded step")
+    }
+
+    /// Copies `bytes` from one place of the device to another.
+    pub fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Error> {
+        self.bind()?;
+        // SAFETY: the callers name buffers that they hold, in their size.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.during("copying states")
     }
 
     /// Bytes of an element.
@@ -373,6 +426,12 @@ impl Gpu {
         })
     }
 }
+
+/// A recorded sequence of launches.
+pub struct Graph(CudaGraph);
+
+// SAFETY: only whoever holds the pass that recorded it launches it; it goes from thread to thread with that pass.
+unsafe impl Send for Graph {}
 
 /// Tokens on their way to the host.
 pub struct Pending {

@@ -165,6 +165,7 @@ extern "C" __global__ void heads(element *qkv, u32 dim, u32 q_heads, u32 kv_head
         for (u32 i = lane; i < dim; i += WARP) own[i] = to_element(values[i]);
         return;
     }
+    if (!blocks[row]) return; // a row that fills up a recorded step
     u32 slot = slots[row];
     element *block = (element *)blocks[row] + (u64)layer * 2 * kv_heads * dim * BLOCK;
     if (is_value) {

@@ -20,8 +20,30 @@ const LONG: usize = 4096;
 /// Items over all key heads that keep a device busy.
 const BUSY: usize = 1024;
 
-/// Words of an item, as `kernels.cu` has it.
+/// Words of an item and of an entry, as `kernels.cu` has them.
 const ITEM: usize = 5;
+const ENTRY: usize = 3;
+
+/// What a layout has room for. A decoding step, one token of each row, takes a little more room than it needs, so that many
+/// steps have the same places and can be one recording; what is left empty has no effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Room {
+    pub rows: usize,
+    pub items: usize,
+    pub entries: usize,
+}
+
+impl Room {
+    /// At most an eighth of the next power of two more of each.
+    fn rounded(self) -> Self {
+        let round = |n: usize| n.next_multiple_of((n.next_power_of_two() / 8).max(1));
+        Room {
+            rows: round(self.rows),
+            items: round(self.items),
+            entries: round(self.entries),
+        }
+    }
+}
 
 /// Where things stand in `words`, and how many there are.
 #[derive(Debug, Default)]
@@ -42,9 +64,10 @@ pub struct Layout {
     /// `half` of each rotation.
     pub half_widths: Vec<usize>,
     pub rows: usize,
-    pub item_count: usize,
-    pub entry_count: usize,
     pub wanted_count: usize,
+    pub room: Room,
+    /// One token of each row, all wanted.
+    pub is_step: bool,
 }
 
 /// A query: a row of the batch, which of the heads that share a key head, and before which position keys are visible.
@@ -124,12 +147,21 @@ impl Layout {
             let keys = (chunk.own_start(), chunk.own.len + chunk.tokens.len());
             work.ask(queries, chunk.own, keys, stretch, address);
         }
-        let (starts, lists) = entries_by_query(&work.entries, rows, group);
+        let wanted: Vec<u32> = wanted_rows(chunks).map(|row| row as u32).collect();
+        let is_step = chunks.len() == rows && wanted.len() == rows;
+        let exact = Room {
+            rows,
+            items: work.items.len(),
+            entries: work.entries.len(),
+        };
+        let room = if is_step { exact.rounded() } else { exact };
+        let (starts, lists) = entries_by_query(&work.entries, room.rows, group);
 
         let mut layout = Layout {
             rows,
-            item_count: work.items.len(),
-            entry_count: work.entries.len(),
+            wanted_count: wanted.len(),
+            room,
+            is_step,
             ..Layout::default()
         };
         let slots = chunks.iter().flat_map(|c| c.own.len..c.own.len + c.tokens.len());
@@ -137,33 +169,34 @@ impl Layout {
             let slots = chunk.own.len..chunk.own.len + chunk.tokens.len();
             slots.map(|slot| address(chunk.own.blocks[slot / BLOCK].index))
         });
-        let wanted: Vec<u32> = wanted_rows(chunks).map(|row| row as u32).collect();
-        layout.wanted_count = wanted.len();
-        // Addresses first, where they are aligned.
-        layout.row_blocks = layout.put(row_blocks.flat_map(halves));
-        layout.item_blocks = layout.put(work.blocks.into_iter().flat_map(halves));
-        layout.tokens = layout.put(chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()));
-        layout.slots = layout.put(slots.map(|slot| (slot % BLOCK) as u32));
-        layout.items = layout.put(work.items.into_iter().flatten());
-        layout.entries = layout.put(
-            work.entries
-                .iter()
-                .flat_map(|query| [query.row, query.group_head, query.limit].map(|word| word as u32)),
-        );
-        layout.starts = layout.put(starts.into_iter());
-        layout.lists = layout.put(lists.into_iter());
-        layout.wanted = layout.put(wanted.into_iter());
+        // Addresses are aligned; those of the items' blocks come last, as their number changes from step to step.
+        layout.row_blocks = layout.put(row_blocks.flat_map(halves), 2 * room.rows);
+        layout.tokens = layout.put(chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()), room.rows);
+        layout.slots = layout.put(slots.map(|slot| (slot % BLOCK) as u32), room.rows);
+        layout.items = layout.put(work.items.into_iter().flatten(), ITEM * room.items);
+        let entries = work.entries.iter();
+        let entries = entries.flat_map(|query| [query.row, query.group_head, query.limit].map(|word| word as u32));
+        layout.entries = layout.put(entries, ENTRY * room.entries);
+        layout.starts = layout.put(starts.into_iter(), room.rows * group + 1);
+        layout.lists = layout.put(lists.into_iter(), room.entries);
+        layout.wanted = layout.put(wanted.into_iter(), room.rows);
         for rotation in rotations {
-            let at = layout.put(rotation.iter().map(|x| x.to_bits()));
+            let width = rotation.len() / rows.max(1);
+            let at = layout.put(rotation.iter().map(|x| x.to_bits()), width * room.rows);
             layout.rotations.push(at);
-            layout.half_widths.push(rotation.len() / rows.max(1) / 2);
+            layout.half_widths.push(width / 2);
         }
+        layout.words.resize(layout.words.len().next_multiple_of(2), 0);
+        let count = 2 * work.blocks.len();
+        layout.item_blocks = layout.put(work.blocks.into_iter().flat_map(halves), count);
         layout
     }
 
-    fn put(&mut self, words: impl Iterator<Item = u32>) -> usize {
+    /// Adds a list with room for `room` words; the rest of it is 0.
+    fn put(&mut self, words: impl Iterator<Item = u32>, room: usize) -> usize {
         let at = self.words.len();
         self.words.extend(words);
+        self.words.resize(at + room, 0);
         at
     }
 }

@@ -1,10 +1,12 @@
 //! The forward pass's arithmetic on an NVIDIA GPU: cuBLAS for the products with weights, own kernels for the rest.
 //!
 //! Weights, activations, keys and values are of the decoder's type; sums, softmax, logits and the residual stream are f32.
-//! Keys and values stand in slabs of blocks that the pool's indices name, so a shared prefix is read where it is.
+//! Keys and values stand in slabs of blocks that the pool's indices name, so a shared prefix is read where it is. Decoding steps
+//! are recorded and replayed, see [`recording`].
 
 mod gpu;
 mod layout;
+mod recording;
 
 use std::sync::Arc;
 
@@ -13,9 +15,10 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 pub(super) use gpu::Pending;
 use gpu::{Address, Buffer, Gpu, LARGEST_HEAD, Shape, Staging, launch};
 use layout::Layout;
+use recording::{Recorded, Recordings};
 
 use super::Error;
-use super::arithmetic::{Arithmetic, HeadSettings, Settings};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Settings};
 use super::decoder::{Chunk, DType};
 use super::kernels;
 use super::kv::KvShape;
@@ -62,6 +65,15 @@ enum Kind {
     Float,
 }
 
+impl Kind {
+    fn bytes(self, gpu: &Gpu) -> usize {
+        match self {
+            Kind::Element => gpu.element_bytes(),
+            Kind::Float => size_of::<f32>(),
+        }
+    }
+}
+
 /// Activations `[rows, cols]`, row by row.
 #[derive(Default)]
 pub(super) struct Matrix {
@@ -76,12 +88,8 @@ impl Matrix {
     /// Takes a new shape; what the elements hold is left open.
     fn reshape(&mut self, gpu: &Arc<Gpu>, rows: usize, cols: usize, kind: Kind) -> Result<Address, Error> {
         (self.rows, self.cols, self.kind) = (rows, cols, kind);
-        let bytes = match kind {
-            Kind::Element => gpu.element_bytes(),
-            Kind::Float => size_of::<f32>(),
-        };
         self.gpu = Some(gpu.clone());
-        self.buffer.reserve(gpu, rows * cols * bytes)
+        self.buffer.reserve(gpu, rows * cols * kind.bytes(gpu))
     }
 
     fn address(&self) -> Address {
@@ -133,6 +141,7 @@ pub(super) struct Cuda {
     partial: Buffer,
     picked: Buffer,
     scores: Buffer,
+    recordings: Recordings,
 }
 
 impl Cuda {
@@ -165,6 +174,11 @@ impl Cuda {
         let sizes = (head.outputs, head.inputs);
         self.gpu.product(sizes, rows, weight, x, (1.0, 0.0), logits, true)?;
         Ok(logits)
+    }
+
+    #[cfg(test)]
+    pub fn replays(&self) -> usize {
+        self.recordings.replays
     }
 
     /// Logits before divisor and softcap, in the host's memory.
@@ -289,6 +303,7 @@ impl Arithmetic for Cuda {
             partial: Buffer::default(),
             picked: Buffer::default(),
             scores: Buffer::default(),
+            recordings: Recordings::default(),
         })
     }
 
@@ -310,14 +325,44 @@ impl Arithmetic for Cuda {
         let group = spec.heads / spec.kv_heads;
         self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &address);
         self.words = self.staging.send(&self.gpu, &self.layout.words)?;
-        let slots = self.layout.entry_count * spec.kv_heads;
+        let slots = self.layout.room.entries * spec.kv_heads;
         self.sums.reserve(&self.gpu, slots * 8)?;
         self.partial.reserve(&self.gpu, slots * spec.head_dim * 4)?;
         Ok(())
     }
 
+    fn run(
+        &mut self,
+        epoch: u64,
+        buffers: &mut Buffers<Self>,
+        layers: &mut dyn FnMut(&mut Self, &mut Buffers<Self>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if !self.layout.is_step {
+            return layers(self, buffers);
+        }
+        let (gpu, room) = (self.gpu.clone(), self.layout.room);
+        self.recordings.forget_unless(epoch, gpu.moves());
+        match self.recordings.find(room) {
+            Recorded::Ready(graph) => gpu.replay(graph)?,
+            // The second time all buffers have their size.
+            Recorded::Seen => match gpu.record(|| layers(self, buffers)) {
+                Ok(graph) => gpu.replay(self.recordings.keep(room, graph))?,
+                Err(_) => {
+                    self.recordings.give_up();
+                    layers(self, buffers)?;
+                }
+            },
+            Recorded::No => {
+                layers(self, buffers)?;
+                self.recordings.see(room);
+            }
+        }
+        buffers.h.rows = self.layout.rows;
+        Ok(())
+    }
+
     fn embed(&mut self, table: &Linear, _chunks: &[Chunk], scale: f32, h: &mut Matrix) -> Result<(), Error> {
-        let rows = self.layout.rows;
+        let rows = self.layout.room.rows;
         let h = h.reshape(&self.gpu, rows, table.inputs, Kind::Float)?;
         let (tokens, picked) = (self.word(self.layout.tokens), self.picked.address(&self.gpu));
         let (weight, cols) = (self.gpu.address(&table.weight), table.inputs as u32);
@@ -508,7 +553,7 @@ impl Arithmetic for Cuda {
             kv_heads: kv.kv_heads as u32,
             layer: settings.layer as u32,
             window: settings.window.map_or(0, |window| window as u32),
-            items: self.layout.item_count as u32,
+            items: self.layout.room.items as u32,
             scale: settings.scale,
             softcap: settings.softcap.unwrap_or(0.0),
         };
@@ -516,7 +561,7 @@ impl Arithmetic for Cuda {
         let (items, entries) = (self.word(self.layout.items), self.word(self.layout.entries));
         let blocks = self.word(self.layout.item_blocks);
         let (kernel, warps) = self.gpu.attention_kernel();
-        let grid = (self.layout.item_count.div_ceil(warps), kv.kv_heads);
+        let grid = (self.layout.room.items.div_ceil(warps), kv.kv_heads);
         let threads = 32 * warps as u32;
         launch!(
             self.gpu,
@@ -548,6 +593,9 @@ impl Arithmetic for Cuda {
     }
 
     fn keep_wanted(&mut self, _chunks: &[Chunk], x: &mut Matrix) -> Result<(), Error> {
+        if self.layout.wanted_count == self.layout.rows {
+            return Ok(());
+        }
         let (rows, wanted) = (self.layout.wanted_count, self.word(self.layout.wanted));
         let to = self.kept.reshape(&self.gpu, rows, x.cols, x.kind)?;
         let kernel = match x.kind {
@@ -555,8 +603,10 @@ impl Arithmetic for Cuda {
             Kind::Element => "keep_elements",
         };
         launch!(self.gpu, kernel, (rows, 1), 128, x.address(), wanted, x.cols as u32, to)?;
-        std::mem::swap(x, &mut self.kept);
-        Ok(())
+        // Back to where recordings have it.
+        let (cols, kind) = (x.cols, x.kind);
+        let own = x.reshape(&self.gpu, rows, cols, kind)?;
+        self.gpu.copy(to, own, rows * cols * kind.bytes(&self.gpu))
     }
 
     fn gated(&mut self, gate_up: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
