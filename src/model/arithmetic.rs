@@ -39,12 +39,7 @@ pub(super) trait Arithmetic: Send + Sized {
     ) -> Result<(), Error>;
     /// Computes `layers` over the batch that was begun. A device may record what it is made to do, and do it again for a
     /// later batch of the same shape; `epoch` changes with the weights and the path.
-    fn run(
-        &mut self,
-        _epoch: u64,
-        buffers: &mut Buffers<Self>,
-        layers: &mut dyn FnMut(&mut Self, &mut Buffers<Self>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn run(&mut self, _epoch: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
         layers(self, buffers)
     }
     /// `h = scale · table[token]`.
@@ -85,6 +80,9 @@ pub(super) trait Arithmetic: Send + Sized {
     /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
     fn gated(&mut self, gate_up: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
 }
+
+/// All layers over the batch that was begun.
+pub(super) type Layers<'a, A> = &'a mut dyn FnMut(&mut A, &mut Buffers<A>) -> Result<(), Error>;
 
 /// What a forward pass keeps between operations.
 pub(super) struct Buffers<A: Arithmetic> {

@@ -18,7 +18,7 @@ use layout::Layout;
 use recording::{Recorded, Recordings};
 
 use super::Error;
-use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Settings};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Settings};
 use super::decoder::{Chunk, DType};
 use super::kernels;
 use super::kv::KvShape;
@@ -331,12 +331,7 @@ impl Arithmetic for Cuda {
         Ok(())
     }
 
-    fn run(
-        &mut self,
-        epoch: u64,
-        buffers: &mut Buffers<Self>,
-        layers: &mut dyn FnMut(&mut Self, &mut Buffers<Self>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn run(&mut self, epoch: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
         if !self.layout.is_step {
             return layers(self, buffers);
         }
