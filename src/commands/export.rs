@@ -41,7 +41,8 @@ const FIRST_ANSWERS: usize = 4;
 
 /// How much likelier, in nats, the token that a child picks now may be than the one that it picked in the run, before this
 /// is another child. Sums in another order move logits: on one machine's CPU not at all, between processors in the last
-/// digits of f32; in half precision, where a GPU's sums depend on what shares the batch, a thousand times as much.
+/// digits of f32; in half precision, where a GPU's sums depend on what shares the batch, a thousand times as much (of 64
+/// answers of SmolLM2-135M that transformers wrote in bf16, 15 part from those in f32 by more than 0.01, at most by 0.2).
 fn tie(dtype: &str) -> f64 {
     if dtype == "f32" { 0.01 } else { 0.5 }
 }
