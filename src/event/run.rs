@@ -376,6 +376,11 @@ impl Run {
         }
     }
 
+    /// Whether some scores are drawn to the mean before they are compared.
+    pub fn allows_for_luck(&self) -> bool {
+        self.prior.is_some()
+    }
+
     /// A generation's race is over, and with the first one that of the random draws: the luckiest of few questions are
     /// drawn to the mean.
     fn weigh(&mut self, generation: u64) {
@@ -505,10 +510,11 @@ impl Run {
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
-    /// Scored candidates, fittest first; of equals the earlier first. Those who left their race early come last.
+    /// Scored candidates, best first by what their fitness is worth; of equals the earlier first. Those who left their race
+    /// early come last.
     pub fn ranking(&self) -> Vec<&Scored> {
         let mut ranking: Vec<&Scored> = self.scored.iter().collect();
-        let place = |s: &Scored| (s.candidate.eliminated, s.candidate.fitness);
+        let place = |s: &Scored| (s.candidate.eliminated, s.worth);
         ranking.sort_by(|a, b| {
             let ((out_a, a), (out_b, b)) = (place(a), place(b));
             out_a.cmp(&out_b).then(b.total_cmp(&a))

@@ -61,6 +61,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
 
 fn sorted_by(model: &Model) -> String {
     match model.board.sort {
+        Sort::Fitness if model.run.allows_for_luck() => "worth".into(),
         Sort::Fitness => "fitness".into(),
         Sort::Age => "age".into(),
         Sort::Task(t) => model.task_names().get(t).cloned().unwrap_or_default(),

@@ -31,7 +31,10 @@ const HELP: [(&str, &str); 18] = [
     ("q", "leave this view; the search goes on"),
 ];
 
-const ABOUT: &str = "± is the standard error; task columns show 95 % intervals.";
+const ABOUT: [&str; 2] = [
+    "± is the standard error; task columns show 95 % intervals.",
+    "In a race the board is by worth: fitness, the uncertain drawn to the mean.",
+];
 
 pub fn draw(model: &Model, overlay: Overlay, area: Rect, buffer: &mut Buffer) {
     match overlay {
@@ -46,7 +49,7 @@ fn help(area: Rect, buffer: &mut Buffer) {
         .map(|(key, what)| Line::from(vec![span(left(key, 12), ACCENT), span(*what, PLAIN)]))
         .collect();
     lines.push(Line::default());
-    lines.push(Line::from(span(ABOUT, DIM)));
+    lines.extend(ABOUT.map(|text| Line::from(span(text, DIM))));
     window("keys", &lines, 74, area, buffer);
 }
 
