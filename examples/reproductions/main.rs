@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
+//! cargo run --release --example reproductions -- precision 60   # does a ranking survive rounded weights?
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
 //! cargo run --release --example reproductions -- searches 1 widening 2  # those with this in their name, from seed 2
 //! cargo run --release --example reproductions -- language-gate 200 2       # does a search drift to English?
@@ -28,6 +29,7 @@ mod decoder;
 #[path = "../train_family/files.rs"]
 mod files;
 mod language_gate;
+mod precision;
 mod searches;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
@@ -45,7 +47,8 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("layer-swap") => layer_swap(),
-        Some("random") => random(args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")?),
+        Some("random") => random(how_many_merges(&args)?),
+        Some("precision") => precision::run(how_many_merges(&args)?),
         Some("searches") => {
             let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
             let first = first_seed(args.get(3))?;
@@ -60,8 +63,12 @@ fn main() -> Result<()> {
             let first = first_seed(args.get(3))?;
             language_gate::run(evals, first..first + seeds)
         }
-        _ => bail!("say layer-swap, random, searches or language-gate"),
+        _ => bail!("say layer-swap, random, precision, searches or language-gate"),
     }
+}
+
+fn how_many_merges(args: &[String]) -> Result<usize> {
+    args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")
 }
 
 fn first_seed(arg: Option<&String>) -> Result<u64> {
@@ -111,7 +118,8 @@ fn swap(evaluator: &mut MergeEvaluator<'_>, exam: &Exam, bottom: usize, top: usi
     Ok(percent(&examine(evaluator, &recipe, exam)?))
 }
 
-/// Merges with random weights: does perplexity tell the dead ones, and how lucky is the best of many?
+/// Merges with random weights, some far beyond what a search would allow: does perplexity tell the dead ones, and how lucky
+/// is the best of many?
 fn random(count: usize) -> Result<()> {
     let (parents, tmp) = (parents()?, tempfile::tempdir()?);
     let task = task(Path::new("evals/arith-es.yaml"))?;
@@ -124,7 +132,7 @@ fn random(count: usize) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let (mut nlls, mut scores, mut truths) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..count {
-        let recipe = draw(&mut rng)?;
+        let recipe = draw(&mut rng, &[1.0, 2.0, 4.0])?;
         nlls.push(evaluator.prompt_nll(&recipe).map_err(|e| anyhow::anyhow!(e))?);
         scores.push(examine(&mut evaluator, &recipe, &search)?);
         truths.push(stats::mean(&examine(&mut evaluator, &recipe, &fresh)?));
@@ -134,9 +142,9 @@ fn random(count: usize) -> Result<()> {
     Ok(())
 }
 
-/// base + Σ weight · (expert − base), the weights drawn for each two layers; some far beyond what a search would allow.
-fn draw(rng: &mut ChaCha8Rng) -> Result<Recipe> {
-    let most = [1.0, 2.0, 4.0][rng.random_range(0..3_usize)];
+/// base + Σ weight · (expert − base), the weights drawn for each two layers, up to one of `most`.
+fn draw(rng: &mut ChaCha8Rng, most: &[f64]) -> Result<Recipe> {
+    let most = most[rng.random_range(0..most.len())];
     let mut slices = String::new();
     for group in 0..4 {
         let range = format!("layer_range: [{}, {}]", 2 * group, 2 * group + 2);
