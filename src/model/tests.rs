@@ -8,6 +8,8 @@ use safetensors::SafeTensors;
 
 use super::Error;
 use super::decoder::{Chunk, DType, Decoder, Step};
+#[cfg(feature = "cuda")]
+use super::engine::Score;
 use super::engine::{Engine, EngineOptions, Finish, Request, ScoreRequest, repeats};
 use super::kv::{Pool, Segment};
 use super::spec::DecoderSpec;
@@ -790,13 +792,27 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
         let config = &small.configs[name];
         let on = |device: &Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
         let (mut cpu, mut gpu) = (on(&Device::Cpu), on(&Device::new_cuda(0).unwrap()));
-        let mut replays = 0;
+        // One token each is scored: a step, recorded before anything was ever picked.
+        let scored: Vec<ScoreRequest> = (0..7)
+            .map(|last| ScoreRequest {
+                tokens: [&ids[..30], &[last]].concat(),
+                from: 30,
+            })
+            .collect();
+        for _ in 0..3 {
+            let (got, expected) = (gpu.score(&scored).unwrap(), cpu.score(&scored).unwrap());
+            let near = |(a, b): (&Score, &Score)| (a.log_likelihood - b.log_likelihood).abs() < 1e-3;
+            assert!(got.iter().zip(&expected).all(near), "{name}: {got:?} {expected:?}");
+        }
+        let mut replays = gpu.decoder().replays();
+        assert!(replays > 0);
         let mut same = |cpu: &mut Engine, gpu: &mut Engine, requests: &[Request]| {
             let expected = cpu.generate(requests, &mut |_| {}).unwrap();
             assert_eq!(gpu.generate(requests, &mut |_| {}).unwrap(), expected, "{name}");
             let before = std::mem::replace(&mut replays, gpu.decoder().replays());
             assert!(replays >= before + 10, "{name}: {} replays", replays - before);
         };
+        same(&mut cpu, &mut gpu, &vec![request(&ids[..30], 15); 7]);
         same(&mut cpu, &mut gpu, &requests);
         same(&mut cpu, &mut gpu, &longer);
         same(&mut cpu, &mut gpu, &requests);

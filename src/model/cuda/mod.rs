@@ -26,6 +26,8 @@ use super::spec::{Activation, DecoderSpec, QkNorm};
 
 /// Rows whose logits are computed at once.
 const ROWS_OF_LOGITS: usize = 256;
+/// Bytes for the tokens that a step picks.
+const PICKED_AT_LEAST: usize = 4 << 10;
 /// Bytes of a slab of blocks.
 const SLAB: usize = 64 << 20;
 
@@ -192,7 +194,7 @@ impl Cuda {
         let (divisor, softcap) = Self::finish(spec);
         let picked = self
             .picked
-            .reserve(&self.gpu, 4 * states.rows.next_power_of_two().max(1024))?;
+            .reserve(&self.gpu, (4 * states.rows.next_power_of_two()).max(PICKED_AT_LEAST))?;
         for from in (0..states.rows).step_by(ROWS_OF_LOGITS) {
             let rows = ROWS_OF_LOGITS.min(states.rows - from);
             let (cols, from_word) = (head.outputs as u32, from as u32);
@@ -325,6 +327,8 @@ impl Arithmetic for Cuda {
         let group = spec.heads / spec.kv_heads;
         self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &address);
         self.words = self.staging.send(&self.gpu, &self.layout.words)?;
+        // Before anything is picked, so that a recording of a step that scores serves one that generates.
+        self.picked.reserve(&self.gpu, PICKED_AT_LEAST)?;
         let slots = self.layout.room.entries * spec.kv_heads;
         self.sums.reserve(&self.gpu, slots * 8)?;
         self.partial.reserve(&self.gpu, slots * spec.head_dim * 4)?;
