@@ -287,7 +287,7 @@ fn show(findings: &Findings) {
     }
     if let Some(seconds) = findings.merge_seconds {
         print(format_args!(
-            "      takes about {seconds:.1} s and the time of the disk"
+            "      takes about {seconds:.2} s and the time of the disk"
         ));
     }
     if let Some(bytes) = findings.evaluation_memory_bytes {

@@ -28,7 +28,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     lines.push(totals(model, inner.width));
     if let Some(pace) = Pace::of(&model.run) {
         let text = format!(
-            "{} a candidate, middle half {} to {}",
+            "{} a candidate, half in {} to {}",
             seconds(pace.median_ms),
             seconds(pace.low_ms),
             seconds(pace.high_ms)
