@@ -10,7 +10,7 @@ use super::gpu::Graph;
 use super::layout::Room;
 
 /// Recordings at once; each takes some of the device's memory.
-const MOST: usize = 64;
+const MOST: usize = 128;
 
 #[derive(Default)]
 pub struct Recordings {
