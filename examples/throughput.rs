@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
         names.iter().map(|name| (name.as_str(), random(sizes[name]))).collect();
     let vocab = spec.vocab as u32;
     let start = Instant::now();
-    let weight_bytes = spec.parameters() as f64 * if dtype == DType::F32 { 4.0 } else { 2.0 };
+    let weight_bytes = (spec.parameters() * dtype.size_bytes()) as f64;
     let mut decoder = Decoder::load(spec, &device, dtype, &mut |name| Ok(weights[name].clone()))?;
     let built = start.elapsed();
     for (name, data) in &weights {

@@ -37,7 +37,7 @@ struct Findings {
     merge: Option<Merge>,
     /// Without the time of the disk.
     merge_seconds: Option<f64>,
-    /// The weights as they are computed with, and the most that keys and values may take.
+    /// Weights of a child as deep as the first model, as they are computed with, and the most that keys and values may take.
     evaluation_memory_bytes: Option<u64>,
     /// Of one candidate: merging and answering; of the whole search.
     candidate_seconds: Option<f64>,
@@ -218,13 +218,16 @@ fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
         racing.mean_questions().min(asked_in_all as f64)
     });
     let candidate_seconds = merge_seconds + clock().as_secs_f64() / answered.max(1) as f64 * asked;
-    let weights: usize = opened.plan.outputs().iter().map(|o| o.elements()).sum();
-    let bytes_of_one = match prepared.runtime.dtype {
-        DType::F32 => 4,
-        DType::Bf16 | DType::F16 => 2,
+    let runtime = &prepared.runtime;
+    // The CPU rounds weights, but keeps them in f32.
+    let kept = if runtime.device.is_cpu() {
+        DType::F32
+    } else {
+        runtime.dtype
     };
+    let weights = model_engine.decoder().spec().parameters() * kept.size_bytes();
     findings.merge_seconds = Some(merge_seconds);
-    findings.evaluation_memory_bytes = Some(weights as u64 * bytes_of_one + prepared.runtime.options.kv_memory_bytes);
+    findings.evaluation_memory_bytes = Some(weights as u64 + runtime.options.kv_memory_bytes);
     findings.candidate_seconds = Some(candidate_seconds);
     findings.search_seconds = Some(candidate_seconds * prepared.space.search.evals as f64);
     Ok(findings)
@@ -292,7 +295,7 @@ fn show(findings: &Findings) {
     }
     if let Some(bytes) = findings.evaluation_memory_bytes {
         print(format_args!(
-            "answering holds at most {:.1} MB (weights, keys and values)",
+            "answering holds about {:.1} MB (weights, and the most that keys and values may take)",
             mb(bytes)
         ));
     }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, DeviceLocation};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::environment;
@@ -128,12 +129,7 @@ impl Computed {
     /// What was typed, and where nothing was, the same computation again: answers in another precision are other answers.
     pub fn again(&self, typed: &EngineArgs) -> EngineArgs {
         let mut engine = typed.clone();
-        engine.dtype = engine.dtype.or(match self.dtype.as_str() {
-            "f32" => Some(DTypeArg::F32),
-            "bf16" => Some(DTypeArg::Bf16),
-            "f16" => Some(DTypeArg::F16),
-            _ => None,
-        });
+        engine.dtype = engine.dtype.or(DTypeArg::from_str(&self.dtype, false).ok());
         if engine.device == "auto" {
             match self.device.starts_with("cuda") && !candle_core::utils::cuda_is_available() {
                 true => tracing::warn!(
@@ -179,12 +175,7 @@ impl Runtime {
                 DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
                 _ => "cpu".into(),
             },
-            dtype: match self.dtype {
-                decoder::DType::F32 => "f32",
-                decoder::DType::Bf16 => "bf16",
-                decoder::DType::F16 => "f16",
-            }
-            .into(),
+            dtype: self.dtype.name().into(),
         }
     }
 }

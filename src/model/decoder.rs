@@ -28,6 +28,25 @@ pub enum DType {
     F16,
 }
 
+impl DType {
+    /// As it stands in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+            DType::F16 => "f16",
+        }
+    }
+
+    /// Bytes of a number where a device keeps this type.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::Bf16 | DType::F16 => 2,
+        }
+    }
+}
+
 /// Models up to this size are computed with the batch split between threads (each runs all layers, no meeting points);
 /// larger ones with each matrix split, so that their weights are read from memory once.
 const SPLIT_BATCH_BELOW_BYTES: usize = 24 << 20;

@@ -239,10 +239,7 @@ impl Gpu {
 
     /// Bytes of an element.
     pub fn element_bytes(&self) -> usize {
-        match self.dtype {
-            DType::F32 => 4,
-            DType::Bf16 | DType::F16 => 2,
-        }
+        self.dtype.size_bytes()
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, Error> {
