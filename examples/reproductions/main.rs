@@ -47,32 +47,32 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("layer-swap") => layer_swap(),
-        Some("random") => random(how_many_merges(&args)?),
-        Some("precision") => precision::run(how_many_merges(&args)?),
+        Some("random") => random(number(&args, 1, 60, "how many merges?")?),
+        Some("precision") => precision::run(number(&args, 1, 60, "how many merges?")?),
         Some("searches") => {
-            let seeds = args.get(1).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            let first = first_seed(args.get(3))?;
-            searches::run(args.get(2).map_or("", String::as_str), first..first + seeds)
+            let only = args.get(2).map_or("", String::as_str);
+            searches::run(only, seeds(&args, 1)?)
         }
         Some("language-gate") => {
-            let evals = args
-                .get(1)
-                .map_or(Ok(200), |n| n.parse())
-                .context("how many candidates?")?;
-            let seeds = args.get(2).map_or(Ok(1), |n| n.parse()).context("how many seeds?")?;
-            let first = first_seed(args.get(3))?;
-            language_gate::run(evals, first..first + seeds)
+            let evals = number(&args, 1, 200, "how many candidates?")?;
+            language_gate::run(evals, seeds(&args, 2)?)
         }
         _ => bail!("say layer-swap, random, precision, searches or language-gate"),
     }
 }
 
-fn how_many_merges(args: &[String]) -> Result<usize> {
-    args.get(1).map_or(Ok(60), |n| n.parse()).context("how many merges?")
+/// The argument at a place, or what is usual.
+fn number(args: &[String], at: usize, usual: u64, what: &'static str) -> Result<u64> {
+    args.get(at).map_or(Ok(usual), |n| n.parse()).context(what)
 }
 
-fn first_seed(arg: Option<&String>) -> Result<u64> {
-    arg.map_or(Ok(1), |n| n.parse()).context("which seed first?")
+/// How many stands at a place, the first one behind everything else.
+fn seeds(args: &[String], at: usize) -> Result<std::ops::Range<u64>> {
+    let (seeds, first) = (
+        number(args, at, 1, "how many seeds?")?,
+        number(args, 3, 1, "which seed first?")?,
+    );
+    Ok(first..first + seeds)
 }
 
 fn recipe(yaml: &str) -> Result<Recipe> {
@@ -120,7 +120,7 @@ fn swap(evaluator: &mut MergeEvaluator<'_>, exam: &Exam, bottom: usize, top: usi
 
 /// Merges with random weights, some far beyond what a search would allow: does perplexity tell the dead ones, and how lucky
 /// is the best of many?
-fn random(count: usize) -> Result<()> {
+fn random(count: u64) -> Result<()> {
     let (parents, tmp) = (parents()?, tempfile::tempdir()?);
     let task = task(Path::new("evals/arith-es.yaml"))?;
     let mut evaluator = evaluator(&parents, task, Some(QUESTIONS), &tmp.path().join("cache"))?;

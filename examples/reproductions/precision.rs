@@ -22,22 +22,20 @@ use super::{QUESTIONS, draw};
 #[derive(Clone, Copy)]
 enum Precision {
     As(DType),
-    /// Matrices in blocks of 32 int8 with a scale each.
-    Q8_0,
-    /// The same in int4.
-    Q4_0,
+    /// Matrices in blocks of 32 integers with a scale each.
+    Blocks(GgmlDType),
 }
 
 const PRECISIONS: [(&str, Precision); 5] = [
     ("f32", Precision::As(DType::F32)),
     ("bf16", Precision::As(DType::Bf16)),
     ("f16", Precision::As(DType::F16)),
-    ("Q8_0", Precision::Q8_0),
-    ("Q4_0", Precision::Q4_0),
+    ("Q8_0", Precision::Blocks(GgmlDType::Q8_0)),
+    ("Q4_0", Precision::Blocks(GgmlDType::Q4_0)),
 ];
 
 /// Answers of each merge in each precision, and the f32 answers to as many other questions.
-pub fn run(count: usize) -> Result<()> {
+pub fn run(count: u64) -> Result<()> {
     let parents = parents()?;
     let task = task(Path::new("evals/arith-es.yaml"))?;
     let mut questions = task.questions(Split::Search)?;
@@ -67,7 +65,7 @@ fn answer(
     let spec = DecoderSpec::from_config(plan.config())?;
     let dtype = match precision {
         Precision::As(dtype) => dtype,
-        Precision::Q8_0 | Precision::Q4_0 => DType::F32,
+        Precision::Blocks(_) => DType::F32,
     };
     let mut read = |name: &str| {
         let outputs = plan.outputs();
@@ -75,8 +73,7 @@ fn answer(
         let weight = plan.compute(i, parents).map_err(|e| e.to_string())?;
         let shape = outputs[i].shape.as_slice();
         match precision {
-            Precision::Q8_0 if shape.len() > 1 => rounded(&weight, shape, GgmlDType::Q8_0).map_err(|e| e.to_string()),
-            Precision::Q4_0 if shape.len() > 1 => rounded(&weight, shape, GgmlDType::Q4_0).map_err(|e| e.to_string()),
+            Precision::Blocks(to) if shape.len() > 1 => rounded(&weight, shape, to).map_err(|e| e.to_string()),
             _ => Ok(weight),
         }
     };

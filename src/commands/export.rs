@@ -497,8 +497,8 @@ fn lead(engine: &mut Engine, known: &FirstAnswer, prompt: &[u32], given: &Genera
         }
         ids => ids.to_vec(),
     };
-    let pairs = first.iter().zip(&given.token_ids);
-    let Some(at) = pairs.into_iter().position(|(first, now)| first != now) else {
+    let mut pairs = first.iter().zip(&given.token_ids);
+    let Some(at) = pairs.position(|(first, now)| first != now) else {
         return Ok(None);
     };
     let after = |token: u32| {

@@ -10,22 +10,13 @@ use std::{
 
 use serde_json::Value;
 
-use crate::program::{begin, evaluations, good, root, story, wait_for};
+use crate::program::{begin, evaluations, good, root, space_over_family, story, wait_for};
 
-/// A search space over the embedded family, in a directory of its own.
+/// A search space over the embedded family, with more genes than a small one needs.
 fn space(dir: &Path, rest: &str) -> PathBuf {
-    let file = dir.join("space.yaml");
-    let models = root().join("models");
-    let text = format!(
-        "name: small
-models: {{base: {0}/tiny-base, maths: {0}/tiny-maths-en, spanish: {0}/tiny-spanish}}
-base: base
-parameter_space: {{method: task_arithmetic, layer_groups: 2, modules: [attn, mlp, other], genes: {{weight: [0.0, 1.5]}}}}
-{rest}",
-        models.display()
-    );
-    fs::write(&file, text).unwrap();
-    file
+    let parameters = "parameter_space: {method: task_arithmetic, layer_groups: 2, modules: [attn, mlp, other], genes: {weight: \
+                      [0.0, 1.5]}}";
+    space_over_family(dir, &format!("{parameters}\n{rest}"))
 }
 
 /// Few questions of the family's task.

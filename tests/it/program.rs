@@ -48,34 +48,40 @@ fn refused(args: &[&str], what: &[&str]) -> String {
     stderr
 }
 
-/// A small search space over the embedded family, in a directory of its own.
-fn space(dir: &Path, evals: usize) -> PathBuf {
+/// A search space over the embedded family, in a directory of its own.
+pub fn space_over_family(dir: &Path, rest: &str) -> PathBuf {
     let file = dir.join("space.yaml");
-    let models = root().join("models");
     let text = format!(
         "name: small
 models: {{base: {0}/tiny-base, maths: {0}/tiny-maths-en, spanish: {0}/tiny-spanish}}
 base: base
-parameter_space:
+{rest}",
+        root().join("models").display()
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn space(dir: &Path, evals: usize) -> PathBuf {
+    let rest = format!(
+        "parameter_space:
   method: task_arithmetic
   layer_groups: 2
   genes:
     weight: [0.0, 1.5]
 fitness:
-  tasks: [{{task: {1}/evals/arith-es.yaml, split: search, limit: 24}}]
+  tasks: [{{task: {0}/evals/arith-es.yaml, split: search, limit: 24}}]
   guard: {{perplexity_ratio: 10.0}}
 search: {{optimizer: cma-es, evals: {evals}, seed: 5}}
 final:
   finalists: 2
   selection: {{limit: 24}}
   test: {{limit: 40}}
-  held_out: [{{task: {1}/evals/arith-en.yaml, limit: 20}}]
+  held_out: [{{task: {0}/evals/arith-en.yaml, limit: 20}}]
 ",
-        models.display(),
         root().display()
     );
-    fs::write(&file, text).unwrap();
-    file
+    space_over_family(dir, &rest)
 }
 
 /// Journal lines that must not depend on interruptions, without what the clock says.

@@ -345,7 +345,10 @@ impl Arithmetic for Cuda {
             Recorded::Ready(graph) => gpu.replay(graph)?,
             // The second time all buffers have their size.
             Recorded::Seen => match gpu.record(|| layers(self, buffers)) {
-                Ok(graph) => gpu.replay(self.recordings.keep(room, graph))?,
+                Ok(graph) => {
+                    gpu.replay(&graph)?;
+                    self.recordings.keep(room, graph);
+                }
                 Err(_) => {
                     self.recordings.give_up();
                     layers(self, buffers)?;

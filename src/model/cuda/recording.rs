@@ -56,8 +56,8 @@ impl Recordings {
         self.known.insert(room, None);
     }
 
-    pub fn keep(&mut self, room: Room, graph: Graph) -> &Graph {
-        self.known.entry(room).insert_entry(None).into_mut().insert(graph)
+    pub fn keep(&mut self, room: Room, graph: Graph) {
+        self.known.insert(room, Some(graph));
     }
 
     /// The device does not record: it goes on without.
