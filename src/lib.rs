@@ -35,19 +35,18 @@
 //! * Fitness is maximised everywhere; NaN never becomes a fitness.
 //! * What is exported is bit for bit what was scored.
 
-pub mod checkpoint;
+pub use heterosis_checkpoint as checkpoint;
+pub use heterosis_engine as model;
+pub use heterosis_merge::{self as merge, recipe, yaml};
+pub use heterosis_optim as optim;
+
 pub mod cli;
 pub mod commands;
 pub mod dashboard;
 pub mod eval;
 pub mod event;
-pub mod merge;
-pub mod model;
-pub mod optim;
-pub mod recipe;
 pub mod report;
 pub mod search;
 pub mod simplify;
 pub mod space;
 pub mod store;
-pub mod yaml;

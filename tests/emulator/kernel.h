@@ -1,4 +1,4 @@
-// CUDA C on a CPU, enough of it to run the kernels of src/model/cuda one block after the other: every thread of a block is a
+// CUDA C on a CPU, enough of it to run the kernels of crates/engine/src/cuda one block after the other: every thread of a block is a
 // fiber, barriers and shuffles hand over to the next one. Slow, exact, and deaf to timing: it finds wrong indices, wrong
 // layouts and missing barriers, not races between blocks. x86-64 only.
 #pragma once

@@ -221,7 +221,7 @@ fn the_recipes_of_a_path_are_those_that_other_programs_were_shown() {
 
 #[test]
 fn an_exported_path_is_the_path_in_every_family() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model/goldens.json");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/engine/tests/data/goldens.json");
     let configs: serde_json::Map<String, Value> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let mut families = std::collections::BTreeSet::new();
     for (name, config) in &configs {

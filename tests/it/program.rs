@@ -408,7 +408,7 @@ fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
     // A parent of another shape, a misspelt key, a directory that cannot be written: nothing half-done appears.
     let before = fs::read_dir(tmp.path()).unwrap().count();
     let none = at("none");
-    fs::write(&recipe, text(&word(&root().join("tests/data/merge")))).unwrap();
+    fs::write(&recipe, text(&word(&root().join("crates/merge/tests/data")))).unwrap();
     refused(&["merge", &word(&recipe), &word(&none)], &["config.json"]);
     fs::write(&recipe, text("x").replace("merge_method", "merge_metod")).unwrap();
     refused(

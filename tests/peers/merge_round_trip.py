@@ -3,7 +3,7 @@
     pip install mergekit==0.1.5
     cargo build --release && python merge_round_trip.py [--heterosis target/release/heterosis] [--seed 31]
 
-Makes small Llama checkpoints from the seed (those of tests/data/merge/generate.py), merges every case with `heterosis merge`,
+Makes small Llama checkpoints from the seed (those of crates/merge/tests/data/generate.py), merges every case with `heterosis merge`,
 gives the `mergekit_config.yml` that it wrote beside the weights to mergekit, and compares: the largest difference over each
 tensor's largest element. Rows of embeddings are compared by token. Random masks (DARE, DELLA) are the other program's own, so
 these methods are compared at density 1.
@@ -17,7 +17,7 @@ ALLOWED = {torch.float32: 1e-6, torch.bfloat16: 1 / 128, torch.float16: 1 / 1024
 
 
 def generator():
-    """tests/data/merge/generate.py as a module, without running it."""
+    """crates/merge/tests/data/generate.py as a module, without running it."""
     path = os.path.join(HERE, "..", "data", "merge", "generate.py")
     source = open(path).read().removesuffix("main()\n")
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("generate", loader=None))

@@ -39,6 +39,7 @@ mod pcb;
 mod plan;
 mod ram;
 mod random;
+pub mod recipe;
 mod resident;
 mod sce;
 mod slerp;
@@ -56,6 +57,7 @@ mod ties;
 mod tsv;
 mod view;
 mod vocabulary;
+pub mod yaml;
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -93,7 +93,7 @@ impl ParameterInfo {
     }
 
     /// The number itself if it is in the parameter's range.
-    pub(crate) fn accept(&self, n: f64) -> Result<f64, String> {
+    pub fn accept(&self, n: f64) -> Result<f64, String> {
         if !n.is_finite() {
             return Err(format!("{n} is not a finite number"));
         }

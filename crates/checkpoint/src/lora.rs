@@ -789,10 +789,10 @@ mod tests {
         );
     }
 
-    /// tests/data/checkpoint/README.md tells how peft made these.
+    /// tests/data/README.md tells how peft made these.
     #[test]
     fn peft_merges_to_the_same_numbers() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoint/lora");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/lora");
         let ours = Checkpoint::open_with_adapter(&data.join("base"), &data.join("adapter")).unwrap();
         let theirs = Checkpoint::open(&data.join("merged")).unwrap();
         assert_eq!(ours.tensors().collect::<Vec<_>>(), theirs.tensors().collect::<Vec<_>>());

@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn templates_render_as_in_transformers() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/model/chat.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/chat.json");
         let cases: Vec<Json> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for case in cases {
             let template = ChatTemplate::find(case["template"].as_str(), &Json::Null, "t")

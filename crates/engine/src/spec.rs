@@ -552,7 +552,7 @@ impl Config<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::rope::Scaling;
+    use crate::rope::Scaling;
     use serde_json::json;
 
     fn with(extra: Value) -> Value {

@@ -302,7 +302,7 @@ mod tests {
     }
 
     fn dir() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model/tokenizer")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer")
     }
 
     #[test]

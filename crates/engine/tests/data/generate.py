@@ -3,7 +3,7 @@
     pip install torch transformers safetensors
     python generate.py          # writes goldens.json and goldens.safetensors beside this file
 
-The weights are not stored: element i of tensor NAME is hash(NAME, i), see `weight` here and in `src/model/tests.rs`.
+The weights are not stored: element i of tensor NAME is hash(NAME, i), see `weight` here and in `src/tests.rs`.
 """
 import copy, json, pathlib
 import numpy as np, torch

@@ -215,7 +215,7 @@ fn more_families_agree_with_transformers() {
     assert!(!failed);
 }
 
-/// The repository's goldens, whose weights are a hash of name and index (see `tests/data/model/generate.py`).
+/// The repository's goldens, whose weights are a hash of name and index (see `tests/data/generate.py`).
 struct Small {
     configs: serde_json::Map<String, serde_json::Value>,
     expected: Vec<u8>,
@@ -223,7 +223,7 @@ struct Small {
 
 impl Small {
     fn open() -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/model");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
         let configs = serde_json::from_slice(&std::fs::read(dir.join("goldens.json")).unwrap()).unwrap();
         Small {
             configs,

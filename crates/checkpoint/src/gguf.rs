@@ -744,10 +744,10 @@ pub(super) mod tests {
     use super::super::Checkpoint;
     use super::*;
 
-    /// tests/data/checkpoint/README.md tells how transformers made these.
+    /// tests/data/README.md tells how transformers made these.
     pub(crate) fn golden(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/data/checkpoint/gguf")
+            .join("tests/data/gguf")
             .join(name)
     }
 

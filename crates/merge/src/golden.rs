@@ -1,4 +1,4 @@
-//! Merges of small checkpoints, compared with what mergekit writes for the same recipes (see tests/data/merge/README.md).
+//! Merges of small checkpoints, compared with what mergekit writes for the same recipes (see tests/data/README.md).
 
 use std::{
     borrow::Cow,
@@ -236,7 +236,7 @@ fn check(root: &Path) {
 
 #[test]
 fn as_mergekit() {
-    check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/merge"));
+    check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"));
 }
 
 /// `MERGE_GOLDENS=DIR[:DIR…] cargo test … -- --ignored goldens_elsewhere --nocapture`, for folders of mergekit_goldens.py.
