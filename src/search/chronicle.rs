@@ -148,6 +148,10 @@ impl<'a> Chronicle<'a> {
                 let (id, generation) = (candidate.id.clone(), candidate.generation);
                 past.add(id, digest, origin, generation, Ok(Box::new(candidate)));
             }
+            // Without a parent there is no run: it ended there, and after repair the parent is asked again.
+            Event::CandidateFailed {
+                origin: Origin::Parent, ..
+            } => {}
             Event::CandidateFailed {
                 id,
                 origin,

@@ -68,7 +68,8 @@ pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> P
         }
         // Patience of its own is the space's affair; that it started and lives is all that can be told in a minute.
         Err(_) if waited < command.timeout && clock().as_secs_f64() >= waited => {}
-        Err(reason) => {
+        Err(unscored) => {
+            let reason = unscored.to_string();
             let log = std::fs::read_to_string(dir.path().join("command.log")).unwrap_or_default();
             let last = log.lines().rfind(|line| !line.trim().is_empty());
             let last = last.map(|line| format!("; its last words: {}", line.trim())).unwrap_or_default();
