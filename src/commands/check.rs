@@ -209,7 +209,9 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     let plan = final_plan(&prepared.space, &findings.tasks);
 
     let drawn = sample::draw(&prepared)?;
-    findings.warnings.extend(sample::left_out(&prepared.space, &drawn.recipes));
+    findings
+        .warnings
+        .extend(sample::left_out(&prepared.space, &drawn.recipes));
     findings.problems.extend(drawn.sample.problem());
     findings.warnings.extend(drawn.sample.warning());
     merge_of_space(&prepared, &mut findings)?;
@@ -254,7 +256,10 @@ fn asked(space: &Space, tasks: &[FitnessTask], held_out: &[FitnessTask]) -> Resu
     let mut findings = Vec::new();
     for task in tasks {
         let search = (task.split, task.limit);
-        findings.push(finding(task, &[("search", search), ("selection", selection), ("test", test)])?);
+        findings.push(finding(
+            task,
+            &[("search", search), ("selection", selection), ("test", test)],
+        )?);
     }
     for task in held_out {
         findings.push(finding(task, &[("held out", (task.split, task.limit))])?);

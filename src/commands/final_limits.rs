@@ -109,7 +109,10 @@ mod tests {
 
         let planned = serde_json::json!({"event": "final_planned", "finalists": 8, "held_out": 0,
             "selection": {"limit": 30, "questions": 30}, "test": {"limit": null, "questions": 90}});
-        let mut run = vec![record(planned), record(serde_json::json!({"event": "phase_started", "phase": "selection"}))];
+        let mut run = vec![
+            record(planned),
+            record(serde_json::json!({"event": "phase_started", "phase": "selection"})),
+        ];
         assert_eq!(limits(&run, None, None).unwrap(), (Most(30), All));
         assert_eq!(limits(&run, None, Some(Most(7))).unwrap(), (Most(30), Most(7)));
 
@@ -119,13 +122,19 @@ mod tests {
             "key": "", "answers": [{"q": "1", "out": "", "got": "", "gold": "", "score": 1.0, "finish": "eos", "tokens": 1}]})));
         let refused = limits(&run, None, Some(Most(7))).unwrap_err().to_string();
         assert!(refused.contains("1 answers"), "{refused}");
-        assert_eq!(limits(&run, None, None).unwrap(), (Most(30), All), "it goes on as it was");
+        assert_eq!(
+            limits(&run, None, None).unwrap(),
+            (Most(30), All),
+            "it goes on as it was"
+        );
     }
 
     #[test]
     fn the_selection_is_over_when_the_winner_is_chosen() {
-        let chosen = record(serde_json::json!({"event": "selected", "split": "selection", "finalists": [],
-            "best": "c0001", "best_parent": "parent-maths"}));
+        let chosen = record(
+            serde_json::json!({"event": "selected", "split": "selection", "finalists": [],
+            "best": "c0001", "best_parent": "parent-maths"}),
+        );
         assert!(limits(std::slice::from_ref(&chosen), Some(Limit::All), None).is_err());
         assert!(limits(&[chosen], None, Some(Limit::All)).is_ok());
     }

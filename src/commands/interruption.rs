@@ -123,7 +123,9 @@ pub fn guarded<T>(what: &str, view: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(view)) {
         Ok(shown) => Some(shown),
         Err(_) => {
-            say(format_args!("{what} has failed, which is a fault of heterosis; the run goes on"));
+            say(format_args!(
+                "{what} has failed, which is a fault of heterosis; the run goes on"
+            ));
             None
         }
     }

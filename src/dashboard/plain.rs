@@ -97,9 +97,14 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::ExamAnswered(answered) => info(examinee_line(before, answered)),
         Event::FinalPlanned(plan) => before.planned.and_then(|_| info(plan_line(plan))),
         Event::SearchEnded { reason, evals } => {
-            let of_final = before.final_left_ms().map(|ms| format!("; the final takes about {}", duration(ms as u64)));
+            let of_final = before
+                .final_left_ms()
+                .map(|ms| format!("; the final takes about {}", duration(ms as u64)));
             let of_final = of_final.unwrap_or_default();
-            info(format!("search ended after {evals} evaluations: {}{of_final}", end(*reason)))
+            info(format!(
+                "search ended after {evals} evaluations: {}{of_final}",
+                end(*reason)
+            ))
         }
         Event::Selected(s) => {
             let winner = s.finalists.iter().find(|f| f.id == s.best);

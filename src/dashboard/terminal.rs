@@ -130,11 +130,7 @@ fn attend(
 }
 
 /// Gives the terminal back to the shell while the process is stopped, and takes it again when it goes on.
-fn suspend(
-    terminal: &mut DefaultTerminal,
-    model: &mut Model,
-    on_action: &mut dyn FnMut(Action),
-) -> io::Result<()> {
+fn suspend(terminal: &mut DefaultTerminal, model: &mut Model, on_action: &mut dyn FnMut(Action)) -> io::Result<()> {
     restore();
     on_action(Action::Suspend);
     take_back(terminal, model)

@@ -74,7 +74,14 @@ fn in_the_final() -> Model {
     let mut records = rehearsal::night();
     let at = records
         .iter()
-        .position(|r| matches!(r.event, Event::PhaseStarted { phase: Phase::Selection }))
+        .position(|r| {
+            matches!(
+                r.event,
+                Event::PhaseStarted {
+                    phase: Phase::Selection
+                }
+            )
+        })
         .unwrap();
     records.truncate(at + 1);
     let plan = serde_json::json!({"event": "final_planned", "finalists": 3, "selection": {"limit": 400, "questions": 400},
@@ -105,14 +112,31 @@ fn the_final_shows_who_has_answered_how_much() {
     }
     press(&mut model, "7");
     let result = screen(&model, 80, 24);
-    let row = |id: &str| result.lines().find(|l| l.contains(id)).unwrap_or_default().to_string();
-    assert!(result.contains("selection: finalist 3 of 4 · 400 questions each"), "{result}");
+    let row = |id: &str| {
+        result
+            .lines()
+            .rev()
+            .find(|l| l.contains(id))
+            .unwrap_or_default()
+            .to_string()
+    };
+    assert!(
+        result.contains("selection: finalist 3 of 4 · 400 questions each"),
+        "{result}"
+    );
     assert!(row("c0040").contains("400  52.3"), "{result}");
     assert!(row("c0041").contains("240") && row("c0041").contains('█'), "{result}");
-    assert!(row(" maths ").contains("  0") && !row(" maths ").contains('█'), "{result}");
+    assert!(
+        row(" maths ").contains("  0") && !row(" maths ").contains('█'),
+        "{result}"
+    );
 
     let log: Vec<&str> = model.log.lines.iter().map(|l| l.message.as_str()).collect();
-    assert!(log.iter().any(|l| l.starts_with("4 finalists to answer 400 questions each; the final ends in about")), "{log:?}");
+    assert!(
+        log.iter()
+            .any(|l| l.starts_with("4 finalists to answer 400 questions each; the final ends in about")),
+        "{log:?}"
+    );
     assert!(log.contains(&"finalist 2 of 4: c0040 52.3 ± 2.5"), "{log:?}");
 }
 
@@ -122,7 +146,10 @@ fn the_header_tells_the_lead_over_the_best_unsearched_merge() {
     let model = midway();
     let unsearched = model.run.best_unsearched().unwrap().id.clone();
     let header = screen(&model, 120, 40).lines().take(4).collect::<String>();
-    assert!(header.contains(&format!("over {unsearched}")) || header.contains(&format!("against {unsearched}")), "{header}");
+    assert!(
+        header.contains(&format!("over {unsearched}")) || header.contains(&format!("against {unsearched}")),
+        "{header}"
+    );
 }
 
 fn press(model: &mut Model, keys: &str) -> Vec<Action> {

@@ -213,7 +213,9 @@ fn ending(model: &Model) -> Option<Vec<Span<'static>>> {
 /// What comes after the search.
 fn then(model: &Model) -> Option<Vec<Span<'static>>> {
     let run = &model.run;
-    let ms = run.final_left_ms().filter(|_| run.search_ended.is_none() && !model.is_over())?;
+    let ms = run
+        .final_left_ms()
+        .filter(|_| run.search_ended.is_none() && !model.is_over())?;
     Some(vec![span("then final ", DIM), span(duration_range(ms, ms), PLAIN)])
 }
 
@@ -245,13 +247,23 @@ fn best_line(model: &Model, columns: u16) -> Line<'static> {
     if best.n > 1 {
         parts = parts.left(4, vec![span(format!("SE (n={})", count(best.n as u64)), DIM)]);
     }
+    // The best of many beats a parent easily; what nobody searched for is the figure to beat.
+    let unsearched = run.best_unsearched().filter(|_| best.origin != Origin::Baseline);
     if let Some(parent) = run.best_parent() {
         let lead = run.lead(best, parent);
-        parts = parts.lead(run.unit(), lead, &parent.id, parent.fitness);
+        parts = match unsearched.is_some() && columns < 100 {
+            true => parts.left(1, lead_over(run.unit(), lead, &parent.id, PARENT)),
+            false => parts.lead(run.unit(), lead, &parent.id, parent.fitness),
+        };
     }
-    // The best of many beats a parent easily; what nobody searched for is the figure to beat.
-    if let Some(unsearched) = run.best_unsearched().filter(|_| best.origin != Origin::Baseline) {
-        parts = parts.left(1, lead_over(run.unit(), run.lead(best, unsearched), &unsearched.id, BASELINE));
+    if let Some(unsearched) = unsearched {
+        let lead = run.lead(best, unsearched);
+        // On a narrow screen a long name leaves no room for the error.
+        let lead = match columns < 100 && unsearched.id.len() > 10 {
+            true => Lead { stderr: None, ..lead },
+            false => lead,
+        };
+        parts = parts.left(1, lead_over(run.unit(), lead, &unsearched.id, BASELINE));
     }
     if run.best_parent().is_some() {
         parts = parts.left(5, vec![span("on the search's questions", DIM)]);

@@ -135,7 +135,11 @@ impl FinalPlan {
         let all = parents + baselines;
         let plus = |extra| all + extra;
         [
-            (Phase::Selection, plus(self.finalists + MEANS_AND_LUCK), self.selection.questions),
+            (
+                Phase::Selection,
+                plus(self.finalists + MEANS_AND_LUCK),
+                self.selection.questions,
+            ),
             (Phase::Test, plus(MEANS_AND_LUCK), self.test.questions),
             (Phase::HeldOut, parents + 1, self.held_out),
         ]

@@ -10,8 +10,8 @@ use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Level, Model, Origin, Phase,
-    Progress, Record, RunStarted, Selection, StageStarted, TestReading,
+    Answer, Answers, Candidate, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Level, Model,
+    Origin, Phase, Progress, Record, RunStarted, Selection, StageStarted, TestReading,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them

@@ -507,7 +507,12 @@ impl Past {
     /// have been mended, and there is nothing to lose.
     fn forget_failures(&mut self) {
         let bred = |known: &&Known| known.origin == Origin::Search;
-        let mut outcomes = self.candidates.values().filter(bred).map(|known| &known.outcome).peekable();
+        let mut outcomes = self
+            .candidates
+            .values()
+            .filter(bred)
+            .map(|known| &known.outcome)
+            .peekable();
         if outcomes.peek().is_none() || !outcomes.all(Result::is_err) {
             return;
         }

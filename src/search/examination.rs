@@ -7,8 +7,7 @@
 use super::{Error, Evaluation, Exam, Interrupt, Plan, Run, race::Entrant};
 use crate::{
     event::{
-        Candidate, ExamAnswered, ExamStarted, FinalPart, FinalPlan, Level, Origin, Phase, Score,
-        exam::Speed,
+        Candidate, ExamAnswered, ExamStarted, FinalPart, FinalPlan, Level, Origin, Phase, Score, exam::Speed,
         words::duration,
     },
     space::Limit,
@@ -110,7 +109,9 @@ impl Run<'_, '_> {
                     Ok(answered) => answered,
                     Err(reason) => return Ok(Err(reason)),
                 };
-                self.chronicle.sync()?;
+                if at < task.items.len() {
+                    self.chronicle.sync()?; // the last batch is, with whatever is written next
+                }
                 size = next_size(size, self.chronicle.elapsed_ms() - begun);
                 self.batch.before += batch.n();
                 whole.cached &= answered.cached;
@@ -161,7 +162,11 @@ impl Run<'_, '_> {
                 duration(ms as u64)
             ),
         };
-        let level = if message.contains("ends late") { Level::Warning } else { Level::Info };
+        let level = if message.contains("ends late") {
+            Level::Warning
+        } else {
+            Level::Info
+        };
         self.log(level, message)
     }
 }

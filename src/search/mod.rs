@@ -12,8 +12,8 @@
 
 mod chronicle;
 mod crew;
-mod examination;
 mod evaluator;
+mod examination;
 mod external;
 mod finale;
 mod genome;
@@ -110,11 +110,7 @@ pub enum Error {
          is nothing to choose a winner from. Mend the cause and `heterosis resume` asks them all again; if it lies in the \
          search space, start a new run (`heterosis check` tells which candidates can be merged)"
     )]
-    NothingBred {
-        failed: usize,
-        most: usize,
-        reason: String,
-    },
+    NothingBred { failed: usize, most: usize, reason: String },
 }
 
 /// Who is to be scored.

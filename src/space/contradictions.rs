@@ -119,7 +119,12 @@ mod tests {
     #[test]
     fn della_s_density_leaves_room_for_its_epsilon() {
         let refused = told("della", "weight: [0, 1], density: [0.3, 0.9]").unwrap_err();
-        for word in ["density [0.3, 0.9]", "epsilon 0.15, its default", "density: [0.3, 0.84]", "at most 0.09"] {
+        for word in [
+            "density [0.3, 0.9]",
+            "epsilon 0.15, its default",
+            "density: [0.3, 0.84]",
+            "at most 0.09",
+        ] {
             assert!(refused.contains(word), "'{word}' is not in: {refused}");
         }
         let fits = |genes: &str| told("[ties, della_linear]", &format!("weight: [0, 1], {genes}"));
@@ -129,13 +134,21 @@ mod tests {
         assert_eq!(fits("lambda: [0.5, 1]"), Ok(()), "its default density keeps everything");
         assert!(fits("density: [0.3, 1.0]").is_err());
         assert!(fits("density: [0.2, 0.8], epsilon: [0.05, 0.3]").is_err());
-        assert!(fits("density: [0.1, 0.5]").unwrap_err().contains("density: [0.16, 0.5]"));
+        assert!(
+            fits("density: [0.1, 0.5]")
+                .unwrap_err()
+                .contains("density: [0.16, 0.5]")
+        );
         assert_eq!(told("ties", "weight: [0, 1], density: [0.1, 1.0]"), Ok(()));
     }
 
     #[test]
     fn swapped_layers_are_no_more_than_there_are() {
-        assert!(told("layer_swap", "bottom: {int: [0, 5]}, top: {int: [1, 4]}").unwrap_err().contains("9 layers"));
+        assert!(
+            told("layer_swap", "bottom: {int: [0, 5]}, top: {int: [1, 4]}")
+                .unwrap_err()
+                .contains("9 layers")
+        );
         assert_eq!(told("layer_swap", "bottom: {int: [0, 5]}, top: {int: [1, 3]}"), Ok(()));
     }
 }

@@ -295,7 +295,10 @@ fn an_end_at_once_says_what_it_means() {
         tmux.sees("Ctrl-C again ends at once");
         tmux.key("C-c");
         let screen = tmux.sees("exit code 130");
-        assert!(screen.contains("ended at once") && screen.contains("heterosis resume"), "{screen}");
+        assert!(
+            screen.contains("ended at once") && screen.contains("heterosis resume"),
+            "{screen}"
+        );
         assert_eq!(tmux.screen_state(), "01");
         tmux.close();
     }
@@ -321,7 +324,7 @@ fn a_suspended_dashboard_gives_the_terminal_back_and_takes_it_again() {
         } else {
             // As `kill -TSTP` does from elsewhere.
             let pid = tmux.tmux(&["display-message", "-p", "-t", "s", "#{pane_pid}"]);
-            let of_run = format!("pkill -TSTP -P $(pgrep -P {0} sh) heterosis", pid.trim());
+            let of_run = format!("kill -TSTP $(pgrep -P $(pgrep -P {} sh))", pid.trim());
             Command::new("sh").args(["-c", &of_run]).status().unwrap();
         }
         tmux.sees("Stopped");

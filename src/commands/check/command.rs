@@ -29,7 +29,11 @@ pub struct Probe {
 
 pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> Probe {
     let mut probe = Probe {
-        candidate: prepared.space.models.first().map_or("probe".into(), |(name, _)| format!("parent-{name}")),
+        candidate: prepared
+            .space
+            .models
+            .first()
+            .map_or("probe".into(), |(name, _)| format!("parent-{name}")),
         scores: Vec::new(),
         seconds: None,
         problem: None,
@@ -72,10 +76,15 @@ pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> P
             let reason = unscored.to_string();
             let log = std::fs::read_to_string(dir.path().join("command.log")).unwrap_or_default();
             let last = log.lines().rfind(|line| !line.trim().is_empty());
-            let last = last.map(|line| format!("; its last words: {}", line.trim())).unwrap_or_default();
+            let last = last
+                .map(|line| format!("; its last words: {}", line.trim()))
+                .unwrap_or_default();
             // The folder is gone when this is read.
             let reason = reason.split("; its messages are in").next().unwrap_or_default();
-            probe.problem = Some(format!("the command does not score {}: {reason}{last}", probe.candidate));
+            probe.problem = Some(format!(
+                "the command does not score {}: {reason}{last}",
+                probe.candidate
+            ));
         }
     }
     probe

@@ -76,18 +76,34 @@ pub fn measure(
     let finale = &prepared.space.finale;
     let (search, held_out) = (asking.search_exam()?, asking.held_out_exam()?);
     // The same questions as in a run, one of each part opened once more by the evaluator that asks them.
-    for (split, limit) in [(&finale.selection, finale.selection_limit()), (&finale.test, finale.test_limit())] {
+    for (split, limit) in [
+        (&finale.selection, finale.selection_limit()),
+        (&finale.test, finale.test_limit()),
+    ] {
         asking.exam(&split.split, Limit::Most(limit.most().unwrap_or(1).min(1)))?;
     }
     let baselines = prepared.genome.baselines();
     let typical = baselines.first().map(|(_, recipe)| recipe.clone());
-    let typical = typical.or(drawn.first().cloned()).context("the space has no candidate")?;
-    load_each_method(prepared, &mut asking, baselines.into_iter().map(|(_, recipe)| recipe).chain(drawn), findings)?;
+    let typical = typical
+        .or(drawn.first().cloned())
+        .context("the space has no candidate")?;
+    load_each_method(
+        prepared,
+        &mut asking,
+        baselines.into_iter().map(|(_, recipe)| recipe).chain(drawn),
+        findings,
+    )?;
 
+    let loaded = environment::resident_bytes();
     asking.take_kv_peak_bytes();
     let (mut costs, mut keys, mut merge_s) = (Vec::new(), Vec::new(), None);
     for exam in of_one_task(&search).chain(of_one_task(&held_out)) {
-        let at_once = findings.tasks[costs.len()].asked.iter().map(|(_, n)| *n).max().unwrap_or(0);
+        let at_once = findings.tasks[costs.len()]
+            .asked
+            .iter()
+            .map(|(_, n)| *n)
+            .max()
+            .unwrap_or(0);
         let few = answer(&mut asking, &typical, &first(&exam, 0, FEW))?;
         let few_bytes = asking.take_kv_peak_bytes();
         merge_s = merge_s.or(Some(few.merge_ms as f64 / 1000.0));
@@ -102,7 +118,10 @@ pub fn measure(
             questions: at_once,
         });
         let answers: Vec<_> = timed.answers.iter().flat_map(|(_, answers)| answers).collect();
-        let bytes: usize = answers.iter().map(|a| serde_json::to_string(a).map_or(0, |json| json.len())).sum();
+        let bytes: usize = answers
+            .iter()
+            .map(|a| serde_json::to_string(a).map_or(0, |json| json.len()))
+            .sum();
         costs.push(TaskCost {
             question_s: timed.evaluation_ms as f64 / 1000.0 / n.max(1) as f64,
             answer_bytes: bytes as f64 / n.max(1) as f64,
@@ -110,14 +129,17 @@ pub fn measure(
     }
     let options = &prepared.runtime.options;
     let most_keys = most_keys(&keys, options.max_rows).min(options.kv_memory_bytes);
-    let held = environment::resident_bytes();
+    // Keys and values that were made room for and never written are not in RAM, so what is left beside them is a guess; what
+    // was there before the first question is none.
+    let held = asking.kv_held_bytes();
+    let answered = environment::resident_bytes().map(|bytes| bytes.saturating_sub(held));
     findings.device_memory_bytes = (!prepared.runtime.device.is_cpu()).then(|| asking.weight_bytes() + most_keys);
     let on_host = if prepared.runtime.device.is_cpu() { most_keys } else { 0 };
     Ok(Costs {
         merge_s: merge_s.unwrap_or(0.0),
         tasks: Some(costs),
         workers: 1.0,
-        memory_bytes: held.map(|held| held + on_host.saturating_sub(asking.kv_held_bytes())),
+        memory_bytes: answered.max(loaded).map(|bytes| bytes + on_host),
     })
 }
 
@@ -134,13 +156,19 @@ fn load_each_method(
         if seen.contains(&methods) {
             continue;
         }
-        let flops = Plan::new(&recipe, &prepared.parents)?.cost(&prepared.parents).spectral_flops;
+        let flops = Plan::new(&recipe, &prepared.parents)?
+            .cost(&prepared.parents)
+            .spectral_flops;
         if flops > 0 && environment::decomposition_seconds(flops) > LONGEST_MERGE_S {
             let method = recipe.result().merge_method.name();
-            findings.warnings.push(format!("{method} takes long to merge; the memory that it keeps is not in the estimate"));
+            findings.warnings.push(format!(
+                "{method} takes long to merge; the memory that it keeps is not in the estimate"
+            ));
         } else if let Err(reason) = asking.merge(&recipe) {
             let method = recipe.result().merge_method.name();
-            findings.problems.push(format!("a child of {method} cannot be merged: {reason}"));
+            findings
+                .problems
+                .push(format!("a child of {method} cannot be merged: {reason}"));
         }
         seen.push(methods);
     }
@@ -169,7 +197,9 @@ fn answer(asking: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Resu
         genes: &[],
         exam,
     };
-    asking.evaluate(&sitting, &mut |_| ()).map_err(|reason| anyhow::anyhow!("the questions cannot be answered: {reason}"))
+    asking
+        .evaluate(&sitting, &mut |_| ())
+        .map_err(|reason| anyhow::anyhow!("the questions cannot be answered: {reason}"))
 }
 
 /// Most keys and values at a time: of so many rows, those of the tasks that need most of them.
@@ -191,12 +221,18 @@ impl Costs {
     /// Seconds of a candidate that is asked so many questions of each task.
     fn seconds(&self, asked: impl Fn(&TaskFinding) -> usize, findings: &[TaskFinding]) -> f64 {
         let tasks = self.tasks.iter().flatten().zip(findings);
-        self.merge_s + tasks.map(|(cost, task)| cost.question_s * asked(task) as f64).sum::<f64>()
+        self.merge_s
+            + tasks
+                .map(|(cost, task)| cost.question_s * asked(task) as f64)
+                .sum::<f64>()
     }
 
     fn bytes(&self, asked: impl Fn(&TaskFinding) -> usize, findings: &[TaskFinding]) -> f64 {
         let tasks = self.tasks.iter().flatten().zip(findings);
-        CANDIDATE_BYTES + tasks.map(|(cost, task)| cost.answer_bytes * asked(task) as f64).sum::<f64>()
+        CANDIDATE_BYTES
+            + tasks
+                .map(|(cost, task)| cost.answer_bytes * asked(task) as f64)
+                .sum::<f64>()
     }
 
     /// Into the findings: each part of a run, and what does not fit this machine.
@@ -279,8 +315,8 @@ impl Costs {
         }
         findings.memory_bytes = self.memory_bytes;
         // What this process holds already is no more to be had.
-        findings.memory_available_bytes = environment::available_bytes()
-            .map(|free| free + environment::resident_bytes().unwrap_or(0));
+        findings.memory_available_bytes =
+            environment::available_bytes().map(|free| free + environment::resident_bytes().unwrap_or(0));
         if let (Some(need), Some(have)) = (findings.memory_bytes, findings.memory_available_bytes)
             && need > have
         {
@@ -307,7 +343,10 @@ mod tests {
         assert_eq!(most_keys(&[task(100, 10.0, 12)], 256), 100 + 10 * 10);
         assert_eq!(most_keys(&[task(100, 10.0, 1000)], 256), 100 + 254 * 10);
         // The longer task has the rows first.
-        assert_eq!(most_keys(&[task(100, 1.0, 50), task(50, 10.0, 250)], 256), 50 + 2480 + 100 + 4);
+        assert_eq!(
+            most_keys(&[task(100, 1.0, 50), task(50, 10.0, 250)], 256),
+            50 + 2480 + 100 + 4
+        );
         assert_eq!(most_keys(&[task(100, 1.0, 50), task(50, 10.0, 256)], 256), 50 + 2540);
     }
 }

@@ -28,15 +28,29 @@ pub fn show(findings: &Findings) {
         }
     }
     if let Some(seconds) = findings.merge_seconds {
-        print(format_args!("      takes about {seconds:.2} s and the time of the disk"));
+        print(format_args!(
+            "      takes about {seconds:.2} s and the time of the disk"
+        ));
     }
     if let Some(sample) = findings.sample.as_ref().filter(|s| s.failed == 0 && s.drawn > 0) {
-        print(format_args!("space {} candidates drawn from it: all can be merged", sample.drawn));
+        print(format_args!(
+            "space {} candidates drawn from it: all can be merged",
+            sample.drawn
+        ));
     }
     if let Some(probe) = findings.command.as_ref().filter(|probe| probe.problem.is_none()) {
-        let scores: Vec<String> = probe.scores.iter().map(|(name, score)| format!("{name} {score:.4}")).collect();
+        let scores: Vec<String> = probe
+            .scores
+            .iter()
+            .map(|(name, score)| format!("{name} {score:.4}"))
+            .collect();
         match probe.seconds {
-            Some(s) => print(format_args!("command scores {} in {}: {}", probe.candidate, seconds(s), scores.join(", "))),
+            Some(s) => print(format_args!(
+                "command scores {} in {}: {}",
+                probe.candidate,
+                seconds(s),
+                scores.join(", ")
+            )),
             None => print("command runs, and gave no answer within a minute; how long one takes is not known"),
         }
     }
@@ -65,7 +79,9 @@ fn models_and_tasks(findings: &Findings) {
     for task in &findings.tasks {
         let splits: Vec<String> = task.questions.iter().map(|(split, n)| format!("{split} {n}")).collect();
         let asked: Vec<String> = task.asked.iter().map(|(part, n)| format!("{part} {n}")).collect();
-        let each = task.seconds_per_question.map(|s| format!("; about {s:.2} s a question"));
+        let each = task
+            .seconds_per_question
+            .map(|s| format!("; about {s:.2} s a question"));
         print(format_args!(
             "task  {} ({}): has {}; asks {}{}",
             task.task,
@@ -90,7 +106,9 @@ fn models_and_tasks(findings: &Findings) {
 
 fn machine(findings: &Findings) {
     if let Some(bytes) = findings.memory_bytes {
-        let of = findings.memory_available_bytes.map(|have| format!(" of {} to be had", size(have)));
+        let of = findings
+            .memory_available_bytes
+            .map(|have| format!(" of {} to be had", size(have)));
         print(format_args!(
             "memory about {} at most{}: weights, keys and values, parents and what is known of them",
             size(bytes),
@@ -98,10 +116,17 @@ fn machine(findings: &Findings) {
         ));
     }
     if let Some(bytes) = findings.device_memory_bytes {
-        print(format_args!("      on the device about {}: weights, keys and values", size(bytes)));
+        print(format_args!(
+            "      on the device about {}: weights, keys and values",
+            size(bytes)
+        ));
     }
     if let (Some(bytes), Some(free)) = (findings.disk_bytes, findings.disk_free_bytes) {
-        print(format_args!("disk  about {} for the run; {} are free", size(bytes), size(free)));
+        print(format_args!(
+            "disk  about {} for the run; {} are free",
+            size(bytes),
+            size(free)
+        ));
     }
 }
 

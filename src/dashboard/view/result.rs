@@ -66,10 +66,7 @@ fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<L
         0 => String::new(),
         n => format!(" · {} questions each", count(n as u64)),
     };
-    let mut lines = vec![Line::from(vec![
-        span(format!("  {what} {of}"), BOLD),
-        span(each, DIM),
-    ])];
+    let mut lines = vec![Line::from(vec![span(format!("  {what} {of}"), BOLD), span(each, DIM)])];
     let bar_columns = columns.saturating_sub(52).clamp(8, 40);
     let shown = rows.saturating_sub(1).max(1);
     let first = first_row(exam.turn() - 1, shown, exam.examinees.len());
@@ -81,8 +78,14 @@ fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<L
         };
         let score = examinee.score.map(|score| unit.score(&score)).unwrap_or_default();
         lines.push(Line::from(vec![
-            span(format!("  {}  ", left(parent_name(&examinee.id), 16)), origin.map_or(PLAIN, origin_style)),
-            span(left(&bar(share, bar_columns), bar_columns), if examinee.is_done { GOOD } else { ACCENT }),
+            span(
+                format!("  {}  ", left(parent_name(&examinee.id), 16)),
+                origin.map_or(PLAIN, origin_style),
+            ),
+            span(
+                left(&bar(share, bar_columns), bar_columns),
+                if examinee.is_done { GOOD } else { ACCENT },
+            ),
             span(format!("  {:>6}", count(examinee.answered as u64)), DIM),
             span(format!("  {score}"), PLAIN),
         ]));
