@@ -9,7 +9,7 @@ use super::{
 };
 
 pub(crate) fn merge(parents: &Parents<'_>, alpha: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
+    Ok(parents.inputs.write(out, #[inline(always)] |_, chunks, _, out| {
         let Some((new, old)) = chunks.split_last() else {
             return;
         };

@@ -13,7 +13,7 @@ pub(crate) fn write(parents: &Parents<'_>, coefficients: &[f64], out: &mut Targe
     let coefficients: Vec<f32> = coefficients.iter().map(|c| *c as f32).collect();
     let models = parents.models();
     let base = parents.base;
-    parents.inputs.write(out, |_, chunks, _, out| {
+    parents.inputs.write(out, #[inline(always)] |_, chunks, _, out| {
         let zeros = [0.0; CHUNK];
         let base = base.map_or(&zeros[..out.len()], |k| chunks[k]);
         out.fill(0.0);

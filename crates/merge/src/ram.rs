@@ -42,7 +42,7 @@ pub(crate) fn merge(
             .collect(),
     };
     let epsilon = epsilon as f32;
-    Ok(parents.inputs.write(out, |_, chunks, scratch, out| {
+    Ok(parents.inputs.write(out, #[inline(always)] |_, chunks, scratch, out| {
         let taus = vectors(chunks, &models, parents.base, scratch);
         for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
             let changes = taus.iter().filter(|t| t[i].abs() > epsilon).count();
@@ -61,7 +61,7 @@ pub(crate) fn merge(
 /// For each model: positions that it changes with others, and alone.
 fn overlaps(parents: &Parents<'_>, models: &[usize], epsilon: f64) -> Vec<[usize; 2]> {
     let epsilon = epsilon as f32;
-    let parts = parents.inputs.each(|_, chunks, scratch| {
+    let parts = parents.inputs.each(#[inline(always)] |_, chunks, scratch| {
         let taus = vectors(chunks, models, parents.base, scratch);
         let mut counts = vec![[0usize; 2]; models.len()];
         for i in 0..taus[0].len() {

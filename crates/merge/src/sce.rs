@@ -29,7 +29,7 @@ pub(crate) fn merge(parents: &Parents<'_>, select_topk: f64, out: &mut Target<'_
         None => true,
     };
     let weights = weights(parents, &models, &kept);
-    Ok(parents.inputs.write(out, |start, chunks, scratch, out| {
+    Ok(parents.inputs.write(out, #[inline(always)] |start, chunks, scratch, out| {
         let taus = vectors(chunks, &models, parents.base, scratch);
         for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
             let tau = |k: usize| if kept(start, i) { taus[k][i] } else { 0.0 };
@@ -50,7 +50,7 @@ pub(crate) fn merge(parents: &Parents<'_>, select_topk: f64, out: &mut Target<'_
 /// Biased variance over the models, for each position.
 fn variances(parents: &Parents<'_>, models: &[usize]) -> Vec<f32> {
     let n = models.len() as f64;
-    let parts = parents.inputs.each(|_, chunks, scratch| {
+    let parts = parents.inputs.each(#[inline(always)] |_, chunks, scratch| {
         let taus = vectors(chunks, models, parents.base, scratch);
         (0..taus[0].len())
             .map(|i| {
@@ -83,7 +83,7 @@ fn selection(variances: &[f32], select_topk: f64) -> Cut {
 
 fn weights(parents: &Parents<'_>, models: &[usize], kept: &(impl Fn(usize, usize) -> bool + Sync)) -> Vec<f32> {
     let n = parents.len().max(1) as f64;
-    let energies = parents.inputs.each(|start, chunks, scratch| {
+    let energies = parents.inputs.each(#[inline(always)] |start, chunks, scratch| {
         let taus = vectors(chunks, models, parents.base, scratch);
         let mut place = [0.0f32; CHUNK];
         taus.iter()
