@@ -381,7 +381,7 @@ pub(crate) fn round(values: &mut [f32], dtype: DType) {
 #[inline(always)]
 fn bf16_bits(v: f32) -> u32 {
     let bits = v.to_bits();
-    let rounded = (bits + (0x7fff + ((bits >> 16) & 1))) >> 16;
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     if v.is_nan() { (bits >> 16) | 0x40 } else { rounded }
 }
 
