@@ -332,7 +332,13 @@ impl Decoder {
             #[cfg(feature = "cuda")]
             Backend::Cuda(model) => Some(model.device.element_bytes()),
         };
-        KvShape::new(self.isa, self.path.len(), self.spec.kv_heads, self.spec.head_dim, device_element)
+        KvShape::new(
+            self.isa,
+            self.path.len(),
+            self.spec.kv_heads,
+            self.spec.head_dim,
+            device_element,
+        )
     }
 
     /// Bytes of keys and values that one token of context takes, not counting a half-filled block.
@@ -579,7 +585,10 @@ impl Decoder {
                     let rows = logits.data.par_chunks(logits.cols).zip(targets.par_iter());
                     let of_row = |(row, target): (&[f32], &u32)| {
                         let target = *target as usize;
-                        (kernels::log_probability(self.isa, row, target), kernels::argmax(self.isa, row).0 == target)
+                        (
+                            kernels::log_probability(self.isa, row, target),
+                            kernels::argmax(self.isa, row).0 == target,
+                        )
                     };
                     rows.map(of_row).collect::<Vec<_>>()
                 });

@@ -59,11 +59,7 @@ const MC: usize = 96;
 /// `a * b + c`, fused where the set can.
 #[inline(always)]
 fn fma<S: Set>(a: f32, b: f32, c: f32) -> f32 {
-    if S::FUSED {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
+    if S::FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Activations, `[rows, cols]`, row by row.
@@ -257,7 +253,9 @@ impl Linear {
         };
         let first_panel = first / width;
         let panels = self.panels.par_chunks_mut(width * inputs).enumerate().skip(first_panel);
-        panels.take((first + rows).div_ceil(width) - first_panel).for_each(write);
+        panels
+            .take((first + rows).div_ceil(width) - first_panel)
+            .for_each(write);
     }
 
     pub fn set_bias(&mut self, first: usize, bias: &[f32]) {
@@ -269,7 +267,10 @@ impl Linear {
     /// Row `output` of the weight, as it was set.
     pub fn copy_row(&self, output: usize, out: &mut [f32]) {
         let panel = &self.panels[output / self.width * self.width * self.inputs..];
-        for (value, slot) in out.iter_mut().zip(panel[output % self.width..].iter().step_by(self.width)) {
+        for (value, slot) in out
+            .iter_mut()
+            .zip(panel[output % self.width..].iter().step_by(self.width))
+        {
             *value = *slot;
         }
     }
@@ -809,7 +810,10 @@ mod tests {
             for i in -86_000..88_000 {
                 let x = i as f32 / 1000.0;
                 let exact = f64::from(x).exp();
-                assert!((f64::from(exp_of(isa, x)) - exact).abs() <= 2.5e-7 * exact, "{isa}: {x}");
+                assert!(
+                    (f64::from(exp_of(isa, x)) - exact).abs() <= 2.5e-7 * exact,
+                    "{isa}: {x}"
+                );
             }
             assert_eq!(exp_of(isa, 0.0), 1.0);
             assert!(exp_of(isa, f32::NEG_INFINITY) < 1e-37 && exp_of(isa, -1000.0) < 1e-37);

@@ -311,7 +311,11 @@ fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
 fn every_family_and_rope_scaling_agrees_with_transformers() {
     let small = Small::open();
     let ids = small.ids("ids");
-    for (name, isa) in small.configs.keys().flat_map(|name| sets().into_iter().map(move |isa| (name, isa))) {
+    for (name, isa) in small
+        .configs
+        .keys()
+        .flat_map(|name| sets().into_iter().map(move |isa| (name, isa)))
+    {
         let mut decoder = small.decoder_for(isa, name);
         let vocab = decoder.spec().vocab;
         for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
@@ -347,7 +351,10 @@ fn instruction_sets_agree_and_those_with_fused_operations_bit_for_bit() {
         };
         let results: Vec<Vec<f32>> = sets().into_iter().map(of).collect();
         let (generic, fused) = (&results[0], &results[1..]);
-        assert!(fused.iter().all(|got| relative_error(got, generic) < 2e-5), "{head_dim}");
+        assert!(
+            fused.iter().all(|got| relative_error(got, generic) < 2e-5),
+            "{head_dim}"
+        );
         assert!(fused.windows(2).all(|pair| pair[0] == pair[1]), "{head_dim}");
     }
     assert_eq!(super::instruction_set(), Isa::best().name());
@@ -418,7 +425,11 @@ fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
                 );
             }
             let requests: Vec<Request> = prompts.iter().map(|p| request(p, 9)).collect();
-            assert_eq!(together.generate(&requests, &mut |_| {}).unwrap(), generated, "{name}, {isa}");
+            assert_eq!(
+                together.generate(&requests, &mut |_| {}).unwrap(),
+                generated,
+                "{name}, {isa}"
+            );
         }
     }
 }

@@ -243,8 +243,8 @@ detected!(
 );
 #[cfg(target_arch = "x86_64")]
 detected!(
-    Avx512, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt", "sse3", "ssse3", "sse4.1", "sse4.2",
-    "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"
+    Avx512, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt", "sse3", "ssse3", "sse4.1",
+    "sse4.2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"
 );
 
 #[cfg(test)]

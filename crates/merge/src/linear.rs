@@ -21,14 +21,18 @@ pub(crate) fn merge(
     if normalize && total.abs() <= 1e-6 * size {
         return Err(Refusal::ZeroWeights);
     }
-    Ok(parents.inputs.write(out, #[inline(always)] |_, chunks, _, out| {
-        weighted_sum(chunks, weights, out);
-        if normalize {
-            for o in out.iter_mut() {
-                *o /= total;
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            weighted_sum(chunks, weights, out);
+            if normalize {
+                for o in out.iter_mut() {
+                    *o /= total;
+                }
             }
-        }
-    }))
+        },
+    ))
 }
 
 /// Σ cₖ xₖ over one chunk.

@@ -90,17 +90,21 @@ fn bracket_of_sample(pair: &Inputs<'_>, k: usize) -> Option<(u32, u32)> {
 /// The cut, if the k-th largest has bits in `low..high` and not too many others do.
 fn select(pair: &Inputs<'_>, low: u32, high: u32, k: usize) -> Option<Cut> {
     let is_one_value = high - low == 1;
-    let parts = pair.fold(Between::default, #[inline(always)] |part, start, chunks, _| {
-        let mut bits = [0u32; CHUNK];
-        let bits = &mut bits[..chunks[0].len()];
-        for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
-            *bits = magnitude(*x, *b);
-        }
-        part.count(start, bits, low, high);
-        if !is_one_value {
-            part.collect(start, bits, low, high);
-        }
-    });
+    let parts = pair.fold(
+        Between::default,
+        #[inline(always)]
+        |part, start, chunks, _| {
+            let mut bits = [0u32; CHUNK];
+            let bits = &mut bits[..chunks[0].len()];
+            for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
+                *bits = magnitude(*x, *b);
+            }
+            part.count(start, bits, low, high);
+            if !is_one_value {
+                part.collect(start, bits, low, high);
+            }
+        },
+    );
     let sum = |of: fn(&Between) -> usize| parts.iter().map(of).sum::<usize>();
     let rank = k.checked_sub(sum(|p| p.above) + 1)?;
     if rank >= sum(|p| p.between) {
@@ -174,11 +178,14 @@ fn by_histograms(pair: &Inputs<'_>, k: usize) -> Cut {
 
 /// How many entries of that magnitude each chunk has, with its first element and its length.
 fn ties(pair: &Inputs<'_>, bits: u32) -> Vec<(usize, usize, usize)> {
-    pair.each(#[inline(always)] |start, chunks, _| {
-        let is_tie = |(x, b): (&f32, &f32)| u32::from(magnitude(*x, *b) == bits);
-        let ties: u32 = chunks[0].iter().zip(chunks[1]).map(is_tie).sum();
-        (start, chunks[0].len(), ties as usize)
-    })
+    pair.each(
+        #[inline(always)]
+        |start, chunks, _| {
+            let is_tie = |(x, b): (&f32, &f32)| u32::from(magnitude(*x, *b) == bits);
+            let ties: u32 = chunks[0].iter().zip(chunks[1]).map(is_tie).sum();
+            (start, chunks[0].len(), ties as usize)
+        },
+    )
 }
 
 /// The index of the `nth` entry of that magnitude, counted from 1; `ties` as of [`ties`].

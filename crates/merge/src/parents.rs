@@ -100,7 +100,10 @@ impl Parents<'_> {
         let sum = || {
             let base = self.base.unwrap_or(k);
             self.inputs
-                .each(#[inline(always)] |_, chunks, scratch| sum_abs(difference(chunks[k], chunks[base], scratch)))
+                .each(
+                    #[inline(always)]
+                    |_, chunks, scratch| sum_abs(difference(chunks[k], chunks[base], scratch)),
+                )
                 .iter()
                 .sum()
         };
@@ -121,10 +124,13 @@ impl Parents<'_> {
     fn compute_gram(&self) -> Vec<f64> {
         let models = self.models();
         let n = models.len();
-        let parts = self.inputs.each(#[inline(always)] |_, chunks, scratch| {
-            let vectors = vectors(chunks, &models, self.base, scratch);
-            gram_of(&vectors)
-        });
+        let parts = self.inputs.each(
+            #[inline(always)]
+            |_, chunks, scratch| {
+                let vectors = vectors(chunks, &models, self.base, scratch);
+                gram_of(&vectors)
+            },
+        );
         let mut gram = vec![0.0; n * n];
         for part in parts {
             for (total, part) in gram.iter_mut().zip(part) {

@@ -141,9 +141,13 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
         Some(views) => out.fill_with(parents.len(), &|| (), &|(), start, out| {
             pass.bf16_chunk(start, &views, &parents.inputs, out);
         }),
-        None => parents.inputs.write(out, #[inline(always)] |start, chunks, scratch, out| {
-            pass.chunk(start, chunks, scratch, out);
-        }),
+        None => parents.inputs.write(
+            out,
+            #[inline(always)]
+            |start, chunks, scratch, out| {
+                pass.chunk(start, chunks, scratch, out);
+            },
+        ),
     };
     let starts = pass.close();
     if starts.is_empty() {
@@ -343,11 +347,14 @@ fn scale(parents: &Parents<'_>, k: usize, keep: &Keep, term: &Term, rescale: Res
     let base = parents.base.unwrap_or(k);
     let after: f64 = parents
         .inputs
-        .each(#[inline(always)] |start, chunks, scratch| {
-            let delta = difference(chunks[k], chunks[base], scratch);
-            keep.apply(start, delta);
-            sum_abs(delta)
-        })
+        .each(
+            #[inline(always)]
+            |start, chunks, scratch| {
+                let delta = difference(chunks[k], chunks[base], scratch);
+                keep.apply(start, delta);
+                sum_abs(delta)
+            },
+        )
         .iter()
         .sum();
     if before < 1e-7 || after < 1e-7 {

@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use super::{Error, Plan, Resident, TensorSource, Vocabulary, encode, run, testing::{Models, noise, sets, under_each}};
+use super::{
+    Error, Plan, Resident, TensorSource, Vocabulary, encode, run,
+    testing::{Models, noise, sets, under_each},
+};
 use crate::recipe::{DType, Method, Recipe, methods, read};
 
 const WORDS: [&str; 5] = ["a", "b", "c", "d", "e"];

@@ -413,7 +413,11 @@ pub(crate) fn all_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     isa().run(
         #[inline(always)]
-        || values.iter().fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT)),
+        || {
+            values
+                .iter()
+                .fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT))
+        },
     )
 }
 
