@@ -8,12 +8,14 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     checkpoint::{Download, HubOptions},
     dashboard::Appearance,
     eval::DataDirs,
+    model::Isa,
 };
 
 fn variable(name: &str) -> Option<String> {
@@ -39,6 +41,22 @@ pub fn show_messages(verbose: u8, quiet: bool) {
         .without_time()
         .with_target(false)
         .try_init();
+}
+
+/// Computes with the instruction set that `HETEROSIS_ISA` names, so that a machine can answer as a lesser one does.
+///
+/// # Errors
+/// A set that this machine does not have.
+pub fn choose_instruction_set() -> anyhow::Result<()> {
+    let Some(name) = variable("HETEROSIS_ISA") else {
+        return Ok(());
+    };
+    let isa = Isa::from_name(&name).with_context(|| {
+        let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        format!("HETEROSIS_ISA is \"{name}\", but this machine has {}", names.join(", "))
+    })?;
+    isa.choose();
+    Ok(())
 }
 
 /// Milliseconds since 1970.

@@ -78,6 +78,7 @@ impl Failure {
 /// See [`Failure`].
 pub fn run(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
+    environment::choose_instruction_set()?;
     match cli.command {
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),

@@ -5,8 +5,9 @@
 use std::{
     cell::Cell,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::mpsc,
     thread::sleep,
     time::{Duration, Instant},
@@ -282,26 +283,50 @@ fn the_first_interrupt_drains_the_second_aborts() {
 fn an_end_at_once_says_what_it_means() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
+    // Each candidate takes longer than anybody waits.
+    let space = slow_space(dir.path(), 60.0);
+    let mut search = super::program::heterosis(&["search", &space.display().to_string(), "--headless", "--run"])
+        .arg(&run)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !fs::read_to_string(run.join("journal.jsonl")).is_ok_and(|journal| journal.contains("phase_started")) {
+        assert!(start.elapsed() < PATIENCE, "the search does not begin");
+        sleep(Duration::from_millis(50));
+    }
+    sleep(Duration::from_millis(300)); // its evaluator is started
+    let mut told = BufReader::new(search.stderr.take().unwrap()).lines();
+    let mut interrupted = || {
+        Command::new("kill")
+            .args(["-INT", &search.id().to_string()])
+            .status()
+            .unwrap();
+        told.next().unwrap().unwrap()
+    };
+    assert!(interrupted().contains("Ctrl-C again ends at once"));
+    let last = interrupted();
+    assert!(
+        last.contains("ended at once") && last.contains("heterosis resume"),
+        "{last}"
+    );
+    assert_eq!(search.wait().unwrap().code(), Some(130));
+
     let Some(tmux) = Tmux::installed("twice", &run) else {
         return;
     };
-    // Each candidate takes longer than anybody waits; once with the dashboard, once with lines.
-    let space = slow_space(dir.path(), 60.0);
-    let search = tmux.heterosis(&format!("search {} --run", space.display()));
-    for line in [search, tmux.heterosis("resume --headless")] {
-        tmux.start(200, 24, &line);
-        tmux.sees("scoring");
-        tmux.key("C-c");
-        tmux.sees("Ctrl-C again ends at once");
-        tmux.key("C-c");
-        let screen = tmux.sees("exit code 130");
-        assert!(
-            screen.contains("ended at once") && screen.contains("heterosis resume"),
-            "{screen}"
-        );
-        assert_eq!(tmux.screen_state(), "01");
-        tmux.close();
-    }
+    tmux.start(200, 24, &tmux.heterosis("resume"));
+    tmux.sees("scoring");
+    tmux.key("C-c");
+    tmux.sees("Ctrl-C again ends at once");
+    tmux.key("C-c");
+    let screen = tmux.sees("exit code 130");
+    assert!(
+        screen.contains("ended at once") && screen.contains("heterosis resume"),
+        "{screen}"
+    );
+    assert_eq!(tmux.screen_state(), "01");
 }
 
 /// Ctrl-Z was ignored: a person at a shell could not get it back without leaving the view.
@@ -372,7 +397,7 @@ fn a_panic_gives_the_terminal_back() {
     let this = std::env::current_exe().unwrap();
     let view = "--exact terminal::a_view_that_panics --ignored --nocapture";
     let line = format!(
-        "{} {view}; code=$?; stty -a | grep -o -- '-*icanon'; (exit $code)",
+        "RUST_BACKTRACE=0 {} {view}; code=$?; stty -a | grep -o -- '-*icanon'; (exit $code)",
         this.display()
     );
     tmux.start(80, 24, &line);

@@ -30,17 +30,22 @@ pub(crate) fn merge(
     out: &mut Target<'_>,
 ) -> Result<bool, Refusal> {
     let total = if normalize { divisor(weights)? } else { 1.0 };
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
-        weighted_sum(chunks, weights, out);
-        if normalize {
-            for o in out.iter_mut() {
-                *o /= total;
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            weighted_sum(chunks, weights, out);
+            if normalize {
+                for o in out.iter_mut() {
+                    *o /= total;
+                }
             }
-        }
-    }))
+        },
+    ))
 }
 
 /// Σ cₖ xₖ over one chunk.
+#[inline(always)]
 pub(crate) fn weighted_sum(chunks: &[&[f32]], weights: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for (chunk, w) in chunks.iter().zip(weights) {
