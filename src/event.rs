@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+mod id;
+pub mod interval;
 pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
@@ -14,6 +16,8 @@ pub mod shrinkage;
 pub mod verdict;
 pub mod weights;
 pub mod words;
+
+pub use id::{CandidateId, IdError};
 
 /// Version of the journal's lines and of every JSON document that heterosis prints.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -263,7 +267,7 @@ pub struct TaskScore {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// `parent-NAME`, `linear`, `ties`, `c0001`, `mean-…`: unique in the run.
+    /// Unique in the run; [`CandidateId`] says what it means.
     pub id: String,
     pub origin: Origin,
     pub generation: Option<u64>,

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint, GgufKind, Writer, parse_size},
     cli::{EngineArgs, ExportArgs, GgufArg, VerifyArgs},
-    event::{self, Candidate, Event, Origin, Record, run::Run},
+    event::{self, Candidate, CandidateId, Event, Origin, Record, run::Run},
     merge::Plan,
     model::{Engine, Generation, Request, ScoreRequest},
     recipe::{Recipe, write},
@@ -128,7 +128,10 @@ impl Chosen {
             );
         };
         let recipe = match candidate.origin {
-            Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
+            Origin::Parent => {
+                let names = space.models.iter().map(|(name, _)| name.as_str());
+                verbatim(CandidateId::resolve(&candidate.id, names)?.model().unwrap_or_default())
+            }
             _ if space.models.is_empty() => bail!(
                 "{} searched bare genes, which make no model to export; the best ones are in {}",
                 dir.path().display(),

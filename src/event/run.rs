@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Finalist, Generation, HeldOutReading, Level, Model, Origin, Phase,
-    Progress, Record, RunStarted, Selection, StageStarted, TestReading,
+    Answer, Answers, Candidate, CandidateId, EndReason, Event, Finalist, Generation, HeldOutReading, Level, Model, Origin,
+    Phase, Progress, Record, RunStarted, Score, Selection, StageStarted, TaskScore, TestReading, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -464,10 +464,28 @@ impl Run {
         }
     }
 
+    /// The 95 % interval of a score over all tasks of the fitness, from those of its tasks.
+    pub fn interval_95(&self, score: &Score, tasks: &[TaskScore]) -> (f64, f64) {
+        let weight = |of: &TaskScore| {
+            let mut all = self.started.iter().flat_map(|s| &s.tasks);
+            Some(all.find(|t| t.task == of.task && t.lang == of.lang)?.weight)
+        };
+        let weights: Option<Vec<f64>> = tasks.iter().map(weight).collect();
+        let Some(weights) = weights.filter(|w| w.len() > 1 && w.iter().sum::<f64>() > 0.0) else {
+            return self.unit().interval_95(score);
+        };
+        let total: f64 = weights.iter().sum();
+        let part = |(task, weight): (&TaskScore, f64)| {
+            let own = self.task_unit(&task.task, &task.lang).interval_95(&task.score);
+            (weight / total, task.score.value, own)
+        };
+        interval::sum(&tasks.iter().zip(weights).map(part).collect::<Vec<_>>())
+    }
+
     /// The base's id, where the run has one.
     pub fn base_id(&self) -> Option<String> {
         let base = self.started.as_ref()?.models.iter().find(|m| m.is_base)?;
-        Some(format!("parent-{}", base.name))
+        Some(CandidateId::Parent(base.name.clone()).to_string())
     }
 
     /// The names of a candidate's genes: each stage of a search has its own.

@@ -345,7 +345,7 @@ fn contest(run: &Run) -> Option<Picture> {
         return None;
     }
     let unit = run.unit();
-    let whiskers: Vec<(f64, f64)> = field.iter().map(|c| interval(unit, &c.score)).collect();
+    let whiskers: Vec<(f64, f64)> = field.iter().map(|c| run.interval_95(&c.score, c.tasks)).collect();
     let range = Range::around(whiskers.iter().flat_map(|w| [w.0, w.1]), 0.05)?;
     let row = 34.0;
     let height = 60.0 + row * field.len() as f64;
@@ -407,18 +407,12 @@ fn contest(run: &Run) -> Option<Picture> {
         "muted",
         &format!("score on {}", where_measured(run)),
     );
-    let caption = "Dots are scores, whiskers 95 % intervals, numbers standard errors.".to_owned();
+    let caption = "Dots are scores, whiskers 95 % intervals; ± is one standard error.".to_owned();
     Some(Picture {
         file: "contest.svg",
         caption,
         svg,
     })
-}
-
-/// The 95 % interval.
-fn interval(unit: Unit, score: &Score) -> (f64, f64) {
-    let half = unit.half_width_95(score);
-    (score.value - half, score.value + half)
 }
 
 /// For each task (and so each language) a group of bars.
@@ -442,13 +436,13 @@ fn tasks(run: &Run) -> Option<Picture> {
         );
         let scores: Vec<(&Contestant, &TaskScore)> = field.iter().filter_map(|c| Some((c, c.tasks.get(t)?))).collect();
         let unit = run.task_unit(&scores.first()?.1.task, &scores.first()?.1.lang);
-        let ends = scores.iter().map(|(_, s)| interval(unit, &s.score));
+        let ends = scores.iter().map(|(_, s)| unit.interval_95(&s.score));
         let zero = if unit == Unit::Percent { Some((0.0, 0.0)) } else { None };
         let range = Range::around(ends.chain(zero).flat_map(|w| [w.0, w.1]), 0.0)?;
         let x = |v: f64| left + range.fraction(v).clamp(0.0, 1.0) * (right - left);
         for (i, (c, s)) in scores.iter().enumerate() {
             let y = top + bar * i as f64;
-            let (low, high) = interval(unit, &s.score);
+            let (low, high) = unit.interval_95(&s.score);
             svg.rect(
                 (left, y + 2.0),
                 ((x(s.score.value) - left).max(0.5), bar - 4.0),
@@ -586,7 +580,7 @@ fn pareto(run: &Run) -> Option<Picture> {
             y_unit.score(&p.2)
         );
         if front {
-            let (dx, dy) = (interval(x_unit, &p.1), interval(y_unit, &p.2));
+            let (dx, dy) = (x_unit.interval_95(&p.1), y_unit.interval_95(&p.2));
             field.svg.line(
                 (field.x_at(dx.0).max(field.left), at.1),
                 (field.x_at(dx.1).min(field.right()), at.1),

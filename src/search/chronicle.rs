@@ -11,8 +11,8 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection,
-        StageStarted, TestReading,
+        self, Candidate, CandidateId, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION,
+        Selection, StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -34,9 +34,6 @@ pub struct Chronicle<'a> {
     started_ms: u64,
     answers: u64,
 }
-
-/// How the ids of optimizers' means begin.
-pub const MEAN: &str = "mean";
 
 #[derive(Default)]
 struct Past {
@@ -228,7 +225,8 @@ impl<'a> Chronicle<'a> {
 
     /// All that is still to be handed back are the means with which a stage ends.
     pub fn only_means_left(&self) -> bool {
-        self.is_replaying() && self.past.candidates.keys().all(|id| id.starts_with(MEAN))
+        let is_mean = |id: &String| matches!(id.parse(), Ok(CandidateId::Mean { .. }));
+        self.is_replaying() && self.past.candidates.keys().all(is_mean)
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.

@@ -155,7 +155,7 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
             format!(
                 "{} ±{}",
                 unit.value(task.score.value),
-                unit.value(unit.half_width_95(&task.score))
+                unit.value(task.score.stderr)
             )
         }),
         Column::Count => count(c.n as u64),
