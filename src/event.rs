@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod freshness;
 mod id;
 pub mod interval;
 pub mod normalized;
@@ -17,6 +18,7 @@ pub mod verdict;
 pub mod weights;
 pub mod words;
 
+pub use freshness::QuestionsCompared;
 pub use id::{CandidateId, IdError};
 
 /// Version of the journal's lines and of every JSON document that heterosis prints.
@@ -44,6 +46,8 @@ pub enum Event {
     RunResumed {
         engine_version: String,
     },
+    /// Whether any question stands in two parts of the run; before the first candidate. Journals of older builds have none.
+    QuestionsCompared(QuestionsCompared),
     PhaseStarted {
         phase: Phase,
     },
@@ -76,9 +80,9 @@ pub enum Event {
         reason: EndReason,
         evals: u64,
     },
-    /// Fresh questions (the selection split) decide among the finalists.
+    /// The selection questions decide among the finalists.
     Selected(Selection),
-    /// The one reading of the sealed test split.
+    /// The one reading of the test split.
     TestRead(TestReading),
     /// The winner and the parents on tasks that the search never asked.
     HeldOutRead(HeldOutReading),
@@ -166,9 +170,9 @@ pub enum Phase {
     /// Parents and unsearched baselines.
     Baselines,
     Search,
-    /// Finalists on fresh questions.
+    /// Finalists on the selection questions.
     Selection,
-    /// The sealed split, once.
+    /// The test split, once.
     Test,
     /// Tasks that the search never asked.
     HeldOut,
@@ -345,7 +349,7 @@ pub struct Finalist {
     pub origin: Origin,
     /// On the search questions, where the luck is.
     pub search: Score,
-    /// On questions that the search never saw.
+    /// On the selection questions.
     pub fresh: Score,
     pub tasks: Vec<TaskScore>,
 }

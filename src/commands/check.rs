@@ -159,6 +159,7 @@ fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
     let mut space = Space::read(file)?;
     resolve(&mut space, file)?;
     let prepared = Prepared::new(space, engine)?;
+    let compared = prepared.refuse_used_questions()?;
     let mut models = Vec::new();
     for (name, checkpoint) in prepared.parents.iter() {
         models.push(model(name, checkpoint)?);
@@ -190,6 +191,12 @@ fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
         plan,
     };
     findings.warnings = opened.plan.warnings();
+    if let Some(compared) = &compared {
+        findings
+            .warnings
+            .extend(compared.refusal().map(|_| compared.in_words()));
+        findings.warnings.extend(compared.warning());
+    }
     let merge_seconds = match &findings.merge {
         Some(merge) => merge_seconds(&opened, merge)?,
         None => 0.0,

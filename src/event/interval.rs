@@ -96,12 +96,18 @@ mod tests {
             let intervals: Vec<(f64, f64)> = (0..=n).map(|k| proportion(k as f64 / n as f64, n as f64)).collect();
             let covered = |p: f64| -> f64 {
                 let outcomes = binomial(n, p).into_iter().zip(&intervals);
-                outcomes.filter(|(_, (low, high))| (*low..=*high).contains(&p)).map(|(q, _)| q).sum()
+                outcomes
+                    .filter(|(_, (low, high))| (*low..=*high).contains(&p))
+                    .map(|(q, _)| q)
+                    .sum()
             };
             let all: Vec<f64> = (1..1000).map(|i| covered(f64::from(i) / 1000.0)).collect();
             let mean = all.iter().sum::<f64>() / all.len() as f64;
             let least = all.iter().copied().fold(1.0, f64::min);
-            assert!(mean > 0.95 && least > 0.915, "n = {n}: {mean:.4} on average, at least {least:.4}");
+            assert!(
+                mean > 0.95 && least > 0.915,
+                "n = {n}: {mean:.4} on average, at least {least:.4}"
+            );
             for edge in [0.0005, 0.9995] {
                 assert!(covered(edge) > 0.95, "n = {n}, p = {edge}: {:.4}", covered(edge));
             }

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, CandidateId, EndReason, Event, Finalist, Generation, HeldOutReading, Level, Model, Origin,
-    Phase, Progress, Record, RunStarted, Score, Selection, StageStarted, TaskScore, TestReading, interval,
+    Answer, Answers, Candidate, CandidateId, EndReason, Event, Finalist, Generation, HeldOutReading, Level, Model,
+    Origin, Phase, Progress, QuestionsCompared, Record, RunStarted, Score, Selection, StageStarted, TaskScore,
+    TestReading, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -28,6 +29,8 @@ const MEETING: f64 = 1.5;
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     pub started: Option<RunStarted>,
+    /// What was found when the questions of its parts were compared; none in journals of older builds.
+    pub questions: Option<QuestionsCompared>,
     pub state: State,
     pub phase: Option<Phase>,
     /// One for each id, in order of arrival.
@@ -193,6 +196,10 @@ impl Run {
                 self.resumes += 1;
                 self.state = State::Running;
                 self.reported_elapsed_ms = None;
+            }
+            Event::QuestionsCompared(compared) => {
+                let before = self.questions.take().unwrap_or_default();
+                self.questions = Some(before.and(compared));
             }
             Event::PhaseStarted { phase } => {
                 self.phase = Some(*phase);
@@ -509,7 +516,7 @@ impl Run {
         self.best.map(|i| &self.scored[i])
     }
 
-    /// Who won: the winner on fresh questions once there is one, the best so far until then.
+    /// Who won: the winner of the selection once there is one, the best so far until then.
     pub fn winner(&self) -> Option<&Candidate> {
         let selected = self.selection.as_ref().and_then(|s| self.candidate(&s.best));
         selected.or_else(|| self.best().map(|b| &b.candidate))
@@ -525,6 +532,12 @@ impl Run {
     /// The fittest parent, on the search questions.
     pub fn best_parent(&self) -> Option<&Candidate> {
         self.of_origin(Origin::Parent)
+            .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
+    }
+
+    /// The fittest merge that nobody searched for, on the search questions.
+    pub fn best_unsearched(&self) -> Option<&Candidate> {
+        self.of_origin(Origin::Baseline)
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
@@ -594,13 +607,20 @@ impl Run {
         }
     }
 
-    /// The winner on fresh questions and its lead over the best parent there, once it is chosen.
-    pub fn lead_on_fresh(&self) -> Option<(&Finalist, &Finalist, Lead)> {
+    /// The winner on the selection questions and its lead there over the best of the parents and of the merges that nobody
+    /// searched for, once it is chosen. An unsearched winner is measured by the parents.
+    pub fn lead_in_selection(&self) -> Option<(&Finalist, &Finalist, Lead)> {
         let selection = self.selection.as_ref()?;
-        let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
-        let (best, parent) = (of(&selection.best)?, of(&selection.best_parent)?);
-        let (a, b) = (best.fresh, parent.fresh);
-        Some((best, parent, lead_of(a.value, a.stderr, b.value, b.stderr)))
+        let best = selection.finalists.iter().find(|f| f.id == selection.best)?;
+        let is_rival = |f: &&Finalist| match f.origin {
+            Origin::Parent => f.id != best.id,
+            Origin::Baseline => best.origin != Origin::Baseline,
+            _ => false,
+        };
+        let rivals = selection.finalists.iter().filter(is_rival);
+        let rival = rivals.max_by(|a, b| a.fresh.value.total_cmp(&b.fresh.value))?;
+        let (a, b) = (best.fresh, rival.fresh);
+        Some((best, rival, lead_of(a.value, a.stderr, b.value, b.stderr)))
     }
 
     /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.
@@ -638,7 +658,7 @@ impl Run {
     }
 
     /// Whether a command of the user's scores candidates: its scores carry no standard error, and it keeps its questions
-    /// to itself, so that nothing is sealed.
+    /// to itself.
     pub fn is_scored_by_command(&self) -> bool {
         self.started.as_ref().is_some_and(|s| s.tasks.is_empty())
     }

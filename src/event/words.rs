@@ -256,7 +256,10 @@ mod tests {
         assert_eq!(of(&score(1.0, 0.0, 10)), "72.2 to 100.0");
         // Sample standard deviation ÷ √100 of one half: the effective number is 100.
         assert_eq!(of(&score(0.5, 0.5 / 99_f64.sqrt(), 100)), "40.4 to 59.6");
-        assert_eq!(Unit::Raw.from_to(Unit::Raw.interval_95(&score(-1.0, 0.5, 9))), "-1.980 to -0.020");
+        assert_eq!(
+            Unit::Raw.from_to(Unit::Raw.interval_95(&score(-1.0, 0.5, 9))),
+            "-1.980 to -0.020"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The report's pictures, each a pure function of the run; a picture that has nothing to show is left out.
 
 use super::svg::{Anchor, Svg};
+use crate::event::freshness::Freshness;
 use crate::event::run::{Run, Scored, competes, counts, origin_name};
 use crate::event::scale::Range;
 use crate::event::weights::{self, Weights};
@@ -112,7 +113,7 @@ enum Clock {
     Wall,
 }
 
-/// Best so far, the field, the generations' middle halves; parents and baselines as levels; the sealed score at the end.
+/// Best so far, the field, the generations' middle halves; parents and baselines as levels.
 fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
     let when = |evals: u64, elapsed_ms: u64| match clock {
         Clock::Evaluations => evals as f64,
@@ -282,7 +283,7 @@ struct Contestant<'a> {
     tasks: &'a [TaskScore],
 }
 
-/// The winner, the parents and the baselines, best first; from the sealed split if it was read.
+/// The winner, the parents and the baselines, best first; from the test split if it was read.
 fn contestants(run: &Run) -> Vec<Contestant<'_>> {
     let origin = |id: &str| run.candidate(id).map_or(Origin::Search, |c| c.origin.clone());
     let mut field: Vec<Contestant> = match &run.reading {
@@ -320,11 +321,10 @@ fn of_search(c: &Candidate) -> Contestant<'_> {
     }
 }
 
-fn where_measured(run: &Run) -> &'static str {
-    if run.reading.is_some() {
-        "the sealed test questions"
-    } else {
-        "the search's questions (the winner's score is flattering there)"
+fn where_measured(run: &Run) -> String {
+    match run.reading {
+        Some(_) => format!("the {} questions", Freshness::of(run).test_word()),
+        None => "the search's questions (the winner's score is flattering there)".into(),
     }
 }
 
@@ -470,33 +470,34 @@ fn tasks(run: &Run) -> Option<Picture> {
     })
 }
 
-/// Each finalist on the search's questions, on fresh ones, and the winner on the sealed ones: how much was luck.
+/// Each finalist on the search's questions and on the selection's, and whoever took the test on that: how much was luck.
 fn luck(run: &Run) -> Option<Picture> {
     // A command that is asked again may ask the same.
     let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
     let unit = run.unit();
-    let sealed = |id: &str| {
-        run.reading
-            .as_ref()
-            .and_then(|r| [&r.best, &r.best_parent].into_iter().find(|t| t.id == id))
+    let tested = |id: &str| {
+        run.reading.as_ref().and_then(|r| {
+            let others = r.others.iter().map(|o| &o.other);
+            [&r.best, &r.best_parent].into_iter().chain(others).find(|t| t.id == id)
+        })
     };
     let values = selection.finalists.iter().flat_map(|f| {
         [
             Some(f.search.value),
             Some(f.fresh.value),
-            sealed(&f.id).map(|t| t.score.value),
+            tested(&f.id).map(|t| t.score.value),
         ]
     });
     let y = Range::around(values.flatten(), 0.08)?;
     let mut field = Field::new(
-        "Search score, fresh score, sealed score",
+        "Scores on the search's, the selection's and the test's questions",
         340.0,
         150.0,
         Range { low: -0.15, high: 2.15 },
         y,
     );
     field.y_grid(unit);
-    for (i, name) in ["search", "fresh (selection)", "sealed (test)"].iter().enumerate() {
+    for (i, name) in Freshness::of(run).columns().iter().enumerate() {
         let x = field.x_at(i as f64);
         field.svg.line((x, field.top), (x, field.bottom()), "axis");
         field
@@ -506,10 +507,11 @@ fn luck(run: &Run) -> Option<Picture> {
     let mut ends: [Vec<Label>; 3] = Default::default();
     for f in &selection.finalists {
         let mut points = vec![f.search, f.fresh];
-        points.extend(sealed(&f.id).map(|t| t.score));
+        points.extend(tested(&f.id).map(|t| t.score));
         let last = points.len() - 1;
         let (stroke, class) = match (f.id == selection.best, &f.origin) {
             (_, Origin::Parent) => ("line s-parent", "parent"),
+            (false, Origin::Baseline) => ("line s-baseline", "baseline"),
             (true, _) => ("line s-child", "child bold"),
             (false, _) => ("line axis", "muted small"),
         };
@@ -532,7 +534,8 @@ fn luck(run: &Run) -> Option<Picture> {
         let x = field.x_at(i as f64) + 10.0;
         put_labels(&mut field.svg, x, labels);
     }
-    let caption = "A score that was selected by falls when new questions are asked; what remains on the sealed questions is real.";
+    let caption = "Parents (dashes) and unsearched merges (dots) were chosen by no score: what they lose from one set of \
+                   questions to the next is the questions' difficulty, and what the winner loses beyond that was luck.";
     Some(Picture {
         file: "luck.svg",
         caption: caption.to_owned(),

@@ -11,8 +11,8 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, CandidateId, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION,
-        Selection, StageStarted, TestReading,
+        self, Candidate, CandidateId, EndReason, Event, Generation, Phase, QuestionsCompared, Record, RunStarted,
+        SCHEMA_VERSION, Selection, StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -51,6 +51,7 @@ struct Past {
     search_ended: Option<(EndReason, u64)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
+    questions: Option<QuestionsCompared>,
     held_out: bool,
     done: bool,
 }
@@ -158,6 +159,7 @@ impl<'a> Chronicle<'a> {
                     .extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
             }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
+            Event::QuestionsCompared(compared) => past.questions = Some(compared),
             Event::Selected(selection) => past.selection = Some(selection),
             Event::TestRead(reading) => past.test = Some(reading),
             Event::HeldOutRead(_) => past.held_out = true,
@@ -276,6 +278,17 @@ impl<'a> Chronicle<'a> {
 
     pub fn is_done(&self) -> bool {
         self.past.done
+    }
+
+    /// What the comparison of the run's questions found: into the journal, unless it says so already or the run is done.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn questions_compared(&mut self, compared: QuestionsCompared) -> Result<(), Error> {
+        if self.past.done || self.past.questions.as_ref() == Some(&compared) {
+            return Ok(());
+        }
+        self.write(Event::QuestionsCompared(compared))
     }
 
     /// # Errors

@@ -17,6 +17,7 @@ mod finale;
 mod genome;
 mod parents;
 mod pool;
+mod questions;
 mod race;
 mod scoring;
 mod soup;
@@ -38,6 +39,7 @@ pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verb
 pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
+pub use questions::{AskedPart, compare_questions, parts_of_run};
 pub use scoring::{Catalogue, Exam, ExamTask};
 
 use crew::AtWork;

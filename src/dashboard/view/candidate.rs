@@ -424,10 +424,7 @@ fn field_lines(model: &Model, candidate: &Candidate, columns: usize) -> Vec<Line
             lines.push(Line::from(vec![
                 span(left(parent_name(&c.id), 14), style),
                 span(right(&unit.value(score.value), 8), PLAIN),
-                span(
-                    format!(" ± {}  ", left(&unit.value(score.stderr), 6)),
-                    DIM,
-                ),
+                span(format!(" ± {}  ", left(&unit.value(score.stderr), 6)), DIM),
                 span(bar(share, bar_columns), style),
             ]));
         }
