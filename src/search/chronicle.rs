@@ -11,8 +11,8 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, CandidateId, EndReason, Event, Generation, Phase, QuestionsCompared, Record, RunStarted,
-        SCHEMA_VERSION, Selection, StageStarted, TestReading,
+        self, Candidate, CandidateId, EndReason, Event, Generation, Origin, Phase, QuestionsCompared, Record,
+        RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -129,6 +129,10 @@ impl<'a> Chronicle<'a> {
                 past.candidates
                     .insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
             }
+            // Without a parent there is no run: it ended there, and after repair the parent is asked again.
+            Event::CandidateFailed {
+                origin: Origin::Parent, ..
+            } => {}
             Event::CandidateFailed {
                 id,
                 recipe_digest,
