@@ -144,7 +144,8 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
     let mut sentences = vec![format!("{}.", verdict(run, reading).sentence)];
     if !is_hopeless(run, reading) {
         let name = parent_name(&reading.best_parent.id);
-        sentences.push(format!("{}, as against {name}.", chance(reading.p_value)));
+        let size = format!("of this size to {name}");
+        sentences.push(chance(reading.p_value).replacen("of this size", &size, 1) + ".");
     }
     sentences.extend(crate::event::verdict::flips(reading));
     sentences.extend(told(run));

@@ -164,7 +164,7 @@ fn what_chooses_does_not_judge() {
         .replace("mine.jsonl", "copied.jsonl")
         .replace("other.jsonl", "spare.jsonl")
         .replace("third.jsonl", "spare2.jsonl")
-        .replace("{{n}}", "{{answer.split('####')[-1]}}");
+        .replace("'{{n}}'", "\"{{answer.split('####')[-1]}}\"");
     fs::write(dir.join("copied.yaml"), format!("task: copied\n{copied}")).unwrap();
     fs::write(dir.join("spare.jsonl"), "{\"texto\": \"eh?\", \"answer\": \"1\"}\n").unwrap();
     fs::write(dir.join("spare2.jsonl"), "{\"texto\": \"oh?\", \"answer\": \"1\"}\n").unwrap();
@@ -179,7 +179,7 @@ fn what_chooses_does_not_judge() {
     );
     refused(
         dir,
-        &space(dir, "{task: gsm8k, split: test, limit: 3}", "test: {limit: 3}"),
+        &space(dir, "{task: gsm8k, split: test, limit: 3, shots: 0}", "test: {limit: 3}"),
         &["GSM8K", "split test"],
     );
 }
