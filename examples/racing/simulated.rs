@@ -33,7 +33,7 @@ struct Answering<'a> {
 }
 
 impl Evaluator for Answering<'_> {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(Progress)) -> Result<Evaluation, Unscored> {
         let task = &sitting.exam.tasks[0];
         let chances = self.land.chances(sitting.genotype, 0..2 * QUESTIONS);
         let offset = if sitting.exam.split == "search" { 0 } else { QUESTIONS };

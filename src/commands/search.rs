@@ -31,7 +31,7 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, Failure as Failed, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
@@ -42,6 +42,9 @@ pub fn search(args: SearchArgs) -> Outcome {
     let mut space = Space::read(&args.space)?;
     resolve(&mut space, &args.space)?;
     space.search.seed = args.seed.unwrap_or(space.search.seed);
+    if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
+        return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
+    }
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let duration_ms = args.duration.as_deref().map(duration_ms).transpose()?;
     let budget = event::Budget {
@@ -453,16 +456,22 @@ fn with_influence(prepared: &Prepared, evaluator: &mut MergeEvaluator<'_>) -> Re
 
 /// The user's own program as the evaluator.
 fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
-    let write = |recipe: &Recipe, out: &Path| -> Result<(), String> {
+    let write = |recipe: &Recipe, out: &Path| -> Result<(), Failed> {
         let write = || -> Result<()> {
             let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
             let mut writer = Writer::replace(out, parse_size("5GB")?)?;
             child::write(&mut writer, &plan, &prepared.parents, &mut |_| {})?;
             Ok(writer.finish()?)
         };
-        write().map_err(|e| format!("{e:#}"))
+        write().map_err(|e| {
+            // A disk that is full is no fault of the recipe's.
+            let is_of_disk = e.chain().any(|cause| cause.is::<std::io::Error>());
+            let reason = format!("the merged model cannot be written: {e:#}");
+            if is_of_disk { Failed::Machine(reason) } else { Failed::Candidate(reason) }
+        })
     };
-    let candidates = dir.path().join("candidates");
+    // A program may work in a directory of its own.
+    let candidates = std::path::absolute(dir.path().join("candidates")).unwrap_or_else(|_| dir.path().join("candidates"));
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command
@@ -513,6 +522,7 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         population: space.search.population.unwrap_or(0),
         device: computed.device,
         dtype: computed.dtype,
+        score_weights: space.fitness.weights.iter().cloned().collect(),
     })
 }
 

@@ -238,6 +238,8 @@ impl Run {
                 self.search_ended = Some(*reason);
                 self.evals = *evals;
             }
+            // Told together when all are known.
+            Event::Scores(_) => {}
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
             Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),

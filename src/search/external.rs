@@ -1,31 +1,49 @@
-//! Bring your own evaluator: a program that scores candidates, one JSON line in, one out.
+//! Bring your own evaluator: a program that scores candidates, one JSON line in, one out; `docs/evaluators.md` is its page.
 //!
-//! It is started once (or as often as there are `workers`) and asked for one candidate at a time. If it dies, hangs or
-//! answers nonsense, that candidate fails with a reason, the program is started again for the next one, and the search
-//! goes on. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
+//! It is started once (or as often as there are `workers`) and asked for one candidate at a time; `program.rs` is one copy
+//! of it. A copy that scores one candidate and exits is started again. One that dies or speaks nonsense is started again
+//! and asked a second time, since its bad moment may be the machine's; one that hangs is not, for that would take as long
+//! again. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::{Crew, Evaluation, Evaluator, Sitting, Subject, evaluator::verbatim, genome::named};
+use super::{
+    Crew, Evaluation, Evaluator, Unscored, Sitting, Subject,
+    evaluator::verbatim,
+    genome::named,
+    program::{Broke, Program, Reply},
+};
 use crate::{event, recipe::Recipe, space};
 
 /// Writes the merged model of a recipe into a directory that does not exist yet.
-pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), String> + Send + 'a>;
+pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), Unscored> + Send + 'a>;
+
+/// Times that a candidate is asked for before a program that dies over it is believed to do so because of it.
+const TRIES: usize = 2;
+
+/// Before the second try.
+const REST: Duration = Duration::from_secs(2);
+
+/// How long programs have to end by themselves, in steps.
+const STEPS_TO_LEAVE: usize = 100;
+const STEP_TO_LEAVE: Duration = Duration::from_millis(20);
 
 /// Asks a command for scores.
 pub struct External<'a> {
     settings: space::Command,
-    /// What the program writes to stderr goes here.
+    /// What programs write to stderr goes here.
     log: PathBuf,
     /// Where merged models are written, if the command wants them.
     models: Option<(PathBuf, Materialize<'a>)>,
@@ -34,15 +52,16 @@ pub struct External<'a> {
     workers: Vec<Worker>,
     to_me: Sender<Word>,
     words_back: Receiver<Word>,
+    /// Those at work need not go on.
+    closing: Arc<AtomicBool>,
+    rest: Duration,
 }
 
-/// One copy of the program.
+/// The place of one copy of the program.
 #[derive(Default)]
 struct Worker {
-    /// `None` until it is needed, and after it has broken off.
-    child: Option<Child>,
-    /// With the thread that waits for an answer, while there is one.
-    pipes: Option<Pipes>,
+    /// `None` until it is needed, while it is asked, and after it has broken off.
+    program: Option<Program>,
     job: Option<Job>,
 }
 
@@ -51,40 +70,36 @@ struct Job {
     id: String,
     /// The merged model, to be removed afterwards.
     model_dir: Option<PathBuf>,
+    request: String,
+    tries: usize,
 }
 
-/// The two ends of the conversation with a program.
-struct Pipes {
-    stdin: ChildStdin,
-    lines: Receiver<std::io::Result<String>>,
-}
-
-/// A worker's answer; its pipes come back with it unless it broke off.
+/// A worker's answer; its program comes back with it unless it broke off.
 struct Word {
     worker: usize,
-    pipes: Option<Pipes>,
-    reply: Result<Reply, String>,
+    answer: Result<(Reply, Program), Refusal>,
+}
+
+/// Why there is no answer.
+enum Refusal {
+    Broke(Broke),
+    /// It was not even asked.
+    Unasked(Failure),
 }
 
 #[derive(Serialize)]
 struct Request<'a> {
     id: &'a str,
     recipe: Option<&'a Recipe>,
+    /// Absolute.
     model_dir: Option<&'a Path>,
-    genotype: serde_json::Value,
+    genotype: Value,
     /// `search`, or `selection` when finalists are asked again: the place for questions that the search has not seen.
     split: &'a str,
 }
 
-#[derive(Deserialize)]
-struct Reply {
-    id: String,
-    scores: Option<BTreeMap<String, f64>>,
-    error: Option<String>,
-}
-
 impl<'a> External<'a> {
-    /// `models` is where merged models are to be written and what writes them, for a command that wants them.
+    /// `models` is where merged models are to be written (absolute) and what writes them, for a command that wants them.
     pub fn new(
         settings: space::Command,
         words: &[(String, String)],
@@ -100,147 +115,131 @@ impl<'a> External<'a> {
             words: words.iter().cloned().collect(),
             to_me,
             words_back,
+            closing: Arc::default(),
+            rest: REST,
         }
     }
 
-    fn start(&self) -> Result<(Child, Pipes), String> {
-        let [program, arguments @ ..] = self.settings.command.as_slice() else {
-            return Err("the command is empty".into());
-        };
-        let failed = |e: std::io::Error| format!("the command '{program}' cannot be started: {e}");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .map_err(failed)?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .map_err(failed)?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(format!("the command '{program}' has no pipes"));
-        };
-        let (send, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines() {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok((child, Pipes { stdin, lines }))
+    #[cfg(test)]
+    pub fn without_rest(mut self) -> Self {
+        self.rest = Duration::ZERO;
+        self
     }
 
-    /// Hands a candidate to a worker and leaves a thread to wait for the answer.
-    fn hand_over(&mut self, worker: usize, sitting: &Sitting<'_>) -> Result<(), String> {
+    /// The line that asks for a candidate, with its model written where the command wants one.
+    fn job(&mut self, sitting: &Sitting<'_>) -> Result<Job, Failure> {
         let recipe = match sitting.subject {
             Subject::Recipe(recipe) => Some(recipe.clone()),
             Subject::Model(name) => Some(verbatim(name)),
             Subject::Genes => None,
         };
+        let mut model_dir = None;
         if let (Some(recipe), Some((parent, write))) = (&recipe, &mut self.models) {
             let dir = parent.join(sitting.id);
-            write(recipe, &dir)?;
-            self.workers[worker].model_dir_is(dir);
+            write(recipe, &dir).inspect_err(|_| remove(&dir))?;
+            model_dir = Some(dir);
         }
         let recipe = recipe
             .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
         let request = Request {
             id: sitting.id,
             recipe: recipe.as_ref(),
-            model_dir: self.workers[worker]
-                .job
-                .as_ref()
-                .and_then(|job| job.model_dir.as_deref()),
+            model_dir: model_dir.as_deref(),
             genotype: named(sitting.genes, sitting.genotype),
             split: &sitting.exam.split,
         };
-        let mut line = serde_json::to_string(&request).expect("a request is plain data");
-        line.push('\n');
-        let mut pipes = match self.workers[worker].pipes.take() {
-            Some(pipes) => pipes,
-            None => {
-                let (child, pipes) = self.start()?;
-                self.workers[worker].child = Some(child);
-                pipes
-            }
-        };
-        let (to_me, id) = (self.to_me.clone(), sitting.id.to_string());
+        Ok(Job {
+            id: sitting.id.into(),
+            request: serde_json::to_string(&request).expect("a request is plain data") + "\n",
+            model_dir,
+            tries: 1,
+        })
+    }
+
+    /// Sends a worker about its job, after a rest, and leaves a thread to wait for the answer.
+    fn send(&mut self, worker: usize, rest: Duration) {
+        let Worker { program, job } = &mut self.workers[worker];
+        let Some(job) = job else { return };
+        let (program, id, request) = (program.take(), job.id.clone(), job.request.clone());
+        let (to_me, closing) = (self.to_me.clone(), self.closing.clone());
+        let (command, log) = (self.settings.command.clone(), self.log.clone());
         let timeout = Duration::from_secs_f64(self.settings.timeout);
         std::thread::spawn(move || {
-            let reply = pipes.exchange(&line, &id, timeout);
-            let pipes = reply.is_ok().then_some(pipes);
+            std::thread::sleep(rest);
+            let answer = program.map_or_else(|| Program::start(&command, &log), Ok);
+            let answer = answer.and_then(|mut program| {
+                let reply = program.ask(request, &id, timeout, &closing)?;
+                Ok((reply, program))
+            });
             // Nobody listens any more when the search is over.
-            let _ = to_me.send(Word { worker, pipes, reply });
+            let answer = answer.map_err(Refusal::Broke);
+            let _ = to_me.send(Word { worker, answer });
         });
-        Ok(())
     }
 
-    /// Ends a worker that broke off: nobody knows what it would say next, so the next candidate gets a new one.
-    fn end(&mut self, worker: usize, reason: String) -> String {
-        let Some(mut child) = self.workers[worker].child.take() else {
-            return reason;
+    /// What a worker brought back; `None` if it was sent again.
+    fn result(&mut self, Word { worker, answer }: Word) -> Option<Result<Evaluation, Unscored>> {
+        let log = self.log.display();
+        let job = self.workers[worker].job.as_mut()?;
+        let broke = match answer {
+            Ok((reply, program)) => {
+                self.workers[worker].program = Some(program);
+                return Some(judge(reply));
+            }
+            Err(Refusal::Unasked(failure)) => return Some(Err(failure)),
+            Err(Refusal::Broke(broke)) => broke,
         };
-        let _ = child.kill();
-        let end = child.wait().map(|status| format!(" ({status})")).unwrap_or_default();
-        format!("{reason}{end}; its messages are in {}", self.log.display())
-    }
-}
-
-impl Worker {
-    fn model_dir_is(&mut self, dir: PathBuf) {
-        if let Some(job) = &mut self.job {
-            job.model_dir = Some(dir);
-        }
-    }
-}
-
-fn judge(reply: Reply) -> Result<BTreeMap<String, f64>, String> {
-    match (reply.scores, reply.error) {
-        (_, Some(error)) => Err(format!("the command says: {error}")),
-        (Some(scores), None) if scores.is_empty() => Err("the command gave no score".into()),
-        (Some(scores), None) => match scores.iter().find(|(_, score)| !score.is_finite()) {
-            Some((name, score)) => Err(format!("the command's score '{name}' is {score}")),
-            None => Ok(scores),
-        },
-        (None, None) => Err("the command's answer has neither 'scores' nor 'error'".into()),
-    }
-}
-
-impl Pipes {
-    /// Sends a request and waits for its answer.
-    fn exchange(&mut self, request: &str, id: &str, timeout: Duration) -> Result<Reply, String> {
-        let gone = |_| "the command ended before it answered".to_string();
-        self.stdin.write_all(request.as_bytes()).map_err(gone)?;
-        self.stdin.flush().map_err(gone)?;
-        loop {
-            let line = match self.lines.recv_timeout(timeout) {
-                Ok(line) => line.map_err(|e| format!("the command's answer cannot be read: {e}"))?,
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!("the command gave no answer within {} s", timeout.as_secs_f64()));
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err("the command ended before it answered".into()),
-            };
-            if line.trim().is_empty() {
-                continue;
+        let again = match broke {
+            // It had done all it was asked before, and is gone as it should be.
+            Broke::Left => Duration::ZERO,
+            Broke::CannotStart(_) | Broke::Down(_) if job.tries < TRIES => {
+                job.tries += 1;
+                self.rest
             }
-            let reply: Reply = serde_json::from_str(&line).map_err(|e| {
-                let start: String = line.chars().take(80).collect();
-                format!("the command's answer is no JSON line of the form {{\"id\":…,\"scores\":{{…}}}} ({e}): {start}")
-            })?;
-            if reply.id == id {
-                return Ok(reply);
+            Broke::CannotStart(reason) => return Some(Err(Unscored::machine(reason))),
+            Broke::Down(reason) | Broke::Hung(reason) => {
+                return Some(Err(Unscored::breakdown(format!("{reason} (its messages are in {log})"))));
             }
-            return Err(format!("the command answered for '{}' instead of '{id}'", reply.id));
-        }
+            Broke::Closing => return Some(Err(Unscored::machine("the search is over".into()))),
+        };
+        self.send(worker, again);
+        None
     }
+}
+
+/// The named scores of a reply.
+fn judge(reply: Reply) -> Result<Evaluation, Unscored> {
+    let scores = match (reply.scores, reply.error) {
+        (_, Some(error)) => return Err(Unscored::candidate(format!("the command says: {error}"))),
+        (Some(scores), None) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score".into())),
+        (Some(scores), None) => scores,
+        (None, None) => {
+            let reason = "the command's answer has neither 'scores' nor 'error'";
+            return Err(Unscored::candidate(reason.into()));
+        }
+    };
+    let number = |(name, score): (String, Value)| match score.as_f64().filter(|score| score.is_finite()) {
+        Some(score) => Ok((name, score)),
+        None => {
+            let score = score.as_str().map_or_else(|| score.to_string(), str::to_string);
+            Err(Unscored::candidate(format!("the command's score '{name}' is {score}")))
+        }
+    };
+    let mut scores = scores.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    scores.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(Evaluation {
+        scores,
+        ..Evaluation::default()
+    })
+}
+
+/// A directory that may not be there; the next candidate needs the room.
+fn remove(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 impl Evaluator for External<'_> {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         self.finished().1
     }
@@ -258,55 +257,55 @@ impl Crew for External<'_> {
     fn begin(&mut self, sitting: &Sitting<'_>) {
         let free = self.workers.iter().position(|worker| worker.job.is_none());
         let worker = free.expect("at most as many candidates are out as there are workers");
-        self.workers[worker].job = Some(Job {
-            id: sitting.id.into(),
-            model_dir: None,
-        });
-        if let Err(reason) = self.hand_over(worker, sitting) {
-            let word = Word {
-                worker,
-                pipes: self.workers[worker].pipes.take(),
-                reply: Err(reason),
-            };
-            self.to_me.send(word).expect("this end is open as long as the other");
+        match self.job(sitting) {
+            Ok(job) => {
+                self.workers[worker].job = Some(job);
+                self.send(worker, Duration::ZERO);
+            }
+            Err(failure) => {
+                self.workers[worker].job = Some(Job {
+                    id: sitting.id.into(),
+                    model_dir: None,
+                    request: String::new(),
+                    tries: TRIES,
+                });
+                let answer = Err(Refusal::Unasked(failure));
+                let word = Word { worker, answer };
+                self.to_me.send(word).expect("this end is open as long as the other");
+            }
         }
     }
 
-    fn finished(&mut self) -> (String, Result<Evaluation, String>) {
-        let Word { worker, pipes, reply } = self.words_back.recv().expect("this end is open as long as the other");
-        let scores = match reply {
-            Ok(reply) => judge(reply),
-            Err(reason) if pipes.is_none() => Err(self.end(worker, reason)),
-            Err(reason) => Err(reason),
-        };
-        self.workers[worker].pipes = pipes;
-        let job = self.workers[worker].job.take().expect("an answer follows a question");
-        if let Some(dir) = job.model_dir {
-            // The next one needs the room.
-            let _ = std::fs::remove_dir_all(dir);
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
+        loop {
+            let word = self.words_back.recv().expect("this end is open as long as the other");
+            let worker = word.worker;
+            if let Some(result) = self.result(word) {
+                let job = self.workers[worker].job.take().expect("an answer follows a question");
+                job.model_dir.as_deref().map(remove);
+                return (job.id, result);
+            }
         }
-        let evaluation = scores.map(|scores| Evaluation {
-            scores: scores.into_iter().collect(),
-            ..Evaluation::default()
-        });
-        (job.id, evaluation)
     }
 }
 
 impl Drop for External<'_> {
     /// Closing its stdin tells a well-behaved program to end; the other kind, and one that is still at work, is ended.
     fn drop(&mut self) {
-        let lines: Vec<Receiver<_>> = self
-            .workers
-            .iter_mut()
-            .filter_map(|w| Some(w.pipes.take()?.lines))
-            .collect();
-        for lines in lines {
-            while lines.recv_timeout(Duration::from_secs(2)).is_ok() {}
+        self.closing.store(true, Ordering::Relaxed);
+        let out = self.workers.iter().filter(|worker| worker.job.is_some()).count();
+        let mut programs: Vec<Program> = self.workers.iter_mut().filter_map(|w| w.program.take()).collect();
+        programs.iter_mut().for_each(Program::close);
+        for _ in 0..STEPS_TO_LEAVE {
+            if programs.iter().all(Program::has_exited) {
+                break;
+            }
+            std::thread::sleep(STEP_TO_LEAVE);
         }
-        for child in self.workers.iter_mut().filter_map(|worker| worker.child.as_mut()) {
-            let _ = child.kill();
-            let _ = child.wait();
+        drop(programs);
+        // Their programs are ended by the threads that wait for them.
+        for _ in 0..out {
+            let _ = self.words_back.recv_timeout(REST);
         }
     }
 }

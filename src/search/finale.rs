@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, race::Entrant, scoring::Answers};
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{
@@ -45,7 +45,7 @@ impl Run<'_, '_> {
     fn finalists(&self) -> Vec<Candidate> {
         let bred = self.bred();
         let field: Vec<&Candidate> = match self.plan.space.fitness.is_pareto() {
-            true => front(&bred),
+            true => front(&bred, self.plan),
             false => bred.clone(),
         };
         let always = self.scored.iter().filter(|c| {
@@ -225,9 +225,9 @@ impl Run<'_, '_> {
     }
 }
 
-/// The candidates that no other one beats in every task, in their order.
-fn front<'a>(candidates: &[&'a Candidate]) -> Vec<&'a Candidate> {
-    let scores = |c: &Candidate| c.tasks.iter().map(|t| t.score.value).collect::<Vec<_>>();
+/// The candidates that no other one beats in every objective, in their order.
+fn front<'a>(candidates: &[&'a Candidate], plan: &Plan) -> Vec<&'a Candidate> {
+    let scores = |c: &Candidate| plan.objectives_of(&c.tasks).unwrap_or_default();
     let dominates = |a: &Candidate, b: &Candidate| {
         let pairs: Vec<(f64, f64)> = scores(a).into_iter().zip(scores(b)).collect();
         pairs.iter().all(|(a, b)| a >= b) && pairs.iter().any(|(a, b)| a > b)

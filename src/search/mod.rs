@@ -4,7 +4,7 @@
 //! * `genome.rs` says what a genotype stands for; `race.rs` puts a generation through its questions, `pool.rs` chooses
 //!   them and estimates from few what all would say; `scoring.rs` turns answers into fitness and paired comparisons.
 //! * `evaluator.rs` is the real evaluator: merges in memory, asks the questions, caches every answer. `external.rs` asks
-//!   a program of the user's, or several copies of it; then `crew.rs` keeps several candidates out at a time.
+//!   a program of the user's, or several copies of it (`program.rs`); then `crew.rs` keeps several candidates out at a time.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
 //! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won.
@@ -13,10 +13,12 @@ mod chronicle;
 mod crew;
 mod evaluator;
 mod external;
+mod failures;
 mod finale;
 mod genome;
 mod parents;
 mod pool;
+mod program;
 mod race;
 mod scoring;
 mod soup;
@@ -42,6 +44,7 @@ pub use scoring::{Catalogue, Exam, ExamTask};
 
 use chronicle::MEAN;
 use crew::AtWork;
+use failures::Failures;
 use genome::Who;
 use pool::Pool;
 use race::{Entrant, Genes, Pace, Race};
@@ -84,6 +87,37 @@ pub enum Error {
     },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
+    #[error("{id} cannot be evaluated, and that is no fault of its own: {reason}. Once this is mended, `heterosis resume` goes on")]
+    Machine { id: String, reason: String },
+    #[error(
+        "{failures} candidates in a row failed, {id} the last of them: {reason}. No candidate answers any more, so none of \
+         these failures counts. Once the command is mended, `heterosis resume` asks them again"
+    )]
+    NobodyAnswers {
+        failures: usize,
+        id: String,
+        reason: String,
+    },
+}
+
+/// Why a candidate has no score.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// The candidate's own: it ranks last, and the search goes on.
+    #[error("{0}")]
+    Candidate(String),
+    /// The evaluator broke down over it. Whose fault that is shows when another candidate is asked.
+    #[error("{0}")]
+    Breakdown(String),
+    /// What no candidate can help: a full disk, a program that cannot be started. The run stops and can be resumed.
+    #[error("{0}")]
+    Machine(String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Candidate(reason)
+    }
 }
 
 /// Who is to be scored.
@@ -125,12 +159,12 @@ pub struct Evaluation {
 /// function.
 pub trait Evaluator {
     /// # Errors
-    /// The reason why this candidate has no score; the search goes on without it.
+    /// Why this candidate has no score.
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, String>;
+    ) -> Result<Evaluation, Unscored>;
 
     /// The evaluator's hands, if it has several.
     fn crew(&mut self) -> Option<&mut dyn Crew> {
@@ -147,7 +181,7 @@ pub trait Crew {
     fn begin(&mut self, sitting: &Sitting<'_>);
 
     /// Waits for whoever is done first: the candidate's id, and what [`Evaluator::evaluate`] would give for it.
-    fn finished(&mut self) -> (String, Result<Evaluation, String>);
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>);
 }
 
 /// Requests from outside; each is looked at between two candidates.
@@ -195,6 +229,9 @@ const FINAL_SHARE: f64 = 0.12;
 /// Part of the budget that goes to candidates drawn at random, as a measure of what the optimizer adds.
 const RANDOM_SHARE: f64 = 0.05;
 
+/// Of any budget.
+const MOST_RANDOM: usize = 10_000;
+
 /// Questions on which parents and unsearched merges are measured in a race.
 const STANDARD_QUESTIONS: usize = 250;
 
@@ -210,6 +247,9 @@ pub fn run(
     control: &Control,
 ) -> Result<End, Error> {
     let pool = Pool::new(&plan.search);
+    // Earlier versions knew nothing else with several hands: their journals say who was out when.
+    let wants_no_order = plan.space.search.asynchronous || chronicle.next_step().is_some();
+    let is_asynchronous = wants_no_order && evaluator.crew().is_some();
     let pace = Pace::new(plan);
     let mut run = Run {
         plan,
@@ -233,15 +273,23 @@ pub fn run(
         stages: vec![(0, plan.genome.genes().into())],
         soup: None,
         at_work: AtWork::default(),
+        failures: Failures::default(),
+        is_asynchronous,
+        names: plan.space.fitness.weights.iter().map(|(name, _)| name.clone()).collect(),
     };
     match run.whole() {
-        Ok(()) => Ok(End::Done),
+        Ok(()) => {
+            run.chronicle.believe()?;
+            Ok(End::Done)
+        }
         Err(Interrupt::Stop) => {
+            run.settle()?;
             let reason = "asked to stop; `heterosis resume` goes on".into();
             run.chronicle.write(Event::RunStopped { reason })?;
             Ok(End::Stopped)
         }
         Err(Interrupt::Error(e)) => {
+            run.chronicle.disbelieve();
             run.chronicle.write(Event::RunFailed { reason: e.to_string() })?;
             Err(e)
         }
@@ -292,6 +340,12 @@ struct Run<'a, 'b> {
     soup: Option<(Genome, Start)>,
     /// Of an evaluator with several hands.
     at_work: AtWork,
+    /// Since somebody was last scored.
+    failures: Failures,
+    /// What a command's scores are called; empty until the first has come.
+    names: Vec<String>,
+    /// Answers are told as they arrive.
+    is_asynchronous: bool,
 }
 
 /// When a stage makes room for the next one.
@@ -338,7 +392,7 @@ impl Run<'_, '_> {
     fn random_draws(&mut self) -> Result<(), Interrupt> {
         let plan = self.plan;
         let evals = plan.budget.evals.unwrap_or(plan.space.search.evals);
-        let n = (evals as f64 * RANDOM_SHARE) as usize;
+        let n = ((evals as f64 * RANDOM_SHARE) as usize).min(MOST_RANDOM);
         if n == 0 || plan.space.search.optimizer == space::Optimizer::Random {
             return Ok(());
         }
@@ -433,7 +487,7 @@ impl Run<'_, '_> {
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
             evals: self.evals,
         })?;
-        let (reason, asked) = match self.evaluator.crew().is_some() {
+        let (reason, asked) = match self.is_asynchronous {
             true => self.side_by_side(genome, &warm, &mut optimizer)?,
             false => self.in_generations(genome, &warm, &mut optimizer)?,
         };
@@ -769,10 +823,30 @@ impl Run<'_, '_> {
 }
 
 impl Plan {
-    /// Scores that a candidate has: the tasks, or what a command is said to give.
+    /// What is maximised, each for itself, where there are several objectives: the tasks in their order, or the scores of a
+    /// command that have a weight, by name, those of a negative weight negated.
+    fn objectives_of(&self, tasks: &[event::TaskScore]) -> Option<Vec<f64>> {
+        if !self.search.tasks.is_empty() {
+            return Some(tasks.iter().map(|task| task.score.value).collect());
+        }
+        let of_name = |(name, sign): (&str, f64)| {
+            let task = tasks.iter().find(|task| task.task == name)?;
+            Some(sign * task.score.value)
+        };
+        self.directions().into_iter().map(of_name).collect()
+    }
+
+    /// The scores of a command that are maximised (1) or minimised (−1), by name.
+    fn directions(&self) -> Vec<(&str, f64)> {
+        let weights = self.space.fitness.weights.iter().filter(|(_, weight)| *weight != 0.0);
+        let mut directions: Vec<(&str, f64)> = weights.map(|(name, weight)| (name.as_str(), weight.signum())).collect();
+        directions.sort_by_key(|(name, _)| *name);
+        directions
+    }
+
     fn objectives(&self) -> usize {
         match self.search.tasks.len() {
-            0 => self.space.fitness.weights.len(),
+            0 => self.directions().len(),
             n => n,
         }
     }

@@ -8,9 +8,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Evaluation, Exam, Interrupt, Plan, Run, Sitting, Subject,
+    Evaluation, Exam, Unscored, Interrupt, Plan, Run, Sitting, Subject,
     genome::Who,
     pool::{Block, Pool, Rung},
+    scoring::names_fit,
 };
 use crate::{
     eval::stats,
@@ -253,12 +254,12 @@ impl Run<'_, '_> {
         Ok(Race {
             outcomes: vec![outcome],
             fitness: vec![arm.estimates.last().copied()],
-            answers: vec![self.answered(&whole, &arm)],
+            answers: vec![self.questions_answered(&whole, &arm)],
             ..Race::default()
         })
     }
 
-    fn answered(&self, block: &Block, arm: &Arm<'_>) -> Vec<Answered> {
+    fn questions_answered(&self, block: &Block, arm: &Arm<'_>) -> Vec<Answered> {
         let answered = |(r, evaluation): &(usize, Evaluation)| self.plan.answered(&block.rungs[*r].exam, evaluation);
         arm.latest.as_ref().map(answered).unwrap_or_default()
     }
@@ -308,9 +309,10 @@ impl Run<'_, '_> {
         if !self.plan.space.fitness.is_pareto() {
             return Outcome::from_score(score.value);
         }
-        let values: Result<Vec<Fitness>, _> = tasks.iter().map(|t| Fitness::new(t.score.value)).collect();
+        let objectives = self.plan.objectives_of(tasks).unwrap_or_default();
+        let values: Result<Vec<Fitness>, _> = objectives.into_iter().map(Fitness::new).collect();
         match (values, Fitness::new(0.0)) {
-            (Ok(values), Ok(violation)) => Outcome::Objectives { values, violation },
+            (Ok(values), Ok(violation)) if values.len() == self.plan.objectives() => Outcome::Objectives { values, violation },
             _ => Outcome::Failed,
         }
     }
@@ -327,7 +329,7 @@ impl Run<'_, '_> {
         let race = Race {
             outcomes,
             fitness: arms.iter().map(|arm| arm.estimates.last().copied()).collect(),
-            answers: arms.iter().map(|arm| self.answered(block, arm)).collect(),
+            answers: arms.iter().map(|arm| self.questions_answered(block, arm)).collect(),
             block: block.rungs.last().map_or(0, |r| r.exam.n()),
             tau: defined(stats::kendall_tau_b(&first, &last)),
             split_half: defined(stats::spearman(&even, &odd)),
@@ -430,22 +432,44 @@ impl Run<'_, '_> {
     pub(super) fn sit(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Result<Evaluation, String>, Interrupt> {
         let id = &entrant.id;
         if let Some(known) = self.known(entrant, exam)? {
+            known.iter().for_each(|evaluation| self.learn_names(evaluation));
             return Ok(known);
         }
-        if !self.at_work.has(id) {
+        if !self.at_work.has_begun(id) {
             self.pause_or_stop()?;
         }
         let evaluation = match self.by_crew(entrant, exam) {
             Some(evaluation) => evaluation,
             None => self.evaluate(entrant, exam),
         };
-        match &evaluation {
-            Ok(evaluation) => self.chronicle.answers(id, exam, evaluation)?,
-            // Who asked for the stop may have ended the evaluator's programs as well, as Ctrl-C on a terminal does.
-            Err(_) if self.control.stop.load(Ordering::Relaxed) => return Err(Interrupt::Stop),
-            Err(_) => {}
+        match evaluation.and_then(|evaluation| self.named(evaluation)) {
+            Ok(evaluation) => {
+                self.answered()?;
+                self.chronicle.answers(id, exam, &evaluation)?;
+                if exam.tasks.is_empty() && self.is_scored(id) {
+                    self.chronicle.scores(id, &exam.split, &evaluation)?;
+                }
+                Ok(Ok(evaluation))
+            }
+            // Who asked for the stop may have ended the evaluator's programs as well.
+            Err(_) if self.control.stop.load(Ordering::Relaxed) => Err(Interrupt::Stop),
+            Err(failure) => Ok(Err(self.failed(entrant, exam, failure)?)),
+        }
+    }
+
+    /// A command's scores go by the names that the space declares, else by those of the first candidate.
+    fn named(&mut self, evaluation: Evaluation) -> Result<Evaluation, Unscored> {
+        self.learn_names(&evaluation);
+        if !evaluation.scores.is_empty() {
+            names_fit(&evaluation.scores, &self.names)?;
         }
         Ok(evaluation)
+    }
+
+    fn learn_names(&mut self, evaluation: &Evaluation) {
+        if self.names.is_empty() {
+            self.names = evaluation.scores.iter().map(|(name, _)| name.clone()).collect();
+        }
     }
 
     /// What the journal knows of an entrant's exam.
@@ -459,6 +483,9 @@ impl Run<'_, '_> {
             && let Some(evaluation) = self.chronicle.past_answers(id, exam)
         {
             return Ok(Some(Ok(evaluation)));
+        }
+        if exam.tasks.is_empty() && self.is_scored(id) {
+            return Ok(self.chronicle.past_scores(id, &exam.split).map(Ok));
         }
         let (_, digest) = entrant.who.record();
         match self.chronicle.peek(id, &digest)? {
@@ -474,7 +501,12 @@ impl Run<'_, '_> {
         }
     }
 
-    fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, String> {
+    /// Whether a candidate has its score already, and is before a later exam.
+    fn is_scored(&self, id: &str) -> bool {
+        self.scored.iter().any(|candidate| candidate.id == id)
+    }
+
+    pub(super) fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, Unscored> {
         let id = &entrant.id;
         self.chronicle.show(entrant.started());
         let sitting = entrant.sitting(exam);
@@ -528,8 +560,12 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// A failed candidate is a value: it ranks last, and the search goes on.
+    /// A failed candidate is a value: it ranks last, and the search goes on. A parent's failure ends the run, which says
+    /// why; it is not written down, so that a resumed run asks again.
     fn fail(&mut self, entrant: &Entrant, reason: String) -> Result<(), Interrupt> {
+        if entrant.origin == Origin::Parent {
+            return Ok(());
+        }
         let (_, recipe_digest) = entrant.who.record();
         if self.chronicle.past(&entrant.id, &recipe_digest)?.is_none() {
             self.chronicle.write(Event::CandidateFailed {

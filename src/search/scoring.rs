@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     eval::stats,
     event::{Answer, Score, TaskScore},
+    merge::yaml::did_you_mean,
 };
 
 /// Questions that candidates are asked, in one fixed order: all of a phase, or some of them.
@@ -148,11 +149,12 @@ impl Exam {
     }
 }
 
-/// The named scores that a command gave, as tasks of one question. Fitness: their mean, by `weights` where some are
-/// given; a score without a weight is then only shown.
+/// The named scores that a command gave, as tasks of one question. Fitness: Σ weight·score ÷ Σ |weight|, so that a score
+/// of negative weight is minimised; their mean where no weights are given.
 pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &str) -> (Score, Vec<TaskScore>) {
     let weight = |name: &str| match weights.is_empty() {
         true => 1.0,
+        // Journals of earlier versions have scores without a weight, which were only shown.
         false => weights.iter().find(|(n, _)| n == name).map_or(0.0, |(_, w)| *w),
     };
     let one = |value| Score {
@@ -160,7 +162,7 @@ pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &s
         stderr: 0.0,
         n: 1,
     };
-    let total: f64 = scores.iter().map(|(name, _)| weight(name)).sum();
+    let total: f64 = scores.iter().map(|(name, _)| weight(name).abs()).sum();
     let sum: f64 = scores.iter().map(|(name, score)| weight(name) * score).sum();
     let tasks = scores.iter().map(|(name, score)| TaskScore {
         task: name.clone(),
@@ -169,6 +171,25 @@ pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &s
         score: one(*score),
     });
     (one(sum / total), tasks.collect())
+}
+
+/// Whether a command gave the scores that it is known for, by name.
+///
+/// # Errors
+/// A score that is none of them, with the nearest that is; or one that is missing.
+pub fn names_fit(scores: &[(String, f64)], names: &[String]) -> Result<(), String> {
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    if let Some((name, _)) = scores.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        return Err(format!(
+            "the command's score '{name}' is not known here{}; its scores are {}",
+            did_you_mean(name, &known),
+            known.join(", ")
+        ));
+    }
+    match known.iter().find(|known| scores.iter().all(|(name, _)| name != *known)) {
+        Some(missing) => Err(format!("the command gave no score '{missing}'")),
+        None => Ok(()),
+    }
 }
 
 impl ExamTask {
@@ -242,6 +263,34 @@ mod tests {
 
     fn answers(scores: &[f64]) -> (String, Vec<Answer>) {
         (String::new(), scores.iter().map(|s| answer(*s, 1)).collect())
+    }
+
+    /// `{gain: 1, cost: -2}` was divided by −1: the search maximised the cost. `{gain: 1, cost: -1}` failed everybody.
+    #[test]
+    fn a_negative_weight_minimises() {
+        let weights = |cost: f64| [("gain".to_string(), 1.0), ("cost".to_string(), cost)];
+        let fitness = |gain: f64, cost: f64, weight: f64| {
+            let scores = [("cost".to_string(), cost), ("gain".to_string(), gain)];
+            of_command(&scores, &weights(weight), "search").0.value
+        };
+        assert_eq!(fitness(3.0, 1.0, -2.0), (3.0 - 2.0) / 3.0);
+        assert_eq!(fitness(3.0, 1.0, -1.0), (3.0 - 1.0) / 2.0);
+        assert!(fitness(3.0, 2.0, -2.0) < fitness(3.0, 1.0, -2.0));
+        assert_eq!(of_command(&[("a".into(), 1.0), ("b".into(), 2.0)], &[], "search").0.value, 1.5);
+    }
+
+    /// A misspelt score counted as another one, by its place in the alphabet, and its candidate won.
+    #[test]
+    fn scores_go_by_name() {
+        let names = ["down".to_string(), "up".to_string()];
+        let fit = |scores: &[&str]| {
+            let scores: Vec<(String, f64)> = scores.iter().map(|name| (name.to_string(), 0.0)).collect();
+            names_fit(&scores, &names)
+        };
+        assert_eq!(fit(&["up", "down"]), Ok(()));
+        assert!(fit(&["up", "dwon"]).unwrap_err().contains("'dwon' is not known here; did you mean 'down'?"));
+        assert!(fit(&["up", "down", "extra"]).unwrap_err().contains("'extra' is not known here; its scores are down, up"));
+        assert!(fit(&["up"]).unwrap_err().contains("no score 'down'"));
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn weights(recipe: &Recipe) -> [f64; 3] {
 }
 
 impl Evaluator for Function {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.calls += 1;
         let exam = sitting.exam;
         let [maths, spanish, noise] = match sitting.subject {
@@ -71,7 +71,7 @@ impl Evaluator for Function {
             Subject::Genes => panic!("this space has models"),
         };
         if (self.fails)(maths) && matches!(sitting.subject, Subject::Recipe(_)) {
-            return Err("collapsed".into());
+            return Err(Unscored::candidate("collapsed"));
         }
         let quality = (self.quality)(maths, spanish) - 0.3 * noise;
         let answers = exam.tasks[0].items.iter().map(|i| {
@@ -187,6 +187,7 @@ fn started() -> event::RunStarted {
         population: 0,
         device: "cpu".into(),
         dtype: "f32".into(),
+        score_weights: Default::default(),
     }
 }
 
@@ -650,7 +651,7 @@ fn bare_plan(command: &str, search: &str) -> Plan {
 fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
     let path = dir.join("journal.jsonl");
     let settings = plan.space.fitness.command.clone().unwrap();
-    let mut external = External::new(settings, &[], &dir.join("command.log"), None);
+    let mut external = External::new(settings, &[], &dir.join("command.log"), None).without_rest();
     let (journal, records) = Journal::open(&path).unwrap();
     let clock = Clock {
         now_ms: &|| 0,
@@ -761,7 +762,7 @@ fn crowd(order: u64, control: &Control) -> Crowd<'_> {
 }
 
 impl Evaluator for Crowd<'_> {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         self.finished().1
     }
@@ -793,7 +794,7 @@ impl Crew for Crowd<'_> {
         assert!(self.out.len() <= HANDS);
     }
 
-    fn finished(&mut self) -> (String, Result<Evaluation, String>) {
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
         let turn = |id: &String| blake3::hash(format!("{} {id}", self.order).as_bytes()).to_hex();
         let first = (0..self.out.len()).min_by_key(|i| turn(&self.out[*i].0)).unwrap();
         let (id, fitness) = self.out.remove(first);
@@ -810,7 +811,7 @@ impl Crew for Crowd<'_> {
         (
             id,
             if fails {
-                Err("sevens fail".into())
+                Err(Unscored::candidate("sevens fail"))
             } else {
                 Ok(evaluation)
             },

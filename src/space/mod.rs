@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use read::MOST_EVALS;
 pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
 pub use widen::effects;
@@ -205,7 +206,8 @@ pub struct Fitness {
     /// Instead of tasks: a program that scores candidates.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub command: Option<Command>,
-    /// How much each of the command's scores counts; none given: all the same.
+    /// The command's scores by name, and how much each counts: less is better where the weight is negative, and 0 is only
+    /// shown. None given: those of the first candidate, all the same.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub weights: Vec<(String, f64)>,
     pub objectives: Objectives,
@@ -315,6 +317,10 @@ pub struct Search {
     pub widening: bool,
     /// Of three or more experts, find out first which ones help, and begin with the merge of those.
     pub greedy_soup: bool,
+    /// A command's answers are told as they arrive, so that no worker waits for the end of a generation; what the search
+    /// finds then depends on their order.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub asynchronous: bool,
     pub seed: u64,
 }
 

@@ -12,6 +12,16 @@ use crate::yaml::{self, Map, Node, Value};
 /// Seconds that a command has for an answer unless the space says otherwise.
 const TIMEOUT: f64 = 3600.0;
 
+/// The longest that a command may have.
+const MOST_SECONDS: f64 = 31_536_000.0;
+
+/// Candidates of a generation, and of a search: beyond these a slip of the keyboard fills the memory.
+const MOST_CANDIDATES: usize = 100_000;
+pub const MOST_EVALS: u64 = 1_000_000_000;
+
+/// Rungs of a race: each halves the field.
+const MOST_RUNGS: usize = 16;
+
 /// Far beyond what a machine runs at a time; keeps a slip of the keyboard from starting a million programs.
 const MOST_WORKERS: usize = 1024;
 
@@ -552,14 +562,20 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         for (name, weight) in node.map()?.entries() {
             weights.push((name.clone(), weight.f64()?));
         }
+        if weights.iter().all(|(_, weight)| *weight == 0.0) {
+            return Err(node.error("every weight is 0, so nothing is maximised; give at least one score another weight"));
+        }
     }
     let objectives = match map.optional("objectives") {
         Some(node) if node.one_of(&["scalar", "pareto"])? == 1 => {
             if tasks.len() == 1 {
                 return Err(node.error("'pareto' needs two tasks or more"));
             }
-            if command.is_some() && weights.len() < 2 {
-                return Err(node.error("'pareto' with a command needs to know its scores: weights: {NAME: 1, NAME: 1}"));
+            if command.is_some() && weights.iter().filter(|(_, weight)| *weight != 0.0).count() < 2 {
+                return Err(node.error(
+                    "'pareto' with a command needs to know two of its scores or more: weights: {NAME: 1, NAME: -1}; a \
+                     negative weight means that less is better, and 0 that a score is only shown",
+                ));
             }
             Objectives::Pareto
         }
@@ -605,8 +621,12 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     }
     let timeout = match timeout {
         Some(node) => match node.f64()? {
-            seconds if seconds > 0.0 => seconds,
-            _ => return Err(node.error("a timeout is a number of seconds above 0")),
+            seconds if seconds > 0.0 && seconds <= MOST_SECONDS => seconds,
+            _ => {
+                return Err(node.error(format!(
+                    "a timeout is a number of seconds above 0, and at most {MOST_SECONDS} (a year)"
+                )));
+            }
         },
         None => TIMEOUT,
     };
@@ -697,6 +717,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         mating: None,
         widening: false,
         greedy_soup: true,
+        asynchronous: false,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -716,14 +737,18 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         && !matches!(&node.value, Value::Str(s) if s == "auto")
     {
         match node.usize()? {
-            0 | 1 => return Err(node.error("a population needs at least 2 candidates; write a number or auto")),
-            n => search.population = Some(n),
+            n @ 2..=MOST_CANDIDATES => search.population = Some(n),
+            _ => {
+                return Err(node.error(format!(
+                    "a population has 2 to {MOST_CANDIDATES} candidates; write a number or auto"
+                )));
+            }
         }
     }
     if let Some(node) = map.optional("evals") {
         match node.u64()? {
-            0 => return Err(node.error("a search needs at least 1 evaluation")),
-            n => search.evals = n,
+            n @ 1..=MOST_EVALS => search.evals = n,
+            _ => return Err(node.error(format!("a search has 1 to {MOST_EVALS} evaluations"))),
         }
     }
     if let Some(node) = map.optional("racing") {
@@ -774,6 +799,13 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     if let Some(node) = map.optional("greedy_soup") {
         search.greedy_soup = node.bool()?;
     }
+    if let Some(node) = map.optional("asynchronous") {
+        search.asynchronous = node.bool()?;
+        let workers = fitness.command.as_ref().map_or(1, |command| command.workers);
+        if search.asynchronous && workers < 2 {
+            return Err(node.error("answers arrive in their order unless a command has two 'workers' or more"));
+        }
+    }
     if let Some(node) = map.optional("seed") {
         search.seed = node.u64()?;
     }
@@ -804,8 +836,10 @@ fn racing(node: &Node) -> Result<Option<Racing>, yaml::Error> {
     let map = node.map()?;
     let list = map.required("rungs")?;
     let rungs = list.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
-    if rungs.is_empty() || rungs[0] == 0 || !rungs.is_sorted_by(|a, b| a < b) {
-        return Err(list.error("rungs are numbers of questions that grow, such as [24, 48, 96]"));
+    if !(1..=MOST_RUNGS).contains(&rungs.len()) || rungs[0] == 0 || !rungs.is_sorted_by(|a, b| a < b) {
+        return Err(list.error(format!(
+            "rungs are numbers of questions that grow, at most {MOST_RUNGS} of them, such as [24, 48, 96]"
+        )));
     }
     map.finish()?;
     Ok(Some(Racing { rungs }))
