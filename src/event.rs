@@ -80,6 +80,10 @@ pub enum Event {
     TestRead(TestReading),
     /// The winner and the parents on tasks that the search never asked.
     HeldOutRead(HeldOutReading),
+    /// The weights of `run_started.tasks` are these from here on: each is divided by a standard error.
+    Scaled {
+        weights: Vec<f64>,
+    },
     /// A command's scores of a finalist, so that nobody is asked again by a run that was killed in the final.
     Scores(Scores),
     /// Work stopped before the run was done; `resume` goes on.

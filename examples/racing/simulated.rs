@@ -4,7 +4,10 @@ use std::{collections::HashSet, ops::Range, path::Path, sync::Arc, time::Duratio
 
 use heterosis::{
     event::{Answer, Budget, Progress, RunStarted},
-    search::{Catalogue, Chronicle, Clock, Control, Evaluation, Evaluator, Exam, ExamTask, Genome, Plan, Sitting, run},
+    search::{
+        Catalogue, Chronicle, Clock, Control, Evaluation, Evaluator, Exam, ExamTask, Genome, Plan, Sitting, Unscored,
+        run,
+    },
     space::{GeneSpec, Racing, Space},
     store::Journal,
 };

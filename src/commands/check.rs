@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     cli::{CheckArgs, EngineArgs},
-    eval::{self, Question, Task},
+    eval::{self, Kind, Question, Task},
+    event::words::MIXED_KINDS,
     merge::Plan,
     model::decoder::DType,
-    search::verbatim,
-    space::Space,
+    search::{FitnessTask, verbatim},
+    space::{Scale, Space},
     yaml,
 };
 
@@ -195,6 +196,11 @@ fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
         None => 0.0,
     };
     opened.plan = as_it_is;
+    let is_likelihood = |task: &FitnessTask| task.task.kind() == Kind::LogLikelihood;
+    let likelihoods = tasks.iter().filter(|task| is_likelihood(task)).count();
+    if (1..tasks.len()).contains(&likelihoods) && prepared.space.fitness.scale == Scale::None {
+        findings.warnings.push(MIXED_KINDS.into());
+    }
     let mut model_engine = opened.engine_on(&prepared.runtime)?;
     let (mut sample, mut asked_in_all) = (Vec::new(), 0);
     for fitness_task in &tasks {

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::{
     Failure, Outcome, child, environment,
     models::{self, Computed, Runtime, read_recipe},
+    trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
@@ -31,8 +32,8 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, Failure as Failed, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
+        MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
@@ -58,12 +59,18 @@ pub fn search(args: SearchArgs) -> Outcome {
     let prepared = Prepared::new(space, &args.engine)?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
+    if let Some(command) = &prepared.space.fitness.command {
+        trust::remember(dir.path(), &command.command);
+    }
     go(&dir, &prepared, budget, false, &args.watch)
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
     let space = Space::read(&dir.space())?;
+    if let Some(command) = &space.fitness.command {
+        trust::confirm(dir.path(), &command.command, args.yes)?;
+    }
     let records = crate::store::read(&dir.journal())?;
     let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
@@ -454,21 +461,24 @@ fn with_influence(prepared: &Prepared, evaluator: &mut MergeEvaluator<'_>) -> Re
     Ok(genome)
 }
 
+/// Why a merged model was not written: of what the merge itself refuses, the recipe is to blame, of all else the disk.
+fn unwritten(e: anyhow::Error) -> Unscored {
+    match e.downcast::<crate::merge::Error>() {
+        Ok(e) => e.into(),
+        Err(e) => Unscored::machine(format_args!("{e:#}")),
+    }
+}
+
 /// The user's own program as the evaluator.
 fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
-    let write = |recipe: &Recipe, out: &Path| -> Result<(), Failed> {
+    let write = |recipe: &Recipe, out: &Path| -> Result<(), Unscored> {
+        let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
         let write = || -> Result<()> {
-            let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
             let mut writer = Writer::replace(out, parse_size("5GB")?)?;
             child::write(&mut writer, &plan, &prepared.parents, &mut |_| {})?;
             Ok(writer.finish()?)
         };
-        write().map_err(|e| {
-            // A disk that is full is no fault of the recipe's.
-            let is_of_disk = e.chain().any(|cause| cause.is::<std::io::Error>());
-            let reason = format!("the merged model cannot be written: {e:#}");
-            if is_of_disk { Failed::Machine(reason) } else { Failed::Candidate(reason) }
-        })
+        write().map_err(unwritten)
     };
     // A program may work in a directory of its own.
     let candidates = std::path::absolute(dir.path().join("candidates")).unwrap_or_else(|_| dir.path().join("candidates"));

@@ -97,6 +97,10 @@ pub fn wilson_half_width(p: f64, n: usize) -> f64 {
     Z_95 / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt()
 }
 
+/// What is said where a fitness adds accuracies and log-likelihoods.
+pub const MIXED_KINDS: &str = "the fitness adds accuracies (shares) and log-likelihoods (nats) as they are, so that whichever \
+                               varies more decides; fitness.scale: standard_error makes them comparable";
+
 /// `evals/arith-es.yaml` → `arith-es`; with the language where the name does not already end in it.
 pub fn task_name(task: &str, lang: &str) -> String {
     let file = task.rsplit('/').next().unwrap_or(task);

@@ -7,7 +7,7 @@ use super::svg::{escape, style};
 use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::words::{
-    budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
+    MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
 };
 use crate::event::{Comparison, HeldOutTask, Level, Origin, TestReading};
 
@@ -707,7 +707,8 @@ fn facts(run: &Run) -> String {
             "{} · {} · weight {} · {} · {}",
             t.split,
             counted(t.n, "question"),
-            t.weight,
+            // Four digits of a scaled one.
+            (t.weight * 1e4).round() / 1e4,
             t.metric,
             short(&t.digest)
         );
@@ -724,6 +725,11 @@ fn facts(run: &Run) -> String {
             "sealed split, read once",
             format!("{}: {}", reading.split, tasks.join(", ")),
         );
+    }
+    if run.mixes_kinds() {
+        fact("weights", MIXED_KINDS.into());
+    } else if run.is_scaled {
+        fact("weights", "divided by the standard errors of the first model's scores".into());
     }
     fact(
         "optimizer",

@@ -53,6 +53,8 @@ struct Past {
     /// Those that came after the candidate's score: to a later exam.
     later_answers: HashMap<String, HashMap<TaskName, Answered>>,
     stages: HashMap<String, u64>,
+    /// The tasks' weights, where they are scaled.
+    scale: Option<Vec<f64>>,
     /// A command's scores of finalists, by id and split.
     scores: HashMap<(String, String), BTreeMap<String, f64>>,
     search_ended: Option<(EndReason, u64)>,
@@ -136,7 +138,7 @@ impl<'a> Chronicle<'a> {
                 past.candidates
                     .insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
             }
-            // A parent that could not be scored ended the run: it is asked again.
+            // Without a parent there is no run: it ended there, and after repair the parent is asked again.
             Event::CandidateFailed {
                 origin: Origin::Parent, ..
             } => {}
@@ -169,6 +171,7 @@ impl<'a> Chronicle<'a> {
                     .answers
                     .extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
             }
+            Event::Scaled { weights } => past.scale = Some(weights),
             Event::Scores(scores) => {
                 past.scores.insert((scores.id, scores.split), scores.scores);
             }
@@ -422,6 +425,11 @@ impl<'a> Chronicle<'a> {
             }))?;
         }
         Ok(())
+    }
+
+    /// The tasks' weights, if they were scaled.
+    pub fn past_scale(&self) -> Option<&[f64]> {
+        self.past.scale.as_deref()
     }
 
     /// What a command gave a finalist, if the journal says so.

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    Crew, Error, Evaluation, Exam, Unscored, Interrupt, Run,
+    Crew, Error, Evaluation, Exam, Interrupt, Run, Unscored,
     chronicle::Step,
     genome::Genome,
     race::{Entrant, Race},

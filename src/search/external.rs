@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Crew, Evaluation, Evaluator, Unscored, Sitting, Subject,
+    Crew, Evaluation, Evaluator, Sitting, Subject, Unscored,
     evaluator::verbatim,
     genome::named,
     program::{Broke, Program, Reply},
@@ -84,7 +84,7 @@ struct Word {
 enum Refusal {
     Broke(Broke),
     /// It was not even asked.
-    Unasked(Failure),
+    Unasked(Unscored),
 }
 
 #[derive(Serialize)]
@@ -127,7 +127,7 @@ impl<'a> External<'a> {
     }
 
     /// The line that asks for a candidate, with its model written where the command wants one.
-    fn job(&mut self, sitting: &Sitting<'_>) -> Result<Job, Failure> {
+    fn job(&mut self, sitting: &Sitting<'_>) -> Result<Job, Unscored> {
         let recipe = match sitting.subject {
             Subject::Recipe(recipe) => Some(recipe.clone()),
             Subject::Model(name) => Some(verbatim(name)),
@@ -198,9 +198,9 @@ impl<'a> External<'a> {
             }
             Broke::CannotStart(reason) => return Some(Err(Unscored::machine(reason))),
             Broke::Down(reason) | Broke::Hung(reason) => {
-                return Some(Err(Unscored::breakdown(format!("{reason} (its messages are in {log})"))));
+                return Some(Err(Unscored::breakdown(format_args!("{reason} (its messages are in {log})"))));
             }
-            Broke::Closing => return Some(Err(Unscored::machine("the search is over".into()))),
+            Broke::Closing => return Some(Err(Unscored::machine("the search is over"))),
         };
         self.send(worker, again);
         None
@@ -210,19 +210,19 @@ impl<'a> External<'a> {
 /// The named scores of a reply.
 fn judge(reply: Reply) -> Result<Evaluation, Unscored> {
     let scores = match (reply.scores, reply.error) {
-        (_, Some(error)) => return Err(Unscored::candidate(format!("the command says: {error}"))),
-        (Some(scores), None) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score".into())),
+        (_, Some(error)) => return Err(Unscored::candidate(format_args!("the command says: {error}"))),
+        (Some(scores), None) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score")),
         (Some(scores), None) => scores,
         (None, None) => {
             let reason = "the command's answer has neither 'scores' nor 'error'";
-            return Err(Unscored::candidate(reason.into()));
+            return Err(Unscored::candidate(reason));
         }
     };
     let number = |(name, score): (String, Value)| match score.as_f64().filter(|score| score.is_finite()) {
         Some(score) => Ok((name, score)),
         None => {
             let score = score.as_str().map_or_else(|| score.to_string(), str::to_string);
-            Err(Unscored::candidate(format!("the command's score '{name}' is {score}")))
+            Err(Unscored::candidate(format_args!("the command's score '{name}' is {score}")))
         }
     };
     let mut scores = scores.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;

@@ -4,7 +4,7 @@
 //! been scored before is asked again. With a score the failures were the candidates' own and are written down; without one,
 //! or with nobody to ask, the run stops as it was before the first of them, and a resumed run asks them all again.
 
-use super::{Error, Exam, Unscored, Interrupt, Run, race::Entrant};
+use super::{Error, Exam, Interrupt, Run, Unscored, race::Entrant};
 use crate::event::Level;
 
 /// Breakdowns in a row before somebody who can be scored is asked again.
@@ -28,19 +28,19 @@ impl Run<'_, '_> {
     }
 
     /// Somebody was not scored: the reason, if that may be so for all that is known.
-    pub(super) fn failed(&mut self, entrant: &Entrant, exam: &Exam, failure: Failure) -> Result<String, Interrupt> {
+    pub(super) fn failed(&mut self, entrant: &Entrant, exam: &Exam, failure: Unscored) -> Result<String, Interrupt> {
         let id = &entrant.id;
         let reason = failure.to_string();
         match failure {
-            Failure::Machine(reason) => return Err(Error::Machine { id: id.clone(), reason }.into()),
-            Failure::Breakdown(_) => {
+            Unscored::Machine { reason } => return Err(Error::Machine { id: id.clone(), reason }.into()),
+            Unscored::Breakdown { .. } => {
                 self.failures.breakdowns += 1;
                 let message = format!("{id}: {reason}; whether that is its own fault shows when another one is scored");
                 self.chronicle.note(Level::Warning, message)?;
             }
             // The questions are ours, and so is the judgement.
-            Failure::Candidate(_) if self.plan.space.fitness.command.is_none() => return Ok(reason),
-            Failure::Candidate(_) => {}
+            Unscored::Candidate { .. } if self.plan.space.fitness.command.is_none() => return Ok(reason),
+            Unscored::Candidate { .. } => {}
         }
         self.failures.all += 1;
         self.chronicle.hold();

@@ -20,10 +20,12 @@ mod parents;
 mod pool;
 mod program;
 mod race;
+mod scale;
 mod scoring;
 mod soup;
 #[cfg(test)]
 mod tests;
+mod unscored;
 
 use std::{
     collections::HashMap,
@@ -41,6 +43,7 @@ pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
+pub use unscored::Unscored;
 
 use chronicle::MEAN;
 use crew::AtWork;
@@ -85,10 +88,18 @@ pub enum Error {
         journalled: String,
         now: String,
     },
+    #[error(
+        "{id} could not be scored, through no fault of its own: {reason}. Nothing is lost: when that is mended, `heterosis \
+         resume` goes on and asks it again"
+    )]
+    Machine { id: String, reason: String },
+    #[error(
+        "the scores of '{task}' cannot be scaled: all answers of {model} score the same. Give the task more questions, or \
+         leave 'scale' out and write weights"
+    )]
+    NoScale { task: String, model: String },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
-    #[error("{id} cannot be evaluated, and that is no fault of its own: {reason}. Once this is mended, `heterosis resume` goes on")]
-    Machine { id: String, reason: String },
     #[error(
         "{failures} candidates in a row failed, {id} the last of them: {reason}. No candidate answers any more, so none of \
          these failures counts. Once the command is mended, `heterosis resume` asks them again"
@@ -98,26 +109,6 @@ pub enum Error {
         id: String,
         reason: String,
     },
-}
-
-/// Why a candidate has no score.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Failure {
-    /// The candidate's own: it ranks last, and the search goes on.
-    #[error("{0}")]
-    Candidate(String),
-    /// The evaluator broke down over it. Whose fault that is shows when another candidate is asked.
-    #[error("{0}")]
-    Breakdown(String),
-    /// What no candidate can help: a full disk, a program that cannot be started. The run stops and can be resumed.
-    #[error("{0}")]
-    Machine(String),
-}
-
-impl From<String> for Failure {
-    fn from(reason: String) -> Self {
-        Self::Candidate(reason)
-    }
 }
 
 /// Who is to be scored.
@@ -159,7 +150,8 @@ pub struct Evaluation {
 /// function.
 pub trait Evaluator {
     /// # Errors
-    /// Why this candidate has no score.
+    /// The reason why this candidate has no score: without it the search goes on if that is its own fault, and stops if it is
+    /// the machine's; where that is not known, others are asked.
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,
@@ -246,53 +238,18 @@ pub fn run(
     chronicle: &mut Chronicle<'_>,
     control: &Control,
 ) -> Result<End, Error> {
-    let pool = Pool::new(&plan.search);
-    // Earlier versions knew nothing else with several hands: their journals say who was out when.
-    let wants_no_order = plan.space.search.asynchronous || chronicle.next_step().is_some();
-    let is_asynchronous = wants_no_order && evaluator.crew().is_some();
-    let pace = Pace::new(plan);
-    let mut run = Run {
-        plan,
-        evaluator,
-        chronicle,
-        control,
-        standard: match pace.is_racing() {
-            true => pool.spread(STANDARD_QUESTIONS),
-            false => plan.search.clone(),
-        },
-        pool,
-        pace,
-        scored: Vec::new(),
-        worth: HashMap::new(),
-        means: Vec::new(),
-        races: 0,
-        asked: 0,
-        generations: 0,
-        evals: 0,
-        stage_end: None,
-        stages: vec![(0, plan.genome.genes().into())],
-        soup: None,
-        at_work: AtWork::default(),
-        failures: Failures::default(),
-        is_asynchronous,
-        names: plan.space.fitness.weights.iter().map(|(name, _)| name.clone()).collect(),
-    };
-    match run.whole() {
-        Ok(()) => {
-            run.chronicle.believe()?;
-            Ok(End::Done)
+    let mut unscaled = Run::new(plan, evaluator, chronicle, control);
+    match unscaled.scaled() {
+        Ok(None) => {
+            let how = unscaled.whole();
+            unscaled.end(how)
         }
-        Err(Interrupt::Stop) => {
-            run.settle()?;
-            let reason = "asked to stop; `heterosis resume` goes on".into();
-            run.chronicle.write(Event::RunStopped { reason })?;
-            Ok(End::Stopped)
+        Ok(Some(scaled)) => {
+            let mut run = Run::new(&scaled, unscaled.evaluator, unscaled.chronicle, control);
+            let how = run.whole();
+            run.end(how)
         }
-        Err(Interrupt::Error(e)) => {
-            run.chronicle.disbelieve();
-            run.chronicle.write(Event::RunFailed { reason: e.to_string() })?;
-            Err(e)
-        }
+        Err(interrupt) => unscaled.end(Err(interrupt)),
     }
 }
 
@@ -357,6 +314,68 @@ enum StageEnd {
         evals: Option<u64>,
         elapsed_ms: Option<u64>,
     },
+}
+
+impl<'a, 'b> Run<'a, 'b> {
+    fn new(
+        plan: &'a Plan,
+        evaluator: &'a mut dyn Evaluator,
+        chronicle: &'a mut Chronicle<'b>,
+        control: &'a Control,
+    ) -> Self {
+        let pool = Pool::new(&plan.search);
+        // Earlier versions knew nothing else with several hands: their journals say who was out when.
+        let wants_no_order = plan.space.search.asynchronous || chronicle.next_step().is_some();
+        let is_asynchronous = wants_no_order && evaluator.crew().is_some();
+        let pace = Pace::new(plan);
+        Self {
+            plan,
+            evaluator,
+            chronicle,
+            control,
+            standard: match pace.is_racing() {
+                true => pool.spread(STANDARD_QUESTIONS),
+                false => plan.search.clone(),
+            },
+            pool,
+            pace,
+            scored: Vec::new(),
+            worth: HashMap::new(),
+            means: Vec::new(),
+            races: 0,
+            asked: 0,
+            generations: 0,
+            evals: 0,
+            stage_end: None,
+            stages: vec![(0, plan.genome.genes().into())],
+            soup: None,
+            at_work: AtWork::default(),
+            failures: Failures::default(),
+            is_asynchronous,
+            names: plan.space.fitness.weights.iter().map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    /// What is said at the end of the work.
+    fn end(&mut self, how: Result<(), Interrupt>) -> Result<End, Error> {
+        match how {
+            Ok(()) => {
+                self.chronicle.believe()?;
+                Ok(End::Done)
+            }
+            Err(Interrupt::Stop) => {
+                self.settle()?;
+                let reason = "asked to stop; `heterosis resume` goes on".into();
+                self.chronicle.write(Event::RunStopped { reason })?;
+                Ok(End::Stopped)
+            }
+            Err(Interrupt::Error(e)) => {
+                self.chronicle.disbelieve();
+                self.chronicle.write(Event::RunFailed { reason: e.to_string() })?;
+                Err(e)
+            }
+        }
+    }
 }
 
 impl Run<'_, '_> {

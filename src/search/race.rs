@@ -8,7 +8,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Evaluation, Exam, Unscored, Interrupt, Plan, Run, Sitting, Subject,
+    Evaluation, Exam, Interrupt, Plan, Run, Sitting, Subject, Unscored,
     genome::Who,
     pool::{Block, Pool, Rung},
     scoring::names_fit,
@@ -209,7 +209,8 @@ impl Run<'_, '_> {
             let is_last = r + 1 == block.rungs.len();
             let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
             for i in alive {
-                if self.end_of_search(0)?.is_some() {
+                // Whoever is at work is waited for.
+                if !self.at_work.has_begun(&arms[i].entrant.id) && self.end_of_search(0)?.is_some() {
                     return Ok(None);
                 }
                 let judged = self.stand(&mut arms[i], r, rung)?;
@@ -461,9 +462,8 @@ impl Run<'_, '_> {
     fn named(&mut self, evaluation: Evaluation) -> Result<Evaluation, Unscored> {
         self.learn_names(&evaluation);
         if !evaluation.scores.is_empty() {
-            names_fit(&evaluation.scores, &self.names)?;
+            names_fit(&evaluation.scores, &self.names).map_err(Unscored::candidate)?;
         }
-        Ok(evaluation)
     }
 
     fn learn_names(&mut self, evaluation: &Evaluation) {

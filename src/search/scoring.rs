@@ -203,7 +203,7 @@ impl ExamTask {
     }
 
     /// Accuracy: mean ± sample standard deviation/√n. Log-likelihood: all tokens' mean, with the error of that ratio.
-    fn score(&self, answers: &[Answer]) -> Score {
+    pub(super) fn score(&self, answers: &[Answer]) -> Score {
         let (value, stderr) = if self.is_likelihood {
             let pairs: Vec<(f64, f64)> = answers.iter().map(|a| (a.score * self.size(a), self.size(a))).collect();
             stats::ratio(&pairs)

@@ -211,6 +211,8 @@ pub struct Fitness {
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub weights: Vec<(String, f64)>,
     pub objectives: Objectives,
+    #[serde(skip_serializing_if = "Scale::is_none")]
+    pub scale: Scale,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
 }
@@ -224,6 +226,23 @@ pub enum Objectives {
     Scalar,
     /// Each task for itself: a front of candidates that no other beats in all of them.
     Pareto,
+}
+
+/// How scores of different kinds are made to add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    #[default]
+    None,
+    /// Each task's weight is divided by the standard error of the first model's score.
+    StandardError,
+}
+
+impl Scale {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 impl Fitness {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Mating, Module,
-    Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef,
+    Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef, TaskRef,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
@@ -581,6 +581,15 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         }
         _ => Objectives::Scalar,
     };
+    let scale = match map.optional("scale") {
+        Some(node) if node.one_of(&["none", "standard_error"])? == 1 => {
+            if command.is_some() {
+                return Err(node.error("a command's scores have no standard error; scale them in the command, or by 'weights'"));
+            }
+            Scale::StandardError
+        }
+        _ => Scale::None,
+    };
     let guard = match map.optional("guard") {
         Some(node) => {
             let map = node.map()?;
@@ -600,6 +609,7 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         command,
         weights,
         objectives,
+        scale,
         guard,
     })
 }

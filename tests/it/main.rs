@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
 mod combinations;
+mod commands;
 mod data_flow;
 mod evaluation;
 mod program;
