@@ -33,9 +33,9 @@ use crate::{
     recipe::{Recipe, write},
     search::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
+        MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, recipe_dtype, run,
     },
-    space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
+    space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, SplitRef, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -216,6 +216,9 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
                 *word = absolute(word)?;
             }
         }
+        if let Some(questions) = &mut command.questions {
+            *questions = absolute(questions)?;
+        }
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
     let words = space
@@ -385,7 +388,21 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         guard: prepared.space.fitness.guard,
         since_start: Box::new(stopwatch),
     });
-    let search = asking.search_exam()?;
+    let fitness = &prepared.space.fitness;
+    let of_command = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
+    let of_command = of_command.map(|file| Questions::read(Path::new(file), fitness)).transpose()?;
+    let search = match &of_command {
+        Some(questions) => questions.exam(&SplitRef {
+            split: Split::Search.name().into(),
+            limit: None,
+        })?,
+        None => asking.search_exam()?,
+    };
+    let mut later = |split: &SplitRef| match &of_command {
+        Some(questions) => questions.exam(split),
+        None => asking.exam(split),
+    };
+    let (selection, test) = (later(&prepared.space.finale.selection)?, later(&prepared.space.finale.test)?);
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,
@@ -393,8 +410,8 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         budget,
         finish,
         search,
-        selection: asking.exam(&prepared.space.finale.selection)?,
-        test: asking.exam(&prepared.space.finale.test)?,
+        selection,
+        test,
         held_out: asking.held_out_exam()?,
     };
     for record in &records {
@@ -402,9 +419,21 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
             asking.remember(answers)?;
         }
     }
-    let started = started(prepared, &plan, &asking)?;
+    let digest = |index| match &of_command {
+        Some(questions) => questions.digest(index),
+        None => asking.task_digest(index).to_string(),
+    };
+    let started = started(prepared, &plan, &digest)?;
     let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
-        Some(command) => Box::new(external(command, prepared, dir)),
+        Some(command) => {
+            let mut external = external(command, prepared, dir);
+            for record in &records {
+                if let Event::Answers(answers) = &record.event {
+                    external.remember(answers);
+                }
+            }
+            Box::new(external)
+        }
         None => Box::new(asking),
     };
     let control = Control::default();
@@ -495,7 +524,7 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
     )
 }
 
-fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> Result<event::RunStarted> {
+fn started(prepared: &Prepared, plan: &Plan, digest: &dyn Fn(usize) -> String) -> Result<event::RunStarted> {
     let (space, runtime) = (&prepared.space, &prepared.runtime);
     let models = space.models.iter().map(|(name, word)| {
         let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
@@ -512,7 +541,7 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         split: task.split.clone(),
         weight: task.weight,
         n: task.items.len(),
-        digest: evaluator.task_digest(task.index).to_string(),
+        digest: digest(task.index),
         metric: task.metric().into(),
     });
     let computed = runtime.computed();

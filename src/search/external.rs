@@ -6,7 +6,7 @@
 //! again. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,15 +17,19 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
-    Crew, Evaluation, Evaluator, Sitting, Subject, Unscored,
+    Crew, Evaluation, Evaluator, Exam, ExamTask, Sitting, Subject, Unscored,
     evaluator::verbatim,
     genome::named,
-    program::{Broke, Program, Reply},
+    program::{Broke, Program, Reply, ReplyAnswer},
 };
-use crate::{event, recipe::Recipe, space};
+use crate::{
+    event::{self, Answer},
+    recipe::Recipe,
+    space,
+};
 
 /// Writes the merged model of a recipe into a directory that does not exist yet.
 pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), Unscored> + Send + 'a>;
@@ -49,6 +53,8 @@ pub struct External<'a> {
     models: Option<(PathBuf, Materialize<'a>)>,
     /// Short names and MODEL words: a program knows nothing of short names.
     words: BTreeMap<String, String>,
+    /// By candidate: in a race some questions have been answered already.
+    answered: HashMap<String, HashMap<Asked, Answer>>,
     workers: Vec<Worker>,
     to_me: Sender<Word>,
     words_back: Receiver<Word>,
@@ -72,6 +78,7 @@ struct Job {
     model_dir: Option<PathBuf>,
     request: String,
     tries: usize,
+    exam: Exam,
 }
 
 /// A worker's answer; its program comes back with it unless it broke off.
@@ -96,6 +103,20 @@ struct Request<'a> {
     genotype: Value,
     /// `search`, or `selection` when finalists are asked again: the place for questions that the search has not seen.
     split: &'a str,
+    /// What is to be answered one by one; only of a command that has named its questions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    questions: Vec<Asked>,
+}
+
+/// One question before its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+struct Asked {
+    task: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    lang: String,
+    #[serde(skip)]
+    split: String,
+    id: String,
 }
 
 impl<'a> External<'a> {
@@ -113,11 +134,26 @@ impl<'a> External<'a> {
             log: log.to_path_buf(),
             models,
             words: words.iter().cloned().collect(),
+            answered: HashMap::new(),
             to_me,
             words_back,
             closing: Arc::default(),
             rest: REST,
         }
+    }
+
+    /// Takes answers of the journal, which nobody is asked for again.
+    pub fn remember(&mut self, answers: &event::Answers) {
+        let known = self.answered.entry(answers.id.clone()).or_default();
+        known.extend(answers.answers.iter().map(|answer| {
+            let asked = Asked {
+                task: answers.task.clone(),
+                lang: answers.lang.clone(),
+                split: answers.split.clone(),
+                id: answer.q.clone(),
+            };
+            (asked, answer.clone())
+        }));
     }
 
     #[cfg(test)]
@@ -147,12 +183,56 @@ impl<'a> External<'a> {
             model_dir: model_dir.as_deref(),
             genotype: named(sitting.genes, sitting.genotype),
             split: &sitting.exam.split,
+            questions: self.open(sitting),
         };
         Ok(Job {
             id: sitting.id.into(),
             request: serde_json::to_string(&request).expect("a request is plain data") + "\n",
             model_dir,
             tries: 1,
+            exam: sitting.exam.clone(),
+        })
+    }
+
+    /// The questions of an exam that a candidate has not answered yet.
+    fn open(&self, sitting: &Sitting<'_>) -> Vec<Asked> {
+        let known = self.answered.get(sitting.id);
+        let is_open = |asked: &Asked| known.is_none_or(|known| !known.contains_key(asked));
+        questions(sitting.exam).flatten().filter(is_open).collect()
+    }
+
+    /// What a reply says of a candidate.
+    fn judge(&mut self, id: &str, exam: &Exam, reply: Reply) -> Result<Evaluation, Unscored> {
+        if let Some(error) = reply.error {
+            return Err(Unscored::candidate(format_args!("the command says: {error}")));
+        }
+        if exam.tasks.is_empty() {
+            return named_scores(reply.scores);
+        }
+        let known = self.answered.entry(id.into()).or_default();
+        let only = (exam.tasks.len() == 1).then(|| exam.tasks[0].task.clone());
+        for answer in reply.answers.unwrap_or_default() {
+            let (task, lang) = (answer.task.clone().or_else(|| only.clone()), answer.lang.clone());
+            let of = |t: &&ExamTask| task.as_ref().is_some_and(|task| *task == t.task) && (lang.is_empty() || lang == t.lang);
+            // Of a task that it was not asked about there is nothing to keep.
+            let Some(task) = exam.tasks.iter().find(of) else { continue };
+            let (asked, answer) = plain(task, answer)?;
+            known.insert(asked, answer);
+        }
+        let of_task = |of_task: Vec<Asked>| {
+            let answer = |asked: Asked| match known.get(&asked) {
+                Some(answer) => Ok(answer.clone()),
+                None => Err(Unscored::candidate(format_args!(
+                    "the command's reply has no answer to question '{}' of '{}'",
+                    asked.id, asked.task
+                ))),
+            };
+            let answers = of_task.into_iter().map(answer).collect::<Result<Vec<_>, _>>()?;
+            Ok((id.to_string(), answers))
+        };
+        Ok(Evaluation {
+            answers: questions(exam).map(|task| task.collect()).map(of_task).collect::<Result<_, Unscored>>()?,
+            ..Evaluation::default()
         })
     }
 
@@ -184,7 +264,8 @@ impl<'a> External<'a> {
         let broke = match answer {
             Ok((reply, program)) => {
                 self.workers[worker].program = Some(program);
-                return Some(judge(reply));
+                let (id, exam) = (job.id.clone(), job.exam.clone());
+                return Some(self.judge(&id, &exam, reply));
             }
             Err(Refusal::Unasked(failure)) => return Some(Err(failure)),
             Err(Refusal::Broke(broke)) => broke,
@@ -207,13 +288,51 @@ impl<'a> External<'a> {
     }
 }
 
-/// The named scores of a reply.
-fn judge(reply: Reply) -> Result<Evaluation, Unscored> {
-    let scores = match (reply.scores, reply.error) {
-        (_, Some(error)) => return Err(Unscored::candidate(format_args!("the command says: {error}"))),
-        (Some(scores), None) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score")),
-        (Some(scores), None) => scores,
-        (None, None) => {
+/// The questions of an exam, task by task.
+fn questions(exam: &Exam) -> impl Iterator<Item = impl Iterator<Item = Asked>> {
+    exam.tasks.iter().map(|task| task.items.iter().map(|item| asked(task, &task.catalogue.ids[*item])))
+}
+
+fn asked(task: &ExamTask, id: &str) -> Asked {
+    Asked {
+        task: task.task.clone(),
+        lang: task.lang.clone(),
+        split: task.split.clone(),
+        id: id.into(),
+    }
+}
+
+/// A reply's answer as the journal keeps it.
+fn plain(task: &ExamTask, answer: ReplyAnswer) -> Result<(Asked, Answer), Unscored> {
+    let score = match (answer.score, answer.correct) {
+        (Some(score), None) if score.is_finite() => score,
+        (None, Some(correct)) => f64::from(u8::from(correct)),
+        _ => {
+            return Err(Unscored::candidate(format_args!(
+                "the command's answer to question '{}' needs either 'score', a number, or 'correct'",
+                answer.id
+            )));
+        }
+    };
+    let question = asked(task, &answer.id);
+    let answer = Answer {
+        q: answer.id,
+        out: answer.output,
+        got: String::new(),
+        gold: String::new(),
+        score,
+        finish: String::new(),
+        language_ok: true,
+        tokens: 1,
+    };
+    Ok((question, answer))
+}
+
+fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscored> {
+    let scores = match scores {
+        Some(scores) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score")),
+        Some(scores) => scores,
+        None => {
             let reason = "the command's answer has neither 'scores' nor 'error'";
             return Err(Unscored::candidate(reason));
         }
@@ -268,6 +387,7 @@ impl Crew for External<'_> {
                     model_dir: None,
                     request: String::new(),
                     tries: TRIES,
+                    exam: sitting.exam.clone(),
                 });
                 let answer = Err(Refusal::Unasked(failure));
                 let word = Word { worker, answer };

@@ -19,6 +19,7 @@ mod genome;
 mod parents;
 mod pool;
 mod program;
+mod questions;
 mod race;
 mod scale;
 mod scoring;
@@ -42,6 +43,7 @@ pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verb
 pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
+pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask};
 pub use unscored::Unscored;
 

@@ -47,6 +47,22 @@ pub struct Reply {
     pub id: String,
     pub scores: Option<Map<String, Value>>,
     pub error: Option<String>,
+    pub answers: Option<Vec<ReplyAnswer>>,
+}
+
+/// What a program says of one question.
+#[derive(Debug, Deserialize)]
+pub struct ReplyAnswer {
+    pub id: String,
+    /// May be left out where there is one task.
+    pub task: Option<String>,
+    #[serde(default)]
+    pub lang: String,
+    pub score: Option<f64>,
+    pub correct: Option<bool>,
+    /// What the model wrote, for people to read.
+    #[serde(default)]
+    pub output: String,
 }
 
 /// Why there is no answer.

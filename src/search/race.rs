@@ -198,15 +198,14 @@ impl Run<'_, '_> {
     /// Puts a generation through a race; `None` when the budget ended before its end.
     pub(super) fn race(&mut self, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
         let block = self.block();
-        if let [whole] = block.rungs.as_slice() {
-            self.look_ahead(entrants, &whole.exam)?;
-        }
         let mut arms: Vec<Arm> = entrants.iter().map(Arm::new).collect();
         let mut outcomes = vec![Outcome::Failed; arms.len()];
         let mut alive: Vec<usize> = (0..arms.len()).collect();
         let mut left = 0;
         for (r, rung) in block.rungs.iter().enumerate() {
             let is_last = r + 1 == block.rungs.len();
+            let standing_here: Vec<Entrant> = alive.iter().map(|i| entrants[*i].clone()).collect();
+            self.look_ahead(&standing_here, &rung.exam)?;
             let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
             for i in alive {
                 // Whoever is at work is waited for.

@@ -118,7 +118,7 @@ impl Exam {
             }
         }
         let (p_value, test) = match self.tasks.as_slice() {
-            [task] if !task.is_likelihood => {
+            [task] if !task.is_likelihood && is_right_or_wrong(child) && is_right_or_wrong(other) => {
                 let right = |answers: &Answers| answers[0].1.iter().map(|a| a.score > 0.5).collect::<Vec<_>>();
                 let discordant = stats::Discordant::count(&right(other), &right(child));
                 (discordant.mcnemar_p(), "mcnemar-exact")
@@ -147,6 +147,12 @@ impl Exam {
         }
         contributions
     }
+}
+
+/// A command's answers may be right in part.
+fn is_right_or_wrong(answers: &Answers) -> bool {
+    let mut scores = answers.iter().flat_map(|(_, answers)| answers).map(|answer| answer.score);
+    scores.all(|score| score == 0.0 || score == 1.0)
 }
 
 /// The named scores that a command gave, as tasks of one question. Fitness: Σ weight·score ÷ Σ |weight|, so that a score
@@ -321,6 +327,14 @@ mod tests {
         // Two-sided binomial(4, 1/2): P(≤ 1) + P(≥ 3) = 10/16.
         assert!((paired.p_value - 10.0 / 16.0).abs() < 1e-12);
         assert_eq!(paired.test, "mcnemar-exact");
+    }
+
+    #[test]
+    fn answers_that_are_right_in_part_are_compared_by_sign_flips() {
+        let exam = exam(vec![task(1.0, false)]);
+        let paired = exam.compare(&[answers(&[0.4; 20])], &[answers(&[0.3; 20])], 0);
+        assert_eq!(paired.test, "paired-sign-flip");
+        assert!(paired.p_value < 0.001);
     }
 
     #[test]

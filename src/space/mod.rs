@@ -246,6 +246,11 @@ impl Scale {
 }
 
 impl Fitness {
+    /// Its scores come from a command that does not say which questions they are of.
+    pub fn keeps_its_questions(&self) -> bool {
+        self.command.as_ref().is_some_and(|command| command.questions.is_none())
+    }
+
     pub fn is_pareto(&self) -> bool {
         self.objectives == Objectives::Pareto
     }
@@ -256,6 +261,9 @@ impl Fitness {
 pub struct Command {
     /// The program and its arguments.
     pub command: Vec<String>,
+    /// A file that names the questions which it answers one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<String>,
     /// The merged model is written to a directory first.
     pub materialize: bool,
     /// Seconds until an answer is no longer waited for.

@@ -571,7 +571,8 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
             if tasks.len() == 1 {
                 return Err(node.error("'pareto' needs two tasks or more"));
             }
-            if command.is_some() && weights.iter().filter(|(_, weight)| *weight != 0.0).count() < 2 {
+            let keeps_its_questions = command.as_ref().is_some_and(|command| command.questions.is_none());
+            if keeps_its_questions && weights.iter().filter(|(_, weight)| *weight != 0.0).count() < 2 {
                 return Err(node.error(
                     "'pareto' with a command needs to know two of its scores or more: weights: {NAME: 1, NAME: -1}; a \
                      negative weight means that less is better, and 0 that a score is only shown",
@@ -614,12 +615,12 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     })
 }
 
-/// The keys `command`, `materialize`, `timeout` and `workers`.
+/// The keys `command`, `questions`, `materialize`, `timeout` and `workers`.
 fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
-    let workers = map.optional("workers");
+    let (workers, questions) = (map.optional("workers"), map.optional("questions"));
     let Some(node) = map.optional("command") else {
-        return match materialize.or(timeout).or(workers) {
+        return match materialize.or(timeout).or(workers).or(questions) {
             Some(node) => Err(node.error("this belongs to a 'command'")),
             None => Ok(None),
         };
@@ -649,6 +650,7 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     };
     Ok(Some(Command {
         command,
+        questions: questions.map(Node::text).transpose()?,
         materialize: materialize.map_or(Ok(false), Node::bool)?,
         timeout,
         workers,
@@ -763,8 +765,10 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     }
     if let Some(node) = map.optional("racing") {
         search.racing = racing(node)?;
-        if search.racing.is_some() && fitness.command.is_some() {
-            return Err(node.error("a command chooses its own questions, so there is nothing to race over"));
+        if search.racing.is_some() && fitness.keeps_its_questions() {
+            return Err(node.error(
+                "a command chooses its own questions, so there is nothing to race over, unless 'fitness.questions' names them",
+            ));
         }
     }
     if let Some(node) = map.optional("warm_start") {
@@ -784,7 +788,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
                 node.error("only the genetic algorithm mates; write 'optimizer: genetic', or leave 'mating' out")
             );
         }
-        if search.mating.is_some() && fitness.command.is_some() && fitness.weights.len() < 2 {
+        if search.mating.is_some() && fitness.keeps_its_questions() && fitness.weights.len() < 2 {
             return Err(node.error(
                 "attraction goes by what each candidate gets right, and a command keeps its questions to itself: name \
                  two of its scores or more, fitness.weights: {NAME: 1, NAME: 1}, or write 'mating: tournament'",
