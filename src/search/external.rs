@@ -402,7 +402,9 @@ impl Crew for External<'_> {
             let worker = word.worker;
             if let Some(result) = self.result(word) {
                 let job = self.workers[worker].job.take().expect("an answer follows a question");
-                job.model_dir.as_deref().map(remove);
+                if let Some(dir) = &job.model_dir {
+                    remove(dir);
+                }
                 return (job.id, result);
             }
         }

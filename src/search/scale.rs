@@ -4,9 +4,9 @@
 //! on it, so that one standard error of each counts the same. It is measured once, before anything else, and journalled:
 //! every later score of the run, the final's included, is weighed by the same numbers.
 
-use super::{Error, Interrupt, Plan, Run, event::Event, race::Entrant, scoring::ExamTask};
+use super::{Error, Interrupt, Plan, Run, race::Entrant, scoring::ExamTask};
 use crate::{
-    event::{Answer, Phase},
+    event::{Answer, Event, Phase},
     space::Scale,
 };
 
