@@ -32,7 +32,7 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, recipe_dtype, run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, SplitRef, TaskRef},
@@ -402,7 +402,14 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         Some(questions) => questions.exam(split),
         None => asking.exam(split),
     };
-    let (selection, test) = (later(&prepared.space.finale.selection)?, later(&prepared.space.finale.test)?);
+    let selection = later(&prepared.space.finale.selection)?;
+    let test = match prepared.space.models.is_empty() {
+        true => Exam {
+            split: prepared.space.finale.test.split.clone(),
+            tasks: Vec::new(),
+        },
+        false => later(&prepared.space.finale.test)?,
+    };
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,

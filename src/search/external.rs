@@ -263,8 +263,8 @@ impl<'a> External<'a> {
         let job = self.workers[worker].job.as_mut()?;
         let broke = match answer {
             Ok((reply, program)) => {
-                self.workers[worker].program = Some(program);
                 let (id, exam) = (job.id.clone(), job.exam.clone());
+                self.workers[worker].program = Some(program);
                 return Some(self.judge(&id, &exam, reply));
             }
             Err(Refusal::Unasked(failure)) => return Some(Err(failure)),

@@ -25,8 +25,9 @@ impl Run<'_, '_> {
             Some(selection) => selection.clone(),
             None => self.select()?,
         };
-        // A command keeps its questions to itself: there is nothing sealed to read.
-        if self.chronicle.past_test().is_none() && !self.plan.test.tasks.is_empty() {
+        // A command that keeps its questions to itself has nothing sealed to read, and bare genes no parents to compare with.
+        let can_compare = !self.plan.test.tasks.is_empty() && !self.plan.space.models.is_empty();
+        if self.chronicle.past_test().is_none() && can_compare {
             self.read_test(&selection)?;
         }
         if !self.chronicle.past_held_out() && !self.plan.held_out.tasks.is_empty() {
