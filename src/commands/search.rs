@@ -390,7 +390,9 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
     });
     let fitness = &prepared.space.fitness;
     let of_command = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
-    let of_command = of_command.map(|file| Questions::read(Path::new(file), fitness)).transpose()?;
+    let of_command = of_command
+        .map(|file| Questions::read(Path::new(file), fitness))
+        .transpose()?;
     let search = match &of_command {
         Some(questions) => questions.exam(&SplitRef {
             split: Split::Search.name().into(),
@@ -517,7 +519,8 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
         write().map_err(unwritten)
     };
     // A program may work in a directory of its own.
-    let candidates = std::path::absolute(dir.path().join("candidates")).unwrap_or_else(|_| dir.path().join("candidates"));
+    let candidates =
+        std::path::absolute(dir.path().join("candidates")).unwrap_or_else(|_| dir.path().join("candidates"));
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command

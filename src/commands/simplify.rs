@@ -188,7 +188,10 @@ impl<'a> Examiner<'a> {
             _ => None,
         });
         for task in &mut all.tasks {
-            task.weight = scaled.and_then(|weights| weights.get(task.index)).copied().unwrap_or(task.weight);
+            task.weight = scaled
+                .and_then(|weights| weights.get(task.index))
+                .copied()
+                .unwrap_or(task.weight);
         }
         let (chosen, fresh) = choose(&all, records, limit);
         let part = |confirms: bool| {
@@ -244,7 +247,9 @@ impl<'a> Examiner<'a> {
         let evaluation = match self.evaluator.evaluate(&sitting, &mut |_| {}) {
             Ok(evaluation) => evaluation,
             Err(Unscored::Candidate { reason }) => return Err(reason),
-            Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => return Err(self.broken.insert(reason).clone()),
+            Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
+                return Err(self.broken.insert(reason).clone());
+            }
         };
         let tasks = exam.tasks.iter().zip(&evaluation.answers);
         Ok(tasks

@@ -41,7 +41,9 @@ fn mark(dir: &Path, command: &[String]) -> Result<PathBuf> {
     let place = place.display().to_string();
     let text = serde_json::to_string(&(place, command))?;
     let state = environment::state_dir().context("neither XDG_STATE_HOME nor HOME is set")?;
-    Ok(state.join("commands").join(blake3::hash(text.as_bytes()).to_hex().as_str()))
+    Ok(state
+        .join("commands")
+        .join(blake3::hash(text.as_bytes()).to_hex().as_str()))
 }
 
 fn leave(mark: &Path) -> Result<()> {
@@ -54,7 +56,10 @@ fn leave(mark: &Path) -> Result<()> {
 fn asked(command: &[String]) -> Result<bool> {
     let mut stderr = std::io::stderr();
     // Quoted, so that nothing in it can move the cursor.
-    write!(stderr, "This run starts a program, and was not begun here by you:\n  {command:?}\nStart it? [y/N] ")?;
+    write!(
+        stderr,
+        "This run starts a program, and was not begun here by you:\n  {command:?}\nStart it? [y/N] "
+    )?;
     stderr.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -7,7 +7,8 @@ use super::svg::{escape, style};
 use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::words::{
-    MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
+    MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
+    test_name,
 };
 use crate::event::{Comparison, HeldOutTask, Level, Origin, TestReading};
 
@@ -729,7 +730,10 @@ fn facts(run: &Run) -> String {
     if run.mixes_kinds() {
         fact("weights", MIXED_KINDS.into());
     } else if run.is_scaled {
-        fact("weights", "divided by the standard errors of the first model's scores".into());
+        fact(
+            "weights",
+            "divided by the standard errors of the first model's scores".into(),
+        );
     }
     fact(
         "optimizer",

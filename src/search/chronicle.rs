@@ -11,8 +11,8 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, Generation, Level, Origin, Phase, Record, RunStarted, SCHEMA_VERSION, Selection,
-        StageStarted, TestReading,
+        self, Candidate, EndReason, Event, Generation, Level, Origin, Phase, Record, RunStarted, SCHEMA_VERSION,
+        Selection, StageStarted, TestReading,
     },
     store::Journal,
 };

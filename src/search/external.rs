@@ -213,9 +213,13 @@ impl<'a> External<'a> {
         let only = (exam.tasks.len() == 1).then(|| exam.tasks[0].task.clone());
         for answer in reply.answers.unwrap_or_default() {
             let (task, lang) = (answer.task.clone().or_else(|| only.clone()), answer.lang.clone());
-            let of = |t: &&ExamTask| task.as_ref().is_some_and(|task| *task == t.task) && (lang.is_empty() || lang == t.lang);
+            let of = |t: &&ExamTask| {
+                task.as_ref().is_some_and(|task| *task == t.task) && (lang.is_empty() || lang == t.lang)
+            };
             // Of a task that it was not asked about there is nothing to keep.
-            let Some(task) = exam.tasks.iter().find(of) else { continue };
+            let Some(task) = exam.tasks.iter().find(of) else {
+                continue;
+            };
             let (asked, answer) = plain(task, answer)?;
             known.insert(asked, answer);
         }
@@ -231,7 +235,10 @@ impl<'a> External<'a> {
             Ok((id.to_string(), answers))
         };
         Ok(Evaluation {
-            answers: questions(exam).map(|task| task.collect()).map(of_task).collect::<Result<_, Unscored>>()?,
+            answers: questions(exam)
+                .map(|task| task.collect())
+                .map(of_task)
+                .collect::<Result<_, Unscored>>()?,
             ..Evaluation::default()
         })
     }
@@ -279,7 +286,9 @@ impl<'a> External<'a> {
             }
             Broke::CannotStart(reason) => return Some(Err(Unscored::machine(reason))),
             Broke::Down(reason) | Broke::Hung(reason) => {
-                return Some(Err(Unscored::breakdown(format_args!("{reason} (its messages are in {log})"))));
+                return Some(Err(Unscored::breakdown(format_args!(
+                    "{reason} (its messages are in {log})"
+                ))));
             }
             Broke::Closing => return Some(Err(Unscored::machine("the search is over"))),
         };
@@ -290,7 +299,9 @@ impl<'a> External<'a> {
 
 /// The questions of an exam, task by task.
 fn questions(exam: &Exam) -> impl Iterator<Item = impl Iterator<Item = Asked>> {
-    exam.tasks.iter().map(|task| task.items.iter().map(|item| asked(task, &task.catalogue.ids[*item])))
+    exam.tasks
+        .iter()
+        .map(|task| task.items.iter().map(|item| asked(task, &task.catalogue.ids[*item])))
 }
 
 fn asked(task: &ExamTask, id: &str) -> Asked {
@@ -341,7 +352,9 @@ fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscor
         Some(score) => Ok((name, score)),
         None => {
             let score = score.as_str().map_or_else(|| score.to_string(), str::to_string);
-            Err(Unscored::candidate(format_args!("the command's score '{name}' is {score}")))
+            Err(Unscored::candidate(format_args!(
+                "the command's score '{name}' is {score}"
+            )))
         }
     };
     let mut scores = scores.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;

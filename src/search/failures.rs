@@ -64,7 +64,10 @@ impl Run<'_, '_> {
     fn ask_somebody_known(&mut self, exam: &Exam, id: &str, reason: &str) -> Result<(), Interrupt> {
         let works = match self.scored.last().cloned() {
             Some(known) => {
-                let message = format!("{} is asked again, to see whether anybody can still be scored", known.id);
+                let message = format!(
+                    "{} is asked again, to see whether anybody can still be scored",
+                    known.id
+                );
                 self.chronicle.note(Level::Info, message)?;
                 let known = self.again(&known);
                 let answer = match self.by_crew(&known, exam) {

@@ -354,7 +354,13 @@ impl<'a, 'b> Run<'a, 'b> {
             at_work: AtWork::default(),
             failures: Failures::default(),
             is_asynchronous,
-            names: plan.space.fitness.weights.iter().map(|(name, _)| name.clone()).collect(),
+            names: plan
+                .space
+                .fitness
+                .weights
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
         }
     }
 

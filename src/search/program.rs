@@ -137,7 +137,11 @@ impl Program {
         std::thread::spawn(move || {
             // A program that does not read keeps this thread waiting, and nobody else; one that has ended is noticed below.
             while let Ok(request) = to_write.recv() {
-                if stdin.write_all(request.as_bytes()).and_then(|()| stdin.flush()).is_err() {
+                if stdin
+                    .write_all(request.as_bytes())
+                    .and_then(|()| stdin.flush())
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -189,7 +193,10 @@ impl Program {
                     }
                 }
                 Ok(Line::Endless) => {
-                    return Err(self.down(&format!("the command wrote a line of more than {} MiB", MOST_LINE >> 20)));
+                    return Err(self.down(&format!(
+                        "the command wrote a line of more than {} MiB",
+                        MOST_LINE >> 20
+                    )));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
                 Err(RecvTimeoutError::Timeout) if self.has_exited() => {
@@ -364,7 +371,9 @@ fn read_reply(line: &str) -> Result<Reply, String> {
 fn quoted(line: &str) -> String {
     let (mut out, mut rest, mut in_text) = (String::new(), line, false);
     while let Some(c) = rest.chars().next() {
-        let bare = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| rest.starts_with(word));
+        let bare = ["NaN", "-Infinity", "Infinity"]
+            .into_iter()
+            .find(|word| rest.starts_with(word));
         let taken = match (in_text, bare) {
             (false, Some(word)) => {
                 out += &format!("\"{word}\"");
@@ -407,7 +416,11 @@ mod tests {
         let scores = reply.scores.unwrap();
         assert_eq!((&scores["a"], &scores["b"]), (&"NaN".into(), &"-Infinity".into()));
         assert_eq!((reply.id.as_str(), &scores["NaN"]), ("c \" NaN", &1.5.into()));
-        assert!(read_reply("{\"id\": 3}").unwrap_err().contains("no JSON line of the form"));
+        assert!(
+            read_reply("{\"id\": 3}")
+                .unwrap_err()
+                .contains("no JSON line of the form")
+        );
     }
 
     #[test]

@@ -75,17 +75,33 @@ impl Questions {
         for (name, weight) in &fitness.weights {
             if !known.contains(&name.as_str()) {
                 let hint = did_you_mean(name, &known);
-                return Err(wrong(1, format!("there are no questions of the task '{name}', which has a weight{hint}")).into());
+                return Err(wrong(
+                    1,
+                    format!("there are no questions of the task '{name}', which has a weight{hint}"),
+                )
+                .into());
             }
             if *weight <= 0.0 {
-                return Err(wrong(1, format!("the task '{name}' has a weight of {weight}; give its answers scores of which more is better")).into());
+                return Err(wrong(
+                    1,
+                    format!(
+                        "the task '{name}' has a weight of {weight}; give its answers scores of which more is better"
+                    ),
+                )
+                .into());
             }
         }
         let weight = |task: &str| match fitness.weights.is_empty() {
             true => Some(1.0),
-            false => fitness.weights.iter().find(|(name, _)| name == task).map(|(_, weight)| *weight),
+            false => fitness
+                .weights
+                .iter()
+                .find(|(name, _)| name == task)
+                .map(|(_, weight)| *weight),
         };
-        let tasks = names.into_iter().filter_map(|name| Some((name.clone(), weight(&name.0)?)));
+        let tasks = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), weight(&name.0)?)));
         Ok(Self {
             tasks: tasks.collect(),
             all,
@@ -100,7 +116,10 @@ impl Questions {
         let tasks = self.tasks.iter().zip(0..).map(|((name, weight), index)| {
             let of_task = self.all.iter().filter(|q| (&q.task, &q.lang) == (&name.0, &name.1));
             let asked = of_task.filter(|q| q.split == wanted.split);
-            let ids: Vec<String> = asked.map(|q| q.id.clone()).take(wanted.limit.unwrap_or(usize::MAX)).collect();
+            let ids: Vec<String> = asked
+                .map(|q| q.id.clone())
+                .take(wanted.limit.unwrap_or(usize::MAX))
+                .collect();
             if ids.is_empty() {
                 return Err(Error::NoQuestions {
                     task: name.0.clone(),
@@ -133,7 +152,9 @@ impl Questions {
         if let Some(((task, lang), _)) = self.tasks.get(index) {
             let of_task = self.all.iter().filter(|q| (&q.task, &q.lang) == (task, lang));
             for question in of_task {
-                hasher.update(format!("{:?}", (&question.task, &question.lang, &question.split, &question.id)).as_bytes());
+                hasher.update(
+                    format!("{:?}", (&question.task, &question.lang, &question.split, &question.id)).as_bytes(),
+                );
             }
         }
         hasher.finalize().to_hex().to_string()
@@ -169,7 +190,10 @@ mod tests {
             questions.exam(&SplitRef { split, limit })
         };
         let search = split("search", None).unwrap();
-        assert_eq!((search.n(), search.tasks[1].weight, search.tasks[1].lang.as_str()), (3, 3.0, "es"));
+        assert_eq!(
+            (search.n(), search.tasks[1].weight, search.tasks[1].lang.as_str()),
+            (3, 3.0, "es")
+        );
         assert_eq!(search.tasks[0].catalogue.ids, ["1", "2"]);
         assert_eq!(split("search", Some(1)).unwrap().n(), 2);
         let missing = split("test", None).unwrap_err().to_string();
@@ -179,9 +203,25 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file_of_questions_is_named() {
         let twice = format!("{TWO}{}", r#"{"id": "1", "split": "test", "task": "a"}"#);
-        assert!(parse(&twice, "").unwrap_err().starts_with("q.jsonl:6: this question stands on line 4"));
-        assert!(parse("{\"id\": \"1\"}", "").unwrap_err().contains("q.jsonl:1: missing field `split`"));
-        assert!(parse(TWO, ", weights: {aa: 1}").unwrap_err().contains("did you mean 'a'?"));
-        assert!(parse(TWO, ", weights: {a: -1, b: 1}").unwrap_err().contains("weight of -1"));
+        assert!(
+            parse(&twice, "")
+                .unwrap_err()
+                .starts_with("q.jsonl:6: this question stands on line 4")
+        );
+        assert!(
+            parse("{\"id\": \"1\"}", "")
+                .unwrap_err()
+                .contains("q.jsonl:1: missing field `split`")
+        );
+        assert!(
+            parse(TWO, ", weights: {aa: 1}")
+                .unwrap_err()
+                .contains("did you mean 'a'?")
+        );
+        assert!(
+            parse(TWO, ", weights: {a: -1, b: 1}")
+                .unwrap_err()
+                .contains("weight of -1")
+        );
     }
 }

@@ -312,7 +312,9 @@ impl Run<'_, '_> {
         let objectives = self.plan.objectives_of(tasks).unwrap_or_default();
         let values: Result<Vec<Fitness>, _> = objectives.into_iter().map(Fitness::new).collect();
         match (values, Fitness::new(0.0)) {
-            (Ok(values), Ok(violation)) if values.len() == self.plan.objectives() => Outcome::Objectives { values, violation },
+            (Ok(values), Ok(violation)) if values.len() == self.plan.objectives() => {
+                Outcome::Objectives { values, violation }
+            }
             _ => Outcome::Failed,
         }
     }

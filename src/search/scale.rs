@@ -38,7 +38,9 @@ impl Run<'_, '_> {
             })
             .collect();
         let weights = weights?;
-        self.chronicle.write(Event::Scaled { weights: weights.clone() })?;
+        self.chronicle.write(Event::Scaled {
+            weights: weights.clone(),
+        })?;
         Ok(Some(plan.weighing(&weights)))
     }
 }

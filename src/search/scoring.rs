@@ -151,7 +151,10 @@ impl Exam {
 
 /// A command's answers may be right in part.
 fn is_right_or_wrong(answers: &Answers) -> bool {
-    let mut scores = answers.iter().flat_map(|(_, answers)| answers).map(|answer| answer.score);
+    let mut scores = answers
+        .iter()
+        .flat_map(|(_, answers)| answers)
+        .map(|answer| answer.score);
     scores.all(|score| score == 0.0 || score == 1.0)
 }
 
@@ -282,7 +285,12 @@ mod tests {
         assert_eq!(fitness(3.0, 1.0, -2.0), (3.0 - 2.0) / 3.0);
         assert_eq!(fitness(3.0, 1.0, -1.0), (3.0 - 1.0) / 2.0);
         assert!(fitness(3.0, 2.0, -2.0) < fitness(3.0, 1.0, -2.0));
-        assert_eq!(of_command(&[("a".into(), 1.0), ("b".into(), 2.0)], &[], "search").0.value, 1.5);
+        assert_eq!(
+            of_command(&[("a".into(), 1.0), ("b".into(), 2.0)], &[], "search")
+                .0
+                .value,
+            1.5
+        );
     }
 
     /// A misspelt score counted as another one, by its place in the alphabet, and its candidate won.
@@ -294,8 +302,16 @@ mod tests {
             names_fit(&scores, &names)
         };
         assert_eq!(fit(&["up", "down"]), Ok(()));
-        assert!(fit(&["up", "dwon"]).unwrap_err().contains("'dwon' is not known here; did you mean 'down'?"));
-        assert!(fit(&["up", "down", "extra"]).unwrap_err().contains("'extra' is not known here; its scores are down, up"));
+        assert!(
+            fit(&["up", "dwon"])
+                .unwrap_err()
+                .contains("'dwon' is not known here; did you mean 'down'?")
+        );
+        assert!(
+            fit(&["up", "down", "extra"])
+                .unwrap_err()
+                .contains("'extra' is not known here; its scores are down, up")
+        );
         assert!(fit(&["up"]).unwrap_err().contains("no score 'down'"));
     }
 

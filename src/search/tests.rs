@@ -774,7 +774,12 @@ fn a_command_that_breaks_down_over_a_candidate_fails_that_one() {
     let failed = failures(&records);
     let ids: Vec<&str> = failed.iter().map(|f| f.0).collect();
     assert_eq!(ids, ["c0003", "c0004", "c0008", "c0010"]);
-    let says = ["no JSON line of the form", "(exit status: 3): out of memory", "too large", "score 'f' is NaN"];
+    let says = [
+        "no JSON line of the form",
+        "(exit status: 3): out of memory",
+        "too large",
+        "score 'f' is NaN",
+    ];
     for ((_, reason), expected) in failed.iter().zip(says) {
         assert!(reason.contains(expected), "{reason}");
     }
@@ -802,12 +807,18 @@ fn a_command_that_breaks_for_a_while_fails_nobody() {
         asked = asked.display(),
         broken = broken.display()
     );
-    for search in ["{evals: 30, seed: 1}", "{evals: 30, seed: 1, population: 2, optimizer: genetic}"] {
+    for search in [
+        "{evals: 30, seed: 1}",
+        "{evals: 30, seed: 1, population: 2, optimizer: genetic}",
+    ] {
         let plan = bare_plan(&breaks, search);
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(&asked, "").unwrap();
         let (end, records) = go_bare(dir.path(), &plan);
-        assert!(matches!(&end, Err(Error::NobodyAnswers { reason, .. }) if reason.contains("exit status: 1")), "{end:?}");
+        assert!(
+            matches!(&end, Err(Error::NobodyAnswers { reason, .. }) if reason.contains("exit status: 1")),
+            "{end:?}"
+        );
         assert_eq!((failures(&records), scored(&records)), (vec![], 9));
         std::fs::remove_file(&broken).unwrap();
         std::fs::write(&asked, "mended\n".repeat(20)).unwrap();
@@ -850,7 +861,10 @@ fn a_command_that_scores_one_and_exits_is_started_again() {
         let tmp = tempfile::tempdir().unwrap();
         let plan = with_workers(&once, "{evals: 12, optimizer: random}", workers, 60.0);
         let (end, records) = go_bare(tmp.path(), &plan);
-        assert_eq!((end.unwrap(), scored(&records), failures(&records)), (End::Done, 12, vec![]));
+        assert_eq!(
+            (end.unwrap(), scored(&records), failures(&records)),
+            (End::Done, 12, vec![])
+        );
     }
 }
 
@@ -860,7 +874,8 @@ fn a_command_that_hangs_is_not_waited_for_forever() {
     let plan = with_workers("read -r l; sleep 60", "{evals: 1, optimizer: random}", 1, 0.2);
     let (end, records) = go_bare(tmp.path(), &plan);
     assert!(matches!(end, Err(Error::NothingScored)), "{end:?}");
-    let waited = |r: &Record| matches!(&r.event, Event::Log { message, .. } if message.contains("no answer within 0.2 s"));
+    let waited =
+        |r: &Record| matches!(&r.event, Event::Log { message, .. } if message.contains("no answer within 0.2 s"));
     assert!(records.iter().any(waited));
 }
 
@@ -908,7 +923,10 @@ fn a_score_of_another_name_fails_that_candidate_only() {
     let failed = failures(&records);
     let ids: Vec<&str> = failed.iter().map(|f| f.0).collect();
     assert_eq!(ids, ["c0005", "c0007"]);
-    assert!(failed[0].1.contains("'csot' is not known here; did you mean 'cost'?"), "{failed:?}");
+    assert!(
+        failed[0].1.contains("'csot' is not known here; did you mean 'cost'?"),
+        "{failed:?}"
+    );
     assert!(failed[1].1.contains("'extra'"), "{failed:?}");
 }
 
@@ -1103,9 +1121,12 @@ fn a_run_of_several_hands_killed_anywhere_goes_on_to_the_same_end() {
             let torn = &lines[cut][..lines[cut].len() / 2];
             std::fs::write(&path, lines[..cut].concat() + torn).unwrap();
             let ended = read(&path).unwrap();
-            let ended = ended
-                .iter()
-                .filter(|r| matches!(r.event, Event::CandidateScored(_) | Event::CandidateFailed { .. } | Event::Scores(_)));
+            let ended = ended.iter().filter(|r| {
+                matches!(
+                    r.event,
+                    Event::CandidateScored(_) | Event::CandidateFailed { .. } | Event::Scores(_)
+                )
+            });
             let known = ended.count();
             let mut resumed = crowd(5, &control);
             let (end, records) = go_with(&path, &plan, &mut resumed, &control);
@@ -1124,7 +1145,9 @@ fn a_run_of_several_hands_killed_anywhere_goes_on_to_the_same_end() {
 /// A hybrid search by a command with several hands, within some time if not within 40 candidates.
 fn hybrid_by_command(duration_ms: Option<u64>) -> Plan {
     let tasks = "tasks: [{task: t}]";
-    let space = SPACE.replace("fitness:", HYBRID).replace("OPTIMIZER", "cma-es, asynchronous: true");
+    let space = SPACE
+        .replace("fitness:", HYBRID)
+        .replace("OPTIMIZER", "cma-es, asynchronous: true");
     let mut plan = plan_of(
         &space
             .replace(tasks, "{command: [score], workers: 3}")
@@ -1340,7 +1363,11 @@ fn by_question(dir: &Path, search: &str) -> Plan {
     }
     plan.space.search.racing = (search == "race").then(|| space::Racing { rungs: vec![3, 6] });
     let questions = Questions::read(&file, &plan.space.fitness).unwrap();
-    for (exam, split) in [(&mut plan.search, "search"), (&mut plan.selection, "selection"), (&mut plan.test, "test")] {
+    for (exam, split) in [
+        (&mut plan.search, "search"),
+        (&mut plan.selection, "selection"),
+        (&mut plan.test, "test"),
+    ] {
         let (split, limit) = (split.to_string(), None);
         *exam = questions.exam(&space::SplitRef { split, limit }).unwrap();
     }
@@ -1361,7 +1388,9 @@ fn a_command_that_answers_questions_is_judged_as_tasks_are() {
         // In a race nobody answers a question twice: each is in one line of the log only.
         let log = std::fs::read_to_string(tmp.path().join("asked.log")).unwrap();
         let questions_of = |line: &str| line.matches("{\"task\":").count();
-        let of_search = log.lines().filter(|line| line.contains("\"split\":\"search\"") && line.starts_with('c'));
+        let of_search = log
+            .lines()
+            .filter(|line| line.contains("\"split\":\"search\"") && line.starts_with('c'));
         let asked: usize = of_search.map(questions_of).sum();
         let expected = if search == "race" { 10..250 } else { 300..301 };
         assert!(expected.contains(&asked), "{search}: {asked}");
@@ -1384,5 +1413,107 @@ fn an_answer_that_is_missing_fails_its_candidate() {
     assert_eq!(end.unwrap(), End::Done);
     let failed = failures(&records);
     assert_eq!(failed.len(), 1);
-    assert!(failed[0].1.contains("no answer to question '0' of 'questions'"), "{failed:?}");
+    assert!(
+        failed[0].1.contains("no answer to question '0' of 'questions'"),
+        "{failed:?}"
+    );
+}
+
+/// Accuracies, and log-likelihoods that follow them.
+struct Mixed(Function);
+
+impl Evaluator for Mixed {
+    fn evaluate(
+        &mut self,
+        sitting: &Sitting<'_>,
+        progress: &mut dyn FnMut(event::Progress),
+    ) -> Result<Evaluation, Unscored> {
+        let exam = Exam {
+            split: sitting.exam.split.clone(),
+            tasks: sitting.exam.tasks[..1].to_vec(),
+        };
+        let mut evaluation = self.0.evaluate(
+            &Sitting {
+                exam: &exam,
+                ..*sitting
+            },
+            progress,
+        )?;
+        if let Some(task) = sitting.exam.tasks.get(1) {
+            let right = &evaluation.answers[0].1;
+            let accuracy = right.iter().map(|a| a.score).sum::<f64>() / right.len() as f64;
+            let answer = |item: &usize| Answer {
+                q: task.catalogue.ids[*item].clone(),
+                score: accuracy - 3.0 - 0.1 * (*item % 5) as f64,
+                tokens: 10,
+                ..right[0].clone()
+            };
+            let answers = task.items.iter().map(answer).collect();
+            evaluation.answers.push(("likelihood".into(), answers));
+        }
+        Ok(evaluation)
+    }
+}
+
+/// Half a nat and half a share were added, though they vary by quite different amounts.
+#[test]
+fn scaled_tasks_count_by_their_standard_errors() {
+    let scaled = SPACE.replace(
+        "tasks: [{task: t}]",
+        "tasks: [{task: t}, {task: l}]\n  scale: standard_error",
+    );
+    let mut plan = plan_of(&scaled.replace("OPTIMIZER", "cma-es"));
+    for exam in [&mut plan.search, &mut plan.selection, &mut plan.test] {
+        let likelihood = ExamTask {
+            index: 1,
+            task: "l".into(),
+            is_likelihood: true,
+            ..exam.tasks[0].clone()
+        };
+        exam.tasks.push(likelihood);
+    }
+    let (tmp, control) = (tempfile::tempdir().unwrap(), Control::default());
+    let path = tmp.path().join("journal.jsonl");
+    let (end, records) = go_with(&path, &plan, &mut Mixed(Function::new()), &control);
+    assert_eq!(end.unwrap(), End::Done);
+    let at = records
+        .iter()
+        .position(|r| matches!(r.event, Event::Scaled { .. }))
+        .unwrap();
+    let Event::Scaled { weights } = &records[at].event else {
+        panic!("it is one")
+    };
+    // The base, which is the first model, gets none of 60 right: half of 61 is what it is taken for.
+    let p: f64 = 0.5 / 61.0;
+    assert_eq!(weights[0], 1.0 / (p * (1.0 - p) / 60.0).sqrt());
+    let scored = records.iter().filter_map(|r| match &r.event {
+        Event::CandidateScored(c) => Some((c.fitness, c.tasks[0].score.value, c.tasks[1].score.value)),
+        _ => None,
+    });
+    for (fitness, accuracy, likelihood) in scored {
+        let expected = (weights[0] * accuracy + weights[1] * likelihood) / (weights[0] + weights[1]);
+        assert!((fitness - expected).abs() < 1e-12, "{fitness} {expected}");
+    }
+    // The reading of the test split is weighed alike.
+    let reading = records.iter().find_map(|r| match &r.event {
+        Event::TestRead(reading) => Some(&reading.best),
+        _ => None,
+    });
+    let best = reading.unwrap();
+    let (accuracy, likelihood) = (best.tasks[0].score.value, best.tasks[1].score.value);
+    let expected = (weights[0] * accuracy + weights[1] * likelihood) / (weights[0] + weights[1]);
+    assert!((best.score.value - expected).abs() < 1e-12);
+    assert!(event::run::Run::from_records(&records).is_scaled);
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for cut in [at, at + 1, at + 9, lines.len() - 4] {
+        std::fs::write(&path, lines[..cut].concat()).unwrap();
+        let (end, again) = go_with(&path, &plan, &mut Mixed(Function::new()), &control);
+        assert_eq!(
+            (end.unwrap(), story(&again)),
+            (End::Done, story(&records)),
+            "cut after line {cut}"
+        );
+    }
 }

@@ -18,9 +18,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use read::MOST_EVALS;
 pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
+pub use read::MOST_EVALS;
 pub use widen::effects;
 
 use crate::recipe::{Method, ParamValue};

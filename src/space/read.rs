@@ -563,7 +563,9 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
             weights.push((name.clone(), weight.f64()?));
         }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
-            return Err(node.error("every weight is 0, so nothing is maximised; give at least one score another weight"));
+            return Err(
+                node.error("every weight is 0, so nothing is maximised; give at least one score another weight")
+            );
         }
     }
     let objectives = match map.optional("objectives") {
@@ -585,7 +587,9 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     let scale = match map.optional("scale") {
         Some(node) if node.one_of(&["none", "standard_error"])? == 1 => {
             if command.is_some() {
-                return Err(node.error("a command's scores have no standard error; scale them in the command, or by 'weights'"));
+                return Err(
+                    node.error("a command's scores have no standard error; scale them in the command, or by 'weights'")
+                );
             }
             Scale::StandardError
         }
@@ -1027,6 +1031,24 @@ search:
         let text = format!("{bare}search: {{optimizer: genetic, mating: attraction}}\n");
         let message = Space::parse(Path::new("s.yaml"), &text).unwrap_err().to_string();
         assert!(message.contains("fitness.weights"), "{message}");
+    }
+
+    #[test]
+    fn what_belongs_to_a_command_is_read_back() {
+        let text = "name: t\ngenes: {x: [0, 1]}\nfitness: {command: score, questions: q.jsonl, workers: 2, timeout: 2.5, \
+                    weights: {a: -1, b: 0}}\nsearch: {racing: true, asynchronous: true}\n";
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        assert!(space.search.asynchronous && space.search.racing.is_some() && !space.fitness.keeps_its_questions());
+        assert_eq!(Space::parse(Path::new("s.yaml"), &space.to_yaml()).unwrap(), space);
+        let refused = |from: &str, to: &str| {
+            let message = Space::parse(Path::new("s.yaml"), &text.replace(from, to)).unwrap_err();
+            message.to_string()
+        };
+        assert!(refused(", questions: q.jsonl", "").contains("'fitness.questions' names them"));
+        assert!(refused("weights: {a: -1, b: 0}", "weights: {a: 0}").contains("nothing is maximised"));
+        assert!(refused("timeout: 2.5", "timeout: 1e300").contains("s.yaml:3: fitness.timeout"));
+        assert!(refused("workers: 2, ", "").contains("two 'workers' or more"));
+        assert!(refused("weights:", "scale: standard_error, weights:").contains("has no standard error"));
     }
 
     #[test]

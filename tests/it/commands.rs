@@ -70,7 +70,9 @@ fn numbers_beyond_reason_are_refused_with_their_line() {
     let tmp = tempfile::tempdir().unwrap();
     let refused = |fitness: &str, search: &str, says: &str| {
         let file = bare(tmp.path(), &format!("{SCORES}\n{fitness}"), search);
-        let output = heterosis(&["search", &arg(&file), "--run", &arg(&tmp.path().join("run"))]).output().unwrap();
+        let output = heterosis(&["search", &arg(&file), "--run", &arg(&tmp.path().join("run"))])
+            .output()
+            .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains("space.yaml:") && stderr.contains(says), "{stderr}");
@@ -78,14 +80,24 @@ fn numbers_beyond_reason_are_refused_with_their_line() {
     for timeout in ["1.0e20", "1.0e300", "0", "-1"] {
         refused(&format!("  timeout: {timeout}"), "{}", "fitness.timeout");
     }
-    for (key, value) in [("population", "4294967296"), ("population", "9223372036854775807"), ("evals", "1000000000000")] {
+    for (key, value) in [
+        ("population", "4294967296"),
+        ("population", "9223372036854775807"),
+        ("evals", "1000000000000"),
+    ] {
         refused("", &format!("{{{key}: {value}}}"), &format!("search.{key}"));
     }
     refused("  weights: {x: 0, y: 0.0}", "{}", "fitness.weights");
-    refused("  objectives: pareto\n  weights: {x: 1, y: 0}", "{}", "two of its scores");
+    refused(
+        "  objectives: pareto\n  weights: {x: 1, y: 0}",
+        "{}",
+        "two of its scores",
+    );
     refused("", "{asynchronous: true}", "search.asynchronous");
     let file = bare(tmp.path(), SCORES, "{}");
-    let output = heterosis(&["search", &arg(&file), "--evals", "1000000000000"]).output().unwrap();
+    let output = heterosis(&["search", &arg(&file), "--evals", "1000000000000"])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -107,13 +119,23 @@ fn a_strangers_program_is_shown_before_it_is_started() {
     let refused = run_it(&["resume", &arg(&given)]);
     let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("--yes") && stderr.contains("while read -r l"), "{stderr}");
+    assert!(
+        stderr.contains("--yes") && stderr.contains("while read -r l"),
+        "{stderr}"
+    );
     assert!(run_it(&["resume", &arg(&given), "--yes"]).status.success());
-    assert!(run_it(&["resume", &arg(&run)]).status.success(), "one's own goes on unasked");
+    assert!(
+        run_it(&["resume", &arg(&run)]).status.success(),
+        "one's own goes on unasked"
+    );
     assert_eq!(story(&given), story(&run));
     // Another command at the same place is another program.
     let space = fs::read_to_string(given.join("space.yaml")).unwrap();
-    fs::write(given.join("space.yaml"), space.replace("while read", "rm -r /; while read")).unwrap();
+    fs::write(
+        given.join("space.yaml"),
+        space.replace("while read", "rm -r /; while read"),
+    )
+    .unwrap();
     assert_eq!(run_it(&["resume", &arg(&given)]).status.code(), Some(2));
 }
 

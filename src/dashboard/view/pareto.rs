@@ -92,9 +92,8 @@ fn direction(model: &Model, axis: usize) -> f64 {
 /// Indices of the points that no other beats on one axis without losing on the other.
 fn front(points: &[(&Scored, (f64, f64))], directions: (f64, f64)) -> Vec<usize> {
     let better = |a: f64, b: f64, direction: f64| direction * a >= direction * b;
-    let beats = |a: (f64, f64), b: (f64, f64)| {
-        better(a.0, b.0, directions.0) && better(a.1, b.1, directions.1) && a != b
-    };
+    let beats =
+        |a: (f64, f64), b: (f64, f64)| better(a.0, b.0, directions.0) && better(a.1, b.1, directions.1) && a != b;
     let on_front = |p: (f64, f64)| !points.iter().any(|other| beats(other.1, p));
     (0..points.len()).filter(|&i| on_front(points[i].1)).collect()
 }
