@@ -104,8 +104,8 @@ struct Request<'a> {
     /// `search`, or `selection` when finalists are asked again: the place for questions that the search has not seen.
     split: &'a str,
     /// What is to be answered one by one; only of a command that has named its questions.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    questions: Vec<Asked>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    questions: Option<Vec<Asked>>,
 }
 
 /// One question before its answer.
@@ -183,7 +183,7 @@ impl<'a> External<'a> {
             model_dir: model_dir.as_deref(),
             genotype: named(sitting.genes, sitting.genotype),
             split: &sitting.exam.split,
-            questions: self.open(sitting),
+            questions: (!sitting.exam.tasks.is_empty()).then(|| self.open(sitting)),
         };
         Ok(Job {
             id: sitting.id.into(),
@@ -232,7 +232,7 @@ impl<'a> External<'a> {
                 ))),
             };
             let answers = of_task.into_iter().map(answer).collect::<Result<Vec<_>, _>>()?;
-            Ok((id.to_string(), answers))
+            Ok::<_, Unscored>((id.to_string(), answers))
         };
         Ok(Evaluation {
             answers: questions(exam)
@@ -301,7 +301,7 @@ impl<'a> External<'a> {
 fn questions(exam: &Exam) -> impl Iterator<Item = impl Iterator<Item = Asked>> {
     exam.tasks
         .iter()
-        .map(|task| task.items.iter().map(|item| asked(task, &task.catalogue.ids[*item])))
+        .map(|task| task.items.iter().map(move |item| asked(task, &task.catalogue.ids[*item])))
 }
 
 fn asked(task: &ExamTask, id: &str) -> Asked {
