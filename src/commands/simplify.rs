@@ -15,7 +15,7 @@ use crate::{
     recipe::Recipe,
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
-    space::{Space, SplitRef},
+    space::{Limit, Space},
     store::{self, Cache, RunDir},
 };
 
@@ -179,10 +179,7 @@ impl<'a> Examiner<'a> {
             guard: None,
             since_start: Box::new(environment::stopwatch()),
         });
-        let mut all = evaluator.exam(&SplitRef {
-            limit: None,
-            ..prepared.space.finale.selection.clone()
-        })?;
+        let mut all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
         let scaled = records.iter().find_map(|record| match &record.event {
             Event::Scaled { weights } => Some(weights),
             _ => None,

@@ -287,7 +287,7 @@ impl<'a> External<'a> {
             Broke::CannotStart(reason) => return Some(Err(Unscored::machine(reason))),
             Broke::Down(reason) | Broke::Hung(reason) => {
                 return Some(Err(Unscored::breakdown(format_args!(
-                    "{reason} (its messages are in {log})"
+                    "{reason}; its messages are in {log}"
                 ))));
             }
             Broke::Closing => return Some(Err(Unscored::machine("the search is over"))),
@@ -299,9 +299,11 @@ impl<'a> External<'a> {
 
 /// The questions of an exam, task by task.
 fn questions(exam: &Exam) -> impl Iterator<Item = impl Iterator<Item = Asked>> {
-    exam.tasks
-        .iter()
-        .map(|task| task.items.iter().map(move |item| asked(task, &task.catalogue.ids[*item])))
+    exam.tasks.iter().map(|task| {
+        task.items
+            .iter()
+            .map(move |item| asked(task, &task.catalogue.ids[*item]))
+    })
 }
 
 fn asked(task: &ExamTask, id: &str) -> Asked {

@@ -15,7 +15,7 @@ const REFUSALS: usize = 20;
 
 /// Since somebody was last scored.
 #[derive(Default)]
-pub(super) struct Failures {
+pub(super) struct Streak {
     breakdowns: usize,
     all: usize,
 }
@@ -23,7 +23,7 @@ pub(super) struct Failures {
 impl Run<'_, '_> {
     /// Somebody was scored, so the evaluator works.
     pub(super) fn answered(&mut self) -> Result<(), Error> {
-        self.failures = Failures::default();
+        self.streak = Streak::default();
         self.chronicle.believe()
     }
 
@@ -34,7 +34,7 @@ impl Run<'_, '_> {
         match failure {
             Unscored::Machine { reason } => return Err(Error::Machine { id: id.clone(), reason }.into()),
             Unscored::Breakdown { .. } => {
-                self.failures.breakdowns += 1;
+                self.streak.breakdowns += 1;
                 let message = format!("{id}: {reason}; whether that is its own fault shows when another one is scored");
                 self.chronicle.note(Level::Warning, message)?;
             }
@@ -42,9 +42,9 @@ impl Run<'_, '_> {
             Unscored::Candidate { .. } if self.plan.space.fitness.command.is_none() => return Ok(reason),
             Unscored::Candidate { .. } => {}
         }
-        self.failures.all += 1;
+        self.streak.all += 1;
         self.chronicle.hold();
-        if self.failures.breakdowns >= BREAKDOWNS || self.failures.all >= REFUSALS {
+        if self.streak.breakdowns >= BREAKDOWNS || self.streak.all >= REFUSALS {
             self.ask_somebody_known(exam, id, &reason)?;
         }
         Ok(reason)
@@ -52,7 +52,7 @@ impl Run<'_, '_> {
 
     /// The run stops here, by request: a command's own refusals stand, and who it broke down over is asked again.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
-        match self.failures.breakdowns {
+        match self.streak.breakdowns {
             0 => self.chronicle.believe(),
             _ => {
                 self.chronicle.disbelieve();
@@ -77,13 +77,13 @@ impl Run<'_, '_> {
                 answer.is_ok()
             }
             // Nobody was ever scored. Refusals are the command's own words, and it may refuse most of a space.
-            None => self.failures.breakdowns < BREAKDOWNS,
+            None => self.streak.breakdowns < BREAKDOWNS,
         };
         if works {
             return Ok(self.answered()?);
         }
         Err(Error::NobodyAnswers {
-            failures: self.failures.all,
+            failures: self.streak.all,
             id: id.into(),
             reason: reason.into(),
         }

@@ -74,12 +74,14 @@ impl Run<'_, '_> {
         let entrants: Vec<Entrant> = field.iter().map(|candidate| self.again(candidate)).collect();
         let plan = self.plan;
         self.look_ahead(&entrants, &plan.selection)?;
+        self.exam_started(Phase::Selection, &plan.selection, &field)?;
         for candidate in &field {
             self.pause_or_stop()?;
             let Some(evaluation) = self.examine(candidate, &plan.selection)? else {
                 continue;
             };
             let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
+            self.exam_answered(Phase::Selection, &candidate.id, Some(fresh))?;
             let finalist = Finalist {
                 id: candidate.id.clone(),
                 origin: candidate.origin.clone(),
@@ -126,9 +128,11 @@ impl Run<'_, '_> {
             Origin::Search | Origin::WarmStart | Origin::Mean => c.id == selection.best,
         };
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
+        self.exam_started(Phase::Test, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
             if let Some(evaluation) = self.examine(candidate, exam)? {
+                self.exam_answered(Phase::Test, &candidate.id, None)?;
                 readings.push((candidate.id.clone(), evaluation));
             }
         }
@@ -191,9 +195,11 @@ impl Run<'_, '_> {
             .filter(|c| c.origin == Origin::Parent && c.id != selection.best);
         let wanted: Vec<Candidate> = winner.chain(parents).cloned().collect();
         let mut scores = Vec::new();
+        self.exam_started(Phase::HeldOut, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
             if let Some(evaluation) = self.examine(candidate, exam)? {
+                self.exam_answered(Phase::HeldOut, &candidate.id, None)?;
                 let (_, tasks) = exam.score(&evaluation.answers);
                 let id = candidate.id.clone();
                 scores.push(HeldOutScore { id, tasks });
@@ -215,7 +221,7 @@ impl Run<'_, '_> {
     /// A known candidate before a later exam; `None` (and a line in the log) if it fails there.
     fn examine(&mut self, candidate: &Candidate, exam: &Exam) -> Result<Option<Evaluation>, Interrupt> {
         let entrant = self.again(candidate);
-        match self.sit(&entrant, exam)? {
+        match self.sit_in_batches(&entrant, exam)? {
             Ok(evaluation) => Ok(Some(evaluation)),
             Err(reason) => {
                 let message = format!("{} fails on the {} questions: {reason}", candidate.id, exam.split);

@@ -11,7 +11,7 @@ use super::{Catalogue, Error, Exam, ExamTask};
 use crate::{
     eval,
     merge::yaml::did_you_mean,
-    space::{Fitness, SplitRef},
+    space::{Fitness, Limit},
 };
 
 /// One line of the file.
@@ -112,23 +112,23 @@ impl Questions {
     ///
     /// # Errors
     /// A task without questions there.
-    pub fn exam(&self, wanted: &SplitRef) -> Result<Exam, Error> {
+    pub fn exam(&self, split: &str, limit: Limit) -> Result<Exam, Error> {
         let tasks = self.tasks.iter().zip(0..).map(|((name, weight), index)| {
             let of_task = self.all.iter().filter(|q| (&q.task, &q.lang) == (&name.0, &name.1));
-            let asked = of_task.filter(|q| q.split == wanted.split);
+            let asked = of_task.filter(|q| q.split == split);
             let ids: Vec<String> = asked
                 .map(|q| q.id.clone())
-                .take(wanted.limit.unwrap_or(usize::MAX))
+                .take(limit.most().unwrap_or(usize::MAX))
                 .collect();
             if ids.is_empty() {
                 return Err(Error::NoQuestions {
                     task: name.0.clone(),
-                    split: wanted.split.clone(),
+                    split: split.into(),
                 });
             }
             Ok(ExamTask {
                 index,
-                split: wanted.split.clone(),
+                split: split.into(),
                 task: name.0.clone(),
                 lang: name.1.clone(),
                 weight: *weight,
@@ -141,7 +141,7 @@ impl Questions {
             })
         });
         Ok(Exam {
-            split: wanted.split.clone(),
+            split: split.into(),
             tasks: tasks.collect::<Result<_, _>>()?,
         })
     }
@@ -185,10 +185,7 @@ mod tests {
     #[test]
     fn questions_make_an_exam_of_each_split() {
         let questions = parse(TWO, ", weights: {a: 1, b: 3}").unwrap();
-        let split = |split: &str, limit| {
-            let split = split.to_string();
-            questions.exam(&SplitRef { split, limit })
-        };
+        let split = |split: &str, limit: Option<usize>| questions.exam(split, limit.into());
         let search = split("search", None).unwrap();
         assert_eq!(
             (search.n(), search.tasks[1].weight, search.tasks[1].lang.as_str()),
