@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     cli::CheckArgs,
-    eval::{Split, Task},
-    event::{FinalPlan, Phase},
+    eval::{Kind, Split, Task},
+    event::{FinalPlan, Phase, words::MIXED_KINDS},
     merge::Plan,
     search::{FitnessTask, Parents},
-    space::Space,
+    space::{Scale, Space},
     yaml,
 };
 
@@ -207,6 +207,13 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     }
     let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
     findings.tasks = asked(&prepared.space, &tasks, &held_out)?;
+    let likelihoods = tasks
+        .iter()
+        .filter(|task| task.task.kind() == Kind::LogLikelihood)
+        .count();
+    if (1..tasks.len()).contains(&likelihoods) && prepared.space.fitness.scale == Scale::None {
+        findings.warnings.push(MIXED_KINDS.into());
+    }
     let plan = final_plan(&prepared.space, &findings.tasks);
 
     let drawn = sample::draw(&prepared)?;

@@ -21,6 +21,7 @@ mod rescore;
 mod search;
 mod simplify;
 mod status;
+mod trust;
 mod watch;
 
 use std::{io::Write, process::ExitCode};

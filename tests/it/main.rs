@@ -4,6 +4,7 @@
 
 mod check;
 mod combinations;
+mod commands;
 mod data_flow;
 mod evaluation;
 mod program;
