@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    Outcome, environment,
+    Outcome, endings, environment,
     models::{Opened, is_recipe},
     print, print_json,
     search::{Prepared, resolve},
@@ -102,12 +102,14 @@ fn check_recipe(file: &Path) -> Result<Findings> {
         models.push(model(name, checkpoint)?);
     }
     let merge = merge(&opened.plan, &opened.parents);
+    let mut warnings = opened.plan.warnings();
+    warnings.extend(endings::warnings(&opened.parents, &opened.plan.tokenizer().donor));
     Ok(Findings {
         ok: true,
         models,
         merge_seconds: Some(merge_seconds(&opened, &merge)?),
         merge: Some(merge),
-        warnings: opened.plan.warnings(),
+        warnings,
         ..Findings::default()
     })
 }
@@ -190,6 +192,8 @@ fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
         plan,
     };
     findings.warnings = opened.plan.warnings();
+    let endings = endings::warnings(&opened.parents, &opened.plan.tokenizer().donor);
+    findings.warnings.extend(endings);
     let merge_seconds = match &findings.merge {
         Some(merge) => merge_seconds(&opened, merge)?,
         None => 0.0,

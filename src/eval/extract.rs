@@ -448,6 +448,16 @@ mod tests {
     }
 
     #[test]
+    fn an_output_full_of_markers_is_read_in_one_go() {
+        let answer = answer(&["####", "The answer is"], true);
+        for piece in ["####", "The answer is ", "\\boxed{", "#### a 1. ", "The answer is 1 + "] {
+            let text = piece.repeat(20_000);
+            assert_eq!(answer.of(&text).is_some(), answer.of(&piece.repeat(3)).is_some(), "{piece}");
+            answer.settled(&text);
+        }
+    }
+
+    #[test]
     fn the_repaired_extraction() {
         let marked = answer(&["####", "The answer is"], true);
         let get = |text| marked.of(text);

@@ -18,6 +18,13 @@ use reader::{FRACTION, Reader, THIN_SPACE, is_currency, superscript, vulgar};
 pub use value::Value;
 pub use words::Style;
 
+/// Symbols of punctuation and filling words before a number, at most.
+const MOST_LEAD_IN: usize = 200;
+/// Groups of digits with separators between them, at most: beyond, a text is no number, however it goes on.
+const MOST_GROUPS: usize = 64;
+/// Parts that are added up, at most: `1億2千万3百`.
+const MOST_SUMMED: usize = 4;
+
 /// A number in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -206,7 +213,7 @@ impl<'t> Parser<'t> {
             on_a_new_line: false,
         };
         let mut from = None;
-        loop {
+        while at < MOST_LEAD_IN {
             if self.starts(at) {
                 start.from = from.unwrap_or(at);
                 start.digits = at;
@@ -257,6 +264,7 @@ impl<'t> Parser<'t> {
                 return None;
             }
         }
+        None
     }
 
     /// `x = …`
@@ -303,9 +311,12 @@ impl<'t> Parser<'t> {
             first,
         };
         while let Some((joint, next)) = self.joint(whole.to) {
-            let Some(term) = self.term(next) else { break };
-            whole.is_value &= joint == Joint::Dash;
             whole.is_joined = true;
+            // A dash may be punctuation: then what follows is something else.
+            let Some(term) = self.term(next).filter(|_| joint == Joint::Operator) else {
+                break;
+            };
+            whole.is_value = false;
             whole.to = term.to;
         }
         whole
@@ -468,7 +479,7 @@ impl Parser<'_> {
         self.fraction(&mut term);
         self.power_of_ten(&mut term);
         self.power(&mut term);
-        self.scale(&mut term);
+        self.scale(&mut term, MOST_SUMMED);
         Some(term)
     }
 
@@ -491,6 +502,14 @@ impl Parser<'_> {
                 let like = |s: &char| *s == c || (is_space(*s) && is_space(c));
                 matches!(groups[0].len(), 1..=3) && separators.iter().all(like)
             };
+            if groups.len() == MOST_GROUPS {
+                return Some(Term {
+                    from: at,
+                    to,
+                    readings: Vec::new(),
+                    is_plain: false,
+                });
+            }
             if !continues || (!matches!(separator, ',' | '.' | '٫' | '٬') && !groups_on(separator)) {
                 break;
             }
@@ -634,7 +653,7 @@ impl Parser<'_> {
     }
 
     /// `11万`, `1.5 million`, `2 mil millones`, `1万2千`, `২ লাখ ৫০ হাজার`
-    fn scale(&mut self, term: &mut Term) {
+    fn scale(&mut self, term: &mut Term, parts: usize) {
         let (mut power, mut to) = (0, term.to);
         let mut is_summed = false;
         while let Some(scale) = words::scale(&mut self.reader, to, self.style) {
@@ -648,7 +667,7 @@ impl Parser<'_> {
         let values = term.readings.drain(..);
         term.readings = values.filter_map(|v| v.shifted(i64::from(power))).collect();
         (term.to, term.is_plain) = (to, false);
-        if !is_summed {
+        if !is_summed || parts == 1 {
             return;
         }
         let rest = self.spaces(to);
@@ -656,7 +675,7 @@ impl Parser<'_> {
             return;
         };
         let mut rest = rest;
-        self.scale(&mut rest);
+        self.scale(&mut rest, parts - 1);
         let below = |value: &Value| value.is_below(power);
         if let ([whole], [part]) = (term.readings.as_slice(), rest.readings.as_slice())
             && below(part)

@@ -220,6 +220,8 @@ mod tests {
         let doubling = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
         let message = render(doubling).unwrap_err().to_string();
         assert!(message.contains("t: prompt") && message.contains("fuel"), "{message}");
+        let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        assert!(render(nested).is_err());
         let list = ListExpression::new("t: choices", "(range(99999)|list) * 99999").unwrap();
         assert!(list.evaluate(&Row::new()).is_err());
     }

@@ -266,3 +266,18 @@ fn the_last_number_and_the_first() {
     assert_eq!(first_in("unknown. 5 or 6"), Some("5".into()));
     assert_eq!(first_in("unknown"), None);
 }
+
+/// Outputs of megabytes, made to be slow: each is read once, or nearly.
+#[test]
+fn hostile_texts_are_read_in_one_go() {
+    for piece in ["1'111", "1 – ", "1+", "1,1", "1万", "####", "a1", "$", "{", "\\frac", "1/1", "1 1/2 ", "elfu ", "=1", "\\text{"] {
+        let text = piece.repeat(30_000);
+        for lang in ["en", "fr", "sw", "ja"] {
+            let style = Style::of(lang);
+            last(&text, style);
+            first(&text, style);
+            announced(&text, style, true);
+            readings(&text, style);
+        }
+    }
+}
