@@ -37,7 +37,12 @@ pub fn warnings(parents: &Parents, donor: &str) -> Vec<String> {
 
 fn differences(donor: &Ending, other: &Ending) -> Vec<String> {
     let mut warnings = Vec::new();
-    let unknown: Vec<String> = other.tokens.iter().filter(|t| !donor.tokens.contains(t)).map(u32::to_string).collect();
+    let unknown: Vec<String> = other
+        .tokens
+        .iter()
+        .filter(|t| !donor.tokens.contains(t))
+        .map(u32::to_string)
+        .collect();
     let way_out = format!(
         "take them from '{}' (a space's tokenizer:, a recipe's tokenizer_source:), or name both tokens in its \
          generation_config.json",
@@ -77,10 +82,16 @@ mod tests {
     /// A child of a base and its chat model never stopped, and nothing had told it (mergekit #589, Qwen #927).
     #[test]
     fn a_child_that_would_not_stop_is_told() {
-        let (base, chat) = (ending("base", &[151643], false), ending("chat", &[151645, 151643], true));
+        let (base, chat) = (
+            ending("base", &[151643], false),
+            ending("chat", &[151645, 151643], true),
+        );
         let told = differences(&base, &chat);
         assert_eq!(told.len(), 2);
-        assert!(told[0].contains("token 151645,") && told[0].contains("from 'chat'"), "{told:?}");
+        assert!(
+            told[0].contains("token 151645,") && told[0].contains("from 'chat'"),
+            "{told:?}"
+        );
         assert!(told[1].contains("chat template"), "{told:?}");
         assert!(differences(&chat, &base).is_empty());
         assert!(differences(&base, &ending("maths", &[151643], false)).is_empty());

@@ -146,7 +146,11 @@ impl Normalization {
             let gold = gold.rsplit("####").next().unwrap_or(gold);
             // References are written as data are, unless they can only be read as the language writes.
             let data = number::readings(gold, Style::DATA);
-            let gold = if data.is_empty() { number::readings(gold, style) } else { data };
+            let gold = if data.is_empty() {
+                number::readings(gold, style)
+            } else {
+                data
+            };
             let answer = number::readings(extracted, style);
             if !gold.is_empty() && !answer.is_empty() {
                 return Ok(answer.iter().any(|reading| gold.contains(reading)));
@@ -236,7 +240,11 @@ struct Marker {
 
 impl Markers {
     pub fn new(words: &[String]) -> Self {
-        let mut alternatives: Vec<String> = words.iter().filter(|w| !w.is_empty()).map(|w| regex::escape(w)).collect();
+        let mut alternatives: Vec<String> = words
+            .iter()
+            .filter(|w| !w.is_empty())
+            .map(|w| regex::escape(w))
+            .collect();
         // The longest of those that begin at one place.
         alternatives.sort_by_key(|word| std::cmp::Reverse(word.len()));
         alternatives.push(r"\\(?:boxed|fbox)\s*\{".into());
@@ -402,9 +410,52 @@ mod tests {
 
     /// Pieces of outputs, to be put together at random.
     const PIECES: [&str; 46] = [
-        "The answer is", "####", "答えは", "So", " she", " eggs", "18", "1", "234", "1,234", "1.5", ",", ".", " ", "\n", "\n\n", "-",
-        "−", "–", "$", "\\$", "{,}", "{", "}", "\\boxed{", "\\frac{3}{4}", "\\text{", "\\(", "*", "**", "=", "+", "/", "×", "x", "%",
-        "e3", "^", "²", "万", " million", "k", ":", "<think>", "</think>", "１８",
+        "The answer is",
+        "####",
+        "答えは",
+        "So",
+        " she",
+        " eggs",
+        "18",
+        "1",
+        "234",
+        "1,234",
+        "1.5",
+        ",",
+        ".",
+        " ",
+        "\n",
+        "\n\n",
+        "-",
+        "−",
+        "–",
+        "$",
+        "\\$",
+        "{,}",
+        "{",
+        "}",
+        "\\boxed{",
+        "\\frac{3}{4}",
+        "\\text{",
+        "\\(",
+        "*",
+        "**",
+        "=",
+        "+",
+        "/",
+        "×",
+        "x",
+        "%",
+        "e3",
+        "^",
+        "²",
+        "万",
+        " million",
+        "k",
+        ":",
+        "<think>",
+        "</think>",
+        "１８",
     ];
 
     proptest::proptest! {
@@ -452,7 +503,11 @@ mod tests {
         let answer = answer(&["####", "The answer is"], true);
         for piece in ["####", "The answer is ", "\\boxed{", "#### a 1. ", "The answer is 1 + "] {
             let text = piece.repeat(20_000);
-            assert_eq!(answer.of(&text).is_some(), answer.of(&piece.repeat(3)).is_some(), "{piece}");
+            assert_eq!(
+                answer.of(&text).is_some(),
+                answer.of(&piece.repeat(3)).is_some(),
+                "{piece}"
+            );
             answer.settled(&text);
         }
     }

@@ -552,7 +552,9 @@ impl Task {
             self.target_delimiter,
             self.stop,
             // Where the answer stands depends on the rule as well as on the markers.
-            self.stop_when_answered.as_ref().map(|answer| (answer, extract::NUMBERS_VERSION)),
+            self.stop_when_answered
+                .as_ref()
+                .map(|answer| (answer, extract::NUMBERS_VERSION)),
             self.max_new_tokens,
             self.profile(),
             self.chat()

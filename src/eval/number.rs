@@ -285,7 +285,10 @@ impl<'t> Parser<'t> {
         small
             && self.reader.get(term.to).is_some_and(|c| matches!(c, '.' | ')'))
             && self.reader.get(term.to + 1) == Some(' ')
-            && self.reader.get(term.to + 2).is_some_and(|c| c.is_alphabetic() || c == '*')
+            && self
+                .reader
+                .get(term.to + 2)
+                .is_some_and(|c| c.is_alphabetic() || c == '*')
     }
 
     /// From a first number to the one that it comes to.
@@ -356,7 +359,10 @@ impl<'t> Parser<'t> {
             let word = self.skip(at, |c| c.is_alphabetic() || is_mark(c));
             at = self.skip(word, |c| is_space(c) || c == '}' || c == '{');
         }
-        let is_operator = self.reader.get(at).is_some_and(|c| matches!(c, '×' | '·' | '*' | '+' | '÷' | '/'));
+        let is_operator = self
+            .reader
+            .get(at)
+            .is_some_and(|c| matches!(c, '×' | '·' | '*' | '+' | '÷' | '/'));
         let next = if is_operator {
             self.skip(at + 1, |c| is_space(c) || is_currency(c) || matches!(c, '{' | '('))
         } else {
@@ -565,7 +571,9 @@ impl Parser<'_> {
         } else if let Some((denominator, to)) = self.over(term.to) {
             let numerator = self.text(term.from, term.to).parse().ok();
             let is_date = self.over(to).is_some();
-            let value = numerator.filter(|_| !is_date).and_then(|n| Value::ratio(n, denominator));
+            let value = numerator
+                .filter(|_| !is_date)
+                .and_then(|n| Value::ratio(n, denominator));
             term.readings = value.into_iter().collect();
             term.to = to;
             term.is_plain = false;
@@ -603,7 +611,10 @@ impl Parser<'_> {
             }
             _ => {
                 let sign = self.spaces(term.to);
-                let is_times = self.reader.get(sign).is_some_and(|c| matches!(c, '×' | 'x' | '*' | '·'));
+                let is_times = self
+                    .reader
+                    .get(sign)
+                    .is_some_and(|c| matches!(c, '×' | 'x' | '*' | '·'));
                 let ten = if is_times { self.spaces(sign + 1) } else { sign };
                 (is_times && self.text(ten, ten + 2) == "10")
                     .then(|| self.raised(ten + 2))
@@ -629,7 +640,9 @@ impl Parser<'_> {
         let negative = self.reader.get(at) == Some('⁻');
         let from = at + usize::from(negative);
         let to = self.skip(from, |c| superscript(c).is_some());
-        let digits: String = (from..to).filter_map(|i| self.reader.get(i).and_then(superscript)).collect();
+        let digits: String = (from..to)
+            .filter_map(|i| self.reader.get(i).and_then(superscript))
+            .collect();
         let exponent: i64 = digits.parse().ok()?;
         Some((if negative { -exponent } else { exponent }, to))
     }
@@ -644,7 +657,9 @@ impl Parser<'_> {
 
     /// `10³` is a thousand; of other bases a power is left uncalculated.
     fn power(&mut self, term: &mut Term) {
-        let Some((exponent, to)) = self.raised(term.to) else { return };
+        let Some((exponent, to)) = self.raised(term.to) else {
+            return;
+        };
         let is_ten = term.is_plain && self.text(term.from, term.to) == "10";
         let value = Value::decimal("1", "").shifted(exponent).filter(|_| is_ten);
         term.readings = value.into_iter().collect();

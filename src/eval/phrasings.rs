@@ -61,7 +61,11 @@ pub const PHRASINGS: [Phrasings; 11] = [
             "Die Antwort ist genau {n}.",
             "Die Antwort lautet $\\boxed{{n}}$.",
         ],
-        said: &["Sie verdient also jeden Tag {n} Dollar.", "Das macht insgesamt {n}.", "Antwort: {n}"],
+        said: &[
+            "Sie verdient also jeden Tag {n} Dollar.",
+            "Das macht insgesamt {n}.",
+            "Antwort: {n}",
+        ],
         run_on: &[
             "\n\nFrage: Tom hat 3 Katzen und kauft 2 dazu. Wie viele hat er?\nSchritt-für-Schritt-Antwort: Er hat 3 + 2 = 5. Die Antwort lautet 5.",
             "\n\nAufgabe: Tom hat 3 Katzen und kauft noch 2. Die Antwort lautet 5.",
@@ -83,7 +87,12 @@ pub const PHRASINGS: [Phrasings; 11] = [
             "The answer is approximately {n}.",
             "The answer is $\\boxed{{n}}$.",
         ],
-        said: &["She makes {n} dollars every day.", "In total that is {n}.", "Answer: {n}", "#### {n}"],
+        said: &[
+            "She makes {n} dollars every day.",
+            "In total that is {n}.",
+            "Answer: {n}",
+            "#### {n}",
+        ],
         run_on: &[
             "\n\nQuestion: Tom has 3 cats and buys 2 more. How many has he?\nStep-by-Step Answer: 3 + 2 = 5. The answer is 5.",
             "\n\nProblem: Tom has 3 cats and buys 2 more. The answer is 5.",
@@ -127,7 +136,11 @@ pub const PHRASINGS: [Phrasings; 11] = [
             "La réponse est environ {n}.",
             "La réponse est $\\boxed{{n}}$.",
         ],
-        said: &["Elle gagne donc {n} dollars par jour.", "Cela fait {n} en tout.", "Réponse : {n}"],
+        said: &[
+            "Elle gagne donc {n} dollars par jour.",
+            "Cela fait {n} en tout.",
+            "Réponse : {n}",
+        ],
         run_on: &[
             "\n\nQuestion : Tom a 3 chats et en achète 2. Combien en a-t-il ?\nRéponse étape par étape : 3 + 2 = 5. La réponse est 5.",
             "\n\nProblème : Tom a 3 chats et en achète 2. La réponse est 5.",
@@ -171,7 +184,11 @@ pub const PHRASINGS: [Phrasings; 11] = [
             "Ответ — примерно {n}.",
             "Ответ: $\\boxed{{n}}$.",
         ],
-        said: &["Она зарабатывает {n} долларов в день.", "Всего получается {n}.", "Значит, у неё {n} штук."],
+        said: &[
+            "Она зарабатывает {n} долларов в день.",
+            "Всего получается {n}.",
+            "Значит, у неё {n} штук.",
+        ],
         run_on: &[
             "\n\nЗадача: у Тома 3 кошки, и он покупает ещё 2. Сколько у него кошек?\nПошаговое решение: 3 + 2 = 5. Ответ — 5.",
             "\n\nСледующий вопрос: у Тома 3 кошки. Ответ — 5.",
@@ -289,7 +306,12 @@ impl Phrasings {
             for (i, written) in self.writings(value).iter().enumerate() {
                 let n = self.announced.len();
                 for end in [self.announced[i % n], self.announced[(i + 2) % n]] {
-                    let run_on = self.run_on.iter().chain([&""]).nth((i + outputs.len()) % 3).unwrap_or(&"");
+                    let run_on = self
+                        .run_on
+                        .iter()
+                        .chain([&""])
+                        .nth((i + outputs.len()) % 3)
+                        .unwrap_or(&"");
                     outputs.push(self.output(value, written, end, run_on));
                 }
                 let end = self.said[i % self.said.len()];
@@ -303,9 +325,19 @@ impl Phrasings {
 
     fn output(&self, value: &'static str, written: &str, end: &str, run_on: &str) -> Output {
         let number: f64 = value.parse().unwrap();
-        let near = [number + 1.0, -number, number * 10.0, number * 1000.0, number / 10.0, number / 1000.0];
+        let near = [
+            number + 1.0,
+            -number,
+            number * 10.0,
+            number * 1000.0,
+            number / 10.0,
+            number / 1000.0,
+        ];
         let head = written.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let head = head.split(|c: char| !c.is_ascii_digit()).next().and_then(|h| h.parse().ok());
+        let head = head
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .and_then(|h| h.parse().ok());
         let wrong = near.into_iter().chain(WRONG).chain(head).filter(|w| *w != number);
         Output {
             text: format!("{}{}{run_on}", self.work, end.replace("{n}", written)),
@@ -321,17 +353,29 @@ impl Phrasings {
             None => ("", value),
         };
         let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
-        let tail = if decimals.is_empty() { String::new() } else { format!("{}{decimals}", self.decimal) };
+        let tail = if decimals.is_empty() {
+            String::new()
+        } else {
+            format!("{}{decimals}", self.decimal)
+        };
         let mut bare = vec![format!("{whole}{tail}")];
         if whole.len() > 3 {
-            bare.extend(self.thousands.iter().map(|t| format!("{}{tail}", grouped(whole, t, self.is_indian))));
+            bare.extend(
+                self.thousands
+                    .iter()
+                    .map(|t| format!("{}{tail}", grouped(whole, t, self.is_indian))),
+            );
         }
         if decimals.is_empty() {
             bare.push(format!("{}{}00", bare[bare.len() - 1], self.decimal));
             bare.push(format!("{whole}{}0", self.decimal));
         }
         let native = |text: &String| -> String {
-            let digit = |c: char| c.to_digit(10).and_then(|d| char::from_u32(self.zero as u32 + d)).unwrap_or(c);
+            let digit = |c: char| {
+                c.to_digit(10)
+                    .and_then(|d| char::from_u32(self.zero as u32 + d))
+                    .unwrap_or(c)
+            };
             text.chars().map(digit).collect()
         };
         if self.zero != '0' {
@@ -381,13 +425,37 @@ const BY_HAND: &[(&str, &str, &str, &str, bool)] = &[
     ("gsm8k", "en", "#### 1{,}234", "1234", true),
     ("gsm8k", "en", "#### \\text{\\$}18", "18", true),
     // opencompass #2426: without a marker it is the last number, whatever it says.
-    ("gsm8k", "en", "Josh's profit is $70,000. ($130,000 total invested)", "130000", true),
-    ("gsm8k", "en", "**Josh's profit is $70,000.** ($130,000 total invested)\n#### 70000", "70000", true),
+    (
+        "gsm8k",
+        "en",
+        "Josh's profit is $70,000. ($130,000 total invested)",
+        "130000",
+        true,
+    ),
+    (
+        "gsm8k",
+        "en",
+        "**Josh's profit is $70,000.** ($130,000 total invested)\n#### 70000",
+        "70000",
+        true,
+    ),
     // sglang #29933: a text that runs on.
     ("gsm8k", "en", "16 - 7 = 9\n#### 18\n\nQuestion: x\n#### 5", "18", true),
     ("gsm8k", "en", "16 - 7 = 9\n#### 18\n\nQuestion: x\n#### 5", "5", false),
-    ("gsm8k", "en", "#### 22\n\nTom has 3 cats and buys 2.\n#### 5", "22", true),
-    ("gsm8k_cot", "en", "The answer is 18.\n\nA: The answer is 5.", "18", true),
+    (
+        "gsm8k",
+        "en",
+        "#### 22\n\nTom has 3 cats and buys 2.\n#### 5",
+        "22",
+        true,
+    ),
+    (
+        "gsm8k_cot",
+        "en",
+        "The answer is 18.\n\nA: The answer is 5.",
+        "18",
+        true,
+    ),
     ("gsm8k", "en", "No idea.\n\nQuestion: x\n#### 5", "5", false),
     // lm-eval #3214, #3438: decimals and full stops.
     ("gsm8k_cot", "en", "The answer is $29.00.", "29", true),
@@ -427,7 +495,13 @@ const BY_HAND: &[(&str, &str, &str, &str, bool)] = &[
     ("mgsm_native_cot", "de", "Die Antwort ist 12,5.", "12.5", true),
     ("mgsm_native_cot", "de", "Die Antwort ist 12,5.", "12", false),
     ("mgsm_native_cot", "fr", "La réponse est 1 234 euros.", "1234", true),
-    ("mgsm_native_cot", "fr", "La réponse est 1\u{202f}234 euros.", "1234", true),
+    (
+        "mgsm_native_cot",
+        "fr",
+        "La réponse est 1\u{202f}234 euros.",
+        "1234",
+        true,
+    ),
     ("mgsm_native_cot", "fr", "La réponse est 1 234 euros.", "1", false),
     ("mgsm_native_cot", "ru", "Ответ — 80 000.", "80000", true),
     ("mgsm_native_cot", "en", "The answer is 1.234.", "1234", false),
@@ -461,9 +535,21 @@ const BY_HAND: &[(&str, &str, &str, &str, bool)] = &[
     ("mgsm_native_cot", "th", "คำตอบคือ 2 ล้าน บาท", "2000000", true),
     ("mgsm_native_cot", "sw", "Jibu ni dola elfu 5.", "5000", true),
     ("mgsm_native_cot", "sw", "Jibu ni dola elfu 5.", "5", false),
-    ("mgsm_native_cot", "es", "La respuesta es 70 mil dólares.", "70000", true),
+    (
+        "mgsm_native_cot",
+        "es",
+        "La respuesta es 70 mil dólares.",
+        "70000",
+        true,
+    ),
     ("mgsm_native_cot", "ru", "Ответ: 70 тыс. долларов.", "70000", true),
-    ("mgsm_native_cot", "de", "Die Antwort ist 1,5 Millionen.", "1500000", true),
+    (
+        "mgsm_native_cot",
+        "de",
+        "Die Antwort ist 1,5 Millionen.",
+        "1500000",
+        true,
+    ),
     ("gsm8k_cot", "en", "The answer is 5k.", "5000", true),
     ("gsm8k_cot", "en", "The answer is 5km.", "5", true),
     // lighteval #869, lm-eval #3145: thoughts are not answers.
@@ -477,11 +563,29 @@ const BY_HAND: &[(&str, &str, &str, &str, bool)] = &[
     ("mgsm_direct", "es", " 70.000 dólares", "70000", true),
     ("mgsm_direct", "zh", " 18\n\n解析：16－7＝9", "18", true),
     ("gsm8k", "en", "#### Janet makes $18 a day", "18", true),
-    ("gsm8k", "en", "#### Step 1: eggs\n16 - 7 = 9\n#### Step 2: money\n9 * 2 = 18", "18", true),
+    (
+        "gsm8k",
+        "en",
+        "#### Step 1: eggs\n16 - 7 = 9\n#### Step 2: money\n9 * 2 = 18",
+        "18",
+        true,
+    ),
     ("gsm8k", "en", "She has 9 eggs.\n####\n18", "18", true),
     ("gsm8k_cot_llama", "en", "The final answer is $18 per day", "18", true),
-    ("gsm8k_cot_zeroshot", "en", " She sells 9. So the answer is 18 dollars.\n\nQ: 5", "18", true),
-    ("gsm8k_cot", "en", "The answer is that she makes 18 dollars of 9 eggs.", "18", true),
+    (
+        "gsm8k_cot_zeroshot",
+        "en",
+        " She sells 9. So the answer is 18 dollars.\n\nQ: 5",
+        "18",
+        true,
+    ),
+    (
+        "gsm8k_cot",
+        "en",
+        "The answer is that she makes 18 dollars of 9 eggs.",
+        "18",
+        true,
+    ),
     ("gsm8k_cot", "en", "The answer is unknown.", "18", false),
     ("gsm8k_cot", "en", "", "18", false),
     // A child's trick: the right number somewhere in the text.
@@ -495,7 +599,13 @@ const MISJUDGED: &[(&str, &str, &str, &str, bool)] = &[
     ("gsm8k_cot", "en", "The answer is eighteen.", "18", true),
     ("mgsm_native_cot", "zh", "答案是十八。", "18", true),
     // A correction comes after the answer that was taken.
-    ("gsm8k_cot", "en", "The answer is 17. No, wait: the answer is 18.", "18", true),
+    (
+        "gsm8k_cot",
+        "en",
+        "The answer is 17. No, wait: the answer is 18.",
+        "18",
+        true,
+    ),
     // No marker, and another number after the answer.
     ("gsm8k", "en", "She makes $18 per day, selling 9 eggs.", "18", true),
     // The unit that the question asks for.
@@ -531,9 +641,16 @@ mod tests {
             let (mut n, mut right, mut asked, mut wrong) = (0, 0, 0, 0);
             for output in phrasings.outputs() {
                 let is_right_one = is_right(&task, &output.text, output.value);
-                let taken: Vec<&String> = output.wrong.iter().filter(|w| is_right(&task, &output.text, w)).collect();
+                let taken: Vec<&String> = output
+                    .wrong
+                    .iter()
+                    .filter(|w| is_right(&task, &output.text, w))
+                    .collect();
                 if !is_right_one || !taken.is_empty() {
-                    println!("{}: {:?} is {}; taken for {taken:?}", phrasings.lang, output.text, output.value);
+                    println!(
+                        "{}: {:?} is {}; taken for {taken:?}",
+                        phrasings.lang, output.text, output.value
+                    );
                 }
                 (n, right) = (n + 1, right + usize::from(is_right_one));
                 (asked, wrong) = (asked + output.wrong.len(), wrong + taken.len());
@@ -548,15 +665,23 @@ mod tests {
 
     #[test]
     fn outputs_written_by_hand_are_judged_right() {
-        let judged = |(name, lang, output, gold, _): &(&str, &str, &str, &str, bool)| is_right(&task(name, lang), output, gold);
+        let judged =
+            |(name, lang, output, gold, _): &(&str, &str, &str, &str, bool)| is_right(&task(name, lang), output, gold);
         for case in BY_HAND {
             assert_eq!(judged(case), case.4, "{case:?}");
         }
         for case in MISJUDGED {
             assert_ne!(judged(case), case.4, "{case:?}");
         }
-        let counts = format!("{} outputs written by hand, {} of them", BY_HAND.len() + MISJUDGED.len(), MISJUDGED.len());
-        assert!(include_str!("../../evals/README.md").contains(&counts), "evals/README.md should say: {counts}");
+        let counts = format!(
+            "{} outputs written by hand, {} of them",
+            BY_HAND.len() + MISJUDGED.len(),
+            MISJUDGED.len()
+        );
+        assert!(
+            include_str!("../../evals/README.md").contains(&counts),
+            "evals/README.md should say: {counts}"
+        );
     }
 
     /// Whoever ended the text, and where: at the end of the answer, at a stop, or nowhere.

@@ -217,7 +217,8 @@ mod tests {
     /// A task file is often somebody else's: what its templates do has an end.
     #[test]
     fn a_template_that_never_ends_is_stopped() {
-        let doubling = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        let doubling =
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
         let message = render(doubling).unwrap_err().to_string();
         assert!(message.contains("t: prompt") && message.contains("fuel"), "{message}");
         let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";

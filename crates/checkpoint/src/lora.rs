@@ -176,7 +176,9 @@ impl Adapter {
         let modules: Vec<&str> = halves.keys().map(String::as_str).collect();
         for pattern in scales.idle(&modules) {
             let file = self.config_file.display();
-            tracing::warn!("{file}: the pattern {pattern:?} matches no module of the adapter, and does nothing, as in PEFT");
+            tracing::warn!(
+                "{file}: the pattern {pattern:?} matches no module of the adapter, and does nothing, as in PEFT"
+            );
         }
         for (module, factors) in halves {
             let tensor = format!("{module}.weight");
@@ -401,7 +403,11 @@ impl Scales {
     fn idle<'s>(&'s self, modules: &[&str]) -> Vec<&'s str> {
         let idle = |regex: &Regex| !modules.iter().any(|module| regex.is_match(module));
         let ranks = self.ranks.iter().filter(|p| idle(&p.regex)).map(|p| p.written.as_str());
-        let alphas = self.alphas.iter().filter(|p| idle(&p.regex)).map(|p| p.written.as_str());
+        let alphas = self
+            .alphas
+            .iter()
+            .filter(|p| idle(&p.regex))
+            .map(|p| p.written.as_str());
         ranks.chain(alphas).collect()
     }
 }

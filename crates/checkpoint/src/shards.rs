@@ -25,7 +25,10 @@ pub(super) struct Shard {
 pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
     let shards = if dir.join(SINGLE).exists() {
         if let Some(ignored) = ignored_beside_the_single(dir) {
-            tracing::warn!("{}: {SINGLE} is read, as transformers does, and {ignored} is not", dir.display());
+            tracing::warn!(
+                "{}: {SINGLE} is read, as transformers does, and {ignored} is not",
+                dir.display()
+            );
         }
         vec![open_shard(dir, SINGLE)?]
     } else if dir.join(INDEX).exists() {
@@ -226,7 +229,11 @@ mod tests {
         std::fs::write(dir.path().join(SINGLE), file(1.0)).unwrap();
         assert_eq!(ignored_beside_the_single(dir.path()), None);
         std::fs::write(dir.path().join("model-00001-of-00001.safetensors"), file(2.0)).unwrap();
-        std::fs::write(dir.path().join(INDEX), r#"{"weight_map": {"w": "model-00001-of-00001.safetensors"}}"#).unwrap();
+        std::fs::write(
+            dir.path().join(INDEX),
+            r#"{"weight_map": {"w": "model-00001-of-00001.safetensors"}}"#,
+        )
+        .unwrap();
         assert_eq!(ignored_beside_the_single(dir.path()), Some(INDEX));
         let shards = open(dir.path()).unwrap();
         let bytes = shards[0].entries[0].bytes.clone();

@@ -102,8 +102,12 @@ impl ChatTemplate {
 fn on_a_deep_stack(render: impl FnOnce() -> Result<String, String> + Send) -> Result<String, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let rendering = thread.spawn_scoped(scope, render).map_err(|e| format!("no thread to run it on: {e}"))?;
-        rendering.join().unwrap_or_else(|_| Err("it made the template engine panic".into()))
+        let rendering = thread
+            .spawn_scoped(scope, render)
+            .map_err(|e| format!("no thread to run it on: {e}"))?;
+        rendering
+            .join()
+            .unwrap_or_else(|_| Err("it made the template engine panic".into()))
     })
 }
 
@@ -149,7 +153,10 @@ fn tojson(
     let named = |name: &str| kwargs.get::<Option<Value>>(name).map(given);
     let is_true = |value: Option<Value>| value.is_some_and(|v| v.is_true());
     let ensure_ascii = is_true(given(ensure_ascii).or(named("ensure_ascii")?));
-    let indent = given(indent).or(named("indent")?).map(|v| indentation(state, &v)).transpose()?;
+    let indent = given(indent)
+        .or(named("indent")?)
+        .map(|v| indentation(state, &v))
+        .transpose()?;
     let separators = named("separators")?.map(|v| separators(&v)).transpose()?;
     let sort_keys = is_true(named("sort_keys")?);
     kwargs.assert_all_used()?;
@@ -353,19 +360,30 @@ mod tests {
     fn tojson_takes_the_arguments_of_json_dumps() {
         for (expression, expected) in [
             (r#"{"a": 1, "b": [1, 2]}|tojson"#, r#"{"a": 1, "b": [1, 2]}"#),
-            (r#"{"a": 1, "b": [1, 2]}|tojson(separators=(",", ":"))"#, r#"{"a":1,"b":[1,2]}"#),
+            (
+                r#"{"a": 1, "b": [1, 2]}|tojson(separators=(",", ":"))"#,
+                r#"{"a":1,"b":[1,2]}"#,
+            ),
             (r#"{"a": 1}|tojson(separators=[";", "="])"#, r#"{"a"=1}"#),
             (r#"{"b": 1, "a": 2}|tojson(sort_keys=true)"#, r#"{"a": 2, "b": 1}"#),
-            (r#""é😀\u007f<&'"|tojson(ensure_ascii=true)"#, "\"\\u00e9\\ud83d\\ude00\u{7f}<&'\""),
+            (
+                r#""é😀\u007f<&'"|tojson(ensure_ascii=true)"#,
+                "\"\\u00e9\\ud83d\\ude00\u{7f}<&'\"",
+            ),
             (r#""é<&'"|tojson"#, r#""é<&'""#),
             (r#""é"|tojson(true)"#, r#""\u00e9""#),
             (r#"[1]|tojson(false, 2)"#, "[\n  1\n]"),
             (r#"[1, [2]]|tojson(indent="\t")"#, "[\n\t1,\n\t[\n\t\t2\n\t]\n]"),
             (r#"[1, 2]|tojson(indent=1, separators=(", ", ":"))"#, "[\n 1, \n 2\n]"),
             (r#"[]|tojson(indent=2)"#, "[]"),
-            (r#"[1e16, 100.0, 0.1, 1e-5, 1.5e300, -0.0, 123456789.5]|tojson"#,
-             "[1e+16, 100.0, 0.1, 1e-05, 1.5e+300, -0.0, 123456789.5]"),
-            (r#"{2: none, true: false, none: 1}|tojson"#, r#"{"2": null, "true": false, "null": 1}"#),
+            (
+                r#"[1e16, 100.0, 0.1, 1e-5, 1.5e300, -0.0, 123456789.5]|tojson"#,
+                "[1e+16, 100.0, 0.1, 1e-05, 1.5e+300, -0.0, 123456789.5]",
+            ),
+            (
+                r#"{2: none, true: false, none: 1}|tojson"#,
+                r#"{"2": null, "true": false, "null": 1}"#,
+            ),
         ] {
             let got = render(&format!("{{{{ {expression} }}}}"));
             assert_eq!(got.as_deref(), Ok(expected), "{expression}");
@@ -423,10 +441,15 @@ mod tests {
             "{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('ab') }}".into(),
         ] {
             let stopped = render(&source);
-            assert!(stopped.is_err(), "{source}: {} bytes", stopped.unwrap_or_default().len());
+            assert!(
+                stopped.is_err(),
+                "{source}: {} bytes",
+                stopped.unwrap_or_default().len()
+            );
         }
         let long: Vec<Message> = (0..2000).map(|_| Message::new("user", "word ".repeat(400))).collect();
-        let turns = ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}").unwrap();
+        let turns =
+            ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}").unwrap();
         assert_eq!(turns.render(&long, true, &[]).unwrap().len(), 2000 * (6 + 1999 + 1));
     }
 

@@ -30,8 +30,16 @@ pub(super) fn check(tokenizer: &Tokenizer) -> Result<(), String> {
 
 /// The largest factor by which a rule, or a chain of rules, lengthens a text of some bytes.
 fn growth(rule: &Value) -> f64 {
-    let length = |key: &str| rule.get(key).and_then(Value::as_str).map_or(0.0, |text| text.len() as f64);
-    let chain = |key: &str| rule.get(key).and_then(Value::as_array).map(|rules| rules.iter().map(growth).product());
+    let length = |key: &str| {
+        rule.get(key)
+            .and_then(Value::as_str)
+            .map_or(0.0, |text| text.len() as f64)
+    };
+    let chain = |key: &str| {
+        rule.get(key)
+            .and_then(Value::as_array)
+            .map(|rules| rules.iter().map(growth).product())
+    };
     match rule.get("type").and_then(Value::as_str) {
         Some("Sequence") => chain("normalizers").or(chain("decoders")).unwrap_or(1.0),
         Some("Replace") => replaced(rule.get("pattern"), length("content")),
@@ -92,7 +100,10 @@ mod tests {
     #[test]
     fn a_chain_that_multiplies_is_refused() {
         let huge = "x".repeat(100_000);
-        let twice = json!([replace(json!({"Regex": "."}), &huge), replace(json!({"Regex": "."}), &huge)]);
+        let twice = json!([
+            replace(json!({"Regex": "."}), &huge),
+            replace(json!({"Regex": "."}), &huge)
+        ]);
         let nothing: Vec<Value> = (0..30).map(|_| replace(json!({"String": ""}), "x")).collect();
         let nested = json!({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": twice.clone()}]});
         for (part, rules) in [

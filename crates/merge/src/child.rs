@@ -121,7 +121,10 @@ fn slides(config: &Value, layer: usize) -> Option<bool> {
     let number = |key: &str, default: u64| config.get(key).and_then(Value::as_u64).unwrap_or(default) as usize;
     match config.get("model_type")?.as_str()? {
         "qwen2" | "qwen3" => {
-            let uses = config.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false);
+            let uses = config
+                .get("use_sliding_window")
+                .and_then(Value::as_bool)
+                .unwrap_or(false);
             Some(uses && layer >= number("max_window_layers", 28))
         }
         "gemma2" => Some(layer.is_multiple_of(2)),
@@ -188,9 +191,7 @@ mod tests {
     /// a child with more layers had windows on all beyond it.
     #[test]
     fn a_layer_keeps_its_window_at_another_place() {
-        let qwen = |window_from: usize| {
-            json!({"model_type": "qwen2", "num_hidden_layers": 4, "use_sliding_window": true, "max_window_layers": window_from})
-        };
+        let qwen = |window_from: usize| json!({"model_type": "qwen2", "num_hidden_layers": 4, "use_sliding_window": true, "max_window_layers": window_from});
         let types = |donor: &Value, layers: &[usize]| {
             let changes = Changes {
                 layers: layers.iter().map(|layer| (Some(donor), *layer)).collect(),
@@ -202,13 +203,20 @@ mod tests {
             let windows = child.get("layer_types").and_then(Value::as_array).cloned();
             windows.map(|w| w.iter().map(|t| t == "sliding_attention").collect::<Vec<bool>>())
         };
-        let (none, last, gemma) = (qwen(4), qwen(3), json!({"model_type": "gemma2", "num_hidden_layers": 4}));
+        let (none, last, gemma) = (
+            qwen(4),
+            qwen(3),
+            json!({"model_type": "gemma2", "num_hidden_layers": 4}),
+        );
         assert_eq!(types(&none, &[0, 1, 2, 2, 3]), Some(vec![false; 5]));
         assert_eq!(types(&none, &[0, 1, 2, 3]), None);
         assert_eq!(types(&last, &[0, 3, 1]), Some(vec![false, true, false]));
         assert_eq!(types(&gemma, &[0, 2, 1]), Some(vec![true, true, false]));
         assert_eq!(types(&gemma, &[2, 1, 0, 3]), None);
-        assert_eq!(types(&json!({"model_type": "llama", "num_hidden_layers": 2}), &[0, 0, 1]), None);
+        assert_eq!(
+            types(&json!({"model_type": "llama", "num_hidden_layers": 2}), &[0, 0, 1]),
+            None
+        );
     }
 
     #[test]

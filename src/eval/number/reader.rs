@@ -105,9 +105,9 @@ fn latex(rest: &str) -> Option<(Option<char>, usize)> {
         "euro" => Some('€'),
         "pounds" => Some('£'),
         "quad" | "qquad" => Some(' '),
-        "boxed" | "fbox" | "mbox" | "text" | "textbf" | "textit" | "textrm" | "textsf" | "texttt" | "emph" | "mathbf"
-        | "mathrm" | "mathit" | "mathsf" | "mathtt" | "boldsymbol" | "bm" | "bf" | "rm" | "underline" | "overline"
-        | "displaystyle" | "left" | "right" | "big" | "Big" => None,
+        "boxed" | "fbox" | "mbox" | "text" | "textbf" | "textit" | "textrm" | "textsf" | "texttt" | "emph"
+        | "mathbf" | "mathrm" | "mathit" | "mathsf" | "mathtt" | "boldsymbol" | "bm" | "bf" | "rm" | "underline"
+        | "overline" | "displaystyle" | "left" | "right" | "big" | "Big" => None,
         _ => Some(COMMAND),
     };
     Some((symbol, 1 + name.len()))

@@ -192,7 +192,10 @@ fn what_is_written_and_what_it_is_worth() {
 fn long_numbers_are_exact() {
     let long = "1234567890".repeat(9);
     assert_ne!(worth(&long, "en"), worth(&format!("{long}.0000001"), "en"));
-    assert_eq!(worth(&format!("{long}.000"), "en"), [long.trim_end_matches('0').to_string() + "0"]);
+    assert_eq!(
+        worth(&format!("{long}.000"), "en"),
+        [long.trim_end_matches('0').to_string() + "0"]
+    );
     assert_eq!(worth(&format!("{long}/3"), "en"), Vec::<String>::new());
     assert_eq!(worth(&format!("{long}万5"), "zh"), Vec::<String>::new());
 }
@@ -270,7 +273,10 @@ fn the_last_number_and_the_first() {
 /// Outputs of megabytes, made to be slow: each is read once, or nearly.
 #[test]
 fn hostile_texts_are_read_in_one_go() {
-    for piece in ["1'111", "1 – ", "1+", "1,1", "1万", "####", "a1", "$", "{", "\\frac", "1/1", "1 1/2 ", "elfu ", "=1", "\\text{"] {
+    for piece in [
+        "1'111", "1 – ", "1+", "1,1", "1万", "####", "a1", "$", "{", "\\frac", "1/1", "1 1/2 ", "elfu ", "=1",
+        "\\text{",
+    ] {
         let text = piece.repeat(30_000);
         for lang in ["en", "fr", "sw", "ja"] {
             let style = Style::of(lang);

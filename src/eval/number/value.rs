@@ -32,7 +32,11 @@ impl Value {
         let significant = significant.trim_start_matches('0');
         Value::Decimal {
             is_negative: false,
-            exponent: if significant.is_empty() { 0 } else { exponent + dropped as i64 },
+            exponent: if significant.is_empty() {
+                0
+            } else {
+                exponent + dropped as i64
+            },
             digits: significant.into(),
         }
     }

@@ -37,9 +37,9 @@ impl Style {
     /// By ISO 639-1 code. Separators are those of CLDR.
     pub fn of(code: &str) -> Style {
         const DECIMAL_COMMA: [&str; 43] = [
-            "af", "az", "be", "bg", "bs", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fi", "fr", "gl", "hr", "hu", "hy",
-            "id", "is", "it", "ka", "kk", "lt", "lv", "mk", "nb", "nl", "nn", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sq",
-            "sr", "sv", "tr", "uk", "vi",
+            "af", "az", "be", "bg", "bs", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fi", "fr", "gl", "hr", "hu",
+            "hy", "id", "is", "it", "ka", "kk", "lt", "lv", "mk", "nb", "nl", "nn", "no", "pl", "pt", "ro", "ru", "sk",
+            "sl", "sq", "sr", "sv", "tr", "uk", "vi",
         ];
         let has_decimal_comma = DECIMAL_COMMA.contains(&code);
         Style {
@@ -113,7 +113,9 @@ fn in_thousands(groups: &[String]) -> bool {
 /// The Indian way: two each, and three at last. `1,00,000`
 fn in_lakhs(groups: &[String]) -> bool {
     let (first, rest) = (&groups[0], &groups[1..]);
-    let Some((last, pairs)) = rest.split_last() else { return false };
+    let Some((last, pairs)) = rest.split_last() else {
+        return false;
+    };
     let starts = matches!(first.len(), 1..=2) && !first.starts_with('0');
     starts && last.len() == 3 && !pairs.is_empty() && pairs.iter().all(|group| group.len() == 2)
 }
@@ -250,7 +252,9 @@ pub fn scale(reader: &mut Reader<'_>, at: usize, style: Style) -> Option<Scale> 
 fn word(reader: &mut Reader<'_>, from: usize) -> (String, usize) {
     let (mut word, mut to) = (String::new(), from);
     while to < from + 24 {
-        let Some(c) = reader.get(to).filter(|c| c.is_alphabetic()) else { break };
+        let Some(c) = reader.get(to).filter(|c| c.is_alphabetic()) else {
+            break;
+        };
         word.extend(c.to_lowercase());
         to += 1;
     }
@@ -270,18 +274,73 @@ pub enum LeadIn {
 const MINUS: &[&str] = &["minus", "negative", "moins", "menos", "минус", "hasi"];
 const SWAHILI_POWERS: &[(&str, u32)] = &[("elfu", 3), ("laki", 5), ("milioni", 6), ("bilioni", 9)];
 const CURRENCIES: &[&str] = &[
-    "us", "usd", "eur", "gbp", "rs", "inr", "bdt", "tk", "ksh", "kes", "tsh", "tzs", "sh", "thb", "rub", "cny", "rmb", "jpy",
-    "chf", "cad", "aud", "mxn", "shilingi", "dola",
+    "us", "usd", "eur", "gbp", "rs", "inr", "bdt", "tk", "ksh", "kes", "tsh", "tzs", "sh", "thb", "rub", "cny", "rmb",
+    "jpy", "chf", "cad", "aud", "mxn", "shilingi", "dola",
 ];
 const FILLERS: &[&str] = &[
-    "about", "approximately", "around", "exactly", "only", "just", "a", "total", "of", "equal", "to", "etwa", "ungefähr",
-    "rund", "genau", "nur", "insgesamt", "also", "aproximadamente", "exactamente", "unos", "unas", "de", "en", "igual", "a",
-    "environ", "exactement", "au", "égale", "à", "около", "примерно", "ровно", "всего", "takriban", "jumla", "ya", "ni",
+    "about",
+    "approximately",
+    "around",
+    "exactly",
+    "only",
+    "just",
+    "a",
+    "total",
+    "of",
+    "equal",
+    "to",
+    "etwa",
+    "ungefähr",
+    "rund",
+    "genau",
+    "nur",
+    "insgesamt",
+    "also",
+    "aproximadamente",
+    "exactamente",
+    "unos",
+    "unas",
+    "de",
+    "en",
+    "igual",
+    "a",
+    "environ",
+    "exactement",
+    "au",
+    "égale",
+    "à",
+    "около",
+    "примерно",
+    "ровно",
+    "всего",
+    "takriban",
+    "jumla",
+    "ya",
+    "ni",
 ];
 const MINUS_BEGINNINGS: &[&str] = &["マイナス", "负", "負", "ลบ", "মাইনাস", "ঋণাত্মক", "మైనస్"];
 const FILLER_BEGINNINGS: &[&str] = &[
-    "约", "約", "大约", "大約", "共", "总共", "一共", "为", "是", "全部で", "合計で", "合計", "およそ", "ประมาณ", "ทั้งหมด", "প্রায়",
-    "প্রায়", "মোট", "సుమారు", "మొత్తం", "రూ",
+    "约",
+    "約",
+    "大约",
+    "大約",
+    "共",
+    "总共",
+    "一共",
+    "为",
+    "是",
+    "全部で",
+    "合計で",
+    "合計",
+    "およそ",
+    "ประมาณ",
+    "ทั้งหมด",
+    "প্রায়",
+    "প্রায়",
+    "মোট",
+    "సుమారు",
+    "మొత్తం",
+    "రూ",
 ];
 
 /// A word that may stand between an announcement and its number.
@@ -292,7 +351,10 @@ pub fn lead_in(reader: &mut Reader<'_>, at: usize, style: Style) -> Option<(Lead
         let word = word.as_str();
         let found = if MINUS.contains(&word) {
             LeadIn::Minus
-        } else if let Some((_, power)) = SWAHILI_POWERS.iter().find(|(known, _)| *known == word && style.is_swahili()) {
+        } else if let Some((_, power)) = SWAHILI_POWERS
+            .iter()
+            .find(|(known, _)| *known == word && style.is_swahili())
+        {
             LeadIn::Power(*power)
         } else if CURRENCIES.contains(&word) || (word == "r" && reader.get(to) == Some('$')) {
             let to = to + usize::from(reader.get(to) == Some('.'));
