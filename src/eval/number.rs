@@ -49,7 +49,7 @@ pub enum Announced {
 /// A calculation gives its result: `9 * 2 = 18` is 18. One without a result, and a range, are found whole and have no
 /// value. With `heading`, a small number with a point and a word after it numbers a heading.
 pub fn announced(text: &str, style: Style, heading: bool) -> Announced {
-    let mut parser = Parser::new(text, style);
+    let mut parser = Parser::of_a_number(text, style);
     let Some(start) = parser.lead_in(0) else {
         return Announced::Words;
     };
@@ -101,7 +101,7 @@ pub fn last(text: &str, style: Style) -> Option<Range<usize>> {
 /// What a text that is one number may mean; nothing if it is none. Punctuation, markup and currency around it, and a per
 /// cent sign after it, do not count.
 pub fn readings(text: &str, style: Style) -> Vec<Value> {
-    let mut parser = Parser::new(text, style);
+    let mut parser = Parser::of_a_number(text, style);
     let Some(start) = parser.lead_in(0) else {
         return Vec::new();
     };
@@ -141,6 +141,17 @@ struct Term {
     is_plain: bool,
 }
 
+impl Term {
+    fn quotient(symbols: Range<usize>, numerator: u64, denominator: u64) -> Self {
+        Term {
+            from: symbols.start,
+            to: symbols.end,
+            readings: Value::ratio(numerator, denominator).into_iter().collect(),
+            is_plain: false,
+        }
+    }
+}
+
 /// Terms joined by operators.
 struct Expression {
     first: Term,
@@ -161,6 +172,9 @@ enum Joint {
 struct Parser<'t> {
     reader: Reader<'t>,
     style: Style,
+    /// Whether a plain space may stand between thousands. Where an answer is announced it may in any language: `1 234` is
+    /// not 1.
+    groups_with_spaces: bool,
 }
 
 impl<'t> Parser<'t> {
@@ -168,6 +182,15 @@ impl<'t> Parser<'t> {
         Parser {
             reader: Reader::new(text),
             style,
+            groups_with_spaces: style.groups_with_spaces,
+        }
+    }
+
+    /// For a text that is known to be, or to begin with, one number.
+    fn of_a_number(text: &'t str, style: Style) -> Self {
+        Parser {
+            groups_with_spaces: true,
+            ..Parser::new(text, style)
         }
     }
 
@@ -473,18 +496,24 @@ impl<'t> Parser<'t> {
 impl Parser<'_> {
     fn term(&mut self, at: usize) -> Option<Term> {
         let mut term = match self.reader.get(at)? {
-            FRACTION => self.latex_fraction(at)?,
-            c if vulgar(c).is_some() => Term {
-                from: at,
-                to: at + 1,
-                readings: vulgar(c).and_then(|(n, d)| Value::ratio(n, d)).into_iter().collect(),
-                is_plain: false,
-            },
+            FRACTION => {
+                let (n, d, to) = self.latex_fraction(at)?;
+                Term::quotient(at..to, n, d)
+            }
+            c if vulgar(c).is_some() => {
+                let (n, d) = vulgar(c)?;
+                Term::quotient(at..at + 1, n, d)
+            }
             _ => self.plain(at)?,
         };
         self.fraction(&mut term);
         self.power_of_ten(&mut term);
         self.power(&mut term);
+        if self.reader.get(term.to).is_some_and(|c| matches!(c, '√' | 'π')) {
+            // `2√3`, `2\\pi`: the number is a factor.
+            term.readings.clear();
+            term.to += 1;
+        }
         self.scale(&mut term, MOST_SUMMED);
         Some(term)
     }
@@ -500,7 +529,7 @@ impl Parser<'_> {
             let continues = match separator {
                 ',' | '.' | '٫' | '٬' => length > 0,
                 '\'' | '_' | THIN_SPACE => length == 3,
-                ' ' => length == 3 && self.style.groups_with_spaces,
+                ' ' => length == 3 && self.groups_with_spaces,
                 _ => false,
             };
             // Only like separators group, and only after one to three digits.
@@ -538,16 +567,11 @@ impl Parser<'_> {
         (from..to).filter_map(|i| self.reader.get(i)).collect()
     }
 
-    /// `\frac{3}{4}`, `\frac34`
-    fn latex_fraction(&mut self, at: usize) -> Option<Term> {
+    /// `\frac{3}{4}`, `\frac34`: numerator, denominator, and where it ends.
+    fn latex_fraction(&mut self, at: usize) -> Option<(u64, u64, usize)> {
         let (numerator, to) = self.argument(at + 1)?;
         let (denominator, to) = self.argument(to)?;
-        Some(Term {
-            from: at,
-            to,
-            readings: Value::ratio(numerator, denominator).into_iter().collect(),
-            is_plain: false,
-        })
+        Some((numerator, denominator, to))
     }
 
     fn argument(&mut self, at: usize) -> Option<(u64, usize)> {
@@ -559,7 +583,7 @@ impl Parser<'_> {
         Some((self.text(at + 1, to).parse().ok()?, to + 1))
     }
 
-    /// `3/4`, `1 3/4`, `2½`: the number becomes the quotient, or grows by it. `1/2/3` has no value.
+    /// `3/4`, `1 3/4`, `2½`, `2\frac12`: the number becomes the quotient, or grows by it. `1/2/3` has no value.
     fn fraction(&mut self, term: &mut Term) {
         if !term.is_plain {
             return;
@@ -568,6 +592,11 @@ impl Parser<'_> {
         if let Some((n, d)) = self.reader.get(gap).and_then(vulgar) {
             self.add_ratio(term, n, d);
             term.to = gap + 1;
+        } else if self.reader.get(gap) == Some(FRACTION)
+            && let Some((n, d, to)) = self.latex_fraction(gap)
+        {
+            self.add_ratio(term, n, d);
+            term.to = to;
         } else if let Some((denominator, to)) = self.over(term.to) {
             let numerator = self.text(term.from, term.to).parse().ok();
             let is_date = self.over(to).is_some();

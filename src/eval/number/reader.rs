@@ -2,7 +2,7 @@
 //!
 //! Digits of all scripts become ASCII ones, full-width characters their ASCII twins, the dashes that are written for minus
 //! `-`, the spaces that group digits [`THIN_SPACE`]; of LaTeX only what it shows is left. Each symbol knows the bytes that
-//! it stands for. Where the text ends inside something that more text could complete, it ends there for the grammar too.
+//! it stands for. Where more text could make something else of the last symbol, the end counts as looked at.
 
 use std::ops::Range;
 
@@ -64,9 +64,11 @@ impl<'t> Reader<'t> {
             let c = rest.chars().next()?;
             let (symbol, length) = match c {
                 '\\' => latex(rest)?,
-                '{' => braced(rest)?,
+                '{' => braced(rest),
                 c => (even(c), c.len_utf8()),
             };
+            // More text could make another symbol of what stands at the end.
+            self.ran_out |= length == rest.len() && matches!(c, '\\' | '{');
             self.next = start + length;
             if let Some(c) = symbol {
                 return Some(Symbol {
@@ -78,7 +80,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// What a backslash begins, and its length; no symbol where it shows nothing. None if the text ends inside.
+/// What a backslash begins, and its length; no symbol where it shows nothing. None at the end of the text.
 fn latex(rest: &str) -> Option<(Option<char>, usize)> {
     let c = rest[1..].chars().next()?;
     if !c.is_ascii_alphabetic() {
@@ -93,15 +95,15 @@ fn latex(rest: &str) -> Option<(Option<char>, usize)> {
         return Some((Some(symbol), 1 + c.len_utf8()));
     }
     let name = rest[1..].split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or("");
-    if 1 + name.len() == rest.len() {
-        return None;
-    }
     let symbol = match name {
         "times" | "cdot" | "ast" => Some('×'),
         "div" => Some('÷'),
         "pm" => Some('±'),
         "approx" | "simeq" | "sim" => Some('≈'),
         "frac" | "dfrac" | "tfrac" | "cfrac" => Some(FRACTION),
+        "sqrt" => Some('√'),
+        "pi" => Some('π'),
+        "circ" | "degree" => Some('°'),
         "euro" => Some('€'),
         "pounds" => Some('£'),
         "quad" | "qquad" => Some(' '),
@@ -113,8 +115,8 @@ fn latex(rest: &str) -> Option<(Option<char>, usize)> {
     Some((symbol, 1 + name.len()))
 }
 
-/// `{,}`, which keeps LaTeX from setting a space after the comma, or a plain brace. None if the text ends inside.
-fn braced(rest: &str) -> Option<(Option<char>, usize)> {
+/// `{,}`, which keeps LaTeX from setting a space after the comma, or a plain brace.
+fn braced(rest: &str) -> (Option<char>, usize) {
     const KEPT: [(&str, char); 5] = [
         ("{,}", ','),
         ("{.}", '.'),
@@ -123,12 +125,11 @@ fn braced(rest: &str) -> Option<(Option<char>, usize)> {
         ("{\\ }", THIN_SPACE),
     ];
     if let Some((written, symbol)) = KEPT.iter().find(|(written, _)| rest.starts_with(written)) {
-        return Some((Some(*symbol), written.len()));
+        return (Some(*symbol), written.len());
     }
-    if KEPT.iter().any(|(written, _)| written.starts_with(rest)) {
-        return None;
-    }
-    Some((Some('{'), 1))
+    // Cut off inside of one of them: the rest is taken as a whole, and the end was looked at.
+    let is_cut_off = KEPT.iter().any(|(written, _)| written.starts_with(rest));
+    (Some('{'), if is_cut_off { rest.len() } else { 1 })
 }
 
 /// One character for all that are written for it; none for what shows nothing.
