@@ -10,7 +10,9 @@ mod endings;
 mod environment;
 mod eval;
 mod export;
+mod final_limits;
 mod generate;
+mod interruption;
 mod lists;
 mod merge;
 mod models;
@@ -77,6 +79,7 @@ impl Failure {
 /// See [`Failure`].
 pub fn run(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
+    environment::choose_instruction_set()?;
     match cli.command {
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),
