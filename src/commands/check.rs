@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    Failure, Outcome, environment,
+    Failure, Outcome, endings, environment,
     models::{Opened, is_recipe},
     print_json,
     search::{Prepared, duration_ms, resolve},
@@ -137,12 +137,14 @@ fn check_recipe(file: &Path) -> Result<Findings> {
         models.push(model(name, checkpoint)?);
     }
     let merge = merge(&opened.plan, &opened.parents);
+    let mut warnings = opened.plan.warnings();
+    warnings.extend(endings::warnings(&opened.parents, &opened.plan.tokenizer().donor));
     Ok(Findings {
         ok: true,
         models,
         merge_seconds: Some(merge_seconds(&opened, &merge)?),
         merge: Some(merge),
-        warnings: opened.plan.warnings(),
+        warnings,
         ..Findings::default()
     })
 }
@@ -257,6 +259,8 @@ fn merge_of_space(prepared: &Prepared, findings: &mut Findings) -> Result<()> {
     };
     let plan = Plan::new(&recipe, &prepared.parents)?;
     findings.warnings.extend(plan.warnings());
+    let donor = plan.tokenizer().donor;
+    findings.warnings.extend(endings::warnings(&prepared.parents, &donor));
     findings.merge = Some(merge(&plan, &prepared.parents));
     Ok(())
 }

@@ -6,6 +6,7 @@ mod check;
 mod child;
 mod compare;
 mod data;
+mod endings;
 mod environment;
 mod eval;
 mod export;
