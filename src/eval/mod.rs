@@ -530,7 +530,7 @@ impl Task {
             part(format!("{:?}", self.options).as_bytes());
             for file in self.data_files() {
                 // A file that is not there is one more thing that decides; what it means is said by `questions`.
-                part(&std::fs::read(file).unwrap_or_default());
+                part(data::text_of(&file).unwrap_or_default().as_bytes());
             }
             hasher.finalize().to_hex().to_string()
         })

@@ -48,7 +48,7 @@ fn models(card: &Card) -> Vec<String> {
 }
 
 /// `hf:owner/name@revision` → `owner/name`; of a path on somebody's disk only the last part.
-pub(super) fn hub_name(model: &str) -> String {
+pub fn hub_name(model: &str) -> String {
     match model.strip_prefix("hf:") {
         Some(rest) => rest.split('@').next().unwrap_or(rest).to_owned(),
         None => model
@@ -59,6 +59,21 @@ pub(super) fn hub_name(model: &str) -> String {
             .to_owned(),
     }
 }
+
+/// How the model is loaded, wherever the card lies.
+const USE: &str = "## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model_id = \".\"  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(model_id)
+model = AutoModelForCausalLM.from_pretrained(model_id, dtype=\"auto\")
+inputs = tokenizer(\"Question: \", return_tensors=\"pt\")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
+```
+
+";
 
 fn front_matter(card: &Card) -> String {
     let mut out = String::from("---\nbase_model:\n");
@@ -103,7 +118,7 @@ fn model_index(card: &Card) -> String {
             out,
             "  - task:\n      type: text-generation\n    dataset:\n      name: {}\n      type: {}\n      split: {}\n",
             scalar(&task),
-            scalar(&score.task),
+            scalar(&task_name(&score.task, "")),
             scalar(&score.split)
         );
         let _ = write!(
@@ -162,6 +177,7 @@ fn body(card: &Card) -> String {
         card.profile
     );
     let _ = writeln!(out, "## Recipe\n\n```yaml\n{}\n```\n", card.recipe_yaml.trim_end());
+    out += USE;
     out += &licenses(card);
     out + &provenance(card)
 }

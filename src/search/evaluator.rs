@@ -276,6 +276,8 @@ impl<'a> MergeEvaluator<'a> {
                     .enumerate()
                     .map(|(i, o)| (o.name.as_str(), i))
                     .collect();
+                let shape_of = |name: &str| index.get(name).map(|i| plan.outputs()[*i].shape.clone());
+                spec.check_tensors(&shape_of).map_err(|e| e.to_string())?;
                 let resident = &mut self.resident;
                 let mut read = |name: &str| {
                     let i = index.get(name).ok_or("the merge does not produce it")?;

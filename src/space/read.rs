@@ -34,13 +34,18 @@ const WARM_STARTS: [&str; 7] = [
     "frankenmerge",
 ];
 
+/// The most evaluations of a search; their journal would have gigabytes.
+const MOST_EVALS: u64 = 10_000_000;
+/// The most candidates at once, for which memory is asked before the first is scored.
+const MOST_POPULATION: usize = 1 << 16;
+
 impl Space {
     /// Reads and checks a search space; no model or task is opened.
     ///
     /// # Errors
     /// Names the file, the line, the field and, for a misspelt word, the nearest valid one.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::Unreadable {
+        let text = yaml::read_text(file).map_err(|source| Error::Unreadable {
             file: file.to_path_buf(),
             source,
         })?;
@@ -717,12 +722,16 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     {
         match node.usize()? {
             0 | 1 => return Err(node.error("a population needs at least 2 candidates; write a number or auto")),
+            n if n > MOST_POPULATION => {
+                return Err(node.error(format!("{n} candidates at once are more than {MOST_POPULATION}")));
+            }
             n => search.population = Some(n),
         }
     }
     if let Some(node) = map.optional("evals") {
         match node.u64()? {
             0 => return Err(node.error("a search needs at least 1 evaluation")),
+            n if n > MOST_EVALS => return Err(node.error(format!("{n} evaluations are more than {MOST_EVALS}"))),
             n => search.evals = n,
         }
     }
@@ -1069,6 +1078,10 @@ search: {evals: 20}
         assert!(error("max_layers: 12", "max_layers: 0").contains("1 of its layers always run"));
         assert!(error("max_layers: 12", "max_layer: 12").contains("'max_layer"));
         assert!(error("max_layers: 12", "max_layers: 12\n  repeats: 0").contains("not between 1 and 64"));
+        // "capacity overflow", and 2 TB asked for at once.
+        assert!(error("evals: 20", "evals: 1000000000000").contains("more than 10000000"));
+        let population = error("evals: 20", "optimizer: genetic, population: 9223372036854775807");
+        assert!(population.contains("more than 65536"), "{population}");
         assert!(error("[0.5, 1.5]", "[0.0, 1.5]").contains("begin above 0"));
         assert!(error("[0.5, 1.5]", "[1.5, 0.5]").contains("upside down"));
         assert!(error("[0.5, 1.5]", "[1.2, 1.5]").contains("must hold 1"));

@@ -5,6 +5,8 @@
 mod combinations;
 mod data_flow;
 mod evaluation;
+mod files;
+mod fuzz;
 mod program;
 mod racing;
 mod terminal;
