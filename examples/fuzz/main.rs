@@ -44,7 +44,12 @@ struct Args {
 fn args() -> Result<Args> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let after = |flag: &str| words.iter().position(|w| w == flag).and_then(|i| words.get(i + 1));
-    let number = |flag: &str| after(flag).map(|n| n.parse::<u64>()).transpose().with_context(|| flag.to_owned());
+    let number = |flag: &str| {
+        after(flag)
+            .map(|n| n.parse::<u64>())
+            .transpose()
+            .with_context(|| flag.to_owned())
+    };
     Ok(Args {
         target: words.first().filter(|w| !w.starts_with("--")).cloned(),
         seed: number("--seed")?.unwrap_or(1),
@@ -138,7 +143,10 @@ fn turn(target: &Target, seed: u64, from: u64, inputs: u64, home: &Path, tally: 
         let kept = home.join(format!("{}-{seed}-{number}", target.name));
         fs::write(&kept, input(target, &seeds, seed, number))?;
         let words = fs::read_to_string(&said).unwrap_or_default();
-        let words = words.lines().find(|l| l.contains("panicked") || l.contains("memory")).unwrap_or_default();
+        let words = words
+            .lines()
+            .find(|l| l.contains("panicked") || l.contains("memory"))
+            .unwrap_or_default();
         println!("{}: {problem} {words}", kept.display());
         next = number + 1;
     }
@@ -150,12 +158,18 @@ fn turn(target: &Target, seed: u64, from: u64, inputs: u64, home: &Path, tally: 
 fn spawn(target: &Target, seed: u64, from: u64, inputs: u64, state: &Path, said: &Path) -> Result<Child> {
     let limit = format!("ulimit -v {ADDRESS_SPACE}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
-    command.args(["-c", &limit]).arg(std::env::current_exe()?).arg(target.name);
+    command
+        .args(["-c", &limit])
+        .arg(std::env::current_exe()?)
+        .arg(target.name);
     for (flag, value) in [("--seed", seed), ("--from", from), ("--inputs", inputs)] {
         command.arg(flag).arg(value.to_string());
     }
     command.arg("--worker").arg(state);
-    command.env("RAYON_NUM_THREADS", "1").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .env("RAYON_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     Ok(command.stderr(fs::File::create(said)?).spawn()?)
 }
 
@@ -185,7 +199,10 @@ fn wait(child: &mut Child, state: &Path) -> Result<Option<String>> {
 fn table(chosen: &[&Target], tallies: &[Tally], home: &Path) -> Result<()> {
     let mut text = String::from("| reader | inputs | seconds | findings |\n|---|---|---|---|\n");
     for (target, t) in chosen.iter().zip(tallies) {
-        text += &format!("| {} | {} | {:.0} | {} |\n", target.name, t.inputs, t.seconds, t.findings);
+        text += &format!(
+            "| {} | {} | {:.0} | {} |\n",
+            target.name, t.inputs, t.seconds, t.findings
+        );
     }
     fs::write(home.join("table.md"), &text)?;
     println!("{text}");

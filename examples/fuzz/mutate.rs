@@ -23,22 +23,94 @@ impl Random {
 
 /// Numbers at which programs break.
 const NUMBERS: [&str; 27] = [
-    "0", "1", "-1", "2", "3", "7", "255", "65536", "2147483647", "2147483648", "4294967295", "4294967296",
-    "9223372036854775807", "9223372036854775808", "18446744073709551615", "18446744073709551616", "-9223372036854775808",
-    "0.0", "-0.0", "0.5", "1e-320", "1e308", "-1e308", "1e999", ".nan", ".inf", "99999999999999999999999999",
+    "0",
+    "1",
+    "-1",
+    "2",
+    "3",
+    "7",
+    "255",
+    "65536",
+    "2147483647",
+    "2147483648",
+    "4294967295",
+    "4294967296",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "-9223372036854775808",
+    "0.0",
+    "-0.0",
+    "0.5",
+    "1e-320",
+    "1e308",
+    "-1e308",
+    "1e999",
+    ".nan",
+    ".inf",
+    "99999999999999999999999999",
 ];
 
 const STRINGS: [&str; 24] = [
-    "", " ", "null", "true", "../../../etc/passwd", "/etc/passwd", "a/b", "..", ".", "\\u0000", "\\u001b[2J", "\\n", "%s%n",
-    "{{ x }}", "model.layers.4294967295.mlp.up_proj.weight", "model.layers.0.x", "é", "日本語", "\\ud800", "(((((a*)*)*)*)*)",
-    "base", "union", "hf:a/b", "-----",
+    "",
+    " ",
+    "null",
+    "true",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "a/b",
+    "..",
+    ".",
+    "\\u0000",
+    "\\u001b[2J",
+    "\\n",
+    "%s%n",
+    "{{ x }}",
+    "model.layers.4294967295.mlp.up_proj.weight",
+    "model.layers.0.x",
+    "é",
+    "日本語",
+    "\\ud800",
+    "(((((a*)*)*)*)*)",
+    "base",
+    "union",
+    "hf:a/b",
+    "-----",
 ];
 
 /// Words that some reader knows.
 const WORDS: [&str; 30] = [
-    "model", "base", "weight", "F32", "BF16", "F16", "I64", "llama", "gemma3_text", "smollm3", "phi3", "qwen2", "linear",
-    "dynamic", "yarn", "llama3", "longrope", "ties", "dare_ties", "slerp", "passthrough", "layer_swap", "pareto", "nsga2",
-    "jsonl", "tsv", "lines", "regex", "candidate_scored", "run_started",
+    "model",
+    "base",
+    "weight",
+    "F32",
+    "BF16",
+    "F16",
+    "I64",
+    "llama",
+    "gemma3_text",
+    "smollm3",
+    "phi3",
+    "qwen2",
+    "linear",
+    "dynamic",
+    "yarn",
+    "llama3",
+    "longrope",
+    "ties",
+    "dare_ties",
+    "slerp",
+    "passthrough",
+    "layer_swap",
+    "pareto",
+    "nsga2",
+    "jsonl",
+    "tsv",
+    "lines",
+    "regex",
+    "candidate_scored",
+    "run_started",
 ];
 
 /// One input made of a seed file; `others` lend pieces.
@@ -85,21 +157,41 @@ fn piece(
 
 fn number(bytes: &[u8], random: &mut Random) -> Option<std::ops::Range<usize>> {
     let is_part = |b: &u8| b.is_ascii_digit() || b".-+eE".contains(b);
-    piece(bytes, random, |b| b.is_ascii_digit(), |rest| {
-        Some(rest.iter().position(|b| !is_part(b)).unwrap_or(rest.len()))
-    })
+    piece(
+        bytes,
+        random,
+        |b| b.is_ascii_digit(),
+        |rest| Some(rest.iter().position(|b| !is_part(b)).unwrap_or(rest.len())),
+    )
 }
 
 fn string(bytes: &[u8], random: &mut Random) -> Option<std::ops::Range<usize>> {
-    piece(bytes, random, |b| b == b'"', |rest| {
-        rest.iter().skip(1).position(|b| *b == b'"' || *b == b'\n').map(|i| i + 2)
-    })
+    piece(
+        bytes,
+        random,
+        |b| b == b'"',
+        |rest| {
+            rest.iter()
+                .skip(1)
+                .position(|b| *b == b'"' || *b == b'\n')
+                .map(|i| i + 2)
+        },
+    )
 }
 
 fn word(bytes: &[u8], random: &mut Random) -> Option<std::ops::Range<usize>> {
-    piece(bytes, random, |b| b.is_ascii_alphabetic(), |rest| {
-        Some(rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len()))
-    })
+    piece(
+        bytes,
+        random,
+        |b| b.is_ascii_alphabetic(),
+        |rest| {
+            Some(
+                rest.iter()
+                    .position(|b| !b.is_ascii_alphanumeric() && *b != b'_')
+                    .unwrap_or(rest.len()),
+            )
+        },
+    )
 }
 
 fn replace_number(bytes: &mut Vec<u8>, random: &mut Random) {
@@ -136,18 +228,25 @@ fn swap_strings(bytes: &mut Vec<u8>, random: &mut Random) {
 /// A bracketed group or a line once more, or a few hundred times.
 fn repeat_group(bytes: &mut Vec<u8>, random: &mut Random) {
     let open = *random.pick(b"{[\n");
-    let range = piece(bytes, random, |b| b == open, |rest| match open {
-        b'\n' => rest.iter().skip(1).position(|b| *b == b'\n').map(|i| i + 1),
-        _ => {
-            let mut depth = 0i32;
-            let end = rest.iter().position(|b| {
-                depth += i32::from(b"{[".contains(b)) - i32::from(b"}]".contains(b));
-                depth == 0
-            });
-            end.map(|i| i + 1)
-        }
-    });
-    let Some(range) = range.filter(|r| r.len() < 1 << 14) else { return };
+    let range = piece(
+        bytes,
+        random,
+        |b| b == open,
+        |rest| match open {
+            b'\n' => rest.iter().skip(1).position(|b| *b == b'\n').map(|i| i + 1),
+            _ => {
+                let mut depth = 0i32;
+                let end = rest.iter().position(|b| {
+                    depth += i32::from(b"{[".contains(b)) - i32::from(b"}]".contains(b));
+                    depth == 0
+                });
+                end.map(|i| i + 1)
+            }
+        },
+    );
+    let Some(range) = range.filter(|r| r.len() < 1 << 14) else {
+        return;
+    };
     let times = if random.below(8) == 0 { random.below(60) } else { 1 };
     let mut copy = bytes[range.clone()].to_vec();
     if open != b'\n' {
@@ -166,7 +265,12 @@ fn nest(bytes: &mut Vec<u8>, random: &mut Random) {
     if let Some(range) = number(bytes, random) {
         let depth = *random.pick(&[1usize, 2, 127, 129, 5000]);
         let (open, close) = *random.pick(&[("[", "]"), ("{\"a\":", "}")]);
-        bytes.splice(range, [open.repeat(depth), "1".into(), close.repeat(depth)].concat().into_bytes());
+        bytes.splice(
+            range,
+            [open.repeat(depth), "1".into(), close.repeat(depth)]
+                .concat()
+                .into_bytes(),
+        );
     }
 }
 
@@ -180,7 +284,21 @@ fn field(bytes: &mut [u8], random: &mut Random) {
         0 => random.below((bytes.len() - width + 1).min(64)),
         _ => random.below(bytes.len() - width + 1),
     };
-    let values = [0, 1, 2, 0x7f, 0xff, 0x7fff, 0xffff, 1 << 20, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX];
+    let values = [
+        0,
+        1,
+        2,
+        0x7f,
+        0xff,
+        0x7fff,
+        0xffff,
+        1 << 20,
+        0x7fff_ffff,
+        0xffff_ffff,
+        1 << 40,
+        i64::MAX as u64,
+        u64::MAX,
+    ];
     let value = match random.below(3) {
         0 => random.below(64) as u64,
         _ => *random.pick(&values),
@@ -199,7 +317,18 @@ fn splice(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
 
 fn insert(bytes: &mut Vec<u8>, random: &mut Random) {
     let pieces: [&[u8]; 12] = [
-        b"\0", b"\xff", b"\xef\xbb\xbf", b"\r\n", b"\t", b"{", b"]", b"\"", b": ", b"- ", b"\xed\xa0\x80", b"---\n",
+        b"\0",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"\r\n",
+        b"\t",
+        b"{",
+        b"]",
+        b"\"",
+        b": ",
+        b"- ",
+        b"\xed\xa0\x80",
+        b"---\n",
     ];
     let at = random.below(bytes.len() + 1);
     let piece = random.pick(&pieces).to_vec();

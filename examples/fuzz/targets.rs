@@ -38,20 +38,76 @@ pub struct Target {
 }
 
 pub const TARGETS: [Target; 14] = [
-    Target { name: "safetensors", seeds: || vec![base("model.safetensors")], read: safetensors },
-    Target { name: "index", seeds: index_seeds, read: index },
-    Target { name: "config", seeds: config_seeds, read: config },
-    Target { name: "tokenizer", seeds: tokenizer_seeds, read: tokenizer },
-    Target { name: "chat", seeds: chat_seeds, read: chat },
-    Target { name: "adapter_config", seeds: || vec![lora("adapter/adapter_config.json")], read: adapter_config },
-    Target { name: "adapter", seeds: || vec![lora("adapter/adapter_model.safetensors")], read: adapter },
-    Target { name: "gguf", seeds: || vec![gguf_seed("kinds"), gguf_seed("plain")], read: gguf },
-    Target { name: "recipe", seeds: recipe_seeds, read: recipe },
-    Target { name: "space", seeds: || in_folder("search-spaces", "yaml"), read: space },
-    Target { name: "task", seeds: || in_folder("evals", "yaml"), read: task },
-    Target { name: "journal", seeds: journal_seeds, read: journal },
-    Target { name: "answers", seeds: answers_seeds, read: answers },
-    Target { name: "provenance", seeds: provenance_seeds, read: provenance },
+    Target {
+        name: "safetensors",
+        seeds: || vec![base("model.safetensors")],
+        read: safetensors,
+    },
+    Target {
+        name: "index",
+        seeds: index_seeds,
+        read: index,
+    },
+    Target {
+        name: "config",
+        seeds: config_seeds,
+        read: config,
+    },
+    Target {
+        name: "tokenizer",
+        seeds: tokenizer_seeds,
+        read: tokenizer,
+    },
+    Target {
+        name: "chat",
+        seeds: chat_seeds,
+        read: chat,
+    },
+    Target {
+        name: "adapter_config",
+        seeds: || vec![lora("adapter/adapter_config.json")],
+        read: adapter_config,
+    },
+    Target {
+        name: "adapter",
+        seeds: || vec![lora("adapter/adapter_model.safetensors")],
+        read: adapter,
+    },
+    Target {
+        name: "gguf",
+        seeds: || vec![gguf_seed("kinds"), gguf_seed("plain")],
+        read: gguf,
+    },
+    Target {
+        name: "recipe",
+        seeds: recipe_seeds,
+        read: recipe,
+    },
+    Target {
+        name: "space",
+        seeds: || in_folder("search-spaces", "yaml"),
+        read: space,
+    },
+    Target {
+        name: "task",
+        seeds: || in_folder("evals", "yaml"),
+        read: task,
+    },
+    Target {
+        name: "journal",
+        seeds: journal_seeds,
+        read: journal,
+    },
+    Target {
+        name: "answers",
+        seeds: answers_seeds,
+        read: answers,
+    },
+    Target {
+        name: "provenance",
+        seeds: provenance_seeds,
+        read: provenance,
+    },
 ];
 
 /// What the framing of a binary file says about itself, right again after a mutation: half of the inputs get past it.
@@ -60,7 +116,10 @@ pub fn reframe(name: &str, bytes: &mut [u8], random: &mut Random) {
         return;
     }
     // The header ends before the first byte of data: behind the last bracket of the text at the start.
-    let text = bytes[8..].iter().position(|b| !(b' '..=b'~').contains(b)).unwrap_or(bytes.len() - 8);
+    let text = bytes[8..]
+        .iter()
+        .position(|b| !(b' '..=b'~').contains(b))
+        .unwrap_or(bytes.len() - 8);
     if let Some(end) = bytes[8..8 + text].iter().rposition(|b| *b == b'}') {
         bytes[..8].copy_from_slice(&(end as u64 + 1).to_le_bytes());
     }
@@ -116,7 +175,12 @@ fn use_checkpoint(checkpoint: &Checkpoint) {
     let _ = checkpoint.check_finite();
     let _ = checkpoint.digest();
     let _ = checkpoint.license_texts();
-    for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+    ] {
         let _ = checkpoint.side_text(file);
     }
 }
@@ -134,7 +198,13 @@ fn safetensors(bytes: &[u8], dir: &Path) {
 
 fn index_seeds() -> Vec<Vec<u8>> {
     let names = ["a", "b"].map(|shard| format!("\"model.{shard}\": \"{shard}.safetensors\""));
-    vec![format!("{{\"metadata\": {{\"total_size\": 16}}, \"weight_map\": {{{}}}}}", names.join(", ")).into_bytes()]
+    vec![
+        format!(
+            "{{\"metadata\": {{\"total_size\": 16}}, \"weight_map\": {{{}}}}}",
+            names.join(", ")
+        )
+        .into_bytes(),
+    ]
 }
 
 fn index(bytes: &[u8], dir: &Path) {
@@ -163,7 +233,10 @@ fn config_seeds() -> Vec<Vec<u8>> {
     ];
     let as_scaled = |scaling: &&str| text.replace("\"rope_type\": \"default\"", scaling);
     let all = families.iter().map(as_family).chain(scaled.iter().map(as_scaled));
-    std::iter::once(text.clone()).chain(all).map(String::into_bytes).collect()
+    std::iter::once(text.clone())
+        .chain(all)
+        .map(String::into_bytes)
+        .collect()
 }
 
 /// A config, and where it fits the tensors the decoder that it describes, over four tokens.
@@ -171,8 +244,13 @@ fn config(bytes: &[u8], dir: &Path) {
     keep(dir, "model.safetensors", || base("model.safetensors"));
     put(dir, "config.json", bytes);
     let Ok(checkpoint) = Checkpoint::open(dir) else { return };
-    let Ok(spec) = DecoderSpec::from_config(checkpoint.config()) else { return };
-    if spec.check_tensors(&|name| checkpoint.info(name).map(|i| i.shape.clone())).is_err() {
+    let Ok(spec) = DecoderSpec::from_config(checkpoint.config()) else {
+        return;
+    };
+    if spec
+        .check_tensors(&|name| checkpoint.info(name).map(|i| i.shape.clone()))
+        .is_err()
+    {
         return;
     }
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
@@ -224,7 +302,9 @@ fn chat_seeds() -> Vec<Vec<u8>> {
 }
 
 fn chat(bytes: &[u8], _: &Path) {
-    let Ok(config) = serde_json::from_slice(bytes) else { return };
+    let Ok(config) = serde_json::from_slice(bytes) else {
+        return;
+    };
     use_tokenizer(TokenizerFiles {
         name: "tokenizer.json".into(),
         tokenizer_json: tiny("tokenizer.json"),
@@ -246,14 +326,18 @@ fn lay_adapter(dir: &Path) {
 
 fn adapter_config(bytes: &[u8], dir: &Path) {
     fs::create_dir_all(dir.join("adapter")).expect("the scratch directory can be written");
-    keep(dir, "adapter/adapter_model.safetensors", || lora("adapter/adapter_model.safetensors"));
+    keep(dir, "adapter/adapter_model.safetensors", || {
+        lora("adapter/adapter_model.safetensors")
+    });
     put(dir, "adapter/adapter_config.json", bytes);
     lay_adapter(dir);
 }
 
 fn adapter(bytes: &[u8], dir: &Path) {
     fs::create_dir_all(dir.join("adapter")).expect("the scratch directory can be written");
-    keep(dir, "adapter/adapter_config.json", || lora("adapter/adapter_config.json"));
+    keep(dir, "adapter/adapter_config.json", || {
+        lora("adapter/adapter_config.json")
+    });
     put(dir, "adapter/adapter_model.safetensors", bytes);
     lay_adapter(dir);
 }
@@ -301,11 +385,15 @@ fn small_parents() -> &'static Parents {
 /// A recipe is read, written, read again as the same, laid out over a model, and merged.
 fn recipe(bytes: &[u8], _: &Path) {
     let (file, text) = (Path::new("r.yaml"), String::from_utf8_lossy(bytes));
-    let Ok(recipe) = recipe::read::parse(file, &text) else { return };
+    let Ok(recipe) = recipe::read::parse(file, &text) else {
+        return;
+    };
     let written = recipe::write::to_yaml(&recipe);
     let again = recipe::read::parse(file, &written).unwrap_or_else(|e| panic!("{e}\n{written}"));
     assert_eq!(again, recipe, "{written}");
-    let Ok(plan) = Plan::new(&recipe, small_parents()) else { return };
+    let Ok(plan) = Plan::new(&recipe, small_parents()) else {
+        return;
+    };
     for i in 0..plan.outputs().len().min(40) {
         let _ = plan.compute(i, small_parents());
     }
@@ -314,7 +402,9 @@ fn recipe(bytes: &[u8], _: &Path) {
 /// A space, and the recipes at both ends of its genes.
 fn space(bytes: &[u8], _: &Path) {
     let text = String::from_utf8_lossy(bytes);
-    let Ok(space) = Space::parse(Path::new("s.yaml"), &text) else { return };
+    let Ok(space) = Space::parse(Path::new("s.yaml"), &text) else {
+        return;
+    };
     let _ = (space.to_yaml(), space.digest());
     let shape = Shape {
         layers: 6,
@@ -330,24 +420,36 @@ fn space(bytes: &[u8], _: &Path) {
 
 fn task(bytes: &[u8], dir: &Path) {
     let text = String::from_utf8_lossy(bytes);
-    let Ok(task) = TaskFile::parse(&dir.join("t.yaml"), &text, Some(dir.to_owned())) else { return };
+    let Ok(task) = TaskFile::parse(&dir.join("t.yaml"), &text, Some(dir.to_owned())) else {
+        return;
+    };
     let _ = task.lang_names();
 }
 
 // ---- what heterosis wrote, and somebody changed ----
 
 fn journal_seeds() -> Vec<Vec<u8>> {
-    let text = |name: &str| fs::read_to_string(root().join("tests/data/dashboard").join(name)).expect("the repository is whole");
+    let text = |name: &str| {
+        fs::read_to_string(root().join("tests/data/dashboard").join(name)).expect("the repository is whole")
+    };
     let some = |text: String, every: usize| {
-        let lines = text.lines().enumerate().filter(|(i, line)| i % every == 0 && line.len() < 6000);
-        lines.map(|(_, line)| format!("{line}\n")).collect::<String>().into_bytes()
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(i, line)| i % every == 0 && line.len() < 6000);
+        lines
+            .map(|(_, line)| format!("{line}\n"))
+            .collect::<String>()
+            .into_bytes()
     };
     vec![some(text("stopped.jsonl"), 4), some(text("night.jsonl"), 24)]
 }
 
 fn journal(bytes: &[u8], dir: &Path) {
     put(dir, "journal.jsonl", bytes);
-    let Ok(records) = store::read(&dir.join("journal.jsonl")) else { return };
+    let Ok(records) = store::read(&dir.join("journal.jsonl")) else {
+        return;
+    };
     let run = Run::from_records(&records);
     let _ = run.winner();
     let _ = report::files(&records);
@@ -381,7 +483,12 @@ fn answers(bytes: &[u8], _: &Path) {
             ..TaskOptions::default()
         };
         for task in &tasks {
-            let _ = rescore::rescore(stored.clone(), std::slice::from_ref(task), &options, &DataDirs { roots: Vec::new() });
+            let _ = rescore::rescore(
+                stored.clone(),
+                std::slice::from_ref(task),
+                &options,
+                &DataDirs { roots: Vec::new() },
+            );
         }
     }
 }

@@ -22,6 +22,7 @@ mod scoring;
 mod soup;
 #[cfg(test)]
 mod tests;
+mod unscored;
 
 use std::{
     collections::HashMap,
@@ -39,6 +40,7 @@ pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
+pub use unscored::Unscored;
 
 use chronicle::MEAN;
 use crew::AtWork;
@@ -82,6 +84,11 @@ pub enum Error {
         journalled: String,
         now: String,
     },
+    #[error(
+        "{id} could not be scored, through no fault of its own: {reason}. Nothing is lost: when that is mended, `heterosis \
+         resume` goes on and asks it again"
+    )]
+    Machine { id: String, reason: String },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
 }
@@ -125,12 +132,13 @@ pub struct Evaluation {
 /// function.
 pub trait Evaluator {
     /// # Errors
-    /// The reason why this candidate has no score; the search goes on without it.
+    /// The reason why this candidate has no score: without it the search goes on if that is its own fault, and stops if it is
+    /// the machine's.
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, String>;
+    ) -> Result<Evaluation, Unscored>;
 
     /// The evaluator's hands, if it has several.
     fn crew(&mut self) -> Option<&mut dyn Crew> {
@@ -147,7 +155,7 @@ pub trait Crew {
     fn begin(&mut self, sitting: &Sitting<'_>);
 
     /// Waits for whoever is done first: the candidate's id, and what [`Evaluator::evaluate`] would give for it.
-    fn finished(&mut self) -> (String, Result<Evaluation, String>);
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>);
 }
 
 /// Requests from outside; each is looked at between two candidates.

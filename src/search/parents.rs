@@ -81,11 +81,12 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
         let Some(file) = checkpoint.side_file(name) else {
             return Ok(None);
         };
-        let text =
-            checkpoint::read_regular_text(&file, checkpoint::TEXT_LIMIT).map_err(|source| model::Error::Tokenizer {
+        let text = checkpoint::read_regular_text(&file, checkpoint::TEXT_LIMIT).map_err(|source| {
+            model::Error::Unreadable {
                 file: file.display().to_string(),
-                reason: source.to_string(),
-            })?;
+                source,
+            }
+        })?;
         Ok(Some(text))
     };
     let json = |name: &str| -> Result<Option<Value>, model::Error> {

@@ -91,7 +91,11 @@ fn an_export_is_complete_or_not_there() {
     let whole = names(&out);
 
     // What fails leaves the old export as it was.
-    expect(&["export", &of, &to, "--overwrite", "--gguf", "f16"], 1, &["Nothing was exported"]);
+    expect(
+        &["export", &of, &to, "--overwrite", "--gguf", "f16"],
+        1,
+        &["Nothing was exported"],
+    );
     fs::rename(tmp.path().join("task/data"), tmp.path().join("task/gone")).unwrap();
     expect(&["export", &of, &to, "--overwrite"], 2, &["arith"]);
     fs::rename(tmp.path().join("task/gone"), tmp.path().join("task/data")).unwrap();
@@ -102,13 +106,20 @@ fn an_export_is_complete_or_not_there() {
 
     // A card for everybody has no paths of this machine, and says how the model is used.
     let card = fs::read_to_string(out.join("README.md")).unwrap();
-    assert!(!card.contains(&word(root())) && !card.contains(&word(tmp.path())), "{card}");
+    assert!(
+        !card.contains(&word(root())) && !card.contains(&word(tmp.path())),
+        "{card}"
+    );
     assert!(card.contains("AutoModelForCausalLM.from_pretrained"), "{card}");
 
     // A file that was put there later is named; a typing mistake does not cost it.
     fs::write(out.join("modeling_evil.py"), "import os").unwrap();
     expect(&["verify", &to], 1, &["modeling_evil.py"]);
-    expect(&["export", &of, &to, "--overwrite"], 2, &["would destroy modeling_evil.py"]);
+    expect(
+        &["export", &of, &to, "--overwrite"],
+        2,
+        &["would destroy modeling_evil.py"],
+    );
     fs::remove_file(out.join("modeling_evil.py")).unwrap();
 
     // A provenance that asks for years of work, or for files elsewhere.
@@ -123,7 +134,11 @@ fn an_export_is_complete_or_not_there() {
     expect(&["verify", &to], 2, &["9223372036854775807 tokens"]);
     change(&|p| p["outputs"][0]["file"] = "../../etc/passwd".into());
     expect(&["verify", &to], 2, &["no name of a file"]);
-    assert_eq!(names(tmp.path()), ["export", "run", "space.yaml", "task"], "nothing unfinished is left");
+    assert_eq!(
+        names(tmp.path()),
+        ["export", "run", "space.yaml", "task"],
+        "nothing unfinished is left"
+    );
 }
 
 /// `merge r.yaml mine --overwrite` deleted mine/thesis.tex.
@@ -215,7 +230,9 @@ fn control_characters_of_a_strangers_run_do_not_reach_the_terminal() {
     fs::write(run_dir.join("journal.jsonl"), &journal).unwrap();
     let clean = |output: &Output| {
         let text = said(output);
-        let odd = text.chars().find(|c| (c.is_control() && *c != '\n' && *c != '\t') || *c == '\u{202e}');
+        let odd = text
+            .chars()
+            .find(|c| (c.is_control() && *c != '\n' && *c != '\t') || *c == '\u{202e}');
         assert_eq!(odd, None, "{text:?}");
         text
     };
@@ -234,10 +251,19 @@ fn control_characters_of_a_strangers_run_do_not_reach_the_terminal() {
         clean(&output);
     }
     let text = clean(&run(&["status", &of, "--json"]));
-    assert!(serde_json::from_str::<Value>(&text).unwrap()["name"].as_str().unwrap().contains('\u{1b}'));
+    assert!(
+        serde_json::from_str::<Value>(&text).unwrap()["name"]
+            .as_str()
+            .unwrap()
+            .contains('\u{1b}')
+    );
 
     // In errors, too.
-    fs::write(run_dir.join("journal.jsonl"), "{\"schema_version\":1,\"event\":\"x\u{9b}31m\u{202e}\"}\n").unwrap();
+    fs::write(
+        run_dir.join("journal.jsonl"),
+        "{\"schema_version\":1,\"event\":\"x\u{9b}31m\u{202e}\"}\n",
+    )
+    .unwrap();
     let output = run(&["status", &of]);
     assert_eq!(output.status.code(), Some(2));
     clean(&output);
@@ -283,8 +309,16 @@ fn a_name_in_a_file_asks_for_no_memory() {
     header["model.layers.10000000.x"] = serde_json::json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]});
     let header = header.to_string();
     let length_now = (header.len() as u64).to_le_bytes();
-    fs::write(&weights, [&length_now[..], header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    fs::write(
+        &weights,
+        [&length_now[..], header.as_bytes(), &bytes[8 + length..]].concat(),
+    )
+    .unwrap();
     let text = tmp.path().join("text");
     fs::write(&text, "Tom has 5 apples .").unwrap();
-    ends(&["perplexity", &word(&model), "--text", &word(&text)], 2, &["model.layers.10000000.x", "without gaps"]);
+    ends(
+        &["perplexity", &word(&model), "--text", &word(&text)],
+        2,
+        &["model.layers.10000000.x", "without gaps"],
+    );
 }
