@@ -278,7 +278,7 @@ impl<'a> MergeEvaluator<'a> {
                     .map(|(i, o)| (o.name.as_str(), i))
                     .collect();
                 let shape_of = |name: &str| index.get(name).map(|i| plan.outputs()[*i].shape.clone());
-                spec.check_tensors(&shape_of).map_err(|e| e.to_string())?;
+                spec.check_tensors(&shape_of)?;
                 let resident = &mut self.resident;
                 // The decoder passes on but the words of an error, and whose fault it was must not be lost.
                 let mut refused = None;

@@ -336,8 +336,8 @@ impl DecoderSpec {
     pub fn check_tensors(&self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), Error> {
         for (tensor, shape) in self.tensor_names() {
             let Some(there) = shape_of(&tensor) else {
-                let reason = "the model has no such tensor".into();
-                return Err(Error::Read { tensor, reason });
+                let (family, layers) = (self.family.name(), self.layers.len());
+                return Err(Error::UnknownTensor { tensor, family, layers });
             };
             let (expected, got) = (shape.iter().product(), there.iter().product());
             if expected != got {
@@ -740,7 +740,7 @@ mod tests {
         let deeper = read(json!({"num_hidden_layers": 5}));
         let message = deeper.check_tensors(&there).unwrap_err().to_string();
         assert!(
-            message.contains("model.layers.4.") && message.contains("no such tensor"),
+            message.contains("no tensor named model.layers.4."),
             "{message}"
         );
     }
