@@ -11,7 +11,7 @@ use std::{
 
 use heterosis::{
     checkpoint::Checkpoint,
-    eval::{DataDirs, TaskOptions, rescore, task_file::TaskFile},
+    eval::{DataDirs, Split, Task, TaskOptions, rescore},
     event::run::Run,
     merge::Plan,
     model::{
@@ -418,12 +418,32 @@ fn space(bytes: &[u8], _: &Path) {
     }
 }
 
+/// A task file and its questions; the first rows of the embedded tasks' data lie beside it.
 fn task(bytes: &[u8], dir: &Path) {
-    let text = String::from_utf8_lossy(bytes);
-    let Ok(task) = TaskFile::parse(&dir.join("t.yaml"), &text, Some(dir.to_owned())) else {
+    fs::create_dir_all(dir.join("data")).expect("the scratch directory can be written");
+    for entry in fs::read_dir(root().join("evals/data"))
+        .expect("the repository is whole")
+        .flatten()
+    {
+        let name = format!("data/{}", entry.file_name().to_string_lossy());
+        keep(dir, &name, || {
+            let text = String::from_utf8_lossy(&read_seed(&entry.path())).into_owned();
+            text.lines()
+                .take(6)
+                .map(|line| format!("{line}\n"))
+                .collect::<String>()
+                .into_bytes()
+        });
+    }
+    put(dir, "t.yaml", bytes);
+    let file = dir.join("t.yaml").display().to_string();
+    let Ok(task) = Task::load(&file, &TaskOptions::default(), &DataDirs { roots: Vec::new() }) else {
         return;
     };
-    let _ = task.lang_names();
+    for split in Split::ALL {
+        let _ = task.questions(split);
+    }
+    let _ = task.digest();
 }
 
 // ---- what heterosis wrote, and somebody changed ----

@@ -739,10 +739,7 @@ mod tests {
         );
         let deeper = read(json!({"num_hidden_layers": 5}));
         let message = deeper.check_tensors(&there).unwrap_err().to_string();
-        assert!(
-            message.contains("no tensor named model.layers.4."),
-            "{message}"
-        );
+        assert!(message.contains("no tensor named model.layers.4."), "{message}");
     }
 
     #[test]
