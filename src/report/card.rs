@@ -448,6 +448,36 @@ mod tests {
         assert!(text.contains("The most restrictive of them, `apache-2.0`,"), "{text}");
     }
 
+    /// A stranger's run may be called what it likes: its card stays one document with the licence that the parents have, and
+    /// its report a page without scripts.
+    #[test]
+    fn no_name_breaks_out_of_the_front_matter_or_the_page() {
+        let evil = serde_json::Value::from("x\"\n---\nlicense: evil\n<script>alert(1)</script>").to_string();
+        let evil = evil.trim_matches('"');
+        let mut text = serde_json::to_string(&rehearsal::journal()).unwrap();
+        for name in ["bilingual-maths", "c0047", "arith-es", "tiny-maths"] {
+            assert!(text.contains(name), "{name}");
+            text = text.replace(name, &format!("{name}{evil}"));
+        }
+        let records: Vec<crate::event::Record> = serde_json::from_str(&text).unwrap();
+        let run = Run::from_records(&records);
+        let id = run.winner().unwrap().id.clone();
+        assert!(id.contains("<script>"));
+        let mut card = card(&run, &id);
+        card.models = &[];
+        let text = model_card(&card);
+        let front = front(&text);
+        assert_eq!(front["license"], "apache-2.0");
+        assert_eq!(front["library_name"], "transformers");
+        assert!(
+            front["model-index"][0]["name"].as_str().unwrap().contains("<script>"),
+            "{text}"
+        );
+        for (name, text) in crate::report::files(&records) {
+            assert!(name.ends_with(".csv") || !text.contains("<script"), "{name}");
+        }
+    }
+
     #[test]
     fn hub_names_and_scalars() {
         assert_eq!(hub_name("hf:owner/name@abc"), "owner/name");
