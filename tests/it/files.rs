@@ -282,6 +282,7 @@ fn a_full_disk_is_told_by_the_exit_code() {
             .args(["-c", &script, env!("CARGO_BIN_EXE_heterosis")])
             .args(args)
             .current_dir(root())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
         status.unwrap().code()
