@@ -124,7 +124,7 @@ fn is_space(file: &Path) -> Result<bool> {
     if !is_recipe(&file.display().to_string()) {
         anyhow::bail!("{}: a search space or a recipe is a .yaml file", file.display());
     }
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = yaml::read_text(file).with_context(|| format!("cannot read {}", file.display()))?;
     let documents = yaml::parse(file, &text)?;
     let is_recipe = |node: &yaml::Node| node.map().is_ok_and(|m| m.optional("merge_method").is_some());
     Ok(!documents.first().is_some_and(is_recipe))

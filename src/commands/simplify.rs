@@ -130,7 +130,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         recipe: simplest,
     };
     if let Some(file) = &args.out {
-        std::fs::write(file, &simplified.yaml).with_context(|| format!("cannot write {}", file.display()))?;
+        super::replacement::replace(file, &simplified.yaml).map_err(Failure::Work)?;
     }
     match args.json {
         true => print_json(&simplified),

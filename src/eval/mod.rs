@@ -538,7 +538,7 @@ impl Task {
             part(format!("{:?}", self.options).as_bytes());
             for file in self.data_files() {
                 // A file that is not there is one more thing that decides; what it means is said by `questions`.
-                part(&std::fs::read(file).unwrap_or_default());
+                part(data::text_of(&file).unwrap_or_default().as_bytes());
             }
             if number_step(&self.filters).is_some() || self.normalization.number.is_some() {
                 part(&extract::NUMBERS_VERSION.to_le_bytes());

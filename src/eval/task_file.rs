@@ -168,7 +168,7 @@ impl TaskFile {
     /// # Errors
     /// A file that cannot be read, is not UTF-8, or is not a task.
     pub fn read(file: &Path) -> Result<TaskFile, Error> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+        let text = yaml::read_text(file).map_err(|source| Error::Read {
             file: file.into(),
             source,
         })?;

@@ -7,6 +7,8 @@ mod combinations;
 mod commands;
 mod data_flow;
 mod evaluation;
+mod files;
+mod fuzz;
 mod program;
 mod questions;
 mod racing;

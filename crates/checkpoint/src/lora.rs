@@ -15,6 +15,7 @@ use heterosis_isa::Isa;
 use regex::Regex;
 use serde_json::Value;
 
+use super::files::CONFIG_LIMIT;
 use super::map::MappedFile;
 use super::safetensors::{Entry, read_header};
 use super::{Error, TensorInfo, for_each_row, read_json_object, widen};
@@ -83,7 +84,7 @@ impl Adapter {
                 false => Error::NoSuchModel { path: dir.to_owned() },
             });
         }
-        let config = read_json_object(&config_file)?;
+        let config = read_json_object(&config_file, CONFIG_LIMIT)?;
         refuse_unsupported(&config_file, &config)?;
         if !dir.join(WEIGHTS).exists() {
             return Err(match dir.join("adapter_model.bin").exists() {

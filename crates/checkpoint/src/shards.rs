@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::files::INDEX_LIMIT;
 use super::map::MappedFile;
 use super::safetensors::{Entry, is_buffer, read_header};
 use super::{Error, is_plain_file_name, read_json_object};
@@ -121,7 +122,7 @@ fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
         file: index.to_owned(),
         reason: reason.to_owned(),
     };
-    let json = read_json_object(index)?;
+    let json = read_json_object(index, INDEX_LIMIT)?;
     let map = json
         .get("weight_map")
         .and_then(Value::as_object)
