@@ -18,7 +18,7 @@ use heterosis::{
     event::{Budget, Event, Record},
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Genome, Parents, Plan, run},
-    space::{Codec, Fold, Racing, Shape, Space, SplitRef},
+    space::{Codec, Fold, Limit, Racing, Shape, Space},
     store::{Journal, read},
 };
 
@@ -60,10 +60,7 @@ fn tiny(seeds: Range<u64>, evals: u64, dir: &Path) -> Result<()> {
             let (answers, winner) = search(&parents, seed, racing, evals, &dir)?;
             let mut evaluator = evaluator(&parents, fresh.clone(), None, &dir.join("fresh-cache"))?;
             let scores = fresh::SPLITS.map(|(split, _)| {
-                let exam = evaluator.exam(&SplitRef {
-                    split: split.into(),
-                    limit: None,
-                })?;
+                let exam = evaluator.exam(split, Limit::All)?;
                 examine(&mut evaluator, &winner, &exam)
             });
             Ok((answers, scores.into_iter().collect::<Result<_>>()?))
@@ -133,8 +130,8 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
     space.search.seed = seed;
     space.search.evals = evals;
     space.finale.finalists = 4;
-    space.finale.selection.limit = Some(400);
-    space.finale.test.limit = Some(10); // read elsewhere
+    space.finale.selection.limit = Some(Limit::Most(400));
+    space.finale.test.limit = Some(Limit::Most(10)); // read elsewhere
     let limit = racing.is_none().then_some(QUESTIONS);
     space.search.racing = racing;
     let shape = Shape {
@@ -157,8 +154,8 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         },
         finish: false,
         search: evaluator.search_exam()?,
-        selection: evaluator.exam(&space.finale.selection)?,
-        test: evaluator.exam(&space.finale.test)?,
+        selection: evaluator.exam(&space.finale.selection.split, space.finale.selection_limit())?,
+        test: evaluator.exam(&space.finale.test.split, space.finale.test_limit())?,
         held_out: evaluator.held_out_exam()?,
         space,
     };

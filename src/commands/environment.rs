@@ -2,18 +2,20 @@
 
 use std::{
     io::IsTerminal,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     checkpoint::{Download, HubOptions},
     dashboard::Appearance,
     eval::DataDirs,
+    model::Isa,
 };
 
 fn variable(name: &str) -> Option<String> {
@@ -32,13 +34,44 @@ pub fn show_messages(verbose: u8, quiet: bool) {
     // A second call (in tests) keeps the first subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(|| super::output::LogWriter)
         .with_ansi(std::io::stderr().is_terminal() && variable("NO_COLOR").is_none())
         // A warning that cannot be written, since the terminal is gone, must not end a search.
         .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .try_init();
+}
+
+/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory, which is being filled, before they end the program.
+pub fn remove_on_signal(dir: &Path) -> anyhow::Result<()> {
+    use signal_hook::{consts, iterator::Signals};
+    let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // A file that another thread begins meanwhile keeps its directory alive: then once more.
+            let _ = (0..3).any(|_| std::fs::remove_dir_all(&dir).is_ok());
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
+
+/// Computes with the instruction set that `HETEROSIS_ISA` names, so that a machine can answer as a lesser one does.
+///
+/// # Errors
+/// A set that this machine does not have.
+pub fn choose_instruction_set() -> anyhow::Result<()> {
+    let Some(name) = variable("HETEROSIS_ISA") else {
+        return Ok(());
+    };
+    let isa = Isa::from_name(&name).with_context(|| {
+        let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        format!("HETEROSIS_ISA is \"{name}\", but this machine has {}", names.join(", "))
+    })?;
+    isa.choose();
+    Ok(())
 }
 
 /// Milliseconds since 1970.
@@ -100,6 +133,31 @@ pub fn run_quietly(command: &mut Command) -> Result<(), String> {
     ))
 }
 
+/// Memory of this process that is in RAM now, mapped files included; `None` where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    kib_of("/proc/self/status", "VmRSS:")
+}
+
+/// Memory that can still be had without swapping; `None` where the system does not say.
+pub fn available_bytes() -> Option<u64> {
+    kib_of("/proc/meminfo", "MemAvailable:")
+}
+
+fn kib_of(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Bytes that are free where a path is, or would be.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let there = absolute.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    Some(disk.f_bavail * disk.f_frsize)
+}
+
 /// What the terminal can show.
 pub fn appearance() -> Appearance {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
@@ -120,6 +178,13 @@ pub fn data_cache() -> PathBuf {
     let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
     cache.join("heterosis").join("data")
+}
+
+/// Where this user's programs keep what they know; `None` without a home.
+pub fn state_dir() -> Option<PathBuf> {
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local").join("state"));
+    let state = variable("XDG_STATE_HOME").map(PathBuf::from).or_else(home)?;
+    Some(state.join("heterosis"))
 }
 
 /// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.

@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
@@ -17,24 +16,27 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{
-    Failure, Outcome, child, environment,
+    Failure, Outcome, child, environment, final_limits,
+    interruption::{Interruptions, Over, Voice, ended_at_once, guarded},
     models::{self, Computed, Runtime, read_recipe},
+    trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
     checkpoint::{Writer, parse_size},
     cli::{EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
-    dashboard::{self, Action, Feed},
+    dashboard::{self, Action, Feed, Flags},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Record, run::Run},
     merge::TensorSource,
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
+        MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, compare_questions, parts_of_run, recipe_dtype,
+        run,
     },
-    space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
+    space::{self, BareGene, Codec, Fold, GeneSpec, Limit, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -42,6 +44,9 @@ pub fn search(args: SearchArgs) -> Outcome {
     let mut space = Space::read(&args.space)?;
     resolve(&mut space, &args.space)?;
     space.search.seed = args.seed.unwrap_or(space.search.seed);
+    if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
+        return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
+    }
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let duration_ms = args.duration.as_deref().map(duration_ms).transpose()?;
     let budget = event::Budget {
@@ -53,15 +58,27 @@ pub fn search(args: SearchArgs) -> Outcome {
         .run
         .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
     let prepared = Prepared::new(space, &args.engine)?;
+    prepared.has_no_contradictions()?;
+    prepared.refuse_used_questions()?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
+    if let Some(command) = &prepared.space.fitness.command {
+        trust::remember(dir.path(), &command.command);
+    }
     go(&dir, &prepared, budget, false, &args.watch)
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
-    let space = Space::read(&dir.space())?;
+    let mut space = Space::read(&dir.space())?;
+    if let Some(command) = &space.fitness.command {
+        trust::confirm(dir.path(), &command.command, args.yes)?;
+    }
     let records = crate::store::read(&dir.journal())?;
+    let limit = |typed: &Option<String>| typed.as_deref().map(final_limits::parse).transpose();
+    let selection = limit(&args.selection_limit).map_err(|e| anyhow::anyhow!("--selection-limit: {e}"))?;
+    let test = limit(&args.test_limit).map_err(|e| anyhow::anyhow!("--test-limit: {e}"))?;
+    final_limits::apply(&mut space, &records, selection, test)?;
     let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
     };
@@ -145,6 +162,54 @@ impl Prepared {
         })
     }
 
+    /// Sees whether ranges of the space contradict each other; only for new runs, since old ones may have begun with them.
+    pub fn has_no_contradictions(&self) -> Result<()> {
+        if self.space.models.is_empty() {
+            return Ok(());
+        }
+        Ok(self.space.contradictions(shape(&self.space, &self.parents)?.layers)?)
+    }
+
+    /// The evaluator that merges and asks; without a guard it lets every merge in.
+    pub fn evaluator(
+        &self,
+        tasks: Vec<FitnessTask>,
+        held_out: Vec<FitnessTask>,
+        cache: Cache,
+        guard: Option<space::Guard>,
+    ) -> MergeEvaluator<'_> {
+        let runtime = &self.runtime;
+        MergeEvaluator::new(Resources {
+            parents: &self.parents,
+            tasks,
+            held_out,
+            cache,
+            device: runtime.device.clone(),
+            dtype: runtime.dtype,
+            options: runtime.options,
+            guard,
+            since_start: Box::new(environment::stopwatch()),
+        })
+    }
+
+    /// Whether any question stands in two parts of the run; `None` of a command, which keeps its questions to itself.
+    pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>> {
+        if self.space.fitness.command.is_some() {
+            return Ok(None);
+        }
+        let parts = parts_of_run(&self.tasks()?, &self.held_out()?, &self.space.finale)?;
+        Ok(Some(compare_questions(&parts)))
+    }
+
+    /// Refuses a search that would be judged by what it was bred on, unless its space allows that. Gives what was found.
+    pub fn refuse_used_questions(&self) -> Result<Option<event::QuestionsCompared>> {
+        let compared = self.questions_compared()?;
+        match compared.as_ref().and_then(event::QuestionsCompared::refusal) {
+            Some(reason) if !self.space.finale.allow_overlap => bail!(reason),
+            _ => Ok(compared),
+        }
+    }
+
     /// The tasks of the fitness, loaded; one for each language.
     pub fn tasks(&self) -> Result<Vec<FitnessTask>> {
         let mut tasks = Vec::new();
@@ -205,6 +270,9 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
             if Path::new(&models::beside(word, file)).is_file() {
                 *word = absolute(word)?;
             }
+        }
+        if let Some(questions) = &mut command.questions {
+            *questions = absolute(questions)?;
         }
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
@@ -329,7 +397,7 @@ pub fn with_model_words(recipe: &Recipe, space: &Space) -> Recipe {
 }
 
 /// `8h`, `90m`, `1h30m`, `45s`.
-fn duration_ms(text: &str) -> Result<u64> {
+pub fn duration_ms(text: &str) -> Result<u64> {
     let wrong = || format!("--for {text}: write a time such as 8h, 90m or 1h30m");
     let (mut total, mut number) = (0, String::new());
     for c in text.chars() {
@@ -362,20 +430,29 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
     }
     let (journal, records) = Journal::open(&dir.journal())?;
     let cache = Cache::open(&dir.cache())?;
-    let stopwatch = environment::stopwatch();
-    let runtime = &prepared.runtime;
-    let mut asking = MergeEvaluator::new(Resources {
-        parents: &prepared.parents,
-        tasks: prepared.tasks()?,
-        held_out: prepared.held_out()?,
-        cache,
-        device: runtime.device.clone(),
-        dtype: runtime.dtype,
-        options: runtime.options,
-        guard: prepared.space.fitness.guard,
-        since_start: Box::new(stopwatch),
-    });
-    let search = asking.search_exam()?;
+    let fitness = &prepared.space.fitness;
+    let mut asking = prepared.evaluator(prepared.tasks()?, prepared.held_out()?, cache, fitness.guard);
+    let of_command = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
+    let of_command = of_command
+        .map(|file| Questions::read(Path::new(file), fitness))
+        .transpose()?;
+    let search = match &of_command {
+        Some(questions) => questions.exam(Split::Search.name(), Limit::All)?,
+        None => asking.search_exam()?,
+    };
+    let finale = &prepared.space.finale;
+    let mut later = |split: &str, limit: Limit| match &of_command {
+        Some(questions) => questions.exam(split, limit),
+        None => asking.exam(split, limit),
+    };
+    let selection = later(&finale.selection.split, finale.selection_limit())?;
+    let test = match prepared.space.models.is_empty() {
+        true => Exam {
+            split: finale.test.split.clone(),
+            tasks: Vec::new(),
+        },
+        false => later(&finale.test.split, finale.test_limit())?,
+    };
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,
@@ -383,8 +460,8 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         budget,
         finish,
         search,
-        selection: asking.exam(&prepared.space.finale.selection)?,
-        test: asking.exam(&prepared.space.finale.test)?,
+        selection,
+        test,
         held_out: asking.held_out_exam()?,
     };
     for record in &records {
@@ -392,17 +469,32 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
             asking.remember(answers)?;
         }
     }
-    let started = started(prepared, &plan, &asking)?;
+    let digest = |index| match &of_command {
+        Some(questions) => questions.digest(index),
+        None => asking.task_digest(index).to_string(),
+    };
+    let started = started(prepared, &plan, &digest)?;
+    let compared = prepared.questions_compared()?;
     let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
-        Some(command) => Box::new(external(command, prepared, dir)),
+        Some(command) => {
+            let mut external = external(command, prepared, dir);
+            for record in &records {
+                if let Event::Answers(answers) = &record.event {
+                    external.remember(answers);
+                }
+            }
+            Box::new(external)
+        }
         None => Box::new(asking),
     };
     let control = Control::default();
-    let hung_up = install_signals(&control)?;
+    let voice = Voice::default();
+    let interruptions = Interruptions::listen(&control, &voice, dir.path().display().to_string())?;
     let (to_view, view) = mpsc::channel();
     let (to_log, log) = mpsc::channel();
     let over = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
+        let _over = Over(&over);
         let (worker_control, requests_control, over) = (control.clone(), control.clone(), &over);
         let to_view = wants_dashboard(watch).then_some(to_view);
         let worker = scope.spawn(move || {
@@ -422,13 +514,14 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
                 sleep: &std::thread::sleep,
             };
             let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
+            if let Some(compared) = compared {
+                chronicle.questions_compared(compared)?;
+            }
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
-        show(dir, view, &log, watch, &hung_up);
-        let outcome = worker.join();
-        over.store(true, Ordering::Relaxed);
-        outcome
+        show(dir, view, &log, watch, &interruptions.flags, &voice);
+        worker.join()
     });
     match outcome {
         Ok(Ok(End::Done)) => Ok(()),
@@ -451,18 +544,32 @@ fn with_influence(prepared: &Prepared, evaluator: &mut MergeEvaluator<'_>) -> Re
     Ok(genome)
 }
 
-/// The user's own program as the evaluator.
+/// Why a merged model was not written: of what the merge itself refuses, the recipe is to blame, of all else the disk.
+fn unwritten(e: anyhow::Error) -> Unscored {
+    match e.downcast::<crate::merge::Error>() {
+        Ok(e) => e.into(),
+        Err(e) => Unscored::machine(format_args!("{e:#}")),
+    }
+}
+
+/// The user's own program as the evaluator of a run.
 fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
-    let write = |recipe: &Recipe, out: &Path| -> Result<(), String> {
+    external_in(command, prepared, dir.path())
+}
+
+/// The user's own program, with its log and its models in a directory.
+pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &Path) -> External<'a> {
+    let write = |recipe: &Recipe, out: &Path| -> Result<(), Unscored> {
+        let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
         let write = || -> Result<()> {
-            let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
             let mut writer = Writer::replace(out, parse_size("5GB")?)?;
             child::write(&mut writer, &plan, &prepared.parents, &mut |_| {})?;
             Ok(writer.finish()?)
         };
-        write().map_err(|e| format!("{e:#}"))
+        write().map_err(unwritten)
     };
-    let candidates = dir.path().join("candidates");
+    // A program may work in a directory of its own.
+    let candidates = std::path::absolute(dir.join("candidates")).unwrap_or_else(|_| dir.join("candidates"));
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command
@@ -471,12 +578,12 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
     External::new(
         command.clone(),
         &prepared.space.models,
-        &dir.path().join("command.log"),
+        &dir.join("command.log"),
         models,
     )
 }
 
-fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> Result<event::RunStarted> {
+fn started(prepared: &Prepared, plan: &Plan, digest: &dyn Fn(usize) -> String) -> Result<event::RunStarted> {
     let (space, runtime) = (&prepared.space, &prepared.runtime);
     let models = space.models.iter().map(|(name, word)| {
         let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
@@ -493,7 +600,7 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         split: task.split.clone(),
         weight: task.weight,
         n: task.items.len(),
-        digest: evaluator.task_digest(task.index).to_string(),
+        digest: digest(task.index),
         metric: task.metric().into(),
     });
     let computed = runtime.computed();
@@ -513,50 +620,73 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         population: space.search.population.unwrap_or(0),
         device: computed.device,
         dtype: computed.dtype,
+        score_weights: space.fitness.weights.iter().cloned().collect(),
     })
 }
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
-fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions, hung_up: &AtomicBool) {
+fn show(
+    dir: &RunDir,
+    view: Receiver<Record>,
+    log: &Receiver<Record>,
+    watch: &WatchOptions,
+    flags: &Flags,
+    voice: &Voice,
+) {
     let mut lines = Lines::of_search(watch.log_format);
-    let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
-        let (mut exports, notices) = Exports::new(dir);
-        let mut asked = |action: Action| match action {
-            Action::Abort => {
-                dashboard::restore();
-                std::process::exit(130);
-            }
-            Action::RequestExport { id } => exports.begin(id),
-            action => request(dir, action),
-        };
-        let feed = Feed {
-            records: &view,
-            notices: &notices,
-            now_ms: &environment::now_ms,
-            hung_up,
-        };
-        let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
+        guarded("the dashboard", || show_dashboard(dir, &view, flags, voice));
+        voice.is_through(None);
         drop(view);
-        exports.finish();
         for record in log.try_iter() {
             lines.skip(&record);
         }
-        match shown {
-            Ok(dashboard::Exit::Closed) => {
-                super::say(format_args!(
-                    "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
-                ));
-            }
-            Ok(_) => {}
-            Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
+    }
+    let name = dir.path().display().to_string();
+    let shown = guarded("the log", || {
+        for record in log {
+            lines.show(&record);
         }
+        if watch.log_format == LogFormat::Text {
+            super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+        }
+    });
+    if shown.is_none() {
+        // Nobody is left to show anything to; the end of the feed is the end of the run.
+        log.iter().for_each(drop);
     }
-    for record in log {
-        lines.show(&record);
-    }
-    if watch.log_format == LogFormat::Text {
-        super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+}
+
+fn show_dashboard(dir: &RunDir, view: &Receiver<Record>, flags: &Flags, voice: &Voice) {
+    let name = dir.path().display().to_string();
+    let (mut exports, notices) = Exports::new(dir);
+    voice.is_through(Some(exports.notices()));
+    let mut asked = |action: Action| match action {
+        Action::Abort => {
+            dashboard::restore();
+            ended_at_once(&name);
+            std::process::exit(130);
+        }
+        Action::RequestExport { id } => exports.begin(id),
+        action => request(dir, action),
+    };
+    let feed = Feed {
+        records: view,
+        notices: &notices,
+        now_ms: &environment::now_ms,
+        flags,
+    };
+    let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
+    voice.is_through(None);
+    exports.finish();
+    match shown {
+        Ok(dashboard::Exit::Closed) => {
+            super::say(format_args!(
+                "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
+            ));
+        }
+        Ok(_) => {}
+        Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
     }
 }
 
@@ -669,20 +799,6 @@ fn pass_requests_on(dir: &RunDir, control: &Control, over: &AtomicBool) {
         control.pause.store(dir.pause_request().exists(), Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// The first Ctrl-C or SIGTERM drains, the second ends at once; SIGHUP, a closed laptop, ends nothing but the view, which
-/// the flag that is given back tells.
-fn install_signals(control: &Control) -> Result<Arc<AtomicBool>> {
-    use signal_hook::{consts, flag};
-    for signal in [consts::SIGINT, consts::SIGTERM] {
-        // In this order: the first signal finds the flag unset, so only the second one exits.
-        flag::register_conditional_shutdown(signal, 130, control.stop.clone())?;
-        flag::register(signal, control.stop.clone())?;
-    }
-    let hung_up = Arc::new(AtomicBool::new(false));
-    flag::register(consts::SIGHUP, hung_up.clone())?;
-    Ok(hung_up)
 }
 
 #[cfg(test)]

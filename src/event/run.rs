@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Finalist, Generation, HeldOutReading, Level, Model, Origin, Phase,
-    Progress, Record, RunStarted, Selection, StageStarted, TestReading,
+    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Level,
+    Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted, Score, Selection, StageStarted, TaskScore,
+    TestReading, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -28,6 +30,8 @@ const MEETING: f64 = 1.5;
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     pub started: Option<RunStarted>,
+    /// What was found when the questions of its parts were compared; none in journals of older builds.
+    pub questions: Option<QuestionsCompared>,
     pub state: State,
     pub phase: Option<Phase>,
     /// One for each id, in order of arrival.
@@ -39,6 +43,10 @@ pub struct Run {
     /// What the engine does right now; live feeds only.
     pub working: Option<Working>,
     pub search_ended: Option<EndReason>,
+    /// What the final asks; journals of before it was planned say nothing.
+    pub planned: Option<FinalPlan>,
+    /// The part of the final that runs, or ran last.
+    pub exam: Option<Exam>,
     pub selection: Option<Selection>,
     pub reading: Option<TestReading>,
     pub held_out: Option<HeldOutReading>,
@@ -49,6 +57,8 @@ pub struct Run {
     pub answers: u64,
     pub generated_tokens: u64,
     pub resumes: usize,
+    /// The tasks' weights are divided by standard errors.
+    pub is_scaled: bool,
     /// Wall clock of the first record.
     pub started_ms: u64,
     /// Wall clock of the last record.
@@ -191,8 +201,13 @@ impl Run {
             Event::RunStarted(started) => self.started = Some(started.clone()),
             Event::RunResumed { .. } => {
                 self.resumes += 1;
+                self.forget_failures();
                 self.state = State::Running;
                 self.reported_elapsed_ms = None;
+            }
+            Event::QuestionsCompared(compared) => {
+                let before = self.questions.take().unwrap_or_default();
+                self.questions = Some(before.and(compared));
             }
             Event::PhaseStarted { phase } => {
                 self.phase = Some(*phase);
@@ -203,6 +218,12 @@ impl Run {
             Event::StageStarted(stage) => self.stages.push(stage.clone()),
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
+            Event::FinalPlanned(plan) => self.planned = Some(*plan),
+            Event::ExamStarted(started) => self.exam = Some(Exam::new(started)),
+            Event::ExamAnswered(answered) => {
+                self.finish_working(&answered.id);
+                self.exam.iter_mut().for_each(|exam| exam.end(answered));
+            }
             Event::CandidateFailed {
                 id,
                 origin,
@@ -238,6 +259,13 @@ impl Run {
                 self.search_ended = Some(*reason);
                 self.evals = *evals;
             }
+            Event::Scaled { weights } => {
+                let tasks = self.started.iter_mut().flat_map(|started| &mut started.tasks);
+                tasks.zip(weights).for_each(|(task, weight)| task.weight = *weight);
+                self.is_scaled = true;
+            }
+            // Told together when all are known.
+            Event::Scores(_) => {}
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
             Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),
@@ -274,6 +302,38 @@ impl Run {
         self.working = None;
     }
 
+    /// A search of which everything failed asks for all of it again.
+    fn forget_failures(&mut self) {
+        let bred = |origin: &Origin| *origin == Origin::Search;
+        let has_failed = matches!(self.state, State::Failed(_)) && self.failed.iter().any(|f| bred(&f.origin));
+        if !has_failed || self.scored.iter().any(|s| bred(&s.candidate.origin)) {
+            return;
+        }
+        self.failed.clear();
+        self.generations.clear();
+        self.stages.clear();
+        self.search_ended = None;
+        let paid = self.scored.iter().filter(|s| is_paid(&s.candidate.origin));
+        self.evals = paid.filter(|s| s.candidate.generation.is_none()).count() as u64;
+    }
+
+    /// Whether a candidate is an unsearched merge once more, which the search was only told to begin with: that is free.
+    fn is_free_start(&self, candidate: &Candidate) -> bool {
+        repeats_baseline(candidate, self.scored.iter().map(|s| &s.candidate))
+    }
+
+    /// Milliseconds that the final takes from here, at the speed of the search; `None` where nothing is known of it.
+    pub fn final_left_ms(&self) -> Option<f64> {
+        let scored = || self.scored.iter().map(|s| &s.candidate);
+        let of = |origin: Origin| scored().filter(|c| c.origin == origin).count();
+        let speed = match self.is_scored_by_command() {
+            true => Speed::of_command(self.elapsed_at(self.last_ms), self.scored.len())?,
+            false => Speed::of(scored())?,
+        };
+        let plan = self.planned?;
+        Some(plan.left_ms(speed, of(Origin::Parent), of(Origin::Baseline), self.exam.as_ref()))
+    }
+
     fn begin(&mut self, record: &Record, id: &str, origin: Option<&Origin>, generation: Option<u64>) {
         let speeds = self.working.take().map(|w| w.speeds).unwrap_or_default();
         self.working = Some(Working {
@@ -287,6 +347,7 @@ impl Run {
     }
 
     fn progress(&mut self, record: &Record, progress: &Progress) {
+        self.exam.iter_mut().for_each(|exam| exam.progress(progress));
         if self.working.as_ref().is_none_or(|w| w.id != progress.id) {
             self.begin(record, &progress.id, None, None);
         }
@@ -311,6 +372,9 @@ impl Run {
 
     fn keep_answers(&mut self, answers: &Answers) {
         self.answers += answers.answers.len() as u64;
+        if let Some(exam) = &mut self.exam {
+            exam.add(&answers.id, answers.answers.len());
+        }
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
         let same = |a: &&mut Answers| (&a.task, &a.lang, &a.split) == (&answers.task, &answers.lang, &answers.split);
         let Some(before) = kept.iter_mut().find(same) else {
@@ -349,7 +413,7 @@ impl Run {
                 index
             }
             None => {
-                self.evals += u64::from(is_paid(&candidate.origin));
+                self.evals += u64::from(is_paid(&candidate.origin) && !self.is_free_start(candidate));
                 self.scored.push(Scored {
                     candidate: candidate.clone(),
                     time_ms: record.time_ms,
@@ -464,10 +528,28 @@ impl Run {
         }
     }
 
+    /// The 95 % interval of a score over all tasks of the fitness, from those of its tasks.
+    pub fn interval_95(&self, score: &Score, tasks: &[TaskScore]) -> (f64, f64) {
+        let weight = |of: &TaskScore| {
+            let mut all = self.started.iter().flat_map(|s| &s.tasks);
+            Some(all.find(|t| t.task == of.task && t.lang == of.lang)?.weight)
+        };
+        let weights: Option<Vec<f64>> = tasks.iter().map(weight).collect();
+        let Some(weights) = weights.filter(|w| w.len() > 1 && w.iter().sum::<f64>() > 0.0) else {
+            return self.unit().interval_95(score);
+        };
+        let total: f64 = weights.iter().sum();
+        let part = |(task, weight): (&TaskScore, f64)| {
+            let own = self.task_unit(&task.task, &task.lang).interval_95(&task.score);
+            (weight / total, task.score.value, own)
+        };
+        interval::sum(&tasks.iter().zip(weights).map(part).collect::<Vec<_>>())
+    }
+
     /// The base's id, where the run has one.
     pub fn base_id(&self) -> Option<String> {
         let base = self.started.as_ref()?.models.iter().find(|m| m.is_base)?;
-        Some(format!("parent-{}", base.name))
+        Some(CandidateId::Parent(base.name.clone()).to_string())
     }
 
     /// The names of a candidate's genes: each stage of a search has its own.
@@ -491,7 +573,7 @@ impl Run {
         self.best.map(|i| &self.scored[i])
     }
 
-    /// Who won: the winner on fresh questions once there is one, the best so far until then.
+    /// Who won: the winner of the selection once there is one, the best so far until then.
     pub fn winner(&self) -> Option<&Candidate> {
         let selected = self.selection.as_ref().and_then(|s| self.candidate(&s.best));
         selected.or_else(|| self.best().map(|b| &b.candidate))
@@ -510,6 +592,12 @@ impl Run {
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
+    /// The fittest merge that nobody searched for, on the search questions.
+    pub fn best_unsearched(&self) -> Option<&Candidate> {
+        self.of_origin(Origin::Baseline)
+            .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
+    }
+
     /// Scored candidates, best first by what their fitness is worth; of equals the earlier first. Those who left their race
     /// early come last.
     pub fn ranking(&self) -> Vec<&Scored> {
@@ -520,6 +608,13 @@ impl Run {
             out_a.cmp(&out_b).then(b.total_cmp(&a))
         });
         ranking
+    }
+
+    /// Whether the fitness adds accuracies and log-likelihoods as they are.
+    pub fn mixes_kinds(&self) -> bool {
+        let tasks = self.started.iter().flat_map(|started| &started.tasks);
+        let (likelihoods, others): (Vec<_>, Vec<_>) = tasks.partition(|task| task.metric == LOG_LIKELIHOOD);
+        !self.is_scaled && !likelihoods.is_empty() && !others.is_empty()
     }
 
     pub fn answers_of(&self, id: &str) -> &[Answers] {
@@ -576,13 +671,20 @@ impl Run {
         }
     }
 
-    /// The winner on fresh questions and its lead over the best parent there, once it is chosen.
-    pub fn lead_on_fresh(&self) -> Option<(&Finalist, &Finalist, Lead)> {
+    /// The winner on the selection questions and its lead there over the best of the parents and of the merges that nobody
+    /// searched for, once it is chosen. An unsearched winner is measured by the parents.
+    pub fn lead_in_selection(&self) -> Option<(&Finalist, &Finalist, Lead)> {
         let selection = self.selection.as_ref()?;
-        let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
-        let (best, parent) = (of(&selection.best)?, of(&selection.best_parent)?);
-        let (a, b) = (best.fresh, parent.fresh);
-        Some((best, parent, lead_of(a.value, a.stderr, b.value, b.stderr)))
+        let best = selection.finalists.iter().find(|f| f.id == selection.best)?;
+        let is_rival = |f: &&Finalist| match f.origin {
+            Origin::Parent => f.id != best.id,
+            Origin::Baseline => best.origin != Origin::Baseline,
+            _ => false,
+        };
+        let rivals = selection.finalists.iter().filter(is_rival);
+        let rival = rivals.max_by(|a, b| a.fresh.value.total_cmp(&b.fresh.value))?;
+        let (a, b) = (best.fresh, rival.fresh);
+        Some((best, rival, lead_of(a.value, a.stderr, b.value, b.stderr)))
     }
 
     /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.
@@ -620,7 +722,7 @@ impl Run {
     }
 
     /// Whether a command of the user's scores candidates: its scores carry no standard error, and it keeps its questions
-    /// to itself, so that nothing is sealed.
+    /// to itself.
     pub fn is_scored_by_command(&self) -> bool {
         self.started.as_ref().is_some_and(|s| s.tasks.is_empty())
     }
@@ -642,6 +744,13 @@ pub fn counts(origin: &Origin) -> bool {
 /// Whether a candidate of this origin is paid for by the budget of the search; an optimizer's mean is a by-product.
 pub fn is_paid(origin: &Origin) -> bool {
     counts(origin) && *origin != Origin::Mean
+}
+
+/// Whether a candidate is one of the unsearched merges among `scored` once more, as what a search is told to begin with
+/// often is.
+pub fn repeats_baseline<'a>(candidate: &Candidate, mut scored: impl Iterator<Item = &'a Candidate>) -> bool {
+    candidate.origin == Origin::WarmStart
+        && scored.any(|c| c.origin == Origin::Baseline && c.recipe_digest == candidate.recipe_digest)
 }
 
 /// Whether a candidate may be the best: a merge that was asked all questions of its time.

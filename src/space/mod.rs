@@ -8,6 +8,7 @@
 //! a model: what the codec must know of the parents ([`Shape`]) is passed in.
 
 mod codec;
+mod contradictions;
 mod flow;
 mod parameters;
 mod read;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
+pub use read::MOST_EVALS;
 pub use widen::effects;
 
 use crate::recipe::{Method, ParamValue};
@@ -50,6 +52,13 @@ pub enum Error {
          modules to tell apart, or leave 'widening' out"
     )]
     NothingToWiden,
+    #[error("parameter_space.genes: {genes} contradict each other in {method}: {reason}. Write {ways}")]
+    Contradiction {
+        method: &'static str,
+        genes: String,
+        reason: String,
+        ways: String,
+    },
     #[error("the recipe cannot be a starting point of this search space: {reason}")]
     NotEncodable { reason: String },
 }
@@ -205,10 +214,13 @@ pub struct Fitness {
     /// Instead of tasks: a program that scores candidates.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub command: Option<Command>,
-    /// How much each of the command's scores counts; none given: all the same.
+    /// The command's scores by name, and how much each counts: less is better where the weight is negative, and 0 is only
+    /// shown. None given: those of the first candidate, all the same.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub weights: Vec<(String, f64)>,
     pub objectives: Objectives,
+    #[serde(skip_serializing_if = "Scale::is_none")]
+    pub scale: Scale,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
 }
@@ -224,7 +236,29 @@ pub enum Objectives {
     Pareto,
 }
 
+/// How scores of different kinds are made to add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    #[default]
+    None,
+    /// Each task's weight is divided by the standard error of the first model's score.
+    StandardError,
+}
+
+impl Scale {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 impl Fitness {
+    /// Its scores come from a command that does not say which questions they are of.
+    pub fn keeps_its_questions(&self) -> bool {
+        self.command.as_ref().is_some_and(|command| command.questions.is_none())
+    }
+
     pub fn is_pareto(&self) -> bool {
         self.objectives == Objectives::Pareto
     }
@@ -235,6 +269,9 @@ impl Fitness {
 pub struct Command {
     /// The program and its arguments.
     pub command: Vec<String>,
+    /// A file that names the questions which it answers one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<String>,
     /// The merged model is written to a directory first.
     pub materialize: bool,
     /// Seconds until an answer is no longer waited for.
@@ -315,6 +352,10 @@ pub struct Search {
     pub widening: bool,
     /// Of three or more experts, find out first which ones help, and begin with the merge of those.
     pub greedy_soup: bool,
+    /// A command's answers are told as they arrive, so that no worker waits for the end of a generation; what the search
+    /// finds then depends on their order.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub asynchronous: bool,
     pub seed: u64,
 }
 
@@ -365,7 +406,7 @@ pub enum Optimizer {
     Random,
 }
 
-/// Fresh questions, then the sealed test split once.
+/// The selection questions, then the test split once.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finale {
     pub finalists: usize,
@@ -374,13 +415,68 @@ pub struct Finale {
     /// Tasks that the search never asks: what the child forgot. Nothing is chosen by them, so they have no weights.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "without_weights")]
     pub held_out: Vec<TaskRef>,
+    /// The search may ask what the final asks; then nobody calls that fresh.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_overlap: bool,
 }
+
+/// Most questions of each task that choose among the finalists, unless the space says otherwise.
+const SELECTION_QUESTIONS: usize = 400;
+
+/// Most questions of each task of the sealed test, unless the space says otherwise: a difference of three points between
+/// two models that differ on a fifth of the questions is told from luck by 2,000, and by 400 it is not.
+const TEST_QUESTIONS: usize = 2000;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SplitRef {
     pub split: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<Limit>,
+}
+
+/// How many questions of a split each task asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    All,
+    /// So many, or all if there are fewer.
+    Most(usize),
+}
+
+impl Limit {
+    /// The number; `None` for all.
+    pub fn most(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Most(n) => Some(n),
+        }
+    }
+}
+
+impl From<Option<usize>> for Limit {
+    fn from(most: Option<usize>) -> Self {
+        most.map_or(Self::All, Self::Most)
+    }
+}
+
+impl Serialize for Limit {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => s.serialize_str("all"),
+            Self::Most(n) => s.serialize_u64(*n as u64),
+        }
+    }
+}
+
+impl Finale {
+    /// Questions of each task that choose the winner.
+    pub fn selection_limit(&self) -> Limit {
+        self.selection.limit.unwrap_or(Limit::Most(SELECTION_QUESTIONS))
+    }
+
+    /// Questions of each task of the sealed test.
+    pub fn test_limit(&self) -> Limit {
+        self.test.limit.unwrap_or(Limit::Most(TEST_QUESTIONS))
+    }
 }
 
 impl Space {

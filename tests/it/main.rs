@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod check;
 mod combinations;
+mod commands;
 mod data_flow;
 mod evaluation;
+mod files;
+mod fuzz;
 mod program;
+mod questions;
 mod racing;
 mod terminal;
 mod tidy;

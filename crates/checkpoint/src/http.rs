@@ -25,7 +25,7 @@ pub enum HttpError {
     },
     #[error("{url}: {reason}")]
     Transport { url: String, reason: String },
-    #[error("{url} holds more than the {limit} bytes that it may hold")]
+    #[error("{url} sends more than {limit} bytes, and so more than there may be")]
     TooLong { url: String, limit: u64 },
     #[error("{url} ended after {got} of {expected} bytes")]
     Short { url: String, got: u64, expected: u64 },

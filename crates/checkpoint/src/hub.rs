@@ -10,10 +10,16 @@ use std::fs;
 use std::ops::Not as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "hub")]
+use std::sync::{Mutex, PoisonError};
 
 #[cfg(feature = "hub")]
 use super::http::{self, Http, HttpError};
 use super::{Error, shards};
+
+/// Files that are downloaded at a time.
+#[cfg(feature = "hub")]
+const AT_ONCE: usize = 4;
 
 /// Where models come from and where they are kept.
 #[derive(Clone, Default)]
@@ -212,10 +218,22 @@ impl HubName {
                     .not()
             })
             .collect();
-        let mut tally = Tally::new(&self.repository, options, missing.iter().map(|file| file.size).sum());
-        for file in &missing {
-            hub.file(file, &commit, &home, &mut tally)?;
-        }
+        let total = missing.iter().map(|file| file.size).sum();
+        let tally = Mutex::new(Tally::new(&self.repository, options, total));
+        let queue = Mutex::new(missing.iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || -> Result<(), Error> {
+            while let Some(file) = next() {
+                hub.file(file, &commit, &home, &tally)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+            let ends = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<(), Error>>()
+        })?;
         if revision != commit {
             let reference = home.join("refs").join(revision);
             make_parent(&reference)?;
@@ -224,7 +242,7 @@ impl HubName {
                 source,
             })?;
         }
-        tally.finish();
+        tally.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
         Ok(snapshot)
     }
 
@@ -351,12 +369,12 @@ impl Hub<'_> {
     }
 
     /// One file into the cache: the blob, then the snapshot's link to it.
-    fn file(&self, file: &RemoteFile, commit: &str, home: &Path, tally: &mut Tally) -> Result<(), Error> {
+    fn file(&self, file: &RemoteFile, commit: &str, home: &Path, tally: &Mutex<Tally>) -> Result<(), Error> {
         let name = file.blob();
         let blob = home.join("blobs").join(&name);
         make_parent(&blob)?;
         if fs::metadata(&blob).is_ok_and(|m| m.len() == file.size) {
-            tally.add(file.size);
+            add(tally, file.size);
         } else {
             self.blob(file, commit, &blob, tally)?;
         }
@@ -373,7 +391,7 @@ impl Hub<'_> {
     }
 
     /// Downloads a blob beside its place, goes on where an earlier try ended, and gives it its name when it is whole.
-    fn blob(&self, file: &RemoteFile, commit: &str, blob: &Path, tally: &mut Tally) -> Result<(), Error> {
+    fn blob(&self, file: &RemoteFile, commit: &str, blob: &Path, tally: &Mutex<Tally>) -> Result<(), Error> {
         let partial = blob.with_extension("incomplete");
         let write = |source| Error::Write {
             path: partial.clone(),
@@ -387,14 +405,14 @@ impl Hub<'_> {
             .map_err(write)?;
         out.lock().map_err(write)?; // another process may be at it
         if fs::metadata(blob).is_ok_and(|m| m.len() == file.size) {
-            tally.add(file.size);
+            add(tally, file.size);
             return Ok(());
         }
         let (endpoint, repository) = (self.options.endpoint(), &self.name.repository);
         let url = format!("{endpoint}/{repository}/resolve/{commit}/{}", file.path);
         let token = self.options.token.as_deref();
         self.http
-            .download(&url, token, &mut out, file.size, &mut |bytes| tally.add(bytes))
+            .download(&url, token, &mut out, file.size, &mut |bytes| add(tally, bytes))
             .map_err(|e| match e {
                 HttpError::Write(source) => write(source),
                 e => self.error(&e),
@@ -449,6 +467,11 @@ fn is_wanted(name: &str) -> bool {
         || ["tokenizer.model", "merges.txt", "vocab.txt", "README.md"].contains(&name)
         || ["LICENSE", "LICENCE"].iter().any(|start| name.starts_with(start));
     plain && kind && !name.starts_with("consolidated")
+}
+
+#[cfg(feature = "hub")]
+fn add(tally: &Mutex<Tally>, bytes: u64) {
+    tally.lock().unwrap_or_else(PoisonError::into_inner).add(bytes);
 }
 
 /// How far a download is, told to whom it concerns.
@@ -511,7 +534,6 @@ mod tests {
     use std::collections::HashMap;
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::{Checkpoint, DType, Writer};

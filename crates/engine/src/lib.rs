@@ -3,7 +3,7 @@
 //! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
-//! request is computed when), `tokenizer` and `chat` (text).
+//! request is computed when), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make).
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
 mod arithmetic;
@@ -14,6 +14,7 @@ mod cpu;
 mod cuda;
 pub mod decoder;
 pub mod engine;
+mod growth;
 mod influence;
 pub mod kernels;
 mod kv;
@@ -26,9 +27,18 @@ pub mod tokenizer;
 
 pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
+pub use heterosis_isa::Isa;
 pub use influence::block_influence;
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
+
+/// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
+///
+/// It decides the last bits of an answer: a set with fused operations rounds a product and a sum once. The sets that have
+/// them agree bit for bit.
+pub fn instruction_set() -> &'static str {
+    Isa::best().name()
+}
 
 /// What can go wrong between a config and an answer.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +87,8 @@ pub enum Error {
     },
     #[error("a text of {tokens} tokens has nothing to score: the first token of each window has nothing before it")]
     NothingToScore { tokens: usize },
+    #[error("{file} cannot be read: {source}")]
+    Unreadable { file: String, source: std::io::Error },
     #[error("tokenizer {file}: {reason}")]
     Tokenizer { file: String, reason: String },
     #[error("the chat template of {file} failed: {reason}")]

@@ -92,7 +92,12 @@ impl<'a> Builder<'a> {
             if names.is_empty() {
                 return Err(Error::NoTensors { model: model.into() });
             }
-            anatomies.insert(model, Anatomy::new(names));
+            let anatomy = Anatomy::new(names).map_err(|gap| Error::LayerGap {
+                model: model.into(),
+                layer: gap.layer,
+                tensor: gap.tensor,
+            })?;
+            anatomies.insert(model, anatomy);
         }
         let method = stage.merge_method.info();
         let slices = slices(stage, method, &anatomies)?;
@@ -269,6 +274,11 @@ impl<'a> Builder<'a> {
             Some(share) => swap_operation(share),
             None => self.operation(&request, &inputs, &shape)?,
         };
+        operation.check().map_err(|refusal| Error::Refused {
+            tensor: request.name.clone(),
+            method: self.method.name,
+            refusal,
+        })?;
         let takes_vectors = self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
         let dtype = self.dtype(&inputs);
         self.outputs.push(OutputTensor {

@@ -5,14 +5,16 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::{origin_style, panel, put_lines, title};
+use super::{first_row, origin_style, panel, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::text::{bar, left, right, span, wrap};
+use crate::event::exam::Exam;
+use crate::event::freshness::Freshness;
 use crate::event::run::{State, origin_name};
-use crate::event::verdict::{luck, unsearched, verdict};
+use crate::event::verdict::{Outcome, flips, told, verdict};
 use crate::event::words::{Unit, count, p_value, parent_name, task_name};
-use crate::event::{Selection, TestReading, TestScore};
+use crate::event::{Phase, Selection, TestReading, TestScore};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let inner = panel(title("result", Vec::new()), area, buffer);
@@ -25,6 +27,11 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
             lines.extend(contest(model, reading, columns));
         }
         None => lines.extend(not_yet(model, columns)),
+    }
+    if let Some(exam) = running(model) {
+        lines.push(Line::default());
+        let rows = usize::from(inner.height).saturating_sub(lines.len());
+        lines.extend(examination(model, exam, columns, rows));
     }
     if let Some(selection) = model
         .run
@@ -41,10 +48,59 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     put_lines(&lines, inner, buffer);
 }
 
-fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
+/// The part of the final that runs.
+fn running(model: &Model) -> Option<&Exam> {
+    let exam = model.run.exam.as_ref().filter(|exam| !exam.is_over());
+    exam.filter(|_| !model.is_over())
+}
+
+/// Everybody who takes part with a bar of what they have answered; who does not fit below is left out, the one at work never.
+fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<Line<'static>> {
     let unit = model.run.unit();
-    let verdict = verdict(unit, reading);
-    let (sign, style) = if verdict.won { ("✓ ", GOOD) } else { ("✗ ", BAD) };
+    let of = format!("{} of {}", exam.turn(), exam.examinees.len());
+    let what = match exam.phase {
+        Phase::HeldOut => "held-out tasks: model",
+        Phase::Test => "sealed test: model",
+        _ => "selection: finalist",
+    };
+    let each = match exam.questions {
+        0 => String::new(),
+        n => format!(" · {} questions each", count(n as u64)),
+    };
+    let mut lines = vec![Line::from(vec![span(format!("  {what} {of}"), BOLD), span(each, DIM)])];
+    let bar_columns = columns.saturating_sub(52).clamp(8, 40);
+    let shown = rows.saturating_sub(1).max(1);
+    let first = first_row(exam.turn() - 1, shown, exam.examinees.len());
+    for examinee in exam.examinees.iter().skip(first).take(shown) {
+        let origin = model.run.candidate(&examinee.id).map(|c| &c.origin);
+        let share = match exam.questions {
+            0 => f64::from(u8::from(examinee.is_done)),
+            n => examinee.answered as f64 / n as f64,
+        };
+        let score = examinee.score.map(|score| unit.score(&score)).unwrap_or_default();
+        lines.push(Line::from(vec![
+            span(
+                format!("  {}  ", left(parent_name(&examinee.id), 16)),
+                origin.map_or(PLAIN, origin_style),
+            ),
+            span(
+                left(&bar(share, bar_columns), bar_columns),
+                if examinee.is_done { GOOD } else { ACCENT },
+            ),
+            span(format!("  {:>6}", count(examinee.answered as u64)), DIM),
+            span(format!("  {score}"), PLAIN),
+        ]));
+    }
+    lines
+}
+
+fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
+    let verdict = verdict(&model.run, reading);
+    let (sign, style) = match verdict.outcome {
+        Outcome::Won => ("✓ ", GOOD),
+        Outcome::Open => ("? ", BEST),
+        Outcome::Lost => ("✗ ", BAD),
+    };
     let mut lines: Vec<Line> = Vec::new();
     for (i, row) in wrap(&format!("{}.", verdict.sentence), columns.saturating_sub(2))
         .into_iter()
@@ -55,16 +111,8 @@ fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'s
             span(row, BOLD),
         ]));
     }
-    let told: Vec<String> = unsearched(&model.run).into_iter().chain(luck(&model.run)).collect();
-    let mut more = told.join(" ");
-    if reading.positive_flips + reading.negative_flips > 0 {
-        more += &format!(
-            " Against {} it gained {} questions and lost {}.",
-            parent_name(&reading.best_parent.id),
-            count(reading.positive_flips as u64),
-            count(reading.negative_flips as u64)
-        );
-    }
+    let told: Vec<String> = told(&model.run).into_iter().chain(flips(reading)).collect();
+    let more = told.join(" ");
     lines.extend(
         wrap(&more, columns.saturating_sub(2))
             .into_iter()
@@ -91,7 +139,7 @@ fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'st
     let bar_columns = columns.saturating_sub(63).min(40);
     let heading = format!(
         "  {}  {}  {}  {}",
-        left("sealed test", 14),
+        left(Freshness::of(&model.run).test_word(), 14),
         right("score ± SE", 14),
         left("", bar_columns),
         "child's lead"
@@ -153,7 +201,7 @@ fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
     let heading = format!(
         "  {}  {}  {}  from",
         left("finalists", 14),
-        right("fresh ± SE", 14),
+        right(&format!("{} ± SE", Freshness::of(&model.run).selection_word()), 14),
         right("search", 14)
     );
     let mut lines = vec![Line::from(span(heading, DIM))];
@@ -182,10 +230,11 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         State::Stopped(reason) => {
             format!("The run was stopped ({reason}) before its final. `heterosis resume` goes on.")
         }
-        State::Done => "The run is done; it had no sealed test split to read.".to_owned(),
-        _ => "Not decided yet. When the search ends, the finalists answer fresh questions; then the sealed test split is \
-              opened once, and what it says stands here."
-            .to_owned(),
+        State::Done => "The run is done; it had no test split to read.".to_owned(),
+        _ if run.is_scored_by_command() => {
+            "Not decided yet. When the search ends, the command is asked for the finalists again.".to_owned()
+        }
+        _ => format!("Not decided yet. {}", Freshness::of(run).to_come()),
     };
     let mut lines: Vec<Line> = wrap(&text, columns).into_iter().map(Line::from).collect();
     if let Some(best) = run.best().map(|b| &b.candidate) {
@@ -196,7 +245,11 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
             span(best.id.clone(), BEST),
             span(format!(" {}", unit.with_error(best.fitness, best.stderr)), BOLD),
         ];
-        if let Some(parent) = run.best_parent() {
+        let rivals = run.best_parent().into_iter().chain(run.best_unsearched());
+        let rival = rivals
+            .filter(|c| c.id != best.id)
+            .max_by(|a, b| a.fitness.total_cmp(&b.fitness));
+        if let Some(parent) = rival {
             spans.push(span(" against ", DIM));
             spans.push(span(parent_name(&parent.id).to_owned(), PARENT));
             spans.push(span(
