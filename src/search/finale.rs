@@ -73,10 +73,12 @@ impl Run<'_, '_> {
         let entrants: Vec<Entrant> = field.iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
         let plan = self.plan;
         self.look_ahead(&entrants, &plan.selection)?;
+        self.exam_started(Phase::Selection, &plan.selection, &field)?;
         for candidate in &field {
             self.pause_or_stop()?;
             let evaluation = self.examine(candidate, &plan.selection)?;
             let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
+            self.exam_answered(Phase::Selection, &candidate.id, Some(fresh))?;
             let finalist = Finalist {
                 id: candidate.id.clone(),
                 origin: candidate.origin.clone(),
@@ -123,9 +125,12 @@ impl Run<'_, '_> {
             Origin::Search | Origin::WarmStart | Origin::Mean => c.id == selection.best,
         };
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
+        self.exam_started(Phase::Test, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
-            readings.push((candidate.id.clone(), self.examine(candidate, exam)?));
+            let evaluation = self.examine(candidate, exam)?;
+            self.exam_answered(Phase::Test, &candidate.id, None)?;
+            readings.push((candidate.id.clone(), evaluation));
         }
         let of = |id: &str| readings.iter().find(|(i, _)| i == id).map(|(_, e)| e);
         let (Some(child), Some(parent)) = (of(&selection.best), of(&selection.best_parent)) else {
@@ -186,9 +191,11 @@ impl Run<'_, '_> {
             .filter(|c| c.origin == Origin::Parent && c.id != selection.best);
         let wanted: Vec<Candidate> = winner.chain(parents).cloned().collect();
         let mut scores = Vec::new();
+        self.exam_started(Phase::HeldOut, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
             let evaluation = self.examine(candidate, exam)?;
+            self.exam_answered(Phase::HeldOut, &candidate.id, None)?;
             let (_, tasks) = exam.score(&evaluation.answers);
             let id = candidate.id.clone();
             scores.push(HeldOutScore { id, tasks });
@@ -215,7 +222,7 @@ impl Run<'_, '_> {
             split: exam.split.clone(),
             reason,
         };
-        let evaluation = self.sit(&entrant, exam)?.map_err(unjudged)?;
+        let evaluation = self.sit_in_batches(&entrant, exam)?.map_err(unjudged)?;
         let (score, _) = self.plan.judge(exam, &evaluation);
         match score.value.is_finite() {
             true => Ok(evaluation),

@@ -9,7 +9,7 @@ use crate::{
         QuestionsCompared,
         freshness::{Part, PartOfRun, Published, Shared},
     },
-    space::{Finale, SplitRef},
+    space::Finale,
 };
 
 /// One task's questions in one part of a run.
@@ -48,12 +48,14 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
     };
     for task in tasks {
         add(Part::Search, task, task.split, task.limit)?;
-        for (part, SplitRef { split, limit }) in [(Part::Selection, &finale.selection), (Part::Test, &finale.test)] {
+        let selection = (Part::Selection, &finale.selection.split, finale.selection_limit());
+        let test = (Part::Test, &finale.test.split, finale.test_limit());
+        for (part, split, limit) in [selection, test] {
             let known = Split::from_name(split).ok_or_else(|| Error::NoQuestions {
                 task: task.task.name().into(),
                 split: split.clone(),
             })?;
-            add(part, task, known, *limit)?;
+            add(part, task, known, limit.most())?;
         }
     }
     for task in held_out {

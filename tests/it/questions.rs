@@ -179,7 +179,11 @@ fn what_chooses_does_not_judge() {
     );
     refused(
         dir,
-        &space(dir, "{task: gsm8k, split: test, limit: 3, shots: 0}", "test: {limit: 3}"),
+        &space(
+            dir,
+            "{task: gsm8k, split: test, limit: 3, shots: 0}",
+            "test: {limit: 3}",
+        ),
         &["GSM8K", "split test"],
     );
 }
