@@ -220,4 +220,55 @@ mod tests {
         ];
         assert_eq!(found, expected, "an example may be a search question");
     }
+
+    /// MGSM's problems are GSM8K's first 250 test questions in other languages: they are told. GSM8K's test set as what
+    /// chooses is refused, by what it asks.
+    #[test]
+    fn a_translation_is_told_and_a_published_test_question_does_not_choose() {
+        use crate::eval::{DataDirs, Profile, Task, TaskOptions};
+        use crate::space::SplitRef;
+        let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/eval/data");
+        let options = TaskOptions {
+            profile: Profile::Fitness,
+            shots: Some(0),
+            ..TaskOptions::default()
+        };
+        let task = |name: &str, split| FitnessTask {
+            task: Task::load(
+                name,
+                &options,
+                &DataDirs {
+                    roots: vec![sample.clone()],
+                },
+            )
+            .unwrap(),
+            weight: 1.0,
+            limit: Some(3),
+            split,
+        };
+        let of = |split: &str| SplitRef {
+            split: split.into(),
+            limit: None,
+        };
+        let finale = Finale {
+            finalists: 1,
+            selection: of("selection"),
+            test: of("test"),
+            held_out: Vec::new(),
+            allow_overlap: false,
+        };
+        let compared = |tasks: &[FitnessTask]| compare_questions(&parts_of_run(tasks, &[], &finale).unwrap());
+        let usual = compared(&[
+            task("mgsm_direct_es", Split::Search),
+            task("gsm8k_solutions", Split::Search),
+        ]);
+        assert!(usual.is_clean());
+        assert_eq!(pairs(&usual.near), [(Part::Search, Part::Test, 3)]);
+        let cheating = compared(&[task("gsm8k_solutions", Split::Test)]);
+        assert_eq!(pairs(&cheating.overlaps), [(Part::Search, Part::Test, 3)]);
+        assert_eq!(
+            (cheating.published[0].benchmark.as_str(), cheating.published[0].n),
+            ("GSM8K", 3)
+        );
+    }
 }
