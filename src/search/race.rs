@@ -465,6 +465,7 @@ impl Run<'_, '_> {
         if !evaluation.scores.is_empty() {
             names_fit(&evaluation.scores, &self.names).map_err(Unscored::candidate)?;
         }
+        Ok(evaluation)
     }
 
     fn learn_names(&mut self, evaluation: &Evaluation) {
