@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub mod exam;
+pub mod freshness;
+mod id;
+pub mod interval;
 pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
@@ -17,6 +20,9 @@ pub mod shrinkage;
 pub mod verdict;
 pub mod weights;
 pub mod words;
+
+pub use freshness::QuestionsCompared;
+pub use id::{CandidateId, IdError};
 
 /// Version of the journal's lines and of every JSON document that heterosis prints.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -43,6 +49,8 @@ pub enum Event {
     RunResumed {
         engine_version: String,
     },
+    /// Whether any question stands in two parts of the run; before the first candidate. Journals of older builds have none.
+    QuestionsCompared(QuestionsCompared),
     PhaseStarted {
         phase: Phase,
     },
@@ -81,9 +89,9 @@ pub enum Event {
         reason: EndReason,
         evals: u64,
     },
-    /// Fresh questions (the selection split) decide among the finalists.
+    /// The selection questions decide among the finalists.
     Selected(Selection),
-    /// The one reading of the sealed test split.
+    /// The one reading of the test split.
     TestRead(TestReading),
     /// The winner and the parents on tasks that the search never asked.
     HeldOutRead(HeldOutReading),
@@ -180,9 +188,9 @@ pub enum Phase {
     /// Parents and unsearched baselines.
     Baselines,
     Search,
-    /// Finalists on fresh questions.
+    /// Finalists on the selection questions.
     Selection,
-    /// The sealed split, once.
+    /// The test split, once.
     Test,
     /// Tasks that the search never asked.
     HeldOut,
@@ -289,7 +297,7 @@ pub struct TaskScore {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// `parent-NAME`, `linear`, `ties`, `c0001`, `mean-…`: unique in the run.
+    /// Unique in the run; [`CandidateId`] says what it means.
     pub id: String,
     pub origin: Origin,
     pub generation: Option<u64>,
@@ -404,7 +412,7 @@ pub struct Finalist {
     pub origin: Origin,
     /// On the search questions, where the luck is.
     pub search: Score,
-    /// On questions that the search never saw.
+    /// On the selection questions.
     pub fresh: Score,
     pub tasks: Vec<TaskScore>,
 }

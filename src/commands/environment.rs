@@ -34,13 +34,28 @@ pub fn show_messages(verbose: u8, quiet: bool) {
     // A second call (in tests) keeps the first subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(|| super::output::LogWriter)
         .with_ansi(std::io::stderr().is_terminal() && variable("NO_COLOR").is_none())
         // A warning that cannot be written, since the terminal is gone, must not end a search.
         .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .try_init();
+}
+
+/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory, which is being filled, before they end the program.
+pub fn remove_on_signal(dir: &Path) -> anyhow::Result<()> {
+    use signal_hook::{consts, iterator::Signals};
+    let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // A file that another thread begins meanwhile keeps its directory alive: then once more.
+            let _ = (0..3).any(|_| std::fs::remove_dir_all(&dir).is_ok());
+            std::process::exit(130);
+        }
+    });
+    Ok(())
 }
 
 /// Computes with the instruction set that `HETEROSIS_ISA` names, so that a machine can answer as a lesser one does.

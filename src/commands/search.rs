@@ -33,7 +33,8 @@ use crate::{
     recipe::{Recipe, write},
     search::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, recipe_dtype, run,
+        MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, compare_questions, parts_of_run, recipe_dtype,
+        run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Limit, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
@@ -58,6 +59,7 @@ pub fn search(args: SearchArgs) -> Outcome {
         .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
+    prepared.refuse_used_questions()?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
     if let Some(command) = &prepared.space.fitness.command {
@@ -188,6 +190,24 @@ impl Prepared {
             guard,
             since_start: Box::new(environment::stopwatch()),
         })
+    }
+
+    /// Whether any question stands in two parts of the run; `None` of a command, which keeps its questions to itself.
+    pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>> {
+        if self.space.fitness.command.is_some() {
+            return Ok(None);
+        }
+        let parts = parts_of_run(&self.tasks()?, &self.held_out()?, &self.space.finale)?;
+        Ok(Some(compare_questions(&parts)))
+    }
+
+    /// Refuses a search that would be judged by what it was bred on, unless its space allows that. Gives what was found.
+    pub fn refuse_used_questions(&self) -> Result<Option<event::QuestionsCompared>> {
+        let compared = self.questions_compared()?;
+        match compared.as_ref().and_then(event::QuestionsCompared::refusal) {
+            Some(reason) if !self.space.finale.allow_overlap => bail!(reason),
+            _ => Ok(compared),
+        }
     }
 
     /// The tasks of the fitness, loaded; one for each language.
@@ -454,6 +474,7 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         None => asking.task_digest(index).to_string(),
     };
     let started = started(prepared, &plan, &digest)?;
+    let compared = prepared.questions_compared()?;
     let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
         Some(command) => {
             let mut external = external(command, prepared, dir);
@@ -493,6 +514,9 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
                 sleep: &std::thread::sleep,
             };
             let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
+            if let Some(compared) = compared {
+                chronicle.questions_compared(compared)?;
+            }
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));

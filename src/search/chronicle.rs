@@ -11,8 +11,8 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Level, Origin, Phase,
-        Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
+        self, Candidate, CandidateId, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Level,
+        Origin, Phase, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -36,9 +36,6 @@ pub struct Chronicle<'a> {
     started_ms: u64,
     answers: u64,
 }
-
-/// How the ids of optimizers' means begin.
-pub const MEAN: &str = "mean";
 
 #[derive(Default)]
 struct Past {
@@ -68,6 +65,7 @@ struct Past {
     examined: HashSet<(String, Phase)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
+    questions: Option<QuestionsCompared>,
     held_out: bool,
     done: bool,
 }
@@ -200,6 +198,7 @@ impl<'a> Chronicle<'a> {
                 past.scores.insert((scores.id, scores.split), scores.scores);
             }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
+            Event::QuestionsCompared(compared) => past.questions = Some(compared),
             Event::Selected(selection) => past.selection = Some(selection),
             Event::TestRead(reading) => past.test = Some(reading),
             Event::HeldOutRead(_) => past.held_out = true,
@@ -313,7 +312,8 @@ impl<'a> Chronicle<'a> {
 
     /// Nothing but means is still to be handed back, or nothing at all.
     fn are_means_ahead(&self) -> bool {
-        self.past.ahead.values().all(|id| id.starts_with(MEAN))
+        let is_mean = |id: &String| matches!(id.parse(), Ok(CandidateId::Mean { .. }));
+        self.past.ahead.values().all(is_mean)
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.
@@ -366,6 +366,17 @@ impl<'a> Chronicle<'a> {
 
     pub fn is_done(&self) -> bool {
         self.past.done
+    }
+
+    /// What the comparison of the run's questions found: into the journal, unless it says so already or the run is done.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn questions_compared(&mut self, compared: QuestionsCompared) -> Result<(), Error> {
+        if self.past.done || self.past.questions.as_ref() == Some(&compared) {
+            return Ok(());
+        }
+        self.write(Event::QuestionsCompared(compared))
     }
 
     /// # Errors

@@ -69,7 +69,7 @@ impl Run<'_, '_> {
                     known.id
                 );
                 self.chronicle.note(Level::Info, message)?;
-                let known = self.again(&known);
+                let known = self.again(&known)?;
                 let answer = match self.by_crew(&known, exam) {
                     Some(answer) => answer,
                     None => self.evaluate(&known, exam),

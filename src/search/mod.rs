@@ -18,8 +18,10 @@ mod external;
 mod failures;
 mod finale;
 mod genome;
+mod overlap;
 mod parents;
 mod pool;
+
 mod program;
 mod questions;
 mod race;
@@ -44,12 +46,12 @@ pub use chronicle::{Chronicle, Clock};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verbatim};
 pub use external::{External, Materialize};
 pub use genome::Genome;
+pub use overlap::{AskedPart, compare_questions, parts_of_run};
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask};
 pub use unscored::Unscored;
 
-use chronicle::MEAN;
 use crew::AtWork;
 use examination::Batch;
 use failures::Streak;
@@ -58,7 +60,7 @@ use pool::Pool;
 use race::{Entrant, Genes, Pace, Race};
 
 use crate::{
-    event::{self, EndReason, Event, Level, Origin, Phase},
+    event::{self, CandidateId, EndReason, Event, Level, Origin, Phase},
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
     space::{self, GeneKind, GeneSpec, Space, Stage, Start},
@@ -131,6 +133,15 @@ pub enum Error {
           search space, start a new run (`heterosis check` tells which candidates can be merged)"
     )]
     NothingBred { failed: usize, most: usize, reason: String },
+    #[error(
+        "{id} cannot be scored on the {split} questions: {reason}. Nothing is decided without it: once that is mended, \
+         `heterosis resume` asks it again"
+    )]
+    Unjudged { id: String, split: String, reason: String },
+    #[error(transparent)]
+    Id(#[from] event::IdError),
+    #[error("the journal's recipe of {id} cannot be read: {source}")]
+    Recipe { id: CandidateId, source: serde_json::Error },
 }
 
 /// Who is to be scored.
@@ -474,7 +485,7 @@ impl Run<'_, '_> {
         let draws = random.ask().into_iter().take(n);
         let entrants: Vec<Entrant> = draws
             .map(|ask| Entrant {
-                id: format!("r{:04}", ask.id + 1),
+                id: CandidateId::Draw(ask.id + 1).to_string(),
                 origin: Origin::Random,
                 generation: None,
                 who: plan.genome.decode(&ask.genotype),
@@ -573,10 +584,11 @@ impl Run<'_, '_> {
     }
 
     /// A candidate with a score, for another exam.
-    fn again(&self, candidate: &event::Candidate) -> Entrant {
+    fn again(&self, candidate: &event::Candidate) -> Result<Entrant, Error> {
         let place = self.scored.iter().position(|c| c.id == candidate.id).unwrap_or(0);
         let of_stage = self.stages.iter().rev().find(|(began, _)| *began <= place);
-        Entrant::again(candidate, of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default())
+        let genes = of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default();
+        Entrant::again(candidate, genes, &self.plan.space.models)
     }
 
     /// One candidate after the other, a generation at a time: how it ended, and how many candidates were asked for.
@@ -618,7 +630,7 @@ impl Run<'_, '_> {
     /// A candidate of the optimizer's, with a name.
     fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
         Entrant {
-            id: format!("c{:04}", self.asked + ask.id + 1),
+            id: CandidateId::Search(self.asked + ask.id + 1).to_string(),
             origin: match warm.contains(&ask.genotype) {
                 true => Origin::WarmStart,
                 false => Origin::Search,
@@ -719,13 +731,11 @@ impl Run<'_, '_> {
             .chain(optimizer.mean())
             .collect();
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
-            let mut id = MEAN.to_string();
-            if genome.next_stage().is_some() {
-                id += &format!("-{}", genome.stage().name());
-            }
-            if i + 1 < means.len() {
-                id += &format!("-{}", i + 1);
-            }
+            let id = CandidateId::Mean {
+                stage: genome.next_stage().map(|_| genome.stage().name().into()),
+                restart: (i + 1 < means.len()).then_some(i + 1),
+            };
+            let id = id.to_string();
             let entrant = Entrant {
                 id: id.clone(),
                 origin: Origin::Mean,
@@ -745,10 +755,10 @@ impl Run<'_, '_> {
     fn champion(&mut self) -> Result<Recipe, Interrupt> {
         let best: Vec<&event::Candidate> = self.bred().into_iter().take(3).collect();
         let means = self.scored.iter().filter(|c| c.origin == Origin::Mean);
-        let contender = |c: &event::Candidate| (c.fitness, self.again(c).who);
-        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect();
+        let contender = |c: &event::Candidate| Ok((c.fitness, self.again(c)?.who));
+        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect::<Result<_, Error>>()?;
         if self.pace.is_racing() {
-            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect();
+            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
             let standard = self.standard.clone();
             for entrant in best {
                 if let Ok(evaluation) = self.sit(&entrant, &standard)? {
@@ -757,7 +767,8 @@ impl Run<'_, '_> {
             }
         } else {
             // They have answered all questions; a command that is asked again may say something else.
-            contenders.extend(best.into_iter().map(contender));
+            let best = best.into_iter().map(contender).collect::<Result<Vec<_>, Error>>()?;
+            contenders.extend(best);
         }
         // The mean stands first and wins ties.
         match contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }) {

@@ -51,7 +51,7 @@ impl Space {
     /// # Errors
     /// Names the file, the line, the field and, for a misspelt word, the nearest valid one.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::Unreadable {
+        let text = yaml::read_text(file).map_err(|source| Error::Unreadable {
             file: file.to_path_buf(),
             source,
         })?;
@@ -882,6 +882,7 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
         selection: split("selection"),
         test: split("test"),
         held_out: Vec::new(),
+        allow_overlap: false,
     };
     let Some(node) = node else { return Ok(finale) };
     let map = node.map()?;
@@ -900,6 +901,9 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
             split.limit = final_limit(&map)?;
             map.finish()?;
         }
+    }
+    if let Some(node) = map.optional("allow_overlap") {
+        finale.allow_overlap = node.bool()?;
     }
     if let Some(node) = map.optional("held_out") {
         if fitness.command.is_some() {
@@ -1148,6 +1152,10 @@ search: {evals: 20}
         assert!(error("max_layers: 12", "max_layers: 0").contains("1 of its layers always run"));
         assert!(error("max_layers: 12", "max_layer: 12").contains("'max_layer"));
         assert!(error("max_layers: 12", "max_layers: 12\n  repeats: 0").contains("not between 1 and 64"));
+        // "capacity overflow", and 2 TB asked for at once.
+        assert!(error("evals: 20", "evals: 1000000000000").contains("more than 10000000"));
+        let population = error("evals: 20", "optimizer: genetic, population: 9223372036854775807");
+        assert!(population.contains("more than 65536"), "{population}");
         assert!(error("[0.5, 1.5]", "[0.0, 1.5]").contains("begin above 0"));
         assert!(error("[0.5, 1.5]", "[1.5, 0.5]").contains("upside down"));
         assert!(error("[0.5, 1.5]", "[1.2, 1.5]").contains("must hold 1"));
