@@ -138,6 +138,11 @@ pub fn resident_bytes() -> Option<u64> {
     kib_of("/proc/self/status", "VmRSS:")
 }
 
+/// The most that [`resident_bytes`] has been.
+pub fn peak_bytes() -> Option<u64> {
+    kib_of("/proc/self/status", "VmHWM:")
+}
+
 /// Memory that can still be had without swapping; `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
     kib_of("/proc/meminfo", "MemAvailable:")
