@@ -146,6 +146,9 @@ pub struct ResumeArgs {
     /// End the search where it stands and go to the final.
     #[arg(long)]
     pub finish: bool,
+    /// Start the run's own evaluator program without asking, though the run was not begun here.
+    #[arg(long)]
+    pub yes: bool,
     /// Questions of each task that choose among the finalists, or all; while the winner is not chosen.
     #[arg(long, value_name = "N|all")]
     pub selection_limit: Option<String>,

@@ -180,6 +180,13 @@ pub fn data_cache() -> PathBuf {
     cache.join("heterosis").join("data")
 }
 
+/// Where this user's programs keep what they know; `None` without a home.
+pub fn state_dir() -> Option<PathBuf> {
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local").join("state"));
+    let state = variable("XDG_STATE_HOME").map(PathBuf::from).or_else(home)?;
+    Some(state.join("heterosis"))
+}
+
 /// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.
 pub fn data_dirs() -> DataDirs {
     let roots = match variable("HETEROSIS_DATA") {

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint, GgufKind, parse_size},
     cli::{ExportArgs, GgufArg, VerifyArgs},
-    event::{self, Candidate, Event, Origin, Record, run::Run},
+    event::{self, Candidate, CandidateId, Event, Origin, Record, run::Run},
     merge::Plan,
     model::{Engine, Generation, Request, ScoreRequest},
     recipe::{Recipe, write},
@@ -66,10 +66,14 @@ pub(super) struct Provenance {
     recipe_digest: String,
     parents: Vec<ParentProvenance>,
     tasks: Vec<event::Task>,
+    /// Candidates that the budget paid for, failed ones included: parents, unsearched merges and means are free.
     evals: u64,
-    /// The one reading of the sealed split, if it was read.
+    /// Whether any question stands in two parts of the run; absent in runs of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    questions: Option<event::QuestionsCompared>,
+    /// The one reading of the test split, if it was read.
     test: Option<event::TestReading>,
-    /// What the child makes of tasks that the search never asked, if the run had any.
+    /// What the child makes of tasks that are no part of the fitness, if the run had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_out: Option<event::HeldOutReading>,
     outputs: Vec<FileHash>,
@@ -135,7 +139,10 @@ impl Chosen {
             );
         };
         let recipe = match candidate.origin {
-            Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
+            Origin::Parent => {
+                let names = space.models.iter().map(|(name, _)| name.as_str());
+                verbatim(CandidateId::resolve(&candidate.id, names)?.model().unwrap_or_default())
+            }
             _ if space.models.is_empty() => bail!(
                 "{} searched bare genes, which make no model to export; the best ones are in {}",
                 dir.path().display(),
@@ -364,13 +371,12 @@ fn provenance(
     staged: &Path,
     (computed, first_answers): (Computed, Vec<FirstAnswer>),
 ) -> Result<Provenance> {
-    let (mut started, mut test, mut held_out, mut evals) = (None, None, None, 0);
+    let (mut started, mut test, mut held_out) = (None, None, None);
     for record in &chosen.records {
         match &record.event {
             Event::RunStarted(s) => started = Some(s),
             Event::TestRead(reading) => test = Some(reading.clone()),
             Event::HeldOutRead(reading) => held_out = Some(reading.clone()),
-            Event::CandidateScored(_) | Event::CandidateFailed { .. } => evals += 1,
             _ => {}
         }
     }
@@ -400,7 +406,8 @@ fn provenance(
         recipe_digest: chosen.candidate.recipe_digest.clone(),
         parents: parent_files,
         tasks: started.tasks.clone(),
-        evals,
+        evals: chosen.run.evals,
+        questions: chosen.run.questions.clone(),
         test,
         held_out,
         outputs: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,

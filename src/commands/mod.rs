@@ -6,6 +6,7 @@ mod check;
 mod child;
 mod compare;
 mod data;
+mod endings;
 mod environment;
 mod eval;
 mod export;
@@ -24,6 +25,7 @@ mod rescore;
 mod search;
 mod simplify;
 mod status;
+mod trust;
 mod watch;
 
 use std::{

@@ -690,6 +690,13 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
         assert!(task.settings(Profile::Parity).shots.is_none());
     }
 
+    /// A stop that was written as one text became a list of its characters, and "=" cut every sum (lighteval #649).
+    #[test]
+    fn one_stop_is_one_stop() {
+        let task = parse(&format!("{SMALL}\nstop: 'Question:'")).unwrap();
+        assert_eq!(task.settings(Profile::Fitness).stop.unwrap(), ["Question:"]);
+    }
+
     #[test]
     fn a_profile_overrides_key_by_key() {
         let text = format!("{SMALL}\nstop: [a]\nfitness: {{stop: [b, c], max_new_tokens: 9}}");

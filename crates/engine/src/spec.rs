@@ -658,6 +658,8 @@ mod tests {
             None
         );
         assert_eq!(read(json!({"model_type": "qwen3"})).head_dim, 128);
+        // Written as null where a family works it out (keras-hub #2729, vLLM #14139).
+        assert_eq!(read(json!({"head_dim": null})), read(json!({})));
         assert_eq!(read(json!({"model_type": "smollm3"})).ropes[0].theta, 2e6);
         assert_eq!(read(json!({"model_type": "gemma2"})).attention_softcap, Some(50.0));
         assert_eq!(

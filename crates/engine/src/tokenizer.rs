@@ -10,6 +10,7 @@ use tokenizers::AddedToken;
 
 use super::Error;
 use super::chat::ChatTemplate;
+use super::growth;
 use super::spec::token_ids;
 
 /// One turn of a conversation.
@@ -99,6 +100,7 @@ impl Tokenizer {
             reason,
         };
         let mut inner = read(&files.tokenizer_json).map_err(fail)?;
+        growth::check(&inner).map_err(fail)?;
         // Stored truncation and padding are for training; transformers resets both when it encodes.
         inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
         inner.with_padding(None);
