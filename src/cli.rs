@@ -227,7 +227,7 @@ pub struct MergeArgs {
     /// Largest size of one file.
     #[arg(long, default_value = "5GB", value_name = "SIZE")]
     pub shard_size: String,
-    /// Replace OUT if it exists.
+    /// Replace OUT if it is empty, or if heterosis wrote all that is in it.
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -350,7 +350,7 @@ pub struct ExportArgs {
     /// Largest size of one file.
     #[arg(long, default_value = "5GB", value_name = "SIZE")]
     pub shard_size: String,
-    /// Replace OUT if it exists.
+    /// Replace OUT if it is empty, or if heterosis wrote all that is in it.
     #[arg(long)]
     pub overwrite: bool,
     /// The exported child answers some questions again, as the run computed them unless said otherwise.
