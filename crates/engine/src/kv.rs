@@ -138,6 +138,8 @@ pub(super) struct Pool {
     /// Blocks that were ever made.
     made: usize,
     used: usize,
+    /// The most that was used at a time, in this call and those before it, since somebody asked.
+    most_used: usize,
     capacity: usize,
 }
 
@@ -145,17 +147,28 @@ impl Pool {
     /// A pool of at most `memory_bytes`; takes over the memory of an older one where the blocks are alike.
     pub fn new(shape: KvShape, memory_bytes: u64, older: Option<Pool>) -> Self {
         let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
-        let (mut free, made) = older
+        let (mut free, made, most_used) = older
             .filter(|pool| pool.shape == shape)
-            .map_or_else(Default::default, |pool| (pool.free, pool.made));
+            .map_or_else(Default::default, |pool| (pool.free, pool.made, pool.most_used));
         free.truncate(capacity);
         Pool {
             shape,
             free,
             made,
             used: 0,
+            most_used,
             capacity,
         }
+    }
+
+    /// Memory that was used at a time, at most, since this was asked last.
+    pub fn take_peak_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.most_used) as u64 * self.shape.block_bytes()
+    }
+
+    /// Memory that is held for blocks to come.
+    pub fn held_bytes(&self) -> u64 {
+        self.made as u64 * self.shape.block_bytes()
     }
 
     /// Blocks that can still be taken.
@@ -174,6 +187,7 @@ impl Pool {
             return None;
         }
         self.used += count;
+        self.most_used = self.most_used.max(self.used);
         let blocks = (0..count)
             .map(|_| {
                 self.free.pop().unwrap_or_else(|| {

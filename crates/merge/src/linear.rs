@@ -7,20 +7,29 @@ use super::{
     view::Target,
 };
 
+/// What the sum is divided by.
+///
 /// # Errors
-/// [`Refusal::ZeroWeights`] if the sum is to be divided by zero.
+/// [`Refusal::ZeroWeights`]: there is nothing to divide by.
+pub(crate) fn divisor(weights: &[f32]) -> Result<f32, Refusal> {
+    let total: f32 = weights.iter().sum();
+    let size: f32 = weights.iter().map(|w| w.abs()).sum();
+    // 0.1 + 0.2 − 0.3 is meant to be zero as well.
+    if total.abs() <= 1e-6 * size {
+        return Err(Refusal::ZeroWeights);
+    }
+    Ok(total)
+}
+
+/// # Errors
+/// As [`divisor`], if there is to be one.
 pub(crate) fn merge(
     parents: &Parents<'_>,
     weights: &[f32],
     normalize: bool,
     out: &mut Target<'_>,
 ) -> Result<bool, Refusal> {
-    let total: f32 = weights.iter().sum();
-    let size: f32 = weights.iter().map(|w| w.abs()).sum();
-    // 0.1 + 0.2 − 0.3 is meant to be zero as well.
-    if normalize && total.abs() <= 1e-6 * size {
-        return Err(Refusal::ZeroWeights);
-    }
+    let total = if normalize { divisor(weights)? } else { 1.0 };
     Ok(parents.inputs.write(
         out,
         #[inline(always)]

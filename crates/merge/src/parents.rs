@@ -17,7 +17,9 @@ pub enum Refusal {
     ZeroWeights,
     #[error("the models' directions cancel each other out, so they have no mean direction; change the weights")]
     NoDirection,
-    #[error("density {density} ± epsilon {epsilon} must lie inside (0, 1)")]
+    #[error(
+        "density {density} ± epsilon {epsilon} must lie inside (0, 1), since entries are kept with such probabilities (a density of 1 keeps everything)"
+    )]
     KeepProbability { density: f64, epsilon: f64 },
     #[error("the singular value decomposition did not converge")]
     Svd,
