@@ -16,7 +16,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("recipe", &["yaml"]),
     ("merge", &["recipe"]),
     ("eval", &["model", "yaml"]),
-    ("space", &["recipe", "yaml"]),
+    ("space", &["optim", "recipe", "yaml"]),
     ("store", &["recipe", "event"]),
     ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),
