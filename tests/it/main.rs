@@ -4,9 +4,13 @@
 
 mod check;
 mod combinations;
+mod commands;
 mod data_flow;
 mod evaluation;
+mod files;
+mod fuzz;
 mod program;
+mod questions;
 mod racing;
 mod terminal;
 mod tidy;
