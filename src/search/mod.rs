@@ -63,7 +63,7 @@ use crate::{
     event::{self, CandidateId, EndReason, Event, Level, Origin, Phase},
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
-    space::{self, GeneKind, GeneSpec, Space, Stage, Start},
+    space::{self, GeneSpec, Space, Stage, Start},
     store,
 };
 
@@ -473,7 +473,7 @@ impl Run<'_, '_> {
         let plan = self.plan;
         let evals = plan.budget.evals.unwrap_or(plan.space.search.evals);
         let n = ((evals as f64 * RANDOM_SHARE) as usize).min(MOST_RANDOM);
-        if n == 0 || plan.space.search.optimizer == space::Optimizer::Random {
+        if n == 0 || plan.space.search.optimizer == optim::Kind::Random {
             return Ok(());
         }
         let options = optim::Options {
@@ -648,11 +648,8 @@ impl Run<'_, '_> {
         let is_real = domain.genes().iter().all(|g| matches!(g, Gene::Real { .. }));
         let kind = match plan.space.search.optimizer {
             _ if plan.space.fitness.is_pareto() => optim::Kind::Nsga2,
-            space::Optimizer::CmaEs if is_real => optim::Kind::CmaEs,
-            space::Optimizer::CmaEs | space::Optimizer::CmaEsMargin => optim::Kind::CmaEsMargin,
-            space::Optimizer::Genetic => optim::Kind::Genetic,
-            space::Optimizer::Nsga2 => optim::Kind::Nsga2,
-            space::Optimizer::Random => optim::Kind::Random,
+            optim::Kind::CmaEs if !is_real => optim::Kind::CmaEsMargin,
+            kind => kind,
         };
         let options = optim::Options {
             seed: plan.space.search.seed,
@@ -980,11 +977,7 @@ impl Plan {
 
 /// The genes as the optimizer sees them.
 fn domain(genome: &Genome) -> Result<Domain, Error> {
-    let genes = genome.genes().iter().map(|gene| match gene.kind {
-        GeneKind::Real { low, high } => Gene::Real { low, high },
-        GeneKind::Int { low, high } => Gene::Int { low, high },
-        GeneKind::Choice { n } => Gene::Choice { n },
-    });
+    let genes = genome.genes().iter().map(|gene| gene.kind);
     Ok(Domain::new(genes.collect())?)
 }
 

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Error, Hybrid, Space,
+    Error, GeneKind, Hybrid, Space,
     flow::{FlowCodec, Slot},
     parameters::ParameterCodec,
     unsearched,
@@ -76,24 +76,6 @@ pub struct GeneSpec {
     /// Such as `weight.maths.g0.attn`, `lambda`, `method`, `run.maths.l3.r0` or `scale.maths.l3.r0`.
     pub name: String,
     pub kind: GeneKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum GeneKind {
-    Real { low: f64, high: f64 },
-    Int { low: i64, high: i64 },
-    Choice { n: usize },
-}
-
-impl GeneKind {
-    /// The middle of the range; the first of some choices.
-    pub fn middle(self) -> f64 {
-        match self {
-            Self::Real { low, high } => (low + high) / 2.0,
-            Self::Int { low, high } => (low + (high - low) / 2) as f64,
-            Self::Choice { .. } => 0.0,
-        }
-    }
 }
 
 /// Where a distribution over genotypes begins, gene by gene.

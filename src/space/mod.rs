@@ -19,7 +19,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Stage, Start};
+pub use crate::optim::{Gene as GeneKind, Kind as Optimizer};
+pub use codec::{Codec, Fold, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
 pub use read::MOST_EVALS;
 pub use widen::effects;
@@ -394,16 +395,6 @@ impl Default for Racing {
             rungs: vec![24, 48, 96],
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Optimizer {
-    CmaEs,
-    CmaEsMargin,
-    Genetic,
-    Nsga2,
-    Random,
 }
 
 /// The selection questions, then the test split once.

@@ -13,7 +13,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
-    ("space", &["recipe", "yaml"]),
+    ("space", &["optim", "recipe", "yaml"]),
     ("store", &["recipe", "event"]),
     ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),

@@ -325,6 +325,26 @@ mod tests {
     }
 
     #[test]
+    fn conversions_give_the_same_bits_under_every_instruction_set() {
+        let values: Vec<f32> = (0..5000).map(|i| (i as f32).sin() * 2f32.powi(i % 50 - 30)).collect();
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            let convert = |isa: Isa| {
+                let (mut bytes, mut wide) = (vec![0; values.len() * dtype.size_bytes()], vec![0.0; values.len()]);
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        narrow_loop(dtype, &values, &mut bytes);
+                        widen_loop(dtype, &bytes, &mut wide);
+                    },
+                );
+                (bytes, wide)
+            };
+            let results: Vec<_> = Isa::available().into_iter().map(convert).collect();
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{dtype}");
+        }
+    }
+
+    #[test]
     fn non_finite_values_are_found_at_their_place() {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

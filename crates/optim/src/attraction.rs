@@ -17,6 +17,7 @@ use super::domain::{Domain, Gene, Genotype};
 /// What an individual made of one question.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answered {
+    /// Which question, by any number that names it.
     pub question: u32,
     /// From 0, nothing, to 1, right.
     pub score: f64,

@@ -9,18 +9,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::chance::{Address, RESTART_INDEX, Stream};
+use super::chance::{Address, Stream};
 use super::coordinates::{decode, encode};
 use super::covariance::Degenerate;
 use super::domain::{Domain, Gene, Genotype};
 use super::eigen::dot;
-use super::gaussian::{CovarianceModel, Drawn, Gaussian, Params, Step, default_population_size};
+use super::gaussian::{CovarianceModel, Params, Step, default_population_size};
 use super::ledger::Answer;
-use super::margin::{Cell, Tails, amplified_point, keep_reals_inside, plain_point, real_coordinates};
+use super::margin::{Cell, Tails};
 use super::normal::one_sided_distance;
+use super::numbers::Numbers;
 use super::ranking::Ranking;
-use super::restarts::{Verdict, View, Watch};
-use super::start::{DEFAULT_SIGMA, Start, spread_of};
+use super::restarts::{Verdict, Watch};
+use super::start::DEFAULT_SIGMA;
 use super::{Error, Options, Outcome, Spread, StopReason};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub struct CatCma {
     options: Options,
     population_size: usize,
     /// Absent when every gene is a choice.
-    numbers: Option<Numbers>,
+    numbers: Option<Settling>,
     /// Absent when no gene is.
     choices: Option<Choices>,
     watch: Watch,
@@ -54,7 +55,7 @@ impl CatCma {
         let population_size = options
             .population_size
             .unwrap_or_else(|| default_population_size(free.len()));
-        let numbers = (!numeric.is_empty()).then(|| Numbers::new(domain, options, population_size, numeric, alpha));
+        let numbers = (!numeric.is_empty()).then(|| Settling::new(domain, options, population_size, numeric, alpha));
         let choices = (!chosen.is_empty()).then(|| Choices::new(domain, chosen, alpha));
         let watch = Watch::new(population_size, DEFAULT_SIGMA);
         Self {
@@ -69,10 +70,9 @@ impl CatCma {
     /// The start's options begin with half of the probability, so that the others are still tried; where the start of a
     /// choice of two is a fraction, that is the second one's probability.
     pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
-        if let Some(numbers) = &mut self.numbers {
-            numbers.start = Start::at(domain, &numbers.genes, point, spread)?;
-            numbers.begin(&self.options, self.population_size, numbers.start.mean.clone(), 1.0);
-            self.watch.set_sigma0(numbers.start.sigma);
+        if let Some(settling) = &mut self.numbers {
+            settling.numbers.start_at(domain, &self.options, point, spread)?;
+            self.watch.set_sigma0(settling.numbers.start.sigma);
         }
         if let Some(choices) = &mut self.choices {
             choices.start_at(point);
@@ -89,7 +89,7 @@ impl CatCma {
     }
 
     pub fn sigma(&self) -> Option<f64> {
-        self.numbers.as_ref().map(|numbers| numbers.gaussian.state.sigma)
+        Some(self.numbers.as_ref()?.numbers.gaussian.state.sigma)
     }
 
     pub fn flat_generations(&self) -> u64 {
@@ -103,11 +103,8 @@ impl CatCma {
     pub fn propose(&mut self, domain: &Domain, at: Address) -> Genotype {
         let mut genotype = domain.middle();
         let mut stream = Stream::at(self.options.seed, at);
-        if let Some(numbers) = &mut self.numbers {
-            let step = numbers.gaussian.step_of(stream.normals(numbers.genes.len()));
-            let point = amplified_point(&numbers.gaussian, &numbers.amplification, &step.y);
-            numbers.write(domain, &point, &mut genotype);
-            numbers.drawn.keep(at.index, step);
+        if let Some(Settling { numbers, .. }) = &mut self.numbers {
+            numbers.draw(domain, &mut stream, at.index, &mut genotype);
         }
         if let Some(choices) = &self.choices {
             choices.draw(&mut stream, &mut genotype);
@@ -118,8 +115,8 @@ impl CatCma {
     /// The mean of the numbers, and of each choice the likeliest option.
     pub fn mean(&self, domain: &Domain) -> Genotype {
         let mut genotype = domain.middle();
-        if let Some(numbers) = &self.numbers {
-            numbers.write(domain, &numbers.gaussian.state.mean, &mut genotype);
+        if let Some(Settling { numbers, .. }) = &self.numbers {
+            numbers.write_mean(domain, &mut genotype);
         }
         if let Some(choices) = &self.choices {
             choices.write_likeliest(&mut genotype);
@@ -129,8 +126,7 @@ impl CatCma {
 
     /// `None` where all genes are choices.
     pub fn spread(&self, domain: &Domain) -> Option<Spread> {
-        let numbers = self.numbers.as_ref()?;
-        Some(spread_of(&numbers.gaussian, domain, &numbers.genes))
+        Some(self.numbers.as_ref()?.numbers.spread(domain))
     }
 
     /// One generation. `batch` is in the order of the candidates' ids.
@@ -139,17 +135,9 @@ impl CatCma {
         let ranking = Ranking::of(&outcomes);
         self.watch.record(&ranking, &outcomes);
         let mut moved = Ok(());
-        if let Some(numbers) = &mut self.numbers {
-            moved = if ranking.is_flat() {
-                numbers.gaussian.widen(&outcomes, numbers.start.sigma)
-            } else {
-                numbers.learn(domain, &self.options, batch, &ranking, generation)
-            };
-            moved = moved.and_then(|()| keep_reals_inside(&mut numbers.gaussian, domain, &numbers.genes));
-            if moved.is_ok() {
-                numbers.correct(domain);
-            }
-            numbers.drawn.clear();
+        if let Some(settling) = &mut self.numbers {
+            let steps = settling.numbers.steps(domain, self.options.seed, batch, generation);
+            moved = settling.update(domain, steps, &ranking, &outcomes);
         }
         if let Some(choices) = self.choices.as_mut().filter(|_| !ranking.is_flat()) {
             choices.learn(batch, &ranking, self.population_size);
@@ -158,37 +146,28 @@ impl CatCma {
     }
 
     fn decide(&mut self, domain: &Domain, moved: Result<(), Degenerate>, generation: u64) {
-        let at = Address {
-            restart: self.watch.restart() + 1,
-            generation,
-            index: RESTART_INDEX,
-        };
-        let mut stream = Stream::at(self.options.seed, at);
-        let view = self.numbers.as_ref().map(|numbers| View {
-            gaussian: &numbers.gaussian,
-            reals: real_coordinates(domain, &numbers.genes),
-        });
-        let degenerate = moved.is_err();
-        match self.watch.decide(
+        let mut stream = self.watch.stream(self.options.seed, generation);
+        let view = self.numbers.as_ref().map(|settling| settling.numbers.view(domain));
+        let verdict = self.watch.decide(
             &self.options,
             self.population_size,
             view.as_ref(),
-            degenerate,
+            moved.is_err(),
             &mut stream,
-        ) {
-            Verdict::GoOn | Verdict::Stop => {}
-            Verdict::BeginAgain {
-                population_size,
-                shrink,
-            } => {
-                self.population_size = population_size;
-                if let Some(numbers) = &mut self.numbers {
-                    let mean = numbers.start.elsewhere(domain, &numbers.genes, &mut stream);
-                    numbers.begin(&self.options, population_size, mean, shrink);
-                }
-                if let Some(choices) = &mut self.choices {
-                    choices.begin_again(domain);
-                }
+        );
+        if let Verdict::BeginAgain {
+            population_size,
+            shrink,
+        } = verdict
+        {
+            self.population_size = population_size;
+            if let Some(settling) = &mut self.numbers {
+                settling.forget();
+                let numbers = &mut settling.numbers;
+                numbers.begin_elsewhere(domain, &self.options, population_size, shrink, &mut stream);
+            }
+            if let Some(choices) = &mut self.choices {
+                choices.begin_again(domain);
             }
         }
     }
@@ -208,98 +187,62 @@ impl CatCma {
     }
 }
 
-/// The normal distribution over real and whole-number genes.
+/// The numbers, with whole numbers that settle unless changing them has helped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Numbers {
-    genes: Vec<usize>,
-    start: Start,
-    gaussian: Gaussian,
-    /// The diagonal of A: how much wider than sigma² C each whole number is sampled.
-    amplification: Vec<f64>,
+struct Settling {
+    #[serde(flatten)]
+    numbers: Numbers,
     /// With which probability each whole number left its value in the last generation.
     mutation: Vec<f64>,
     /// Whether a better half's candidate had left it.
     succeeded: Vec<bool>,
     alpha: f64,
-    #[serde(skip)]
-    drawn: Drawn,
 }
 
-impl Numbers {
+impl Settling {
     fn new(domain: &Domain, options: &Options, population_size: usize, genes: Vec<usize>, alpha: f64) -> Self {
-        let start = Start::in_the_middle(domain, &genes);
         let n = genes.len();
-        let gaussian = start.gaussian(options, population_size, start.mean.clone(), start.sigma);
-        let (amplification, mutation, succeeded) = (vec![1.0; n], vec![0.5 - EPSILON; n], vec![false; n]);
         Self {
-            genes,
-            start,
-            gaussian,
-            amplification,
-            mutation,
-            succeeded,
+            numbers: Numbers::new(domain, genes, options, population_size, true),
+            mutation: vec![0.5 - EPSILON; n],
+            succeeded: vec![false; n],
             alpha,
-            drawn: Drawn::default(),
         }
     }
 
-    fn begin(&mut self, options: &Options, population_size: usize, mean: Vec<f64>, shrink: f64) {
-        self.gaussian = self
-            .start
-            .gaussian(options, population_size, mean, self.start.sigma * shrink);
-        self.amplification.fill(1.0);
+    fn forget(&mut self) {
         self.mutation.fill(0.5 - EPSILON);
         self.succeeded.fill(false);
     }
 
-    fn write(&self, domain: &Domain, point: &[f64], genotype: &mut [f64]) {
-        for (&g, &u) in self.genes.iter().zip(point) {
-            genotype[g] = decode(&domain.genes()[g], u);
-        }
-    }
-
-    fn step_to(&mut self, domain: &Domain, seed: u64, answer: &Answer, generation: u64) -> Step {
-        if answer.is_sampled_in(generation) {
-            let n = self.genes.len();
-            let drawn = self.drawn.take(answer.address.index);
-            return drawn.unwrap_or_else(|| self.gaussian.step_of(Stream::at(seed, answer.address).normals(n)));
-        }
-        let point: Vec<f64> = self
-            .genes
-            .iter()
-            .map(|&g| encode(&domain.genes()[g], answer.genotype[g]))
-            .collect();
-        self.gaussian
-            .step_to(&plain_point(&self.gaussian, &self.amplification, &point))
-    }
-
-    fn learn(
+    fn update(
         &mut self,
         domain: &Domain,
-        options: &Options,
-        batch: &[Answer],
+        steps: Vec<Step>,
         ranking: &Ranking,
-        generation: u64,
+        outcomes: &[&Outcome],
     ) -> Result<(), Degenerate> {
-        let mut steps: Vec<Step> = batch
-            .iter()
-            .map(|answer| self.step_to(domain, options.seed, answer, generation))
-            .collect();
-        let gains = ranking.share(&self.gaussian.params.recombination);
+        if ranking.is_flat() {
+            let numbers = &mut self.numbers;
+            numbers.gaussian.widen(outcomes, numbers.start.sigma)?;
+        } else {
+            self.learn(domain, steps, ranking)?;
+        }
+        self.numbers.keep_inside(domain)?;
+        self.correct(domain);
+        Ok(())
+    }
+
+    fn learn(&mut self, domain: &Domain, mut steps: Vec<Step>, ranking: &Ranking) -> Result<(), Degenerate> {
+        let gains = ranking.share(&self.numbers.gaussian.params.recombination);
         let better: Vec<usize> = ranking.order.iter().copied().filter(|&k| gains[k] > 0.0).collect();
         self.centre(domain, &mut steps, &better);
-        self.gaussian.update(&steps, ranking)?;
-        let shortest = self
-            .gaussian
-            .state
-            .cov
-            .lengths()
-            .iter()
-            .copied()
-            .fold(f64::INFINITY, f64::min);
+        let gaussian = &mut self.numbers.gaussian;
+        gaussian.update(&steps, ranking)?;
+        let lengths = gaussian.state.cov.lengths().iter().copied();
+        let shortest = lengths.fold(f64::INFINITY, f64::min);
         let least_std = 1e-15; // the root of the paper's least eigenvalue, 1e-30
-        let sigma = &mut self.gaussian.state.sigma;
-        *sigma = sigma.max(least_std / shortest);
+        gaussian.state.sigma = gaussian.state.sigma.max(least_std / shortest);
         Ok(())
     }
 
@@ -307,14 +250,14 @@ impl Numbers {
     /// it fell on, so that all of the change is learnt; then those that stayed give back the bias that this caused.
     fn centre(&mut self, domain: &Domain, steps: &mut [Step], better: &[usize]) {
         let mut moved = vec![false; steps.len()];
-        for (i, &g) in self.genes.iter().enumerate() {
+        for (i, &g) in self.numbers.genes.iter().enumerate() {
             let gene = &domain.genes()[g];
             if !matches!(gene, Gene::Int { .. }) {
                 continue;
             }
             let (mean, unit) = (
-                self.gaussian.state.mean[i],
-                self.gaussian.state.sigma * self.amplification[i],
+                self.numbers.gaussian.state.mean[i],
+                self.numbers.gaussian.state.sigma * self.numbers.amplification[i],
             );
             let value_of = |y: f64| decode(gene, mean + unit * y);
             let to_centre = |y: f64| encode(gene, value_of(y)) - (mean + unit * y);
@@ -348,18 +291,18 @@ impl Numbers {
             }
         }
         for (step, _) in steps.iter_mut().zip(moved).filter(|(_, moved)| *moved) {
-            *step = self.gaussian.step_along(std::mem::take(&mut step.y));
+            *step = self.numbers.gaussian.step_along(std::mem::take(&mut step.y));
         }
     }
 
     /// The margin correction with success-based mutation probabilities.
     fn correct(&mut self, domain: &Domain) {
-        for i in 0..self.genes.len() {
-            let gene = &domain.genes()[self.genes[i]];
+        for i in 0..self.numbers.genes.len() {
+            let gene = &domain.genes()[self.numbers.genes[i]];
             if !matches!(gene, Gene::Int { .. }) {
                 continue;
             }
-            let cell = Cell::around(gene, self.gaussian.state.mean[i]);
+            let cell = Cell::around(gene, self.numbers.gaussian.state.mean[i]);
             if cell.is_edge() {
                 self.correct_edge(i, &cell)
             } else {
@@ -369,9 +312,9 @@ impl Numbers {
     }
 
     fn correct_edge(&mut self, i: usize, cell: &Cell) {
-        let width = self.gaussian.std(i);
-        let mean = self.gaussian.state.mean[i];
-        let tails = Tails::of(cell, mean, width * self.amplification[i]);
+        let width = self.numbers.gaussian.std(i);
+        let mean = self.numbers.gaussian.state.mean[i];
+        let tails = Tails::of(cell, mean, width * self.numbers.amplification[i]);
         let mut mutation = tails.low.min(tails.high).max(self.alpha);
         if !self.succeeded[i] {
             mutation = mutation.min(self.mutation[i]);
@@ -379,15 +322,19 @@ impl Numbers {
         mutation = mutation.clamp(EPSILON, 0.5 - EPSILON);
         // Wide enough that a mean in the centre of its step leaves it with probability α.
         let least = (cell.centre - cell.low).abs() / (width * one_sided_distance(self.alpha));
-        self.amplification[i] = self.amplification[i].max(least);
-        let reach = width * self.amplification[i] * one_sided_distance(mutation);
-        self.gaussian.state.mean[i] = cell.low + if mean > cell.low { reach } else { -reach };
+        self.numbers.amplification[i] = self.numbers.amplification[i].max(least);
+        let reach = width * self.numbers.amplification[i] * one_sided_distance(mutation);
+        self.numbers.gaussian.state.mean[i] = cell.low + if mean > cell.low { reach } else { -reach };
         self.mutation[i] = mutation;
     }
 
     fn correct_inner(&mut self, i: usize, cell: &Cell) {
-        let width = self.gaussian.std(i);
-        let tails = Tails::of(cell, self.gaussian.state.mean[i], width * self.amplification[i]);
+        let width = self.numbers.gaussian.std(i);
+        let tails = Tails::of(
+            cell,
+            self.numbers.gaussian.state.mean[i],
+            width * self.numbers.amplification[i],
+        );
         let floor = self.alpha / 2.0;
         let stay = if self.succeeded[i] {
             floor
@@ -409,20 +356,16 @@ impl Numbers {
         let clamp = |p: f64| p.clamp(EPSILON, 0.5 - EPSILON);
         let low = clamp(low + share * (low - floor));
         let high = clamp(high + share * (high - floor));
-        (self.gaussian.state.mean[i], self.amplification[i]) = cell.fit(low, high, width);
+        (self.numbers.gaussian.state.mean[i], self.numbers.amplification[i]) = cell.fit(low, high, width);
         self.mutation[i] = low + high;
     }
 
     fn is_consistent(&self, domain: &Domain, population_size: usize) -> bool {
-        let n = self.genes.len();
-        n > 0
-            && self.genes.iter().all(|&g| g < domain.genes().len())
-            && self.gaussian.is_consistent(n)
-            && self.gaussian.params.population_size == population_size
-            && self.start.is_consistent(n)
-            && [self.amplification.len(), self.mutation.len(), self.succeeded.len()]
-                .iter()
-                .all(|&length| length == n)
+        let n = self.numbers.genes.len();
+        self.numbers.is_consistent(domain, true)
+            && self.numbers.population_size() == population_size
+            && self.mutation.len() == n
+            && self.succeeded.len() == n
     }
 }
 

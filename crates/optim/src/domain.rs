@@ -14,15 +14,25 @@ pub type Genotype = Vec<f64>;
 pub enum Gene {
     /// A real number; a bound may be infinite, which is how test functions are searched.
     Real {
+        /// The least value; may be minus infinity.
         #[serde(with = "lower_bound")]
         low: f64,
+        /// The greatest value; may be infinity.
         #[serde(with = "upper_bound")]
         high: f64,
     },
     /// A whole number, ends included.
-    Int { low: i64, high: i64 },
+    Int {
+        /// The least value.
+        low: i64,
+        /// The greatest value.
+        high: i64,
+    },
     /// One of `n` unordered options, as its index.
-    Choice { n: usize },
+    Choice {
+        /// How many options there are.
+        n: usize,
+    },
 }
 
 impl Gene {
@@ -31,6 +41,7 @@ impl Gene {
         !matches!(self, Gene::Choice { n: 1 })
     }
 
+    /// The least value; 0 for a choice.
     pub fn low(&self) -> f64 {
         match *self {
             Gene::Real { low, .. } => low,
@@ -39,6 +50,7 @@ impl Gene {
         }
     }
 
+    /// The greatest value; the last index for a choice.
     pub fn high(&self) -> f64 {
         match *self {
             Gene::Real { high, .. } => high,
@@ -47,6 +59,7 @@ impl Gene {
         }
     }
 
+    /// False for a real gene that has no end on one side.
     pub fn is_bounded(&self) -> bool {
         self.low().is_finite() && self.high().is_finite()
     }
@@ -66,7 +79,7 @@ impl Gene {
     }
 
     /// A uniform value; within three units of `middle` where the range has no end.
-    pub fn sample(&self, stream: &mut Stream) -> f64 {
+    pub(crate) fn sample(&self, stream: &mut Stream) -> f64 {
         match *self {
             Gene::Real { low, high } if self.is_bounded() => stream.between(low, high),
             Gene::Real { low, high } => {
@@ -115,6 +128,16 @@ impl Gene {
 }
 
 /// The genes of one search, checked: every range has a width, and at least one gene is free.
+///
+/// ```
+/// use heterosis_optim::{Domain, Error, Gene};
+///
+/// let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }, Gene::Int { low: 1, high: 8 }, Gene::Choice { n: 3 }])?;
+/// assert_eq!(domain.middle(), [0.5, 4.0, 0.0]);
+/// domain.check(&[0.25, 8.0, 2.0])?;
+/// assert!(matches!(domain.check(&[0.25, 8.5, 2.0]), Err(Error::GenotypeValue { gene: 1, .. })));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Gene>", into = "Vec<Gene>")]
 pub struct Domain(Vec<Gene>);
@@ -142,6 +165,7 @@ impl Domain {
         ])
     }
 
+    /// In the order in which a genotype has them.
     pub fn genes(&self) -> &[Gene] {
         &self.0
     }
@@ -200,10 +224,11 @@ impl Domain {
         self.0.iter().any(|gene| matches!(gene, Gene::Choice { n } if *n > 1))
     }
 
-    pub fn sample(&self, stream: &mut Stream) -> Genotype {
+    pub(crate) fn sample(&self, stream: &mut Stream) -> Genotype {
         self.0.iter().map(|gene| gene.sample(stream)).collect()
     }
 
+    /// The middle of every gene.
     pub fn middle(&self) -> Genotype {
         self.0.iter().map(Gene::middle).collect()
     }

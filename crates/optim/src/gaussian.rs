@@ -48,6 +48,7 @@ pub enum CovarianceModel {
 }
 
 impl CovarianceModel {
+    /// Whether the diagonal alone is learnt for `n` genes.
     pub fn is_diagonal(self, n: usize) -> bool {
         match self {
             Self::Auto => n > 200,

@@ -6,14 +6,34 @@
 //! have one order and transcendental functions come from `libm`, so the same answers give the same search bit for bit,
 //! on any machine, resumed or not.
 //!
+//! ```
+//! use heterosis_optim::{Domain, Error, Gene, Kind, Optimizer, Options, Outcome};
+//!
+//! let domain = Domain::new(vec![Gene::Real { low: -3.0, high: 5.0 }; 4])?;
+//! let mut optimizer = Optimizer::new(Kind::CmaEs, domain, &Options::default())?;
+//! for _ in 0..60 {
+//!     let results: Vec<(u64, Outcome)> = optimizer
+//!         .ask()
+//!         .iter()
+//!         .map(|ask| (ask.id, Outcome::from_score(-ask.genotype.iter().map(|x| x * x).sum::<f64>())))
+//!         .collect();
+//!     optimizer.tell(&results)?;
+//! }
+//! let mean = optimizer.mean().expect("CMA-ES has a mean");
+//! assert!(mean.iter().all(|x| x.abs() < 0.01));
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! | algorithm | file | genes |
 //! |---|---|---|
 //! | CMA-ES: active, IPOP/BIPOP restarts, learning-rate adaptation, diagonal variant | `cma_es.rs` | real |
-//! | CMA-ES with margin | `margin.rs` | real, whole numbers |
+//! | the same with margin | `margin.rs` | real, whole numbers |
 //! | CatCMA with margin | `cat_cma.rs` | any |
 //! | genetic algorithm, by tournaments or by competition and attraction (`attraction.rs`) | `genetic.rs` | any |
 //! | NSGA-II, for several objectives | `nsga2.rs` | any |
 //! | random search | `random.rs` | any |
+
+#![deny(missing_docs)]
 
 mod attraction;
 mod cat_cma;
@@ -31,6 +51,7 @@ mod ledger;
 mod margin;
 mod normal;
 mod nsga2;
+mod numbers;
 mod path;
 mod random;
 mod ranking;
@@ -50,11 +71,18 @@ use cat_cma::CatCma;
 use cma_es::CmaEs;
 use genetic::Genetic;
 use ledger::Ledger;
-use margin::Margin;
 use nsga2::Nsga2;
 use random::Random;
 
 /// A score to be maximised: always finite.
+///
+/// ```
+/// use heterosis_optim::Fitness;
+///
+/// assert_eq!(Fitness::new(0.75)?.value(), 0.75);
+/// assert!(Fitness::new(f64::NAN).is_err());
+/// # Ok::<(), heterosis_optim::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Fitness(f64);
@@ -69,6 +97,7 @@ impl Fitness {
         } // + 0.0: no negative zero
     }
 
+    /// The number itself.
     pub fn value(self) -> f64 {
         self.0
     }
@@ -102,14 +131,18 @@ impl From<Fitness> for f64 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
+    /// One score.
     Fitness(Fitness),
-    /// Several scores, each maximised, and by how much hard limits are broken (0: not at all). For nsga2.
+    /// Several scores, each maximised. For nsga2.
     Objectives {
+        /// In an order that is the same for all candidates.
         values: Vec<Fitness>,
+        /// By how much hard limits are broken; 0: not at all.
         violation: Fitness,
     },
     /// Left a race early; arms rank in the order in which they left, the first to leave last.
     Eliminated {
+        /// Larger for who left later.
         order: u64,
     },
     /// Could not be scored; ranks last.
@@ -118,6 +151,12 @@ pub enum Outcome {
 
 impl Outcome {
     /// A score as it comes from an evaluation: what is not a finite number has failed.
+    ///
+    /// ```
+    /// use heterosis_optim::Outcome;
+    ///
+    /// assert_eq!(Outcome::from_score(f64::NAN), Outcome::Failed);
+    /// ```
     pub fn from_score(score: f64) -> Self {
         Fitness::new(score).map_or(Self::Failed, Self::Fitness)
     }
@@ -144,7 +183,9 @@ impl Outcome {
 pub struct Ask {
     /// Unique in the run, ascending.
     pub id: u64,
+    /// From 0, counted over restarts.
     pub generation: u64,
+    /// One number for each gene, within its range.
     pub genotype: Genotype,
 }
 
@@ -193,15 +234,19 @@ pub enum Kind {
     CmaEs,
     /// CMA-ES with margin for real genes and whole numbers; CatCMA with margin as soon as there is a choice.
     CmaEsMargin,
+    /// A genetic algorithm, for any genes.
     Genetic,
     /// For several objectives.
     Nsga2,
+    /// Independent draws.
     Random,
 }
 
 impl Kind {
+    /// All of them.
     pub const ALL: [Self; 5] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Nsga2, Self::Random];
 
+    /// As users write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::CmaEs => "cma-es",
@@ -217,12 +262,15 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
+    /// What all randomness follows from.
     pub seed: u64,
     /// Candidates in a generation; `None` for the algorithm's own default.
     pub population_size: Option<usize>,
     /// The fitness is noisy: fitness values end no run, and the genetic algorithm asks for its parents again.
     pub noisy: bool,
+    /// What the CMA family does when a run is over.
     pub restarts: Restarts,
+    /// How much of the covariance the CMA family learns.
     pub covariance: CovarianceModel,
     /// CMA-ES learns only as fast as the noise allows. It costs 4 to 8 times the evaluations when there is no noise.
     pub learning_rate_adaptation: bool,
@@ -278,14 +326,22 @@ pub enum Spread {
     /// One standard deviation for each gene, in the gene's own units; what stands at a choice is ignored.
     OfGenes(Vec<f64>),
     /// The same with the genes' correlations, `[genes, genes]` row by row, for algorithms that learn a covariance.
-    Correlated { stds: Vec<f64>, correlations: Vec<f64> },
+    Correlated {
+        /// As in [`Spread::OfGenes`].
+        stds: Vec<f64>,
+        /// `[genes, genes]`, row by row, with ones on the diagonal.
+        correlations: Vec<f64>,
+    },
 }
 
 /// How a search stands, for people to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// The present generation, from 0.
     pub generation: u64,
+    /// How often the algorithm has begun again.
     pub restart: u64,
+    /// Answers that make a generation.
     pub population_size: usize,
     /// The overall step size in unit coordinates, of algorithms that have one.
     pub sigma: Option<f64>,
@@ -308,7 +364,7 @@ pub struct Optimizer {
 #[serde(rename_all = "snake_case")]
 enum Algorithm {
     CmaEs(CmaEs),
-    Margin(Margin),
+    Margin(CmaEs),
     CatCma(CatCma),
     Genetic(Genetic),
     Nsga2(Nsga2),
@@ -327,6 +383,20 @@ macro_rules! each {
             Algorithm::Random($it) => $do,
         }
     };
+}
+
+impl Algorithm {
+    /// True when the parts of a loaded state fit each other.
+    fn is_consistent(&self, domain: &Domain) -> bool {
+        match self {
+            Self::CmaEs(it) => it.is_consistent(domain, false),
+            Self::Margin(it) => it.is_consistent(domain, true),
+            Self::CatCma(it) => it.is_consistent(domain),
+            Self::Genetic(it) => it.is_consistent(domain),
+            Self::Nsga2(it) => it.is_consistent(domain),
+            Self::Random(it) => it.is_consistent(domain),
+        }
+    }
 }
 
 /// The format of [`Optimizer::to_json`]; raised with every change that an older program could misread.
@@ -382,7 +452,7 @@ impl Optimizer {
         let algorithm = match kind {
             Kind::CmaEs => Algorithm::CmaEs(CmaEs::new(&domain, options)?),
             Kind::CmaEsMargin if domain.has_choices() => Algorithm::CatCma(CatCma::new(&domain, options)),
-            Kind::CmaEsMargin => Algorithm::Margin(Margin::new(&domain, options)?),
+            Kind::CmaEsMargin => Algorithm::Margin(CmaEs::with_margin(&domain, options)),
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
             Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
             Kind::Random => Algorithm::Random(Random::new(options)),
@@ -398,6 +468,15 @@ impl Optimizer {
     /// Begins at a known point: the mean of a distribution (where whole numbers may have fractions, and a fraction at a
     /// choice of two is the second option's probability), or the candidate nearest to it as a population's first.
     ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Gene, Kind, Optimizer, Options, Spread};
+    /// # let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }; 2])?;
+    /// let mut optimizer = Optimizer::new(Kind::CmaEs, domain, &Options::default())?;
+    /// optimizer.start_at(&[0.25, 0.5], &Spread::OfRange(0.1))?;
+    /// assert_eq!(optimizer.mean(), Some(vec![0.25, 0.5]));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// **Errors**: a genotype outside the domain, a step size that is not positive, a search that has begun.
     pub fn start_at(&mut self, genotype: &[f64], spread: &Spread) -> Result<(), Error> {
         if self.ledger.has_started() {
@@ -405,8 +484,7 @@ impl Optimizer {
         }
         self.domain.check_mean(genotype)?;
         match &mut self.algorithm {
-            Algorithm::CmaEs(it) => it.start_at(&self.domain, genotype, spread),
-            Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Genetic(it) => {
                 if let Spread::OfGenes(stds) | Spread::Correlated { stds, .. } = spread
@@ -424,6 +502,15 @@ impl Optimizer {
 
     /// Hands in candidates from outside; they are the next to be asked for, in place of the algorithm's own.
     ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Gene, Kind, Optimizer, Options};
+    /// # let domain = Domain::new(vec![Gene::Int { low: 0, high: 9 }; 2])?;
+    /// let mut optimizer = Optimizer::new(Kind::Genetic, domain, &Options::default())?;
+    /// optimizer.inject([vec![3.0, 7.0]])?;
+    /// assert_eq!(optimizer.ask()[0].genotype, [3.0, 7.0]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// **Errors**: a genotype outside the domain; then none is taken.
     pub fn inject(&mut self, genotypes: impl IntoIterator<Item = Genotype>) -> Result<(), Error> {
         let genotypes: Vec<Genotype> = genotypes.into_iter().collect();
@@ -440,6 +527,17 @@ impl Optimizer {
 
     /// One more candidate, whether or not the generation is complete. With it, workers never wait for each other: a
     /// generation ends when as many answers as it has candidates are in, and late answers count in the next one.
+    ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Gene, Kind, Optimizer, Options, Outcome};
+    /// # let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }; 2])?;
+    /// let mut optimizer = Optimizer::new(Kind::Random, domain, &Options::default())?;
+    /// let (slow, quick) = (optimizer.ask_one(), optimizer.ask_one());
+    /// optimizer.tell(&[(quick.id, Outcome::from_score(0.5))])?;
+    /// let next = optimizer.ask_one();
+    /// assert_eq!(optimizer.pending(), [slow, next]);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn ask_one(&mut self) -> Ask {
         let address = self.ledger.next_address(self.restart());
         match self.ledger.take_injected() {
@@ -527,8 +625,7 @@ impl Optimizer {
     /// The centre of what has been learnt, as a candidate: under noise the best that a search can return.
     pub fn mean(&self) -> Option<Genotype> {
         match &self.algorithm {
-            Algorithm::CmaEs(it) => Some(it.mean(&self.domain)),
-            Algorithm::Margin(it) => Some(it.mean(&self.domain)),
+            Algorithm::CmaEs(it) | Algorithm::Margin(it) => Some(it.mean(&self.domain)),
             Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
@@ -538,8 +635,7 @@ impl Optimizer {
     /// algorithms that have one.
     pub fn spread(&self) -> Option<Spread> {
         match &self.algorithm {
-            Algorithm::CmaEs(it) => Some(it.spread(&self.domain)),
-            Algorithm::Margin(it) => Some(it.spread(&self.domain)),
+            Algorithm::CmaEs(it) | Algorithm::Margin(it) => Some(it.spread(&self.domain)),
             Algorithm::CatCma(it) => it.spread(&self.domain),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
@@ -554,13 +650,13 @@ impl Optimizer {
     /// Why the search is over, if it is. Only the caller's budget ends a search that restarts by itself.
     pub fn should_stop(&self) -> Option<StopReason> {
         match &self.algorithm {
-            Algorithm::CmaEs(it) => it.stopped(),
-            Algorithm::Margin(it) => it.stopped(),
+            Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.stopped(),
             Algorithm::CatCma(it) => it.stopped(),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
 
+    /// Which algorithm it is.
     pub fn kind(&self) -> Kind {
         match &self.algorithm {
             Algorithm::CmaEs(_) => Kind::CmaEs,
@@ -571,6 +667,7 @@ impl Optimizer {
         }
     }
 
+    /// What it searches.
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
@@ -580,10 +677,10 @@ impl Optimizer {
         each!(&self.algorithm, it => it.population_size())
     }
 
+    /// How the search stands.
     pub fn status(&self) -> Status {
         let (sigma, flat_generations) = match &self.algorithm {
-            Algorithm::CmaEs(it) => (Some(it.sigma()), it.flat_generations()),
-            Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
+            Algorithm::CmaEs(it) | Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
             Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
             Algorithm::Genetic(it) => (None, it.flat_generations()),
             Algorithm::Nsga2(_) | Algorithm::Random(_) => (None, 0),
@@ -599,8 +696,7 @@ impl Optimizer {
 
     fn restart(&self) -> u64 {
         match &self.algorithm {
-            Algorithm::CmaEs(it) => it.restart(),
-            Algorithm::Margin(it) => it.restart(),
+            Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.restart(),
             Algorithm::CatCma(it) => it.restart(),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => 0,
         }
@@ -615,6 +711,21 @@ impl Optimizer {
     }
 
     /// The Pareto front so far: genotypes that no other dominates, with their objectives; none but of nsga2.
+    ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Fitness, Gene, Kind, Optimizer, Options, Outcome};
+    /// # let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }])?;
+    /// let options = Options { objectives: 2, ..Options::default() };
+    /// let mut optimizer = Optimizer::new(Kind::Nsga2, domain, &options)?;
+    /// for ask in optimizer.ask() {
+    ///     let x = ask.genotype[0];
+    ///     let values = vec![Fitness::new(x)?, Fitness::new(-x * x)?];
+    ///     let outcome = Outcome::Objectives { values, violation: Fitness::new(0.0)? };
+    ///     optimizer.tell(&[(ask.id, outcome)])?;
+    /// }
+    /// assert!(!optimizer.front().is_empty());
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn front(&self) -> Vec<(Genotype, Vec<f64>)> {
         match &self.algorithm {
             Algorithm::Nsga2(it) => it.front(),
@@ -623,6 +734,16 @@ impl Optimizer {
     }
 
     /// The whole state as one line of JSON. Numbers come back bit for bit.
+    ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Gene, Kind, Optimizer, Options};
+    /// # let domain = Domain::new(vec![Gene::Choice { n: 4 }; 3])?;
+    /// let mut optimizer = Optimizer::new(Kind::CmaEsMargin, domain, &Options::default())?;
+    /// let asks = optimizer.ask();
+    /// let again = Optimizer::from_json(&optimizer.to_json())?;
+    /// assert_eq!(again.pending(), asks);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn to_json(&self) -> String {
         let saved = SavedRef {
             version: STATE_VERSION,
@@ -651,7 +772,7 @@ impl Optimizer {
         let genes = optimizer.domain.genes().len();
         let fits = optimizer.ledger.is_consistent(genes)
             && optimizer.ended.iter().all(|mean| mean.len() == genes)
-            && each!(&optimizer.algorithm, it => it.is_consistent(&optimizer.domain));
+            && optimizer.algorithm.is_consistent(&optimizer.domain);
         if fits {
             Ok(optimizer)
         } else {

@@ -22,8 +22,11 @@ pub struct Slot {
     /// Position of its scale, a real gene that matters only while the slot is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<usize>,
+    /// Which model the layer comes from.
     pub source: usize,
+    /// Which of its layers.
     pub layer: usize,
+    /// The how-manieth time that the path passes here, from 0.
     pub repeat: usize,
 }
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::chance::Stream;
+use super::chance::{Address, RESTART_INDEX, Stream};
 use super::gaussian::Gaussian;
 use super::ranking::Ranking;
 use super::{Options, Outcome, Restarts, StopReason};
@@ -119,6 +119,16 @@ impl Watch {
         if run.best.len() > LONGEST_HISTORY {
             run.best.drain(..LONGEST_HISTORY / 2);
         }
+    }
+
+    /// The random numbers of a run that begins again after this generation.
+    pub fn stream(&self, seed: u64, generation: u64) -> Stream {
+        let at = Address {
+            restart: self.restart() + 1,
+            generation,
+            index: RESTART_INDEX,
+        };
+        Stream::at(seed, at)
     }
 
     /// Decides after a generation. `population_size` is the present one; `degenerate` says that the update failed.

@@ -884,3 +884,116 @@ fn attraction_goes_on_where_it_was_saved() {
     assert_eq!(bits(&seen), bits(&expected));
     assert_eq!(second.to_json(), whole.to_json());
 }
+
+/// FNV-1a, carried on from `digest`.
+fn digest_on(digest: u64, text: &str) -> u64 {
+    let step = |digest: u64, byte: u8| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(digest, step)
+}
+
+/// A long search with all that can come its way: ties, flat generations, failures, candidates from outside, answers that
+/// come late. Its state after each generation, digested.
+fn eventful(kind: Kind, domain: &Domain, options: &Options, begin: Option<&Spread>) -> u64 {
+    let mut optimizer = Optimizer::new(kind, domain.clone(), options).unwrap();
+    if let Some(spread) = begin {
+        let low = domain.genes().iter().map(|gene| gene.low().max(0.0));
+        optimizer.start_at(&low.collect::<Vec<f64>>(), spread).unwrap();
+    }
+    let slope = |(i, x): (usize, &f64)| (i as f64 + 1.0) * (x - 0.25 * i as f64) * (x - 0.25 * i as f64);
+    let mut digest = 0xcbf2_9ce4_8422_2325;
+    let mut late: Option<Ask> = None;
+    for generation in 0..80u64 {
+        if generation % 9 == 4 {
+            optimizer.inject([optimizer.domain().middle()]).unwrap();
+        }
+        let mut asks: Vec<Ask> = optimizer.ask();
+        if generation % 6 == 1 {
+            asks.push(optimizer.ask_one());
+        }
+        asks.extend(late.take());
+        if generation % 6 == 1 {
+            late = Some(asks.remove(0));
+        }
+        for ask in asks {
+            let cost: f64 = ask.genotype.iter().enumerate().map(slope).sum();
+            let outcome = match (generation % 7, ask.id % 5) {
+                (3, _) => Outcome::from_score(1.0),
+                (5, 0) => Outcome::Failed,
+                (5, 1) => Outcome::Eliminated { order: ask.id },
+                (6, _) => Outcome::from_score(-(cost * 4.0).floor()),
+                _ => Outcome::from_score(-cost),
+            };
+            optimizer.tell(&[(ask.id, outcome)]).unwrap();
+        }
+        digest = digest_on(digest, &optimizer.to_json());
+        digest = digest_on(digest, &format!("{:?}{:?}", optimizer.mean(), optimizer.spread()));
+        digest = digest_on(
+            digest,
+            &format!("{:?}{:?}", optimizer.status(), optimizer.should_stop()),
+        );
+    }
+    digest
+}
+
+/// A journal holds the digest of the state after each generation, and a run is resumed only if it comes out the same: what
+/// the distributions do and how they are written may change no bit.
+#[test]
+fn trajectories_are_bit_for_bit_what_they_always_were() {
+    let real = Gene::Real { low: -1.0, high: 2.0 };
+    let free = Gene::Real {
+        low: f64::NEG_INFINITY,
+        high: f64::INFINITY,
+    };
+    let (int, bit) = (Gene::Int { low: -2, high: 6 }, Gene::Int { low: 0, high: 1 });
+    let (choice, fixed) = (Gene::Choice { n: 3 }, Gene::Choice { n: 1 });
+    let reals = vec![real, free, fixed, real, real];
+    let whole = vec![real, int, fixed, free, bit, int];
+    let any = vec![real, int, choice, fixed, bit, Gene::Choice { n: 2 }, free];
+    let chosen = vec![choice, fixed, choice, Gene::Choice { n: 2 }];
+    let searches = [
+        (Kind::CmaEs, reals),
+        (Kind::CmaEsMargin, whole),
+        (Kind::CmaEsMargin, any),
+        (Kind::CmaEsMargin, chosen),
+    ];
+    let bipop = Options {
+        restarts: Restarts::Bipop,
+        population_size: Some(6),
+        covariance: CovarianceModel::Diagonal,
+        ..options(11)
+    };
+    let ways = [
+        (options(7), None),
+        (
+            Options {
+                restarts: Restarts::Ipop,
+                ..Options::for_noisy_fitness(8)
+            },
+            Some(Spread::OfRange(0.02)),
+        ),
+        (bipop, Some(Spread::OfRange(1e-9))),
+    ];
+    let mut digests = Vec::new();
+    for (kind, genes) in searches {
+        let domain = Domain::new(genes).unwrap();
+        for (options, begin) in &ways {
+            digests.push(eventful(kind, &domain, options, begin.as_ref()));
+        }
+    }
+    assert_eq!(digests, EVENTFUL);
+}
+
+const EVENTFUL: [u64; 12] = [
+    0x73f4_49f2_0d6c_a278,
+    0xa210_5894_fa8d_d87c,
+    0x9b92_1a72_95e5_46df,
+    0x640e_4173_8ff9_ee6e,
+    0x4796_7a60_2f61_bf32,
+    0x1b73_5f3c_a424_6e8f,
+    0x8eee_8c5d_13e3_6c3c,
+    0x319b_75ae_67cc_896f,
+    0xcc39_4969_4fc0_5ddf,
+    0x1a04_baa0_5a46_1352,
+    0x1b09_ec0f_447b_d8cb,
+    0x34b7_908c_4007_6a0e,
+];
