@@ -8,13 +8,12 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
-use super::{Failure, Outcome, environment, print};
+use super::{Failure, Outcome, environment, print, replacement};
 use crate::{
     checkpoint::HubOptions,
     cli::{DataArgs, DataCommand},
@@ -154,13 +153,12 @@ pub fn data(args: DataArgs) -> Outcome {
         .into());
     }
     let cache = environment::data_cache();
-    let client = Client::new().map_err(Failure::Work)?;
     for set in sets {
         let dir = cache.join(set.name);
         for (i, file) in set.files.iter().enumerate() {
             let bar = environment::progress_bar(set.files.len() as u64, set.name);
             bar.set_position(i as u64);
-            let pulled = pull(&client, set, file, &dir, from.as_deref(), &hub);
+            let pulled = pull(set, file, &dir, from.as_deref(), &hub);
             bar.finish_and_clear();
             pulled
                 .with_context(|| format!("{}/{}", set.name, file.name))
@@ -172,7 +170,7 @@ pub fn data(args: DataArgs) -> Outcome {
             "Fetched by heterosis from {}",
             from.as_deref().unwrap_or(set.authors)
         );
-        fs::write(dir.join("SOURCE"), source).map_err(Failure::work)?;
+        replacement::replace(&dir.join("SOURCE"), &source).map_err(Failure::Work)?;
         print(dir.display());
     }
     if let Some(elsewhere) = environment::data_dirs().roots.iter().find(|root| **root != cache) {
@@ -198,31 +196,23 @@ fn known(name: &str) -> Result<&'static DataSet> {
 }
 
 /// One file, unless it is there already.
-fn pull(
-    client: &Client,
-    set: &DataSet,
-    file: &PublishedFile,
-    dir: &Path,
-    from: Option<&str>,
-    hub: &HubOptions,
-) -> Result<()> {
+fn pull(set: &DataSet, file: &PublishedFile, dir: &Path, from: Option<&str>, hub: &HubOptions) -> Result<()> {
     let out = dir.join(file.name);
     if fs::read_to_string(&out).is_ok_and(|text| file.check(&text).is_ok()) {
         return Ok(());
     }
     let mut failures = Vec::new();
     for place in places(set, file, from, hub) {
-        let fetched = client
-            .get(&place.url, hub.token.as_deref().filter(|_| place.on_hub))
-            .and_then(|bytes| {
-                let text = String::from_utf8(bytes).map_err(|_| anyhow!("it is no UTF-8"))?;
-                let text = match place.is_python {
-                    true => exemplars::json_of(&text).map_err(anyhow::Error::msg)?,
-                    false => text,
-                };
-                file.check(&text)?;
-                Ok(text)
-            });
+        let token = hub.token.as_deref().filter(|_| place.on_hub);
+        let fetched = fetch(&place.url, token).and_then(|bytes| {
+            let text = String::from_utf8(bytes).map_err(|_| anyhow!("it is no UTF-8"))?;
+            let text = match place.is_python {
+                true => exemplars::json_of(&text).map_err(anyhow::Error::msg)?,
+                false => text,
+            };
+            file.check(&text)?;
+            Ok(text)
+        });
         match fetched {
             Ok(text) => {
                 if !file.sha256.is_empty() && sha256(&text) != file.sha256 {
@@ -327,46 +317,17 @@ fn keep(out: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fetches what an address holds, with a few tries.
-struct Client {
-    runtime: tokio::runtime::Runtime,
-    http: reqwest::Client,
+/// The most that a file of data is let send; the longest has 4 MB.
+const LIMIT: u64 = 64 << 20;
+
+#[cfg(feature = "hub")]
+fn fetch(url: &str, token: Option<&str>) -> Result<Vec<u8>> {
+    Ok(crate::checkpoint::http::Http::default().get(url, token, LIMIT)?.body)
 }
 
-impl Client {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-            http: reqwest::Client::builder()
-                .user_agent(concat!("heterosis/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(Duration::from_secs(10))
-                .timeout(Duration::from_secs(120))
-                .build()?,
-        })
-    }
-
-    fn get(&self, url: &str, token: Option<&str>) -> Result<Vec<u8>> {
-        let once = || async {
-            let mut request = self.http.get(url);
-            if let Some(token) = token {
-                request = request.bearer_auth(token);
-            }
-            let answer = request.send().await?.error_for_status()?;
-            Ok::<_, reqwest::Error>(answer.bytes().await?.to_vec())
-        };
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.runtime.block_on(once()) {
-                Ok(bytes) => return Ok(bytes),
-                // What the server says no to, it will say no to again.
-                Err(e) if e.status().is_some_and(|s| s.is_client_error()) || tries == 3 => {
-                    return Err(anyhow::Error::from(e.without_url()));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(200 << tries)),
-            }
-        }
-    }
+#[cfg(not(feature = "hub"))]
+fn fetch(_url: &str, _token: Option<&str>) -> Result<Vec<u8>> {
+    bail!("this build of the program fetches nothing (feature `hub`); set HETEROSIS_DATA to the data")
 }
 
 #[cfg(test)]
@@ -425,7 +386,7 @@ mod tests {
             token: Some("secret".into()),
             ..HubOptions::default()
         };
-        pull(&Client::new().unwrap(), &TINY, file, dir, from, &hub)
+        pull(&TINY, file, dir, from, &hub)
     }
 
     #[test]
@@ -483,6 +444,29 @@ mod tests {
             "both places are named: {message}"
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// A server that never stopped sending filled the memory, 4.3 GB in 20 seconds.
+    #[test]
+    fn a_body_without_end_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines
+                .by_ref()
+                .map_while(Result::ok)
+                .take_while(|l| !l.is_empty())
+                .count();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let error = pull_tiny(&file("x.tsv", 2, ""), dir.path(), Some(&address), None).unwrap_err();
+        assert!(format!("{error:#}").contains("more than 67108864 bytes"), "{error:#}");
     }
 
     #[test]

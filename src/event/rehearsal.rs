@@ -618,6 +618,7 @@ fn run_started() -> RunStarted {
         population: POPULATION,
         device: "cpu".into(),
         dtype: "f32".into(),
+        score_weights: Default::default(),
     }
 }
 
