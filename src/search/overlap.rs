@@ -271,3 +271,5 @@ mod tests {
             (cheating.published[0].benchmark.as_str(), cheating.published[0].n),
             ("GSM8K", 3)
         );
+    }
+}
