@@ -395,7 +395,7 @@ impl Run {
         {
             return;
         }
-        self.generated_tokens += candidate.generated_tokens;
+        self.generated_tokens = self.generated_tokens.saturating_add(candidate.generated_tokens);
         let elapsed_ms = self.elapsed_at(record.time_ms);
         let stage = self.stages.len().saturating_sub(1);
         let worth = self.worth_of(candidate);
@@ -846,6 +846,21 @@ mod tests {
             });
         }
         run
+    }
+
+    /// A journal that somebody had changed: the sum of its tokens went beyond all numbers, a panic.
+    #[test]
+    fn tokens_beyond_counting_are_counted_as_far_as_it_goes() {
+        let records = rehearsal::journal();
+        let scored = records.iter().filter_map(|record| match &record.event {
+            Event::CandidateScored(candidate) => Some(candidate.clone()),
+            _ => None,
+        });
+        let claimed = scored.take(2).map(|mut candidate| {
+            candidate.generated_tokens = u64::MAX;
+            Event::CandidateScored(candidate)
+        });
+        assert_eq!(run_of(claimed.collect()).generated_tokens, u64::MAX);
     }
 
     fn scored(id: &str, fitness: f64) -> Event {

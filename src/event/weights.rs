@@ -188,7 +188,7 @@ fn layers(source: &Value) -> Option<String> {
         return None;
     };
     let (from, to) = (from.as_u64()?, to.as_u64()?);
-    Some(if to == from + 1 {
+    Some(if from.checked_add(1) == Some(to) {
         from.to_string()
     } else {
         format!("{from}–{}", to.saturating_sub(1))
@@ -269,6 +269,18 @@ mod tests {
         assert_eq!(table.models[0].groups[1].values, [Some(0.2), Some(0.5)]);
         assert_eq!(table.models[1].groups[0].values, [Some(1.5), Some(1.5)]);
         assert_eq!(largest(&tables), 1.5);
+    }
+
+    /// A journal that somebody had changed: counting on from the last number there is, a panic.
+    #[test]
+    fn layers_of_any_number_have_a_label() {
+        for (range, label) in [
+            ([3, 4], "3"),
+            ([3, 6], "3–5"),
+            ([u64::MAX, 0], "18446744073709551615–0"),
+        ] {
+            assert_eq!(layers(&json!({"layer_range": range})).as_deref(), Some(label));
+        }
     }
 
     #[test]

@@ -281,11 +281,23 @@ impl TextStream {
     }
 }
 
+/// Token ids from here on are no model's; the library counts on from the highest that a file names.
+const MOST_TOKENS: u64 = 1 << 24;
+
 /// Reads a `tokenizer.json`. The library panics at some texts that are no JSON (a decoder that is cut short) and may at
 /// others: a file is no reason to end the program.
-fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    serde_json::from_slice::<Value>(json).map_err(|e| e.to_string())?;
-    let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
+fn read(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let json: Value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let added = json.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    if let Some(id) = added
+        .filter_map(|token| token.get("id")?.as_u64())
+        .find(|id| *id >= MOST_TOKENS)
+    {
+        return Err(format!(
+            "an added token has the id {id}, which no model's vocabulary reaches"
+        ));
+    }
+    let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
     let read = read.map_err(|_| "the tokenizers library cannot take it".to_owned())?;
     read.map_err(|e| e.to_string())
 }
@@ -403,5 +415,18 @@ mod tests {
                 "cut at {cut}"
             );
         }
+    }
+
+    /// An added token with the id 4294967295 made the library count beyond it: a panic.
+    #[test]
+    fn an_id_beyond_every_vocabulary_is_refused() {
+        let mut json: Value = serde_json::from_slice(&std::fs::read(dir().join("tokenizer.json")).unwrap()).unwrap();
+        json["added_tokens"][0]["id"] = u32::MAX.into();
+        let files = TokenizerFiles {
+            tokenizer_json: json.to_string().into_bytes(),
+            ..TokenizerFiles::default()
+        };
+        let error = Tokenizer::new(files).err().unwrap().to_string();
+        assert!(error.contains("4294967295"), "{error}");
     }
 }
