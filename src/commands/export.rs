@@ -59,6 +59,9 @@ struct Provenance {
     recipe_digest: String,
     parents: Vec<ParentProvenance>,
     tasks: Vec<event::Task>,
+    /// What became another one while the run went on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<event::changes::Change>,
     evals: u64,
     /// The one reading of the sealed split, if it was read.
     test: Option<event::TestReading>,
@@ -304,10 +307,8 @@ pub fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
 
 /// A parent that changed since the run would give another child than the one that was scored.
 fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
-    let started = chosen.records.iter().find_map(|r| match &r.event {
-        Event::RunStarted(started) => Some(started),
-        _ => None,
-    });
+    // With what somebody accepted on the way.
+    let started = chosen.run.started.as_ref();
     for model in started.map_or(&[][..], |s| &s.models) {
         let now = parents
             .checkpoint(&model.name)
@@ -320,15 +321,22 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
                 model.digest
             );
         }
+        if !model.tokenizer_digest.is_empty() && parents.tokenizer_digest(&model.name) != model.tokenizer_digest {
+            bail!(
+                "{}: its tokenizer, chat template or generation config has changed since the run; the scored child cannot be \
+                 made from it",
+                model.model
+            );
+        }
     }
     Ok(())
 }
 
 fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArgs) -> Result<Provenance> {
-    let (mut started, mut test, mut held_out, mut evals) = (None, None, None, 0);
+    let started = chosen.run.started.as_ref();
+    let (mut test, mut held_out, mut evals) = (None, None, 0);
     for record in &chosen.records {
         match &record.event {
-            Event::RunStarted(s) => started = Some(s),
             Event::TestRead(reading) => test = Some(reading.clone()),
             Event::HeldOutRead(reading) => held_out = Some(reading.clone()),
             Event::CandidateScored(_) | Event::CandidateFailed { .. } => evals += 1,
@@ -363,6 +371,7 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArg
         recipe_digest: chosen.candidate.recipe_digest.clone(),
         parents: parent_files,
         tasks: started.tasks.clone(),
+        changes: chosen.run.changes.clone(),
         evals,
         test,
         held_out,

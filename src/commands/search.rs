@@ -31,11 +31,11 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
+        self, Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, ExamTask, External, FitnessTask, Genome,
+        Materialize, MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
-    store::{Cache, Journal, RunDir},
+    store::{self, Cache, Journal, RunDir, RunLock},
 };
 
 pub fn search(args: SearchArgs) -> Outcome {
@@ -49,26 +49,57 @@ pub fn search(args: SearchArgs) -> Outcome {
         evals: (args.evals.is_some() || duration_ms.is_none()).then_some(space.search.evals),
         duration_ms,
     };
-    let path = args
-        .run
-        .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
+    let usual = PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp()));
     let prepared = Prepared::new(space, &args.engine)?;
-    let dir = RunDir::create(&path)?;
-    dir.replace(&dir.space(), &prepared.space.to_yaml())?;
-    go(&dir, &prepared, budget, false, &args.watch)
+    // All that can be wrong is found before there is a directory.
+    let examiner = Examiner::new(&prepared)?;
+    let holder = environment::holder();
+    let (dir, lock) = match &args.run {
+        Some(path) => RunDir::create(path, &holder)?,
+        None => RunDir::create_beside(&usual, &holder)?,
+    };
+    let space_yaml = prepared.space.to_yaml();
+    dir.replace(&dir.space(), &space_yaml)?;
+    let going = Going {
+        dir: &dir,
+        _lock: lock,
+        space_digest: digest(&space_yaml),
+        budget,
+        finish: false,
+        accepts_changes: false,
+        notes: Vec::new(),
+    };
+    go(going, &prepared, examiner, &args.watch)
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
+    let lock = dir.lock(&environment::holder())?;
+    let mut notes = Vec::new();
+    if args.truncate_damaged
+        && let Some(cut) = store::cut_damaged(&dir.journal())?
+    {
+        let message = format!(
+            "line {} of the journal was damaged; it was cut there, and is whole in {}",
+            cut.line,
+            cut.copy.display()
+        );
+        tracing::warn!("{message}");
+        let level = event::Level::Warning;
+        notes.push(Event::Log { level, message });
+    }
     let space = Space::read(&dir.space())?;
-    let records = crate::store::read(&dir.journal())?;
-    let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
+    let first = store::records(&dir.journal())?.next().transpose()?;
+    let Some(Event::RunStarted(started)) = first.map(|r| r.event) else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
     };
-    if started.engine_version != ENGINE_VERSION {
+    if (&*started.engine_version, &*started.engine_build) != (ENGINE_VERSION, &*search::build()) {
         tracing::warn!(
-            "this run was begun by heterosis {}, this is {ENGINE_VERSION}; its cached answers are not used",
-            started.engine_version
+            "this run was begun by another build of heterosis ({} {}; this is {ENGINE_VERSION} {}): what it has answered \
+             stays, its cached answers are not used, and the last digits of answers may differ",
+            started.engine_version,
+            started.engine_build,
+            search::build()
         );
     }
     let computed = Computed::of_run(&started);
@@ -82,7 +113,32 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         )
         .into());
     }
-    go(&dir, &prepared, started.budget, args.finish, &args.watch)
+    let examiner = Examiner::new(&prepared)?;
+    let going = Going {
+        space_digest: space_digest(&dir, &started.space_digest)?,
+        dir: &dir,
+        _lock: lock,
+        budget: started.budget,
+        finish: args.finish,
+        accepts_changes: args.accept_changes,
+        notes,
+    };
+    go(going, &prepared, examiner, &args.watch)
+}
+
+fn digest(space_yaml: &str) -> String {
+    blake3::hash(space_yaml.as_bytes()).to_hex().to_string()
+}
+
+/// Digest of the search space of a run as it is now. What was written counts first: a newer heterosis may fill in defaults
+/// that the one that wrote it did not know. Another order of lines, or a comment, is no other space.
+fn space_digest(dir: &RunDir, began: &str) -> Result<String> {
+    let text = fs::read_to_string(dir.space()).with_context(|| dir.space().display().to_string())?;
+    let as_written = digest(&text);
+    Ok(match as_written == began {
+        true => as_written,
+        false => Space::read(&dir.space())?.digest(),
+    })
 }
 
 /// A space with everything that it names opened and checked.
@@ -143,6 +199,20 @@ impl Prepared {
             warm_starts,
             runtime,
         })
+    }
+
+    /// Refuses what is not what it was when a run began.
+    pub fn refuse_changes(&self, began: &event::RunStarted, dir: &RunDir) -> Result<()> {
+        let mut now = Examiner::new(self)?.started(self, event::Budget::default())?;
+        now.space_digest = space_digest(dir, &began.space_digest)?;
+        let changes = began.changes(&now);
+        if !changes.is_empty() {
+            bail!(
+                "since this run was made, something else has become of {}; put back what it was",
+                event::changes::in_words(&changes)
+            );
+        }
+        Ok(())
     }
 
     /// The tasks of the fitness, loaded; one for each language.
@@ -354,48 +424,125 @@ fn duration_ms(text: &str) -> Result<u64> {
     Ok(total)
 }
 
+/// The evaluator and its questions, all of them loaded.
+struct Examiner<'a> {
+    asking: MergeEvaluator<'a>,
+    search: Exam,
+    selection: Exam,
+    test: Exam,
+    held_out: Exam,
+}
+
+impl<'a> Examiner<'a> {
+    /// Loads tasks and questions. Answers are kept in memory until there is a place for them.
+    fn new(prepared: &'a Prepared) -> Result<Self> {
+        let runtime = &prepared.runtime;
+        let mut asking = MergeEvaluator::new(Resources {
+            parents: &prepared.parents,
+            tasks: prepared.tasks()?,
+            held_out: prepared.held_out()?,
+            cache: Cache::in_memory(),
+            device: runtime.device.clone(),
+            dtype: runtime.dtype,
+            options: runtime.options,
+            guard: prepared.space.fitness.guard,
+            since_start: Box::new(environment::stopwatch()),
+        });
+        let finale = &prepared.space.finale;
+        Ok(Self {
+            search: asking.search_exam()?,
+            selection: asking.exam(&finale.selection)?,
+            test: asking.exam(&finale.test)?,
+            held_out: asking.held_out_exam()?,
+            asking,
+        })
+    }
+
+    /// What a run that begins now says of itself. Reads all models for their digests.
+    fn started(&self, prepared: &Prepared, budget: event::Budget) -> Result<event::RunStarted> {
+        let (space, computed) = (&prepared.space, prepared.runtime.computed());
+        let models = space.models.iter().map(|(name, word)| {
+            let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
+            Ok(event::Model {
+                name: name.clone(),
+                model: word.clone(),
+                digest: checkpoint.digest()?,
+                tokenizer_digest: prepared.parents.tokenizer_digest(name),
+                is_base: space.base.as_ref() == Some(name),
+            })
+        });
+        let computation = self.asking.computation();
+        Ok(event::RunStarted {
+            name: space.name.clone(),
+            engine_version: ENGINE_VERSION.into(),
+            engine_build: computation.build,
+            instruction_set: computation.instruction_set,
+            seed: space.search.seed,
+            space_digest: space.digest(),
+            budget,
+            models: models.collect::<Result<_>>()?,
+            tasks: self.tasks(&self.search),
+            held_out: self.tasks(&self.held_out),
+            optimizer: serde_json::to_value(space.search.optimizer)?
+                .as_str()
+                .unwrap_or_default()
+                .to_string(),
+            genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
+            population: space.search.population.unwrap_or(0),
+            device: computed.device,
+            dtype: computed.dtype,
+        })
+    }
+
+    fn tasks(&self, exam: &Exam) -> Vec<event::Task> {
+        let task = |task: &ExamTask| event::Task {
+            task: task.task.clone(),
+            lang: task.lang.clone(),
+            split: task.split.clone(),
+            weight: task.weight,
+            n: task.items.len(),
+            digest: self.asking.task_digest(task.index).to_string(),
+            metric: task.metric().into(),
+        };
+        exam.tasks.iter().map(task).collect()
+    }
+}
+
+/// A run that this process writes to.
+struct Going<'a> {
+    dir: &'a RunDir,
+    _lock: RunLock,
+    space_digest: String,
+    budget: event::Budget,
+    /// End the search now and go to the final.
+    finish: bool,
+    accepts_changes: bool,
+    /// What happened before the journal was opened.
+    notes: Vec<Event>,
+}
+
 /// Searches in a thread of its own, while this one shows it.
-fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, watch: &WatchOptions) -> Outcome {
-    let _lock = dir.lock()?;
+fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &WatchOptions) -> Outcome {
+    let dir = going.dir;
     for stale in [dir.stop_request(), dir.pause_request()] {
         let _ = fs::remove_file(stale);
     }
-    let (journal, records) = Journal::open(&dir.journal())?;
-    let cache = Cache::open(&dir.cache())?;
-    let stopwatch = environment::stopwatch();
-    let runtime = &prepared.runtime;
-    let mut asking = MergeEvaluator::new(Resources {
-        parents: &prepared.parents,
-        tasks: prepared.tasks()?,
-        held_out: prepared.held_out()?,
-        cache,
-        device: runtime.device.clone(),
-        dtype: runtime.dtype,
-        options: runtime.options,
-        guard: prepared.space.fitness.guard,
-        since_start: Box::new(stopwatch),
-    });
-    let search = asking.search_exam()?;
+    let started = event::RunStarted {
+        space_digest: going.space_digest,
+        ..examiner.started(prepared, going.budget)?
+    };
+    let mut asking = examiner.asking;
+    asking.set_cache(Cache::open(&dir.cache()));
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,
         warm_starts: prepared.warm_starts.clone(),
-        budget,
-        finish,
-        search,
-        selection: asking.exam(&prepared.space.finale.selection)?,
-        test: asking.exam(&prepared.space.finale.test)?,
-        held_out: asking.held_out_exam()?,
-    };
-    for record in &records {
-        if let Event::Answers(answers) = &record.event {
-            asking.remember(answers)?;
-        }
-    }
-    let started = started(prepared, &plan, &asking)?;
-    let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
-        Some(command) => Box::new(external(command, prepared, dir)),
-        None => Box::new(asking),
+        budget: going.budget,
+        finish: going.finish,
+        search: examiner.search,
+        selection: examiner.selection,
+        test: examiner.test,
+        held_out: examiner.held_out,
     };
     let control = Control::default();
     let hung_up = install_signals(&control)?;
@@ -421,7 +568,19 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
                 now_ms: &environment::now_ms,
                 sleep: &std::thread::sleep,
             };
-            let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
+            let opening = Journal::open(&dir.journal())?.shown_to(|record| {
+                if let Event::Answers(answers) = &record.event {
+                    asking.remember(answers);
+                }
+            });
+            let mut chronicle = Chronicle::open(opening, started, going.accepts_changes, clock, &listener)?;
+            for note in going.notes {
+                chronicle.write(note)?;
+            }
+            let mut evaluator: Box<dyn Evaluator> = match &prepared.space.fitness.command {
+                Some(command) => Box::new(external(command, prepared, dir)),
+                None => Box::new(asking),
+            };
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
@@ -430,9 +589,13 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         over.store(true, Ordering::Relaxed);
         outcome
     });
+    use store::Error::{BadLine as Damaged, Newer};
     match outcome {
         Ok(Ok(End::Done)) => Ok(()),
         Ok(Ok(End::Stopped)) => Err(Failure::Interrupted),
+        Ok(Err(e @ (search::Error::Changed { .. } | search::Error::Store(Damaged { .. } | Newer { .. })))) => {
+            Err(e.into())
+        }
         Ok(Err(e)) => Err(Failure::work(e)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
@@ -482,46 +645,6 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
         &dir.path().join("command.log"),
         models,
     )
-}
-
-fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> Result<event::RunStarted> {
-    let (space, runtime) = (&prepared.space, &prepared.runtime);
-    let models = space.models.iter().map(|(name, word)| {
-        let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
-        Ok(event::Model {
-            name: name.clone(),
-            model: word.clone(),
-            digest: checkpoint.digest()?,
-            is_base: space.base.as_ref() == Some(name),
-        })
-    });
-    let tasks = plan.search.tasks.iter().map(|task| event::Task {
-        task: task.task.clone(),
-        lang: task.lang.clone(),
-        split: task.split.clone(),
-        weight: task.weight,
-        n: task.items.len(),
-        digest: evaluator.task_digest(task.index).to_string(),
-        metric: task.metric().into(),
-    });
-    let computed = runtime.computed();
-    Ok(event::RunStarted {
-        name: space.name.clone(),
-        engine_version: ENGINE_VERSION.into(),
-        seed: space.search.seed,
-        space_digest: space.digest(),
-        budget: plan.budget,
-        models: models.collect::<Result<_>>()?,
-        tasks: tasks.collect(),
-        optimizer: serde_json::to_value(space.search.optimizer)?
-            .as_str()
-            .unwrap_or_default()
-            .to_string(),
-        genes: plan.genome.genes().iter().map(|g| g.name.clone()).collect(),
-        population: space.search.population.unwrap_or(0),
-        device: computed.device,
-        dtype: computed.dtype,
-    })
 }
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
@@ -720,7 +843,7 @@ mod tests {
                     [0.0, 1.0]}}\nfitness: {tasks: [t]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
         let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &environment::holder()).unwrap();
         let mut best = BestFile::new(&dir, &space);
         for (id, fitness, eliminated) in [("stays", 0.5, false), ("leaves", 0.9, true)] {
             let recipe = crate::search::verbatim("maths");
@@ -743,7 +866,7 @@ mod tests {
                     [0.0, 1.0]}}\nfitness: {tasks: [t]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
         let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &environment::holder()).unwrap();
         let mut best = BestFile::new(&dir, &space);
         let mut see = |event: serde_json::Value| best.see(&serde_json::from_value(event).unwrap());
         for (id, fitness, stderr) in [("lucky", 0.74, 0.1), ("known", 0.70, 0.02), ("third", 0.6, 0.1)] {
@@ -769,7 +892,7 @@ mod tests {
         let text = "name: t\ngenes: {x: [0, 1], m: {choice: [adam, sgd]}}\nfitness: {command: [score]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
         let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &environment::holder()).unwrap();
         let mut best = BestFile::new(&dir, &space);
         for (id, fitness, x) in [("c1", 0.5, 0.25), ("c2", 0.9, 0.75)] {
             let candidate = serde_json::json!({

@@ -9,7 +9,9 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
-        Candidate, Origin, TaskScore, TestScore, normalized,
+        Candidate, Origin, TaskScore, TestScore,
+        changes::{self, Change},
+        normalized,
         run::{Run, State},
         words::{duration, parent_name, task_name, task_of},
     },
@@ -33,6 +35,9 @@ pub struct Status {
     pub normalized: Vec<normalized::HeldIn>,
     /// Winner and parents on tasks that the search never asked.
     pub held_out_tasks: Vec<normalized::HeldOut>,
+    /// What is another one than when the run began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 #[derive(Serialize)]
@@ -115,6 +120,7 @@ impl Status {
             }),
             normalized: normalized::held_in(run),
             held_out_tasks: normalized::held_out(run),
+            changes: run.changes.clone(),
         }
     }
 }
@@ -134,7 +140,10 @@ fn state(dir: &RunDir, run: &Run) -> &'static str {
 /// A run directory and what its journal tells.
 pub fn open(path: &Path) -> Result<(RunDir, Run)> {
     let dir = RunDir::open(path)?;
-    let run = Run::from_records(&store::read(&dir.journal())?);
+    let mut run = Run::default();
+    for record in store::records(&dir.journal())? {
+        run.apply(&record?);
+    }
     Ok((dir, run))
 }
 
@@ -154,6 +163,9 @@ pub fn status(args: StatusArgs) -> Outcome {
         status.answers,
         duration(status.elapsed_ms)
     ));
+    if let Some(changed) = changes::sentence(&status.changes) {
+        print(format_args!("  {changed}"));
+    }
     for parent in &status.parents {
         print(format_args!(
             "  parent {:<16} {:.4} ± {:.4} SE",

@@ -556,6 +556,7 @@ fn run_started() -> RunStarted {
         name: name.into(),
         model: format!("models/tiny-{name}"),
         digest: "0".repeat(64),
+        tokenizer_digest: String::new(),
         is_base: name == "base",
     };
     let task = |task: &str, lang: &str, weight| Task {
@@ -593,6 +594,7 @@ fn run_started() -> RunStarted {
         population: POPULATION,
         device: "cpu".into(),
         dtype: "f32".into(),
+        ..RunStarted::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::license::ParentLicense;
+use crate::event::changes;
 use crate::event::run::Run;
 use crate::event::verdict::forgotten;
 use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name, test_name};
@@ -155,6 +156,9 @@ fn body(card: &Card) -> String {
     };
     if let Some(forgotten) = forgotten(card.run).filter(|_| reading(card).is_some()) {
         let _ = writeln!(out, "\n{forgotten}");
+    }
+    if let Some(changed) = changes::sentence(&card.run.changes) {
+        let _ = writeln!(out, "\n{changed}");
     }
     let _ = writeln!(
         out,

@@ -185,6 +185,7 @@ fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
     sentences.extend(crate::event::verdict::unsearched(run));
     sentences.extend(crate::event::verdict::luck(run));
     sentences.extend(crate::event::verdict::forgotten(run));
+    sentences.extend(crate::event::changes::sentence(&run.changes));
     sentences
 }
 

@@ -7,5 +7,6 @@ mod data_flow;
 mod evaluation;
 mod program;
 mod racing;
+mod runs;
 mod terminal;
 mod tidy;
