@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
@@ -17,14 +16,15 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{
-    Failure, Outcome, child, environment,
+    Failure, Outcome, child, environment, final_limits,
+    interruption::{Interruptions, Over, Voice, ended_at_once, guarded},
     models::{self, Computed, Runtime, read_recipe},
     watch::{Exports, Lines, request},
 };
 use crate::{
     checkpoint::{Writer, parse_size},
     cli::{EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
-    dashboard::{self, Action, Feed},
+    dashboard::{self, Action, Feed, Flags},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Record, run::Run},
     merge::TensorSource,
@@ -51,6 +51,7 @@ pub fn search(args: SearchArgs) -> Outcome {
     };
     let usual = PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp()));
     let prepared = Prepared::new(space, &args.engine)?;
+    prepared.has_no_contradictions()?;
     // All that can be wrong is found before there is a directory.
     let examiner = Examiner::new(&prepared)?;
     let holder = environment::holder();
@@ -88,9 +89,13 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         let level = event::Level::Warning;
         notes.push(Event::Log { level, message });
     }
-    let space = Space::read(&dir.space())?;
-    let first = store::records(&dir.journal())?.next().transpose()?;
-    let Some(Event::RunStarted(started)) = first.map(|r| r.event) else {
+    let mut space = Space::read(&dir.space())?;
+    let records = without_searched_answers(&dir)?;
+    let limit = |typed: &Option<String>| typed.as_deref().map(final_limits::parse).transpose();
+    let selection = limit(&args.selection_limit).map_err(|e| anyhow::anyhow!("--selection-limit: {e}"))?;
+    let test = limit(&args.test_limit).map_err(|e| anyhow::anyhow!("--test-limit: {e}"))?;
+    final_limits::apply(&mut space, &records, selection, test)?;
+    let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
     };
     if (&*started.engine_version, &*started.engine_build) != (ENGINE_VERSION, &*search::build()) {
@@ -124,6 +129,24 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         notes,
     };
     go(going, &prepared, examiner, &args.watch)
+}
+
+/// A journal without the answers of its search, which are most of it.
+fn without_searched_answers(dir: &RunDir) -> Result<Vec<Record>> {
+    let (mut records, mut is_test) = (Vec::new(), false);
+    for record in store::records(&dir.journal())? {
+        let record = record?;
+        is_test |= matches!(
+            record.event,
+            Event::PhaseStarted {
+                phase: event::Phase::Test
+            }
+        );
+        if is_test || !matches!(record.event, Event::Answers(_)) {
+            records.push(record);
+        }
+    }
+    Ok(records)
 }
 
 fn digest(space_yaml: &str) -> String {
@@ -213,6 +236,36 @@ impl Prepared {
             );
         }
         Ok(())
+    }
+
+    /// Sees whether ranges of the space contradict each other; only for new runs, since old ones may have begun with them.
+    pub fn has_no_contradictions(&self) -> Result<()> {
+        if self.space.models.is_empty() {
+            return Ok(());
+        }
+        Ok(self.space.contradictions(shape(&self.space, &self.parents)?.layers)?)
+    }
+
+    /// The evaluator that merges and asks; without a guard it lets every merge in.
+    pub fn evaluator(
+        &self,
+        tasks: Vec<FitnessTask>,
+        held_out: Vec<FitnessTask>,
+        cache: Cache,
+        guard: Option<space::Guard>,
+    ) -> MergeEvaluator<'_> {
+        let runtime = &self.runtime;
+        MergeEvaluator::new(Resources {
+            parents: &self.parents,
+            tasks,
+            held_out,
+            cache,
+            device: runtime.device.clone(),
+            dtype: runtime.dtype,
+            options: runtime.options,
+            guard,
+            since_start: Box::new(environment::stopwatch()),
+        })
     }
 
     /// The tasks of the fitness, loaded; one for each language.
@@ -399,7 +452,7 @@ pub fn with_model_words(recipe: &Recipe, space: &Space) -> Recipe {
 }
 
 /// `8h`, `90m`, `1h30m`, `45s`.
-fn duration_ms(text: &str) -> Result<u64> {
+pub fn duration_ms(text: &str) -> Result<u64> {
     let wrong = || format!("--for {text}: write a time such as 8h, 90m or 1h30m");
     let (mut total, mut number) = (0, String::new());
     for c in text.chars() {
@@ -436,23 +489,13 @@ struct Examiner<'a> {
 impl<'a> Examiner<'a> {
     /// Loads tasks and questions. Answers are kept in memory until there is a place for them.
     fn new(prepared: &'a Prepared) -> Result<Self> {
-        let runtime = &prepared.runtime;
-        let mut asking = MergeEvaluator::new(Resources {
-            parents: &prepared.parents,
-            tasks: prepared.tasks()?,
-            held_out: prepared.held_out()?,
-            cache: Cache::in_memory(),
-            device: runtime.device.clone(),
-            dtype: runtime.dtype,
-            options: runtime.options,
-            guard: prepared.space.fitness.guard,
-            since_start: Box::new(environment::stopwatch()),
-        });
-        let finale = &prepared.space.finale;
+        let (guard, finale) = (prepared.space.fitness.guard, &prepared.space.finale);
+        let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
+        let mut asking = prepared.evaluator(tasks, held_out, Cache::in_memory(), guard);
         Ok(Self {
             search: asking.search_exam()?,
-            selection: asking.exam(&finale.selection)?,
-            test: asking.exam(&finale.test)?,
+            selection: asking.exam(&finale.selection.split, finale.selection_limit())?,
+            test: asking.exam(&finale.test.split, finale.test_limit())?,
             held_out: asking.held_out_exam()?,
             asking,
         })
@@ -545,11 +588,13 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
         held_out: examiner.held_out,
     };
     let control = Control::default();
-    let hung_up = install_signals(&control)?;
+    let voice = Voice::default();
+    let interruptions = Interruptions::listen(&control, &voice, dir.path().display().to_string())?;
     let (to_view, view) = mpsc::channel();
     let (to_log, log) = mpsc::channel();
     let over = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
+        let _over = Over(&over);
         let (worker_control, requests_control, over) = (control.clone(), control.clone(), &over);
         let to_view = wants_dashboard(watch).then_some(to_view);
         let worker = scope.spawn(move || {
@@ -584,10 +629,8 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
-        show(dir, view, &log, watch, &hung_up);
-        let outcome = worker.join();
-        over.store(true, Ordering::Relaxed);
-        outcome
+        show(dir, view, &log, watch, &interruptions.flags, &voice);
+        worker.join()
     });
     use store::Error::{BadLine as Damaged, Newer};
     match outcome {
@@ -622,8 +665,13 @@ fn unwritten(e: anyhow::Error) -> Unscored {
     }
 }
 
-/// The user's own program as the evaluator.
+/// The user's own program as the evaluator of a run.
 fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
+    external_in(command, prepared, dir.path())
+}
+
+/// The user's own program, with its log and its models in a directory.
+pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &Path) -> External<'a> {
     let write = |recipe: &Recipe, out: &Path| -> Result<(), Unscored> {
         let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
         let write = || -> Result<()> {
@@ -633,7 +681,7 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
         };
         write().map_err(unwritten)
     };
-    let candidates = dir.path().join("candidates");
+    let candidates = dir.join("candidates");
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command
@@ -642,52 +690,74 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
     External::new(
         command.clone(),
         &prepared.space.models,
-        &dir.path().join("command.log"),
+        &dir.join("command.log"),
         models,
     )
 }
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
-fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions, hung_up: &AtomicBool) {
+fn show(
+    dir: &RunDir,
+    view: Receiver<Record>,
+    log: &Receiver<Record>,
+    watch: &WatchOptions,
+    flags: &Flags,
+    voice: &Voice,
+) {
     let mut lines = Lines::of_search(watch.log_format);
-    let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
-        let (mut exports, notices) = Exports::new(dir);
-        let mut asked = |action: Action| match action {
-            Action::Abort => {
-                dashboard::restore();
-                std::process::exit(130);
-            }
-            Action::RequestExport { id } => exports.begin(id),
-            action => request(dir, action),
-        };
-        let feed = Feed {
-            records: &view,
-            notices: &notices,
-            now_ms: &environment::now_ms,
-            hung_up,
-        };
-        let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
+        guarded("the dashboard", || show_dashboard(dir, &view, flags, voice));
+        voice.is_through(None);
         drop(view);
-        exports.finish();
         for record in log.try_iter() {
             lines.skip(&record);
         }
-        match shown {
-            Ok(dashboard::Exit::Closed) => {
-                super::say(format_args!(
-                    "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
-                ));
-            }
-            Ok(_) => {}
-            Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
+    }
+    let name = dir.path().display().to_string();
+    let shown = guarded("the log", || {
+        for record in log {
+            lines.show(&record);
         }
+        if watch.log_format == LogFormat::Text {
+            super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+        }
+    });
+    if shown.is_none() {
+        // Nobody is left to show anything to; the end of the feed is the end of the run.
+        log.iter().for_each(drop);
     }
-    for record in log {
-        lines.show(&record);
-    }
-    if watch.log_format == LogFormat::Text {
-        super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+}
+
+fn show_dashboard(dir: &RunDir, view: &Receiver<Record>, flags: &Flags, voice: &Voice) {
+    let name = dir.path().display().to_string();
+    let (mut exports, notices) = Exports::new(dir);
+    voice.is_through(Some(exports.notices()));
+    let mut asked = |action: Action| match action {
+        Action::Abort => {
+            dashboard::restore();
+            ended_at_once(&name);
+            std::process::exit(130);
+        }
+        Action::RequestExport { id } => exports.begin(id),
+        action => request(dir, action),
+    };
+    let feed = Feed {
+        records: view,
+        notices: &notices,
+        now_ms: &environment::now_ms,
+        flags,
+    };
+    let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
+    voice.is_through(None);
+    exports.finish();
+    match shown {
+        Ok(dashboard::Exit::Closed) => {
+            super::say(format_args!(
+                "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
+            ));
+        }
+        Ok(_) => {}
+        Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
     }
 }
 
@@ -800,20 +870,6 @@ fn pass_requests_on(dir: &RunDir, control: &Control, over: &AtomicBool) {
         control.pause.store(dir.pause_request().exists(), Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// The first Ctrl-C or SIGTERM drains, the second ends at once; SIGHUP, a closed laptop, ends nothing but the view, which
-/// the flag that is given back tells.
-fn install_signals(control: &Control) -> Result<Arc<AtomicBool>> {
-    use signal_hook::{consts, flag};
-    for signal in [consts::SIGINT, consts::SIGTERM] {
-        // In this order: the first signal finds the flag unset, so only the second one exits.
-        flag::register_conditional_shutdown(signal, 130, control.stop.clone())?;
-        flag::register(signal, control.stop.clone())?;
-    }
-    let hung_up = Arc::new(AtomicBool::new(false));
-    flag::register(consts::SIGHUP, hung_up.clone())?;
-    Ok(hung_up)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
-        Candidate, Origin, TaskScore, TestScore,
+        Candidate, Origin, Phase, TaskScore, TestScore,
         changes::{self, Change},
         normalized,
         run::{Run, State},
@@ -165,6 +165,24 @@ pub fn status(args: StatusArgs) -> Outcome {
     ));
     if let Some(changed) = changes::sentence(&status.changes) {
         print(format_args!("  {changed}"));
+    }
+    if let Some(exam) = run
+        .exam
+        .as_ref()
+        .filter(|exam| !exam.is_over() && run.state != State::Done)
+    {
+        let phase = match exam.phase {
+            Phase::Selection => "selection",
+            Phase::Test => "sealed test",
+            _ => "held-out tasks",
+        };
+        let answered = exam.examinees.get(exam.turn() - 1).map_or(0, |e| e.answered);
+        print(format_args!(
+            "  final  {phase}: {} of {} at it, {answered} of {} questions answered",
+            exam.turn(),
+            exam.examinees.len(),
+            exam.questions
+        ));
     }
     for parent in &status.parents {
         print(format_args!(

@@ -27,31 +27,20 @@ pub mod tokenizer;
 /// Digest of the sources that compute: answers of another build are other answers.
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
-/// What the kernels use of this processor: the same answers are computed only with the same.
-pub fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        // The kernels are compiled for one set; decompositions choose theirs when the program runs.
-        let runs_on = if std::is_x86_feature_detected!("avx512f") {
-            2
-        } else {
-            usize::from(std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"))
-        };
-        match (cfg!(target_feature = "avx512f"), cfg!(target_feature = "fma")) {
-            (true, _) => "avx512f",
-            (false, true) => ["fma", "fma on avx2", "fma on avx512f"][runs_on],
-            (false, false) => ["sse2", "sse2 on avx2", "sse2 on avx512f"][runs_on],
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    std::env::consts::ARCH
-}
-
 pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
+pub use heterosis_isa::Isa;
 pub use influence::block_influence;
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
+
+/// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
+///
+/// It decides the last bits of an answer: a set with fused operations rounds a product and a sum once. The sets that have
+/// them agree bit for bit.
+pub fn instruction_set() -> &'static str {
+    Isa::best().name()
+}
 
 /// What can go wrong between a config and an answer.
 #[derive(Debug, thiserror::Error)]
