@@ -9,6 +9,9 @@ use changes::Change;
 
 pub mod changes;
 pub mod exam;
+pub mod freshness;
+mod id;
+pub mod interval;
 pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
@@ -18,6 +21,9 @@ pub mod shrinkage;
 pub mod verdict;
 pub mod weights;
 pub mod words;
+
+pub use freshness::QuestionsCompared;
+pub use id::{CandidateId, IdError};
 
 /// Version of the journal's lines and of every JSON document that heterosis prints.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -53,6 +59,8 @@ pub enum Event {
     RunChanged {
         changes: Vec<Change>,
     },
+    /// Whether any question stands in two parts of the run; before the first candidate. Journals of older builds have none.
+    QuestionsCompared(QuestionsCompared),
     PhaseStarted {
         phase: Phase,
     },
@@ -91,9 +99,9 @@ pub enum Event {
         reason: EndReason,
         evals: u64,
     },
-    /// Fresh questions (the selection split) decide among the finalists.
+    /// The selection questions decide among the finalists.
     Selected(Selection),
-    /// The one reading of the sealed test split.
+    /// The one reading of the test split.
     TestRead(TestReading),
     /// The winner and the parents on tasks that the search never asked.
     HeldOutRead(HeldOutReading),
@@ -192,9 +200,9 @@ pub enum Phase {
     /// Parents and unsearched baselines.
     Baselines,
     Search,
-    /// Finalists on fresh questions.
+    /// Finalists on the selection questions.
     Selection,
-    /// The sealed split, once.
+    /// The test split, once.
     Test,
     /// Tasks that the search never asked.
     HeldOut,
@@ -293,7 +301,7 @@ pub struct TaskScore {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// `parent-NAME`, `linear`, `ties`, `c0001`, `mean-…`: unique in the run.
+    /// Unique in the run; [`CandidateId`] says what it means.
     pub id: String,
     pub origin: Origin,
     pub generation: Option<u64>,
@@ -408,7 +416,7 @@ pub struct Finalist {
     pub origin: Origin,
     /// On the search questions, where the luck is.
     pub search: Score,
-    /// On questions that the search never saw.
+    /// On the selection questions.
     pub fresh: Score,
     pub tasks: Vec<TaskScore>,
 }

@@ -197,6 +197,7 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
+    let compared = prepared.refuse_used_questions()?;
     let mut findings = Findings {
         genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
         ..Findings::default()
@@ -231,6 +232,12 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     };
     if let Some(costs) = costs {
         costs.tell(&prepared, &plan, budget_ms, &mut findings);
+    }
+    if let Some(compared) = &compared {
+        findings
+            .warnings
+            .extend(compared.refusal().map(|_| compared.in_words()));
+        findings.warnings.extend(compared.warning());
     }
     findings.ok = findings.problems.is_empty();
     Ok(findings)

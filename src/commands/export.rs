@@ -23,7 +23,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint, GgufKind, Writer, parse_size},
     cli::{EngineArgs, ExportArgs, GgufArg, VerifyArgs},
-    event::{self, Candidate, Event, Origin, Record, run::Run},
+    event::{self, Candidate, CandidateId, Event, Origin, Record, run::Run},
     merge::Plan,
     model::{Engine, Generation, Request, ScoreRequest},
     recipe::{Recipe, write},
@@ -62,10 +62,14 @@ struct Provenance {
     /// What became another one while the run went on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<event::changes::Change>,
+    /// Candidates that the budget paid for, failed ones included: parents, unsearched merges and means are free.
     evals: u64,
-    /// The one reading of the sealed split, if it was read.
+    /// Whether any question stands in two parts of the run; absent in runs of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    questions: Option<event::QuestionsCompared>,
+    /// The one reading of the test split, if it was read.
     test: Option<event::TestReading>,
-    /// What the child makes of tasks that the search never asked, if the run had any.
+    /// What the child makes of tasks that are no part of the fitness, if the run had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_out: Option<event::HeldOutReading>,
     outputs: Vec<FileHash>,
@@ -131,7 +135,10 @@ impl Chosen {
             );
         };
         let recipe = match candidate.origin {
-            Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
+            Origin::Parent => {
+                let names = space.models.iter().map(|(name, _)| name.as_str());
+                verbatim(CandidateId::resolve(&candidate.id, names)?.model().unwrap_or_default())
+            }
             _ if space.models.is_empty() => bail!(
                 "{} searched bare genes, which make no model to export; the best ones are in {}",
                 dir.path().display(),
@@ -334,12 +341,11 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
 
 fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArgs) -> Result<Provenance> {
     let started = chosen.run.started.as_ref();
-    let (mut test, mut held_out, mut evals) = (None, None, 0);
+    let (mut test, mut held_out) = (None, None);
     for record in &chosen.records {
         match &record.event {
             Event::TestRead(reading) => test = Some(reading.clone()),
             Event::HeldOutRead(reading) => held_out = Some(reading.clone()),
-            Event::CandidateScored(_) | Event::CandidateFailed { .. } => evals += 1,
             _ => {}
         }
     }
@@ -372,7 +378,8 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArg
         parents: parent_files,
         tasks: started.tasks.clone(),
         changes: chosen.run.changes.clone(),
-        evals,
+        evals: chosen.run.evals,
+        questions: chosen.run.questions.clone(),
         test,
         held_out,
         outputs: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,

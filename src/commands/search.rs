@@ -32,7 +32,8 @@ use crate::{
     recipe::{Recipe, write},
     search::{
         self, Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, ExamTask, External, FitnessTask, Genome,
-        Materialize, MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
+        Materialize, MergeEvaluator, Parents, Plan, Resources, Unscored, compare_questions, parts_of_run, recipe_dtype,
+        run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
     store::{self, Cache, Journal, RunDir, RunLock},
@@ -52,6 +53,7 @@ pub fn search(args: SearchArgs) -> Outcome {
     let usual = PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp()));
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
+    prepared.refuse_used_questions()?;
     // All that can be wrong is found before there is a directory.
     let examiner = Examiner::new(&prepared)?;
     let holder = environment::holder();
@@ -266,6 +268,24 @@ impl Prepared {
             guard,
             since_start: Box::new(environment::stopwatch()),
         })
+    }
+
+    /// Whether any question stands in two parts of the run; `None` of a command, which keeps its questions to itself.
+    pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>> {
+        if self.space.fitness.command.is_some() {
+            return Ok(None);
+        }
+        let parts = parts_of_run(&self.tasks()?, &self.held_out()?, &self.space.finale)?;
+        Ok(Some(compare_questions(&parts)))
+    }
+
+    /// Refuses a search that would be judged by what it was bred on, unless its space allows that. Gives what was found.
+    pub fn refuse_used_questions(&self) -> Result<Option<event::QuestionsCompared>> {
+        let compared = self.questions_compared()?;
+        match compared.as_ref().and_then(event::QuestionsCompared::refusal) {
+            Some(reason) if !self.space.finale.allow_overlap => bail!(reason),
+            _ => Ok(compared),
+        }
     }
 
     /// The tasks of the fitness, loaded; one for each language.
@@ -574,6 +594,7 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
         space_digest: going.space_digest,
         ..examiner.started(prepared, going.budget)?
     };
+    let compared = prepared.questions_compared()?;
     let mut asking = examiner.asking;
     asking.set_cache(Cache::open(&dir.cache()));
     let plan = Plan {
@@ -621,6 +642,9 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
             let mut chronicle = Chronicle::open(opening, started, going.accepts_changes, clock, &listener)?;
             for note in going.notes {
                 chronicle.write(note)?;
+            }
+            if let Some(compared) = compared {
+                chronicle.questions_compared(compared)?;
             }
             let mut evaluator: Box<dyn Evaluator> = match &prepared.space.fitness.command {
                 Some(command) => Box::new(external(command, prepared, dir)),

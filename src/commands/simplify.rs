@@ -1,4 +1,4 @@
-//! `heterosis simplify`: the simplest recipe that is as good as the winner, tested on fresh questions.
+//! `heterosis simplify`: the simplest recipe that is as good as the winner, tested on questions that the run did not ask.
 
 use std::{collections::HashSet, path::Path};
 
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::SimplifyArgs,
     eval::stats::NonInferiority,
-    event::{Answer, Event, Origin, Record, run::Run, words::Unit},
+    event::{Answer, Event, Origin, Record, freshness::Freshness, run::Run, words::Unit},
     recipe::Recipe,
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
@@ -46,7 +46,10 @@ struct Questions {
     split: String,
     deciding: usize,
     confirming: usize,
-    /// Nobody in the run was asked them.
+    /// Nobody in the run was asked them, by their place in their files.
+    #[serde(skip)]
+    unasked: bool,
+    /// Nobody in the run was asked them, by what they ask: the run compared its questions.
     fresh: bool,
 }
 
@@ -76,12 +79,13 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     }
     let _lock = dir.lock(&environment::holder())?;
     let mut examiner = Examiner::new(&prepared, &dir, &records, args.limit)?;
+    examiner.questions.fresh &= Freshness::of(&run) == Freshness::Fresh;
     let questions = examiner.questions.clone();
     let unit = run.unit();
     let margin = args.margin / 100.0;
     let before = Complexity::of(&winner);
     if !args.json {
-        if !questions.fresh {
+        if !questions.unasked {
             tracing::warn!(
                 "the run has used all its {} questions; the winner was chosen on them and looks better there than it is, so \
                  the tests are harder on simpler recipes than they should be",
@@ -183,7 +187,7 @@ impl<'a> Examiner<'a> {
             since_start: Box::new(environment::stopwatch()),
         });
         let all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
-        let (chosen, fresh) = choose(&all, records, limit);
+        let (chosen, unasked) = choose(&all, records, limit);
         let part = |confirms: bool| {
             let of_task = |items: &Vec<usize>| -> Vec<usize> {
                 let is_confirming = |i: usize| i % CONFIRMING == CONFIRMING - 1;
@@ -213,7 +217,8 @@ impl<'a> Examiner<'a> {
                 split: all.split,
                 deciding: deciding.n(),
                 confirming: confirming.n(),
-                fresh,
+                unasked,
+                fresh: unasked,
             },
             evaluator,
             deciding,
@@ -267,14 +272,14 @@ fn choose(all: &Exam, records: &[Record], limit: Option<usize>) -> (Vec<Vec<usiz
         task.items.iter().filter(is_unused).copied().collect()
     };
     let mut chosen: Vec<Vec<usize>> = all.tasks.iter().map(unused).collect();
-    let fresh = chosen.iter().all(|items| items.len() >= FEWEST);
-    if !fresh {
+    let unasked = chosen.iter().all(|items| items.len() >= FEWEST);
+    if !unasked {
         chosen = all.tasks.iter().map(|task| task.items.clone()).collect();
     }
     for items in &mut chosen {
         items.truncate(limit.unwrap_or(usize::MAX));
     }
-    (chosen, fresh)
+    (chosen, unasked)
 }
 
 /// `24 numbers in 4 slices of 3 models`.

@@ -18,6 +18,7 @@ pub mod answer;
 pub mod data;
 pub mod exemplars;
 pub mod extract;
+pub mod identity;
 pub mod language;
 pub mod prompt;
 pub mod python_random;
@@ -31,6 +32,7 @@ pub use answer::{Answerer, answer};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Normalization, Step};
+use identity::Identity;
 use language::{Gate, Language};
 use prompt::Template;
 pub use prompt::{Chat, Message, Prompt, Shot};
@@ -279,6 +281,8 @@ struct ReadyShots {
 pub struct Question {
     /// File and row: `gsm8k/train/17`.
     pub id: String,
+    /// Its content, whatever way it came by.
+    pub identity: Identity,
     pub prompt: Prompt,
     /// What the answer is compared with; for log-likelihoods, the continuation; with choices, the right one.
     pub gold: String,
@@ -605,6 +609,7 @@ impl Task {
         let prompt = self.prompt.as_ref().filter(|_| self.kind() != Kind::Blank);
         Ok(Question {
             id: located.id.clone(),
+            identity: Identity::of(&asked(self.prompt.as_ref(), &located.row), &gold),
             gold,
             choices,
             right,
@@ -813,13 +818,25 @@ impl Drawer {
 
 impl ReadyShots {
     fn render(&self, task: &Task, row: &Row) -> Result<Shot, Error> {
-        let row = task.fields(row);
+        let fields = task.fields(row);
         let prompt = self.prompt.as_ref().or(task.prompt.as_ref());
+        let answer = self.target.render(&fields)?;
+        // Examples may have other fields than questions: their gold answer is then what they show.
+        let gold = task.gold.render(&fields).unwrap_or_else(|_| answer.clone());
         Ok(Shot {
-            question: prompt.map(|t| t.render(&row)).transpose()?.unwrap_or_default(),
-            answer: self.target.render(&row)?,
+            identity: Identity::of(&asked(prompt, row), &gold),
+            question: prompt.map(|t| t.render(&fields)).transpose()?.unwrap_or_default(),
+            answer,
         })
     }
+}
+
+/// The fields of a row that a template asks.
+fn asked(prompt: Option<&Template>, row: &Row) -> Vec<String> {
+    let names = prompt.iter().flat_map(|prompt| prompt.fields());
+    let fields = names.filter_map(|name| row.get(name));
+    let text = |field: &serde_json::Value| field.as_str().map_or_else(|| field.to_string(), String::from);
+    fields.map(text).collect()
 }
 
 /// Turns what was written into what is used: templates compiled, words of the language filled in, patterns compiled.

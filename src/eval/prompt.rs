@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
-use super::{Error, data::Row};
+use super::{Error, data::Row, identity::Identity};
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Template {
     environment: Environment<'static>,
     /// What the template is for, for error messages: `gsm8k: prompt`.
     place: String,
+    /// The fields that it names.
+    fields: Vec<String>,
 }
 
 const ONLY: &str = "text";
@@ -32,7 +34,21 @@ impl Template {
         environment
             .add_template_owned(ONLY, source.to_string())
             .map_err(|source| Error::template(&place, &source))?;
-        Ok(Template { environment, place })
+        let template = environment
+            .get_template(ONLY)
+            .map_err(|source| Error::template(&place, &source))?;
+        let mut fields: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        fields.sort_unstable();
+        Ok(Template {
+            environment,
+            place,
+            fields,
+        })
+    }
+
+    /// The fields that it names, whether a row has them or not.
+    pub fn fields(&self) -> &[String] {
+        &self.fields
     }
 
     /// # Errors
@@ -71,7 +87,7 @@ impl ListExpression {
     /// # Errors
     /// A field that the row does not have, a value that is no list of texts or numbers.
     pub fn evaluate(&self, row: &Row) -> Result<Vec<String>, Error> {
-        let Template { environment, place } = &self.template;
+        let Template { environment, place, .. } = &self.template;
         let fields: BTreeMap<_, _> = row.iter().map(|(name, field)| (name.clone(), value(field))).collect();
         let list = environment
             .compile_expression(&self.source)
@@ -127,6 +143,8 @@ pub struct Chat {
 /// A question that was answered, as an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shot {
+    /// Its content, as a question's.
+    pub identity: Identity,
     pub question: String,
     pub answer: String,
 }
@@ -219,6 +237,7 @@ mod tests {
 
     fn prompt() -> Prompt {
         let shot = |q: &str, a: &str| Shot {
+            identity: Identity::default(),
             question: q.into(),
             answer: a.into(),
         };

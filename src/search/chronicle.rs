@@ -11,8 +11,9 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Origin, Phase, Record,
-        RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading, changes::in_words,
+        self, Candidate, CandidateId, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Origin,
+        Phase, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
+        changes::in_words,
     },
     store::{Journal, Opening},
 };
@@ -34,9 +35,6 @@ pub struct Chronicle<'a> {
     started_ms: u64,
     answers: u64,
 }
-
-/// How the ids of optimizers' means begin.
-pub const MEAN: &str = "mean";
 
 #[derive(Default)]
 struct Past {
@@ -62,6 +60,7 @@ struct Past {
     examined: HashSet<(String, Phase)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
+    questions: Option<QuestionsCompared>,
     held_out: bool,
     done: bool,
     answer_count: u64,
@@ -226,7 +225,8 @@ impl<'a> Chronicle<'a> {
 
     /// Nothing but means is still to be handed back, or nothing at all.
     fn are_means_ahead(&self) -> bool {
-        self.past.ahead.values().all(|id| id.starts_with(MEAN))
+        let is_mean = |id: &String| matches!(id.parse(), Ok(CandidateId::Mean { .. }));
+        self.past.ahead.values().all(is_mean)
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.
@@ -279,6 +279,17 @@ impl<'a> Chronicle<'a> {
 
     pub fn is_done(&self) -> bool {
         self.past.done
+    }
+
+    /// What the comparison of the run's questions found: into the journal, unless it says so already or the run is done.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn questions_compared(&mut self, compared: QuestionsCompared) -> Result<(), Error> {
+        if self.past.done || self.past.questions.as_ref() == Some(&compared) {
+            return Ok(());
+        }
+        self.write(Event::QuestionsCompared(compared))
     }
 
     /// # Errors
@@ -496,6 +507,7 @@ impl Past {
                     .extend(answers.answers.into_iter().map(|a| (a.q.clone(), without_texts(a))));
             }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
+            Event::QuestionsCompared(compared) => past.questions = Some(compared),
             Event::Selected(selection) => past.selection = Some(selection),
             Event::TestRead(reading) => past.test = Some(reading),
             Event::HeldOutRead(_) => past.held_out = true,

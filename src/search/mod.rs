@@ -20,6 +20,7 @@ mod finale;
 mod genome;
 mod parents;
 mod pool;
+mod questions;
 mod race;
 mod scoring;
 mod soup;
@@ -43,10 +44,10 @@ pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verb
 pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
+pub use questions::{AskedPart, compare_questions, parts_of_run};
 pub use scoring::{Catalogue, Exam, ExamTask};
 pub use unscored::Unscored;
 
-use chronicle::MEAN;
 use crew::AtWork;
 use examination::Batch;
 use genome::Who;
@@ -54,7 +55,7 @@ use pool::Pool;
 use race::{Entrant, Genes, Pace, Race};
 
 use crate::{
-    event::{self, EndReason, Event, Level, Origin, Phase},
+    event::{self, CandidateId, EndReason, Event, Level, Origin, Phase},
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
     space::{self, GeneKind, GeneSpec, Space, Stage, Start},
@@ -119,6 +120,15 @@ pub enum Error {
          search space, start a new run (`heterosis check` tells which candidates can be merged)"
     )]
     NothingBred { failed: usize, most: usize, reason: String },
+    #[error(
+        "{id} cannot be scored on the {split} questions: {reason}. Nothing is decided without it: once that is mended, \
+         `heterosis resume` asks it again"
+    )]
+    Unjudged { id: String, split: String, reason: String },
+    #[error(transparent)]
+    Id(#[from] event::IdError),
+    #[error("the journal's recipe of {id} cannot be read: {source}")]
+    Recipe { id: CandidateId, source: serde_json::Error },
 }
 
 /// Who is to be scored.
@@ -409,7 +419,7 @@ impl Run<'_, '_> {
         let draws = random.ask().into_iter().take(n);
         let entrants: Vec<Entrant> = draws
             .map(|ask| Entrant {
-                id: format!("r{:04}", ask.id + 1),
+                id: CandidateId::Draw(ask.id + 1).to_string(),
                 origin: Origin::Random,
                 generation: None,
                 who: plan.genome.decode(&ask.genotype),
@@ -508,11 +518,12 @@ impl Run<'_, '_> {
     }
 
     /// A candidate with a score, for another exam.
-    fn again(&self, candidate: &event::Candidate) -> Entrant {
+    fn again(&self, candidate: &event::Candidate) -> Result<Entrant, Error> {
         let place = self.scored.iter().position(|c| c.id == candidate.id);
         let place = place.expect("whoever is asked again has a score");
         let of_stage = self.stages.iter().rev().find(|(began, _)| *began <= place);
-        Entrant::again(candidate, of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default())
+        let genes = of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default();
+        Entrant::again(candidate, genes, &self.plan.space.models)
     }
 
     /// One candidate after the other, a generation at a time: how it ended, and how many candidates were asked for.
@@ -554,7 +565,7 @@ impl Run<'_, '_> {
     /// A candidate of the optimizer's, with a name.
     fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
         Entrant {
-            id: format!("c{:04}", self.asked + ask.id + 1),
+            id: CandidateId::Search(self.asked + ask.id + 1).to_string(),
             origin: match warm.contains(&ask.genotype) {
                 true => Origin::WarmStart,
                 false => Origin::Search,
@@ -655,13 +666,11 @@ impl Run<'_, '_> {
             .chain(optimizer.mean())
             .collect();
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
-            let mut id = MEAN.to_string();
-            if genome.next_stage().is_some() {
-                id += &format!("-{}", genome.stage().name());
-            }
-            if i + 1 < means.len() {
-                id += &format!("-{}", i + 1);
-            }
+            let id = CandidateId::Mean {
+                stage: genome.next_stage().map(|_| genome.stage().name().into()),
+                restart: (i + 1 < means.len()).then_some(i + 1),
+            };
+            let id = id.to_string();
             let entrant = Entrant {
                 id: id.clone(),
                 origin: Origin::Mean,
@@ -681,10 +690,10 @@ impl Run<'_, '_> {
     fn champion(&mut self) -> Result<Recipe, Interrupt> {
         let best: Vec<&event::Candidate> = self.bred().into_iter().take(3).collect();
         let means = self.scored.iter().filter(|c| c.origin == Origin::Mean);
-        let contender = |c: &event::Candidate| (c.fitness, self.again(c).who);
-        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect();
+        let contender = |c: &event::Candidate| Ok((c.fitness, self.again(c)?.who));
+        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect::<Result<_, Error>>()?;
         if self.pace.is_racing() {
-            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect();
+            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
             let standard = self.standard.clone();
             for entrant in best {
                 if let Ok(evaluation) = self.sit(&entrant, &standard)? {
@@ -693,7 +702,8 @@ impl Run<'_, '_> {
             }
         } else {
             // They have answered all questions; a command that is asked again may say something else.
-            contenders.extend(best.into_iter().map(contender));
+            let best = best.into_iter().map(contender).collect::<Result<Vec<_>, Error>>()?;
+            contenders.extend(best);
         }
         // The mean stands first and wins ties.
         match contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }) {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     eval::stats,
-    event::{self, Candidate, Event, Origin, Score, TaskScore, shrinkage::Prior},
+    event::{self, Candidate, CandidateId, Event, Origin, Score, TaskScore, shrinkage::Prior},
     optim::{Answered, Fitness, Genotype, Outcome},
     recipe::Recipe,
     space::{GeneSpec, Racing},
@@ -88,7 +88,7 @@ struct Arm<'a> {
 impl Entrant {
     pub fn parent(name: &str) -> Self {
         Self {
-            id: format!("parent-{name}"),
+            id: CandidateId::Parent(name.into()).to_string(),
             origin: Origin::Parent,
             generation: None,
             genotype: Vec::new(),
@@ -108,22 +108,31 @@ impl Entrant {
         }
     }
 
-    /// A candidate that is known already, for another exam.
-    pub fn again(candidate: &Candidate, genes: Genes) -> Self {
-        let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
-        let who = match (recipe, candidate.recipe.get("genes")) {
+    /// A candidate that is known already, for another exam of a search among these models.
+    ///
+    /// # Errors
+    /// A parent that is none of the models, a recipe that cannot be read.
+    pub fn again(candidate: &Candidate, genes: Genes, models: &[(String, String)]) -> Result<Self, Error> {
+        let names = models.iter().map(|(name, _)| name.as_str());
+        let who = match (
+            CandidateId::resolve(&candidate.id, names)?,
+            candidate.recipe.get("genes"),
+        ) {
+            (CandidateId::Parent(model), _) => Who::Model(model),
             (_, Some(genes)) => Who::Genes(genes.clone()),
-            (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
-            _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
+            (id, None) => {
+                let recipe = serde_json::from_value(candidate.recipe.clone());
+                Who::Recipe(Box::new(recipe.map_err(|source| Error::Recipe { id, source })?))
+            }
         };
-        Self {
+        Ok(Self {
             id: candidate.id.clone(),
             origin: candidate.origin.clone(),
             generation: candidate.generation,
             genotype: candidate.genotype.clone(),
             genes,
             who,
-        }
+        })
     }
 
     pub(super) fn sitting<'a>(&'a self, exam: &'a Exam) -> Sitting<'a> {

@@ -373,7 +373,7 @@ pub enum Optimizer {
     Random,
 }
 
-/// Fresh questions, then the sealed test split once.
+/// The selection questions, then the test split once.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finale {
     pub finalists: usize,
@@ -382,6 +382,9 @@ pub struct Finale {
     /// Tasks that the search never asks: what the child forgot. Nothing is chosen by them, so they have no weights.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "without_weights")]
     pub held_out: Vec<TaskRef>,
+    /// The search may ask what the final asks; then nobody calls that fresh.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_overlap: bool,
 }
 
 /// Most questions of each task that choose among the finalists, unless the space says otherwise.

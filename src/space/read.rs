@@ -829,6 +829,7 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
         selection: split("selection"),
         test: split("test"),
         held_out: Vec::new(),
+        allow_overlap: false,
     };
     let Some(node) = node else { return Ok(finale) };
     let map = node.map()?;
@@ -847,6 +848,9 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
             split.limit = final_limit(&map)?;
             map.finish()?;
         }
+    }
+    if let Some(node) = map.optional("allow_overlap") {
+        finale.allow_overlap = node.bool()?;
     }
     if let Some(node) = map.optional("held_out") {
         if fitness.command.is_some() {

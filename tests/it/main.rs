@@ -7,6 +7,7 @@ mod combinations;
 mod data_flow;
 mod evaluation;
 mod program;
+mod questions;
 mod racing;
 mod runs;
 mod terminal;

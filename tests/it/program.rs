@@ -168,7 +168,7 @@ fn a_search_survives_kill_and_ends_the_same() {
     );
     let card_of_run = good(&["status", &arg(&whole)]);
     assert!(
-        card_of_run.contains("of the best expert") && card_of_run.contains("never asked, arith-en"),
+        card_of_run.contains("of the best expert") && card_of_run.contains("held out, arith-en"),
         "{card_of_run}"
     );
 
