@@ -3,6 +3,8 @@
 //! The journal holds these, one JSON line each; the dashboard, the report, `status`, `watch` and `resume` read nothing
 //! else. A field may be added; a field that is renamed, removed or changes its meaning bumps [`SCHEMA_VERSION`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use changes::Change;
@@ -105,6 +107,12 @@ pub enum Event {
     TestRead(TestReading),
     /// The winner and the parents on tasks that the search never asked.
     HeldOutRead(HeldOutReading),
+    /// The weights of `run_started.tasks` are these from here on: each is divided by a standard error.
+    Scaled {
+        weights: Vec<f64>,
+    },
+    /// A command's scores of a finalist, so that nobody is asked again by a run that was killed in the final.
+    Scores(Scores),
     /// Work stopped before the run was done; `resume` goes on.
     RunStopped {
         reason: String,
@@ -146,6 +154,9 @@ pub struct RunStarted {
     pub population: usize,
     pub device: String,
     pub dtype: String,
+    /// How much each of a command's scores counts, by name; less is better where the weight is negative.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub score_weights: BTreeMap<String, f64>,
 }
 
 /// The first stage is told by `run_started` too.
@@ -279,6 +290,14 @@ fn is_true(b: &bool) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_false(b: &bool) -> bool {
     !*b
+}
+
+/// What a command gave a candidate on a later split than the search's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    pub id: String,
+    pub split: String,
+    pub scores: BTreeMap<String, f64>,
 }
 
 /// A score with its uncertainty.

@@ -147,8 +147,8 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         },
         finish: false,
         search: evaluator.search_exam()?,
-        selection: evaluator.exam(&space.finale.selection)?,
-        test: evaluator.exam(&space.finale.test)?,
+        selection: evaluator.exam(&space.finale.selection.split, space.finale.selection_limit())?,
+        test: evaluator.exam(&space.finale.test.split, space.finale.test_limit())?,
         held_out: evaluator.held_out_exam()?,
         space,
     };

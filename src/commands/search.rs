@@ -19,6 +19,7 @@ use super::{
     Failure, Outcome, child, environment, final_limits,
     interruption::{Interruptions, Over, Voice, ended_at_once, guarded},
     models::{self, Computed, Runtime, read_recipe},
+    trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
@@ -32,10 +33,10 @@ use crate::{
     recipe::{Recipe, write},
     search::{
         self, Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, ExamTask, External, FitnessTask, Genome,
-        Materialize, MergeEvaluator, Parents, Plan, Resources, Unscored, compare_questions, parts_of_run, recipe_dtype,
-        run,
+        Materialize, MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, compare_questions, parts_of_run,
+        recipe_dtype, run,
     },
-    space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
+    space::{self, BareGene, Codec, Fold, GeneSpec, Limit, Shape, Space, TaskRef},
     store::{self, Cache, Journal, RunDir, RunLock},
 };
 
@@ -43,6 +44,9 @@ pub fn search(args: SearchArgs) -> Outcome {
     let mut space = Space::read(&args.space)?;
     resolve(&mut space, &args.space)?;
     space.search.seed = args.seed.unwrap_or(space.search.seed);
+    if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
+        return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
+    }
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let duration_ms = args.duration.as_deref().map(duration_ms).transpose()?;
     let budget = event::Budget {
@@ -63,6 +67,9 @@ pub fn search(args: SearchArgs) -> Outcome {
     };
     let space_yaml = prepared.space.to_yaml();
     dir.replace(&dir.space(), &space_yaml)?;
+    if let Some(command) = &prepared.space.fitness.command {
+        trust::remember(dir.path(), &command.command);
+    }
     let going = Going {
         dir: &dir,
         _lock: lock,
@@ -92,6 +99,9 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         notes.push(Event::Log { level, message });
     }
     let mut space = Space::read(&dir.space())?;
+    if let Some(command) = &space.fitness.command {
+        trust::confirm(dir.path(), &command.command, args.yes)?;
+    }
     let records = without_searched_answers(&dir)?;
     let limit = |typed: &Option<String>| typed.as_deref().map(final_limits::parse).transpose();
     let selection = limit(&args.selection_limit).map_err(|e| anyhow::anyhow!("--selection-limit: {e}"))?;
@@ -349,6 +359,9 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
                 *word = absolute(word)?;
             }
         }
+        if let Some(questions) = &mut command.questions {
+            *questions = absolute(questions)?;
+        }
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
     let words = space
@@ -500,6 +513,8 @@ pub fn duration_ms(text: &str) -> Result<u64> {
 /// The evaluator and its questions, all of them loaded.
 struct Examiner<'a> {
     asking: MergeEvaluator<'a>,
+    /// Of a command that says which they are.
+    of_command: Option<Questions>,
     search: Exam,
     selection: Exam,
     test: Exam,
@@ -509,15 +524,34 @@ struct Examiner<'a> {
 impl<'a> Examiner<'a> {
     /// Loads tasks and questions. Answers are kept in memory until there is a place for them.
     fn new(prepared: &'a Prepared) -> Result<Self> {
-        let (guard, finale) = (prepared.space.fitness.guard, &prepared.space.finale);
+        let (fitness, finale) = (&prepared.space.fitness, &prepared.space.finale);
         let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
-        let mut asking = prepared.evaluator(tasks, held_out, Cache::in_memory(), guard);
+        let mut asking = prepared.evaluator(tasks, held_out, Cache::in_memory(), fitness.guard);
+        let file = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
+        let of_command = file.map(|file| Questions::read(Path::new(file), fitness)).transpose()?;
+        let search = match &of_command {
+            Some(questions) => questions.exam(Split::Search.name(), Limit::All)?,
+            None => asking.search_exam()?,
+        };
+        let mut later = |split: &str, limit: Limit| match &of_command {
+            Some(questions) => questions.exam(split, limit),
+            None => asking.exam(split, limit),
+        };
+        let selection = later(&finale.selection.split, finale.selection_limit())?;
+        let test = match prepared.space.models.is_empty() {
+            true => Exam {
+                split: finale.test.split.clone(),
+                tasks: Vec::new(),
+            },
+            false => later(&finale.test.split, finale.test_limit())?,
+        };
         Ok(Self {
-            search: asking.search_exam()?,
-            selection: asking.exam(&finale.selection.split, finale.selection_limit())?,
-            test: asking.exam(&finale.test.split, finale.test_limit())?,
+            search,
+            selection,
+            test,
             held_out: asking.held_out_exam()?,
             asking,
+            of_command,
         })
     }
 
@@ -544,8 +578,11 @@ impl<'a> Examiner<'a> {
             space_digest: space.digest(),
             budget,
             models: models.collect::<Result<_>>()?,
-            tasks: self.tasks(&self.search),
-            held_out: self.tasks(&self.held_out),
+            tasks: self.tasks(&self.search, &|index| match &self.of_command {
+                Some(questions) => questions.digest(index),
+                None => self.asking.task_digest(index).to_string(),
+            }),
+            held_out: self.tasks(&self.held_out, &|index| self.asking.task_digest(index).to_string()),
             optimizer: serde_json::to_value(space.search.optimizer)?
                 .as_str()
                 .unwrap_or_default()
@@ -554,17 +591,18 @@ impl<'a> Examiner<'a> {
             population: space.search.population.unwrap_or(0),
             device: computed.device,
             dtype: computed.dtype,
+            score_weights: space.fitness.weights.iter().cloned().collect(),
         })
     }
 
-    fn tasks(&self, exam: &Exam) -> Vec<event::Task> {
+    fn tasks(&self, exam: &Exam, digest: &dyn Fn(usize) -> String) -> Vec<event::Task> {
         let task = |task: &ExamTask| event::Task {
             task: task.task.clone(),
             lang: task.lang.clone(),
             split: task.split.clone(),
             weight: task.weight,
             n: task.items.len(),
-            digest: self.asking.task_digest(task.index).to_string(),
+            digest: digest(task.index),
             metric: task.metric().into(),
         };
         exam.tasks.iter().map(task).collect()
@@ -634,9 +672,14 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
                 now_ms: &environment::now_ms,
                 sleep: &std::thread::sleep,
             };
+            let command = prepared.space.fitness.command.as_ref();
+            let mut external = command.map(|command| external(command, prepared, dir));
             let opening = Journal::open(&dir.journal())?.shown_to(|record| {
                 if let Event::Answers(answers) = &record.event {
-                    asking.remember(answers);
+                    match &mut external {
+                        Some(external) => external.remember(answers),
+                        None => asking.remember(answers),
+                    }
                 }
             });
             let mut chronicle = Chronicle::open(opening, started, going.accepts_changes, clock, &listener)?;
@@ -646,8 +689,8 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
             if let Some(compared) = compared {
                 chronicle.questions_compared(compared)?;
             }
-            let mut evaluator: Box<dyn Evaluator> = match &prepared.space.fitness.command {
-                Some(command) => Box::new(external(command, prepared, dir)),
+            let mut evaluator: Box<dyn Evaluator> = match external {
+                Some(external) => Box::new(external),
                 None => Box::new(asking),
             };
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
@@ -705,7 +748,8 @@ pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &P
         };
         write().map_err(unwritten)
     };
-    let candidates = dir.join("candidates");
+    // A program may work in a directory of its own.
+    let candidates = std::path::absolute(dir.join("candidates")).unwrap_or_else(|_| dir.join("candidates"));
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command

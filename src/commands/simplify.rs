@@ -133,7 +133,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         recipe: simplest,
     };
     if let Some(file) = &args.out {
-        std::fs::write(file, &simplified.yaml).with_context(|| format!("cannot write {}", file.display()))?;
+        super::replacement::replace(file, &simplified.yaml).map_err(Failure::Work)?;
     }
     match args.json {
         true => print_json(&simplified),
@@ -186,7 +186,17 @@ impl<'a> Examiner<'a> {
             guard: None,
             since_start: Box::new(environment::stopwatch()),
         });
-        let all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
+        let mut all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
+        let scaled = records.iter().find_map(|record| match &record.event {
+            Event::Scaled { weights } => Some(weights),
+            _ => None,
+        });
+        for task in &mut all.tasks {
+            task.weight = scaled
+                .and_then(|weights| weights.get(task.index))
+                .copied()
+                .unwrap_or(task.weight);
+        }
         let (chosen, unasked) = choose(&all, records, limit);
         let part = |confirms: bool| {
             let of_task = |items: &Vec<usize>| -> Vec<usize> {
@@ -242,7 +252,9 @@ impl<'a> Examiner<'a> {
         let evaluation = match self.evaluator.evaluate(&sitting, &mut |_| {}) {
             Ok(evaluation) => evaluation,
             Err(Unscored::Candidate { reason }) => return Err(reason),
-            Err(Unscored::Machine { reason }) => return Err(self.broken.insert(reason).clone()),
+            Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
+                return Err(self.broken.insert(reason).clone());
+            }
         };
         let tasks = exam.tasks.iter().zip(&evaluation.answers);
         Ok(tasks

@@ -155,7 +155,8 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         )),
         Event::RunFailed { reason } => Some((Level::Error, format!("the run failed: {reason}"))),
         Event::Log { level, message } => Some((*level, message.clone())),
-        Event::CandidateStarted { .. } | Event::Progress(_) | Event::Answers(_) => None,
+        Event::Scaled { .. } => info("tasks are weighed by the first model's standard errors".into()),
+        Event::CandidateStarted { .. } | Event::Progress(_) | Event::Answers(_) | Event::Scores(_) => None,
     }
 }
 

@@ -21,12 +21,16 @@ pub struct Template {
 
 const ONLY: &str = "text";
 
+/// What one rendering may spend (an instruction, or 64 bytes, each; 3 MB at most): a task file is often somebody else's.
+const FUEL: u64 = 50_000;
+
 impl Template {
     /// # Errors
     /// Bad Jinja.
     pub fn new(place: impl Into<String>, source: &str) -> Result<Self, Error> {
         let place = place.into();
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|source| Error::template(&place, &source))?);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -226,6 +230,19 @@ mod tests {
         ] {
             assert_eq!(render(source).unwrap(), expected, "{source}");
         }
+    }
+
+    /// A task file is often somebody else's: what its templates do has an end.
+    #[test]
+    fn a_template_that_never_ends_is_stopped() {
+        let doubling =
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        let message = render(doubling).unwrap_err().to_string();
+        assert!(message.contains("t: prompt") && message.contains("fuel"), "{message}");
+        let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        assert!(render(nested).is_err());
+        let list = ListExpression::new("t: choices", "(range(99999)|list) * 99999").unwrap();
+        assert!(list.evaluate(&Row::new()).is_err());
     }
 
     #[test]

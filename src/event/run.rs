@@ -60,6 +60,8 @@ pub struct Run {
     pub resumes: usize,
     /// What is another one than when the run began.
     pub changes: Vec<Change>,
+    /// The tasks' weights are divided by standard errors.
+    pub is_scaled: bool,
     /// Wall clock of the first record.
     pub started_ms: u64,
     /// Wall clock of the last record.
@@ -266,6 +268,13 @@ impl Run {
                 self.search_ended = Some(*reason);
                 self.evals = *evals;
             }
+            Event::Scaled { weights } => {
+                let tasks = self.started.iter_mut().flat_map(|started| &mut started.tasks);
+                tasks.zip(weights).for_each(|(task, weight)| task.weight = *weight);
+                self.is_scaled = true;
+            }
+            // Told together when all are known.
+            Event::Scores(_) => {}
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
             Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),
@@ -608,6 +617,13 @@ impl Run {
             out_a.cmp(&out_b).then(b.total_cmp(&a))
         });
         ranking
+    }
+
+    /// Whether the fitness adds accuracies and log-likelihoods as they are.
+    pub fn mixes_kinds(&self) -> bool {
+        let tasks = self.started.iter().flat_map(|started| &started.tasks);
+        let (likelihoods, others): (Vec<_>, Vec<_>) = tasks.partition(|task| task.metric == LOG_LIKELIHOOD);
+        !self.is_scaled && !likelihoods.is_empty() && !others.is_empty()
     }
 
     pub fn answers_of(&self, id: &str) -> &[Answers] {

@@ -94,6 +94,10 @@ impl Unit {
     }
 }
 
+/// What is said where a fitness adds accuracies and log-likelihoods.
+pub const MIXED_KINDS: &str = "the fitness adds accuracies (shares) and log-likelihoods (nats) as they are, so that whichever \
+                               varies more decides; fitness.scale: standard_error makes them comparable";
+
 /// `evals/arith-es.yaml` → `arith-es`; with the language where the name does not already end in it.
 pub fn task_name(task: &str, lang: &str) -> String {
     let file = task.rsplit('/').next().unwrap_or(task);

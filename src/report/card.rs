@@ -50,7 +50,7 @@ fn models(card: &Card) -> Vec<String> {
 }
 
 /// `hf:owner/name@revision` → `owner/name`; of a path on somebody's disk only the last part.
-pub(super) fn hub_name(model: &str) -> String {
+pub fn hub_name(model: &str) -> String {
     match model.strip_prefix("hf:") {
         Some(rest) => rest.split('@').next().unwrap_or(rest).to_owned(),
         None => model
@@ -61,6 +61,21 @@ pub(super) fn hub_name(model: &str) -> String {
             .to_owned(),
     }
 }
+
+/// How the model is loaded, wherever the card lies.
+const USE: &str = "## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model_id = \".\"  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(model_id)
+model = AutoModelForCausalLM.from_pretrained(model_id, dtype=\"auto\")
+inputs = tokenizer(\"Question: \", return_tensors=\"pt\")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
+```
+
+";
 
 fn front_matter(card: &Card) -> String {
     let mut out = String::from("---\nbase_model:\n");
@@ -105,7 +120,7 @@ fn model_index(card: &Card) -> String {
             out,
             "  - task:\n      type: text-generation\n    dataset:\n      name: {}\n      type: {}\n      split: {}\n",
             scalar(&task),
-            scalar(&score.task),
+            scalar(&task_name(&score.task, "")),
             scalar(&score.split)
         );
         let _ = write!(
@@ -167,6 +182,7 @@ fn body(card: &Card) -> String {
         card.profile
     );
     let _ = writeln!(out, "## Recipe\n\n```yaml\n{}\n```\n", card.recipe_yaml.trim_end());
+    out += USE;
     out += &licenses(card);
     out + &provenance(card)
 }
@@ -420,6 +436,36 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("The most restrictive of them, `apache-2.0`,"), "{text}");
+    }
+
+    /// A stranger's run may be called what it likes: its card stays one document with the licence that the parents have, and
+    /// its report a page without scripts.
+    #[test]
+    fn no_name_breaks_out_of_the_front_matter_or_the_page() {
+        let evil = serde_json::Value::from("x\"\n---\nlicense: evil\n<script>alert(1)</script>").to_string();
+        let evil = evil.trim_matches('"');
+        let mut text = serde_json::to_string(&rehearsal::journal()).unwrap();
+        for name in ["bilingual-maths", "c0047", "arith-es", "tiny-maths"] {
+            assert!(text.contains(name), "{name}");
+            text = text.replace(name, &format!("{name}{evil}"));
+        }
+        let records: Vec<crate::event::Record> = serde_json::from_str(&text).unwrap();
+        let run = Run::from_records(&records);
+        let id = run.winner().unwrap().id.clone();
+        assert!(id.contains("<script>"));
+        let mut card = card(&run, &id);
+        card.models = &[];
+        let text = model_card(&card);
+        let front = front(&text);
+        assert_eq!(front["license"], "apache-2.0");
+        assert_eq!(front["library_name"], "transformers");
+        assert!(
+            front["model-index"][0]["name"].as_str().unwrap().contains("<script>"),
+            "{text}"
+        );
+        for (name, text) in crate::report::files(&records) {
+            assert!(name.ends_with(".csv") || !text.contains("<script"), "{name}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
 use crate::event::words::{
-    budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
+    MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
 };
 use crate::event::{HeldOutTask, Level, TestReading};
 
@@ -677,7 +677,8 @@ fn facts(run: &Run) -> String {
             "{} · {} · weight {} · {} · {}",
             t.split,
             counted(t.n, "question"),
-            t.weight,
+            // Four digits of a scaled one.
+            (t.weight * 1e4).round() / 1e4,
             t.metric,
             short(&t.digest)
         );
@@ -693,6 +694,14 @@ fn facts(run: &Run) -> String {
         fact(
             Freshness::of(run).test_word(),
             format!("{}: {}", reading.split, tasks.join(", ")),
+        );
+    }
+    if run.mixes_kinds() {
+        fact("weights", MIXED_KINDS.into());
+    } else if run.is_scaled {
+        fact(
+            "weights",
+            "divided by the standard errors of the first model's scores".into(),
         );
     }
     fact(

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, race::Entrant, scoring::Answers};
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{
@@ -25,8 +25,9 @@ impl Run<'_, '_> {
             Some(selection) => selection.clone(),
             None => self.select()?,
         };
-        // A command keeps its questions to itself: there is nothing sealed to read.
-        if self.chronicle.past_test().is_none() && !self.plan.test.tasks.is_empty() {
+        // A command that keeps its questions to itself has nothing sealed to read, and bare genes no parents to compare with.
+        let can_compare = !self.plan.test.tasks.is_empty() && !self.plan.space.models.is_empty();
+        if self.chronicle.past_test().is_none() && can_compare {
             self.read_test(&selection)?;
         }
         if !self.chronicle.past_held_out() && !self.plan.held_out.tasks.is_empty() {
@@ -45,7 +46,7 @@ impl Run<'_, '_> {
     fn finalists(&self) -> Vec<Candidate> {
         let bred = self.bred();
         let field: Vec<&Candidate> = match self.plan.space.fitness.is_pareto() {
-            true => front(&bred),
+            true => front(&bred, self.plan),
             false => bred.clone(),
         };
         let always = self.scored.iter().filter(|c| {
@@ -231,9 +232,9 @@ impl Run<'_, '_> {
     }
 }
 
-/// The candidates that no other one beats in every task, in their order.
-fn front<'a>(candidates: &[&'a Candidate]) -> Vec<&'a Candidate> {
-    let scores = |c: &Candidate| c.tasks.iter().map(|t| t.score.value).collect::<Vec<_>>();
+/// The candidates that no other one beats in every objective, in their order.
+fn front<'a>(candidates: &[&'a Candidate], plan: &Plan) -> Vec<&'a Candidate> {
+    let scores = |c: &Candidate| plan.objectives_of(&c.tasks).unwrap_or_default();
     let dominates = |a: &Candidate, b: &Candidate| {
         let pairs: Vec<(f64, f64)> = scores(a).into_iter().zip(scores(b)).collect();
         pairs.iter().all(|(a, b)| a >= b) && pairs.iter().any(|(a, b)| a > b)

@@ -1,224 +1,224 @@
-//! The questions of a run's parts beside each other, before anything is asked: what chooses must not also judge.
+//! The questions that a command answers one by one, where it says so beforehand: a file of their names, `fitness.questions`.
+//!
+//! With them an exam of a command is an exam like any other: races ask some of the questions, candidates are compared on the
+//! same ones, and the test split is read once. What a question is, only the command knows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use super::{Error, FitnessTask};
+use serde::Deserialize;
+
+use super::{Catalogue, Error, Exam, ExamTask};
 use crate::{
-    eval::{Question, Split, identity, identity::Identity},
-    event::{
-        QuestionsCompared,
-        freshness::{Part, PartOfRun, Published, Shared},
-    },
-    space::Finale,
+    eval,
+    merge::yaml::did_you_mean,
+    space::{Fitness, Limit},
 };
 
-/// One task's questions in one part of a run.
+/// One line of the file.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    id: String,
+    split: String,
+    #[serde(default = "only_task")]
+    task: String,
+    #[serde(default)]
+    lang: String,
+}
+
+fn only_task() -> String {
+    "questions".into()
+}
+
+/// All questions of a command.
 #[derive(Clone, Debug)]
-pub struct AskedPart {
-    pub part: Part,
-    pub task: String,
-    pub lang: String,
-    pub split: String,
-    /// Id and content of each question; examples have no id.
-    pub questions: Vec<(String, Identity)>,
+pub struct Questions {
+    all: Vec<Question>,
+    /// Task and language, in the order of the file, with how much each counts.
+    tasks: Vec<((String, String), f64)>,
 }
 
-/// All questions of a search on tasks, and the examples in their prompts.
-///
-/// # Errors
-/// A split that a task does not have, data that cannot be read.
-pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Finale) -> Result<Vec<AskedPart>, Error> {
-    let mut parts = Vec::new();
-    let mut shots: BTreeMap<(String, String), HashSet<Identity>> = BTreeMap::new();
-    let mut add = |part, task: &FitnessTask, split: Split, limit: Option<usize>| -> Result<(), Error> {
-        let (name, lang) = (task.task.name().to_string(), task.task.lang().to_string());
-        let mut questions = task.task.questions(split)?;
-        questions.truncate(limit.unwrap_or(usize::MAX));
-        let examples = questions.iter().flat_map(|q| &q.prompt.shots).map(|shot| shot.identity);
-        shots.entry((name.clone(), lang.clone())).or_default().extend(examples);
-        let content = |q: &Question| (q.id.clone(), q.identity);
-        parts.push(AskedPart {
-            part,
-            task: name,
-            lang,
-            split: split.name().into(),
-            questions: questions.iter().map(content).collect(),
-        });
-        Ok(())
-    };
-    for task in tasks {
-        add(Part::Search, task, task.split, task.limit)?;
-        for (part, split, limit) in [
-            (Part::Selection, &finale.selection.split, finale.selection_limit()),
-            (Part::Test, &finale.test.split, finale.test_limit()),
-        ] {
-            let known = Split::from_name(split).ok_or_else(|| Error::NoQuestions {
-                task: task.task.name().into(),
-                split: split.clone(),
-            })?;
-            add(part, task, known, limit.most())?;
-        }
-    }
-    for task in held_out {
-        add(Part::HeldOut, task, task.split, task.limit)?;
-    }
-    let shots = shots.into_iter().filter(|(_, examples)| !examples.is_empty());
-    parts.extend(shots.map(|((task, lang), examples)| AskedPart {
-        part: Part::Shots,
-        task,
-        lang,
-        split: String::new(),
-        questions: examples.into_iter().map(|identity| (String::new(), identity)).collect(),
-    }));
-    Ok(parts)
-}
-
-/// Looks for questions that stand in two parts, for published test questions that choose, and for problems that come again
-/// in another form.
-pub fn compare_questions(parts: &[AskedPart]) -> QuestionsCompared {
-    let mut compared = QuestionsCompared {
-        parts: parts.iter().map(AskedPart::in_event).collect(),
-        ..QuestionsCompared::default()
-    };
-    for first in parts {
-        for second in parts.iter().filter(|second| judges(second.part, first.part)) {
-            let (same, near) = first.in_common(second);
-            let shared = |n| Shared {
-                first: first.in_event(),
-                second: second.in_event(),
-                n,
-            };
-            compared.overlaps.extend((same > 0).then(|| shared(same)));
-            // Nothing is chosen by the test, so it may hold what the held-out tasks ask in another language.
-            let tells = near > 0 && first.part != Part::Test;
-            compared.near.extend(tells.then(|| shared(near)));
-        }
-    }
-    compared.published = parts
-        .iter()
-        .filter(|p| p.part <= Part::Selection)
-        .flat_map(AskedPart::published)
-        .collect();
-    compared
-}
-
-/// Whether a question of `later` is worth less for having been in `earlier`. That examples are search questions harms nobody.
-fn judges(later: Part, earlier: Part) -> bool {
-    earlier < later && later >= Part::Selection
-}
-
-impl AskedPart {
-    fn in_event(&self) -> PartOfRun {
-        PartOfRun {
-            part: self.part,
-            task: self.task.clone(),
-            lang: self.lang.clone(),
-            split: self.split.clone(),
-            n: self.questions.len(),
-        }
+impl Questions {
+    /// Reads the questions of a command; `fitness.weights` are its tasks'.
+    ///
+    /// # Errors
+    /// Names the file and the line; a weight of a task that is not there.
+    pub fn read(file: &Path, fitness: &Fitness) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(file).map_err(|source| eval::Error::Read {
+            file: file.into(),
+            source,
+        })?;
+        Self::parse(file, &text, fitness)
     }
 
-    /// How many of another part's questions are here too, and how many in another form.
-    fn in_common(&self, other: &AskedPart) -> (usize, usize) {
-        let contents: HashSet<Identity> = self.questions.iter().map(|q| q.1).collect();
-        let texts: HashSet<u64> = contents.iter().map(|c| c.text).collect();
-        let problem = |identity: Identity| identity::published(identity).map(|p| p.problem);
-        let problems: HashSet<usize> = contents.iter().filter_map(|c| problem(*c)).collect();
-        let (mut same, mut near) = (0, 0);
-        for (_, question) in &other.questions {
-            if contents.contains(question) {
-                same += 1;
-            } else if texts.contains(&question.text) || problem(*question).is_some_and(|p| problems.contains(&p)) {
-                near += 1;
-            }
-        }
-        (same, near)
-    }
-
-    /// The published test questions among these, by benchmark.
-    fn published(&self) -> Vec<Published> {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (id, content) in &self.questions {
-            // MGSM's English problems are GSM8K's test questions; half of them are what the built-in tasks search on.
-            let is_search_half = mgsm_row(id).is_some_and(|row| row < identity::MGSM_TEST);
-            if let Some(known) = identity::published(*content).filter(|p| p.is_test && !is_search_half) {
-                *counts.entry(known.benchmark).or_default() += 1;
-            }
-        }
-        let published = |(benchmark, n): (&str, usize)| Published {
-            part: self.in_event(),
-            benchmark: benchmark.into(),
-            n,
+    fn parse(file: &Path, text: &str, fitness: &Fitness) -> Result<Self, Error> {
+        let wrong = |line: usize, message: String| eval::Error::Row {
+            file: file.into(),
+            line,
+            message,
         };
-        counts.into_iter().map(published).collect()
+        let mut seen: BTreeMap<(String, String, String, String), usize> = BTreeMap::new();
+        let (mut all, mut names): (Vec<Question>, Vec<(String, String)>) = (Vec::new(), Vec::new());
+        for (text, line) in text.lines().zip(1..).filter(|(text, _)| !text.trim().is_empty()) {
+            let question: Question = serde_json::from_str(text).map_err(|e| wrong(line, e.to_string()))?;
+            let Question { id, split, task, lang } = question.clone();
+            let name = (task.clone(), lang.clone());
+            if let Some(first) = seen.insert((task, lang, split, id), line) {
+                return Err(wrong(line, format!("this question stands on line {first} already")).into());
+            }
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            all.push(question);
+        }
+        let known: Vec<&str> = names.iter().map(|(task, _)| task.as_str()).collect();
+        for (name, weight) in &fitness.weights {
+            if !known.contains(&name.as_str()) {
+                let hint = did_you_mean(name, &known);
+                return Err(wrong(
+                    1,
+                    format!("there are no questions of the task '{name}', which has a weight{hint}"),
+                )
+                .into());
+            }
+            if *weight <= 0.0 {
+                return Err(wrong(
+                    1,
+                    format!(
+                        "the task '{name}' has a weight of {weight}; give its answers scores of which more is better"
+                    ),
+                )
+                .into());
+            }
+        }
+        let weight = |task: &str| match fitness.weights.is_empty() {
+            true => Some(1.0),
+            false => fitness
+                .weights
+                .iter()
+                .find(|(name, _)| name == task)
+                .map(|(_, weight)| *weight),
+        };
+        let tasks = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), weight(&name.0)?)));
+        Ok(Self {
+            tasks: tasks.collect(),
+            all,
+        })
     }
-}
 
-/// The row of a question of MGSM's files: `mgsm/mgsm_en/17`.
-fn mgsm_row(id: &str) -> Option<usize> {
-    id.strip_prefix("mgsm/mgsm_")?.rsplit_once('/')?.1.parse().ok()
+    /// The questions of a split, at most so many of each task.
+    ///
+    /// # Errors
+    /// A task without questions there.
+    pub fn exam(&self, split: &str, limit: Limit) -> Result<Exam, Error> {
+        let tasks = self.tasks.iter().zip(0..).map(|((name, weight), index)| {
+            let of_task = self.all.iter().filter(|q| (&q.task, &q.lang) == (&name.0, &name.1));
+            let asked = of_task.filter(|q| q.split == split);
+            let ids: Vec<String> = asked
+                .map(|q| q.id.clone())
+                .take(limit.most().unwrap_or(usize::MAX))
+                .collect();
+            if ids.is_empty() {
+                return Err(Error::NoQuestions {
+                    task: name.0.clone(),
+                    split: split.into(),
+                });
+            }
+            Ok(ExamTask {
+                index,
+                split: split.into(),
+                task: name.0.clone(),
+                lang: name.1.clone(),
+                weight: *weight,
+                is_likelihood: false,
+                items: (0..ids.len()).collect(),
+                catalogue: Arc::new(Catalogue {
+                    lengths: vec![0; ids.len()],
+                    ids,
+                }),
+            })
+        });
+        Ok(Exam {
+            split: split.into(),
+            tasks: tasks.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// BLAKE3 of a task's questions, in hex.
+    pub fn digest(&self, index: usize) -> String {
+        let mut hasher = blake3::Hasher::new();
+        if let Some(((task, lang), _)) = self.tasks.get(index) {
+            let of_task = self.all.iter().filter(|q| (&q.task, &q.lang) == (task, lang));
+            for question in of_task {
+                hasher.update(
+                    format!("{:?}", (&question.task, &question.lang, &question.split, &question.id)).as_bytes(),
+                );
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::space::Space;
 
-    fn part(part: Part, task: &str, questions: &[(&str, &str)]) -> AskedPart {
-        AskedPart {
-            part,
-            task: task.into(),
-            lang: "en".into(),
-            split: "s".into(),
-            questions: questions
-                .iter()
-                .zip(0..)
-                .map(|((asked, gold), i): (_, usize)| (format!("{task}/{i}"), Identity::of(&[asked.to_string()], gold)))
-                .collect(),
-        }
+    fn fitness(weights: &str) -> Fitness {
+        let text = format!("name: t\ngenes: {{x: [0, 1]}}\nfitness: {{command: [a], questions: q.jsonl{weights}}}\n");
+        Space::parse(Path::new("s.yaml"), &text).unwrap().fitness
     }
 
-    fn pairs(shared: &[Shared]) -> Vec<(Part, Part, usize)> {
-        shared.iter().map(|s| (s.first.part, s.second.part, s.n)).collect()
+    fn parse(text: &str, weights: &str) -> Result<Questions, String> {
+        Questions::parse(Path::new("q.jsonl"), text, &fitness(weights)).map_err(|e| e.to_string())
     }
 
-    /// "On 60 questions never used before" was said of the very questions that the search was bred on, by three ways to it.
+    const TWO: &str = r#"{"id": "1", "split": "search", "task": "a"}
+{"id": "2", "split": "search", "task": "a"}
+
+{"id": "1", "split": "test", "task": "a"}
+{"id": "1", "split": "search", "task": "b", "lang": "es"}
+"#;
+
     #[test]
-    fn a_question_is_the_same_whatever_way_it_came_by() {
-        let search = part(Part::Search, "a", &[("one?", "1"), ("two?", "2"), ("three?", "3")]);
-        let elsewhere = part(
-            Part::Test,
-            "b",
-            &[("Q:  three?", "x\n#### 3"), ("four?", "4"), ("one ?", "1.0")],
+    fn questions_make_an_exam_of_each_split() {
+        let questions = parse(TWO, ", weights: {a: 1, b: 3}").unwrap();
+        let split = |split: &str, limit: Option<usize>| questions.exam(split, limit.into());
+        let search = split("search", None).unwrap();
+        assert_eq!(
+            (search.n(), search.tasks[1].weight, search.tasks[1].lang.as_str()),
+            (3, 3.0, "es")
         );
-        let compared = compare_questions(&[search.clone(), elsewhere]);
-        assert_eq!(pairs(&compared.overlaps), [(Part::Search, Part::Test, 2)]);
-        assert!(!compared.is_clean());
-        let disjoint = part(Part::Test, "b", &[("five?", "5"), ("four?", "4")]);
-        assert!(compare_questions(&[search.clone(), disjoint]).is_clean());
-        let other_answer = part(Part::HeldOut, "b", &[("one?", "uno"), ("six?", "6")]);
-        let compared = compare_questions(&[search, other_answer]);
-        assert!(compared.is_clean());
-        assert_eq!(pairs(&compared.near), [(Part::Search, Part::HeldOut, 1)]);
+        assert_eq!(search.tasks[0].catalogue.ids, ["1", "2"]);
+        assert_eq!(split("search", Some(1)).unwrap().n(), 2);
+        let missing = split("test", None).unwrap_err().to_string();
+        assert!(missing.contains("'b' has no questions in its test split"), "{missing}");
     }
 
     #[test]
-    fn what_is_shown_with_its_answer_is_used_too() {
-        let parts = [
-            part(Part::Search, "a", &[("one?", "1")]),
-            part(Part::Selection, "a", &[("two?", "2")]),
-            part(Part::Test, "a", &[("three?", "3")]),
-            part(Part::HeldOut, "b", &[("two?", "2"), ("three?", "3")]),
-            part(Part::Shots, "a", &[("one?", "1"), ("three?", "3")]),
-        ];
-        let compared = compare_questions(&parts);
-        let mut found = pairs(&compared.overlaps);
-        found.sort_unstable();
-        let expected = [
-            (Part::Shots, Part::Test, 1),
-            (Part::Shots, Part::HeldOut, 1),
-            (Part::Selection, Part::HeldOut, 1),
-            (Part::Test, Part::HeldOut, 1),
-        ];
-        assert_eq!(found, expected, "an example may be a search question");
+    fn what_is_wrong_with_a_file_of_questions_is_named() {
+        let twice = format!("{TWO}{}", r#"{"id": "1", "split": "test", "task": "a"}"#);
+        assert!(
+            parse(&twice, "")
+                .unwrap_err()
+                .starts_with("q.jsonl:6: this question stands on line 4")
+        );
+        assert!(
+            parse("{\"id\": \"1\"}", "")
+                .unwrap_err()
+                .contains("q.jsonl:1: missing field `split`")
+        );
+        assert!(
+            parse(TWO, ", weights: {aa: 1}")
+                .unwrap_err()
+                .contains("did you mean 'a'?")
+        );
+        assert!(
+            parse(TWO, ", weights: {a: -1, b: 1}")
+                .unwrap_err()
+                .contains("weight of -1")
+        );
     }
 }

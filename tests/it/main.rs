@@ -4,8 +4,11 @@
 
 mod check;
 mod combinations;
+mod commands;
 mod data_flow;
 mod evaluation;
+mod files;
+mod fuzz;
 mod program;
 mod questions;
 mod racing;

@@ -20,7 +20,9 @@ pub fn heterosis(args: &[&str]) -> Command {
         .args(args)
         .current_dir(root())
         .stdin(Stdio::null())
-        .env("NO_COLOR", "1");
+        .env("NO_COLOR", "1")
+        // Not the developer's own.
+        .env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
