@@ -146,6 +146,12 @@ pub struct ResumeArgs {
     /// End the search where it stands and go to the final.
     #[arg(long)]
     pub finish: bool,
+    /// Go on although models, tasks or space.yaml are not what they were when the run began; it is told ever after.
+    #[arg(long)]
+    pub accept_changes: bool,
+    /// Cut a damaged journal before its first damaged line, after copying it, and go on from there.
+    #[arg(long)]
+    pub truncate_damaged: bool,
     /// Start the run's own evaluator program without asking, though the run was not begun here.
     #[arg(long)]
     pub yes: bool,

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use changes::Change;
+
+pub mod changes;
 pub mod exam;
 pub mod freshness;
 mod id;
@@ -48,6 +51,15 @@ pub enum Event {
     /// A process took the run up again, after a stop or a crash.
     RunResumed {
         engine_version: String,
+        /// As in [`RunStarted`]; empty in older journals.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        engine_build: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        instruction_set: String,
+    },
+    /// The run goes on with something else than it began with, because somebody said so.
+    RunChanged {
+        changes: Vec<Change>,
     },
     /// Whether any question stands in two parts of the run; before the first candidate. Journals of older builds have none.
     QuestionsCompared(QuestionsCompared),
@@ -119,16 +131,24 @@ pub enum Event {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunStarted {
     pub name: String,
     pub engine_version: String,
+    /// Digest of the sources that compute, and what they use of the processor; empty in older journals.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub engine_build: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instruction_set: String,
     pub seed: u64,
     /// BLAKE3 of the filled-in search space.
     pub space_digest: String,
     pub budget: Budget,
     pub models: Vec<Model>,
     pub tasks: Vec<Task>,
+    /// Tasks that only the final asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<Task>,
     pub optimizer: String,
     pub genes: Vec<String>,
     pub population: usize,
@@ -166,6 +186,9 @@ pub struct Model {
     /// MODEL as the user wrote it.
     pub model: String,
     pub digest: String,
+    /// Of its tokenizer, chat template and generation config; empty without a tokenizer, and in older journals.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tokenizer_digest: String,
     pub is_base: bool,
 }
 
@@ -231,7 +254,7 @@ pub struct Answers {
     pub task: String,
     pub lang: String,
     pub split: String,
-    /// Content key: effective weights, task digest, questions, profile, dtype, engine version.
+    /// Content key: effective weights, tokenizer, and what computed them (engine build, instruction set, device, dtype).
     pub key: String,
     pub answers: Vec<Answer>,
 }

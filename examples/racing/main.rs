@@ -160,12 +160,11 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         space,
     };
     let path = dir.join("journal.jsonl");
-    let (journal, records) = Journal::open(&path)?;
     let clock = Clock {
         now_ms: &|| 0,
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, simulated::started(), clock, &|_| ())?;
+    let mut chronicle = Chronicle::open(Journal::open(&path)?, simulated::started(), false, clock, &|_| ())?;
     run(&plan, &mut evaluator, &mut chronicle, &Control::default())?;
     let records = read(&path)?;
     Ok((answers_of_search(&records), winner(&records)?))

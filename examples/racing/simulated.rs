@@ -140,12 +140,11 @@ pub fn search(
     };
     let path = dir.join("journal.jsonl");
     let _ = std::fs::remove_file(&path);
-    let (journal, records) = Journal::open(&path)?;
     let clock = Clock {
         now_ms: &|| 0,
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ())?;
+    let mut chronicle = Chronicle::open(Journal::open(&path)?, started(), false, clock, &|_| ())?;
     run(&plan, &mut answering, &mut chronicle, &Control::default())?;
     let mean = answering.mean.ok_or_else(|| anyhow::anyhow!("no mean was scored"))?;
     Ok(Found {

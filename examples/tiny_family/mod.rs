@@ -59,7 +59,7 @@ pub fn evaluator<'a>(
             split: Split::Search,
         }],
         held_out: Vec::new(),
-        cache: Cache::open(cache)?,
+        cache: Cache::open(cache),
         device: candle_core::Device::Cpu,
         dtype: decoder::DType::F32,
         options: EngineOptions::default(),

@@ -16,6 +16,7 @@ use crate::{
     dashboard::Appearance,
     eval::DataDirs,
     model::Isa,
+    store::Holder,
 };
 
 fn variable(name: &str) -> Option<String> {
@@ -113,6 +114,23 @@ pub fn is_interactive() -> bool {
 pub fn this_program() -> Command {
     // The file may have been replaced since the start; then the name on the path is the best guess.
     Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("heterosis")))
+}
+
+/// Who this process is, for those who meet the lock that it holds.
+pub fn holder() -> Holder {
+    let arguments = std::env::args().skip(1);
+    let host = Command::new("uname").arg("-n").output();
+    Holder {
+        pid: std::process::id(),
+        host: host.map_or_else(
+            |_| "an unknown host".into(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_string(),
+        ),
+        command: std::iter::once("heterosis".to_string())
+            .chain(arguments)
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
 }
 
 /// Runs a command to its end without a word on the terminal; the error is the last line that it wrote on stderr.

@@ -66,6 +66,9 @@ pub(super) struct Provenance {
     recipe_digest: String,
     parents: Vec<ParentProvenance>,
     tasks: Vec<event::Task>,
+    /// What became another one while the run went on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<event::changes::Change>,
     /// Candidates that the budget paid for, failed ones included: parents, unsearched merges and means are free.
     evals: u64,
     /// Whether any question stands in two parts of the run; absent in runs of older builds.
@@ -344,10 +347,8 @@ fn for_everybody(named: &Recipe) -> String {
 
 /// A parent that changed since the run would give another child than the one that was scored.
 fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
-    let started = chosen.records.iter().find_map(|r| match &r.event {
-        Event::RunStarted(started) => Some(started),
-        _ => None,
-    });
+    // With what somebody accepted on the way.
+    let started = chosen.run.started.as_ref();
     for model in started.map_or(&[][..], |s| &s.models) {
         let now = parents
             .checkpoint(&model.name)
@@ -358,6 +359,13 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
                 "{}: the model has changed since the run (it was {}, it is {now}); the scored child cannot be made from it",
                 model.model,
                 model.digest
+            );
+        }
+        if !model.tokenizer_digest.is_empty() && parents.tokenizer_digest(&model.name) != model.tokenizer_digest {
+            bail!(
+                "{}: its tokenizer, chat template or generation config has changed since the run; the scored child cannot be \
+                 made from it",
+                model.model
             );
         }
     }
@@ -371,10 +379,10 @@ fn provenance(
     staged: &Path,
     (computed, first_answers): (Computed, Vec<FirstAnswer>),
 ) -> Result<Provenance> {
-    let (mut started, mut test, mut held_out) = (None, None, None);
+    let started = chosen.run.started.as_ref();
+    let (mut test, mut held_out) = (None, None);
     for record in &chosen.records {
         match &record.event {
-            Event::RunStarted(s) => started = Some(s),
             Event::TestRead(reading) => test = Some(reading.clone()),
             Event::HeldOutRead(reading) => held_out = Some(reading.clone()),
             _ => {}
@@ -406,6 +414,7 @@ fn provenance(
         recipe_digest: chosen.candidate.recipe_digest.clone(),
         parents: parent_files,
         tasks: started.tasks.clone(),
+        changes: chosen.run.changes.clone(),
         evals: chosen.run.evals,
         questions: chosen.run.questions.clone(),
         test,

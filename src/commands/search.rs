@@ -32,12 +32,12 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, compare_questions, parts_of_run, recipe_dtype,
-        run,
+        self, Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, ExamTask, External, FitnessTask, Genome,
+        Materialize, MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, compare_questions, parts_of_run,
+        recipe_dtype, run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Limit, Shape, Space, TaskRef},
-    store::{Cache, Journal, RunDir},
+    store::{self, Cache, Journal, RunDir, RunLock},
 };
 
 pub fn search(args: SearchArgs) -> Outcome {
@@ -54,27 +54,55 @@ pub fn search(args: SearchArgs) -> Outcome {
         evals: (args.evals.is_some() || duration_ms.is_none()).then_some(space.search.evals),
         duration_ms,
     };
-    let path = args
-        .run
-        .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
+    let usual = PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp()));
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
     prepared.refuse_used_questions()?;
-    let dir = RunDir::create(&path)?;
-    dir.replace(&dir.space(), &prepared.space.to_yaml())?;
+    // All that can be wrong is found before there is a directory.
+    let examiner = Examiner::new(&prepared)?;
+    let holder = environment::holder();
+    let (dir, lock) = match &args.run {
+        Some(path) => RunDir::create(path, &holder)?,
+        None => RunDir::create_beside(&usual, &holder)?,
+    };
+    let space_yaml = prepared.space.to_yaml();
+    dir.replace(&dir.space(), &space_yaml)?;
     if let Some(command) = &prepared.space.fitness.command {
         trust::remember(dir.path(), &command.command);
     }
-    go(&dir, &prepared, budget, false, &args.watch)
+    let going = Going {
+        dir: &dir,
+        _lock: lock,
+        space_digest: digest(&space_yaml),
+        budget,
+        finish: false,
+        accepts_changes: false,
+        notes: Vec::new(),
+    };
+    go(going, &prepared, examiner, &args.watch)
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
+    let lock = dir.lock(&environment::holder())?;
+    let mut notes = Vec::new();
+    if args.truncate_damaged
+        && let Some(cut) = store::cut_damaged(&dir.journal())?
+    {
+        let message = format!(
+            "line {} of the journal was damaged; it was cut there, and is whole in {}",
+            cut.line,
+            cut.copy.display()
+        );
+        tracing::warn!("{message}");
+        let level = event::Level::Warning;
+        notes.push(Event::Log { level, message });
+    }
     let mut space = Space::read(&dir.space())?;
     if let Some(command) = &space.fitness.command {
         trust::confirm(dir.path(), &command.command, args.yes)?;
     }
-    let records = crate::store::read(&dir.journal())?;
+    let records = without_searched_answers(&dir)?;
     let limit = |typed: &Option<String>| typed.as_deref().map(final_limits::parse).transpose();
     let selection = limit(&args.selection_limit).map_err(|e| anyhow::anyhow!("--selection-limit: {e}"))?;
     let test = limit(&args.test_limit).map_err(|e| anyhow::anyhow!("--test-limit: {e}"))?;
@@ -82,10 +110,13 @@ pub fn resume(args: ResumeArgs) -> Outcome {
     let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
     };
-    if started.engine_version != ENGINE_VERSION {
+    if (&*started.engine_version, &*started.engine_build) != (ENGINE_VERSION, &*search::build()) {
         tracing::warn!(
-            "this run was begun by heterosis {}, this is {ENGINE_VERSION}; its cached answers are not used",
-            started.engine_version
+            "this run was begun by another build of heterosis ({} {}; this is {ENGINE_VERSION} {}): what it has answered \
+             stays, its cached answers are not used, and the last digits of answers may differ",
+            started.engine_version,
+            started.engine_build,
+            search::build()
         );
     }
     let computed = Computed::of_run(&started);
@@ -99,7 +130,50 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         )
         .into());
     }
-    go(&dir, &prepared, started.budget, args.finish, &args.watch)
+    let examiner = Examiner::new(&prepared)?;
+    let going = Going {
+        space_digest: space_digest(&dir, &started.space_digest)?,
+        dir: &dir,
+        _lock: lock,
+        budget: started.budget,
+        finish: args.finish,
+        accepts_changes: args.accept_changes,
+        notes,
+    };
+    go(going, &prepared, examiner, &args.watch)
+}
+
+/// A journal without the answers of its search, which are most of it.
+fn without_searched_answers(dir: &RunDir) -> Result<Vec<Record>> {
+    let (mut records, mut is_test) = (Vec::new(), false);
+    for record in store::records(&dir.journal())? {
+        let record = record?;
+        is_test |= matches!(
+            record.event,
+            Event::PhaseStarted {
+                phase: event::Phase::Test
+            }
+        );
+        if is_test || !matches!(record.event, Event::Answers(_)) {
+            records.push(record);
+        }
+    }
+    Ok(records)
+}
+
+fn digest(space_yaml: &str) -> String {
+    blake3::hash(space_yaml.as_bytes()).to_hex().to_string()
+}
+
+/// Digest of the search space of a run as it is now. What was written counts first: a newer heterosis may fill in defaults
+/// that the one that wrote it did not know. Another order of lines, or a comment, is no other space.
+fn space_digest(dir: &RunDir, began: &str) -> Result<String> {
+    let text = fs::read_to_string(dir.space()).with_context(|| dir.space().display().to_string())?;
+    let as_written = digest(&text);
+    Ok(match as_written == began {
+        true => as_written,
+        false => Space::read(&dir.space())?.digest(),
+    })
 }
 
 /// A space with everything that it names opened and checked.
@@ -160,6 +234,20 @@ impl Prepared {
             warm_starts,
             runtime,
         })
+    }
+
+    /// Refuses what is not what it was when a run began.
+    pub fn refuse_changes(&self, began: &event::RunStarted, dir: &RunDir) -> Result<()> {
+        let mut now = Examiner::new(self)?.started(self, event::Budget::default())?;
+        now.space_digest = space_digest(dir, &began.space_digest)?;
+        let changes = began.changes(&now);
+        if !changes.is_empty() {
+            bail!(
+                "since this run was made, something else has become of {}; put back what it was",
+                event::changes::in_words(&changes)
+            );
+        }
+        Ok(())
     }
 
     /// Sees whether ranges of the space contradict each other; only for new runs, since old ones may have begun with them.
@@ -422,70 +510,141 @@ pub fn duration_ms(text: &str) -> Result<u64> {
     Ok(total)
 }
 
+/// The evaluator and its questions, all of them loaded.
+struct Examiner<'a> {
+    asking: MergeEvaluator<'a>,
+    /// Of a command that says which they are.
+    of_command: Option<Questions>,
+    search: Exam,
+    selection: Exam,
+    test: Exam,
+    held_out: Exam,
+}
+
+impl<'a> Examiner<'a> {
+    /// Loads tasks and questions. Answers are kept in memory until there is a place for them.
+    fn new(prepared: &'a Prepared) -> Result<Self> {
+        let (fitness, finale) = (&prepared.space.fitness, &prepared.space.finale);
+        let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
+        let mut asking = prepared.evaluator(tasks, held_out, Cache::in_memory(), fitness.guard);
+        let file = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
+        let of_command = file.map(|file| Questions::read(Path::new(file), fitness)).transpose()?;
+        let search = match &of_command {
+            Some(questions) => questions.exam(Split::Search.name(), Limit::All)?,
+            None => asking.search_exam()?,
+        };
+        let mut later = |split: &str, limit: Limit| match &of_command {
+            Some(questions) => questions.exam(split, limit),
+            None => asking.exam(split, limit),
+        };
+        let selection = later(&finale.selection.split, finale.selection_limit())?;
+        let test = match prepared.space.models.is_empty() {
+            true => Exam {
+                split: finale.test.split.clone(),
+                tasks: Vec::new(),
+            },
+            false => later(&finale.test.split, finale.test_limit())?,
+        };
+        Ok(Self {
+            search,
+            selection,
+            test,
+            held_out: asking.held_out_exam()?,
+            asking,
+            of_command,
+        })
+    }
+
+    /// What a run that begins now says of itself. Reads all models for their digests.
+    fn started(&self, prepared: &Prepared, budget: event::Budget) -> Result<event::RunStarted> {
+        let (space, computed) = (&prepared.space, prepared.runtime.computed());
+        let models = space.models.iter().map(|(name, word)| {
+            let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
+            Ok(event::Model {
+                name: name.clone(),
+                model: word.clone(),
+                digest: checkpoint.digest()?,
+                tokenizer_digest: prepared.parents.tokenizer_digest(name),
+                is_base: space.base.as_ref() == Some(name),
+            })
+        });
+        let computation = self.asking.computation();
+        Ok(event::RunStarted {
+            name: space.name.clone(),
+            engine_version: ENGINE_VERSION.into(),
+            engine_build: computation.build,
+            instruction_set: computation.instruction_set,
+            seed: space.search.seed,
+            space_digest: space.digest(),
+            budget,
+            models: models.collect::<Result<_>>()?,
+            tasks: self.tasks(&self.search, &|index| match &self.of_command {
+                Some(questions) => questions.digest(index),
+                None => self.asking.task_digest(index).to_string(),
+            }),
+            held_out: self.tasks(&self.held_out, &|index| self.asking.task_digest(index).to_string()),
+            optimizer: serde_json::to_value(space.search.optimizer)?
+                .as_str()
+                .unwrap_or_default()
+                .to_string(),
+            genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
+            population: space.search.population.unwrap_or(0),
+            device: computed.device,
+            dtype: computed.dtype,
+            score_weights: space.fitness.weights.iter().cloned().collect(),
+        })
+    }
+
+    fn tasks(&self, exam: &Exam, digest: &dyn Fn(usize) -> String) -> Vec<event::Task> {
+        let task = |task: &ExamTask| event::Task {
+            task: task.task.clone(),
+            lang: task.lang.clone(),
+            split: task.split.clone(),
+            weight: task.weight,
+            n: task.items.len(),
+            digest: digest(task.index),
+            metric: task.metric().into(),
+        };
+        exam.tasks.iter().map(task).collect()
+    }
+}
+
+/// A run that this process writes to.
+struct Going<'a> {
+    dir: &'a RunDir,
+    _lock: RunLock,
+    space_digest: String,
+    budget: event::Budget,
+    /// End the search now and go to the final.
+    finish: bool,
+    accepts_changes: bool,
+    /// What happened before the journal was opened.
+    notes: Vec<Event>,
+}
+
 /// Searches in a thread of its own, while this one shows it.
-fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, watch: &WatchOptions) -> Outcome {
-    let _lock = dir.lock()?;
+fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &WatchOptions) -> Outcome {
+    let dir = going.dir;
     for stale in [dir.stop_request(), dir.pause_request()] {
         let _ = fs::remove_file(stale);
     }
-    let (journal, records) = Journal::open(&dir.journal())?;
-    let cache = Cache::open(&dir.cache())?;
-    let fitness = &prepared.space.fitness;
-    let mut asking = prepared.evaluator(prepared.tasks()?, prepared.held_out()?, cache, fitness.guard);
-    let of_command = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
-    let of_command = of_command
-        .map(|file| Questions::read(Path::new(file), fitness))
-        .transpose()?;
-    let search = match &of_command {
-        Some(questions) => questions.exam(Split::Search.name(), Limit::All)?,
-        None => asking.search_exam()?,
+    let started = event::RunStarted {
+        space_digest: going.space_digest,
+        ..examiner.started(prepared, going.budget)?
     };
-    let finale = &prepared.space.finale;
-    let mut later = |split: &str, limit: Limit| match &of_command {
-        Some(questions) => questions.exam(split, limit),
-        None => asking.exam(split, limit),
-    };
-    let selection = later(&finale.selection.split, finale.selection_limit())?;
-    let test = match prepared.space.models.is_empty() {
-        true => Exam {
-            split: finale.test.split.clone(),
-            tasks: Vec::new(),
-        },
-        false => later(&finale.test.split, finale.test_limit())?,
-    };
+    let compared = prepared.questions_compared()?;
+    let mut asking = examiner.asking;
+    asking.set_cache(Cache::open(&dir.cache()));
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,
         warm_starts: prepared.warm_starts.clone(),
-        budget,
-        finish,
-        search,
-        selection,
-        test,
-        held_out: asking.held_out_exam()?,
-    };
-    for record in &records {
-        if let Event::Answers(answers) = &record.event {
-            asking.remember(answers)?;
-        }
-    }
-    let digest = |index| match &of_command {
-        Some(questions) => questions.digest(index),
-        None => asking.task_digest(index).to_string(),
-    };
-    let started = started(prepared, &plan, &digest)?;
-    let compared = prepared.questions_compared()?;
-    let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
-        Some(command) => {
-            let mut external = external(command, prepared, dir);
-            for record in &records {
-                if let Event::Answers(answers) = &record.event {
-                    external.remember(answers);
-                }
-            }
-            Box::new(external)
-        }
-        None => Box::new(asking),
+        budget: going.budget,
+        finish: going.finish,
+        search: examiner.search,
+        selection: examiner.selection,
+        test: examiner.test,
+        held_out: examiner.held_out,
     };
     let control = Control::default();
     let voice = Voice::default();
@@ -513,19 +672,40 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
                 now_ms: &environment::now_ms,
                 sleep: &std::thread::sleep,
             };
-            let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
+            let command = prepared.space.fitness.command.as_ref();
+            let mut external = command.map(|command| external(command, prepared, dir));
+            let opening = Journal::open(&dir.journal())?.shown_to(|record| {
+                if let Event::Answers(answers) = &record.event {
+                    match &mut external {
+                        Some(external) => external.remember(answers),
+                        None => asking.remember(answers),
+                    }
+                }
+            });
+            let mut chronicle = Chronicle::open(opening, started, going.accepts_changes, clock, &listener)?;
+            for note in going.notes {
+                chronicle.write(note)?;
+            }
             if let Some(compared) = compared {
                 chronicle.questions_compared(compared)?;
             }
+            let mut evaluator: Box<dyn Evaluator> = match external {
+                Some(external) => Box::new(external),
+                None => Box::new(asking),
+            };
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
         show(dir, view, &log, watch, &interruptions.flags, &voice);
         worker.join()
     });
+    use store::Error::{BadLine as Damaged, Newer};
     match outcome {
         Ok(Ok(End::Done)) => Ok(()),
         Ok(Ok(End::Stopped)) => Err(Failure::Interrupted),
+        Ok(Err(e @ (search::Error::Changed { .. } | search::Error::Store(Damaged { .. } | Newer { .. })))) => {
+            Err(e.into())
+        }
         Ok(Err(e)) => Err(Failure::work(e)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
@@ -581,47 +761,6 @@ pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &P
         &dir.join("command.log"),
         models,
     )
-}
-
-fn started(prepared: &Prepared, plan: &Plan, digest: &dyn Fn(usize) -> String) -> Result<event::RunStarted> {
-    let (space, runtime) = (&prepared.space, &prepared.runtime);
-    let models = space.models.iter().map(|(name, word)| {
-        let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
-        Ok(event::Model {
-            name: name.clone(),
-            model: word.clone(),
-            digest: checkpoint.digest()?,
-            is_base: space.base.as_ref() == Some(name),
-        })
-    });
-    let tasks = plan.search.tasks.iter().map(|task| event::Task {
-        task: task.task.clone(),
-        lang: task.lang.clone(),
-        split: task.split.clone(),
-        weight: task.weight,
-        n: task.items.len(),
-        digest: digest(task.index),
-        metric: task.metric().into(),
-    });
-    let computed = runtime.computed();
-    Ok(event::RunStarted {
-        name: space.name.clone(),
-        engine_version: ENGINE_VERSION.into(),
-        seed: space.search.seed,
-        space_digest: space.digest(),
-        budget: plan.budget,
-        models: models.collect::<Result<_>>()?,
-        tasks: tasks.collect(),
-        optimizer: serde_json::to_value(space.search.optimizer)?
-            .as_str()
-            .unwrap_or_default()
-            .to_string(),
-        genes: plan.genome.genes().iter().map(|g| g.name.clone()).collect(),
-        population: space.search.population.unwrap_or(0),
-        device: computed.device,
-        dtype: computed.dtype,
-        score_weights: space.fitness.weights.iter().cloned().collect(),
-    })
 }
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
@@ -828,7 +967,7 @@ mod tests {
                     [0.0, 1.0]}}\nfitness: {tasks: [t]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
         let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &environment::holder()).unwrap();
         let mut best = BestFile::new(&dir, &space);
         for (id, fitness, eliminated) in [("stays", 0.5, false), ("leaves", 0.9, true)] {
             let recipe = crate::search::verbatim("maths");
@@ -851,7 +990,7 @@ mod tests {
                     [0.0, 1.0]}}\nfitness: {tasks: [t]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
         let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &environment::holder()).unwrap();
         let mut best = BestFile::new(&dir, &space);
         let mut see = |event: serde_json::Value| best.see(&serde_json::from_value(event).unwrap());
         for (id, fitness, stderr) in [("lucky", 0.74, 0.1), ("known", 0.70, 0.02), ("third", 0.6, 0.1)] {
@@ -877,7 +1016,7 @@ mod tests {
         let text = "name: t\ngenes: {x: [0, 1], m: {choice: [adam, sgd]}}\nfitness: {command: [score]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
         let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(&tmp.path().join("run")).unwrap();
+        let (dir, _lock) = RunDir::create(&tmp.path().join("run"), &environment::holder()).unwrap();
         let mut best = BestFile::new(&dir, &space);
         for (id, fitness, x) in [("c1", 0.5, 0.25), ("c2", 0.9, 0.75)] {
             let candidate = serde_json::json!({

@@ -74,7 +74,10 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         None => args.engine.clone(),
     };
     let prepared = Prepared::new(space, &engine)?;
-    let _lock = dir.lock()?;
+    if let Some(began) = &run.started {
+        prepared.refuse_changes(began, &dir)?;
+    }
+    let _lock = dir.lock(&environment::holder())?;
     let mut examiner = Examiner::new(&prepared, &dir, &records, args.limit)?;
     examiner.questions.fresh &= Freshness::of(&run) == Freshness::Fresh;
     let questions = examiner.questions.clone();
@@ -175,7 +178,7 @@ impl<'a> Examiner<'a> {
             parents: &prepared.parents,
             tasks: prepared.tasks()?,
             held_out: Vec::new(),
-            cache: Cache::open(&dir.cache())?,
+            cache: Cache::open(&dir.cache()),
             device: runtime.device.clone(),
             dtype: runtime.dtype,
             options: runtime.options,

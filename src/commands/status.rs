@@ -10,6 +10,7 @@ use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
         Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
+        changes::Change,
         freshness::Freshness,
         normalized,
         run::{Run, State},
@@ -36,6 +37,9 @@ pub struct Status {
     pub normalized: Vec<normalized::HeldIn>,
     /// Winner and parents on tasks that are no part of the fitness.
     pub held_out_tasks: Vec<normalized::HeldOut>,
+    /// What is another one than when the run began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
     /// Whether any question stands in two parts of the run; absent in runs of older builds.
     pub questions: Option<QuestionsCompared>,
     #[serde(skip)]
@@ -138,6 +142,7 @@ impl Status {
             }),
             normalized: normalized::held_in(run),
             held_out_tasks: normalized::held_out(run),
+            changes: run.changes.clone(),
             questions: run.questions.clone(),
             told: told(run),
         }
@@ -159,7 +164,10 @@ fn state(dir: &RunDir, run: &Run) -> &'static str {
 /// A run directory and what its journal tells.
 pub fn open(path: &Path) -> Result<(RunDir, Run)> {
     let dir = RunDir::open(path)?;
-    let run = Run::from_records(&store::read(&dir.journal())?);
+    let mut run = Run::default();
+    for record in store::records(&dir.journal())? {
+        run.apply(&record?);
+    }
     Ok((dir, run))
 }
 

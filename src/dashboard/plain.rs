@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::event::changes::{in_words, sentence};
 use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{Run, State, counts, origin_name};
@@ -58,7 +59,11 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
     let info = |text: String| Some((Level::Info, text));
     match &record.event {
         Event::RunStarted(started) => info(opening(started)),
-        Event::RunResumed { engine_version } => info(format!(
+        Event::RunChanged { changes } => Some((
+            Level::Warning,
+            format!("goes on although it is not what it was: {}", in_words(changes)),
+        )),
+        Event::RunResumed { engine_version, .. } => info(format!(
             "resumed after {} evaluations (heterosis {engine_version})",
             before.evals
         )),
@@ -286,6 +291,9 @@ pub fn summary(run: &Run, directory: &str) -> String {
     }
     if let Some(forgotten) = forgotten(run) {
         let _ = writeln!(out, "{forgotten}");
+    }
+    if let Some(changed) = sentence(&run.changes).filter(|_| run.reading.is_none()) {
+        let _ = writeln!(out, "{changed}");
     }
     out += &next_steps(run, directory);
     out

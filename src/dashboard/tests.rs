@@ -512,6 +512,8 @@ fn a_resumed_run_does_not_count_the_night_off() {
         time_ms: last.time_ms + hours,
         event: Event::RunResumed {
             engine_version: "0.1.0".into(),
+            engine_build: String::new(),
+            instruction_set: String::new(),
         },
         ..last.clone()
     });

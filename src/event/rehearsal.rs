@@ -581,6 +581,7 @@ fn run_started() -> RunStarted {
         name: name.into(),
         model: format!("models/tiny-{name}"),
         digest: "0".repeat(64),
+        tokenizer_digest: String::new(),
         is_base: name == "base",
     };
     let task = |task: &str, lang: &str, weight| Task {
@@ -618,7 +619,7 @@ fn run_started() -> RunStarted {
         population: POPULATION,
         device: "cpu".into(),
         dtype: "f32".into(),
-        score_weights: Default::default(),
+        ..RunStarted::default()
     }
 }
 

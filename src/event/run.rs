@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::changes::Change;
 use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
@@ -57,6 +58,8 @@ pub struct Run {
     pub answers: u64,
     pub generated_tokens: u64,
     pub resumes: usize,
+    /// What is another one than when the run began.
+    pub changes: Vec<Change>,
     /// The tasks' weights are divided by standard errors.
     pub is_scaled: bool,
     /// Wall clock of the first record.
@@ -199,6 +202,12 @@ impl Run {
     fn apply_event(&mut self, record: &Record) {
         match &record.event {
             Event::RunStarted(started) => self.started = Some(started.clone()),
+            Event::RunChanged { changes } => {
+                if let Some(started) = &mut self.started {
+                    started.accept(changes);
+                }
+                self.changes.extend(changes.iter().cloned());
+            }
             Event::RunResumed { .. } => {
                 self.resumes += 1;
                 self.forget_failures();
@@ -1028,6 +1037,8 @@ mod tests {
         let stopped = Event::RunStopped { reason: "asked".into() };
         let resumed = Event::RunResumed {
             engine_version: "0.1.0".into(),
+            engine_build: String::new(),
+            instruction_set: String::new(),
         };
         // Started at 0 s, scored at 1 s, stopped at 2 s, resumed at 3 s, scored at 4 s.
         let run = run_of(vec![scored("c1", 0.5), stopped, resumed, scored("c2", 0.4)]);

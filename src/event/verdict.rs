@@ -3,6 +3,7 @@
 //!
 //! The terminal, the dashboard, the report and the model card all say what stands here.
 
+use super::changes;
 use super::freshness::{Freshness, caution};
 use super::run::{Run, counts};
 use super::words::{Unit, count, counted, p_value, parent_name, task_of, test_name};
@@ -179,7 +180,10 @@ pub fn is_hopeless(run: &Run, reading: &TestReading) -> bool {
 /// the questions.
 pub fn told(run: &Run) -> Vec<String> {
     let own = [explained(run), unsearched(run), luck(run)].into_iter().flatten();
-    own.chain(missing(run)).chain(caution(run)).collect()
+    own.chain(missing(run))
+        .chain(caution(run))
+        .chain(changes::sentence(&run.changes))
+        .collect()
 }
 
 /// What `mean` is, where it won, and why it may stand before a finalist with a higher score.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::license::ParentLicense;
+use crate::event::changes;
 use crate::event::freshness::Freshness;
 use crate::event::run::Run;
 use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, verdict};
@@ -169,6 +170,9 @@ fn body(card: &Card) -> String {
         Some(reading) => tested(card, reading),
         None => untested(card),
     };
+    if let Some(changed) = changes::sentence(&card.run.changes).filter(|_| reading(card).is_none()) {
+        let _ = writeln!(out, "\n{changed}");
+    }
     if let Some(forgotten) = forgotten(card.run).filter(|_| reading(card).is_some()) {
         let _ = writeln!(out, "\n{forgotten}");
     }

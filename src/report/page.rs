@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::pictures::Picture;
 use super::svg::{escape, style};
+use crate::event::changes;
 use crate::event::freshness::Freshness;
 use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
@@ -134,7 +135,10 @@ fn chips(run: &Run) -> String {
 pub fn opening(run: &Run) -> String {
     let mut sentences = match &run.reading {
         Some(reading) => of_reading(run, reading),
-        None => of_search(run),
+        None => of_search(run)
+            .into_iter()
+            .chain(changes::sentence(&run.changes))
+            .collect(),
     };
     sentences.extend(outlook(run));
     sentences.join(" ")

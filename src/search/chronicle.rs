@@ -13,8 +13,9 @@ use crate::{
     event::{
         self, Candidate, CandidateId, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Level,
         Origin, Phase, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
+        changes::in_words,
     },
-    store::Journal,
+    store::{Journal, Opening},
 };
 
 /// Milliseconds since 1970, and a short sleep; passed in, since nobody here reads the clock.
@@ -68,6 +69,7 @@ struct Past {
     questions: Option<QuestionsCompared>,
     held_out: bool,
     done: bool,
+    answer_count: u64,
 }
 
 /// A candidate of the journal.
@@ -102,108 +104,62 @@ fn name_of(task: &ExamTask) -> TaskName {
 }
 
 impl<'a> Chronicle<'a> {
-    /// Begins a run, or takes one up again: `records` is what the journal holds.
+    /// Begins a run, or takes one up again. `started` is what a run that began now would say of itself; where the journal
+    /// says otherwise, models, tasks or space are others now, and the run goes on only if somebody `accepts` that.
     ///
     /// # Errors
-    /// The journal cannot be written.
+    /// The journal cannot be read or written, or the run is not what it was.
     pub fn open(
-        journal: Journal,
-        records: Vec<Record>,
+        mut opening: Opening<'_>,
         started: RunStarted,
+        accepts: bool,
         clock: Clock<'a>,
         listener: &'a dyn Fn(&Record),
     ) -> Result<Self, Error> {
+        let (mut past, mut worked, mut began) = (Past::default(), Worked::default(), None);
+        for record in &mut opening {
+            let record = record?;
+            listener(&record);
+            worked.see(&record);
+            match record.event {
+                Event::RunStarted(first) => began = began.or(Some(first)),
+                Event::RunChanged { changes } => began.iter_mut().for_each(|began| began.accept(&changes)),
+                event => past.remember(event),
+            }
+        }
         let started_ms = (clock.now_ms)();
         let mut chronicle = Self {
-            journal,
+            journal: opening.journal()?,
             clock,
             listener,
-            past: Past::default(),
+            answers: past.answer_count,
+            past,
             held: None,
-            elapsed_before_ms: worked_ms(&records),
+            elapsed_before_ms: worked.total_ms(),
             started_ms,
-            answers: 0,
         };
-        let first = match records.is_empty() {
-            true => Event::RunStarted(started),
-            false => Event::RunResumed {
-                engine_version: started.engine_version,
-            },
-        };
-        for record in records {
-            (chronicle.listener)(&record);
-            chronicle.remember(record.event);
-        }
-        if !chronicle.past.done {
-            chronicle.write(first)?;
+        match began {
+            None => chronicle.write(Event::RunStarted(started))?,
+            Some(began) if !chronicle.past.done => chronicle.resume(&began, started, accepts)?,
+            Some(_) => {}
         }
         Ok(chronicle)
     }
 
-    fn remember(&mut self, event: Event) {
-        let past = &mut self.past;
-        match event {
-            Event::CandidateStarted { id, .. } => {
-                past.out.push(id.clone());
-                past.steps.push_back(Step::Started(id));
-            }
-            Event::CandidateScored(candidate) => {
-                past.end(&candidate.id);
-                let (digest, origin) = (candidate.recipe_digest.clone(), candidate.origin.clone());
-                let (id, generation) = (candidate.id.clone(), candidate.generation);
-                past.add(id, digest, origin, generation, Ok(Box::new(candidate)));
-            }
-            // Without a parent there is no run: it ended there, and after repair the parent is asked again.
-            Event::CandidateFailed {
-                origin: Origin::Parent, ..
-            } => {}
-            Event::CandidateFailed {
-                id,
-                origin,
-                generation,
-                recipe_digest,
-                reason,
-            } => {
-                past.end(&id);
-                past.add(id, recipe_digest, origin, generation, Err(reason));
-            }
-            Event::RunFailed { .. } => past.forget_failures(),
-            Event::FinalPlanned(plan) => past.planned = Some(plan),
-            Event::ExamStarted(exam) => past.exams.push(exam),
-            Event::ExamAnswered(answered) => {
-                past.examined.insert((answered.id, answered.phase));
-            }
-            Event::PhaseStarted { phase } => past.phases.push(phase),
-            Event::GenerationEnded(g) => {
-                past.generations.insert(g.generation, g.state_digest);
-            }
-            Event::StageStarted(stage) => {
-                past.stages.insert(stage.stage, stage.evals);
-            }
-            Event::Answers(answers) => {
-                self.answers += answers.answers.len() as u64;
-                let task = (answers.task, answers.lang, answers.split);
-                let so_far = match past.candidates.contains_key(&answers.id) {
-                    true => &mut past.later_answers,
-                    false => &mut past.answers,
-                };
-                let answered = so_far.entry(answers.id).or_default().entry(task).or_default();
-                answered.key = answers.key;
-                answered
-                    .answers
-                    .extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
-            }
-            Event::Scaled { weights } => past.scale = Some(weights),
-            Event::Scores(scores) => {
-                past.scores.insert((scores.id, scores.split), scores.scores);
-            }
-            Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
-            Event::QuestionsCompared(compared) => past.questions = Some(compared),
-            Event::Selected(selection) => past.selection = Some(selection),
-            Event::TestRead(reading) => past.test = Some(reading),
-            Event::HeldOutRead(_) => past.held_out = true,
-            Event::RunDone { .. } => past.done = true,
-            _ => {}
+    fn resume(&mut self, began: &RunStarted, now: RunStarted, accepts: bool) -> Result<(), Error> {
+        let changes = began.changes(&now);
+        if !changes.is_empty() && !accepts {
+            let what = in_words(&changes);
+            return Err(Error::Changed { what });
+        }
+        self.write(Event::RunResumed {
+            engine_version: now.engine_version,
+            engine_build: now.engine_build,
+            instruction_set: now.instruction_set,
+        })?;
+        match changes.is_empty() {
+            true => Ok(()),
+            false => self.write(Event::RunChanged { changes }),
         }
     }
 
@@ -490,7 +446,9 @@ impl<'a> Chronicle<'a> {
                 continue;
             }
             answered.key.clone_from(key);
-            answered.answers.extend(fresh.iter().map(|a| (a.q.clone(), a.clone())));
+            answered
+                .answers
+                .extend(fresh.iter().map(|a| (a.q.clone(), without_texts(a.clone()))));
             self.answers += fresh.len() as u64;
             self.write(Event::Answers(event::Answers {
                 id: id.into(),
@@ -563,6 +521,73 @@ impl<'a> Chronicle<'a> {
 }
 
 impl Past {
+    fn remember(&mut self, event: Event) {
+        let past = self;
+        match event {
+            Event::CandidateStarted { id, .. } => {
+                past.out.push(id.clone());
+                past.steps.push_back(Step::Started(id));
+            }
+            Event::CandidateScored(candidate) => {
+                past.end(&candidate.id);
+                let (digest, origin) = (candidate.recipe_digest.clone(), candidate.origin.clone());
+                let (id, generation) = (candidate.id.clone(), candidate.generation);
+                past.add(id, digest, origin, generation, Ok(Box::new(candidate)));
+            }
+            // Without a parent there is no run: it ended there, and after repair the parent is asked again.
+            Event::CandidateFailed {
+                origin: Origin::Parent, ..
+            } => {}
+            Event::CandidateFailed {
+                id,
+                origin,
+                generation,
+                recipe_digest,
+                reason,
+            } => {
+                past.end(&id);
+                past.add(id, recipe_digest, origin, generation, Err(reason));
+            }
+            Event::RunFailed { .. } => past.forget_failures(),
+            Event::FinalPlanned(plan) => past.planned = Some(plan),
+            Event::ExamStarted(exam) => past.exams.push(exam),
+            Event::ExamAnswered(answered) => {
+                past.examined.insert((answered.id, answered.phase));
+            }
+            Event::PhaseStarted { phase } => past.phases.push(phase),
+            Event::GenerationEnded(g) => {
+                past.generations.insert(g.generation, g.state_digest);
+            }
+            Event::StageStarted(stage) => {
+                past.stages.insert(stage.stage, stage.evals);
+            }
+            Event::Answers(answers) => {
+                past.answer_count += answers.answers.len() as u64;
+                let task = (answers.task, answers.lang, answers.split);
+                let so_far = match past.candidates.contains_key(&answers.id) {
+                    true => &mut past.later_answers,
+                    false => &mut past.answers,
+                };
+                let answered = so_far.entry(answers.id).or_default().entry(task).or_default();
+                answered.key = answers.key;
+                answered
+                    .answers
+                    .extend(answers.answers.into_iter().map(|a| (a.q.clone(), without_texts(a))));
+            }
+            Event::Scaled { weights } => past.scale = Some(weights),
+            Event::Scores(scores) => {
+                past.scores.insert((scores.id, scores.split), scores.scores);
+            }
+            Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
+            Event::QuestionsCompared(compared) => past.questions = Some(compared),
+            Event::Selected(selection) => past.selection = Some(selection),
+            Event::TestRead(reading) => past.test = Some(reading),
+            Event::HeldOutRead(_) => past.held_out = true,
+            Event::RunDone { .. } => past.done = true,
+            _ => {}
+        }
+    }
+
     fn add(
         &mut self,
         id: String,
@@ -618,15 +643,35 @@ impl Past {
     }
 }
 
-/// Time between the first and the last line of each process that worked on the run.
-fn worked_ms(records: &[Record]) -> u64 {
-    let (mut total, mut start, mut last) = (0, None, 0_u64);
-    for record in records {
-        if matches!(record.event, Event::RunStarted(_) | Event::RunResumed { .. }) {
-            total += start.map_or(0, |s: u64| last.saturating_sub(s));
-            start = Some(record.time_ms);
-        }
-        last = record.time_ms;
+/// An answer as far as scores are made of it: what a whole journal's models wrote would not fit in memory.
+fn without_texts(answer: event::Answer) -> event::Answer {
+    event::Answer {
+        out: String::new(),
+        got: String::new(),
+        gold: String::new(),
+        ..answer
     }
-    total + start.map_or(0, |s: u64| last.saturating_sub(s))
+}
+
+/// Time between the first and the last line of each process that worked on the run.
+#[derive(Default)]
+struct Worked {
+    before_ms: u64,
+    start_ms: Option<u64>,
+    last_ms: u64,
+}
+
+impl Worked {
+    fn see(&mut self, record: &Record) {
+        if matches!(record.event, Event::RunStarted(_) | Event::RunResumed { .. }) {
+            self.before_ms = self.total_ms();
+            self.start_ms = Some(record.time_ms);
+        }
+        self.last_ms = record.time_ms;
+    }
+
+    fn total_ms(&self) -> u64 {
+        let now = self.start_ms.map_or(0, |start| self.last_ms.saturating_sub(start));
+        self.before_ms + now
+    }
 }

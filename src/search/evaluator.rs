@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Catalogue, Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Sitting, Subject, Unscored};
+use super::{
+    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Sitting, Subject, Unscored,
+};
 use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
@@ -17,7 +19,7 @@ use crate::{
     store::Cache,
 };
 
-/// Part of every cache key: answers of another engine version are not these.
+/// What this program calls itself.
 pub const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Questions of each task whose prompts the guard reads.
@@ -202,16 +204,13 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// Puts answers that the journal holds back into a cache that lost them. Answers to questions of no exam are left.
-    ///
-    /// # Errors
-    /// The cache cannot be written.
-    pub fn remember(&self, answers: &event::Answers) -> Result<(), Error> {
+    pub fn remember(&self, answers: &event::Answers) {
         let is_it = |((index, split), _): &(&(usize, String), &Asked)| {
             let task = &self.resources.task(*index).task;
             (task.name(), task.lang(), split) == (&answers.task, &answers.lang, &answers.split)
         };
         let Some(((index, _), asked)) = self.questions.iter().find(is_it) else {
-            return Ok(());
+            return;
         };
         let is_measured = self.resources.task(*index).task.kind() != Kind::Generate;
         let digests: HashMap<&String, &String> = asked.catalogue.ids.iter().zip(&asked.digests).collect();
@@ -219,26 +218,35 @@ impl<'a> MergeEvaluator<'a> {
             let Some(digest) = digests.get(&answer.q) else { continue };
             let key = item_key(&answers.key, digest);
             if !self.resources.cache.contains(&key) {
-                self.resources.cache.put(&key, &Kept::of(answer, is_measured))?;
+                self.resources.cache.put(&key, &Kept::of(answer, is_measured));
             }
         }
-        Ok(())
     }
 
-    /// What a subject's answers depend on besides the question: weights, dtype, engine.
+    /// Keeps answers there from now on.
+    pub fn set_cache(&mut self, cache: Cache) {
+        self.resources.cache = cache;
+    }
+
+    /// What computes the answers.
+    pub fn computation(&self) -> Computation {
+        Computation::new(&self.resources.device, self.resources.dtype)
+    }
+
+    /// What a subject's answers depend on besides the question: weights, tokenizer, and what computes them.
     fn weights_key(&self, recipe: &Recipe) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut add = |part: &str| {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         };
-        add(ENGINE_VERSION);
+        add(&self.computation().digest());
         add(&recipe.digest());
         for model in recipe.models() {
             add(model);
             add(&self.resources.parents.model_digest(model));
+            add(&self.resources.parents.tokenizer_digest(model));
         }
-        add(&format!("{:?}", self.resources.dtype));
         hasher.finalize().to_hex().to_string()
     }
 
@@ -363,7 +371,7 @@ impl<'a> MergeEvaluator<'a> {
         let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let engine = self.engine.as_mut().ok_or_else(nothing_loaded)?;
         let influence = block_influence(engine.decoder_mut(), &rows)?;
-        self.resources.cache.put(&key, &influence)?;
+        self.resources.cache.put(&key, &influence);
         Ok(influence)
     }
 
@@ -564,7 +572,7 @@ impl MergeEvaluator<'_> {
             for (item, answer) in items.iter().zip(&answers) {
                 let key = item_key(weights, &of_task.digests[*item]);
                 let kept = Kept::of(answer, judge.kind() != Kind::Generate);
-                resources.cache.put(&key, &kept)?;
+                resources.cache.put(&key, &kept);
             }
             all.push(answers);
         }

@@ -11,6 +11,7 @@
 //!   who take part, and says what that costs.
 
 mod chronicle;
+mod computation;
 mod crew;
 mod evaluator;
 mod examination;
@@ -43,6 +44,7 @@ use std::{
 use serde::Serialize;
 
 pub use chronicle::{Chronicle, Clock};
+pub use computation::{Computation, build};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verbatim};
 pub use external::{External, Materialize};
 pub use genome::Genome;
@@ -111,6 +113,12 @@ pub enum Error {
          resume` goes on and asks it again"
     )]
     Machine { id: String, reason: String },
+    #[error(
+        "since this run began, something else has become of {what}: answers from before and after that do not compare. Put \
+         back what it was, or start a new run; `heterosis resume --accept-changes` goes on all the same, and everything that is \
+         said about the run will say so"
+    )]
+    Changed { what: String },
     #[error(
         "the scores of '{task}' cannot be scaled: all answers of {model} score the same. Give the task more questions, or \
          leave 'scale' out and write weights"
@@ -585,7 +593,8 @@ impl Run<'_, '_> {
 
     /// A candidate with a score, for another exam.
     fn again(&self, candidate: &event::Candidate) -> Result<Entrant, Error> {
-        let place = self.scored.iter().position(|c| c.id == candidate.id).unwrap_or(0);
+        let place = self.scored.iter().position(|c| c.id == candidate.id);
+        let place = place.expect("whoever is asked again has a score");
         let of_stage = self.stages.iter().rev().find(|(began, _)| *began <= place);
         let genes = of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default();
         Entrant::again(candidate, genes, &self.plan.space.models)

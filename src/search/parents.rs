@@ -21,6 +21,7 @@ pub struct Parents(BTreeMap<String, Parent>);
 
 struct Parent {
     checkpoint: Checkpoint,
+    tokenizer_digest: OnceLock<String>,
     vocabulary: OnceLock<Option<Arc<Vocabulary>>>,
 }
 
@@ -32,6 +33,7 @@ impl Parents {
     pub fn add(&mut self, name: &str, checkpoint: Checkpoint) -> Result<(), checkpoint::Error> {
         let parent = Parent {
             checkpoint,
+            tokenizer_digest: OnceLock::new(),
             vocabulary: OnceLock::new(),
         };
         self.0.insert(name.to_string(), parent);
@@ -45,6 +47,16 @@ impl Parents {
     /// Names and checkpoints.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Checkpoint)> {
         self.0.iter().map(|(name, p)| (name.as_str(), &p.checkpoint))
+    }
+
+    /// BLAKE3 of what a model's texts go through on their way to tokens and back: tokenizer, chat template and generation
+    /// config. Empty for a model without a tokenizer.
+    pub fn tokenizer_digest(&self, name: &str) -> String {
+        let Some(parent) = self.0.get(name) else {
+            return String::new();
+        };
+        let digest = || tokenizer_files(&parent.checkpoint).map_or_else(|_| String::new(), |files| digest_of(&files));
+        parent.tokenizer_digest.get_or_init(digest).clone()
     }
 
     /// The tokenizer that a child takes.
@@ -65,6 +77,21 @@ impl Parents {
         }
         Tokenizer::new(files)
     }
+}
+
+fn digest_of(files: &TokenizerFiles) -> String {
+    let json = |value: &Option<Value>| value.as_ref().map_or_else(String::new, Value::to_string);
+    let texts = [
+        json(&files.tokenizer_config),
+        json(&files.generation_config),
+        files.chat_template.clone().unwrap_or_default(),
+    ];
+    let mut hasher = blake3::Hasher::new();
+    for part in std::iter::once(&files.tokenizer_json[..]).chain(texts.iter().map(String::as_bytes)) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// A checkpoint's tokenizer, as transformers would load it.
@@ -174,7 +201,12 @@ impl TensorSource for Parents {
     fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
         let parent = self.0.get(model)?;
         let read = || {
-            let tokenizer = Tokenizer::new(tokenizer_files(&parent.checkpoint).ok()?).ok()?;
+            if let Ok(None) = parent.checkpoint.tokenizer_json() {
+                return None; // a model may have none
+            }
+            let tokenizer = tokenizer_files(&parent.checkpoint).and_then(Tokenizer::new);
+            let broken = |e: &model::Error| tracing::warn!("{model}: {e}; it counts as a model without a tokenizer");
+            let tokenizer = tokenizer.inspect_err(broken).ok()?;
             Some(Arc::new(tokenizer.vocab().into_iter().collect()))
         };
         parent.vocabulary.get_or_init(read).clone()

@@ -174,7 +174,10 @@ impl Pool {
             .find(|t| t.index == task.index)
             .map(|t| t.items.clone())
             .unwrap_or_default();
-        move |item| items.binary_search(&item).unwrap_or(0)
+        move |item| {
+            let place = items.binary_search(&item);
+            place.expect("whoever races is asked questions of the pool")
+        }
     }
 
     /// Takes in what a candidate answered to some questions of the pool.

@@ -7,7 +7,7 @@ use crate::{
     event::{Answer, Record},
     recipe::{DType, Method},
     space::{Codec, Fold, Shape},
-    store::{Journal, read},
+    store::{CrashMedium, Journal, Left, read},
 };
 
 const SPACE: &str = "
@@ -127,6 +127,85 @@ fn plan(optimizer: &str) -> Plan {
     plan_of(&SPACE.replace("OPTIMIZER", optimizer))
 }
 
+/// Runs or goes on with a journal on a medium that may crash; `None` after a crash.
+fn go_on(medium: &CrashMedium, plan: &Plan) -> Option<End> {
+    let time = RefCell::new(0);
+    let clock = Clock {
+        now_ms: &|| {
+            *time.borrow_mut() += 10;
+            *time.borrow()
+        },
+        sleep: &|_: Duration| (),
+    };
+    let mut chronicle = Chronicle::open(Journal::on(medium), started(), false, clock, &|_| ()).ok()?;
+    run(plan, &mut Function::new(), &mut chronicle, &Control::default()).ok()
+}
+
+fn records_on(medium: &CrashMedium) -> Vec<Record> {
+    Journal::on(medium).map(Result::unwrap).collect()
+}
+
+/// The power fails at every write and every sync of a small run, and the disk keeps of what was not synced now this part and
+/// now that: the run goes on to the same end.
+#[test]
+fn a_power_cut_at_any_write_loses_nothing() {
+    for search in ["cma-es, evals: 6", "cma-es, evals: 6, racing: {rungs: [16, 30]}"] {
+        let plan = plan_of(&SPACE.replace("OPTIMIZER, evals: 40", search));
+        let undisturbed = CrashMedium::default();
+        assert_eq!(go_on(&undisturbed, &plan), Some(End::Done));
+        let expected = story(&records_on(&undisturbed));
+        let lefts = [Left::Nothing, Left::Half, Left::All, Left::Zeros, Left::LaterHalf];
+        for crash in 0..undisturbed.operations() {
+            let medium = CrashMedium::default().crashing_at(crash);
+            assert_eq!(go_on(&medium, &plan), None, "down at operation {crash}");
+            let left = lefts[crash % lefts.len()];
+            let after = CrashMedium::holding(medium.after_crash(left));
+            assert_eq!(
+                go_on(&after, &plan),
+                Some(End::Done),
+                "{left:?} left at operation {crash}"
+            );
+            assert_eq!(
+                story(&records_on(&after)),
+                expected,
+                "{left:?} left at operation {crash}"
+            );
+        }
+    }
+}
+
+/// Between a kill and `resume` a parent, a question or the space became another one; exit code 0, and a p-value over both.
+#[test]
+fn a_run_that_is_not_what_it_was_goes_on_only_if_somebody_says_so() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let clock = || Clock {
+        now_ms: &|| 0,
+        sleep: &|_: Duration| (),
+    };
+    let now = |space: &str| event::RunStarted {
+        space_digest: space.into(),
+        ..started()
+    };
+    let open =
+        |space: &str, accepts| Chronicle::open(Journal::open(&path).unwrap(), now(space), accepts, clock(), &|_| ());
+    drop(open("first", false).unwrap());
+    let before = std::fs::read(&path).unwrap();
+    let Err(refused) = open("second", false) else {
+        panic!("another space")
+    };
+    assert!(
+        refused.to_string().contains("the search space (space.yaml)"),
+        "{refused}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), before, "a refusal leaves nothing");
+    drop(open("second", true).unwrap());
+    drop(open("second", false).unwrap()); // once accepted, it is what the run is
+    assert!(open("first", false).is_err());
+    let run = event::run::Run::from_records(&read(&path).unwrap());
+    assert!(event::changes::sentence(&run.changes).unwrap().contains("space.yaml"));
+}
+
 /// Two of four experts are of nothing.
 fn distracted() -> Plan {
     let space = SPACE.replace("spanish: s}", "spanish: s, noise1: x, noise2: y}");
@@ -212,13 +291,12 @@ fn started() -> event::RunStarted {
         population: 0,
         device: "cpu".into(),
         dtype: "f32".into(),
-        score_weights: Default::default(),
+        ..event::RunStarted::default()
     }
 }
 
 /// Runs or goes on; gives how it ended and the evaluator.
 fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (Result<End, Error>, Function) {
-    let (journal, records) = Journal::open(path).unwrap();
     let time = RefCell::new(0);
     let clock = Clock {
         now_ms: &|| {
@@ -227,7 +305,7 @@ fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (R
         },
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, &mut function, &mut chronicle, control);
     (end, function)
 }
@@ -735,6 +813,12 @@ impl Evaluator for Impatient<'_> {
     }
 }
 
+/// Lines of answers in a journal that may not be there yet.
+fn answers_in(path: &Path) -> usize {
+    let records = read(path).unwrap_or_default();
+    records.iter().filter(|r| matches!(r.event, Event::Answers(_))).count()
+}
+
 /// One SIGINT in the final was ignored for minutes: the whole exam of a finalist was one piece of work.
 #[test]
 fn the_final_stops_between_batches_and_goes_on_to_the_same_end() {
@@ -747,13 +831,13 @@ fn the_final_stops_between_batches_and_goes_on_to_the_same_end() {
     let mut stops = 0;
     for split in ["selection", "test", "held-out"] {
         loop {
-            let (journal, records) = Journal::open(&path).unwrap();
             let clock = Clock {
                 now_ms: &|| 0,
                 sleep: &|_: Duration| (),
             };
-            let before = records.iter().filter(|r| matches!(r.event, Event::Answers(_))).count();
-            let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+            let before = answers_in(&path);
+            let mut chronicle =
+                Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
             let control = Control::default();
             let mut impatient = Impatient {
                 function: Function::new(),
@@ -825,12 +909,11 @@ fn a_time_budget_keeps_what_the_final_takes() {
         duration_ms: Some(600_000),
     };
     let time = std::cell::Cell::new(1000);
-    let (journal, records) = Journal::open(&path).unwrap();
     let clock = Clock {
         now_ms: &|| time.get(),
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(
         &plan,
         &mut Timed(Function::new(), &time),
@@ -1087,12 +1170,11 @@ fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
     let path = dir.join("journal.jsonl");
     let settings = plan.space.fitness.command.clone().unwrap();
     let mut external = External::new(settings, &[], &dir.join("command.log"), None).without_rest();
-    let (journal, records) = Journal::open(&path).unwrap();
     let clock = Clock {
         now_ms: &|| 0,
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, &mut external, &mut chronicle, &Control::default());
     (end, read(&path).unwrap())
 }
@@ -1437,12 +1519,11 @@ fn go_with(
     evaluator: &mut dyn Evaluator,
     control: &Control,
 ) -> (Result<End, Error>, Vec<Record>) {
-    let (journal, records) = Journal::open(path).unwrap();
     let clock = Clock {
         now_ms: &|| 0,
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, evaluator, &mut chronicle, control);
     (end, read(path).unwrap())
 }
@@ -1595,7 +1676,6 @@ fn a_hybrid_search_out_of_time_killed_anywhere_has_an_end() {
     let path = tmp.path().join("journal.jsonl");
     let tick = RefCell::new(0);
     let by_command = |plan: &Plan| {
-        let (journal, records) = Journal::open(&path).unwrap();
         let clock = Clock {
             now_ms: &|| {
                 *tick.borrow_mut() += 10;
@@ -1603,7 +1683,7 @@ fn a_hybrid_search_out_of_time_killed_anywhere_has_an_end() {
             },
             sleep: &|_: Duration| (),
         };
-        let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+        let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
         run(plan, &mut crowd(5, &control), &mut chronicle, &control)
     };
     let alone = hybrid("cma-es");

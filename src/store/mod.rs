@@ -5,13 +5,19 @@
 
 mod cache;
 mod journal;
+mod line;
+mod medium;
 mod run_dir;
 
 use std::path::PathBuf;
 
 pub use cache::Cache;
-pub use journal::{Journal, Tail, read};
-pub use run_dir::{RunDir, RunLock};
+pub use journal::{Cut, Journal, Opening, Records, Tail, cut_damaged, read, records};
+#[cfg(test)]
+pub use medium::crash::{CrashMedium, Left};
+pub use run_dir::{Holder, RunDir, RunLock};
+
+use line::Fault;
 
 /// What can go wrong on disk.
 #[derive(Debug, thiserror::Error)]
@@ -22,17 +28,38 @@ pub enum Error {
     RunExists { dir: PathBuf },
     #[error("{} holds no run: there is no journal.jsonl in it", dir.display())]
     NoRun { dir: PathBuf },
-    #[error("{} is being written by another heterosis process; watch it with `heterosis watch {}`", dir.display(), dir.display())]
-    Busy { dir: PathBuf },
-    #[error("{}:{line}: this is no journal line of schema version {}: {reason}", path.display(), crate::event::SCHEMA_VERSION)]
+    #[error(
+        "{} holds no run yet: the search that made it was interrupted before it began. Begin again with `heterosis search \
+         SPACE.yaml --run {}`",
+        dir.display(), dir.display()
+    )]
+    NotBegun { dir: PathBuf },
+    #[error("{} is being written by {holder}; watch it with `heterosis watch {}`", dir.display(), dir.display())]
+    Busy { dir: PathBuf, holder: String },
+    #[error(
+        "{}:{line}: this line of the journal is damaged ({reason}). What stands before it is whole: `heterosis resume {} \
+         --truncate-damaged` copies the journal, cuts it before this line and goes on from there",
+        path.display(), path.parent().unwrap_or(std::path::Path::new(".")).display()
+    )]
     BadLine { path: PathBuf, line: usize, reason: String },
-    #[error("{}: the cache cannot be used ({reason}); delete the folder, it is rebuilt from the journal", path.display())]
-    Cache { path: PathBuf, reason: String },
+    #[error(
+        "{}:{line}: a newer heterosis wrote this (schema version {version}, this one reads up to {}); use that one, or update",
+        path.display(), crate::event::SCHEMA_VERSION
+    )]
+    Newer { path: PathBuf, line: usize, version: u32 },
 }
 
 impl Error {
     fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    fn line(path: &std::path::Path, line: usize, fault: Fault) -> Self {
+        let path = path.to_path_buf();
+        match fault {
+            Fault::Damaged(reason) => Self::BadLine { path, line, reason },
+            Fault::Newer(version) => Self::Newer { path, line, version },
+        }
     }
 }

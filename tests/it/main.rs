@@ -12,5 +12,6 @@ mod fuzz;
 mod program;
 mod questions;
 mod racing;
+mod runs;
 mod terminal;
 mod tidy;

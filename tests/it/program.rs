@@ -95,6 +95,7 @@ pub fn story(run: &Path) -> Vec<Value> {
         for clock in [
             "seq",
             "time_ms",
+            "check",
             "merge_ms",
             "evaluation_ms",
             "elapsed_ms",

@@ -46,6 +46,9 @@ use hub::HubName;
 use lora::Adapter;
 use map::MappedFile;
 
+/// Digest of the sources that read weights: adapters applied or quantisation undone by another build are other weights.
+pub const BUILD: &str = env!("HETEROSIS_BUILD");
+
 /// Files beside the weights that belong to a model and say where it came from.
 const SIDE_FILES: [&str; 12] = [
     "config.json",

@@ -25,6 +25,9 @@ pub mod spec;
 mod tests;
 pub mod tokenizer;
 
+/// Digest of the sources that compute: answers of another build are other answers.
+pub const BUILD: &str = env!("HETEROSIS_BUILD");
+
 pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
 pub use heterosis_isa::Isa;

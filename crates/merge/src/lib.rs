@@ -73,6 +73,9 @@ pub use vocabulary::Vocabulary;
 
 use crate::recipe::DType;
 
+/// Digest of the sources that merge: children of another build are other children.
+pub const BUILD: &str = env!("HETEROSIS_BUILD");
+
 /// Where the parents' tensors come from. Models are the words that stand in the recipe.
 pub trait TensorSource: Sync {
     /// Names of a model's tensors; empty if the model is not known.

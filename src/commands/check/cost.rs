@@ -79,7 +79,7 @@ pub fn measure(
     findings: &mut Findings,
 ) -> Result<Costs> {
     let dir = tempfile::tempdir().context("no folder for a small cache")?;
-    let mut asking = prepared.evaluator(tasks, held_out, Cache::open(&dir.path().join("cache"))?, None);
+    let mut asking = prepared.evaluator(tasks, held_out, Cache::open(&dir.path().join("cache")), None);
     let finale = &prepared.space.finale;
     let (search, held_out) = (asking.search_exam()?, asking.held_out_exam()?);
     // The same questions as in a run, one of each part opened once more by the evaluator that asks them.

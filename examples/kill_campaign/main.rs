@@ -1,0 +1,316 @@
+//! Kills searches at random moments, again and again, and compares what they come to with runs that nobody disturbed.
+//!
+//! ```text
+//! cargo build --release && cargo run --release --example kill_campaign -- target/release/heterosis [KILLS] [SEED]
+//! ```
+//!
+//! KILLS (60 unless given) are shared among the kinds of search in `spaces.rs`. Each run is killed with SIGKILL up to three
+//! times, at moments that are drawn evenly over its undisturbed length, its start and its final included, and goes on to its
+//! end each time; exports are killed in the same way. Then journal (without clocks) and best recipe must be those of the
+//! undisturbed run, and nobody may have been asked twice but who was out when a kill came. Prints a table, and ends with 1 if
+//! anything differs. `docs/reliability.md` has figures.
+
+#![allow(clippy::unwrap_used)] // what cannot be done here ends the campaign
+
+mod spaces;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use spaces::{Kind, kinds};
+
+/// Kills that one run has to bear at most.
+const KILLS_A_RUN: usize = 3;
+
+/// What depends on the clock, or on which process did the work.
+const NOT_THE_STORY: [&str; 8] = [
+    "seq",
+    "time_ms",
+    "check",
+    "merge_ms",
+    "evaluation_ms",
+    "elapsed_ms",
+    "cached",
+    "generated_tokens",
+];
+
+#[derive(Default)]
+struct Tally {
+    runs: usize,
+    kills: usize,
+    equal: usize,
+    asked_again: usize,
+    /// How many kills came in which phase.
+    phases: BTreeMap<String, usize>,
+    faults: Vec<String>,
+}
+
+struct Campaign {
+    program: PathBuf,
+    random: ChaCha8Rng,
+    dir: tempfile::TempDir,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let program = arguments.next().expect("the path of the heterosis program");
+    let kills: usize = arguments.next().map_or(60, |n| n.parse().expect("how many kills"));
+    let seed: u64 = arguments.next().map_or(1, |n| n.parse().expect("a seed"));
+    let mut campaign = Campaign {
+        program: fs::canonicalize(program).unwrap(),
+        random: ChaCha8Rng::seed_from_u64(seed),
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let kinds = kinds(&std::env::current_dir().unwrap());
+    let share = kills.div_ceil(kinds.len() + 1);
+    println!(
+        "| kind | runs | kills | killed during | same end | asked again | faults |\n|---|---|---|---|---|---|---|"
+    );
+    let mut is_whole = true;
+    for kind in &kinds {
+        let tally = campaign.searches(kind, share);
+        is_whole &= tally.faults.is_empty();
+        print(kind.name, &tally);
+    }
+    let tally = campaign.exports(&kinds[0], share);
+    is_whole &= tally.faults.is_empty();
+    print("export", &tally);
+    ExitCode::from(u8::from(!is_whole))
+}
+
+fn print(name: &str, tally: &Tally) {
+    let phases: Vec<String> = tally.phases.iter().map(|(phase, n)| format!("{phase} {n}")).collect();
+    println!(
+        "| {name} | {} | {} | {} | {} | {} | {} |",
+        tally.runs,
+        tally.kills,
+        phases.join(", "),
+        tally.equal,
+        tally.asked_again,
+        tally.faults.len()
+    );
+    for fault in &tally.faults {
+        eprintln!("{name}: {fault}");
+    }
+}
+
+impl Campaign {
+    fn searches(&mut self, kind: &Kind, kills: usize) -> Tally {
+        let home = self.dir.path().join(kind.name);
+        fs::create_dir_all(&home).unwrap();
+        let space = home.join("space.yaml");
+        fs::write(&space, &kind.space).unwrap();
+        let whole = home.join("whole");
+        let began = Instant::now();
+        self.end(&space, &whole);
+        let length = began.elapsed();
+        let mut tally = Tally::default();
+        while tally.kills < kills {
+            let run = home.join(format!("run-{}", tally.runs));
+            let _ = fs::remove_file(home.join("asked"));
+            let before = tally.kills;
+            while tally.kills < (before + KILLS_A_RUN).min(kills) {
+                let moment = length.mul_f64(self.random.random());
+                if !self.killed(&space, &run, moment) {
+                    break; // it was done before
+                }
+                tally.kills += 1;
+                *tally.phases.entry(phase(&run)).or_default() += 1;
+            }
+            self.end(&space, &run);
+            tally.runs += 1;
+            let struck = tally.kills - before;
+            self.judge(kind, &whole, &run, struck, &mut tally);
+            let _ = fs::remove_dir_all(&run);
+        }
+        tally
+    }
+
+    fn judge(&self, kind: &Kind, whole: &Path, run: &Path, struck: usize, tally: &mut Tally) {
+        let asked_again = match fs::read_to_string(run.with_file_name("asked")) {
+            Ok(asked) => again(asked.lines().map(str::to_string)),
+            Err(_) => again(answered(run).into_iter()),
+        };
+        tally.asked_again += asked_again;
+        let name = run.display();
+        if asked_again > struck * kind.out {
+            let fault = format!("{name}: {asked_again} asked again after {struck} kills");
+            tally.faults.push(fault);
+        }
+        let is_same = match kind.out {
+            1 => story(run) == story(whole) && best(run) == best(whole),
+            // The order of answers is another one each time; nobody is missing, and the end is an end.
+            _ => scored(run) == scored(whole),
+        };
+        match is_same {
+            true => tally.equal += 1,
+            false => tally
+                .faults
+                .push(format!("{name}: another end than {}", whole.display())),
+        }
+    }
+
+    /// Exports are killed; whatever stands at the place then is whole, and the next export works.
+    fn exports(&mut self, kind: &Kind, kills: usize) -> Tally {
+        let home = self.dir.path().join(kind.name);
+        let (run, out) = (home.join("whole"), home.join("export"));
+        let export = |program: &Path| {
+            let mut command = Command::new(program);
+            command
+                .arg("--quiet")
+                .arg("export")
+                .arg(&run)
+                .arg("best")
+                .arg(&out)
+                .arg("--overwrite");
+            command
+        };
+        let began = Instant::now();
+        assert!(quiet(&mut export(&self.program)));
+        let length = began.elapsed();
+        let mut tally = Tally::default();
+        while tally.kills < kills {
+            fs::remove_dir_all(&out).unwrap();
+            let moment = length.mul_f64(self.random.random());
+            if kill_after(&mut export(&self.program), moment) {
+                tally.kills += 1;
+                *tally.phases.entry("export".into()).or_default() += 1;
+            }
+            tally.runs += 1;
+            let verified = |program: &Path| quiet(Command::new(program).arg("verify").arg(&out));
+            if out.exists() && !verified(&self.program) {
+                tally.faults.push("what stands there after a kill is not whole".into());
+            }
+            match quiet(&mut export(&self.program)) && verified(&self.program) {
+                true => tally.equal += 1,
+                false => tally.faults.push("the next export does not work".into()),
+            }
+        }
+        tally
+    }
+
+    /// Begins a run, or goes on with it, to its end.
+    fn end(&self, space: &Path, run: &Path) {
+        let mut command = self.command(space, run);
+        let output = command.stdout(Stdio::null()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {stderr}");
+    }
+
+    /// The same, killed after a while; false if it had come to its end.
+    fn killed(&self, space: &Path, run: &Path, moment: Duration) -> bool {
+        kill_after(&mut self.command(space, run), moment)
+    }
+
+    fn command(&self, space: &Path, run: &Path) -> Command {
+        let has_begun = fs::read(run.join("journal.jsonl")).is_ok_and(|text| text.contains(&b'\n'));
+        let mut command = Command::new(&self.program);
+        command.arg("--quiet").current_dir(space.parent().unwrap());
+        match has_begun {
+            true => command.arg("resume").arg(run),
+            false => command.arg("search").arg(space).arg("--run").arg(run),
+        };
+        command.arg("--headless");
+        command
+    }
+}
+
+fn quiet(command: &mut Command) -> bool {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().unwrap().success()
+}
+
+fn kill_after(command: &mut Command, moment: Duration) -> bool {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let began = Instant::now();
+    while began.elapsed() < moment {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// Whole lines of a journal.
+fn records(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("journal.jsonl")).unwrap_or_default();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Where a run stands.
+fn phase(run: &Path) -> String {
+    let records = records(run);
+    let last = records.iter().rev().find_map(|r| r["phase"].as_str());
+    last.unwrap_or("start-up").to_string()
+}
+
+fn story(run: &Path) -> Vec<Value> {
+    let mut records = records(run);
+    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log")));
+    for record in &mut records {
+        for clock in NOT_THE_STORY {
+            record.as_object_mut().unwrap().remove(clock);
+        }
+    }
+    records
+}
+
+fn best(run: &Path) -> Vec<Option<String>> {
+    let read = |name: &&str| fs::read_to_string(run.join(name)).ok();
+    ["best.yaml", "best.json"].iter().map(read).collect()
+}
+
+/// Who has a score or a failure, and what ended the run.
+fn scored(run: &Path) -> Vec<String> {
+    let records = records(run);
+    let mut ids: Vec<String> = records
+        .iter()
+        .filter(|r| {
+            matches!(
+                r["event"].as_str(),
+                Some("candidate_scored" | "candidate_failed" | "run_done")
+            )
+        })
+        .filter(|r| !r["id"].as_str().is_some_and(|id| id.starts_with("mean")))
+        .map(|r| r["id"].as_str().unwrap_or("the end").to_string())
+        .collect();
+    ids.sort();
+    ids
+}
+
+/// Every answer of a journal by candidate, task and question.
+fn answered(run: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for record in records(run).iter().filter(|r| r["event"] == "answers") {
+        for answer in record["answers"].as_array().unwrap() {
+            all.push(format!(
+                "{} {} {} {}",
+                record["id"], record["task"], record["split"], answer["q"]
+            ));
+        }
+    }
+    all
+}
+
+/// How often something came that had come before.
+fn again(all: impl Iterator<Item = String>) -> usize {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for one in all {
+        *seen.entry(one).or_default() += 1;
+    }
+    let times: usize = seen.values().sum();
+    times - seen.keys().collect::<HashSet<_>>().len()
+}

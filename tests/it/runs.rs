@@ -1,0 +1,157 @@
+//! Run directories as processes share them and as time leaves them: begun, killed, damaged, changed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use super::program::{begin, good, heterosis, root, space_over_family, story, wait_for};
+
+/// A short search over the family; `spanish` is a copy that may be changed.
+fn space(dir: &Path) -> PathBuf {
+    copy(&root().join("models/tiny-spanish"), &dir.join("spanish"));
+    let rest = format!(
+        "parameter_space: {{method: task_arithmetic, genes: {{weight: [0.0, 1.5]}}}}
+fitness: {{tasks: [{{task: {}/evals/arith-es.yaml, split: search, limit: 8}}]}}
+search: {{optimizer: random, evals: 4, seed: 5}}
+final: {{finalists: 1, selection: {{limit: 6}}, test: {{limit: 6}}}}
+",
+        root().display()
+    );
+    let file = space_over_family(dir, &rest);
+    let text = fs::read_to_string(&file).unwrap();
+    let family = root().join("models/tiny-spanish");
+    fs::write(&file, text.replace(&family.display().to_string(), "spanish")).unwrap();
+    file
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn arg(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn run(args: &[&str]) -> Output {
+    heterosis(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Data that were missing left an empty journal, which `search` took for a run and `resume` for none.
+#[test]
+fn a_search_that_cannot_begin_leaves_no_directory() {
+    let tmp = tempfile::tempdir().unwrap();
+    let rest = "parameter_space: {method: task_arithmetic, genes: {weight: [0.0, 1.5]}}\nfitness: {tasks: [gsm8k]}\nsearch: \
+                {evals: 2}\n";
+    let file = space_over_family(tmp.path(), rest);
+    let dir = tmp.path().join("run");
+    let output = heterosis(&["search", &arg(&file), "--run", &arg(&dir)])
+        .env("HETEROSIS_DATA", "/nonexistent")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(!dir.exists());
+}
+
+#[test]
+fn two_commands_on_one_run_and_those_who_only_look() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("space.yaml");
+    fs::write(
+        &file,
+        "name: slow\ngenes: {x: [0, 1]}\nfitness: {command: [sh, -c, 'while read -r l; do id=${l#*\\\"id\\\":\\\"}; \
+         id=${id%%\\\"*}; sleep 0.1; echo \"{\\\"id\\\":\\\"$id\\\",\\\"scores\\\":{\\\"f\\\":1}}\"; done']}\nsearch: {evals: \
+         1000, optimizer: random}\n",
+    )
+    .unwrap();
+    let dir = tmp.path().join("run");
+    let mut search = begin(&["search", &arg(&file), "--run", &arg(&dir), "--headless"]);
+    wait_for(1, &mut search, &dir);
+    for args in [
+        vec!["resume".to_string(), arg(&dir)],
+        vec!["search".to_string(), arg(&file), "--run".into(), arg(&dir)],
+    ] {
+        let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        let who = format!("`heterosis search {}", file.display());
+        assert!(
+            message.contains(&who) && message.contains(&format!("process {}", search.id())),
+            "{message}"
+        );
+    }
+    assert!(good(&["status", &arg(&dir), "--json"]).contains("\"state\":\"running\""));
+    search.kill().unwrap();
+    search.wait().unwrap();
+    assert!(good(&["status", &arg(&dir), "--json"]).contains("\"state\":\"paused\""));
+}
+
+/// A parent was another one after the kill: exit code 0, and a p-value over two models.
+#[test]
+fn a_model_that_changed_since_a_run_began_is_named() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = space(tmp.path());
+    let dir = tmp.path().join("run");
+    let mut search = begin(&["search", &arg(&file), "--run", &arg(&dir)]);
+    wait_for(4, &mut search, &dir);
+    search.kill().unwrap();
+    search.wait().unwrap();
+    let before = fs::read(dir.join("journal.jsonl")).unwrap();
+    fs::copy(
+        root().join("models/tiny-base/model.safetensors"),
+        tmp.path().join("spanish/model.safetensors"),
+    )
+    .unwrap();
+    let output = run(&["resume", &arg(&dir)]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the model spanish"), "{}", stderr(&output));
+    assert_eq!(fs::read(dir.join("journal.jsonl")).unwrap().len(), before.len());
+
+    let said = good(&["resume", &arg(&dir), "--accept-changes"]);
+    for said in [said, good(&["status", &arg(&dir)])] {
+        assert!(
+            said.contains("changed on its way") && said.contains("the model spanish"),
+            "{said}"
+        );
+    }
+    let out = tmp.path().join("export");
+    good(&["export", &arg(&dir), "best", &arg(&out)]);
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("changed on its way"), "{card}");
+}
+
+/// A byte in the middle of a journal was another one: either nobody saw it, or nothing said how to go on.
+#[test]
+fn a_damaged_journal_is_named_and_can_go_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = space(tmp.path());
+    let dir = tmp.path().join("run");
+    good(&["search", &arg(&file), "--run", &arg(&dir)]);
+    let whole = story(&dir);
+    let journal = dir.join("journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let line = text.lines().position(|l| l.contains("candidate_scored")).unwrap() + 1;
+    fs::write(&journal, text.replacen("\"fitness\":0", "\"fitness\":9", 1)).unwrap();
+    for command in ["status", "report", "resume"] {
+        let output = run(&[command, &arg(&dir)]);
+        let message = stderr(&output);
+        assert!(!output.status.success(), "{command}");
+        assert!(
+            message.contains(&format!("journal.jsonl:{line}:")),
+            "{command}: {message}"
+        );
+        assert!(message.contains("--truncate-damaged"), "{command}: {message}");
+    }
+    good(&["resume", &arg(&dir), "--truncate-damaged"]);
+    assert_eq!(story(&dir), whole);
+    assert!(dir.join("journal.jsonl.damaged").exists());
+}
