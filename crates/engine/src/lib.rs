@@ -3,7 +3,7 @@
 //! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
-//! request is computed when), `tokenizer` and `chat` (text).
+//! request is computed when), `tokenizer` and `chat` (text); `twin`, the same forward pass with derivatives.
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
 mod arithmetic;
@@ -23,12 +23,16 @@ pub mod spec;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;
+mod twin;
+#[cfg(test)]
+mod twin_tests;
 
 pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
 pub use influence::block_influence;
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
+pub use twin::{Loss, Text, Twin};
 
 /// What can go wrong between a config and an answer.
 #[derive(Debug, thiserror::Error)]

@@ -123,7 +123,7 @@ fn words(vocab: usize) -> Arc<Tokenizer> {
     Arc::new(Tokenizer::new(files).unwrap())
 }
 
-fn engine(decoder: Decoder, options: EngineOptions) -> Engine {
+pub(super) fn engine(decoder: Decoder, options: EngineOptions) -> Engine {
     let tokenizer = words(decoder.spec().vocab);
     Engine::new(decoder, tokenizer, options)
 }
@@ -139,7 +139,7 @@ fn request(prompt: &[u32], max_new_tokens: usize) -> Request {
 }
 
 /// Largest difference over the largest magnitude of what is expected.
-fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
+pub(super) fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     got.iter()
@@ -216,13 +216,13 @@ fn more_families_agree_with_transformers() {
 }
 
 /// The repository's goldens, whose weights are a hash of name and index (see `tests/data/generate.py`).
-struct Small {
-    configs: serde_json::Map<String, serde_json::Value>,
+pub(super) struct Small {
+    pub(super) configs: serde_json::Map<String, serde_json::Value>,
     expected: Vec<u8>,
 }
 
 impl Small {
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
         let configs = serde_json::from_slice(&std::fs::read(dir.join("goldens.json")).unwrap()).unwrap();
         Small {
@@ -231,11 +231,11 @@ impl Small {
         }
     }
 
-    fn decoder(&self, name: &str) -> Decoder {
+    pub(super) fn decoder(&self, name: &str) -> Decoder {
         decoder(&self.configs[name], DType::F32, &device())
     }
 
-    fn floats(&self, name: &str) -> Vec<f32> {
+    pub(super) fn floats(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.expected).unwrap();
         let data = tensors.tensor(name).unwrap().data().to_vec();
         data.chunks_exact(4)
@@ -243,7 +243,7 @@ impl Small {
             .collect()
     }
 
-    fn ids(&self, name: &str) -> Vec<u32> {
+    pub(super) fn ids(&self, name: &str) -> Vec<u32> {
         let tensors = SafeTensors::deserialize(&self.expected).unwrap();
         let data = tensors.tensor(name).unwrap().data().to_vec();
         data.chunks_exact(8)
@@ -266,7 +266,7 @@ fn decoder(config: &serde_json::Value, dtype: DType, device: &Device) -> Decoder
     .unwrap()
 }
 
-fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
+pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
     let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| {
         (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });

@@ -20,6 +20,7 @@ mod combine;
 mod dare;
 mod della;
 mod fused;
+mod gradient;
 #[cfg(test)]
 mod golden;
 mod iso_c;
@@ -62,6 +63,7 @@ pub mod yaml;
 use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens};
+pub use gradient::{Knob, Slopes};
 pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
