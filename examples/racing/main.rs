@@ -150,6 +150,7 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         selection: evaluator.exam(&space.finale.selection)?,
         test: evaluator.exam(&space.finale.test)?,
         held_out: evaluator.held_out_exam()?,
+        lessons: heterosis::search::Exam::nothing(),
         space,
     };
     let path = dir.join("journal.jsonl");

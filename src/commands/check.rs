@@ -42,6 +42,8 @@ struct Findings {
     /// Of one candidate: merging and answering; of the whole search.
     candidate_seconds: Option<f64>,
     search_seconds: Option<f64>,
+    /// Of one round of learning, where the space learns: its questions, answered, and its steps.
+    learning_seconds: Option<f64>,
     warnings: Vec<String>,
 }
 
@@ -217,7 +219,14 @@ fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
     let asked = racing.map_or(asked_in_all as f64, |racing| {
         racing.mean_questions().min(asked_in_all as f64)
     });
-    let candidate_seconds = merge_seconds + clock().as_secs_f64() / answered.max(1) as f64 * asked;
+    let answer_seconds = clock().as_secs_f64() / answered.max(1) as f64;
+    let candidate_seconds = merge_seconds + answer_seconds * asked;
+    if let Some(learning) = &prepared.space.search.learn {
+        let questions = (learning.questions * tasks.len()) as f64;
+        // Reading a text forward and backward takes about as long as answering one.
+        let steps = learning.steps as f64 * (merge_seconds + learning.batch as f64 * answer_seconds);
+        findings.learning_seconds = Some(answer_seconds * questions + steps);
+    }
     let runtime = &prepared.runtime;
     // The CPU rounds weights, but keeps them in f32.
     let kept = if runtime.device.is_cpu() {
@@ -304,6 +313,9 @@ fn show(findings: &Findings) {
             "time  at most about {candidate:.1} s a candidate, {:.1} minutes for the search (from {SAMPLE} questions a task)",
             search / 60.0
         ));
+    }
+    if let Some(seconds) = findings.learning_seconds {
+        print(format_args!("      and at most about {:.1} minutes for each round of learning", seconds / 60.0));
     }
     for warning in &findings.warnings {
         print(format_args!("warning: {warning}"));

@@ -10,6 +10,7 @@ mod environment;
 mod eval;
 mod export;
 mod generate;
+mod learn;
 mod lists;
 mod merge;
 mod models;
@@ -86,6 +87,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Check(args) => check::check(args),
         Command::Merge(args) => merge::merge(args),
         Command::Eval(args) => eval::eval(args),
+        Command::Learn(args) => learn::learn(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
         Command::Perplexity(args) => perplexity::perplexity(args),

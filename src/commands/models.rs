@@ -61,17 +61,22 @@ impl Opened {
 
     /// [`Self::engine`] where the device is open already.
     pub fn engine_on(&self, runtime: &Runtime) -> Result<Engine> {
-        let tokenizer = Arc::new(self.tokenizer()?);
-        let spec = DecoderSpec::from_config(self.plan.config())?;
-        let outputs = self.plan.outputs().iter().enumerate();
-        let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
-        let mut read = |name: &str| {
-            let i = index.get(name).ok_or("the model has no such tensor")?;
-            self.plan.compute(*i, &self.parents).map_err(|e| e.to_string())
-        };
-        let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
-        Ok(Engine::new(decoder, tokenizer, runtime.options))
+        engine_of(&self.plan, &self.parents, runtime)
     }
+}
+
+/// Merges a plan of these models into a decoder.
+pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<Engine> {
+    let tokenizer = Arc::new(parents.tokenizer(&plan.tokenizer())?);
+    let spec = DecoderSpec::from_config(plan.config())?;
+    let outputs = plan.outputs().iter().enumerate();
+    let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
+    let mut read = |name: &str| {
+        let i = index.get(name).ok_or("the model has no such tensor")?;
+        plan.compute(*i, parents).map_err(|e| e.to_string())
+    };
+    let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
+    Ok(Engine::new(decoder, tokenizer, runtime.options))
 }
 
 pub fn is_recipe(word: &str) -> bool {

@@ -31,7 +31,7 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
@@ -386,6 +386,10 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         selection: asking.exam(&prepared.space.finale.selection)?,
         test: asking.exam(&prepared.space.finale.test)?,
         held_out: asking.held_out_exam()?,
+        lessons: match &prepared.space.search.learn {
+            Some(learning) => asking.lessons(learning.questions)?,
+            None => Exam::nothing(),
+        },
     };
     for record in &records {
         if let Event::Answers(answers) = &record.event {

@@ -51,6 +51,7 @@ struct Past {
     /// Those that came after the candidate's score: to a later exam.
     later_answers: HashMap<String, HashMap<TaskName, Answered>>,
     stages: HashMap<String, u64>,
+    learned: HashMap<String, event::Learned>,
     search_ended: Option<(EndReason, u64)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
@@ -143,6 +144,9 @@ impl<'a> Chronicle<'a> {
             Event::PhaseStarted { phase } => past.phases.push(phase),
             Event::GenerationEnded(g) => {
                 past.generations.insert(g.generation, g.state_digest);
+            }
+            Event::Learned(learned) => {
+                past.learned.insert(learned.id.clone(), learned);
             }
             Event::StageStarted(stage) => {
                 past.stages.insert(stage.stage, stage.evals);
@@ -322,6 +326,11 @@ impl<'a> Chronicle<'a> {
                 self.write(Event::StageStarted(started))
             }
         }
+    }
+
+    /// What a round of learning found, if it was made.
+    pub fn past_learned(&self, id: &str) -> Option<&event::Learned> {
+        self.past.learned.get(id)
     }
 
     /// After how many candidates a stage began, if it has.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Catalogue, Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Sitting, Subject};
+use super::{Catalogue, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Parents, Sitting, Subject};
 use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
@@ -242,7 +242,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// Writes a recipe's weights into the resident decoder; only tensors that differ from what it holds are computed.
-    fn load(&mut self, recipe: &Recipe) -> Result<(), String> {
+    pub(super) fn load(&mut self, recipe: &Recipe) -> Result<(), String> {
         let plan = merge::Plan::new(recipe, self.resources.parents).map_err(|e| e.to_string())?;
         let loaded = self.load_plan(&plan);
         if loaded.is_err() {
@@ -408,7 +408,69 @@ impl<'a> MergeEvaluator<'a> {
     }
 }
 
+/// What learning asks of it.
+impl<'a> MergeEvaluator<'a> {
+    pub(super) fn parents(&self) -> &'a Parents {
+        self.resources.parents
+    }
+
+    pub(super) fn device(&self) -> candle_core::Device {
+        self.resources.device.clone()
+    }
+
+    pub(super) fn dtype(&self) -> decoder::DType {
+        self.resources.dtype
+    }
+
+    pub(super) fn task(&self, index: usize) -> &Task {
+        &self.resources.task(index).task
+    }
+
+    pub(super) fn engine(&self) -> Result<&Engine, String> {
+        self.engine.as_ref().ok_or_else(|| "no model is loaded".into())
+    }
+
+    pub(super) fn questions_of(&self, index: usize, split: &str) -> Result<&[Question], String> {
+        let asked = self.questions.get(&(index, split.to_string()));
+        asked.map(|asked| asked.questions.as_slice()).ok_or_else(|| "the questions are not loaded".into())
+    }
+
+    /// Questions to learn from, up to `most` of each task: those of the search's split that no candidate is scored on, and
+    /// where there are too few of them, some that are.
+    ///
+    /// # Errors
+    /// A task without questions there.
+    pub fn lessons(&mut self, most: usize) -> Result<Exam, Error> {
+        let mut tasks = Vec::new();
+        for index in 0..self.resources.tasks.len() {
+            let FitnessTask { split, limit, .. } = self.resources.tasks[index];
+            // With the search's own questions first, places mean the same in both exams.
+            let all = limit.map(|limit| limit + most);
+            let mut task = self.exam_task(index, split, all)?;
+            let count = task.items.len();
+            task.items = (count.saturating_sub(most)..count).collect();
+            tasks.push(task);
+        }
+        Ok(Exam {
+            split: Split::Search.name().into(),
+            tasks,
+        })
+    }
+}
+
 impl Evaluator for MergeEvaluator<'_> {
+    fn learns(&self) -> bool {
+        true
+    }
+
+    fn learn(
+        &mut self,
+        lesson: &Lesson<'_>,
+        see: &mut dyn FnMut(event::Learning) -> bool,
+    ) -> Result<event::Learned, String> {
+        self.learn_lesson(lesson, see)
+    }
+
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,

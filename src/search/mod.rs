@@ -7,6 +7,8 @@
 //!   a program of the user's, or several copies of it; then `crew.rs` keeps several candidates out at a time.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
+//! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
+//!   evaluator does that.
 //! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won.
 
 mod chronicle;
@@ -15,8 +17,10 @@ mod evaluator;
 mod external;
 mod finale;
 mod genome;
+mod learning;
 mod parents;
 mod pool;
+mod pupil;
 mod race;
 mod scoring;
 mod soup;
@@ -37,6 +41,7 @@ pub use chronicle::{Chronicle, Clock};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verbatim};
 pub use external::{External, Materialize};
 pub use genome::Genome;
+pub use learning::Lesson;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
 
@@ -132,6 +137,24 @@ pub trait Evaluator {
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, String>;
 
+    /// Whether it can learn.
+    fn learns(&self) -> bool {
+        false
+    }
+
+    /// Moves genes along the gradient of texts that ought to be likely; `see` is told of each step, and ends the round by
+    /// returning false.
+    ///
+    /// # Errors
+    /// The reason why nothing is learned; the search goes on without it.
+    fn learn(
+        &mut self,
+        _lesson: &Lesson<'_>,
+        _see: &mut dyn FnMut(event::Learning) -> bool,
+    ) -> Result<event::Learned, String> {
+        Err("this evaluator cannot learn".into())
+    }
+
     /// The evaluator's hands, if it has several.
     fn crew(&mut self) -> Option<&mut dyn Crew> {
         None
@@ -178,6 +201,8 @@ pub struct Plan {
     pub search: Exam,
     pub selection: Exam,
     pub test: Exam,
+    /// What is learned from, after the first round; none where nothing is learned.
+    pub lessons: Exam,
     /// What the search never asks: every task with a split of its own; none is usual.
     pub held_out: Exam,
 }
@@ -232,6 +257,8 @@ pub fn run(
         stage_end: None,
         stages: vec![(0, plan.genome.genes().into())],
         soup: None,
+        given: Vec::new(),
+        keeps_answers: plan.space.search.learn.is_some(),
         at_work: AtWork::default(),
     };
     match run.whole() {
@@ -290,6 +317,9 @@ struct Run<'a, 'b> {
     stages: Vec<(usize, Genes)>,
     /// Where the search begins, if some experts without the others are better than every unsearched merge of all.
     soup: Option<(Genome, Start)>,
+    /// Answers of parents, unsearched merges and learned candidates, where something is to be learned from them.
+    given: Vec<learning::Given>,
+    keeps_answers: bool,
     /// Of an evaluator with several hands.
     at_work: AtWork,
 }
@@ -370,6 +400,9 @@ impl Run<'_, '_> {
         if let Some((around_soup, start)) = self.soup.take() {
             (genome, known) = (around_soup, Some(start));
             self.stages.push((self.scored.len(), genome.genes().into()));
+        }
+        if let Some(start) = self.learn(&genome, known.as_ref())? {
+            known = Some(start);
         }
         let reason = loop {
             let next = genome.next_stage();
@@ -576,12 +609,16 @@ impl Run<'_, '_> {
 
     /// Where a search starts that was told of no recipe: the unsearched merge that scored best, if the space has it.
     fn best_baseline(&self, genome: &Genome) -> Option<optim::Genotype> {
+        self.best_baseline_named(genome).map(|(_, genotype)| genotype)
+    }
+
+    fn best_baseline_named(&self, genome: &Genome) -> Option<(String, optim::Genotype)> {
         let mut baselines: Vec<&event::Candidate> =
             self.scored.iter().filter(|c| c.origin == Origin::Baseline).collect();
         baselines.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
         baselines.iter().find_map(|c| {
             let recipe: Recipe = serde_json::from_value(c.recipe.clone()).ok()?;
-            genome.encode(&recipe).ok()
+            Some((c.id.clone(), genome.encode(&recipe).ok()?))
         })
     }
 
@@ -645,7 +682,11 @@ impl Run<'_, '_> {
     /// The searched candidates that count, those of most worth first.
     fn bred(&self) -> Vec<&event::Candidate> {
         let is_bred = |c: &&event::Candidate| {
-            matches!(c.origin, Origin::Search | Origin::WarmStart | Origin::Random) && !c.eliminated
+            let origins = matches!(
+                c.origin,
+                Origin::Search | Origin::WarmStart | Origin::Random | Origin::Learned
+            );
+            origins && !c.eliminated
         };
         let mut bred: Vec<&event::Candidate> = self.scored.iter().filter(is_bred).collect();
         bred.sort_by(|a, b| self.worth(b).total_cmp(&self.worth(a)));

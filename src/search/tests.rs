@@ -168,6 +168,7 @@ fn plan_of(space: &str) -> Plan {
         selection: exam("selection"),
         test: exam("test"),
         held_out: exam("held-out"),
+        lessons: Exam::nothing(),
         genome: Genome::Merge(codec),
         space,
     }
@@ -641,6 +642,7 @@ fn bare_plan(command: &str, search: &str) -> Plan {
         selection: exam("selection"),
         test: exam("test"),
         held_out: exam("held-out"),
+        lessons: Exam::nothing(),
         genome: Genome::Bare(genes.collect()),
         space,
     }

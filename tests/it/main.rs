@@ -5,6 +5,7 @@
 mod combinations;
 mod data_flow;
 mod evaluation;
+mod learning;
 mod program;
 mod racing;
 mod terminal;

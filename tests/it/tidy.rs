@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Room → rooms that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("yaml", &[]),
     ("event", &[]),
     ("checkpoint", &[]),
@@ -21,9 +21,11 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),
     ("report", &["event", "recipe"]),
+    ("learn", &["merge", "model", "optim", "recipe"]),
     (
         "search",
         &[
+            "learn",
             "optim",
             "space",
             "eval",
