@@ -4,7 +4,10 @@ use std::{collections::HashSet, ops::Range, path::Path, sync::Arc, time::Duratio
 
 use heterosis::{
     event::{Answer, Budget, Progress, RunStarted},
-    search::{Catalogue, Chronicle, Clock, Control, Evaluation, Evaluator, Exam, ExamTask, Genome, Plan, Sitting, run},
+    search::{
+        Catalogue, Chronicle, Clock, Control, Evaluation, Evaluator, Exam, ExamTask, Genome, Plan, Sitting, Unscored,
+        run,
+    },
     space::{GeneSpec, Racing, Space},
     store::Journal,
 };
@@ -33,7 +36,7 @@ struct Answering<'a> {
 }
 
 impl Evaluator for Answering<'_> {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(Progress)) -> Result<Evaluation, Unscored> {
         let task = &sitting.exam.tasks[0];
         let chances = self.land.chances(sitting.genotype, 0..2 * QUESTIONS);
         let offset = if sitting.exam.split == "search" { 0 } else { QUESTIONS };

@@ -133,7 +133,7 @@ fn random(count: u64) -> Result<()> {
     let (mut nlls, mut scores, mut truths) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..count {
         let recipe = draw(&mut rng, &[1.0, 2.0, 4.0])?;
-        nlls.push(evaluator.prompt_nll(&recipe).map_err(|e| anyhow::anyhow!(e))?);
+        nlls.push(evaluator.prompt_nll(&recipe)?);
         scores.push(examine(&mut evaluator, &recipe, &search)?);
         truths.push(stats::mean(&examine(&mut evaluator, &recipe, &fresh)?));
     }

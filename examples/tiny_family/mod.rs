@@ -77,9 +77,7 @@ pub fn examine(evaluator: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam)
         genes: &[],
         exam,
     };
-    let evaluation = evaluator
-        .evaluate(&sitting, &mut |_| {})
-        .map_err(|reason| anyhow::anyhow!(reason))?;
+    let evaluation = evaluator.evaluate(&sitting, &mut |_| {})?;
     let scores = |answers: &[Answer]| answers.iter().map(|a| a.score).collect();
     Ok(scores(&evaluation.answers[0].1))
 }

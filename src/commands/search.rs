@@ -31,8 +31,13 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
+<<<<<<< HEAD
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
+=======
+        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
+        MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
+>>>>>>> main
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
@@ -455,16 +460,24 @@ fn with_influence(prepared: &Prepared, evaluator: &mut MergeEvaluator<'_>) -> Re
     Ok(genome)
 }
 
+/// Why a merged model was not written: of what the merge itself refuses, the recipe is to blame, of all else the disk.
+fn unwritten(e: anyhow::Error) -> Unscored {
+    match e.downcast::<crate::merge::Error>() {
+        Ok(e) => e.into(),
+        Err(e) => Unscored::machine(format_args!("{e:#}")),
+    }
+}
+
 /// The user's own program as the evaluator.
 fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
-    let write = |recipe: &Recipe, out: &Path| -> Result<(), String> {
+    let write = |recipe: &Recipe, out: &Path| -> Result<(), Unscored> {
+        let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
         let write = || -> Result<()> {
-            let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
             let mut writer = Writer::replace(out, parse_size("5GB")?)?;
             child::write(&mut writer, &plan, &prepared.parents, &mut |_| {})?;
             Ok(writer.finish()?)
         };
-        write().map_err(|e| format!("{e:#}"))
+        write().map_err(unwritten)
     };
     let candidates = dir.path().join("candidates");
     // A process that was killed leaves those behind that it had out, and not all are asked again.

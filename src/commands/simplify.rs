@@ -13,7 +13,7 @@ use crate::{
     eval::stats::NonInferiority,
     event::{Answer, Event, Origin, Record, run::Run, words::Unit},
     recipe::Recipe,
-    search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject},
+    search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
     space::{Space, SplitRef},
     store::{self, Cache, RunDir},
@@ -107,6 +107,11 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     let sensitivities = simplify::sensitivities(&simplest, &mut ask).map_err(failed)?;
     let first = examiner.ask(&winner, true).map_err(failed)?;
     let last = examiner.ask(&simplest, true).map_err(failed)?;
+    if let Some(reason) = examiner.broken {
+        return Err(Failure::Work(anyhow::anyhow!(
+            "nothing can be said of simpler recipes: {reason}"
+        )));
+    }
     let simplified = Simplified {
         run: dir.path().display().to_string(),
         winner: winner_id,
@@ -155,6 +160,8 @@ struct Examiner<'a> {
     deciding: Exam,
     confirming: Exam,
     questions: Questions,
+    /// What broke on this machine. Nobody is asked any more then: a recipe that was not scored for it is not worse.
+    broken: Option<String>,
 }
 
 impl<'a> Examiner<'a> {
@@ -211,6 +218,7 @@ impl<'a> Examiner<'a> {
             evaluator,
             deciding,
             confirming,
+            broken: None,
         })
     }
 
@@ -223,7 +231,14 @@ impl<'a> Examiner<'a> {
             genes: &[],
             exam,
         };
-        let evaluation = self.evaluator.evaluate(&sitting, &mut |_| {})?;
+        if let Some(reason) = &self.broken {
+            return Err(reason.clone());
+        }
+        let evaluation = match self.evaluator.evaluate(&sitting, &mut |_| {}) {
+            Ok(evaluation) => evaluation,
+            Err(Unscored::Candidate { reason }) => return Err(reason),
+            Err(Unscored::Machine { reason }) => return Err(self.broken.insert(reason).clone()),
+        };
         let tasks = exam.tasks.iter().zip(&evaluation.answers);
         Ok(tasks
             .map(|(task, (_, answers))| {

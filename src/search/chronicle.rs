@@ -11,7 +11,7 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, Generation, Phase, Record, RunStarted, SCHEMA_VERSION, Selection,
+        self, Candidate, EndReason, Event, Generation, Origin, Phase, Record, RunStarted, SCHEMA_VERSION, Selection,
         StageStarted, TestReading,
     },
     store::Journal,
@@ -132,6 +132,10 @@ impl<'a> Chronicle<'a> {
                 past.candidates
                     .insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
             }
+            // Without a parent there is no run: it ended there, and after repair the parent is asked again.
+            Event::CandidateFailed {
+                origin: Origin::Parent, ..
+            } => {}
             Event::CandidateFailed {
                 id,
                 recipe_digest,

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    Crew, Error, Evaluation, Exam, Interrupt, Run,
+    Crew, Error, Evaluation, Exam, Interrupt, Run, Unscored,
     chronicle::Step,
     genome::Genome,
     race::{Entrant, Race},
@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct AtWork {
     waiting: VecDeque<Entrant>,
     out: Vec<String>,
-    done: HashMap<String, Result<Evaluation, String>>,
+    done: HashMap<String, Result<Evaluation, Unscored>>,
 }
 
 impl AtWork {
@@ -72,7 +72,7 @@ impl Run<'_, '_> {
     }
 
     /// What the crew made of an exam that it may have begun, or ended, long ago; `None` without a crew.
-    pub(super) fn by_crew(&mut self, entrant: &Entrant, exam: &Exam) -> Option<Result<Evaluation, String>> {
+    pub(super) fn by_crew(&mut self, entrant: &Entrant, exam: &Exam) -> Option<Result<Evaluation, Unscored>> {
         let (crew, at_work) = (self.evaluator.crew()?, &mut self.at_work);
         at_work.add(entrant);
         let chronicle = &*self.chronicle;

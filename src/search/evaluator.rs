@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Catalogue, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Parents, Sitting, Subject};
+use super::{Catalogue, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Parents, Sitting, Subject, Unscored};
 use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
@@ -228,12 +228,13 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// The answers that the cache has to an exam's questions, judged; `None` where it has none.
-    fn look_up(&self, weights: &str, task: &ExamTask) -> Result<Vec<Option<event::Answer>>, String> {
+    fn look_up(&self, weights: &str, task: &ExamTask) -> Result<Vec<Option<event::Answer>>, Unscored> {
         let Some(asked) = self.questions.get(&(task.index, task.split.clone())) else {
-            return Err(format!("the {} questions of {} are not loaded", task.split, task.task));
+            let reason = format!("the {} questions of {} are not loaded", task.split, task.task);
+            return Err(Unscored::Machine { reason });
         };
         let judge = &self.resources.task(task.index).task;
-        let known = |item: &usize| -> Result<Option<event::Answer>, String> {
+        let known = |item: &usize| -> Result<Option<event::Answer>, Unscored> {
             let kept: Option<Kept> = self.resources.cache.get(&item_key(weights, &asked.digests[*item]));
             let question = &asked.questions[*item];
             kept.map(|kept| kept.judged(judge, question)).transpose()
@@ -242,8 +243,8 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// Writes a recipe's weights into the resident decoder; only tensors that differ from what it holds are computed.
-    pub(super) fn load(&mut self, recipe: &Recipe) -> Result<(), String> {
-        let plan = merge::Plan::new(recipe, self.resources.parents).map_err(|e| e.to_string())?;
+    pub(super) fn load(&mut self, recipe: &Recipe) -> Result<(), Unscored> {
+        let plan = merge::Plan::new(recipe, self.resources.parents)?;
         let loaded = self.load_plan(&plan);
         if loaded.is_err() {
             self.resident.forget();
@@ -251,8 +252,8 @@ impl<'a> MergeEvaluator<'a> {
         loaded
     }
 
-    fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), String> {
-        let spec = DecoderSpec::from_config(plan.config()).map_err(|e| e.to_string())?;
+    fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
+        let spec = DecoderSpec::from_config(plan.config())?;
         let tokenizer = self.tokenizer(&plan.tokenizer())?;
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {
@@ -260,10 +261,10 @@ impl<'a> MergeEvaluator<'a> {
                     let name = &plan.outputs()[i].name;
                     let decoder = engine.decoder_mut();
                     let set = |data: &[f32]| match decoder.has_tensor(name) {
-                        true => decoder.set_tensor(name, data).map_err(|e| e.to_string()),
+                        true => decoder.set_tensor(name, data),
                         false => Ok(()),
                     };
-                    self.resident.with(plan, i, set).map_err(|e| e.to_string())??;
+                    self.resident.with(plan, i, set)??;
                 }
                 engine.set_tokenizer(tokenizer);
             }
@@ -277,39 +278,45 @@ impl<'a> MergeEvaluator<'a> {
                     .map(|(i, o)| (o.name.as_str(), i))
                     .collect();
                 let resident = &mut self.resident;
+                // The decoder passes on but the words of an error, and whose fault it was must not be lost.
+                let mut refused = None;
                 let mut read = |name: &str| {
-                    let i = index.get(name).ok_or("the merge does not produce it")?;
-                    resident.compute(plan, *i).map_err(|e| e.to_string())
+                    let i = index.get(name).ok_or("the merge does not produce it");
+                    let computed = i
+                        .map_err(Unscored::candidate)
+                        .and_then(|i| Ok(resident.compute(plan, *i)?));
+                    computed.map_err(|e| refused.insert(e).to_string())
                 };
                 let Resources {
                     device, dtype, options, ..
                 } = &self.resources;
-                let decoder = Decoder::load(spec, device, *dtype, &mut read).map_err(|e| e.to_string())?;
+                let loaded = Decoder::load(spec, device, *dtype, &mut read);
+                let decoder = loaded.map_err(|e| refused.unwrap_or_else(|| e.into()))?;
                 self.engine = Some(Engine::new(decoder, tokenizer, *options));
             }
         }
         Ok(())
     }
 
-    fn tokenizer(&mut self, child: &merge::ChildTokenizer) -> Result<Arc<Tokenizer>, String> {
+    fn tokenizer(&mut self, child: &merge::ChildTokenizer) -> Result<Arc<Tokenizer>, Unscored> {
         let key = format!("{child:?}");
         if let Some(tokenizer) = self.tokenizers.get(&key) {
             return Ok(tokenizer.clone());
         }
-        let tokenizer = Arc::new(self.resources.parents.tokenizer(child).map_err(|e| e.to_string())?);
+        let tokenizer = Arc::new(self.resources.parents.tokenizer(child)?);
         self.tokenizers.insert(key, tokenizer.clone());
         Ok(tokenizer)
     }
 
     /// The first prompts of the search, as tokens of the loaded model; those of one token only are left out.
-    fn first_prompts(&self) -> Result<Vec<Vec<u32>>, String> {
-        let engine = self.engine.as_ref().ok_or("no model is loaded")?;
+    fn first_prompts(&self) -> Result<Vec<Vec<u32>>, Unscored> {
+        let engine = self.engine.as_ref().ok_or_else(nothing_loaded)?;
         let mut prompts = Vec::new();
         for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
             let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
             for question in asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS)) {
                 let text = question.prompt.text();
-                let tokens = engine.tokenizer().encode(&text, true).map_err(|e| e.to_string())?;
+                let tokens = engine.tokenizer().encode(&text, true)?;
                 prompts.extend(Some(tokens).filter(|t| t.len() > 1));
             }
         }
@@ -322,13 +329,13 @@ impl<'a> MergeEvaluator<'a> {
     /// The parent cannot be run.
     pub fn block_influence(&mut self, parent: &str) -> Result<Vec<f64>, Error> {
         let measured = self.measure_influence(parent);
-        measured.map_err(|message| Error::Model {
+        measured.map_err(|e| Error::Model {
             model: parent.into(),
-            message,
+            message: e.to_string(),
         })
     }
 
-    fn measure_influence(&mut self, parent: &str) -> Result<Vec<f64>, String> {
+    fn measure_influence(&mut self, parent: &str) -> Result<Vec<f64>, Unscored> {
         let recipe = verbatim(parent);
         let key = format!("block influence of {}", self.weights_key(&recipe));
         if let Some(known) = self.resources.cache.get(&key) {
@@ -337,21 +344,21 @@ impl<'a> MergeEvaluator<'a> {
         self.load(&recipe)?;
         let prompts = self.first_prompts()?;
         let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
-        let influence = block_influence(engine.decoder_mut(), &rows).map_err(|e| e.to_string())?;
-        self.resources.cache.put(&key, &influence).map_err(|e| e.to_string())?;
+        let engine = self.engine.as_mut().ok_or_else(nothing_loaded)?;
+        let influence = block_influence(engine.decoder_mut(), &rows)?;
+        self.resources.cache.put(&key, &influence)?;
         Ok(influence)
     }
 
     /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
-    fn guard_nll(&mut self) -> Result<f64, String> {
+    fn guard_nll(&mut self) -> Result<f64, Unscored> {
         let requests: Vec<ScoreRequest> = self
             .first_prompts()?
             .into_iter()
             .map(|tokens| ScoreRequest { tokens, from: 1 })
             .collect();
-        let engine = self.engine.as_mut().ok_or("no model is loaded")?;
-        let scores = engine.score(&requests).map_err(|e| e.to_string())?;
+        let engine = self.engine.as_mut().ok_or_else(nothing_loaded)?;
+        let scores = engine.score(&requests)?;
         let tokens: usize = scores.iter().map(|s| s.tokens).sum();
         Ok(-scores.iter().map(|s| s.log_likelihood).sum::<f64>() / tokens as f64)
     }
@@ -361,13 +368,13 @@ impl<'a> MergeEvaluator<'a> {
     ///
     /// # Errors
     /// The recipe cannot be merged or run.
-    pub fn prompt_nll(&mut self, recipe: &Recipe) -> Result<f64, String> {
+    pub fn prompt_nll(&mut self, recipe: &Recipe) -> Result<f64, Unscored> {
         self.load(recipe)?;
         self.guard_nll()
     }
 
     /// What the guard measures merges by; parents are loaded for it once.
-    fn worst_parent(&mut self) -> Result<f64, String> {
+    fn worst_parent(&mut self) -> Result<f64, Unscored> {
         if let Some(worst) = self.worst_parent_nll {
             return Ok(worst);
         }
@@ -387,7 +394,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// Loads a recipe, unless it is a collapsed merge: that is turned away before it costs a generation.
-    fn load_guarded(&mut self, recipe: &Recipe, subject: Subject<'_>) -> Result<(), String> {
+    fn load_guarded(&mut self, recipe: &Recipe, subject: Subject<'_>) -> Result<(), Unscored> {
         let digest = recipe.digest();
         let guard = match self.resources.guard {
             Some(guard) if matches!(subject, Subject::Recipe(_)) && !self.let_in.contains(&digest) => guard,
@@ -401,10 +408,10 @@ impl<'a> MergeEvaluator<'a> {
             self.let_in.insert(digest);
             return Ok(());
         }
-        Err(format!(
+        Err(Unscored::candidate(format_args!(
             "collapsed: its perplexity on the questions is {ratio:.1} times the worst parent's (guard: {})",
             guard.perplexity_ratio
-        ))
+        )))
     }
 }
 
@@ -426,13 +433,15 @@ impl<'a> MergeEvaluator<'a> {
         &self.resources.task(index).task
     }
 
-    pub(super) fn engine(&self) -> Result<&Engine, String> {
-        self.engine.as_ref().ok_or_else(|| "no model is loaded".into())
+    pub(super) fn engine(&self) -> Result<&Engine, Unscored> {
+        self.engine.as_ref().ok_or_else(|| Unscored::machine("no model is loaded"))
     }
 
-    pub(super) fn questions_of(&self, index: usize, split: &str) -> Result<&[Question], String> {
+    pub(super) fn questions_of(&self, index: usize, split: &str) -> Result<&[Question], Unscored> {
         let asked = self.questions.get(&(index, split.to_string()));
-        asked.map(|asked| asked.questions.as_slice()).ok_or_else(|| "the questions are not loaded".into())
+        asked
+            .map(|asked| asked.questions.as_slice())
+            .ok_or_else(|| Unscored::machine("the questions are not loaded"))
     }
 
     /// Questions to learn from, up to `most` of each task: those of the search's split that no candidate is scored on, and
@@ -467,7 +476,7 @@ impl Evaluator for MergeEvaluator<'_> {
         &mut self,
         lesson: &Lesson<'_>,
         see: &mut dyn FnMut(event::Learning) -> bool,
-    ) -> Result<event::Learned, String> {
+    ) -> Result<event::Learned, Unscored> {
         self.learn_lesson(lesson, see)
     }
 
@@ -475,7 +484,7 @@ impl Evaluator for MergeEvaluator<'_> {
         &mut self,
         sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, String> {
+    ) -> Result<Evaluation, Unscored> {
         let exam = sitting.exam;
         let as_it_is;
         let recipe = match sitting.subject {
@@ -484,7 +493,9 @@ impl Evaluator for MergeEvaluator<'_> {
                 as_it_is = verbatim(name);
                 &as_it_is
             }
-            Subject::Genes => return Err("bare genes have no model; a command scores them".into()),
+            Subject::Genes => {
+                return Err(Unscored::machine("bare genes have no model; a command scores them"));
+            }
         };
         let weights = self.weights_key(recipe);
         let look_up = |task| self.look_up(&weights, task);
@@ -529,14 +540,14 @@ impl MergeEvaluator<'_> {
         open: &[Vec<usize>],
         weights: &str,
         progress: &mut dyn FnMut(event::Progress),
-    ) -> Result<Vec<Vec<event::Answer>>, String> {
+    ) -> Result<Vec<Vec<event::Answer>>, Unscored> {
         let Self {
             engine,
             resources,
             questions,
             ..
         } = self;
-        let engine = engine.as_mut().ok_or("no model is loaded")?;
+        let engine = engine.as_mut().ok_or_else(nothing_loaded)?;
         let mut asked: Vec<(&ExamTask, &Asked, Vec<usize>, Vec<Question>)> = Vec::new();
         for (task, open) in exam.tasks.iter().zip(open) {
             if let Some(of_task) = questions.get(&(task.index, task.split.clone())) {
@@ -568,8 +579,7 @@ impl MergeEvaluator<'_> {
                 tokens,
                 tokens_per_s: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
             });
-        })
-        .map_err(|e| e.to_string())?;
+        })?;
         let mut all = Vec::new();
         for ((task, of_task, items, _), answers) in asked.iter().zip(answered) {
             let judge = &resources.task(task.index).task;
@@ -577,7 +587,7 @@ impl MergeEvaluator<'_> {
             for (item, answer) in items.iter().zip(&answers) {
                 let key = item_key(weights, &of_task.digests[*item]);
                 let kept = Kept::of(answer, judge.kind() != Kind::Generate);
-                resources.cache.put(&key, &kept).map_err(|e| e.to_string())?;
+                resources.cache.put(&key, &kept)?;
             }
             all.push(answers);
         }
@@ -623,10 +633,10 @@ impl Kept {
         }
     }
 
-    fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, String> {
+    fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, Unscored> {
         let judged = match self.score {
             Some(score) => eval::Answer::known(task, question, self.out, score),
-            None => eval::Answer::judged(task, self.out, &question.gold).map_err(|e| e.to_string())?,
+            None => eval::Answer::judged(task, self.out, &question.gold)?,
         };
         Ok(plain(
             eval::Answer {
@@ -638,6 +648,10 @@ impl Kept {
             task,
         ))
     }
+}
+
+fn nothing_loaded() -> Unscored {
+    Unscored::machine("no model is loaded")
 }
 
 /// Where the cache keeps an answer.

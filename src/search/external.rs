@@ -16,11 +16,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Crew, Evaluation, Evaluator, Sitting, Subject, evaluator::verbatim, genome::named};
+use super::{Crew, Evaluation, Evaluator, Sitting, Subject, Unscored, evaluator::verbatim, genome::named};
 use crate::{event, recipe::Recipe, space};
 
 /// Writes the merged model of a recipe into a directory that does not exist yet.
-pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), String> + Send + 'a>;
+pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), Unscored> + Send + 'a>;
 
 /// Asks a command for scores.
 pub struct External<'a> {
@@ -63,7 +63,7 @@ struct Pipes {
 struct Word {
     worker: usize,
     pipes: Option<Pipes>,
-    reply: Result<Reply, String>,
+    reply: Result<Reply, Unscored>,
 }
 
 #[derive(Serialize)]
@@ -103,11 +103,13 @@ impl<'a> External<'a> {
         }
     }
 
-    fn start(&self) -> Result<(Child, Pipes), String> {
+    /// A command that cannot be started says nothing of the candidate.
+    fn start(&self) -> Result<(Child, Pipes), Unscored> {
         let [program, arguments @ ..] = self.settings.command.as_slice() else {
-            return Err("the command is empty".into());
+            return Err(Unscored::machine("the command is empty"));
         };
-        let failed = |e: std::io::Error| format!("the command '{program}' cannot be started: {e}");
+        let failed =
+            |e: std::io::Error| Unscored::machine(format_args!("the command '{program}' cannot be started: {e}"));
         let log = File::options()
             .create(true)
             .append(true)
@@ -121,7 +123,7 @@ impl<'a> External<'a> {
             .spawn()
             .map_err(failed)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(format!("the command '{program}' has no pipes"));
+            return Err(Unscored::machine(format_args!("the command '{program}' has no pipes")));
         };
         let (send, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -135,7 +137,7 @@ impl<'a> External<'a> {
     }
 
     /// Hands a candidate to a worker and leaves a thread to wait for the answer.
-    fn hand_over(&mut self, worker: usize, sitting: &Sitting<'_>) -> Result<(), String> {
+    fn hand_over(&mut self, worker: usize, sitting: &Sitting<'_>) -> Result<(), Unscored> {
         let recipe = match sitting.subject {
             Subject::Recipe(recipe) => Some(recipe.clone()),
             Subject::Model(name) => Some(verbatim(name)),
@@ -171,7 +173,7 @@ impl<'a> External<'a> {
         let (to_me, id) = (self.to_me.clone(), sitting.id.to_string());
         let timeout = Duration::from_secs_f64(self.settings.timeout);
         std::thread::spawn(move || {
-            let reply = pipes.exchange(&line, &id, timeout);
+            let reply = pipes.exchange(&line, &id, timeout).map_err(Unscored::candidate);
             let pipes = reply.is_ok().then_some(pipes);
             // Nobody listens any more when the search is over.
             let _ = to_me.send(Word { worker, pipes, reply });
@@ -180,13 +182,17 @@ impl<'a> External<'a> {
     }
 
     /// Ends a worker that broke off: nobody knows what it would say next, so the next candidate gets a new one.
-    fn end(&mut self, worker: usize, reason: String) -> String {
+    fn end(&mut self, worker: usize, unscored: Unscored) -> Unscored {
         let Some(mut child) = self.workers[worker].child.take() else {
-            return reason;
+            return unscored;
         };
         let _ = child.kill();
         let end = child.wait().map(|status| format!(" ({status})")).unwrap_or_default();
-        format!("{reason}{end}; its messages are in {}", self.log.display())
+        let more = |reason| format!("{reason}{end}; its messages are in {}", self.log.display());
+        match unscored {
+            Unscored::Candidate { reason } => Unscored::Candidate { reason: more(reason) },
+            Unscored::Machine { reason } => Unscored::Machine { reason: more(reason) },
+        }
     }
 }
 
@@ -240,7 +246,7 @@ impl Pipes {
 }
 
 impl Evaluator for External<'_> {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         self.finished().1
     }
@@ -262,22 +268,22 @@ impl Crew for External<'_> {
             id: sitting.id.into(),
             model_dir: None,
         });
-        if let Err(reason) = self.hand_over(worker, sitting) {
+        if let Err(unscored) = self.hand_over(worker, sitting) {
             let word = Word {
                 worker,
                 pipes: self.workers[worker].pipes.take(),
-                reply: Err(reason),
+                reply: Err(unscored),
             };
             self.to_me.send(word).expect("this end is open as long as the other");
         }
     }
 
-    fn finished(&mut self) -> (String, Result<Evaluation, String>) {
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
         let Word { worker, pipes, reply } = self.words_back.recv().expect("this end is open as long as the other");
         let scores = match reply {
-            Ok(reply) => judge(reply),
-            Err(reason) if pipes.is_none() => Err(self.end(worker, reason)),
-            Err(reason) => Err(reason),
+            Ok(reply) => judge(reply).map_err(Unscored::candidate),
+            Err(unscored) if pipes.is_none() => Err(self.end(worker, unscored)),
+            Err(unscored) => Err(unscored),
         };
         self.workers[worker].pipes = pipes;
         let job = self.workers[worker].job.take().expect("an answer follows a question");

@@ -11,7 +11,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Evaluation, Exam, ExamTask, Interrupt, Run,
+    Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored,
     genome::Genome,
     race::Entrant,
 };
@@ -185,7 +185,8 @@ impl Run<'_, '_> {
                 elapsed_ms: self.chronicle.elapsed_ms() - began,
                 ..learned
             },
-            Err(reason) => {
+            Err(Unscored::Machine { reason }) => return Err(Error::Machine { id: id.into(), reason }.into()),
+            Err(Unscored::Candidate { reason }) => {
                 let message = format!("nothing is learned: {reason}; the search goes on without it");
                 self.log(Level::Info, message)?;
                 event::Learned {

@@ -26,6 +26,7 @@ mod scoring;
 mod soup;
 #[cfg(test)]
 mod tests;
+mod unscored;
 
 use std::{
     collections::HashMap,
@@ -44,6 +45,7 @@ pub use genome::Genome;
 pub use learning::Lesson;
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use scoring::{Catalogue, Exam, ExamTask};
+pub use unscored::Unscored;
 
 use chronicle::MEAN;
 use crew::AtWork;
@@ -87,6 +89,11 @@ pub enum Error {
         journalled: String,
         now: String,
     },
+    #[error(
+        "{id} could not be scored, through no fault of its own: {reason}. Nothing is lost: when that is mended, `heterosis \
+         resume` goes on and asks it again"
+    )]
+    Machine { id: String, reason: String },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
 }
@@ -130,12 +137,13 @@ pub struct Evaluation {
 /// function.
 pub trait Evaluator {
     /// # Errors
-    /// The reason why this candidate has no score; the search goes on without it.
+    /// The reason why this candidate has no score: without it the search goes on if that is its own fault, and stops if it is
+    /// the machine's.
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,
         progress: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, String>;
+    ) -> Result<Evaluation, Unscored>;
 
     /// Whether it can learn.
     fn learns(&self) -> bool {
@@ -151,8 +159,8 @@ pub trait Evaluator {
         &mut self,
         _lesson: &Lesson<'_>,
         _see: &mut dyn FnMut(event::Learning) -> bool,
-    ) -> Result<event::Learned, String> {
-        Err("this evaluator cannot learn".into())
+    ) -> Result<event::Learned, Unscored> {
+        Err(Unscored::candidate("this evaluator cannot learn"))
     }
 
     /// The evaluator's hands, if it has several.
@@ -170,7 +178,7 @@ pub trait Crew {
     fn begin(&mut self, sitting: &Sitting<'_>);
 
     /// Waits for whoever is done first: the candidate's id, and what [`Evaluator::evaluate`] would give for it.
-    fn finished(&mut self) -> (String, Result<Evaluation, String>);
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>);
 }
 
 /// Requests from outside; each is looked at between two candidates.

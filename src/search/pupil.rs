@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    Unscored,
     evaluator::MergeEvaluator,
     learning::{Lesson, given_of},
 };
@@ -44,7 +45,7 @@ impl MergeEvaluator<'_> {
         &mut self,
         lesson: &Lesson<'_>,
         see: &mut dyn FnMut(event::Learning) -> bool,
-    ) -> Result<event::Learned, String> {
+    ) -> Result<event::Learned, Unscored> {
         let decode = |genotype: &[f64]| -> Recipe {
             match lesson.genome.decode(genotype) {
                 Who::Recipe(recipe) => *recipe,
@@ -86,7 +87,7 @@ impl MergeEvaluator<'_> {
                 genotype: step.point.clone(),
             })
         });
-        let learned = learned.map_err(|e| e.to_string())?;
+        let learned = learned?;
         Ok(event::Learned {
             questions: questions.len(),
             texts: learned.texts.0,
@@ -105,7 +106,7 @@ impl MergeEvaluator<'_> {
     }
 
     /// Solutions of the questions that have one, and right answers to the others.
-    fn texts(&self, lesson: &Lesson<'_>) -> Result<Texts, String> {
+    fn texts(&self, lesson: &Lesson<'_>) -> Result<Texts, Unscored> {
         let mut texts = Texts::default();
         // Of each task, the questions that were asked, over all exams, and every answer to them.
         let mut asked: BTreeMap<(usize, String), BTreeMap<usize, Vec<event::Answer>>> = BTreeMap::new();
@@ -133,14 +134,14 @@ impl MergeEvaluator<'_> {
         answers: &BTreeMap<usize, Vec<event::Answer>>,
         first: usize,
         texts: &mut Texts,
-    ) -> Result<Vec<(usize, event::Answer)>, String> {
+    ) -> Result<Vec<(usize, event::Answer)>, Unscored> {
         let task = self.task(index);
         let all = self.questions_of(index, split)?;
         let items: Vec<usize> = answers.keys().copied().collect();
         let questions: Vec<Question> = items.iter().map(|item| all[*item].clone()).collect();
         let wants = teachers != Teachers::Answers || task.kind() != Kind::Generate;
         let solved = match wants {
-            true => eval::solved(self.engine()?, task, &questions).map_err(|e| e.to_string())?,
+            true => eval::solved(self.engine()?, task, &questions)?,
             false => Vec::new(),
         };
         let mut has_solution = vec![false; items.len()];
@@ -162,7 +163,7 @@ impl MergeEvaluator<'_> {
         answers: &[(usize, event::Answer)],
         first: usize,
         texts: &mut Texts,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unscored> {
         let given: Vec<teachers::Given<'_>> = given_of(answers).collect();
         let lessons = teachers::choose(&given);
         let questions = self.questions_of(index, split)?;
@@ -170,7 +171,7 @@ impl MergeEvaluator<'_> {
             .iter()
             .map(|lesson| (&questions[lesson.question], lesson.output.as_str(), lesson.ended))
             .collect();
-        let requests = eval::continued(self.engine()?, self.task(index), &outputs).map_err(|e| e.to_string())?;
+        let requests = eval::continued(self.engine()?, self.task(index), &outputs)?;
         for (lesson, request) in lessons.iter().zip(requests) {
             texts.take(request, first + lesson.question, lesson.weight);
         }

@@ -8,7 +8,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Evaluation, Exam, Interrupt, Plan, Run, Sitting, Subject,
+    Error, Evaluation, Exam, Interrupt, Plan, Run, Sitting, Subject, Unscored,
     genome::Who,
     pool::{Block, Pool, Rung},
 };
@@ -440,13 +440,16 @@ impl Run<'_, '_> {
             Some(evaluation) => evaluation,
             None => self.evaluate(entrant, exam),
         };
-        match &evaluation {
-            Ok(evaluation) => self.chronicle.answers(id, exam, evaluation)?,
+        match evaluation {
+            Ok(evaluation) => {
+                self.chronicle.answers(id, exam, &evaluation)?;
+                Ok(Ok(evaluation))
+            }
             // Who asked for the stop may have ended the evaluator's programs as well, as Ctrl-C on a terminal does.
-            Err(_) if self.control.stop.load(Ordering::Relaxed) => return Err(Interrupt::Stop),
-            Err(_) => {}
+            Err(_) if self.control.stop.load(Ordering::Relaxed) => Err(Interrupt::Stop),
+            Err(Unscored::Candidate { reason }) => Ok(Err(reason)),
+            Err(Unscored::Machine { reason }) => Err(Error::Machine { id: id.clone(), reason }.into()),
         }
-        Ok(evaluation)
     }
 
     /// What the journal knows of an entrant's exam.
@@ -475,7 +478,7 @@ impl Run<'_, '_> {
         }
     }
 
-    fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, Unscored> {
         let id = &entrant.id;
         self.chronicle.show(entrant.started());
         let sitting = entrant.sitting(exam);

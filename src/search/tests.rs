@@ -32,6 +32,9 @@ struct Function {
     calls: usize,
     answers: usize,
     fails: fn(f64) -> bool,
+    parents_fail: bool,
+    /// The call at which the machine breaks down.
+    breaks_at: Option<usize>,
     quality: fn(f64, f64) -> f64,
 }
 
@@ -41,6 +44,8 @@ impl Function {
             calls: 0,
             answers: 0,
             fails: |_| false,
+            parents_fail: false,
+            breaks_at: None,
             quality: |maths, spanish| 0.9 - 0.8 * ((maths - 0.9).powi(2) + (spanish - 0.6).powi(2)),
         }
     }
@@ -60,8 +65,14 @@ fn weights(recipe: &Recipe) -> [f64; 3] {
 }
 
 impl Evaluator for Function {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.calls += 1;
+        if self.breaks_at == Some(self.calls) {
+            return Err(Unscored::machine("the disk is full"));
+        }
+        if self.parents_fail && matches!(sitting.subject, Subject::Model(_)) {
+            return Err(Unscored::candidate("no tokenizer"));
+        }
         let exam = sitting.exam;
         let [maths, spanish, noise] = match sitting.subject {
             Subject::Model("maths") => [1.0, 0.0, 0.0],
@@ -71,7 +82,7 @@ impl Evaluator for Function {
             Subject::Genes => panic!("this space has models"),
         };
         if (self.fails)(maths) && matches!(sitting.subject, Subject::Recipe(_)) {
-            return Err("collapsed".into());
+            return Err(Unscored::candidate("collapsed"));
         }
         let quality = (self.quality)(maths, spanish) - 0.3 * noise;
         let answers = exam.tasks[0].items.iter().map(|i| {
@@ -214,7 +225,7 @@ fn story(records: &[Record]) -> Vec<String> {
         .filter(|r| {
             !matches!(
                 r.event,
-                Event::RunResumed { .. } | Event::RunStopped { .. } | Event::Log { .. }
+                Event::RunResumed { .. } | Event::RunStopped { .. } | Event::RunFailed { .. } | Event::Log { .. }
             )
         })
         .map(|r| match &r.event {
@@ -469,6 +480,55 @@ fn a_failed_candidate_is_a_value() {
         .filter(|r| matches!(r.event, Event::CandidateFailed { .. }))
         .count();
     assert!(failed > 0);
+}
+
+/// The disk was full for a minute, and the candidates of that minute had failed for ever; another one won.
+#[test]
+fn a_fault_of_the_machine_stops_the_run_and_nothing_is_blamed() {
+    let plan = plan("cma-es");
+    let tmp = tempfile::tempdir().unwrap();
+    let undisturbed = tmp.path().join("undisturbed.jsonl");
+    go(&undisturbed, &plan, Function::new(), &Control::default()).0.unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let (mut stops, mut end) = (0, None);
+    while end != Some(End::Done) {
+        // A parent, a baseline, a draw, candidates and a finalist are struck.
+        let breaks_at = Some([2, 4, 6, 9, 20, 13][stops % 6]);
+        let breaks_at = breaks_at.filter(|_| stops < 6);
+        let function = Function {
+            breaks_at,
+            ..Function::new()
+        };
+        match go(&path, &plan, function, &Control::default()).0 {
+            Ok(how) => end = Some(how),
+            Err(e @ Error::Machine { .. }) => assert!(e.to_string().contains("the disk is full"), "{e}"),
+            Err(e) => panic!("{e}"),
+        }
+        stops += 1;
+    }
+    assert_eq!(stops, 7);
+    let records = read(&path).unwrap();
+    let blamed = |r: &Record| matches!(r.event, Event::CandidateFailed { .. });
+    assert!(!records.iter().any(blamed));
+    assert_eq!(story(&records), story(&read(&undisturbed).unwrap()));
+}
+
+/// A parent that failed once could not be asked again: `resume` read its failure in the journal for ever.
+#[test]
+fn a_parent_that_failed_is_asked_again() {
+    let plan = plan("cma-es");
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let broken = Function {
+        parents_fail: true,
+        ..Function::new()
+    };
+    let (end, _) = go(&path, &plan, broken, &Control::default());
+    assert!(matches!(end, Err(Error::Parent { .. })), "{end:?}");
+    assert_eq!(
+        go(&path, &plan, Function::new(), &Control::default()).0.unwrap(),
+        End::Done
+    );
 }
 
 #[test]
@@ -763,7 +823,7 @@ fn crowd(order: u64, control: &Control) -> Crowd<'_> {
 }
 
 impl Evaluator for Crowd<'_> {
-    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, String> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         self.finished().1
     }
@@ -795,7 +855,7 @@ impl Crew for Crowd<'_> {
         assert!(self.out.len() <= HANDS);
     }
 
-    fn finished(&mut self) -> (String, Result<Evaluation, String>) {
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
         let turn = |id: &String| blake3::hash(format!("{} {id}", self.order).as_bytes()).to_hex();
         let first = (0..self.out.len()).min_by_key(|i| turn(&self.out[*i].0)).unwrap();
         let (id, fitness) = self.out.remove(first);
@@ -812,7 +872,7 @@ impl Crew for Crowd<'_> {
         (
             id,
             if fails {
-                Err("sevens fail".into())
+                Err(Unscored::candidate("sevens fail"))
             } else {
                 Ok(evaluation)
             },

@@ -746,9 +746,7 @@ pub(super) mod tests {
 
     /// tests/data/README.md tells how transformers made these.
     pub(crate) fn golden(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/data/gguf")
-            .join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gguf").join(name)
     }
 
     fn compare_with_transformers(name: &str) -> Checkpoint {

@@ -81,6 +81,8 @@ pub enum Error {
     },
     #[error("a text of {tokens} tokens has nothing to score: the first token of each window has nothing before it")]
     NothingToScore { tokens: usize },
+    #[error("{file} cannot be read: {source}")]
+    Unreadable { file: String, source: std::io::Error },
     #[error("tokenizer {file}: {reason}")]
     Tokenizer { file: String, reason: String },
     #[error("the chat template of {file} failed: {reason}")]
