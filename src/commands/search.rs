@@ -121,7 +121,7 @@ impl Prepared {
             models::add(&mut parents, name, word).with_context(|| format!("models.{name}"))?;
         }
         let shape = shape(&space, &parents)?;
-        let codec = Codec::new(&space, shape)?;
+        let codec = Codec::with_tensors(&space, shape, &tensors(&space, &parents))?;
         for (name, recipe) in codec.baselines() {
             crate::merge::Plan::new(&recipe, &parents)
                 .with_context(|| format!("the models do not fit each other ({name})"))?;
@@ -244,6 +244,12 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
         out_dtype: recipe_dtype(largest.1.dtype),
         fold: fold(checkpoint.config()).with_context(|| checkpoint.name().to_string())?,
     })
+}
+
+/// The tensors of the base, or of the first model.
+fn tensors(space: &Space, parents: &Parents) -> Vec<String> {
+    let donor = space.base.as_deref().unwrap_or(&space.models[0].0);
+    parents.tensor_names(donor)
 }
 
 /// Where a family's layers take the scales of a layer path.

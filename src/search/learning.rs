@@ -74,7 +74,8 @@ impl Run<'_, '_> {
         let mut given = std::mem::take(&mut self.given);
         let mut pupils: Vec<Pupil> = Vec::new();
         for round in 1..=learning.rounds {
-            if self.end_of_search(0)?.is_some() {
+            let id = format!("l{round:04}");
+            if !self.has_time_for(&id)? {
                 break;
             }
             if let Some(last) = pupils.last() {
@@ -84,7 +85,6 @@ impl Run<'_, '_> {
                     None => break,
                 }
             }
-            let id = format!("l{round:04}");
             let Some(learned) = self.round(&id, &from, genome, &start, &given, &learning)? else {
                 break;
             };
@@ -101,6 +101,18 @@ impl Run<'_, '_> {
         // The last of equals has seen most.
         let best = pupils.iter().reduce(|a, b| if b.fitness >= a.fitness { b } else { a });
         Ok(best.map(|pupil| around(genome, pupil)))
+    }
+
+    /// Whether another round is made. Candidates are no measure of it, but time is; of a round in the past, the journal is.
+    fn has_time_for(&mut self, id: &str) -> Result<bool, Interrupt> {
+        if self.chronicle.past_learned(id).is_some() {
+            return Ok(true);
+        }
+        if self.chronicle.is_replaying() {
+            return Ok(false);
+        }
+        self.pause_or_stop()?;
+        Ok(!self.plan.finish && !self.is_out_of_time())
     }
 
     /// Whose numbers are learned first.

@@ -756,13 +756,12 @@ impl Run<'_, '_> {
         if self.evals_left() <= out {
             return Ok(Some(EndReason::Evals));
         }
+        Ok(self.is_out_of_time().then_some(EndReason::Time))
+    }
+
+    fn is_out_of_time(&self) -> bool {
         let over = |ms: u64| self.chronicle.elapsed_ms() as f64 >= ms as f64 * (1.0 - FINAL_SHARE);
-        Ok(self
-            .plan
-            .budget
-            .duration_ms
-            .is_some_and(over)
-            .then_some(EndReason::Time))
+        self.plan.budget.duration_ms.is_some_and(over)
     }
 
     fn pause_or_stop(&mut self) -> Result<(), Interrupt> {

@@ -50,6 +50,8 @@ pub enum Error {
          modules to tell apart, or leave 'widening' out"
     )]
     NothingToWiden,
+    #[error("genes for each tensor: the names of the models' tensors are not known here")]
+    NoTensorNames,
     #[error("the recipe cannot be a starting point of this search space: {reason}")]
     NotEncodable { reason: String },
 }
@@ -196,6 +198,8 @@ pub enum Axis {
     Model,
     Group,
     Module,
+    /// Every tensor of the merge: far more genes than a black-box search can move, but learning can.
+    Tensor,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

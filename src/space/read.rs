@@ -503,7 +503,7 @@ fn int_range(node: &Node) -> Result<[i64; 2], yaml::Error> {
 }
 
 fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
-    const AXES: [&str; 4] = ["recipe", "model", "group", "module"];
+    const AXES: [&str; 5] = ["recipe", "model", "group", "module", "tensor"];
     let mut axes = Vec::new();
     for item in node.one_or_more() {
         let axis = match item.one_of(&AXES)? {
@@ -513,11 +513,15 @@ fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
             }
             1 => Axis::Model,
             2 => Axis::Group,
-            _ => Axis::Module,
+            3 => Axis::Module,
+            _ => Axis::Tensor,
         };
         if !axes.contains(&axis) {
             axes.push(axis);
         }
+    }
+    if axes.contains(&Axis::Tensor) && (axes.contains(&Axis::Group) || axes.contains(&Axis::Module)) {
+        return Err(node.error("a tensor belongs to one group and one module already; write 'per: [model, tensor]'"));
     }
     Ok(axes)
 }
