@@ -7,12 +7,12 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use heterosis::model::kernels::{Linear, Matrix, PackedRows, Threads};
 use heterosis::model::tokenizer::TokenizerFiles;
-use heterosis::model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, Request, Tokenizer};
+use heterosis::model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, Isa, Request, Tokenizer};
 
 fn products(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
     for (inputs, outputs) in [(576, 960), (576, 3072), (1536, 576), (576, 49_152)] {
-        let mut linear = Linear::zeros(inputs, outputs, false);
+        let mut linear = Linear::zeros(Isa::best(), inputs, outputs, false);
         linear.set_rows(0, &vec![0.01; inputs * outputs]);
         for rows in [1, 8, 32, 128] {
             let x = Matrix {

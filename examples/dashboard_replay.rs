@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     let feed = dashboard::Feed {
         records: &receiver,
         notices: &notices,
-        hung_up: &std::sync::atomic::AtomicBool::new(false),
+        flags: &dashboard::Flags::default(),
         now_ms: &|| clock.load(Ordering::Relaxed),
     };
     let exit = dashboard::run(&feed, appearance, &mut |action| asked.push(action))?;

@@ -129,7 +129,7 @@ pub struct SearchArgs {
     /// Candidates to evaluate, instead of the space's number.
     #[arg(long, value_name = "N")]
     pub evals: Option<u64>,
-    /// Time to spend, such as 8h or 90m; the last eighth goes to the final.
+    /// Time to spend, such as 8h or 90m, with the final: as much as it is expected to take is kept for it.
     #[arg(long = "for", value_name = "TIME")]
     pub duration: Option<String>,
     /// Seed, instead of the space's.
@@ -148,6 +148,12 @@ pub struct ResumeArgs {
     /// End the search where it stands and go to the final.
     #[arg(long)]
     pub finish: bool,
+    /// Questions of each task that choose among the finalists, or all; while the winner is not chosen.
+    #[arg(long, value_name = "N|all")]
+    pub selection_limit: Option<String>,
+    /// Questions of each task of the sealed test, or all; while nobody has answered it.
+    #[arg(long, value_name = "N|all")]
+    pub test_limit: Option<String>,
     #[command(flatten)]
     pub watch: WatchOptions,
     #[command(flatten)]
@@ -198,6 +204,12 @@ pub struct CompareArgs {
 pub struct CheckArgs {
     /// A search space or a merge recipe.
     pub file: PathBuf,
+    /// Candidates of the search that is costed, instead of the space's number.
+    #[arg(long, value_name = "N")]
+    pub evals: Option<u64>,
+    /// Time of the search that is costed, final included, such as 8h or 90m: for how many candidates it is enough.
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "evals")]
+    pub duration: Option<String>,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod exam;
 pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
@@ -71,6 +72,12 @@ pub enum Event {
         reason: String,
     },
     GenerationEnded(Generation),
+    /// What the final is going to ask; once more where its limits were changed afterwards.
+    FinalPlanned(FinalPlan),
+    /// A part of the final begins.
+    ExamStarted(ExamStarted),
+    /// One of those who take part has answered all of it.
+    ExamAnswered(ExamAnswered),
     /// No more candidates are asked for; what follows is the final.
     SearchEnded {
         reason: EndReason,
@@ -160,7 +167,7 @@ pub struct Task {
     pub metric: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Parents and unsearched baselines.
@@ -384,6 +391,43 @@ pub enum EndReason {
     Stopped,
     /// The optimizer has nothing left to ask.
     Converged,
+}
+
+/// How much the final asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalPlan {
+    /// Most searched candidates that are chosen among; parents and unsearched merges are always there.
+    pub finalists: usize,
+    pub selection: FinalPart,
+    pub test: FinalPart,
+    /// Questions of the held-out tasks.
+    pub held_out: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalPart {
+    /// Most questions of each task; `null`: all of the split.
+    pub limit: Option<usize>,
+    /// That each of those who take part is asked, over all tasks; 0 where a command asks its own.
+    pub questions: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExamStarted {
+    pub phase: Phase,
+    /// That each of them is asked.
+    pub questions: usize,
+    /// Candidate ids, in the order of asking.
+    pub examinees: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExamAnswered {
+    pub phase: Phase,
+    pub id: String,
+    /// On the selection questions; what the sealed test says is told when all have answered it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

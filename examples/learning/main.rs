@@ -18,7 +18,7 @@ use heterosis::{
     event::{Budget, Event, Record, RunStarted},
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Exam, Genome, Parents, Plan, run},
-    space::{Codec, Fold, Learning, Shape, Space, SplitRef, Teachers},
+    space::{Codec, Fold, Learning, Limit, Shape, Space, Teachers},
     store::{Journal, read},
 };
 
@@ -117,8 +117,8 @@ fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir
     space.search.seed = seed;
     space.search.evals = evals;
     space.search.learn = learn;
-    space.finale.selection.limit = Some(400);
-    space.finale.test.limit = Some(10); // read elsewhere
+    space.finale.selection.limit = Some(Limit::Most(400));
+    space.finale.test.limit = Some(Limit::Most(10));
     let shape = Shape {
         layers: 8,
         out_dtype: DType::F32,
@@ -136,8 +136,8 @@ fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir
         },
         finish: false,
         search,
-        selection: evaluator.exam(&space.finale.selection)?,
-        test: evaluator.exam(&space.finale.test)?,
+        selection: evaluator.exam("selection", Limit::Most(400))?,
+        test: evaluator.exam("test", Limit::Most(10))?, // read elsewhere
         held_out: evaluator.held_out_exam()?,
         lessons: match &space.search.learn {
             Some(learning) => evaluator.lessons(learning.questions)?,
@@ -157,10 +157,7 @@ fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir
     let records = read(&path)?;
     let (winner, recipe) = winner(&records)?;
     let mut whole = |split: &str| -> Result<f64> {
-        let exam = evaluator.exam(&SplitRef {
-            split: split.into(),
-            limit: None,
-        })?;
+        let exam = evaluator.exam(split, Limit::All)?;
         Ok(100.0 * stats::mean(&examine(&mut evaluator, &recipe, &exam)?))
     };
     Ok(Row {

@@ -18,7 +18,7 @@ use heterosis::{
     event::{Budget, Event, Record},
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Genome, Parents, Plan, run},
-    space::{Codec, Fold, Racing, Shape, Space},
+    space::{Codec, Fold, Limit, Racing, Shape, Space},
     store::{Journal, read},
 };
 
@@ -123,8 +123,8 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
     space.search.seed = seed;
     space.search.evals = evals;
     space.finale.finalists = 4;
-    space.finale.selection.limit = Some(400);
-    space.finale.test.limit = Some(10); // read elsewhere
+    space.finale.selection.limit = Some(Limit::Most(400));
+    space.finale.test.limit = Some(Limit::Most(10)); // read elsewhere
     let limit = racing.is_none().then_some(QUESTIONS);
     space.search.racing = racing;
     let shape = Shape {

@@ -18,7 +18,7 @@ use heterosis::{
     eval::stats,
     recipe::{Recipe, read},
     search::{Exam, MergeEvaluator},
-    space::SplitRef,
+    space::Limit,
 };
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -125,10 +125,7 @@ fn random(count: u64) -> Result<()> {
     let task = task(Path::new("evals/arith-es.yaml"))?;
     let mut evaluator = evaluator(&parents, task, Some(QUESTIONS), &tmp.path().join("cache"))?;
     let search = evaluator.search_exam()?;
-    let fresh = evaluator.exam(&SplitRef {
-        split: "selection".into(),
-        limit: Some(2 * QUESTIONS),
-    })?;
+    let fresh = evaluator.exam("selection", Limit::Most(2 * QUESTIONS))?;
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let (mut nlls, mut scores, mut truths) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..count {

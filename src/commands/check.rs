@@ -1,31 +1,33 @@
 //! `heterosis check`: whether a search space or a recipe can work, and what it costs, before a night is spent.
 
+mod command;
+mod cost;
+mod sample;
+mod show;
+
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    Outcome, environment,
+    Failure, Outcome, environment,
     models::{Opened, is_recipe},
-    print, print_json,
-    search::{Prepared, resolve},
+    print_json,
+    search::{Prepared, duration_ms, resolve},
 };
 use crate::{
-    cli::{CheckArgs, EngineArgs},
-    eval::{self, Question, Task},
+    cli::CheckArgs,
+    eval::{Split, Task},
+    event::{FinalPlan, Phase},
     merge::Plan,
-    model::decoder::DType,
-    search::verbatim,
+    search::{FitnessTask, Parents},
     space::Space,
     yaml,
 };
 
 /// The largest tensor that is merged to see how long a merge takes.
 const SAMPLE_ELEMENTS: usize = 1 << 24;
-
-/// Questions of each task that are answered to see how long an evaluation takes.
-const SAMPLE: usize = 8;
 
 #[derive(Default, Serialize)]
 struct Findings {
@@ -37,14 +39,30 @@ struct Findings {
     merge: Option<Merge>,
     /// Without the time of the disk.
     merge_seconds: Option<f64>,
-    /// Weights of a child as deep as the first model, as they are computed with, and the most that keys and values may take.
-    evaluation_memory_bytes: Option<u64>,
-    /// Of one candidate: merging and answering; of the whole search.
+    /// Candidates drawn from the space, and why some cannot be merged.
+    sample: Option<sample::Sample>,
+    command: Option<command::Probe>,
+    /// The most that a run holds; parents that are mapped count with what of them is read.
+    memory_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
+    /// On the device, where it has memory of its own.
+    device_memory_bytes: Option<u64>,
+    /// What a run writes, roughly, and what is free where it writes.
+    disk_bytes: Option<u64>,
+    disk_free_bytes: Option<u64>,
+    /// Of one candidate: merging and answering; of the whole search, with parents and unsearched merges.
     candidate_seconds: Option<f64>,
+    /// Candidates that the budget pays for.
+    evals: Option<u64>,
     search_seconds: Option<f64>,
     /// Of one round of learning, where the space learns: its questions, answered, and its steps.
     learning_seconds: Option<f64>,
+    #[serde(rename = "final")]
+    finale: Vec<PartCost>,
+    final_seconds: Option<f64>,
     warnings: Vec<String>,
+    /// Why a run would fail.
+    problems: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -59,7 +77,21 @@ struct Model {
 struct TaskFinding {
     task: String,
     lang: String,
+    /// Questions of each of its splits.
     questions: Vec<(String, usize)>,
+    /// Of which a run asks so many: in each part that asks this task.
+    asked: Vec<(&'static str, usize)>,
+    seconds_per_question: Option<f64>,
+}
+
+/// A part of the final.
+#[derive(Serialize)]
+struct PartCost {
+    phase: Phase,
+    examinees: usize,
+    /// That each of them is asked.
+    questions: usize,
+    seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -75,15 +107,18 @@ struct Merge {
 
 pub fn check(args: CheckArgs) -> Outcome {
     let findings = match is_space(&args.file)? {
-        true => check_space(&args.file, &args.engine)?,
+        true => check_space(&args)?,
         false => check_recipe(&args.file)?,
     };
     if args.json {
         print_json(&findings);
     } else {
-        show(&findings);
+        show::show(&findings);
     }
-    Ok(())
+    match findings.ok {
+        true => Ok(()),
+        false => Err(Failure::work(anyhow::anyhow!("a run of this would fail"))),
+    }
 }
 
 /// A search space has the key `parameter_space` or `fitness`; a recipe has `merge_method`.
@@ -123,7 +158,7 @@ fn model(name: &str, checkpoint: &crate::checkpoint::Checkpoint) -> Result<Model
     })
 }
 
-fn merge(plan: &Plan, parents: &crate::search::Parents) -> Merge {
+fn merge(plan: &Plan, parents: &Parents) -> Merge {
     let cost = plan.cost(parents);
     Merge {
         tensors: plan.outputs().len(),
@@ -157,92 +192,89 @@ fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
     Ok(merge.spectral_seconds + clock().as_secs_f64() * all as f64 / output.elements().max(1) as f64)
 }
 
-fn check_space(file: &Path, engine: &EngineArgs) -> Result<Findings> {
-    let mut space = Space::read(file)?;
-    resolve(&mut space, file)?;
-    let prepared = Prepared::new(space, engine)?;
-    let mut models = Vec::new();
-    for (name, checkpoint) in prepared.parents.iter() {
-        models.push(model(name, checkpoint)?);
-    }
-    let genes: Vec<String> = prepared.genome.genes().iter().map(|g| g.name.clone()).collect();
-    let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
-    let middle = prepared.genome.baselines();
-    let plan = middle
-        .last()
-        .map(|(_, recipe)| Plan::new(recipe, &prepared.parents))
-        .transpose()?;
+fn check_space(args: &CheckArgs) -> Result<Findings> {
+    let mut space = Space::read(&args.file)?;
+    resolve(&mut space, &args.file)?;
+    let budget_ms = args.duration.as_deref().map(duration_ms).transpose()?;
+    space.search.evals = args.evals.unwrap_or(space.search.evals);
+    let prepared = Prepared::new(space, &args.engine)?;
+    prepared.has_no_contradictions()?;
     let mut findings = Findings {
-        ok: true,
-        models,
-        genes,
-        merge: plan.as_ref().map(|plan| merge(plan, &prepared.parents)),
+        genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
         ..Findings::default()
     };
-    let Some(plan) = plan.filter(|_| prepared.space.fitness.command.is_none()) else {
-        // How long a command takes is its own affair.
-        return Ok(findings);
-    };
+    for (name, checkpoint) in prepared.parents.iter() {
+        findings.models.push(model(name, checkpoint)?);
+    }
+    let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
+    findings.tasks = asked(&prepared.space, &tasks, &held_out)?;
+    let plan = final_plan(&prepared.space, &findings.tasks);
 
-    // Nothing tells how long an evaluation takes like a small one: the first model answers a few questions.
-    let name = &prepared.space.models[0].0;
-    let as_it_is = Plan::new(&verbatim(name), &prepared.parents)?;
-    let mut opened = Opened {
-        parents: prepared.parents,
-        plan,
+    let drawn = sample::draw(&prepared)?;
+    findings
+        .warnings
+        .extend(sample::left_out(&prepared.space, &drawn.recipes));
+    findings.problems.extend(drawn.sample.problem());
+    findings.warnings.extend(drawn.sample.warning());
+    merge_of_space(&prepared, &mut findings)?;
+    let can_be_merged = findings.problems.is_empty();
+    findings.sample = (!prepared.space.models.is_empty()).then_some(drawn.sample);
+
+    let costs = match &prepared.space.fitness.command {
+        Some(command) => {
+            let probe = command::probe(command, &prepared, args.file.parent());
+            findings.problems.extend(probe.problem.clone());
+            let costs = cost::of_command(&prepared, &probe);
+            findings.command = Some(probe);
+            costs
+        }
+        None if can_be_merged => Some(cost::measure(&prepared, tasks, held_out, drawn.recipes, &mut findings)?),
+        None => None,
     };
-    findings.warnings = opened.plan.warnings();
-    let merge_seconds = match &findings.merge {
-        Some(merge) => merge_seconds(&opened, merge)?,
-        None => 0.0,
-    };
-    opened.plan = as_it_is;
-    let mut model_engine = opened.engine_on(&prepared.runtime)?;
-    let (mut sample, mut asked_in_all) = (Vec::new(), 0);
-    for fitness_task in &tasks {
-        let task = &fitness_task.task;
-        findings.tasks.push(finding(task)?);
-        let mut asked = task.questions(fitness_task.split)?;
-        asked.truncate(fitness_task.limit.unwrap_or(usize::MAX));
-        asked_in_all += asked.len();
-        asked.truncate(SAMPLE);
-        sample.push((task, asked));
+    if let Some(costs) = costs {
+        costs.tell(&prepared, &plan, budget_ms, &mut findings);
     }
-    for task in &held_out {
-        findings.tasks.push(finding(&task.task)?);
-    }
-    let work: Vec<(&Task, &[Question])> = sample.iter().map(|(task, asked)| (*task, asked.as_slice())).collect();
-    let clock = environment::stopwatch();
-    eval::answer(&mut model_engine, &work, &mut |_| {})?;
-    let answered: usize = sample.iter().map(|(_, asked)| asked.len()).sum();
-    let racing = prepared.space.search.racing.as_ref();
-    let asked = racing.map_or(asked_in_all as f64, |racing| {
-        racing.mean_questions().min(asked_in_all as f64)
-    });
-    let answer_seconds = clock().as_secs_f64() / answered.max(1) as f64;
-    let candidate_seconds = merge_seconds + answer_seconds * asked;
-    if let Some(learning) = &prepared.space.search.learn {
-        let questions = (learning.questions * tasks.len()) as f64;
-        // Reading a text forward and backward takes about as long as answering one.
-        let steps = learning.steps as f64 * (merge_seconds + learning.batch as f64 * answer_seconds);
-        findings.learning_seconds = Some(answer_seconds * questions + steps);
-    }
-    let runtime = &prepared.runtime;
-    // The CPU rounds weights, but keeps them in f32.
-    let kept = if runtime.device.is_cpu() {
-        DType::F32
-    } else {
-        runtime.dtype
-    };
-    let weights = model_engine.decoder().spec().parameters() * kept.size_bytes();
-    findings.merge_seconds = Some(merge_seconds);
-    findings.evaluation_memory_bytes = Some(weights as u64 + runtime.options.kv_memory_bytes);
-    findings.candidate_seconds = Some(candidate_seconds);
-    findings.search_seconds = Some(candidate_seconds * prepared.space.search.evals as f64);
+    findings.ok = findings.problems.is_empty();
     Ok(findings)
 }
 
-fn finding(task: &Task) -> Result<TaskFinding> {
+/// What one merge of the space is: of the last unsearched one, which mixes all experts.
+fn merge_of_space(prepared: &Prepared, findings: &mut Findings) -> Result<()> {
+    let Some((_, recipe)) = prepared.genome.baselines().pop() else {
+        return Ok(());
+    };
+    let plan = Plan::new(&recipe, &prepared.parents)?;
+    findings.warnings.extend(plan.warnings());
+    findings.merge = Some(merge(&plan, &prepared.parents));
+    Ok(())
+}
+
+/// Every split that a run opens, opened.
+fn asked(space: &Space, tasks: &[FitnessTask], held_out: &[FitnessTask]) -> Result<Vec<TaskFinding>> {
+    let finale = &space.finale;
+    let split = |name: &str| Split::from_name(name).with_context(|| format!("final: there is no split '{name}'"));
+    let selection = (split(&finale.selection.split)?, finale.selection_limit().most());
+    let test = (split(&finale.test.split)?, finale.test_limit().most());
+    let mut findings = Vec::new();
+    for task in tasks {
+        let search = (task.split, task.limit);
+        findings.push(finding(
+            task,
+            &[("search", search), ("selection", selection), ("test", test)],
+        )?);
+    }
+    for task in held_out {
+        findings.push(finding(task, &[("held out", (task.split, task.limit))])?);
+    }
+    Ok(findings)
+}
+
+fn finding(task: &FitnessTask, parts: &[(&'static str, (Split, Option<usize>))]) -> Result<TaskFinding> {
+    let mut asked = Vec::new();
+    for (part, (split, limit)) in parts {
+        asked.push((*part, task.questions(*split, *limit)?.len()));
+    }
+    let task: &Task = &task.task;
     let mut questions = Vec::new();
     for split in task.splits() {
         questions.push((split.name().to_string(), task.questions(split)?.len()));
@@ -251,74 +283,25 @@ fn finding(task: &Task) -> Result<TaskFinding> {
         task: task.name().into(),
         lang: task.lang().into(),
         questions,
+        asked,
+        seconds_per_question: None,
     })
 }
 
-fn show(findings: &Findings) {
-    for model in &findings.models {
-        print(format_args!(
-            "model {:<16} {} tensors, {:.1}M parameters",
-            model.name,
-            model.tensors,
-            model.parameters as f64 / 1e6
-        ));
-    }
-    for task in &findings.tasks {
-        let splits: Vec<String> = task.questions.iter().map(|(split, n)| format!("{split} {n}")).collect();
-        print(format_args!(
-            "task  {} ({}): {}",
-            task.task,
-            task.lang,
-            splits.join(", ")
-        ));
-    }
-    if !findings.genes.is_empty() {
-        print(format_args!(
-            "genes {}: {}",
-            findings.genes.len(),
-            findings.genes.join(", ")
-        ));
-    }
-    let Some(merge) = &findings.merge else {
-        return print("everything fits");
+/// As the run's journal will have it.
+fn final_plan(space: &Space, tasks: &[TaskFinding]) -> FinalPlan {
+    let questions = |part: &str| -> usize {
+        let asked = tasks.iter().flat_map(|task| &task.asked);
+        asked.filter(|(of, _)| *of == part).map(|(_, n)| n).sum()
     };
-    let mb = |bytes: u64| bytes as f64 / 1e6;
-    print(format_args!(
-        "merge {} tensors: reads {:.1} MB, writes {:.1} MB, holds {:.1} MB",
-        merge.tensors,
-        mb(merge.bytes_read),
-        mb(merge.bytes_written),
-        mb(merge.memory_bytes)
-    ));
-    if merge.spectral_flops > 0 {
-        print(format_args!(
-            "      singular value decompositions: {:.1} GFLOP, about {:.1} minutes here",
-            merge.spectral_flops as f64 / 1e9,
-            merge.spectral_seconds / 60.0
-        ));
+    let part = |limit: crate::space::Limit, name| crate::event::FinalPart {
+        limit: limit.most(),
+        questions: questions(name),
+    };
+    FinalPlan {
+        finalists: space.finale.finalists,
+        selection: part(space.finale.selection_limit(), "selection"),
+        test: part(space.finale.test_limit(), "test"),
+        held_out: questions("held out"),
     }
-    if let Some(seconds) = findings.merge_seconds {
-        print(format_args!(
-            "      takes about {seconds:.2} s and the time of the disk"
-        ));
-    }
-    if let Some(bytes) = findings.evaluation_memory_bytes {
-        print(format_args!(
-            "answering holds about {:.1} MB (weights, and the most that keys and values may take)",
-            mb(bytes)
-        ));
-    }
-    if let (Some(candidate), Some(search)) = (findings.candidate_seconds, findings.search_seconds) {
-        print(format_args!(
-            "time  at most about {candidate:.1} s a candidate, {:.1} minutes for the search (from {SAMPLE} questions a task)",
-            search / 60.0
-        ));
-    }
-    if let Some(seconds) = findings.learning_seconds {
-        print(format_args!("      and at most about {:.1} minutes for each round of learning", seconds / 60.0));
-    }
-    for warning in &findings.warnings {
-        print(format_args!("warning: {warning}"));
-    }
-    print("everything fits");
 }

@@ -2,18 +2,20 @@
 
 use std::{
     io::IsTerminal,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     checkpoint::{Download, HubOptions},
     dashboard::Appearance,
     eval::DataDirs,
+    model::Isa,
 };
 
 fn variable(name: &str) -> Option<String> {
@@ -39,6 +41,22 @@ pub fn show_messages(verbose: u8, quiet: bool) {
         .without_time()
         .with_target(false)
         .try_init();
+}
+
+/// Computes with the instruction set that `HETEROSIS_ISA` names, so that a machine can answer as a lesser one does.
+///
+/// # Errors
+/// A set that this machine does not have.
+pub fn choose_instruction_set() -> anyhow::Result<()> {
+    let Some(name) = variable("HETEROSIS_ISA") else {
+        return Ok(());
+    };
+    let isa = Isa::from_name(&name).with_context(|| {
+        let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        format!("HETEROSIS_ISA is \"{name}\", but this machine has {}", names.join(", "))
+    })?;
+    isa.choose();
+    Ok(())
 }
 
 /// Milliseconds since 1970.
@@ -98,6 +116,31 @@ pub fn run_quietly(command: &mut Command) -> Result<(), String> {
         || output.status.to_string(),
         |line| line.trim_start_matches("error: ").to_string(),
     ))
+}
+
+/// Memory of this process that is in RAM now, mapped files included; `None` where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    kib_of("/proc/self/status", "VmRSS:")
+}
+
+/// Memory that can still be had without swapping; `None` where the system does not say.
+pub fn available_bytes() -> Option<u64> {
+    kib_of("/proc/meminfo", "MemAvailable:")
+}
+
+fn kib_of(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Bytes that are free where a path is, or would be.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let there = absolute.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    Some(disk.f_bavail * disk.f_frsize)
 }
 
 /// What the terminal can show.

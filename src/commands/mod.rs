@@ -9,7 +9,9 @@ mod data;
 mod environment;
 mod eval;
 mod export;
+mod final_limits;
 mod generate;
+mod interruption;
 mod learn;
 mod lists;
 mod merge;
@@ -77,6 +79,7 @@ impl Failure {
 /// See [`Failure`].
 pub fn run(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
+    environment::choose_instruction_set()?;
     match cli.command {
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),

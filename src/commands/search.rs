@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
@@ -17,27 +16,23 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{
-    Failure, Outcome, child, environment,
+    Failure, Outcome, child, environment, final_limits,
+    interruption::{Interruptions, Over, Voice, ended_at_once, guarded},
     models::{self, Computed, Runtime, read_recipe},
     watch::{Exports, Lines, request},
 };
 use crate::{
     checkpoint::{Writer, parse_size},
     cli::{EngineArgs, LogFormat, ResumeArgs, SearchArgs, WatchOptions},
-    dashboard::{self, Action, Feed},
+    dashboard::{self, Action, Feed, Flags},
     eval::{self, Profile, Split, Task, TaskOptions},
     event::{self, Event, Record, run::Run},
     merge::TensorSource,
     model::{DecoderSpec, spec::NormPlace},
     recipe::{Recipe, write},
     search::{
-<<<<<<< HEAD
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Resources, recipe_dtype, run,
-=======
-        Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, External, FitnessTask, Genome, Materialize,
         MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
->>>>>>> main
     },
     space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
@@ -58,6 +53,7 @@ pub fn search(args: SearchArgs) -> Outcome {
         .run
         .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
     let prepared = Prepared::new(space, &args.engine)?;
+    prepared.has_no_contradictions()?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
     go(&dir, &prepared, budget, false, &args.watch)
@@ -65,8 +61,12 @@ pub fn search(args: SearchArgs) -> Outcome {
 
 pub fn resume(args: ResumeArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
-    let space = Space::read(&dir.space())?;
+    let mut space = Space::read(&dir.space())?;
     let records = crate::store::read(&dir.journal())?;
+    let limit = |typed: &Option<String>| typed.as_deref().map(final_limits::parse).transpose();
+    let selection = limit(&args.selection_limit).map_err(|e| anyhow::anyhow!("--selection-limit: {e}"))?;
+    let test = limit(&args.test_limit).map_err(|e| anyhow::anyhow!("--test-limit: {e}"))?;
+    final_limits::apply(&mut space, &records, selection, test)?;
     let Some(Event::RunStarted(started)) = records.into_iter().next().map(|r| r.event) else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
     };
@@ -147,6 +147,36 @@ impl Prepared {
             genome: Genome::Merge(first),
             warm_starts,
             runtime,
+        })
+    }
+
+    /// Sees whether ranges of the space contradict each other; only for new runs, since old ones may have begun with them.
+    pub fn has_no_contradictions(&self) -> Result<()> {
+        if self.space.models.is_empty() {
+            return Ok(());
+        }
+        Ok(self.space.contradictions(shape(&self.space, &self.parents)?.layers)?)
+    }
+
+    /// The evaluator that merges and asks; without a guard it lets every merge in.
+    pub fn evaluator(
+        &self,
+        tasks: Vec<FitnessTask>,
+        held_out: Vec<FitnessTask>,
+        cache: Cache,
+        guard: Option<space::Guard>,
+    ) -> MergeEvaluator<'_> {
+        let runtime = &self.runtime;
+        MergeEvaluator::new(Resources {
+            parents: &self.parents,
+            tasks,
+            held_out,
+            cache,
+            device: runtime.device.clone(),
+            dtype: runtime.dtype,
+            options: runtime.options,
+            guard,
+            since_start: Box::new(environment::stopwatch()),
         })
     }
 
@@ -340,7 +370,7 @@ pub fn with_model_words(recipe: &Recipe, space: &Space) -> Recipe {
 }
 
 /// `8h`, `90m`, `1h30m`, `45s`.
-fn duration_ms(text: &str) -> Result<u64> {
+pub fn duration_ms(text: &str) -> Result<u64> {
     let wrong = || format!("--for {text}: write a time such as 8h, 90m or 1h30m");
     let (mut total, mut number) = (0, String::new());
     for c in text.chars() {
@@ -373,20 +403,10 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
     }
     let (journal, records) = Journal::open(&dir.journal())?;
     let cache = Cache::open(&dir.cache())?;
-    let stopwatch = environment::stopwatch();
-    let runtime = &prepared.runtime;
-    let mut asking = MergeEvaluator::new(Resources {
-        parents: &prepared.parents,
-        tasks: prepared.tasks()?,
-        held_out: prepared.held_out()?,
-        cache,
-        device: runtime.device.clone(),
-        dtype: runtime.dtype,
-        options: runtime.options,
-        guard: prepared.space.fitness.guard,
-        since_start: Box::new(stopwatch),
-    });
+    let guard = prepared.space.fitness.guard;
+    let mut asking = prepared.evaluator(prepared.tasks()?, prepared.held_out()?, cache, guard);
     let search = asking.search_exam()?;
+    let finale = &prepared.space.finale;
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,
@@ -394,8 +414,8 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         budget,
         finish,
         search,
-        selection: asking.exam(&prepared.space.finale.selection)?,
-        test: asking.exam(&prepared.space.finale.test)?,
+        selection: asking.exam(&finale.selection.split, finale.selection_limit())?,
+        test: asking.exam(&finale.test.split, finale.test_limit())?,
         held_out: asking.held_out_exam()?,
         lessons: match &prepared.space.search.learn {
             Some(learning) => asking.lessons(learning.questions)?,
@@ -413,11 +433,13 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         None => Box::new(asking),
     };
     let control = Control::default();
-    let hung_up = install_signals(&control)?;
+    let voice = Voice::default();
+    let interruptions = Interruptions::listen(&control, &voice, dir.path().display().to_string())?;
     let (to_view, view) = mpsc::channel();
     let (to_log, log) = mpsc::channel();
     let over = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
+        let _over = Over(&over);
         let (worker_control, requests_control, over) = (control.clone(), control.clone(), &over);
         let to_view = wants_dashboard(watch).then_some(to_view);
         let worker = scope.spawn(move || {
@@ -440,10 +462,8 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
-        show(dir, view, &log, watch, &hung_up);
-        let outcome = worker.join();
-        over.store(true, Ordering::Relaxed);
-        outcome
+        show(dir, view, &log, watch, &interruptions.flags, &voice);
+        worker.join()
     });
     match outcome {
         Ok(Ok(End::Done)) => Ok(()),
@@ -474,8 +494,13 @@ fn unwritten(e: anyhow::Error) -> Unscored {
     }
 }
 
-/// The user's own program as the evaluator.
+/// The user's own program as the evaluator of a run.
 fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) -> External<'a> {
+    external_in(command, prepared, dir.path())
+}
+
+/// The user's own program, with its log and its models in a directory.
+pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &Path) -> External<'a> {
     let write = |recipe: &Recipe, out: &Path| -> Result<(), Unscored> {
         let plan = crate::merge::Plan::new(recipe, &prepared.parents)?;
         let write = || -> Result<()> {
@@ -485,7 +510,7 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
         };
         write().map_err(unwritten)
     };
-    let candidates = dir.path().join("candidates");
+    let candidates = dir.join("candidates");
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command
@@ -494,7 +519,7 @@ fn external<'a>(command: &space::Command, prepared: &'a Prepared, dir: &RunDir) 
     External::new(
         command.clone(),
         &prepared.space.models,
-        &dir.path().join("command.log"),
+        &dir.join("command.log"),
         models,
     )
 }
@@ -540,46 +565,68 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
 }
 
 /// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
-fn show(dir: &RunDir, view: Receiver<Record>, log: &Receiver<Record>, watch: &WatchOptions, hung_up: &AtomicBool) {
+fn show(
+    dir: &RunDir,
+    view: Receiver<Record>,
+    log: &Receiver<Record>,
+    watch: &WatchOptions,
+    flags: &Flags,
+    voice: &Voice,
+) {
     let mut lines = Lines::of_search(watch.log_format);
-    let name = dir.path().display().to_string();
     if wants_dashboard(watch) {
-        let (mut exports, notices) = Exports::new(dir);
-        let mut asked = |action: Action| match action {
-            Action::Abort => {
-                dashboard::restore();
-                std::process::exit(130);
-            }
-            Action::RequestExport { id } => exports.begin(id),
-            action => request(dir, action),
-        };
-        let feed = Feed {
-            records: &view,
-            notices: &notices,
-            now_ms: &environment::now_ms,
-            hung_up,
-        };
-        let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
+        guarded("the dashboard", || show_dashboard(dir, &view, flags, voice));
+        voice.is_through(None);
         drop(view);
-        exports.finish();
         for record in log.try_iter() {
             lines.skip(&record);
         }
-        match shown {
-            Ok(dashboard::Exit::Closed) => {
-                super::say(format_args!(
-                    "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
-                ));
-            }
-            Ok(_) => {}
-            Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
+    }
+    let name = dir.path().display().to_string();
+    let shown = guarded("the log", || {
+        for record in log {
+            lines.show(&record);
         }
+        if watch.log_format == LogFormat::Text {
+            super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+        }
+    });
+    if shown.is_none() {
+        // Nobody is left to show anything to; the end of the feed is the end of the run.
+        log.iter().for_each(drop);
     }
-    for record in log {
-        lines.show(&record);
-    }
-    if watch.log_format == LogFormat::Text {
-        super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+}
+
+fn show_dashboard(dir: &RunDir, view: &Receiver<Record>, flags: &Flags, voice: &Voice) {
+    let name = dir.path().display().to_string();
+    let (mut exports, notices) = Exports::new(dir);
+    voice.is_through(Some(exports.notices()));
+    let mut asked = |action: Action| match action {
+        Action::Abort => {
+            dashboard::restore();
+            ended_at_once(&name);
+            std::process::exit(130);
+        }
+        Action::RequestExport { id } => exports.begin(id),
+        action => request(dir, action),
+    };
+    let feed = Feed {
+        records: view,
+        notices: &notices,
+        now_ms: &environment::now_ms,
+        flags,
+    };
+    let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
+    voice.is_through(None);
+    exports.finish();
+    match shown {
+        Ok(dashboard::Exit::Closed) => {
+            super::say(format_args!(
+                "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
+            ));
+        }
+        Ok(_) => {}
+        Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
     }
 }
 
@@ -692,20 +739,6 @@ fn pass_requests_on(dir: &RunDir, control: &Control, over: &AtomicBool) {
         control.pause.store(dir.pause_request().exists(), Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// The first Ctrl-C or SIGTERM drains, the second ends at once; SIGHUP, a closed laptop, ends nothing but the view, which
-/// the flag that is given back tells.
-fn install_signals(control: &Control) -> Result<Arc<AtomicBool>> {
-    use signal_hook::{consts, flag};
-    for signal in [consts::SIGINT, consts::SIGTERM] {
-        // In this order: the first signal finds the flag unset, so only the second one exits.
-        flag::register_conditional_shutdown(signal, 130, control.stop.clone())?;
-        flag::register(signal, control.stop.clone())?;
-    }
-    let hung_up = Arc::new(AtomicBool::new(false));
-    flag::register(consts::SIGHUP, hung_up.clone())?;
-    Ok(hung_up)
 }
 
 #[cfg(test)]

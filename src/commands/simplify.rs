@@ -15,7 +15,7 @@ use crate::{
     recipe::Recipe,
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
-    space::{Space, SplitRef},
+    space::{Limit, Space},
     store::{self, Cache, RunDir},
 };
 
@@ -179,10 +179,7 @@ impl<'a> Examiner<'a> {
             guard: None,
             since_start: Box::new(environment::stopwatch()),
         });
-        let all = evaluator.exam(&SplitRef {
-            limit: None,
-            ..prepared.space.finale.selection.clone()
-        })?;
+        let all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
         let (chosen, fresh) = choose(&all, records, limit);
         let part = |confirms: bool| {
             let of_task = |items: &Vec<usize>| -> Vec<usize> {

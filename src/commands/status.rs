@@ -9,7 +9,7 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
-        Candidate, Origin, TaskScore, TestScore, normalized,
+        Candidate, Origin, Phase, TaskScore, TestScore, normalized,
         run::{Run, State},
         words::{duration, parent_name, task_name, task_of},
     },
@@ -154,6 +154,24 @@ pub fn status(args: StatusArgs) -> Outcome {
         status.answers,
         duration(status.elapsed_ms)
     ));
+    if let Some(exam) = run
+        .exam
+        .as_ref()
+        .filter(|exam| !exam.is_over() && run.state != State::Done)
+    {
+        let phase = match exam.phase {
+            Phase::Selection => "selection",
+            Phase::Test => "sealed test",
+            _ => "held-out tasks",
+        };
+        let answered = exam.examinees.get(exam.turn() - 1).map_or(0, |e| e.answered);
+        print(format_args!(
+            "  final  {phase}: {} of {} at it, {answered} of {} questions answered",
+            exam.turn(),
+            exam.examinees.len(),
+            exam.questions
+        ));
+    }
     for parent in &status.parents {
         print(format_args!(
             "  parent {:<16} {:.4} ± {:.4} SE",

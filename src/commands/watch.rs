@@ -2,20 +2,17 @@
 
 use std::{
     path::Path,
-    sync::{
-        atomic::AtomicBool,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::mpsc::{self, Receiver, Sender},
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use super::{Outcome, environment, print, print_if_read, say};
+use super::{Outcome, environment, interruption, print, print_if_read, say};
 use crate::{
     cli::{LogFormat, WatchArgs},
-    dashboard::{self, Action, Feed, PlainLines},
+    dashboard::{self, Action, Feed, Flags, PlainLines},
     event::{Event, Record},
     store::{self, RunDir, Tail},
 };
@@ -54,7 +51,7 @@ pub fn watch(args: WatchArgs) -> Outcome {
         records: &records,
         notices: &notices,
         now_ms: &*now,
-        hung_up: &AtomicBool::new(false), // a viewer may end with its terminal
+        flags: &Flags::default(), // a viewer may end with its terminal
     };
     dashboard::run(&feed, environment::appearance(), &mut asked)?;
     exports.finish();
@@ -92,6 +89,10 @@ pub fn request(dir: &RunDir, action: Action) {
         Action::RequestStop => std::fs::write(dir.stop_request(), ""),
         Action::RequestPause => std::fs::write(dir.pause_request(), ""),
         Action::RequestResume => std::fs::remove_file(dir.pause_request()),
+        Action::Suspend => {
+            interruption::suspend();
+            Ok(())
+        }
         Action::CloseView | Action::Abort | Action::RequestExport { .. } => Ok(()),
     };
     if let Err(e) = done {
@@ -113,6 +114,11 @@ impl<'a> Exports<'a> {
         let (notices, receiver) = mpsc::channel();
         let running = Vec::new();
         (Self { dir, notices, running }, receiver)
+    }
+
+    /// Whoever else has something to say in the view.
+    pub fn notices(&self) -> Sender<String> {
+        self.notices.clone()
     }
 
     /// Writes a candidate to the run's folder of exports.

@@ -21,6 +21,6 @@ pub use appearance::Appearance;
 pub use model::Model;
 pub use plain::{PlainLines, summary};
 pub use replay::replay;
-pub use terminal::{Exit, Feed, restore, run};
+pub use terminal::{Exit, Feed, Flags, restore, run};
 pub use update::{Action, Message, update};
 pub use view::draw;

@@ -45,9 +45,14 @@ pub fn search_ends_in(run: &Run, now_ms: u64) -> Option<(f64, f64)> {
         return None;
     }
     let budget = run.started.as_ref()?.budget;
+    // The final has its part of the time, of which half is the most.
+    let of_final = |ms: u64| {
+        run.final_left_ms()
+            .map_or(0.0, |of_final| of_final.min(0.5 * ms as f64))
+    };
     let deadline = budget
         .duration_ms
-        .map(|ms| ms.saturating_sub(run.elapsed(now_ms)) as f64);
+        .map(|ms| (ms as f64 - of_final(ms) - run.elapsed(now_ms) as f64).max(0.0));
     let by_count = budget.evals.and_then(|evals| {
         let pace = Pace::of(run)?;
         let left = evals.saturating_sub(run.evals) as f64;

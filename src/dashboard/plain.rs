@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
+use crate::event::exam::Exam;
 use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{forgotten, luck, unsearched, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
-use crate::event::{Candidate, EndReason, Event, Learned, Level, Phase, Record, RunStarted};
+use crate::event::{
+    Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted,
+};
 
 /// Folds records and writes one timestamped line for each that a reader wants to know of.
 #[derive(Debug, Default)]
@@ -91,8 +94,18 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             }
             info(line)
         }
+        Event::ExamStarted(started) => info(exam_line(before, started)),
+        Event::ExamAnswered(answered) => info(examinee_line(before, answered)),
+        Event::FinalPlanned(plan) => before.planned.and_then(|_| info(plan_line(plan))),
         Event::SearchEnded { reason, evals } => {
-            info(format!("search ended after {evals} evaluations: {}", end(*reason)))
+            let of_final = before
+                .final_left_ms()
+                .map(|ms| format!("; the final takes about {}", duration(ms as u64)));
+            let of_final = of_final.unwrap_or_default();
+            info(format!(
+                "search ended after {evals} evaluations: {}{of_final}",
+                end(*reason)
+            ))
         }
         Event::Selected(s) => {
             let winner = s.finalists.iter().find(|f| f.id == s.best);
@@ -184,6 +197,46 @@ fn phase_line(phase: Phase) -> &'static str {
         Phase::Test => "opening the sealed test split, once",
         Phase::HeldOut => "winner and parents answer what the search never asked",
     }
+}
+
+/// `13 finalists answer 400 questions each, about 12 min`.
+fn exam_line(before: &Run, started: &ExamStarted) -> String {
+    let who = match started.phase {
+        Phase::Selection => "finalist",
+        _ => "model",
+    };
+    let mut line = counted(started.examinees.len(), who);
+    if started.questions > 0 {
+        let _ = write!(line, " to answer {} each", counted(started.questions, "question"));
+    }
+    let mut run = before.clone();
+    run.exam = Some(Exam::new(started));
+    if let Some(ms) = run.final_left_ms() {
+        let _ = write!(line, "; the final ends in about {}", duration(ms as u64));
+    }
+    line
+}
+
+/// `finalist 3 of 13: c0012 52.3 ± 2.5`.
+fn examinee_line(before: &Run, answered: &ExamAnswered) -> String {
+    let (turn, of) = before.exam.as_ref().map_or((0, 0), |e| (e.turn(), e.examinees.len()));
+    let (what, done) = match answered.phase {
+        Phase::Selection => ("finalist", ""),
+        Phase::HeldOut => ("held out", " has answered"),
+        _ => ("sealed test", " has answered"),
+    };
+    let score = answered.score.map(|score| format!(" {}", before.unit().score(&score)));
+    let tail = score.unwrap_or_else(|| done.into());
+    format!("{what} {turn} of {of}: {}{tail}", parent_name(&answered.id))
+}
+
+/// Only where it changes.
+fn plan_line(plan: &FinalPlan) -> String {
+    format!(
+        "the final now asks {} in the selection and {} in the sealed test",
+        counted(plan.selection.questions, "question"),
+        counted(plan.test.questions, "question")
+    )
 }
 
 fn scored_line(before: &Run, candidate: &Candidate) -> String {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
@@ -43,8 +44,18 @@ pub struct Feed<'a> {
     pub notices: &'a Receiver<String>,
     /// Wall clock, milliseconds since 1970.
     pub now_ms: &'a dyn Fn() -> u64,
-    /// Set when the terminal is gone (SIGHUP): nobody can press a key any more, and reading keys does not say so.
-    pub hung_up: &'a AtomicBool,
+    pub flags: &'a Flags,
+}
+
+/// What signals say to the view, set by whoever listens to them.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// SIGHUP: the terminal is gone. Nobody can press a key any more, and reading keys does not say so.
+    pub hung_up: Arc<AtomicBool>,
+    /// SIGTSTP: give the terminal back and ask for [`Action::Suspend`].
+    pub suspend: Arc<AtomicBool>,
+    /// SIGCONT: the process was stopped, and whoever had the terminal meanwhile has left it otherwise.
+    pub woken: Arc<AtomicBool>,
 }
 
 /// Shows a run until the reader leaves. Blocks; wishes go to `on_action`.
@@ -91,8 +102,14 @@ fn attend(
         if model.take_stale() {
             terminal.draw(|frame| draw(&model, frame))?;
         }
-        if feed.hung_up.load(Ordering::Relaxed) {
+        if feed.flags.hung_up.load(Ordering::Relaxed) {
             return Ok(Exit::Closed);
+        }
+        if feed.flags.suspend.swap(false, Ordering::Relaxed) {
+            suspend(terminal, &mut model, on_action)?;
+        }
+        if feed.flags.woken.swap(false, Ordering::Relaxed) {
+            take_back(terminal, &mut model)?;
         }
         // Whoever asked for the stop gets the terminal back when all is written.
         if model.stopping && model.is_over() {
@@ -106,10 +123,24 @@ fn attend(
             return Ok(Exit::Closed);
         };
         paced = !has_input;
-        if let Some(exit) = take_input(&mut model, on_action)? {
+        if let Some(exit) = take_input(terminal, &mut model, on_action)? {
             return Ok(exit);
         }
     }
+}
+
+/// Gives the terminal back to the shell while the process is stopped, and takes it again when it goes on.
+fn suspend(terminal: &mut DefaultTerminal, model: &mut Model, on_action: &mut dyn FnMut(Action)) -> io::Result<()> {
+    restore();
+    on_action(Action::Suspend);
+    take_back(terminal, model)
+}
+
+fn take_back(terminal: &mut DefaultTerminal, model: &mut Model) -> io::Result<()> {
+    crossterm::terminal::enable_raw_mode()?;
+    crossterm::execute!(io::stdout(), crossterm::terminal::EnterAlternateScreen)?;
+    update(model, Message::Resize);
+    terminal.clear()
 }
 
 /// Waits a frame for input; `None` when the terminal is gone. A library that reads keys would read for ever, and find
@@ -143,7 +174,11 @@ fn take_records(model: &mut Model, records: &Receiver<Record>) {
 }
 
 /// Takes in all input there is.
-fn take_input(model: &mut Model, on_action: &mut dyn FnMut(Action)) -> io::Result<Option<Exit>> {
+fn take_input(
+    terminal: &mut DefaultTerminal,
+    model: &mut Model,
+    on_action: &mut dyn FnMut(Action),
+) -> io::Result<Option<Exit>> {
     while event::poll(Duration::ZERO)? {
         let message = match event::read()? {
             Input::Key(key) => Message::Key(key),
@@ -153,6 +188,10 @@ fn take_input(model: &mut Model, on_action: &mut dyn FnMut(Action)) -> io::Resul
         let Some(action) = update(model, message) else {
             continue;
         };
+        if action == Action::Suspend {
+            suspend(terminal, model, on_action)?;
+            continue;
+        }
         on_action(action.clone());
         match action {
             Action::CloseView if model.is_over() => return Ok(Some(Exit::Ended)),

@@ -6,7 +6,7 @@ use ratatui::backend::TestBackend;
 
 use super::model::{Page, Tab};
 use super::{Action, Appearance, Message, Model, draw, plain, update};
-use crate::event::{Event, Level, Origin, Record, rehearsal};
+use crate::event::{Event, Level, Origin, Phase, Record, rehearsal};
 
 fn committed(name: &str) -> Vec<Record> {
     let path = format!("{}/tests/data/dashboard/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
@@ -62,6 +62,94 @@ fn raced() -> Model {
 
 fn done() -> Model {
     model_of(committed("night"))
+}
+
+/// The night's final while its third finalist answers.
+fn in_the_final() -> Model {
+    let record = |event: Event, after: &Record| Record {
+        time_ms: after.time_ms + 1000,
+        event,
+        ..after.clone()
+    };
+    let mut records = rehearsal::night();
+    let at = records
+        .iter()
+        .position(|r| {
+            matches!(
+                r.event,
+                Event::PhaseStarted {
+                    phase: Phase::Selection
+                }
+            )
+        })
+        .unwrap();
+    records.truncate(at + 1);
+    let plan = serde_json::json!({"event": "final_planned", "finalists": 3, "selection": {"limit": 400, "questions": 400},
+        "test": {"limit": 2000, "questions": 1000}, "held_out": 0});
+    let started = serde_json::json!({"event": "exam_started", "phase": "selection", "questions": 400,
+        "examinees": ["linear", "c0040", "c0041", "parent-maths"]});
+    let answered = |id: &str| {
+        serde_json::json!({"event": "exam_answered", "phase": "selection", "id": id,
+            "score": {"value": 0.523, "stderr": 0.025, "n": 400}})
+    };
+    let progress = serde_json::json!({"event": "progress", "id": "c0041", "stage": "decode", "answered": 240,
+        "questions": 400, "tokens": 9000, "tokens_per_s": 900.0});
+    for event in [plan, started, answered("linear"), answered("c0040"), progress] {
+        let last = records.last().unwrap();
+        records.push(record(serde_json::from_value(event).unwrap(), last));
+    }
+    model_of(records)
+}
+
+/// A final of whole splits ran for an hour, and the screen said "search over, final runs" and "Not decided yet".
+#[test]
+fn the_final_shows_who_has_answered_how_much() {
+    let mut model = in_the_final();
+    for (columns, rows) in [(80, 24), (120, 40)] {
+        let overview = screen(&model, columns, rows);
+        assert!(overview.contains("selecting 3 of 4"), "{overview}");
+        assert!(overview.contains("final ends in"), "{overview}");
+    }
+    press(&mut model, "7");
+    let result = screen(&model, 80, 24);
+    let row = |id: &str| {
+        result
+            .lines()
+            .rev()
+            .find(|l| l.contains(id))
+            .unwrap_or_default()
+            .to_string()
+    };
+    assert!(
+        result.contains("selection: finalist 3 of 4 · 400 questions each"),
+        "{result}"
+    );
+    assert!(row("c0040").contains("400  52.3"), "{result}");
+    assert!(row("c0041").contains("240") && row("c0041").contains('█'), "{result}");
+    assert!(
+        row(" maths ").contains("  0") && !row(" maths ").contains('█'),
+        "{result}"
+    );
+
+    let log: Vec<&str> = model.log.lines.iter().map(|l| l.message.as_str()).collect();
+    assert!(
+        log.iter()
+            .any(|l| l.starts_with("4 finalists to answer 400 questions each; the final ends in about")),
+        "{log:?}"
+    );
+    assert!(log.contains(&"finalist 2 of 4: c0040 52.3 ± 2.5"), "{log:?}");
+}
+
+/// What counts is by how much the best child leads what nobody searched for; the header had only the best parent.
+#[test]
+fn the_header_tells_the_lead_over_the_best_unsearched_merge() {
+    let model = midway();
+    let unsearched = model.run.best_unsearched().unwrap().id.clone();
+    let header = screen(&model, 120, 40).lines().take(4).collect::<String>();
+    assert!(
+        header.contains(&format!("over {unsearched}")) || header.contains(&format!("against {unsearched}")),
+        "{header}"
+    );
 }
 
 fn press(model: &mut Model, keys: &str) -> Vec<Action> {

@@ -31,6 +31,8 @@ pub enum Action {
     RequestStop,
     /// Stop at once.
     Abort,
+    /// Ctrl-Z: stop the process until it is told to go on; the terminal has been given back.
+    Suspend,
     /// No new candidates until [`Action::RequestResume`].
     RequestPause,
     RequestResume,
@@ -76,6 +78,7 @@ fn on_key(model: &mut Model, key: KeyEvent) -> Option<Action> {
     if key.modifiers.contains(KeyModifiers::CONTROL) {
         return match key.code {
             KeyCode::Char('c') => interrupt(model),
+            KeyCode::Char('z') => Some(Action::Suspend),
             KeyCode::Char('d') => scroll(model, PAGE_ROWS),
             KeyCode::Char('u') => scroll(model, -PAGE_ROWS),
             _ => None,
@@ -118,7 +121,7 @@ fn interrupt(model: &mut Model) -> Option<Action> {
 
 fn stop(model: &mut Model) -> Option<Action> {
     model.stopping = true;
-    model.notice = Some("stopping: what is in flight ends first · Ctrl-C again aborts".into());
+    model.notice = Some("stopping: what is being asked is answered first · Ctrl-C again ends at once".into());
     Some(Action::RequestStop)
 }
 

@@ -131,7 +131,10 @@ fn state(model: &Model) -> Span<'static> {
         State::Running if model.feed_ended => span("■ not running", BEST),
         State::Running if model.stopping => span("▼ stopping", BEST),
         State::Running if model.paused => span("‖ paused", BEST),
-        State::Running => span(format!("● {phase}"), GOOD),
+        State::Running => match run.exam.as_ref().filter(|exam| !exam.is_over()) {
+            Some(exam) => span(format!("● {phase} {} of {}", exam.turn(), exam.examinees.len()), GOOD),
+            None => span(format!("● {phase}"), GOOD),
+        },
     }
 }
 
@@ -150,10 +153,13 @@ fn progress_line(model: &Model, columns: u16) -> Line<'static> {
         parts = parts.left(2, vec![pace]);
     }
     parts = parts.left(3, vec![answers]);
-    match ending(model) {
-        Some(ending) => parts.right(0, ending).fit(columns.into()),
-        None => parts.fit(columns.into()),
+    if let Some(ending) = ending(model) {
+        parts = parts.right(0, ending);
     }
+    if let Some(then) = then(model) {
+        parts = parts.right(3, then);
+    }
+    parts.fit(columns.into())
 }
 
 fn evals(run: &Run) -> Vec<Span<'static>> {
@@ -193,12 +199,24 @@ fn ending(model: &Model) -> Option<Vec<Span<'static>>> {
         });
     }
     match &run.state {
-        State::Running if run.search_ended.is_some() => Some(vec![span("search over, final runs", PLAIN)]),
+        State::Running if run.search_ended.is_some() => Some(match run.final_left_ms() {
+            Some(ms) => vec![span("final ends in ", DIM), span(duration_range(ms, ms), BOLD)],
+            None => vec![span("search over, final runs", PLAIN)],
+        }),
         State::Done => Some(vec![span("result: 7", DIM)]),
         State::Stopped(_) => Some(vec![span("resume goes on", DIM)]),
         State::Failed(reason) => Some(vec![span(cut(reason, 40), BAD)]),
         _ => None,
     }
+}
+
+/// What comes after the search.
+fn then(model: &Model) -> Option<Vec<Span<'static>>> {
+    let run = &model.run;
+    let ms = run
+        .final_left_ms()
+        .filter(|_| run.search_ended.is_none() && !model.is_over())?;
+    Some(vec![span("then final ", DIM), span(duration_range(ms, ms), PLAIN)])
 }
 
 /// What is best, how sure that is, and by how much it leads.
@@ -229,11 +247,26 @@ fn best_line(model: &Model, columns: u16) -> Line<'static> {
     if best.n > 1 {
         parts = parts.left(4, vec![span(format!("SE (n={})", count(best.n as u64)), DIM)]);
     }
+    // The best of many beats a parent easily; what nobody searched for is the figure to beat.
+    let unsearched = run.best_unsearched().filter(|_| best.origin != Origin::Baseline);
     if let Some(parent) = run.best_parent() {
         let lead = run.lead(best, parent);
-        parts = parts
-            .lead(run.unit(), lead, &parent.id, parent.fitness)
-            .left(5, vec![span("on the search's questions", DIM)]);
+        parts = match unsearched.is_some() && columns < 100 {
+            true => parts.left(1, lead_over(run.unit(), lead, &parent.id, PARENT)),
+            false => parts.lead(run.unit(), lead, &parent.id, parent.fitness),
+        };
+    }
+    if let Some(unsearched) = unsearched {
+        let lead = run.lead(best, unsearched);
+        // On a narrow screen a long name leaves no room for the error.
+        let lead = match columns < 100 && unsearched.id.len() > 10 {
+            true => Lead { stderr: None, ..lead },
+            false => lead,
+        };
+        parts = parts.left(1, lead_over(run.unit(), lead, &unsearched.id, BASELINE));
+    }
+    if run.best_parent().is_some() {
+        parts = parts.left(5, vec![span("on the search's questions", DIM)]);
     }
     parts.fit(columns.into())
 }
@@ -264,23 +297,26 @@ fn sealed_line(unit: Unit, reading: &TestReading) -> Parts<'static> {
 impl Parts<'static> {
     /// `▲ +12.4 ± 3.0 over maths 47.8  p = 0.0031`.
     fn lead(self, unit: Unit, lead: Lead, parent: &str, score: f64) -> Self {
-        let is_ahead = lead.difference > 0.0;
-        let (sign, style) = if is_ahead { ("▲", GOOD) } else { ("▼", BAD) };
-        let error = lead.stderr.map(|e| format!(" ± {}", unit.value(e))).unwrap_or_default();
-        let parts = self.left(
-            1,
-            vec![
-                span(format!("{sign} {}{error}", unit.signed(lead.difference)), style),
-                span(if is_ahead { " over " } else { " against " }, DIM),
-                span(parent_name(parent).to_owned(), PARENT),
-                span(format!(" {}", unit.value(score)), DIM),
-            ],
-        );
+        let mut spans = lead_over(unit, lead, parent, PARENT);
+        spans.push(span(format!(" {}", unit.value(score)), DIM));
+        let parts = self.left(1, spans);
         match lead.p_value {
             Some(p) => parts.left(2, vec![span(p_value(p), DIM)]),
             None => parts,
         }
     }
+}
+
+/// `▲ +12.4 ± 3.0 over maths`.
+fn lead_over(unit: Unit, lead: Lead, other: &str, style: Style) -> Vec<Span<'static>> {
+    let is_ahead = lead.difference > 0.0;
+    let (sign, colour) = if is_ahead { ("▲", GOOD) } else { ("▼", BAD) };
+    let error = lead.stderr.map(|e| format!(" ± {}", unit.value(e))).unwrap_or_default();
+    vec![
+        span(format!("{sign} {}{error}", unit.signed(lead.difference)), colour),
+        span(if is_ahead { " over " } else { " against " }, DIM),
+        span(parent_name(other).to_owned(), style),
+    ]
 }
 
 fn tabs(model: &Model, columns: u16) -> Line<'static> {

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, Finalist, Generation, HeldOutReading, Learned, Learning, LearningStep,
+    Answer, Answers, Candidate, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Learned, Learning, LearningStep,
     Level, Model, Origin, Phase, Progress, Record, RunStarted, Selection, StageStarted, TestReading,
 };
 
@@ -43,6 +44,10 @@ pub struct Run {
     /// What the engine does right now; live feeds only.
     pub working: Option<Working>,
     pub search_ended: Option<EndReason>,
+    /// What the final asks; journals of before it was planned say nothing.
+    pub planned: Option<FinalPlan>,
+    /// The part of the final that runs, or ran last.
+    pub exam: Option<Exam>,
     pub selection: Option<Selection>,
     pub reading: Option<TestReading>,
     pub held_out: Option<HeldOutReading>,
@@ -195,6 +200,7 @@ impl Run {
             Event::RunStarted(started) => self.started = Some(started.clone()),
             Event::RunResumed { .. } => {
                 self.resumes += 1;
+                self.forget_failures();
                 self.state = State::Running;
                 self.reported_elapsed_ms = None;
             }
@@ -212,6 +218,12 @@ impl Run {
             Event::StageStarted(stage) => self.stages.push(stage.clone()),
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
+            Event::FinalPlanned(plan) => self.planned = Some(*plan),
+            Event::ExamStarted(started) => self.exam = Some(Exam::new(started)),
+            Event::ExamAnswered(answered) => {
+                self.finish_working(&answered.id);
+                self.exam.iter_mut().for_each(|exam| exam.end(answered));
+            }
             Event::CandidateFailed {
                 id,
                 origin,
@@ -294,6 +306,38 @@ impl Run {
         self.learning = None;
     }
 
+    /// A search of which everything failed asks for all of it again.
+    fn forget_failures(&mut self) {
+        let bred = |origin: &Origin| *origin == Origin::Search;
+        let has_failed = matches!(self.state, State::Failed(_)) && self.failed.iter().any(|f| bred(&f.origin));
+        if !has_failed || self.scored.iter().any(|s| bred(&s.candidate.origin)) {
+            return;
+        }
+        self.failed.clear();
+        self.generations.clear();
+        self.stages.clear();
+        self.search_ended = None;
+        let paid = self.scored.iter().filter(|s| is_paid(&s.candidate.origin));
+        self.evals = paid.filter(|s| s.candidate.generation.is_none()).count() as u64;
+    }
+
+    /// Whether a candidate is an unsearched merge once more, which the search was only told to begin with: that is free.
+    fn is_free_start(&self, candidate: &Candidate) -> bool {
+        repeats_baseline(candidate, self.scored.iter().map(|s| &s.candidate))
+    }
+
+    /// Milliseconds that the final takes from here, at the speed of the search; `None` where nothing is known of it.
+    pub fn final_left_ms(&self) -> Option<f64> {
+        let scored = || self.scored.iter().map(|s| &s.candidate);
+        let of = |origin: Origin| scored().filter(|c| c.origin == origin).count();
+        let speed = match self.is_scored_by_command() {
+            true => Speed::of_command(self.elapsed_at(self.last_ms), self.scored.len())?,
+            false => Speed::of(scored())?,
+        };
+        let plan = self.planned?;
+        Some(plan.left_ms(speed, of(Origin::Parent), of(Origin::Baseline), self.exam.as_ref()))
+    }
+
     fn begin(&mut self, record: &Record, id: &str, origin: Option<&Origin>, generation: Option<u64>) {
         let speeds = self.working.take().map(|w| w.speeds).unwrap_or_default();
         self.working = Some(Working {
@@ -307,6 +351,7 @@ impl Run {
     }
 
     fn progress(&mut self, record: &Record, progress: &Progress) {
+        self.exam.iter_mut().for_each(|exam| exam.progress(progress));
         if self.working.as_ref().is_none_or(|w| w.id != progress.id) {
             self.begin(record, &progress.id, None, None);
         }
@@ -331,6 +376,9 @@ impl Run {
 
     fn keep_answers(&mut self, answers: &Answers) {
         self.answers += answers.answers.len() as u64;
+        if let Some(exam) = &mut self.exam {
+            exam.add(&answers.id, answers.answers.len());
+        }
         let kept = self.by_candidate.entry(answers.id.clone()).or_default();
         let same = |a: &&mut Answers| (&a.task, &a.lang, &a.split) == (&answers.task, &answers.lang, &answers.split);
         let Some(before) = kept.iter_mut().find(same) else {
@@ -369,7 +417,7 @@ impl Run {
                 index
             }
             None => {
-                self.evals += u64::from(is_paid(&candidate.origin));
+                self.evals += u64::from(is_paid(&candidate.origin) && !self.is_free_start(candidate));
                 self.scored.push(Scored {
                     candidate: candidate.clone(),
                     time_ms: record.time_ms,
@@ -530,6 +578,12 @@ impl Run {
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
+    /// The best of the merges that nobody searched for.
+    pub fn best_unsearched(&self) -> Option<&Candidate> {
+        self.of_origin(Origin::Baseline)
+            .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
+    }
+
     /// Scored candidates, best first by what their fitness is worth; of equals the earlier first. Those who left their race
     /// early come last.
     pub fn ranking(&self) -> Vec<&Scored> {
@@ -663,6 +717,13 @@ pub fn counts(origin: &Origin) -> bool {
 /// what is learned has a budget of its own.
 pub fn is_paid(origin: &Origin) -> bool {
     counts(origin) && !matches!(origin, Origin::Mean | Origin::Learned)
+}
+
+/// Whether a candidate is one of the unsearched merges among `scored` once more, as what a search is told to begin with
+/// often is.
+pub fn repeats_baseline<'a>(candidate: &Candidate, mut scored: impl Iterator<Item = &'a Candidate>) -> bool {
+    candidate.origin == Origin::WarmStart
+        && scored.any(|c| c.origin == Origin::Baseline && c.recipe_digest == candidate.recipe_digest)
 }
 
 /// Whether a candidate may be the best: a merge that was asked all questions of its time.

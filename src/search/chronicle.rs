@@ -4,15 +4,15 @@
 //! instead of computed, and nothing is written twice. When the journal is used up, the loop is exactly where it was.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, Generation, Origin, Phase, Record, RunStarted, SCHEMA_VERSION, Selection,
-        StageStarted, TestReading,
+        self, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Origin, Phase, Record,
+        RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -40,7 +40,11 @@ pub const MEAN: &str = "mean";
 
 #[derive(Default)]
 struct Past {
-    candidates: HashMap<String, (String, Result<Box<Candidate>, String>)>,
+    candidates: HashMap<String, Known>,
+    /// Ids of the candidates that are still to be asked for, by their place in the journal: whoever is asked for has left
+    /// those before it behind, which a newer build may never ask for.
+    ahead: BTreeMap<usize, String>,
+    places: usize,
     /// Beginnings and ends of the candidates of which several were out at a time.
     steps: VecDeque<Step>,
     out: Vec<String>,
@@ -53,10 +57,23 @@ struct Past {
     stages: HashMap<String, u64>,
     learned: HashMap<String, event::Learned>,
     search_ended: Option<(EndReason, u64)>,
+    planned: Option<FinalPlan>,
+    exams: Vec<ExamStarted>,
+    /// Who has answered which part of the final.
+    examined: HashSet<(String, Phase)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
     held_out: bool,
     done: bool,
+}
+
+/// A candidate of the journal.
+struct Known {
+    digest: String,
+    origin: Origin,
+    generation: Option<u64>,
+    outcome: Result<Box<Candidate>, String>,
+    place: usize,
 }
 
 /// What happened to a candidate while others were out too, by its id.
@@ -128,9 +145,9 @@ impl<'a> Chronicle<'a> {
             }
             Event::CandidateScored(candidate) => {
                 past.end(&candidate.id);
-                let digest = candidate.recipe_digest.clone();
-                past.candidates
-                    .insert(candidate.id.clone(), (digest, Ok(Box::new(candidate))));
+                let (digest, origin) = (candidate.recipe_digest.clone(), candidate.origin.clone());
+                let (id, generation) = (candidate.id.clone(), candidate.generation);
+                past.add(id, digest, origin, generation, Ok(Box::new(candidate)));
             }
             // Without a parent there is no run: it ended there, and after repair the parent is asked again.
             Event::CandidateFailed {
@@ -138,12 +155,19 @@ impl<'a> Chronicle<'a> {
             } => {}
             Event::CandidateFailed {
                 id,
+                origin,
+                generation,
                 recipe_digest,
                 reason,
-                ..
             } => {
                 past.end(&id);
-                past.candidates.insert(id, (recipe_digest, Err(reason)));
+                past.add(id, recipe_digest, origin, generation, Err(reason));
+            }
+            Event::RunFailed { .. } => past.forget_failures(),
+            Event::FinalPlanned(plan) => past.planned = Some(plan),
+            Event::ExamStarted(exam) => past.exams.push(exam),
+            Event::ExamAnswered(answered) => {
+                past.examined.insert((answered.id, answered.phase));
             }
             Event::PhaseStarted { phase } => past.phases.push(phase),
             Event::GenerationEnded(g) => {
@@ -231,12 +255,22 @@ impl<'a> Chronicle<'a> {
 
     /// Scores that the journal holds are still being handed back.
     pub fn is_replaying(&self) -> bool {
-        !self.past.candidates.is_empty()
+        !self.past.ahead.is_empty()
+    }
+
+    /// A candidate was asked for that the journal does not know: whatever it still holds, nobody will ask for.
+    pub fn is_used_up(&mut self) {
+        self.past.ahead.clear();
     }
 
     /// All that is still to be handed back are the means with which a stage ends.
     pub fn only_means_left(&self) -> bool {
-        self.is_replaying() && self.past.candidates.keys().all(|id| id.starts_with(MEAN))
+        self.is_replaying() && self.are_means_ahead()
+    }
+
+    /// Nothing but means is still to be handed back, or nothing at all.
+    fn are_means_ahead(&self) -> bool {
+        self.past.ahead.values().all(|id| id.starts_with(MEAN))
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.
@@ -245,12 +279,12 @@ impl<'a> Chronicle<'a> {
     /// Under this id the journal has another recipe.
     pub fn peek(&self, id: &str, recipe_digest: &str) -> Result<Option<&Result<Box<Candidate>, String>>, Error> {
         match self.past.candidates.get(id) {
-            Some((journalled, _)) if journalled != recipe_digest => Err(Error::Diverged {
+            Some(known) if known.digest != recipe_digest => Err(Error::Diverged {
                 id: id.into(),
-                journalled: journalled.clone(),
+                journalled: known.digest.clone(),
                 now: recipe_digest.into(),
             }),
-            known => Ok(known.map(|(_, outcome)| outcome)),
+            known => Ok(known.map(|known| &known.outcome)),
         }
     }
 
@@ -260,15 +294,18 @@ impl<'a> Chronicle<'a> {
     /// Under this id the journal has another recipe.
     pub fn past(&mut self, id: &str, recipe_digest: &str) -> Result<Option<Result<Box<Candidate>, String>>, Error> {
         self.peek(id, recipe_digest)?;
-        Ok(self.past.candidates.remove(id).map(|(_, outcome)| outcome))
+        let Some(known) = self.past.candidates.remove(id) else {
+            return Ok(None);
+        };
+        self.past.ahead = self.past.ahead.split_off(&(known.place + 1));
+        Ok(Some(known.outcome))
     }
 
-    /// Why the search ended, if it did so after this many candidates.
+    /// Why the search ended, if it did so after this many candidates, or after as many as the journal holds: another build
+    /// may count them in another way.
     pub fn past_end_of_search(&self, evals: u64) -> Option<EndReason> {
-        self.past
-            .search_ended
-            .filter(|(_, at)| *at == evals)
-            .map(|(reason, _)| reason)
+        let (reason, at) = self.past.search_ended?;
+        (at == evals || self.are_means_ahead()).then_some(reason)
     }
 
     pub fn past_selection(&self) -> Option<&Selection> {
@@ -295,6 +332,35 @@ impl<'a> Chronicle<'a> {
             return Ok(());
         }
         self.write(Event::PhaseStarted { phase })
+    }
+
+    /// What the final asks: into the journal, unless it says so already.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn final_planned(&mut self, plan: FinalPlan) -> Result<(), Error> {
+        match self.past.planned == Some(plan) || self.past.done {
+            true => Ok(()),
+            false => self.write(Event::FinalPlanned(plan)),
+        }
+    }
+
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn exam_started(&mut self, exam: ExamStarted) -> Result<(), Error> {
+        match self.past.exams.contains(&exam) {
+            true => Ok(()),
+            false => self.write(Event::ExamStarted(exam)),
+        }
+    }
+
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn exam_answered(&mut self, answered: ExamAnswered) -> Result<(), Error> {
+        match self.past.examined.insert((answered.id.clone(), answered.phase)) {
+            true => self.write(Event::ExamAnswered(answered)),
+            false => Ok(()),
+        }
     }
 
     /// # Errors
@@ -423,6 +489,52 @@ impl<'a> Chronicle<'a> {
 }
 
 impl Past {
+    fn add(
+        &mut self,
+        id: String,
+        digest: String,
+        origin: Origin,
+        generation: Option<u64>,
+        outcome: Result<Box<Candidate>, String>,
+    ) {
+        let place = self.places;
+        self.places += 1;
+        self.ahead.insert(place, id.clone());
+        let known = Known {
+            digest,
+            origin,
+            generation,
+            outcome,
+            place,
+        };
+        if let Some(before) = self.candidates.insert(id, known) {
+            self.ahead.remove(&before.place);
+        }
+    }
+
+    /// A run that failed since every candidate of its search had failed begins its search again: whatever was wrong may
+    /// have been mended, and there is nothing to lose.
+    fn forget_failures(&mut self) {
+        let bred = |known: &&Known| known.origin == Origin::Search;
+        let mut outcomes = self
+            .candidates
+            .values()
+            .filter(bred)
+            .map(|known| &known.outcome)
+            .peekable();
+        if outcomes.peek().is_none() || !outcomes.all(Result::is_err) {
+            return;
+        }
+        let stays = |known: &Known| known.outcome.is_ok() && known.generation.is_none() && known.origin != Origin::Mean;
+        self.candidates.retain(|_, known| stays(known));
+        self.ahead.retain(|_, id| self.candidates.contains_key(id));
+        self.answers.retain(|id, _| self.candidates.contains_key(id));
+        (self.steps, self.out) = Default::default();
+        (self.generations, self.stages) = Default::default();
+        self.search_ended = None;
+        self.phases.retain(|phase| *phase == Phase::Baselines);
+    }
+
     /// Those whose beginning is not journalled were never out together with others.
     fn end(&mut self, id: &str) {
         if let Some(at) = self.out.iter().position(|out| out == id) {

@@ -13,7 +13,7 @@ use crate::{
     merge::{self, Resident, TensorSource},
     model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
     recipe::{Body, Method, Recipe, Source, Stage},
-    space::{Guard, SplitRef},
+    space::{Guard, Limit},
     store::Cache,
 };
 
@@ -29,6 +29,28 @@ pub struct FitnessTask {
     pub weight: f64,
     pub limit: Option<usize>,
     pub split: Split,
+}
+
+impl FitnessTask {
+    /// The questions of one of its splits, at most `limit`.
+    ///
+    /// # Errors
+    /// It has no such split, or no question there; data that are missing or damaged.
+    pub fn questions(&self, split: Split, limit: Option<usize>) -> Result<Vec<Question>, Error> {
+        let task = &self.task;
+        let mut questions = match task.questions(split) {
+            Err(eval::Error::NoSplit { task, split, known }) => return Err(Error::NoSplit { task, split, known }),
+            questions => questions?,
+        };
+        questions.truncate(limit.unwrap_or(usize::MAX));
+        match questions.is_empty() {
+            true => Err(Error::NoQuestions {
+                task: task.name().into(),
+                split: split.name().into(),
+            }),
+            false => Ok(questions),
+        }
+    }
 }
 
 /// What evaluating takes.
@@ -123,18 +145,18 @@ impl<'a> MergeEvaluator<'a> {
     ///
     /// # Errors
     /// A split that no task knows, or a task without questions there.
-    pub fn exam(&mut self, wanted: &SplitRef) -> Result<Exam, Error> {
+    pub fn exam(&mut self, wanted: &str, limit: Limit) -> Result<Exam, Error> {
         let missing = |task: String| Error::NoQuestions {
             task,
-            split: wanted.split.clone(),
+            split: wanted.into(),
         };
-        let split = Split::from_name(&wanted.split).ok_or_else(|| missing("every task".into()))?;
+        let split = Split::from_name(wanted).ok_or_else(|| missing("every task".into()))?;
         let all = 0..self.resources.tasks.len();
         let tasks = all
-            .map(|index| self.exam_task(index, split, wanted.limit))
+            .map(|index| self.exam_task(index, split, limit.most()))
             .collect::<Result<_, _>>()?;
         Ok(Exam {
-            split: wanted.split.clone(),
+            split: wanted.into(),
             tasks,
         })
     }
@@ -159,14 +181,7 @@ impl<'a> MergeEvaluator<'a> {
     fn exam_task(&mut self, index: usize, split: Split, limit: Option<usize>) -> Result<ExamTask, Error> {
         let fitness_task = self.resources.task(index);
         let task = &fitness_task.task;
-        let mut questions = task.questions(split)?;
-        questions.truncate(limit.unwrap_or(usize::MAX));
-        if questions.is_empty() {
-            return Err(Error::NoQuestions {
-                task: task.name().into(),
-                split: split.name().into(),
-            });
-        }
+        let questions = fitness_task.questions(split, limit)?;
         let asked = Asked::new(task, questions);
         let exam_task = ExamTask {
             index,
@@ -371,6 +386,30 @@ impl<'a> MergeEvaluator<'a> {
     pub fn prompt_nll(&mut self, recipe: &Recipe) -> Result<f64, Unscored> {
         self.load(recipe)?;
         self.guard_nll()
+    }
+
+    /// Merges a recipe into memory, and asks it nothing.
+    ///
+    /// # Errors
+    /// The recipe cannot be merged.
+    pub fn merge(&mut self, recipe: &Recipe) -> Result<(), Unscored> {
+        self.load(recipe)
+    }
+
+    /// Memory that keys and values took at a time, at most, since this was asked last.
+    pub fn take_kv_peak_bytes(&mut self) -> u64 {
+        self.engine.as_mut().map_or(0, Engine::take_kv_peak_bytes)
+    }
+
+    /// Memory of keys and values that is kept for the next questions.
+    pub fn kv_held_bytes(&self) -> u64 {
+        self.engine.as_ref().map_or(0, Engine::kv_held_bytes)
+    }
+
+    /// Memory of the weights where they are computed with.
+    pub fn weight_bytes(&self) -> u64 {
+        let bytes = |engine: &Engine| engine.decoder().spec().parameters() * self.resources.dtype.size_bytes();
+        self.engine.as_ref().map_or(0, bytes) as u64
     }
 
     /// What the guard measures merges by; parents are loaded for it once.

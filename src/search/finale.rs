@@ -73,12 +73,14 @@ impl Run<'_, '_> {
         let entrants: Vec<Entrant> = field.iter().map(|candidate| self.again(candidate)).collect();
         let plan = self.plan;
         self.look_ahead(&entrants, &plan.selection)?;
+        self.exam_started(Phase::Selection, &plan.selection, &field)?;
         for candidate in &field {
             self.pause_or_stop()?;
             let Some(evaluation) = self.examine(candidate, &plan.selection)? else {
                 continue;
             };
             let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
+            self.exam_answered(Phase::Selection, &candidate.id, Some(fresh))?;
             let finalist = Finalist {
                 id: candidate.id.clone(),
                 origin: candidate.origin.clone(),
@@ -125,9 +127,11 @@ impl Run<'_, '_> {
             Origin::Search | Origin::WarmStart | Origin::Mean | Origin::Learned => c.id == selection.best,
         };
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
+        self.exam_started(Phase::Test, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
             if let Some(evaluation) = self.examine(candidate, exam)? {
+                self.exam_answered(Phase::Test, &candidate.id, None)?;
                 readings.push((candidate.id.clone(), evaluation));
             }
         }
@@ -190,9 +194,11 @@ impl Run<'_, '_> {
             .filter(|c| c.origin == Origin::Parent && c.id != selection.best);
         let wanted: Vec<Candidate> = winner.chain(parents).cloned().collect();
         let mut scores = Vec::new();
+        self.exam_started(Phase::HeldOut, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
             if let Some(evaluation) = self.examine(candidate, exam)? {
+                self.exam_answered(Phase::HeldOut, &candidate.id, None)?;
                 let (_, tasks) = exam.score(&evaluation.answers);
                 let id = candidate.id.clone();
                 scores.push(HeldOutScore { id, tasks });
@@ -214,7 +220,7 @@ impl Run<'_, '_> {
     /// A known candidate before a later exam; `None` (and a line in the log) if it fails there.
     fn examine(&mut self, candidate: &Candidate, exam: &Exam) -> Result<Option<Evaluation>, Interrupt> {
         let entrant = self.again(candidate);
-        match self.sit(&entrant, exam)? {
+        match self.sit_in_batches(&entrant, exam)? {
             Ok(evaluation) => Ok(Some(evaluation)),
             Err(reason) => {
                 let message = format!("{} fails on the {} questions: {reason}", candidate.id, exam.split);

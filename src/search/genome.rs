@@ -159,6 +159,24 @@ impl Genome {
         }
     }
 
+    /// Recipes of `n` points drawn evenly from the space, the same ones for the same seed; none of bare genes.
+    ///
+    /// # Errors
+    /// Genes that no optimizer can move.
+    pub fn sample(&self, n: usize, seed: u64) -> Result<Vec<Recipe>, super::Error> {
+        let options = optim::Options {
+            seed,
+            population_size: Some(n.max(2)),
+            ..optim::Options::default()
+        };
+        let mut random = optim::Optimizer::new(optim::Kind::Random, super::domain(self)?, &options)?;
+        let recipe = |ask: &optim::Ask| match self.decode(&ask.genotype) {
+            Who::Recipe(recipe) => Some(*recipe),
+            Who::Model(_) | Who::Genes(_) => None,
+        };
+        Ok(random.ask().iter().take(n).filter_map(recipe).collect())
+    }
+
     /// Unsearched merges that every search is measured against.
     pub fn baselines(&self) -> Vec<(String, Recipe)> {
         match self {

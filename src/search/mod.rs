@@ -9,11 +9,13 @@
 //!   going on is running it again from the start with every known answer looked up instead of computed.
 //! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
 //!   evaluator does that.
-//! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won.
+//! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won, `examination.rs` asks those
+//!   who take part, and says what that costs.
 
 mod chronicle;
 mod crew;
 mod evaluator;
+mod examination;
 mod external;
 mod finale;
 mod genome;
@@ -49,6 +51,7 @@ pub use unscored::Unscored;
 
 use chronicle::MEAN;
 use crew::AtWork;
+use examination::Batch;
 use genome::Who;
 use pool::Pool;
 use race::{Entrant, Genes, Pace, Race};
@@ -74,6 +77,17 @@ pub enum Error {
     Model { model: String, message: String },
     #[error("the models do not fit each other: {message}")]
     Misfit { message: String },
+    #[error(
+        "the task '{task}' has no split '{split}'; it has {known}. A run asks three: its own split in the search, 'selection' \
+         for the finalists and 'test' for the last word, each with questions that the others do not have. Give the task's \
+         'data' the missing one, as in `{split}: {{file: FILE, rows: 40..60}}`, or name one that nothing else asks, as in \
+         `final: {{selection: {{split: NAME}}, test: {{split: NAME}}}}`"
+    )]
+    NoSplit {
+        task: String,
+        split: crate::eval::Split,
+        known: String,
+    },
     #[error(transparent)]
     Task(#[from] crate::eval::Error),
     #[error("the task '{task}' has no questions in its {split} split; name another split, or a task that has one")]
@@ -96,6 +110,12 @@ pub enum Error {
     Machine { id: String, reason: String },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
+    #[error(
+        "every one of the {failed} candidates that this search bred has failed, {most} of them because: {reason}. So there \
+         is nothing to choose a winner from. Mend the cause and `heterosis resume` asks them all again; if it lies in the \
+         search space, start a new run (`heterosis check` tells which candidates can be merged)"
+    )]
+    NothingBred { failed: usize, most: usize, reason: String },
 }
 
 /// Who is to be scored.
@@ -222,9 +242,6 @@ pub enum End {
     Stopped,
 }
 
-/// Part of a time budget that is kept for the final.
-const FINAL_SHARE: f64 = 0.12;
-
 /// Part of the budget that goes to candidates drawn at random, as a measure of what the optimizer adds.
 const RANDOM_SHARE: f64 = 0.05;
 
@@ -268,6 +285,8 @@ pub fn run(
         given: Vec::new(),
         keeps_answers: plan.space.search.learn.is_some(),
         at_work: AtWork::default(),
+        failures: HashMap::new(),
+        batch: Batch::default(),
     };
     match run.whole() {
         Ok(()) => Ok(End::Done),
@@ -330,6 +349,10 @@ struct Run<'a, 'b> {
     keeps_answers: bool,
     /// Of an evaluator with several hands.
     at_work: AtWork,
+    /// Why candidates of the optimizers have failed, and how many.
+    failures: HashMap<String, usize>,
+    /// What of an exam is being asked.
+    batch: Batch,
 }
 
 /// When a stage makes room for the next one.
@@ -345,9 +368,28 @@ enum StageEnd {
 
 impl Run<'_, '_> {
     fn whole(&mut self) -> Result<(), Interrupt> {
+        if self.chronicle.is_done() {
+            return Ok(());
+        }
+        self.chronicle.final_planned(self.plan.finale())?;
         self.baselines()?;
         self.search()?;
+        self.has_bred()?;
         self.finale()
+    }
+
+    /// A search that bred nothing but failures has failed, whatever unsearched merges and random draws are worth.
+    fn has_bred(&self) -> Result<(), Error> {
+        let is_bred = |c: &event::Candidate| c.origin == Origin::Search;
+        let worst = self.failures.iter().max_by_key(|(reason, n)| (**n, *reason));
+        match worst {
+            Some((reason, most)) if !self.scored.iter().any(is_bred) => Err(Error::NothingBred {
+                failed: self.failures.values().sum(),
+                most: *most,
+                reason: reason.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Parents, unsearched merges and some random draws are the first candidates.
@@ -404,6 +446,7 @@ impl Run<'_, '_> {
     /// Asks until the budget ends, stage after stage.
     fn search(&mut self) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::Search)?;
+        self.say_what_is_kept()?;
         let (mut genome, mut known) = (self.plan.genome.clone(), None);
         if let Some((around_soup, start)) = self.soup.take() {
             (genome, known) = (around_soup, Some(start));
@@ -760,7 +803,7 @@ impl Run<'_, '_> {
     }
 
     fn is_out_of_time(&self) -> bool {
-        let over = |ms: u64| self.chronicle.elapsed_ms() as f64 >= ms as f64 * (1.0 - FINAL_SHARE);
+        let over = |ms: u64| self.chronicle.elapsed_ms() as f64 + self.kept_for_final_ms(ms) >= ms as f64;
         self.plan.budget.duration_ms.is_some_and(over)
     }
 

@@ -482,10 +482,12 @@ impl Run<'_, '_> {
         let id = &entrant.id;
         self.chronicle.show(entrant.started());
         let sitting = entrant.sitting(exam);
-        let chronicle = &*self.chronicle;
+        let (chronicle, batch) = (&*self.chronicle, self.batch);
         self.evaluator.evaluate(&sitting, &mut |progress| {
             chronicle.show(Event::Progress(event::Progress {
                 id: id.clone(),
+                answered: batch.before + progress.answered,
+                questions: batch.of.unwrap_or(progress.questions),
                 ..progress
             }));
         })
@@ -522,12 +524,14 @@ impl Run<'_, '_> {
                     merge_ms: arm.effort.merge_ms,
                     evaluation_ms: arm.effort.evaluation_ms,
                 };
+                self.is_new(arm.entrant);
                 self.chronicle.write(Event::CandidateScored(candidate.clone()))?;
                 candidate
             }
         };
         self.chronicle.forget_answers(id);
-        self.count(origin);
+        let is_free = event::run::repeats_baseline(&candidate, self.scored.iter());
+        self.evals += u64::from(event::run::is_paid(origin) && !is_free);
         self.scored.push(candidate);
         Ok(())
     }
@@ -536,20 +540,28 @@ impl Run<'_, '_> {
     fn fail(&mut self, entrant: &Entrant, reason: String) -> Result<(), Interrupt> {
         let (_, recipe_digest) = entrant.who.record();
         if self.chronicle.past(&entrant.id, &recipe_digest)?.is_none() {
+            self.is_new(entrant);
             self.chronicle.write(Event::CandidateFailed {
                 id: entrant.id.clone(),
                 origin: entrant.origin.clone(),
                 generation: entrant.generation,
                 recipe_digest,
-                reason,
+                reason: reason.clone(),
             })?;
         }
-        self.count(&entrant.origin);
+        self.evals += u64::from(event::run::is_paid(&entrant.origin));
+        if entrant.origin == Origin::Search {
+            *self.failures.entry(reason).or_default() += 1;
+        }
         Ok(())
     }
 
-    fn count(&mut self, origin: &Origin) {
-        self.evals += u64::from(event::run::is_paid(origin));
+    /// The journal does not know this candidate. An optimizer asks in the order of the journal, so it has nobody more to hand
+    /// back then, whatever an older build has asked for besides.
+    fn is_new(&mut self, entrant: &Entrant) {
+        if entrant.generation.is_some() {
+            self.chronicle.is_used_up();
+        }
     }
 }
 

@@ -350,7 +350,13 @@ fn attraction_breeds_others_than_tournaments() {
 /// Where to cut a journal: before every seventh line, and before every one that is more than a candidate's.
 fn cuts(lines: &[&str]) -> Vec<usize> {
     let is_candidates = |line: &str| {
-        let events = ["answers", "candidate_started", "candidate_scored", "candidate_failed"];
+        let events = [
+            "answers",
+            "candidate_started",
+            "candidate_scored",
+            "candidate_failed",
+            "exam_answered",
+        ];
         events
             .iter()
             .any(|event| line.contains(&format!("\"event\":\"{event}\"")))
@@ -581,7 +587,263 @@ fn nothing_but_failures_is_an_error_that_says_so() {
         ..Function::new()
     };
     let (end, _) = go(&path, &plan("cma-es"), function, &Control::default());
-    assert!(matches!(end, Err(Error::NothingScored)));
+    assert!(
+        matches!(
+            end,
+            Err(Error::NothingBred {
+                failed: 38,
+                most: 38,
+                ..
+            })
+        ),
+        "{end:?}"
+    );
+}
+
+/// DELLA with densities that its epsilon does not allow: 14 of 14 failed, and the run ended as a success with an unsearched
+/// merge for a winner.
+#[test]
+fn a_search_that_bred_nothing_but_failures_has_failed_and_can_begin_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    // Baselines and the start that repeats one of them have weights of 1 or a half.
+    let function = Function {
+        fails: |maths| ![0.5, 1.0].contains(&maths),
+        ..Function::new()
+    };
+    let plan = plan("cma-es");
+    let (end, _) = go(&path, &plan, function, &Control::default());
+    let Err(error @ Error::NothingBred { .. }) = end else {
+        panic!("{end:?}")
+    };
+    assert!(error.to_string().contains("because: collapsed"), "{error}");
+    let records = read(&path).unwrap();
+    assert!(matches!(records.last().unwrap().event, Event::RunFailed { .. }));
+    assert!(!records.iter().any(|r| matches!(r.event, Event::Selected(_))));
+
+    // What was wrong is mended: everything is asked again, and the run is as one that never failed.
+    let (end, _) = go(&path, &plan, Function::new(), &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let run = event::run::Run::from_records(&read(&path).unwrap());
+    assert_eq!(
+        (run.evals, run.failed.len(), run.state.clone()),
+        (40, 0, event::run::State::Done)
+    );
+    let whole = tmp.path().join("whole.jsonl");
+    go(&whole, &plan, Function::new(), &Control::default()).0.unwrap();
+    let best = |path: &Path| {
+        let records = read(path).unwrap();
+        records.into_iter().find_map(|r| match r.event {
+            Event::Selected(selection) => Some(selection),
+            _ => None,
+        })
+    };
+    assert_eq!(best(&path), best(&whole));
+    // And once more, as it is resumed when it is done.
+    assert_eq!(
+        go(&path, &plan, Function::new(), &Control::default()).0.unwrap(),
+        End::Done
+    );
+}
+
+/// One who asks for a stop while the final's questions are answered.
+struct Impatient<'a> {
+    function: Function,
+    split: &'static str,
+    control: &'a Control,
+}
+
+impl Evaluator for Impatient<'_> {
+    fn evaluate(
+        &mut self,
+        sitting: &Sitting<'_>,
+        progress: &mut dyn FnMut(event::Progress),
+    ) -> Result<Evaluation, Unscored> {
+        if sitting.exam.split == self.split {
+            self.control.stop.store(true, Ordering::Relaxed);
+        }
+        self.function.evaluate(sitting, progress)
+    }
+}
+
+/// One SIGINT in the final was ignored for minutes: the whole exam of a finalist was one piece of work.
+#[test]
+fn the_final_stops_between_batches_and_goes_on_to_the_same_end() {
+    let tmp = tempfile::tempdir().unwrap();
+    let plan = plan("cma-es");
+    let whole = tmp.path().join("whole.jsonl");
+    let (_, uninterrupted) = go(&whole, &plan, Function::new(), &Control::default());
+    let expected = story(&read(&whole).unwrap());
+    let path = tmp.path().join("journal.jsonl");
+    let mut stops = 0;
+    for split in ["selection", "test", "held-out"] {
+        loop {
+            let (journal, records) = Journal::open(&path).unwrap();
+            let clock = Clock {
+                now_ms: &|| 0,
+                sleep: &|_: Duration| (),
+            };
+            let before = records.iter().filter(|r| matches!(r.event, Event::Answers(_))).count();
+            let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+            let control = Control::default();
+            let mut impatient = Impatient {
+                function: Function::new(),
+                split,
+                control: &control,
+            };
+            let end = run(&plan, &mut impatient, &mut chronicle, &control).unwrap();
+            let asked_in_final = control.stop.load(Ordering::Relaxed);
+            if !asked_in_final || end == End::Done {
+                break;
+            }
+            stops += 1;
+            let records = read(&path).unwrap();
+            let fresh: Vec<_> = records
+                .iter()
+                .filter_map(|r| match &r.event {
+                    Event::Answers(answers) => Some((answers.split.as_str(), answers.answers.len())),
+                    _ => None,
+                })
+                .skip(before)
+                .filter(|(of, _)| *of == split)
+                .collect();
+            assert!(
+                matches!(fresh.as_slice(), [(_, n)] if *n <= 32),
+                "one batch, and no more: {fresh:?}"
+            );
+            if stops > 6 {
+                break; // enough of this part
+            }
+        }
+        stops = 0;
+    }
+    let (end, _) = go(&path, &plan, Function::new(), &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let now = story(&read(&path).unwrap());
+    assert_eq!(now, expected);
+    let asked = |path: &Path| -> usize {
+        let count = |r: &Record| match &r.event {
+            Event::Answers(answers) => answers.answers.len(),
+            _ => 0,
+        };
+        read(path).unwrap().iter().map(count).sum()
+    };
+    assert_eq!(asked(&path), uninterrupted.answers, "nothing is asked twice");
+}
+
+/// A night of eight hours ended an hour late: what the final takes was not looked at.
+#[test]
+fn a_time_budget_keeps_what_the_final_takes() {
+    /// Each answer takes a tenth of a second.
+    struct Timed<'a>(Function, &'a std::cell::Cell<u64>);
+    impl Evaluator for Timed<'_> {
+        fn evaluate(
+            &mut self,
+            sitting: &Sitting<'_>,
+            p: &mut dyn FnMut(event::Progress),
+        ) -> Result<Evaluation, Unscored> {
+            let mut evaluation = self.0.evaluate(sitting, p)?;
+            evaluation.evaluation_ms = 100 * sitting.exam.n() as u64;
+            self.1.set(self.1.get() + evaluation.evaluation_ms);
+            Ok(evaluation)
+        }
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let mut plan = plan("cma-es");
+    plan.budget = event::Budget {
+        evals: None,
+        duration_ms: Some(600_000),
+    };
+    let time = std::cell::Cell::new(1000);
+    let (journal, records) = Journal::open(&path).unwrap();
+    let clock = Clock {
+        now_ms: &|| time.get(),
+        sleep: &|_: Duration| (),
+    };
+    let mut chronicle = Chronicle::open(journal, records, started(), clock, &|_| ()).unwrap();
+    let end = run(
+        &plan,
+        &mut Timed(Function::new(), &time),
+        &mut chronicle,
+        &Control::default(),
+    );
+    assert_eq!(end.unwrap(), End::Done);
+    let took = time.get() - 1000;
+    assert!(
+        (510_000..=600_000).contains(&took),
+        "the budget is used and kept: {took} ms"
+    );
+    let kept =
+        |r: &Record| matches!(&r.event, Event::Log { message, .. } if message.contains("are kept for the final"));
+    assert!(read(&path).unwrap().iter().any(kept));
+}
+
+/// A baseline that an older build measured and this one does not: the run counted as replayed for ever, and neither its
+/// budget nor its time ended it.
+#[test]
+fn a_candidate_that_nobody_asks_for_any_more_does_not_keep_the_run_in_its_past() {
+    for (lines, at_end) in [(60, false), (60, true), (14, true)] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let plan = plan("random");
+        go(&path, &plan, Function::new(), &Control::default()).0.unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines: Vec<String> = text.split_inclusive('\n').take(lines).map(String::from).collect();
+        let baseline = lines
+            .iter()
+            .find(|l| l.contains("\"id\":\"ties\"") && l.contains("candidate_scored"));
+        let old = baseline.unwrap().replace("\"id\":\"ties\"", "\"id\":\"old_merge\"");
+        let place = lines.iter().position(|l| l.contains("\"id\":\"ties\"")).unwrap();
+        lines.insert(if at_end { lines.len() } else { place }, old);
+        for (seq, line) in lines.iter_mut().enumerate() {
+            let mut record: Record = serde_json::from_str(line).unwrap();
+            record.seq = seq as u64;
+            *line = serde_json::to_string(&record).unwrap() + "\n";
+        }
+        std::fs::write(&path, lines.concat()).unwrap();
+        assert_eq!(
+            go(&path, &plan, Function::new(), &Control::default()).0.unwrap(),
+            End::Done
+        );
+        let records = read(&path).unwrap();
+        let ended = records.iter().find_map(|r| match r.event {
+            Event::SearchEnded { reason, evals } => Some((reason, evals)),
+            _ => None,
+        });
+        assert_eq!(ended, Some((EndReason::Evals, 40)));
+    }
+}
+
+/// `c0001`, a start that repeated `dare_ties` exactly, was one of eight evaluations.
+#[test]
+fn a_start_that_repeats_an_unsearched_merge_is_free() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let mut plan = plan("cma-es");
+    // The first one is where the optimizer begins; the others are candidates.
+    let known = plan.genome.baselines().into_iter();
+    plan.warm_starts = known
+        .filter(|(name, _)| ["linear", "task_arithmetic"].contains(&name.as_str()))
+        .collect();
+    plan.budget.evals = Some(8);
+    assert_eq!(
+        go(&path, &plan, Function::new(), &Control::default()).0.unwrap(),
+        End::Done
+    );
+    let records = read(&path).unwrap();
+    let bred = |r: &&Record| matches!(&r.event, Event::CandidateScored(c) if c.generation.is_some());
+    assert_eq!(records.iter().filter(bred).count(), 9);
+    let run = event::run::Run::from_records(&records);
+    assert_eq!(run.evals, 8);
+    let before_the_end = records
+        .iter()
+        .take_while(|r| !matches!(r.event, Event::SearchEnded { .. }));
+    assert_eq!(
+        event::run::Run::from_records(before_the_end).evals,
+        8,
+        "everybody counts alike"
+    );
 }
 
 /// mergekit-evolve called one flat generation "optimization complete".
@@ -812,7 +1074,7 @@ fn a_command_that_breaks_down_fails_one_candidate() {
         command.timeout = 0.2;
     }
     let (end, records) = go_bare(tmp.path(), &hangs);
-    assert!(matches!(end, Err(Error::NothingScored)), "{end:?}");
+    assert!(matches!(end, Err(Error::NothingBred { failed: 1, .. })), "{end:?}");
     let waited =
         |r: &Record| matches!(&r.event, Event::CandidateFailed { reason, .. } if reason.contains("no answer within"));
     assert!(records.iter().any(waited));

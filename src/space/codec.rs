@@ -85,6 +85,17 @@ pub enum GeneKind {
     Choice { n: usize },
 }
 
+impl GeneKind {
+    /// The middle of the range; the first of some choices.
+    pub fn middle(self) -> f64 {
+        match self {
+            Self::Real { low, high } => (low + high) / 2.0,
+            Self::Int { low, high } => (low + (high - low) / 2) as f64,
+            Self::Choice { .. } => 0.0,
+        }
+    }
+}
+
 /// Where a distribution over genotypes begins, gene by gene.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {

@@ -8,6 +8,7 @@
 //! a model: what the codec must know of the parents ([`Shape`]) is passed in.
 
 mod codec;
+mod contradictions;
 mod flow;
 mod parameters;
 mod read;
@@ -52,6 +53,13 @@ pub enum Error {
     NothingToWiden,
     #[error("genes for each tensor: the names of the models' tensors are not known here")]
     NoTensorNames,
+    #[error("parameter_space.genes: {genes} contradict each other in {method}: {reason}. Write {ways}")]
+    Contradiction {
+        method: &'static str,
+        genes: String,
+        reason: String,
+        ways: String,
+    },
     #[error("the recipe cannot be a starting point of this search space: {reason}")]
     NotEncodable { reason: String },
 }
@@ -419,11 +427,63 @@ pub struct Finale {
     pub held_out: Vec<TaskRef>,
 }
 
+/// Most questions of each task that choose among the finalists, unless the space says otherwise.
+const SELECTION_QUESTIONS: usize = 400;
+
+/// Most questions of each task of the sealed test, unless the space says otherwise: a difference of three points between
+/// two models that differ on a fifth of the questions is told from luck by 2,000, and by 400 it is not.
+const TEST_QUESTIONS: usize = 2000;
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SplitRef {
     pub split: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<Limit>,
+}
+
+/// How many questions of a split each task asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    All,
+    /// So many, or all if there are fewer.
+    Most(usize),
+}
+
+impl Limit {
+    /// The number; `None` for all.
+    pub fn most(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Most(n) => Some(n),
+        }
+    }
+}
+
+impl From<Option<usize>> for Limit {
+    fn from(most: Option<usize>) -> Self {
+        most.map_or(Self::All, Self::Most)
+    }
+}
+
+impl Serialize for Limit {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => s.serialize_str("all"),
+            Self::Most(n) => s.serialize_u64(*n as u64),
+        }
+    }
+}
+
+impl Finale {
+    /// Questions of each task that choose the winner.
+    pub fn selection_limit(&self) -> Limit {
+        self.selection.limit.unwrap_or(Limit::Most(SELECTION_QUESTIONS))
+    }
+
+    /// Questions of each task of the sealed test.
+    pub fn test_limit(&self) -> Limit {
+        self.test.limit.unwrap_or(Limit::Most(TEST_QUESTIONS))
+    }
 }
 
 impl Space {

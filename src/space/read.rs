@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Mating, Module,
-    Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef, Teachers,
+    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Limit, Mating,
+    Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
@@ -665,6 +665,14 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
     Ok(task)
 }
 
+/// A number, or `all`.
+fn final_limit(map: &Map<'_>) -> Result<Option<Limit>, yaml::Error> {
+    match map.optional("limit") {
+        Some(node) if matches!(&node.value, Value::Str(word) if word == "all") => Ok(Some(Limit::All)),
+        _ => Ok(limit(map)?.map(Limit::Most)),
+    }
+}
+
 fn limit(map: &Map<'_>) -> Result<Option<usize>, yaml::Error> {
     let Some(node) = map.optional("limit") else {
         return Ok(None);
@@ -883,7 +891,7 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
             if let Some(node) = map.optional("split") {
                 split.split = node.text()?;
             }
-            split.limit = limit(&map)?;
+            split.limit = final_limit(&map)?;
             map.finish()?;
         }
     }

@@ -346,6 +346,42 @@ fn stored_answers_are_scored_again_to_the_same() {
     assert_eq!(first["tasks"], again["tasks"]);
 }
 
+/// A binary is handed on to machines that lack this one's instructions: it answers there as well, and the same here.
+#[test]
+fn one_binary_answers_alike_with_every_instruction_set() {
+    let args = [
+        "eval",
+        "models/tiny-maths-en",
+        "--task",
+        "evals/arith-en.yaml",
+        "--split",
+        "search",
+        "--limit",
+        "40",
+    ];
+    let scores = |isa: &str| {
+        let output = heterosis(&args)
+            .arg("--json")
+            .env("HETEROSIS_ISA", isa)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{isa}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        document["tasks"][0]["scores"].clone()
+    };
+    let best = scores("");
+    for isa in heterosis::model::Isa::available() {
+        assert_eq!(scores(isa.name()), best, "{isa}");
+    }
+    let output = heterosis(&args).env("HETEROSIS_ISA", "mmx").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("this machine has generic"));
+}
+
 #[test]
 fn bad_input_gets_one_paragraph_and_leaves_nothing_behind() {
     let tmp = tempfile::tempdir().unwrap();

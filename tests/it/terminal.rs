@@ -5,14 +5,15 @@
 use std::{
     cell::Cell,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
-    sync::{atomic::AtomicBool, mpsc},
+    process::{Command, Stdio},
+    sync::mpsc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use heterosis::dashboard::{self, Appearance, Feed};
+use heterosis::dashboard::{self, Appearance, Feed, Flags};
 use serde_json::Value;
 
 /// Longest wait for anything to show on the screen; machines that run tests are busy.
@@ -277,6 +278,94 @@ fn the_first_interrupt_drains_the_second_aborts() {
     tmux.is("paused");
 }
 
+/// Ctrl-C twice left nothing but a prompt, and one had to know that the run can go on.
+#[test]
+fn an_end_at_once_says_what_it_means() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    // Each candidate takes longer than anybody waits.
+    let space = slow_space(dir.path(), 60.0);
+    let mut search = super::program::heterosis(&["search", &space.display().to_string(), "--headless", "--run"])
+        .arg(&run)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !fs::read_to_string(run.join("journal.jsonl")).is_ok_and(|journal| journal.contains("phase_started")) {
+        assert!(start.elapsed() < PATIENCE, "the search does not begin");
+        sleep(Duration::from_millis(50));
+    }
+    sleep(Duration::from_millis(300)); // its evaluator is started
+    let mut told = BufReader::new(search.stderr.take().unwrap()).lines();
+    let mut interrupted = || {
+        Command::new("kill")
+            .args(["-INT", &search.id().to_string()])
+            .status()
+            .unwrap();
+        told.next().unwrap().unwrap()
+    };
+    assert!(interrupted().contains("Ctrl-C again ends at once"));
+    let last = interrupted();
+    assert!(
+        last.contains("ended at once") && last.contains("heterosis resume"),
+        "{last}"
+    );
+    assert_eq!(search.wait().unwrap().code(), Some(130));
+
+    let Some(tmux) = Tmux::installed("twice", &run) else {
+        return;
+    };
+    tmux.start(200, 24, &tmux.heterosis("resume"));
+    tmux.sees("scoring");
+    tmux.key("C-c");
+    tmux.sees("Ctrl-C again ends at once");
+    tmux.key("C-c");
+    let screen = tmux.sees("exit code 130");
+    assert!(
+        screen.contains("ended at once") && screen.contains("heterosis resume"),
+        "{screen}"
+    );
+    assert_eq!(tmux.screen_state(), "01");
+}
+
+/// Ctrl-Z was ignored: a person at a shell could not get it back without leaving the view.
+#[test]
+fn a_suspended_dashboard_gives_the_terminal_back_and_takes_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let Some(tmux) = Tmux::installed("suspend", &run) else {
+        return;
+    };
+    let space = slow_space(dir.path(), 0.05);
+    tmux.start(120, 30, "sh -i");
+    let line = tmux.heterosis(&format!("search {} --run", space.display()));
+    tmux.tmux(&["send-keys", "-t", "s", &line, "Enter"]);
+    tmux.sees("evals");
+    tmux.goes_on();
+    for by_key in [true, false] {
+        if by_key {
+            tmux.key("C-z");
+        } else {
+            // As `kill -TSTP` does from elsewhere.
+            let pid = tmux.tmux(&["display-message", "-p", "-t", "s", "#{pane_pid}"]);
+            let of_run = format!("kill -TSTP $(pgrep -P $(pgrep -P {} sh))", pid.trim());
+            Command::new("sh").args(["-c", &of_run]).status().unwrap();
+        }
+        tmux.sees("Stopped");
+        assert_eq!(tmux.screen_state(), "01", "the terminal is the shell's");
+        let before = tmux.evals();
+        sleep(Duration::from_millis(500));
+        assert_eq!(tmux.evals(), before, "the whole process rests");
+        tmux.tmux(&["send-keys", "-t", "s", "clear; fg", "Enter"]);
+        tmux.sees("evals");
+        assert_eq!(tmux.screen_state(), "10");
+        tmux.goes_on();
+    }
+    tmux.key("C-c");
+    tmux.is("paused");
+}
+
 /// A dashboard whose clock breaks after three seconds.
 #[test]
 #[ignore = "is run by the test below, in a terminal of its own"]
@@ -293,7 +382,7 @@ fn a_view_that_panics() {
         records: &records,
         notices: &notices,
         now_ms: &now_ms,
-        hung_up: &AtomicBool::new(false),
+        flags: &Flags::default(),
     };
     let shown = dashboard::run(&feed, Appearance::default(), &mut |_| ());
     drop((records_end, notices_end));
@@ -308,7 +397,7 @@ fn a_panic_gives_the_terminal_back() {
     let this = std::env::current_exe().unwrap();
     let view = "--exact terminal::a_view_that_panics --ignored --nocapture";
     let line = format!(
-        "{} {view}; code=$?; stty -a | grep -o -- '-*icanon'; (exit $code)",
+        "RUST_BACKTRACE=0 {} {view}; code=$?; stty -a | grep -o -- '-*icanon'; (exit $code)",
         this.display()
     );
     tmux.start(80, 24, &line);

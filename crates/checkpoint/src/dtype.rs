@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use heterosis_isa::Isa;
 use rayon::prelude::*;
 
 /// Elements that one rayon task converts: 256 KiB of f32, which stays in L2.
@@ -83,6 +84,14 @@ pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 }
 
 fn widen_chunk(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    Isa::best().run(
+        #[inline(always)]
+        || widen_loop(dtype, bytes, out),
+    );
+}
+
+#[inline(always)]
+fn widen_loop(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F32 => {
             for (x, b) in out.iter_mut().zip(bytes.as_chunks().0) {
@@ -117,6 +126,14 @@ pub fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
 }
 
 fn narrow_chunk(dtype: DType, values: &[f32], out: &mut [u8]) {
+    Isa::best().run(
+        #[inline(always)]
+        || narrow_loop(dtype, values, out),
+    );
+}
+
+#[inline(always)]
+fn narrow_loop(dtype: DType, values: &[f32], out: &mut [u8]) {
     match dtype {
         DType::F32 => {
             for (b, x) in out.as_chunks_mut().0.iter_mut().zip(values) {
@@ -138,12 +155,16 @@ fn narrow_chunk(dtype: DType, values: &[f32], out: &mut [u8]) {
 
 /// Rounds every value to the nearest one that `dtype` can hold, and keeps it as f32.
 pub fn round_in_place(dtype: DType, values: &mut [f32]) {
-    let round: fn(&mut [f32]) = match dtype {
-        DType::F32 => return,
-        DType::Bf16 => |chunk| chunk.iter_mut().for_each(|x| *x = bf16_to_f32(f32_to_bf16(*x))),
-        DType::F16 => |chunk| chunk.iter_mut().for_each(|x| *x = f16_to_f32(f32_to_f16(*x))),
-    };
-    values.par_chunks_mut(CHUNK).for_each(round);
+    values.par_chunks_mut(CHUNK).for_each(|chunk| {
+        Isa::best().run(
+            #[inline(always)]
+            || match dtype {
+                DType::F32 => {}
+                DType::Bf16 => chunk.iter_mut().for_each(|x| *x = bf16_to_f32(f32_to_bf16(*x))),
+                DType::F16 => chunk.iter_mut().for_each(|x| *x = f16_to_f32(f32_to_f16(*x))),
+            },
+        );
+    });
 }
 
 /// The index of the first element that is infinite or NaN.
@@ -162,7 +183,10 @@ pub(super) fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
 /// A vectorised "is there any?" first: files are finite as a rule, and the search for the place is then never made.
 fn non_finite_in<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<usize> {
     let elements = bytes.as_chunks::<N>().0;
-    let any = elements.iter().fold(false, |any, b| any | bad(*b));
+    let any = Isa::best().run(
+        #[inline(always)]
+        || elements.iter().fold(false, |any, b| any | bad(*b)),
+    );
     any.then(|| elements.iter().position(|b| bad(*b))).flatten()
 }
 

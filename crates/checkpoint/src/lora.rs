@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use heterosis_isa::Isa;
 use regex::Regex;
 use serde_json::Value;
 
@@ -329,8 +330,17 @@ pub struct AdapterShape {
     pub got: Vec<usize>,
 }
 
-/// `out[j] += scale · Σₖ left[k] · right[k, start + j]`
+/// `out[j] += scale · Σₖ left[k] · right[k, start + j]`, each product fused with its sum on every machine: what an adapter's
+/// model is does not depend on where it is computed.
 fn add_row(out: &mut [f32], left: &[f32], right: &[f32], columns: usize, start: usize, scale: f32) {
+    Isa::best().run(
+        #[inline(always)]
+        || add_row_in_blocks(out, left, right, columns, start, scale),
+    );
+}
+
+#[inline(always)]
+fn add_row_in_blocks(out: &mut [f32], left: &[f32], right: &[f32], columns: usize, start: usize, scale: f32) {
     for (block, out) in out.chunks_mut(COLUMNS).enumerate() {
         let at = start + block * COLUMNS;
         let mut sums = [0f32; COLUMNS];
@@ -338,11 +348,7 @@ fn add_row(out: &mut [f32], left: &[f32], right: &[f32], columns: usize, start: 
         for (k, &x) in left.iter().enumerate() {
             let row = &right[k * columns + at..][..out.len()];
             for (sum, &y) in sums.iter_mut().zip(row) {
-                *sum = if cfg!(target_feature = "fma") {
-                    x.mul_add(y, *sum)
-                } else {
-                    x * y + *sum
-                };
+                *sum = x.mul_add(y, *sum);
             }
         }
         for (value, sum) in out.iter_mut().zip(sums) {

@@ -9,11 +9,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use heterosis_isa::{Set, with_set};
 use rayon::prelude::*;
 
 use super::arithmetic::Settings;
-use super::kernels::{self, MR, Matrix, Threads, tile, with_rows};
-use super::kv::{BLOCK, Block, KEY_WIDTH, KvShape, Segment};
+use super::kernels::{self, MR, Matrix, Threads, Tiles, tile, with_rows};
+use super::kv::{BLOCK, Block, KvShape, Segment};
 
 /// What attention needs to know of a row's share of the batch.
 pub(super) struct RowView<'a> {
@@ -202,7 +203,7 @@ impl Scratch {
             head,
             group,
         } = *work;
-        let (d, m) = (shape.head_dim, tile.queries.len());
+        let (isa, d, m) = (shape.isa, shape.head_dim, tile.queries.len());
         let lower = |query: &Query| settings.window.map_or(0, |window| query.limit.saturating_sub(window));
         let base = tile.queries.iter().map(lower).min().unwrap_or(0);
         let limit = tile.queries.iter().map(|q| q.limit).max().unwrap_or(0);
@@ -222,10 +223,10 @@ impl Scratch {
         for span in prefix_spans(prefix, base, limit) {
             let keys = shape.keys(span.block, settings.layer, head);
             score(
+                shape,
                 m,
                 &self.queries,
                 keys,
-                d,
                 &mut self.scores[column(span.position)..],
                 stride,
             );
@@ -243,10 +244,10 @@ impl Scratch {
             for span in spans(rows[*row].own, rows[*row].own_start, base, row_limit) {
                 let keys = shape.keys(span.block, settings.layer, head);
                 score(
+                    shape,
                     range.len(),
                     queries,
                     keys,
-                    d,
                     &mut self.scores[range.start * stride + column(span.position)..],
                     stride,
                 );
@@ -259,11 +260,11 @@ impl Scratch {
             scores[..from].fill(0.0);
             scores[to..].fill(0.0);
             let seen = &mut scores[from..to];
-            seen.iter_mut().for_each(|x| *x *= settings.scale);
+            kernels::scale(isa, seen, settings.scale);
             if let Some(cap) = settings.softcap {
-                kernels::softcap(seen, cap);
+                kernels::softcap(isa, seen, cap);
             }
-            kernels::softmax(seen);
+            kernels::softmax(isa, seen);
         }
 
         // Weighted sum of the values, in order of position.
@@ -278,7 +279,7 @@ impl Scratch {
                 span.len,
                 &mut self.weights,
             );
-            add_values(m, &self.weights, values, shape, &mut self.sums, m, 0);
+            add_values(shape, m, &self.weights, values, &mut self.sums, m, 0);
         }
         for (range, row) in &tile.runs {
             let row_limit = tile.queries[range.clone()].iter().map(|q| q.limit).max().unwrap_or(0);
@@ -287,10 +288,10 @@ impl Scratch {
                 let scores = &self.scores[range.start * stride + column(span.position)..];
                 pack_weights(scores, stride, range.len(), span.len, &mut self.weights);
                 add_values(
+                    shape,
                     range.len(),
                     &self.weights,
                     values,
-                    shape,
                     &mut self.sums,
                     m,
                     range.start,
@@ -334,26 +335,37 @@ fn pack_weights(scores: &[f32], stride: usize, m: usize, len: usize, out: &mut V
     }
 }
 
-/// Dot products of `m` queries (`[d][m]`) with the keys of a block, written to `scores[i × stride..][..BLOCK]`.
-fn score(m: usize, queries: &[f32], keys: &[f32], d: usize, scores: &mut [f32], stride: usize) {
-    for (part, keys) in keys.chunks_exact(d * KEY_WIDTH).enumerate() {
-        with_rows!(m, M => {
-            let mut acc = [[0.0; KEY_WIDTH]; M];
-            tile::<M, KEY_WIDTH>(queries, keys, &mut acc);
-            for (i, acc) in acc.iter().enumerate() {
-                scores[i * stride + part * KEY_WIDTH..][..KEY_WIDTH].copy_from_slice(acc);
-            }
-        });
+/// Dot products of `m` queries (`[head_dim][m]`) with the keys of a block, written to `scores[i × stride..][..BLOCK]`.
+fn score(shape: &KvShape, m: usize, queries: &[f32], keys: &[f32], scores: &mut [f32], stride: usize) {
+    with_set!(shape.isa, S => with_rows!(m, M => {
+        score_rows::<S, M, { S::KEYS }>(queries, keys, shape.head_dim, scores, stride)
+    }));
+}
+
+#[inline(always)]
+fn score_rows<S: Set, const M: usize, const W: usize>(
+    queries: &[f32],
+    keys: &[f32],
+    d: usize,
+    scores: &mut [f32],
+    stride: usize,
+) {
+    for (part, keys) in keys.chunks_exact(d * W).enumerate() {
+        let mut acc = [[0.0; W]; M];
+        tile::<S, M, W>(queries, keys, &mut acc);
+        for (i, acc) in acc.iter().enumerate() {
+            scores[i * stride + part * W..][..W].copy_from_slice(acc);
+        }
     }
 }
 
 /// Adds `weights` (`[tokens][m]`) times the values of a block to queries `first..first + m` of `sums`
 /// (`[value_dim / width][total][width]`).
 fn add_values(
+    shape: &KvShape,
     m: usize,
     weights: &[f32],
     values: &[f32],
-    shape: &KvShape,
     sums: &mut [f32],
     total: usize,
     first: usize,
@@ -364,22 +376,26 @@ fn add_values(
         .zip(sums.chunks_exact_mut(total * width))
     {
         let sums = &mut sums[first * width..(first + m) * width];
-        match width {
-            64 => with_rows!(m, M => add_panel::<M, 64>(weights, values, sums)),
-            32 => with_rows!(m, M => add_panel::<M, 32>(weights, values, sums)),
-            _ => with_rows!(m, M => add_panel::<M, 16>(weights, values, sums)),
-        }
+        with_set!(shape.isa, S => with_rows!(m, M => {
+            if width == S::VALUES[0] {
+                add_panel::<S, M, { S::VALUES[0] }>(weights, values, sums)
+            } else if width == S::VALUES[1] {
+                add_panel::<S, M, { S::VALUES[1] }>(weights, values, sums)
+            } else {
+                add_panel::<S, M, { S::VALUES[2] }>(weights, values, sums)
+            }
+        }));
     }
 }
 
 #[inline(always)]
-fn add_panel<const M: usize, const W: usize>(weights: &[f32], values: &[f32], sums: &mut [f32]) {
+fn add_panel<S: Set, const M: usize, const W: usize>(weights: &[f32], values: &[f32], sums: &mut [f32]) {
     let mut acc = [[0.0; W]; M];
     let (rows, _) = sums.as_chunks_mut::<W>();
     for (acc, row) in acc.iter_mut().zip(rows.iter()) {
         *acc = *row;
     }
-    tile::<M, W>(weights, values, &mut acc);
+    tile::<S, M, W>(weights, values, &mut acc);
     for (acc, row) in acc.iter().zip(rows.iter_mut()) {
         *row = *acc;
     }

@@ -1,5 +1,7 @@
 //! The forward pass's arithmetic on the CPU, in f32.
 
+use heterosis_isa::Isa;
+
 use super::Error;
 use super::arithmetic::{Arithmetic, HeadSettings, Settings};
 use super::attention::{Attention, RowView};
@@ -10,6 +12,7 @@ use super::spec::{Activation, DecoderSpec, QkNorm};
 
 /// Buffers of one thread's, or all threads', share of a batch.
 pub(super) struct Cpu {
+    isa: Isa,
     pub threads: Threads,
     packed: PackedRows,
     branch: Matrix,
@@ -20,36 +23,37 @@ pub(super) struct Cpu {
 }
 
 impl Arithmetic for Cpu {
-    type Device = ();
+    type Device = Isa;
     type Linear = Linear;
     type Norm = Vec<f32>;
     type Matrix = Matrix;
 
-    fn linear((): &(), inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
-        Ok(Linear::zeros(inputs, outputs, bias))
+    fn linear(isa: &Isa, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
+        Ok(Linear::zeros(*isa, inputs, outputs, bias))
     }
 
-    fn set_rows((): &(), linear: &mut Linear, first: usize, weight: &[f32]) -> Result<(), Error> {
+    fn set_rows(_: &Isa, linear: &mut Linear, first: usize, weight: &[f32]) -> Result<(), Error> {
         linear.set_rows(first, weight);
         Ok(())
     }
 
-    fn set_bias((): &(), linear: &mut Linear, first: usize, bias: &[f32]) -> Result<(), Error> {
+    fn set_bias(_: &Isa, linear: &mut Linear, first: usize, bias: &[f32]) -> Result<(), Error> {
         linear.set_bias(first, bias);
         Ok(())
     }
 
-    fn norm_weight((): &(), len: usize) -> Result<Vec<f32>, Error> {
+    fn norm_weight(_: &Isa, len: usize) -> Result<Vec<f32>, Error> {
         Ok(vec![0.0; len])
     }
 
-    fn set_norm((): &(), norm: &mut Vec<f32>, weight: &[f32]) -> Result<(), Error> {
+    fn set_norm(_: &Isa, norm: &mut Vec<f32>, weight: &[f32]) -> Result<(), Error> {
         norm.copy_from_slice(weight);
         Ok(())
     }
 
-    fn new((): &()) -> Result<Self, Error> {
+    fn new(isa: &Isa) -> Result<Self, Error> {
         Ok(Cpu {
+            isa: *isa,
             threads: Threads(1),
             packed: PackedRows::default(),
             branch: Matrix::default(),
@@ -86,16 +90,14 @@ impl Arithmetic for Cpu {
     }
 
     fn scale(&mut self, h: &mut Matrix, factor: f32) -> Result<(), Error> {
-        if factor != 1.0 {
-            h.data.iter_mut().for_each(|x| *x *= factor);
-        }
+        kernels::scale(self.isa, &mut h.data, factor);
         Ok(())
     }
 
     fn norm(&mut self, h: &Matrix, weight: &Vec<f32>, eps: f32, x: &mut Matrix) -> Result<(), Error> {
         x.reshape(h.rows, h.cols);
         x.data.copy_from_slice(&h.data);
-        kernels::rms_norm(x, weight, eps);
+        kernels::rms_norm(self.isa, x, weight, eps);
         Ok(())
     }
 
@@ -115,8 +117,8 @@ impl Arithmetic for Cpu {
     ) -> Result<(), Error> {
         self.packed.set(x, self.threads);
         linear.apply(&self.packed, &mut self.branch, self.threads);
-        kernels::rms_norm(&mut self.branch, norm, eps);
-        kernels::add_scaled(h, &self.branch, scale);
+        kernels::rms_norm(self.isa, &mut self.branch, norm, eps);
+        kernels::add_scaled(self.isa, h, &self.branch, scale);
         Ok(())
     }
 
@@ -128,7 +130,7 @@ impl Arithmetic for Cpu {
         qkv: &mut Matrix,
     ) -> Result<(), Error> {
         let rotations = heads.rotation.map(|rotation| &self.rotations[rotation]);
-        norm_and_rotate(spec, qkv, (heads.q_norm, heads.k_norm), rotations);
+        norm_and_rotate(self.isa, spec, qkv, (heads.q_norm, heads.k_norm), rotations);
         if let Some(shape) = &self.shape {
             keep_keys_and_values(qkv, heads.layer, shape, chunks);
         }
@@ -149,7 +151,7 @@ impl Arithmetic for Cpu {
     }
 
     fn gated(&mut self, gate_up: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
-        kernels::gated(gate_up, activation, out, self.threads);
+        kernels::gated(self.isa, gate_up, activation, out, self.threads);
         Ok(())
     }
 }
@@ -165,6 +167,7 @@ pub(super) fn wanted_rows(chunks: &[Chunk]) -> impl Iterator<Item = usize> {
 }
 
 fn norm_and_rotate(
+    isa: Isa,
     spec: &DecoderSpec,
     qkv: &mut Matrix,
     (q_norm, k_norm): (&[f32], &[f32]),
@@ -179,31 +182,19 @@ fn norm_and_rotate(
             QkNorm::PerHead => {
                 queries
                     .chunks_exact_mut(d)
-                    .for_each(|head| kernels::rms_norm_row(head, q_norm, spec.norm_eps));
+                    .for_each(|head| kernels::rms_norm_row(isa, head, q_norm, spec.norm_eps));
                 keys.chunks_exact_mut(d)
-                    .for_each(|head| kernels::rms_norm_row(head, k_norm, spec.norm_eps));
+                    .for_each(|head| kernels::rms_norm_row(isa, head, k_norm, spec.norm_eps));
             }
             QkNorm::FullWidth => {
-                kernels::rms_norm_row(queries, q_norm, spec.norm_eps);
-                kernels::rms_norm_row(keys, k_norm, spec.norm_eps);
+                kernels::rms_norm_row(isa, queries, q_norm, spec.norm_eps);
+                kernels::rms_norm_row(isa, keys, k_norm, spec.norm_eps);
             }
         }
         if let Some(rotations) = rotations {
             let (cos, sin) = rotations[i * width..(i + 1) * width].split_at(width / 2);
-            row[..q + kv]
-                .chunks_exact_mut(d)
-                .for_each(|head| rotate(head, cos, sin));
+            kernels::rotate(isa, &mut row[..q + kv], d, cos, sin);
         }
-    }
-}
-
-/// Rotates the pairs `(i, i + half)` of a head's first `2 · half` dimensions.
-fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (first, second) = head.split_at_mut(cos.len());
-    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-        let (x, y) = (*a, *b);
-        *a = x * cos - y * sin;
-        *b = y * cos + x * sin;
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use heterosis_isa::Isa;
 use rayon::prelude::*;
 
 use super::Error;
@@ -65,6 +66,8 @@ const SPLIT_BATCH_BELOW_BYTES: usize = 24 << 20;
 pub struct Decoder {
     spec: DecoderSpec,
     dtype: DType,
+    /// What the host computes with.
+    isa: Isa,
     backend: Backend,
     ropes: Vec<RopeTable>,
     path: Vec<Step>,
@@ -174,24 +177,37 @@ impl Decoder {
         dtype: DType,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
-        let mut decoder = Self::empty(spec, device, dtype)?;
-        for (name, _) in decoder.spec.tensor_names() {
+        Self::empty(spec, device, dtype, Isa::best())?.filled(read)
+    }
+
+    /// As [`Decoder::load`] on the CPU, with the kernels of one instruction set.
+    pub fn load_for(
+        isa: Isa,
+        spec: DecoderSpec,
+        dtype: DType,
+        read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
+    ) -> Result<Self, Error> {
+        Self::empty(spec, &candle_core::Device::Cpu, dtype, isa)?.filled(read)
+    }
+
+    fn filled(mut self, read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>) -> Result<Self, Error> {
+        for (name, _) in self.spec.tensor_names() {
             let data = read(&name).map_err(|reason| Error::Read {
                 tensor: name.clone(),
                 reason,
             })?;
-            decoder.set_tensor(&name, &data)?;
+            self.set_tensor(&name, &data)?;
         }
-        Ok(decoder)
+        Ok(self)
     }
 
     /// A decoder with all weights zero.
-    fn empty(spec: DecoderSpec, device: &candle_core::Device, dtype: DType) -> Result<Self, Error> {
+    fn empty(spec: DecoderSpec, device: &candle_core::Device, dtype: DType, isa: Isa) -> Result<Self, Error> {
         for rope in &spec.ropes {
             rope.validate(spec.head_dim)?;
         }
         let backend = match device {
-            candle_core::Device::Cpu => Backend::Cpu(Box::new(Model::zeros(&spec, ())?)),
+            candle_core::Device::Cpu => Backend::Cpu(Box::new(Model::zeros(&spec, isa)?)),
             #[cfg(feature = "cuda")]
             candle_core::Device::Cuda(device) => {
                 Backend::Cuda(Box::new(Model::zeros(&spec, cuda::open(device, dtype, &spec)?)?))
@@ -205,6 +221,7 @@ impl Decoder {
         };
         Ok(Decoder {
             dtype,
+            isa,
             backend,
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
             path: (0..spec.layers.len())
@@ -321,7 +338,13 @@ impl Decoder {
             #[cfg(feature = "cuda")]
             Backend::Cuda(model) => Some(model.device.element_bytes()),
         };
-        KvShape::new(self.path.len(), self.spec.kv_heads, self.spec.head_dim, device_element)
+        KvShape::new(
+            self.isa,
+            self.path.len(),
+            self.spec.kv_heads,
+            self.spec.head_dim,
+            device_element,
+        )
     }
 
     /// Bytes of keys and values that one token of context takes, not counting a half-filled block.
@@ -568,7 +591,10 @@ impl Decoder {
                     let rows = logits.data.par_chunks(logits.cols).zip(targets.par_iter());
                     let of_row = |(row, target): (&[f32], &u32)| {
                         let target = *target as usize;
-                        (kernels::log_probability(row, target), kernels::argmax(row).0 == target)
+                        (
+                            kernels::log_probability(self.isa, row, target),
+                            kernels::argmax(self.isa, row).0 == target,
+                        )
                     };
                     rows.map(of_row).collect::<Vec<_>>()
                 });
@@ -588,7 +614,7 @@ impl Decoder {
             logits.iter_mut().for_each(|x| *x /= self.spec.logits_divisor);
         }
         if let Some(cap) = self.spec.final_softcap {
-            kernels::softcap(logits, cap);
+            kernels::softcap(self.isa, logits, cap);
         }
     }
 }

@@ -180,6 +180,16 @@ impl Engine {
         &self.options
     }
 
+    /// Memory that keys and values took at a time, at most, since this was asked last.
+    pub fn take_kv_peak_bytes(&mut self) -> u64 {
+        self.pool.as_mut().map_or(0, Pool::take_peak_bytes)
+    }
+
+    /// Memory of keys and values that is kept for the next call.
+    pub fn kv_held_bytes(&self) -> u64 {
+        self.pool.as_ref().map_or(0, Pool::held_bytes)
+    }
+
     /// Continues each prompt greedily; answers come in the order of the requests.
     pub fn generate(
         &mut self,

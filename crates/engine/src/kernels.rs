@@ -3,14 +3,52 @@
 //! Every function gives each output element its value in one fixed order of operations that does not depend on how many
 //! rows are computed together or on how many threads share the work: a row's logits are the same bits alone and in any
 //! batch. The loops run over fixed-size arrays, so that the compiler keeps accumulators in vector registers; there is no
-//! `unsafe` and no intrinsic.
+//! `unsafe` and no intrinsic. They are compiled once for each instruction set, and the caller says which ([`Isa::best`]):
+//! the sets with fused operations give the same bits, [`Isa::Generic`] rounds products as well.
 
+use heterosis_isa::{Generic, Isa, Set, with_set};
 use rayon::prelude::*;
 
 use super::spec::Activation;
 
-/// Columns of a weight panel: four vectors of 16 lanes with AVX-512, otherwise what keeps 6 × NR accumulators in registers.
-pub const NR: usize = if cfg!(target_feature = "avx512f") { 64 } else { 16 };
+/// How wide the register tiles of an instruction set are: a product has [`MR`] rows of `COLUMNS`, scores have `MR` rows of
+/// `KEYS`, so that the sums stay in registers.
+pub(super) trait Tiles: Set {
+    /// Columns of a weight panel.
+    const COLUMNS: usize;
+    /// Keys that stand side by side.
+    const KEYS: usize;
+    /// Dimensions of a value that may stand side by side, the widest first; each divides the ones before it.
+    const VALUES: [usize; 3];
+}
+
+impl Tiles for Generic {
+    const COLUMNS: usize = 8;
+    const KEYS: usize = 8;
+    const VALUES: [usize; 3] = [8, 8, 8];
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Tiles for heterosis_isa::Avx2 {
+    const COLUMNS: usize = 16;
+    const KEYS: usize = 16;
+    const VALUES: [usize; 3] = [16, 16, 16];
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Tiles for heterosis_isa::Avx512 {
+    const COLUMNS: usize = 64;
+    const KEYS: usize = 32;
+    const VALUES: [usize; 3] = [64, 32, 16];
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Tiles for heterosis_isa::Neon {
+    const COLUMNS: usize = 16;
+    const KEYS: usize = 16;
+    const VALUES: [usize; 3] = [16, 16, 16];
+}
+
 /// Rows of a register tile.
 pub const MR: usize = 6;
 /// Depth of a block: a panel of `KC × NR` weights stays in the second-level cache while the rows pass over it.
@@ -18,14 +56,10 @@ const KC: usize = 512;
 /// Rows of a block: `MC × KC` activations stay in the second-level cache as well.
 const MC: usize = 96;
 
-/// `a * b + c`, fused where the machine can.
+/// `a * b + c`, fused where the set can.
 #[inline(always)]
-pub fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
+fn fma<S: Set>(a: f32, b: f32, c: f32) -> f32 {
+    if S::FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Activations, `[rows, cols]`, row by row.
@@ -89,14 +123,14 @@ impl Threads {
 
 /// A register tile: `acc[m][n] += Σ_k a[k][m] · b[k][n]`, k ascending.
 #[inline(always)]
-pub(super) fn tile<const M: usize, const N: usize>(a: &[f32], b: &[f32], acc: &mut [[f32; N]; M]) {
+pub(super) fn tile<S: Set, const M: usize, const N: usize>(a: &[f32], b: &[f32], acc: &mut [[f32; N]; M]) {
     let mut sums = *acc;
     let (a, _) = a.as_chunks::<M>();
     let (b, _) = b.as_chunks::<N>();
     for (a, b) in a.iter().zip(b) {
         for m in 0..M {
             for n in 0..N {
-                sums[m][n] = fma(a[m], b[n], sums[m][n]);
+                sums[m][n] = fma::<S>(a[m], b[n], sums[m][n]);
             }
         }
     }
@@ -179,41 +213,49 @@ fn pack_rows(rows: &[f32], depth: usize, out: &mut [f32]) {
     }
 }
 
-/// A weight `[out, in]` as panels of [`NR`] outputs, each panel `[in][NR]`, with its bias.
+/// A weight `[out, in]` as panels of `width` outputs, each panel `[in][width]`, with its bias.
 pub struct Linear {
     pub inputs: usize,
     pub outputs: usize,
+    isa: Isa,
+    /// The set's [`Tiles::COLUMNS`].
+    width: usize,
     panels: Vec<f32>,
     bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    pub fn zeros(inputs: usize, outputs: usize, with_bias: bool) -> Self {
-        let panels = vec![0.0; outputs.div_ceil(NR) * NR * inputs];
+    /// All weights zero, laid out for the products of `isa`.
+    pub fn zeros(isa: Isa, inputs: usize, outputs: usize, with_bias: bool) -> Self {
+        let width = with_set!(isa, S => S::COLUMNS);
         Linear {
             inputs,
             outputs,
-            panels,
+            isa,
+            width,
+            panels: vec![0.0; outputs.next_multiple_of(width) * inputs],
             bias: with_bias.then(|| vec![0.0; outputs]),
         }
     }
 
     /// Writes `weight` (`[rows, in]`, row by row) into the outputs from `first` on.
     pub fn set_rows(&mut self, first: usize, weight: &[f32]) {
-        let (inputs, rows) = (self.inputs, weight.len() / self.inputs);
+        let (inputs, width, rows) = (self.inputs, self.width, weight.len() / self.inputs);
         let write = |(p, panel): (usize, &mut [f32])| {
-            let from = (p * NR).max(first);
-            let to = ((p + 1) * NR).min(first + rows);
+            let from = (p * width).max(first);
+            let to = ((p + 1) * width).min(first + rows);
             for row in from..to {
                 let values = &weight[(row - first) * inputs..(row - first + 1) * inputs];
-                for (slot, value) in panel[row - p * NR..].iter_mut().step_by(NR).zip(values) {
+                for (slot, value) in panel[row - p * width..].iter_mut().step_by(width).zip(values) {
                     *slot = *value;
                 }
             }
         };
-        let first_panel = first / NR;
-        let panels = self.panels.par_chunks_mut(NR * inputs).enumerate().skip(first_panel);
-        panels.take((first + rows).div_ceil(NR) - first_panel).for_each(write);
+        let first_panel = first / width;
+        let panels = self.panels.par_chunks_mut(width * inputs).enumerate().skip(first_panel);
+        panels
+            .take((first + rows).div_ceil(width) - first_panel)
+            .for_each(write);
     }
 
     pub fn set_bias(&mut self, first: usize, bias: &[f32]) {
@@ -224,8 +266,11 @@ impl Linear {
 
     /// Row `output` of the weight, as it was set.
     pub fn copy_row(&self, output: usize, out: &mut [f32]) {
-        let panel = &self.panels[output / NR * NR * self.inputs..];
-        for (value, slot) in out.iter_mut().zip(panel[output % NR..].iter().step_by(NR)) {
+        let panel = &self.panels[output / self.width * self.width * self.inputs..];
+        for (value, slot) in out
+            .iter_mut()
+            .zip(panel[output % self.width..].iter().step_by(self.width))
+        {
             *value = *slot;
         }
     }
@@ -235,12 +280,12 @@ impl Linear {
     }
 
     fn count(&self) -> usize {
-        self.outputs.div_ceil(NR)
+        self.outputs.div_ceil(self.width)
     }
 
     fn panel(&self, p: usize, from: usize, to: usize) -> &[f32] {
-        let start = p * NR * self.inputs;
-        &self.panels[start + from * NR..start + to * NR]
+        let start = p * self.width * self.inputs;
+        &self.panels[start + from * self.width..start + to * self.width]
     }
 
     /// `out = x · weightᵀ + bias`, `[rows, in] → [rows, out]`.
@@ -256,7 +301,7 @@ impl Linear {
         let mut tasks: Vec<Vec<&mut [f32]>> = ranges.iter().map(|_| Vec::with_capacity(x.rows)).collect();
         for mut row in out.data.chunks_mut(self.outputs) {
             for (task, range) in tasks.iter_mut().zip(&ranges) {
-                let width = (range.end * NR).min(self.outputs) - range.start * NR;
+                let width = (range.end * self.width).min(self.outputs) - range.start * self.width;
                 let (mine, rest) = row.split_at_mut(width);
                 task.push(mine);
                 row = rest;
@@ -273,14 +318,24 @@ impl Linear {
         const LEAST_OPERATIONS: usize = 1 << 18;
         threads.ranges(
             self.count(),
-            LEAST_OPERATIONS / (rows.max(1) * NR * self.inputs).max(1),
+            LEAST_OPERATIONS / (rows.max(1) * self.width * self.inputs).max(1),
             4,
         )
     }
 
     /// The columns of `panels`, written to `out`, whose rows begin at the first of these columns.
     fn columns(&self, x: &PackedRows, panels: std::ops::Range<usize>, out: &mut [&mut [f32]]) {
-        let first = panels.start * NR;
+        with_set!(self.isa, S => self.columns_with::<S, { S::COLUMNS }>(x, panels, out));
+    }
+
+    #[inline(always)]
+    fn columns_with<S: Set, const N: usize>(
+        &self,
+        x: &PackedRows,
+        panels: std::ops::Range<usize>,
+        out: &mut [&mut [f32]],
+    ) {
+        let first = panels.start * N;
         let groups_per_block = MC / MR;
         let groups = x.rows.div_ceil(MR);
         for block in (0..groups).step_by(groups_per_block) {
@@ -288,12 +343,12 @@ impl Linear {
                 let to = (from + KC).min(self.inputs);
                 for p in panels.clone() {
                     let b = self.panel(p, from, to);
-                    let column = p * NR - first;
-                    let width = NR.min(self.outputs - p * NR);
+                    let column = p * N - first;
+                    let width = N.min(self.outputs - p * N);
                     for g in block..(block + groups_per_block).min(groups) {
                         let (a, rows) = x.group(g, from, to);
                         let out = &mut out[g * MR..g * MR + rows];
-                        with_rows!(rows, M => tile_into::<M>(a, b, from == 0, out, column, width));
+                        with_rows!(rows, M => tile_into::<S, M, N>(a, b, from == 0, out, column, width));
                     }
                 }
             }
@@ -310,19 +365,19 @@ impl Linear {
     ///
     /// `finish` maps a row's outputs in place before they are compared (a softcap or a scale may merge two of them).
     pub fn argmax(&self, x: &PackedRows, finish: impl Fn(&mut [f32]) + Sync, threads: Threads) -> Vec<usize> {
-        let ranges = self.ranges(x.rows, threads);
+        let (ranges, width) = (self.ranges(x.rows, threads), self.width);
         let best_of = |range: std::ops::Range<usize>| -> Vec<(usize, f32)> {
             let mut best = vec![(usize::MAX, f32::NEG_INFINITY); x.rows];
-            let mut scratch = vec![0.0; x.rows * NR];
+            let mut scratch = vec![0.0; x.rows * width];
             for p in range {
-                let width = NR.min(self.outputs - p * NR);
-                let mut rows: Vec<&mut [f32]> = scratch.chunks_mut(NR).map(|row| &mut row[..width]).collect();
+                let filled = width.min(self.outputs - p * width);
+                let mut rows: Vec<&mut [f32]> = scratch.chunks_mut(width).map(|row| &mut row[..filled]).collect();
                 self.columns(x, p..p + 1, &mut rows);
                 for (row, best) in rows.iter_mut().zip(&mut best) {
                     finish(row);
-                    let (index, value) = argmax(row);
+                    let (index, value) = argmax(self.isa, row);
                     if best.0 == usize::MAX || value > best.1 {
-                        *best = (p * NR + index, value);
+                        *best = (p * width + index, value);
                     }
                 }
             }
@@ -348,7 +403,7 @@ impl Linear {
 
 /// Writes a register tile to `out[..][column..column + width]`, or adds it to what the depths before have left there.
 #[inline(always)]
-fn tile_into<const M: usize>(
+fn tile_into<S: Set, const M: usize, const N: usize>(
     a: &[f32],
     b: &[f32],
     is_first: bool,
@@ -356,32 +411,38 @@ fn tile_into<const M: usize>(
     column: usize,
     width: usize,
 ) {
-    let mut acc = [[0.0; NR]; M];
+    let mut acc = [[0.0; N]; M];
     if !is_first {
         for (acc, row) in acc.iter_mut().zip(out.iter()) {
             acc[..width].copy_from_slice(&row[column..column + width]);
         }
     }
-    tile::<M, NR>(a, b, &mut acc);
+    tile::<S, M, N>(a, b, &mut acc);
     for (acc, row) in acc.iter().zip(out.iter_mut()) {
         // A whole panel is the common case, and one that the compiler can copy without a call.
-        match row[column..].first_chunk_mut::<NR>() {
-            Some(whole) if width == NR => *whole = *acc,
+        match row[column..].first_chunk_mut::<N>() {
+            Some(whole) if width == N => *whole = *acc,
             _ => row[column..column + width].copy_from_slice(&acc[..width]),
         }
     }
 }
 
 /// Index and value of the largest element, the first of equals.
-pub fn argmax(values: &[f32]) -> (usize, f32) {
-    let best = max(values);
-    (values.iter().position(|v| *v == best).unwrap_or(0), best)
+pub fn argmax(isa: Isa, values: &[f32]) -> (usize, f32) {
+    isa.run(
+        #[inline(always)]
+        || {
+            let best = max(values);
+            (values.iter().position(|v| *v == best).unwrap_or(0), best)
+        },
+    )
 }
 
 const LANES: usize = 16;
 
 /// Largest element; NaN is passed over, nothing gives minus infinity.
-pub fn max(values: &[f32]) -> f32 {
+#[inline(always)]
+fn max(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -398,6 +459,7 @@ pub fn max(values: &[f32]) -> f32 {
 
 /// Sum of `f` over lanes: element i goes to lane i mod 16, the lanes are added pairwise at the end. The last chunk is
 /// filled up with `pad`, for which `f` must give nothing.
+#[inline(always)]
 fn lane_sum(slice: &[f32], pad: f32, f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = slice.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
@@ -418,50 +480,96 @@ fn lane_sum(slice: &[f32], pad: f32, f: impl Fn(f32) -> f32) -> f32 {
     lanes[0]
 }
 
-pub fn sum(values: &[f32]) -> f32 {
-    lane_sum(values, 0.0, |x| x)
+#[inline(always)]
+fn sum(values: &[f32]) -> f32 {
+    lane_sum(
+        values,
+        0.0,
+        #[inline(always)]
+        |x| x,
+    )
 }
 
-pub fn sum_of_squares(values: &[f32]) -> f32 {
-    lane_sum(values, 0.0, |x| x * x)
+#[inline(always)]
+fn sum_of_squares(values: &[f32]) -> f32 {
+    lane_sum(
+        values,
+        0.0,
+        #[inline(always)]
+        |x| x * x,
+    )
 }
 
 /// Root mean square norm of a row in place: `x / √(mean(x²) + ε) · weight`.
-pub fn rms_norm_row(row: &mut [f32], weight: &[f32], eps: f32) {
-    let scale = 1.0 / (sum_of_squares(row) / row.len() as f32 + eps).sqrt();
-    for (x, w) in row.iter_mut().zip(weight) {
-        *x = *x * scale * w;
-    }
+pub fn rms_norm_row(isa: Isa, row: &mut [f32], weight: &[f32], eps: f32) {
+    isa.run(
+        #[inline(always)]
+        || {
+            let scale = 1.0 / (sum_of_squares(row) / row.len() as f32 + eps).sqrt();
+            for (x, w) in row.iter_mut().zip(weight) {
+                *x = *x * scale * w;
+            }
+        },
+    );
 }
 
 /// [`rms_norm_row`] of each row in place; no weight, no norm.
-pub fn rms_norm(x: &mut Matrix, weight: &[f32], eps: f32) {
+pub fn rms_norm(isa: Isa, x: &mut Matrix, weight: &[f32], eps: f32) {
     if !weight.is_empty() {
-        x.data.chunks_mut(x.cols).for_each(|row| rms_norm_row(row, weight, eps));
+        let rows = x.data.chunks_mut(x.cols);
+        rows.for_each(|row| rms_norm_row(isa, row, weight, eps));
+    }
+}
+
+/// `x = factor · x`.
+pub fn scale(isa: Isa, x: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        isa.run(
+            #[inline(always)]
+            || x.iter_mut().for_each(|x| *x *= factor),
+        );
     }
 }
 
 /// `h += scale · x`.
-pub fn add_scaled(h: &mut Matrix, x: &Matrix, scale: f32) {
-    if scale == 1.0 {
-        h.data.iter_mut().zip(&x.data).for_each(|(h, x)| *h += x);
-    } else {
-        h.data.iter_mut().zip(&x.data).for_each(|(h, x)| *h += x * scale);
-    }
+pub fn add_scaled(isa: Isa, h: &mut Matrix, x: &Matrix, scale: f32) {
+    isa.run(
+        #[inline(always)]
+        || {
+            let pairs = h.data.iter_mut().zip(&x.data);
+            if scale == 1.0 {
+                pairs.for_each(|(h, x)| *h += x);
+            } else {
+                pairs.for_each(|(h, x)| *h += x * scale);
+            }
+        },
+    );
+}
+
+/// Rotates the pairs `(i, i + half)` of the first `2 · half` dimensions of each head of `head_dim` in `heads`.
+pub fn rotate(isa: Isa, heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    isa.run(
+        #[inline(always)]
+        || {
+            for head in heads.chunks_exact_mut(head_dim) {
+                let (first, second) = head.split_at_mut(cos.len());
+                for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    let (x, y) = (*a, *b);
+                    *a = x * cos - y * sin;
+                    *b = y * cos + x * sin;
+                }
+            }
+        },
+    );
 }
 
 /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
-pub fn gated(gate_up: &Matrix, activation: Activation, out: &mut Matrix, threads: Threads) {
+pub fn gated(isa: Isa, gate_up: &Matrix, activation: Activation, out: &mut Matrix, threads: Threads) {
     let n = gate_up.cols / 2;
     out.reshape(gate_up.rows, n);
     let row = |(from, to): (&[f32], &mut [f32])| {
         let (gate, up) = from.split_at(n);
-        match activation {
-            Activation::Silu => gated_row(gate, up, to, silu),
-            Activation::GeluTanh => gated_row(gate, up, to, gelu_tanh),
-            Activation::GeluErf => gated_row(gate, up, to, gelu_erf),
-            Activation::Relu => gated_row(gate, up, to, |x| if x > 0.0 { x } else { x * 0.0 }),
-        }
+        with_set!(isa, S => gated_row::<S>(gate, up, activation, to));
     };
     if threads.0 > 1 && out.data.len() > 1 << 14 {
         let least = (1usize << 13).div_ceil(n);
@@ -477,21 +585,37 @@ pub fn gated(gate_up: &Matrix, activation: Activation, out: &mut Matrix, threads
 }
 
 #[inline(always)]
-fn gated_row(gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
+fn gated_row<S: Set>(gate: &[f32], up: &[f32], activation: Activation, out: &mut [f32]) {
+    match activation {
+        Activation::Silu => times_up(gate, up, out, silu::<S>),
+        Activation::GeluTanh => times_up(gate, up, out, gelu_tanh::<S>),
+        Activation::GeluErf => times_up(gate, up, out, gelu_erf),
+        Activation::Relu => times_up(
+            gate,
+            up,
+            out,
+            #[inline(always)]
+            |x| if x > 0.0 { x } else { x * 0.0 },
+        ),
+    }
+}
+
+#[inline(always)]
+fn times_up(gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         *out = f(*gate) * up;
     }
 }
 
 #[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
+fn silu<S: Set>(x: f32) -> f32 {
+    x / (1.0 + exp::<S>(-x))
 }
 
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+fn gelu_tanh<S: Set>(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+    0.5 * x * (1.0 + tanh::<S>(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
 fn gelu_erf(x: f32) -> f32 {
@@ -500,48 +624,52 @@ fn gelu_erf(x: f32) -> f32 {
 
 /// `tanh`, to an absolute error of about 1e-7.
 #[inline(always)]
-pub fn tanh(x: f32) -> f32 {
-    1.0 - 2.0 / (1.0 + exp(2.0 * x))
+fn tanh<S: Set>(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp::<S>(2.0 * x))
 }
 
 /// `cap · tanh(x / cap)` on each element.
-pub fn softcap(values: &mut [f32], cap: f32) {
-    values.iter_mut().for_each(|x| *x = tanh(*x / cap) * cap);
+pub fn softcap(isa: Isa, values: &mut [f32], cap: f32) {
+    with_set!(isa, S => values.iter_mut().for_each(|x| *x = tanh::<S>(*x / cap) * cap));
 }
 
 /// `eˣ` to within 2 units in the last place over the normal range; branch-free, so that a loop over it is vectorised.
 ///
 /// **Source**: range reduction by `x = n·ln 2 + r` and the degree-6 minimax polynomial of Cephes (`expf.c`).
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+fn exp<S: Set>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to a whole number
     let x = x.clamp(-87.0, 88.0);
-    let shifted = fma(x, std::f32::consts::LOG2_E, ROUND);
+    let shifted = fma::<S>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_4, x));
+    let r = fma::<S>(n, 2.121_944_4e-4, fma::<S>(n, -0.693_359_4, x));
     let mut p = 1.987_569_1e-4;
-    p = fma(p, r, 1.398_2e-3);
-    p = fma(p, r, 8.333_452e-3);
-    p = fma(p, r, 4.166_579_6e-2);
-    p = fma(p, r, 1.666_666_5e-1);
-    p = fma(p, r, 5.0e-1);
-    let y = fma(p, r * r, r) + 1.0;
+    p = fma::<S>(p, r, 1.398_2e-3);
+    p = fma::<S>(p, r, 8.333_452e-3);
+    p = fma::<S>(p, r, 4.166_579_6e-2);
+    p = fma::<S>(p, r, 1.666_666_5e-1);
+    p = fma::<S>(p, r, 5.0e-1);
+    let y = fma::<S>(p, r * r, r) + 1.0;
     let two_to_n = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     y * two_to_n
 }
 
 /// Softmax in place; an empty slice stays empty.
-pub fn softmax(values: &mut [f32]) {
-    let largest = max(values);
-    values.iter_mut().for_each(|x| *x = exp(*x - largest));
-    let scale = 1.0 / sum(values);
-    values.iter_mut().for_each(|x| *x *= scale);
+pub fn softmax(isa: Isa, values: &mut [f32]) {
+    with_set!(isa, S => {
+        let largest = max(values);
+        values.iter_mut().for_each(|x| *x = exp::<S>(*x - largest));
+        let scale = 1.0 / sum(values);
+        values.iter_mut().for_each(|x| *x *= scale);
+    });
 }
 
 /// Log-probability of `index` under the softmax of `logits`; the sum is f32 over lanes, its logarithm f64.
-pub fn log_probability(logits: &[f32], index: usize) -> f64 {
-    let largest = max(logits);
-    let total = lane_sum(logits, f32::NEG_INFINITY, |x| exp(x - largest));
+pub fn log_probability(isa: Isa, logits: &[f32], index: usize) -> f64 {
+    let (largest, total) = with_set!(isa, S => {
+        let largest = max(logits);
+        (largest, lane_sum(logits, f32::NEG_INFINITY, #[inline(always)] |x| exp::<S>(x - largest)))
+    });
     f64::from(logits[index]) - f64::from(largest) - f64::from(total).ln()
 }
 
@@ -558,6 +686,14 @@ mod tests {
             .collect()
     }
 
+    fn matrix(rows: usize, cols: usize, seed: u32) -> Matrix {
+        Matrix {
+            rows,
+            cols,
+            data: values(rows * cols, seed),
+        }
+    }
+
     fn product(linear: &Linear, x: &Matrix, threads: usize) -> Matrix {
         let (mut packed, mut out) = (PackedRows::default(), Matrix::default());
         packed.set(x, Threads(threads));
@@ -565,21 +701,28 @@ mod tests {
         out
     }
 
-    #[test]
-    fn a_product_by_hand() {
-        let mut linear = Linear::zeros(2, 3, true);
-        linear.set_rows(0, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        linear.set_bias(0, &[0.5, 0.0, -1.0]);
-        let x = Matrix {
-            rows: 2,
-            cols: 2,
-            data: vec![1.0, 10.0, -1.0, 0.0],
-        };
-        assert_eq!(product(&linear, &x, 1).data, [21.5, 43.0, 64.0, -0.5, -3.0, -6.0]);
+    fn exp_of(isa: Isa, x: f32) -> f32 {
+        with_set!(isa, S => exp::<S>(x))
     }
 
     #[test]
-    fn products_agree_with_the_sum_in_f64_for_all_shapes() {
+    fn a_product_by_hand() {
+        for isa in Isa::available() {
+            let mut linear = Linear::zeros(isa, 2, 3, true);
+            linear.set_rows(0, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            linear.set_bias(0, &[0.5, 0.0, -1.0]);
+            let x = Matrix {
+                rows: 2,
+                cols: 2,
+                data: vec![1.0, 10.0, -1.0, 0.0],
+            };
+            let out = product(&linear, &x, 1);
+            assert_eq!(out.data, [21.5, 43.0, 64.0, -0.5, -3.0, -6.0], "{isa}");
+        }
+    }
+
+    #[test]
+    fn products_agree_with_the_sum_in_f64_for_all_shapes_and_instruction_sets() {
         for (rows, inputs, outputs) in [
             (1, 1, 1),
             (1, 700, 65),
@@ -588,97 +731,95 @@ mod tests {
             (13, 1100, 63),
             (200, 20, 200),
         ] {
-            let (weight, x) = (
-                values(inputs * outputs, 1),
-                Matrix {
-                    rows,
-                    cols: inputs,
-                    data: values(rows * inputs, 2),
-                },
-            );
-            let mut linear = Linear::zeros(inputs, outputs, false);
-            // In three pieces, as q, k and v come.
-            let cuts = [0, outputs / 3, outputs / 2, outputs];
-            for cut in cuts.windows(2).filter(|cut| cut[0] < cut[1]) {
-                linear.set_rows(cut[0], &weight[cut[0] * inputs..cut[1] * inputs]);
-            }
-            let got = product(&linear, &x, 2);
-            for (i, row) in got.data.chunks(outputs).enumerate() {
-                for (o, y) in row.iter().enumerate() {
-                    let pairs = x.row(i).iter().zip(&weight[o * inputs..]);
-                    let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    assert!(
-                        (f64::from(*y) - exact).abs() < 1e-5 * (inputs as f64).sqrt(),
-                        "{rows} {inputs} {outputs}"
-                    );
+            let (weight, x) = (values(inputs * outputs, 1), matrix(rows, inputs, 2));
+            let mut fused = Vec::new();
+            for isa in Isa::available() {
+                let mut linear = Linear::zeros(isa, inputs, outputs, false);
+                // In three pieces, as q, k and v come.
+                let cuts = [0, outputs / 3, outputs / 2, outputs];
+                for cut in cuts.windows(2).filter(|cut| cut[0] < cut[1]) {
+                    linear.set_rows(cut[0], &weight[cut[0] * inputs..cut[1] * inputs]);
+                }
+                let got = product(&linear, &x, 2);
+                for (i, row) in got.data.chunks(outputs).enumerate() {
+                    for (o, y) in row.iter().enumerate() {
+                        let pairs = x.row(i).iter().zip(&weight[o * inputs..]);
+                        let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                        assert!(
+                            (f64::from(*y) - exact).abs() < 1e-5 * (inputs as f64).sqrt(),
+                            "{isa}: {rows} {inputs} {outputs}"
+                        );
+                    }
+                }
+                let mut row = vec![0.0; inputs];
+                linear.copy_row(outputs - 1, &mut row);
+                assert_eq!(row, weight[(outputs - 1) * inputs..], "{isa}");
+                if with_set!(isa, S => S::FUSED) {
+                    fused.push(got);
                 }
             }
+            assert!(fused.windows(2).all(|pair| pair[0] == pair[1]), "the same bits");
         }
     }
 
     #[test]
     fn a_row_of_a_product_has_the_same_bits_in_any_company() {
         let (inputs, outputs) = (1300, 200);
-        let mut linear = Linear::zeros(inputs, outputs, true);
-        linear.set_rows(0, &values(inputs * outputs, 3));
-        linear.set_bias(0, &values(outputs, 4));
-        let x = Matrix {
-            rows: 131,
-            cols: inputs,
-            data: values(131 * inputs, 5),
-        };
-        let together = product(&linear, &x, 3);
-        for row in [0, 1, 5, 6, 95, 96, 130] {
-            let alone = product(
-                &linear,
-                &Matrix {
+        let x = matrix(131, inputs, 5);
+        for isa in Isa::available() {
+            let mut linear = Linear::zeros(isa, inputs, outputs, true);
+            linear.set_rows(0, &values(inputs * outputs, 3));
+            linear.set_bias(0, &values(outputs, 4));
+            let together = product(&linear, &x, 3);
+            for row in [0, 1, 5, 6, 95, 96, 130] {
+                let one = Matrix {
                     rows: 1,
                     cols: inputs,
                     data: x.row(row).to_vec(),
-                },
-                1,
-            );
-            assert_eq!(alone.data, together.row(row));
+                };
+                assert_eq!(product(&linear, &one, 1).data, together.row(row), "{isa}");
+            }
         }
     }
 
     #[test]
     fn argmax_is_that_of_the_product_and_the_first_of_equals() {
         let (inputs, outputs) = (40, 300);
-        let mut linear = Linear::zeros(inputs, outputs, false);
-        linear.set_rows(0, &values(inputs * outputs, 6));
-        let x = Matrix {
-            rows: 9,
-            cols: inputs,
-            data: values(9 * inputs, 7),
-        };
-        let (mut packed, out) = (PackedRows::default(), product(&linear, &x, 1));
-        packed.set(&x, Threads(1));
-        let expected: Vec<usize> = (0..9).map(|row| argmax(out.row(row)).0).collect();
-        for threads in [1, 2, 5] {
-            assert_eq!(linear.argmax(&packed, |_| {}, Threads(threads)), expected);
-            // All outputs equal: the first.
-            assert_eq!(
-                linear.argmax(&packed, |row| row.fill(1.0), Threads(threads)),
-                vec![0; 9]
-            );
+        let x = matrix(9, inputs, 7);
+        for isa in Isa::available() {
+            let mut linear = Linear::zeros(isa, inputs, outputs, false);
+            linear.set_rows(0, &values(inputs * outputs, 6));
+            let (mut packed, out) = (PackedRows::default(), product(&linear, &x, 1));
+            packed.set(&x, Threads(1));
+            let expected: Vec<usize> = (0..9).map(|row| argmax(isa, out.row(row)).0).collect();
+            for threads in [1, 2, 5] {
+                assert_eq!(linear.argmax(&packed, |_| {}, Threads(threads)), expected);
+                // All outputs equal: the first.
+                let equal = linear.argmax(&packed, |row| row.fill(1.0), Threads(threads));
+                assert_eq!(equal, vec![0; 9]);
+            }
+            assert_eq!(argmax(isa, &[1.0, 3.0, 3.0]), (1, 3.0));
+            assert_eq!(argmax(isa, &[f32::NAN, 2.0]), (1, 2.0));
+            assert_eq!(argmax(isa, &[f32::NAN]).0, 0);
         }
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), (1, 3.0));
-        assert_eq!(argmax(&[f32::NAN, 2.0]), (1, 2.0));
-        assert_eq!(argmax(&[f32::NAN]).0, 0);
     }
 
     #[test]
     fn exp_is_right_to_two_units_in_the_last_place() {
-        for i in -86_000..88_000 {
-            let x = i as f32 / 1000.0;
-            let exact = f64::from(x).exp();
-            assert!((f64::from(exp(x)) - exact).abs() <= 2.5e-7 * exact, "{x}");
+        for isa in Isa::available() {
+            for i in -86_000..88_000 {
+                let x = i as f32 / 1000.0;
+                let exact = f64::from(x).exp();
+                assert!(
+                    (f64::from(exp_of(isa, x)) - exact).abs() <= 2.5e-7 * exact,
+                    "{isa}: {x}"
+                );
+            }
+            assert_eq!(exp_of(isa, 0.0), 1.0);
+            assert!(exp_of(isa, f32::NEG_INFINITY) < 1e-37 && exp_of(isa, -1000.0) < 1e-37);
+            assert!(exp_of(isa, f32::NAN).is_nan());
+            assert!(exp_of(isa, 1000.0) > 1e38);
         }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(f32::NEG_INFINITY) < 1e-37 && exp(-1000.0) < 1e-37);
-        assert!(exp(f32::NAN).is_nan());
-        assert!(exp(1000.0) > 1e38);
     }
 
     #[test]
@@ -690,9 +831,11 @@ mod tests {
         };
         let mut out = Matrix::default();
         let mut check = |activation, expected: [f32; 2]| {
-            gated(&gate_up, activation, &mut out, Threads(1));
-            for (a, b) in out.data.iter().zip(expected) {
-                assert!((a - b).abs() < 2e-6, "{activation:?}: {a} {b}");
+            for isa in Isa::available() {
+                gated(isa, &gate_up, activation, &mut out, Threads(1));
+                for (a, b) in out.data.iter().zip(expected) {
+                    assert!((a - b).abs() < 2e-6, "{isa}, {activation:?}: {a} {b}");
+                }
             }
         };
         check(Activation::Silu, [0.731_058_6, -2.384_058_4]);
@@ -702,21 +845,27 @@ mod tests {
     }
 
     #[test]
-    fn norm_and_softmax_by_hand() {
-        let mut row = [3.0, 4.0];
-        rms_norm_row(&mut row, &[1.0, 2.0], 0.0);
-        // mean square 25/2
-        assert!((row[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6 && (row[1] - 8.0 / 12.5f32.sqrt()).abs() < 1e-6);
-        let mut scores = [0.0, std::f32::consts::LN_2, f32::ln(5.0)];
-        softmax(&mut scores);
-        for (got, expected) in scores.iter().zip([1.0 / 8.0, 2.0 / 8.0, 5.0 / 8.0]) {
-            assert!((got - expected).abs() < 1e-6);
+    fn norm_softmax_and_rotation_by_hand() {
+        for isa in Isa::available() {
+            let mut row = [3.0, 4.0];
+            rms_norm_row(isa, &mut row, &[1.0, 2.0], 0.0);
+            // mean square 25/2
+            assert!((row[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6 && (row[1] - 8.0 / 12.5f32.sqrt()).abs() < 1e-6);
+            let mut scores = [0.0, std::f32::consts::LN_2, f32::ln(5.0)];
+            softmax(isa, &mut scores);
+            for (got, expected) in scores.iter().zip([1.0 / 8.0, 2.0 / 8.0, 5.0 / 8.0]) {
+                assert!((got - expected).abs() < 1e-6);
+            }
+            softmax(isa, &mut []);
+            let p = log_probability(isa, &[0.0, std::f32::consts::LN_2, f32::ln(5.0)], 2);
+            assert!((p - (5.0f64 / 8.0).ln()).abs() < 1e-6);
+            let long: Vec<f32> = vec![1.0; 33];
+            assert!((log_probability(isa, &long, 32) + 33f64.ln()).abs() < 1e-6);
+            // A quarter turn of the pair (0, 2) of each head; the rest stays.
+            let mut heads = [1.0, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0];
+            rotate(isa, &mut heads, 4, &[0.0], &[1.0]);
+            assert_eq!(heads, [-5.0, 1.0, 2.0, 6.0, -7.0, 3.0, 4.0, 8.0]);
         }
-        softmax(&mut []);
-        let p = log_probability(&[0.0, std::f32::consts::LN_2, f32::ln(5.0)], 2);
-        assert!((p - (5.0f64 / 8.0).ln()).abs() < 1e-6);
-        let long: Vec<f32> = vec![1.0; 33];
-        assert!((log_probability(&long, 32) + 33f64.ln()).abs() < 1e-6);
     }
 
     #[test]
@@ -726,5 +875,46 @@ mod tests {
             assert_eq!(sum(&data), (n * n.saturating_sub(1) / 2) as f32);
             assert_eq!(max(&data), if n == 0 { f32::NEG_INFINITY } else { (n - 1) as f32 });
         }
+    }
+
+    /// What the elementwise functions make of the same numbers.
+    fn elementwise(isa: Isa) -> Vec<f32> {
+        let weight = values(517, 11);
+        let mut out = Vec::new();
+        let gate_up = matrix(3, 2 * 517, 12);
+        let mut inner = Matrix::default();
+        for activation in [
+            Activation::Silu,
+            Activation::GeluTanh,
+            Activation::GeluErf,
+            Activation::Relu,
+        ] {
+            gated(isa, &gate_up, activation, &mut inner, Threads(1));
+            out.extend_from_slice(&inner.data);
+        }
+        rms_norm(isa, &mut inner, &weight, 1e-5);
+        let mut h = matrix(3, 517, 13);
+        add_scaled(isa, &mut h, &inner, 0.7);
+        scale(isa, &mut h.data, 3.0);
+        rotate(isa, &mut h.data[..512], 64, &weight[..16], &weight[16..32]);
+        out.extend_from_slice(&h.data);
+        softcap(isa, &mut h.data, 2.0);
+        out.extend_from_slice(&h.data);
+        out.push(log_probability(isa, &h.data, 100) as f32);
+        softmax(isa, &mut h.data);
+        out.extend_from_slice(&h.data);
+        out
+    }
+
+    #[test]
+    fn instruction_sets_agree_and_fused_ones_bit_for_bit() {
+        let sets = Isa::available();
+        let results: Vec<Vec<f32>> = sets.iter().map(|isa| elementwise(*isa)).collect();
+        for (isa, result) in sets.iter().zip(&results) {
+            let far = |(a, b): (&f32, &f32)| (a - b).abs() > 2e-6 * (1.0 + b.abs());
+            let worst = result.iter().zip(&results[0]).position(far);
+            assert_eq!(worst, None, "{isa}");
+        }
+        assert!(results[1..].windows(2).all(|pair| pair[0] == pair[1]));
     }
 }

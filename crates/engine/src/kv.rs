@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use heterosis_isa::{Isa, with_set};
+
+use super::kernels::Tiles;
+
 /// Tokens in a block.
 pub(super) const BLOCK: usize = 32;
-/// Keys of this many tokens stand side by side.
-pub(super) const KEY_WIDTH: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
 
 /// Memory for the keys and values of [`BLOCK`] tokens.
 pub(super) struct Block {
@@ -23,10 +25,14 @@ pub(super) struct Block {
 /// Where things lie in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KvShape {
+    /// Whose kernels read it.
+    pub isa: Isa,
     pub layers: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Dimensions of a value that stand side by side: 64, 32 or 16.
+    /// Keys of this many tokens stand side by side.
+    pub key_width: usize,
+    /// Dimensions of a value that stand side by side.
     pub value_width: usize,
     /// `head_dim` rounded up to a multiple of `value_width`; the padding stays zero.
     pub value_dim: usize,
@@ -35,21 +41,17 @@ pub(super) struct KvShape {
 }
 
 impl KvShape {
-    pub fn new(layers: usize, kv_heads: usize, head_dim: usize, device_element: Option<usize>) -> Self {
-        let widths: &[usize] = if cfg!(target_feature = "avx512f") {
-            &[64, 32]
-        } else {
-            &[]
-        };
-        let value_width = widths
-            .iter()
-            .copied()
-            .find(|w| head_dim.is_multiple_of(*w))
-            .unwrap_or(16);
+    /// Laid out for the kernels of `isa`.
+    pub fn new(isa: Isa, layers: usize, kv_heads: usize, head_dim: usize, device_element: Option<usize>) -> Self {
+        let (key_width, widths) = with_set!(isa, S => (S::KEYS, S::VALUES));
+        let fits = |width: &usize| head_dim.is_multiple_of(*width);
+        let value_width = widths.into_iter().find(fits).unwrap_or(widths[2]);
         KvShape {
+            isa,
             layers,
             kv_heads,
             head_dim,
+            key_width,
             value_width,
             value_dim: head_dim.next_multiple_of(value_width),
             device_element,
@@ -79,7 +81,7 @@ impl KvShape {
         }
     }
 
-    /// Keys of one head: `[BLOCK / KEY_WIDTH][head_dim][KEY_WIDTH]`.
+    /// Keys of one head: `[BLOCK / key_width][head_dim][key_width]`.
     pub fn keys<'a>(&self, block: &'a [f32], layer: usize, head: usize) -> &'a [f32] {
         let start = layer * self.layer_len() + head * self.head_dim * BLOCK;
         &block[start..start + self.head_dim * BLOCK]
@@ -96,12 +98,12 @@ impl KvShape {
         let start = layer * self.layer_len();
         let (key_part, value_part) =
             block[start..start + self.layer_len()].split_at_mut(self.kv_heads * self.head_dim * BLOCK);
-        let first = t / KEY_WIDTH * self.head_dim * KEY_WIDTH + t % KEY_WIDTH;
+        let first = t / self.key_width * self.head_dim * self.key_width + t % self.key_width;
         for (head, part) in keys
             .chunks_exact(self.head_dim)
             .zip(key_part.chunks_exact_mut(self.head_dim * BLOCK))
         {
-            for (slot, k) in part[first..].iter_mut().step_by(KEY_WIDTH).zip(head) {
+            for (slot, k) in part[first..].iter_mut().step_by(self.key_width).zip(head) {
                 *slot = *k;
             }
         }
@@ -136,6 +138,8 @@ pub(super) struct Pool {
     /// Blocks that were ever made.
     made: usize,
     used: usize,
+    /// The most that was used at a time, in this call and those before it, since somebody asked.
+    most_used: usize,
     capacity: usize,
 }
 
@@ -143,17 +147,28 @@ impl Pool {
     /// A pool of at most `memory_bytes`; takes over the memory of an older one where the blocks are alike.
     pub fn new(shape: KvShape, memory_bytes: u64, older: Option<Pool>) -> Self {
         let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
-        let (mut free, made) = older
+        let (mut free, made, most_used) = older
             .filter(|pool| pool.shape == shape)
-            .map_or_else(Default::default, |pool| (pool.free, pool.made));
+            .map_or_else(Default::default, |pool| (pool.free, pool.made, pool.most_used));
         free.truncate(capacity);
         Pool {
             shape,
             free,
             made,
             used: 0,
+            most_used,
             capacity,
         }
+    }
+
+    /// Memory that was used at a time, at most, since this was asked last.
+    pub fn take_peak_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.most_used) as u64 * self.shape.block_bytes()
+    }
+
+    /// Memory that is held for blocks to come.
+    pub fn held_bytes(&self) -> u64 {
+        self.made as u64 * self.shape.block_bytes()
     }
 
     /// Blocks that can still be taken.
@@ -172,6 +187,7 @@ impl Pool {
             return None;
         }
         self.used += count;
+        self.most_used = self.most_used.max(self.used);
         let blocks = (0..count)
             .map(|_| {
                 self.free.pop().unwrap_or_else(|| {

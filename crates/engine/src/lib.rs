@@ -29,10 +29,19 @@ mod twin_tests;
 
 pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
+pub use heterosis_isa::Isa;
 pub use influence::block_influence;
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
 pub use twin::{Loss, Text, Twin};
+
+/// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
+///
+/// It decides the last bits of an answer: a set with fused operations rounds a product and a sum once. The sets that have
+/// them agree bit for bit.
+pub fn instruction_set() -> &'static str {
+    Isa::best().name()
+}
 
 /// What can go wrong between a config and an answer.
 #[derive(Debug, thiserror::Error)]

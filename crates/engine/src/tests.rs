@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
+use heterosis_isa::Isa;
 use safetensors::SafeTensors;
 
 use super::Error;
@@ -20,6 +21,14 @@ fn device() -> Device {
     match std::env::var("HETEROSIS_TEST_DEVICE").as_deref() {
         Ok("cuda") => Device::new_cuda(0).unwrap(),
         _ => Device::Cpu,
+    }
+}
+
+/// Whose kernels to compute with: each set that the machine has, where it is the host that computes.
+fn sets() -> Vec<Isa> {
+    match device() {
+        Device::Cpu => Isa::available(),
+        _ => vec![Isa::best()],
     }
 }
 
@@ -235,6 +244,14 @@ impl Small {
         decoder(&self.configs[name], DType::F32, &device())
     }
 
+    fn decoder_for(&self, isa: Isa, name: &str) -> Decoder {
+        if !device().is_cpu() {
+            return self.decoder(name);
+        }
+        let (spec, mut read) = hashed(&self.configs[name]);
+        Decoder::load_for(isa, spec, DType::F32, &mut read).unwrap()
+    }
+
     pub(super) fn floats(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.expected).unwrap();
         let data = tensors.tensor(name).unwrap().data().to_vec();
@@ -253,6 +270,12 @@ impl Small {
 }
 
 fn decoder(config: &serde_json::Value, dtype: DType, device: &Device) -> Decoder {
+    let (spec, mut read) = hashed(config);
+    Decoder::load(spec, device, dtype, &mut read).unwrap()
+}
+
+/// A model of hashed weights, and how its tensors are read.
+fn hashed(config: &serde_json::Value) -> (DecoderSpec, impl FnMut(&str) -> Result<Vec<f32>, String> + use<>) {
     let spec = DecoderSpec::from_config(config).unwrap();
     let gemma = spec.norm_plus_one;
     let sizes: std::collections::HashMap<String, usize> = spec
@@ -260,10 +283,7 @@ fn decoder(config: &serde_json::Value, dtype: DType, device: &Device) -> Decoder
         .into_iter()
         .map(|(name, shape)| (name, shape.iter().product()))
         .collect();
-    Decoder::load(spec, device, dtype, &mut |name| {
-        Ok(hashed_weight(name, sizes[name], gemma))
-    })
-    .unwrap()
+    (spec, move |name| Ok(hashed_weight(name, sizes[name], gemma)))
 }
 
 pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
@@ -291,19 +311,53 @@ pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
 fn every_family_and_rope_scaling_agrees_with_transformers() {
     let small = Small::open();
     let ids = small.ids("ids");
-    for name in small.configs.keys() {
-        let mut decoder = small.decoder(name);
+    for (name, isa) in small
+        .configs
+        .keys()
+        .flat_map(|name| sets().into_iter().map(move |isa| (name, isa)))
+    {
+        let mut decoder = small.decoder_for(isa, name);
         let vocab = decoder.spec().vocab;
         for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
             let got = logits(&mut decoder, &[&ids[..len]], 41).remove(0);
             let error = relative_error(&got[(len - 8) * vocab..], &small.floats(&format!("{name}.{key}")));
-            assert!(error <= 2e-5, "{name}.{key}: {error}");
+            assert!(error <= 2e-5, "{name}.{key}, {isa}: {error}");
         }
         let answers = engine(decoder, EngineOptions::default())
             .generate(&[request(&ids[..27], 12)], &mut |_| {})
             .unwrap();
-        assert_eq!(answers[0].token_ids, small.ids(&format!("{name}.generated")), "{name}");
+        let expected = small.ids(&format!("{name}.generated"));
+        assert_eq!(answers[0].token_ids, expected, "{name}, {isa}");
     }
+}
+
+/// `cargo install` once built another program than the checkout: kernels were chosen by the compiler's flags, so that a
+/// binary answered in other bits, and slowly, under the same name.
+#[test]
+fn instruction_sets_agree_and_those_with_fused_operations_bit_for_bit() {
+    if !device().is_cpu() {
+        return;
+    }
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let mut config = small.configs["llama_biases_head_dim"].clone();
+    // Heads of which AVX-512 puts 64, 32 or 16 dimensions side by side.
+    for head_dim in [64, 32, 20] {
+        config["head_dim"] = head_dim.into();
+        let of = |isa: Isa| {
+            let (spec, mut read) = hashed(&config);
+            let mut decoder = Decoder::load_for(isa, spec, DType::F32, &mut read).unwrap();
+            logits(&mut decoder, &[&ids, &ids[..30]], 41).concat()
+        };
+        let results: Vec<Vec<f32>> = sets().into_iter().map(of).collect();
+        let (generic, fused) = (&results[0], &results[1..]);
+        assert!(
+            fused.iter().all(|got| relative_error(got, generic) < 2e-5),
+            "{head_dim}"
+        );
+        assert!(fused.windows(2).all(|pair| pair[0] == pair[1]), "{head_dim}");
+    }
+    assert_eq!(super::instruction_set(), Isa::best().name());
 }
 
 /// Prompts of many lengths, some with a common beginning.
@@ -323,14 +377,18 @@ fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
     let small = Small::open();
     let ids = small.ids("ids");
     let prompts = prompts(&ids);
-    for name in [
+    let names = [
         "llama",
         "gemma2",
         "qwen3",
         "phi3_longrope_partial",
         "dynamic",
         "smollm3",
-    ] {
+    ];
+    // One family says what the others do of another instruction set.
+    let others = sets().into_iter().filter(|isa| *isa != Isa::best());
+    let all = names.map(|name| (name, Isa::best())).into_iter();
+    for (name, isa) in all.chain(others.map(|isa| ("gemma2", isa))) {
         let requests: Vec<ScoreRequest> = prompts
             .iter()
             .filter(|tokens| tokens.len() > 1)
@@ -339,7 +397,7 @@ fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
                 from: tokens.len() - 1,
             })
             .collect();
-        let mut alone = engine(small.decoder(name), EngineOptions::default());
+        let mut alone = engine(small.decoder_for(isa, name), EngineOptions::default());
         alone.decoder_mut().set_threads(1);
         let expected: Vec<_> = requests
             .iter()
@@ -356,18 +414,22 @@ fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
                 max_rows,
                 ..Default::default()
             };
-            let mut together = engine(small.decoder(name), options);
+            let mut together = engine(small.decoder_for(isa, name), options);
             together.decoder_mut().set_threads(threads);
             let got = together.score(&requests).unwrap();
             for (got, expected) in got.iter().zip(&expected) {
                 assert_eq!(
                     got.log_likelihood.to_bits(),
                     expected.log_likelihood.to_bits(),
-                    "{name}"
+                    "{name}, {isa}"
                 );
             }
             let requests: Vec<Request> = prompts.iter().map(|p| request(p, 9)).collect();
-            assert_eq!(together.generate(&requests, &mut |_| {}).unwrap(), generated, "{name}");
+            assert_eq!(
+                together.generate(&requests, &mut |_| {}).unwrap(),
+                generated,
+                "{name}, {isa}"
+            );
         }
     }
 }

@@ -9,25 +9,29 @@ use super::{
 };
 
 pub(crate) fn merge(parents: &Parents<'_>, alpha: f32, out: &mut Target<'_>) -> Result<bool, Refusal> {
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
-        let Some((new, old)) = chunks.split_last() else {
-            return;
-        };
-        if old.is_empty() {
-            out.copy_from_slice(new);
-            return;
-        }
-        let count = old.len() as f32;
-        out.fill(0.0);
-        for chunk in old {
-            for (o, x) in out.iter_mut().zip(*chunk) {
-                *o += x;
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            let Some((new, old)) = chunks.split_last() else {
+                return;
+            };
+            if old.is_empty() {
+                out.copy_from_slice(new);
+                return;
             }
-        }
-        for (o, n) in out.iter_mut().zip(*new) {
-            *o = (1.0 - alpha) * n + alpha * (*o / count);
-        }
-    }))
+            let count = old.len() as f32;
+            out.fill(0.0);
+            for chunk in old {
+                for (o, x) in out.iter_mut().zip(*chunk) {
+                    *o += x;
+                }
+            }
+            for (o, n) in out.iter_mut().zip(*new) {
+                *o = (1.0 - alpha) * n + alpha * (*o / count);
+            }
+        },
+    ))
 }
 
 #[cfg(test)]

@@ -20,12 +20,16 @@ pub(crate) fn merge(parents: &Parents<'_>, out: &mut Target<'_>) -> Result<bool,
     }
     let importance = importance(parents, other, base);
     let threshold = threshold(&importance);
-    Ok(parents.inputs.write(out, |start, chunks, _, out| {
-        let scores = &importance[start..];
-        for (((o, b), x), s) in out.iter_mut().zip(chunks[base]).zip(chunks[other]).zip(scores) {
-            *o = if *s >= threshold { b + (x - b) } else { *b };
-        }
-    }))
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |start, chunks, _, out| {
+            let scores = &importance[start..];
+            for (((o, b), x), s) in out.iter_mut().zip(chunks[base]).zip(chunks[other]).zip(scores) {
+                *o = if *s >= threshold { b + (x - b) } else { *b };
+            }
+        },
+    ))
 }
 
 fn importance(parents: &Parents<'_>, other: usize, base: usize) -> Vec<f32> {

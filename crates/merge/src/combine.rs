@@ -13,19 +13,23 @@ pub(crate) fn write(parents: &Parents<'_>, coefficients: &[f64], out: &mut Targe
     let coefficients: Vec<f32> = coefficients.iter().map(|c| *c as f32).collect();
     let models = parents.models();
     let base = parents.base;
-    parents.inputs.write(out, |_, chunks, _, out| {
-        let zeros = [0.0; CHUNK];
-        let base = base.map_or(&zeros[..out.len()], |k| chunks[k]);
-        out.fill(0.0);
-        for (k, c) in models.iter().zip(&coefficients) {
-            for ((o, x), b) in out.iter_mut().zip(chunks[*k]).zip(base) {
-                *o += c * (x - b);
+    parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            let zeros = [0.0; CHUNK];
+            let base = base.map_or(&zeros[..out.len()], |k| chunks[k]);
+            out.fill(0.0);
+            for (k, c) in models.iter().zip(&coefficients) {
+                for ((o, x), b) in out.iter_mut().zip(chunks[*k]).zip(base) {
+                    *o += c * (x - b);
+                }
             }
-        }
-        for (o, b) in out.iter_mut().zip(base) {
-            *o += b;
-        }
-    })
+            for (o, b) in out.iter_mut().zip(base) {
+                *o += b;
+            }
+        },
+    )
 }
 
 /// The Gram matrix with the vectors' norms.

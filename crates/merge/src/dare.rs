@@ -22,6 +22,7 @@ pub(crate) fn keep(key: Key, density: f64) -> Keep {
 }
 
 /// Zeroes the entries that drew a number of `threshold` or more.
+#[inline(always)]
 pub(crate) fn mask(key: Key, threshold: u64, start: usize, chunk: &mut [f32]) {
     for (i, d) in chunk.iter_mut().enumerate() {
         let stays = u64::from(key.bits((start + i) as u64)) < threshold;

@@ -20,18 +20,25 @@ pub(crate) struct Ranked {
     pub divide: bool,
 }
 
+/// # Errors
+/// If a probability would be 0 or less, or 1 or more; a density of 1 keeps everything and needs none.
+pub(crate) fn check(density: f64, epsilon: f64) -> Result<(), Refusal> {
+    if density < 1.0 && (density - epsilon <= 0.0 || density + epsilon >= 1.0) {
+        return Err(Refusal::KeepProbability { density, epsilon });
+    }
+    Ok(())
+}
+
 /// The factor of each entry of τ of model `k`.
 ///
 /// # Errors
-/// If a probability would be 0 or less, or 1 or more.
+/// As [`check`].
 pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: Ranked) -> Result<Keep, Refusal> {
     let Ranked { density, epsilon, .. } = rule;
     if density >= 1.0 {
         return Ok(Keep::Cut(Cut::Everything));
     }
-    if density - epsilon <= 0.0 || density + epsilon >= 1.0 {
-        return Err(Refusal::KeepProbability { density, epsilon });
-    }
+    check(density, epsilon)?;
     let (_, width) = parents.rows();
     let mut tau = parents.task_vector(k);
     tau.par_chunks_mut(width).enumerate().for_each(|(row, tau)| {

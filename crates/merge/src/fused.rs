@@ -6,6 +6,7 @@
 use super::{
     magnitude::{Bracket, Cut},
     task_sum::{Keep, TaskSum},
+    view::isa,
 };
 
 /// The most models that the loop is made for.
@@ -156,8 +157,19 @@ impl<T: Copy, R: Fn(T) -> f32 + Copy> Segment<'_, T, R> {
         }
     }
 
-    /// Comparisons and selections only, which become masks, so that the loop is vector code.
     fn run<const K: usize, const ELECT: bool, const NORMALIZE: bool, const SCALED: bool>(
+        &self,
+        out: &mut [f32],
+    ) -> bool {
+        isa().run(
+            #[inline(always)]
+            || self.merge::<K, ELECT, NORMALIZE, SCALED>(out),
+        )
+    }
+
+    /// Comparisons and selections only, which become masks, so that the loop is vector code.
+    #[inline(always)]
+    fn merge<const K: usize, const ELECT: bool, const NORMALIZE: bool, const SCALED: bool>(
         &self,
         out: &mut [f32],
     ) -> bool {

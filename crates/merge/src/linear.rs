@@ -7,31 +7,45 @@ use super::{
     view::Target,
 };
 
+/// What the sum is divided by.
+///
 /// # Errors
-/// [`Refusal::ZeroWeights`] if the sum is to be divided by zero.
+/// [`Refusal::ZeroWeights`]: there is nothing to divide by.
+pub(crate) fn divisor(weights: &[f32]) -> Result<f32, Refusal> {
+    let total: f32 = weights.iter().sum();
+    let size: f32 = weights.iter().map(|w| w.abs()).sum();
+    // 0.1 + 0.2 − 0.3 is meant to be zero as well.
+    if total.abs() <= 1e-6 * size {
+        return Err(Refusal::ZeroWeights);
+    }
+    Ok(total)
+}
+
+/// # Errors
+/// As [`divisor`], if there is to be one.
 pub(crate) fn merge(
     parents: &Parents<'_>,
     weights: &[f32],
     normalize: bool,
     out: &mut Target<'_>,
 ) -> Result<bool, Refusal> {
-    let total: f32 = weights.iter().sum();
-    let size: f32 = weights.iter().map(|w| w.abs()).sum();
-    // 0.1 + 0.2 − 0.3 is meant to be zero as well.
-    if normalize && total.abs() <= 1e-6 * size {
-        return Err(Refusal::ZeroWeights);
-    }
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
-        weighted_sum(chunks, weights, out);
-        if normalize {
-            for o in out.iter_mut() {
-                *o /= total;
+    let total = if normalize { divisor(weights)? } else { 1.0 };
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            weighted_sum(chunks, weights, out);
+            if normalize {
+                for o in out.iter_mut() {
+                    *o /= total;
+                }
             }
-        }
-    }))
+        },
+    ))
 }
 
 /// Σ cₖ xₖ over one chunk.
+#[inline(always)]
 pub(crate) fn weighted_sum(chunks: &[&[f32]], weights: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for (chunk, w) in chunks.iter().zip(weights) {

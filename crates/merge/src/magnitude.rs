@@ -90,17 +90,21 @@ fn bracket_of_sample(pair: &Inputs<'_>, k: usize) -> Option<(u32, u32)> {
 /// The cut, if the k-th largest has bits in `low..high` and not too many others do.
 fn select(pair: &Inputs<'_>, low: u32, high: u32, k: usize) -> Option<Cut> {
     let is_one_value = high - low == 1;
-    let parts = pair.fold(Between::default, |part, start, chunks, _| {
-        let mut bits = [0u32; CHUNK];
-        let bits = &mut bits[..chunks[0].len()];
-        for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
-            *bits = magnitude(*x, *b);
-        }
-        part.count(start, bits, low, high);
-        if !is_one_value {
-            part.collect(start, bits, low, high);
-        }
-    });
+    let parts = pair.fold(
+        Between::default,
+        #[inline(always)]
+        |part, start, chunks, _| {
+            let mut bits = [0u32; CHUNK];
+            let bits = &mut bits[..chunks[0].len()];
+            for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
+                *bits = magnitude(*x, *b);
+            }
+            part.count(start, bits, low, high);
+            if !is_one_value {
+                part.collect(start, bits, low, high);
+            }
+        },
+    );
     let sum = |of: fn(&Between) -> usize| parts.iter().map(of).sum::<usize>();
     let rank = k.checked_sub(sum(|p| p.above) + 1)?;
     if rank >= sum(|p| p.between) {
@@ -134,6 +138,7 @@ struct Between {
 }
 
 impl Between {
+    #[inline(always)]
     fn count(&mut self, start: usize, bits: &[u32], low: u32, high: u32) {
         let [above, not_below] =
             [high, low].map(|least| bits.iter().map(|b| u32::from(*b >= least)).sum::<u32>() as usize);
@@ -142,6 +147,7 @@ impl Between {
         self.chunks.push((start, bits.len(), not_below - above));
     }
 
+    #[inline(always)]
     fn collect(&mut self, start: usize, bits: &[u32], low: u32, high: u32) {
         if self.between > MOST_COLLECTED {
             return;
@@ -172,11 +178,14 @@ fn by_histograms(pair: &Inputs<'_>, k: usize) -> Cut {
 
 /// How many entries of that magnitude each chunk has, with its first element and its length.
 fn ties(pair: &Inputs<'_>, bits: u32) -> Vec<(usize, usize, usize)> {
-    pair.each(|start, chunks, _| {
-        let is_tie = |(x, b): (&f32, &f32)| u32::from(magnitude(*x, *b) == bits);
-        let ties: u32 = chunks[0].iter().zip(chunks[1]).map(is_tie).sum();
-        (start, chunks[0].len(), ties as usize)
-    })
+    pair.each(
+        #[inline(always)]
+        |start, chunks, _| {
+            let is_tie = |(x, b): (&f32, &f32)| u32::from(magnitude(*x, *b) == bits);
+            let ties: u32 = chunks[0].iter().zip(chunks[1]).map(is_tie).sum();
+            (start, chunks[0].len(), ties as usize)
+        },
+    )
 }
 
 /// The index of the `nth` entry of that magnitude, counted from 1; `ties` as of [`ties`].
@@ -433,11 +442,13 @@ impl Cut {
     }
 
     /// Zeroes what the cut drops, in a chunk of the task vector that starts at `start`.
+    #[inline(always)]
     pub(crate) fn keep(self, start: usize, chunk: &mut [f32]) {
         self.apply(start, chunk, |kept| kept);
     }
 
     /// Zeroes what the cut keeps.
+    #[inline(always)]
     pub(crate) fn drop(self, start: usize, chunk: &mut [f32]) {
         self.apply(start, chunk, |kept| !kept);
     }

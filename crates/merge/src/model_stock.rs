@@ -22,13 +22,17 @@ pub(crate) fn merge(parents: &Parents<'_>, filter_wise: bool, out: &mut Target<'
         vec![share(&parents.gram(), models.len())]
     };
     let whole = shares.len() == 1;
-    Ok(parents.inputs.write(out, |start, chunks, _, out| {
-        for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
-            let t = if whole { shares[0] } else { shares[(start + i) / width] };
-            let sum: f32 = models.iter().map(|k| chunks[*k][i]).sum();
-            *o = t * (sum / count) + (1.0 - t) * b;
-        }
-    }))
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |start, chunks, _, out| {
+            for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
+                let t = if whole { shares[0] } else { shares[(start + i) / width] };
+                let sum: f32 = models.iter().map(|k| chunks[*k][i]).sum();
+                *o = t * (sum / count) + (1.0 - t) * b;
+            }
+        },
+    ))
 }
 
 fn row_shares(parents: &Parents<'_>, models: &[usize], width: usize) -> Vec<f32> {

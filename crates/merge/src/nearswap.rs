@@ -11,12 +11,16 @@ pub(crate) fn merge(parents: &Parents<'_>, t: f32, out: &mut Target<'_>) -> Resu
     let (Some(base), &[other]) = (parents.base, &parents.models()[..]) else {
         return Ok(false);
     };
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
-        for ((o, a), b) in out.iter_mut().zip(chunks[base]).zip(chunks[other]) {
-            let w = (t / (a - b).abs().max(1e-6)).clamp(0.0, 1.0);
-            *o = w * b + (1.0 - w) * a;
-        }
-    }))
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            for ((o, a), b) in out.iter_mut().zip(chunks[base]).zip(chunks[other]) {
+                let w = (t / (a - b).abs().max(1e-6)).clamp(0.0, 1.0);
+                *o = w * b + (1.0 - w) * a;
+            }
+        },
+    ))
 }
 
 #[cfg(test)]

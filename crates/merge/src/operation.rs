@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    Error, adapter_mean, arcee_fusion, combine, iso_c, knots, linear, model_stock, nearswap,
+    Error, adapter_mean, arcee_fusion, combine, della, iso_c, knots, linear, model_stock, nearswap,
     nuslerp::{self, Lines},
     opcm,
     parents::{Parents, Refusal},
@@ -97,6 +97,27 @@ pub(crate) struct Measured {
 
 impl Operation {
     pub const COPY: Self = Self::Passthrough { scale: 1.0, gain: 1.0 };
+
+    /// Whether its numbers can merge any tensor at all, so that a plan refuses what would fail at the first one.
+    ///
+    /// # Errors
+    /// Weights to be divided by that sum to zero, probabilities that are none.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let trims = |sum: &TaskSum| {
+            sum.terms.iter().try_for_each(|term| match term.trim {
+                Trim::Ranked { density, epsilon, .. } => della::check(density, epsilon),
+                _ => Ok(()),
+            })
+        };
+        match self {
+            Operation::Linear {
+                weights,
+                normalize: true,
+            } => linear::divisor(weights).map(drop),
+            Operation::TaskSum(sum) | Operation::Knots { sum, .. } => trims(sum),
+            _ => Ok(()),
+        }
+    }
 
     /// Merges one tensor. Returns whether every value is finite.
     pub fn run(&self, parents: &Parents<'_>, measured: &Measured, out: &mut Target<'_>) -> Result<bool, Refusal> {

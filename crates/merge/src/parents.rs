@@ -7,7 +7,7 @@ use std::{any::Any, borrow::Cow, sync::Arc};
 use super::{
     magnitude::{self, Bracket, Cut, Index},
     resident::{Cache, FactKey},
-    view::{CHUNK, Inputs, dot, sum_abs},
+    view::{CHUNK, Inputs, dot, isa, sum_abs},
 };
 
 /// Why a method cannot merge a tensor.
@@ -17,7 +17,9 @@ pub enum Refusal {
     ZeroWeights,
     #[error("the models' directions cancel each other out, so they have no mean direction; change the weights")]
     NoDirection,
-    #[error("density {density} ± epsilon {epsilon} must lie inside (0, 1)")]
+    #[error(
+        "density {density} ± epsilon {epsilon} must lie inside (0, 1), since entries are kept with such probabilities (a density of 1 keeps everything)"
+    )]
     KeepProbability { density: f64, epsilon: f64 },
     #[error("the singular value decomposition did not converge")]
     Svd,
@@ -100,7 +102,10 @@ impl Parents<'_> {
         let sum = || {
             let base = self.base.unwrap_or(k);
             self.inputs
-                .each(|_, chunks, scratch| sum_abs(difference(chunks[k], chunks[base], scratch)))
+                .each(
+                    #[inline(always)]
+                    |_, chunks, scratch| sum_abs(difference(chunks[k], chunks[base], scratch)),
+                )
                 .iter()
                 .sum()
         };
@@ -121,10 +126,13 @@ impl Parents<'_> {
     fn compute_gram(&self) -> Vec<f64> {
         let models = self.models();
         let n = models.len();
-        let parts = self.inputs.each(|_, chunks, scratch| {
-            let vectors = vectors(chunks, &models, self.base, scratch);
-            gram_of(&vectors)
-        });
+        let parts = self.inputs.each(
+            #[inline(always)]
+            |_, chunks, scratch| {
+                let vectors = vectors(chunks, &models, self.base, scratch);
+                gram_of(&vectors)
+            },
+        );
         let mut gram = vec![0.0; n * n];
         for part in parts {
             for (total, part) in gram.iter_mut().zip(part) {
@@ -136,6 +144,7 @@ impl Parents<'_> {
 }
 
 /// x − base into `scratch`, for one chunk.
+#[inline(always)]
 pub(crate) fn difference<'s>(x: &[f32], base: &[f32], scratch: &'s mut Vec<f32>) -> &'s mut [f32] {
     scratch.resize(CHUNK, 0.0);
     let out = &mut scratch[..x.len()];
@@ -146,12 +155,14 @@ pub(crate) fn difference<'s>(x: &[f32], base: &[f32], scratch: &'s mut Vec<f32>)
 }
 
 pub(crate) fn subtract(x: &mut [f32], base: &[f32]) {
-    for (x, b) in x.iter_mut().zip(base) {
-        *x -= b;
-    }
+    isa().run(
+        #[inline(always)]
+        || x.iter_mut().zip(base).for_each(|(x, b)| *x -= b),
+    );
 }
 
 /// The models' chunks themselves, or their task vectors in `scratch`.
+#[inline(always)]
 pub(crate) fn vectors<'s>(
     chunks: &[&'s [f32]],
     models: &[usize],

@@ -42,38 +42,45 @@ pub(crate) fn merge(
             .collect(),
     };
     let epsilon = epsilon as f32;
-    Ok(parents.inputs.write(out, |_, chunks, scratch, out| {
-        let taus = vectors(chunks, &models, parents.base, scratch);
-        for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
-            let changes = taus.iter().filter(|t| t[i].abs() > epsilon).count();
-            let mut sum = 0.0f32;
-            for (tau, gain) in taus.iter().zip(&gains) {
-                let d = tau[i];
-                if d.abs() > epsilon {
-                    sum += if changes == 1 { d * gain } else { d / changes as f32 };
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, scratch, out| {
+            let taus = vectors(chunks, &models, parents.base, scratch);
+            for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
+                let changes = taus.iter().filter(|t| t[i].abs() > epsilon).count();
+                let mut sum = 0.0f32;
+                for (tau, gain) in taus.iter().zip(&gains) {
+                    let d = tau[i];
+                    if d.abs() > epsilon {
+                        sum += if changes == 1 { d * gain } else { d / changes as f32 };
+                    }
                 }
+                *o = b + sum;
             }
-            *o = b + sum;
-        }
-    }))
+        },
+    ))
 }
 
 /// For each model: positions that it changes with others, and alone.
 fn overlaps(parents: &Parents<'_>, models: &[usize], epsilon: f64) -> Vec<[usize; 2]> {
     let epsilon = epsilon as f32;
-    let parts = parents.inputs.each(|_, chunks, scratch| {
-        let taus = vectors(chunks, models, parents.base, scratch);
-        let mut counts = vec![[0usize; 2]; models.len()];
-        for i in 0..taus[0].len() {
-            let changes = taus.iter().filter(|t| t[i].abs() > epsilon).count();
-            for (count, tau) in counts.iter_mut().zip(&taus) {
-                if tau[i].abs() > epsilon {
-                    count[usize::from(changes == 1)] += 1;
+    let parts = parents.inputs.each(
+        #[inline(always)]
+        |_, chunks, scratch| {
+            let taus = vectors(chunks, models, parents.base, scratch);
+            let mut counts = vec![[0usize; 2]; models.len()];
+            for i in 0..taus[0].len() {
+                let changes = taus.iter().filter(|t| t[i].abs() > epsilon).count();
+                for (count, tau) in counts.iter_mut().zip(&taus) {
+                    if tau[i].abs() > epsilon {
+                        count[usize::from(changes == 1)] += 1;
+                    }
                 }
             }
-        }
-        counts
-    });
+            counts
+        },
+    );
     let mut total = vec![[0; 2]; models.len()];
     for part in parts {
         for (t, p) in total.iter_mut().zip(part) {

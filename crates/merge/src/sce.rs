@@ -29,37 +29,44 @@ pub(crate) fn merge(parents: &Parents<'_>, select_topk: f64, out: &mut Target<'_
         None => true,
     };
     let weights = weights(parents, &models, &kept);
-    Ok(parents.inputs.write(out, |start, chunks, scratch, out| {
-        let taus = vectors(chunks, &models, parents.base, scratch);
-        for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
-            let tau = |k: usize| if kept(start, i) { taus[k][i] } else { 0.0 };
-            let elected: f32 = (0..taus.len()).map(tau).sum();
-            let (mut sum, mut divisor) = (0.0f32, 0.0f32);
-            for (k, w) in weights.iter().enumerate() {
-                let d = tau(k);
-                if (d > 0.0 && elected >= 0.0) || (d < 0.0 && elected < 0.0) {
-                    sum += d * w;
-                    divisor += w;
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |start, chunks, scratch, out| {
+            let taus = vectors(chunks, &models, parents.base, scratch);
+            for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
+                let tau = |k: usize| if kept(start, i) { taus[k][i] } else { 0.0 };
+                let elected: f32 = (0..taus.len()).map(tau).sum();
+                let (mut sum, mut divisor) = (0.0f32, 0.0f32);
+                for (k, w) in weights.iter().enumerate() {
+                    let d = tau(k);
+                    if (d > 0.0 && elected >= 0.0) || (d < 0.0 && elected < 0.0) {
+                        sum += d * w;
+                        divisor += w;
+                    }
                 }
+                *o = b + sum / divisor.max(1e-6);
             }
-            *o = b + sum / divisor.max(1e-6);
-        }
-    }))
+        },
+    ))
 }
 
 /// Biased variance over the models, for each position.
 fn variances(parents: &Parents<'_>, models: &[usize]) -> Vec<f32> {
     let n = models.len() as f64;
-    let parts = parents.inputs.each(|_, chunks, scratch| {
-        let taus = vectors(chunks, models, parents.base, scratch);
-        (0..taus[0].len())
-            .map(|i| {
-                let mean = taus.iter().map(|t| f64::from(t[i])).sum::<f64>() / n;
-                let square = |t: &&[f32]| (f64::from(t[i]) - mean).powi(2);
-                (taus.iter().map(square).sum::<f64>() / n) as f32
-            })
-            .collect::<Vec<f32>>()
-    });
+    let parts = parents.inputs.each(
+        #[inline(always)]
+        |_, chunks, scratch| {
+            let taus = vectors(chunks, models, parents.base, scratch);
+            (0..taus[0].len())
+                .map(|i| {
+                    let mean = taus.iter().map(|t| f64::from(t[i])).sum::<f64>() / n;
+                    let square = |t: &&[f32]| (f64::from(t[i]) - mean).powi(2);
+                    (taus.iter().map(square).sum::<f64>() / n) as f32
+                })
+                .collect::<Vec<f32>>()
+        },
+    );
     parts.concat()
 }
 
@@ -83,19 +90,22 @@ fn selection(variances: &[f32], select_topk: f64) -> Cut {
 
 fn weights(parents: &Parents<'_>, models: &[usize], kept: &(impl Fn(usize, usize) -> bool + Sync)) -> Vec<f32> {
     let n = parents.len().max(1) as f64;
-    let energies = parents.inputs.each(|start, chunks, scratch| {
-        let taus = vectors(chunks, models, parents.base, scratch);
-        let mut place = [0.0f32; CHUNK];
-        taus.iter()
-            .map(|tau| {
-                let selected = &mut place[..tau.len()];
-                for (i, (s, t)) in selected.iter_mut().zip(*tau).enumerate() {
-                    *s = if kept(start, i) { *t } else { 0.0 };
-                }
-                dot(selected, selected)
-            })
-            .collect::<Vec<f64>>()
-    });
+    let energies = parents.inputs.each(
+        #[inline(always)]
+        |start, chunks, scratch| {
+            let taus = vectors(chunks, models, parents.base, scratch);
+            let mut place = [0.0f32; CHUNK];
+            taus.iter()
+                .map(|tau| {
+                    let selected = &mut place[..tau.len()];
+                    for (i, (s, t)) in selected.iter_mut().zip(*tau).enumerate() {
+                        *s = if kept(start, i) { *t } else { 0.0 };
+                    }
+                    dot(selected, selected)
+                })
+                .collect::<Vec<f64>>()
+        },
+    );
     let mut mean_squares = vec![0.0; models.len()];
     for part in energies {
         for (m, p) in mean_squares.iter_mut().zip(part) {

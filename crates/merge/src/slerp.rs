@@ -17,11 +17,15 @@ pub(crate) fn merge(parents: &Parents<'_>, base: usize, t: f32, out: &mut Target
     let gram = parents.gram();
     let (a, b) = coefficients(gram[0], gram[3], gram[1], f64::from(t));
     let weights = if base == 0 { [a, b] } else { [b, a] };
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
-        for ((o, x), y) in out.iter_mut().zip(chunks[0]).zip(chunks[1]) {
-            *o = weights[0] * x + weights[1] * y;
-        }
-    }))
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            for ((o, x), y) in out.iter_mut().zip(chunks[0]).zip(chunks[1]) {
+                *o = weights[0] * x + weights[1] * y;
+            }
+        },
+    ))
 }
 
 /// The factors of both tensors, from their squared norms and their inner product.

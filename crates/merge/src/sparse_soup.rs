@@ -14,13 +14,17 @@ pub(crate) fn merge(parents: &Parents<'_>, weights: &[f32], out: &mut Target<'_>
     if total == 0.0 {
         return Err(Refusal::ZeroWeights);
     }
-    Ok(parents.inputs.write(out, |_, chunks, _, out| {
-        weighted_sum(chunks, weights, out);
-        for (i, o) in out.iter_mut().enumerate() {
-            let pruned = chunks.iter().all(|c| c[i] == 0.0);
-            *o = if pruned { 0.0 } else { *o / total };
-        }
-    }))
+    Ok(parents.inputs.write(
+        out,
+        #[inline(always)]
+        |_, chunks, _, out| {
+            weighted_sum(chunks, weights, out);
+            for (i, o) in out.iter_mut().enumerate() {
+                let pruned = chunks.iter().all(|c| c[i] == 0.0);
+                *o = if pruned { 0.0 } else { *o / total };
+            }
+        },
+    ))
 }
 
 #[cfg(test)]

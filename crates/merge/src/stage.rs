@@ -269,6 +269,11 @@ impl<'a> Builder<'a> {
             Some(share) => swap_operation(share),
             None => self.operation(&request, &inputs, &shape)?,
         };
+        operation.check().map_err(|refusal| Error::Refused {
+            tensor: request.name.clone(),
+            method: self.method.name,
+            refusal,
+        })?;
         let takes_vectors = self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
         let dtype = self.dtype(&inputs);
         self.outputs.push(OutputTensor {

@@ -89,6 +89,7 @@ pub(crate) enum Keep {
 }
 
 impl Keep {
+    #[inline(always)]
     fn apply(&self, start: usize, chunk: &mut [f32]) {
         match self {
             Keep::Cut(Cut::Everything) => {}
@@ -141,9 +142,13 @@ pub(crate) fn merge(parents: &Parents<'_>, sum: &TaskSum, out: &mut Target<'_>) 
         Some(views) => out.fill_with(parents.len(), &|| (), &|(), start, out| {
             pass.bf16_chunk(start, &views, &parents.inputs, out);
         }),
-        None => parents.inputs.write(out, |start, chunks, scratch, out| {
-            pass.chunk(start, chunks, scratch, out);
-        }),
+        None => parents.inputs.write(
+            out,
+            #[inline(always)]
+            |start, chunks, scratch, out| {
+                pass.chunk(start, chunks, scratch, out);
+            },
+        ),
     };
     let starts = pass.close();
     if starts.is_empty() {
@@ -182,6 +187,7 @@ impl Pass<'_> {
         }
     }
 
+    #[inline(always)]
     fn chunk(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let terms = self.terms();
         if !terms.fit() {
@@ -218,6 +224,7 @@ impl Pass<'_> {
     }
 
     /// Pass by pass, for any number of models and any trim.
+    #[inline(always)]
     fn general(&self, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let len = out.len();
         let base = chunks[self.base];
@@ -340,6 +347,7 @@ fn plain_slopes(deltas: &[&[f32]], terms: &[Term], divisor: Option<f64>, upstrea
     along.iter().map(of_weight).chain([mean]).collect()
 }
 
+#[inline(always)]
 fn add<'a>(deltas: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
     out.fill(0.0);
     for delta in deltas {
@@ -389,11 +397,14 @@ fn scale(parents: &Parents<'_>, k: usize, keep: &Keep, term: &Term, rescale: Res
     let base = parents.base.unwrap_or(k);
     let after: f64 = parents
         .inputs
-        .each(|start, chunks, scratch| {
-            let delta = difference(chunks[k], chunks[base], scratch);
-            keep.apply(start, delta);
-            sum_abs(delta)
-        })
+        .each(
+            #[inline(always)]
+            |start, chunks, scratch| {
+                let delta = difference(chunks[k], chunks[base], scratch);
+                keep.apply(start, delta);
+                sum_abs(delta)
+            },
+        )
         .iter()
         .sum();
     if before < 1e-7 || after < 1e-7 {

@@ -1,6 +1,15 @@
 //! What the kernels' tests share: merging small slices, and a source of models made up in memory.
 
-use std::{borrow::Cow, collections::BTreeMap, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use heterosis_isa::Isa;
 
 use super::{
     TensorSource, Vocabulary,
@@ -48,6 +57,33 @@ pub(crate) fn try_merge_sum(sum: &TaskSum, base: &[f32], models: &[&[f32]]) -> R
 
 pub(crate) fn merge_sum(sum: &TaskSum, base: &[f32], models: &[&[f32]]) -> Vec<f32> {
     try_merge_sum(sum, base, models).unwrap()
+}
+
+/// Which of the machine's instruction sets [`under_each`] has put in the place of the best, counted from 1.
+static FORCED: AtomicUsize = AtomicUsize::new(0);
+
+/// The machine's instruction sets.
+pub(crate) fn sets() -> &'static [Isa] {
+    static SETS: OnceLock<Vec<Isa>> = OnceLock::new();
+    SETS.get_or_init(Isa::available)
+}
+
+pub(crate) fn forced() -> Option<Isa> {
+    let place = FORCED.load(Ordering::Relaxed).checked_sub(1)?;
+    sets().get(place).copied()
+}
+
+/// Runs `f` with the instructions of each set in turn. Tests beside it get them as well, which must not matter to them.
+pub(crate) fn under_each<R>(mut f: impl FnMut(Isa) -> R) -> Vec<R> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let run = |(place, isa): (usize, &Isa)| {
+        FORCED.store(place + 1, Ordering::Relaxed);
+        let result = f(*isa);
+        FORCED.store(0, Ordering::Relaxed);
+        result
+    };
+    sets().iter().enumerate().map(run).collect()
 }
 
 /// Numbers that look like weights, from a seed.

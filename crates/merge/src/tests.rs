@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use super::{Error, Plan, Resident, TensorSource, Vocabulary, encode, run, testing::Models};
+use super::{
+    Error, Plan, Resident, TensorSource, Vocabulary, encode, run,
+    testing::{Models, noise, sets, under_each},
+};
 use crate::recipe::{DType, Method, Recipe, methods, read};
 
 const WORDS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -140,6 +143,29 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
         let mut encoded = vec![0; bytes.len()];
         encode(&plan.compute(i, &models).unwrap(), DType::F32, &mut encoded);
         assert_eq!(bytes, encoded, "{}", info.name);
+    }
+}
+
+/// A binary for every machine chooses its instructions when it runs, and a child that was scored on one machine must be the
+/// child that another exports.
+#[test]
+fn instruction_sets_change_no_bit() {
+    let mut models = models();
+    let shape = [300, 601];
+    for (k, model) in ["base", "a", "b"].iter().enumerate() {
+        models.set(model, &layer(1), &shape, noise(k as u64, shape[0] * shape[1]));
+    }
+    let spectral = [Method::Opcm, Method::Tsv, Method::IsoC, Method::Knots];
+    for info in methods().iter().filter(|m| !spectral.contains(&m.method)) {
+        let plan = plan(&example(info.method), &models).unwrap();
+        let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
+        let bits = under_each(|_| -> Vec<u32> {
+            let values = plan.compute(i, &models).unwrap();
+            values.iter().map(|v| v.to_bits()).collect()
+        });
+        for (isa, of_set) in sets().iter().zip(&bits) {
+            assert!(*of_set == bits[0], "{}, {isa}", info.name);
+        }
     }
 }
 

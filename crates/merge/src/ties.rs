@@ -20,6 +20,7 @@ pub(crate) fn cut(parents: &Parents<'_>, k: usize, density: f64) -> Cut {
 }
 
 /// Σ over the weighted task vectors whose sign is the elected one, divided by their weights if `normalize`.
+#[inline(always)]
 pub(crate) fn elect_and_sum<'a>(
     deltas: impl Iterator<Item = &'a [f32]> + Clone,
     terms: &[Term],

@@ -3,6 +3,7 @@
 //! A chunk is small enough to stay in the first cache levels, so bf16 parents are widened on the fly and no f32 copy of a
 //! tensor is made. Chunks run on all threads; what they return comes back in order, so thread counts change no bit.
 
+use heterosis_isa::Isa;
 use rayon::prelude::*;
 
 use crate::recipe::DType;
@@ -13,6 +14,19 @@ pub(crate) const CHUNK: usize = 2048;
 const RUN: usize = 32;
 /// Elements of a tensor that are handed on at once where it is streamed: 4 to 8 MB.
 const BLOCK: usize = 32 * CHUNK * RUN;
+
+/// Whose instructions every loop over a chunk uses. The result is the same bits with any: nothing here is fused or summed
+/// in an order that depends on it.
+#[cfg(not(test))]
+pub(crate) fn isa() -> Isa {
+    Isa::best()
+}
+
+/// As in a build, but for what a test has put in its place.
+#[cfg(test)]
+pub(crate) fn isa() -> Isa {
+    super::testing::forced().unwrap_or_else(Isa::best)
+}
 
 /// A tensor of a parent: f32, or the little-endian bytes of a narrower type.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +55,10 @@ impl<'a> View<'a> {
             View::F32(x) => return &x[start..end],
             View::Bf16(x) => {
                 let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
-                for (out, b) in scratch.iter_mut().zip(bytes) {
-                    *out = widen(*b);
-                }
+                isa().run(
+                    #[inline(always)]
+                    || scratch.iter_mut().zip(bytes).for_each(|(out, b)| *out = widen(*b)),
+                );
             }
             View::F16(x) => {
                 let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
@@ -118,7 +133,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Calls `f` with elements `start..start + len` of every input.
+    /// Calls `f`, which is inlined for that, with elements `start..start + len` of every input, compiled for [`isa`].
     fn with_chunk<R>(
         &self,
         start: usize,
@@ -138,7 +153,10 @@ impl<'a> Inputs<'a> {
                 }
             })
             .collect();
-        f(&chunks, &mut buffers.scratch)
+        isa().run(
+            #[inline(always)]
+            || f(&chunks, &mut buffers.scratch),
+        )
     }
 
     /// Calls `f` once, with elements `start..start + len` of every input and scratch memory.
@@ -346,9 +364,10 @@ pub(crate) fn round(values: &mut [f32], dtype: DType) {
     match dtype {
         DType::F32 => {}
         DType::Bf16 => {
-            for v in values {
-                *v = f32::from_bits(bf16_bits(*v) << 16);
-            }
+            isa().run(
+                #[inline(always)]
+                || values.iter_mut().for_each(|v| *v = f32::from_bits(bf16_bits(*v) << 16)),
+            );
         }
         DType::F16 => {
             for v in values {
@@ -362,7 +381,7 @@ pub(crate) fn round(values: &mut [f32], dtype: DType) {
 #[inline(always)]
 fn bf16_bits(v: f32) -> u32 {
     let bits = v.to_bits();
-    let rounded = (bits + (0x7fff + ((bits >> 16) & 1))) >> 16;
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     if v.is_nan() { (bits >> 16) | 0x40 } else { rounded }
 }
 
@@ -375,9 +394,11 @@ pub fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) {
             }
         }
         DType::Bf16 => {
-            for (b, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
-                *b = ((v.to_bits() >> 16) as u16).to_le_bytes();
-            }
+            let pairs = bytes.as_chunks_mut::<2>().0.iter_mut().zip(values);
+            isa().run(
+                #[inline(always)]
+                || pairs.for_each(|(b, v)| *b = ((v.to_bits() >> 16) as u16).to_le_bytes()),
+            );
         }
         DType::F16 => {
             for (b, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
@@ -390,13 +411,26 @@ pub fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) {
 /// Whether no value is infinite or NaN.
 pub(crate) fn all_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
-    values
-        .iter()
-        .fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT))
+    isa().run(
+        #[inline(always)]
+        || {
+            values
+                .iter()
+                .fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT))
+        },
+    )
 }
 
 /// Σ a·b in f64 over a chunk, in a fixed order.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    isa().run(
+        #[inline(always)]
+        || dot_in_lanes(a, b),
+    )
+}
+
+#[inline(always)]
+fn dot_in_lanes(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 16;
     let mut sums = [0.0f64; LANES];
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
@@ -416,6 +450,14 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 /// Σ |a| in f64 over a chunk, in a fixed order.
 pub(crate) fn sum_abs(a: &[f32]) -> f64 {
+    isa().run(
+        #[inline(always)]
+        || sum_abs_in_lanes(a),
+    )
+}
+
+#[inline(always)]
+fn sum_abs_in_lanes(a: &[f32]) -> f64 {
     const LANES: usize = 16;
     let mut sums = [0.0f64; LANES];
     let (chunks, rest) = a.as_chunks::<LANES>();
@@ -429,6 +471,7 @@ pub(crate) fn sum_abs(a: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::under_each;
     use super::*;
 
     #[test]
@@ -478,6 +521,26 @@ mod tests {
         }));
         for i in 0..out.len() {
             assert_eq!(out[i], bf16[i] + values[i] + f16[i]);
+        }
+    }
+
+    #[test]
+    fn narrow_types_convert_to_the_same_bits_under_every_instruction_set() {
+        let values: Vec<f32> = (0..CHUNK * 2 + 5).map(|i| (i as f32).sin() * 1e3).collect();
+        for dtype in [DType::Bf16, DType::F16] {
+            let results = under_each(|_| {
+                let mut rounded = values.clone();
+                round(&mut rounded, dtype);
+                let mut bytes = vec![0; values.len() * 2];
+                encode(&rounded, dtype, &mut bytes);
+                let view = match dtype {
+                    DType::Bf16 => View::Bf16(&bytes),
+                    _ => View::F16(&bytes),
+                };
+                assert_eq!(view.to_f32(), rounded);
+                (dot(&values, &rounded).to_bits(), sum_abs(&values).to_bits(), bytes)
+            });
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
         }
     }
 

@@ -5,14 +5,15 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::{origin_style, panel, put_lines, title};
+use super::{first_row, origin_style, panel, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::text::{bar, left, right, span, wrap};
+use crate::event::exam::Exam;
 use crate::event::run::{State, origin_name};
 use crate::event::verdict::{luck, unsearched, verdict};
 use crate::event::words::{Unit, count, p_value, parent_name, task_name};
-use crate::event::{Selection, TestReading, TestScore};
+use crate::event::{Phase, Selection, TestReading, TestScore};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let inner = panel(title("result", Vec::new()), area, buffer);
@@ -25,6 +26,11 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
             lines.extend(contest(model, reading, columns));
         }
         None => lines.extend(not_yet(model, columns)),
+    }
+    if let Some(exam) = running(model) {
+        lines.push(Line::default());
+        let rows = usize::from(inner.height).saturating_sub(lines.len());
+        lines.extend(examination(model, exam, columns, rows));
     }
     if let Some(selection) = model
         .run
@@ -39,6 +45,52 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     lines.truncate(usize::from(inner.height).saturating_sub(next.len()));
     lines.extend(next);
     put_lines(&lines, inner, buffer);
+}
+
+/// The part of the final that runs.
+fn running(model: &Model) -> Option<&Exam> {
+    let exam = model.run.exam.as_ref().filter(|exam| !exam.is_over());
+    exam.filter(|_| !model.is_over())
+}
+
+/// Everybody who takes part with a bar of what they have answered; who does not fit below is left out, the one at work never.
+fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<Line<'static>> {
+    let unit = model.run.unit();
+    let of = format!("{} of {}", exam.turn(), exam.examinees.len());
+    let what = match exam.phase {
+        Phase::HeldOut => "held-out tasks: model",
+        Phase::Test => "sealed test: model",
+        _ => "selection: finalist",
+    };
+    let each = match exam.questions {
+        0 => String::new(),
+        n => format!(" · {} questions each", count(n as u64)),
+    };
+    let mut lines = vec![Line::from(vec![span(format!("  {what} {of}"), BOLD), span(each, DIM)])];
+    let bar_columns = columns.saturating_sub(52).clamp(8, 40);
+    let shown = rows.saturating_sub(1).max(1);
+    let first = first_row(exam.turn() - 1, shown, exam.examinees.len());
+    for examinee in exam.examinees.iter().skip(first).take(shown) {
+        let origin = model.run.candidate(&examinee.id).map(|c| &c.origin);
+        let share = match exam.questions {
+            0 => f64::from(u8::from(examinee.is_done)),
+            n => examinee.answered as f64 / n as f64,
+        };
+        let score = examinee.score.map(|score| unit.score(&score)).unwrap_or_default();
+        lines.push(Line::from(vec![
+            span(
+                format!("  {}  ", left(parent_name(&examinee.id), 16)),
+                origin.map_or(PLAIN, origin_style),
+            ),
+            span(
+                left(&bar(share, bar_columns), bar_columns),
+                if examinee.is_done { GOOD } else { ACCENT },
+            ),
+            span(format!("  {:>6}", count(examinee.answered as u64)), DIM),
+            span(format!("  {score}"), PLAIN),
+        ]));
+    }
+    lines
 }
 
 fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {

@@ -1,0 +1,91 @@
+//! The user's own program, started once and asked for one candidate.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::super::{
+    environment,
+    search::{Prepared, external_in},
+};
+use crate::{
+    search::{Evaluator, Exam, Sitting, Subject},
+    space::Command,
+};
+
+/// Seconds that the probe waits for; evaluations of real models may well take longer.
+const PATIENCE: f64 = 60.0;
+
+/// What came of it.
+#[derive(Serialize)]
+pub struct Probe {
+    /// Who was asked for.
+    pub candidate: String,
+    pub scores: Vec<(String, f64)>,
+    /// Until its answer; none came in time where this is absent.
+    pub seconds: Option<f64>,
+    pub problem: Option<String>,
+}
+
+pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> Probe {
+    let mut probe = Probe {
+        candidate: prepared
+            .space
+            .models
+            .first()
+            .map_or("probe".into(), |(name, _)| format!("parent-{name}")),
+        scores: Vec::new(),
+        seconds: None,
+        problem: None,
+    };
+    let beside = beside.filter(|dir| dir.is_dir()).unwrap_or(Path::new("."));
+    let dir = match tempfile::tempdir_in(beside).or_else(|_| tempfile::tempdir()) {
+        Ok(dir) => dir,
+        Err(e) => {
+            probe.problem = Some(format!("{}: {e}", beside.display()));
+            return probe;
+        }
+    };
+    let mut settings = command.clone();
+    (settings.timeout, settings.workers) = (command.timeout.min(PATIENCE), 1);
+    let waited = settings.timeout;
+    let mut external = external_in(&settings, prepared, dir.path());
+    let genes = prepared.genome.genes();
+    let middle: Vec<f64> = genes.iter().map(|gene| gene.kind.middle()).collect();
+    let model = prepared.space.models.first().map(|(name, _)| name.as_str());
+    let exam = Exam {
+        split: "search".into(),
+        tasks: Vec::new(),
+    };
+    let sitting = Sitting {
+        id: &probe.candidate.clone(),
+        subject: model.map_or(Subject::Genes, Subject::Model),
+        genotype: if model.is_some() { &[] } else { &middle },
+        genes: if model.is_some() { &[] } else { genes },
+        exam: &exam,
+    };
+    let clock = environment::stopwatch();
+    match external.evaluate(&sitting, &mut |_| ()) {
+        Ok(evaluation) => {
+            probe.scores = evaluation.scores;
+            probe.seconds = Some(clock().as_secs_f64());
+        }
+        // Patience of its own is the space's affair; that it started and lives is all that can be told in a minute.
+        Err(_) if waited < command.timeout && clock().as_secs_f64() >= waited => {}
+        Err(unscored) => {
+            let reason = unscored.to_string();
+            let log = std::fs::read_to_string(dir.path().join("command.log")).unwrap_or_default();
+            let last = log.lines().rfind(|line| !line.trim().is_empty());
+            let last = last
+                .map(|line| format!("; its last words: {}", line.trim()))
+                .unwrap_or_default();
+            // The folder is gone when this is read.
+            let reason = reason.split("; its messages are in").next().unwrap_or_default();
+            probe.problem = Some(format!(
+                "the command does not score {}: {reason}{last}",
+                probe.candidate
+            ));
+        }
+    }
+    probe
+}

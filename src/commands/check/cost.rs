@@ -1,0 +1,363 @@
+//! What a run takes in time, memory and disk: measured on a few candidates and questions, and extrapolated.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{
+    super::{environment, search::Prepared},
+    Findings, PartCost, TaskFinding,
+};
+use crate::{
+    event::{FinalPlan, Phase},
+    merge::Plan,
+    recipe::Recipe,
+    search::{Exam, FitnessTask, MergeEvaluator, Sitting, Subject},
+    space::{Learning, Limit},
+    store::Cache,
+};
+
+/// Questions of each task that are answered to see how long an evaluation takes, and for how much memory a few of them say
+/// how much many do.
+const SAMPLE: usize = 8;
+const FEW: usize = 2;
+
+/// Longest decompositions that are waited for, to see how much memory a child of a spectral method takes.
+const LONGEST_MERGE_S: f64 = 60.0;
+
+/// Bytes on the disk for each byte of answers: the journal, and the cache with what it leaves behind.
+const DISK_PER_ANSWER_BYTE: f64 = 3.0;
+
+/// Bytes in the journal besides a candidate's answers: its recipe and its scores.
+const CANDIDATE_BYTES: f64 = 4096.0;
+
+/// What was measured.
+pub struct Costs {
+    merge_s: f64,
+    /// Of each task as in the findings; `None` of a command.
+    tasks: Option<Vec<TaskCost>>,
+    /// Candidates that are worked on at a time.
+    workers: f64,
+    memory_bytes: Option<u64>,
+}
+
+struct TaskCost {
+    question_s: f64,
+    answer_bytes: f64,
+}
+
+/// Memory for keys and values of one task: of some questions, and of each one more.
+struct Keys {
+    few_bytes: u64,
+    each_bytes: f64,
+    questions: usize,
+}
+
+pub fn of_command(prepared: &Prepared, probe: &super::command::Probe) -> Option<Costs> {
+    let workers = prepared.space.fitness.command.as_ref().map_or(1, |c| c.workers);
+    Some(Costs {
+        merge_s: probe.seconds?,
+        tasks: None,
+        workers: workers as f64,
+        memory_bytes: None,
+    })
+}
+
+/// Merges every unsearched merge and one candidate of each method, and has some questions of each task answered.
+pub fn measure(
+    prepared: &Prepared,
+    tasks: Vec<FitnessTask>,
+    held_out: Vec<FitnessTask>,
+    drawn: Vec<Recipe>,
+    findings: &mut Findings,
+) -> Result<Costs> {
+    let dir = tempfile::tempdir().context("no folder for a small cache")?;
+    let mut asking = prepared.evaluator(tasks, held_out, Cache::open(&dir.path().join("cache"))?, None);
+    let finale = &prepared.space.finale;
+    let (search, held_out) = (asking.search_exam()?, asking.held_out_exam()?);
+    // The same questions as in a run, one of each part opened once more by the evaluator that asks them.
+    for (split, limit) in [
+        (&finale.selection, finale.selection_limit()),
+        (&finale.test, finale.test_limit()),
+    ] {
+        asking.exam(&split.split, Limit::Most(limit.most().unwrap_or(1).min(1)))?;
+    }
+    let baselines = prepared.genome.baselines();
+    let typical = baselines.first().map(|(_, recipe)| recipe.clone());
+    let typical = typical
+        .or(drawn.first().cloned())
+        .context("the space has no candidate")?;
+    load_each_method(
+        prepared,
+        &mut asking,
+        baselines.into_iter().map(|(_, recipe)| recipe).chain(drawn),
+        findings,
+    )?;
+
+    let loaded = environment::resident_bytes();
+    asking.take_kv_peak_bytes();
+    let (mut costs, mut keys, mut merge_s) = (Vec::new(), Vec::new(), None);
+    for exam in of_one_task(&search).chain(of_one_task(&held_out)) {
+        let at_once = findings.tasks[costs.len()]
+            .asked
+            .iter()
+            .map(|(_, n)| *n)
+            .max()
+            .unwrap_or(0);
+        let few = answer(&mut asking, &typical, &first(&exam, 0, FEW))?;
+        let few_bytes = asking.take_kv_peak_bytes();
+        merge_s = merge_s.or(Some(few.merge_ms as f64 / 1000.0));
+        let more = answer(&mut asking, &typical, &first(&exam, FEW, SAMPLE))?;
+        let (n, asked) = (more.answers[0].1.len(), exam.n());
+        // A task of one or two questions has none left for the second look.
+        let (timed, n) = if n > 0 { (&more, n) } else { (&few, asked.min(FEW)) };
+        let more_bytes = asking.take_kv_peak_bytes().max(few_bytes);
+        keys.push(Keys {
+            few_bytes,
+            each_bytes: more_bytes.saturating_sub(few_bytes) as f64 / n.saturating_sub(FEW).max(1) as f64,
+            questions: at_once,
+        });
+        let answers: Vec<_> = timed.answers.iter().flat_map(|(_, answers)| answers).collect();
+        let bytes: usize = answers
+            .iter()
+            .map(|a| serde_json::to_string(a).map_or(0, |json| json.len()))
+            .sum();
+        costs.push(TaskCost {
+            question_s: timed.evaluation_ms as f64 / 1000.0 / n.max(1) as f64,
+            answer_bytes: bytes as f64 / n.max(1) as f64,
+        });
+    }
+    let options = &prepared.runtime.options;
+    let most_keys = most_keys(&keys, options.max_rows).min(options.kv_memory_bytes);
+    // Keys and values that were made room for and never written are not in RAM, so what is left beside them is a guess; what
+    // was there before the first question is none.
+    let held = asking.kv_held_bytes();
+    let answered = environment::resident_bytes().map(|bytes| bytes.saturating_sub(held));
+    findings.device_memory_bytes = (!prepared.runtime.device.is_cpu()).then(|| asking.weight_bytes() + most_keys);
+    let on_host = if prepared.runtime.device.is_cpu() { most_keys } else { 0 };
+    Ok(Costs {
+        merge_s: merge_s.unwrap_or(0.0),
+        tasks: Some(costs),
+        workers: 1.0,
+        memory_bytes: answered.max(loaded).map(|bytes| bytes + on_host),
+    })
+}
+
+/// What facts about the parents each method keeps is in memory afterwards.
+fn load_each_method(
+    prepared: &Prepared,
+    asking: &mut MergeEvaluator<'_>,
+    recipes: impl Iterator<Item = Recipe>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut seen = Vec::new();
+    for recipe in recipes {
+        let methods: Vec<_> = recipe.stages.iter().map(|stage| stage.merge_method).collect();
+        if seen.contains(&methods) {
+            continue;
+        }
+        let flops = Plan::new(&recipe, &prepared.parents)?
+            .cost(&prepared.parents)
+            .spectral_flops;
+        if flops > 0 && environment::decomposition_seconds(flops) > LONGEST_MERGE_S {
+            let method = recipe.result().merge_method.name();
+            findings.warnings.push(format!(
+                "{method} takes long to merge; the memory that it keeps is not in the estimate"
+            ));
+        } else if let Err(reason) = asking.merge(&recipe) {
+            let method = recipe.result().merge_method.name();
+            findings
+                .problems
+                .push(format!("a child of {method} cannot be merged: {reason}"));
+        }
+        seen.push(methods);
+    }
+    Ok(())
+}
+
+fn of_one_task(exam: &Exam) -> impl Iterator<Item = Exam> + '_ {
+    exam.tasks.iter().map(|task| Exam {
+        split: exam.split.clone(),
+        tasks: vec![task.clone()],
+    })
+}
+
+/// Questions of an exam from one place on, at most so many.
+fn first(exam: &Exam, from: usize, n: usize) -> Exam {
+    let items = |items: &Vec<usize>| items.iter().skip(from).take(n).copied().collect();
+    exam.of_items(exam.tasks.iter().map(|task| items(&task.items)).collect())
+}
+
+fn answer(asking: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Result<crate::search::Evaluation> {
+    use crate::search::Evaluator;
+    let sitting = Sitting {
+        id: "check",
+        subject: Subject::Recipe(recipe),
+        genotype: &[],
+        genes: &[],
+        exam,
+    };
+    asking
+        .evaluate(&sitting, &mut |_| ())
+        .map_err(|reason| anyhow::anyhow!("the questions cannot be answered: {reason}"))
+}
+
+/// Most keys and values at a time: of so many rows, those of the tasks that need most of them.
+fn most_keys(keys: &[Keys], rows: usize) -> u64 {
+    let mut keys: Vec<&Keys> = keys.iter().collect();
+    keys.sort_by(|a, b| b.each_bytes.total_cmp(&a.each_bytes));
+    let (mut left, mut bytes) = (rows, 0);
+    for task in keys {
+        let n = task.questions.min(left);
+        if n > 0 {
+            bytes += task.few_bytes + (task.each_bytes * n.saturating_sub(FEW) as f64) as u64;
+        }
+        left -= n;
+    }
+    bytes
+}
+
+impl Costs {
+    /// Seconds of a candidate that is asked so many questions of each task.
+    fn seconds(&self, asked: impl Fn(&TaskFinding) -> usize, findings: &[TaskFinding]) -> f64 {
+        let tasks = self.tasks.iter().flatten().zip(findings);
+        self.merge_s
+            + tasks
+                .map(|(cost, task)| cost.question_s * asked(task) as f64)
+                .sum::<f64>()
+    }
+
+    fn bytes(&self, asked: impl Fn(&TaskFinding) -> usize, findings: &[TaskFinding]) -> f64 {
+        let tasks = self.tasks.iter().flatten().zip(findings);
+        CANDIDATE_BYTES
+            + tasks
+                .map(|(cost, task)| cost.answer_bytes * asked(task) as f64)
+                .sum::<f64>()
+    }
+
+    /// Of one round of learning: its questions, answered, and its steps. Reading a text forward and backward takes about as
+    /// long as answering a question.
+    fn learning_s(&self, learning: &Learning) -> Option<f64> {
+        let tasks = self.tasks.as_ref()?;
+        let all: f64 = tasks.iter().map(|task| task.question_s).sum();
+        let mean = all / tasks.len().max(1) as f64;
+        let step = self.merge_s + learning.batch as f64 * mean;
+        Some(learning.questions as f64 * all + learning.steps as f64 * step)
+    }
+
+    /// Into the findings: each part of a run, and what does not fit this machine.
+    pub fn tell(&self, prepared: &Prepared, plan: &FinalPlan, budget_ms: Option<u64>, findings: &mut Findings) {
+        let part = |name: &'static str| {
+            move |task: &TaskFinding| task.asked.iter().find(|(of, _)| *of == name).map_or(0, |(_, n)| *n)
+        };
+        let space = &prepared.space;
+        let (parents, baselines) = (space.models.len(), prepared.genome.baselines().len());
+        let all: usize = findings.tasks.iter().map(part("search")).sum();
+        let racing = space.search.racing.as_ref().map(|racing| racing.mean_questions());
+        let share = racing.map_or(1.0, |mean| (mean / all.max(1) as f64).min(1.0));
+        let whole = self.seconds(part("search"), &findings.tasks);
+        let candidate = self.merge_s + (whole - self.merge_s) * share;
+
+        let (mut final_s, mut bytes) = (0.0, 0.0);
+        for (phase, examinees, questions) in plan.examinees(parents, baselines) {
+            let name = match phase {
+                Phase::Selection => "selection",
+                Phase::Test => "test",
+                _ => "held out",
+            };
+            if questions == 0 && (self.tasks.is_some() || phase != Phase::Selection) {
+                continue;
+            }
+            let each = self.seconds(part(name), &findings.tasks);
+            let seconds = examinees as f64 * each / self.workers;
+            final_s += seconds;
+            bytes += examinees as f64 * self.bytes(part(name), &findings.tasks);
+            findings.finale.push(PartCost {
+                phase,
+                examinees,
+                questions,
+                seconds,
+            });
+        }
+        let known_s = (parents + baselines) as f64 * whole / self.workers;
+        let candidate_s = candidate / self.workers;
+        let by_time = budget_ms.map(|ms| {
+            let left = ms as f64 / 1000.0 - final_s.min(0.5 * ms as f64 / 1000.0) - known_s;
+            (left.max(0.0) / candidate_s.max(1e-9)) as u64
+        });
+        let evals = by_time.unwrap_or(space.search.evals);
+        findings.merge_seconds = self.tasks.is_some().then_some(self.merge_s);
+        findings.candidate_seconds = Some(candidate);
+        findings.evals = Some(evals);
+        findings.search_seconds = Some(known_s + candidate_s * evals as f64);
+        findings.final_seconds = Some(final_s);
+        findings.learning_seconds = space.search.learn.as_ref().and_then(|learning| self.learning_s(learning));
+        if let Some(ms) = budget_ms.filter(|ms| final_s > 0.5 * *ms as f64 / 1000.0) {
+            findings.warnings.push(format!(
+                "the final takes more than half of the {} that --for gives; it asks less with final: {{selection: {{limit: N}}, \
+                 test: {{limit: N}}}}",
+                crate::event::words::duration(ms)
+            ));
+        }
+        for (task, cost) in findings.tasks.iter_mut().zip(self.tasks.iter().flatten()) {
+            task.seconds_per_question = Some(cost.question_s);
+        }
+
+        bytes += (evals as f64 * share + (parents + baselines) as f64) * self.bytes(part("search"), &findings.tasks);
+        let mut disk = DISK_PER_ANSWER_BYTE * bytes;
+        if let (Some(command), Some(merge)) = (&space.fitness.command, &findings.merge)
+            && command.materialize
+        {
+            disk += command.workers as f64 * merge.bytes_written as f64;
+        }
+        self.fits(disk as u64, findings);
+    }
+
+    fn fits(&self, disk: u64, findings: &mut Findings) {
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        findings.disk_bytes = Some(disk);
+        findings.disk_free_bytes = environment::free_bytes(Path::new("runs"));
+        if let Some(free) = findings.disk_free_bytes.filter(|free| *free < disk) {
+            findings.problems.push(format!(
+                "the run writes about {:.0} MB, and {:.0} MB are free where 'runs' is",
+                mb(disk),
+                mb(free)
+            ));
+        }
+        findings.memory_bytes = self.memory_bytes;
+        // What this process holds already is no more to be had.
+        findings.memory_available_bytes =
+            environment::available_bytes().map(|free| free + environment::resident_bytes().unwrap_or(0));
+        if let (Some(need), Some(have)) = (findings.memory_bytes, findings.memory_available_bytes)
+            && need > have
+        {
+            findings.problems.push(format!(
+                "the run holds about {:.0} MB, and {:.0} MB are to be had; --kv-memory bounds what keys and values take",
+                mb(need),
+                mb(have)
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_of_the_rows_that_are_worked_on_at_once() {
+        let task = |few_bytes, each_bytes, questions| Keys {
+            few_bytes,
+            each_bytes,
+            questions,
+        };
+        assert_eq!(most_keys(&[task(100, 10.0, 12)], 256), 100 + 10 * 10);
+        assert_eq!(most_keys(&[task(100, 10.0, 1000)], 256), 100 + 254 * 10);
+        // The longer task has the rows first.
+        assert_eq!(
+            most_keys(&[task(100, 1.0, 50), task(50, 10.0, 250)], 256),
+            50 + 2480 + 100 + 4
+        );
+        assert_eq!(most_keys(&[task(100, 1.0, 50), task(50, 10.0, 256)], 256), 50 + 2540);
+    }
+}

@@ -1,0 +1,174 @@
+//! Everything that cuts a run short, or its view: Ctrl-C, a signal, Ctrl-Z, a closed laptop, a view that panics.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
+};
+
+use anyhow::Result;
+use signal_hook::{
+    consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP},
+    flag,
+    iterator::{Handle, Signals},
+    low_level,
+};
+
+use super::say;
+use crate::{
+    dashboard::{self, Flags},
+    search::Control,
+};
+
+const STOPPING: &str = "stopping: what is being asked is answered first · Ctrl-C again ends at once; `heterosis resume` \
+                        goes on after either";
+
+/// Says to a person what an end in the midst of things means.
+pub fn ended_at_once(run: &str) {
+    say(format_args!(
+        "ended at once: what was being asked is lost, all before it is in the journal; `heterosis resume {run}` goes on"
+    ));
+}
+
+/// Where words to the person go: into the dashboard while it is shown, else to stderr.
+#[derive(Clone, Default)]
+pub struct Voice(Arc<Mutex<Option<Sender<String>>>>);
+
+impl Voice {
+    /// From now on through the dashboard; `None`: no more.
+    pub fn is_through(&self, dashboard: Option<Sender<String>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = dashboard;
+    }
+
+    fn is_on_screen(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn say(&self, text: &str) {
+        let dashboard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*dashboard {
+            Some(dashboard) if dashboard.send(text.into()).is_ok() => {}
+            _ => say(text),
+        }
+    }
+}
+
+/// Listens to signals until it is dropped.
+pub struct Interruptions {
+    /// What the dashboard must know of.
+    pub flags: Flags,
+    listener: Handle,
+}
+
+impl Interruptions {
+    /// The first Ctrl-C or SIGTERM drains, the second ends at once, and both say so; Ctrl-Z gives the terminal back before it
+    /// stops the process; SIGHUP, a closed laptop, ends nothing but the view. `run` is the run's directory.
+    ///
+    /// # Errors
+    /// The operating system lets nobody listen.
+    pub fn listen(control: &Control, voice: &Voice, run: String) -> Result<Self> {
+        let flags = Flags::default();
+        flag::register(SIGHUP, flags.hung_up.clone())?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGTSTP, SIGCONT])?;
+        let listener = signals.handle();
+        let (stop, voice, of_view) = (control.stop.clone(), voice.clone(), flags.clone());
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                match signal {
+                    SIGTSTP if voice.is_on_screen() => of_view.suspend.store(true, Ordering::Relaxed),
+                    SIGTSTP => suspend(),
+                    SIGCONT => of_view.woken.store(true, Ordering::Relaxed),
+                    _ if stop.swap(true, Ordering::Relaxed) => {
+                        if voice.is_on_screen() {
+                            dashboard::restore();
+                        }
+                        ended_at_once(&run);
+                        low_level::exit(130);
+                    }
+                    _ => voice.say(STOPPING),
+                }
+            }
+        });
+        Ok(Self { flags, listener })
+    }
+}
+
+impl Drop for Interruptions {
+    fn drop(&mut self) {
+        self.listener.close();
+    }
+}
+
+/// Stops the whole process until somebody sends it SIGCONT, as a shell's `fg` does.
+pub fn suspend() {
+    if let Err(e) = low_level::emulate_default_handler(SIGTSTP) {
+        tracing::warn!("this process cannot be suspended: {e}");
+    }
+}
+
+/// Set when it is dropped, however that comes about: who waits for the end of a run must not wait for ever.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Shows a view; one that panics ends alone, and the run goes on.
+pub fn guarded<T>(what: &str, view: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(view)) {
+        Ok(shown) => Some(shown),
+        Err(_) => {
+            say(format_args!(
+                "{what} has failed, which is a fault of heterosis; the run goes on"
+            ));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A panic while something was shown left the thread that passes requests on waiting: the program hung for ever.
+    #[test]
+    fn whoever_waits_for_the_end_is_told_by_a_panic_too() {
+        let over = AtomicBool::new(false);
+        let hung = catch_unwind(AssertUnwindSafe(|| {
+            std::thread::scope(|scope| {
+                let _over = Over(&over);
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                panic!("a view");
+            })
+        }));
+        assert!(hung.is_err() && over.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_view_that_panics_ends_alone() {
+        assert_eq!(guarded("the view", || 3), Some(3));
+        assert_eq!(guarded("the view", || -> u32 { panic!("a view") }), None);
+    }
+
+    #[test]
+    fn words_go_where_somebody_reads_them() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let voice = Voice::default();
+        voice.is_through(Some(sender));
+        voice.say("stopping");
+        voice.is_through(None);
+        voice.say("to stderr");
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), ["stopping"]);
+    }
+}
