@@ -127,7 +127,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
     /// Candidates to evaluate, instead of the space's number.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
     pub evals: Option<u64>,
     /// Time to spend, such as 8h or 90m, with the final: as much as it is expected to take is kept for it.
     #[arg(long = "for", value_name = "TIME")]
@@ -148,6 +148,9 @@ pub struct ResumeArgs {
     /// End the search where it stands and go to the final.
     #[arg(long)]
     pub finish: bool,
+    /// Start the run's own evaluator program without asking, though the run was not begun here.
+    #[arg(long)]
+    pub yes: bool,
     /// Questions of each task that choose among the finalists, or all; while the winner is not chosen.
     #[arg(long, value_name = "N|all")]
     pub selection_limit: Option<String>,

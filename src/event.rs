@@ -3,9 +3,14 @@
 //! The journal holds these, one JSON line each; the dashboard, the report, `status`, `watch` and `resume` read nothing
 //! else. A field may be added; a field that is renamed, removed or changes its meaning bumps [`SCHEMA_VERSION`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub mod exam;
+pub mod freshness;
+mod id;
+pub mod interval;
 pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
@@ -15,6 +20,9 @@ pub mod shrinkage;
 pub mod verdict;
 pub mod weights;
 pub mod words;
+
+pub use freshness::QuestionsCompared;
+pub use id::{CandidateId, IdError};
 
 /// Version of the journal's lines and of every JSON document that heterosis prints.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -41,6 +49,8 @@ pub enum Event {
     RunResumed {
         engine_version: String,
     },
+    /// Whether any question stands in two parts of the run; before the first candidate. Journals of older builds have none.
+    QuestionsCompared(QuestionsCompared),
     PhaseStarted {
         phase: Phase,
     },
@@ -83,12 +93,18 @@ pub enum Event {
         reason: EndReason,
         evals: u64,
     },
-    /// Fresh questions (the selection split) decide among the finalists.
+    /// The selection questions decide among the finalists.
     Selected(Selection),
-    /// The one reading of the sealed test split.
+    /// The one reading of the test split.
     TestRead(TestReading),
     /// The winner and the parents on tasks that the search never asked.
     HeldOutRead(HeldOutReading),
+    /// The weights of `run_started.tasks` are these from here on: each is divided by a standard error.
+    Scaled {
+        weights: Vec<f64>,
+    },
+    /// A command's scores of a finalist, so that nobody is asked again by a run that was killed in the final.
+    Scores(Scores),
     /// Work stopped before the run was done; `resume` goes on.
     RunStopped {
         reason: String,
@@ -122,6 +138,9 @@ pub struct RunStarted {
     pub population: usize,
     pub device: String,
     pub dtype: String,
+    /// How much each of a command's scores counts, by name; less is better where the weight is negative.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub score_weights: BTreeMap<String, f64>,
 }
 
 /// The first stage is told by `run_started` too.
@@ -173,9 +192,9 @@ pub enum Phase {
     /// Parents and unsearched baselines.
     Baselines,
     Search,
-    /// Finalists on fresh questions.
+    /// Finalists on the selection questions.
     Selection,
-    /// The sealed split, once.
+    /// The test split, once.
     Test,
     /// Tasks that the search never asked.
     HeldOut,
@@ -215,7 +234,7 @@ pub struct Progress {
 /// Where a round of learning stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learning {
-    /// Of the candidate that the round will make: `l0001`.
+    /// Of the candidate that the round will make: `learned-1`.
     pub id: String,
     /// Whose genes it began with.
     pub from: String,
@@ -239,7 +258,7 @@ pub struct LearningStep {
 /// What a round of learning found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
-    /// Of the candidate that it makes: `l0001`.
+    /// Of the candidate that it makes: `learned-1`.
     pub id: String,
     /// Whose genes it began with.
     pub from: String,
@@ -311,6 +330,14 @@ fn is_false(b: &bool) -> bool {
     !*b
 }
 
+/// What a command gave a candidate on a later split than the search's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    pub id: String,
+    pub split: String,
+    pub scores: BTreeMap<String, f64>,
+}
+
 /// A score with its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -331,7 +358,7 @@ pub struct TaskScore {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// `parent-NAME`, `linear`, `ties`, `c0001`, `mean-…`: unique in the run.
+    /// Unique in the run; [`CandidateId`] says what it means.
     pub id: String,
     pub origin: Origin,
     pub generation: Option<u64>,
@@ -446,7 +473,7 @@ pub struct Finalist {
     pub origin: Origin,
     /// On the search questions, where the luck is.
     pub search: Score,
-    /// On questions that the search never saw.
+    /// On the selection questions.
     pub fresh: Score,
     pub tasks: Vec<TaskScore>,
 }

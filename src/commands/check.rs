@@ -11,18 +11,18 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{
-    Failure, Outcome, environment,
+    Failure, Outcome, endings, environment,
     models::{Opened, is_recipe},
     print_json,
     search::{Prepared, duration_ms, resolve},
 };
 use crate::{
     cli::CheckArgs,
-    eval::{Split, Task},
-    event::{FinalPlan, Phase},
+    eval::{Kind, Split, Task},
+    event::{FinalPlan, Phase, words::MIXED_KINDS},
     merge::Plan,
     search::{FitnessTask, Parents},
-    space::Space,
+    space::{Scale, Space},
     yaml,
 };
 
@@ -126,7 +126,7 @@ fn is_space(file: &Path) -> Result<bool> {
     if !is_recipe(&file.display().to_string()) {
         anyhow::bail!("{}: a search space or a recipe is a .yaml file", file.display());
     }
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = yaml::read_text(file).with_context(|| format!("cannot read {}", file.display()))?;
     let documents = yaml::parse(file, &text)?;
     let is_recipe = |node: &yaml::Node| node.map().is_ok_and(|m| m.optional("merge_method").is_some());
     Ok(!documents.first().is_some_and(is_recipe))
@@ -139,12 +139,14 @@ fn check_recipe(file: &Path) -> Result<Findings> {
         models.push(model(name, checkpoint)?);
     }
     let merge = merge(&opened.plan, &opened.parents);
+    let mut warnings = opened.plan.warnings();
+    warnings.extend(endings::warnings(&opened.parents, &opened.plan.tokenizer().donor));
     Ok(Findings {
         ok: true,
         models,
         merge_seconds: Some(merge_seconds(&opened, &merge)?),
         merge: Some(merge),
-        warnings: opened.plan.warnings(),
+        warnings,
         ..Findings::default()
     })
 }
@@ -199,6 +201,7 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
+    let compared = prepared.refuse_used_questions()?;
     let mut findings = Findings {
         genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
         ..Findings::default()
@@ -208,6 +211,13 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     }
     let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
     findings.tasks = asked(&prepared.space, &tasks, &held_out)?;
+    let likelihoods = tasks
+        .iter()
+        .filter(|task| task.task.kind() == Kind::LogLikelihood)
+        .count();
+    if (1..tasks.len()).contains(&likelihoods) && prepared.space.fitness.scale == Scale::None {
+        findings.warnings.push(MIXED_KINDS.into());
+    }
     let plan = final_plan(&prepared.space, &findings.tasks);
 
     let drawn = sample::draw(&prepared)?;
@@ -234,6 +244,12 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     if let Some(costs) = costs {
         costs.tell(&prepared, &plan, budget_ms, &mut findings);
     }
+    if let Some(compared) = &compared {
+        findings
+            .warnings
+            .extend(compared.refusal().map(|_| compared.in_words()));
+        findings.warnings.extend(compared.warning());
+    }
     findings.ok = findings.problems.is_empty();
     Ok(findings)
 }
@@ -245,6 +261,8 @@ fn merge_of_space(prepared: &Prepared, findings: &mut Findings) -> Result<()> {
     };
     let plan = Plan::new(&recipe, &prepared.parents)?;
     findings.warnings.extend(plan.warnings());
+    let donor = plan.tokenizer().donor;
+    findings.warnings.extend(endings::warnings(&prepared.parents, &donor));
     findings.merge = Some(merge(&plan, &prepared.parents));
     Ok(())
 }

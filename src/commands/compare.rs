@@ -23,7 +23,7 @@ struct Comparison {
     /// All runs were bred on the same tasks and questions, so their search scores can be compared.
     same_tasks: bool,
     runs: Vec<Column>,
-    /// The winners of the other runs against the first one's, on the sealed questions that both answered.
+    /// The winners of the other runs against the first one's, on the test questions that both answered.
     winners: Vec<Against>,
 }
 
@@ -134,7 +134,7 @@ fn cells(column: &Column, run: &Run) -> Vec<(String, String)> {
         }
     }
     if let Some(held_out) = &status.held_out {
-        add("sealed split, best", unit.score(&held_out.best.score));
+        add("test, best", unit.score(&held_out.best.score));
         let parent = &held_out.best_parent;
         add(
             "  best parent",
@@ -144,13 +144,23 @@ fn cells(column: &Column, run: &Run) -> Vec<(String, String)> {
             "  lead",
             format!("{}, {}", unit.signed(held_out.difference), p_value(held_out.p_value)),
         );
+        if let Some(merge) = &held_out.best_unsearched {
+            add(
+                "  best unsearched merge",
+                format!("{} {}", merge.other.id, unit.score(&merge.other.score)),
+            );
+            add(
+                "  lead over it",
+                format!("{}, {} (Holm)", unit.signed(merge.difference), p_value(merge.p_holm)),
+            );
+        }
     }
     cells
 }
 
-/// Question by question, where the journals hold both winners' answers to the same sealed questions.
+/// Question by question, where the journals hold both winners' answers to the same test questions.
 fn against(name: String, run: &Run, first: &Run) -> Option<Against> {
-    let (mine, theirs) = (sealed_scores(run)?, sealed_scores(first)?);
+    let (mine, theirs) = (test_scores(run)?, test_scores(first)?);
     let mut pairs: Vec<(&str, f64, f64)> = mine
         .iter()
         .filter_map(|(q, score)| Some((q.as_str(), *theirs.get(q)?, *score)))
@@ -170,8 +180,8 @@ fn against(name: String, run: &Run, first: &Run) -> Option<Against> {
     })
 }
 
-/// The winner's score on each question of the sealed split, by task and question.
-fn sealed_scores(run: &Run) -> Option<HashMap<String, f64>> {
+/// The winner's score on each question of the test split, by task and question.
+fn test_scores(run: &Run) -> Option<HashMap<String, f64>> {
     let reading = run.reading.as_ref()?;
     let answers = run
         .answers_of(&reading.best.id)
@@ -230,7 +240,7 @@ fn tell(comparison: &Comparison) {
     let unit = comparison.runs[0].unit;
     for against in &comparison.winners {
         print(format_args!(
-            "\nOn {} sealed questions that both answered, the winner of {} stands at {} ± {} against the winner of {} ({}).",
+            "\nOn {} test questions that both answered, the winner of {} stands at {} ± {} against the winner of {} ({}).",
             count(against.n as u64),
             against.run,
             unit.signed(against.difference),

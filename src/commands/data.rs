@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
-use super::{Failure, Outcome, environment, print};
+use super::{Failure, Outcome, environment, print, replacement};
 use crate::{
     checkpoint::HubOptions,
     cli::{DataArgs, DataCommand},
@@ -172,7 +172,7 @@ pub fn data(args: DataArgs) -> Outcome {
             "Fetched by heterosis from {}",
             from.as_deref().unwrap_or(set.authors)
         );
-        fs::write(dir.join("SOURCE"), source).map_err(Failure::work)?;
+        replacement::replace(&dir.join("SOURCE"), &source).map_err(Failure::Work)?;
         print(dir.display());
     }
     if let Some(elsewhere) = environment::data_dirs().roots.iter().find(|root| **root != cache) {
@@ -327,6 +327,26 @@ fn keep(out: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// The most that a file of data is let send; the longest has 4 MB.
+const LONGEST_FILE: usize = 64 << 20;
+
+/// Why an address gives nothing.
+enum Fetch {
+    Http(reqwest::Error),
+    TooLong,
+}
+
+async fn read_at_most(mut answer: reqwest::Response) -> Result<Vec<u8>, Fetch> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(Fetch::Http)? {
+        if bytes.len() + chunk.len() > LONGEST_FILE {
+            return Err(Fetch::TooLong);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
 /// Fetches what an address holds, with a few tries.
 struct Client {
     runtime: tokio::runtime::Runtime,
@@ -351,8 +371,9 @@ impl Client {
             if let Some(token) = token {
                 request = request.bearer_auth(token);
             }
-            let answer = request.send().await?.error_for_status()?;
-            Ok::<_, reqwest::Error>(answer.bytes().await?.to_vec())
+            let answer = request.send().await.and_then(reqwest::Response::error_for_status);
+            let answer = answer.map_err(Fetch::Http)?;
+            read_at_most(answer).await
         };
         let mut tries = 0;
         loop {
@@ -360,9 +381,10 @@ impl Client {
             match self.runtime.block_on(once()) {
                 Ok(bytes) => return Ok(bytes),
                 // What the server says no to, it will say no to again.
-                Err(e) if e.status().is_some_and(|s| s.is_client_error()) || tries == 3 => {
+                Err(Fetch::Http(e)) if e.status().is_some_and(|s| s.is_client_error()) || tries == 3 => {
                     return Err(anyhow::Error::from(e.without_url()));
                 }
+                Err(Fetch::TooLong) => bail!("it sends more than {LONGEST_FILE} bytes, far more than there are"),
                 Err(_) => std::thread::sleep(Duration::from_millis(200 << tries)),
             }
         }
@@ -483,6 +505,29 @@ mod tests {
             "both places are named: {message}"
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// A server that never stopped sending filled the memory, 4.3 GB in 20 seconds.
+    #[test]
+    fn a_body_without_end_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines
+                .by_ref()
+                .map_while(Result::ok)
+                .take_while(|l| !l.is_empty())
+                .count();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let error = pull_tiny(&file("x.tsv", 2, ""), dir.path(), Some(&address), None).unwrap_err();
+        assert!(format!("{error:#}").contains("more than 67108864 bytes"), "{error:#}");
     }
 
     #[test]

@@ -34,13 +34,28 @@ pub fn show_messages(verbose: u8, quiet: bool) {
     // A second call (in tests) keeps the first subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(|| super::output::LogWriter)
         .with_ansi(std::io::stderr().is_terminal() && variable("NO_COLOR").is_none())
         // A warning that cannot be written, since the terminal is gone, must not end a search.
         .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .try_init();
+}
+
+/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory, which is being filled, before they end the program.
+pub fn remove_on_signal(dir: &Path) -> anyhow::Result<()> {
+    use signal_hook::{consts, iterator::Signals};
+    let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // A file that another thread begins meanwhile keeps its directory alive: then once more.
+            let _ = (0..3).any(|_| std::fs::remove_dir_all(&dir).is_ok());
+            std::process::exit(130);
+        }
+    });
+    Ok(())
 }
 
 /// Computes with the instruction set that `HETEROSIS_ISA` names, so that a machine can answer as a lesser one does.
@@ -163,6 +178,13 @@ pub fn data_cache() -> PathBuf {
     let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
     cache.join("heterosis").join("data")
+}
+
+/// Where this user's programs keep what they know; `None` without a home.
+pub fn state_dir() -> Option<PathBuf> {
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local").join("state"));
+    let state = variable("XDG_STATE_HOME").map(PathBuf::from).or_else(home)?;
+    Some(state.join("heterosis"))
 }
 
 /// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.

@@ -1,15 +1,15 @@
 //! `heterosis eval` and `heterosis rescore`: scores, with a model and without.
 
-use std::{
-    io::{BufWriter, Write},
-    path::Path,
-};
+use std::io::Write;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, models::Opened, print, print_json};
+use super::{
+    Failure, LONGEST_INPUT, Outcome, environment, models::Opened, print, print_json, replacement::Replacement,
+};
 use crate::{
+    checkpoint,
     cli::{EvalArgs, ProfileArg, RescoreArgs},
     eval::{self, Answer, Chat, Profile, Question, Split, Task, TaskOptions, TaskScore, rescore},
 };
@@ -65,7 +65,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
             tasks.push((task, questions));
         }
     }
-    let answers_file = args.answers.as_deref().map(create).transpose()?;
+    let answers_file = args.answers.as_deref().map(Replacement::create).transpose()?;
     let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
     let work: Vec<(&Task, &[Question])> = tasks
         .iter()
@@ -94,7 +94,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
             .map(|a| a.token_count as u64)
             .sum(),
     };
-    if let Some(mut file) = answers_file {
+    if let Some(file) = answers_file {
         let lines = tasks.iter().zip(&answered).flat_map(|((task, _), answers)| {
             answers.iter().map(|answer| Line {
                 task: task.name(),
@@ -102,7 +102,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
                 answer,
             })
         });
-        write_lines(&mut file, lines).map_err(Failure::Work)?;
+        write_lines(file, lines).map_err(Failure::Work)?;
     }
     show(&scores, args.json);
     Ok(())
@@ -115,7 +115,8 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     let profile = profile(args.profile.unwrap_or(ProfileArg::Parity));
     let clock = environment::stopwatch();
     let name = args.answers_in.display();
-    let text = std::fs::read_to_string(&args.answers_in).with_context(|| format!("cannot read the answers {name}"))?;
+    let text = checkpoint::read_text(&args.answers_in, LONGEST_INPUT)
+        .with_context(|| format!("cannot read the answers {name}"))?;
     let stored = rescore::parse(&text).with_context(|| name.to_string())?;
     let tasks: Vec<String> = match &args.task {
         Some(task) => vec![task.clone()],
@@ -142,7 +143,7 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
         );
     }
     if let Some(path) = &args.answers {
-        write_lines(&mut create(path)?, &outcome.lines).map_err(Failure::Work)?;
+        write_lines(Replacement::create(path)?, &outcome.lines).map_err(Failure::Work)?;
     }
     let scores = Scores {
         model: None,
@@ -155,17 +156,12 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     Ok(())
 }
 
-fn create(path: &Path) -> Result<BufWriter<std::fs::File>> {
-    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(BufWriter::new(file))
-}
-
-fn write_lines<T: Serialize>(file: &mut impl Write, lines: impl IntoIterator<Item = T>) -> Result<()> {
+fn write_lines<T: Serialize>(mut file: Replacement, lines: impl IntoIterator<Item = T>) -> Result<()> {
     for line in lines {
-        serde_json::to_writer(&mut *file, &line)?;
+        serde_json::to_writer(&mut file, &line)?;
         file.write_all(b"\n")?;
     }
-    Ok(file.flush()?)
+    file.finish()
 }
 
 fn show(scores: &Scores<'_>, json: bool) {

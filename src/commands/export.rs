@@ -1,10 +1,12 @@
 //! `heterosis export` and `verify`: the child as files that everybody's tools open, and the proof of where it came from.
 //!
-//! An export is written from the same merge that was scored. Before it is called done, it is opened again from disk and
-//! answers some of the run's questions; the answers must be those in the journal.
+//! An export is written from the same merge that was scored, into a directory beside its own. There it is opened again from
+//! disk and answers some of the run's questions; the answers must be those in the journal. Only then it takes its name, in
+//! one step: an export is complete and checked, or it is not there, and one that it replaces stays until then.
 
 use std::{
-    fs::{self, File},
+    collections::BTreeSet,
+    fs,
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,20 +17,22 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Failure, Outcome, child, environment,
+    Failure, LONGEST_DOCUMENT, Outcome, child, environment,
     models::{Computed, Opened, Runtime, add},
+    overwrite::{self, marked},
     print, print_json,
+    replacement::replace,
     search::with_model_words,
 };
 use crate::{
-    checkpoint::{self, Checkpoint, GgufKind, Writer, parse_size},
-    cli::{EngineArgs, ExportArgs, GgufArg, VerifyArgs},
-    event::{self, Candidate, Event, Origin, Record, run::Run},
+    checkpoint::{self, Checkpoint, GgufKind, parse_size},
+    cli::{ExportArgs, GgufArg, VerifyArgs},
+    event::{self, Candidate, CandidateId, Event, Origin, Record, run::Run},
     merge::Plan,
     model::{Engine, Generation, Request, ScoreRequest},
     recipe::{Recipe, write},
     report::{
-        card::{Card, model_card},
+        card::{Card, hub_name, model_card},
         license::{self, ParentLicense, of_child},
     },
     search::{ENGINE_VERSION, Parents, verbatim},
@@ -36,8 +40,11 @@ use crate::{
     store::{self, RunDir},
 };
 
-/// Answers that are given again from the exported files.
+/// Answers of each task that are given again from the exported files.
 const FIRST_ANSWERS: usize = 4;
+/// The most answers that `verify` gives again, and the most tokens of each: what asks for more was not written here.
+const MOST_ANSWERS: usize = 4096;
+const MOST_NEW_TOKENS: usize = 1 << 15;
 
 /// How much likelier, in nats, the token that a child picks now may be than the one that it picked in the run, before this
 /// is another child. Sums in another order move logits: on one machine's CPU not at all, between processors in the last
@@ -49,7 +56,7 @@ fn tie(dtype: &str) -> f64 {
 
 /// `provenance.json`.
 #[derive(Serialize, Deserialize)]
-struct Provenance {
+pub(super) struct Provenance {
     schema_version: u32,
     run: String,
     candidate: String,
@@ -59,10 +66,14 @@ struct Provenance {
     recipe_digest: String,
     parents: Vec<ParentProvenance>,
     tasks: Vec<event::Task>,
+    /// Candidates that the budget paid for, failed ones included: parents, unsearched merges and means are free.
     evals: u64,
-    /// The one reading of the sealed split, if it was read.
+    /// Whether any question stands in two parts of the run; absent in runs of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    questions: Option<event::QuestionsCompared>,
+    /// The one reading of the test split, if it was read.
     test: Option<event::TestReading>,
-    /// What the child makes of tasks that the search never asked, if the run had any.
+    /// What the child makes of tasks that are no part of the fitness, if the run had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_out: Option<event::HeldOutReading>,
     outputs: Vec<FileHash>,
@@ -128,7 +139,10 @@ impl Chosen {
             );
         };
         let recipe = match candidate.origin {
-            Origin::Parent => verbatim(candidate.id.trim_start_matches("parent-")),
+            Origin::Parent => {
+                let names = space.models.iter().map(|(name, _)| name.as_str());
+                verbatim(CandidateId::resolve(&candidate.id, names)?.model().unwrap_or_default())
+            }
             _ if space.models.is_empty() => bail!(
                 "{} searched bare genes, which make no model to export; the best ones are in {}",
                 dir.path().display(),
@@ -158,30 +172,23 @@ pub fn export(args: ExportArgs) -> Outcome {
     let yaml = write::to_yaml(&named);
     let for_mergekit = for_mergekit(&chosen.recipe, &chosen.space);
     if args.recipe_only {
-        let is_file = super::models::is_recipe(&out.display().to_string());
-        let file = if is_file { out } else { out.join("mergekit_config.yml") };
-        if let Some(parent) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        }
-        fs::write(&file, for_mergekit).with_context(|| format!("cannot write {}", file.display()))?;
-        print(file.display());
-        return Ok(());
+        return write_recipe(&out, &for_mergekit, args.overwrite);
     }
     let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
+    // What the checks will need is opened before gigabytes are written.
+    let runtime = Runtime::new(&computed(&chosen)?.again(&args.engine))?;
+    let asked = first_questions(&chosen)?;
     let mut parents = Parents::default();
     for (name, word) in &chosen.space.models {
         add(&mut parents, name, word).with_context(|| format!("models.{name}"))?;
     }
     refuse_changed_parents(&chosen, &parents)?;
     let plan = Plan::new(&chosen.recipe, &parents)?;
-    let mut writer = match args.overwrite {
-        true => Writer::replace(&out, shard_size)?,
-        false => Writer::create(&out, shard_size)?,
-    };
+    let mut writer = overwrite::begin(&out, shard_size, args.overwrite)?;
     let bar = environment::progress_bar(plan.outputs().len() as u64, "writing");
     let mut work = || -> Result<()> {
         child::write(&mut writer, &plan, &parents, &mut |done| bar.set_position(done as u64))?;
-        writer.text("mergekit_config.yml", &for_mergekit)?;
+        writer.text("mergekit_config.yml", &marked(&for_mergekit))?;
         writer.text("recipe.yaml", &yaml)?;
         let licenses = licenses(&chosen, &parents, &plan)?;
         let mut models: Vec<String> = licenses.iter().map(|l| l.model.clone()).collect();
@@ -196,7 +203,7 @@ pub fn export(args: ExportArgs) -> Outcome {
             &model_card(&Card {
                 run: &chosen.run,
                 id: &chosen.candidate.id,
-                recipe_yaml: &for_mergekit,
+                recipe_yaml: &for_everybody(&named),
                 license: license.license.as_deref(),
                 parent_licenses: &licenses,
                 models: &models,
@@ -205,16 +212,46 @@ pub fn export(args: ExportArgs) -> Outcome {
         )?;
         Ok(())
     };
-    let written = work().and_then(|()| Ok(writer.finish()?));
+    let staged = work().and_then(|()| Ok(writer.stage()?));
     bar.finish_and_clear();
-    written.map_err(Failure::Work)?;
-    if let Some(kind) = args.gguf {
-        write_gguf(&out, kind).map_err(Failure::Work)?;
-    }
-    let provenance = provenance(&chosen, &parents, &out, &args.engine).map_err(Failure::Work)?;
-    let text = serde_json::to_string_pretty(&provenance).map_err(Failure::work)? + "\n";
-    fs::write(out.join("provenance.json"), text).map_err(Failure::work)?;
+    let staged = staged.map_err(Failure::Work)?;
+    let complete = || -> Result<()> {
+        if let Some(kind) = args.gguf {
+            write_gguf(staged.path(), kind)?;
+        }
+        let answered = first_answers(asked, staged.path(), &runtime)?;
+        let provenance = provenance(&chosen, &parents, staged.path(), answered)?;
+        let text = serde_json::to_string_pretty(&provenance)? + "\n";
+        let file = staged.path().join("provenance.json");
+        fs::write(&file, text).with_context(|| format!("cannot write {}", out.join("provenance.json").display()))?;
+        // Somebody may have put something there while the merge was written.
+        match args.overwrite {
+            true => overwrite::refuse_foreign(&out),
+            false => Ok(()),
+        }
+    };
+    complete().map_err(Failure::Work)?;
+    staged.publish().map_err(Failure::work)?;
     print(out.display());
+    Ok(())
+}
+
+/// The recipe alone, to a file of that name or into a directory.
+fn write_recipe(out: &Path, yaml: &str, overwrite: bool) -> Outcome {
+    let is_file = super::models::is_recipe(&out.display().to_string());
+    let file = if is_file {
+        out.to_owned()
+    } else {
+        out.join("mergekit_config.yml")
+    };
+    if file.exists() && !overwrite {
+        return Err(anyhow::anyhow!("{} exists; --overwrite replaces it", file.display()).into());
+    }
+    if let Some(parent) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
+    replace(&file, &marked(yaml))?;
+    print(file.display());
     Ok(())
 }
 
@@ -239,7 +276,8 @@ fn licenses(chosen: &Chosen, parents: &Parents, plan: &Plan) -> Result<Vec<Paren
     Ok(licenses)
 }
 
-/// The exported files once more as one GGUF file, read back and compared; where that cannot be done, how llama.cpp does it.
+/// The exported files once more as one GGUF file, read back and compared; where that cannot be done, the error says how
+/// llama.cpp does it.
 fn write_gguf(out: &Path, kind: GgufArg) -> Result<()> {
     let (kind, name) = match kind {
         GgufArg::F16 => (GgufKind::F16, "f16"),
@@ -255,14 +293,10 @@ fn write_gguf(out: &Path, kind: GgufArg) -> Result<()> {
     bar.finish_and_clear();
     match written {
         Ok(()) => compare_gguf(&child, &file, kind),
-        Err(e @ (checkpoint::Error::GgufFamily { .. } | checkpoint::Error::GgufWrite { .. })) => {
-            tracing::warn!(
-                "{e} llama.cpp's own converter may know it: python convert_hf_to_gguf.py {} --outtype {name} --outfile {}",
-                out.display(),
-                file.display()
-            );
-            Ok(())
-        }
+        Err(e @ (checkpoint::Error::GgufFamily { .. } | checkpoint::Error::GgufWrite { .. })) => bail!(
+            "{e} Nothing was exported. Export without --gguf; llama.cpp's own converter may then know it: python \
+             convert_hf_to_gguf.py OUT --outtype {name}"
+        ),
         Err(e) => Err(e.into()),
     }
 }
@@ -302,6 +336,12 @@ pub fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
     write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()))
 }
 
+/// A recipe without the paths of this machine, for a card that is published.
+fn for_everybody(named: &Recipe) -> String {
+    let name = |word: &str| word.split('+').map(hub_name).collect::<Vec<_>>().join("+");
+    write::to_yaml(&named.with_models(name))
+}
+
 /// A parent that changed since the run would give another child than the one that was scored.
 fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
     let started = chosen.records.iter().find_map(|r| match &r.event {
@@ -324,14 +364,19 @@ fn refuse_changed_parents(chosen: &Chosen, parents: &Parents) -> Result<()> {
     Ok(())
 }
 
-fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArgs) -> Result<Provenance> {
-    let (mut started, mut test, mut held_out, mut evals) = (None, None, None, 0);
+/// The exported files have to lie at `staged`, with everything but the provenance itself.
+fn provenance(
+    chosen: &Chosen,
+    parents: &Parents,
+    staged: &Path,
+    (computed, first_answers): (Computed, Vec<FirstAnswer>),
+) -> Result<Provenance> {
+    let (mut started, mut test, mut held_out) = (None, None, None);
     for record in &chosen.records {
         match &record.event {
             Event::RunStarted(s) => started = Some(s),
             Event::TestRead(reading) => test = Some(reading.clone()),
             Event::HeldOutRead(reading) => held_out = Some(reading.clone()),
-            Event::CandidateScored(_) | Event::CandidateFailed { .. } => evals += 1,
             _ => {}
         }
     }
@@ -347,12 +392,10 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArg
             files: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
         });
     }
-    let mut files: Vec<PathBuf> = fs::read_dir(out)?
+    let mut files: Vec<PathBuf> = fs::read_dir(staged)?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
     files.sort();
-    files.retain(|file| file.file_name().is_some_and(|name| name != "provenance.json"));
-    let (computed, first_answers) = first_answers(chosen, out, &Computed::of_run(started).again(engine))?;
     Ok(Provenance {
         schema_version: event::SCHEMA_VERSION,
         run: started.name.clone(),
@@ -363,7 +406,8 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArg
         recipe_digest: chosen.candidate.recipe_digest.clone(),
         parents: parent_files,
         tasks: started.tasks.clone(),
-        evals,
+        evals: chosen.run.evals,
+        questions: chosen.run.questions.clone(),
         test,
         held_out,
         outputs: files.iter().map(|file| hash(file)).collect::<Result<_>>()?,
@@ -375,7 +419,7 @@ fn provenance(chosen: &Chosen, parents: &Parents, out: &Path, engine: &EngineArg
 fn hash(file: &Path) -> Result<FileHash> {
     let read = || -> std::io::Result<(u64, String)> {
         let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
-        let mut reader = File::open(file)?;
+        let mut reader = checkpoint::open_regular(file)?;
         loop {
             let n = reader.read(&mut buffer)?;
             if n == 0 {
@@ -396,8 +440,16 @@ fn hash(file: &Path) -> Result<FileHash> {
     })
 }
 
-/// Asks the exported files some questions that the candidate has answered; the journal must say the same.
-fn first_answers(chosen: &Chosen, out: &Path, engine: &EngineArgs) -> Result<(Computed, Vec<FirstAnswer>)> {
+/// How the run computed.
+fn computed(chosen: &Chosen) -> Result<Computed> {
+    let started = chosen.run.started.as_ref();
+    Ok(Computed::of_run(
+        started.context("the journal does not begin with a run")?,
+    ))
+}
+
+/// Some questions that the candidate has answered, with what the journal says that it wrote.
+fn first_questions(chosen: &Chosen) -> Result<Vec<FirstAnswer>> {
     let mut asked: Vec<FirstAnswer> = Vec::new();
     for reference in &chosen.space.fitness.tasks {
         for task in super::search::fitness_tasks(reference)? {
@@ -426,13 +478,14 @@ fn first_answers(chosen: &Chosen, out: &Path, engine: &EngineArgs) -> Result<(Co
             }
         }
     }
-    let runtime = Runtime::new(engine)?;
-    let given = answer_again(out, &asked, &runtime)?;
+    Ok(asked)
+}
+
+/// Asks the exported files those questions; they must say the same.
+fn first_answers(asked: Vec<FirstAnswer>, model: &Path, runtime: &Runtime) -> Result<(Computed, Vec<FirstAnswer>)> {
+    let given = answer_again(model, &asked, runtime)?;
     if let Some(other) = given.iter().find_map(|again| again.other.as_ref()) {
-        bail!(
-            "{}: the exported child is not the run's: {other}; please report this",
-            out.display()
-        );
+        bail!("the exported child is not the run's, so nothing was exported: {other}; please report this");
     }
     let answers = asked.into_iter().zip(given).map(|(question, again)| FirstAnswer {
         output: again.given.text,
@@ -458,7 +511,11 @@ fn answer_again(model: &Path, asked: &[FirstAnswer], runtime: &Runtime) -> Resul
     for question in asked {
         requests.push(Request {
             prompt: engine.tokenizer().encode(&question.prompt, true)?,
-            max_new_tokens: question.max_new_tokens,
+            // Tokens after those that are known would be compared with nothing.
+            max_new_tokens: match question.token_ids.len() {
+                0 => question.max_new_tokens,
+                known => known.min(question.max_new_tokens),
+            },
             stop: Arc::from(question.stop.clone()),
             stop_when: None,
             loop_guard: false,
@@ -521,10 +578,10 @@ struct Verified {
 
 pub fn verify(args: VerifyArgs) -> Outcome {
     let file = args.out.join("provenance.json");
-    let text = fs::read_to_string(&file)
+    let text = checkpoint::read_regular_text(&file, LONGEST_DOCUMENT)
         .with_context(|| format!("{} is no export: cannot read {}", args.out.display(), file.display()))?;
-    let provenance: Provenance = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
-    let mut problems = Vec::new();
+    let provenance = read_provenance(&text).with_context(|| file.display().to_string())?;
+    let mut problems = strangers(&args.out, &provenance)?;
     for output in &provenance.outputs {
         match hash(&args.out.join(&output.file)) {
             Err(e) => problems.push(format!("{e:#}")),
@@ -568,4 +625,50 @@ pub fn verify(args: VerifyArgs) -> Outcome {
             args.out.display()
         )))
     }
+}
+
+/// A provenance that asks for no more than one that was written here can: files of its own directory, and few and short
+/// answers.
+pub(super) fn read_provenance(text: &str) -> Result<Provenance> {
+    let provenance: Provenance = serde_json::from_str(text)?;
+    if let Some(output) = provenance
+        .outputs
+        .iter()
+        .find(|o| Path::new(&o.file).file_name() != Some(o.file.as_ref()))
+    {
+        bail!("'{}' is no name of a file beside it", output.file);
+    }
+    if provenance.first_answers.len() > MOST_ANSWERS {
+        bail!(
+            "it has {} answers; at most {MOST_ANSWERS} are given again",
+            provenance.first_answers.len()
+        );
+    }
+    match provenance
+        .first_answers
+        .iter()
+        .find(|a| a.max_new_tokens > MOST_NEW_TOKENS)
+    {
+        Some(answer) => bail!(
+            "the answer to {} may have {} tokens; at most {MOST_NEW_TOKENS} are given again",
+            answer.question,
+            answer.max_new_tokens
+        ),
+        None => Ok(provenance),
+    }
+}
+
+/// Files that lie in the export and are none of it: code that a loader would run, weights that it would take.
+fn strangers(out: &Path, provenance: &Provenance) -> Result<Vec<String>> {
+    let listed: BTreeSet<&str> = provenance.outputs.iter().map(|o| o.file.as_str()).collect();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    names.retain(|name| name != "provenance.json" && !listed.contains(name.as_str()));
+    let told = names
+        .into_iter()
+        .map(|name| format!("{name}: it was not exported, and provenance.json does not list it"));
+    Ok(told.collect())
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Outcome, environment, models::Opened, print, print_json};
-use crate::{cli::GenerateArgs, model::Request};
+use super::{Failure, LONGEST_INPUT, Outcome, environment, models::Opened, print, print_json};
+use crate::{checkpoint, cli::GenerateArgs, model::Request};
 
 #[derive(Deserialize)]
 struct Line {
@@ -28,7 +28,8 @@ struct Outputs {
 
 pub fn generate(args: GenerateArgs) -> Outcome {
     let name = args.prompts.display();
-    let text = std::fs::read_to_string(&args.prompts).with_context(|| format!("cannot read the prompts {name}"))?;
+    let text = checkpoint::read_text(&args.prompts, LONGEST_INPUT)
+        .with_context(|| format!("cannot read the prompts {name}"))?;
     let mut prompts: Vec<String> = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let line: Line = serde_json::from_str(line)

@@ -5,28 +5,22 @@ use anyhow::Context;
 use super::{
     Failure, Outcome, child, environment,
     models::{Opened, read_recipe},
+    overwrite::{self, marked},
 };
-use crate::{
-    checkpoint::{Writer, parse_size},
-    cli::MergeArgs,
-    recipe::write,
-};
+use crate::{checkpoint::parse_size, cli::MergeArgs, recipe::write};
 
 pub fn merge(args: MergeArgs) -> Outcome {
     let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
     let opened = Opened::recipe(&args.recipe)?;
     let recipe = read_recipe(&args.recipe)?;
     announce(&opened);
-    let mut writer = match args.overwrite {
-        true => Writer::replace(&args.out, shard_size)?,
-        false => Writer::create(&args.out, shard_size)?,
-    };
+    let mut writer = overwrite::begin(&args.out, shard_size, args.overwrite)?;
     let bar = environment::progress_bar(opened.plan.outputs().len() as u64, "merging");
     let mut merge = || -> anyhow::Result<()> {
         child::write(&mut writer, &opened.plan, &opened.parents, &mut |done| {
             bar.set_position(done as u64)
         })?;
-        writer.text("mergekit_config.yml", &write::to_yaml(&recipe))?;
+        writer.text("mergekit_config.yml", &marked(&write::to_yaml(&recipe)))?;
         Ok(())
     };
     let merged = merge().and_then(|()| Ok(writer.finish()?));

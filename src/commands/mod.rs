@@ -6,6 +6,7 @@ mod check;
 mod child;
 mod compare;
 mod data;
+mod endings;
 mod environment;
 mod eval;
 mod export;
@@ -16,19 +17,31 @@ mod learn;
 mod lists;
 mod merge;
 mod models;
+mod output;
+mod overwrite;
 mod perplexity;
+mod replacement;
 mod report;
 mod rescore;
 mod search;
 mod simplify;
 mod status;
+mod trust;
 mod watch;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, ErrorKind},
+    process::ExitCode,
+};
 
-use serde::Serialize;
+use output::{print, print_if_read, print_json, say};
 
 use crate::cli::{Cli, Command};
+
+/// The most that a text, prompts or answers may hold that a user names, 1 GiB.
+const LONGEST_INPUT: u64 = 1 << 30;
+/// The most that a JSON or YAML document of ours may hold, 16 MiB.
+const LONGEST_DOCUMENT: u64 = 16 << 20;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -60,17 +73,59 @@ impl Failure {
     /// Says what is wrong on stderr; gives the exit code: 2 for the call, 1 for the work, 130 for an interruption.
     pub fn report(&self) -> ExitCode {
         match self {
-            Self::Input(e) => {
-                eprintln!("error: {e:#}");
-                ExitCode::from(2)
-            }
-            Self::Work(e) => {
-                eprintln!("error: {e:#}");
-                ExitCode::from(1)
-            }
-            Self::Interrupted => ExitCode::from(130),
+            Self::Input(e) | Self::Work(e) => say(format_args!("error: {e:#}")),
+            Self::Interrupted => {}
+        }
+        ExitCode::from(self.code())
+    }
+
+    /// Wherever an error comes up: a disk that is full is no fault of the call, and a recipe that nothing can be merged by is
+    /// no fault of the machine.
+    fn code(&self) -> u8 {
+        match self {
+            Self::Interrupted => 130,
+            Self::Input(e) => 2 - u8::from(is_of_the_machine(e)),
+            Self::Work(e) => 1 + u8::from(is_of_the_recipe(e)),
         }
     }
+}
+
+fn causes<'a, T: std::error::Error + 'static>(e: &'a anyhow::Error) -> impl Iterator<Item = &'a T> {
+    e.chain().filter_map(|cause| cause.downcast_ref::<T>())
+}
+
+/// Would the same call succeed on a machine with room, memory and working disks?
+fn is_of_the_machine(e: &anyhow::Error) -> bool {
+    // As Linux and macOS number them: a disk that fails, too many open files here, and everywhere.
+    const CODES: [i32; 3] = [5, 24, 23];
+    causes::<io::Error>(e).any(|e| {
+        let kind = matches!(
+            e.kind(),
+            ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::FileTooLarge
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::OutOfMemory
+                | ErrorKind::WriteZero
+                | ErrorKind::StaleNetworkFileHandle
+                | ErrorKind::TimedOut
+        );
+        kind || e.raw_os_error().is_some_and(|code| CODES.contains(&code))
+    })
+}
+
+/// Would the same merge fail everywhere?
+fn is_of_the_recipe(e: &anyhow::Error) -> bool {
+    use crate::merge::Error;
+    causes::<Error>(e).any(|e| !matches!(e, Error::Read { .. }))
+}
+
+/// Whether a text is a `provenance.json` that `verify` goes on with.
+///
+/// # Errors
+/// It is no such document, or asks for more than an export may.
+pub fn read_provenance(text: &str) -> anyhow::Result<()> {
+    export::read_provenance(text).map(drop)
 }
 
 /// Runs a command.
@@ -104,34 +159,37 @@ pub fn run(cli: Cli) -> Outcome {
     }
 }
 
-/// Prints a line on stdout; a reader that has gone away ends the program quietly.
-fn print(line: impl std::fmt::Display) {
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recipe whose weights sum to zero ended with 1, a full disk with 2: a script repeated the first for ever.
+    #[test]
+    fn exit_codes_tell_the_call_from_the_machine() {
+        let full = || io::Error::from(ErrorKind::StorageFull);
+        let no_file = || io::Error::from(ErrorKind::NotFound);
+        let zero = || crate::merge::Error::Refused {
+            tensor: "w".into(),
+            method: "linear",
+            refusal: crate::merge::Refusal::ZeroWeights,
+        };
+        for (failure, code) in [
+            (Failure::from(full()), 1),
+            (Failure::from(anyhow::Error::from(full()).context("cannot write")), 1),
+            (
+                Failure::from(crate::checkpoint::Error::Write {
+                    path: "x".into(),
+                    source: full(),
+                }),
+                1,
+            ),
+            (Failure::from(no_file()), 2),
+            (Failure::work(no_file()), 1),
+            (Failure::work(zero()), 2),
+            (Failure::from(zero()), 2),
+            (Failure::Interrupted, 130),
+        ] {
+            assert_eq!(failure.code(), code, "{failure:?}");
+        }
     }
-}
-
-/// As [`print`], for work that goes on when nobody reads any more: the terminal of a laptop that was closed, say.
-fn print_if_read(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// A word on stderr, if anybody reads it.
-fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// One JSON document on stdout, with the schema version first.
-fn print_json<T: Serialize>(document: &T) {
-    #[derive(Serialize)]
-    struct Versioned<'a, T> {
-        schema_version: u32,
-        #[serde(flatten)]
-        document: &'a T,
-    }
-    let versioned = Versioned {
-        schema_version: crate::event::SCHEMA_VERSION,
-        document,
-    };
-    print(serde_json::to_string(&versioned).expect("a document is plain data"));
 }

@@ -71,6 +71,7 @@ pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<En
     let spec = DecoderSpec::from_config(plan.config())?;
     let outputs = plan.outputs().iter().enumerate();
     let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
+    spec.check_tensors(&|name| index.get(name).map(|i| plan.outputs()[*i].shape.clone()))?;
     let mut read = |name: &str| {
         let i = index.get(name).ok_or("the model has no such tensor")?;
         plan.compute(*i, parents).map_err(|e| e.to_string())
@@ -85,7 +86,7 @@ pub fn is_recipe(word: &str) -> bool {
 }
 
 pub fn read_recipe(file: &Path) -> Result<Recipe> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))?;
+    let text = crate::yaml::read_text(file).with_context(|| format!("cannot read the recipe {}", file.display()))?;
     Ok(read::parse(file, &text)?)
 }
 

@@ -3,8 +3,8 @@
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Failure, Outcome, models::Opened, print, print_json};
-use crate::cli::PerplexityArgs;
+use super::{Failure, LONGEST_INPUT, Outcome, models::Opened, print, print_json};
+use crate::{checkpoint, cli::PerplexityArgs};
 
 #[derive(Serialize)]
 struct Document {
@@ -15,7 +15,8 @@ struct Document {
 
 pub fn perplexity(args: PerplexityArgs) -> Outcome {
     let name = args.text.display();
-    let text = std::fs::read_to_string(&args.text).with_context(|| format!("cannot read the text {name}"))?;
+    let text =
+        checkpoint::read_text(&args.text, LONGEST_INPUT).with_context(|| format!("cannot read the text {name}"))?;
     let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
     let tokens = engine.tokenizer().encode(&text, true)?;
     if tokens.len() < 2 {

@@ -19,6 +19,7 @@ use super::{
     Failure, Outcome, child, environment, final_limits,
     interruption::{Interruptions, Over, Voice, ended_at_once, guarded},
     models::{self, Computed, Runtime, read_recipe},
+    trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
@@ -32,9 +33,10 @@ use crate::{
     recipe::{Recipe, write},
     search::{
         Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, External, FitnessTask, Genome, Materialize,
-        MergeEvaluator, Parents, Plan, Resources, Unscored, recipe_dtype, run,
+        MergeEvaluator, Parents, Plan, Questions, Resources, Unscored, compare_questions, parts_of_run, recipe_dtype,
+        run,
     },
-    space::{self, BareGene, Codec, Fold, GeneSpec, Shape, Space, TaskRef},
+    space::{self, BareGene, Codec, Fold, GeneSpec, Limit, Shape, Space, TaskRef},
     store::{Cache, Journal, RunDir},
 };
 
@@ -42,6 +44,9 @@ pub fn search(args: SearchArgs) -> Outcome {
     let mut space = Space::read(&args.space)?;
     resolve(&mut space, &args.space)?;
     space.search.seed = args.seed.unwrap_or(space.search.seed);
+    if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
+        return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
+    }
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let duration_ms = args.duration.as_deref().map(duration_ms).transpose()?;
     let budget = event::Budget {
@@ -54,14 +59,21 @@ pub fn search(args: SearchArgs) -> Outcome {
         .unwrap_or_else(|| PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp())));
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
+    prepared.refuse_used_questions()?;
     let dir = RunDir::create(&path)?;
     dir.replace(&dir.space(), &prepared.space.to_yaml())?;
+    if let Some(command) = &prepared.space.fitness.command {
+        trust::remember(dir.path(), &command.command);
+    }
     go(&dir, &prepared, budget, false, &args.watch)
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
     let mut space = Space::read(&dir.space())?;
+    if let Some(command) = &space.fitness.command {
+        trust::confirm(dir.path(), &command.command, args.yes)?;
+    }
     let records = crate::store::read(&dir.journal())?;
     let limit = |typed: &Option<String>| typed.as_deref().map(final_limits::parse).transpose();
     let selection = limit(&args.selection_limit).map_err(|e| anyhow::anyhow!("--selection-limit: {e}"))?;
@@ -180,6 +192,24 @@ impl Prepared {
         })
     }
 
+    /// Whether any question stands in two parts of the run; `None` of a command, which keeps its questions to itself.
+    pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>> {
+        if self.space.fitness.command.is_some() {
+            return Ok(None);
+        }
+        let parts = parts_of_run(&self.tasks()?, &self.held_out()?, &self.space.finale)?;
+        Ok(Some(compare_questions(&parts)))
+    }
+
+    /// Refuses a search that would be judged by what it was bred on, unless its space allows that. Gives what was found.
+    pub fn refuse_used_questions(&self) -> Result<Option<event::QuestionsCompared>> {
+        let compared = self.questions_compared()?;
+        match compared.as_ref().and_then(event::QuestionsCompared::refusal) {
+            Some(reason) if !self.space.finale.allow_overlap => bail!(reason),
+            _ => Ok(compared),
+        }
+    }
+
     /// The tasks of the fitness, loaded; one for each language.
     pub fn tasks(&self) -> Result<Vec<FitnessTask>> {
         let mut tasks = Vec::new();
@@ -240,6 +270,9 @@ pub fn resolve(space: &mut Space, file: &Path) -> Result<()> {
             if Path::new(&models::beside(word, file)).is_file() {
                 *word = absolute(word)?;
             }
+        }
+        if let Some(questions) = &mut command.questions {
+            *questions = absolute(questions)?;
         }
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
@@ -403,10 +436,29 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
     }
     let (journal, records) = Journal::open(&dir.journal())?;
     let cache = Cache::open(&dir.cache())?;
-    let guard = prepared.space.fitness.guard;
-    let mut asking = prepared.evaluator(prepared.tasks()?, prepared.held_out()?, cache, guard);
-    let search = asking.search_exam()?;
+    let fitness = &prepared.space.fitness;
+    let mut asking = prepared.evaluator(prepared.tasks()?, prepared.held_out()?, cache, fitness.guard);
+    let of_command = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
+    let of_command = of_command
+        .map(|file| Questions::read(Path::new(file), fitness))
+        .transpose()?;
+    let search = match &of_command {
+        Some(questions) => questions.exam(Split::Search.name(), Limit::All)?,
+        None => asking.search_exam()?,
+    };
     let finale = &prepared.space.finale;
+    let mut later = |split: &str, limit: Limit| match &of_command {
+        Some(questions) => questions.exam(split, limit),
+        None => asking.exam(split, limit),
+    };
+    let selection = later(&finale.selection.split, finale.selection_limit())?;
+    let test = match prepared.space.models.is_empty() {
+        true => Exam {
+            split: finale.test.split.clone(),
+            tasks: Vec::new(),
+        },
+        false => later(&finale.test.split, finale.test_limit())?,
+    };
     let plan = Plan {
         space: prepared.space.clone(),
         genome: with_influence(prepared, &mut asking)?,
@@ -414,8 +466,8 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
         budget,
         finish,
         search,
-        selection: asking.exam(&finale.selection.split, finale.selection_limit())?,
-        test: asking.exam(&finale.test.split, finale.test_limit())?,
+        selection,
+        test,
         held_out: asking.held_out_exam()?,
         lessons: match &prepared.space.search.learn {
             Some(learning) => asking.lessons(learning.questions)?,
@@ -427,9 +479,22 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
             asking.remember(answers)?;
         }
     }
-    let started = started(prepared, &plan, &asking)?;
+    let digest = |index| match &of_command {
+        Some(questions) => questions.digest(index),
+        None => asking.task_digest(index).to_string(),
+    };
+    let started = started(prepared, &plan, &digest)?;
+    let compared = prepared.questions_compared()?;
     let mut evaluator: Box<dyn Evaluator + Send> = match &prepared.space.fitness.command {
-        Some(command) => Box::new(external(command, prepared, dir)),
+        Some(command) => {
+            let mut external = external(command, prepared, dir);
+            for record in &records {
+                if let Event::Answers(answers) = &record.event {
+                    external.remember(answers);
+                }
+            }
+            Box::new(external)
+        }
         None => Box::new(asking),
     };
     let control = Control::default();
@@ -459,6 +524,9 @@ fn go(dir: &RunDir, prepared: &Prepared, budget: event::Budget, finish: bool, wa
                 sleep: &std::thread::sleep,
             };
             let mut chronicle = Chronicle::open(journal, records, started, clock, &listener)?;
+            if let Some(compared) = compared {
+                chronicle.questions_compared(compared)?;
+            }
             run(&plan, &mut *evaluator, &mut chronicle, &worker_control)
         });
         scope.spawn(move || pass_requests_on(dir, &requests_control, over));
@@ -510,7 +578,8 @@ pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &P
         };
         write().map_err(unwritten)
     };
-    let candidates = dir.join("candidates");
+    // A program may work in a directory of its own.
+    let candidates = std::path::absolute(dir.join("candidates")).unwrap_or_else(|_| dir.join("candidates"));
     // A process that was killed leaves those behind that it had out, and not all are asked again.
     let _ = fs::remove_dir_all(&candidates);
     let models: Option<(PathBuf, Materialize<'a>)> = command
@@ -524,7 +593,7 @@ pub fn external_in<'a>(command: &space::Command, prepared: &'a Prepared, dir: &P
     )
 }
 
-fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> Result<event::RunStarted> {
+fn started(prepared: &Prepared, plan: &Plan, digest: &dyn Fn(usize) -> String) -> Result<event::RunStarted> {
     let (space, runtime) = (&prepared.space, &prepared.runtime);
     let models = space.models.iter().map(|(name, word)| {
         let checkpoint = prepared.parents.checkpoint(name).context("a parent is not open")?;
@@ -541,7 +610,7 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         split: task.split.clone(),
         weight: task.weight,
         n: task.items.len(),
-        digest: evaluator.task_digest(task.index).to_string(),
+        digest: digest(task.index),
         metric: task.metric().into(),
     });
     let computed = runtime.computed();
@@ -561,6 +630,7 @@ fn started(prepared: &Prepared, plan: &Plan, evaluator: &MergeEvaluator<'_>) -> 
         population: space.search.population.unwrap_or(0),
         device: computed.device,
         dtype: computed.dtype,
+        score_weights: space.fitness.weights.iter().cloned().collect(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! `heterosis simplify`: the simplest recipe that is as good as the winner, tested on fresh questions.
+//! `heterosis simplify`: the simplest recipe that is as good as the winner, tested on questions that the run did not ask.
 
 use std::{collections::HashSet, path::Path};
 
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::SimplifyArgs,
     eval::stats::NonInferiority,
-    event::{Answer, Event, Origin, Record, run::Run, words::Unit},
+    event::{Answer, Event, Origin, Record, freshness::Freshness, run::Run, words::Unit},
     recipe::Recipe,
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Resources, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
@@ -46,7 +46,10 @@ struct Questions {
     split: String,
     deciding: usize,
     confirming: usize,
-    /// Nobody in the run was asked them.
+    /// Nobody in the run was asked them, by their place in their files.
+    #[serde(skip)]
+    unasked: bool,
+    /// Nobody in the run was asked them, by what they ask: the run compared its questions.
     fresh: bool,
 }
 
@@ -73,12 +76,13 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     let prepared = Prepared::new(space, &engine)?;
     let _lock = dir.lock()?;
     let mut examiner = Examiner::new(&prepared, &dir, &records, args.limit)?;
+    examiner.questions.fresh &= Freshness::of(&run) == Freshness::Fresh;
     let questions = examiner.questions.clone();
     let unit = run.unit();
     let margin = args.margin / 100.0;
     let before = Complexity::of(&winner);
     if !args.json {
-        if !questions.fresh {
+        if !questions.unasked {
             tracing::warn!(
                 "the run has used all its {} questions; the winner was chosen on them and looks better there than it is, so \
                  the tests are harder on simpler recipes than they should be",
@@ -126,7 +130,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
         recipe: simplest,
     };
     if let Some(file) = &args.out {
-        std::fs::write(file, &simplified.yaml).with_context(|| format!("cannot write {}", file.display()))?;
+        super::replacement::replace(file, &simplified.yaml).map_err(Failure::Work)?;
     }
     match args.json {
         true => print_json(&simplified),
@@ -179,8 +183,18 @@ impl<'a> Examiner<'a> {
             guard: None,
             since_start: Box::new(environment::stopwatch()),
         });
-        let all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
-        let (chosen, fresh) = choose(&all, records, limit);
+        let mut all = evaluator.exam(&prepared.space.finale.selection.split, Limit::All)?;
+        let scaled = records.iter().find_map(|record| match &record.event {
+            Event::Scaled { weights } => Some(weights),
+            _ => None,
+        });
+        for task in &mut all.tasks {
+            task.weight = scaled
+                .and_then(|weights| weights.get(task.index))
+                .copied()
+                .unwrap_or(task.weight);
+        }
+        let (chosen, unasked) = choose(&all, records, limit);
         let part = |confirms: bool| {
             let of_task = |items: &Vec<usize>| -> Vec<usize> {
                 let is_confirming = |i: usize| i % CONFIRMING == CONFIRMING - 1;
@@ -210,7 +224,8 @@ impl<'a> Examiner<'a> {
                 split: all.split,
                 deciding: deciding.n(),
                 confirming: confirming.n(),
-                fresh,
+                unasked,
+                fresh: unasked,
             },
             evaluator,
             deciding,
@@ -234,7 +249,9 @@ impl<'a> Examiner<'a> {
         let evaluation = match self.evaluator.evaluate(&sitting, &mut |_| {}) {
             Ok(evaluation) => evaluation,
             Err(Unscored::Candidate { reason }) => return Err(reason),
-            Err(Unscored::Machine { reason }) => return Err(self.broken.insert(reason).clone()),
+            Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
+                return Err(self.broken.insert(reason).clone());
+            }
         };
         let tasks = exam.tasks.iter().zip(&evaluation.answers);
         Ok(tasks
@@ -264,14 +281,14 @@ fn choose(all: &Exam, records: &[Record], limit: Option<usize>) -> (Vec<Vec<usiz
         task.items.iter().filter(is_unused).copied().collect()
     };
     let mut chosen: Vec<Vec<usize>> = all.tasks.iter().map(unused).collect();
-    let fresh = chosen.iter().all(|items| items.len() >= FEWEST);
-    if !fresh {
+    let unasked = chosen.iter().all(|items| items.len() >= FEWEST);
+    if !unasked {
         chosen = all.tasks.iter().map(|task| task.items.clone()).collect();
     }
     for items in &mut chosen {
         items.truncate(limit.unwrap_or(usize::MAX));
     }
-    (chosen, fresh)
+    (chosen, unasked)
 }
 
 /// `24 numbers in 4 slices of 3 models`.

@@ -9,8 +9,11 @@ use super::{Outcome, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
-        Candidate, Origin, Phase, TaskScore, TestScore, normalized,
+        Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
+        freshness::Freshness,
+        normalized,
         run::{Run, State},
+        verdict::{best_unsearched, strongest, told, verdict},
         words::{duration, parent_name, task_name, task_of},
     },
     store::{self, RunDir},
@@ -27,12 +30,16 @@ pub struct Status {
     pub elapsed_ms: u64,
     pub best: Option<Best>,
     pub parents: Vec<ParentScore>,
-    /// The sealed split.
+    /// The test split.
     pub held_out: Option<HeldOut>,
     /// The best candidate by the best expert's score at each task of the fitness.
     pub normalized: Vec<normalized::HeldIn>,
-    /// Winner and parents on tasks that the search never asked.
+    /// Winner and parents on tasks that are no part of the fitness.
     pub held_out_tasks: Vec<normalized::HeldOut>,
+    /// Whether any question stands in two parts of the run; absent in runs of older builds.
+    pub questions: Option<QuestionsCompared>,
+    #[serde(skip)]
+    pub told: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +72,16 @@ pub struct HeldOut {
     pub best_parent: TestScore,
     pub difference: f64,
     pub p_value: f64,
+    /// The best merge that nobody searched for, unless the winner is one; the winner's lead over it, p after Holm's correction.
+    pub best_unsearched: Option<Comparison>,
+    /// What the figures say.
+    pub verdict: String,
+    /// The run's own word for its test: of questions that nobody had used, or not.
+    #[serde(skip)]
+    pub test_word: &'static str,
+    /// Over the strongest of parents and unsearched merges: by how much, and over whom.
+    #[serde(skip)]
+    pub lead: (f64, String),
 }
 
 impl Best {
@@ -112,9 +129,17 @@ impl Status {
                 best_parent: reading.best_parent.clone(),
                 difference: reading.difference,
                 p_value: reading.p_value,
+                best_unsearched: best_unsearched(run, reading).cloned(),
+                verdict: verdict(run, reading).sentence,
+                test_word: Freshness::of(run).test_word(),
+                lead: strongest(run, reading)
+                    .map(|rival| (rival.difference, rival.score.id.clone()))
+                    .unwrap_or_default(),
             }),
             normalized: normalized::held_in(run),
             held_out_tasks: normalized::held_out(run),
+            questions: run.questions.clone(),
+            told: told(run),
         }
     }
 }
@@ -200,16 +225,29 @@ pub fn status(args: StatusArgs) -> Outcome {
     if let Some(held_out) = &status.held_out {
         let (best, parent) = (&held_out.best.score, &held_out.best_parent.score);
         print(format_args!(
-            "  sealed split: {:.4} ± {:.4} SE, best parent ({}) {:.4} ± {:.4} SE; difference {:+.4}, p = {:.2e}",
+            "  {}: {:.4} ± {:.4} SE, best parent ({}) {:.4} ± {:.4} SE; difference {:+.4}, p = {:.2e}",
+            held_out.test_word,
             best.value,
             best.stderr,
-            held_out.best_parent.id,
+            parent_name(&held_out.best_parent.id),
             parent.value,
             parent.stderr,
             held_out.difference,
             held_out.p_value
         ));
+        if let Some(merge) = &held_out.best_unsearched {
+            let score = &merge.other.score;
+            print(format_args!(
+                "  best unsearched merge ({}) {:.4} ± {:.4} SE; difference {:+.4}, p = {:.2e} (Holm)",
+                merge.other.id, score.value, score.stderr, merge.difference, merge.p_holm
+            ));
+        }
+        print(format_args!("  {}", held_out.verdict));
     }
+    status
+        .told
+        .iter()
+        .for_each(|sentence| print(format_args!("  {sentence}")));
     for task in &status.normalized {
         let parts = [
             task.of_expert
@@ -226,7 +264,7 @@ pub fn status(args: StatusArgs) -> Outcome {
         let score = &task.score.score;
         let of_base = task.of_base.map_or(String::new(), |r| format!(", {r} of the base"));
         print(format_args!(
-            "  never asked, {}: {} {:.4} ± {:.4} SE{of_base}",
+            "  held out, {}: {} {:.4} ± {:.4} SE{of_base}",
             task_of(&task.score),
             parent_name(&task.id),
             score.value,
@@ -269,9 +307,10 @@ pub fn runs(args: RunsArgs) -> Outcome {
             .map_or(String::new(), |b| format!("  best {} {}", b.id, b.score()));
         let lead = run.held_out.map_or(String::new(), |h| {
             format!(
-                "  {:+.4} over {} on the sealed split",
-                h.difference,
-                parent_name(&h.best_parent.id)
+                "  {:+.4} over {} on the {}",
+                h.lead.0,
+                parent_name(&h.lead.1),
+                h.test_word
             )
         });
         print(format_args!(

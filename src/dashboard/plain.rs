@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use crate::event::exam::Exam;
+use crate::event::freshness::Freshness;
 use crate::event::run::{Run, State, counts, origin_name};
-use crate::event::verdict::{forgotten, luck, unsearched, verdict};
+use crate::event::verdict::{flips, forgotten, is_hopeless, told, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{
     Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted,
@@ -61,7 +62,15 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             "resumed after {} evaluations (heterosis {engine_version})",
             before.evals
         )),
-        Event::PhaseStarted { phase } => info(phase_line(*phase).to_owned()),
+        Event::QuestionsCompared(compared) => {
+            let level = match compared.is_clean() && compared.near.is_empty() {
+                true => Level::Info,
+                false => Level::Warning,
+            };
+            let told = [Some(compared.in_words()), compared.warning()];
+            Some((level, told.into_iter().flatten().collect::<Vec<_>>().join("; ")))
+        }
+        Event::PhaseStarted { phase } => info(phase_line(Freshness::of(before), *phase).to_owned()),
         Event::StageStarted(stage) => info(format!(
             "searching {} of {} genes with {}",
             stage.stage.replace('_', " "),
@@ -113,7 +122,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
                 let score = before.unit().score(&f.fresh);
                 match before.is_scored_by_command() {
                     true => format!(", {score}"),
-                    false => format!(", {score} on {}", counted(f.fresh.n, "fresh question")),
+                    false => format!(", {score} on {}", Freshness::of(before).selection(f.fresh.n)),
                 }
             });
             info(format!(
@@ -123,7 +132,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
                 fresh.unwrap_or_default()
             ))
         }
-        Event::TestRead(reading) => info(verdict(before.unit(), reading).sentence),
+        Event::TestRead(reading) => info(verdict(before, reading).sentence),
         Event::HeldOutRead(reading) => {
             let mut run = before.clone();
             run.held_out = Some(reading.clone());
@@ -142,7 +151,12 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         )),
         Event::RunFailed { reason } => Some((Level::Error, format!("the run failed: {reason}"))),
         Event::Log { level, message } => Some((*level, message.clone())),
-        Event::CandidateStarted { .. } | Event::Progress(_) | Event::Learning(_) | Event::Answers(_) => None,
+        Event::Scaled { .. } => info("tasks are weighed by the first model's standard errors".into()),
+        Event::CandidateStarted { .. }
+        | Event::Progress(_)
+        | Event::Learning(_)
+        | Event::Answers(_)
+        | Event::Scores(_) => None,
     }
 }
 
@@ -189,13 +203,13 @@ fn opening(started: &RunStarted) -> String {
     line
 }
 
-fn phase_line(phase: Phase) -> &'static str {
+fn phase_line(freshness: Freshness, phase: Phase) -> &'static str {
     match phase {
         Phase::Baselines => "scoring the parents and the unsearched baselines",
         Phase::Search => "searching",
-        Phase::Selection => "finalists answer fresh questions",
-        Phase::Test => "opening the sealed test split, once",
-        Phase::HeldOut => "winner and parents answer what the search never asked",
+        Phase::Selection => freshness.selection_begins(),
+        Phase::Test => freshness.test_begins(),
+        Phase::HeldOut => freshness.held_out_begins(),
     }
 }
 
@@ -282,21 +296,12 @@ fn end(reason: EndReason) -> &'static str {
 
 /// The last words of a run: what came out and what to do next. `directory` is the run's, as the user would type it.
 pub fn summary(run: &Run, directory: &str) -> String {
-    let unit = run.unit();
     let mut out = String::new();
     match &run.reading {
         Some(reading) => {
-            let _ = writeln!(out, "{}.", verdict(unit, reading).sentence);
-            for sentence in unsearched(run).into_iter().chain(luck(run)) {
+            let _ = writeln!(out, "{}.", verdict(run, reading).sentence);
+            for sentence in told(run).into_iter().chain(flips(reading)) {
                 let _ = writeln!(out, "{sentence}");
-            }
-            if reading.positive_flips + reading.negative_flips > 0 {
-                let (gained, lost) = (reading.positive_flips, reading.negative_flips);
-                let _ = writeln!(
-                    out,
-                    "It gained {} that the parent got wrong and lost {lost} the other way round.",
-                    counted(gained, "question")
-                );
             }
         }
         None => out += &without_reading(run),
@@ -331,11 +336,20 @@ fn without_reading(run: &Run) -> String {
             unit.with_error(parent.fitness, parent.stderr)
         );
     }
+    if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
+        let _ = write!(
+            out,
+            "; the best unsearched merge, {}, has {}",
+            merge.id,
+            unit.with_error(merge.fitness, merge.stderr)
+        );
+    }
     out += ".\n";
     if run.is_scored_by_command() {
         return out;
     }
-    out + "Both on the questions that the search chose by, so the child's score is flattering; the sealed split was not read.\n"
+    let not_read = Freshness::of(run).test_not_read();
+    out + &format!("All on the questions that the search chose by, so the child's score is flattering; {not_read}.\n")
 }
 
 fn next_steps(run: &Run, directory: &str) -> String {
@@ -345,7 +359,8 @@ fn next_steps(run: &Run, directory: &str) -> String {
         State::Done => steps.push((format!("heterosis report {directory}"), "the whole story with pictures")),
         _ => steps.push((format!("heterosis resume {directory}"), "go on where it stopped")),
     }
-    if run.best().is_some() {
+    let is_hopeless = run.reading.as_ref().is_some_and(|reading| is_hopeless(run, reading));
+    if run.best().is_some() && !is_hopeless {
         let step = match makes_models {
             true => (
                 format!("heterosis export {directory} best OUT"),

@@ -21,7 +21,9 @@ use super::model::{Model, Page, Tab};
 use super::pace::{self, Pace};
 use super::text::{Parts, cut, span};
 use super::update::{has_board, has_filter};
+use crate::event::freshness::Freshness;
 use crate::event::run::{Lead, Run, State};
+use crate::event::verdict::strongest;
 use crate::event::words::{Unit, count, duration, duration_range, p_value, parent_name};
 use crate::event::{Origin, Phase, TestReading};
 
@@ -223,7 +225,7 @@ fn then(model: &Model) -> Option<Vec<Span<'static>>> {
 fn best_line(model: &Model, columns: u16) -> Line<'static> {
     let run = &model.run;
     if let Some(reading) = &run.reading {
-        return sealed_line(run.unit(), reading).fit(columns.into());
+        return test_line(run, reading).fit(columns.into());
     }
     let Some(best) = run.winner() else {
         let text = run.best_parent().map(|p| {
@@ -235,12 +237,18 @@ fn best_line(model: &Model, columns: u16) -> Line<'static> {
         });
         return Line::from(span(text.unwrap_or_else(|| "no score yet".into()), DIM));
     };
-    if let Some((best, parent, lead)) = run.lead_on_fresh() {
+    if let Some((best, rival, lead)) = run.lead_in_selection() {
         return Parts::default()
             .left(0, best_score(run.unit(), &best.id, best.fresh.value, best.fresh.stderr))
             .left(4, vec![span(format!("SE (n={})", count(best.fresh.n as u64)), DIM)])
-            .lead(run.unit(), lead, &parent.id, parent.fresh.value)
-            .left(5, vec![span("on fresh questions", DIM)])
+            .lead(run.unit(), lead, &rival.id, rival.fresh.value)
+            .left(
+                5,
+                vec![span(
+                    format!("on {} questions", Freshness::of(run).selection_word()),
+                    DIM,
+                )],
+            )
             .fit(columns.into());
     }
     let mut parts = Parts::default().left(0, best_score(run.unit(), &best.id, best.fitness, best.stderr));
@@ -279,19 +287,27 @@ fn best_score(unit: Unit, id: &str, value: f64, stderr: f64) -> Vec<Span<'static
     ]
 }
 
-/// The same, once the sealed split has spoken: the search's own score no longer counts.
-fn sealed_line(unit: Unit, reading: &TestReading) -> Parts<'static> {
-    let (best, parent) = (&reading.best, &reading.best_parent);
-    let lead = Lead {
-        difference: reading.difference,
-        stderr: None,
-        p_value: Some(reading.p_value),
-    };
-    let n = format!("SE (n={}, sealed)", count(best.score.n as u64));
-    Parts::default()
+/// The same, once the test has spoken: the search's own score no longer counts. The lead is over the best of the parents and
+/// of the merges that nobody searched for.
+fn test_line(run: &Run, reading: &TestReading) -> Parts<'static> {
+    let (unit, best) = (run.unit(), &reading.best);
+    let n = format!(
+        "SE (n={}, {})",
+        count(best.score.n as u64),
+        Freshness::of(run).test_word()
+    );
+    let parts = Parts::default()
         .left(0, best_score(unit, &best.id, best.score.value, best.score.stderr))
-        .left(4, vec![span(n, DIM)])
-        .lead(unit, lead, &parent.id, parent.score.value)
+        .left(4, vec![span(n, DIM)]);
+    let Some(rival) = strongest(run, reading) else {
+        return parts;
+    };
+    let lead = Lead {
+        difference: rival.difference,
+        stderr: None,
+        p_value: Some(rival.p_value),
+    };
+    parts.lead(unit, lead, &rival.score.id, rival.score.score.value)
 }
 
 impl Parts<'static> {

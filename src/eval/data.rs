@@ -90,7 +90,7 @@ impl Source {
     /// # Errors
     /// A file that cannot be read, or a row that is not what the format says.
     pub fn read(&self, file: &str, path: &Path, lang: &str) -> Result<Vec<Located>, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        let text = text_of(path).map_err(|source| Error::Read {
             file: path.into(),
             source,
         })?;
@@ -206,6 +206,15 @@ fn mgsm_exemplars(text: &str, lang: &str) -> Result<Vec<Row>, String> {
             .into())
         })
         .collect()
+}
+
+/// The text of a file of data. A task file that somebody else wrote may name a pipe or a device, which never ends.
+pub(super) fn text_of(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.is_file() {
+        return std::fs::read_to_string(path);
+    }
+    let problem = "it is a folder, a pipe or a device, not a file";
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem))
 }
 
 #[cfg(test)]

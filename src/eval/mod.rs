@@ -1,7 +1,7 @@
 //! Tasks: what a model is asked, what of its output counts as the answer, and what the scores are worth.
 //!
 //! Reading order: `task_file` (the YAML as written) and `data` (its rows), this file (what a task means for one
-//! language and one profile), `prompt` with `python_random` (the questions), `extract` with `python_regex` and
+//! language and one profile), `prompt` with `python_random` (the questions), `extract` with `python_regex`, `number` and
 //! `language` (the verdict), `answer` (all questions of all tasks through one engine), `rescore` (stored outputs,
 //! without a model), `stats`.
 //!
@@ -18,7 +18,11 @@ pub mod answer;
 pub mod data;
 pub mod exemplars;
 pub mod extract;
+pub mod identity;
 pub mod language;
+pub mod number;
+#[cfg(test)]
+mod phrasings;
 pub mod prompt;
 pub mod python_random;
 pub mod python_regex;
@@ -30,8 +34,10 @@ mod task_file;
 pub use answer::{Answerer, answer, continued, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
-use extract::{Filter, Normalization, Step};
+use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
+use identity::Identity;
 use language::{Gate, Language};
+use number::Style;
 use prompt::Template;
 pub use prompt::{Chat, Message, Prompt, Shot};
 use python_random::PythonRandom;
@@ -245,8 +251,8 @@ pub struct Task {
     fewshot_delimiter: String,
     /// What ends an answer, and is no part of it.
     pub stop: Arc<[String]>,
-    /// Words after which the answer stands, if generation may end there.
-    stop_when_answered: Option<Arc<[String]>>,
+    /// What finds the answer, if generation may end where it stands.
+    stop_when_answered: Option<Arc<NumberAnswer>>,
     pub max_new_tokens: usize,
     filters: Vec<Filter>,
     /// The names of the verdicts: of the filters, or of the ways to choose.
@@ -281,6 +287,8 @@ struct ReadyShots {
 pub struct Question {
     /// File and row: `gsm8k/train/17`.
     pub id: String,
+    /// Its content, whatever way it came by.
+    pub identity: Identity,
     pub prompt: Prompt,
     /// What the answer is compared with; for log-likelihoods, the continuation; with choices, the right one.
     pub gold: String,
@@ -433,6 +441,7 @@ impl Task {
         let make = Maker {
             task: &file.name,
             words: &words,
+            style: Style::of(&answer_lang(&settings, &lang)),
         };
         let target = settings.target.clone().unwrap_or_default();
         let gold = settings.gold.as_ref().unwrap_or(&target);
@@ -445,10 +454,7 @@ impl Task {
         let verdicts = file.verdicts(&settings);
         let position = |name: &str| verdicts.iter().position(|known| *known == name);
         let primary = position(settings.primary.as_deref().unwrap_or(ACC_NORM)).unwrap_or(0);
-        let markers = filters.iter().flat_map(|f| &f.steps).find_map(|step| match step {
-            Step::Number { markers, .. } => Some(markers.clone().into()),
-            _ => None,
-        });
+        let stop_when_answered = settings.stop_when_answered.unwrap_or(false);
         Ok(Task {
             prompt: settings
                 .prompt
@@ -467,7 +473,9 @@ impl Task {
             target_delimiter: settings.target_delimiter.clone().unwrap_or_else(|| " ".into()),
             fewshot_delimiter: settings.fewshot_delimiter.clone().unwrap_or_else(|| "\n\n".into()),
             stop: make.words(settings.stop.as_deref().unwrap_or_default())?.into(),
-            stop_when_answered: markers.filter(|_| settings.stop_when_answered.unwrap_or(false)),
+            stop_when_answered: number_step(&filters)
+                .filter(|_| stop_when_answered)
+                .map(|answer| Arc::new(answer.clone())),
             max_new_tokens: options.max_new_tokens.or(settings.max_new_tokens).unwrap_or(256),
             primary,
             verdicts: verdicts.into_iter().map(str::to_string).collect(),
@@ -540,7 +548,10 @@ impl Task {
             part(format!("{:?}", self.options).as_bytes());
             for file in self.data_files() {
                 // A file that is not there is one more thing that decides; what it means is said by `questions`.
-                part(&std::fs::read(file).unwrap_or_default());
+                part(data::text_of(&file).unwrap_or_default().as_bytes());
+            }
+            if number_step(&self.filters).is_some() || self.normalization.number.is_some() {
+                part(&extract::NUMBERS_VERSION.to_le_bytes());
             }
             hasher.finalize().to_hex().to_string()
         })
@@ -554,7 +565,10 @@ impl Task {
             self.kind(),
             self.target_delimiter,
             self.stop,
-            self.stop_when_answered,
+            // Where the answer stands depends on the rule as well as on the markers.
+            self.stop_when_answered
+                .as_ref()
+                .map(|answer| (answer, extract::NUMBERS_VERSION)),
             self.max_new_tokens,
             self.profile(),
             self.chat()
@@ -616,6 +630,7 @@ impl Task {
         let prompt = self.prompt.as_ref().filter(|_| self.kind() != Kind::Blank);
         Ok(Question {
             id: located.id.clone(),
+            identity: Identity::of(&asked(self.prompt.as_ref(), &located.row), &gold),
             target: target.unwrap_or_else(|| gold.clone()),
             gold,
             choices,
@@ -725,11 +740,16 @@ impl Task {
         })
     }
 
-    /// What each filter extracts from an output, and whether it is the gold answer.
+    /// What each filter extracts from an output, and whether it is the gold answer. In the fitness profile what stands
+    /// after a stop does not count, so that the verdict is one whoever ended the text, and where.
     ///
     /// # Errors
     /// A pattern that takes too long on this text.
     pub fn extract(&self, output: &str, gold: &str) -> Result<Vec<(String, Extracted)>, Error> {
+        let output = match self.profile() {
+            Profile::Parity => output,
+            Profile::Fitness => self.cut(output),
+        };
         let judge = |filter: &Filter| {
             let extracted = filter.apply(output)?;
             let right = self.normalization.equal(&extracted, gold)?;
@@ -760,8 +780,19 @@ impl Task {
     }
 
     /// Whether the output is in the language that is asked for; always, where the task has no gate.
+    /// Whether the output is in the language that is asked for; always, where the task has no gate. In the fitness profile
+    /// only what leads to the answer is looked at: what follows is not there if generation ended with the answer.
     pub fn language_ok(&self, output: &str) -> bool {
-        self.gate.is_none_or(|gate| gate.passes(output))
+        let text = match self.profile() {
+            Profile::Parity => output,
+            Profile::Fitness => self.up_to_the_answer(self.cut(output)),
+        };
+        self.gate.is_none_or(|gate| gate.passes(text))
+    }
+
+    fn up_to_the_answer<'t>(&self, output: &'t str) -> &'t str {
+        let settled = number_step(&self.filters).and_then(|answer| answer.settled(output));
+        settled.map_or(output, |range| &output[..range.end])
     }
 
     /// Cuts an output as the harness does: at the first of each stop in turn.
@@ -772,8 +803,24 @@ impl Task {
 
     /// A test whether the answer stands already, so that generation can end; `None` in the parity profile.
     pub fn stop_when(&self) -> Option<crate::model::engine::StopWhen> {
-        let markers = self.stop_when_answered.clone()?;
-        Some(Arc::new(move |text| extract::answer_stands(text, &markers)))
+        let answer = self.stop_when_answered.clone()?;
+        Some(Arc::new(move |text| answer.settled(text).is_some()))
+    }
+}
+
+/// The first step that looks for a number.
+fn number_step(filters: &[Filter]) -> Option<&NumberAnswer> {
+    filters.iter().flat_map(|f| &f.steps).find_map(|step| match step {
+        Step::Number(answer) => Some(answer),
+        _ => None,
+    })
+}
+
+/// The language that answers are in: what the gate asks for, or else the task's.
+fn answer_lang(settings: &Settings, lang: &str) -> String {
+    match &settings.language_gate {
+        Some(GateSpec::On { lang: Some(gate), .. }) if !gate.contains("{{") => gate.clone(),
+        _ => lang.into(),
     }
 }
 
@@ -841,19 +888,33 @@ impl Drawer {
 
 impl ReadyShots {
     fn render(&self, task: &Task, row: &Row) -> Result<Shot, Error> {
-        let row = task.fields(row);
+        let fields = task.fields(row);
         let prompt = self.prompt.as_ref().or(task.prompt.as_ref());
+        let answer = self.target.render(&fields)?;
+        // Examples may have other fields than questions: their gold answer is then what they show.
+        let gold = task.gold.render(&fields).unwrap_or_else(|_| answer.clone());
         Ok(Shot {
-            question: prompt.map(|t| t.render(&row)).transpose()?.unwrap_or_default(),
-            answer: self.target.render(&row)?,
+            identity: Identity::of(&asked(prompt, row), &gold),
+            question: prompt.map(|t| t.render(&fields)).transpose()?.unwrap_or_default(),
+            answer,
         })
     }
+}
+
+/// The fields of a row that a template asks.
+fn asked(prompt: Option<&Template>, row: &Row) -> Vec<String> {
+    let names = prompt.iter().flat_map(|prompt| prompt.fields());
+    let fields = names.filter_map(|name| row.get(name));
+    let text = |field: &serde_json::Value| field.as_str().map_or_else(|| field.to_string(), String::from);
+    fields.map(text).collect()
 }
 
 /// Turns what was written into what is used: templates compiled, words of the language filled in, patterns compiled.
 struct Maker<'a> {
     task: &'a str,
     words: &'a Row,
+    /// How answers write their numbers.
+    style: Style,
 }
 
 impl Maker<'_> {
@@ -898,10 +959,11 @@ impl Maker<'_> {
                 StepSpec::Number {
                     markers,
                     otherwise_last,
-                } => Step::Number {
-                    markers: self.words(markers)?,
+                } => Step::Number(NumberAnswer {
+                    markers: Markers::new(&self.words(markers)?),
                     otherwise_last: *otherwise_last,
-                },
+                    style: self.style,
+                }),
             })
         };
         Ok(Filter {
@@ -937,7 +999,7 @@ impl Maker<'_> {
             ignore_case: spec.ignore_case,
             ignore_punctuation: spec.ignore_punctuation,
             ignore_numbers: spec.ignore_numbers,
-            number: spec.number,
+            number: spec.number.then_some(self.style),
         })
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
-use super::{Error, data::Row};
+use super::{Error, data::Row, identity::Identity};
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -15,9 +15,14 @@ pub struct Template {
     environment: Environment<'static>,
     /// What the template is for, for error messages: `gsm8k: prompt`.
     place: String,
+    /// The fields that it names.
+    fields: Vec<String>,
 }
 
 const ONLY: &str = "text";
+
+/// What one rendering may spend (an instruction, or 64 bytes, each; 3 MB at most): a task file is often somebody else's.
+const FUEL: u64 = 50_000;
 
 impl Template {
     /// # Errors
@@ -25,6 +30,7 @@ impl Template {
     pub fn new(place: impl Into<String>, source: &str) -> Result<Self, Error> {
         let place = place.into();
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|source| Error::template(&place, &source))?);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -32,7 +38,21 @@ impl Template {
         environment
             .add_template_owned(ONLY, source.to_string())
             .map_err(|source| Error::template(&place, &source))?;
-        Ok(Template { environment, place })
+        let template = environment
+            .get_template(ONLY)
+            .map_err(|source| Error::template(&place, &source))?;
+        let mut fields: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        fields.sort_unstable();
+        Ok(Template {
+            environment,
+            place,
+            fields,
+        })
+    }
+
+    /// The fields that it names, whether a row has them or not.
+    pub fn fields(&self) -> &[String] {
+        &self.fields
     }
 
     /// # Errors
@@ -71,7 +91,7 @@ impl ListExpression {
     /// # Errors
     /// A field that the row does not have, a value that is no list of texts or numbers.
     pub fn evaluate(&self, row: &Row) -> Result<Vec<String>, Error> {
-        let Template { environment, place } = &self.template;
+        let Template { environment, place, .. } = &self.template;
         let fields: BTreeMap<_, _> = row.iter().map(|(name, field)| (name.clone(), value(field))).collect();
         let list = environment
             .compile_expression(&self.source)
@@ -127,6 +147,8 @@ pub struct Chat {
 /// A question that was answered, as an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shot {
+    /// Its content, as a question's.
+    pub identity: Identity,
     pub question: String,
     pub answer: String,
 }
@@ -210,6 +232,19 @@ mod tests {
         }
     }
 
+    /// A task file is often somebody else's: what its templates do has an end.
+    #[test]
+    fn a_template_that_never_ends_is_stopped() {
+        let doubling =
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        let message = render(doubling).unwrap_err().to_string();
+        assert!(message.contains("t: prompt") && message.contains("fuel"), "{message}");
+        let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        assert!(render(nested).is_err());
+        let list = ListExpression::new("t: choices", "(range(99999)|list) * 99999").unwrap();
+        assert!(list.evaluate(&Row::new()).is_err());
+    }
+
     #[test]
     fn an_unknown_field_is_an_error() {
         let message = render("{{qestion}}").unwrap_err().to_string();
@@ -219,6 +254,7 @@ mod tests {
 
     fn prompt() -> Prompt {
         let shot = |q: &str, a: &str| Shot {
+            identity: Identity::default(),
             question: q.into(),
             answer: a.into(),
         };

@@ -168,7 +168,7 @@ impl TaskFile {
     /// # Errors
     /// A file that cannot be read, is not UTF-8, or is not a task.
     pub fn read(file: &Path) -> Result<TaskFile, Error> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+        let text = yaml::read_text(file).map_err(|source| Error::Read {
             file: file.into(),
             source,
         })?;
@@ -688,6 +688,13 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
         assert_eq!(task.source(Split::Benchmark).unwrap().rows, 10..20);
         assert!(task.source(Split::Selection).is_none());
         assert!(task.settings(Profile::Parity).shots.is_none());
+    }
+
+    /// A stop that was written as one text became a list of its characters, and "=" cut every sum (lighteval #649).
+    #[test]
+    fn one_stop_is_one_stop() {
+        let task = parse(&format!("{SMALL}\nstop: 'Question:'")).unwrap();
+        assert_eq!(task.settings(Profile::Fitness).stop.unwrap(), ["Question:"]);
     }
 
     #[test]

@@ -55,20 +55,20 @@ pub struct HeldOut {
 /// An expert must leave the base by this many standard errors before its gain is divided by.
 const CLEARLY: f64 = 2.0;
 
-/// The winner on each task: on the sealed split if it was read, else on the search's questions.
+/// The winner on each task: on the test split if it was read, else on the search's questions.
 pub fn held_in(run: &Run) -> Vec<HeldIn> {
     let Some(winner) = run.winner() else { return Vec::new() };
     let parents: Vec<&Candidate> = run.of_origin(Origin::Parent).collect();
-    let sealed = |id: &str| {
+    let tested = |id: &str| {
         let reading = run.reading.as_ref()?;
         let all = [&reading.best, &reading.best_parent]
             .into_iter()
             .chain(reading.others.iter().map(|o| &o.other));
         all.into_iter().find(|t| t.id == id).map(|t| t.tasks.as_slice())
     };
-    match sealed(&winner.id) {
+    match tested(&winner.id) {
         Some(child) => {
-            let parents = parents.iter().filter_map(|p| Some((p.id.as_str(), sealed(&p.id)?)));
+            let parents = parents.iter().filter_map(|p| Some((p.id.as_str(), tested(&p.id)?)));
             tasks(run, child, &parents.collect::<Vec<_>>())
         }
         None => held_in_of(run, winner),

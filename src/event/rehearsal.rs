@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, HeldOutReading,
-    HeldOutScore, HeldOutTask, Level, Model, Origin, Phase, Progress, Record, RunStarted, SCHEMA_VERSION, Score,
-    Selection, Task, TaskScore, TestReading, TestScore,
+    HeldOutScore, HeldOutTask, Level, Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted,
+    SCHEMA_VERSION, Score, Selection, Task, TaskScore, TestReading, TestScore,
+    freshness::{Part, PartOfRun},
 };
 
 /// 2026-03-01 23:00 UTC.
@@ -183,6 +184,7 @@ impl Rehearsal {
 
     fn play(mut self) -> Vec<Record> {
         self.emit(0, Event::RunStarted(run_started()));
+        self.emit(0, Event::QuestionsCompared(questions_compared()));
         self.emit(
             40,
             Event::Log {
@@ -467,6 +469,7 @@ impl Rehearsal {
             .take(4)
             .map(|c| (c, 0.035))
             .chain(run.best_parent().map(|c| (c, -0.004)))
+            .chain(run.of_origin(Origin::Baseline).map(|c| (c, 0.008)))
             .map(|(c, luck)| {
                 let shrink = luck + 0.015 * self.dice.uniform();
                 let value = c.fitness - shrink;
@@ -551,6 +554,28 @@ impl Rehearsal {
     }
 }
 
+/// Nothing stands in two parts.
+fn questions_compared() -> QuestionsCompared {
+    let parts = run_started().tasks.into_iter().flat_map(|task| {
+        let asked = [
+            (Part::Search, "search", task.n),
+            (Part::Selection, "selection", 200),
+            (Part::Test, "test", 1000),
+        ];
+        asked.map(|(part, split, n)| PartOfRun {
+            part,
+            task: task.task.clone(),
+            lang: task.lang.clone(),
+            split: split.into(),
+            n,
+        })
+    });
+    QuestionsCompared {
+        parts: parts.collect(),
+        ..QuestionsCompared::default()
+    }
+}
+
 fn run_started() -> RunStarted {
     let model = |name: &str| Model {
         name: name.into(),
@@ -593,6 +618,7 @@ fn run_started() -> RunStarted {
         population: POPULATION,
         device: "cpu".into(),
         dtype: "f32".into(),
+        score_weights: Default::default(),
     }
 }
 

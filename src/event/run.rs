@@ -10,8 +10,10 @@ use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Learned, Learning, LearningStep,
-    Level, Model, Origin, Phase, Progress, Record, RunStarted, Selection, StageStarted, TestReading,
+    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Learned, Learning,
+    LearningStep, Level,
+    Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted, Score, Selection, StageStarted, TaskScore,
+    TestReading, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -29,6 +31,8 @@ const MEETING: f64 = 1.5;
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     pub started: Option<RunStarted>,
+    /// What was found when the questions of its parts were compared; none in journals of older builds.
+    pub questions: Option<QuestionsCompared>,
     pub state: State,
     pub phase: Option<Phase>,
     /// One for each id, in order of arrival.
@@ -58,6 +62,8 @@ pub struct Run {
     pub answers: u64,
     pub generated_tokens: u64,
     pub resumes: usize,
+    /// The tasks' weights are divided by standard errors.
+    pub is_scaled: bool,
     /// Wall clock of the first record.
     pub started_ms: u64,
     /// Wall clock of the last record.
@@ -204,6 +210,10 @@ impl Run {
                 self.state = State::Running;
                 self.reported_elapsed_ms = None;
             }
+            Event::QuestionsCompared(compared) => {
+                let before = self.questions.take().unwrap_or_default();
+                self.questions = Some(before.and(compared));
+            }
             Event::PhaseStarted { phase } => {
                 self.phase = Some(*phase);
                 self.working = None;
@@ -259,6 +269,13 @@ impl Run {
                 self.search_ended = Some(*reason);
                 self.evals = *evals;
             }
+            Event::Scaled { weights } => {
+                let tasks = self.started.iter_mut().flat_map(|started| &mut started.tasks);
+                tasks.zip(weights).for_each(|(task, weight)| task.weight = *weight);
+                self.is_scaled = true;
+            }
+            // Told together when all are known.
+            Event::Scores(_) => {}
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
             Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),
@@ -532,10 +549,28 @@ impl Run {
         }
     }
 
+    /// The 95 % interval of a score over all tasks of the fitness, from those of its tasks.
+    pub fn interval_95(&self, score: &Score, tasks: &[TaskScore]) -> (f64, f64) {
+        let weight = |of: &TaskScore| {
+            let mut all = self.started.iter().flat_map(|s| &s.tasks);
+            Some(all.find(|t| t.task == of.task && t.lang == of.lang)?.weight)
+        };
+        let weights: Option<Vec<f64>> = tasks.iter().map(weight).collect();
+        let Some(weights) = weights.filter(|w| w.len() > 1 && w.iter().sum::<f64>() > 0.0) else {
+            return self.unit().interval_95(score);
+        };
+        let total: f64 = weights.iter().sum();
+        let part = |(task, weight): (&TaskScore, f64)| {
+            let own = self.task_unit(&task.task, &task.lang).interval_95(&task.score);
+            (weight / total, task.score.value, own)
+        };
+        interval::sum(&tasks.iter().zip(weights).map(part).collect::<Vec<_>>())
+    }
+
     /// The base's id, where the run has one.
     pub fn base_id(&self) -> Option<String> {
         let base = self.started.as_ref()?.models.iter().find(|m| m.is_base)?;
-        Some(format!("parent-{}", base.name))
+        Some(CandidateId::Parent(base.name.clone()).to_string())
     }
 
     /// The names of a candidate's genes: each stage of a search has its own.
@@ -559,7 +594,7 @@ impl Run {
         self.best.map(|i| &self.scored[i])
     }
 
-    /// Who won: the winner on fresh questions once there is one, the best so far until then.
+    /// Who won: the winner of the selection once there is one, the best so far until then.
     pub fn winner(&self) -> Option<&Candidate> {
         let selected = self.selection.as_ref().and_then(|s| self.candidate(&s.best));
         selected.or_else(|| self.best().map(|b| &b.candidate))
@@ -578,7 +613,7 @@ impl Run {
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
 
-    /// The best of the merges that nobody searched for.
+    /// The fittest merge that nobody searched for, on the search questions.
     pub fn best_unsearched(&self) -> Option<&Candidate> {
         self.of_origin(Origin::Baseline)
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
@@ -594,6 +629,13 @@ impl Run {
             out_a.cmp(&out_b).then(b.total_cmp(&a))
         });
         ranking
+    }
+
+    /// Whether the fitness adds accuracies and log-likelihoods as they are.
+    pub fn mixes_kinds(&self) -> bool {
+        let tasks = self.started.iter().flat_map(|started| &started.tasks);
+        let (likelihoods, others): (Vec<_>, Vec<_>) = tasks.partition(|task| task.metric == LOG_LIKELIHOOD);
+        !self.is_scaled && !likelihoods.is_empty() && !others.is_empty()
     }
 
     pub fn answers_of(&self, id: &str) -> &[Answers] {
@@ -650,13 +692,20 @@ impl Run {
         }
     }
 
-    /// The winner on fresh questions and its lead over the best parent there, once it is chosen.
-    pub fn lead_on_fresh(&self) -> Option<(&Finalist, &Finalist, Lead)> {
+    /// The winner on the selection questions and its lead there over the best of the parents and of the merges that nobody
+    /// searched for, once it is chosen. An unsearched winner is measured by the parents.
+    pub fn lead_in_selection(&self) -> Option<(&Finalist, &Finalist, Lead)> {
         let selection = self.selection.as_ref()?;
-        let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
-        let (best, parent) = (of(&selection.best)?, of(&selection.best_parent)?);
-        let (a, b) = (best.fresh, parent.fresh);
-        Some((best, parent, lead_of(a.value, a.stderr, b.value, b.stderr)))
+        let best = selection.finalists.iter().find(|f| f.id == selection.best)?;
+        let is_rival = |f: &&Finalist| match f.origin {
+            Origin::Parent => f.id != best.id,
+            Origin::Baseline => best.origin != Origin::Baseline,
+            _ => false,
+        };
+        let rivals = selection.finalists.iter().filter(is_rival);
+        let rival = rivals.max_by(|a, b| a.fresh.value.total_cmp(&b.fresh.value))?;
+        let (a, b) = (best.fresh, rival.fresh);
+        Some((best, rival, lead_of(a.value, a.stderr, b.value, b.stderr)))
     }
 
     /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.
@@ -694,7 +743,7 @@ impl Run {
     }
 
     /// Whether a command of the user's scores candidates: its scores carry no standard error, and it keeps its questions
-    /// to itself, so that nothing is sealed.
+    /// to itself.
     pub fn is_scored_by_command(&self) -> bool {
         self.started.as_ref().is_some_and(|s| s.tasks.is_empty())
     }

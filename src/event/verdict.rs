@@ -1,74 +1,285 @@
-//! What the one reading of the sealed test split says, in one sentence; honest about chance and about luck.
+//! Who won, in sentences: against the best parent and the best merge that nobody searched for; honest about chance, about
+//! luck, and about which questions were asked.
+//!
+//! The terminal, the dashboard, the report and the model card all say what stands here.
 
-use super::run::Run;
-use super::words::{Unit, counted, p_value, parent_name, task_of, test_name};
-use super::{Origin, Score, TaskScore, TestReading};
+use super::freshness::{Freshness, caution};
+use super::run::{Run, counts};
+use super::words::{Unit, count, counted, p_value, parent_name, task_of, test_name};
+use super::{Candidate, Comparison, Finalist, Origin, Score, TaskScore, TestReading, TestScore};
 
-/// What a reading of the sealed split says.
+/// What a reading of the test questions says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The child is better, and chance alone would hardly do that (p < 0.05).
-    pub won: bool,
+    pub outcome: Outcome,
     pub sentence: String,
+}
+
+/// How the winner stands to its rivals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Better than all of them, and chance alone would hardly do that (p < 0.05).
+    Won,
+    /// Worse than none of them beyond chance, but not surely better than each.
+    Open,
+    /// One of them is surely better.
+    Lost,
+}
+
+/// Whom the winner has to beat.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rival<'a> {
+    pub score: &'a TestScore,
+    /// Winner − rival, on the same questions.
+    pub difference: f64,
+    /// Of unsearched merges after Holm's correction, for the best of several stands here.
+    pub p_value: f64,
+    pub is_parent: bool,
 }
 
 /// The level under which a difference counts as shown.
 const SIGNIFICANT: f64 = 0.05;
 
-pub fn verdict(unit: Unit, reading: &TestReading) -> Verdict {
-    let (child, parent) = (&reading.best, &reading.best_parent);
-    let name = parent_name(&parent.id);
-    let points = unit.points(reading.difference);
-    let scores = format!("{} against {}", unit.score(&child.score), unit.score(&parent.score));
-    let tail = format!(
-        "on {} never used before: {scores}, {} ({})",
-        counted(child.score.n, "question"),
-        p_value(reading.p_value),
-        test_name(&reading.test)
-    );
-    let sure = reading.p_value < SIGNIFICANT;
-    let head = match (reading.difference > 0.0, sure) {
-        (true, true) => format!("{} beats the best parent, {name}, by {points}", child.id),
-        (true, false) => format!(
-            "{} is {points} ahead of the best parent, {name}, which may be chance,",
-            child.id
-        ),
-        (false, true) => format!("{} loses to the best parent, {name}, by {points}", child.id),
-        (false, false) => format!(
-            "{} is no better than the best parent, {name}: {points} behind",
-            child.id
-        ),
+/// The best parent; and the best merge that nobody searched for, unless the winner is one itself.
+pub fn rivals<'a>(run: &Run, reading: &'a TestReading) -> Vec<Rival<'a>> {
+    let parent = Rival {
+        score: &reading.best_parent,
+        difference: reading.difference,
+        p_value: reading.p_value,
+        is_parent: true,
     };
-    Verdict {
-        won: reading.difference > 0.0 && sure,
-        sentence: format!("{head} {tail}"),
+    let unsearched = best_unsearched(run, reading).map(|c| Rival {
+        score: &c.other,
+        difference: c.difference,
+        p_value: c.p_holm,
+        is_parent: false,
+    });
+    [parent].into_iter().chain(unsearched).collect()
+}
+
+/// The rival that scored best.
+pub fn strongest<'a>(run: &Run, reading: &'a TestReading) -> Option<Rival<'a>> {
+    let by_score = |a: &Rival, b: &Rival| a.score.score.value.total_cmp(&b.score.score.value);
+    rivals(run, reading).into_iter().max_by(by_score)
+}
+
+/// The best merge that nobody searched for, unless the winner is one itself.
+pub fn best_unsearched<'a>(run: &Run, reading: &'a TestReading) -> Option<&'a Comparison> {
+    let is_unsearched = |id: &str| run.candidate(id).is_some_and(|c| c.origin == Origin::Baseline);
+    let by_score = |a: &&Comparison, b: &&Comparison| a.other.score.value.total_cmp(&b.other.score.value);
+    let merges = reading.others.iter().filter(|o| is_unsearched(&o.other.id));
+    merges.max_by(by_score).filter(|_| !is_unsearched(&reading.best.id))
+}
+
+impl Rival<'_> {
+    fn is_sure(&self) -> bool {
+        self.p_value < SIGNIFICANT
+    }
+
+    fn outcome(&self) -> Outcome {
+        match (self.difference > 0.0, self.is_sure()) {
+            (true, true) => Outcome::Won,
+            (false, true) if self.difference < 0.0 => Outcome::Lost,
+            _ => Outcome::Open,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self.is_parent {
+            true => format!("the best parent, {},", parent_name(&self.score.id)),
+            false => unsearched_name(&self.score.id),
+        }
+    }
+
+    /// What the winner does to it.
+    fn clause(&self, unit: Unit) -> String {
+        let (name, points, p) = (self.name(), unit.points(self.difference), p_value(self.p_value));
+        match (self.outcome(), self.difference) {
+            (Outcome::Won, _) => format!("beats {name} by {points} ({p})"),
+            (Outcome::Lost, _) => format!("loses to {name} by {points} ({p})"),
+            (Outcome::Open, d) if d > 0.0 => {
+                format!("is no better than {name} for its lead of {points} may be chance ({p})")
+            }
+            (Outcome::Open, d) if d < 0.0 => format!("is no better than {name} but {points} behind ({p})"),
+            _ => format!("is no better than {name} but level ({p})"),
+        }
     }
 }
 
-/// How much of the winner's score on the search questions was luck.
+/// `the plain sum, task_arithmetic,`.
+fn unsearched_name(id: &str) -> String {
+    match id {
+        "linear" => "the plain average, linear,".into(),
+        "task_arithmetic" => "the plain sum, task_arithmetic,".into(),
+        other => format!("the unsearched merge {other}"),
+    }
+}
+
+/// Who the winner is, as the beginning of a sentence.
+fn who(run: &Run, id: &str) -> String {
+    match run.candidate(id).map(|c| &c.origin) {
+        Some(Origin::Mean) => format!("{id}, the centre of what the search had learnt,"),
+        Some(Origin::Baseline) => format!("{id}, a merge that nobody searched for,"),
+        Some(Origin::Random) => format!("{id}, a random draw,"),
+        Some(Origin::Learned) => format!("{id}, learned from right answers,"),
+        _ => id.to_owned(),
+    }
+}
+
+/// Against the best parent and the best merge that nobody searched for.
+pub fn verdict(run: &Run, reading: &TestReading) -> Verdict {
+    let (unit, child) = (run.unit(), &reading.best);
+    let asked = Freshness::of(run).asked(child.score.n, &reading.split);
+    if is_hopeless(run, reading) {
+        return Verdict {
+            outcome: Outcome::Open,
+            sentence: format!(
+                "Nobody got one of {asked} right: {}, the parents and the unsearched merges are all at 0, so nothing is \
+                 decided",
+                child.id
+            ),
+        };
+    }
+    let rivals = rivals(run, reading);
+    let outcomes: Vec<Outcome> = rivals.iter().map(Rival::outcome).collect();
+    let joint = match outcomes.windows(2).all(|pair| pair[0] == pair[1]) {
+        true => " and ",
+        false => ", but ",
+    };
+    let clauses: Vec<String> = rivals.iter().map(|rival| rival.clause(unit)).collect();
+    let scores: Vec<String> = rivals.iter().map(|rival| unit.score(&rival.score.score)).collect();
+    let corrected = match rivals.len() {
+        1 => "",
+        _ => ", merges after Holm's correction",
+    };
+    Verdict {
+        outcome: match outcomes.as_slice() {
+            all if all.contains(&Outcome::Lost) => Outcome::Lost,
+            all if all.contains(&Outcome::Open) => Outcome::Open,
+            _ => Outcome::Won,
+        },
+        sentence: format!(
+            "{} {}, on {asked}: {} against {} (± is one standard error; {}{corrected})",
+            who(run, &child.id),
+            clauses.join(joint),
+            unit.score(&child.score),
+            scores.join(" and "),
+            test_name(&reading.test)
+        ),
+    }
+}
+
+/// Nobody has answered anything right, so that every score says the same.
+pub fn is_hopeless(run: &Run, reading: &TestReading) -> bool {
+    let others = reading.others.iter().map(|o| &o.other);
+    let mut all = [&reading.best, &reading.best_parent].into_iter().chain(others);
+    run.unit() == Unit::Percent && all.all(|t| t.score.value == 0.0)
+}
+
+/// All that belongs to a verdict, in order: who the winner is, what it owes to luck, who is missing, and what is wrong with
+/// the questions.
+pub fn told(run: &Run) -> Vec<String> {
+    let own = [explained(run), unsearched(run), luck(run)].into_iter().flatten();
+    own.chain(missing(run)).chain(caution(run)).collect()
+}
+
+/// What `mean` is, where it won, and why it may stand before a finalist with a higher score.
+pub fn explained(run: &Run) -> Option<String> {
+    let selection = run.selection.as_ref()?;
+    let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
+    let winner = of(&selection.best).filter(|w| w.origin == Origin::Mean)?;
+    let mut told = format!(
+        "'{}' is no average of models: it is the recipe at the centre of the distribution that the optimizer draws from, to \
+         which all of its candidates have led.",
+        winner.id
+    );
+    let rivals = selection.finalists.iter().filter(|f| f.origin != Origin::Parent);
+    let highest = rivals.max_by(|a, b| a.fresh.value.total_cmp(&b.fresh.value))?;
+    if highest.fresh.value > winner.fresh.value {
+        let unit = run.unit();
+        told += &format!(
+            " {} scored {} on the selection questions to its {}; that is no more than luck gives the best of {}, and luck has \
+             touched the centre least.",
+            highest.id,
+            unit.value(highest.fresh.value),
+            unit.value(winner.fresh.value),
+            counted(selection.finalists.len(), "finalist")
+        );
+    }
+    Some(told)
+}
+
+/// How much of the winner's score on the search questions was luck: what it lost on other questions beyond what those lose
+/// whom nobody chose by that score. What they lose is the difficulty of the questions.
 pub fn luck(run: &Run) -> Option<String> {
-    let reading = run.reading.as_ref()?;
-    let finalist = run
-        .selection
-        .as_ref()?
-        .finalists
-        .iter()
-        .find(|f| f.id == reading.best.id)?;
-    // Both splits hold questions of the same kind; the sealed one may be harder, and that would be no luck.
-    let (search, fresh) = (finalist.search.value, finalist.fresh.value);
-    let luck = search - fresh;
+    // A command that is asked again may ask the same.
+    let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
+    let winner = selection.finalists.iter().find(|f| f.id == selection.best)?;
     let unit = run.unit();
+    let nothing = unit == Unit::Percent && winner.search.value == 0.0 && winner.fresh.value == 0.0;
+    if !counts(&winner.origin) || nothing {
+        return None;
+    }
+    let fall = fall(winner);
+    let own = format!(
+        "Its search score of {} {} on the selection questions",
+        unit.value(winner.search.value),
+        moved(unit, fall.value)
+    );
+    let of = |origin: Origin| -> Vec<Score> {
+        let unchosen = selection.finalists.iter().filter(|f| f.origin == origin);
+        unchosen.map(self::fall).collect()
+    };
+    let (merges, parents) = (of(Origin::Baseline), of(Origin::Parent));
+    let (unchosen, name) = match merges.is_empty() {
+        false => (merges, "the unsearched merges"),
+        true => (parents, "the parents"),
+    };
+    if unchosen.is_empty() {
+        return Some(format!(
+            "{own}; how much of that is luck, and how much other questions, nothing here tells."
+        ));
+    }
+    let n = unchosen.len() as f64;
+    let difficulty = unchosen.iter().map(|f| f.value).sum::<f64>() / n;
+    // They answered the same questions, so averaging does not make their mean surer.
+    let stderr = unchosen.iter().map(|f| f.stderr).sum::<f64>() / n;
+    let luck = fall.value - difficulty;
+    let others = format!(
+        "{own}; {name}, which were not chosen by such a score, {} there",
+        moved_their(unit, difficulty)
+    );
     Some(match luck > 0.0 {
         true => format!(
-            "Of its search score of {}, {} were luck.",
-            unit.value(search),
-            unit.points(luck)
+            "{others}, so that {}{} of its score were luck.",
+            unit.with_error(luck, fall.stderr.hypot(stderr)),
+            if unit == Unit::Percent { " points" } else { "" }
         ),
-        false => format!(
-            "Its search score of {} was no luck: it held on fresh questions.",
-            unit.value(search)
-        ),
+        false => format!("{others}, so none of it was luck."),
     })
+}
+
+/// From the search's questions to the selection's.
+fn fall(finalist: &Finalist) -> Score {
+    Score {
+        value: finalist.search.value - finalist.fresh.value,
+        stderr: finalist.search.stderr.hypot(finalist.fresh.stderr),
+        n: finalist.fresh.n,
+    }
+}
+
+fn moved(unit: Unit, fall: f64) -> String {
+    match fall > 0.0 {
+        true => format!("falls by {}", unit.points(fall)),
+        false => format!("rises by {}", unit.points(fall)),
+    }
+}
+
+fn moved_their(unit: Unit, fall: f64) -> String {
+    match fall > 0.0 {
+        true => format!("lose {} on average", unit.points(fall)),
+        false => format!("gain {} on average", unit.points(fall)),
+    }
 }
 
 /// Says so when the winner owes nothing to the search.
@@ -77,13 +288,44 @@ pub fn unsearched(run: &Run) -> Option<String> {
         .winner()
         .filter(|w| run.selection.is_some() && w.origin == Origin::Baseline)?;
     Some(format!(
-        "{} is a merge that nobody searched for: nothing that the search bred was better on fresh questions. More \
+        "{} is a merge that nobody searched for: nothing that the search bred was better on the selection questions. More \
          evaluations, more questions or another space may find more.",
         winner.id
     ))
 }
 
-/// How the winner does on tasks that the search never asked, beside the base, or beside the best parent without one.
+/// Unsearched merges that could not be scored, so that the winner was not compared with them.
+fn missing(run: &Run) -> Option<String> {
+    let failed = run.failed.iter().filter(|f| f.origin == Origin::Baseline);
+    let told: Vec<String> = failed.map(|f| format!("{} ({})", f.id, f.reason)).collect();
+    (!told.is_empty()).then(|| format!("Not compared, because they could not be scored: {}.", told.join("; ")))
+}
+
+/// Where a candidate's parameters come from.
+pub fn provenance(run: &Run, candidate: &Candidate) -> String {
+    let scored = run.scored(&candidate.id);
+    let genes = counted(scored.map_or(0, |s| run.genes_of(s).len()), "parameter");
+    let optimizer = scored
+        .and_then(|s| run.stages.get(s.stage))
+        .map(|stage| &stage.optimizer);
+    let optimizer = optimizer.or(run.started.as_ref().map(|s| &s.optimizer));
+    let optimizer = optimizer.map_or("the search", String::as_str);
+    let evals = counted(run.evals as usize, "evaluation");
+    match candidate.origin {
+        Origin::Parent => format!("It is the model {} as it is", parent_name(&candidate.id)),
+        Origin::Baseline => format!(
+            "Nobody searched for its parameters: it is the unsearched merge {}, by which {evals} of {optimizer} were measured",
+            candidate.id
+        ),
+        Origin::Random => format!("Its {genes} were drawn at random, one of {evals}"),
+        Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
+        Origin::Learned => format!("Its {genes} were learned from right answers, by gradient"),
+        Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
+        Origin::Mean => format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}"),
+    }
+}
+
+/// How the winner does on tasks that are no part of the fitness, beside the base, or beside the best parent without one.
 pub fn forgotten(run: &Run) -> Option<String> {
     let reading = run.held_out.as_ref()?;
     let winner = run.winner()?;
@@ -108,47 +350,120 @@ pub fn forgotten(run: &Run) -> Option<String> {
         ));
     }
     let told = told.join(", ");
-    (!told.is_empty()).then(|| format!("On what the search never asked {} scores: {told}.", winner.id))
+    let on = Freshness::of(run).on_held_out();
+    (!told.is_empty()).then(|| format!("{on} {} scores: {told}.", winner.id))
+}
+
+/// What changed sides against the best parent.
+pub fn flips(reading: &TestReading) -> Option<String> {
+    let (gained, lost) = (reading.positive_flips, reading.negative_flips);
+    (gained + lost > 0).then(|| {
+        format!(
+            "Against {} it gained {} questions and lost {}.",
+            parent_name(&reading.best_parent.id),
+            count(gained as u64),
+            count(lost as u64)
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, rehearsal};
+    use crate::event::{Event, Record, rehearsal};
 
-    #[test]
-    fn a_winner_that_nobody_searched_for_is_named_so() {
+    /// The night with another winner.
+    fn won_by(id: &str) -> Vec<Record> {
         let mut records = rehearsal::journal();
-        assert_eq!(unsearched(&Run::from_records(&records)), None);
         for record in &mut records {
             if let Event::Selected(selection) = &mut record.event {
-                selection.best = "linear".into();
+                selection.best = id.into();
             }
         }
-        let told = unsearched(&Run::from_records(&records)).unwrap();
-        assert!(told.starts_with("linear is a merge that nobody searched for"), "{told}");
+        records
     }
 
     #[test]
-    fn winning_needs_both_a_lead_and_certainty() {
-        let run = Run::from_records(&rehearsal::journal());
-        let mut reading = run.reading.clone().unwrap();
-        let mut say = |difference, p_value| {
-            (reading.difference, reading.p_value) = (difference, p_value);
-            let verdict = verdict(Unit::Percent, &reading);
-            (verdict.won, verdict.sentence)
-        };
-        let (won, sentence) = say(0.2, 0.001);
+    fn a_winner_that_nobody_searched_for_is_named_so() {
+        assert_eq!(unsearched(&Run::from_records(&rehearsal::journal())), None);
+        let run = Run::from_records(&won_by("linear"));
+        let told = unsearched(&run).unwrap();
+        assert!(told.starts_with("linear is a merge that nobody searched for"), "{told}");
+        // "Its 24 parameters were found by cma-es in 40 evaluations" stood in the card of a merge with weights 1 and 1, and
+        // "9.3 points were luck" in its report, though no score had chosen it.
+        let made = provenance(&run, run.winner().unwrap());
         assert!(
-            won && sentence.contains("beats the best parent, maths, by 20.0 points"),
+            made.starts_with("Nobody searched for its parameters") && !made.contains("found"),
+            "{made}"
+        );
+        assert_eq!(luck(&run), None);
+    }
+
+    #[test]
+    fn winning_needs_both_a_lead_and_certainty_over_all_rivals() {
+        let run = Run::from_records(&rehearsal::journal());
+        let night = run.reading.clone().unwrap();
+        let say = |parent: (f64, f64), merge: (f64, f64)| {
+            let mut reading = night.clone();
+            (reading.difference, reading.p_value) = parent;
+            for other in &mut reading.others {
+                (other.difference, other.p_holm) = merge;
+            }
+            let verdict = verdict(&run, &reading);
+            (verdict.outcome, verdict.sentence)
+        };
+        let (outcome, sentence) = say((0.2, 0.001), (0.1, 0.001));
+        assert_eq!(outcome, Outcome::Won);
+        let both =
+            "beats the best parent, maths, by 20.0 points (p = 0.0010) and beats the plain average, linear, by 10.0";
+        assert!(sentence.contains(both), "{sentence}");
+        // The terminal said that c0008 beats the best parent, and nothing of linear, 0.007 behind it with p = 0.14.
+        let (outcome, sentence) = say((0.2, 0.001), (0.007, 0.14));
+        assert_eq!(outcome, Outcome::Open);
+        let but = "beats the best parent, maths, by 20.0 points (p = 0.0010), but is no better than the plain average, linear,";
+        assert!(sentence.contains(but) && sentence.contains("(p = 0.14)"), "{sentence}");
+        let (outcome, sentence) = say((0.2, 0.001), (-0.1, 0.001));
+        assert!(
+            outcome == Outcome::Lost && sentence.contains("loses to the plain average, linear,"),
             "{sentence}"
         );
-        let (won, sentence) = say(0.01, 0.3);
-        assert!(!won && sentence.contains("may be chance"), "{sentence}");
-        let (won, sentence) = say(-0.2, 0.001);
-        assert!(!won && sentence.contains("loses to"), "{sentence}");
-        let (won, sentence) = say(0.0, 1.0);
-        assert!(!won && sentence.contains("no better than"), "{sentence}");
+        let (outcome, sentence) = say((0.01, 0.3), (0.1, 0.001));
+        assert!(
+            outcome == Outcome::Open && sentence.contains("may be chance"),
+            "{sentence}"
+        );
+        let (outcome, sentence) = say((-0.2, 0.001), (0.1, 0.001));
+        assert!(
+            outcome == Outcome::Lost && sentence.contains("loses to the best parent"),
+            "{sentence}"
+        );
+        let (outcome, sentence) = say((0.0, 1.0), (0.0, 1.0));
+        assert!(outcome == Outcome::Open && sentence.contains("but level"), "{sentence}");
+    }
+
+    /// With everything at zero the terminal said "its search score of 0.0 was no luck: it held".
+    #[test]
+    fn nothing_is_decided_at_zero() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        let mut reading = run.reading.clone().unwrap();
+        let others = reading.others.iter_mut().map(|o| &mut o.other.score);
+        for score in [&mut reading.best.score, &mut reading.best_parent.score]
+            .into_iter()
+            .chain(others)
+        {
+            score.value = 0.0;
+        }
+        for finalist in &mut run.selection.as_mut().unwrap().finalists {
+            (finalist.search.value, finalist.fresh.value) = (0.0, 0.0);
+        }
+        let verdict = verdict(&run, &reading);
+        assert_eq!(verdict.outcome, Outcome::Open);
+        assert!(
+            verdict.sentence.starts_with("Nobody got one of"),
+            "{}",
+            verdict.sentence
+        );
+        assert_eq!(luck(&run), None);
     }
 
     #[test]
@@ -162,15 +477,66 @@ mod tests {
         assert_eq!(forgotten(&Run::from_records(&rehearsal::journal())), None);
     }
 
+    /// What unsearched merges lose between the same questions is the questions' difficulty: it was told as the child's luck.
     #[test]
-    fn luck_is_the_search_score_less_the_fresh_one() {
+    fn luck_is_what_the_winner_loses_beyond_those_whom_no_score_chose() {
         let mut run = Run::from_records(&rehearsal::journal());
-        assert!(luck(&run).unwrap().ends_with("points were luck."));
-        for finalist in &mut run.selection.as_mut().unwrap().finalists {
-            finalist.fresh.value = 0.99;
-        }
-        assert!(luck(&run).unwrap().contains("no luck"));
-        run.reading = None;
+        let mut set = |child: (f64, f64), merge: (f64, f64)| {
+            let selection = run.selection.as_mut().unwrap();
+            for finalist in &mut selection.finalists {
+                let (search, fresh) = if finalist.id == selection.best { child } else { merge };
+                (finalist.search.value, finalist.fresh.value) = (search, fresh);
+            }
+            luck(&run).unwrap()
+        };
+        let told = set((0.80, 0.74), (0.70, 0.65));
+        assert!(
+            told.starts_with("Its search score of 80.0 falls by 6.0 points on the selection questions"),
+            "{told}"
+        );
+        assert!(
+            told.contains("the unsearched merges, which were not chosen by such a score, lose 5.0 points"),
+            "{told}"
+        );
+        assert!(told.contains("so that 1.0 ± "), "{told}");
+        assert!(set((0.80, 0.74), (0.70, 0.60)).ends_with("none of it was luck."));
+        // The selection questions are easier, and the child gained less than those whom nobody chose: luck all the same.
+        assert!(set((0.80, 0.81), (0.70, 0.75)).contains("so that 4.0 ± "));
+        run.selection.as_mut().unwrap().finalists.retain(|f| counts(&f.origin));
+        assert!(luck(&run).unwrap().ends_with("nothing here tells."));
+        run.selection = None;
         assert_eq!(luck(&run), None);
+    }
+
+    /// Everybody reads "average" where it says `mean`.
+    #[test]
+    fn a_mean_that_won_is_explained() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        assert_eq!(explained(&run), None);
+        let selection = run.selection.as_mut().unwrap();
+        let mean = selection
+            .finalists
+            .iter_mut()
+            .rev()
+            .find(|f| counts(&f.origin))
+            .unwrap();
+        (mean.id, mean.origin) = ("mean".into(), Origin::Mean);
+        selection.best = "mean".into();
+        let told = explained(&run).unwrap();
+        assert!(
+            told.contains("no average of models") && told.contains("luck has touched the centre least"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn an_unsearched_merge_that_failed_is_not_passed_over() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        run.failed[0].origin = Origin::Baseline;
+        let told = told(&run).join(" ");
+        assert!(
+            told.contains("Not compared, because they could not be scored: "),
+            "{told}"
+        );
     }
 }

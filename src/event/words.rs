@@ -2,7 +2,7 @@
 //!
 //! A score never stands alone: it carries its standard error. Pure functions; nothing here reads a clock or a locale.
 
-use super::{Answer, RunStarted, Score, TaskScore};
+use super::{Answer, RunStarted, Score, TaskScore, interval};
 
 /// The metric of tasks that are scored by likelihood instead of right or wrong.
 pub const LOG_LIKELIHOOD: &str = "log_likelihood";
@@ -75,27 +75,28 @@ impl Unit {
         }
     }
 
-    /// Half the width of the 95 % interval: Wilson's for right-or-wrong scores, 1.96 standard errors otherwise.
-    pub fn half_width_95(self, score: &Score) -> f64 {
+    /// The 95 % interval of a score of one task. Of right-or-wrong answers that were not all asked, as in a race, it goes by
+    /// as many questions as the standard error tells of.
+    pub fn interval_95(self, score: &Score) -> (f64, f64) {
+        let (p, variance) = (score.value, score.stderr.powi(2));
         match self {
-            Self::Percent => wilson_half_width(score.value, score.n),
-            Self::Raw => Z_95 * score.stderr,
+            Self::Raw => interval::normal(score.value, score.stderr),
+            Self::Percent if p > 0.0 && p < 1.0 && variance > 0.0 => {
+                interval::proportion(p, 1.0 + p * (1.0 - p) / variance)
+            }
+            Self::Percent => interval::proportion(p, score.n as f64),
         }
     }
-}
 
-const Z_95: f64 = 1.959_963_984_540_054;
-
-/// Half the width of Wilson's 95 % interval for a proportion of `n`.
-///
-/// **Source**: E. B. Wilson, JASA 22 (1927), z / (1 + z²/n) · √(p(1−p)/n + z²/4n²).
-pub fn wilson_half_width(p: f64, n: usize) -> f64 {
-    if n == 0 {
-        return 0.5;
+    /// `61.9 to 80.6`.
+    pub fn from_to(self, (low, high): (f64, f64)) -> String {
+        format!("{} to {}", self.value(low), self.value(high))
     }
-    let (n, z2) = (n as f64, Z_95 * Z_95);
-    Z_95 / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt()
 }
+
+/// What is said where a fitness adds accuracies and log-likelihoods.
+pub const MIXED_KINDS: &str = "the fitness adds accuracies (shares) and log-likelihoods (nats) as they are, so that whichever \
+                               varies more decides; fitness.scale: standard_error makes them comparable";
 
 /// `evals/arith-es.yaml` → `arith-es`; with the language where the name does not already end in it.
 pub fn task_name(task: &str, lang: &str) -> String {
@@ -194,8 +195,9 @@ pub fn budget(started: &RunStarted) -> String {
     }
 }
 
-/// A parent's id without its prefix.
+/// A parent's model, every other id as it is.
 pub fn parent_name(id: &str) -> &str {
+    // One prefix is the id's, more are the model's own; see `CandidateId`.
     id.strip_prefix("parent-").unwrap_or(id)
 }
 
@@ -249,12 +251,19 @@ mod tests {
         assert_eq!(Unit::Raw.value(-123_456_789.0), "-1.23e8");
     }
 
+    /// Intervals were drawn as the score ± half of Wilson's width.
     #[test]
-    fn wilson_by_hand() {
-        // p = 1/2, n = 100: z/(1 + z²/100) · √(1/400 + z²/40000) = 0.0962
-        assert!((wilson_half_width(0.5, 100) - 0.0962).abs() < 1e-4);
-        assert_eq!(wilson_half_width(0.3, 0), 0.5);
-        assert!(wilson_half_width(0.0, 10) > 0.1, "none of ten right is not certainty");
+    fn an_interval_has_two_ends() {
+        let score = |value: f64, stderr, n| Score { value, stderr, n };
+        let of = |s: &Score| Unit::Percent.from_to(Unit::Percent.interval_95(s));
+        assert_eq!(of(&score(0.0, 0.0, 10)), "0.0 to 27.8");
+        assert_eq!(of(&score(1.0, 0.0, 10)), "72.2 to 100.0");
+        // Sample standard deviation ÷ √100 of one half: the effective number is 100.
+        assert_eq!(of(&score(0.5, 0.5 / 99_f64.sqrt(), 100)), "40.4 to 59.6");
+        assert_eq!(
+            Unit::Raw.from_to(Unit::Raw.interval_95(&score(-1.0, 0.5, 9))),
+            "-1.980 to -0.020"
+        );
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::license::ParentLicense;
+use crate::event::freshness::Freshness;
 use crate::event::run::Run;
-use crate::event::verdict::forgotten;
-use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name, test_name};
+use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, verdict};
+use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name};
 use crate::event::{Candidate, Comparison, TaskScore, TestReading, TestScore};
 
 /// What a card is made of.
@@ -48,7 +49,7 @@ fn models(card: &Card) -> Vec<String> {
 }
 
 /// `hf:owner/name@revision` → `owner/name`; of a path on somebody's disk only the last part.
-pub(super) fn hub_name(model: &str) -> String {
+pub fn hub_name(model: &str) -> String {
     match model.strip_prefix("hf:") {
         Some(rest) => rest.split('@').next().unwrap_or(rest).to_owned(),
         None => model
@@ -59,6 +60,21 @@ pub(super) fn hub_name(model: &str) -> String {
             .to_owned(),
     }
 }
+
+/// How the model is loaded, wherever the card lies.
+const USE: &str = "## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model_id = \".\"  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(model_id)
+model = AutoModelForCausalLM.from_pretrained(model_id, dtype=\"auto\")
+inputs = tokenizer(\"Question: \", return_tensors=\"pt\")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
+```
+
+";
 
 fn front_matter(card: &Card) -> String {
     let mut out = String::from("---\nbase_model:\n");
@@ -103,7 +119,7 @@ fn model_index(card: &Card) -> String {
             out,
             "  - task:\n      type: text-generation\n    dataset:\n      name: {}\n      type: {}\n      split: {}\n",
             scalar(&task),
-            scalar(&score.task),
+            scalar(&task_name(&score.task, "")),
             scalar(&score.split)
         );
         let _ = write!(
@@ -126,7 +142,7 @@ fn metric<'a>(run: &'a Run, score: &TaskScore) -> &'a str {
     }
 }
 
-/// The scores that may be published: the sealed split's for the winner, the search's otherwise.
+/// The scores that may be published: the test's for the winner, the search's otherwise.
 fn scores<'a>(card: &'a Card) -> &'a [TaskScore] {
     match reading(card) {
         Some(reading) => &reading.best.tasks,
@@ -134,7 +150,7 @@ fn scores<'a>(card: &'a Card) -> &'a [TaskScore] {
     }
 }
 
-/// The sealed split's reading, if it is about this candidate.
+/// The test's reading, if it is about this candidate.
 fn reading<'a>(card: &'a Card) -> Option<&'a TestReading> {
     card.run.reading.as_ref().filter(|r| r.best.id == card.id)
 }
@@ -150,8 +166,8 @@ fn body(card: &Card) -> String {
     out += &method(card);
     out += "## Scores\n\n";
     out += &match reading(card) {
-        Some(reading) => sealed(card, reading),
-        None => unsealed(card),
+        Some(reading) => tested(card, reading),
+        None => untested(card),
     };
     if let Some(forgotten) = forgotten(card.run).filter(|_| reading(card).is_some()) {
         let _ = writeln!(out, "\n{forgotten}");
@@ -162,6 +178,7 @@ fn body(card: &Card) -> String {
         card.profile
     );
     let _ = writeln!(out, "## Recipe\n\n```yaml\n{}\n```\n", card.recipe_yaml.trim_end());
+    out += USE;
     out += &licenses(card);
     out + &provenance(card)
 }
@@ -200,43 +217,33 @@ fn method(card: &Card) -> String {
     if let Some(method) = method {
         let _ = write!(out, "Merge method: `{method}`. ");
     }
-    if let Some(started) = &card.run.started {
-        let _ = write!(
-            out,
-            "Its {} were found by {} in {}, scored on {}.",
-            counted(started.genes.len(), "parameter"),
-            started.optimizer,
-            counted(card.run.evals as usize, "evaluation"),
-            joined(
-                &started
-                    .tasks
-                    .iter()
-                    .map(|t| format!(
-                        "{} ({}, {})",
-                        task_name(&t.task, &t.lang),
-                        t.split,
-                        counted(t.n, "question")
-                    ))
-                    .collect::<Vec<_>>()
-            ),
-        );
+    if let Some(made) = candidate(card).map(|c| provenance_of(card.run, c)) {
+        let _ = write!(out, "{made}. ");
+    }
+    let tasks = card.run.started.iter().flat_map(|s| &s.tasks);
+    let tasks: Vec<String> = tasks
+        .map(|t| {
+            format!(
+                "{} ({}, {})",
+                task_name(&t.task, &t.lang),
+                t.split,
+                counted(t.n, "question")
+            )
+        })
+        .collect();
+    if !tasks.is_empty() {
+        let _ = write!(out, "Candidates were scored on {}.", joined(&tasks));
     }
     out.trim_end().to_owned() + "\n\n"
 }
 
-fn sealed(card: &Card, reading: &TestReading) -> String {
+fn tested(card: &Card, reading: &TestReading) -> String {
     let unit = card.run.unit();
-    let mut out = format!(
-        "On the sealed `{}` split, read once, after everything was chosen: {} against {} for the best parent, `{}`, a difference of {} \
-         ({}, {}).\n\n",
-        reading.split,
-        unit.score(&reading.best.score),
-        unit.score(&reading.best_parent.score),
-        parent_name(&reading.best_parent.id),
-        unit.signed(reading.difference),
-        p_value(reading.p_value),
-        test_name(&reading.test)
-    );
+    let on = Freshness::of(card.run).reading(&reading.split);
+    let mut out = format!("{on} {}.\n\n", verdict(card.run, reading).sentence);
+    for sentence in told(card.run) {
+        let _ = writeln!(out, "{sentence}\n");
+    }
     let tasks = &reading.best.tasks;
     out += &header(tasks, "p");
     out += &row(card.run, card.id, unit, &reading.best, tasks, "");
@@ -258,14 +265,9 @@ fn sealed(card: &Card, reading: &TestReading) -> String {
             &format!("{} (Holm)", p_value(*p_holm)),
         );
     }
-    if reading.negative_flips + reading.positive_flips > 0 {
-        let _ = write!(
-            out,
-            "\nAgainst `{}` it gained {} questions and lost {}.\n",
-            parent_name(&reading.best_parent.id),
-            count(reading.positive_flips as u64),
-            count(reading.negative_flips as u64)
-        );
+    out += "\nRandom draws have ids that begin with r; p (Holm) is corrected for all comparisons of the table.\n";
+    if let Some(flips) = flips(reading) {
+        let _ = writeln!(out, "\n{flips}");
     }
     out
 }
@@ -299,7 +301,7 @@ fn row(run: &Run, name: &str, unit: Unit, score: &TestScore, tasks: &[TaskScore]
     )
 }
 
-fn unsealed(card: &Card) -> String {
+fn untested(card: &Card) -> String {
     let Some(c) = candidate(card) else {
         return "This merge was not scored.\n".into();
     };
@@ -317,7 +319,7 @@ fn unsealed(card: &Card) -> String {
             unit.with_error(parent.fitness, parent.stderr)
         );
     }
-    out + " A score that was selected by is flattering; no sealed split was read for this model.\n"
+    out + " A score that was selected by is flattering; no test was read for this model.\n"
 }
 
 fn provenance(card: &Card) -> String {
@@ -409,7 +411,7 @@ mod tests {
             front(&text)["model-index"][0]["results"][0]["metrics"][0]["type"],
             "log_likelihood"
         );
-        assert!(text.contains("no sealed split was read"));
+        assert!(text.contains("no test was read"));
         let text = model_card(&Card { id: "nobody", ..card });
         assert!(text.contains("was not scored") && front(&text).get("model-index").is_none());
     }
@@ -430,6 +432,36 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("The most restrictive of them, `apache-2.0`,"), "{text}");
+    }
+
+    /// A stranger's run may be called what it likes: its card stays one document with the licence that the parents have, and
+    /// its report a page without scripts.
+    #[test]
+    fn no_name_breaks_out_of_the_front_matter_or_the_page() {
+        let evil = serde_json::Value::from("x\"\n---\nlicense: evil\n<script>alert(1)</script>").to_string();
+        let evil = evil.trim_matches('"');
+        let mut text = serde_json::to_string(&rehearsal::journal()).unwrap();
+        for name in ["bilingual-maths", "c0047", "arith-es", "tiny-maths"] {
+            assert!(text.contains(name), "{name}");
+            text = text.replace(name, &format!("{name}{evil}"));
+        }
+        let records: Vec<crate::event::Record> = serde_json::from_str(&text).unwrap();
+        let run = Run::from_records(&records);
+        let id = run.winner().unwrap().id.clone();
+        assert!(id.contains("<script>"));
+        let mut card = card(&run, &id);
+        card.models = &[];
+        let text = model_card(&card);
+        let front = front(&text);
+        assert_eq!(front["license"], "apache-2.0");
+        assert_eq!(front["library_name"], "transformers");
+        assert!(
+            front["model-index"][0]["name"].as_str().unwrap().contains("<script>"),
+            "{text}"
+        );
+        for (name, text) in crate::report::files(&records) {
+            assert!(name.ends_with(".csv") || !text.contains("<script"), "{name}");
+        }
     }
 
     #[test]

@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use super::pictures::Picture;
 use super::svg::{escape, style};
+use crate::event::freshness::Freshness;
 use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
+use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
 use crate::event::words::{
-    budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of, test_name,
+    MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
 };
-use crate::event::{Comparison, HeldOutTask, Learned, Level, Origin, TestReading};
+use crate::event::{HeldOutTask, Learned, Level, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -130,7 +132,7 @@ fn chips(run: &Run) -> String {
     format!("<p class=chips>{}</p>", words.map(|w| escape(&w)).join(" · "))
 }
 
-/// What won, by how much on questions never used, how sure that is, what it lost, what was luck, what more would bring.
+/// What won and by how much, how sure that is, what it lost, what was luck, what more would bring.
 pub fn opening(run: &Run) -> String {
     let mut sentences = match &run.reading {
         Some(reading) => of_reading(run, reading),
@@ -141,71 +143,16 @@ pub fn opening(run: &Run) -> String {
 }
 
 fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
-    let unit = run.unit();
-    let (child, parent) = (&reading.best, &reading.best_parent);
-    let (name, points) = (parent_name(&parent.id), unit.points(reading.difference));
-    let who = match run.candidate(&child.id).map(|c| &c.origin) {
-        Some(Origin::Mean) if child.id == "mean" => "The search's mean".to_owned(),
-        Some(Origin::Mean) => format!("The search's mean, {},", child.id),
-        Some(Origin::Baseline) => format!("The unsearched merge {}", child.id),
-        Some(Origin::Learned) => format!("The child {}, learned from right answers,", child.id),
-        _ => format!("The child {}", child.id),
-    };
-    let asked = counted(child.score.n, "question");
-    let scores = format!("({} against {})", unit.score(&child.score), unit.score(&parent.score));
-    let sure = reading.p_value < SIGNIFICANT;
-    let mut sentences = vec![match (reading.difference > 0.0, sure) {
-        (true, true) => format!(
-            "{who} won: on {asked} that played no part in choosing it, it scores {points} more than {name}, the best of its parents {scores}."
-        ),
-        (true, false) => format!(
-            "{who} is {points} ahead of {name}, the best of its parents, on {asked} that played no part in choosing it {scores}, \
-             but that is too little to be sure of."
-        ),
-        (false, true) => format!(
-            "{who} lost: on {asked} that played no part in choosing it, it scores {points} less than {name}, the best of its parents {scores}."
-        ),
-        (false, false) => format!(
-            "{who} is no better than {name}, the best of its parents: on {asked} that played no part in choosing it, it is {points} behind {scores}."
-        ),
-    }];
-    sentences.push(format!(
-        "{} ({}, {}).",
-        chance(reading.p_value),
-        p_value(reading.p_value),
-        test_name(&reading.test)
-    ));
-    if reading.negative_flips + reading.positive_flips > 0 {
-        let (gained, lost) = (
-            count(reading.positive_flips as u64),
-            count(reading.negative_flips as u64),
-        );
-        sentences.push(format!(
-            "It now gets {gained} questions right that {name} got wrong, and lost {lost} that {name} had right."
-        ));
+    let mut sentences = vec![format!("{}.", verdict(run, reading).sentence)];
+    if !is_hopeless(run, reading) {
+        let name = parent_name(&reading.best_parent.id);
+        let size = format!("of this size to {name}");
+        sentences.push(chance(reading.p_value).replacen("of this size", &size, 1) + ".");
     }
-    sentences.extend(unsearched(run, reading));
-    sentences.extend(crate::event::verdict::unsearched(run));
-    sentences.extend(crate::event::verdict::luck(run));
-    sentences.extend(crate::event::verdict::forgotten(run));
+    sentences.extend(crate::event::verdict::flips(reading));
+    sentences.extend(told(run));
+    sentences.extend(forgotten(run));
     sentences
-}
-
-/// How far the best merge that nobody searched for got: what the search itself was worth.
-fn unsearched(run: &Run, reading: &TestReading) -> Option<String> {
-    let is_baseline = |c: &&Comparison| run.candidate(&c.other.id).is_some_and(|c| c.origin == Origin::Baseline);
-    let by_score = |a: &&Comparison, b: &&Comparison| a.other.score.value.total_cmp(&b.other.score.value);
-    let best = reading.others.iter().filter(is_baseline).max_by(by_score)?;
-    let (unit, id) = (run.unit(), &best.other.id);
-    let points = unit.points(best.difference);
-    let p = p_value(best.p_holm);
-    Some(match (best.difference > 0.0, best.p_holm < SIGNIFICANT) {
-        (true, true) => format!("The best unsearched merge, {id}, stays {points} behind it ({p})."),
-        (true, false) => {
-            format!("But {id}, which took no search, is only {points} behind it, which may be chance ({p}).")
-        }
-        (false, _) => format!("But {id}, which took no search, is no worse: {points} ahead of it ({p})."),
-    })
 }
 
 /// A p-value in words.
@@ -251,10 +198,19 @@ fn of_search(run: &Run) -> Vec<String> {
             unit.with_error(parent.fitness, parent.stderr)
         ));
     }
+    if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
+        sentences.push(format!(
+            "The best merge that nobody searched for, {}, has {}.",
+            merge.id,
+            unit.with_error(merge.fitness, merge.stderr)
+        ));
+    }
     if !run.is_scored_by_command() {
-        let caution = "Both were measured on the questions that the search chooses by, where the best of many is always a \
-                       little lucky; the sealed test split has not been read.";
-        sentences.push(caution.into());
+        sentences.push(format!(
+            "All were measured on the questions that the search chooses by, where the best of many is always a little lucky; \
+             {}.",
+            Freshness::of(run).test_not_read()
+        ));
     }
     sentences
 }
@@ -306,14 +262,21 @@ fn cards(run: &Run) -> String {
             cards.push((
                 "child",
                 unit.score(&r.best.score),
-                format!("{}, sealed test", r.best.id),
+                format!("{}, {}", r.best.id, Freshness::of(run).test_word()),
             ));
             cards.push((
                 "",
                 unit.score(&r.best_parent.score),
                 format!("{}, best parent", parent_name(&r.best_parent.id)),
             ));
-            cards.push(("", unit.signed(r.difference), p_value(r.p_value)));
+            if let Some(merge) = best_unsearched(run, r) {
+                let name = format!("{}, best unsearched merge", merge.other.id);
+                cards.push(("", unit.score(&merge.other.score), name));
+            }
+            if let Some(rival) = strongest(run, r) {
+                let over = format!("over {}, {}", parent_name(&rival.score.id), p_value(rival.p_value));
+                cards.push(("", unit.signed(rival.difference), over));
+            }
             if r.negative_flips + r.positive_flips > 0 {
                 let flips = format!(
                     "+{} −{}",
@@ -542,10 +505,12 @@ fn held_out(run: &Run) -> String {
             (Some(s.id.as_str()) == winner, row)
         })
         .collect();
+    let freshness = Freshness::of(run);
     format!(
-        "<h2>What the search never asked</h2>\n{}<p class=chips>Nothing was chosen by these tasks: they show what the child \
-         forgot. ± is one standard error.</p>\n",
-        table(&header, &rows)
+        "<h2>{}</h2>\n{}<p class=chips>{} ± is one standard error.</p>\n",
+        freshness.held_out_heading(),
+        table(&header, &rows),
+        freshness.held_out_note()
     )
 }
 
@@ -558,8 +523,8 @@ fn finalists(run: &Run) -> String {
         text("finalist"),
         text("origin"),
         number("search ± SE"),
-        number("fresh ± SE"),
-        number("n fresh"),
+        number(format!("{} ± SE", Freshness::of(run).selection_word())),
+        number("n"),
     ];
     let rows: Vec<(bool, Vec<Cell>)> = selection
         .finalists
@@ -605,7 +570,7 @@ fn flips(run: &Run) -> String {
         return String::new();
     };
     let mut flips = run.flips(&winner.id, &parent.id);
-    // On unseen questions where there are answers to them.
+    // On the test's questions where there are answers to them.
     if let Some(reading) = run
         .reading
         .as_ref()
@@ -739,7 +704,8 @@ fn facts(run: &Run) -> String {
             "{} · {} · weight {} · {} · {}",
             t.split,
             counted(t.n, "question"),
-            t.weight,
+            // Four digits of a scaled one.
+            (t.weight * 1e4).round() / 1e4,
             t.metric,
             short(&t.digest)
         );
@@ -753,8 +719,16 @@ fn facts(run: &Run) -> String {
             .map(|t| format!("{} ({})", task_of(t), count(t.score.n as u64)))
             .collect();
         fact(
-            "sealed split, read once",
+            Freshness::of(run).test_word(),
             format!("{}: {}", reading.split, tasks.join(", ")),
+        );
+    }
+    if run.mixes_kinds() {
+        fact("weights", MIXED_KINDS.into());
+    } else if run.is_scaled {
+        fact(
+            "weights",
+            "divided by the standard errors of the first model's scores".into(),
         );
     }
     fact(
@@ -766,6 +740,10 @@ fn facts(run: &Run) -> String {
             started.genes.len()
         ),
     );
+    if let Some(compared) = &run.questions {
+        let told = [Some(compared.in_words()), compared.warning()];
+        fact("questions", told.into_iter().flatten().collect::<Vec<_>>().join("; "));
+    }
     fact("budget", budget(started));
     fact("seed", started.seed.to_string());
     fact("search space", short(&started.space_digest));

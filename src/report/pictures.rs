@@ -1,6 +1,7 @@
 //! The report's pictures, each a pure function of the run; a picture that has nothing to show is left out.
 
 use super::svg::{Anchor, Svg};
+use crate::event::freshness::Freshness;
 use crate::event::run::{Run, Scored, competes, counts, origin_name};
 use crate::event::scale::Range;
 use crate::event::weights::{self, Weights};
@@ -113,7 +114,7 @@ enum Clock {
     Wall,
 }
 
-/// Best so far, the field, the generations' middle halves; parents and baselines as levels; the sealed score at the end.
+/// Best so far, the field, the generations' middle halves; parents and baselines as levels.
 fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
     let when = |evals: u64, elapsed_ms: u64| match clock {
         Clock::Evaluations => evals as f64,
@@ -327,7 +328,7 @@ struct Contestant<'a> {
     tasks: &'a [TaskScore],
 }
 
-/// The winner, the parents and the baselines, best first; from the sealed split if it was read.
+/// The winner, the parents and the baselines, best first; from the test split if it was read.
 fn contestants(run: &Run) -> Vec<Contestant<'_>> {
     let origin = |id: &str| run.candidate(id).map_or(Origin::Search, |c| c.origin.clone());
     let mut field: Vec<Contestant> = match &run.reading {
@@ -365,11 +366,10 @@ fn of_search(c: &Candidate) -> Contestant<'_> {
     }
 }
 
-fn where_measured(run: &Run) -> &'static str {
-    if run.reading.is_some() {
-        "the sealed test questions"
-    } else {
-        "the search's questions (the winner's score is flattering there)"
+fn where_measured(run: &Run) -> String {
+    match run.reading {
+        Some(_) => format!("the {} questions", Freshness::of(run).test_word()),
+        None => "the search's questions (the winner's score is flattering there)".into(),
     }
 }
 
@@ -390,7 +390,7 @@ fn contest(run: &Run) -> Option<Picture> {
         return None;
     }
     let unit = run.unit();
-    let whiskers: Vec<(f64, f64)> = field.iter().map(|c| interval(unit, &c.score)).collect();
+    let whiskers: Vec<(f64, f64)> = field.iter().map(|c| run.interval_95(&c.score, c.tasks)).collect();
     let range = Range::around(whiskers.iter().flat_map(|w| [w.0, w.1]), 0.05)?;
     let row = 34.0;
     let height = 60.0 + row * field.len() as f64;
@@ -452,18 +452,12 @@ fn contest(run: &Run) -> Option<Picture> {
         "muted",
         &format!("score on {}", where_measured(run)),
     );
-    let caption = "Dots are scores, whiskers 95 % intervals, numbers standard errors.".to_owned();
+    let caption = "Dots are scores, whiskers 95 % intervals; ± is one standard error.".to_owned();
     Some(Picture {
         file: "contest.svg",
         caption,
         svg,
     })
-}
-
-/// The 95 % interval.
-fn interval(unit: Unit, score: &Score) -> (f64, f64) {
-    let half = unit.half_width_95(score);
-    (score.value - half, score.value + half)
 }
 
 /// For each task (and so each language) a group of bars.
@@ -487,13 +481,13 @@ fn tasks(run: &Run) -> Option<Picture> {
         );
         let scores: Vec<(&Contestant, &TaskScore)> = field.iter().filter_map(|c| Some((c, c.tasks.get(t)?))).collect();
         let unit = run.task_unit(&scores.first()?.1.task, &scores.first()?.1.lang);
-        let ends = scores.iter().map(|(_, s)| interval(unit, &s.score));
+        let ends = scores.iter().map(|(_, s)| unit.interval_95(&s.score));
         let zero = if unit == Unit::Percent { Some((0.0, 0.0)) } else { None };
         let range = Range::around(ends.chain(zero).flat_map(|w| [w.0, w.1]), 0.0)?;
         let x = |v: f64| left + range.fraction(v).clamp(0.0, 1.0) * (right - left);
         for (i, (c, s)) in scores.iter().enumerate() {
             let y = top + bar * i as f64;
-            let (low, high) = interval(unit, &s.score);
+            let (low, high) = unit.interval_95(&s.score);
             svg.rect(
                 (left, y + 2.0),
                 ((x(s.score.value) - left).max(0.5), bar - 4.0),
@@ -521,33 +515,34 @@ fn tasks(run: &Run) -> Option<Picture> {
     })
 }
 
-/// Each finalist on the search's questions, on fresh ones, and the winner on the sealed ones: how much was luck.
+/// Each finalist on the search's questions and on the selection's, and whoever took the test on that: how much was luck.
 fn luck(run: &Run) -> Option<Picture> {
     // A command that is asked again may ask the same.
     let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
     let unit = run.unit();
-    let sealed = |id: &str| {
-        run.reading
-            .as_ref()
-            .and_then(|r| [&r.best, &r.best_parent].into_iter().find(|t| t.id == id))
+    let tested = |id: &str| {
+        run.reading.as_ref().and_then(|r| {
+            let others = r.others.iter().map(|o| &o.other);
+            [&r.best, &r.best_parent].into_iter().chain(others).find(|t| t.id == id)
+        })
     };
     let values = selection.finalists.iter().flat_map(|f| {
         [
             Some(f.search.value),
             Some(f.fresh.value),
-            sealed(&f.id).map(|t| t.score.value),
+            tested(&f.id).map(|t| t.score.value),
         ]
     });
     let y = Range::around(values.flatten(), 0.08)?;
     let mut field = Field::new(
-        "Search score, fresh score, sealed score",
+        "Scores on the search's, the selection's and the test's questions",
         340.0,
         150.0,
         Range { low: -0.15, high: 2.15 },
         y,
     );
     field.y_grid(unit);
-    for (i, name) in ["search", "fresh (selection)", "sealed (test)"].iter().enumerate() {
+    for (i, name) in Freshness::of(run).columns().iter().enumerate() {
         let x = field.x_at(i as f64);
         field.svg.line((x, field.top), (x, field.bottom()), "axis");
         field
@@ -557,10 +552,11 @@ fn luck(run: &Run) -> Option<Picture> {
     let mut ends: [Vec<Label>; 3] = Default::default();
     for f in &selection.finalists {
         let mut points = vec![f.search, f.fresh];
-        points.extend(sealed(&f.id).map(|t| t.score));
+        points.extend(tested(&f.id).map(|t| t.score));
         let last = points.len() - 1;
         let (stroke, class) = match (f.id == selection.best, &f.origin) {
             (_, Origin::Parent) => ("line s-parent", "parent"),
+            (false, Origin::Baseline) => ("line s-baseline", "baseline"),
             (true, _) => ("line s-child", "child bold"),
             (false, _) => ("line axis", "muted small"),
         };
@@ -583,7 +579,8 @@ fn luck(run: &Run) -> Option<Picture> {
         let x = field.x_at(i as f64) + 10.0;
         put_labels(&mut field.svg, x, labels);
     }
-    let caption = "A score that was selected by falls when new questions are asked; what remains on the sealed questions is real.";
+    let caption = "Parents (dashes) and unsearched merges (dots) were chosen by no score: what they lose from one set of \
+                   questions to the next is the questions' difficulty, and what the winner loses beyond that was luck.";
     Some(Picture {
         file: "luck.svg",
         caption: caption.to_owned(),
@@ -631,7 +628,7 @@ fn pareto(run: &Run) -> Option<Picture> {
             y_unit.score(&p.2)
         );
         if front {
-            let (dx, dy) = (interval(x_unit, &p.1), interval(y_unit, &p.2));
+            let (dx, dy) = (x_unit.interval_95(&p.1), y_unit.interval_95(&p.2));
             field.svg.line(
                 (field.x_at(dx.0).max(field.left), at.1),
                 (field.x_at(dx.1).min(field.right()), at.1),

@@ -11,8 +11,8 @@ use std::{
 use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
-        self, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Origin, Phase, Record,
-        RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
+        self, Candidate, CandidateId, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Level,
+        Origin, Phase, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
     },
     store::Journal,
 };
@@ -30,13 +30,12 @@ pub struct Chronicle<'a> {
     /// Sees every record, also those that are not journalled.
     listener: &'a dyn Fn(&Record),
     past: Past,
+    /// What is not written down before somebody answers again; see [`Chronicle::hold`].
+    held: Option<Vec<Event>>,
     elapsed_before_ms: u64,
     started_ms: u64,
     answers: u64,
 }
-
-/// How the ids of optimizers' means begin.
-pub const MEAN: &str = "mean";
 
 #[derive(Default)]
 struct Past {
@@ -56,6 +55,10 @@ struct Past {
     later_answers: HashMap<String, HashMap<TaskName, Answered>>,
     stages: HashMap<String, u64>,
     learned: HashMap<String, event::Learned>,
+    /// The tasks' weights, where they are scaled.
+    scale: Option<Vec<f64>>,
+    /// A command's scores of finalists, by id and split.
+    scores: HashMap<(String, String), BTreeMap<String, f64>>,
     search_ended: Option<(EndReason, u64)>,
     planned: Option<FinalPlan>,
     exams: Vec<ExamStarted>,
@@ -63,6 +66,7 @@ struct Past {
     examined: HashSet<(String, Phase)>,
     selection: Option<Selection>,
     test: Option<TestReading>,
+    questions: Option<QuestionsCompared>,
     held_out: bool,
     done: bool,
 }
@@ -116,6 +120,7 @@ impl<'a> Chronicle<'a> {
             clock,
             listener,
             past: Past::default(),
+            held: None,
             elapsed_before_ms: worked_ms(&records),
             started_ms,
             answers: 0,
@@ -192,7 +197,12 @@ impl<'a> Chronicle<'a> {
                     .answers
                     .extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
             }
+            Event::Scaled { weights } => past.scale = Some(weights),
+            Event::Scores(scores) => {
+                past.scores.insert((scores.id, scores.split), scores.scores);
+            }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
+            Event::QuestionsCompared(compared) => past.questions = Some(compared),
             Event::Selected(selection) => past.selection = Some(selection),
             Event::TestRead(reading) => past.test = Some(reading),
             Event::HeldOutRead(_) => past.held_out = true,
@@ -201,11 +211,47 @@ impl<'a> Chronicle<'a> {
         }
     }
 
-    /// Appends an event to the journal and shows it.
+    /// Appends an event to the journal and shows it, now or when what is held is believed.
     ///
     /// # Errors
     /// The disk is full or gone.
     pub fn write(&mut self, event: Event) -> Result<(), Error> {
+        match &mut self.held {
+            Some(held) => held.push(event),
+            None => self.record(event)?,
+        }
+        Ok(())
+    }
+
+    /// From now on nothing is written down: a candidate failed, and it may have been the evaluator's fault. Then nothing that
+    /// follows from the failure has happened either, and a resumed run asks again.
+    pub fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Somebody answered: what was held is written down.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn believe(&mut self) -> Result<(), Error> {
+        let held = self.held.take().into_iter().flatten();
+        held.map(|event| self.record(event)).collect()
+    }
+
+    /// Nobody answers, or the run ends before anybody has: what was held never happened.
+    pub fn disbelieve(&mut self) {
+        self.held = None;
+    }
+
+    /// A line in the log, whatever is held.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn note(&mut self, level: Level, message: String) -> Result<(), Error> {
+        self.record(Event::Log { level, message })
+    }
+
+    fn record(&mut self, event: Event) -> Result<(), Error> {
         let record = self.journal.append((self.clock.now_ms)(), event)?;
         (self.listener)(&record);
         Ok(())
@@ -270,7 +316,8 @@ impl<'a> Chronicle<'a> {
 
     /// Nothing but means is still to be handed back, or nothing at all.
     fn are_means_ahead(&self) -> bool {
-        self.past.ahead.values().all(|id| id.starts_with(MEAN))
+        let is_mean = |id: &String| matches!(id.parse(), Ok(CandidateId::Mean { .. }));
+        self.past.ahead.values().all(is_mean)
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.
@@ -323,6 +370,17 @@ impl<'a> Chronicle<'a> {
 
     pub fn is_done(&self) -> bool {
         self.past.done
+    }
+
+    /// What the comparison of the run's questions found: into the journal, unless it says so already or the run is done.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn questions_compared(&mut self, compared: QuestionsCompared) -> Result<(), Error> {
+        if self.past.done || self.past.questions.as_ref() == Some(&compared) {
+            return Ok(());
+        }
+        self.write(Event::QuestionsCompared(compared))
     }
 
     /// # Errors
@@ -453,6 +511,31 @@ impl<'a> Chronicle<'a> {
             }))?;
         }
         Ok(())
+    }
+
+    /// The tasks' weights, if they were scaled.
+    pub fn past_scale(&self) -> Option<&[f64]> {
+        self.past.scale.as_deref()
+    }
+
+    /// What a command gave a finalist, if the journal says so.
+    pub fn past_scores(&self, id: &str, split: &str) -> Option<Evaluation> {
+        let scores = self.past.scores.get(&(id.to_string(), split.to_string()))?;
+        Some(Evaluation {
+            scores: scores.iter().map(|(name, score)| (name.clone(), *score)).collect(),
+            ..Evaluation::default()
+        })
+    }
+
+    /// Journals what a command gave a finalist.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn scores(&mut self, id: &str, split: &str, evaluation: &Evaluation) -> Result<(), Error> {
+        let scores: BTreeMap<String, f64> = evaluation.scores.iter().cloned().collect();
+        let (id, split) = (id.to_string(), split.to_string());
+        self.past.scores.insert((id.clone(), split.clone()), scores.clone());
+        self.write(Event::Scores(event::Scores { id, split, scores }))
     }
 
     /// A candidate has its score, so nobody asks for these answers again: room for others. Those that the journal has to

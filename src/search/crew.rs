@@ -1,10 +1,12 @@
 //! Several candidates at a time, where the evaluator has a crew.
 //!
-//! Candidates that are known beforehand (parents, unsearched merges, finalists) are begun ahead of their turn, and told in
-//! their order all the same. In the search itself the next candidate depends on the answers so far: as each answer
-//! arrives it is journalled and told, and the next candidate is asked for, so that a slow evaluation never holds a
-//! generation up. Such a run follows from its seed and the order in which answers came; the journal keeps both ends of
-//! each candidate's work, and a resumed run repeats that order. Candidates that were out when it died are asked again.
+//! Candidates that are known beforehand (parents, unsearched merges, a generation, finalists) are begun ahead of their turn,
+//! and told in their order all the same: the run is the one that a single hand would have made.
+//!
+//! In an *asynchronous* search no generation is waited for: as each answer arrives it is journalled and told, and the next
+//! candidate is asked for, so that a slow evaluation holds nobody up. Such a run follows from its seed and the order in
+//! which answers came; the journal keeps both ends of each candidate's work, and a resumed run repeats that order.
+//! Candidates that were out when it died are asked again.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -32,16 +34,22 @@ impl AtWork {
         self.done.contains_key(id)
     }
 
+    /// Somebody is at it, or was: it is waited for even when everybody is to stop.
+    pub fn has_begun(&self, id: &str) -> bool {
+        self.has(id) || self.out.iter().any(|out| out == id)
+    }
+
     fn add(&mut self, entrant: &Entrant) {
         let id = &entrant.id;
-        if !self.has(id) && !self.out.contains(id) && self.waiting.iter().all(|w| w.id != *id) {
+        if !self.has_begun(id) && self.waiting.iter().all(|w| w.id != *id) {
             self.waiting.push_back(entrant.clone());
         }
     }
 
-    /// Gives work to all who have none; those begun are handed to `begun`.
-    fn fill(&mut self, crew: &mut dyn Crew, exam: &Exam, begun: &dyn Fn(&Entrant)) {
-        while self.out.len() < crew.size()
+    /// Gives work to all who have none, or to one only if all are to be quiet; those begun are handed to `begun`.
+    fn fill(&mut self, crew: &mut dyn Crew, exam: &Exam, is_quiet: bool, begun: &dyn Fn(&Entrant)) {
+        let hands = if is_quiet { 1 } else { crew.size() };
+        while self.out.len() < hands
             && let Some(entrant) = self.waiting.pop_front()
         {
             begun(&entrant);
@@ -80,7 +88,8 @@ impl Run<'_, '_> {
             if let Some(evaluation) = at_work.done.remove(&entrant.id) {
                 return Some(evaluation);
             }
-            at_work.fill(crew, exam, &|entrant| chronicle.show(entrant.started()));
+            let is_quiet = self.control.wants_quiet();
+            at_work.fill(crew, exam, is_quiet, &|entrant| chronicle.show(entrant.started()));
             at_work.collect(crew);
         }
     }
@@ -161,7 +170,7 @@ impl Run<'_, '_> {
             if let Some(place) = out.iter().position(|(_, entrant)| at_work.has(&entrant.id)) {
                 return Ok(place);
             }
-            at_work.fill(crew, &self.plan.search, &|_| ());
+            at_work.fill(crew, &self.plan.search, false, &|_| ());
             at_work.collect(crew);
         }
     }

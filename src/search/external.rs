@@ -1,48 +1,73 @@
-//! Bring your own evaluator: a program that scores candidates, one JSON line in, one out.
+//! Bring your own evaluator: a program that scores candidates, one JSON line in, one out; `docs/evaluators.md` is its page.
 //!
-//! It is started once (or as often as there are `workers`) and asked for one candidate at a time. If it dies, hangs or
-//! answers nonsense, that candidate fails with a reason, the program is started again for the next one, and the search
-//! goes on. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
+//! It is started once (or as often as there are `workers`) and asked for one candidate at a time; `program.rs` is one copy
+//! of it. A copy that scores one candidate and exits is started again. One that dies or speaks nonsense is started again
+//! and asked a second time, since its bad moment may be the machine's; one that hangs is not, for that would take as long
+//! again. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufRead, BufReader, Write},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-use super::{Crew, Evaluation, Evaluator, Sitting, Subject, Unscored, evaluator::verbatim, genome::named};
-use crate::{event, recipe::Recipe, space};
+use super::{
+    Crew, Evaluation, Evaluator, Exam, ExamTask, Sitting, Subject, Unscored,
+    evaluator::verbatim,
+    genome::named,
+    program::{Broke, Program, Reply, ReplyAnswer},
+};
+use crate::{
+    event::{self, Answer},
+    recipe::Recipe,
+    space,
+};
 
 /// Writes the merged model of a recipe into a directory that does not exist yet.
 pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), Unscored> + Send + 'a>;
 
+/// Times that a candidate is asked for before a program that dies over it is believed to do so because of it.
+const TRIES: usize = 2;
+
+/// Before the second try.
+const REST: Duration = Duration::from_secs(2);
+
+/// How long programs have to end by themselves, in steps.
+const STEPS_TO_LEAVE: usize = 100;
+const STEP_TO_LEAVE: Duration = Duration::from_millis(20);
+
 /// Asks a command for scores.
 pub struct External<'a> {
     settings: space::Command,
-    /// What the program writes to stderr goes here.
+    /// What programs write to stderr goes here.
     log: PathBuf,
     /// Where merged models are written, if the command wants them.
     models: Option<(PathBuf, Materialize<'a>)>,
     /// Short names and MODEL words: a program knows nothing of short names.
     words: BTreeMap<String, String>,
+    /// By candidate: in a race some questions have been answered already.
+    answered: HashMap<String, HashMap<Asked, Answer>>,
     workers: Vec<Worker>,
     to_me: Sender<Word>,
     words_back: Receiver<Word>,
+    /// Those at work need not go on.
+    closing: Arc<AtomicBool>,
+    rest: Duration,
 }
 
-/// One copy of the program.
+/// The place of one copy of the program.
 #[derive(Default)]
 struct Worker {
-    /// `None` until it is needed, and after it has broken off.
-    child: Option<Child>,
-    /// With the thread that waits for an answer, while there is one.
-    pipes: Option<Pipes>,
+    /// `None` until it is needed, while it is asked, and after it has broken off.
+    program: Option<Program>,
     job: Option<Job>,
 }
 
@@ -51,40 +76,51 @@ struct Job {
     id: String,
     /// The merged model, to be removed afterwards.
     model_dir: Option<PathBuf>,
+    request: String,
+    tries: usize,
+    exam: Exam,
 }
 
-/// The two ends of the conversation with a program.
-struct Pipes {
-    stdin: ChildStdin,
-    lines: Receiver<std::io::Result<String>>,
-}
-
-/// A worker's answer; its pipes come back with it unless it broke off.
+/// A worker's answer; its program comes back with it unless it broke off.
 struct Word {
     worker: usize,
-    pipes: Option<Pipes>,
-    reply: Result<Reply, Unscored>,
+    answer: Result<(Reply, Program), Refusal>,
+}
+
+/// Why there is no answer.
+enum Refusal {
+    Broke(Broke),
+    /// It was not even asked.
+    Unasked(Unscored),
 }
 
 #[derive(Serialize)]
 struct Request<'a> {
     id: &'a str,
     recipe: Option<&'a Recipe>,
+    /// Absolute.
     model_dir: Option<&'a Path>,
-    genotype: serde_json::Value,
+    genotype: Value,
     /// `search`, or `selection` when finalists are asked again: the place for questions that the search has not seen.
     split: &'a str,
+    /// What is to be answered one by one; only of a command that has named its questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    questions: Option<Vec<Asked>>,
 }
 
-#[derive(Deserialize)]
-struct Reply {
+/// One question before its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+struct Asked {
+    task: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    lang: String,
+    #[serde(skip)]
+    split: String,
     id: String,
-    scores: Option<BTreeMap<String, f64>>,
-    error: Option<String>,
 }
 
 impl<'a> External<'a> {
-    /// `models` is where merged models are to be written and what writes them, for a command that wants them.
+    /// `models` is where merged models are to be written (absolute) and what writes them, for a command that wants them.
     pub fn new(
         settings: space::Command,
         words: &[(String, String)],
@@ -98,151 +134,242 @@ impl<'a> External<'a> {
             log: log.to_path_buf(),
             models,
             words: words.iter().cloned().collect(),
+            answered: HashMap::new(),
             to_me,
             words_back,
+            closing: Arc::default(),
+            rest: REST,
         }
     }
 
-    /// A command that cannot be started says nothing of the candidate.
-    fn start(&self) -> Result<(Child, Pipes), Unscored> {
-        let [program, arguments @ ..] = self.settings.command.as_slice() else {
-            return Err(Unscored::machine("the command is empty"));
-        };
-        let failed =
-            |e: std::io::Error| Unscored::machine(format_args!("the command '{program}' cannot be started: {e}"));
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .map_err(failed)?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .map_err(failed)?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(Unscored::machine(format_args!("the command '{program}' has no pipes")));
-        };
-        let (send, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines() {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok((child, Pipes { stdin, lines }))
+    /// Takes answers of the journal, which nobody is asked for again.
+    pub fn remember(&mut self, answers: &event::Answers) {
+        let known = self.answered.entry(answers.id.clone()).or_default();
+        known.extend(answers.answers.iter().map(|answer| {
+            let asked = Asked {
+                task: answers.task.clone(),
+                lang: answers.lang.clone(),
+                split: answers.split.clone(),
+                id: answer.q.clone(),
+            };
+            (asked, answer.clone())
+        }));
     }
 
-    /// Hands a candidate to a worker and leaves a thread to wait for the answer.
-    fn hand_over(&mut self, worker: usize, sitting: &Sitting<'_>) -> Result<(), Unscored> {
+    #[cfg(test)]
+    pub fn without_rest(mut self) -> Self {
+        self.rest = Duration::ZERO;
+        self
+    }
+
+    /// The line that asks for a candidate, with its model written where the command wants one.
+    fn job(&mut self, sitting: &Sitting<'_>) -> Result<Job, Unscored> {
         let recipe = match sitting.subject {
             Subject::Recipe(recipe) => Some(recipe.clone()),
             Subject::Model(name) => Some(verbatim(name)),
             Subject::Genes => None,
         };
+        let mut model_dir = None;
         if let (Some(recipe), Some((parent, write))) = (&recipe, &mut self.models) {
             let dir = parent.join(sitting.id);
-            write(recipe, &dir)?;
-            self.workers[worker].model_dir_is(dir);
+            write(recipe, &dir).inspect_err(|_| remove(&dir))?;
+            model_dir = Some(dir);
         }
         let recipe = recipe
             .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
         let request = Request {
             id: sitting.id,
             recipe: recipe.as_ref(),
-            model_dir: self.workers[worker]
-                .job
-                .as_ref()
-                .and_then(|job| job.model_dir.as_deref()),
+            model_dir: model_dir.as_deref(),
             genotype: named(sitting.genes, sitting.genotype),
             split: &sitting.exam.split,
+            questions: (!sitting.exam.tasks.is_empty()).then(|| self.open(sitting)),
         };
-        let mut line = serde_json::to_string(&request).expect("a request is plain data");
-        line.push('\n');
-        let mut pipes = match self.workers[worker].pipes.take() {
-            Some(pipes) => pipes,
-            None => {
-                let (child, pipes) = self.start()?;
-                self.workers[worker].child = Some(child);
-                pipes
-            }
+        Ok(Job {
+            id: sitting.id.into(),
+            request: serde_json::to_string(&request).expect("a request is plain data") + "\n",
+            model_dir,
+            tries: 1,
+            exam: sitting.exam.clone(),
+        })
+    }
+
+    /// The questions of an exam that a candidate has not answered yet.
+    fn open(&self, sitting: &Sitting<'_>) -> Vec<Asked> {
+        let known = self.answered.get(sitting.id);
+        let is_open = |asked: &Asked| known.is_none_or(|known| !known.contains_key(asked));
+        questions(sitting.exam).flatten().filter(is_open).collect()
+    }
+
+    /// What a reply says of a candidate.
+    fn judge(&mut self, id: &str, exam: &Exam, reply: Reply) -> Result<Evaluation, Unscored> {
+        if let Some(error) = reply.error {
+            return Err(Unscored::candidate(format_args!("the command says: {error}")));
+        }
+        if exam.tasks.is_empty() {
+            return named_scores(reply.scores);
+        }
+        let known = self.answered.entry(id.into()).or_default();
+        let only = (exam.tasks.len() == 1).then(|| exam.tasks[0].task.clone());
+        for answer in reply.answers.unwrap_or_default() {
+            let (task, lang) = (answer.task.clone().or_else(|| only.clone()), answer.lang.clone());
+            let of = |t: &&ExamTask| {
+                task.as_ref().is_some_and(|task| *task == t.task) && (lang.is_empty() || lang == t.lang)
+            };
+            // Of a task that it was not asked about there is nothing to keep.
+            let Some(task) = exam.tasks.iter().find(of) else {
+                continue;
+            };
+            let (asked, answer) = plain(task, answer)?;
+            known.insert(asked, answer);
+        }
+        let of_task = |of_task: Vec<Asked>| {
+            let answer = |asked: Asked| match known.get(&asked) {
+                Some(answer) => Ok(answer.clone()),
+                None => Err(Unscored::candidate(format_args!(
+                    "the command's reply has no answer to question '{}' of '{}'",
+                    asked.id, asked.task
+                ))),
+            };
+            let answers = of_task.into_iter().map(answer).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, Unscored>((id.to_string(), answers))
         };
-        let (to_me, id) = (self.to_me.clone(), sitting.id.to_string());
+        Ok(Evaluation {
+            answers: questions(exam)
+                .map(|task| task.collect())
+                .map(of_task)
+                .collect::<Result<_, Unscored>>()?,
+            ..Evaluation::default()
+        })
+    }
+
+    /// Sends a worker about its job, after a rest, and leaves a thread to wait for the answer.
+    fn send(&mut self, worker: usize, rest: Duration) {
+        let Worker { program, job } = &mut self.workers[worker];
+        let Some(job) = job else { return };
+        let (program, id, request) = (program.take(), job.id.clone(), job.request.clone());
+        let (to_me, closing) = (self.to_me.clone(), self.closing.clone());
+        let (command, log) = (self.settings.command.clone(), self.log.clone());
         let timeout = Duration::from_secs_f64(self.settings.timeout);
         std::thread::spawn(move || {
-            let reply = pipes.exchange(&line, &id, timeout).map_err(Unscored::candidate);
-            let pipes = reply.is_ok().then_some(pipes);
+            std::thread::sleep(rest);
+            let answer = program.map_or_else(|| Program::start(&command, &log), Ok);
+            let answer = answer.and_then(|mut program| {
+                let reply = program.ask(request, &id, timeout, &closing)?;
+                Ok((reply, program))
+            });
             // Nobody listens any more when the search is over.
-            let _ = to_me.send(Word { worker, pipes, reply });
+            let answer = answer.map_err(Refusal::Broke);
+            let _ = to_me.send(Word { worker, answer });
         });
-        Ok(())
     }
 
-    /// Ends a worker that broke off: nobody knows what it would say next, so the next candidate gets a new one.
-    fn end(&mut self, worker: usize, unscored: Unscored) -> Unscored {
-        let Some(mut child) = self.workers[worker].child.take() else {
-            return unscored;
+    /// What a worker brought back; `None` if it was sent again.
+    fn result(&mut self, Word { worker, answer }: Word) -> Option<Result<Evaluation, Unscored>> {
+        let log = self.log.display();
+        let job = self.workers[worker].job.as_mut()?;
+        let broke = match answer {
+            Ok((reply, program)) => {
+                let (id, exam) = (job.id.clone(), job.exam.clone());
+                self.workers[worker].program = Some(program);
+                return Some(self.judge(&id, &exam, reply));
+            }
+            Err(Refusal::Unasked(failure)) => return Some(Err(failure)),
+            Err(Refusal::Broke(broke)) => broke,
         };
-        let _ = child.kill();
-        let end = child.wait().map(|status| format!(" ({status})")).unwrap_or_default();
-        let more = |reason| format!("{reason}{end}; its messages are in {}", self.log.display());
-        match unscored {
-            Unscored::Candidate { reason } => Unscored::Candidate { reason: more(reason) },
-            Unscored::Machine { reason } => Unscored::Machine { reason: more(reason) },
-        }
-    }
-}
-
-impl Worker {
-    fn model_dir_is(&mut self, dir: PathBuf) {
-        if let Some(job) = &mut self.job {
-            job.model_dir = Some(dir);
-        }
-    }
-}
-
-fn judge(reply: Reply) -> Result<BTreeMap<String, f64>, String> {
-    match (reply.scores, reply.error) {
-        (_, Some(error)) => Err(format!("the command says: {error}")),
-        (Some(scores), None) if scores.is_empty() => Err("the command gave no score".into()),
-        (Some(scores), None) => match scores.iter().find(|(_, score)| !score.is_finite()) {
-            Some((name, score)) => Err(format!("the command's score '{name}' is {score}")),
-            None => Ok(scores),
-        },
-        (None, None) => Err("the command's answer has neither 'scores' nor 'error'".into()),
-    }
-}
-
-impl Pipes {
-    /// Sends a request and waits for its answer.
-    fn exchange(&mut self, request: &str, id: &str, timeout: Duration) -> Result<Reply, String> {
-        let gone = |_| "the command ended before it answered".to_string();
-        self.stdin.write_all(request.as_bytes()).map_err(gone)?;
-        self.stdin.flush().map_err(gone)?;
-        loop {
-            let line = match self.lines.recv_timeout(timeout) {
-                Ok(line) => line.map_err(|e| format!("the command's answer cannot be read: {e}"))?,
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!("the command gave no answer within {} s", timeout.as_secs_f64()));
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err("the command ended before it answered".into()),
-            };
-            if line.trim().is_empty() {
-                continue;
+        let again = match broke {
+            // It had done all it was asked before, and is gone as it should be.
+            Broke::Left => Duration::ZERO,
+            Broke::CannotStart(_) | Broke::Down(_) if job.tries < TRIES => {
+                job.tries += 1;
+                self.rest
             }
-            let reply: Reply = serde_json::from_str(&line).map_err(|e| {
-                let start: String = line.chars().take(80).collect();
-                format!("the command's answer is no JSON line of the form {{\"id\":…,\"scores\":{{…}}}} ({e}): {start}")
-            })?;
-            if reply.id == id {
-                return Ok(reply);
+            Broke::CannotStart(reason) => return Some(Err(Unscored::machine(reason))),
+            Broke::Down(reason) | Broke::Hung(reason) => {
+                return Some(Err(Unscored::breakdown(format_args!(
+                    "{reason}; its messages are in {log}"
+                ))));
             }
-            return Err(format!("the command answered for '{}' instead of '{id}'", reply.id));
-        }
+            Broke::Closing => return Some(Err(Unscored::machine("the search is over"))),
+        };
+        self.send(worker, again);
+        None
     }
+}
+
+/// The questions of an exam, task by task.
+fn questions(exam: &Exam) -> impl Iterator<Item = impl Iterator<Item = Asked>> {
+    exam.tasks.iter().map(|task| {
+        task.items
+            .iter()
+            .map(move |item| asked(task, &task.catalogue.ids[*item]))
+    })
+}
+
+fn asked(task: &ExamTask, id: &str) -> Asked {
+    Asked {
+        task: task.task.clone(),
+        lang: task.lang.clone(),
+        split: task.split.clone(),
+        id: id.into(),
+    }
+}
+
+/// A reply's answer as the journal keeps it.
+fn plain(task: &ExamTask, answer: ReplyAnswer) -> Result<(Asked, Answer), Unscored> {
+    let score = match (answer.score, answer.correct) {
+        (Some(score), None) if score.is_finite() => score,
+        (None, Some(correct)) => f64::from(u8::from(correct)),
+        _ => {
+            return Err(Unscored::candidate(format_args!(
+                "the command's answer to question '{}' needs either 'score', a number, or 'correct'",
+                answer.id
+            )));
+        }
+    };
+    let question = asked(task, &answer.id);
+    let answer = Answer {
+        q: answer.id,
+        out: answer.output,
+        got: String::new(),
+        gold: String::new(),
+        score,
+        finish: String::new(),
+        language_ok: true,
+        tokens: 1,
+    };
+    Ok((question, answer))
+}
+
+fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscored> {
+    let scores = match scores {
+        Some(scores) if scores.is_empty() => return Err(Unscored::candidate("the command gave no score")),
+        Some(scores) => scores,
+        None => {
+            let reason = "the command's answer has neither 'scores' nor 'error'";
+            return Err(Unscored::candidate(reason));
+        }
+    };
+    let number = |(name, score): (String, Value)| match score.as_f64().filter(|score| score.is_finite()) {
+        Some(score) => Ok((name, score)),
+        None => {
+            let score = score.as_str().map_or_else(|| score.to_string(), str::to_string);
+            Err(Unscored::candidate(format_args!(
+                "the command's score '{name}' is {score}"
+            )))
+        }
+    };
+    let mut scores = scores.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    scores.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(Evaluation {
+        scores,
+        ..Evaluation::default()
+    })
+}
+
+/// A directory that may not be there; the next candidate needs the room.
+fn remove(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 impl Evaluator for External<'_> {
@@ -264,55 +391,58 @@ impl Crew for External<'_> {
     fn begin(&mut self, sitting: &Sitting<'_>) {
         let free = self.workers.iter().position(|worker| worker.job.is_none());
         let worker = free.expect("at most as many candidates are out as there are workers");
-        self.workers[worker].job = Some(Job {
-            id: sitting.id.into(),
-            model_dir: None,
-        });
-        if let Err(unscored) = self.hand_over(worker, sitting) {
-            let word = Word {
-                worker,
-                pipes: self.workers[worker].pipes.take(),
-                reply: Err(unscored),
-            };
-            self.to_me.send(word).expect("this end is open as long as the other");
+        match self.job(sitting) {
+            Ok(job) => {
+                self.workers[worker].job = Some(job);
+                self.send(worker, Duration::ZERO);
+            }
+            Err(failure) => {
+                self.workers[worker].job = Some(Job {
+                    id: sitting.id.into(),
+                    model_dir: None,
+                    request: String::new(),
+                    tries: TRIES,
+                    exam: sitting.exam.clone(),
+                });
+                let answer = Err(Refusal::Unasked(failure));
+                let word = Word { worker, answer };
+                self.to_me.send(word).expect("this end is open as long as the other");
+            }
         }
     }
 
     fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
-        let Word { worker, pipes, reply } = self.words_back.recv().expect("this end is open as long as the other");
-        let scores = match reply {
-            Ok(reply) => judge(reply).map_err(Unscored::candidate),
-            Err(unscored) if pipes.is_none() => Err(self.end(worker, unscored)),
-            Err(unscored) => Err(unscored),
-        };
-        self.workers[worker].pipes = pipes;
-        let job = self.workers[worker].job.take().expect("an answer follows a question");
-        if let Some(dir) = job.model_dir {
-            // The next one needs the room.
-            let _ = std::fs::remove_dir_all(dir);
+        loop {
+            let word = self.words_back.recv().expect("this end is open as long as the other");
+            let worker = word.worker;
+            if let Some(result) = self.result(word) {
+                let job = self.workers[worker].job.take().expect("an answer follows a question");
+                if let Some(dir) = &job.model_dir {
+                    remove(dir);
+                }
+                return (job.id, result);
+            }
         }
-        let evaluation = scores.map(|scores| Evaluation {
-            scores: scores.into_iter().collect(),
-            ..Evaluation::default()
-        });
-        (job.id, evaluation)
     }
 }
 
 impl Drop for External<'_> {
     /// Closing its stdin tells a well-behaved program to end; the other kind, and one that is still at work, is ended.
     fn drop(&mut self) {
-        let lines: Vec<Receiver<_>> = self
-            .workers
-            .iter_mut()
-            .filter_map(|w| Some(w.pipes.take()?.lines))
-            .collect();
-        for lines in lines {
-            while lines.recv_timeout(Duration::from_secs(2)).is_ok() {}
+        self.closing.store(true, Ordering::Relaxed);
+        let out = self.workers.iter().filter(|worker| worker.job.is_some()).count();
+        let mut programs: Vec<Program> = self.workers.iter_mut().filter_map(|w| w.program.take()).collect();
+        programs.iter_mut().for_each(Program::close);
+        for _ in 0..STEPS_TO_LEAVE {
+            if programs.iter().all(Program::has_exited) {
+                break;
+            }
+            std::thread::sleep(STEP_TO_LEAVE);
         }
-        for child in self.workers.iter_mut().filter_map(|worker| worker.child.as_mut()) {
-            let _ = child.kill();
-            let _ = child.wait();
+        drop(programs);
+        // Their programs are ended by the threads that wait for them.
+        for _ in 0..out {
+            let _ = self.words_back.recv_timeout(REST);
         }
     }
 }

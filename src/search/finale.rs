@@ -7,12 +7,12 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, race::Entrant, scoring::Answers};
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{
-        Candidate, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Level, Origin, Phase,
-        Selection, TestReading, TestScore,
+        Candidate, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase, Selection,
+        TestReading, TestScore,
     },
 };
 
@@ -25,8 +25,9 @@ impl Run<'_, '_> {
             Some(selection) => selection.clone(),
             None => self.select()?,
         };
-        // A command keeps its questions to itself: there is nothing sealed to read.
-        if self.chronicle.past_test().is_none() && !self.plan.test.tasks.is_empty() {
+        // A command that keeps its questions to itself has nothing sealed to read, and bare genes no parents to compare with.
+        let can_compare = !self.plan.test.tasks.is_empty() && !self.plan.space.models.is_empty();
+        if self.chronicle.past_test().is_none() && can_compare {
             self.read_test(&selection)?;
         }
         if !self.chronicle.past_held_out() && !self.plan.held_out.tasks.is_empty() {
@@ -45,7 +46,7 @@ impl Run<'_, '_> {
     fn finalists(&self) -> Vec<Candidate> {
         let bred = self.bred();
         let field: Vec<&Candidate> = match self.plan.space.fitness.is_pareto() {
-            true => front(&bred),
+            true => front(&bred, self.plan),
             false => bred.clone(),
         };
         let always = self.scored.iter().filter(|c| {
@@ -70,15 +71,13 @@ impl Run<'_, '_> {
             .cloned()
             .collect();
         let field: Vec<Candidate> = self.finalists().into_iter().chain(parents).collect();
-        let entrants: Vec<Entrant> = field.iter().map(|candidate| self.again(candidate)).collect();
+        let entrants: Vec<Entrant> = field.iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
         let plan = self.plan;
         self.look_ahead(&entrants, &plan.selection)?;
         self.exam_started(Phase::Selection, &plan.selection, &field)?;
         for candidate in &field {
             self.pause_or_stop()?;
-            let Some(evaluation) = self.examine(candidate, &plan.selection)? else {
-                continue;
-            };
+            let evaluation = self.examine(candidate, &plan.selection)?;
             let (fresh, tasks) = self.plan.judge(&self.plan.selection, &evaluation);
             self.exam_answered(Phase::Selection, &candidate.id, Some(fresh))?;
             let finalist = Finalist {
@@ -130,10 +129,9 @@ impl Run<'_, '_> {
         self.exam_started(Phase::Test, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
-            if let Some(evaluation) = self.examine(candidate, exam)? {
-                self.exam_answered(Phase::Test, &candidate.id, None)?;
-                readings.push((candidate.id.clone(), evaluation));
-            }
+            let evaluation = self.examine(candidate, exam)?;
+            self.exam_answered(Phase::Test, &candidate.id, None)?;
+            readings.push((candidate.id.clone(), evaluation));
         }
         let of = |id: &str| readings.iter().find(|(i, _)| i == id).map(|(_, e)| e);
         let (Some(child), Some(parent)) = (of(&selection.best), of(&selection.best_parent)) else {
@@ -183,7 +181,7 @@ impl Run<'_, '_> {
         Ok(self.chronicle.write(Event::TestRead(reading))?)
     }
 
-    /// The winner first, then the parents; who fails is left out.
+    /// The winner first, then the parents.
     fn read_held_out(&mut self, selection: &Selection) -> Result<(), Interrupt> {
         self.chronicle.phase(Phase::HeldOut)?;
         let exam = &self.plan.held_out;
@@ -197,12 +195,11 @@ impl Run<'_, '_> {
         self.exam_started(Phase::HeldOut, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
-            if let Some(evaluation) = self.examine(candidate, exam)? {
-                self.exam_answered(Phase::HeldOut, &candidate.id, None)?;
-                let (_, tasks) = exam.score(&evaluation.answers);
-                let id = candidate.id.clone();
-                scores.push(HeldOutScore { id, tasks });
-            }
+            let evaluation = self.examine(candidate, exam)?;
+            self.exam_answered(Phase::HeldOut, &candidate.id, None)?;
+            let (_, tasks) = exam.score(&evaluation.answers);
+            let id = candidate.id.clone();
+            scores.push(HeldOutScore { id, tasks });
         }
         let task = |task: &ExamTask| HeldOutTask {
             task: task.task.clone(),
@@ -217,23 +214,27 @@ impl Run<'_, '_> {
             .write(Event::HeldOutRead(HeldOutReading { tasks, scores }))?)
     }
 
-    /// A known candidate before a later exam; `None` (and a line in the log) if it fails there.
-    fn examine(&mut self, candidate: &Candidate, exam: &Exam) -> Result<Option<Evaluation>, Interrupt> {
-        let entrant = self.again(candidate);
-        match self.sit_in_batches(&entrant, exam)? {
-            Ok(evaluation) => Ok(Some(evaluation)),
-            Err(reason) => {
-                let message = format!("{} fails on the {} questions: {reason}", candidate.id, exam.split);
-                self.log(Level::Warning, message)?;
-                Ok(None)
-            }
+    /// A known candidate before a later exam. Whoever cannot be scored there ends the final, which `resume` takes up
+    /// again: without a parent or a merge that nobody searched for, the winner would be compared with weaker ones.
+    fn examine(&mut self, candidate: &Candidate, exam: &Exam) -> Result<Evaluation, Interrupt> {
+        let entrant = self.again(candidate)?;
+        let unjudged = |reason: String| Error::Unjudged {
+            id: candidate.id.clone(),
+            split: exam.split.clone(),
+            reason,
+        };
+        let evaluation = self.sit_in_batches(&entrant, exam)?.map_err(unjudged)?;
+        let (score, _) = self.plan.judge(exam, &evaluation);
+        match score.value.is_finite() {
+            true => Ok(evaluation),
+            false => Err(unjudged(format!("its score is {}", score.value)).into()),
         }
     }
 }
 
-/// The candidates that no other one beats in every task, in their order.
-fn front<'a>(candidates: &[&'a Candidate]) -> Vec<&'a Candidate> {
-    let scores = |c: &Candidate| c.tasks.iter().map(|t| t.score.value).collect::<Vec<_>>();
+/// The candidates that no other one beats in every objective, in their order.
+fn front<'a>(candidates: &[&'a Candidate], plan: &Plan) -> Vec<&'a Candidate> {
+    let scores = |c: &Candidate| plan.objectives_of(&c.tasks).unwrap_or_default();
     let dominates = |a: &Candidate, b: &Candidate| {
         let pairs: Vec<(f64, f64)> = scores(a).into_iter().zip(scores(b)).collect();
         pairs.iter().all(|(a, b)| a >= b) && pairs.iter().any(|(a, b)| a > b)

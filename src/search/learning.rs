@@ -16,7 +16,7 @@ use super::{
     race::Entrant,
 };
 use crate::{
-    event::{self, Event, Level, Origin},
+    event::{self, CandidateId, Event, Level, Origin},
     learn::{Settings, Variable, teachers},
     space::{GeneKind, GeneSpec, Learning, Stage, Start, Teachers},
 };
@@ -74,7 +74,7 @@ impl Run<'_, '_> {
         let mut given = std::mem::take(&mut self.given);
         let mut pupils: Vec<Pupil> = Vec::new();
         for round in 1..=learning.rounds {
-            let id = format!("l{round:04}");
+            let id = CandidateId::Learned(round as u64).to_string();
             if !self.has_time_for(&id)? {
                 break;
             }

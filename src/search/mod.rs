@@ -4,7 +4,7 @@
 //! * `genome.rs` says what a genotype stands for; `race.rs` puts a generation through its questions, `pool.rs` chooses
 //!   them and estimates from few what all would say; `scoring.rs` turns answers into fitness and paired comparisons.
 //! * `evaluator.rs` is the real evaluator: merges in memory, asks the questions, caches every answer. `external.rs` asks
-//!   a program of the user's, or several copies of it; then `crew.rs` keeps several candidates out at a time.
+//!   a program of the user's, or several copies of it (`program.rs`); then `crew.rs` keeps several candidates out at a time.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
 //! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
@@ -17,13 +17,18 @@ mod crew;
 mod evaluator;
 mod examination;
 mod external;
+mod failures;
 mod finale;
 mod genome;
 mod learning;
+mod overlap;
 mod parents;
 mod pool;
+mod program;
 mod pupil;
+mod questions;
 mod race;
+mod scale;
 mod scoring;
 mod soup;
 #[cfg(test)]
@@ -45,19 +50,21 @@ pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verb
 pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use learning::Lesson;
+pub use overlap::{AskedPart, compare_questions, parts_of_run};
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
+pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask};
 pub use unscored::Unscored;
 
-use chronicle::MEAN;
 use crew::AtWork;
 use examination::Batch;
+use failures::Streak;
 use genome::Who;
 use pool::Pool;
 use race::{Entrant, Genes, Pace, Race};
 
 use crate::{
-    event::{self, EndReason, Event, Level, Origin, Phase},
+    event::{self, CandidateId, EndReason, Event, Level, Origin, Phase},
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
     space::{self, GeneKind, GeneSpec, Space, Stage, Start},
@@ -108,14 +115,37 @@ pub enum Error {
          resume` goes on and asks it again"
     )]
     Machine { id: String, reason: String },
+    #[error(
+        "the scores of '{task}' cannot be scaled: all answers of {model} score the same. Give the task more questions, or \
+         leave 'scale' out and write weights"
+    )]
+    NoScale { task: String, model: String },
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
     #[error(
+        "{failures} candidates in a row failed, {id} the last of them: {reason}. No candidate answers any more, so none of \
+         these failures counts. Once the command is mended, `heterosis resume` asks them again"
+    )]
+    NobodyAnswers {
+        failures: usize,
+        id: String,
+        reason: String,
+    },
+    #[error(
         "every one of the {failed} candidates that this search bred has failed, {most} of them because: {reason}. So there \
-         is nothing to choose a winner from. Mend the cause and `heterosis resume` asks them all again; if it lies in the \
-         search space, start a new run (`heterosis check` tells which candidates can be merged)"
+          is nothing to choose a winner from. Mend the cause and `heterosis resume` asks them all again; if it lies in the \
+          search space, start a new run (`heterosis check` tells which candidates can be merged)"
     )]
     NothingBred { failed: usize, most: usize, reason: String },
+    #[error(
+        "{id} cannot be scored on the {split} questions: {reason}. Nothing is decided without it: once that is mended, \
+         `heterosis resume` asks it again"
+    )]
+    Unjudged { id: String, split: String, reason: String },
+    #[error(transparent)]
+    Id(#[from] event::IdError),
+    #[error("the journal's recipe of {id} cannot be read: {source}")]
+    Recipe { id: CandidateId, source: serde_json::Error },
 }
 
 /// Who is to be scored.
@@ -158,7 +188,7 @@ pub struct Evaluation {
 pub trait Evaluator {
     /// # Errors
     /// The reason why this candidate has no score: without it the search goes on if that is its own fault, and stops if it is
-    /// the machine's.
+    /// the machine's; where that is not known, others are asked.
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,
@@ -245,6 +275,9 @@ pub enum End {
 /// Part of the budget that goes to candidates drawn at random, as a measure of what the optimizer adds.
 const RANDOM_SHARE: f64 = 0.05;
 
+/// Of any budget.
+const MOST_RANDOM: usize = 10_000;
+
 /// Questions on which parents and unsearched merges are measured in a race.
 const STANDARD_QUESTIONS: usize = 250;
 
@@ -259,46 +292,18 @@ pub fn run(
     chronicle: &mut Chronicle<'_>,
     control: &Control,
 ) -> Result<End, Error> {
-    let pool = Pool::new(&plan.search);
-    let pace = Pace::new(plan);
-    let mut run = Run {
-        plan,
-        evaluator,
-        chronicle,
-        control,
-        standard: match pace.is_racing() {
-            true => pool.spread(STANDARD_QUESTIONS),
-            false => plan.search.clone(),
-        },
-        pool,
-        pace,
-        scored: Vec::new(),
-        worth: HashMap::new(),
-        means: Vec::new(),
-        races: 0,
-        asked: 0,
-        generations: 0,
-        evals: 0,
-        stage_end: None,
-        stages: vec![(0, plan.genome.genes().into())],
-        soup: None,
-        given: Vec::new(),
-        keeps_answers: plan.space.search.learn.is_some(),
-        at_work: AtWork::default(),
-        failures: HashMap::new(),
-        batch: Batch::default(),
-    };
-    match run.whole() {
-        Ok(()) => Ok(End::Done),
-        Err(Interrupt::Stop) => {
-            let reason = "asked to stop; `heterosis resume` goes on".into();
-            run.chronicle.write(Event::RunStopped { reason })?;
-            Ok(End::Stopped)
+    let mut unscaled = Run::new(plan, evaluator, chronicle, control);
+    match unscaled.scaled() {
+        Ok(None) => {
+            let how = unscaled.whole();
+            unscaled.end(how)
         }
-        Err(Interrupt::Error(e)) => {
-            run.chronicle.write(Event::RunFailed { reason: e.to_string() })?;
-            Err(e)
+        Ok(Some(scaled)) => {
+            let mut run = Run::new(&scaled, unscaled.evaluator, unscaled.chronicle, control);
+            let how = run.whole();
+            run.end(how)
         }
+        Err(interrupt) => unscaled.end(Err(interrupt)),
     }
 }
 
@@ -351,8 +356,14 @@ struct Run<'a, 'b> {
     at_work: AtWork,
     /// Why candidates of the optimizers have failed, and how many.
     failures: HashMap<String, usize>,
+    /// Failures since somebody was last scored.
+    streak: Streak,
     /// What of an exam is being asked.
     batch: Batch,
+    /// What a command's scores are called; empty until the first has come.
+    names: Vec<String>,
+    /// Answers are told as they arrive.
+    is_asynchronous: bool,
 }
 
 /// When a stage makes room for the next one.
@@ -364,6 +375,78 @@ enum StageEnd {
         evals: Option<u64>,
         elapsed_ms: Option<u64>,
     },
+}
+
+impl<'a, 'b> Run<'a, 'b> {
+    fn new(
+        plan: &'a Plan,
+        evaluator: &'a mut dyn Evaluator,
+        chronicle: &'a mut Chronicle<'b>,
+        control: &'a Control,
+    ) -> Self {
+        let pool = Pool::new(&plan.search);
+        // Earlier versions knew nothing else with several hands: their journals say who was out when.
+        let wants_no_order = plan.space.search.asynchronous || chronicle.next_step().is_some();
+        let is_asynchronous = wants_no_order && evaluator.crew().is_some();
+        let pace = Pace::new(plan);
+        Self {
+            plan,
+            evaluator,
+            chronicle,
+            control,
+            standard: match pace.is_racing() {
+                true => pool.spread(STANDARD_QUESTIONS),
+                false => plan.search.clone(),
+            },
+            pool,
+            pace,
+            scored: Vec::new(),
+            worth: HashMap::new(),
+            means: Vec::new(),
+            races: 0,
+            asked: 0,
+            generations: 0,
+            evals: 0,
+            stage_end: None,
+            stages: vec![(0, plan.genome.genes().into())],
+            soup: None,
+            given: Vec::new(),
+            keeps_answers: plan.space.search.learn.is_some(),
+            at_work: AtWork::default(),
+            failures: HashMap::new(),
+            streak: Streak::default(),
+            batch: Batch::default(),
+            is_asynchronous,
+            names: plan
+                .space
+                .fitness
+                .weights
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
+        }
+    }
+
+    /// What is said at the end of the work.
+    fn end(&mut self, how: Result<(), Interrupt>) -> Result<End, Error> {
+        match how {
+            Ok(()) => {
+                self.chronicle.believe()?;
+                Ok(End::Done)
+            }
+            Err(Interrupt::Stop) => {
+                self.settle()?;
+                let reason = "asked to stop; `heterosis resume` goes on".into();
+                self.chronicle.write(Event::RunStopped { reason })?;
+                Ok(End::Stopped)
+            }
+            Err(Interrupt::Error(e)) => {
+                self.chronicle.disbelieve();
+                self.chronicle.write(Event::RunFailed { reason: e.to_string() })?;
+                Err(e)
+            }
+        }
+    }
 }
 
 impl Run<'_, '_> {
@@ -418,7 +501,7 @@ impl Run<'_, '_> {
     fn random_draws(&mut self) -> Result<(), Interrupt> {
         let plan = self.plan;
         let evals = plan.budget.evals.unwrap_or(plan.space.search.evals);
-        let n = (evals as f64 * RANDOM_SHARE) as usize;
+        let n = ((evals as f64 * RANDOM_SHARE) as usize).min(MOST_RANDOM);
         if n == 0 || plan.space.search.optimizer == space::Optimizer::Random {
             return Ok(());
         }
@@ -431,7 +514,7 @@ impl Run<'_, '_> {
         let draws = random.ask().into_iter().take(n);
         let entrants: Vec<Entrant> = draws
             .map(|ask| Entrant {
-                id: format!("r{:04}", ask.id + 1),
+                id: CandidateId::Draw(ask.id + 1).to_string(),
                 origin: Origin::Random,
                 generation: None,
                 who: plan.genome.decode(&ask.genotype),
@@ -517,7 +600,7 @@ impl Run<'_, '_> {
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
             evals: self.evals,
         })?;
-        let (reason, asked) = match self.evaluator.crew().is_some() {
+        let (reason, asked) = match self.is_asynchronous {
             true => self.side_by_side(genome, &warm, &mut optimizer)?,
             false => self.in_generations(genome, &warm, &mut optimizer)?,
         };
@@ -533,10 +616,11 @@ impl Run<'_, '_> {
     }
 
     /// A candidate with a score, for another exam.
-    fn again(&self, candidate: &event::Candidate) -> Entrant {
+    fn again(&self, candidate: &event::Candidate) -> Result<Entrant, Error> {
         let place = self.scored.iter().position(|c| c.id == candidate.id).unwrap_or(0);
         let of_stage = self.stages.iter().rev().find(|(began, _)| *began <= place);
-        Entrant::again(candidate, of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default())
+        let genes = of_stage.map(|(_, genes)| genes.clone()).unwrap_or_default();
+        Entrant::again(candidate, genes, &self.plan.space.models)
     }
 
     /// One candidate after the other, a generation at a time: how it ended, and how many candidates were asked for.
@@ -578,7 +662,7 @@ impl Run<'_, '_> {
     /// A candidate of the optimizer's, with a name.
     fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
         Entrant {
-            id: format!("c{:04}", self.asked + ask.id + 1),
+            id: CandidateId::Search(self.asked + ask.id + 1).to_string(),
             origin: match warm.contains(&ask.genotype) {
                 true => Origin::WarmStart,
                 false => Origin::Search,
@@ -683,13 +767,11 @@ impl Run<'_, '_> {
             .chain(optimizer.mean())
             .collect();
         for (i, genotype) in means.iter().enumerate().rev().take(3) {
-            let mut id = MEAN.to_string();
-            if genome.next_stage().is_some() {
-                id += &format!("-{}", genome.stage().name());
-            }
-            if i + 1 < means.len() {
-                id += &format!("-{}", i + 1);
-            }
+            let id = CandidateId::Mean {
+                stage: genome.next_stage().map(|_| genome.stage().name().into()),
+                restart: (i + 1 < means.len()).then_some(i + 1),
+            };
+            let id = id.to_string();
             let entrant = Entrant {
                 id: id.clone(),
                 origin: Origin::Mean,
@@ -709,10 +791,10 @@ impl Run<'_, '_> {
     fn champion(&mut self) -> Result<Recipe, Interrupt> {
         let best: Vec<&event::Candidate> = self.bred().into_iter().take(3).collect();
         let means = self.scored.iter().filter(|c| c.origin == Origin::Mean);
-        let contender = |c: &event::Candidate| (c.fitness, self.again(c).who);
-        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect();
+        let contender = |c: &event::Candidate| Ok((c.fitness, self.again(c)?.who));
+        let mut contenders: Vec<(f64, Who)> = means.map(contender).collect::<Result<_, Error>>()?;
         if self.pace.is_racing() {
-            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect();
+            let best: Vec<Entrant> = best.into_iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
             let standard = self.standard.clone();
             for entrant in best {
                 if let Ok(evaluation) = self.sit(&entrant, &standard)? {
@@ -721,7 +803,8 @@ impl Run<'_, '_> {
             }
         } else {
             // They have answered all questions; a command that is asked again may say something else.
-            contenders.extend(best.into_iter().map(contender));
+            let best = best.into_iter().map(contender).collect::<Result<Vec<_>, Error>>()?;
+            contenders.extend(best);
         }
         // The mean stands first and wins ties.
         match contenders.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }) {
@@ -860,10 +943,30 @@ impl Run<'_, '_> {
 }
 
 impl Plan {
-    /// Scores that a candidate has: the tasks, or what a command is said to give.
+    /// What is maximised, each for itself, where there are several objectives: the tasks in their order, or the scores of a
+    /// command that have a weight, by name, those of a negative weight negated.
+    fn objectives_of(&self, tasks: &[event::TaskScore]) -> Option<Vec<f64>> {
+        if !self.search.tasks.is_empty() {
+            return Some(tasks.iter().map(|task| task.score.value).collect());
+        }
+        let of_name = |(name, sign): (&str, f64)| {
+            let task = tasks.iter().find(|task| task.task == name)?;
+            Some(sign * task.score.value)
+        };
+        self.directions().into_iter().map(of_name).collect()
+    }
+
+    /// The scores of a command that are maximised (1) or minimised (−1), by name.
+    fn directions(&self) -> Vec<(&str, f64)> {
+        let weights = self.space.fitness.weights.iter().filter(|(_, weight)| *weight != 0.0);
+        let mut directions: Vec<(&str, f64)> = weights.map(|(name, weight)| (name.as_str(), weight.signum())).collect();
+        directions.sort_by_key(|(name, _)| *name);
+        directions
+    }
+
     fn objectives(&self) -> usize {
         match self.search.tasks.len() {
-            0 => self.space.fitness.weights.len(),
+            0 => self.directions().len(),
             n => n,
         }
     }

@@ -81,9 +81,11 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
         let Some(file) = checkpoint.side_file(name) else {
             return Ok(None);
         };
-        let text = std::fs::read_to_string(&file).map_err(|source| model::Error::Unreadable {
-            file: file.display().to_string(),
-            source,
+        let text = checkpoint::read_regular_text(&file, checkpoint::TEXT_LIMIT).map_err(|source| {
+            model::Error::Unreadable {
+                file: file.display().to_string(),
+                source,
+            }
         })?;
         Ok(Some(text))
     };

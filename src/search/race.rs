@@ -11,10 +11,11 @@ use super::{
     Error, Evaluation, Exam, Interrupt, Plan, Run, Sitting, Subject, Unscored,
     genome::Who,
     pool::{Block, Pool, Rung},
+    scoring::names_fit,
 };
 use crate::{
     eval::stats,
-    event::{self, Candidate, Event, Origin, Score, TaskScore, shrinkage::Prior},
+    event::{self, Candidate, CandidateId, Event, Origin, Score, TaskScore, shrinkage::Prior},
     optim::{Answered, Fitness, Genotype, Outcome},
     recipe::Recipe,
     space::{GeneSpec, Racing},
@@ -88,7 +89,7 @@ struct Arm<'a> {
 impl Entrant {
     pub fn parent(name: &str) -> Self {
         Self {
-            id: format!("parent-{name}"),
+            id: CandidateId::Parent(name.into()).to_string(),
             origin: Origin::Parent,
             generation: None,
             genotype: Vec::new(),
@@ -108,22 +109,31 @@ impl Entrant {
         }
     }
 
-    /// A candidate that is known already, for another exam.
-    pub fn again(candidate: &Candidate, genes: Genes) -> Self {
-        let recipe: Option<Recipe> = serde_json::from_value(candidate.recipe.clone()).ok();
-        let who = match (recipe, candidate.recipe.get("genes")) {
+    /// A candidate that is known already, for another exam of a search among these models.
+    ///
+    /// # Errors
+    /// A parent that is none of the models, a recipe that cannot be read.
+    pub fn again(candidate: &Candidate, genes: Genes, models: &[(String, String)]) -> Result<Self, Error> {
+        let names = models.iter().map(|(name, _)| name.as_str());
+        let who = match (
+            CandidateId::resolve(&candidate.id, names)?,
+            candidate.recipe.get("genes"),
+        ) {
+            (CandidateId::Parent(model), _) => Who::Model(model),
             (_, Some(genes)) => Who::Genes(genes.clone()),
-            (Some(recipe), _) if candidate.origin != Origin::Parent => Who::Recipe(Box::new(recipe)),
-            _ => Who::Model(candidate.id.trim_start_matches("parent-").into()),
+            (id, None) => {
+                let recipe = serde_json::from_value(candidate.recipe.clone());
+                Who::Recipe(Box::new(recipe.map_err(|source| Error::Recipe { id, source })?))
+            }
         };
-        Self {
+        Ok(Self {
             id: candidate.id.clone(),
             origin: candidate.origin.clone(),
             generation: candidate.generation,
             genotype: candidate.genotype.clone(),
             genes,
             who,
-        }
+        })
     }
 
     pub(super) fn sitting<'a>(&'a self, exam: &'a Exam) -> Sitting<'a> {
@@ -197,18 +207,18 @@ impl Run<'_, '_> {
     /// Puts a generation through a race; `None` when the budget ended before its end.
     pub(super) fn race(&mut self, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
         let block = self.block();
-        if let [whole] = block.rungs.as_slice() {
-            self.look_ahead(entrants, &whole.exam)?;
-        }
         let mut arms: Vec<Arm> = entrants.iter().map(Arm::new).collect();
         let mut outcomes = vec![Outcome::Failed; arms.len()];
         let mut alive: Vec<usize> = (0..arms.len()).collect();
         let mut left = 0;
         for (r, rung) in block.rungs.iter().enumerate() {
             let is_last = r + 1 == block.rungs.len();
+            let standing_here: Vec<Entrant> = alive.iter().map(|i| entrants[*i].clone()).collect();
+            self.look_ahead(&standing_here, &rung.exam)?;
             let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
             for i in alive {
-                if self.end_of_search(0)?.is_some() {
+                // Whoever is at work is waited for.
+                if !self.at_work.has_begun(&arms[i].entrant.id) && self.end_of_search(0)?.is_some() {
                     return Ok(None);
                 }
                 let judged = self.stand(&mut arms[i], r, rung)?;
@@ -253,12 +263,12 @@ impl Run<'_, '_> {
         Ok(Race {
             outcomes: vec![outcome],
             fitness: vec![arm.estimates.last().copied()],
-            answers: vec![self.answered(&whole, &arm)],
+            answers: vec![self.questions_answered(&whole, &arm)],
             ..Race::default()
         })
     }
 
-    fn answered(&self, block: &Block, arm: &Arm<'_>) -> Vec<Answered> {
+    fn questions_answered(&self, block: &Block, arm: &Arm<'_>) -> Vec<Answered> {
         let answered = |(r, evaluation): &(usize, Evaluation)| self.plan.answered(&block.rungs[*r].exam, evaluation);
         arm.latest.as_ref().map(answered).unwrap_or_default()
     }
@@ -308,9 +318,12 @@ impl Run<'_, '_> {
         if !self.plan.space.fitness.is_pareto() {
             return Outcome::from_score(score.value);
         }
-        let values: Result<Vec<Fitness>, _> = tasks.iter().map(|t| Fitness::new(t.score.value)).collect();
+        let objectives = self.plan.objectives_of(tasks).unwrap_or_default();
+        let values: Result<Vec<Fitness>, _> = objectives.into_iter().map(Fitness::new).collect();
         match (values, Fitness::new(0.0)) {
-            (Ok(values), Ok(violation)) => Outcome::Objectives { values, violation },
+            (Ok(values), Ok(violation)) if values.len() == self.plan.objectives() => {
+                Outcome::Objectives { values, violation }
+            }
             _ => Outcome::Failed,
         }
     }
@@ -327,7 +340,7 @@ impl Run<'_, '_> {
         let race = Race {
             outcomes,
             fitness: arms.iter().map(|arm| arm.estimates.last().copied()).collect(),
-            answers: arms.iter().map(|arm| self.answered(block, arm)).collect(),
+            answers: arms.iter().map(|arm| self.questions_answered(block, arm)).collect(),
             block: block.rungs.last().map_or(0, |r| r.exam.n()),
             tau: defined(stats::kendall_tau_b(&first, &last)),
             split_half: defined(stats::spearman(&even, &odd)),
@@ -431,24 +444,43 @@ impl Run<'_, '_> {
     pub(super) fn sit(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Result<Evaluation, String>, Interrupt> {
         let id = &entrant.id;
         if let Some(known) = self.known(entrant, exam)? {
+            known.iter().for_each(|evaluation| self.learn_names(evaluation));
             return Ok(known);
         }
-        if !self.at_work.has(id) {
+        if !self.at_work.has_begun(id) {
             self.pause_or_stop()?;
         }
         let evaluation = match self.by_crew(entrant, exam) {
             Some(evaluation) => evaluation,
             None => self.evaluate(entrant, exam),
         };
-        match evaluation {
+        match evaluation.and_then(|evaluation| self.named(evaluation)) {
             Ok(evaluation) => {
+                self.answered()?;
                 self.chronicle.answers(id, exam, &evaluation)?;
+                if exam.tasks.is_empty() && self.is_scored(id) {
+                    self.chronicle.scores(id, &exam.split, &evaluation)?;
+                }
                 Ok(Ok(evaluation))
             }
-            // Who asked for the stop may have ended the evaluator's programs as well, as Ctrl-C on a terminal does.
+            // Who asked for the stop may have ended the evaluator's programs as well.
             Err(_) if self.control.stop.load(Ordering::Relaxed) => Err(Interrupt::Stop),
-            Err(Unscored::Candidate { reason }) => Ok(Err(reason)),
-            Err(Unscored::Machine { reason }) => Err(Error::Machine { id: id.clone(), reason }.into()),
+            Err(failure) => Ok(Err(self.failed(entrant, exam, failure)?)),
+        }
+    }
+
+    /// A command's scores go by the names that the space declares, else by those of the first candidate.
+    fn named(&mut self, evaluation: Evaluation) -> Result<Evaluation, Unscored> {
+        self.learn_names(&evaluation);
+        if !evaluation.scores.is_empty() {
+            names_fit(&evaluation.scores, &self.names).map_err(Unscored::candidate)?;
+        }
+        Ok(evaluation)
+    }
+
+    fn learn_names(&mut self, evaluation: &Evaluation) {
+        if self.names.is_empty() {
+            self.names = evaluation.scores.iter().map(|(name, _)| name.clone()).collect();
         }
     }
 
@@ -464,6 +496,9 @@ impl Run<'_, '_> {
         {
             return Ok(Some(Ok(evaluation)));
         }
+        if exam.tasks.is_empty() && self.is_scored(id) {
+            return Ok(self.chronicle.past_scores(id, &exam.split).map(Ok));
+        }
         let (_, digest) = entrant.who.record();
         match self.chronicle.peek(id, &digest)? {
             Some(Err(reason)) => Ok(Some(Err(reason.clone()))),
@@ -478,7 +513,12 @@ impl Run<'_, '_> {
         }
     }
 
-    fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, Unscored> {
+    /// Whether a candidate has its score already, and is before a later exam.
+    fn is_scored(&self, id: &str) -> bool {
+        self.scored.iter().any(|candidate| candidate.id == id)
+    }
+
+    pub(super) fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, Unscored> {
         let id = &entrant.id;
         self.chronicle.show(entrant.started());
         let sitting = entrant.sitting(exam);
@@ -536,8 +576,12 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// A failed candidate is a value: it ranks last, and the search goes on.
+    /// A failed candidate is a value: it ranks last, and the search goes on. A parent's failure ends the run, which says
+    /// why; it is not written down, so that a resumed run asks again.
     fn fail(&mut self, entrant: &Entrant, reason: String) -> Result<(), Interrupt> {
+        if entrant.origin == Origin::Parent {
+            return Ok(());
+        }
         let (_, recipe_digest) = entrant.who.record();
         if self.chronicle.past(&entrant.id, &recipe_digest)?.is_none() {
             self.is_new(entrant);

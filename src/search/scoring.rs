@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     eval::stats,
     event::{Answer, Score, TaskScore},
+    merge::yaml::did_you_mean,
 };
 
 /// Questions that candidates are asked, in one fixed order: all of a phase, or some of them.
@@ -125,7 +126,7 @@ impl Exam {
             }
         }
         let (p_value, test) = match self.tasks.as_slice() {
-            [task] if !task.is_likelihood => {
+            [task] if !task.is_likelihood && is_right_or_wrong(child) && is_right_or_wrong(other) => {
                 let right = |answers: &Answers| answers[0].1.iter().map(|a| a.score > 0.5).collect::<Vec<_>>();
                 let discordant = stats::Discordant::count(&right(other), &right(child));
                 (discordant.mcnemar_p(), "mcnemar-exact")
@@ -156,11 +157,21 @@ impl Exam {
     }
 }
 
-/// The named scores that a command gave, as tasks of one question. Fitness: their mean, by `weights` where some are
-/// given; a score without a weight is then only shown.
+/// A command's answers may be right in part.
+fn is_right_or_wrong(answers: &Answers) -> bool {
+    let mut scores = answers
+        .iter()
+        .flat_map(|(_, answers)| answers)
+        .map(|answer| answer.score);
+    scores.all(|score| score == 0.0 || score == 1.0)
+}
+
+/// The named scores that a command gave, as tasks of one question. Fitness: Σ weight·score ÷ Σ |weight|, so that a score
+/// of negative weight is minimised; their mean where no weights are given.
 pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &str) -> (Score, Vec<TaskScore>) {
     let weight = |name: &str| match weights.is_empty() {
         true => 1.0,
+        // Journals of earlier versions have scores without a weight, which were only shown.
         false => weights.iter().find(|(n, _)| n == name).map_or(0.0, |(_, w)| *w),
     };
     let one = |value| Score {
@@ -168,7 +179,7 @@ pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &s
         stderr: 0.0,
         n: 1,
     };
-    let total: f64 = scores.iter().map(|(name, _)| weight(name)).sum();
+    let total: f64 = scores.iter().map(|(name, _)| weight(name).abs()).sum();
     let sum: f64 = scores.iter().map(|(name, score)| weight(name) * score).sum();
     let tasks = scores.iter().map(|(name, score)| TaskScore {
         task: name.clone(),
@@ -177,6 +188,25 @@ pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &s
         score: one(*score),
     });
     (one(sum / total), tasks.collect())
+}
+
+/// Whether a command gave the scores that it is known for, by name.
+///
+/// # Errors
+/// A score that is none of them, with the nearest that is; or one that is missing.
+pub fn names_fit(scores: &[(String, f64)], names: &[String]) -> Result<(), String> {
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    if let Some((name, _)) = scores.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        return Err(format!(
+            "the command's score '{name}' is not known here{}; its scores are {}",
+            did_you_mean(name, &known),
+            known.join(", ")
+        ));
+    }
+    match known.iter().find(|known| scores.iter().all(|(name, _)| name != *known)) {
+        Some(missing) => Err(format!("the command gave no score '{missing}'")),
+        None => Ok(()),
+    }
 }
 
 impl ExamTask {
@@ -190,7 +220,7 @@ impl ExamTask {
     }
 
     /// Accuracy: mean ± sample standard deviation/√n. Log-likelihood: all tokens' mean, with the error of that ratio.
-    fn score(&self, answers: &[Answer]) -> Score {
+    pub(super) fn score(&self, answers: &[Answer]) -> Score {
         let (value, stderr) = if self.is_likelihood {
             let pairs: Vec<(f64, f64)> = answers.iter().map(|a| (a.score * self.size(a), self.size(a))).collect();
             stats::ratio(&pairs)
@@ -252,6 +282,47 @@ mod tests {
         (String::new(), scores.iter().map(|s| answer(*s, 1)).collect())
     }
 
+    /// `{gain: 1, cost: -2}` was divided by −1: the search maximised the cost. `{gain: 1, cost: -1}` failed everybody.
+    #[test]
+    fn a_negative_weight_minimises() {
+        let weights = |cost: f64| [("gain".to_string(), 1.0), ("cost".to_string(), cost)];
+        let fitness = |gain: f64, cost: f64, weight: f64| {
+            let scores = [("cost".to_string(), cost), ("gain".to_string(), gain)];
+            of_command(&scores, &weights(weight), "search").0.value
+        };
+        assert_eq!(fitness(3.0, 1.0, -2.0), (3.0 - 2.0) / 3.0);
+        assert_eq!(fitness(3.0, 1.0, -1.0), (3.0 - 1.0) / 2.0);
+        assert!(fitness(3.0, 2.0, -2.0) < fitness(3.0, 1.0, -2.0));
+        assert_eq!(
+            of_command(&[("a".into(), 1.0), ("b".into(), 2.0)], &[], "search")
+                .0
+                .value,
+            1.5
+        );
+    }
+
+    /// A misspelt score counted as another one, by its place in the alphabet, and its candidate won.
+    #[test]
+    fn scores_go_by_name() {
+        let names = ["down".to_string(), "up".to_string()];
+        let fit = |scores: &[&str]| {
+            let scores: Vec<(String, f64)> = scores.iter().map(|name| (name.to_string(), 0.0)).collect();
+            names_fit(&scores, &names)
+        };
+        assert_eq!(fit(&["up", "down"]), Ok(()));
+        assert!(
+            fit(&["up", "dwon"])
+                .unwrap_err()
+                .contains("'dwon' is not known here; did you mean 'down'?")
+        );
+        assert!(
+            fit(&["up", "down", "extra"])
+                .unwrap_err()
+                .contains("'extra' is not known here; its scores are down, up")
+        );
+        assert!(fit(&["up"]).unwrap_err().contains("no score 'down'"));
+    }
+
     #[test]
     fn fitness_is_the_weighted_mean_of_the_tasks() {
         let exam = exam(vec![task(1.0, false), task(3.0, false)]);
@@ -280,6 +351,14 @@ mod tests {
         // Two-sided binomial(4, 1/2): P(≤ 1) + P(≥ 3) = 10/16.
         assert!((paired.p_value - 10.0 / 16.0).abs() < 1e-12);
         assert_eq!(paired.test, "mcnemar-exact");
+    }
+
+    #[test]
+    fn answers_that_are_right_in_part_are_compared_by_sign_flips() {
+        let exam = exam(vec![task(1.0, false)]);
+        let paired = exam.compare(&[answers(&[0.4; 20])], &[answers(&[0.3; 20])], 0);
+        assert_eq!(paired.test, "paired-sign-flip");
+        assert!(paired.p_value < 0.001);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use super::{Entrant, Interrupt, Run};
 use crate::{
-    event::{Level, Origin},
+    event::{CandidateId, Level, Origin},
     space::Optimizer,
 };
 
@@ -53,15 +53,15 @@ impl Run<'_, '_> {
     }
 
     fn alone(&self, expert: &str) -> f64 {
-        let id = format!("parent-{expert}");
+        let id = CandidateId::Parent(expert.into()).to_string();
         let parent = self.scored.iter().find(|c| c.id == id);
         parent.map_or(f64::MIN, |c| c.fitness)
     }
 
-    fn soup_of(&self, members: &[&str], number: usize) -> Option<Entrant> {
+    fn soup_of(&self, members: &[&str], number: u64) -> Option<Entrant> {
         let genotype = self.plan.genome.soup(members)?;
         Some(Entrant {
-            id: format!("soup-{number}"),
+            id: CandidateId::Soup(number).to_string(),
             origin: Origin::WarmStart,
             generation: None,
             who: self.plan.genome.decode(&genotype),

@@ -17,6 +17,9 @@ pub enum Unscored {
     /// What was to score it failed: a full disk, a file that went away, a GPU without memory, a command that is not there.
     #[error("{reason}")]
     Machine { reason: String },
+    /// A program broke down over it: it died, or hung. Whose fault that is shows when others are asked, see `failures.rs`.
+    #[error("{reason}")]
+    Breakdown { reason: String },
 }
 
 impl Unscored {
@@ -28,6 +31,12 @@ impl Unscored {
 
     pub fn machine(reason: impl Display) -> Self {
         Self::Machine {
+            reason: reason.to_string(),
+        }
+    }
+
+    pub fn breakdown(reason: impl Display) -> Self {
+        Self::Breakdown {
             reason: reason.to_string(),
         }
     }

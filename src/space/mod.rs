@@ -21,6 +21,7 @@ use serde::Serialize;
 
 pub use codec::{Codec, Fold, GeneKind, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
+pub use read::MOST_EVALS;
 pub use widen::effects;
 
 use crate::recipe::{Method, ParamValue};
@@ -217,10 +218,13 @@ pub struct Fitness {
     /// Instead of tasks: a program that scores candidates.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub command: Option<Command>,
-    /// How much each of the command's scores counts; none given: all the same.
+    /// The command's scores by name, and how much each counts: less is better where the weight is negative, and 0 is only
+    /// shown. None given: those of the first candidate, all the same.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub weights: Vec<(String, f64)>,
     pub objectives: Objectives,
+    #[serde(skip_serializing_if = "Scale::is_none")]
+    pub scale: Scale,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
 }
@@ -236,7 +240,29 @@ pub enum Objectives {
     Pareto,
 }
 
+/// How scores of different kinds are made to add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    #[default]
+    None,
+    /// Each task's weight is divided by the standard error of the first model's score.
+    StandardError,
+}
+
+impl Scale {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 impl Fitness {
+    /// Its scores come from a command that does not say which questions they are of.
+    pub fn keeps_its_questions(&self) -> bool {
+        self.command.as_ref().is_some_and(|command| command.questions.is_none())
+    }
+
     pub fn is_pareto(&self) -> bool {
         self.objectives == Objectives::Pareto
     }
@@ -247,6 +273,9 @@ impl Fitness {
 pub struct Command {
     /// The program and its arguments.
     pub command: Vec<String>,
+    /// A file that names the questions which it answers one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<String>,
     /// The merged model is written to a directory first.
     pub materialize: bool,
     /// Seconds until an answer is no longer waited for.
@@ -329,6 +358,10 @@ pub struct Search {
     pub widening: bool,
     /// Of three or more experts, find out first which ones help, and begin with the merge of those.
     pub greedy_soup: bool,
+    /// A command's answers are told as they arrive, so that no worker waits for the end of a generation; what the search
+    /// finds then depends on their order.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub asynchronous: bool,
     pub seed: u64,
 }
 
@@ -416,7 +449,7 @@ pub enum Optimizer {
     Random,
 }
 
-/// Fresh questions, then the sealed test split once.
+/// The selection questions, then the test split once.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finale {
     pub finalists: usize,
@@ -425,6 +458,9 @@ pub struct Finale {
     /// Tasks that the search never asks: what the child forgot. Nothing is chosen by them, so they have no weights.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "without_weights")]
     pub held_out: Vec<TaskRef>,
+    /// The search may ask what the final asks; then nobody calls that fresh.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_overlap: bool,
 }
 
 /// Most questions of each task that choose among the finalists, unless the space says otherwise.

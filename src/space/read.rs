@@ -4,13 +4,24 @@ use std::path::Path;
 
 use super::{
     Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Limit, Mating,
-    Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Search, Space, SplitRef, TaskRef, Teachers,
+    Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef,
+    TaskRef, Teachers,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
 
 /// Seconds that a command has for an answer unless the space says otherwise.
 const TIMEOUT: f64 = 3600.0;
+
+/// The longest that a command may have.
+const MOST_SECONDS: f64 = 31_536_000.0;
+
+/// Candidates of a generation, and of a search: beyond these a slip of the keyboard fills the memory.
+const MOST_CANDIDATES: usize = 100_000;
+pub const MOST_EVALS: u64 = 1_000_000_000;
+
+/// Rungs of a race: each halves the field.
+const MOST_RUNGS: usize = 16;
 
 /// Far beyond what a machine runs at a time; keeps a slip of the keyboard from starting a million programs.
 const MOST_WORKERS: usize = 1024;
@@ -40,7 +51,7 @@ impl Space {
     /// # Errors
     /// Names the file, the line, the field and, for a misspelt word, the nearest valid one.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::Unreadable {
+        let text = yaml::read_text(file).map_err(|source| Error::Unreadable {
             file: file.to_path_buf(),
             source,
         })?;
@@ -556,18 +567,38 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         for (name, weight) in node.map()?.entries() {
             weights.push((name.clone(), weight.f64()?));
         }
+        if weights.iter().all(|(_, weight)| *weight == 0.0) {
+            return Err(
+                node.error("every weight is 0, so nothing is maximised; give at least one score another weight")
+            );
+        }
     }
     let objectives = match map.optional("objectives") {
         Some(node) if node.one_of(&["scalar", "pareto"])? == 1 => {
             if tasks.len() == 1 {
                 return Err(node.error("'pareto' needs two tasks or more"));
             }
-            if command.is_some() && weights.len() < 2 {
-                return Err(node.error("'pareto' with a command needs to know its scores: weights: {NAME: 1, NAME: 1}"));
+            let keeps_its_questions = command.as_ref().is_some_and(|command| command.questions.is_none());
+            if keeps_its_questions && weights.iter().filter(|(_, weight)| *weight != 0.0).count() < 2 {
+                return Err(node.error(
+                    "'pareto' with a command needs to know two of its scores or more: weights: {NAME: 1, NAME: -1}; a \
+                     negative weight means that less is better, and 0 that a score is only shown",
+                ));
             }
             Objectives::Pareto
         }
         _ => Objectives::Scalar,
+    };
+    let scale = match map.optional("scale") {
+        Some(node) if node.one_of(&["none", "standard_error"])? == 1 => {
+            if command.is_some() {
+                return Err(
+                    node.error("a command's scores have no standard error; scale them in the command, or by 'weights'")
+                );
+            }
+            Scale::StandardError
+        }
+        _ => Scale::None,
     };
     let guard = match map.optional("guard") {
         Some(node) => {
@@ -588,16 +619,17 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         command,
         weights,
         objectives,
+        scale,
         guard,
     })
 }
 
-/// The keys `command`, `materialize`, `timeout` and `workers`.
+/// The keys `command`, `questions`, `materialize`, `timeout` and `workers`.
 fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
-    let workers = map.optional("workers");
+    let (workers, questions) = (map.optional("workers"), map.optional("questions"));
     let Some(node) = map.optional("command") else {
-        return match materialize.or(timeout).or(workers) {
+        return match materialize.or(timeout).or(workers).or(questions) {
             Some(node) => Err(node.error("this belongs to a 'command'")),
             None => Ok(None),
         };
@@ -609,8 +641,12 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     }
     let timeout = match timeout {
         Some(node) => match node.f64()? {
-            seconds if seconds > 0.0 => seconds,
-            _ => return Err(node.error("a timeout is a number of seconds above 0")),
+            seconds if seconds > 0.0 && seconds <= MOST_SECONDS => seconds,
+            _ => {
+                return Err(node.error(format!(
+                    "a timeout is a number of seconds above 0, and at most {MOST_SECONDS} (a year)"
+                )));
+            }
         },
         None => TIMEOUT,
     };
@@ -623,6 +659,7 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     };
     Ok(Some(Command {
         command,
+        questions: questions.map(Node::text).transpose()?,
         materialize: materialize.map_or(Ok(false), Node::bool)?,
         timeout,
         workers,
@@ -710,6 +747,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         mating: None,
         widening: false,
         greedy_soup: true,
+        asynchronous: false,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -729,20 +767,26 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         && !matches!(&node.value, Value::Str(s) if s == "auto")
     {
         match node.usize()? {
-            0 | 1 => return Err(node.error("a population needs at least 2 candidates; write a number or auto")),
-            n => search.population = Some(n),
+            n @ 2..=MOST_CANDIDATES => search.population = Some(n),
+            _ => {
+                return Err(node.error(format!(
+                    "a population has 2 to {MOST_CANDIDATES} candidates; write a number or auto"
+                )));
+            }
         }
     }
     if let Some(node) = map.optional("evals") {
         match node.u64()? {
-            0 => return Err(node.error("a search needs at least 1 evaluation")),
-            n => search.evals = n,
+            n @ 1..=MOST_EVALS => search.evals = n,
+            _ => return Err(node.error(format!("a search has 1 to {MOST_EVALS} evaluations"))),
         }
     }
     if let Some(node) = map.optional("racing") {
         search.racing = racing(node)?;
-        if search.racing.is_some() && fitness.command.is_some() {
-            return Err(node.error("a command chooses its own questions, so there is nothing to race over"));
+        if search.racing.is_some() && fitness.keeps_its_questions() {
+            return Err(node.error(
+                "a command chooses its own questions, so there is nothing to race over, unless 'fitness.questions' names them",
+            ));
         }
     }
     if let Some(node) = map.optional("learn") {
@@ -765,7 +809,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
                 node.error("only the genetic algorithm mates; write 'optimizer: genetic', or leave 'mating' out")
             );
         }
-        if search.mating.is_some() && fitness.command.is_some() && fitness.weights.len() < 2 {
+        if search.mating.is_some() && fitness.keeps_its_questions() && fitness.weights.len() < 2 {
             return Err(node.error(
                 "attraction goes by what each candidate gets right, and a command keeps its questions to itself: name \
                  two of its scores or more, fitness.weights: {NAME: 1, NAME: 1}, or write 'mating: tournament'",
@@ -789,6 +833,13 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     }
     if let Some(node) = map.optional("greedy_soup") {
         search.greedy_soup = node.bool()?;
+    }
+    if let Some(node) = map.optional("asynchronous") {
+        search.asynchronous = node.bool()?;
+        let workers = fitness.command.as_ref().map_or(1, |command| command.workers);
+        if search.asynchronous && workers < 2 {
+            return Err(node.error("answers arrive in their order unless a command has two 'workers' or more"));
+        }
     }
     if let Some(node) = map.optional("seed") {
         search.seed = node.u64()?;
@@ -859,8 +910,10 @@ fn racing(node: &Node) -> Result<Option<Racing>, yaml::Error> {
     let map = node.map()?;
     let list = map.required("rungs")?;
     let rungs = list.list()?.iter().map(Node::usize).collect::<Result<Vec<_>, _>>()?;
-    if rungs.is_empty() || rungs[0] == 0 || !rungs.is_sorted_by(|a, b| a < b) {
-        return Err(list.error("rungs are numbers of questions that grow, such as [24, 48, 96]"));
+    if !(1..=MOST_RUNGS).contains(&rungs.len()) || rungs[0] == 0 || !rungs.is_sorted_by(|a, b| a < b) {
+        return Err(list.error(format!(
+            "rungs are numbers of questions that grow, at most {MOST_RUNGS} of them, such as [24, 48, 96]"
+        )));
     }
     map.finish()?;
     Ok(Some(Racing { rungs }))
@@ -876,6 +929,7 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
         selection: split("selection"),
         test: split("test"),
         held_out: Vec::new(),
+        allow_overlap: false,
     };
     let Some(node) = node else { return Ok(finale) };
     let map = node.map()?;
@@ -894,6 +948,9 @@ fn finale(node: Option<&Node>, fitness: &Fitness) -> Result<Finale, yaml::Error>
             split.limit = final_limit(&map)?;
             map.finish()?;
         }
+    }
+    if let Some(node) = map.optional("allow_overlap") {
+        finale.allow_overlap = node.bool()?;
     }
     if let Some(node) = map.optional("held_out") {
         if fitness.command.is_some() {
@@ -1037,6 +1094,24 @@ search:
     }
 
     #[test]
+    fn what_belongs_to_a_command_is_read_back() {
+        let text = "name: t\ngenes: {x: [0, 1]}\nfitness: {command: score, questions: q.jsonl, workers: 2, timeout: 2.5, \
+                    weights: {a: -1, b: 0}}\nsearch: {racing: true, asynchronous: true}\n";
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        assert!(space.search.asynchronous && space.search.racing.is_some() && !space.fitness.keeps_its_questions());
+        assert_eq!(Space::parse(Path::new("s.yaml"), &space.to_yaml()).unwrap(), space);
+        let refused = |from: &str, to: &str| {
+            let message = Space::parse(Path::new("s.yaml"), &text.replace(from, to)).unwrap_err();
+            message.to_string()
+        };
+        assert!(refused(", questions: q.jsonl", "").contains("'fitness.questions' names them"));
+        assert!(refused("weights: {a: -1, b: 0}", "weights: {a: 0}").contains("nothing is maximised"));
+        assert!(refused("timeout: 2.5", "timeout: 1e300").contains("s.yaml:3: fitness.timeout"));
+        assert!(refused("workers: 2, ", "").contains("two 'workers' or more"));
+        assert!(refused("weights:", "scale: standard_error, weights:").contains("has no standard error"));
+    }
+
+    #[test]
     fn held_out_tasks_are_read_back_and_are_no_tasks_of_the_fitness() {
         let with = |tasks: &str| {
             let text = format!("{GOOD}final: {{held_out: [{tasks}]}}\n");
@@ -1124,6 +1199,10 @@ search: {evals: 20}
         assert!(error("max_layers: 12", "max_layers: 0").contains("1 of its layers always run"));
         assert!(error("max_layers: 12", "max_layer: 12").contains("'max_layer"));
         assert!(error("max_layers: 12", "max_layers: 12\n  repeats: 0").contains("not between 1 and 64"));
+        // "capacity overflow", and 2 TB asked for at once.
+        assert!(error("evals: 20", "evals: 1000000000000").contains("more than 10000000"));
+        let population = error("evals: 20", "optimizer: genetic, population: 9223372036854775807");
+        assert!(population.contains("more than 65536"), "{population}");
         assert!(error("[0.5, 1.5]", "[0.0, 1.5]").contains("begin above 0"));
         assert!(error("[0.5, 1.5]", "[1.5, 0.5]").contains("upside down"));
         assert!(error("[0.5, 1.5]", "[1.2, 1.5]").contains("must hold 1"));

@@ -112,7 +112,11 @@ impl RunDir {
     /// Writing or renaming failed.
     pub fn replace(&self, file: &Path, text: &str) -> Result<(), Error> {
         let write = || -> io::Result<()> {
-            let mut temporary = tempfile::NamedTempFile::new_in(&self.0)?;
+            let mut builder = tempfile::Builder::new();
+            // A temporary file is its owner's alone; this one stays, and is everybody's whom the umask lets.
+            #[cfg(unix)]
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            let mut temporary = builder.tempfile_in(&self.0)?;
             temporary.write_all(text.as_bytes())?;
             temporary.as_file().sync_all()?;
             temporary.persist(file)?;
@@ -134,6 +138,19 @@ mod tests {
         assert!(dir.is_locked());
         drop(lock);
         assert!(!dir.is_locked());
+    }
+
+    /// A colleague and a web server could not read the report: it, best.yaml and space.yaml were their owner's alone.
+    #[cfg(unix)]
+    #[test]
+    fn files_of_a_run_have_the_modes_that_the_umask_gives() {
+        use std::os::unix::fs::PermissionsExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(tmp.path()).unwrap();
+        dir.replace(&dir.best(), "recipe").unwrap();
+        fs::write(tmp.path().join("plain"), "").unwrap();
+        let mode = |file: &Path| fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode(&dir.best()), mode(&tmp.path().join("plain")));
     }
 
     #[test]

@@ -270,7 +270,7 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     assert!(learned[0]["taught"][1].as_f64() < learned[0]["taught"][0].as_f64());
     let scored = events(&whole, "candidate_scored");
     let first = scored.iter().position(|c| c["origin"] == "learned").unwrap();
-    assert_eq!(scored[first]["id"], "l0001");
+    assert_eq!(scored[first]["id"], "learned-1");
     assert_eq!(scored[first]["genotype"], learned[0]["genotype"]);
     let searched = scored.iter().position(|c| c["origin"] == "search").unwrap();
     assert!(first < searched, "it learns before it searches");

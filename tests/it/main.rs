@@ -4,10 +4,14 @@
 
 mod check;
 mod combinations;
+mod commands;
 mod data_flow;
 mod evaluation;
+mod files;
+mod fuzz;
 mod learning;
 mod program;
+mod questions;
 mod racing;
 mod terminal;
 mod tidy;

@@ -3,32 +3,40 @@
 //! What the cache holds complete is used as it is, with no request at all, so that a search can be resumed on a train and
 //! gives the same result; a branch that has moved on is fetched again only when its new commit is named (`@revision`) or
 //! the cache entry is removed. The environment is not read here: whoever runs the program fills in [`HubOptions`].
+//!
+//! `hf_hub` asks and downloads; where a file goes is decided here. The library's own cache takes names of files from a
+//! server's headers (`ETag`, `X-Repo-Commit`), so that a server which means ill writes anywhere (hf-hub 1.0). Here each
+//! file is downloaded into a directory of its own, and what names it afterwards is checked to be a plain name or a digest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClient, HFError};
+use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
+use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync};
+use sha2::{Digest, Sha256};
 
-use super::{Error, shards};
+use super::{Error, is_plain_file_name, shards};
+
+/// Files that are downloaded at a time.
+const AT_ONCE: usize = 4;
+/// Entries of a repository that are looked at.
+const MOST_ENTRIES: usize = 10_000;
 
 /// What of a repository is a model and its licence: no other format's weights, no subdirectories.
-const WANTED: [&str; 9] = [
-    "*.json",
-    "*.safetensors",
-    "*.jinja",
-    "tokenizer.model",
-    "merges.txt",
-    "vocab.txt",
-    "README.md",
-    "LICENSE*",
-    "LICENCE*",
-];
-const UNWANTED: [&str; 2] = ["*/*", "consolidated*"];
+fn is_wanted(name: &str) -> bool {
+    let whole = ["tokenizer.model", "merges.txt", "vocab.txt", "README.md"].contains(&name);
+    let ends = [".json", ".safetensors", ".jinja"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    let licence = name.starts_with("LICENSE") || name.starts_with("LICENCE");
+    is_plain_file_name(name) && !name.starts_with("consolidated") && (whole || ends || licence)
+}
 
 /// Where models come from and where they are kept.
 #[derive(Clone, Default)]
@@ -188,8 +196,8 @@ impl HubName {
 
     /// The cache's snapshot of this revision, as far as it is there.
     fn cached(&self, cache: &Path) -> Option<PathBuf> {
-        let home = cache.join(format!("models--{}", self.repository.replace('/', "--")));
-        let revision = self.revision.as_deref().unwrap_or("main");
+        let home = cache.join(self.folder());
+        let revision = self.revision();
         let commit = match is_commit(revision) {
             true => revision.to_owned(),
             false => fs::read_to_string(home.join("refs").join(revision))
@@ -203,23 +211,167 @@ impl HubName {
         Some(home.join("snapshots").join(commit)).filter(|dir| dir.is_dir())
     }
 
+    /// The model's directory in a cache, as every tool of the Hub calls it.
+    fn folder(&self) -> String {
+        format!("models--{}", self.repository.replace('/', "--"))
+    }
+
+    fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
+    }
+
+    /// Brings what is missing of this revision into the cache; gives its snapshot.
     fn download(&self, client: HFClient, options: &HubOptions) -> Result<PathBuf, Error> {
-        let failed = |e| self.error(e, options);
-        let client = hf_hub::HFClientSync::from_inner(client).map_err(failed)?;
+        let cache = client.cache_dir().to_owned();
+        let home = cache.join(self.folder());
+        let _alone = lock(&cache.join(".locks").join(self.folder()))?;
+        let client = HFClientSync::from_inner(client).map_err(|e| self.error(e, options))?;
         let (owner, name) = hf_hub::split_id(&self.repository);
-        let progress = options
+        let repository = client.model(owner, name);
+        let commit = self.commit(&repository, options)?;
+        let snapshot = home.join("snapshots").join(&commit);
+        let mut files = self.listed(&repository, &commit, options)?;
+        files.retain(|file| !snapshot.join(&file.name).exists());
+        self.fetch_files(&repository, &files, &home, &commit, options)?;
+        if !is_commit(self.revision()) {
+            write_ref(&home.join("refs").join(self.revision()), &commit)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// The commit that the revision is now.
+    fn commit(&self, repository: &Repository, options: &HubOptions) -> Result<String, Error> {
+        if is_commit(self.revision()) {
+            return Ok(self.revision().to_owned());
+        }
+        let info = repository.info().revision(self.revision()).send();
+        let sha = info.map_err(|e| self.error(e, options))?.sha.unwrap_or_default();
+        match is_commit(&sha) {
+            true => Ok(sha),
+            false => Err(self.refused(
+                options,
+                format!("the revision {} is to be the commit {sha:?}", self.revision()),
+            )),
+        }
+    }
+
+    /// The files of a commit that are wanted.
+    fn listed(&self, repository: &Repository, commit: &str, options: &HubOptions) -> Result<Vec<Listed>, Error> {
+        let entries = repository.list_tree().revision(commit).limit(MOST_ENTRIES).send();
+        let mut files = BTreeMap::new();
+        for entry in entries.map_err(|e| self.error(e, options))? {
+            let RepoTreeEntry::File {
+                path, oid, size, lfs, ..
+            } = entry
+            else {
+                continue;
+            };
+            if !is_wanted(&path) {
+                continue;
+            }
+            let sha256 = lfs.as_ref().and_then(|lfs| lfs.sha256.clone());
+            if let Some(odd) = [Some(&oid), sha256.as_ref()]
+                .into_iter()
+                .flatten()
+                .find(|id| !is_digest(id))
+            {
+                return Err(self.refused(options, format!("{path} is listed under {odd:?}, which is no digest")));
+            }
+            let content = match lfs {
+                Some(_) => Content::Sha256(sha256),
+                None => Content::Object(oid),
+            };
+            files.insert(
+                path.clone(),
+                Listed {
+                    name: path,
+                    size,
+                    content,
+                },
+            );
+        }
+        Ok(files.into_values().collect())
+    }
+
+    /// Downloads files into a directory of this download's own, and from there to their places in the cache.
+    fn fetch_files(
+        &self,
+        repository: &Repository,
+        files: &[Listed],
+        home: &Path,
+        commit: &str,
+        options: &HubOptions,
+    ) -> Result<(), Error> {
+        let scratch = home.join(".heterosis-download"); // of one that was killed, if it is there: the lock is ours
+        if scratch.exists() {
+            fs::remove_dir_all(&scratch).map_err(|e| Error::write(&scratch, e))?;
+        }
+        let total = files.iter().map(|file| file.size).sum();
+        let reporter = options
             .progress
             .clone()
-            .map(|report| Progress::new(Reporter::new(&self.repository, report)));
-        client
-            .model(owner, name)
-            .snapshot_download()
-            .maybe_revision(self.revision.clone())
-            .allow_patterns(WANTED.map(str::to_owned).to_vec())
-            .ignore_patterns(UNWANTED.map(str::to_owned).to_vec())
-            .maybe_progress(progress)
+            .map(|report| Arc::new(Reporter::new(&self.repository, report, total)));
+        let queue = Mutex::new(files.iter());
+        let worker = || -> Result<(), Error> {
+            loop {
+                let Some(file) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                    return Ok(());
+                };
+                self.fetch_file(repository, file, &scratch, commit, reporter.clone(), options)?;
+                file.keep(&scratch.join(&file.name), home, commit)
+                    .map_err(|e| Error::write(&home.join("blobs"), e))?;
+            }
+        };
+        let fetched: Result<Vec<()>, Error> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+            let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            workers.into_iter().map(join).collect()
+        });
+        let _ = fs::remove_dir_all(&scratch);
+        fetched?;
+        if let Some(reporter) = reporter {
+            reporter.complete();
+        }
+        Ok(())
+    }
+
+    /// One file, which must be as long as it was listed, and the content that it was listed with.
+    fn fetch_file(
+        &self,
+        repository: &Repository,
+        file: &Listed,
+        scratch: &Path,
+        commit: &str,
+        reporter: Option<Arc<Reporter>>,
+        options: &HubOptions,
+    ) -> Result<(), Error> {
+        let path = repository
+            .download_file()
+            .filename(&file.name)
+            .local_dir(scratch)
+            .revision(commit)
+            .maybe_progress(reporter.map(|reporter| Progress::new(Shared(reporter))))
             .send()
-            .map_err(failed)
+            .map_err(|e| self.error(e, options))?;
+        let got = fs::metadata(&path).map_err(|e| Error::read(&path, e))?.len();
+        match got == file.size {
+            true => Ok(()),
+            false => Err(self.refused(
+                options,
+                format!("it sent {got} bytes of {}, of {}", file.name, file.size),
+            )),
+        }
+    }
+
+    /// An answer that no Hub gives.
+    fn refused(&self, options: &HubOptions, reason: String) -> Error {
+        Error::HubFailed {
+            model: self.repository.clone(),
+            endpoint: endpoint(options),
+            reason,
+        }
     }
 
     /// Tells the Hub's faults apart as a user must: no such thing, no right to it, no connection.
@@ -246,19 +398,98 @@ impl HubName {
                     .unwrap_or_else(|| PathBuf::from("the Hugging Face cache"));
                 Error::Write { path, source }
             }
-            other => {
-                let endpoint = options
-                    .endpoint
-                    .clone()
-                    .unwrap_or_else(|| "https://huggingface.co".to_owned());
-                Error::HubFailed {
-                    model,
-                    endpoint,
-                    reason: chain(&other),
-                }
-            }
+            other => Error::HubFailed {
+                model,
+                endpoint: endpoint(options),
+                reason: chain(&other),
+            },
         }
     }
+}
+
+type Repository = HFRepositorySync<RepoTypeModel>;
+
+/// A file that the Hub lists: its name is plain, and what it is to hold is named by digests.
+struct Listed {
+    name: String,
+    size: u64,
+    content: Content,
+}
+
+enum Content {
+    /// The id of a git object.
+    Object(String),
+    /// The SHA-256 of the content; not every Hub lists it.
+    Sha256(Option<String>),
+}
+
+impl Listed {
+    /// Moves the downloaded file to its place among the cache's blobs, and links it into the snapshot.
+    fn keep(&self, file: &Path, home: &Path, commit: &str) -> io::Result<()> {
+        let digest = match &self.content {
+            Content::Object(id) => id.clone(),
+            Content::Sha256(listed) => {
+                let mut hasher = Sha256::new();
+                io::copy(&mut File::open(file)?, &mut HashWriter(&mut hasher))?;
+                let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                if listed.as_ref().is_some_and(|listed| *listed != digest) {
+                    let problem = format!("{} has the SHA-256 {digest}, and not the one that is listed", self.name);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+                }
+                digest
+            }
+        };
+        let (blobs, snapshot) = (home.join("blobs"), home.join("snapshots").join(commit));
+        fs::create_dir_all(&blobs)?;
+        fs::create_dir_all(&snapshot)?;
+        let pointer = snapshot.join(&self.name);
+        let _ = fs::remove_file(&pointer); // one that leads nowhere
+        #[cfg(unix)]
+        {
+            fs::rename(file, blobs.join(&digest))?;
+            std::os::unix::fs::symlink(Path::new("../../blobs").join(&digest), &pointer)
+        }
+        #[cfg(not(unix))]
+        fs::rename(file, &pointer)
+    }
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn endpoint(options: &HubOptions) -> String {
+    let endpoint = options.endpoint.clone();
+    endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned())
+}
+
+/// Waits until no other process downloads the same model.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("heterosis.lock");
+    let open = || {
+        fs::create_dir_all(dir)?;
+        let file = File::create(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().map_err(|e| Error::write(&path, e))
+}
+
+fn write_ref(path: &Path, commit: &str) -> Result<(), Error> {
+    let write = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, commit)
+    };
+    write().map_err(|e| Error::write(path, e))
 }
 
 /// Does this directory hold a whole model: configuration, weights with every shard, and a tokenizer?
@@ -273,7 +504,12 @@ pub(super) fn adapter_is_complete(dir: &Path) -> bool {
 }
 
 fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
+    revision.len() == 40 && is_digest(revision)
+}
+
+/// SHA-1 or SHA-256, in hex.
+fn is_digest(text: &str) -> bool {
+    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// An error and what caused it, in one line; the causes are what tells "no such host" from "refused".
@@ -294,54 +530,50 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct Reporter {
     model: String,
     report: Report,
-    state: Mutex<Tally>,
-}
-
-#[derive(Default)]
-struct Tally {
-    files: HashMap<String, u64>,
-    batch: u64,
     total: u64,
+    /// Bytes of each file that are here.
+    files: Mutex<HashMap<String, u64>>,
 }
 
 impl Reporter {
-    fn new(model: &str, report: Report) -> Self {
+    fn new(model: &str, report: Report, total: u64) -> Self {
         Self {
             model: model.to_owned(),
             report,
-            state: Mutex::default(),
+            total,
+            files: Mutex::default(),
         }
     }
-}
 
-impl ProgressHandler for Reporter {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else {
-            return;
-        };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => state.total = state.total.max(*total_bytes),
-            DownloadEvent::Progress { files } => {
-                for file in files {
-                    state.files.insert(file.filename.clone(), file.bytes_completed);
-                }
-            }
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => state.batch = *bytes_completed,
-            DownloadEvent::Complete => {}
-        }
-        // Files of a batch come in both counts once they are complete: never more than there is.
-        let done = (state.files.values().sum::<u64>() + state.batch).min(state.total);
-        let complete = matches!(event, DownloadEvent::Complete);
-        let bytes_total = state.total;
-        drop(state);
-        let bytes_done = if complete { bytes_total } else { done };
+    fn complete(&self) {
+        self.tell(self.total, true);
+    }
+
+    fn tell(&self, bytes_done: u64, complete: bool) {
         (self.report)(&Download {
             model: self.model.clone(),
             bytes_done,
-            bytes_total,
+            bytes_total: self.total,
             complete,
         });
+    }
+}
+
+/// What the library is handed for each file.
+struct Shared(Arc<Reporter>);
+
+impl ProgressHandler for Shared {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let ProgressEvent::Download(DownloadEvent::Progress { files }) = event else {
+            return;
+        };
+        let mut known = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in files {
+            known.insert(file.filename.clone(), file.bytes_completed);
+        }
+        let done = known.values().sum::<u64>().min(self.0.total);
+        drop(known);
+        self.0.tell(done, false);
     }
 }
 
@@ -362,17 +594,33 @@ mod tests {
         requests: Arc<AtomicUsize>,
     }
 
+    /// What a server that means ill says instead of the truth.
+    #[derive(Clone, Default)]
+    struct Lies {
+        etag: Option<String>,
+        commit_header: Option<String>,
+        commit: Option<String>,
+        object: Option<String>,
+        /// Bytes that each file is said to have more than it has.
+        more: usize,
+        extra_names: Vec<String>,
+    }
+
     impl FakeHub {
         /// `status` is what it answers to everything, unless 200.
         fn start(files: Vec<(String, Vec<u8>)>, status: u16) -> Self {
+            Self::lying(files, status, Lies::default())
+        }
+
+        fn lying(files: Vec<(String, Vec<u8>)>, status: u16, lies: Lies) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let endpoint = format!("http://{}", listener.local_addr().unwrap());
             let requests = Arc::new(AtomicUsize::new(0));
             let counter = requests.clone();
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let (files, counter) = (files.clone(), counter.clone());
-                    std::thread::spawn(move || answer(stream.unwrap(), &files, status, &counter));
+                    let (files, counter, lies) = (files.clone(), counter.clone(), lies.clone());
+                    std::thread::spawn(move || answer(stream.unwrap(), &files, status, &lies, &counter));
                 }
             });
             Self { endpoint, requests }
@@ -388,7 +636,13 @@ mod tests {
         }
     }
 
-    fn answer(mut stream: std::net::TcpStream, files: &[(String, Vec<u8>)], status: u16, counter: &AtomicUsize) {
+    fn answer(
+        mut stream: std::net::TcpStream,
+        files: &[(String, Vec<u8>)],
+        status: u16,
+        lies: &Lies,
+        counter: &AtomicUsize,
+    ) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         while let Some(Ok(request)) = lines.next() {
             let mut authorised = false;
@@ -406,14 +660,21 @@ mod tests {
             let found: Option<(Vec<u8>, String)> = if status != 200 || !authorised {
                 None
             } else if path == format!("/api/models/fake/tiny/tree/{COMMIT}") {
-                let list: Vec<_> = files
-                    .iter()
-                    .map(|(name, content)| serde_json::json!({"type": "file", "path": name, "size": content.len(), "oid": name}))
+                let entry = |name: &str, content: &[u8]| {
+                    let object = || blake3::hash(content).to_hex()[..40].to_owned();
+                    let oid = lies.object.clone().unwrap_or_else(object);
+                    serde_json::json!({"type": "file", "path": name, "size": content.len() + lies.more, "oid": oid})
+                };
+                let true_ones = files.iter().map(|(name, content)| entry(name, content));
+                let list: Vec<_> = true_ones
+                    .chain(lies.extra_names.iter().map(|name| entry(name, b"{}")))
                     .collect();
                 Some((serde_json::to_vec(&list).unwrap(), "list".into()))
             } else if path.starts_with("/api/models/fake/tiny/revision/") && !path.ends_with("/gone") {
                 Some((
-                    serde_json::json!({"id": "fake/tiny", "sha": COMMIT}).to_string().into(),
+                    serde_json::json!({"id": "fake/tiny", "sha": lies.commit.as_deref().unwrap_or(COMMIT)})
+                        .to_string()
+                        .into(),
                     "info".into(),
                 ))
             } else {
@@ -424,8 +685,9 @@ mod tests {
             let (head, body) = match found {
                 Some((body, tag)) => (
                     format!(
-                        "HTTP/1.1 200 OK\r\nETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}",
-                        tag.replace('.', "-")
+                        "HTTP/1.1 200 OK\r\nETag: \"{}\"\r\nX-Repo-Commit: {}",
+                        lies.etag.clone().unwrap_or_else(|| tag.replace('.', "-")),
+                        lies.commit_header.as_deref().unwrap_or(COMMIT)
                     ),
                     body,
                 ),
@@ -539,6 +801,109 @@ mod tests {
             Checkpoint::open_model("hf:fake/tiny", &offline),
             Err(Error::ShardMissing { .. })
         ));
+    }
+
+    /// Every file below a directory, by its path from there; links are not followed.
+    fn all_below(dir: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => found.extend(all_below(&entry.path()).iter().map(|below| format!("{name}/{below}"))),
+                false => found.push(name),
+            }
+        }
+        found
+    }
+
+    /// A mirror answered with `ETag: "/home/…/.ssh/authorized_keys"`: hf-hub wrote config.json there. Nothing that a server
+    /// says makes a file outside of this model's folder in the cache.
+    #[test]
+    fn a_server_that_lies_writes_nothing_outside_of_the_cache() {
+        let home = tempfile::tempdir().unwrap();
+        let victim = home.path().join("victim/authorized_keys");
+        fs::create_dir(home.path().join("victim")).unwrap();
+        let absolute = victim.display().to_string();
+        let paths = [
+            absolute.as_str(),
+            "../../../victim/authorized_keys",
+            "../../../../../../../evil",
+            "..",
+            "a/b",
+            "",
+        ];
+        let mut lies = vec![Lies {
+            extra_names: [
+                "../evil.json",
+                "/evil.json",
+                "a/b.json",
+                ".hidden.json",
+                "a\\b.json",
+                "..json",
+                "",
+            ]
+            .map(String::from)
+            .to_vec(),
+            ..Lies::default()
+        }];
+        for path in paths {
+            let path = Some(path.to_owned());
+            lies.extend([
+                Lies {
+                    etag: path.clone(),
+                    ..Lies::default()
+                },
+                Lies {
+                    commit_header: path.clone(),
+                    ..Lies::default()
+                },
+                Lies {
+                    object: path.clone(),
+                    ..Lies::default()
+                },
+                Lies {
+                    commit: path,
+                    ..Lies::default()
+                },
+            ]);
+        }
+        for (k, lie) in lies.into_iter().enumerate() {
+            let cache = home.path().join(format!("{k}/deep/enough/cache"));
+            fs::create_dir_all(&cache).unwrap();
+            let harmless = lie.object.is_none() && lie.commit.is_none();
+            let hub = FakeHub::lying(tiny_model(), 200, lie);
+            let opened = Checkpoint::open_model("hf:fake/tiny", &hub.options(&cache));
+            assert_eq!(opened.is_ok(), harmless, "{k}: {:?}", opened.err());
+            for file in all_below(&home.path().join(k.to_string())) {
+                let inside = ["deep/enough/cache/models--fake--tiny/", "deep/enough/cache/.locks/"];
+                assert!(inside.iter().any(|dir| file.starts_with(dir)), "{k}: {file}");
+            }
+            assert_eq!(all_below(&home.path().join("victim")), [""; 0], "{k}");
+            fs::remove_dir_all(home.path().join(k.to_string())).unwrap();
+        }
+        assert_eq!(all_below(home.path()), [""; 0]);
+    }
+
+    /// A download that ends early, and one that was killed, leave nothing that looks like the file.
+    #[test]
+    fn a_file_of_another_length_than_listed_is_refused_and_leftovers_go() {
+        let cache = tempfile::tempdir().unwrap();
+        let scratch = cache.path().join("models--fake--tiny/.heterosis-download");
+        fs::create_dir_all(&scratch).unwrap();
+        fs::write(scratch.join("config.json"), "half").unwrap();
+        let short = FakeHub::lying(
+            tiny_model(),
+            200,
+            Lies {
+                more: 1,
+                ..Lies::default()
+            },
+        );
+        let error = Checkpoint::open_model("hf:fake/tiny", &short.options(cache.path())).unwrap_err();
+        assert!(error.to_string().contains("it sent"), "{error}");
+        assert!(!scratch.exists());
+        let hub = FakeHub::start(tiny_model(), 200);
+        Checkpoint::open_model("hf:fake/tiny", &hub.options(cache.path())).unwrap();
     }
 
     #[test]

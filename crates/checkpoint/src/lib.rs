@@ -8,6 +8,7 @@
 
 mod dtype;
 mod error;
+mod files;
 mod gguf;
 mod gguf_tokenizer;
 mod gguf_vocabulary;
@@ -16,6 +17,7 @@ mod hub;
 mod license;
 mod lora;
 mod map;
+mod partial;
 mod safetensors;
 mod shards;
 mod writer;
@@ -31,11 +33,12 @@ use serde_json::Value;
 
 pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
+pub use files::{TEXT_LIMIT, open_regular, read_regular, read_regular_text, read_text};
 pub use gguf_write::{GgufKind, write_gguf};
 pub use hub::{Download, HubOptions, Report};
 pub use license::LicenseTexts;
 pub use lora::AdapterShape;
-pub use writer::{TensorSpec, Writer, parse_size};
+pub use writer::{Staged, TensorSpec, Writer, parse_size};
 
 use hub::HubName;
 use lora::Adapter;
@@ -161,7 +164,7 @@ impl Checkpoint {
                 }
             });
         }
-        let config = read_json_object(&config_file)?;
+        let config = read_json_object(&config_file, files::CONFIG_LIMIT)?;
         let shards = shards::open(dir)?;
         let mut tensors = BTreeMap::new();
         let mut files = Vec::with_capacity(shards.len());
@@ -387,7 +390,7 @@ impl Checkpoint {
     pub fn side_text(&self, name: &str) -> Result<Option<String>, Error> {
         let Some(metadata) = &self.gguf else {
             return match self.side_file(name) {
-                Some(file) => std::fs::read_to_string(&file)
+                Some(file) => files::read_regular_text(&file, TEXT_LIMIT)
                     .map(Some)
                     .map_err(|e| Error::read(&file, e)),
                 None => Ok(None),
@@ -529,9 +532,9 @@ fn for_each_row(
         .for_each(|(k, row)| visit(first + k, 0, row));
 }
 
-/// Reads a JSON file whose top must be an object.
-fn read_json_object(file: &Path) -> Result<Value, Error> {
-    let bytes = std::fs::read(file).map_err(|e| Error::read(file, e))?;
+/// Reads a JSON file of at most `limit` bytes whose top must be an object.
+fn read_json_object(file: &Path, limit: u64) -> Result<Value, Error> {
+    let bytes = files::read_regular(file, limit).map_err(|e| Error::read(file, e))?;
     let bad = |reason| Error::Json {
         file: file.to_owned(),
         reason,

@@ -1,12 +1,12 @@
 //! Where a model says what its licence is: the model card and the licence's text beside its weights. What they say is not
 //! read here.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, Error};
+use super::{
+    Checkpoint, Error,
+    files::{TEXT_LIMIT, read_regular},
+};
 
 /// Names under which licences lie beside weights.
 const LICENSES: [&str; 6] = [
@@ -65,6 +65,6 @@ fn read(file: PathBuf) -> Result<Option<String>, Error> {
     if !file.is_file() {
         return Ok(None);
     }
-    let bytes = fs::read(&file).map_err(|e| Error::read(&file, e))?;
+    let bytes = read_regular(&file, TEXT_LIMIT).map_err(|e| Error::read(&file, e))?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }

@@ -15,6 +15,7 @@ use heterosis_isa::Isa;
 use regex::Regex;
 use serde_json::Value;
 
+use super::files::CONFIG_LIMIT;
 use super::map::MappedFile;
 use super::safetensors::{Entry, read_header};
 use super::{Error, TensorInfo, for_each_row, read_json_object, widen};
@@ -83,7 +84,7 @@ impl Adapter {
                 false => Error::NoSuchModel { path: dir.to_owned() },
             });
         }
-        let config = read_json_object(&config_file)?;
+        let config = read_json_object(&config_file, CONFIG_LIMIT)?;
         refuse_unsupported(&config_file, &config)?;
         if !dir.join(WEIGHTS).exists() {
             return Err(match dir.join("adapter_model.bin").exists() {
@@ -173,6 +174,13 @@ impl Adapter {
                 }
                 (module, role) => halves.entry(module).or_default().push((role, entry)),
             }
+        }
+        let modules: Vec<&str> = halves.keys().map(String::as_str).collect();
+        for pattern in scales.idle(&modules) {
+            let file = self.config_file.display();
+            tracing::warn!(
+                "{file}: the pattern {pattern:?} matches no module of the adapter, and does nothing, as in PEFT"
+            );
         }
         for (module, factors) in halves {
             let tensor = format!("{module}.weight");
@@ -361,8 +369,8 @@ fn add_row_in_blocks(out: &mut [f32], left: &[f32], right: &[f32], columns: usiz
 struct Scales {
     rank: usize,
     alpha: f64,
-    ranks: Vec<(Regex, usize)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Vec<Pattern<usize>>,
+    alphas: Vec<Pattern<f64>>,
     rank_stabilised: bool,
     fan_in_fan_out: bool,
 }
@@ -390,13 +398,32 @@ impl Scales {
 
     /// Rank and alpha of `module`: of the first pattern that matches, else the general ones.
     fn of(&self, module: &str) -> (usize, f64) {
-        let rank = self.ranks.iter().find(|(pattern, _)| pattern.is_match(module));
-        let alpha = self.alphas.iter().find(|(pattern, _)| pattern.is_match(module));
+        let rank = self.ranks.iter().find(|pattern| pattern.regex.is_match(module));
+        let alpha = self.alphas.iter().find(|pattern| pattern.regex.is_match(module));
         (
-            rank.map_or(self.rank, |(_, rank)| *rank),
-            alpha.map_or(self.alpha, |(_, alpha)| *alpha),
+            rank.map_or(self.rank, |pattern| pattern.value),
+            alpha.map_or(self.alpha, |pattern| pattern.value),
         )
     }
+
+    /// The patterns that match none of the modules, as they are written.
+    fn idle<'s>(&'s self, modules: &[&str]) -> Vec<&'s str> {
+        let idle = |regex: &Regex| !modules.iter().any(|module| regex.is_match(module));
+        let ranks = self.ranks.iter().filter(|p| idle(&p.regex)).map(|p| p.written.as_str());
+        let alphas = self
+            .alphas
+            .iter()
+            .filter(|p| idle(&p.regex))
+            .map(|p| p.written.as_str());
+        ranks.chain(alphas).collect()
+    }
+}
+
+/// A module's pattern and what holds for it.
+struct Pattern<T> {
+    written: String,
+    regex: Regex,
+    value: T,
 }
 
 /// `rank_pattern` or `alpha_pattern`: regular expressions that must match the end of a module's name, from a dot on.
@@ -405,7 +432,7 @@ fn patterns<T>(
     config: &Value,
     field: &str,
     read: impl Fn(&Value) -> Option<T>,
-) -> Result<Vec<(Regex, T)>, Error> {
+) -> Result<Vec<Pattern<T>>, Error> {
     let bad = |key: &str| Error::Json {
         file: file.to_owned(),
         reason: format!("the entry {key:?} of its `{field}` cannot be understood"),
@@ -415,8 +442,11 @@ fn patterns<T>(
     };
     map.iter()
         .map(|(key, value)| {
-            let pattern = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).map_err(|_| bad(key))?;
-            Ok((pattern, read(value).ok_or_else(|| bad(key))?))
+            Ok(Pattern {
+                written: key.clone(),
+                regex: Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).map_err(|_| bad(key))?,
+                value: read(value).ok_or_else(|| bad(key))?,
+            })
         })
         .collect()
 }
@@ -585,6 +615,11 @@ mod tests {
         assert_eq!(first(json!({"alpha_pattern": {"l\\.q": 8, "q": 2}})), 5.0);
         assert_eq!(first(json!({"alpha_pattern": {"k": 8, "l": 9}})), 3.0);
         assert_eq!(first(json!({"r": 7, "rank_pattern": {"l.q": 2}})), 3.0);
+        // PEFT #3582: an anchored pattern matches nothing below a prefix, without a word.
+        assert_eq!(first(json!({"alpha_pattern": {"^q": 8}})), 3.0);
+        let anchored = json!({"r": 2, "lora_alpha": 4, "alpha_pattern": {"^q": 8, "q": 8}, "rank_pattern": {"^k": 1}});
+        let scales = Scales::read(Path::new("adapter_config.json"), &anchored).unwrap();
+        assert_eq!(scales.idle(&["model.l.q", "model.l.k"]), ["^k", "^q"]);
     }
 
     #[test]

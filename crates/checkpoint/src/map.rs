@@ -1,12 +1,12 @@
 //! A weight file in memory, mapped and not read: the one place in the crate that uses `unsafe`.
 
-use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::Error;
+use super::files::open_regular;
 
 /// A file's bytes, brought in by the operating system as they are touched.
 #[derive(Debug)]
@@ -18,11 +18,8 @@ pub(super) struct MappedFile {
 impl MappedFile {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::read(path, source);
-        let file = File::open(path).map_err(failed)?;
+        let file = open_regular(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        if metadata.is_dir() {
-            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
-        }
         if metadata.len() == 0 {
             return Ok(Self {
                 path: path.to_owned(),

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::files::INDEX_LIMIT;
 use super::map::MappedFile;
 use super::safetensors::{Entry, is_buffer, read_header};
 use super::{Error, is_plain_file_name, read_json_object};
@@ -24,6 +25,12 @@ pub(super) struct Shard {
 /// Opens every weight file of the directory `dir`; no tensor comes twice.
 pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
     let shards = if dir.join(SINGLE).exists() {
+        if let Some(ignored) = ignored_beside_the_single(dir) {
+            tracing::warn!(
+                "{}: {SINGLE} is read, as transformers does, and {ignored} is not",
+                dir.display()
+            );
+        }
         vec![open_shard(dir, SINGLE)?]
     } else if dir.join(INDEX).exists() {
         open_indexed(dir)?
@@ -36,6 +43,11 @@ pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
     };
     refuse_doubles(&shards)?;
     Ok(shards)
+}
+
+/// What is passed over because there is a single file: a quantised or unfinished copy may lie beside the real shards.
+fn ignored_beside_the_single(dir: &Path) -> Option<&'static str> {
+    dir.join(INDEX).exists().then_some(INDEX)
 }
 
 /// Is every weight file there that [`open`] would need? Their content is not looked at.
@@ -110,7 +122,7 @@ fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
         file: index.to_owned(),
         reason: reason.to_owned(),
     };
-    let json = read_json_object(index)?;
+    let json = read_json_object(index, INDEX_LIMIT)?;
     let map = json
         .get("weight_map")
         .and_then(Value::as_object)
@@ -199,4 +211,33 @@ fn refuse_doubles(shards: &[Shard]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stray `model.safetensors` beside an index was taken without a word (mlx-vlm #1464, sglang #32279): the same choice
+    /// as transformers', and a word.
+    #[test]
+    fn a_single_file_beside_an_index_is_taken_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |value: f32| {
+            let data: Vec<u8> = value.to_le_bytes().to_vec();
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &data).unwrap();
+            safetensors::serialize([("w", view)], None).unwrap()
+        };
+        std::fs::write(dir.path().join(SINGLE), file(1.0)).unwrap();
+        assert_eq!(ignored_beside_the_single(dir.path()), None);
+        std::fs::write(dir.path().join("model-00001-of-00001.safetensors"), file(2.0)).unwrap();
+        std::fs::write(
+            dir.path().join(INDEX),
+            r#"{"weight_map": {"w": "model-00001-of-00001.safetensors"}}"#,
+        )
+        .unwrap();
+        assert_eq!(ignored_beside_the_single(dir.path()), Some(INDEX));
+        let shards = open(dir.path()).unwrap();
+        let bytes = shards[0].entries[0].bytes.clone();
+        assert_eq!((shards.len(), &shards[0].file[bytes]), (1, &1f32.to_le_bytes()[..]));
+    }
 }

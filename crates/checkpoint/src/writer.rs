@@ -1,7 +1,8 @@
 //! Writes a checkpoint in Hugging Face layout: streamed, sharded, and all or nothing.
 //!
-//! Everything goes into a temporary directory beside the output, which takes the output's name only when it is complete
-//! and on disk; a writer that is dropped before leaves nothing behind. With the tensors [declared](Writer::declare) first,
+//! Everything goes into a temporary directory beside the output, which takes the output's name in one step, when it is
+//! complete and on disk; a writer that is dropped before leaves nothing behind, and what one leaves that was killed, the
+//! next one removes. With the tensors [declared](Writer::declare) first,
 //! each one goes straight to its place in its shard, in any order and from several threads; no more than a chunk is held in
 //! memory. The cut into shards is transformers': in the order declared, a new shard when the next tensor does not fit.
 
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use super::files::open_regular;
+use super::partial::Partial;
 use super::{DType, Error, is_plain_file_name, narrow};
 
 /// f32 elements that are rounded at a time on their way to the disk (4 MiB).
@@ -38,7 +40,7 @@ impl TensorSpec {
 #[derive(Debug)]
 pub struct Writer {
     out: PathBuf,
-    dir: TempDir,
+    dir: Partial,
     replace: bool,
     shard_size_bytes: u64,
     shards: Vec<Shard>,
@@ -46,6 +48,15 @@ pub struct Writer {
     declared: bool,
     /// Tensors that came without a declaration, until their shard is full.
     pending: Vec<(TensorSpec, Vec<u8>)>,
+}
+
+/// A checkpoint that is complete but has not its name yet: files may be laid beside the others, and what it says be checked,
+/// before anybody takes it for finished. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Staged {
+    out: PathBuf,
+    dir: Partial,
+    replace: bool,
 }
 
 /// A shard file under its working name.
@@ -88,13 +99,17 @@ impl Writer {
 
     fn begin(out: &Path, shard_size_bytes: u64, replace: bool) -> Result<Self, Error> {
         let failed = |e| Error::write(out, e);
-        let out = std::path::absolute(out).map_err(failed)?;
+        let out = match out.is_symlink() {
+            true => out.canonicalize(), // what the link leads to is replaced, not the link
+            false => std::path::absolute(out),
+        };
+        let out = out.map_err(failed)?;
         let parent = out
             .parent()
             .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?
             .to_owned();
         fs::create_dir_all(&parent).map_err(|e| Error::write(&parent, e))?;
-        let dir = temporary_sibling(&out, &parent).map_err(|e| Error::write(&parent, e))?;
+        let dir = Partial::beside(&out).map_err(|e| Error::write(&parent, e))?;
         let (shards, places, declared, pending) = Default::default();
         Ok(Self {
             out,
@@ -201,30 +216,29 @@ impl Writer {
     /// Copies the content of a file, byte for byte.
     pub fn copy(&mut self, file: &str, from: &Path) -> Result<(), Error> {
         let path = self.side_path(file)?;
-        let mut source = File::open(from).map_err(|e| Error::read(from, e))?;
+        let mut source = open_regular(from).map_err(|e| Error::read(from, e))?;
         let failed = |e| self.failed(&path, e);
         io::copy(&mut source, &mut File::create(&path).map_err(failed)?).map_err(failed)?;
         Ok(())
     }
 
     /// Completes the checkpoint: index, names, everything on disk, and only then the output's own name.
-    pub fn finish(mut self) -> Result<(), Error> {
+    pub fn finish(self) -> Result<(), Error> {
+        self.stage()?.publish()
+    }
+
+    /// Completes the checkpoint, index and names, but does not give it the output's name yet.
+    pub fn stage(mut self) -> Result<Staged, Error> {
         self.flush_pending()?;
         self.refuse_missing()?;
         self.name_shards()?;
-        for entry in fs::read_dir(self.dir.path()).map_err(|e| self.failed(&self.out, e))? {
-            let synced = entry.and_then(|entry| File::open(entry.path())?.sync_all());
-            synced.map_err(|e| self.failed(&self.out, e))?;
-        }
-        let Self {
-            out,
-            dir,
-            replace,
-            shards,
-            ..
-        } = self;
-        drop(shards);
-        move_into_place(dir, &out, replace).map_err(|e| Error::write(&out, e))
+        let Self { out, dir, replace, .. } = self;
+        Ok(Staged { out, dir, replace })
+    }
+
+    /// Where the output is built: whoever ends the process before the writer is dropped should remove this directory.
+    pub fn partial(&self) -> &Path {
+        self.dir.path()
     }
 
     fn keep(&mut self, spec: TensorSpec, bytes: &[u8]) -> Result<(), Error> {
@@ -380,6 +394,24 @@ impl Writer {
     }
 }
 
+impl Staged {
+    /// Where the files lie for now.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Brings everything to the disk and gives it the output's name, in one step: the output is what it was, or this.
+    pub fn publish(self) -> Result<(), Error> {
+        let Self { out, dir, replace } = self;
+        let failed = |e| Error::write(&out, e);
+        for entry in fs::read_dir(dir.path()).map_err(failed)? {
+            let synced = entry.and_then(|entry| File::open(entry.path())?.sync_all());
+            synced.map_err(failed)?;
+        }
+        dir.take_the_place_of(&out, replace).map_err(failed)
+    }
+}
+
 /// Reads a size as Hugging Face writes it: `5GB`, `500MB`, `1.5GB`, `200KB` in powers of 1000, `4GiB` in powers of 1024, or
 /// plain bytes.
 pub fn parse_size(text: &str) -> Result<u64, Error> {
@@ -429,42 +461,6 @@ fn check_size(spec: &TensorSpec, got: usize) -> Result<(), Error> {
         expected,
         got,
     })
-}
-
-/// A hidden directory beside `out`, on the same file system, so that one rename completes it.
-fn temporary_sibling(out: &Path, parent: &Path) -> io::Result<TempDir> {
-    let name = out
-        .file_name()
-        .map_or_else(Default::default, |name| name.to_string_lossy().into_owned());
-    let mut builder = tempfile::Builder::new();
-    let prefix = format!(".{name}.");
-    builder.prefix(&prefix).suffix(".partial");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // as any directory: the umask decides
-    builder.tempdir_in(parent)
-}
-
-/// Gives the finished directory its name; what was there before is removed only after that.
-fn move_into_place(dir: TempDir, out: &Path, replace: bool) -> io::Result<()> {
-    let parent = out.parent().unwrap_or(Path::new("."));
-    let old = match replace && out.exists() {
-        true => Some(temporary_sibling(out, parent)?),
-        false => None,
-    };
-    if let Some(old) = &old {
-        fs::rename(out, old.path().join("old"))?;
-    }
-    if let Err(e) = fs::rename(dir.path(), out) {
-        if let Some(old) = &old {
-            fs::rename(old.path().join("old"), out)?;
-        }
-        return Err(e);
-    }
-    let _ = dir.keep(); // it has another name now: nothing to remove
-    if let Ok(parent) = File::open(parent) {
-        parent.sync_all().ok(); // not every file system can; the files themselves are on disk
-    }
-    Ok(())
 }
 
 #[cfg(unix)]

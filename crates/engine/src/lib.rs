@@ -3,7 +3,8 @@
 //! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
-//! request is computed when), `tokenizer` and `chat` (text); `twin`, the same forward pass with derivatives.
+//! request is computed when), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
+//! `twin`, the same forward pass with derivatives.
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
 mod arithmetic;
@@ -14,6 +15,7 @@ mod cpu;
 mod cuda;
 pub mod decoder;
 pub mod engine;
+mod growth;
 mod influence;
 pub mod kernels;
 mod kv;

@@ -127,6 +127,11 @@ pub struct DecoderSpec {
     pub eos_token_ids: Vec<u32>,
 }
 
+/// The most layers, and the most of any other size that memory is asked for by. The largest published models stay below a
+/// twentieth of each; what is larger is a damaged file. They keep every product of sizes below 2^64.
+const MOST_LAYERS: usize = 1 << 12;
+const MOST: usize = 1 << 22;
+
 impl DecoderSpec {
     /// Reads a `config.json`.
     ///
@@ -149,8 +154,8 @@ impl DecoderSpec {
         let c = Config(config);
         use Family::*;
 
-        let hidden = c.size("hidden_size")?;
-        let heads = c.size("num_attention_heads")?;
+        let hidden = c.size("hidden_size", MOST)?;
+        let heads = c.size("num_attention_heads", MOST)?;
         let kv_default = match family {
             Mistral => 8,
             Gemma => 16,
@@ -171,11 +176,22 @@ impl DecoderSpec {
                 return Err(c.error("hidden_size", format!("{hidden} is not a multiple of {heads} heads")));
             }
         };
+        for (field, size) in [
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", heads.saturating_mul(head_dim)),
+        ] {
+            if size > MOST {
+                return Err(c.error(
+                    field,
+                    format!("{heads} heads of {head_dim} in all are more than {MOST}"),
+                ));
+            }
+        }
         if heads % kv_heads != 0 {
             let problem = format!("{kv_heads} does not divide num_attention_heads = {heads}");
             return Err(c.error("num_key_value_heads", problem));
         }
-        let layers = c.size("num_hidden_layers")?;
+        let layers = c.size("num_hidden_layers", MOST_LAYERS)?;
         let max_positions = match family {
             Llama | Olmo2 | Granite => 2048,
             Phi3 => 4096,
@@ -190,9 +206,9 @@ impl DecoderSpec {
 
         let spec = DecoderSpec {
             family,
-            vocab: c.size("vocab_size")?,
+            vocab: c.size("vocab_size", MOST)?,
             hidden,
-            intermediate: c.size("intermediate_size")?,
+            intermediate: c.size("intermediate_size", MOST)?,
             heads,
             kv_heads,
             head_dim,
@@ -311,6 +327,29 @@ impl DecoderSpec {
             names.push(("lm_head.weight".to_string(), vec![self.vocab, h]));
         }
         names
+    }
+
+    /// Refuses a model that lacks a tensor of the decoder, or has one of another size than its config.json says; `shape_of`
+    /// looks one up. To be asked before [`Decoder::load`](super::Decoder::load) makes room for them all.
+    ///
+    /// **Errors** name the tensor.
+    pub fn check_tensors(&self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), Error> {
+        for (tensor, shape) in self.tensor_names() {
+            let Some(there) = shape_of(&tensor) else {
+                let (family, layers) = (self.family.name(), self.layers.len());
+                return Err(Error::UnknownTensor { tensor, family, layers });
+            };
+            let (expected, got) = (shape.iter().product(), there.iter().product());
+            if expected != got {
+                return Err(Error::TensorSize {
+                    tensor,
+                    shape,
+                    expected,
+                    got,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Names of a layer's four possible norms: before and after attention, before and after the MLP.
@@ -500,9 +539,15 @@ impl Config<'_> {
         }
     }
 
-    fn size(&self, field: &str) -> Result<usize, Error> {
-        self.optional_size(field)?
-            .ok_or_else(|| self.error(field, "is missing".into()))
+    /// A size that memory is asked for by: at most `most`.
+    fn size(&self, field: &str, most: usize) -> Result<usize, Error> {
+        match self.optional_size(field)? {
+            None => Err(self.error(field, "is missing".into())),
+            Some(size) if size > most => {
+                Err(self.error(field, format!("{size} is more than {most}, and so is no model's")))
+            }
+            Some(size) => Ok(size),
+        }
     }
 
     pub fn size_or(&self, field: &str, default: usize) -> Result<usize, Error> {
@@ -613,6 +658,8 @@ mod tests {
             None
         );
         assert_eq!(read(json!({"model_type": "qwen3"})).head_dim, 128);
+        // Written as null where a family works it out (keras-hub #2729, vLLM #14139).
+        assert_eq!(read(json!({"head_dim": null})), read(json!({})));
         assert_eq!(read(json!({"model_type": "smollm3"})).ropes[0].theta, 2e6);
         assert_eq!(read(json!({"model_type": "gemma2"})).attention_softcap, Some(50.0));
         assert_eq!(
@@ -650,6 +697,14 @@ mod tests {
             (json!({"hidden_size": 0}), "hidden_size"),
             (json!({"hidden_size": 18_446_744_073_709_551_615u64}), "hidden_size"),
             (json!({"hidden_size": 63}), "hidden_size"),
+            // Memory was asked for by these before a tensor was looked at: SIGABRT.
+            (json!({"hidden_size": 1u64 << 31}), "hidden_size"),
+            (json!({"intermediate_size": 4_294_967_295u64}), "intermediate_size"),
+            (json!({"num_attention_heads": 1u64 << 31}), "num_attention_heads"),
+            (json!({"head_dim": 1u64 << 31}), "head_dim"),
+            (json!({"vocab_size": 1u64 << 31}), "vocab_size"),
+            (json!({"num_hidden_layers": 1u64 << 31}), "num_hidden_layers"),
+            (json!({"num_key_value_heads": 1u64 << 31}), "num_key_value_heads"),
             (json!({"num_key_value_heads": 3}), "num_key_value_heads"),
             (json!({"hidden_act": "swiglu"}), "hidden_act"),
             (json!({"rope_parameters": {"rope_type": "spiral"}}), "rope_type"),
@@ -665,6 +720,28 @@ mod tests {
             let message = problem(extra);
             assert!(message.contains(field), "{field}: {message}");
         }
+    }
+
+    /// A config.json of many zeros too many: the decoder made room for it, and then looked at the tensors.
+    #[test]
+    fn sizes_are_compared_with_the_tensors_before_there_is_room_for_them() {
+        let spec = read(json!({}));
+        let there = |name: &str| {
+            spec.tensor_names()
+                .into_iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, shape)| shape)
+        };
+        spec.check_tensors(&there).unwrap();
+        let larger = read(json!({"intermediate_size": 1 << 22}));
+        let message = larger.check_tensors(&there).unwrap_err().to_string();
+        assert!(
+            message.contains("model.layers.0.mlp.gate_proj.weight has 8192 elements"),
+            "{message}"
+        );
+        let deeper = read(json!({"num_hidden_layers": 5}));
+        let message = deeper.check_tensors(&there).unwrap_err().to_string();
+        assert!(message.contains("no tensor named model.layers.4."), "{message}");
     }
 
     #[test]

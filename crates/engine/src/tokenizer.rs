@@ -10,6 +10,7 @@ use tokenizers::AddedToken;
 
 use super::Error;
 use super::chat::ChatTemplate;
+use super::growth;
 use super::spec::token_ids;
 
 /// One turn of a conversation.
@@ -98,7 +99,8 @@ impl Tokenizer {
             file: files.name.clone(),
             reason,
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer_json).map_err(|e| fail(e.to_string()))?;
+        let mut inner = read(&files.tokenizer_json).map_err(fail)?;
+        growth::check(&inner).map_err(fail)?;
         // Stored truncation and padding are for training; transformers resets both when it encodes.
         inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
         inner.with_padding(None);
@@ -279,6 +281,15 @@ impl TextStream {
     }
 }
 
+/// Reads a `tokenizer.json`. The library panics at some texts that are no JSON (a decoder that is cut short) and may at
+/// others: a file is no reason to end the program.
+fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<Value>(json).map_err(|e| e.to_string())?;
+    let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
+    let read = read.map_err(|_| "the tokenizers library cannot take it".to_owned())?;
+    read.map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,5 +386,22 @@ mod tests {
             clean_up_spaces("do n't stop , it 's 5 . 5 !".into()),
             "don't stop, it's 5. 5!"
         );
+    }
+
+    /// A tokenizer.json that was cut short within its decoder ended the program with a panic of the library's.
+    #[test]
+    fn a_tokenizer_that_is_cut_short_is_refused_in_words() {
+        let json = std::fs::read(dir().join("tokenizer.json")).unwrap();
+        for cut in (0..json.len()).step_by(json.len() / 400 + 1) {
+            let files = TokenizerFiles {
+                name: "t.json".into(),
+                tokenizer_json: json[..cut].to_vec(),
+                ..TokenizerFiles::default()
+            };
+            assert!(
+                matches!(Tokenizer::new(files), Err(Error::Tokenizer { .. })),
+                "cut at {cut}"
+            );
+        }
     }
 }

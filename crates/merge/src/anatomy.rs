@@ -15,6 +15,7 @@ pub(crate) enum Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LayerName<'a> {
     pub prefix: &'a str,
+    /// At most `u32::MAX`, so that counting from it cannot overflow.
     pub layer: usize,
     pub suffix: &'a str,
 }
@@ -29,7 +30,7 @@ pub(crate) fn layer_name(name: &str) -> Option<LayerName<'_>> {
         if is_number && start > 0 && end < name.len() {
             return Some(LayerName {
                 prefix: &name[..start],
-                layer: word.parse().ok()?,
+                layer: word.parse::<u32>().ok()? as usize,
                 suffix: &name[end..],
             });
         }
@@ -93,7 +94,12 @@ pub(crate) struct Anatomy {
 }
 
 impl Anatomy {
-    pub fn new(names: Vec<String>) -> Self {
+    /// Sorts a model's tensors by their names.
+    ///
+    /// # Errors
+    /// The number of a layer without any tensor, and the first tensor of a layer after it. A number in a file may claim
+    /// billions of layers; those that are counted from here on all hold something.
+    pub fn new(names: Vec<String>) -> Result<Self, Gap> {
         let names: BTreeSet<String> = names.into_iter().filter(|n| !is_buffer(n)).collect();
         let mut stacks: BTreeMap<&str, usize> = BTreeMap::new();
         for name in names.iter().filter_map(|n| layer_name(n)) {
@@ -107,6 +113,7 @@ impl Anatomy {
         };
         let main = stacks.iter().max_by_key(|(prefix, layers)| rank(prefix, **layers));
         let (prefix, layers) = main.map_or((String::new(), 0), |(p, l)| (p.to_string(), *l));
+        refuse_gaps(&prefix, &names)?;
         let (mut suffixes, mut outer) = (BTreeSet::new(), BTreeSet::new());
         for name in &names {
             match layer_name(name) {
@@ -118,13 +125,13 @@ impl Anatomy {
                 }
             }
         }
-        Anatomy {
+        Ok(Anatomy {
             prefix,
             layers,
             suffixes,
             outer,
             names,
-        }
+        })
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -137,6 +144,35 @@ impl Anatomy {
 
     pub fn in_layer(&self, layer: usize, suffix: &str) -> String {
         format!("{}{layer}{suffix}", self.prefix)
+    }
+}
+
+/// A layer that a stack lacks, though it has a later one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub layer: usize,
+    /// The first tensor after the gap.
+    pub tensor: String,
+}
+
+fn refuse_gaps(prefix: &str, names: &BTreeSet<String>) -> Result<(), Gap> {
+    let in_stack = |n: &&String| layer_name(n).is_some_and(|n| n.prefix == prefix);
+    let mut first: BTreeMap<usize, &String> = BTreeMap::new();
+    for name in names.iter().filter(in_stack) {
+        if let Some(n) = layer_name(name) {
+            first.entry(n.layer).or_insert(name);
+        }
+    }
+    match first
+        .iter()
+        .enumerate()
+        .find(|(expected, (layer, _))| *expected != **layer)
+    {
+        Some((layer, (_, tensor))) => Err(Gap {
+            layer,
+            tensor: tensor.to_string(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -172,8 +208,33 @@ mod tests {
             "model.layers.1.b",
             "model.norm.weight",
         ];
-        let anatomy = Anatomy::new(names.map(String::from).to_vec());
+        let anatomy = Anatomy::new(names.map(String::from).to_vec()).unwrap();
         assert_eq!((anatomy.prefix.as_str(), anatomy.layers), ("model.layers.", 2));
         assert_eq!(anatomy.outer.len(), 2);
+    }
+
+    /// A tensor of no elements called `model.layers.100000.x` took 2.2 GB, `…10000000.x` all memory.
+    #[test]
+    fn the_number_in_a_name_does_not_make_layers() {
+        let anatomy = |names: &[&str]| Anatomy::new(names.iter().map(ToString::to_string).collect());
+        for (far, tensor) in [
+            ("model.layers.100000.x", 1),
+            ("model.layers.4294967295.x", 1),
+            ("model.layers.2.x", 1),
+        ] {
+            let gap = anatomy(&["model.layers.0.x", far]).unwrap_err();
+            assert_eq!((gap.layer, gap.tensor.as_str()), (tensor, far));
+        }
+        // More than a layer can be numbered by: not a layer at all.
+        assert_eq!(
+            anatomy(&["model.layers.0.x", "model.layers.18446744073709551615.x"])
+                .unwrap()
+                .layers,
+            1
+        );
+        assert_eq!(anatomy(&["model.layers.1.x"]).unwrap_err().layer, 0);
+        assert_eq!(anatomy(&["model.layers.1.x", "model.layers.0.y"]).unwrap().layers, 2);
+        // A stack that is not the model's may begin anywhere.
+        assert_eq!(anatomy(&["model.layers.0.x", "mtp.7.x"]).unwrap().layers, 1);
     }
 }

@@ -85,11 +85,51 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
             }
         }
     }
+    if let Some(types) = moved_windows(object, changes) {
+        object.insert("layer_types".into(), types);
+    }
     if let Some(rows) = changes.vocab_size {
         object.insert("vocab_size".into(), rows.into());
     }
     if let Some(tied) = changes.tied {
         object.insert("tie_word_embeddings".into(), tied.into());
+    }
+}
+
+/// Where a list of layer types says nothing, whether a layer looks through a window goes by its place. A layer that comes to
+/// another place keeps what it was trained with: the child's config gets the list. `None` where every place has its own.
+fn moved_windows(object: &Map<String, Value>, changes: &Changes<'_>) -> Option<Value> {
+    if object.contains_key("layer_types") {
+        return None;
+    }
+    let donor = Value::Object(object.clone());
+    let own = |(config, layer): &(Option<&Value>, usize)| {
+        let text = config.map(|c| c.get("text_config").unwrap_or(c)).unwrap_or(&donor);
+        slides(text, *layer)
+    };
+    let wanted: Vec<bool> = changes.layers.iter().map(own).collect::<Option<_>>()?;
+    let at_its_place = |(place, wanted): (usize, &bool)| slides(&donor, place) == Some(*wanted);
+    if wanted.iter().enumerate().all(at_its_place) {
+        return None;
+    }
+    let name = |slides: bool| Value::from(if slides { "sliding_attention" } else { "full_attention" });
+    Some(wanted.into_iter().map(name).collect())
+}
+
+/// Whether the layer at a place looks through a window, in the families where that goes by the place.
+fn slides(config: &Value, layer: usize) -> Option<bool> {
+    let number = |key: &str, default: u64| config.get(key).and_then(Value::as_u64).unwrap_or(default) as usize;
+    match config.get("model_type")?.as_str()? {
+        "qwen2" | "qwen3" => {
+            let uses = config
+                .get("use_sliding_window")
+                .and_then(Value::as_bool)
+                .unwrap_or(false);
+            Some(uses && layer >= number("max_window_layers", 28))
+        }
+        "gemma2" => Some(layer.is_multiple_of(2)),
+        "gemma3_text" => Some(!(layer + 1).is_multiple_of(number("sliding_window_pattern", 6).max(1))),
+        _ => None,
     }
 }
 
@@ -144,6 +184,38 @@ mod tests {
         assert_eq!(
             config(&a, &changes),
             json!({"num_hidden_layers": 4, "layer_types": ["x", "q", "z", "z"], "torch_dtype": "bfloat16", "vocab_size": 7})
+        );
+    }
+
+    /// Qwen2's `max_window_layers` equals its number of layers, so that none looks through a window (transformers #35896);
+    /// a child with more layers had windows on all beyond it.
+    #[test]
+    fn a_layer_keeps_its_window_at_another_place() {
+        let qwen = |window_from: usize| json!({"model_type": "qwen2", "num_hidden_layers": 4, "use_sliding_window": true, "max_window_layers": window_from});
+        let types = |donor: &Value, layers: &[usize]| {
+            let changes = Changes {
+                layers: layers.iter().map(|layer| (Some(donor), *layer)).collect(),
+                dtype: None,
+                vocab_size: None,
+                tied: None,
+            };
+            let child = config(donor, &changes);
+            let windows = child.get("layer_types").and_then(Value::as_array).cloned();
+            windows.map(|w| w.iter().map(|t| t == "sliding_attention").collect::<Vec<bool>>())
+        };
+        let (none, last, gemma) = (
+            qwen(4),
+            qwen(3),
+            json!({"model_type": "gemma2", "num_hidden_layers": 4}),
+        );
+        assert_eq!(types(&none, &[0, 1, 2, 2, 3]), Some(vec![false; 5]));
+        assert_eq!(types(&none, &[0, 1, 2, 3]), None);
+        assert_eq!(types(&last, &[0, 3, 1]), Some(vec![false, true, false]));
+        assert_eq!(types(&gemma, &[0, 2, 1]), Some(vec![true, true, false]));
+        assert_eq!(types(&gemma, &[2, 1, 0, 3]), None);
+        assert_eq!(
+            types(&json!({"model_type": "llama", "num_hidden_layers": 2}), &[0, 0, 1]),
+            None
         );
     }
 

@@ -102,6 +102,15 @@ pub trait TensorSource: Sync {
 pub enum Error {
     #[error("the model '{model}' has no tensors; is it open?")]
     NoTensors { model: String },
+    #[error(
+        "'{model}' has the tensor '{tensor}', but nothing of layer {layer}: layers are numbered from 0 without gaps; \
+         the file is damaged, or shards of it are missing"
+    )]
+    LayerGap {
+        model: String,
+        layer: usize,
+        tensor: String,
+    },
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },
     #[error("{message}")]

@@ -92,7 +92,12 @@ impl<'a> Builder<'a> {
             if names.is_empty() {
                 return Err(Error::NoTensors { model: model.into() });
             }
-            anatomies.insert(model, Anatomy::new(names));
+            let anatomy = Anatomy::new(names).map_err(|gap| Error::LayerGap {
+                model: model.into(),
+                layer: gap.layer,
+                tensor: gap.tensor,
+            })?;
+            anatomies.insert(model, anatomy);
         }
         let method = stage.merge_method.info();
         let slices = slices(stage, method, &anatomies)?;

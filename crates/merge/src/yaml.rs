@@ -6,6 +6,8 @@
 
 use std::{
     cell::RefCell,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -44,6 +46,25 @@ pub enum Value {
     Str(String),
     List(Vec<Node>),
     Map(Vec<(String, Node)>),
+}
+
+/// The most that a file written by hand may hold, 16 MiB; what is larger is something else.
+const LONGEST_TEXT: u64 = 16 << 20;
+
+/// The text of a YAML file; a pipe does as well.
+///
+/// # Errors
+/// It cannot be read, is no UTF-8, or holds more than 16 MiB.
+pub fn read_text(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(LONGEST_TEXT + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > LONGEST_TEXT {
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it holds more than 16 MiB, which nobody writes by hand",
+        )),
+        false => Ok(text),
+    }
 }
 
 /// All documents of a text; an empty text has none.

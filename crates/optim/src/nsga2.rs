@@ -235,19 +235,23 @@ fn sort_into_fronts(n: usize, dominates: impl Fn(usize, usize) -> bool) -> Vec<V
 }
 
 /// The sum over objectives of the gap between a point's neighbours, in parts of the front's range; the ends of the front
-/// are infinitely lonely.
+/// are infinitely lonely. An objective in which all are equal has no ends and says nothing; of one or two points each is
+/// an end.
 fn crowding_distances(points: &[&[f64]]) -> Vec<f64> {
     let n = points.len();
     let mut distances = vec![0.0; n];
+    if n <= 2 {
+        return vec![f64::INFINITY; n];
+    }
     let objectives = points.first().map_or(0, |point| point.len());
     (0..objectives).for_each(|objective| {
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_by(|&a, &b| points[a][objective].total_cmp(&points[b][objective]));
         let value = |k: usize| points[order[k]][objective];
-        distances[order[0]] = f64::INFINITY;
-        distances[order[n - 1]] = f64::INFINITY;
         let range = value(n - 1) - value(0);
         if range > 0.0 {
+            distances[order[0]] = f64::INFINITY;
+            distances[order[n - 1]] = f64::INFINITY;
             (1..n - 1).for_each(|k| distances[order[k]] += (value(k + 1) - value(k - 1)) / range);
         }
     });
@@ -276,6 +280,20 @@ mod tests {
         assert_eq!((d[1], d[2]), (3.0 / 4.0 + 3.0 / 4.0, 3.0 / 4.0 + 2.0 / 4.0));
         assert_eq!(crowding_distances(&[&[1.0], &[1.0]]), [f64::INFINITY; 2]);
         assert!(crowding_distances(&[]).is_empty());
+    }
+
+    /// An accuracy on a few questions is often the same for a whole front; whoever the sort put at its ends got an infinite
+    /// distance for it (LEAP #267, nevergrad #823).
+    #[test]
+    fn a_flat_objective_says_nothing() {
+        let points: [&[f64]; 4] = [&[1.0, 7.0], &[0.0, 7.0], &[4.0, 7.0], &[3.0, 7.0]];
+        let alone: [&[f64]; 4] = [&[1.0], &[0.0], &[4.0], &[3.0]];
+        let d = crowding_distances(&points);
+        assert_eq!(d, crowding_distances(&alone));
+        assert_eq!(d, [3.0 / 4.0, f64::INFINITY, f64::INFINITY, 3.0 / 4.0]);
+        let flat: [&[f64]; 3] = [&[5.0, 7.0]; 3];
+        assert_eq!(crowding_distances(&flat), [0.0; 3]);
+        assert_eq!(crowding_distances(&flat[..1]), [f64::INFINITY]);
     }
 
     fn individual(id: u64, outcome: Outcome) -> Individual {

@@ -9,8 +9,9 @@ use super::super::{
     search::{Prepared, external_in},
 };
 use crate::{
-    search::{Evaluator, Exam, Sitting, Subject},
-    space::Command,
+    eval::Split,
+    search::{Evaluator, Exam, Questions, Sitting, Subject},
+    space::{Command, Limit},
 };
 
 /// Seconds that the probe waits for; evaluations of real models may well take longer.
@@ -53,9 +54,12 @@ pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> P
     let genes = prepared.genome.genes();
     let middle: Vec<f64> = genes.iter().map(|gene| gene.kind.middle()).collect();
     let model = prepared.space.models.first().map(|(name, _)| name.as_str());
-    let exam = Exam {
-        split: "search".into(),
-        tasks: Vec::new(),
+    let exam = match asked(command, prepared) {
+        Ok(exam) => exam,
+        Err(e) => {
+            probe.problem = Some(e.to_string());
+            return probe;
+        }
     };
     let sitting = Sitting {
         id: &probe.candidate.clone(),
@@ -67,25 +71,37 @@ pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> P
     let clock = environment::stopwatch();
     match external.evaluate(&sitting, &mut |_| ()) {
         Ok(evaluation) => {
-            probe.scores = evaluation.scores;
+            probe.scores = match exam.tasks.is_empty() {
+                true => evaluation.scores,
+                false => exam
+                    .score(&evaluation.answers)
+                    .1
+                    .into_iter()
+                    .map(|t| (t.task, t.score.value))
+                    .collect(),
+            };
             probe.seconds = Some(clock().as_secs_f64());
         }
         // Patience of its own is the space's affair; that it started and lives is all that can be told in a minute.
         Err(_) if waited < command.timeout && clock().as_secs_f64() >= waited => {}
         Err(unscored) => {
             let reason = unscored.to_string();
-            let log = std::fs::read_to_string(dir.path().join("command.log")).unwrap_or_default();
-            let last = log.lines().rfind(|line| !line.trim().is_empty());
-            let last = last
-                .map(|line| format!("; its last words: {}", line.trim()))
-                .unwrap_or_default();
             // The folder is gone when this is read.
             let reason = reason.split("; its messages are in").next().unwrap_or_default();
-            probe.problem = Some(format!(
-                "the command does not score {}: {reason}{last}",
-                probe.candidate
-            ));
+            probe.problem = Some(format!("the command does not score {}: {reason}", probe.candidate));
         }
     }
     probe
+}
+
+/// The first question of each task, of a command that names its questions.
+fn asked(command: &Command, prepared: &Prepared) -> Result<Exam, crate::search::Error> {
+    let split = Split::Search.name();
+    match &command.questions {
+        Some(file) => Questions::read(Path::new(file), &prepared.space.fitness)?.exam(split, Limit::Most(1)),
+        None => Ok(Exam {
+            split: split.into(),
+            tasks: Vec::new(),
+        }),
+    }
 }

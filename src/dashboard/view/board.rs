@@ -152,11 +152,7 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
         Column::Fitness => model.run.unit().with_error(c.fitness, c.stderr),
         Column::Task(t) => c.tasks.get(t).map_or_else(String::new, |task| {
             let unit = model.run.task_unit(&task.task, &task.lang);
-            format!(
-                "{} ±{}",
-                unit.value(task.score.value),
-                unit.value(unit.half_width_95(&task.score))
-            )
+            format!("{} ±{}", unit.value(task.score.value), unit.value(task.score.stderr))
         }),
         Column::Count => count(c.n as u64),
         Column::Origin => origin_name(&c.origin).to_owned(),

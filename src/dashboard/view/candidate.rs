@@ -327,32 +327,33 @@ fn task_lines(model: &Model, candidate: &Candidate, columns: u16) -> Vec<Line<'s
     let against = parent.map_or(String::new(), |p| format!("against {}", parent_name(&p.id)));
     let heading = match wide {
         true => format!(
-            "{}  {}  {}  {}",
+            "{}  {}  {}  {}  {}",
             left("task", 16),
-            right("score ± 95%", 15),
+            right("score ± SE", 14),
+            right("95 % interval", 16),
             right("n", 6),
             against
         ),
-        false => format!("{} {} {}", left("task", 12), right("score ± 95%", 13), against),
+        false => format!("{} {} {}", left("task", 12), right("score ± SE", 14), against),
     };
     let mut lines = vec![Line::from(span(heading, DIM))];
     for (i, task) in candidate.tasks.iter().enumerate() {
         let unit = run.task_unit(&task.task, &task.lang);
-        let score = format!(
-            "{} ± {}",
-            unit.value(task.score.value),
-            unit.value(unit.half_width_95(&task.score))
-        );
+        let score = unit.score(&task.score);
         let name = task_name(&task.task, &task.lang);
         let mut spans = match wide {
             true => vec![
                 span(left(&name, 16), PLAIN),
-                span(format!("  {}", right(&score, 15)), BOLD),
+                span(format!("  {}", right(&score, 14)), BOLD),
+                span(
+                    format!("  {}", right(&unit.from_to(unit.interval_95(&task.score)), 16)),
+                    PLAIN,
+                ),
                 span(format!("  {}", right(&count(task.score.n as u64), 6)), DIM),
             ],
             false => vec![
                 span(left(&name, 12), PLAIN),
-                span(format!(" {}", right(&score, 13)), BOLD),
+                span(format!(" {}", right(&score, 14)), BOLD),
             ],
         };
         if let Some(theirs) = parent.and_then(|p| p.tasks.get(i)) {
@@ -423,10 +424,7 @@ fn field_lines(model: &Model, candidate: &Candidate, columns: usize) -> Vec<Line
             lines.push(Line::from(vec![
                 span(left(parent_name(&c.id), 14), style),
                 span(right(&unit.value(score.value), 8), PLAIN),
-                span(
-                    format!(" ± {}  ", left(&unit.value(unit.half_width_95(&score)), 6)),
-                    DIM,
-                ),
+                span(format!(" ± {}  ", left(&unit.value(score.stderr), 6)), DIM),
                 span(bar(share, bar_columns), style),
             ]));
         }

@@ -32,7 +32,7 @@ const HELP: [(&str, &str); 18] = [
 ];
 
 const ABOUT: [&str; 2] = [
-    "± is the standard error; task columns show 95 % intervals.",
+    "± is one standard error, everywhere; 95 % intervals have two ends.",
     "In a race the board is by worth: fitness, the uncertain drawn to the mean.",
 ];
 

@@ -56,7 +56,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         ..inner
     };
     let mut plot = Plot::new(field, x, y);
-    let front = front(&points);
+    let front = front(&points, (direction(model, ix), direction(model, iy)));
     for (_, at) in &points {
         plot.dot(*at, PLAIN);
     }
@@ -80,9 +80,20 @@ fn point(scored: &Scored, ix: usize, iy: usize) -> Option<(f64, f64)> {
     Some((at(ix)?, at(iy)?))
 }
 
+/// −1 where less is better: a command's score of negative weight.
+fn direction(model: &Model, axis: usize) -> f64 {
+    let first = model.run.scored.first();
+    let task = first.and_then(|s| s.candidate.tasks.get(axis));
+    let weights = model.run.started.as_ref().map(|started| &started.score_weights);
+    let weight = task.and_then(|task| weights?.get(&task.task));
+    weight.map_or(1.0, |weight| weight.signum())
+}
+
 /// Indices of the points that no other beats on one axis without losing on the other.
-fn front(points: &[(&Scored, (f64, f64))]) -> Vec<usize> {
-    let beats = |a: (f64, f64), b: (f64, f64)| a.0 >= b.0 && a.1 >= b.1 && a != b;
+fn front(points: &[(&Scored, (f64, f64))], directions: (f64, f64)) -> Vec<usize> {
+    let better = |a: f64, b: f64, direction: f64| direction * a >= direction * b;
+    let beats =
+        |a: (f64, f64), b: (f64, f64)| better(a.0, b.0, directions.0) && better(a.1, b.1, directions.1) && a != b;
     let on_front = |p: (f64, f64)| !points.iter().any(|other| beats(other.1, p));
     (0..points.len()).filter(|&i| on_front(points[i].1)).collect()
 }

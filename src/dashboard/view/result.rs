@@ -10,8 +10,9 @@ use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, P
 use crate::dashboard::model::Model;
 use crate::dashboard::text::{bar, left, right, span, wrap};
 use crate::event::exam::Exam;
+use crate::event::freshness::Freshness;
 use crate::event::run::{State, origin_name};
-use crate::event::verdict::{luck, unsearched, verdict};
+use crate::event::verdict::{Outcome, flips, told, verdict};
 use crate::event::words::{Unit, count, p_value, parent_name, task_name};
 use crate::event::{Phase, Selection, TestReading, TestScore};
 
@@ -94,9 +95,12 @@ fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<L
 }
 
 fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'static>> {
-    let unit = model.run.unit();
-    let verdict = verdict(unit, reading);
-    let (sign, style) = if verdict.won { ("✓ ", GOOD) } else { ("✗ ", BAD) };
+    let verdict = verdict(&model.run, reading);
+    let (sign, style) = match verdict.outcome {
+        Outcome::Won => ("✓ ", GOOD),
+        Outcome::Open => ("? ", BEST),
+        Outcome::Lost => ("✗ ", BAD),
+    };
     let mut lines: Vec<Line> = Vec::new();
     for (i, row) in wrap(&format!("{}.", verdict.sentence), columns.saturating_sub(2))
         .into_iter()
@@ -107,16 +111,8 @@ fn sentence(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'s
             span(row, BOLD),
         ]));
     }
-    let told: Vec<String> = unsearched(&model.run).into_iter().chain(luck(&model.run)).collect();
-    let mut more = told.join(" ");
-    if reading.positive_flips + reading.negative_flips > 0 {
-        more += &format!(
-            " Against {} it gained {} questions and lost {}.",
-            parent_name(&reading.best_parent.id),
-            count(reading.positive_flips as u64),
-            count(reading.negative_flips as u64)
-        );
-    }
+    let told: Vec<String> = told(&model.run).into_iter().chain(flips(reading)).collect();
+    let more = told.join(" ");
     lines.extend(
         wrap(&more, columns.saturating_sub(2))
             .into_iter()
@@ -143,7 +139,7 @@ fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'st
     let bar_columns = columns.saturating_sub(63).min(40);
     let heading = format!(
         "  {}  {}  {}  {}",
-        left("sealed test", 14),
+        left(Freshness::of(&model.run).test_word(), 14),
         right("score ± SE", 14),
         left("", bar_columns),
         "child's lead"
@@ -205,7 +201,7 @@ fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
     let heading = format!(
         "  {}  {}  {}  from",
         left("finalists", 14),
-        right("fresh ± SE", 14),
+        right(&format!("{} ± SE", Freshness::of(&model.run).selection_word()), 14),
         right("search", 14)
     );
     let mut lines = vec![Line::from(span(heading, DIM))];
@@ -234,10 +230,11 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         State::Stopped(reason) => {
             format!("The run was stopped ({reason}) before its final. `heterosis resume` goes on.")
         }
-        State::Done => "The run is done; it had no sealed test split to read.".to_owned(),
-        _ => "Not decided yet. When the search ends, the finalists answer fresh questions; then the sealed test split is \
-              opened once, and what it says stands here."
-            .to_owned(),
+        State::Done => "The run is done; it had no test split to read.".to_owned(),
+        _ if run.is_scored_by_command() => {
+            "Not decided yet. When the search ends, the command is asked for the finalists again.".to_owned()
+        }
+        _ => format!("Not decided yet. {}", Freshness::of(run).to_come()),
     };
     let mut lines: Vec<Line> = wrap(&text, columns).into_iter().map(Line::from).collect();
     if let Some(best) = run.best().map(|b| &b.candidate) {
@@ -248,7 +245,11 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
             span(best.id.clone(), BEST),
             span(format!(" {}", unit.with_error(best.fitness, best.stderr)), BOLD),
         ];
-        if let Some(parent) = run.best_parent() {
+        let rivals = run.best_parent().into_iter().chain(run.best_unsearched());
+        let rival = rivals
+            .filter(|c| c.id != best.id)
+            .max_by(|a, b| a.fitness.total_cmp(&b.fitness));
+        if let Some(parent) = rival {
             spans.push(span(" against ", DIM));
             spans.push(span(parent_name(&parent.id).to_owned(), PARENT));
             spans.push(span(

@@ -1,0 +1,530 @@
+//! Every reader of a file that somebody else wrote, with files that it takes as they are.
+//!
+//! A reader may refuse what it is given, in words. It may not panic, abort, go on for ever, or ask for memory by a number
+//! that it has not checked.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use heterosis::{
+    checkpoint::Checkpoint,
+    eval::{DataDirs, Split, Task, TaskOptions, rescore},
+    event::run::Run,
+    merge::Plan,
+    model::{
+        Decoder, DecoderSpec, Engine, EngineOptions, Tokenizer,
+        decoder::DType as ComputeDType,
+        tokenizer::{Message, TokenizerFiles},
+    },
+    recipe::{self, DType},
+    report,
+    search::Parents,
+    space::{Codec, Fold, Shape, Space},
+    store,
+};
+
+use super::mutate::Random;
+
+/// A reader and what it is fed.
+pub struct Target {
+    pub name: &'static str,
+    /// Files that it takes.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Reads one file; the directory is the target's own.
+    pub read: fn(&[u8], &Path),
+}
+
+pub const TARGETS: [Target; 14] = [
+    Target {
+        name: "safetensors",
+        seeds: || vec![base("model.safetensors")],
+        read: safetensors,
+    },
+    Target {
+        name: "index",
+        seeds: index_seeds,
+        read: index,
+    },
+    Target {
+        name: "config",
+        seeds: config_seeds,
+        read: config,
+    },
+    Target {
+        name: "tokenizer",
+        seeds: tokenizer_seeds,
+        read: tokenizer,
+    },
+    Target {
+        name: "chat",
+        seeds: chat_seeds,
+        read: chat,
+    },
+    Target {
+        name: "adapter_config",
+        seeds: || vec![lora("adapter/adapter_config.json")],
+        read: adapter_config,
+    },
+    Target {
+        name: "adapter",
+        seeds: || vec![lora("adapter/adapter_model.safetensors")],
+        read: adapter,
+    },
+    Target {
+        name: "gguf",
+        seeds: || vec![gguf_seed("kinds"), gguf_seed("plain")],
+        read: gguf,
+    },
+    Target {
+        name: "recipe",
+        seeds: recipe_seeds,
+        read: recipe,
+    },
+    Target {
+        name: "space",
+        seeds: || in_folder("search-spaces", "yaml"),
+        read: space,
+    },
+    Target {
+        name: "task",
+        seeds: || in_folder("evals", "yaml"),
+        read: task,
+    },
+    Target {
+        name: "journal",
+        seeds: journal_seeds,
+        read: journal,
+    },
+    Target {
+        name: "answers",
+        seeds: answers_seeds,
+        read: answers,
+    },
+    Target {
+        name: "provenance",
+        seeds: provenance_seeds,
+        read: provenance,
+    },
+];
+
+/// What the framing of a binary file says about itself, right again after a mutation: half of the inputs get past it.
+pub fn reframe(name: &str, bytes: &mut [u8], random: &mut Random) {
+    if !matches!(name, "safetensors" | "adapter") || bytes.len() < 10 || random.below(2) == 0 {
+        return;
+    }
+    // The header ends before the first byte of data: behind the last bracket of the text at the start.
+    let text = bytes[8..]
+        .iter()
+        .position(|b| !(b' '..=b'~').contains(b))
+        .unwrap_or(bytes.len() - 8);
+    if let Some(end) = bytes[8..8 + text].iter().rposition(|b| *b == b'}') {
+        bytes[..8].copy_from_slice(&(end as u64 + 1).to_le_bytes());
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read_seed(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn lora(file: &str) -> Vec<u8> {
+    read_seed(&root().join("crates/checkpoint/tests/data/lora").join(file))
+}
+
+fn base(file: &str) -> Vec<u8> {
+    lora(&format!("base/{file}"))
+}
+
+fn gguf_seed(name: &str) -> Vec<u8> {
+    read_seed(&root().join(format!("crates/checkpoint/tests/data/gguf/{name}.gguf")))
+}
+
+fn in_folder(folder: &str, end: &str) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(root().join(folder)).expect("the repository is whole");
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == end));
+    paths.sort();
+    paths.iter().map(|path| read_seed(path)).collect()
+}
+
+fn put(dir: &Path, file: &str, bytes: &[u8]) {
+    fs::write(dir.join(file), bytes).expect("the scratch directory can be written");
+}
+
+/// Puts a file there unless it is there.
+fn keep(dir: &Path, file: &str, bytes: impl FnOnce() -> Vec<u8>) {
+    if !dir.join(file).exists() {
+        put(dir, file, &bytes());
+    }
+}
+
+// ---- checkpoints ----
+
+/// Everything that is read of a checkpoint before and while it is merged.
+fn use_checkpoint(checkpoint: &Checkpoint) {
+    let names: Vec<String> = checkpoint.tensors().map(|(name, _)| name.to_string()).collect();
+    for name in &names {
+        let _ = checkpoint.read_f32(name);
+    }
+    let _ = checkpoint.check_finite();
+    let _ = checkpoint.digest();
+    let _ = checkpoint.license_texts();
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+    ] {
+        let _ = checkpoint.side_text(file);
+    }
+}
+
+fn safetensors(bytes: &[u8], dir: &Path) {
+    keep(dir, "config.json", || base("config.json"));
+    put(dir, "model.safetensors", bytes);
+    let Ok(checkpoint) = Checkpoint::open(dir) else { return };
+    use_checkpoint(&checkpoint);
+    let mut parents = Parents::default();
+    if parents.add("m", checkpoint).is_ok() {
+        let _ = Plan::new(&heterosis::search::verbatim("m"), &parents);
+    }
+}
+
+fn index_seeds() -> Vec<Vec<u8>> {
+    let names = ["a", "b"].map(|shard| format!("\"model.{shard}\": \"{shard}.safetensors\""));
+    vec![
+        format!(
+            "{{\"metadata\": {{\"total_size\": 16}}, \"weight_map\": {{{}}}}}",
+            names.join(", ")
+        )
+        .into_bytes(),
+    ]
+}
+
+fn index(bytes: &[u8], dir: &Path) {
+    keep(dir, "config.json", || base("config.json"));
+    for shard in ["a", "b"] {
+        keep(dir, &format!("{shard}.safetensors"), || {
+            let header = format!("{{\"model.{shard}\":{{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}}}");
+            [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat()
+        });
+    }
+    put(dir, "model.safetensors.index.json", bytes);
+    if let Ok(checkpoint) = Checkpoint::open(dir) {
+        use_checkpoint(&checkpoint);
+    }
+}
+
+fn config_seeds() -> Vec<Vec<u8>> {
+    let families = ["gemma3_text", "smollm3", "phi3", "qwen3", "olmo2", "granite"];
+    let text = String::from_utf8(base("config.json")).expect("a config is text");
+    let as_family = |family: &&str| text.replace("\"llama\"", &format!("\"{family}\""));
+    let scaled = [
+        r#""rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128"#,
+        r#""rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 32, "beta_slow": 1"#,
+        r#""rope_type": "dynamic", "factor": 4.0"#,
+        r#""rope_type": "longrope", "short_factor": [1, 1], "long_factor": [2, 2], "original_max_position_embeddings": 128"#,
+    ];
+    let as_scaled = |scaling: &&str| text.replace("\"rope_type\": \"default\"", scaling);
+    let all = families.iter().map(as_family).chain(scaled.iter().map(as_scaled));
+    std::iter::once(text.clone())
+        .chain(all)
+        .map(String::into_bytes)
+        .collect()
+}
+
+/// A config, and where it fits the tensors the decoder that it describes, over four tokens.
+fn config(bytes: &[u8], dir: &Path) {
+    keep(dir, "model.safetensors", || base("model.safetensors"));
+    put(dir, "config.json", bytes);
+    let Ok(checkpoint) = Checkpoint::open(dir) else { return };
+    let Ok(spec) = DecoderSpec::from_config(checkpoint.config()) else {
+        return;
+    };
+    if spec
+        .check_tensors(&|name| checkpoint.info(name).map(|i| i.shape.clone()))
+        .is_err()
+    {
+        return;
+    }
+    let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
+    let Ok(decoder) = Decoder::load(spec, &candle_core::Device::Cpu, ComputeDType::F32, &mut read) else {
+        return;
+    };
+    let options = EngineOptions::for_device(&candle_core::Device::Cpu);
+    let mut engine = Engine::new(decoder, good_tokenizer(), options);
+    let _ = engine.perplexity(&[1, 2, 3, 4], 4);
+}
+
+fn tiny(file: &str) -> Vec<u8> {
+    read_seed(&root().join("models/tiny-base").join(file))
+}
+
+fn good_tokenizer() -> Arc<Tokenizer> {
+    static GOOD: OnceLock<Arc<Tokenizer>> = OnceLock::new();
+    let make = || Arc::new(Tokenizer::from_dir(&root().join("models/tiny-base")).expect("the embedded model is whole"));
+    GOOD.get_or_init(make).clone()
+}
+
+fn tokenizer_seeds() -> Vec<Vec<u8>> {
+    vec![tiny("tokenizer.json")]
+}
+
+fn use_tokenizer(files: TokenizerFiles) {
+    let Ok(tokenizer) = Tokenizer::new(files) else { return };
+    if let Ok(ids) = tokenizer.encode("3 + 4 = ? é\u{200b} <s>", true) {
+        let _ = tokenizer.decode(&ids);
+    }
+    let _ = tokenizer.vocab();
+    let _ = tokenizer.apply_chat_template(&[Message::new("user", "hello"), Message::new("assistant", "yes")], true);
+}
+
+fn tokenizer(bytes: &[u8], _: &Path) {
+    use_tokenizer(TokenizerFiles {
+        name: "tokenizer.json".into(),
+        tokenizer_json: bytes.to_vec(),
+        ..TokenizerFiles::default()
+    });
+}
+
+fn chat_seeds() -> Vec<Vec<u8>> {
+    let template = "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|s|>{% endif %}{{ '<|' + m.role + '|>' \
+                    + m['content'] | trim }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let config = serde_json::json!({"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "</s>"},
+        "additional_special_tokens": ["<|s|>"], "clean_up_tokenization_spaces": true});
+    vec![config.to_string().into_bytes(), tiny("tokenizer_config.json")]
+}
+
+fn chat(bytes: &[u8], _: &Path) {
+    let Ok(config) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    use_tokenizer(TokenizerFiles {
+        name: "tokenizer.json".into(),
+        tokenizer_json: tiny("tokenizer.json"),
+        tokenizer_config: Some(config),
+        ..TokenizerFiles::default()
+    });
+}
+
+fn lay_adapter(dir: &Path) {
+    for file in ["config.json", "model.safetensors"] {
+        keep(dir, file, || base(file));
+    }
+    let adapter = dir.join("adapter");
+    fs::create_dir_all(&adapter).expect("the scratch directory can be written");
+    if let Ok(checkpoint) = Checkpoint::open_with_adapter(dir, &adapter) {
+        use_checkpoint(&checkpoint);
+    }
+}
+
+fn adapter_config(bytes: &[u8], dir: &Path) {
+    fs::create_dir_all(dir.join("adapter")).expect("the scratch directory can be written");
+    keep(dir, "adapter/adapter_model.safetensors", || {
+        lora("adapter/adapter_model.safetensors")
+    });
+    put(dir, "adapter/adapter_config.json", bytes);
+    lay_adapter(dir);
+}
+
+fn adapter(bytes: &[u8], dir: &Path) {
+    fs::create_dir_all(dir.join("adapter")).expect("the scratch directory can be written");
+    keep(dir, "adapter/adapter_config.json", || {
+        lora("adapter/adapter_config.json")
+    });
+    put(dir, "adapter/adapter_model.safetensors", bytes);
+    lay_adapter(dir);
+}
+
+fn gguf(bytes: &[u8], dir: &Path) {
+    let file = dir.join("m.gguf");
+    put(dir, "m.gguf", bytes);
+    if let Ok(checkpoint) = Checkpoint::open(&file) {
+        use_checkpoint(&checkpoint);
+        let _ = DecoderSpec::from_config(checkpoint.config());
+    }
+}
+
+// ---- what people write ----
+
+fn recipe_seeds() -> Vec<Vec<u8>> {
+    [
+        "merge_method: ties\nbase_model: m\nmodels:\n- model: m\n  parameters: {weight: 0.5, density: [0.1, 0.9]}\nparameters:\n  \
+         lambda: 1.0\n  int8_mask: true\ndtype: float32\ntokenizer_source: base\n",
+        "merge_method: slerp\nbase_model: m\nslices:\n- sources:\n  - {model: m, layer_range: [0, 2]}\n  - {model: m, \
+         layer_range: [0, 2]}\nparameters:\n  t:\n  - {filter: self_attn, value: [0, 0.5, 1]}\n  - {value: 0.5}\nout_dtype: \
+         bfloat16\n",
+        "merge_method: passthrough\nslices:\n- sources: [{model: m, layer_range: [0, 1]}]\n- sources: [{model: m, layer_range: \
+         [0, 2], parameters: {scale: 0.9}}]\n",
+        "name: first\nmerge_method: linear\nmodels: [{model: m, parameters: {weight: 1}}]\n---\nname: second\nmerge_method: \
+         dare_ties\nbase_model: first\nmodels: [{model: m, parameters: {weight: 0.3, density: 0.5}}]\nseed: 3\n",
+        "merge_method: layer_swap\nmodels: [{model: m}, {model: m}]\nparameters: {bottom: 1, top: 0}\ntokenizer:\n  source: \
+         union\n  tokens:\n    <a>: {source: m, force: true}\nchat_template: auto\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+fn small_parents() -> &'static Parents {
+    static PARENTS: OnceLock<Parents> = OnceLock::new();
+    PARENTS.get_or_init(|| {
+        let mut parents = Parents::default();
+        let dir = root().join("crates/checkpoint/tests/data/lora/base");
+        let checkpoint = Checkpoint::open(&dir).expect("the repository is whole");
+        parents.add("m", checkpoint).expect("the repository is whole");
+        parents
+    })
+}
+
+/// A recipe is read, written, read again as the same, laid out over a model, and merged.
+fn recipe(bytes: &[u8], _: &Path) {
+    let (file, text) = (Path::new("r.yaml"), String::from_utf8_lossy(bytes));
+    let Ok(recipe) = recipe::read::parse(file, &text) else {
+        return;
+    };
+    let written = recipe::write::to_yaml(&recipe);
+    let again = recipe::read::parse(file, &written).unwrap_or_else(|e| panic!("{e}\n{written}"));
+    assert_eq!(again, recipe, "{written}");
+    let Ok(plan) = Plan::new(&recipe, small_parents()) else {
+        return;
+    };
+    for i in 0..plan.outputs().len().min(40) {
+        let _ = plan.compute(i, small_parents());
+    }
+}
+
+/// A space, and the recipes at both ends of its genes.
+fn space(bytes: &[u8], _: &Path) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(space) = Space::parse(Path::new("s.yaml"), &text) else {
+        return;
+    };
+    let _ = (space.to_yaml(), space.digest());
+    let shape = Shape {
+        layers: 6,
+        out_dtype: DType::F32,
+        fold: Fold::Projections,
+    };
+    let Ok(codec) = Codec::new(&space, shape) else { return };
+    for value in [0.0, 1.0, 0.37] {
+        let recipe = codec.decode(&vec![value; codec.genes().len()]);
+        let _ = codec.encode(&recipe);
+    }
+}
+
+/// A task file and its questions; the first rows of the embedded tasks' data lie beside it.
+fn task(bytes: &[u8], dir: &Path) {
+    fs::create_dir_all(dir.join("data")).expect("the scratch directory can be written");
+    for entry in fs::read_dir(root().join("evals/data"))
+        .expect("the repository is whole")
+        .flatten()
+    {
+        let name = format!("data/{}", entry.file_name().to_string_lossy());
+        keep(dir, &name, || {
+            let text = String::from_utf8_lossy(&read_seed(&entry.path())).into_owned();
+            text.lines()
+                .take(6)
+                .map(|line| format!("{line}\n"))
+                .collect::<String>()
+                .into_bytes()
+        });
+    }
+    put(dir, "t.yaml", bytes);
+    let file = dir.join("t.yaml").display().to_string();
+    let Ok(task) = Task::load(&file, &TaskOptions::default(), &DataDirs { roots: Vec::new() }) else {
+        return;
+    };
+    for split in Split::ALL {
+        let _ = task.questions(split);
+    }
+    let _ = task.digest();
+}
+
+// ---- what heterosis wrote, and somebody changed ----
+
+fn journal_seeds() -> Vec<Vec<u8>> {
+    let text = |name: &str| {
+        fs::read_to_string(root().join("tests/data/dashboard").join(name)).expect("the repository is whole")
+    };
+    let some = |text: String, every: usize| {
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(i, line)| i % every == 0 && line.len() < 6000);
+        lines
+            .map(|(_, line)| format!("{line}\n"))
+            .collect::<String>()
+            .into_bytes()
+    };
+    vec![some(text("stopped.jsonl"), 4), some(text("night.jsonl"), 24)]
+}
+
+fn journal(bytes: &[u8], dir: &Path) {
+    put(dir, "journal.jsonl", bytes);
+    let Ok(records) = store::read(&dir.join("journal.jsonl")) else {
+        return;
+    };
+    let run = Run::from_records(&records);
+    let _ = run.winner();
+    let _ = report::files(&records);
+    let mut plain = heterosis::dashboard::PlainLines::new(0);
+    for record in &records {
+        plain.line(record);
+    }
+}
+
+fn answers_seeds() -> Vec<Vec<u8>> {
+    let line = |task: &str, lang: &str, output: &str| {
+        serde_json::json!({"task": task, "lang": lang, "output": output, "gold": "#### 22", "q": "q/1"}).to_string()
+    };
+    let lines = [
+        line("gsm8k", "en", "7 * 3 = 21\n#### 1,022.50\n\nQ: next"),
+        line("gsm8k", "en", "The answer is \\boxed{\\frac{3}{4}} $5 and 28%"),
+        line("mgsm_direct", "bn", "উত্তর হল ৭২।"),
+        line("mgsm_direct", "ja", "答えは７２です。"),
+        line("mgsm_direct", "es", "La respuesta es 1.234,50"),
+    ];
+    vec![lines.join("\n").into_bytes()]
+}
+
+fn answers(bytes: &[u8], _: &Path) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(stored) = rescore::parse(&text) else { return };
+    let tasks = ["gsm8k", "mgsm_direct"].map(String::from);
+    for lang in ["en", "bn", "es"] {
+        let options = TaskOptions {
+            lang: Some(lang.into()),
+            ..TaskOptions::default()
+        };
+        for task in &tasks {
+            let _ = rescore::rescore(
+                stored.clone(),
+                std::slice::from_ref(task),
+                &options,
+                &DataDirs { roots: Vec::new() },
+            );
+        }
+    }
+}
+
+fn provenance_seeds() -> Vec<Vec<u8>> {
+    let provenance = serde_json::json!({"schema_version": 1, "run": "r", "candidate": "c0001", "engine_version": "0.1.0",
+        "seed": 7, "space_digest": "00", "recipe_digest": "00",
+        "parents": [{"name": "a", "model": "m", "digest": "00", "files": [{"file": "a", "size_bytes": 1, "sha256": "00"}]}],
+        "tasks": [{"task": "gsm8k", "lang": "en", "split": "search", "n": 3, "weight": 1.0, "digest": "00"}],
+        "evals": 4, "test": null, "outputs": [{"file": "model.safetensors", "size_bytes": 8, "sha256": "00"}],
+        "computed": {"device": "cpu", "dtype": "f32"},
+        "first_answers": [{"question": "q/1", "prompt": "1 + 1 =", "max_new_tokens": 8, "stop": ["\n"], "output": " 2",
+        "token_ids": [1, 2]}]});
+    vec![provenance.to_string().into_bytes()]
+}
+
+fn provenance(bytes: &[u8], _: &Path) {
+    let _ = heterosis::commands::read_provenance(&String::from_utf8_lossy(bytes));
+}

@@ -1,0 +1,156 @@
+//! Evaluator programs of the user's own, with the built binary: what is left when it dies, what is refused, who is asked.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::program::{begin, heterosis, story, wait_for};
+
+fn bare(dir: &Path, fitness: &str, search: &str) -> PathBuf {
+    let file = dir.join("space.yaml");
+    let text = format!("name: bare\ngenes: {{x: [0, 10]}}\nfitness:\n{fitness}\nsearch: {search}\n");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn arg(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Whether a process runs; one that has ended and was not waited for does not.
+fn runs(pid: &str) -> bool {
+    let state = Command::new("ps").args(["-o", "stat=", "-p", pid]).output().unwrap();
+    let state = String::from_utf8_lossy(&state.stdout).trim().to_string();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let patience = Instant::now();
+    while !is_so() {
+        assert!(patience.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+const SCORES: &str = r#"  command: [sh, -c, 'while read -r l; do id=${l#*\"id\":\"}; id=${id%%\"*}; x=${l#*\"x\":}; x=${x%%[,\}]*}; echo "{\"id\":\"$id\",\"scores\":{\"x\":$x}}"; done']"#;
+
+/// A scorer's children kept the GPU's memory after every time-out, and the scorer itself after a killed search.
+#[test]
+fn nothing_of_an_evaluator_outlives_the_search() {
+    let tmp = tempfile::tempdir().unwrap();
+    let child = tmp.path().join("child");
+    let fitness = format!(
+        "  command: [sh, -c, 'sleep 600 & echo $! > {0}.new; mv {0}.new {0}; wait']",
+        child.display()
+    );
+    let file = bare(tmp.path(), &fitness, "{evals: 1, optimizer: random}");
+    let mut search = begin(&["search", &arg(&file), "--run", &arg(&tmp.path().join("run"))]);
+    wait_until("the evaluator starts", || child.exists());
+    let pid = fs::read_to_string(&child).unwrap().trim().to_string();
+    assert!(runs(&pid));
+    search.kill().unwrap(); // SIGKILL: nobody is left to clean up but the guard
+    search.wait().unwrap();
+    wait_until("the evaluator's child ends", || !runs(&pid));
+
+    let hangs = fitness + "\n  timeout: 0.5";
+    let file = bare(tmp.path(), &hangs, "{evals: 1, optimizer: random}");
+    fs::remove_file(&child).unwrap();
+    let output = heterosis(&["search", &arg(&file), "--run", &arg(&tmp.path().join("hangs"))]).output();
+    assert_eq!(output.unwrap().status.code(), Some(1));
+    let pid = fs::read_to_string(&child).unwrap().trim().to_string();
+    wait_until("the evaluator's child ends", || !runs(&pid));
+}
+
+/// `timeout: 1e20` panicked; a population of 2^32 and 10^12 evaluations filled the memory.
+#[test]
+fn numbers_beyond_reason_are_refused_with_their_line() {
+    let tmp = tempfile::tempdir().unwrap();
+    let refused = |fitness: &str, search: &str, says: &str| {
+        let file = bare(tmp.path(), &format!("{SCORES}\n{fitness}"), search);
+        let output = heterosis(&["search", &arg(&file), "--run", &arg(&tmp.path().join("run"))])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("space.yaml:") && stderr.contains(says), "{stderr}");
+    };
+    for timeout in ["1.0e20", "1.0e300", "0", "-1"] {
+        refused(&format!("  timeout: {timeout}"), "{}", "fitness.timeout");
+    }
+    for (key, value) in [
+        ("population", "4294967296"),
+        ("population", "9223372036854775807"),
+        ("evals", "1000000000000"),
+    ] {
+        refused("", &format!("{{{key}: {value}}}"), &format!("search.{key}"));
+    }
+    refused("  weights: {x: 0, y: 0.0}", "{}", "fitness.weights");
+    refused(
+        "  objectives: pareto\n  weights: {x: 1, y: 0}",
+        "{}",
+        "two of its scores",
+    );
+    refused("", "{asynchronous: true}", "search.asynchronous");
+    let file = bare(tmp.path(), SCORES, "{}");
+    let output = heterosis(&["search", &arg(&file), "--evals", "1000000000000"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// `resume` started whatever program a stranger's run directory named.
+#[test]
+fn a_strangers_program_is_shown_before_it_is_started() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let file = bare(tmp.path(), SCORES, "{evals: 12, seed: 1}");
+    let run_it = |args: &[&str]| heterosis(args).stdin(Stdio::null()).output().unwrap();
+    let mut search = begin(&["search", &arg(&file), "--run", &arg(&run)]);
+    wait_for(3, &mut search, &run);
+    let _ = search.kill();
+    search.wait().unwrap();
+    let given = tmp.path().join("given");
+    let copied = Command::new("cp").arg("-r").args([&run, &given]).status().unwrap();
+    assert!(copied.success());
+
+    let refused = run_it(&["resume", &arg(&given)]);
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("--yes") && stderr.contains("while read -r l"),
+        "{stderr}"
+    );
+    assert!(run_it(&["resume", &arg(&given), "--yes"]).status.success());
+    assert!(
+        run_it(&["resume", &arg(&run)]).status.success(),
+        "one's own goes on unasked"
+    );
+    assert_eq!(story(&given), story(&run));
+    // Another command at the same place is another program.
+    let space = fs::read_to_string(given.join("space.yaml")).unwrap();
+    fs::write(
+        given.join("space.yaml"),
+        space.replace("while read", "rm -r /; while read"),
+    )
+    .unwrap();
+    assert_eq!(run_it(&["resume", &arg(&given)]).status.code(), Some(2));
+}
+
+/// The examples that the docs point to.
+#[test]
+fn the_examples_spaces_are_read() {
+    let dir = crate::program::root().join("examples/evaluators");
+    let mut spaces = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_some_and(|e| e == "yaml") {
+            let read = heterosis::space::Space::read(&file);
+            assert!(read.is_ok(), "{}", read.unwrap_err());
+            spaces += 1;
+        }
+    }
+    assert_eq!(spaces, 3);
+}
