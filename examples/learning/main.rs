@@ -222,7 +222,10 @@ fn winner(records: &[Record]) -> Result<(String, Recipe)> {
         Event::CandidateScored(c) if c.id == best => Some(c.recipe.clone()),
         _ => None,
     });
-    Ok((best, serde_json::from_value(recipe.context("the winner has no recipe")?)?))
+    Ok((
+        best,
+        serde_json::from_value(recipe.context("the winner has no recipe")?)?,
+    ))
 }
 
 fn started() -> RunStarted {

@@ -136,7 +136,10 @@ fn show(lesson: &Lesson, json: bool) {
     line("taught", &lesson.taught);
     line("held back", &lesson.held_back);
     for number in &lesson.numbers {
-        print(format_args!("  {:<40} {:.4} → {:.4}", number.name, number.before, number.after));
+        print(format_args!(
+            "  {:<40} {:.4} → {:.4}",
+            number.name, number.before, number.after
+        ));
     }
     print(format_args!(
         "{}  (a loss is no score: see what it is worth with 'heterosis eval {} --task …')",
@@ -209,7 +212,10 @@ fn gather(
             _ => eval::solved(&engine, task, questions)?,
         };
         if solved.is_empty() && args.teachers == TeacherArg::Solutions {
-            bail!("the task '{}' has no worked solutions; learn from right answers with --teachers answers", task.name());
+            bail!(
+                "the task '{}' has no worked solutions; learn from right answers with --teachers answers",
+                task.name()
+            );
         }
         if solved.is_empty() {
             open.push((task, questions.as_slice(), first));

@@ -273,11 +273,7 @@ pub fn continued(
 ///
 /// # Errors
 /// Prompts that cannot be rendered or tokenised.
-pub fn solved(
-    engine: &dyn Answerer,
-    task: &Task,
-    questions: &[Question],
-) -> Result<Vec<(usize, ScoreRequest)>, Error> {
+pub fn solved(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<(usize, ScoreRequest)>, Error> {
     let mut places = Vec::new();
     let mut with_solution = Vec::new();
     let mut solutions = Vec::new();
@@ -295,7 +291,8 @@ pub fn solved(
     }
     let texts = render(engine, task, &with_solution)?;
     let whole = with_solution.iter().zip(&texts).zip(solutions);
-    let whole = whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(task, text, question)));
+    let whole =
+        whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(task, text, question)));
     let requests = sequences(engine, task, &texts, whole.collect())?;
     Ok(places.into_iter().zip(requests).collect())
 }

@@ -774,7 +774,8 @@ impl Task {
         }
         let verdicts = self.extract(&question.target, &question.gold)?;
         let verdict = verdicts.into_iter().find(|(name, _)| name == self.primary_filter());
-        let says_more = |answer: &str| question.target.split_whitespace().count() > answer.split_whitespace().count() + 1;
+        let says_more =
+            |answer: &str| question.target.split_whitespace().count() > answer.split_whitespace().count() + 1;
         let is_solution = verdict.is_some_and(|(_, v)| v.exact_match == 1.0 && says_more(&v.extracted));
         Ok(is_solution.then_some(question.target.as_str()))
     }

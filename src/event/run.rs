@@ -10,10 +10,9 @@ use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Learned, Learning,
-    LearningStep, Level,
-    Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted, Score, Selection, StageStarted, TaskScore,
-    TestReading, interval,
+    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
+    Learned, Learning, LearningStep, Level, Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted,
+    Score, Selection, StageStarted, TaskScore, TestReading, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them

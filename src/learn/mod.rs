@@ -19,8 +19,8 @@ use crate::{
     optim::Adam,
     recipe::Recipe,
 };
-pub use variables::Variable;
 use variables::Chain;
+pub use variables::Variable;
 
 /// What can keep a recipe from being learned.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,9 @@ pub enum Error {
          methods`"
     )]
     NothingToMove { method: &'static str },
-    #[error("the texts of {texts} questions teach, and those of at least {least} are needed to hold some back; {way_out}")]
+    #[error(
+        "the texts of {texts} questions teach, and those of at least {least} are needed to hold some back; {way_out}"
+    )]
     TooFewTexts {
         texts: usize,
         least: usize,
@@ -140,7 +142,13 @@ impl Course<'_> {
         let mut child = Child::new(self, &self.start)?;
         let mut point = self.start.clone();
         let rates = self.variables.iter().zip(chain.moves());
-        let rate = |(variable, moves): (&Variable, bool)| if moves { variable.width() * self.settings.rate } else { 0.0 };
+        let rate = |(variable, moves): (&Variable, bool)| {
+            if moves {
+                variable.width() * self.settings.rate
+            } else {
+                0.0
+            }
+        };
         let mut adam = Adam::new(
             rates.map(rate).collect(),
             self.variables.iter().map(|v| (v.low, v.high)).collect(),
@@ -217,7 +225,10 @@ impl Course<'_> {
             });
         }
         let n = ((groups.len() as f64 * self.settings.held_back).round() as usize).clamp(1, groups.len() - 1);
-        let kept: Vec<usize> = Order::new(groups.len(), self.settings.seed ^ 0x6865_6c64).next(n).map(|i| groups[i]).collect();
+        let kept: Vec<usize> = Order::new(groups.len(), self.settings.seed ^ 0x6865_6c64)
+            .next(n)
+            .map(|i| groups[i])
+            .collect();
         let pairs = self.texts.iter().cloned().zip(&self.groups);
         let (held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
         let only_texts = |pairs: Vec<(Text, &usize)>| pairs.into_iter().map(|(text, _)| text).collect();

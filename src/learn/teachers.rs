@@ -39,17 +39,24 @@ pub fn choose(given: &[Given<'_>]) -> Vec<Lesson> {
     for answer in given {
         by_question.entry(answer.question).or_default().push(answer);
     }
-    by_question.into_values().flat_map(|answers| of_question(&answers)).collect()
+    by_question
+        .into_values()
+        .flat_map(|answers| of_question(&answers))
+        .collect()
 }
 
 fn of_question(answers: &[&Given<'_>]) -> Vec<Lesson> {
     let is_right = |answer: &&&Given<'_>| answer.score >= 1.0;
-    let is_whole = |answer: &&&Given<'_>| !matches!(answer.finish, "length" | "loop") && !answer.output.trim().is_empty();
+    let is_whole =
+        |answer: &&&Given<'_>| !matches!(answer.finish, "length" | "loop") && !answer.output.trim().is_empty();
     let share = answers.iter().filter(is_right).count() as f64 / answers.len() as f64;
     // Each text with how many gave it; of as many, the one that was given first.
     let mut texts: Vec<(&Given<'_>, usize)> = Vec::new();
     for answer in answers.iter().filter(is_right).filter(is_whole) {
-        match texts.iter_mut().find(|(known, _)| known.output.trim() == answer.output.trim()) {
+        match texts
+            .iter_mut()
+            .find(|(known, _)| known.output.trim() == answer.output.trim())
+        {
             Some((_, times)) => *times += 1,
             None => texts.push((*answer, 1)),
         }
@@ -89,7 +96,13 @@ mod tests {
             finish: "loop",
             ..given(2, "2 2 2 2", 1.0)
         };
-        let lessons = choose(&[given(0, "no", 0.0), cut, circles, given(3, " ", 1.0), given(4, "4", 1.0)]);
+        let lessons = choose(&[
+            given(0, "no", 0.0),
+            cut,
+            circles,
+            given(3, " ", 1.0),
+            given(4, "4", 1.0),
+        ]);
         assert_eq!(lessons.len(), 1);
         assert_eq!((lessons[0].question, lessons[0].output.as_str()), (4, "4"));
     }
@@ -111,7 +124,12 @@ mod tests {
     fn a_question_that_everybody_answers_counts_half_and_its_texts_share() {
         let all = choose(&[given(0, "x", 1.0), given(0, "x", 1.0)]);
         assert_eq!(all[0].weight, 0.5);
-        let one = choose(&[given(0, "x", 1.0), given(0, "y", 0.0), given(0, "z", 0.0), given(0, "", 0.0)]);
+        let one = choose(&[
+            given(0, "x", 1.0),
+            given(0, "y", 0.0),
+            given(0, "z", 0.0),
+            given(0, "", 0.0),
+        ]);
         assert_eq!(one[0].weight, 1.0 - 0.25 / 2.0);
         let two = choose(&[given(0, "x", 1.0), given(0, "y", 1.0)]);
         assert_eq!(two.iter().map(|l| l.weight).collect::<Vec<_>>(), [0.25, 0.25]);

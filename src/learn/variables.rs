@@ -64,7 +64,9 @@ impl Chain {
             let mut moved = start.clone();
             moved[i] += variable.step(start[i]);
             let there = match variable.is_real {
-                true => Plan::new(&decode(&moved), source).map(|plan| plan.knobs()).unwrap_or_default(),
+                true => Plan::new(&decode(&moved), source)
+                    .map(|plan| plan.knobs())
+                    .unwrap_or_default(),
                 false => Vec::new(),
             };
             columns.push(column(&here, &there, moved[i] - start[i], &learned));

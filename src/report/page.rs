@@ -452,7 +452,10 @@ fn learning(run: &Run) -> String {
         }
         let scored = run.candidate(&round.id);
         let score = scored.map_or_else(String::new, |c| {
-            format!(" It scores {} on the search's questions.", unit.with_error(c.fitness, c.stderr))
+            format!(
+                " It scores {} on the search's questions.",
+                unit.with_error(c.fitness, c.stderr)
+            )
         });
         format!(
             "{}: beginning with {}, {} to {} taught and {} were held back. The held-back texts went from {:.3} to {:.3} \
@@ -468,7 +471,10 @@ fn learning(run: &Run) -> String {
             round.taught[1],
         )
     };
-    let items = run.learned.iter().map(|round| format!("<li>{}</li>", escape(&sentence(round))));
+    let items = run
+        .learned
+        .iter()
+        .map(|round| format!("<li>{}</li>", escape(&sentence(round))));
     format!("<ul>{}</ul>\n", items.collect::<String>())
 }
 

@@ -212,14 +212,27 @@ fn learning(run: &Run) -> Option<Picture> {
     let mut before = 0.0;
     for round in rounds {
         // What a step reports was so before the step.
-        let taught: Vec<(f64, f64)> =
-            round.curve.iter().map(|p| field.at(before + p.step as f64 - 1.0, p.taught)).collect();
+        let taught: Vec<(f64, f64)> = round
+            .curve
+            .iter()
+            .map(|p| field.at(before + p.step as f64 - 1.0, p.taught))
+            .collect();
         field.svg.path(&taught, false, "line thin s-ink plain");
         let first = Some((before, round.held_back[0]));
-        let held_back = round.curve.iter().filter_map(|p| Some((before + p.step as f64, p.held_back?)));
-        let held_back: Vec<(f64, f64)> = first.into_iter().chain(held_back).map(|(x, y)| field.at(x, y)).collect();
+        let held_back = round
+            .curve
+            .iter()
+            .filter_map(|p| Some((before + p.step as f64, p.held_back?)));
+        let held_back: Vec<(f64, f64)> = first
+            .into_iter()
+            .chain(held_back)
+            .map(|(x, y)| field.at(x, y))
+            .collect();
         field.svg.path(&held_back, false, "line s-child");
-        let tip = format!("{} · {:.3} nats a token on the held-back texts", round.id, round.held_back[1]);
+        let tip = format!(
+            "{} · {:.3} nats a token on the held-back texts",
+            round.id, round.held_back[1]
+        );
         let at = field.at(before + round.best_step as f64, round.held_back[1]);
         field.svg.dot(at, 4.5, "child solid", &tip);
         before += round.steps as f64;

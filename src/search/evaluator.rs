@@ -475,7 +475,9 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     pub(super) fn engine(&self) -> Result<&Engine, Unscored> {
-        self.engine.as_ref().ok_or_else(|| Unscored::machine("no model is loaded"))
+        self.engine
+            .as_ref()
+            .ok_or_else(|| Unscored::machine("no model is loaded"))
     }
 
     pub(super) fn questions_of(&self, index: usize, split: &str) -> Result<&[Question], Unscored> {

@@ -10,11 +10,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{
-    Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored,
-    genome::Genome,
-    race::Entrant,
-};
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored, genome::Genome, race::Entrant};
 use crate::{
     event::{self, CandidateId, Event, Level, Origin},
     learn::{Settings, Variable, teachers},
@@ -139,7 +135,10 @@ impl Run<'_, '_> {
         Ok(match self.sit(entrant, &exam)? {
             Ok(evaluation) => {
                 self.chronicle.sync()?;
-                Some((exam, evaluation.answers.into_iter().map(|(_, answers)| answers).collect()))
+                Some((
+                    exam,
+                    evaluation.answers.into_iter().map(|(_, answers)| answers).collect(),
+                ))
             }
             Err(reason) => {
                 self.log(Level::Warning, format!("{} cannot teach itself: {reason}", entrant.id))?;
@@ -242,7 +241,9 @@ impl Run<'_, '_> {
     /// Whether a round brought more than it cost: better on the same questions.
     fn is_better(&self, pupil: &Pupil, last: &Pupil) -> bool {
         let seed = self.plan.space.search.seed;
-        let paired = self.standard.compare(&pupil.answers.answers, &last.answers.answers, seed);
+        let paired = self
+            .standard
+            .compare(&pupil.answers.answers, &last.answers.answers, seed);
         paired.difference > 0.0
     }
 
@@ -295,9 +296,7 @@ fn around(genome: &Genome, pupil: &Pupil) -> Start {
         GeneKind::Int { low, high } => (high - low) as f64 / 6.0,
         // What has no slope was not learned.
         GeneKind::Real { low, high } if *steep == 0.0 => (high - low) / 6.0,
-        GeneKind::Real { low, high } => {
-            (high - low) * SPREAD * (usual / steep).clamp(1.0 / STEEPEST, STEEPEST)
-        }
+        GeneKind::Real { low, high } => (high - low) * SPREAD * (usual / steep).clamp(1.0 / STEEPEST, STEEPEST),
     });
     Start {
         stds: stds.collect(),

@@ -88,7 +88,12 @@ impl Evaluator for Function {
     ) -> Result<event::Learned, Unscored> {
         self.lessons += 1;
         let share = self.lesson.clone().expect("it is asked only if it learns")?;
-        let right = lesson.given.iter().flatten().flatten().filter(|(_, answer)| answer.score > 0.5);
+        let right = lesson
+            .given
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|(_, answer)| answer.score > 0.5);
         let texts = right.count();
         let near = |(x, to): (&f64, f64)| x + share * (to - x);
         let genotype: Vec<f64> = lesson.start.iter().zip([0.9, 0.6]).map(near).collect();
@@ -1806,26 +1811,45 @@ fn scored<'a>(records: &'a [Record], of: &'a Origin) -> impl Iterator<Item = &'a
 fn rounds_of_learning_follow_each_other_and_the_search_begins_close_around_the_best() {
     let (records, function) = run_of(&learning(3), learner(Ok(0.5)));
     let rounds = learned(&records);
-    assert_eq!((rounds.len(), function.lessons), (3, 3), "each was better than the one before");
+    assert_eq!(
+        (rounds.len(), function.lessons),
+        (3, 3),
+        "each was better than the one before"
+    );
     // The first from what parents and unsearched merges got right, the next ones from the child's own answers.
     assert!(rounds[0].texts > QUESTIONS && rounds[1].texts <= QUESTIONS);
-    assert_eq!((rounds[1].from.as_str(), rounds[2].from.as_str()), ("learned-1", "learned-2"));
+    assert_eq!(
+        (rounds[1].from.as_str(), rounds[2].from.as_str()),
+        ("learned-1", "learned-2")
+    );
     let pupils: Vec<&event::Candidate> = scored(&records, &Origin::Learned).collect();
     assert_eq!(pupils.len(), 3);
     assert!(pupils[0].fitness < pupils[2].fitness);
     let distance = |c: &&event::Candidate, gene: usize| (c.genotype[gene] - pupils[2].genotype[gene]).abs();
     let first: Vec<&event::Candidate> = scored(&records, &Origin::Search).take(8).collect();
     let mean = |gene: usize| first.iter().map(|c| distance(c, gene)).sum::<f64>() / first.len() as f64;
-    assert!(mean(0) < 0.15 && mean(1) < 0.25, "a sixth of the range would be 0.25: {} {}", mean(0), mean(1));
+    assert!(
+        mean(0) < 0.15 && mean(1) < 0.25,
+        "a sixth of the range would be 0.25: {} {}",
+        mean(0),
+        mean(1)
+    );
     assert!(mean(0) < mean(1), "the steeper gene is searched more closely");
     let selected = records.iter().find_map(|r| match &r.event {
         Event::Selected(selection) => Some(selection),
         _ => None,
     });
     let finalists = &selected.unwrap().finalists;
-    assert_eq!(finalists.iter().filter(|f| f.origin == Origin::Learned).count(), 3, "always finalists");
+    assert_eq!(
+        finalists.iter().filter(|f| f.origin == Origin::Learned).count(),
+        3,
+        "always finalists"
+    );
     let paid = scored(&records, &Origin::Search).count() + scored(&records, &Origin::Random).count();
-    assert_eq!(paid, 40, "what is learned is not paid for by the budget of the optimizer");
+    assert_eq!(
+        paid, 40,
+        "what is learned is not paid for by the budget of the optimizer"
+    );
 }
 
 #[test]
@@ -1842,11 +1866,23 @@ fn where_nothing_can_be_learned_the_search_says_so_and_goes_on() {
     let (records, function) = run_of(&plan, learner(Err(Unscored::candidate(reason))));
     assert_eq!(learned(&records)[0].failed.as_deref(), Some(reason));
     assert_eq!((learned(&records).len(), function.lessons), (1, 1));
-    assert!(records.iter().any(|r| matches!(&r.event, Event::Log { message, .. } if message.contains(reason))));
+    assert!(
+        records
+            .iter()
+            .any(|r| matches!(&r.event, Event::Log { message, .. } if message.contains(reason)))
+    );
     assert!(scored(&records, &Origin::Search).count() > 30);
     let without = run_of(&plan_without_learning(), Function::new()).0;
-    let bred = |records: &[Record]| scored(records, &Origin::Search).map(|c| c.genotype.clone()).collect::<Vec<_>>();
-    assert_eq!(bred(&records), bred(&without), "the optimizer starts where it would have");
+    let bred = |records: &[Record]| {
+        scored(records, &Origin::Search)
+            .map(|c| c.genotype.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        bred(&records),
+        bred(&without),
+        "the optimizer starts where it would have"
+    );
 }
 
 fn plan_without_learning() -> Plan {
@@ -1876,11 +1912,17 @@ fn a_run_that_learns_can_be_killed_anywhere() {
     let whole = story(&read(&path).unwrap());
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    let end = lines.iter().rposition(|line| line.contains("\"event\":\"learned\"")).unwrap();
+    let end = lines
+        .iter()
+        .rposition(|line| line.contains("\"event\":\"learned\""))
+        .unwrap();
     for cut in (1..end + 8).chain((end + 8..lines.len()).step_by(9)) {
         let path = tmp.path().join(format!("{cut}.jsonl"));
         std::fs::write(&path, lines[..cut].join("\n") + "\n").unwrap();
-        let learned_before = lines[..cut].iter().filter(|line| line.contains("\"event\":\"learned\"")).count();
+        let learned_before = lines[..cut]
+            .iter()
+            .filter(|line| line.contains("\"event\":\"learned\""))
+            .count();
         let (end, function) = go(&path, &plan, learner(Ok(0.5)), &Control::default());
         end.unwrap();
         assert_eq!(story(&read(&path).unwrap()), whole, "cut after {cut} lines");

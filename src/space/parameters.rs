@@ -467,7 +467,10 @@ impl ParameterCodec {
                 1 => self.experts.as_slice(),
                 _ => std::slice::from_ref(&self.experts[model]),
             };
-            let found: Vec<f64> = experts.iter().filter_map(|expert| of_expert(tensor, layer, expert)).collect();
+            let found: Vec<f64> = experts
+                .iter()
+                .filter_map(|expert| of_expert(tensor, layer, expert))
+                .collect();
             let mut value = match found.len() {
                 0 => default_of(&slot.parameter, low, high),
                 n => found.iter().sum::<f64>() / n as f64,
@@ -491,7 +494,13 @@ impl ParameterCodec {
             Some(Module::Other) => "input_layernorm",
             Some(Module::Mlp) | None => "mlp.up_proj",
         };
-        self.look_up_at(stage, parameter, model, layer, &format!("model.layers.{layer}.{part}.weight"))
+        self.look_up_at(
+            stage,
+            parameter,
+            model,
+            layer,
+            &format!("model.layers.{layer}.{part}.weight"),
+        )
     }
 
     fn look_up_at(&self, stage: &Stage, parameter: &str, model: &str, layer: usize, tensor: &str) -> Option<f64> {
@@ -712,9 +721,13 @@ fitness:
         let text = "name: t\nmodels: {base: b, maths: m, spanish: s}\nbase: base\nparameter_space:\n  method: task_arithmetic\n\
                     \u{20}\u{20}genes: {weight: {range: [0, 2], per: [model, tensor]}}\nfitness: {tasks: [gsm8k]}\n";
         let space = Space::parse(Path::new("s.yaml"), text).unwrap();
-        let tensors: Vec<String> = ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.11.mlp.up_proj.weight"]
-            .map(String::from)
-            .into();
+        let tensors: Vec<String> = [
+            "model.embed_tokens.weight",
+            "model.layers.1.mlp.up_proj.weight",
+            "model.layers.11.mlp.up_proj.weight",
+        ]
+        .map(String::from)
+        .into();
         let codec = Codec::with_tensors(&space, Shape { layers: 12, ..SHAPE }, &tensors).unwrap();
         let names: Vec<&str> = codec.genes().iter().map(|g| g.name.as_str()).collect();
         assert_eq!(names[1], "weight.maths.layers.1.mlp.up_proj");
@@ -732,7 +745,11 @@ fitness:
         // Layer 11's name does not contain layer 1's.
         assert_eq!(at("model.layers.11.mlp.up_proj.weight"), Some(0.3));
         // The plain sum has no such filters and is a point of the space all the same.
-        let (_, sum) = codec.baselines().into_iter().find(|(name, _)| name == "task_arithmetic").unwrap();
+        let (_, sum) = codec
+            .baselines()
+            .into_iter()
+            .find(|(name, _)| name == "task_arithmetic")
+            .unwrap();
         assert_eq!(codec.encode(&sum).unwrap().len(), 6);
         assert!(matches!(Codec::new(&space, SHAPE), Err(Error::NoTensorNames)));
         let both = text.replace("[model, tensor]", "[tensor, group]");

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Limit, Mating,
-    Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef,
-    TaskRef, Teachers,
+    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Limit,
+    Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space,
+    SplitRef, TaskRef, Teachers,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};

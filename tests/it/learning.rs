@@ -53,7 +53,11 @@ fn solutions(count: usize, parents: &Parents) -> Vec<Text> {
     let questions = task.questions(Split::Search).unwrap();
     let base = recipe("merge_method: passthrough\nmodels: [{model: base}]\n");
     let solved = eval::solved(&engine(&base, parents), &task, &questions).unwrap();
-    assert_eq!(solved.len(), count, "every question of the family has a worked solution");
+    assert_eq!(
+        solved.len(),
+        count,
+        "every question of the family has a worked solution"
+    );
     let text = |(_, request): (usize, ScoreRequest)| Text {
         tokens: request.tokens,
         from: request.from,
@@ -182,11 +186,15 @@ fn what_cannot_be_learned_says_so() {
     let texts = solutions(10, &parents);
     let karcher = recipe("merge_method: karcher\nmodels: [{model: maths}, {model: spanish}]\n");
     let decode = |_: &[f64]| karcher.clone();
-    let message = course(&parents, &decode, &karcher, texts.clone()).learn(&mut |_| true).unwrap_err();
+    let message = course(&parents, &decode, &karcher, texts.clone())
+        .learn(&mut |_| true)
+        .unwrap_err();
     assert!(message.to_string().contains("karcher has no number"), "{message}");
     let sum = recipe(RECIPES[0]);
     let decode = |point: &[f64]| variables::with_numbers(&sum, point);
-    let message = course(&parents, &decode, &sum, texts[..5].to_vec()).learn(&mut |_| true).unwrap_err();
+    let message = course(&parents, &decode, &sum, texts[..5].to_vec())
+        .learn(&mut |_| true)
+        .unwrap_err();
     assert!(message.to_string().contains("texts of 5 questions teach"), "{message}");
 }
 
@@ -225,7 +233,10 @@ fn the_command_learns_from_solutions_and_from_answers_and_writes_a_recipe() {
         assert_eq!(told["numbers"].as_array().unwrap().len(), 4);
         let loss = |kind: &str, when: &str| told[kind][when].as_f64().unwrap();
         assert!(loss("taught", "after") < loss("taught", "before"), "{told}");
-        let (before, after) = (recipe(&fs::read_to_string(&file).unwrap()), recipe(&fs::read_to_string(&out).unwrap()));
+        let (before, after) = (
+            recipe(&fs::read_to_string(&file).unwrap()),
+            recipe(&fs::read_to_string(&out).unwrap()),
+        );
         assert_eq!(before.models(), after.models());
         assert_ne!(before, after);
         assert_eq!(variables::with_numbers(&after, &[1.0; 4]), before);
@@ -263,7 +274,13 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions}";
     let space = learning_space(dir.path(), learn);
     let run = dir.path().join("run");
-    good(&["search", space.to_str().unwrap(), "--run", run.to_str().unwrap(), "--headless"]);
+    good(&[
+        "search",
+        space.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+        "--headless",
+    ]);
     let whole = story(&run);
     let learned = events(&whole, "learned");
     assert!(!learned.is_empty() && learned.len() <= 2);
@@ -286,7 +303,10 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let journal = run.join("journal.jsonl");
     let text = fs::read_to_string(&journal).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    let at = lines.iter().position(|line| line.contains("\"event\":\"learned\"")).unwrap();
+    let at = lines
+        .iter()
+        .position(|line| line.contains("\"event\":\"learned\""))
+        .unwrap();
     fs::write(&journal, lines[..=at].join("\n") + "\n").unwrap();
     good(&["resume", run.to_str().unwrap(), "--headless"]);
     assert_eq!(story(&run), whole);
@@ -297,6 +317,12 @@ fn learning_is_refused_where_there_is_nothing_to_learn_and_off_changes_nothing()
     let dir = tempfile::tempdir().unwrap();
     let space = learning_space(dir.path(), "off");
     let run = dir.path().join("off");
-    good(&["search", space.to_str().unwrap(), "--run", run.to_str().unwrap(), "--headless"]);
+    good(&[
+        "search",
+        space.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+        "--headless",
+    ]);
     assert!(events(&story(&run), "learned").is_empty());
 }

@@ -439,7 +439,10 @@ impl Twin {
         let weights = weights.reshape((batch.rows, spec.kv_heads, group * batch.width, batch.width))?;
         let out = weights.matmul(&values)?;
         let out = out.reshape((batch.rows, spec.heads, batch.width, spec.head_dim))?;
-        let out = out.transpose(1, 2)?.contiguous()?.reshape((batch.rows, batch.width, q))?;
+        let out = out
+            .transpose(1, 2)?
+            .contiguous()?
+            .reshape((batch.rows, batch.width, q))?;
         layer.linear("self_attn.o_proj", &out)
     }
 
@@ -649,7 +652,10 @@ impl Sum {
         let of_text = |text: &Text| text.weight.abs() * (text.tokens.len() - text.from.min(text.tokens.len())) as f64;
         let total: f64 = texts.iter().map(of_text).sum();
         Sum {
-            factors: texts.iter().map(|text| -text.weight / total.max(f64::MIN_POSITIVE)).collect(),
+            factors: texts
+                .iter()
+                .map(|text| -text.weight / total.max(f64::MIN_POSITIVE))
+                .collect(),
             log_likelihoods: vec![0.0; texts.len()],
         }
     }

@@ -19,7 +19,10 @@ fn twin(small: &Small, name: &str) -> Twin {
     let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
     let gemma = spec.norm_plus_one;
     let known = spec.clone();
-    Twin::load(spec, &Device::Cpu, &mut |name| Ok(hashed_weight(name, size(&known, name), gemma))).unwrap()
+    Twin::load(spec, &Device::Cpu, &mut |name| {
+        Ok(hashed_weight(name, size(&known, name), gemma))
+    })
+    .unwrap()
 }
 
 #[test]
@@ -44,14 +47,27 @@ fn texts(ids: &[u32]) -> Vec<Text> {
         from: first,
         weight,
     };
-    vec![text(0, 20, 1, 1.0), text(5, 33, 30, 0.5), text(3, 9, 4, -0.25), text(11, 20, 7, 1.0)]
+    vec![
+        text(0, 20, 1, 1.0),
+        text(5, 33, 30, 0.5),
+        text(3, 9, 4, -0.25),
+        text(11, 20, 7, 1.0),
+    ]
 }
 
 #[test]
 fn log_likelihoods_are_those_of_the_engine() {
     let small = Small::open();
     let texts = texts(&small.ids("ids"));
-    for name in ["llama", "gemma2", "qwen3", "phi3_longrope_partial", "smollm3", "olmo2", "granite"] {
+    for name in [
+        "llama",
+        "gemma2",
+        "qwen3",
+        "phi3_longrope_partial",
+        "smollm3",
+        "olmo2",
+        "granite",
+    ] {
         let loss = twin(&small, name).loss(&texts).unwrap();
         let requests: Vec<ScoreRequest> = texts
             .iter()
@@ -60,12 +76,20 @@ fn log_likelihoods_are_those_of_the_engine() {
                 from: text.from,
             })
             .collect();
-        let scores = engine(small.decoder(name), EngineOptions::default()).score(&requests).unwrap();
+        let scores = engine(small.decoder(name), EngineOptions::default())
+            .score(&requests)
+            .unwrap();
         for (got, score) in loss.log_likelihoods.iter().zip(&scores) {
-            assert!((got - score.log_likelihood).abs() < 1e-4 * score.log_likelihood.abs(), "{name}");
+            assert!(
+                (got - score.log_likelihood).abs() < 1e-4 * score.log_likelihood.abs(),
+                "{name}"
+            );
         }
         let of = |(text, score): (&Text, &super::Score)| -text.weight * score.log_likelihood;
-        let total: f64 = texts.iter().map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64).sum();
+        let total: f64 = texts
+            .iter()
+            .map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64)
+            .sum();
         let expected = texts.iter().zip(&scores).map(of).sum::<f64>() / total;
         assert!((loss.mean - expected).abs() < 1e-4, "{name}: {} {expected}", loss.mean);
     }
@@ -81,8 +105,15 @@ fn engine_loss(decoder: Decoder, texts: &[Text]) -> f64 {
         })
         .collect();
     let scores = engine(decoder, EngineOptions::default()).score(&requests).unwrap();
-    let total: f64 = texts.iter().map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64).sum();
-    let sum = texts.iter().zip(&scores).map(|(t, s)| -t.weight * s.log_likelihood).sum::<f64>();
+    let total: f64 = texts
+        .iter()
+        .map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64)
+        .sum();
+    let sum = texts
+        .iter()
+        .zip(&scores)
+        .map(|(t, s)| -t.weight * s.log_likelihood)
+        .sum::<f64>();
     sum / total
 }
 
@@ -104,7 +135,9 @@ fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() 
         assert_eq!(found.len(), spec.tensor_names().len(), "{name}: each tensor once");
         // The layers of one model are alike: the first and the last.
         let last = format!("layers.{}.", spec.layers.len() - 1);
-        found.retain(|(tensor, _)| !tensor.contains("layers.") || tensor.contains("layers.0.") || tensor.contains(&last));
+        found.retain(|(tensor, _)| {
+            !tensor.contains("layers.") || tensor.contains("layers.0.") || tensor.contains(&last)
+        });
         for (tensor, gradient) in &found {
             // Along its own sign: nothing cancels.
             let expected: f64 = gradient.iter().map(|g| f64::from(g.abs())).sum();
@@ -120,7 +153,10 @@ fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() 
                 engine_loss(decoder, &texts)
             };
             let got = (at(step) - at(-step)) / (2.0 * f64::from(step));
-            assert!((got - expected).abs() < 1e-2 * expected.abs() + 2e-4, "{name} {tensor}: {got} {expected}");
+            assert!(
+                (got - expected).abs() < 1e-2 * expected.abs() + 2e-4,
+                "{name} {tensor}: {got} {expected}"
+            );
         }
     }
 }
@@ -165,6 +201,12 @@ fn nothing_to_learn_and_tokens_beyond_the_vocabulary_are_refused() {
     assert!(refused(text(&[1, 2], 0)).contains("token 0"));
     assert!(refused(text(&[1, 2], 2)).contains("nothing to score"));
     assert!(refused(text(&[1, 2000], 1)).contains("vocabulary"));
-    assert!(matches!(twin.set_tensor("lm_head.bias", &[]), Err(Error::UnknownTensor { .. })));
-    assert!(matches!(twin.set_tensor("model.norm.weight", &[1.0]), Err(Error::TensorSize { .. })));
+    assert!(matches!(
+        twin.set_tensor("lm_head.bias", &[]),
+        Err(Error::UnknownTensor { .. })
+    ));
+    assert!(matches!(
+        twin.set_tensor("model.norm.weight", &[1.0]),
+        Err(Error::TensorSize { .. })
+    ));
 }

@@ -73,10 +73,7 @@ impl Operation {
             Operation::IsoC { lambda, .. } => vec![("lambda", None, f64::from(*lambda))],
             Operation::Knots { sum, .. } => vec![("lambda", None, f64::from(sum.lambda))],
             Operation::Passthrough { scale, gain } => {
-                vec![
-                    ("scale", None, f64::from(*scale)),
-                    ("gain", None, f64::from(*gain)),
-                ]
+                vec![("scale", None, f64::from(*scale)), ("gain", None, f64::from(*gain))]
             }
             Operation::AdapterMean { alpha } => vec![("alpha", None, f64::from(*alpha))],
             Operation::Karcher { .. }
@@ -93,12 +90,7 @@ impl Operation {
     ///
     /// # Errors
     /// What the merge itself refuses.
-    pub fn gradient(
-        &self,
-        parents: &Parents<'_>,
-        measured: &Measured,
-        upstream: &[f32],
-    ) -> Result<Vec<f64>, Refusal> {
+    pub fn gradient(&self, parents: &Parents<'_>, measured: &Measured, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
         Ok(match self {
             Operation::Linear { weights, normalize } => of_average(parents, weights, *normalize, upstream),
             Operation::SparseSoup { weights } => of_average(parents, weights, true, upstream),
@@ -111,7 +103,10 @@ impl Operation {
             } => of_multislerp(parents, weights, (*normalize, *eps), upstream)?,
             Operation::TaskSum(sum) => task_sum::gradient(parents, sum, upstream)?,
             Operation::Passthrough { scale, gain } => {
-                let (along, sum) = (inner(parents, upstream)[0], upstream.iter().map(|g| f64::from(*g)).sum::<f64>());
+                let (along, sum) = (
+                    inner(parents, upstream)[0],
+                    upstream.iter().map(|g| f64::from(*g)).sum::<f64>(),
+                );
                 let (scale, gain) = (f64::from(*scale), f64::from(*gain));
                 vec![gain * along, scale * along + sum]
             }
@@ -179,7 +174,9 @@ impl Operation {
 /// ⟨upstream, xₖ⟩ for every input.
 fn inner(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
     let parts = parents.inputs.each(|start, chunks, _| {
-        let products = chunks.iter().map(|chunk| dot(&upstream[start..start + chunk.len()], chunk));
+        let products = chunks
+            .iter()
+            .map(|chunk| dot(&upstream[start..start + chunk.len()], chunk));
         products.collect::<Vec<f64>>()
     });
     add_up(parents.inputs.count(), parts)
@@ -232,7 +229,10 @@ fn of_nuslerp(parents: &Parents<'_>, weights: [f64; 2], lines: Lines, upstream: 
         }
         Lines::LastAxis | Lines::FirstAxis => nuslerp::slope_by_lines(parents, lines, t, upstream),
     };
-    vec![-slope * weights[1] / (total * total), slope * weights[0] / (total * total)]
+    vec![
+        -slope * weights[1] / (total * total),
+        slope * weights[0] / (total * total),
+    ]
 }
 
 /// The coefficients of the models are numbers that follow from few others: their derivative is a central difference in f64.
@@ -254,7 +254,9 @@ fn of_multislerp(
         let coefficients = combine::multislerp_coefficients(&span, moved, normalize, eps)?;
         Ok(coefficients.iter().zip(&along).map(|(c, a)| c * a).sum())
     };
-    (0..along.len()).map(|k| Ok((at(k, STEP)? - at(k, -STEP)?) / (2.0 * STEP))).collect()
+    (0..along.len())
+        .map(|k| Ok((at(k, STEP)? - at(k, -STEP)?) / (2.0 * STEP)))
+        .collect()
 }
 
 /// The derivative of a loss with respect to all numbers of a plan, added up tensor by tensor.
@@ -402,7 +404,10 @@ mod tests {
             let at = |step: f64| loss(&with(recipe, parameter, model, value + step), source);
             let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
             let got = total(&found, parameter, model);
-            assert!((got - expected).abs() < 3e-3 * scale, "{what} {parameter} {model:?}: {got} {expected}");
+            assert!(
+                (got - expected).abs() < 3e-3 * scale,
+                "{what} {parameter} {model:?}: {got} {expected}"
+            );
         }
     }
 
@@ -435,10 +440,21 @@ mod tests {
     #[test]
     fn normalisation_negative_weights_and_the_papers_rescaling_agree_with_central_differences() {
         let source = models();
-        for method in ["task_arithmetic", "ties", "dare_ties", "della", "breadcrumbs_ties", "linear"] {
+        for method in [
+            "task_arithmetic",
+            "ties",
+            "dare_ties",
+            "della",
+            "breadcrumbs_ties",
+            "linear",
+        ] {
             let base = if method == "linear" { "" } else { "base_model: base\n" };
             for normalize in [false, true] {
-                let rescale = if matches!(method, "linear" | "task_arithmetic") { "" } else { ", rescale: expectation" };
+                let rescale = if matches!(method, "linear" | "task_arithmetic") {
+                    ""
+                } else {
+                    ", rescale: expectation"
+                };
                 let lambda = if method == "linear" { "" } else { ", lambda: 0.8" };
                 let text = format!(
                     "merge_method: {method}\n{base}seed: 5\nparameters: {{normalize: {normalize}{rescale}{lambda}}}\nmodels:\n\
@@ -467,20 +483,36 @@ mod tests {
                     - sources: [{model: ps, layer_range: [1, 4]}]\n";
         let at = |weight: f64, scale: f64| {
             let text = format!("{mixed}---\n{path}");
-            parse(&text.replace("0.6", &weight.to_string()).replace("1.5", &scale.to_string()))
+            parse(
+                &text
+                    .replace("0.6", &weight.to_string())
+                    .replace("1.5", &scale.to_string()),
+            )
         };
         let plan = Plan::new(&at(0.6, 1.5), &source).unwrap();
         let found = slopes(&plan, &source);
         let numeric = |a: Recipe, b: Recipe| (loss(&a, &source) - loss(&b, &source)) / 0.02;
         let expected = numeric(at(0.61, 1.5), at(0.59, 1.5));
         let got = total(&found, "weight", Some(0));
-        assert!((got - expected).abs() < 1e-2 * expected.abs().max(1.0), "{got} {expected}");
-        let scaled = found.knobs().iter().zip(found.sums()).filter(|(k, _)| k.parameter == "scale" && k.value == 1.5);
+        assert!(
+            (got - expected).abs() < 1e-2 * expected.abs().max(1.0),
+            "{got} {expected}"
+        );
+        let scaled = found
+            .knobs()
+            .iter()
+            .zip(found.sums())
+            .filter(|(k, _)| k.parameter == "scale" && k.value == 1.5);
         let expected = numeric(at(0.6, 1.51), at(0.6, 1.49));
         let got: f64 = scaled.map(|(_, s)| s).sum();
-        assert!((got - expected).abs() < 1e-2 * expected.abs().max(1.0), "{got} {expected}");
+        assert!(
+            (got - expected).abs() < 1e-2 * expected.abs().max(1.0),
+            "{got} {expected}"
+        );
 
-        let averaged = format!("{mixed}---\nmerge_method: linear\nmodels:\n- {{model: ps, parameters: {{weight: 1}}}}\n- {{model: b, parameters: {{weight: 1}}}}\n");
+        let averaged = format!(
+            "{mixed}---\nmerge_method: linear\nmodels:\n- {{model: ps, parameters: {{weight: 1}}}}\n- {{model: b, parameters: {{weight: 1}}}}\n"
+        );
         let plan = Plan::new(&parse(&averaged), &source).unwrap();
         assert!(plan.knobs().iter().all(|knob| knob.place.0 == 1));
     }

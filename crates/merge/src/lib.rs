@@ -20,9 +20,9 @@ mod combine;
 mod dare;
 mod della;
 mod fused;
-mod gradient;
 #[cfg(test)]
 mod golden;
+mod gradient;
 mod iso_c;
 mod kept;
 mod knots;

@@ -99,7 +99,11 @@ pub(crate) fn slope_by_lines(parents: &Parents<'_>, lines: Lines, t: f64, upstre
     let (x, y) = (parents.task_vector(models[0]), parents.task_vector(models[1]));
     let (_, last) = parents.rows();
     let by_columns = lines == Lines::FirstAxis && parents.shape.len() >= 2;
-    let width = if by_columns { x.len() / parents.shape[0].max(1) } else { last };
+    let width = if by_columns {
+        x.len() / parents.shape[0].max(1)
+    } else {
+        last
+    };
     let count = if by_columns { width } else { x.len() / width.max(1) };
     // Of each line: x·x, y·y, x·y, x·g, y·g.
     let mut sums = vec![[0.0f64; 5]; count];

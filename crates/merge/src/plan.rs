@@ -304,7 +304,9 @@ impl Plan {
             stage.layout.jobs.iter().map(of_job).collect()
         };
         let stages = self.stages.iter().zip(self.reached());
-        stages.map(|(stage, reached)| reached.then(|| of_stage(stage))).collect()
+        stages
+            .map(|(stage, reached)| reached.then(|| of_stage(stage)))
+            .collect()
     }
 
     /// Whether a derivative reaches each stage: the last, and what a reached one only copies.

@@ -60,10 +60,7 @@ pub(crate) fn slopes(aa: f64, bb: f64, ab: f64, t: f64) -> (f64, f64) {
 /// −θ cos((1−t)θ)/sin θ and θ cos(tθ)/sin θ.
 pub(crate) fn arc_slopes(theta: f64, t: f64) -> (f64, f64) {
     let factor = theta / libm::sin(theta);
-    (
-        -factor * libm::cos((1.0 - t) * theta),
-        factor * libm::cos(t * theta),
-    )
+    (-factor * libm::cos((1.0 - t) * theta), factor * libm::cos(t * theta))
 }
 
 /// sin((1−t)θ)/sin θ and sin(tθ)/sin θ.

@@ -314,7 +314,11 @@ pub(crate) fn gradient(parents: &Parents<'_>, sum: &TaskSum, upstream: &[f32]) -
         .collect();
     let total: f32 = sum.terms.iter().map(|t| t.weight).sum();
     // A sum of nothing is divided by 1, whatever the weights.
-    let total = if total.abs() < 1e-8 { None } else { Some(f64::from(total)) };
+    let total = if total.abs() < 1e-8 {
+        None
+    } else {
+        Some(f64::from(total))
+    };
     let parts = parents.inputs.each(|start, chunks, scratch| {
         let len = chunks[base].len();
         scratch.resize(CHUNK * models.len(), 0.0);
@@ -334,14 +338,20 @@ pub(crate) fn gradient(parents: &Parents<'_>, sum: &TaskSum, upstream: &[f32]) -
         }
     });
     let mut slopes = add_up(models.len() + 1, parts);
-    slopes[..models.len()].iter_mut().for_each(|s| *s *= f64::from(sum.lambda));
+    slopes[..models.len()]
+        .iter_mut()
+        .for_each(|s| *s *= f64::from(sum.lambda));
     Ok(slopes)
 }
 
 /// Of one chunk of a sum without election, at λ = 1; `divisor` is what it is divided by.
 fn plain_slopes(deltas: &[&[f32]], terms: &[Term], divisor: Option<f64>, upstream: &[f32]) -> Vec<f64> {
     let along: Vec<f64> = deltas.iter().map(|delta| dot(upstream, delta)).collect();
-    let sum: f64 = along.iter().zip(terms).map(|(a, term)| a * f64::from(term.weight)).sum();
+    let sum: f64 = along
+        .iter()
+        .zip(terms)
+        .map(|(a, term)| a * f64::from(term.weight))
+        .sum();
     let mean = sum / divisor.unwrap_or(1.0);
     let of_weight = |a: &f64| divisor.map_or(*a, |divisor| (a - mean) / divisor);
     along.iter().map(of_weight).chain([mean]).collect()

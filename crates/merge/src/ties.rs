@@ -74,7 +74,11 @@ pub(crate) fn slopes(deltas: &[&[f32]], terms: &[Term], normalize: bool, upstrea
         let (g, mean) = (f64::from(*g), sum / divisor);
         for (slope, (delta, term)) in slopes.iter_mut().zip(deltas.iter().zip(terms)) {
             if agrees(delta[i], term.weight) {
-                let pull = if normalize { f64::from(delta[i]) - mean } else { f64::from(delta[i]) };
+                let pull = if normalize {
+                    f64::from(delta[i]) - mean
+                } else {
+                    f64::from(delta[i])
+                };
                 *slope += g * pull / divisor;
             }
         }

@@ -291,7 +291,11 @@ impl Costs {
         findings.evals = Some(evals);
         findings.search_seconds = Some(known_s + candidate_s * evals as f64);
         findings.final_seconds = Some(final_s);
-        findings.learning_seconds = space.search.learn.as_ref().and_then(|learning| self.learning_s(learning));
+        findings.learning_seconds = space
+            .search
+            .learn
+            .as_ref()
+            .and_then(|learning| self.learning_s(learning));
         if let Some(ms) = budget_ms.filter(|ms| final_s > 0.5 * *ms as f64 / 1000.0) {
             findings.warnings.push(format!(
                 "the final takes more than half of the {} that --for gives; it asks less with final: {{selection: {{limit: N}}, \

@@ -143,7 +143,10 @@ fn time(findings: &Findings) {
         counted(evals as usize, "candidate")
     ));
     if let Some(learning) = findings.learning_seconds {
-        print(format_args!("      at most about {} for each round of learning", seconds(learning)));
+        print(format_args!(
+            "      at most about {} for each round of learning",
+            seconds(learning)
+        ));
     }
     for part in &findings.finale {
         let (name, who) = match part.phase {

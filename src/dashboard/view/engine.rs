@@ -10,8 +10,8 @@ use crate::dashboard::model::Model;
 use crate::dashboard::pace::Pace;
 use crate::dashboard::text::{Parts, span, sparkline, wrap};
 use crate::event::run::{Working, origin_name};
-use crate::event::{Learning, LearningStep};
 use crate::event::words::{count, duration, short_duration};
+use crate::event::{Learning, LearningStep};
 
 const STAGES: [&str; 3] = ["merge", "prefill", "decode"];
 
@@ -66,8 +66,14 @@ pub fn line(model: &Model, columns: u16) -> Line<'static> {
         let losses: Vec<f64> = curve.iter().map(|point| point.taught).collect();
         return Parts::default()
             .left(1, vec![span("engine", DIM)])
-            .left(0, vec![span(learning.id.clone(), BOLD), span(" learns".to_owned(), ACCENT)])
-            .left(1, vec![span(format!("step {}/{}", learning.point.step, learning.steps), PLAIN)])
+            .left(
+                0,
+                vec![span(learning.id.clone(), BOLD), span(" learns".to_owned(), ACCENT)],
+            )
+            .left(
+                1,
+                vec![span(format!("step {}/{}", learning.point.step, learning.steps), PLAIN)],
+            )
             .right(1, vec![span(format!("loss {:.3}", learning.point.taught), PLAIN)])
             .right(4, vec![span(sparkline(&losses, 12), DIM)])
             .fit(columns.into());
@@ -130,7 +136,10 @@ fn learning_lines(model: &Model, learning: &Learning, curve: &[LearningStep], co
     let columns = usize::from(columns);
     let step = learning.point.step;
     let first = Parts::default()
-        .left(0, vec![span(learning.id.clone(), BOLD), span(" is learned".to_owned(), DIM)])
+        .left(
+            0,
+            vec![span(learning.id.clone(), BOLD), span(" is learned".to_owned(), DIM)],
+        )
         .left(2, vec![span(format!("from {}", learning.from), DIM)]);
     let mut bar = progress_bar(
         step as f64 / learning.steps.max(1) as f64,
@@ -138,14 +147,21 @@ fn learning_lines(model: &Model, learning: &Learning, curve: &[LearningStep], co
     );
     bar.push(span(format!("  step {step}/{}", learning.steps), PLAIN));
     let loss = |name: &str, losses: &[f64]| {
-        let last = losses.last().map_or_else(|| "–".to_owned(), |loss| format!("{loss:.3}"));
+        let last = losses
+            .last()
+            .map_or_else(|| "–".to_owned(), |loss| format!("{loss:.3}"));
         let words = format!("{name:<10}{last} ");
         let space = columns.saturating_sub(words.len() + 1);
         Line::from(vec![span(words, PLAIN), span(sparkline(losses, space), ACCENT)])
     };
     let taught: Vec<f64> = curve.iter().map(|point| point.taught).collect();
     let held_back: Vec<f64> = curve.iter().filter_map(|point| point.held_back).collect();
-    let mut lines = vec![first.fit(columns), Line::from(bar), loss("taught", &taught), loss("held back", &held_back)];
+    let mut lines = vec![
+        first.fit(columns),
+        Line::from(bar),
+        loss("taught", &taught),
+        loss("held back", &held_back),
+    ];
     lines.extend(moved(model, learning).map(|text| Line::from(span(text, DIM))));
     lines
 }
@@ -165,7 +181,11 @@ fn moved(model: &Model, learning: &Learning) -> Option<String> {
         .map(|(i, (gene, now))| ((now - from.map_or(1.0, |from| from[i])).abs(), gene, *now))
         .collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let words: Vec<String> = all.iter().take(SHOWN).map(|(_, gene, now)| format!("{gene} {now:.2}")).collect();
+    let words: Vec<String> = all
+        .iter()
+        .take(SHOWN)
+        .map(|(_, gene, now)| format!("{gene} {now:.2}"))
+        .collect();
     (!words.is_empty()).then(|| words.join(" · "))
 }
 
