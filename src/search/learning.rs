@@ -196,7 +196,9 @@ impl Run<'_, '_> {
                 elapsed_ms: self.chronicle.elapsed_ms() - began,
                 ..learned
             },
-            Err(Unscored::Machine { reason }) => return Err(Error::Machine { id: id.into(), reason }.into()),
+            Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
+                return Err(Error::Machine { id: id.into(), reason }.into());
+            }
             Err(Unscored::Candidate { reason }) => {
                 let message = format!("nothing is learned: {reason}; the search goes on without it");
                 self.log(Level::Info, message)?;
