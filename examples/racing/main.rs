@@ -1,6 +1,6 @@
 //! What racing costs and what it saves, on the tiny family: the same search, once with every candidate answering the same
-//! 200 questions, once with blocks that rotate and grow with a candidate's rank. Both winners then answer 5,000 problems
-//! that nobody has seen.
+//! 200 questions, once with blocks that rotate and grow with a candidate's rank. Both winners then answer problems that nobody
+//! has seen: 3,000 of the search's own templates, and as many of the selection's and of the test's, which decide.
 //!
 //! ```text
 //! cargo run --release --example racing -- tiny --first-seed 6 --seeds 5
@@ -49,39 +49,46 @@ fn tiny(seeds: Range<u64>, evals: u64, dir: &Path) -> Result<()> {
     let parents = parents()?;
     let fresh = task(&fresh::write(dir)?)?;
     println!(
-        "| seed | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |"
+        "| seed | templates | answers, all asked everything | answers, raced | share | accuracy, all | accuracy, raced | raced − all ± SE |"
     );
-    println!("|---|---|---|---|---|---|---|");
-    let (mut shares, mut differences) = (Vec::new(), Vec::new());
+    println!("|---|---|---|---|---|---|---|---|");
+    let (mut shares, mut differences) = (Vec::new(), [const { Vec::new() }; fresh::SPLITS.len()]);
     for seed in seeds {
-        let search = |racing: Option<Racing>| -> Result<(usize, Vec<f64>)> {
+        let search = |racing: Option<Racing>| -> Result<(usize, Vec<Vec<f64>>)> {
             let dir = dir.join(format!("{seed}-{}", racing.is_some()));
             std::fs::create_dir(&dir)?;
             let (answers, winner) = search(&parents, seed, racing, evals, &dir)?;
             let mut evaluator = evaluator(&parents, fresh.clone(), None, &dir.join("fresh-cache"))?;
-            let exam = evaluator.search_exam()?;
-            Ok((answers, examine(&mut evaluator, &winner, &exam)?))
+            let scores = fresh::SPLITS.map(|(split, _)| {
+                let exam = evaluator.exam(split, Limit::All)?;
+                examine(&mut evaluator, &winner, &exam)
+            });
+            Ok((answers, scores.into_iter().collect::<Result<_>>()?))
         };
         let (raced, of_raced) = search(Some(Racing::default()))?;
         let (all, of_all) = search(None)?;
         let share = raced as f64 / all as f64;
-        let gap: Vec<f64> = of_raced.iter().zip(&of_all).map(|(a, b)| a - b).collect();
-        println!(
-            "| {seed} | {all} | {raced} | {:.1} % | {:.1} % | {:.1} % | {:+.1} ± {:.1} |",
-            100.0 * share,
-            100.0 * stats::mean(&of_all),
-            100.0 * stats::mean(&of_raced),
-            100.0 * stats::mean(&gap),
-            100.0 * stats::standard_error(&gap)
-        );
         shares.push(share);
-        differences.push(stats::mean(&gap));
+        for (k, (split, _)) in fresh::SPLITS.iter().enumerate() {
+            let gap: Vec<f64> = of_raced[k].iter().zip(&of_all[k]).map(|(a, b)| a - b).collect();
+            println!(
+                "| {seed} | {split} | {all} | {raced} | {:.1} % | {:.1} % | {:.1} % | {:+.1} ± {:.1} |",
+                100.0 * share,
+                100.0 * stats::mean(&of_all[k]),
+                100.0 * stats::mean(&of_raced[k]),
+                100.0 * stats::mean(&gap),
+                100.0 * stats::standard_error(&gap)
+            );
+            differences[k].push(stats::mean(&gap));
+        }
     }
-    println!(
-        "\nmedian share of the answers {:.1} %, median difference {:+.1} points",
-        100.0 * median(&mut shares),
-        100.0 * median(&mut differences)
-    );
+    println!("\nmedian share of the answers {:.1} %", 100.0 * median(&mut shares));
+    for ((split, _), differences) in fresh::SPLITS.iter().zip(&mut differences) {
+        println!(
+            "median difference on the {split} split's templates {:+.1} points",
+            100.0 * median(differences)
+        );
+    }
     Ok(())
 }
 

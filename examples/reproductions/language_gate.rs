@@ -34,7 +34,7 @@ pub fn run(evals: u64, seeds: std::ops::Range<u64>) -> Result<()> {
 
     println!("| | seed | right | right and in Spanish | in Spanish |\n|---|---|---|---|---|");
     let row = |name: &str, seed: &str, model: &Path| -> Result<()> {
-        let scores = program.scores(model, &fresh, PROBLEMS)?;
+        let scores = program.scores(model, &fresh, "selection", PROBLEMS)?;
         let [right, both, spanish] =
             ["strict-match", "strict-match+language", "language"].map(|name| percent(&scores[name]));
         println!("| {name} | {seed} | {right} | {both} | {spanish} |");
@@ -95,7 +95,7 @@ fn in_words(task: &Path, gate: bool, dir: &Path) -> Result<PathBuf> {
     let beside = std::path::absolute(task.parent().context("a task lies in a folder")?)?;
     let mut text = std::fs::read_to_string(task)?.replace("max_new_tokens: 48", "max_new_tokens: 80");
     for split in ["search", "selection", "test"] {
-        for data in [format!("data/arith-es-{split}.jsonl"), "fresh.jsonl".into()] {
+        for data in [format!("data/arith-es-{split}.jsonl"), format!("fresh-{split}.jsonl")] {
             let here = format!("{split}: {data}");
             text = text.replace(&here, &format!("{split}: {}/{data}", beside.display()));
         }

@@ -87,10 +87,12 @@ pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
     let tmp = tempfile::tempdir()?;
     let program = Program::beside_this()?;
     let task = fresh::write(tmp.path())?;
-    println!("| | seed | candidates | answers | fresh problems right | weights sum to |\n|---|---|---|---|---|---|");
+    println!(
+        "| | seed | candidates | answers | right, search's templates | selection's | test's | weights sum to |\n|---|---|---|---|---|---|---|---|"
+    );
     for model in ["tiny-base", "tiny-maths-en", "tiny-spanish"] {
         let score = program.score(&Path::new("models").join(model), &task)?;
-        println!("| `{model}` | | | | {score} | |");
+        println!("| `{model}` | | | | {} | |", score.join(" | "));
     }
     for arm in ARMS.iter().filter(|arm| arm.name.contains(only)) {
         for seed in seeds.clone() {
@@ -106,12 +108,12 @@ pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
                 arm.name,
                 status["evals"],
                 status["answers"],
-                program.score(&run.join("best.yaml"), &task)?,
+                program.score(&run.join("best.yaml"), &task)?.join(" | "),
                 weight_sum(best).map_or(String::new(), |sum| format!("{sum:.2}"))
             );
         }
     }
-    println!("\n{} fresh problems; all searches raced", fresh::PROBLEMS);
+    println!("\n{} fresh problems of each; all searches raced", fresh::PROBLEMS);
     Ok(())
 }
 
@@ -223,13 +225,18 @@ impl Program {
         Ok(output.stdout)
     }
 
-    /// Percent right ± standard error.
-    fn score(&self, model: &Path, task: &Path) -> Result<String> {
-        Ok(percent(&self.scores(model, task, fresh::PROBLEMS)?["strict-match"]))
+    /// Percent right ± standard error, for each split of the fresh problems.
+    fn score(&self, model: &Path, task: &Path) -> Result<Vec<String>> {
+        let score = |(split, _): &(&str, _)| -> Result<String> {
+            Ok(percent(
+                &self.scores(model, task, split, fresh::PROBLEMS)?["strict-match"],
+            ))
+        };
+        fresh::SPLITS.iter().map(score).collect()
     }
 
-    /// A model's scores on the first of a task's search questions, by their names.
-    pub fn scores(&self, model: &Path, task: &Path, limit: usize) -> Result<Value> {
+    /// A model's scores on the first of a task's questions, by their names.
+    pub fn scores(&self, model: &Path, task: &Path, split: &str, limit: usize) -> Result<Value> {
         let out = self.call(&[
             "eval",
             path(model)?,
@@ -238,7 +245,7 @@ impl Program {
             "--profile",
             "fitness",
             "--split",
-            "search",
+            split,
             "--limit",
             &limit.to_string(),
             "--json",

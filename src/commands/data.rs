@@ -8,7 +8,6 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -154,13 +153,12 @@ pub fn data(args: DataArgs) -> Outcome {
         .into());
     }
     let cache = environment::data_cache();
-    let client = Client::new().map_err(Failure::Work)?;
     for set in sets {
         let dir = cache.join(set.name);
         for (i, file) in set.files.iter().enumerate() {
             let bar = environment::progress_bar(set.files.len() as u64, set.name);
             bar.set_position(i as u64);
-            let pulled = pull(&client, set, file, &dir, from.as_deref(), &hub);
+            let pulled = pull(set, file, &dir, from.as_deref(), &hub);
             bar.finish_and_clear();
             pulled
                 .with_context(|| format!("{}/{}", set.name, file.name))
@@ -198,31 +196,23 @@ fn known(name: &str) -> Result<&'static DataSet> {
 }
 
 /// One file, unless it is there already.
-fn pull(
-    client: &Client,
-    set: &DataSet,
-    file: &PublishedFile,
-    dir: &Path,
-    from: Option<&str>,
-    hub: &HubOptions,
-) -> Result<()> {
+fn pull(set: &DataSet, file: &PublishedFile, dir: &Path, from: Option<&str>, hub: &HubOptions) -> Result<()> {
     let out = dir.join(file.name);
     if fs::read_to_string(&out).is_ok_and(|text| file.check(&text).is_ok()) {
         return Ok(());
     }
     let mut failures = Vec::new();
     for place in places(set, file, from, hub) {
-        let fetched = client
-            .get(&place.url, hub.token.as_deref().filter(|_| place.on_hub))
-            .and_then(|bytes| {
-                let text = String::from_utf8(bytes).map_err(|_| anyhow!("it is no UTF-8"))?;
-                let text = match place.is_python {
-                    true => exemplars::json_of(&text).map_err(anyhow::Error::msg)?,
-                    false => text,
-                };
-                file.check(&text)?;
-                Ok(text)
-            });
+        let token = hub.token.as_deref().filter(|_| place.on_hub);
+        let fetched = fetch(&place.url, token).and_then(|bytes| {
+            let text = String::from_utf8(bytes).map_err(|_| anyhow!("it is no UTF-8"))?;
+            let text = match place.is_python {
+                true => exemplars::json_of(&text).map_err(anyhow::Error::msg)?,
+                false => text,
+            };
+            file.check(&text)?;
+            Ok(text)
+        });
         match fetched {
             Ok(text) => {
                 if !file.sha256.is_empty() && sha256(&text) != file.sha256 {
@@ -328,67 +318,16 @@ fn keep(out: &Path, text: &str) -> Result<()> {
 }
 
 /// The most that a file of data is let send; the longest has 4 MB.
-const LONGEST_FILE: usize = 64 << 20;
+const LIMIT: u64 = 64 << 20;
 
-/// Why an address gives nothing.
-enum Fetch {
-    Http(reqwest::Error),
-    TooLong,
+#[cfg(feature = "hub")]
+fn fetch(url: &str, token: Option<&str>) -> Result<Vec<u8>> {
+    Ok(crate::checkpoint::http::Http::default().get(url, token, LIMIT)?.body)
 }
 
-async fn read_at_most(mut answer: reqwest::Response) -> Result<Vec<u8>, Fetch> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(Fetch::Http)? {
-        if bytes.len() + chunk.len() > LONGEST_FILE {
-            return Err(Fetch::TooLong);
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
-}
-
-/// Fetches what an address holds, with a few tries.
-struct Client {
-    runtime: tokio::runtime::Runtime,
-    http: reqwest::Client,
-}
-
-impl Client {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-            http: reqwest::Client::builder()
-                .user_agent(concat!("heterosis/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(Duration::from_secs(10))
-                .timeout(Duration::from_secs(120))
-                .build()?,
-        })
-    }
-
-    fn get(&self, url: &str, token: Option<&str>) -> Result<Vec<u8>> {
-        let once = || async {
-            let mut request = self.http.get(url);
-            if let Some(token) = token {
-                request = request.bearer_auth(token);
-            }
-            let answer = request.send().await.and_then(reqwest::Response::error_for_status);
-            let answer = answer.map_err(Fetch::Http)?;
-            read_at_most(answer).await
-        };
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.runtime.block_on(once()) {
-                Ok(bytes) => return Ok(bytes),
-                // What the server says no to, it will say no to again.
-                Err(Fetch::Http(e)) if e.status().is_some_and(|s| s.is_client_error()) || tries == 3 => {
-                    return Err(anyhow::Error::from(e.without_url()));
-                }
-                Err(Fetch::TooLong) => bail!("it sends more than {LONGEST_FILE} bytes, far more than there are"),
-                Err(_) => std::thread::sleep(Duration::from_millis(200 << tries)),
-            }
-        }
-    }
+#[cfg(not(feature = "hub"))]
+fn fetch(_url: &str, _token: Option<&str>) -> Result<Vec<u8>> {
+    bail!("this build of the program fetches nothing (feature `hub`); set HETEROSIS_DATA to the data")
 }
 
 #[cfg(test)]
@@ -447,7 +386,7 @@ mod tests {
             token: Some("secret".into()),
             ..HubOptions::default()
         };
-        pull(&Client::new().unwrap(), &TINY, file, dir, from, &hub)
+        pull(&TINY, file, dir, from, &hub)
     }
 
     #[test]

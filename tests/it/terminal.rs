@@ -29,6 +29,10 @@ impl Tmux {
     /// Nothing, and a word about it, where tmux is not installed.
     fn installed(test: &str, run: &Path) -> Option<Self> {
         if Command::new("tmux").arg("-V").output().is_err() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{test} needs tmux, which is not installed"
+            );
             eprintln!("{test} is skipped: tmux is not installed");
             return None;
         }

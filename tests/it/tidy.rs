@@ -5,16 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Room → rooms that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
-    ("yaml", &[]),
+/// Crate below `crates/` → the project's crates that it may depend on.
+const MAY_DEPEND: [(&str, &[&str]); 4] = [("checkpoint", &[]), ("engine", &[]), ("merge", &[]), ("optim", &[])];
+
+/// Room of the application → rooms and crates that it may name.
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("event", &[]),
-    ("checkpoint", &[]),
-    ("model", &[]),
-    ("optim", &[]),
     ("cli", &[]),
-    ("recipe", &["yaml"]),
-    ("merge", &["recipe"]),
     ("eval", &["model", "yaml"]),
     ("space", &["recipe", "yaml"]),
     ("store", &["recipe", "event"]),
@@ -42,19 +39,33 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 /// Files that only the unit tests compile.
 const TEST_ONLY: [&str; 3] = ["tests.rs", "golden.rs", "testing.rs"];
 
-/// Source files below `src` with their room and their text up to the unit tests.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Source files of the application and of the crates, with their room (`src/search/…` is "search", `crates/merge/…` is
+/// "crates/merge") and their text up to the unit tests.
 fn sources() -> Vec<(PathBuf, String, String)> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut files, mut dirs) = (Vec::new(), vec![src.clone()]);
+    let mut files = sources_below(&root().join("src"), None);
+    for (name, _) in MAY_DEPEND {
+        let room = format!("crates/{name}");
+        files.extend(sources_below(&root().join(&room).join("src"), Some(&room)));
+    }
+    assert!(files.len() > 150, "the sources are found");
+    files
+}
+
+fn sources_below(src: &Path, room: Option<&str>) -> Vec<(PathBuf, String, String)> {
+    let (mut files, mut dirs) = (Vec::new(), vec![src.to_path_buf()]);
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 dirs.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") && !TEST_ONLY.iter().any(|f| path.ends_with(f)) {
-                let inside = path.strip_prefix(&src).unwrap();
-                let room = inside.components().next().unwrap().as_os_str().to_string_lossy();
-                let room = room.trim_end_matches(".rs").to_string();
+                let inside = path.strip_prefix(src).unwrap();
+                let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
+                let room = room.unwrap_or(first.trim_end_matches(".rs")).to_string();
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text
                     .split("#[cfg(test)]\nmod tests {")
@@ -65,7 +76,6 @@ fn sources() -> Vec<(PathBuf, String, String)> {
             }
         }
     }
-    assert!(files.len() > 50, "the sources are found");
     files
 }
 
@@ -120,7 +130,7 @@ fn imports(code: &str) -> Vec<String> {
 fn rooms_import_only_what_they_may() {
     for (path, room, code) in sources() {
         let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == room) else {
-            continue; // commands, main, lib: any room
+            continue; // commands, main, lib: any room; a crate's `crate::` is its own business
         };
         for import in imports(&code) {
             assert!(
@@ -128,6 +138,37 @@ fn rooms_import_only_what_they_may() {
                 "{}: {room} may not import {import}",
                 path.display()
             );
+        }
+    }
+}
+
+/// The compiler refuses an import of what is no dependency, so the manifests are what has to be looked at.
+#[test]
+fn crates_depend_only_on_what_they_may() {
+    for (name, allowed) in MAY_DEPEND {
+        let manifest = fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).unwrap();
+        for line in manifest.lines() {
+            if let Some(rest) = line.strip_prefix("heterosis-") {
+                let other: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+                assert!(allowed.contains(&other.as_str()), "{name} may not depend on {other}");
+            }
+        }
+    }
+    let members = fs::read_dir(root().join("crates")).unwrap().count();
+    assert_eq!(members, MAY_DEPEND.len(), "every crate has its row");
+}
+
+/// Kernels compute, the caller opens files: so the search, the command line and the tests can each bring their own tensors.
+#[test]
+fn a_merge_kernel_never_opens_a_file_and_the_optimizer_never_sees_a_tensor() {
+    for (path, room, code) in sources() {
+        let foreign: &[&str] = match room.as_str() {
+            "crates/merge" => &["std::fs", "fs::", "File::", "heterosis_checkpoint"],
+            "crates/optim" => &["candle", "half::", "safetensors", "heterosis_", "f32"],
+            _ => continue,
+        };
+        for what in foreign {
+            assert_eq!(lines_with(&code, what).next(), None, "{}", path.display());
         }
     }
 }
@@ -159,7 +200,10 @@ fn sled_is_named_in_one_file_and_candle_not_in_the_dashboard() {
         if !path.ends_with("store/cache.rs") {
             assert_eq!(lines_with(&code, "sled::").next(), None, "{}", path.display());
         }
-        if matches!(room.as_str(), "dashboard" | "report" | "optim" | "space" | "event") {
+        if matches!(
+            room.as_str(),
+            "dashboard" | "report" | "crates/optim" | "space" | "event"
+        ) {
             assert_eq!(lines_with(&code, "candle").next(), None, "{}", path.display());
         }
     }
@@ -169,7 +213,7 @@ fn sled_is_named_in_one_file_and_candle_not_in_the_dashboard() {
 fn unsafe_stands_only_around_the_memory_map_and_the_gpu() {
     for (path, _, code) in sources() {
         if lines_with(&code, "unsafe ").next().is_some() {
-            let foreign = ["checkpoint/map.rs", "model/cuda/gpu.rs"];
+            let foreign = ["checkpoint/src/map.rs", "engine/src/cuda/gpu.rs"];
             assert!(foreign.iter().any(|file| path.ends_with(file)), "{}", path.display());
         }
     }
@@ -226,6 +270,6 @@ fn only_freshness_calls_questions_new() {
 
 #[test]
 fn main_is_short() {
-    let main = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs");
+    let main = root().join("src/main.rs");
     assert!(fs::read_to_string(main).unwrap().lines().count() <= 60);
 }

@@ -348,6 +348,10 @@ pub enum Error {
     )]
     HubOffline { model: String, cache: PathBuf },
 
+    /// Nothing says where downloads are kept.
+    #[error("There is no folder to keep hf:{model} in: neither HF_HOME nor HOME is set. Set one of them.")]
+    HubCacheUnknown { model: String },
+
     /// The Hub wants to know who is asking, or does not let them in.
     #[error(
         "The Hub does not give hf:{model} to this user: it is private, gated, or does not exist. {}",

@@ -3,40 +3,23 @@
 //! What the cache holds complete is used as it is, with no request at all, so that a search can be resumed on a train and
 //! gives the same result; a branch that has moved on is fetched again only when its new commit is named (`@revision`) or
 //! the cache entry is removed. The environment is not read here: whoever runs the program fills in [`HubOptions`].
-//!
-//! `hf_hub` asks and downloads; where a file goes is decided here. The library's own cache takes names of files from a
-//! server's headers (`ETag`, `X-Repo-Commit`), so that a server which means ill writes anywhere (hf-hub 1.0). Here each
-//! file is downloaded into a directory of its own, and what names it afterwards is checked to be a plain name or a digest.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
+#[cfg(feature = "hub")]
+use std::ops::Not as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+#[cfg(feature = "hub")]
+use std::sync::{Mutex, PoisonError};
 
-use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
-use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
-use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync};
-use sha2::{Digest, Sha256};
-
-use super::{Error, is_plain_file_name, shards};
+#[cfg(feature = "hub")]
+use super::http::{self, Http, HttpError};
+use super::{Error, shards};
 
 /// Files that are downloaded at a time.
+#[cfg(feature = "hub")]
 const AT_ONCE: usize = 4;
-/// Entries of a repository that are looked at.
-const MOST_ENTRIES: usize = 10_000;
-
-/// What of a repository is a model and its licence: no other format's weights, no subdirectories.
-fn is_wanted(name: &str) -> bool {
-    let whole = ["tokenizer.model", "merges.txt", "vocab.txt", "README.md"].contains(&name);
-    let ends = [".json", ".safetensors", ".jinja"]
-        .iter()
-        .any(|end| name.ends_with(end));
-    let licence = name.starts_with("LICENSE") || name.starts_with("LICENCE");
-    is_plain_file_name(name) && !name.starts_with("consolidated") && (whole || ends || licence)
-}
 
 /// Where models come from and where they are kept.
 #[derive(Clone, Default)]
@@ -81,6 +64,12 @@ impl fmt::Debug for HubOptions {
 }
 
 impl HubOptions {
+    /// The Hub that is asked, without a slash at the end.
+    fn endpoint(&self) -> &str {
+        let endpoint = self.endpoint.as_deref().unwrap_or("https://huggingface.co");
+        endpoint.trim_end_matches('/')
+    }
+
     /// The options that the Hub's usual variables ask for; `get` looks one up.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name| {
@@ -152,20 +141,23 @@ impl HubName {
     ///
     /// `complete` tells whether a directory has all that is needed.
     pub fn fetch(&self, options: &HubOptions, complete: fn(&Path) -> bool) -> Result<PathBuf, Error> {
-        let client = self.client(options)?;
-        let cached = self.cached(client.cache_dir());
+        let Some(cache) = &options.cache_dir else {
+            return Err(Error::HubCacheUnknown {
+                model: self.repository.clone(),
+            });
+        };
+        let cached = self.cached(cache);
         match &cached {
             Some(dir) if complete(dir) || options.offline => return Ok(dir.clone()), // opening it tells what is missing
             None if options.offline => {
-                let cache = client.cache_dir().to_owned();
                 return Err(Error::HubOffline {
                     model: self.repository.clone(),
-                    cache,
+                    cache: cache.clone(),
                 });
             }
             _ => {}
         }
-        match self.download(client, options) {
+        match self.download(cache, options) {
             Err(error @ Error::HubFailed { .. }) => match cached.filter(|dir| shards::all_present(dir)) {
                 Some(dir) => {
                     tracing::warn!("{error} What is in the cache is used as it is.");
@@ -177,27 +169,15 @@ impl HubName {
         }
     }
 
-    fn client(&self, options: &HubOptions) -> Result<HFClient, Error> {
-        let mut builder = HFClient::builder()
-            .user_agent(concat!("heterosis/", env!("CARGO_PKG_VERSION")))
-            .retry_max_attempts(3)
-            .retry_base_delay(Duration::from_millis(200));
-        if let Some(endpoint) = &options.endpoint {
-            builder = builder.endpoint(endpoint);
-        }
-        if let Some(token) = &options.token {
-            builder = builder.token(token);
-        }
-        if let Some(cache_dir) = &options.cache_dir {
-            builder = builder.cache_dir(cache_dir);
-        }
-        builder.build().map_err(|e| self.error(e, options))
+    /// This repository's folder of the cache, laid out as Hugging Face's own clients do.
+    fn home(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("models--{}", self.repository.replace('/', "--")))
     }
 
     /// The cache's snapshot of this revision, as far as it is there.
     fn cached(&self, cache: &Path) -> Option<PathBuf> {
-        let home = cache.join(self.folder());
-        let revision = self.revision();
+        let home = self.home(cache);
+        let revision = self.revision.as_deref().unwrap_or("main");
         let commit = match is_commit(revision) {
             true => revision.to_owned(),
             false => fs::read_to_string(home.join("refs").join(revision))
@@ -211,285 +191,327 @@ impl HubName {
         Some(home.join("snapshots").join(commit)).filter(|dir| dir.is_dir())
     }
 
-    /// The model's directory in a cache, as every tool of the Hub calls it.
-    fn folder(&self) -> String {
-        format!("models--{}", self.repository.replace('/', "--"))
+    #[cfg(not(feature = "hub"))]
+    fn download(&self, _cache: &Path, options: &HubOptions) -> Result<PathBuf, Error> {
+        Err(self.failed(options, "this build of the program has no Hub client (feature `hub`)"))
     }
 
-    fn revision(&self) -> &str {
-        self.revision.as_deref().unwrap_or("main")
-    }
-
-    /// Brings what is missing of this revision into the cache; gives its snapshot.
-    fn download(&self, client: HFClient, options: &HubOptions) -> Result<PathBuf, Error> {
-        let cache = client.cache_dir().to_owned();
-        let home = cache.join(self.folder());
-        let _alone = lock(&cache.join(".locks").join(self.folder()))?;
-        let client = HFClientSync::from_inner(client).map_err(|e| self.error(e, options))?;
-        let (owner, name) = hf_hub::split_id(&self.repository);
-        let repository = client.model(owner, name);
-        let commit = self.commit(&repository, options)?;
+    /// Lists the repository at its commit, and fetches what of it is a model and not in the cache yet.
+    #[cfg(feature = "hub")]
+    fn download(&self, cache: &Path, options: &HubOptions) -> Result<PathBuf, Error> {
+        let http = Http::default();
+        let hub = Hub {
+            name: self,
+            http: &http,
+            options,
+        };
+        let revision = self.revision.as_deref().unwrap_or("main");
+        let commit = hub.commit(revision)?;
+        let files = hub.files(&commit)?;
+        let home = self.home(cache);
         let snapshot = home.join("snapshots").join(&commit);
-        let mut files = self.listed(&repository, &commit, options)?;
-        files.retain(|file| !snapshot.join(&file.name).exists());
-        self.fetch_files(&repository, &files, &home, &commit, options)?;
-        if !is_commit(self.revision()) {
-            write_ref(&home.join("refs").join(self.revision()), &commit)?;
+        let missing: Vec<RemoteFile> = files
+            .into_iter()
+            .filter(|file| {
+                fs::metadata(snapshot.join(&file.path))
+                    .is_ok_and(|m| m.len() == file.size)
+                    .not()
+            })
+            .collect();
+        let total = missing.iter().map(|file| file.size).sum();
+        let tally = Mutex::new(Tally::new(&self.repository, options, total));
+        let queue = Mutex::new(missing.iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || -> Result<(), Error> {
+            while let Some(file) = next() {
+                hub.file(file, &commit, &home, &tally)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+            let ends = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<(), Error>>()
+        })?;
+        if revision != commit {
+            let reference = home.join("refs").join(revision);
+            make_parent(&reference)?;
+            fs::write(&reference, &commit).map_err(|source| Error::Write {
+                path: reference,
+                source,
+            })?;
         }
+        tally.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
         Ok(snapshot)
     }
 
-    /// The commit that the revision is now.
-    fn commit(&self, repository: &Repository, options: &HubOptions) -> Result<String, Error> {
-        if is_commit(self.revision()) {
-            return Ok(self.revision().to_owned());
-        }
-        let info = repository.info().revision(self.revision()).send();
-        let sha = info.map_err(|e| self.error(e, options))?.sha.unwrap_or_default();
-        match is_commit(&sha) {
-            true => Ok(sha),
-            false => Err(self.refused(
-                options,
-                format!("the revision {} is to be the commit {sha:?}", self.revision()),
-            )),
-        }
-    }
-
-    /// The files of a commit that are wanted.
-    fn listed(&self, repository: &Repository, commit: &str, options: &HubOptions) -> Result<Vec<Listed>, Error> {
-        let entries = repository.list_tree().revision(commit).limit(MOST_ENTRIES).send();
-        let mut files = BTreeMap::new();
-        for entry in entries.map_err(|e| self.error(e, options))? {
-            let RepoTreeEntry::File {
-                path, oid, size, lfs, ..
-            } = entry
-            else {
-                continue;
-            };
-            if !is_wanted(&path) {
-                continue;
-            }
-            let sha256 = lfs.as_ref().and_then(|lfs| lfs.sha256.clone());
-            if let Some(odd) = [Some(&oid), sha256.as_ref()]
-                .into_iter()
-                .flatten()
-                .find(|id| !is_digest(id))
-            {
-                return Err(self.refused(options, format!("{path} is listed under {odd:?}, which is no digest")));
-            }
-            let content = match lfs {
-                Some(_) => Content::Sha256(sha256),
-                None => Content::Object(oid),
-            };
-            files.insert(
-                path.clone(),
-                Listed {
-                    name: path,
-                    size,
-                    content,
-                },
-            );
-        }
-        Ok(files.into_values().collect())
-    }
-
-    /// Downloads files into a directory of this download's own, and from there to their places in the cache.
-    fn fetch_files(
-        &self,
-        repository: &Repository,
-        files: &[Listed],
-        home: &Path,
-        commit: &str,
-        options: &HubOptions,
-    ) -> Result<(), Error> {
-        let scratch = home.join(".heterosis-download"); // of one that was killed, if it is there: the lock is ours
-        if scratch.exists() {
-            fs::remove_dir_all(&scratch).map_err(|e| Error::write(&scratch, e))?;
-        }
-        let total = files.iter().map(|file| file.size).sum();
-        let reporter = options
-            .progress
-            .clone()
-            .map(|report| Arc::new(Reporter::new(&self.repository, report, total)));
-        let queue = Mutex::new(files.iter());
-        let worker = || -> Result<(), Error> {
-            loop {
-                let Some(file) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else {
-                    return Ok(());
-                };
-                self.fetch_file(repository, file, &scratch, commit, reporter.clone(), options)?;
-                file.keep(&scratch.join(&file.name), home, commit)
-                    .map_err(|e| Error::write(&home.join("blobs"), e))?;
-            }
-        };
-        let fetched: Result<Vec<()>, Error> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
-            let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            workers.into_iter().map(join).collect()
-        });
-        let _ = fs::remove_dir_all(&scratch);
-        fetched?;
-        if let Some(reporter) = reporter {
-            reporter.complete();
-        }
-        Ok(())
-    }
-
-    /// One file, which must be as long as it was listed, and the content that it was listed with.
-    fn fetch_file(
-        &self,
-        repository: &Repository,
-        file: &Listed,
-        scratch: &Path,
-        commit: &str,
-        reporter: Option<Arc<Reporter>>,
-        options: &HubOptions,
-    ) -> Result<(), Error> {
-        let path = repository
-            .download_file()
-            .filename(&file.name)
-            .local_dir(scratch)
-            .revision(commit)
-            .maybe_progress(reporter.map(|reporter| Progress::new(Shared(reporter))))
-            .send()
-            .map_err(|e| self.error(e, options))?;
-        let got = fs::metadata(&path).map_err(|e| Error::read(&path, e))?.len();
-        match got == file.size {
-            true => Ok(()),
-            false => Err(self.refused(
-                options,
-                format!("it sent {got} bytes of {}, of {}", file.name, file.size),
-            )),
-        }
-    }
-
-    /// An answer that no Hub gives.
-    fn refused(&self, options: &HubOptions, reason: String) -> Error {
+    fn failed(&self, options: &HubOptions, reason: impl fmt::Display) -> Error {
         Error::HubFailed {
             model: self.repository.clone(),
-            endpoint: endpoint(options),
-            reason,
+            endpoint: options.endpoint().to_owned(),
+            reason: reason.to_string().replace('\n', " ").trim_end_matches('.').to_owned(),
         }
+    }
+}
+
+/// One repository of the Hub, asked over HTTP.
+///
+/// No path is ever made of what a header says: a folder of the cache is named by the commit (40 hexadecimal digits), a
+/// blob by a digest, a file by its own name if that is a plain one.
+#[cfg(feature = "hub")]
+struct Hub<'a> {
+    name: &'a HubName,
+    http: &'a Http,
+    options: &'a HubOptions,
+}
+
+/// A file of a repository, as the Hub lists it.
+#[cfg(feature = "hub")]
+#[derive(serde::Deserialize)]
+struct RemoteFile {
+    path: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    oid: String,
+    lfs: Option<LargeFile>,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[cfg(feature = "hub")]
+#[derive(serde::Deserialize)]
+struct LargeFile {
+    /// SHA-256 of the content.
+    oid: String,
+    size: u64,
+}
+
+#[cfg(feature = "hub")]
+impl RemoteFile {
+    /// The blob's name in the cache, as other clients name it; a digest of our own where the Hub gives none.
+    fn blob(&self) -> String {
+        let hex = |text: &str| matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let oid = self.lfs.as_ref().map_or(&self.oid, |lfs| &lfs.oid);
+        match hex(oid) {
+            true => oid.to_lowercase(),
+            false => blake3::hash(format!("{} {oid} {}", self.path, self.size).as_bytes())
+                .to_hex()
+                .to_string(),
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+impl Hub<'_> {
+    /// Listings are a few kilobytes; nothing that calls itself one is read for ever.
+    const LISTING_LIMIT: u64 = 64 << 20;
+    /// No model has more files than that at its top.
+    const FILES: usize = 10_000;
+
+    fn get(&self, url: &str) -> Result<http::Answer, Error> {
+        let answer = self.http.get(url, self.options.token.as_deref(), Self::LISTING_LIMIT);
+        answer.map_err(|e| self.error(&e))
+    }
+
+    /// The commit that a revision stands for.
+    fn commit(&self, revision: &str) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        struct Info {
+            sha: String,
+        }
+        let endpoint = self.options.endpoint();
+        let url = format!(
+            "{endpoint}/api/models/{}/revision/{}",
+            self.name.repository,
+            revision.replace('/', "%2F")
+        );
+        let info: Info = serde_json::from_slice(&self.get(&url)?.body).map_err(|e| {
+            self.name
+                .failed(self.options, format!("{url} is not what a Hub says of a model: {e}"))
+        })?;
+        match is_commit(&info.sha) {
+            true => Ok(info.sha.to_lowercase()),
+            false => Err(self.name.failed(self.options, format!("{url} names no commit"))),
+        }
+    }
+
+    /// The wanted files of a commit.
+    fn files(&self, commit: &str) -> Result<Vec<RemoteFile>, Error> {
+        let endpoint = self.options.endpoint();
+        let mut url = Some(format!("{endpoint}/api/models/{}/tree/{commit}", self.name.repository));
+        let mut files = Vec::new();
+        while let Some(page) = url {
+            let answer = self.get(&page)?;
+            let listed: Vec<RemoteFile> = serde_json::from_slice(&answer.body).map_err(|e| {
+                self.name
+                    .failed(self.options, format!("{page} is no list of files: {e}"))
+            })?;
+            files.extend(listed);
+            if files.len() > Self::FILES {
+                return Err(self
+                    .name
+                    .failed(self.options, format!("more than {} files", Self::FILES)));
+            }
+            // The token goes where the user sent it, whatever the answer says.
+            url = answer
+                .next
+                .filter(|next| *next != page && next.starts_with(&format!("{endpoint}/")));
+        }
+        files.retain(|file| file.kind == "file" && is_wanted(&file.path));
+        for file in &mut files {
+            if let Some(lfs) = &file.lfs {
+                file.size = lfs.size;
+            }
+        }
+        Ok(files)
+    }
+
+    /// One file into the cache: the blob, then the snapshot's link to it.
+    fn file(&self, file: &RemoteFile, commit: &str, home: &Path, tally: &Mutex<Tally>) -> Result<(), Error> {
+        let name = file.blob();
+        let blob = home.join("blobs").join(&name);
+        make_parent(&blob)?;
+        if fs::metadata(&blob).is_ok_and(|m| m.len() == file.size) {
+            add(tally, file.size);
+        } else {
+            self.blob(file, commit, &blob, tally)?;
+        }
+        let link = home.join("snapshots").join(commit).join(&file.path);
+        make_parent(&link)?;
+        let write = |source| Error::Write {
+            path: link.clone(),
+            source,
+        };
+        if fs::symlink_metadata(&link).is_ok() {
+            fs::remove_file(&link).map_err(write)?;
+        }
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(name), &link).map_err(write)
+    }
+
+    /// Downloads a blob beside its place, goes on where an earlier try ended, and gives it its name when it is whole.
+    fn blob(&self, file: &RemoteFile, commit: &str, blob: &Path, tally: &Mutex<Tally>) -> Result<(), Error> {
+        let partial = blob.with_extension("incomplete");
+        let write = |source| Error::Write {
+            path: partial.clone(),
+            source,
+        };
+        let mut out = fs::File::options()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&partial)
+            .map_err(write)?;
+        out.lock().map_err(write)?; // another process may be at it
+        if fs::metadata(blob).is_ok_and(|m| m.len() == file.size) {
+            add(tally, file.size);
+            return Ok(());
+        }
+        let (endpoint, repository) = (self.options.endpoint(), &self.name.repository);
+        let url = format!("{endpoint}/{repository}/resolve/{commit}/{}", file.path);
+        let token = self.options.token.as_deref();
+        self.http
+            .download(&url, token, &mut out, file.size, &mut |bytes| add(tally, bytes))
+            .map_err(|e| match e {
+                HttpError::Write(source) => write(source),
+                e => self.error(&e),
+            })?;
+        if let Some(lfs) = file.lfs.as_ref().filter(|lfs| lfs.oid.len() == 64) {
+            let digest = http::sha256(&mut out).map_err(write)?;
+            if digest != lfs.oid.to_lowercase() {
+                let _ = fs::remove_file(&partial);
+                let reason = format!("{} arrived with another content than the Hub says it has", file.path);
+                return Err(self.name.failed(self.options, reason));
+            }
+        }
+        out.sync_all().map_err(write)?;
+        fs::rename(&partial, blob).map_err(write)
     }
 
     /// Tells the Hub's faults apart as a user must: no such thing, no right to it, no connection.
-    fn error(&self, error: HFError, options: &HubOptions) -> Error {
-        let model = self.repository.clone();
+    fn error(&self, error: &HttpError) -> Error {
+        let model = self.name.repository.clone();
+        let revision = self.name.revision.clone();
         match error {
-            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => Error::HubAccess {
-                model,
-                token: options.token.is_some(),
+            HttpError::Status { status, code, .. } => match (status, code.as_deref()) {
+                (_, Some("RepoNotFound")) => Error::HubNotFound { model, revision: None },
+                (_, Some("RevisionNotFound" | "EntryNotFound")) | (404, _) => Error::HubNotFound { model, revision },
+                (401 | 403, _) => Error::HubAccess {
+                    model,
+                    token: self.options.token.is_some(),
+                },
+                _ => self.name.failed(self.options, error),
             },
-            HFError::RepoNotFound { .. } => Error::HubNotFound { model, revision: None },
-            HFError::RevisionNotFound { .. } => Error::HubNotFound {
-                model,
-                revision: Some(self.revision.clone().unwrap_or_else(|| "main".to_owned())),
-            },
-            HFError::Http { ref context } if [401, 403].contains(&context.status.as_u16()) => Error::HubAccess {
-                model,
-                token: options.token.is_some(),
-            },
-            HFError::Io(source) => {
-                let path = options
-                    .cache_dir
-                    .clone()
-                    .unwrap_or_else(|| PathBuf::from("the Hugging Face cache"));
-                Error::Write { path, source }
-            }
-            other => Error::HubFailed {
-                model,
-                endpoint: endpoint(options),
-                reason: chain(&other),
-            },
+            _ => self.name.failed(self.options, error),
         }
     }
 }
 
-type Repository = HFRepositorySync<RepoTypeModel>;
-
-/// A file that the Hub lists: its name is plain, and what it is to hold is named by digests.
-struct Listed {
-    name: String,
-    size: u64,
-    content: Content,
+#[cfg(feature = "hub")]
+fn make_parent(path: &Path) -> Result<(), Error> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(|source| Error::Write {
+        path: parent.to_owned(),
+        source,
+    })
 }
 
-enum Content {
-    /// The id of a git object.
-    Object(String),
-    /// The SHA-256 of the content; not every Hub lists it.
-    Sha256(Option<String>),
+/// What of a repository is a model and its licence: no other format's weights, no subdirectories.
+#[cfg(feature = "hub")]
+fn is_wanted(name: &str) -> bool {
+    let plain = !name.starts_with('.') && !name.contains(['/', '\\']) && !name.contains(char::is_control);
+    let kind = [".json", ".safetensors", ".jinja"]
+        .iter()
+        .any(|end| name.ends_with(end))
+        || ["tokenizer.model", "merges.txt", "vocab.txt", "README.md"].contains(&name)
+        || ["LICENSE", "LICENCE"].iter().any(|start| name.starts_with(start));
+    plain && kind && !name.starts_with("consolidated")
 }
 
-impl Listed {
-    /// Moves the downloaded file to its place among the cache's blobs, and links it into the snapshot.
-    fn keep(&self, file: &Path, home: &Path, commit: &str) -> io::Result<()> {
-        let digest = match &self.content {
-            Content::Object(id) => id.clone(),
-            Content::Sha256(listed) => {
-                let mut hasher = Sha256::new();
-                io::copy(&mut File::open(file)?, &mut HashWriter(&mut hasher))?;
-                let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-                if listed.as_ref().is_some_and(|listed| *listed != digest) {
-                    let problem = format!("{} has the SHA-256 {digest}, and not the one that is listed", self.name);
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-                }
-                digest
-            }
-        };
-        let (blobs, snapshot) = (home.join("blobs"), home.join("snapshots").join(commit));
-        fs::create_dir_all(&blobs)?;
-        fs::create_dir_all(&snapshot)?;
-        let pointer = snapshot.join(&self.name);
-        let _ = fs::remove_file(&pointer); // one that leads nowhere
-        #[cfg(unix)]
-        {
-            fs::rename(file, blobs.join(&digest))?;
-            std::os::unix::fs::symlink(Path::new("../../blobs").join(&digest), &pointer)
+#[cfg(feature = "hub")]
+fn add(tally: &Mutex<Tally>, bytes: u64) {
+    tally.lock().unwrap_or_else(PoisonError::into_inner).add(bytes);
+}
+
+/// How far a download is, told to whom it concerns.
+#[cfg(feature = "hub")]
+struct Tally {
+    download: Download,
+    report: Option<Report>,
+}
+
+#[cfg(feature = "hub")]
+impl Tally {
+    fn new(model: &str, options: &HubOptions, bytes_total: u64) -> Self {
+        Self {
+            download: Download {
+                model: model.to_owned(),
+                bytes_done: 0,
+                bytes_total,
+                complete: false,
+            },
+            report: options.progress.clone(),
         }
-        #[cfg(not(unix))]
-        fs::rename(file, &pointer)
-    }
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// A download that begins anew after a fault counts some bytes twice: never more than there are.
+    fn add(&mut self, bytes: u64) {
+        self.download.bytes_done = (self.download.bytes_done + bytes).min(self.download.bytes_total);
+        self.tell();
     }
-}
 
-fn endpoint(options: &HubOptions) -> String {
-    let endpoint = options.endpoint.clone();
-    endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned())
-}
+    fn finish(&mut self) {
+        self.download.bytes_done = self.download.bytes_total;
+        self.download.complete = true;
+        self.tell();
+    }
 
-/// Waits until no other process downloads the same model.
-fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("heterosis.lock");
-    let open = || {
-        fs::create_dir_all(dir)?;
-        let file = File::create(&path)?;
-        file.lock()?;
-        Ok(file)
-    };
-    open().map_err(|e| Error::write(&path, e))
-}
-
-fn write_ref(path: &Path, commit: &str) -> Result<(), Error> {
-    let write = || {
-        path.parent().map_or(Ok(()), fs::create_dir_all)?;
-        fs::write(path, commit)
-    };
-    write().map_err(|e| Error::write(path, e))
+    fn tell(&self) {
+        if let Some(report) = &self.report {
+            report(&self.download);
+        }
+    }
 }
 
 /// Does this directory hold a whole model: configuration, weights with every shard, and a tokenizer?
@@ -504,81 +526,12 @@ pub(super) fn adapter_is_complete(dir: &Path) -> bool {
 }
 
 fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && is_digest(revision)
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// SHA-1 or SHA-256, in hex.
-fn is_digest(text: &str) -> bool {
-    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// An error and what caused it, in one line; the causes are what tells "no such host" from "refused".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ").trim_end_matches('.').to_owned()
-}
-
-/// Adds up what the library reports file by file.
-struct Reporter {
-    model: String,
-    report: Report,
-    total: u64,
-    /// Bytes of each file that are here.
-    files: Mutex<HashMap<String, u64>>,
-}
-
-impl Reporter {
-    fn new(model: &str, report: Report, total: u64) -> Self {
-        Self {
-            model: model.to_owned(),
-            report,
-            total,
-            files: Mutex::default(),
-        }
-    }
-
-    fn complete(&self) {
-        self.tell(self.total, true);
-    }
-
-    fn tell(&self, bytes_done: u64, complete: bool) {
-        (self.report)(&Download {
-            model: self.model.clone(),
-            bytes_done,
-            bytes_total: self.total,
-            complete,
-        });
-    }
-}
-
-/// What the library is handed for each file.
-struct Shared(Arc<Reporter>);
-
-impl ProgressHandler for Shared {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(DownloadEvent::Progress { files }) = event else {
-            return;
-        };
-        let mut known = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
-        for file in files {
-            known.insert(file.filename.clone(), file.bytes_completed);
-        }
-        let done = known.values().sum::<u64>().min(self.0.total);
-        drop(known);
-        self.0.tell(done, false);
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "hub"))]
 mod tests {
+    use std::collections::HashMap;
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -594,33 +547,17 @@ mod tests {
         requests: Arc<AtomicUsize>,
     }
 
-    /// What a server that means ill says instead of the truth.
-    #[derive(Clone, Default)]
-    struct Lies {
-        etag: Option<String>,
-        commit_header: Option<String>,
-        commit: Option<String>,
-        object: Option<String>,
-        /// Bytes that each file is said to have more than it has.
-        more: usize,
-        extra_names: Vec<String>,
-    }
-
     impl FakeHub {
         /// `status` is what it answers to everything, unless 200.
         fn start(files: Vec<(String, Vec<u8>)>, status: u16) -> Self {
-            Self::lying(files, status, Lies::default())
-        }
-
-        fn lying(files: Vec<(String, Vec<u8>)>, status: u16, lies: Lies) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let endpoint = format!("http://{}", listener.local_addr().unwrap());
             let requests = Arc::new(AtomicUsize::new(0));
             let counter = requests.clone();
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let (files, counter, lies) = (files.clone(), counter.clone(), lies.clone());
-                    std::thread::spawn(move || answer(stream.unwrap(), &files, status, &lies, &counter));
+                    let (files, counter) = (files.clone(), counter.clone());
+                    std::thread::spawn(move || answer(stream.unwrap(), &files, status, &counter));
                 }
             });
             Self { endpoint, requests }
@@ -636,13 +573,7 @@ mod tests {
         }
     }
 
-    fn answer(
-        mut stream: std::net::TcpStream,
-        files: &[(String, Vec<u8>)],
-        status: u16,
-        lies: &Lies,
-        counter: &AtomicUsize,
-    ) {
+    fn answer(mut stream: std::net::TcpStream, files: &[(String, Vec<u8>)], status: u16, counter: &AtomicUsize) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         while let Some(Ok(request)) = lines.next() {
             let mut authorised = false;
@@ -660,21 +591,14 @@ mod tests {
             let found: Option<(Vec<u8>, String)> = if status != 200 || !authorised {
                 None
             } else if path == format!("/api/models/fake/tiny/tree/{COMMIT}") {
-                let entry = |name: &str, content: &[u8]| {
-                    let object = || blake3::hash(content).to_hex()[..40].to_owned();
-                    let oid = lies.object.clone().unwrap_or_else(object);
-                    serde_json::json!({"type": "file", "path": name, "size": content.len() + lies.more, "oid": oid})
-                };
-                let true_ones = files.iter().map(|(name, content)| entry(name, content));
-                let list: Vec<_> = true_ones
-                    .chain(lies.extra_names.iter().map(|name| entry(name, b"{}")))
+                let list: Vec<_> = files
+                    .iter()
+                    .map(|(name, content)| serde_json::json!({"type": "file", "path": name, "size": content.len(), "oid": name}))
                     .collect();
                 Some((serde_json::to_vec(&list).unwrap(), "list".into()))
             } else if path.starts_with("/api/models/fake/tiny/revision/") && !path.ends_with("/gone") {
                 Some((
-                    serde_json::json!({"id": "fake/tiny", "sha": lies.commit.as_deref().unwrap_or(COMMIT)})
-                        .to_string()
-                        .into(),
+                    serde_json::json!({"id": "fake/tiny", "sha": COMMIT}).to_string().into(),
                     "info".into(),
                 ))
             } else {
@@ -685,9 +609,8 @@ mod tests {
             let (head, body) = match found {
                 Some((body, tag)) => (
                     format!(
-                        "HTTP/1.1 200 OK\r\nETag: \"{}\"\r\nX-Repo-Commit: {}",
-                        lies.etag.clone().unwrap_or_else(|| tag.replace('.', "-")),
-                        lies.commit_header.as_deref().unwrap_or(COMMIT)
+                        "HTTP/1.1 200 OK\r\nETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}",
+                        tag.replace('.', "-")
                     ),
                     body,
                 ),
@@ -803,109 +726,6 @@ mod tests {
         ));
     }
 
-    /// Every file below a directory, by its path from there; links are not followed.
-    fn all_below(dir: &Path) -> Vec<String> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
-            let name = entry.file_name().into_string().unwrap();
-            match entry.file_type().unwrap().is_dir() {
-                true => found.extend(all_below(&entry.path()).iter().map(|below| format!("{name}/{below}"))),
-                false => found.push(name),
-            }
-        }
-        found
-    }
-
-    /// A mirror answered with `ETag: "/home/…/.ssh/authorized_keys"`: hf-hub wrote config.json there. Nothing that a server
-    /// says makes a file outside of this model's folder in the cache.
-    #[test]
-    fn a_server_that_lies_writes_nothing_outside_of_the_cache() {
-        let home = tempfile::tempdir().unwrap();
-        let victim = home.path().join("victim/authorized_keys");
-        fs::create_dir(home.path().join("victim")).unwrap();
-        let absolute = victim.display().to_string();
-        let paths = [
-            absolute.as_str(),
-            "../../../victim/authorized_keys",
-            "../../../../../../../evil",
-            "..",
-            "a/b",
-            "",
-        ];
-        let mut lies = vec![Lies {
-            extra_names: [
-                "../evil.json",
-                "/evil.json",
-                "a/b.json",
-                ".hidden.json",
-                "a\\b.json",
-                "..json",
-                "",
-            ]
-            .map(String::from)
-            .to_vec(),
-            ..Lies::default()
-        }];
-        for path in paths {
-            let path = Some(path.to_owned());
-            lies.extend([
-                Lies {
-                    etag: path.clone(),
-                    ..Lies::default()
-                },
-                Lies {
-                    commit_header: path.clone(),
-                    ..Lies::default()
-                },
-                Lies {
-                    object: path.clone(),
-                    ..Lies::default()
-                },
-                Lies {
-                    commit: path,
-                    ..Lies::default()
-                },
-            ]);
-        }
-        for (k, lie) in lies.into_iter().enumerate() {
-            let cache = home.path().join(format!("{k}/deep/enough/cache"));
-            fs::create_dir_all(&cache).unwrap();
-            let harmless = lie.object.is_none() && lie.commit.is_none();
-            let hub = FakeHub::lying(tiny_model(), 200, lie);
-            let opened = Checkpoint::open_model("hf:fake/tiny", &hub.options(&cache));
-            assert_eq!(opened.is_ok(), harmless, "{k}: {:?}", opened.err());
-            for file in all_below(&home.path().join(k.to_string())) {
-                let inside = ["deep/enough/cache/models--fake--tiny/", "deep/enough/cache/.locks/"];
-                assert!(inside.iter().any(|dir| file.starts_with(dir)), "{k}: {file}");
-            }
-            assert_eq!(all_below(&home.path().join("victim")), [""; 0], "{k}");
-            fs::remove_dir_all(home.path().join(k.to_string())).unwrap();
-        }
-        assert_eq!(all_below(home.path()), [""; 0]);
-    }
-
-    /// A download that ends early, and one that was killed, leave nothing that looks like the file.
-    #[test]
-    fn a_file_of_another_length_than_listed_is_refused_and_leftovers_go() {
-        let cache = tempfile::tempdir().unwrap();
-        let scratch = cache.path().join("models--fake--tiny/.heterosis-download");
-        fs::create_dir_all(&scratch).unwrap();
-        fs::write(scratch.join("config.json"), "half").unwrap();
-        let short = FakeHub::lying(
-            tiny_model(),
-            200,
-            Lies {
-                more: 1,
-                ..Lies::default()
-            },
-        );
-        let error = Checkpoint::open_model("hf:fake/tiny", &short.options(cache.path())).unwrap_err();
-        assert!(error.to_string().contains("it sent"), "{error}");
-        assert!(!scratch.exists());
-        let hub = FakeHub::start(tiny_model(), 200);
-        Checkpoint::open_model("hf:fake/tiny", &hub.options(cache.path())).unwrap();
-    }
-
     #[test]
     fn faults_of_the_hub_are_told_apart() {
         let cache = tempfile::tempdir().unwrap();
@@ -940,6 +760,155 @@ mod tests {
             Checkpoint::open_model("hf:fake/tiny", &offline),
             Err(Error::HubOffline { .. })
         ));
+    }
+
+    /// A server that answers each path with a head and a body of the test's choice; it keeps who came with a token.
+    fn serve(answer: impl Fn(&str) -> (String, String) + Send + 'static) -> (String, Arc<Mutex<Vec<(String, bool)>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let keep = asked.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let Some(Ok(request)) = lines.next() else { continue };
+                let path = request.split(' ').nth(1).unwrap().to_owned();
+                let headers = lines.map_while(Result::ok).take_while(|line| !line.is_empty());
+                let token = headers
+                    .filter(|h| h.to_lowercase().starts_with("authorization"))
+                    .count()
+                    > 0;
+                keep.lock().unwrap().push((path.clone(), token));
+                let (head, body) = answer(&path);
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        (endpoint, asked)
+    }
+
+    /// A mirror wrote files anywhere by an ETag or a commit that was a path: no header names a file now.
+    #[test]
+    fn a_hostile_hub_writes_nothing_outside_the_cache() {
+        let home = tempfile::tempdir().unwrap();
+        let (cache, victim) = (home.path().join("cache/hub"), home.path().join("authorized_keys"));
+        let list = serde_json::json!([
+            {"type": "file", "path": "config.json", "size": 2, "oid": "../../../../authorized_keys"},
+            {"type": "file", "path": "tokenizer.json", "size": 2, "oid": victim.display().to_string()},
+            {"type": "file", "path": "../../../../evil.json", "size": 2, "oid": "a"},
+            {"type": "file", "path": "/evil.json", "size": 2, "oid": "b"},
+            {"type": "file", "path": ".evil.json", "size": 2, "oid": "c"},
+        ])
+        .to_string();
+        let head = format!(
+            "200 OK\r\nETag: \"{0}\"\r\nX-Linked-ETag: \"{0}\"\r\nX-Repo-Commit: ../../../../../../evil",
+            victim.display()
+        );
+        let (endpoint, _) = serve(move |path| match path {
+            p if p.contains("/revision/") => (head.clone(), format!("{{\"sha\": \"{COMMIT}\"}}")),
+            p if p.contains("/tree/") => (head.clone(), list.clone()),
+            _ => (head.clone(), "{}".into()),
+        });
+        let options = HubOptions {
+            endpoint: Some(endpoint),
+            cache_dir: Some(cache.clone()),
+            ..HubOptions::default()
+        };
+        let name = HubName::parse("fake/tiny").unwrap();
+        let dir = name.fetch(&options, model_is_complete).unwrap();
+        assert_eq!(fs::read(dir.join("config.json")).unwrap(), b"{}");
+        assert!(!victim.exists());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(home.path()).unwrap() {
+            found.push(entry.unwrap().file_name());
+        }
+        assert_eq!(found, ["cache"], "nothing beside the cache");
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+
+        for sha in ["../../../../evil", "", "0123"] {
+            let (endpoint, _) = serve(move |_| ("200 OK".into(), format!("{{\"sha\": \"{sha}\"}}")));
+            let options = HubOptions {
+                endpoint: Some(endpoint),
+                cache_dir: Some(home.path().join("other")),
+                ..HubOptions::default()
+            };
+            let error = name.fetch(&options, model_is_complete).unwrap_err();
+            assert!(matches!(error, Error::HubFailed { .. }), "{error}");
+        }
+    }
+
+    /// A token is for the host that the user named: neither a redirect nor a link to a next page carries it elsewhere.
+    #[test]
+    fn a_token_goes_to_no_other_host() {
+        let (other, told) = serve(|_| ("200 OK".into(), "{}".into()));
+        let elsewhere = other.clone();
+        let list = r#"[{"type": "file", "path": "config.json", "size": 2, "oid": "a"}]"#;
+        let (endpoint, asked) = serve(move |path| match path {
+            p if p.contains("/revision/") => ("200 OK".into(), format!("{{\"sha\": \"{COMMIT}\"}}")),
+            p if p.contains("/tree/") => (
+                format!("200 OK\r\nLink: <{elsewhere}/next>; rel=\"next\""),
+                list.to_owned(),
+            ),
+            _ => (format!("302 Found\r\nLocation: {elsewhere}/blob"), String::new()),
+        });
+        let cache = tempfile::tempdir().unwrap();
+        let options = HubOptions {
+            endpoint: Some(endpoint),
+            token: Some("secret".into()),
+            cache_dir: Some(cache.path().to_owned()),
+            ..HubOptions::default()
+        };
+        let dir = HubName::parse("fake/tiny").unwrap();
+        let dir = dir.fetch(&options, model_is_complete).unwrap();
+        assert_eq!(
+            fs::read(dir.join("config.json")).unwrap(),
+            b"{}",
+            "the redirect was followed"
+        );
+        assert!(asked.lock().unwrap().iter().all(|(_, token)| *token));
+        assert_eq!(*told.lock().unwrap(), [("/blob".to_owned(), false)]);
+    }
+
+    /// What a broken connection left is gone on with; what is longer than listed, or another content, is refused.
+    #[test]
+    fn a_download_is_what_the_list_says_and_goes_on_after_a_break() {
+        const TEXT: &str = "{\"model_type\": \"llama\"}";
+        let digest = {
+            use sha2::Digest as _;
+            let bytes = sha2::Sha256::digest(TEXT);
+            bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()
+        };
+        let fetch = |cache: &Path, body: &'static str, size: usize, oid: &str| {
+            let list = serde_json::json!([{"type": "file", "path": "config.json", "size": 1, "oid": "a",
+                "lfs": {"oid": oid, "size": size}}])
+            .to_string();
+            let (endpoint, _) = serve(move |path| match path {
+                p if p.contains("/revision/") => ("200 OK".into(), format!("{{\"sha\": \"{COMMIT}\"}}")),
+                p if p.contains("/tree/") => ("200 OK".into(), list.clone()),
+                _ if body.starts_with('{') => ("200 OK".into(), body.into()),
+                _ => ("206 Partial Content".into(), body.into()),
+            });
+            let options = HubOptions {
+                endpoint: Some(endpoint),
+                cache_dir: Some(cache.to_owned()),
+                ..HubOptions::default()
+            };
+            HubName::parse("fake/tiny").unwrap().fetch(&options, model_is_complete)
+        };
+        let cache = tempfile::tempdir().unwrap();
+        let long = fetch(cache.path(), TEXT, 10, &digest).unwrap_err();
+        assert!(matches!(long, Error::HubFailed { .. }), "{long}");
+        let cache = tempfile::tempdir().unwrap();
+        let other = fetch(cache.path(), TEXT, TEXT.len(), &"0".repeat(64)).unwrap_err();
+        assert!(other.to_string().contains("another content"), "{other}");
+        let blobs = cache.path().join("models--fake--tiny/blobs");
+        fs::write(blobs.join(format!("{digest}.incomplete")), &TEXT[..5]).unwrap();
+        let dir = fetch(cache.path(), &TEXT[5..], TEXT.len(), &digest).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("config.json")).unwrap(), TEXT);
     }
 
     #[test]

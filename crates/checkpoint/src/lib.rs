@@ -13,6 +13,8 @@ mod gguf;
 mod gguf_tokenizer;
 mod gguf_vocabulary;
 mod gguf_write;
+#[cfg(feature = "hub")]
+pub mod http;
 mod hub;
 mod license;
 mod lora;

@@ -1,0 +1,259 @@
+//! Fetches what an address holds: bounded, with a few tries, going on where a broken connection left off.
+//!
+//! A token is sent to the host that was named and to no other: it does not follow a redirect.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::{Agent, Body};
+
+/// Tries in a row that bring nothing before it is given up.
+const TRIES: u32 = 3;
+
+/// Why an address gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("{url} answers with status {status}")]
+    Status {
+        url: String,
+        status: u16,
+        /// What the Hub adds in `X-Error-Code`.
+        code: Option<String>,
+    },
+    #[error("{url}: {reason}")]
+    Transport { url: String, reason: String },
+    #[error("{url} sends more than {limit} bytes, and so more than there may be")]
+    TooLong { url: String, limit: u64 },
+    #[error("{url} ended after {got} of {expected} bytes")]
+    Short { url: String, got: u64, expected: u64 },
+    #[error("cannot write what arrives: {0}")]
+    Write(#[source] std::io::Error),
+}
+
+impl HttpError {
+    /// What the server says no to, it will say no to again; a fault on the way may be over.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
+            Self::Transport { .. } | Self::Short { .. } => true,
+            Self::TooLong { .. } | Self::Write(_) => false,
+        }
+    }
+}
+
+/// What an address holds.
+#[derive(Debug)]
+pub struct Answer {
+    pub body: Vec<u8>,
+    /// The address of the next page, if the answer names one (RFC 8288, `rel="next"`).
+    pub next: Option<String>,
+}
+
+/// A client that keeps its connections.
+#[derive(Debug)]
+pub struct Http {
+    agent: Agent,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let config = Agent::config_builder()
+            .user_agent(concat!("heterosis/", env!("CARGO_PKG_VERSION")))
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            // A body that stands still is given up and gone on with; one that takes longer than that, too.
+            .timeout_recv_body(Some(Duration::from_secs(600)))
+            .build();
+        Self { agent: config.into() }
+    }
+}
+
+impl Http {
+    /// The whole content of an address.
+    ///
+    /// **Errors**: [`HttpError`]; more than `limit` bytes is one.
+    pub fn get(&self, url: &str, token: Option<&str>, limit: u64) -> Result<Answer, HttpError> {
+        retried(|| {
+            let response = self.ask(url, token, 0)?;
+            let next = next_page(response.headers());
+            let mut body = Vec::new();
+            let mut reader = response.into_body().into_reader().take(limit + 1);
+            reader.read_to_end(&mut body).map_err(|e| transport(url, &e))?;
+            if body.len() as u64 > limit {
+                return Err(HttpError::TooLong {
+                    url: url.to_owned(),
+                    limit,
+                });
+            }
+            Ok(Answer { body, next })
+        })
+    }
+
+    /// Appends to `out`, which may hold the beginning already, until it holds the `size` bytes of the address.
+    ///
+    /// `report` is told of bytes as they are there, those of the beginning included.
+    ///
+    /// **Errors**: [`HttpError`]; what arrived stays in `out`.
+    pub fn download(
+        &self,
+        url: &str,
+        token: Option<&str>,
+        out: &mut File,
+        size: u64,
+        report: &mut dyn FnMut(u64),
+    ) -> Result<(), HttpError> {
+        let mut done = length(out)?;
+        if done > size {
+            truncate(out)?;
+            done = 0;
+        }
+        report(done);
+        let mut in_vain = 0;
+        while done < size {
+            let before = done;
+            match self.go_on(url, token, out, &mut done, size, report) {
+                Ok(()) => {}
+                Err(e) if !e.may_pass() => return Err(e),
+                Err(e) => {
+                    in_vain = if done > before { 0 } else { in_vain + 1 };
+                    if in_vain == TRIES {
+                        return Err(e);
+                    }
+                    pause(in_vain);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn go_on(
+        &self,
+        url: &str,
+        token: Option<&str>,
+        out: &mut File,
+        done: &mut u64,
+        size: u64,
+        report: &mut dyn FnMut(u64),
+    ) -> Result<(), HttpError> {
+        let response = self.ask(url, token, *done)?;
+        if *done > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+            truncate(out)?;
+            *done = 0;
+        }
+        let mut reader = response.into_body().into_reader();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = reader.read(&mut buffer).map_err(|e| transport(url, &e))?;
+            if read == 0 {
+                break;
+            }
+            if *done + read as u64 > size {
+                return Err(HttpError::TooLong {
+                    url: url.to_owned(),
+                    limit: size,
+                });
+            }
+            out.write_all(&buffer[..read]).map_err(HttpError::Write)?;
+            *done += read as u64;
+            report(read as u64);
+        }
+        match *done == size {
+            true => Ok(()),
+            false => Err(HttpError::Short {
+                url: url.to_owned(),
+                got: *done,
+                expected: size,
+            }),
+        }
+    }
+
+    fn ask(&self, url: &str, token: Option<&str>, from: u64) -> Result<Response<Body>, HttpError> {
+        let mut request = self.agent.get(url);
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        if from > 0 {
+            request = request.header("Range", format!("bytes={from}-"));
+        }
+        let response = request.call().map_err(|e| transport(url, &e))?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(HttpError::Status {
+                url: url.to_owned(),
+                status: response.status().as_u16(),
+                code: header(response.headers(), "x-error-code"),
+            }),
+        }
+    }
+}
+
+fn retried<T>(mut once: impl FnMut() -> Result<T, HttpError>) -> Result<T, HttpError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match once() {
+            Err(e) if e.may_pass() && tries < TRIES => pause(tries),
+            result => return result,
+        }
+    }
+}
+
+fn pause(tries: u32) {
+    std::thread::sleep(Duration::from_millis(200 << tries));
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let links = header(headers, "link")?;
+    let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
+    let (_, rest) = next.split_once('<')?;
+    Some(rest.split_once('>')?.0.to_owned())
+}
+
+fn transport(url: &str, error: &dyn std::error::Error) -> HttpError {
+    // The causes tell "no such host" from "refused".
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        source = cause.source();
+    }
+    HttpError::Transport {
+        url: url.to_owned(),
+        reason,
+    }
+}
+
+fn length(out: &File) -> Result<u64, HttpError> {
+    Ok(out.metadata().map_err(HttpError::Write)?.len())
+}
+
+fn truncate(out: &mut File) -> Result<(), HttpError> {
+    out.set_len(0).map_err(HttpError::Write)?;
+    out.seek(SeekFrom::Start(0)).map_err(HttpError::Write)?;
+    Ok(())
+}
+
+/// SHA-256 of a whole file, as hexadecimal digits.
+pub(crate) fn sha256(file: &mut File) -> std::io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => digest.update(&buffer[..read]),
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
