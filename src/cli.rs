@@ -41,6 +41,8 @@ pub enum Command {
     Merge(MergeArgs),
     /// Score one model on tasks.
     Eval(EvalArgs),
+    /// Learn better weights for one recipe from answers, by gradient.
+    Learn(LearnArgs),
     /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
     /// Continue prompts greedily, in one batch.
@@ -271,6 +273,58 @@ pub struct EvalArgs {
     /// Keep each question, output, extracted answer, gold and verdict.
     #[arg(long, value_name = "FILE.jsonl")]
     pub answers: Option<PathBuf>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TeacherArg {
+    /// Worked solutions where a task has them, else right answers.
+    #[default]
+    Auto,
+    /// The tasks' worked solutions.
+    Solutions,
+    /// Right answers of the recipe's models and of its child, which are asked now.
+    Answers,
+}
+
+#[derive(Debug, Args)]
+pub struct LearnArgs {
+    /// The recipe to begin with: every weight, t or lambda that stands in it may move.
+    pub recipe: PathBuf,
+    /// Where the recipe with the learned numbers goes.
+    #[arg(value_name = "OUT.yaml")]
+    pub out: PathBuf,
+    /// Built-in task or task file that teaches; may be given several times.
+    #[arg(long = "task", required = true, value_name = "TASK")]
+    pub tasks: Vec<String>,
+    /// Language of a task that has several.
+    #[arg(long)]
+    pub lang: Option<String>,
+    /// Split of the tasks' questions; what judges the child afterwards is better another one.
+    #[arg(long, default_value = "search")]
+    pub split: String,
+    /// Questions of each task.
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    pub questions: usize,
+    /// Examples before each question, instead of the task's number.
+    #[arg(long, value_name = "N")]
+    pub shots: Option<usize>,
+    /// Whose texts teach.
+    #[arg(long, value_enum, default_value_t)]
+    pub teachers: TeacherArg,
+    /// Steps of the descent.
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    pub steps: usize,
+    /// Texts of one step.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch: usize,
+    /// Seed of what is held back and of the order.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,

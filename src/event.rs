@@ -77,6 +77,10 @@ pub enum Event {
     Progress(Progress),
     /// A search of several stages goes on with the next one; see [`StageStarted`].
     StageStarted(StageStarted),
+    /// Where a round of learning stands. Live only, not journalled.
+    Learning(Learning),
+    /// A round of learning is over; the candidate that it makes is scored next.
+    Learned(Learned),
     /// Answers of one candidate to one task; the scores in `candidate_scored` are computed from these. In a race a
     /// candidate is asked several times, and each time adds to what stands here.
     Answers(Answers),
@@ -235,6 +239,8 @@ pub enum Origin {
     Search,
     /// The mean of the optimizer's distribution.
     Mean,
+    /// Genes moved along the gradient of right answers.
+    Learned,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -246,6 +252,61 @@ pub struct Progress {
     pub questions: usize,
     pub tokens: u64,
     pub tokens_per_s: f64,
+}
+
+/// Where a round of learning stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learning {
+    /// Of the candidate that the round will make: `learned-1`.
+    pub id: String,
+    /// Whose genes it began with.
+    pub from: String,
+    pub steps: usize,
+    #[serde(flatten)]
+    pub point: LearningStep,
+    pub genotype: Vec<f64>,
+}
+
+/// One step of a round.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LearningStep {
+    pub step: usize,
+    /// Mean negative log-likelihood of the step's texts, in nats a token, before the step.
+    pub taught: f64,
+    /// That of the held-back texts, at the steps at which it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<f64>,
+}
+
+/// What a round of learning found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    /// Of the candidate that it makes: `learned-1`.
+    pub id: String,
+    /// Whose genes it began with.
+    pub from: String,
+    /// Questions that a text stands for.
+    pub questions: usize,
+    /// Texts that were taught, and those that were held back.
+    pub texts: usize,
+    pub held_back_texts: usize,
+    /// Mean negative log-likelihood of all of them before and after, in nats a token.
+    pub taught: [f64; 2],
+    pub held_back: [f64; 2],
+    /// Steps that were made, and after which of them the held-back texts were likeliest.
+    pub steps: usize,
+    pub best_step: usize,
+    /// The genes after that step, in the order of the stage's genes.
+    pub genotype: Vec<f64>,
+    /// Mean squared slope of the loss along each gene; 0 of what cannot be learned.
+    pub steepness: Vec<f64>,
+    /// Tokens read, forward or forward and backward.
+    pub tokens: u64,
+    pub elapsed_ms: u64,
+    pub curve: Vec<LearningStep>,
+    /// Why nothing was learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

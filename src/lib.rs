@@ -20,6 +20,7 @@
 //! | [`space`] | A search space from YAML; decodes a genotype to a recipe and encodes known recipes back. |
 //! | [`event`] | What happened, in plain fields: the machine-readable contract. |
 //! | [`store`] | The journal and the cache of fitness and answers. |
+//! | [`learn`] | The numbers of a recipe moved along the gradient of texts that ought to be likely. |
 //! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal. |
 //! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
@@ -45,6 +46,7 @@ pub mod commands;
 pub mod dashboard;
 pub mod eval;
 pub mod event;
+pub mod learn;
 pub mod report;
 pub mod search;
 pub mod simplify;

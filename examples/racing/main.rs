@@ -17,7 +17,7 @@ use heterosis::{
     eval::stats,
     event::{Budget, Event, Record},
     recipe::{DType, Recipe},
-    search::{Chronicle, Clock, Control, Genome, Parents, Plan, run},
+    search::{Chronicle, Clock, Control, Exam, Genome, Parents, Plan, run},
     space::{Codec, Fold, Limit, Racing, Shape, Space},
     store::{Journal, read},
 };
@@ -157,6 +157,7 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         selection: evaluator.exam(&space.finale.selection.split, space.finale.selection_limit())?,
         test: evaluator.exam(&space.finale.test.split, space.finale.test_limit())?,
         held_out: evaluator.held_out_exam()?,
+        lessons: Exam::nothing(),
         space,
     };
     let path = dir.join("journal.jsonl");

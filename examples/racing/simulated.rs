@@ -130,6 +130,7 @@ pub fn search(
             split: "test".into(),
             tasks: Vec::new(),
         }, // there is no parent to compare with
+        lessons: Exam::nothing(),
         space,
     };
     let mut answering = Answering {

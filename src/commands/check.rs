@@ -55,6 +55,8 @@ struct Findings {
     /// Candidates that the budget pays for.
     evals: Option<u64>,
     search_seconds: Option<f64>,
+    /// Of one round of learning, where the space learns: its questions, answered, and its steps.
+    learning_seconds: Option<f64>,
     #[serde(rename = "final")]
     finale: Vec<PartCost>,
     final_seconds: Option<f64>,

@@ -48,6 +48,8 @@ struct Method {
 struct Parameter {
     name: &'static str,
     per_model: bool,
+    /// Whether it can be learned by gradient, with `heterosis learn` and in a search.
+    learned: bool,
     range: String,
     default: Option<f64>,
     summary: &'static str,
@@ -75,8 +77,9 @@ pub fn methods(args: ListArgs) -> Outcome {
         for p in method.parameters {
             let whose = if p.per_model { "each model's" } else { "the recipe's" };
             let default = p.default.map_or(String::new(), |d| format!(", default {d}"));
+            let learned = if p.learned { "; can be learned" } else { "" };
             print(format_args!(
-                "    {} ({whose}, {}{default}): {}",
+                "    {} ({whose}, {}{default}): {}{learned}",
                 p.name, p.range, p.summary
             ));
         }
@@ -88,6 +91,7 @@ fn describe(info: &recipe::MethodInfo) -> Method {
     let parameters = info.parameters.iter().map(|p| Parameter {
         name: p.name,
         per_model: p.scope != Scope::Shared,
+        learned: info.method.learned().contains(&p.name),
         range: range(p.kind),
         default: match p.default {
             DefaultValue::Value(value) => Some(value),

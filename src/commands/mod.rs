@@ -13,6 +13,7 @@ mod export;
 mod final_limits;
 mod generate;
 mod interruption;
+mod learn;
 mod lists;
 mod merge;
 mod models;
@@ -144,6 +145,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Check(args) => check::check(args),
         Command::Merge(args) => merge::merge(args),
         Command::Eval(args) => eval::eval(args),
+        Command::Learn(args) => learn::learn(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
         Command::Perplexity(args) => perplexity::perplexity(args),

@@ -13,7 +13,7 @@ use crate::{
     cli::{DTypeArg, EngineArgs},
     event::RunStarted,
     merge::Plan,
-    model::{Decoder, DecoderSpec, Engine, EngineOptions, Tokenizer, decoder},
+    model::{Decoder, DecoderSpec, Engine, EngineOptions, decoder},
     recipe::{Recipe, read},
     search::{Parents, verbatim},
 };
@@ -50,10 +50,6 @@ impl Opened {
         Ok(Self { parents, plan })
     }
 
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(self.parents.tokenizer(&self.plan.tokenizer())?)
-    }
-
     /// Merges into a decoder.
     pub fn engine(&self, args: &EngineArgs) -> Result<Engine> {
         self.engine_on(&Runtime::new(args)?)
@@ -61,18 +57,23 @@ impl Opened {
 
     /// [`Self::engine`] where the device is open already.
     pub fn engine_on(&self, runtime: &Runtime) -> Result<Engine> {
-        let tokenizer = Arc::new(self.tokenizer()?);
-        let spec = DecoderSpec::from_config(self.plan.config())?;
-        let outputs = self.plan.outputs().iter().enumerate();
-        let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
-        spec.check_tensors(&|name| index.get(name).map(|i| self.plan.outputs()[*i].shape.clone()))?;
-        let mut read = |name: &str| {
-            let i = index.get(name).ok_or("the model has no such tensor")?;
-            self.plan.compute(*i, &self.parents).map_err(|e| e.to_string())
-        };
-        let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
-        Ok(Engine::new(decoder, tokenizer, runtime.options))
+        engine_of(&self.plan, &self.parents, runtime)
     }
+}
+
+/// Merges a plan of these models into a decoder.
+pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<Engine> {
+    let tokenizer = Arc::new(parents.tokenizer(&plan.tokenizer())?);
+    let spec = DecoderSpec::from_config(plan.config())?;
+    let outputs = plan.outputs().iter().enumerate();
+    let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
+    spec.check_tensors(&|name| index.get(name).map(|i| plan.outputs()[*i].shape.clone()))?;
+    let mut read = |name: &str| {
+        let i = index.get(name).ok_or("the model has no such tensor")?;
+        plan.compute(*i, parents).map_err(|e| e.to_string())
+    };
+    let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
+    Ok(Engine::new(decoder, tokenizer, runtime.options))
 }
 
 pub fn is_recipe(word: &str) -> bool {

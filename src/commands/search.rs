@@ -207,7 +207,7 @@ impl Prepared {
             models::add(&mut parents, name, word).with_context(|| format!("models.{name}"))?;
         }
         let shape = shape(&space, &parents)?;
-        let codec = Codec::new(&space, shape)?;
+        let codec = Codec::with_tensors(&space, shape, &tensors(&space, &parents))?;
         for (name, recipe) in codec.baselines() {
             crate::merge::Plan::new(&recipe, &parents)
                 .with_context(|| format!("the models do not fit each other ({name})"))?;
@@ -395,6 +395,12 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape> {
         out_dtype: recipe_dtype(largest.1.dtype),
         fold: fold(checkpoint.config()).with_context(|| checkpoint.name().to_string())?,
     })
+}
+
+/// The tensors of the base, or of the first model.
+fn tensors(space: &Space, parents: &Parents) -> Vec<String> {
+    let donor = space.base.as_deref().unwrap_or(&space.models[0].0);
+    parents.tensor_names(donor)
 }
 
 /// Where a family's layers take the scales of a layer path.
@@ -645,6 +651,10 @@ fn go(going: Going<'_>, prepared: &Prepared, examiner: Examiner<'_>, watch: &Wat
         selection: examiner.selection,
         test: examiner.test,
         held_out: examiner.held_out,
+        lessons: match &prepared.space.search.learn {
+            Some(learning) => asking.lessons(learning.questions)?,
+            None => Exam::nothing(),
+        },
     };
     let control = Control::default();
     let voice = Voice::default();

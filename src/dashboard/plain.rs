@@ -9,7 +9,7 @@ use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{flips, forgotten, is_hopeless, told, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{
-    Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Level, Phase, Record, RunStarted,
+    Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted,
 };
 
 /// Folds records and writes one timestamped line for each that a reader wants to know of.
@@ -82,6 +82,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             stage.genes.len(),
             stage.optimizer
         )),
+        Event::Learned(learned) => learned_line(learned).map(|line| (Level::Info, line)),
         Event::CandidateScored(candidate) => info(scored_line(before, candidate)),
         Event::CandidateFailed { id, reason, .. } => Some((Level::Warning, format!("{id} failed: {reason}"))),
         Event::GenerationEnded(g) => {
@@ -156,8 +157,29 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::RunFailed { reason } => Some((Level::Error, format!("the run failed: {reason}"))),
         Event::Log { level, message } => Some((*level, message.clone())),
         Event::Scaled { .. } => info("tasks are weighed by the first model's standard errors".into()),
-        Event::CandidateStarted { .. } | Event::Progress(_) | Event::Answers(_) | Event::Scores(_) => None,
+        Event::CandidateStarted { .. }
+        | Event::Progress(_)
+        | Event::Learning(_)
+        | Event::Answers(_)
+        | Event::Scores(_) => None,
     }
+}
+
+/// What a round of learning did to the texts that taught and to those that were held back; a round without a result has
+/// said so in the log.
+fn learned_line(learned: &Learned) -> Option<String> {
+    let change = |[before, after]: [f64; 2]| format!("{before:.3} → {after:.3}");
+    learned.failed.is_none().then(|| {
+        format!(
+            "{:<8} learned from {}: taught {}, held back {} nats a token ({} of {})",
+            learned.id,
+            counted(learned.texts, "text"),
+            change(learned.taught),
+            change(learned.held_back),
+            counted(learned.best_step, "step"),
+            learned.steps
+        )
+    })
 }
 
 fn opening(started: &RunStarted) -> String {

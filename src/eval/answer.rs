@@ -237,20 +237,82 @@ fn score_requests(
     questions: &[Question],
     texts: &[String],
 ) -> Result<Vec<ScoreRequest>, Error> {
-    let delimiter = |context: &str, question: &Question| match (context, task.chat()) {
-        ("", _) | (_, Some(_)) => String::new(),
-        _ => question.prompt.target_delimiter.clone(),
-    };
-    let trimmed: Vec<&str> = texts.iter().map(|text| text.trim_end()).collect();
-    let mut contexts: Vec<&str> = Vec::new();
+    let mut prompts: Vec<String> = Vec::new();
     let mut whole: Vec<String> = Vec::new();
-    for ((text, trimmed), question) in texts.iter().zip(trimmed).zip(questions) {
-        let delimiter = delimiter(text, question);
+    for (text, question) in texts.iter().zip(questions) {
+        let delimiter = delimiter(task, text, question);
         for continuation in continuations(question) {
-            contexts.push(trimmed);
+            prompts.push(text.clone());
             whole.push(format!("{text}{delimiter}{continuation}"));
         }
     }
+    sequences(engine, task, &prompts, whole)
+}
+
+/// Prompts with what is to follow each, as sequences of tokens that can be read: the question, the output as a model wrote it,
+/// and whether the model ended it by itself, so that the end-of-sequence token belongs to it.
+///
+/// # Errors
+/// Prompts that cannot be rendered or tokenised.
+pub fn continued(
+    engine: &dyn Answerer,
+    task: &Task,
+    outputs: &[(&Question, &str, bool)],
+) -> Result<Vec<ScoreRequest>, Error> {
+    let questions: Vec<Question> = outputs.iter().map(|(question, ..)| (*question).clone()).collect();
+    let texts = render(engine, task, &questions)?;
+    let whole = outputs.iter().zip(&texts).map(|((_, output, ended), text)| {
+        let end = if *ended { engine.end_text().unwrap_or("") } else { "" };
+        format!("{text}{output}{end}")
+    });
+    sequences(engine, task, &texts, whole.collect())
+}
+
+/// Prompts with what ought to follow: the gold text, the right choice, or the worked solution, of the questions that have one.
+/// Comes with the place of each question.
+///
+/// # Errors
+/// Prompts that cannot be rendered or tokenised.
+pub fn solved(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<(usize, ScoreRequest)>, Error> {
+    let mut places = Vec::new();
+    let mut with_solution = Vec::new();
+    let mut solutions = Vec::new();
+    for (place, question) in questions.iter().enumerate() {
+        let solution = match task.kind() {
+            Kind::Generate => task.solution(question)?,
+            Kind::LogLikelihood => Some(question.gold.as_str()),
+            Kind::MultipleChoice | Kind::Blank => question.choices.get(question.right).map(|c| c.continuation.as_str()),
+        };
+        if let Some(solution) = solution {
+            places.push(place);
+            with_solution.push(question.clone());
+            solutions.push(solution);
+        }
+    }
+    let texts = render(engine, task, &with_solution)?;
+    let whole = with_solution.iter().zip(&texts).zip(solutions);
+    let whole =
+        whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(task, text, question)));
+    let requests = sequences(engine, task, &texts, whole.collect())?;
+    Ok(places.into_iter().zip(requests).collect())
+}
+
+/// What stands between a prompt and what follows it.
+fn delimiter<'q>(task: &Task, context: &str, question: &'q Question) -> &'q str {
+    match (context, task.chat()) {
+        ("", _) | (_, Some(_)) => "",
+        _ => &question.prompt.target_delimiter,
+    }
+}
+
+/// Whole texts as tokens, and where each goes on from its prompt.
+fn sequences(
+    engine: &dyn Answerer,
+    task: &Task,
+    prompts: &[String],
+    whole: Vec<String>,
+) -> Result<Vec<ScoreRequest>, Error> {
+    let contexts: Vec<&str> = prompts.iter().map(|text| text.trim_end()).collect();
     let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
     let context_length = engine.context_length();
     let mut cut = 0;

@@ -31,7 +31,7 @@ mod score;
 pub mod stats;
 mod task_file;
 
-pub use answer::{Answerer, answer};
+pub use answer::{Answerer, answer, continued, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
@@ -243,6 +243,8 @@ pub struct Task {
     words: Row,
     prompt: Option<Template>,
     gold: Template,
+    /// Where it is not the gold answer.
+    target: Option<Template>,
     choices: Choices,
     shots: Option<ReadyShots>,
     target_delimiter: String,
@@ -290,6 +292,8 @@ pub struct Question {
     pub prompt: Prompt,
     /// What the answer is compared with; for log-likelihoods, the continuation; with choices, the right one.
     pub gold: String,
+    /// What would follow the prompt in an example: of a task with worked solutions, one of these.
+    pub target: String,
     /// What the model has to choose from, and where the right one stands; empty where there is nothing to choose.
     pub choices: Vec<Choice>,
     pub right: usize,
@@ -459,6 +463,12 @@ impl Task {
                 .transpose()?,
             choices: make.choices(settings.choices.as_ref())?,
             gold: make.template("gold", gold)?,
+            target: settings
+                .gold
+                .as_ref()
+                .and(settings.target.as_ref())
+                .map(|target| make.template("target", target))
+                .transpose()?,
             shots: make.shots(&settings, options)?,
             target_delimiter: settings.target_delimiter.clone().unwrap_or_else(|| " ".into()),
             fewshot_delimiter: settings.fewshot_delimiter.clone().unwrap_or_else(|| "\n\n".into()),
@@ -611,6 +621,7 @@ impl Task {
     fn question(&self, located: &Located, shots: &mut Drawer) -> Result<Question, Error> {
         let row = self.fields(&located.row);
         let mut gold = self.gold.render(&row)?;
+        let target = self.target.as_ref().map(|t| t.render(&row)).transpose()?;
         let (choices, right) = self.choices(located, &row, &gold)?;
         if let Some(choice) = choices.get(right) {
             gold.clone_from(&choice.text);
@@ -620,6 +631,7 @@ impl Task {
         Ok(Question {
             id: located.id.clone(),
             identity: Identity::of(&asked(self.prompt.as_ref(), &located.row), &gold),
+            target: target.unwrap_or_else(|| gold.clone()),
             gold,
             choices,
             right,
@@ -751,6 +763,24 @@ impl Task {
         })
     }
 
+    /// The worked solution of a question, if its task has any: a target that the task's own judge holds right, and that says
+    /// more than the answer.
+    ///
+    /// # Errors
+    /// A pattern that takes too long on this text.
+    pub fn solution<'q>(&self, question: &'q Question) -> Result<Option<&'q str>, Error> {
+        if self.kind() != Kind::Generate {
+            return Ok(None);
+        }
+        let verdicts = self.extract(&question.target, &question.gold)?;
+        let verdict = verdicts.into_iter().find(|(name, _)| name == self.primary_filter());
+        let says_more =
+            |answer: &str| question.target.split_whitespace().count() > answer.split_whitespace().count() + 1;
+        let is_solution = verdict.is_some_and(|(_, v)| v.exact_match == 1.0 && says_more(&v.extracted));
+        Ok(is_solution.then_some(question.target.as_str()))
+    }
+
+    /// Whether the output is in the language that is asked for; always, where the task has no gate.
     /// Whether the output is in the language that is asked for; always, where the task has no gate. In the fitness profile
     /// only what leads to the answer is looked at: what follows is not there if generation ended with the answer.
     pub fn language_ok(&self, output: &str) -> bool {

@@ -11,9 +11,9 @@ use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
-    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading, Level,
-    Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted, Score, Selection, StageStarted, TaskScore,
-    TestReading, interval,
+    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
+    Learned, Learning, LearningStep, Level, Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted,
+    Score, Selection, StageStarted, TaskScore, TestReading, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -41,6 +41,10 @@ pub struct Run {
     pub generations: Vec<GenerationPoint>,
     /// The stages of the search, in order.
     pub stages: Vec<StageStarted>,
+    /// Rounds of learning that are over, in order.
+    pub learned: Vec<Learned>,
+    /// The round that is going on, and its losses so far; live feeds only.
+    pub learning: Option<(Learning, Vec<LearningStep>)>,
     /// What the engine does right now; live feeds only.
     pub working: Option<Working>,
     pub search_ended: Option<EndReason>,
@@ -224,6 +228,11 @@ impl Run {
             }
             Event::CandidateStarted { id, origin, generation } => self.begin(record, id, Some(origin), *generation),
             Event::Progress(progress) => self.progress(record, progress),
+            Event::Learning(learning) => self.learn(learning),
+            Event::Learned(learned) => {
+                self.learning = None;
+                self.learned.push(learned.clone());
+            }
             Event::StageStarted(stage) => self.stages.push(stage.clone()),
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
@@ -306,9 +315,20 @@ impl Run {
         });
     }
 
+    fn learn(&mut self, learning: &Learning) {
+        self.working = None;
+        let mut curve = match self.learning.take() {
+            Some((before, curve)) if before.id == learning.id => curve,
+            _ => Vec::new(),
+        };
+        curve.push(learning.point.clone());
+        self.learning = Some((learning.clone(), curve));
+    }
+
     fn end(&mut self, state: State) {
         self.state = state;
         self.working = None;
+        self.learning = None;
     }
 
     /// A search of which everything failed asks for all of it again.
@@ -750,9 +770,10 @@ pub fn counts(origin: &Origin) -> bool {
     !matches!(origin, Origin::Parent | Origin::Baseline)
 }
 
-/// Whether a candidate of this origin is paid for by the budget of the search; an optimizer's mean is a by-product.
+/// Whether a candidate of this origin is paid for by the budget of the search; an optimizer's mean is a by-product, and
+/// what is learned has a budget of its own.
 pub fn is_paid(origin: &Origin) -> bool {
-    counts(origin) && *origin != Origin::Mean
+    counts(origin) && !matches!(origin, Origin::Mean | Origin::Learned)
 }
 
 /// Whether a candidate is one of the unsearched merges among `scored` once more, as what a search is told to begin with
@@ -793,6 +814,7 @@ pub fn origin_name(origin: &Origin) -> &'static str {
         Origin::Random => "random",
         Origin::Search => "search",
         Origin::Mean => "mean",
+        Origin::Learned => "learned",
     }
 }
 

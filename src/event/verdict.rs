@@ -122,6 +122,7 @@ fn who(run: &Run, id: &str) -> String {
         Some(Origin::Mean) => format!("{id}, the centre of what the search had learnt,"),
         Some(Origin::Baseline) => format!("{id}, a merge that nobody searched for,"),
         Some(Origin::Random) => format!("{id}, a random draw,"),
+        Some(Origin::Learned) => format!("{id}, learned from right answers,"),
         _ => id.to_owned(),
     }
 }
@@ -322,6 +323,7 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
         ),
         Origin::Random => format!("Its {genes} were drawn at random, one of {evals}"),
         Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
+        Origin::Learned => format!("Its {genes} were learned from right answers, by gradient"),
         Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
         Origin::Mean => format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}"),
     }

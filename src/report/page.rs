@@ -12,7 +12,7 @@ use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, 
 use crate::event::words::{
     MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
 };
-use crate::event::{HeldOutTask, Level, TestReading};
+use crate::event::{HeldOutTask, Learned, Level, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -48,6 +48,7 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
         );
         body += &match file {
             "contest.svg" => comparisons(run) + &normalized(run),
+            "learning.svg" => learning(run),
             "luck.svg" => finalists(run),
             "weights.svg" => recipe(run),
             _ => String::new(),
@@ -64,12 +65,13 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
 }
 
 /// Pictures in the order of the page, with the heading that stands above them.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("contest.svg", "The child beside its parents"),
     ("tasks.svg", "Task by task"),
     ("luck.svg", "How much was luck"),
     ("convergence.svg", "How the search went"),
     ("convergence-time.svg", ""),
+    ("learning.svg", "What right answers taught"),
     ("pareto.svg", "One task against the other"),
     ("weights.svg", "What the winner is made of"),
     ("path.svg", "Its way through the layers"),
@@ -445,6 +447,41 @@ fn normalized(run: &Run) -> String {
 }
 
 /// What the child forgot, or learnt besides: a column for each task that the search never asked.
+/// Each round of learning in a sentence: from how many texts, what it did to them, what the child scored.
+fn learning(run: &Run) -> String {
+    let unit = run.unit();
+    let sentence = |round: &Learned| {
+        if let Some(reason) = &round.failed {
+            return format!("{}: nothing was learned: {reason}.", round.id);
+        }
+        let scored = run.candidate(&round.id);
+        let score = scored.map_or_else(String::new, |c| {
+            format!(
+                " It scores {} on the search's questions.",
+                unit.with_error(c.fitness, c.stderr)
+            )
+        });
+        format!(
+            "{}: beginning with {}, {} to {} taught and {} were held back. The held-back texts went from {:.3} to {:.3} \
+             nats a token, those that taught from {:.3} to {:.3}.{score}",
+            round.id,
+            parent_name(&round.from),
+            counted(round.texts, "text"),
+            counted(round.questions, "question"),
+            round.held_back_texts,
+            round.held_back[0],
+            round.held_back[1],
+            round.taught[0],
+            round.taught[1],
+        )
+    };
+    let items = run
+        .learned
+        .iter()
+        .map(|round| format!("<li>{}</li>", escape(&sentence(round))));
+    format!("<ul>{}</ul>\n", items.collect::<String>())
+}
+
 fn held_out(run: &Run) -> String {
     let Some(reading) = &run.held_out else {
         return String::new();

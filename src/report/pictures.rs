@@ -6,7 +6,7 @@ use crate::event::run::{Run, Scored, competes, counts, origin_name};
 use crate::event::scale::Range;
 use crate::event::weights::{self, Weights};
 use crate::event::words::{Unit, count, duration, parent_name, task_name, task_of};
-use crate::event::{Candidate, Origin, Score, TaskScore};
+use crate::event::{Candidate, Learned, Origin, Score, TaskScore};
 
 /// A picture with its file name and what it shows.
 pub struct Picture {
@@ -24,6 +24,7 @@ pub fn all(run: &Run) -> Vec<Picture> {
         tasks(run),
         convergence(run, Clock::Evaluations),
         convergence(run, Clock::Wall),
+        learning(run),
         luck(run),
         pareto(run),
         heat_map(run),
@@ -163,6 +164,7 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
         );
         match c.origin {
             Origin::Mean => field.svg.dot(at, 4.5, "hollow s-ink", &tip),
+            Origin::Learned => field.svg.dot(at, 4.5, "child solid", &tip),
             _ => field.svg.dot(at, 2.6, "dot", &tip),
         }
     }
@@ -170,9 +172,14 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
     let is_raced = run.generations.iter().any(|g| g.generation.block.is_some());
     let caption = format!(
         "Each dot is a candidate on the search's questions; the line is the best so far{}, the shade the middle half of each \
-         generation, rings the optimizer's mean; dashes are the parents, dots the unsearched baselines.",
+         generation, rings the optimizer's mean{}; dashes are the parents, dots the unsearched baselines.",
         if is_raced {
             ", less the luck of few questions"
+        } else {
+            ""
+        },
+        if run.learned.iter().any(|round| round.failed.is_none()) {
+            ", large dots what was learned from right answers"
         } else {
             ""
         }
@@ -184,6 +191,57 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
     Some(Picture {
         file,
         caption,
+        svg: field.svg,
+    })
+}
+
+/// The losses of every round of learning, one after the other.
+fn learning(run: &Run) -> Option<Picture> {
+    let rounds: Vec<&Learned> = run.learned.iter().filter(|round| !round.curve.is_empty()).collect();
+    let points = rounds.iter().flat_map(|round| &round.curve);
+    let losses = points.flat_map(|point| [Some(point.taught), point.held_back]).flatten();
+    let y = Range::around(losses, 0.06)?;
+    let last: usize = rounds.iter().map(|round| round.steps).sum();
+    let x = Range {
+        low: 0.0,
+        high: last as f64,
+    };
+    let mut field = Field::new("Learning", 260.0, 150.0, x, y);
+    field.y_grid(Unit::Raw);
+    field.x_ticks(1.0, "steps", &|x| count(x as u64));
+    let mut before = 0.0;
+    for round in rounds {
+        // What a step reports was so before the step.
+        let taught: Vec<(f64, f64)> = round
+            .curve
+            .iter()
+            .map(|p| field.at(before + p.step as f64 - 1.0, p.taught))
+            .collect();
+        field.svg.path(&taught, false, "line thin s-ink plain");
+        let first = Some((before, round.held_back[0]));
+        let held_back = round
+            .curve
+            .iter()
+            .filter_map(|p| Some((before + p.step as f64, p.held_back?)));
+        let held_back: Vec<(f64, f64)> = first
+            .into_iter()
+            .chain(held_back)
+            .map(|(x, y)| field.at(x, y))
+            .collect();
+        field.svg.path(&held_back, false, "line s-child");
+        let tip = format!(
+            "{} · {:.3} nats a token on the held-back texts",
+            round.id, round.held_back[1]
+        );
+        let at = field.at(before + round.best_step as f64, round.held_back[1]);
+        field.svg.dot(at, 4.5, "child solid", &tip);
+        before += round.steps as f64;
+    }
+    Some(Picture {
+        file: "learning.svg",
+        caption: "What right answers taught, round after round: mean negative log-likelihood, in nats a token, of each step's \
+                  texts (thin) and of those that were held back (line); a dot is where the round's candidate was taken."
+            .to_owned(),
         svg: field.svg,
     })
 }

@@ -55,6 +55,7 @@ struct Past {
     /// Those that came after the candidate's score: to a later exam.
     later_answers: HashMap<String, HashMap<TaskName, Answered>>,
     stages: HashMap<String, u64>,
+    learned: HashMap<String, event::Learned>,
     /// The tasks' weights, where they are scaled.
     scale: Option<Vec<f64>>,
     /// A command's scores of finalists, by id and split.
@@ -408,6 +409,11 @@ impl<'a> Chronicle<'a> {
         }
     }
 
+    /// What a round of learning found, if it was made.
+    pub fn past_learned(&self, id: &str) -> Option<&event::Learned> {
+        self.past.learned.get(id)
+    }
+
     /// After how many candidates a stage began, if it has.
     pub fn past_stage(&self, stage: &str) -> Option<u64> {
         self.past.stages.get(stage).copied()
@@ -557,6 +563,9 @@ impl Past {
             Event::PhaseStarted { phase } => past.phases.push(phase),
             Event::GenerationEnded(g) => {
                 past.generations.insert(g.generation, g.state_digest);
+            }
+            Event::Learned(learned) => {
+                past.learned.insert(learned.id.clone(), learned);
             }
             Event::StageStarted(stage) => {
                 past.stages.insert(stage.stage, stage.evals);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Parents, Sitting, Subject, Unscored,
+    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Parents, Sitting, Subject, Unscored,
 };
 use crate::{
     eval::{self, Kind, Question, Split, Task},
@@ -266,7 +266,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// Writes a recipe's weights into the resident decoder; only tensors that differ from what it holds are computed.
-    fn load(&mut self, recipe: &Recipe) -> Result<(), Unscored> {
+    pub(super) fn load(&mut self, recipe: &Recipe) -> Result<(), Unscored> {
         let plan = merge::Plan::new(recipe, self.resources.parents)?;
         let loaded = self.load_plan(&plan);
         if loaded.is_err() {
@@ -464,7 +464,73 @@ impl<'a> MergeEvaluator<'a> {
     }
 }
 
+/// What learning asks of it.
+impl<'a> MergeEvaluator<'a> {
+    pub(super) fn parents(&self) -> &'a Parents {
+        self.resources.parents
+    }
+
+    pub(super) fn device(&self) -> candle_core::Device {
+        self.resources.device.clone()
+    }
+
+    pub(super) fn dtype(&self) -> decoder::DType {
+        self.resources.dtype
+    }
+
+    pub(super) fn task(&self, index: usize) -> &Task {
+        &self.resources.task(index).task
+    }
+
+    pub(super) fn engine(&self) -> Result<&Engine, Unscored> {
+        self.engine
+            .as_ref()
+            .ok_or_else(|| Unscored::machine("no model is loaded"))
+    }
+
+    pub(super) fn questions_of(&self, index: usize, split: &str) -> Result<&[Question], Unscored> {
+        let asked = self.questions.get(&(index, split.to_string()));
+        asked
+            .map(|asked| asked.questions.as_slice())
+            .ok_or_else(|| Unscored::machine("the questions are not loaded"))
+    }
+
+    /// Questions to learn from, up to `most` of each task: those of the search's split that no candidate is scored on, and
+    /// where there are too few of them, some that are.
+    ///
+    /// # Errors
+    /// A task without questions there.
+    pub fn lessons(&mut self, most: usize) -> Result<Exam, Error> {
+        let mut tasks = Vec::new();
+        for index in 0..self.resources.tasks.len() {
+            let FitnessTask { split, limit, .. } = self.resources.tasks[index];
+            // With the search's own questions first, places mean the same in both exams.
+            let all = limit.map(|limit| limit + most);
+            let mut task = self.exam_task(index, split, all)?;
+            let count = task.items.len();
+            task.items = (count.saturating_sub(most)..count).collect();
+            tasks.push(task);
+        }
+        Ok(Exam {
+            split: Split::Search.name().into(),
+            tasks,
+        })
+    }
+}
+
 impl Evaluator for MergeEvaluator<'_> {
+    fn learns(&self) -> bool {
+        true
+    }
+
+    fn learn(
+        &mut self,
+        lesson: &Lesson<'_>,
+        see: &mut dyn FnMut(event::Learning) -> bool,
+    ) -> Result<event::Learned, Unscored> {
+        self.learn_lesson(lesson, see)
+    }
+
     fn evaluate(
         &mut self,
         sitting: &Sitting<'_>,

@@ -51,7 +51,7 @@ impl Run<'_, '_> {
         };
         let always = self.scored.iter().filter(|c| {
             let is_mean = self.means.contains(&c.id) && c.origin == Origin::Mean;
-            c.origin == Origin::Baseline || is_mean
+            matches!(c.origin, Origin::Baseline | Origin::Learned) || is_mean
         });
         let lucky = bred.iter().copied().find(|c| c.origin == Origin::Random);
         let mut seen = HashSet::new();
@@ -123,7 +123,7 @@ impl Run<'_, '_> {
         let is_read = |c: &&Candidate| match c.origin {
             Origin::Parent | Origin::Baseline => true,
             Origin::Random => c.id == selection.best || finalist(c),
-            Origin::Search | Origin::WarmStart | Origin::Mean => c.id == selection.best,
+            Origin::Search | Origin::WarmStart | Origin::Mean | Origin::Learned => c.id == selection.best,
         };
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
         self.exam_started(Phase::Test, exam, &wanted)?;

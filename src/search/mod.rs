@@ -7,6 +7,8 @@
 //!   a program of the user's, or several copies of it (`program.rs`); then `crew.rs` keeps several candidates out at a time.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
+//! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
+//!   evaluator does that.
 //! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won, `examination.rs` asks those
 //!   who take part, and says what that costs.
 
@@ -19,11 +21,12 @@ mod external;
 mod failures;
 mod finale;
 mod genome;
+mod learning;
 mod overlap;
 mod parents;
 mod pool;
-
 mod program;
+mod pupil;
 mod questions;
 mod race;
 mod scale;
@@ -48,6 +51,7 @@ pub use computation::{Computation, build};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verbatim};
 pub use external::{External, Materialize};
 pub use genome::Genome;
+pub use learning::Lesson;
 pub use overlap::{AskedPart, compare_questions, parts_of_run};
 pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use questions::Questions;
@@ -199,6 +203,24 @@ pub trait Evaluator {
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, Unscored>;
 
+    /// Whether it can learn.
+    fn learns(&self) -> bool {
+        false
+    }
+
+    /// Moves genes along the gradient of texts that ought to be likely; `see` is told of each step, and ends the round by
+    /// returning false.
+    ///
+    /// # Errors
+    /// The reason why nothing is learned; the search goes on without it.
+    fn learn(
+        &mut self,
+        _lesson: &Lesson<'_>,
+        _see: &mut dyn FnMut(event::Learning) -> bool,
+    ) -> Result<event::Learned, Unscored> {
+        Err(Unscored::candidate("this evaluator cannot learn"))
+    }
+
     /// The evaluator's hands, if it has several.
     fn crew(&mut self) -> Option<&mut dyn Crew> {
         None
@@ -245,6 +267,8 @@ pub struct Plan {
     pub search: Exam,
     pub selection: Exam,
     pub test: Exam,
+    /// What is learned from, after the first round; none where nothing is learned.
+    pub lessons: Exam,
     /// What the search never asks: every task with a split of its own; none is usual.
     pub held_out: Exam,
 }
@@ -333,6 +357,9 @@ struct Run<'a, 'b> {
     stages: Vec<(usize, Genes)>,
     /// Where the search begins, if some experts without the others are better than every unsearched merge of all.
     soup: Option<(Genome, Start)>,
+    /// Answers of parents, unsearched merges and learned candidates, where something is to be learned from them.
+    given: Vec<learning::Given>,
+    keeps_answers: bool,
     /// Of an evaluator with several hands.
     at_work: AtWork,
     /// Why candidates of the optimizers have failed, and how many.
@@ -391,6 +418,8 @@ impl<'a, 'b> Run<'a, 'b> {
             stage_end: None,
             stages: vec![(0, plan.genome.genes().into())],
             soup: None,
+            given: Vec::new(),
+            keeps_answers: plan.space.search.learn.is_some(),
             at_work: AtWork::default(),
             failures: HashMap::new(),
             streak: Streak::default(),
@@ -513,6 +542,9 @@ impl Run<'_, '_> {
         if let Some((around_soup, start)) = self.soup.take() {
             (genome, known) = (around_soup, Some(start));
             self.stages.push((self.scored.len(), genome.genes().into()));
+        }
+        if let Some(start) = self.learn(&genome, known.as_ref())? {
+            known = Some(start);
         }
         let reason = loop {
             let next = genome.next_stage();
@@ -718,12 +750,16 @@ impl Run<'_, '_> {
 
     /// Where a search starts that was told of no recipe: the unsearched merge that scored best, if the space has it.
     fn best_baseline(&self, genome: &Genome) -> Option<optim::Genotype> {
+        self.best_baseline_named(genome).map(|(_, genotype)| genotype)
+    }
+
+    fn best_baseline_named(&self, genome: &Genome) -> Option<(String, optim::Genotype)> {
         let mut baselines: Vec<&event::Candidate> =
             self.scored.iter().filter(|c| c.origin == Origin::Baseline).collect();
         baselines.sort_by(|a, b| b.fitness.total_cmp(&a.fitness));
         baselines.iter().find_map(|c| {
             let recipe: Recipe = serde_json::from_value(c.recipe.clone()).ok()?;
-            genome.encode(&recipe).ok()
+            Some((c.id.clone(), genome.encode(&recipe).ok()?))
         })
     }
 
@@ -786,7 +822,11 @@ impl Run<'_, '_> {
     /// The searched candidates that count, those of most worth first.
     fn bred(&self) -> Vec<&event::Candidate> {
         let is_bred = |c: &&event::Candidate| {
-            matches!(c.origin, Origin::Search | Origin::WarmStart | Origin::Random) && !c.eliminated
+            let origins = matches!(
+                c.origin,
+                Origin::Search | Origin::WarmStart | Origin::Random | Origin::Learned
+            );
+            origins && !c.eliminated
         };
         let mut bred: Vec<&event::Candidate> = self.scored.iter().filter(is_bred).collect();
         bred.sort_by(|a, b| self.worth(b).total_cmp(&self.worth(a)));
@@ -848,13 +888,12 @@ impl Run<'_, '_> {
         if self.evals_left() <= out {
             return Ok(Some(EndReason::Evals));
         }
+        Ok(self.is_out_of_time().then_some(EndReason::Time))
+    }
+
+    fn is_out_of_time(&self) -> bool {
         let over = |ms: u64| self.chronicle.elapsed_ms() as f64 + self.kept_for_final_ms(ms) >= ms as f64;
-        Ok(self
-            .plan
-            .budget
-            .duration_ms
-            .is_some_and(over)
-            .then_some(EndReason::Time))
+        self.plan.budget.duration_ms.is_some_and(over)
     }
 
     fn pause_or_stop(&mut self) -> Result<(), Interrupt> {

@@ -434,6 +434,7 @@ impl Run<'_, '_> {
         if self.pace.is_racing() {
             self.pool.learn(exam, &evaluation.answers);
         }
+        self.keep_for_learning(exam, &evaluation);
         arm.answers(0, evaluation);
         self.leave(&arm, score, tasks, false)?;
         Ok(Ok(score.value))

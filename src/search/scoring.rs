@@ -67,6 +67,14 @@ impl Exam {
         }
     }
 
+    /// No questions.
+    pub fn nothing() -> Exam {
+        Exam {
+            split: String::new(),
+            tasks: Vec::new(),
+        }
+    }
+
     /// Number of questions asked, over all tasks.
     pub fn n(&self) -> usize {
         self.tasks.iter().map(|t| t.items.len()).sum()

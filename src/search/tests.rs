@@ -40,6 +40,9 @@ struct Function {
     /// The call at which the machine breaks down.
     breaks_at: Option<usize>,
     quality: fn(f64, f64) -> f64,
+    /// How it learns: part of the way to (0.9, 0.6) at each round, or why it cannot.
+    lesson: Option<Result<f64, Unscored>>,
+    lessons: usize,
 }
 
 impl Function {
@@ -53,6 +56,8 @@ impl Function {
             parents_fail: false,
             breaks_at: None,
             quality: |maths, spanish| 0.9 - 0.8 * ((maths - 0.9).powi(2) + (spanish - 0.6).powi(2)),
+            lesson: None,
+            lessons: 0,
         }
     }
 }
@@ -72,6 +77,47 @@ fn weights(recipe: &Recipe) -> [f64; 3] {
 }
 
 impl Evaluator for Function {
+    fn learns(&self) -> bool {
+        self.lesson.is_some()
+    }
+
+    fn learn(
+        &mut self,
+        lesson: &Lesson<'_>,
+        see: &mut dyn FnMut(event::Learning) -> bool,
+    ) -> Result<event::Learned, Unscored> {
+        self.lessons += 1;
+        let share = self.lesson.clone().expect("it is asked only if it learns")?;
+        let right = lesson
+            .given
+            .iter()
+            .flatten()
+            .flatten()
+            .filter(|(_, answer)| answer.score > 0.5);
+        let texts = right.count();
+        let near = |(x, to): (&f64, f64)| x + share * (to - x);
+        let genotype: Vec<f64> = lesson.start.iter().zip([0.9, 0.6]).map(near).collect();
+        let point = event::LearningStep {
+            step: 1,
+            taught: 1.0,
+            held_back: Some(0.9),
+        };
+        see(event::Learning {
+            id: String::new(),
+            from: String::new(),
+            steps: 1,
+            point: point.clone(),
+            genotype: genotype.clone(),
+        });
+        Ok(event::Learned {
+            texts,
+            genotype: genotype.iter().map(|x| (x * 1e4).round() / 1e4).collect(),
+            steepness: vec![4.0, 1.0],
+            curve: vec![point],
+            ..event::Learned::default()
+        })
+    }
+
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.calls += 1;
         if self.breaks_at == Some(self.calls) {
@@ -272,6 +318,7 @@ fn plan_of(space: &str) -> Plan {
         selection: exam("selection"),
         test: exam("test"),
         held_out: exam("held-out"),
+        lessons: Exam::nothing(),
         genome: Genome::Merge(codec),
         space,
     }
@@ -1160,6 +1207,7 @@ fn bare_plan(command: &str, search: &str) -> Plan {
         selection: exam("selection"),
         test: exam("test"),
         held_out: exam("held-out"),
+        lessons: Exam::nothing(),
         genome: Genome::Bare(genes.collect()),
         space,
     }
@@ -1794,6 +1842,171 @@ fn workers_of_a_slow_command_work_side_by_side() {
         most = most.max(at_work);
     }
     assert_eq!((at_work, most), (0, 4));
+}
+
+/// A plan that learns from the questions that are not scored on.
+fn learning(rounds: usize) -> Plan {
+    let mut plan = plan(&format!("cma-es, learn: {{rounds: {rounds}}}"));
+    plan.warm_starts.clear();
+    plan.lessons = Exam {
+        split: "lessons".into(),
+        ..plan.search.clone()
+    };
+    plan.lessons.tasks[0].split = "lessons".into();
+    plan
+}
+
+fn learner(lesson: Result<f64, Unscored>) -> Function {
+    Function {
+        lesson: Some(lesson),
+        ..Function::new()
+    }
+}
+
+fn run_of(plan: &Plan, function: Function) -> (Vec<Record>, Function) {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let (end, function) = go(&path, plan, function, &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    (read(&path).unwrap(), function)
+}
+
+fn learned(records: &[Record]) -> Vec<&event::Learned> {
+    let learned = records.iter().filter_map(|r| match &r.event {
+        Event::Learned(learned) => Some(learned),
+        _ => None,
+    });
+    learned.collect()
+}
+
+fn scored_as<'a>(records: &'a [Record], of: &'a Origin) -> impl Iterator<Item = &'a event::Candidate> {
+    records.iter().filter_map(move |r| match &r.event {
+        Event::CandidateScored(c) if c.origin == *of => Some(c),
+        _ => None,
+    })
+}
+
+#[test]
+fn rounds_of_learning_follow_each_other_and_the_search_begins_close_around_the_best() {
+    let (records, function) = run_of(&learning(3), learner(Ok(0.5)));
+    let rounds = learned(&records);
+    assert_eq!(
+        (rounds.len(), function.lessons),
+        (3, 3),
+        "each was better than the one before"
+    );
+    // The first from what parents and unsearched merges got right, the next ones from the child's own answers.
+    assert!(rounds[0].texts > QUESTIONS && rounds[1].texts <= QUESTIONS);
+    assert_eq!(
+        (rounds[1].from.as_str(), rounds[2].from.as_str()),
+        ("learned-1", "learned-2")
+    );
+    let pupils: Vec<&event::Candidate> = scored_as(&records, &Origin::Learned).collect();
+    assert_eq!(pupils.len(), 3);
+    assert!(pupils[0].fitness < pupils[2].fitness);
+    let distance = |c: &&event::Candidate, gene: usize| (c.genotype[gene] - pupils[2].genotype[gene]).abs();
+    let first: Vec<&event::Candidate> = scored_as(&records, &Origin::Search).take(8).collect();
+    let mean = |gene: usize| first.iter().map(|c| distance(c, gene)).sum::<f64>() / first.len() as f64;
+    assert!(
+        mean(0) < 0.15 && mean(1) < 0.25,
+        "a sixth of the range would be 0.25: {} {}",
+        mean(0),
+        mean(1)
+    );
+    assert!(mean(0) < mean(1), "the steeper gene is searched more closely");
+    let selected = records.iter().find_map(|r| match &r.event {
+        Event::Selected(selection) => Some(selection),
+        _ => None,
+    });
+    let finalists = &selected.unwrap().finalists;
+    assert_eq!(
+        finalists.iter().filter(|f| f.origin == Origin::Learned).count(),
+        3,
+        "always finalists"
+    );
+    let paid = scored_as(&records, &Origin::Search).count() + scored_as(&records, &Origin::Random).count();
+    assert_eq!(
+        paid, 40,
+        "what is learned is not paid for by the budget of the optimizer"
+    );
+}
+
+#[test]
+fn a_round_that_brings_nothing_is_the_last() {
+    let (records, _) = run_of(&learning(4), learner(Ok(1.0)));
+    // The first arrives at the top; the second stays there, which is no better.
+    assert_eq!(learned(&records).len(), 2);
+}
+
+#[test]
+fn where_nothing_can_be_learned_the_search_says_so_and_goes_on() {
+    let reason = "the texts of 2 questions teach";
+    let plan = learning(2);
+    let (records, function) = run_of(&plan, learner(Err(Unscored::candidate(reason))));
+    assert_eq!(learned(&records)[0].failed.as_deref(), Some(reason));
+    assert_eq!((learned(&records).len(), function.lessons), (1, 1));
+    assert!(
+        records
+            .iter()
+            .any(|r| matches!(&r.event, Event::Log { message, .. } if message.contains(reason)))
+    );
+    assert!(scored_as(&records, &Origin::Search).count() > 30);
+    let without = run_of(&plan_without_learning(), Function::new()).0;
+    let bred = |records: &[Record]| {
+        scored_as(records, &Origin::Search)
+            .map(|c| c.genotype.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        bred(&records),
+        bred(&without),
+        "the optimizer starts where it would have"
+    );
+}
+
+fn plan_without_learning() -> Plan {
+    let mut plan = plan("cma-es");
+    plan.warm_starts.clear();
+    plan
+}
+
+#[test]
+fn a_machine_that_breaks_down_while_it_learns_stops_the_run() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let broken = learner(Err(Unscored::machine("the GPU's memory is full")));
+    let (end, _) = go(&path, &learning(2), broken, &Control::default());
+    assert!(matches!(end, Err(Error::Machine { .. })));
+    // Nothing of it is held against the search: it learns when it goes on.
+    let (end, function) = go(&path, &learning(2), learner(Ok(0.5)), &Control::default());
+    assert_eq!((end.unwrap(), function.lessons), (End::Done, 2));
+}
+
+#[test]
+fn a_run_that_learns_can_be_killed_anywhere() {
+    let plan = learning(2);
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    go(&path, &plan, learner(Ok(0.5)), &Control::default()).0.unwrap();
+    let whole = story(&read(&path).unwrap());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let end = lines
+        .iter()
+        .rposition(|line| line.contains("\"event\":\"learned\""))
+        .unwrap();
+    for cut in (1..end + 8).chain((end + 8..lines.len()).step_by(9)) {
+        let path = tmp.path().join(format!("{cut}.jsonl"));
+        std::fs::write(&path, lines[..cut].join("\n") + "\n").unwrap();
+        let learned_before = lines[..cut]
+            .iter()
+            .filter(|line| line.contains("\"event\":\"learned\""))
+            .count();
+        let (end, function) = go(&path, &plan, learner(Ok(0.5)), &Control::default());
+        end.unwrap();
+        assert_eq!(story(&read(&path).unwrap()), whole, "cut after {cut} lines");
+        assert_eq!(function.lessons, 2 - learned_before, "no round is made twice");
+    }
 }
 
 /// Right are as many of ten questions as k says, the first ones first; all that is asked goes to `asked.log`.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::{eval, merge, model, store};
+use crate::{eval, learn, merge, model, store};
 
 /// Why a candidate has no score.
 ///
@@ -76,6 +76,18 @@ impl From<model::Error> for Unscored {
             | E::Tokenizer { .. }
             | E::ChatTemplate { .. }
             | E::NoChatTemplate { .. } => Self::candidate(e),
+        }
+    }
+}
+
+impl From<learn::Error> for Unscored {
+    fn from(e: learn::Error) -> Self {
+        match e {
+            learn::Error::Merge(e) => e.into(),
+            learn::Error::Model(e) => e.into(),
+            learn::Error::NothingToMove { .. } | learn::Error::TooFewTexts { .. } | learn::Error::NotFinite { .. } => {
+                Self::candidate(e)
+            }
         }
     }
 }

@@ -107,10 +107,18 @@ pub struct Codec {
 
 impl Codec {
     /// # Errors
-    /// Layer groups that do not fit the models.
+    /// Layer groups that do not fit the models; genes for each tensor, whose names only [`Codec::with_tensors`] knows.
     pub fn new(space: &Space, shape: Shape) -> Result<Self, Error> {
+        Self::with_tensors(space, shape, &[])
+    }
+
+    /// As [`Codec::new`], of models that have these tensors: the genes of a space may be told apart by them.
+    ///
+    /// # Errors
+    /// As [`Codec::new`].
+    pub fn with_tensors(space: &Space, shape: Shape, tensors: &[String]) -> Result<Self, Error> {
         let parameters = match &space.parameter_space {
-            Some(ps) => Some(ParameterCodec::new(ps, space, shape)?),
+            Some(ps) => Some(ParameterCodec::new(ps, space, shape, tensors)?),
             None => None,
         };
         let flow = space.data_flow_space.as_ref();

@@ -53,6 +53,8 @@ pub enum Error {
          modules to tell apart, or leave 'widening' out"
     )]
     NothingToWiden,
+    #[error("genes for each tensor: the names of the models' tensors are not known here")]
+    NoTensorNames,
     #[error("parameter_space.genes: {genes} contradict each other in {method}: {reason}. Write {ways}")]
     Contradiction {
         method: &'static str,
@@ -206,6 +208,8 @@ pub enum Axis {
     Model,
     Group,
     Module,
+    /// Every tensor of the merge: far more genes than a black-box search can move, but learning can.
+    Tensor,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -343,6 +347,8 @@ pub struct Search {
     pub evals: u64,
     #[serde(serialize_with = "racing")]
     pub racing: Option<Racing>,
+    #[serde(serialize_with = "learning")]
+    pub learn: Option<Learning>,
     pub warm_start: Vec<String>,
     /// How the genetic algorithm chooses parents and survivors, if not by tournaments and fitness.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -358,6 +364,43 @@ pub struct Search {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub asynchronous: bool,
     pub seed: u64,
+}
+
+/// Before the optimizer begins, genes move along the gradient of right answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Learning {
+    /// Steps of one round.
+    pub steps: usize,
+    /// Texts of one step.
+    pub batch: usize,
+    /// Questions of each task from which a learned candidate learns again, from its own right answers.
+    pub questions: usize,
+    /// Rounds at most; one that brings less than the one before it is the last.
+    pub rounds: usize,
+    pub teachers: Teachers,
+}
+
+/// Whose texts teach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Teachers {
+    /// Worked solutions where a task has them, else right answers.
+    #[default]
+    Auto,
+    Solutions,
+    Answers,
+}
+
+impl Default for Learning {
+    fn default() -> Self {
+        Self {
+            steps: 30,
+            batch: 64,
+            questions: 600,
+            rounds: 4,
+            teachers: Teachers::Auto,
+        }
+    }
 }
 
 /// Competition and attraction: individuals share what they get right, and mate with those who get right what they do not.
@@ -506,6 +549,13 @@ fn auto<S: serde::Serializer>(population: &Option<usize>, s: S) -> Result<S::Ok,
     match population {
         Some(n) => s.serialize_u64(*n as u64),
         None => s.serialize_str("auto"),
+    }
+}
+
+fn learning<S: serde::Serializer>(learning: &Option<Learning>, s: S) -> Result<S::Ok, S::Error> {
+    match learning {
+        Some(learning) => learning.serialize(s),
+        None => s.serialize_str("off"),
     }
 }
 

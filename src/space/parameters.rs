@@ -25,6 +25,8 @@ pub(super) struct ParameterCodec {
     /// Half-open layer ranges; one range means one set of genes for all layers.
     groups: Vec<[usize; 2]>,
     modules: Vec<Module>,
+    /// Names of the merged tensors, where genes are told apart by them.
+    tensors: Vec<String>,
     fixed: Vec<(String, ParamValue)>,
     out_dtype: DType,
     seed: u64,
@@ -56,7 +58,7 @@ pub(super) struct Coordinates {
 impl ParameterCodec {
     /// # Errors
     /// Layer groups that do not fit the models.
-    pub fn new(ps: &ParameterSpace, space: &Space, shape: Shape) -> Result<Self, Error> {
+    pub fn new(ps: &ParameterSpace, space: &Space, shape: Shape, tensors: &[String]) -> Result<Self, Error> {
         let mut codec = Self {
             methods: ps.method.clone(),
             base: space.base.clone(),
@@ -64,6 +66,7 @@ impl ParameterCodec {
             experts: space.experts().map(String::from).collect(),
             groups: groups(&ps.layer_groups, shape.layers)?,
             modules: ps.modules.clone(),
+            tensors: tensors.to_vec(),
             fixed: Vec::new(),
             out_dtype: shape.out_dtype,
             seed: space.search.seed,
@@ -80,6 +83,9 @@ impl ParameterCodec {
         for (name, gene) in &ps.genes {
             match gene {
                 Gene::Fixed(value) => codec.fixed.push((name.clone(), value.clone())),
+                Gene::Searched { per, .. } if per.contains(&Axis::Tensor) && tensors.is_empty() => {
+                    return Err(Error::NoTensorNames);
+                }
                 Gene::Searched { range, per } => codec.add_slot(name, *range, per),
             }
         }
@@ -108,7 +114,9 @@ impl ParameterCodec {
                     if groups > 1 {
                         name += &format!(".g{group}");
                     }
-                    if modules > 1 {
+                    if slot.of_tensors() {
+                        name += &format!(".{}", short(&self.tensors[module]));
+                    } else if modules > 1 {
                         name += ["", ".attn", ".mlp", ".other"][1 + module];
                     }
                     self.genes.push(GeneSpec { name, kind });
@@ -118,9 +126,12 @@ impl ParameterCodec {
         self.slots.push(slot);
     }
 
-    /// How many models, groups and modules a slot tells apart.
+    /// How many models, groups and modules a slot tells apart; tensors stand in the place of modules.
     fn extent(&self, slot: &Slot) -> [usize; 3] {
         let along = |axis, n: usize| if slot.per.contains(&axis) { n.max(1) } else { 1 };
+        if slot.of_tensors() {
+            return [along(Axis::Model, self.experts.len()), 1, self.tensors.len()];
+        }
         [
             along(Axis::Model, self.experts.len()),
             along(Axis::Group, self.groups.len()),
@@ -194,6 +205,10 @@ impl ParameterCodec {
             filter: filter.map(String::from),
             value: Box::new(ParamValue::Number(at(module))),
         };
+        if slot.of_tensors() {
+            let tensors = self.tensors.iter().enumerate();
+            return ParamValue::Filtered(tensors.map(|(i, name)| entry(Some(name), i)).collect());
+        }
         ParamValue::Filtered(vec![entry(Some("self_attn"), 0), entry(Some("mlp"), 1), entry(None, 2)])
     }
 
@@ -393,6 +408,10 @@ impl ParameterCodec {
         }
         let weights_sum = self.experts.len() as f64;
         for slot in &self.slots {
+            if slot.of_tensors() {
+                genotype.extend(self.encode_tensors(stage, slot, swap.as_ref(), as_task_vectors));
+                continue;
+            }
             let [models, groups, modules] = self.extent(slot);
             for model in 0..models {
                 for group in 0..groups {
@@ -434,16 +453,58 @@ impl ParameterCodec {
         Ok(genotype)
     }
 
+    /// The genes of a slot that tells tensors apart.
+    fn encode_tensors(&self, stage: &Stage, slot: &Slot, swap: Option<&Swap>, as_task_vectors: bool) -> Vec<f64> {
+        let (low, high) = slot.range.bounds();
+        let [models, ..] = self.extent(slot);
+        let of_expert = |tensor: &str, layer: usize, expert: &str| match swap {
+            Some(swap) if slot.parameter == "weight" => Some(swap.weight(expert, [layer, layer + 1])),
+            _ => self.look_up_at(stage, &slot.parameter, expert, layer, tensor),
+        };
+        let gene = |model: usize, tensor: &str| {
+            let layer = layer_of(tensor).unwrap_or(0);
+            let experts = match models {
+                1 => self.experts.as_slice(),
+                _ => std::slice::from_ref(&self.experts[model]),
+            };
+            let found: Vec<f64> = experts
+                .iter()
+                .filter_map(|expert| of_expert(tensor, layer, expert))
+                .collect();
+            let mut value = match found.len() {
+                0 => default_of(&slot.parameter, low, high),
+                n => found.iter().sum::<f64>() / n as f64,
+            };
+            if as_task_vectors && slot.parameter == "weight" {
+                value /= self.experts.len() as f64;
+            }
+            round(value).clamp(low, high)
+        };
+        (0..models)
+            .flat_map(|model| self.tensors.iter().map(move |tensor| (model, tensor)))
+            .map(|(model, tensor)| gene(model, tensor))
+            .collect()
+    }
+
     /// What a stage says about a parameter of a model, at a tensor that stands for a group and a module.
     fn look_up(&self, stage: &Stage, parameter: &str, model: &str, group: usize, module: usize) -> Option<f64> {
-        let info = stage.merge_method.info().parameter(parameter)?;
         let layer = self.groups[group][0];
         let part = match self.modules.get(module) {
             Some(Module::Attn) => "self_attn.q_proj",
             Some(Module::Other) => "input_layernorm",
             Some(Module::Mlp) | None => "mlp.up_proj",
         };
-        let tensor = format!("model.layers.{layer}.{part}.weight");
+        self.look_up_at(
+            stage,
+            parameter,
+            model,
+            layer,
+            &format!("model.layers.{layer}.{part}.weight"),
+        )
+    }
+
+    fn look_up_at(&self, stage: &Stage, parameter: &str, model: &str, layer: usize, tensor: &str) -> Option<f64> {
+        let info = stage.merge_method.info().parameter(parameter)?;
         let none = Parameters::new();
         let of_model = |sources: &'_ [Source]| sources.iter().find(|s| s.model == model).map(|s| s.parameters.clone());
         let (source, slice) = match &stage.body {
@@ -457,10 +518,7 @@ impl ParameterCodec {
                 (of_model(&slice.sources), &slice.parameters)
             }
         };
-        let place = Place {
-            tensor: &tensor,
-            t: 0.0,
-        };
+        let place = Place { tensor, t: 0.0 };
         evaluate(info, &[&source.unwrap_or_default(), slice, &stage.parameters], place).ok()?
     }
 
@@ -479,6 +537,24 @@ impl ParameterCodec {
         }
         live
     }
+}
+
+impl Slot {
+    /// Whether each tensor has a gene of its own.
+    fn of_tensors(&self) -> bool {
+        self.per.contains(&Axis::Tensor)
+    }
+}
+
+/// A tensor's name as genes have it: `model.layers.3.mlp.up_proj.weight` → `layers.3.mlp.up_proj`.
+fn short(tensor: &str) -> &str {
+    let name = tensor.strip_prefix("model.").unwrap_or(tensor);
+    name.strip_suffix(".weight").unwrap_or(name)
+}
+
+/// The layer that a tensor belongs to.
+fn layer_of(tensor: &str) -> Option<usize> {
+    tensor.split_once("layers.")?.1.split('.').next()?.parse().ok()
 }
 
 /// Where a recipe is silent, a gene starts at the parameter's usual value, or in the middle of its range.
@@ -603,7 +679,7 @@ fitness:
         assert_eq!(slices[0].sources[0].layer_range, Some([0, 2]));
         assert_eq!(slices[1].sources[1].layer_range, Some([2, 5]));
         let space = Space::parse(Path::new("s.yaml"), SPACE).unwrap();
-        let inner = ParameterCodec::new(space.parameter_space.as_ref().unwrap(), &space, SHAPE).unwrap();
+        let inner = ParameterCodec::new(space.parameter_space.as_ref().unwrap(), &space, SHAPE, &[]).unwrap();
         assert_eq!(inner.look_up(stage, "weight", "spanish", 1, 1), Some(1.0));
         assert_eq!(inner.look_up(stage, "density", "spanish", 0, 2), Some(0.25));
         assert_eq!(codec.encode(&recipe).unwrap(), genotype);
@@ -638,6 +714,47 @@ fitness:
             let text = text.replace("weight: [0.0, 1.5]", without);
             assert_eq!(codec(&text).soup(&["spanish"]), None, "{without}");
         }
+    }
+
+    #[test]
+    fn every_tensor_can_have_a_gene_of_its_own() {
+        let text = "name: t\nmodels: {base: b, maths: m, spanish: s}\nbase: base\nparameter_space:\n  method: task_arithmetic\n\
+                    \u{20}\u{20}genes: {weight: {range: [0, 2], per: [model, tensor]}}\nfitness: {tasks: [gsm8k]}\n";
+        let space = Space::parse(Path::new("s.yaml"), text).unwrap();
+        let tensors: Vec<String> = [
+            "model.embed_tokens.weight",
+            "model.layers.1.mlp.up_proj.weight",
+            "model.layers.11.mlp.up_proj.weight",
+        ]
+        .map(String::from)
+        .into();
+        let codec = Codec::with_tensors(&space, Shape { layers: 12, ..SHAPE }, &tensors).unwrap();
+        let names: Vec<&str> = codec.genes().iter().map(|g| g.name.as_str()).collect();
+        assert_eq!(names[1], "weight.maths.layers.1.mlp.up_proj");
+        assert_eq!(names[3], "weight.spanish.embed_tokens");
+        let genotype = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6];
+        let recipe = codec.decode(&genotype);
+        assert_eq!(codec.encode(&recipe).unwrap(), genotype);
+        let Body::Models(models) = &recipe.result().body else {
+            panic!("models side by side")
+        };
+        let at = |tensor: &str| {
+            let info = Method::TaskArithmetic.info().parameter("weight").unwrap();
+            evaluate(info, &[&models[0].parameters], Place { tensor, t: 0.0 }).unwrap()
+        };
+        // Layer 11's name does not contain layer 1's.
+        assert_eq!(at("model.layers.11.mlp.up_proj.weight"), Some(0.3));
+        // The plain sum has no such filters and is a point of the space all the same.
+        let (_, sum) = codec
+            .baselines()
+            .into_iter()
+            .find(|(name, _)| name == "task_arithmetic")
+            .unwrap();
+        assert_eq!(codec.encode(&sum).unwrap().len(), 6);
+        assert!(matches!(Codec::new(&space, SHAPE), Err(Error::NoTensorNames)));
+        let both = text.replace("[model, tensor]", "[tensor, group]");
+        let message = Space::parse(Path::new("s.yaml"), &both).unwrap_err().to_string();
+        assert!(message.contains("one group and one module already"), "{message}");
     }
 
     #[test]

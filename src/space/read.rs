@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Limit, Mating,
-    Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef,
-    TaskRef,
+    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Limit,
+    Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space,
+    SplitRef, TaskRef, Teachers,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
@@ -514,7 +514,7 @@ fn int_range(node: &Node) -> Result<[i64; 2], yaml::Error> {
 }
 
 fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
-    const AXES: [&str; 4] = ["recipe", "model", "group", "module"];
+    const AXES: [&str; 5] = ["recipe", "model", "group", "module", "tensor"];
     let mut axes = Vec::new();
     for item in node.one_or_more() {
         let axis = match item.one_of(&AXES)? {
@@ -524,11 +524,15 @@ fn axes(node: &Node, scope: Scope) -> Result<Vec<Axis>, yaml::Error> {
             }
             1 => Axis::Model,
             2 => Axis::Group,
-            _ => Axis::Module,
+            3 => Axis::Module,
+            _ => Axis::Tensor,
         };
         if !axes.contains(&axis) {
             axes.push(axis);
         }
+    }
+    if axes.contains(&Axis::Tensor) && (axes.contains(&Axis::Group) || axes.contains(&Axis::Module)) {
+        return Err(node.error("a tensor belongs to one group and one module already; write 'per: [model, tensor]'"));
     }
     Ok(axes)
 }
@@ -738,6 +742,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         population: None,
         evals: 400,
         racing: None,
+        learn: None,
         warm_start: Vec::new(),
         mating: None,
         widening: false,
@@ -783,6 +788,9 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
                 "a command chooses its own questions, so there is nothing to race over, unless 'fitness.questions' names them",
             ));
         }
+    }
+    if let Some(node) = map.optional("learn") {
+        search.learn = learning(node, fitness, first)?;
     }
     if let Some(node) = map.optional("warm_start") {
         for item in node.list()? {
@@ -856,6 +864,45 @@ fn mating(node: &Node) -> Result<Option<Mating>, yaml::Error> {
 }
 
 /// `true`, `false`, or the questions on each rung.
+/// `auto` learns where it can; what is written out in full must be possible.
+fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learning>, yaml::Error> {
+    let can = fitness.command.is_none() && first == First::Weights;
+    if !matches!(node.value, Value::Map(_)) {
+        let wants = match node.value {
+            Value::Bool(on) => on,
+            _ => node.one_of(&["auto", "off"])? == 0,
+        };
+        return Ok((wants && can).then(Learning::default));
+    }
+    if !can {
+        return Err(node.error(
+            "learning moves the weights of a parameter_space along the gradient of the tasks' right answers; a command keeps \
+             its answers to itself, and layer paths have no gradient. Leave 'learn' out",
+        ));
+    }
+    let map = node.map()?;
+    let mut learning = Learning::default();
+    for (key, place) in [
+        ("steps", &mut learning.steps),
+        ("batch", &mut learning.batch),
+        ("questions", &mut learning.questions),
+        ("rounds", &mut learning.rounds),
+    ] {
+        if let Some(node) = map.optional(key) {
+            *place = node.usize()?;
+            if *place == 0 {
+                return Err(node.error(format!("'{key}' is at least 1; write 'learn: off' to learn nothing")));
+            }
+        }
+    }
+    if let Some(node) = map.optional("teachers") {
+        let known = [Teachers::Auto, Teachers::Solutions, Teachers::Answers];
+        learning.teachers = known[node.one_of(&["auto", "solutions", "answers"])?];
+    }
+    map.finish()?;
+    Ok(Some(learning))
+}
+
 fn racing(node: &Node) -> Result<Option<Racing>, yaml::Error> {
     if !matches!(node.value, Value::Map(_)) {
         return Ok(node.bool()?.then(Racing::default));

@@ -9,6 +9,7 @@ mod data_flow;
 mod evaluation;
 mod files;
 mod fuzz;
+mod learning;
 mod program;
 mod questions;
 mod racing;

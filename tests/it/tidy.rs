@@ -9,7 +9,7 @@ use std::{
 const MAY_DEPEND: [(&str, &[&str]); 4] = [("checkpoint", &[]), ("engine", &[]), ("merge", &[]), ("optim", &[])];
 
 /// Room of the application → rooms and crates that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
@@ -18,9 +18,11 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),
     ("report", &["event", "recipe"]),
+    ("learn", &["merge", "model", "optim", "recipe"]),
     (
         "search",
         &[
+            "learn",
             "optim",
             "space",
             "eval",

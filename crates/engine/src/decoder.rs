@@ -39,6 +39,16 @@ impl DType {
         }
     }
 
+    /// Rounds to the nearest values of this type.
+    pub fn round(self, data: &mut [f32]) {
+        let nearest: fn(f32) -> f32 = match self {
+            DType::F32 => return,
+            DType::Bf16 => |x| half::bf16::from_f32(x).to_f32(),
+            DType::F16 => |x| half::f16::from_f32(x).to_f32(),
+        };
+        data.par_iter_mut().with_min_len(1 << 14).for_each(|x| *x = nearest(*x));
+    }
+
     /// Bytes of a number where a device keeps this type.
     pub fn size_bytes(self) -> usize {
         match self {
@@ -264,14 +274,10 @@ impl Decoder {
         let rounded: Vec<f32>;
         let data = match self.dtype {
             DType::F32 => data,
-            DType::Bf16 => {
-                let round = |x: &f32| half::bf16::from_f32(*x).to_f32();
-                rounded = data.par_iter().with_min_len(1 << 14).map(round).collect();
-                &rounded
-            }
-            DType::F16 => {
-                let round = |x: &f32| half::f16::from_f32(*x).to_f32();
-                rounded = data.par_iter().with_min_len(1 << 14).map(round).collect();
+            DType::Bf16 | DType::F16 => {
+                let mut copy = data.to_vec();
+                self.dtype.round(&mut copy);
+                rounded = copy;
                 &rounded
             }
         };

@@ -3,7 +3,8 @@
 //! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
-//! request is computed when), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make).
+//! request is computed when), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
+//! `twin`, the same forward pass with derivatives.
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
 mod arithmetic;
@@ -24,6 +25,9 @@ pub mod spec;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;
+mod twin;
+#[cfg(test)]
+mod twin_tests;
 
 /// Digest of the sources that compute: answers of another build are other answers.
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
@@ -34,6 +38,7 @@ pub use heterosis_isa::Isa;
 pub use influence::block_influence;
 pub use spec::DecoderSpec;
 pub use tokenizer::{Message, Tokenizer};
+pub use twin::{Loss, Text, Twin};
 
 /// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
 ///

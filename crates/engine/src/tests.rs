@@ -132,7 +132,7 @@ fn words(vocab: usize) -> Arc<Tokenizer> {
     Arc::new(Tokenizer::new(files).unwrap())
 }
 
-fn engine(decoder: Decoder, options: EngineOptions) -> Engine {
+pub(super) fn engine(decoder: Decoder, options: EngineOptions) -> Engine {
     let tokenizer = words(decoder.spec().vocab);
     Engine::new(decoder, tokenizer, options)
 }
@@ -148,7 +148,7 @@ fn request(prompt: &[u32], max_new_tokens: usize) -> Request {
 }
 
 /// Largest difference over the largest magnitude of what is expected.
-fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
+pub(super) fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     got.iter()
@@ -225,13 +225,13 @@ fn more_families_agree_with_transformers() {
 }
 
 /// The repository's goldens, whose weights are a hash of name and index (see `tests/data/generate.py`).
-struct Small {
-    configs: serde_json::Map<String, serde_json::Value>,
+pub(super) struct Small {
+    pub(super) configs: serde_json::Map<String, serde_json::Value>,
     expected: Vec<u8>,
 }
 
 impl Small {
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
         let configs = serde_json::from_slice(&std::fs::read(dir.join("goldens.json")).unwrap()).unwrap();
         Small {
@@ -240,7 +240,7 @@ impl Small {
         }
     }
 
-    fn decoder(&self, name: &str) -> Decoder {
+    pub(super) fn decoder(&self, name: &str) -> Decoder {
         decoder(&self.configs[name], DType::F32, &device())
     }
 
@@ -252,7 +252,7 @@ impl Small {
         Decoder::load_for(isa, spec, DType::F32, &mut read).unwrap()
     }
 
-    fn floats(&self, name: &str) -> Vec<f32> {
+    pub(super) fn floats(&self, name: &str) -> Vec<f32> {
         let tensors = SafeTensors::deserialize(&self.expected).unwrap();
         let data = tensors.tensor(name).unwrap().data().to_vec();
         data.chunks_exact(4)
@@ -260,7 +260,7 @@ impl Small {
             .collect()
     }
 
-    fn ids(&self, name: &str) -> Vec<u32> {
+    pub(super) fn ids(&self, name: &str) -> Vec<u32> {
         let tensors = SafeTensors::deserialize(&self.expected).unwrap();
         let data = tensors.tensor(name).unwrap().data().to_vec();
         data.chunks_exact(8)
@@ -286,7 +286,7 @@ fn hashed(config: &serde_json::Value) -> (DecoderSpec, impl FnMut(&str) -> Resul
     (spec, move |name| Ok(hashed_weight(name, sizes[name], gemma)))
 }
 
-fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
+pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
     let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| {
         (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });

@@ -76,7 +76,19 @@ pub(crate) fn multislerp(
         let copy = parents.whole(only);
         return Ok(out.fill(&copy));
     }
-    let mut weights: Vec<f64> = weights.iter().map(|w| f64::from(*w)).collect();
+    let weights: Vec<f64> = weights.iter().map(|w| f64::from(*w)).collect();
+    let span = Span::new(parents.gram());
+    let coefficients = multislerp_coefficients(&span, weights, normalize, eps)?;
+    Ok(write(parents, &coefficients, out))
+}
+
+/// What each model, or its task vector, is multiplied with.
+pub(crate) fn multislerp_coefficients(
+    span: &Span,
+    mut weights: Vec<f64>,
+    normalize: bool,
+    eps: f64,
+) -> Result<Vec<f64>, Refusal> {
     if normalize {
         let total: f64 = weights.iter().sum();
         if total == 0.0 {
@@ -84,18 +96,16 @@ pub(crate) fn multislerp(
         }
         weights.iter_mut().for_each(|w| *w /= total);
     }
-    let span = Span::new(parents.gram());
     let mean: Vec<f64> = weights.iter().zip(&span.norms).map(|(w, n)| w / (n + eps)).collect();
     let mean_norm = span.norm(&mean);
     if mean_norm < eps {
-        if weights.len() == 2 {
-            return Ok(write(parents, &weights, out));
-        }
-        return Err(Refusal::NoDirection);
+        return match weights.len() {
+            2 => Ok(weights),
+            _ => Err(Refusal::NoDirection),
+        };
     }
     let length: f64 = weights.iter().zip(&span.norms).map(|(w, n)| w * n).sum();
-    let coefficients: Vec<f64> = mean.iter().map(|m| m / mean_norm * length).collect();
-    Ok(write(parents, &coefficients, out))
+    Ok(mean.iter().map(|m| m / mean_norm * length).collect())
 }
 
 /// Karcher mean of the models' directions, times the mean of their norms.

@@ -22,6 +22,7 @@ mod della;
 mod fused;
 #[cfg(test)]
 mod golden;
+mod gradient;
 mod iso_c;
 mod kept;
 mod knots;
@@ -62,6 +63,7 @@ pub mod yaml;
 use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens};
+pub use gradient::{Knob, Slopes};
 pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     combine,
     parents::{Parents, Refusal},
-    slerp::arc,
+    slerp::{arc, arc_slopes},
     view::{Target, dot},
 };
 
@@ -78,12 +78,46 @@ fn columns(x: &mut [f32], y: &[f32], rows: usize, t: f64) {
 }
 
 fn coefficients(xx: f64, yy: f64, xy: f64, t: f64) -> (f64, f64) {
+    angle(xx, yy, xy).map_or((1.0 - t, t), |theta| arc(theta, t))
+}
+
+/// The derivatives of both coefficients with respect to `t`.
+pub(crate) fn slopes(xx: f64, yy: f64, xy: f64, t: f64) -> (f64, f64) {
+    angle(xx, yy, xy).map_or((-1.0, 1.0), |theta| arc_slopes(theta, t))
+}
+
+/// Between two lines; `None` where they are parallel.
+fn angle(xx: f64, yy: f64, xy: f64) -> Option<f64> {
     let norm = |square: f64| square.max(0.0).sqrt().max(1e-7);
     let cos = (xy / (norm(xx) * norm(yy))).clamp(-1.0, 1.0);
-    if 1.0 - cos * cos <= 1e-16 {
-        return (1.0 - t, t);
+    (1.0 - cos * cos > 1e-16).then(|| libm::acos(cos))
+}
+
+/// The derivative with respect to `t` of the result times `upstream`, where each line has an angle of its own.
+pub(crate) fn slope_by_lines(parents: &Parents<'_>, lines: Lines, t: f64, upstream: &[f32]) -> f64 {
+    let models = parents.models();
+    let (x, y) = (parents.task_vector(models[0]), parents.task_vector(models[1]));
+    let (_, last) = parents.rows();
+    let by_columns = lines == Lines::FirstAxis && parents.shape.len() >= 2;
+    let width = if by_columns {
+        x.len() / parents.shape[0].max(1)
+    } else {
+        last
+    };
+    let count = if by_columns { width } else { x.len() / width.max(1) };
+    // Of each line: x·x, y·y, x·y, x·g, y·g.
+    let mut sums = vec![[0.0f64; 5]; count];
+    for (i, ((x, y), g)) in x.iter().zip(&y).zip(upstream).enumerate() {
+        let line = &mut sums[if by_columns { i % width } else { i / width }];
+        let (x, y, g) = (f64::from(*x), f64::from(*y), f64::from(*g));
+        let products = [x * x, y * y, x * y, x * g, y * g];
+        line.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
     }
-    arc(libm::acos(cos), t)
+    let of_line = |[xx, yy, xy, xg, yg]: &[f64; 5]| {
+        let (a, b) = slopes(*xx, *yy, *xy, t);
+        a * xg + b * yg
+    };
+    sums.iter().map(of_line).sum()
 }
 
 #[cfg(test)]

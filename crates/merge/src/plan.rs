@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    ChildTokenizer, Error, TensorSource, Vocabulary, anatomy, kept, opcm,
+    ChildTokenizer, Error, Knob, TensorSource, Vocabulary, anatomy, kept, opcm,
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     pcb,
@@ -265,6 +265,105 @@ impl Plan {
             }
         }
         cost
+    }
+}
+
+/// What [`Slopes`](super::Slopes) asks of a plan.
+impl Plan {
+    /// The numbers of the recipe that have a derivative, as they stand at each tensor: stage by stage, output by output.
+    ///
+    /// Stages are listed that the result copies from (a path of layers), and the result itself; what another method makes
+    /// of an earlier stage is not differentiated.
+    pub fn knobs(&self) -> Vec<Knob> {
+        let reached = self.reached();
+        let stages = self.stages.iter().enumerate().filter(|(s, _)| reached[*s]);
+        let of_stage = |(s, stage): (usize, &StagePlan)| -> Vec<Knob> {
+            let jobs = stage.layout.jobs.iter().enumerate();
+            let of_job = |(i, job): (usize, &Job)| {
+                let numbers = job.operation.numbers().into_iter();
+                numbers.map(move |(parameter, model, value)| Knob {
+                    place: (s, i),
+                    parameter,
+                    model,
+                    value,
+                })
+            };
+            jobs.flat_map(of_job).collect()
+        };
+        stages.flat_map(of_stage).collect()
+    }
+
+    /// By stage and output, the place of its first knob; `None` for stages that a derivative does not reach.
+    pub(crate) fn first_knobs(&self) -> Vec<Option<Vec<usize>>> {
+        let mut next = 0;
+        let mut of_stage = |stage: &StagePlan| {
+            let of_job = |job: &Job| {
+                next += job.operation.numbers().len();
+                next - job.operation.numbers().len()
+            };
+            stage.layout.jobs.iter().map(of_job).collect()
+        };
+        let stages = self.stages.iter().zip(self.reached());
+        stages
+            .map(|(stage, reached)| reached.then(|| of_stage(stage)))
+            .collect()
+    }
+
+    /// Whether a derivative reaches each stage: the last, and what a reached one only copies.
+    fn reached(&self) -> Vec<bool> {
+        let mut reached = vec![false; self.stages.len()];
+        reached[self.stages.len() - 1] = true;
+        for s in (0..self.stages.len()).rev().filter(|s| *s + 1 < self.stages.len()) {
+            let name = self.stages[s].name.as_deref();
+            let later = self.stages.iter().zip(&reached).skip(s + 1);
+            let uses = later.flat_map(|(stage, reached)| stage.layout.jobs.iter().map(move |job| (job, *reached)));
+            let mut uses = uses.filter(|(job, _)| job.inputs.iter().any(|input| Some(input.model.as_str()) == name));
+            reached[s] = uses.all(|(job, is_reached)| {
+                is_reached && job.alignment.is_none() && matches!(job.operation, Operation::Passthrough { .. })
+            });
+        }
+        reached
+    }
+
+    pub(crate) fn stage_count(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// The operation of an output, and the output of an earlier stage that is its only input, if it is one.
+    pub(crate) fn operation(&self, stage: usize, i: usize) -> (&Operation, Option<(usize, usize)>) {
+        let job = &self.stages[stage].layout.jobs[i];
+        let below = match job.inputs.as_slice() {
+            [only] => {
+                let mut earlier = self.stages[..stage].iter().enumerate();
+                let found = earlier.find(|(_, s)| s.name.as_deref() == Some(&only.model));
+                found.and_then(|(s, plan)| Some((s, *plan.index.get(&only.tensor)?)))
+            }
+            _ => None,
+        };
+        (&job.operation, below)
+    }
+
+    /// The derivative with respect to the numbers of output `i` of a stage, where `upstream` is that with respect to it.
+    pub(crate) fn gradient_of(
+        &self,
+        stage: usize,
+        i: usize,
+        source: &dyn TensorSource,
+        cache: Option<&Cache>,
+        upstream: &[f32],
+    ) -> Result<Vec<f64>, Error> {
+        let chain = self.chain(source, cache);
+        let plan = &self.stages[stage];
+        let (output, job) = (&plan.layout.outputs[i], &plan.layout.jobs[i]);
+        let measured = chain.measured(stage)?;
+        let gradient = chain.with_parents(stage, output, job, |parents| {
+            job.operation.gradient(parents, measured, upstream)
+        })?;
+        gradient.map_err(|refusal| Error::Refused {
+            tensor: output.name.clone(),
+            method: plan.method,
+            refusal,
+        })
     }
 }
 

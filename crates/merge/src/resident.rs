@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Error, Plan, TensorSource, Vocabulary,
+    Error, Plan, Slopes, TensorSource, Vocabulary,
     kept::{Kept, LIMIT_BYTES},
     magnitude::Index,
 };
@@ -154,6 +154,14 @@ impl<'a> Resident<'a> {
         let made = computed.map(|()| f(&scratch[..elements]));
         self.scratch = scratch;
         made
+    }
+
+    /// Adds the part of output `i` to the derivative of a loss, where `upstream` is that with respect to the output.
+    ///
+    /// # Errors
+    /// As [`Plan::compute`].
+    pub fn add_slopes(&self, slopes: &mut Slopes, plan: &Plan, i: usize, upstream: &[f32]) -> Result<(), Error> {
+        slopes.add(plan, i, &self.source, Some(&self.cache), upstream)
     }
 
     /// Memory that kept results of earlier stages and kept factors take.

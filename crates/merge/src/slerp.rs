@@ -30,17 +30,37 @@ pub(crate) fn merge(parents: &Parents<'_>, base: usize, t: f32, out: &mut Target
 
 /// The factors of both tensors, from their squared norms and their inner product.
 fn coefficients(aa: f64, bb: f64, ab: f64, t: f64) -> (f32, f32) {
-    let norm = |square: f64| {
-        let norm = square.sqrt();
-        if norm > NO_NORM { norm } else { 1.0 }
-    };
-    let cos = (ab / (norm(aa) * norm(bb))).clamp(-1.0, 1.0);
+    let cos = cosine(aa, bb, ab);
     let (a, b) = if cos.abs() > LINEAR_ABOVE {
         (1.0 - t, t)
     } else {
         arc(cos.acos(), t)
     };
     (a as f32, b as f32)
+}
+
+fn cosine(aa: f64, bb: f64, ab: f64) -> f64 {
+    let norm = |square: f64| {
+        let norm = square.sqrt();
+        if norm > NO_NORM { norm } else { 1.0 }
+    };
+    (ab / (norm(aa) * norm(bb))).clamp(-1.0, 1.0)
+}
+
+/// The derivatives of both coefficients with respect to `t`.
+pub(crate) fn slopes(aa: f64, bb: f64, ab: f64, t: f64) -> (f64, f64) {
+    let cos = cosine(aa, bb, ab);
+    if cos.abs() > LINEAR_ABOVE {
+        (-1.0, 1.0)
+    } else {
+        arc_slopes(cos.acos(), t)
+    }
+}
+
+/// −θ cos((1−t)θ)/sin θ and θ cos(tθ)/sin θ.
+pub(crate) fn arc_slopes(theta: f64, t: f64) -> (f64, f64) {
+    let factor = theta / libm::sin(theta);
+    (-factor * libm::cos((1.0 - t) * theta), factor * libm::cos(t * theta))
 }
 
 /// sin((1−t)θ)/sin θ and sin(tθ)/sin θ.

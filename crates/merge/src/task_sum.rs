@@ -9,11 +9,12 @@ use serde::Serialize;
 
 use super::{
     breadcrumbs, dare, della, fused,
+    gradient::add_up,
     magnitude::{Bracket, Cut, Place, share},
     parents::{Parents, Refusal, difference},
     random::Key,
     ties,
-    view::{CHUNK, Inputs, Target, sum_abs, widen},
+    view::{CHUNK, Inputs, Target, dot, sum_abs, widen},
 };
 
 /// The parameters of the family, for one tensor.
@@ -295,6 +296,65 @@ fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum, mends: bool)
         _ => None,
     };
     models.iter().zip(&sum.terms).map(of).collect()
+}
+
+/// The derivative with respect to each term's weight and to λ, where `upstream` is that with respect to the result. What
+/// is trimmed, how it is rescaled and which sign is elected stay as they are.
+pub(crate) fn gradient(parents: &Parents<'_>, sum: &TaskSum, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
+    let Some(base) = parents.base else {
+        return Ok(vec![0.0; sum.terms.len() + 1]);
+    };
+    let models = parents.models();
+    let mut keeps = Vec::new();
+    for (k, term) in models.iter().zip(&sum.terms) {
+        keeps.push(keep(parents, *k, term, sum.rescale)?);
+    }
+    let scales: Vec<f32> = (0..models.len())
+        .map(|i| scale(parents, models[i], &keeps[i], &sum.terms[i], sum.rescale))
+        .collect();
+    let total: f32 = sum.terms.iter().map(|t| t.weight).sum();
+    // A sum of nothing is divided by 1, whatever the weights.
+    let total = if total.abs() < 1e-8 {
+        None
+    } else {
+        Some(f64::from(total))
+    };
+    let parts = parents.inputs.each(|start, chunks, scratch| {
+        let len = chunks[base].len();
+        scratch.resize(CHUNK * models.len(), 0.0);
+        for (i, place) in scratch.chunks_mut(CHUNK).enumerate() {
+            let delta = &mut place[..len];
+            for ((d, x), b) in delta.iter_mut().zip(chunks[models[i]]).zip(chunks[base]) {
+                *d = x - b;
+            }
+            keeps[i].apply(start, delta);
+            delta.iter_mut().for_each(|d| *d *= scales[i]);
+        }
+        let deltas: Vec<&[f32]> = scratch.chunks(CHUNK).take(models.len()).map(|p| &p[..len]).collect();
+        let upstream = &upstream[start..start + len];
+        match sum.elect {
+            true => ties::slopes(&deltas, &sum.terms, sum.normalize, upstream),
+            false => plain_slopes(&deltas, &sum.terms, total.filter(|_| sum.normalize), upstream),
+        }
+    });
+    let mut slopes = add_up(models.len() + 1, parts);
+    slopes[..models.len()]
+        .iter_mut()
+        .for_each(|s| *s *= f64::from(sum.lambda));
+    Ok(slopes)
+}
+
+/// Of one chunk of a sum without election, at λ = 1; `divisor` is what it is divided by.
+fn plain_slopes(deltas: &[&[f32]], terms: &[Term], divisor: Option<f64>, upstream: &[f32]) -> Vec<f64> {
+    let along: Vec<f64> = deltas.iter().map(|delta| dot(upstream, delta)).collect();
+    let sum: f64 = along
+        .iter()
+        .zip(terms)
+        .map(|(a, term)| a * f64::from(term.weight))
+        .sum();
+    let mean = sum / divisor.unwrap_or(1.0);
+    let of_weight = |a: &f64| divisor.map_or(*a, |divisor| (a - mean) / divisor);
+    along.iter().map(of_weight).chain([mean]).collect()
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use crate::recipe::{DType, Method, Recipe, methods, read};
 const WORDS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// Three decoders of four layers: `base`, `a` and `b`; `deep` has six, `tied` has no head.
-fn models() -> Models {
+pub(crate) fn models() -> Models {
     let mut models = Models::default();
     models.decoder("base", 1, 4, &WORDS, false);
     models.decoder("a", 2, 4, &WORDS, false);
@@ -48,7 +48,7 @@ fn layer(i: usize) -> String {
 }
 
 /// A recipe of `method` over base, a and b with parameters that make it do something.
-fn example(method: Method) -> String {
+pub(crate) fn example(method: Method) -> String {
     let info = method.info();
     let mut text = format!("merge_method: {}\nseed: 3\n", info.name);
     if info.base != crate::recipe::BaseRule::Ignored {

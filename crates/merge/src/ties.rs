@@ -54,6 +54,39 @@ pub(crate) fn elect_and_sum<'a>(
     }
 }
 
+/// The derivatives of one chunk with respect to each weight, and that of λ at λ = 1, last. `deltas` are without weights.
+///
+/// An entry whose weight is 0 counts as one that is about to agree, or else a weight of 0 could never be left.
+pub(crate) fn slopes(deltas: &[&[f32]], terms: &[Term], normalize: bool, upstream: &[f32]) -> Vec<f64> {
+    let mut slopes = vec![0.0f64; terms.len() + 1];
+    for (i, g) in upstream.iter().enumerate() {
+        let elected: f32 = deltas.iter().zip(terms).map(|(d, term)| d[i] * term.weight).sum();
+        let sign = if elected < 0.0 { -1.0 } else { 1.0 };
+        let agrees = |delta: f32, weight: f32| delta * sign * if weight < 0.0 { -1.0 } else { 1.0 } > 0.0;
+        let (mut sum, mut divisor) = (0.0f64, 0.0f64);
+        for (delta, term) in deltas.iter().zip(terms) {
+            if agrees(delta[i], term.weight) {
+                sum += f64::from(delta[i]) * f64::from(term.weight);
+                divisor += f64::from(term.weight);
+            }
+        }
+        let divisor = if normalize && divisor != 0.0 { divisor } else { 1.0 };
+        let (g, mean) = (f64::from(*g), sum / divisor);
+        for (slope, (delta, term)) in slopes.iter_mut().zip(deltas.iter().zip(terms)) {
+            if agrees(delta[i], term.weight) {
+                let pull = if normalize {
+                    f64::from(delta[i]) - mean
+                } else {
+                    f64::from(delta[i])
+                };
+                *slope += g * pull / divisor;
+            }
+        }
+        slopes[terms.len()] += g * mean;
+    }
+    slopes
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::task_sum::{Rescale, TaskSum, Trim};

@@ -32,9 +32,12 @@
 //! | genetic algorithm, by tournaments or by competition and attraction (`attraction.rs`) | `genetic.rs` | any |
 //! | NSGA-II, for several objectives | `nsga2.rs` | any |
 //! | random search | `random.rs` | any |
+//!
+//! Where there is a gradient, `adam.rs` follows it; it asks nobody, and is told derivatives.
 
 #![deny(missing_docs)]
 
+mod adam;
 mod attraction;
 mod cat_cma;
 mod chance;
@@ -61,6 +64,7 @@ mod variation;
 
 use serde::{Deserialize, Serialize};
 
+pub use adam::Adam;
 pub use attraction::Answered;
 pub use domain::{Domain, Gene, Genotype};
 pub use error::Error;

@@ -13,7 +13,7 @@ use crate::{
     merge::Plan,
     recipe::Recipe,
     search::{Exam, FitnessTask, MergeEvaluator, Sitting, Subject},
-    space::Limit,
+    space::{Learning, Limit},
     store::Cache,
 };
 
@@ -246,6 +246,16 @@ impl Costs {
                 .sum::<f64>()
     }
 
+    /// Of one round of learning: its questions, answered, and its steps. Reading a text forward and backward takes about as
+    /// long as answering a question.
+    fn learning_s(&self, learning: &Learning) -> Option<f64> {
+        let tasks = self.tasks.as_ref()?;
+        let all: f64 = tasks.iter().map(|task| task.question_s).sum();
+        let mean = all / tasks.len().max(1) as f64;
+        let step = self.merge_s + learning.batch as f64 * mean;
+        Some(learning.questions as f64 * all + learning.steps as f64 * step)
+    }
+
     /// Into the findings: each part of a run, and what does not fit this machine.
     pub fn tell(&self, prepared: &Prepared, plan: &FinalPlan, budget_ms: Option<u64>, findings: &mut Findings) {
         let part = |name: &'static str| {
@@ -294,6 +304,11 @@ impl Costs {
         findings.evals = Some(evals);
         findings.search_seconds = Some(known_s + candidate_s * evals as f64);
         findings.final_seconds = Some(final_s);
+        findings.learning_seconds = space
+            .search
+            .learn
+            .as_ref()
+            .and_then(|learning| self.learning_s(learning));
         if let Some(ms) = budget_ms.filter(|ms| final_s > 0.5 * *ms as f64 / 1000.0) {
             findings.warnings.push(format!(
                 "the final takes more than half of the {} that --for gives; it asks less with final: {{selection: {{limit: N}}, \

@@ -142,6 +142,12 @@ fn time(findings: &Findings) {
         seconds(search),
         counted(evals as usize, "candidate")
     ));
+    if let Some(learning) = findings.learning_seconds {
+        print(format_args!(
+            "      at most about {} for each round of learning",
+            seconds(learning)
+        ));
+    }
     for part in &findings.finale {
         let (name, who) = match part.phase {
             Phase::Selection => ("final", "finalists, parents and unsearched merges"),

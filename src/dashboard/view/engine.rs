@@ -11,6 +11,7 @@ use crate::dashboard::pace::Pace;
 use crate::dashboard::text::{Parts, span, sparkline, wrap};
 use crate::event::run::{Working, origin_name};
 use crate::event::words::{count, duration, short_duration};
+use crate::event::{Learning, LearningStep};
 
 const STAGES: [&str; 3] = ["merge", "prefill", "decode"];
 
@@ -21,8 +22,9 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         .as_ref()
         .map(|s| span(format!("{} {} ", s.device, s.dtype), DIM));
     let inner = panel(title("engine", about.into_iter().collect()), area, buffer);
-    let mut lines = match &model.run.working {
-        Some(working) if !model.is_over() => working_lines(model, working, inner.width),
+    let mut lines = match (&model.run.learning, &model.run.working) {
+        (Some((learning, curve)), _) if !model.is_over() => learning_lines(model, learning, curve, inner.width),
+        (_, Some(working)) if !model.is_over() => working_lines(model, working, inner.width),
         _ => vec![Line::from(span(idle(model), DIM))],
     };
     lines.push(totals(model, inner.width));
@@ -60,6 +62,22 @@ fn race(model: &Model, columns: u16) -> Vec<Line<'static>> {
 
 /// The engine on one line, for the compact layout.
 pub fn line(model: &Model, columns: u16) -> Line<'static> {
+    if let Some((learning, curve)) = model.run.learning.as_ref().filter(|_| !model.is_over()) {
+        let losses: Vec<f64> = curve.iter().map(|point| point.taught).collect();
+        return Parts::default()
+            .left(1, vec![span("engine", DIM)])
+            .left(
+                0,
+                vec![span(learning.id.clone(), BOLD), span(" learns".to_owned(), ACCENT)],
+            )
+            .left(
+                1,
+                vec![span(format!("step {}/{}", learning.point.step, learning.steps), PLAIN)],
+            )
+            .right(1, vec![span(format!("loss {:.3}", learning.point.taught), PLAIN)])
+            .right(4, vec![span(sparkline(&losses, 12), DIM)])
+            .fit(columns.into());
+    }
     let Some(working) = model.run.working.as_ref().filter(|_| !model.is_over()) else {
         return Line::from(vec![span("engine  ", DIM), span(idle(model), DIM)]);
     };
@@ -111,6 +129,64 @@ fn working_lines(model: &Model, working: &Working, columns: u16) -> Vec<Line<'st
         span(sparkline(&working.speeds, space), ACCENT),
     ]));
     lines
+}
+
+/// A round of learning: how far, the losses of both kinds of texts, and the genes that have moved most.
+fn learning_lines(model: &Model, learning: &Learning, curve: &[LearningStep], columns: u16) -> Vec<Line<'static>> {
+    let columns = usize::from(columns);
+    let step = learning.point.step;
+    let first = Parts::default()
+        .left(
+            0,
+            vec![span(learning.id.clone(), BOLD), span(" is learned".to_owned(), DIM)],
+        )
+        .left(2, vec![span(format!("from {}", learning.from), DIM)]);
+    let mut bar = progress_bar(
+        step as f64 / learning.steps.max(1) as f64,
+        columns.saturating_sub(24).clamp(6, 40),
+    );
+    bar.push(span(format!("  step {step}/{}", learning.steps), PLAIN));
+    let loss = |name: &str, losses: &[f64]| {
+        let last = losses
+            .last()
+            .map_or_else(|| "–".to_owned(), |loss| format!("{loss:.3}"));
+        let words = format!("{name:<10}{last} ");
+        let space = columns.saturating_sub(words.len() + 1);
+        Line::from(vec![span(words, PLAIN), span(sparkline(losses, space), ACCENT)])
+    };
+    let taught: Vec<f64> = curve.iter().map(|point| point.taught).collect();
+    let held_back: Vec<f64> = curve.iter().filter_map(|point| point.held_back).collect();
+    let mut lines = vec![
+        first.fit(columns),
+        Line::from(bar),
+        loss("taught", &taught),
+        loss("held back", &held_back),
+    ];
+    lines.extend(moved(model, learning).map(|text| Line::from(span(text, DIM))));
+    lines
+}
+
+/// The genes farthest from where the round began, if that is known.
+fn moved(model: &Model, learning: &Learning) -> Option<String> {
+    const SHOWN: usize = 3;
+    let from = model.run.candidate(&learning.from).map(|c| c.genotype.as_slice());
+    let genes = model.run.stages.last().map(|stage| &stage.genes);
+    let genes = genes.or(model.run.started.as_ref().map(|started| &started.genes))?;
+    let from = from.filter(|from| from.len() == learning.genotype.len());
+    let mut all: Vec<(f64, &String, f64)> = genes
+        .iter()
+        .zip(&learning.genotype)
+        .enumerate()
+        // Where a round begins at an unsearched merge, weights are 1 or near it.
+        .map(|(i, (gene, now))| ((now - from.map_or(1.0, |from| from[i])).abs(), gene, *now))
+        .collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let words: Vec<String> = all
+        .iter()
+        .take(SHOWN)
+        .map(|(_, gene, now)| format!("{gene} {now:.2}"))
+        .collect();
+    (!words.is_empty()).then(|| words.join(" · "))
 }
 
 /// `merge › prefill › decode` with the present one marked.

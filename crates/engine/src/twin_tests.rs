@@ -1,0 +1,212 @@
+//! The twin against transformers, against the engine, and its gradient against central differences of the engine.
+
+use candle_core::Device;
+
+use super::Error;
+use super::decoder::Decoder;
+use super::engine::{EngineOptions, ScoreRequest};
+use super::spec::DecoderSpec;
+use super::tests::{Small, engine, hashed_weight, relative_error};
+use super::twin::{Text, Twin};
+
+fn size(spec: &DecoderSpec, name: &str) -> usize {
+    let names = spec.tensor_names();
+    let (_, shape) = names.iter().find(|(known, _)| known == name).unwrap();
+    shape.iter().product()
+}
+
+fn twin(small: &Small, name: &str) -> Twin {
+    let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
+    let gemma = spec.norm_plus_one;
+    let known = spec.clone();
+    Twin::load(spec, &Device::Cpu, &mut |name| {
+        Ok(hashed_weight(name, size(&known, name), gemma))
+    })
+    .unwrap()
+}
+
+#[test]
+fn every_family_and_rope_scaling_gives_the_logits_of_transformers() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    for name in small.configs.keys() {
+        let twin = twin(&small, name);
+        let vocab = twin.spec().vocab;
+        for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
+            let got = twin.logits(&ids[..len]).unwrap();
+            let error = relative_error(&got[(len - 8) * vocab..], &small.floats(&format!("{name}.{key}")));
+            assert!(error <= 2e-5, "{name}.{key}: {error}");
+        }
+    }
+}
+
+/// Texts of several lengths and weights, one of which is to become less likely.
+fn texts(ids: &[u32]) -> Vec<Text> {
+    let text = |from: usize, len: usize, first: usize, weight: f64| Text {
+        tokens: ids[from..from + len].to_vec(),
+        from: first,
+        weight,
+    };
+    vec![
+        text(0, 20, 1, 1.0),
+        text(5, 33, 30, 0.5),
+        text(3, 9, 4, -0.25),
+        text(11, 20, 7, 1.0),
+    ]
+}
+
+#[test]
+fn log_likelihoods_are_those_of_the_engine() {
+    let small = Small::open();
+    let texts = texts(&small.ids("ids"));
+    for name in [
+        "llama",
+        "gemma2",
+        "qwen3",
+        "phi3_longrope_partial",
+        "smollm3",
+        "olmo2",
+        "granite",
+    ] {
+        let loss = twin(&small, name).loss(&texts).unwrap();
+        let requests: Vec<ScoreRequest> = texts
+            .iter()
+            .map(|text| ScoreRequest {
+                tokens: text.tokens.clone(),
+                from: text.from,
+            })
+            .collect();
+        let scores = engine(small.decoder(name), EngineOptions::default())
+            .score(&requests)
+            .unwrap();
+        for (got, score) in loss.log_likelihoods.iter().zip(&scores) {
+            assert!(
+                (got - score.log_likelihood).abs() < 1e-4 * score.log_likelihood.abs(),
+                "{name}"
+            );
+        }
+        let of = |(text, score): (&Text, &super::Score)| -text.weight * score.log_likelihood;
+        let total: f64 = texts
+            .iter()
+            .map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64)
+            .sum();
+        let expected = texts.iter().zip(&scores).map(of).sum::<f64>() / total;
+        assert!((loss.mean - expected).abs() < 1e-4, "{name}: {} {expected}", loss.mean);
+    }
+}
+
+/// The weighted loss of `texts` by the engine, whose forward pass shares nothing with the twin's.
+fn engine_loss(decoder: Decoder, texts: &[Text]) -> f64 {
+    let requests: Vec<ScoreRequest> = texts
+        .iter()
+        .map(|text| ScoreRequest {
+            tokens: text.tokens.clone(),
+            from: text.from,
+        })
+        .collect();
+    let scores = engine(decoder, EngineOptions::default()).score(&requests).unwrap();
+    let total: f64 = texts
+        .iter()
+        .map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64)
+        .sum();
+    let sum = texts
+        .iter()
+        .zip(&scores)
+        .map(|(t, s)| -t.weight * s.log_likelihood)
+        .sum::<f64>();
+    sum / total
+}
+
+/// Of every tensor, the derivative along a direction of its own, for all families.
+#[test]
+fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() {
+    let small = Small::open();
+    let texts = texts(&small.ids("ids"));
+    for name in small.configs.keys() {
+        let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
+        let mut found: Vec<(String, Vec<f32>)> = Vec::new();
+        let twin = twin(&small, name);
+        let mut take = |tensor: &str, gradient: Vec<f32>| {
+            found.push((tensor.to_string(), gradient));
+            Ok::<(), Error>(())
+        };
+        let loss = twin.gradient(&texts, &mut take).unwrap();
+        assert_eq!(loss, twin.loss(&texts).unwrap());
+        assert_eq!(found.len(), spec.tensor_names().len(), "{name}: each tensor once");
+        // The layers of one model are alike: the first and the last.
+        let last = format!("layers.{}.", spec.layers.len() - 1);
+        found.retain(|(tensor, _)| {
+            !tensor.contains("layers.") || tensor.contains("layers.0.") || tensor.contains(&last)
+        });
+        for (tensor, gradient) in &found {
+            // Along its own sign: nothing cancels.
+            let expected: f64 = gradient.iter().map(|g| f64::from(g.abs())).sum();
+            // Far enough for f32 to see a difference in the loss, near enough for the loss to be straight.
+            let step = (0.01 / expected).min(2e-3) as f32;
+            let at = |step: f32| {
+                let mut decoder = small.decoder(name);
+                let mut weight = hashed_weight(tensor, gradient.len(), spec.norm_plus_one);
+                for (w, g) in weight.iter_mut().zip(gradient) {
+                    *w += step * g.signum() * f32::from(*g != 0.0);
+                }
+                decoder.set_tensor(tensor, &weight).unwrap();
+                engine_loss(decoder, &texts)
+            };
+            let got = (at(step) - at(-step)) / (2.0 * f64::from(step));
+            assert!(
+                (got - expected).abs() < 1e-2 * expected.abs() + 2e-4,
+                "{name} {tensor}: {got} {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn many_texts_are_computed_in_several_batches_with_one_gradient() {
+    let small = Small::open();
+    let ids = small.ids("ids");
+    let text = |i: usize| Text {
+        tokens: ids[i % 20..i % 20 + 60].to_vec(),
+        from: 20,
+        weight: 1.0,
+    };
+    let (few, many): (Vec<Text>, Vec<Text>) = ((0..20).map(text).collect(), (0..80).map(text).collect());
+    let twin = twin(&small, "llama_tied_mqa");
+    let gradient = |texts: &[Text]| {
+        let mut all = Vec::new();
+        let mut take = |name: &str, gradient: Vec<f32>| {
+            all.push((name.to_string(), gradient));
+            Ok::<(), Error>(())
+        };
+        (twin.gradient(texts, &mut take).unwrap().mean, all)
+    };
+    // Eighty texts are twenty, four times: the same mean, the same gradient.
+    let ((few_loss, few), (many_loss, many)) = (gradient(&few), gradient(&many));
+    assert!((few_loss - many_loss).abs() < 1e-6);
+    for ((name, few), (_, many)) in few.iter().zip(&many) {
+        assert!(relative_error(many, few) < 1e-4, "{name}");
+    }
+}
+
+#[test]
+fn nothing_to_learn_and_tokens_beyond_the_vocabulary_are_refused() {
+    let small = Small::open();
+    let mut twin = twin(&small, "llama");
+    let text = |tokens: &[u32], from: usize| Text {
+        tokens: tokens.to_vec(),
+        from,
+        weight: 1.0,
+    };
+    let refused = |text: Text| twin.loss(&[text]).unwrap_err().to_string();
+    assert!(refused(text(&[1, 2], 0)).contains("token 0"));
+    assert!(refused(text(&[1, 2], 2)).contains("nothing to score"));
+    assert!(refused(text(&[1, 2000], 1)).contains("vocabulary"));
+    assert!(matches!(
+        twin.set_tensor("lm_head.bias", &[]),
+        Err(Error::UnknownTensor { .. })
+    ));
+    assert!(matches!(
+        twin.set_tensor("model.norm.weight", &[1.0]),
+        Err(Error::TensorSize { .. })
+    ));
+}

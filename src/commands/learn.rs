@@ -1,0 +1,299 @@
+//! `heterosis learn`: better weights for one recipe, learned from texts that its child ought to hold likely.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::{
+    Failure, Outcome, environment,
+    models::{Opened, Runtime, beside, read_recipe},
+    print, print_json,
+};
+use crate::{
+    cli::{LearnArgs, TeacherArg},
+    eval::{self, Kind, Profile, Question, Split, Task, TaskOptions},
+    learn::{Change, Course, Settings, Step, teachers, variables},
+    merge::Plan,
+    model::{Engine, ScoreRequest, Text},
+    recipe::{Recipe, write},
+    search::verbatim,
+};
+
+/// `--json`.
+#[derive(Serialize)]
+struct Lesson {
+    out: String,
+    texts: usize,
+    held_back_texts: usize,
+    /// Answers that were generated to learn from.
+    answers: usize,
+    steps: usize,
+    best_step: usize,
+    /// Nats a token.
+    taught: Loss,
+    held_back: Loss,
+    numbers: Vec<Number>,
+    elapsed_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Loss {
+    before: f64,
+    after: f64,
+}
+
+#[derive(Serialize)]
+struct Number {
+    name: String,
+    before: f64,
+    after: f64,
+}
+
+impl From<Change> for Loss {
+    fn from(change: Change) -> Self {
+        Loss {
+            before: change.before,
+            after: change.after,
+        }
+    }
+}
+
+pub fn learn(args: LearnArgs) -> Outcome {
+    let clock = environment::stopwatch();
+    let recipe = read_recipe(&args.recipe)?;
+    let opened = Opened::recipe(&args.recipe)?;
+    let tasks = tasks(&args)?;
+    let runtime = Runtime::new(&args.engine)?;
+    let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;
+    let (variables, start) = variables::of_recipe(&recipe);
+    let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
+    let course = Course {
+        source: &opened.parents,
+        models: recipe.models().into_iter().map(String::from).collect(),
+        decode: &decode,
+        start: start.clone(),
+        variables,
+        texts: material.texts,
+        groups: material.groups,
+        device: runtime.device.clone(),
+        dtype: runtime.dtype,
+        settings: Settings {
+            steps: args.steps,
+            batch: args.batch,
+            seed: args.seed,
+            ..Settings::default()
+        },
+    };
+    let bar = environment::progress_bar(args.steps as u64, "learning");
+    let learned = course.learn(&mut |step: &Step| {
+        bar.set_position(step.step as u64);
+        true
+    });
+    bar.finish_and_clear();
+    let learned = learned.map_err(Failure::work)?;
+    let child = decode(&learned.point);
+    let text = write::to_yaml(&placed(&child, &args.recipe, &args.out));
+    fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))?;
+    let numbers = course.variables.iter().zip(start.iter().zip(rounded(&learned.point)));
+    let lesson = Lesson {
+        out: args.out.display().to_string(),
+        texts: learned.texts.0,
+        held_back_texts: learned.texts.1,
+        answers: material.answers,
+        steps: learned.steps.1,
+        best_step: learned.steps.0,
+        taught: learned.taught.into(),
+        held_back: learned.held_back.into(),
+        numbers: numbers
+            .map(|(variable, (before, after))| Number {
+                name: variable.name.clone(),
+                before: *before,
+                after,
+            })
+            .collect(),
+        elapsed_ms: clock().as_millis() as u64,
+    };
+    show(&lesson, args.json);
+    Ok(())
+}
+
+fn show(lesson: &Lesson, json: bool) {
+    if json {
+        print_json(lesson);
+        return;
+    }
+    print(format_args!(
+        "{} texts taught, {} held back; {} answers asked for them; the best of {} steps is {}",
+        lesson.texts, lesson.held_back_texts, lesson.answers, lesson.steps, lesson.best_step
+    ));
+    let line = |name: &str, loss: &Loss| {
+        print(format_args!(
+            "  {name:<10} {:.4} → {:.4} nats a token",
+            loss.before, loss.after
+        ));
+    };
+    line("taught", &lesson.taught);
+    line("held back", &lesson.held_back);
+    for number in &lesson.numbers {
+        print(format_args!(
+            "  {:<40} {:.4} → {:.4}",
+            number.name, number.before, number.after
+        ));
+    }
+    print(format_args!(
+        "{}  (a loss is no score: see what it is worth with 'heterosis eval {} --task …')",
+        lesson.out, lesson.out
+    ));
+}
+
+/// Four decimals, as in the recipes of a search.
+fn rounded(point: &[f64]) -> Vec<f64> {
+    point.iter().map(|x| (x * 1e4).round() / 1e4).collect()
+}
+
+/// The recipe with models that were found beside its file, and that are to be found from another directory.
+fn placed(recipe: &Recipe, file: &Path, out: &Path) -> Recipe {
+    match file.parent() == out.parent() {
+        true => recipe.clone(),
+        false => recipe.with_models(|word| beside(word, file)),
+    }
+}
+
+fn tasks(args: &LearnArgs) -> Result<Vec<(Task, Vec<Question>)>> {
+    let split = Split::from_name(&args.split).with_context(|| {
+        let known = Split::ALL.map(Split::name).join(", ");
+        format!("--split {}: write one of {known}", args.split)
+    })?;
+    let mut tasks = Vec::new();
+    for name in &args.tasks {
+        for (name, lang) in eval::expand(name, args.lang.as_deref())? {
+            let options = TaskOptions {
+                lang: Some(lang),
+                shots: args.shots,
+                profile: Profile::Fitness,
+                limit: Some(args.questions),
+                ..TaskOptions::default()
+            };
+            let task = Task::load(&name, &options, &environment::data_dirs())?;
+            let questions = task.questions(split)?;
+            tasks.push((task, questions));
+        }
+    }
+    Ok(tasks)
+}
+
+/// What teaches.
+struct Material {
+    texts: Vec<Text>,
+    groups: Vec<usize>,
+    answers: usize,
+}
+
+/// Reference solutions where a task has them; else the right answers of the parents and of the recipe itself.
+fn gather(
+    args: &LearnArgs,
+    recipe: &Recipe,
+    opened: &Opened,
+    tasks: &[(Task, Vec<Question>)],
+    runtime: &Runtime,
+) -> Result<Material> {
+    let mut engine = opened.engine_on(runtime)?;
+    let mut material = Material {
+        texts: Vec::new(),
+        groups: Vec::new(),
+        answers: 0,
+    };
+    let mut first = 0;
+    let mut open = Vec::new();
+    for (task, questions) in tasks {
+        let solved = match args.teachers {
+            TeacherArg::Answers if task.kind() == Kind::Generate => Vec::new(),
+            _ => eval::solved(&engine, task, questions)?,
+        };
+        if solved.is_empty() && args.teachers == TeacherArg::Solutions {
+            bail!(
+                "the task '{}' has no worked solutions; learn from right answers with --teachers answers",
+                task.name()
+            );
+        }
+        if solved.is_empty() {
+            open.push((task, questions.as_slice(), first));
+        }
+        for (place, request) in solved {
+            material.take(request, first + place, 1.0);
+        }
+        first += questions.len();
+    }
+    if !open.is_empty() {
+        material.ask(recipe, opened, &open, &mut engine, runtime)?;
+    }
+    Ok(material)
+}
+
+/// A task whose questions have to be answered, with the number of its first question.
+type Open<'a> = (&'a Task, &'a [Question], usize);
+
+impl Material {
+    fn take(&mut self, request: ScoreRequest, question: usize, weight: f64) {
+        if request.from < request.tokens.len() {
+            self.texts.push(Text {
+                tokens: request.tokens,
+                from: request.from,
+                weight,
+            });
+            self.groups.push(question);
+        }
+    }
+
+    fn ask(
+        &mut self,
+        recipe: &Recipe,
+        opened: &Opened,
+        open: &[Open<'_>],
+        engine: &mut Engine,
+        runtime: &Runtime,
+    ) -> Result<()> {
+        let work: Vec<(&Task, &[Question])> = open.iter().map(|(task, questions, _)| (*task, *questions)).collect();
+        let mut answered: Vec<Vec<Vec<eval::Answer>>> = Vec::new();
+        let models = recipe.models();
+        let bar = environment::progress_bar(models.len() as u64 + 1, "asking");
+        for model in &models {
+            let mut parent = as_it_is(model, opened, runtime)?;
+            answered.push(eval::answer(&mut parent, &work, &mut |_| {})?);
+            bar.inc(1);
+        }
+        answered.push(eval::answer(engine, &work, &mut |_| {})?);
+        bar.finish_and_clear();
+        self.answers = answered.iter().flatten().map(Vec::len).sum();
+        for (t, (task, questions, first)) in open.iter().enumerate() {
+            let place: HashMap<&str, usize> = questions.iter().enumerate().map(|(i, q)| (q.id.as_str(), i)).collect();
+            let of_task = answered.iter().flat_map(|of_model| &of_model[t]);
+            let given: Vec<teachers::Given<'_>> = of_task
+                .filter_map(|answer| {
+                    Some(teachers::Given {
+                        question: *place.get(answer.question.as_str())?,
+                        output: &answer.output,
+                        score: answer.score,
+                        finish: &answer.finish,
+                    })
+                })
+                .collect();
+            let lessons = teachers::choose(&given);
+            let outputs: Vec<(&Question, &str, bool)> = lessons
+                .iter()
+                .map(|l| (&questions[l.question], l.output.as_str(), l.ended))
+                .collect();
+            for (lesson, request) in lessons.iter().zip(eval::continued(engine, task, &outputs)?) {
+                self.take(request, first + lesson.question, lesson.weight);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One of the recipe's models, as it is.
+fn as_it_is(model: &str, opened: &Opened, runtime: &Runtime) -> Result<Engine> {
+    let plan = Plan::new(&verbatim(model), &opened.parents)?;
+    super::models::engine_of(&plan, &opened.parents, runtime)
+}

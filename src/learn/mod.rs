@@ -1,0 +1,361 @@
+//! Learning: the numbers of a recipe moved along the gradient of how likely its child holds some texts.
+//!
+//! A black-box search asks a candidate hundreds of questions and keeps one number. A text that should be likely also says in
+//! which *direction* each number ought to move: loss of the texts → gradient of the merged weights (`model::Twin`) →
+//! gradient of each tensor's own numbers (`merge::Slopes`) → gradient of the variables, by the chain rule
+//! ([`variables`](variables::Chain)). Adam steps along it, within each variable's range.
+//!
+//! What is learned is never trusted for its loss: a part of the texts is held back, the point that is best on those counts,
+//! and whoever calls scores it like any other candidate. Which texts teach is the caller's business, see [`teachers`].
+
+pub mod teachers;
+pub mod variables;
+
+use std::collections::HashMap;
+
+use crate::{
+    merge::{self, Plan, Resident, Slopes, TensorSource},
+    model::{self, DecoderSpec, Text, Twin, decoder::DType},
+    optim::Adam,
+    recipe::Recipe,
+};
+use variables::Chain;
+pub use variables::Variable;
+
+/// What can keep a recipe from being learned.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Merge(#[from] merge::Error),
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    #[error(
+        "the method {method} has no number that can be learned here; the methods that have one are marked by `heterosis \
+         methods`"
+    )]
+    NothingToMove { method: &'static str },
+    #[error(
+        "the texts of {texts} questions teach, and those of at least {least} are needed to hold some back; {way_out}"
+    )]
+    TooFewTexts {
+        texts: usize,
+        least: usize,
+        way_out: &'static str,
+    },
+    #[error("the loss of the texts is {loss} after {step} steps; a smaller learning rate may help")]
+    NotFinite { step: usize, loss: f64 },
+}
+
+/// The fewest questions whose texts can teach.
+pub const LEAST_TEXTS: usize = 8;
+
+/// How a round goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub steps: usize,
+    /// Texts of one step.
+    pub batch: usize,
+    /// The longest step of a variable at the beginning, as a part of its width.
+    pub rate: f64,
+    /// Part of the texts that is held back.
+    pub held_back: f64,
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            steps: 30,
+            batch: 64,
+            rate: 1.0 / 36.0,
+            held_back: 0.2,
+            seed: 0,
+        }
+    }
+}
+
+/// Steps between two looks at the held-back texts.
+const LOOK_EVERY: usize = 5;
+
+/// One round of learning.
+pub struct Course<'a> {
+    pub source: &'a dyn TensorSource,
+    /// The models that recipes name.
+    pub models: Vec<String>,
+    /// The recipe that a point stands for.
+    pub decode: &'a dyn Fn(&[f64]) -> Recipe,
+    pub start: Vec<f64>,
+    /// One for each number of a point.
+    pub variables: Vec<Variable>,
+    /// Texts of one question have one number in `groups`: they are taught together, or held back together.
+    pub texts: Vec<Text>,
+    pub groups: Vec<usize>,
+    pub device: candle_core::Device,
+    /// What the child's weights are rounded to.
+    pub dtype: DType,
+    pub settings: Settings,
+}
+
+/// A loss before and after: nats a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    pub before: f64,
+    pub after: f64,
+}
+
+/// What a round found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learned {
+    pub point: Vec<f64>,
+    pub taught: Change,
+    pub held_back: Change,
+    /// Texts that were taught, and that were held back.
+    pub texts: (usize, usize),
+    /// Steps after which the held-back texts were likeliest, of all that were made.
+    pub steps: (usize, usize),
+    /// The mean squared gradient of each variable; 0 of what cannot be learned.
+    pub steepness: Vec<f64>,
+    /// Tokens that were read, forward and backward, and forward only.
+    pub tokens: (u64, u64),
+}
+
+/// How far a round is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub step: usize,
+    pub steps: usize,
+    /// Loss of this step's texts, before the step.
+    pub taught: f64,
+    /// Loss of the held-back texts, when it was looked at.
+    pub held_back: Option<f64>,
+    pub point: Vec<f64>,
+}
+
+impl Course<'_> {
+    /// Makes the round. `see` is told of each step; it ends the round by returning false.
+    ///
+    /// # Errors
+    /// Nothing that can be learned, too few texts, a merge or a model that refuses, a loss that is not finite.
+    pub fn learn(&self, see: &mut dyn FnMut(&Step) -> bool) -> Result<Learned, Error> {
+        let (taught, held_back) = self.divide()?;
+        let chain = Chain::new(self.source, self.decode, &self.start, &self.variables)?;
+        let mut child = Child::new(self, &self.start)?;
+        let mut point = self.start.clone();
+        let rates = self.variables.iter().zip(chain.moves());
+        let rate = |(variable, moves): (&Variable, bool)| {
+            if moves {
+                variable.width() * self.settings.rate
+            } else {
+                0.0
+            }
+        };
+        let mut adam = Adam::new(
+            rates.map(rate).collect(),
+            self.variables.iter().map(|v| (v.low, v.high)).collect(),
+        );
+        let mut order = Order::new(taught.len(), self.settings.seed);
+        let (taught_before, held_back_before) = (child.loss(&taught)?, child.loss(&held_back)?);
+        let mut best = (held_back_before, 0, point.clone());
+        let mut made = 0;
+        for step in 1..=self.settings.steps {
+            let batch: Vec<Text> = order.next(self.settings.batch).map(|i| taught[i].clone()).collect();
+            let (loss, gradient) = child.gradient(&batch, &chain)?;
+            if !loss.is_finite() {
+                return Err(Error::NotFinite { step, loss });
+            }
+            // The last steps are short, so that the point settles.
+            let share = 1.0 - (step - 1) as f64 / self.settings.steps as f64;
+            adam.step(&mut point, &gradient, share);
+            child.set(self, &point)?;
+            made = step;
+            let looks = step % LOOK_EVERY == 0 || step == self.settings.steps;
+            let seen = if looks { Some(child.loss(&held_back)?) } else { None };
+            if let Some(loss) = seen.filter(|loss| *loss < best.0) {
+                best = (loss, step, point.clone());
+            }
+            let goes_on = see(&Step {
+                step,
+                steps: self.settings.steps,
+                taught: loss,
+                held_back: seen,
+                point: point.clone(),
+            });
+            if !goes_on {
+                break;
+            }
+        }
+        let (held_back_after, best_step, point) = best;
+        child.set(self, &point)?;
+        Ok(Learned {
+            taught: Change {
+                before: taught_before,
+                after: child.loss(&taught)?,
+            },
+            held_back: Change {
+                before: held_back_before,
+                after: held_back_after,
+            },
+            texts: (taught.len(), held_back.len()),
+            steps: (best_step, made),
+            steepness: adam.second_moments(),
+            tokens: child.tokens,
+            point,
+        })
+    }
+
+    /// The loss of some texts at a point, and its derivative with respect to each variable.
+    ///
+    /// # Errors
+    /// As [`Course::learn`].
+    pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
+        let chain = Chain::new(self.source, self.decode, point, &self.variables)?;
+        Child::new(self, point)?.gradient(texts, &chain)
+    }
+
+    /// The texts that are taught, and those that are held back: question by question, as the seed has it.
+    fn divide(&self) -> Result<(Vec<Text>, Vec<Text>), Error> {
+        let mut groups = self.groups.clone();
+        groups.sort_unstable();
+        groups.dedup();
+        if groups.len() < LEAST_TEXTS {
+            return Err(Error::TooFewTexts {
+                texts: groups.len(),
+                least: LEAST_TEXTS,
+                way_out: "ask more questions, or give the task reference solutions",
+            });
+        }
+        let n = ((groups.len() as f64 * self.settings.held_back).round() as usize).clamp(1, groups.len() - 1);
+        let kept: Vec<usize> = Order::new(groups.len(), self.settings.seed ^ 0x6865_6c64)
+            .next(n)
+            .map(|i| groups[i])
+            .collect();
+        let pairs = self.texts.iter().cloned().zip(&self.groups);
+        let (held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
+        let only_texts = |pairs: Vec<(Text, &usize)>| pairs.into_iter().map(|(text, _)| text).collect();
+        Ok((only_texts(taught), only_texts(held_back)))
+    }
+}
+
+/// The merged model of the point that was set last.
+struct Child<'a> {
+    twin: Twin,
+    resident: Resident<'a>,
+    plan: Plan,
+    /// Output by name.
+    index: HashMap<String, usize>,
+    tokens: (u64, u64),
+}
+
+impl<'a> Child<'a> {
+    fn new(course: &Course<'a>, point: &[f64]) -> Result<Self, Error> {
+        let plan = Plan::new(&(course.decode)(point), course.source)?;
+        let spec = DecoderSpec::from_config(plan.config())?;
+        let outputs = plan.outputs().iter().enumerate();
+        let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();
+        spec.check_tensors(&|name| index.get(name).map(|i| plan.outputs()[*i].shape.clone()))?;
+        let models: Vec<&str> = course.models.iter().map(String::as_str).collect();
+        let mut resident = Resident::new(course.source, &models);
+        let mut read = |name: &str| {
+            let i = index.get(name).ok_or("the merge does not produce it")?;
+            let mut data = resident.compute(&plan, *i).map_err(|e| e.to_string())?;
+            course.dtype.round(&mut data);
+            Ok::<_, String>(data)
+        };
+        let twin = Twin::load(spec, &course.device, &mut read)?;
+        Ok(Child {
+            twin,
+            resident,
+            plan,
+            index,
+            tokens: (0, 0),
+        })
+    }
+
+    /// Merges another point; only tensors that differ are computed.
+    fn set(&mut self, course: &Course<'_>, point: &[f64]) -> Result<(), Error> {
+        let plan = Plan::new(&(course.decode)(point), course.source)?;
+        for i in self.resident.changed(&plan) {
+            let name = &plan.outputs()[i].name;
+            let twin = &mut self.twin;
+            let set = |data: &[f32]| match twin.has_tensor(name) {
+                true => {
+                    let mut data = data.to_vec();
+                    course.dtype.round(&mut data);
+                    twin.set_tensor(name, &data)
+                }
+                false => Ok(()),
+            };
+            self.resident.with(&plan, i, set)??;
+        }
+        self.plan = plan;
+        Ok(())
+    }
+
+    fn loss(&mut self, texts: &[Text]) -> Result<f64, Error> {
+        self.tokens.1 += tokens(texts);
+        Ok(self.twin.loss(texts)?.mean)
+    }
+
+    /// The loss of some texts, and its derivative with respect to each variable.
+    fn gradient(&mut self, texts: &[Text], chain: &Chain) -> Result<(f64, Vec<f64>), Error> {
+        self.tokens.0 += tokens(texts);
+        let mut slopes = Slopes::new(&self.plan);
+        let mut take = |name: &str, gradient: Vec<f32>| match self.index.get(name) {
+            Some(i) => {
+                let added = self.resident.add_slopes(&mut slopes, &self.plan, *i, &gradient);
+                added.map_err(Error::from)
+            }
+            None => Ok(()),
+        };
+        let loss = self.twin.gradient(texts, &mut take)?;
+        Ok((loss.mean, chain.carry(slopes.sums())))
+    }
+}
+
+fn tokens(texts: &[Text]) -> u64 {
+    texts.iter().map(|text| text.tokens.len() as u64).sum()
+}
+
+/// Numbers below `n` in an order that a seed decides, over and over again; each pass is another order.
+struct Order {
+    state: u64,
+    numbers: Vec<usize>,
+    at: usize,
+}
+
+impl Order {
+    fn new(n: usize, seed: u64) -> Self {
+        Order {
+            state: seed,
+            numbers: (0..n).collect(),
+            at: n,
+        }
+    }
+
+    /// The next `count` of them (all, if there are fewer), none twice.
+    fn next(&mut self, count: usize) -> impl Iterator<Item = usize> {
+        let count = count.min(self.numbers.len());
+        if self.at + count > self.numbers.len() {
+            self.shuffle();
+            self.at = 0;
+        }
+        self.at += count;
+        self.numbers[self.at - count..self.at].to_vec().into_iter()
+    }
+
+    fn shuffle(&mut self) {
+        for i in (1..self.numbers.len()).rev() {
+            let j = (self.random() % (i as u64 + 1)) as usize;
+            self.numbers.swap(i, j);
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood 2014).
+    fn random(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,318 @@
+//! Learning within a search: right answers become texts, texts move the genes, and the point is a candidate like any other.
+//!
+//! After parents and unsearched merges have their scores, a round learns from what they got right; the next ones learn from
+//! the last child's own right answers to questions that no candidate is scored on. Each point is scored on the search
+//! questions; a round that brought less than the one before it, question by question, is the last. The optimizer begins
+//! where the best of them is, close around it: less in the directions in which the texts' loss is steep.
+//!
+//! What is learned stands in the journal, so that a resumed search repeats it without computing it again. Nothing here
+//! reads a question of the selection or the test.
+
+use std::sync::atomic::Ordering;
+
+use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored, genome::Genome, race::Entrant};
+use crate::{
+    event::{self, CandidateId, Event, Level, Origin},
+    learn::{Settings, Variable, teachers},
+    space::{GeneKind, GeneSpec, Learning, Stage, Start, Teachers},
+};
+
+/// What an evaluator is asked to learn.
+pub struct Lesson<'a> {
+    /// Of the candidate that it will be.
+    pub id: &'a str,
+    pub genome: &'a Genome,
+    /// The genotype to begin with.
+    pub start: &'a [f64],
+    pub variables: Vec<Variable>,
+    /// The questions that texts belong to.
+    pub exams: Vec<&'a Exam>,
+    pub teachers: Teachers,
+    /// By exam and by its tasks: the answers that were given, with the places of their questions among the task's items.
+    pub given: Vec<Vec<Vec<(usize, event::Answer)>>>,
+    pub settings: Settings,
+}
+
+/// How close around a learned point the optimizer begins, as a part of each gene's range.
+const SPREAD: f64 = 1.0 / 24.0;
+/// How much closer or wider a gene may be searched than the others, by how steep the loss is along it.
+const STEEPEST: f64 = 3.0;
+
+/// Answers to questions of one exam, by task.
+pub(super) type Given = (Exam, Vec<Vec<event::Answer>>);
+
+/// A learned candidate that has its score.
+struct Pupil {
+    entrant: Entrant,
+    fitness: f64,
+    answers: Evaluation,
+    steepness: Vec<f64>,
+}
+
+impl Run<'_, '_> {
+    /// Learns, where the space says so and can, and gives the start of the optimizer.
+    pub(super) fn learn(&mut self, genome: &Genome, known: Option<&Start>) -> Result<Option<Start>, Interrupt> {
+        let start = self.rounds(genome, known)?;
+        (self.keeps_answers, self.given) = (false, Vec::new());
+        Ok(start)
+    }
+
+    fn rounds(&mut self, genome: &Genome, known: Option<&Start>) -> Result<Option<Start>, Interrupt> {
+        let Some(learning) = self.plan.space.search.learn.clone() else {
+            return Ok(None);
+        };
+        if !self.evaluator.learns() || !can_learn(genome) {
+            return Ok(None);
+        }
+        let Some((mut from, mut start)) = self.first_teacher(genome, known) else {
+            return Ok(None);
+        };
+        let mut given = std::mem::take(&mut self.given);
+        let mut pupils: Vec<Pupil> = Vec::new();
+        for round in 1..=learning.rounds {
+            let id = CandidateId::Learned(round as u64).to_string();
+            if !self.has_time_for(&id)? {
+                break;
+            }
+            if let Some(last) = pupils.last() {
+                let entrant = last.entrant.clone();
+                match self.own_answers(&entrant)? {
+                    Some(own) => given = vec![own],
+                    None => break,
+                }
+            }
+            let Some(learned) = self.round(&id, &from, genome, &start, &given, &learning)? else {
+                break;
+            };
+            let Some(pupil) = self.score_pupil(genome, learned)? else {
+                break;
+            };
+            (from, start) = (id, pupil.entrant.genotype.clone());
+            let pays = pupils.last().is_none_or(|last| self.is_better(&pupil, last));
+            pupils.push(pupil);
+            if !pays {
+                break;
+            }
+        }
+        // The last of equals has seen most.
+        let best = pupils.iter().reduce(|a, b| if b.fitness >= a.fitness { b } else { a });
+        Ok(best.map(|pupil| around(genome, pupil)))
+    }
+
+    /// Whether another round is made. Candidates are no measure of it, but time is; of a round in the past, the journal is.
+    fn has_time_for(&mut self, id: &str) -> Result<bool, Interrupt> {
+        if self.chronicle.past_learned(id).is_some() {
+            return Ok(true);
+        }
+        if self.chronicle.is_replaying() {
+            return Ok(false);
+        }
+        self.pause_or_stop()?;
+        Ok(!self.plan.finish && !self.is_out_of_time())
+    }
+
+    /// Whose numbers are learned first.
+    fn first_teacher(&self, genome: &Genome, known: Option<&Start>) -> Option<(String, Vec<f64>)> {
+        if let Some(start) = known {
+            return Some(("soup".into(), start.mean.clone()));
+        }
+        let warm = self.plan.warm_starts.iter().find_map(|(name, recipe)| {
+            let genotype = genome.encode(recipe).ok()?;
+            Some((name.clone(), genotype))
+        });
+        warm.or_else(|| {
+            let (id, genotype) = self.best_baseline_named(genome)?;
+            Some((id, genotype))
+        })
+    }
+
+    /// A pupil's answers to the questions that are there for learning.
+    fn own_answers(&mut self, entrant: &Entrant) -> Result<Option<Given>, Interrupt> {
+        let exam = self.plan.lessons.clone();
+        if exam.tasks.is_empty() {
+            return Ok(None);
+        }
+        Ok(match self.sit(entrant, &exam)? {
+            Ok(evaluation) => {
+                self.chronicle.sync()?;
+                Some((
+                    exam,
+                    evaluation.answers.into_iter().map(|(_, answers)| answers).collect(),
+                ))
+            }
+            Err(reason) => {
+                self.log(Level::Warning, format!("{} cannot teach itself: {reason}", entrant.id))?;
+                None
+            }
+        })
+    }
+
+    /// One round: from the journal if it is there, else by the evaluator and into the journal.
+    fn round(
+        &mut self,
+        id: &str,
+        from: &str,
+        genome: &Genome,
+        start: &[f64],
+        given: &[Given],
+        learning: &Learning,
+    ) -> Result<Option<event::Learned>, Interrupt> {
+        if let Some(past) = self.chronicle.past_learned(id) {
+            return Ok(past.failed.is_none().then(|| past.clone()));
+        }
+        self.pause_or_stop()?;
+        let lesson = Lesson {
+            id,
+            genome,
+            start,
+            variables: variables(genome),
+            exams: given.iter().map(|(exam, _)| exam).collect(),
+            teachers: learning.teachers,
+            given: given.iter().map(|(exam, answers)| placed(exam, answers)).collect(),
+            settings: Settings {
+                steps: learning.steps,
+                batch: learning.batch,
+                seed: self.plan.space.search.seed,
+                ..Settings::default()
+            },
+        };
+        let (chronicle, control) = (&*self.chronicle, self.control);
+        let began = chronicle.elapsed_ms();
+        let outcome = self.evaluator.learn(&lesson, &mut |step| {
+            chronicle.show(Event::Learning(event::Learning {
+                id: id.into(),
+                from: from.into(),
+                ..step
+            }));
+            !control.stop.load(Ordering::Relaxed)
+        });
+        if self.control.stop.load(Ordering::Relaxed) {
+            return Err(Interrupt::Stop);
+        }
+        let learned = match outcome {
+            Ok(learned) => event::Learned {
+                id: id.into(),
+                from: from.into(),
+                elapsed_ms: self.chronicle.elapsed_ms() - began,
+                ..learned
+            },
+            Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
+                return Err(Error::Machine { id: id.into(), reason }.into());
+            }
+            Err(Unscored::Candidate { reason }) => {
+                let message = format!("nothing is learned: {reason}; the search goes on without it");
+                self.log(Level::Info, message)?;
+                event::Learned {
+                    id: id.into(),
+                    from: from.into(),
+                    failed: Some(reason),
+                    ..event::Learned::default()
+                }
+            }
+        };
+        self.chronicle.write(Event::Learned(learned.clone()))?;
+        Ok(learned.failed.is_none().then_some(learned))
+    }
+
+    fn score_pupil(&mut self, genome: &Genome, learned: event::Learned) -> Result<Option<Pupil>, Interrupt> {
+        let entrant = Entrant {
+            id: learned.id,
+            origin: Origin::Learned,
+            generation: None,
+            who: genome.decode(&learned.genotype),
+            genotype: learned.genotype,
+            genes: self.genes(),
+        };
+        let before = self.given.len();
+        let scored = self.measure(&entrant)?;
+        let answers = self.given.drain(before..).next_back().map(|(_, answers)| answers);
+        Ok(match (scored, answers) {
+            (Ok(fitness), Some(answers)) => Some(Pupil {
+                entrant,
+                fitness,
+                answers: Evaluation {
+                    answers: answers.into_iter().map(|answers| (String::new(), answers)).collect(),
+                    ..Evaluation::default()
+                },
+                steepness: learned.steepness,
+            }),
+            _ => None,
+        })
+    }
+
+    /// Whether a round brought more than it cost: better on the same questions.
+    fn is_better(&self, pupil: &Pupil, last: &Pupil) -> bool {
+        let seed = self.plan.space.search.seed;
+        let paired = self
+            .standard
+            .compare(&pupil.answers.answers, &last.answers.answers, seed);
+        paired.difference > 0.0
+    }
+
+    /// Keeps the answers of somebody who may teach.
+    pub(super) fn keep_for_learning(&mut self, exam: &Exam, evaluation: &Evaluation) {
+        if self.keeps_answers && self.evaluator.learns() {
+            let answers = evaluation.answers.iter().map(|(_, answers)| answers.clone()).collect();
+            self.given.push((exam.clone(), answers));
+        }
+    }
+}
+
+/// Weights are learned before the search of layer paths begins.
+fn can_learn(genome: &Genome) -> bool {
+    matches!(genome.stage(), Stage::Global | Stage::Modules | Stage::ParameterSpace)
+}
+
+fn variables(genome: &Genome) -> Vec<Variable> {
+    let variable = |gene: &GeneSpec| {
+        let (low, high, is_real) = match gene.kind {
+            GeneKind::Real { low, high } => (low, high, true),
+            GeneKind::Int { low, high } => (low as f64, high as f64, false),
+            GeneKind::Choice { n } => (0.0, n as f64, false),
+        };
+        Variable {
+            name: gene.name.clone(),
+            low,
+            high,
+            is_real,
+        }
+    };
+    genome.genes().iter().map(variable).collect()
+}
+
+/// Each answer with the place of its question among its task's items.
+fn placed(exam: &Exam, answers: &[Vec<event::Answer>]) -> Vec<Vec<(usize, event::Answer)>> {
+    let of_task = |(task, answers): (&ExamTask, &Vec<event::Answer>)| {
+        task.items.iter().copied().zip(answers.iter().cloned()).collect()
+    };
+    exam.tasks.iter().zip(answers).map(of_task).collect()
+}
+
+/// A distribution close around a learned point.
+fn around(genome: &Genome, pupil: &Pupil) -> Start {
+    let steep: Vec<f64> = pupil.steepness.iter().map(|v| v.sqrt()).collect();
+    let logs: Vec<f64> = steep.iter().filter(|s| **s > 0.0).map(|s| libm::log(*s)).collect();
+    let usual = libm::exp(logs.iter().sum::<f64>() / logs.len().max(1) as f64);
+    let stds = genome.genes().iter().zip(&steep).map(|(gene, steep)| match gene.kind {
+        GeneKind::Choice { .. } => 1.0,
+        GeneKind::Int { low, high } => (high - low) as f64 / 6.0,
+        // What has no slope was not learned.
+        GeneKind::Real { low, high } if *steep == 0.0 => (high - low) / 6.0,
+        GeneKind::Real { low, high } => (high - low) * SPREAD * (usual / steep).clamp(1.0 / STEEPEST, STEEPEST),
+    });
+    Start {
+        stds: stds.collect(),
+        mean: pupil.entrant.genotype.clone(),
+        correlations: Vec::new(),
+    }
+}
+
+/// What one task's answers teach; `output` borrows from the lesson.
+pub(super) fn given_of(answers: &[(usize, event::Answer)]) -> impl Iterator<Item = teachers::Given<'_>> {
+    answers.iter().map(|(item, answer)| teachers::Given {
+        question: *item,
+        output: &answer.out,
+        score: answer.score,
+        finish: &answer.finish,
+    })
+}

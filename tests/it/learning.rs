@@ -1,0 +1,328 @@
+//! Learning on the embedded family: gradients against the engine's own likelihoods, the command, and a search that learns.
+
+use std::{fs, path::Path, sync::Arc};
+
+use heterosis::{
+    checkpoint::Checkpoint,
+    eval::{self, DataDirs, Split, Task, TaskOptions},
+    learn::{Course, Settings, Variable, variables},
+    merge::Plan,
+    model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Text, Tokenizer},
+    recipe::{Recipe, read},
+    search::Parents,
+};
+use serde_json::Value;
+
+use super::program::{good, root, space_over_family, story};
+
+fn parents() -> Parents {
+    let mut parents = Parents::default();
+    for name in ["tiny-base", "tiny-maths-en", "tiny-spanish"] {
+        let short = name.split('-').nth(1).unwrap();
+        parents
+            .add(short, Checkpoint::open(&root().join("models").join(name)).unwrap())
+            .unwrap();
+    }
+    parents
+}
+
+fn recipe(text: &str) -> Recipe {
+    read::parse(Path::new("r.yaml"), text).unwrap()
+}
+
+fn engine(recipe: &Recipe, parents: &Parents) -> Engine {
+    let plan = Plan::new(recipe, parents).unwrap();
+    let spec = DecoderSpec::from_config(plan.config()).unwrap();
+    let mut read = |name: &str| {
+        let i = plan.outputs().iter().position(|o| o.name == name).unwrap();
+        plan.compute(i, parents).map_err(|e| e.to_string())
+    };
+    let decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut read).unwrap();
+    let tokenizer = Tokenizer::from_dir(&root().join("models/tiny-base")).unwrap();
+    Engine::new(decoder, Arc::new(tokenizer), EngineOptions::default())
+}
+
+/// Worked solutions of Spanish problems, as tokens.
+fn solutions(count: usize, parents: &Parents) -> Vec<Text> {
+    let options = TaskOptions {
+        limit: Some(count),
+        ..TaskOptions::default()
+    };
+    let file = root().join("evals/arith-es.yaml").display().to_string();
+    let task = Task::load(&file, &options, &DataDirs::default()).unwrap();
+    let questions = task.questions(Split::Search).unwrap();
+    let base = recipe("merge_method: passthrough\nmodels: [{model: base}]\n");
+    let solved = eval::solved(&engine(&base, parents), &task, &questions).unwrap();
+    assert_eq!(
+        solved.len(),
+        count,
+        "every question of the family has a worked solution"
+    );
+    let text = |(_, request): (usize, ScoreRequest)| Text {
+        tokens: request.tokens,
+        from: request.from,
+        weight: 1.0,
+    };
+    solved.into_iter().map(text).collect()
+}
+
+fn course<'a>(parents: &'a Parents, decode: &'a dyn Fn(&[f64]) -> Recipe, of: &Recipe, texts: Vec<Text>) -> Course<'a> {
+    let (variables, start) = variables::of_recipe(of);
+    Course {
+        source: parents,
+        models: of.models().into_iter().map(String::from).collect(),
+        decode,
+        start,
+        variables,
+        groups: (0..texts.len()).collect(),
+        texts,
+        device: candle_core::Device::Cpu,
+        dtype: DType::F32,
+        settings: Settings::default(),
+    }
+}
+
+/// Mean negative log-likelihood a token, by the engine.
+fn loss(recipe: &Recipe, parents: &Parents, texts: &[Text]) -> f64 {
+    let requests: Vec<ScoreRequest> = texts
+        .iter()
+        .map(|t| ScoreRequest {
+            tokens: t.tokens.clone(),
+            from: t.from,
+        })
+        .collect();
+    let scores = engine(recipe, parents).score(&requests).unwrap();
+    -scores.iter().map(|s| s.log_likelihood).sum::<f64>() / scores.iter().map(|s| s.tokens as f64).sum::<f64>()
+}
+
+/// Recipes whose every number can be learned: filters, gradients over layers, slices, shared numbers, a path of copies.
+const RECIPES: [&str; 8] = [
+    "merge_method: task_arithmetic\nbase_model: base\nparameters: {lambda: 0.9}\nmodels:\n\
+     - {model: maths, parameters: {weight: [{filter: self_attn, value: 0.7}, {filter: mlp, value: [0.4, 1.1]}, {value: 0.9}]}}\n\
+     - {model: spanish, parameters: {weight: 0.8}}\n",
+    "merge_method: ties\nbase_model: base\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.7, density: 0.6}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.7}}\n",
+    "merge_method: dare_ties\nbase_model: base\nseed: 3\nparameters: {lambda: 1.1}\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.7, density: 0.8}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.8}}\n",
+    "merge_method: della_linear\nbase_model: base\nseed: 3\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.7, density: 0.6}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.7}}\n",
+    "merge_method: linear\nmodels:\n\
+     - {model: maths, parameters: {weight: [0.3, 0.8]}}\n- {model: spanish, parameters: {weight: 0.6}}\n",
+    "merge_method: slerp\nbase_model: maths\nparameters: {t: [{filter: mlp, value: [0.2, 0.7]}, {value: 0.4}]}\n\
+     models: [{model: maths}, {model: spanish}]\n",
+    "merge_method: nuslerp\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.4}}\n- {model: spanish, parameters: {weight: 0.6}}\n",
+    "name: ps\nmerge_method: breadcrumbs\nbase_model: base\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.8, density: 0.9}}\n- {model: spanish, parameters: {weight: 0.6, density: 0.9}}\n\
+     ---\nmerge_method: passthrough\nslices:\n- sources: [{model: ps, layer_range: [0, 5], parameters: {scale: \
+     [{filter: down_proj, value: 0.9}, {filter: o_proj, value: 1.1}, {value: 1}]}}]\n- sources: [{model: ps, layer_range: [4, 8]}]\n",
+];
+
+#[test]
+fn the_gradient_of_every_number_of_a_recipe_is_that_of_the_engines_own_likelihood() {
+    let parents = parents();
+    let texts = solutions(12, &parents);
+    for text in RECIPES {
+        let recipe = recipe(text);
+        let decode = |point: &[f64]| variables::with_numbers(&recipe, point);
+        let course = course(&parents, &decode, &recipe, texts.clone());
+        assert!(course.variables.len() >= 2, "{text}");
+        let (here, gradient) = course.gradient(&course.start, &texts).unwrap();
+        assert!((here - loss(&recipe, &parents, &texts)).abs() < 1e-4, "{text}");
+        let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        for (i, slope) in gradient.iter().enumerate() {
+            // As far as the loss moves by a few thousandths, so that f32 and elected signs are no matter.
+            let step = (0.005 / slope.abs().max(0.05)).min(0.02);
+            let at = |step: f64| {
+                let mut point = course.start.clone();
+                point[i] += step;
+                loss(&decode(&point), &parents, &texts)
+            };
+            let expected = (at(step) - at(-step)) / (2.0 * step);
+            let near = (slope - expected).abs() <= 1e-2 * expected.abs().max(0.1 * largest);
+            assert!(near, "{} of {text}: {slope} {expected}", course.variables[i].name);
+        }
+    }
+}
+
+#[test]
+fn a_course_makes_its_texts_likelier_stays_in_range_and_repeats_bit_for_bit() {
+    let parents = parents();
+    let texts = solutions(40, &parents);
+    let recipe = recipe(RECIPES[0]);
+    let decode = |point: &[f64]| variables::with_numbers(&recipe, point);
+    let mut course = course(&parents, &decode, &recipe, texts);
+    course.settings = Settings {
+        steps: 10,
+        batch: 16,
+        seed: 4,
+        ..Settings::default()
+    };
+    for (variable, start) in course.variables.iter_mut().zip(&course.start) {
+        (variable.low, variable.high) = (start - 0.05, start + 0.1);
+    }
+    let mut steps = 0;
+    let learned = course
+        .learn(&mut |step| {
+            steps = step.step;
+            true
+        })
+        .unwrap();
+    assert_eq!((steps, learned.steps.1), (10, 10));
+    assert!(learned.taught.after < learned.taught.before, "{learned:?}");
+    assert!(learned.held_back.after < learned.held_back.before);
+    assert_eq!(learned.texts, (32, 8));
+    let inside = |(x, v): (&f64, &Variable)| (v.low..=v.high).contains(x);
+    assert!(learned.point.iter().zip(&course.variables).all(inside));
+    assert!(learned.steepness.iter().all(|s| *s > 0.0));
+    assert_eq!(course.learn(&mut |_| true).unwrap(), learned);
+    // Whoever ends it early gets what there is.
+    assert_eq!(course.learn(&mut |step| step.step < 3).unwrap().steps.1, 3);
+}
+
+#[test]
+fn what_cannot_be_learned_says_so() {
+    let parents = parents();
+    let texts = solutions(10, &parents);
+    let karcher = recipe("merge_method: karcher\nmodels: [{model: maths}, {model: spanish}]\n");
+    let decode = |_: &[f64]| karcher.clone();
+    let message = course(&parents, &decode, &karcher, texts.clone())
+        .learn(&mut |_| true)
+        .unwrap_err();
+    assert!(message.to_string().contains("karcher has no number"), "{message}");
+    let sum = recipe(RECIPES[0]);
+    let decode = |point: &[f64]| variables::with_numbers(&sum, point);
+    let message = course(&parents, &decode, &sum, texts[..5].to_vec())
+        .learn(&mut |_| true)
+        .unwrap_err();
+    assert!(message.to_string().contains("texts of 5 questions teach"), "{message}");
+}
+
+#[test]
+fn the_command_learns_from_solutions_and_from_answers_and_writes_a_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = root().join("models").display().to_string();
+    let file = dir.path().join("sum.yaml");
+    let text = format!(
+        "merge_method: task_arithmetic\nbase_model: {models}/tiny-base\nmodels:\n\
+         - model: {models}/tiny-maths-en\n  parameters: {{weight: [{{filter: mlp, value: 1.0}}, {{value: [1.0, 1.0]}}]}}\n\
+         - model: {models}/tiny-spanish\n  parameters: {{weight: 1.0}}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let task = root().join("evals/arith-es.yaml").display().to_string();
+    for (teachers, answers) in [("solutions", 0), ("answers", 4 * 40)] {
+        let out = dir.path().join(format!("{teachers}.yaml"));
+        let args = [
+            "learn",
+            file.to_str().unwrap(),
+            out.to_str().unwrap(),
+            "--task",
+            &task,
+            "--teachers",
+            teachers,
+            "--questions",
+            "40",
+            "--steps",
+            "5",
+            "--batch",
+            "16",
+            "--json",
+        ];
+        let told: Value = serde_json::from_str(&good(&args)).unwrap();
+        assert_eq!(told["answers"], answers, "{told}");
+        assert_eq!(told["numbers"].as_array().unwrap().len(), 4);
+        let loss = |kind: &str, when: &str| told[kind][when].as_f64().unwrap();
+        assert!(loss("taught", "after") < loss("taught", "before"), "{told}");
+        let (before, after) = (
+            recipe(&fs::read_to_string(&file).unwrap()),
+            recipe(&fs::read_to_string(&out).unwrap()),
+        );
+        assert_eq!(before.models(), after.models());
+        assert_ne!(before, after);
+        assert_eq!(variables::with_numbers(&after, &[1.0; 4]), before);
+    }
+}
+
+/// A search whose parents answer few of these questions: solutions teach, so that a test of a few seconds has texts.
+fn learning_space(dir: &Path, learn: &str) -> std::path::PathBuf {
+    let rest = format!(
+        "parameter_space:
+  method: task_arithmetic
+  layer_groups: 2
+  genes:
+    weight: [0.0, 1.5]
+fitness:
+  tasks: [{{task: {0}/evals/arith-es.yaml, split: search, limit: 24}}]
+search: {{optimizer: cma-es, evals: 8, seed: 5, learn: {learn}}}
+final:
+  finalists: 2
+  selection: {{limit: 24}}
+  test: {{limit: 40}}
+",
+        root().display()
+    );
+    space_over_family(dir, &rest)
+}
+
+fn events<'a>(story: &'a [Value], name: &str) -> Vec<&'a Value> {
+    story.iter().filter(|r| r["event"] == name).collect()
+}
+
+#[test]
+fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions}";
+    let space = learning_space(dir.path(), learn);
+    let run = dir.path().join("run");
+    good(&[
+        "search",
+        space.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+        "--headless",
+    ]);
+    let whole = story(&run);
+    let learned = events(&whole, "learned");
+    assert!(!learned.is_empty() && learned.len() <= 2);
+    assert!(learned[0]["taught"][1].as_f64() < learned[0]["taught"][0].as_f64());
+    let scored = events(&whole, "candidate_scored");
+    let first = scored.iter().position(|c| c["origin"] == "learned").unwrap();
+    assert_eq!(scored[first]["id"], "learned-1");
+    assert_eq!(scored[first]["genotype"], learned[0]["genotype"]);
+    let searched = scored.iter().position(|c| c["origin"] == "search").unwrap();
+    assert!(first < searched, "it learns before it searches");
+    let finalists = &events(&whole, "selected")[0]["finalists"];
+    assert!(finalists.as_array().unwrap().iter().any(|f| f["origin"] == "learned"));
+    // Of the questions that taught, none is one of the final.
+    let report = good(&["report", run.to_str().unwrap()]);
+    assert!(!report.is_empty());
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("What right answers taught"), "the report tells of it");
+
+    // Cut off in the middle: after the first round is journalled, before its candidate has a score.
+    let journal = run.join("journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines
+        .iter()
+        .position(|line| line.contains("\"event\":\"learned\""))
+        .unwrap();
+    fs::write(&journal, lines[..=at].join("\n") + "\n").unwrap();
+    good(&["resume", run.to_str().unwrap(), "--headless"]);
+    assert_eq!(story(&run), whole);
+}
+
+#[test]
+fn learning_is_refused_where_there_is_nothing_to_learn_and_off_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = learning_space(dir.path(), "off");
+    let run = dir.path().join("off");
+    good(&[
+        "search",
+        space.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+        "--headless",
+    ]);
+    assert!(events(&story(&run), "learned").is_empty());
+}
