@@ -201,7 +201,6 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let prepared = Prepared::new(space, &args.engine)?;
     prepared.has_no_contradictions()?;
-    let compared = prepared.refuse_used_questions()?;
     let mut findings = Findings {
         genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
         ..Findings::default()
@@ -211,6 +210,7 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     }
     let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
     findings.tasks = asked(&prepared.space, &tasks, &held_out)?;
+    let compared = prepared.refuse_used_questions()?;
     let likelihoods = tasks
         .iter()
         .filter(|task| task.task.kind() == Kind::LogLikelihood)

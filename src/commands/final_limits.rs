@@ -38,7 +38,7 @@ pub fn apply(space: &mut Space, records: &[Record], selection: Option<Limit>, te
     let has = |what: fn(&Event) -> bool| records.iter().any(|r| what(&r.event));
     if test_answers(records) > 0 || has(|e| matches!(e, Event::TestRead(_) | Event::RunDone { .. })) {
         bail!(
-            "the sealed test of this run has been answered by somebody ({} answers); to ask it something else now would be \
+            "the test of this run has been answered by somebody ({} answers); to ask it something else now would be \
              to choose the questions by what they say. Go on without --selection-limit and --test-limit, or start a new run",
             test_answers(records)
         );

@@ -342,6 +342,7 @@ impl<'a> Chronicle<'a> {
         if self.past.phases.contains(&phase) {
             return Ok(());
         }
+        self.past.phases.push(phase);
         self.write(Event::PhaseStarted { phase })
     }
 

@@ -195,7 +195,12 @@ impl<'a> MergeEvaluator<'a> {
             catalogue: asked.catalogue.clone(),
             items: (0..asked.questions.len()).collect(),
         };
-        self.questions.insert((index, split.name().into()), asked);
+        // Two parts of a run may ask one split with different limits; the longer list begins with the shorter one.
+        let key = (index, split.name().to_string());
+        let known = self.questions.get(&key).map_or(0, |known| known.questions.len());
+        if known < asked.questions.len() {
+            self.questions.insert(key, asked);
+        }
         Ok(exam_task)
     }
 

@@ -96,13 +96,14 @@ fn loss(recipe: &Recipe, parents: &Parents, texts: &[Text]) -> f64 {
 }
 
 /// Recipes whose every number can be learned: filters, gradients over layers, slices, shared numbers, a path of copies.
+/// None elects signs: a step moves some of them, which a derivative at fixed signs leaves out (crates/merge compares those).
 const RECIPES: [&str; 8] = [
     "merge_method: task_arithmetic\nbase_model: base\nparameters: {lambda: 0.9}\nmodels:\n\
      - {model: maths, parameters: {weight: [{filter: self_attn, value: 0.7}, {filter: mlp, value: [0.4, 1.1]}, {value: 0.9}]}}\n\
      - {model: spanish, parameters: {weight: 0.8}}\n",
-    "merge_method: ties\nbase_model: base\nmodels:\n\
+    "merge_method: dare_linear\nbase_model: base\nseed: 5\nmodels:\n\
      - {model: maths, parameters: {weight: 0.7, density: 0.6}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.7}}\n",
-    "merge_method: dare_ties\nbase_model: base\nseed: 3\nparameters: {lambda: 1.1}\nmodels:\n\
+    "merge_method: dare_linear\nbase_model: base\nseed: 3\nparameters: {lambda: 1.1}\nmodels:\n\
      - {model: maths, parameters: {weight: 0.7, density: 0.8}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.8}}\n",
     "merge_method: della_linear\nbase_model: base\nseed: 3\nmodels:\n\
      - {model: maths, parameters: {weight: 0.7, density: 0.6}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.7}}\n",

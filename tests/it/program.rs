@@ -246,6 +246,9 @@ struct Status {
     held_out: Option<Value>,
     normalized: Vec<Value>,
     held_out_tasks: Vec<Value>,
+    #[serde(default)]
+    changes: Vec<Value>,
+    questions: Option<Value>,
 }
 
 #[derive(Deserialize)]

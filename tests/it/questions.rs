@@ -77,6 +77,7 @@ const OWN: &str = "type: generate
 lang: ca
 data: {search: mine.jsonl, selection: other.jsonl, test: third.jsonl}
 prompt: '{{texto}}'
+target: '{{n}}'
 gold: '{{n}}'
 max_new_tokens: 8
 metric: exact_match
@@ -142,7 +143,7 @@ fn what_chooses_does_not_judge() {
 
     // Test questions as worked examples.
     let shots = format!(
-        "task: shown\n{}shots: {{from: {{file: mine.jsonl}}, count: 3, draw: first_n}}\ntarget: '{{{{n}}}}'\n",
+        "task: shown\n{}shots: {{from: {{file: mine.jsonl}}, count: 3, draw: first_n}}\n",
         OWN.replace(
             "mine.jsonl, selection: other.jsonl, test: third.jsonl",
             "{file: spare.jsonl}, selection: spare2.jsonl, test: {file: mine.jsonl, rows: 0..9}"

@@ -320,7 +320,7 @@ fn an_end_at_once_says_what_it_means() {
     let Some(tmux) = Tmux::installed("twice", &run) else {
         return;
     };
-    tmux.start(200, 24, &tmux.heterosis("resume"));
+    tmux.start(200, 24, &tmux.heterosis("resume --yes"));
     tmux.sees("scoring");
     tmux.key("C-c");
     tmux.sees("Ctrl-C again ends at once");
