@@ -222,7 +222,7 @@ pub fn export(args: ExportArgs) -> Outcome {
         if let Some(kind) = args.gguf {
             write_gguf(staged.path(), kind)?;
         }
-        let answered = first_answers(asked, staged.path(), &runtime)?;
+        let answered = first_answers(asked, staged.path(), &runtime, !chosen.run.changes.is_empty())?;
         let provenance = provenance(&chosen, &parents, staged.path(), answered)?;
         let text = serde_json::to_string_pretty(&provenance)? + "\n";
         let file = staged.path().join("provenance.json");
@@ -491,10 +491,24 @@ fn first_questions(chosen: &Chosen) -> Result<Vec<FirstAnswer>> {
 }
 
 /// Asks the exported files those questions; they must say the same.
-fn first_answers(asked: Vec<FirstAnswer>, model: &Path, runtime: &Runtime) -> Result<(Computed, Vec<FirstAnswer>)> {
+///
+/// `changes`: the run went on with something changed.
+fn first_answers(
+    asked: Vec<FirstAnswer>,
+    model: &Path,
+    runtime: &Runtime,
+    changes: bool,
+) -> Result<(Computed, Vec<FirstAnswer>)> {
     let given = answer_again(model, &asked, runtime)?;
     if let Some(other) = given.iter().find_map(|again| again.other.as_ref()) {
-        bail!("the exported child is not the run's, so nothing was exported: {other}; please report this");
+        let why = match changes {
+            true => {
+                "the run went on although something of it had changed, and this was answered before; export a candidate \
+                     that was scored since"
+            }
+            false => "please report this",
+        };
+        bail!("the exported child is not the run's, so nothing was exported: {other}; {why}");
     }
     let answers = asked.into_iter().zip(given).map(|(question, again)| FirstAnswer {
         output: again.given.text,

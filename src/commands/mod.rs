@@ -90,7 +90,7 @@ impl Failure {
     }
 }
 
-fn causes<'a, T: std::error::Error + 'static>(e: &'a anyhow::Error) -> impl Iterator<Item = &'a T> {
+fn causes<T: std::error::Error + 'static>(e: &anyhow::Error) -> impl Iterator<Item = &T> {
     e.chain().filter_map(|cause| cause.downcast_ref::<T>())
 }
 

@@ -167,7 +167,8 @@ mod tests {
     /// A parent, a tokenizer, a question or the space was another one after the kill, and `resume` said nothing.
     #[test]
     fn whatever_is_another_one_is_named() {
-        let cases: [(fn(&mut RunStarted), &str); 5] = [
+        type Case = (fn(&mut RunStarted), &'static str);
+        let cases: [Case; 5] = [
             (|r| r.models[1].digest.push('!'), "the model maths"),
             (
                 |r| r.models[0].tokenizer_digest.push('!'),

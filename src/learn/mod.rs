@@ -340,7 +340,7 @@ impl Order {
             self.at = 0;
         }
         self.at += count;
-        self.numbers[self.at - count..self.at].to_vec().into_iter()
+        self.numbers[self.at - count..self.at].iter().copied()
     }
 
     fn shuffle(&mut self) {

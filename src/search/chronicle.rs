@@ -187,8 +187,8 @@ impl<'a> Chronicle<'a> {
     /// # Errors
     /// The disk is full or gone.
     pub fn believe(&mut self) -> Result<(), Error> {
-        let held = self.held.take().into_iter().flatten();
-        held.map(|event| self.record(event)).collect()
+        let mut held = self.held.take().into_iter().flatten();
+        held.try_for_each(|event| self.record(event))
     }
 
     /// Nobody answers, or the run ends before anybody has: what was held never happened.

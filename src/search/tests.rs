@@ -352,7 +352,7 @@ fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (R
         },
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
+    let mut chronicle = Chronicle::open(Journal::open(path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, &mut function, &mut chronicle, control);
     (end, function)
 }
@@ -474,7 +474,8 @@ fn who_cannot_be_asked_in_the_final_is_not_left_out_of_it() {
             .unwrap();
         story(&read(&path).unwrap())
     };
-    let refusals: [(&str, fn(&str, Subject<'_>) -> bool); 5] = [
+    type Refusal = (&'static str, fn(&str, Subject<'_>) -> bool);
+    let refusals: [Refusal; 5] = [
         ("parent-maths", |split, subject| {
             split == "selection" && matches!(subject, Subject::Model("maths"))
         }),
@@ -1571,7 +1572,7 @@ fn go_with(
         now_ms: &|| 0,
         sleep: &|_: Duration| (),
     };
-    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
+    let mut chronicle = Chronicle::open(Journal::open(path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, evaluator, &mut chronicle, control);
     (end, read(path).unwrap())
 }

@@ -1202,7 +1202,10 @@ search: {evals: 20}
         // "capacity overflow", and 2 TB asked for at once.
         assert!(error("evals: 20", "evals: 1000000000000").contains("a search has 1 to 1000000000 evaluations"));
         let population = error("evals: 20", "optimizer: genetic, population: 9223372036854775807");
-        assert!(population.contains("a population has 2 to 100000 candidates"), "{population}");
+        assert!(
+            population.contains("a population has 2 to 100000 candidates"),
+            "{population}"
+        );
         assert!(error("[0.5, 1.5]", "[0.0, 1.5]").contains("begin above 0"));
         assert!(error("[0.5, 1.5]", "[1.5, 0.5]").contains("upside down"));
         assert!(error("[0.5, 1.5]", "[1.2, 1.5]").contains("must hold 1"));

@@ -131,8 +131,11 @@ fn is_synced(event: &Event) -> bool {
 pub struct Opening<'a> {
     records: Records,
     medium: Box<dyn Medium>,
-    look: Option<Box<dyn FnMut(&Record) + 'a>>,
+    look: Option<Look<'a>>,
 }
+
+/// Sees each record as it is read.
+type Look<'a> = Box<dyn FnMut(&Record) + 'a>;
 
 impl<'a> Opening<'a> {
     fn new(path: &Path, medium: Box<dyn Medium>, reader: Box<dyn BufRead + Send>) -> Self {

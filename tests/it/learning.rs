@@ -206,8 +206,8 @@ fn the_command_learns_from_solutions_and_from_answers_and_writes_a_recipe() {
     let file = dir.path().join("sum.yaml");
     let text = format!(
         "merge_method: task_arithmetic\nbase_model: {models}/tiny-base\nmodels:\n\
-         - model: {models}/tiny-maths-en\n  parameters: {{weight: [{{filter: mlp, value: 1.0}}, {{value: [1.0, 1.0]}}]}}\n\
-         - model: {models}/tiny-spanish\n  parameters: {{weight: 1.0}}\n"
+         - model: {models}/tiny-maths-en\n  parameters: {{weight: [{{filter: mlp, value: 0.5}}, {{value: [0.5, 0.5]}}]}}\n\
+         - model: {models}/tiny-spanish\n  parameters: {{weight: 0.5}}\n"
     );
     fs::write(&file, text).unwrap();
     let task = root().join("evals/arith-es.yaml").display().to_string();
@@ -297,7 +297,7 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     // Of the questions that taught, none is one of the final.
     let report = good(&["report", run.to_str().unwrap()]);
     assert!(!report.is_empty());
-    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    let page = fs::read_to_string(run.join("report/report.html")).unwrap();
     assert!(page.contains("What right answers taught"), "the report tells of it");
 
     // Cut off in the middle: after the first round is journalled, before its candidate has a score.

@@ -230,9 +230,8 @@ impl HubName {
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-            let ends = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
-            ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Result<(), Error>>()
+            let mut ends = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ends.try_for_each(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         if revision != commit {
             let reference = home.join("refs").join(revision);
@@ -529,7 +528,8 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-#[cfg(all(test, feature = "hub"))]
+#[cfg(test)]
+#[cfg(feature = "hub")]
 mod tests {
     use std::collections::HashMap;
     use std::io::{BufRead, BufReader, Write};
@@ -762,8 +762,11 @@ mod tests {
         ));
     }
 
+    /// What was asked for, and whether with a token.
+    type Asked = Arc<Mutex<Vec<(String, bool)>>>;
+
     /// A server that answers each path with a head and a body of the test's choice; it keeps who came with a token.
-    fn serve(answer: impl Fn(&str) -> (String, String) + Send + 'static) -> (String, Arc<Mutex<Vec<(String, bool)>>>) {
+    fn serve(answer: impl Fn(&str) -> (String, String) + Send + 'static) -> (String, Asked) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));

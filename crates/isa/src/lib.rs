@@ -271,7 +271,7 @@ mod tests {
         #[inline(always)]
         fn plain(x: &[f32], out: &mut [f32]) {
             for (out, x) in out.iter_mut().zip(x) {
-                *out = x * x + *out;
+                *out += x * x;
             }
         }
         // 1 + 2⁻¹² squared is 1 + 2⁻¹¹ + 2⁻²⁴, whose last part a product rounds away.
