@@ -209,8 +209,13 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
         findings.models.push(model(name, checkpoint)?);
     }
     let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
+    // A split that is missing is told with the way out, by whoever opens them all.
+    let compared = prepared.questions_compared();
+    if let Ok(compared) = &compared {
+        prepared.refuse(compared.as_ref())?;
+    }
     findings.tasks = asked(&prepared.space, &tasks, &held_out)?;
-    let compared = prepared.refuse_used_questions()?;
+    let compared = compared?;
     let likelihoods = tasks
         .iter()
         .filter(|task| task.task.kind() == Kind::LogLikelihood)

@@ -292,9 +292,15 @@ impl Prepared {
     /// Refuses a search that would be judged by what it was bred on, unless its space allows that. Gives what was found.
     pub fn refuse_used_questions(&self) -> Result<Option<event::QuestionsCompared>> {
         let compared = self.questions_compared()?;
-        match compared.as_ref().and_then(event::QuestionsCompared::refusal) {
+        self.refuse(compared.as_ref())?;
+        Ok(compared)
+    }
+
+    /// [`Self::refuse_used_questions`], of what was compared already.
+    pub fn refuse(&self, compared: Option<&event::QuestionsCompared>) -> Result<()> {
+        match compared.and_then(event::QuestionsCompared::refusal) {
             Some(reason) if !self.space.finale.allow_overlap => bail!(reason),
-            _ => Ok(compared),
+            _ => Ok(()),
         }
     }
 

@@ -194,7 +194,7 @@ pub fn status(args: StatusArgs) -> Outcome {
     {
         let phase = match exam.phase {
             Phase::Selection => "selection",
-            Phase::Test => "sealed test",
+            Phase::Test => "test",
             _ => "held-out tasks",
         };
         let answered = exam.examinees.get(exam.turn() - 1).map_or(0, |e| e.answered);

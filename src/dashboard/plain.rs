@@ -242,7 +242,7 @@ fn examinee_line(before: &Run, answered: &ExamAnswered) -> String {
     let (what, done) = match answered.phase {
         Phase::Selection => ("finalist", ""),
         Phase::HeldOut => ("held out", " has answered"),
-        _ => ("sealed test", " has answered"),
+        _ => ("test", " has answered"),
     };
     let score = answered.score.map(|score| format!(" {}", before.unit().score(&score)));
     let tail = score.unwrap_or_else(|| done.into());
@@ -252,7 +252,7 @@ fn examinee_line(before: &Run, answered: &ExamAnswered) -> String {
 /// Only where it changes.
 fn plan_line(plan: &FinalPlan) -> String {
     format!(
-        "the final now asks {} in the selection and {} in the sealed test",
+        "the final now asks {} in the selection and {} in the test",
         counted(plan.selection.questions, "question"),
         counted(plan.test.questions, "question")
     )

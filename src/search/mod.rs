@@ -649,11 +649,8 @@ impl Run<'_, '_> {
                 return Ok((Some(EndReason::Converged), asked));
             };
             asked = asks.last().map_or(asked, |ask| ask.id + 1);
-            let entrants: Vec<Entrant> = asks
-                .iter()
-                .take(self.evals_left())
-                .map(|ask| self.entrant(genome, warm, generation, ask))
-                .collect();
+            let entrants = asks.iter().map(|ask| self.entrant(genome, warm, generation, ask));
+            let entrants = self.affordable(entrants);
             let race = self.race(&entrants)?;
             let Some(race) = race.filter(|_| entrants.len() == asks.len()) else {
                 continue; // the budget ended within the generation: the next look at it ends the search
@@ -665,6 +662,26 @@ impl Run<'_, '_> {
             let results: Vec<(u64, Outcome)> = ids.zip(race.outcomes.iter().cloned()).collect();
             optimizer.tell(&results).map_err(Error::from)?;
             self.generation_ended(generation, &race, optimizer)?;
+        }
+    }
+
+    /// As many as the budget pays for; one that repeats an unsearched merge costs nothing.
+    fn affordable(&self, entrants: impl Iterator<Item = Entrant>) -> Vec<Entrant> {
+        let mut left = self.evals_left();
+        let is_paid_for = |entrant: &Entrant| -> bool {
+            let is_free = self.repeats_baseline(entrant);
+            let pays = is_free || left > 0;
+            left -= usize::from(pays && !is_free);
+            pays
+        };
+        entrants.take_while(is_paid_for).collect()
+    }
+
+    fn repeats_baseline(&self, entrant: &Entrant) -> bool {
+        entrant.origin == Origin::WarmStart && {
+            let (_, digest) = entrant.who.record();
+            let mut baselines = self.scored.iter().filter(|c| c.origin == Origin::Baseline);
+            baselines.any(|baseline| baseline.recipe_digest == digest)
         }
     }
 

@@ -132,8 +132,8 @@ fn the_gradient_of_every_number_of_a_recipe_is_that_of_the_engines_own_likelihoo
         assert!((here - loss(&recipe, &parents, &texts)).abs() < 1e-4, "{text}");
         let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
         for (i, slope) in gradient.iter().enumerate() {
-            // As far as the loss moves by a few thousandths, so that f32 and elected signs are no matter.
-            let step = (0.005 / slope.abs().max(0.05)).min(0.02);
+            // As far as the loss moves by two thousandths, so that f32 and elected signs are no matter.
+            let step = (0.002 / slope.abs().max(0.05)).min(0.02);
             let at = |step: f64| {
                 let mut point = course.start.clone();
                 point[i] += step;
@@ -233,14 +233,17 @@ fn the_command_learns_from_solutions_and_from_answers_and_writes_a_recipe() {
         assert_eq!(told["answers"], answers, "{told}");
         assert_eq!(told["numbers"].as_array().unwrap().len(), 4);
         let loss = |kind: &str, when: &str| told[kind][when].as_f64().unwrap();
-        assert!(loss("taught", "after") < loss("taught", "before"), "{told}");
+        // Eight right answers are few: where the two held back get no likelier, nothing is taken.
+        let learned = told["best_step"] != 0;
+        assert!(learned || teachers == "answers", "{told}");
+        assert_eq!(loss("taught", "after") < loss("taught", "before"), learned, "{told}");
         let (before, after) = (
             recipe(&fs::read_to_string(&file).unwrap()),
             recipe(&fs::read_to_string(&out).unwrap()),
         );
         assert_eq!(before.models(), after.models());
-        assert_ne!(before, after);
-        assert_eq!(variables::with_numbers(&after, &[1.0; 4]), before);
+        assert_eq!(before != after, learned);
+        assert_eq!(variables::with_numbers(&after, &[0.5; 4]), before);
     }
 }
 

@@ -151,7 +151,7 @@ fn time(findings: &Findings) {
     for part in &findings.finale {
         let (name, who) = match part.phase {
             Phase::Selection => ("final", "finalists, parents and unsearched merges"),
-            Phase::Test => ("     ", "in the sealed test"),
+            Phase::Test => ("     ", "in the test"),
             _ => ("     ", "on the held-out tasks"),
         };
         let asked = match part.questions {

@@ -60,7 +60,7 @@ fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<L
     let of = format!("{} of {}", exam.turn(), exam.examinees.len());
     let what = match exam.phase {
         Phase::HeldOut => "held-out tasks: model",
-        Phase::Test => "sealed test: model",
+        Phase::Test => "test: model",
         _ => "selection: finalist",
     };
     let each = match exam.questions {
