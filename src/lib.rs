@@ -6,22 +6,26 @@
 //! one resident *decoder*; the decoder answers questions; the answers are scored; the optimizer is told. Everything that
 //! happens is an *event*, appended to a journal that is the truth of the run; dashboard, report and resume read only that.
 //!
-//! # The rooms, in reading order
+//! # The crates, which others can use alone
+//!
+//! | crate | here | one sentence |
+//! |---|---|---|
+//! | `heterosis-checkpoint` | [`checkpoint`] | Opens checkpoints lazily by tensor name and writes them; validates once, at the door. |
+//! | `heterosis-merge` | [`merge`], [`recipe`], [`yaml`] | The description of a merge, mergekit YAML in and out; pure kernels, one method a file, their derivatives, and the plan that walks a recipe tensor by tensor. |
+//! | `heterosis-engine` | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation; the differentiable twin. |
+//! | `heterosis-optim` | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
+//! | `heterosis-isa` | | Which instruction set a kernel runs with, chosen when the program runs. |
+//!
+//! # The rooms of the application, in reading order
 //!
 //! | room | one sentence |
 //! |---|---|
-//! | [`yaml`] | A YAML document in which every value knows its line, so that errors can point at it. |
-//! | [`recipe`] | The explicit, serialisable, hashable description of one merge; mergekit YAML in and out. |
-//! | [`checkpoint`] | Opens checkpoints lazily by tensor name and writes them; validates once, at the door. |
-//! | [`merge`] | Pure kernels, one method a file, and the engine that walks a recipe tensor by tensor. |
-//! | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation. |
-//! | [`eval`] | Tasks: prompt, stop, extract, score; the statistics over answers. |
-//! | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
+//! | [`eval`] | Tasks: prompt, stop, extract, score; the identity of a question; the statistics over answers. |
 //! | [`space`] | A search space from YAML; decodes a genotype to a recipe and encodes known recipes back. |
-//! | [`event`] | What happened, in plain fields: the machine-readable contract. |
-//! | [`store`] | The journal and the cache of fitness and answers. |
-//! | [`learn`] | The numbers of a recipe moved along the gradient of texts that ought to be likely. |
-//! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal. |
+//! | [`event`] | What happened, in plain fields: the machine-readable contract, its one fold, and the words made of it. |
+//! | [`store`] | The journal, which is the truth of a run, and the cache of answers. |
+//! | [`learn`] | Numbers of a recipe, learned by gradient from texts. |
+//! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal; learning, races, the final. |
 //! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |
@@ -35,6 +39,8 @@
 //! * Nobody below `commands` prints, or reads the clock or the environment.
 //! * Fitness is maximised everywhere; NaN never becomes a fitness.
 //! * What is exported is bit for bit what was scored.
+//! * A fault of the machine is never a verdict on a candidate.
+//! * Only `event::freshness` says that questions were new to a search, from what was compared.
 
 pub use heterosis_checkpoint as checkpoint;
 pub use heterosis_engine as model;

@@ -261,9 +261,23 @@ pub fn continued(
 ) -> Result<Vec<ScoreRequest>, Error> {
     let questions: Vec<Question> = outputs.iter().map(|(question, ..)| (*question).clone()).collect();
     let texts = render(engine, task, &questions)?;
-    let whole = outputs.iter().zip(&texts).map(|((_, output, ended), text)| {
+    let bare: Vec<String> = outputs
+        .iter()
+        .zip(&texts)
+        .map(|(o, text)| format!("{text}{}", o.1))
+        .collect();
+    let as_it_is = engine.encode(&bare.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let contexts = engine.encode(&texts.iter().map(|text| text.trim_end()).collect::<Vec<_>>())?;
+    let whole = outputs.iter().zip(&texts).zip(as_it_is.iter().zip(&contexts));
+    let whole = whole.map(|(((question, output, ended), text), (tokens, context))| {
+        // Some tokenizers write a text without the space that it begins with: put to the prompt as it is, it would run
+        // together with the prompt's last word, which the model never read.
+        let between = match tokens.starts_with(context) {
+            true => "",
+            false => delimiter(task, text, question),
+        };
         let end = if *ended { engine.end_text().unwrap_or("") } else { "" };
-        format!("{text}{output}{end}")
+        format!("{text}{between}{output}{end}")
     });
     sequences(engine, task, &texts, whole.collect())
 }
