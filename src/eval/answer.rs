@@ -12,6 +12,8 @@ use crate::model::{self, Engine, Finish, Generation, Progress, Request, Score, S
 pub trait Answerer {
     /// Tokens of each text. A text that opens with the BOS token's text gets no second one.
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
+    /// Tokens as a text: what an output would be that consists of them.
+    fn decode(&self, tokens: &[u32]) -> String;
     fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error>;
     /// The text of the end-of-sequence token, which counts as a stop string.
     fn end_text(&self) -> Option<&str>;
@@ -43,6 +45,10 @@ impl Answerer for Engine {
             _ => without.next(),
         });
         Ok(in_order.collect())
+    }
+
+    fn decode(&self, tokens: &[u32]) -> String {
+        self.tokenizer().decode(tokens)
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
@@ -261,21 +267,20 @@ pub fn continued(
 ) -> Result<Vec<ScoreRequest>, Error> {
     let questions: Vec<Question> = outputs.iter().map(|(question, ..)| (*question).clone()).collect();
     let texts = render(engine, task, &questions)?;
-    let bare: Vec<String> = outputs
+    let spaced: Vec<String> = outputs
         .iter()
         .zip(&texts)
-        .map(|(o, text)| format!("{text}{}", o.1))
+        .map(|((_, output, _), text)| format!("{text} {output}"))
         .collect();
-    let as_it_is = engine.encode(&bare.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let contexts = engine.encode(&texts.iter().map(|text| text.trim_end()).collect::<Vec<_>>())?;
-    let whole = outputs.iter().zip(&texts).zip(as_it_is.iter().zip(&contexts));
-    let whole = whole.map(|(((question, output, ended), text), (tokens, context))| {
-        // Some tokenizers write a text without the space that it begins with: put to the prompt as it is, it would run
-        // together with the prompt's last word, which the model never read.
-        let between = match tokens.starts_with(context) {
-            true => "",
-            false => delimiter(task, text, question),
-        };
+    let contexts = engine.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let spaced = engine.encode(&spaced.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let whole = outputs.iter().zip(&texts).zip(spaced.iter().zip(&contexts));
+    let whole = whole.map(|(((_, output, ended), text), (spaced, context))| {
+        // Some tokenizers write a text without the space that it began with. Put to the prompt as it is, such an output
+        // would run together with the prompt's last word, which no model ever wrote.
+        let joins = !text.ends_with(char::is_whitespace) && !output.starts_with(char::is_whitespace);
+        let loses_the_space = spaced.starts_with(context) && engine.decode(&spaced[context.len()..]) == *output;
+        let between = if joins && loses_the_space { " " } else { "" };
         let end = if *ended { engine.end_text().unwrap_or("") } else { "" };
         format!("{text}{between}{output}{end}")
     });
@@ -375,6 +380,8 @@ mod tests {
     struct Script {
         context_length: usize,
         rejects_system: bool,
+        /// Writes a text without the space that it begins with, as tokenizers of the SentencePiece kind do.
+        loses_space: bool,
         calls: Vec<String>,
     }
 
@@ -383,6 +390,7 @@ mod tests {
             Script {
                 context_length: 1000,
                 rejects_system: false,
+                loses_space: false,
                 calls: Vec::new(),
             }
         }
@@ -395,6 +403,14 @@ mod tests {
     impl Answerer for Script {
         fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
             Ok(texts.iter().map(|text| text.chars().map(u32::from).collect()).collect())
+        }
+
+        fn decode(&self, tokens: &[u32]) -> String {
+            let text = text(tokens);
+            match text.strip_prefix(' ') {
+                Some(rest) if self.loses_space => rest.into(),
+                _ => text,
+            }
         }
 
         fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
@@ -502,6 +518,26 @@ mod tests {
         assert_eq!((answers[0][0].score, answers[0][0].token_count), (-2.0, 4));
         assert_eq!(model.calls[2], "Q: a =>5 STOP 6|   5");
         assert_eq!(seen, [(1, 4), (2, 4), (4, 4)]);
+    }
+
+    #[test]
+    fn an_output_is_read_as_it_was_written_with_the_space_that_its_tokenizer_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = task(dir.path(), GENERATE, &TaskOptions::default());
+        let questions = task.questions(Split::Test).unwrap();
+        let read = |loses_space: bool, output: &str, ended: bool| {
+            let model = Script {
+                loses_space,
+                ..Script::new()
+            };
+            let request = continued(&model, &task, &[(&questions[1], output, ended)]).unwrap().remove(0);
+            (text(&request.tokens[..request.from]), text(&request.tokens[request.from..]))
+        };
+        let prompt = String::from("Q: b =>7");
+        assert_eq!(read(true, "8", true), (prompt.clone(), " 8<end>".into()));
+        assert_eq!(read(true, " 8", false), (prompt.clone(), " 8".into()), "it is there");
+        // This one would have written the space.
+        assert_eq!(read(false, "8", true), (prompt, "8<end>".into()));
     }
 
     #[test]

@@ -624,7 +624,7 @@ fn gelu_erf(x: f32) -> f32 {
 
 /// `tanh`, to an absolute error of about 1e-7.
 #[inline(always)]
-fn tanh<S: Set>(x: f32) -> f32 {
+pub fn tanh<S: Set>(x: f32) -> f32 {
     1.0 - 2.0 / (1.0 + exp::<S>(2.0 * x))
 }
 
@@ -637,7 +637,7 @@ pub fn softcap(isa: Isa, values: &mut [f32], cap: f32) {
 ///
 /// **Source**: range reduction by `x = n·ln 2 + r` and the degree-6 minimax polynomial of Cephes (`expf.c`).
 #[inline(always)]
-fn exp<S: Set>(x: f32) -> f32 {
+pub fn exp<S: Set>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to a whole number
     let x = x.clamp(-87.0, 88.0);
     let shifted = fma::<S>(x, std::f32::consts::LOG2_E, ROUND);

@@ -26,8 +26,6 @@ pub mod spec;
 mod tests;
 pub mod tokenizer;
 mod twin;
-#[cfg(test)]
-mod twin_tests;
 
 /// Digest of the sources that compute: answers of another build are other answers.
 pub const BUILD: &str = env!("HETEROSIS_BUILD");

@@ -2,12 +2,12 @@
 
 use candle_core::Device;
 
-use super::Error;
-use super::decoder::Decoder;
-use super::engine::{EngineOptions, ScoreRequest};
-use super::spec::DecoderSpec;
-use super::tests::{Small, engine, hashed_weight, relative_error};
-use super::twin::{Text, Twin};
+use crate::Error;
+use crate::decoder::Decoder;
+use crate::engine::{EngineOptions, ScoreRequest};
+use crate::spec::DecoderSpec;
+use crate::tests::{Small, engine, hashed_weight, relative_error};
+use super::{Text, Twin};
 
 fn size(spec: &DecoderSpec, name: &str) -> usize {
     let names = spec.tensor_names();
@@ -85,13 +85,40 @@ fn log_likelihoods_are_those_of_the_engine() {
                 "{name}"
             );
         }
-        let of = |(text, score): (&Text, &super::Score)| -text.weight * score.log_likelihood;
+        let of = |(text, score): (&Text, &crate::Score)| -text.weight * score.log_likelihood;
         let total: f64 = texts
             .iter()
             .map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64)
             .sum();
         let expected = texts.iter().zip(&scores).map(of).sum::<f64>() / total;
         assert!((loss.mean - expected).abs() < 1e-4, "{name}: {} {expected}", loss.mean);
+    }
+}
+
+/// What other devices compute with candle's own operations.
+#[test]
+fn operations_composed_by_candle_give_the_same_loss_and_gradient() {
+    let small = Small::open();
+    let texts = texts(&small.ids("ids"));
+    for name in small.configs.keys() {
+        let of = |is_fused: bool| {
+            let mut twin = twin(&small, name);
+            twin.is_fused = is_fused;
+            let mut found: Vec<(String, Vec<f32>)> = Vec::new();
+            let mut take = |tensor: &str, gradient: Vec<f32>| {
+                found.push((tensor.to_string(), gradient));
+                Ok::<(), Error>(())
+            };
+            let loss = twin.gradient(&texts, &mut take).unwrap();
+            (loss.mean, found)
+        };
+        let ((fused, kernels), (composed, candle)) = (of(true), of(false));
+        assert!((fused - composed).abs() < 1e-5, "{name}: {fused} {composed}");
+        for ((tensor, a), (other, b)) in kernels.iter().zip(&candle) {
+            assert_eq!(tensor, other);
+            let error = relative_error(a, b);
+            assert!(error < 2e-4, "{name} {tensor}: {error}");
+        }
     }
 }
 

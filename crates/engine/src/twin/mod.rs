@@ -12,13 +12,17 @@
 //!
 //! [`Engine`]: super::Engine
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::Error;
 use super::rope::RopeTable;
 use super::spec::{Activation, DecoderSpec, QkNorm};
+
+mod fused;
+#[cfg(test)]
+mod tests;
 
 /// A token sequence of which `tokens[from..]` is to be made likelier, given what is before it; `from` is at least 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +57,8 @@ pub struct Twin {
     /// By Hugging Face name.
     weights: HashMap<String, Tensor>,
     ropes: Vec<RopeTable>,
+    /// Whether operations are the CPU's own kernels (`fused`) or composed of candle's.
+    is_fused: bool,
 }
 
 impl Twin {
@@ -72,6 +78,7 @@ impl Twin {
         let mut twin = Twin {
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
             device: device.clone(),
+            is_fused: device.is_cpu(),
             weights: HashMap::new(),
             spec,
         };
@@ -326,7 +333,8 @@ impl Twin {
         for rope in &self.ropes {
             batch.rotations.push(self.rotation(rope, texts, &members, width)?);
         }
-        for layer in &self.spec.layers {
+        let masked = if self.is_fused { &[] } else { &self.spec.layers[..] };
+        for layer in masked {
             if batch.masks.iter().all(|(window, _)| *window != layer.window) {
                 batch.masks.push((layer.window, self.mask(layer.window, width)?));
             }
@@ -341,7 +349,7 @@ impl Twin {
         texts: &[Text],
         members: &[usize],
         width: usize,
-    ) -> Result<(Tensor, Tensor), Error> {
+    ) -> Result<Rotation, Error> {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         let mut angles = Vec::new();
         for i in members {
@@ -355,10 +363,13 @@ impl Twin {
         }
         let half = cos.len() / (members.len() * width).max(1);
         let shape = (members.len(), 1, width, half);
-        Ok((
-            Tensor::from_vec(cos, shape, &self.device)?,
-            Tensor::from_vec(sin, shape, &self.device)?,
-        ))
+        Ok(match self.is_fused {
+            true => Rotation::Numbers(cos.into(), sin.into()),
+            false => Rotation::Tensors(
+                Tensor::from_vec(cos, shape, &self.device)?,
+                Tensor::from_vec(sin, shape, &self.device)?,
+            ),
+        })
     }
 
     /// What is added to the scores of a query (row) with a key (column).
@@ -407,6 +418,14 @@ impl Twin {
 
     /// `x / √(mean(x²) + ε) · weight`, along the last axis.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+        if self.is_fused {
+            let eps = self.spec.norm_eps;
+            let weight = match self.spec.norm_plus_one {
+                true => (weight + 1.0)?,
+                false => weight.clone(),
+            };
+            return Ok(x.contiguous()?.apply_op2(&weight, fused::Norm { eps })?);
+        }
         let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / weight.elem_count() as f64)?;
         let x = x.broadcast_div(&(mean + f64::from(self.spec.norm_eps))?.sqrt()?)?;
         let weight = match self.spec.norm_plus_one {
@@ -428,6 +447,20 @@ impl Twin {
         };
         let queries = self.heads(layer, "q_norm", batch, queries?, spec.heads)?;
         let keys = self.heads(layer, "k_norm", batch, keys?, spec.kv_heads)?;
+        let window = spec.layers[layer.index].window;
+        if self.is_fused {
+            let attend = fused::Attend {
+                width: batch.width,
+                heads: spec.heads,
+                kv_heads: spec.kv_heads,
+                head_dim: spec.head_dim,
+                scale: spec.attention_scale,
+                softcap: spec.attention_softcap,
+                window,
+            };
+            let out = queries.apply_op3(&keys, &values?.contiguous()?, attend)?;
+            return layer.linear("self_attn.o_proj", &out);
+        }
         let values = split_heads(&values?, batch, spec.kv_heads)?;
         // Query heads that share a key head stand one after the other.
         let group = spec.heads / spec.kv_heads;
@@ -435,7 +468,7 @@ impl Twin {
         let scores = scaled(queries.matmul(&keys.t()?)?, spec.attention_scale)?;
         let scores = softcapped(scores, spec.attention_softcap)?;
         let scores = scores.reshape((batch.rows * spec.heads, batch.width, batch.width))?;
-        let weights = softmax(&scores.broadcast_add(batch.mask(spec.layers[layer.index].window))?)?;
+        let weights = softmax(&scores.broadcast_add(batch.mask(window))?)?;
         let weights = weights.reshape((batch.rows, spec.kv_heads, group * batch.width, batch.width))?;
         let out = weights.matmul(&values)?;
         let out = out.reshape((batch.rows, spec.heads, batch.width, spec.head_dim))?;
@@ -446,22 +479,53 @@ impl Twin {
         layer.linear("self_attn.o_proj", &out)
     }
 
-    /// Queries or keys, `[rows, heads, width, head_dim]`: normed where the family does, and rotated.
+    /// Queries or keys: normed where the family does, and rotated; `[rows, width, heads · head_dim]` where attention is fused,
+    /// else `[rows, heads, width, head_dim]`.
     fn heads(&self, layer: &Layer, norm: &str, batch: &Batch, x: Tensor, heads: usize) -> Result<Tensor, Error> {
         let weight = || layer.get(&format!("self_attn.{norm}.weight"));
         let x = match self.spec.qk_norm {
             QkNorm::FullWidth => self.rms_norm(&x, weight()?)?,
             QkNorm::None | QkNorm::PerHead => x,
         };
-        let x = split_heads(&x, batch, heads)?;
+        let x = match self.is_fused {
+            // A norm of the CPU's goes over stretches as long as its weight, whatever the shape.
+            true => x.contiguous()?,
+            false => split_heads(&x, batch, heads)?,
+        };
         let x = match self.spec.qk_norm {
             QkNorm::PerHead => self.rms_norm(&x, weight()?)?,
             QkNorm::None | QkNorm::FullWidth => x,
         };
         match self.spec.layers[layer.index].rope {
-            Some(rope) => rotated(&x, &batch.rotations[rope]),
+            Some(rope) => self.rotated(&x, batch, &batch.rotations[rope]),
             None => Ok(x),
         }
+    }
+
+    /// Rotates the pairs `(i, i + half)` of each head's first `2 · half` dimensions.
+    fn rotated(&self, x: &Tensor, batch: &Batch, rotation: &Rotation) -> Result<Tensor, Error> {
+        let (cos, sin) = match rotation {
+            Rotation::Tensors(cos, sin) => (cos, sin),
+            Rotation::Numbers(cos, sin) => {
+                let rotate = fused::Rotate {
+                    head_dim: self.spec.head_dim,
+                    cos: cos.clone(),
+                    sin: sin.clone(),
+                    tokens: batch.rows * batch.width,
+                };
+                return Ok(x.apply_op1(rotate)?);
+            }
+        };
+        let (d, half) = (x.dim(D::Minus1)?, cos.dim(D::Minus1)?);
+        let part = |from: usize, len: usize| x.narrow(D::Minus1, from, len);
+        let (a, b) = (part(0, half)?.contiguous()?, part(half, half)?.contiguous()?);
+        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+        let mut parts = vec![first, second];
+        if 2 * half < d {
+            parts.push(part(2 * half, d - 2 * half)?);
+        }
+        Ok(Tensor::cat(&parts, D::Minus1)?)
     }
 
     fn mlp(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, Error> {
@@ -473,6 +537,10 @@ impl Twin {
             }
             false => ["mlp.gate_proj", "mlp.up_proj"].map(|name| layer.linear(name, x)),
         };
+        if self.is_fused {
+            let out = gate?.apply_op2(&up?, fused::Gate(self.spec.activation))?;
+            return layer.linear("mlp.down_proj", &out);
+        }
         let gate = match self.spec.activation {
             Activation::Silu => gate?.silu(),
             Activation::GeluTanh => gate?.gelu(),
@@ -501,13 +569,21 @@ impl Twin {
             let logits = x.matmul(&head.table.t()?)?;
             let logits = scaled(logits, 1.0 / self.spec.logits_divisor)?;
             let logits = softcapped(logits, self.spec.final_softcap)?;
-            let targets = Tensor::from_slice(&batch.targets[rows.clone()], (rows.len(), 1), &self.device)?;
-            let found = candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&targets, D::Minus1)?;
+            let found = self.log_probabilities(&logits, &batch.targets[rows.clone()])?;
             let weights = loss.add(&batch.owners[rows.clone()], &found.flatten_all()?.to_vec1::<f32>()?);
             let weights = Tensor::from_vec(weights, (rows.len(), 1), &self.device)?;
             part(&(found * weights)?.sum_all()?)?;
         }
         Ok(())
+    }
+
+    /// `[rows, vocab]` and a token for each row → `[rows, 1]`.
+    fn log_probabilities(&self, logits: &Tensor, targets: &[u32]) -> Result<Tensor, Error> {
+        if self.is_fused {
+            return Ok(logits.apply_op1(fused::LogProbability(targets.into()))?);
+        }
+        let places = Tensor::from_slice(targets, (targets.len(), 1), &self.device)?;
+        Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.gather(&places, D::Minus1)?)
     }
 
     /// Logits after every token of each text, `[tokens, vocab]` row by row.
@@ -547,9 +623,17 @@ struct Batch {
     targets: Vec<u32>,
     owners: Vec<usize>,
     /// By kind of rotation.
-    rotations: Vec<(Tensor, Tensor)>,
+    rotations: Vec<Rotation>,
     /// By window.
     masks: Vec<(Option<usize>, Tensor)>,
+}
+
+/// cos and sin of every token, for operations of both kinds.
+enum Rotation {
+    /// `tokens × half`.
+    Numbers(Arc<[f32]>, Arc<[f32]>),
+    /// `[rows, 1, width, half]`.
+    Tensors(Tensor, Tensor),
 }
 
 impl Batch {
@@ -712,18 +796,4 @@ fn split_heads(x: &Tensor, batch: &Batch, heads: usize) -> Result<Tensor, Error>
     let d = x.dim(D::Minus1)? / heads;
     let x = x.contiguous()?.reshape((batch.rows, batch.width, heads, d))?;
     Ok(x.transpose(1, 2)?.contiguous()?)
-}
-
-/// Rotates the pairs `(i, i + half)` of each head's first `2 · half` dimensions.
-fn rotated(x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor, Error> {
-    let (d, half) = (x.dim(D::Minus1)?, cos.dim(D::Minus1)?);
-    let part = |from: usize, len: usize| x.narrow(D::Minus1, from, len);
-    let (a, b) = (part(0, half)?.contiguous()?, part(half, half)?.contiguous()?);
-    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-    let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-    let mut parts = vec![first, second];
-    if 2 * half < d {
-        parts.push(part(2 * half, d - 2 * half)?);
-    }
-    Ok(Tensor::cat(&parts, D::Minus1)?)
 }
