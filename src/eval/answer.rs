@@ -530,8 +530,13 @@ mod tests {
                 loses_space,
                 ..Script::new()
             };
-            let request = continued(&model, &task, &[(&questions[1], output, ended)]).unwrap().remove(0);
-            (text(&request.tokens[..request.from]), text(&request.tokens[request.from..]))
+            let request = continued(&model, &task, &[(&questions[1], output, ended)])
+                .unwrap()
+                .remove(0);
+            (
+                text(&request.tokens[..request.from]),
+                text(&request.tokens[request.from..]),
+            )
         };
         let prompt = String::from("Q: b =>7");
         assert_eq!(read(true, "8", true), (prompt.clone(), " 8<end>".into()));

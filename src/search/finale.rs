@@ -1,7 +1,8 @@
 //! Who won: finalists on fresh questions, then the sealed test split, once.
 //!
 //! The best score of a search is the luckiest of many, so it decides only who comes here. The selection questions, which
-//! no candidate was bred on, choose the winner; the optimizer's mean wins ties, see [`mean_wins_ties`]. The test split is
+//! no candidate was bred on, choose the winner; the optimizer's mean and what was learned last win ties, see
+//! [`least_lucky_wins_ties`]. The test split is
 //! then read a single time, and that reading is in the journal. Last, the winner and the parents meet tasks that the search
 //! never asked: what the child forgot.
 
@@ -11,8 +12,8 @@ use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entra
 use crate::{
     eval::stats,
     event::{
-        Candidate, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase, Selection,
-        TestReading, TestScore,
+        Candidate, CandidateId, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase,
+        Selection, TestReading, TestScore,
     },
 };
 
@@ -96,7 +97,7 @@ impl Run<'_, '_> {
         finalists.sort_by(|(a, _), (b, _)| b.fresh.value.total_cmp(&a.fresh.value));
         let seed = plan.space.search.seed;
         let noise = |a: &Evaluation, b: &Evaluation| plan.selection.compare(&a.answers, &b.answers, seed).stderr;
-        mean_wins_ties(&mut finalists, noise);
+        least_lucky_wins_ties(&mut finalists, noise);
         let finalists: Vec<Finalist> = finalists.into_iter().map(|(finalist, _)| finalist).collect();
         let best_where = |parent: bool| {
             let of_kind = |f: &&Finalist| (f.origin == Origin::Parent) == parent;
@@ -243,21 +244,28 @@ fn front<'a>(candidates: &[&'a Candidate], plan: &Plan) -> Vec<&'a Candidate> {
     candidates.iter().filter(is_free).copied().collect()
 }
 
-/// Puts the optimizer's mean first, of several the best, unless the best of k finalists is better by more than luck alone
-/// would make the best of k equals: √(2 ln k) standard errors of their difference, which `noise` gives. Luck has touched the
-/// mean least, for it averages over all that the search has seen.
+/// Puts the optimizer's mean or what was learned last first, the better of them, unless the best of k finalists is better by
+/// more than luck alone would make the best of k equals: √(2 ln k) standard errors of their difference, which `noise` gives.
+/// Luck has touched these least: the mean averages over all that the search has seen, and what was learned has followed the
+/// texts of most questions, none of which it was chosen by.
 ///
 /// **Source**: the bound on the expected maximum of k normal variables, Boucheron et al. 2013, Concentration Inequalities,
 /// theorem 2.5.
-fn mean_wins_ties<A>(finalists: &mut [(Finalist, A)], noise: impl Fn(&A, &A) -> f64) {
+fn least_lucky_wins_ties<A>(finalists: &mut [(Finalist, A)], noise: impl Fn(&A, &A) -> f64) {
     let is_child = |(f, _): &(Finalist, A)| f.origin != Origin::Parent;
-    let mean = finalists.iter().position(|(f, _)| f.origin == Origin::Mean);
+    let round = |f: &Finalist| match (&f.origin, f.id.parse()) {
+        (Origin::Learned, Ok(CandidateId::Learned(round))) => Some(round),
+        _ => None,
+    };
+    let last_round = finalists.iter().filter_map(|(f, _)| round(f)).max();
+    let is_trusted = |f: &Finalist| f.origin == Origin::Mean || round(f).is_some_and(|n| Some(n) == last_round);
+    let trusted = finalists.iter().position(|(f, _)| is_trusted(f));
     let best = finalists.iter().position(is_child);
-    if let (Some(mean), Some(best)) = (mean, best) {
+    if let (Some(trusted), Some(best)) = (trusted, best) {
         let k = finalists.iter().filter(|f| is_child(f)).count() as f64;
-        let ((first, a), (middle, b)) = (&finalists[best], &finalists[mean]);
-        if first.fresh.value - middle.fresh.value <= (2.0 * k.ln()).sqrt() * noise(a, b) {
-            finalists[best..=mean].rotate_right(1);
+        let ((first, a), (steady, b)) = (&finalists[best], &finalists[trusted]);
+        if first.fresh.value - steady.fresh.value <= (2.0 * k.ln()).sqrt() * noise(a, b) {
+            finalists[best..=trusted].rotate_right(1);
         }
     }
 }
@@ -284,7 +292,7 @@ mod tests {
             (finalist, ())
         };
         let mut finalists: Vec<_> = finalists.iter().map(finalist).collect();
-        mean_wins_ties(&mut finalists, |(), ()| 0.02);
+        least_lucky_wins_ties(&mut finalists, |(), ()| 0.02);
         finalists.into_iter().map(|(f, ())| f.id).collect()
     }
 
@@ -305,5 +313,21 @@ mod tests {
         assert_eq!(order(&[("a", Search, 0.725), ("mean", Mean, 0.7)]), ["a", "mean"]);
         assert_eq!(order(&[("a", Search, 0.7), ("b", Search, 0.7)]), ["a", "b"]);
         assert_eq!(order(&[("mean", Mean, 0.7)]), ["mean"]);
+    }
+
+    #[test]
+    fn what_was_learned_last_wins_so_too() {
+        use Origin::{Learned, Mean, Search};
+        let rounds = [
+            ("learned-2", Learned, 0.715),
+            ("a", Search, 0.71),
+            ("learned-10", Learned, 0.7),
+        ];
+        assert_eq!(order(&rounds), ["learned-10", "learned-2", "a"]);
+        // Of the mean and the last round the better one.
+        let both = [("a", Search, 0.72), ("mean", Mean, 0.71), ("learned-1", Learned, 0.7)];
+        assert_eq!(order(&both), ["mean", "a", "learned-1"]);
+        let both = [("a", Search, 0.72), ("learned-1", Learned, 0.71), ("mean", Mean, 0.7)];
+        assert_eq!(order(&both), ["learned-1", "a", "mean"]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! After parents and unsearched merges have their scores, a round learns from what they got right; the next ones learn from
 //! the last child's own right answers to questions that no candidate is scored on. Each point is scored on the search
-//! questions; a round that brought less than the one before it, question by question, is the last. The optimizer begins
+//! questions; a round that is told to be worse than the one before it, question by question, is the last. The optimizer begins
 //! where the best of them is, close around it: less in the directions in which the texts' loss is steep.
 //!
 //! What is learned stands in the journal, so that a resumed search repeats it without computing it again. Nothing here
@@ -37,6 +37,9 @@ pub struct Lesson<'a> {
 const SPREAD: f64 = 1.0 / 24.0;
 /// How much closer or wider a gene may be searched than the others, by how steep the loss is along it.
 const STEEPEST: f64 = 3.0;
+
+/// A round is the last if its loss, question by question, would come by luck less often than this.
+const WORSE: f64 = 0.1;
 
 /// Answers to questions of one exam, by task.
 pub(super) type Given = (Exam, Vec<Vec<event::Answer>>);
@@ -88,9 +91,9 @@ impl Run<'_, '_> {
                 break;
             };
             (from, start) = (id, pupil.entrant.genotype.clone());
-            let pays = pupils.last().is_none_or(|last| self.is_better(&pupil, last));
+            let goes_on = pupils.last().is_none_or(|last| self.goes_on(&pupil, last));
             pupils.push(pupil);
-            if !pays {
+            if !goes_on {
                 break;
             }
         }
@@ -240,13 +243,14 @@ impl Run<'_, '_> {
         })
     }
 
-    /// Whether a round brought more than it cost: better on the same questions.
-    fn is_better(&self, pupil: &Pupil, last: &Pupil) -> bool {
+    /// Whether a round may be followed by another: it moved, and is not told to be worse on the same questions. A few hundred
+    /// questions cannot tell a gain of a point from none, and the next round learns from other questions.
+    fn goes_on(&self, pupil: &Pupil, last: &Pupil) -> bool {
         let seed = self.plan.space.search.seed;
         let paired = self
             .standard
             .compare(&pupil.answers.answers, &last.answers.answers, seed);
-        paired.difference > 0.0
+        pupil.entrant.genotype != last.entrant.genotype && (paired.difference >= 0.0 || paired.p_value > WORSE)
     }
 
     /// Keeps the answers of somebody who may teach.

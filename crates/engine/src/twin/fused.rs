@@ -1,47 +1,19 @@
 //! Operations of the twin that are one kernel forward and one back, on the CPU.
 //!
 //! What candle composes of a dozen passes over memory (a norm, a rotation, attention, a gate, a cross-entropy) is one loop
-//! here, with its derivative written out. Other devices use the composition, and the tests hold one against the other.
-//! Rows are independent of each other going forward; whatever is summed over rows is summed in their order, so threads
-//! change no bit.
+//! here, with its derivative written out; other devices use the composition, and the tests hold one against the other.
+//! Rows are independent of each other going forward; whatever is summed over rows is summed in their order, or in blocks
+//! that no thread decides, so threads change no bit.
 
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use heterosis_isa::{Isa, Set, with_set};
 use rayon::prelude::*;
 
+use super::batch::Rotation;
 use crate::{
     kernels::{self, exp, tanh},
     spec::Activation,
 };
-
-/// The numbers of a tensor that lies in one piece.
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let numbers = storage.as_slice::<f32>()?;
-    match layout.contiguous_offsets() {
-        Some((from, to)) => Ok(&numbers[from..to]),
-        None => candle_core::bail!("a tensor that lies in pieces"),
-    }
-}
-
-/// Calls `f` with the numbers of some tensors.
-fn with_slices<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> R) -> Result<R> {
-    let whole: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
-    let guards: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
-    let mut slices = [&[] as &[f32]; N];
-    for (to, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        *to = match &**storage {
-            Storage::Cpu(storage) => slice(storage, layout)?,
-            _ => candle_core::bail!("a kernel of the CPU on another device"),
-        };
-    }
-    Ok(f(slices))
-}
-
-fn same_shape(numbers: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(numbers, like.shape(), like.device())
-}
 
 /// Rows that one thread takes at least.
 fn at_least(row: usize) -> usize {
@@ -77,114 +49,142 @@ fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
     }
 }
 
+/// Rows of a product that are computed together.
+const BLOCK: usize = 256;
+/// Rows of a weight's gradient that are computed together.
+const WEIGHT_ROWS: usize = 48;
+
+/// `x · weightᵀ`: `[n, inputs]`, `[outputs, inputs]` → `[n, outputs]`.
+pub(super) fn product_transposed(x: &[f32], weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len() / inputs * outputs];
+    let weight = MatRef::from_row_major_slice(weight, outputs, inputs);
+    let blocks = out.par_chunks_mut(BLOCK * outputs).zip(x.par_chunks(BLOCK * inputs));
+    blocks.for_each(|(out, x)| {
+        let n = x.len() / inputs;
+        let (out, x) = (
+            MatMut::from_row_major_slice_mut(out, n, outputs),
+            MatRef::from_row_major_slice(x, n, inputs),
+        );
+        matmul(out, Accum::Replace, x, weight.transpose(), 1.0, Par::Seq);
+    });
+    out
+}
+
+/// `out += slope · weight`: `[n, outputs]`, `[outputs, inputs]` → `[n, inputs]`.
+pub(super) fn add_product(slope: &[f32], weight: &[f32], inputs: usize, outputs: usize, out: &mut [f32]) {
+    let weight = MatRef::from_row_major_slice(weight, outputs, inputs);
+    let blocks = out
+        .par_chunks_mut(BLOCK * inputs)
+        .zip(slope.par_chunks(BLOCK * outputs));
+    blocks.for_each(|(out, slope)| {
+        let n = slope.len() / outputs;
+        let (out, slope) = (
+            MatMut::from_row_major_slice_mut(out, n, inputs),
+            MatRef::from_row_major_slice(slope, n, outputs),
+        );
+        matmul(out, Accum::Add, slope, weight, 1.0, Par::Seq);
+    });
+}
+
+/// `out += slopeᵀ · x`: `[n, outputs]`, `[n, inputs]` → `[outputs, inputs]`.
+pub(super) fn add_outer(slope: &[f32], x: &[f32], inputs: usize, outputs: usize, out: &mut [f32]) {
+    let n = x.len() / inputs;
+    let x = MatRef::from_row_major_slice(x, n, inputs);
+    let slope = MatRef::from_row_major_slice(slope, n, outputs);
+    let blocks = out.par_chunks_mut(WEIGHT_ROWS * inputs).enumerate();
+    blocks.for_each(|(block, out)| {
+        let rows = out.len() / inputs;
+        let slope = slope.subcols(block * WEIGHT_ROWS, rows);
+        let out = MatMut::from_row_major_slice_mut(out, rows, inputs);
+        matmul(out, Accum::Add, slope.transpose(), x, 1.0, Par::Seq);
+    });
+}
+
+/// `out += Σ rows`.
+pub(super) fn add_rows(rows: &[f32], out: &mut [f32]) {
+    rows.chunks(out.len()).for_each(|row| add(out, row, 1.0));
+}
+
+/// `to += factor · from`.
+pub(super) fn add(to: &mut [f32], from: &[f32], factor: f32) {
+    Isa::best().run(
+        #[inline(always)]
+        || add_scaled(to, from, factor),
+    );
+}
+
+/// `x = factor · x`.
+pub(super) fn scale(x: &mut [f32], factor: f32) {
+    kernels::scale(Isa::best(), x, factor);
+}
+
+/// The factors of a norm: some families keep them less one.
+pub(super) fn norm_weight(weight: &[f32], plus_one: bool) -> Vec<f32> {
+    let one = f32::from(u8::from(plus_one));
+    weight.iter().map(|w| w + one).collect()
+}
+
 /// `x / √(mean(x²) + ε) · weight`, over stretches as long as the weight.
-pub(super) struct Norm {
-    pub eps: f32,
+pub(super) fn norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let (isa, n) = (Isa::best(), weight.len());
+    let mut out = x.to_vec();
+    out.par_chunks_mut(n)
+        .with_min_len(at_least(n))
+        .for_each(|row| kernels::rms_norm_row(isa, row, weight, eps));
+    out
 }
 
-impl Norm {
-    #[inline(always)]
-    fn scale(&self, x: &[f32]) -> f32 {
-        1.0 / (dot(x, x) / x.len() as f32 + self.eps).sqrt()
-    }
+#[inline(always)]
+fn norm_scale(x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
 }
 
-impl CustomOp2 for Norm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
-        let (isa, n) = (Isa::best(), weight.len());
-        let mut out = x.to_vec();
-        out.par_chunks_mut(n)
-            .with_min_len(at_least(n))
-            .for_each(|row| kernels::rms_norm_row(isa, row, weight, self.eps));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    /// With r the scale of a row: ∂x = r·(g∘w) − x·r³·⟨g∘w, x⟩ / n; ∂w = Σ r·(g∘x).
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let isa = Isa::best();
-        let (of_x, of_weight) = with_slices([x, weight, grad], |[x, weight, grad]| {
-            let n = weight.len();
-            let mut of_x = vec![0.0; x.len()];
-            let rows = of_x.par_chunks_mut(n).zip(x.par_chunks(n)).zip(grad.par_chunks(n));
-            rows.with_min_len(at_least(n)).for_each(|((out, x), grad)| {
-                isa.run(
-                    #[inline(always)]
-                    || {
-                        for ((out, g), w) in out.iter_mut().zip(grad).zip(weight) {
-                            *out = g * w;
-                        }
-                        let r = self.scale(x);
-                        let along = r * r * dot(out, x) / n as f32;
-                        for (out, x) in out.iter_mut().zip(x) {
-                            *out = r * (*out - along * x);
-                        }
-                    },
-                );
-            });
-            let mut of_weight = vec![0.0; n];
-            isa.run(
-                #[inline(always)]
-                || {
-                    for (x, grad) in x.chunks(n).zip(grad.chunks(n)) {
-                        let r = self.scale(x);
-                        for ((to, x), g) in of_weight.iter_mut().zip(x).zip(grad) {
-                            *to += r * x * g;
-                        }
-                    }
-                },
-            );
-            (of_x, of_weight)
-        })?;
-        Ok((Some(same_shape(of_x, x)?), Some(same_shape(of_weight, weight)?)))
-    }
-}
-
-/// Rotates the heads of each token (`[rows, width, heads · head_dim]`) by its angles.
-pub(super) struct Rotate {
-    pub head_dim: usize,
-    /// By token.
-    pub cos: Arc<[f32]>,
-    pub sin: Arc<[f32]>,
-    pub tokens: usize,
-}
-
-impl Rotate {
-    fn run(&self, x: &[f32], back: bool) -> Vec<f32> {
-        let (isa, n, half) = (Isa::best(), x.len() / self.tokens, self.cos.len() / self.tokens);
-        let mut out = x.to_vec();
-        let angles = self.cos.par_chunks(half).zip(self.sin.par_chunks(half));
-        let rows = out.par_chunks_mut(n).zip(angles);
-        rows.with_min_len(at_least(n)).for_each(|(row, (cos, sin))| match back {
-            false => kernels::rotate(isa, row, self.head_dim, cos, sin),
-            true => {
-                let sin: Vec<f32> = sin.iter().map(|x| -x).collect();
-                kernels::rotate(isa, row, self.head_dim, cos, &sin);
+/// With r the scale of a row: ∂x = r·(g∘w) − x·r³·⟨g∘w, x⟩ / n; `of_weight` += Σ r·(g∘x).
+pub(super) fn norm_back(x: &[f32], weight: &[f32], eps: f32, slope: &[f32], of_weight: &mut [f32]) -> Vec<f32> {
+    let (isa, n) = (Isa::best(), weight.len());
+    let mut of_x = vec![0.0; x.len()];
+    let rows = of_x.par_chunks_mut(n).zip(x.par_chunks(n)).zip(slope.par_chunks(n));
+    rows.with_min_len(at_least(n)).for_each(|((out, x), slope)| {
+        isa.run(
+            #[inline(always)]
+            || {
+                for ((out, g), w) in out.iter_mut().zip(slope).zip(weight) {
+                    *out = g * w;
+                }
+                let r = norm_scale(x, eps);
+                let along = r * r * dot(out, x) / n as f32;
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = r * (*out - along * x);
+                }
+            },
+        );
+    });
+    isa.run(
+        #[inline(always)]
+        || {
+            for (x, slope) in x.chunks(n).zip(slope.chunks(n)) {
+                let r = norm_scale(x, eps);
+                for ((to, x), g) in of_weight.iter_mut().zip(x).zip(slope) {
+                    *to += r * x * g;
+                }
             }
-        });
-        out
-    }
+        },
+    );
+    of_x
 }
 
-impl CustomOp1 for Rotate {
-    fn name(&self) -> &'static str {
-        "rotate"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = self.run(slice(storage, layout)?, false);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-
-    /// A rotation's transpose is the rotation back.
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let out = with_slices([grad], |[grad]| self.run(grad, true))?;
-        Ok(Some(same_shape(out, x)?))
-    }
+/// Rotates the heads of each token by its angles, or back: a rotation's transpose.
+pub(super) fn rotate(x: &mut [f32], head_dim: usize, rotation: &Rotation, tokens: usize, back: bool) {
+    let (isa, n, half) = (Isa::best(), x.len() / tokens, rotation.cos.len() / tokens);
+    let angles = rotation.cos.par_chunks(half).zip(rotation.sin.par_chunks(half));
+    let rows = x.par_chunks_mut(n).zip(angles);
+    rows.with_min_len(at_least(n)).for_each(|(row, (cos, sin))| match back {
+        false => kernels::rotate(isa, row, head_dim, cos, sin),
+        true => {
+            let sin: Vec<f32> = sin.iter().map(|x| -x).collect();
+            kernels::rotate(isa, row, head_dim, cos, &sin);
+        }
+    });
 }
 
 /// Causal attention of queries `[rows, width, heads · d]` to keys and values `[rows, width, kv_heads · d]`.
@@ -246,7 +246,15 @@ impl Attend {
 
     /// The weights of the keys that a query sees; with a cap, `caps` holds the derivative of each capped score.
     #[inline(always)]
-    fn weigh<S: Set>(&self, query: &[f32], keys: &[f32], head: Head, i: usize, weights: &mut Vec<f32>, caps: &mut Vec<f32>) {
+    fn weigh<S: Set>(
+        &self,
+        query: &[f32],
+        keys: &[f32],
+        head: Head,
+        i: usize,
+        weights: &mut Vec<f32>,
+        caps: &mut Vec<f32>,
+    ) {
         weights.clear();
         weights.extend(self.seen(i).map(
             #[inline(always)]
@@ -314,61 +322,36 @@ impl Attend {
             }
         }
     }
-}
 
-impl CustomOp3 for Attend {
-    fn name(&self) -> &'static str {
-        "attend"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
+    pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
         let (isa, (of_q, of_k)) = (Isa::best(), self.sizes());
         let mut out = vec![0.0; q.len()];
         let rows = out.par_chunks_mut(of_q).zip(q.par_chunks(of_q));
         let rows = rows.zip(k.par_chunks(of_k).zip(v.par_chunks(of_k)));
         rows.for_each(|((out, q), (k, v))| with_set!(isa, S => self.row::<S>(q, k, v, out)));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
+        out
     }
 
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    /// The derivatives of queries, keys and values.
+    pub fn back(&self, [q, k, v, slope]: [&[f32]; 4]) -> [Vec<f32>; 3] {
         let (isa, (of_q, of_k)) = (Isa::best(), self.sizes());
-        let back = with_slices([q, k, v, grad], |[q, k, v, grad]| {
-            let mut back = [vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]];
-            let [back_q, back_k, back_v] = &mut back;
-            let out = back_q.par_chunks_mut(of_q).zip(back_k.par_chunks_mut(of_k)).zip(back_v.par_chunks_mut(of_k));
-            let inputs = q.par_chunks(of_q).zip(grad.par_chunks(of_q)).zip(k.par_chunks(of_k).zip(v.par_chunks(of_k)));
-            out.zip(inputs).for_each(|(((back_q, back_k), back_v), ((q, grad), (k, v)))| {
-                with_set!(isa, S => self.row_back::<S>([q, k, v, grad], [back_q, back_k, back_v]));
+        let mut back = [vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]];
+        let [back_q, back_k, back_v] = &mut back;
+        let out = back_q
+            .par_chunks_mut(of_q)
+            .zip(back_k.par_chunks_mut(of_k))
+            .zip(back_v.par_chunks_mut(of_k));
+        let inputs = q
+            .par_chunks(of_q)
+            .zip(slope.par_chunks(of_q))
+            .zip(k.par_chunks(of_k).zip(v.par_chunks(of_k)));
+        out.zip(inputs)
+            .for_each(|(((back_q, back_k), back_v), ((q, slope), (k, v)))| {
+                with_set!(isa, S => self.row_back::<S>([q, k, v, slope], [back_q, back_k, back_v]));
             });
-            back
-        })?;
-        let [back_q, back_k, back_v] = back;
-        Ok((
-            Some(same_shape(back_q, q)?),
-            Some(same_shape(back_k, k)?),
-            Some(same_shape(back_v, v)?),
-        ))
+        back
     }
 }
-
-/// `act(gate) · up`.
-pub(super) struct Gate(pub Activation);
 
 /// An activation and its derivative.
 #[inline(always)]
@@ -393,95 +376,92 @@ fn activate<S: Set>(activation: Activation, x: f32) -> (f32, f32) {
     }
 }
 
-impl Gate {
-    /// A stretch of one, where the activation is known at compile time in each loop.
+/// Calls `visit` with each number's place, activation and slope, in a loop in which the activation is known.
+#[inline(always)]
+fn each<S: Set>(activation: Activation, gate: &[f32], visit: impl FnMut(usize, (f32, f32))) {
     #[inline(always)]
-    fn each<S: Set>(&self, visit: impl FnMut(usize, (f32, f32)), gate: &[f32]) {
-        #[inline(always)]
-        fn all<S: Set>(activation: Activation, gate: &[f32], mut visit: impl FnMut(usize, (f32, f32))) {
-            for (i, x) in gate.iter().enumerate() {
-                visit(i, activate::<S>(activation, *x));
-            }
+    fn all<S: Set>(activation: Activation, gate: &[f32], mut visit: impl FnMut(usize, (f32, f32))) {
+        for (i, x) in gate.iter().enumerate() {
+            visit(i, activate::<S>(activation, *x));
         }
-        match self.0 {
-            Activation::Silu => all::<S>(Activation::Silu, gate, visit),
-            Activation::GeluTanh => all::<S>(Activation::GeluTanh, gate, visit),
-            Activation::GeluErf => all::<S>(Activation::GeluErf, gate, visit),
-            Activation::Relu => all::<S>(Activation::Relu, gate, visit),
-        }
+    }
+    match activation {
+        Activation::Silu => all::<S>(Activation::Silu, gate, visit),
+        Activation::GeluTanh => all::<S>(Activation::GeluTanh, gate, visit),
+        Activation::GeluErf => all::<S>(Activation::GeluErf, gate, visit),
+        Activation::Relu => all::<S>(Activation::Relu, gate, visit),
     }
 }
 
 /// Numbers that one thread takes at a time where each stands alone.
 const STRETCH: usize = 1 << 12;
 
-impl CustomOp2 for Gate {
-    fn name(&self) -> &'static str {
-        "gate"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (gate, up, isa) = (slice(s1, l1)?, slice(s2, l2)?, Isa::best());
-        let mut out = vec![0.0; gate.len()];
-        let parts = out.par_chunks_mut(STRETCH).zip(gate.par_chunks(STRETCH).zip(up.par_chunks(STRETCH)));
-        parts.for_each(|(out, (gate, up))| {
-            with_set!(isa, S => self.each::<S>(#[inline(always)] |i, (a, _)| out[i] = a * up[i], gate));
-        });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let isa = Isa::best();
-        let (of_gate, of_up) = with_slices([gate, up, grad], |[gate, up, grad]| {
-            let (mut of_gate, mut of_up) = (vec![0.0; gate.len()], vec![0.0; up.len()]);
-            let out = of_gate.par_chunks_mut(STRETCH).zip(of_up.par_chunks_mut(STRETCH));
-            let inputs = gate.par_chunks(STRETCH).zip(up.par_chunks(STRETCH)).zip(grad.par_chunks(STRETCH));
-            out.zip(inputs).for_each(|((of_gate, of_up), ((gate, up), grad))| {
-                with_set!(isa, S => self.each::<S>(
-                    #[inline(always)]
-                    |i, (a, slope)| {
-                        of_gate[i] = grad[i] * up[i] * slope;
-                        of_up[i] = grad[i] * a;
-                    },
-                    gate,
-                ));
-            });
-            (of_gate, of_up)
-        })?;
-        Ok((Some(same_shape(of_gate, gate)?), Some(same_shape(of_up, up)?)))
-    }
+/// `act(gate) · up`.
+pub(super) fn gate(activation: Activation, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let isa = Isa::best();
+    let mut out = vec![0.0; gate.len()];
+    let inputs = gate.par_chunks(STRETCH).zip(up.par_chunks(STRETCH));
+    out.par_chunks_mut(STRETCH).zip(inputs).for_each(|(out, (gate, up))| {
+        with_set!(isa, S => each::<S>(activation, gate, #[inline(always)] |i, (a, _)| out[i] = a * up[i]));
+    });
+    out
 }
 
-/// `log softmax(logits)[target]` of each row, `[rows, vocab]` → `[rows, 1]`.
-pub(super) struct LogProbability(pub Arc<[u32]>);
+/// The derivatives of gate and up.
+pub(super) fn gate_back(activation: Activation, gate: &[f32], up: &[f32], slope: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let isa = Isa::best();
+    let (mut of_gate, mut of_up) = (vec![0.0; gate.len()], vec![0.0; up.len()]);
+    let out = of_gate.par_chunks_mut(STRETCH).zip(of_up.par_chunks_mut(STRETCH));
+    let inputs = gate
+        .par_chunks(STRETCH)
+        .zip(up.par_chunks(STRETCH))
+        .zip(slope.par_chunks(STRETCH));
+    out.zip(inputs).for_each(|((of_gate, of_up), ((gate, up), slope))| {
+        with_set!(isa, S => each::<S>(
+            activation,
+            gate,
+            #[inline(always)]
+            |i, (a, bend)| {
+                of_gate[i] = slope[i] * up[i] * bend;
+                of_up[i] = slope[i] * a;
+            },
+        ));
+    });
+    (of_gate, of_up)
+}
 
-impl CustomOp1 for LogProbability {
-    fn name(&self) -> &'static str {
-        "log-probability"
-    }
+/// `log softmax(logits)[target]` of each row.
+pub(super) fn log_probabilities(logits: &[f32], targets: &[u32]) -> Vec<f32> {
+    let (isa, n) = (Isa::best(), logits.len() / targets.len());
+    let rows = logits.par_chunks(n).zip(targets.par_iter()).with_min_len(at_least(n));
+    let found = rows.map(|(row, target)| kernels::log_probability(isa, row, *target as usize) as f32);
+    found.collect()
+}
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (logits, isa) = (slice(storage, layout)?, Isa::best());
-        let n = logits.len() / self.0.len();
-        let rows = logits.par_chunks(n).zip(self.0.par_iter()).with_min_len(at_least(n));
-        let found = rows.map(|(row, target)| kernels::log_probability(isa, row, *target as usize) as f32);
-        Ok((CpuStorage::F32(found.collect()), Shape::from((self.0.len(), 1))))
-    }
+/// ∂logits = slope · (1[target] − softmax), in place of the logits.
+pub(super) fn log_probabilities_back(logits: &mut [f32], targets: &[u32], slopes: &[f32]) {
+    let (isa, n) = (Isa::best(), logits.len() / targets.len());
+    let rows = logits.par_chunks_mut(n).zip(slopes.par_iter().zip(targets.par_iter()));
+    rows.with_min_len(at_least(n)).for_each(|(row, (slope, target))| {
+        kernels::softmax(isa, row);
+        kernels::scale(isa, row, -slope);
+        row[*target as usize] += slope;
+    });
+}
 
-    /// ∂logits = g · (1[target] − softmax).
-    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let isa = Isa::best();
-        let back = with_slices([logits, grad], |[logits, grad]| {
-            let n = logits.len() / self.0.len();
-            let mut back = logits.to_vec();
-            let rows = back.par_chunks_mut(n).zip(grad.par_iter().zip(self.0.par_iter()));
-            rows.with_min_len(at_least(n)).for_each(|(row, (grad, target))| {
-                kernels::softmax(isa, row);
-                kernels::scale(isa, row, -grad);
-                row[*target as usize] += grad;
+/// `cap · tanh(x / cap)` in place; gives the derivative of each.
+pub(super) fn softcap(x: &mut [f32], cap: f32) -> Vec<f32> {
+    let isa = Isa::best();
+    let mut bends = vec![0.0; x.len()];
+    x.par_chunks_mut(STRETCH)
+        .zip(bends.par_chunks_mut(STRETCH))
+        .for_each(|(x, bends)| {
+            with_set!(isa, S => {
+                for (x, bend) in x.iter_mut().zip(bends) {
+                    let t = tanh::<S>(*x / cap);
+                    (*x, *bend) = (t * cap, 1.0 - t * t);
+                }
             });
-            back
-        })?;
-        Ok(Some(same_shape(back, logits)?))
-    }
+        });
+    bends
 }

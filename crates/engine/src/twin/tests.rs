@@ -2,12 +2,12 @@
 
 use candle_core::Device;
 
+use super::{Text, Twin, Weights, device::Remote};
 use crate::Error;
 use crate::decoder::Decoder;
 use crate::engine::{EngineOptions, ScoreRequest};
 use crate::spec::DecoderSpec;
 use crate::tests::{Small, engine, hashed_weight, relative_error};
-use super::{Text, Twin};
 
 fn size(spec: &DecoderSpec, name: &str) -> usize {
     let names = spec.tensor_names();
@@ -17,12 +17,20 @@ fn size(spec: &DecoderSpec, name: &str) -> usize {
 
 fn twin(small: &Small, name: &str) -> Twin {
     let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
-    let gemma = spec.norm_plus_one;
     let known = spec.clone();
-    Twin::load(spec, &Device::Cpu, &mut |name| {
-        Ok(hashed_weight(name, size(&known, name), gemma))
-    })
-    .unwrap()
+    Twin::load(spec, &Device::Cpu, &mut |name| Ok(weight(&known, name))).unwrap()
+}
+
+/// The same with the operations that other devices compute with.
+fn composed(small: &Small, name: &str) -> Twin {
+    let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
+    let known = spec.clone();
+    let weights = Weights::Device(Remote::new(&Device::Cpu));
+    Twin::load_to(spec, weights, &mut |name| Ok(weight(&known, name))).unwrap()
+}
+
+fn weight(spec: &DecoderSpec, name: &str) -> Vec<f32> {
+    hashed_weight(name, size(spec, name), spec.norm_plus_one)
 }
 
 #[test]
@@ -95,25 +103,27 @@ fn log_likelihoods_are_those_of_the_engine() {
     }
 }
 
-/// What other devices compute with candle's own operations.
 #[test]
-fn operations_composed_by_candle_give_the_same_loss_and_gradient() {
+fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
     let small = Small::open();
-    let texts = texts(&small.ids("ids"));
+    let ids = small.ids("ids");
+    let texts = texts(&ids);
     for name in small.configs.keys() {
-        let of = |is_fused: bool| {
-            let mut twin = twin(&small, name);
-            twin.is_fused = is_fused;
+        let of = |twin: Twin| {
             let mut found: Vec<(String, Vec<f32>)> = Vec::new();
             let mut take = |tensor: &str, gradient: Vec<f32>| {
                 found.push((tensor.to_string(), gradient));
                 Ok::<(), Error>(())
             };
             let loss = twin.gradient(&texts, &mut take).unwrap();
-            (loss.mean, found)
+            assert_eq!(loss, twin.loss(&texts).unwrap());
+            (twin.logits(&ids[..24]).unwrap(), loss.mean, found)
         };
-        let ((fused, kernels), (composed, candle)) = (of(true), of(false));
-        assert!((fused - composed).abs() < 1e-5, "{name}: {fused} {composed}");
+        let (logits, loss, kernels) = of(twin(&small, name));
+        let (same_logits, same_loss, candle) = of(composed(&small, name));
+        assert!(relative_error(&logits, &same_logits) < 2e-5, "{name}");
+        assert!((loss - same_loss).abs() < 1e-5, "{name}: {loss} {same_loss}");
+        assert_eq!(kernels.len(), candle.len());
         for ((tensor, a), (other, b)) in kernels.iter().zip(&candle) {
             assert_eq!(tensor, other);
             let error = relative_error(a, b);

@@ -1,0 +1,282 @@
+//! The CPU's way to derivatives: what a layer computes is written down, and read backwards.
+
+use std::collections::HashMap;
+
+use super::{Error, batch::Batch, fused, layer::Algebra};
+use crate::spec::DecoderSpec;
+
+/// A value on the tape.
+pub(super) type Place = usize;
+
+struct Node {
+    made: Made,
+    cols: usize,
+    numbers: Vec<f32>,
+}
+
+/// How a value came about, with the names of the tensors within the layer.
+enum Made {
+    Given,
+    Linear {
+        x: Place,
+        name: String,
+        has_bias: bool,
+    },
+    Norm {
+        x: Place,
+        name: String,
+    },
+    Part {
+        x: Place,
+        from: usize,
+    },
+    Rotate {
+        x: Place,
+        rope: usize,
+    },
+    Attend {
+        q: Place,
+        k: Place,
+        v: Place,
+        attend: fused::Attend,
+    },
+    Gate {
+        gate: Place,
+        up: Place,
+    },
+    Add {
+        h: Place,
+        branch: Place,
+    },
+}
+
+/// The tensors of a layer, by their names within it.
+pub(super) type Weights<'a> = HashMap<&'a str, &'a [f32]>;
+
+/// A layer's computation for one batch.
+pub(super) struct Tape<'a> {
+    spec: &'a DecoderSpec,
+    batch: &'a Batch,
+    weights: &'a Weights<'a>,
+    nodes: Vec<Node>,
+}
+
+impl<'a> Tape<'a> {
+    /// Begins with the layer's input, at place 0.
+    pub fn new(spec: &'a DecoderSpec, batch: &'a Batch, weights: &'a Weights<'a>, input: Vec<f32>) -> Self {
+        let given = Node {
+            made: Made::Given,
+            cols: spec.hidden,
+            numbers: input,
+        };
+        Tape {
+            spec,
+            batch,
+            weights,
+            nodes: vec![given],
+        }
+    }
+
+    pub fn into_value(mut self, place: Place) -> Vec<f32> {
+        self.nodes.swap_remove(place).numbers
+    }
+
+    /// From the derivative of the last value to that of the input; the weights' are added to `gradients`.
+    pub fn back(self, upstream: Vec<f32>, gradients: &mut HashMap<String, Vec<f32>>) -> Result<Vec<f32>, Error> {
+        let mut slopes: Vec<Option<Vec<f32>>> = self.nodes.iter().map(|_| None).collect();
+        if let Some(last) = slopes.last_mut() {
+            *last = Some(upstream);
+        }
+        for place in (1..self.nodes.len()).rev() {
+            if let Some(slope) = slopes[place].take() {
+                self.step_back(place, slope, &mut slopes, gradients)?;
+            }
+        }
+        Ok(slopes.swap_remove(0).unwrap_or_default())
+    }
+
+    fn step_back(
+        &self,
+        place: Place,
+        slope: Vec<f32>,
+        slopes: &mut [Option<Vec<f32>>],
+        gradients: &mut HashMap<String, Vec<f32>>,
+    ) -> Result<(), Error> {
+        let node = &self.nodes[place];
+        let numbers = |place: Place| self.nodes[place].numbers.as_slice();
+        match &node.made {
+            Made::Given => {}
+            Made::Linear { x, name, has_bias } => {
+                let (inputs, outputs) = (self.nodes[*x].cols, node.cols);
+                let weight = format!("{name}.weight");
+                let of_weight = gradient(gradients, &weight, inputs * outputs);
+                fused::add_outer(&slope, numbers(*x), inputs, outputs, of_weight);
+                if *has_bias {
+                    fused::add_rows(&slope, gradient(gradients, &format!("{name}.bias"), outputs));
+                }
+                let of_x = slopes[*x].get_or_insert_with(|| vec![0.0; numbers(*x).len()]);
+                fused::add_product(&slope, self.weight(&weight)?, inputs, outputs, of_x);
+            }
+            Made::Norm { x, name } => {
+                let weight = self.norm_weight(name)?;
+                let of_weight = gradient(gradients, &format!("{name}.weight"), weight.len());
+                let of_x = fused::norm_back(numbers(*x), &weight, self.spec.norm_eps, &slope, of_weight);
+                give(slopes, *x, of_x);
+            }
+            Made::Part { x, from } => {
+                let cols = self.nodes[*x].cols;
+                let of_x = slopes[*x].get_or_insert_with(|| vec![0.0; numbers(*x).len()]);
+                for (to, slope) in of_x.chunks_mut(cols).zip(slope.chunks(node.cols)) {
+                    fused::add(&mut to[*from..][..node.cols], slope, 1.0);
+                }
+            }
+            Made::Rotate { x, rope } => {
+                let mut slope = slope;
+                fused::rotate(
+                    &mut slope,
+                    self.spec.head_dim,
+                    &self.batch.rotations[*rope],
+                    self.batch.tokens(),
+                    true,
+                );
+                give(slopes, *x, slope);
+            }
+            Made::Attend { q, k, v, attend } => {
+                let [of_q, of_k, of_v] = attend.back([numbers(*q), numbers(*k), numbers(*v), &slope]);
+                give(slopes, *q, of_q);
+                give(slopes, *k, of_k);
+                give(slopes, *v, of_v);
+            }
+            Made::Gate { gate, up } => {
+                let (of_gate, of_up) = fused::gate_back(self.spec.activation, numbers(*gate), numbers(*up), &slope);
+                give(slopes, *gate, of_gate);
+                give(slopes, *up, of_up);
+            }
+            Made::Add { h, branch } => {
+                match &mut slopes[*branch] {
+                    Some(known) => fused::add(known, &slope, self.spec.residual_scale),
+                    none => {
+                        let mut of_branch = slope.clone();
+                        fused::scale(&mut of_branch, self.spec.residual_scale);
+                        *none = Some(of_branch);
+                    }
+                }
+                give(slopes, *h, slope);
+            }
+        }
+        Ok(())
+    }
+
+    fn weight(&self, name: &str) -> Result<&'a [f32], Error> {
+        self.weights.get(name).copied().ok_or_else(|| Error::Read {
+            tensor: name.into(),
+            reason: "the layer has no such tensor".into(),
+        })
+    }
+
+    fn norm_weight(&self, name: &str) -> Result<Vec<f32>, Error> {
+        Ok(fused::norm_weight(
+            self.weight(&format!("{name}.weight"))?,
+            self.spec.norm_plus_one,
+        ))
+    }
+
+    fn push(&mut self, made: Made, cols: usize, numbers: Vec<f32>) -> Result<Place, Error> {
+        self.nodes.push(Node { made, cols, numbers });
+        Ok(self.nodes.len() - 1)
+    }
+}
+
+/// Adds to what a value's derivative is so far.
+fn give(slopes: &mut [Option<Vec<f32>>], place: Place, slope: Vec<f32>) {
+    match &mut slopes[place] {
+        Some(known) => fused::add(known, &slope, 1.0),
+        none => *none = Some(slope),
+    }
+}
+
+fn gradient<'g>(gradients: &'g mut HashMap<String, Vec<f32>>, name: &str, len: usize) -> &'g mut Vec<f32> {
+    gradients.entry(name.to_string()).or_insert_with(|| vec![0.0; len])
+}
+
+impl Algebra for Tape<'_> {
+    type Value = Place;
+
+    fn linear(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
+        let weight = self.weight(&format!("{name}.weight"))?;
+        let inputs = self.nodes[*x].cols;
+        let outputs = weight.len() / inputs;
+        let mut out = fused::product_transposed(&self.nodes[*x].numbers, weight, inputs, outputs);
+        let bias = self.weights.get(format!("{name}.bias").as_str());
+        if let Some(bias) = bias {
+            out.chunks_mut(outputs).for_each(|row| fused::add(row, bias, 1.0));
+        }
+        let made = Made::Linear {
+            x: *x,
+            name: name.into(),
+            has_bias: bias.is_some(),
+        };
+        self.push(made, outputs, out)
+    }
+
+    fn norm(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
+        let weight = self.norm_weight(name)?;
+        let node = &self.nodes[*x];
+        let (cols, out) = (node.cols, fused::norm(&node.numbers, &weight, self.spec.norm_eps));
+        let made = Made::Norm {
+            x: *x,
+            name: name.into(),
+        };
+        self.push(made, cols, out)
+    }
+
+    fn part(&mut self, x: &Place, from: usize, len: usize) -> Result<Place, Error> {
+        let node = &self.nodes[*x];
+        let rows = node.numbers.chunks(node.cols);
+        let out = rows.flat_map(|row| row[from..from + len].iter().copied()).collect();
+        self.push(Made::Part { x: *x, from }, len, out)
+    }
+
+    fn rotate(&mut self, x: &Place, rope: usize) -> Result<Place, Error> {
+        let node = &self.nodes[*x];
+        let (cols, mut out) = (node.cols, node.numbers.clone());
+        fused::rotate(
+            &mut out,
+            self.spec.head_dim,
+            &self.batch.rotations[rope],
+            self.batch.tokens(),
+            false,
+        );
+        self.push(Made::Rotate { x: *x, rope }, cols, out)
+    }
+
+    fn attend(&mut self, q: &Place, k: &Place, v: &Place, window: Option<usize>) -> Result<Place, Error> {
+        let attend = fused::Attend {
+            width: self.batch.width,
+            heads: self.spec.heads,
+            kv_heads: self.spec.kv_heads,
+            head_dim: self.spec.head_dim,
+            scale: self.spec.attention_scale,
+            softcap: self.spec.attention_softcap,
+            window,
+        };
+        let numbers = |place: Place| self.nodes[place].numbers.as_slice();
+        let out = attend.forward(numbers(*q), numbers(*k), numbers(*v));
+        let (q, k, v, cols) = (*q, *k, *v, self.nodes[*q].cols);
+        self.push(Made::Attend { q, k, v, attend }, cols, out)
+    }
+
+    fn gate(&mut self, gate: &Place, up: &Place) -> Result<Place, Error> {
+        let node = &self.nodes[*gate];
+        let out = fused::gate(self.spec.activation, &node.numbers, &self.nodes[*up].numbers);
+        let cols = node.cols;
+        self.push(Made::Gate { gate: *gate, up: *up }, cols, out)
+    }
+
+    fn add(&mut self, h: &Place, branch: &Place) -> Result<Place, Error> {
+        let mut out = self.nodes[*h].numbers.clone();
+        fused::add(&mut out, &self.nodes[*branch].numbers, self.spec.residual_scale);
+        let (h, branch) = (*h, *branch);
+        self.push(Made::Add { h, branch }, self.spec.hidden, out)
+    }
+}
