@@ -289,6 +289,8 @@ pub enum TeacherArg {
     Solutions,
     /// Right answers of the recipe's models and of its child, which are asked now.
     Answers,
+    /// Answers, right or wrong, of whoever of these answers the task best.
+    Best,
 }
 
 #[derive(Debug, Args)]
@@ -316,6 +318,9 @@ pub struct LearnArgs {
     /// Whose texts teach.
     #[arg(long, value_enum, default_value_t)]
     pub teachers: TeacherArg,
+    /// How much wrong answers count against what they say, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_name = "FACTOR")]
+    pub wrong: f64,
     /// Steps of the descent.
     #[arg(long, default_value_t = 30, value_name = "N")]
     pub steps: usize,

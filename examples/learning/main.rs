@@ -65,8 +65,10 @@ fn main() -> Result<()> {
         teachers: match after("--teachers").map(String::as_str) {
             Some("solutions") => Teachers::Solutions,
             Some("auto") => Teachers::Auto,
+            Some("best") => Teachers::Best,
             _ => Teachers::Answers,
         },
+        wrong: after("--wrong").map_or(Ok(usual.wrong), |n| n.parse())?,
     };
     let parents = parents()?;
     let dir = tempfile::tempdir()?;
@@ -147,7 +149,7 @@ fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir
     };
     let path = dir.join("journal.jsonl");
     let clock = Clock {
-        now_ms: &|| 0,
+        now_ms: &|| began.elapsed().as_millis() as u64,
         sleep: &|_| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(&path)?, started(), false, clock, &|_| ())?;
@@ -198,8 +200,9 @@ fn rounds(records: &[Record]) -> Vec<String> {
                 _ => None,
             });
             Some(format!(
-                "{} texts {:.3}→{:.3} @{}: {:.1}",
+                "{} texts in {:.0} s {:.3}→{:.3} @{}: {:.1}",
                 learned.texts + learned.held_back_texts,
+                learned.elapsed_ms as f64 / 1000.0,
                 learned.held_back[0],
                 learned.held_back[1],
                 learned.best_step,

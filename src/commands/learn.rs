@@ -208,7 +208,7 @@ fn gather(
     let mut open = Vec::new();
     for (task, questions) in tasks {
         let solved = match args.teachers {
-            TeacherArg::Answers if task.kind() == Kind::Generate => Vec::new(),
+            TeacherArg::Answers | TeacherArg::Best if task.kind() == Kind::Generate => Vec::new(),
             _ => eval::solved(&engine, task, questions)?,
         };
         if solved.is_empty() && args.teachers == TeacherArg::Solutions {
@@ -226,7 +226,7 @@ fn gather(
         first += questions.len();
     }
     if !open.is_empty() {
-        material.ask(recipe, opened, &open, &mut engine, runtime)?;
+        material.ask(args, recipe, opened, &open, (&mut engine, runtime))?;
     }
     Ok(material)
 }
@@ -248,11 +248,11 @@ impl Material {
 
     fn ask(
         &mut self,
+        args: &LearnArgs,
         recipe: &Recipe,
         opened: &Opened,
         open: &[Open<'_>],
-        engine: &mut Engine,
-        runtime: &Runtime,
+        (engine, runtime): (&mut Engine, &Runtime),
     ) -> Result<()> {
         let work: Vec<(&Task, &[Question])> = open.iter().map(|(task, questions, _)| (*task, *questions)).collect();
         let mut answered: Vec<Vec<Vec<eval::Answer>>> = Vec::new();
@@ -268,18 +268,15 @@ impl Material {
         self.answers = answered.iter().flatten().map(Vec::len).sum();
         for (t, (task, questions, first)) in open.iter().enumerate() {
             let place: HashMap<&str, usize> = questions.iter().enumerate().map(|(i, q)| (q.id.as_str(), i)).collect();
-            let of_task = answered.iter().flat_map(|of_model| &of_model[t]);
-            let given: Vec<teachers::Given<'_>> = of_task
-                .filter_map(|answer| {
-                    Some(teachers::Given {
-                        question: *place.get(answer.question.as_str())?,
-                        output: &answer.output,
-                        score: answer.score,
-                        finish: &answer.finish,
-                    })
-                })
+            let given = |answer| given_of(answer, &place);
+            let by_teacher: Vec<Vec<teachers::Given<'_>>> = answered
+                .iter()
+                .map(|of_model| of_model[t].iter().filter_map(given).collect())
                 .collect();
-            let lessons = teachers::choose(&given);
+            let lessons = match args.teachers {
+                TeacherArg::Best => teachers::best(&by_teacher),
+                _ => teachers::choose(&by_teacher.concat(), args.wrong),
+            };
             let outputs: Vec<(&Question, &str, bool)> = lessons
                 .iter()
                 .map(|l| (&questions[l.question], l.output.as_str(), l.ended))
@@ -290,6 +287,15 @@ impl Material {
         }
         Ok(())
     }
+}
+
+fn given_of<'a>(answer: &'a eval::Answer, place: &HashMap<&str, usize>) -> Option<teachers::Given<'a>> {
+    Some(teachers::Given {
+        question: *place.get(answer.question.as_str())?,
+        output: &answer.output,
+        score: answer.score,
+        finish: &answer.finish,
+    })
 }
 
 /// One of the recipe's models, as it is.

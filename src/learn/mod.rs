@@ -230,7 +230,9 @@ impl Course<'_> {
             .map(|i| groups[i])
             .collect();
         let pairs = self.texts.iter().cloned().zip(&self.groups);
-        let (held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
+        let (mut held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
+        // What is to become less likely has no bound, and is no measure of how well something is learned.
+        held_back.retain(|(text, _)| text.weight > 0.0);
         let only_texts = |pairs: Vec<(Text, &usize)>| pairs.into_iter().map(|(text, _)| text).collect();
         Ok((only_texts(taught), only_texts(held_back)))
     }

@@ -30,47 +30,94 @@ pub struct Lesson {
     pub weight: f64,
 }
 
-/// Different right answers of one question that teach, at most.
+/// Different answers of one question that teach, at most: right ones, and wrong ones.
 const MOST_ANSWERS: usize = 2;
 
-/// The right answers among those that were given, with their weights, in the order of the questions.
-pub fn choose(given: &[Given<'_>]) -> Vec<Lesson> {
+/// The right answers among those that were given, with their weights, in the order of the questions. With `wrong` above 0
+/// the wrong ones are there too, with negative weights: `wrong` times the advantage that a right answer has over them.
+///
+/// **Source**: policy gradient with the question's mean as baseline, Williams 1992 (REINFORCE); of questions with a single
+/// answer the mean of all.
+pub fn choose(given: &[Given<'_>], wrong: f64) -> Vec<Lesson> {
     let mut by_question: BTreeMap<usize, Vec<&Given<'_>>> = BTreeMap::new();
     for answer in given {
         by_question.entry(answer.question).or_default().push(answer);
     }
+    let right = given.iter().filter(|answer| is_right(answer)).count();
+    let usual = right as f64 / given.len().max(1) as f64;
     by_question
         .into_values()
-        .flat_map(|answers| of_question(&answers))
+        .flat_map(|answers| {
+            let mut lessons = of_question(&answers);
+            if wrong > 0.0 {
+                lessons.extend(against(&answers, wrong, usual));
+            }
+            lessons
+        })
         .collect()
 }
 
-fn of_question(answers: &[&Given<'_>]) -> Vec<Lesson> {
-    let is_right = |answer: &&&Given<'_>| answer.score >= 1.0;
-    let is_whole =
-        |answer: &&&Given<'_>| !matches!(answer.finish, "length" | "loop") && !answer.output.trim().is_empty();
-    let share = answers.iter().filter(is_right).count() as f64 / answers.len() as f64;
-    // Each text with how many gave it; of as many, the one that was given first.
-    let mut texts: Vec<(&Given<'_>, usize)> = Vec::new();
-    for answer in answers.iter().filter(is_right).filter(is_whole) {
-        match texts
-            .iter_mut()
-            .find(|(known, _)| known.output.trim() == answer.output.trim())
-        {
-            Some((_, times)) => *times += 1,
-            None => texts.push((*answer, 1)),
-        }
-    }
-    texts.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
-    texts.truncate(MOST_ANSWERS);
-    let weight = (1.0 - share / 2.0) / texts.len().max(1) as f64;
-    let lesson = |(answer, _): &(&Given<'_>, usize)| Lesson {
+/// The answers of whoever answers best of all, right or wrong: what to learn from where nothing more is known. `answers` are
+/// those of each teacher, to the same questions.
+///
+/// **Source**: sequence-level distillation, Kim and Rush 2016.
+pub fn best<'a>(teachers: &[Vec<Given<'a>>]) -> Vec<Lesson> {
+    let mean = |answers: &[Given<'_>]| answers.iter().map(|a| a.score).sum::<f64>() / answers.len().max(1) as f64;
+    let best = teachers.iter().reduce(|a, b| if mean(b) > mean(a) { b } else { a });
+    let whole = best.into_iter().flatten().filter(|answer| is_whole(answer));
+    whole.map(|answer| lesson(answer, 1.0)).collect()
+}
+
+fn is_right(answer: &Given<'_>) -> bool {
+    answer.score >= 1.0
+}
+
+fn is_whole(answer: &Given<'_>) -> bool {
+    !matches!(answer.finish, "length" | "loop") && !answer.output.trim().is_empty()
+}
+
+fn lesson(answer: &Given<'_>, weight: f64) -> Lesson {
+    Lesson {
         question: answer.question,
         output: answer.output.to_string(),
         ended: answer.finish == "eos",
         weight,
+    }
+}
+
+fn of_question(answers: &[&Given<'_>]) -> Vec<Lesson> {
+    let share = answers.iter().filter(|a| is_right(a)).count() as f64 / answers.len() as f64;
+    let texts = most_given(answers.iter().copied().filter(|a| is_right(a)));
+    let weight = (1.0 - share / 2.0) / texts.len().max(1) as f64;
+    texts.into_iter().map(|answer| lesson(answer, weight)).collect()
+}
+
+fn against(answers: &[&Given<'_>], wrong: f64, usual: f64) -> Vec<Lesson> {
+    let share = match answers {
+        [_] => usual,
+        _ => answers.iter().filter(|a| is_right(a)).count() as f64 / answers.len() as f64,
     };
-    texts.iter().map(lesson).collect()
+    let texts = most_given(answers.iter().copied().filter(|a| !is_right(a)));
+    let weight = -wrong * share / texts.len().max(1) as f64;
+    let texts = if weight < 0.0 { texts } else { Vec::new() };
+    texts.into_iter().map(|answer| lesson(answer, weight)).collect()
+}
+
+/// The different whole answers, those that most gave; of as many, the one that was given first.
+fn most_given<'a, 'b: 'a>(answers: impl Iterator<Item = &'a Given<'b>>) -> Vec<&'a Given<'b>> {
+    let mut texts: Vec<(&Given<'_>, usize)> = Vec::new();
+    for answer in answers.filter(|a| is_whole(a)) {
+        let known = texts
+            .iter_mut()
+            .find(|(known, _)| known.output.trim() == answer.output.trim());
+        match known {
+            Some((_, times)) => *times += 1,
+            None => texts.push((answer, 1)),
+        }
+    }
+    texts.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    texts.truncate(MOST_ANSWERS);
+    texts.into_iter().map(|(answer, _)| answer).collect()
 }
 
 #[cfg(test)]
@@ -86,6 +133,47 @@ mod tests {
         }
     }
 
+    fn choose_right(given: &[Given<'_>]) -> Vec<Lesson> {
+        choose(given, 0.0)
+    }
+
+    #[test]
+    fn wrong_answers_count_against_by_the_advantage_of_the_right_ones() {
+        let lessons = choose(
+            &[
+                given(0, "right", 1.0),
+                given(0, "wrong", 0.0),
+                given(0, "other", 0.0),
+                given(0, "wrong", 0.0),
+                given(1, "nobody knows", 0.0),
+                given(1, "not this one", 0.0),
+                given(2, "alone", 0.0),
+            ],
+            0.5,
+        );
+        let found: Vec<(&str, f64)> = lessons.iter().map(|l| (l.output.as_str(), l.weight)).collect();
+        let usual = 1.0 / 7.0;
+        let expected = [
+            ("right", 1.0 - 0.25 / 2.0),
+            ("wrong", -0.5 * 0.25 / 2.0),
+            ("other", -0.5 * 0.25 / 2.0),
+            ("alone", -0.5 * usual),
+        ];
+        assert_eq!(
+            found, expected,
+            "where nobody is right there is nothing to be told apart"
+        );
+    }
+
+    #[test]
+    fn the_best_teacher_teaches_right_or_wrong() {
+        let weak = vec![given(0, "a", 0.0), given(1, "b", 1.0), given(2, "c", 0.0)];
+        let strong = vec![given(0, "x", 1.0), given(1, "y", 0.0), given(2, "z", 1.0)];
+        let texts: Vec<String> = best(&[weak, strong]).into_iter().map(|l| l.output).collect();
+        assert_eq!(texts, ["x", "y", "z"]);
+        assert!(best(&[]).is_empty());
+    }
+
     #[test]
     fn only_whole_right_answers_teach() {
         let cut = Given {
@@ -96,7 +184,7 @@ mod tests {
             finish: "loop",
             ..given(2, "2 2 2 2", 1.0)
         };
-        let lessons = choose(&[
+        let lessons = choose_right(&[
             given(0, "no", 0.0),
             cut,
             circles,
@@ -116,22 +204,22 @@ mod tests {
             given(7, "b ", 1.0),
             given(7, "wrong", 0.0),
         ];
-        let texts: Vec<String> = choose(&answers).into_iter().map(|l| l.output).collect();
+        let texts: Vec<String> = choose_right(&answers).into_iter().map(|l| l.output).collect();
         assert_eq!(texts, ["b", "by chance"]);
     }
 
     #[test]
     fn a_question_that_everybody_answers_counts_half_and_its_texts_share() {
-        let all = choose(&[given(0, "x", 1.0), given(0, "x", 1.0)]);
+        let all = choose_right(&[given(0, "x", 1.0), given(0, "x", 1.0)]);
         assert_eq!(all[0].weight, 0.5);
-        let one = choose(&[
+        let one = choose_right(&[
             given(0, "x", 1.0),
             given(0, "y", 0.0),
             given(0, "z", 0.0),
             given(0, "", 0.0),
         ]);
         assert_eq!(one[0].weight, 1.0 - 0.25 / 2.0);
-        let two = choose(&[given(0, "x", 1.0), given(0, "y", 1.0)]);
+        let two = choose_right(&[given(0, "x", 1.0), given(0, "y", 1.0)]);
         assert_eq!(two.iter().map(|l| l.weight).collect::<Vec<_>>(), [0.25, 0.25]);
     }
 }

@@ -28,6 +28,8 @@ pub struct Lesson<'a> {
     /// The questions that texts belong to.
     pub exams: Vec<&'a Exam>,
     pub teachers: Teachers,
+    /// How much wrong answers count against what they say; see [`teachers::choose`].
+    pub wrong: f64,
     /// By exam and by its tasks: the answers that were given, with the places of their questions among the task's items.
     pub given: Vec<Vec<Vec<(usize, event::Answer)>>>,
     pub settings: Settings,
@@ -171,6 +173,7 @@ impl Run<'_, '_> {
             variables: variables(genome),
             exams: given.iter().map(|(exam, _)| exam).collect(),
             teachers: learning.teachers,
+            wrong: learning.wrong,
             given: given.iter().map(|(exam, answers)| placed(exam, answers)).collect(),
             settings: Settings {
                 steps: learning.steps,

@@ -1,6 +1,6 @@
 //! The real evaluator as a learner: answers become tokens, and a course runs over the differentiable twin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Unscored,
@@ -36,6 +36,9 @@ impl Texts {
         }
     }
 }
+
+/// One teacher's answers to a task, each with the place of its question.
+type GivenBy = Vec<(usize, event::Answer)>;
 
 /// Between the numbers of two tasks' questions.
 const TASKS_APART: usize = 1 << 32;
@@ -105,67 +108,77 @@ impl MergeEvaluator<'_> {
         })
     }
 
-    /// Solutions of the questions that have one, and right answers to the others.
+    /// Solutions of the questions that have one, and answers to the others.
     fn texts(&self, lesson: &Lesson<'_>) -> Result<Texts, Unscored> {
         let mut texts = Texts::default();
-        // Of each task, the questions that were asked, over all exams, and every answer to them.
-        let mut asked: BTreeMap<(usize, String), BTreeMap<usize, Vec<event::Answer>>> = BTreeMap::new();
+        // Of each task, over all exams, everybody's answers.
+        let mut asked: BTreeMap<(usize, String), Vec<GivenBy>> = BTreeMap::new();
         for (exam, given) in lesson.exams.iter().zip(&lesson.given) {
             for (task, answers) in exam.tasks.iter().zip(given) {
                 let of_task = asked.entry((task.index, task.split.clone())).or_default();
-                for (item, answer) in answers {
-                    of_task.entry(*item).or_default().push(answer.clone());
-                }
+                of_task.push(answers.clone());
             }
         }
         for ((index, split), answers) in asked {
             let first = index * TASKS_APART;
-            let left = self.solutions(lesson.teachers, (index, &split), &answers, first, &mut texts)?;
-            self.right_answers((index, &split), &left, first, &mut texts)?;
+            let solved = self.solutions(lesson.teachers, (index, &split), &answers, first, &mut texts)?;
+            if lesson.teachers != Teachers::Solutions {
+                self.answers(lesson, (index, &split), &answers, &solved, first, &mut texts)?;
+            }
         }
         Ok(texts)
     }
 
-    /// Takes the solutions; gives back the questions that have none.
+    /// Takes the solutions; gives back the questions that have one.
     fn solutions(
         &self,
         teachers: Teachers,
         (index, split): (usize, &str),
-        answers: &BTreeMap<usize, Vec<event::Answer>>,
+        answers: &[GivenBy],
         first: usize,
         texts: &mut Texts,
-    ) -> Result<Vec<(usize, event::Answer)>, Unscored> {
+    ) -> Result<BTreeSet<usize>, Unscored> {
         let task = self.task(index);
-        let all = self.questions_of(index, split)?;
-        let items: Vec<usize> = answers.keys().copied().collect();
-        let questions: Vec<Question> = items.iter().map(|item| all[*item].clone()).collect();
-        let wants = teachers != Teachers::Answers || task.kind() != Kind::Generate;
-        let solved = match wants {
-            true => eval::solved(self.engine()?, task, &questions)?,
-            false => Vec::new(),
+        let is_wanted = match teachers {
+            Teachers::Auto | Teachers::Solutions => true,
+            Teachers::Answers | Teachers::Best => task.kind() != Kind::Generate,
         };
-        let mut has_solution = vec![false; items.len()];
-        for (place, request) in solved {
-            has_solution[place] = true;
+        if !is_wanted {
+            return Ok(BTreeSet::new());
+        }
+        let all = self.questions_of(index, split)?;
+        let items: BTreeSet<usize> = answers.iter().flatten().map(|(item, _)| *item).collect();
+        let items: Vec<usize> = items.into_iter().collect();
+        let questions: Vec<Question> = items.iter().map(|item| all[*item].clone()).collect();
+        let mut solved = BTreeSet::new();
+        for (place, request) in eval::solved(self.engine()?, task, &questions)? {
+            solved.insert(items[place]);
             texts.take(request, first + items[place], 1.0);
         }
-        if teachers == Teachers::Solutions {
-            return Ok(Vec::new());
-        }
-        let open = items.iter().zip(has_solution).filter(|(_, solved)| !solved);
-        let pairs = open.flat_map(|(item, _)| answers[item].iter().map(|answer| (*item, answer.clone())));
-        Ok(pairs.collect())
+        Ok(solved)
     }
 
-    fn right_answers(
+    fn answers(
         &self,
+        lesson: &Lesson<'_>,
         (index, split): (usize, &str),
-        answers: &[(usize, event::Answer)],
+        answers: &[GivenBy],
+        solved: &BTreeSet<usize>,
         first: usize,
         texts: &mut Texts,
     ) -> Result<(), Unscored> {
-        let given: Vec<teachers::Given<'_>> = given_of(answers).collect();
-        let lessons = teachers::choose(&given);
+        let given: Vec<Vec<teachers::Given<'_>>> = answers
+            .iter()
+            .map(|of_one| {
+                given_of(of_one)
+                    .filter(|given| !solved.contains(&given.question))
+                    .collect()
+            })
+            .collect();
+        let lessons = match lesson.teachers {
+            Teachers::Best => teachers::best(&given),
+            _ => teachers::choose(&given.concat(), lesson.wrong),
+        };
         let questions = self.questions_of(index, split)?;
         let outputs: Vec<(&Question, &str, bool)> = lessons
             .iter()

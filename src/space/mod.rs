@@ -375,9 +375,16 @@ pub struct Learning {
     pub batch: usize,
     /// Questions of each task from which a learned candidate learns again, from its own right answers.
     pub questions: usize,
-    /// Rounds at most; one that brings less than the one before it is the last.
+    /// Rounds at most; one that is told to be worse than the one before it is the last.
     pub rounds: usize,
     pub teachers: Teachers,
+    /// How much wrong answers count against what they say, 0 to 1.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub wrong: f64,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 /// Whose texts teach.
@@ -389,6 +396,8 @@ pub enum Teachers {
     Auto,
     Solutions,
     Answers,
+    /// Answers, right or wrong, of whoever answers the task best.
+    Best,
 }
 
 impl Default for Learning {
@@ -399,6 +408,7 @@ impl Default for Learning {
             questions: 600,
             rounds: 4,
             teachers: Teachers::Auto,
+            wrong: 0.0,
         }
     }
 }

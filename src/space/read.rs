@@ -896,8 +896,14 @@ fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learn
         }
     }
     if let Some(node) = map.optional("teachers") {
-        let known = [Teachers::Auto, Teachers::Solutions, Teachers::Answers];
-        learning.teachers = known[node.one_of(&["auto", "solutions", "answers"])?];
+        let known = [Teachers::Auto, Teachers::Solutions, Teachers::Answers, Teachers::Best];
+        learning.teachers = known[node.one_of(&["auto", "solutions", "answers", "best"])?];
+    }
+    if let Some(node) = map.optional("wrong") {
+        learning.wrong = node.f64()?;
+        if !(0.0..=1.0).contains(&learning.wrong) {
+            return Err(node.error("wrong answers count 0, not at all, to 1, as much as right ones"));
+        }
     }
     map.finish()?;
     Ok(Some(learning))

@@ -96,7 +96,6 @@ fn loss(recipe: &Recipe, parents: &Parents, texts: &[Text]) -> f64 {
 }
 
 /// Recipes whose every number can be learned: filters, gradients over layers, slices, shared numbers, a path of copies.
-/// None elects signs: a step moves some of them, which a derivative at fixed signs leaves out (crates/merge compares those).
 const RECIPES: [&str; 8] = [
     "merge_method: task_arithmetic\nbase_model: base\nparameters: {lambda: 0.9}\nmodels:\n\
      - {model: maths, parameters: {weight: [{filter: self_attn, value: 0.7}, {filter: mlp, value: [0.4, 1.1]}, {value: 0.9}]}}\n\
@@ -141,6 +140,43 @@ fn the_gradient_of_every_number_of_a_recipe_is_that_of_the_engines_own_likelihoo
             };
             let expected = (at(step) - at(-step)) / (2.0 * step);
             let near = (slope - expected).abs() <= 1e-2 * expected.abs().max(0.1 * largest);
+            assert!(near, "{} of {text}: {slope} {expected}", course.variables[i].name);
+        }
+    }
+}
+
+/// Methods that elect signs. As a weight moves, entries change sides one by one: the slope is that of many such jumps.
+const ELECTING: [&str; 4] = [
+    "merge_method: ties\nbase_model: base\nparameters: {normalize: false}\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.7, density: 0.6}}\n- {model: spanish, parameters: {weight: 0.9, density: 0.7}}\n",
+    "merge_method: ties\nbase_model: base\nparameters: {normalize: true, lambda: 1.2}\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.7, density: 0.8}}\n- {model: spanish, parameters: {weight: 0.5, density: 0.8}}\n",
+    "merge_method: dare_ties\nbase_model: base\nseed: 5\nparameters: {normalize: false}\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.7, density: 0.9}}\n- {model: spanish, parameters: {weight: 0.8, density: 0.9}}\n",
+    "merge_method: breadcrumbs_ties\nbase_model: base\nmodels:\n\
+     - {model: maths, parameters: {weight: 0.8, density: 0.9}}\n- {model: spanish, parameters: {weight: 0.6, density: 0.9}}\n",
+];
+
+#[test]
+fn the_gradient_sees_elected_signs_move() {
+    let parents = parents();
+    let texts = solutions(12, &parents);
+    for text in ELECTING {
+        let recipe = recipe(text);
+        let decode = |point: &[f64]| variables::with_numbers(&recipe, point);
+        let course = course(&parents, &decode, &recipe, texts.clone());
+        let (_, gradient) = course.gradient(&course.start, &texts).unwrap();
+        let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        for (i, slope) in gradient.iter().enumerate() {
+            let at = |step: f64| {
+                let mut point = course.start.clone();
+                point[i] += step;
+                loss(&decode(&point), &parents, &texts)
+            };
+            const STEP: f64 = 1.0 / 64.0;
+            let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            // A jump is no small step for the loss: within a seventh of the slope, where fixed signs see a thirtieth of it.
+            let near = (slope - expected).abs() <= 0.15 * largest;
             assert!(near, "{} of {text}: {slope} {expected}", course.variables[i].name);
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! Given the derivative of some loss with respect to one merged tensor (`upstream`), [`Operation::gradient`] gives the
 //! derivative with respect to each number that the operation has and that it depends on smoothly: weights, `t`, `lambda`,
-//! `alpha`, `scale`, `gain`. Masks and elected signs are taken as they stand at the operation's own numbers; rounding to the
-//! child's dtype is passed over. Sums run in f64 over fixed blocks, so threads change no bit.
+//! `alpha`, `scale`, `gain`. Masks are taken as they stand at the operation's own numbers; elected signs move with the
+//! weights, so these derivatives are differences of merges. Rounding to the child's dtype is passed over. Sums run in f64
+//! over fixed blocks, so threads change no bit.
 //!
 //! [`Slopes`] does so for a whole plan. Densities, whole numbers, switches and choices have no derivative.
 
@@ -101,7 +102,13 @@ impl Operation {
                 normalize,
                 eps,
             } => of_multislerp(parents, weights, (*normalize, *eps), upstream)?,
-            Operation::TaskSum(sum) => task_sum::gradient(parents, sum, upstream)?,
+            Operation::TaskSum(sum) => {
+                let mut slopes = task_sum::gradient(parents, sum, upstream)?;
+                if sum.elect {
+                    self.across_elections(parents, measured, upstream, &mut slopes)?;
+                }
+                slopes
+            }
             Operation::Passthrough { scale, gain } => {
                 let (along, sum) = (
                     inner(parents, upstream)[0],
@@ -128,6 +135,36 @@ impl Operation {
             | Operation::Ram { .. }
             | Operation::Opcm { .. } => Vec::new(),
         })
+    }
+
+    /// Replaces the derivatives of weights by central differences of the merge. As a weight moves, one entry after the other
+    /// elects another sign and jumps; at fixed signs none of that is seen, and over a whole tensor it is most of the slope.
+    fn across_elections(
+        &self,
+        parents: &Parents<'_>,
+        measured: &Measured,
+        upstream: &[f32],
+        slopes: &mut [f64],
+    ) -> Result<(), Refusal> {
+        let mut out = vec![0.0; parents.len()];
+        let mut along = |model: usize, step: f32| -> Result<f64, Refusal> {
+            let mut moved = self.clone();
+            if let Operation::TaskSum(sum) = &mut moved {
+                sum.terms[model].weight += step;
+            }
+            let mut target = Target {
+                memory: Memory::F32(&mut out),
+                dtype: DType::F32,
+            };
+            moved.run(parents, measured, &mut target)?;
+            Ok(dot(upstream, &out))
+        };
+        for (slope, (_, model, _)) in slopes.iter_mut().zip(self.numbers()) {
+            if let Some(k) = model {
+                *slope = (along(k, ELECTION_STEP)? - along(k, -ELECTION_STEP)?) / (2.0 * f64::from(ELECTION_STEP));
+            }
+        }
+        Ok(())
     }
 
     /// The derivative of a result that is base + λ · something linear in each number, by merging with units.
@@ -170,6 +207,9 @@ impl Operation {
         }
     }
 }
+
+/// How far a weight is moved to see which entries elect another sign: far enough that many do.
+const ELECTION_STEP: f32 = 1.0 / 64.0;
 
 /// ⟨upstream, xₖ⟩ for every input.
 fn inner(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
@@ -389,7 +429,11 @@ mod tests {
     }
 
     fn check(recipe: &Recipe, source: &Models, what: &str) {
-        const STEP: f64 = 1.0 / 1024.0;
+        let elects = matches!(
+            recipe.result().merge_method,
+            Method::Ties | Method::DareTies | Method::Della | Method::BreadcrumbsTies
+        );
+        let near = if elects { f64::from(ELECTION_STEP) } else { 1.0 / 1024.0 };
         let plan = Plan::new(recipe, source).unwrap();
         let found = slopes(&plan, source);
         let mut numbers: Vec<(&str, Option<usize>, f64)> = Vec::new();
@@ -402,7 +446,7 @@ mod tests {
         let scale = found.sums().iter().fold(0.1f64, |m, s| m.max(s.abs()));
         for (parameter, model, value) in numbers {
             let at = |step: f64| loss(&with(recipe, parameter, model, value + step), source);
-            let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            let expected = (at(near) - at(-near)) / (2.0 * near);
             let got = total(&found, parameter, model);
             assert!(
                 (got - expected).abs() < 3e-3 * scale,
