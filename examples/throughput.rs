@@ -9,14 +9,17 @@
 //! No question ends early, so the figures are a floor. `--bandwidth 4300` (GB/s) says what share of the time of a step that
 //! only generates goes into what cannot be avoided: reading the weights once, each row's own keys and values, and the
 //! prefix's once. `--block 24` asks that many questions at a time, as a race does;
-//! `score` as the last word measures scoring instead of generating.
+//! `score` as the last word measures scoring instead of generating; `learn` what one step of learning from these texts costs
+//! beside scoring them (the last `--new` tokens of each are learned), and how much memory it takes.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Device;
 use heterosis::model::tokenizer::TokenizerFiles;
-use heterosis::model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, Request, ScoreRequest, Tokenizer};
+use heterosis::model::{
+    DType, Decoder, DecoderSpec, Engine, EngineOptions, Request, ScoreRequest, Text, Tokenizer, Twin,
+};
 use rand::{RngExt, SeedableRng};
 
 fn shape(name: &str) -> anyhow::Result<serde_json::Value> {
@@ -92,21 +95,32 @@ fn main() -> anyhow::Result<()> {
                 .collect()
         })
         .collect();
-    if args.last().is_some_and(|arg| arg == "score") {
+    let last_word = args.last().map_or("", String::as_str);
+    if matches!(last_word, "score" | "learn") {
+        let from = |tokens: &Vec<u32>| match last_word {
+            "score" => prefix.max(1),
+            _ => tokens.len().saturating_sub(new).max(1),
+        };
         let requests: Vec<ScoreRequest> = prompts
             .iter()
+            .filter(|tokens| tokens.len() > 1)
             .map(|tokens| ScoreRequest {
+                from: from(tokens),
                 tokens: tokens.clone(),
-                from: prefix.max(1),
             })
             .collect();
-        let start = Instant::now();
+        let (start, busy) = (Instant::now(), processor());
         let tokens: usize = engine.score(&requests)?.iter().map(|score| score.tokens).sum();
-        let seconds = start.elapsed().as_secs_f64();
+        let (seconds, scoring) = (start.elapsed().as_secs_f64(), processor() - busy);
         println!(
-            "{tokens} tokens scored in {seconds:.2} s: {:.0} tokens/s",
+            "{tokens} tokens scored in {seconds:.2} s, {scoring:.2} s of the processor: {:.0} tokens/s",
             tokens as f64 / seconds
         );
+        if last_word == "learn" {
+            let spec = engine.decoder().spec().clone();
+            drop(engine);
+            learn(spec, &device, &weights, requests, scoring)?;
+        }
         return Ok(());
     }
     // A stop string that never comes: looking for it is part of the work.
@@ -161,6 +175,61 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// One step: the loss of all texts and its derivative with respect to every weight, each dropped as it comes.
+fn learn(
+    spec: DecoderSpec,
+    device: &Device,
+    weights: &std::collections::HashMap<&str, Vec<f32>>,
+    requests: Vec<ScoreRequest>,
+    scoring: f64,
+) -> anyhow::Result<()> {
+    let twin = Twin::load(spec, device, &mut |name| Ok(weights[name].clone()))?;
+    let texts: Vec<Text> = requests
+        .into_iter()
+        .map(|request| Text {
+            tokens: request.tokens,
+            from: request.from,
+            weight: 1.0,
+        })
+        .collect();
+    let before = memory();
+    for _ in 0..2 {
+        let (start, busy) = (Instant::now(), processor());
+        let loss = twin.gradient(&texts, &mut |_, _| Ok::<(), heterosis::model::Error>(()))?;
+        let (seconds, work) = (start.elapsed().as_secs_f64(), processor() - busy);
+        println!(
+            "loss {:.3}; one step of learning in {seconds:.2} s, {work:.2} s of the processor: {:.1} times scoring; {:.0} MB \
+             at most beside the weights",
+            loss.mean,
+            work / scoring,
+            (memory().1 - before.0).max(0.0)
+        );
+    }
+    Ok(())
+}
+
+/// Seconds that this process has had of the processor; NaN where the system does not say.
+fn processor() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or("");
+    let ticks = |i: usize| after_name.split_whitespace().nth(i).and_then(|n| n.parse::<f64>().ok());
+    // utime and stime, in hundredths.
+    ticks(11)
+        .zip(ticks(12))
+        .map_or(f64::NAN, |(user, system)| (user + system) / 100.0)
+}
+
+/// Megabytes that are resident, and that were at most; zeros where the system does not say.
+fn memory() -> (f64, f64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of = |key: &str| {
+        let line = status.lines().find(|line| line.starts_with(key));
+        let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        number.unwrap_or(0.0) / 1024.0
+    };
+    (of("VmRSS:"), of("VmHWM:"))
 }
 
 fn words(vocab: u32) -> anyhow::Result<Tokenizer> {

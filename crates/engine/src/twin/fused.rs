@@ -52,7 +52,7 @@ fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
 /// Rows of a product that are computed together.
 const BLOCK: usize = 256;
 /// Rows of a weight's gradient that are computed together.
-const WEIGHT_ROWS: usize = 48;
+const WEIGHT_ROWS: usize = 160;
 
 /// `x · weightᵀ`: `[n, inputs]`, `[outputs, inputs]` → `[n, outputs]`.
 pub(super) fn product_transposed(x: &[f32], weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
