@@ -5,14 +5,12 @@
 //! then read a single time, and that reading is in the journal. Last, the winner and the parents meet tasks that the search
 //! never asked: what the child forgot.
 
-use std::collections::HashSet;
-
 use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{
         Candidate, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase, Selection,
-        TestReading, TestScore,
+        TestReading, TestScore, standing,
     },
 };
 
@@ -49,16 +47,10 @@ impl Run<'_, '_> {
             true => front(&bred, self.plan),
             false => bred.clone(),
         };
-        let always = self.scored.iter().filter(|c| {
-            let is_mean = self.means.contains(&c.id) && c.origin == Origin::Mean;
-            matches!(c.origin, Origin::Baseline | Origin::Learned) || is_mean
-        });
-        let lucky = bred.iter().copied().find(|c| c.origin == Origin::Random);
-        let mut seen = HashSet::new();
-        let fixed: Vec<&Candidate> = always.chain(lucky).filter(|c| seen.insert(&c.recipe_digest)).collect();
-        let field = field.into_iter().filter(|c| seen.insert(&c.recipe_digest));
-        let bred = field.take(self.plan.space.finale.finalists);
-        fixed.into_iter().chain(bred).cloned().collect()
+        let is_last = |mean: &Candidate| self.means.contains(&mean.id);
+        let most = self.plan.space.finale.finalists;
+        let finalists = standing::finalists(&self.scored, &bred, field, is_last, most);
+        finalists.into_iter().cloned().collect()
     }
 
     fn select(&mut self) -> Result<Selection, Interrupt> {
