@@ -19,7 +19,7 @@ pub enum Error {
     Unreadable { file: PathBuf, source: io::Error },
     /// A recipe whose models do not fit each other.
     #[error("{}", file.display())]
-    InRecipe { file: PathBuf, source: merge::Error },
+    InRecipe { file: PathBuf, source: Box<merge::Error> },
     #[error("{file} of the tokenizer's model is no JSON: {reason}")]
     TokenizerJson { file: String, reason: serde_json::Error },
     #[error(

@@ -43,7 +43,7 @@ impl Opened {
         }
         let plan = Plan::new(&recipe, &parents).map_err(|source| Error::InRecipe {
             file: file.into(),
-            source,
+            source: Box::new(source),
         })?;
         for warning in plan.warnings() {
             tracing::warn!("{}: {warning}", file.display());

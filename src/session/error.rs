@@ -10,21 +10,21 @@ pub enum Error {
     #[error(transparent)]
     Space(#[from] space::Error),
     #[error(transparent)]
-    Models(#[from] models::Error),
+    Models(Box<models::Error>),
     #[error(transparent)]
     Task(#[from] eval::Error),
     /// Of the run's parts, before it begins.
     #[error(transparent)]
-    Plan(search::Error),
+    Plan(Box<search::Error>),
     /// The search itself: nothing before its first record is one.
     #[error(transparent)]
-    Search(search::Error),
+    Search(Box<search::Error>),
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
     #[error(transparent)]
-    Merge(#[from] merge::Error),
+    Merge(Box<merge::Error>),
     #[error(transparent)]
     Model(#[from] model::Error),
     #[error(transparent)]
@@ -37,7 +37,7 @@ pub enum Error {
 
     // ------------------------------------------------------------------------------------------------ the space
     #[error("the models do not fit each other ({recipe})")]
-    Misfit { recipe: String, source: merge::Error },
+    Misfit { recipe: String, source: Box<merge::Error> },
     #[error("{model}: config.json has no num_hidden_layers")]
     NoLayers { model: String },
     #[error("{model} has no tensors")]
@@ -108,7 +108,7 @@ pub enum Error {
          convert_hf_to_gguf.py OUT --outtype {kind}"
     )]
     Gguf {
-        reason: checkpoint::Error,
+        reason: Box<checkpoint::Error>,
         kind: &'static str,
     },
     #[error("{}: `{tensor}` does not read back as it was written; please report this", file.display())]
@@ -157,7 +157,27 @@ pub enum ProvenanceError {
     },
 }
 
+impl From<models::Error> for Error {
+    fn from(e: models::Error) -> Self {
+        Self::Models(Box::new(e))
+    }
+}
+
+impl From<merge::Error> for Error {
+    fn from(e: merge::Error) -> Self {
+        Self::Merge(Box::new(e))
+    }
+}
+
 impl Error {
+    pub(super) fn plan(e: search::Error) -> Self {
+        Self::Plan(Box::new(e))
+    }
+
+    pub(super) fn search(e: search::Error) -> Self {
+        Self::Search(Box::new(e))
+    }
+
     pub(super) fn at(place: impl Into<String>) -> impl FnOnce(Self) -> Self {
         let place = place.into();
         move |source| Self::At {
@@ -175,12 +195,12 @@ impl Error {
     pub fn passed_on(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Space(e) => Some(e),
-            Self::Models(e) => e.passed_on().or(Some(e)),
+            Self::Models(e) => e.passed_on().or(Some(&**e)),
             Self::Task(e) => Some(e),
-            Self::Plan(e) | Self::Search(e) => Some(e),
+            Self::Plan(e) | Self::Search(e) => Some(&**e),
             Self::Store(e) => Some(e),
             Self::Checkpoint(e) => Some(e),
-            Self::Merge(e) => Some(e),
+            Self::Merge(e) => Some(&**e),
             Self::Model(e) => Some(e),
             Self::Id(e) => Some(e),
             _ => None,

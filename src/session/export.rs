@@ -444,7 +444,10 @@ fn write_gguf(out: &Path, kind: GgufKind, see: &mut dyn FnMut(ExportStep)) -> Re
     match written {
         Ok(()) => compare_gguf(&child, &file, kind),
         Err(reason @ (checkpoint::Error::GgufFamily { .. } | checkpoint::Error::GgufWrite { .. })) => {
-            Err(Error::Gguf { reason, kind: name })
+            Err(Error::Gguf {
+                reason: Box::new(reason),
+                kind: name,
+            })
         }
         Err(e) => Err(e.into()),
     }

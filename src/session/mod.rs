@@ -187,7 +187,7 @@ impl Session {
         if self.space.fitness.command.is_some() {
             return Ok(None);
         }
-        let parts = parts_of_run(&self.tasks, &self.held_out, finale).map_err(Error::Plan)?;
+        let parts = parts_of_run(&self.tasks, &self.held_out, finale).map_err(Error::plan)?;
         Ok(Some(compare_questions(&parts)))
     }
 
@@ -274,7 +274,10 @@ fn bare(space: &Space) -> Genome {
 fn bred(space: &Space, parents: &Parents) -> Result<(Genome, Vec<(String, Recipe)>), Error> {
     let codec = Codec::with_tensors(space, shape(space, parents)?, &tensors(space, parents))?;
     for (name, recipe) in codec.baselines() {
-        crate::merge::Plan::new(&recipe, parents).map_err(|source| Error::Misfit { recipe: name, source })?;
+        crate::merge::Plan::new(&recipe, parents).map_err(|source| Error::Misfit {
+            recipe: name,
+            source: Box::new(source),
+        })?;
     }
     for (name, recipe) in codec.baselines() {
         let has_its_vocabulary = |model: &str| parents.vocab(model) == parents.vocab(&space.tokenizer);
@@ -301,7 +304,7 @@ fn with_influence(session: &Session, evaluator: &mut MergeEvaluator<'_>) -> Resu
     {
         let open = |source: &&String| session.parents.checkpoint(source).is_some();
         for source in dfs.sources.iter().filter(open) {
-            let influence = evaluator.block_influence(source).map_err(Error::Plan)?;
+            let influence = evaluator.block_influence(source).map_err(Error::plan)?;
             codec.set_block_influence(source, &influence);
         }
     }

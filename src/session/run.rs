@@ -278,13 +278,13 @@ impl Search<'_> {
         let begun = chronicle.begin(self.started.clone(), options.accepts_changes);
         begun.map_err(of_reading)?;
         for note in options.notes.clone() {
-            chronicle.write(note).map_err(Error::Search)?;
+            chronicle.write(note).map_err(Error::search)?;
         }
         if let Some(compared) = compared {
-            chronicle.questions_compared(compared).map_err(Error::Search)?;
+            chronicle.questions_compared(compared).map_err(Error::search)?;
         }
         let mut evaluator = evaluator(external, self.examiner.asking);
-        search::run(&plan, &mut *evaluator, &mut chronicle, control).map_err(Error::Search)
+        search::run(&plan, &mut *evaluator, &mut chronicle, control).map_err(Error::search)
     }
 
     /// What is searched, and what the final asks as the journal has it.
@@ -304,7 +304,7 @@ impl Search<'_> {
             test: exams.test,
             held_out: exams.held_out,
             lessons: match &space.search.learn {
-                Some(learning) => examiner.asking.lessons(learning.questions).map_err(Error::Plan)?,
+                Some(learning) => examiner.asking.lessons(learning.questions).map_err(Error::plan)?,
                 None => Exam::nothing(),
             },
             space,
@@ -325,8 +325,8 @@ fn of_reading(e: search::Error) -> Error {
     use store::Error::{BadLine, Newer};
     match e {
         search::Error::Store(e @ (BadLine { .. } | Newer { .. })) => Error::Store(e),
-        e @ search::Error::Changed { .. } => Error::Plan(e),
-        e => Error::Search(e),
+        e @ search::Error::Changed { .. } => Error::plan(e),
+        e => Error::search(e),
     }
 }
 
@@ -398,7 +398,7 @@ impl<'a> Examiner<'a> {
         let of_command = file.map(|file| Questions::read(Path::new(file), fitness)).transpose();
         let mut examiner = Self {
             asking: session.evaluator(Cache::in_memory(), fitness.guard),
-            of_command: of_command.map_err(Error::Plan)?,
+            of_command: of_command.map_err(Error::plan)?,
             search: Exam::nothing(),
             held_out: Exam::nothing(),
         };
@@ -416,13 +416,13 @@ impl<'a> Examiner<'a> {
             Some(questions) => questions.exam(Split::Search.name(), Limit::All),
             None => self.asking.search_exam(),
         };
-        let search = search.map_err(Error::Plan)?;
+        let search = search.map_err(Error::plan)?;
         let mut later = |split: &str, limit: Limit| {
             let exam = match &self.of_command {
                 Some(questions) => questions.exam(split, limit),
                 None => self.asking.exam(split, limit),
             };
-            exam.map_err(Error::Plan)
+            exam.map_err(Error::plan)
         };
         let selection = later(&finale.selection.split, finale.selection_limit())?;
         let test = match session.space.models.is_empty() {
@@ -436,7 +436,7 @@ impl<'a> Examiner<'a> {
             search,
             selection,
             test,
-            held_out: self.asking.held_out_exam().map_err(Error::Plan)?,
+            held_out: self.asking.held_out_exam().map_err(Error::plan)?,
         })
     }
 

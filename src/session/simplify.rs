@@ -220,7 +220,7 @@ impl<'a> Examiner<'a> {
         let mut evaluator = session.evaluator(Cache::open(&dir.cache()), None);
         let mut all = evaluator
             .exam(&session.space.finale.selection.split, Limit::All)
-            .map_err(Error::Plan)?;
+            .map_err(Error::plan)?;
         for task in &mut all.tasks {
             task.weight = asked
                 .scaled

@@ -55,10 +55,11 @@ fn what_is_wrong_is_found_before_anything_is_written() {
     let name = lost.models[1].0.clone();
     assert!(matches!(open(lost), Err(Error::At { place, .. }) if place == format!("models.{name}")));
 
-    let mut without_test = space(tmp.path(), &spanish());
-    without_test.finale.test.split = "benchmark".into();
-    let (session, run) = (open(without_test).unwrap(), tmp.path().join("run"));
-    assert!(session.create(&run, session.usual_budget()).is_err());
+    let mut judged_by_its_own = space(tmp.path(), &spanish());
+    judged_by_its_own.finale.test.split = "search".into();
+    let (session, run) = (open(judged_by_its_own).unwrap(), tmp.path().join("run"));
+    let refused = session.create(&run, session.usual_budget()).err();
+    assert!(matches!(refused, Some(Error::Overlap { .. })), "{refused:?}");
     assert!(!run.exists(), "nobody has made a directory");
     assert!(matches!(Begun::take(&run, &Host::this_machine()), Err(Error::Store(_))));
 }
