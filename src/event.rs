@@ -20,6 +20,7 @@ pub mod rehearsal;
 pub mod run;
 pub mod scale;
 pub mod shrinkage;
+pub mod standing;
 pub mod verdict;
 pub mod weights;
 pub mod words;

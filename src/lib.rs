@@ -24,19 +24,24 @@
 //! | [`space`] | A search space from YAML; decodes a genotype to a recipe and encodes known recipes back. |
 //! | [`event`] | What happened, in plain fields: the machine-readable contract, its one fold, and the words made of it. |
 //! | [`store`] | The journal, which is the truth of a run, and the cache of answers. |
+//! | [`models`] | Opened models by name: what merges read; a merged model in memory or on disk. |
 //! | [`learn`] | Numbers of a recipe, learned by gradient from texts. |
 //! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal; learning, races, the final. |
 //! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |
-//! | [`commands`], [`cli`] | What was typed, and what it means. |
+//! | [`session`] | The front door: a space with its models and tasks, opened and checked; runs, exports, simpler recipes of it. |
+//! | [`host`] | The clock, the environment and the folders of this machine, passed to a session. |
+//! | [`commands`], [`cli`] | What was typed, and what it means: arguments in, a session called, words out. |
+//!
+//! To search from a program of one's own, begin at [`session`]; `examples/embed.rs` is one.
 //!
 //! # Invariants
 //!
 //! * The optimizer never sees a tensor.
 //! * A merge kernel never opens a file.
 //! * The dashboard never sees the search or candle; it reads events only.
-//! * Nobody below `commands` prints, or reads the clock or the environment.
+//! * Nobody below `commands` prints; nobody but `host` and `commands` reads the clock or the environment.
 //! * Fitness is maximised everywhere; NaN never becomes a fitness.
 //! * What is exported is bit for bit what was scored.
 //! * A fault of the machine is never a verdict on a candidate.
@@ -52,9 +57,12 @@ pub mod commands;
 pub mod dashboard;
 pub mod eval;
 pub mod event;
+pub mod host;
 pub mod learn;
+pub mod models;
 pub mod report;
 pub mod search;
+pub mod session;
 pub mod simplify;
 pub mod space;
 pub mod store;

@@ -19,9 +19,9 @@ use heterosis::{
         decoder::DType as ComputeDType,
         tokenizer::{Message, TokenizerFiles},
     },
+    models::Parents,
     recipe::{self, DType},
     report,
-    search::Parents,
     space::{Codec, Fold, Shape, Space},
     store,
 };
@@ -192,7 +192,7 @@ fn safetensors(bytes: &[u8], dir: &Path) {
     use_checkpoint(&checkpoint);
     let mut parents = Parents::default();
     if parents.add("m", checkpoint).is_ok() {
-        let _ = Plan::new(&heterosis::search::verbatim("m"), &parents);
+        let _ = Plan::new(&heterosis::models::verbatim("m"), &parents);
     }
 }
 
@@ -526,5 +526,5 @@ fn provenance_seeds() -> Vec<Vec<u8>> {
 }
 
 fn provenance(bytes: &[u8], _: &Path) {
-    let _ = heterosis::commands::read_provenance(&String::from_utf8_lossy(bytes));
+    let _ = heterosis::session::read_provenance(&String::from_utf8_lossy(bytes));
 }

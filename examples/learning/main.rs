@@ -16,8 +16,9 @@ use anyhow::{Context, Result};
 use heterosis::{
     eval::stats,
     event::{Budget, Event, Record, RunStarted},
+    models::Parents,
     recipe::{DType, Recipe},
-    search::{Chronicle, Clock, Control, Exam, Genome, Parents, Plan, run},
+    search::{Chronicle, Clock, Control, Exam, Genome, Plan, run},
     space::{Codec, Fold, Learning, Limit, Shape, Space, Teachers},
     store::{Journal, read},
 };

@@ -16,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use heterosis::{
     eval::stats,
     event::{Budget, Event, Record},
+    models::Parents,
     recipe::{DType, Recipe},
-    search::{Chronicle, Clock, Control, Exam, Genome, Parents, Plan, run},
+    search::{Chronicle, Clock, Control, Exam, Genome, Plan, run},
     space::{Codec, Fold, Limit, Racing, Shape, Space},
     store::{Journal, read},
 };

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     files,
-    searches::{Program, path, percent},
+    searches::{percent, scores, search},
     tiny_family::{fresh, problems::Diet},
     tokens,
     training::{self, Bookkeeping, Schedule},
@@ -25,7 +25,7 @@ const PROBLEMS: usize = 2000;
 const GATE: &str = "language_gate: {lang: es, min_letters: 0}";
 
 pub fn run(evals: u64, seeds: std::ops::Range<u64>) -> Result<()> {
-    let (program, tmp) = (Program::beside_this()?, tempfile::tempdir()?);
+    let tmp = tempfile::tempdir()?;
     let maths = expert("tiny-maths-en", Diet::MathsInWords, 21)?;
     let spanish = expert("tiny-spanish", Diet::SpanishInWords, 31)?;
     let asked = Path::new("evals/arith-es.yaml");
@@ -34,7 +34,7 @@ pub fn run(evals: u64, seeds: std::ops::Range<u64>) -> Result<()> {
 
     println!("| | seed | right | right and in Spanish | in Spanish |\n|---|---|---|---|---|");
     let row = |name: &str, seed: &str, model: &Path| -> Result<()> {
-        let scores = program.scores(model, &fresh, "selection", PROBLEMS)?;
+        let scores = scores(model, &fresh, "selection", PROBLEMS)?;
         let [right, both, spanish] =
             ["strict-match", "strict-match+language", "language"].map(|name| percent(&scores[name]));
         println!("| {name} | {seed} | {right} | {both} | {spanish} |");
@@ -42,20 +42,12 @@ pub fn run(evals: u64, seeds: std::ops::Range<u64>) -> Result<()> {
     };
     row("maths expert, English sentences", "", &maths)?;
     row("Spanish expert, Spanish sentences", "", &spanish)?;
-    for seed in seeds.map(|seed| seed.to_string()) {
+    for seed in seeds {
         for (name, task) in [("winner, gate off", &off), ("winner, gate on", &on)] {
             let (space, run) = (tmp.path().join("space.yaml"), tmp.path().join(format!("{name} {seed}")));
             std::fs::write(&space, search_space(&maths, &spanish, task, evals)?)?;
-            program.call(&[
-                "search",
-                path(&space)?,
-                "--run",
-                path(&run)?,
-                "--headless",
-                "--seed",
-                &seed,
-            ])?;
-            row(name, &seed, &run.join("best.yaml"))?;
+            search(&space, &run, seed)?;
+            row(name, &seed.to_string(), &run.join("best.yaml"))?;
         }
     }
     println!("\n{PROBLEMS} fresh problems; {evals} candidates a search");

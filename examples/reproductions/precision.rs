@@ -10,8 +10,8 @@ use heterosis::{
     eval::{self, Answer, Question, Split, Task, stats},
     merge::Plan,
     model::{DType, Decoder, DecoderSpec, Engine, EngineOptions},
+    models::Parents,
     recipe::Recipe,
-    search::Parents,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

@@ -1,13 +1,21 @@
-//! Searches that differ in one thing, run by the program itself, and what their children make of fresh problems.
+//! Searches that differ in one thing, and what their children make of fresh problems.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     ops::Range,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use heterosis::event::weights;
+use anyhow::{Context, Result, ensure};
+use heterosis::{
+    eval::{self, Estimate, Profile, Split, Task, TaskOptions, TaskScore},
+    event::{run::Run, weights},
+    host::Host,
+    models::{Opened, Runtime, RuntimeOptions},
+    search::Control,
+    session::{self, Session},
+};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -85,13 +93,12 @@ const ARMS: [Arm; 10] = [
 /// Runs every arm whose name contains `only`.
 pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
     let tmp = tempfile::tempdir()?;
-    let program = Program::beside_this()?;
     let task = fresh::write(tmp.path())?;
     println!(
         "| | seed | candidates | answers | right, search's templates | selection's | test's | weights sum to |\n|---|---|---|---|---|---|---|---|"
     );
     for model in ["tiny-base", "tiny-maths-en", "tiny-spanish"] {
-        let score = program.score(&Path::new("models").join(model), &task)?;
+        let score = fresh_scores(&Path::new("models").join(model), &task)?;
         println!("| `{model}` | | | | {} | |", score.join(" | "));
     }
     for arm in ARMS.iter().filter(|arm| arm.name.contains(only)) {
@@ -99,17 +106,15 @@ pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
             let run = tmp.path().join(format!("{}-{seed}", arm.name));
             let space = tmp.path().join("space.yaml");
             std::fs::write(&space, arm.text(tmp.path())?)?;
-            let (run_arg, space_arg, seed_arg) = (path(&run)?, path(&space)?, seed.to_string());
-            program.call(&["search", space_arg, "--run", run_arg, "--headless", "--seed", &seed_arg])?;
-            let status: Value = serde_json::from_slice(&program.call(&["status", run_arg, "--json"])?)?;
-            let best = &status["best"]["recipe"];
+            let came_to = search(&space, &run, seed)?;
+            let best = came_to.winner().context("a search has a winner")?;
             println!(
                 "| {} | {seed} | {} | {} | {} | {} |",
                 arm.name,
-                status["evals"],
-                status["answers"],
-                program.score(&run.join("best.yaml"), &task)?.join(" | "),
-                weight_sum(best).map_or(String::new(), |sum| format!("{sum:.2}"))
+                came_to.evals,
+                came_to.answers,
+                fresh_scores(&run.join("best.yaml"), &task)?.join(" | "),
+                weight_sum(&best.recipe).map_or(String::new(), |sum| format!("{sum:.2}"))
             );
         }
     }
@@ -194,73 +199,45 @@ fn weight_sum(recipe: &Value) -> Option<f64> {
     Some(table.models.iter().map(mean).sum())
 }
 
-pub struct Program(PathBuf);
+/// Searches a space in a directory, to the end; what the run came to.
+pub fn search(space: &Path, dir: &Path, seed: u64) -> Result<Run> {
+    let mut space = session::read_space(space)?;
+    space.search.seed = seed;
+    let session = Session::open(space, &RuntimeOptions::default(), Host::this_machine())?;
+    let run = RefCell::new(Run::default());
+    let search = session.create(dir, session.usual_budget())?;
+    search.run(&Control::default(), &|record| run.borrow_mut().apply(record))?;
+    Ok(run.into_inner())
+}
 
-impl Program {
-    /// The `heterosis` that was built with this example.
-    pub fn beside_this() -> Result<Self> {
-        let this = std::env::current_exe()?;
-        let folder = this
-            .parent()
-            .and_then(Path::parent)
-            .context("an example lies in a folder")?;
-        let program = folder.join("heterosis");
-        ensure!(
-            program.exists(),
-            "{} is not built: cargo build --release",
-            program.display()
-        );
-        Ok(Self(program))
-    }
+/// Percent right ± standard error, for each split of the fresh problems.
+fn fresh_scores(model: &Path, task: &Path) -> Result<Vec<String>> {
+    let score = |(split, _): &(&str, _)| -> Result<String> {
+        Ok(percent(&scores(model, task, split, fresh::PROBLEMS)?["strict-match"]))
+    };
+    fresh::SPLITS.iter().map(score).collect()
+}
 
-    pub fn call(&self, args: &[&str]) -> Result<Vec<u8>> {
-        let output = Command::new(&self.0).args(args).output()?;
-        if !output.status.success() {
-            bail!(
-                "heterosis {}: {}",
-                args.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(output.stdout)
-    }
-
-    /// Percent right ± standard error, for each split of the fresh problems.
-    fn score(&self, model: &Path, task: &Path) -> Result<Vec<String>> {
-        let score = |(split, _): &(&str, _)| -> Result<String> {
-            Ok(percent(
-                &self.scores(model, task, split, fresh::PROBLEMS)?["strict-match"],
-            ))
-        };
-        fresh::SPLITS.iter().map(score).collect()
-    }
-
-    /// A model's scores on the first of a task's questions, by their names.
-    pub fn scores(&self, model: &Path, task: &Path, split: &str, limit: usize) -> Result<Value> {
-        let out = self.call(&[
-            "eval",
-            path(model)?,
-            "--task",
-            path(task)?,
-            "--profile",
-            "fitness",
-            "--split",
-            split,
-            "--limit",
-            &limit.to_string(),
-            "--json",
-        ])?;
-        let mut out: Value = serde_json::from_slice(&out)?;
-        Ok(out["tasks"][0]["scores"].take())
-    }
+/// A model's scores on the first of a task's questions, by their names.
+pub fn scores(model: &Path, task: &Path, split: &str, limit: usize) -> Result<BTreeMap<String, Estimate>> {
+    let host = Host::this_machine();
+    let options = TaskOptions {
+        profile: Profile::Fitness,
+        limit: Some(limit),
+        ..TaskOptions::default()
+    };
+    let task = Task::load(path(task)?, &options, &host.data)?;
+    let questions = task.questions(Split::from_name(split).context("a split")?)?;
+    let mut engine = Opened::open(path(model)?, &host.hub)?.engine(&Runtime::new(&RuntimeOptions::default())?)?;
+    let answers = eval::answer(&mut engine, &[(&task, &questions)], &mut |_| {})?;
+    Ok(TaskScore::of(&task, &answers[0]).scores)
 }
 
 /// A score with its standard error, in percent.
-pub fn percent(score: &Value) -> String {
-    let part = |key: &str| 100.0 * score[key].as_f64().unwrap_or(f64::NAN);
-    format!("{:.1} ± {:.1} %", part("value"), part("stderr"))
+pub fn percent(score: &Estimate) -> String {
+    format!("{:.1} ± {:.1} %", 100.0 * score.value, 100.0 * score.stderr)
 }
 
-pub fn path(path: &Path) -> Result<&str> {
+fn path(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }

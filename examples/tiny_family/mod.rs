@@ -9,8 +9,9 @@ use heterosis::{
     eval::{DataDirs, Profile, Split, Task, TaskOptions},
     event::Answer,
     model::{EngineOptions, decoder},
+    models::Parents,
     recipe::Recipe,
-    search::{Evaluator, Exam, FitnessTask, MergeEvaluator, Parents, Resources, Sitting, Subject},
+    search::{Evaluator, Exam, FitnessTask, MergeEvaluator, Resources, Sitting, Subject},
     store::Cache,
 };
 

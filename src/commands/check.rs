@@ -10,18 +10,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{
-    Failure, Outcome, endings, environment,
-    models::{Opened, is_recipe},
-    print_json,
-    search::{Prepared, duration_ms, resolve},
-};
+use super::{Failure, Outcome, endings, environment, print_json, runtime::runtime_options, search::duration_ms};
 use crate::{
     cli::CheckArgs,
     eval::{Kind, Split, Task},
     event::{FinalPlan, Phase, words::MIXED_KINDS},
     merge::Plan,
-    search::{FitnessTask, Parents},
+    models::{Opened, Parents, is_recipe},
+    search::FitnessTask,
+    session::{self, Session},
     space::{Scale, Space},
     yaml,
 };
@@ -133,7 +130,7 @@ fn is_space(file: &Path) -> Result<bool> {
 }
 
 fn check_recipe(file: &Path) -> Result<Findings> {
-    let opened = Opened::recipe(file)?;
+    let opened = Opened::recipe(file, &environment::hub_options())?;
     let mut models = Vec::new();
     for (name, checkpoint) in opened.parents.iter() {
         models.push(model(name, checkpoint)?);
@@ -195,59 +192,58 @@ fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
 }
 
 fn check_space(args: &CheckArgs) -> Result<Findings> {
-    let mut space = Space::read(&args.file)?;
-    resolve(&mut space, &args.file)?;
+    let mut space = session::read_space(&args.file)?;
     let budget_ms = args.duration.as_deref().map(duration_ms).transpose()?;
     space.search.evals = args.evals.unwrap_or(space.search.evals);
-    let prepared = Prepared::new(space, &args.engine)?;
-    prepared.has_no_contradictions()?;
+    let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;
+    session.refuse_contradictions()?;
     let mut findings = Findings {
-        genes: prepared.genome.genes().iter().map(|g| g.name.clone()).collect(),
+        genes: session.genome().genes().iter().map(|g| g.name.clone()).collect(),
         ..Findings::default()
     };
-    for (name, checkpoint) in prepared.parents.iter() {
+    for (name, checkpoint) in session.parents().iter() {
         findings.models.push(model(name, checkpoint)?);
     }
-    let (tasks, held_out) = (prepared.tasks()?, prepared.held_out()?);
+    let (tasks, held_out) = (session.tasks(), session.held_out());
     // A split that is missing is told with the way out, by whoever opens them all.
-    let compared = prepared.questions_compared();
+    let compared = session.questions_compared();
     if let Ok(compared) = &compared {
-        prepared.refuse(compared.as_ref())?;
+        session.refuse_overlap(compared.as_ref())?;
     }
-    findings.tasks = asked(&prepared.space, &tasks, &held_out)?;
+    findings.tasks = asked(session.space(), tasks, held_out)?;
     let compared = compared?;
     let likelihoods = tasks
         .iter()
         .filter(|task| task.task.kind() == Kind::LogLikelihood)
         .count();
-    if (1..tasks.len()).contains(&likelihoods) && prepared.space.fitness.scale == Scale::None {
+    if (1..tasks.len()).contains(&likelihoods) && session.space().fitness.scale == Scale::None {
         findings.warnings.push(MIXED_KINDS.into());
     }
-    let plan = final_plan(&prepared.space, &findings.tasks);
+    let plan = final_plan(session.space(), &findings.tasks);
 
-    let drawn = sample::draw(&prepared)?;
+    let drawn = sample::draw(&session)?;
     findings
         .warnings
-        .extend(sample::left_out(&prepared.space, &drawn.recipes));
+        .extend(sample::left_out(session.space(), &drawn.recipes));
     findings.problems.extend(drawn.sample.problem());
     findings.warnings.extend(drawn.sample.warning());
-    merge_of_space(&prepared, &mut findings)?;
+    merge_of_space(&session, &mut findings)?;
     let can_be_merged = findings.problems.is_empty();
-    findings.sample = (!prepared.space.models.is_empty()).then_some(drawn.sample);
+    findings.sample = (!session.space().models.is_empty()).then_some(drawn.sample);
 
-    let costs = match &prepared.space.fitness.command {
+    let costs = match &session.space().fitness.command {
         Some(command) => {
-            let probe = command::probe(command, &prepared, args.file.parent());
+            let probe = command::probe(command, &session, args.file.parent());
             findings.problems.extend(probe.problem.clone());
-            let costs = cost::of_command(&prepared, &probe);
+            let costs = cost::of_command(&session, &probe);
             findings.command = Some(probe);
             costs
         }
-        None if can_be_merged => Some(cost::measure(&prepared, tasks, held_out, drawn.recipes, &mut findings)?),
+        None if can_be_merged => Some(cost::measure(&session, drawn.recipes, &mut findings)?),
         None => None,
     };
     if let Some(costs) = costs {
-        costs.tell(&prepared, &plan, budget_ms, &mut findings);
+        costs.tell(&session, &plan, budget_ms, &mut findings);
     }
     if let Some(compared) = &compared {
         findings
@@ -260,15 +256,15 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
 }
 
 /// What one merge of the space is: of the last unsearched one, which mixes all experts.
-fn merge_of_space(prepared: &Prepared, findings: &mut Findings) -> Result<()> {
-    let Some((_, recipe)) = prepared.genome.baselines().pop() else {
+fn merge_of_space(session: &Session, findings: &mut Findings) -> Result<()> {
+    let Some((_, recipe)) = session.genome().baselines().pop() else {
         return Ok(());
     };
-    let plan = Plan::new(&recipe, &prepared.parents)?;
+    let plan = Plan::new(&recipe, session.parents())?;
     findings.warnings.extend(plan.warnings());
     let donor = plan.tokenizer().donor;
-    findings.warnings.extend(endings::warnings(&prepared.parents, &donor));
-    findings.merge = Some(merge(&plan, &prepared.parents));
+    findings.warnings.extend(endings::warnings(session.parents(), &donor));
+    findings.merge = Some(merge(&plan, session.parents()));
     Ok(())
 }
 

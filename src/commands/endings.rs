@@ -6,7 +6,7 @@
 
 use crate::{
     model::Tokenizer,
-    search::{Parents, tokenizer_files},
+    models::{Parents, tokenizer_files},
 };
 
 /// How one model ends, and how it is spoken to.

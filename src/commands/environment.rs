@@ -1,26 +1,29 @@
-//! The clock, the environment and the terminal: read here and passed in, so that nobody below has to.
+//! What commands need of the terminal, the environment and the machine, besides the [`Host`] that they pass on.
 
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
+pub use crate::host::{data_cache, data_dirs, now_ms, stopwatch};
 use crate::{
     checkpoint::{Download, HubOptions},
     dashboard::Appearance,
-    eval::DataDirs,
+    host::{Host, variable},
     model::Isa,
-    store::Holder,
 };
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+/// This machine, whose downloads show how far they are.
+pub fn host() -> Host {
+    Host {
+        hub: hub_options(),
+        ..Host::this_machine()
+    }
 }
 
 /// Sends warnings (and more, if asked) to stderr.
@@ -75,19 +78,6 @@ pub fn choose_instruction_set() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
-}
-
-/// A clock that never goes back.
-pub fn stopwatch() -> impl Fn() -> std::time::Duration {
-    let start = Instant::now();
-    move || start.elapsed()
-}
-
 /// How long decompositions of so many operations take on this machine, from a small one.
 pub fn decomposition_seconds(flops: u64) -> f64 {
     let clock = stopwatch();
@@ -114,23 +104,6 @@ pub fn is_interactive() -> bool {
 pub fn this_program() -> Command {
     // The file may have been replaced since the start; then the name on the path is the best guess.
     Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("heterosis")))
-}
-
-/// Who this process is, for those who meet the lock that it holds.
-pub fn holder() -> Holder {
-    let arguments = std::env::args().skip(1);
-    let host = Command::new("uname").arg("-n").output();
-    Holder {
-        pid: std::process::id(),
-        host: host.map_or_else(
-            |_| "an unknown host".into(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_string(),
-        ),
-        command: std::iter::once("heterosis".to_string())
-            .chain(arguments)
-            .collect::<Vec<_>>()
-            .join(" "),
-    }
 }
 
 /// Runs a command to its end without a word on the terminal; the error is the last line that it wrote on stderr.
@@ -196,27 +169,11 @@ pub fn appearance() -> Appearance {
     }
 }
 
-/// The local cache of benchmark data.
-pub fn data_cache() -> PathBuf {
-    let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
-    cache.join("heterosis").join("data")
-}
-
 /// Where this user's programs keep what they know; `None` without a home.
 pub fn state_dir() -> Option<PathBuf> {
     let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local").join("state"));
     let state = variable("XDG_STATE_HOME").map(PathBuf::from).or_else(home)?;
     Some(state.join("heterosis"))
-}
-
-/// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.
-pub fn data_dirs() -> DataDirs {
-    let roots = match variable("HETEROSIS_DATA") {
-        Some(dir) => vec![PathBuf::from(dir)],
-        None => vec![data_cache()],
-    };
-    DataDirs { roots }
 }
 
 /// The Hub's usual variables, and a progress bar on stderr.

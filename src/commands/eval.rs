@@ -5,9 +5,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{
-    Failure, LONGEST_INPUT, Outcome, environment, models::Opened, print, print_json, replacement::Replacement,
-};
+use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, replacement::Replacement, runtime};
 use crate::{
     checkpoint,
     cli::{EvalArgs, ProfileArg, RescoreArgs},
@@ -66,7 +64,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
         }
     }
     let answers_file = args.answers.as_deref().map(Replacement::create).transpose()?;
-    let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
+    let mut engine = runtime::engine(&args.model, &args.engine)?;
     let work: Vec<(&Task, &[Question])> = tasks
         .iter()
         .map(|(task, questions)| (task, questions.as_slice()))

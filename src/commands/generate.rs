@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, LONGEST_INPUT, Outcome, environment, models::Opened, print, print_json};
+use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, runtime};
 use crate::{checkpoint, cli::GenerateArgs, model::Request};
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ pub fn generate(args: GenerateArgs) -> Outcome {
     if args.max_new_tokens == 0 {
         return Err(anyhow!("--max-new-tokens 0 leaves nothing to generate").into());
     }
-    let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
+    let mut engine = runtime::engine(&args.model, &args.engine)?;
     let stop: Arc<[String]> = args.stop.into();
     let mut requests = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {

@@ -2,11 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc::Sender},
 };
 
 use anyhow::Result;
@@ -109,15 +105,6 @@ pub fn suspend() {
     }
 }
 
-/// Set when it is dropped, however that comes about: who waits for the end of a run must not wait for ever.
-pub struct Over<'a>(pub &'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Shows a view; one that panics ends alone, and the run goes on.
 pub fn guarded<T>(what: &str, view: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(view)) {
@@ -133,27 +120,7 @@ pub fn guarded<T>(what: &str, view: impl FnOnce() -> T) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    /// A panic while something was shown left the thread that passes requests on waiting: the program hung for ever.
-    #[test]
-    fn whoever_waits_for_the_end_is_told_by_a_panic_too() {
-        let over = AtomicBool::new(false);
-        let hung = catch_unwind(AssertUnwindSafe(|| {
-            std::thread::scope(|scope| {
-                let _over = Over(&over);
-                scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                });
-                panic!("a view");
-            })
-        }));
-        assert!(hung.is_err() && over.load(Ordering::Relaxed));
-    }
 
     #[test]
     fn a_view_that_panics_ends_alone() {

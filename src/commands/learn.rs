@@ -5,19 +5,15 @@ use std::{collections::HashMap, fs, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{
-    Failure, Outcome, environment,
-    models::{Opened, Runtime, beside, read_recipe},
-    print, print_json,
-};
+use super::{Failure, Outcome, environment, print, print_json, runtime};
 use crate::{
     cli::{LearnArgs, TeacherArg},
     eval::{self, Kind, Profile, Question, Split, Task, TaskOptions},
     learn::{Change, Course, Settings, Step, teachers, variables},
     merge::Plan,
     model::{Engine, ScoreRequest, Text},
+    models::{Opened, Runtime, beside, engine_of, read_recipe, verbatim},
     recipe::{Recipe, write},
-    search::verbatim,
 };
 
 /// `--json`.
@@ -62,9 +58,9 @@ impl From<Change> for Loss {
 pub fn learn(args: LearnArgs) -> Outcome {
     let clock = environment::stopwatch();
     let recipe = read_recipe(&args.recipe)?;
-    let opened = Opened::recipe(&args.recipe)?;
+    let opened = Opened::recipe(&args.recipe, &environment::hub_options())?;
     let tasks = tasks(&args)?;
-    let runtime = Runtime::new(&args.engine)?;
+    let runtime = runtime::runtime(&args.engine)?;
     let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;
     let (variables, start) = variables::of_recipe(&recipe);
     let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
@@ -198,7 +194,7 @@ fn gather(
     tasks: &[(Task, Vec<Question>)],
     runtime: &Runtime,
 ) -> Result<Material> {
-    let mut engine = opened.engine_on(runtime)?;
+    let mut engine = opened.engine(runtime)?;
     let mut material = Material {
         texts: Vec::new(),
         groups: Vec::new(),
@@ -301,5 +297,5 @@ fn given_of<'a>(answer: &'a eval::Answer, place: &HashMap<&str, usize>) -> Optio
 /// One of the recipe's models, as it is.
 fn as_it_is(model: &str, opened: &Opened, runtime: &Runtime) -> Result<Engine> {
     let plan = Plan::new(&verbatim(model), &opened.parents)?;
-    super::models::engine_of(&plan, &opened.parents, runtime)
+    Ok(engine_of(&plan, &opened.parents, runtime)?)
 }

@@ -2,30 +2,31 @@
 
 use anyhow::Context;
 
-use super::{
-    Failure, Outcome, child, environment,
-    models::{Opened, read_recipe},
-    overwrite::{self, marked},
+use super::{Failure, Outcome, environment};
+use crate::{
+    checkpoint::parse_size,
+    cli::MergeArgs,
+    models::{self, Opened, marked, read_recipe},
+    recipe::write,
 };
-use crate::{checkpoint::parse_size, cli::MergeArgs, recipe::write};
 
 pub fn merge(args: MergeArgs) -> Outcome {
     let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
-    let opened = Opened::recipe(&args.recipe)?;
+    let opened = Opened::recipe(&args.recipe, &environment::hub_options())?;
     let recipe = read_recipe(&args.recipe)?;
     announce(&opened);
-    let mut writer = overwrite::begin(&args.out, shard_size, args.overwrite)?;
+    let mut writer = models::begin(&args.out, shard_size, args.overwrite)?;
+    environment::remove_on_signal(writer.partial())?;
     let bar = environment::progress_bar(opened.plan.outputs().len() as u64, "merging");
-    let mut merge = || -> anyhow::Result<()> {
-        child::write(&mut writer, &opened.plan, &opened.parents, &mut |done| {
+    let mut merge = || -> Result<(), models::Error> {
+        models::write(&mut writer, &opened.plan, &opened.parents, &mut |done| {
             bar.set_position(done as u64)
         })?;
-        writer.text("mergekit_config.yml", &marked(&write::to_yaml(&recipe)))?;
-        Ok(())
+        Ok(writer.text("mergekit_config.yml", &marked(&write::to_yaml(&recipe)))?)
     };
     let merged = merge().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();
-    merged.map_err(Failure::Work)
+    merged.map_err(Failure::work)
 }
 
 /// Singular value decompositions take minutes where everything else takes seconds: said before they start.

@@ -3,26 +3,23 @@
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
 mod check;
-mod child;
 mod compare;
 mod data;
 mod endings;
 mod environment;
 mod eval;
 mod export;
-mod final_limits;
 mod generate;
 mod interruption;
 mod learn;
 mod lists;
 mod merge;
-mod models;
 mod output;
-mod overwrite;
 mod perplexity;
 mod replacement;
 mod report;
 mod rescore;
+mod runtime;
 mod search;
 mod simplify;
 mod status;
@@ -36,12 +33,13 @@ use std::{
 
 use output::{print, print_if_read, print_json, say};
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    models, session,
+};
 
 /// The most that a text, prompts or answers may hold that a user names, 1 GiB.
 const LONGEST_INPUT: u64 = 1 << 30;
-/// The most that a JSON or YAML document of ours may hold, 16 MiB.
-const LONGEST_DOCUMENT: u64 = 16 << 20;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -91,7 +89,14 @@ impl Failure {
 }
 
 fn causes<T: std::error::Error + 'static>(e: &anyhow::Error) -> impl Iterator<Item = &T> {
-    e.chain().filter_map(|cause| cause.downcast_ref::<T>())
+    e.chain().filter_map(|cause| passed_on(cause).downcast_ref::<T>())
+}
+
+/// The error of another room where a room only passes it on.
+fn passed_on<'a>(e: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    let of_session = e.downcast_ref::<session::Error>().and_then(session::Error::passed_on);
+    let of_models = e.downcast_ref::<models::Error>().and_then(models::Error::passed_on);
+    of_session.or(of_models).unwrap_or(e)
 }
 
 /// Would the same call succeed on a machine with room, memory and working disks?
@@ -118,14 +123,6 @@ fn is_of_the_machine(e: &anyhow::Error) -> bool {
 fn is_of_the_recipe(e: &anyhow::Error) -> bool {
     use crate::merge::Error;
     causes::<Error>(e).any(|e| !matches!(e, Error::Read { .. }))
-}
-
-/// Whether a text is a `provenance.json` that `verify` goes on with.
-///
-/// # Errors
-/// It is no such document, or asks for more than an export may.
-pub fn read_provenance(text: &str) -> anyhow::Result<()> {
-    export::read_provenance(text).map(drop)
 }
 
 /// Runs a command.
@@ -187,6 +184,15 @@ mod tests {
             (Failure::work(no_file()), 1),
             (Failure::work(zero()), 2),
             (Failure::from(zero()), 2),
+            (Failure::work(session::Error::from(models::Error::from(zero()))), 2),
+            (Failure::work(models::Error::from(zero())), 2),
+            (
+                Failure::from(session::Error::Io {
+                    path: "x".into(),
+                    source: full(),
+                }),
+                1,
+            ),
             (Failure::Interrupted, 130),
         ] {
             assert_eq!(failure.code(), code, "{failure:?}");

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Failure, LONGEST_INPUT, Outcome, models::Opened, print, print_json};
+use super::{Failure, LONGEST_INPUT, Outcome, print, print_json, runtime};
 use crate::{checkpoint, cli::PerplexityArgs};
 
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ pub fn perplexity(args: PerplexityArgs) -> Outcome {
     let name = args.text.display();
     let text =
         checkpoint::read_text(&args.text, LONGEST_INPUT).with_context(|| format!("cannot read the text {name}"))?;
-    let mut engine = Opened::open(&args.model)?.engine(&args.engine)?;
+    let mut engine = runtime::engine(&args.model, &args.engine)?;
     let tokens = engine.tokenizer().encode(&text, true)?;
     if tokens.len() < 2 {
         return Err(anyhow::anyhow!(

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Outcome, print, print_json, search::fitness_tasks};
+use super::{Outcome, environment, print, print_json};
 use crate::{
     cli::{ProfileArg, RescoreArgs},
     eval::{Answer, Kind, Task},
     event::{self, Event, Record, RunStarted, run::origin_name, words::task_name},
     search::FitnessTask,
+    session::fitness_tasks,
     space::{Space, TaskRef},
     store::{self, RunDir},
 };
@@ -93,6 +94,7 @@ fn judges<'a>(args: &RescoreArgs, space: &Space, started: &'a RunStarted) -> Res
     let is_only = names.len() == 1;
     let (mut judges, mut replaced) = (Vec::new(), false);
     let mut tasks = started.tasks.as_slice();
+    let data = environment::data_dirs();
     for reference in &space.fitness.tasks {
         let mut reference = reference.clone();
         if let Some(profile) = args.profile {
@@ -106,10 +108,14 @@ fn judges<'a>(args: &RescoreArgs, space: &Space, started: &'a RunStarted) -> Res
             );
         }
         let replacement = args.task.as_ref().map(|word| {
-            fitness_tasks(&TaskRef {
-                task: word.clone(),
-                ..reference.clone()
-            })
+            let task = word.clone();
+            fitness_tasks(
+                &TaskRef {
+                    task,
+                    ..reference.clone()
+                },
+                &data,
+            )
         });
         let same = |new: &[FitnessTask]| {
             new.first()
@@ -122,8 +128,8 @@ fn judges<'a>(args: &RescoreArgs, space: &Space, started: &'a RunStarted) -> Res
                 new
             }
             // Nothing else could use it.
-            Some(Err(e)) if is_only => return Err(e),
-            _ => fitness_tasks(&reference)?,
+            Some(Err(e)) if is_only => return Err(e.into()),
+            _ => fitness_tasks(&reference, &data)?,
         };
         let n = loaded.len().min(tasks.len());
         judges.extend(loaded.into_iter().zip(tasks).map(|(loaded, task)| Judge {

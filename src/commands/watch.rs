@@ -4,17 +4,17 @@ use std::{
     path::Path,
     sync::mpsc::{self, Receiver, Sender},
     thread::JoinHandle,
-    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Context;
 
 use super::{Outcome, environment, interruption, print, print_if_read, say};
 use crate::{
     cli::{LogFormat, WatchArgs},
     dashboard::{self, Action, Feed, Flags, PlainLines},
     event::{Event, Record},
-    store::{self, RunDir, Tail},
+    session::{self, Wish},
+    store::{self, RunDir},
 };
 
 pub fn watch(args: WatchArgs) -> Outcome {
@@ -32,7 +32,7 @@ pub fn watch(args: WatchArgs) -> Outcome {
         }
         None => {
             now = Box::new(environment::now_ms);
-            follow(&dir)?
+            session::watch(&dir)?
         }
     };
     if args.watch.headless || !environment::is_interactive() {
@@ -58,45 +58,17 @@ pub fn watch(args: WatchArgs) -> Outcome {
     Ok(())
 }
 
-/// Sends a journal's records as they are written, until the run is over or nobody writes to it any more.
-fn follow(dir: &RunDir) -> Result<Receiver<Record>> {
-    let mut tail = Tail::open(&dir.journal())?;
-    let (sender, receiver) = mpsc::channel();
-    let dir = dir.clone();
-    std::thread::spawn(move || {
-        loop {
-            let idle = !dir.is_locked();
-            let Ok(records) = tail.poll() else { return };
-            let none = records.is_empty();
-            for record in records {
-                let over = matches!(record.event, Event::RunDone { .. } | Event::RunFailed { .. });
-                if sender.send(record).is_err() || over {
-                    return;
-                }
-            }
-            if idle && none {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    });
-    Ok(receiver)
-}
-
 /// Passes a wish on to the process that searches, through files that it looks at between two candidates.
 pub fn request(dir: &RunDir, action: Action) {
-    let done = match action {
-        Action::RequestStop => std::fs::write(dir.stop_request(), ""),
-        Action::RequestPause => std::fs::write(dir.pause_request(), ""),
-        Action::RequestResume => std::fs::remove_file(dir.pause_request()),
-        Action::Suspend => {
-            interruption::suspend();
-            Ok(())
-        }
-        Action::CloseView | Action::Abort | Action::RequestExport { .. } => Ok(()),
+    let wish = match action {
+        Action::RequestStop => Wish::Stop,
+        Action::RequestPause => Wish::Pause,
+        Action::RequestResume => Wish::GoOn,
+        Action::Suspend => return interruption::suspend(),
+        Action::CloseView | Action::Abort | Action::RequestExport { .. } => return,
     };
-    if let Err(e) = done {
-        tracing::warn!("{}: the request cannot be passed on: {e}", dir.path().display());
+    if let Err(e) = session::wish(dir, wish) {
+        tracing::warn!("the request cannot be passed on: {:#}", anyhow::Error::from(e));
     }
 }
 

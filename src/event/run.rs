@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::changes::Change;
 use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
+use super::standing;
+pub use super::standing::{competes, counts, is_paid};
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
     Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
@@ -346,11 +348,6 @@ impl Run {
         self.evals = paid.filter(|s| s.candidate.generation.is_none()).count() as u64;
     }
 
-    /// Whether a candidate is an unsearched merge once more, which the search was only told to begin with: that is free.
-    fn is_free_start(&self, candidate: &Candidate) -> bool {
-        repeats_baseline(candidate, self.scored.iter().map(|s| &s.candidate))
-    }
-
     /// Milliseconds that the final takes from here, at the speed of the search; `None` where nothing is known of it.
     pub fn final_left_ms(&self) -> Option<f64> {
         let scored = || self.scored.iter().map(|s| &s.candidate);
@@ -442,7 +439,7 @@ impl Run {
                 index
             }
             None => {
-                self.evals += u64::from(is_paid(&candidate.origin) && !self.is_free_start(candidate));
+                self.evals += standing::cost(candidate, self.scored.iter().map(|s| &s.candidate));
                 self.scored.push(Scored {
                     candidate: candidate.clone(),
                     time_ms: record.time_ms,
@@ -464,7 +461,7 @@ impl Run {
     /// What a candidate's score is worth as long as nothing is known of its own generation.
     pub fn worth_of(&self, candidate: &Candidate) -> f64 {
         match self.prior.filter(|_| candidate.generation.is_some()) {
-            Some(prior) => prior.worth(candidate.fitness, candidate.stderr.powi(2)),
+            Some(prior) => standing::worth(candidate, &prior),
             None => candidate.fitness,
         }
     }
@@ -479,29 +476,14 @@ impl Run {
     fn weigh(&mut self, generation: u64) {
         let is_first = self.prior.is_none();
         let mut weigh = |is_meant: &dyn Fn(&Candidate) -> bool| {
-            let of_race = || self.scored.iter().filter(|s| is_meant(&s.candidate));
-            let scores: Vec<(f64, f64)> = of_race()
-                .map(|s| (s.candidate.fitness, s.candidate.stderr.powi(2)))
-                .collect();
-            let Some(prior) = Prior::of(&scores) else { return };
-            for scored in self.scored.iter_mut().filter(|s| is_meant(&s.candidate)) {
-                scored.worth = prior.worth(scored.candidate.fitness, scored.candidate.stderr.powi(2));
-            }
-            self.prior = Some(prior);
+            let of_race = self.scored.iter_mut().filter(|s| is_meant(&s.candidate));
+            self.prior = standing::weigh(of_race.map(|s| (&s.candidate, &mut s.worth))).or(self.prior);
         };
         if is_first {
             weigh(&|c| c.origin == Origin::Random && c.generation.is_none());
         }
         weigh(&|c| c.generation == Some(generation));
-        let competing = (0..self.scored.len()).filter(|&i| competes(&self.scored[i].candidate));
-        // Of equals the earlier.
-        self.best = competing.reduce(|a, b| {
-            if self.scored[b].worth > self.scored[a].worth {
-                b
-            } else {
-                a
-            }
-        });
+        self.best = standing::best(self.scored.iter().map(|s| (&s.candidate, s.worth)));
     }
 
     /// Keeps memory bounded; runs only when twice the number to keep has gathered.
@@ -763,29 +745,6 @@ impl Run {
             .into_iter()
             .any(|t| t.task == task && t.lang == lang && t.metric == LOG_LIKELIHOOD)
     }
-}
-
-/// Whether a candidate of this origin was bred in this run, and not known before it.
-pub fn counts(origin: &Origin) -> bool {
-    !matches!(origin, Origin::Parent | Origin::Baseline)
-}
-
-/// Whether a candidate of this origin is paid for by the budget of the search; an optimizer's mean is a by-product, and
-/// what is learned has a budget of its own.
-pub fn is_paid(origin: &Origin) -> bool {
-    counts(origin) && !matches!(origin, Origin::Mean | Origin::Learned)
-}
-
-/// Whether a candidate is one of the unsearched merges among `scored` once more, as what a search is told to begin with
-/// often is.
-pub fn repeats_baseline<'a>(candidate: &Candidate, mut scored: impl Iterator<Item = &'a Candidate>) -> bool {
-    candidate.origin == Origin::WarmStart
-        && scored.any(|c| c.origin == Origin::Baseline && c.recipe_digest == candidate.recipe_digest)
-}
-
-/// Whether a candidate may be the best: a merge that was asked all questions of its time.
-pub fn competes(candidate: &Candidate) -> bool {
-    candidate.origin != Origin::Parent && !candidate.eliminated
 }
 
 /// Of two scores whose questions have nothing to do with each other; the same questions would only make it surer.

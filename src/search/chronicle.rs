@@ -31,6 +31,8 @@ pub struct Chronicle<'a> {
     /// Sees every record, also those that are not journalled.
     listener: &'a dyn Fn(&Record),
     past: Past,
+    /// What the run said of itself when it began, with the changes that were accepted since; none of a new run.
+    began: Option<RunStarted>,
     /// What is not written down before somebody answers again; see [`Chronicle::hold`].
     held: Option<Vec<Event>>,
     elapsed_before_ms: u64,
@@ -105,18 +107,27 @@ fn name_of(task: &ExamTask) -> TaskName {
 }
 
 impl<'a> Chronicle<'a> {
-    /// Begins a run, or takes one up again. `started` is what a run that began now would say of itself; where the journal
-    /// says otherwise, models, tasks or space are others now, and the run goes on only if somebody `accepts` that.
+    /// Begins a run, or takes one up again: [`Self::read`], then [`Self::begin`].
     ///
     /// # Errors
-    /// The journal cannot be read or written, or the run is not what it was.
+    /// Theirs.
     pub fn open(
-        mut opening: Opening<'_>,
+        opening: Opening<'_>,
         started: RunStarted,
         accepts: bool,
         clock: Clock<'a>,
         listener: &'a dyn Fn(&Record),
     ) -> Result<Self, Error> {
+        let mut chronicle = Self::read(opening, clock, listener)?;
+        chronicle.begin(started, accepts)?;
+        Ok(chronicle)
+    }
+
+    /// Reads what a journal holds, once, and shows it to the listener. Nothing is written but that a torn tail is cut off.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub fn read(mut opening: Opening<'_>, clock: Clock<'a>, listener: &'a dyn Fn(&Record)) -> Result<Self, Error> {
         let (mut past, mut worked, mut began) = (Past::default(), Worked::default(), None);
         for record in &mut opening {
             let record = record?;
@@ -129,22 +140,30 @@ impl<'a> Chronicle<'a> {
             }
         }
         let started_ms = (clock.now_ms)();
-        let mut chronicle = Self {
+        Ok(Self {
             journal: opening.journal()?,
             clock,
             listener,
             answers: past.answer_count,
             past,
+            began,
             held: None,
             elapsed_before_ms: worked.total_ms(),
             started_ms,
-        };
-        match began {
-            None => chronicle.write(Event::RunStarted(started))?,
-            Some(began) if !chronicle.past.done => chronicle.resume(&began, started, accepts)?,
-            Some(_) => {}
+        })
+    }
+
+    /// The first word of this process. `now` is what a run that began now would say of itself; where the journal says
+    /// otherwise, models, tasks or space are others now, and the run goes on only if somebody `accepts` that.
+    ///
+    /// # Errors
+    /// The journal cannot be written, or the run is not what it was.
+    pub fn begin(&mut self, now: RunStarted, accepts: bool) -> Result<(), Error> {
+        match self.began.take() {
+            None => self.write(Event::RunStarted(now)),
+            Some(began) if !self.past.done => self.resume(&began, now, accepts),
+            Some(_) => Ok(()),
         }
-        Ok(chronicle)
     }
 
     fn resume(&mut self, began: &RunStarted, now: RunStarted, accepts: bool) -> Result<(), Error> {

@@ -6,15 +6,14 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Parents, Sitting, Subject, Unscored,
-};
+use super::{Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Sitting, Subject, Unscored};
 use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
     model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
-    recipe::{Body, Method, Recipe, Source, Stage},
+    models::{Parents, verbatim},
+    recipe::Recipe,
     space::{Guard, Limit},
     store::Cache,
 };
@@ -26,6 +25,7 @@ pub const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");
 const GUARD_QUESTIONS: usize = 16;
 
 /// A task of the fitness, loaded.
+#[derive(Clone, Debug)]
 pub struct FitnessTask {
     pub task: Task,
     pub weight: f64,
@@ -226,6 +226,11 @@ impl<'a> MergeEvaluator<'a> {
                 self.resources.cache.put(&key, &Kept::of(answer, is_measured));
             }
         }
+    }
+
+    /// Forgets the questions of all exams: those that follow load them again.
+    pub fn forget_questions(&mut self) {
+        self.questions.clear();
     }
 
     /// Keeps answers there from now on.
@@ -748,28 +753,5 @@ fn plain(answer: eval::Answer, task: &Task) -> event::Answer {
         finish: answer.finish,
         language_ok: answer.language_ok,
         tokens: answer.token_count,
-    }
-}
-
-/// The recipe that is a model as it is.
-pub fn verbatim(model: &str) -> Recipe {
-    Recipe {
-        stages: vec![Stage {
-            name: None,
-            merge_method: Method::Passthrough,
-            base_model: None,
-            body: Body::Models(vec![Source {
-                model: model.into(),
-                layer_range: None,
-                parameters: Default::default(),
-            }]),
-            parameters: Default::default(),
-            dtype: None,
-            out_dtype: None,
-            tokenizer_source: None,
-            tokenizer: None,
-            chat_template: None,
-            seed: None,
-        }],
     }
 }

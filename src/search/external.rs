@@ -21,12 +21,12 @@ use serde_json::{Map, Value};
 
 use super::{
     Crew, Evaluation, Evaluator, Exam, ExamTask, Sitting, Subject, Unscored,
-    evaluator::verbatim,
     genome::named,
     program::{Broke, Program, Reply, ReplyAnswer},
 };
 use crate::{
     event::{self, Answer},
+    models::verbatim,
     recipe::Recipe,
     space,
 };

@@ -2,18 +2,15 @@
 //!
 //! The best score of a search is the luckiest of many, so it decides only who comes here. The selection questions, which
 //! no candidate was bred on, choose the winner; the optimizer's mean and what was learned last win ties, see
-//! [`least_lucky_wins_ties`]. The test split is
-//! then read a single time, and that reading is in the journal. Last, the winner and the parents meet tasks that the search
-//! never asked: what the child forgot.
-
-use std::collections::HashSet;
+//! [`least_lucky_wins_ties`]. The test split is then read a single time, and that reading is in the journal. Last, the winner
+//! and the parents meet tasks that the search never asked: what the child forgot.
 
 use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
     event::{
         Candidate, CandidateId, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase,
-        Selection, TestReading, TestScore,
+        Selection, TestReading, TestScore, standing,
     },
 };
 
@@ -50,16 +47,10 @@ impl Run<'_, '_> {
             true => front(&bred, self.plan),
             false => bred.clone(),
         };
-        let always = self.scored.iter().filter(|c| {
-            let is_mean = self.means.contains(&c.id) && c.origin == Origin::Mean;
-            matches!(c.origin, Origin::Baseline | Origin::Learned) || is_mean
-        });
-        let lucky = bred.iter().copied().find(|c| c.origin == Origin::Random);
-        let mut seen = HashSet::new();
-        let fixed: Vec<&Candidate> = always.chain(lucky).filter(|c| seen.insert(&c.recipe_digest)).collect();
-        let field = field.into_iter().filter(|c| seen.insert(&c.recipe_digest));
-        let bred = field.take(self.plan.space.finale.finalists);
-        fixed.into_iter().chain(bred).cloned().collect()
+        let is_last = |mean: &Candidate| self.means.contains(&mean.id);
+        let most = self.plan.space.finale.finalists;
+        let finalists = standing::finalists(&self.scored, &bred, field, is_last, most);
+        finalists.into_iter().cloned().collect()
     }
 
     fn select(&mut self) -> Result<Selection, Interrupt> {

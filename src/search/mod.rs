@@ -23,7 +23,6 @@ mod finale;
 mod genome;
 mod learning;
 mod overlap;
-mod parents;
 mod pool;
 mod program;
 mod pupil;
@@ -48,12 +47,11 @@ use serde::Serialize;
 
 pub use chronicle::{Chronicle, Clock};
 pub use computation::{Computation, build};
-pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources, verbatim};
+pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources};
 pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use learning::Lesson;
 pub use overlap::{AskedPart, compare_questions, parts_of_run};
-pub use parents::{Parents, checkpoint_dtype, recipe_dtype, tokenizer_files};
 pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask};
 pub use unscored::Unscored;
@@ -66,7 +64,10 @@ use pool::Pool;
 use race::{Entrant, Genes, Pace, Race};
 
 use crate::{
-    event::{self, CandidateId, EndReason, Event, Level, Origin, Phase},
+    event::{
+        self, CandidateId, EndReason, Event, Level, Origin, Phase,
+        standing::{self, Standing},
+    },
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
     space::{self, GeneSpec, Space, Stage, Start},
@@ -340,8 +341,8 @@ struct Run<'a, 'b> {
     standard: Exam,
     /// Everybody with a score on the search questions, in order.
     scored: Vec<event::Candidate>,
-    /// By candidate: its fitness, drawn to its generation's mean by how little is known of it.
-    worth: HashMap<String, f64>,
+    /// Their fitness, in a race drawn to its mean by how little is known of it.
+    worth: Vec<f64>,
     /// Ids of the optimizers' own ideas of the best.
     means: Vec<String>,
     /// Races begun; each has its own block of questions.
@@ -409,7 +410,7 @@ impl<'a, 'b> Run<'a, 'b> {
             pool,
             pace,
             scored: Vec::new(),
-            worth: HashMap::new(),
+            worth: Vec::new(),
             means: Vec::new(),
             races: 0,
             asked: 0,
@@ -572,8 +573,8 @@ impl Run<'_, '_> {
     fn wider(&self, genome: &Genome, optimizer: &Optimizer) -> Option<(Genome, Option<Start>)> {
         let (began, _) = self.stages.last()?;
         // Those who left their race early too: the survivors alone are too much alike to show an effect.
-        let asked = self.scored[*began..].iter().filter(|c| c.generation.is_some());
-        let points: Vec<(&[f64], f64)> = asked.map(|c| (c.genotype.as_slice(), self.worth(c))).collect();
+        let asked = self.standing().skip(*began).filter(|(c, _)| c.generation.is_some());
+        let points: Vec<(&[f64], f64)> = asked.map(|(c, worth)| (c.genotype.as_slice(), worth)).collect();
         let known = match (optimizer.mean(), optimizer.spread()) {
             (Some(mean), Some(Spread::Correlated { stds, correlations })) => Start {
                 mean,
@@ -836,22 +837,13 @@ impl Run<'_, '_> {
         }
     }
 
-    /// The searched candidates that count, those of most worth first.
-    fn bred(&self) -> Vec<&event::Candidate> {
-        let is_bred = |c: &&event::Candidate| {
-            let origins = matches!(
-                c.origin,
-                Origin::Search | Origin::WarmStart | Origin::Random | Origin::Learned
-            );
-            origins && !c.eliminated
-        };
-        let mut bred: Vec<&event::Candidate> = self.scored.iter().filter(is_bred).collect();
-        bred.sort_by(|a, b| self.worth(b).total_cmp(&self.worth(a)));
-        bred
+    fn standing(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.scored.iter().zip(self.worth.iter().copied())
     }
 
-    fn worth(&self, candidate: &event::Candidate) -> f64 {
-        self.worth.get(&candidate.id).copied().unwrap_or(candidate.fitness)
+    /// The searched candidates that count, those of most worth first.
+    fn bred(&self) -> Vec<&event::Candidate> {
+        standing::bred(self.standing())
     }
 
     /// Why nobody more is asked while `out` candidates are at work: the end of the search with its reason, or `None`

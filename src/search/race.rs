@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     eval::stats,
-    event::{self, Candidate, CandidateId, Event, Origin, Score, TaskScore, shrinkage::Prior},
+    event::{self, Candidate, CandidateId, Event, Origin, Score, TaskScore, standing},
     optim::{Answered, Fitness, Genotype, Outcome},
     recipe::Recipe,
     space::{GeneSpec, Racing},
@@ -361,15 +361,8 @@ impl Run<'_, '_> {
     /// What everybody's score is worth beside those of the same race.
     fn shrink(&mut self, arms: &[Arm<'_>]) {
         let ids: Vec<&str> = arms.iter().map(|a| a.entrant.id.as_str()).collect();
-        let of_race = self.scored.iter().rev().take(arms.len());
-        let of_race: Vec<&Candidate> = of_race.filter(|c| ids.contains(&c.id.as_str())).collect();
-        let scores: Vec<(f64, f64)> = of_race.iter().map(|c| (c.fitness, c.stderr * c.stderr)).collect();
-        let Some(prior) = Prior::of(&scores) else { return };
-        let worth = of_race
-            .iter()
-            .zip(scores)
-            .map(|(c, (x, variance))| (c.id.clone(), prior.worth(x, variance)));
-        self.worth.extend(worth);
+        let last = self.scored.iter().zip(&mut self.worth).rev().take(arms.len());
+        standing::weigh(last.filter(|(c, _)| ids.contains(&c.id.as_str())));
     }
 
     /// One candidate alone, on the standard questions: its fitness, or the reason why it has none.
@@ -570,8 +563,8 @@ impl Run<'_, '_> {
             }
         };
         self.chronicle.forget_answers(id);
-        let is_free = event::run::repeats_baseline(&candidate, self.scored.iter());
-        self.evals += u64::from(event::run::is_paid(origin) && !is_free);
+        self.evals += standing::cost(&candidate, self.scored.iter());
+        self.worth.push(candidate.fitness);
         self.scored.push(candidate);
         Ok(())
     }
@@ -593,7 +586,7 @@ impl Run<'_, '_> {
                 reason: reason.clone(),
             })?;
         }
-        self.evals += u64::from(event::run::is_paid(&entrant.origin));
+        self.evals += u64::from(standing::is_paid(&entrant.origin));
         if entrant.origin == Origin::Search {
             *self.failures.entry(reason).or_default() += 1;
         }

@@ -26,14 +26,6 @@ const MOST_RUNGS: usize = 16;
 /// Far beyond what a machine runs at a time; keeps a slip of the keyboard from starting a million programs.
 const MOST_WORKERS: usize = 1024;
 
-const OPTIMIZERS: [(&str, Optimizer); 5] = [
-    ("cma-es", Optimizer::CmaEs),
-    ("cma-es-margin", Optimizer::CmaEsMargin),
-    ("genetic", Optimizer::Genetic),
-    ("random", Optimizer::Random),
-    ("nsga2", Optimizer::Nsga2),
-];
-
 /// Unsearched merges and paths that a search may start from, by the names of [`Codec::baselines`](super::Codec::baselines).
 const WARM_STARTS: [&str; 7] = [
     "linear",
@@ -753,7 +745,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     let Some(node) = node else { return Ok(search) };
     let map = node.map()?;
     if let Some(node) = map.optional("optimizer") {
-        search.optimizer = OPTIMIZERS[node.one_of(&OPTIMIZERS.map(|o| o.0))?].1;
+        search.optimizer = Optimizer::ALL[node.one_of(&Optimizer::ALL.map(Optimizer::name))?];
         if (search.optimizer == Optimizer::Nsga2) != fitness.is_pareto() {
             return Err(node.error("nsga2 and 'objectives: pareto' go together: one needs the other"));
         }

@@ -8,8 +8,8 @@ use heterosis::{
     learn::{Course, Settings, Variable, variables},
     merge::Plan,
     model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Text, Tokenizer},
+    models::Parents,
     recipe::{Recipe, read},
-    search::Parents,
 };
 use serde_json::Value;
 

@@ -14,5 +14,6 @@ mod program;
 mod questions;
 mod racing;
 mod runs;
+mod session;
 mod terminal;
 mod tidy;

@@ -15,7 +15,7 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
 ];
 
 /// Room of the application → rooms and crates that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
@@ -34,13 +34,38 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
             "eval",
             "merge",
             "model",
+            "models",
             "checkpoint",
             "store",
             "event",
             "recipe",
         ],
     ),
+    ("host", &["checkpoint", "eval", "store"]),
+    ("models", &["checkpoint", "merge", "model", "recipe", "yaml"]),
+    // The application without its command line: everything but what prints and what shows.
+    (
+        "session",
+        &[
+            "checkpoint",
+            "eval",
+            "event",
+            "host",
+            "merge",
+            "model",
+            "models",
+            "recipe",
+            "report",
+            "search",
+            "simplify",
+            "space",
+            "store",
+        ],
+    ),
 ];
+
+/// The file that tells everybody else what time it is, and what the environment says.
+const HOST: &str = "host";
 
 /// Files that only the unit tests compile.
 const TEST_ONLY: [&str; 3] = ["tests.rs", "golden.rs", "testing.rs"];
@@ -181,20 +206,15 @@ fn a_merge_kernel_never_opens_a_file_and_the_optimizer_never_sees_a_tensor() {
 }
 
 #[test]
-fn only_commands_print_and_read_the_clock_or_the_environment() {
+fn only_commands_print_and_only_the_host_reads_the_clock_or_the_environment() {
     for (path, room, code) in sources() {
         if matches!(room.as_str(), "commands" | "main") {
             continue;
         }
-        for what in [
-            "println!(",
-            "eprintln!(",
-            "print!(",
-            "eprint!(",
-            "SystemTime::now",
-            "Instant::now",
-            "env::var",
-        ] {
+        let prints = ["println!(", "eprintln!(", "print!(", "eprint!("];
+        let looks = ["SystemTime::now", "Instant::now", "env::var", "Host::this_machine"];
+        let looks = looks.iter().filter(|_| room != HOST);
+        for what in prints.iter().chain(looks) {
             let found: Vec<&str> = lines_with(&code, what).collect();
             assert!(found.is_empty(), "{}: {found:?}", path.display());
         }
@@ -271,6 +291,20 @@ fn only_freshness_calls_questions_new() {
         for literal in literals(&code).iter().filter(|_| !is_made_there) {
             let claim = claims.iter().find(|claim| literal.contains(*claim));
             assert_eq!(claim, None, "{}: {literal:?}", path.display());
+        }
+    }
+}
+
+/// One merge to disk needs models and a recipe; it once took the whole search with it.
+#[test]
+fn a_merge_knows_nothing_of_a_search() {
+    for (path, _, code) in sources() {
+        if path.ends_with("commands/merge.rs") {
+            let rooms = imports(&code);
+            assert!(
+                rooms.contains(&"models".to_string()) && !rooms.contains(&"search".to_string()),
+                "{rooms:?}"
+            );
         }
     }
 }

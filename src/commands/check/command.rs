@@ -4,13 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{
-    environment,
-    search::{Prepared, external_in},
-};
+use super::super::environment;
 use crate::{
     eval::Split,
     search::{Evaluator, Exam, Questions, Sitting, Subject},
+    session::Session,
     space::{Command, Limit},
 };
 
@@ -28,10 +26,10 @@ pub struct Probe {
     pub problem: Option<String>,
 }
 
-pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> Probe {
+pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Probe {
     let mut probe = Probe {
-        candidate: prepared
-            .space
+        candidate: session
+            .space()
             .models
             .first()
             .map_or("probe".into(), |(name, _)| format!("parent-{name}")),
@@ -50,11 +48,11 @@ pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> P
     let mut settings = command.clone();
     (settings.timeout, settings.workers) = (command.timeout.min(PATIENCE), 1);
     let waited = settings.timeout;
-    let mut external = external_in(&settings, prepared, dir.path());
-    let genes = prepared.genome.genes();
+    let mut external = session.external(&settings, dir.path());
+    let genes = session.genome().genes();
     let middle: Vec<f64> = genes.iter().map(|gene| gene.kind.middle()).collect();
-    let model = prepared.space.models.first().map(|(name, _)| name.as_str());
-    let exam = match asked(command, prepared) {
+    let model = session.space().models.first().map(|(name, _)| name.as_str());
+    let exam = match asked(command, session) {
         Ok(exam) => exam,
         Err(e) => {
             probe.problem = Some(e.to_string());
@@ -95,10 +93,10 @@ pub fn probe(command: &Command, prepared: &Prepared, beside: Option<&Path>) -> P
 }
 
 /// The first question of each task, of a command that names its questions.
-fn asked(command: &Command, prepared: &Prepared) -> Result<Exam, crate::search::Error> {
+fn asked(command: &Command, session: &Session) -> Result<Exam, crate::search::Error> {
     let split = Split::Search.name();
     match &command.questions {
-        Some(file) => Questions::read(Path::new(file), &prepared.space.fitness)?.exam(split, Limit::Most(1)),
+        Some(file) => Questions::read(Path::new(file), &session.space().fitness)?.exam(split, Limit::Most(1)),
         None => Ok(Exam {
             split: split.into(),
             tasks: Vec::new(),

@@ -4,15 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{
-    super::{environment, search::Prepared},
-    Findings, PartCost, TaskFinding,
-};
+use super::{super::environment, Findings, PartCost, TaskFinding};
 use crate::{
     event::{FinalPlan, Phase},
     merge::Plan,
     recipe::Recipe,
-    search::{Exam, FitnessTask, MergeEvaluator, Sitting, Subject},
+    search::{Exam, MergeEvaluator, Sitting, Subject},
+    session::Session,
     space::{Learning, Limit},
     store::Cache,
 };
@@ -60,8 +58,8 @@ struct Keys {
     questions: [usize; 2],
 }
 
-pub fn of_command(prepared: &Prepared, probe: &super::command::Probe) -> Option<Costs> {
-    let workers = prepared.space.fitness.command.as_ref().map_or(1, |c| c.workers);
+pub fn of_command(prepared: &Session, probe: &super::command::Probe) -> Option<Costs> {
+    let workers = prepared.space().fitness.command.as_ref().map_or(1, |c| c.workers);
     Some(Costs {
         merge_s: probe.seconds?,
         tasks: None,
@@ -71,16 +69,10 @@ pub fn of_command(prepared: &Prepared, probe: &super::command::Probe) -> Option<
 }
 
 /// Merges every unsearched merge and one candidate of each method, and has some questions of each task answered.
-pub fn measure(
-    prepared: &Prepared,
-    tasks: Vec<FitnessTask>,
-    held_out: Vec<FitnessTask>,
-    drawn: Vec<Recipe>,
-    findings: &mut Findings,
-) -> Result<Costs> {
+pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) -> Result<Costs> {
     let dir = tempfile::tempdir().context("no folder for a small cache")?;
-    let mut asking = prepared.evaluator(tasks, held_out, Cache::open(&dir.path().join("cache")), None);
-    let finale = &prepared.space.finale;
+    let mut asking = prepared.evaluator(Cache::open(&dir.path().join("cache")), None);
+    let finale = &prepared.space().finale;
     let (search, held_out) = (asking.search_exam()?, asking.held_out_exam()?);
     // The same questions as in a run, one of each part opened once more by the evaluator that asks them.
     for (split, limit) in [
@@ -89,7 +81,7 @@ pub fn measure(
     ] {
         asking.exam(&split.split, Limit::Most(limit.most().unwrap_or(1).min(1)))?;
     }
-    let baselines = prepared.genome.baselines();
+    let baselines = prepared.genome().baselines();
     let typical = baselines.first().map(|(_, recipe)| recipe.clone());
     let typical = typical
         .or(drawn.first().cloned())
@@ -132,15 +124,15 @@ pub fn measure(
             answer_bytes: bytes as f64 / n.max(1) as f64,
         });
     }
-    let options = &prepared.runtime.options;
+    let options = &prepared.runtime().options;
     let [of_search, most_keys] =
         [0, 1].map(|part| most_keys(&keys, part, options.max_rows).min(options.kv_memory_bytes));
     // Keys and values that were made room for and never written are not in RAM, so what is left beside them is a guess; what
     // was there before the first question is none.
     let held = asking.kv_held_bytes();
     let answered = environment::resident_bytes().map(|bytes| bytes.saturating_sub(held));
-    findings.device_memory_bytes = (!prepared.runtime.device.is_cpu()).then(|| asking.weight_bytes() + most_keys);
-    let on_host = |bytes: u64| if prepared.runtime.device.is_cpu() { bytes } else { 0 };
+    findings.device_memory_bytes = (!prepared.runtime().device.is_cpu()).then(|| asking.weight_bytes() + most_keys);
+    let on_host = |bytes: u64| if prepared.runtime().device.is_cpu() { bytes } else { 0 };
     // Merging takes most while facts about the parents are found, which is over when the final begins.
     let in_search = peak.map(|bytes| bytes + on_host(of_search));
     let in_final = answered.max(loaded).map(|bytes| bytes + on_host(most_keys));
@@ -155,7 +147,7 @@ pub fn measure(
 /// One recipe of each method. What facts about the parents a method keeps is in memory afterwards; an unsearched merge, which
 /// keeps everything, needs fewer than one that trims.
 fn load_each_method(
-    prepared: &Prepared,
+    prepared: &Session,
     asking: &mut MergeEvaluator<'_>,
     recipes: Vec<Recipe>,
     findings: &mut Findings,
@@ -166,8 +158,8 @@ fn load_each_method(
         if seen.contains(&methods) {
             continue;
         }
-        let flops = Plan::new(&recipe, &prepared.parents)?
-            .cost(&prepared.parents)
+        let flops = Plan::new(&recipe, prepared.parents())?
+            .cost(prepared.parents())
             .spectral_flops;
         if flops > 0 && environment::decomposition_seconds(flops) > LONGEST_MERGE_S {
             let method = recipe.result().merge_method.name();
@@ -257,12 +249,12 @@ impl Costs {
     }
 
     /// Into the findings: each part of a run, and what does not fit this machine.
-    pub fn tell(&self, prepared: &Prepared, plan: &FinalPlan, budget_ms: Option<u64>, findings: &mut Findings) {
+    pub fn tell(&self, prepared: &Session, plan: &FinalPlan, budget_ms: Option<u64>, findings: &mut Findings) {
         let part = |name: &'static str| {
             move |task: &TaskFinding| task.asked.iter().find(|(of, _)| *of == name).map_or(0, |(_, n)| *n)
         };
-        let space = &prepared.space;
-        let (parents, baselines) = (space.models.len(), prepared.genome.baselines().len());
+        let space = prepared.space();
+        let (parents, baselines) = (space.models.len(), prepared.genome().baselines().len());
         let all: usize = findings.tasks.iter().map(part("search")).sum();
         let racing = space.search.racing.as_ref().map(|racing| racing.mean_questions());
         let share = racing.map_or(1.0, |mean| (mean / all.max(1) as f64).min(1.0));

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::super::search::Prepared;
-use crate::{merge::Plan, recipe::Recipe, space::Space};
+use crate::{merge::Plan, recipe::Recipe, session::Session, space::Space};
 
 /// Candidates that are planned.
 const DRAWN: usize = 64;
@@ -53,12 +52,12 @@ impl Sample {
     }
 }
 
-pub fn draw(prepared: &Prepared) -> Result<Drawn> {
-    let drawn = prepared.genome.sample(DRAWN, prepared.space.search.seed)?;
+pub fn draw(session: &Session) -> Result<Drawn> {
+    let drawn = session.genome().sample(DRAWN, session.space().search.seed)?;
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let (mut recipes, total) = (Vec::new(), drawn.len());
     for recipe in drawn {
-        match Plan::new(&recipe, &prepared.parents) {
+        match Plan::new(&recipe, session.parents()) {
             Ok(_) => recipes.push(recipe),
             Err(e) => *reasons.entry(e.to_string()).or_default() += 1,
         }

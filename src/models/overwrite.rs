@@ -3,11 +3,13 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::environment;
+use super::Error;
 use crate::checkpoint::{self, Writer};
+
+/// The most that a file of ours which says what lies beside it may hold, 16 MiB.
+const LONGEST_DOCUMENT: u64 = 16 << 20;
 
 /// Files that heterosis writes beside shards and what provenance lists.
 const WRITTEN: [&str; 17] = [
@@ -38,38 +40,42 @@ pub fn marked(yaml: &str) -> String {
     format!("{}\n{MARK} {}\n", yaml.trim_end(), env!("CARGO_PKG_VERSION"))
 }
 
-/// Begins a model at `out`; a signal removes what is there of it so far.
-pub fn begin(out: &Path, shard_size: u64, overwrite: bool) -> Result<Writer> {
-    let writer = match overwrite {
+/// Begins a model at `out`, in a directory beside it until it is complete; `overwrite`: if `out` is there, it may go.
+///
+/// # Errors
+/// `out` is there, and holds what heterosis did not write; or it cannot be written beside it.
+pub fn begin(out: &Path, shard_size_bytes: u64, overwrite: bool) -> Result<Writer, Error> {
+    match overwrite {
         true => {
             refuse_foreign(out)?;
-            Writer::replace(out, shard_size)?
+            Ok(Writer::replace(out, shard_size_bytes)?)
         }
-        false => Writer::create(out, shard_size)?,
-    };
-    environment::remove_on_signal(writer.partial())?;
-    Ok(writer)
+        false => Ok(Writer::create(out, shard_size_bytes)?),
+    }
 }
 
 /// Refuses a directory that holds a file which heterosis did not write, by the file's name.
-pub fn refuse_foreign(out: &Path) -> Result<()> {
+///
+/// # Errors
+/// It does, it is no directory, or it cannot be looked into.
+pub fn refuse_foreign(out: &Path) -> Result<(), Error> {
     if !out.exists() {
         return Ok(());
     }
-    let shown = out.display();
     if !out.is_dir() {
-        bail!("{shown} is a file; --overwrite replaces only a directory that heterosis wrote");
+        return Err(Error::IsAFile { out: out.into() });
     }
+    let io = |source| Error::Io {
+        path: out.into(),
+        source,
+    };
     let ours = written_here(out);
-    for entry in fs::read_dir(out).with_context(|| shown.to_string())? {
-        let entry = entry.with_context(|| shown.to_string())?;
+    for entry in fs::read_dir(out).map_err(io)? {
+        let entry = entry.map_err(io)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let known = |ours: &BTreeSet<String>| ours.contains(&name) || is_shard(&name);
-        if !entry.file_type()?.is_file() || !ours.as_ref().is_some_and(known) {
-            bail!(
-                "{shown}: --overwrite would destroy {name}, which heterosis did not write; choose another directory, or \
-                 remove this one yourself"
-            );
+        if !entry.file_type().map_err(io)?.is_file() || !ours.as_ref().is_some_and(known) {
+            return Err(Error::Foreign { out: out.into(), name });
         }
     }
     Ok(())
@@ -87,7 +93,7 @@ fn written_here(out: &Path) -> Option<BTreeSet<String>> {
     struct Output {
         file: String,
     }
-    let read = |name: &str| checkpoint::read_regular_text(&out.join(name), super::LONGEST_DOCUMENT).ok();
+    let read = |name: &str| checkpoint::read_regular_text(&out.join(name), LONGEST_DOCUMENT).ok();
     let provenance = read("provenance.json").and_then(|text| serde_json::from_str::<Provenance>(&text).ok());
     let is_marked = read("mergekit_config.yml").is_some_and(|text| {
         text.trim_end()

@@ -1,4 +1,16 @@
-//! The opened models, by the names that recipes use: what merges read, and where tokenizers come from.
+//! The opened models, by the names that recipes use: what merges read, where tokenizers come from, and a merged model, in
+//! memory or on disk.
+//!
+//! * `open.rs` opens what a MODEL word means; `runtime.rs` says where and how a model runs.
+//! * `child.rs` writes a merged model; `overwrite.rs` says what it may replace.
+//!
+//! Nothing here knows of a search.
+
+mod child;
+mod error;
+mod open;
+mod overwrite;
+mod runtime;
 
 use std::{
     borrow::Cow,
@@ -8,11 +20,17 @@ use std::{
 
 use serde_json::Value;
 
+pub use child::write;
+pub use error::Error;
+pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe};
+pub use overwrite::{begin, marked, refuse_foreign};
+pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};
+
 use crate::{
     checkpoint::{self, Checkpoint},
     merge::{ChildTokenizer, TensorSource, Vocabulary, add_tokens},
     model::{self, Tokenizer, tokenizer::TokenizerFiles},
-    recipe::DType,
+    recipe::{Body, DType, Method, Recipe, Source, Stage},
 };
 
 /// Opened checkpoints under the words that stand in a recipe.
@@ -137,6 +155,29 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
         config: Some(checkpoint.config().clone()),
         chat_template: read("chat_template.jinja")?,
     })
+}
+
+/// The recipe that is a model as it is.
+pub fn verbatim(model: &str) -> Recipe {
+    Recipe {
+        stages: vec![Stage {
+            name: None,
+            merge_method: Method::Passthrough,
+            base_model: None,
+            body: Body::Models(vec![Source {
+                model: model.into(),
+                layer_range: None,
+                parameters: Default::default(),
+            }]),
+            parameters: Default::default(),
+            dtype: None,
+            out_dtype: None,
+            tokenizer_source: None,
+            tokenizer: None,
+            chat_template: None,
+            seed: None,
+        }],
+    }
 }
 
 /// A checkpoint's dtype as recipes name it.

@@ -1,12 +1,11 @@
 //! Writes a merged model as a directory that transformers, vLLM and llama.cpp's converter open.
 
-use anyhow::{Result, bail};
 use serde_json::Value;
 
+use super::{Error, Parents, checkpoint_dtype, tokenizer_files};
 use crate::{
     checkpoint::{Checkpoint, TensorSpec, Writer},
     merge::{self, ChildTokenizer, Plan, add_tokens},
-    search::{Parents, checkpoint_dtype, tokenizer_files},
 };
 
 /// Files that go along with a tokenizer, copied byte for byte.
@@ -25,14 +24,22 @@ const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['r
                       endif %}";
 
 /// Merges every tensor into the writer, with config and tokenizer files. `progress` is told how many tensors are done.
-pub fn write(writer: &mut Writer, plan: &Plan, parents: &Parents, progress: &mut dyn FnMut(usize)) -> Result<()> {
+///
+/// # Errors
+/// The disk is full, a model cannot be read any more, or what the recipe says cannot be done to these tensors.
+pub fn write(
+    writer: &mut Writer,
+    plan: &Plan,
+    parents: &Parents,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(), Error> {
     let specs = plan.outputs().iter().map(|output| TensorSpec {
         name: output.name.clone(),
         dtype: checkpoint_dtype(output.dtype),
         shape: output.shape.clone(),
     });
     writer.declare(&specs.collect::<Vec<_>>())?;
-    merge::run::<anyhow::Error>(
+    merge::run::<Error>(
         plan,
         parents,
         &mut |piece| Ok(writer.put_part(&piece.output.name, piece.offset, piece.bytes)?),
@@ -47,7 +54,7 @@ pub fn write(writer: &mut Writer, plan: &Plan, parents: &Parents, progress: &mut
 }
 
 /// The donor's tokenizer; a merge needs none, so a donor without one gives a child without one.
-fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokenizer) -> Result<()> {
+fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokenizer) -> Result<(), Error> {
     match donor.side_file("tokenizer.json") {
         Some(file) if child.added.is_empty() => writer.copy("tokenizer.json", &file)?,
         None if child.added.is_empty() => match tokenizer_files(donor) {
@@ -55,7 +62,12 @@ fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokeniz
             Err(e) => tracing::warn!("the merged model gets no tokenizer: {e}"),
         },
         _ => {
-            let mut json: Value = serde_json::from_slice(&tokenizer_files(donor)?.tokenizer_json)?;
+            let files = tokenizer_files(donor)?;
+            let mut json: Value =
+                serde_json::from_slice(&files.tokenizer_json).map_err(|reason| Error::TokenizerJson {
+                    file: files.name.clone(),
+                    reason,
+                })?;
             add_tokens(&mut json, &child.added);
             writer.json("tokenizer.json", &json)?;
         }
@@ -69,9 +81,7 @@ fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokeniz
         None | Some("auto") => None,
         Some("chatml") => Some(CHATML),
         Some(text) if text.contains("{{") || text.contains("{%") => Some(text),
-        Some(name) => bail!(
-            "chat_template: '{name}' is not known; write auto (the tokenizer's own), chatml, or the Jinja template itself"
-        ),
+        Some(name) => return Err(Error::ChatTemplate { name: name.into() }),
     };
     match (template, donor.side_file("chat_template.jinja")) {
         (Some(text), _) => writer.text("chat_template.jinja", text)?,

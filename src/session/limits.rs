@@ -3,76 +3,66 @@
 //! A run's `space.yaml` stays as it was read. What its final asks is in the journal (`final_planned`), where the last word
 //! counts.
 
-use anyhow::{Result, bail};
-
+use super::Error;
 use crate::{
     event::{Event, FinalPlan, Phase, Record},
     space::{Limit, Space},
 };
 
-/// `N` or `all`.
-pub fn parse(text: &str) -> Result<Limit, String> {
-    match text.parse() {
-        Ok(0) => Err("a limit of 0 leaves no questions".into()),
-        Ok(n) => Ok(Limit::Most(n)),
-        Err(_) if text == "all" => Ok(Limit::All),
-        Err(_) => Err("write a number of questions, or all".into()),
-    }
+/// What a journal says of its run's final: told each record as it is read, so that nobody reads it for this alone.
+#[derive(Debug, Default)]
+pub struct Limits {
+    planned: Option<FinalPlan>,
+    is_chosen: bool,
+    is_read: bool,
+    is_test: bool,
+    /// To the sealed test, and to what is asked after it.
+    test_answers: usize,
 }
 
-/// Gives a space the limits that its run has come to, and those that were typed.
-///
-/// # Errors
-/// The questions have been answered already.
-pub fn apply(space: &mut Space, records: &[Record], selection: Option<Limit>, test: Option<Limit>) -> Result<()> {
-    if let Some(planned) = records.iter().rev().find_map(planned) {
-        space.finale.selection.limit = Some(planned.selection.limit.into());
-        space.finale.test.limit = Some(planned.test.limit.into());
+impl Limits {
+    pub fn see(&mut self, record: &Record) {
+        match &record.event {
+            Event::FinalPlanned(plan) => self.planned = Some(*plan),
+            Event::Selected(_) => self.is_chosen = true,
+            Event::TestRead(_) | Event::RunDone { .. } => self.is_read = true,
+            Event::PhaseStarted { phase: Phase::Test } => self.is_test = true,
+            Event::Answers(answers) if self.is_test => self.test_answers += answers.answers.len(),
+            _ => {}
+        }
     }
-    if selection.is_none() && test.is_none() {
-        return Ok(());
-    }
-    if space.fitness.command.is_some() {
-        bail!("a command asks its own questions; limits are its affair");
-    }
-    let has = |what: fn(&Event) -> bool| records.iter().any(|r| what(&r.event));
-    if test_answers(records) > 0 || has(|e| matches!(e, Event::TestRead(_) | Event::RunDone { .. })) {
-        bail!(
-            "the test of this run has been answered by somebody ({} answers); to ask it something else now would be \
-             to choose the questions by what they say. Go on without --selection-limit and --test-limit, or start a new run",
-            test_answers(records)
-        );
-    }
-    if selection.is_some() && has(|e| matches!(e, Event::Selected(_))) {
-        bail!("the winner of this run has been chosen on the selection questions; only --test-limit can still change");
-    }
-    if let Some(limit) = selection {
-        space.finale.selection.limit = Some(limit);
-    }
-    if let Some(limit) = test {
-        space.finale.test.limit = Some(limit);
-    }
-    Ok(())
-}
 
-fn planned(record: &Record) -> Option<FinalPlan> {
-    match &record.event {
-        Event::FinalPlanned(plan) => Some(*plan),
-        _ => None,
+    /// Gives a space the limits that its run has come to, and those that are wished for now.
+    ///
+    /// # Errors
+    /// The questions have been answered already.
+    pub fn apply(&self, space: &mut Space, selection: Option<Limit>, test: Option<Limit>) -> Result<(), Error> {
+        if let Some(planned) = self.planned {
+            space.finale.selection.limit = Some(planned.selection.limit.into());
+            space.finale.test.limit = Some(planned.test.limit.into());
+        }
+        if selection.is_none() && test.is_none() {
+            return Ok(());
+        }
+        if space.fitness.command.is_some() {
+            return Err(Error::LimitsOfACommand);
+        }
+        if self.test_answers > 0 || self.is_read {
+            return Err(Error::TestAnswered {
+                answers: self.test_answers,
+            });
+        }
+        if selection.is_some() && self.is_chosen {
+            return Err(Error::WinnerChosen);
+        }
+        if let Some(limit) = selection {
+            space.finale.selection.limit = Some(limit);
+        }
+        if let Some(limit) = test {
+            space.finale.test.limit = Some(limit);
+        }
+        Ok(())
     }
-}
-
-/// Answers to the sealed test, and to what is asked after it.
-fn test_answers(records: &[Record]) -> usize {
-    let is_test = |r: &&Record| matches!(r.event, Event::PhaseStarted { phase: Phase::Test });
-    let Some(from) = records.iter().position(|r| is_test(&r)) else {
-        return 0;
-    };
-    let answers = records[from..].iter().map(|r| match &r.event {
-        Event::Answers(answers) => answers.answers.len(),
-        _ => 0,
-    });
-    answers.sum()
 }
 
 #[cfg(test)]
@@ -94,9 +84,10 @@ mod tests {
         serde_json::from_value(record).unwrap()
     }
 
-    fn limits(records: &[Record], selection: Option<Limit>, test: Option<Limit>) -> Result<(Limit, Limit)> {
-        let mut space = space();
-        apply(&mut space, records, selection, test)?;
+    fn limits(records: &[Record], selection: Option<Limit>, test: Option<Limit>) -> Result<(Limit, Limit), Error> {
+        let (mut space, mut limits) = (space(), Limits::default());
+        records.iter().for_each(|record| limits.see(record));
+        limits.apply(&mut space, selection, test)?;
         Ok((space.finale.selection_limit(), space.finale.test_limit()))
     }
 
@@ -137,12 +128,5 @@ mod tests {
         );
         assert!(limits(std::slice::from_ref(&chosen), Some(Limit::All), None).is_err());
         assert!(limits(&[chosen], None, Some(Limit::All)).is_ok());
-    }
-
-    #[test]
-    fn a_limit_is_a_number_or_all() {
-        assert_eq!(parse("all"), Ok(Limit::All));
-        assert_eq!(parse("12"), Ok(Limit::Most(12)));
-        assert!(parse("0").is_err() && parse("-3").is_err() && parse("many").is_err());
     }
 }

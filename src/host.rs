@@ -1,0 +1,93 @@
+//! The clock, the environment and the folders of this machine: read here, and passed to whoever needs them.
+//!
+//! A [`Session`](crate::session::Session) never looks at a clock or a variable itself: it is given a [`Host`]. A test, or a
+//! program with settings of its own, makes another one.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::{checkpoint::HubOptions, eval::DataDirs, store::Holder};
+
+/// What a session must know of the world.
+#[derive(Clone)]
+pub struct Host {
+    /// Milliseconds since 1970.
+    pub now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// A clock that never goes back, from any start.
+    pub since_start: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// Where benchmark data may lie.
+    pub data: DataDirs,
+    /// Where models come from that are named `hf:…`.
+    pub hub: HubOptions,
+    /// Who writes to a run, for those who meet its lock.
+    pub holder: Holder,
+}
+
+impl Host {
+    /// This machine's clock, and what the usual variables say: `HETEROSIS_DATA`, `XDG_CACHE_HOME`, those of the Hub.
+    pub fn this_machine() -> Self {
+        Self {
+            now_ms: Arc::new(now_ms),
+            since_start: Arc::new(stopwatch()),
+            data: data_dirs(),
+            hub: HubOptions::from_variables(variable),
+            holder: holder(),
+        }
+    }
+}
+
+/// A variable of the environment; an empty one counts as none.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
+}
+
+/// A clock that never goes back.
+pub fn stopwatch() -> impl Fn() -> Duration {
+    let start = Instant::now();
+    move || start.elapsed()
+}
+
+/// The local cache of benchmark data.
+pub fn data_cache() -> PathBuf {
+    let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    cache.join("heterosis").join("data")
+}
+
+/// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.
+pub fn data_dirs() -> DataDirs {
+    let roots = match variable("HETEROSIS_DATA") {
+        Some(dir) => vec![PathBuf::from(dir)],
+        None => vec![data_cache()],
+    };
+    DataDirs { roots }
+}
+
+/// Who this process is.
+fn holder() -> Holder {
+    let mut arguments = std::env::args();
+    let program = arguments.next().unwrap_or_default();
+    let program = Path::new(&program)
+        .file_name()
+        .map_or_else(|| "heterosis".into(), |name| name.to_string_lossy().into_owned());
+    let host = Command::new("uname").arg("-n").output();
+    Holder {
+        pid: std::process::id(),
+        host: host.map_or_else(
+            |_| "an unknown host".into(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_string(),
+        ),
+        command: std::iter::once(program).chain(arguments).collect::<Vec<_>>().join(" "),
+    }
+}

@@ -1,0 +1,60 @@
+//! What can go wrong with models.
+
+use std::{io, path::PathBuf};
+
+use crate::{checkpoint, merge, model, recipe};
+
+/// Why a model cannot be opened, run or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error(transparent)]
+    Merge(#[from] merge::Error),
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    #[error(transparent)]
+    Recipe(#[from] recipe::Error),
+    #[error("cannot read the recipe {}", file.display())]
+    Unreadable { file: PathBuf, source: io::Error },
+    /// A recipe whose models do not fit each other.
+    #[error("{}", file.display())]
+    InRecipe { file: PathBuf, source: Box<merge::Error> },
+    #[error("{file} of the tokenizer's model is no JSON: {reason}")]
+    TokenizerJson { file: String, reason: serde_json::Error },
+    #[error(
+        "chat_template: '{name}' is not known; write auto (the tokenizer's own), chatml, or the Jinja template itself"
+    )]
+    ChatTemplate { name: String },
+    #[error("--device {word}: write auto, cpu, cuda or cuda:N")]
+    NoSuchDevice { word: String },
+    #[error(
+        "this heterosis was built without CUDA; build it with `cargo build --release --features cuda`, or use --device cpu"
+    )]
+    NotBuiltForCuda,
+    #[error("no CUDA device answers; use --device cpu")]
+    NoDevice { source: candle_core::Error },
+    #[error("{}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{} is a file; --overwrite replaces only a directory that heterosis wrote", out.display())]
+    IsAFile { out: PathBuf },
+    #[error(
+        "{}: --overwrite would destroy {name}, which heterosis did not write; choose another directory, or remove this one \
+         yourself",
+        out.display()
+    )]
+    Foreign { out: PathBuf, name: String },
+}
+
+impl Error {
+    /// The error itself, where it is only passed on from another room.
+    pub fn passed_on(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Checkpoint(e) => Some(e),
+            Self::Merge(e) => Some(e),
+            Self::Model(e) => Some(e),
+            Self::Recipe(e) => Some(e),
+            _ => None,
+        }
+    }
+}

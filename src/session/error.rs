@@ -1,0 +1,209 @@
+//! What can go wrong in a session.
+
+use std::{io, path::PathBuf};
+
+use crate::{checkpoint, eval, event, merge, model, models, search, space, store};
+
+/// Why a run cannot be begun, gone on with, exported or simplified.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Space(#[from] space::Error),
+    #[error(transparent)]
+    Models(Box<models::Error>),
+    #[error(transparent)]
+    Task(#[from] eval::Error),
+    /// Of the run's parts, before it begins.
+    #[error(transparent)]
+    Plan(Box<search::Error>),
+    /// The search itself: nothing before its first record is one.
+    #[error(transparent)]
+    Search(Box<search::Error>),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error(transparent)]
+    Merge(Box<merge::Error>),
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    #[error(transparent)]
+    Id(#[from] event::IdError),
+    /// Something of a search space, by its place there.
+    #[error("{place}")]
+    At { place: String, source: Box<Error> },
+    #[error("{}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+
+    // ------------------------------------------------------------------------------------------------ the space
+    #[error("the models do not fit each other ({recipe})")]
+    Misfit { recipe: String, source: Box<merge::Error> },
+    #[error("{model}: config.json has no num_hidden_layers")]
+    NoLayers { model: String },
+    #[error("{model} has no tensors")]
+    NoTensors { model: String },
+    #[error(
+        "models.{model}: the child is to take the tokenizer of '{model}', but in a recipe '{model}' is a word of its own, and \
+         {recipe} would be given another vocabulary; give this model another short name"
+    )]
+    NameIsAWord { model: String, recipe: String },
+    #[error("the split '{split}' is none of {known}")]
+    UnknownSplit { split: String, known: String },
+    #[error("search.warm_start: '{word}' needs a base model")]
+    WarmStart { word: String },
+    #[error(
+        "final.held_out[{index}]: {task} ({lang}) stands in this search already; a held-out task is another one, which \
+         nothing is chosen by"
+    )]
+    HeldOutTwice { index: usize, task: String, lang: String },
+    /// What chooses would also judge.
+    #[error("{reason}")]
+    Overlap { reason: String },
+
+    // ------------------------------------------------------------------------------------------------ a run
+    #[error("{}: the journal does not begin with a run", journal.display())]
+    NoBeginning { journal: PathBuf },
+    #[error("the model '{model}' is not open")]
+    NotOpen { model: String },
+    #[error(
+        "--dtype {wanted}: this run was begun in {begun}, and answers in another precision do not compare; go on without \
+         --dtype, or start a new run"
+    )]
+    OtherPrecision { wanted: String, begun: String },
+    #[error("a command asks its own questions; limits are its affair")]
+    LimitsOfACommand,
+    #[error(
+        "the test of this run has been answered by somebody ({answers} answers); to ask it something else now would be to \
+         choose the questions by what they say. Go on without --selection-limit and --test-limit, or start a new run"
+    )]
+    TestAnswered { answers: usize },
+    #[error("the winner of this run has been chosen on the selection questions; only --test-limit can still change")]
+    WinnerChosen,
+    #[error("since this run was made, something else has become of {what}; put back what it was")]
+    Changed { what: String },
+
+    // ------------------------------------------------------------------------------------------------ its child
+    #[error("{} has no scored candidate '{id}'; some that it has: {known}", run.display())]
+    NoCandidate { run: PathBuf, id: String, known: String },
+    #[error(
+        "{} searched bare genes, which make no model to export; the best ones are in {}",
+        run.display(), genes.display()
+    )]
+    NoModel { run: PathBuf, genes: PathBuf },
+    #[error("the journal's recipe cannot be read")]
+    Recipe { source: serde_json::Error },
+    #[error(
+        "{model}: the model has changed since the run (it was {was}, it is {now}); the scored child cannot be made from it"
+    )]
+    ModelChanged { model: String, was: String, now: String },
+    #[error(
+        "{model}: its tokenizer, chat template or generation config has changed since the run; the scored child cannot be \
+         made from it"
+    )]
+    TokenizerChanged { model: String },
+    #[error("the exported child is not the run's, so nothing was exported: {how}; {why}")]
+    AnotherChild { how: String, why: &'static str },
+    #[error(
+        "{reason} Nothing was exported. Export without --gguf; llama.cpp's own converter may then know it: python \
+         convert_hf_to_gguf.py OUT --outtype {kind}"
+    )]
+    Gguf {
+        reason: Box<checkpoint::Error>,
+        kind: &'static str,
+    },
+    #[error("{}: `{tensor}` does not read back as it was written; please report this", file.display())]
+    GgufDiffers { file: PathBuf, tensor: String },
+    #[error("{} is no export: cannot read {}", out.display(), file.display())]
+    NoExport {
+        out: PathBuf,
+        file: PathBuf,
+        source: io::Error,
+    },
+    #[error("{}", file.display())]
+    Provenance { file: PathBuf, source: ProvenanceError },
+
+    // ------------------------------------------------------------------------------------------------ a simpler one
+    #[error(
+        "{} was scored by a command, which keeps its questions to itself; only runs on tasks can be simplified",
+        run.display()
+    )]
+    ScoredByCommand { run: PathBuf },
+    #[error("{} has no scored child yet; there is nothing to simplify", run.display())]
+    NothingScored { run: PathBuf },
+    #[error("{} was won by a parent as it is; there is nothing to simplify", run.display())]
+    WonByParent { run: PathBuf },
+    #[error("{questions} questions of the {split} split are too few to compare recipes on; give --limit more")]
+    TooFewQuestions { questions: usize, split: String },
+    #[error("{id} cannot be scored: {reason}")]
+    Unscored { id: String, reason: String },
+    #[error("nothing can be said of simpler recipes: {reason}")]
+    Broken { reason: String },
+}
+
+/// Why a text is no provenance that `verify` goes on with.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvenanceError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("'{file}' is no name of a file beside it")]
+    NotBeside { file: String },
+    #[error("it has {answers} answers; at most {most} are given again")]
+    TooMany { answers: usize, most: usize },
+    #[error("the answer to {question} may have {tokens} tokens; at most {most} are given again")]
+    TooLong {
+        question: String,
+        tokens: usize,
+        most: usize,
+    },
+}
+
+impl From<models::Error> for Error {
+    fn from(e: models::Error) -> Self {
+        Self::Models(Box::new(e))
+    }
+}
+
+impl From<merge::Error> for Error {
+    fn from(e: merge::Error) -> Self {
+        Self::Merge(Box::new(e))
+    }
+}
+
+impl Error {
+    pub(super) fn plan(e: search::Error) -> Self {
+        Self::Plan(Box::new(e))
+    }
+
+    pub(super) fn search(e: search::Error) -> Self {
+        Self::Search(Box::new(e))
+    }
+
+    pub(super) fn at(place: impl Into<String>) -> impl FnOnce(Self) -> Self {
+        let place = place.into();
+        move |source| Self::At {
+            place,
+            source: Box::new(source),
+        }
+    }
+
+    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// The error itself, where it is only passed on from another room: what its cause is shows there.
+    pub fn passed_on(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Space(e) => Some(e),
+            Self::Models(e) => e.passed_on().or(Some(&**e)),
+            Self::Task(e) => Some(e),
+            Self::Plan(e) | Self::Search(e) => Some(&**e),
+            Self::Store(e) => Some(e),
+            Self::Checkpoint(e) => Some(e),
+            Self::Merge(e) => Some(&**e),
+            Self::Model(e) => Some(e),
+            Self::Id(e) => Some(e),
+            _ => None,
+        }
+    }
+}

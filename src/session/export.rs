@@ -1,0 +1,495 @@
+//! The child as files that everybody's tools open, and the proof of where it came from.
+//!
+//! An export is written from the same merge that was scored, into a directory beside its own. There it is opened again from
+//! disk and answers some of the run's questions; the answers must be those in the journal. Only then it takes its name, in
+//! one step: an export is complete and checked, or it is not there, and one that it replaces stays until then.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Error, fitness_tasks,
+    provenance::{FirstAnswer, ParentProvenance, Provenance, answer_again, hash},
+    run::computed,
+    with_model_words,
+};
+use crate::{
+    checkpoint::{self, Checkpoint, GgufKind, Writer},
+    event::{self, Answers, Candidate, CandidateId, Event, Origin, run::Run},
+    host::Host,
+    merge::Plan,
+    models::{self, Computed, Parents, Runtime, RuntimeOptions, marked, verbatim},
+    recipe::{Recipe, write},
+    report::{
+        card::{Card, hub_name, model_card},
+        license::{self, ParentLicense, of_child},
+    },
+    search::ENGINE_VERSION,
+    space::Space,
+    store::{self, RunDir},
+};
+
+/// Answers of each task that are given again from the exported files.
+const FIRST_ANSWERS: usize = 4;
+
+/// A candidate of a run, and what the run says of it.
+pub struct Child {
+    dir: RunDir,
+    space: Space,
+    run: Run,
+    candidate: Candidate,
+    recipe: Recipe,
+}
+
+/// How a child is exported.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// Largest size of one file; 5 GB unless said otherwise.
+    pub shard_size_bytes: u64,
+    /// Replace the directory if it is empty, or if heterosis wrote all that is in it.
+    pub overwrite: bool,
+    /// A GGUF file for llama.cpp besides.
+    pub gguf: Option<GgufKind>,
+    /// How the exported child answers again; as the run computed, unless said otherwise.
+    pub runtime: RuntimeOptions,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self {
+            shard_size_bytes: super::SHARD_SIZE_BYTES,
+            overwrite: false,
+            gguf: None,
+            runtime: RuntimeOptions::default(),
+        }
+    }
+}
+
+/// How far an export is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportStep {
+    /// Tensors of the model, and how many of them are written.
+    Written { done: usize, of: usize },
+    /// The same of the GGUF file.
+    Quantized { done: usize, of: usize },
+}
+
+/// An export that is begun: nothing that it needs is missing, and nothing is written yet.
+pub struct Export<'a> {
+    making: Making<'a>,
+    writer: Writer,
+}
+
+/// All that an export is made of.
+struct Making<'a> {
+    child: &'a Child,
+    out: PathBuf,
+    options: &'a ExportOptions,
+    parents: Parents,
+    plan: Plan,
+    runtime: Runtime,
+    /// What it will answer again.
+    asked: Vec<FirstAnswer>,
+}
+
+impl Child {
+    /// A candidate of a run by its id, or its winner: `best`.
+    ///
+    /// # Errors
+    /// There is no run, no such candidate, or it is no model: genes that a command scored.
+    pub fn find(run: &Path, id: &str) -> Result<Self, Error> {
+        let dir = RunDir::open(run)?;
+        let space = Space::read(&dir.space())?;
+        let mut run = Run::default();
+        for record in store::records(&dir.journal())? {
+            run.apply(&record?);
+        }
+        let found = match id {
+            "best" => run.winner(),
+            _ => run.candidate(id),
+        };
+        let Some(candidate) = found.cloned() else {
+            let known: Vec<&str> = run.scored.iter().map(|s| s.candidate.id.as_str()).take(12).collect();
+            return Err(Error::NoCandidate {
+                run: dir.path().into(),
+                id: id.into(),
+                known: known.join(", "),
+            });
+        };
+        let recipe = match candidate.origin {
+            Origin::Parent => {
+                let names = space.models.iter().map(|(name, _)| name.as_str());
+                verbatim(CandidateId::resolve(&candidate.id, names)?.model().unwrap_or_default())
+            }
+            _ if space.models.is_empty() => {
+                return Err(Error::NoModel {
+                    run: dir.path().into(),
+                    genes: dir.best_genes(),
+                });
+            }
+            _ => serde_json::from_value(candidate.recipe.clone()).map_err(|source| Error::Recipe { source })?,
+        };
+        Ok(Self {
+            dir,
+            space,
+            run,
+            candidate,
+            recipe,
+        })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.candidate.id
+    }
+
+    /// Its recipe, whose models are the space's short names.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Its recipe as mergekit reads it.
+    pub fn mergekit_yaml(&self) -> String {
+        for_mergekit(&self.recipe, &self.space)
+    }
+
+    /// Begins an export of it to a directory, with everything opened that it will need.
+    ///
+    /// # Errors
+    /// A parent is missing or has changed since, the directory is there and may not be replaced, or nothing can run here.
+    pub fn begin<'a>(&'a self, out: &Path, options: &'a ExportOptions, host: &Host) -> Result<Export<'a>, Error> {
+        // What the checks will need is opened before gigabytes are written.
+        let runtime = Runtime::new(&self.computed()?.again(&options.runtime))?;
+        let asked = self.first_questions(host)?;
+        let mut parents = Parents::default();
+        for (name, word) in &self.space.models {
+            models::add(&mut parents, name, word, &host.hub)
+                .map_err(Error::from)
+                .map_err(Error::at(format!("models.{name}")))?;
+        }
+        self.refuse_changed(&parents)?;
+        let making = Making {
+            plan: Plan::new(&self.recipe, &parents)?,
+            child: self,
+            out: out.into(),
+            options,
+            parents,
+            runtime,
+            asked,
+        };
+        let writer = models::begin(out, options.shard_size_bytes, options.overwrite)?;
+        Ok(Export { making, writer })
+    }
+
+    /// What the run said of itself when it began.
+    fn started(&self) -> Result<&event::RunStarted, Error> {
+        self.run.started.as_ref().ok_or_else(|| Error::NoBeginning {
+            journal: self.dir.journal(),
+        })
+    }
+
+    /// How the run computed.
+    fn computed(&self) -> Result<Computed, Error> {
+        Ok(computed(self.started()?))
+    }
+
+    /// A parent that changed since the run would give another child than the one that was scored.
+    fn refuse_changed(&self, parents: &Parents) -> Result<(), Error> {
+        // With what somebody accepted on the way.
+        let started = self.run.started.as_ref();
+        for model in started.map_or(&[][..], |s| &s.models) {
+            let checkpoint = parents.checkpoint(&model.name).ok_or_else(|| Error::NotOpen {
+                model: model.name.clone(),
+            })?;
+            let now = checkpoint.digest()?;
+            if now != model.digest {
+                return Err(Error::ModelChanged {
+                    model: model.model.clone(),
+                    was: model.digest.clone(),
+                    now,
+                });
+            }
+            if !model.tokenizer_digest.is_empty() && parents.tokenizer_digest(&model.name) != model.tokenizer_digest {
+                return Err(Error::TokenizerChanged {
+                    model: model.model.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Some questions that the candidate has answered, with what the journal says that it wrote.
+    fn first_questions(&self, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
+        let journalled = self.first_answers()?;
+        let mut asked: Vec<FirstAnswer> = Vec::new();
+        for reference in &self.space.fitness.tasks {
+            for task in fitness_tasks(reference, &host.data)? {
+                let questions = task.task.questions(task.split)?;
+                let is_it = |a: &&Answers| a.task == task.task.name() && a.lang == task.task.lang();
+                let Some(of_task) = journalled.iter().find(is_it) else {
+                    continue;
+                };
+                let written = of_task.answers.iter().filter(|a| !a.finish.is_empty());
+                for answer in written.take(FIRST_ANSWERS) {
+                    let Some(question) = questions.iter().find(|q| q.id == answer.q) else {
+                        continue;
+                    };
+                    asked.push(FirstAnswer {
+                        question: answer.q.clone(),
+                        prompt: question.prompt.text(),
+                        max_new_tokens: task.task.max_new_tokens,
+                        stop: task.task.stop.to_vec(),
+                        output: answer.out.clone(),
+                        token_ids: Vec::new(),
+                    });
+                }
+            }
+        }
+        Ok(asked)
+    }
+
+    /// What it wrote first to each task. The journal is read once more for that: who is exported is known at its end only,
+    /// and all answers of a run would not fit in memory.
+    fn first_answers(&self) -> Result<Vec<Answers>, Error> {
+        let mut first: Vec<Answers> = Vec::new();
+        for record in store::records(&self.dir.journal())? {
+            if let Event::Answers(answers) = record?.event
+                && answers.id == self.candidate.id
+                && !first
+                    .iter()
+                    .any(|a| (&a.task, &a.lang) == (&answers.task, &answers.lang))
+            {
+                first.push(answers);
+            }
+        }
+        Ok(first)
+    }
+}
+
+impl Export<'_> {
+    /// Where it is being written before it takes its name: what a program that is killed leaves behind.
+    pub fn partial(&self) -> &Path {
+        self.writer.partial()
+    }
+
+    /// Writes it, has it answer questions of the run again, and gives it its name.
+    ///
+    /// # Errors
+    /// The disk is full, or the child answers otherwise than in the run: then there is no export.
+    pub fn write(self, see: &mut dyn FnMut(ExportStep)) -> Result<(), Error> {
+        let Self { making, mut writer } = self;
+        making.files(&mut writer, see)?;
+        let staged = writer.stage()?;
+        making.complete(staged.path(), see)?;
+        Ok(staged.publish()?)
+    }
+}
+
+impl Making<'_> {
+    /// Every file of the model, its recipe, its card.
+    fn files(&self, writer: &mut Writer, see: &mut dyn FnMut(ExportStep)) -> Result<(), Error> {
+        let of = self.plan.outputs().len();
+        models::write(writer, &self.plan, &self.parents, &mut |done| {
+            see(ExportStep::Written { done, of });
+        })?;
+        let named = with_model_words(&self.child.recipe, &self.child.space);
+        writer.text("mergekit_config.yml", &marked(&self.child.mergekit_yaml()))?;
+        writer.text("recipe.yaml", &write::to_yaml(&named))?;
+        let licenses = self.licenses()?;
+        let mut models: Vec<String> = licenses.iter().map(|l| l.model.clone()).collect();
+        models.dedup();
+        let license = of_child(&licenses);
+        for warning in &license.warnings {
+            tracing::warn!("licence: {warning}");
+        }
+        let card = model_card(&Card {
+            run: &self.child.run,
+            id: &self.child.candidate.id,
+            recipe_yaml: &for_everybody(&named),
+            license: license.license.as_deref(),
+            parent_licenses: &licenses,
+            models: &models,
+            profile: "fitness",
+        });
+        Ok(writer.text("README.md", &card)?)
+    }
+
+    /// What is made of the written files: the GGUF file, the answers, the proof.
+    fn complete(&self, staged: &Path, see: &mut dyn FnMut(ExportStep)) -> Result<(), Error> {
+        if let Some(kind) = self.options.gguf {
+            write_gguf(staged, kind, see)?;
+        }
+        let answered = self.first_answers(staged)?;
+        let provenance = self.provenance(staged, answered)?;
+        let text = serde_json::to_string_pretty(&provenance).expect("provenance is plain data") + "\n";
+        let there = self.out.join("provenance.json");
+        fs::write(staged.join("provenance.json"), text).map_err(Error::io(there))?;
+        // Somebody may have put something there while the merge was written.
+        match self.options.overwrite {
+            true => Ok(models::refuse_foreign(&self.out)?),
+            false => Ok(()),
+        }
+    }
+
+    /// The licences of the models whose weights or tokenizer the child has, an adapter's with its model's.
+    fn licenses(&self) -> Result<Vec<ParentLicense>, Error> {
+        let tokenizer = self.plan.tokenizer().donor;
+        let takes_part = |name: &str| self.child.recipe.models().contains(&name) || tokenizer == name;
+        let mut licenses: Vec<ParentLicense> = Vec::new();
+        for (name, word) in self.child.space.models.iter().filter(|(name, _)| takes_part(name)) {
+            let checkpoint = self
+                .parents
+                .checkpoint(name)
+                .ok_or_else(|| Error::NotOpen { model: name.clone() })?;
+            let (model, adapter) = checkpoint::split_adapter(word);
+            for (word, texts) in std::iter::once(model).chain(adapter).zip(checkpoint.license_texts()?) {
+                // Adapters over one model have it in common.
+                if licenses.iter().all(|known| known.model != word) {
+                    licenses.push(ParentLicense {
+                        model: word.into(),
+                        license: license::read(texts.readme.as_deref(), texts.license.as_deref()),
+                    });
+                }
+            }
+        }
+        Ok(licenses)
+    }
+
+    /// The exported files have to lie at `staged`, with everything but the provenance itself.
+    fn provenance(
+        &self,
+        staged: &Path,
+        (computed, first_answers): (Computed, Vec<FirstAnswer>),
+    ) -> Result<Provenance, Error> {
+        let started = self.child.started()?;
+        let mut parent_files = Vec::new();
+        for model in &started.models {
+            let checkpoint = self.parents.checkpoint(&model.name).ok_or_else(|| Error::NotOpen {
+                model: model.name.clone(),
+            })?;
+            let files = checkpoint.source_files();
+            parent_files.push(ParentProvenance {
+                name: model.name.clone(),
+                model: model.model.clone(),
+                digest: model.digest.clone(),
+                files: files.iter().map(|file| hash(file)).collect::<Result<_, Error>>()?,
+            });
+        }
+        let entries = fs::read_dir(staged).map_err(Error::io(staged))?;
+        let mut files: Vec<PathBuf> = entries
+            .map(|entry| Ok(entry.map_err(Error::io(staged))?.path()))
+            .collect::<Result<_, Error>>()?;
+        files.sort();
+        Ok(Provenance {
+            schema_version: event::SCHEMA_VERSION,
+            run: started.name.clone(),
+            candidate: self.child.candidate.id.clone(),
+            engine_version: ENGINE_VERSION.into(),
+            seed: started.seed,
+            space_digest: started.space_digest.clone(),
+            recipe_digest: self.child.candidate.recipe_digest.clone(),
+            parents: parent_files,
+            tasks: started.tasks.clone(),
+            changes: self.child.run.changes.clone(),
+            evals: self.child.run.evals,
+            questions: self.child.run.questions.clone(),
+            test: self.child.run.reading.clone(),
+            held_out: self.child.run.held_out.clone(),
+            outputs: files.iter().map(|file| hash(file)).collect::<Result<_, Error>>()?,
+            computed: Some(computed),
+            first_answers,
+        })
+    }
+
+    /// Asks the exported files questions of the run; they must say the same.
+    fn first_answers(&self, staged: &Path) -> Result<(Computed, Vec<FirstAnswer>), Error> {
+        let given = answer_again(staged, &self.asked, &self.runtime)?;
+        if let Some(how) = given.iter().find_map(|again| again.other.clone()) {
+            let why = match self.child.run.changes.is_empty() {
+                false => {
+                    "the run went on although something of it had changed, and this was answered before; export a candidate \
+                     that was scored since"
+                }
+                true => "please report this",
+            };
+            return Err(Error::AnotherChild { how, why });
+        }
+        let answers = self
+            .asked
+            .iter()
+            .cloned()
+            .zip(given)
+            .map(|(question, again)| FirstAnswer {
+                output: again.given.text,
+                token_ids: again.given.token_ids,
+                ..question
+            });
+        Ok((self.runtime.computed(), answers.collect()))
+    }
+}
+
+/// The exported files once more as one GGUF file, read back and compared; where that cannot be done, the error says how
+/// llama.cpp does it.
+fn write_gguf(out: &Path, kind: GgufKind, see: &mut dyn FnMut(ExportStep)) -> Result<(), Error> {
+    let name = match kind {
+        GgufKind::F16 => "f16",
+        GgufKind::Q8_0 => "q8_0",
+    };
+    let child = Checkpoint::open(out)?;
+    let file = out.join(format!("model-{name}.gguf"));
+    let written = checkpoint::write_gguf(&child, &file, kind, &mut |done, of| {
+        see(ExportStep::Quantized { done, of });
+    });
+    match written {
+        Ok(()) => compare_gguf(&child, &file, kind),
+        Err(reason @ (checkpoint::Error::GgufFamily { .. } | checkpoint::Error::GgufWrite { .. })) => {
+            Err(Error::Gguf {
+                reason: Box::new(reason),
+                kind: name,
+            })
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A GGUF file that is read back must hold the child's weights, but for the rounding that was asked for.
+fn compare_gguf(child: &Checkpoint, file: &Path, kind: GgufKind) -> Result<(), Error> {
+    let back = Checkpoint::open(file)?;
+    for (name, info) in child.tensors() {
+        let (mut ours, theirs) = (child.read_f32(name)?, back.read_f32(name)?);
+        if kind == GgufKind::F16 && info.shape.len() > 1 {
+            checkpoint::round_in_place(checkpoint::DType::F16, &mut ours);
+        }
+        let blocks = ours.chunks(32).zip(theirs.chunks(32));
+        let near = |(a, b): (&[f32], &[f32])| {
+            let largest = a.iter().fold(0f32, |max, x| max.max(x.abs()));
+            // Q8_0: half a step of 1/127, and as much again for the scale's own rounding.
+            let most = if kind == GgufKind::Q8_0 && info.shape.len() > 1 {
+                largest / 127.0
+            } else {
+                0.0
+            };
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= most)
+        };
+        if ours.len() != theirs.len() || !blocks.into_iter().all(near) {
+            return Err(Error::GgufDiffers {
+                file: file.into(),
+                tensor: name.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A recipe as mergekit wants it: it names models of the Hub without a prefix.
+pub(super) fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
+    let named = with_model_words(recipe, space);
+    write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()))
+}
+
+/// A recipe without the paths of this machine, for a card that is published.
+fn for_everybody(named: &Recipe) -> String {
+    let name = |word: &str| word.split('+').map(hub_name).collect::<Vec<_>>().join("+");
+    write::to_yaml(&named.with_models(name))
+}

@@ -1,0 +1,461 @@
+//! The front door of the library: a search space with everything that it names, opened and checked *before* anything is
+//! written; runs of it, begun, gone on with and watched; their children, exported and simplified.
+//!
+//! * [`Session`] is a space with its models and tasks. [`Session::create`] begins a run of it, [`Begun`] takes one up again;
+//!   either gives a [`Search`], whose [`run`](Search::run) tells a listener everything that happens.
+//! * [`watch`] listens to a run of another process, [`wish`] asks it to stop or to pause.
+//! * [`Child`] is a candidate of a run; [`Child::begin`] exports it. [`Exported`] is an export that is looked at again.
+//! * [`Simplifying`] looks for the simplest recipe that is as good as a run's winner.
+//!
+//! Nothing here prints, or reads a clock or the environment: a [`Host`] is passed in.
+//!
+//! The demo's search, cut short, on the tiny family that lies in the repository:
+//!
+//! ```
+//! use heterosis::{
+//!     event::Event,
+//!     host::Host,
+//!     models::RuntimeOptions,
+//!     search::{Control, End},
+//!     session::{self, Child, ExportOptions, Session},
+//!     space::Limit,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let home = tempfile::tempdir()?;
+//! # let (run, out) = (home.path().join("run"), home.path().join("child"));
+//! let mut space = session::read_space("search-spaces/demo.yaml".as_ref())?;
+//! space.search.evals = 4;
+//! space.fitness.tasks[0].limit = Some(8);
+//! space.finale.finalists = 1;
+//! (space.finale.selection.limit, space.finale.test.limit) = (Some(Limit::Most(4)), Some(Limit::Most(4)));
+//!
+//! let host = Host::this_machine();
+//! let session = Session::open(space, &RuntimeOptions::default(), host.clone())?;
+//! let search = session.create(&run, session.usual_budget())?;
+//! let end = search.run(&Control::default(), &|record| {
+//!     if let Event::CandidateScored(candidate) = &record.event {
+//!         println!("{}: {:.3}", candidate.id, candidate.fitness);
+//!     }
+//! })?;
+//! assert_eq!(end, End::Done);
+//!
+//! let child = Child::find(&run, "best")?;
+//! child.begin(&out, &ExportOptions::default(), &host)?.write(&mut |_| {})?;
+//! assert!(out.join("model.safetensors").exists());
+//! # Ok(())
+//! # }
+//! ```
+
+mod best;
+mod error;
+mod export;
+mod limits;
+mod provenance;
+mod run;
+mod simplify;
+mod tasks;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use error::{Error, ProvenanceError};
+pub use export::{Child, Export, ExportOptions, ExportStep};
+pub use provenance::{Exported, read_provenance};
+pub use run::{Begun, ResumeOptions, Search, repair};
+pub use simplify::{Comparing, Questions, Simplified, Simplifying};
+pub use tasks::fitness_tasks;
+pub use watch::{Wish, watch, wish};
+
+use crate::{
+    event,
+    host::Host,
+    merge::TensorSource,
+    model::{DecoderSpec, spec::NormPlace},
+    models::{self, Parents, Runtime, RuntimeOptions, recipe_dtype},
+    recipe::Recipe,
+    search::{External, FitnessTask, Genome, MergeEvaluator, Resources, Unscored, compare_questions, parts_of_run},
+    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
+    store::Cache,
+};
+
+/// A search space with everything that it names opened and checked.
+pub struct Session {
+    space: Space,
+    parents: Parents,
+    genome: Genome,
+    warm_starts: Vec<(String, Recipe)>,
+    runtime: Runtime,
+    /// Of the fitness, one for each language.
+    tasks: Vec<FitnessTask>,
+    /// That only the final asks.
+    held_out: Vec<FitnessTask>,
+    host: Host,
+}
+
+impl Session {
+    /// Opens the models, reads the tasks, and sees whether they fit each other.
+    ///
+    /// # Errors
+    /// Something is missing, damaged, or does not fit; [`Error::At`] says where in the space it stands.
+    pub fn open(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
+        let runtime = Runtime::new(wanted)?;
+        let mut parents = Parents::default();
+        for (name, word) in &space.models {
+            models::add(&mut parents, name, word, &host.hub)
+                .map_err(Error::from)
+                .map_err(Error::at(format!("models.{name}")))?;
+        }
+        let (genome, warm_starts) = match space.models.is_empty() {
+            true => (bare(&space), Vec::new()),
+            false => bred(&space, &parents)?,
+        };
+        let tasks = tasks::of_fitness(&space, &host.data)?;
+        Ok(Self {
+            held_out: tasks::held_out(&space, &tasks, &host.data)?,
+            tasks,
+            space,
+            parents,
+            genome,
+            warm_starts,
+            runtime,
+            host,
+        })
+    }
+
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// The models, by their short names.
+    pub fn parents(&self) -> &Parents {
+        &self.parents
+    }
+
+    /// What the optimizer moves, and what it stands for.
+    pub fn genome(&self) -> &Genome {
+        &self.genome
+    }
+
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The tasks of the fitness, one for each language.
+    pub fn tasks(&self) -> &[FitnessTask] {
+        &self.tasks
+    }
+
+    /// The tasks that only the final asks.
+    pub fn held_out(&self) -> &[FitnessTask] {
+        &self.held_out
+    }
+
+    /// The space's own number of candidates, in any time.
+    pub fn usual_budget(&self) -> event::Budget {
+        event::Budget {
+            evals: Some(self.space.search.evals),
+            duration_ms: None,
+        }
+    }
+
+    /// Refuses ranges that contradict each other; only for new runs, since old ones may have begun with them.
+    ///
+    /// # Errors
+    /// They do.
+    pub fn refuse_contradictions(&self) -> Result<(), Error> {
+        if self.space.models.is_empty() {
+            return Ok(());
+        }
+        Ok(self.space.contradictions(shape(&self.space, &self.parents)?.layers)?)
+    }
+
+    /// Whether any question stands in two parts of a run; `None` of a command, which keeps its questions to itself.
+    ///
+    /// # Errors
+    /// A split that a task does not have, data that cannot be read.
+    pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>, Error> {
+        self.compared_with(&self.space.finale)
+    }
+
+    /// [`Self::questions_compared`], of a run with another final.
+    fn compared_with(&self, finale: &Finale) -> Result<Option<event::QuestionsCompared>, Error> {
+        if self.space.fitness.command.is_some() {
+            return Ok(None);
+        }
+        let parts = parts_of_run(&self.tasks, &self.held_out, finale).map_err(Error::plan)?;
+        Ok(Some(compare_questions(&parts)))
+    }
+
+    /// Refuses a search that would be judged by what it was bred on, unless its space allows that.
+    ///
+    /// # Errors
+    /// It would be.
+    pub fn refuse_overlap(&self, compared: Option<&event::QuestionsCompared>) -> Result<(), Error> {
+        match compared.and_then(event::QuestionsCompared::refusal) {
+            Some(reason) if !self.space.finale.allow_overlap => Err(Error::Overlap { reason }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The evaluator that merges and asks these tasks; without a guard it lets every merge in.
+    pub fn evaluator(&self, cache: Cache, guard: Option<space::Guard>) -> MergeEvaluator<'_> {
+        let clock = Arc::clone(&self.host.since_start);
+        MergeEvaluator::new(Resources {
+            parents: &self.parents,
+            tasks: self.tasks.clone(),
+            held_out: self.held_out.clone(),
+            cache,
+            device: self.runtime.device.clone(),
+            dtype: self.runtime.dtype,
+            options: self.runtime.options,
+            guard,
+            since_start: Box::new(move || clock()),
+        })
+    }
+
+    /// The user's own program as evaluator, with its log and its models in a directory.
+    pub fn external(&self, command: &space::Command, dir: &Path) -> External<'_> {
+        let write = |recipe: &Recipe, out: &Path| self.materialize(recipe, out).map_err(unwritten);
+        // A program may work in a directory of its own.
+        let candidates = std::path::absolute(dir.join("candidates")).unwrap_or_else(|_| dir.join("candidates"));
+        // A process that was killed leaves those behind that it had out, and not all are asked again.
+        let _ = std::fs::remove_dir_all(&candidates);
+        let models: Option<(PathBuf, crate::search::Materialize<'_>)> = command
+            .materialize
+            .then(|| (candidates, Box::new(write) as crate::search::Materialize<'_>));
+        External::new(command.clone(), &self.space.models, &dir.join("command.log"), models)
+    }
+
+    /// Writes a candidate as a model, for a program that opens models itself.
+    fn materialize(&self, recipe: &Recipe, out: &Path) -> Result<(), models::Error> {
+        let plan = crate::merge::Plan::new(recipe, &self.parents)?;
+        let mut writer = crate::checkpoint::Writer::replace(out, SHARD_SIZE_BYTES)?;
+        models::write(&mut writer, &plan, &self.parents, &mut |_| {})?;
+        Ok(writer.finish()?)
+    }
+}
+
+/// Largest size of one file of a model.
+const SHARD_SIZE_BYTES: u64 = 5_000_000_000;
+
+/// Why a merged model was not written: of what the merge itself refuses, the recipe is to blame, of all else the disk.
+fn unwritten(e: models::Error) -> Unscored {
+    match e {
+        models::Error::Merge(e) => e.into(),
+        e => Unscored::machine(e),
+    }
+}
+
+/// Reads a search space, and makes its paths absolute, so that a run of it can be resumed from anywhere.
+///
+/// # Errors
+/// The file cannot be read, or is no search space; names file and line.
+pub fn read_space(file: &Path) -> Result<Space, Error> {
+    let mut space = Space::read(file)?;
+    resolve(&mut space, file)?;
+    Ok(space)
+}
+
+/// Genes without models, as a command scores them.
+fn bare(space: &Space) -> Genome {
+    let genes = space.genes.iter().map(|(name, gene)| GeneSpec {
+        name: name.clone(),
+        kind: gene.kind(),
+    });
+    Genome::Bare(genes.collect())
+}
+
+/// What a space breeds of its models, and the recipes that it starts from.
+fn bred(space: &Space, parents: &Parents) -> Result<(Genome, Vec<(String, Recipe)>), Error> {
+    let codec = Codec::with_tensors(space, shape(space, parents)?, &tensors(space, parents))?;
+    for (name, recipe) in codec.baselines() {
+        crate::merge::Plan::new(&recipe, parents).map_err(|source| Error::Misfit {
+            recipe: name,
+            source: Box::new(source),
+        })?;
+    }
+    for (name, recipe) in codec.baselines() {
+        let has_its_vocabulary = |model: &str| parents.vocab(model) == parents.vocab(&space.tokenizer);
+        if takes_another_tokenizer(&recipe, &space.tokenizer, &has_its_vocabulary) {
+            return Err(Error::NameIsAWord {
+                model: space.tokenizer.clone(),
+                recipe: name,
+            });
+        }
+    }
+    let warm_starts = warm_starts(space, &codec)?;
+    let first = match space.search.widening {
+        true => codec.narrowed().ok_or(space::Error::NothingToWiden)?,
+        false => codec,
+    };
+    Ok((Genome::Merge(first), warm_starts))
+}
+
+/// The genome; where layers are searched, it is told how much each one matters.
+fn with_influence(session: &Session, evaluator: &mut MergeEvaluator<'_>) -> Result<Genome, Error> {
+    let mut genome = session.genome.clone();
+    if let (Genome::Merge(codec), Some(dfs)) = (&mut genome, &session.space.data_flow_space)
+        && session.space.fitness.command.is_none()
+    {
+        let open = |source: &&String| session.parents.checkpoint(source).is_some();
+        for source in dfs.sources.iter().filter(open) {
+            let influence = evaluator.block_influence(source).map_err(Error::plan)?;
+            codec.set_block_influence(source, &influence);
+        }
+    }
+    Ok(genome)
+}
+
+/// What the codec must know of the models.
+fn shape(space: &Space, parents: &Parents) -> Result<Shape, Error> {
+    let donor = space.base.as_deref().unwrap_or(&space.models[0].0);
+    let checkpoint = parents
+        .checkpoint(donor)
+        .ok_or_else(|| Error::NotOpen { model: donor.into() })?;
+    let layers = checkpoint
+        .config()
+        .get("num_hidden_layers")
+        .and_then(serde_json::Value::as_u64);
+    let layers = layers.ok_or_else(|| Error::NoLayers {
+        model: checkpoint.name().into(),
+    })?;
+    let largest = checkpoint
+        .tensors()
+        .max_by_key(|(_, info)| info.len())
+        .ok_or_else(|| Error::NoTensors { model: donor.into() })?;
+    Ok(Shape {
+        layers: layers as usize,
+        out_dtype: recipe_dtype(largest.1.dtype),
+        fold: fold(checkpoint.config()).map_err(Error::at(checkpoint.name()))?,
+    })
+}
+
+/// The tensors of the base, or of the first model.
+fn tensors(space: &Space, parents: &Parents) -> Vec<String> {
+    let donor = space.base.as_deref().unwrap_or(&space.models[0].0);
+    parents.tensor_names(donor)
+}
+
+/// Where a family's layers take the scales of a layer path.
+fn fold(config: &serde_json::Value) -> Result<Fold, Error> {
+    let spec = DecoderSpec::from_config(config)?;
+    Ok(match spec.norm_place {
+        NormPlace::Pre => Fold::Projections,
+        NormPlace::Post => Fold::PostNorms,
+        NormPlace::Sandwich => Fold::ShiftedPostNorms,
+    })
+}
+
+/// Whether a recipe that names the model `tokenizer` as its tokenizer's source says something else by it: `base` means
+/// `base_model` there, or else the first model, and `union` all of them. Where vocabularies are the same, so are children.
+fn takes_another_tokenizer(recipe: &Recipe, tokenizer: &str, has_its_vocabulary: &dyn Fn(&str) -> bool) -> bool {
+    let stage = recipe.result();
+    matches!(stage.tokenizer_source.as_deref(), Some("base" | "union"))
+        && stage.donor() != tokenizer
+        && !stage.models().into_iter().all(has_its_vocabulary)
+}
+
+/// The recipes that the space says to start from.
+fn warm_starts(space: &Space, codec: &Codec) -> Result<Vec<(String, Recipe)>, Error> {
+    let baselines: HashMap<String, Recipe> = codec.baselines().into_iter().collect();
+    let mut recipes = Vec::new();
+    for word in &space.search.warm_start {
+        let recipe = match baselines.get(word) {
+            Some(recipe) => recipe.clone(),
+            None if models::is_recipe(word) => with_short_names(&models::read_recipe(Path::new(word))?, space),
+            None => return Err(Error::WarmStart { word: word.clone() }),
+        };
+        codec
+            .encode(&recipe)
+            .map_err(Error::from)
+            .map_err(Error::at(format!("search.warm_start: {word}")))?;
+        recipes.push((word.clone(), recipe));
+    }
+    Ok(recipes)
+}
+
+/// A recipe whose models are named as the space names them.
+fn with_short_names(recipe: &Recipe, space: &Space) -> Recipe {
+    recipe.with_models(|word| {
+        let short = space
+            .models
+            .iter()
+            .find(|(_, model)| model == word || models::beside(word, Path::new("")) == *model);
+        short.map_or_else(|| word.to_string(), |(name, _)| name.clone())
+    })
+}
+
+/// A recipe whose models are named by MODEL words, ready for `heterosis merge`.
+pub fn with_model_words(recipe: &Recipe, space: &Space) -> Recipe {
+    recipe.with_models(|name| {
+        let model = space.models.iter().find(|(short, _)| short == name);
+        model.map_or_else(|| name.to_string(), |(_, word)| word.clone())
+    })
+}
+
+fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
+    let absolute = |path: &str| -> Result<String, Error> {
+        let found = models::beside(path, file);
+        let path = std::path::absolute(&found).map_err(Error::io(&found))?;
+        Ok(path.display().to_string())
+    };
+    for (_, word) in &mut space.models {
+        let beside = models::beside(word, file);
+        *word = match beside.split_once('+') {
+            _ if beside.starts_with("hf:") => beside.clone(),
+            Some((model, adapter)) if !Path::new(&beside).exists() => match model.starts_with("hf:") {
+                true => format!("{model}+{}", absolute(adapter)?),
+                false => format!("{}+{}", absolute(model)?, absolute(adapter)?),
+            },
+            _ => absolute(&beside)?,
+        };
+    }
+    if let Some(command) = &mut space.fitness.command {
+        for word in &mut command.command {
+            if Path::new(&models::beside(word, file)).is_file() {
+                *word = absolute(word)?;
+            }
+        }
+        if let Some(questions) = &mut command.questions {
+            *questions = absolute(questions)?;
+        }
+    }
+    let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
+    let words = space
+        .fitness
+        .tasks
+        .iter_mut()
+        .chain(&mut space.finale.held_out)
+        .map(|t| &mut t.task)
+        .chain(&mut space.search.warm_start);
+    for word in words.filter(|w| is_file(w)) {
+        *word = absolute(word)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model with the short name `base` gave its tokenizer to no merge without a base: `linear` took the first model's.
+    #[test]
+    fn a_short_name_that_is_a_word_of_recipes_is_no_trap() {
+        let recipe = |text: &str| crate::recipe::read::parse(Path::new("r.yaml"), text).unwrap();
+        let linear = "merge_method: linear\nmodels: [{model: maths}, {model: spanish}]\nparameters: {weight: 1}\n";
+        let named = recipe(&format!("{linear}tokenizer_source: base\n"));
+        assert!(takes_another_tokenizer(&named, "base", &|model| model == "maths"));
+        assert!(!takes_another_tokenizer(&named, "base", &|_| true));
+        assert!(!takes_another_tokenizer(&named, "maths", &|_| false));
+        let other = recipe(&format!("{linear}tokenizer_source: spanish\n"));
+        assert!(!takes_another_tokenizer(&other, "spanish", &|_| false));
+        let ties =
+            "merge_method: ties\nbase_model: base\nmodels: [{model: maths}]\nparameters: {weight: 1, density: 1}\n";
+        assert!(!takes_another_tokenizer(&recipe(ties), "base", &|_| false));
+    }
+}

@@ -1,0 +1,147 @@
+//! heterosis as a library: what a program of somebody else's relies on, without the command line.
+
+use std::{cell::RefCell, path::Path, sync::atomic::Ordering};
+
+use heterosis::{
+    event::{Event, Record},
+    host::Host,
+    models::RuntimeOptions,
+    search::{Control, End},
+    session::{self, Begun, Child, Error, ExportOptions, Exported, ResumeOptions, Session, Wish},
+    space::{Limit, Space},
+    store::RunDir,
+};
+
+use super::program::space_over_family;
+
+/// A short search over the family that asks this task.
+fn space(dir: &Path, task: &str) -> Space {
+    let rest = format!(
+        "parameter_space: {{method: task_arithmetic, genes: {{weight: [0.0, 1.5]}}}}
+fitness: {{tasks: [{{task: {task}, split: search, limit: 8}}]}}
+search: {{optimizer: random, evals: 4, seed: 5}}
+final: {{finalists: 1, selection: {{limit: 6}}, test: {{limit: 6}}}}
+"
+    );
+    session::read_space(&space_over_family(dir, &rest)).unwrap()
+}
+
+fn spanish() -> String {
+    super::program::root().join("evals/arith-es.yaml").display().to_string()
+}
+
+fn open(space: Space) -> Result<Session, Error> {
+    Session::open(space, &RuntimeOptions::default(), Host::this_machine())
+}
+
+/// Scored candidates and their fitness, in order.
+fn scores(records: &[Record]) -> Vec<(String, f64)> {
+    let scored = records.iter().filter_map(|record| match &record.event {
+        Event::CandidateScored(c) => Some((c.id.clone(), c.fitness)),
+        _ => None,
+    });
+    scored.collect()
+}
+
+#[test]
+fn what_is_wrong_is_found_before_anything_is_written() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Err(Error::At { place, .. }) = open(space(tmp.path(), "evals/nothing.yaml")) else {
+        panic!("a task that is not there");
+    };
+    assert_eq!(place, "fitness.tasks[0]");
+    let mut lost = space(tmp.path(), &spanish());
+    lost.models[1].1 = "/nowhere/maths".into();
+    let name = lost.models[1].0.clone();
+    assert!(matches!(open(lost), Err(Error::At { place, .. }) if place == format!("models.{name}")));
+
+    let mut judged_by_its_own = space(tmp.path(), &spanish());
+    judged_by_its_own.finale.test.split = "search".into();
+    let (session, run) = (open(judged_by_its_own).unwrap(), tmp.path().join("run"));
+    let refused = session.create(&run, session.usual_budget()).err();
+    assert!(matches!(refused, Some(Error::Overlap { .. })), "{refused:?}");
+    assert!(!run.exists(), "nobody has made a directory");
+    assert!(matches!(Begun::take(&run, &Host::this_machine()), Err(Error::Store(_))));
+}
+
+/// Stopped by its listener, gone on with, watched, exported and verified; and it is the run that nobody stopped.
+#[test]
+fn a_program_searches_stops_resumes_watches_and_exports() {
+    let tmp = tempfile::tempdir().unwrap();
+    let host = Host::this_machine();
+    let session = open(space(tmp.path(), &spanish())).unwrap();
+    let (whole, run) = (tmp.path().join("whole"), tmp.path().join("run"));
+    let told = RefCell::new(Vec::new());
+    let tell = |record: &Record| told.borrow_mut().push(record.clone());
+    let search = session.create(&whole, session.usual_budget()).unwrap();
+    assert_eq!(search.run(&Control::default(), &tell).unwrap(), End::Done);
+    let unbroken = scores(&told.take());
+
+    let control = Control::default();
+    let search = session.create(&run, session.usual_budget()).unwrap();
+    let stopped = search.run(&control, &|record| {
+        if matches!(record.event, Event::CandidateScored(_)) {
+            control.stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(stopped.unwrap(), End::Stopped);
+
+    let begun = Begun::take(&run, &host).unwrap();
+    assert!(!begun.is_of_another_build());
+    assert!(Begun::take(&run, &host).is_err(), "it is taken");
+    let again = begun.session(&RuntimeOptions::default(), host.clone()).unwrap();
+    let options = ResumeOptions {
+        test: Some(Limit::Most(5)),
+        ..ResumeOptions::default()
+    };
+    let end = again.resume(begun, options).unwrap().run(&Control::default(), &tell);
+    assert_eq!(end.unwrap(), End::Done);
+    let dir = RunDir::open(&run).unwrap();
+    let watched: Vec<Record> = session::watch(&dir).unwrap().iter().collect();
+    assert_eq!(scores(&watched), unbroken);
+    assert_eq!(scores(&told.take()), unbroken, "what was there is told too");
+    let asked = watched.iter().find_map(|record| match &record.event {
+        Event::TestRead(reading) => Some(reading.best.score.n),
+        _ => None,
+    });
+    assert_eq!(asked, Some(5));
+
+    let begun = Begun::take(&run, &host).unwrap();
+    let late = ResumeOptions {
+        test: Some(Limit::All),
+        ..ResumeOptions::default()
+    };
+    let late = again.resume(begun, late).unwrap().run(&Control::default(), &|_| ());
+    assert!(matches!(late, Err(Error::TestAnswered { .. })), "{late:?}");
+
+    let (child, out) = (Child::find(&run, "best").unwrap(), tmp.path().join("child"));
+    let options = ExportOptions::default();
+    let export = child.begin(&out, &options, &host).unwrap();
+    assert!(!out.exists() && export.partial().exists());
+    export.write(&mut |_| ()).unwrap();
+    assert!(child.begin(&out, &options, &host).is_err(), "it is there");
+    let exported = Exported::open(&out).unwrap();
+    assert_eq!(exported.changed_files().unwrap(), Vec::<String>::new());
+    assert!(exported.answers() > 0);
+}
+
+#[test]
+fn wishes_reach_whoever_searches() {
+    let tmp = tempfile::tempdir().unwrap();
+    let session = open(space(tmp.path(), &spanish())).unwrap();
+    let run = tmp.path().join("run");
+    let search = session.create(&run, session.usual_budget()).unwrap();
+    let dir = search.dir().clone();
+    let control = Control::default();
+    let end = search.run(&control, &|record| {
+        if matches!(record.event, Event::CandidateScored(_)) {
+            session::wish(&dir, Wish::Stop).unwrap();
+            // It is looked for ten times a second.
+            while !control.stop.load(Ordering::Relaxed) {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    });
+    assert_eq!(end.unwrap(), End::Stopped);
+    assert!(!dir.stop_request().exists());
+}
