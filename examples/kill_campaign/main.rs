@@ -6,10 +6,10 @@
 //!
 //! KILLS (60 unless given) are shared among the kinds of search in `spaces.rs`. Each run is killed with SIGKILL up to three
 //! times, at moments that are drawn evenly over its undisturbed length, its start and its final included (one in eight from
-//! its first twentieth), and goes on to its end; exports are killed in the same way. Then journal (without clocks) and best recipe must be those of the
-//! undisturbed run (with several workers the scores; see `Repeats`), and nobody may have been asked twice but who was out when
-//! a kill came. Prints a table, and ends with 1 if
-//! anything differs. `docs/reliability.md` has figures.
+//! its first twentieth), and goes on to its end; exports are killed in the same way. Then journal (without clocks) and best
+//! recipe must be those of the undisturbed run (with several workers the scores; see `Repeats`), and nobody may have been
+//! asked twice but who was out when a kill came. Prints a table after each round, and ends with 1 if anything differs.
+//! `docs/reliability.md` has figures.
 
 #![allow(clippy::unwrap_used)] // what cannot be done here ends the campaign
 
@@ -44,6 +44,9 @@ const NOT_THE_STORY: [&str; 8] = [
     "generated_tokens",
 ];
 
+/// Kills of each kind in a round: a campaign that is stopped has looked at all of them.
+const KILLS_A_ROUND: usize = 6;
+
 #[derive(Default)]
 struct Tally {
     runs: usize,
@@ -53,6 +56,13 @@ struct Tally {
     /// How many kills came in which phase.
     phases: BTreeMap<String, usize>,
     faults: Vec<String>,
+}
+
+impl Tally {
+    fn fault(&mut self, fault: String) {
+        eprintln!("{fault}");
+        self.faults.push(fault);
+    }
 }
 
 struct Campaign {
@@ -73,48 +83,60 @@ fn main() -> ExitCode {
     };
     let kinds = kinds(&std::env::current_dir().unwrap());
     let share = kills.div_ceil(kinds.len() + 1);
-    println!(
-        "| kind | runs | kills | killed during | same end | asked again | faults |\n|---|---|---|---|---|---|---|"
-    );
-    let mut is_whole = true;
-    for kind in &kinds {
-        let tally = campaign.searches(kind, share);
-        is_whole &= tally.faults.is_empty();
-        print(kind.name, &tally);
+    let lengths: Vec<Duration> = kinds.iter().map(|kind| campaign.undisturbed(kind)).collect();
+    let mut tallies: Vec<Tally> = kinds.iter().map(|_| Tally::default()).collect();
+    let mut exports = Tally::default();
+    for round in 1.. {
+        let until = share.min(round * KILLS_A_ROUND);
+        for ((kind, length), tally) in kinds.iter().zip(&lengths).zip(&mut tallies) {
+            campaign.searches(kind, *length, until, tally);
+        }
+        campaign.exports(&kinds[0], until, &mut exports);
+        print(&kinds, &tallies, &exports);
+        if until == share {
+            break;
+        }
     }
-    let tally = campaign.exports(&kinds[0], share);
-    is_whole &= tally.faults.is_empty();
-    print("export", &tally);
+    let is_whole = tallies.iter().chain([&exports]).all(|tally| tally.faults.is_empty());
     ExitCode::from(u8::from(!is_whole))
 }
 
-fn print(name: &str, tally: &Tally) {
-    let phases: Vec<String> = tally.phases.iter().map(|(phase, n)| format!("{phase} {n}")).collect();
+fn print(kinds: &[Kind], tallies: &[Tally], exports: &Tally) {
     println!(
-        "| {name} | {} | {} | {} | {} | {} | {} |",
-        tally.runs,
-        tally.kills,
-        phases.join(", "),
-        tally.equal,
-        tally.asked_again,
-        tally.faults.len()
+        "\n| kind | runs | kills | killed during | same end | asked again | faults |\n|---|---|---|---|---|---|---|"
     );
-    for fault in &tally.faults {
-        eprintln!("{name}: {fault}");
+    let names = kinds.iter().map(|kind| kind.name).chain(["export"]);
+    for (name, tally) in names.zip(tallies.iter().chain([exports])) {
+        let phases: Vec<String> = tally.phases.iter().map(|(phase, n)| format!("{phase} {n}")).collect();
+        println!(
+            "| {name} | {} | {} | {} | {} | {} | {} |",
+            tally.runs,
+            tally.kills,
+            phases.join(", "),
+            tally.equal,
+            tally.asked_again,
+            tally.faults.len()
+        );
     }
+    let kills: usize = tallies.iter().chain([exports]).map(|tally| tally.kills).sum();
+    println!("\n{kills} kills");
 }
 
 impl Campaign {
-    fn searches(&mut self, kind: &Kind, kills: usize) -> Tally {
+    /// The run that nobody disturbs; gives how long it took.
+    fn undisturbed(&self, kind: &Kind) -> Duration {
         let home = self.dir.path().join(kind.name);
         fs::create_dir_all(&home).unwrap();
-        let space = home.join("space.yaml");
-        fs::write(&space, &kind.space).unwrap();
-        let whole = home.join("whole");
+        fs::write(home.join("space.yaml"), &kind.space).unwrap();
         let began = Instant::now();
-        self.end(&space, &whole);
-        let length = began.elapsed();
-        let mut tally = Tally::default();
+        self.end(&home.join("space.yaml"), &home.join("whole"));
+        began.elapsed()
+    }
+
+    /// Runs of a kind, until so many kills have come.
+    fn searches(&mut self, kind: &Kind, length: Duration, kills: usize, tally: &mut Tally) {
+        let home = self.dir.path().join(kind.name);
+        let (space, whole) = (home.join("space.yaml"), home.join("whole"));
         while tally.kills < kills {
             let run = home.join(format!("run-{}", tally.runs));
             let _ = fs::remove_file(home.join("asked"));
@@ -130,10 +152,9 @@ impl Campaign {
             self.end(&space, &run);
             tally.runs += 1;
             let struck = tally.kills - before;
-            self.judge(kind, &whole, &run, struck, &mut tally);
+            self.judge(kind, &whole, &run, struck, tally);
             let _ = fs::remove_dir_all(&run);
         }
-        tally
     }
 
     /// Evenly over a length; one in eight within its first twentieth, where a run is born.
@@ -150,8 +171,7 @@ impl Campaign {
         tally.asked_again += asked_again;
         let name = run.display();
         if asked_again > struck * kind.out {
-            let fault = format!("{name}: {asked_again} asked again after {struck} kills");
-            tally.faults.push(fault);
+            tally.fault(format!("{name}: {asked_again} asked again after {struck} kills"));
         }
         let is_same = match kind.repeats {
             Repeats::Everything => story(run) == story(whole) && best(run) == best(whole),
@@ -160,14 +180,12 @@ impl Campaign {
         };
         match is_same {
             true => tally.equal += 1,
-            false => tally
-                .faults
-                .push(format!("{name}: another end than {}", whole.display())),
+            false => tally.fault(format!("{name}: another end than {}", whole.display())),
         }
     }
 
     /// Exports are killed; whatever stands at the place then is whole, and the next export works.
-    fn exports(&mut self, kind: &Kind, kills: usize) -> Tally {
+    fn exports(&mut self, kind: &Kind, kills: usize, tally: &mut Tally) {
         let home = self.dir.path().join(kind.name);
         let (run, out) = (home.join("whole"), home.join("export"));
         let export = |program: &Path| {
@@ -184,7 +202,6 @@ impl Campaign {
         let began = Instant::now();
         assert!(quiet(&mut export(&self.program)));
         let length = began.elapsed();
-        let mut tally = Tally::default();
         while tally.kills < kills {
             // In the place of an export that is there, or in none.
             if self.random.random() {
@@ -198,19 +215,18 @@ impl Campaign {
             tally.runs += 1;
             let verified = |program: &Path| quiet(Command::new(program).arg("verify").arg(&out));
             if out.exists() && !verified(&self.program) {
-                tally.faults.push("what stands there after a kill is not whole".into());
+                tally.fault("what stands there after a kill is not whole".into());
             }
             match quiet(&mut export(&self.program)) && verified(&self.program) {
                 true => tally.equal += 1,
-                false => tally.faults.push("the next export does not work".into()),
+                false => tally.fault("the next export does not work".into()),
             }
             let left = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name());
             let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("partial")).collect();
             if !left.is_empty() {
-                tally.faults.push(format!("{left:?} are left after the next export"));
+                tally.fault(format!("{left:?} are left after the next export"));
             }
         }
-        tally
     }
 
     /// Begins a run, or goes on with it, to its end.

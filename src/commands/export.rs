@@ -607,7 +607,7 @@ pub fn verify(args: VerifyArgs) -> Outcome {
     let mut problems = strangers(&args.out, &provenance)?;
     for output in &provenance.outputs {
         match hash(&args.out.join(&output.file)) {
-            Err(e) => problems.push(format!("{e:#}")),
+            Err(e) => problems.push(super::in_words(&e)),
             Ok(now) if now.sha256 != output.sha256 => {
                 problems.push(format!(
                     "{}: its SHA-256 is {}, not {}",
@@ -653,6 +653,19 @@ pub fn verify(args: VerifyArgs) -> Outcome {
 /// A provenance that asks for no more than one that was written here can: files of its own directory, and few and short
 /// answers.
 pub(super) fn read_provenance(text: &str) -> Result<Provenance> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema_version: u32,
+    }
+    // First of all: what a newer one says may have another form, or another meaning.
+    let Versioned { schema_version } = serde_json::from_str(text)?;
+    if schema_version > event::SCHEMA_VERSION {
+        bail!(
+            "it is of schema version {schema_version}, and this heterosis ({ENGINE_VERSION}) reads versions up to {}; a newer \
+             heterosis wrote it, and can verify it",
+            event::SCHEMA_VERSION
+        );
+    }
     let provenance: Provenance = serde_json::from_str(text)?;
     if let Some(output) = provenance
         .outputs

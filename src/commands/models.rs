@@ -197,7 +197,7 @@ fn device(word: &str) -> Result<Device> {
     match word {
         "cpu" => Ok(Device::Cpu),
         "auto" if built_for_cuda => Ok(cuda(0).unwrap_or_else(|e| {
-            tracing::warn!("computing on the CPU: {e:#}");
+            tracing::warn!("computing on the CPU: {}", super::in_words(&e));
             Device::Cpu
         })),
         "auto" => Ok(Device::Cpu),

@@ -280,10 +280,18 @@ impl Prepared {
         })
     }
 
-    /// Whether any question stands in two parts of the run; `None` of a command, which keeps its questions to itself.
+    /// Whether any question stands in two parts of the run; `None` of a command that keeps its questions to itself.
     pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>> {
-        if self.space.fitness.command.is_some() {
-            return Ok(None);
+        if let Some(command) = &self.space.fitness.command {
+            let Some(file) = &command.questions else {
+                return Ok(None);
+            };
+            let questions = Questions::read(Path::new(file), &self.space.fitness)?;
+            let parts = questions.parts_of_run(&self.space.finale, !self.space.models.is_empty())?;
+            return Ok(Some(event::QuestionsCompared {
+                by_name: !questions.have_texts(),
+                ..compare_questions(&parts)
+            }));
         }
         let parts = parts_of_run(&self.tasks()?, &self.held_out()?, &self.space.finale)?;
         Ok(Some(compare_questions(&parts)))
@@ -744,7 +752,7 @@ fn with_influence(prepared: &Prepared, evaluator: &mut MergeEvaluator<'_>) -> Re
 fn unwritten(e: anyhow::Error) -> Unscored {
     match e.downcast::<crate::merge::Error>() {
         Ok(e) => e.into(),
-        Err(e) => Unscored::machine(format_args!("{e:#}")),
+        Err(e) => Unscored::machine(super::in_words(&e)),
     }
 }
 

@@ -289,13 +289,14 @@ const MOST_TOKENS: u64 = 1 << 24;
 fn read(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let json: Value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let added = json.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    if let Some(id) = added
-        .filter_map(|token| token.get("id")?.as_u64())
-        .find(|id| *id >= MOST_TOKENS)
-    {
-        return Err(format!(
-            "an added token has the id {id}, which no model's vocabulary reaches"
-        ));
+    let vocabulary = json.pointer("/model/vocab").and_then(Value::as_object).into_iter();
+    let own = vocabulary.flat_map(|vocabulary| vocabulary.values());
+    let ids = added
+        .filter_map(|token| token.get("id"))
+        .chain(own)
+        .filter_map(Value::as_u64);
+    if let Some(id) = ids.max().filter(|id| *id >= MOST_TOKENS) {
+        return Err(format!("a token has the id {id}, which no model's vocabulary reaches"));
     }
     let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
     let read = read.map_err(|_| "the tokenizers library cannot take it".to_owned())?;
@@ -417,16 +418,21 @@ mod tests {
         }
     }
 
-    /// An added token with the id 4294967295 made the library count beyond it: a panic.
+    /// A token with the id 4294967295, added or of the vocabulary, made the library count beyond it: a panic.
     #[test]
     fn an_id_beyond_every_vocabulary_is_refused() {
-        let mut json: Value = serde_json::from_slice(&std::fs::read(dir().join("tokenizer.json")).unwrap()).unwrap();
-        json["added_tokens"][0]["id"] = u32::MAX.into();
-        let files = TokenizerFiles {
-            tokenizer_json: json.to_string().into_bytes(),
-            ..TokenizerFiles::default()
-        };
-        let error = Tokenizer::new(files).err().unwrap().to_string();
-        assert!(error.contains("4294967295"), "{error}");
+        let whole: Value = serde_json::from_slice(&std::fs::read(dir().join("tokenizer.json")).unwrap()).unwrap();
+        let (mut added, mut own) = (whole.clone(), whole);
+        added["added_tokens"][0]["id"] = u32::MAX.into();
+        let vocabulary = own["model"]["vocab"].as_object_mut().unwrap();
+        *vocabulary.values_mut().next().unwrap() = u32::MAX.into();
+        for json in [added, own] {
+            let files = TokenizerFiles {
+                tokenizer_json: json.to_string().into_bytes(),
+                ..TokenizerFiles::default()
+            };
+            let error = Tokenizer::new(files).err().unwrap().to_string();
+            assert!(error.contains("4294967295"), "{error}");
+        }
     }
 }
