@@ -23,7 +23,7 @@ pub enum Repeats {
 
 const GENES: &str = "genes: {x: [-5, 5], k: {int: [0, 9]}, m: {choice: [a, b]}}";
 
-const FINAL: &str = "final:\n  finalists: 2\n  selection: {limit: 12}\n  test: {limit: 16}\n";
+const FINAL: &str = "final:\n  finalists: 2\n  selection: {limit: 8}\n  test: {limit: 8}\n";
 
 /// Notes whom it is asked for, on which questions, and takes a moment.
 const SCORE: &str = r#"while read -r l; do id=${l#*\"id\":\"}; id=${id%%\"*}; s=${l#*\"split\":\"}; s=${s%%\"*}; k=${l#*\"k\":}; k=${k%%.*}; x=${l#*\"x\":}; x=${x%%[,\}]*}; echo "$id $s" >> asked; sleep 0.02; d=$((k-3)); echo "{\"id\":\"$id\",\"scores\":{\"f\":-${d#-},\"g\":$x}}"; done"#;
@@ -33,20 +33,20 @@ const SCORE_MODEL: &str = r#"while read -r l; do id=${l#*\"id\":\"}; id=${id%%\"
 
 pub fn kinds(root: &Path) -> Vec<Kind> {
     let merges = [
-        ("cma-es", "", "optimizer: cma-es, evals: 14"),
-        ("racing", "", "optimizer: cma-es, evals: 14, racing: {rungs: [16, 24]}"),
-        ("genetic", "", "optimizer: genetic, population: 5, evals: 14"),
-        ("random", "", "optimizer: random, evals: 10"),
+        ("cma-es", "", "optimizer: cma-es, evals: 10"),
+        ("racing", "", "optimizer: cma-es, evals: 12, racing: {rungs: [8, 12]}"),
+        ("genetic", "", "optimizer: genetic, population: 4, evals: 10"),
+        ("random", "", "optimizer: random, evals: 8"),
         (
             "learning",
             "",
-            "optimizer: cma-es, evals: 8, learn: {steps: 4, batch: 8, questions: 16, rounds: 2, teachers: solutions}",
+            "optimizer: cma-es, evals: 6, learn: {steps: 3, batch: 4, questions: 8, rounds: 2, teachers: solutions}",
         ),
-        ("widening", "", "optimizer: cma-es, evals: 30, widening: true"),
+        ("widening", "", "optimizer: cma-es, evals: 20, widening: true"),
         (
             "hybrid",
             "data_flow_space: {sources: [maths, spanish], repeats: 1, max_layers: 8}\nhybrid: ps_then_dfs\n",
-            "optimizer: cma-es, evals: 16",
+            "optimizer: cma-es, evals: 12",
         ),
     ];
     let merges = merges.map(|(name, flow, search)| Kind {
@@ -57,7 +57,7 @@ pub fn kinds(root: &Path) -> Vec<Kind> {
     });
     let pareto = Kind {
         name: "nsga2, pareto",
-        space: family(root, "", &both(root), "optimizer: nsga2, population: 5, evals: 12"),
+        space: family(root, "", &both(root), "optimizer: nsga2, population: 4, evals: 10"),
         out: 1,
         repeats: Repeats::Everything,
     };
@@ -116,7 +116,7 @@ pub fn kinds(root: &Path) -> Vec<Kind> {
 fn spanish(root: &Path) -> String {
     let root = root.display();
     format!(
-        "fitness: {{tasks: [{{task: {root}/evals/arith-es.yaml, limit: 24}}]}}
+        "fitness: {{tasks: [{{task: {root}/evals/arith-es.yaml, limit: 12}}]}}
 {FINAL}  held_out: [{{task: {root}/evals/arith-en.yaml, limit: 8}}]
 "
     )
@@ -127,7 +127,7 @@ fn both(root: &Path) -> String {
     let root = root.display();
     format!(
         "fitness:
-  tasks: [{{task: {root}/evals/arith-es.yaml, limit: 16}}, {{task: {root}/evals/arith-en.yaml, limit: 16}}]
+  tasks: [{{task: {root}/evals/arith-es.yaml, limit: 8}}, {{task: {root}/evals/arith-en.yaml, limit: 8}}]
   objectives: pareto
 {FINAL}"
     )

@@ -372,6 +372,30 @@ mod tests {
         assert!(!refusal.contains("fresh"), "{refusal}");
     }
 
+    /// The same name in two splits may be two questions, and other names the same one: nothing is claimed of names.
+    #[test]
+    fn names_are_refused_with_a_way_out_of_their_own_and_prove_nothing() {
+        let mut compared = QuestionsCompared {
+            by_name: true,
+            ..QuestionsCompared::default()
+        };
+        assert_eq!(
+            compared.in_words(),
+            "questions compared by their ids: none is in two parts of the run"
+        );
+        let mut run = Run::from_records(&rehearsal::journal());
+        run.questions = Some(compared.clone());
+        assert_eq!(Freshness::of(&run), Freshness::NotCompared);
+        compared.overlaps.push(shared(2));
+        let refusal = compared.refusal().unwrap();
+        assert!(
+            refusal.contains("compared by their ids") && refusal.contains("\"question\""),
+            "{refusal}"
+        );
+        run.questions = Some(compared);
+        assert_eq!(Freshness::of(&run), Freshness::Used);
+    }
+
     #[test]
     fn a_journal_from_before_questions_were_compared_claims_nothing() {
         let mut run = Run::from_records(&rehearsal::journal());

@@ -418,6 +418,35 @@ mod tests {
         }
     }
 
+    /// Whether a space stands before what follows a special token is what the file says (tokenizers 1613, transformers
+    /// 45822): Llama 2's own puts one there, one with `prepend_scheme: first` only at the text's beginning.
+    #[test]
+    fn a_special_token_is_followed_by_what_the_file_says() {
+        let ids = |normalizer: Value, pre_tokenizer: Value| {
+            let json = serde_json::json!({
+                "version": "1.0",
+                "added_tokens": [{"id": 1, "content": "<s>", "special": true, "normalized": false, "single_word": false,
+                    "lstrip": false, "rstrip": false}],
+                "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
+                "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                    "vocab": {"<unk>": 0, "<s>": 1, "▁": 2, "a": 3, ":": 4, "-": 5, ">": 6, "▁a": 7, "->": 8},
+                    "merges": ["▁ a", "- >"]},
+            });
+            let files = TokenizerFiles {
+                tokenizer_json: json.to_string().into_bytes(),
+                ..TokenizerFiles::default()
+            };
+            Tokenizer::new(files).unwrap().encode("a:<s>->", true).unwrap()
+        };
+        let metaspace = |scheme: &str| serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+        let llama_2 = serde_json::json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+        assert_eq!(ids(llama_2, Value::Null), [7, 4, 1, 2, 8], "▁a : <s> ▁ ->");
+        assert_eq!(ids(Value::Null, metaspace("always")), [7, 4, 1, 2, 8]);
+        assert_eq!(ids(Value::Null, metaspace("first")), [7, 4, 1, 8], "▁a : <s> ->");
+        assert_eq!(ids(Value::Null, metaspace("never")), [3, 4, 1, 8]);
+    }
+
     /// A token with the id 4294967295, added or of the vocabulary, made the library count beyond it: a panic.
     #[test]
     fn an_id_beyond_every_vocabulary_is_refused() {
