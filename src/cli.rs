@@ -319,7 +319,7 @@ pub struct LearnArgs {
     #[arg(long, value_enum, default_value_t)]
     pub teachers: TeacherArg,
     /// How much wrong answers count against what they say, 0 to 1.
-    #[arg(long, default_value_t = 0.0, value_name = "FACTOR")]
+    #[arg(long, default_value_t = crate::space::WRONG, value_name = "FACTOR")]
     pub wrong: f64,
     /// Steps of the descent.
     #[arg(long, default_value_t = 30, value_name = "N")]

@@ -5,12 +5,15 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use heterosis::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, HubOptions},
     eval::{DataDirs, Split, Task, TaskOptions, rescore},
     event::run::Run,
     merge::Plan,
@@ -37,7 +40,7 @@ pub struct Target {
     pub read: fn(&[u8], &Path),
 }
 
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target {
         name: "safetensors",
         seeds: || vec![base("model.safetensors")],
@@ -107,6 +110,11 @@ pub const TARGETS: [Target; 14] = [
         name: "provenance",
         seeds: provenance_seeds,
         read: provenance,
+    },
+    Target {
+        name: "hub",
+        seeds: hub_seeds,
+        read: hub,
     },
 ];
 
@@ -527,4 +535,135 @@ fn provenance_seeds() -> Vec<Vec<u8>> {
 
 fn provenance(bytes: &[u8], _: &Path) {
     let _ = heterosis::session::read_provenance(&String::from_utf8_lossy(bytes));
+}
+
+// ---- what a Hub answers ----
+
+/// Between the answers of a Hub to what it is asked: the commit, the list of files, a file.
+const NEXT_ANSWER: &[u8] = b"\n=====\n";
+
+/// Where a seed names the server's own address, and the length of what follows.
+const HOME: &str = "http://home";
+const LENGTH: &str = "Content-Length: *";
+
+fn hub_seeds() -> Vec<Vec<u8>> {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let head = format!("HTTP/1.1 200 OK\r\nETag: \"{commit}\"\r\nX-Repo-Commit: {commit}\r\n{LENGTH}");
+    let info =
+        format!("{head}\r\nContent-Type: application/json\r\n\r\n{{\"id\": \"fake/tiny\", \"sha\": \"{commit}\"}}");
+    let listed = |name: &str, oid: &str| {
+        format!("{{\"type\": \"file\", \"path\": \"{name}\", \"size\": 2, \"oid\": \"{oid}\"}}")
+    };
+    let large = format!(
+        "{{\"type\": \"file\", \"path\": \"model.safetensors\", \"size\": 2, \"oid\": \"{commit}\", \"lfs\": {{\"oid\": \
+         \"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\", \"size\": 2, \"pointerSize\": 134}}}}"
+    );
+    let list = [listed("config.json", commit), listed("tokenizer.json", "b"), large].join(", ");
+    let link = format!("Link: <{HOME}/api/models/fake/tiny/tree/{commit}?cursor=2>; rel=\"next\"");
+    let file = format!("{head}\r\nAccept-Ranges: bytes\r\nX-Linked-Size: 2\r\nX-Linked-Etag: \"b\"\r\n\r\n{{}}");
+    let chunked = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    let moved = format!("HTTP/1.1 302 Found\r\nLocation: /blob\r\nX-Linked-Size: 2\r\n{LENGTH}\r\n\r\n");
+    let refused =
+        format!("HTTP/1.1 404 Not Found\r\nX-Error-Code: EntryNotFound\r\nX-Error-Message: no\r\n{LENGTH}\r\n\r\n{{}}");
+    let conversation = |list: &str, file: &str| [info.as_str(), list, file].join("\n=====\n").into_bytes();
+    let one_page = format!("{head}\r\n\r\n[{list}]");
+    let two_pages = format!("{head}\r\n{link}\r\n\r\n[{list}]");
+    vec![
+        conversation(&one_page, &file),
+        conversation(&two_pages, chunked),
+        conversation(&one_page, &moved),
+        conversation(&one_page, &refused),
+    ]
+}
+
+/// A Hub on this machine that answers with what it was last given.
+struct FakeHub {
+    endpoint: String,
+    says: Mutex<Vec<u8>>,
+}
+
+impl FakeHub {
+    fn get() -> &'static Self {
+        static HUB: LazyLock<Arc<FakeHub>> = LazyLock::new(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("this machine has a port left");
+            let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+            let says = Mutex::default();
+            let hub = Arc::new(FakeHub { endpoint, says });
+            let answering = hub.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let _ = answering.answer(stream); // whoever hangs up has its reasons
+                }
+            });
+            hub
+        });
+        &HUB
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> Option<()> {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+        let request = lines.next()?.ok()?;
+        lines.map_while(Result::ok).find(String::is_empty)?;
+        let nth = if request.contains("/revision/") {
+            0
+        } else if request.contains("/tree/") {
+            1
+        } else {
+            2
+        };
+        let says = self.says.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        stream.write_all(&part(&says, nth, &self.endpoint)).ok()
+    }
+}
+
+/// One answer of a conversation, with the address and the length that it asks for filled in.
+fn part(says: &[u8], nth: usize, endpoint: &str) -> Vec<u8> {
+    let mut rest = says;
+    for _ in 0..nth {
+        let at = rest.windows(NEXT_ANSWER.len()).position(|w| w == NEXT_ANSWER);
+        rest = at.map_or(&[], |at| &rest[at + NEXT_ANSWER.len()..]);
+    }
+    let end = rest.windows(NEXT_ANSWER.len()).position(|w| w == NEXT_ANSWER);
+    let answer = &rest[..end.unwrap_or(rest.len())];
+    let head_end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .map_or(answer.len(), |at| at + 4);
+    let (head, body) = answer.split_at(head_end);
+    let length = format!("Content-Length: {}", body.len());
+    let text: String = head.iter().map(|b| char::from(*b)).collect();
+    let text = text.replace(HOME, endpoint).replace(LENGTH, &length);
+    // Nobody else is to be asked for anything.
+    let text = match text.to_ascii_lowercase().contains("location:") {
+        true => text.replace("//", "/"),
+        false => text,
+    };
+    text.chars().map(|c| c as u8).chain(body.iter().copied()).collect()
+}
+
+/// A download from a Hub that says anything; it writes into the cache and nowhere else.
+fn hub(bytes: &[u8], dir: &Path) {
+    let hub = FakeHub::get();
+    *hub.says.lock().unwrap_or_else(PoisonError::into_inner) = bytes.to_vec();
+    let cache = dir.join("deep/down/hub");
+    let options = HubOptions {
+        endpoint: Some(hub.endpoint.clone()),
+        token: Some("secret".into()),
+        cache_dir: Some(cache.clone()),
+        retry_pause: Some(Duration::ZERO),
+        ..HubOptions::default()
+    };
+    let _ = Checkpoint::open_model("hf:fake/tiny", &options);
+    for (place, only) in [
+        (dir, "deep"),
+        (&dir.join("deep"), "down"),
+        (&dir.join("deep/down"), "hub"),
+        (&cache, "models--fake--tiny"),
+    ] {
+        let found = fs::read_dir(place).into_iter().flatten().flatten();
+        let others: Vec<_> = found.map(|e| e.file_name()).filter(|name| name != only).collect();
+        assert!(others.is_empty(), "{others:?} in {}", place.display());
+    }
+    let _ = fs::remove_dir_all(&cache);
 }

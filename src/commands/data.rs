@@ -223,7 +223,7 @@ fn pull(set: &DataSet, file: &PublishedFile, dir: &Path, from: Option<&str>, hub
                 }
                 return keep(&out, &text);
             }
-            Err(e) => failures.push(format!("{}: {e:#}", place.url)),
+            Err(e) => failures.push(format!("{}: {}", place.url, super::in_words(&e))),
         }
     }
     bail!(

@@ -71,7 +71,7 @@ impl Failure {
     /// Says what is wrong on stderr; gives the exit code: 2 for the call, 1 for the work, 130 for an interruption.
     pub fn report(&self) -> ExitCode {
         match self {
-            Self::Input(e) | Self::Work(e) => say(format_args!("error: {e:#}")),
+            Self::Input(e) | Self::Work(e) => say(format_args!("error: {}", in_words(e))),
             Self::Interrupted => {}
         }
         ExitCode::from(self.code())
@@ -86,6 +86,17 @@ impl Failure {
             Self::Work(e) => 1 + u8::from(is_of_the_recipe(e)),
         }
     }
+}
+
+/// An error and what lies behind it, but for what it says itself already.
+fn in_words(e: &anyhow::Error) -> String {
+    let mut words = e.to_string();
+    for cause in e.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 fn causes<T: std::error::Error + 'static>(e: &anyhow::Error) -> impl Iterator<Item = &T> {
@@ -159,6 +170,27 @@ pub fn run(cli: Cli) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "the task 'gen': the regular expression '(foo' cannot be used: …" stood there twice: an error that names its cause in
+    /// its own words was followed by the cause.
+    #[test]
+    fn nothing_is_said_twice() {
+        use anyhow::Context as _;
+        #[derive(Debug, thiserror::Error)]
+        #[error("s.yaml cannot be read: {source}")]
+        struct Told {
+            source: io::Error,
+        }
+        let told = || Told {
+            source: io::Error::other("the mount is gone"),
+        };
+        assert_eq!(in_words(&told().into()), "s.yaml cannot be read: the mount is gone");
+        let with_context = Err::<(), _>(told()).context("no space").unwrap_err();
+        assert_eq!(
+            in_words(&with_context),
+            "no space: s.yaml cannot be read: the mount is gone"
+        );
+    }
 
     /// A recipe whose weights sum to zero ended with 1, a full disk with 2: a script repeated the first for ever.
     #[test]

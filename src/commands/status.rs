@@ -26,6 +26,9 @@ pub struct Status {
     pub run: String,
     pub name: String,
     pub state: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     pub evals: u64,
     pub answers: u64,
     pub elapsed_ms: u64,
@@ -123,6 +126,10 @@ impl Status {
             run: dir.path().display().to_string(),
             name: run.started.as_ref().map(|s| s.name.clone()).unwrap_or_default(),
             state: state(dir, run),
+            failure: match &run.state {
+                State::Failed(reason) => Some(reason.clone()),
+                _ => None,
+            },
             evals: run.evals,
             answers: run.answers,
             elapsed_ms: run.elapsed(run.last_ms),
@@ -187,6 +194,9 @@ pub fn status(args: StatusArgs) -> Outcome {
         status.answers,
         duration(status.elapsed_ms)
     ));
+    if let Some(reason) = &status.failure {
+        print(format_args!("  it failed: {reason}"));
+    }
     if let Some(exam) = run
         .exam
         .as_ref()
@@ -297,7 +307,7 @@ pub fn runs(args: RunsArgs) -> Outcome {
             match open(&path) {
                 Ok((dir, run)) => runs.push(Status::of(&dir, &run)),
                 // One bad journal must not hide the other runs.
-                Err(e) => tracing::warn!("{e:#}"),
+                Err(e) => tracing::warn!("{}", super::in_words(&e)),
             }
         }
     }

@@ -16,7 +16,7 @@ use super::{Outcome, environment};
 pub fn remember(dir: &Path, command: &[String]) {
     // Without a mark the user is asked; that is no reason not to search.
     if let Err(e) = mark(dir, command).and_then(|mark| leave(&mark)) {
-        tracing::debug!("the run's command is not remembered: {e:#}");
+        tracing::debug!("the run's command is not remembered: {}", super::in_words(&e));
     }
 }
 

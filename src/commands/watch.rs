@@ -68,7 +68,7 @@ pub fn request(dir: &RunDir, action: Action) {
         Action::CloseView | Action::Abort | Action::RequestExport { .. } => return,
     };
     if let Err(e) = session::wish(dir, wish) {
-        tracing::warn!("the request cannot be passed on: {:#}", anyhow::Error::from(e));
+        tracing::warn!("the request cannot be passed on: {}", super::in_words(&e.into()));
     }
 }
 

@@ -73,6 +73,14 @@ impl Identity {
             },
         }
     }
+
+    /// Of a question that is known by its names alone.
+    pub fn named(names: &[&str]) -> Self {
+        Self {
+            text: digest(&format!("named {names:?}")),
+            gold: 0,
+        }
+    }
 }
 
 /// A text without the words around it that only say that it is a question, and without white space.

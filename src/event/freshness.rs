@@ -2,7 +2,7 @@
 //!
 //! Every sentence that calls questions fresh, sealed, unseen or never used is made here, from what was compared before the
 //! run began; `tests/it/tidy.rs` looks for these words elsewhere. A journal from before questions were compared, a command
-//! that keeps its questions to itself and a run that was allowed an overlap are told without them.
+//! that keeps its questions to itself or gives them names only, and a run that was allowed an overlap are told without them.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ use super::words::{count, counted, task_name};
 pub struct QuestionsCompared {
     /// Questions of each task in each part.
     pub parts: Vec<PartOfRun>,
+    /// Only a command knows what they ask: their names were compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_name: bool,
     /// The same question in two parts; none, unless the space allows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overlaps: Vec<Shared>,
@@ -71,6 +74,11 @@ pub struct Published {
 const WAY_OUT: &str = "Give one of them another split, other rows or other languages; or write `final: {allow_overlap: true}`, \
                        and the run says of no question that nobody had used it";
 
+/// The same of questions that are known by name.
+const WAY_OUT_BY_NAME: &str = "Questions of a command are compared by their ids. If the same id is another question in another \
+                               split, give it another id, or give each line its \"question\"; if it is the same, leave it \
+                               out of one of them, or write `final: {allow_overlap: true}`";
+
 impl Part {
     fn name(self) -> &'static str {
         match self {
@@ -126,7 +134,8 @@ impl QuestionsCompared {
 
     /// Why such a run is not begun unless its space allows it, and the way out.
     pub fn refusal(&self) -> Option<String> {
-        (!self.is_clean()).then(|| format!("{}. {WAY_OUT}", self.used().join("; ")))
+        let way_out = if self.by_name { WAY_OUT_BY_NAME } else { WAY_OUT };
+        (!self.is_clean()).then(|| format!("{}. {way_out}", self.used().join("; ")))
     }
 
     /// What is no longer fresh, a sentence each.
@@ -149,6 +158,7 @@ impl QuestionsCompared {
     /// What it came to, in a line.
     pub fn in_words(&self) -> String {
         match self.is_clean() {
+            true if self.by_name => "questions compared by their ids: none is in two parts of the run".into(),
             true => "questions compared: none is in two parts of the run".into(),
             false => format!("questions compared, overlap allowed: {}", self.used().join("; ")),
         }
@@ -161,6 +171,7 @@ impl QuestionsCompared {
             all.extend(new);
         }
         self.parts.clone_from(&later.parts);
+        self.by_name = later.by_name;
         unite(&mut self.overlaps, &later.overlaps);
         unite(&mut self.published, &later.published);
         unite(&mut self.near, &later.near);
@@ -185,6 +196,8 @@ impl Freshness {
             // A command keeps its questions to itself.
             None => Self::NotCompared,
             Some(_) if run.is_scored_by_command() => Self::NotCompared,
+            // That names differ does not say that questions do.
+            Some(compared) if compared.is_clean() && compared.by_name => Self::NotCompared,
             Some(compared) if compared.is_clean() => Self::Fresh,
             Some(_) => Self::Used,
         }
@@ -357,6 +370,30 @@ mod tests {
         );
         assert!(refusal.contains("`final: {allow_overlap: true}`"), "{refusal}");
         assert!(!refusal.contains("fresh"), "{refusal}");
+    }
+
+    /// The same name in two splits may be two questions, and other names the same one: nothing is claimed of names.
+    #[test]
+    fn names_are_refused_with_a_way_out_of_their_own_and_prove_nothing() {
+        let mut compared = QuestionsCompared {
+            by_name: true,
+            ..QuestionsCompared::default()
+        };
+        assert_eq!(
+            compared.in_words(),
+            "questions compared by their ids: none is in two parts of the run"
+        );
+        let mut run = Run::from_records(&rehearsal::journal());
+        run.questions = Some(compared.clone());
+        assert_eq!(Freshness::of(&run), Freshness::NotCompared);
+        compared.overlaps.push(shared(2));
+        let refusal = compared.refusal().unwrap();
+        assert!(
+            refusal.contains("compared by their ids") && refusal.contains("\"question\""),
+            "{refusal}"
+        );
+        run.questions = Some(compared);
+        assert_eq!(Freshness::of(&run), Freshness::Used);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn proportion(p: f64, n: f64) -> (f64, f64) {
 /// [`POISSON`] between its entries; nothing to move beyond them.
 fn poisson(x: f64) -> f64 {
     let at = x.floor() as usize;
-    match (POISSON.get(at), POISSON.get(at + 1)) {
+    match (POISSON.get(at), POISSON.get(at.saturating_add(1))) {
         (Some(below), Some(above)) => below + (above - below) * x.fract(),
         (Some(last), None) if x.fract() == 0.0 => *last,
         _ => f64::INFINITY,
@@ -70,6 +70,15 @@ mod tests {
                 + (n - k) as f64 * libm::log(1.0 - p)
         };
         (0..=n).map(|k| ln(k).exp()).collect()
+    }
+
+    /// A changed journal with a count of 1e300 questions right ended the report in a panic.
+    #[test]
+    fn a_count_beyond_every_whole_number_has_an_interval() {
+        for p in [1e300, -1e300, 1e19] {
+            let (low, high) = proportion(p, 3.0);
+            assert!(low <= high, "{p}: {low} {high}");
+        }
     }
 
     #[test]

@@ -410,6 +410,63 @@ mod tests {
         }
     }
 
+    /// Asks a shell script for `c1`; gives the answer and how long it took.
+    fn asked(script: &str, request: &str, timeout: f64) -> (Result<Reply, Broke>, Duration) {
+        let dir = tempfile::tempdir().unwrap();
+        let command = ["sh", "-c", script].map(String::from);
+        let mut program = Program::start(&command, &dir.path().join("command.log")).unwrap();
+        let clock = std::time::Instant::now();
+        let timeout = Duration::from_secs_f64(timeout);
+        let answer = program.ask(format!("{request}\n"), "c1", timeout, &AtomicBool::new(false));
+        (answer, clock.elapsed())
+    }
+
+    /// Longer than anybody waits here, and shorter than what it was before: for ever.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A request for 4,000 genes did not fit into the pipe of a command that was busy, and the search stood still for ever.
+    #[test]
+    fn a_request_larger_than_the_pipe_waits_no_longer_than_the_timeout() {
+        let request = "x".repeat(1 << 20);
+        let (answer, took) = asked("sleep 60", &request, 0.5);
+        assert!(
+            matches!(&answer, Err(Broke::Hung(reason)) if reason.contains("within 0.5 s")),
+            "{answer:?}"
+        );
+        assert!(took < SOON, "{took:?}");
+        let counts = r#"n=$(head -n 1 | wc -c); echo "{\"id\":\"c1\",\"scores\":{\"bytes\":$n}}""#;
+        let (answer, _) = asked(counts, &request, 60.0);
+        assert_eq!(answer.unwrap().scores.unwrap()["bytes"], (1 << 20) + 1);
+    }
+
+    /// Each blank line began the timeout anew: `while True: print()` held the search up for ever.
+    #[test]
+    fn what_says_nothing_in_many_lines_has_hung() {
+        for line in ["", "warming up", r#"{\"id\":\"c0\",\"scores\":{}}"#] {
+            let script = format!("read -r l; while :; do echo \"{line}\"; sleep 0.05; done");
+            let (answer, took) = asked(&script, "{}", 0.6);
+            match line.starts_with('{') {
+                true => assert!(
+                    matches!(&answer, Err(Broke::Down(reason)) if reason.contains("answered for 'c0'")),
+                    "{answer:?}"
+                ),
+                false => assert!(matches!(answer, Err(Broke::Hung(_))), "{line}: {answer:?}"),
+            }
+            assert!(took < SOON, "{line}: {took:?}");
+        }
+    }
+
+    /// A line without end was kept in memory whole: 1.8 GB in two seconds.
+    #[test]
+    fn a_line_without_end_is_cut_off() {
+        let (answer, took) = asked("read -r l; tr '\\0' x < /dev/zero", "{}", 60.0);
+        assert!(
+            matches!(&answer, Err(Broke::Down(reason)) if reason.contains("more than 16 MiB")),
+            "{answer:?}"
+        );
+        assert!(took < SOON, "{took:?}");
+    }
+
     #[test]
     fn python_s_nan_is_read_as_a_word() {
         let reply = read_reply(r#"{"id": "c \" NaN", "scores": {"a": NaN, "b": -Infinity, "NaN": 1.5}}"#).unwrap();

@@ -145,6 +145,12 @@ pub enum Error {
 pub enum ProvenanceError {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    #[error(
+        "it is of schema version {version}, and this heterosis ({}) reads versions up to {known}; a newer heterosis wrote it, \
+         and can verify it",
+        env!("CARGO_PKG_VERSION")
+    )]
+    Newer { version: u32, known: u32 },
     #[error("'{file}' is no name of a file beside it")]
     NotBeside { file: String },
     #[error("it has {answers} answers; at most {most} are given again")]

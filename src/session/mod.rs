@@ -78,7 +78,9 @@ use crate::{
     model::{DecoderSpec, spec::NormPlace},
     models::{self, Parents, Runtime, RuntimeOptions, recipe_dtype},
     recipe::Recipe,
-    search::{External, FitnessTask, Genome, MergeEvaluator, Resources, Unscored, compare_questions, parts_of_run},
+    search::{
+        self, External, FitnessTask, Genome, MergeEvaluator, Resources, Unscored, compare_questions, parts_of_run,
+    },
     space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
     store::Cache,
 };
@@ -184,8 +186,18 @@ impl Session {
 
     /// [`Self::questions_compared`], of a run with another final.
     fn compared_with(&self, finale: &Finale) -> Result<Option<event::QuestionsCompared>, Error> {
-        if self.space.fitness.command.is_some() {
-            return Ok(None);
+        if let Some(command) = &self.space.fitness.command {
+            let Some(file) = &command.questions else {
+                return Ok(None);
+            };
+            let questions = search::Questions::read(Path::new(file), &self.space.fitness).map_err(Error::plan)?;
+            let parts = questions
+                .parts_of_run(finale, !self.space.models.is_empty())
+                .map_err(Error::plan)?;
+            return Ok(Some(event::QuestionsCompared {
+                by_name: !questions.have_texts(),
+                ..compare_questions(&parts)
+            }));
         }
         let parts = parts_of_run(&self.tasks, &self.held_out, finale).map_err(Error::plan)?;
         Ok(Some(compare_questions(&parts)))

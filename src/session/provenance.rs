@@ -279,6 +279,18 @@ pub fn read_provenance(text: &str) -> Result<(), ProvenanceError> {
 /// A provenance that asks for no more than one that was written here can: files of its own directory, and few and short
 /// answers.
 fn parse(text: &str) -> Result<Provenance, ProvenanceError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema_version: u32,
+    }
+    // First of all: what a newer one says may have another form, or another meaning.
+    let Versioned { schema_version } = serde_json::from_str(text)?;
+    if schema_version > event::SCHEMA_VERSION {
+        return Err(ProvenanceError::Newer {
+            version: schema_version,
+            known: event::SCHEMA_VERSION,
+        });
+    }
     let provenance: Provenance = serde_json::from_str(text)?;
     if let Some(output) = provenance
         .outputs

@@ -379,12 +379,7 @@ pub struct Learning {
     pub rounds: usize,
     pub teachers: Teachers,
     /// How much wrong answers count against what they say, 0 to 1.
-    #[serde(skip_serializing_if = "is_zero")]
     pub wrong: f64,
-}
-
-fn is_zero(x: &f64) -> bool {
-    *x == 0.0
 }
 
 /// Whose texts teach.
@@ -400,15 +395,19 @@ pub enum Teachers {
     Best,
 }
 
+/// How much wrong answers count unless a space says otherwise: what was better than nothing on every seed of three
+/// (docs/learning.md).
+pub const WRONG: f64 = 0.3;
+
 impl Default for Learning {
     fn default() -> Self {
         Self {
             steps: 30,
             batch: 64,
             questions: 600,
-            rounds: 4,
+            rounds: 3,
             teachers: Teachers::Auto,
-            wrong: 0.0,
+            wrong: WRONG,
         }
     }
 }

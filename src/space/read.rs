@@ -1104,7 +1104,11 @@ search:
         };
         assert!(refused(", questions: q.jsonl", "").contains("'fitness.questions' names them"));
         assert!(refused("weights: {a: -1, b: 0}", "weights: {a: 0}").contains("nothing is maximised"));
-        assert!(refused("timeout: 2.5", "timeout: 1e300").contains("s.yaml:3: fitness.timeout"));
+        // The first of them was a search that ended in a panic, which check had called fit.
+        for never in ["1e20", "1e300", ".inf", ".nan", "0", "-1"] {
+            let message = refused("timeout: 2.5", &format!("timeout: {never}"));
+            assert!(message.contains("s.yaml:3: fitness.timeout"), "{never}: {message}");
+        }
         assert!(refused("workers: 2, ", "").contains("two 'workers' or more"));
         assert!(refused("weights:", "scale: standard_error, weights:").contains("have no standard error"));
     }

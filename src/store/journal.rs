@@ -87,7 +87,7 @@ impl Journal {
             return Err(self.torn(source));
         }
         self.whole.bytes += line.len() as u64;
-        self.whole.seq += 1;
+        self.whole.seq = self.whole.seq.saturating_add(1);
         if is_synced(&record.event) {
             self.sync()?;
         }
@@ -241,7 +241,7 @@ impl Records {
             Ok(line) => {
                 self.is_checked |= line.is_checked;
                 self.whole.bytes += text.len() as u64;
-                self.whole.seq = line.record.seq + 1;
+                self.whole.seq = line.record.seq.saturating_add(1);
                 Ok(Some(line.record))
             }
             Err(_) if text.contains(&0) && self.nothing_was_told_after()? => Ok(None),
@@ -504,6 +504,23 @@ mod tests {
             assert!(message.contains("newer heterosis"), "{message}");
         }
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    /// A journal that somebody had changed: its last line had the last number there is, and the next one was a panic.
+    #[test]
+    fn the_last_number_is_followed_by_itself() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        open(&path).1.append(7, log("a")).unwrap();
+        let line = std::fs::read_to_string(&path).unwrap();
+        let unchecked = line
+            .rsplit_once(",\"check\"")
+            .unwrap()
+            .0
+            .replace("\"seq\":0", &format!("\"seq\":{}", u64::MAX));
+        std::fs::write(&path, unchecked + "}\n").unwrap();
+        assert_eq!(open(&path).1.append(8, log("b")).unwrap().seq, u64::MAX);
+        assert_eq!(read(&path).unwrap().len(), 2);
     }
 
     #[test]

@@ -4,8 +4,11 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use heterosis::{
     checkpoint::Checkpoint,
-    eval::{self, DataDirs, Question, Split, Task, TaskOptions},
-    model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, Error, Tokenizer, decoder::Step},
+    eval::{self, Answerer, Chat, DataDirs, Question, Split, Task, TaskOptions},
+    model::{
+        DType, Decoder, DecoderSpec, Engine, EngineOptions, Error, Generation, Message, Progress, Request, Score,
+        ScoreRequest, Tokenizer, decoder::Step, tokenizer::TokenizerFiles,
+    },
 };
 
 fn path(name: &str) -> String {
@@ -183,4 +186,116 @@ fn little_memory_is_smaller_batches_or_a_clear_error() {
         let mut model = engine("models/tiny-maths-en", with(bytes));
         assert_eq!(answers(&mut model, &work), expected, "{bytes} bytes");
     }
+}
+
+/// A template that writes the BOS token, a tokenizer that adds it, or both: there is one at the beginning (unsloth 10312,
+/// lm-eval 3333). A question that itself opens with the token's text is read as lm-eval reads it: it has its BOS.
+#[test]
+fn a_text_begins_with_one_bos_token() {
+    let tokenizer = |chat_template: &str| {
+        let file = std::fs::read(path("models/tiny-base/tokenizer.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        json["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<pad>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<pad>": {"id": "<pad>", "ids": [0], "tokens": ["<pad>"]}},
+        });
+        let files = TokenizerFiles {
+            name: "tokenizer.json".into(),
+            tokenizer_json: json.to_string().into_bytes(),
+            tokenizer_config: Some(serde_json::json!({"bos_token": "<pad>", "chat_template": chat_template})),
+            ..TokenizerFiles::default()
+        };
+        Tokenizer::new(files).unwrap()
+    };
+    let question = "Q: Tom has 5 apples .";
+    let bos_of = |template: &str, question: &str| {
+        let mut engine = engine("models/tiny-base", EngineOptions::default());
+        engine.set_tokenizer(Arc::new(tokenizer(template)));
+        let messages = [Message::new("user", question)];
+        let rendered = engine.tokenizer().apply_chat_template(&messages, true).unwrap();
+        let encoded = Answerer::encode(&engine, &[question, rendered.as_str()]).unwrap();
+        [0, 1].map(|i| encoded[i].iter().filter(|id| **id == 0).count())
+    };
+    let (with, without) = ("{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}");
+    assert_eq!(
+        bos_of(with, question),
+        [1, 1],
+        "added once, and written by the template"
+    );
+    assert_eq!(bos_of(without, question), [1, 1], "added both times");
+    assert_eq!(bos_of(without, &format!("<pad>{question}")), [1, 1]);
+}
+
+/// What a multiple-choice task asks a model, as text: prompt and choice.
+#[derive(Default)]
+struct Asked(Vec<String>);
+
+impl Answerer for Asked {
+    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, Error> {
+        Ok(texts.iter().map(|text| text.chars().map(u32::from).collect()).collect())
+    }
+
+    fn decode(&self, _: &[u32]) -> String {
+        String::new()
+    }
+
+    fn render_chat(&self, messages: &[eval::Message]) -> Result<String, Error> {
+        let turns = messages.iter().map(|m| format!("[{}]{}", m.role, m.content));
+        Ok(turns.chain(["[assistant]".into()]).collect())
+    }
+
+    fn end_text(&self) -> Option<&str> {
+        None
+    }
+
+    fn context_length(&self) -> usize {
+        1000
+    }
+
+    fn generate(&mut self, _: &[Request], _: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn score(&mut self, requests: &[ScoreRequest], _: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error> {
+        let text = |tokens: &[u32]| tokens.iter().filter_map(|t| char::from_u32(*t)).collect::<String>();
+        for request in requests {
+            let (prompt, choice) = request.tokens.split_at(request.from);
+            self.0.push(format!("{}|{}", text(prompt), text(choice)));
+        }
+        let score = |request: &ScoreRequest| Score {
+            log_likelihood: -1.0,
+            tokens: request.tokens.len() - request.from,
+            greedy: false,
+        };
+        Ok(requests.iter().map(score).collect())
+    }
+}
+
+/// A choice is " A" after a plain prompt and "A" after a chat template's: lm-eval's way since its issues 2346 and 2475.
+#[test]
+fn under_a_chat_template_a_choice_has_no_space_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("rows.jsonl"), "{\"q\": \"1 + 1?\", \"a\": \"B\"}\n").unwrap();
+    let file = dir.path().join("t.yaml");
+    let text = "task: t\ntype: multiple_choice\ndata: {test: rows.jsonl}\nprompt: 'Q: {{q}}'\nchoices: [A, B]\ngold: '{{a}}'\n";
+    std::fs::write(&file, text).unwrap();
+    let asked = |chat: Option<Chat>| {
+        let options = TaskOptions {
+            chat,
+            lang: Some("en".into()),
+            ..TaskOptions::default()
+        };
+        let task = Task::load(&file.display().to_string(), &options, &DataDirs::default()).unwrap();
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Asked::default();
+        eval::answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
+        model.0
+    };
+    assert_eq!(asked(None), ["Q: 1 + 1?| A", "Q: 1 + 1?| B"]);
+    assert_eq!(
+        asked(Some(Chat::default())),
+        ["[user]Q: 1 + 1?[assistant]|A", "[user]Q: 1 + 1?[assistant]|B"]
+    );
 }

@@ -132,6 +132,12 @@ fn an_export_is_complete_or_not_there() {
     };
     change(&|p| p["first_answers"][0]["max_new_tokens"] = Value::from(i64::MAX));
     expect(&["verify", &to], 2, &["9223372036854775807 tokens"]);
+    change(&|p| p["schema_version"] = 2.into());
+    expect(
+        &["verify", &to],
+        2,
+        &["schema version 2", "reads versions up to 1", "provenance.json"],
+    );
     change(&|p| p["outputs"][0]["file"] = "../../etc/passwd".into());
     expect(&["verify", &to], 2, &["no name of a file"]);
     assert_eq!(

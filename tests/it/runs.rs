@@ -165,3 +165,49 @@ fn a_damaged_journal_is_named_and_can_go_on() {
     assert_eq!(story(&dir), whole);
     assert!(dir.join("journal.jsonl.damaged").exists());
 }
+
+/// `status` of a run whose command had died said "failed", and not why; its questions could be the same in all splits.
+#[test]
+fn a_run_of_a_command_says_why_it_failed_and_what_it_asks_twice() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (file, run) = (tmp.path().join("space.yaml"), tmp.path().join("run"));
+    let space = |command: &str, more: &str| {
+        let text = format!(
+            "name: dead\ngenes: {{x: [0, 1]}}\nfitness: {{command: [sh, -c, '{command}']{more}}}\nsearch: {{evals: 4}}\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    space("echo no GPU here >&2; exit 3", "");
+    let search = heterosis(&["search", &arg(&file), "--run", &arg(&run), "--headless"])
+        .output()
+        .unwrap();
+    assert_eq!(search.status.code(), Some(1));
+    let told = good(&["status", &arg(&run)]);
+    assert!(
+        told.contains("it failed: 3 candidates in a row failed") && told.contains("no GPU here"),
+        "{told}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&good(&["status", &arg(&run), "--json"])).unwrap();
+    assert_eq!(json["state"], "failed");
+    assert!(json["failure"].as_str().unwrap().contains("no GPU here"), "{json}");
+
+    let line = |id: &str, split: &str| format!("{{\"id\": \"{id}\", \"split\": \"{split}\"}}\n");
+    fs::write(
+        tmp.path().join("q.jsonl"),
+        line("1", "search") + &line("1", "selection"),
+    )
+    .unwrap();
+    space("exit 3", ", questions: q.jsonl");
+    for command in ["check", "search"] {
+        let refused = heterosis(&[command, &arg(&file)])
+            .current_dir(tmp.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{command}: {said}");
+        assert!(
+            said.contains("1 of the 1 question of questions") && said.contains("compared by their ids"),
+            "{said}"
+        );
+    }
+}

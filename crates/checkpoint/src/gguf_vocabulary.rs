@@ -325,3 +325,87 @@ fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<Value> {
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn special(id: usize, token: &str) -> Json {
+        serde_json::json!({"id": id, "content": token, "special": true, "normalized": false, "single_word": false,
+            "lstrip": false, "rstrip": false})
+    }
+
+    fn at<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a Value> {
+        metadata.get(&format!("tokenizer.ggml.{key}"))
+    }
+
+    /// llama.cpp's converters took the end token by its name, added a BOS token that the model had never seen, and wrote too
+    /// few tokens for a padded embedding (its issues 3966, 7271, 3454, 3583).
+    #[test]
+    fn roles_come_from_the_settings_and_rows_without_a_token_are_unused() {
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [special(3, "<|endoftext|>"), special(4, "<|im_end|>")],
+            "normalizer": null, "post_processor": null,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true},
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2}, "merges": []},
+        });
+        let settings = serde_json::json!({"add_bos_token": false, "bos_token": null, "eos_token": "<|im_end|>"});
+        let config = serde_json::json!({"eos_token_id": 3});
+        let of = |settings: Option<&str>| metadata(&tokenizer.to_string(), settings, &config, 8).unwrap();
+        let qwen = of(Some(&settings.to_string()));
+        assert_eq!(
+            at(&qwen, "eos_token_id"),
+            Some(&Value::Int(4)),
+            "its tokenizer_config's word, not config.json's"
+        );
+        assert_eq!(
+            at(&of(None), "eos_token_id"),
+            Some(&Value::Int(3)),
+            "else config.json's, whatever it is called"
+        );
+        assert_eq!(at(&qwen, "add_bos_token"), Some(&Value::Bool(false)));
+        assert_eq!(at(&qwen, "bos_token_id"), None);
+        let Some(Value::List(tokens)) = at(&qwen, "tokens") else {
+            panic!("{qwen:?}")
+        };
+        assert_eq!((tokens.len(), &tokens[5]), (8, &text("[PAD5]")));
+        let types = [
+            NORMAL,
+            NORMAL,
+            NORMAL,
+            CONTROL as i128,
+            CONTROL as i128,
+            UNUSED,
+            UNUSED,
+            UNUSED,
+        ];
+        assert_eq!(
+            at(&qwen, "token_type"),
+            Some(&Value::List(types.map(Value::Int).to_vec()))
+        );
+        let short = metadata(&tokenizer.to_string(), None, &config, 4).unwrap_err();
+        assert!(short.contains("5 tokens, its embedding only 4 rows"), "{short}");
+    }
+
+    /// A space before the first word is the tokenizer's affair, and the GGUF file must say the same (transformers 31630).
+    #[test]
+    fn the_space_before_a_text_is_what_the_tokenizer_says() {
+        for (scheme, prefix) in [("first", true), ("never", false)] {
+            let tokenizer = serde_json::json!({
+                "version": "1.0", "added_tokens": [special(0, "<unk>")],
+                "normalizer": null, "post_processor": null, "decoder": null,
+                "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false},
+                "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                    "vocab": {"<unk>": 0, "▁": 1, "a": 2, "▁a": 3}, "merges": ["▁ a"]},
+            });
+            let settings = Some(r#"{"unk_token": "<unk>"}"#);
+            let metadata = metadata(&tokenizer.to_string(), settings, &Json::Null, 4).unwrap();
+            assert_eq!(
+                at(&metadata, "add_space_prefix"),
+                Some(&Value::Bool(prefix)),
+                "{tokenizer}"
+            );
+        }
+    }
+}

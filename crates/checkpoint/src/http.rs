@@ -13,6 +13,12 @@ use ureq::{Agent, Body};
 /// Tries in a row that bring nothing before it is given up.
 const TRIES: u32 = 3;
 
+/// Before another try; doubled with each one that brought nothing.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A try that brings less of a long file brings nothing: whoever sends two bytes at a time would have us ask for ever.
+const SOMETHING: u64 = 1 << 20;
+
 /// Why an address gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -56,10 +62,18 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Http {
     agent: Agent,
+    pause: Duration,
 }
 
 impl Default for Http {
     fn default() -> Self {
+        Self::with_pause(PAUSE)
+    }
+}
+
+impl Http {
+    /// One that waits so long before another try, doubled with each one that brought nothing.
+    pub fn with_pause(pause: Duration) -> Self {
         let config = Agent::config_builder()
             .user_agent(concat!("heterosis/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
@@ -68,16 +82,17 @@ impl Default for Http {
             // A body that stands still is given up and gone on with; one that takes longer than that, too.
             .timeout_recv_body(Some(Duration::from_secs(600)))
             .build();
-        Self { agent: config.into() }
+        Self {
+            agent: config.into(),
+            pause,
+        }
     }
-}
 
-impl Http {
     /// The whole content of an address.
     ///
     /// **Errors**: [`HttpError`]; more than `limit` bytes is one.
     pub fn get(&self, url: &str, token: Option<&str>, limit: u64) -> Result<Answer, HttpError> {
-        retried(|| {
+        self.retried(|| {
             let response = self.ask(url, token, 0)?;
             let next = next_page(response.headers());
             let mut body = Vec::new();
@@ -119,11 +134,11 @@ impl Http {
                 Ok(()) => {}
                 Err(e) if !e.may_pass() => return Err(e),
                 Err(e) => {
-                    in_vain = if done > before { 0 } else { in_vain + 1 };
+                    in_vain = if done >= before + SOMETHING { 0 } else { in_vain + 1 };
                     if in_vain == TRIES {
                         return Err(e);
                     }
-                    pause(in_vain);
+                    self.wait(in_vain);
                 }
             }
         }
@@ -171,6 +186,22 @@ impl Http {
         }
     }
 
+    fn retried<T>(&self, mut once: impl FnMut() -> Result<T, HttpError>) -> Result<T, HttpError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match once() {
+                Err(e) if e.may_pass() && tries < TRIES => self.wait(tries),
+                result => return result,
+            }
+        }
+    }
+
+    /// After so many tries.
+    fn wait(&self, tries: u32) {
+        std::thread::sleep(self.pause * (1 << tries));
+    }
+
     fn ask(&self, url: &str, token: Option<&str>, from: u64) -> Result<Response<Body>, HttpError> {
         let mut request = self.agent.get(url);
         if let Some(token) = token {
@@ -189,21 +220,6 @@ impl Http {
             }),
         }
     }
-}
-
-fn retried<T>(mut once: impl FnMut() -> Result<T, HttpError>) -> Result<T, HttpError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match once() {
-            Err(e) if e.may_pass() && tries < TRIES => pause(tries),
-            result => return result,
-        }
-    }
-}
-
-fn pause(tries: u32) {
-    std::thread::sleep(Duration::from_millis(200 << tries));
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {

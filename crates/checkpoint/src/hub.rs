@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(feature = "hub")]
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 #[cfg(feature = "hub")]
 use super::http::{self, Http, HttpError};
@@ -34,6 +35,8 @@ pub struct HubOptions {
     pub offline: bool,
     /// Told how far a download is, several times a second, from threads of the download's own; must not block.
     pub progress: Option<Report>,
+    /// Before a request that failed is made again, doubled with each one that brought nothing; a fifth of a second if absent.
+    pub retry_pause: Option<Duration>,
 }
 
 /// Whom a download tells how far it is.
@@ -100,6 +103,7 @@ impl HubOptions {
             cache_dir,
             offline,
             progress: None,
+            retry_pause: None,
         }
     }
 }
@@ -199,7 +203,7 @@ impl HubName {
     /// Lists the repository at its commit, and fetches what of it is a model and not in the cache yet.
     #[cfg(feature = "hub")]
     fn download(&self, cache: &Path, options: &HubOptions) -> Result<PathBuf, Error> {
-        let http = Http::default();
+        let http = options.retry_pause.map_or_else(Http::default, Http::with_pause);
         let hub = Hub {
             name: self,
             http: &http,
@@ -218,7 +222,8 @@ impl HubName {
                     .not()
             })
             .collect();
-        let total = missing.iter().map(|file| file.size).sum();
+        // What the Hub says of them may be any number.
+        let total = missing.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
         let tally = Mutex::new(Tally::new(&self.repository, options, total));
         let queue = Mutex::new(missing.iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -912,6 +917,33 @@ mod tests {
         fs::write(blobs.join(format!("{digest}.incomplete")), &TEXT[..5]).unwrap();
         let dir = fetch(cache.path(), &TEXT[5..], TEXT.len(), &digest).unwrap();
         assert_eq!(fs::read_to_string(dir.join("config.json")).unwrap(), TEXT);
+    }
+
+    /// A Hub that sent two bytes of a file of a million terabytes each time was asked again without end.
+    #[test]
+    fn a_file_that_never_ends_is_given_up() {
+        let list = format!(
+            r#"[{{"type": "file", "path": "config.json", "size": {}, "oid": "a"}}]"#,
+            1u64 << 60
+        );
+        let (endpoint, asked) = serve(move |path| match path {
+            p if p.contains("/revision/") => ("200 OK".into(), format!("{{\"sha\": \"{COMMIT}\"}}")),
+            p if p.contains("/tree/") => ("200 OK".into(), list.clone()),
+            _ => ("206 Partial Content".into(), "{}".into()),
+        });
+        let cache = tempfile::tempdir().unwrap();
+        let options = HubOptions {
+            endpoint: Some(endpoint),
+            cache_dir: Some(cache.path().to_owned()),
+            retry_pause: Some(Duration::ZERO),
+            ..HubOptions::default()
+        };
+        let error = Checkpoint::open_model("hf:fake/tiny", &options).unwrap_err();
+        assert!(error.to_string().contains("ended after 6 of"), "{error}");
+        assert!(
+            asked.lock().unwrap().len() <= 8,
+            "the commit, the list, three tries of each file"
+        );
     }
 
     #[test]

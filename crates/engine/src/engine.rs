@@ -939,3 +939,71 @@ impl Feed {
         self.prefix.iter().map(|segment| segment.len).sum::<usize>() + self.fed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::TokenizerFiles;
+
+    /// What is written when a model picks these tokens.
+    fn written(
+        vocabulary: serde_json::Value,
+        decoder: serde_json::Value,
+        stop: &str,
+        ids: &[u32],
+    ) -> (Generation, usize) {
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": decoder,
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+        });
+        let tokenizer = Tokenizer::new(TokenizerFiles {
+            tokenizer_json: json.to_string().into_bytes(),
+            ..TokenizerFiles::default()
+        })
+        .unwrap();
+        let request = Request {
+            prompt: vec![0],
+            max_new_tokens: 64,
+            stop: Arc::new([stop.to_string()]),
+            stop_when: None,
+            loop_guard: false,
+        };
+        let mut writer = Writer::new(&request, &tokenizer);
+        let taken = ids.iter().take_while(|id| writer.push(**id)).count();
+        (writer.finish(), taken)
+    }
+
+    /// A stop string within a token was overlooked by some (TGI 1039), and its beginning left in the text by others.
+    #[test]
+    fn a_stop_string_within_a_token_ends_the_text_before_it() {
+        let vocabulary = serde_json::json!({"He": 0, "Ġis": 1, "Ġin": 2, "ĠParis": 3, "Ġnow": 4, "ĠPar": 5, "is": 6});
+        let decoder = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        for ids in [&[0, 1, 2, 3, 4][..], &[0, 1, 2, 5, 6, 4]] {
+            let (said, taken) = written(vocabulary.clone(), decoder.clone(), "Pari", ids);
+            assert_eq!((said.text.as_str(), said.finish), ("He is in ", Finish::Stop));
+            assert_eq!(taken, ids.len() - 2, "nothing is generated after it");
+        }
+        let (said, taken) = written(vocabulary, decoder, "Paris now or", &[0, 1, 2, 3, 4]);
+        assert_eq!(
+            (said.text.as_str(), said.finish, taken),
+            ("He is in Paris now", Finish::Length, 5)
+        );
+    }
+
+    /// A stop string of which each byte is a token of its own, in both ways that tokenizers write bytes.
+    #[test]
+    fn a_stop_string_over_byte_tokens_is_seen_when_it_is_whole() {
+        let bytes = serde_json::json!({"a": 0, "ã": 1, "Ģ": 2, "Ĥ": 3, "ģ": 4});
+        let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        let fallback = serde_json::json!({"a": 0, "<0xE3>": 1, "<0x80>": 2, "<0x82>": 3, "<0x81>": 4});
+        let fused = serde_json::json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]});
+        for (vocabulary, decoder) in [(bytes, byte_level), (fallback, fused)] {
+            let (said, taken) = written(vocabulary.clone(), decoder.clone(), "。", &[0, 1, 2, 3, 0, 0]);
+            assert_eq!((said.text.as_str(), said.finish, taken), ("a", Finish::Stop, 3));
+            // Another character begins with the same two bytes.
+            let (said, _) = written(vocabulary, decoder, "。", &[0, 1, 2, 4, 0]);
+            assert_eq!((said.text.as_str(), said.finish), ("a、a", Finish::Length));
+        }
+    }
+}

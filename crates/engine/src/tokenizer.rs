@@ -289,13 +289,14 @@ const MOST_TOKENS: u64 = 1 << 24;
 fn read(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let json: Value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let added = json.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    if let Some(id) = added
-        .filter_map(|token| token.get("id")?.as_u64())
-        .find(|id| *id >= MOST_TOKENS)
-    {
-        return Err(format!(
-            "an added token has the id {id}, which no model's vocabulary reaches"
-        ));
+    let vocabulary = json.pointer("/model/vocab").and_then(Value::as_object).into_iter();
+    let own = vocabulary.flat_map(|vocabulary| vocabulary.values());
+    let ids = added
+        .filter_map(|token| token.get("id"))
+        .chain(own)
+        .filter_map(Value::as_u64);
+    if let Some(id) = ids.max().filter(|id| *id >= MOST_TOKENS) {
+        return Err(format!("a token has the id {id}, which no model's vocabulary reaches"));
     }
     let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
     let read = read.map_err(|_| "the tokenizers library cannot take it".to_owned())?;
@@ -417,16 +418,50 @@ mod tests {
         }
     }
 
-    /// An added token with the id 4294967295 made the library count beyond it: a panic.
+    /// Whether a space stands before what follows a special token is what the file says (tokenizers 1613, transformers
+    /// 45822): Llama 2's own puts one there, one with `prepend_scheme: first` only at the text's beginning.
+    #[test]
+    fn a_special_token_is_followed_by_what_the_file_says() {
+        let ids = |normalizer: Value, pre_tokenizer: Value| {
+            let json = serde_json::json!({
+                "version": "1.0",
+                "added_tokens": [{"id": 1, "content": "<s>", "special": true, "normalized": false, "single_word": false,
+                    "lstrip": false, "rstrip": false}],
+                "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
+                "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                    "vocab": {"<unk>": 0, "<s>": 1, "▁": 2, "a": 3, ":": 4, "-": 5, ">": 6, "▁a": 7, "->": 8},
+                    "merges": ["▁ a", "- >"]},
+            });
+            let files = TokenizerFiles {
+                tokenizer_json: json.to_string().into_bytes(),
+                ..TokenizerFiles::default()
+            };
+            Tokenizer::new(files).unwrap().encode("a:<s>->", true).unwrap()
+        };
+        let metaspace = |scheme: &str| serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+        let llama_2 = serde_json::json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+        assert_eq!(ids(llama_2, Value::Null), [7, 4, 1, 2, 8], "▁a : <s> ▁ ->");
+        assert_eq!(ids(Value::Null, metaspace("always")), [7, 4, 1, 2, 8]);
+        assert_eq!(ids(Value::Null, metaspace("first")), [7, 4, 1, 8], "▁a : <s> ->");
+        assert_eq!(ids(Value::Null, metaspace("never")), [3, 4, 1, 8]);
+    }
+
+    /// A token with the id 4294967295, added or of the vocabulary, made the library count beyond it: a panic.
     #[test]
     fn an_id_beyond_every_vocabulary_is_refused() {
-        let mut json: Value = serde_json::from_slice(&std::fs::read(dir().join("tokenizer.json")).unwrap()).unwrap();
-        json["added_tokens"][0]["id"] = u32::MAX.into();
-        let files = TokenizerFiles {
-            tokenizer_json: json.to_string().into_bytes(),
-            ..TokenizerFiles::default()
-        };
-        let error = Tokenizer::new(files).err().unwrap().to_string();
-        assert!(error.contains("4294967295"), "{error}");
+        let whole: Value = serde_json::from_slice(&std::fs::read(dir().join("tokenizer.json")).unwrap()).unwrap();
+        let (mut added, mut own) = (whole.clone(), whole);
+        added["added_tokens"][0]["id"] = u32::MAX.into();
+        let vocabulary = own["model"]["vocab"].as_object_mut().unwrap();
+        *vocabulary.values_mut().next().unwrap() = u32::MAX.into();
+        for json in [added, own] {
+            let files = TokenizerFiles {
+                tokenizer_json: json.to_string().into_bytes(),
+                ..TokenizerFiles::default()
+            };
+            let error = Tokenizer::new(files).err().unwrap().to_string();
+            assert!(error.contains("4294967295"), "{error}");
+        }
     }
 }

@@ -134,6 +134,28 @@ impl Anatomy {
         })
     }
 
+    /// Leaves out the layers beyond those that the config counts: heads that predict several tokens are stored so, and a
+    /// loader would take them for layers like the others. Gives the first of them and how many tensors that is.
+    pub fn leave_out_beyond(&mut self, layers: usize) -> Option<(usize, usize)> {
+        const STACKS: [&str; 3] = ["model.layers.", "transformer.h.", "model.language_model.layers."];
+        if layers == 0 || layers >= self.layers || !STACKS.contains(&self.prefix.as_str()) {
+            return None;
+        }
+        let in_stack = |name: &String| layer_name(name).filter(|n| n.prefix == self.prefix).map(|n| n.layer);
+        let (beyond, names): (BTreeSet<String>, BTreeSet<String>) = std::mem::take(&mut self.names)
+            .into_iter()
+            .partition(|name| in_stack(name).is_some_and(|layer| layer >= layers));
+        let suffix = |name: &String| {
+            layer_name(name)
+                .filter(|n| n.prefix == self.prefix)
+                .map(|n| n.suffix.to_string())
+        };
+        self.suffixes = names.iter().filter_map(suffix).collect();
+        self.names = names;
+        self.layers = layers;
+        Some((layers, beyond.len()))
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.names.contains(name)
     }

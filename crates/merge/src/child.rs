@@ -53,6 +53,14 @@ const LAYER_LISTS: &[&str] = &[
     "attention_layers",
 ];
 
+/// How many layers a config counts.
+pub(crate) fn layer_count(config: &Value) -> Option<usize> {
+    let count = |config: &Value| LAYER_COUNTS.iter().find_map(|key| config.get(*key)?.as_u64());
+    count(config)
+        .or_else(|| count(config.get("text_config")?))
+        .map(|n| n as usize)
+}
+
 /// The donor's config with `changes` made. Language models inside of others have theirs under `text_config`.
 pub(crate) fn config(donor: &Value, changes: &Changes<'_>) -> Value {
     let mut config = donor.clone();

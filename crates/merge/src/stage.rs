@@ -86,17 +86,24 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(stage: &'a Stage, source: &'a dyn TensorSource) -> Result<Self, Error> {
-        let mut anatomies = HashMap::new();
+        let (mut anatomies, mut warnings) = (HashMap::new(), Vec::new());
         for model in stage.models() {
             let names = source.tensor_names(model);
             if names.is_empty() {
                 return Err(Error::NoTensors { model: model.into() });
             }
-            let anatomy = Anatomy::new(names).map_err(|gap| Error::LayerGap {
+            let mut anatomy = Anatomy::new(names).map_err(|gap| Error::LayerGap {
                 model: model.into(),
                 layer: gap.layer,
                 tensor: gap.tensor,
             })?;
+            let counted = source.config(model).and_then(child::layer_count);
+            if let Some((layers, tensors)) = counted.and_then(|counted| anatomy.leave_out_beyond(counted)) {
+                warnings.push(format!(
+                    "'{model}' has {tensors} tensors in layers beyond the {layers} that its config.json counts (heads that \
+                     predict several tokens are stored so); the child has none of them"
+                ));
+            }
             anatomies.insert(model, anatomy);
         }
         let method = stage.merge_method.info();
@@ -109,7 +116,7 @@ impl<'a> Builder<'a> {
             slices,
             child: None,
             added: Vec::new(),
-            warnings: Vec::new(),
+            warnings,
             outputs: Vec::new(),
             jobs: Vec::new(),
             alignments: Vec::new(),
@@ -431,9 +438,28 @@ impl<'a> Builder<'a> {
         let pad = settings.and_then(|t| t.pad_to_multiple_of);
         let alignment = Alignment::new(&child, pad, &sides, base, &rules)?;
         let rows = alignment.rows;
+        self.warn_of_lost_padding(&sides, rows);
         let alignment = (!alignment.is_identity(&sides)).then(|| Arc::new(alignment));
         self.alignments.push((key, alignment.clone(), rows));
         Ok((alignment, rows))
+    }
+
+    /// Some models have more rows than tokens, for the sake of a round number; an aligned child has one for each token.
+    fn warn_of_lost_padding(&mut self, sides: &[Side<'_>], rows: usize) {
+        let Some(side) = sides.iter().find(|side| side.model == self.tokenizer_donor()) else {
+            return;
+        };
+        let tokens = side.vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+        if tokens < side.rows && rows < side.rows {
+            let message = format!(
+                "'{}' has {} rows of embeddings for {tokens} tokens, the child {rows}: rows without a token are left out \
+                 (`tokenizer: {{source: …, pad_to_multiple_of: N}}` adds some)",
+                side.model, side.rows
+            );
+            if !self.warnings.contains(&message) {
+                self.warnings.push(message);
+            }
+        }
     }
 
     fn tokenizer_source(&self) -> Option<&'a str> {

@@ -99,6 +99,13 @@ impl ParameterInfo {
         }
         match self.kind {
             Kind::Number { low, high, open_low } => {
+                if open_low && n == 0.0 && self.name == "density" {
+                    return Err(
+                        "0 keeps nothing of the task vector (mergekit makes zeros of it): leave the model out, or \
+                                give it weight: 0"
+                            .into(),
+                    );
+                }
                 if n < low || n > high || (open_low && n == low) {
                     let open = if open_low { '(' } else { '[' };
                     return Err(format!("{n} is outside {open}{low}, {high}]"));
@@ -208,6 +215,12 @@ mod tests {
         for bad in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
             assert!(density.accept(bad).is_err(), "{bad}");
         }
+        // mergekit 0.1.5 merges a vector of zeros, its assertions of before spoke of nothing; here the way out is said.
+        let nothing = density.accept(0.0).unwrap_err();
+        assert!(
+            nothing.contains("keeps nothing") && nothing.contains("weight: 0"),
+            "{nothing}"
+        );
         let max_iter = Method::Karcher.info().parameter("max_iter").unwrap();
         assert_eq!(max_iter.accept(10.0), Ok(10.0));
         assert!(max_iter.accept(0.5).is_err());
