@@ -318,9 +318,9 @@ pub struct LearnArgs {
     /// Whose texts teach.
     #[arg(long, value_enum, default_value_t)]
     pub teachers: TeacherArg,
-    /// How much wrong answers count against what they say, 0 to 1.
-    #[arg(long, default_value_t = crate::space::WRONG, value_name = "FACTOR")]
-    pub wrong: f64,
+    /// How much wrong answers count against what they say, 0 to 1; 0.3 unless given.
+    #[arg(long, value_name = "FACTOR")]
+    pub wrong: Option<f64>,
     /// Steps of the descent.
     #[arg(long, default_value_t = 30, value_name = "N")]
     pub steps: usize,

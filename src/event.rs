@@ -294,7 +294,7 @@ pub struct Learned {
     /// Mean negative log-likelihood of all of them before and after, in nats a token.
     pub taught: [f64; 2],
     pub held_back: [f64; 2],
-    /// Steps that were made, and after which of them the held-back texts were likeliest.
+    /// Steps that were made, and after which of them the point was taken.
     pub steps: usize,
     pub best_step: usize,
     /// The genes after that step, in the order of the stage's genes.

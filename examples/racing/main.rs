@@ -129,7 +129,7 @@ fn median(values: &mut [f64]) -> f64 {
 fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir: &Path) -> Result<(usize, Recipe)> {
     let mut space = Space::read(Path::new("search-spaces/demo.yaml"))?;
     space.search.seed = seed;
-    space.search.evals = evals;
+    (space.search.evals, space.search.learn) = (evals, None);
     space.finale.finalists = 4;
     space.finale.selection.limit = Some(Limit::Most(400));
     space.finale.test.limit = Some(Limit::Most(10)); // read elsewhere

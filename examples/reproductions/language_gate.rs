@@ -113,7 +113,8 @@ fn search_space(maths: &Path, spanish: &Path, task: &Path, evals: u64) -> Result
         ("models/tiny-maths-en", here(maths)?),
         ("models/tiny-spanish", here(spanish)?),
         ("evals/arith-es.yaml", here(task)?),
-        ("evals: 400", format!("evals: {evals}")),
+        ("evals: 60 ", format!("evals: {evals} ")),
+        ("learn: {teachers: answers}", "learn: off".into()), // evolution alone
         ("limit: 400}", "limit: 200}".into()),
         ("test: {split: test}", "test: {split: test, limit: 10}".into()), // read on fresh problems instead
     ] {

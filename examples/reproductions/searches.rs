@@ -132,6 +132,16 @@ impl Arm {
             (", limit: 200}", "}".into()),
             ("  evals: 600\n", String::new()),
             ("  evals: 400\n", String::new()),
+            // The demo's own: what is reproduced here is evolution alone.
+            (
+                "  evals: 60                   # then breed around what was learned\n",
+                String::new(),
+            ),
+            (
+                "  learn: {teachers: answers}  # first move the weights towards what was answered right; the task's worked \
+                 solutions are not used\n",
+                String::new(),
+            ),
             (
                 "search:\n",
                 format!("search:\n  racing: true\n  evals: {}\n", self.evals),

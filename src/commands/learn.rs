@@ -120,7 +120,7 @@ fn show(lesson: &Lesson, json: bool) {
         return;
     }
     print(format_args!(
-        "{} texts taught, {} held back; {} answers asked for them; the best of {} steps is {}",
+        "{} texts taught, {} held back; {} answers asked for them; of {} steps the point after {} is taken",
         lesson.texts, lesson.held_back_texts, lesson.answers, lesson.steps, lesson.best_step
     ));
     let line = |name: &str, loss: &Loss| {
@@ -271,7 +271,7 @@ impl Material {
                 .collect();
             let lessons = match args.teachers {
                 TeacherArg::Best => teachers::best(&by_teacher),
-                _ => teachers::choose(&by_teacher.concat(), args.wrong),
+                _ => teachers::choose(&by_teacher.concat(), args.wrong.unwrap_or(teachers::WRONG)),
             };
             let outputs: Vec<(&Question, &str, bool)> = lessons
                 .iter()

@@ -187,23 +187,36 @@ pub fn told(run: &Run) -> Vec<String> {
         .collect()
 }
 
-/// What `mean` is, where it won, and why it may stand before a finalist with a higher score.
+/// What `mean` or a learned point is, where it won, and why it may stand before a finalist with a higher score.
 pub fn explained(run: &Run) -> Option<String> {
     let selection = run.selection.as_ref()?;
     let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
-    let winner = of(&selection.best).filter(|w| w.origin == Origin::Mean)?;
-    let mut told = format!(
-        "'{}' is no average of models: it is the recipe at the centre of the distribution that the optimizer draws from, to \
-         which all of its candidates have led.",
-        winner.id
-    );
+    let winner = of(&selection.best)?;
+    let (mut told, steady) = match winner.origin {
+        Origin::Mean => (
+            format!(
+                "'{}' is no average of models: it is the recipe at the centre of the distribution that the optimizer draws \
+                 from, to which all of its candidates have led.",
+                winner.id
+            ),
+            "the centre",
+        ),
+        Origin::Learned => (
+            format!(
+                "'{}' was not bred: its numbers were moved along the gradient of answers that were right.",
+                winner.id
+            ),
+            "what was learned last",
+        ),
+        _ => return None,
+    };
     let rivals = selection.finalists.iter().filter(|f| f.origin != Origin::Parent);
     let highest = rivals.max_by(|a, b| a.fresh.value.total_cmp(&b.fresh.value))?;
     if highest.fresh.value > winner.fresh.value {
         let unit = run.unit();
         told += &format!(
             " {} scored {} on the selection questions to its {}; that is no more than luck gives the best of {}, and luck has \
-             touched the centre least.",
+             touched {steady} least.",
             highest.id,
             unit.value(highest.fresh.value),
             unit.value(winner.fresh.value),
@@ -529,6 +542,15 @@ mod tests {
         let told = explained(&run).unwrap();
         assert!(
             told.contains("no average of models") && told.contains("luck has touched the centre least"),
+            "{told}"
+        );
+        let selection = run.selection.as_mut().unwrap();
+        let winner = selection.finalists.iter_mut().find(|f| f.id == "mean").unwrap();
+        (winner.id, winner.origin) = ("learned-2".into(), Origin::Learned);
+        selection.best = "learned-2".into();
+        let told = explained(&run).unwrap();
+        assert!(
+            told.contains("'learned-2' was not bred") && told.contains("luck has touched what was learned last least"),
             "{told}"
         );
     }

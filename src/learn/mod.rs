@@ -5,8 +5,8 @@
 //! gradient of each tensor's own numbers (`merge::Slopes`) → gradient of the variables, by the chain rule
 //! ([`variables`](variables::Chain)). Adam steps along it, within each variable's range.
 //!
-//! What is learned is never trusted for its loss: a part of the texts is held back, the point that is best on those counts,
-//! and whoever calls scores it like any other candidate. Which texts teach is the caller's business, see [`teachers`].
+//! What is learned is never trusted for its loss: a part of the texts is held back, the last point that is not told to be worse
+//! on those counts, and whoever calls scores it like any other candidate. Which texts teach is the caller's business, see [`teachers`].
 
 pub mod teachers;
 pub mod variables;
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use crate::{
     merge::{self, Plan, Resident, Slopes, TensorSource},
-    model::{self, DecoderSpec, Text, Twin, decoder::DType},
+    model::{self, DecoderSpec, Loss, Text, Twin, decoder::DType},
     optim::Adam,
     recipe::Recipe,
 };
@@ -96,7 +96,7 @@ pub struct Course<'a> {
     pub settings: Settings,
 }
 
-/// A loss before and after: nats a token.
+/// A loss before and after: nats a token of the texts that are to become likelier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
     pub before: f64,
@@ -111,7 +111,7 @@ pub struct Learned {
     pub held_back: Change,
     /// Texts that were taught, and that were held back.
     pub texts: (usize, usize),
-    /// Steps after which the held-back texts were likeliest, of all that were made.
+    /// Steps after which the point was taken, of all that were made.
     pub steps: (usize, usize),
     /// The mean squared gradient of each variable; 0 of what cannot be learned.
     pub steepness: Vec<f64>,
@@ -154,8 +154,9 @@ impl Course<'_> {
             self.variables.iter().map(|v| (v.low, v.high)).collect(),
         );
         let mut order = Order::new(taught.len(), self.settings.seed);
-        let (taught_before, held_back_before) = (child.loss(&taught)?, child.loss(&held_back)?);
-        let mut best = (held_back_before, 0, point.clone());
+        let (taught_before, held_back_before) = (of_right(&child.loss(&taught)?, &taught), child.loss(&held_back)?);
+        let mut chosen = (of_right(&held_back_before, &held_back), 0, point.clone());
+        let mut best = worths(&held_back_before, &held_back);
         let mut made = 0;
         for step in 1..=self.settings.steps {
             let batch: Vec<Text> = order.next(self.settings.batch).map(|i| taught[i].clone()).collect();
@@ -170,29 +171,35 @@ impl Course<'_> {
             made = step;
             let looks = step % LOOK_EVERY == 0 || step == self.settings.steps;
             let seen = if looks { Some(child.loss(&held_back)?) } else { None };
-            if let Some(loss) = seen.filter(|loss| *loss < best.0) {
-                best = (loss, step, point.clone());
+            if let Some(loss) = &seen {
+                let now = worths(loss, &held_back);
+                if !is_told_worse(&now, &best) {
+                    chosen = (of_right(loss, &held_back), step, point.clone());
+                }
+                if now.iter().sum::<f64>() > best.iter().sum::<f64>() {
+                    best = now;
+                }
             }
             let goes_on = see(&Step {
                 step,
                 steps: self.settings.steps,
                 taught: loss,
-                held_back: seen,
+                held_back: seen.map(|loss| of_right(&loss, &held_back)),
                 point: point.clone(),
             });
             if !goes_on {
                 break;
             }
         }
-        let (held_back_after, best_step, point) = best;
+        let (held_back_after, best_step, point) = chosen;
         child.set(self, &point)?;
         Ok(Learned {
             taught: Change {
                 before: taught_before,
-                after: child.loss(&taught)?,
+                after: of_right(&child.loss(&taught)?, &taught),
             },
             held_back: Change {
-                before: held_back_before,
+                before: of_right(&held_back_before, &held_back),
                 after: held_back_after,
             },
             texts: (taught.len(), held_back.len()),
@@ -203,7 +210,7 @@ impl Course<'_> {
         })
     }
 
-    /// The loss of some texts at a point, and its derivative with respect to each variable.
+    /// The loss of the right ones among some texts at a point, and the derivative of that of all with respect to each variable.
     ///
     /// # Errors
     /// As [`Course::learn`].
@@ -230,9 +237,7 @@ impl Course<'_> {
             .map(|i| groups[i])
             .collect();
         let pairs = self.texts.iter().cloned().zip(&self.groups);
-        let (mut held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
-        // What is to become less likely has no bound, and is no measure of how well something is learned.
-        held_back.retain(|(text, _)| text.weight > 0.0);
+        let (held_back, taught): (Vec<_>, Vec<_>) = pairs.partition(|(_, group)| kept.contains(group));
         let only_texts = |pairs: Vec<(Text, &usize)>| pairs.into_iter().map(|(text, _)| text).collect();
         Ok((only_texts(taught), only_texts(held_back)))
     }
@@ -293,12 +298,12 @@ impl<'a> Child<'a> {
         Ok(())
     }
 
-    fn loss(&mut self, texts: &[Text]) -> Result<f64, Error> {
+    fn loss(&mut self, texts: &[Text]) -> Result<Loss, Error> {
         self.tokens.1 += tokens(texts);
-        Ok(self.twin.loss(texts)?.mean)
+        Ok(self.twin.loss(texts)?)
     }
 
-    /// The loss of some texts, and its derivative with respect to each variable.
+    /// The loss of the right ones among some texts, and the derivative of that of all with respect to each variable.
     fn gradient(&mut self, texts: &[Text], chain: &Chain) -> Result<(f64, Vec<f64>), Error> {
         self.tokens.0 += tokens(texts);
         let mut slopes = Slopes::new(&self.plan);
@@ -310,8 +315,44 @@ impl<'a> Child<'a> {
             None => Ok(()),
         };
         let loss = self.twin.gradient(texts, &mut take)?;
-        Ok((loss.mean, chain.carry(slopes.sums())))
+        Ok((of_right(&loss, texts), chain.carry(slopes.sums())))
     }
+}
+
+/// Nats a token of the texts that are to become likelier.
+fn of_right(loss: &Loss, texts: &[Text]) -> f64 {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for (text, log_likelihood) in texts.iter().zip(&loss.log_likelihoods) {
+        if text.weight > 0.0 {
+            sum -= text.weight * log_likelihood;
+            weights += text.weight * (text.tokens.len() - text.from) as f64;
+        }
+    }
+    sum / weights
+}
+
+/// What each text is worth to whoever learns: how probable its usual token is, times its weight. Other than a likelihood it is
+/// bounded, so that a wrong text that has become impossible does not outweigh the right ones.
+///
+/// **Source**: the expected advantage that policy gradients climb, Williams 1992, with the geometric mean over tokens.
+fn worths(loss: &Loss, texts: &[Text]) -> Vec<f64> {
+    let worth = |(text, log_likelihood): (&Text, &f64)| {
+        let tokens = (text.tokens.len() - text.from) as f64;
+        text.weight * libm::exp(log_likelihood / tokens)
+    };
+    texts.iter().zip(&loss.log_likelihoods).map(worth).collect()
+}
+
+/// Whether texts are worth less by more than a standard error of the difference, text by text. A few dozen cannot tell a small
+/// gain from a small loss, and the many that are taught say where to go.
+///
+/// **Source**: the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees, §3.4.3.
+fn is_told_worse(now: &[f64], best: &[f64]) -> bool {
+    let losses: Vec<f64> = now.iter().zip(best).map(|(now, best)| best - now).collect();
+    let n = losses.len() as f64;
+    let mean = losses.iter().sum::<f64>() / n;
+    let variance = losses.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    mean > (variance / n).sqrt()
 }
 
 fn tokens(texts: &[Text]) -> u64 {

@@ -33,6 +33,10 @@ pub struct Lesson {
 /// Different answers of one question that teach, at most: right ones, and wrong ones.
 const MOST_ANSWERS: usize = 2;
 
+/// How much wrong answers count unless somebody says otherwise: what was better than nothing on three seeds of three
+/// (docs/learning.md).
+pub const WRONG: f64 = 0.3;
+
 /// The right answers among those that were given, with their weights, in the order of the questions. With `wrong` above 0
 /// the wrong ones are there too, with negative weights: `wrong` times the advantage that a right answer has over them.
 ///

@@ -25,7 +25,7 @@
 //! # let home = tempfile::tempdir()?;
 //! # let (run, out) = (home.path().join("run"), home.path().join("child"));
 //! let mut space = session::read_space("search-spaces/demo.yaml".as_ref())?;
-//! space.search.evals = 4;
+//! (space.search.evals, space.search.learn) = (4, None);
 //! space.fitness.tasks[0].limit = Some(8);
 //! space.finale.finalists = 1;
 //! (space.finale.selection.limit, space.finale.test.limit) = (Some(Limit::Most(4)), Some(Limit::Most(4)));

@@ -395,10 +395,6 @@ pub enum Teachers {
     Best,
 }
 
-/// How much wrong answers count unless a space says otherwise: what was better than nothing on every seed of three
-/// (docs/learning.md).
-pub const WRONG: f64 = 0.3;
-
 impl Default for Learning {
     fn default() -> Self {
         Self {
@@ -407,7 +403,7 @@ impl Default for Learning {
             questions: 600,
             rounds: 3,
             teachers: Teachers::Auto,
-            wrong: WRONG,
+            wrong: 0.3, // as `learn::teachers::WRONG`
         }
     }
 }
