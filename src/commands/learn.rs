@@ -57,6 +57,11 @@ impl From<Change> for Loss {
 
 pub fn learn(args: LearnArgs) -> Outcome {
     let clock = environment::stopwatch();
+    if let Some(wrong) = args.wrong.filter(|wrong| !(0.0..=1.0).contains(wrong)) {
+        return Err(
+            anyhow::anyhow!("--wrong {wrong}: wrong answers count 0, not at all, to 1, as much as right ones").into(),
+        );
+    }
     let recipe = read_recipe(&args.recipe)?;
     let opened = Opened::recipe(&args.recipe, &environment::hub_options())?;
     let tasks = tasks(&args)?;

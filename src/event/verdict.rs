@@ -203,7 +203,7 @@ pub fn explained(run: &Run) -> Option<String> {
         ),
         Origin::Learned => (
             format!(
-                "'{}' was not bred: its numbers were moved along the gradient of answers that were right.",
+                "'{}' was not bred: its numbers were moved along the gradient of solutions and answers.",
                 winner.id
             ),
             "what was learned last",

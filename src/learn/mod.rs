@@ -221,12 +221,22 @@ impl Course<'_> {
 
     /// The texts that are taught, and those that are held back: question by question, as the seed has it.
     fn divide(&self) -> Result<(Vec<Text>, Vec<Text>), Error> {
-        let mut groups = self.groups.clone();
-        groups.sort_unstable();
-        groups.dedup();
-        if groups.len() < LEAST_TEXTS {
+        let distinct = |mut groups: Vec<usize>| {
+            groups.sort_unstable();
+            groups.dedup();
+            groups
+        };
+        // What only counts against something shows nobody the way.
+        let right = self
+            .texts
+            .iter()
+            .zip(&self.groups)
+            .filter(|(text, _)| text.weight > 0.0);
+        let right = distinct(right.map(|(_, group)| *group).collect()).len();
+        let groups = distinct(self.groups.clone());
+        if right < LEAST_TEXTS {
             return Err(Error::TooFewTexts {
-                texts: groups.len(),
+                texts: right,
                 least: LEAST_TEXTS,
                 way_out: "ask more questions, or give the task reference solutions",
             });
@@ -319,13 +329,14 @@ impl<'a> Child<'a> {
     }
 }
 
-/// Nats a token of the texts that are to become likelier.
+/// Nats a token of the texts that are to become likelier; of all, where there are none of them.
 fn of_right(loss: &Loss, texts: &[Text]) -> f64 {
+    let only_wrong = texts.iter().all(|text| text.weight <= 0.0);
     let (mut sum, mut weights) = (0.0, 0.0);
     for (text, log_likelihood) in texts.iter().zip(&loss.log_likelihoods) {
-        if text.weight > 0.0 {
-            sum -= text.weight * log_likelihood;
-            weights += text.weight * (text.tokens.len() - text.from) as f64;
+        if text.weight > 0.0 || only_wrong {
+            sum -= text.weight.abs() * log_likelihood;
+            weights += text.weight.abs() * (text.tokens.len() - text.from) as f64;
         }
     }
     sum / weights

@@ -95,6 +95,16 @@ fn loss(recipe: &Recipe, parents: &Parents, texts: &[Text]) -> f64 {
     -scores.iter().map(|s| s.log_likelihood).sum::<f64>() / scores.iter().map(|s| s.tokens as f64).sum::<f64>()
 }
 
+/// The central difference of the engine's loss along one variable.
+fn slope_of_loss(course: &Course<'_>, i: usize, step: f64, parents: &Parents) -> f64 {
+    let at = |step: f64| {
+        let mut point = course.start.clone();
+        point[i] += step;
+        loss(&(course.decode)(&point), parents, &course.texts)
+    };
+    (at(step) - at(-step)) / (2.0 * step)
+}
+
 /// Recipes whose every number can be learned: filters, gradients over layers, slices, shared numbers, a path of copies.
 const RECIPES: [&str; 8] = [
     "merge_method: task_arithmetic\nbase_model: base\nparameters: {lambda: 0.9}\nmodels:\n\
@@ -133,12 +143,7 @@ fn the_gradient_of_every_number_of_a_recipe_is_that_of_the_engines_own_likelihoo
         for (i, slope) in gradient.iter().enumerate() {
             // As far as the loss moves by two thousandths, so that f32 and elected signs are no matter.
             let step = (0.002 / slope.abs().max(0.05)).min(0.02);
-            let at = |step: f64| {
-                let mut point = course.start.clone();
-                point[i] += step;
-                loss(&decode(&point), &parents, &texts)
-            };
-            let expected = (at(step) - at(-step)) / (2.0 * step);
+            let expected = slope_of_loss(&course, i, step, &parents);
             let near = (slope - expected).abs() <= 1e-2 * expected.abs().max(0.1 * largest);
             assert!(near, "{} of {text}: {slope} {expected}", course.variables[i].name);
         }
@@ -168,13 +173,7 @@ fn the_gradient_sees_elected_signs_move() {
         let (_, gradient) = course.gradient(&course.start, &texts).unwrap();
         let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
         for (i, slope) in gradient.iter().enumerate() {
-            let at = |step: f64| {
-                let mut point = course.start.clone();
-                point[i] += step;
-                loss(&decode(&point), &parents, &texts)
-            };
-            const STEP: f64 = 1.0 / 64.0;
-            let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            let expected = slope_of_loss(&course, i, 1.0 / 64.0, &parents);
             // A jump is no small step for the loss: within a seventh of the slope, where fixed signs see a thirtieth of it.
             let near = (slope - expected).abs() <= 0.15 * largest;
             assert!(near, "{} of {text}: {slope} {expected}", course.variables[i].name);
@@ -215,6 +214,33 @@ fn a_course_makes_its_texts_likelier_stays_in_range_and_repeats_bit_for_bit() {
     assert_eq!(course.learn(&mut |_| true).unwrap(), learned);
     // Whoever ends it early gets what there is.
     assert_eq!(course.learn(&mut |step| step.step < 3).unwrap().steps.1, 3);
+}
+
+/// A step of which all texts are wrong ones had no number for a loss, and so ended the learning.
+#[test]
+fn a_step_on_wrong_texts_alone_is_a_step() {
+    let parents = parents();
+    let mut texts = solutions(20, &parents);
+    texts[8..].iter_mut().for_each(|text| text.weight = -0.3);
+    let recipe = recipe(RECIPES[0]);
+    let decode = |point: &[f64]| variables::with_numbers(&recipe, point);
+    let mut course = course(&parents, &decode, &recipe, texts);
+    (course.settings.steps, course.settings.batch) = (12, 1);
+    let mut losses = Vec::new();
+    let learned = course.learn(&mut |step| {
+        losses.push(step.taught);
+        true
+    });
+    let learned = learned.unwrap();
+    assert!(
+        losses.len() == 12 && losses.iter().all(|loss| loss.is_finite()),
+        "{losses:?}"
+    );
+    assert!(learned.held_back.before.is_finite() && learned.held_back.after.is_finite());
+    // With a single right text fewer there is too little to go by, however many wrong ones there are.
+    course.texts[0].weight = -0.3;
+    let message = course.learn(&mut |_| true).unwrap_err().to_string();
+    assert!(message.contains("texts of 7 questions teach"), "{message}");
 }
 
 #[test]
