@@ -23,6 +23,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Search the embedded tiny models for a child that outdoes both its parents: nothing else is needed, minutes on a laptop.
+    Demo(DemoArgs),
     /// Search a space of merges for the best child: the main job.
     Search(SearchArgs),
     /// Go on with a run after a stop, a crash or a power cut.
@@ -123,6 +125,19 @@ pub struct WatchOptions {
 pub struct SearchArgs {
     /// The search space.
     pub space: PathBuf,
+    #[command(flatten)]
+    pub options: SearchOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub options: SearchOptions,
+}
+
+/// How a search is run.
+#[derive(Debug, Args)]
+pub struct SearchOptions {
     /// Directory of the run [default: runs/NAME-YYYYMMDD-HHMMSS].
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
@@ -143,8 +158,8 @@ pub struct SearchArgs {
 
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// End the search where it stands and go to the final.
     #[arg(long)]
     pub finish: bool,
@@ -171,8 +186,8 @@ pub struct ResumeArgs {
 
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// Play an old run again, this many times as fast as it was, such as 60x.
     #[arg(long, value_name = "SPEED")]
     pub replay: Option<String>,
@@ -182,8 +197,8 @@ pub struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
@@ -401,10 +416,9 @@ pub struct PerplexityArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
-    /// Directory of the export; or `best` or a candidate's ID, and then the directory.
-    #[arg(num_args = 1..=2, required = true, value_names = ["best|ID", "OUT"])]
+    /// Directory of the export. Before it, if not the best child of the newest run below runs/: the directory of the run,
+    /// `best` or a candidate's ID, or both.
+    #[arg(num_args = 1..=3, required = true, value_name = "[DIR] [best|ID] OUT")]
     pub target: Vec<String>,
     /// Only the recipe, not the merged model.
     #[arg(long)]
@@ -425,8 +439,8 @@ pub struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub struct SimplifyArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// What a simpler recipe may lose, in points: hundredths of the fitness.
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     pub margin: f64,
@@ -457,8 +471,8 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -58,11 +58,16 @@ pub fn stopwatch() -> impl Fn() -> Duration {
     move || start.elapsed()
 }
 
-/// The local cache of benchmark data.
-pub fn data_cache() -> PathBuf {
+/// Where this user's programs keep what can be had again.
+pub fn cache_dir() -> PathBuf {
     let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
-    cache.join("heterosis").join("data")
+    cache.join("heterosis")
+}
+
+/// The local cache of benchmark data.
+pub fn data_cache() -> PathBuf {
+    cache_dir().join("data")
 }
 
 /// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.

@@ -10,13 +10,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Failure, Outcome, endings, environment, print_json, runtime::runtime_options, search::duration_ms};
+use super::{Failure, Outcome, endings, environment, print_json, standard_input, runtime::runtime_options, search::duration_ms};
 use crate::{
     cli::CheckArgs,
     eval::{Kind, Split, Task},
     event::{FinalPlan, Phase, words::MIXED_KINDS},
     merge::Plan,
-    models::{Opened, Parents, is_recipe},
+    models::{Opened, Parents},
+    recipe::read,
     search::FitnessTask,
     session::{self, Session},
     space::{Scale, Space},
@@ -103,9 +104,14 @@ struct Merge {
 }
 
 pub fn check(args: CheckArgs) -> Outcome {
-    let findings = match is_space(&args.file)? {
-        true => check_space(&args)?,
-        false => check_recipe(&args.file)?,
+    let file = standard_input(&args.file);
+    // Read once: it may be a pipe.
+    let text = yaml::read_text(&file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let documents = yaml::parse(&args.file, &text)?;
+    let findings = match documents.first().and_then(yaml::Kind::of) {
+        Some(yaml::Kind::Recipe) => check_recipe(&args.file, &text)?,
+        // Whatever it lacks of a search space is said there.
+        _ => check_space(&args, session::parse_space(&args.file, &text)?)?,
     };
     if args.json {
         print_json(&findings);
@@ -118,19 +124,8 @@ pub fn check(args: CheckArgs) -> Outcome {
     }
 }
 
-/// A search space has the key `parameter_space` or `fitness`; a recipe has `merge_method`.
-fn is_space(file: &Path) -> Result<bool> {
-    if !is_recipe(&file.display().to_string()) {
-        anyhow::bail!("{}: a search space or a recipe is a .yaml file", file.display());
-    }
-    let text = yaml::read_text(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let documents = yaml::parse(file, &text)?;
-    let is_recipe = |node: &yaml::Node| node.map().is_ok_and(|m| m.optional("merge_method").is_some());
-    Ok(!documents.first().is_some_and(is_recipe))
-}
-
-fn check_recipe(file: &Path) -> Result<Findings> {
-    let opened = Opened::recipe(file, &environment::hub_options())?;
+fn check_recipe(file: &Path, text: &str) -> Result<Findings> {
+    let opened = Opened::of_recipe(&read::parse(file, text)?, file, &environment::hub_options())?;
     let mut models = Vec::new();
     for (name, checkpoint) in opened.parents.iter() {
         models.push(model(name, checkpoint)?);
@@ -191,8 +186,7 @@ fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
     Ok(merge.spectral_seconds + clock().as_secs_f64() * all as f64 / output.elements().max(1) as f64)
 }
 
-fn check_space(args: &CheckArgs) -> Result<Findings> {
-    let mut space = session::read_space(&args.file)?;
+fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
     let budget_ms = args.duration.as_deref().map(duration_ms).transpose()?;
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;

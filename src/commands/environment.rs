@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-pub use crate::host::{data_cache, data_dirs, now_ms, stopwatch};
+pub use crate::host::{cache_dir, data_cache, data_dirs, now_ms, stopwatch};
 use crate::{
     checkpoint::{Download, HubOptions},
     dashboard::Appearance,

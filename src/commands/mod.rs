@@ -14,6 +14,7 @@ mod interruption;
 mod learn;
 mod lists;
 mod merge;
+mod newest;
 mod output;
 mod perplexity;
 mod replacement;
@@ -28,6 +29,7 @@ mod watch;
 
 use std::{
     io::{self, ErrorKind},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -37,6 +39,14 @@ use crate::{
     cli::{Cli, Command},
     models, session,
 };
+
+/// `-` is standard input, as everywhere.
+fn standard_input(file: &Path) -> PathBuf {
+    match file == Path::new("-") {
+        true => "/dev/stdin".into(),
+        false => file.into(),
+    }
+}
 
 /// The most that a text, prompts or answers may hold that a user names, 1 GiB.
 const LONGEST_INPUT: u64 = 1 << 30;
@@ -144,6 +154,7 @@ pub fn run(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
     environment::choose_instruction_set()?;
     match cli.command {
+        Command::Demo(args) => search::demo(args),
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),
         Command::Watch(args) => watch::watch(args),

@@ -10,22 +10,31 @@ use anyhow::{Context, Result, bail};
 use super::{
     Failure, Outcome, environment,
     interruption::{Interruptions, Voice, ended_at_once, guarded},
+    newest,
     runtime::runtime_options,
     trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
-    cli::{LogFormat, ResumeArgs, SearchArgs, WatchOptions},
+    cli::{DemoArgs, LogFormat, ResumeArgs, SearchArgs, SearchOptions, WatchOptions},
     dashboard::{self, Action, Feed, Flags},
     event::{self, Event, Record},
     search::{self, Control, ENGINE_VERSION, End},
     session::{self, Begun, ResumeOptions, Search, Session},
-    space::{self, Limit},
+    space::{self, Limit, Space},
     store::RunDir,
 };
 
 pub fn search(args: SearchArgs) -> Outcome {
-    let mut space = session::read_space(&args.space)?;
+    begin(session::read_space(&args.space)?, args.options)
+}
+
+pub fn demo(args: DemoArgs) -> Outcome {
+    begin(session::demo_space(&environment::cache_dir())?, args.options)
+}
+
+/// Begins a run of a space and goes through with it.
+pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
     space.search.seed = args.seed.unwrap_or(space.search.seed);
     if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
         return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
@@ -50,12 +59,13 @@ pub fn search(args: SearchArgs) -> Outcome {
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
+    let run = newest::or_newest(args.run)?;
     let host = environment::host();
     let notes = match args.truncate_damaged {
-        true => repaired(&args.run, &host)?,
+        true => repaired(&run, &host)?,
         false => Vec::new(),
     };
-    let begun = Begun::take(&args.run, &host)?;
+    let begun = Begun::take(&run, &host)?;
     if let Some(command) = &begun.space().fitness.command {
         trust::confirm(begun.dir().path(), &command.command, args.yes)?;
     }

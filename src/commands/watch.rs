@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::{Outcome, environment, interruption, print, print_if_read, say};
+use super::{Outcome, environment, interruption, newest, print, print_if_read, say};
 use crate::{
     cli::{LogFormat, WatchArgs},
     dashboard::{self, Action, Feed, Flags, PlainLines},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub fn watch(args: WatchArgs) -> Outcome {
-    let dir = RunDir::open(&args.run)?;
+    let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let now: Box<dyn Fn() -> u64>;
     let records = match &args.replay {
         Some(speed) => {

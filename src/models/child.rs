@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Error, Parents, checkpoint_dtype, tokenizer_files};
+use super::{Error, Parents, chat_templates::template, checkpoint_dtype, tokenizer_files};
 use crate::{
     checkpoint::{Checkpoint, TensorSpec, Writer},
     merge::{self, ChildTokenizer, Plan, add_tokens},
@@ -18,10 +18,6 @@ const COPIED: [&str; 7] = [
     "added_tokens.json",
     "generation_config.json",
 ];
-
-const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + \
-                      '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% \
-                      endif %}";
 
 /// Merges every tensor into the writer, with config and tokenizer files. `progress` is told how many tensors are done.
 ///
@@ -77,12 +73,7 @@ fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokeniz
             writer.copy(name, &file)?;
         }
     }
-    let template = match child.chat_template.as_deref() {
-        None | Some("auto") => None,
-        Some("chatml") => Some(CHATML),
-        Some(text) if text.contains("{{") || text.contains("{%") => Some(text),
-        Some(name) => return Err(Error::ChatTemplate { name: name.into() }),
-    };
+    let template = template(child.chat_template.as_deref())?;
     match (template, donor.side_file("chat_template.jinja")) {
         (Some(text), _) => writer.text("chat_template.jinja", text)?,
         (None, Some(file)) => writer.copy("chat_template.jinja", &file)?,

@@ -2,10 +2,11 @@
 //! memory or on disk.
 //!
 //! * `open.rs` opens what a MODEL word means; `runtime.rs` says where and how a model runs.
-//! * `child.rs` writes a merged model; `overwrite.rs` says what it may replace.
+//! * `chat_templates.rs` has those that a recipe may name; `child.rs` writes a merged model; `overwrite.rs` says what it may replace.
 //!
 //! Nothing here knows of a search.
 
+mod chat_templates;
 mod child;
 mod error;
 mod open;
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 pub use child::write;
 pub use error::Error;
-pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe};
+pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe, without_prefix};
 pub use overwrite::{begin, marked, refuse_foreign};
 pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};
 
@@ -92,6 +93,9 @@ impl Parents {
             let mut json: Value = serde_json::from_slice(&files.tokenizer_json).map_err(|e| fail(&e.to_string()))?;
             add_tokens(&mut json, &child.added);
             files.tokenizer_json = json.to_string().into_bytes();
+        }
+        if let Some(template) = chat_templates::template(child.chat_template.as_deref()).map_err(|e| fail(&e.to_string()))? {
+            files.chat_template = Some(template.into());
         }
         Tokenizer::new(files)
     }

@@ -485,7 +485,7 @@ fn compare_gguf(child: &Checkpoint, file: &Path, kind: GgufKind) -> Result<(), E
 /// A recipe as mergekit wants it: it names models of the Hub without a prefix.
 pub(super) fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
     let named = with_model_words(recipe, space);
-    write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()))
+    write::to_yaml(&named.with_models(models::without_prefix))
 }
 
 /// A recipe without the paths of this machine, for a card that is published.
