@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const MODEL: &str = "A MODEL is a directory in Hugging Face layout, the same with a LoRA adapter (DIR+ADAPTER_DIR), a .gguf \
-                     file, hf:owner/name[@revision], or a merge recipe (.yaml), which is merged in memory.";
+                     file, owner/name[@revision] on the Hub (hf:owner/name where a path is called so), or a merge recipe \
+                     (.yaml), which is merged in memory.";
 
 /// Breeds merges of language models overnight, and proves in the morning which child outdoes its parents.
 #[derive(Debug, Parser)]
@@ -25,6 +26,10 @@ pub struct Cli {
 pub enum Command {
     /// Search the embedded tiny models for a child that outdoes both its parents: nothing else is needed, minutes on a laptop.
     Demo(DemoArgs),
+    /// Breed a child of models that you name: `init`, then `search`.
+    Breed(BreedArgs),
+    /// Choose a search space for models that you name, and write it, commented.
+    Init(InitArgs),
     /// Search a space of merges for the best child: the main job.
     Search(SearchArgs),
     /// Go on with a run after a stop, a crash or a power cut.
@@ -65,6 +70,8 @@ pub enum Command {
     Tasks(ListArgs),
     /// List the merge methods with their parameters.
     Methods(ListArgs),
+    /// Completions for a shell on stdout, or manual pages.
+    Completions(CompletionsArgs),
 }
 
 /// How a model runs.
@@ -131,6 +138,48 @@ pub struct SearchArgs {
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
+    #[command(flatten)]
+    pub options: SearchOptions,
+}
+
+/// Whose child is wanted, and what it should be good at.
+#[derive(Debug, Args)]
+pub struct ParentArgs {
+    /// The models; an adapter alone stands for the model that it names with the adapter over it.
+    #[arg(required = true, num_args = 1.., value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// What they were fine-tuned from, or `none` [default: what their cards or adapters name].
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// What the child should be good at: a built-in task or task file; may be given several times.
+    #[arg(long = "task", required = true, value_name = "TASK[:LANG]")]
+    pub tasks: Vec<String>,
+    /// Where the search space goes.
+    #[arg(short, long, default_value = "space.yaml", value_name = "FILE.yaml")]
+    pub out: PathBuf,
+    /// Replace that file.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub parents: ParentArgs,
+    /// Candidates that the search may have; fewer are a coarser space.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
+    pub evals: Option<u64>,
+    /// Time that the search may have, such as 8h or 90m.
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "evals")]
+    pub duration: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BreedArgs {
+    #[command(flatten)]
+    pub parents: ParentArgs,
     #[command(flatten)]
     pub options: SearchOptions,
 }
@@ -499,4 +548,26 @@ pub struct ListArgs {
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompletionsFor {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+    /// Manual pages, one for each command, in DIR.
+    Man,
+}
+
+/// Such as `heterosis completions zsh > ~/.zfunc/_heterosis`, `heterosis completions man ~/.local/share/man/man1`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// What is written.
+    #[arg(value_enum, value_name = "SHELL|man")]
+    pub kind: CompletionsFor,
+    /// Directory of the manual pages, made if it is missing.
+    #[arg(required_if_eq("kind", "man"))]
+    pub dir: Option<PathBuf>,
 }

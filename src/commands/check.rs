@@ -10,7 +10,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Failure, Outcome, endings, environment, print_json, standard_input, runtime::runtime_options, search::duration_ms};
+use super::{
+    Failure, Outcome, endings, environment, print_json, runtime::runtime_options, search::duration_ms, standard_input,
+};
 use crate::{
     cli::CheckArgs,
     eval::{Kind, Split, Task},

@@ -63,7 +63,9 @@ pub fn export(args: ExportArgs) -> Outcome {
 fn target(words: &[String]) -> anyhow::Result<(Option<PathBuf>, &str, &Path)> {
     let is_run = |word: &str| word.contains('/') || Path::new(word).join("journal.jsonl").exists();
     match words {
-        [out] if RunDir::open(Path::new(out)).is_ok() => anyhow::bail!("{out} is a run; where is its child to go? heterosis export {out} OUT"),
+        [out] if RunDir::open(Path::new(out)).is_ok() => {
+            anyhow::bail!("{out} is a run; where is its child to go? heterosis export {out} OUT")
+        }
         [out] => Ok((None, BEST, Path::new(out))),
         [run, out] if is_run(run) => Ok((Some(run.into()), BEST, Path::new(out))),
         [id, out] => Ok((None, id, Path::new(out))),

@@ -23,7 +23,10 @@ pub fn merge(args: MergeArgs) -> Outcome {
         models::write(&mut writer, &opened.plan, &opened.parents, &mut |done| {
             bar.set_position(done as u64)
         })?;
-        Ok(writer.text("mergekit_config.yml", &marked(&write::to_yaml(&recipe.with_models(without_prefix))))?)
+        Ok(writer.text(
+            "mergekit_config.yml",
+            &marked(&write::to_yaml(&recipe.with_models(without_prefix))),
+        )?)
     };
     let merged = merge().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();

@@ -4,12 +4,14 @@
 
 mod check;
 mod compare;
+mod completions;
 mod data;
 mod endings;
 mod environment;
 mod eval;
 mod export;
 mod generate;
+mod init;
 mod interruption;
 mod learn;
 mod lists;
@@ -154,6 +156,8 @@ pub fn run(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
     environment::choose_instruction_set()?;
     match cli.command {
+        Command::Breed(args) => init::breed(args),
+        Command::Init(args) => init::init(args),
         Command::Demo(args) => search::demo(args),
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),
@@ -175,6 +179,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Data(args) => data::data(args),
         Command::Tasks(args) => lists::tasks(args),
         Command::Methods(args) => lists::methods(args),
+        Command::Completions(args) => completions::completions(args),
     }
 }
 

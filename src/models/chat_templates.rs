@@ -88,13 +88,19 @@ mod tests {
     #[test]
     fn the_named_templates_write_what_their_models_read() {
         for (name, expected) in [
-            ("alpaca", "S\n\n### Instruction:\nU\n\n### Response:\nA</s>\n\n### Instruction:\nV\n\n### Response:\n"),
+            (
+                "alpaca",
+                "S\n\n### Instruction:\nU\n\n### Response:\nA</s>\n\n### Instruction:\nV\n\n### Response:\n",
+            ),
             (
                 "chatml",
                 "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n\
                  <|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n",
             ),
-            ("exaone", "[|system|]S[|endofturn|]\n[|user|]U\n[|assistant|]A[|endofturn|]\n[|user|]V\n[|assistant|]"),
+            (
+                "exaone",
+                "[|system|]S[|endofturn|]\n[|user|]U\n[|assistant|]A[|endofturn|]\n[|user|]V\n[|assistant|]",
+            ),
             (
                 "llama3",
                 "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU\

@@ -94,7 +94,9 @@ impl Parents {
             add_tokens(&mut json, &child.added);
             files.tokenizer_json = json.to_string().into_bytes();
         }
-        if let Some(template) = chat_templates::template(child.chat_template.as_deref()).map_err(|e| fail(&e.to_string()))? {
+        if let Some(template) =
+            chat_templates::template(child.chat_template.as_deref()).map_err(|e| fail(&e.to_string()))?
+        {
             files.chat_template = Some(template.into());
         }
         Tokenizer::new(files)

@@ -112,14 +112,17 @@ pub fn add(parents: &mut Parents, name: &str, word: &str, hub: &HubOptions) -> R
     Ok(parents.add(name, checkpoint)?)
 }
 
-/// A MODEL word with its parts found: a path as it stands, from the working directory; else from the file that names it; else,
-/// where `owner/name` is nothing of this machine, `hf:owner/name`.
+/// A MODEL word with its parts found: a path as it stands, from the working directory; else from the file that names it (one
+/// that begins with `./` or `../` is looked for there first); else, where `owner/name` is nothing of this machine,
+/// `hf:owner/name`.
 pub fn beside(word: &str, file: &Path) -> String {
     let folder = file.parent().unwrap_or(Path::new(""));
     let found = |part: &str| -> String {
         let joined = folder.join(part);
         match part {
-            _ if part.starts_with("hf:") || Path::new(part).exists() => part.into(),
+            _ if part.starts_with("hf:") => part.into(),
+            _ if part.starts_with('.') && joined.exists() => joined.display().to_string(),
+            _ if Path::new(part).exists() => part.into(),
             _ if joined.exists() => joined.display().to_string(),
             _ if is_hub_name(part, folder) => format!("hf:{part}"),
             _ => part.into(),
@@ -138,13 +141,16 @@ pub fn beside(word: &str, file: &Path) -> String {
 fn is_hub_name(word: &str, folder: &Path) -> bool {
     let plain = |part: &str| {
         let first = part.chars().next();
-        first.is_some_and(|c| c.is_ascii_alphanumeric()) && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        first.is_some_and(|c| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     };
     let (repository, revision) = word.split_once('@').map_or((word, None), |(r, v)| (r, Some(v)));
     let Some((owner, name)) = repository.split_once('/') else {
         return false;
     };
-    let is_file = [".gguf", ".yaml", ".yml", ".safetensors"].iter().any(|end| name.ends_with(end));
+    let is_file = [".gguf", ".yaml", ".yml", ".safetensors"]
+        .iter()
+        .any(|end| name.ends_with(end));
     let is_here = Path::new(owner).exists() || folder.join(owner).exists();
     plain(owner) && plain(name) && revision.is_none_or(|r| !r.is_empty()) && !is_file && !is_here
 }
@@ -188,7 +194,10 @@ mod tests {
         ] {
             assert_eq!(beside(word, &file), found, "{word}");
         }
-        assert_eq!(without_prefix("hf:owner/name@v1+hf:other/lora"), "owner/name@v1+other/lora");
+        assert_eq!(
+            without_prefix("hf:owner/name@v1+hf:other/lora"),
+            "owner/name@v1+other/lora"
+        );
         assert_eq!(without_prefix("/m/hf:x"), "/m/hf:x");
     }
 }

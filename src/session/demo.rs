@@ -75,7 +75,10 @@ fn unpack(files: &[Embedded], cache: &Path) -> Result<PathBuf, Error> {
     fs::create_dir_all(cache).map_err(Error::io(cache))?;
     let beside = || -> io::Result<tempfile::TempDir> {
         let readable = fs::Permissions::from_mode(0o777);
-        tempfile::Builder::new().permissions(readable).prefix(".demo-").tempdir_in(cache)
+        tempfile::Builder::new()
+            .permissions(readable)
+            .prefix(".demo-")
+            .tempdir_in(cache)
     };
     let fresh = beside().map_err(Error::io(cache))?;
     write(files, fresh.path()).map_err(Error::io(fresh.path()))?;
@@ -148,7 +151,9 @@ mod tests {
         let embedded = demo_space(cache.path()).unwrap();
         let checkout = read_space(&root.join(SPACE)).unwrap();
         let home = unpack(&FILES, cache.path()).unwrap();
-        let moved = embedded.to_yaml().replace(&*home.to_string_lossy(), &root.to_string_lossy());
+        let moved = embedded
+            .to_yaml()
+            .replace(&*home.to_string_lossy(), &root.to_string_lossy());
         assert_eq!(moved, checkout.to_yaml());
         for (path, content) in FILES {
             assert!(fs::read(root.join(path)).unwrap() == content, "{path}");

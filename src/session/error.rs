@@ -60,6 +60,21 @@ pub enum Error {
     #[error("{reason}")]
     Overlap { reason: String },
 
+    // ------------------------------------------------------------------------------------------------ a proposal
+    #[error(
+        "nobody says what {models} was fine-tuned from: no card (README.md: base_model) and no adapter. Name it with --base \
+         MODEL, or mix the models without one: --base none"
+    )]
+    NoBaseNamed { models: String },
+    #[error(
+        "the models name different bases: {named}. Say which one it is: --base MODEL (or --base none, to do without)"
+    )]
+    SeveralBases { named: String },
+    #[error("a child has two parents: name a model and its base, or two models or more")]
+    TooFewParents,
+    #[error("{adapter}: adapter_config.json does not say which model it is for; write MODEL+{adapter}")]
+    AdapterWithoutBase { adapter: String },
+
     // ------------------------------------------------------------------------------------------------ a run
     #[error("{}: the journal does not begin with a run", journal.display())]
     NoBeginning { journal: PathBuf },

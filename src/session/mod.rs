@@ -3,6 +3,7 @@
 //!
 //! * [`Session`] is a space with its models and tasks. [`Session::create`] begins a run of it, [`Begun`] takes one up again;
 //!   either gives a [`Search`], whose [`run`](Search::run) tells a listener everything that happens.
+//! * [`propose`] chooses a search space for models that somebody names.
 //! * [`demo_space`] is the search that travels inside the program.
 //! * [`watch`] listens to a run of another process, [`wish`] asks it to stop or to pause.
 //! * [`Child`] is a candidate of a run; [`Child::begin`] exports it. [`Exported`] is an export that is looked at again.
@@ -53,6 +54,7 @@ mod demo;
 mod error;
 mod export;
 mod limits;
+mod proposal;
 mod provenance;
 mod run;
 mod simplify;
@@ -68,6 +70,7 @@ use std::{
 pub use demo::demo_space;
 pub use error::{Error, ProvenanceError};
 pub use export::{Child, Export, ExportOptions, ExportStep};
+pub use proposal::{Proposal, Wanted, propose};
 pub use provenance::{Exported, read_provenance};
 pub use run::{Begun, ResumeOptions, Search, repair};
 pub use simplify::{Comparing, Questions, Simplified, Simplifying};

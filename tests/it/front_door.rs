@@ -60,7 +60,6 @@ impl Home {
     }
 }
 
-
 /// The demo ran inside the checkout only: an installed program had nothing to show.
 #[test]
 fn the_demo_runs_in_an_empty_directory() {
@@ -72,7 +71,10 @@ fn the_demo_runs_in_an_empty_directory() {
     search.kill().unwrap();
     search.wait().unwrap();
     let space = fs::read_to_string(run.join("space.yaml")).unwrap();
-    assert!(space.contains("cache/heterosis/demo-") && space.contains("seed: 7"), "{space}");
+    assert!(
+        space.contains("cache/heterosis/demo-") && space.contains("seed: 7"),
+        "{space}"
+    );
     // And now it has a run, which needs no name.
     let (stdout, stderr) = home.good(&["status"]);
     assert!(stdout.starts_with("demo (runs/demo-1)"), "{stdout}");
@@ -102,7 +104,10 @@ fn a_run_that_is_not_named_is_the_newest() {
     assert_eq!(stderr.trim(), "runs/b-newer");
     let (stdout, _) = home.good(&["report"]);
     assert_eq!(stdout.trim(), "runs/b-newer/report/report.html");
-    home.refused(&["export", "runs/b-newer"], &["is a run", "heterosis export runs/b-newer OUT"]);
+    home.refused(
+        &["export", "runs/b-newer"],
+        &["is a run", "heterosis export runs/b-newer OUT"],
+    );
     // A path is a run, whether it is there or not; any other word is a child.
     home.refused(&["export", "runs/typo", "out"], &["runs/typo"]);
     assert!(!Path::new(&home.path("work/out")).exists());
@@ -132,14 +137,27 @@ fn names_of_the_hub_need_no_prefix() {
     home.write("work/r.yaml", recipe);
     home.good(&["merge", "r.yaml", "one"]);
     // And as it comes down a pipe.
-    let piped = home.command(&["merge", "-", "two"]).stdin(fs::File::open(home.path("work/r.yaml")).unwrap()).output();
+    let piped = home
+        .command(&["merge", "-", "two"])
+        .stdin(fs::File::open(home.path("work/r.yaml")).unwrap())
+        .output();
     assert!(piped.unwrap().status.success());
     let read = |file: &str| fs::read(home.path("work").join(file)).unwrap();
     assert_eq!(read("one/model.safetensors"), read("two/model.safetensors"));
     let written = String::from_utf8(read("one/mergekit_config.yml")).unwrap();
-    assert!(written.contains("model: me/tiny-spanish") && !written.contains("hf:"), "{written}");
-    assert!(String::from_utf8(read("one/chat_template.jinja")).unwrap().contains("<|eot_id|>"));
-    let check = home.command(&["check", "-"]).stdin(fs::File::open(home.path("work/r.yaml")).unwrap()).output();
+    assert!(
+        written.contains("model: me/tiny-spanish") && !written.contains("hf:"),
+        "{written}"
+    );
+    assert!(
+        String::from_utf8(read("one/chat_template.jinja"))
+            .unwrap()
+            .contains("<|eot_id|>")
+    );
+    let check = home
+        .command(&["check", "-"])
+        .stdin(fs::File::open(home.path("work/r.yaml")).unwrap())
+        .output();
     assert!(String::from_utf8_lossy(&check.unwrap().stdout).contains("everything fits"));
     let task = root().join("evals/arith-es.yaml").display().to_string();
     home.good(&["eval", "me/tiny-maths-en", "--task", &task, "--limit", "2"]);
@@ -154,9 +172,83 @@ fn another_kind_of_file_is_named_with_its_command() {
     home.write("work/s.yaml", "name: s\nmodels: {a: a, b: b}\nfitness: {tasks: [t]}\n");
     home.write("work/lm.yaml", "task: x\ndataset_path: y\ndoc_to_text: z\n");
     let task = root().join("evals/arith-es.yaml").display().to_string();
-    home.refused(&["search", "r.yaml"], &["this is a merge recipe", "heterosis merge r.yaml OUT"]);
+    home.refused(
+        &["search", "r.yaml"],
+        &["this is a merge recipe", "heterosis merge r.yaml OUT"],
+    );
     home.refused(&["check", &task], &["this is a task", "heterosis eval MODEL --task"]);
-    home.refused(&["merge", "s.yaml", "out"], &["this is a search space", "heterosis search s.yaml"]);
+    home.refused(
+        &["merge", "s.yaml", "out"],
+        &["this is a search space", "heterosis search s.yaml"],
+    );
     home.refused(&["eval", "s.yaml", "--task", &task], &["this is a search space"]);
-    home.refused(&["eval", "r.yaml", "--task", "lm.yaml"], &["lm-evaluation-harness", "doc_to_text"]);
+    home.refused(
+        &["eval", "r.yaml", "--task", "lm.yaml"],
+        &["lm-evaluation-harness", "doc_to_text"],
+    );
+}
+
+/// A space had to be written by hand before two models could have a child.
+#[test]
+fn two_models_and_a_task_are_bred_without_a_file() {
+    let home = Home::new();
+    let model = |name: &str| root().join("models").join(name).display().to_string();
+    let task = root().join("evals/arith-es.yaml").display().to_string();
+    let (maths, spanish) = (model("tiny-maths-en"), model("tiny-spanish"));
+    let parents = [&*maths, &*spanish, "--task", &*task];
+
+    let (told, _) = home.good(&[&["init"], &parents[..], &["-o", "spaces/mine.yaml"]].concat());
+    assert!(
+        told.contains("tiny-base: named by the card") && told.contains("24 numbers"),
+        "{told}"
+    );
+    let space = fs::read_to_string(home.path("work/spaces/mine.yaml")).unwrap();
+    assert!(
+        space.contains("learn: auto") && space.contains("# for each expert"),
+        "{space}"
+    );
+    // The same again is no loss; another text is.
+    home.good(&[&["init"], &parents[..], &["-o", "spaces/mine.yaml"]].concat());
+    home.refused(
+        &[&["init"], &parents[..], &["-o", "spaces/mine.yaml", "--evals", "9"]].concat(),
+        &["--overwrite"],
+    );
+
+    let args = [
+        &["breed"],
+        &parents[..],
+        &["--headless", "--evals", "1", "--run", "runs/bred"],
+    ]
+    .concat();
+    let mut search = home.command(&args).stdout(Stdio::null()).spawn().unwrap();
+    let run = home.path("work/runs/bred");
+    wait_for(1, &mut search, &run);
+    search.kill().unwrap();
+    search.wait().unwrap();
+    assert!(
+        fs::read_to_string(run.join("journal.jsonl"))
+            .unwrap()
+            .contains("\"name\":\"maths-en-x-spanish\"")
+    );
+    assert!(home.path("work/space.yaml").exists());
+
+    home.refused(&["breed", &maths, &spanish], &["--task"]);
+    home.refused(
+        &["init", &model("tiny-base"), "--task", &task],
+        &["--base MODEL", "--base none"],
+    );
+    home.refused(&["init", &maths, "nobody/here", "--task", &task], &["hf:nobody/here"]);
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (script, _) = home.good(&["completions", shell]);
+        assert!(script.contains("breed") && script.contains("simplify"), "{shell}");
+    }
+    home.good(&["completions", "man", "man/man1"]);
+    let page = fs::read_to_string(home.path("work/man/man1/heterosis-breed.1")).unwrap();
+    assert!(page.contains("base"), "{page}");
+    home.refused(&["completions", "man"], &["DIR"]);
 }

@@ -202,7 +202,10 @@ impl Builder {
             return Err(here.error(format!("aliases of this file copy more than {MOST_COPIED} values")));
         }
         let node = named.moved(&here.path);
-        Ok(Node { line: here.line, ..node })
+        Ok(Node {
+            line: here.line,
+            ..node
+        })
     }
 
     /// An empty node for a list or map that starts here.
@@ -308,14 +311,24 @@ impl Node {
 
     /// The same value at another path; its lines stay those where it was written.
     fn moved(&self, path: &str) -> Node {
-        let of_child = |node: &Node| node.moved(&format!("{path}{}", node.path.strip_prefix(&*self.path).unwrap_or_default()));
+        let of_child = |node: &Node| {
+            node.moved(&format!(
+                "{path}{}",
+                node.path.strip_prefix(&*self.path).unwrap_or_default()
+            ))
+        };
         Node {
             file: self.file.clone(),
             line: self.line,
             path: path.into(),
             value: match &self.value {
                 Value::List(items) => Value::List(items.iter().map(of_child).collect()),
-                Value::Map(entries) => Value::Map(entries.iter().map(|(key, node)| (key.clone(), of_child(node))).collect()),
+                Value::Map(entries) => Value::Map(
+                    entries
+                        .iter()
+                        .map(|(key, node)| (key.clone(), of_child(node)))
+                        .collect(),
+                ),
                 scalar => scalar.clone(),
             },
         }
@@ -600,7 +613,9 @@ mod tests {
         ] {
             assert!(one(text).is_err(), "{text:?}");
         }
-        let doubling: String = (1..30).map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1)).collect();
+        let doubling: String = (1..30)
+            .map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1))
+            .collect();
         let message = one(&format!("a0: &a0 [1]\n{doubling}")).unwrap_err().to_string();
         assert!(message.contains("more than 100000 values"), "{message}");
     }
@@ -615,7 +630,10 @@ mod tests {
             (node.path.clone(), node.usize())
         };
         assert_eq!(value("b", "x"), ("b.x".into(), Ok(1)));
-        assert_eq!((value("c", "x"), value("d", "y").1, value("d", "x").1), (("c.x".into(), Ok(7)), Ok(8), Ok(1)));
+        assert_eq!(
+            (value("c", "x"), value("d", "y").1, value("d", "x").1),
+            (("c.x".into(), Ok(7)), Ok(8), Ok(1))
+        );
         let c = map.required("c").unwrap().map().unwrap().required("y").unwrap();
         assert_eq!((c.path.as_str(), c.line), ("c.y", 1));
         assert_eq!(c.list().unwrap()[1].path, "c.y[1]");

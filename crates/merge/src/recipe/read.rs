@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use super::{
-    Body, DType, Error, Filtered, Kind as ParameterKind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters, Recipe, Slice,
-    Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
+    Body, DType, Error, Filtered, Kind as ParameterKind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters,
+    Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
 };
 use crate::yaml::{self, Kind, Map, Node, Value};
 
@@ -535,13 +535,20 @@ mod tests {
         assert_eq!(read(&format!("{body}random_seed: 3\n")).unwrap().result().seed, Some(3));
         fails(&format!("{body}seed: 1\nrandom_seed: 3\n"), &["r.yaml:4", "not both"]);
         let message = read(&format!("{body}wrong: 1\n")).unwrap_err();
-        assert_eq!(message.matches("tokenizer,").count() + message.matches(", tokenizer_source").count(), 2, "{message}");
+        assert_eq!(
+            message.matches("tokenizer,").count() + message.matches(", tokenizer_source").count(),
+            2,
+            "{message}"
+        );
     }
 
     /// "the key 'merge_method' is missing" told nobody that a search space was given where a recipe belongs.
     #[test]
     fn another_kind_of_file_is_named() {
-        fails("name: x\nmodels: {a: m, b: n}\nfitness: {tasks: [t]}\n", &["search space", "heterosis search"]);
+        fails(
+            "name: x\nmodels: {a: m, b: n}\nfitness: {tasks: [t]}\n",
+            &["search space", "heterosis search"],
+        );
         fails("task: x\nprompt: p\ndata: {}\n", &["a task", "eval MODEL --task"]);
     }
 

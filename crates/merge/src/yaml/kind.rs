@@ -20,12 +20,19 @@ impl Kind {
         let has = |keys: &[&str]| keys.iter().any(|key| map.optional(key).is_some());
         if has(&["merge_method"]) {
             Some(Self::Recipe)
-        } else if has(&["parameter_space", "data_flow_space", "fitness"]) {
-            Some(Self::SearchSpace)
-        } else if has(&["dataset_path", "dataset_name", "doc_to_text", "doc_to_target", "doc_to_choice"]) {
+        } else if has(&[
+            "dataset_path",
+            "dataset_name",
+            "doc_to_text",
+            "doc_to_target",
+            "doc_to_choice",
+        ]) {
             Some(Self::HarnessTask)
         } else {
-            (has(&["task"]) && has(&["prompt", "data", "target", "filters"])).then_some(Self::Task)
+            // A task may have a profile of the name `fitness`, so it is looked for first.
+            let is_task = has(&["task"]) && has(&["prompt", "data", "target", "filters"]);
+            let is_space = has(&["parameter_space", "data_flow_space", "fitness"]);
+            is_task.then_some(Self::Task).or(is_space.then_some(Self::SearchSpace))
         }
     }
 
@@ -80,6 +87,7 @@ mod tests {
             ("merge_method: linear\n", Some(Kind::Recipe)),
             ("name: a\nfitness: {tasks: [x]}\n", Some(Kind::SearchSpace)),
             ("task: a\nprompt: b\n", Some(Kind::Task)),
+            ("task: a\ndata: b\nfitness: {shots: 8}\n", Some(Kind::Task)),
             ("task: a\ndataset_path: b\ndoc_to_text: c\n", Some(Kind::HarnessTask)),
             ("task: a\n", None),
             ("[1, 2]\n", None),
