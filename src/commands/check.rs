@@ -3,6 +3,7 @@
 mod command;
 mod cost;
 mod sample;
+mod settings;
 mod show;
 
 use std::path::Path;
@@ -10,9 +11,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{
-    Failure, Outcome, endings, environment, print_json, runtime::runtime_options, search::duration_ms, standard_input,
-};
+pub use show::size;
+
+use super::{Failure, Outcome, environment, print_json, runtime::runtime_options, search::duration_ms, standard_input};
 use crate::{
     cli::CheckArgs,
     eval::{Kind, Split, Task},
@@ -33,6 +34,8 @@ const SAMPLE_ELEMENTS: usize = 1 << 24;
 struct Findings {
     ok: bool,
     models: Vec<Model>,
+    /// What the child takes from one of them.
+    settings: Vec<settings::Setting>,
     tasks: Vec<TaskFinding>,
     genes: Vec<String>,
     /// Absent where there are no models.
@@ -134,12 +137,14 @@ fn check_recipe(file: &Path, text: &str) -> Result<Findings> {
     }
     let merge = merge(&opened.plan, &opened.parents);
     let mut warnings = opened.plan.warnings();
-    warnings.extend(endings::warnings(&opened.parents, &opened.plan.tokenizer().donor));
+    let settings = settings::settings(&opened.plan, &opened.parents);
+    warnings.extend(settings::warnings(&opened.plan, &opened.parents, &settings));
     Ok(Findings {
         ok: true,
         models,
         merge_seconds: Some(merge_seconds(&opened, &merge)?),
         merge: Some(merge),
+        settings,
         warnings,
         ..Findings::default()
     })
@@ -189,7 +194,7 @@ fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
 }
 
 fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
-    let budget_ms = args.duration.as_deref().map(duration_ms).transpose()?;
+    let budget_ms = args.duration.as_deref().map(duration_ms).transpose().context("--for")?;
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;
     session.refuse_contradictions()?;
@@ -258,8 +263,9 @@ fn merge_of_space(session: &Session, findings: &mut Findings) -> Result<()> {
     };
     let plan = Plan::new(&recipe, session.parents())?;
     findings.warnings.extend(plan.warnings());
-    let donor = plan.tokenizer().donor;
-    findings.warnings.extend(endings::warnings(session.parents(), &donor));
+    findings.settings = settings::settings(&plan, session.parents());
+    let warnings = settings::warnings(&plan, session.parents(), &findings.settings);
+    findings.warnings.extend(warnings);
     findings.merge = Some(merge(&plan, session.parents()));
     Ok(())
 }

@@ -36,7 +36,7 @@ fn wanted(parents: &ParentArgs, duration: Option<&str>, evals: Option<u64>) -> a
         models: parents.models.clone(),
         base: parents.base.clone(),
         tasks: parents.tasks.clone(),
-        duration_ms: duration.map(search::duration_ms).transpose()?,
+        duration_ms: duration.map(search::duration_ms).transpose().context("--for")?,
         evals,
     })
 }

@@ -2,11 +2,11 @@
 //!
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
+mod cache;
 mod check;
 mod compare;
 mod completions;
 mod data;
-mod endings;
 mod environment;
 mod eval;
 mod export;
@@ -177,6 +177,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Verify(args) => export::verify(args),
         Command::Report(args) => report::report(args),
         Command::Data(args) => data::data(args),
+        Command::Cache(args) => cache::cache(args),
         Command::Tasks(args) => lists::tasks(args),
         Command::Methods(args) => lists::methods(args),
         Command::Completions(args) => completions::completions(args),

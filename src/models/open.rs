@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_word_that_is_no_path_is_a_name_on_the_hub() {
         let tmp = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(tmp.path().join("models/a+b")).unwrap();
+        std::fs::create_dir_all(tmp.path().join("kin/a+b")).unwrap();
         let file = tmp.path().join("r.yaml");
         let there = |path: &str| tmp.path().join(path).display().to_string();
         for (word, found) in [
@@ -181,11 +181,11 @@ mod tests {
             ("owner/name+other/lora", "hf:owner/name+hf:other/lora".into()),
             ("hf:owner/name", "hf:owner/name".into()),
             ("hf:owner/name+other/lora", "hf:owner/name+hf:other/lora".into()),
-            ("models", there("models")),
-            ("models/a+b", there("models/a+b")),
-            ("owner/name+models", format!("hf:owner/name+{}", there("models"))),
+            ("kin", there("kin")),
+            ("kin/a+b", there("kin/a+b")),
+            ("owner/name+kin", format!("hf:owner/name+{}", there("kin"))),
             // Misspelt paths stay paths.
-            ("models/c", "models/c".into()),
+            ("kin/c", "kin/c".into()),
             ("./owner/name", "./owner/name".into()),
             ("/owner/name", "/owner/name".into()),
             ("owner/sub/name", "owner/sub/name".into()),

@@ -161,7 +161,7 @@ impl Choice {
         };
         format!(
             "search:\n  optimizer: cma-es\n{learn}  evals: {:<20} # candidates; --evals and --for say otherwise\n  seed: 1\n\
-             final:                        # fresh questions, then the sealed test split, once\n  finalists: 8\n",
+             final:                        # questions of the other splits; the test split is read once\n  finalists: 8\n",
             self.evals
         )
     }
