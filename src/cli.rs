@@ -429,9 +429,12 @@ pub struct RescoreArgs {
 pub struct GenerateArgs {
     /// The model that writes.
     pub model: String,
-    /// Lines of the form {"prompt": …}.
-    #[arg(long, value_name = "FILE.jsonl")]
-    pub prompts: PathBuf,
+    /// Lines of the form {"prompt": …}; - reads them from standard input.
+    #[arg(long, value_name = "FILE.jsonl", required_unless_present = "prompt")]
+    pub prompts: Option<PathBuf>,
+    /// A prompt; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub max_new_tokens: usize,

@@ -100,6 +100,12 @@ pub fn is_interactive() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && variable("TERM").is_some_and(|t| t != "dumb")
 }
 
+/// Whether this process has its terminal, or has none: a shell's `bg` takes the terminal away.
+pub fn is_in_foreground() -> bool {
+    let holder = rustix::termios::tcgetpgrp(std::io::stdout());
+    holder.is_ok_and(|group| group == rustix::process::getpgrp()) || !std::io::stdout().is_terminal()
+}
+
 /// This program once more, for work that must not touch the terminal.
 pub fn this_program() -> Command {
     // The file may have been replaced since the start; then the name on the path is the best guess.

@@ -188,6 +188,7 @@ fn show(
     if wants_dashboard(watch) {
         guarded("the dashboard", || show_dashboard(dir, &view, flags, voice));
         voice.is_through(None);
+        lines.leave_the_shell_alone();
         drop(view);
         for record in log.try_iter() {
             lines.skip(&record);
@@ -233,7 +234,8 @@ fn show_dashboard(dir: &RunDir, view: &Receiver<Record>, flags: &Flags, voice: &
     match shown {
         Ok(dashboard::Exit::Closed) => {
             super::say(format_args!(
-                "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
+                "the search goes on here: Ctrl-Z and then `bg` give the shell back, `heterosis watch {name}` shows it again, Ctrl-C \
+                 stops it"
             ));
         }
         Ok(_) => {}

@@ -157,6 +157,15 @@ impl Lines {
         }
     }
 
+    /// From now on nothing is said in the background: there it would be written into what its user does meanwhile.
+    pub fn leave_the_shell_alone(&mut self) {
+        self.print = |line| {
+            if environment::is_in_foreground() {
+                print_if_read(line);
+            }
+        };
+    }
+
     pub fn show(&mut self, record: &Record) {
         let line = self.plain.line(record);
         match self.format {

@@ -31,7 +31,7 @@ mod score;
 pub mod stats;
 mod task_file;
 
-pub use answer::{Answerer, answer, continued, solved};
+pub use answer::{Answerer, answer, continued, prompt_text, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};

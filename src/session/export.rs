@@ -17,9 +17,11 @@ use super::{
 };
 use crate::{
     checkpoint::{self, Checkpoint, GgufKind, Writer},
+    eval,
     event::{self, Answers, Candidate, CandidateId, Event, Origin, run::Run},
     host::Host,
     merge::Plan,
+    model::Tokenizer,
     models::{self, Computed, Parents, Runtime, RuntimeOptions, marked, verbatim},
     recipe::{Recipe, write},
     report::{
@@ -158,7 +160,6 @@ impl Child {
     pub fn begin<'a>(&'a self, out: &Path, options: &'a ExportOptions, host: &Host) -> Result<Export<'a>, Error> {
         // What the checks will need is opened before gigabytes are written.
         let runtime = Runtime::new(&self.computed()?.again(&options.runtime))?;
-        let asked = self.first_questions(host)?;
         let mut parents = Parents::default();
         for (name, word) in &self.space.models {
             models::add(&mut parents, name, word, &host.hub)
@@ -166,8 +167,10 @@ impl Child {
                 .map_err(Error::at(format!("models.{name}")))?;
         }
         self.refuse_changed(&parents)?;
+        let plan = Plan::new(&self.recipe, &parents)?;
+        let asked = self.first_questions(host, &|| Ok(parents.tokenizer(&plan.tokenizer())?))?;
         let making = Making {
-            plan: Plan::new(&self.recipe, &parents)?,
+            plan,
             child: self,
             out: out.into(),
             options,
@@ -216,9 +219,15 @@ impl Child {
         Ok(())
     }
 
-    /// Some questions that the candidate has answered, with what the journal says that it wrote.
-    fn first_questions(&self, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
+    /// Some questions that the candidate has answered, with what the journal says that it wrote. A child without any needs no
+    /// tokenizer.
+    fn first_questions(
+        &self,
+        host: &Host,
+        tokenizer: &dyn Fn() -> Result<Tokenizer, Error>,
+    ) -> Result<Vec<FirstAnswer>, Error> {
         let journalled = self.first_answers()?;
+        let mut speaking = None;
         let mut asked: Vec<FirstAnswer> = Vec::new();
         for reference in &self.space.fitness.tasks {
             for task in fitness_tasks(reference, &host.data)? {
@@ -232,9 +241,13 @@ impl Child {
                     let Some(question) = questions.iter().find(|q| q.id == answer.q) else {
                         continue;
                     };
+                    let tokenizer = match &mut speaking {
+                        Some(tokenizer) => &*tokenizer,
+                        None => speaking.insert(tokenizer()?),
+                    };
                     asked.push(FirstAnswer {
                         question: answer.q.clone(),
-                        prompt: question.prompt.text(),
+                        prompt: eval::prompt_text(tokenizer, &task.task, question)?,
                         max_new_tokens: task.task.max_new_tokens,
                         stop: task.task.stop.to_vec(),
                         output: answer.out.clone(),

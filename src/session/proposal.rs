@@ -124,9 +124,14 @@ fn yaml(family: &Family, choice: &Choice, tasks: &[Asked], file: &Path) -> Resul
             .map_or(String::new(), |lang| format!(", lang: {}", scalar(lang)));
         let _ = writeln!(
             out,
-            "    - {{task: {}{lang}, weight: 1.0, limit: {}}}",
+            "    - {{task: {}{lang}, weight: 1.0, limit: {}{}}}",
             scalar(&word),
-            choice.questions
+            choice.questions,
+            if choice.speaks {
+                ", apply_chat_template: true"
+            } else {
+                ""
+            }
         );
     }
     out += &choice.search();
@@ -259,6 +264,30 @@ mod tests {
             .unwrap()
             .space;
         assert!(mean.base.is_none() && mean.models.len() == 2);
+    }
+
+    /// Chat models were asked without their chat template, and scored for what they never learned to read.
+    #[test]
+    fn chat_models_are_spoken_to() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (root, chat) = (Path::new(env!("CARGO_MANIFEST_DIR")), tmp.path().join("chat"));
+        std::fs::create_dir(&chat).unwrap();
+        for entry in std::fs::read_dir(root.join("models/tiny-spanish")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), chat.join(entry.file_name())).unwrap();
+        }
+        std::fs::write(chat.join("chat_template.jinja"), "Q: {{ messages[0].content }} A:").unwrap();
+        let mut wanted = family(&["tiny-maths-en"], Some("tiny-base"));
+        wanted.models.push(chat.display().to_string());
+        let found = proposed(&wanted).unwrap();
+        assert_eq!(found.space.tokenizer, "chat");
+        assert!(found.space.fitness.tasks[0].apply_chat_template, "{}", found.yaml);
+        assert!(
+            !proposed(&family(&["tiny-maths-en", "tiny-spanish"], None))
+                .unwrap()
+                .yaml
+                .contains("chat_template")
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::{
-    eval::{self, DataDirs, Profile, Split, Task, TaskOptions},
+    eval::{self, Chat, DataDirs, Profile, Split, Task, TaskOptions},
     search::FitnessTask,
     space::{Space, TaskRef},
 };
@@ -27,6 +27,11 @@ pub fn fitness_tasks(reference: &TaskRef, data: &DataDirs) -> Result<Vec<Fitness
                 Some("parity") => Profile::Parity,
                 _ => Profile::Fitness,
             },
+            max_new_tokens: reference.max_new_tokens,
+            chat: reference.apply_chat_template.then(|| Chat {
+                system: reference.system_instruction.clone(),
+                one_message: false,
+            }),
             ..TaskOptions::default()
         };
         tasks.push(FitnessTask {

@@ -330,6 +330,15 @@ pub struct TaskRef {
     pub shots: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// Questions are put through the model's chat template; to a model that has none, as they are.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub apply_chat_template: bool,
+    /// System message of the chat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_instruction: Option<String>,
+    /// Most tokens of an answer, instead of the task's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
 }
 
 /// A collapsed merge is turned away before it costs a generation.

@@ -669,6 +669,9 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
             limit: None,
             shots: None,
             profile: None,
+            apply_chat_template: false,
+            system_instruction: None,
+            max_new_tokens: None,
         });
     }
     let map = node.map()?;
@@ -690,7 +693,19 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
             Some(node) => Some(["fitness", "parity"][node.one_of(&["fitness", "parity"])?].to_string()),
             None => None,
         },
+        apply_chat_template: map.optional("apply_chat_template").map_or(Ok(false), Node::bool)?,
+        system_instruction: map.optional("system_instruction").map(Node::text).transpose()?,
+        max_new_tokens: map.optional("max_new_tokens").map(Node::usize).transpose()?,
     };
+    match (map.optional("system_instruction"), map.optional("max_new_tokens")) {
+        (Some(node), _) if !task.apply_chat_template => {
+            return Err(node.error("a system message is part of a chat: write apply_chat_template: true as well"));
+        }
+        (_, Some(node)) if task.max_new_tokens == Some(0) => {
+            return Err(node.error("an answer of 0 tokens says nothing"));
+        }
+        _ => {}
+    }
     map.finish()?;
     Ok(task)
 }

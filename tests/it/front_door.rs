@@ -252,3 +252,58 @@ fn shells_and_man_know_every_command() {
     assert!(page.contains("base"), "{page}");
     home.refused(&["completions", "man"], &["DIR"]);
 }
+
+/// A copy of a model of the family that is spoken to through a chat template.
+fn chat_model(home: &Home, name: &str) {
+    let (from, to) = (root().join("models").join(name), home.path("work").join(name));
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    let template = "{% for m in messages %}{{ m.role }} {{ m.content }}\n{% endfor %}";
+    fs::write(to.join("chat_template.jinja"), template).unwrap();
+}
+
+/// A search had no key for the chat template, which most fine-tunes are spoken to through; and an export asked its first
+/// questions without one, and found another child.
+#[test]
+fn chat_models_are_bred_and_exported_as_they_are_spoken_to() {
+    let home = Home::new();
+    chat_model(&home, "tiny-maths-en");
+    chat_model(&home, "tiny-spanish");
+    let models = root().join("models").display().to_string();
+    let task = root().join("evals/arith-es.yaml").display().to_string();
+    let space = |chat: &str| {
+        format!(
+            "name: chat\nmodels: {{base: {models}/tiny-base, maths: ./tiny-maths-en, spanish: ./tiny-spanish}}\nbase: base\n\
+             tokenizer: maths\nparameter_space: {{method: task_arithmetic, genes: {{weight: [0.5, 1.5]}}}}\n\
+             fitness: {{tasks: [{{task: {task}, limit: 4, max_new_tokens: 6{chat}}}]}}\nsearch: {{evals: 1}}\n\
+             final: {{finalists: 1, selection: {{limit: 4}}, test: {{limit: 4}}}}\n"
+        )
+    };
+    home.write(
+        "work/s.yaml",
+        &space(", apply_chat_template: true, system_instruction: Dime"),
+    );
+    home.good(&["search", "s.yaml", "--headless", "--run", "runs/chat"]);
+    home.good(&["export", "runs/chat", "child"]);
+    let proof = fs::read_to_string(home.path("work/child/provenance.json")).unwrap();
+    assert!(proof.contains("system Dime\\nuser Q:"), "{proof}");
+    home.good(&["verify", "child"]);
+    home.write("work/s.yaml", &space(", system_instruction: Dime"));
+    home.refused(&["check", "s.yaml"], &["apply_chat_template: true"]);
+
+    // And one prompt needs no file.
+    let (text, _) = home.good(&[
+        "generate",
+        "child",
+        "--prompt",
+        "Q: hola A:",
+        "--max-new-tokens",
+        "4",
+        "--json",
+    ]);
+    assert!(text.contains("Q: hola A:"), "{text}");
+    home.refused(&["generate", "child"], &["--prompts"]);
+}

@@ -42,6 +42,8 @@ pub struct Choice {
     pub tokenizer: String,
     pub tokenizer_reason: String,
     pub questions: usize,
+    /// The child can be spoken to, so it is asked as it will be used.
+    pub speaks: bool,
     evals: u64,
     groups: usize,
     modules: bool,
@@ -68,11 +70,12 @@ impl Choice {
         let genes = |(groups, modules): (usize, bool)| experts * groups * if modules { 3 } else { 1 };
         let fits = |grain: &(usize, bool)| grain.0 <= layers && genes(*grain) <= most_genes;
         let (groups, modules) = GRAINS.into_iter().find(fits).unwrap_or((1, false));
-        let (tokenizer, tokenizer_reason) = tokenizer(family);
+        let (tokenizer, tokenizer_reason, speaks) = tokenizer(family);
         Self {
             tokenizer,
             tokenizer_reason,
             questions: questions as usize,
+            speaks,
             evals,
             groups,
             modules,
@@ -126,6 +129,10 @@ impl Choice {
             ),
         });
         reasons.push(("", format!("{} questions of each task for a candidate", self.questions)));
+        if self.speaks {
+            let how = "put through the chat template; a model without one is asked in plain text";
+            reasons.push(("", how.into()));
+        }
         reasons.push(("tokenizer", format!("{}'s: {}", self.tokenizer, self.tokenizer_reason)));
         reasons
     }
@@ -169,9 +176,11 @@ impl Choice {
 
 /// Whose tokenizer, settings and chat template the child takes: the base's, unless an expert with the same vocabulary can be
 /// spoken to and the base cannot.
-fn tokenizer(family: &Family) -> (String, String) {
+fn tokenizer(family: &Family) -> (String, String, bool) {
+    let first = &family.experts[0];
     let Some(base) = &family.base else {
-        return (family.experts[0].name.clone(), "the first model's".into());
+        let speaks = first.tokenizer().is_some_and(|tokenizer| tokenizer.has_chat_template());
+        return (first.name.clone(), "the first model's".into(), speaks);
     };
     let of_base = base.tokenizer();
     let speaks = family.experts.iter().find(|expert| {
@@ -184,7 +193,11 @@ fn tokenizer(family: &Family) -> (String, String) {
         Some(expert) => (
             expert.name.clone(),
             "it has a chat template, and the base has none".into(),
+            true,
         ),
-        None => (base.name.clone(), "that of all parents' origin".into()),
+        None => {
+            let speaks = of_base.is_some_and(|tokenizer| tokenizer.has_chat_template());
+            (base.name.clone(), "what all of them were made from".into(), speaks)
+        }
     }
 }
