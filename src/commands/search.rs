@@ -12,7 +12,7 @@ use super::{
     interruption::{Interruptions, Voice, ended_at_once, guarded},
     newest,
     runtime::runtime_options,
-    trust,
+    standard_input, trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
@@ -23,10 +23,30 @@ use crate::{
     session::{self, Begun, ResumeOptions, Search, Session},
     space::{self, Limit, Space},
     store::RunDir,
+    yaml,
 };
 
 pub fn search(args: SearchArgs) -> Outcome {
-    begin(session::read_space(&args.space)?, args.options)
+    if args.space.is_dir() {
+        return Err(no_space(&args.space).into());
+    }
+    let text = yaml::read_text(&standard_input(&args.space))
+        .with_context(|| format!("cannot read the search space {}", args.space.display()))?;
+    begin(session::parse_space(&args.space, &text)?, args.options)
+}
+
+/// A directory where a search space belongs, named as what it is.
+fn no_space(dir: &Path) -> anyhow::Error {
+    let (name, what) = (dir.display(), "a search space is a .yaml file");
+    if RunDir::open(dir).is_ok() {
+        anyhow::anyhow!("{name} is a run, and {what}: `heterosis resume {name}` goes on with it")
+    } else if dir.join("config.json").exists() || dir.join("adapter_config.json").exists() {
+        anyhow::anyhow!(
+            "{name} is a model, and {what}: `heterosis breed {name} ANOTHER --task TASK` makes one and searches it"
+        )
+    } else {
+        anyhow::anyhow!("{name} is a directory, and {what}")
+    }
 }
 
 pub fn demo(args: DemoArgs) -> Outcome {

@@ -26,6 +26,10 @@ pub enum Error {
         "chat_template: '{name}' is not known; write auto (the tokenizer's own), {known}, or the Jinja template itself"
     )]
     ChatTemplate { name: String, known: String },
+    #[error(
+        "{file} is a recipe, and here a model is read that there is: `heterosis merge {file} DIR` makes one, to be named as DIR"
+    )]
+    NotMerged { file: String },
     #[error("--device {word}: write auto, cpu, cuda or cuda:N")]
     NoSuchDevice { word: String },
     #[error(

@@ -88,7 +88,7 @@ pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<En
 /// Whether a MODEL word names a recipe.
 pub fn is_recipe(word: &str) -> bool {
     let file = Path::new(word);
-    file.extension().is_some_and(|e| e == "yaml" || e == "yml")
+    file.extension().is_some_and(|e| e == "yaml" || e == "yml") && !file.is_dir()
 }
 
 /// Reads a recipe.
@@ -108,6 +108,9 @@ pub fn read_recipe(file: &Path) -> Result<Recipe, Error> {
 /// # Errors
 /// There is no such model, or it cannot be read.
 pub fn add(parents: &mut Parents, name: &str, word: &str, hub: &HubOptions) -> Result<(), Error> {
+    if is_recipe(word) {
+        return Err(Error::NotMerged { file: word.into() });
+    }
     let checkpoint = Checkpoint::open_model(word, hub)?;
     Ok(parents.add(name, checkpoint)?)
 }

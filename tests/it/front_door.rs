@@ -186,6 +186,13 @@ fn another_kind_of_file_is_named_with_its_command() {
         &["eval", "r.yaml", "--task", "lm.yaml"],
         &["lm-evaluation-harness", "doc_to_text"],
     );
+    let model = root().join("models/tiny-base").display().to_string();
+    home.refused(&["search", &model], &["is a model", "heterosis breed"]);
+    home.write("work/s.yaml", &format!("name: s\nmodels: {{a: {model}, b: r.yaml}}\nparameter_space: {{method: linear, genes: {{weight: [0, 1]}}}}\nfitness: {{tasks: ['{task}']}}\n"));
+    home.refused(
+        &["search", "s.yaml"],
+        &["models.b", "r.yaml is a recipe", "heterosis merge"],
+    );
 }
 
 /// A space had to be written by hand before two models could have a child.

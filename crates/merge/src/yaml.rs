@@ -39,6 +39,8 @@ pub struct Node {
     /// Dotted path from the root, such as `models.base` or `fitness.tasks[0].weight`.
     pub path: String,
     pub value: Value,
+    /// Whether it has an anchor: a value that is written to be named elsewhere.
+    is_named: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -236,10 +238,15 @@ impl Builder {
             line,
             path,
             value,
+            is_named: false,
         }
     }
 
     fn close(&mut self, node: Node, anchor: usize) {
+        let node = Node {
+            is_named: anchor > 0,
+            ..node
+        };
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -321,6 +328,7 @@ impl Node {
             file: self.file.clone(),
             line: self.line,
             path: path.into(),
+            is_named: false,
             value: match &self.value {
                 Value::List(items) => Value::List(items.iter().map(of_child).collect()),
                 Value::Map(entries) => Value::Map(
@@ -508,10 +516,11 @@ impl<'a> Map<'a> {
         self.entries
     }
 
-    /// Refuses keys that nobody asked for.
+    /// Refuses keys that nobody asked for, but for those that only hold what an anchor names.
     pub fn finish(&self) -> Result<(), Error> {
         let asked = self.asked.borrow();
-        let Some((key, node)) = self.entries.iter().find(|(k, _)| !asked.contains(k)) else {
+        let is_strange = |(key, node): &&(String, Node)| !asked.contains(key) && !node.is_named;
+        let Some((key, node)) = self.entries.iter().find(is_strange) else {
             return Ok(());
         };
         let known: Vec<&str> = asked.iter().map(String::as_str).collect();
@@ -638,6 +647,13 @@ mod tests {
         assert_eq!((c.path.as_str(), c.line), ("c.y", 1));
         assert_eq!(c.list().unwrap()[1].path, "c.y[1]");
         assert_eq!(map.required("b").unwrap().line, 2);
+        // A key that only holds an anchor is nobody's mistake; the same without one is.
+        for (text, is_good) in [("own: &x 1\na: *x\n", true), ("own: 1\na: 1\n", false)] {
+            let node = one(text).unwrap();
+            let map = node.map().unwrap();
+            map.optional("a");
+            assert_eq!(map.finish().is_ok(), is_good, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum Kind {
     Task,
     /// A task of lm-evaluation-harness.
     HarnessTask,
+    /// Of mergekit-moe.
+    Mixture,
 }
 
 impl Kind {
@@ -28,6 +30,8 @@ impl Kind {
             "doc_to_choice",
         ]) {
             Some(Self::HarnessTask)
+        } else if has(&["experts"]) && has(&["gate_mode", "base_model"]) {
+            Some(Self::Mixture)
         } else {
             // A task may have a profile of the name `fitness`, so it is looked for first.
             let is_task = has(&["task"]) && has(&["prompt", "data", "target", "filters"]);
@@ -58,6 +62,7 @@ impl Kind {
             Self::SearchSpace => "a search space",
             Self::Task => "a task",
             Self::HarnessTask => "a task of lm-evaluation-harness",
+            Self::Mixture => "a configuration of mergekit-moe",
         }
     }
 
@@ -71,6 +76,7 @@ impl Kind {
                                   under 'data'; evals/ has the harness's gsm8k and mgsm as examples. To ask the harness itself, let a \
                                   search space's fitness.command call it (examples/evaluators/lm_eval.yaml)"
                 .into(),
+            Self::Mixture => "a mixture of experts is none of the merges here; mergekit-moe makes it".into(),
         }
     }
 }
@@ -89,6 +95,7 @@ mod tests {
             ("task: a\nprompt: b\n", Some(Kind::Task)),
             ("task: a\ndata: b\nfitness: {shots: 8}\n", Some(Kind::Task)),
             ("task: a\ndataset_path: b\ndoc_to_text: c\n", Some(Kind::HarnessTask)),
+            ("base_model: a\ngate_mode: hidden\nexperts: []\n", Some(Kind::Mixture)),
             ("task: a\n", None),
             ("[1, 2]\n", None),
             ("name: a\nmodels: {}\n", None),
