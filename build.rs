@@ -9,11 +9,15 @@ use std::{
 };
 
 /// Where this package's sources lie that have a part in an answer.
-const SOURCES: &str = "src/eval";
+const SOURCES: [&str; 2] = ["src/eval", "src/models"];
 
 fn main() -> io::Result<()> {
     let mut files = vec![PathBuf::from("Cargo.toml")];
-    add_files(Path::new(SOURCES), &mut files)?;
+    for folder in SOURCES {
+        add_files(Path::new(folder), &mut files)?;
+        // Its time changes when a file comes or goes.
+        println!("cargo:rerun-if-changed={folder}");
+    }
     files.sort();
     let mut digest = Fnv::default();
     for file in &files {
@@ -21,8 +25,6 @@ fn main() -> io::Result<()> {
         digest.update(&fs::read(file)?);
         println!("cargo:rerun-if-changed={}", file.display());
     }
-    // Its time changes when a file comes or goes.
-    println!("cargo:rerun-if-changed={SOURCES}");
     println!("cargo:rustc-env=HETEROSIS_BUILD={:032x}", digest.0);
     Ok(())
 }

@@ -41,10 +41,7 @@ fn main() -> Result<()> {
         command.args(words).current_dir(home.path());
         command.env("XDG_CACHE_HOME", home.path().join("cache"));
         command.env("XDG_STATE_HOME", home.path().join("state"));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(command)
     };
     println!("{candidates} candidates, {questions} questions\n\n| command | seconds | peak MB |\n|---|---|---|");

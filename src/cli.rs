@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const MODEL: &str = "A MODEL is a directory in Hugging Face layout, the same with a LoRA adapter (DIR+ADAPTER_DIR), a .gguf \
-                     file, hf:owner/name[@revision], or a merge recipe (.yaml), which is merged in memory.";
+                     file, owner/name[@revision] on the Hub (hf:owner/name where a path is called so), or a merge recipe \
+                     (.yaml), which is merged in memory.";
 
 /// Breeds merges of language models overnight, and proves in the morning which child outdoes its parents.
 #[derive(Debug, Parser)]
@@ -23,6 +24,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Search the embedded tiny models for a child that outdoes both its parents: nothing else is needed, minutes on a laptop.
+    Demo(DemoArgs),
+    /// Breed a child of models that you name: `init`, then `search`.
+    Breed(BreedArgs),
+    /// Choose a search space for models that you name, and write it, commented.
+    Init(InitArgs),
     /// Search a space of merges for the best child: the main job.
     Search(SearchArgs),
     /// Go on with a run after a stop, a crash or a power cut.
@@ -69,6 +76,8 @@ pub enum Command {
     Tasks(ListArgs),
     /// List the merge methods with their parameters.
     Methods(ListArgs),
+    /// Completions for a shell on stdout, or manual pages.
+    Completions(CompletionsArgs),
 }
 
 /// How a model is spoken to.
@@ -160,6 +169,61 @@ pub struct WatchOptions {
 pub struct SearchArgs {
     /// The search space.
     pub space: PathBuf,
+    #[command(flatten)]
+    pub options: SearchOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub options: SearchOptions,
+}
+
+/// Whose child is wanted, and what it should be good at.
+#[derive(Debug, Args)]
+pub struct ParentArgs {
+    /// The models; an adapter alone stands for the model that it names with the adapter over it.
+    #[arg(required = true, num_args = 1.., value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// What they were fine-tuned from, or `none` [default: what their cards or adapters name].
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// What the child should be good at: a built-in task or task file; may be given several times.
+    #[arg(long = "task", required = true, value_name = "TASK[:LANG]")]
+    pub tasks: Vec<String>,
+    /// Where the search space goes.
+    #[arg(short, long, default_value = "space.yaml", value_name = "FILE.yaml")]
+    pub out: PathBuf,
+    /// Replace that file.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub parents: ParentArgs,
+    /// Candidates that the search may have; fewer are a coarser space.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
+    pub evals: Option<u64>,
+    /// Time that the search may have, such as 8h or 90m.
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "evals")]
+    pub duration: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BreedArgs {
+    #[command(flatten)]
+    pub parents: ParentArgs,
+    #[command(flatten)]
+    pub options: SearchOptions,
+}
+
+/// How a search is run.
+#[derive(Debug, Args)]
+pub struct SearchOptions {
     /// Directory of the run [default: runs/NAME-YYYYMMDD-HHMMSS].
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
@@ -180,8 +244,8 @@ pub struct SearchArgs {
 
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// End the search where it stands and go to the final.
     #[arg(long)]
     pub finish: bool,
@@ -208,8 +272,8 @@ pub struct ResumeArgs {
 
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// Play an old run again, this many times as fast as it was, such as 60x.
     #[arg(long, value_name = "SPEED")]
     pub replay: Option<String>,
@@ -219,8 +283,8 @@ pub struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
@@ -398,9 +462,12 @@ pub struct RescoreArgs {
 pub struct GenerateArgs {
     /// The model that writes.
     pub model: String,
-    /// Lines of the form {"prompt": …}.
-    #[arg(long, value_name = "FILE.jsonl")]
-    pub prompts: PathBuf,
+    /// Lines of the form {"prompt": …}; - reads them from standard input.
+    #[arg(long, value_name = "FILE.jsonl", required_unless_present = "prompt")]
+    pub prompts: Option<PathBuf>,
+    /// A prompt; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub max_new_tokens: usize,
@@ -440,10 +507,9 @@ pub struct PerplexityArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
-    /// Directory of the export; or `best` or a candidate's ID, and then the directory.
-    #[arg(num_args = 1..=2, required = true, value_names = ["best|ID", "OUT"])]
+    /// Directory of the export. Before it, if not the best child of the newest run below runs/: the directory of the run,
+    /// `best` or a candidate's ID, or both.
+    #[arg(num_args = 1..=3, required = true, value_name = "[DIR] [best|ID] OUT")]
     pub target: Vec<String>,
     /// Only the recipe, not the merged model.
     #[arg(long)]
@@ -464,8 +530,8 @@ pub struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub struct SimplifyArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
     /// What a simpler recipe may lose, in points: hundredths of the fitness.
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     pub margin: f64,
@@ -496,8 +562,8 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Directory of the run.
-    pub run: PathBuf,
+    /// Directory of the run [default: the newest below runs/].
+    pub run: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -594,4 +660,26 @@ pub struct ListArgs {
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompletionsFor {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+    /// Manual pages, one for each command, in DIR.
+    Man,
+}
+
+/// Such as `heterosis completions zsh > ~/.zfunc/_heterosis`, `heterosis completions man ~/.local/share/man/man1`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// What is written.
+    #[arg(value_enum, value_name = "SHELL|man")]
+    pub kind: CompletionsFor,
+    /// Directory of the manual pages, made if it is missing.
+    #[arg(required_if_eq("kind", "man"))]
+    pub dir: Option<PathBuf>,
 }

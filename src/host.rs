@@ -87,7 +87,7 @@ pub fn kernels_cache() -> PathBuf {
 }
 
 /// What can be made again, in the user's cache directory.
-fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
     cache.join("heterosis")

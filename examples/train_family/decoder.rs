@@ -78,7 +78,7 @@ impl Size {
             "pad_token_id": pad,
             "initializer_range": 0.02,
             "use_cache": true,
-            "torch_dtype": "float32",
+            "torch_dtype": "float16",
         })
     }
 }

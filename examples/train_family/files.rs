@@ -34,7 +34,8 @@ pub fn load(dir: &Path, size: Size) -> Result<Weights> {
     Weights::from_values(size, values.collect::<Result<Vec<_>>>()?)
 }
 
-/// The Hugging Face layout that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load.
+/// The Hugging Face layout that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load; the weights are rounded to 16
+/// bits, since the family travels inside the program.
 pub fn write(dir: &Path, weights: &Weights, tokenizer: &Tokenizer, tokenizer_json: &serde_json::Value) -> Result<()> {
     std::fs::create_dir_all(dir)?;
     let id = |token: &str| {
@@ -57,7 +58,7 @@ pub fn write(dir: &Path, weights: &Weights, tokenizer: &Tokenizer, tokenizer_jso
     let views = weights
         .vars
         .iter()
-        .map(|(name, var)| Ok((name.clone(), var.as_tensor().clone())));
+        .map(|(name, var)| Ok((name.clone(), var.as_tensor().to_dtype(candle_core::DType::F16)?)));
     let views = views.collect::<Result<Vec<_>>>()?;
     let metadata = Some(std::collections::HashMap::from([(
         "format".to_string(),

@@ -3,6 +3,7 @@
 mod command;
 mod cost;
 mod sample;
+mod settings;
 mod show;
 
 use std::path::Path;
@@ -12,13 +13,14 @@ use serde::Serialize;
 
 pub use show::size;
 
-use super::{Failure, Outcome, endings, environment, print_json, runtime::runtime_options, search::duration_ms};
+use super::{Failure, Outcome, environment, print_json, runtime::runtime_options, search::duration_ms, standard_input};
 use crate::{
     cli::CheckArgs,
     eval::{Kind, Split, Task},
     event::{FinalPlan, Phase, words::MIXED_KINDS},
     merge::Plan,
-    models::{Opened, Parents, is_recipe},
+    models::{Opened, Parents},
+    recipe::read,
     search::FitnessTask,
     session::{self, Session},
     space::{ChatTemplate, Scale, Space},
@@ -32,6 +34,8 @@ const SAMPLE_ELEMENTS: usize = 1 << 24;
 struct Findings {
     ok: bool,
     models: Vec<Model>,
+    /// What the child takes from one of them.
+    settings: Vec<settings::Setting>,
     tasks: Vec<TaskFinding>,
     genes: Vec<String>,
     /// Absent where there are no models.
@@ -107,9 +111,14 @@ struct Merge {
 }
 
 pub fn check(args: CheckArgs) -> Outcome {
-    let findings = match is_space(&args.file)? {
-        true => check_space(&args)?,
-        false => check_recipe(&args.file)?,
+    let file = standard_input(&args.file);
+    // Read once: it may be a pipe.
+    let text = yaml::read_text(&file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let documents = yaml::parse(&args.file, &text)?;
+    let findings = match documents.first().and_then(yaml::Kind::of) {
+        Some(yaml::Kind::Recipe) => check_recipe(&args.file, &text)?,
+        // Whatever it lacks of a search space is said there.
+        _ => check_space(&args, session::parse_space(&args.file, &text)?)?,
     };
     if args.json {
         print_json(&findings);
@@ -122,31 +131,22 @@ pub fn check(args: CheckArgs) -> Outcome {
     }
 }
 
-/// A search space has the key `parameter_space` or `fitness`; a recipe has `merge_method`.
-fn is_space(file: &Path) -> Result<bool> {
-    if !is_recipe(&file.display().to_string()) {
-        anyhow::bail!("{}: a search space or a recipe is a .yaml file", file.display());
-    }
-    let text = yaml::read_text(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let documents = yaml::parse(file, &text)?;
-    let is_recipe = |node: &yaml::Node| node.map().is_ok_and(|m| m.optional("merge_method").is_some());
-    Ok(!documents.first().is_some_and(is_recipe))
-}
-
-fn check_recipe(file: &Path) -> Result<Findings> {
-    let opened = Opened::recipe(file, &environment::hub_options())?;
+fn check_recipe(file: &Path, text: &str) -> Result<Findings> {
+    let opened = Opened::of_recipe(&read::parse(file, text)?, file, &environment::hub_options())?;
     let mut models = Vec::new();
     for (name, checkpoint) in opened.parents.iter() {
         models.push(model(name, checkpoint)?);
     }
     let merge = merge(&opened.plan, &opened.parents);
     let mut warnings = opened.plan.warnings();
-    warnings.extend(endings::warnings(&opened.parents, &opened.plan.tokenizer().donor));
+    let settings = settings::settings(&opened.plan, &opened.parents);
+    warnings.extend(settings::warnings(&opened.plan, &opened.parents, &settings));
     Ok(Findings {
         ok: true,
         models,
         merge_seconds: Some(merge_seconds(&opened, &merge)?),
         merge: Some(merge),
+        settings,
         warnings,
         ..Findings::default()
     })
@@ -195,8 +195,7 @@ fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
     Ok(merge.spectral_seconds + clock().as_secs_f64() * all as f64 / output.elements().max(1) as f64)
 }
 
-fn check_space(args: &CheckArgs) -> Result<Findings> {
-    let mut space = session::read_space(&args.file)?;
+fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
     let budget_ms = args.duration.as_deref().map(duration_ms).transpose().context("--for")?;
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;
@@ -267,8 +266,9 @@ fn merge_of_space(session: &Session, findings: &mut Findings) -> Result<()> {
     };
     let plan = Plan::new(&recipe, session.parents())?;
     findings.warnings.extend(plan.warnings());
-    let donor = plan.tokenizer().donor;
-    findings.warnings.extend(endings::warnings(session.parents(), &donor));
+    findings.settings = settings::settings(&plan, session.parents());
+    let warnings = settings::warnings(&plan, session.parents(), &findings.settings);
+    findings.warnings.extend(warnings);
     findings.merge = Some(merge(&plan, session.parents()));
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-pub use crate::host::{data_cache, data_dirs, now_ms, stopwatch};
+pub use crate::host::{cache_dir, data_cache, data_dirs, now_ms, stopwatch};
 use crate::{
     checkpoint::{Download, HubOptions},
     dashboard::Appearance,
@@ -98,6 +98,12 @@ pub fn time_stamp() -> String {
 /// Whether a person sits at stdout, on a terminal that can show a dashboard.
 pub fn is_interactive() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && variable("TERM").is_some_and(|t| t != "dumb")
+}
+
+/// Whether this process has its terminal, or has none: a shell's `bg` takes the terminal away.
+pub fn is_in_foreground() -> bool {
+    let holder = rustix::termios::tcgetpgrp(std::io::stdout());
+    holder.is_ok_and(|group| group == rustix::process::getpgrp()) || !std::io::stdout().is_terminal()
 }
 
 /// This program once more, for work that must not touch the terminal.

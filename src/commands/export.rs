@@ -1,25 +1,28 @@
 //! `heterosis export` and `verify`: a run's child as files, and whether they are still what was written.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, print, print_json, replacement::replace, runtime::runtime_options};
+use super::{Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options};
 use crate::{
     checkpoint::{GgufKind, parse_size},
     cli::{ExportArgs, GgufArg, VerifyArgs},
     models::{Runtime, is_recipe, marked},
     session::{Child, ExportOptions, ExportStep, Exported},
+    store::RunDir,
 };
 
+/// The word for a run's winner.
+const BEST: &str = "best";
+
 pub fn export(args: ExportArgs) -> Outcome {
-    let (id, out) = match args.target.as_slice() {
-        [out] => ("best", Path::new(out)),
-        [id, out, ..] => (id.as_str(), Path::new(out)),
-        [] => return Err(anyhow::anyhow!("the directory of the export is missing").into()),
-    };
-    let child = Child::find(&args.run, id)?;
+    let (run, id, out) = target(&args.target)?;
+    let child = Child::find(&newest::or_newest(run)?, id)?;
     if args.recipe_only {
         return write_recipe(out, &child.mergekit_yaml(), args.overwrite);
     }
@@ -54,6 +57,21 @@ pub fn export(args: ExportArgs) -> Outcome {
     written.map_err(Failure::work)?;
     print(out.display());
     Ok(())
+}
+
+/// What `[DIR] [best|ID] OUT` means: which run (else the newest), which child of it, and where it goes.
+fn target(words: &[String]) -> anyhow::Result<(Option<PathBuf>, &str, &Path)> {
+    let is_run = |word: &str| word.contains('/') || Path::new(word).join("journal.jsonl").exists();
+    match words {
+        [out] if RunDir::open(Path::new(out)).is_ok() => {
+            anyhow::bail!("{out} is a run; where is its child to go? heterosis export {out} OUT")
+        }
+        [out] => Ok((None, BEST, Path::new(out))),
+        [run, out] if is_run(run) => Ok((Some(run.into()), BEST, Path::new(out))),
+        [id, out] => Ok((None, id, Path::new(out))),
+        [run, id, out] => Ok((Some(run.into()), id, Path::new(out))),
+        _ => anyhow::bail!("export [DIR] [best|ID] OUT: the directory of the export is missing"),
+    }
 }
 
 /// The recipe alone, to a file of that name or into a directory.

@@ -1,11 +1,11 @@
 //! `heterosis generate`: greedy text for many prompts, in one batch.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, runtime};
+use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, runtime, standard_input};
 use crate::{checkpoint, cli::GenerateArgs, eval, model::Request};
 
 #[derive(Deserialize)]
@@ -26,15 +26,24 @@ struct Outputs {
     outputs: Vec<Output>,
 }
 
-pub fn generate(args: GenerateArgs) -> Outcome {
-    let name = args.prompts.display();
-    let text = checkpoint::read_text(&args.prompts, LONGEST_INPUT)
+/// The prompts of a file, one a line.
+fn lines(file: &Path) -> Result<Vec<String>> {
+    let name = file.display();
+    let text = checkpoint::read_text(&standard_input(file), LONGEST_INPUT)
         .with_context(|| format!("cannot read the prompts {name}"))?;
-    let mut prompts: Vec<String> = Vec::new();
+    let mut prompts = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let line: Line = serde_json::from_str(line)
             .with_context(|| format!("{name}:{}: a line of the form {{\"prompt\": …}} is expected", i + 1))?;
         prompts.push(line.prompt);
+    }
+    Ok(prompts)
+}
+
+pub fn generate(args: GenerateArgs) -> Outcome {
+    let mut prompts = args.prompt.clone();
+    if let Some(file) = &args.prompts {
+        prompts.extend(lines(file)?);
     }
     if args.max_new_tokens == 0 {
         return Err(anyhow!("--max-new-tokens 0 leaves nothing to generate").into());
@@ -46,12 +55,12 @@ pub fn generate(args: GenerateArgs) -> Outcome {
         let prompt = match runtime::chat(&args.chat) {
             None => engine.tokenizer().encode(prompt, true)?,
             Some(chat) => {
-                let text = eval::spoken(engine.tokenizer(), prompt, &chat)?;
+                let text = eval::said(engine.tokenizer(), prompt, &chat)?;
                 eval::encoded(engine.tokenizer(), &[&text])?.concat()
             }
         };
         if prompt.is_empty() {
-            return Err(anyhow!("{name}: prompt {} has no tokens", i + 1).into());
+            return Err(anyhow!("prompt {} has no tokens", i + 1).into());
         }
         requests.push(Request {
             prompt,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, print, print_json, runtime};
+use super::{Failure, Outcome, environment, print, print_json, runtime, standard_input};
 use crate::{
     cli::{LearnArgs, TeacherArg},
     eval::{self, Kind, Profile, Question, Split, Task, TaskOptions},
@@ -62,8 +62,8 @@ pub fn learn(args: LearnArgs) -> Outcome {
             anyhow::anyhow!("--wrong {wrong}: wrong answers count 0, not at all, to 1, as much as right ones").into(),
         );
     }
-    let recipe = read_recipe(&args.recipe)?;
-    let opened = Opened::recipe(&args.recipe, &environment::hub_options())?;
+    let recipe = read_recipe(&standard_input(&args.recipe))?;
+    let opened = Opened::of_recipe(&recipe, &args.recipe, &environment::hub_options())?;
     let tasks = tasks(&args)?;
     let runtime = runtime::runtime(&args.engine)?;
     let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;

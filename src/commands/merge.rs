@@ -2,18 +2,19 @@
 
 use anyhow::Context;
 
-use super::{Failure, Outcome, environment};
+use super::{Failure, Outcome, environment, standard_input};
 use crate::{
     checkpoint::parse_size,
     cli::MergeArgs,
-    models::{self, Opened, marked, read_recipe},
+    models::{self, Opened, marked, read_recipe, without_prefix},
     recipe::write,
 };
 
 pub fn merge(args: MergeArgs) -> Outcome {
     let shard_size = parse_size(&args.shard_size).context("--shard-size")?;
-    let opened = Opened::recipe(&args.recipe, &environment::hub_options())?;
-    let recipe = read_recipe(&args.recipe)?;
+    // Read once: it may be a pipe.
+    let recipe = read_recipe(&standard_input(&args.recipe))?;
+    let opened = Opened::of_recipe(&recipe, &args.recipe, &environment::hub_options())?;
     announce(&opened);
     let mut writer = models::begin(&args.out, shard_size, args.overwrite)?;
     environment::remove_on_signal(writer.partial())?;
@@ -22,7 +23,10 @@ pub fn merge(args: MergeArgs) -> Outcome {
         models::write(&mut writer, &opened.plan, &opened.parents, &mut |done| {
             bar.set_position(done as u64)
         })?;
-        Ok(writer.text("mergekit_config.yml", &marked(&write::to_yaml(&recipe)))?)
+        Ok(writer.text(
+            "mergekit_config.yml",
+            &marked(&write::to_yaml(&recipe.with_models(without_prefix))),
+        )?)
     };
     let merged = merge().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();

@@ -6,16 +6,18 @@ mod cache;
 mod chat;
 mod check;
 mod compare;
+mod completions;
 mod data;
-mod endings;
 mod environment;
 mod eval;
 mod export;
 mod generate;
+mod init;
 mod interruption;
 mod learn;
 mod lists;
 mod merge;
+mod newest;
 mod output;
 mod perplexity;
 mod replacement;
@@ -31,6 +33,7 @@ mod watch;
 
 use std::{
     io::{self, ErrorKind},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -41,6 +44,14 @@ use crate::{
     host::kernels_cache,
     models, session,
 };
+
+/// `-` is standard input, as everywhere.
+fn standard_input(file: &Path) -> PathBuf {
+    match file == Path::new("-") {
+        true => "/dev/stdin".into(),
+        false => file.into(),
+    }
+}
 
 /// The most that a text, prompts or answers may hold that a user names, 1 GiB.
 const LONGEST_INPUT: u64 = 1 << 30;
@@ -149,6 +160,9 @@ pub fn run(cli: Cli) -> Outcome {
     environment::choose_instruction_set()?;
     crate::model::keep_kernels_in(kernels_cache());
     match cli.command {
+        Command::Breed(args) => init::breed(args),
+        Command::Init(args) => init::init(args),
+        Command::Demo(args) => search::demo(args),
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),
         Command::Watch(args) => watch::watch(args),
@@ -172,6 +186,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Cache(args) => cache::cache(args),
         Command::Tasks(args) => lists::tasks(args),
         Command::Methods(args) => lists::methods(args),
+        Command::Completions(args) => completions::completions(args),
     }
 }
 

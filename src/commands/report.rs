@@ -1,10 +1,10 @@
 //! `heterosis report`: a run's report and its pictures.
 
-use super::{Failure, Outcome, print};
+use super::{Failure, Outcome, newest, print};
 use crate::{cli::ReportArgs, report, store::RunDir};
 
 pub fn report(args: ReportArgs) -> Outcome {
-    let dir = RunDir::open(&args.run)?;
+    let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let files = report::files(&dir.run()?);
     let out = dir.report();
     std::fs::create_dir_all(&out).map_err(Failure::work)?;

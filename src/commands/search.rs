@@ -10,22 +10,51 @@ use anyhow::{Context, Result, bail};
 use super::{
     Failure, Outcome, environment,
     interruption::{Interruptions, Voice, ended_at_once, guarded},
+    newest,
     runtime::runtime_options,
-    trust,
+    standard_input, trust,
     watch::{Exports, Lines, request},
 };
 use crate::{
-    cli::{LogFormat, ResumeArgs, SearchArgs, WatchOptions},
+    cli::{DemoArgs, LogFormat, ResumeArgs, SearchArgs, SearchOptions, WatchOptions},
     dashboard::{self, Action, Feed, Flags},
     event::{self, Event, Record},
     search::{self, Control, ENGINE_VERSION, End},
     session::{self, Begun, ResumeOptions, Search, Session},
-    space::{self, Limit},
+    space::{self, Limit, Space},
     store::RunDir,
+    yaml,
 };
 
 pub fn search(args: SearchArgs) -> Outcome {
-    let mut space = session::read_space(&args.space)?;
+    if args.space.is_dir() {
+        return Err(no_space(&args.space).into());
+    }
+    let text = yaml::read_text(&standard_input(&args.space))
+        .with_context(|| format!("cannot read the search space {}", args.space.display()))?;
+    begin(session::parse_space(&args.space, &text)?, args.options)
+}
+
+/// A directory where a search space belongs, named as what it is.
+fn no_space(dir: &Path) -> anyhow::Error {
+    let (name, what) = (dir.display(), "a search space is a .yaml file");
+    if RunDir::open(dir).is_ok() {
+        anyhow::anyhow!("{name} is a run, and {what}: `heterosis resume {name}` goes on with it")
+    } else if dir.join("config.json").exists() || dir.join("adapter_config.json").exists() {
+        anyhow::anyhow!(
+            "{name} is a model, and {what}: `heterosis breed {name} ANOTHER --task TASK` makes one and searches it"
+        )
+    } else {
+        anyhow::anyhow!("{name} is a directory, and {what}")
+    }
+}
+
+pub fn demo(args: DemoArgs) -> Outcome {
+    begin(session::demo_space(&environment::cache_dir())?, args.options)
+}
+
+/// Begins a run of a space and goes through with it.
+pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
     space.search.seed = args.seed.unwrap_or(space.search.seed);
     if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
         return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
@@ -50,12 +79,13 @@ pub fn search(args: SearchArgs) -> Outcome {
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
+    let run = newest::or_newest(args.run)?;
     let host = environment::host();
     let notes = match args.truncate_damaged {
-        true => repaired(&args.run, &host)?,
+        true => repaired(&run, &host)?,
         false => Vec::new(),
     };
-    let begun = Begun::take(&args.run, &host)?;
+    let begun = Begun::take(&run, &host)?;
     if let Some(command) = &begun.space().fitness.command {
         trust::confirm(begun.dir().path(), &command.command, args.yes)?;
     }
@@ -178,6 +208,7 @@ fn show(
     if wants_dashboard(watch) {
         guarded("the dashboard", || show_dashboard(dir, &view, flags, voice));
         voice.is_through(None);
+        lines.leave_the_shell_alone();
         drop(view);
         for record in log.try_iter() {
             lines.skip(&record);
@@ -223,7 +254,8 @@ fn show_dashboard(dir: &RunDir, view: &Receiver<Record>, flags: &Flags, voice: &
     match shown {
         Ok(dashboard::Exit::Closed) => {
             super::say(format_args!(
-                "the search goes on; `heterosis watch {name}` shows it again, Ctrl-C stops it"
+                "the search goes on here: Ctrl-Z and then `bg` give the shell back, `heterosis watch {name}` shows it again, Ctrl-C \
+                 stops it"
             ));
         }
         Ok(_) => {}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Failure, Outcome, environment, print, print_json, replacement::replace, runtime::runtime_options};
+use super::{Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options};
 use crate::{
     cli::SimplifyArgs,
     event::words::Unit,
@@ -14,7 +14,11 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     if !(args.margin > 0.0 && args.margin < 100.0) {
         return Err(anyhow::anyhow!("--margin {}: write points between 0 and 100, such as 1", args.margin).into());
     }
-    let simplifying = Simplifying::open(&args.run, &runtime_options(&args.engine)?, environment::host())?;
+    let simplifying = Simplifying::open(
+        &newest::or_newest(args.run)?,
+        &runtime_options(&args.engine)?,
+        environment::host(),
+    )?;
     let comparing = simplifying.questions(args.limit)?;
     let (unit, margin) = (simplifying.unit(), args.margin / 100.0);
     let (questions, (winner, before)) = (comparing.questions(), comparing.winner());

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Outcome, print, print_json};
+use super::{Outcome, newest, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
@@ -176,7 +176,7 @@ pub fn open(path: &Path) -> Result<(RunDir, Run)> {
 }
 
 pub fn status(args: StatusArgs) -> Outcome {
-    let (dir, run) = open(&args.run)?;
+    let (dir, run) = open(&newest::or_newest(args.run)?)?;
     let status = Status::of(&dir, &run);
     if args.json {
         print_json(&status);

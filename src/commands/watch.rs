@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::{Outcome, environment, interruption, print, print_if_read, say};
+use super::{Outcome, environment, interruption, newest, print, print_if_read, say};
 use crate::{
     cli::{LogFormat, WatchArgs},
     dashboard::{self, Action, Feed, Flags, PlainLines},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub fn watch(args: WatchArgs) -> Outcome {
-    let dir = RunDir::open(&args.run)?;
+    let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let now: Box<dyn Fn() -> u64>;
     let records = match &args.replay {
         Some(speed) => {
@@ -155,6 +155,15 @@ impl Lines {
             print: |line| print_if_read(line),
             ..Self::of_viewer(format)
         }
+    }
+
+    /// From now on nothing is said in the background: there it would be written into what its user does meanwhile.
+    pub fn leave_the_shell_alone(&mut self) {
+        self.print = |line| {
+            if environment::is_in_foreground() {
+                print_if_read(line);
+            }
+        };
     }
 
     pub fn show(&mut self, record: &Record) {

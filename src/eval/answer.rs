@@ -14,6 +14,7 @@ pub trait Answerer {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
     /// Tokens as a text: what an output would be that consists of them.
     fn decode(&self, tokens: &[u32]) -> String;
+    fn has_chat_template(&self) -> bool;
     fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error>;
     /// The text of the end-of-sequence token, which counts as a stop string.
     fn end_text(&self) -> Option<&str>;
@@ -40,8 +41,12 @@ impl Answerer for Engine {
         self.tokenizer().decode(tokens)
     }
 
+    fn has_chat_template(&self) -> bool {
+        self.tokenizer().has_chat_template()
+    }
+
     fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
-        conversation(self.tokenizer(), messages)
+        in_template(self.tokenizer(), messages)
     }
 
     fn end_text(&self) -> Option<&str> {
@@ -176,57 +181,63 @@ pub fn encoded(tokenizer: &Tokenizer, texts: &[&str]) -> Result<Vec<Vec<u32>>, m
     Ok(in_order.collect())
 }
 
-/// The text that a model with this tokenizer gets for a question.
-///
-/// # Errors
-/// Its chat template refuses, or there is none where the task wants one.
-pub fn rendered(tokenizer: &Tokenizer, task: &Task, question: &Question) -> Result<String, Error> {
-    match task.chat() {
-        None => Ok(question.prompt.text()),
-        Some(chat) => through_template(&|messages| conversation(tokenizer, messages), &question.prompt, chat),
-    }
-}
-
 /// The text that a model with this tokenizer gets when somebody says something to it.
 ///
 /// # Errors
 /// Its chat template refuses, or there is none.
-pub fn spoken(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Error> {
+pub fn said(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Error> {
     let prompt = Prompt {
         shots: Vec::new(),
         question: said.into(),
         target_delimiter: String::new(),
         fewshot_delimiter: String::new(),
     };
-    through_template(&|messages| conversation(tokenizer, messages), &prompt, chat)
-}
-
-fn conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, model::Error> {
-    let messages = messages.iter().map(|m| model::Message::new(m.role, m.content.clone()));
-    tokenizer.apply_chat_template(&messages.collect::<Vec<_>>(), true)
+    render_chat(&|messages| in_template(tokenizer, messages), &prompt, chat)
 }
 
 /// The text that the model gets for each question.
 fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<String>, Error> {
-    let text = |question: &Question| match task.chat() {
+    let chat = spoken(task, engine.has_chat_template());
+    let text = |question: &Question| match chat {
         None => Ok(question.prompt.text()),
-        Some(chat) => through_template(&|messages| engine.render_chat(messages), &question.prompt, chat),
+        Some(chat) => render_chat(&|messages| engine.render_chat(messages), &question.prompt, chat),
     };
     questions.iter().map(text).collect()
 }
 
+/// The text that a model with this tokenizer gets for a question.
+///
+/// # Errors
+/// The chat template fails.
+pub fn prompt_text(tokenizer: &Tokenizer, task: &Task, question: &Question) -> Result<String, Error> {
+    match spoken(task, tokenizer.has_chat_template()) {
+        None => Ok(question.prompt.text()),
+        Some(chat) => render_chat(&|messages| in_template(tokenizer, messages), &question.prompt, chat),
+    }
+}
+
+/// How a task's questions are put to a chat model; `None` for plain text. A search asks a model without a chat template, a
+/// base among chat models, in plain text; lm-eval refuses to.
+fn spoken(task: &Task, has_chat_template: bool) -> Option<&Chat> {
+    task.chat()
+        .filter(|_| has_chat_template || task.profile() == Profile::Parity)
+}
+
+fn in_template(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, model::Error> {
+    let messages = messages.iter().map(|m| model::Message::new(m.role, m.content.clone()));
+    tokenizer.apply_chat_template(&messages.collect::<Vec<_>>(), true)
+}
+
+type Template<'a> = &'a dyn Fn(&[Message]) -> Result<String, model::Error>;
+
 /// A template that refuses the system message is asked again without it, as in lm-eval.
-fn through_template(
-    render: &dyn Fn(&[Message]) -> Result<String, model::Error>,
-    prompt: &Prompt,
-    chat: &Chat,
-) -> Result<String, Error> {
+fn render_chat(template: Template<'_>, prompt: &Prompt, chat: &Chat) -> Result<String, Error> {
     let mut messages = prompt.messages(chat);
-    match render(&messages) {
+    match template(&messages) {
         Err(_) if messages[0].role == "system" => {
             tracing::warn!("the model's chat template takes no system message; it is left out");
             messages.remove(0);
-            Ok(render(&messages)?)
+            Ok(template(&messages)?)
         }
         rendered => Ok(rendered?),
     }
@@ -283,8 +294,9 @@ fn score_requests(
 ) -> Result<Vec<ScoreRequest>, Error> {
     let mut prompts: Vec<String> = Vec::new();
     let mut whole: Vec<String> = Vec::new();
+    let chat = spoken(task, engine.has_chat_template());
     for (text, question) in texts.iter().zip(questions) {
-        let delimiter = delimiter(task, text, question);
+        let delimiter = delimiter(chat, text, question);
         for continuation in continuations(question) {
             prompts.push(text.clone());
             whole.push(format!("{text}{delimiter}{continuation}"));
@@ -347,16 +359,17 @@ pub fn solved(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Res
         }
     }
     let texts = render(engine, task, &with_solution)?;
+    let chat = spoken(task, engine.has_chat_template());
     let whole = with_solution.iter().zip(&texts).zip(solutions);
     let whole =
-        whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(task, text, question)));
+        whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(chat, text, question)));
     let requests = sequences(engine, task, &texts, whole.collect())?;
     Ok(places.into_iter().zip(requests).collect())
 }
 
 /// What stands between a prompt and what follows it.
-fn delimiter<'q>(task: &Task, context: &str, question: &'q Question) -> &'q str {
-    match (context, task.chat()) {
+fn delimiter<'q>(chat: Option<&Chat>, context: &str, question: &'q Question) -> &'q str {
+    match (context, chat) {
         ("", _) | (_, Some(_)) => "",
         _ => &question.prompt.target_delimiter,
     }
@@ -418,6 +431,7 @@ mod tests {
     struct Script {
         context_length: usize,
         rejects_system: bool,
+        is_base: bool,
         /// Writes a text without the space that it begins with, as tokenizers of the SentencePiece kind do.
         loses_space: bool,
         calls: Vec<String>,
@@ -428,6 +442,7 @@ mod tests {
             Script {
                 context_length: 1000,
                 rejects_system: false,
+                is_base: false,
                 loses_space: false,
                 calls: Vec::new(),
             }
@@ -449,6 +464,10 @@ mod tests {
                 Some(rest) if self.loses_space => rest.into(),
                 _ => text,
             }
+        }
+
+        fn has_chat_template(&self) -> bool {
+            !self.is_base
         }
 
         fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
@@ -620,6 +639,29 @@ mod tests {
         model.rejects_system = true;
         answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
         assert_eq!(model.calls, ["[system]S[user]Q: b =>7", "[user]Q: b =>7"]);
+    }
+
+    /// A base has no chat template as a rule; a search of chat models that asks it too must not end there.
+    #[test]
+    fn a_model_without_a_chat_template_is_asked_in_plain_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = |profile| TaskOptions {
+            chat: Some(Chat::default()),
+            profile,
+            ..TaskOptions::default()
+        };
+        let mut model = Script::new();
+        model.is_base = true;
+        for profile in [Profile::Fitness, Profile::Parity] {
+            let task = task(dir.path(), GENERATE, &options(profile));
+            let questions = task.questions(Split::Test).unwrap();
+            answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
+        }
+        assert_eq!(
+            model.calls,
+            ["Q: b =>7", "[user]Q: b =>7"],
+            "lm-eval's way is left to fail"
+        );
     }
 
     #[test]

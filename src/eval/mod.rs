@@ -31,7 +31,7 @@ mod score;
 pub mod stats;
 mod task_file;
 
-pub use answer::{Answerer, answer, continued, encoded, rendered, solved, spoken};
+pub use answer::{Answerer, answer, continued, encoded, prompt_text, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
@@ -66,7 +66,8 @@ pub enum Error {
     NoSplit { task: String, split: Split, known: String },
     #[error(
         "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. Fetch published data with \
-         'heterosis data pull', or set HETEROSIS_DATA to the folder that holds them"
+         'heterosis data pull {}', or set HETEROSIS_DATA to the folder that holds them",
+        file.split('/').next().unwrap_or_default()
     )]
     NoData {
         task: String,

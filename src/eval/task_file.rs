@@ -180,6 +180,7 @@ impl TaskFile {
     /// Anything that is not a task, with file and line.
     pub fn parse(file: &Path, text: &str, dir: Option<PathBuf>) -> Result<TaskFile, Error> {
         let document = yaml::parse_one(file, text)?;
+        yaml::Kind::Task.expect(&document)?;
         let map = document.map()?;
         let name = map.required("task")?.text()?;
         let version = match map.optional("version") {

@@ -2,26 +2,23 @@
 
 use serde_json::Value;
 
-use super::{Error, Parents, checkpoint_dtype, tokenizer_files};
+use super::{Error, Parents, chat_templates::template, checkpoint_dtype, tokenizer_files, with_stops};
 use crate::{
     checkpoint::{Checkpoint, TensorSpec, Writer},
     merge::{self, ChildTokenizer, Plan, add_tokens},
 };
 
 /// Files that go along with a tokenizer, copied byte for byte.
-const COPIED: [&str; 7] = [
+const COPIED: [&str; 6] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
-    "generation_config.json",
 ];
 
-const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + \
-                      '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% \
-                      endif %}";
+const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Merges every tensor into the writer, with config and tokenizer files. `progress` is told how many tensors are done.
 ///
@@ -49,8 +46,32 @@ pub fn write(
     let tokenizer = plan.tokenizer();
     if let Some(donor) = parents.checkpoint(&tokenizer.donor) {
         write_tokenizer(writer, donor, &tokenizer)?;
+        match parents.further_stops(&tokenizer) {
+            Some(stops) => writer.json(GENERATION_CONFIG, &with_stops(generation_config(donor)?, &stops))?,
+            None => copy(writer, donor, GENERATION_CONFIG)?,
+        }
     }
     Ok(())
+}
+
+/// A file of the donor's, if it has it.
+fn copy(writer: &mut Writer, donor: &Checkpoint, name: &str) -> Result<(), Error> {
+    match donor.side_file(name) {
+        Some(file) => Ok(writer.copy(name, &file)?),
+        None => Ok(()),
+    }
+}
+
+fn generation_config(donor: &Checkpoint) -> Result<Option<Value>, Error> {
+    let Some(text) = donor.side_text(GENERATION_CONFIG)? else {
+        return Ok(None);
+    };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|reason| Error::TokenizerJson {
+            file: GENERATION_CONFIG.into(),
+            reason,
+        })
 }
 
 /// The donor's tokenizer; a merge needs none, so a donor without one gives a child without one.
@@ -73,16 +94,9 @@ fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokeniz
         }
     }
     for name in COPIED {
-        if let Some(file) = donor.side_file(name) {
-            writer.copy(name, &file)?;
-        }
+        copy(writer, donor, name)?;
     }
-    let template = match child.chat_template.as_deref() {
-        None | Some("auto") => None,
-        Some("chatml") => Some(CHATML),
-        Some(text) if text.contains("{{") || text.contains("{%") => Some(text),
-        Some(name) => return Err(Error::ChatTemplate { name: name.into() }),
-    };
+    let template = template(child.chat_template.as_deref())?;
     match (template, donor.side_file("chat_template.jinja")) {
         (Some(text), _) => writer.text("chat_template.jinja", text)?,
         (None, Some(file)) => writer.copy("chat_template.jinja", &file)?,

@@ -27,9 +27,13 @@ pub enum Error {
     #[error("{file} of the tokenizer's model is no JSON: {reason}")]
     TokenizerJson { file: String, reason: serde_json::Error },
     #[error(
-        "chat_template: '{name}' is not known; write auto (the tokenizer's own), chatml, or the Jinja template itself"
+        "chat_template: '{name}' is not known; write auto (the tokenizer's own), {known}, or the Jinja template itself"
     )]
-    ChatTemplate { name: String },
+    ChatTemplate { name: String, known: String },
+    #[error(
+        "{file} is a recipe, and here a model is read that there is: `heterosis merge {file} DIR` makes one, to be named as DIR"
+    )]
+    NotMerged { file: String },
     #[error("--device {word}: write auto, cpu, cuda or cuda:N")]
     NoSuchDevice { word: String },
     #[error("{0}; or use --device cpu")]

@@ -2,10 +2,11 @@
 //! memory or on disk.
 //!
 //! * `open.rs` opens what a MODEL word means; `runtime.rs` says where and how a model runs.
-//! * `child.rs` writes a merged model; `overwrite.rs` says what it may replace.
+//! * `chat_templates.rs` has those that a recipe may name; `child.rs` writes a merged model; `overwrite.rs` says what it may replace.
 //!
 //! Nothing here knows of a search.
 
+mod chat_templates;
 mod child;
 mod error;
 mod open;
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 pub use child::write;
 pub use error::Error;
-pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe};
+pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe, without_prefix};
 pub use overwrite::{begin, marked, refuse_foreign};
 pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};
 
@@ -40,7 +41,25 @@ pub struct Parents(BTreeMap<String, Parent>);
 struct Parent {
     checkpoint: Checkpoint,
     tokenizer_digest: OnceLock<String>,
-    vocabulary: OnceLock<Option<Arc<Vocabulary>>>,
+    spoken: OnceLock<Option<Spoken>>,
+}
+
+/// What is known of a model's tokenizer.
+pub struct Spoken {
+    pub vocabulary: Arc<Vocabulary>,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+    pub has_chat_template: bool,
+}
+
+impl Spoken {
+    /// How a token is written.
+    pub fn text(&self, token: u32) -> Option<&str> {
+        self.vocabulary
+            .iter()
+            .find(|(_, id)| **id == token)
+            .map(|(text, _)| text.as_str())
+    }
 }
 
 impl Parents {
@@ -52,7 +71,7 @@ impl Parents {
         let parent = Parent {
             checkpoint,
             tokenizer_digest: OnceLock::new(),
-            vocabulary: OnceLock::new(),
+            spoken: OnceLock::new(),
         };
         self.0.insert(name.to_string(), parent);
         Ok(())
@@ -77,11 +96,61 @@ impl Parents {
         parent.tokenizer_digest.get_or_init(digest).clone()
     }
 
-    /// Whether a model brings a chat template of its own.
-    pub fn has_chat_template(&self, name: &str) -> bool {
-        let files = self.checkpoint(name).map(tokenizer_files);
-        let tokenizer = files.and_then(|files| Tokenizer::new(files.ok()?).ok());
-        tokenizer.is_some_and(|tokenizer| tokenizer.has_chat_template())
+    /// The tokens that end a text of the child: those of the model whose tokenizer it takes, and those that end a text of any
+    /// model that it is made of, as far as its own vocabulary has them. A child with the weights of a base and its chat model
+    /// that knew the base's only would never stop (mergekit #589).
+    pub fn stop_tokens(&self, child: &ChildTokenizer) -> Vec<u32> {
+        let Some(donor) = self.spoken(&child.donor) else {
+            return Vec::new();
+        };
+        let mut stops = donor.ends.clone();
+        let of_donor = self.tokenizer_digest(&child.donor);
+        for model in child
+            .models
+            .iter()
+            .filter(|model| self.tokenizer_digest(model) != of_donor)
+        {
+            let Some(other) = self.spoken(model) else { continue };
+            for text in other.ends.iter().filter_map(|end| other.text(*end)) {
+                let known = self.token_of_child(child, text);
+                stops.extend(known.filter(|id| !stops.contains(id)));
+            }
+        }
+        stops
+    }
+
+    /// The id that a token has in the child's vocabulary.
+    pub fn token_of_child(&self, child: &ChildTokenizer, text: &str) -> Option<u32> {
+        let added = child.added.iter().find(|(token, _)| token == text).map(|(_, id)| *id);
+        self.spoken(&child.donor)?.vocabulary.get(text).copied().or(added)
+    }
+
+    /// [`Self::stop_tokens`], if they are more than the donor's own files say.
+    fn further_stops(&self, child: &ChildTokenizer) -> Option<Vec<u32>> {
+        if child.models.iter().all(|model| *model == child.donor) {
+            return None; // a model as it is, whose tokenizer need not be read for that
+        }
+        let own = &self.spoken(&child.donor)?.ends;
+        Some(self.stop_tokens(child)).filter(|stops| stops != own)
+    }
+
+    /// What is known of a model's tokenizer; `None` of one that has none, or a broken one, which is told.
+    pub fn spoken(&self, model: &str) -> Option<&Spoken> {
+        let parent = self.0.get(model)?;
+        let read = || {
+            if let Ok(None) = parent.checkpoint.tokenizer_json() {
+                return None; // a model may have none
+            }
+            let tokenizer = tokenizer_files(&parent.checkpoint).and_then(Tokenizer::new);
+            let broken = |e: &model::Error| tracing::warn!("{model}: {e}; it counts as a model without a tokenizer");
+            let tokenizer = tokenizer.inspect_err(broken).ok()?;
+            Some(Spoken {
+                vocabulary: Arc::new(tokenizer.vocab()),
+                ends: tokenizer.eos_token_ids().to_vec(),
+                has_chat_template: tokenizer.has_chat_template(),
+            })
+        };
+        parent.spoken.get_or_init(read).as_ref()
     }
 
     /// The tokenizer that a child takes.
@@ -100,8 +169,25 @@ impl Parents {
             add_tokens(&mut json, &child.added);
             files.tokenizer_json = json.to_string().into_bytes();
         }
+        if let Some(stops) = self.further_stops(child) {
+            files.generation_config = Some(with_stops(files.generation_config, &stops));
+        }
+        if let Some(template) =
+            chat_templates::template(child.chat_template.as_deref()).map_err(|e| fail(&e.to_string()))?
+        {
+            files.chat_template = Some(template.into());
+        }
         Tokenizer::new(files)
     }
+}
+
+/// A generation config whose texts end with any of these tokens.
+fn with_stops(generation_config: Option<Value>, stops: &[u32]) -> Value {
+    let mut config = generation_config
+        .filter(Value::is_object)
+        .unwrap_or_else(|| serde_json::json!({}));
+    config["eos_token_id"] = stops.into();
+    config
 }
 
 fn digest_of(files: &TokenizerFiles) -> String {
@@ -247,16 +333,6 @@ impl TensorSource for Parents {
     }
 
     fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
-        let parent = self.0.get(model)?;
-        let read = || {
-            if let Ok(None) = parent.checkpoint.tokenizer_json() {
-                return None; // a model may have none
-            }
-            let tokenizer = tokenizer_files(&parent.checkpoint).and_then(Tokenizer::new);
-            let broken = |e: &model::Error| tracing::warn!("{model}: {e}; it counts as a model without a tokenizer");
-            let tokenizer = tokenizer.inspect_err(broken).ok()?;
-            Some(Arc::new(tokenizer.vocab().into_iter().collect()))
-        };
-        parent.vocabulary.get_or_init(read).clone()
+        Some(self.spoken(model)?.vocabulary.clone())
     }
 }

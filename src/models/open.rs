@@ -4,7 +4,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use super::{Error, Parents, Runtime, verbatim};
 use crate::{
-    checkpoint::{Checkpoint, HubOptions},
+    checkpoint::{Checkpoint, HubOptions, split_adapter},
     merge::Plan,
     model::{Decoder, DecoderSpec, Engine},
     recipe::{Recipe, read},
@@ -26,7 +26,7 @@ impl Opened {
             return Self::recipe(Path::new(word), hub);
         }
         let mut parents = Parents::default();
-        add(&mut parents, word, word, hub)?;
+        add(&mut parents, word, &beside(word, Path::new("")), hub)?;
         let plan = Plan::new(&verbatim(word), &parents)?;
         Ok(Self { parents, plan })
     }
@@ -36,12 +36,19 @@ impl Opened {
     /// # Errors
     /// As [`Self::open`].
     pub fn recipe(file: &Path, hub: &HubOptions) -> Result<Self, Error> {
-        let recipe = read_recipe(file)?;
+        Self::of_recipe(&read_recipe(file)?, file, hub)
+    }
+
+    /// Opens all models that a recipe names, whose paths may be meant from the file that it was read from.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of_recipe(recipe: &Recipe, file: &Path, hub: &HubOptions) -> Result<Self, Error> {
         let mut parents = Parents::default();
         for model in recipe.models() {
             add(&mut parents, model, &beside(model, file), hub)?;
         }
-        let plan = Plan::new(&recipe, &parents).map_err(|source| Error::InRecipe {
+        let plan = Plan::new(recipe, &parents).map_err(|source| Error::InRecipe {
             file: file.into(),
             source: Box::new(source),
         })?;
@@ -81,7 +88,7 @@ pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<En
 /// Whether a MODEL word names a recipe.
 pub fn is_recipe(word: &str) -> bool {
     let file = Path::new(word);
-    file.extension().is_some_and(|e| e == "yaml" || e == "yml")
+    file.extension().is_some_and(|e| e == "yaml" || e == "yml") && !file.is_dir()
 }
 
 /// Reads a recipe.
@@ -101,24 +108,99 @@ pub fn read_recipe(file: &Path) -> Result<Recipe, Error> {
 /// # Errors
 /// There is no such model, or it cannot be read.
 pub fn add(parents: &mut Parents, name: &str, word: &str, hub: &HubOptions) -> Result<(), Error> {
+    if is_recipe(word) {
+        return Err(Error::NotMerged { file: word.into() });
+    }
     let checkpoint = Checkpoint::open_model(word, hub)?;
     Ok(parents.add(name, checkpoint)?)
 }
 
-/// A path as it stands, from the working directory; else from the file that names it.
+/// A MODEL word with its parts found: a path as it stands, from the working directory; else from the file that names it (one
+/// that begins with `./` or `../` is looked for there first); else, where `owner/name` is nothing of this machine,
+/// `hf:owner/name`.
 pub fn beside(word: &str, file: &Path) -> String {
-    if word.starts_with("hf:") {
-        return word.to_string();
-    }
-    let from_file = |path: &str| {
-        let joined = file.parent().unwrap_or(Path::new("")).join(path);
-        (!Path::new(path).exists() && joined.exists()).then(|| joined.display().to_string())
-    };
-    match word.split_once('+') {
-        Some((model, adapter)) if !Path::new(word).exists() => {
-            let place = |path: &str| from_file(path).unwrap_or_else(|| path.to_string());
-            format!("{}+{}", place(model), place(adapter))
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let found = |part: &str| -> String {
+        let joined = folder.join(part);
+        match part {
+            _ if part.starts_with("hf:") => part.into(),
+            _ if part.starts_with('.') && joined.exists() => joined.display().to_string(),
+            _ if Path::new(part).exists() => part.into(),
+            _ if joined.exists() => joined.display().to_string(),
+            _ if is_hub_name(part, folder) => format!("hf:{part}"),
+            _ => part.into(),
         }
-        _ => from_file(word).unwrap_or_else(|| word.to_string()),
+    };
+    if folder.join(word).exists() {
+        return found(word); // whatever it is called
+    }
+    match split_adapter(word) {
+        (model, Some(adapter)) => format!("{}+{}", found(model), found(adapter)),
+        (model, None) => found(model),
+    }
+}
+
+/// `owner/name` or `owner/name@revision`, unless there is a folder `owner` here: then `name` is misspelt.
+fn is_hub_name(word: &str, folder: &Path) -> bool {
+    let plain = |part: &str| {
+        let first = part.chars().next();
+        first.is_some_and(|c| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let (repository, revision) = word.split_once('@').map_or((word, None), |(r, v)| (r, Some(v)));
+    let Some((owner, name)) = repository.split_once('/') else {
+        return false;
+    };
+    let is_file = [".gguf", ".yaml", ".yml", ".safetensors"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    let is_here = Path::new(owner).exists() || folder.join(owner).exists();
+    plain(owner) && plain(name) && revision.is_none_or(|r| !r.is_empty()) && !is_file && !is_here
+}
+
+/// A MODEL word as mergekit and the Hub write it, without the `hf:` on either side of the `+`.
+pub fn without_prefix(word: &str) -> String {
+    let bare = |part: &str| part.strip_prefix("hf:").unwrap_or(part).to_string();
+    match split_adapter(word) {
+        (model, Some(adapter)) => format!("{}+{}", bare(model), bare(adapter)),
+        (model, None) => bare(model),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of eight recipes from the Hub none ran: they name models as the Hub does, and here only `hf:owner/name` was one.
+    #[test]
+    fn a_word_that_is_no_path_is_a_name_on_the_hub() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(tmp.path().join("kin/a+b")).unwrap();
+        let file = tmp.path().join("r.yaml");
+        let there = |path: &str| tmp.path().join(path).display().to_string();
+        for (word, found) in [
+            ("owner/name", "hf:owner/name".to_string()),
+            ("owner/name@main", "hf:owner/name@main".into()),
+            ("owner/name+other/lora", "hf:owner/name+hf:other/lora".into()),
+            ("hf:owner/name", "hf:owner/name".into()),
+            ("hf:owner/name+other/lora", "hf:owner/name+hf:other/lora".into()),
+            ("kin", there("kin")),
+            ("kin/a+b", there("kin/a+b")),
+            ("owner/name+kin", format!("hf:owner/name+{}", there("kin"))),
+            // Misspelt paths stay paths.
+            ("kin/c", "kin/c".into()),
+            ("./owner/name", "./owner/name".into()),
+            ("/owner/name", "/owner/name".into()),
+            ("owner/sub/name", "owner/sub/name".into()),
+            ("owner/model.gguf", "owner/model.gguf".into()),
+            ("name", "name".into()),
+        ] {
+            assert_eq!(beside(word, &file), found, "{word}");
+        }
+        assert_eq!(
+            without_prefix("hf:owner/name@v1+hf:other/lora"),
+            "owner/name@v1+other/lora"
+        );
+        assert_eq!(without_prefix("/m/hf:x"), "/m/hf:x");
     }
 }

@@ -702,6 +702,16 @@ fn facts(run: &Run) -> String {
     };
     let mut rows: Vec<(bool, Vec<Cell>)> = Vec::new();
     let mut fact = |name: &str, value: String| rows.push((false, vec![text(name), text(value)]));
+    let began = jiff::Timestamp::from_millisecond(run.started_ms as i64);
+    if let Ok(began) = began {
+        fact("began", began.strftime("%Y-%m-%d %H:%M UTC").to_string());
+    }
+    if run.winner().is_some_and(|winner| winner.recipe.get("genes").is_none()) {
+        fact(
+            "to have the child",
+            "heterosis export DIR best OUT, DIR being the run's directory".into(),
+        );
+    }
     for m in &started.models {
         let base = if m.is_base { " (base)" } else { "" };
         fact(

@@ -47,11 +47,8 @@ pub enum Error {
          {recipe} would be given another vocabulary; give this model another short name"
     )]
     NameIsAWord { model: String, recipe: String },
-    #[error(
-        "chat_template: on, but no chat template comes with {without}; write off, or auto, which asks through templates where all \
-         models bring one"
-    )]
-    NoChatTemplate { without: String },
+    #[error("chat_template: on, but none of the models brings a chat template; leave it out")]
+    NoChatTemplate,
     #[error("there is a system message, and no chat template to say it in; leave it out, or write chat_template: on")]
     SystemUnsaid,
     #[error("the split '{split}' is none of {known}")]
@@ -66,6 +63,21 @@ pub enum Error {
     /// What chooses would also judge.
     #[error("{reason}")]
     Overlap { reason: String },
+
+    // ------------------------------------------------------------------------------------------------ a proposal
+    #[error(
+        "nobody says what {models} was fine-tuned from: no card (README.md: base_model) and no adapter. Name it with --base \
+         MODEL, or mix the models without one: --base none"
+    )]
+    NoBaseNamed { models: String },
+    #[error(
+        "the models name different bases: {named}. Say which one it is: --base MODEL (or --base none, to do without)"
+    )]
+    SeveralBases { named: String },
+    #[error("a child has two parents: name a model and its base, or two models or more")]
+    TooFewParents,
+    #[error("{adapter}: adapter_config.json does not say which model it is for; write MODEL+{adapter}")]
+    AdapterWithoutBase { adapter: String },
 
     // ------------------------------------------------------------------------------------------------ a run
     #[error("{}: the journal does not begin with a run", journal.display())]

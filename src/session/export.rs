@@ -297,7 +297,7 @@ fn prompt(task: &Task, question: &Question, parents: &Parents, plan: &Plan) -> R
         return Ok(question.prompt.text());
     }
     let tokenizer = parents.tokenizer(&plan.tokenizer()).map_err(models::Error::from)?;
-    Ok(eval::rendered(&tokenizer, task, question)?)
+    Ok(eval::prompt_text(&tokenizer, task, question)?)
 }
 
 impl Export<'_> {
@@ -518,7 +518,7 @@ fn compare_gguf(child: &Checkpoint, file: &Path, kind: GgufKind) -> Result<(), E
 /// A recipe as mergekit wants it: it names models of the Hub without a prefix.
 pub(super) fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
     let named = with_model_words(recipe, space);
-    write::to_yaml(&named.with_models(|word| word.trim_start_matches("hf:").to_string()))
+    write::to_yaml(&named.with_models(models::without_prefix))
 }
 
 /// A recipe without the paths of this machine, for a card that is published.

@@ -3,6 +3,8 @@
 //!
 //! * [`Session`] is a space with its models and tasks. [`Session::create`] begins a run of it, [`Begun`] takes one up again;
 //!   either gives a [`Search`], whose [`run`](Search::run) tells a listener everything that happens.
+//! * [`propose`] chooses a search space for models that somebody names.
+//! * [`demo_space`] is the search that travels inside the program.
 //! * [`watch`] listens to a run of another process, [`wish`] asks it to stop or to pause.
 //! * [`Child`] is a candidate of a run; [`Child::begin`] exports it. [`Exported`] is an export that is looked at again.
 //! * [`Simplifying`] looks for the simplest recipe that is as good as a run's winner.
@@ -48,9 +50,11 @@
 //! ```
 
 mod best;
+mod demo;
 mod error;
 mod export;
 mod limits;
+mod proposal;
 mod provenance;
 mod run;
 mod simplify;
@@ -63,8 +67,10 @@ use std::{
     sync::Arc,
 };
 
+pub use demo::demo_space;
 pub use error::{Error, ProvenanceError};
 pub use export::{Child, Export, ExportOptions, ExportStep};
+pub use proposal::{Proposal, Wanted, propose};
 pub use provenance::{Exported, read_provenance};
 pub use run::{Begun, ResumeOptions, Search, repair};
 pub use simplify::{Comparing, Questions, Simplified, Simplifying};
@@ -72,7 +78,7 @@ pub use tasks::fitness_tasks;
 pub use watch::{Wish, watch, wish};
 
 use crate::{
-    event,
+    checkpoint, event,
     host::{Host, day},
     merge::TensorSource,
     model::{DecoderSpec, spec::NormPlace},
@@ -294,6 +300,16 @@ pub fn read_space(file: &Path) -> Result<Space, Error> {
     Ok(space)
 }
 
+/// As [`read_space`], from text; `file` is where its paths are meant from, and for messages.
+///
+/// # Errors
+/// As [`read_space`].
+pub fn parse_space(file: &Path, text: &str) -> Result<Space, Error> {
+    let mut space = Space::parse(file, text)?;
+    resolve(&mut space, file)?;
+    Ok(space)
+}
+
 /// Genes without models, as a command scores them.
 fn bare(space: &Space) -> Genome {
     let genes = space.genes.iter().map(|(name, gene)| GeneSpec {
@@ -438,14 +454,14 @@ fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
         Ok(path.display().to_string())
     };
     for (_, word) in &mut space.models {
-        let beside = models::beside(word, file);
-        *word = match beside.split_once('+') {
-            _ if beside.starts_with("hf:") => beside.clone(),
-            Some((model, adapter)) if !Path::new(&beside).exists() => match model.starts_with("hf:") {
-                true => format!("{model}+{}", absolute(adapter)?),
-                false => format!("{}+{}", absolute(model)?, absolute(adapter)?),
-            },
-            _ => absolute(&beside)?,
+        let found = models::beside(word, file);
+        let place = |part: &str| match part.starts_with("hf:") {
+            true => Ok(part.to_string()),
+            false => absolute(part),
+        };
+        *word = match checkpoint::split_adapter(&found) {
+            (model, Some(adapter)) => format!("{}+{}", place(model)?, place(adapter)?),
+            (model, None) => place(model)?,
         };
     }
     if let Some(command) = &mut space.fitness.command {

@@ -52,7 +52,7 @@ pub(super) struct Asking<'a> {
 impl<'a> Asking<'a> {
     pub fn new(space: &'a Space, parents: &Parents, data: &'a DataDirs) -> Self {
         let names = parents.iter().map(|(name, _)| name);
-        let without = names.filter(|name| !parents.has_chat_template(name));
+        let without = names.filter(|name| !parents.spoken(name).is_some_and(|spoken| spoken.has_chat_template));
         Self {
             space,
             data,
@@ -64,9 +64,8 @@ impl<'a> Asking<'a> {
         let fitness = &self.space.fitness;
         let wanted = reference.chat_template.or(fitness.chat_template).unwrap_or_default();
         let system = reference.system.as_ref().or(fitness.system.as_ref());
-        if wanted == ChatTemplate::On && !self.without.is_empty() {
-            let without = self.without.join(", ");
-            return Err(Error::NoChatTemplate { without });
+        if wanted == ChatTemplate::On && self.without.len() == self.space.models.len() {
+            return Err(Error::NoChatTemplate);
         }
         let tasks = fitness_tasks(reference, self.data)?;
         let asked = |task: FitnessTask| match self.is_chat(wanted, &task.task) {

@@ -243,6 +243,7 @@ pub enum ChatTemplate {
     /// Where all models bring one and answers are generated.
     #[default]
     Auto,
+    /// A model that brings none, as a base among chat models, is asked in plain text.
     On,
     Off,
 }

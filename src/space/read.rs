@@ -56,6 +56,7 @@ impl Space {
     /// As [`Space::read`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
         let root = yaml::parse_one(file, text)?;
+        yaml::Kind::SearchSpace.expect(&root)?;
         Ok(space(&root)?)
     }
 }

@@ -74,8 +74,18 @@ fn a_space_asks_through_the_template_where_all_models_bring_one() {
     let (asks, findings) = is_chat("", "");
     let warnings = findings["warnings"].to_string();
     assert!(!asks && warnings.contains("base brings no chat template"), "{warnings}");
+    assert!(
+        is_chat("  chat_template: on\n", "").0,
+        "the base is asked in plain text"
+    );
+    for model in ["tiny-maths-en", "tiny-spanish"] {
+        fs::remove_file(tmp.path().join(model).join("chat_template.jinja")).unwrap();
+    }
     let (_, refused) = check(&space(tmp.path(), "  chat_template: on\n", ""));
-    assert!(refused.contains("no chat template comes with base"), "{refused}");
+    assert!(
+        refused.contains("none of the models brings a chat template"),
+        "{refused}"
+    );
     let (_, refused) = check(&space(tmp.path(), "", ", system: Think."));
     assert!(refused.contains("no chat template to say it in"), "{refused}");
     let (_, refused) = check(&space(tmp.path(), "", ", max_new_tokens: 0"));

@@ -241,6 +241,10 @@ impl Answerer for Asked {
         String::new()
     }
 
+    fn has_chat_template(&self) -> bool {
+        true
+    }
+
     fn render_chat(&self, messages: &[eval::Message]) -> Result<String, Error> {
         let turns = messages.iter().map(|m| format!("[{}]{}", m.role, m.content));
         Ok(turns.chain(["[assistant]".into()]).collect())

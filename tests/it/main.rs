@@ -9,6 +9,7 @@ mod commands;
 mod data_flow;
 mod evaluation;
 mod files;
+mod front_door;
 mod fuzz;
 mod learning;
 mod program;

@@ -14,6 +14,8 @@ pub struct ChildTokenizer {
     pub added: Vec<(String, u32)>,
     /// mergekit's `chat_template`: `auto`, a name, or the template itself.
     pub chat_template: Option<String>,
+    /// The models that the child is made of: what ends a text of one of them may end one of the child's.
+    pub models: Vec<String>,
 }
 
 /// `tokenizer.json` with tokens appended, as transformers' `add_tokens` does it.

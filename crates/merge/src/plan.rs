@@ -145,6 +145,13 @@ impl Plan {
             tokenizer.donor = inner.donor.clone();
             tokenizer.chat_template = tokenizer.chat_template.or(inner.chat_template.clone());
         }
+        let models = self
+            .stages
+            .iter()
+            .flat_map(|stage| stage.layout.tokenizer.models.clone());
+        tokenizer.models = models.filter(|model| self.stage_named(model).is_none()).collect();
+        tokenizer.models.sort();
+        tokenizer.models.dedup();
         tokenizer
     }
 

@@ -144,6 +144,7 @@ impl<'a> Builder<'a> {
                 donor: self.tokenizer_donor().to_string(),
                 added: self.added,
                 chat_template: self.stage.chat_template.clone(),
+                models: self.stage.models().into_iter().map(String::from).collect(),
             },
             vocabulary: self.child,
             outputs: self.outputs,

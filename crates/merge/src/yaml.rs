@@ -4,14 +4,18 @@
 //! understand, and says where and what was probably meant: `space.yaml:12: parameter_space.metod: unknown key; did you
 //! mean 'method'?`. Parsing is the `saphyr-parser` crate's; this file only adds the places and the typed readers.
 
+mod kind;
+
 use std::{
     cell::RefCell,
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+pub use kind::Kind;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 /// What is wrong, and where.
@@ -35,6 +39,8 @@ pub struct Node {
     /// Dotted path from the root, such as `models.base` or `fitness.tasks[0].weight`.
     pub path: String,
     pub value: Value,
+    /// Whether it has an anchor: a value that is written to be named elsewhere.
+    is_named: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -70,12 +76,14 @@ pub fn read_text(file: &Path) -> io::Result<String> {
 /// All documents of a text; an empty text has none.
 ///
 /// # Errors
-/// Syntax errors, duplicate keys, keys that are no scalars, and aliases (which these small files do not need).
+/// Syntax errors, duplicate keys, keys that are no scalars, and aliases that grow beyond what a person means.
 pub fn parse(file: &Path, text: &str) -> Result<Vec<Node>, Error> {
     let mut builder = Builder {
         file: Arc::from(file),
         open: Vec::new(),
         documents: Vec::new(),
+        anchors: HashMap::new(),
+        copied: 0,
     };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| Error {
@@ -110,24 +118,34 @@ pub fn parse_one(file: &Path, text: &str) -> Result<Node, Error> {
     }
 }
 
-/// A list or map whose end has not been seen yet.
+/// The key under which a map takes over the keys of another one, or of several, that it does not have itself.
+const MERGE: &str = "<<";
+
+/// Values that aliases may copy in one file: far more than anybody writes, and too few to fill a memory by doubling.
+const MOST_COPIED: usize = 100_000;
+
+/// A list or map whose end has not been seen yet, with the number of its anchor (0: none).
 enum Open {
-    List(Node, Vec<Node>),
-    Map(Node, Vec<(String, Node)>, Option<(String, usize)>),
+    List(Node, Vec<Node>, usize),
+    Map(Node, Vec<(String, Node)>, Option<(String, usize)>, usize),
 }
 
 struct Builder {
     file: Arc<Path>,
     open: Vec<Open>,
     documents: Vec<Node>,
+    /// What `&name` stands before, by the parser's numbers.
+    anchors: HashMap<usize, Node>,
+    /// Values that aliases have copied so far.
+    copied: usize,
 }
 
 impl Builder {
     fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), Error> {
         match event {
-            Event::Scalar(text, style, _, tag) => {
+            Event::Scalar(text, style, anchor, tag) => {
                 let forced_string = tag.is_some_and(|t| t.suffix == "str");
-                if let Some(Open::Map(map, entries, key @ None)) = self.open.last_mut() {
+                if let Some(Open::Map(map, entries, key @ None, _)) = self.open.last_mut() {
                     let text = text.into_owned();
                     if entries.iter().any(|(k, _)| *k == text) {
                         return Err(Error {
@@ -144,43 +162,58 @@ impl Builder {
                     Value::Str(text.into_owned())
                 };
                 let node = self.node(line, value);
-                self.close(node)
-            }
-            Event::SequenceStart(..) => {
-                let node = self.collection(line)?;
-                self.open.push(Open::List(node, Vec::new()));
+                self.close(node, anchor);
                 Ok(())
             }
-            Event::MappingStart(..) => {
+            Event::SequenceStart(anchor, _) => {
                 let node = self.collection(line)?;
-                self.open.push(Open::Map(node, Vec::new(), None));
+                self.open.push(Open::List(node, Vec::new(), anchor));
+                Ok(())
+            }
+            Event::MappingStart(anchor, _) => {
+                let node = self.collection(line)?;
+                self.open.push(Open::Map(node, Vec::new(), None, anchor));
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let node = match self.open.pop() {
-                    Some(Open::List(node, items)) => Node {
-                        value: Value::List(items),
-                        ..node
-                    },
-                    Some(Open::Map(node, entries, _)) => Node {
-                        value: Value::Map(entries),
-                        ..node
-                    },
+                let (node, value, anchor) = match self.open.pop() {
+                    Some(Open::List(node, items, anchor)) => (node, Value::List(items), anchor),
+                    Some(Open::Map(node, entries, _, anchor)) => (node, Value::Map(merged(entries)?), anchor),
                     None => return Ok(()),
                 };
-                self.close(node)
+                self.close(Node { value, ..node }, anchor);
+                Ok(())
             }
-            Event::Alias(_) => Err(self
-                .node(line, Value::Null)
-                .error("aliases (*name) are not read; write the value out")),
+            Event::Alias(anchor) => {
+                let node = self.alias(line, anchor)?;
+                self.close(node, 0);
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// What stands behind an anchor, at this place.
+    fn alias(&mut self, line: usize, anchor: usize) -> Result<Node, Error> {
+        let here = self.collection(line)?;
+        let Some(named) = self.anchors.get(&anchor) else {
+            return Err(here.error("this alias stands inside of what it names"));
+        };
+        self.copied += named.count();
+        if self.copied > MOST_COPIED {
+            return Err(here.error(format!("aliases of this file copy more than {MOST_COPIED} values")));
+        }
+        let node = named.moved(&here.path);
+        Ok(Node {
+            line: here.line,
+            ..node
+        })
     }
 
     /// An empty node for a list or map that starts here.
     fn collection(&self, line: usize) -> Result<Node, Error> {
         let node = self.node(line, Value::Null);
-        if let Some(Open::Map(map, _, None)) = self.open.last() {
+        if let Some(Open::Map(map, _, None, _)) = self.open.last() {
             return Err(Error {
                 line,
                 ..map.error("a key must be a plain word")
@@ -193,8 +226,8 @@ impl Builder {
     fn node(&self, line: usize, value: Value) -> Node {
         let (line, path) = match self.open.last() {
             None => (line, String::new()),
-            Some(Open::List(list, items)) => (line, format!("{}[{}]", list.path, items.len())),
-            Some(Open::Map(map, _, key)) => {
+            Some(Open::List(list, items, _)) => (line, format!("{}[{}]", list.path, items.len())),
+            Some(Open::Map(map, _, key, _)) => {
                 let (key, key_line) = key.clone().unwrap_or_default();
                 let dot = if map.path.is_empty() { "" } else { "." };
                 (key_line.max(1), format!("{}{dot}{key}", map.path))
@@ -205,21 +238,45 @@ impl Builder {
             line,
             path,
             value,
+            is_named: false,
         }
     }
 
-    fn close(&mut self, node: Node) -> Result<(), Error> {
+    fn close(&mut self, node: Node, anchor: usize) {
+        let node = Node {
+            is_named: anchor > 0,
+            ..node
+        };
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
         match self.open.last_mut() {
             None => self.documents.push(node),
-            Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Map(_, entries, key)) => {
+            Some(Open::List(_, items, _)) => items.push(node),
+            Some(Open::Map(_, entries, key, _)) => {
                 if let Some((key, _)) = key.take() {
                     entries.push((key, node));
                 }
             }
         }
-        Ok(())
     }
+}
+
+/// A map's entries with those that [`MERGE`] brings; its own go first, then those of the first map named.
+fn merged(mut entries: Vec<(String, Node)>) -> Result<Vec<(String, Node)>, Error> {
+    let Some(at) = entries.iter().position(|(key, _)| key == MERGE) else {
+        return Ok(entries);
+    };
+    let (_, brought) = entries.remove(at);
+    for map in brought.one_or_more() {
+        let place = brought.path.strip_suffix(MERGE).unwrap_or_default();
+        for (key, node) in map.map()?.entries() {
+            if !entries.iter().any(|(known, _)| known == key) {
+                entries.push((key.clone(), node.moved(&format!("{place}{key}"))));
+            }
+        }
+    }
+    Ok(entries)
 }
 
 /// The YAML 1.2 core schema for unquoted scalars.
@@ -256,6 +313,41 @@ impl Node {
             line: self.line,
             field: self.path.clone(),
             message: message.into(),
+        }
+    }
+
+    /// The same value at another path; its lines stay those where it was written.
+    fn moved(&self, path: &str) -> Node {
+        let of_child = |node: &Node| {
+            node.moved(&format!(
+                "{path}{}",
+                node.path.strip_prefix(&*self.path).unwrap_or_default()
+            ))
+        };
+        Node {
+            file: self.file.clone(),
+            line: self.line,
+            path: path.into(),
+            is_named: false,
+            value: match &self.value {
+                Value::List(items) => Value::List(items.iter().map(of_child).collect()),
+                Value::Map(entries) => Value::Map(
+                    entries
+                        .iter()
+                        .map(|(key, node)| (key.clone(), of_child(node)))
+                        .collect(),
+                ),
+                scalar => scalar.clone(),
+            },
+        }
+    }
+
+    /// This value and all inside of it.
+    fn count(&self) -> usize {
+        1 + match &self.value {
+            Value::List(items) => items.iter().map(Node::count).sum(),
+            Value::Map(entries) => entries.iter().map(|(_, node)| node.count()).sum(),
+            _ => 0,
         }
     }
 
@@ -424,10 +516,11 @@ impl<'a> Map<'a> {
         self.entries
     }
 
-    /// Refuses keys that nobody asked for.
+    /// Refuses keys that nobody asked for, but for those that only hold what an anchor names.
     pub fn finish(&self) -> Result<(), Error> {
         let asked = self.asked.borrow();
-        let Some((key, node)) = self.entries.iter().find(|(k, _)| !asked.contains(k)) else {
+        let is_strange = |(key, node): &&(String, Node)| !asked.contains(key) && !node.is_named;
+        let Some((key, node)) = self.entries.iter().find(is_strange) else {
             return Ok(());
         };
         let known: Vec<&str> = asked.iter().map(String::as_str).collect();
@@ -516,8 +609,50 @@ mod tests {
 
     #[test]
     fn hostile_documents_are_errors() {
-        for text in ["a: [1", "a: 1\na: 2", "{a: *x}", "? [1]\n: 2", "", "a: 1\n---\nb: 2"] {
+        for text in [
+            "a: [1",
+            "a: 1\na: 2",
+            "{a: *x}",
+            "? [1]\n: 2",
+            "",
+            "a: 1\n---\nb: 2",
+            "a: &x {b: *x}",
+            "a: &x 1\n? *x\n: 2",
+            "a: {<<: 1}",
+        ] {
             assert!(one(text).is_err(), "{text:?}");
+        }
+        let doubling: String = (1..30)
+            .map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1))
+            .collect();
+        let message = one(&format!("a0: &a0 [1]\n{doubling}")).unwrap_err().to_string();
+        assert!(message.contains("more than 100000 values"), "{message}");
+    }
+
+    /// mergekit's users write a slice's parameters once and name them; such files were refused.
+    #[test]
+    fn anchors_aliases_and_merge_keys() {
+        let node = one("a: &a {x: 1, y: [2, 3]}\nb: *a\nc:\n  <<: *a\n  x: 7\nd: {<<: [{y: 8}, *a], z: 9}\n").unwrap();
+        let map = node.map().unwrap();
+        let value = |key: &str, inner: &str| {
+            let node = map.required(key).unwrap().map().unwrap().required(inner).unwrap();
+            (node.path.clone(), node.usize())
+        };
+        assert_eq!(value("b", "x"), ("b.x".into(), Ok(1)));
+        assert_eq!(
+            (value("c", "x"), value("d", "y").1, value("d", "x").1),
+            (("c.x".into(), Ok(7)), Ok(8), Ok(1))
+        );
+        let c = map.required("c").unwrap().map().unwrap().required("y").unwrap();
+        assert_eq!((c.path.as_str(), c.line), ("c.y", 1));
+        assert_eq!(c.list().unwrap()[1].path, "c.y[1]");
+        assert_eq!(map.required("b").unwrap().line, 2);
+        // A key that only holds an anchor is nobody's mistake; the same without one is.
+        for (text, is_good) in [("own: &x 1\na: *x\n", true), ("own: 1\na: 1\n", false)] {
+            let node = one(text).unwrap();
+            let map = node.map().unwrap();
+            map.optional("a");
+            assert_eq!(map.finish().is_ok(), is_good, "{text}");
         }
     }
 

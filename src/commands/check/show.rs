@@ -1,6 +1,6 @@
 //! The findings in words.
 
-use super::{super::print, Findings};
+use super::{super::print, Findings, settings::Setting};
 use crate::event::{
     Phase,
     words::{count, counted, duration, short_duration},
@@ -76,6 +76,7 @@ fn models_and_tasks(findings: &Findings) {
             model.parameters as f64 / 1e6
         ));
     }
+    settings(&findings.settings);
     for task in &findings.tasks {
         let splits: Vec<String> = task.questions.iter().map(|(split, n)| format!("{split} {n}")).collect();
         let asked: Vec<String> = task.asked.iter().map(|(part, n)| format!("{part} {n}")).collect();
@@ -106,6 +107,30 @@ fn models_and_tasks(findings: &Findings) {
     }
     if !findings.genes.is_empty() {
         print(line);
+    }
+}
+
+/// What all have in common on one line, and a line for each thing that they have not.
+fn settings(settings: &[Setting]) {
+    let shared = settings.iter().filter(|setting| setting.is_shared());
+    let shared: Vec<String> = shared
+        .map(|setting| format!("{} {}", setting.name, setting.child))
+        .collect();
+    if !shared.is_empty() {
+        print(format_args!("all   {}", shared.join("; ")));
+    }
+    for setting in settings.iter().filter(|setting| !setting.is_shared()) {
+        let each: Vec<String> = setting
+            .models
+            .iter()
+            .map(|(model, value)| format!("{model} {value}"))
+            .collect();
+        print(format_args!(
+            "{}: {}; the child {}",
+            setting.name,
+            each.join(", "),
+            setting.child
+        ));
     }
 }
 

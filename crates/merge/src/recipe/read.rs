@@ -7,10 +7,10 @@
 use std::path::Path;
 
 use super::{
-    Body, DType, Error, Filtered, Kind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters, Recipe, Slice,
-    Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
+    Body, DType, Error, Filtered, Kind as ParameterKind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters,
+    Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
 };
-use crate::yaml::{self, Map, Node, Value};
+use crate::yaml::{self, Kind, Map, Node, Value};
 
 /// Reads a recipe of one or several stages.
 ///
@@ -32,12 +32,14 @@ pub fn parse(file: &Path, text: &str) -> Result<Recipe, Error> {
 }
 
 fn stage(document: &Node) -> Result<Stage, yaml::Error> {
+    Kind::Recipe.expect(document)?;
     let map = document.map()?;
     let name = map.optional("name").map(Node::text).transpose()?;
     let method_node = map.required("merge_method")?;
     let names: Vec<&str> = methods().iter().map(|m| m.name).collect();
     let method = &methods()[method_node.one_of(&names)?];
     let base_model = map.optional("base_model").map(model).transpose()?;
+    let tokenizer_node = map.optional("tokenizer");
     let (body, mut parameters) = body(&map, method)?;
     for (key, value) in parameters_of(&map, method)? {
         // A module's parameters stand before the recipe's; with one module they can share one scope.
@@ -55,16 +57,24 @@ fn stage(document: &Node) -> Result<Stage, yaml::Error> {
         dtype: dtype(&map, "dtype")?,
         out_dtype: dtype(&map, "out_dtype")?,
         tokenizer_source: map.optional("tokenizer_source").map(model).transpose()?,
-        tokenizer: map.optional("tokenizer").map(tokenizer).transpose()?,
+        tokenizer: tokenizer_node.map(tokenizer).transpose()?,
         chat_template: map.optional("chat_template").map(Node::text).transpose()?,
-        seed: map.optional("seed").map(Node::u64).transpose()?,
+        seed: seed(&map)?,
     };
-    if let (Some(_), Some(node)) = (&stage.tokenizer_source, map.optional("tokenizer")) {
+    if let (Some(_), Some(node)) = (&stage.tokenizer_source, tokenizer_node) {
         return Err(node.error("give 'tokenizer_source' or 'tokenizer', not both"));
     }
     map.finish()?;
     check_models(&stage, method, &map)?;
     Ok(stage)
+}
+
+/// `seed`, or as scripts around mergekit write it, `random_seed`.
+fn seed(map: &Map<'_>) -> Result<Option<u64>, yaml::Error> {
+    match (map.optional("seed"), map.optional("random_seed")) {
+        (Some(_), Some(node)) => Err(node.error("give 'seed' or 'random_seed', not both")),
+        (seed, random_seed) => seed.or(random_seed).map(Node::u64).transpose(),
+    }
 }
 
 /// `inner`, and where it says nothing, `outer`.
@@ -355,8 +365,8 @@ fn plain(node: &Node, info: &ParameterInfo) -> Result<ParamValue, yaml::Error> {
         .scalar(&value)
         .map_err(|e| node.error(format!("{}: {e}", info.name)))?;
     Ok(match (info.kind, value) {
-        (Kind::Switch, _) => ParamValue::Bool(number != 0.0),
-        (Kind::Choice(words), _) => ParamValue::Text(words[number as usize].into()),
+        (ParameterKind::Switch, _) => ParamValue::Bool(number != 0.0),
+        (ParameterKind::Choice(words), _) => ParamValue::Text(words[number as usize].into()),
         _ => ParamValue::Number(number),
     })
 }
@@ -516,6 +526,30 @@ mod tests {
             &["r.yaml:4", "empty"],
         );
         fails("# nothing\n", &["no recipe"]);
+    }
+
+    /// What LazyMergekit writes was refused, and the list of known words had one of them twice.
+    #[test]
+    fn random_seed_is_the_seed() {
+        let body = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n";
+        assert_eq!(read(&format!("{body}random_seed: 3\n")).unwrap().result().seed, Some(3));
+        fails(&format!("{body}seed: 1\nrandom_seed: 3\n"), &["r.yaml:4", "not both"]);
+        let message = read(&format!("{body}wrong: 1\n")).unwrap_err();
+        assert_eq!(
+            message.matches("tokenizer,").count() + message.matches(", tokenizer_source").count(),
+            2,
+            "{message}"
+        );
+    }
+
+    /// "the key 'merge_method' is missing" told nobody that a search space was given where a recipe belongs.
+    #[test]
+    fn another_kind_of_file_is_named() {
+        fails(
+            "name: x\nmodels: {a: m, b: n}\nfitness: {tasks: [t]}\n",
+            &["search space", "heterosis search"],
+        );
+        fails("task: x\nprompt: p\ndata: {}\n", &["a task", "eval MODEL --task"]);
     }
 
     #[test]

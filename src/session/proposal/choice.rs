@@ -1,0 +1,203 @@
+//! What to search, how finely and for how long.
+//!
+//! The rules are those that held on the tiny family (docs/learning.md, docs/reproductions.md): the plain sum of task vectors
+//! is the strongest start, learning finds most of what there is for a twentieth of the answers, and genes beyond what the
+//! budget can move are noise. The speed that is assumed is an order of magnitude, good enough to choose a number of
+//! questions; `heterosis check` measures it.
+
+use std::fmt::Write;
+
+use super::{Wanted, family::Family};
+
+/// Parameters times tokens that a second is good for, on the CPU and on a GPU.
+const RATE: [f64; 2] = [1e10, 1e13];
+
+/// Tokens that an answer takes, with its prompt's share.
+const TOKENS: f64 = 128.0;
+
+/// The night that is meant where nothing is said.
+const USUAL_MS: u64 = 8 * 3_600_000;
+
+/// Of the time, what the search may take; the rest is the final's.
+const OF_SEARCH: f64 = 0.7;
+
+/// Fewer questions say nothing, more say hardly more.
+const QUESTIONS: [f64; 2] = [24.0, 200.0];
+const EVALS: [f64; 2] = [40.0, 400.0];
+
+/// Candidates around what was learned: further ones found nothing more.
+const AFTER_LEARNING: u64 = 80;
+
+/// The largest model that is learned on: its gradient is computed in f32, beside the weights.
+const LEARNED: usize = 4_000_000_000;
+
+/// Evaluations that a gene needs to be worth moving, without learning and with it.
+const EVALS_PER_GENE: u64 = 4;
+const GENES_LEARNED: usize = 48;
+
+/// Layer groups, and whether modules are told apart, from the finest.
+const GRAINS: [(usize, bool); 5] = [(4, true), (2, true), (1, true), (2, false), (1, false)];
+
+pub struct Choice {
+    pub tokenizer: String,
+    pub tokenizer_reason: String,
+    pub questions: usize,
+    /// The child can be spoken to, so it is asked as it will be used.
+    pub speaks: bool,
+    evals: u64,
+    groups: usize,
+    modules: bool,
+    learns: bool,
+}
+
+impl Choice {
+    pub fn new(family: &Family, tasks: usize, wanted: &Wanted, on_gpu: bool) -> Self {
+        let (parameters, layers, experts) = (family.parameters(), family.layers(), family.experts.len());
+        let seconds = wanted.duration_ms.unwrap_or(USUAL_MS) as f64 / 1000.0 * OF_SEARCH;
+        let answer_s = parameters as f64 * TOKENS / RATE[usize::from(on_gpu)];
+        let answers = seconds / answer_s / tasks.max(1) as f64;
+        let questions = (answers / 100.0).clamp(QUESTIONS[0], QUESTIONS[1]).round();
+        let learns = parameters <= LEARNED;
+        let paid = (answers / questions).clamp(EVALS[0], EVALS[1]).round() as u64;
+        let evals = wanted
+            .evals
+            .unwrap_or(if learns { paid.min(AFTER_LEARNING) } else { paid });
+        let most_genes = if learns {
+            GENES_LEARNED
+        } else {
+            (evals / EVALS_PER_GENE).clamp(2, 60) as usize
+        };
+        let genes = |(groups, modules): (usize, bool)| experts * groups * if modules { 3 } else { 1 };
+        let fits = |grain: &(usize, bool)| grain.0 <= layers && genes(*grain) <= most_genes;
+        let (groups, modules) = GRAINS.into_iter().find(fits).unwrap_or((1, false));
+        let (tokenizer, tokenizer_reason, speaks) = tokenizer(family);
+        Self {
+            tokenizer,
+            tokenizer_reason,
+            questions: questions as usize,
+            speaks,
+            evals,
+            groups,
+            modules,
+            learns,
+        }
+    }
+
+    fn genes(&self, family: &Family) -> usize {
+        family.experts.len() * self.groups * if self.modules { 3 } else { 1 }
+    }
+
+    pub fn reasons(&self, family: &Family) -> Vec<(&'static str, String)> {
+        let mut reasons = Vec::new();
+        let what = match family.base {
+            Some(_) => {
+                "the base and what each expert adds to it, weighed (task_arithmetic): the strongest start, and its \
+                        weights can be learned"
+            }
+            None => "the weighted mean of the models (linear), the one method that needs no base and can be learned",
+        };
+        reasons.push(("space", what.into()));
+        let modules = if self.modules {
+            ", attention, MLPs and the rest apart"
+        } else {
+            ""
+        };
+        let groups = if self.groups == 1 {
+            "for all layers".into()
+        } else {
+            format!("in each of {} layer groups", self.groups)
+        };
+        let numbers = self.genes(family);
+        reasons.push((
+            "",
+            format!("a weight for each expert {groups}{modules}: {numbers} numbers"),
+        ));
+        reasons.push(match self.learns {
+            true => (
+                "search",
+                format!(
+                    "learns from right answers first, then breeds {} candidates around that",
+                    self.evals
+                ),
+            ),
+            false => (
+                "search",
+                format!(
+                    "breeds {} candidates; models of this size are too large to learn from answers",
+                    self.evals
+                ),
+            ),
+        });
+        reasons.push(("", format!("{} questions of each task for a candidate", self.questions)));
+        if self.speaks {
+            let how = "put through the chat template; a model without one is asked in plain text";
+            reasons.push(("", how.into()));
+        }
+        reasons.push(("tokenizer", format!("{}'s: {}", self.tokenizer, self.tokenizer_reason)));
+        reasons
+    }
+
+    pub fn parameter_space(&self, family: &Family) -> String {
+        let (method, meaning, range) = match family.base {
+            Some(_) => ("task_arithmetic", "base + Σ weight · (expert − base)", "[0.0, 1.5]"),
+            None => ("linear", "Σ weight · model / Σ weight", "[0.0, 1.0]"),
+        };
+        let mut out = format!("\nparameter_space:\n  method: {method:<19} # {meaning}\n");
+        let _ = writeln!(
+            out,
+            "  layer_groups: {:<13} # of {} layers; more are more genes",
+            self.groups,
+            family.layers()
+        );
+        if self.modules {
+            out += "  modules: [attn, mlp, other] # other: embeddings, norms, head\n";
+        }
+        let _ = writeln!(
+            out,
+            "  genes:\n    weight: {range:<17} # for each expert, group and module: {} genes",
+            self.genes(family)
+        );
+        out
+    }
+
+    /// The rest of the file.
+    pub fn search(&self) -> String {
+        let learn = match self.learns {
+            true => "  learn: auto                 # first move the weights towards what is answered right\n",
+            false => "",
+        };
+        format!(
+            "search:\n  optimizer: cma-es\n{learn}  evals: {:<20} # candidates; --evals and --for say otherwise\n  seed: 1\n\
+             final:                        # questions of the other splits; the test split is read once\n  finalists: 8\n",
+            self.evals
+        )
+    }
+}
+
+/// Whose tokenizer, settings and chat template the child takes: the base's, unless an expert with the same vocabulary can be
+/// spoken to and the base cannot.
+fn tokenizer(family: &Family) -> (String, String, bool) {
+    let first = &family.experts[0];
+    let Some(base) = &family.base else {
+        let speaks = first.tokenizer().is_some_and(|tokenizer| tokenizer.has_chat_template());
+        return (first.name.clone(), "the first model's".into(), speaks);
+    };
+    let of_base = base.tokenizer();
+    let speaks = family.experts.iter().find(|expert| {
+        let (Some(of_base), Some(own)) = (&of_base, expert.tokenizer()) else {
+            return false;
+        };
+        own.has_chat_template() && !of_base.has_chat_template() && own.vocab() == of_base.vocab()
+    });
+    match speaks {
+        Some(expert) => (
+            expert.name.clone(),
+            "it has a chat template, and the base has none".into(),
+            true,
+        ),
+        None => {
+            let speaks = of_base.is_some_and(|tokenizer| tokenizer.has_chat_template());
+            (base.name.clone(), "what all of them were made from".into(), speaks)
+        }
+    }
+}
