@@ -65,6 +65,7 @@ impl From<model::Error> for Unscored {
             // How much there is of it is the machine's and the caller's, whatever the candidate asks for.
             E::KvMemory { .. } | E::Candle(_) => Self::machine(e),
             E::UnknownFamily { .. }
+            | E::UnusedTensors { .. }
             | E::Config { .. }
             | E::UnknownTensor { .. }
             | E::TensorSize { .. }

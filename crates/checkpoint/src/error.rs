@@ -312,9 +312,8 @@ pub enum Error {
 
     /// An adapter's tensor whose target the base lacks.
     #[error(
-        "{}: `{tensor}` would change `{target}`, which the base model does not have (a head that is tied to the embeddings \
-         has no tensor of its own). The adapter was trained on another model: see base_model_name_or_path in its \
-         adapter_config.json.",
+        "{}: `{tensor}` would change `{target}`, which the base model does not have. The adapter was trained on another \
+         model: see base_model_name_or_path in its adapter_config.json.",
         file.display()
     )]
     AdapterTarget {
@@ -323,10 +322,23 @@ pub enum Error {
         target: String,
     },
 
+    /// A bias that was trained where the base has none.
+    #[error(
+        "{}: `{tensor}` (`lora_bias`) adds to `{target}`, which the base model does not have, so that no merged model can \
+         hold it, peft's neither. Train the adapter without lora_bias.",
+        file.display()
+    )]
+    AdapterBias {
+        file: PathBuf,
+        tensor: String,
+        target: String,
+    },
+
     /// An adapter's tensor that does not fit its target or its configuration.
     #[error(
         "{}: `{}` has the shape {:?}; the base model and adapter_config.json ask for {:?}. The adapter was trained on \
-         another model: see base_model_name_or_path in its adapter_config.json.",
+         another model (see base_model_name_or_path in its adapter_config.json), or on this one with its vocabulary \
+         resized: then resize the base likewise (resize_token_embeddings, then save_pretrained).",
         .0.file.display(), .0.tensor, .0.got, .0.expected
     )]
     AdapterShape(Box<AdapterShape>),

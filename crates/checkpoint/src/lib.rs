@@ -65,6 +65,9 @@ const SIDE_FILES: [&str; 12] = [
     "model.safetensors.index.json",
 ];
 
+/// The output head; a model that lacks it uses its embeddings.
+const HEAD: &str = "lm_head.weight";
+
 /// What a tensor is: how it is stored, and its dimensions, outermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -102,7 +105,7 @@ pub struct Checkpoint {
 }
 
 /// A tensor and the place of its bytes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Tensor {
     info: TensorInfo,
     /// Index into [`Checkpoint::files`].
@@ -134,7 +137,21 @@ impl Checkpoint {
     /// **Errors**: also an adapter of another kind, or for another model: it is never laid over in part.
     pub fn open_with_adapter(model: &Path, adapter: &Path) -> Result<Self, Error> {
         let mut checkpoint = Self::open(model)?;
-        checkpoint.adapter = Some(Adapter::open(adapter, |name| checkpoint.info(name).cloned())?);
+        let tied = checkpoint.tied_embeddings().map(str::to_owned);
+        let info = |name: &str| {
+            let tied = tied.as_deref().filter(|_| name == HEAD);
+            checkpoint.info(tied.unwrap_or(name)).cloned()
+        };
+        let laid_over = Adapter::open(adapter, info)?;
+        if let Some(embeddings) = tied.filter(|embeddings| laid_over.parts(HEAD, embeddings)) {
+            tracing::info!(
+                "{}: it changes {embeddings} or a head that was tied to it; as in training, the two part: the model has a \
+                 {HEAD} of its own (peft's merge_and_unload would add a LoRA to both)",
+                adapter.display()
+            );
+            checkpoint.untie(&embeddings);
+        }
+        checkpoint.adapter = Some(laid_over);
         checkpoint.name = format!("{}+{}", checkpoint.name, name_of(adapter));
         Ok(checkpoint)
     }
@@ -155,6 +172,30 @@ impl Checkpoint {
             checkpoint.name = model.replace("hf:", ""); // the cache's directory is called after a commit
         }
         Ok(checkpoint)
+    }
+
+    /// The embeddings that serve as head too, where they do.
+    fn tied_embeddings(&self) -> Option<&str> {
+        let says_untied = self.config.get("tie_word_embeddings") == Some(&Value::Bool(false));
+        if says_untied || self.tensors.contains_key(HEAD) {
+            return None;
+        }
+        let is_table = |name: &&String| {
+            ["embed_tokens.weight", "wte.weight"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        self.tensors.keys().find(is_table).map(String::as_str)
+    }
+
+    /// Gives the head the place of the embeddings as a tensor of its own, and says so in the config.
+    fn untie(&mut self, embeddings: &str) {
+        if let Some(table) = self.tensors.get(embeddings).cloned() {
+            self.tensors.insert(HEAD.to_owned(), table);
+        }
+        if let Some(config) = self.config.as_object_mut() {
+            config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        }
     }
 
     fn open_directory(dir: &Path) -> Result<Self, Error> {
@@ -461,10 +502,18 @@ impl Checkpoint {
     }
 
     fn read(&self, name: &str, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
-        self.read_stored(tensor, range.clone(), out);
-        if let Some(adapter) = &self.adapter {
-            adapter.apply(name, range, out);
+        let Some(adapter) = &self.adapter else {
+            return self.read_stored(tensor, range, out);
+        };
+        let needed = adapter.needed(name, &tensor.info.shape, range.clone());
+        if needed == range {
+            self.read_stored(tensor, range.clone(), out);
+            return adapter.apply(name, range, out);
         }
+        let mut wider = vec![0.0; needed.len()];
+        self.read_stored(tensor, needed.clone(), &mut wider);
+        adapter.apply(name, needed.clone(), &mut wider);
+        out.copy_from_slice(&wider[range.start - needed.start..range.end - needed.start]);
     }
 
     fn read_stored(&self, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {

@@ -50,8 +50,8 @@ pub fn instruction_set() -> &'static str {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "config.json says model_type \"{model_type}\", which the decoder does not know. It knows: {known}. If the model is \
-         one of these under another name, change model_type in its config.json"
+        "config.json says model_type \"{model_type}\", which the decoder does not know; it knows {known}. Models of any \
+         architecture can be merged (`heterosis merge`); to score one, another program must run it (`fitness: command:`)"
     )]
     UnknownFamily { model_type: String, known: String },
     #[error("config.json: {field}: {problem}")]
@@ -61,6 +61,15 @@ pub enum Error {
         tensor: String,
         family: &'static str,
         layers: usize,
+    },
+    #[error(
+        "the model has {count} tensors that a {family} decoder does not use, such as {tensor}; without them it would be \
+         another model. Its config.json says another family than it is, or leaves out that it has them"
+    )]
+    UnusedTensors {
+        tensor: String,
+        count: usize,
+        family: &'static str,
     },
     #[error("tensor {tensor} has {got} elements, but config.json asks for {expected} (shape {shape:?})")]
     TensorSize {

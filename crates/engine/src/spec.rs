@@ -4,6 +4,8 @@
 //! layer type where they differ, and `layer_types`). A key that is missing takes the default of its family's configuration
 //! class in transformers, because published configs leave defaults out. Nothing here reads a tensor.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::Error;
@@ -329,13 +331,14 @@ impl DecoderSpec {
         names
     }
 
-    /// Refuses a model that lacks a tensor of the decoder, or has one of another size than its config.json says; `shape_of`
-    /// looks one up. To be asked before [`Decoder::load`](super::Decoder::load) makes room for them all.
+    /// Refuses a model that is not what its config.json says: one that lacks a tensor of the decoder, has one of another
+    /// size, or has one that the decoder does not use. To be asked before [`Decoder::load`](super::Decoder::load) makes room.
     ///
     /// **Errors** name the tensor.
-    pub fn check_tensors(&self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), Error> {
+    pub fn check_tensors<'a>(&self, there: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Result<(), Error> {
+        let mut there: HashMap<&str, &[usize]> = there.into_iter().collect();
         for (tensor, shape) in self.tensor_names() {
-            let Some(there) = shape_of(&tensor) else {
+            let Some(there) = there.remove(tensor.as_str()) else {
                 let (family, layers) = (self.family.name(), self.layers.len());
                 return Err(Error::UnknownTensor { tensor, family, layers });
             };
@@ -349,7 +352,15 @@ impl DecoderSpec {
                 });
             }
         }
-        Ok(())
+        let unused = there.keys().filter(|name| !is_recomputed(name));
+        match unused.clone().min() {
+            None => Ok(()),
+            Some(first) => Err(Error::UnusedTensors {
+                tensor: (*first).into(),
+                count: unused.count(),
+                family: self.family.name(),
+            }),
+        }
     }
 
     /// Names of a layer's four possible norms: before and after attention, before and after the MLP.
@@ -378,6 +389,20 @@ impl DecoderSpec {
             .map(|(_, shape)| shape.iter().product::<usize>())
             .sum()
     }
+}
+
+/// Whether a tensor holds what every loader computes anew: rotary tables and causal masks of old checkpoints.
+fn is_recomputed(name: &str) -> bool {
+    const TABLES: [&str; 6] = [
+        "rotary_emb.inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        ".attn.masked_bias",
+        ".attention.masked_bias",
+        ".attention.bias",
+    ];
+    let is_mask = name.starts_with("transformer.h.") || name.starts_with("h.");
+    TABLES.iter().any(|table| name.ends_with(table)) || is_mask && name.ends_with(".attn.bias")
 }
 
 /// Token ids written as a number or a list of numbers, as in `eos_token_id`.
@@ -425,7 +450,7 @@ fn layer_specs(
         Gemma2 | Gemma3 => c.size_or_null("sliding_window", Some(4096))?,
         Phi3 => c.size_or_null("sliding_window", None)?,
         Qwen2 | Qwen3 if c.flag("use_sliding_window", false)? => c.size_or_null("sliding_window", Some(4096))?,
-        SmolLm3 if c.flag("use_sliding_window", false)? => c.size_or_null("sliding_window", None)?,
+        SmolLm3 => c.size_or_null("sliding_window", None)?,
         _ => None,
     };
     let no_rope = no_rope_layers(c, family, count)?;
@@ -433,13 +458,14 @@ fn layer_specs(
     let types = if has_types { layer_types(c, count)? } else { None };
     let first_window_layer = c.number_or("max_window_layers", 28.0)?;
     let pattern = c.size_or("sliding_window_pattern", 6)?;
+    let uses_window = c.flag("use_sliding_window", false)?;
     let is_sliding = |layer: usize| match (&types, family) {
         (Some(types), _) => types[layer],
         (None, Mistral | Phi3) => true,
         (None, Qwen2 | Qwen3) => layer as f64 >= first_window_layer,
         (None, Gemma2) => layer.is_multiple_of(2),
         (None, Gemma3) => !(layer + 1).is_multiple_of(pattern),
-        (None, SmolLm3) => !no_rope[layer],
+        (None, SmolLm3) => uses_window && !no_rope[layer],
         (None, _) => false,
     };
     let ropes = if family == Gemma3 {
@@ -688,6 +714,11 @@ mod tests {
             "{message}"
         );
         assert!(problem(json!({"model_type": null})).contains("model_type \"\""));
+        // It once said to change model_type: the way to another model.
+        assert!(
+            message.contains("can be merged") && !message.contains("change"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -726,22 +757,67 @@ mod tests {
     #[test]
     fn sizes_are_compared_with_the_tensors_before_there_is_room_for_them() {
         let spec = read(json!({}));
-        let there = |name: &str| {
-            spec.tensor_names()
-                .into_iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, shape)| shape)
-        };
-        spec.check_tensors(&there).unwrap();
+        let names = spec.tensor_names();
+        let there = || names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        spec.check_tensors(there()).unwrap();
         let larger = read(json!({"intermediate_size": 1 << 22}));
-        let message = larger.check_tensors(&there).unwrap_err().to_string();
+        let message = larger.check_tensors(there()).unwrap_err().to_string();
         assert!(
             message.contains("model.layers.0.mlp.gate_proj.weight has 8192 elements"),
             "{message}"
         );
         let deeper = read(json!({"num_hidden_layers": 5}));
-        let message = deeper.check_tensors(&there).unwrap_err().to_string();
+        let message = deeper.check_tensors(there()).unwrap_err().to_string();
         assert!(message.contains("no tensor named model.layers.4."), "{message}");
+    }
+
+    /// Hunyuan's query norms, StableLM's biases and Seed-OSS's were passed over where config.json said `llama`: another model
+    /// was scored, without a word.
+    #[test]
+    fn a_tensor_that_the_decoder_does_not_use_is_an_error() {
+        let spec = read(json!({}));
+        let names = spec.tensor_names();
+        let with = |extra: &[&'static str]| {
+            let there = names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+            spec.check_tensors(there.chain(extra.iter().map(|name| (*name, [16].as_slice()))))
+        };
+        with(&["model.layers.0.self_attn.rotary_emb.inv_freq"]).unwrap();
+        for extra in [
+            "model.layers.1.self_attn.query_layernorm.weight",
+            "model.layers.0.self_attn.q_proj.bias",
+            "x",
+        ] {
+            let message = with(&["model.layers.3.zzz", extra]).unwrap_err().to_string();
+            assert!(
+                message.contains("2 tensors that a llama decoder does not use"),
+                "{message}"
+            );
+            assert!(message.contains(extra.min("model.layers.3.zzz")), "{message}");
+        }
+    }
+
+    /// transformers masks by the list of layer types, whether or not `use_sliding_window` says so.
+    #[test]
+    fn smollm3_looks_through_the_windows_that_its_layer_types_name() {
+        let windows = |extra: Value| {
+            let mut extra = extra;
+            extra["model_type"] = "smollm3".into();
+            extra["sliding_window"] = 16.into();
+            let layers = read(extra).layers;
+            layers.iter().map(|layer| layer.window.is_some()).collect::<Vec<_>>()
+        };
+        let types = [
+            "sliding_attention",
+            "full_attention",
+            "full_attention",
+            "sliding_attention",
+        ];
+        assert_eq!(windows(json!({"layer_types": types})), [true, false, false, true]);
+        assert_eq!(windows(json!({})), [false; 4]);
+        assert_eq!(
+            windows(json!({"use_sliding_window": true})),
+            [false, false, false, true]
+        );
     }
 
     #[test]
