@@ -63,6 +63,8 @@ pub enum Command {
     Tasks(ListArgs),
     /// List the merge methods with their parameters.
     Methods(ListArgs),
+    /// List the families of models that the decoder runs.
+    Families(ListArgs),
 }
 
 /// How a model runs.

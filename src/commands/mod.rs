@@ -164,6 +164,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Data(args) => data::data(args),
         Command::Tasks(args) => lists::tasks(args),
         Command::Methods(args) => lists::methods(args),
+        Command::Families(args) => lists::families(args),
     }
 }
 

@@ -74,6 +74,7 @@ impl From<model::Error> for Unscored {
             | E::TokenOutOfRange { .. }
             | E::ScoreFromZero { .. }
             | E::NothingToScore { .. }
+            | E::Positions { .. }
             | E::Tokenizer { .. }
             | E::ChatTemplate { .. }
             | E::NoChatTemplate { .. } => Self::candidate(e),

@@ -349,7 +349,7 @@ fn tensors(space: &Space, parents: &Parents) -> Vec<String> {
     parents.tensor_names(donor)
 }
 
-/// Where a family's layers take the scales of a layer path. Where the decoder is to score, it is asked here whether it can:
+/// The donor's [`fold_of`]. Where the decoder is to score, it is asked here whether it can:
 /// not after the first merge.
 fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
     if space.fitness.command.is_some() && space.data_flow_space.is_none() {
@@ -360,11 +360,17 @@ fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
     if space.fitness.command.is_none() {
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     }
-    Ok(match spec.norm_place {
-        NormPlace::Pre => Fold::Projections,
-        NormPlace::Post => Fold::PostNorms,
-        NormPlace::Sandwich => Fold::ShiftedPostNorms,
-    })
+    Ok(fold_of(&spec))
+}
+
+/// Where a family's layers take the scales of a layer path.
+pub fn fold_of(spec: &DecoderSpec) -> Fold {
+    match (spec.norm_place, spec.branch_ends()) {
+        (NormPlace::Pre, ["self_attn.o_proj", "mlp.down_proj"]) => Fold::Projections,
+        (NormPlace::Post, _) => Fold::PostNorms,
+        (NormPlace::Sandwich, _) if spec.norm_plus_one => Fold::ShiftedPostNorms,
+        (NormPlace::Pre | NormPlace::Sandwich, ends) => Fold::Ends(ends),
+    }
 }
 
 /// Whether a recipe that names the model `tokenizer` as its tokenizer's source says something else by it: `base` means

@@ -226,6 +226,7 @@ impl Checkpoint {
             }
             files.push(shard.file);
         }
+        let tensors = named_in_full(&config, tensors);
         Ok(Self {
             name: name_of(dir),
             path: dir.to_owned(),
@@ -531,6 +532,23 @@ impl Checkpoint {
     }
 }
 
+/// GPT-2 was published without the name of its body before its tensors' names; transformers puts it there, and writes it.
+fn named_in_full(config: &Value, tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    const BODY: &str = "transformer.";
+    let is_gpt2 = config.get("model_type").and_then(Value::as_str) == Some("gpt2");
+    if !is_gpt2 || !tensors.contains_key("wte.weight") {
+        return tensors;
+    }
+    let in_full = |name: String| match name.starts_with("lm_head.") || name.starts_with(BODY) {
+        true => name,
+        false => format!("{BODY}{name}"),
+    };
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (in_full(name), tensor))
+        .collect()
+}
+
 /// Splits `BASE+ADAPTER`; a `+` that belongs to a path which is there does not count.
 pub fn split_adapter(model: &str) -> (&str, Option<&str>) {
     let there = |part: &str| part.starts_with("hf:") || Path::new(part).exists();
@@ -668,6 +686,23 @@ mod tests {
             &F32_HEADER.replace("\"w\"", &format!("\"{tensor}\"")),
             &value.to_le_bytes().repeat(2),
         )
+    }
+
+    /// openai-community/gpt2 says `wte.weight`, what transformers saves `transformer.wte.weight`: two of them could not be merged.
+    #[test]
+    fn gpt2_is_named_in_full() {
+        let names = |config: &[u8], tensor: &str| {
+            let dir = directory(&[("config.json", config), ("model.safetensors", &shard(tensor, 1.0))]);
+            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            checkpoint
+                .tensors()
+                .map(|(name, _)| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let gpt2 = br#"{"model_type": "gpt2"}"#;
+        assert_eq!(names(gpt2, "wte.weight"), ["transformer.wte.weight"]);
+        assert_eq!(names(gpt2, "transformer.wte.weight"), ["transformer.wte.weight"]);
+        assert_eq!(names(br#"{"model_type": "other"}"#, "wte.weight"), ["wte.weight"]);
     }
 
     fn fault(files: &[(&str, &[u8])]) -> Error {

@@ -1,6 +1,7 @@
 //! The decoder and the evaluation engine: a Hugging Face config and named tensors in, answers and log-likelihoods out.
 //!
-//! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
+//! Reading order: `families` (a row for each), `spec` (config.json → what the forward pass needs to know), `tensors` (which
+//! tensors that is, and how the file's stand otherwise), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
 //! request is computed when), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
@@ -15,6 +16,7 @@ mod cpu;
 mod cuda;
 pub mod decoder;
 pub mod engine;
+mod families;
 mod growth;
 mod influence;
 pub mod kernels;
@@ -22,6 +24,7 @@ mod kv;
 mod prefix;
 mod rope;
 pub mod spec;
+mod tensors;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;
@@ -34,7 +37,7 @@ pub use decoder::{DType, Decoder};
 pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
 pub use heterosis_isa::Isa;
 pub use influence::block_influence;
-pub use spec::DecoderSpec;
+pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
 pub use twin::{Loss, Text, Twin};
 
@@ -99,6 +102,15 @@ pub enum Error {
         tokens: usize,
         needed_bytes: u64,
         limit_bytes: u64,
+    },
+    #[error(
+        "request {request} asks for {tokens} positions, but the model has learned {positions}, and knows none beyond. Ask for \
+         a shorter text, or fewer new tokens"
+    )]
+    Positions {
+        request: usize,
+        tokens: usize,
+        positions: usize,
     },
     #[error("a text of {tokens} tokens has nothing to score: the first token of each window has nothing before it")]
     NothingToScore { tokens: usize },
