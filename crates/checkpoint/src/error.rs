@@ -301,6 +301,14 @@ pub enum Error {
     #[error("{model} cannot be written as GGUF: {reason}.")]
     GgufWrite { model: String, reason: String },
 
+    /// A SentencePiece model of which no tokenizer can be made.
+    #[error(
+        "{}: {reason}. Save the tokenizer with transformers (AutoTokenizer.from_pretrained, then save_pretrained), which \
+         writes a tokenizer.json.",
+        file.display()
+    )]
+    SentencePiece { file: PathBuf, reason: String },
+
     // ---------------------------------------------------------------------------------------------- adapters
     /// An adapter of a kind that is more than W + scale·B·A.
     #[error(

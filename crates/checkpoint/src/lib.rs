@@ -21,6 +21,7 @@ mod lora;
 mod map;
 mod partial;
 mod safetensors;
+mod sentence_piece;
 mod shards;
 mod writer;
 
@@ -430,7 +431,8 @@ impl Checkpoint {
         file.is_file().then_some(file)
     }
 
-    /// The text of a file beside the weights, if it is there; for a GGUF file, `tokenizer.json`, `tokenizer_config.json`,
+    /// The text of a file beside the weights, if it is there; `tokenizer.json` is made from a `tokenizer.model` that stands
+    /// alone, and for a GGUF file, `tokenizer.json`, `tokenizer_config.json`,
     /// `generation_config.json` and `chat_template.jinja` are made from its metadata.
     ///
     /// **Errors**: the file cannot be read, is no UTF-8, or cannot be made.
@@ -440,6 +442,7 @@ impl Checkpoint {
                 Some(file) => files::read_regular_text(&file, TEXT_LIMIT)
                     .map(Some)
                     .map_err(|e| Error::read(&file, e)),
+                None if name == "tokenizer.json" => self.tokenizer_of_sentence_piece(),
                 None => Ok(None),
             };
         };
@@ -457,6 +460,21 @@ impl Checkpoint {
             file: self.path.clone(),
             reason,
         })
+    }
+
+    /// `tokenizer.json` as transformers makes it of a SentencePiece model, where the directory has only that.
+    fn tokenizer_of_sentence_piece(&self) -> Result<Option<String>, Error> {
+        let Some(file) = self.side_file("tokenizer.model") else {
+            return Ok(None);
+        };
+        let model = files::read_regular(&file, TEXT_LIMIT).map_err(|e| Error::read(&file, e))?;
+        let json = |name: &str| match self.side_file(name) {
+            Some(file) => read_json_object(&file, files::INDEX_LIMIT),
+            None => Ok(Value::Null),
+        };
+        let (settings, added) = (json("tokenizer_config.json")?, json("added_tokens.json")?);
+        let made = sentence_piece::tokenizer_json(&model, &settings, &added);
+        made.map(Some).map_err(|reason| Error::SentencePiece { file, reason })
     }
 
     /// The text of `tokenizer.json`, if the model has a tokenizer.
