@@ -50,12 +50,20 @@ pub enum Error {
 
     /// The directory holds pickled weights only.
     #[error(
-        "{} holds pickled weights only ({file}), which can run code when they are opened and are not read here. Convert \
-         them once: python -c \"from transformers import AutoModelForCausalLM as M; \
+        "{} holds pickled weights only ({file}), which can run code when they are opened; of such files only \
+         pytorch_model.bin and its shards are read here. Convert them once: python -c \"from transformers import AutoModelForCausalLM as M; \
          M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\".",
         dir.display()
     )]
     PickleOnly { dir: PathBuf, file: String },
+
+    /// A file of pickled weights that is damaged, or holds something else than tensors.
+    #[error(
+        "{}: {reason}. Only tensors are read of pickled files, and nothing in them is run; if you trust it, convert it with \
+         transformers (from_pretrained, then save_pretrained).",
+        file.display()
+    )]
+    Pickle { file: PathBuf, reason: String },
 
     /// The directory holds an adapter and no model.
     #[error(

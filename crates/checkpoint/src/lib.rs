@@ -20,6 +20,7 @@ mod license;
 mod lora;
 mod map;
 mod partial;
+mod pickled;
 mod safetensors;
 mod sentence_piece;
 mod shards;
@@ -859,8 +860,12 @@ mod tests {
         ));
         assert!(matches!(fault(&[("config.json", b"{}")]), Error::NoWeights { .. }));
         assert!(matches!(
-            fault(&[("config.json", b"{}"), ("pytorch_model.bin", b"")]),
+            fault(&[("config.json", b"{}"), ("weights.pt", b"")]),
             Error::PickleOnly { .. }
+        ));
+        assert!(matches!(
+            fault(&[("config.json", b"{}"), ("pytorch_model.bin", b"\x80\x02}.")]),
+            Error::Pickle { .. }
         ));
         assert!(matches!(fault(&[("config.json", b"{")]), Error::Json { .. }));
         assert!(matches!(fault(&[("config.json", b"[1]")]), Error::Json { .. }));
