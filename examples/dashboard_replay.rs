@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         unicode: !has("--ascii"),
         ..Appearance::default()
     };
-    let (receiver, clock) = dashboard::replay(records, speed);
+    let (receiver, clock) = dashboard::replay(records.into_iter(), speed);
     let mut asked = Vec::new();
     // Nobody fulfils wishes here, so there is never a word about them.
     let (_no_notices, notices) = std::sync::mpsc::channel();

@@ -59,6 +59,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Fetch benchmark data to the local cache.
     Data(DataArgs),
+    /// What answers are kept across runs, and room for others.
+    Cache(CacheArgs),
     /// List the built-in tasks.
     Tasks(ListArgs),
     /// List the merge methods with their parameters.
@@ -480,6 +482,33 @@ pub enum DataCommand {
         #[arg(long, value_name = "URL")]
         from: Option<String>,
     },
+}
+
+/// Runs share what was answered: parents, unsearched merges and candidates of earlier runs are not asked the same question
+/// again, as long as weights, questions, precision, device and program are the same. The answers lie in the user's cache directory;
+/// `HETEROSIS_CACHE` names another one, or is `off`.
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    pub command: Option<CacheCommand>,
+    /// One JSON document on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Forget what was not used for long, then the oldest of what is too much.
+    Prune {
+        /// Answers that were used within this time stay, such as 30d.
+        #[arg(long, default_value = "30d", value_name = "TIME")]
+        older_than: String,
+        /// At most this much of keys and answers stays.
+        #[arg(long, value_name = "SIZE")]
+        to: Option<String>,
+    },
+    /// Forget all.
+    Clear,
 }
 
 #[derive(Debug, Args)]

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::{checkpoint::HubOptions, eval::DataDirs, store::Holder};
+use crate::{
+    checkpoint::HubOptions,
+    eval::DataDirs,
+    store::{Day, Holder},
+};
 
 /// What a session must know of the world.
 #[derive(Clone)]
@@ -21,6 +25,8 @@ pub struct Host {
     pub since_start: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Where benchmark data may lie.
     pub data: DataDirs,
+    /// Where answers are kept that runs share; none if they are not to be.
+    pub answers: Option<PathBuf>,
     /// Where models come from that are named `hf:…`.
     pub hub: HubOptions,
     /// Who writes to a run, for those who meet its lock.
@@ -28,12 +34,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// This machine's clock, and what the usual variables say: `HETEROSIS_DATA`, `XDG_CACHE_HOME`, those of the Hub.
+    /// This machine's clock, and what the usual variables say: `HETEROSIS_DATA`, `HETEROSIS_CACHE`, `XDG_CACHE_HOME`,
+    /// those of the Hub.
     pub fn this_machine() -> Self {
         Self {
             now_ms: Arc::new(now_ms),
             since_start: Arc::new(stopwatch()),
             data: data_dirs(),
+            answers: answers_cache(),
             hub: HubOptions::from_variables(variable),
             holder: holder(),
         }
@@ -60,9 +68,24 @@ pub fn stopwatch() -> impl Fn() -> Duration {
 
 /// The local cache of benchmark data.
 pub fn data_cache() -> PathBuf {
+    cache_dir().join("data")
+}
+
+/// Where answers are kept that runs share: the folder that `HETEROSIS_CACHE` names, nowhere if that is `off`, else the user's
+/// cache directory.
+pub fn answers_cache() -> Option<PathBuf> {
+    match variable("HETEROSIS_CACHE").as_deref() {
+        Some("off") => None,
+        Some(dir) => Some(PathBuf::from(dir).join("answers.sled")),
+        None => Some(cache_dir().join("answers.sled")),
+    }
+}
+
+/// What can be made again, in the user's cache directory.
+fn cache_dir() -> PathBuf {
     let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
-    cache.join("heterosis").join("data")
+    cache.join("heterosis")
 }
 
 /// Where benchmark data may lie: `HETEROSIS_DATA`, else the local cache.
@@ -72,6 +95,11 @@ pub fn data_dirs() -> DataDirs {
         None => vec![data_cache()],
     };
     DataDirs { roots }
+}
+
+/// The number of a moment's day, in UTC.
+pub fn day(ms: u64) -> Day {
+    (ms / 86_400_000) as Day
 }
 
 /// Who this process is.

@@ -478,7 +478,7 @@ fn journal(bytes: &[u8], dir: &Path) {
     };
     let run = Run::from_records(&records);
     let _ = run.winner();
-    let _ = report::files(&records);
+    let _ = report::files(&run);
     let mut plain = heterosis::dashboard::PlainLines::new(0);
     for record in &records {
         plain.line(record);

@@ -245,6 +245,8 @@ impl Campaign {
     fn command(&self, space: &Path, run: &Path) -> Command {
         let has_begun = fs::read(run.join("journal.jsonl")).is_ok_and(|text| text.contains(&b'\n'));
         let mut command = Command::new(&self.program);
+        // Each run answers for itself.
+        command.env("HETEROSIS_CACHE", "off");
         command.arg("--quiet").current_dir(space.parent().unwrap());
         match has_begun {
             true => command.arg("resume").arg(run),

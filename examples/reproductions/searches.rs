@@ -213,7 +213,12 @@ fn weight_sum(recipe: &Value) -> Option<f64> {
 pub fn search(space: &Path, dir: &Path, seed: u64) -> Result<Run> {
     let mut space = session::read_space(space)?;
     space.search.seed = seed;
-    let session = Session::open(space, &RuntimeOptions::default(), Host::this_machine())?;
+    // Every run answers for itself.
+    let host = Host {
+        answers: None,
+        ..Host::this_machine()
+    };
+    let session = Session::open(space, &RuntimeOptions::default(), host)?;
     let run = RefCell::new(Run::default());
     let search = session.create(dir, session.usual_budget())?;
     search.run(&Control::default(), &|record| run.borrow_mut().apply(record))?;

@@ -60,7 +60,7 @@ pub fn evaluator<'a>(
             split: Split::Search,
         }],
         held_out: Vec::new(),
-        cache: Cache::open(cache),
+        cache: Cache::open(cache, 0),
         device: candle_core::Device::Cpu,
         dtype: decoder::DType::F32,
         options: EngineOptions::default(),

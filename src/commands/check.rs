@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use show::size;
+
 use super::{Failure, Outcome, endings, environment, print_json, runtime::runtime_options, search::duration_ms};
 use crate::{
     cli::CheckArgs,
@@ -193,7 +195,7 @@ fn merge_seconds(opened: &Opened, merge: &Merge) -> Result<f64> {
 
 fn check_space(args: &CheckArgs) -> Result<Findings> {
     let mut space = session::read_space(&args.file)?;
-    let budget_ms = args.duration.as_deref().map(duration_ms).transpose()?;
+    let budget_ms = args.duration.as_deref().map(duration_ms).transpose().context("--for")?;
     space.search.evals = args.evals.unwrap_or(space.search.evals);
     let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;
     session.refuse_contradictions()?;

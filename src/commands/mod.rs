@@ -2,6 +2,7 @@
 //!
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
+mod cache;
 mod check;
 mod compare;
 mod data;
@@ -162,6 +163,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Verify(args) => export::verify(args),
         Command::Report(args) => report::report(args),
         Command::Data(args) => data::data(args),
+        Command::Cache(args) => cache::cache(args),
         Command::Tasks(args) => lists::tasks(args),
         Command::Methods(args) => lists::methods(args),
         Command::Families(args) => lists::families(args),

@@ -1,15 +1,11 @@
 //! `heterosis report`: a run's report and its pictures.
 
 use super::{Failure, Outcome, print};
-use crate::{
-    cli::ReportArgs,
-    report,
-    store::{self, RunDir},
-};
+use crate::{cli::ReportArgs, report, store::RunDir};
 
 pub fn report(args: ReportArgs) -> Outcome {
     let dir = RunDir::open(&args.run)?;
-    let files = report::files(&store::read(&dir.journal())?);
+    let files = report::files(&dir.run()?);
     let out = dir.report();
     std::fs::create_dir_all(&out).map_err(Failure::work)?;
     for (name, text) in files {

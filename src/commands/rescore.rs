@@ -4,7 +4,7 @@
 //! Where all were asked everything that is the plain mean of the new verdicts; in a race, where everybody's fitness is an
 //! estimate from a few questions, it stays comparable.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -67,15 +67,16 @@ pub fn rescore(args: &RescoreArgs) -> Outcome {
         return Err(lines.into());
     }
     let dir = RunDir::open(&args.answers_in)?;
-    let records = store::read(&dir.journal())?;
-    let Some(Event::RunStarted(started)) = records.first().map(|r| &r.event) else {
+    let mut records = store::records(&dir.journal())?;
+    let first = records.next().transpose()?.map(|record| record.event);
+    let Some(Event::RunStarted(started)) = first else {
         return Err(anyhow::anyhow!("{}: the journal does not begin with a run", dir.journal().display()).into());
     };
     let judges =
-        judges(args, &Space::read(&dir.space())?, started).with_context(|| dir.path().display().to_string())?;
+        judges(args, &Space::read(&dir.space())?, &started).with_context(|| dir.path().display().to_string())?;
     let rescored = Rescored {
         run: dir.path().display().to_string(),
-        candidates: rows(&records, &judges)?,
+        candidates: rows(records, &judges)?,
     };
     match args.json {
         true => print_json(&rescored),
@@ -152,74 +153,76 @@ fn verdict(judge: &Task, answer: &event::Answer) -> Result<f64> {
     }
 }
 
-/// Everybody that was scored on the search questions, the new best first.
-fn rows(records: &[Record], judges: &[Judge<'_>]) -> Result<Vec<Row>> {
-    type Stored<'a> = HashMap<&'a str, &'a event::Answer>;
-    let mut stored: HashMap<(&str, usize), Stored<'_>> = HashMap::new();
-    for record in records {
-        let Event::Answers(answers) = &record.event else {
-            continue;
-        };
-        let name = (&answers.task, &answers.lang, &answers.split);
-        let is_it = |judge: &Judge<'_>| (&judge.task.task, &judge.task.lang, &judge.task.split) == name;
-        if let Some(i) = judges.iter().position(is_it) {
-            let known = stored.entry((answers.id.as_str(), i)).or_default();
-            known.extend(answers.answers.iter().map(|a| (a.q.as_str(), a)));
-        }
-    }
-    let weights: f64 = judges.iter().map(|judge| judge.task.weight).sum();
+/// Everybody that was scored on the search questions, the new best first. Reads the journal once, and forgets the answers of
+/// whoever has a score: those of a whole night would not fit in memory.
+fn rows(records: impl Iterator<Item = Result<Record, store::Error>>, judges: &[Judge<'_>]) -> Result<Vec<Row>> {
+    let mut stored: HashMap<String, Stored> = HashMap::new();
     let mut rows: Vec<Row> = Vec::new();
     for record in records {
-        let Event::CandidateScored(candidate) = &record.event else {
-            continue;
-        };
-        let mut row = Row {
-            rank: 0,
-            old_rank: 0,
-            id: candidate.id.clone(),
-            origin: origin_name(&candidate.origin),
-            old: candidate.fitness,
-            new: candidate.fitness,
-            answers: 0,
-            changed: 0,
-            eliminated: candidate.eliminated,
-            tasks: Vec::new(),
-        };
-        for (i, judge) in judges.iter().enumerate() {
-            let Some(answers) = stored.get(&(candidate.id.as_str(), i)) else {
-                continue;
-            };
-            // In one order, so that sums are the same each time.
-            let mut answers: Vec<&event::Answer> = answers.values().copied().collect();
-            answers.sort_by(|a, b| a.q.cmp(&b.q));
-            let (mut old, mut new, mut size) = (0.0, 0.0, 0.0);
-            for answer in &answers {
-                let score = (judge.score)(answer).with_context(|| answer.q.clone())?;
-                row.changed += usize::from(score != answer.score);
-                let tokens = if judge.task.metric == "log_likelihood" {
-                    answer.tokens as f64
-                } else {
-                    1.0
-                };
-                old += answer.score * tokens;
-                new += score * tokens;
-                size += tokens;
+        match record?.event {
+            Event::Answers(answers) => {
+                let name = (&answers.task, &answers.lang, &answers.split);
+                let is_it = |judge: &Judge<'_>| (&judge.task.task, &judge.task.lang, &judge.task.split) == name;
+                if let Some(i) = judges.iter().position(is_it) {
+                    let known = stored.entry(answers.id).or_default().entry(i).or_default();
+                    known.extend(answers.answers.into_iter().map(|a| (a.q.clone(), a)));
+                }
             }
-            row.answers += answers.len();
-            row.new += judge.task.weight / weights * (new - old) / size;
-            row.tasks.push(Part {
-                task: judge.task.task.clone(),
-                lang: judge.task.lang.clone(),
-                n: answers.len(),
-                old: old / size,
-                new: new / size,
-            });
+            Event::CandidateScored(candidate) => {
+                let stored = stored.remove(&candidate.id).unwrap_or_default();
+                rows.push(row(&candidate, &stored, judges)?);
+            }
+            _ => {}
         }
-        rows.push(row);
     }
     rank(&mut rows, |row| row.old, |row, at| row.old_rank = at);
     rank(&mut rows, |row| row.new, |row, at| row.rank = at);
     Ok(rows)
+}
+
+/// A candidate's answers by judge, then by question; in one order, so that sums are the same each time.
+type Stored = HashMap<usize, BTreeMap<String, event::Answer>>;
+
+fn row(candidate: &event::Candidate, stored: &Stored, judges: &[Judge<'_>]) -> Result<Row> {
+    let weights: f64 = judges.iter().map(|judge| judge.task.weight).sum();
+    let mut row = Row {
+        rank: 0,
+        old_rank: 0,
+        id: candidate.id.clone(),
+        origin: origin_name(&candidate.origin),
+        old: candidate.fitness,
+        new: candidate.fitness,
+        answers: 0,
+        changed: 0,
+        eliminated: candidate.eliminated,
+        tasks: Vec::new(),
+    };
+    for (i, judge) in judges.iter().enumerate() {
+        let Some(answers) = stored.get(&i) else { continue };
+        let (mut old, mut new, mut size) = (0.0, 0.0, 0.0);
+        for answer in answers.values() {
+            let score = (judge.score)(answer).with_context(|| answer.q.clone())?;
+            row.changed += usize::from(score != answer.score);
+            let tokens = if judge.task.metric == "log_likelihood" {
+                answer.tokens as f64
+            } else {
+                1.0
+            };
+            old += answer.score * tokens;
+            new += score * tokens;
+            size += tokens;
+        }
+        row.answers += answers.len();
+        row.new += judge.task.weight / weights * (new - old) / size;
+        row.tasks.push(Part {
+            task: judge.task.task.clone(),
+            lang: judge.task.lang.clone(),
+            n: answers.len(),
+            old: old / size,
+            new: new / size,
+        });
+    }
+    Ok(row)
 }
 
 /// Sorts by fitness, and says who stands where. Who left a race early competes with nobody, and stands behind the others.
@@ -322,7 +325,7 @@ mod tests {
             answers("left", &[("4!", 0.0), ("4!", 0.0)]),
             scored("left", 0.3, true),
         ];
-        let rows = rows(&records, &[judge]).unwrap();
+        let rows = rows(records.into_iter().map(Ok), &[judge]).unwrap();
         let told: Vec<_> = rows
             .iter()
             .map(|r| (r.id.as_str(), r.rank, r.old_rank, r.changed))

@@ -31,7 +31,7 @@ pub fn search(args: SearchArgs) -> Outcome {
         return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
     }
     space.search.evals = args.evals.unwrap_or(space.search.evals);
-    let duration_ms = args.duration.as_deref().map(duration_ms).transpose()?;
+    let duration_ms = args.duration.as_deref().map(duration_ms).transpose().context("--for")?;
     let budget = event::Budget {
         // Whoever gives a time wants it used.
         evals: (args.evals.is_some() || duration_ms.is_none()).then_some(space.search.evals),
@@ -108,7 +108,7 @@ fn limit(text: &str) -> Result<Limit, String> {
 
 /// `8h`, `90m`, `1h30m`, `45s`.
 pub fn duration_ms(text: &str) -> Result<u64> {
-    let wrong = || format!("--for {text}: write a time such as 8h, 90m or 1h30m");
+    let wrong = || format!("{text}: write a time such as 8h, 90m or 1h30m");
     let (mut total, mut number) = (0, String::new());
     for c in text.chars() {
         if c.is_ascii_digit() || c == '.' {

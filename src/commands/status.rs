@@ -17,7 +17,7 @@ use crate::{
         verdict::{best_unsearched, strongest, told, verdict},
         words::{duration, parent_name, task_name, task_of},
     },
-    store::{self, RunDir},
+    store::RunDir,
 };
 
 /// Where a run stands, as its journal and the files beside it say.
@@ -171,10 +171,7 @@ fn state(dir: &RunDir, run: &Run) -> &'static str {
 /// A run directory and what its journal tells.
 pub fn open(path: &Path) -> Result<(RunDir, Run)> {
     let dir = RunDir::open(path)?;
-    let mut run = Run::default();
-    for record in store::records(&dir.journal())? {
-        run.apply(&record?);
-    }
+    let run = dir.run()?;
     Ok((dir, run))
 }
 

@@ -26,7 +26,7 @@ pub fn watch(args: WatchArgs) -> Outcome {
                 .trim_end_matches('x')
                 .parse()
                 .with_context(|| format!("--replay {speed}: write how many times as fast, such as 60x"))?;
-            let (records, clock) = dashboard::replay(store::read(&dir.journal())?, speed);
+            let (records, clock) = dashboard::replay(whole(&dir)?, speed);
             now = Box::new(move || clock.load(std::sync::atomic::Ordering::Relaxed));
             records
         }
@@ -56,6 +56,12 @@ pub fn watch(args: WatchArgs) -> Outcome {
     dashboard::run(&feed, environment::appearance(), &mut asked)?;
     exports.finish();
     Ok(())
+}
+
+/// All records of a journal, after it was seen that each of them can be read.
+fn whole(dir: &RunDir) -> Result<impl Iterator<Item = Record> + Send + 'static, store::Error> {
+    store::records(&dir.journal())?.try_for_each(|record| record.map(drop))?;
+    Ok(store::records(&dir.journal())?.map_while(Result::ok))
 }
 
 /// Passes a wish on to the process that searches, through files that it looks at between two candidates.

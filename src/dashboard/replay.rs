@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -10,12 +10,18 @@ use crate::event::Record;
 
 /// Longest wait between two records, in real time: nights in which nobody worked are skipped.
 const LONGEST_WAIT_MS: f64 = 3000.0;
+/// Records that may wait to be shown.
+const AHEAD: usize = 1024;
 const STEP_MS: f64 = 20.0;
 
 /// Sends the records in their own rhythm, `speed` times as fast; the second value is the clock of the replay.
-pub fn replay(records: Vec<Record>, speed: f64) -> (Receiver<Record>, Arc<AtomicU64>) {
-    let (sender, receiver) = channel();
-    let clock = Arc::new(AtomicU64::new(records.first().map_or(0, |r| r.time_ms)));
+pub fn replay(
+    records: impl Iterator<Item = Record> + Send + 'static,
+    speed: f64,
+) -> (Receiver<Record>, Arc<AtomicU64>) {
+    let (sender, receiver) = sync_channel(AHEAD);
+    let mut records = records.peekable();
+    let clock = Arc::new(AtomicU64::new(records.peek().map_or(0, |r| r.time_ms)));
     let shared = Arc::clone(&clock);
     thread::spawn(move || {
         for record in records {
@@ -48,7 +54,7 @@ mod tests {
     #[test]
     fn every_record_arrives_in_order_and_the_clock_follows() {
         let records: Vec<Record> = rehearsal::stopped();
-        let (receiver, clock) = replay(records.clone(), 1e9);
+        let (receiver, clock) = replay(records.clone().into_iter(), 1e9);
         let seen: Vec<Record> = receiver.iter().collect();
         assert_eq!(seen, records);
         assert_eq!(clock.load(Ordering::Relaxed), records[records.len() - 1].time_ms);

@@ -463,7 +463,7 @@ mod tests {
             front["model-index"][0]["name"].as_str().unwrap().contains("<script>"),
             "{text}"
         );
-        for (name, text) in crate::report::files(&records) {
+        for (name, text) in crate::report::files(&run) {
             assert!(name.ends_with(".csv") || !text.contains("<script"), "{name}");
         }
     }

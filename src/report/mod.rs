@@ -1,6 +1,6 @@
-//! The morning report and the model card, rebuilt from the journal's records alone.
+//! The morning report and the model card, rebuilt from the journal alone.
 //!
-//! Pure functions from records to text; writing files is the caller's. The page needs no network: its pictures are inline.
+//! Pure functions from a run, as its records tell it, to text; writing files is the caller's. The page needs no network: its pictures are inline.
 
 pub mod card;
 pub mod license;
@@ -9,7 +9,6 @@ mod pictures;
 mod svg;
 mod table;
 
-use crate::event::Record;
 use crate::event::run::Run;
 
 /// Everything that belongs into `report/` of a run directory.
@@ -23,19 +22,18 @@ pub struct Report {
 }
 
 /// The report of a run as its journal tells it; also of one that goes on or was stopped.
-pub fn of(records: &[Record]) -> Report {
-    let run = Run::from_records(records);
-    let pictures = pictures::all(&run);
+pub fn of(run: &Run) -> Report {
+    let pictures = pictures::all(run);
     Report {
-        html: page::html(&run, &pictures),
+        html: page::html(run, &pictures),
         pictures: pictures.iter().map(|p| (p.file, p.svg.standalone())).collect(),
-        results_csv: table::csv(&run),
+        results_csv: table::csv(run),
     }
 }
 
 /// File name and text of everything in `report/`.
-pub fn files(records: &[Record]) -> Vec<(String, String)> {
-    let report = of(records);
+pub fn files(run: &Run) -> Vec<(String, String)> {
+    let report = of(run);
     let pictures = report.pictures.into_iter().map(|(file, svg)| (file.to_owned(), svg));
     let rest = [
         ("report.html".to_owned(), report.html),
@@ -47,11 +45,15 @@ pub fn files(records: &[Record]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, rehearsal};
+    use crate::event::{Event, Record, rehearsal};
+
+    fn of_records(records: &[Record]) -> Run {
+        Run::from_records(records)
+    }
 
     #[test]
     fn the_report_of_a_whole_night() {
-        let report = of(&rehearsal::journal());
+        let report = of(&of_records(&rehearsal::journal()));
         let files: Vec<&str> = report.pictures.iter().map(|p| p.0).collect();
         let all = [
             "contest.svg",
@@ -64,19 +66,19 @@ mod tests {
         ];
         assert_eq!(files, all);
         if let Some(directory) = std::env::var_os("HETEROSIS_WRITE_REPORT") {
-            for (name, text) in super::files(&rehearsal::journal()) {
+            for (name, text) in super::files(&of_records(&rehearsal::journal())) {
                 std::fs::write(std::path::Path::new(&directory).join(name), text).unwrap();
             }
         }
         for outside in ["http://", "https://", "<script", "@import", "url("] {
             assert!(!report.html.contains(outside), "the page reaches outside: {outside}");
         }
-        insta::assert_snapshot!("opening", page::opening(&Run::from_records(&rehearsal::journal())));
+        insta::assert_snapshot!("opening", page::opening(&of_records(&rehearsal::journal())));
     }
 
     #[test]
     fn what_was_forgotten_stands_on_the_page_and_in_the_table() {
-        let report = of(&rehearsal::held_out());
+        let report = of(&of_records(&rehearsal::held_out()));
         assert!(report.html.contains("<h2>What the search never asked</h2>"));
         assert!(
             report.html.contains("30.0 ± 3.2 (75 ± 10 % of the base)"),
@@ -85,7 +87,7 @@ mod tests {
         );
         let header: Vec<&str> = report.results_csv.lines().next().unwrap().split(',').collect();
         let column = header.iter().position(|h| *h == "words-fr held out ÷ base").unwrap();
-        let run = Run::from_records(&rehearsal::held_out());
+        let run = of_records(&rehearsal::held_out());
         let winner = format!(",{},", run.winner().unwrap().id);
         let row = report.results_csv.lines().find(|l| l.contains(&winner)).unwrap();
         let ratio: f64 = row.split(',').nth(column).unwrap().parse().unwrap();
@@ -100,7 +102,7 @@ mod tests {
             rehearsal::journal()[..1].to_vec(),
             rehearsal::journal()[..7].to_vec(),
         ] {
-            let report = of(&records);
+            let report = of(&of_records(&records));
             assert!(report.html.contains("</html>"));
             assert!(report.results_csv.starts_with("rank,id,"));
         }
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_stopped_run_says_what_it_does_not_know() {
-        let run = Run::from_records(&rehearsal::stopped());
+        let run = of_records(&rehearsal::stopped());
         insta::assert_snapshot!("opening-stopped", page::opening(&run));
     }
 
@@ -121,7 +123,7 @@ mod tests {
                 reading.p_value = 0.4;
             }
         }
-        let opening = page::opening(&Run::from_records(&records));
+        let opening = page::opening(&of_records(&records));
         assert!(opening.contains("is no better than"), "{opening}");
     }
 
@@ -136,14 +138,14 @@ mod tests {
                     .for_each(|a| a.out = "<script>alert(1)</script>".into());
             }
         }
-        let html = of(&records).html;
+        let html = of(&of_records(&records)).html;
         assert!(!html.contains("<script"));
         assert!(html.contains("&lt;script&gt;"));
     }
 
     #[test]
     fn every_svg_is_well_formed_enough_to_stand_alone() {
-        for (file, svg) in of(&rehearsal::journal()).pictures {
+        for (file, svg) in of(&of_records(&rehearsal::journal())).pictures {
             assert!(svg.starts_with("<svg xmlns="), "{file}");
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{file}");
             for tag in ["svg", "text", "title", "circle"] {

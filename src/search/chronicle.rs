@@ -15,7 +15,7 @@ use crate::{
         Origin, Phase, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
         changes::in_words,
     },
-    store::{Journal, Opening},
+    store::{Journal, Opening, Span},
 };
 
 /// Milliseconds since 1970, and a short sleep; passed in, since nobody here reads the clock.
@@ -52,10 +52,10 @@ struct Past {
     out: Vec<String>,
     phases: Vec<Phase>,
     generations: HashMap<u64, String>,
-    /// By candidate, then by task.
-    answers: HashMap<String, HashMap<TaskName, Answered>>,
+    /// By candidate.
+    answers: HashMap<String, Answers>,
     /// Those that came after the candidate's score: to a later exam.
-    later_answers: HashMap<String, HashMap<TaskName, Answered>>,
+    later_answers: HashMap<String, Answers>,
     stages: HashMap<String, u64>,
     learned: HashMap<String, event::Learned>,
     /// The tasks' weights, where they are scaled.
@@ -94,6 +94,13 @@ pub enum Step {
 /// Task, language and split.
 type TaskName = (String, String, String);
 
+/// What a candidate answered. A night's answers do not fit in memory, so they stay in the journal until they are asked for.
+#[derive(Default)]
+struct Answers {
+    journalled: Vec<Span>,
+    read: HashMap<TaskName, Answered>,
+}
+
 /// What a candidate answered to one task.
 #[derive(Default)]
 struct Answered {
@@ -129,14 +136,14 @@ impl<'a> Chronicle<'a> {
     /// The journal cannot be read or written.
     pub fn read(mut opening: Opening<'_>, clock: Clock<'a>, listener: &'a dyn Fn(&Record)) -> Result<Self, Error> {
         let (mut past, mut worked, mut began) = (Past::default(), Worked::default(), None);
-        for record in &mut opening {
+        while let Some(record) = opening.next() {
             let record = record?;
             listener(&record);
             worked.see(&record);
             match record.event {
                 Event::RunStarted(first) => began = began.or(Some(first)),
                 Event::RunChanged { changes } => began.iter_mut().for_each(|began| began.accept(&changes)),
-                event => past.remember(event),
+                event => past.remember(event, opening.last_span()),
             }
         }
         let started_ms = (clock.now_ms)();
@@ -440,19 +447,26 @@ impl<'a> Chronicle<'a> {
     }
 
     /// A candidate's answers to an exam, if the journal holds every one.
-    pub fn past_answers(&self, id: &str, exam: &Exam) -> Option<Evaluation> {
-        let tasks = self.past.answers.get(id)?;
+    ///
+    /// # Errors
+    /// The journal cannot be read any more.
+    pub fn past_answers(&mut self, id: &str, exam: &Exam) -> Result<Option<Evaluation>, Error> {
+        if !self.past.answers.contains_key(id) {
+            return Ok(None);
+        }
+        let answered = self.answered(id)?;
         let of_task = |task: &ExamTask| {
-            let answered = tasks.get(&name_of(task))?;
+            let answered = answered.get(&name_of(task))?;
             let ids = task.items.iter().map(|i| &task.catalogue.ids[*i]);
             let answers: Option<Vec<_>> = ids.map(|q| answered.answers.get(q).cloned()).collect();
             Some((answered.key.clone(), answers?))
         };
-        Some(Evaluation {
-            answers: exam.tasks.iter().map(of_task).collect::<Option<_>>()?,
+        let answers = exam.tasks.iter().map(of_task).collect::<Option<_>>();
+        Ok(answers.map(|answers| Evaluation {
+            answers,
             cached: true,
             ..Evaluation::default()
-        })
+        }))
     }
 
     /// Journals the answers that it does not hold yet.
@@ -461,20 +475,13 @@ impl<'a> Chronicle<'a> {
     /// The journal cannot be written.
     pub fn answers(&mut self, id: &str, exam: &Exam, evaluation: &Evaluation) -> Result<(), Error> {
         for (task, (key, answers)) in exam.tasks.iter().zip(&evaluation.answers) {
-            let of_candidate = self.past.answers.entry(id.to_string()).or_default();
-            let answered = of_candidate.entry(name_of(task)).or_default();
-            let fresh: Vec<event::Answer> = answers
-                .iter()
-                .filter(|a| !answered.answers.contains_key(&a.q))
-                .cloned()
-                .collect();
+            let known = self.answered(id)?.entry(name_of(task)).or_default();
+            let is_new = |answer: &&event::Answer| !known.answers.contains_key(&answer.q);
+            let fresh: Vec<event::Answer> = answers.iter().filter(is_new).cloned().collect();
             if fresh.is_empty() {
                 continue;
             }
-            answered.key.clone_from(key);
-            answered
-                .answers
-                .extend(fresh.iter().map(|a| (a.q.clone(), without_texts(a.clone()))));
+            known.add(key, &fresh);
             self.answers += fresh.len() as u64;
             self.write(Event::Answers(event::Answers {
                 id: id.into(),
@@ -486,6 +493,19 @@ impl<'a> Chronicle<'a> {
             }))?;
         }
         Ok(())
+    }
+
+    /// What a candidate has answered so far, read from the journal where that has not been done.
+    fn answered(&mut self, id: &str) -> Result<&mut HashMap<TaskName, Answered>, Error> {
+        let answers = self.past.answers.entry(id.into()).or_default();
+        for span in answers.journalled.drain(..) {
+            let Event::Answers(event) = self.journal.record_at(span)?.event else {
+                continue;
+            };
+            let task = (event.task, event.lang, event.split);
+            answers.read.entry(task).or_default().add(&event.key, &event.answers);
+        }
+        Ok(&mut answers.read)
     }
 
     /// The tasks' weights, if they were scaled.
@@ -547,7 +567,8 @@ impl<'a> Chronicle<'a> {
 }
 
 impl Past {
-    fn remember(&mut self, event: Event) {
+    /// `span`: where the journal has it.
+    fn remember(&mut self, event: Event, span: Span) {
         let past = self;
         match event {
             Event::CandidateStarted { id, .. } => {
@@ -592,16 +613,11 @@ impl Past {
             }
             Event::Answers(answers) => {
                 past.answer_count += answers.answers.len() as u64;
-                let task = (answers.task, answers.lang, answers.split);
                 let so_far = match past.candidates.contains_key(&answers.id) {
                     true => &mut past.later_answers,
                     false => &mut past.answers,
                 };
-                let answered = so_far.entry(answers.id).or_default().entry(task).or_default();
-                answered.key = answers.key;
-                answered
-                    .answers
-                    .extend(answers.answers.into_iter().map(|a| (a.q.clone(), without_texts(a))));
+                so_far.entry(answers.id).or_default().journalled.push(span);
             }
             Event::Scaled { weights } => past.scale = Some(weights),
             Event::Scores(scores) => {
@@ -672,13 +688,23 @@ impl Past {
     }
 }
 
+impl Answered {
+    fn add(&mut self, key: &str, answers: &[event::Answer]) {
+        self.key = key.into();
+        let by_question = answers.iter().map(|a| (a.q.clone(), without_texts(a)));
+        self.answers.extend(by_question);
+    }
+}
+
 /// An answer as far as scores are made of it: what a whole journal's models wrote would not fit in memory.
-fn without_texts(answer: event::Answer) -> event::Answer {
+fn without_texts(answer: &event::Answer) -> event::Answer {
     event::Answer {
+        q: answer.q.clone(),
         out: String::new(),
         got: String::new(),
         gold: String::new(),
-        ..answer
+        finish: answer.finish.clone(),
+        ..*answer
     }
 }
 

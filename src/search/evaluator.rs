@@ -243,19 +243,24 @@ impl<'a> MergeEvaluator<'a> {
         Computation::new(&self.resources.device, self.resources.dtype)
     }
 
-    /// What a subject's answers depend on besides the question: weights, tokenizer, and what computes them.
+    /// What a subject's answers depend on besides the question: weights, tokenizer, and what computes them; whatever a space
+    /// calls its models.
     fn weights_key(&self, recipe: &Recipe) -> String {
+        let parents = self.resources.parents;
+        let content = |model: &str| match parents.model_digest(model) {
+            digest if digest.is_empty() => model.to_owned(),
+            digest => digest,
+        };
         let mut hasher = blake3::Hasher::new();
         let mut add = |part: &str| {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         };
         add(&self.computation().digest());
-        add(&recipe.digest());
+        add(&recipe.with_models(content).digest());
         for model in recipe.models() {
-            add(model);
-            add(&self.resources.parents.model_digest(model));
-            add(&self.resources.parents.tokenizer_digest(model));
+            add(&content(model));
+            add(&parents.tokenizer_digest(model));
         }
         hasher.finalize().to_hex().to_string()
     }

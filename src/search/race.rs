@@ -479,13 +479,13 @@ impl Run<'_, '_> {
 
     /// What the journal knows of an entrant's exam.
     pub(super) fn known(
-        &self,
+        &mut self,
         entrant: &Entrant,
         exam: &Exam,
     ) -> Result<Option<Result<Evaluation, String>>, Interrupt> {
         let id = &entrant.id;
         if !exam.tasks.is_empty()
-            && let Some(evaluation) = self.chronicle.past_answers(id, exam)
+            && let Some(evaluation) = self.chronicle.past_answers(id, exam)?
         {
             return Ok(Some(Ok(evaluation)));
         }

@@ -102,10 +102,7 @@ impl Child {
     pub fn find(run: &Path, id: &str) -> Result<Self, Error> {
         let dir = RunDir::open(run)?;
         let space = Space::read(&dir.space())?;
-        let mut run = Run::default();
-        for record in store::records(&dir.journal())? {
-            run.apply(&record?);
-        }
+        let run = dir.run()?;
         let found = match id {
             "best" => run.winner(),
             _ => run.candidate(id),

@@ -30,7 +30,7 @@
 //! space.finale.finalists = 1;
 //! (space.finale.selection.limit, space.finale.test.limit) = (Some(Limit::Most(4)), Some(Limit::Most(4)));
 //!
-//! let host = Host::this_machine();
+//! let host = Host { answers: None, ..Host::this_machine() }; // answers of other runs are not used
 //! let session = Session::open(space, &RuntimeOptions::default(), host.clone())?;
 //! let search = session.create(&run, session.usual_budget())?;
 //! let end = search.run(&Control::default(), &|record| {
@@ -73,7 +73,7 @@ pub use watch::{Wish, watch, wish};
 
 use crate::{
     event,
-    host::Host,
+    host::{Host, day},
     merge::{self, Plan, TensorSource},
     model::{DecoderSpec, spec::NormPlace},
     models::{self, Parents, Runtime, RuntimeOptions, recipe_dtype},
@@ -82,7 +82,7 @@ use crate::{
         self, External, FitnessTask, Genome, MergeEvaluator, Resources, Unscored, compare_questions, parts_of_run,
     },
     space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
-    store::Cache,
+    store::{self, Cache, RunDir},
 };
 
 /// A search space with everything that it names opened and checked.
@@ -212,6 +212,15 @@ impl Session {
             Some(reason) if !self.space.finale.allow_overlap => Err(Error::Overlap { reason }),
             _ => Ok(()),
         }
+    }
+
+    /// What was answered before, by this run or by any other.
+    pub(super) fn cache(&self, dir: &RunDir) -> Cache {
+        Cache::of_run(store::Places {
+            shared: self.host.answers.as_deref(),
+            own: &dir.cache(),
+            today: day((self.host.now_ms)()),
+        })
     }
 
     /// The evaluator that merges and asks these tasks; without a guard it lets every merge in.

@@ -134,7 +134,7 @@ impl Session {
         for stale in [dir.stop_request(), dir.pause_request()] {
             let _ = fs::remove_file(stale);
         }
-        examiner.asking.set_cache(Cache::open(&dir.cache()));
+        examiner.asking.set_cache(self.cache(&dir));
         Ok(Search {
             genome: with_influence(self, &mut examiner.asking)?,
             session: self,

@@ -14,7 +14,7 @@ use crate::{
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
     space::{Limit, Space},
-    store::{self, Cache, RunDir, RunLock},
+    store::{self, RunDir, RunLock},
 };
 
 /// Fewer fresh questions than these cannot tell a point's loss from luck.
@@ -217,7 +217,7 @@ struct Examiner<'a> {
 impl<'a> Examiner<'a> {
     fn new(session: &'a Session, dir: &RunDir, asked: &Asks, limit: Option<usize>) -> Result<Self, Error> {
         // No guard: the winner has passed it, and a worse recipe fails by its answers.
-        let mut evaluator = session.evaluator(Cache::open(&dir.cache()), None);
+        let mut evaluator = session.evaluator(session.cache(dir), None);
         let mut all = evaluator
             .exam(&session.space.finale.selection.split, Limit::All)
             .map_err(Error::plan)?;

@@ -15,13 +15,16 @@ use crate::{
 /// How often a journal is looked at.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How many records wait for whoever looks at them: a long journal is read as fast as it is shown.
+const AHEAD: usize = 1024;
+
 /// A run's records, those that it has and those that come, until it is over or nobody writes to it any more.
 ///
 /// # Errors
 /// The journal cannot be read.
 pub fn watch(dir: &RunDir) -> Result<Receiver<Record>, Error> {
     let mut tail = Tail::open(&dir.journal())?;
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(AHEAD);
     let dir = dir.clone();
     std::thread::spawn(move || {
         loop {
@@ -37,7 +40,9 @@ pub fn watch(dir: &RunDir) -> Result<Receiver<Record>, Error> {
             if idle && none {
                 return;
             }
-            std::thread::sleep(PAUSE);
+            if none {
+                std::thread::sleep(PAUSE);
+            }
         }
     });
     Ok(receiver)

@@ -39,6 +39,13 @@ struct Place {
     seq: u64,
 }
 
+/// Where a record's line stands in its journal; see [`Journal::record_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u64,
+    bytes: u64,
+}
+
 impl Journal {
     /// Opens a journal for writing, and makes it if it is missing. What it holds comes first, see [`Opening`].
     ///
@@ -92,6 +99,21 @@ impl Journal {
             self.sync()?;
         }
         Ok(record)
+    }
+
+    /// Reads one of the records again: not all that a night wrote fits in memory.
+    ///
+    /// # Errors
+    /// The file cannot be read, or somebody has changed it since.
+    pub fn record_at(&mut self, span: Span) -> Result<Record, Error> {
+        let mut line = vec![0; span.bytes as usize];
+        let read = self.medium.read_at(span.start, &mut line);
+        read.map_err(Error::io(&self.path))?;
+        let decoded = line::decode(&line, false);
+        decoded.map(|line| line.record).map_err(|_| Error::ChangedMeanwhile {
+            path: self.path.clone(),
+            at: span.start,
+        })
     }
 
     /// Brings all that was written to the disk.
@@ -154,6 +176,11 @@ impl<'a> Opening<'a> {
         }
     }
 
+    /// Where the record that came last stands.
+    pub fn last_span(&self) -> Span {
+        self.records.last
+    }
+
     /// Cuts off a torn tail; what comes is appended behind the records that were read. Those that were not are read first.
     ///
     /// # Errors
@@ -191,6 +218,7 @@ pub struct Records {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
     whole: Place,
+    last: Span,
     lines: usize,
     is_checked: bool,
     is_over: bool,
@@ -219,6 +247,7 @@ impl Records {
             path: path.to_path_buf(),
             reader,
             whole: Place::default(),
+            last: Span { start: 0, bytes: 0 },
             lines: 0,
             is_checked: false,
             is_over: false,
@@ -240,6 +269,10 @@ impl Records {
         match line::decode(&text, self.is_checked) {
             Ok(line) => {
                 self.is_checked |= line.is_checked;
+                self.last = Span {
+                    start: self.whole.bytes,
+                    bytes: text.len() as u64,
+                };
                 self.whole.bytes += text.len() as u64;
                 self.whole.seq = line.record.seq.saturating_add(1);
                 Ok(Some(line.record))
@@ -540,6 +573,34 @@ mod tests {
         assert_eq!(tail.poll().unwrap().len(), 1);
     }
 
+    /// A resumed search held all answers of the journal in memory; now it reads those that it is asked for.
+    #[test]
+    fn a_record_can_be_read_again_and_what_follows_still_goes_to_the_end() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let (_, mut journal) = open(&path);
+        for message in ["a", "bcd", "e"] {
+            journal.append(0, log(message)).unwrap();
+        }
+        drop(journal);
+        let mut opening = Journal::open(&path).unwrap();
+        let mut spans = Vec::new();
+        while let Some(record) = opening.next() {
+            spans.push((record.unwrap(), opening.last_span()));
+        }
+        let mut journal = opening.journal().unwrap();
+        journal.append(1, log("fourth")).unwrap();
+        for (record, span) in &spans {
+            assert_eq!(journal.record_at(*span).unwrap(), *record);
+        }
+        journal.append(2, log("fifth")).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 5);
+
+        std::fs::write(&path, "another file").unwrap();
+        let message = journal.record_at(spans[1].1).unwrap_err().to_string();
+        assert!(message.contains("journal.jsonl"), "{message}");
+    }
+
     /// The disk was full in the middle of a line; "the run failed" was appended behind the half line, and with that the run
     /// could never be opened again.
     #[derive(Debug)]
@@ -566,6 +627,10 @@ mod tests {
         fn truncate(&mut self, len: u64) -> io::Result<()> {
             self.room += usize::try_from(self.file.metadata()?.len() - len).unwrap();
             self.file.truncate(len)
+        }
+
+        fn read_at(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+            self.file.read_at(start, bytes)
         }
     }
 
@@ -615,6 +680,9 @@ mod tests {
             }
             fn truncate(&mut self, len: u64) -> io::Result<()> {
                 self.0.truncate(len)
+            }
+            fn read_at(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+                self.0.read_at(start, bytes)
             }
         }
         let medium = CrashMedium::default();

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
 };
 
@@ -13,6 +13,8 @@ pub trait Medium: fmt::Debug + Send {
     /// When this returns, all that was appended outlives a power cut.
     fn sync(&mut self) -> io::Result<()>;
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Reads bytes that were appended; what is appended next still goes to the end.
+    fn read_at(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()>;
 }
 
 impl Medium for fs::File {
@@ -27,6 +29,14 @@ impl Medium for fs::File {
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)?;
         self.seek(SeekFrom::Start(len)).map(drop)
+    }
+
+    fn read_at(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let end = self.stream_position()?;
+        self.seek(SeekFrom::Start(start))?;
+        let read = self.read_exact(bytes);
+        self.seek(SeekFrom::Start(end))?;
+        read
     }
 }
 
@@ -152,6 +162,14 @@ pub mod crash {
                     state.synced.clone_from(&state.written);
                 }
             })
+        }
+
+        fn read_at(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+            let state = self.0.lock().unwrap();
+            let end = start as usize + bytes.len();
+            let there = state.written.get(start as usize..end);
+            bytes.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
         }
 
         fn truncate(&mut self, len: u64) -> io::Result<()> {

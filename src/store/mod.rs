@@ -1,7 +1,7 @@
-//! What survives a crash: the journal, which is the truth, and the cache, which can be rebuilt from it.
+//! What survives a crash: the journal, which is the truth of a run, and the cache of answers, which runs share.
 //!
 //! [`RunDir`] names the files of a run directory and keeps two processes from writing to one run. The journal is
-//! append-only JSON lines; the cache is sled, named in `cache.rs` and nowhere else.
+//! append-only JSON lines; the cache is sled, named in `cache.rs` and nowhere else, and may vanish at any time.
 
 mod cache;
 mod journal;
@@ -11,8 +11,8 @@ mod run_dir;
 
 use std::path::PathBuf;
 
-pub use cache::Cache;
-pub use journal::{Cut, Journal, Opening, Records, Tail, cut_damaged, read, records};
+pub use cache::{Cache, Day, Holds, Places, clear, look, prune};
+pub use journal::{Cut, Journal, Opening, Records, Span, Tail, cut_damaged, read, records};
 #[cfg(test)]
 pub use medium::crash::{CrashMedium, Left};
 pub use run_dir::{Holder, RunDir, RunLock};
@@ -24,6 +24,8 @@ use line::Fault;
 pub enum Error {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: the answers of earlier runs cannot be used: {reason}", path.display())]
+    Cache { path: PathBuf, reason: String },
     #[error("{} already holds a run; go on with `heterosis resume {}` or choose another --run directory", dir.display(), dir.display())]
     RunExists { dir: PathBuf },
     #[error("{} holds no run: there is no journal.jsonl in it", dir.display())]
@@ -42,6 +44,12 @@ pub enum Error {
         path.display(), path.parent().unwrap_or(std::path::Path::new(".")).display()
     )]
     BadLine { path: PathBuf, line: usize, reason: String },
+    #[error(
+        "{}: at byte {at} stands another line than a moment ago: something else writes to this journal; stop it, then go on with \
+         `heterosis resume {}`",
+        path.display(), path.parent().unwrap_or(std::path::Path::new(".")).display()
+    )]
+    ChangedMeanwhile { path: PathBuf, at: u64 },
     #[error(
         "{}:{line}: a newer heterosis wrote this (schema version {version}, this one reads up to {}); use that one, or update",
         path.display(), crate::event::SCHEMA_VERSION

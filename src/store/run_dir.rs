@@ -1,4 +1,4 @@
-//! The files of a run directory, and the lock that keeps two processes from writing to it.
+//! The files of a run directory, the run that its journal tells, and the lock that keeps two processes from writing to it.
 
 use std::{
     fmt,
@@ -10,7 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, medium::sync_dir};
+use super::{Error, journal::records, medium::sync_dir};
+use crate::event::run::Run;
 
 /// A run directory, by its path; the contract names its files.
 #[derive(Clone, Debug)]
@@ -148,6 +149,16 @@ impl RunDir {
     /// Its presence asks the searching process to pause; `watch` makes and removes it.
     pub fn pause_request(&self) -> PathBuf {
         self.0.join("pause-request")
+    }
+
+    /// The run as its journal tells it, read a line at a time.
+    ///
+    /// # Errors
+    /// The journal cannot be read, or a line of it is no record.
+    pub fn run(&self) -> Result<Run, Error> {
+        let mut run = Run::default();
+        records(&self.journal())?.try_for_each(|record| record.map(|record| run.apply(&record)))?;
+        Ok(run)
     }
 
     /// Takes the run for this process, and leaves word of who has it.

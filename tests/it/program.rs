@@ -21,6 +21,8 @@ pub fn heterosis(args: &[&str]) -> Command {
         .current_dir(root())
         .stdin(Stdio::null())
         .env("NO_COLOR", "1")
+        // Each run answers for itself.
+        .env("HETEROSIS_CACHE", "off")
         // Not the developer's own.
         .env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command

@@ -211,3 +211,65 @@ fn a_run_of_a_command_says_why_it_failed_and_what_it_asks_twice() {
         );
     }
 }
+
+/// Every run asked its parents, its unsearched merges and whoever it had met before the same questions again.
+#[test]
+fn a_second_run_asks_nothing_that_the_first_has_answered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = space(tmp.path());
+    let cache = tmp.path().join("answers");
+    let with_cache = |args: &[&str]| {
+        let output = heterosis(args).env("HETEROSIS_CACHE", &cache).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let asked = |name: &str| -> Vec<(String, bool, u64)> {
+        let run = tmp.path().join(name);
+        with_cache(&["search", &arg(&file), "--run", &arg(&run), "--headless"]);
+        let journal = fs::read_to_string(run.join("journal.jsonl")).unwrap();
+        let records = journal
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let scored = records.filter(|r| r["event"] == "candidate_scored");
+        let word = |r: &serde_json::Value| {
+            (
+                r["id"].to_string(),
+                r["cached"] == true,
+                r["fitness"].as_f64().unwrap().to_bits(),
+            )
+        };
+        // Parents and unsearched merges.
+        let all: Vec<_> = scored
+            .filter(|r| !r["id"].as_str().unwrap().starts_with("c0"))
+            .map(|r| word(&r))
+            .collect();
+        assert!(!run.join("cache.sled").exists(), "answers lie in one place");
+        all
+    };
+    let first = asked("first");
+    assert!(first.iter().all(|(_, cached, _)| !cached), "{first:?}");
+    // Another range, and another name for a model: parents and unsearched merges are what they were.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        text.replace("[0.0, 1.5]", "[0.0, 1.4]")
+            .replace("spanish: spanish", "sp: spanish"),
+    )
+    .unwrap();
+    let second = asked("second");
+    for (id, cached, fitness) in &second {
+        assert!(cached, "{second:?}");
+        let before = first
+            .iter()
+            .find(|(first, ..)| *first == id.replace("sp\"", "spanish\""))
+            .unwrap();
+        assert_eq!(before.2, *fitness, "{id}");
+    }
+
+    let shown: serde_json::Value = serde_json::from_str(&with_cache(&["cache", "--json"])).unwrap();
+    assert!(shown["answers"].as_u64().unwrap() > 100, "{shown}");
+    assert_eq!(shown["oldest_days"], 0);
+    assert!(with_cache(&["cache", "prune"]).contains("the oldest was used last today"));
+    assert!(with_cache(&["cache", "clear"]).contains("no answers"));
+    assert!(!cache.join("answers.sled").exists());
+}

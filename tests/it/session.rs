@@ -30,8 +30,16 @@ fn spanish() -> String {
     super::program::root().join("evals/arith-es.yaml").display().to_string()
 }
 
+/// Without what other runs have answered.
+fn host() -> Host {
+    Host {
+        answers: None,
+        ..Host::this_machine()
+    }
+}
+
 fn open(space: Space) -> Result<Session, Error> {
-    Session::open(space, &RuntimeOptions::default(), Host::this_machine())
+    Session::open(space, &RuntimeOptions::default(), host())
 }
 
 /// Scored candidates and their fitness, in order.
@@ -61,14 +69,14 @@ fn what_is_wrong_is_found_before_anything_is_written() {
     let refused = session.create(&run, session.usual_budget()).err();
     assert!(matches!(refused, Some(Error::Overlap { .. })), "{refused:?}");
     assert!(!run.exists(), "nobody has made a directory");
-    assert!(matches!(Begun::take(&run, &Host::this_machine()), Err(Error::Store(_))));
+    assert!(matches!(Begun::take(&run, &host()), Err(Error::Store(_))));
 }
 
 /// Stopped by its listener, gone on with, watched, exported and verified; and it is the run that nobody stopped.
 #[test]
 fn a_program_searches_stops_resumes_watches_and_exports() {
     let tmp = tempfile::tempdir().unwrap();
-    let host = Host::this_machine();
+    let host = host();
     let session = open(space(tmp.path(), &spanish())).unwrap();
     let (whole, run) = (tmp.path().join("whole"), tmp.path().join("run"));
     let told = RefCell::new(Vec::new());

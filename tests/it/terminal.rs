@@ -54,7 +54,8 @@ impl Tmux {
     /// Runs a shell line in a new window of this size; the window stays when the line has ended.
     fn start(&self, columns: u16, rows: u16, line: &str) {
         let (x, y) = (columns.to_string(), rows.to_string());
-        let line = format!("export LC_ALL=C.UTF-8 PS1='$ '; {line}; echo \"exit code $?\"; sleep 600");
+        let line =
+            format!("export LC_ALL=C.UTF-8 HETEROSIS_CACHE=off PS1='$ '; {line}; echo \"exit code $?\"; sleep 600");
         let start = Instant::now();
         // A server whose last window was just closed may be about to end, and takes no new one.
         while self.tmux(&["list-sessions"]).is_empty() {

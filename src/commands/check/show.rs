@@ -179,7 +179,7 @@ fn seconds(seconds: f64) -> String {
 }
 
 /// `612.4 MB`, `3.7 GB`.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
