@@ -597,6 +597,10 @@ impl<'a> Builder<'a> {
         let donor = self.stage.donor();
         let config = self.source.config(donor);
         let says = config.and_then(|c| c.get("tie_word_embeddings")?.as_bool());
+        // An encoder-decoder ties more than its head by this flag.
+        if config.and_then(|c| c.get("is_encoder_decoder")?.as_bool()) == Some(true) {
+            return None;
+        }
         // Where a config leaves it out, it goes by the family, and in most of them means yes.
         let is_inner = config.is_some_and(|c| c.get("text_config").is_some());
         match self.outputs.iter().any(|o| anatomy::is_head(&o.name)) {

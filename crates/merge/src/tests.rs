@@ -311,6 +311,10 @@ fn a_head_in_the_file_is_the_head() {
             models.get("a", "lm_head.weight")
         );
     }
+    // In BART the flag ties the tables of encoder and decoder too: it stays as it is.
+    models.config_mut("a")["is_encoder_decoder"] = true.into();
+    let whole = plan("merge_method: passthrough\nmodels: [{model: a}]\n", &models).unwrap();
+    assert_eq!(whole.config().get("tie_word_embeddings"), None);
 }
 
 #[test]
