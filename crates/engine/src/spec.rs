@@ -721,6 +721,22 @@ mod tests {
         assert_eq!(read(json!({"eos_token_id": [2, 7]})).eos_token_ids, [2, 7]);
     }
 
+    /// Published configs leave out what their configuration class has by default.
+    #[test]
+    fn a_config_of_sizes_alone_means_what_transformers_makes_of_it() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/defaults.json");
+        let all: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        for family in Family::all() {
+            let known = &all[family.name()];
+            let spec = |key: &str| {
+                let mut spec = DecoderSpec::from_config(&known[key]).unwrap();
+                spec.eos_token_ids.clear();
+                spec
+            };
+            assert_eq!(spec("sizes"), spec("full"), "{}", family.name());
+        }
+    }
+
     #[test]
     fn an_unknown_family_lists_the_known_ones() {
         let message = problem(json!({"model_type": "mamba"}));

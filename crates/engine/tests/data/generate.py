@@ -1,7 +1,7 @@
 """What transformers computes for tiny decoders of every family, with weights that anyone can compute again.
 
     pip install torch transformers safetensors
-    python generate.py          # writes goldens.json and goldens.safetensors beside this file
+    python generate.py          # writes goldens.json, goldens.safetensors and defaults.json beside this file
 
 The weights are not stored: element i of tensor NAME is hash(NAME, i), see `weight` here and in `src/tests.rs`.
 """
@@ -129,6 +129,18 @@ def build(case):
     return model
 
 
+def defaults():
+    """For each family a config of sizes alone, and all that its configuration class makes of it."""
+    found = {}
+    for kind in dict.fromkeys(case["model_type"] for case in CASES.values()):
+        sizes = dict(vocab_size=96, hidden_size=640, intermediate_size=48, num_hidden_layers=6, num_attention_heads=160)
+        if kind in ("gptj", "gpt2"):
+            sizes = dict(vocab_size=96, n_embd=640, n_layer=6, n_head=160)
+        full = AutoConfig.for_model(kind, **sizes)
+        found[kind] = dict(sizes=dict(model_type=kind, **sizes), full=json.loads(full.to_json_string(use_diff=False)))
+    return found
+
+
 def main():
     configs, out = {}, {}
     ids = torch.randint(3, 96, (1, 100), generator=torch.Generator().manual_seed(7))
@@ -144,6 +156,7 @@ def main():
         print(f"{name:24} {float(logits.abs().max()):.3f}", generated[0, 27:].tolist())
     out["ids"] = ids[0]
     save_file(out, HERE / "goldens.safetensors")
+    (HERE / "defaults.json").write_text(json.dumps(defaults(), indent=1) + "\n")
     (HERE / "goldens.json").write_text(json.dumps(configs, indent=1) + "\n")
 
 
