@@ -136,7 +136,7 @@ impl Adapter {
 
     /// The elements that `range` of the tensor `name` depends on: DoRA's rows are scaled by their whole length.
     pub fn needed(&self, name: &str, shape: &[usize], range: Range<usize>) -> Range<usize> {
-        let columns = shape.last().copied().unwrap_or(1);
+        let columns = shape.last().copied().unwrap_or(1).max(1);
         match self.changes.get(name).is_some_and(|change| change.lengths.is_some()) {
             true => range.start / columns * columns..range.end.next_multiple_of(columns),
             false => range,
