@@ -76,6 +76,8 @@ pub enum Command {
     Tasks(ListArgs),
     /// List the merge methods with their parameters.
     Methods(ListArgs),
+    /// List the families of models that the decoder runs.
+    Families(ListArgs),
     /// Completions for a shell on stdout, or manual pages.
     Completions(CompletionsArgs),
 }

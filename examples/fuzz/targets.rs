@@ -40,7 +40,7 @@ pub struct Target {
     pub read: fn(&[u8], &Path),
 }
 
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 18] = [
     Target {
         name: "safetensors",
         seeds: || vec![base("model.safetensors")],
@@ -75,6 +75,21 @@ pub const TARGETS: [Target; 15] = [
         name: "adapter",
         seeds: || vec![lora("adapter/adapter_model.safetensors")],
         read: adapter,
+    },
+    Target {
+        name: "tied_adapter",
+        seeds: tied_adapter_seeds,
+        read: tied_adapter,
+    },
+    Target {
+        name: "pickled",
+        seeds: || vec![checkpoint_seed("pickled/single/pytorch_model.bin")],
+        read: pickled,
+    },
+    Target {
+        name: "sentence_piece",
+        seeds: || vec![checkpoint_seed("sentencepiece/tokenizer.model")],
+        read: sentence_piece,
     },
     Target {
         name: "gguf",
@@ -147,6 +162,10 @@ fn lora(file: &str) -> Vec<u8> {
 
 fn base(file: &str) -> Vec<u8> {
     lora(&format!("base/{file}"))
+}
+
+fn checkpoint_seed(file: &str) -> Vec<u8> {
+    read_seed(&root().join("crates/checkpoint/tests/data").join(file))
 }
 
 fn gguf_seed(name: &str) -> Vec<u8> {
@@ -230,7 +249,18 @@ fn index(bytes: &[u8], dir: &Path) {
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {
-    let families = ["gemma3_text", "smollm3", "phi3", "qwen3", "olmo2", "granite"];
+    let families = [
+        "gemma3_text",
+        "smollm3",
+        "phi3",
+        "qwen3",
+        "olmo2",
+        "granite",
+        "glm4",
+        "cohere2",
+        "gpt_neox",
+        "gpt2",
+    ];
     let text = String::from_utf8(base("config.json")).expect("a config is text");
     let as_family = |family: &&str| text.replace("\"llama\"", &format!("\"{family}\""));
     let scaled = [
@@ -255,10 +285,8 @@ fn config(bytes: &[u8], dir: &Path) {
     let Ok(spec) = DecoderSpec::from_config(checkpoint.config()) else {
         return;
     };
-    if spec
-        .check_tensors(&|name| checkpoint.info(name).map(|i| i.shape.clone()))
-        .is_err()
-    {
+    let there = checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice()));
+    if spec.check_tensors(there).is_err() {
         return;
     }
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
@@ -348,6 +376,51 @@ fn adapter(bytes: &[u8], dir: &Path) {
     });
     put(dir, "adapter/adapter_model.safetensors", bytes);
     lay_adapter(dir);
+}
+
+/// Adapters whose tensors part a tied head, scale rows and replace some.
+fn tied_adapter_seeds() -> Vec<Vec<u8>> {
+    let weights = |kind: &str| lora(&format!("tied/{kind}/adapter_model.safetensors"));
+    ["dora", "tokens", "both_saved", "lora_bias"].map(weights).to_vec()
+}
+
+fn tied_adapter(bytes: &[u8], dir: &Path) {
+    for folder in ["base", "adapter"] {
+        fs::create_dir_all(dir.join(folder)).expect("the scratch directory can be written");
+    }
+    for file in ["config.json", "model.safetensors"] {
+        keep(dir, &format!("base/{file}"), || lora(&format!("tied/base/{file}")));
+    }
+    keep(dir, "adapter/adapter_config.json", || {
+        lora("tied/tokens/adapter_config.json")
+    });
+    put(dir, "adapter/adapter_model.safetensors", bytes);
+    if let Ok(checkpoint) = Checkpoint::open_with_adapter(&dir.join("base"), &dir.join("adapter")) {
+        use_checkpoint(&checkpoint);
+    }
+}
+
+fn pickled(bytes: &[u8], dir: &Path) {
+    keep(dir, "config.json", || base("config.json"));
+    put(dir, "pytorch_model.bin", bytes);
+    if let Ok(checkpoint) = Checkpoint::open(dir) {
+        use_checkpoint(&checkpoint);
+    }
+}
+
+fn sentence_piece(bytes: &[u8], dir: &Path) {
+    for file in ["config.json", "model.safetensors"] {
+        keep(dir, file, || base(file));
+    }
+    put(dir, "tokenizer.model", bytes);
+    let Ok(checkpoint) = Checkpoint::open(dir) else { return };
+    if let Ok(Some(json)) = checkpoint.tokenizer_json() {
+        use_tokenizer(TokenizerFiles {
+            name: "tokenizer.model".into(),
+            tokenizer_json: json.into_bytes(),
+            ..TokenizerFiles::default()
+        });
+    }
 }
 
 fn gguf(bytes: &[u8], dir: &Path) {

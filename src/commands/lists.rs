@@ -1,4 +1,4 @@
-//! `heterosis tasks` and `heterosis methods`: what is known.
+//! `heterosis tasks`, `heterosis methods` and `heterosis families`: what is known.
 
 use serde::Serialize;
 
@@ -7,6 +7,7 @@ use crate::{
     cli::ListArgs,
     eval,
     merge::cost_in_words,
+    model,
     recipe::{self, BaseRule, DefaultValue, Kind, Scope},
 };
 
@@ -25,6 +26,57 @@ pub fn tasks(args: ListArgs) -> Outcome {
         print(format_args!("{}  ({})", task.task, task.langs.join(" ")));
         print(format_args!("    {}", task.description));
     }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Families {
+    /// Whose logits and greedy tokens theirs are checked against, on the CPU.
+    checked_against: &'static str,
+    families: Vec<Family>,
+}
+
+#[derive(Serialize)]
+struct Family {
+    model_type: &'static str,
+    devices: Vec<&'static str>,
+    /// What of it the GPU's kernels do not have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beyond_cuda: Option<&'static str>,
+}
+
+pub fn families(args: ListArgs) -> Outcome {
+    let families = model::Family::all().iter().map(|family| Family {
+        model_type: family.name(),
+        devices: match family.beyond_cuda() {
+            None => vec!["cpu", "cuda"],
+            Some(_) => vec!["cpu"],
+        },
+        beyond_cuda: family.beyond_cuda(),
+    });
+    let known = Families {
+        checked_against: "transformers 5.24.0",
+        families: families.collect(),
+    };
+    if args.json {
+        print_json(&known);
+        return Ok(());
+    }
+    for family in known.families {
+        let lacks = family
+            .beyond_cuda
+            .map_or(String::new(), |what| format!("  (not on cuda: {what})"));
+        print(format_args!(
+            "{:18}{}{lacks}",
+            family.model_type,
+            family.devices.join(", ")
+        ));
+    }
+    print(format_args!(
+        "\nScored and learned by the decoder; logits and greedy tokens equal those of {} (docs/families.md).\n\
+         Models of any other architecture can be merged, and scored by a command or another engine.",
+        known.checked_against
+    ));
     Ok(())
 }
 

@@ -186,6 +186,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Cache(args) => cache::cache(args),
         Command::Tasks(args) => lists::tasks(args),
         Command::Methods(args) => lists::methods(args),
+        Command::Families(args) => lists::families(args),
         Command::Completions(args) => completions::completions(args),
     }
 }

@@ -269,7 +269,7 @@ impl<'a> Child<'a> {
         let spec = DecoderSpec::from_config(plan.config())?;
         let outputs = plan.outputs().iter().enumerate();
         let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();
-        spec.check_tensors(&|name| index.get(name).map(|i| plan.outputs()[*i].shape.clone()))?;
+        spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
         let models: Vec<&str> = course.models.iter().map(String::as_str).collect();
         let mut resident = Resident::new(course.source, &models);
         let mut read = |name: &str| {

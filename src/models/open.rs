@@ -76,7 +76,7 @@ pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<En
     let spec = DecoderSpec::from_config(plan.config())?;
     let outputs = plan.outputs().iter().enumerate();
     let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
-    spec.check_tensors(&|name| index.get(name).map(|i| plan.outputs()[*i].shape.clone()))?;
+    spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     let mut read = |name: &str| {
         let i = index.get(name).ok_or("the model has no such tensor")?;
         plan.compute(*i, parents).map_err(|e| e.to_string())

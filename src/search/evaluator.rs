@@ -315,8 +315,7 @@ impl<'a> MergeEvaluator<'a> {
                     .enumerate()
                     .map(|(i, o)| (o.name.as_str(), i))
                     .collect();
-                let shape_of = |name: &str| index.get(name).map(|i| plan.outputs()[*i].shape.clone());
-                spec.check_tensors(&shape_of)?;
+                spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
                 let resident = &mut self.resident;
                 // The decoder passes on but the words of an error, and whose fault it was must not be lost.
                 let mut refused = None;

@@ -68,6 +68,7 @@ impl From<model::Error> for Unscored {
             // How much there is of it is the machine's and the caller's, whatever the candidate asks for.
             E::KvMemory { .. } | E::Candle(_) => Self::machine(e),
             E::UnknownFamily { .. }
+            | E::UnusedTensors { .. }
             | E::Config { .. }
             | E::UnknownTensor { .. }
             | E::TensorSize { .. }
@@ -76,6 +77,7 @@ impl From<model::Error> for Unscored {
             | E::TokenOutOfRange { .. }
             | E::ScoreFromZero { .. }
             | E::NothingToScore { .. }
+            | E::Positions { .. }
             | E::Tokenizer { .. }
             | E::ChatTemplate { .. }
             | E::NoChatTemplate { .. } => Self::candidate(e),

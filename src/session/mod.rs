@@ -80,7 +80,7 @@ pub use watch::{Wish, watch, wish};
 use crate::{
     checkpoint, event,
     host::{Host, day},
-    merge::TensorSource,
+    merge::{self, Plan, TensorSource},
     model::{DecoderSpec, spec::NormPlace},
     models::{self, Parents, Runtime, RuntimeOptions, recipe_dtype},
     recipe::Recipe,
@@ -366,11 +366,7 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape, Error> {
     let checkpoint = parents
         .checkpoint(donor)
         .ok_or_else(|| Error::NotOpen { model: donor.into() })?;
-    let layers = checkpoint
-        .config()
-        .get("num_hidden_layers")
-        .and_then(serde_json::Value::as_u64);
-    let layers = layers.ok_or_else(|| Error::NoLayers {
+    let layers = merge::layer_count(checkpoint.config()).ok_or_else(|| Error::NoLayers {
         model: checkpoint.name().into(),
     })?;
     let largest = checkpoint
@@ -378,9 +374,9 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape, Error> {
         .max_by_key(|(_, info)| info.len())
         .ok_or_else(|| Error::NoTensors { model: donor.into() })?;
     Ok(Shape {
-        layers: layers as usize,
+        layers,
         out_dtype: recipe_dtype(largest.1.dtype),
-        fold: fold(checkpoint.config()).map_err(Error::at(checkpoint.name()))?,
+        fold: fold(space, donor, parents).map_err(Error::at(checkpoint.name()))?,
     })
 }
 
@@ -390,14 +386,28 @@ fn tensors(space: &Space, parents: &Parents) -> Vec<String> {
     parents.tensor_names(donor)
 }
 
+/// The donor's [`fold_of`]. Where the decoder is to score, it is asked here whether it can:
+/// not after the first merge.
+fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
+    if space.fitness.command.is_some() && space.data_flow_space.is_none() {
+        return Ok(Fold::Projections);
+    }
+    let plan = Plan::new(&models::verbatim(donor), parents)?;
+    let spec = DecoderSpec::from_config(plan.config())?;
+    if space.fitness.command.is_none() {
+        spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+    }
+    Ok(fold_of(&spec))
+}
+
 /// Where a family's layers take the scales of a layer path.
-fn fold(config: &serde_json::Value) -> Result<Fold, Error> {
-    let spec = DecoderSpec::from_config(config)?;
-    Ok(match spec.norm_place {
-        NormPlace::Pre => Fold::Projections,
-        NormPlace::Post => Fold::PostNorms,
-        NormPlace::Sandwich => Fold::ShiftedPostNorms,
-    })
+pub fn fold_of(spec: &DecoderSpec) -> Fold {
+    match (spec.norm_place, spec.branch_ends()) {
+        (NormPlace::Pre, ["self_attn.o_proj", "mlp.down_proj"]) => Fold::Projections,
+        (NormPlace::Post, _) => Fold::PostNorms,
+        (NormPlace::Sandwich, _) if spec.norm_plus_one => Fold::ShiftedPostNorms,
+        (NormPlace::Pre | NormPlace::Sandwich, ends) => Fold::Ends(ends),
+    }
 }
 
 /// Whether a recipe that names the model `tokenizer` as its tokenizer's source says something else by it: `base` means

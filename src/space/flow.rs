@@ -501,6 +501,7 @@ fn folded(fold: Fold, g: f64) -> Parameters {
     }
     let (name, filters): (&str, Vec<(&str, f64)>) = match fold {
         Fold::Projections => ("scale", vec![("o_proj", 1.0 / g), ("down_proj", 1.0 / g)]),
+        Fold::Ends(ends) => ("scale", ends.map(|end| (end, 1.0 / g)).to_vec()),
         // What reads the stream itself has to see it g times larger; a bias adds to what was read.
         Fold::PostNorms => (
             "scale",
@@ -681,7 +682,8 @@ fitness:
 
     #[test]
     fn every_fold_reads_back() {
-        for fold in [Fold::Projections, Fold::PostNorms, Fold::ShiftedPostNorms] {
+        let ends = Fold::Ends(["attn.c_proj", "mlp.c_proj"]);
+        for fold in [Fold::Projections, Fold::PostNorms, Fold::ShiftedPostNorms, ends] {
             let codec = codec_for(SPACE, fold);
             let genotype = with(
                 &codec,

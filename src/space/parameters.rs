@@ -27,12 +27,21 @@ pub(super) struct ParameterCodec {
     modules: Vec<Module>,
     /// Names of the merged tensors, where genes are told apart by them.
     tensors: Vec<String>,
+    /// The word by which recipes find the tensors of attention.
+    attention: &'static str,
     fixed: Vec<(String, ParamValue)>,
     out_dtype: DType,
     seed: u64,
     genes: Vec<GeneSpec>,
     /// What each gene after the method gene stands for.
     slots: Vec<Slot>,
+}
+
+/// What attention is called in the tensors' names: `self_attn` in most families, `attn` or `attention` in those after GPT-2.
+fn attention_word(tensors: &[String]) -> &'static str {
+    let words = ["self_attn", "attention", "attn"];
+    let named = |word: &&str| tensors.iter().any(|name| name.contains(&format!(".{word}.")));
+    words.into_iter().find(named).unwrap_or("self_attn")
 }
 
 /// One searched parameter and the places that its genes serve.
@@ -67,6 +76,7 @@ impl ParameterCodec {
             groups: groups(&ps.layer_groups, shape.layers)?,
             modules: ps.modules.clone(),
             tensors: tensors.to_vec(),
+            attention: attention_word(tensors),
             fixed: Vec::new(),
             out_dtype: shape.out_dtype,
             seed: space.search.seed,
@@ -209,7 +219,11 @@ impl ParameterCodec {
             let tensors = self.tensors.iter().enumerate();
             return ParamValue::Filtered(tensors.map(|(i, name)| entry(Some(name), i)).collect());
         }
-        ParamValue::Filtered(vec![entry(Some("self_attn"), 0), entry(Some("mlp"), 1), entry(None, 2)])
+        ParamValue::Filtered(vec![
+            entry(Some(self.attention), 0),
+            entry(Some("mlp"), 1),
+            entry(None, 2),
+        ])
     }
 
     fn recipe(
@@ -490,7 +504,7 @@ impl ParameterCodec {
     fn look_up(&self, stage: &Stage, parameter: &str, model: &str, group: usize, module: usize) -> Option<f64> {
         let layer = self.groups[group][0];
         let part = match self.modules.get(module) {
-            Some(Module::Attn) => "self_attn.q_proj",
+            Some(Module::Attn) => &format!("{}.q_proj", self.attention),
             Some(Module::Other) => "input_layernorm",
             Some(Module::Mlp) | None => "mlp.up_proj",
         };
@@ -728,6 +742,13 @@ fitness:
         ]
         .map(String::from)
         .into();
+        assert_eq!(attention_word(&tensors), "self_attn");
+        for (name, word) in [
+            ("transformer.h.0.attn.c_attn.weight", "attn"),
+            ("gpt_neox.layers.0.attention.dense.weight", "attention"),
+        ] {
+            assert_eq!(attention_word(&[name.to_string()]), word);
+        }
         let codec = Codec::with_tensors(&space, Shape { layers: 12, ..SHAPE }, &tensors).unwrap();
         let names: Vec<&str> = codec.genes().iter().map(|g| g.name.as_str()).collect();
         assert_eq!(names[1], "weight.maths.layers.1.mlp.up_proj");

@@ -5,10 +5,11 @@ use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 use heterosis::{
     merge::{Plan, TensorSource, Vocabulary},
     model::{
-        DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, decoder::Step, spec::NormPlace,
+        DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, decoder::Step,
         tokenizer::TokenizerFiles,
     },
     recipe,
+    session::fold_of,
     space::{Codec, Fold, GeneSpec, Shape, Space},
 };
 use serde_json::{Value, json};
@@ -143,8 +144,12 @@ fn run_directly(pair: &Pair) -> f64 {
     let depth = spec.layers.len();
     spec.layers.extend(pair.spec.layers.clone());
     let mut read = |name: &str| {
-        let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|n| n.split_once('.')) else {
-            return Ok(pair.weight(if name.contains("embed") { "a" } else { "b" }, name));
+        const STACKS: [&str; 3] = ["model.layers.", "gpt_neox.layers.", "transformer.h."];
+        let in_stack = |stack: &&str| Some((stack.to_string(), name.strip_prefix(stack)?.split_once('.')?));
+        let Some((stack, (layer, rest))) = STACKS.iter().find_map(in_stack) else {
+            const FIRST: [&str; 4] = ["embed_tokens", "embed_in", "wte", "wpe"];
+            let is_first = FIRST.iter().any(|word| name.contains(word));
+            return Ok(pair.weight(if is_first { "a" } else { "b" }, name));
         };
         let layer: usize = layer.parse().unwrap();
         let (model, layer) = if layer < depth {
@@ -152,7 +157,7 @@ fn run_directly(pair: &Pair) -> f64 {
         } else {
             ("b", layer - depth)
         };
-        Ok(pair.weight(model, &format!("model.layers.{layer}.{rest}")))
+        Ok(pair.weight(model, &format!("{stack}{layer}.{rest}")))
     };
     let mut decoder = Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read).unwrap();
     let step = |(model, layer, input_scale): (&str, usize, f32)| Step {
@@ -185,12 +190,7 @@ fn decode(fold: Fold, scaled: bool) -> recipe::Recipe {
 
 /// The child as a checkpoint.
 fn run_export(pair: &Pair, scaled: bool) -> f64 {
-    let fold = match pair.spec.norm_place {
-        NormPlace::Pre => Fold::Projections,
-        NormPlace::Post => Fold::PostNorms,
-        NormPlace::Sandwich => Fold::ShiftedPostNorms,
-    };
-    let plan = Plan::new(&decode(fold, scaled), pair).unwrap();
+    let plan = Plan::new(&decode(fold_of(&pair.spec), scaled), pair).unwrap();
     assert_eq!(plan.warnings(), [""; 0]);
     let spec = DecoderSpec::from_config(plan.config()).unwrap();
     assert_eq!(spec.layers.len(), PATH.len());
@@ -238,5 +238,5 @@ fn an_exported_path_is_the_path_in_every_family() {
         );
         println!("{name:24} {exported:.1e}");
     }
-    assert!(families.len() >= 11, "{families:?}");
+    assert!(families.len() >= 32, "{families:?}");
 }

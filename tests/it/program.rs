@@ -329,6 +329,7 @@ fn json_documents_have_the_fields_that_scripts_rely_on() {
     );
     assert!(scored["elapsed_ms"].is_u64() && scored["generated_tokens"].is_u64() && scored["model"].is_string());
     document(&["methods", "--json"]);
+    document(&["families", "--json"]);
     document(&["tasks", "--json"]);
 }
 

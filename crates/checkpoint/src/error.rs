@@ -50,12 +50,20 @@ pub enum Error {
 
     /// The directory holds pickled weights only.
     #[error(
-        "{} holds pickled weights only ({file}), which can run code when they are opened and are not read here. Convert \
-         them once: python -c \"from transformers import AutoModelForCausalLM as M; \
+        "{} holds pickled weights only ({file}), which can run code when they are opened; of such files only \
+         pytorch_model.bin and its shards are read here. Convert them once: python -c \"from transformers import AutoModelForCausalLM as M; \
          M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\".",
         dir.display()
     )]
     PickleOnly { dir: PathBuf, file: String },
+
+    /// A file of pickled weights that is damaged, or holds something else than tensors.
+    #[error(
+        "{}: {reason}. Only tensors are read of pickled files, and nothing in them is run; if you trust it, convert it with \
+         transformers (from_pretrained, then save_pretrained).",
+        file.display()
+    )]
+    Pickle { file: PathBuf, reason: String },
 
     /// The directory holds an adapter and no model.
     #[error(
@@ -301,6 +309,14 @@ pub enum Error {
     #[error("{model} cannot be written as GGUF: {reason}.")]
     GgufWrite { model: String, reason: String },
 
+    /// A SentencePiece model of which no tokenizer can be made.
+    #[error(
+        "{}: {reason}. Save the tokenizer with transformers (AutoTokenizer.from_pretrained, then save_pretrained), which \
+         writes a tokenizer.json.",
+        file.display()
+    )]
+    SentencePiece { file: PathBuf, reason: String },
+
     // ---------------------------------------------------------------------------------------------- adapters
     /// An adapter of a kind that is more than W + scale·B·A.
     #[error(
@@ -312,9 +328,8 @@ pub enum Error {
 
     /// An adapter's tensor whose target the base lacks.
     #[error(
-        "{}: `{tensor}` would change `{target}`, which the base model does not have (a head that is tied to the embeddings \
-         has no tensor of its own). The adapter was trained on another model: see base_model_name_or_path in its \
-         adapter_config.json.",
+        "{}: `{tensor}` would change `{target}`, which the base model does not have. The adapter was trained on another \
+         model: see base_model_name_or_path in its adapter_config.json.",
         file.display()
     )]
     AdapterTarget {
@@ -323,10 +338,23 @@ pub enum Error {
         target: String,
     },
 
+    /// A bias that was trained where the base has none.
+    #[error(
+        "{}: `{tensor}` (`lora_bias`) adds to `{target}`, which the base model does not have, so that no merged model can \
+         hold it, peft's neither. Train the adapter without lora_bias.",
+        file.display()
+    )]
+    AdapterBias {
+        file: PathBuf,
+        tensor: String,
+        target: String,
+    },
+
     /// An adapter's tensor that does not fit its target or its configuration.
     #[error(
         "{}: `{}` has the shape {:?}; the base model and adapter_config.json ask for {:?}. The adapter was trained on \
-         another model: see base_model_name_or_path in its adapter_config.json.",
+         another model (see base_model_name_or_path in its adapter_config.json), or on this one with its vocabulary \
+         resized: then resize the base likewise (resize_token_embeddings, then save_pretrained).",
         .0.file.display(), .0.tensor, .0.got, .0.expected
     )]
     AdapterShape(Box<AdapterShape>),

@@ -4,6 +4,8 @@
 //! gives the same result; a branch that has moved on is fetched again only when its new commit is named (`@revision`) or
 //! the cache entry is removed. The environment is not read here: whoever runs the program fills in [`HubOptions`].
 
+#[cfg(feature = "hub")]
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 #[cfg(feature = "hub")]
@@ -363,7 +365,13 @@ impl Hub<'_> {
                 .next
                 .filter(|next| *next != page && next.starts_with(&format!("{endpoint}/")));
         }
-        files.retain(|file| file.kind == "file" && is_wanted(&file.path));
+        let wanted = wanted(
+            files
+                .iter()
+                .filter(|file| file.kind == "file")
+                .map(|file| file.path.as_str()),
+        );
+        files.retain(|file| file.kind == "file" && wanted.contains(&file.path));
         for file in &mut files {
             if let Some(lfs) = &file.lfs {
                 file.size = lfs.size;
@@ -459,6 +467,20 @@ fn make_parent(path: &Path) -> Result<(), Error> {
         path: parent.to_owned(),
         source,
     })
+}
+
+/// What of a repository is a model and its licence: pickled weights only where there are no others.
+#[cfg(feature = "hub")]
+fn wanted<'a>(names: impl Iterator<Item = &'a str> + Clone) -> BTreeSet<String> {
+    let has_safetensors = names
+        .clone()
+        .any(|name| is_wanted(name) && name.ends_with(".safetensors"));
+    let is_pickled = |name: &str| {
+        let plain = !name.contains(['/', '\\']) && !name.contains(char::is_control);
+        plain && name.starts_with("pytorch_model") && name.ends_with(".bin")
+    };
+    let wanted = names.filter(|name| is_wanted(name) || !has_safetensors && is_pickled(name));
+    wanted.map(str::to_owned).collect()
 }
 
 /// What of a repository is a model and its licence: no other format's weights, no subdirectories.
@@ -664,6 +686,20 @@ mod tests {
             files.push((name.into(), b"unwanted".to_vec()));
         }
         files
+    }
+
+    #[test]
+    fn pickled_weights_are_fetched_where_there_are_no_others() {
+        let fetched = |names: &[&str]| wanted(names.iter().copied()).into_iter().collect::<Vec<_>>();
+        let old = [
+            "config.json",
+            "pytorch_model-00001-of-00002.bin",
+            "training_args.bin",
+            "x/pytorch_model.bin",
+        ];
+        assert_eq!(fetched(&old), ["config.json", "pytorch_model-00001-of-00002.bin"]);
+        let both = [&old[..], &["model.safetensors"]].concat();
+        assert_eq!(fetched(&both), ["config.json", "model.safetensors"]);
     }
 
     #[test]

@@ -20,7 +20,9 @@ mod license;
 mod lora;
 mod map;
 mod partial;
+mod pickled;
 mod safetensors;
+mod sentence_piece;
 mod shards;
 mod writer;
 
@@ -65,6 +67,9 @@ const SIDE_FILES: [&str; 12] = [
     "model.safetensors.index.json",
 ];
 
+/// The output head; a model that lacks it uses its embeddings.
+const HEAD: &str = "lm_head.weight";
+
 /// What a tensor is: how it is stored, and its dimensions, outermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -102,7 +107,7 @@ pub struct Checkpoint {
 }
 
 /// A tensor and the place of its bytes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Tensor {
     info: TensorInfo,
     /// Index into [`Checkpoint::files`].
@@ -134,7 +139,21 @@ impl Checkpoint {
     /// **Errors**: also an adapter of another kind, or for another model: it is never laid over in part.
     pub fn open_with_adapter(model: &Path, adapter: &Path) -> Result<Self, Error> {
         let mut checkpoint = Self::open(model)?;
-        checkpoint.adapter = Some(Adapter::open(adapter, |name| checkpoint.info(name).cloned())?);
+        let tied = checkpoint.tied_embeddings().map(str::to_owned);
+        let info = |name: &str| {
+            let tied = tied.as_deref().filter(|_| name == HEAD);
+            checkpoint.info(tied.unwrap_or(name)).cloned()
+        };
+        let laid_over = Adapter::open(adapter, info)?;
+        if let Some(embeddings) = tied.filter(|embeddings| laid_over.parts(HEAD, embeddings)) {
+            tracing::info!(
+                "{}: it changes {embeddings} or a head that was tied to it; as in training, the two part: the model has a \
+                 {HEAD} of its own (peft's merge_and_unload would add a LoRA to both)",
+                adapter.display()
+            );
+            checkpoint.untie(&embeddings);
+        }
+        checkpoint.adapter = Some(laid_over);
         checkpoint.name = format!("{}+{}", checkpoint.name, name_of(adapter));
         Ok(checkpoint)
     }
@@ -155,6 +174,30 @@ impl Checkpoint {
             checkpoint.name = model.replace("hf:", ""); // the cache's directory is called after a commit
         }
         Ok(checkpoint)
+    }
+
+    /// The embeddings that serve as head too, where they do.
+    fn tied_embeddings(&self) -> Option<&str> {
+        let says_untied = self.config.get("tie_word_embeddings") == Some(&Value::Bool(false));
+        if says_untied || self.tensors.contains_key(HEAD) {
+            return None;
+        }
+        let is_table = |name: &&String| {
+            ["embed_tokens.weight", "wte.weight"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        self.tensors.keys().find(is_table).map(String::as_str)
+    }
+
+    /// Gives the head the place of the embeddings as a tensor of its own, and says so in the config.
+    fn untie(&mut self, embeddings: &str) {
+        if let Some(table) = self.tensors.get(embeddings).cloned() {
+            self.tensors.insert(HEAD.to_owned(), table);
+        }
+        if let Some(config) = self.config.as_object_mut() {
+            config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        }
     }
 
     fn open_directory(dir: &Path) -> Result<Self, Error> {
@@ -185,6 +228,7 @@ impl Checkpoint {
             }
             files.push(shard.file);
         }
+        let tensors = named_in_full(&config, tensors);
         Ok(Self {
             name: name_of(dir),
             path: dir.to_owned(),
@@ -388,7 +432,8 @@ impl Checkpoint {
         file.is_file().then_some(file)
     }
 
-    /// The text of a file beside the weights, if it is there; for a GGUF file, `tokenizer.json`, `tokenizer_config.json`,
+    /// The text of a file beside the weights, if it is there; `tokenizer.json` is made from a `tokenizer.model` that stands
+    /// alone, and for a GGUF file, `tokenizer.json`, `tokenizer_config.json`,
     /// `generation_config.json` and `chat_template.jinja` are made from its metadata.
     ///
     /// **Errors**: the file cannot be read, is no UTF-8, or cannot be made.
@@ -398,6 +443,7 @@ impl Checkpoint {
                 Some(file) => files::read_regular_text(&file, TEXT_LIMIT)
                     .map(Some)
                     .map_err(|e| Error::read(&file, e)),
+                None if name == "tokenizer.json" => self.tokenizer_of_sentence_piece(),
                 None => Ok(None),
             };
         };
@@ -415,6 +461,21 @@ impl Checkpoint {
             file: self.path.clone(),
             reason,
         })
+    }
+
+    /// `tokenizer.json` as transformers makes it of a SentencePiece model, where the directory has only that.
+    fn tokenizer_of_sentence_piece(&self) -> Result<Option<String>, Error> {
+        let Some(file) = self.side_file("tokenizer.model") else {
+            return Ok(None);
+        };
+        let model = files::read_regular(&file, TEXT_LIMIT).map_err(|e| Error::read(&file, e))?;
+        let json = |name: &str| match self.side_file(name) {
+            Some(file) => read_json_object(&file, files::INDEX_LIMIT),
+            None => Ok(Value::Null),
+        };
+        let (settings, added) = (json("tokenizer_config.json")?, json("added_tokens.json")?);
+        let made = sentence_piece::tokenizer_json(&model, &settings, &added);
+        made.map(Some).map_err(|reason| Error::SentencePiece { file, reason })
     }
 
     /// The text of `tokenizer.json`, if the model has a tokenizer.
@@ -461,10 +522,18 @@ impl Checkpoint {
     }
 
     fn read(&self, name: &str, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
-        self.read_stored(tensor, range.clone(), out);
-        if let Some(adapter) = &self.adapter {
-            adapter.apply(name, range, out);
+        let Some(adapter) = &self.adapter else {
+            return self.read_stored(tensor, range, out);
+        };
+        let needed = adapter.needed(name, &tensor.info.shape, range.clone());
+        if needed == range {
+            self.read_stored(tensor, range.clone(), out);
+            return adapter.apply(name, range, out);
         }
+        let mut wider = vec![0.0; needed.len()];
+        self.read_stored(tensor, needed.clone(), &mut wider);
+        adapter.apply(name, needed.clone(), &mut wider);
+        out.copy_from_slice(&wider[range.start - needed.start..range.end - needed.start]);
     }
 
     fn read_stored(&self, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
@@ -480,6 +549,23 @@ impl Checkpoint {
             }
         }
     }
+}
+
+/// GPT-2 was published without the name of its body before its tensors' names; transformers puts it there, and writes it.
+fn named_in_full(config: &Value, tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    const BODY: &str = "transformer.";
+    let is_gpt2 = config.get("model_type").and_then(Value::as_str) == Some("gpt2");
+    if !is_gpt2 || !tensors.contains_key("wte.weight") {
+        return tensors;
+    }
+    let in_full = |name: String| match name.starts_with("lm_head.") || name.starts_with(BODY) {
+        true => name,
+        false => format!("{BODY}{name}"),
+    };
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (in_full(name), tensor))
+        .collect()
 }
 
 /// Splits `BASE+ADAPTER`; a `+` that belongs to a path which is there does not count.
@@ -621,6 +707,23 @@ mod tests {
         )
     }
 
+    /// openai-community/gpt2 says `wte.weight`, what transformers saves `transformer.wte.weight`: two of them could not be merged.
+    #[test]
+    fn gpt2_is_named_in_full() {
+        let names = |config: &[u8], tensor: &str| {
+            let dir = directory(&[("config.json", config), ("model.safetensors", &shard(tensor, 1.0))]);
+            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            checkpoint
+                .tensors()
+                .map(|(name, _)| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let gpt2 = br#"{"model_type": "gpt2"}"#;
+        assert_eq!(names(gpt2, "wte.weight"), ["transformer.wte.weight"]);
+        assert_eq!(names(gpt2, "transformer.wte.weight"), ["transformer.wte.weight"]);
+        assert_eq!(names(br#"{"model_type": "other"}"#, "wte.weight"), ["wte.weight"]);
+    }
+
     fn fault(files: &[(&str, &[u8])]) -> Error {
         let error = Checkpoint::open(directory(files).path()).expect_err("must be refused");
         let message = error.to_string();
@@ -757,8 +860,12 @@ mod tests {
         ));
         assert!(matches!(fault(&[("config.json", b"{}")]), Error::NoWeights { .. }));
         assert!(matches!(
-            fault(&[("config.json", b"{}"), ("pytorch_model.bin", b"")]),
+            fault(&[("config.json", b"{}"), ("weights.pt", b"")]),
             Error::PickleOnly { .. }
+        ));
+        assert!(matches!(
+            fault(&[("config.json", b"{}"), ("pytorch_model.bin", b"\x80\x02}.")]),
+            Error::Pickle { .. }
         ));
         assert!(matches!(fault(&[("config.json", b"{")]), Error::Json { .. }));
         assert!(matches!(fault(&[("config.json", b"[1]")]), Error::Json { .. }));

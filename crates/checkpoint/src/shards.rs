@@ -1,7 +1,8 @@
 //! Which files of a directory hold a model's weights: one, those that an index names, or a numbered set without one.
 //!
 //! The order of preference is transformers': `model.safetensors`, then `model.safetensors.index.json`; without either,
-//! every other `*.safetensors` file. Every header is read and validated here.
+//! every other `*.safetensors` file; without any, `pytorch_model.bin`, then its index. Every header is read and validated
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -11,10 +12,12 @@ use serde_json::Value;
 use super::files::INDEX_LIMIT;
 use super::map::MappedFile;
 use super::safetensors::{Entry, is_buffer, read_header};
-use super::{Error, is_plain_file_name, read_json_object};
+use super::{Error, is_plain_file_name, pickled, read_json_object};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const PICKLED: &str = "pytorch_model.bin";
+const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
 
 /// One mapped weight file and the tensors in it.
 pub(super) struct Shard {
@@ -33,7 +36,12 @@ pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
         }
         vec![open_shard(dir, SINGLE)?]
     } else if dir.join(INDEX).exists() {
-        open_indexed(dir)?
+        open_indexed(dir, INDEX)?
+    } else if let Some(file) = pickled_only(dir)? {
+        match file {
+            PICKLED => vec![open_shard(dir, PICKLED)?],
+            index => open_indexed(dir, index)?,
+        }
     } else {
         let names = unindexed(dir)?;
         names
@@ -43,6 +51,21 @@ pub(super) fn open(dir: &Path) -> Result<Vec<Shard>, Error> {
     };
     refuse_doubles(&shards)?;
     Ok(shards)
+}
+
+/// The pickled weights of a directory that has no others: one file, or the index of several.
+fn pickled_only(dir: &Path) -> Result<Option<&'static str>, Error> {
+    let found = [PICKLED, PICKLED_INDEX]
+        .into_iter()
+        .find(|name| dir.join(name).exists());
+    match found {
+        Some(_) if has_safetensors(dir)? => Ok(None),
+        found => Ok(found),
+    }
+}
+
+fn has_safetensors(dir: &Path) -> Result<bool, Error> {
+    Ok(names(dir)?.iter().any(|name| is_weight_file(name)))
 }
 
 /// What is passed over because there is a single file: a quantised or unfinished copy may lie beside the real shards.
@@ -55,25 +78,31 @@ pub(super) fn all_present(dir: &Path) -> bool {
     if dir.join(SINGLE).exists() {
         return true;
     }
-    match dir.join(INDEX) {
-        index if index.exists() => read_weight_map(&index).is_ok_and(|map| {
-            map.values()
-                .collect::<BTreeSet<_>>()
-                .iter()
-                .all(|shard| dir.join(shard).exists())
-        }),
+    let of_index = |index: &str| {
+        read_weight_map(&dir.join(index)).is_ok_and(|map| {
+            let shards: BTreeSet<&String> = map.values().collect();
+            shards.iter().all(|shard| dir.join(shard).exists())
+        })
+    };
+    match pickled_only(dir) {
+        _ if dir.join(INDEX).exists() => of_index(INDEX),
+        Ok(Some(PICKLED_INDEX)) => of_index(PICKLED_INDEX),
+        Ok(Some(_)) => true,
         _ => unindexed(dir).is_ok(),
     }
 }
 
 fn open_shard(dir: &Path, name: &str) -> Result<Shard, Error> {
     let file = MappedFile::open(&dir.join(name))?;
-    let entries = read_header(file.path(), &file)?;
+    let entries = match name.ends_with(".bin") {
+        true => pickled::read_header(file.path(), &file)?,
+        false => read_header(file.path(), &file)?,
+    };
     Ok(Shard { file, entries })
 }
 
-fn open_indexed(dir: &Path) -> Result<Vec<Shard>, Error> {
-    let index = dir.join(INDEX);
+fn open_indexed(dir: &Path, index: &str) -> Result<Vec<Shard>, Error> {
+    let index = dir.join(index);
     let weight_map = read_weight_map(&index)?;
     let names: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
     let mut shards = Vec::with_capacity(names.len());
@@ -147,12 +176,7 @@ fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
 
 /// The weight files of a directory that has neither a single file nor an index.
 fn unindexed(dir: &Path) -> Result<Vec<String>, Error> {
-    let failed = |e| Error::read(dir, e);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
+    let names = names(dir)?;
     let weights: Vec<String> = names.iter().filter(|name| is_weight_file(name)).cloned().collect();
     if weights.is_empty() {
         let pickled = |name: &&String| {
@@ -173,6 +197,17 @@ fn unindexed(dir: &Path) -> Result<Vec<String>, Error> {
         }),
         None => Ok(weights),
     }
+}
+
+/// The names of a directory's files, in order.
+fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let failed = |e| Error::read(dir, e);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Mistral's `consolidated*.safetensors` repeats the same weights under other names; an adapter is no model.

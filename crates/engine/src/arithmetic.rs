@@ -4,7 +4,7 @@ use super::Error;
 use super::decoder::Chunk;
 use super::kernels::Matrix;
 use super::kv::KvShape;
-use super::spec::{Activation, DecoderSpec};
+use super::spec::{Activation, DecoderSpec, NormKind};
 
 /// The arithmetic of one device, with the buffers that a pass over a batch needs. Matrices are `[rows, cols]`, one row for
 /// each token of the batch.
@@ -15,7 +15,7 @@ pub(super) trait Arithmetic: Send + Sized {
     type Device: Send + Sync;
     /// A weight `[out, in]` with its bias.
     type Linear: Send + Sync;
-    /// The weight of a norm; of length 0 there is none.
+    /// A norm's weight and bias; of length 0 there is no norm.
     type Norm: Send + Sync;
     type Matrix: Default + Send;
 
@@ -23,8 +23,10 @@ pub(super) trait Arithmetic: Send + Sized {
     /// Writes `weight` (`[rows, in]`, row by row) into the outputs from `first` on.
     fn set_rows(device: &Self::Device, linear: &mut Self::Linear, first: usize, weight: &[f32]) -> Result<(), Error>;
     fn set_bias(device: &Self::Device, linear: &mut Self::Linear, first: usize, bias: &[f32]) -> Result<(), Error>;
-    fn norm_weight(device: &Self::Device, len: usize) -> Result<Self::Norm, Error>;
+    /// A norm of a kind over `len` numbers, with all weights zero, or one where the kind has none.
+    fn norm_of(device: &Self::Device, kind: NormKind, len: usize) -> Result<Self::Norm, Error>;
     fn set_norm(device: &Self::Device, norm: &mut Self::Norm, weight: &[f32]) -> Result<(), Error>;
+    fn set_norm_bias(device: &Self::Device, norm: &mut Self::Norm, bias: &[f32]) -> Result<(), Error>;
 
     fn new(device: &Self::Device) -> Result<Self, Error>;
 
@@ -42,8 +44,15 @@ pub(super) trait Arithmetic: Send + Sized {
     fn run(&mut self, _epoch: u64, buffers: &mut Buffers<Self>, layers: Layers<'_, Self>) -> Result<(), Error> {
         layers(self, buffers)
     }
-    /// `h = scale · table[token]`.
-    fn embed(&mut self, table: &Self::Linear, chunks: &[Chunk], scale: f32, h: &mut Self::Matrix) -> Result<(), Error>;
+    /// `h = scale · table[token]`, plus `positions[position]` where a family has learned them.
+    fn embed(
+        &mut self,
+        table: &Self::Linear,
+        positions: Option<&Self::Linear>,
+        chunks: &[Chunk],
+        scale: f32,
+        h: &mut Self::Matrix,
+    ) -> Result<(), Error>;
     /// `h = factor · h`.
     fn scale(&mut self, h: &mut Self::Matrix, factor: f32) -> Result<(), Error>;
     /// `x = norm(h)`; a copy where there is no weight.
@@ -79,6 +88,8 @@ pub(super) trait Arithmetic: Send + Sized {
     fn keep_wanted(&mut self, chunks: &[Chunk], x: &mut Self::Matrix) -> Result<(), Error>;
     /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
     fn gated(&mut self, gate_up: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
+    /// `out = act(x)`, for an MLP without a gate.
+    fn activated(&mut self, x: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
 }
 
 /// All layers over the batch that was begun.

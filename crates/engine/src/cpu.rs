@@ -8,7 +8,23 @@ use super::attention::{Attention, RowView};
 use super::decoder::Chunk;
 use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape};
-use super::spec::{Activation, DecoderSpec, QkNorm};
+use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
+
+/// A norm: its weight, of length 0 where there is none at all, and its bias, where it has one.
+pub(super) struct Norm {
+    kind: NormKind,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Norm {
+    fn apply(&self, isa: Isa, x: &mut Matrix, eps: f32) {
+        match self.kind {
+            NormKind::Rms => kernels::rms_norm(isa, x, &self.weight, eps),
+            NormKind::Layer { .. } => kernels::layer_norm(isa, x, &self.weight, &self.bias, eps),
+        }
+    }
+}
 
 /// Buffers of one thread's, or all threads', share of a batch.
 pub(super) struct Cpu {
@@ -19,13 +35,15 @@ pub(super) struct Cpu {
     /// Of the batch that is being computed.
     attention: Option<Attention>,
     rotations: Vec<Vec<f32>>,
+    /// By which each token's queries are scaled; empty where they are not.
+    growth: Vec<f32>,
     shape: Option<KvShape>,
 }
 
 impl Arithmetic for Cpu {
     type Device = Isa;
     type Linear = Linear;
-    type Norm = Vec<f32>;
+    type Norm = Norm;
     type Matrix = Matrix;
 
     fn linear(isa: &Isa, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
@@ -42,12 +60,25 @@ impl Arithmetic for Cpu {
         Ok(())
     }
 
-    fn norm_weight(_: &Isa, len: usize) -> Result<Vec<f32>, Error> {
-        Ok(vec![0.0; len])
+    fn norm_of(_: &Isa, kind: NormKind, len: usize) -> Result<Norm, Error> {
+        let (has_weight, has_bias) = match kind {
+            NormKind::Rms => (true, false),
+            NormKind::Layer { weight, bias } => (weight, bias),
+        };
+        Ok(Norm {
+            kind,
+            weight: vec![if has_weight { 0.0 } else { 1.0 }; len],
+            bias: vec![0.0; if has_bias { len } else { 0 }],
+        })
     }
 
-    fn set_norm(_: &Isa, norm: &mut Vec<f32>, weight: &[f32]) -> Result<(), Error> {
-        norm.copy_from_slice(weight);
+    fn set_norm(_: &Isa, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
+        norm.weight.copy_from_slice(weight);
+        Ok(())
+    }
+
+    fn set_norm_bias(_: &Isa, norm: &mut Norm, bias: &[f32]) -> Result<(), Error> {
+        norm.bias.copy_from_slice(bias);
         Ok(())
     }
 
@@ -59,6 +90,7 @@ impl Arithmetic for Cpu {
             branch: Matrix::default(),
             attention: None,
             rotations: Vec::new(),
+            growth: Vec::new(),
             shape: None,
         })
     }
@@ -75,18 +107,37 @@ impl Arithmetic for Cpu {
             .map(|chunk| (chunk.prefix, chunk.start(), chunk.tokens.len()));
         self.attention = Some(Attention::new(shape, spec.heads / spec.kv_heads, rows));
         self.rotations = rotations;
+        self.growth = match spec.query_growth {
+            Some(growth) => positions(chunks).map(|position| growth.at(position)).collect(),
+            None => Vec::new(),
+        };
         self.shape = Some(shape);
         Ok(())
     }
 
-    fn embed(&mut self, table: &Linear, chunks: &[Chunk], scale: f32, h: &mut Matrix) -> Result<(), Error> {
+    fn embed(
+        &mut self,
+        table: &Linear,
+        learned: Option<&Linear>,
+        chunks: &[Chunk],
+        scale: f32,
+        h: &mut Matrix,
+    ) -> Result<(), Error> {
         let rows = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         h.reshape(rows, table.inputs);
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         for (row, token) in h.data.chunks_exact_mut(table.inputs).zip(tokens) {
             table.copy_row(*token as usize, row);
         }
-        self.scale(h, scale)
+        self.scale(h, scale)?;
+        if let Some(learned) = learned {
+            let mut of_position = vec![0.0; learned.inputs];
+            for (row, position) in h.data.chunks_exact_mut(learned.inputs).zip(positions(chunks)) {
+                learned.copy_row(position, &mut of_position);
+                row.iter_mut().zip(&of_position).for_each(|(x, p)| *x += p);
+            }
+        }
+        Ok(())
     }
 
     fn scale(&mut self, h: &mut Matrix, factor: f32) -> Result<(), Error> {
@@ -94,10 +145,10 @@ impl Arithmetic for Cpu {
         Ok(())
     }
 
-    fn norm(&mut self, h: &Matrix, weight: &Vec<f32>, eps: f32, x: &mut Matrix) -> Result<(), Error> {
+    fn norm(&mut self, h: &Matrix, norm: &Norm, eps: f32, x: &mut Matrix) -> Result<(), Error> {
         x.reshape(h.rows, h.cols);
         x.data.copy_from_slice(&h.data);
-        kernels::rms_norm(self.isa, x, weight, eps);
+        norm.apply(self.isa, x, eps);
         Ok(())
     }
 
@@ -111,13 +162,13 @@ impl Arithmetic for Cpu {
         &mut self,
         linear: &Linear,
         x: &Matrix,
-        (norm, eps): (&Vec<f32>, f32),
+        (norm, eps): (&Norm, f32),
         scale: f32,
         h: &mut Matrix,
     ) -> Result<(), Error> {
         self.packed.set(x, self.threads);
         linear.apply(&self.packed, &mut self.branch, self.threads);
-        kernels::rms_norm(self.isa, &mut self.branch, norm, eps);
+        norm.apply(self.isa, &mut self.branch, eps);
         kernels::add_scaled(self.isa, h, &self.branch, scale);
         Ok(())
     }
@@ -125,12 +176,17 @@ impl Arithmetic for Cpu {
     fn heads(
         &mut self,
         spec: &DecoderSpec,
-        heads: HeadSettings<'_, Vec<f32>>,
+        heads: HeadSettings<'_, Norm>,
         chunks: &mut [Chunk],
         qkv: &mut Matrix,
     ) -> Result<(), Error> {
         let rotations = heads.rotation.map(|rotation| &self.rotations[rotation]);
-        norm_and_rotate(self.isa, spec, qkv, (heads.q_norm, heads.k_norm), rotations);
+        let norms = (&heads.q_norm.weight[..], &heads.k_norm.weight[..]);
+        norm_and_rotate(self.isa, spec, qkv, norms, rotations);
+        let queries = spec.heads * spec.head_dim;
+        for (row, factor) in qkv.data.chunks_exact_mut(qkv.cols).zip(&self.growth) {
+            row[..queries].iter_mut().for_each(|x| *x *= factor);
+        }
         if let Some(shape) = &self.shape {
             keep_keys_and_values(qkv, heads.layer, shape, chunks);
         }
@@ -154,6 +210,18 @@ impl Arithmetic for Cpu {
         kernels::gated(self.isa, gate_up, activation, out, self.threads);
         Ok(())
     }
+
+    fn activated(&mut self, x: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
+        kernels::activated(self.isa, x, activation, out, self.threads);
+        Ok(())
+    }
+}
+
+/// Where each token of a batch stands in its row.
+fn positions(chunks: &[Chunk]) -> impl Iterator<Item = usize> {
+    chunks
+        .iter()
+        .flat_map(|chunk| chunk.start()..chunk.start() + chunk.tokens.len())
 }
 
 /// The rows of the batch whose hidden states are wanted.
@@ -175,25 +243,31 @@ fn norm_and_rotate(
 ) {
     let (d, q, kv) = (spec.head_dim, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let width = rotations.map_or(0, |rows| rows.len() / qkv.rows.max(1));
+    let norm = |x: &mut [f32], stretch: usize, weight: &[f32]| {
+        x.chunks_exact_mut(stretch)
+            .for_each(|head| kernels::rms_norm_row(isa, head, weight, spec.norm_eps));
+    };
     for (i, row) in qkv.data.chunks_exact_mut(q + 2 * kv).enumerate() {
         let (queries, keys) = row[..q + kv].split_at_mut(q);
         match spec.qk_norm {
-            QkNorm::None => {}
+            QkNorm::None | QkNorm::PerHeadRotated => {}
             QkNorm::PerHead => {
-                queries
-                    .chunks_exact_mut(d)
-                    .for_each(|head| kernels::rms_norm_row(isa, head, q_norm, spec.norm_eps));
-                keys.chunks_exact_mut(d)
-                    .for_each(|head| kernels::rms_norm_row(isa, head, k_norm, spec.norm_eps));
+                norm(queries, d, q_norm);
+                norm(keys, d, k_norm);
             }
             QkNorm::FullWidth => {
-                kernels::rms_norm_row(isa, queries, q_norm, spec.norm_eps);
-                kernels::rms_norm_row(isa, keys, k_norm, spec.norm_eps);
+                norm(queries, q, q_norm);
+                norm(keys, kv, k_norm);
             }
         }
         if let Some(rotations) = rotations {
             let (cos, sin) = rotations[i * width..(i + 1) * width].split_at(width / 2);
             kernels::rotate(isa, &mut row[..q + kv], d, cos, sin);
+        }
+        if spec.qk_norm == QkNorm::PerHeadRotated {
+            let (queries, keys) = row[..q + kv].split_at_mut(q);
+            norm(queries, d, q_norm);
+            norm(keys, d, k_norm);
         }
     }
 }

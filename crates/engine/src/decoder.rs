@@ -21,7 +21,8 @@ use super::device::NoGpu;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
 use super::rope::{RopeTable, Scaling};
-use super::spec::{DecoderSpec, Family, QkNorm};
+use super::spec::{DecoderSpec, NormKind, QkNorm};
+use super::tensors::{Slot, Tensor};
 
 /// What weights are rounded to when they are set. The CPU computes in f32 in every case; a GPU keeps weights, activations,
 /// keys and values in this type, and sums, softmax, logits and the residual stream in f32.
@@ -102,6 +103,8 @@ struct Model<A: Arithmetic> {
     device: A::Device,
     /// `[vocab, hidden]`; `None` when the head is tied and serves both.
     embeddings: Option<A::Linear>,
+    /// `[positions, hidden]`, where a family has learned them.
+    positions: Option<A::Linear>,
     head: A::Linear,
     final_norm: A::Norm,
     no_norm: A::Norm,
@@ -265,28 +268,24 @@ impl Decoder {
 
     /// Whether `name` is one of the decoder's tensors; a tied `lm_head.weight` and stored RoPE tables are not.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.shape_of(name).is_some()
+        self.spec.tensor(name).is_some()
     }
 
     /// Replaces one tensor, by its Hugging Face name, in place. A tied head changes with the embeddings.
     ///
     /// **Errors** an unknown name, a wrong number of elements.
     pub fn set_tensor(&mut self, name: &str, data: &[f32]) -> Result<(), Error> {
-        let unknown = || Error::UnknownTensor {
-            tensor: name.into(),
-            family: self.spec.family.name(),
-            layers: self.spec.layers.len(),
-        };
-        let shape = self.shape_of(name).ok_or_else(unknown)?;
-        let expected = shape.iter().product();
+        let tensor = self.spec.tensor(name).ok_or_else(|| self.spec.unknown_tensor(name))?;
+        let expected = tensor.shape.iter().product();
         if data.len() != expected {
             return Err(Error::TensorSize {
-                tensor: name.into(),
-                shape,
+                tensor: tensor.name,
+                shape: tensor.shape,
                 expected,
                 got: data.len(),
             });
         }
+        let data = &*self.spec.arranged(&tensor, data);
         self.epoch += 1;
         let rounded: Vec<f32>;
         let data = match self.dtype {
@@ -298,26 +297,7 @@ impl Decoder {
                 &rounded
             }
         };
-        on_device!(&mut self.backend, model => model.write(&self.spec, name, data))
-    }
-
-    fn shape_of(&self, name: &str) -> Option<Vec<usize>> {
-        // All layers have the same shapes: look the name up in a model of one layer.
-        let (first, layer) = match split_layer(name) {
-            Some((layer, rest)) => (format!("model.layers.0.{rest}"), layer),
-            None => (name.to_string(), 0),
-        };
-        if layer >= self.spec.layers.len() {
-            return None;
-        }
-        let one = DecoderSpec {
-            layers: self.spec.layers[..1].to_vec(),
-            ..self.spec.clone()
-        };
-        one.tensor_names()
-            .into_iter()
-            .find(|(known, _)| *known == first)
-            .map(|(_, shape)| shape)
+        on_device!(&mut self.backend, model => model.write(&self.spec, &tensor, data))
     }
 
     /// Sets which layer comes after which (the data-flow space); a layer may come several times.
@@ -378,7 +358,7 @@ impl Decoder {
     /// LongRoPE factors in one row.
     pub(super) fn recompute_beyond(&self) -> Option<usize> {
         match self.spec.ropes.first().map(|rope| &rope.scaling) {
-            Some(Scaling::Long { original, .. }) if self.spec.family == Family::Phi3 => Some(*original),
+            Some(Scaling::Long { original, .. }) if self.spec.family.rope.phi3 => Some(*original),
             _ => None,
         }
     }
@@ -491,7 +471,7 @@ impl Decoder {
             inner,
         } = buffers;
         let table = model.embeddings.as_ref().unwrap_or(&model.head);
-        a.embed(table, chunks, spec.embed_scale, h)?;
+        a.embed(table, model.positions.as_ref(), chunks, spec.embed_scale, h)?;
         for (index, step) in self.path.iter().enumerate() {
             let (layer, layer_spec) = (&model.layers[step.layer], &spec.layers[step.layer]);
             a.scale(h, step.input_scale)?;
@@ -512,16 +492,33 @@ impl Decoder {
                 softcap: spec.attention_softcap,
             };
             a.attend(qkv, chunks, settings, attended)?;
+            let shares_norm = spec.parallel && spec.layer_norms()[2].is_none();
             if index + 1 == self.path.len() {
                 // Nothing reads the other rows any more.
                 a.keep_wanted(chunks, h)?;
                 a.keep_wanted(chunks, attended)?;
+                if shares_norm {
+                    a.keep_wanted(chunks, x)?;
+                }
             }
-            a.add_product(&layer.o, attended, (&layer.norms[1], eps), spec.residual_scale, h)?;
-
-            a.norm(h, &layer.norms[2], eps, x)?;
+            let attention = (&layer.o, &layer.norms[1]);
+            let add_attention = |a: &mut A, h: &mut A::Matrix| {
+                a.add_product(attention.0, attended, (attention.1, eps), spec.residual_scale, h)
+            };
+            if !spec.parallel {
+                add_attention(a, h)?;
+            }
+            if !shares_norm {
+                a.norm(h, &layer.norms[2], eps, x)?;
+            }
+            if spec.parallel {
+                add_attention(a, h)?;
+            }
             a.product(&layer.gate_up, x, gate_up)?;
-            a.gated(gate_up, spec.activation, inner)?;
+            match spec.gated() {
+                true => a.gated(gate_up, spec.activation, inner)?,
+                false => a.activated(gate_up, spec.activation, inner)?,
+            }
             a.add_product(&layer.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
         }
         Ok(())
@@ -672,19 +669,21 @@ impl<A: Arithmetic> Model<A> {
     fn zeros(spec: &DecoderSpec, device: A::Device) -> Result<Self, Error> {
         let (h, q, kv) = (spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let linear = |inputs, outputs, bias| A::linear(&device, inputs, outputs, bias);
-        let norm = |len| A::norm_weight(&device, len);
+        let norm = |len| A::norm_of(&device, spec.norm, len);
+        let of_heads = |len| A::norm_of(&device, NormKind::Rms, len);
         let head_norm = |width| match spec.qk_norm {
-            QkNorm::None => norm(0),
-            QkNorm::PerHead => norm(spec.head_dim),
-            QkNorm::FullWidth => norm(width),
+            QkNorm::None => of_heads(0),
+            QkNorm::PerHead | QkNorm::PerHeadRotated => of_heads(spec.head_dim),
+            QkNorm::FullWidth => of_heads(width),
         };
         let names = spec.layer_norms();
         let layer_norm = |i: usize| norm(if names[i].is_some() { h } else { 0 });
+        let inner = if spec.gated() { 2 } else { 1 } * spec.intermediate;
         let layer = |_| {
             Ok(Layer {
                 qkv: linear(h, q + 2 * kv, spec.qkv_bias)?,
                 o: linear(q, h, spec.o_bias)?,
-                gate_up: linear(h, 2 * spec.intermediate, spec.mlp_bias)?,
+                gate_up: linear(h, inner, spec.mlp_bias)?,
                 down: linear(spec.intermediate, h, spec.mlp_bias)?,
                 q_norm: head_norm(q)?,
                 k_norm: head_norm(kv)?,
@@ -696,7 +695,11 @@ impl<A: Arithmetic> Model<A> {
                 true => None,
                 false => Some(linear(h, spec.vocab, false)?),
             },
-            head: linear(h, spec.vocab, false)?,
+            positions: match spec.names().positions {
+                None => None,
+                Some(_) => Some(linear(h, spec.max_positions, false)?),
+            },
+            head: linear(h, spec.vocab, spec.head_bias)?,
             final_norm: norm(h)?,
             no_norm: norm(0)?,
             layers: spec.layers.iter().map(layer).collect::<Result<_, Error>>()?,
@@ -705,51 +708,39 @@ impl<A: Arithmetic> Model<A> {
         })
     }
 
-    /// Writes rounded data whose name and size are known to be right.
-    fn write(&mut self, spec: &DecoderSpec, name: &str, data: &[f32]) -> Result<(), Error> {
+    /// Writes rounded data of the right size, arranged as the decoder computes.
+    fn write(&mut self, spec: &DecoderSpec, tensor: &Tensor, data: &[f32]) -> Result<(), Error> {
         let device = &self.device;
-        let (q, kv, inter) = (
-            spec.heads * spec.head_dim,
-            spec.kv_heads * spec.head_dim,
-            spec.intermediate,
-        );
-        let norm = |slot: &mut A::Norm| {
-            if spec.norm_plus_one {
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let up = if spec.gated() { spec.intermediate } else { 0 };
+        let norm = |slot: &mut A::Norm| match tensor.is_bias {
+            true => A::set_norm_bias(device, slot, data),
+            false if spec.norm_plus_one => {
                 let shifted: Vec<f32> = data.iter().map(|w| 1.0 + w).collect();
-                return A::set_norm(device, slot, &shifted);
+                A::set_norm(device, slot, &shifted)
             }
-            A::set_norm(device, slot, data)
+            false => A::set_norm(device, slot, data),
         };
-        let Some((layer, rest)) = split_layer(name) else {
-            return match name {
-                "model.embed_tokens.weight" => {
-                    let table = self.embeddings.as_mut().unwrap_or(&mut self.head);
-                    A::set_rows(device, table, 0, data)
-                }
-                "lm_head.weight" => A::set_rows(device, &mut self.head, 0, data),
-                _ => norm(&mut self.final_norm),
-            };
+        let linear = |linear: &mut A::Linear, first: usize| match tensor.is_bias {
+            true => A::set_bias(device, linear, first, data),
+            false => A::set_rows(device, linear, first, data),
         };
-        let layer = &mut self.layers[layer];
-        let (stem, kind) = rest.rsplit_once('.').unwrap_or((rest, ""));
-        let linear = |linear: &mut A::Linear, first: usize| match kind {
-            "bias" => A::set_bias(device, linear, first, data),
-            _ => A::set_rows(device, linear, first, data),
-        };
-        match stem {
-            "self_attn.q_proj" | "self_attn.qkv_proj" => linear(&mut layer.qkv, 0),
-            "self_attn.k_proj" => linear(&mut layer.qkv, q),
-            "self_attn.v_proj" => linear(&mut layer.qkv, q + kv),
-            "self_attn.o_proj" => linear(&mut layer.o, 0),
-            "mlp.gate_proj" | "mlp.gate_up_proj" => linear(&mut layer.gate_up, 0),
-            "mlp.up_proj" => linear(&mut layer.gate_up, inter),
-            "mlp.down_proj" => linear(&mut layer.down, 0),
-            "self_attn.q_norm" => norm(&mut layer.q_norm),
-            "self_attn.k_norm" => norm(&mut layer.k_norm),
-            _ => match spec.layer_norms().iter().position(|name| *name == Some(stem)) {
-                Some(i) => norm(&mut layer.norms[i]),
-                None => Ok(()),
-            },
+        let layer = &mut self.layers[tensor.layer];
+        match tensor.slot {
+            Slot::Embeddings => linear(self.embeddings.as_mut().unwrap_or(&mut self.head), 0),
+            Slot::Positions => self.positions.as_mut().map_or(Ok(()), |table| linear(table, 0)),
+            Slot::Head => linear(&mut self.head, 0),
+            Slot::FinalNorm => norm(&mut self.final_norm),
+            Slot::Q | Slot::Qkv => linear(&mut layer.qkv, 0),
+            Slot::K => linear(&mut layer.qkv, q),
+            Slot::V => linear(&mut layer.qkv, q + kv),
+            Slot::O => linear(&mut layer.o, 0),
+            Slot::Gate | Slot::GateUp => linear(&mut layer.gate_up, 0),
+            Slot::Up => linear(&mut layer.gate_up, up),
+            Slot::Down => linear(&mut layer.down, 0),
+            Slot::QNorm => norm(&mut layer.q_norm),
+            Slot::KNorm => norm(&mut layer.k_norm),
+            Slot::Norm(i) => norm(&mut layer.norms[i]),
         }
     }
 
@@ -784,12 +775,4 @@ impl Model<Cpu> {
         });
         self.head.size_bytes() + layer * self.layers.len()
     }
-}
-
-/// `model.layers.7.mlp.up_proj.weight` → `(7, "mlp.up_proj.weight")`.
-fn split_layer(name: &str) -> Option<(usize, &str)> {
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    // A leading zero or sign would be another spelling of the same layer.
-    let number: usize = layer.parse().ok()?;
-    (number.to_string() == layer).then_some((number, rest))
 }

@@ -717,6 +717,7 @@ impl<'a> Scheduler<'a> {
     ) -> Result<Self, Error> {
         for (request, job) in jobs.iter().enumerate() {
             check_tokens(request, job.tokens, decoder.spec().vocab)?;
+            decoder.spec().check_positions(request, job.length())?;
         }
         decoder.prepare(jobs.iter().map(Job::length).max().unwrap_or(0));
         if let Some(limit) = decoder.recompute_beyond() {

@@ -38,6 +38,7 @@ fn check(decoder: &Decoder, rows: &[&[u32]]) -> Result<(), Error> {
         return Err(Error::NothingToScore { tokens: 0 });
     }
     for (request, row) in rows.iter().enumerate() {
+        decoder.spec().check_positions(request, row.len())?;
         if row.is_empty() {
             return Err(Error::EmptyPrompt { request });
         }

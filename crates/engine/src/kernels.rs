@@ -521,6 +521,30 @@ pub fn rms_norm(isa: Isa, x: &mut Matrix, weight: &[f32], eps: f32) {
     }
 }
 
+/// Norm of each row in place about its mean: `(x − mean(x)) / √(var(x) + ε) · weight + bias`; no weight, no norm, and a bias
+/// only where there is one.
+pub fn layer_norm(isa: Isa, x: &mut Matrix, weight: &[f32], bias: &[f32], eps: f32) {
+    if weight.is_empty() {
+        return;
+    }
+    for row in x.data.chunks_mut(x.cols) {
+        centre(isa, row);
+        rms_norm_row(isa, row, weight, eps);
+        row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+    }
+}
+
+/// Takes its mean from a row.
+pub fn centre(isa: Isa, row: &mut [f32]) {
+    isa.run(
+        #[inline(always)]
+        || {
+            let mean = sum(row) / row.len() as f32;
+            row.iter_mut().for_each(|x| *x -= mean);
+        },
+    );
+}
+
 /// `x = factor · x`.
 pub fn scale(isa: Isa, x: &mut [f32], factor: f32) {
     if factor != 1.0 {
@@ -584,27 +608,70 @@ pub fn gated(isa: Isa, gate_up: &Matrix, activation: Activation, out: &mut Matri
     }
 }
 
-#[inline(always)]
-fn gated_row<S: Set>(gate: &[f32], up: &[f32], activation: Activation, out: &mut [f32]) {
-    match activation {
-        Activation::Silu => times_up(gate, up, out, silu::<S>),
-        Activation::GeluTanh => times_up(gate, up, out, gelu_tanh::<S>),
-        Activation::GeluErf => times_up(gate, up, out, gelu_erf),
-        Activation::Relu => times_up(
-            gate,
-            up,
-            out,
-            #[inline(always)]
-            |x| if x > 0.0 { x } else { x * 0.0 },
-        ),
+/// Runs `$body` with `$f` bound to the function of an activation, so that the loop in it is compiled for each.
+macro_rules! with_activation {
+    ($S:ident, $activation:expr, $f:ident => $body:expr) => {
+        match $activation {
+            Activation::Silu => {
+                let $f = silu::<$S>;
+                $body
+            }
+            Activation::GeluTanh => {
+                let $f = gelu_tanh::<$S>;
+                $body
+            }
+            Activation::GeluErf => {
+                let $f = gelu_erf;
+                $body
+            }
+            Activation::Relu => {
+                let $f = relu;
+                $body
+            }
+            Activation::Relu2 => {
+                let $f = relu2;
+                $body
+            }
+        }
+    };
+}
+/// `out = act(x)`.
+pub fn activated(isa: Isa, x: &Matrix, activation: Activation, out: &mut Matrix, threads: Threads) {
+    out.reshape(x.rows, x.cols);
+    let stretch = |(from, to): (&[f32], &mut [f32])| {
+        with_set!(isa, S => with_activation!(S, activation, f => {
+            to.iter_mut().zip(from).for_each(|(to, x)| *to = f(*x));
+        }));
+    };
+    const STRETCH: usize = 1 << 13;
+    if threads.0 > 1 && out.data.len() > 1 << 14 {
+        x.data
+            .par_chunks(STRETCH)
+            .zip(out.data.par_chunks_mut(STRETCH))
+            .for_each(stretch);
+    } else {
+        stretch((&x.data[..], &mut out.data[..]));
     }
 }
 
 #[inline(always)]
-fn times_up(gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
-    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-        *out = f(*gate) * up;
-    }
+fn gated_row<S: Set>(gate: &[f32], up: &[f32], activation: Activation, out: &mut [f32]) {
+    with_activation!(S, activation, f => {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = f(*gate) * up;
+        }
+    });
+}
+
+/// A NaN stays one.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x > 0.0 { x } else { x * 0.0 }
+}
+
+#[inline(always)]
+fn relu2(x: f32) -> f32 {
+    relu(x) * relu(x)
 }
 
 #[inline(always)]
@@ -842,6 +909,34 @@ mod tests {
         check(Activation::GeluTanh, [0.841_192, -0.454_023]);
         check(Activation::GeluErf, [0.841_344_7, -0.455_002_6]);
         check(Activation::Relu, [1.0, 0.0]);
+        check(Activation::Relu2, [1.0, 0.0]);
+        let x = Matrix {
+            rows: 1,
+            cols: 3,
+            data: vec![3.0, -2.0, 1.0],
+        };
+        for isa in Isa::available() {
+            activated(isa, &x, Activation::Relu2, &mut out, Threads(1));
+            assert_eq!(out.data, [9.0, 0.0, 1.0], "{isa}");
+            activated(isa, &x, Activation::Silu, &mut out, Threads(1));
+            assert!((out.data[2] - 0.731_058_6).abs() < 1e-6, "{isa}");
+        }
+    }
+
+    #[test]
+    fn a_norm_about_the_mean_by_hand() {
+        for isa in Isa::available() {
+            let mut x = Matrix {
+                rows: 1,
+                cols: 2,
+                data: vec![5.0, 1.0],
+            };
+            // Mean 3, variance 4.
+            layer_norm(isa, &mut x, &[1.0, 3.0], &[0.5, 0.0], 0.0);
+            assert_eq!(x.data, [1.5, -3.0], "{isa}");
+            layer_norm(isa, &mut x, &[], &[], 0.0);
+            assert_eq!(x.data, [1.5, -3.0], "{isa}");
+        }
     }
 
     #[test]
@@ -888,6 +983,7 @@ mod tests {
             Activation::GeluTanh,
             Activation::GeluErf,
             Activation::Relu,
+            Activation::Relu2,
         ] {
             gated(isa, &gate_up, activation, &mut inner, Threads(1));
             out.extend_from_slice(&inner.data);

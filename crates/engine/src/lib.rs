@@ -1,6 +1,7 @@
 //! The decoder and the evaluation engine: a Hugging Face config and named tensors in, answers and log-likelihoods out.
 //!
-//! Reading order: `spec` (config.json → what the forward pass needs to know), `rope` (rotary tables), `kv` (keys and
+//! Reading order: `families` (a row for each), `spec` (config.json → what the forward pass needs to know), `tensors` (which
+//! tensors that is, and how the file's stand otherwise), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
 //! request is computed when), `sampling` (which token it is), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
@@ -16,6 +17,7 @@ mod cuda;
 pub mod decoder;
 pub mod device;
 pub mod engine;
+mod families;
 mod growth;
 mod influence;
 pub mod kernels;
@@ -24,6 +26,7 @@ mod prefix;
 mod rope;
 pub mod sampling;
 pub mod spec;
+mod tensors;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;
@@ -40,7 +43,7 @@ pub use engine::{
 pub use heterosis_isa::Isa;
 pub use influence::block_influence;
 pub use sampling::Sampling;
-pub use spec::DecoderSpec;
+pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
 pub use twin::{Loss, Text, Twin};
 
@@ -56,8 +59,8 @@ pub fn instruction_set() -> &'static str {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "config.json says model_type \"{model_type}\", which the decoder does not know. It knows: {known}. If the model is \
-         one of these under another name, change model_type in its config.json"
+        "config.json says model_type \"{model_type}\", which the decoder does not know; it knows {known}. Models of any \
+         architecture can be merged (`heterosis merge`); to score one, another program must run it (`fitness: command:`)"
     )]
     UnknownFamily { model_type: String, known: String },
     #[error("config.json: {field}: {problem}")]
@@ -67,6 +70,15 @@ pub enum Error {
         tensor: String,
         family: &'static str,
         layers: usize,
+    },
+    #[error(
+        "the model has {count} tensors that a {family} decoder does not use, such as {tensor}; without them it would be \
+         another model. Its config.json says another family than it is, or leaves out that it has them"
+    )]
+    UnusedTensors {
+        tensor: String,
+        count: usize,
+        family: &'static str,
     },
     #[error("tensor {tensor} has {got} elements, but config.json asks for {expected} (shape {shape:?})")]
     TensorSize {
@@ -96,6 +108,15 @@ pub enum Error {
         tokens: usize,
         needed_bytes: u64,
         limit_bytes: u64,
+    },
+    #[error(
+        "request {request} asks for {tokens} positions, but the model has learned {positions}, and knows none beyond. Ask for \
+         a shorter text, or fewer new tokens"
+    )]
+    Positions {
+        request: usize,
+        tokens: usize,
+        positions: usize,
     },
     #[error("a text of {tokens} tokens has nothing to score: the first token of each window has nothing before it")]
     NothingToScore { tokens: usize },

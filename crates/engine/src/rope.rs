@@ -7,7 +7,8 @@
 use serde_json::Value;
 
 use super::Error;
-use super::spec::Config;
+use super::families::Rope;
+use super::spec::{Config, QueryGrowth};
 
 /// How frequencies are stretched beyond the length seen in training.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,81 +57,99 @@ pub struct RopeSpec {
     pub max_positions: usize,
 }
 
-/// The rope keys of a config, read but not yet bound to a head size.
-pub(super) struct RopeScaling {
-    theta: f64,
-    partial: f64,
-    scaling: Scaling,
-    attention_factor: f64,
+/// Reads the rope keys of a config.
+pub(super) struct RopeScaling;
+
+/// The lengths that decide on a rotation.
+#[derive(Clone, Copy)]
+struct Lengths {
+    /// Dimensions of a head that rotate.
+    dim: usize,
+    original: usize,
+    max_positions: usize,
 }
 
 impl RopeScaling {
     /// One rotation for all layers: `rope_scaling` (v4) before `rope_parameters` (v5), `rope_theta` inside or beside it.
-    pub fn read_flat(c: &Config, is_phi3: bool, default_theta: f64, max_positions: usize) -> Result<Self, Error> {
-        let given = ["rope_scaling", "rope_parameters"]
-            .iter()
-            .find_map(|key| c.0.get(key).filter(|v| v.is_object()));
-        let given = given.map(|v| v.get("full_attention").filter(|inner| inner.is_object()).unwrap_or(v));
-        let empty = Value::Object(Default::default());
-        let rope = Config(given.unwrap_or(&empty));
+    pub fn read_flat(c: &Config, family: &Rope, head_dim: usize, max_positions: usize) -> Result<RopeSpec, Error> {
+        let given = given(c, family);
+        let rope = Config::part(&given);
         let theta = match rope.number("rope_theta")? {
             Some(theta) => theta,
-            None => c.number_or("rope_theta", default_theta)?,
-        };
-        // Only Phi-3's attention rotates a part of the head.
-        let partial = match rope.number("partial_rotary_factor")? {
-            _ if !is_phi3 => 1.0,
-            Some(partial) => partial,
-            None => c.number_or("partial_rotary_factor", 1.0)?,
+            None => c.number_or("rope_theta", family.theta)?,
         };
         let original = match c.optional_size("original_max_position_embeddings")? {
             Some(n) => n,
-            None if is_phi3 => 4096,
+            None if family.phi3 => 4096,
             None => rope.size_or("original_max_position_embeddings", max_positions)?,
         };
-        Self::read(&rope, is_phi3, theta, partial, original, max_positions)
+        let lengths = Lengths {
+            dim: rotary_dim(c, &rope, family, head_dim)?,
+            original,
+            max_positions,
+        };
+        Self::read(&rope, family, theta, lengths)
     }
 
-    /// The rotation of one layer type (Gemma 3): `rope_parameters.TYPE`, or the v4 keys.
+    /// The rotation of one layer type (Gemma 3): `rope_parameters.TYPE`, or the v4 keys. `layer_type` is its name, the key of
+    /// its base in old configs, and its default.
     pub fn read_nested(
         c: &Config,
-        layer_type: &str,
-        theta_key: &str,
-        default_theta: f64,
+        family: &Rope,
+        (layer_type, theta_key, default_theta): (&str, Option<&str>, f64),
+        head_dim: usize,
         max_positions: usize,
-    ) -> Result<Self, Error> {
+    ) -> Result<RopeSpec, Error> {
         let empty = Value::Object(Default::default());
-        let nested =
-            c.0.get("rope_parameters")
-                .and_then(|v| v.get(layer_type))
-                .filter(|v| v.is_object());
+        let of_type = c.get("rope_parameters").and_then(|v| v.get(layer_type));
+        let nested = of_type.filter(|v| v.is_object());
         // v4's rope_scaling stretches the full-attention layers only.
-        let v4 =
-            c.0.get("rope_scaling")
-                .filter(|v| v.is_object() && layer_type == "full_attention");
-        let rope = Config(v4.or(nested).unwrap_or(&empty));
+        let v4 = c
+            .get("rope_scaling")
+            .filter(|v| v.is_object() && layer_type == "full_attention");
+        let rope = Config::part(v4.or(nested).unwrap_or(&empty));
         let theta = match (
             rope.number("rope_theta")?,
             nested.and_then(|v| v.get("rope_theta")).and_then(Value::as_f64),
+            theta_key,
         ) {
-            (Some(theta), _) | (None, Some(theta)) => theta,
-            (None, None) => c.number_or(theta_key, default_theta)?,
+            (Some(theta), ..) | (None, Some(theta), _) => theta,
+            (None, None, Some(key)) => c.number_or(key, default_theta)?,
+            (None, None, None) => default_theta,
         };
-        let original = rope.size_or("original_max_position_embeddings", max_positions)?;
-        Self::read(&rope, false, theta, 1.0, original, max_positions)
+        let lengths = Lengths {
+            dim: head_dim,
+            original: rope.size_or("original_max_position_embeddings", max_positions)?,
+            max_positions,
+        };
+        Self::read(&rope, family, theta, lengths)
     }
 
-    fn read(
-        rope: &Config,
-        is_phi3: bool,
-        theta: f64,
-        partial: f64,
-        original: usize,
-        max_positions: usize,
-    ) -> Result<Self, Error> {
+    /// How queries grow with their position, where the family's do.
+    pub fn query_growth(c: &Config, family: &Rope) -> Result<Option<QueryGrowth>, Error> {
+        if !family.grows_queries {
+            return Ok(None);
+        }
+        let given = given(c, family);
+        let rope = Config::part(&given);
+        let required = |key: &str| rope.number(key)?.ok_or_else(|| rope.error(key, "is missing".into()));
+        Ok(Some(QueryGrowth {
+            beta: required("llama_4_scaling_beta")? as f32,
+            original: rope
+                .optional_size("original_max_position_embeddings")?
+                .ok_or_else(|| rope.error("original_max_position_embeddings", "is missing".into()))?,
+        }))
+    }
+
+    fn read(rope: &Config, family: &Rope, mut theta: f64, lengths: Lengths) -> Result<RopeSpec, Error> {
+        let Lengths {
+            dim,
+            original,
+            max_positions,
+        } = lengths;
         let kind = ["rope_type", "type"]
             .iter()
-            .find_map(|key| rope.0.get(key).and_then(Value::as_str))
+            .find_map(|key| rope.get(key).and_then(Value::as_str))
             .unwrap_or("default");
         let factor = |default: Option<f64>| -> Result<f64, Error> {
             rope.number("factor")?
@@ -140,17 +159,22 @@ impl RopeScaling {
         let required = |key: &str| rope.number(key)?.ok_or_else(|| rope.error(key, "is missing".into()));
         let ratio = max_positions as f64 / original as f64;
         let mut attention_factor = 1.0;
-        let scaling = match kind {
-            "default" => Scaling::None,
-            "linear" => Scaling::Linear { factor: factor(None)? },
-            "dynamic" => Scaling::Dynamic { factor: factor(None)? },
-            "llama3" => Scaling::Llama3 {
+        let alpha = rope.number("alpha")?.filter(|alpha| family.alpha && *alpha != 0.0);
+        let scaling = match (kind, alpha) {
+            ("default", _) => Scaling::None,
+            ("linear", _) => Scaling::Linear { factor: factor(None)? },
+            ("dynamic", Some(alpha)) => {
+                theta *= alpha.powf(dim as f64 / (dim as f64 - 2.0));
+                Scaling::None
+            }
+            ("dynamic", None) => Scaling::Dynamic { factor: factor(None)? },
+            ("llama3", _) => Scaling::Llama3 {
                 factor: factor(None)?,
                 low_freq_factor: required("low_freq_factor")?,
                 high_freq_factor: required("high_freq_factor")?,
                 original: original as f64,
             },
-            "yarn" if !is_phi3 => {
+            ("yarn", _) if !family.phi3 => {
                 let factor = factor(Some(ratio))?;
                 attention_factor = yarn_attention_factor(rope, factor)?;
                 let positive = |x: Option<f64>, default: f64| x.filter(|x| *x != 0.0).unwrap_or(default);
@@ -159,11 +183,11 @@ impl RopeScaling {
                     original: original as f64,
                     beta_fast: positive(rope.number("beta_fast")?, 32.0),
                     beta_slow: positive(rope.number("beta_slow")?, 1.0),
-                    truncate: rope.0.get("truncate").and_then(Value::as_bool).unwrap_or(true),
+                    truncate: rope.get("truncate").and_then(Value::as_bool).unwrap_or(true),
                 }
             }
             // "su" and "yarn" are old names of LongRoPE in Phi-3's configs.
-            "longrope" | "su" | "yarn" => {
+            ("longrope" | "su" | "yarn", _) => {
                 let factor = factor(Some(ratio))?;
                 attention_factor = match rope.number("attention_factor")? {
                     Some(given) => given,
@@ -176,35 +200,59 @@ impl RopeScaling {
                     original,
                 }
             }
-            other => {
+            (other, _) => {
                 let known = "default, linear, dynamic, llama3, yarn, longrope";
                 return Err(rope.error("rope_type", format!("\"{other}\" is not one of {known}")));
             }
         };
-        if theta <= 0.0 || !(0.0..=1.0).contains(&partial) {
-            return Err(rope.error(
-                "rope_theta",
-                format!("theta {theta} with partial_rotary_factor {partial}"),
-            ));
+        if theta <= 0.0 {
+            return Err(rope.error("rope_theta", format!("theta {theta}")));
         }
-        Ok(RopeScaling {
+        Ok(RopeSpec {
             theta,
-            partial,
+            dim,
             scaling,
-            attention_factor,
+            attention_factor: attention_factor as f32,
+            max_positions,
         })
     }
+}
 
-    pub fn spec(self, head_dim: usize, max_positions: usize) -> RopeSpec {
-        let dim = (head_dim as f64 * self.partial) as usize;
-        RopeSpec {
-            theta: self.theta,
-            dim,
-            scaling: self.scaling,
-            attention_factor: self.attention_factor as f32,
-            max_positions,
-        }
+/// `rope_scaling` (v4) or `rope_parameters` (v5), that of full attention where there are several; what a config without either
+/// means in its family.
+fn given(c: &Config, family: &Rope) -> Value {
+    let given = ["rope_scaling", "rope_parameters"];
+    let given = given.iter().find_map(|key| c.get(key).filter(|v| v.is_object()));
+    match given {
+        Some(v) => v
+            .get("full_attention")
+            .filter(|inner| inner.is_object())
+            .unwrap_or(v)
+            .clone(),
+        None => family
+            .absent
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_else(|| Value::Object(Default::default())),
     }
+}
+
+/// Dimensions of a head that rotate.
+fn rotary_dim(c: &Config, rope: &Config, family: &Rope, head_dim: usize) -> Result<usize, Error> {
+    if let Some((key, default)) = family.dim {
+        return Ok(c.size_or(key, default)?.min(head_dim));
+    }
+    // Other families rotate whole heads, whatever their configs say.
+    let Some(default) = family.partial else {
+        return Ok(head_dim);
+    };
+    let partial = match rope.number("partial_rotary_factor")? {
+        Some(partial) => partial,
+        None => c.number_or("partial_rotary_factor", default)?,
+    };
+    if !(0.0..=1.0).contains(&partial) {
+        return Err(c.error("partial_rotary_factor", format!("{partial} is not between 0 and 1")));
+    }
+    Ok((head_dim as f64 * partial) as usize)
 }
 
 fn yarn_attention_factor(rope: &Config, factor: f64) -> Result<f64, Error> {
@@ -222,7 +270,6 @@ fn yarn_attention_factor(rope: &Config, factor: f64) -> Result<f64, Error> {
 
 fn factors(rope: &Config, key: &str) -> Result<Vec<f32>, Error> {
     let list = rope
-        .0
         .get(key)
         .and_then(Value::as_array)
         .ok_or_else(|| rope.error(key, "is missing".into()))?;

@@ -1,72 +1,23 @@
-//! `config.json` → [`DecoderSpec`]: everything the one forward pass needs to know about a family.
+//! `config.json` → [`DecoderSpec`]: everything the one forward pass needs to know about a model.
 //!
 //! Both dialects are read: transformers 4 (`rope_theta`, `rope_scaling`) and transformers ≥ 5 (`rope_parameters`, for each
-//! layer type where they differ, and `layer_types`). A key that is missing takes the default of its family's configuration
-//! class in transformers, because published configs leave defaults out. Nothing here reads a tensor.
+//! layer type where they differ, and `layer_types`). A key that is missing takes the default of its family (`families`),
+//! because published configs leave defaults out. Nothing here reads a tensor; `layout` says how those of the file stand.
+
+use std::collections::HashMap;
 
 use serde_json::Value;
 
 use super::Error;
+use super::families::{self, Flag, Names, Only, Qkv, Scales, Windows};
 use super::rope::{RopeScaling, RopeSpec};
 
-/// The families, by their `model_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    Llama,
-    Mistral,
-    Qwen2,
-    Qwen3,
-    Gemma,
-    Gemma2,
-    Gemma3,
-    Phi3,
-    Olmo2,
-    SmolLm3,
-    Granite,
-}
-
-const FAMILIES: [(&str, Family); 11] = [
-    ("llama", Family::Llama),
-    ("mistral", Family::Mistral),
-    ("qwen2", Family::Qwen2),
-    ("qwen3", Family::Qwen3),
-    ("gemma", Family::Gemma),
-    ("gemma2", Family::Gemma2),
-    ("gemma3_text", Family::Gemma3),
-    ("phi3", Family::Phi3),
-    ("olmo2", Family::Olmo2),
-    ("smollm3", Family::SmolLm3),
-    ("granite", Family::Granite),
-];
-
-impl Family {
-    /// The `model_type` in config.json.
-    pub fn name(self) -> &'static str {
-        FAMILIES
-            .iter()
-            .find(|(_, family)| *family == self)
-            .map_or("?", |(name, _)| name)
-    }
-
-    fn is_gemma(self) -> bool {
-        matches!(self, Family::Gemma | Family::Gemma2 | Family::Gemma3)
-    }
-}
-
-/// Whether queries and keys are normalised before the rotation, and over what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    None,
-    /// Over each head (Qwen3, Gemma 3).
-    PerHead,
-    /// Over all heads at once (OLMo 2).
-    FullWidth,
-}
+pub use super::families::{Family, NormKind, QkNorm};
 
 /// Where the norms of a layer stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlace {
-    /// Before attention and before the MLP.
+    /// Before attention and before the MLP, or before both at once.
     Pre,
     /// After them, on the branch (OLMo 2).
     Post,
@@ -80,6 +31,8 @@ pub enum Activation {
     GeluTanh,
     GeluErf,
     Relu,
+    /// `max(x, 0)²`.
+    Relu2,
 }
 
 /// What differs from layer to layer.
@@ -91,10 +44,24 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
 }
 
+/// Queries are scaled by `1 + beta · ln(1 + ⌊position / original⌋)` (Ministral 3, after Llama 4).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryGrowth {
+    pub beta: f32,
+    pub original: usize,
+}
+
+impl QueryGrowth {
+    /// By what the query at a position is scaled.
+    pub fn at(self, position: usize) -> f32 {
+        1.0 + self.beta * ((1 + position / self.original) as f32).ln()
+    }
+}
+
 /// A decoder-only transformer, as far as arithmetic can tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
-    pub family: Family,
+    pub family: &'static Family,
     pub vocab: usize,
     pub hidden: usize,
     pub intermediate: usize,
@@ -103,14 +70,17 @@ pub struct DecoderSpec {
     pub head_dim: usize,
     pub layers: Vec<LayerSpec>,
     pub ropes: Vec<RopeSpec>,
+    /// The longest sequence that the model was made for; with learned positions, that it can read.
     pub max_positions: usize,
     pub tie_embeddings: bool,
+    pub head_bias: bool,
     pub qkv_bias: bool,
     pub o_bias: bool,
     pub mlp_bias: bool,
-    /// One tensor for q, k and v, one for gate and up (Phi-3).
-    pub fused: bool,
+    /// Attention and MLP read the same stream, and both are added to it.
+    pub parallel: bool,
     pub qk_norm: QkNorm,
+    pub norm: NormKind,
     pub norm_place: NormPlace,
     pub norm_eps: f32,
     /// The norm multiplies by `1 + weight` (Gemma).
@@ -118,6 +88,7 @@ pub struct DecoderSpec {
     pub activation: Activation,
     pub attention_scale: f32,
     pub attention_softcap: Option<f32>,
+    pub query_growth: Option<QueryGrowth>,
     pub embed_scale: f32,
     pub residual_scale: f32,
     /// The logits are divided by this (Granite).
@@ -136,208 +107,86 @@ impl DecoderSpec {
     /// Reads a `config.json`.
     ///
     /// **Errors** name the field: an unknown `model_type` (with the list of known ones), a missing or misshapen number,
-    /// heads that do not divide, an activation or RoPE scaling nobody wrote.
+    /// heads that do not divide, an activation or RoPE scaling nobody wrote, a setting that the decoder does not have.
     pub fn from_config(config: &Value) -> Result<Self, Error> {
-        let model_type = config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .unwrap_or("")
-            .to_string();
-        let family = FAMILIES
-            .iter()
-            .find(|(name, _)| *name == model_type)
-            .map(|(_, family)| *family)
-            .ok_or_else(|| Error::UnknownFamily {
-                model_type: model_type.clone(),
-                known: FAMILIES.map(|(name, _)| name).join(", "),
-            })?;
-        let c = Config(config);
-        use Family::*;
-
+        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("");
+        let family = families::find(model_type).ok_or_else(|| Error::UnknownFamily {
+            model_type: model_type.to_string(),
+            known: families::known(),
+        })?;
+        let c = Config {
+            value: config,
+            keys: family.keys,
+        };
+        c.refuse_unknown_settings(family)?;
         let hidden = c.size("hidden_size", MOST)?;
-        let heads = c.size("num_attention_heads", MOST)?;
-        let kv_default = match family {
-            Mistral => 8,
-            Gemma => 16,
-            Gemma2 | Gemma3 | SmolLm3 => 4,
-            Qwen2 | Qwen3 => 32,
-            Llama | Phi3 | Olmo2 | Granite => heads,
-        };
-        let kv_heads = match config.get("num_key_value_heads") {
-            Some(Value::Null) => heads,
-            _ => c.size_or("num_key_value_heads", kv_default)?,
-        };
-        let head_dim = match (c.optional_size("head_dim")?, family) {
-            (Some(d), _) => d,
-            (None, Qwen3) => 128,
-            (None, Gemma | Gemma2 | Gemma3) => 256,
-            (None, _) if hidden % heads == 0 => hidden / heads,
-            (None, _) => {
-                return Err(c.error("hidden_size", format!("{hidden} is not a multiple of {heads} heads")));
-            }
-        };
-        for (field, size) in [
-            ("num_key_value_heads", kv_heads),
-            ("head_dim", heads.saturating_mul(head_dim)),
-        ] {
-            if size > MOST {
-                return Err(c.error(
-                    field,
-                    format!("{heads} heads of {head_dim} in all are more than {MOST}"),
-                ));
-            }
-        }
-        if heads % kv_heads != 0 {
-            let problem = format!("{kv_heads} does not divide num_attention_heads = {heads}");
-            return Err(c.error("num_key_value_heads", problem));
-        }
-        let layers = c.size("num_hidden_layers", MOST_LAYERS)?;
-        let max_positions = match family {
-            Llama | Olmo2 | Granite => 2048,
-            Phi3 => 4096,
-            Gemma | Gemma2 => 8192,
-            Qwen2 | Qwen3 | SmolLm3 => 32_768,
-            Mistral | Gemma3 => 131_072,
-        };
-        let max_positions = c.size_or("max_position_embeddings", max_positions)?;
-        let attention_bias = c.flag("attention_bias", false)?;
-        let query_scalar = || c.number_or("query_pre_attn_scalar", 256.0);
-        let (ropes, layers) = layer_specs(&c, family, layers, head_dim, max_positions)?;
-
-        let spec = DecoderSpec {
+        let (heads, kv_heads, head_dim) = head_sizes(&c, family, hidden)?;
+        let max_positions = c.size_or("max_position_embeddings", family.max_positions)?;
+        let (ropes, layers) = layer_specs(&c, family, head_dim, max_positions)?;
+        let numbers = c.scales(family, hidden, head_dim)?;
+        let parallel = c.is(family.parallel)?;
+        Ok(DecoderSpec {
             family,
             vocab: c.size("vocab_size", MOST)?,
             hidden,
-            intermediate: c.size("intermediate_size", MOST)?,
+            intermediate: intermediate(&c, hidden)?,
             heads,
             kv_heads,
             head_dim,
+            query_growth: RopeScaling::query_growth(&c, &family.rope)?,
             layers,
             ropes,
             max_positions,
-            tie_embeddings: c.flag("tie_word_embeddings", family.is_gemma() || family == SmolLm3)?,
-            qkv_bias: match family {
-                Qwen2 => true,
-                Mistral | Phi3 => false,
-                _ => attention_bias,
-            },
-            o_bias: !matches!(family, Qwen2 | Mistral | Phi3) && attention_bias,
-            mlp_bias: matches!(family, Llama | SmolLm3 | Granite) && c.flag("mlp_bias", false)?,
-            fused: family == Phi3,
-            qk_norm: match family {
-                Qwen3 | Gemma3 => QkNorm::PerHead,
-                Olmo2 => QkNorm::FullWidth,
-                _ => QkNorm::None,
-            },
-            norm_place: match family {
-                Olmo2 => NormPlace::Post,
-                Gemma2 | Gemma3 => NormPlace::Sandwich,
+            tie_embeddings: c.flag("tie_word_embeddings", family.tie)?,
+            head_bias: family.head_bias,
+            qkv_bias: c.is(family.qkv_bias)?,
+            o_bias: c.is(family.o_bias)?,
+            mlp_bias: c.is(family.mlp_bias)?,
+            parallel,
+            qk_norm: family.qk_norm,
+            norm: family.norm,
+            norm_place: match family.names.norms {
+                [None, ..] => NormPlace::Post,
+                [_, Some(_), ..] => NormPlace::Sandwich,
                 _ => NormPlace::Pre,
             },
-            norm_eps: c.number_or("rms_norm_eps", if matches!(family, Phi3 | Olmo2) { 1e-5 } else { 1e-6 })? as f32,
-            norm_plus_one: family.is_gemma(),
-            activation: activation(&c, family)?,
-            attention_scale: match family {
-                Gemma2 | Gemma3 => query_scalar()?.powf(-0.5),
-                Granite => c.number_or("attention_multiplier", 1.0)?,
-                _ => (head_dim as f64).powf(-0.5),
-            } as f32,
-            // Gemma 3 keeps the key in its config, but its attention does not use it.
-            attention_softcap: match family {
-                Gemma2 => c
-                    .number_or_null("attn_logit_softcapping", Some(50.0))?
-                    .map(|x| x as f32),
-                _ => None,
-            },
-            embed_scale: match family {
-                Gemma | Gemma2 | Gemma3 => (hidden as f64).sqrt(),
-                Granite => c.number_or("embedding_multiplier", 1.0)?,
-                _ => 1.0,
-            } as f32,
-            residual_scale: if family == Granite {
-                c.number_or("residual_multiplier", 1.0)? as f32
-            } else {
-                1.0
-            },
-            logits_divisor: if family == Granite {
-                c.number_or("logits_scaling", 1.0)? as f32
-            } else {
-                1.0
-            },
-            final_softcap: match family {
-                Gemma2 => c
-                    .number_or_null("final_logit_softcapping", Some(30.0))?
-                    .map(|x| x as f32),
-                Gemma3 => c.number_or_null("final_logit_softcapping", None)?.map(|x| x as f32),
-                _ => None,
-            },
+            norm_eps: c.number_or("rms_norm_eps", family.norm_eps)? as f32,
+            norm_plus_one: family.norm_plus_one,
+            activation: c.activation(family)?,
+            attention_scale: numbers.attention as f32,
+            attention_softcap: numbers.attention_cap.map(|cap| cap as f32),
+            embed_scale: numbers.embeddings as f32,
+            residual_scale: numbers.residual as f32,
+            logits_divisor: numbers.logits_divisor as f32,
+            final_softcap: numbers.logits_cap.map(|cap| cap as f32),
             eos_token_ids: token_ids(config.get("eos_token_id")),
-        };
-        if config.get("use_bidirectional_attention").and_then(Value::as_bool) == Some(true) {
-            return Err(c.error(
-                "use_bidirectional_attention",
-                "true: this decoder is causal only".into(),
-            ));
-        }
-        Ok(spec)
+        })
     }
 
-    /// The tensors that the decoder needs, by their Hugging Face names, with their shapes.
-    pub fn tensor_names(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mut names = vec![("model.embed_tokens.weight".to_string(), vec![self.vocab, h])];
-        for layer in 0..self.layers.len() {
-            let mut add =
-                |name: &str, shape: &[usize]| names.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-            let mut linear = |name: &str, out: usize, inner: usize, bias: bool| {
-                add(&format!("{name}.weight"), &[out, inner]);
-                if bias {
-                    add(&format!("{name}.bias"), &[out]);
-                }
-            };
-            if self.fused {
-                linear("self_attn.qkv_proj", q + 2 * kv, h, false);
-                linear("mlp.gate_up_proj", 2 * self.intermediate, h, false);
-            } else {
-                linear("self_attn.q_proj", q, h, self.qkv_bias);
-                linear("self_attn.k_proj", kv, h, self.qkv_bias);
-                linear("self_attn.v_proj", kv, h, self.qkv_bias);
-                linear("mlp.gate_proj", self.intermediate, h, self.mlp_bias);
-                linear("mlp.up_proj", self.intermediate, h, self.mlp_bias);
-            }
-            linear("self_attn.o_proj", h, q, self.o_bias);
-            linear("mlp.down_proj", h, self.intermediate, self.mlp_bias);
-            match self.qk_norm {
-                QkNorm::None => {}
-                QkNorm::PerHead => {
-                    add("self_attn.q_norm.weight", &[self.head_dim]);
-                    add("self_attn.k_norm.weight", &[self.head_dim]);
-                }
-                QkNorm::FullWidth => {
-                    add("self_attn.q_norm.weight", &[q]);
-                    add("self_attn.k_norm.weight", &[kv]);
-                }
-            }
-            for norm in self.layer_norms().into_iter().flatten() {
-                add(&format!("{norm}.weight"), &[h]);
-            }
-        }
-        names.push(("model.norm.weight".to_string(), vec![h]));
-        if !self.tie_embeddings {
-            names.push(("lm_head.weight".to_string(), vec![self.vocab, h]));
-        }
-        names
+    pub(super) fn names(&self) -> &'static Names {
+        self.family.names
     }
 
-    /// Refuses a model that lacks a tensor of the decoder, or has one of another size than its config.json says; `shape_of`
-    /// looks one up. To be asked before [`Decoder::load`](super::Decoder::load) makes room for them all.
+    /// Whether an MLP has a gate.
+    pub fn gated(&self) -> bool {
+        self.family.gated
+    }
+
+    /// What ends the branches of attention and MLP, by name: norms after them, or else their last projections.
+    pub fn branch_ends(&self) -> [&'static str; 2] {
+        let names = self.names();
+        [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(names.down)]
+    }
+
+    /// Refuses a model that is not what its config.json says: one that lacks a tensor of the decoder, has one of another
+    /// size, or has one that the decoder does not use. To be asked before [`Decoder::load`](super::Decoder::load) makes room.
     ///
     /// **Errors** name the tensor.
-    pub fn check_tensors(&self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), Error> {
+    pub fn check_tensors<'a>(&self, there: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Result<(), Error> {
+        let mut there: HashMap<&str, &[usize]> = there.into_iter().collect();
         for (tensor, shape) in self.tensor_names() {
-            let Some(there) = shape_of(&tensor) else {
-                let (family, layers) = (self.family.name(), self.layers.len());
-                return Err(Error::UnknownTensor { tensor, family, layers });
+            let Some(there) = there.remove(tensor.as_str()) else {
+                return Err(self.unknown_tensor(&tensor));
             };
             let (expected, got) = (shape.iter().product(), there.iter().product());
             if expected != got {
@@ -349,26 +198,44 @@ impl DecoderSpec {
                 });
             }
         }
-        Ok(())
+        let unused = there.keys().filter(|name| !is_recomputed(name));
+        match unused.clone().min() {
+            None => Ok(()),
+            Some(first) => Err(Error::UnusedTensors {
+                tensor: (*first).into(),
+                count: unused.count(),
+                family: self.family.name(),
+            }),
+        }
+    }
+
+    /// Refuses a sequence that reaches beyond the positions that a model has learned.
+    pub(super) fn check_positions(&self, request: usize, tokens: usize) -> Result<(), Error> {
+        match self.names().positions.is_some() && tokens > self.max_positions {
+            true => Err(Error::Positions {
+                request,
+                tokens,
+                positions: self.max_positions,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn unknown_tensor(&self, name: &str) -> Error {
+        Error::UnknownTensor {
+            tensor: name.into(),
+            family: self.family.name(),
+            layers: self.layers.len(),
+        }
     }
 
     /// Names of a layer's four possible norms: before and after attention, before and after the MLP.
     pub(super) fn layer_norms(&self) -> [Option<&'static str>; 4] {
-        match self.norm_place {
-            NormPlace::Pre => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
-            NormPlace::Post => [
-                None,
-                Some("post_attention_layernorm"),
-                None,
-                Some("post_feedforward_layernorm"),
-            ],
-            NormPlace::Sandwich => [
-                Some("input_layernorm"),
-                Some("post_attention_layernorm"),
-                Some("pre_feedforward_layernorm"),
-                Some("post_feedforward_layernorm"),
-            ],
+        let mut norms = self.names().norms;
+        if self.parallel && self.family.parallel_shares_norm {
+            norms[2] = None;
         }
+        norms
     }
 
     /// Number of weights.
@@ -378,6 +245,24 @@ impl DecoderSpec {
             .map(|(_, shape)| shape.iter().product::<usize>())
             .sum()
     }
+
+    pub(super) fn fused_qkv(&self) -> bool {
+        self.family.qkv != Qkv::Apart
+    }
+}
+
+/// Whether a tensor holds what every loader computes anew: rotary tables and causal masks of old checkpoints.
+fn is_recomputed(name: &str) -> bool {
+    const TABLES: [&str; 7] = [
+        "rotary_emb.inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        ".attn.masked_bias",
+        ".attn.bias",
+        ".attention.masked_bias",
+        ".attention.bias",
+    ];
+    TABLES.iter().any(|table| name.ends_with(table))
 }
 
 /// Token ids written as a number or a list of numbers, as in `eos_token_id`.
@@ -390,113 +275,156 @@ pub(super) fn token_ids(value: Option<&Value>) -> Vec<u32> {
     }
 }
 
-fn activation(c: &Config, family: Family) -> Result<Activation, Error> {
-    let key = if matches!(family, Family::Gemma2 | Family::Gemma3) {
-        "hidden_activation"
-    } else {
-        "hidden_act"
+/// Query heads, key heads, and the dimensions of each.
+fn head_sizes(c: &Config, family: &Family, hidden: usize) -> Result<(usize, usize, usize), Error> {
+    let heads = c.size("num_attention_heads", MOST)?;
+    let kv_heads = match c.get("num_key_value_heads") {
+        _ if !family.groups_heads => heads,
+        Some(Value::Null) => heads,
+        _ => c.size_or("num_key_value_heads", family.kv_heads.unwrap_or(heads))?,
     };
-    let default = if family.is_gemma() { "gelu_pytorch_tanh" } else { "silu" };
-    match c.0.get(key).and_then(Value::as_str).unwrap_or(default) {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
-        // Gemma 1 was published with "gelu" and means the tanh form.
-        "gelu" if family == Family::Gemma => Ok(Activation::GeluTanh),
-        "gelu" => Ok(Activation::GeluErf),
-        "relu" => Ok(Activation::Relu),
-        other => Err(c.error(
-            key,
-            format!("\"{other}\" is not one of silu, gelu, gelu_pytorch_tanh, relu"),
-        )),
+    let head_dim = match c.optional_size("head_dim")?.or(family.head_dim) {
+        Some(d) => d,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => return Err(c.error("hidden_size", format!("{hidden} is not a multiple of {heads} heads"))),
+    };
+    for (field, size) in [
+        ("num_key_value_heads", kv_heads),
+        ("head_dim", heads.saturating_mul(head_dim)),
+    ] {
+        if size > MOST {
+            let problem = format!("{heads} heads of {head_dim} in all are more than {MOST}");
+            return Err(c.error(field, problem));
+        }
     }
+    if !heads.is_multiple_of(kv_heads) {
+        let problem = format!("{kv_heads} does not divide num_attention_heads = {heads}");
+        return Err(c.error("num_key_value_heads", problem));
+    }
+    Ok((heads, kv_heads, head_dim))
+}
+
+/// The width of the MLP; families that may leave it out mean four times the stream's.
+fn intermediate(c: &Config, hidden: usize) -> Result<usize, Error> {
+    match c.keys.iter().any(|(key, _)| *key == "intermediate_size") {
+        true => Ok(c.optional_size("intermediate_size")?.unwrap_or(4 * hidden).min(MOST)),
+        false => c.size("intermediate_size", MOST),
+    }
+}
+
+/// The numbers that stream, attention and logits are scaled by, and their caps.
+struct Numbers {
+    embeddings: f64,
+    residual: f64,
+    attention: f64,
+    attention_cap: Option<f64>,
+    logits_divisor: f64,
+    logits_cap: Option<f64>,
 }
 
 /// Which layers look through a window, and how each layer rotates.
 fn layer_specs(
     c: &Config,
-    family: Family,
-    count: usize,
+    family: &Family,
     head_dim: usize,
     max_positions: usize,
 ) -> Result<(Vec<RopeSpec>, Vec<LayerSpec>), Error> {
-    use Family::*;
-    let window = match family {
-        Mistral => c.size_or_null("sliding_window", Some(4096))?,
-        Gemma2 | Gemma3 => c.size_or_null("sliding_window", Some(4096))?,
-        Phi3 => c.size_or_null("sliding_window", None)?,
-        Qwen2 | Qwen3 if c.flag("use_sliding_window", false)? => c.size_or_null("sliding_window", Some(4096))?,
-        SmolLm3 if c.flag("use_sliding_window", false)? => c.size_or_null("sliding_window", None)?,
-        _ => None,
+    let count = c.size("num_hidden_layers", MOST_LAYERS)?;
+    let rotates = rotating_layers(c, family, count)?;
+    let (window, slides) = windows(c, family, &rotates)?;
+    let ropes = match family.rope.windowed {
+        _ if family.names.positions.is_some() => Vec::new(),
+        None => vec![RopeScaling::read_flat(c, &family.rope, head_dim, max_positions)?],
+        Some((windowed_theta, default)) => {
+            let full = ("full_attention", Some("rope_theta"), family.rope.theta);
+            let sliding = ("sliding_attention", windowed_theta, default);
+            vec![
+                RopeScaling::read_nested(c, &family.rope, full, head_dim, max_positions)?,
+                RopeScaling::read_nested(c, &family.rope, sliding, head_dim, max_positions)?,
+            ]
+        }
     };
-    let no_rope = no_rope_layers(c, family, count)?;
-    let has_types = matches!(family, Qwen2 | Qwen3 | Gemma2 | Gemma3 | SmolLm3);
-    let types = if has_types { layer_types(c, count)? } else { None };
-    let first_window_layer = c.number_or("max_window_layers", 28.0)?;
-    let pattern = c.size_or("sliding_window_pattern", 6)?;
-    let is_sliding = |layer: usize| match (&types, family) {
-        (Some(types), _) => types[layer],
-        (None, Mistral | Phi3) => true,
-        (None, Qwen2 | Qwen3) => layer as f64 >= first_window_layer,
-        (None, Gemma2) => layer.is_multiple_of(2),
-        (None, Gemma3) => !(layer + 1).is_multiple_of(pattern),
-        (None, SmolLm3) => !no_rope[layer],
-        (None, _) => false,
+    let layer = |(slides, rotates): (bool, bool)| {
+        // Cohere 2 and EXAONE 4: where the model has windows, only layers with one know of order.
+        let turns = rotates && (family.full_layers_rotate || slides || window.is_none());
+        LayerSpec {
+            window: window.filter(|_| slides),
+            rope: (turns && !ropes.is_empty()).then(|| usize::from(slides && ropes.len() > 1)),
+        }
     };
-    let ropes = if family == Gemma3 {
-        let full = RopeScaling::read_nested(c, "full_attention", "rope_theta", 1_000_000.0, max_positions)?;
-        let sliding =
-            RopeScaling::read_nested(c, "sliding_attention", "rope_local_base_freq", 10_000.0, max_positions)?;
-        vec![
-            full.spec(head_dim, max_positions),
-            sliding.spec(head_dim, max_positions),
-        ]
-    } else {
-        let theta = if family == SmolLm3 { 2_000_000.0 } else { 10_000.0 };
-        vec![RopeScaling::read_flat(c, family == Phi3, theta, max_positions)?.spec(head_dim, max_positions)]
-    };
-    let mut layers = Vec::with_capacity(count);
-    for (layer, &rotates) in no_rope.iter().enumerate() {
-        let sliding = is_sliding(layer);
-        let rope = if family == Gemma3 && sliding { 1 } else { 0 };
-        layers.push(LayerSpec {
-            window: window.filter(|_| sliding),
-            rope: rotates.then_some(rope),
-        });
-    }
+    let layers = slides.into_iter().zip(rotates).map(layer).collect();
     Ok((ropes, layers))
 }
 
 /// For each layer, whether it rotates (SmolLM3's `no_rope_layers`: 1 = rotates).
-fn no_rope_layers(c: &Config, family: Family, count: usize) -> Result<Vec<bool>, Error> {
-    if family != Family::SmolLm3 {
+fn rotating_layers(c: &Config, family: &Family, count: usize) -> Result<Vec<bool>, Error> {
+    let Windows::Unrotated { nth } = family.windows else {
         return Ok(vec![true; count]);
+    };
+    let Some(value) = c.present("no_rope_layers") else {
+        let interval = c.size_or("no_rope_layer_interval", nth)?;
+        return Ok((0..count).map(|layer| (layer + 1) % interval != 0).collect());
+    };
+    let flags: Vec<bool> = value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|v| v.as_u64() != Some(0) && v.as_bool() != Some(false))
+        .collect();
+    if flags.len() < count {
+        let problem = format!("has {} entries for {count} layers", flags.len());
+        return Err(c.error("no_rope_layers", problem));
     }
-    match c.0.get("no_rope_layers").filter(|v| !v.is_null()) {
-        None => {
-            let interval = c.size_or("no_rope_layer_interval", 4)?.max(1);
-            Ok((0..count).map(|layer| (layer + 1) % interval != 0).collect())
+    Ok(flags[..count].to_vec())
+}
+
+/// The size of a window, and for each layer, whether it looks through one.
+fn windows(c: &Config, family: &Family, rotates: &[bool]) -> Result<(Option<usize>, Vec<bool>), Error> {
+    let count = rotates.len();
+    let size = |default| c.size_or_null("sliding_window", default);
+    let listed = || layer_types(c, count);
+    let by_rule = |is_sliding: &dyn Fn(usize) -> bool| (0..count).map(is_sliding).collect::<Vec<bool>>();
+    Ok(match family.windows {
+        Windows::Never => (None, vec![false; count]),
+        Windows::All { default } => (size(default)?, vec![true; count]),
+        Windows::AllUnlessListed { default } => (size(default)?, listed()?.unwrap_or_else(|| vec![true; count])),
+        Windows::From => {
+            let first = c.number_or("max_window_layers", 28.0)?;
+            let window = match c.flag("use_sliding_window", false)? {
+                true => size(Some(4096))?,
+                false => None,
+            };
+            (
+                window,
+                listed()?.unwrap_or_else(|| by_rule(&|layer| layer as f64 >= first)),
+            )
         }
-        Some(value) => {
-            let flags: Vec<bool> = value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|v| v.as_u64() != Some(0) && v.as_bool() != Some(false))
-                .collect();
-            if flags.len() < count {
-                return Err(c.error(
-                    "no_rope_layers",
-                    format!("has {} entries for {count} layers", flags.len()),
-                ));
-            }
-            Ok(flags[..count].to_vec())
+        Windows::Alternating => (
+            size(Some(4096))?,
+            listed()?.unwrap_or_else(|| by_rule(&|layer| layer.is_multiple_of(2))),
+        ),
+        Windows::AllBut { nth } => {
+            let slides = match listed()? {
+                Some(listed) => listed,
+                None => {
+                    let nth = c.size_or("sliding_window_pattern", nth)?;
+                    by_rule(&|layer| !(layer + 1).is_multiple_of(nth))
+                }
+            };
+            (size(Some(4096))?, slides)
         }
-    }
+        Windows::Unrotated { .. } => {
+            let uses = c.flag("use_sliding_window", false)?;
+            // transformers masks by the list, whether or not the flag says so.
+            let slides = listed()?.unwrap_or_else(|| by_rule(&|layer| uses && !rotates[layer]));
+            (size(None)?, slides)
+        }
+    })
 }
 
 /// `layer_types`, where given: for each layer, whether it looks through the window.
 fn layer_types(c: &Config, count: usize) -> Result<Option<Vec<bool>>, Error> {
-    let Some(list) = c.0.get("layer_types").and_then(Value::as_array) else {
+    let Some(list) = c.get("layer_types").and_then(Value::as_array) else {
         return Ok(None);
     };
     if list.len() != count {
@@ -513,19 +441,40 @@ fn layer_types(c: &Config, count: usize) -> Result<Option<Vec<bool>>, Error> {
     list.iter().map(sliding).collect::<Result<_, _>>().map(Some)
 }
 
-/// Typed access to config.json with errors that name the field.
-pub(super) struct Config<'a>(pub &'a Value);
+/// Typed access to config.json, in the words of its family, with errors that name the field.
+pub(super) struct Config<'a> {
+    pub value: &'a Value,
+    /// (the decoder's word, config.json's).
+    pub keys: &'static [(&'static str, &'static str)],
+}
 
-impl Config<'_> {
+impl<'a> Config<'a> {
+    /// A part of a config, in the decoder's own words.
+    pub fn part(value: &'a Value) -> Self {
+        Config { value, keys: &[] }
+    }
+
+    /// What the file calls a field.
+    fn key<'k>(&self, field: &'k str) -> &'k str {
+        self.keys
+            .iter()
+            .find(|(here, _)| *here == field)
+            .map_or(field, |(_, there)| there)
+    }
+
+    pub fn get(&self, field: &str) -> Option<&'a Value> {
+        self.value.get(self.key(field))
+    }
+
     pub fn error(&self, field: &str, problem: String) -> Error {
         Error::Config {
-            field: field.to_string(),
+            field: self.key(field).to_string(),
             problem,
         }
     }
 
-    fn present(&self, field: &str) -> Option<&Value> {
-        self.0.get(field).filter(|v| !v.is_null())
+    fn present(&self, field: &str) -> Option<&'a Value> {
+        self.get(field).filter(|v| !v.is_null())
     }
 
     pub fn optional_size(&self, field: &str) -> Result<Option<usize>, Error> {
@@ -556,7 +505,7 @@ impl Config<'_> {
 
     /// As transformers reads it: absent takes the default, `null` switches it off.
     fn size_or_null(&self, field: &str, default: Option<usize>) -> Result<Option<usize>, Error> {
-        if self.0.get(field).is_none() {
+        if self.get(field).is_none() {
             Ok(default)
         } else {
             self.optional_size(field)
@@ -577,11 +526,11 @@ impl Config<'_> {
         Ok(self.number(field)?.unwrap_or(default))
     }
 
-    fn number_or_null(&self, field: &str, default: Option<f64>) -> Result<Option<f64>, Error> {
-        if self.0.get(field).is_none() {
-            Ok(default)
-        } else {
-            self.number(field)
+    /// As transformers reads it: absent takes the default, `null` switches it off.
+    fn cap(&self, field: &str, default: f64) -> Result<Option<f64>, Error> {
+        match self.get(field) {
+            None => Ok(Some(default).filter(|cap| cap.is_finite())),
+            Some(_) => self.number(field),
         }
     }
 
@@ -591,6 +540,98 @@ impl Config<'_> {
             Some(Value::Bool(b)) => Ok(*b),
             Some(other) => Err(self.error(field, format!("expected true or false, got {other}"))),
         }
+    }
+
+    fn is(&self, flag: Flag) -> Result<bool, Error> {
+        match flag {
+            Flag::No => Ok(false),
+            Flag::Yes => Ok(true),
+            Flag::Key(key, default) => self.flag(key, default),
+        }
+    }
+
+    fn refuse_unknown_settings(&self, family: &Family) -> Result<(), Error> {
+        for (key, only) in family.only {
+            let wanted = match only {
+                Only::False => Value::Bool(false),
+                Only::Null => Value::Null,
+            };
+            if let Some(other) = self.present(key).filter(|value| **value != wanted) {
+                let problem = format!("{other}: the decoder knows this family with {wanted} only");
+                return Err(self.error(key, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn activation(&self, family: &Family) -> Result<Activation, Error> {
+        match self
+            .get("hidden_act")
+            .and_then(Value::as_str)
+            .unwrap_or(family.activation)
+        {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
+            // Gemma 1 was published with "gelu" and means the tanh form.
+            "gelu" if family.gelu_is_tanh => Ok(Activation::GeluTanh),
+            "gelu" => Ok(Activation::GeluErf),
+            "relu" => Ok(Activation::Relu),
+            "relu2" => Ok(Activation::Relu2),
+            other => Err(self.error(
+                "hidden_act",
+                format!("\"{other}\" is not one of silu, gelu, gelu_pytorch_tanh, relu, relu2"),
+            )),
+        }
+    }
+
+    fn scales(&self, family: &Family, hidden: usize, head_dim: usize) -> Result<Numbers, Error> {
+        let plain = Numbers {
+            embeddings: 1.0,
+            residual: 1.0,
+            attention: (head_dim as f64).powf(-0.5),
+            attention_cap: None,
+            logits_divisor: 1.0,
+            logits_cap: None,
+        };
+        let root = (hidden as f64).sqrt();
+        Ok(match family.scales {
+            Scales::Plain => plain,
+            Scales::Gemma => Numbers {
+                embeddings: root,
+                ..plain
+            },
+            Scales::QueryScalar([attention_cap, logits_cap]) => Numbers {
+                embeddings: root,
+                attention: self.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5),
+                attention_cap: match attention_cap {
+                    None => None,
+                    Some(default) => self.cap("attn_logit_softcapping", default)?,
+                },
+                logits_cap: match logits_cap {
+                    None => None,
+                    Some(default) => self.cap("final_logit_softcapping", default)?,
+                },
+                ..plain
+            },
+            Scales::Granite => Numbers {
+                embeddings: self.number_or("embedding_multiplier", 1.0)?,
+                residual: self.number_or("residual_multiplier", 1.0)?,
+                attention: self.number_or("attention_multiplier", 1.0)?,
+                logits_divisor: self.number_or("logits_scaling", 1.0)?,
+                ..plain
+            },
+            Scales::Cohere => Numbers {
+                logits_divisor: 1.0 / self.number_or("logit_scale", 0.0625)?,
+                ..plain
+            },
+            Scales::Gpt2 => Numbers {
+                attention: match self.flag("scale_attn_weights", true)? {
+                    true => plain.attention,
+                    false => 1.0,
+                },
+                ..plain
+            },
+        })
     }
 }
 
@@ -680,6 +721,22 @@ mod tests {
         assert_eq!(read(json!({"eos_token_id": [2, 7]})).eos_token_ids, [2, 7]);
     }
 
+    /// Published configs leave out what their configuration class has by default.
+    #[test]
+    fn a_config_of_sizes_alone_means_what_transformers_makes_of_it() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/defaults.json");
+        let all: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        for family in Family::all() {
+            let known = &all[family.name()];
+            let spec = |key: &str| {
+                let mut spec = DecoderSpec::from_config(&known[key]).unwrap();
+                spec.eos_token_ids.clear();
+                spec
+            };
+            assert_eq!(spec("sizes"), spec("full"), "{}", family.name());
+        }
+    }
+
     #[test]
     fn an_unknown_family_lists_the_known_ones() {
         let message = problem(json!({"model_type": "mamba"}));
@@ -688,6 +745,11 @@ mod tests {
             "{message}"
         );
         assert!(problem(json!({"model_type": null})).contains("model_type \"\""));
+        // It once said to change model_type: the way to another model.
+        assert!(
+            message.contains("can be merged") && !message.contains("change"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -726,22 +788,67 @@ mod tests {
     #[test]
     fn sizes_are_compared_with_the_tensors_before_there_is_room_for_them() {
         let spec = read(json!({}));
-        let there = |name: &str| {
-            spec.tensor_names()
-                .into_iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, shape)| shape)
-        };
-        spec.check_tensors(&there).unwrap();
+        let names = spec.tensor_names();
+        let there = || names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        spec.check_tensors(there()).unwrap();
         let larger = read(json!({"intermediate_size": 1 << 22}));
-        let message = larger.check_tensors(&there).unwrap_err().to_string();
+        let message = larger.check_tensors(there()).unwrap_err().to_string();
         assert!(
             message.contains("model.layers.0.mlp.gate_proj.weight has 8192 elements"),
             "{message}"
         );
         let deeper = read(json!({"num_hidden_layers": 5}));
-        let message = deeper.check_tensors(&there).unwrap_err().to_string();
+        let message = deeper.check_tensors(there()).unwrap_err().to_string();
         assert!(message.contains("no tensor named model.layers.4."), "{message}");
+    }
+
+    /// Hunyuan's query norms, StableLM's biases and Seed-OSS's were passed over where config.json said `llama`: another model
+    /// was scored, without a word.
+    #[test]
+    fn a_tensor_that_the_decoder_does_not_use_is_an_error() {
+        let spec = read(json!({}));
+        let names = spec.tensor_names();
+        let with = |extra: &[&'static str]| {
+            let there = names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+            spec.check_tensors(there.chain(extra.iter().map(|name| (*name, [16].as_slice()))))
+        };
+        with(&["model.layers.0.self_attn.rotary_emb.inv_freq"]).unwrap();
+        for extra in [
+            "model.layers.1.self_attn.query_layernorm.weight",
+            "model.layers.0.self_attn.q_proj.bias",
+            "x",
+        ] {
+            let message = with(&["model.layers.3.zzz", extra]).unwrap_err().to_string();
+            assert!(
+                message.contains("2 tensors that a llama decoder does not use"),
+                "{message}"
+            );
+            assert!(message.contains(extra.min("model.layers.3.zzz")), "{message}");
+        }
+    }
+
+    /// transformers masks by the list of layer types, whether or not `use_sliding_window` says so.
+    #[test]
+    fn smollm3_looks_through_the_windows_that_its_layer_types_name() {
+        let windows = |extra: Value| {
+            let mut extra = extra;
+            extra["model_type"] = "smollm3".into();
+            extra["sliding_window"] = 16.into();
+            let layers = read(extra).layers;
+            layers.iter().map(|layer| layer.window.is_some()).collect::<Vec<_>>()
+        };
+        let types = [
+            "sliding_attention",
+            "full_attention",
+            "full_attention",
+            "sliding_attention",
+        ];
+        assert_eq!(windows(json!({"layer_types": types})), [true, false, false, true]);
+        assert_eq!(windows(json!({})), [false; 4]);
+        assert_eq!(
+            windows(json!({"use_sliding_window": true})),
+            [false, false, false, true]
+        );
     }
 
     #[test]

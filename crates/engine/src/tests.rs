@@ -235,6 +235,14 @@ impl Small {
         }
     }
 
+    /// The cases that the device can compute.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        let on_device = |(_, config): &(&String, &serde_json::Value)| {
+            device().is_cpu() || DecoderSpec::from_config(config).unwrap().family.beyond_cuda().is_none()
+        };
+        self.configs.iter().filter(on_device).map(|(name, _)| name)
+    }
+
     pub(super) fn decoder(&self, name: &str) -> Decoder {
         decoder(&self.configs[name], DType::F32, device())
     }
@@ -307,8 +315,7 @@ fn every_family_and_rope_scaling_agrees_with_transformers() {
     let small = Small::open();
     let ids = small.ids("ids");
     for (name, isa) in small
-        .configs
-        .keys()
+        .names()
         .flat_map(|name| sets().into_iter().map(move |isa| (name, isa)))
     {
         let mut decoder = small.decoder_for(isa, name);
@@ -324,6 +331,44 @@ fn every_family_and_rope_scaling_agrees_with_transformers() {
         let expected = small.ids(&format!("{name}.generated"));
         assert_eq!(answers[0].token_ids, expected, "{name}, {isa}");
     }
+}
+
+#[test]
+fn every_family_has_goldens_of_its_own() {
+    let small = Small::open();
+    for family in super::Family::all() {
+        let mut types = small.configs.values().map(|config| &config["model_type"]);
+        assert!(types.any(|name| name == family.name()), "{}", family.name());
+    }
+}
+
+#[test]
+fn a_text_beyond_the_learned_positions_is_refused_and_on_a_gpu_the_family() {
+    let small = Small::open();
+    if !device().is_cpu() {
+        // What the GPU's kernels lack is refused by name.
+        let (spec, mut read) = hashed(&small.configs["gpt2"]);
+        let error = Decoder::load(spec, device(), DType::F32, &mut read)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("LayerNorm") && error.contains("gpt2"), "{error}");
+        return;
+    }
+    let ids = small.ids("ids");
+    let long = [&ids[..], &ids[..]].concat();
+    let mut engine = engine(small.decoder("gpt2"), EngineOptions::default());
+    engine.generate(&[request(&ids[..29], 100)], &mut |_| {}).unwrap();
+    let refused = |error: Error| assert!(matches!(error, Error::Positions { positions: 128, .. }), "{error}");
+    refused(engine.generate(&[request(&ids[..30], 100)], &mut |_| {}).unwrap_err());
+    refused(
+        engine
+            .score(&[ScoreRequest {
+                tokens: long,
+                from: 150,
+            }])
+            .unwrap_err(),
+    );
 }
 
 /// `cargo install` once built another program than the checkout: kernels were chosen by the compiler's flags, so that a
@@ -379,6 +424,9 @@ fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
         "phi3_longrope_partial",
         "dynamic",
         "smollm3",
+        "ministral3",
+        "gpt2",
+        "gpt_neox",
     ];
     // One family says what the others do of another instruction set.
     let others = sets().into_iter().filter(|isa| *isa != Isa::best());

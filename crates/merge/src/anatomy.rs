@@ -63,6 +63,11 @@ pub(crate) fn outer_part(name: &str) -> Part {
     }
 }
 
+/// Whether a tensor is the matrix of the output head.
+pub(crate) fn is_head(name: &str) -> bool {
+    ends(name, HEADS) && name.ends_with(".weight")
+}
+
 /// Whether the first axis of a tensor counts tokens.
 pub(crate) fn counts_tokens(name: &str) -> bool {
     layer_name(name).is_none() && (ends(name, EMBEDDINGS) || ends(name, HEADS))
@@ -156,6 +161,18 @@ impl Anatomy {
         Some((layers, beyond.len()))
     }
 
+    /// Whether there are two stacks, of an encoder and of a decoder, whose names differ by nothing else.
+    pub fn encodes_and_decodes(&self) -> bool {
+        let in_a_stack = |name: &&String| layer_name(name).is_some();
+        let of_encoder = self
+            .names
+            .iter()
+            .filter(in_a_stack)
+            .filter(|name| name.contains("encoder."));
+        let mut counterparts = of_encoder.map(|name| name.replacen("encoder.", "decoder.", 1));
+        counterparts.any(|name| self.names.contains(&name))
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.names.contains(name)
     }
@@ -233,6 +250,21 @@ mod tests {
         let anatomy = Anatomy::new(names.map(String::from).to_vec()).unwrap();
         assert_eq!((anatomy.prefix.as_str(), anatomy.layers), ("model.layers.", 2));
         assert_eq!(anatomy.outer.len(), 2);
+    }
+
+    #[test]
+    fn an_encoder_and_a_decoder_are_told_by_their_names() {
+        let both = |names: &[&str]| {
+            let names = names.iter().map(ToString::to_string).collect();
+            Anatomy::new(names).unwrap().encodes_and_decodes()
+        };
+        assert!(both(&[
+            "model.encoder.layers.0.fc1.weight",
+            "model.decoder.layers.0.fc1.weight"
+        ]));
+        assert!(both(&["encoder.block.0.layer.0.w", "decoder.block.0.layer.0.w"]));
+        assert!(!both(&["vision_tower.encoder.layers.0.w", "model.layers.0.w"]));
+        assert!(!both(&["model.decoder.layers.0.w"]));
     }
 
     /// A tensor of no elements called `model.layers.100000.x` took 2.2 GB, `…10000000.x` all memory.

@@ -55,8 +55,8 @@ const LAYER_LISTS: &[&str] = &[
     "attention_layers",
 ];
 
-/// How many layers a config counts.
-pub(crate) fn layer_count(config: &Value) -> Option<usize> {
+/// How many layers a `config.json` counts, in whatever words.
+pub fn layer_count(config: &Value) -> Option<usize> {
     let count = |config: &Value| LAYER_COUNTS.iter().find_map(|key| config.get(*key)?.as_u64());
     count(config)
         .or_else(|| count(config.get("text_config")?))
@@ -83,8 +83,10 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
             *count = changes.layers.len().into();
         }
     }
+    let donor = Value::Object(object.clone());
+    let moved = changes.moves(&donor);
     for key in LAYER_LISTS {
-        match layer_list(object, key, changes) {
+        match layer_list(&donor, key, changes, moved) {
             None => {}
             Some(Some(list)) => {
                 object.insert(key.to_string(), list);
@@ -95,9 +97,6 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
             }
         }
     }
-    if let Some(types) = moved_windows(object, changes) {
-        object.insert("layer_types".into(), types);
-    }
     if let Some(rows) = changes.vocab_size {
         object.insert("vocab_size".into(), rows.into());
     }
@@ -106,52 +105,88 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
     }
 }
 
-/// Where a list of layer types says nothing, whether a layer looks through a window goes by its place. A layer that comes to
-/// another place keeps what it was trained with: the child's config gets the list. `None` where every place has its own.
-fn moved_windows(object: &Map<String, Value>, changes: &Changes<'_>) -> Option<Value> {
-    if object.contains_key("layer_types") {
-        return None;
+impl Changes<'_> {
+    /// Whether any layer of the child stands at another place than in its own model, or comes from another model than the
+    /// donor.
+    fn moves(&self, donor: &Value) -> bool {
+        let counted = layer_count(donor).unwrap_or(self.layers.len());
+        let own = |config: &Option<&Value>| config.is_none_or(|c| text(c) == donor);
+        let mut at = self.layers.iter().enumerate();
+        counted != self.layers.len() || at.any(|(place, (config, layer))| place != *layer || !own(config))
     }
-    let donor = Value::Object(object.clone());
-    let own = |(config, layer): &(Option<&Value>, usize)| {
-        let text = config.map(|c| c.get("text_config").unwrap_or(c)).unwrap_or(&donor);
-        slides(text, *layer)
+}
+
+fn text(config: &Value) -> &Value {
+    config.get("text_config").unwrap_or(config)
+}
+
+/// The list in the child's order of layers; each layer's entry comes from the layer's own model. Where a config has no
+/// such list, a layer's kind goes by its place: a layer that comes to another place keeps what it was trained with, and
+/// the child's config says so. `None` if the child needs no such list, `Some(None)` if a layer has no entry.
+fn layer_list(donor: &Value, key: &str, changes: &Changes<'_>, moved: bool) -> Option<Option<Value>> {
+    let entry = |config: &Value, layer: usize| match config.get(key).and_then(Value::as_array) {
+        Some(list) => list.get(layer).cloned(),
+        None => kind_at(config, key, layer),
     };
-    let wanted: Vec<bool> = changes.layers.iter().map(own).collect::<Option<_>>()?;
-    let at_its_place = |(place, wanted): (usize, &bool)| slides(&donor, place) == Some(*wanted);
-    if wanted.iter().enumerate().all(at_its_place) {
+    let of_layer = |(config, layer): &(Option<&Value>, usize)| {
+        let own = config.map_or(donor, text);
+        // A model that says nothing of its layers' kinds takes the donor's, place by place.
+        let says_nothing = own.get(key).is_none() && kind_at(own, key, *layer).is_none();
+        entry(if says_nothing { donor } else { own }, *layer)
+    };
+    let is_written = donor.get(key).is_some_and(Value::is_array);
+    if !is_written && !moved {
         return None;
     }
-    let name = |slides: bool| Value::from(if slides { "sliding_attention" } else { "full_attention" });
-    Some(wanted.into_iter().map(name).collect())
-}
-
-/// Whether the layer at a place looks through a window, in the families where that goes by the place.
-fn slides(config: &Value, layer: usize) -> Option<bool> {
-    let number = |key: &str, default: u64| config.get(key).and_then(Value::as_u64).unwrap_or(default) as usize;
-    match config.get("model_type")?.as_str()? {
-        "qwen2" | "qwen3" => {
-            let uses = config
-                .get("use_sliding_window")
-                .and_then(Value::as_bool)
-                .unwrap_or(false);
-            Some(uses && layer >= number("max_window_layers", 28))
-        }
-        "gemma2" => Some(layer.is_multiple_of(2)),
-        "gemma3_text" => Some(!(layer + 1).is_multiple_of(number("sliding_window_pattern", 6).max(1))),
-        _ => None,
+    let entries: Option<Vec<Value>> = changes.layers.iter().map(of_layer).collect();
+    let by_place = |entries: &[Value]| {
+        let at_its_place = |(place, entry): (usize, &Value)| kind_at(donor, key, place).as_ref() == Some(entry);
+        entries.iter().enumerate().all(at_its_place)
+    };
+    match entries {
+        None => is_written.then_some(None),
+        Some(entries) if !is_written && by_place(&entries) => None,
+        entries => Some(entries.map(Value::Array)),
     }
 }
 
-/// The list in the child's order of layers; each layer's entry comes from the layer's own model. `None` if the donor has
-/// no such list, `Some(None)` if a layer has no entry.
-fn layer_list(object: &Map<String, Value>, key: &str, changes: &Changes<'_>) -> Option<Option<Value>> {
-    let donor = object.get(key)?.as_array()?;
-    let entries = changes.layers.iter().map(|(config, layer)| {
-        let own = config.and_then(|c| c.get(key).or_else(|| c.get("text_config")?.get(key)));
-        own.and_then(Value::as_array).unwrap_or(donor).get(*layer).cloned()
-    });
-    Some(entries.collect::<Option<Vec<_>>>().map(Value::Array))
+/// What a list of layer kinds would say of the layer at a place, in the families where that goes by the place; the rules
+/// are those of their configuration classes in transformers 5.24.
+fn kind_at(config: &Value, key: &str, layer: usize) -> Option<Value> {
+    let number = |key: &str, default: u64| config.get(key).and_then(Value::as_u64).unwrap_or(default) as usize;
+    let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let every = |n: usize| n == 0 || !(layer + 1).is_multiple_of(n);
+    let rotates = || match config.get("no_rope_layers").and_then(Value::as_array) {
+        Some(list) => list.get(layer).and_then(Value::as_u64).map(|rotates| rotates != 0),
+        None => Some(every(number("no_rope_layer_interval", 4))),
+    };
+    let family = config.get("model_type")?.as_str()?;
+    if key == "no_rope_layers" {
+        return match family {
+            "smollm3" => rotates().map(|rotates| Value::from(u8::from(rotates))),
+            _ => None,
+        };
+    }
+    if key != "layer_types" {
+        return None;
+    }
+    let slides = match family {
+        "qwen2" | "qwen3" => flag("use_sliding_window") && layer >= number("max_window_layers", 28),
+        "gemma2" => layer.is_multiple_of(2),
+        "gemma3_text" => every(number("sliding_window_pattern", 6)),
+        "cohere2" => every(number("sliding_window_pattern", 4)),
+        "exaone4" => match config.get("sliding_window") {
+            Some(Value::Null) => false,
+            _ => every(number("sliding_window_pattern", 4)),
+        },
+        "olmo3" => every(4),
+        "smollm3" => {
+            let has_window = config.get("sliding_window").is_some_and(|window| !window.is_null());
+            flag("use_sliding_window") && has_window && !rotates()?
+        }
+        _ => return None,
+    };
+    Some(Value::from(if slides { "sliding_attention" } else { "full_attention" }))
 }
 
 /// Both dialects: `torch_dtype` of old, `dtype` of transformers 5.
@@ -226,6 +261,48 @@ mod tests {
         assert_eq!(
             types(&json!({"model_type": "llama", "num_hidden_layers": 2}), &[0, 0, 1]),
             None
+        );
+    }
+
+    /// A frankenmerge of SmolLM3s whose config counts its layers without RoPE by an interval had them at other layers than
+    /// they were trained at; so had one of parents of which only the donor's config lists its layers' kinds.
+    #[test]
+    fn a_layer_keeps_its_kind_at_another_place() {
+        let child = |donor: &Value, layers: &[(&Value, usize)]| {
+            let changes = Changes {
+                layers: layers.iter().map(|(config, layer)| (Some(*config), *layer)).collect(),
+                dtype: None,
+                vocab_size: None,
+                tied: None,
+            };
+            config(donor, &changes)
+        };
+        let smol = json!({"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layer_interval": 2,
+            "use_sliding_window": true, "sliding_window": 16});
+        let moved = child(&smol, &[(&smol, 0), (&smol, 0), (&smol, 1), (&smol, 3)]);
+        assert_eq!(moved["no_rope_layers"], json!([1, 1, 0, 0]));
+        assert_eq!(
+            moved["layer_types"],
+            json!([
+                "full_attention",
+                "full_attention",
+                "sliding_attention",
+                "sliding_attention"
+            ])
+        );
+        let same = child(&smol, &[(&smol, 0), (&smol, 1), (&smol, 2), (&smol, 3)]);
+        assert_eq!(same, smol);
+        let cohere = json!({"model_type": "cohere2", "num_hidden_layers": 5});
+        let types = child(&cohere, &[(&cohere, 3), (&cohere, 4)])["layer_types"].clone();
+        assert_eq!(types, json!(["full_attention", "sliding_attention"]));
+
+        let new = json!({"model_type": "gemma2", "num_hidden_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"]});
+        let old = json!({"model_type": "gemma2", "num_hidden_layers": 2});
+        let mixed = child(&new, &[(&new, 0), (&old, 0), (&old, 1)]);
+        assert_eq!(
+            mixed["layer_types"],
+            json!(["sliding_attention", "sliding_attention", "full_attention"])
         );
     }
 

@@ -62,7 +62,7 @@ pub mod yaml;
 
 use std::{borrow::Cow, sync::Arc};
 
-pub use child::{ChildTokenizer, add_tokens};
+pub use child::{ChildTokenizer, add_tokens, layer_count};
 pub use gradient::{Knob, Slopes};
 pub use operation::cost_in_words;
 pub use parents::Refusal;
@@ -114,6 +114,11 @@ pub enum Error {
         layer: usize,
         tensor: String,
     },
+    #[error(
+        "'{model}' is an encoder-decoder: slices stack the layers of one stack, and it has two. Merge such models side by \
+         side, with `models`"
+    )]
+    EncoderDecoder { model: String },
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },
     #[error("{message}")]

@@ -108,6 +108,9 @@ impl<'a> Builder<'a> {
         }
         let method = stage.merge_method.info();
         let slices = slices(stage, method, &anatomies)?;
+        if matches!(stage.body, Body::Slices(_)) {
+            refuse_two_stacks(&anatomies, source)?;
+        }
         Ok(Builder {
             stage,
             method,
@@ -589,24 +592,23 @@ impl<'a> Builder<'a> {
         ))
     }
 
-    /// What `tie_word_embeddings` has to be, where it has to change.
+    /// What `tie_word_embeddings` has to be, where it has to change. A head of the child's own is the head, whatever the
+    /// donor's config says: transformers takes it where it differs, other loaders go by the config.
     fn tied(&self) -> Option<bool> {
-        let is_head = |name: &str| name.ends_with("lm_head.weight");
-        let says_tied = |model: &str| {
-            let config = self.source.config(model);
-            config.and_then(|c| c.get("tie_word_embeddings")?.as_bool()) == Some(true)
-        };
         let donor = self.stage.donor();
-        match self.outputs.iter().position(|o| is_head(&o.name)) {
-            Some(i) => {
-                let inputs = &self.jobs[i].inputs;
-                let all_tied = inputs.iter().all(|input| says_tied(&input.model));
-                let own = inputs.iter().any(|input| is_head(&input.tensor));
-                (says_tied(donor) && !(all_tied && own)).then_some(false)
-            }
-            None => {
-                let donor_has_head = self.anatomies[donor].outer.iter().any(|n| is_head(n));
-                (donor_has_head && !says_tied(donor)).then_some(true)
+        let config = self.source.config(donor);
+        let says = config.and_then(|c| c.get("tie_word_embeddings")?.as_bool());
+        // An encoder-decoder ties more than its head by this flag.
+        if config.and_then(|c| c.get("is_encoder_decoder")?.as_bool()) == Some(true) {
+            return None;
+        }
+        // Where a config leaves it out, it goes by the family, and in most of them means yes.
+        let is_inner = config.is_some_and(|c| c.get("text_config").is_some());
+        match self.outputs.iter().any(|o| anatomy::is_head(&o.name)) {
+            true => (says == Some(true) || says.is_none() && !is_inner).then_some(false),
+            false => {
+                let donor_has_head = self.anatomies[donor].outer.iter().any(|n| anatomy::is_head(n));
+                (donor_has_head && says != Some(true)).then_some(true)
             }
         }
     }
@@ -655,6 +657,21 @@ fn swap_operation(share: f64) -> Operation {
             weights: vec![share as f32, (1.0 - share) as f32],
             normalize: false,
         }
+    }
+}
+
+/// Slices say which layers follow each other in one stack; an encoder-decoder has two, with a depth each in its config.
+fn refuse_two_stacks(anatomies: &HashMap<&str, Anatomy>, source: &dyn TensorSource) -> Result<(), Error> {
+    let says_so = |model: &str| {
+        let config = source.config(model);
+        config.and_then(|c| c.get("is_encoder_decoder")?.as_bool()) == Some(true)
+    };
+    let mut models = anatomies.iter();
+    match models.find(|(model, anatomy)| says_so(model) || anatomy.encodes_and_decodes()) {
+        Some((model, _)) => Err(Error::EncoderDecoder {
+            model: (*model).to_string(),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -237,6 +237,18 @@ fn slices_are_stacked_and_renumbered() {
     );
 }
 
+/// Whisper with slices: its encoder got three layers, its decoder two, and the config said two of each.
+#[test]
+fn slices_of_an_encoder_decoder_are_refused() {
+    let mut models = models();
+    let text = "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 3]}]}]\n";
+    plan(text, &models).unwrap();
+    models.config_mut("a")["is_encoder_decoder"] = true.into();
+    let error = plan(text, &models).err().unwrap().to_string();
+    assert!(error.contains("encoder-decoder"), "{error}");
+    plan("merge_method: passthrough\nmodels: [{model: a}]\n", &models).unwrap();
+}
+
 #[test]
 fn gradients_run_within_each_slice_and_stand_still_outside_of_the_layers() {
     let models = models();
@@ -274,6 +286,35 @@ fn tied_and_untied_heads_mix() {
     let tied = plan("merge_method: passthrough\nmodels: [{model: tied}]\n", &models).unwrap();
     assert!(tied.outputs().iter().all(|o| o.name != "lm_head.weight"));
     assert_eq!(tied.config()["tie_word_embeddings"], true);
+}
+
+/// A head beside `tie_word_embeddings: true` was passed over by the decoder and kept in the file, where transformers takes
+/// it: the child was another model there than the one that was scored.
+#[test]
+fn a_head_in_the_file_is_the_head() {
+    let mut models = models();
+    for says in [Some(true), None] {
+        match says {
+            Some(says) => models.config_mut("a")["tie_word_embeddings"] = says.into(),
+            None => drop(
+                models
+                    .config_mut("a")
+                    .as_object_mut()
+                    .unwrap()
+                    .remove("tie_word_embeddings"),
+            ),
+        }
+        let plan = plan("merge_method: passthrough\nmodels: [{model: a}]\n", &models).unwrap();
+        assert_eq!(plan.config()["tie_word_embeddings"], false);
+        assert_eq!(
+            compute(&plan, &models, "lm_head.weight"),
+            models.get("a", "lm_head.weight")
+        );
+    }
+    // In BART the flag ties the tables of encoder and decoder too: it stays as it is.
+    models.config_mut("a")["is_encoder_decoder"] = true.into();
+    let whole = plan("merge_method: passthrough\nmodels: [{model: a}]\n", &models).unwrap();
+    assert_eq!(whole.config().get("tie_word_embeddings"), None);
 }
 
 #[test]

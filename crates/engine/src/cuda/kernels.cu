@@ -448,7 +448,7 @@ extern "C" __global__ void combine(const u32 *starts, const u32 *lists, Shape sh
     }
 }
 
-// out = act(gate) * up for rows [gate × cols, up × cols]. Activations: 0 SiLU, 1 GELU by tanh, 2 GELU by erf, 3 ReLU.
+// out = act(gate) * up for rows [gate × cols, up × cols]. Activations: 0 SiLU, 1 GELU by tanh, 2 GELU by erf, 3 ReLU, 4 its square.
 extern "C" __global__ void gated(const element *gate_up, u32 activation, u32 cols, u64 count, element *out) {
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -458,6 +458,7 @@ extern "C" __global__ void gated(const element *gate_up, u32 activation, u32 col
     else if (activation == 1) y = 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
     else if (activation == 2) y = 0.5f * x * (1.0f + erff(x * 0.7071067812f));
     else y = x > 0.0f ? x : x * 0.0f;
+    if (activation == 4) y *= y;
     out[i] = to_element(y * up);
 }
 

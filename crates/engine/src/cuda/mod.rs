@@ -26,7 +26,7 @@ use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Settings};
 use super::decoder::{Chunk, DType};
 use super::kernels as host;
 use super::kv::KvShape;
-use super::spec::{Activation, DecoderSpec, QkNorm};
+use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 
 /// Rows whose logits are computed at once.
 const ROWS_OF_LOGITS: usize = 256;
@@ -54,8 +54,14 @@ pub(super) struct Norm {
 
 /// Opens a device for a model.
 ///
-/// **Errors** a head that the kernels have no room for; whatever the driver refuses.
+/// **Errors** a family that the kernels are not made for, a head that they have no room for; whatever the driver refuses.
 pub(super) fn open(ordinal: usize, dtype: DType, spec: &DecoderSpec) -> Result<Arc<Gpu>, Error> {
+    if let Some(beyond) = spec.family.beyond_cuda() {
+        return Err(Error::Device {
+            what: format!("{beyond}, which the {} family has,", spec.family.name()),
+            device: "cuda; it runs with --device cpu".into(),
+        });
+    }
     let wanted = Wanted {
         dtype,
         head_dim: spec.head_dim,
@@ -311,7 +317,7 @@ impl Arithmetic for Cuda {
         }
     }
 
-    fn norm_weight(gpu: &Arc<Gpu>, len: usize) -> Result<Norm, Error> {
+    fn norm_of(gpu: &Arc<Gpu>, _: NormKind, len: usize) -> Result<Norm, Error> {
         Ok(Norm {
             len,
             weight: gpu.alloc_zeros(len * 4)?,
@@ -320,6 +326,10 @@ impl Arithmetic for Cuda {
 
     fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
         gpu.write(&mut norm.weight, 0, bytemuck::cast_slice(weight))
+    }
+
+    fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: &[f32]) -> Result<(), Error> {
+        Err(not_made("a norm with a bias"))
     }
 
     fn new(gpu: &Arc<Gpu>) -> Result<Self, Error> {
@@ -395,7 +405,14 @@ impl Arithmetic for Cuda {
         Ok(())
     }
 
-    fn embed(&mut self, table: &Linear, _chunks: &[Chunk], scale: f32, h: &mut Matrix) -> Result<(), Error> {
+    fn embed(
+        &mut self,
+        table: &Linear,
+        _positions: Option<&Linear>,
+        _chunks: &[Chunk],
+        scale: f32,
+        h: &mut Matrix,
+    ) -> Result<(), Error> {
         let rows = self.layout.room.rows;
         let h = h.reshape(&self.gpu, rows, table.inputs, Kind::Float)?;
         let (tokens, picked) = (self.word(self.layout.tokens), self.picked.address(&self.gpu));
@@ -651,6 +668,7 @@ impl Arithmetic for Cuda {
             Activation::GeluTanh => 1,
             Activation::GeluErf => 2,
             Activation::Relu => 3,
+            Activation::Relu2 => 4,
         };
         let to = out.reshape(&self.gpu, gate_up.rows, cols, Kind::Element)?;
         let from = gate_up.address();
@@ -665,5 +683,17 @@ impl Arithmetic for Cuda {
             count as u64,
             to
         )
+    }
+
+    fn activated(&mut self, _: &Matrix, _: Activation, _: &mut Matrix) -> Result<(), Error> {
+        Err(not_made("an MLP without a gate"))
+    }
+}
+
+/// For what `open` has refused before.
+fn not_made(what: &str) -> Error {
+    Error::Device {
+        what: what.into(),
+        device: "cuda".into(),
     }
 }

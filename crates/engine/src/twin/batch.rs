@@ -37,6 +37,7 @@ impl Batch {
 pub(super) fn batches(spec: &DecoderSpec, ropes: &[RopeTable], texts: &[Text]) -> Result<Vec<Batch>, Error> {
     for (request, text) in texts.iter().enumerate() {
         check(spec.vocab, request, text)?;
+        spec.check_positions(request, text.tokens.len() - 1)?;
     }
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|i| texts[*i].tokens.len());

@@ -5,6 +5,8 @@
 //! Rows are independent of each other going forward; whatever is summed over rows is summed in their order, or in blocks
 //! that no thread decides, so threads change no bit.
 
+use std::borrow::Cow;
+
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use heterosis_isa::{Isa, Set, with_set};
 use rayon::prelude::*;
@@ -118,19 +120,52 @@ pub(super) fn scale(x: &mut [f32], factor: f32) {
     kernels::scale(Isa::best(), x, factor);
 }
 
-/// The factors of a norm: some families keep them less one.
-pub(super) fn norm_weight(weight: &[f32], plus_one: bool) -> Vec<f32> {
-    let one = f32::from(u8::from(plus_one));
-    weight.iter().map(|w| w + one).collect()
+/// A norm of rows as long as its weight: `x / √(mean(x²) + ε) · weight + bias`, of x less its mean where it is about that.
+pub(super) struct Norm<'a> {
+    pub weight: Vec<f32>,
+    pub bias: Option<&'a [f32]>,
+    pub about_mean: bool,
+    pub eps: f32,
 }
 
-/// `x / √(mean(x²) + ε) · weight`, over stretches as long as the weight.
-pub(super) fn norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-    let (isa, n) = (Isa::best(), weight.len());
+impl Norm<'_> {
+    /// What is squared: x, or x less its mean.
+    fn centred<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
+        match self.about_mean {
+            false => Cow::Borrowed(x),
+            true => Cow::Owned(centred(x, self.weight.len())),
+        }
+    }
+
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let (isa, n) = (Isa::best(), self.weight.len());
+        let mut out = self.centred(x).into_owned();
+        out.par_chunks_mut(n).with_min_len(at_least(n)).for_each(|row| {
+            kernels::rms_norm_row(isa, row, &self.weight, self.eps);
+            if let Some(bias) = self.bias {
+                add(row, bias, 1.0);
+            }
+        });
+        out
+    }
+
+    /// The derivative of x; the weight's is added to `of_weight`. (The bias's is the sum of the slopes.)
+    pub fn back(&self, x: &[f32], slope: &[f32], of_weight: &mut [f32]) -> Vec<f32> {
+        let of_centred = norm_back(&self.centred(x), &self.weight, self.eps, slope, of_weight);
+        match self.about_mean {
+            false => of_centred,
+            // x − mean(x) is a projection, and its own transpose.
+            true => centred(&of_centred, self.weight.len()),
+        }
+    }
+}
+
+/// Each stretch of n numbers less its mean.
+fn centred(x: &[f32], n: usize) -> Vec<f32> {
+    let isa = Isa::best();
     let mut out = x.to_vec();
-    out.par_chunks_mut(n)
-        .with_min_len(at_least(n))
-        .for_each(|row| kernels::rms_norm_row(isa, row, weight, eps));
+    let rows = out.par_chunks_mut(n).with_min_len(at_least(n));
+    rows.for_each(|row| kernels::centre(isa, row));
     out
 }
 
@@ -140,7 +175,7 @@ fn norm_scale(x: &[f32], eps: f32) -> f32 {
 }
 
 /// With r the scale of a row: ∂x = r·(g∘w) − x·r³·⟨g∘w, x⟩ / n; `of_weight` += Σ r·(g∘x).
-pub(super) fn norm_back(x: &[f32], weight: &[f32], eps: f32, slope: &[f32], of_weight: &mut [f32]) -> Vec<f32> {
+fn norm_back(x: &[f32], weight: &[f32], eps: f32, slope: &[f32], of_weight: &mut [f32]) -> Vec<f32> {
     let (isa, n) = (Isa::best(), weight.len());
     let mut of_x = vec![0.0; x.len()];
     let rows = of_x.par_chunks_mut(n).zip(x.par_chunks(n)).zip(slope.par_chunks(n));
@@ -373,6 +408,7 @@ fn activate<S: Set>(activation: Activation, x: f32) -> (f32, f32) {
             (x * part, part + x * exp::<S>(-0.5 * x * x) / SQRT_2_PI)
         }
         Activation::Relu => (x.max(0.0), f32::from(u8::from(x > 0.0))),
+        Activation::Relu2 => (x.max(0.0) * x.max(0.0), 2.0 * x.max(0.0)),
     }
 }
 
@@ -390,6 +426,7 @@ fn each<S: Set>(activation: Activation, gate: &[f32], visit: impl FnMut(usize, (
         Activation::GeluTanh => all::<S>(Activation::GeluTanh, gate, visit),
         Activation::GeluErf => all::<S>(Activation::GeluErf, gate, visit),
         Activation::Relu => all::<S>(Activation::Relu, gate, visit),
+        Activation::Relu2 => all::<S>(Activation::Relu2, gate, visit),
     }
 }
 
@@ -405,6 +442,36 @@ pub(super) fn gate(activation: Activation, gate: &[f32], up: &[f32]) -> Vec<f32>
         with_set!(isa, S => each::<S>(activation, gate, #[inline(always)] |i, (a, _)| out[i] = a * up[i]));
     });
     out
+}
+
+/// `act(x)`.
+pub(super) fn activated(activation: Activation, x: &[f32]) -> Vec<f32> {
+    let isa = Isa::best();
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(STRETCH)
+        .zip(x.par_chunks(STRETCH))
+        .for_each(|(out, x)| {
+            with_set!(isa, S => each::<S>(activation, x, #[inline(always)] |i, (a, _)| out[i] = a));
+        });
+    out
+}
+
+/// The derivative of x, in place of that of `act(x)`.
+pub(super) fn activated_back(activation: Activation, x: &[f32], slope: &mut [f32]) {
+    let isa = Isa::best();
+    slope
+        .par_chunks_mut(STRETCH)
+        .zip(x.par_chunks(STRETCH))
+        .for_each(|(slope, x)| {
+            with_set!(isa, S => each::<S>(activation, x, #[inline(always)] |i, (_, bend)| slope[i] *= bend));
+        });
+}
+
+/// Scales each token's row by a factor of its place: `[rows, width, n]`.
+pub(super) fn scale_by_place(x: &mut [f32], n: usize, width: usize, factor: impl Fn(usize) -> f32) {
+    for (token, row) in x.chunks_mut(n).enumerate() {
+        scale(row, factor(token % width));
+    }
 }
 
 /// The derivatives of gate and up.

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use super::{
-    EMBEDDINGS, Error, FINAL_NORM, Gradients, Side, Sum,
+    Error, Gradients, Side, Sum,
     batch::Batch,
-    fused, head_name,
+    embeddings_name, fused, head_bias_name, head_name,
     layer::layer,
-    logit_rows,
-    tape::{Tape, Weights},
+    logit_rows, positions_name,
+    tape::{self, Tape, Weights},
 };
 use crate::spec::DecoderSpec;
 
@@ -23,7 +23,7 @@ impl Host {
     pub fn new(spec: &DecoderSpec) -> Self {
         let names: Vec<String> = spec.tensor_names().into_iter().map(|(name, _)| name).collect();
         let of_layer = |index: usize| {
-            let prefix = format!("model.layers.{index}.");
+            let prefix = format!("{}{index}.", spec.names().layers);
             let names = names.iter().filter(|name| name.starts_with(&prefix));
             names.map(|name| (name.clone(), prefix.len())).collect()
         };
@@ -48,11 +48,23 @@ impl Host {
             .collect()
     }
 
-    /// The final norm's factors, and the table of the output head.
-    fn head_weights(&self, spec: &DecoderSpec) -> Result<(Vec<f32>, &[f32]), Error> {
-        let norm = fused::norm_weight(self.weight(FINAL_NORM)?, spec.norm_plus_one);
-        Ok((norm, self.weight(head_name(spec))?))
+    fn head_weights<'a>(&'a self, spec: &'a DecoderSpec) -> Result<Head<'a>, Error> {
+        let weight = |name: &str| self.weight(name);
+        Ok(Head {
+            spec,
+            norm: tape::norm(spec, spec.names().norm, spec.norm, &weight)?,
+            table: self.weight(&head_name(spec))?,
+            bias: head_bias_name(spec).map(|name| self.weight(&name)).transpose()?,
+        })
     }
+}
+
+/// From the last layer's output to logits: the final norm, and the output head.
+struct Head<'a> {
+    spec: &'a DecoderSpec,
+    norm: fused::Norm<'a>,
+    table: &'a [f32],
+    bias: Option<&'a [f32]>,
 }
 
 /// Logits of some rows, and what is needed to go back from them.
@@ -64,12 +76,71 @@ struct Logits {
     bends: Option<Vec<f32>>,
 }
 
-fn logits(spec: &DecoderSpec, norm: &[f32], table: &[f32], h: Vec<f32>) -> Logits {
-    let x = fused::norm(&h, norm, spec.norm_eps);
-    let mut numbers = fused::product_transposed(&x, table, spec.hidden, spec.vocab);
-    fused::scale(&mut numbers, 1.0 / spec.logits_divisor);
-    let bends = spec.final_softcap.map(|cap| fused::softcap(&mut numbers, cap));
-    Logits { h, x, numbers, bends }
+/// Derivatives of the head's weights.
+struct OfHead {
+    norm: Vec<f32>,
+    norm_bias: Vec<f32>,
+    bias: Vec<f32>,
+    table: Vec<f32>,
+}
+
+impl Head<'_> {
+    fn logits(&self, h: Vec<f32>) -> Logits {
+        let spec = self.spec;
+        let x = self.norm.forward(&h);
+        let mut numbers = fused::product_transposed(&x, self.table, spec.hidden, spec.vocab);
+        if let Some(bias) = self.bias {
+            numbers
+                .chunks_mut(spec.vocab)
+                .for_each(|row| fused::add(row, bias, 1.0));
+        }
+        fused::scale(&mut numbers, 1.0 / spec.logits_divisor);
+        let bends = spec.final_softcap.map(|cap| fused::softcap(&mut numbers, cap));
+        Logits { h, x, numbers, bends }
+    }
+
+    /// From the derivatives of logits, in place of these, to those of the states; the weights' are added to `of`.
+    fn back(&self, mut at: Logits, of: &mut OfHead) -> Vec<f32> {
+        let spec = self.spec;
+        if let Some(bends) = &at.bends {
+            at.numbers.iter_mut().zip(bends).for_each(|(x, bend)| *x *= bend);
+        }
+        fused::scale(&mut at.numbers, 1.0 / spec.logits_divisor);
+        if self.bias.is_some() {
+            fused::add_rows(&at.numbers, &mut of.bias);
+        }
+        fused::add_outer(&at.numbers, &at.x, spec.hidden, spec.vocab, &mut of.table);
+        let mut of_x = vec![0.0; at.x.len()];
+        fused::add_product(&at.numbers, self.table, spec.hidden, spec.vocab, &mut of_x);
+        if self.norm.bias.is_some() {
+            fused::add_rows(&of_x, &mut of.norm_bias);
+        }
+        self.norm.back(&at.h, &of_x, &mut of.norm)
+    }
+
+    fn zeros(&self) -> OfHead {
+        OfHead {
+            norm: vec![0.0; self.norm.weight.len()],
+            norm_bias: vec![0.0; self.norm.bias.map_or(0, <[f32]>::len)],
+            bias: vec![0.0; self.bias.map_or(0, <[f32]>::len)],
+            table: vec![0.0; self.table.len()],
+        }
+    }
+
+    /// By name, the table as the last.
+    fn named(&self, of: OfHead) -> Gradients {
+        let norm = self.spec.names().norm;
+        let mut named = Vec::new();
+        if tape::has_weight(self.spec.norm) {
+            named.push((format!("{norm}.weight"), of.norm));
+        }
+        if self.norm.bias.is_some() {
+            named.push((format!("{norm}.bias"), of.norm_bias));
+        }
+        named.extend(head_bias_name(self.spec).map(|name| (name, of.bias)));
+        named.push((head_name(self.spec), of.table));
+        named
+    }
 }
 
 fn rows_of(h: &[f32], rows: &[u32], cols: usize) -> Vec<f32> {
@@ -90,8 +161,13 @@ impl Side for Host {
     }
 
     fn embed(&self, spec: &DecoderSpec, batch: &Batch) -> Result<Vec<f32>, Error> {
-        let mut h = rows_of(self.weight(EMBEDDINGS)?, &batch.ids, spec.hidden);
+        let mut h = rows_of(self.weight(&embeddings_name(spec))?, &batch.ids, spec.hidden);
         fused::scale(&mut h, spec.embed_scale);
+        if let Some(name) = positions_name(spec) {
+            let table = self.weight(&name)?;
+            let n = batch.width * spec.hidden;
+            h.chunks_mut(n).for_each(|row| fused::add(row, &table[..n], 1.0));
+        }
         Ok(h)
     }
 
@@ -121,10 +197,10 @@ impl Side for Host {
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Vec<f32>, sum: &mut Sum) -> Result<(), Error> {
-        let (norm, table) = self.head_weights(spec)?;
+        let head = self.head_weights(spec)?;
         for rows in logit_rows(spec, batch) {
             let targets = &batch.targets[rows.clone()];
-            let logits = logits(spec, &norm, table, rows_of(h, &batch.wanted[rows.clone()], spec.hidden));
+            let logits = head.logits(rows_of(h, &batch.wanted[rows.clone()], spec.hidden));
             let found = fused::log_probabilities(&logits.numbers, targets);
             sum.add(&batch.owners[rows], &found);
         }
@@ -138,33 +214,25 @@ impl Side for Host {
         outputs: Vec<Vec<f32>>,
         sum: &mut Sum,
     ) -> Result<(Vec<Vec<f32>>, Gradients), Error> {
-        let (norm, table) = self.head_weights(spec)?;
-        let (mut of_norm, mut of_table) = (vec![0.0; norm.len()], vec![0.0; table.len()]);
+        let head = self.head_weights(spec)?;
+        let mut of_head = head.zeros();
         let mut upstream = Vec::new();
         for (batch, h) in batches.iter().zip(outputs) {
             let mut of_h = vec![0.0; h.len()];
             for rows in logit_rows(spec, batch) {
                 let (wanted, targets) = (&batch.wanted[rows.clone()], &batch.targets[rows.clone()]);
-                let mut at = logits(spec, &norm, table, rows_of(&h, wanted, spec.hidden));
+                let mut at = head.logits(rows_of(&h, wanted, spec.hidden));
                 let found = fused::log_probabilities(&at.numbers, targets);
                 let slopes = sum.add(&batch.owners[rows], &found);
                 fused::log_probabilities_back(&mut at.numbers, targets, &slopes);
-                if let Some(bends) = &at.bends {
-                    at.numbers.iter_mut().zip(bends).for_each(|(x, bend)| *x *= bend);
-                }
-                fused::scale(&mut at.numbers, 1.0 / spec.logits_divisor);
-                fused::add_outer(&at.numbers, &at.x, spec.hidden, spec.vocab, &mut of_table);
-                let mut of_x = vec![0.0; at.x.len()];
-                fused::add_product(&at.numbers, table, spec.hidden, spec.vocab, &mut of_x);
-                let of_rows = fused::norm_back(&at.h, &norm, spec.norm_eps, &of_x, &mut of_norm);
+                let of_rows = head.back(at, &mut of_head);
                 for (row, slope) in wanted.iter().zip(of_rows.chunks(spec.hidden)) {
                     fused::add(&mut of_h[*row as usize * spec.hidden..][..spec.hidden], slope, 1.0);
                 }
             }
             upstream.push(of_h);
         }
-        let gradients = vec![(FINAL_NORM.into(), of_norm), (head_name(spec).into(), of_table)];
-        Ok((upstream, gradients))
+        Ok((upstream, head.named(of_head)))
     }
 
     fn embed_back(
@@ -173,20 +241,25 @@ impl Side for Host {
         batches: &[Batch],
         upstream: Vec<Vec<f32>>,
         table: Option<Vec<f32>>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Gradients, Error> {
         let mut table = table.unwrap_or_else(|| vec![0.0; spec.vocab * spec.hidden]);
+        let mut learned = positions_name(spec).map(|name| (name, vec![0.0; spec.max_positions * spec.hidden]));
         for (batch, upstream) in batches.iter().zip(upstream) {
             for (id, slope) in batch.ids.iter().zip(upstream.chunks(spec.hidden)) {
                 let row = &mut table[*id as usize * spec.hidden..][..spec.hidden];
                 fused::add(row, slope, spec.embed_scale);
             }
+            if let Some((_, learned)) = &mut learned {
+                let rows = upstream.chunks(batch.width * spec.hidden);
+                rows.for_each(|row| fused::add(&mut learned[..row.len()], row, 1.0));
+            }
         }
-        Ok(table)
+        let table = [(embeddings_name(spec), table)];
+        Ok(table.into_iter().chain(learned).collect())
     }
 
     #[cfg(test)]
     fn logits(&self, spec: &DecoderSpec, h: &Vec<f32>) -> Result<Vec<f32>, Error> {
-        let (norm, table) = self.head_weights(spec)?;
-        Ok(logits(spec, &norm, table, h.clone()).numbers)
+        Ok(self.head_weights(spec)?.logits(h.clone()).numbers)
     }
 }

@@ -20,6 +20,7 @@ use super::Error;
 use super::device::Device;
 use super::rope::RopeTable;
 use super::spec::DecoderSpec;
+use super::tensors::Tensor;
 use batch::{Batch, batches};
 use host::Host;
 use remote::Remote;
@@ -60,10 +61,6 @@ type Gradients = Vec<(String, Vec<f32>)>;
 /// Rows of logits that are alive at one time, in numbers.
 const LOGITS: usize = 1 << 23;
 
-const EMBEDDINGS: &str = "model.embed_tokens.weight";
-const FINAL_NORM: &str = "model.norm.weight";
-const HEAD: &str = "lm_head.weight";
-
 /// A model whose loss can be differentiated.
 pub struct Twin {
     spec: DecoderSpec,
@@ -100,7 +97,7 @@ trait Side {
     /// Adds the log-likelihoods of the wanted tokens to `sum`.
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Self::State, sum: &mut Sum) -> Result<(), Error>;
     /// From the last layer's outputs to the loss and back: the derivatives with respect to those outputs, the final norm's,
-    /// and the head's, the latter as the last.
+    /// and the head's, its table as the last.
     fn head_back(
         &self,
         spec: &DecoderSpec,
@@ -108,14 +105,14 @@ trait Side {
         outputs: Vec<Self::State>,
         sum: &mut Sum,
     ) -> Result<(Vec<Self::State>, Gradients), Error>;
-    /// The embeddings' derivative, added to that of the head where the two are one table.
+    /// The embeddings' derivative, added to that of the head where the two are one table, and that of learned positions.
     fn embed_back(
         &self,
         spec: &DecoderSpec,
         batches: &[Batch],
         upstream: Vec<Self::State>,
         table: Option<Vec<f32>>,
-    ) -> Result<Vec<f32>, Error>;
+    ) -> Result<Gradients, Error>;
     /// Logits after each token.
     #[cfg(test)]
     fn logits(&self, spec: &DecoderSpec, h: &Self::State) -> Result<Vec<f32>, Error>;
@@ -148,18 +145,18 @@ impl Twin {
         for rope in &spec.ropes {
             rope.validate(spec.head_dim)?;
         }
-        let names = spec.tensor_names();
+        let tensors = spec.tensors();
         let mut twin = Twin {
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
             weights,
             spec,
         };
-        for (name, shape) in names {
-            let data = read(&name).map_err(|reason| Error::Read {
-                tensor: name.clone(),
+        for tensor in tensors {
+            let data = read(&tensor.name).map_err(|reason| Error::Read {
+                tensor: tensor.name.clone(),
                 reason,
             })?;
-            twin.put(&name, shape, &data)?;
+            twin.put(tensor, &data)?;
         }
         Ok(twin)
     }
@@ -181,29 +178,24 @@ impl Twin {
     /// # Errors
     /// An unknown name, a wrong number of elements.
     pub fn set_tensor(&mut self, name: &str, data: &[f32]) -> Result<(), Error> {
-        let mut names = self.spec.tensor_names().into_iter();
-        let shape = names.find(|(known, _)| known == name).map(|(_, shape)| shape);
-        let shape = shape.ok_or_else(|| Error::UnknownTensor {
-            tensor: name.into(),
-            family: self.spec.family.name(),
-            layers: self.spec.layers.len(),
-        })?;
-        self.put(name, shape, data)
+        let tensor = self.spec.tensor(name).ok_or_else(|| self.spec.unknown_tensor(name))?;
+        self.put(tensor, data)
     }
 
-    fn put(&mut self, name: &str, shape: Vec<usize>, data: &[f32]) -> Result<(), Error> {
-        let expected = shape.iter().product();
+    fn put(&mut self, tensor: Tensor, data: &[f32]) -> Result<(), Error> {
+        let expected = tensor.shape.iter().product();
         if data.len() != expected {
             return Err(Error::TensorSize {
-                tensor: name.into(),
-                shape,
+                tensor: tensor.name,
+                shape: tensor.shape,
                 expected,
                 got: data.len(),
             });
         }
+        let (data, shape) = (self.spec.arranged(&tensor, data), self.spec.arranged_shape(&tensor));
         match &mut self.weights {
-            Weights::Host(host) => host.put(name, shape, data),
-            Weights::Device(remote) => remote.put(name, shape, data),
+            Weights::Host(host) => host.put(&tensor.name, shape, &data),
+            Weights::Device(remote) => remote.put(&tensor.name, shape, &data),
         }
     }
 
@@ -256,6 +248,11 @@ impl Twin {
         let outputs = states.pop().unwrap_or_default();
         let (mut upstream, mut of_head) = side.head_back(spec, &batches, outputs, &mut sum)?;
         let tied = if spec.tie_embeddings { of_head.pop() } else { None };
+        // In the order of the file, as the caller knows them.
+        let mut take = |name: &str, gradient: Vec<f32>| match spec.tensor(name) {
+            Some(tensor) => take(name, spec.as_stored(&tensor, gradient)),
+            None => Err(spec.unknown_tensor(name).into()),
+        };
         for (name, gradient) in of_head {
             take(&name, gradient)?;
         }
@@ -264,11 +261,12 @@ impl Twin {
             let mut gradients = side.layer_back(spec, index, &batches, inputs, &mut upstream)?;
             gradients.sort_by(|a, b| a.0.cmp(&b.0));
             for (name, gradient) in gradients {
-                take(&format!("model.layers.{index}.{name}"), gradient)?;
+                take(&format!("{}{index}.{name}", spec.names().layers), gradient)?;
             }
         }
-        let table = side.embed_back(spec, &batches, upstream, tied.map(|(_, table)| table))?;
-        take(EMBEDDINGS, table)?;
+        for (name, gradient) in side.embed_back(spec, &batches, upstream, tied.map(|(_, table)| table))? {
+            take(&name, gradient)?;
+        }
         Ok(sum.finish())
     }
 
@@ -302,9 +300,26 @@ impl Twin {
     }
 }
 
+fn embeddings_name(spec: &DecoderSpec) -> String {
+    format!("{}.weight", spec.names().embeddings)
+}
+
 /// The tensor that the output head multiplies by.
-fn head_name(spec: &DecoderSpec) -> &'static str {
-    if spec.tie_embeddings { EMBEDDINGS } else { HEAD }
+fn head_name(spec: &DecoderSpec) -> String {
+    match spec.tie_embeddings {
+        true => embeddings_name(spec),
+        false => format!("{}.weight", spec.names().head),
+    }
+}
+
+/// The head's bias, where it has one.
+fn head_bias_name(spec: &DecoderSpec) -> Option<String> {
+    spec.head_bias.then(|| format!("{}.bias", spec.names().head))
+}
+
+/// The table of learned positions, where there is one.
+fn positions_name(spec: &DecoderSpec) -> Option<String> {
+    spec.names().positions.map(|name| format!("{name}.weight"))
 }
 
 /// The wanted tokens of a batch in stretches whose logits fit.

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::{
-    EMBEDDINGS, Error, FINAL_NORM, Gradients, Side, Sum,
+    Error, Gradients, Side, Sum,
     batch::Batch,
-    head_name,
+    embeddings_name, head_bias_name, head_name,
     layer::{Algebra, layer},
-    logit_rows,
+    logit_rows, positions_name,
+    tape::has_weight,
 };
-use crate::spec::{Activation, DecoderSpec};
+use crate::spec::{Activation, DecoderSpec, NormKind, QueryGrowth};
 
 /// The weights, by Hugging Face name.
 pub(super) struct Remote {
@@ -89,10 +90,22 @@ impl Algebra for Composed<'_> {
         Ok(out.reshape((rows, width, weight.dim(0)?))?)
     }
 
-    fn norm(&mut self, name: &str, x: &Tensor) -> Result<Tensor, Error> {
-        let (weight, shape) = (self.weight(name)?, x.dims3()?);
-        let x = x.reshape((shape.0, shape.1, shape.2 / weight.elem_count(), weight.elem_count()))?;
-        Ok(rms_norm(self.spec, &x, weight)?.reshape(shape)?)
+    fn norm(&mut self, name: &str, kind: NormKind, x: &Tensor) -> Result<Tensor, Error> {
+        let shape = x.dims3()?;
+        let weight = match has_weight(kind) {
+            true => Some(self.weight(name)?),
+            false => None,
+        };
+        let n = weight.map_or(shape.2, Tensor::elem_count);
+        let x = x.reshape((shape.0, shape.1, shape.2 / n, n))?;
+        let bias = self.weights.get(&format!("{name}.bias"));
+        Ok(normed(self.spec, kind, &x, weight, bias)?.reshape(shape)?)
+    }
+
+    fn grow(&mut self, x: &Tensor, growth: QueryGrowth) -> Result<Tensor, Error> {
+        let width = self.batch.batch.width;
+        let factors: Vec<f32> = (0..width).map(|place| growth.at(place)).collect();
+        Ok(x.broadcast_mul(&Tensor::from_vec(factors, (1, width, 1), self.device)?)?)
     }
 
     fn part(&mut self, x: &Tensor, from: usize, len: usize) -> Result<Tensor, Error> {
@@ -136,14 +149,18 @@ impl Algebra for Composed<'_> {
         Ok(out.reshape((*rows, *width, spec.heads * spec.head_dim))?)
     }
 
-    fn gate(&mut self, gate: &Tensor, up: &Tensor) -> Result<Tensor, Error> {
+    fn gate(&mut self, gate: &Tensor, up: Option<&Tensor>) -> Result<Tensor, Error> {
         let gate = match self.spec.activation {
             Activation::Silu => gate.silu(),
             Activation::GeluTanh => gate.gelu(),
             Activation::GeluErf => gate.gelu_erf(),
             Activation::Relu => gate.relu(),
-        };
-        Ok((gate? * up)?)
+            Activation::Relu2 => gate.relu()?.sqr(),
+        }?;
+        Ok(match up {
+            Some(up) => (gate * up)?,
+            None => gate,
+        })
     }
 
     fn add(&mut self, h: &Tensor, branch: &Tensor) -> Result<Tensor, Error> {
@@ -167,17 +184,14 @@ impl Remote {
         })
     }
 
-    fn prefix(index: usize) -> String {
-        format!("model.layers.{index}.")
-    }
-
     /// The weights of a layer by their names within it, each through `f`.
     fn of_layer(
         &self,
+        spec: &DecoderSpec,
         index: usize,
         f: impl Fn(&Tensor) -> Result<Tensor, Error>,
     ) -> Result<HashMap<String, Tensor>, Error> {
-        let prefix = Self::prefix(index);
+        let prefix = format!("{}{index}.", spec.names().layers);
         let of_layer =
             |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone()));
         let weights = self.weights.iter().filter_map(of_layer);
@@ -198,19 +212,71 @@ impl Remote {
         })
     }
 
+    /// Final norm and head, each tensor through `f`.
+    fn head_weights(
+        &self,
+        spec: &DecoderSpec,
+        f: impl Fn(&Tensor) -> Result<Tensor, Error>,
+    ) -> Result<HeadWeights, Error> {
+        let norm = spec.names().norm;
+        let bias = matches!(spec.norm, NormKind::Layer { bias: true, .. });
+        let names = [
+            has_weight(spec.norm).then(|| format!("{norm}.weight")),
+            bias.then(|| format!("{norm}.bias")),
+            head_bias_name(spec),
+            Some(head_name(spec)),
+        ];
+        let named = |name: Option<String>| match name {
+            None => Ok(None),
+            Some(name) => Ok::<_, Error>(Some((f(self.weight(&name)?)?, name))),
+        };
+        let [norm, norm_bias, bias, table] = names;
+        Ok(HeadWeights([
+            named(norm)?,
+            named(norm_bias)?,
+            named(bias)?,
+            named(table)?,
+        ]))
+    }
+
     /// Log-probabilities of a stretch's targets, `[rows, 1]`.
     fn log_probabilities(
         &self,
         spec: &DecoderSpec,
-        (h, norm, table): (&Tensor, &Tensor, &Tensor),
+        h: &Tensor,
+        head: &HeadWeights,
         wanted: &[u32],
         targets: &[u32],
     ) -> Result<Tensor, Error> {
         let wanted = Tensor::from_slice(wanted, wanted.len(), &self.device)?;
         let h = h.reshape(((), spec.hidden))?.index_select(&wanted, 0)?;
-        let logits = logits(spec, &h, norm, table)?;
+        let logits = head.logits(spec, &h)?;
         let places = Tensor::from_slice(targets, (targets.len(), 1), &self.device)?;
         Ok(candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&places, D::Minus1)?)
+    }
+}
+
+/// The final norm's weight and bias, the head's bias and its table, where there are such, with their names.
+struct HeadWeights([Option<(Tensor, String)>; 4]);
+
+impl HeadWeights {
+    fn logits(&self, spec: &DecoderSpec, h: &Tensor) -> Result<Tensor, Error> {
+        let [norm, norm_bias, bias, table] = self.0.each_ref().map(|known| known.as_ref().map(|(tensor, _)| tensor));
+        let mut logits = normed(spec, spec.norm, h, norm, norm_bias)?;
+        if let Some(table) = table {
+            logits = logits.matmul(&table.t()?)?;
+        }
+        if let Some(bias) = bias {
+            logits = logits.broadcast_add(bias)?;
+        }
+        Ok(softcapped(
+            scaled(logits, 1.0 / spec.logits_divisor)?,
+            spec.final_softcap,
+        )?)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(Tensor, String)> {
+        self.0.iter().flatten()
     }
 }
 
@@ -229,13 +295,16 @@ impl Side for Remote {
 
     fn embed(&self, spec: &DecoderSpec, batch: &Batch) -> Result<Tensor, Error> {
         let ids = Tensor::from_slice(&batch.ids, batch.ids.len(), &self.device)?;
-        let rows = self.weight(EMBEDDINGS)?.index_select(&ids, 0)?;
-        let h = rows.reshape((batch.rows, batch.width, spec.hidden))?;
-        Ok(scaled(h, spec.embed_scale)?)
+        let rows = self.weight(&embeddings_name(spec))?.index_select(&ids, 0)?;
+        let h = scaled(rows.reshape((batch.rows, batch.width, spec.hidden))?, spec.embed_scale)?;
+        match positions_name(spec) {
+            None => Ok(h),
+            Some(name) => Ok(h.broadcast_add(&self.weight(&name)?.narrow(0, 0, batch.width)?)?),
+        }
     }
 
     fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Tensor) -> Result<Tensor, Error> {
-        let weights = self.of_layer(index, |tensor| Ok(tensor.clone()))?;
+        let weights = self.of_layer(spec, index, |tensor| Ok(tensor.clone()))?;
         layer(spec, index, &mut self.composed(spec, batch, &weights)?, h)
     }
 
@@ -247,7 +316,7 @@ impl Side for Remote {
         inputs: Vec<Tensor>,
         upstream: &mut [Tensor],
     ) -> Result<Gradients, Error> {
-        let weights = self.of_layer(index, variable)?;
+        let weights = self.of_layer(spec, index, variable)?;
         let mut gradients: HashMap<&str, Tensor> = HashMap::new();
         for ((batch, input), upstream) in batches.iter().zip(inputs).zip(upstream) {
             let h = variable(&input)?;
@@ -275,10 +344,10 @@ impl Side for Remote {
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Tensor, sum: &mut Sum) -> Result<(), Error> {
-        let (norm, table) = (self.weight(FINAL_NORM)?, self.weight(head_name(spec))?);
+        let head = self.head_weights(spec, |tensor| Ok(tensor.clone()))?;
         for rows in logit_rows(spec, batch) {
             let (wanted, targets) = (&batch.wanted[rows.clone()], &batch.targets[rows.clone()]);
-            let found = self.log_probabilities(spec, (h, norm, table), wanted, targets)?;
+            let found = self.log_probabilities(spec, h, &head, wanted, targets)?;
             sum.add(&batch.owners[rows], &flat(&found)?);
         }
         Ok(())
@@ -291,22 +360,21 @@ impl Side for Remote {
         outputs: Vec<Tensor>,
         sum: &mut Sum,
     ) -> Result<(Vec<Tensor>, Gradients), Error> {
-        let (norm, table) = (
-            variable(self.weight(FINAL_NORM)?)?,
-            variable(self.weight(head_name(spec))?)?,
-        );
-        let (mut of_norm, mut of_table) = (norm.zeros_like()?, table.zeros_like()?);
+        let head = self.head_weights(spec, variable)?;
+        let zeros = head.iter().map(|(weight, _)| weight.zeros_like());
+        let mut of_head = zeros.collect::<candle_core::Result<Vec<Tensor>>>()?;
         let mut upstream = Vec::new();
         for (batch, h) in batches.iter().zip(outputs) {
             let h = variable(&h)?;
             let mut of_h = h.zeros_like()?;
             for rows in logit_rows(spec, batch) {
                 let (wanted, targets) = (&batch.wanted[rows.clone()], &batch.targets[rows.clone()]);
-                let found = self.log_probabilities(spec, (&h, &norm, &table), wanted, targets)?;
+                let found = self.log_probabilities(spec, &h, &head, wanted, targets)?;
                 let slopes = sum.add(&batch.owners[rows], &flat(&found)?);
                 let slopes = Tensor::from_vec(slopes, found.shape(), &self.device)?;
                 let gradients = (found * slopes)?.sum_all()?.backward()?;
-                for (sum, of) in [(&mut of_norm, &norm), (&mut of_table, &table), (&mut of_h, &h)] {
+                let weights = head.iter().map(|(weight, _)| weight);
+                for (sum, of) in of_head.iter_mut().zip(weights).chain([(&mut of_h, &h)]) {
                     if let Some(gradient) = gradients.get(of) {
                         *sum = (&*sum + gradient)?;
                     }
@@ -314,11 +382,11 @@ impl Side for Remote {
             }
             upstream.push(of_h);
         }
-        let gradients = vec![
-            (FINAL_NORM.into(), flat(&of_norm)?),
-            (head_name(spec).into(), flat(&of_table)?),
-        ];
-        Ok((upstream, gradients))
+        let named = head
+            .iter()
+            .zip(&of_head)
+            .map(|((_, name), of)| Ok((name.clone(), flat(of)?)));
+        Ok((upstream, named.collect::<Result<_, Error>>()?))
     }
 
     fn embed_back(
@@ -327,36 +395,31 @@ impl Side for Remote {
         batches: &[Batch],
         upstream: Vec<Tensor>,
         table: Option<Vec<f32>>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Gradients, Error> {
         let shape = (spec.vocab, spec.hidden);
         let mut table = match table {
             Some(table) => Tensor::from_vec(table, shape, &self.device)?,
             None => Tensor::zeros(shape, DType::F32, &self.device)?,
         };
+        let mut learned = positions_name(spec).map(|_| vec![0.0; spec.max_positions * spec.hidden]);
         for (batch, upstream) in batches.iter().zip(upstream) {
+            if let Some(learned) = &mut learned {
+                let of_rows = flat(&upstream.sum(0)?)?;
+                learned.iter_mut().zip(of_rows).for_each(|(sum, x)| *sum += x);
+            }
             let ids = Tensor::from_slice(&batch.ids, batch.ids.len(), &self.device)?;
             let rows = upstream.reshape((batch.ids.len(), spec.hidden))?.contiguous()?;
             table = table.index_add(&ids, &scaled(rows, spec.embed_scale)?, 0)?;
         }
-        flat(&table)
+        let table = [(embeddings_name(spec), flat(&table)?)];
+        Ok(table.into_iter().chain(positions_name(spec).zip(learned)).collect())
     }
 
     #[cfg(test)]
     fn logits(&self, spec: &DecoderSpec, h: &Tensor) -> Result<Vec<f32>, Error> {
         let h = h.reshape(((), spec.hidden))?;
-        flat(&logits(
-            spec,
-            &h,
-            self.weight(FINAL_NORM)?,
-            self.weight(head_name(spec))?,
-        )?)
+        flat(&self.head_weights(spec, |tensor| Ok(tensor.clone()))?.logits(spec, &h)?)
     }
-}
-
-fn logits(spec: &DecoderSpec, h: &Tensor, norm: &Tensor, table: &Tensor) -> Result<Tensor, Error> {
-    let x = rms_norm(spec, h, norm)?;
-    let logits = scaled(x.matmul(&table.t()?)?, 1.0 / spec.logits_divisor)?;
-    Ok(softcapped(logits, spec.final_softcap)?)
 }
 
 fn variable(tensor: &Tensor) -> Result<Tensor, Error> {
@@ -367,15 +430,30 @@ fn flat(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// `x / √(mean(x²) + ε) · weight`, along the last axis.
-fn rms_norm(spec: &DecoderSpec, x: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
-    let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / weight.elem_count() as f64)?;
-    let x = x.broadcast_div(&(mean + f64::from(spec.norm_eps))?.sqrt()?)?;
-    let weight = match spec.norm_plus_one {
-        true => (weight + 1.0)?,
-        false => weight.clone(),
+/// A norm along the last axis: `x / √(mean(x²) + ε) · weight + bias`, of x less its mean where it is about that.
+fn normed(
+    spec: &DecoderSpec,
+    kind: NormKind,
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor, Error> {
+    let x = match kind {
+        NormKind::Rms => x.clone(),
+        NormKind::Layer { .. } => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
     };
-    Ok(x.broadcast_mul(&weight)?)
+    let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
+    let mut x = x.broadcast_div(&(mean + f64::from(spec.norm_eps))?.sqrt()?)?;
+    if let Some(weight) = weight {
+        x = match spec.norm_plus_one {
+            true => x.broadcast_mul(&(weight + 1.0)?)?,
+            false => x.broadcast_mul(weight)?,
+        };
+    }
+    Ok(match bias {
+        Some(bias) => x.broadcast_add(bias)?,
+        None => x,
+    })
 }
 
 fn scaled(x: Tensor, factor: f32) -> candle_core::Result<Tensor> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Error, batch::Batch, fused, layer::Algebra};
-use crate::spec::DecoderSpec;
+use crate::spec::{DecoderSpec, NormKind, QueryGrowth};
 
 /// A value on the tape.
 pub(super) type Place = usize;
@@ -25,6 +25,11 @@ enum Made {
     Norm {
         x: Place,
         name: String,
+        kind: NormKind,
+    },
+    Grow {
+        x: Place,
+        growth: QueryGrowth,
     },
     Part {
         x: Place,
@@ -42,7 +47,7 @@ enum Made {
     },
     Gate {
         gate: Place,
-        up: Place,
+        up: Option<Place>,
     },
     Add {
         h: Place,
@@ -117,11 +122,27 @@ impl<'a> Tape<'a> {
                 let of_x = slopes[*x].get_or_insert_with(|| vec![0.0; numbers(*x).len()]);
                 fused::add_product(&slope, self.weight(&weight)?, inputs, outputs, of_x);
             }
-            Made::Norm { x, name } => {
-                let weight = self.norm_weight(name)?;
-                let of_weight = gradient(gradients, &format!("{name}.weight"), weight.len());
-                let of_x = fused::norm_back(numbers(*x), &weight, self.spec.norm_eps, &slope, of_weight);
+            Made::Norm { x, name, kind } => {
+                let norm = self.norm_of(name, *kind)?;
+                if norm.bias.is_some() {
+                    fused::add_rows(&slope, gradient(gradients, &format!("{name}.bias"), norm.weight.len()));
+                }
+                let mut nobodys = Vec::new();
+                let of_weight = match has_weight(*kind) {
+                    true => gradient(gradients, &format!("{name}.weight"), norm.weight.len()),
+                    false => {
+                        nobodys.resize(norm.weight.len(), 0.0);
+                        &mut nobodys
+                    }
+                };
+                let of_x = norm.back(numbers(*x), &slope, of_weight);
                 give(slopes, *x, of_x);
+            }
+            Made::Grow { x, growth } => {
+                let mut slope = slope;
+                let factor = |place: usize| growth.at(place);
+                fused::scale_by_place(&mut slope, node.cols, self.batch.width, factor);
+                give(slopes, *x, slope);
             }
             Made::Part { x, from } => {
                 let cols = self.nodes[*x].cols;
@@ -147,7 +168,12 @@ impl<'a> Tape<'a> {
                 give(slopes, *k, of_k);
                 give(slopes, *v, of_v);
             }
-            Made::Gate { gate, up } => {
+            Made::Gate { gate, up: None } => {
+                let mut slope = slope;
+                fused::activated_back(self.spec.activation, numbers(*gate), &mut slope);
+                give(slopes, *gate, slope);
+            }
+            Made::Gate { gate, up: Some(up) } => {
                 let (of_gate, of_up) = fused::gate_back(self.spec.activation, numbers(*gate), numbers(*up), &slope);
                 give(slopes, *gate, of_gate);
                 give(slopes, *up, of_up);
@@ -174,17 +200,39 @@ impl<'a> Tape<'a> {
         })
     }
 
-    fn norm_weight(&self, name: &str) -> Result<Vec<f32>, Error> {
-        Ok(fused::norm_weight(
-            self.weight(&format!("{name}.weight"))?,
-            self.spec.norm_plus_one,
-        ))
+    fn norm_of(&self, name: &str, kind: NormKind) -> Result<fused::Norm<'a>, Error> {
+        norm(self.spec, name, kind, &|name| self.weight(name))
     }
 
     fn push(&mut self, made: Made, cols: usize, numbers: Vec<f32>) -> Result<Place, Error> {
         self.nodes.push(Node { made, cols, numbers });
         Ok(self.nodes.len() - 1)
     }
+}
+
+/// Whether a norm has a weight in the file.
+pub(super) fn has_weight(kind: NormKind) -> bool {
+    !matches!(kind, NormKind::Layer { weight: false, .. })
+}
+
+/// A norm by its name, from weights by theirs.
+pub(super) fn norm<'a>(
+    spec: &DecoderSpec,
+    name: &str,
+    kind: NormKind,
+    weight: &dyn Fn(&str) -> Result<&'a [f32], Error>,
+) -> Result<fused::Norm<'a>, Error> {
+    let one = f32::from(u8::from(spec.norm_plus_one));
+    let has_bias = matches!(kind, NormKind::Layer { bias: true, .. });
+    Ok(fused::Norm {
+        weight: match has_weight(kind) {
+            true => weight(&format!("{name}.weight"))?.iter().map(|w| w + one).collect(),
+            false => vec![1.0; spec.hidden],
+        },
+        bias: has_bias.then(|| weight(&format!("{name}.bias"))).transpose()?,
+        about_mean: matches!(kind, NormKind::Layer { .. }),
+        eps: spec.norm_eps,
+    })
 }
 
 /// Adds to what a value's derivative is so far.
@@ -219,13 +267,14 @@ impl Algebra for Tape<'_> {
         self.push(made, outputs, out)
     }
 
-    fn norm(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
-        let weight = self.norm_weight(name)?;
+    fn norm(&mut self, name: &str, kind: NormKind, x: &Place) -> Result<Place, Error> {
+        let norm = self.norm_of(name, kind)?;
         let node = &self.nodes[*x];
-        let (cols, out) = (node.cols, fused::norm(&node.numbers, &weight, self.spec.norm_eps));
+        let (cols, out) = (node.cols, norm.forward(&node.numbers));
         let made = Made::Norm {
             x: *x,
             name: name.into(),
+            kind,
         };
         self.push(made, cols, out)
     }
@@ -250,6 +299,13 @@ impl Algebra for Tape<'_> {
         self.push(Made::Rotate { x: *x, rope }, cols, out)
     }
 
+    fn grow(&mut self, x: &Place, growth: QueryGrowth) -> Result<Place, Error> {
+        let node = &self.nodes[*x];
+        let (cols, mut out) = (node.cols, node.numbers.clone());
+        fused::scale_by_place(&mut out, cols, self.batch.width, |place| growth.at(place));
+        self.push(Made::Grow { x: *x, growth }, cols, out)
+    }
+
     fn attend(&mut self, q: &Place, k: &Place, v: &Place, window: Option<usize>) -> Result<Place, Error> {
         let attend = fused::Attend {
             width: self.batch.width,
@@ -266,11 +322,15 @@ impl Algebra for Tape<'_> {
         self.push(Made::Attend { q, k, v, attend }, cols, out)
     }
 
-    fn gate(&mut self, gate: &Place, up: &Place) -> Result<Place, Error> {
-        let node = &self.nodes[*gate];
-        let out = fused::gate(self.spec.activation, &node.numbers, &self.nodes[*up].numbers);
+    fn gate(&mut self, gate: &Place, up: Option<&Place>) -> Result<Place, Error> {
+        let (node, activation) = (&self.nodes[*gate], self.spec.activation);
+        let out = match up {
+            Some(up) => fused::gate(activation, &node.numbers, &self.nodes[*up].numbers),
+            None => fused::activated(activation, &node.numbers),
+        };
         let cols = node.cols;
-        self.push(Made::Gate { gate: *gate, up: *up }, cols, out)
+        let up = up.copied();
+        self.push(Made::Gate { gate: *gate, up }, cols, out)
     }
 
     fn add(&mut self, h: &Place, branch: &Place) -> Result<Place, Error> {

@@ -37,7 +37,7 @@ fn weight(spec: &DecoderSpec, name: &str) -> Vec<f32> {
 fn every_family_and_rope_scaling_gives_the_logits_of_transformers() {
     let small = Small::open();
     let ids = small.ids("ids");
-    for name in small.configs.keys() {
+    for name in small.names() {
         let twin = twin(&small, name);
         let vocab = twin.spec().vocab;
         for (len, key) in [(ids.len(), "logits"), (24, "short_logits")] {
@@ -108,7 +108,7 @@ fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
     let small = Small::open();
     let ids = small.ids("ids");
     let texts = texts(&ids);
-    for name in small.configs.keys() {
+    for name in small.names() {
         let of = |twin: Twin| {
             let mut found: Vec<(String, Vec<f32>)> = Vec::new();
             let mut take = |tensor: &str, gradient: Vec<f32>| {
@@ -124,9 +124,15 @@ fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
         assert!(relative_error(&logits, &same_logits) < 2e-5, "{name}");
         assert!((loss - same_loss).abs() < 1e-5, "{name}: {loss} {same_loss}");
         assert_eq!(kernels.len(), candle.len());
+        let largest = |x: &[f32]| x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let scale = kernels
+            .iter()
+            .map(|(_, gradient)| largest(gradient))
+            .fold(0.0, f32::max);
         for ((tensor, a), (other, b)) in kernels.iter().zip(&candle) {
             assert_eq!(tensor, other);
-            let error = relative_error(a, b);
+            // A bias that all keys get alike has none at all: what is left of it is rounding.
+            let error = relative_error(a, b) * largest(b) / largest(b).max(1e-4 * scale);
             assert!(error < 2e-4, "{name} {tensor}: {error}");
         }
     }
@@ -159,7 +165,7 @@ fn engine_loss(decoder: Decoder, texts: &[Text]) -> f64 {
 fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() {
     let small = Small::open();
     let texts = texts(&small.ids("ids"));
-    for name in small.configs.keys() {
+    for name in small.names() {
         let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
         let mut found: Vec<(String, Vec<f32>)> = Vec::new();
         let twin = twin(&small, name);

@@ -1,7 +1,7 @@
 """What transformers computes for tiny decoders of every family, with weights that anyone can compute again.
 
     pip install torch transformers safetensors
-    python generate.py          # writes goldens.json and goldens.safetensors beside this file
+    python generate.py          # writes goldens.json, goldens.safetensors and defaults.json beside this file
 
 The weights are not stored: element i of tensor NAME is hash(NAME, i), see `weight` here and in `src/tests.rs`.
 """
@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 HERE = pathlib.Path(__file__).parent
 COMMON = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
               num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+KEPT = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 HALF = [1.0 + 0.25 * i for i in range(4)]
+GPT = dict(n_embd=32, n_inner=None, n_layer=3, n_head=4, n_positions=128)
 CASES = {
     "llama": dict(model_type="llama"),
     "llama_tied_mqa": dict(model_type="llama", tie_word_embeddings=True, num_attention_heads=8, num_key_value_heads=1),
@@ -46,10 +48,60 @@ CASES = {
     "olmo2": dict(model_type="olmo2", attention_bias=True),
     "smollm3": dict(model_type="smollm3", no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=16),
     "granite": dict(model_type="granite", embedding_multiplier=12.0, attention_multiplier=0.1, residual_multiplier=0.22, logits_scaling=8.0),
+    "ministral": dict(model_type="ministral", sliding_window=16, head_dim=12,
+                      layer_types=["full_attention", "sliding_attention", "full_attention"]),
+    "ministral_all": dict(model_type="ministral", head_dim=8, sliding_window=20, num_key_value_heads=4),
+    "ministral3": dict(model_type="ministral3", head_dim=20, max_position_embeddings=256, rope_parameters=dict(
+                       rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=32, beta_fast=8.0, beta_slow=1.0,
+                       mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.4)),
+    "ministral3_window": dict(model_type="ministral3", head_dim=8, sliding_window=24, rope_parameters=dict(
+                              rope_type="default", rope_theta=1000.0, original_max_position_embeddings=20, llama_4_scaling_beta=0.7)),
+    "seed_oss": dict(model_type="seed_oss", head_dim=12),
+    "seed_oss_out_bias": dict(model_type="seed_oss", head_dim=8, attention_out_bias=True, mlp_bias=True, attention_bias=False),
+    "arcee": dict(model_type="arcee", num_key_value_heads=1),
+    "arcee_biases": dict(model_type="arcee", attention_bias=True, mlp_bias=True, head_dim=10),
+    "ernie4_5": dict(model_type="ernie4_5", head_dim=12),
+    "ernie4_5_biases": dict(model_type="ernie4_5", head_dim=8, use_bias=True, tie_word_embeddings=False, num_key_value_heads=1),
+    "hunyuan": dict(model_type="hunyuan_v1_dense", head_dim=12),
+    "hunyuan_alpha": dict(model_type="hunyuan_v1_dense", head_dim=16, attention_bias=True, tie_word_embeddings=True, max_position_embeddings=64,
+                          rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0)),
+    "olmo3": dict(model_type="olmo3", num_hidden_layers=4, sliding_window=16, rope_parameters=dict(
+                  full_attention=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32),
+                  sliding_attention=dict(rope_type="default", rope_theta=5000.0))),
+    "olmo3_listed": dict(model_type="olmo3", attention_bias=True, sliding_window=20, num_key_value_heads=4,
+                         layer_types=["full_attention", "sliding_attention", "full_attention"]),
+    "helium": dict(model_type="helium", head_dim=8),
+    "helium_biases": dict(model_type="helium", head_dim=8, attention_bias=True, mlp_bias=True, num_key_value_heads=4),
+    "exaone4": dict(model_type="exaone4", num_hidden_layers=4, sliding_window=16),
+    "exaone4_full": dict(model_type="exaone4", sliding_window=None, layer_types=["full_attention"] * 3, head_dim=12),
+    "glm": dict(model_type="glm", head_dim=16),
+    "glm4": dict(model_type="glm4", head_dim=16),
+    "glm4_no_bias": dict(model_type="glm4", head_dim=24, attention_bias=False, partial_rotary_factor=0.25, num_key_value_heads=1),
+    "stablelm": dict(model_type="stablelm", hidden_size=64, use_qkv_bias=True),
+    "stablelm_parallel": dict(model_type="stablelm", use_parallel_residual=True, partial_rotary_factor=1.0, num_key_value_heads=4),
+    "starcoder2": dict(model_type="starcoder2", sliding_window=16),
+    "starcoder2_no_bias": dict(model_type="starcoder2", use_bias=False, tie_word_embeddings=False, hidden_act="gelu"),
+    "cohere": dict(model_type="cohere", logit_scale=0.3),
+    "cohere_biases": dict(model_type="cohere", attention_bias=True, tie_word_embeddings=False, num_key_value_heads=1),
+    "cohere2": dict(model_type="cohere2", num_hidden_layers=4, sliding_window=16),
+    "cohere2_biases": dict(model_type="cohere2", attention_bias=True, sliding_window=20, logit_scale=0.8,
+                           layer_types=["full_attention", "sliding_attention", "sliding_attention"]),
+    "nemotron": dict(model_type="nemotron", hidden_size=64),
+    "nemotron_biases": dict(model_type="nemotron", head_dim=12, attention_bias=True, mlp_bias=True, partial_rotary_factor=1.0),
+    "olmo": dict(model_type="olmo"),
+    "olmo_biases": dict(model_type="olmo", attention_bias=True, tie_word_embeddings=True, num_key_value_heads=1),
+    "phi": dict(model_type="phi", hidden_size=64),
+    "phi_groups": dict(model_type="phi", num_key_value_heads=1, partial_rotary_factor=0.75, hidden_act="silu"),
+    "gpt_neox": dict(model_type="gpt_neox", hidden_size=64),
+    "gpt_neox_sequential": dict(model_type="gpt_neox", use_parallel_residual=False, attention_bias=False, rotary_pct=1.0),
+    "gptj": dict(model_type="gptj", rotary_dim=4, **GPT),
+    "gptj_whole": dict(model_type="gptj", rotary_dim=8, **{**GPT, "n_inner": 40}),
+    "gpt2": dict(model_type="gpt2", **GPT),
+    "gpt2_odd": dict(model_type="gpt2", scale_attn_weights=False, tie_word_embeddings=False, **{**GPT, "n_inner": 40}),
 }
 
 
-def weight(name, shape, gemma):
+def weight(name, shape, plus_one):
     seed = 0x811C9DC5
     for byte in name.encode():
         seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
@@ -60,18 +112,33 @@ def weight(name, shape, gemma):
     x = x * 0x297A2D39 & 0xFFFFFFFF
     x ^= x >> 15
     value = ((x >> 8).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)) * np.float32(0.5)
-    if name.endswith("norm.weight") and not gemma:
+    if name.endswith("norm.weight") and not plus_one:
         value += np.float32(1.0)
     return torch.from_numpy(value.reshape(shape))
 
 
 def build(case):
-    config = AutoConfig.for_model(**{**COMMON, **copy.deepcopy(case)})
+    common = {key: value for key, value in COMMON.items() if case["model_type"] not in ("gptj", "gpt2") or key in KEPT}
+    config = AutoConfig.for_model(**{**common, **copy.deepcopy(case)})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     for name, parameter in model.named_parameters():
-        parameter.data = weight(name, tuple(parameter.shape), "gemma" in case["model_type"])
+        if case["model_type"] == "gpt_neox":
+            name = name.replace("lm_head", "embed_out")  # as it is called in the file
+        parameter.data = weight(name, tuple(parameter.shape), case["model_type"].startswith(("gemma", "nemotron")))
     model.tie_weights()
     return model
+
+
+def defaults():
+    """For each family a config of sizes alone, and all that its configuration class makes of it."""
+    found = {}
+    for kind in dict.fromkeys(case["model_type"] for case in CASES.values()):
+        sizes = dict(vocab_size=96, hidden_size=640, intermediate_size=48, num_hidden_layers=6, num_attention_heads=160)
+        if kind in ("gptj", "gpt2"):
+            sizes = dict(vocab_size=96, n_embd=640, n_layer=6, n_head=160)
+        full = AutoConfig.for_model(kind, **sizes)
+        found[kind] = dict(sizes=dict(model_type=kind, **sizes), full=json.loads(full.to_json_string(use_diff=False)))
+    return found
 
 
 def main():
@@ -89,6 +156,7 @@ def main():
         print(f"{name:24} {float(logits.abs().max()):.3f}", generated[0, 27:].tolist())
     out["ids"] = ids[0]
     save_file(out, HERE / "goldens.safetensors")
+    (HERE / "defaults.json").write_text(json.dumps(defaults(), indent=1) + "\n")
     (HERE / "goldens.json").write_text(json.dumps(configs, indent=1) + "\n")
 
 

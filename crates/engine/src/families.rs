@@ -1,0 +1,817 @@
+//! The families of decoders, a row each: what a config leaves out, and what is particular to its layers.
+//!
+//! A row says where a family differs from [`LLAMA`], in the words of the one forward pass. `spec` reads a config by its row;
+//! nothing beyond the two knows a family by its name. Defaults and rules are those of the configuration classes of
+//! transformers 5.24; a new row needs goldens (`tests/data/generate.py`).
+
+/// A family of decoders.
+#[derive(Debug, PartialEq)]
+pub struct Family {
+    /// The `model_type` in config.json.
+    name: &'static str,
+    pub(super) names: &'static Names,
+    /// Keys that config.json calls otherwise: (here, there).
+    pub(super) keys: &'static [(&'static str, &'static str)],
+    /// Settings that the decoder cannot do otherwise: the key, and the only value it may have if it is there.
+    pub(super) only: &'static [(&'static str, Only)],
+    /// Whether key heads may be fewer than query heads.
+    pub(super) groups_heads: bool,
+    /// `None`: as many as there are query heads.
+    pub(super) kv_heads: Option<usize>,
+    /// `None`: `hidden_size / num_attention_heads`.
+    pub(super) head_dim: Option<usize>,
+    pub(super) max_positions: usize,
+    pub(super) tie: bool,
+    pub(super) head_bias: bool,
+    pub(super) qkv_bias: Flag,
+    pub(super) o_bias: Flag,
+    pub(super) mlp_bias: Flag,
+    /// One tensor for q, k and v; one for gate and up.
+    pub(super) qkv: Qkv,
+    pub(super) fused_gate_up: bool,
+    /// Whether an MLP has a gate; without, it is two matrices with an activation between.
+    pub(super) gated: bool,
+    /// Attention and MLP read the same stream, and both are added to it.
+    pub(super) parallel: Flag,
+    /// A parallel layer has one norm for both branches.
+    pub(super) parallel_shares_norm: bool,
+    pub(super) qk_norm: QkNorm,
+    pub(super) norm: NormKind,
+    /// The norm multiplies by `1 + weight`.
+    pub(super) norm_plus_one: bool,
+    pub(super) norm_eps: f64,
+    pub(super) activation: &'static str,
+    /// "gelu" means the tanh form.
+    pub(super) gelu_is_tanh: bool,
+    pub(super) rope: Rope,
+    pub(super) windows: Windows,
+    /// Layers without a window do not rotate, where the model has windows.
+    pub(super) full_layers_rotate: bool,
+    pub(super) scales: Scales,
+    /// Linear weights of the layers are stored `[in, out]`.
+    pub(super) turned: bool,
+}
+
+impl Family {
+    pub fn all() -> &'static [Family] {
+        FAMILIES
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What of the family the GPU's kernels do not have.
+    pub fn beyond_cuda(&self) -> Option<&'static str> {
+        let needs = [
+            (
+                matches!(self.norm, NormKind::Layer { .. }),
+                "norms about the mean (LayerNorm)",
+            ),
+            (!self.gated, "an MLP without a gate"),
+            (self.names.positions.is_some(), "learned positions"),
+            (self.head_bias, "a head with a bias"),
+            (self.qk_norm == QkNorm::PerHeadRotated, "norms after the rotation"),
+            (self.rope.grows_queries, "queries that grow with their position"),
+        ];
+        needs.iter().find(|(needed, _)| *needed).map(|(_, what)| *what)
+    }
+}
+
+/// The family of a `model_type`.
+pub(super) fn find(model_type: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.name == model_type)
+}
+
+/// The names of all, in one line.
+pub(super) fn known() -> String {
+    let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+    names.join(", ")
+}
+
+/// What a checkpoint calls its tensors; a weight's name goes on with `.weight`, a bias's with `.bias`.
+#[derive(Debug, PartialEq)]
+pub struct Names {
+    pub embeddings: &'static str,
+    pub positions: Option<&'static str>,
+    /// What a layer's number stands behind.
+    pub layers: &'static str,
+    pub norm: &'static str,
+    pub head: &'static str,
+    pub q: &'static str,
+    pub k: &'static str,
+    pub v: &'static str,
+    pub qkv: &'static str,
+    pub o: &'static str,
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub gate_up: &'static str,
+    pub down: &'static str,
+    pub q_norm: &'static str,
+    pub k_norm: &'static str,
+    /// The norms before and after attention, before and after the MLP.
+    pub norms: [Option<&'static str>; 4],
+}
+
+/// Whether something is there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Flag {
+    No,
+    Yes,
+    /// As the config's key says, or by this default.
+    Key(&'static str, bool),
+}
+
+/// The value of a setting with which the decoder computes a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Only {
+    False,
+    Null,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Qkv {
+    Apart,
+    /// All queries, then all keys, then all values.
+    Fused,
+    /// Head by head its query, key and value.
+    ByHead,
+}
+
+/// Whether queries and keys are normalised, and over what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    None,
+    /// Over each head, before the rotation (Qwen3, Gemma 3).
+    PerHead,
+    /// Over each head, after the rotation (Hunyuan).
+    PerHeadRotated,
+    /// Over all heads at once, before the rotation (OLMo 2).
+    FullWidth,
+}
+
+/// What a norm of the stream does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / √(mean(x²) + ε) · weight`.
+    Rms,
+    /// `(x − mean(x)) / √(var(x) + ε)`, times a weight and plus a bias where the family has them.
+    Layer { weight: bool, bias: bool },
+}
+
+/// How a family's heads rotate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rope {
+    pub theta: f64,
+    /// What part of a head rotates by default; `None`: all of it, whatever the config says.
+    pub partial: Option<f64>,
+    /// How many dimensions of a head rotate: the key that says so, and its default.
+    pub dim: Option<(&'static str, usize)>,
+    /// The pairs are neighbours, `(2i, 2i + 1)`, and not `(i, i + half)`.
+    pub neighbours: bool,
+    /// Layers with and without a window have a base each: the key of old configs for that of the former, and its default.
+    pub windowed: Option<(Option<&'static str>, f64)>,
+    /// LongRoPE by Phi-3's rules: "yarn" means it too, and a row is computed anew when it grows beyond the original length.
+    pub phi3: bool,
+    /// "dynamic" with `alpha` stretches the base once and for all (Hunyuan).
+    pub alpha: bool,
+    /// Queries are scaled by `1 + β·ln(1 + ⌊position / original⌋)`, β being `llama_4_scaling_beta`.
+    pub grows_queries: bool,
+    /// What a config without any of it means.
+    pub absent: Option<&'static str>,
+}
+
+/// Which layers look through a window where `layer_types` does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Windows {
+    /// None, and `layer_types` is not read.
+    Never,
+    /// All; `layer_types` is not read.
+    All { default: Option<usize> },
+    /// All but what `layer_types` says.
+    AllUnlessListed { default: Option<usize> },
+    /// Those from `max_window_layers` on, if `use_sliding_window`.
+    From,
+    /// Every second, from the first on.
+    Alternating,
+    /// All but each n-th, by `sliding_window_pattern`.
+    AllBut { nth: usize },
+    /// Those that do not rotate (`no_rope_layers`, or each n-th by `no_rope_layer_interval`), if `use_sliding_window`.
+    Unrotated { nth: usize },
+}
+
+/// Which numbers the stream, attention and logits are scaled by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Scales {
+    Plain,
+    /// Embeddings by the root of their width.
+    Gemma,
+    /// The same; attention by a number of the config, and soft caps with these defaults (`None`: not read; attention, logits).
+    QueryScalar([Option<f64>; 2]),
+    Granite,
+    /// Logits by `logit_scale`.
+    Cohere,
+    /// Attention not at all, where `scale_attn_weights` is false.
+    Gpt2,
+}
+
+const HF: Names = Names {
+    embeddings: "model.embed_tokens",
+    positions: None,
+    layers: "model.layers.",
+    norm: "model.norm",
+    head: "lm_head",
+    q: "self_attn.q_proj",
+    k: "self_attn.k_proj",
+    v: "self_attn.v_proj",
+    qkv: "self_attn.qkv_proj",
+    o: "self_attn.o_proj",
+    gate: "mlp.gate_proj",
+    up: "mlp.up_proj",
+    gate_up: "mlp.gate_up_proj",
+    down: "mlp.down_proj",
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    norms: [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+};
+
+const POST: Names = Names {
+    norms: [
+        None,
+        Some("post_attention_layernorm"),
+        None,
+        Some("post_feedforward_layernorm"),
+    ],
+    ..HF
+};
+
+const SANDWICH: Names = Names {
+    norms: [
+        Some("input_layernorm"),
+        Some("post_attention_layernorm"),
+        Some("pre_feedforward_layernorm"),
+        Some("post_feedforward_layernorm"),
+    ],
+    ..HF
+};
+
+const GLM4_NAMES: Names = Names {
+    norms: [
+        Some("input_layernorm"),
+        Some("post_self_attn_layernorm"),
+        Some("post_attention_layernorm"),
+        Some("post_mlp_layernorm"),
+    ],
+    ..HF
+};
+
+const ONE_NORM: Names = Names {
+    norms: [Some("input_layernorm"), None, None, None],
+    ..HF
+};
+
+const HUNYUAN_NAMES: Names = Names {
+    q_norm: "self_attn.query_layernorm",
+    k_norm: "self_attn.key_layernorm",
+    ..HF
+};
+
+const STARCODER2_NAMES: Names = Names {
+    up: "mlp.c_fc",
+    down: "mlp.c_proj",
+    ..HF
+};
+
+const PHI_NAMES: Names = Names {
+    norm: "model.final_layernorm",
+    o: "self_attn.dense",
+    up: "mlp.fc1",
+    down: "mlp.fc2",
+    ..ONE_NORM
+};
+
+const NEOX_NAMES: Names = Names {
+    embeddings: "gpt_neox.embed_in",
+    layers: "gpt_neox.layers.",
+    norm: "gpt_neox.final_layer_norm",
+    head: "embed_out",
+    qkv: "attention.query_key_value",
+    o: "attention.dense",
+    up: "mlp.dense_h_to_4h",
+    down: "mlp.dense_4h_to_h",
+    ..HF
+};
+
+const GPTJ_NAMES: Names = Names {
+    embeddings: "transformer.wte",
+    layers: "transformer.h.",
+    norm: "transformer.ln_f",
+    q: "attn.q_proj",
+    k: "attn.k_proj",
+    v: "attn.v_proj",
+    o: "attn.out_proj",
+    up: "mlp.fc_in",
+    down: "mlp.fc_out",
+    norms: [Some("ln_1"), None, None, None],
+    ..HF
+};
+
+const GPT2_NAMES: Names = Names {
+    positions: Some("transformer.wpe"),
+    qkv: "attn.c_attn",
+    o: "attn.c_proj",
+    up: "mlp.c_fc",
+    down: "mlp.c_proj",
+    norms: [Some("ln_1"), None, Some("ln_2"), None],
+    ..GPTJ_NAMES
+};
+
+const ROPE: Rope = Rope {
+    theta: 10_000.0,
+    partial: None,
+    dim: None,
+    neighbours: false,
+    windowed: None,
+    phi3: false,
+    alpha: false,
+    grows_queries: false,
+    absent: None,
+};
+
+const LAYER_NORM: NormKind = NormKind::Layer {
+    weight: true,
+    bias: true,
+};
+
+const ATTENTION_BIAS: Flag = Flag::Key("attention_bias", false);
+const MLP_BIAS: Flag = Flag::Key("mlp_bias", false);
+
+const LLAMA: Family = Family {
+    name: "llama",
+    names: &HF,
+    keys: &[],
+    only: &[],
+    groups_heads: true,
+    kv_heads: None,
+    head_dim: None,
+    max_positions: 2048,
+    tie: false,
+    head_bias: false,
+    qkv_bias: ATTENTION_BIAS,
+    o_bias: ATTENTION_BIAS,
+    mlp_bias: MLP_BIAS,
+    qkv: Qkv::Apart,
+    fused_gate_up: false,
+    gated: true,
+    parallel: Flag::No,
+    parallel_shares_norm: false,
+    qk_norm: QkNorm::None,
+    norm: NormKind::Rms,
+    norm_plus_one: false,
+    norm_eps: 1e-6,
+    activation: "silu",
+    gelu_is_tanh: false,
+    rope: ROPE,
+    windows: Windows::Never,
+    full_layers_rotate: true,
+    scales: Scales::Plain,
+    turned: false,
+};
+
+const MISTRAL: Family = Family {
+    name: "mistral",
+    kv_heads: Some(8),
+    max_positions: 131_072,
+    qkv_bias: Flag::No,
+    o_bias: Flag::No,
+    mlp_bias: Flag::No,
+    windows: Windows::All { default: Some(4096) },
+    ..LLAMA
+};
+
+const QWEN2: Family = Family {
+    name: "qwen2",
+    kv_heads: Some(32),
+    max_positions: 32_768,
+    qkv_bias: Flag::Yes,
+    o_bias: Flag::No,
+    mlp_bias: Flag::No,
+    windows: Windows::From,
+    ..LLAMA
+};
+
+const GEMMA: Family = Family {
+    name: "gemma",
+    only: &[("use_bidirectional_attention", Only::False)],
+    kv_heads: Some(16),
+    head_dim: Some(256),
+    max_positions: 8192,
+    tie: true,
+    mlp_bias: Flag::No,
+    norm_plus_one: true,
+    activation: "gelu_pytorch_tanh",
+    gelu_is_tanh: true,
+    scales: Scales::Gemma,
+    ..LLAMA
+};
+
+const GEMMA2: Family = Family {
+    name: "gemma2",
+    names: &SANDWICH,
+    keys: &[("hidden_act", "hidden_activation")],
+    kv_heads: Some(4),
+    gelu_is_tanh: false,
+    windows: Windows::Alternating,
+    scales: Scales::QueryScalar([Some(50.0), Some(30.0)]),
+    ..GEMMA
+};
+
+const OLMO2: Family = Family {
+    name: "olmo2",
+    names: &POST,
+    mlp_bias: Flag::No,
+    qk_norm: QkNorm::FullWidth,
+    norm_eps: 1e-5,
+    ..LLAMA
+};
+
+const GLM: Family = Family {
+    name: "glm",
+    kv_heads: Some(2),
+    head_dim: Some(128),
+    max_positions: 131_072,
+    qkv_bias: Flag::Key("attention_bias", true),
+    o_bias: Flag::No,
+    mlp_bias: Flag::No,
+    fused_gate_up: true,
+    norm_eps: 1.5625e-7,
+    rope: Rope {
+        partial: Some(0.5),
+        neighbours: true,
+        ..ROPE
+    },
+    ..LLAMA
+};
+
+const COHERE: Family = Family {
+    name: "cohere",
+    names: &ONE_NORM,
+    keys: &[("rms_norm_eps", "layer_norm_eps")],
+    only: &[("use_qk_norm", Only::False)],
+    max_positions: 8192,
+    tie: true,
+    mlp_bias: Flag::No,
+    parallel: Flag::Yes,
+    norm: NormKind::Layer {
+        weight: true,
+        bias: false,
+    },
+    norm_eps: 1e-5,
+    rope: Rope {
+        theta: 500_000.0,
+        neighbours: true,
+        ..ROPE
+    },
+    scales: Scales::Cohere,
+    ..LLAMA
+};
+
+const GPTJ: Family = Family {
+    name: "gptj",
+    names: &GPTJ_NAMES,
+    keys: &[
+        ("hidden_size", "n_embd"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+        ("intermediate_size", "n_inner"),
+        ("max_position_embeddings", "n_positions"),
+        ("rms_norm_eps", "layer_norm_epsilon"),
+        ("hidden_act", "activation_function"),
+    ],
+    groups_heads: false,
+    head_bias: true,
+    qkv_bias: Flag::No,
+    o_bias: Flag::No,
+    mlp_bias: Flag::Yes,
+    gated: false,
+    parallel: Flag::Yes,
+    norm: LAYER_NORM,
+    norm_eps: 1e-5,
+    activation: "gelu_new",
+    rope: Rope {
+        dim: Some(("rotary_dim", 64)),
+        neighbours: true,
+        ..ROPE
+    },
+    ..LLAMA
+};
+
+const FAMILIES: &[Family] = &[
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    Family {
+        name: "qwen3",
+        head_dim: Some(128),
+        qkv_bias: ATTENTION_BIAS,
+        o_bias: ATTENTION_BIAS,
+        qk_norm: QkNorm::PerHead,
+        ..QWEN2
+    },
+    GEMMA,
+    GEMMA2,
+    Family {
+        name: "gemma3_text",
+        max_positions: 131_072,
+        qk_norm: QkNorm::PerHead,
+        rope: Rope {
+            theta: 1_000_000.0,
+            windowed: Some((Some("rope_local_base_freq"), 10_000.0)),
+            ..ROPE
+        },
+        windows: Windows::AllBut { nth: 6 },
+        // It keeps the key for attention's cap in its config, but does not use it.
+        scales: Scales::QueryScalar([None, Some(f64::INFINITY)]),
+        ..GEMMA2
+    },
+    Family {
+        name: "phi3",
+        max_positions: 4096,
+        qkv_bias: Flag::No,
+        o_bias: Flag::No,
+        mlp_bias: Flag::No,
+        qkv: Qkv::Fused,
+        fused_gate_up: true,
+        norm_eps: 1e-5,
+        rope: Rope {
+            partial: Some(1.0),
+            phi3: true,
+            ..ROPE
+        },
+        windows: Windows::All { default: None },
+        ..LLAMA
+    },
+    OLMO2,
+    Family {
+        name: "smollm3",
+        kv_heads: Some(4),
+        max_positions: 32_768,
+        tie: true,
+        rope: Rope {
+            theta: 2_000_000.0,
+            ..ROPE
+        },
+        windows: Windows::Unrotated { nth: 4 },
+        ..LLAMA
+    },
+    Family {
+        name: "granite",
+        scales: Scales::Granite,
+        ..LLAMA
+    },
+    Family {
+        name: "ministral",
+        windows: Windows::AllUnlessListed { default: Some(4096) },
+        ..MISTRAL
+    },
+    Family {
+        name: "ministral3",
+        head_dim: Some(128),
+        max_positions: 262_144,
+        norm_eps: 1e-5,
+        rope: Rope {
+            grows_queries: true,
+            absent: Some(
+                r#"{"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384,
+                "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1}"#,
+            ),
+            ..ROPE
+        },
+        windows: Windows::All { default: None },
+        ..MISTRAL
+    },
+    Family {
+        name: "seed_oss",
+        kv_heads: Some(8),
+        head_dim: Some(128),
+        max_positions: 524_288,
+        qkv_bias: Flag::Key("attention_bias", true),
+        o_bias: Flag::Key("attention_out_bias", false),
+        ..LLAMA
+    },
+    Family {
+        name: "arcee",
+        max_positions: 4096,
+        gated: false,
+        norm_eps: 1e-5,
+        activation: "relu2",
+        ..LLAMA
+    },
+    Family {
+        name: "ernie4_5",
+        kv_heads: Some(2),
+        head_dim: Some(128),
+        max_positions: 131_072,
+        tie: true,
+        qkv_bias: Flag::Key("use_bias", false),
+        o_bias: Flag::Key("use_bias", false),
+        mlp_bias: Flag::Key("use_bias", false),
+        norm_eps: 1e-5,
+        rope: Rope {
+            theta: 500_000.0,
+            neighbours: true,
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "hunyuan_v1_dense",
+        names: &HUNYUAN_NAMES,
+        mlp_bias: Flag::No,
+        qk_norm: QkNorm::PerHeadRotated,
+        norm_eps: 1e-5,
+        rope: Rope { alpha: true, ..ROPE },
+        ..LLAMA
+    },
+    Family {
+        name: "olmo3",
+        rope: Rope {
+            theta: 500_000.0,
+            windowed: Some((None, 500_000.0)),
+            ..ROPE
+        },
+        windows: Windows::AllBut { nth: 4 },
+        ..OLMO2
+    },
+    Family {
+        name: "helium",
+        kv_heads: Some(20),
+        head_dim: Some(128),
+        max_positions: 4096,
+        o_bias: Flag::No,
+        norm_eps: 1e-8,
+        rope: Rope {
+            theta: 100_000.0,
+            neighbours: true,
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "exaone4",
+        names: &POST,
+        kv_heads: Some(32),
+        qkv_bias: Flag::No,
+        o_bias: Flag::No,
+        mlp_bias: Flag::No,
+        qk_norm: QkNorm::PerHead,
+        norm_eps: 1e-5,
+        windows: Windows::AllBut { nth: 4 },
+        full_layers_rotate: false,
+        ..LLAMA
+    },
+    GLM,
+    Family {
+        name: "glm4",
+        names: &GLM4_NAMES,
+        ..GLM
+    },
+    Family {
+        name: "stablelm",
+        keys: &[("rms_norm_eps", "layer_norm_eps")],
+        only: &[("qk_layernorm", Only::False)],
+        kv_heads: Some(32),
+        max_positions: 4096,
+        qkv_bias: Flag::Key("use_qkv_bias", false),
+        o_bias: Flag::No,
+        mlp_bias: Flag::No,
+        parallel: Flag::Key("use_parallel_residual", false),
+        parallel_shares_norm: true,
+        norm: LAYER_NORM,
+        norm_eps: 1e-5,
+        rope: Rope {
+            partial: Some(0.25),
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "starcoder2",
+        names: &STARCODER2_NAMES,
+        keys: &[("rms_norm_eps", "norm_epsilon")],
+        kv_heads: Some(2),
+        max_positions: 4096,
+        tie: true,
+        qkv_bias: Flag::Key("use_bias", true),
+        o_bias: Flag::Key("use_bias", true),
+        mlp_bias: Flag::Key("use_bias", true),
+        gated: false,
+        norm: LAYER_NORM,
+        norm_eps: 1e-5,
+        activation: "gelu_pytorch_tanh",
+        windows: Windows::All { default: None },
+        ..LLAMA
+    },
+    COHERE,
+    Family {
+        name: "cohere2",
+        only: &[],
+        rope: Rope {
+            theta: 10_000.0,
+            ..COHERE.rope
+        },
+        windows: Windows::AllBut { nth: 4 },
+        full_layers_rotate: false,
+        ..COHERE
+    },
+    Family {
+        name: "nemotron",
+        keys: &[("rms_norm_eps", "norm_eps")],
+        max_positions: 4096,
+        gated: false,
+        norm: LAYER_NORM,
+        norm_plus_one: true,
+        norm_eps: 1e-5,
+        activation: "relu2",
+        rope: Rope {
+            partial: Some(0.5),
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "olmo",
+        only: &[("clip_qkv", Only::Null)],
+        mlp_bias: Flag::No,
+        norm: NormKind::Layer {
+            weight: false,
+            bias: false,
+        },
+        norm_eps: 1e-5,
+        ..LLAMA
+    },
+    Family {
+        name: "phi",
+        names: &PHI_NAMES,
+        keys: &[("rms_norm_eps", "layer_norm_eps")],
+        only: &[("qk_layernorm", Only::False)],
+        head_bias: true,
+        qkv_bias: Flag::Yes,
+        o_bias: Flag::Yes,
+        mlp_bias: Flag::Yes,
+        gated: false,
+        parallel: Flag::Yes,
+        norm: LAYER_NORM,
+        norm_eps: 1e-5,
+        activation: "gelu_new",
+        rope: Rope {
+            partial: Some(0.5),
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "gpt_neox",
+        names: &NEOX_NAMES,
+        keys: &[
+            ("rms_norm_eps", "layer_norm_eps"),
+            ("partial_rotary_factor", "rotary_pct"),
+            ("rope_theta", "rotary_emb_base"),
+        ],
+        groups_heads: false,
+        qkv_bias: Flag::Key("attention_bias", true),
+        o_bias: Flag::Key("attention_bias", true),
+        mlp_bias: Flag::Yes,
+        qkv: Qkv::ByHead,
+        gated: false,
+        parallel: Flag::Key("use_parallel_residual", true),
+        norm: LAYER_NORM,
+        norm_eps: 1e-5,
+        activation: "gelu",
+        rope: Rope {
+            partial: Some(0.25),
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    GPTJ,
+    Family {
+        name: "gpt2",
+        names: &GPT2_NAMES,
+        only: &[
+            ("scale_attn_by_inverse_layer_idx", Only::False),
+            ("add_cross_attention", Only::False),
+        ],
+        max_positions: 1024,
+        tie: true,
+        head_bias: false,
+        qkv_bias: Flag::Yes,
+        o_bias: Flag::Yes,
+        qkv: Qkv::Fused,
+        parallel: Flag::No,
+        scales: Scales::Gpt2,
+        turned: true,
+        rope: ROPE,
+        ..GPTJ
+    },
+];

@@ -1,0 +1,376 @@
+//! Which tensors a decoder is made of, what each is for, and how those of the file stand where the decoder computes with
+//! others: rows of queries and keys in the order of their rotation, weights turned, queries, keys and values apart.
+//!
+//! A rotation of neighbours `(2i, 2i + 1)` is one of `(i, i + half)` after the rows of queries and keys have changed their
+//! places alike, which no score can tell. So every family rotates halves, on every device, and the difference stays here.
+
+use std::borrow::Cow;
+
+use super::families::Qkv;
+use super::spec::{DecoderSpec, NormKind, QkNorm};
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    Embeddings,
+    Positions,
+    FinalNorm,
+    Head,
+    Q,
+    K,
+    V,
+    Qkv,
+    O,
+    Gate,
+    Up,
+    GateUp,
+    Down,
+    QNorm,
+    KNorm,
+    /// One of the four of a layer.
+    Norm(usize),
+}
+
+/// A tensor of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Tensor {
+    pub name: String,
+    /// As it is stored.
+    pub shape: Vec<usize>,
+    pub slot: Slot,
+    pub layer: usize,
+    pub is_bias: bool,
+}
+
+/// How a tensor comes into the order in which the decoder computes: turned first, then row by row.
+struct Arrangement {
+    /// `[columns, rows]` in the file.
+    turned: bool,
+    columns: usize,
+    /// For each row, which row it was.
+    rows: Option<Vec<usize>>,
+}
+
+impl DecoderSpec {
+    /// The tensors that the decoder needs, by their names in the checkpoint, with their shapes.
+    pub fn tensor_names(&self) -> Vec<(String, Vec<usize>)> {
+        self.tensors().into_iter().map(|t| (t.name, t.shape)).collect()
+    }
+
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        let mut list = List::new(self, 0);
+        list.table(self.names().embeddings, Slot::Embeddings, self.vocab);
+        if let Some(positions) = self.names().positions {
+            list.table(positions, Slot::Positions, self.max_positions);
+        }
+        let mut tensors = list.tensors;
+        tensors.extend((0..self.layers.len()).flat_map(|layer| self.layer_tensors(layer)));
+        let mut list = List::new(self, 0);
+        list.norm(self.names().norm, Slot::FinalNorm);
+        if !self.tie_embeddings {
+            list.table(self.names().head, Slot::Head, self.vocab);
+        }
+        if self.head_bias {
+            list.add(
+                format!("{}.bias", self.names().head),
+                vec![self.vocab],
+                Slot::Head,
+                true,
+            );
+        }
+        tensors.append(&mut list.tensors);
+        tensors
+    }
+
+    fn layer_tensors(&self, layer: usize) -> Vec<Tensor> {
+        let (h, inner, names) = (self.hidden, self.intermediate, self.names());
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let mut list = List::new(self, layer);
+        if self.fused_qkv() {
+            list.linear(names.qkv, Slot::Qkv, [q + 2 * kv, h], self.qkv_bias);
+        } else {
+            list.linear(names.q, Slot::Q, [q, h], self.qkv_bias);
+            list.linear(names.k, Slot::K, [kv, h], self.qkv_bias);
+            list.linear(names.v, Slot::V, [kv, h], self.qkv_bias);
+        }
+        match (self.gated(), self.family.fused_gate_up) {
+            (true, true) => list.linear(names.gate_up, Slot::GateUp, [2 * inner, h], self.mlp_bias),
+            (true, false) => {
+                list.linear(names.gate, Slot::Gate, [inner, h], self.mlp_bias);
+                list.linear(names.up, Slot::Up, [inner, h], self.mlp_bias);
+            }
+            (false, _) => list.linear(names.up, Slot::Up, [inner, h], self.mlp_bias),
+        }
+        list.linear(names.o, Slot::O, [h, q], self.o_bias);
+        list.linear(names.down, Slot::Down, [h, inner], self.mlp_bias);
+        let widths = match self.qk_norm {
+            QkNorm::None => None,
+            QkNorm::PerHead | QkNorm::PerHeadRotated => Some((self.head_dim, self.head_dim)),
+            QkNorm::FullWidth => Some((q, kv)),
+        };
+        if let Some((q, k)) = widths {
+            list.in_layer(&format!("{}.weight", names.q_norm), vec![q], Slot::QNorm, false);
+            list.in_layer(&format!("{}.weight", names.k_norm), vec![k], Slot::KNorm, false);
+        }
+        for (i, norm) in self.layer_norms().into_iter().enumerate() {
+            if let Some(norm) = norm {
+                list.norm(&format!("{}{layer}.{norm}", names.layers), Slot::Norm(i));
+            }
+        }
+        list.tensors
+    }
+
+    /// A tensor by its name in the checkpoint.
+    pub(super) fn tensor(&self, name: &str) -> Option<Tensor> {
+        match self.split_layer(name) {
+            Some((layer, _)) if layer >= self.layers.len() => None,
+            Some((layer, _)) => self.layer_tensors(layer).into_iter().find(|t| t.name == name),
+            None => {
+                let outer = DecoderSpec {
+                    layers: Vec::new(),
+                    ..self.clone()
+                };
+                outer.tensors().into_iter().find(|t| t.name == name)
+            }
+        }
+    }
+
+    /// `model.layers.7.mlp.up_proj.weight` → `(7, "mlp.up_proj.weight")`.
+    pub(super) fn split_layer<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
+        let (layer, rest) = name.strip_prefix(self.names().layers)?.split_once('.')?;
+        // A leading zero or sign would be another spelling of the same layer.
+        let number: usize = layer.parse().ok()?;
+        (number.to_string() == layer).then_some((number, rest))
+    }
+
+    /// A tensor of the file as the decoder computes with it.
+    pub(super) fn arranged<'d>(&self, tensor: &Tensor, data: &'d [f32]) -> Cow<'d, [f32]> {
+        match self.arrangement(tensor) {
+            None => Cow::Borrowed(data),
+            Some(arrangement) => Cow::Owned(arrangement.apply(data)),
+        }
+    }
+
+    /// The inverse: in the file's order.
+    pub(super) fn as_stored(&self, tensor: &Tensor, data: Vec<f32>) -> Vec<f32> {
+        match self.arrangement(tensor) {
+            None => data,
+            Some(arrangement) => arrangement.undo(&data),
+        }
+    }
+
+    /// The shape that [`Self::arranged`] gives.
+    pub(super) fn arranged_shape(&self, tensor: &Tensor) -> Vec<usize> {
+        let mut shape = tensor.shape.clone();
+        if self.is_turned(tensor) {
+            shape.reverse();
+        }
+        shape
+    }
+
+    fn is_turned(&self, tensor: &Tensor) -> bool {
+        use Slot::*;
+        let is_linear = matches!(tensor.slot, Q | K | V | Qkv | O | Gate | Up | GateUp | Down);
+        self.family.turned && is_linear && tensor.shape.len() == 2
+    }
+
+    fn arrangement(&self, tensor: &Tensor) -> Option<Arrangement> {
+        let arrangement = Arrangement {
+            turned: self.is_turned(tensor),
+            columns: match self.arranged_shape(tensor)[..] {
+                [_, columns] => columns,
+                _ => 1,
+            },
+            rows: self.row_order(tensor.slot),
+        };
+        (arrangement.turned || arrangement.rows.is_some()).then_some(arrangement)
+    }
+
+    fn row_order(&self, slot: Slot) -> Option<Vec<usize>> {
+        let d = self.head_dim;
+        match slot {
+            Slot::Qkv if self.family.qkv == Qkv::ByHead => {
+                let places = (0..3).flat_map(|part| (0..self.heads).map(move |head| (3 * head + part) * d));
+                Some(places.flat_map(|from| from..from + d).collect())
+            }
+            Slot::Q if self.family.rope.neighbours => Some(self.halves(self.heads)),
+            Slot::K if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
+            _ => None,
+        }
+    }
+
+    /// Heads whose rotating dimensions stand as neighbours in the file: the first of each pair, the second, and the rest.
+    fn halves(&self, heads: usize) -> Vec<usize> {
+        let (d, rotary) = (self.head_dim, self.ropes.first().map_or(0, |rope| rope.rotary_dim()));
+        let in_head = (0..rotary).step_by(2).chain((1..rotary).step_by(2)).chain(rotary..d);
+        let in_head: Vec<usize> = in_head.collect();
+        let of_head = |head: usize| in_head.iter().map(move |i| head * d + i);
+        (0..heads).flat_map(of_head).collect()
+    }
+}
+
+impl Arrangement {
+    fn apply(&self, data: &[f32]) -> Vec<f32> {
+        let turned = match self.turned {
+            true => Cow::Owned(turn(data, data.len() / self.columns)),
+            false => Cow::Borrowed(data),
+        };
+        let Some(rows) = &self.rows else {
+            return turned.into_owned();
+        };
+        let row = |from: &usize| &turned[from * self.columns..][..self.columns];
+        rows.iter().flat_map(row).copied().collect()
+    }
+
+    fn undo(&self, data: &[f32]) -> Vec<f32> {
+        let mut rows = data.to_vec();
+        if let Some(order) = &self.rows {
+            for (to, row) in order.iter().zip(data.chunks_exact(self.columns)) {
+                rows[to * self.columns..][..self.columns].copy_from_slice(row);
+            }
+        }
+        match self.turned {
+            true => turn(&rows, self.columns),
+            false => rows,
+        }
+    }
+}
+
+/// `[n, columns]` row by row → `[columns, n]`.
+fn turn(data: &[f32], columns: usize) -> Vec<f32> {
+    let rows = data.len() / columns.max(1);
+    let column = |c: usize| (0..rows).map(move |r| data[r * columns + c]);
+    (0..columns).flat_map(column).collect()
+}
+
+/// The tensors of one layer, or of what stands outside of the layers.
+struct List<'s> {
+    spec: &'s DecoderSpec,
+    layer: usize,
+    tensors: Vec<Tensor>,
+}
+
+impl<'s> List<'s> {
+    fn new(spec: &'s DecoderSpec, layer: usize) -> Self {
+        List {
+            spec,
+            layer,
+            tensors: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, name: String, shape: Vec<usize>, slot: Slot, is_bias: bool) {
+        self.tensors.push(Tensor {
+            name,
+            shape,
+            slot,
+            layer: self.layer,
+            is_bias,
+        });
+    }
+
+    fn in_layer(&mut self, name: &str, shape: Vec<usize>, slot: Slot, is_bias: bool) {
+        self.add(
+            format!("{}{}.{name}", self.spec.names().layers, self.layer),
+            shape,
+            slot,
+            is_bias,
+        );
+    }
+
+    fn table(&mut self, name: &str, slot: Slot, rows: usize) {
+        self.add(format!("{name}.weight"), vec![rows, self.spec.hidden], slot, false);
+    }
+
+    fn linear(&mut self, name: &str, slot: Slot, [out, inner]: [usize; 2], bias: bool) {
+        let shape = match self.spec.family.turned {
+            true => vec![inner, out],
+            false => vec![out, inner],
+        };
+        self.in_layer(&format!("{name}.weight"), shape, slot, false);
+        if bias {
+            self.in_layer(&format!("{name}.bias"), vec![out], slot, true);
+        }
+    }
+
+    /// A norm of the stream.
+    fn norm(&mut self, name: &str, slot: Slot) {
+        let (weight, bias) = match self.spec.norm {
+            NormKind::Rms => (true, false),
+            NormKind::Layer { weight, bias } => (weight, bias),
+        };
+        for (there, kind, is_bias) in [(weight, "weight", false), (bias, "bias", true)] {
+            if there {
+                self.add(format!("{name}.{kind}"), vec![self.spec.hidden], slot, is_bias);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(family: &str) -> DecoderSpec {
+        let config = json!({"model_type": family, "vocab_size": 10, "hidden_size": 8, "intermediate_size": 12,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+            "n_embd": 8, "n_head": 2, "n_layer": 2, "rotary_pct": 0.5});
+        DecoderSpec::from_config(&config).unwrap()
+    }
+
+    #[test]
+    fn neighbours_come_to_stand_in_halves_and_go_back() {
+        let spec = spec("helium");
+        let tensor = spec.tensor("model.layers.1.self_attn.q_proj.weight").unwrap();
+        let data: Vec<f32> = (0..64).map(|i| (i / 8) as f32).collect();
+        let arranged = spec.arranged(&tensor, &data).into_owned();
+        let firsts: Vec<f32> = arranged.iter().step_by(8).copied().collect();
+        assert_eq!(firsts, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(spec.as_stored(&tensor, arranged), data);
+        let values = spec.tensor("model.layers.1.self_attn.v_proj.weight").unwrap();
+        assert!(matches!(spec.arranged(&values, &data), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn heads_of_queries_keys_and_values_are_sorted() {
+        let spec = spec("gpt_neox");
+        let tensor = spec.tensor("gpt_neox.layers.0.attention.query_key_value.bias").unwrap();
+        let data: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let arranged = spec.arranged(&tensor, &data).into_owned();
+        assert_eq!(arranged[..8], [0.0, 1.0, 2.0, 3.0, 12.0, 13.0, 14.0, 15.0]);
+        assert_eq!(arranged[8..12], [4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(spec.as_stored(&tensor, arranged), data);
+    }
+
+    #[test]
+    fn weights_stored_by_column_are_turned() {
+        let spec = spec("gpt2");
+        let tensor = spec.tensor("transformer.h.1.mlp.c_fc.weight").unwrap();
+        assert_eq!(
+            (&tensor.shape[..], &spec.arranged_shape(&tensor)[..]),
+            (&[8, 32][..], &[32, 8][..])
+        );
+        let data: Vec<f32> = (0..256).map(|i| i as f32).collect();
+        let arranged = spec.arranged(&tensor, &data).into_owned();
+        assert_eq!(arranged[..3], [0.0, 32.0, 64.0]);
+        assert_eq!(spec.as_stored(&tensor, arranged), data);
+        let table = spec.tensor("transformer.wpe.weight").unwrap();
+        assert_eq!(spec.arranged_shape(&table), [1024, 8]);
+    }
+
+    #[test]
+    fn names_that_no_layer_has() {
+        let spec = spec("llama");
+        for name in [
+            "model.layers.2.mlp.up_proj.weight",
+            "model.layers.01.mlp.up_proj.weight",
+            "model.layers.0.x",
+            "x",
+        ] {
+            assert!(spec.tensor(name).is_none(), "{name}");
+        }
+        assert_eq!(spec.tensor("lm_head.weight").unwrap().slot, Slot::Head);
+    }
+}
