@@ -50,18 +50,13 @@ fn batches(c: &mut Criterion) {
             .map(|i| ((i * 7919) % 101) as f32 / 1000.0 - 0.05)
             .collect())
     };
-    let decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut read).expect("all tensors are there");
+    let decoder =
+        Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read).expect("all tensors are there");
     let mut engine = Engine::new(decoder, Arc::new(words(1024)), EngineOptions::default());
     let mut group = c.benchmark_group("generate");
     group.sample_size(10);
     for questions in [1, 16, 128] {
-        let request = |i: u32| Request {
-            prompt: (0..60).map(|t| (i * 31 + t * 17) % 1000).collect(),
-            max_new_tokens: 40,
-            stop: Arc::new([]),
-            stop_when: None,
-            loop_guard: false,
-        };
+        let request = |i: u32| Request::new((0..60).map(|t| (i * 31 + t * 17) % 1000).collect(), 40);
         let requests: Vec<Request> = (0..questions).map(request).collect();
         group.throughput(Throughput::Elements(u64::from(questions) * 40));
         group.bench_function(BenchmarkId::new("tiny", questions), |b| {

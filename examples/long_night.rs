@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Answers come in pieces of at most this many bytes of text.
+/// What every answer says.
 const WORDS: &str = "She sells 16 - 3 - 4 = 9 eggs a day, which makes 9 * 2 = 18 dollars. #### ";
 
 fn main() -> Result<()> {
@@ -41,10 +41,7 @@ fn main() -> Result<()> {
         command.args(words).current_dir(home.path());
         command.env("XDG_CACHE_HOME", home.path().join("cache"));
         command.env("XDG_STATE_HOME", home.path().join("state"));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(command)
     };
     println!("{candidates} candidates, {questions} questions\n\n| command | seconds | peak MB |\n|---|---|---|");
@@ -103,9 +100,9 @@ fn measure(what: &str, mut command: Command, tick: &dyn Fn()) -> Result<()> {
         std::thread::sleep(Duration::from_millis(50));
     };
     let seconds = begun.elapsed().as_secs_f64();
-    if !ended.success() {
-        let output = child.wait_with_output()?;
-        bail!("{what}: {}", String::from_utf8_lossy(&output.stderr));
+    // 130: stopped, and it can be resumed.
+    if !ended.success() && ended.code() != Some(130) {
+        bail!("{what} ended with {ended}");
     }
     println!("| {what} | {seconds:.1} | {} |", peak_kb / 1000);
     Ok(())

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release --example throughput -- tiny --questions 1000 --prefix 0 --prompt 60 --new 40
 //! cargo run --release --example throughput -- smollm2 --questions 64 --prefix 900 --prompt 100 --new 128
-//! cargo run --release --features cuda --example throughput -- qwen-1.5b --device cuda --prefix 800 --prompt 120 --new 200
+//! cargo run --release --example throughput -- qwen-1.5b --device cuda --prefix 800 --prompt 120 --new 200
 //! ```
 //!
 //! No question ends early, so the figures are a floor. `--bandwidth 4300` (GB/s) says what share of the time of a step that
@@ -15,10 +15,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
 use heterosis::model::tokenizer::TokenizerFiles;
 use heterosis::model::{
-    DType, Decoder, DecoderSpec, Engine, EngineOptions, Request, ScoreRequest, Text, Tokenizer, Twin,
+    DType, Decoder, DecoderSpec, Device, Engine, EngineOptions, Request, ScoreRequest, Text, Tokenizer, Twin,
 };
 use rand::{RngExt, SeedableRng};
 
@@ -50,7 +49,7 @@ fn main() -> anyhow::Result<()> {
     let (questions, prefix) = (number("--questions", 250)?, number("--prefix", 0)?);
     let (prompt, new) = (number("--prompt", 60)?, number("--new", 40)?);
     let (device, dtype) = match args.iter().position(|arg| arg == "--device") {
-        Some(at) if args.get(at + 1).is_some_and(|device| device == "cuda") => (Device::new_cuda(0)?, DType::Bf16),
+        Some(at) if args.get(at + 1).is_some_and(|device| device == "cuda") => (Device::Cuda(0), DType::Bf16),
         _ => (Device::Cpu, DType::F32),
     };
 
@@ -69,7 +68,7 @@ fn main() -> anyhow::Result<()> {
     let vocab = spec.vocab as u32;
     let start = Instant::now();
     let weight_bytes = (spec.parameters() * dtype.size_bytes()) as f64;
-    let mut decoder = Decoder::load(spec, &device, dtype, &mut |name| Ok(weights[name].clone()))?;
+    let mut decoder = Decoder::load(spec, device, dtype, &mut |name| Ok(weights[name].clone()))?;
     let built = start.elapsed();
     for (name, data) in &weights {
         decoder.set_tensor(name, data)?;
@@ -81,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         set.as_secs_f64() * 1e3
     );
     let kv_bytes = decoder.kv_bytes_per_token() as f64;
-    let mut engine = Engine::new(decoder, Arc::new(words(vocab)?), EngineOptions::for_device(&device));
+    let mut engine = Engine::new(decoder, Arc::new(words(vocab)?), EngineOptions::for_device(device));
 
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
     let shared: Vec<u32> = (0..prefix).map(|_| rng.random_range(3..vocab)).collect();
@@ -119,7 +118,7 @@ fn main() -> anyhow::Result<()> {
         if last_word == "learn" {
             let spec = engine.decoder().spec().clone();
             drop(engine);
-            learn(spec, &device, &weights, requests, scoring)?;
+            learn(spec, device, &weights, requests, scoring)?;
         }
         return Ok(());
     }
@@ -128,11 +127,8 @@ fn main() -> anyhow::Result<()> {
     let requests: Vec<Request> = prompts
         .iter()
         .map(|prompt| Request {
-            prompt: prompt.clone(),
-            max_new_tokens: new,
             stop: stop.clone(),
-            stop_when: None,
-            loop_guard: false,
+            ..Request::new(prompt.clone(), new)
         })
         .collect();
     let start = Instant::now();
@@ -180,7 +176,7 @@ fn main() -> anyhow::Result<()> {
 /// One step: the loss of all texts and its derivative with respect to every weight, each dropped as it comes.
 fn learn(
     spec: DecoderSpec,
-    device: &Device,
+    device: Device,
     weights: &std::collections::HashMap<&str, Vec<f32>>,
     requests: Vec<ScoreRequest>,
     scoring: f64,

@@ -45,8 +45,12 @@ pub enum Command {
     Learn(LearnArgs),
     /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
-    /// Continue prompts greedily, in one batch.
+    /// Continue prompts, in one batch.
     Generate(GenerateArgs),
+    /// An OpenAI-compatible endpoint on a model, a recipe or a run's child.
+    Serve(ServeArgs),
+    /// Talk to a model, a recipe or a run's child, or to several side by side.
+    Chat(ChatCommandArgs),
     /// Mean negative log-likelihood a token of a text.
     Perplexity(PerplexityArgs),
     /// Write the best child of a run: recipe, merged model, card and provenance.
@@ -69,6 +73,37 @@ pub enum Command {
     Families(ListArgs),
 }
 
+/// How a model is spoken to.
+#[derive(Clone, Debug, Args)]
+pub struct ChatArgs {
+    /// Ask through the model's chat template.
+    #[arg(long)]
+    pub apply_chat_template: bool,
+    /// System message of the chat.
+    #[arg(long, requires = "apply_chat_template", value_name = "TEXT")]
+    pub system_instruction: Option<String>,
+}
+
+/// How the next token is drawn. Without any of these it is the likeliest one.
+#[derive(Clone, Debug, Args)]
+pub struct SamplingArgs {
+    /// Draw tokens: from their probabilities at 1, more evenly above, less below; 0 is the likeliest one.
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Draw among the N likeliest tokens.
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Draw among the likeliest tokens that have this share of the probability.
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Leave out what is less likely than this share of the likeliest token.
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Other draws for another number; the same ones for the same.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
 /// How a model runs.
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {
@@ -78,7 +113,7 @@ pub struct EngineArgs {
     /// What weights are rounded to; unless said otherwise f32 on the CPU, bf16 on a GPU.
     #[arg(long, value_enum)]
     pub dtype: Option<DTypeArg>,
-    /// Memory for keys and values, such as 2GB; unless said otherwise 1 GiB, on a GPU 8 GiB.
+    /// Memory for keys and values, such as 2GB; unless said otherwise 1 GiB, on a GPU what is free beside the weights.
     #[arg(long, value_name = "SIZE")]
     pub kv_memory: Option<String>,
 }
@@ -268,12 +303,8 @@ pub struct EvalArgs {
     /// Most tokens of an answer, instead of the task's number.
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
-    /// Ask through the model's chat template.
-    #[arg(long)]
-    pub apply_chat_template: bool,
-    /// System message of the chat.
-    #[arg(long, requires = "apply_chat_template", value_name = "TEXT")]
-    pub system_instruction: Option<String>,
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Keep each question, output, extracted answer, gold and verdict.
     #[arg(long, value_name = "FILE.jsonl")]
     pub answers: Option<PathBuf>,
@@ -319,6 +350,8 @@ pub struct LearnArgs {
     /// Examples before each question, instead of the task's number.
     #[arg(long, value_name = "N")]
     pub shots: Option<usize>,
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Whose texts teach.
     #[arg(long, value_enum, default_value_t)]
     pub teachers: TeacherArg,
@@ -379,6 +412,10 @@ pub struct GenerateArgs {
     /// End an answer that repeats itself.
     #[arg(long)]
     pub loop_guard: bool,
+    #[command(flatten)]
+    pub chat: ChatArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
@@ -509,6 +546,49 @@ pub enum CacheCommand {
     },
     /// Forget all.
     Clear,
+}
+
+/// `/v1/models`, `/v1/completions` and `/v1/chat/completions`, with streaming, stop strings, sampling and log-probabilities. All that
+/// waits is answered as one batch.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// A MODEL, a recipe, or a run, whose child is served.
+    #[arg(value_name = "MODEL|RECIPE|RUN")]
+    pub model: String,
+    /// 0: a free one.
+    #[arg(long, default_value_t = 8000, value_name = "N")]
+    pub port: u16,
+    /// Where to listen; other machines reach 0.0.0.0.
+    #[arg(long, default_value = "127.0.0.1", value_name = "H")]
+    pub host: String,
+    /// What clients have to bring as a bearer token.
+    #[arg(long, env = "HETEROSIS_API_KEY", hide_env_values = true, value_name = "K")]
+    pub api_key: Option<String>,
+    /// What clients call the model, instead of its own name.
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatCommandArgs {
+    /// MODELs, recipes or runs, whose children answer.
+    #[arg(required = true, value_name = "MODEL|RECIPE|RUN")]
+    pub models: Vec<String>,
+    /// The parents of each run answer too.
+    #[arg(long)]
+    pub parents: bool,
+    /// System message.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub max_new_tokens: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Debug, Args)]

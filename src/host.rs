@@ -81,6 +81,11 @@ pub fn answers_cache() -> Option<PathBuf> {
     }
 }
 
+/// Where compiled GPU kernels are kept.
+pub fn kernels_cache() -> PathBuf {
+    cache_dir().join("kernels")
+}
+
 /// What can be made again, in the user's cache directory.
 fn cache_dir() -> PathBuf {
     let home = || variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);

@@ -31,6 +31,7 @@
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |
 //! | [`session`] | The front door: a space with its models and tasks, opened and checked; runs, exports, simpler recipes of it. |
+//! | [`serve`] | An OpenAI-compatible endpoint on an engine. |
 //! | [`host`] | The clock, the environment and the folders of this machine, passed to a session. |
 //! | [`commands`], [`cli`] | What was typed, and what it means: arguments in, a session called, words out. |
 //!
@@ -62,6 +63,7 @@ pub mod learn;
 pub mod models;
 pub mod report;
 pub mod search;
+pub mod serve;
 pub mod session;
 pub mod simplify;
 pub mod space;

@@ -290,10 +290,10 @@ fn config(bytes: &[u8], dir: &Path) {
         return;
     }
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
-    let Ok(decoder) = Decoder::load(spec, &candle_core::Device::Cpu, ComputeDType::F32, &mut read) else {
+    let Ok(decoder) = Decoder::load(spec, heterosis::model::Device::Cpu, ComputeDType::F32, &mut read) else {
         return;
     };
-    let options = EngineOptions::for_device(&candle_core::Device::Cpu);
+    let options = EngineOptions::for_device(heterosis::model::Device::Cpu);
     let mut engine = Engine::new(decoder, good_tokenizer(), options);
     let _ = engine.perplexity(&[1, 2, 3, 4], 4);
 }

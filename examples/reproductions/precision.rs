@@ -77,7 +77,7 @@ fn answer(
             _ => Ok(weight),
         }
     };
-    let decoder = Decoder::load(spec, &Device::Cpu, dtype, &mut read)?;
+    let decoder = Decoder::load(spec, heterosis::model::Device::Cpu, dtype, &mut read)?;
     let tokenizer = Arc::new(parents.tokenizer(&plan.tokenizer())?);
     let mut engine = Engine::new(decoder, tokenizer, EngineOptions::default());
     let answers = eval::answer(&mut engine, &[(task, questions)], &mut |_| {})?;

@@ -61,7 +61,7 @@ pub fn evaluator<'a>(
         }],
         held_out: Vec::new(),
         cache: Cache::open(cache, 0),
-        device: candle_core::Device::Cpu,
+        device: heterosis::model::Device::Cpu,
         dtype: decoder::DType::F32,
         options: EngineOptions::default(),
         guard: None,

@@ -21,7 +21,7 @@ use crate::{
     models::{Opened, Parents, is_recipe},
     search::FitnessTask,
     session::{self, Session},
-    space::{Scale, Space},
+    space::{ChatTemplate, Scale, Space},
     yaml,
 };
 
@@ -81,6 +81,8 @@ struct TaskFinding {
     /// Of which a run asks so many: in each part that asks this task.
     asked: Vec<(&'static str, usize)>,
     seconds_per_question: Option<f64>,
+    /// It is asked through each model's chat template.
+    chat_template: bool,
 }
 
 /// A part of the final.
@@ -221,6 +223,7 @@ fn check_space(args: &CheckArgs) -> Result<Findings> {
     if (1..tasks.len()).contains(&likelihoods) && session.space().fitness.scale == Scale::None {
         findings.warnings.push(MIXED_KINDS.into());
     }
+    findings.warnings.extend(no_chat(&session));
     let plan = final_plan(session.space(), &findings.tasks);
 
     let drawn = sample::draw(&session)?;
@@ -306,6 +309,22 @@ fn finding(task: &FitnessTask, parts: &[(&'static str, (Split, Option<usize>))])
         questions,
         asked,
         seconds_per_question: None,
+        chat_template: task.chat().is_some(),
+    })
+}
+
+/// Some models bring a chat template, and are asked without.
+fn no_chat(session: &Session) -> Option<String> {
+    let fitness = &session.space().fitness;
+    let without = session.without_chat_template();
+    let some_bring_one = (1..session.space().models.len()).contains(&without.len());
+    let is_auto = fitness.chat_template.unwrap_or_default() == ChatTemplate::Auto && fitness.command.is_none();
+    (is_auto && some_bring_one).then(|| {
+        let (names, brings) = (without.join(", "), if without.len() == 1 { "brings" } else { "bring" });
+        format!(
+            "{names} {brings} no chat template, so all are asked in plain text; if the child is to chat, leave what has no template out of \
+             the models, or give it the others' (chat_template.jinja)"
+        )
     })
 }
 

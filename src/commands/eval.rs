@@ -9,7 +9,7 @@ use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, rep
 use crate::{
     checkpoint,
     cli::{EvalArgs, ProfileArg, RescoreArgs},
-    eval::{self, Answer, Chat, Profile, Question, Split, Task, TaskOptions, TaskScore, rescore},
+    eval::{self, Answer, Profile, Question, Split, Task, TaskOptions, TaskScore, rescore},
 };
 
 #[derive(Serialize)]
@@ -53,10 +53,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
                 profile: profile(args.profile),
                 limit: args.limit,
                 max_new_tokens: args.max_new_tokens,
-                chat: args.apply_chat_template.then(|| Chat {
-                    system: args.system_instruction.clone(),
-                    one_message: false,
-                }),
+                chat: runtime::chat(&args.chat),
             };
             let task = Task::load(&name, &options, &environment::data_dirs())?;
             let questions = task.questions(split)?;

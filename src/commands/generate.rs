@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, runtime};
-use crate::{checkpoint, cli::GenerateArgs, model::Request};
+use crate::{checkpoint, cli::GenerateArgs, eval, model::Request};
 
 #[derive(Deserialize)]
 struct Line {
@@ -43,7 +43,13 @@ pub fn generate(args: GenerateArgs) -> Outcome {
     let stop: Arc<[String]> = args.stop.into();
     let mut requests = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
-        let prompt = engine.tokenizer().encode(prompt, true)?;
+        let prompt = match runtime::chat(&args.chat) {
+            None => engine.tokenizer().encode(prompt, true)?,
+            Some(chat) => {
+                let text = eval::spoken(engine.tokenizer(), prompt, &chat)?;
+                eval::encoded(engine.tokenizer(), &[&text])?.concat()
+            }
+        };
         if prompt.is_empty() {
             return Err(anyhow!("{name}: prompt {} has no tokens", i + 1).into());
         }
@@ -53,6 +59,7 @@ pub fn generate(args: GenerateArgs) -> Outcome {
             stop: stop.clone(),
             stop_when: None,
             loop_guard: args.loop_guard,
+            sampling: runtime::sampling(&args.sampling, i)?,
         });
     }
     let bar = environment::progress_bar(requests.len() as u64, "generating");

@@ -77,7 +77,7 @@ pub fn learn(args: LearnArgs) -> Outcome {
         variables,
         texts: material.texts,
         groups: material.groups,
-        device: runtime.device.clone(),
+        device: runtime.device,
         dtype: runtime.dtype,
         settings: Settings {
             steps: args.steps,
@@ -174,6 +174,7 @@ fn tasks(args: &LearnArgs) -> Result<Vec<(Task, Vec<Question>)>> {
                 shots: args.shots,
                 profile: Profile::Fitness,
                 limit: Some(args.questions),
+                chat: runtime::chat(&args.chat),
                 ..TaskOptions::default()
             };
             let task = Task::load(&name, &options, &environment::data_dirs())?;

@@ -3,6 +3,7 @@
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
 mod cache;
+mod chat;
 mod check;
 mod compare;
 mod data;
@@ -22,6 +23,7 @@ mod report;
 mod rescore;
 mod runtime;
 mod search;
+mod serve;
 mod simplify;
 mod status;
 mod trust;
@@ -32,10 +34,11 @@ use std::{
     process::ExitCode,
 };
 
-use output::{print, print_if_read, print_json, say};
+use output::{print, print_if_read, print_json, print_part, say};
 
 use crate::{
     cli::{Cli, Command},
+    host::kernels_cache,
     models, session,
 };
 
@@ -144,6 +147,7 @@ fn is_of_the_recipe(e: &anyhow::Error) -> bool {
 pub fn run(cli: Cli) -> Outcome {
     environment::show_messages(cli.verbose, cli.quiet);
     environment::choose_instruction_set()?;
+    crate::model::keep_kernels_in(kernels_cache());
     match cli.command {
         Command::Search(args) => search::search(args),
         Command::Resume(args) => search::resume(args),
@@ -157,6 +161,8 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Learn(args) => learn::learn(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
+        Command::Serve(args) => serve::serve(args),
+        Command::Chat(args) => chat::chat(args),
         Command::Perplexity(args) => perplexity::perplexity(args),
         Command::Export(args) => export::export(args),
         Command::Simplify(args) => simplify::simplify(args),

@@ -51,6 +51,12 @@ pub fn print(line: impl Display) {
     }
 }
 
+/// Prints a part of a line at once, as far as anybody reads it.
+pub fn print_part(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(printable(text).as_bytes()).and_then(|()| out.flush());
+}
+
 /// As [`print`], for work that goes on when nobody reads any more: the terminal of a laptop that was closed, say.
 pub fn print_if_read(line: impl Display) {
     let _ = write_line(io::stdout(), &line);

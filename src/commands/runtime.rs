@@ -1,13 +1,17 @@
-//! What `--device`, `--dtype` and `--kv-memory` mean.
+//! What the words mean that say where a model runs, and how it is spoken to.
+
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::environment;
 use crate::{
     checkpoint::parse_size,
-    cli::{DTypeArg, EngineArgs},
-    model::{Engine, decoder::DType},
+    cli::{ChatArgs, DTypeArg, EngineArgs, SamplingArgs},
+    eval::Chat,
+    model::{Engine, Sampling, decoder::DType},
     models::{Opened, Runtime, RuntimeOptions},
+    session::Child,
 };
 
 /// Where and how models are to run.
@@ -35,6 +39,59 @@ pub fn runtime(args: &EngineArgs) -> Result<Runtime> {
 /// Opens what a MODEL word means, on this machine.
 pub fn open(model: &str) -> Result<Opened> {
     Ok(Opened::open(model, &environment::hub_options())?)
+}
+
+/// How a model is to be spoken to; `None`: in plain text.
+pub fn chat(args: &ChatArgs) -> Option<Chat> {
+    args.apply_chat_template.then(|| Chat {
+        system: args.system_instruction.clone(),
+        one_message: false,
+    })
+}
+
+/// How tokens are to be drawn for one of several prompts, each of which draws for itself; `None`: the likeliest.
+pub fn sampling(args: &SamplingArgs, prompt: usize) -> Result<Option<Sampling>> {
+    let given = args.temperature.is_some() || args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
+    if !given {
+        return Ok(None);
+    }
+    let usual = Sampling::default();
+    let sampling = Sampling {
+        temperature: args.temperature.unwrap_or(usual.temperature),
+        top_k: args.top_k.unwrap_or(usual.top_k),
+        top_p: args.top_p.unwrap_or(usual.top_p),
+        min_p: args.min_p.unwrap_or(usual.min_p),
+        seed: args.seed.wrapping_add(prompt as u64),
+    };
+    sampling.checked().map_err(|e| anyhow::anyhow!("--{e}"))
+}
+
+/// A model that can be talked to, and what people call it.
+pub struct Talker {
+    pub name: String,
+    pub engine: Engine,
+}
+
+/// Opens a MODEL word, or a run's child.
+pub fn talker(word: &str, args: &EngineArgs) -> Result<Talker> {
+    let dir = Path::new(word);
+    if dir.join("journal.jsonl").exists() {
+        let child = Child::find(dir, "best")?;
+        return Ok(Talker {
+            name: child.run_name().to_owned(),
+            engine: child.engine(&runtime(args)?, &environment::host())?,
+        });
+    }
+    let last = dir.file_stem().map_or(word.into(), |stem| stem.to_string_lossy());
+    let name = if dir.is_dir() {
+        dir.file_name().map_or(last.clone(), |name| name.to_string_lossy())
+    } else {
+        last
+    };
+    Ok(Talker {
+        name: name.into_owned(),
+        engine: engine(word, args)?,
+    })
 }
 
 /// Opens what a MODEL word means, and makes an engine of it.

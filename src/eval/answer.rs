@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Chat, Error, Kind, Message, Profile, Prompt, Question, Task};
-use crate::model::{self, Engine, Finish, Generation, Progress, Request, Score, ScoreRequest};
+use crate::model::{self, Engine, Finish, Generation, Progress, Request, Score, ScoreRequest, Tokenizer};
 
 /// What the runner needs of a model. The other implementation is a double with a script, for tests without weights.
 pub trait Answerer {
@@ -33,18 +33,7 @@ pub trait Answerer {
 
 impl Answerer for Engine {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
-        let tokenizer = self.tokenizer();
-        let bos = tokenizer.special_token("bos_token").filter(|bos| !bos.is_empty());
-        let (with, without): (Vec<_>, Vec<_>) = texts
-            .iter()
-            .partition(|text| bos.is_some_and(|bos| text.starts_with(bos)));
-        let mut with = tokenizer.encode_batch(&with, false)?.into_iter();
-        let mut without = tokenizer.encode_batch(&without, true)?.into_iter();
-        let in_order = texts.iter().filter_map(|text| match bos {
-            Some(bos) if text.starts_with(bos) => with.next(),
-            _ => without.next(),
-        });
-        Ok(in_order.collect())
+        encoded(self.tokenizer(), texts)
     }
 
     fn decode(&self, tokens: &[u32]) -> String {
@@ -52,11 +41,7 @@ impl Answerer for Engine {
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
-        let messages: Vec<_> = messages
-            .iter()
-            .map(|m| model::Message::new(m.role, m.content.clone()))
-            .collect();
-        self.tokenizer().apply_chat_template(&messages, true)
+        conversation(self.tokenizer(), messages)
     }
 
     fn end_text(&self) -> Option<&str> {
@@ -173,23 +158,75 @@ fn measured(question: &Question, score: Score) -> Answer {
     }
 }
 
+/// Tokens of each text. A text that opens with the BOS token's text gets no second one.
+///
+/// # Errors
+/// The tokenizer refuses.
+pub fn encoded(tokenizer: &Tokenizer, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+    let bos = tokenizer.special_token("bos_token").filter(|bos| !bos.is_empty());
+    let (with, without): (Vec<_>, Vec<_>) = texts
+        .iter()
+        .partition(|text| bos.is_some_and(|bos| text.starts_with(bos)));
+    let mut with = tokenizer.encode_batch(&with, false)?.into_iter();
+    let mut without = tokenizer.encode_batch(&without, true)?.into_iter();
+    let in_order = texts.iter().filter_map(|text| match bos {
+        Some(bos) if text.starts_with(bos) => with.next(),
+        _ => without.next(),
+    });
+    Ok(in_order.collect())
+}
+
+/// The text that a model with this tokenizer gets for a question.
+///
+/// # Errors
+/// Its chat template refuses, or there is none where the task wants one.
+pub fn rendered(tokenizer: &Tokenizer, task: &Task, question: &Question) -> Result<String, Error> {
+    match task.chat() {
+        None => Ok(question.prompt.text()),
+        Some(chat) => through_template(&|messages| conversation(tokenizer, messages), &question.prompt, chat),
+    }
+}
+
+/// The text that a model with this tokenizer gets when somebody says something to it.
+///
+/// # Errors
+/// Its chat template refuses, or there is none.
+pub fn spoken(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Error> {
+    let prompt = Prompt {
+        shots: Vec::new(),
+        question: said.into(),
+        target_delimiter: String::new(),
+        fewshot_delimiter: String::new(),
+    };
+    through_template(&|messages| conversation(tokenizer, messages), &prompt, chat)
+}
+
+fn conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, model::Error> {
+    let messages = messages.iter().map(|m| model::Message::new(m.role, m.content.clone()));
+    tokenizer.apply_chat_template(&messages.collect::<Vec<_>>(), true)
+}
+
 /// The text that the model gets for each question.
 fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<String>, Error> {
     let text = |question: &Question| match task.chat() {
         None => Ok(question.prompt.text()),
-        Some(chat) => render_chat(engine, &question.prompt, chat),
+        Some(chat) => through_template(&|messages| engine.render_chat(messages), &question.prompt, chat),
     };
     questions.iter().map(text).collect()
 }
 
 /// A template that refuses the system message is asked again without it, as in lm-eval.
-fn render_chat(engine: &dyn Answerer, prompt: &Prompt, chat: &Chat) -> Result<String, Error> {
+fn through_template(
+    render: &dyn Fn(&[Message]) -> Result<String, model::Error>,
+    prompt: &Prompt,
+    chat: &Chat,
+) -> Result<String, Error> {
     let mut messages = prompt.messages(chat);
-    match engine.render_chat(&messages) {
+    match render(&messages) {
         Err(_) if messages[0].role == "system" => {
             tracing::warn!("the model's chat template takes no system message; it is left out");
             messages.remove(0);
-            Ok(engine.render_chat(&messages)?)
+            Ok(render(&messages)?)
         }
         rendered => Ok(rendered?),
     }
@@ -228,6 +265,7 @@ fn generation_requests(engine: &dyn Answerer, task: &Task, texts: &[String]) -> 
                 stop: stop.clone(),
                 stop_when: task.stop_when(),
                 loop_guard: task.profile() == Profile::Fitness,
+                sampling: None,
             }
         })
         .collect();

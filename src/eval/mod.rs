@@ -31,7 +31,7 @@ mod score;
 pub mod stats;
 mod task_file;
 
-pub use answer::{Answerer, answer, continued, solved};
+pub use answer::{Answerer, answer, continued, encoded, rendered, solved, spoken};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
@@ -505,6 +505,12 @@ impl Task {
 
     pub fn profile(&self) -> Profile {
         self.options.profile
+    }
+
+    /// The same task, asked through the model's chat template.
+    pub fn through_chat_template(mut self, chat: Chat) -> Self {
+        self.options.chat = Some(chat);
+        self
     }
 
     pub fn chat(&self) -> Option<&Chat> {

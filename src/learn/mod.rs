@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use crate::{
     merge::{self, Plan, Resident, Slopes, TensorSource},
-    model::{self, DecoderSpec, Loss, Text, Twin, decoder::DType},
+    model::{self, DecoderSpec, Device, Loss, Text, Twin, decoder::DType},
     optim::Adam,
     recipe::Recipe,
 };
@@ -90,7 +90,7 @@ pub struct Course<'a> {
     /// Texts of one question have one number in `groups`: they are taught together, or held back together.
     pub texts: Vec<Text>,
     pub groups: Vec<usize>,
-    pub device: candle_core::Device,
+    pub device: Device,
     /// What the child's weights are rounded to.
     pub dtype: DType,
     pub settings: Settings,
@@ -278,7 +278,7 @@ impl<'a> Child<'a> {
             course.dtype.round(&mut data);
             Ok::<_, String>(data)
         };
-        let twin = Twin::load(spec, &course.device, &mut read)?;
+        let twin = Twin::load(spec, course.device, &mut read)?;
         Ok(Child {
             twin,
             resident,

@@ -2,7 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{checkpoint, merge, model, recipe};
+use crate::{
+    checkpoint, merge,
+    model::{self, NoGpu},
+    recipe,
+};
 
 /// Why a model cannot be opened, run or written.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +32,8 @@ pub enum Error {
     ChatTemplate { name: String },
     #[error("--device {word}: write auto, cpu, cuda or cuda:N")]
     NoSuchDevice { word: String },
-    #[error(
-        "this heterosis was built without CUDA; build it with `cargo build --release --features cuda`, or use --device cpu"
-    )]
-    NotBuiltForCuda,
-    #[error("no CUDA device answers; use --device cpu")]
-    NoDevice { source: candle_core::Error },
+    #[error("{0}; or use --device cpu")]
+    NoDevice(#[from] NoGpu),
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{} is a file; --overwrite replaces only a directory that heterosis wrote", out.display())]

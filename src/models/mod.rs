@@ -77,6 +77,13 @@ impl Parents {
         parent.tokenizer_digest.get_or_init(digest).clone()
     }
 
+    /// Whether a model brings a chat template of its own.
+    pub fn has_chat_template(&self, name: &str) -> bool {
+        let files = self.checkpoint(name).map(tokenizer_files);
+        let tokenizer = files.and_then(|files| Tokenizer::new(files.ok()?).ok());
+        tokenizer.is_some_and(|tokenizer| tokenizer.has_chat_template())
+    }
+
     /// The tokenizer that a child takes.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<En
         let i = index.get(name).ok_or("the model has no such tensor")?;
         plan.compute(*i, parents).map_err(|e| e.to_string())
     };
-    let decoder = Decoder::load(spec, &runtime.device, runtime.dtype, &mut read)?;
+    let decoder = Decoder::load(spec, runtime.device, runtime.dtype, &mut read)?;
     Ok(Engine::new(decoder, tokenizer, runtime.options))
 }
 

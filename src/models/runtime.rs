@@ -2,16 +2,15 @@
 
 use std::str::FromStr;
 
-use candle_core::{Device, DeviceLocation};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::model::{EngineOptions, decoder::DType};
+use crate::model::{Device, EngineOptions, NoGpu, decoder::DType};
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU if this program was built for one and it answers, else the CPU.
+    /// The first GPU if there is one, else the CPU.
     #[default]
     Auto,
     Cpu,
@@ -41,7 +40,7 @@ pub struct RuntimeOptions {
     pub device: DeviceChoice,
     /// What weights are rounded to; f32 on the CPU and bf16 on a GPU where nothing is said.
     pub dtype: Option<DType>,
-    /// Room for keys and values; 1 GiB, on a GPU 8 GiB, where nothing is said.
+    /// Room for keys and values; 1 GiB, on a GPU what is free there, where nothing is said.
     pub kv_memory_bytes: Option<u64>,
 }
 
@@ -54,10 +53,10 @@ pub struct Runtime {
 
 impl Runtime {
     /// # Errors
-    /// A GPU was asked for, and this program is not built for one, or none answers.
+    /// A GPU was asked for, and there is none, or a library that it takes is missing.
     pub fn new(wanted: &RuntimeOptions) -> Result<Self, Error> {
         let device = device(wanted.device)?;
-        let mut options = EngineOptions::for_device(&device);
+        let mut options = EngineOptions::for_device(device);
         options.kv_memory_bytes = wanted.kv_memory_bytes.unwrap_or(options.kv_memory_bytes);
         let usual = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
         Ok(Self {
@@ -69,10 +68,7 @@ impl Runtime {
 
     pub fn computed(&self) -> Computed {
         Computed {
-            device: match self.device.location() {
-                DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-                _ => "cpu".into(),
-            },
+            device: self.device.to_string(),
             dtype: self.dtype.name().into(),
         }
     }
@@ -97,12 +93,13 @@ impl Computed {
             .find(|dtype| dtype.name() == self.dtype);
         options.dtype = options.dtype.or(same);
         if options.device == DeviceChoice::Auto {
-            match self.device.starts_with("cuda") && !candle_core::utils::cuda_is_available() {
-                true => tracing::warn!(
-                    "this was computed on {}, which this heterosis is built without; some answers may differ on the CPU",
+            let same = self.device.parse().unwrap_or_default();
+            match device(same) {
+                Err(e) => tracing::warn!(
+                    "this was computed on {}, which cannot be used now; some answers may differ on the CPU: {e}",
                     self.device
                 ),
-                false => options.device = self.device.parse().unwrap_or_default(),
+                Ok(_) => options.device = same,
             }
         }
         options
@@ -110,17 +107,19 @@ impl Computed {
 }
 
 fn device(wanted: DeviceChoice) -> Result<Device, Error> {
-    let built_for_cuda = candle_core::utils::cuda_is_available();
-    let cuda = |ordinal: usize| match built_for_cuda {
-        true => Device::new_cuda(ordinal).map_err(|source| Error::NoDevice { source }),
-        false => Err(Error::NotBuiltForCuda),
+    let cuda = |ordinal| {
+        let device = Device::Cuda(ordinal);
+        device.check().map(|()| device)
     };
     match wanted {
-        DeviceChoice::Auto if built_for_cuda => Ok(cuda(0).unwrap_or_else(|e| {
-            tracing::warn!("computing on the CPU: {e}");
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(ordinal) => Ok(cuda(ordinal)?),
+        // Most machines have no GPU, and nobody asked for one; one that is there and cannot be used is worth a word.
+        DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|e| {
+            if matches!(e, NoGpu::NoLibrary { .. }) {
+                tracing::warn!("computing on the CPU: {e}");
+            }
             Device::Cpu
         })),
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => cuda(ordinal),
     }
 }

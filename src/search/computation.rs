@@ -1,9 +1,10 @@
 //! What computes an answer, besides the weights and the question.
 
-use candle_core::{Device, DeviceLocation};
-
 use super::ENGINE_VERSION;
-use crate::{checkpoint, merge, model, model::decoder::DType};
+use crate::{
+    checkpoint, merge, model,
+    model::{Device, decoder::DType},
+};
 
 /// Everything about this program and this machine that can change a bit of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +20,11 @@ pub struct Computation {
 }
 
 impl Computation {
-    pub fn new(device: &Device, dtype: DType) -> Self {
+    pub fn new(device: Device, dtype: DType) -> Self {
         Self {
             build: build(),
             instruction_set: model::instruction_set().into(),
-            device: match device.location() {
-                DeviceLocation::Cpu => "cpu",
-                DeviceLocation::Cuda { .. } => "cuda",
-                DeviceLocation::Metal { .. } => "metal",
-            },
+            device: device.kind(),
             dtype,
         }
     }
@@ -58,7 +55,7 @@ mod tests {
     /// Answers of a GPU were handed back on the CPU, and those of another build of the engine by this one.
     #[test]
     fn answers_of_another_computation_have_another_key() {
-        let this = || Computation::new(&Device::Cpu, DType::F32);
+        let this = || Computation::new(Device::Cpu, DType::F32);
         let others = [
             Computation {
                 device: "cuda",

@@ -11,7 +11,7 @@ use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
-    model::{Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
+    model::{Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
     models::{Parents, verbatim},
     recipe::Recipe,
     space::{Guard, Limit},
@@ -62,7 +62,7 @@ pub struct Resources<'a> {
     /// Tasks that are asked at the very end, and count for nothing.
     pub held_out: Vec<FitnessTask>,
     pub cache: Cache,
-    pub device: candle_core::Device,
+    pub device: Device,
     pub dtype: decoder::DType,
     pub options: EngineOptions,
     pub guard: Option<Guard>,
@@ -240,7 +240,7 @@ impl<'a> MergeEvaluator<'a> {
 
     /// What computes the answers.
     pub fn computation(&self) -> Computation {
-        Computation::new(&self.resources.device, self.resources.dtype)
+        Computation::new(self.resources.device, self.resources.dtype)
     }
 
     /// What a subject's answers depend on besides the question: weights, tokenizer, and what computes them; whatever a space
@@ -329,7 +329,7 @@ impl<'a> MergeEvaluator<'a> {
                 let Resources {
                     device, dtype, options, ..
                 } = &self.resources;
-                let loaded = Decoder::load(spec, device, *dtype, &mut read);
+                let loaded = Decoder::load(spec, *device, *dtype, &mut read);
                 let decoder = loaded.map_err(|e| refused.unwrap_or_else(|| e.into()))?;
                 self.engine = Some(Engine::new(decoder, tokenizer, *options));
             }
@@ -484,8 +484,8 @@ impl<'a> MergeEvaluator<'a> {
         self.resources.parents
     }
 
-    pub(super) fn device(&self) -> candle_core::Device {
-        self.resources.device.clone()
+    pub(super) fn device(&self) -> Device {
+        self.resources.device
     }
 
     pub(super) fn dtype(&self) -> decoder::DType {

@@ -253,7 +253,7 @@ impl<'a> External<'a> {
         let timeout = Duration::from_secs_f64(self.settings.timeout);
         std::thread::spawn(move || {
             std::thread::sleep(rest);
-            let answer = program.map_or_else(|| Program::start(&command, &log), Ok);
+            let answer = program.map_or_else(|| Program::start(&command, worker, &log), Ok);
             let answer = answer.and_then(|mut program| {
                 let reply = program.ask(request, &id, timeout, &closing)?;
                 Ok((reply, program))
@@ -376,6 +376,10 @@ impl Evaluator for External<'_> {
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         self.finished().1
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.answered.remove(id);
     }
 
     fn crew(&mut self) -> Option<&mut dyn Crew> {

@@ -222,6 +222,9 @@ pub trait Evaluator {
         Err(Unscored::candidate("this evaluator cannot learn"))
     }
 
+    /// A candidate has its score: what it has answered is asked for no more.
+    fn forget(&mut self, _id: &str) {}
+
     /// The evaluator's hands, if it has several.
     fn crew(&mut self) -> Option<&mut dyn Crew> {
         None

@@ -101,11 +101,12 @@ enum Line {
 }
 
 impl Program {
-    /// Starts a program; what it writes to stderr, and what it prints besides replies, goes to the end of `log`.
+    /// Starts a program as one of several workers, which finds its number in `HETEROSIS_WORKER`, from 0 (a GPU of its own:
+    /// `CUDA_VISIBLE_DEVICES=$HETEROSIS_WORKER`); what it writes to stderr, and what it prints besides replies, goes to the end of `log`.
     ///
     /// # Errors
     /// It, its log or its guard cannot be opened.
-    pub fn start(command: &[String], log: &Path) -> Result<Self, Broke> {
+    pub fn start(command: &[String], worker: usize, log: &Path) -> Result<Self, Broke> {
         let name = command.first().map_or("", String::as_str);
         let failed = |e: std::io::Error| Broke::CannotStart(format!("the command '{name}' cannot be started: {e}"));
         let no_log = |e: std::io::Error| Broke::CannotStart(format!("{} cannot be written: {e}", log.display()));
@@ -113,6 +114,7 @@ impl Program {
         let also_log = log.try_clone().map_err(no_log)?;
         let mut child = Command::new(name)
             .args(command.iter().skip(1))
+            .env("HETEROSIS_WORKER", worker.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -414,7 +416,7 @@ mod tests {
     fn asked(script: &str, request: &str, timeout: f64) -> (Result<Reply, Broke>, Duration) {
         let dir = tempfile::tempdir().unwrap();
         let command = ["sh", "-c", script].map(String::from);
-        let mut program = Program::start(&command, &dir.path().join("command.log")).unwrap();
+        let mut program = Program::start(&command, 3, &dir.path().join("command.log")).unwrap();
         let clock = std::time::Instant::now();
         let timeout = Duration::from_secs_f64(timeout);
         let answer = program.ask(format!("{request}\n"), "c1", timeout, &AtomicBool::new(false));
@@ -437,6 +439,14 @@ mod tests {
         let counts = r#"n=$(head -n 1 | wc -c); echo "{\"id\":\"c1\",\"scores\":{\"bytes\":$n}}""#;
         let (answer, _) = asked(counts, &request, 60.0);
         assert_eq!(answer.unwrap().scores.unwrap()["bytes"], (1 << 20) + 1);
+    }
+
+    /// Eight workers on eight cards all took the first one.
+    #[test]
+    fn a_worker_is_told_its_number() {
+        let says = r#"read -r l; echo "{\"id\":\"c1\",\"scores\":{\"worker\":$HETEROSIS_WORKER}}""#;
+        let (answer, _) = asked(says, "{}", 60.0);
+        assert_eq!(answer.unwrap().scores.unwrap()["worker"], 3);
     }
 
     /// Each blank line began the timeout anew: `while True: print()` held the search up for ever.

@@ -563,6 +563,7 @@ impl Run<'_, '_> {
             }
         };
         self.chronicle.forget_answers(id);
+        self.evaluator.forget(id);
         self.evals += standing::cost(&candidate, self.scored.iter());
         self.worth.push(candidate.fitness);
         self.scored.push(candidate);
@@ -586,6 +587,7 @@ impl Run<'_, '_> {
                 reason: reason.clone(),
             })?;
         }
+        self.evaluator.forget(&entrant.id);
         self.evals += u64::from(standing::is_paid(&entrant.origin));
         if entrant.origin == Origin::Search {
             *self.failures.entry(reason).or_default() += 1;

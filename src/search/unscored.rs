@@ -59,9 +59,12 @@ impl From<model::Error> for Unscored {
     fn from(e: model::Error) -> Self {
         use model::Error as E;
         match e {
-            E::Read { .. } | E::Unreadable { .. } | E::Device { .. } | E::Gpu { .. } | E::GpuMemory { .. } => {
-                Self::machine(e)
-            }
+            E::Read { .. }
+            | E::Unreadable { .. }
+            | E::Device { .. }
+            | E::NoGpu(_)
+            | E::Gpu { .. }
+            | E::GpuMemory { .. } => Self::machine(e),
             // How much there is of it is the machine's and the caller's, whatever the candidate asks for.
             E::KvMemory { .. } | E::Candle(_) => Self::machine(e),
             E::UnknownFamily { .. }

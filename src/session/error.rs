@@ -47,6 +47,13 @@ pub enum Error {
          {recipe} would be given another vocabulary; give this model another short name"
     )]
     NameIsAWord { model: String, recipe: String },
+    #[error(
+        "chat_template: on, but no chat template comes with {without}; write off, or auto, which asks through templates where all \
+         models bring one"
+    )]
+    NoChatTemplate { without: String },
+    #[error("there is a system message, and no chat template to say it in; leave it out, or write chat_template: on")]
+    SystemUnsaid,
     #[error("the split '{split}' is none of {known}")]
     UnknownSplit { split: String, known: String },
     #[error("search.warm_start: '{word}' needs a base model")]

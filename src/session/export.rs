@@ -10,16 +10,19 @@ use std::{
 };
 
 use super::{
-    Error, fitness_tasks,
+    Error,
     provenance::{FirstAnswer, ParentProvenance, Provenance, answer_again, hash},
-    run::computed,
+    run::{computed, space_of},
+    tasks::{Asking, of_fitness},
     with_model_words,
 };
 use crate::{
     checkpoint::{self, Checkpoint, GgufKind, Writer},
+    eval::{self, Question, Task},
     event::{self, Answers, Candidate, CandidateId, Event, Origin, run::Run},
     host::Host,
     merge::Plan,
+    model::Engine,
     models::{self, Computed, Parents, Runtime, RuntimeOptions, marked, verbatim},
     recipe::{Recipe, write},
     report::{
@@ -101,7 +104,7 @@ impl Child {
     /// There is no run, no such candidate, or it is no model: genes that a command scored.
     pub fn find(run: &Path, id: &str) -> Result<Self, Error> {
         let dir = RunDir::open(run)?;
-        let space = Space::read(&dir.space())?;
+        let space = space_of(&dir)?;
         let run = dir.run()?;
         let found = match id {
             "best" => run.winner(),
@@ -158,16 +161,11 @@ impl Child {
     pub fn begin<'a>(&'a self, out: &Path, options: &'a ExportOptions, host: &Host) -> Result<Export<'a>, Error> {
         // What the checks will need is opened before gigabytes are written.
         let runtime = Runtime::new(&self.computed()?.again(&options.runtime))?;
-        let asked = self.first_questions(host)?;
-        let mut parents = Parents::default();
-        for (name, word) in &self.space.models {
-            models::add(&mut parents, name, word, &host.hub)
-                .map_err(Error::from)
-                .map_err(Error::at(format!("models.{name}")))?;
-        }
+        let (parents, plan) = self.opened(host)?;
+        let asked = self.first_questions(&parents, &plan, host)?;
         self.refuse_changed(&parents)?;
         let making = Making {
-            plan: Plan::new(&self.recipe, &parents)?,
+            plan,
             child: self,
             out: out.into(),
             options,
@@ -177,6 +175,37 @@ impl Child {
         };
         let writer = models::begin(out, options.shard_size_bytes, options.overwrite)?;
         Ok(Export { making, writer })
+    }
+
+    /// Its parents, opened, and how it is made of them.
+    fn opened(&self, host: &Host) -> Result<(Parents, Plan), Error> {
+        let mut parents = Parents::default();
+        for (name, word) in &self.space.models {
+            models::add(&mut parents, name, word, &host.hub)
+                .map_err(Error::from)
+                .map_err(Error::at(format!("models.{name}")))?;
+        }
+        let plan = Plan::new(&self.recipe, &parents)?;
+        Ok((parents, plan))
+    }
+
+    /// Merges it into memory, to be asked there.
+    ///
+    /// # Errors
+    /// A parent is missing, or no decoder can be made of it.
+    pub fn engine(&self, runtime: &Runtime, host: &Host) -> Result<Engine, Error> {
+        let (parents, plan) = self.opened(host)?;
+        Ok(models::engine_of(&plan, &parents, runtime)?)
+    }
+
+    /// What its run is called.
+    pub fn run_name(&self) -> &str {
+        &self.space.name
+    }
+
+    /// The models of its run: short names and MODEL words.
+    pub fn parents(&self) -> &[(String, String)] {
+        &self.space.models
     }
 
     /// What the run said of itself when it began.
@@ -217,30 +246,28 @@ impl Child {
     }
 
     /// Some questions that the candidate has answered, with what the journal says that it wrote.
-    fn first_questions(&self, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
+    fn first_questions(&self, parents: &Parents, plan: &Plan, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
         let journalled = self.first_answers()?;
         let mut asked: Vec<FirstAnswer> = Vec::new();
-        for reference in &self.space.fitness.tasks {
-            for task in fitness_tasks(reference, &host.data)? {
-                let questions = task.task.questions(task.split)?;
-                let is_it = |a: &&Answers| a.task == task.task.name() && a.lang == task.task.lang();
-                let Some(of_task) = journalled.iter().find(is_it) else {
+        for task in of_fitness(&Asking::new(&self.space, parents, &host.data))? {
+            let questions = task.task.questions(task.split)?;
+            let is_it = |a: &&Answers| a.task == task.task.name() && a.lang == task.task.lang();
+            let Some(of_task) = journalled.iter().find(is_it) else {
+                continue;
+            };
+            let written = of_task.answers.iter().filter(|a| !a.finish.is_empty());
+            for answer in written.take(FIRST_ANSWERS) {
+                let Some(question) = questions.iter().find(|q| q.id == answer.q) else {
                     continue;
                 };
-                let written = of_task.answers.iter().filter(|a| !a.finish.is_empty());
-                for answer in written.take(FIRST_ANSWERS) {
-                    let Some(question) = questions.iter().find(|q| q.id == answer.q) else {
-                        continue;
-                    };
-                    asked.push(FirstAnswer {
-                        question: answer.q.clone(),
-                        prompt: question.prompt.text(),
-                        max_new_tokens: task.task.max_new_tokens,
-                        stop: task.task.stop.to_vec(),
-                        output: answer.out.clone(),
-                        token_ids: Vec::new(),
-                    });
-                }
+                asked.push(FirstAnswer {
+                    question: answer.q.clone(),
+                    prompt: prompt(&task.task, question, parents, plan)?,
+                    max_new_tokens: task.task.max_new_tokens,
+                    stop: task.task.stop.to_vec(),
+                    output: answer.out.clone(),
+                    token_ids: Vec::new(),
+                });
             }
         }
         Ok(asked)
@@ -262,6 +289,15 @@ impl Child {
         }
         Ok(first)
     }
+}
+
+/// What a child was asked, as it read it.
+fn prompt(task: &Task, question: &Question, parents: &Parents, plan: &Plan) -> Result<String, Error> {
+    if task.chat().is_none() {
+        return Ok(question.prompt.text());
+    }
+    let tokenizer = parents.tokenizer(&plan.tokenizer()).map_err(models::Error::from)?;
+    Ok(eval::rendered(&tokenizer, task, question)?)
 }
 
 impl Export<'_> {

@@ -96,6 +96,8 @@ pub struct Session {
     tasks: Vec<FitnessTask>,
     /// That only the final asks.
     held_out: Vec<FitnessTask>,
+    /// Models that bring no chat template.
+    without_template: Vec<String>,
     host: Host,
 }
 
@@ -116,9 +118,11 @@ impl Session {
             true => (bare(&space), Vec::new()),
             false => bred(&space, &parents)?,
         };
-        let tasks = tasks::of_fitness(&space, &host.data)?;
+        let asking = tasks::Asking::new(&space, &parents, &host.data);
+        let tasks = tasks::of_fitness(&asking)?;
         Ok(Self {
-            held_out: tasks::held_out(&space, &tasks, &host.data)?,
+            held_out: tasks::held_out(&asking, &tasks)?,
+            without_template: asking.without,
             tasks,
             space,
             parents,
@@ -150,6 +154,11 @@ impl Session {
     /// The tasks of the fitness, one for each language.
     pub fn tasks(&self) -> &[FitnessTask] {
         &self.tasks
+    }
+
+    /// The models that bring no chat template: where there is one, `chat_template: auto` asks without.
+    pub fn without_chat_template(&self) -> &[String] {
+        &self.without_template
     }
 
     /// The tasks that only the final asks.
@@ -231,7 +240,7 @@ impl Session {
             tasks: self.tasks.clone(),
             held_out: self.held_out.clone(),
             cache,
-            device: self.runtime.device.clone(),
+            device: self.runtime.device,
             dtype: self.runtime.dtype,
             options: self.runtime.options,
             guard,
@@ -278,6 +287,9 @@ fn unwritten(e: models::Error) -> Unscored {
 /// The file cannot be read, or is no search space; names file and line.
 pub fn read_space(file: &Path) -> Result<Space, Error> {
     let mut space = Space::read(file)?;
+    if space.fitness.command.is_none() {
+        space.fitness.chat_template.get_or_insert_default();
+    }
     resolve(&mut space, file)?;
     Ok(space)
 }

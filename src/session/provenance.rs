@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Error, ProvenanceError};
 use crate::{
     checkpoint::{self, HubOptions},
+    eval::encoded,
     event,
     model::{Engine, Generation, Request, ScoreRequest},
     models::{Computed, Opened, Runtime, RuntimeOptions},
@@ -209,7 +210,7 @@ pub(super) fn answer_again(model: &Path, asked: &[FirstAnswer], runtime: &Runtim
     let mut requests = Vec::new();
     for question in asked {
         requests.push(Request {
-            prompt: engine.tokenizer().encode(&question.prompt, true)?,
+            prompt: encoded(engine.tokenizer(), &[&question.prompt])?.concat(),
             // Tokens after those that are known would be compared with nothing.
             max_new_tokens: match question.token_ids.len() {
                 0 => question.max_new_tokens,
@@ -218,6 +219,7 @@ pub(super) fn answer_again(model: &Path, asked: &[FirstAnswer], runtime: &Runtim
             stop: Arc::from(question.stop.clone()),
             stop_when: None,
             loop_guard: false,
+            sampling: None,
         });
     }
     let given = engine.generate(&requests, &mut |_| {})?;

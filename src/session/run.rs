@@ -18,7 +18,7 @@ use crate::{
         self, Chronicle, Clock, Control, ENGINE_VERSION, End, Evaluator, Exam, ExamTask, External, Genome,
         MergeEvaluator, Plan, Questions,
     },
-    space::{Finale, Limit, Space},
+    space::{ChatTemplate, Finale, Limit, Space},
     store::{self, Cache, Cut, Journal, RunDir, RunLock},
 };
 
@@ -180,7 +180,7 @@ impl Begun {
             return Err(Error::NoBeginning { journal: dir.journal() });
         };
         Ok(Self {
-            space: Space::read(&dir.space())?,
+            space: space_of(&dir)?,
             dir,
             lock,
             started,
@@ -261,11 +261,11 @@ impl Search<'_> {
         let mut limits = Limits::default();
         let opening = Journal::open(&dir.journal())?.shown_to(|record| {
             limits.see(record);
-            if let Event::Answers(answers) = &record.event {
-                match &mut external {
-                    Some(external) => external.remember(answers),
-                    None => self.examiner.asking.remember(answers),
-                }
+            match (&record.event, &mut external) {
+                (Event::Answers(answers), Some(external)) => external.remember(answers),
+                (Event::Answers(answers), None) => self.examiner.asking.remember(answers),
+                (Event::CandidateScored(candidate), Some(external)) => external.forget(&candidate.id),
+                _ => {}
             }
         });
         let mut chronicle = Chronicle::read(opening, clock, &listener).map_err(of_reading)?;
@@ -360,6 +360,16 @@ pub(super) fn computed(started: &event::RunStarted) -> Computed {
 
 fn digest(space_yaml: &str) -> String {
     blake3::hash(space_yaml.as_bytes()).to_hex().to_string()
+}
+
+/// The search space of a run. One that says nothing of chat templates is of before there was a choice.
+///
+/// # Errors
+/// Its file cannot be read, or is no search space.
+pub(super) fn space_of(dir: &RunDir) -> Result<Space, Error> {
+    let mut space = Space::read(&dir.space())?;
+    space.fitness.chat_template.get_or_insert(ChatTemplate::Off);
+    Ok(space)
 }
 
 /// Digest of the search space of a run as it is now. What was written counts first: a newer heterosis may fill in defaults

@@ -4,7 +4,11 @@ use std::{collections::HashSet, path::Path};
 
 use serde::Serialize;
 
-use super::{Error, Session, export::for_mergekit, run::computed};
+use super::{
+    Error, Session,
+    export::for_mergekit,
+    run::{computed, space_of},
+};
 use crate::{
     eval::stats::NonInferiority,
     event::{Answer, Event, Origin, freshness::Freshness, run::Run, words::Unit},
@@ -13,7 +17,7 @@ use crate::{
     recipe::Recipe,
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
-    space::{Limit, Space},
+    space::Limit,
     store::{self, RunDir, RunLock},
 };
 
@@ -97,7 +101,7 @@ impl Simplifying {
             run.apply(&record);
             asked.see(record.event);
         }
-        let space = Space::read(&dir.space())?;
+        let space = space_of(&dir)?;
         if space.fitness.command.is_some() {
             return Err(Error::ScoredByCommand { run: dir.path().into() });
         }

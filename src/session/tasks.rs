@@ -2,12 +2,13 @@
 
 use super::Error;
 use crate::{
-    eval::{self, DataDirs, Profile, Split, Task, TaskOptions},
+    eval::{self, Chat, DataDirs, Kind, Profile, Split, Task, TaskOptions},
+    models::Parents,
     search::FitnessTask,
-    space::{Space, TaskRef},
+    space::{ChatTemplate, Space, TaskRef},
 };
 
-/// A task of a search space, in each of its languages; they share its weight.
+/// A task of a search space, in each of its languages; they share its weight. Asked as plain text.
 ///
 /// # Errors
 /// There is no such task, split or language, or its data are missing.
@@ -27,6 +28,7 @@ pub fn fitness_tasks(reference: &TaskRef, data: &DataDirs) -> Result<Vec<Fitness
                 Some("parity") => Profile::Parity,
                 _ => Profile::Fitness,
             },
+            max_new_tokens: reference.max_new_tokens,
             ..TaskOptions::default()
         };
         tasks.push(FitnessTask {
@@ -39,22 +41,83 @@ pub fn fitness_tasks(reference: &TaskRef, data: &DataDirs) -> Result<Vec<Fitness
     Ok(tasks)
 }
 
+/// How the tasks of a space are put to its models.
+pub(super) struct Asking<'a> {
+    space: &'a Space,
+    data: &'a DataDirs,
+    /// The models that bring no chat template.
+    pub without: Vec<String>,
+}
+
+impl<'a> Asking<'a> {
+    pub fn new(space: &'a Space, parents: &Parents, data: &'a DataDirs) -> Self {
+        let names = parents.iter().map(|(name, _)| name);
+        let without = names.filter(|name| !parents.has_chat_template(name));
+        Self {
+            space,
+            data,
+            without: without.map(String::from).collect(),
+        }
+    }
+
+    fn load(&self, reference: &TaskRef) -> Result<Vec<FitnessTask>, Error> {
+        let fitness = &self.space.fitness;
+        let wanted = reference.chat_template.or(fitness.chat_template).unwrap_or_default();
+        let system = reference.system.as_ref().or(fitness.system.as_ref());
+        if wanted == ChatTemplate::On && !self.without.is_empty() {
+            let without = self.without.join(", ");
+            return Err(Error::NoChatTemplate { without });
+        }
+        let tasks = fitness_tasks(reference, self.data)?;
+        let asked = |task: FitnessTask| match self.is_chat(wanted, &task.task) {
+            false => task,
+            true => FitnessTask {
+                task: task.task.through_chat_template(Chat {
+                    system: system.cloned(),
+                    one_message: false,
+                }),
+                ..task
+            },
+        };
+        let tasks: Vec<FitnessTask> = tasks.into_iter().map(asked).collect();
+        match tasks.iter().all(|task| task.task.chat().is_none()) && reference.system.is_some() {
+            true => Err(Error::SystemUnsaid),
+            false => Ok(tasks),
+        }
+    }
+
+    /// What a text is likely to be says more of a base model, and is read as it stands, unless somebody wants it otherwise.
+    fn is_chat(&self, wanted: ChatTemplate, task: &Task) -> bool {
+        match wanted {
+            ChatTemplate::On => true,
+            ChatTemplate::Off => false,
+            ChatTemplate::Auto => self.without.is_empty() && task.kind() == Kind::Generate,
+        }
+    }
+}
+
 /// The tasks of the fitness, one for each language.
-pub(super) fn of_fitness(space: &Space, data: &DataDirs) -> Result<Vec<FitnessTask>, Error> {
+pub(super) fn of_fitness(asking: &Asking<'_>) -> Result<Vec<FitnessTask>, Error> {
     let mut tasks = Vec::new();
-    for (i, reference) in space.fitness.tasks.iter().enumerate() {
-        tasks.extend(fitness_tasks(reference, data).map_err(Error::at(format!("fitness.tasks[{i}]")))?);
+    for (i, reference) in asking.space.fitness.tasks.iter().enumerate() {
+        tasks.extend(
+            asking
+                .load(reference)
+                .map_err(Error::at(format!("fitness.tasks[{i}]")))?,
+        );
     }
     Ok(tasks)
 }
 
 /// The tasks that only the final asks: others than those of the fitness.
-pub(super) fn held_out(space: &Space, tasks: &[FitnessTask], data: &DataDirs) -> Result<Vec<FitnessTask>, Error> {
+pub(super) fn held_out(asking: &Asking<'_>, tasks: &[FitnessTask]) -> Result<Vec<FitnessTask>, Error> {
     let name = |task: &FitnessTask| (task.task.name().to_string(), task.task.lang().to_string());
     let mut names: Vec<_> = tasks.iter().map(name).collect();
     let mut held_out = Vec::new();
-    for (index, reference) in space.finale.held_out.iter().enumerate() {
-        let loaded = fitness_tasks(reference, data).map_err(Error::at(format!("final.held_out[{index}]")))?;
+    for (index, reference) in asking.space.finale.held_out.iter().enumerate() {
+        let loaded = asking
+            .load(reference)
+            .map_err(Error::at(format!("final.held_out[{index}]")))?;
         for task in loaded {
             let name = name(&task);
             if names.contains(&name) {

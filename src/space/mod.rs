@@ -228,6 +228,29 @@ pub struct Fitness {
     pub scale: Scale,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
+    /// Of every task that does not say otherwise. Runs of before there was this key asked without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<ChatTemplate>,
+    /// The system message of every task that has no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+/// Whether questions go through each model's own chat template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatTemplate {
+    /// Where all models bring one and answers are generated.
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl ChatTemplate {
+    /// In the order of its words in a space.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+    pub const WORDS: [&str; 3] = ["auto", "on", "off"];
 }
 
 /// What is maximised.
@@ -330,6 +353,33 @@ pub struct TaskRef {
     pub shots: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// Tokens of an answer at most, instead of the task's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Instead of what the fitness says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<ChatTemplate>,
+    /// Instead of the fitness's system message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+impl TaskRef {
+    /// A task by its name alone, whole.
+    pub fn named(task: impl Into<String>, split: impl Into<String>) -> Self {
+        Self {
+            task: task.into(),
+            lang: None,
+            weight: 1.0,
+            split: split.into(),
+            limit: None,
+            shots: None,
+            profile: None,
+            max_new_tokens: None,
+            chat_template: None,
+            system: None,
+        }
+    }
 }
 
 /// A collapsed merge is turned away before it costs a generation.

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups, Learning, Limit,
-    Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale, Search, Space,
-    SplitRef, TaskRef, Teachers,
+    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups,
+    Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale,
+    Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
@@ -605,6 +605,13 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         }
         None => None,
     };
+    let asks = |key| match (map.optional(key), &command) {
+        (Some(node), Some(_)) => Err(node.error("a command asks its questions itself")),
+        (node, _) => Ok(node),
+    };
+    asks("chat_template")?;
+    let system = asks("system")?.map(Node::text).transpose()?;
+    let chat_template = chat_template(&map)?;
     map.finish()?;
     Ok(Fitness {
         tasks,
@@ -613,6 +620,8 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         objectives,
         scale,
         guard,
+        chat_template,
+        system,
     })
 }
 
@@ -660,15 +669,7 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
 
 fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
     if matches!(node.value, Value::Str(_)) {
-        return Ok(TaskRef {
-            task: node.text()?,
-            lang: None,
-            weight: 1.0,
-            split: split.into(),
-            limit: None,
-            shots: None,
-            profile: None,
-        });
+        return Ok(TaskRef::named(node.text()?, split));
     }
     let map = node.map()?;
     let weight = match map.optional("weight") {
@@ -689,9 +690,23 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
             Some(node) => Some(["fitness", "parity"][node.one_of(&["fitness", "parity"])?].to_string()),
             None => None,
         },
+        max_new_tokens: match map.optional("max_new_tokens") {
+            Some(node) => match node.usize()? {
+                0 => return Err(node.error("answers of no tokens cannot be right")),
+                n => Some(n),
+            },
+            None => None,
+        },
+        chat_template: chat_template(&map)?,
+        system: map.optional("system").map(Node::text).transpose()?,
     };
     map.finish()?;
     Ok(task)
+}
+
+fn chat_template(map: &Map<'_>) -> Result<Option<ChatTemplate>, yaml::Error> {
+    let word = |node: &Node| Ok(ChatTemplate::ALL[node.one_of(&ChatTemplate::WORDS)?]);
+    map.optional("chat_template").map(word).transpose()
 }
 
 /// A number, or `all`.

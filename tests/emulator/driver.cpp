@@ -1,4 +1,4 @@
-// Stands in for libcuda, libcublas, libcurand and libnvrtc on a machine without a GPU: device memory is memory, a kernel is
+// Stands in for libcuda, libcublas and libnvrtc on a machine without a GPU: device memory is memory, a kernel is
 // compiled by g++ with kernel.h, and everything is done at once. Fresh memory is filled with NaN, so that a read of what was
 // never written shows.
 #include <dlfcn.h>
@@ -25,14 +25,14 @@ API Result cuDriverGetVersion(int *v) { *v = 13000; return 0; }
 API Result cuDeviceGet(int *d, int ordinal) { *d = ordinal; return ordinal ? 101 : 0; }
 API Result cuDeviceGetCount(int *n) { *n = 1; return 0; }
 API Result cuDeviceGetName(char *name, int n, int) { snprintf(name, n, "emulator"); return 0; }
-API Result cuDeviceTotalMem_v2(size_t *n, int) { *n = 8ull << 30; return 0; }
-API Result cuMemGetInfo_v2(size_t *free, size_t *all) { *free = *all = 8ull << 30; return 0; }
+API Result cuDeviceTotalMem_v2(size_t *n, int) { *n = 1ull << 30; return 0; }
 API Result cuDeviceGetAttribute(int *value, int attribute, int) {
     *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 115 ? 1 : 0; // compute capability 9.0, memory pools
     return 0;
 }
 API Result cuDeviceGetDefaultMemPool(Handle *pool, int) { *pool = (Handle)6; return 0; }
 API Result cuMemPoolSetAttribute(Handle, int, void *) { return 0; }
+API Result cuMemPoolGetAttribute(Handle, int, uint64_t *value) { *value = 0; return 0; }
 API Result cuDevicePrimaryCtxRetain(Handle *c, int) { *c = (Handle)1; return 0; }
 API Result cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API Result cuCtxSetCurrent(Handle) { return 0; }
@@ -65,7 +65,7 @@ API Result cuEventDestroy_v2(Handle) { return 0; }
 API Result cuGetErrorName(int, const char **s) { *s = "EMULATOR"; return 0; }
 API Result cuGetErrorString(int, const char **s) { *s = "the emulator"; return 0; }
 
-static size_t used, limit = getenv("EMULATOR_MEMORY") ? strtoull(getenv("EMULATOR_MEMORY"), 0, 10) : SIZE_MAX;
+static size_t used, limit = getenv("EMULATOR_MEMORY") ? strtoull(getenv("EMULATOR_MEMORY"), 0, 10)  : 1ull << 30;
 static Result allocate(Ptr *p, size_t n) {
     if (recorded) return 900; // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     if (used + n > limit) return 2; // CUDA_ERROR_OUT_OF_MEMORY
@@ -81,6 +81,11 @@ static Result release(Ptr p) {
     used -= *memory;
     memset((char *)memory + 256, 0xff, *memory);
     free(memory);
+    return 0;
+}
+API Result cuMemGetInfo_v2(size_t *free, size_t *all) {
+    *all = limit;
+    *free = limit > used ? limit - used : 0;
     return 0;
 }
 API Result cuMemAllocAsync(Ptr *p, size_t n, Handle) { return allocate(p, n); }
@@ -128,7 +133,7 @@ API Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsig
     return 0;
 }
 
-// A program is compiled to a shared library, whose path takes the place of PTX.
+// A program is compiled to a shared library, whose path takes the place of machine code.
 struct Program {
     std::string source, log, library;
 };
@@ -167,15 +172,13 @@ API Result nvrtcCompileProgram(Program *p, int count, const char **options) {
 }
 API Result nvrtcGetProgramLogSize(Program *p, size_t *n) { *n = p->log.size() + 1; return 0; }
 API Result nvrtcGetProgramLog(Program *p, char *to) { strcpy(to, p->log.c_str()); return 0; }
+API Result nvrtcVersion(int *major, int *minor) { *major = 13; *minor = 0; return 0; }
+API Result nvrtcGetCUBINSize(Program *p, size_t *n) { *n = p->library.size() + 1; return 0; }
+API Result nvrtcGetCUBIN(Program *p, char *to) { strcpy(to, p->library.c_str()); return 0; }
 API Result nvrtcGetPTXSize(Program *p, size_t *n) { *n = p->library.size() + 1; return 0; }
 API Result nvrtcGetPTX(Program *p, char *to) { strcpy(to, p->library.c_str()); return 0; }
 API Result nvrtcDestroyProgram(Program **p) { delete *p; return 0; }
 API const char *nvrtcGetErrorString(int) { return "the emulator could not compile"; }
-
-API Result curandCreateGenerator(Handle *g, int) { *g = (Handle)4; return 0; }
-API Result curandSetPseudoRandomGeneratorSeed(Handle, unsigned long long) { return 0; }
-API Result curandSetStream(Handle, Handle) { return 0; }
-API Result curandDestroyGenerator(Handle) { return 0; }
 
 API Result cublasCreate_v2(Handle *h) { *h = (Handle)5; return 0; }
 API Result cublasDestroy_v2(Handle) { return 0; }
@@ -221,4 +224,5 @@ API Result cublasGemmEx(Handle, int ta, int tb, int m, int n, int k, const void 
     else product(m, n, k, scale, a, at, b, bt, keep, c, ct);
     return 0;
 }
+API Result cublasSetMathMode(Handle, int) { return 0; }
 API Result cublasSetWorkspace_v2(Handle, void *, size_t) { return 0; }

@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 
-use candle_core::Device;
 use heterosis::{
     merge::{Plan, TensorSource, Vocabulary},
     model::{
@@ -160,7 +159,7 @@ fn run_directly(pair: &Pair) -> f64 {
         };
         Ok(pair.weight(model, &format!("{stack}{layer}.{rest}")))
     };
-    let mut decoder = Decoder::load(spec, &Device::Cpu, DType::F32, &mut read).unwrap();
+    let mut decoder = Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read).unwrap();
     let step = |(model, layer, input_scale): (&str, usize, f32)| Step {
         layer: layer + if model == "b" { depth } else { 0 },
         input_scale,
@@ -199,7 +198,7 @@ fn run_export(pair: &Pair, scaled: bool) -> f64 {
         let output = plan.outputs().iter().position(|o| o.name == name).ok_or("not made")?;
         plan.compute(output, pair).map_err(|e| e.to_string())
     };
-    nll(Decoder::load(spec, &Device::Cpu, DType::F32, &mut read).unwrap())
+    nll(Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read).unwrap())
 }
 
 /// `tests/peers/paths.py` gives these recipes to transformers and mergekit. `UPDATE_RECIPES=1` writes them anew.

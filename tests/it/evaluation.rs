@@ -23,7 +23,7 @@ fn engine(name: &str, options: EngineOptions) -> Engine {
     let checkpoint = open(name);
     let spec = DecoderSpec::from_config(checkpoint.config()).unwrap();
     let mut read = |tensor: &str| checkpoint.read_f32(tensor).map_err(|e| e.to_string());
-    let decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut read).unwrap();
+    let decoder = Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read).unwrap();
     let tokenizer = Tokenizer::from_dir(Path::new(&path(name))).unwrap();
     Engine::new(decoder, Arc::new(tokenizer), options)
 }

@@ -37,7 +37,7 @@ fn engine(recipe: &Recipe, parents: &Parents) -> Engine {
         let i = plan.outputs().iter().position(|o| o.name == name).unwrap();
         plan.compute(i, parents).map_err(|e| e.to_string())
     };
-    let decoder = Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut read).unwrap();
+    let decoder = Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read).unwrap();
     let tokenizer = Tokenizer::from_dir(&root().join("models/tiny-base")).unwrap();
     Engine::new(decoder, Arc::new(tokenizer), EngineOptions::default())
 }
@@ -76,7 +76,7 @@ fn course<'a>(parents: &'a Parents, decode: &'a dyn Fn(&[f64]) -> Recipe, of: &R
         variables,
         groups: (0..texts.len()).collect(),
         texts,
-        device: candle_core::Device::Cpu,
+        device: heterosis::model::Device::Cpu,
         dtype: DType::F32,
         settings: Settings::default(),
     }

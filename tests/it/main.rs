@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod chat;
 mod check;
 mod combinations;
 mod commands;
@@ -14,6 +15,7 @@ mod program;
 mod questions;
 mod racing;
 mod runs;
+mod serve;
 mod session;
 mod terminal;
 mod tidy;

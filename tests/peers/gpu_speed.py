@@ -2,7 +2,7 @@
 prompts of about 120 tokens after a prefix of 800, 200 new tokens each, no question ending early.
 
     pip install torch transformers
-    cargo build --release --features cuda --example throughput
+    cargo build --release --example throughput
     python gpu_speed.py [--throughput target/release/examples/throughput] [--rounds 5] [--bandwidth 4300]
 
 `--bandwidth` (GB/s) is what a copy on the device reaches; of it `throughput` says what share a step uses. `--device cpu

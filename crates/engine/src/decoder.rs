@@ -15,6 +15,9 @@ use super::attention::RowView;
 use super::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Cuda};
+use super::device::Device;
+#[cfg(not(feature = "cuda"))]
+use super::device::NoGpu;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
 use super::rope::{RopeTable, Scaling};
@@ -176,7 +179,7 @@ impl Decoder {
     /// **Errors** name the tensor that is missing or has another size than config.json says.
     pub fn load(
         spec: DecoderSpec,
-        device: &candle_core::Device,
+        device: Device,
         dtype: DType,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
@@ -190,7 +193,7 @@ impl Decoder {
         dtype: DType,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
-        Self::empty(spec, &candle_core::Device::Cpu, dtype, isa)?.filled(read)
+        Self::empty(spec, Device::Cpu, dtype, isa)?.filled(read)
     }
 
     fn filled(mut self, read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>) -> Result<Self, Error> {
@@ -205,22 +208,16 @@ impl Decoder {
     }
 
     /// A decoder with all weights zero.
-    fn empty(spec: DecoderSpec, device: &candle_core::Device, dtype: DType, isa: Isa) -> Result<Self, Error> {
+    fn empty(spec: DecoderSpec, device: Device, dtype: DType, isa: Isa) -> Result<Self, Error> {
         for rope in &spec.ropes {
             rope.validate(spec.head_dim)?;
         }
         let backend = match device {
-            candle_core::Device::Cpu => Backend::Cpu(Box::new(Model::zeros(&spec, isa)?)),
+            Device::Cpu => Backend::Cpu(Box::new(Model::zeros(&spec, isa)?)),
             #[cfg(feature = "cuda")]
-            candle_core::Device::Cuda(device) => {
-                Backend::Cuda(Box::new(Model::zeros(&spec, cuda::open(device, dtype, &spec)?)?))
-            }
-            _ => {
-                return Err(Error::Device {
-                    what: "the decoder".into(),
-                    device: format!("{:?}", device.location()),
-                });
-            }
+            Device::Cuda(ordinal) => Backend::Cuda(Box::new(Model::zeros(&spec, cuda::open(ordinal, dtype, &spec)?)?)),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => return Err(NoGpu::NotBuilt.into()),
         };
         Ok(Decoder {
             dtype,
@@ -242,6 +239,26 @@ impl Decoder {
 
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
+    }
+
+    /// Bytes that keys and values may take beside steps of `rows` rows: on a GPU what is free now, less a tenth; `None` where
+    /// nobody knows.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub(super) fn kv_room(&self, rows: usize) -> Option<u64> {
+        match &self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => {
+                // A device that does not answer fails at the first step, in its own words.
+                let free = model.device.free_bytes().unwrap_or(0);
+                Some((free / 10 * 9).saturating_sub(Cuda::step_bytes(&self.spec, self.dtype, rows)))
+            }
+        }
+    }
+
+    /// Gives back all memory but that of the weights.
+    pub(super) fn release_buffers(&mut self) {
+        on_device!(&self.backend, model => model.passes().clear());
     }
 
     /// How often a weight or the path has changed.
@@ -540,6 +557,38 @@ impl Decoder {
                 self.finish_logits(&mut logits.data);
                 Ok(logits)
             }
+            #[cfg(feature = "cuda")]
+            _ => unreachable!("states go back to the device that computed them"),
+        }
+    }
+
+    /// Shows the logits of each of the normed hidden states, with its row.
+    pub(super) fn for_logits(&self, states: &States, see: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
+        const ROWS_OF_LOGITS: usize = 48;
+        let mut show = |first: usize, logits: &Matrix| {
+            let rows = logits.data.chunks(logits.cols.max(1));
+            (first..).zip(rows).for_each(|(row, logits)| see(row, logits));
+        };
+        match (&self.backend, states) {
+            (Backend::Cpu(model), States::Host(states)) => {
+                let parts = states.data.chunks(ROWS_OF_LOGITS * states.cols.max(1));
+                for (part, data) in parts.enumerate() {
+                    let states = Matrix {
+                        rows: data.len() / states.cols.max(1),
+                        cols: states.cols,
+                        data: data.to_vec(),
+                    };
+                    show(part * ROWS_OF_LOGITS, &self.logits_of(model, &states));
+                }
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            (Backend::Cuda(model), States::Cuda(states)) => model.with_arithmetic(|a| {
+                a.for_logits(&model.head, states, &mut |first, mut logits| {
+                    self.finish_logits(&mut logits.data);
+                    show(first, &logits);
+                })
+            }),
             #[cfg(feature = "cuda")]
             _ => unreachable!("states go back to the device that computed them"),
         }

@@ -16,14 +16,16 @@ use rayon::prelude::*;
 use super::Error;
 use super::arithmetic::{Picks, States};
 use super::decoder::{Chunk, Decoder, PICKED};
+use super::device::Device;
 use super::kv::{Pool, Segment, blocks_for};
 use super::prefix::{Entry, Trie};
+use super::sampling::Sampling;
 use super::tokenizer::{TextStream, Tokenizer};
 
 /// Limits of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// Memory for keys and values; more requests than fit wait for their turn.
+    /// Memory for keys and values, at most; more requests than fit wait for their turn. On a GPU also at most what is free.
     pub kv_memory_bytes: u64,
     /// Tokens computed in one step, apart from the rows that are generating.
     pub step_tokens: usize,
@@ -43,11 +45,11 @@ impl Default for EngineOptions {
 
 impl EngineOptions {
     /// What suits a device: a GPU is fast only at large steps.
-    pub fn for_device(device: &candle_core::Device) -> Self {
+    pub fn for_device(device: Device) -> Self {
         match device.is_cpu() {
             true => EngineOptions::default(),
             false => EngineOptions {
-                kv_memory_bytes: 8 << 30,
+                kv_memory_bytes: u64::MAX,
                 step_tokens: 4096,
                 max_rows: 512,
             },
@@ -58,7 +60,7 @@ impl EngineOptions {
 /// A condition on the text generated so far.
 pub type StopWhen = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// A prompt to continue greedily.
+/// A prompt to continue.
 #[derive(Clone)]
 pub struct Request {
     pub prompt: Vec<u32>,
@@ -69,6 +71,22 @@ pub struct Request {
     pub stop_when: Option<StopWhen>,
     /// Ends the row when it repeats itself exactly, see [`repeats`].
     pub loop_guard: bool,
+    /// How tokens are drawn; the likeliest ones where nothing is said.
+    pub sampling: Option<Sampling>,
+}
+
+impl Request {
+    /// A prompt that is continued greedily until the model ends or there are `max_new_tokens`.
+    pub fn new(prompt: Vec<u32>, max_new_tokens: usize) -> Self {
+        Self {
+            prompt,
+            max_new_tokens,
+            stop: Arc::default(),
+            stop_when: None,
+            loop_guard: false,
+            sampling: None,
+        }
+    }
 }
 
 /// Why a row ended.
@@ -148,14 +166,52 @@ pub struct Engine {
     pool: Option<Pool>,
 }
 
+/// Rows at which there is nothing to be gained from fewer.
+const LEAST_ROWS: usize = 4;
+/// Tokens of a step, likewise.
+const LEAST_STEP: usize = 64;
+
 impl Engine {
     pub fn new(decoder: Decoder, tokenizer: Arc<Tokenizer>, options: EngineOptions) -> Self {
+        let room = decoder.kv_room(options.step_tokens + options.max_rows);
         Engine {
+            options: EngineOptions {
+                kv_memory_bytes: options.kv_memory_bytes.min(room.unwrap_or(u64::MAX)),
+                ..options
+            },
             decoder,
             tokenizer,
-            options,
             pool: None,
         }
+    }
+
+    /// Works, and where the GPU's memory runs out meanwhile (somebody else takes some, or rows are longer than usual), begins
+    /// once more with half as many rows at a time.
+    fn within_memory<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            match work(self) {
+                Err(Error::GpuMemory { .. }) if self.halve() => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Takes half as much memory from now on; false where that would be too little to work with.
+    fn halve(&mut self) -> bool {
+        let EngineOptions {
+            kv_memory_bytes,
+            step_tokens,
+            max_rows,
+        } = &mut self.options;
+        if *max_rows <= LEAST_ROWS {
+            return false;
+        }
+        *max_rows /= 2;
+        *step_tokens = (*step_tokens / 2).max(LEAST_STEP);
+        *kv_memory_bytes /= 2;
+        self.pool = None;
+        self.decoder.release_buffers();
+        true
     }
 
     pub fn decoder(&self) -> &Decoder {
@@ -190,8 +246,16 @@ impl Engine {
         self.pool.as_ref().map_or(0, Pool::held_bytes)
     }
 
-    /// Continues each prompt greedily; answers come in the order of the requests.
+    /// Continues each prompt; answers come in the order of the requests.
     pub fn generate(
+        &mut self,
+        requests: &[Request],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Generation>, Error> {
+        self.within_memory(|engine| engine.generate_once(requests, progress))
+    }
+
+    fn generate_once(
         &mut self,
         requests: &[Request],
         progress: &mut dyn FnMut(Progress),
@@ -217,7 +281,11 @@ impl Engine {
             .collect();
         let skip: Vec<bool> = requests.iter().map(|r| r.max_new_tokens == 0).collect();
         let mut answers = Answers { writers };
-        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        let mut scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        if requests.iter().any(|request| request.sampling.is_some()) {
+            // What is drawn is known to the host alone.
+            scheduler.ahead = 0;
+        }
         self.pool = Some(scheduler.run(&mut answers, progress)?);
         Ok(answers.writers.into_iter().map(Writer::finish).collect())
     }
@@ -233,6 +301,47 @@ impl Engine {
         requests: &[ScoreRequest],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Score>, Error> {
+        self.within_memory(|engine| engine.score_once(requests, progress))
+    }
+
+    /// How likely each token of given continuations is, with the `top` likeliest at its place.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub fn token_scores(&mut self, requests: &[ScoreRequest], top: usize) -> Result<Vec<Vec<TokenScore>>, Error> {
+        self.within_memory(|engine| {
+            let (jobs, skip) = engine.scoring(requests)?;
+            let mut read = TokenScores {
+                requests,
+                top,
+                scores: vec![Vec::new(); requests.len()],
+            };
+            let scheduler = Scheduler::new(&mut engine.decoder, &engine.options, engine.pool.take(), jobs, &skip)?;
+            engine.pool = Some(scheduler.run(&mut read, &mut |_| {})?);
+            Ok(read.scores)
+        })
+    }
+
+    fn score_once(
+        &mut self,
+        requests: &[ScoreRequest],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Score>, Error> {
+        let (jobs, skip) = self.scoring(requests)?;
+        let nothing = Score {
+            log_likelihood: 0.0,
+            tokens: 0,
+            greedy: true,
+        };
+        let scores = vec![nothing; requests.len()];
+        let mut scores = Scores { requests, scores };
+        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
+        self.pool = Some(scheduler.run(&mut scores, progress)?);
+        Ok(scores.scores)
+    }
+
+    /// What scoring is to the scheduler, and which requests have nothing to score.
+    fn scoring<'r>(&self, requests: &'r [ScoreRequest]) -> Result<(Vec<Job<'r>>, Vec<bool>), Error> {
         let jobs: Vec<Job> = requests
             .iter()
             .enumerate()
@@ -254,17 +363,8 @@ impl Engine {
         for (request, r) in requests.iter().enumerate() {
             check_tokens(request, &r.tokens, self.decoder.spec().vocab)?;
         }
-        let skip: Vec<bool> = requests.iter().map(|r| r.from >= r.tokens.len()).collect();
-        let nothing = Score {
-            log_likelihood: 0.0,
-            tokens: 0,
-            greedy: true,
-        };
-        let scores = vec![nothing; requests.len()];
-        let mut scores = Scores { requests, scores };
-        let scheduler = Scheduler::new(&mut self.decoder, &self.options, self.pool.take(), jobs, &skip)?;
-        self.pool = Some(scheduler.run(&mut scores, progress)?);
-        Ok(scores.scores)
+        let skip = requests.iter().map(|r| r.from >= r.tokens.len()).collect();
+        Ok((jobs, skip))
     }
 
     /// Mean negative log-likelihood a token of one sequence, cut into windows of `context` tokens without overlap; the first
@@ -407,8 +507,20 @@ struct Answers<'a> {
 }
 
 impl Reader for Answers<'_> {
-    fn states(&mut self, decoder: &Decoder, _owners: &[usize], states: &States) -> Result<Picks, Error> {
-        decoder.pick(states)
+    fn states(&mut self, decoder: &Decoder, owners: &[usize], states: &States) -> Result<Picks, Error> {
+        let picks = decoder.pick(states)?;
+        let sampled = |owner: &usize| self.writers[*owner].request.sampling.is_some();
+        if !owners.iter().any(sampled) {
+            return Ok(picks);
+        }
+        let mut tokens = picks.wait()?;
+        decoder.for_logits(states, &mut |row, logits| {
+            let writer = &self.writers[owners[row]];
+            if let Some(sampling) = &writer.request.sampling {
+                tokens[row] = sampling.draw(logits, writer.ids.len());
+            }
+        })?;
+        Ok(Picks::Ready(tokens))
     }
 
     fn picked(&mut self, owners: &[usize], picks: Vec<u32>) -> Vec<Option<u32>> {
@@ -454,6 +566,61 @@ impl Reader for Scores<'_> {
 
     fn picked(&mut self, owners: &[usize], _picks: Vec<u32>) -> Vec<Option<u32>> {
         vec![None; owners.len()]
+    }
+}
+
+/// How likely one token was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScore {
+    pub token: u32,
+    /// Natural.
+    pub log_probability: f64,
+    /// The likeliest tokens at its place with their log-probabilities, the likeliest first.
+    pub top: Vec<(u32, f64)>,
+}
+
+struct TokenScores<'a> {
+    requests: &'a [ScoreRequest],
+    top: usize,
+    scores: Vec<Vec<TokenScore>>,
+}
+
+impl Reader for TokenScores<'_> {
+    fn states(&mut self, decoder: &Decoder, owners: &[usize], states: &States) -> Result<Picks, Error> {
+        decoder.for_logits(states, &mut |row, logits| {
+            let owner = owners[row];
+            let request = &self.requests[owner];
+            let token = request.tokens[request.from + self.scores[owner].len()];
+            self.scores[owner].push(TokenScore::of(token, logits, self.top));
+        })?;
+        Ok(Picks::Ready(Vec::new()))
+    }
+
+    fn picked(&mut self, owners: &[usize], _picks: Vec<u32>) -> Vec<Option<u32>> {
+        vec![None; owners.len()]
+    }
+}
+
+impl TokenScore {
+    fn of(token: u32, logits: &[f32], top: usize) -> Self {
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+        let log_probability = |token: u32| f64::from(logits[token as usize] - most) - sum.ln();
+        let mut likeliest: Vec<u32> = (0..logits.len() as u32).collect();
+        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if (1..likeliest.len()).contains(&top) {
+            likeliest.select_nth_unstable_by(top - 1, by_logit);
+        }
+        likeliest.truncate(top);
+        likeliest.sort_unstable_by(by_logit);
+        Self {
+            token,
+            log_probability: log_probability(token),
+            top: likeliest
+                .into_iter()
+                .map(|token| (token, log_probability(token)))
+                .collect(),
+        }
     }
 }
 
@@ -964,11 +1131,8 @@ mod tests {
         })
         .unwrap();
         let request = Request {
-            prompt: vec![0],
-            max_new_tokens: 64,
             stop: Arc::new([stop.to_string()]),
-            stop_when: None,
-            loop_guard: false,
+            ..Request::new(vec![0], 64)
         };
         let mut writer = Writer::new(&request, &tokenizer);
         let taken = ids.iter().take_while(|id| writer.push(**id)).count();

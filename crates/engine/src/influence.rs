@@ -123,7 +123,7 @@ mod tests {
             let scale = if is_idle(name) { 0.0 } else { 1.0 };
             Ok((0..sizes[name]).map(|i| value(i) * scale).collect())
         };
-        Decoder::load(spec, &candle_core::Device::Cpu, DType::F32, &mut read).unwrap()
+        Decoder::load(spec, crate::Device::Cpu, DType::F32, &mut read).unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! tensors that is, and how the file's stand otherwise), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
 //! device), `cpu` with `kernels` and `attention`, `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
-//! request is computed when), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
+//! request is computed when), `sampling` (which token it is), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
 //! `twin`, the same forward pass with derivatives.
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 
@@ -15,6 +15,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod decoder;
+pub mod device;
 pub mod engine;
 mod families;
 mod growth;
@@ -23,6 +24,7 @@ pub mod kernels;
 mod kv;
 mod prefix;
 mod rope;
+pub mod sampling;
 pub mod spec;
 mod tensors;
 #[cfg(test)]
@@ -34,9 +36,13 @@ mod twin;
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
 pub use decoder::{DType, Decoder};
-pub use engine::{Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest};
+pub use device::{Device, NoGpu, keep_kernels_in};
+pub use engine::{
+    Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest, TokenScore,
+};
 pub use heterosis_isa::Isa;
 pub use influence::block_influence;
+pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
 pub use twin::{Loss, Text, Twin};
@@ -124,6 +130,8 @@ pub enum Error {
     NoChatTemplate { file: String },
     #[error("{what} is not supported on device {device}")]
     Device { what: String, device: String },
+    #[error("computing on a GPU: {0}")]
+    NoGpu(#[from] NoGpu),
     #[error("the GPU failed at {doing}: {reason}")]
     Gpu { doing: String, reason: String },
     #[error(

@@ -3,23 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use heterosis_isa::Isa;
 use safetensors::SafeTensors;
 
 use super::Error;
 use super::decoder::{Chunk, DType, Decoder, Step};
+use super::device::Device;
 #[cfg(feature = "cuda")]
 use super::engine::Score;
 use super::engine::{Engine, EngineOptions, Finish, Request, ScoreRequest, repeats};
 use super::kv::{Pool, Segment};
+use super::sampling::Sampling;
 use super::spec::DecoderSpec;
 use super::tokenizer::{Tokenizer, TokenizerFiles};
 
 /// `HETEROSIS_TEST_DEVICE=cuda` (in a build for it) runs these tests there; what must hold bit for bit is then left out.
 fn device() -> Device {
     match std::env::var("HETEROSIS_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Device::new_cuda(0).unwrap(),
+        Ok("cuda") => Device::Cuda(0),
         _ => Device::Cpu,
     }
 }
@@ -60,7 +61,7 @@ impl Golden {
                 .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
                 .collect())
         };
-        Decoder::load(spec, &device(), DType::F32, &mut read).unwrap()
+        Decoder::load(spec, device(), DType::F32, &mut read).unwrap()
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {
@@ -138,13 +139,7 @@ pub(super) fn engine(decoder: Decoder, options: EngineOptions) -> Engine {
 }
 
 fn request(prompt: &[u32], max_new_tokens: usize) -> Request {
-    Request {
-        prompt: prompt.to_vec(),
-        max_new_tokens,
-        stop: Arc::new([]),
-        stop_when: None,
-        loop_guard: false,
-    }
+    Request::new(prompt.to_vec(), max_new_tokens)
 }
 
 /// Largest difference over the largest magnitude of what is expected.
@@ -249,7 +244,7 @@ impl Small {
     }
 
     pub(super) fn decoder(&self, name: &str) -> Decoder {
-        decoder(&self.configs[name], DType::F32, &device())
+        decoder(&self.configs[name], DType::F32, device())
     }
 
     fn decoder_for(&self, isa: Isa, name: &str) -> Decoder {
@@ -277,7 +272,7 @@ impl Small {
     }
 }
 
-fn decoder(config: &serde_json::Value, dtype: DType, device: &Device) -> Decoder {
+fn decoder(config: &serde_json::Value, dtype: DType, device: Device) -> Decoder {
     let (spec, mut read) = hashed(config);
     Decoder::load(spec, device, dtype, &mut read).unwrap()
 }
@@ -353,7 +348,7 @@ fn a_text_beyond_the_learned_positions_is_refused_and_on_a_gpu_the_family() {
     if !device().is_cpu() {
         // What the GPU's kernels lack is refused by name.
         let (spec, mut read) = hashed(&small.configs["gpt2"]);
-        let error = Decoder::load(spec, &device(), DType::F32, &mut read)
+        let error = Decoder::load(spec, device(), DType::F32, &mut read)
             .err()
             .unwrap()
             .to_string();
@@ -638,7 +633,7 @@ fn half_precision_rounds_the_weights_only() {
     let ids = small.ids("ids");
     let exact = logits(&mut small.decoder("llama"), &[&ids], 100).remove(0);
     for (dtype, tolerance) in [(DType::F16, 2e-3), (DType::Bf16, 2e-2)] {
-        let rounded = logits(&mut decoder(&small.configs["llama"], dtype, &device()), &[&ids], 100).remove(0);
+        let rounded = logits(&mut decoder(&small.configs["llama"], dtype, device()), &[&ids], 100).remove(0);
         let error = relative_error(&rounded, &exact);
         assert!(error > 0.0 && error < tolerance, "{dtype:?} {error}");
     }
@@ -815,27 +810,135 @@ fn requests_that_cannot_be_are_refused() {
     assert!(engine.score(&[]).unwrap().is_empty());
 }
 
-/// A head of 32 dimensions runs on tensor cores in 16 bits.
+/// The sum over a text's tokens is its log-likelihood, and what is greedy is the likeliest.
+#[test]
+fn the_likelihoods_of_tokens_are_those_of_their_text() {
+    let small = Small::open();
+    let requests: Vec<ScoreRequest> = prompts(&small.ids("ids"))
+        .into_iter()
+        .map(|tokens| ScoreRequest {
+            from: 1 + tokens.len() / 3,
+            tokens,
+        })
+        .collect();
+    for name in ["llama", "gemma2"] {
+        let mut engine = engine(small.decoder(name), EngineOptions::default());
+        let (whole, each) = (
+            engine.score(&requests).unwrap(),
+            engine.token_scores(&requests, 3).unwrap(),
+        );
+        for ((whole, each), request) in whole.iter().zip(&each).zip(&requests) {
+            let sum: f64 = each.iter().map(|score| score.log_probability).sum();
+            assert!(
+                (sum - whole.log_likelihood).abs() < 1e-4 * (1.0 + sum.abs()),
+                "{name}: {sum} {whole:?}"
+            );
+            assert_eq!(each.len(), whole.tokens);
+            assert_eq!(each.iter().all(|score| score.top[0].0 == score.token), whole.greedy);
+            for (score, token) in each
+                .iter()
+                .zip(&request.tokens[request.from.min(request.tokens.len())..])
+            {
+                assert_eq!(score.token, *token);
+                assert!(score.top.len() == 3 && score.top.is_sorted_by(|a, b| a.1 >= b.1) && score.top[0].1 <= 0.0);
+            }
+        }
+    }
+}
+
+/// What is drawn for a request is its own, whoever else is asked; and greedy rows beside it stay what they were.
+#[test]
+fn what_is_sampled_does_not_depend_on_the_batch() {
+    let small = Small::open();
+    let prompts = prompts(&small.ids("ids"));
+    let drawn = |i: usize, seed: u64| Request {
+        sampling: (!i.is_multiple_of(3)).then_some(Sampling {
+            temperature: 1.5,
+            top_k: 40,
+            top_p: 0.95,
+            seed,
+            ..Sampling::default()
+        }),
+        ..request(&prompts[i % prompts.len()], 12)
+    };
+    for name in ["llama", "gemma2"] {
+        let mut engine = engine(small.decoder(name), EngineOptions::default());
+        let requests: Vec<Request> = (0..9).map(|i| drawn(i, i as u64)).collect();
+        let together = engine.generate(&requests, &mut |_| {}).unwrap();
+        for (i, (request, together)) in requests.iter().zip(&together).enumerate() {
+            let alone = engine.generate(std::slice::from_ref(request), &mut |_| {}).unwrap();
+            assert_eq!(alone[0], *together, "{name} {i}");
+        }
+        let greedy = engine
+            .generate(&[request(&prompts[3 % prompts.len()], 12)], &mut |_| {})
+            .unwrap();
+        assert_eq!(greedy[0], together[3], "{name}");
+        let others = engine.generate(&[drawn(1, 77), drawn(1, 78)], &mut |_| {}).unwrap();
+        assert!(others[0] != others[1] && others[0] != together[1], "{name}: {others:?}");
+    }
+}
+
+/// Heads of a multiple of 32 dimensions run on tensor cores in 16 bits; only those of 32 were ever tried.
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "needs a GPU, or tests/emulator"]
 fn on_a_gpu_16_bits_differ_from_the_cpu_by_their_rounding() {
-    let config = serde_json::json!({"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
-        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32,
-        "max_position_embeddings": 512});
-    let gpu = Device::new_cuda(0).unwrap();
-    let ids: Vec<u32> = (0..300u32).map(|i| (i * i + 7 * i) % 128).collect();
-    let rows = [&ids[..], &ids[40..57], &ids[..1], &ids[90..155]];
-    for (dtype, most) in [(DType::Bf16, 2e-2), (DType::F16, 3e-3)] {
-        for step in [1000, 37] {
-            let expected = logits(&mut decoder(&config, dtype, &Device::Cpu), &rows, step);
-            let got = logits(&mut decoder(&config, dtype, &gpu), &rows, step);
-            for (got, expected) in got.iter().zip(&expected) {
-                let error = relative_error(got, expected);
-                assert!(error < most && error > 0.0, "{dtype:?} {step}: {error}");
+    let config = |family: &str, head_dim: usize| {
+        serde_json::json!({"model_type": family, "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": head_dim,
+        "query_pre_attn_scalar": 16, "attn_logit_softcapping": 0.5, "sliding_window": 24, "max_position_embeddings": 512})
+    };
+    let llamas = [32, 64, 128, 256].map(|dim| config("llama", dim));
+    let capped = [64].map(|dim| config("gemma2", dim));
+    let gpu = Device::Cuda(0);
+    let ids: Vec<u32> = (0..110u32).map(|i| (i * i + 7 * i) % 128).collect();
+    let rows = [&ids[..], &ids[40..57], &ids[..1], &ids[20..85]];
+    for config in llamas.iter().chain(&capped) {
+        for (dtype, most) in [(DType::Bf16, 2e-2), (DType::F16, 3e-3)] {
+            for step in [1000, 37] {
+                let expected = logits(&mut decoder(config, dtype, Device::Cpu), &rows, step);
+                let got = logits(&mut decoder(config, dtype, gpu), &rows, step);
+                for (got, expected) in got.iter().zip(&expected) {
+                    let error = relative_error(got, expected);
+                    assert!(error < most && error > 0.0, "{dtype:?} {step} {config}: {error}");
+                }
             }
         }
     }
+}
+
+/// Memory that ran out in mid-run was a candidate's failure, and then the next one's, all night. Takes all of the card's
+/// memory, so it runs by itself.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a GPU, or tests/emulator, and nobody beside it"]
+fn alone_on_a_gpu_whose_memory_runs_out_fewer_rows_at_a_time_give_the_same_answers() {
+    let small = Small::open();
+    let requests: Vec<Request> = prompts(&small.ids("ids")).iter().map(|p| request(p, 9)).collect();
+    let config = &small.configs["llama"];
+    let mut cpu = engine(decoder(config, DType::F32, Device::Cpu), EngineOptions::default());
+    let expected = cpu.generate(&requests, &mut |_| {}).unwrap();
+
+    let options = EngineOptions::for_device(Device::Cuda(0));
+    let mut gpu = engine(decoder(config, DType::F32, Device::Cuda(0)), options);
+    let (room, limit) = (gpu.options().kv_memory_bytes, gpu.options().max_rows);
+    let other = std::cell::RefCell::new(super::cuda::Hog::of_all_memory(0));
+    let taken = other.borrow().bytes();
+    assert!(room <= taken, "keys and values may take {room} bytes of {taken}");
+    let mut starts = 0;
+    let answers = gpu.generate(&requests, &mut |p| {
+        starts += usize::from(p.prompt_tokens == 0);
+        if starts == 2 {
+            other.borrow_mut().let_go();
+        }
+    });
+    assert_eq!(answers.unwrap(), expected);
+    assert_eq!((starts, gpu.options().max_rows), (2, limit / 2));
+
+    let mut gpu = engine(decoder(config, DType::F32, Device::Cuda(0)), options);
+    let _other = super::cuda::Hog::of_all_memory(0);
+    let error = gpu.generate(&requests, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::GpuMemory { .. }), "{error}");
 }
 
 /// Rows that share prefixes, end at different steps and wait for memory: the scheduler that looks ahead gives what the one
@@ -863,11 +966,11 @@ fn on_a_gpu_answers_and_scores_are_those_of_the_cpu() {
     let scored: Vec<ScoreRequest> = scored.collect();
     for name in ["llama", "gemma2", "phi3_longrope_partial"] {
         let config = &small.configs[name];
-        let mut cpu = engine(decoder(config, DType::F32, &Device::Cpu), EngineOptions::default());
+        let mut cpu = engine(decoder(config, DType::F32, Device::Cpu), EngineOptions::default());
         let expected = cpu.generate(&requests, &mut |_| {}).unwrap();
         let expected_scores = cpu.score(&scored).unwrap();
         for (step_tokens, max_rows, blocks) in [(384, 256, 1000), (40, 5, 1000), (384, 256, 9)] {
-            let gpu = decoder(config, DType::F32, &Device::new_cuda(0).unwrap());
+            let gpu = decoder(config, DType::F32, Device::Cuda(0));
             let options = EngineOptions {
                 kv_memory_bytes: blocks * gpu.kv_shape().block_bytes(),
                 step_tokens,
@@ -900,8 +1003,8 @@ fn on_a_gpu_recorded_steps_are_those_that_were_launched() {
     let longer = [request(&ids, 20), request(&ids[3..], 20)];
     for name in ["llama", "gemma2", "olmo2"] {
         let config = &small.configs[name];
-        let on = |device: &Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
-        let (mut cpu, mut gpu) = (on(&Device::Cpu), on(&Device::new_cuda(0).unwrap()));
+        let on = |device: Device| engine(decoder(config, DType::F32, device), EngineOptions::default());
+        let (mut cpu, mut gpu) = (on(Device::Cpu), on(Device::Cuda(0)));
         // One token each is scored: a step, recorded before anything was ever picked.
         let scored: Vec<ScoreRequest> = (0..7)
             .map(|last| ScoreRequest {

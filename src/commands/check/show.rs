@@ -83,11 +83,16 @@ fn models_and_tasks(findings: &Findings) {
             .seconds_per_question
             .map(|s| format!("; about {s:.2} s a question"));
         print(format_args!(
-            "task  {} ({}): has {}; asks {}{}",
+            "task  {} ({}): has {}; asks {}{}{}",
             task.task,
             task.lang,
             splits.join(", "),
             asked.join(", "),
+            if task.chat_template {
+                ", through each model's chat template"
+            } else {
+                ""
+            },
             each.unwrap_or_default()
         ));
     }

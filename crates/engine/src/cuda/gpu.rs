@@ -6,40 +6,21 @@
 #![allow(unsafe_code)] // foreign calls; see SAFETY at each
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas};
-use candle_core::cuda_backend::cudarc::driver::{
+use cudarc::cublas::{self, CudaBlas};
+use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
     PinnedHostSlice, PushKernelArg, result, sys,
 };
-use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use rayon::prelude::*;
 
 use super::super::Error;
 use super::super::decoder::DType;
+use super::super::device::NoGpu;
+use super::kernels::{self, ON_TENSOR_CORES, Wanted};
 
-/// The kernels that are always there.
-const KERNELS: [&str; 15] = [
-    "embed",
-    "scale_stream",
-    "norm_rows",
-    "add_bias",
-    "add_branch",
-    "norm_width",
-    "heads",
-    "attend",
-    "combine",
-    "gated",
-    "keep_stream",
-    "keep_elements",
-    "pick",
-    "log_probability",
-    "widen",
-];
-/// Attention for one head size, where the device and the element type allow it.
-const ON_TENSOR_CORES: &str = "attend_on_tensor_cores";
 /// Bytes of cuBLAS' workspace; what NVIDIA advises for compute capability 9.0.
 const BLAS_WORKSPACE: usize = 32 << 20;
 /// Dimensions of a head that any kernel takes.
@@ -54,12 +35,14 @@ pub struct Gpu {
     pinned: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
     /// How often a buffer has moved to other memory.
     moves: AtomicU64,
+    /// A step is being recorded.
+    records: AtomicBool,
     /// Of cuBLAS, which would otherwise ask for memory while a step is recorded.
     _workspace: CudaSlice<u8>,
 }
 
 /// Says at what a CUDA call failed.
-trait During<T> {
+pub trait During<T> {
     fn during(self, doing: &str) -> Result<T, Error>;
 }
 
@@ -134,7 +117,7 @@ pub struct Shape {
     pub window: u32,
     pub items: u32,
     pub scale: f32,
-    /// 0: none.
+    /// Where the kernels are compiled for one.
     pub softcap: f32,
 }
 
@@ -172,13 +155,11 @@ impl From<Shape> for Arg {
 }
 
 impl Gpu {
-    /// Compiles the kernels for heads of `head_dim` dimensions.
-    pub fn new(device: &candle_core::CudaDevice, dtype: DType, head_dim: usize) -> Result<Arc<Self>, Error> {
+    /// Opens a device, and compiles the kernels that a model needs.
+    pub fn new(ordinal: usize, wanted: Wanted) -> Result<Arc<Self>, Error> {
         let opening = "opening the device";
-        let candle_core::DeviceLocation::Cuda { gpu_id } = candle_core::backend::BackendDevice::location(device) else {
-            return Err("not a CUDA device").during(opening);
-        };
-        let context = CudaContext::new(gpu_id).during(opening)?;
+        check(ordinal)?;
+        let context = CudaContext::new(ordinal).during(opening)?;
         // SAFETY: one stream only, so its order is all the order that is needed.
         unsafe { context.disable_event_tracking() };
         keep_freed_memory(&context)?;
@@ -186,21 +167,55 @@ impl Gpu {
         let blas = CudaBlas::new(stream.clone()).during("opening cuBLAS")?;
         // SAFETY: scratch memory, which cuBLAS writes before it reads.
         let workspace: CudaSlice<u8> = unsafe { stream.alloc(BLAS_WORKSPACE) }.during("opening cuBLAS")?;
-        // SAFETY: the workspace lives as long as the handle, in one `Gpu`.
+        // SAFETY: the workspace lives as long as the handle, in one `Gpu`. Partial sums of a long product stay in f32.
         unsafe {
             let address = workspace.device_ptr(&stream).0 as *mut _;
-            cublas::sys::cublasSetWorkspace_v2(*blas.handle(), address, BLAS_WORKSPACE).result()
+            cublas::sys::cublasSetWorkspace_v2(*blas.handle(), address, BLAS_WORKSPACE)
+                .result()
+                .during("opening cuBLAS")?;
+            let mode = cublas::sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+            cublas::sys::cublasSetMathMode(*blas.handle(), mode)
+                .result()
+                .during("opening cuBLAS")?;
         }
-        .during("opening cuBLAS")?;
         Ok(Arc::new(Gpu {
-            dtype,
-            kernels: compile(&context, dtype, head_dim)?,
+            dtype: wanted.dtype,
+            kernels: kernels::load(&context, wanted)?,
             stream,
             blas,
             pinned: Arc::default(),
             moves: AtomicU64::new(0),
+            records: AtomicBool::new(false),
             _workspace: workspace,
         }))
+    }
+
+    /// Bytes of the device that nobody has taken, and those that this process has been given back.
+    pub fn free_bytes(&self) -> Result<u64, Error> {
+        self.bind()?;
+        let (free, _) = result::mem_get_info().during("asking for free memory")?;
+        Ok(free as u64 + self.unused_bytes()?)
+    }
+
+    /// Bytes that were freed and stay with the process; see [`keep_freed_memory`].
+    fn unused_bytes(&self) -> Result<u64, Error> {
+        let context = self.stream.context();
+        if !context.has_async_alloc() {
+            return Ok(0);
+        }
+        let asking = "asking for free memory";
+        let (mut reserved, mut used) = (0u64, 0u64);
+        // SAFETY: both attributes are 64-bit numbers, which the driver writes before it returns.
+        unsafe {
+            use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+            let pool = result::device::get_default_mem_pool(context.cu_device()).during(asking)?;
+            let get = |attribute, value: &mut u64| {
+                sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut *value).cast()).result()
+            };
+            get(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &mut reserved).during(asking)?;
+            get(CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &mut used).during(asking)?;
+        }
+        Ok(reserved.saturating_sub(used))
     }
 
     /// How often a [`Buffer`] has moved.
@@ -216,7 +231,9 @@ impl Gpu {
         // Relaxed: nothing but launches happens meanwhile, on this stream.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         self.stream.begin_capture(mode).during(recording)?;
+        self.records.store(true, Ordering::Relaxed);
         let launched = launches();
+        self.records.store(false, Ordering::Relaxed);
         let graph = self
             .stream
             .end_capture(sys::CUgraphInstantiate_flags(0))
@@ -243,6 +260,10 @@ impl Gpu {
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, Error> {
+        if self.records.load(Ordering::Relaxed) {
+            // A device would record the request: an address that is good once, within the recording.
+            return Err("memory was asked for").during("recording a step");
+        }
         // SAFETY: written before it is read: by `upload`, or by the kernel that fills a matrix.
         unsafe { self.stream.alloc(bytes.max(16)) }.during("memory for the model or its keys and values")
     }
@@ -483,7 +504,9 @@ impl Staging {
             // SAFETY: written below before it is copied.
             slice = Some(unsafe { gpu.stream.context().alloc_pinned(len) }.during(sending)?);
         }
-        let device = self.device.reserve(gpu, words.len() * 4)?;
+        let device = self
+            .device
+            .reserve(gpu, 4 * words.len().next_power_of_two().max(1 << 12))?;
         if let Some(mut slice) = slice {
             let host = &mut slice.as_mut_slice().during(sending)?[..words.len()];
             host.copy_from_slice(words);
@@ -494,6 +517,74 @@ impl Staging {
         }
         Ok(device)
     }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // A copy may be under way, after an error: its memory must not go before it ends.
+        for (_, copied) in self.host.iter().flatten() {
+            let _ = copied.synchronize();
+        }
+    }
+}
+
+/// Somebody else on the device, who takes all that is left of its memory.
+#[cfg(test)]
+pub struct Hog {
+    held: Vec<CudaSlice<u8>>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl Hog {
+    pub fn of_all_memory(ordinal: usize) -> Self {
+        let stream = CudaContext::new(ordinal).unwrap().default_stream();
+        let mut held = Vec::new();
+        for size in [256 << 20, 16 << 20, 1 << 20, 64 << 10, 4 << 10, 256, 16] {
+            // SAFETY: nobody reads it.
+            while let Ok(memory) = unsafe { stream.alloc(size) } {
+                held.push(memory);
+            }
+        }
+        stream.synchronize().unwrap();
+        Self { held }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.held.iter().map(|memory| memory.len() as u64).sum()
+    }
+
+    pub fn let_go(&mut self) {
+        self.held.clear();
+    }
+}
+
+/// Whether a device can be used: its driver, its number, and the libraries that come with the CUDA toolkit.
+pub fn check(ordinal: usize) -> Result<(), NoGpu> {
+    let missing = |library, package| Err(NoGpu::NoLibrary { library, package });
+    let count = devices()?;
+    if ordinal >= count {
+        return Err(NoGpu::NoDevice { ordinal, count });
+    }
+    // SAFETY: libraries are opened and closed again, as the loader would.
+    match unsafe { (cudarc::nvrtc::sys::is_culib_present(), cublas::sys::is_culib_present()) } {
+        (false, _) => missing("NVRTC (libnvrtc)", "nvidia-cuda-nvrtc"),
+        (_, false) => missing("cuBLAS (libcublas)", "nvidia-cublas"),
+        _ => Ok(()),
+    }
+}
+
+/// How many devices the driver counts.
+pub fn devices() -> Result<usize, NoGpu> {
+    let no_driver = |reason: String| NoGpu::NoDriver { reason };
+    // SAFETY: the library is opened and closed again, as the loader would.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(no_driver("there is no libcuda".into()));
+    }
+    let counted = result::init().and_then(|()| result::device::get_count());
+    counted
+        .map(|count| usize::try_from(count).unwrap_or(0))
+        .map_err(|e| no_driver(format!("{e:?}")))
 }
 
 /// Freed memory stays with the process: matrices come and go with every step, and the driver would otherwise unmap them
@@ -510,36 +601,4 @@ fn keep_freed_memory(context: &CudaContext) -> Result<(), Error> {
         sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut most).cast()).result()
     }
     .during("opening the device")
-}
-
-/// Compiles the kernels for the device that is there.
-fn compile(
-    context: &Arc<CudaContext>,
-    dtype: DType,
-    head_dim: usize,
-) -> Result<HashMap<&'static str, CudaFunction>, Error> {
-    let compiling = "compiling the kernels";
-    let (major, minor) = context.compute_capability().during(compiling)?;
-    let element = match dtype {
-        DType::F32 => 0,
-        DType::Bf16 => 1,
-        DType::F16 => 2,
-    };
-    // 16-bit products of this shape came with compute capability 8.0.
-    let tensor_cores = element != 0 && major >= 8 && head_dim.is_multiple_of(32);
-    let options = CompileOptions {
-        options: vec![
-            format!("--gpu-architecture=compute_{major}{minor}"),
-            format!("-DELEMENT={element}"),
-            format!("-DTENSOR_CORES={}", u32::from(tensor_cores)),
-            format!("-DDIM={head_dim}"),
-        ],
-        ..CompileOptions::default()
-    };
-    let ptx = compile_ptx_with_opts(include_str!("kernels.cu"), options).during(compiling)?;
-    let module = context.load_module(ptx).during(compiling)?;
-    let names = KERNELS.into_iter().chain(tensor_cores.then_some(ON_TENSOR_CORES));
-    names
-        .map(|name| Ok((name, module.load_function(name).during(compiling)?)))
-        .collect()
 }

@@ -5,22 +5,26 @@
 //! are recorded and replayed, see [`recording`].
 
 mod gpu;
+mod kernels;
 mod layout;
 mod recording;
 
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use cudarc::driver::CudaSlice;
 
-pub(super) use gpu::Pending;
-use gpu::{Address, Buffer, Gpu, LARGEST_HEAD, Shape, Staging, launch};
+#[cfg(test)]
+pub(super) use gpu::Hog;
+use gpu::{Address, Buffer, Gpu, Shape, Staging, launch};
+pub(super) use gpu::{Pending, check};
+use kernels::Wanted;
 use layout::Layout;
 use recording::{Recorded, Recordings};
 
 use super::Error;
 use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Settings};
 use super::decoder::{Chunk, DType};
-use super::kernels;
+use super::kernels as host;
 use super::kv::KvShape;
 use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 
@@ -28,6 +32,8 @@ use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 const ROWS_OF_LOGITS: usize = 256;
 /// Bytes for the tokens that a step picks.
 const PICKED_AT_LEAST: usize = 4 << 10;
+/// Stretches of keys that a query meets, usually at most.
+const STRETCHES: usize = 4;
 /// Bytes of a slab of blocks.
 const SLAB: usize = 64 << 20;
 
@@ -49,20 +55,19 @@ pub(super) struct Norm {
 /// Opens a device for a model.
 ///
 /// **Errors** a family that the kernels are not made for, a head that they have no room for; whatever the driver refuses.
-pub(super) fn open(device: &candle_core::CudaDevice, dtype: DType, spec: &DecoderSpec) -> Result<Arc<Gpu>, Error> {
+pub(super) fn open(ordinal: usize, dtype: DType, spec: &DecoderSpec) -> Result<Arc<Gpu>, Error> {
     if let Some(beyond) = spec.family.beyond_cuda() {
         return Err(Error::Device {
             what: format!("{beyond}, which the {} family has,", spec.family.name()),
             device: "cuda; it runs with --device cpu".into(),
         });
     }
-    if spec.head_dim > LARGEST_HEAD {
-        return Err(Error::Device {
-            what: format!("a head of {} dimensions (at most {LARGEST_HEAD})", spec.head_dim),
-            device: "cuda".into(),
-        });
-    }
-    Gpu::new(device, dtype, spec.head_dim)
+    let wanted = Wanted {
+        dtype,
+        head_dim: spec.head_dim,
+        softcap: spec.attention_softcap.is_some(),
+    };
+    Gpu::new(ordinal, wanted)
 }
 
 /// What the numbers of a matrix are.
@@ -105,7 +110,7 @@ impl Matrix {
     }
 
     /// As f32 in the host's memory; waits for the device.
-    pub fn into_host(self) -> Result<kernels::Matrix, Error> {
+    pub fn into_host(self) -> Result<host::Matrix, Error> {
         let (rows, cols) = (self.rows, self.cols);
         let mut data = Vec::new();
         if let Some(gpu) = &self.gpu {
@@ -129,7 +134,7 @@ impl Matrix {
             };
             data = gpu.download(floats, rows * cols)?;
         }
-        Ok(kernels::Matrix { rows, cols, data })
+        Ok(host::Matrix { rows, cols, data })
     }
 }
 
@@ -170,6 +175,16 @@ impl Cuda {
         Ok(())
     }
 
+    /// Bytes of what steps of so many rows take besides weights, keys and values; never too little by much.
+    pub fn step_bytes(spec: &DecoderSpec, dtype: DType, rows: usize) -> u64 {
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let elements = 2 * spec.hidden + 2 * q + 2 * kv + 3 * spec.intermediate;
+        // The stream, a branch, and what attention leaves of each stretch of keys.
+        let floats = 2 * spec.hidden + STRETCHES * q;
+        let row = elements * dtype.size_bytes() + floats * size_of::<f32>();
+        (rows * row + ROWS_OF_LOGITS * spec.vocab * size_of::<f32>()) as u64
+    }
+
     fn finish(spec: &DecoderSpec) -> (f32, f32) {
         (spec.logits_divisor, spec.final_softcap.unwrap_or(0.0))
     }
@@ -191,9 +206,26 @@ impl Cuda {
 
     /// Logits before divisor and softcap, in the host's memory.
     #[cfg(test)]
-    pub fn logits(&mut self, head: &Linear, states: &Matrix) -> Result<kernels::Matrix, Error> {
+    pub fn logits(&mut self, head: &Linear, states: &Matrix) -> Result<host::Matrix, Error> {
         self.raw_logits(head, states, 0, states.rows)?;
         std::mem::take(&mut self.logits).into_host()
+    }
+
+    /// Logits before divisor and softcap in the host's memory, some rows at a time: the first row's number, and they.
+    pub fn for_logits(
+        &mut self,
+        head: &Linear,
+        states: &Matrix,
+        see: &mut dyn FnMut(usize, host::Matrix),
+    ) -> Result<(), Error> {
+        for from in (0..states.rows).step_by(ROWS_OF_LOGITS) {
+            let rows = ROWS_OF_LOGITS.min(states.rows - from);
+            let logits = self.raw_logits(head, states, from, rows)?;
+            let data = self.gpu.download(logits, rows * head.outputs)?;
+            let cols = head.outputs;
+            see(from, host::Matrix { rows, cols, data });
+        }
+        Ok(())
     }
 
     pub fn pick(&mut self, spec: &DecoderSpec, head: &Linear, states: &Matrix) -> Result<Pending, Error> {

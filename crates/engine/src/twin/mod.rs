@@ -7,7 +7,7 @@
 //! holds the weights, one layer's gradients, and of each text `tokens × hidden × layers` numbers.
 //!
 //! Reading order: `batch` (texts side by side), `layer` (one layer, written once), then the two ways to compute it and its
-//! derivatives: `host` with `tape` and `fused` on the CPU, `device` with candle's operations and automatic differentiation
+//! derivatives: `host` with `tape` and `fused` on the CPU, `remote` with candle's operations and automatic differentiation
 //! elsewhere. The tests hold both against transformers, the engine, central differences, and each other.
 //!
 //! What it does not do: keys and values kept from one token to the next, shared prefixes, generation. [`Engine`] does those.
@@ -16,21 +16,20 @@
 
 use std::ops::Range;
 
-use candle_core::Device;
-
 use super::Error;
+use super::device::Device;
 use super::rope::RopeTable;
 use super::spec::DecoderSpec;
 use super::tensors::Tensor;
 use batch::{Batch, batches};
-use device::Remote;
 use host::Host;
+use remote::Remote;
 
 mod batch;
-mod device;
 mod fused;
 mod host;
 mod layer;
+mod remote;
 mod tape;
 #[cfg(test)]
 mod tests;
@@ -71,6 +70,10 @@ pub struct Twin {
 
 enum Weights {
     Host(Host),
+    #[cfg_attr(
+        not(any(test, feature = "learn-cuda")),
+        expect(dead_code, reason = "without learn-cuda the processor learns")
+    )]
     Device(Remote),
 }
 
@@ -122,12 +125,14 @@ impl Twin {
     /// A tensor that cannot be read or has another size than config.json says.
     pub fn load(
         spec: DecoderSpec,
-        device: &Device,
+        device: Device,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
-        let weights = match device.is_cpu() {
-            true => Weights::Host(Host::new(&spec)),
-            false => Weights::Device(Remote::new(device)),
+        let weights = match device {
+            #[cfg(feature = "learn-cuda")]
+            Device::Cuda(ordinal) => Weights::Device(Remote::new(&candle_core::Device::new_cuda(ordinal)?)),
+            // A GPU whose operations this program was built without: the processor learns beside it.
+            _ => Weights::Host(Host::new(&spec)),
         };
         Self::load_to(spec, weights, read)
     }

@@ -1,8 +1,8 @@
 //! The twin against transformers, against the engine, and its gradient against central differences of the engine.
 
-use candle_core::Device;
+use crate::device::Device;
 
-use super::{Text, Twin, Weights, device::Remote};
+use super::{Text, Twin, Weights, remote::Remote};
 use crate::Error;
 use crate::decoder::Decoder;
 use crate::engine::{EngineOptions, ScoreRequest};
@@ -18,14 +18,14 @@ fn size(spec: &DecoderSpec, name: &str) -> usize {
 fn twin(small: &Small, name: &str) -> Twin {
     let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
     let known = spec.clone();
-    Twin::load(spec, &Device::Cpu, &mut |name| Ok(weight(&known, name))).unwrap()
+    Twin::load(spec, Device::Cpu, &mut |name| Ok(weight(&known, name))).unwrap()
 }
 
 /// The same with the operations that other devices compute with.
 fn composed(small: &Small, name: &str) -> Twin {
     let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
     let known = spec.clone();
-    let weights = Weights::Device(Remote::new(&Device::Cpu));
+    let weights = Weights::Device(Remote::new(&candle_core::Device::Cpu));
     Twin::load_to(spec, weights, &mut |name| Ok(weight(&known, name))).unwrap()
 }
 

@@ -169,6 +169,7 @@ impl Algebra for Composed<'_> {
 }
 
 impl Remote {
+    #[cfg(any(test, feature = "learn-cuda"))]
     pub fn new(device: &Device) -> Self {
         Remote {
             device: device.clone(),

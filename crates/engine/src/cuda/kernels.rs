@@ -1,0 +1,265 @@
+//! The kernels, compiled for the card at hand when the program runs, and kept for the next program.
+//!
+//! NVRTC makes machine code (a CUBIN) and not PTX: a PTX that is newer than the driver is refused by it. A card that is newer
+//! than NVRTC gets PTX of the newest kind that NVRTC knows, which the driver translates.
+#![allow(unsafe_code)] // foreign calls; see SAFETY at each
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaFunction};
+use cudarc::nvrtc::{Ptx, result, sys};
+
+use super::super::decoder::DType;
+use super::super::device::kernels_folder;
+use super::super::{BUILD, Error};
+use super::gpu::{During, LARGEST_HEAD};
+
+/// The kernels that are always there.
+const KERNELS: [&str; 15] = [
+    "embed",
+    "scale_stream",
+    "norm_rows",
+    "add_bias",
+    "add_branch",
+    "norm_width",
+    "heads",
+    "attend",
+    "combine",
+    "gated",
+    "keep_stream",
+    "keep_elements",
+    "pick",
+    "log_probability",
+    "widen",
+];
+/// Attention for one head size, where the device and the element type allow it.
+pub const ON_TENSOR_CORES: &str = "attend_on_tensor_cores";
+
+const COMPILING: &str = "compiling the kernels";
+
+/// Compute capabilities whose PTX may stand in for that of a newer card, the newest first.
+const KNOWN: [u32; 8] = [121, 120, 103, 100, 90, 89, 86, 80];
+
+/// What kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wanted {
+    pub dtype: DType,
+    pub head_dim: usize,
+    /// Attention scores are capped.
+    pub softcap: bool,
+}
+
+/// Machine code, or PTX for a card that NVRTC does not know.
+enum Image {
+    Cubin(Vec<u8>),
+    Ptx(Vec<u8>),
+}
+
+impl Wanted {
+    fn element(self) -> u32 {
+        match self.dtype {
+            DType::F32 => 0,
+            DType::Bf16 => 1,
+            DType::F16 => 2,
+        }
+    }
+
+    /// 16-bit products of the shape in use came with compute capability 8.0.
+    fn on_tensor_cores(self, capability: u32) -> bool {
+        self.element() != 0 && capability >= 80 && self.head_dim.is_multiple_of(32)
+    }
+
+    fn options(self, capability: u32) -> Vec<String> {
+        vec![
+            format!("-DELEMENT={}", self.element()),
+            format!("-DTENSOR_CORES={}", u32::from(self.on_tensor_cores(capability))),
+            format!("-DDIM={}", self.head_dim),
+            format!("-DSOFTCAP={}", u32::from(self.softcap)),
+        ]
+    }
+
+    /// Names all that the machine code depends on.
+    fn file_name(self, capability: u32, nvrtc: (i32, i32)) -> String {
+        let Self {
+            dtype,
+            head_dim,
+            softcap,
+        } = self;
+        let (major, minor) = nvrtc;
+        let capped = if softcap { "-capped" } else { "" };
+        let dtype = dtype.name();
+        format!("{BUILD}-nvrtc{major}.{minor}-sm_{capability}-{dtype}-{head_dim}{capped}.cubin")
+    }
+}
+
+/// Compiles the kernels for the device that is there, or takes what an earlier program compiled.
+pub fn load(context: &Arc<CudaContext>, wanted: Wanted) -> Result<HashMap<&'static str, CudaFunction>, Error> {
+    if wanted.head_dim > LARGEST_HEAD {
+        return Err(Error::Device {
+            what: format!("a head of {} dimensions (at most {LARGEST_HEAD})", wanted.head_dim),
+            device: "cuda".into(),
+        });
+    }
+    let (major, minor) = context.compute_capability().during(COMPILING)?;
+    let capability = (major * 10 + minor) as u32;
+    let kept = kernels_folder().map(|folder| folder.join(wanted.file_name(capability, nvrtc_version())));
+    if let Some(file) = &kept
+        && let Ok(cubin) = fs::read(file)
+        && let Ok(functions) = functions(context, Ptx::from_binary(cubin), wanted, capability)
+    {
+        return Ok(functions);
+    }
+    match compile(wanted, capability)? {
+        Image::Cubin(cubin) => {
+            let functions = functions(context, Ptx::from_binary(cubin.clone()), wanted, capability)?;
+            if let Some(file) = kept {
+                // A folder that cannot be written costs the next program some seconds.
+                let _ = keep(&file, &cubin);
+            }
+            Ok(functions)
+        }
+        Image::Ptx(ptx) => {
+            let text = String::from_utf8_lossy(&ptx);
+            functions(context, Ptx::from_src(text.trim_end_matches('\0')), wanted, capability)
+        }
+    }
+}
+
+fn functions(
+    context: &Arc<CudaContext>,
+    image: Ptx,
+    wanted: Wanted,
+    capability: u32,
+) -> Result<HashMap<&'static str, CudaFunction>, Error> {
+    let module = context.load_module(image).during(COMPILING)?;
+    let on_tensor_cores = wanted.on_tensor_cores(capability).then_some(ON_TENSOR_CORES);
+    let names = KERNELS.into_iter().chain(on_tensor_cores);
+    names
+        .map(|name| Ok((name, module.load_function(name).during(COMPILING)?)))
+        .collect()
+}
+
+/// In one step: another program may read it meanwhile.
+fn keep(file: &Path, cubin: &[u8]) -> std::io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let fresh: PathBuf = file.with_extension(format!("{}", std::process::id()));
+    let written = fs::File::create(&fresh).and_then(|mut to| to.write_all(cubin));
+    written.and_then(|()| fs::rename(&fresh, file)).inspect_err(|_| {
+        let _ = fs::remove_file(&fresh);
+    })
+}
+
+fn nvrtc_version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: two numbers, which it writes.
+    unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    (major, minor)
+}
+
+/// Machine code for the card; where NVRTC does not know it, PTX of the newest older kind that it knows.
+fn compile(wanted: Wanted, capability: u32) -> Result<Image, Error> {
+    let refused = match program(wanted, capability, &format!("sm_{capability}")) {
+        Ok(program) => return program.cubin().map(Image::Cubin),
+        Err(refused) => refused,
+    };
+    let older = KNOWN.into_iter().filter(|known| *known < capability);
+    let mut compiled = older.map(|known| program(wanted, capability, &format!("compute_{known}")));
+    match compiled.find_map(Result::ok) {
+        Some(program) => program.ptx().map(Image::Ptx),
+        // What was wrong with the first try is what is wrong.
+        None => Err(refused),
+    }
+}
+
+/// A compiled program of NVRTC.
+struct Program(sys::nvrtcProgram);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: made by `program`, and destroyed once.
+        let _ = unsafe { result::destroy_program(self.0) };
+    }
+}
+
+fn program(wanted: Wanted, capability: u32, architecture: &str) -> Result<Program, Error> {
+    let source = std::ffi::CString::new(include_str!("kernels.cu")).during(COMPILING)?;
+    let program = Program(result::create_program(&source, None).during(COMPILING)?);
+    let mut options = wanted.options(capability);
+    options.push(format!("--gpu-architecture={architecture}"));
+    // SAFETY: the program lives.
+    let compiled = unsafe { result::compile_program(program.0, &options) };
+    match compiled {
+        Ok(()) => Ok(program),
+        Err(e) => {
+            // SAFETY: the program lives; what it says of itself ends with 0.
+            let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
+            let log: Vec<u8> = log.iter().map(|c| *c as u8).take_while(|c| *c != 0).collect();
+            Err(Error::Gpu {
+                doing: COMPILING.into(),
+                reason: format!("{e:?} for {architecture}: {}", String::from_utf8_lossy(&log).trim()),
+            })
+        }
+    }
+}
+
+impl Program {
+    fn cubin(&self) -> Result<Vec<u8>, Error> {
+        let mut size = 0;
+        // SAFETY: the program is compiled; the second call writes as many bytes as the first one said.
+        unsafe {
+            sys::nvrtcGetCUBINSize(self.0, &raw mut size)
+                .result()
+                .during(COMPILING)?;
+            let mut cubin = vec![0u8; size];
+            sys::nvrtcGetCUBIN(self.0, cubin.as_mut_ptr().cast())
+                .result()
+                .during(COMPILING)?;
+            Ok(cubin)
+        }
+    }
+
+    fn ptx(&self) -> Result<Vec<u8>, Error> {
+        // SAFETY: the program is compiled.
+        let ptx = unsafe { result::get_ptx(self.0) }.during(COMPILING)?;
+        Ok(ptx.into_iter().map(|c| c as u8).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cap of another model must not be compiled out, nor one card's code given to another.
+    #[test]
+    fn what_machine_code_depends_on_is_in_its_name() {
+        let wanted = Wanted {
+            dtype: DType::Bf16,
+            head_dim: 128,
+            softcap: false,
+        };
+        let others = [
+            Wanted {
+                softcap: true,
+                ..wanted
+            },
+            Wanted { head_dim: 64, ..wanted },
+            Wanted {
+                dtype: DType::F16,
+                ..wanted
+            },
+        ];
+        let name = wanted.file_name(90, (13, 0));
+        for other in others {
+            assert_ne!(other.file_name(90, (13, 0)), name);
+            assert_ne!(other.options(90), wanted.options(90));
+        }
+        assert_ne!(wanted.file_name(89, (13, 0)), name);
+        assert_ne!(wanted.file_name(90, (12, 8)), name);
+        assert!(!wanted.on_tensor_cores(75) && wanted.on_tensor_cores(80));
+    }
+}

@@ -1,0 +1,127 @@
+//! `heterosis chat`: one model, or child and parents side by side, in the terminal.
+
+use std::{
+    io::{BufRead, IsTerminal},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::{Failure, Outcome, print_part, runtime, say};
+use crate::{
+    cli::ChatCommandArgs,
+    eval,
+    model::{Engine, Message, Request, Sampling},
+    session::Child,
+};
+
+/// A model, and what was said to it and by it.
+struct Talker {
+    name: String,
+    engine: Engine,
+    said: Vec<Message>,
+}
+
+pub fn chat(args: ChatCommandArgs) -> Outcome {
+    let mut words = args.models.clone();
+    if args.parents {
+        for run in &args.models {
+            words.extend(parents(run)?);
+        }
+    }
+    let mut talkers = Vec::new();
+    for word in &words {
+        let opened = runtime::talker(word, &args.engine)?;
+        if !opened.engine.tokenizer().has_chat_template() {
+            say(format_args!(
+                "{} has no chat template: it goes on with what it is given",
+                opened.name
+            ));
+        }
+        talkers.push(Talker {
+            name: opened.name,
+            engine: opened.engine,
+            said: Vec::new(),
+        });
+    }
+    let is_terminal = std::io::stdin().is_terminal();
+    if is_terminal {
+        say("write, and end with Enter; /new begins anew, /quit or Ctrl-D ends");
+    }
+    let lines = std::io::stdin().lock().lines();
+    for (turn, line) in lines.enumerate() {
+        let line = line.map_err(Failure::work)?;
+        match line.trim() {
+            "" => continue,
+            "/quit" => break,
+            "/new" => talkers.iter_mut().for_each(|talker| talker.said.clear()),
+            _ => {
+                let is_one = talkers.len() == 1;
+                for talker in &mut talkers {
+                    if !is_one {
+                        print_part(&format!("[{}] ", talker.name));
+                    }
+                    let sampling = runtime::sampling(&args.sampling, turn)?;
+                    talker.answer(&line, args.system.as_deref(), args.max_new_tokens, sampling)?;
+                    print_part("\n");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// MODEL words of a run's parents.
+fn parents(run: &str) -> anyhow::Result<Vec<String>> {
+    let dir = Path::new(run);
+    if !dir.join("journal.jsonl").exists() {
+        anyhow::bail!("--parents: {run} is no run");
+    }
+    let child = Child::find(dir, "best")?;
+    Ok(child.parents().iter().map(|(_, word)| word.clone()).collect())
+}
+
+impl Talker {
+    fn answer(
+        &mut self,
+        line: &str,
+        system: Option<&str>,
+        max_new_tokens: usize,
+        sampling: Option<Sampling>,
+    ) -> anyhow::Result<()> {
+        let tokenizer = self.engine.tokenizer().clone();
+        let text = match tokenizer.has_chat_template() {
+            false => line.to_owned(),
+            true => {
+                self.said.push(Message::new("user", line));
+                let opening = system.map(|text| Message::new("system", text));
+                let messages: Vec<Message> = opening.into_iter().chain(self.said.iter().cloned()).collect();
+                tokenizer.apply_chat_template(&messages, true)?
+            }
+        };
+        let prompt = eval::encoded(&tokenizer, &[&text])?.concat();
+        let room = self.engine.decoder().spec().max_positions.saturating_sub(prompt.len());
+        if room == 0 {
+            anyhow::bail!("{}: there is no room left for an answer; /new begins anew", self.name);
+        }
+        let printed = Arc::new(AtomicUsize::new(0));
+        let so_far = printed.clone();
+        let request = Request {
+            stop_when: Some(Arc::new(move |text| {
+                let from = so_far.swap(text.len(), Ordering::Relaxed);
+                print_part(text.get(from..).unwrap_or_default());
+                false
+            })),
+            sampling,
+            loop_guard: true,
+            ..Request::new(prompt, max_new_tokens.min(room))
+        };
+        let answered = self.engine.generate(&[request], &mut |_| {})?;
+        let text = &answered[0].text;
+        print_part(text.get(printed.load(Ordering::Relaxed)..).unwrap_or_default());
+        self.said.push(Message::new("assistant", text.clone()));
+        Ok(())
+    }
+}
