@@ -292,12 +292,7 @@ fn unwritten(e: models::Error) -> Unscored {
 /// # Errors
 /// The file cannot be read, or is no search space; names file and line.
 pub fn read_space(file: &Path) -> Result<Space, Error> {
-    let mut space = Space::read(file)?;
-    if space.fitness.command.is_none() {
-        space.fitness.chat_template.get_or_insert_default();
-    }
-    resolve(&mut space, file)?;
-    Ok(space)
+    complete(Space::read(file)?, file)
 }
 
 /// As [`read_space`], from text; `file` is where its paths are meant from, and for messages.
@@ -305,7 +300,14 @@ pub fn read_space(file: &Path) -> Result<Space, Error> {
 /// # Errors
 /// As [`read_space`].
 pub fn parse_space(file: &Path, text: &str) -> Result<Space, Error> {
-    let mut space = Space::parse(file, text)?;
+    complete(Space::parse(file, text)?, file)
+}
+
+/// What a new search is of, and a run's own space says.
+fn complete(mut space: Space, file: &Path) -> Result<Space, Error> {
+    if space.fitness.command.is_none() {
+        space.fitness.chat_template.get_or_insert_default();
+    }
     resolve(&mut space, file)?;
     Ok(space)
 }
