@@ -245,6 +245,20 @@ fn two_models_and_a_task_are_bred_without_a_file() {
         &["--base MODEL", "--base none"],
     );
     home.refused(&["init", &maths, "nobody/here", "--task", &task], &["hf:nobody/here"]);
+    // An adapter alone goes over its model, or over the base that is named; one that cannot be found is told with the way out.
+    home.write(
+        "work/lora/adapter_config.json",
+        "{\"base_model_name_or_path\": \"me/tiny-base\"}",
+    );
+    home.refused(
+        &["init", "lora", &maths, "--task", &task],
+        &["me/tiny-base (lora); --base MODEL"],
+    );
+    let base = model("tiny-base");
+    home.refused(
+        &["init", "lora", "--base", &base, "--task", &task],
+        &["lora/adapter_config.json"],
+    );
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Family {
     pub fn open(wanted: &Wanted, hub: &HubOptions) -> Result<Self, Error> {
         let mut given: Vec<(String, Checkpoint)> = Vec::new();
         for word in &wanted.models {
-            let opened = open(word, hub)?;
+            let opened = open(word, wanted.base.as_deref().filter(|base| *base != NONE), hub)?;
             if given.iter().all(|(word, _)| *word != opened.0) {
                 given.push(opened);
             }
@@ -53,7 +53,7 @@ impl Family {
                     .position(|(given, checkpoint)| is(&word, given, checkpoint))
                 {
                     Some(at) => given.remove(at),
-                    None => open(&word, hub)?,
+                    None => open(&word, None, hub).map_err(Error::at(named_by(&word, &base_reason)))?,
                 },
             ),
             None => None,
@@ -130,17 +130,33 @@ impl Parent {
     }
 }
 
-/// Opens a MODEL word; an adapter alone is laid over the model that it names itself.
-fn open(word: &str, hub: &HubOptions) -> Result<(String, Checkpoint), Error> {
+/// Opens a MODEL word; an adapter alone is laid over the base, or over the model that it names itself.
+fn open(word: &str, base: Option<&str>, hub: &HubOptions) -> Result<(String, Checkpoint), Error> {
     let word = beside(word, Path::new(""));
     match Checkpoint::open_model(&word, hub) {
         Err(checkpoint::Error::AdapterAlone { dir }) => {
-            let base = of_adapter(&dir).ok_or_else(|| Error::AdapterWithoutBase { adapter: word.clone() })?;
-            let word = format!("{}+{word}", near(&base, &dir));
-            Ok((word.clone(), Checkpoint::open_model(&word, hub)?))
+            let model = match base {
+                Some(base) => beside(base, Path::new("")),
+                None => {
+                    let named = of_adapter(&dir).ok_or_else(|| Error::AdapterWithoutBase { adapter: word.clone() })?;
+                    near(&named, &dir)
+                }
+            };
+            let both = format!("{model}+{word}");
+            let opened = Checkpoint::open_model(&both, hub).map_err(Error::from);
+            let opened = match base {
+                Some(_) => opened,
+                None => opened.map_err(Error::at(named_by(&model, &short(&word)))),
+            };
+            Ok((both, opened?))
         }
         opened => Ok((word, opened?)),
     }
+}
+
+/// Where an error belongs that comes up with a base that somebody else named.
+fn named_by(base: &str, by: &str) -> String {
+    format!("{} ({by}); --base MODEL says where it lies", without_prefix(base))
 }
 
 /// The model that an adapter was trained on, by its own word.
