@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Error;
+use super::{Error, complete};
 use crate::space::Space;
 
 /// Path below the repository's root, and content.
@@ -58,12 +58,13 @@ const FILES: [Embedded; 23] = embedded![
 pub fn demo_space(cache: &Path) -> Result<Space, Error> {
     let home = unpack(&FILES, cache)?;
     let home = std::path::absolute(&home).map_err(Error::io(&home))?;
-    let mut space = Space::read(&home.join(SPACE))?;
+    let file = home.join(SPACE);
+    let mut space = Space::read(&file)?;
     let models = space.models.iter_mut().map(|(_, word)| word);
     for word in models.chain(space.fitness.tasks.iter_mut().map(|task| &mut task.task)) {
         *word = home.join(&*word).display().to_string();
     }
-    Ok(space)
+    complete(space, &file)
 }
 
 /// A folder with these files, whole or not at all; its name holds their digest, so other versions have others.
