@@ -1,15 +1,13 @@
 # syntax=docker/dockerfile:1
 # heterosis in a container. On the CPU:
 #   docker build -t heterosis . && docker run --rm -it heterosis demo --headless
-# On an NVIDIA GPU (needs the NVIDIA container toolkit):
-#   docker build -t heterosis:cuda --build-arg FEATURES=cuda \
-#     --build-arg BUILD=nvidia/cuda:12.8.1-devel-ubuntu24.04 --build-arg RUN=nvidia/cuda:12.8.1-runtime-ubuntu24.04 .
+# On an NVIDIA GPU (needs the NVIDIA container toolkit; the same program, beside the libraries of CUDA):
+#   docker build -t heterosis:cuda --build-arg RUN=nvidia/cuda:13.0.0-runtime-ubuntu24.04 .
 #   docker run --rm -it --gpus all -v "$PWD:/work" heterosis:cuda search space.yaml
 ARG BUILD=debian:bookworm
 ARG RUN=debian:bookworm-slim
 
 FROM ${BUILD} AS build
-ARG FEATURES=
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential ca-certificates curl \
  && rm -rf /var/lib/apt/lists/*
@@ -18,7 +16,7 @@ ENV PATH=/root/.cargo/bin:$PATH
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/root/.cargo/registry --mount=type=cache,target=/source/target \
-    cargo build --locked --release --features "${FEATURES}" \
+    cargo build --locked --release \
  && strip -o /heterosis target/release/heterosis
 
 FROM ${RUN}
