@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, IsTerminal},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,9 +11,7 @@ use std::{
 use super::{Failure, Outcome, print_part, runtime, say};
 use crate::{
     cli::ChatCommandArgs,
-    eval,
     model::{Engine, Message, Request, Sampling},
-    session::Child,
 };
 
 /// A model, and what was said to it and by it.
@@ -25,26 +22,18 @@ struct Talker {
 }
 
 pub fn chat(args: ChatCommandArgs) -> Outcome {
-    let mut words = args.models.clone();
-    if args.parents {
-        for run in &args.models {
-            words.extend(parents(run)?);
-        }
-    }
     let mut talkers = Vec::new();
-    for word in &words {
-        let opened = runtime::talker(word, &args.engine)?;
-        if !opened.engine.tokenizer().has_chat_template() {
-            say(format_args!(
-                "{} has no chat template: it goes on with what it is given",
-                opened.name
-            ));
+    for word in &args.models {
+        match (runtime::child(word)?, args.parents) {
+            (Some(child), with_parents) => {
+                talkers.push(Talker::new(runtime::talking_child(&child, &args.engine)?));
+                for (_, parent) in child.parents().iter().filter(|_| with_parents) {
+                    talkers.push(Talker::new(runtime::talking_model(parent, &args.engine)?));
+                }
+            }
+            (None, false) => talkers.push(Talker::new(runtime::talking_model(word, &args.engine)?)),
+            (None, true) => return Err(anyhow::anyhow!("--parents: {word} is no run").into()),
         }
-        talkers.push(Talker {
-            name: opened.name,
-            engine: opened.engine,
-            said: Vec::new(),
-        });
     }
     let is_terminal = std::io::stdin().is_terminal();
     if is_terminal {
@@ -73,17 +62,21 @@ pub fn chat(args: ChatCommandArgs) -> Outcome {
     Ok(())
 }
 
-/// MODEL words of a run's parents.
-fn parents(run: &str) -> anyhow::Result<Vec<String>> {
-    let dir = Path::new(run);
-    if !dir.join("journal.jsonl").exists() {
-        anyhow::bail!("--parents: {run} is no run");
-    }
-    let child = Child::find(dir, "best")?;
-    Ok(child.parents().iter().map(|(_, word)| word.clone()).collect())
-}
-
 impl Talker {
+    fn new(opened: runtime::Talker) -> Self {
+        let runtime::Talker { name, engine } = opened;
+        if !engine.tokenizer().has_chat_template() {
+            say(format_args!(
+                "{name} has no chat template: it goes on with what it is given"
+            ));
+        }
+        Self {
+            name,
+            engine,
+            said: Vec::new(),
+        }
+    }
+
     fn answer(
         &mut self,
         line: &str,
@@ -101,10 +94,15 @@ impl Talker {
                 tokenizer.apply_chat_template(&messages, true)?
             }
         };
-        let prompt = eval::encoded(&tokenizer, &[&text])?.concat();
+        let prompt = tokenizer.encode_prompt(&text)?;
         let room = self.engine.decoder().spec().max_positions.saturating_sub(prompt.len());
         if room == 0 {
-            anyhow::bail!("{}: there is no room left for an answer; /new begins anew", self.name);
+            self.said.pop();
+            say(format_args!(
+                "{}: there is no room left for an answer; /new begins anew",
+                self.name
+            ));
+            return Ok(());
         }
         let printed = Arc::new(AtomicUsize::new(0));
         let so_far = printed.clone();
@@ -121,7 +119,9 @@ impl Talker {
         let answered = self.engine.generate(&[request], &mut |_| {})?;
         let text = &answered[0].text;
         print_part(text.get(printed.load(Ordering::Relaxed)..).unwrap_or_default());
-        self.said.push(Message::new("assistant", text.clone()));
+        if tokenizer.has_chat_template() {
+            self.said.push(Message::new("assistant", text.clone()));
+        }
         Ok(())
     }
 }

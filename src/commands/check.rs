@@ -316,14 +316,16 @@ fn finding(task: &FitnessTask, parts: &[(&'static str, (Split, Option<usize>))])
 /// Some models bring a chat template, and are asked without.
 fn no_chat(session: &Session) -> Option<String> {
     let fitness = &session.space().fitness;
+    if fitness.command.is_some() || fitness.chat_template.unwrap_or_default() != ChatTemplate::Auto {
+        return None;
+    }
     let without = session.without_chat_template();
     let some_bring_one = (1..session.space().models.len()).contains(&without.len());
-    let is_auto = fitness.chat_template.unwrap_or_default() == ChatTemplate::Auto && fitness.command.is_none();
-    (is_auto && some_bring_one).then(|| {
+    some_bring_one.then(|| {
         let (names, brings) = (without.join(", "), if without.len() == 1 { "brings" } else { "bring" });
         format!(
-            "{names} {brings} no chat template, so all are asked in plain text; if the child is to chat, leave what has no template out of \
-             the models, or give it the others' (chat_template.jinja)"
+            "{names} {brings} no chat template, so all are asked in plain text; chat_template: on (below fitness) asks the others \
+             through theirs, and the child through that of the space's tokenizer"
         )
     })
 }

@@ -56,7 +56,7 @@ pub fn generate(args: GenerateArgs) -> Outcome {
             None => engine.tokenizer().encode(prompt, true)?,
             Some(chat) => {
                 let text = eval::said(engine.tokenizer(), prompt, &chat)?;
-                eval::encoded(engine.tokenizer(), &[&text])?.concat()
+                engine.tokenizer().encode_prompt(&text)?
             }
         };
         if prompt.is_empty() {

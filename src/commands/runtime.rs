@@ -11,7 +11,8 @@ use crate::{
     eval::Chat,
     model::{Engine, Sampling, decoder::DType},
     models::{Opened, Runtime, RuntimeOptions},
-    session::Child,
+    session::{self, Child},
+    store,
 };
 
 /// Where and how models are to run.
@@ -72,24 +73,39 @@ pub struct Talker {
     pub engine: Engine,
 }
 
+/// The child of a run, if the word names one.
+pub fn child(word: &str) -> Result<Option<Child>> {
+    match Child::find(Path::new(word), "best") {
+        Err(session::Error::Store(store::Error::NoRun { .. })) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
 /// Opens a MODEL word, or a run's child.
 pub fn talker(word: &str, args: &EngineArgs) -> Result<Talker> {
-    let dir = Path::new(word);
-    if dir.join("journal.jsonl").exists() {
-        let child = Child::find(dir, "best")?;
-        return Ok(Talker {
-            name: child.run_name().to_owned(),
-            engine: child.engine(&runtime(args)?, &environment::host())?,
-        });
+    match child(word)? {
+        Some(child) => talking_child(&child, args),
+        None => talking_model(word, args),
     }
-    let last = dir.file_stem().map_or(word.into(), |stem| stem.to_string_lossy());
-    let name = if dir.is_dir() {
-        dir.file_name().map_or(last.clone(), |name| name.to_string_lossy())
+}
+
+pub fn talking_child(child: &Child, args: &EngineArgs) -> Result<Talker> {
+    Ok(Talker {
+        name: child.run_name().to_owned(),
+        engine: child.engine(&runtime(args)?, &environment::host())?,
+    })
+}
+
+/// Called as its directory is, or as its file is without what stands behind the dot.
+pub fn talking_model(word: &str, args: &EngineArgs) -> Result<Talker> {
+    let path = Path::new(word);
+    let name = if path.is_dir() {
+        path.file_name()
     } else {
-        last
+        path.file_stem()
     };
     Ok(Talker {
-        name: name.into_owned(),
+        name: name.map_or(word.into(), |name| name.to_string_lossy().into_owned()),
         engine: engine(word, args)?,
     })
 }

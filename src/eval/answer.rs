@@ -34,7 +34,7 @@ pub trait Answerer {
 
 impl Answerer for Engine {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
-        encoded(self.tokenizer(), texts)
+        self.tokenizer().encode_prompts(texts)
     }
 
     fn decode(&self, tokens: &[u32]) -> String {
@@ -161,24 +161,6 @@ fn measured(question: &Question, score: Score) -> Answer {
         question: question.id.clone(),
         ..Answer::measured(&question.gold, score.log_likelihood, score.tokens)
     }
-}
-
-/// Tokens of each text. A text that opens with the BOS token's text gets no second one.
-///
-/// # Errors
-/// The tokenizer refuses.
-pub fn encoded(tokenizer: &Tokenizer, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
-    let bos = tokenizer.special_token("bos_token").filter(|bos| !bos.is_empty());
-    let (with, without): (Vec<_>, Vec<_>) = texts
-        .iter()
-        .partition(|text| bos.is_some_and(|bos| text.starts_with(bos)));
-    let mut with = tokenizer.encode_batch(&with, false)?.into_iter();
-    let mut without = tokenizer.encode_batch(&without, true)?.into_iter();
-    let in_order = texts.iter().filter_map(|text| match bos {
-        Some(bos) if text.starts_with(bos) => with.next(),
-        _ => without.next(),
-    });
-    Ok(in_order.collect())
 }
 
 /// The text that a model with this tokenizer gets when somebody says something to it.

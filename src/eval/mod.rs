@@ -31,7 +31,7 @@ mod score;
 pub mod stats;
 mod task_file;
 
-pub use answer::{Answerer, answer, continued, encoded, prompt_text, said, solved};
+pub use answer::{Answerer, answer, continued, prompt_text, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};

@@ -65,7 +65,11 @@ pub struct Busy;
 struct Seat {
     order: Order,
     words: UnboundedSender<Word>,
+    /// Bytes of each request's text that were passed on: a batch that begins anew writes the same texts anew.
+    sent: Vec<Sent>,
 }
+
+type Sent = Arc<AtomicUsize>;
 
 impl Desk {
     pub fn open(engine: Engine) -> Self {
@@ -80,7 +84,8 @@ impl Desk {
     /// There is no room for it.
     pub fn take(&self, order: Order) -> Result<UnboundedReceiver<Word>, Busy> {
         let (words, told) = unbounded_channel();
-        self.orders.try_send(Seat { order, words }).map_err(|_| Busy)?;
+        let sent = order.requests.iter().map(|_| Sent::default()).collect();
+        self.orders.try_send(Seat { order, words, sent }).map_err(|_| Busy)?;
         Ok(told)
     }
 }
@@ -103,29 +108,26 @@ fn work(mut engine: Engine, waiting: &Receiver<Seat>) {
 
 /// Works orders off together. Nobody is told that something is done before all is.
 fn serve(engine: &mut Engine, seats: &[Seat]) -> Result<(), Error> {
-    let (mut requests, mut sent) = (Vec::new(), Vec::new());
+    let mut requests = Vec::new();
     for seat in seats {
-        for (i, request) in seat.order.requests.iter().enumerate() {
-            let so_far = Arc::<AtomicUsize>::default();
-            requests.push(told(request, i, seat.words.clone(), so_far.clone()));
-            sent.push(so_far);
+        for (i, (request, sent)) in seat.order.requests.iter().zip(&seat.sent).enumerate() {
+            requests.push(told(request, i, seat.words.clone(), sent.clone()));
         }
     }
     let mut generations = engine.generate(&requests, &mut |_| {})?.into_iter();
-    let mut sent = sent.into_iter();
     let mut done = Vec::new();
     for seat in seats {
         let n = seat.order.requests.len();
-        let (said, rest): (Vec<_>, Vec<_>) = (generations.by_ref().take(n).collect(), sent.by_ref().take(n).collect());
+        let said: Vec<Generation> = generations.by_ref().take(n).collect();
         let scores = match seat.order.logprobs {
             Some(wanted) if !seat.words.is_closed() => scores(engine, &seat.order.requests, &said, wanted)?,
             _ => vec![Vec::new(); n],
         };
-        done.push((said, rest, scores));
+        done.push((said, scores));
     }
-    for (seat, (said, rest, scores)) in seats.iter().zip(done) {
-        for (i, (generation, sent)) in said.iter().zip(&rest).enumerate() {
-            tell(seat, i, generation, sent);
+    for (seat, (said, scores)) in seats.iter().zip(done) {
+        for (i, (generation, sent)) in said.iter().zip(&seat.sent).enumerate() {
+            pass_on(&seat.words, i, &generation.text, generation.text.len(), sent);
         }
         let said = said.into_iter().zip(scores);
         let said = said.map(|(generation, scores)| Said { generation, scores });
@@ -135,29 +137,24 @@ fn serve(engine: &mut Engine, seats: &[Seat]) -> Result<(), Error> {
 }
 
 /// The request, whose text is passed on as it grows, and which ends when nobody listens.
-fn told(request: &Request, i: usize, words: UnboundedSender<Word>, sent: Arc<AtomicUsize>) -> Request {
+fn told(request: &Request, i: usize, words: UnboundedSender<Word>, sent: Sent) -> Request {
     let stops = request.stop.clone();
     Request {
         stop_when: Some(Arc::new(move |text| {
-            let (from, to) = (sent.load(Ordering::Relaxed), sure(text, &stops));
-            // A batch that begins anew writes the same text anew.
-            if from < to {
-                let text = text[from..to].to_owned();
-                sent.store(to, Ordering::Relaxed);
-                return words.send(Word::Text { request: i, text }).is_err();
-            }
+            pass_on(&words, i, text, sure(text, &stops), &sent);
             words.is_closed()
         })),
         ..request.clone()
     }
 }
 
-/// What of the text has not been passed on yet.
-fn tell(seat: &Seat, i: usize, generation: &Generation, sent: &AtomicUsize) {
+/// What of a text up to `to` has not been passed on yet.
+fn pass_on(words: &UnboundedSender<Word>, request: usize, text: &str, to: usize, sent: &Sent) {
     let from = sent.load(Ordering::Relaxed);
-    if let Some(rest) = generation.text.get(from..).filter(|rest| !rest.is_empty()) {
-        let text = rest.to_owned();
-        let _ = seat.words.send(Word::Text { request: i, text });
+    if let Some(more) = text.get(from..to).filter(|more| !more.is_empty()) {
+        sent.store(to, Ordering::Relaxed);
+        let text = more.to_owned();
+        let _ = words.send(Word::Text { request, text });
     }
 }
 
@@ -204,5 +201,34 @@ mod tests {
             assert_eq!(&text[..sure(text, &stops)], sure_of);
         }
         assert_eq!(sure("anything", &[]), 8);
+    }
+
+    /// A batch that failed was worked off once more, and a client that is streamed to read its text twice.
+    #[test]
+    fn a_text_that_is_written_anew_is_not_sent_anew() {
+        let (words, mut received) = unbounded_channel();
+        let (sent, request) = (Sent::default(), Request::new(vec![1], 8));
+        for texts in [&["He", "Hello"][..], &["H", "Hello", "Hello there"]] {
+            let told = told(&request, 0, words.clone(), sent.clone());
+            let grows = told.stop_when.unwrap();
+            assert!(texts.iter().all(|text| !grows(text)));
+        }
+        drop(words);
+        let mut whole = String::new();
+        while let Ok(Word::Text { text, .. }) = received.try_recv() {
+            whole += &text;
+        }
+        assert_eq!(whole, "Hello there");
+    }
+
+    #[test]
+    fn a_request_ends_when_nobody_listens() {
+        let (words, received) = unbounded_channel();
+        let grows = told(&Request::new(vec![1], 8), 0, words, Sent::default())
+            .stop_when
+            .unwrap();
+        assert!(!grows("a"));
+        drop(received);
+        assert!(grows("ab"));
     }
 }

@@ -30,10 +30,7 @@ use super::{
     desk::{Logprobs, Order, Said, Word},
     protocol::{Chat, Common, Completion, PromptText, Refusal, Usage, finish_reason},
 };
-use crate::{
-    eval,
-    model::{Error, Message, Request, TokenScore},
-};
+use crate::model::{Error, Message, Request, Sampling, TokenScore};
 
 /// Tokens of a completion where the client says nothing, as OpenAI has it.
 const USUAL_TOKENS: usize = 16;
@@ -186,8 +183,8 @@ impl Server {
         let tokens = match prompt {
             PromptText::Tokens(tokens) => tokens,
             PromptText::Text(text) => {
-                let tokens = eval::encoded(&self.tokenizer, &[&text]);
-                tokens.map_err(|e| Refusal::of("prompt", e.to_string()))?.concat()
+                let tokens = self.tokenizer.encode_prompt(&text);
+                tokens.map_err(|e| Refusal::of("prompt", e.to_string()))?
             }
         };
         match tokens.len() {
@@ -228,7 +225,7 @@ impl Server {
             requests.push(Request {
                 stop: stop.clone(),
                 // Each answer draws for itself.
-                sampling: sampling.map(|sampling| crate::model::Sampling {
+                sampling: sampling.map(|sampling| Sampling {
                     seed: sampling.seed.wrapping_add(i as u64),
                     ..sampling
                 }),

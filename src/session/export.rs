@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     checkpoint::{self, Checkpoint, GgufKind, Writer},
-    eval::{self, Question, Task},
+    eval,
     event::{self, Answers, Candidate, CandidateId, Event, Origin, run::Run},
     host::Host,
     merge::Plan,
@@ -249,7 +249,15 @@ impl Child {
     fn first_questions(&self, parents: &Parents, plan: &Plan, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
         let journalled = self.first_answers()?;
         let mut asked: Vec<FirstAnswer> = Vec::new();
-        for task in of_fitness(&Asking::new(&self.space, parents, &host.data))? {
+        let tasks = of_fitness(&Asking {
+            space: &self.space,
+            parents,
+            data: &host.data,
+        })?;
+        let is_chat = tasks.iter().any(|task| task.task.chat().is_some());
+        let tokenizer = is_chat.then(|| parents.tokenizer(&plan.tokenizer()));
+        let tokenizer = tokenizer.transpose().map_err(models::Error::from)?;
+        for task in tasks {
             let questions = task.task.questions(task.split)?;
             let is_it = |a: &&Answers| a.task == task.task.name() && a.lang == task.task.lang();
             let Some(of_task) = journalled.iter().find(is_it) else {
@@ -262,7 +270,11 @@ impl Child {
                 };
                 asked.push(FirstAnswer {
                     question: answer.q.clone(),
-                    prompt: prompt(&task.task, question, parents, plan)?,
+                    // As it read it.
+                    prompt: match &tokenizer {
+                        None => question.prompt.text(),
+                        Some(tokenizer) => eval::prompt_text(tokenizer, &task.task, question)?,
+                    },
                     max_new_tokens: task.task.max_new_tokens,
                     stop: task.task.stop.to_vec(),
                     output: answer.out.clone(),
@@ -289,15 +301,6 @@ impl Child {
         }
         Ok(first)
     }
-}
-
-/// What a child was asked, as it read it.
-fn prompt(task: &Task, question: &Question, parents: &Parents, plan: &Plan) -> Result<String, Error> {
-    if task.chat().is_none() {
-        return Ok(question.prompt.text());
-    }
-    let tokenizer = parents.tokenizer(&plan.tokenizer()).map_err(models::Error::from)?;
-    Ok(eval::prompt_text(&tokenizer, task, question)?)
 }
 
 impl Export<'_> {

@@ -102,8 +102,6 @@ pub struct Session {
     tasks: Vec<FitnessTask>,
     /// That only the final asks.
     held_out: Vec<FitnessTask>,
-    /// Models that bring no chat template.
-    without_template: Vec<String>,
     host: Host,
 }
 
@@ -124,11 +122,14 @@ impl Session {
             true => (bare(&space), Vec::new()),
             false => bred(&space, &parents)?,
         };
-        let asking = tasks::Asking::new(&space, &parents, &host.data);
+        let asking = tasks::Asking {
+            space: &space,
+            parents: &parents,
+            data: &host.data,
+        };
         let tasks = tasks::of_fitness(&asking)?;
         Ok(Self {
             held_out: tasks::held_out(&asking, &tasks)?,
-            without_template: asking.without,
             tasks,
             space,
             parents,
@@ -163,8 +164,8 @@ impl Session {
     }
 
     /// The models that bring no chat template: where there is one, `chat_template: auto` asks without.
-    pub fn without_chat_template(&self) -> &[String] {
-        &self.without_template
+    pub fn without_chat_template(&self) -> Vec<String> {
+        tasks::without_chat_template(&self.parents)
     }
 
     /// The tasks that only the final asks.

@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use super::{Error, ProvenanceError};
 use crate::{
     checkpoint::{self, HubOptions},
-    eval::encoded,
     event,
     model::{Engine, Generation, Request, ScoreRequest},
     models::{Computed, Opened, Runtime, RuntimeOptions},
@@ -210,7 +209,7 @@ pub(super) fn answer_again(model: &Path, asked: &[FirstAnswer], runtime: &Runtim
     let mut requests = Vec::new();
     for question in asked {
         requests.push(Request {
-            prompt: tokens(&engine, &question.prompt)?,
+            prompt: engine.tokenizer().encode_prompt(&question.prompt)?,
             // Tokens after those that are known would be compared with nothing.
             max_new_tokens: match question.token_ids.len() {
                 0 => question.max_new_tokens,
@@ -239,18 +238,15 @@ pub(super) fn answer_again(model: &Path, asked: &[FirstAnswer], runtime: &Runtim
     Ok(all)
 }
 
-/// As a search reads a text: one that opens with the BOS token's text, as chat templates write it, gets no second one.
-fn tokens(engine: &Engine, text: &str) -> Result<Vec<u32>, Error> {
-    Ok(encoded(engine.tokenizer(), &[text])?.concat())
-}
-
 /// How much likelier, in nats, the first token that differs from the known answer is than the one that stood there; `None`
 /// if none differs. Of an answer whose text alone is known more may be written now: the search ends one as soon as it stands.
 fn lead(engine: &mut Engine, known: &FirstAnswer, prompt: &[u32], given: &Generation) -> Result<Option<f64>, Error> {
     let first = match known.token_ids.as_slice() {
         [] if given.text.starts_with(known.output.trim_end()) => return Ok(None),
         [] => {
-            let whole = tokens(engine, &format!("{}{}", known.prompt, known.output))?;
+            let whole = engine
+                .tokenizer()
+                .encode_prompt(&format!("{}{}", known.prompt, known.output))?;
             match whole.strip_prefix(prompt) {
                 Some(first) => first.to_vec(),
                 None => engine.tokenizer().encode(&known.output, false)?,

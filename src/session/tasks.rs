@@ -43,28 +43,24 @@ pub fn fitness_tasks(reference: &TaskRef, data: &DataDirs) -> Result<Vec<Fitness
 
 /// How the tasks of a space are put to its models.
 pub(super) struct Asking<'a> {
-    space: &'a Space,
-    data: &'a DataDirs,
-    /// The models that bring no chat template.
-    pub without: Vec<String>,
+    pub space: &'a Space,
+    pub parents: &'a Parents,
+    pub data: &'a DataDirs,
 }
 
-impl<'a> Asking<'a> {
-    pub fn new(space: &'a Space, parents: &Parents, data: &'a DataDirs) -> Self {
-        let names = parents.iter().map(|(name, _)| name);
-        let without = names.filter(|name| !parents.spoken(name).is_some_and(|spoken| spoken.has_chat_template));
-        Self {
-            space,
-            data,
-            without: without.map(String::from).collect(),
-        }
-    }
+/// The models that bring no chat template. Reads their tokenizers, once.
+pub(super) fn without_chat_template(parents: &Parents) -> Vec<String> {
+    let names = parents.iter().map(|(name, _)| name);
+    let brings_none = |name: &&str| !parents.spoken(name).is_some_and(|spoken| spoken.has_chat_template);
+    names.filter(brings_none).map(String::from).collect()
+}
 
+impl Asking<'_> {
     fn load(&self, reference: &TaskRef) -> Result<Vec<FitnessTask>, Error> {
         let fitness = &self.space.fitness;
         let wanted = reference.chat_template.or(fitness.chat_template).unwrap_or_default();
         let system = reference.system.as_ref().or(fitness.system.as_ref());
-        if wanted == ChatTemplate::On && self.without.len() == self.space.models.len() {
+        if wanted == ChatTemplate::On && without_chat_template(self.parents).len() == self.space.models.len() {
             return Err(Error::NoChatTemplate);
         }
         let tasks = fitness_tasks(reference, self.data)?;
@@ -90,7 +86,7 @@ impl<'a> Asking<'a> {
         match wanted {
             ChatTemplate::On => true,
             ChatTemplate::Off => false,
-            ChatTemplate::Auto => self.without.is_empty() && task.kind() == Kind::Generate,
+            ChatTemplate::Auto => task.kind() == Kind::Generate && without_chat_template(self.parents).is_empty(),
         }
     }
 }

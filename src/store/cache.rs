@@ -276,7 +276,10 @@ fn holds(disk: &Disk) -> Result<Holds, sled::Error> {
 /// A cache that has grown too large is pruned to half of that; where it cannot be, it stays as it is.
 fn bounded(path: &Path, disk: Disk, today: Day, most_bytes: u64) -> Option<Disk> {
     match disk.db.size_on_disk() {
-        Ok(size) if size > most_bytes => rewrite(path, disk, today, 0, most_bytes / 2).ok(),
+        Ok(size) if size > most_bytes => {
+            let halved = rewrite(path, disk, today, 0, most_bytes / 2);
+            halved.or_else(|_| open(path, today)).ok()
+        }
         _ => Some(disk),
     }
 }

@@ -41,7 +41,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "recipe",
         ],
     ),
-    ("serve", &["eval", "model"]),
+    ("serve", &["model"]),
     ("host", &["checkpoint", "eval", "store"]),
     ("models", &["checkpoint", "merge", "model", "recipe", "yaml"]),
     // The application without its command line: everything but what prints and what shows.

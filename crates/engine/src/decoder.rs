@@ -131,6 +131,9 @@ struct Pass<A: Arithmetic> {
     buffers: Buffers<A>,
 }
 
+/// Rows whose logits are computed at once by the host.
+const ROWS_OF_LOGITS: usize = 48;
+
 /// A token of a chunk with this bit is not known to the host: the rest is the index of a state of the step before, after
 /// which it was picked.
 pub(super) const PICKED: u32 = 1 << 31;
@@ -549,22 +552,16 @@ impl Decoder {
     /// Logits of normed hidden states, `[rows, vocab]`.
     #[cfg(test)]
     pub(super) fn logits(&self, states: &States) -> Result<Matrix, Error> {
-        match (&self.backend, states) {
-            (Backend::Cpu(model), States::Host(states)) => Ok(self.logits_of(model, states)),
-            #[cfg(feature = "cuda")]
-            (Backend::Cuda(model), States::Cuda(states)) => {
-                let mut logits = model.with_arithmetic(|a| a.logits(&model.head, states))?;
-                self.finish_logits(&mut logits.data);
-                Ok(logits)
-            }
-            #[cfg(feature = "cuda")]
-            _ => unreachable!("states go back to the device that computed them"),
-        }
+        let mut logits = Matrix::default();
+        self.for_logits(states, &mut |row, of_row| {
+            (logits.rows, logits.cols) = (row + 1, of_row.len());
+            logits.data.extend(of_row);
+        })?;
+        Ok(logits)
     }
 
     /// Shows the logits of each of the normed hidden states, with its row.
     pub(super) fn for_logits(&self, states: &States, see: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
-        const ROWS_OF_LOGITS: usize = 48;
         let mut show = |first: usize, logits: &Matrix| {
             let rows = logits.data.chunks(logits.cols.max(1));
             (first..).zip(rows).for_each(|(row, logits)| see(row, logits));
@@ -602,6 +599,11 @@ impl Decoder {
         logits
     }
 
+    /// The most likely token; the lowest of equals.
+    pub(super) fn likeliest(&self, logits: &[f32]) -> u32 {
+        kernels::argmax(self.isa, logits).0 as u32
+    }
+
     /// The most likely token after each of the normed hidden states; the lowest of equals.
     pub(super) fn pick(&self, states: &States) -> Result<Picks, Error> {
         match (&self.backend, states) {
@@ -625,7 +627,6 @@ impl Decoder {
     pub(super) fn log_probabilities(&self, states: &States, targets: &[u32]) -> Result<Vec<(f64, bool)>, Error> {
         match (&self.backend, states) {
             (Backend::Cpu(model), States::Host(states)) => {
-                const ROWS_OF_LOGITS: usize = 48;
                 let rows = states.data.chunks(ROWS_OF_LOGITS * states.cols);
                 let parts = targets.chunks(ROWS_OF_LOGITS).zip(rows).flat_map(|(targets, rows)| {
                     let states = Matrix {

@@ -508,17 +508,17 @@ struct Answers<'a> {
 
 impl Reader for Answers<'_> {
     fn states(&mut self, decoder: &Decoder, owners: &[usize], states: &States) -> Result<Picks, Error> {
-        let picks = decoder.pick(states)?;
         let sampled = |owner: &usize| self.writers[*owner].request.sampling.is_some();
         if !owners.iter().any(sampled) {
-            return Ok(picks);
+            return decoder.pick(states);
         }
-        let mut tokens = picks.wait()?;
+        let mut tokens = Vec::with_capacity(owners.len());
         decoder.for_logits(states, &mut |row, logits| {
             let writer = &self.writers[owners[row]];
-            if let Some(sampling) = &writer.request.sampling {
-                tokens[row] = sampling.draw(logits, writer.ids.len());
-            }
+            tokens.push(match &writer.request.sampling {
+                Some(sampling) => sampling.draw(logits, writer.ids.len()),
+                None => decoder.likeliest(logits),
+            });
         })?;
         Ok(Picks::Ready(tokens))
     }

@@ -179,6 +179,25 @@ impl Tokenizer {
             .collect()
     }
 
+    /// Tokens of a prompt, with what the tokenizer sets before and after it; one that opens with the BOS token's text, as chat
+    /// templates write it, gets no second one.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let bos = self.special_token("bos_token").filter(|bos| !bos.is_empty());
+        self.encode(text, !bos.is_some_and(|bos| text.starts_with(bos)))
+    }
+
+    /// [`Self::encode_prompt`] of many prompts, on all cores.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompts(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, Error> {
+        use rayon::prelude::*;
+        texts.par_iter().map(|text| self.encode_prompt(text)).collect()
+    }
+
     /// Text of tokens, without special ones.
     pub fn decode(&self, ids: &[u32]) -> String {
         let text = self.inner.decode(ids, true).unwrap_or_default();

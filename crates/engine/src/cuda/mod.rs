@@ -204,13 +204,6 @@ impl Cuda {
         self.recordings.replays
     }
 
-    /// Logits before divisor and softcap, in the host's memory.
-    #[cfg(test)]
-    pub fn logits(&mut self, head: &Linear, states: &Matrix) -> Result<host::Matrix, Error> {
-        self.raw_logits(head, states, 0, states.rows)?;
-        std::mem::take(&mut self.logits).into_host()
-    }
-
     /// Logits before divisor and softcap in the host's memory, some rows at a time: the first row's number, and they.
     pub fn for_logits(
         &mut self,
