@@ -1,40 +1,45 @@
-//! What learning from right answers is worth on the tiny family: the demo's space, searched with and without it.
+//! What learning from right answers is worth on the tiny family: the demo's space, searched with and without it, and three
+//! that are harder.
 //!
 //! ```text
 //! cargo run --release --example learning -- --seeds 5 --first-seed 1
-//! cargo run --release --example learning -- --seeds 5 --only learned --teachers solutions
+//! cargo run --release --example learning -- --seeds 5 --only learned --teachers solutions --per-tensor
+//! cargo run --release --example learning -- --seeds 5 --family far --only learned,short     # or useless, conflict
 //! ```
 //!
-//! Four ways to the same 24 weights: `learned` asks no candidate but the learned ones, `close` lets CMA-ES go on from there
+//! Four ways to the same weights: `learned` asks no candidate but the learned ones, `close` lets CMA-ES go on from there
 //! with a fifth of the full search's answers, `short` is CMA-ES alone with as many, `full` the demo as it was. Each winner
 //! answers all 1,500 questions of the selection split and all 2,000 of the test split, whose templates the search has never
-//! seen. Prints a Markdown table; `docs/learning.md` has it.
+//! seen. In a conflict it is the whole front that does, and what counts is the area that it covers. Prints a Markdown
+//! table; `docs/learning.md` has it.
 
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 use heterosis::{
     eval::stats,
-    event::{Budget, Event, Record, RunStarted},
-    models::Parents,
+    event::{Budget, Event, Finalist, Origin, Record, RunStarted},
     recipe::{DType, Recipe},
-    search::{Chronicle, Clock, Control, Exam, Genome, Plan, run},
-    space::{Codec, Fold, Learning, Limit, Shape, Space, Teachers},
+    search::{Chronicle, Clock, Control, Exam, Genome, MergeEvaluator, Plan, run},
+    space::{Codec, Fold, Learning, Limit, Shape, Teachers},
     store::{Journal, read},
 };
 
+mod families;
 #[allow(dead_code)] // others draw fresh problems
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 
-use tiny_family::{evaluator, examine, parents, task};
+use families::Family;
+use tiny_family::{answered, evaluator_of, processor};
 
-/// Questions that a candidate of the search is asked, as in the demo.
+/// Questions of each task that a candidate of the search is asked, as in the demo.
 const QUESTIONS: usize = 200;
 
 /// A way to search: its name, the candidates that the optimizer asks, whether it learns.
-const WAYS: [(&str, u64, bool); 4] = [
+const WAYS: [(&str, u64, bool); 5] = [
     ("learned", 0, true),
+    ("few", 30, true),
     ("close", 70, true),
     ("short", 80, false),
     ("full", 400, false),
@@ -71,9 +76,10 @@ fn main() -> Result<()> {
         },
         wrong: after("--wrong").map_or(Ok(usual.wrong), |n| n.parse())?,
     };
-    let parents = parents()?;
     let dir = tempfile::tempdir()?;
-    println!("| way | seed | answers | texts read | seconds | selection, 1,500 | test, 2,000 | winner | rounds |");
+    let is_per_tensor = args.iter().any(|arg| arg == "--per-tensor");
+    let family = Family::new(after("--family").map_or("demo", |name| name), is_per_tensor, dir.path())?;
+    println!("| way | seed | answers | texts read | processor s | selection | test | winner | rounds |");
     println!("|---|---|---|---|---|---|---|---|---|");
     for (way, evals, learns) in WAYS {
         if after("--only").is_some_and(|only| !only.split(',').any(|name| name == way)) {
@@ -84,7 +90,7 @@ fn main() -> Result<()> {
             let place = dir.path().join(format!("{way}-{seed}"));
             std::fs::create_dir(&place)?;
             let learn = learns.then(|| learning.clone());
-            let row = search(&parents, seed, evals, learn, &place)?;
+            let row = search(&family, seed, evals, learn, &place)?;
             println!(
                 "| {way} | {seed} | {} | {} | {:.0} | {:.1} | {:.1} | {} | {} |",
                 row.answers,
@@ -114,9 +120,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir: &Path) -> Result<Row> {
-    let began = Instant::now();
-    let mut space = Space::read(Path::new("search-spaces/demo.yaml"))?;
+fn search(family: &Family, seed: u64, evals: u64, learn: Option<Learning>, dir: &Path) -> Result<Row> {
+    let (began, busy) = (Instant::now(), processor());
+    let mut space = family.space.clone();
     space.search.seed = seed;
     space.search.evals = evals;
     space.search.learn = learn;
@@ -127,8 +133,7 @@ fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let task = task(Path::new("evals/arith-es.yaml"))?;
-    let mut evaluator = evaluator(parents, task, Some(QUESTIONS), &dir.join("cache"))?;
+    let mut evaluator = evaluator_of(&family.parents, family.tasks.clone(), Some(QUESTIONS), &dir.join("cache"))?;
     let search = evaluator.search_exam()?;
     let plan = Plan {
         genome: Genome::Merge(Codec::new(&space, shape)?),
@@ -155,12 +160,15 @@ fn search(parents: &Parents, seed: u64, evals: u64, learn: Option<Learning>, dir
     };
     let mut chronicle = Chronicle::open(Journal::open(&path)?, started(), false, clock, &|_| ())?;
     run(&plan, &mut evaluator, &mut chronicle, &Control::default())?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = processor() - busy;
     let records = read(&path)?;
-    let (winner, recipe) = winner(&records)?;
+    let (winner, finalists) = bred(&records)?;
     let mut whole = |split: &str| -> Result<f64> {
         let exam = evaluator.exam(split, Limit::All)?;
-        Ok(100.0 * stats::mean(&examine(&mut evaluator, &recipe, &exam)?))
+        match family.tasks.len() {
+            1 => Ok(means(&mut evaluator, &finalists[0], &exam)?[0]),
+            _ => area(&mut evaluator, &finalists, &exam),
+        }
     };
     Ok(Row {
         answers: answers_of_search(&records),
@@ -215,20 +223,42 @@ fn rounds(records: &[Record]) -> Vec<String> {
     records.iter().filter_map(of_round).collect()
 }
 
-fn winner(records: &[Record]) -> Result<(String, Recipe)> {
-    let best = records.iter().find_map(|r| match &r.event {
-        Event::Selected(selection) => Some(selection.best.clone()),
+/// Percent of each task's questions that a merge gets right.
+fn means(evaluator: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Result<Vec<f64>> {
+    let scores = answered(evaluator, recipe, exam)?;
+    Ok(scores.iter().map(|task| 100.0 * stats::mean(task)).collect())
+}
+
+/// The area under a front of two objectives: percent of what a child that is perfect at both would cover.
+fn area(evaluator: &mut MergeEvaluator<'_>, front: &[Recipe], exam: &Exam) -> Result<f64> {
+    let mut points = front.iter().map(|recipe| means(evaluator, recipe, exam)).collect::<Result<Vec<_>>>()?;
+    points.sort_by(|a, b| b[0].total_cmp(&a[0]));
+    let (mut area, mut height) = (0.0, 0.0);
+    for point in points {
+        area += point[0] * f64::max(point[1] - height, 0.0);
+        height = f64::max(height, point[1]);
+    }
+    Ok(area / 100.0)
+}
+
+/// The winner's name, and the recipes of all finalists that were bred or learned, the winner's first.
+fn bred(records: &[Record]) -> Result<(String, Vec<Recipe>)> {
+    let selection = records.iter().find_map(|r| match &r.event {
+        Event::Selected(selection) => Some(selection),
         _ => None,
     });
-    let best = best.context("nobody won")?;
-    let recipe = records.iter().find_map(|r| match &r.event {
-        Event::CandidateScored(c) if c.id == best => Some(c.recipe.clone()),
-        _ => None,
-    });
-    Ok((
-        best,
-        serde_json::from_value(recipe.context("the winner has no recipe")?)?,
-    ))
+    let selection = selection.context("nobody won")?;
+    let is_bred = |f: &&Finalist| !matches!(f.origin, Origin::Parent | Origin::Baseline | Origin::Random);
+    let others = selection.finalists.iter().filter(is_bred).map(|f| &f.id).filter(|id| **id != selection.best);
+    let recipe = |id: &String| -> Result<Recipe> {
+        let recipe = records.iter().find_map(|r| match &r.event {
+            Event::CandidateScored(c) if c.id == *id => Some(c.recipe.clone()),
+            _ => None,
+        });
+        Ok(serde_json::from_value(recipe.context("a finalist has no recipe")?)?)
+    };
+    let recipes = std::iter::once(&selection.best).chain(others).map(recipe);
+    Ok((selection.best.clone(), recipes.collect::<Result<_>>()?))
 }
 
 fn started() -> RunStarted {

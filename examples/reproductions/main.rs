@@ -4,6 +4,7 @@
 //! cargo run --release --example reproductions -- layer-swap     # every (bottom, top) of Bandarkar et al. 2024
 //! cargo run --release --example reproductions -- random 60      # the perplexity gate, and the winner's curse
 //! cargo run --release --example reproductions -- precision 60   # does a ranking survive rounded weights?
+//! cargo run --release --example reproductions -- likelihood 60  # does it rank merges as accuracy does?
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
 //! cargo run --release --example reproductions -- searches 1 widening 2  # those with this in their name, from seed 2
 //! cargo run --release --example reproductions -- language-gate 200 2       # does a search drift to English?
@@ -29,6 +30,7 @@ mod decoder;
 #[path = "../train_family/files.rs"]
 mod files;
 mod language_gate;
+mod likelihood;
 mod precision;
 mod searches;
 #[path = "../tiny_family/mod.rs"]
@@ -49,6 +51,7 @@ fn main() -> Result<()> {
         Some("layer-swap") => layer_swap(),
         Some("random") => random(number(&args, 1, 60, "how many merges?")?),
         Some("precision") => precision::run(number(&args, 1, 60, "how many merges?")?),
+        Some("likelihood") => likelihood::run(number(&args, 1, 60, "how many merges?")?),
         Some("searches") => {
             let only = args.get(2).map_or("", String::as_str);
             searches::run(only, seeds(&args, 1)?)
@@ -57,7 +60,7 @@ fn main() -> Result<()> {
             let evals = number(&args, 1, 200, "how many candidates?")?;
             language_gate::run(evals, seeds(&args, 2)?)
         }
-        _ => bail!("say layer-swap, random, precision, searches or language-gate"),
+        _ => bail!("say layer-swap, random, precision, likelihood, searches or language-gate"),
     }
 }
 

@@ -5,10 +5,13 @@
 //! questions; a round that is told to be worse than the one before it, question by question, is the last. The optimizer begins
 //! where the best of them is, close around it: less in the directions in which the texts' loss is steep.
 //!
+//! Of several objectives all teach together first; then each alone has a round from where that led, and its point is handed to
+//! the optimizer: the ends of the front, which a population would have to find.
+//!
 //! What is learned stands in the journal, so that a resumed search repeats it without computing it again. Nothing here
 //! reads a question of the selection or the test.
 
-use std::sync::atomic::Ordering;
+use std::{ops::RangeFrom, sync::atomic::Ordering};
 
 use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored, genome::Genome, race::Entrant};
 use crate::{
@@ -72,7 +75,7 @@ impl Run<'_, '_> {
         let Some((mut from, mut start)) = self.first_teacher(genome, known) else {
             return Ok(None);
         };
-        let mut given = std::mem::take(&mut self.given);
+        let mut given = self.given.clone();
         let mut pupils: Vec<Pupil> = Vec::new();
         for round in 1..=learning.rounds {
             let id = CandidateId::Learned(round as u64).to_string();
@@ -101,7 +104,39 @@ impl Run<'_, '_> {
         }
         // The last of equals has seen most.
         let best = pupils.iter().reduce(|a, b| if b.fitness >= a.fitness { b } else { a });
+        if let Some(best) = best
+            && self.plan.space.fitness.is_pareto()
+        {
+            self.each_objective(genome, &best.entrant, (pupils.len() + 1)..)?;
+        }
         Ok(best.map(|pupil| around(genome, pupil)))
+    }
+
+    /// A round for each objective alone, from the point that all of them have led to and the answers that everybody gave.
+    fn each_objective(
+        &mut self,
+        genome: &Genome,
+        from: &Entrant,
+        numbers: RangeFrom<usize>,
+    ) -> Result<(), Interrupt> {
+        let Some(learning) = self.plan.space.search.learn.clone() else {
+            return Ok(());
+        };
+        let everybody = std::mem::take(&mut self.given);
+        for (objective, number) in (0..self.plan.search.tasks.len()).zip(numbers) {
+            let id = CandidateId::Learned(number as u64).to_string();
+            if !self.has_time_for(&id)? {
+                break;
+            }
+            let given: Vec<Given> = everybody.iter().filter_map(|given| of_task(given, objective)).collect();
+            let Some(learned) = self.round(&id, &from.id, genome, &from.genotype, &given, &learning)? else {
+                continue; // nobody is right about it yet, say
+            };
+            if let Some(pupil) = self.score_pupil(genome, learned)? {
+                self.ends_of_front.push(pupil.entrant.genotype);
+            }
+        }
+        Ok(())
     }
 
     /// Whether another round is made. Candidates are no measure of it, but time is; of a round in the past, the journal is.
@@ -285,6 +320,16 @@ fn variables(genome: &Genome) -> Vec<Variable> {
         }
     };
     genome.genes().iter().map(variable).collect()
+}
+
+/// What was given to one task.
+fn of_task((exam, answers): &Given, index: usize) -> Option<Given> {
+    let place = exam.tasks.iter().position(|task| task.index == index)?;
+    let exam = Exam {
+        split: exam.split.clone(),
+        tasks: vec![exam.tasks[place].clone()],
+    };
+    Some((exam, vec![answers[place].clone()]))
 }
 
 /// Each answer with the place of its question among its task's items.

@@ -364,6 +364,8 @@ struct Run<'a, 'b> {
     /// Answers of parents, unsearched merges and learned candidates, where something is to be learned from them.
     given: Vec<learning::Given>,
     keeps_answers: bool,
+    /// Learned for each of several objectives alone.
+    ends_of_front: Vec<optim::Genotype>,
     /// Of an evaluator with several hands.
     at_work: AtWork,
     /// Why candidates of the optimizers have failed, and how many.
@@ -424,6 +426,7 @@ impl<'a, 'b> Run<'a, 'b> {
             soup: None,
             given: Vec::new(),
             keeps_answers: plan.space.search.learn.is_some(),
+            ends_of_front: Vec::new(),
             at_work: AtWork::default(),
             failures: HashMap::new(),
             streak: Streak::default(),
@@ -704,7 +707,7 @@ impl Run<'_, '_> {
         }
     }
 
-    fn optimizer(&self, genome: &Genome, known: Option<Start>) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
+    fn optimizer(&mut self, genome: &Genome, known: Option<Start>) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
         let plan = self.plan;
         let domain = domain(genome)?;
         let is_real = domain.genes().iter().all(|g| matches!(g, Gene::Real { .. }));
@@ -744,6 +747,7 @@ impl Run<'_, '_> {
                 false => Spread::Correlated { stds, correlations },
             };
             optimizer.start_at(&start.mean, &spread)?;
+            warm.append(&mut self.ends_of_front);
             optimizer.inject(warm.iter().cloned())?;
             return Ok((optimizer, warm));
         }

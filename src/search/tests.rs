@@ -40,7 +40,7 @@ struct Function {
     /// The call at which the machine breaks down.
     breaks_at: Option<usize>,
     quality: fn(f64, f64) -> f64,
-    /// How it learns: part of the way to (0.9, 0.6) at each round, or why it cannot.
+    /// How it learns: part of the way to the best weights of the tasks that teach at each round, or why it cannot.
     lesson: Option<Result<f64, Unscored>>,
     lessons: usize,
 }
@@ -95,8 +95,14 @@ impl Evaluator for Function {
             .flatten()
             .filter(|(_, answer)| answer.score > 0.5);
         let texts = right.count();
+        let teaches = |index| lesson.exams.iter().any(|exam| exam.tasks.iter().any(|t| t.index == index));
+        let best = match (teaches(0), teaches(1)) {
+            (true, true) => [0.75, 0.75],
+            (false, true) => [0.6, 0.9],
+            _ => [0.9, 0.6],
+        };
         let near = |(x, to): (&f64, f64)| x + share * (to - x);
-        let genotype: Vec<f64> = lesson.start.iter().zip([0.9, 0.6]).map(near).collect();
+        let genotype: Vec<f64> = lesson.start.iter().zip(best).map(near).collect();
         let point = event::LearningStep {
             step: 1,
             taught: 1.0,
@@ -140,30 +146,38 @@ impl Evaluator for Function {
         if (self.fails)(maths) && matches!(sitting.subject, Subject::Recipe(_)) {
             return Err(Unscored::candidate("collapsed"));
         }
-        let quality = (self.quality)(maths, spanish) - 0.3 * noise;
-        let answers = exam.tasks[0].items.iter().map(|i| {
-            // Question i is right if it is easy enough: a fixed scatter of thresholds, another one for each split.
-            let salt = exam.split.len();
-            let threshold = ((i * 37 + salt * 11) % QUESTIONS) as f64 / QUESTIONS as f64;
-            Answer {
-                q: exam.tasks[0].catalogue.ids[*i].clone(),
-                out: String::new(),
-                got: String::new(),
-                gold: String::new(),
-                score: match self.lost_in == Some(exam.split.as_str()) && matches!(sitting.subject, Subject::Recipe(_))
-                {
-                    true => f64::NAN,
-                    false => f64::from(u8::from(threshold < quality)),
-                },
-                finish: "eos".into(),
-                language_ok: true,
-                tokens: 1,
-            }
-        });
-        let answers: Vec<Answer> = answers.collect();
-        self.answers += answers.len();
+        let is_lost = self.lost_in == Some(exam.split.as_str()) && matches!(sitting.subject, Subject::Recipe(_));
+        let of_task = |task: &ExamTask| {
+            // A second task wants the weights the other way round.
+            let quality = match task.index {
+                0 => (self.quality)(maths, spanish),
+                _ => (self.quality)(spanish, maths),
+            } - 0.3 * noise;
+            let answers = task.items.iter().map(|i| {
+                // Question i is right if it is easy enough: a fixed scatter of thresholds, another one for each split.
+                let salt = exam.split.len();
+                let threshold = ((i * 37 + salt * 11) % QUESTIONS) as f64 / QUESTIONS as f64;
+                Answer {
+                    q: task.catalogue.ids[*i].clone(),
+                    out: String::new(),
+                    got: String::new(),
+                    gold: String::new(),
+                    score: match is_lost {
+                        true => f64::NAN,
+                        false => f64::from(u8::from(threshold < quality)),
+                    },
+                    finish: "eos".into(),
+                    language_ok: true,
+                    tokens: 1,
+                }
+            });
+            let key = format!("{maths}-{spanish}-{noise}-{}-{}", task.index, exam.split);
+            (key, answers.collect::<Vec<Answer>>())
+        };
+        let answers: Vec<(String, Vec<Answer>)> = exam.tasks.iter().map(of_task).collect();
+        self.answers += answers.iter().map(|(_, answers)| answers.len()).sum::<usize>();
         Ok(Evaluation {
-            answers: vec![(format!("{maths}-{spanish}-{noise}-{}", exam.split), answers)],
+            answers,
             ..Evaluation::default()
         })
     }
@@ -1930,6 +1944,37 @@ fn rounds_of_learning_follow_each_other_and_the_search_begins_close_around_the_b
         paid, 40,
         "what is learned is not paid for by the budget of the optimizer"
     );
+}
+
+/// All objectives together led to one point in their middle, and the population had to find the ends of the front by itself.
+#[test]
+fn each_of_several_objectives_has_a_round_of_its_own() {
+    let mut plan = learning(1);
+    plan.space.fitness.objectives = space::Objectives::Pareto;
+    for exam in [&mut plan.search, &mut plan.selection, &mut plan.test, &mut plan.lessons] {
+        let second = ExamTask {
+            index: 1,
+            task: "t2".into(),
+            ..exam.tasks[0].clone()
+        };
+        exam.tasks.push(second);
+    }
+    plan.held_out = Exam::nothing();
+    let (records, function) = run_of(&plan, learner(Ok(1.0)));
+    assert_eq!(function.lessons, 3);
+    let rounds: Vec<(&str, &str, &[f64])> = learned(&records)
+        .into_iter()
+        .map(|l| (l.id.as_str(), l.from.as_str(), l.genotype.as_slice()))
+        .collect();
+    assert_eq!(
+        rounds[1..],
+        [
+            ("learned-2", "learned-1", &[0.9, 0.6][..]),
+            ("learned-3", "learned-1", &[0.6, 0.9][..]),
+        ]
+    );
+    let handed: Vec<&[f64]> = scored_as(&records, &Origin::WarmStart).map(|c| c.genotype.as_slice()).collect();
+    assert_eq!(handed, [&[0.9, 0.6][..], &[0.6, 0.9]], "the optimizer begins with the ends of the front");
 }
 
 #[test]

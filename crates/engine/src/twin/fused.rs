@@ -51,8 +51,9 @@ fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
     }
 }
 
-/// Rows of a product that are computed together.
-const BLOCK: usize = 256;
+/// Rows and columns of a product that are computed together: what is multiplied by is packed once for as many rows.
+const ROWS: usize = 1024;
+const COLUMNS: usize = 256;
 /// Rows of a weight's gradient that are computed together.
 const WEIGHT_ROWS: usize = 160;
 
@@ -60,32 +61,40 @@ const WEIGHT_ROWS: usize = 160;
 pub(super) fn product_transposed(x: &[f32], weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len() / inputs * outputs];
     let weight = MatRef::from_row_major_slice(weight, outputs, inputs);
-    let blocks = out.par_chunks_mut(BLOCK * outputs).zip(x.par_chunks(BLOCK * inputs));
+    multiply(x, weight.transpose(), Accum::Replace, &mut out);
+    out
+}
+
+/// `out += slope · weight`: `[n, outputs]`, `[outputs, inputs]` → `[n, inputs]`.
+pub(super) fn add_product(slope: &[f32], weight: &[f32], inputs: usize, outputs: usize, out: &mut [f32]) {
+    multiply(slope, MatRef::from_row_major_slice(weight, outputs, inputs), Accum::Add, out);
+}
+
+/// `out (+)= x · by`, in blocks that no thread decides.
+fn multiply(x: &[f32], by: MatRef<'_, f32>, accum: Accum, out: &mut [f32]) {
+    let (inputs, outputs) = (by.nrows(), by.ncols());
+    let blocks = out.par_chunks_mut(ROWS * outputs).zip(x.par_chunks(ROWS * inputs));
     blocks.for_each(|(out, x)| {
         let n = x.len() / inputs;
         let (out, x) = (
             MatMut::from_row_major_slice_mut(out, n, outputs),
             MatRef::from_row_major_slice(x, n, inputs),
         );
-        matmul(out, Accum::Replace, x, weight.transpose(), 1.0, Par::Seq);
+        multiply_columns(x, by, accum, out);
     });
-    out
 }
 
-/// `out += slope · weight`: `[n, outputs]`, `[outputs, inputs]` → `[n, inputs]`.
-pub(super) fn add_product(slope: &[f32], weight: &[f32], inputs: usize, outputs: usize, out: &mut [f32]) {
-    let weight = MatRef::from_row_major_slice(weight, outputs, inputs);
-    let blocks = out
-        .par_chunks_mut(BLOCK * inputs)
-        .zip(slope.par_chunks(BLOCK * outputs));
-    blocks.for_each(|(out, slope)| {
-        let n = slope.len() / outputs;
-        let (out, slope) = (
-            MatMut::from_row_major_slice_mut(out, n, inputs),
-            MatRef::from_row_major_slice(slope, n, outputs),
-        );
-        matmul(out, Accum::Add, slope, weight, 1.0, Par::Seq);
-    });
+fn multiply_columns(x: MatRef<'_, f32>, by: MatRef<'_, f32>, accum: Accum, out: MatMut<'_, f32>) {
+    if by.ncols() <= COLUMNS {
+        return matmul(out, accum, x, by, 1.0, Par::Seq);
+    }
+    let half = by.ncols().div_ceil(COLUMNS) / 2 * COLUMNS;
+    let (left, right) = by.split_at_col(half);
+    let (out_left, out_right) = out.split_at_col_mut(half);
+    rayon::join(
+        || multiply_columns(x, left, accum, out_left),
+        || multiply_columns(x, right, accum, out_right),
+    );
 }
 
 /// `out += slopeᵀ · x`: `[n, outputs]`, `[n, inputs]` → `[outputs, inputs]`.
@@ -291,10 +300,10 @@ impl Attend {
         caps: &mut Vec<f32>,
     ) {
         weights.clear();
-        weights.extend(self.seen(i).map(
-            #[inline(always)]
-            |j| self.scale * dot(query, &keys[head.at(j)]),
-        ));
+        // An iterator's closure would be compiled for the smallest instruction set.
+        for j in self.seen(i) {
+            weights.push(self.scale * dot(query, &keys[head.at(j)]));
+        }
         caps.clear();
         if let Some(cap) = self.softcap {
             for score in weights.iter_mut() {
@@ -336,10 +345,9 @@ impl Attend {
                 self.weigh::<S>(query, k, of_key, i, &mut weights, &mut caps);
                 let grad = &grad[of_query.at(i)];
                 slopes.clear();
-                slopes.extend(self.seen(i).map(
-                    #[inline(always)]
-                    |j| dot(grad, &v[of_key.at(j)]),
-                ));
+                for j in self.seen(i) {
+                    slopes.push(dot(grad, &v[of_key.at(j)]));
+                }
                 let usual = dot(&slopes, &weights);
                 for (slope, weight) in slopes.iter_mut().zip(&weights) {
                     *slope = self.scale * weight * (*slope - usual);

@@ -59,7 +59,7 @@ pub type TakeGradient<'a, E> = &'a mut dyn FnMut(&str, Vec<f32>) -> Result<(), E
 type Gradients = Vec<(String, Vec<f32>)>;
 
 /// Rows of logits that are alive at one time, in numbers.
-const LOGITS: usize = 1 << 23;
+const LOGITS: usize = 1 << 24;
 
 /// A model whose loss can be differentiated.
 pub struct Twin {

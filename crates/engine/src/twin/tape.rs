@@ -1,6 +1,9 @@
 //! The CPU's way to derivatives: what a layer computes is written down, and read backwards.
+//!
+//! Products and sums are computed when somebody reads them. A layer that is computed again for its derivatives alone has a last
+//! product and a last sum that nobody reads: a quarter of a layer's work.
 
-use std::collections::HashMap;
+use std::{cell::OnceCell, collections::HashMap};
 
 use super::{Error, batch::Batch, fused, layer::Algebra};
 use crate::spec::{DecoderSpec, NormKind, QueryGrowth};
@@ -11,7 +14,8 @@ pub(super) type Place = usize;
 struct Node {
     made: Made,
     cols: usize,
-    numbers: Vec<f32>,
+    /// Empty until somebody reads them.
+    numbers: OnceCell<Vec<f32>>,
 }
 
 /// How a value came about, with the names of the tensors within the layer.
@@ -20,7 +24,6 @@ enum Made {
     Linear {
         x: Place,
         name: String,
-        has_bias: bool,
     },
     Norm {
         x: Place,
@@ -64,26 +67,56 @@ pub(super) struct Tape<'a> {
     batch: &'a Batch,
     weights: &'a Weights<'a>,
     nodes: Vec<Node>,
+    rows: usize,
 }
 
 impl<'a> Tape<'a> {
     /// Begins with the layer's input, at place 0.
     pub fn new(spec: &'a DecoderSpec, batch: &'a Batch, weights: &'a Weights<'a>, input: Vec<f32>) -> Self {
+        let rows = input.len() / spec.hidden;
         let given = Node {
             made: Made::Given,
             cols: spec.hidden,
-            numbers: input,
+            numbers: input.into(),
         };
         Tape {
             spec,
             batch,
             weights,
             nodes: vec![given],
+            rows,
         }
     }
 
     pub fn into_value(mut self, place: Place) -> Vec<f32> {
-        self.nodes.swap_remove(place).numbers
+        self.numbers(place);
+        self.nodes.swap_remove(place).numbers.into_inner().unwrap_or_default()
+    }
+
+    fn numbers(&self, place: Place) -> &[f32] {
+        let node = &self.nodes[place];
+        node.numbers.get_or_init(|| match &node.made {
+            Made::Linear { x, name } => self.product(*x, name, node.cols),
+            Made::Add { h, branch } => {
+                let mut out = self.numbers(*h).to_vec();
+                fused::add(&mut out, self.numbers(*branch), self.spec.residual_scale);
+                out
+            }
+            _ => unreachable!("everything else is computed when it is written down"),
+        })
+    }
+
+    fn product(&self, x: Place, name: &str, outputs: usize) -> Vec<f32> {
+        let weight = self.weights[format!("{name}.weight").as_str()];
+        let mut out = fused::product_transposed(self.numbers(x), weight, self.nodes[x].cols, outputs);
+        if let Some(bias) = self.bias(name) {
+            out.chunks_mut(outputs).for_each(|row| fused::add(row, bias, 1.0));
+        }
+        out
+    }
+
+    fn bias(&self, name: &str) -> Option<&'a [f32]> {
+        self.weights.get(format!("{name}.bias").as_str()).copied()
     }
 
     /// From the derivative of the last value to that of the input; the weights' are added to `gradients`.
@@ -108,18 +141,19 @@ impl<'a> Tape<'a> {
         gradients: &mut HashMap<String, Vec<f32>>,
     ) -> Result<(), Error> {
         let node = &self.nodes[place];
-        let numbers = |place: Place| self.nodes[place].numbers.as_slice();
+        let numbers = |place: Place| self.numbers(place);
+        let zeros = |place: Place| vec![0.0; self.rows * self.nodes[place].cols];
         match &node.made {
             Made::Given => {}
-            Made::Linear { x, name, has_bias } => {
+            Made::Linear { x, name } => {
                 let (inputs, outputs) = (self.nodes[*x].cols, node.cols);
                 let weight = format!("{name}.weight");
                 let of_weight = gradient(gradients, &weight, inputs * outputs);
                 fused::add_outer(&slope, numbers(*x), inputs, outputs, of_weight);
-                if *has_bias {
+                if self.bias(name).is_some() {
                     fused::add_rows(&slope, gradient(gradients, &format!("{name}.bias"), outputs));
                 }
-                let of_x = slopes[*x].get_or_insert_with(|| vec![0.0; numbers(*x).len()]);
+                let of_x = slopes[*x].get_or_insert_with(|| zeros(*x));
                 fused::add_product(&slope, self.weight(&weight)?, inputs, outputs, of_x);
             }
             Made::Norm { x, name, kind } => {
@@ -146,7 +180,7 @@ impl<'a> Tape<'a> {
             }
             Made::Part { x, from } => {
                 let cols = self.nodes[*x].cols;
-                let of_x = slopes[*x].get_or_insert_with(|| vec![0.0; numbers(*x).len()]);
+                let of_x = slopes[*x].get_or_insert_with(|| zeros(*x));
                 for (to, slope) in of_x.chunks_mut(cols).zip(slope.chunks(node.cols)) {
                     fused::add(&mut to[*from..][..node.cols], slope, 1.0);
                 }
@@ -205,6 +239,10 @@ impl<'a> Tape<'a> {
     }
 
     fn push(&mut self, made: Made, cols: usize, numbers: Vec<f32>) -> Result<Place, Error> {
+        self.note(made, cols, numbers.into())
+    }
+
+    fn note(&mut self, made: Made, cols: usize, numbers: OnceCell<Vec<f32>>) -> Result<Place, Error> {
         self.nodes.push(Node { made, cols, numbers });
         Ok(self.nodes.len() - 1)
     }
@@ -251,26 +289,17 @@ impl Algebra for Tape<'_> {
     type Value = Place;
 
     fn linear(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
-        let weight = self.weight(&format!("{name}.weight"))?;
-        let inputs = self.nodes[*x].cols;
-        let outputs = weight.len() / inputs;
-        let mut out = fused::product_transposed(&self.nodes[*x].numbers, weight, inputs, outputs);
-        let bias = self.weights.get(format!("{name}.bias").as_str());
-        if let Some(bias) = bias {
-            out.chunks_mut(outputs).for_each(|row| fused::add(row, bias, 1.0));
-        }
+        let outputs = self.weight(&format!("{name}.weight"))?.len() / self.nodes[*x].cols;
         let made = Made::Linear {
             x: *x,
             name: name.into(),
-            has_bias: bias.is_some(),
         };
-        self.push(made, outputs, out)
+        self.note(made, outputs, OnceCell::new())
     }
 
     fn norm(&mut self, name: &str, kind: NormKind, x: &Place) -> Result<Place, Error> {
         let norm = self.norm_of(name, kind)?;
-        let node = &self.nodes[*x];
-        let (cols, out) = (node.cols, norm.forward(&node.numbers));
+        let (cols, out) = (self.nodes[*x].cols, norm.forward(self.numbers(*x)));
         let made = Made::Norm {
             x: *x,
             name: name.into(),
@@ -280,15 +309,13 @@ impl Algebra for Tape<'_> {
     }
 
     fn part(&mut self, x: &Place, from: usize, len: usize) -> Result<Place, Error> {
-        let node = &self.nodes[*x];
-        let rows = node.numbers.chunks(node.cols);
+        let rows = self.numbers(*x).chunks(self.nodes[*x].cols);
         let out = rows.flat_map(|row| row[from..from + len].iter().copied()).collect();
         self.push(Made::Part { x: *x, from }, len, out)
     }
 
     fn rotate(&mut self, x: &Place, rope: usize) -> Result<Place, Error> {
-        let node = &self.nodes[*x];
-        let (cols, mut out) = (node.cols, node.numbers.clone());
+        let (cols, mut out) = (self.nodes[*x].cols, self.numbers(*x).to_vec());
         fused::rotate(
             &mut out,
             self.spec.head_dim,
@@ -300,8 +327,7 @@ impl Algebra for Tape<'_> {
     }
 
     fn grow(&mut self, x: &Place, growth: QueryGrowth) -> Result<Place, Error> {
-        let node = &self.nodes[*x];
-        let (cols, mut out) = (node.cols, node.numbers.clone());
+        let (cols, mut out) = (self.nodes[*x].cols, self.numbers(*x).to_vec());
         fused::scale_by_place(&mut out, cols, self.batch.width, |place| growth.at(place));
         self.push(Made::Grow { x: *x, growth }, cols, out)
     }
@@ -316,27 +342,25 @@ impl Algebra for Tape<'_> {
             softcap: self.spec.attention_softcap,
             window,
         };
-        let numbers = |place: Place| self.nodes[place].numbers.as_slice();
+        let numbers = |place: Place| self.numbers(place);
         let out = attend.forward(numbers(*q), numbers(*k), numbers(*v));
         let (q, k, v, cols) = (*q, *k, *v, self.nodes[*q].cols);
         self.push(Made::Attend { q, k, v, attend }, cols, out)
     }
 
     fn gate(&mut self, gate: &Place, up: Option<&Place>) -> Result<Place, Error> {
-        let (node, activation) = (&self.nodes[*gate], self.spec.activation);
+        let (activation, of_gate) = (self.spec.activation, self.numbers(*gate));
         let out = match up {
-            Some(up) => fused::gate(activation, &node.numbers, &self.nodes[*up].numbers),
-            None => fused::activated(activation, &node.numbers),
+            Some(up) => fused::gate(activation, of_gate, self.numbers(*up)),
+            None => fused::activated(activation, of_gate),
         };
-        let cols = node.cols;
+        let cols = self.nodes[*gate].cols;
         let up = up.copied();
         self.push(Made::Gate { gate: *gate, up }, cols, out)
     }
 
     fn add(&mut self, h: &Place, branch: &Place) -> Result<Place, Error> {
-        let mut out = self.nodes[*h].numbers.clone();
-        fused::add(&mut out, &self.nodes[*branch].numbers, self.spec.residual_scale);
         let (h, branch) = (*h, *branch);
-        self.push(Made::Add { h, branch }, self.spec.hidden, out)
+        self.note(Made::Add { h, branch }, self.spec.hidden, OnceCell::new())
     }
 }
