@@ -390,6 +390,8 @@ pub enum TeacherArg {
     Answers,
     /// Answers, right or wrong, of whoever of these answers the task best.
     Best,
+    /// Answers that most of these agree on, right or wrong.
+    Vote,
 }
 
 #[derive(Debug, Args)]

@@ -72,6 +72,7 @@ fn main() -> Result<()> {
             Some("solutions") => Teachers::Solutions,
             Some("auto") => Teachers::Auto,
             Some("best") => Teachers::Best,
+            Some("vote") => Teachers::Vote,
             _ => Teachers::Answers,
         },
         wrong: after("--wrong").map_or(Ok(usual.wrong), |n| n.parse())?,

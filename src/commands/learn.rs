@@ -210,7 +210,7 @@ fn gather(
     let mut open = Vec::new();
     for (task, questions) in tasks {
         let solved = match args.teachers {
-            TeacherArg::Answers | TeacherArg::Best if task.kind() == Kind::Generate => Vec::new(),
+            TeacherArg::Answers | TeacherArg::Best | TeacherArg::Vote if task.kind() == Kind::Generate => Vec::new(),
             _ => eval::solved(&engine, task, questions)?,
         };
         if solved.is_empty() && args.teachers == TeacherArg::Solutions {
@@ -270,14 +270,16 @@ impl Material {
         self.answers = answered.iter().flatten().map(Vec::len).sum();
         for (t, (task, questions, first)) in open.iter().enumerate() {
             let place: HashMap<&str, usize> = questions.iter().enumerate().map(|(i, q)| (q.id.as_str(), i)).collect();
-            let given = |answer| given_of(answer, &place);
+            let given = |answer| given_of(answer, task, &place);
             let by_teacher: Vec<Vec<teachers::Given<'_>>> = answered
                 .iter()
                 .map(|of_model| of_model[t].iter().filter_map(given).collect())
                 .collect();
+            let wrong = args.wrong.unwrap_or(teachers::WRONG);
             let lessons = match args.teachers {
                 TeacherArg::Best => teachers::best(&by_teacher),
-                _ => teachers::choose(&by_teacher.concat(), args.wrong.unwrap_or(teachers::WRONG)),
+                TeacherArg::Vote => teachers::vote(&by_teacher, wrong),
+                _ => teachers::choose(&by_teacher.concat(), wrong),
             };
             let outputs: Vec<(&Question, &str, bool)> = lessons
                 .iter()
@@ -291,10 +293,11 @@ impl Material {
     }
 }
 
-fn given_of<'a>(answer: &'a eval::Answer, place: &HashMap<&str, usize>) -> Option<teachers::Given<'a>> {
+fn given_of<'a>(answer: &'a eval::Answer, task: &Task, place: &HashMap<&str, usize>) -> Option<teachers::Given<'a>> {
     Some(teachers::Given {
         question: *place.get(answer.question.as_str())?,
         output: &answer.output,
+        got: answer.found_by(task.primary_filter()),
         score: answer.score,
         finish: &answer.finish,
     })

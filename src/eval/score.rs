@@ -34,6 +34,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What a filter found in the output; empty if it found nothing.
+    pub fn found_by(&self, filter: &str) -> &str {
+        self.filters.get(filter).map_or("", |found| &found.extracted)
+    }
+
     /// The verdict on an output; the other fields are the caller's.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub const LEAST_TEXTS: usize = 8;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub steps: usize,
-    /// Texts of one step.
+    /// Texts of one step; of few texts it takes a third.
     pub batch: usize,
     /// The longest step of a variable at the beginning, as a part of its width.
     pub rate: f64,
@@ -107,6 +107,7 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Learned {
     pub point: Vec<f64>,
+    /// Of as many of the taught texts as a step has.
     pub taught: Change,
     pub held_back: Change,
     /// Texts that were taught, and that were held back.
@@ -154,13 +155,19 @@ impl Course<'_> {
             self.variables.iter().map(|v| (v.low, v.high)).collect(),
         );
         let mut order = Order::new(taught.len(), self.settings.seed);
-        let (taught_before, held_back_before) = (of_right(&child.loss(&taught)?, &taught), child.loss(&held_back)?);
+        let batch = self.batch(taught.len());
+        // As many as one step has are enough to say how far it went.
+        let shown: Vec<Text> = Order::new(taught.len(), self.settings.seed)
+            .next(batch)
+            .map(|i| taught[i].clone())
+            .collect();
+        let (taught_before, held_back_before) = (of_right(&child.loss(&shown)?, &shown), child.loss(&held_back)?);
         let mut chosen = (of_right(&held_back_before, &held_back), 0, point.clone());
         let mut best = worths(&held_back_before, &held_back);
         let mut made = 0;
         for step in 1..=self.settings.steps {
-            let batch: Vec<Text> = order.next(self.settings.batch).map(|i| taught[i].clone()).collect();
-            let (loss, gradient) = child.gradient(&batch, &chain)?;
+            let texts: Vec<Text> = order.next(batch).map(|i| taught[i].clone()).collect();
+            let (loss, gradient) = child.gradient(&texts, &chain)?;
             if !loss.is_finite() {
                 return Err(Error::NotFinite { step, loss });
             }
@@ -196,7 +203,7 @@ impl Course<'_> {
         Ok(Learned {
             taught: Change {
                 before: taught_before,
-                after: of_right(&child.loss(&taught)?, &taught),
+                after: of_right(&child.loss(&shown)?, &shown),
             },
             held_back: Change {
                 before: of_right(&held_back_before, &held_back),
@@ -217,6 +224,11 @@ impl Course<'_> {
     pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
         let chain = Chain::new(self.source, self.decode, point, &self.variables)?;
         Child::new(self, point)?.gradient(texts, &chain)
+    }
+
+    /// Texts of one step: of few texts a third, so that they are read a dozen times and not thirty.
+    fn batch(&self, taught: usize) -> usize {
+        self.settings.batch.min((taught / 3).max(LEAST_TEXTS))
     }
 
     /// The texts that are taught, and those that are held back: question by question, as the seed has it.

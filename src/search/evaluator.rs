@@ -739,15 +739,10 @@ fn stage(name: &str, exam: &Exam) -> event::Progress {
 
 /// An answer as the journal keeps it.
 fn plain(answer: eval::Answer, task: &Task) -> event::Answer {
-    let got = answer
-        .filters
-        .get(task.primary_filter())
-        .map(|f| f.extracted.clone())
-        .unwrap_or_default();
     event::Answer {
+        got: answer.found_by(task.primary_filter()).to_owned(),
         q: answer.question,
         out: answer.output,
-        got,
         gold: if task.kind() == Kind::LogLikelihood {
             String::new()
         } else {

@@ -77,7 +77,9 @@ impl Run<'_, '_> {
         };
         let mut given = self.given.clone();
         let mut pupils: Vec<Pupil> = Vec::new();
-        for round in 1..=learning.rounds {
+        // A vote takes several, and nobody but the pupil answers further questions.
+        let rounds = if learning.teachers == Teachers::Vote { 1 } else { learning.rounds };
+        for round in 1..=rounds {
             let id = CandidateId::Learned(round as u64).to_string();
             if !self.has_time_for(&id)? {
                 break;
@@ -364,6 +366,7 @@ pub(super) fn given_of(answers: &[(usize, event::Answer)]) -> impl Iterator<Item
     answers.iter().map(|(item, answer)| teachers::Given {
         question: *item,
         output: &answer.out,
+        got: &answer.got,
         score: answer.score,
         finish: &answer.finish,
     })

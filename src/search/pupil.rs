@@ -141,7 +141,7 @@ impl MergeEvaluator<'_> {
         let task = self.task(index);
         let is_wanted = match teachers {
             Teachers::Auto | Teachers::Solutions => true,
-            Teachers::Answers | Teachers::Best => task.kind() != Kind::Generate,
+            Teachers::Answers | Teachers::Best | Teachers::Vote => task.kind() != Kind::Generate,
         };
         if !is_wanted {
             return Ok(BTreeSet::new());
@@ -177,6 +177,7 @@ impl MergeEvaluator<'_> {
             .collect();
         let lessons = match lesson.teachers {
             Teachers::Best => teachers::best(&given),
+            Teachers::Vote => teachers::vote(&given, lesson.wrong),
             _ => teachers::choose(&given.concat(), lesson.wrong),
         };
         let questions = self.questions_of(index, split)?;

@@ -444,6 +444,8 @@ pub enum Teachers {
     Answers,
     /// Answers, right or wrong, of whoever answers the task best.
     Best,
+    /// Answers that most of those who were asked agree on: nobody need know what is right.
+    Vote,
 }
 
 impl Default for Learning {

@@ -904,8 +904,14 @@ fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learn
         }
     }
     if let Some(node) = map.optional("teachers") {
-        let known = [Teachers::Auto, Teachers::Solutions, Teachers::Answers, Teachers::Best];
-        learning.teachers = known[node.one_of(&["auto", "solutions", "answers", "best"])?];
+        let known = [
+            Teachers::Auto,
+            Teachers::Solutions,
+            Teachers::Answers,
+            Teachers::Best,
+            Teachers::Vote,
+        ];
+        learning.teachers = known[node.one_of(&["auto", "solutions", "answers", "best", "vote"])?];
     }
     if let Some(node) = map.optional("wrong") {
         learning.wrong = node.f64()?;
