@@ -55,7 +55,8 @@ pub struct Settings {
     pub steps: usize,
     /// Texts of one step; of few texts it takes a third.
     pub batch: usize,
-    /// The longest step of a variable at the beginning, as a part of its width.
+    /// The longest step of a variable at the beginning, as a part of its width; of fewer steps than usual each is longer, so that
+    /// they lead as far.
     pub rate: f64,
     /// Part of the texts that is held back.
     pub held_back: f64,
@@ -145,7 +146,7 @@ impl Course<'_> {
         let rates = self.variables.iter().zip(chain.moves());
         let rate = |(variable, moves): (&Variable, bool)| {
             if moves {
-                variable.width() * self.settings.rate
+                variable.width() * self.rate()
             } else {
                 0.0
             }
@@ -224,6 +225,12 @@ impl Course<'_> {
     pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
         let chain = Chain::new(self.source, self.decode, point, &self.variables)?;
         Child::new(self, point)?.gradient(texts, &chain)
+    }
+
+    /// Steps grow shorter one by one, so what `n` of them lead to is in proportion to n + 1.
+    fn rate(&self) -> f64 {
+        let usual = Settings::default().steps + 1;
+        self.settings.rate * (usual as f64 / (self.settings.steps + 1) as f64).max(1.0)
     }
 
     /// Texts of one step: of few texts a third, so that they are read a dozen times and not thirty.

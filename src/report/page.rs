@@ -475,11 +475,34 @@ fn learning(run: &Run) -> String {
             round.taught[1],
         )
     };
-    let items = run
-        .learned
-        .iter()
-        .map(|round| format!("<li>{}</li>", escape(&sentence(round))));
+    let sentences = run.learned.iter().map(sentence).chain(sensitivity(run));
+    let items = sentences.map(|sentence| format!("<li>{}</li>", escape(&sentence)));
     format!("<ul>{}</ul>\n", items.collect::<String>())
+}
+
+/// Which genes the last round found the texts' loss to depend on most, and least.
+fn sensitivity(run: &Run) -> Option<String> {
+    const NAMED: usize = 3;
+    let round = run.learned.iter().rev().find(|round| round.failed.is_none())?;
+    let scored = run.scored.iter().find(|scored| scored.candidate.id == round.id)?;
+    let genes = run.genes_of(scored);
+    let slopes = genes.iter().zip(&round.steepness).filter(|(_, steep)| **steep > 0.0);
+    let mut slopes: Vec<(&str, f64)> = slopes.map(|(gene, steep)| (gene.as_str(), steep.sqrt())).collect();
+    if slopes.len() < 2 * NAMED {
+        return None;
+    }
+    slopes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let named = |slopes: &[(&str, f64)]| {
+        let named: Vec<String> = slopes.iter().map(|(gene, slope)| format!("{gene} ({slope:.4})")).collect();
+        named.join(", ")
+    };
+    Some(format!(
+        "The loss depends most on {} and least on {}: nats a token for each 1 by which a gene moves, root mean square over the \
+         steps of {}.",
+        named(&slopes[..NAMED]),
+        named(&slopes[slopes.len() - NAMED..]),
+        round.id
+    ))
 }
 
 fn held_out(run: &Run) -> String {

@@ -2,7 +2,8 @@
 //!
 //! After parents and unsearched merges have their scores, a round learns from what they got right; the next ones learn from
 //! the last child's own right answers to questions that no candidate is scored on. Each point is scored on the search
-//! questions; a round that is told to be worse than the one before it, question by question, is the last. The optimizer begins
+//! questions; a round that is told to be worse than the one before it, question by question, is the last, and while one is told
+//! to be better there are more than the space asks for. The optimizer begins
 //! where the best of them is, close around it: less in the directions in which the texts' loss is steep.
 //!
 //! Of several objectives all teach together first; then each alone has a round from where that led, and its point is handed to
@@ -43,8 +44,12 @@ const SPREAD: f64 = 1.0 / 24.0;
 /// How much closer or wider a gene may be searched than the others, by how steep the loss is along it.
 const STEEPEST: f64 = 3.0;
 
-/// A round is the last if its loss, question by question, would come by luck less often than this.
+/// A round is the last if its loss, question by question, would come by luck less often than this; and worth another one, where
+/// there were as many as the space says, if its gain would.
 const WORSE: f64 = 0.1;
+
+/// How many times the rounds that a space asks for are made at most, while each is told to be better.
+const LONGER: usize = 3;
 
 /// Answers to questions of one exam, by task.
 pub(super) type Given = (Exam, Vec<Vec<event::Answer>>);
@@ -79,7 +84,7 @@ impl Run<'_, '_> {
         let mut pupils: Vec<Pupil> = Vec::new();
         // A vote takes several, and nobody but the pupil answers further questions.
         let rounds = if learning.teachers == Teachers::Vote { 1 } else { learning.rounds };
-        for round in 1..=rounds {
+        for round in 1..=LONGER * rounds {
             let id = CandidateId::Learned(round as u64).to_string();
             if !self.has_time_for(&id)? {
                 break;
@@ -98,7 +103,11 @@ impl Run<'_, '_> {
                 break;
             };
             (from, start) = (id, pupil.entrant.genotype.clone());
-            let goes_on = pupils.last().is_none_or(|last| self.goes_on(&pupil, last));
+            let is_usual = round < rounds;
+            let goes_on = match pupils.last() {
+                Some(last) => self.goes_on(&pupil, last, is_usual),
+                None => is_usual,
+            };
             pupils.push(pupil);
             if !goes_on {
                 break;
@@ -283,14 +292,17 @@ impl Run<'_, '_> {
         })
     }
 
-    /// Whether a round may be followed by another: it moved, and is not told to be worse on the same questions. A few hundred
-    /// questions cannot tell a gain of a point from none, and the next round learns from other questions.
-    fn goes_on(&self, pupil: &Pupil, last: &Pupil) -> bool {
+    /// Whether a round may be followed by another: it moved, and is not told to be worse on the same questions; a few hundred
+    /// questions cannot tell a gain of a point from none, and the next round learns from other questions. Beyond the usual number
+    /// a round has to be told to be better.
+    fn goes_on(&self, pupil: &Pupil, last: &Pupil, is_usual: bool) -> bool {
         let seed = self.plan.space.search.seed;
         let paired = self
             .standard
             .compare(&pupil.answers.answers, &last.answers.answers, seed);
-        pupil.entrant.genotype != last.entrant.genotype && (paired.difference >= 0.0 || paired.p_value > WORSE)
+        let has_moved = pupil.entrant.genotype != last.entrant.genotype;
+        let is_told = paired.p_value <= WORSE;
+        has_moved && if is_usual { paired.difference >= 0.0 || !is_told } else { paired.difference > 0.0 && is_told }
     }
 
     /// Keeps the answers of somebody who may teach.

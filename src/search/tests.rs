@@ -1977,6 +1977,20 @@ fn each_of_several_objectives_has_a_round_of_its_own() {
     assert_eq!(handed, [&[0.9, 0.6][..], &[0.6, 0.9]], "the optimizer begins with the ends of the front");
 }
 
+/// Where the best weights were far from the first ones, three rounds ended on the way.
+#[test]
+fn rounds_that_pay_are_followed_by_more() {
+    let far = |share| Function {
+        quality: |maths, spanish| 1.0 - 3.0 * ((maths - 0.9).powi(2) + (spanish - 0.6).powi(2)),
+        ..learner(Ok(share))
+    };
+    let rounds = |plan: &Plan, share| learned(&run_of(plan, far(share)).0).len();
+    assert_eq!(rounds(&learning(1), 0.3), 1, "one is one");
+    let (more, most) = (rounds(&learning(2), 0.3), 2 * 3);
+    assert!((3..=most).contains(&more), "{more}");
+    assert_eq!(rounds(&learning(2), 0.98), 2, "the second brings little");
+}
+
 #[test]
 fn a_round_that_brings_nothing_is_the_last() {
     let (records, _) = run_of(&learning(4), learner(Ok(1.0)));

@@ -426,7 +426,8 @@ pub struct Learning {
     pub batch: usize,
     /// Questions of each task from which a learned candidate learns again, from its own right answers.
     pub questions: usize,
-    /// Rounds at most; one that is told to be worse than the one before it is the last.
+    /// Rounds; one that is told to be worse than the one before it is the last, and beyond these there are more, up to three
+    /// times as many, while each is told to be better.
     pub rounds: usize,
     pub teachers: Teachers,
     /// How much wrong answers count against what they say, 0 to 1.
