@@ -424,8 +424,8 @@ pub struct LearnArgs {
     /// How much wrong answers count against what they say, 0 to 1; 0.3 unless given.
     #[arg(long, value_name = "FACTOR")]
     pub wrong: Option<f64>,
-    /// Steps of the descent.
-    #[arg(long, default_value_t = 30, value_name = "N")]
+    /// Steps of the descent: few long ones lead as far as many short ones.
+    #[arg(long, default_value_t = 10, value_name = "N")]
     pub steps: usize,
     /// Texts of one step.
     #[arg(long, default_value_t = 64, value_name = "N")]

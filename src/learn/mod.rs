@@ -42,7 +42,7 @@ pub enum Error {
         least: usize,
         way_out: &'static str,
     },
-    #[error("the loss of the texts is {loss} after {step} steps; a smaller learning rate may help")]
+    #[error("the loss of the texts is {loss} after {step} steps; more steps, which are shorter, may help")]
     NotFinite { step: usize, loss: f64 },
 }
 
@@ -55,9 +55,8 @@ pub struct Settings {
     pub steps: usize,
     /// Texts of one step; of few texts it takes a third.
     pub batch: usize,
-    /// The longest step of a variable at the beginning, as a part of its width; of fewer steps than usual each is longer, so that
-    /// they lead as far.
-    pub rate: f64,
+    /// How far all steps lead at most, as a part of a variable's width: of few steps each is long.
+    pub reach: f64,
     /// Part of the texts that is held back.
     pub held_back: f64,
     pub seed: u64,
@@ -66,9 +65,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            steps: 30,
+            steps: 10,
             batch: 64,
-            rate: 1.0 / 36.0,
+            reach: 0.43,
             held_back: 0.2,
             seed: 0,
         }
@@ -227,10 +226,10 @@ impl Course<'_> {
         Child::new(self, point)?.gradient(texts, &chain)
     }
 
-    /// Steps grow shorter one by one, so what `n` of them lead to is in proportion to n + 1.
+    /// The longest first step of a variable, as a part of its width. Steps grow shorter one by one, so `n` of them lead (n + 1) / 2
+    /// times as far as the first.
     fn rate(&self) -> f64 {
-        let usual = Settings::default().steps + 1;
-        self.settings.rate * (usual as f64 / (self.settings.steps + 1) as f64).max(1.0)
+        2.0 * self.settings.reach / (self.settings.steps + 1) as f64
     }
 
     /// Texts of one step: of few texts a third, so that they are read a dozen times and not thirty.

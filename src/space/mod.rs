@@ -452,7 +452,7 @@ pub enum Teachers {
 impl Default for Learning {
     fn default() -> Self {
         Self {
-            steps: 30,
+            steps: 10,
             batch: 64,
             questions: 600,
             rounds: 3,

@@ -219,6 +219,10 @@ fn most_keys(keys: &[Keys], part: usize, rows: usize) -> u64 {
     bytes
 }
 
+/// How much longer a text is read forward and backward than a question of its length is answered, at most: one reading for the
+/// loss and three for its gradient; the answer's own tokens come one by one, and cost as much or more.
+const FORWARD_AND_BACK: f64 = 4.0;
+
 impl Costs {
     /// Seconds of a candidate that is asked so many questions of each task.
     fn seconds(&self, asked: impl Fn(&TaskFinding) -> usize, findings: &[TaskFinding]) -> f64 {
@@ -238,13 +242,12 @@ impl Costs {
                 .sum::<f64>()
     }
 
-    /// Of one round of learning: its questions, answered, and its steps. Reading a text forward and backward takes about as
-    /// long as answering a question.
+    /// At most, of one round of learning: its questions, answered, and its steps.
     fn learning_s(&self, learning: &Learning) -> Option<f64> {
         let tasks = self.tasks.as_ref()?;
         let all: f64 = tasks.iter().map(|task| task.question_s).sum();
         let mean = all / tasks.len().max(1) as f64;
-        let step = self.merge_s + learning.batch as f64 * mean;
+        let step = self.merge_s + learning.batch as f64 * FORWARD_AND_BACK * mean;
         Some(learning.questions as f64 * all + learning.steps as f64 * step)
     }
 
