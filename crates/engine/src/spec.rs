@@ -269,7 +269,13 @@ impl DecoderSpec {
     /// What ends the branches of attention and MLP, by name: norms after them, or else their last projections.
     pub fn branch_ends(&self) -> [&'static str; 2] {
         let names = self.names();
-        [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(names.down)]
+        // A word that the last projections of all experts have in them, and of layers without any.
+        let down = match self.experts.as_ref().map(|experts| experts.names.experts) {
+            None => names.down,
+            Some(Stored::Each { matrices, .. }) => matrices[2],
+            Some(Stored::Fused { .. }) => names.down.trim_start_matches("mlp."),
+        };
+        [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(down)]
     }
 
     /// Refuses a model that is not what its config.json says: one that lacks a tensor of the decoder, has one of another
