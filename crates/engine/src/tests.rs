@@ -51,8 +51,14 @@ impl Golden {
     }
 
     fn decoder(&self) -> Decoder {
-        let spec = DecoderSpec::from_config(&self.config).unwrap();
         let tensors = SafeTensors::deserialize(&self.weights).unwrap();
+        let spec = DecoderSpec::from_config(&self.config)
+            .unwrap()
+            .stored_as(tensors.names());
+        let there = tensors.iter().map(|(name, tensor)| (name, tensor.shape().to_vec()));
+        let there: Vec<(&str, Vec<usize>)> = there.collect();
+        spec.check_tensors(there.iter().map(|(name, shape)| (*name, shape.as_slice())))
+            .unwrap();
         let mut read = |name: &str| {
             let tensor = tensors.tensor(name).map_err(|e| e.to_string())?;
             Ok(tensor

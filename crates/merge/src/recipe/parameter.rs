@@ -115,13 +115,6 @@ impl ParameterInfo {
         }
         match self.kind {
             Kind::Number { low, high, open_low } => {
-                if open_low && n == 0.0 && self.name == "density" {
-                    return Err(
-                        "0 keeps nothing of the task vector (mergekit makes zeros of it): leave the model out, or \
-                                give it weight: 0"
-                            .into(),
-                    );
-                }
                 if n < low || n > high || (open_low && n == low) {
                     let open = if open_low { '(' } else { '[' };
                     return Err(format!("{n} is outside {open}{low}, {high}]"));
