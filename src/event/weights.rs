@@ -205,8 +205,7 @@ fn filters(value: &Value) -> Option<&[Value]> {
 fn module_name(entry: &Value) -> String {
     match entry.get("filter").and_then(Value::as_str) {
         None | Some("*") => "other".to_owned(),
-        Some("self_attn") => "attn".to_owned(),
-        Some(filter) => filter.to_owned(),
+        Some(filter) => crate::recipe::spoken(filter),
     }
 }
 

@@ -291,7 +291,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
-        let spec = DecoderSpec::from_config(plan.config())?;
+        let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
         let tokenizer = self.tokenizer(&plan.tokenizer())?;
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {

@@ -396,7 +396,7 @@ fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
         return Ok(Fold::Projections);
     }
     let plan = Plan::new(&models::verbatim(donor), parents)?;
-    let spec = DecoderSpec::from_config(plan.config())?;
+    let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
     if space.fitness.command.is_none() {
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::recipe::{Body, DefaultValue, Kind, Method, ParamValue, Parameters, Recipe};
+use crate::recipe::{Body, DefaultValue, Kind, Method, ParamValue, Parameters, Recipe, spoken};
 
 /// How much a reader of a recipe has to take in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -79,7 +79,7 @@ impl Number {
             };
         }
         if let Some(module) = &self.module {
-            place += &format!(", {}", if module == "self_attn" { "attn" } else { module });
+            place += &format!(", {}", spoken(module));
         }
         place
     }

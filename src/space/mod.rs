@@ -53,8 +53,22 @@ pub enum Error {
          modules to tell apart, or leave 'widening' out"
     )]
     NothingToWiden,
-    #[error("genes for each tensor: the names of the models' tensors are not known here")]
+    #[error("genes for each tensor or for experts: the names of the models' tensors are not known here")]
     NoTensorNames,
+    #[error(
+        "parameter_space.modules: {module} is among them, but the models have no such tensors; leave it out, and nothing is lost"
+    )]
+    NoSuchModule { module: &'static str },
+    #[error(
+        "parameter_space.expert_groups: {wanted} groups were asked for, but the models have {experts} experts in a layer; ask \
+         for fewer groups"
+    )]
+    TooManyExpertGroups { wanted: usize, experts: usize },
+    #[error(
+        "parameter_space.expert_groups: the models keep all experts of a layer in one tensor ({tensor}), which takes one \
+         number; leave expert_groups out"
+    )]
+    FusedExperts { tensor: String },
     #[error("parameter_space.genes: {genes} contradict each other in {method}: {reason}. Write {ways}")]
     Contradiction {
         method: &'static str,
@@ -104,6 +118,9 @@ pub struct ParameterSpace {
     /// Empty: one set of genes for all modules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<Module>,
+    /// In how many groups the experts of a layer are told apart.
+    #[serde(skip_serializing_if = "is_one")]
+    pub expert_groups: usize,
     #[serde(serialize_with = "as_map")]
     pub genes: Vec<(String, Gene)>,
 }
@@ -165,6 +182,13 @@ pub enum LayerGroups {
 #[serde(rename_all = "lowercase")]
 pub enum Module {
     Attn,
+    /// What sends tokens to experts.
+    Router,
+    /// The experts that a router chooses among.
+    Experts,
+    /// The expert that every token goes to.
+    Shared,
+    /// The MLPs, but for those of them that are named above.
     Mlp,
     /// Embeddings, norms, head.
     Other,

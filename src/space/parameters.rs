@@ -24,11 +24,9 @@ pub(super) struct ParameterCodec {
     experts: Vec<String>,
     /// Half-open layer ranges; one range means one set of genes for all layers.
     groups: Vec<[usize; 2]>,
-    modules: Vec<Module>,
+    modules: Vec<Part>,
     /// Names of the merged tensors, where genes are told apart by them.
     tensors: Vec<String>,
-    /// The word by which recipes find the tensors of attention.
-    attention: &'static str,
     fixed: Vec<(String, ParamValue)>,
     out_dtype: DType,
     seed: u64,
@@ -42,6 +40,101 @@ fn attention_word(tensors: &[String]) -> &'static str {
     let words = ["self_attn", "attention", "attn"];
     let named = |word: &&str| tensors.iter().any(|name| name.contains(&format!(".{word}.")));
     words.into_iter().find(named).unwrap_or("self_attn")
+}
+
+/// Tensors that share genes.
+#[derive(Clone, Debug)]
+struct Part {
+    /// As genes have it.
+    name: String,
+    /// The words by which recipes find the tensors; none where it is what no other part has.
+    words: Vec<String>,
+    /// A tensor that stands for all, without what comes before it in a layer.
+    example: String,
+}
+
+/// The parts that modules are in models with these tensors.
+fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result<Vec<Part>, Error> {
+    let attention = attention_word(tensors);
+    let named = |word: &str| tensors.iter().find(|name| name.contains(word));
+    let bodies = ["mlp", "block_sparse_moe"];
+    let body = bodies
+        .into_iter()
+        .find(|word| named(&format!(".{word}.")).is_some())
+        .unwrap_or("mlp");
+    let part = |name: &str, word: String, example: &str| Part {
+        name: name.into(),
+        example: format!("{word}{example}"),
+        words: vec![word],
+    };
+    let mut parts = Vec::new();
+    for module in modules {
+        let name = match module {
+            Module::Attn => {
+                parts.push(part("attn", attention.into(), ".q_proj.weight"));
+                continue;
+            }
+            Module::Mlp => {
+                parts.push(part("mlp", body.into(), ".up_proj.weight"));
+                continue;
+            }
+            Module::Other => {
+                parts.push(Part {
+                    name: "other".into(),
+                    words: Vec::new(),
+                    example: "input_layernorm.weight".into(),
+                });
+                continue;
+            }
+            Module::Router => "router",
+            Module::Experts => "experts",
+            Module::Shared => "shared",
+        };
+        let words: &[&str] = match module {
+            Module::Router => &["gate.", "router."],
+            Module::Experts => &["experts."],
+            _ => &["shared_expert"],
+        };
+        let words = words.iter().map(|word| format!("{body}.{word}"));
+        let word = words.into_iter().find(|word| named(&format!(".{word}")).is_some());
+        let word = match word {
+            Some(word) => word,
+            None if tensors.is_empty() => return Err(Error::NoTensorNames),
+            None => return Err(Error::NoSuchModule { module: name }),
+        };
+        match (module, expert_groups) {
+            (Module::Experts, 2..) => parts.extend(expert_parts(&word, expert_groups, tensors)?),
+            _ => parts.push(part(name, word, "weight")),
+        }
+    }
+    Ok(parts)
+}
+
+/// The experts of a layer in groups of those that stand together, each of them found by its number.
+fn expert_parts(word: &str, groups: usize, tensors: &[String]) -> Result<Vec<Part>, Error> {
+    let mut experts = 0;
+    for (name, (_, rest)) in tensors.iter().filter_map(|name| Some((name, name.split_once(word)?))) {
+        let number = rest.split('.').next().and_then(|number| number.parse::<usize>().ok());
+        let Some(number) = number else {
+            return Err(Error::FusedExperts { tensor: name.clone() });
+        };
+        experts = experts.max(number + 1);
+    }
+    if groups > experts {
+        return Err(Error::TooManyExpertGroups {
+            wanted: groups,
+            experts,
+        });
+    }
+    let of_group = |group: usize| {
+        let range = group * experts / groups..(group + 1) * experts / groups;
+        Part {
+            name: format!("experts{group}"),
+            example: format!("{word}{}.weight", range.start),
+            words: range.map(|expert| format!("{word}{expert}.")).collect(),
+        }
+    };
+    Ok((0..groups).map(of_group).collect())
 }
 
 /// One searched parameter and the places that its genes serve.
@@ -66,7 +159,7 @@ pub(super) struct Coordinates {
 
 impl ParameterCodec {
     /// # Errors
-    /// Layer groups that do not fit the models.
+    /// Layer groups or modules that do not fit the models.
     pub fn new(ps: &ParameterSpace, space: &Space, shape: Shape, tensors: &[String]) -> Result<Self, Error> {
         let mut codec = Self {
             methods: ps.method.clone(),
@@ -74,9 +167,8 @@ impl ParameterCodec {
             tokenizer: space.tokenizer.clone(),
             experts: space.experts().map(String::from).collect(),
             groups: groups(&ps.layer_groups, shape.layers)?,
-            modules: ps.modules.clone(),
+            modules: parts(&ps.modules, ps.expert_groups, tensors)?,
             tensors: tensors.to_vec(),
-            attention: attention_word(tensors),
             fixed: Vec::new(),
             out_dtype: shape.out_dtype,
             seed: space.search.seed,
@@ -127,7 +219,7 @@ impl ParameterCodec {
                     if slot.of_tensors() {
                         name += &format!(".{}", short(&self.tensors[module]));
                     } else if modules > 1 {
-                        name += ["", ".attn", ".mlp", ".other"][1 + module];
+                        name += &format!(".{}", self.modules[module].name);
                     }
                     self.genes.push(GeneSpec { name, kind });
                 }
@@ -219,11 +311,13 @@ impl ParameterCodec {
             let tensors = self.tensors.iter().enumerate();
             return ParamValue::Filtered(tensors.map(|(i, name)| entry(Some(name), i)).collect());
         }
-        ParamValue::Filtered(vec![
-            entry(Some(self.attention), 0),
-            entry(Some("mlp"), 1),
-            entry(None, 2),
-        ])
+        let of_part = |(module, part): (usize, &Part)| -> Vec<Filtered> {
+            match part.words.as_slice() {
+                [] => vec![entry(None, module)],
+                words => words.iter().map(|word| entry(Some(word), module)).collect(),
+            }
+        };
+        ParamValue::Filtered(self.modules.iter().enumerate().flat_map(of_part).collect())
     }
 
     fn recipe(
@@ -503,18 +597,12 @@ impl ParameterCodec {
     /// What a stage says about a parameter of a model, at a tensor that stands for a group and a module.
     fn look_up(&self, stage: &Stage, parameter: &str, model: &str, group: usize, module: usize) -> Option<f64> {
         let layer = self.groups[group][0];
-        let part = match self.modules.get(module) {
-            Some(Module::Attn) => &format!("{}.q_proj", self.attention),
-            Some(Module::Other) => "input_layernorm",
-            Some(Module::Mlp) | None => "mlp.up_proj",
-        };
-        self.look_up_at(
-            stage,
-            parameter,
-            model,
-            layer,
-            &format!("model.layers.{layer}.{part}.weight"),
-        )
+        let part = self
+            .modules
+            .get(module)
+            .map_or("mlp.up_proj.weight", |part| &part.example);
+        let tensor = format!("model.layers.{layer}.{part}");
+        self.look_up_at(stage, parameter, model, layer, &tensor)
     }
 
     fn look_up_at(&self, stage: &Stage, parameter: &str, model: &str, layer: usize, tensor: &str) -> Option<f64> {
@@ -699,6 +787,73 @@ fitness:
         assert_eq!(codec.encode(&recipe).unwrap(), genotype);
         let text = write::to_yaml(&recipe);
         assert_eq!(read::parse(Path::new("r.yaml"), &text).unwrap(), recipe, "{text}");
+    }
+
+    /// Mixtral's experts were none of `attn` and `mlp`, and shared their genes with the norms.
+    #[test]
+    fn experts_and_their_router_are_modules() {
+        let names = |body: &str, experts: &[&str]| -> Vec<String> {
+            let of_layer = |layer: usize| {
+                let inner = ["self_attn.q_proj", "input_layernorm"].map(String::from).into_iter();
+                let inner = inner.chain(experts.iter().map(|name| format!("{body}.{name}")));
+                inner
+                    .map(move |name| format!("model.layers.{layer}.{name}.weight"))
+                    .collect::<Vec<_>>()
+            };
+            (0..5).flat_map(of_layer).collect()
+        };
+        let space = |more: &str| {
+            let modules = "modules: [other, mlp, attn, experts, router]";
+            let text = SPACE.replace("modules: [attn, mlp, other]", &format!("{modules}{more}"));
+            Space::parse(Path::new("s.yaml"), &text).unwrap()
+        };
+        let mixtral = names(
+            "block_sparse_moe",
+            &["gate", "experts.0.w1", "experts.1.w1", "experts.2.w1"],
+        );
+        let codec = Codec::with_tensors(&space(""), SHAPE, &mixtral).unwrap();
+        let genes: Vec<&str> = codec.genes()[1..6].iter().map(|gene| gene.name.as_str()).collect();
+        let parts = ["attn", "router", "experts", "mlp", "other"];
+        assert_eq!(genes, parts.map(|part| format!("weight.maths.g0.{part}")));
+        let genotype: Vec<f64> = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5].into_iter().chain([1.0; 18]).collect();
+        let recipe = codec.decode(&genotype);
+        assert_eq!(codec.encode(&recipe).unwrap(), genotype);
+        let Body::Slices(slices) = &recipe.result().body else {
+            panic!("slices")
+        };
+        let at = |tensor: &str| {
+            let info = Method::Ties.info().parameter("weight").unwrap();
+            evaluate(info, &[&slices[0].sources[0].parameters], Place { tensor, t: 0.0 }).unwrap()
+        };
+        assert_eq!(at("model.layers.0.block_sparse_moe.gate.weight"), Some(0.2));
+        assert_eq!(at("model.layers.0.block_sparse_moe.experts.2.w1.weight"), Some(0.3));
+        assert_eq!(at("model.layers.0.input_layernorm.weight"), Some(0.5));
+
+        let groups = space("\n  expert_groups: 2");
+        let codec = Codec::with_tensors(&groups, SHAPE, &mixtral).unwrap();
+        let genes: Vec<&str> = codec.genes()[3..5].iter().map(|gene| gene.name.as_str()).collect();
+        assert_eq!(genes, ["weight.maths.g0.experts0", "weight.maths.g0.experts1"]);
+        let genotype: Vec<f64> = (0..28).map(|i| f64::from(i) / 100.0).collect();
+        let genotype: Vec<f64> = [&[0.0], &genotype[1..]].concat();
+        assert_eq!(codec.encode(&codec.decode(&genotype)).unwrap()[..24], genotype[..24]);
+
+        let qwen = names(
+            "mlp",
+            &["gate", "gate_proj", "experts.gate_up_proj", "shared_expert.up_proj"],
+        );
+        let codec = Codec::with_tensors(&space(""), SHAPE, &qwen).unwrap();
+        assert_eq!(codec.genes()[2].name, "weight.maths.g0.router");
+        let refused = |space: &Space, tensors: &[String]| Codec::with_tensors(space, SHAPE, tensors).unwrap_err();
+        assert!(matches!(refused(&groups, &qwen), Error::FusedExperts { .. }));
+        assert!(matches!(
+            refused(&space("\n  expert_groups: 4"), &mixtral),
+            Error::TooManyExpertGroups { experts: 3, .. }
+        ));
+        assert!(matches!(
+            refused(&space(""), &names("mlp", &["up_proj"])),
+            Error::NoSuchModule { module: "router" }
+        ));
+        assert!(matches!(refused(&space(""), &[]), Error::NoTensorNames));
     }
 
     #[test]

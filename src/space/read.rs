@@ -358,6 +358,16 @@ fn parameter_space(node: &Node, base: &Option<String>) -> Result<ParameterSpace,
         Some(node) => modules(node)?,
         None => Vec::new(),
     };
+    let expert_groups = match map.optional("expert_groups") {
+        None => 1,
+        Some(node) => match node.usize()? {
+            0 => return Err(node.error("at least one group of experts is needed")),
+            n if n > 1 && !modules.contains(&Module::Experts) => {
+                return Err(node.error("experts are told apart where 'experts' is among the modules"));
+            }
+            n => n,
+        },
+    };
     let genes_node = map.required("genes")?;
     let mut genes = Vec::new();
     for (name, node) in genes_node.map()?.entries() {
@@ -371,6 +381,7 @@ fn parameter_space(node: &Node, base: &Option<String>) -> Result<ParameterSpace,
         method: methods,
         layer_groups,
         modules,
+        expert_groups,
         genes,
     })
 }
@@ -399,7 +410,14 @@ fn layer_groups(node: &Node) -> Result<LayerGroups, yaml::Error> {
 }
 
 fn modules(node: &Node) -> Result<Vec<Module>, yaml::Error> {
-    const MODULES: [(&str, Module); 3] = [("attn", Module::Attn), ("mlp", Module::Mlp), ("other", Module::Other)];
+    const MODULES: [(&str, Module); 6] = [
+        ("attn", Module::Attn),
+        ("router", Module::Router),
+        ("experts", Module::Experts),
+        ("shared", Module::Shared),
+        ("mlp", Module::Mlp),
+        ("other", Module::Other),
+    ];
     let mut modules = Vec::new();
     for item in node.list()? {
         let module = MODULES[item.one_of(&MODULES.map(|m| m.0))?].1;
@@ -408,18 +426,23 @@ fn modules(node: &Node) -> Result<Vec<Module>, yaml::Error> {
         }
         modules.push(module);
     }
-    if modules.len() < 3 {
-        let missing: Vec<&str> = MODULES
-            .iter()
-            .filter(|m| !modules.contains(&m.1))
-            .map(|m| m.0)
-            .collect();
+    let is_of_mixtures = |module| matches!(module, Module::Router | Module::Experts | Module::Shared);
+    let missing: Vec<&str> = MODULES
+        .iter()
+        .filter(|m| !modules.contains(&m.1) && !is_of_mixtures(m.1))
+        .map(|m| m.0)
+        .collect();
+    if !missing.is_empty() {
         return Err(node.error(format!(
             "every tensor needs a module: {} is missing ('other' = embeddings, norms, head); or leave 'modules' out, and one set of genes serves all",
             missing.join(", ")
         )));
     }
-    Ok(MODULES.map(|m| m.1).to_vec())
+    Ok(MODULES
+        .map(|m| m.1)
+        .into_iter()
+        .filter(|m| modules.contains(m))
+        .collect())
 }
 
 fn gene(name: &str, node: &Node, methods: &[Method]) -> Result<Gene, yaml::Error> {

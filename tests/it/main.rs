@@ -11,6 +11,7 @@ mod evaluation;
 mod files;
 mod front_door;
 mod fuzz;
+mod gguf;
 mod learning;
 mod program;
 mod questions;

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::dtype::CHUNK;
+use super::gguf_families::{self, ARCHITECTURES, Architecture, BEFORE_EXPERT, EXPERTS};
 use super::map::MappedFile;
 use super::{DType, Error, TensorInfo, for_each_row, widen};
 
@@ -43,6 +44,8 @@ pub(super) struct Packing {
     kind: Kind,
     /// The number of heads within which rows must be put back in order.
     heads: Option<usize>,
+    /// One was added to each element.
+    less_one: bool,
 }
 
 /// How a GGUF file stores elements.
@@ -111,8 +114,12 @@ pub(super) fn read(file: &MappedFile) -> Result<Content, Error> {
     let config = model.config(file, data_start)?;
     let mut tensors = Vec::with_capacity(raw.len());
     for tensor in &raw {
-        if tensor.name == ROPE_FACTORS {
+        if tensor.name == ROPE_FACTORS || LONG_FACTORS.contains(&tensor.name.as_str()) {
             continue; // part of the configuration
+        }
+        if let Some(experts) = model.experts(tensor, data_start)? {
+            tensors.extend(experts);
+            continue;
         }
         let shape: Vec<usize> = tensor.dims.iter().rev().copied().collect();
         let name = model.name_of(&tensor.name)?;
@@ -128,6 +135,7 @@ pub(super) fn read(file: &MappedFile) -> Result<Content, Error> {
         let packing = Packing {
             kind: tensor.kind,
             heads,
+            less_one: model.architecture.adds_one(&name),
         };
         let dtype = packing.dtype();
         let bytes = data_start + tensor.bytes.start..data_start + tensor.bytes.end;
@@ -160,7 +168,7 @@ impl Packing {
 
     /// Are the bytes the elements, in order?
     pub fn is_plain(self) -> bool {
-        !self.is_quantised() && self.heads.is_none()
+        !self.is_quantised() && self.heads.is_none() && !self.less_one
     }
 
     /// llama.cpp's name of the storage: `Q4_K`, `F16`, …
@@ -177,7 +185,11 @@ impl Packing {
     /// The elements `range` of a tensor of `shape`, packed in `bytes`, into `out`.
     pub fn unpack(self, bytes: &[u8], shape: &[usize], range: Range<usize>, out: &mut [f32]) {
         let Some(heads) = self.heads else {
-            return self.kind.decode(bytes, range.start, out);
+            self.kind.decode(bytes, range.start, out);
+            if self.less_one {
+                out.iter_mut().for_each(|x| *x -= 1.0);
+            }
+            return;
         };
         let (rows, columns) = (shape[0], shape[1..].iter().product());
         let head = rows / heads;
@@ -253,6 +265,9 @@ fn dequantise(kind: GgmlDType, blocks: &[u8], elements: usize) -> Vec<f32> {
 
 /// Factors by which Llama 3 divides its rotary frequencies; transformers has them in its configuration.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// Phi-3's factors of LongRoPE, beyond the original length and within it.
+pub(super) const LONG_FACTORS: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
 
 /// A tensor as the header describes it; `bytes` counts from the start of the data.
 #[derive(Debug)]
@@ -440,36 +455,12 @@ impl<'a> Reader<'a> {
 
 // ---------------------------------------------------------------------------------------- architecture and configuration
 
-/// The architectures whose names and layouts are known, by llama.cpp's name and by transformers'.
-pub(super) const ARCHITECTURES: [(&str, &str, &str); 3] = [
-    ("llama", "llama", "LlamaForCausalLM"),
-    ("qwen2", "qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "qwen3", "Qwen3ForCausalLM"),
-];
-
-/// llama.cpp's name of a layer's module, and transformers'.
-pub(super) const LAYER_MODULES: [(&str, &str); 11] = [
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
 /// The model that a file's metadata describe.
 struct Model<'a> {
     file: &'a Path,
     metadata: &'a Metadata,
     tensors: &'a [RawTensor],
-    architecture: &'static str,
-    model_type: &'static str,
-    class: &'static str,
+    architecture: &'static Architecture,
     heads: usize,
     key_value_heads: usize,
 }
@@ -480,9 +471,9 @@ impl<'a> Model<'a> {
             .get("general.architecture")
             .and_then(Value::text)
             .unwrap_or("(none)");
-        let Some((architecture, model_type, class)) = ARCHITECTURES.into_iter().find(|(name, ..)| *name == named)
-        else {
-            let known = ARCHITECTURES.map(|(name, ..)| name).join(", ");
+        let Some(architecture) = ARCHITECTURES.iter().find(|known| known.name == named) else {
+            let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
+            let known = known.join(", ");
             return Err(Error::GgufArchitecture {
                 file: file.to_owned(),
                 architecture: named.to_owned(),
@@ -494,8 +485,6 @@ impl<'a> Model<'a> {
             metadata,
             tensors,
             architecture,
-            model_type,
-            class,
             heads: 0,
             key_value_heads: 0,
         };
@@ -507,8 +496,11 @@ impl<'a> Model<'a> {
                 model.heads, model.key_value_heads
             )));
         }
-        if model.number("expert_count")?.unwrap_or(0) > 0 {
-            return Err(model.bad("it is a mixture of experts, which is not supported".to_owned()));
+        if model.number("expert_count")?.unwrap_or(0) > 0 && architecture.name != "qwen3moe" {
+            return Err(model.bad("it is a mixture of experts, which is known of qwen3moe only".to_owned()));
+        }
+        if architecture.name == "olmo2" && model.number("attention.sliding_window")?.is_some() {
+            return Err(model.bad("it is an OLMo 3, whose windows are not read; OLMo 2 is".to_owned()));
         }
         Ok(model)
     }
@@ -525,7 +517,7 @@ impl<'a> Model<'a> {
             let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
             let (module, kind) = rest.rsplit_once('.')?;
             let _: u32 = layer.parse().ok()?;
-            let (_, module) = LAYER_MODULES.into_iter().find(|(theirs, _)| *theirs == module)?;
+            let (_, module) = self.architecture.modules.iter().find(|(theirs, _)| *theirs == module)?;
             ["weight", "bias"]
                 .contains(&kind)
                 .then(|| format!("model.layers.{layer}.{module}.{kind}"))
@@ -533,15 +525,49 @@ impl<'a> Model<'a> {
         top.map(str::to_owned).or_else(layer).ok_or_else(|| {
             self.bad(format!(
                 "tensor `{name}` is none that the architecture {} is known to have",
-                self.architecture
+                self.architecture.name
             ))
         })
+    }
+
+    /// A tensor of all experts, expert by expert.
+    fn experts(&self, tensor: &RawTensor, data_start: usize) -> Result<Option<Vec<Stored>>, Error> {
+        let parts = || {
+            let (layer, rest) = tensor.name.strip_prefix("blk.")?.split_once('.')?;
+            let module = rest.strip_suffix(".weight")?;
+            let _: u32 = layer.parse().ok()?;
+            let (_, matrix) = EXPERTS.into_iter().find(|(theirs, _)| *theirs == module)?;
+            Some((layer, matrix))
+        };
+        let Some((layer, matrix)) = parts().filter(|_| self.architecture.name == "qwen3moe") else {
+            return Ok(None);
+        };
+        let (count, rows, columns) = match tensor.dims[..] {
+            [columns, rows, count] if Some(count) == self.number("expert_count")? => (count, rows, columns),
+            _ => return Err(self.bad(format!("tensor `{}` does not hold all experts", tensor.name))),
+        };
+        let packing = Packing {
+            kind: tensor.kind,
+            heads: None,
+            less_one: false,
+        };
+        let (len, start) = (tensor.bytes.len() / count, data_start + tensor.bytes.start);
+        let one = |expert: usize| Stored {
+            name: format!("model.layers.{layer}.{BEFORE_EXPERT}{expert}.{matrix}.weight"),
+            info: TensorInfo {
+                dtype: packing.dtype(),
+                shape: vec![rows, columns],
+            },
+            bytes: start + expert * len..start + (expert + 1) * len,
+            packing,
+        };
+        Ok(Some((0..count).map(one).collect()))
     }
 
     /// Llama's q and k rows (and biases) were reordered, head by head.
     fn permuted_heads(&self, name: &str) -> Option<usize> {
         match name {
-            _ if self.architecture != "llama" => None,
+            _ if !self.architecture.pairs => None,
             _ if name.contains("self_attn.q_proj.") => Some(self.heads),
             _ if name.contains("self_attn.k_proj.") => Some(self.key_value_heads),
             _ => None,
@@ -552,27 +578,27 @@ impl<'a> Model<'a> {
     fn config(&self, bytes: &[u8], data_start: usize) -> Result<serde_json::Value, Error> {
         let embedding = self.tensor("token_embd.weight")?;
         let hidden = self.required("embedding_length")?;
-        let head_dim = match self
-            .number("attention.key_length")?
-            .or(self.number("rope.dimension_count")?)
+        let head_dim = match self.number("attention.key_length")?.or(self
+            .number("rope.dimension_count")?
+            .filter(|_| self.architecture.name != "phi3"))
         {
             Some(dim) => dim,
             None => hidden / self.heads,
         };
         let has = |name: &str| self.tensors.iter().any(|tensor| tensor.name == name);
         let mut config = json!({
-            "architectures": [self.class],
-            "model_type": self.model_type,
+            "architectures": [self.architecture.class],
+            "model_type": self.architecture.model_type,
             "hidden_size": hidden,
-            "intermediate_size": self.required("feed_forward_length")?,
+            "intermediate_size": self.inner_width()?,
             "num_hidden_layers": self.required("block_count")?,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.key_value_heads,
             "head_dim": head_dim,
-            "hidden_act": "silu",
+            "hidden_act": self.architecture.activation,
             "max_position_embeddings": self.required("context_length")?,
             "rms_norm_eps": self.float("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6),
-            "rope_theta": self.float("rope.freq_base")?.unwrap_or(10_000.0),
+            "rope_theta": self.float("rope.freq_base")?.unwrap_or(self.usual_theta()),
             "rope_scaling": self.rope_scaling(bytes, data_start, head_dim)?,
             "vocab_size": embedding.dims.last(),
             "tie_word_embeddings": !has("output.weight"),
@@ -591,20 +617,88 @@ impl<'a> Model<'a> {
             }
         }
         if let Some(window) = self.number("attention.sliding_window")?.filter(|window| *window > 0)
-            && self.architecture == "llama"
+            && self.architecture.name == "llama"
         {
             config["model_type"] = "mistral".into();
             config["architectures"] = json!(["MistralForCausalLM"]);
             config["sliding_window"] = window.into();
         }
+        self.add_particulars(&mut config, head_dim)?;
         Ok(config)
     }
 
+    /// A model of experts alone may leave out how wide its other layers would be.
+    fn inner_width(&self) -> Result<usize, Error> {
+        match self.number("feed_forward_length")? {
+            Some(width) => Ok(width),
+            None if self.architecture.name == "qwen3moe" => self.required("expert_feed_forward_length"),
+            None => self.required("feed_forward_length"),
+        }
+    }
+
+    /// Where the file does not say.
+    fn usual_theta(&self) -> f64 {
+        match self.architecture.name {
+            "gemma3" => 1_000_000.0,
+            _ => 10_000.0,
+        }
+    }
+
+    /// What a family's config has besides, and what llama.cpp takes for granted of it.
+    fn add_particulars(&self, config: &mut serde_json::Value, head_dim: usize) -> Result<(), Error> {
+        let architecture = self.architecture;
+        for (key, field, usual) in gguf_families::numbers(architecture.name) {
+            config[*field] = json!(self.float(key)?.or(*usual));
+        }
+        let window = self.number("attention.sliding_window")?.filter(|window| *window > 0);
+        if architecture.norm_plus_one {
+            config["hidden_activation"] = architecture.activation.into();
+        }
+        if architecture.full_each > 0 {
+            let (layers, hidden) = (self.required("block_count")?, self.required("embedding_length")?);
+            let types = (0..layers).map(|layer| match architecture.slides(layer) {
+                true => "sliding_attention",
+                false => "full_attention",
+            });
+            config["layer_types"] = types.collect();
+            config["sliding_window"] = window.unwrap_or(4096).into();
+            let scalar = architecture.query_scalar(layers, hidden, self.heads, head_dim);
+            config["query_pre_attn_scalar"] = scalar.into();
+        }
+        match architecture.name {
+            "phi3" => {
+                config["sliding_window"] = json!(window);
+                let original = self.number("rope.scaling.original_context_length")?;
+                let context = self.required("context_length")?;
+                config["original_max_position_embeddings"] = original.unwrap_or(context).into();
+                let rotary = self.number("rope.dimension_count")?.unwrap_or(head_dim);
+                config["partial_rotary_factor"] = json!(rotary as f64 / head_dim as f64);
+            }
+            "smollm3" => config["no_rope_layer_interval"] = 4.into(),
+            "qwen3moe" => {
+                config["num_experts"] = self.required("expert_count")?.into();
+                config["num_experts_per_tok"] = self.required("expert_used_count")?.into();
+                config["moe_intermediate_size"] = self.required("expert_feed_forward_length")?.into();
+                config["norm_topk_prob"] = true.into();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn rope_scaling(&self, bytes: &[u8], data_start: usize, head_dim: usize) -> Result<serde_json::Value, Error> {
-        if let Ok(factors) = self.tensor(ROPE_FACTORS) {
+        let values = |factors: &RawTensor| {
             let mut values = vec![0.0; factors.dims.iter().product()];
             let range = data_start + factors.bytes.start..data_start + factors.bytes.end;
             factors.kind.decode(&bytes[range], 0, &mut values);
+            values
+        };
+        if let [Ok(long), Ok(short)] = LONG_FACTORS.map(|name| self.tensor(name)) {
+            let (long, short) = (values(long), values(short));
+            return Ok(json!({"rope_type": "longrope", "long_factor": long, "short_factor": short}));
+        }
+        if let Ok(factors) = self.tensor(ROPE_FACTORS) {
+            let values = values(factors);
             let theta = self.float("rope.freq_base")?.unwrap_or(10_000.0);
             return llama3_scaling(&values, theta, head_dim)
                 .ok_or_else(|| self.bad("its rope_freqs.weight are not Llama 3's factors".to_owned()));
@@ -659,7 +753,7 @@ impl<'a> Model<'a> {
     }
 
     fn key(&self, field: &str) -> String {
-        format!("{}.{field}", self.architecture)
+        format!("{}.{field}", self.architecture.name)
     }
 
     fn required(&self, field: &str) -> Result<usize, Error> {
@@ -832,6 +926,7 @@ pub(super) mod tests {
         let packing = Packing {
             kind: Kind::Plain(DType::F32),
             heads: Some(2),
+            less_one: false,
         };
         let mut out = [0.0; 8];
         packing.unpack(&stored, &[8], 0..8, &mut out);

@@ -17,6 +17,13 @@ pub(super) const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}
 pub(super) const QWEN2_SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 pub(super) const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const GPT4O_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Those that split as Llama 3, but merge within a word that is a token as within any other (OLMo 2, Phi-4).
+const DBRX_NAMES: [&str; 2] = ["dbrx", "smaug-bpe"];
+/// Those of o200k (Phi-4-mini).
+const GPT4O_NAMES: [&str; 2] = ["gpt-4o", "llama4"];
+/// Each digit alone, then GPT-2's way (SmolLM, Granite).
+const DIGITS_NAMES: [&str; 5] = ["smollm", "refact", "starcoder", "command-r", "codeshell"];
 const LLAMA3_NAMES: [&str; 8] = [
     "llama3",
     "llama-v3",
@@ -152,12 +159,13 @@ impl<'a> Vocabulary<'a> {
         };
         let (llama3, qwen2) = (LLAMA3_NAMES.contains(&self.split), QWEN2_NAMES.contains(&self.split));
         let pre_tokenizer = match self.split {
-            _ if llama3 => split(LLAMA3_SPLIT),
+            name if llama3 || DBRX_NAMES.contains(&name) => split(LLAMA3_SPLIT),
+            name if GPT4O_NAMES.contains(&name) => split(GPT4O_SPLIT),
             _ if qwen2 => split(QWEN2_SPLIT),
             "tekken" => split(TEKKEN_SPLIT),
             // Each digit alone, then GPT-2's way: as llama.cpp does and as the model's own tokenizer.json says, though
             // transformers' reader of GGUF files leaves the digits together.
-            "smollm" => {
+            name if DIGITS_NAMES.contains(&name) => {
                 json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes(true)]})
             }
             name => {

@@ -12,7 +12,9 @@ use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
 use super::gguf::{Metadata, Value};
-use super::gguf_tokenizer::{CONTROL, LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, USER_DEFINED, tokenizer_json};
+use super::gguf_tokenizer::{
+    CONTROL, GPT4O_SPLIT, LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, USER_DEFINED, tokenizer_json,
+};
 
 const NORMAL: i128 = 1;
 const UNKNOWN: i128 = 2;
@@ -148,11 +150,17 @@ impl Source<'_> {
             }
             (["Split", "ByteLevel"], [split, step]) if bytes(step, false) && isolated(split) => {
                 match split["pattern"]["Regex"].as_str() {
-                    Some(LLAMA3_SPLIT) => "llama-bpe",
+                    Some(LLAMA3_SPLIT) if self.json["model"]["ignore_merges"] == true => "llama-bpe",
+                    Some(LLAMA3_SPLIT) => "dbrx",
+                    Some(GPT4O_SPLIT) => "gpt-4o",
                     Some(QWEN2_SPLIT) => "qwen2",
                     Some(TEKKEN_SPLIT) => "tekken",
                     _ => return Err(unknown()),
                 }
+            }
+            // Gemma splits at spaces after it has replaced them all.
+            (["Split"], [split]) if split["pattern"]["String"] == " " => {
+                return self.sentence_piece(None).ok_or_else(unknown);
             }
             ([], _) | (["Metaspace"], _) => return self.sentence_piece(steps.first()).ok_or_else(unknown),
             _ => return Err(unknown()),

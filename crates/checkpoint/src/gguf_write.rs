@@ -14,7 +14,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
-use super::gguf::{ARCHITECTURES, LAYER_MODULES, Metadata, ROPE_FACTORS, Value};
+use super::gguf::{LONG_FACTORS, Metadata, ROPE_FACTORS, Value};
+use super::gguf_families::{self, ARCHITECTURES, Architecture, BEFORE_EXPERT, EXPERTS};
 use super::{Checkpoint, DType, Error, gguf_vocabulary, narrow};
 
 /// Where each tensor begins, in bytes; GGUF's default.
@@ -78,7 +79,10 @@ enum From {
         name: String,
         /// Heads within which rows go into llama.cpp's order.
         heads: Option<usize>,
+        plus_one: bool,
     },
+    /// One after the other.
+    Experts(Vec<String>),
     Values(Vec<f32>),
 }
 
@@ -133,8 +137,18 @@ impl Planned {
     fn bytes(&self, checkpoint: &Checkpoint) -> Result<Vec<u8>, Error> {
         let values = match &self.from {
             From::Values(values) => Cow::Borrowed(values.as_slice()),
-            From::Checkpoint { name, heads } => {
-                let values = checkpoint.read_f32(name)?;
+            From::Experts(names) => {
+                let mut values = Vec::with_capacity(self.elements());
+                for name in names {
+                    values.extend(checkpoint.read_f32(name)?);
+                }
+                Cow::Owned(values)
+            }
+            From::Checkpoint { name, heads, plus_one } => {
+                let mut values = checkpoint.read_f32(name)?;
+                if *plus_one {
+                    values.iter_mut().for_each(|x| *x += 1.0);
+                }
                 Cow::Owned(match heads {
                     Some(heads) => permuted(&values, self.shape[0], *heads),
                     None => values,
@@ -147,7 +161,8 @@ impl Planned {
             Storage::F16 => narrow(DType::F16, &values, &mut bytes),
             Storage::Q8_0 => {
                 let quantise = || {
-                    let tensor = Tensor::from_slice(&values, self.shape.as_slice(), &Device::Cpu)?;
+                    let columns = self.shape.last().copied().unwrap_or(1);
+                    let tensor = Tensor::from_slice(&values, (values.len() / columns, columns), &Device::Cpu)?;
                     Ok(QTensor::quantize(&tensor, GgmlDType::Q8_0)?.data()?.into_owned())
                 };
                 bytes = quantise().map_err(|e: candle_core::Error| Error::GgufWrite {
@@ -178,7 +193,7 @@ fn permuted(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
 struct Model<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a Json,
-    architecture: &'static str,
+    architecture: &'static Architecture,
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
@@ -193,11 +208,12 @@ impl<'a> Model<'a> {
             "mistral" if config["sliding_window"].is_null() => "llama",
             other => other,
         };
-        let Some((architecture, ..)) = ARCHITECTURES.into_iter().find(|(_, theirs, _)| *theirs == family) else {
+        let Some(architecture) = ARCHITECTURES.iter().find(|known| known.model_type == family) else {
+            let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.model_type).collect();
             return Err(Error::GgufFamily {
                 model: checkpoint.name().to_owned(),
                 family: named.to_owned(),
-                known: ARCHITECTURES.map(|(_, theirs, _)| theirs).join(", "),
+                known: known.join(", "),
             });
         };
         let mut model = Self {
@@ -222,20 +238,119 @@ impl<'a> Model<'a> {
         if config["use_sliding_window"] == true {
             return Err(model.refused("its sliding window cannot be told to llama.cpp"));
         }
-        if !matches!(config["hidden_act"].as_str(), None | Some("silu")) {
-            return Err(model.refused(format!("its activation is {}, not silu", config["hidden_act"])));
-        }
+        model.refuse_particulars()?;
         Ok(model)
+    }
+
+    /// What llama.cpp takes for granted of a family, and a model may have otherwise.
+    fn refuse_particulars(&self) -> Result<(), Error> {
+        let (architecture, config) = (self.architecture, self.config);
+        let is_gemma = architecture.norm_plus_one;
+        let activation = match &config["hidden_activation"] {
+            Json::Null => config["hidden_act"].as_str(),
+            own => own.as_str(),
+        };
+        // Gemma 1 was published with "gelu" and means the tanh form.
+        let is_usual = activation.is_none_or(|word| word == architecture.activation || (is_gemma && word == "gelu"));
+        if !is_usual {
+            let (theirs, ours) = (activation.unwrap_or("none"), architecture.activation);
+            return Err(self.refused(format!("its activation is {theirs}, not {ours}")));
+        }
+        if architecture.full_each > 0 {
+            if !gguf_families::has_usual_windows(architecture, config) {
+                let nth = architecture.full_each;
+                let reason = format!(
+                    "llama.cpp takes every layer of this family for windowed but each {nth}-th, and its are not"
+                );
+                return Err(self.refused(reason));
+            }
+            let layers = self.number("num_hidden_layers")?;
+            let scalar = architecture.query_scalar(layers, self.number("hidden_size")?, self.heads, self.head_dim);
+            let theirs = config["query_pre_attn_scalar"].as_f64().unwrap_or(256.0);
+            if theirs != scalar as f64 {
+                let reason = format!("its query_pre_attn_scalar is {theirs}, and llama.cpp would take {scalar}");
+                return Err(self.refused(reason));
+            }
+        }
+        let interval = config["no_rope_layer_interval"].as_u64().unwrap_or(4);
+        let listed = config["no_rope_layers"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let is_fourth = |(layer, rotates): (usize, &Json)| (rotates == 0) == (layer + 1).is_multiple_of(4);
+        if architecture.name == "smollm3" && (interval != 4 || !listed.iter().enumerate().all(is_fourth)) {
+            return Err(
+                self.refused("llama.cpp rotates all layers of this family but each fourth, and its are otherwise")
+            );
+        }
+        if architecture.name == "qwen3moe" {
+            let is_mixed = config["mlp_only_layers"]
+                .as_array()
+                .is_some_and(|layers| !layers.is_empty())
+                || config["decoder_sparse_step"].as_u64().is_some_and(|step| step != 1);
+            if is_mixed {
+                return Err(
+                    self.refused("some of its layers have no experts, which llama.cpp does not know of this family")
+                );
+            }
+            if config["norm_topk_prob"] != true {
+                return Err(
+                    self.refused("the weights of its experts are not normalised (norm_topk_prob), and llama.cpp's are")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensors of all experts, each planned where the first of them comes.
+    fn experts_of(&self, name: &str, info: &super::TensorInfo) -> Option<Result<Option<(String, Planned)>, Error>> {
+        let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let (expert, rest) = rest.strip_prefix(BEFORE_EXPERT)?.split_once('.')?;
+        if self.architecture.name != "qwen3moe" {
+            return None;
+        }
+        let matrix = rest.strip_suffix(".weight")?;
+        let (theirs, _) = EXPERTS.into_iter().find(|(_, ours)| *ours == matrix)?;
+        if expert != "0" {
+            return Some(Ok(None));
+        }
+        let planned = || {
+            let field = if self.config["num_experts"].is_u64() {
+                "num_experts"
+            } else {
+                "num_local_experts"
+            };
+            let count = self.number(field)?;
+            let names = (0..count).map(|expert| format!("model.layers.{layer}.{BEFORE_EXPERT}{expert}.{rest}"));
+            let planned = Planned {
+                name: format!("blk.{layer}.{theirs}.weight"),
+                shape: [&[count][..], &info.shape].concat(),
+                storage: Storage::F32,
+                from: From::Experts(names.collect()),
+            };
+            Ok(Some((planned.name.clone(), planned)))
+        };
+        Some(planned())
     }
 
     fn tensors(&self, kind: GgufKind) -> Result<Vec<Planned>, Error> {
         let mut tensors = Vec::new();
         for (name, info) in self.checkpoint.tensors() {
-            let Some(theirs) = name_in_gguf(name) else {
+            match self.experts_of(name, info) {
+                None => {}
+                Some(Err(error)) => return Err(error),
+                Some(Ok(None)) => continue,
+                Some(Ok(Some((_, mut planned)))) => {
+                    planned.storage = storage(kind, &planned.shape);
+                    tensors.push(planned);
+                    continue;
+                }
+            }
+            let Some(theirs) = self.name_in_gguf(name) else {
                 return Err(self.refused(format!("llama.cpp has no place for its tensor `{name}`")));
             };
             let heads = match name {
-                _ if self.architecture != "llama" => None,
+                _ if !self.architecture.pairs => None,
                 _ if name.contains("self_attn.q_proj.") => Some(self.heads),
                 _ if name.contains("self_attn.k_proj.") => Some(self.key_value_heads),
                 _ => None,
@@ -243,20 +358,23 @@ impl<'a> Model<'a> {
             if heads.is_some_and(|heads| !info.shape[0].is_multiple_of(2 * heads)) {
                 return Err(self.refused(format!("the rows of `{name}` do not divide into heads")));
             }
-            let columns = info.shape.last().copied().unwrap_or(0);
-            let storage = match kind {
-                _ if info.shape.len() < 2 => Storage::F32,
-                GgufKind::Q8_0 if columns.is_multiple_of(GgmlDType::Q8_0.block_size()) => Storage::Q8_0,
-                _ => Storage::F16,
-            };
             tensors.push(Planned {
                 name: theirs,
                 shape: info.shape.clone(),
-                storage,
+                storage: storage(kind, &info.shape),
                 from: From::Checkpoint {
                     name: name.to_owned(),
                     heads,
+                    plus_one: self.architecture.adds_one(name),
                 },
+            });
+        }
+        for (name, factors) in LONG_FACTORS.into_iter().zip(self.long_factors()?.into_iter().flatten()) {
+            tensors.push(Planned {
+                name: name.into(),
+                shape: vec![factors.len()],
+                storage: Storage::F32,
+                from: From::Values(factors),
             });
         }
         if let Some(factors) = self.rope_factors()? {
@@ -274,13 +392,13 @@ impl<'a> Model<'a> {
         let mut entries: Vec<(String, Entry)> = Vec::new();
         let mut add = |key: String, entry: Entry| entries.push((key, entry));
         let text = |text: &str| Entry::Text(text.to_owned());
-        add("general.architecture".into(), text(self.architecture));
+        add("general.architecture".into(), text(self.architecture.name));
         add("general.name".into(), text(self.checkpoint.name()));
         add("general.file_type".into(), Entry::U32(kind.file_type()));
         if kind == GgufKind::Q8_0 {
             add("general.quantization_version".into(), Entry::U32(2));
         }
-        let architecture = self.architecture;
+        let architecture = self.architecture.name;
         let mut own = |key: &str, entry: Entry| entries.push((format!("{architecture}.{key}"), entry));
         for (key, field) in [
             ("context_length", "max_position_embeddings"),
@@ -292,8 +410,44 @@ impl<'a> Model<'a> {
         }
         own("attention.head_count", Entry::U32(self.heads as u32));
         own("attention.head_count_kv", Entry::U32(self.key_value_heads as u32));
-        for key in ["rope.dimension_count", "attention.key_length", "attention.value_length"] {
+        for key in ["attention.key_length", "attention.value_length"] {
             own(key, Entry::U32(self.head_dim as u32));
+        }
+        own("rope.dimension_count", Entry::U32(self.rotary_dim()? as u32));
+        for (key, field, usual) in gguf_families::numbers(architecture) {
+            let number = match (*field, self.config[*field].as_f64()) {
+                ("rope_local_base_freq", None) => self.theta_of("sliding_attention").or(*usual),
+                (_, Some(number)) => Some(number),
+                // As transformers reads it: absent takes the default, null switches it off.
+                (_, None) if self.config.get(*field).is_some() => None,
+                (_, None) => *usual,
+            };
+            match number {
+                Some(number) => own(key, Entry::F32(number as f32)),
+                None if usual.is_some() => {
+                    return Err(self.refused(format!("its {field} is switched off, which llama.cpp does not know")));
+                }
+                None => {}
+            }
+        }
+        if let Some(window) = self.window() {
+            own("attention.sliding_window", Entry::U32(window as u32));
+        }
+        if architecture == "qwen3moe" {
+            let field = if self.config["num_experts"].is_u64() {
+                "num_experts"
+            } else {
+                "num_local_experts"
+            };
+            own("expert_count", Entry::U32(self.number(field)? as u32));
+            own(
+                "expert_used_count",
+                Entry::U32(self.number("num_experts_per_tok")? as u32),
+            );
+            own(
+                "expert_feed_forward_length",
+                Entry::U32(self.number("moe_intermediate_size")? as u32),
+            );
         }
         own("vocab_size", Entry::U32(self.rows()? as u32));
         let epsilon = self.config["rms_norm_eps"].as_f64().unwrap_or(1e-6);
@@ -302,6 +456,17 @@ impl<'a> Model<'a> {
         let scaling = self.rope_scaling();
         match scaling_kind(scaling) {
             "default" | "llama3" => {}
+            "longrope" | "su" | "yarn" if architecture == "phi3" => {
+                let original = self.original_positions();
+                let factor = self.number("max_position_embeddings")? as f64 / original as f64;
+                let attention = if factor > 1.0 {
+                    (1.0 + factor.ln() / (original as f64).ln()).sqrt()
+                } else {
+                    1.0
+                };
+                own("rope.scaling.original_context_length", Entry::U32(original as u32));
+                own("rope.scaling.attn_factor", Entry::F32(attention as f32));
+            }
             kind @ ("linear" | "yarn") => {
                 let factor = scaling["factor"]
                     .as_f64()
@@ -346,19 +511,74 @@ impl<'a> Model<'a> {
         rows.ok_or_else(|| self.refused("it has no embedding `model.embed_tokens.weight`"))
     }
 
-    /// `rope_scaling` as transformers 4 wrote it, `rope_parameters` as 5 does.
+    /// `rope_scaling` as transformers 4 wrote it, `rope_parameters` as 5 does; that of full attention where there are several.
     fn rope_scaling(&self) -> &Json {
-        match &self.config["rope_scaling"] {
-            Json::Null => &self.config["rope_parameters"],
-            scaling => scaling,
+        match (&self.config["rope_scaling"], &self.config["rope_parameters"]) {
+            (Json::Null, several) if several["full_attention"].is_object() => &several["full_attention"],
+            (Json::Null, one) => one,
+            (scaling, _) => scaling,
         }
     }
 
     fn rope_theta(&self) -> f64 {
         let theta = self.config["rope_theta"].as_f64();
+        let usual = match self.architecture.name {
+            "gemma3" => 1_000_000.0,
+            "smollm3" => 2_000_000.0,
+            _ => 10_000.0,
+        };
         theta
             .or_else(|| self.config["rope_parameters"]["rope_theta"].as_f64())
-            .unwrap_or(10_000.0)
+            .or_else(|| self.theta_of("full_attention"))
+            .unwrap_or(usual)
+    }
+
+    /// The base of one type of layers, in the dialect of transformers 5.
+    fn theta_of(&self, layer_type: &str) -> Option<f64> {
+        self.config["rope_parameters"][layer_type]["rope_theta"].as_f64()
+    }
+
+    fn original_positions(&self) -> usize {
+        let own = self.config["original_max_position_embeddings"].as_u64();
+        let own = own.or_else(|| self.rope_scaling()["original_max_position_embeddings"].as_u64());
+        own.map_or(4096, |n| n as usize)
+    }
+
+    /// How much of a head rotates; all of it, but for Phi-3.
+    fn rotary_dim(&self) -> Result<usize, Error> {
+        let partial = self.rope_scaling()["partial_rotary_factor"].as_f64();
+        let partial = partial.or_else(|| self.config["partial_rotary_factor"].as_f64());
+        match self.architecture.name {
+            "phi3" => Ok((self.head_dim as f64 * partial.unwrap_or(1.0)) as usize),
+            _ => Ok(self.head_dim),
+        }
+    }
+
+    /// The window that the architecture keeps under its key.
+    fn window(&self) -> Option<u64> {
+        let given = self.config["sliding_window"].as_u64();
+        match self.architecture.name {
+            "phi3" => given,
+            _ if self.architecture.full_each > 0 => Some(given.unwrap_or(4096)),
+            _ => None,
+        }
+    }
+
+    /// Phi-3's factors beyond the original length and within it.
+    fn long_factors(&self) -> Result<Option<[Vec<f32>; 2]>, Error> {
+        let scaling = self.rope_scaling();
+        if self.architecture.name != "phi3" || !matches!(scaling_kind(scaling), "longrope" | "su" | "yarn") {
+            return Ok(None);
+        }
+        let factors = |name: &str| {
+            let list = scaling[name].as_array().map(Vec::as_slice).unwrap_or_default();
+            let numbers: Vec<f32> = list.iter().filter_map(Json::as_f64).map(|x| x as f32).collect();
+            match numbers.is_empty() || numbers.len() != list.len() {
+                true => Err(self.refused(format!("its rope scaling has no {name}"))),
+                false => Ok(numbers),
+            }
+        };
+        Ok(Some([factors("long_factor")?, factors("short_factor")?]))
     }
 
     /// What Llama 3 divides its frequencies by.
@@ -390,6 +610,23 @@ impl<'a> Model<'a> {
         Ok(Some((0..self.head_dim / 2).map(of_frequency).collect()))
     }
 
+    /// llama.cpp's name of a Hugging Face tensor.
+    fn name_in_gguf(&self, name: &str) -> Option<String> {
+        let top = match name {
+            "model.embed_tokens.weight" => Some("token_embd.weight"),
+            "model.norm.weight" => Some("output_norm.weight"),
+            "lm_head.weight" => Some("output.weight"),
+            _ => None,
+        };
+        let layer = || {
+            let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+            let (module, kind) = rest.rsplit_once('.')?;
+            let (theirs, _) = self.architecture.modules.iter().find(|(_, ours)| *ours == module)?;
+            Some(format!("blk.{layer}.{theirs}.{kind}"))
+        };
+        top.map(str::to_owned).or_else(layer)
+    }
+
     fn number(&self, field: &str) -> Result<usize, Error> {
         let number = self.config[field].as_u64();
         number
@@ -410,21 +647,14 @@ fn scaling_kind(scaling: &Json) -> &str {
     kind.unwrap_or("default")
 }
 
-/// llama.cpp's name of a Hugging Face tensor.
-fn name_in_gguf(name: &str) -> Option<String> {
-    let top = match name {
-        "model.embed_tokens.weight" => Some("token_embd.weight"),
-        "model.norm.weight" => Some("output_norm.weight"),
-        "lm_head.weight" => Some("output.weight"),
-        _ => None,
-    };
-    let layer = || {
-        let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        let (module, kind) = rest.rsplit_once('.')?;
-        let (theirs, _) = LAYER_MODULES.into_iter().find(|(_, ours)| *ours == module)?;
-        Some(format!("blk.{layer}.{theirs}.{kind}"))
-    };
-    top.map(str::to_owned).or_else(layer)
+/// How a tensor of a shape is stored in a file of a kind.
+fn storage(kind: GgufKind, shape: &[usize]) -> Storage {
+    let columns = shape.last().copied().unwrap_or(0);
+    match kind {
+        _ if shape.len() < 2 => Storage::F32,
+        GgufKind::Q8_0 if columns.is_multiple_of(GgmlDType::Q8_0.block_size()) => Storage::Q8_0,
+        _ => Storage::F16,
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------ the header
@@ -682,9 +912,9 @@ mod tests {
             assert!(!out.exists(), "nothing is left behind");
             error.to_string()
         };
-        let message = refused(&|c| c["model_type"] = "gemma2".into());
+        let message = refused(&|c| c["model_type"] = "helium".into());
         assert!(
-            message.contains("gemma2") && message.contains("llama, qwen2, qwen3"),
+            message.contains("helium") && message.contains("llama, qwen2, qwen3"),
             "{message}"
         );
         let message = refused(&|c| c["rope_scaling"] = serde_json::json!({"rope_type": "longrope", "factor": 2.0}));

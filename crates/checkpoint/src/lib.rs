@@ -10,6 +10,7 @@ mod dtype;
 mod error;
 mod files;
 mod gguf;
+mod gguf_families;
 mod gguf_tokenizer;
 mod gguf_vocabulary;
 mod gguf_write;
@@ -19,6 +20,7 @@ mod hub;
 mod license;
 mod lora;
 mod map;
+mod mxfp4;
 mod partial;
 mod pickled;
 mod safetensors;
@@ -115,6 +117,8 @@ struct Tensor {
     bytes: Range<usize>,
     /// How a GGUF file packs it; `None` for safetensors, which store plainly.
     packing: Option<gguf::Packing>,
+    /// Of a tensor in MXFP4.
+    scales: Option<mxfp4::Scales>,
 }
 
 impl Checkpoint {
@@ -212,22 +216,28 @@ impl Checkpoint {
                 }
             });
         }
-        let config = read_json_object(&config_file, files::CONFIG_LIMIT)?;
+        let mut config = read_json_object(&config_file, files::CONFIG_LIMIT)?;
         let shards = shards::open(dir)?;
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut parts) = (BTreeMap::new(), Vec::new());
         let mut files = Vec::with_capacity(shards.len());
         for (file, shard) in shards.into_iter().enumerate() {
             for entry in shard.entries {
+                if entry.is_packed {
+                    parts.push((file, entry));
+                    continue;
+                }
                 let tensor = Tensor {
                     info: entry.info,
                     file,
                     bytes: entry.bytes,
                     packing: None,
+                    scales: None,
                 };
                 tensors.insert(entry.name, tensor);
             }
             files.push(shard.file);
         }
+        add_packed(dir, parts, &mut tensors, &mut config)?;
         let tensors = named_in_full(&config, tensors);
         Ok(Self {
             name: name_of(dir),
@@ -274,6 +284,7 @@ impl Checkpoint {
                     file: 0,
                     bytes,
                     packing: Some(packing),
+                    scales: None,
                 },
             )
         });
@@ -366,6 +377,9 @@ impl Checkpoint {
     pub fn release(&self, name: &str) {
         if let Some(tensor) = self.tensors.get(name) {
             self.files[tensor.file].release(tensor.bytes.clone());
+            if let Some(scales) = &tensor.scales {
+                self.files[scales.file].release(scales.bytes.clone());
+            }
         }
     }
 
@@ -409,11 +423,16 @@ impl Checkpoint {
             .map(|(_, tensor)| blake3::Hasher::new().update_rayon(self.stored(tensor)).finalize())
             .collect();
         for ((name, tensor), data) in self.tensors.iter().zip(data) {
-            let kind = tensor
-                .packing
-                .map_or_else(|| tensor.info.dtype.to_string(), gguf::Packing::kind_name);
+            let kind = match (tensor.packing, &tensor.scales) {
+                (Some(packing), _) => packing.kind_name(),
+                (None, Some(_)) => "MXFP4".to_owned(),
+                (None, None) => tensor.info.dtype.to_string(),
+            };
             hasher.update(format!("\n{name} {kind} {:?} ", tensor.info.shape).as_bytes());
             hasher.update(data.as_bytes());
+            if let Some(scales) = &tensor.scales {
+                hasher.update_rayon(&self.files[scales.file][scales.bytes.clone()]);
+            }
         }
         if let Some(adapter) = &self.adapter {
             adapter.hash(&mut hasher);
@@ -517,8 +536,10 @@ impl Checkpoint {
 
     /// Is the tensor stored as it is read: no adapter over it, not quantised?
     fn is_plain(&self, name: &str) -> bool {
-        let packing = self.tensors.get(name).and_then(|tensor| tensor.packing);
-        packing.is_none_or(gguf::Packing::is_plain) && self.adapter.as_ref().is_none_or(|adapter| adapter.leaves(name))
+        let stored_plainly =
+            |tensor: &Tensor| tensor.packing.is_none_or(gguf::Packing::is_plain) && tensor.scales.is_none();
+        self.tensors.get(name).is_none_or(stored_plainly)
+            && self.adapter.as_ref().is_none_or(|adapter| adapter.leaves(name))
     }
 
     fn read(&self, name: &str, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
@@ -537,6 +558,10 @@ impl Checkpoint {
     }
 
     fn read_stored(&self, tensor: &Tensor, range: Range<usize>, out: &mut [f32]) {
+        if let Some(scales) = &tensor.scales {
+            let scales = &self.files[scales.file][scales.bytes.clone()];
+            return mxfp4::unpack(self.stored(tensor), scales, &tensor.info.shape, range, out);
+        }
         match tensor.packing {
             Some(packing) => packing.unpack(self.stored(tensor), &tensor.info.shape, range, out),
             None => {
@@ -549,6 +574,43 @@ impl Checkpoint {
             }
         }
     }
+}
+
+/// Puts tensors in MXFP4 among the others, and takes the packing from a config: what is read is not packed any more.
+fn add_packed(
+    dir: &Path,
+    parts: Vec<(usize, safetensors::Entry)>,
+    tensors: &mut BTreeMap<String, Tensor>,
+    config: &mut Value,
+) -> Result<(), Error> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let refuse = |tensor: String| Error::UnsupportedDType {
+        file: dir.to_owned(),
+        tensor,
+        dtype: "U8".to_owned(),
+    };
+    for packed in mxfp4::pair(parts).map_err(refuse)? {
+        let tensor = Tensor {
+            info: packed.info,
+            file: packed.file,
+            bytes: packed.bytes,
+            packing: None,
+            scales: Some(packed.scales),
+        };
+        if tensors.insert(packed.name.clone(), tensor).is_some() {
+            return Err(refuse(packed.name));
+        }
+    }
+    tracing::warn!(
+        "{} is quantised (MXFP4): its experts are approximations, and what is merged from them stays so",
+        dir.display()
+    );
+    if let Some(config) = config.as_object_mut() {
+        config.remove("quantization_config");
+    }
+    Ok(())
 }
 
 /// GPT-2 was published without the name of its body before its tensors' names; transformers puts it there, and writes it.

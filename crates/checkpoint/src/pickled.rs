@@ -160,6 +160,7 @@ impl Tensor {
                 shape: self.shape.clone(),
             },
             bytes: range().ok_or_else(|| format!("its tensor `{name}` reaches beyond its bytes"))?,
+            is_packed: false,
         })
     }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::{DType, Error, TensorInfo};
+use super::{DType, Error, TensorInfo, mxfp4};
 
 /// The format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -32,14 +32,30 @@ const BUFFERS: [&str; 5] = [
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
     pub name: String,
+    /// The dtype says nothing of a part of a packed tensor.
     pub info: TensorInfo,
     pub bytes: Range<usize>,
+    /// Whether it is a part of a tensor that `mxfp4` unpacks: bytes, by shape.
+    pub is_packed: bool,
 }
 
 /// Reads and validates the header of the safetensors file `file`, whose content is `bytes`.
 ///
 /// The entries come in the order of their data. Buffers that are not weights are left out.
 pub(super) fn read_header(file: &Path, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
+    let entries = read_packed_header(file, bytes)?;
+    match entries.iter().find(|entry| entry.is_packed) {
+        None => Ok(entries),
+        Some(entry) => Err(Error::UnsupportedDType {
+            file: file.to_owned(),
+            tensor: entry.name.clone(),
+            dtype: "U8".to_owned(),
+        }),
+    }
+}
+
+/// As [`read_header`], of a file that may hold parts of packed tensors.
+pub(super) fn read_packed_header(file: &Path, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
     let json = header_text(file, bytes)?;
     let data_start = 8 + json.len();
     let raw: RawHeader = serde_json::from_str(json).map_err(|e| Error::HeaderJson {
@@ -159,7 +175,12 @@ fn check_layout(file: &Path, tensors: &[(String, RawTensor)], available: usize) 
 
 /// Checks one tensor by itself: dtype known, and as many bytes as shape and dtype need.
 fn entry(file: &Path, name: String, tensor: RawTensor, data_start: usize) -> Result<Entry, Error> {
-    let Some(dtype) = DType::from_safetensors_name(&tensor.dtype) else {
+    let is_packed = tensor.dtype == "U8" && mxfp4::is_part(&name);
+    let dtype = match is_packed {
+        true => Some(DType::F32),
+        false => DType::from_safetensors_name(&tensor.dtype),
+    };
+    let Some(dtype) = dtype else {
         return Err(Error::UnsupportedDType {
             file: file.to_owned(),
             tensor: name,
@@ -169,7 +190,9 @@ fn entry(file: &Path, name: String, tensor: RawTensor, data_start: usize) -> Res
     let expected = tensor
         .shape
         .iter()
-        .try_fold(dtype.size_bytes() as u64, |size, dim| size.checked_mul(*dim));
+        .try_fold(if is_packed { 1 } else { dtype.size_bytes() as u64 }, |size, dim| {
+            size.checked_mul(*dim)
+        });
     let shape: Option<Vec<usize>> = tensor.shape.iter().map(|dim| usize::try_from(*dim).ok()).collect();
     let (Some(expected), Some(shape)) = (expected, shape) else {
         return Err(Error::ShapeOverflow {
@@ -193,6 +216,7 @@ fn entry(file: &Path, name: String, tensor: RawTensor, data_start: usize) -> Res
         name,
         info: TensorInfo { dtype, shape },
         bytes,
+        is_packed,
     })
 }
 
@@ -290,6 +314,7 @@ pub(super) mod tests {
                 Entry {
                     name: name.into(),
                     info: TensorInfo { dtype, shape },
+                    is_packed: false,
                     bytes: at + range.start..at + range.end
                 }
             );

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::files::INDEX_LIMIT;
 use super::map::MappedFile;
-use super::safetensors::{Entry, is_buffer, read_header};
+use super::safetensors::{Entry, is_buffer, read_packed_header};
 use super::{Error, is_plain_file_name, pickled, read_json_object};
 
 const SINGLE: &str = "model.safetensors";
@@ -96,7 +96,7 @@ fn open_shard(dir: &Path, name: &str) -> Result<Shard, Error> {
     let file = MappedFile::open(&dir.join(name))?;
     let entries = match name.ends_with(".bin") {
         true => pickled::read_header(file.path(), &file)?,
-        false => read_header(file.path(), &file)?,
+        false => read_packed_header(file.path(), &file)?,
     };
     Ok(Shard { file, entries })
 }

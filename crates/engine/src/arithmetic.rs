@@ -90,6 +90,32 @@ pub(super) trait Arithmetic: Send + Sized {
     fn gated(&mut self, gate_up: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
     /// `out = act(x)`, for an MLP without a gate.
     fn activated(&mut self, x: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
+    /// `h += scale · norm(Σ weight · expert(x))`, over the experts that each row is sent to.
+    fn add_mixture(
+        &mut self,
+        spec: &DecoderSpec,
+        mixture: &Mixture<Self>,
+        x: &Self::Matrix,
+        norm: (&Self::Norm, f32),
+        h: &mut Self::Matrix,
+    ) -> Result<(), Error>;
+}
+
+/// The two products of an MLP: gate and up in one, and down.
+pub(super) struct Mlp<A: Arithmetic> {
+    pub gate_up: A::Linear,
+    pub down: A::Linear,
+}
+
+/// A layer's experts.
+pub(super) struct Mixture<A: Arithmetic> {
+    pub router: A::Linear,
+    /// Empty where the family has none.
+    pub correction: Vec<f32>,
+    pub experts: Vec<Mlp<A>>,
+    pub shared: Option<Mlp<A>>,
+    /// `[1, hidden]`, where the shared expert is weighed.
+    pub shared_gate: Option<A::Linear>,
 }
 
 /// All layers over the batch that was begun.
@@ -131,11 +157,13 @@ pub(super) struct HeadSettings<'a, Norm> {
 
 /// The settings of one layer's attention.
 #[derive(Clone, Copy)]
-pub(super) struct Settings {
+pub(super) struct Settings<'a> {
     pub layer: usize,
     pub window: Option<usize>,
     pub scale: f32,
     pub softcap: Option<f32>,
+    /// For each query head a score beside those of the keys; empty where the family has none.
+    pub sinks: &'a [f32],
 }
 
 /// Normed hidden states of the wanted tokens, where they were computed.

@@ -264,7 +264,10 @@ impl Scratch {
             if let Some(cap) = settings.softcap {
                 kernels::softcap(isa, seen, cap);
             }
-            kernels::softmax(isa, seen);
+            match settings.sinks.get(head * group + q.group_head) {
+                None => kernels::softmax(isa, seen),
+                Some(sink) => kernels::softmax_beside(isa, seen, *sink),
+            }
         }
 
         // Weighted sum of the values, in order of position.

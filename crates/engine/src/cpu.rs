@@ -3,11 +3,12 @@
 use heterosis_isa::Isa;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, HeadSettings, Settings};
+use super::arithmetic::{Arithmetic, HeadSettings, Mixture, Settings};
 use super::attention::{Attention, RowView};
 use super::decoder::Chunk;
 use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape};
+use super::mixture;
 use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 
 /// A norm: its weight, of length 0 where there is none at all, and its bias, where it has one.
@@ -213,6 +214,30 @@ impl Arithmetic for Cpu {
 
     fn activated(&mut self, x: &Matrix, activation: Activation, out: &mut Matrix) -> Result<(), Error> {
         kernels::activated(self.isa, x, activation, out, self.threads);
+        Ok(())
+    }
+
+    fn add_mixture(
+        &mut self,
+        spec: &DecoderSpec,
+        mixture: &Mixture<Cpu>,
+        x: &Matrix,
+        (norm, eps): (&Norm, f32),
+        h: &mut Matrix,
+    ) -> Result<(), Error> {
+        let Some(experts) = &spec.experts else {
+            return Ok(());
+        };
+        self.packed.set(x, self.threads);
+        mixture::compute(
+            self.isa,
+            (experts, mixture, spec.activation),
+            (x, &self.packed),
+            &mut self.branch,
+            self.threads,
+        );
+        norm.apply(self.isa, &mut self.branch, eps);
+        kernels::add_scaled(self.isa, h, &self.branch, spec.residual_scale);
         Ok(())
     }
 }

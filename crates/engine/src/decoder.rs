@@ -10,7 +10,7 @@ use heterosis_isa::Isa;
 use rayon::prelude::*;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Picks, Settings, States};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Mixture, Mlp, Picks, Settings, States};
 use super::attention::RowView;
 use super::cpu::Cpu;
 #[cfg(feature = "cuda")]
@@ -21,8 +21,8 @@ use super::device::NoGpu;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
 use super::rope::{RopeTable, Scaling};
-use super::spec::{DecoderSpec, NormKind, QkNorm};
-use super::tensors::{Slot, Tensor};
+use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
+use super::tensors::{Of, Part, Slot, Tensor};
 
 /// What weights are rounded to when they are set. The CPU computes in f32 in every case; a GPU keeps weights, activations,
 /// keys and values in this type, and sums, softmax, logits and the residual stream in f32.
@@ -116,13 +116,20 @@ struct Model<A: Arithmetic> {
 struct Layer<A: Arithmetic> {
     qkv: A::Linear,
     o: A::Linear,
-    gate_up: A::Linear,
-    down: A::Linear,
+    body: Body<A>,
+    activation: Activation,
     /// Empty where the family has none.
     q_norm: A::Norm,
     k_norm: A::Norm,
+    sinks: Vec<f32>,
     /// Before and after attention, before and after the MLP; empty where the family has none.
     norms: [A::Norm; 4],
+}
+
+/// What stands behind attention.
+enum Body<A: Arithmetic> {
+    Mlp(Mlp<A>),
+    Mixture(Box<Mixture<A>>),
 }
 
 /// What a forward pass needs besides the weights.
@@ -357,11 +364,11 @@ impl Decoder {
         self.ropes.iter().map(|rope| rope.regime(length)).max().unwrap_or(0)
     }
 
-    /// The length beyond which a growing row is computed anew from its first token: Phi-3 never mixes short and long
-    /// LongRoPE factors in one row.
+    /// The length beyond which a growing row is computed anew from its first token: Phi-3 and Phi-MoE never mix short and
+    /// long LongRoPE factors in one row.
     pub(super) fn recompute_beyond(&self) -> Option<usize> {
         match self.spec.ropes.first().map(|rope| &rope.scaling) {
-            Some(Scaling::Long { original, .. }) if self.spec.family.rope.phi3 => Some(*original),
+            Some(Scaling::Long { original, .. }) if self.spec.family.rope.recomputes() => Some(*original),
             _ => None,
         }
     }
@@ -493,6 +500,7 @@ impl Decoder {
                 window: layer_spec.window,
                 scale: spec.attention_scale,
                 softcap: spec.attention_softcap,
+                sinks: &layer.sinks,
             };
             a.attend(qkv, chunks, settings, attended)?;
             let shares_norm = spec.parallel && spec.layer_norms()[2].is_none();
@@ -517,12 +525,19 @@ impl Decoder {
             if spec.parallel {
                 add_attention(a, h)?;
             }
-            a.product(&layer.gate_up, x, gate_up)?;
+            let mlp = match &layer.body {
+                Body::Mlp(mlp) => mlp,
+                Body::Mixture(mixture) => {
+                    a.add_mixture(spec, mixture, x, (&layer.norms[3], eps), h)?;
+                    continue;
+                }
+            };
+            a.product(&mlp.gate_up, x, gate_up)?;
             match spec.gated() {
-                true => a.gated(gate_up, spec.activation, inner)?,
-                false => a.activated(gate_up, spec.activation, inner)?,
+                true => a.gated(gate_up, layer.activation, inner)?,
+                false => a.activated(gate_up, layer.activation, inner)?,
             }
-            a.add_product(&layer.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
+            a.add_product(&mlp.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
         }
         Ok(())
     }
@@ -679,15 +694,37 @@ impl<A: Arithmetic> Model<A> {
         };
         let names = spec.layer_norms();
         let layer_norm = |i: usize| norm(if names[i].is_some() { h } else { 0 });
-        let inner = if spec.gated() { 2 } else { 1 } * spec.intermediate;
-        let layer = |_| {
+        let mlp = |width: usize, bias: bool| {
+            Ok::<_, Error>(Mlp {
+                gate_up: linear(h, if spec.gated() { 2 } else { 1 } * width, bias)?,
+                down: linear(width, h, bias)?,
+            })
+        };
+        let mixture = |experts: &Experts| {
+            Ok::<_, Error>(Mixture {
+                router: linear(h, experts.count, experts.biases)?,
+                correction: Vec::new(),
+                experts: (0..experts.count)
+                    .map(|_| mlp(experts.width, experts.biases))
+                    .collect::<Result<_, _>>()?,
+                shared: (experts.shared > 0).then(|| mlp(experts.shared, false)).transpose()?,
+                shared_gate: (experts.shared > 0 && experts.shared_is_weighed)
+                    .then(|| linear(h, 1, false))
+                    .transpose()?,
+            })
+        };
+        let layer = |index: usize| {
             Ok(Layer {
                 qkv: linear(h, q + 2 * kv, spec.qkv_bias)?,
                 o: linear(q, h, spec.o_bias)?,
-                gate_up: linear(h, inner, spec.mlp_bias)?,
-                down: linear(spec.intermediate, h, spec.mlp_bias)?,
+                body: match spec.experts_of(index) {
+                    None => Body::Mlp(mlp(spec.intermediate, spec.mlp_bias)?),
+                    Some(experts) => Body::Mixture(Box::new(mixture(experts)?)),
+                },
+                activation: spec.activation,
                 q_norm: head_norm(q)?,
                 k_norm: head_norm(kv)?,
+                sinks: Vec::new(),
                 norms: [layer_norm(0)?, layer_norm(1)?, layer_norm(2)?, layer_norm(3)?],
             })
         };
@@ -703,7 +740,7 @@ impl<A: Arithmetic> Model<A> {
             head: linear(h, spec.vocab, spec.head_bias)?,
             final_norm: norm(h)?,
             no_norm: norm(0)?,
-            layers: spec.layers.iter().map(layer).collect::<Result<_, Error>>()?,
+            layers: (0..spec.layers.len()).map(layer).collect::<Result<_, Error>>()?,
             passes: Mutex::default(),
             device,
         })
@@ -713,7 +750,6 @@ impl<A: Arithmetic> Model<A> {
     fn write(&mut self, spec: &DecoderSpec, tensor: &Tensor, data: &[f32]) -> Result<(), Error> {
         let device = &self.device;
         let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let up = if spec.gated() { spec.intermediate } else { 0 };
         let norm = |slot: &mut A::Norm| match tensor.is_bias {
             true => A::set_norm_bias(device, slot, data),
             false if spec.norm_plus_one => {
@@ -722,10 +758,11 @@ impl<A: Arithmetic> Model<A> {
             }
             false => A::set_norm(device, slot, data),
         };
-        let linear = |linear: &mut A::Linear, first: usize| match tensor.is_bias {
+        let linear_with = |linear: &mut A::Linear, first: usize, data: &[f32]| match tensor.is_bias {
             true => A::set_bias(device, linear, first, data),
             false => A::set_rows(device, linear, first, data),
         };
+        let linear = |linear: &mut A::Linear, first: usize| linear_with(linear, first, data);
         let layer = &mut self.layers[tensor.layer];
         match tensor.slot {
             Slot::Embeddings => linear(self.embeddings.as_mut().unwrap_or(&mut self.head), 0),
@@ -736,9 +773,29 @@ impl<A: Arithmetic> Model<A> {
             Slot::K => linear(&mut layer.qkv, q),
             Slot::V => linear(&mut layer.qkv, q + kv),
             Slot::O => linear(&mut layer.o, 0),
-            Slot::Gate | Slot::GateUp => linear(&mut layer.gate_up, 0),
-            Slot::Up => linear(&mut layer.gate_up, up),
-            Slot::Down => linear(&mut layer.down, 0),
+            Slot::Mlp(of, part) => layer.body.write(spec, (of, part), data, linear_with),
+            Slot::Router => match &mut layer.body {
+                Body::Mixture(mixture) => linear(&mut mixture.router, 0),
+                Body::Mlp(_) => Ok(()),
+            },
+            Slot::SharedGate => match &mut layer.body {
+                Body::Mixture(mixture) => mixture.shared_gate.as_mut().map_or(Ok(()), |gate| linear(gate, 0)),
+                Body::Mlp(_) => Ok(()),
+            },
+            Slot::Correction => {
+                if let Body::Mixture(mixture) = &mut layer.body {
+                    mixture.correction = data.to_vec();
+                }
+                Ok(())
+            }
+            Slot::Sinks => {
+                layer.sinks = data.to_vec();
+                Ok(())
+            }
+            Slot::Xielu(i) => {
+                layer.activation = with_number(layer.activation, i, data[0]);
+                Ok(())
+            }
             Slot::QNorm => norm(&mut layer.q_norm),
             Slot::KNorm => norm(&mut layer.k_norm),
             Slot::Norm(i) => norm(&mut layer.norms[i]),
@@ -769,11 +826,61 @@ impl<A: Arithmetic> Model<A> {
     }
 }
 
+impl<A: Arithmetic> Body<A> {
+    /// Writes a matrix of an MLP, or that of all experts, with a function that writes rows from some on.
+    fn write(
+        &mut self,
+        spec: &DecoderSpec,
+        (of, part): (Of, Part),
+        data: &[f32],
+        write: impl Fn(&mut A::Linear, usize, &[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let one = |mlp: &mut Mlp<A>, width: usize, data: &[f32]| match part {
+            Part::Gate | Part::GateUp => write(&mut mlp.gate_up, 0, data),
+            Part::Up => write(&mut mlp.gate_up, if spec.gated() { width } else { 0 }, data),
+            Part::Down => write(&mut mlp.down, 0, data),
+        };
+        let (width, shared) = spec.experts.as_ref().map_or((0, 0), |e| (e.width, e.shared));
+        match (self, of) {
+            (Body::Mlp(mlp), Of::Layer) => one(mlp, spec.intermediate, data),
+            (Body::Mixture(mixture), Of::Expert(expert)) => one(&mut mixture.experts[expert], width, data),
+            (Body::Mixture(mixture), Of::Experts) => {
+                let data = data.chunks_exact(data.len() / mixture.experts.len());
+                let mut experts = mixture.experts.iter_mut().zip(data);
+                experts.try_for_each(|(mlp, data)| one(mlp, width, data))
+            }
+            (Body::Mixture(mixture), Of::Shared) => {
+                mixture.shared.as_mut().map_or(Ok(()), |mlp| one(mlp, shared, data))
+            }
+            _ => unreachable!("a layer's tensors are those of its spec"),
+        }
+    }
+}
+
+/// An activation after one of its four numbers was read.
+fn with_number(activation: Activation, i: usize, number: f32) -> Activation {
+    let Activation::Xielu(mut numbers) = activation else {
+        return activation;
+    };
+    match i {
+        0 => numbers.alpha_p = number,
+        1 => numbers.alpha_n = number,
+        2 => numbers.beta = number,
+        _ => numbers.eps = number,
+    }
+    Activation::Xielu(numbers)
+}
+
 impl Model<Cpu> {
     fn size_bytes(&self) -> usize {
-        let layer = self.layers.first().map_or(0, |l| {
-            l.qkv.size_bytes() + l.o.size_bytes() + l.gate_up.size_bytes() + l.down.size_bytes()
-        });
-        self.head.size_bytes() + layer * self.layers.len()
+        let of_mlp = |mlp: &Mlp<Cpu>| mlp.gate_up.size_bytes() + mlp.down.size_bytes();
+        let of_layer = |layer: &Layer<Cpu>| {
+            let body = match &layer.body {
+                Body::Mlp(mlp) => of_mlp(mlp),
+                Body::Mixture(mixture) => mixture.experts.iter().chain(&mixture.shared).map(of_mlp).sum(),
+            };
+            layer.qkv.size_bytes() + layer.o.size_bytes() + body
+        };
+        self.head.size_bytes() + self.layers.iter().map(of_layer).sum::<usize>()
     }
 }

@@ -22,7 +22,7 @@ pub struct Family {
     pub(super) head_dim: Option<usize>,
     pub(super) max_positions: usize,
     pub(super) tie: bool,
-    pub(super) head_bias: bool,
+    pub(super) head_bias: Flag,
     pub(super) qkv_bias: Flag,
     pub(super) o_bias: Flag,
     pub(super) mlp_bias: Flag,
@@ -31,11 +31,16 @@ pub struct Family {
     pub(super) fused_gate_up: bool,
     /// Whether an MLP has a gate; without, it is two matrices with an activation between.
     pub(super) gated: bool,
+    /// The layers' MLPs are many, and a router chooses among them.
+    pub(super) experts: Option<&'static Mixture>,
     /// Attention and MLP read the same stream, and both are added to it.
     pub(super) parallel: Flag,
     /// A parallel layer has one norm for both branches.
     pub(super) parallel_shares_norm: bool,
     pub(super) qk_norm: QkNorm,
+    pub(super) has_qk_norm: Flag,
+    /// Each query head has a score of its own beside those of the keys, which takes weight from them.
+    pub(super) sinks: bool,
     pub(super) norm: NormKind,
     /// The norm multiplies by `1 + weight`.
     pub(super) norm_plus_one: bool,
@@ -70,7 +75,10 @@ impl Family {
             ),
             (!self.gated, "an MLP without a gate"),
             (self.names.positions.is_some(), "learned positions"),
-            (self.head_bias, "a head with a bias"),
+            (self.head_bias != Flag::No, "a head with a bias"),
+            (self.experts.is_some(), "a mixture of experts"),
+            (self.sinks, "attention sinks"),
+            (self.activation == "xielu", "a learned activation (xIELU)"),
             (self.qk_norm == QkNorm::PerHeadRotated, "norms after the rotation"),
             (self.rope.grows_queries, "queries that grow with their position"),
         ];
@@ -111,6 +119,87 @@ pub struct Names {
     pub k_norm: &'static str,
     /// The norms before and after attention, before and after the MLP.
     pub norms: [Option<&'static str>; 4],
+}
+
+/// How a family's experts are chosen, and what its files call them. Where its layers are not all made of experts, the others
+/// have one MLP, named as in other families.
+#[derive(Debug, PartialEq)]
+pub(super) struct Mixture {
+    /// The ways in which checkpoints store them; the first is taken where nobody has looked.
+    pub stored: &'static [ExpertNames],
+    /// How many experts by default, by whichever key.
+    pub count: usize,
+    /// How many a token goes to by default.
+    pub per_token: usize,
+    /// `moe_intermediate_size` by default; `None`: `intermediate_size` is meant.
+    pub width: Option<usize>,
+    pub router: Chosen,
+    /// Whether the weights of the chosen are made to sum to one.
+    pub normalised: Flag,
+    pub shared: Shared,
+    pub dense: Dense,
+    /// Router and experts have biases.
+    pub biases: bool,
+}
+
+/// What a checkpoint calls a layer's router and experts.
+#[derive(Debug, PartialEq)]
+pub struct ExpertNames {
+    pub router: &'static str,
+    /// What is added to the scores when experts are chosen, and not when they are weighed; a whole name.
+    pub correction: Option<&'static str>,
+    pub experts: Stored,
+    pub shared: &'static str,
+    pub shared_gate: &'static str,
+}
+
+/// Experts in a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Stored {
+    /// `PREFIX.7.GATE.weight`: a tensor for each matrix of each expert.
+    Each {
+        prefix: &'static str,
+        /// Gate, up and down.
+        matrices: [&'static str; 3],
+    },
+    /// Two tensors for all, `[experts, 2 · width, hidden]` and `[experts, hidden, width]`; no `.weight` behind their names.
+    Fused {
+        gate_up: &'static str,
+        down: &'static str,
+        /// Each expert's matrices stand by column, and the columns of gate and up in turns.
+        turned: bool,
+    },
+}
+
+/// By which scores experts are chosen and weighed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Chosen {
+    /// The softmax over all.
+    Softmax,
+    /// The sigmoid of each; in groups, of which the best few are looked into.
+    Sigmoid,
+    /// The best two, each weighed among those that are nearly as good (arXiv 2409.12136).
+    SparseMixer,
+}
+
+/// The expert that every token goes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Shared {
+    None,
+    /// Of a width by a key and its default; weighed by the sigmoid of a number that it is given by the token.
+    Weighed(&'static str, usize),
+    /// As wide as so many experts.
+    Widths(&'static str, usize),
+}
+
+/// Which layers have no experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Dense {
+    None,
+    /// The first few.
+    First(&'static str, usize),
+    /// Those in `mlp_only_layers`, and all but each `decoder_sparse_step`-th.
+    Listed,
 }
 
 /// Whether something is there.
@@ -171,6 +260,9 @@ pub(super) struct Rope {
     pub neighbours: bool,
     /// Layers with and without a window have a base each: the key of old configs for that of the former, and its default.
     pub windowed: Option<(Option<&'static str>, f64)>,
+    /// LongRoPE by Phi-MoE's rules: the short factors always, and cos and sin times `short_mscale` or `long_mscale`;
+    /// recomputed as Phi-3's.
+    pub mscales: bool,
     /// LongRoPE by Phi-3's rules: "yarn" means it too, and a row is computed anew when it grows beyond the original length.
     pub phi3: bool,
     /// "dynamic" with `alpha` stretches the base once and for all (Hunyuan).
@@ -179,6 +271,13 @@ pub(super) struct Rope {
     pub grows_queries: bool,
     /// What a config without any of it means.
     pub absent: Option<&'static str>,
+}
+
+impl Rope {
+    /// Whether a row that grows beyond the original length is computed anew.
+    pub fn recomputes(&self) -> bool {
+        self.phi3 || self.mscales
+    }
 }
 
 /// Which layers look through a window where `layer_types` does not say.
@@ -192,10 +291,14 @@ pub(super) enum Windows {
     AllUnlessListed { default: Option<usize> },
     /// Those from `max_window_layers` on, if `use_sliding_window`.
     From,
+    /// Every second, from the first on, before `max_window_layers`, if `use_sliding_window`.
+    AlternatingUntil,
+    /// All, if `use_sliding_window`.
+    AllIf,
     /// Every second, from the first on.
     Alternating,
     /// All but each n-th, by `sliding_window_pattern`.
-    AllBut { nth: usize },
+    AllBut { nth: usize, size: usize },
     /// Those that do not rotate (`no_rope_layers`, or each n-th by `no_rope_layer_interval`), if `use_sliding_window`.
     Unrotated { nth: usize },
 }
@@ -326,12 +429,67 @@ const GPT2_NAMES: Names = Names {
     ..GPTJ_NAMES
 };
 
+const APERTUS_NAMES: Names = Names {
+    norms: [Some("attention_layernorm"), None, Some("feedforward_layernorm"), None],
+    ..HF
+};
+
+/// A tensor for each matrix of each expert.
+const EACH: ExpertNames = ExpertNames {
+    router: "mlp.gate",
+    correction: None,
+    experts: Stored::Each {
+        prefix: "mlp.experts",
+        matrices: ["gate_proj", "up_proj", "down_proj"],
+    },
+    shared: "mlp.shared_expert",
+    shared_gate: "mlp.shared_expert_gate",
+};
+
+/// As transformers 5 computes with them, and stores them if it is told to.
+const FUSED: ExpertNames = ExpertNames {
+    experts: Stored::Fused {
+        gate_up: "mlp.experts.gate_up_proj",
+        down: "mlp.experts.down_proj",
+        turned: false,
+    },
+    ..EACH
+};
+
+const EACH_OF_MIXTRAL: ExpertNames = ExpertNames {
+    router: "block_sparse_moe.gate",
+    experts: Stored::Each {
+        prefix: "block_sparse_moe.experts",
+        matrices: ["w1", "w3", "w2"],
+    },
+    ..EACH
+};
+
+const EACH_OF_GLM: ExpertNames = ExpertNames {
+    correction: Some("mlp.gate.e_score_correction_bias"),
+    shared: "mlp.shared_experts",
+    ..EACH
+};
+
+const QWEN_EXPERTS: Mixture = Mixture {
+    stored: &[EACH, FUSED],
+    count: 128,
+    per_token: 8,
+    width: Some(768),
+    router: Chosen::Softmax,
+    normalised: Flag::Key("norm_topk_prob", false),
+    shared: Shared::None,
+    dense: Dense::Listed,
+    biases: false,
+};
+
 const ROPE: Rope = Rope {
     theta: 10_000.0,
     partial: None,
     dim: None,
     neighbours: false,
     windowed: None,
+    mscales: false,
     phi3: false,
     alpha: false,
     grows_queries: false,
@@ -342,6 +500,9 @@ const LAYER_NORM: NormKind = NormKind::Layer {
     weight: true,
     bias: true,
 };
+
+/// An activation that configs have no word for.
+pub(super) const CLAMPED: &str = "clamped";
 
 const ATTENTION_BIAS: Flag = Flag::Key("attention_bias", false);
 const MLP_BIAS: Flag = Flag::Key("mlp_bias", false);
@@ -356,16 +517,19 @@ const LLAMA: Family = Family {
     head_dim: None,
     max_positions: 2048,
     tie: false,
-    head_bias: false,
+    head_bias: Flag::No,
     qkv_bias: ATTENTION_BIAS,
     o_bias: ATTENTION_BIAS,
     mlp_bias: MLP_BIAS,
     qkv: Qkv::Apart,
     fused_gate_up: false,
     gated: true,
+    experts: None,
     parallel: Flag::No,
     parallel_shares_norm: false,
     qk_norm: QkNorm::None,
+    has_qk_norm: Flag::Yes,
+    sinks: false,
     norm: NormKind::Rms,
     norm_plus_one: false,
     norm_eps: 1e-6,
@@ -489,7 +653,7 @@ const GPTJ: Family = Family {
         ("hidden_act", "activation_function"),
     ],
     groups_heads: false,
-    head_bias: true,
+    head_bias: Flag::Yes,
     qkv_bias: Flag::No,
     o_bias: Flag::No,
     mlp_bias: Flag::Yes,
@@ -529,7 +693,7 @@ const FAMILIES: &[Family] = &[
             windowed: Some((Some("rope_local_base_freq"), 10_000.0)),
             ..ROPE
         },
-        windows: Windows::AllBut { nth: 6 },
+        windows: Windows::AllBut { nth: 6, size: 4096 },
         // It keeps the key for attention's cap in its config, but does not use it.
         scales: Scales::QueryScalar([None, Some(f64::INFINITY)]),
         ..GEMMA2
@@ -640,7 +804,7 @@ const FAMILIES: &[Family] = &[
             windowed: Some((None, 500_000.0)),
             ..ROPE
         },
-        windows: Windows::AllBut { nth: 4 },
+        windows: Windows::AllBut { nth: 4, size: 4096 },
         ..OLMO2
     },
     Family {
@@ -666,7 +830,7 @@ const FAMILIES: &[Family] = &[
         mlp_bias: Flag::No,
         qk_norm: QkNorm::PerHead,
         norm_eps: 1e-5,
-        windows: Windows::AllBut { nth: 4 },
+        windows: Windows::AllBut { nth: 4, size: 4096 },
         full_layers_rotate: false,
         ..LLAMA
     },
@@ -720,7 +884,7 @@ const FAMILIES: &[Family] = &[
             theta: 10_000.0,
             ..COHERE.rope
         },
-        windows: Windows::AllBut { nth: 4 },
+        windows: Windows::AllBut { nth: 4, size: 4096 },
         full_layers_rotate: false,
         ..COHERE
     },
@@ -755,7 +919,7 @@ const FAMILIES: &[Family] = &[
         names: &PHI_NAMES,
         keys: &[("rms_norm_eps", "layer_norm_eps")],
         only: &[("qk_layernorm", Only::False)],
-        head_bias: true,
+        head_bias: Flag::Yes,
         qkv_bias: Flag::Yes,
         o_bias: Flag::Yes,
         mlp_bias: Flag::Yes,
@@ -804,7 +968,7 @@ const FAMILIES: &[Family] = &[
         ],
         max_positions: 1024,
         tie: true,
-        head_bias: false,
+        head_bias: Flag::No,
         qkv_bias: Flag::Yes,
         o_bias: Flag::Yes,
         qkv: Qkv::Fused,
@@ -813,5 +977,183 @@ const FAMILIES: &[Family] = &[
         turned: true,
         rope: ROPE,
         ..GPTJ
+    },
+    Family {
+        name: "apertus",
+        names: &APERTUS_NAMES,
+        max_positions: 65_536,
+        mlp_bias: Flag::No,
+        gated: false,
+        qk_norm: QkNorm::PerHead,
+        norm_eps: 1e-5,
+        activation: "xielu",
+        rope: Rope {
+            theta: 12_000_000.0,
+            absent: Some(
+                r#"{"rope_type": "llama3", "rope_theta": 12000000.0, "factor": 8.0, "original_max_position_embeddings": 8192,
+                "low_freq_factor": 1.0, "high_freq_factor": 4.0}"#,
+            ),
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "mixtral",
+        norm_eps: 1e-5,
+        experts: Some(&Mixture {
+            stored: &[EACH_OF_MIXTRAL, FUSED],
+            count: 8,
+            per_token: 2,
+            width: None,
+            normalised: Flag::Yes,
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        rope: Rope {
+            theta: 1_000_000.0,
+            ..ROPE
+        },
+        windows: Windows::All { default: None },
+        ..MISTRAL
+    },
+    Family {
+        name: "qwen2_moe",
+        kv_heads: Some(16),
+        qkv_bias: Flag::Key("qkv_bias", true),
+        experts: Some(&Mixture {
+            count: 60,
+            per_token: 4,
+            width: Some(1408),
+            shared: Shared::Weighed("shared_expert_intermediate_size", 5632),
+            ..QWEN_EXPERTS
+        }),
+        windows: Windows::AlternatingUntil,
+        ..QWEN2
+    },
+    Family {
+        name: "qwen3_moe",
+        kv_heads: Some(4),
+        qkv_bias: ATTENTION_BIAS,
+        o_bias: ATTENTION_BIAS,
+        qk_norm: QkNorm::PerHead,
+        experts: Some(&QWEN_EXPERTS),
+        windows: Windows::AllIf,
+        ..QWEN2
+    },
+    Family {
+        name: "olmoe",
+        only: &[("clip_qkv", Only::Null)],
+        max_positions: 4096,
+        mlp_bias: Flag::No,
+        qk_norm: QkNorm::FullWidth,
+        norm_eps: 1e-5,
+        experts: Some(&Mixture {
+            count: 64,
+            width: None,
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        ..LLAMA
+    },
+    Family {
+        name: "glm4_moe",
+        kv_heads: Some(8),
+        max_positions: 131_072,
+        o_bias: Flag::No,
+        mlp_bias: Flag::No,
+        qk_norm: QkNorm::PerHead,
+        has_qk_norm: Flag::Key("use_qk_norm", false),
+        norm_eps: 1e-5,
+        experts: Some(&Mixture {
+            stored: &[
+                EACH_OF_GLM,
+                ExpertNames {
+                    experts: FUSED.experts,
+                    ..EACH_OF_GLM
+                },
+            ],
+            width: Some(1408),
+            router: Chosen::Sigmoid,
+            normalised: Flag::Key("norm_topk_prob", true),
+            shared: Shared::Widths("n_shared_experts", 1),
+            dense: Dense::First("first_k_dense_replace", 1),
+            ..QWEN_EXPERTS
+        }),
+        rope: Rope {
+            partial: Some(0.5),
+            ..ROPE
+        },
+        ..LLAMA
+    },
+    Family {
+        name: "phimoe",
+        kv_heads: Some(8),
+        max_positions: 131_072,
+        mlp_bias: Flag::No,
+        head_bias: Flag::Key("lm_head_bias", false),
+        norm: LAYER_NORM,
+        norm_eps: 1e-5,
+        experts: Some(&Mixture {
+            stored: &[
+                EACH_OF_MIXTRAL,
+                ExpertNames {
+                    router: "mlp.router",
+                    ..FUSED
+                },
+            ],
+            count: 16,
+            per_token: 2,
+            width: None,
+            router: Chosen::SparseMixer,
+            normalised: Flag::No,
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        rope: Rope {
+            theta: 1_000_000.0,
+            mscales: true,
+            ..ROPE
+        },
+        windows: Windows::All { default: None },
+        ..LLAMA
+    },
+    Family {
+        name: "gpt_oss",
+        kv_heads: Some(8),
+        head_dim: Some(64),
+        max_positions: 131_072,
+        qkv_bias: Flag::Key("attention_bias", true),
+        o_bias: Flag::Key("attention_bias", true),
+        mlp_bias: Flag::No,
+        sinks: true,
+        norm_eps: 1e-5,
+        activation: CLAMPED,
+        experts: Some(&Mixture {
+            stored: &[ExpertNames {
+                router: "mlp.router",
+                experts: Stored::Fused {
+                    gate_up: "mlp.experts.gate_up_proj",
+                    down: "mlp.experts.down_proj",
+                    turned: true,
+                },
+                ..EACH
+            }],
+            per_token: 4,
+            width: None,
+            normalised: Flag::Yes,
+            dense: Dense::None,
+            biases: true,
+            ..QWEN_EXPERTS
+        }),
+        rope: Rope {
+            theta: 150_000.0,
+            absent: Some(
+                r#"{"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                "truncate": false, "original_max_position_embeddings": 4096}"#,
+            ),
+            ..ROPE
+        },
+        windows: Windows::AllBut { nth: 2, size: 128 },
+        ..LLAMA
     },
 ];

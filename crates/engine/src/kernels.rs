@@ -9,7 +9,7 @@
 use heterosis_isa::{Generic, Isa, Set, with_set};
 use rayon::prelude::*;
 
-use super::spec::Activation;
+use super::spec::{Activation, Xielu};
 
 /// How wide the register tiles of an instruction set are: a product has [`MR`] rows of `COLUMNS`, scores have `MR` rows of
 /// `KEYS`, so that the sums stay in registers.
@@ -632,6 +632,15 @@ macro_rules! with_activation {
                 let $f = relu2;
                 $body
             }
+            Activation::Clamped { alpha, limit } => {
+                let $f = |x: f32| clamped::<$S>(x, alpha, limit);
+                $body
+            }
+            Activation::Xielu(numbers) => {
+                let curves = numbers.curves();
+                let $f = |x: f32| xielu::<$S>(x, curves, numbers);
+                $body
+            }
         }
     };
 }
@@ -656,6 +665,12 @@ pub fn activated(isa: Isa, x: &Matrix, activation: Activation, out: &mut Matrix,
 
 #[inline(always)]
 fn gated_row<S: Set>(gate: &[f32], up: &[f32], activation: Activation, out: &mut [f32]) {
+    if let Activation::Clamped { alpha, limit } = activation {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = clamped::<S>(*gate, alpha, limit) * (up.clamp(-limit, limit) + 1.0);
+        }
+        return;
+    }
     with_activation!(S, activation, f => {
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
             *out = f(*gate) * up;
@@ -672,6 +687,19 @@ fn relu(x: f32) -> f32 {
 #[inline(always)]
 fn relu2(x: f32) -> f32 {
     relu(x) * relu(x)
+}
+
+/// A gate no larger than `limit` times the sigmoid of its `alpha`-fold.
+#[inline(always)]
+fn clamped<S: Set>(x: f32, alpha: f32, limit: f32) -> f32 {
+    let x = if x > limit { limit } else { x };
+    x / (1.0 + exp::<S>(-alpha * x))
+}
+
+#[inline(always)]
+pub fn xielu<S: Set>(x: f32, [p, n]: [f32; 2], Xielu { beta, eps, .. }: Xielu) -> f32 {
+    let below = expm1::<S>(if x < eps { x } else { eps }) - x;
+    beta * x + if x > 0.0 { p * x * x } else { n * below }
 }
 
 #[inline(always)]
@@ -705,6 +733,20 @@ pub fn softcap(isa: Isa, values: &mut [f32], cap: f32) {
 /// **Source**: range reduction by `x = n·ln 2 + r` and the degree-6 minimax polynomial of Cephes (`expf.c`).
 #[inline(always)]
 pub fn exp<S: Set>(x: f32) -> f32 {
+    let (y, two_to_n) = reduced::<S>(x);
+    (y + 1.0) * two_to_n
+}
+
+/// `eˣ − 1`, as exact near zero as far from it.
+#[inline(always)]
+pub fn expm1<S: Set>(x: f32) -> f32 {
+    let (y, two_to_n) = reduced::<S>(x);
+    fma::<S>(y, two_to_n, two_to_n - 1.0)
+}
+
+/// With `x = n·ln 2 + r`: `eʳ − 1`, and `2ⁿ`.
+#[inline(always)]
+fn reduced<S: Set>(x: f32) -> (f32, f32) {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to a whole number
     let x = x.clamp(-87.0, 88.0);
     let shifted = fma::<S>(x, std::f32::consts::LOG2_E, ROUND);
@@ -716,9 +758,8 @@ pub fn exp<S: Set>(x: f32) -> f32 {
     p = fma::<S>(p, r, 4.166_579_6e-2);
     p = fma::<S>(p, r, 1.666_666_5e-1);
     p = fma::<S>(p, r, 5.0e-1);
-    let y = fma::<S>(p, r * r, r) + 1.0;
     let two_to_n = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
-    y * two_to_n
+    (fma::<S>(p, r * r, r), two_to_n)
 }
 
 /// Softmax in place; an empty slice stays empty.
@@ -727,6 +768,16 @@ pub fn softmax(isa: Isa, values: &mut [f32]) {
         let largest = max(values);
         values.iter_mut().for_each(|x| *x = exp::<S>(*x - largest));
         let scale = 1.0 / sum(values);
+        values.iter_mut().for_each(|x| *x *= scale);
+    });
+}
+
+/// As [`softmax`], beside one more score, which takes its share of the weight and is not kept.
+pub fn softmax_beside(isa: Isa, values: &mut [f32], sink: f32) {
+    with_set!(isa, S => {
+        let largest = max(values).max(sink);
+        values.iter_mut().for_each(|x| *x = exp::<S>(*x - largest));
+        let scale = 1.0 / (sum(values) + exp::<S>(sink - largest));
         values.iter_mut().for_each(|x| *x *= scale);
     });
 }
@@ -910,6 +961,9 @@ mod tests {
         check(Activation::GeluErf, [0.841_344_7, -0.455_002_6]);
         check(Activation::Relu, [1.0, 0.0]);
         check(Activation::Relu2, [1.0, 0.0]);
+        // 0.5 · σ(0.5) · (0.5 + 1) and −2 · σ(−2) · (0.5 + 1).
+        let clamped = Activation::Clamped { alpha: 1.0, limit: 0.5 };
+        check(clamped, [0.466_844_5, -0.357_608_8]);
         let x = Matrix {
             rows: 1,
             cols: 3,
@@ -918,6 +972,18 @@ mod tests {
         for isa in Isa::available() {
             activated(isa, &x, Activation::Relu2, &mut out, Threads(1));
             assert_eq!(out.data, [9.0, 0.0, 1.0], "{isa}");
+            let numbers = Xielu {
+                alpha_p: 2f32.exp_m1().ln(),
+                alpha_n: 2.5f32.exp_m1().ln(),
+                beta: 0.5,
+                eps: -1e-6,
+            };
+            activated(isa, &x, Activation::Xielu(numbers), &mut out, Threads(1));
+            // 2 · 9 + 1.5; 3 · (e⁻² − 1 + 2) − 1.
+            assert!(
+                (out.data[0] - 19.5).abs() < 1e-5 && (out.data[1] - 2.406_005_9).abs() < 1e-5,
+                "{isa}"
+            );
             activated(isa, &x, Activation::Silu, &mut out, Threads(1));
             assert!((out.data[2] - 0.731_058_6).abs() < 1e-6, "{isa}");
         }
@@ -952,6 +1018,11 @@ mod tests {
                 assert!((got - expected).abs() < 1e-6);
             }
             softmax(isa, &mut []);
+            let mut beside = [0.0, std::f32::consts::LN_2];
+            softmax_beside(isa, &mut beside, f32::ln(5.0));
+            for (got, expected) in beside.iter().zip([1.0 / 8.0, 2.0 / 8.0]) {
+                assert!((got - expected).abs() < 1e-6);
+            }
             let p = log_probability(isa, &[0.0, std::f32::consts::LN_2, f32::ln(5.0)], 2);
             assert!((p - (5.0f64 / 8.0).ln()).abs() < 1e-6);
             let long: Vec<f32> = vec![1.0; 33];

@@ -54,6 +54,8 @@ pub struct RopeSpec {
     pub scaling: Scaling,
     /// cos and sin are multiplied by this (YaRN, LongRoPE).
     pub attention_factor: f32,
+    /// The same in a sequence that takes the long factors.
+    pub long_attention_factor: f32,
     pub max_positions: usize,
 }
 
@@ -159,9 +161,25 @@ impl RopeScaling {
         let required = |key: &str| rope.number(key)?.ok_or_else(|| rope.error(key, "is missing".into()));
         let ratio = max_positions as f64 / original as f64;
         let mut attention_factor = 1.0;
+        let mut long_attention_factor = None;
         let alpha = rope.number("alpha")?.filter(|alpha| family.alpha && *alpha != 0.0);
         let scaling = match (kind, alpha) {
             ("default", _) => Scaling::None,
+            // transformers lets Phi-MoE rotate by the short factors however long the text, and by the longer scale.
+            ("longrope", _) if family.mscales => {
+                attention_factor = required("short_mscale")?;
+                long_attention_factor = Some(required("long_mscale")?);
+                let short = factors(rope, "short_factor")?;
+                Scaling::Long {
+                    long: short.clone(),
+                    short,
+                    original,
+                }
+            }
+            (other, _) if family.mscales => {
+                let problem = format!("\"{other}\": the decoder knows this family with default and longrope only");
+                return Err(rope.error("rope_type", problem));
+            }
             ("linear", _) => Scaling::Linear { factor: factor(None)? },
             ("dynamic", Some(alpha)) => {
                 theta *= alpha.powf(dim as f64 / (dim as f64 - 2.0));
@@ -213,6 +231,7 @@ impl RopeScaling {
             dim,
             scaling,
             attention_factor: attention_factor as f32,
+            long_attention_factor: long_attention_factor.unwrap_or(attention_factor) as f32,
             max_positions,
         })
     }
@@ -310,6 +329,13 @@ impl RopeSpec {
             }
         }
         Ok(())
+    }
+
+    fn factor_of(&self, regime: usize) -> f32 {
+        match regime {
+            0 => self.attention_factor,
+            _ => self.long_attention_factor,
+        }
     }
 
     /// Inverse frequencies for a sequence of `length` tokens, in the precision and order of operations of the reference
@@ -428,12 +454,12 @@ impl RopeTable {
     /// Makes the table long enough for `positions`.
     pub fn extend(&mut self, positions: usize) {
         let width = self.spec.rotary_dim();
-        for (rows, frequencies) in self.rows.iter_mut().zip(&self.frequencies) {
+        for (regime, (rows, frequencies)) in self.rows.iter_mut().zip(&self.frequencies).enumerate() {
             if frequencies.is_empty() || width == 0 {
                 continue;
             }
             for position in rows.len() / width..positions {
-                angles(frequencies, self.spec.attention_factor, position, rows);
+                angles(frequencies, self.spec.factor_of(regime), position, rows);
             }
         }
     }
@@ -453,7 +479,7 @@ impl RopeTable {
         }
         match self.rows[regime].get(position * width..(position + 1) * width) {
             Some(row) => out.extend_from_slice(row),
-            None => angles(&self.frequencies[regime], self.spec.attention_factor, position, out),
+            None => angles(&self.frequencies[regime], self.spec.factor_of(regime), position, out),
         }
     }
 }
@@ -475,6 +501,7 @@ mod tests {
             dim: 8,
             scaling,
             attention_factor: 1.0,
+            long_attention_factor: 1.0,
             max_positions: 64,
         }
     }

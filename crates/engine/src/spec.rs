@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::Error;
-use super::families::{self, Flag, Names, Only, Qkv, Scales, Windows};
+use super::families::{
+    self, Chosen, Dense, ExpertNames, Flag, Mixture, Names, Only, Qkv, Scales, Shared, Stored, Windows,
+};
 use super::rope::{RopeScaling, RopeSpec};
 
 pub use super::families::{Family, NormKind, QkNorm};
@@ -25,7 +27,7 @@ pub enum NormPlace {
     Sandwich,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     Silu,
     GeluTanh,
@@ -33,6 +35,33 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²`.
     Relu2,
+    /// Of a gate no larger than `limit`, `gate · σ(alpha · gate) · (up + 1)`, and `up` within ±`limit` (gpt-oss).
+    Clamped {
+        alpha: f32,
+        limit: f32,
+    },
+    /// With numbers that each layer has learned (Apertus).
+    Xielu(Xielu),
+}
+
+/// `p · x² + beta · x` where x is positive, else `n · (exp(min(x, eps)) − 1 − x) + beta · x`; the curves p and n are kept
+/// before a softplus.
+///
+/// **Source** Huang and Schlag, arXiv 2411.13010.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Xielu {
+    pub alpha_p: f32,
+    pub alpha_n: f32,
+    pub beta: f32,
+    pub eps: f32,
+}
+
+impl Xielu {
+    /// p and n.
+    pub fn curves(self) -> [f32; 2] {
+        let softplus = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        [softplus(self.alpha_p), self.beta + softplus(self.alpha_n)]
+    }
 }
 
 /// What differs from layer to layer.
@@ -42,6 +71,42 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Index into [`DecoderSpec::ropes`]; `None`: no rotation in this layer (SmolLM3).
     pub rope: Option<usize>,
+    /// Whether its MLP is a mixture of [`DecoderSpec::experts`].
+    pub sparse: bool,
+}
+
+/// The experts of a layer, and how a token is sent to some of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    pub count: usize,
+    /// How many a token goes to.
+    pub per_token: usize,
+    /// The width of each.
+    pub width: usize,
+    pub router: Router,
+    /// Whether the weights of the chosen are made to sum to one.
+    pub normalised: bool,
+    /// What the weights are multiplied by.
+    pub scale: f32,
+    /// The width of the expert that every token goes to; 0: there is none.
+    pub shared: usize,
+    /// Whether the shared expert is weighed by the token.
+    pub shared_is_weighed: bool,
+    /// Router and experts have biases.
+    pub biases: bool,
+    /// What the file calls them.
+    pub names: &'static ExpertNames,
+}
+
+/// By which scores experts are chosen and weighed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Router {
+    /// The softmax over all.
+    Softmax,
+    /// The sigmoid of each, plus a correction where it is chosen; in `groups`, of which the `best` are looked into.
+    Sigmoid { groups: usize, best: usize },
+    /// The best two, each weighed among those whose logits are within `2 · jitter` of it, relatively.
+    SparseMixer { jitter: f32 },
 }
 
 /// Queries are scaled by `1 + beta · ln(1 + ⌊position / original⌋)` (Ministral 3, after Llama 4).
@@ -69,6 +134,8 @@ pub struct DecoderSpec {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub layers: Vec<LayerSpec>,
+    /// Of the layers that are sparse.
+    pub experts: Option<Experts>,
     pub ropes: Vec<RopeSpec>,
     /// The longest sequence that the model was made for; with learned positions, that it can read.
     pub max_positions: usize,
@@ -102,6 +169,9 @@ pub struct DecoderSpec {
 /// twentieth of each; what is larger is a damaged file. They keep every product of sizes below 2^64.
 const MOST_LAYERS: usize = 1 << 12;
 const MOST: usize = 1 << 22;
+const MOST_EXPERTS: usize = 1 << 12;
+/// Experts of all layers: what a hostile config may have listed.
+const MOST_EXPERTS_IN_ALL: usize = 1 << 17;
 
 impl DecoderSpec {
     /// Reads a `config.json`.
@@ -122,7 +192,8 @@ impl DecoderSpec {
         let hidden = c.size("hidden_size", MOST)?;
         let (heads, kv_heads, head_dim) = head_sizes(&c, family, hidden)?;
         let max_positions = c.size_or("max_position_embeddings", family.max_positions)?;
-        let (ropes, layers) = layer_specs(&c, family, head_dim, max_positions)?;
+        let (ropes, mut layers) = layer_specs(&c, family, head_dim, max_positions)?;
+        let experts = experts(&c, family, &mut layers)?;
         let numbers = c.scales(family, hidden, head_dim)?;
         let parallel = c.is(family.parallel)?;
         Ok(DecoderSpec {
@@ -135,15 +206,19 @@ impl DecoderSpec {
             head_dim,
             query_growth: RopeScaling::query_growth(&c, &family.rope)?,
             layers,
+            experts,
             ropes,
             max_positions,
             tie_embeddings: c.flag("tie_word_embeddings", family.tie)?,
-            head_bias: family.head_bias,
+            head_bias: c.is(family.head_bias)?,
             qkv_bias: c.is(family.qkv_bias)?,
             o_bias: c.is(family.o_bias)?,
             mlp_bias: c.is(family.mlp_bias)?,
             parallel,
-            qk_norm: family.qk_norm,
+            qk_norm: match c.is(family.has_qk_norm)? {
+                true => family.qk_norm,
+                false => QkNorm::None,
+            },
             norm: family.norm,
             norm_place: match family.names.norms {
                 [None, ..] => NormPlace::Post,
@@ -172,10 +247,35 @@ impl DecoderSpec {
         self.family.gated
     }
 
+    /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways.
+    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let (Some(experts), Some(mixture)) = (&mut self.experts, self.family.experts) else {
+            return self;
+        };
+        let is_of = |stored: &ExpertNames, name: &str| match stored.experts {
+            Stored::Each { prefix, .. } => {
+                let number = name.split_once(&format!(".{prefix}.")).map(|(_, rest)| rest);
+                number.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            }
+            Stored::Fused { gate_up, .. } => name.ends_with(gate_up),
+        };
+        let stored = |name: &str| mixture.stored.iter().find(|stored| is_of(stored, name));
+        if let Some(found) = names.into_iter().find_map(stored) {
+            experts.names = found;
+        }
+        self
+    }
+
     /// What ends the branches of attention and MLP, by name: norms after them, or else their last projections.
     pub fn branch_ends(&self) -> [&'static str; 2] {
         let names = self.names();
-        [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(names.down)]
+        // A word that the last projections of all experts have in them, and of layers without any.
+        let down = match self.experts.as_ref().map(|experts| experts.names.experts) {
+            None => names.down,
+            Some(Stored::Each { matrices, .. }) => matrices[2],
+            Some(Stored::Fused { .. }) => names.down.trim_start_matches("mlp."),
+        };
+        [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(down)]
     }
 
     /// Refuses a model that is not what its config.json says: one that lacks a tensor of the decoder, has one of another
@@ -312,6 +412,106 @@ fn intermediate(c: &Config, hidden: usize) -> Result<usize, Error> {
     }
 }
 
+/// The experts of a family that has them, and which of the layers do.
+fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Option<Experts>, Error> {
+    let Some(mixture) = family.experts else {
+        return Ok(None);
+    };
+    for (layer, sparse) in layers.iter_mut().zip(sparse_layers(c, mixture)?) {
+        layer.sparse = sparse;
+    }
+    const COUNTS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
+    let key = COUNTS.into_iter().find(|key| c.present(key).is_some());
+    let (key, count) = match key {
+        Some(key) => (key, c.size(key, MOST_EXPERTS)?),
+        None => (COUNTS[0], mixture.count),
+    };
+    if count * layers.len() > MOST_EXPERTS_IN_ALL {
+        let problem = format!(
+            "{count} in each of {} layers are more than {MOST_EXPERTS_IN_ALL}",
+            layers.len()
+        );
+        return Err(c.error(key, problem));
+    }
+    let width = match mixture.width {
+        Some(width) => c.size_or("moe_intermediate_size", width)?.min(MOST),
+        None => c.size("intermediate_size", MOST)?,
+    };
+    let per_token = c.size_or("num_experts_per_tok", mixture.per_token)?;
+    if per_token > count {
+        return Err(c.error("num_experts_per_tok", format!("{per_token} of {count} experts ({key})")));
+    }
+    let (shared, shared_is_weighed) = match mixture.shared {
+        Shared::None => (0, false),
+        Shared::Weighed(key, width) => (c.size_or(key, width)?.min(MOST), true),
+        Shared::Widths(key, count) => (c.size_or(key, count)?.min(MOST_EXPERTS) * width, false),
+    };
+    Ok(Some(Experts {
+        count,
+        per_token,
+        width,
+        router: router(c, mixture, count, per_token)?,
+        normalised: c.is(mixture.normalised)?,
+        scale: match mixture.router {
+            Chosen::Sigmoid => c.number_or("routed_scaling_factor", 1.0)? as f32,
+            _ => 1.0,
+        },
+        shared,
+        shared_is_weighed,
+        biases: mixture.biases,
+        names: &mixture.stored[0],
+    }))
+}
+
+/// For each layer and beyond, whether it has experts.
+fn sparse_layers(c: &Config, mixture: &Mixture) -> Result<Box<dyn Iterator<Item = bool>>, Error> {
+    Ok(match mixture.dense {
+        Dense::None => Box::new(std::iter::repeat(true)),
+        Dense::First(key, default) => {
+            // None is as good as any number here.
+            let first = match c.present(key).and_then(Value::as_u64) {
+                Some(0) => 0,
+                _ => c.size_or(key, default)?,
+            };
+            Box::new((0..).map(move |layer: usize| layer >= first))
+        }
+        Dense::Listed => {
+            let nth = c.size_or("decoder_sparse_step", 1)?;
+            let listed = c.get("mlp_only_layers").and_then(Value::as_array);
+            let listed: Vec<u64> = listed.into_iter().flatten().filter_map(Value::as_u64).collect();
+            let is_sparse = move |layer: usize| (layer + 1).is_multiple_of(nth) && !listed.contains(&(layer as u64));
+            Box::new((0..).map(is_sparse))
+        }
+    })
+}
+
+fn router(c: &Config, mixture: &Mixture, count: usize, per_token: usize) -> Result<Router, Error> {
+    match mixture.router {
+        Chosen::Softmax => Ok(Router::Softmax),
+        Chosen::Sigmoid => {
+            let groups = c.size_or("n_group", 1)?;
+            let best = c.size_or("topk_group", 1)?;
+            // A group is as good as its best two.
+            if !count.is_multiple_of(groups)
+                || count / groups < 2
+                || best > groups
+                || best * (count / groups) < per_token
+            {
+                let problem = format!("{per_token} of {count} experts from the best {best} of {groups} groups");
+                return Err(c.error("n_group", problem));
+            }
+            Ok(Router::Sigmoid { groups, best })
+        }
+        Chosen::SparseMixer if per_token != 2 => {
+            let problem = format!("{per_token}: this family's router chooses two");
+            Err(c.error("num_experts_per_tok", problem))
+        }
+        Chosen::SparseMixer => Ok(Router::SparseMixer {
+            jitter: c.number_or("router_jitter_noise", 0.01)? as f32,
+        }),
+    }
+}
+
 /// The numbers that stream, attention and logits are scaled by, and their caps.
 struct Numbers {
     embeddings: f64,
@@ -350,6 +550,7 @@ fn layer_specs(
         LayerSpec {
             window: window.filter(|_| slides),
             rope: (turns && !ropes.is_empty()).then(|| usize::from(slides && ropes.len() > 1)),
+            sparse: false,
         }
     };
     let layers = slides.into_iter().zip(rotates).map(layer).collect();
@@ -399,11 +600,22 @@ fn windows(c: &Config, family: &Family, rotates: &[bool]) -> Result<(Option<usiz
                 listed()?.unwrap_or_else(|| by_rule(&|layer| layer as f64 >= first)),
             )
         }
+        Windows::AlternatingUntil => {
+            let until = c.number_or("max_window_layers", 28.0)?;
+            let uses = c.flag("use_sliding_window", false)?;
+            let window = if uses { size(Some(4096))? } else { None };
+            let slides = |layer: usize| uses && layer.is_multiple_of(2) && (layer as f64) < until;
+            (window, listed()?.unwrap_or_else(|| by_rule(&slides)))
+        }
+        Windows::AllIf => match c.flag("use_sliding_window", false)? {
+            true => (size(Some(4096))?, vec![true; count]),
+            false => (None, vec![false; count]),
+        },
         Windows::Alternating => (
             size(Some(4096))?,
             listed()?.unwrap_or_else(|| by_rule(&|layer| layer.is_multiple_of(2))),
         ),
-        Windows::AllBut { nth } => {
+        Windows::AllBut { nth, size: default } => {
             let slides = match listed()? {
                 Some(listed) => listed,
                 None => {
@@ -411,7 +623,7 @@ fn windows(c: &Config, family: &Family, rotates: &[bool]) -> Result<(Option<usiz
                     by_rule(&|layer| !(layer + 1).is_multiple_of(nth))
                 }
             };
-            (size(Some(4096))?, slides)
+            (size(Some(default))?, slides)
         }
         Windows::Unrotated { .. } => {
             let uses = c.flag("use_sliding_window", false)?;
@@ -565,6 +777,13 @@ impl<'a> Config<'a> {
     }
 
     fn activation(&self, family: &Family) -> Result<Activation, Error> {
+        if family.activation == families::CLAMPED {
+            // Whatever `hidden_act` says.
+            return Ok(Activation::Clamped {
+                alpha: self.number_or("swiglu_alpha", 1.702)? as f32,
+                limit: self.number_or("swiglu_limit", 7.0)? as f32,
+            });
+        }
         match self
             .get("hidden_act")
             .and_then(Value::as_str)
@@ -577,6 +796,7 @@ impl<'a> Config<'a> {
             "gelu" => Ok(Activation::GeluErf),
             "relu" => Ok(Activation::Relu),
             "relu2" => Ok(Activation::Relu2),
+            "xielu" if family.activation == "xielu" => Ok(Activation::Xielu(Xielu::default())),
             other => Err(self.error(
                 "hidden_act",
                 format!("\"{other}\" is not one of silu, gelu, gelu_pytorch_tanh, relu, relu2"),

@@ -5,9 +5,10 @@
 //! places alike, which no score can tell. So every family rotates halves, on every device, and the difference stays here.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use super::families::Qkv;
-use super::spec::{DecoderSpec, NormKind, QkNorm};
+use super::families::{Qkv, Stored};
+use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +22,38 @@ pub(super) enum Slot {
     V,
     Qkv,
     O,
-    Gate,
-    Up,
-    GateUp,
-    Down,
+    Mlp(Of, Part),
     QNorm,
     KNorm,
     /// One of the four of a layer.
     Norm(usize),
+    Sinks,
+    /// One of the four numbers of a layer's activation.
+    Xielu(usize),
+    Router,
+    Correction,
+    SharedGate,
+}
+
+/// Whose matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Of a layer without experts.
+    Layer,
+    Expert(usize),
+    /// Those of all experts, one after the other.
+    Experts,
+    /// Of the expert that every token goes to.
+    Shared,
+}
+
+/// The matrices of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Gate,
+    Up,
+    GateUp,
+    Down,
 }
 
 /// A tensor of the file.
@@ -44,12 +69,17 @@ pub(super) struct Tensor {
 
 /// How a tensor comes into the order in which the decoder computes: turned first, then row by row.
 struct Arrangement {
+    /// So many matrices, one after the other, each arranged by itself.
+    matrices: usize,
     /// `[columns, rows]` in the file.
     turned: bool,
     columns: usize,
     /// For each row, which row it was.
     rows: Option<Vec<usize>>,
 }
+
+/// What a layer's xIELU is made of: the logarithms behind its two curves, and what all layers begin with.
+const XIELU: [(&str, &[usize]); 4] = [("alpha_p", &[1]), ("alpha_n", &[1]), ("beta", &[]), ("eps", &[])];
 
 impl DecoderSpec {
     /// The tensors that the decoder needs, by their names in the checkpoint, with their shapes.
@@ -82,8 +112,8 @@ impl DecoderSpec {
         tensors
     }
 
-    fn layer_tensors(&self, layer: usize) -> Vec<Tensor> {
-        let (h, inner, names) = (self.hidden, self.intermediate, self.names());
+    pub(super) fn layer_tensors(&self, layer: usize) -> Vec<Tensor> {
+        let (h, names) = (self.hidden, self.names());
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut list = List::new(self, layer);
         if self.fused_qkv() {
@@ -93,16 +123,19 @@ impl DecoderSpec {
             list.linear(names.k, Slot::K, [kv, h], self.qkv_bias);
             list.linear(names.v, Slot::V, [kv, h], self.qkv_bias);
         }
-        match (self.gated(), self.family.fused_gate_up) {
-            (true, true) => list.linear(names.gate_up, Slot::GateUp, [2 * inner, h], self.mlp_bias),
-            (true, false) => {
-                list.linear(names.gate, Slot::Gate, [inner, h], self.mlp_bias);
-                list.linear(names.up, Slot::Up, [inner, h], self.mlp_bias);
-            }
-            (false, _) => list.linear(names.up, Slot::Up, [inner, h], self.mlp_bias),
-        }
         list.linear(names.o, Slot::O, [h, q], self.o_bias);
-        list.linear(names.down, Slot::Down, [h, inner], self.mlp_bias);
+        match self.experts_of(layer) {
+            None => self.mlp_tensors(&mut list),
+            Some(experts) => self.mixture_tensors(experts, 0..experts.count, &mut list),
+        }
+        if self.family.sinks {
+            list.in_layer("self_attn.sinks", vec![self.heads], Slot::Sinks, false);
+        }
+        if matches!(self.activation, Activation::Xielu(_)) {
+            for (i, (name, shape)) in XIELU.into_iter().enumerate() {
+                list.in_layer(&format!("mlp.act_fn.{name}"), shape.to_vec(), Slot::Xielu(i), false);
+            }
+        }
         let widths = match self.qk_norm {
             QkNorm::None => None,
             QkNorm::PerHead | QkNorm::PerHeadRotated => Some((self.head_dim, self.head_dim)),
@@ -120,11 +153,106 @@ impl DecoderSpec {
         list.tensors
     }
 
+    /// The experts of a layer that has them.
+    pub(super) fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|_| self.layers[layer].sparse)
+    }
+
+    fn mlp_tensors(&self, list: &mut List) {
+        let (h, inner, names) = (self.hidden, self.intermediate, self.names());
+        let slot = |matrix| Slot::Mlp(Of::Layer, matrix);
+        match (self.gated(), self.family.fused_gate_up) {
+            (true, true) => list.linear(names.gate_up, slot(Part::GateUp), [2 * inner, h], self.mlp_bias),
+            (true, false) => {
+                list.linear(names.gate, slot(Part::Gate), [inner, h], self.mlp_bias);
+                list.linear(names.up, slot(Part::Up), [inner, h], self.mlp_bias);
+            }
+            (false, _) => list.linear(names.up, slot(Part::Up), [inner, h], self.mlp_bias),
+        }
+        list.linear(names.down, slot(Part::Down), [h, inner], self.mlp_bias);
+    }
+
+    /// The router, some of the experts, and the shared one.
+    fn mixture_tensors(&self, experts: &Experts, some: Range<usize>, list: &mut List) {
+        let (h, width, names) = (self.hidden, experts.width, experts.names);
+        list.linear(names.router, Slot::Router, [experts.count, h], experts.biases);
+        if let Some(correction) = names.correction {
+            list.in_layer(correction, vec![experts.count], Slot::Correction, false);
+        }
+        let sizes = |width| [[width, h], [width, h], [h, width]];
+        const MATRICES: [Part; 3] = [Part::Gate, Part::Up, Part::Down];
+        match names.experts {
+            Stored::Each { prefix, matrices } => {
+                for expert in some {
+                    for ((name, matrix), size) in matrices.iter().zip(MATRICES).zip(sizes(width)) {
+                        let slot = Slot::Mlp(Of::Expert(expert), matrix);
+                        list.linear(&format!("{prefix}.{expert}.{name}"), slot, size, experts.biases);
+                    }
+                }
+            }
+            Stored::Fused { gate_up, down, turned } => {
+                for (name, matrix, [out, inner]) in
+                    [(gate_up, Part::GateUp, [2 * width, h]), (down, Part::Down, [h, width])]
+                {
+                    let slot = Slot::Mlp(Of::Experts, matrix);
+                    let shape = match turned {
+                        true => vec![experts.count, inner, out],
+                        false => vec![experts.count, out, inner],
+                    };
+                    list.in_layer(name, shape, slot, false);
+                    if experts.biases {
+                        list.in_layer(&format!("{name}_bias"), vec![experts.count, out], slot, true);
+                    }
+                }
+            }
+        }
+        if experts.shared > 0 {
+            let of_layer = self.names();
+            let matrices = [of_layer.gate, of_layer.up, of_layer.down].map(|name| name.trim_start_matches("mlp."));
+            for ((name, matrix), size) in matrices.iter().zip(MATRICES).zip(sizes(experts.shared)) {
+                let slot = Slot::Mlp(Of::Shared, matrix);
+                list.linear(&format!("{}.{name}", names.shared), slot, size, false);
+            }
+            if experts.shared_is_weighed {
+                list.linear(names.shared_gate, Slot::SharedGate, [1, h], false);
+            }
+        }
+    }
+
+    /// What the twin calls the matrices of one expert, where a file has those of all in one tensor: gate and up, and down,
+    /// without `.weight` or `.bias`.
+    pub(super) fn expert_names(&self, expert: usize, fused: [&str; 2]) -> [String; 2] {
+        fused.map(|name| format!("{name}.{expert}"))
+    }
+
+    /// A tensor of all experts, one by one: what the twin calls each, and where it stands in the arranged tensor.
+    pub(super) fn pieces(&self, tensor: &Tensor) -> Option<Vec<(String, Range<usize>)>> {
+        let experts = self.experts_of(tensor.layer)?;
+        let Stored::Fused { gate_up, down, .. } = experts.names.experts else {
+            return None;
+        };
+        let which = match tensor.slot {
+            Slot::Mlp(Of::Experts, Part::GateUp) => 0,
+            Slot::Mlp(Of::Experts, Part::Down) => 1,
+            _ => return None,
+        };
+        let len = tensor.shape.iter().product::<usize>() / experts.count;
+        let kind = if tensor.is_bias { "bias" } else { "weight" };
+        let piece = |expert: usize| {
+            let name = &self.expert_names(expert, [gate_up, down])[which];
+            (format!("{name}.{kind}"), expert * len..(expert + 1) * len)
+        };
+        Some((0..experts.count).map(piece).collect())
+    }
+
     /// A tensor by its name in the checkpoint.
     pub(super) fn tensor(&self, name: &str) -> Option<Tensor> {
         match self.split_layer(name) {
             Some((layer, _)) if layer >= self.layers.len() => None,
-            Some((layer, _)) => self.layer_tensors(layer).into_iter().find(|t| t.name == name),
+            Some((layer, rest)) => match self.one_expert(layer, rest) {
+                Some(tensors) => tensors.into_iter().find(|t| t.name == name),
+                None => self.layer_tensors(layer).into_iter().find(|t| t.name == name),
+            },
             None => {
                 let outer = DecoderSpec {
                     layers: Vec::new(),
@@ -133,6 +261,19 @@ impl DecoderSpec {
                 outer.tensors().into_iter().find(|t| t.name == name)
             }
         }
+    }
+
+    /// The tensors about the expert that a name within a layer belongs to: there can be many others.
+    fn one_expert(&self, layer: usize, rest: &str) -> Option<Vec<Tensor>> {
+        let experts = self.experts_of(layer)?;
+        let Stored::Each { prefix, .. } = experts.names.experts else {
+            return None;
+        };
+        let (expert, _) = rest.strip_prefix(prefix)?.strip_prefix('.')?.split_once('.')?;
+        let expert: usize = expert.parse().ok().filter(|expert| *expert < experts.count)?;
+        let mut list = List::new(self, layer);
+        self.mixture_tensors(experts, expert..expert + 1, &mut list);
+        Some(list.tensors)
     }
 
     /// `model.layers.7.mlp.up_proj.weight` → `(7, "mlp.up_proj.weight")`.
@@ -163,24 +304,38 @@ impl DecoderSpec {
     pub(super) fn arranged_shape(&self, tensor: &Tensor) -> Vec<usize> {
         let mut shape = tensor.shape.clone();
         if self.is_turned(tensor) {
-            shape.reverse();
+            let matrix = shape.len() - 2;
+            shape[matrix..].reverse();
         }
         shape
     }
 
+    fn turned_experts(&self) -> bool {
+        let stored = self.experts.as_ref().map(|experts| experts.names.experts);
+        matches!(stored, Some(Stored::Fused { turned: true, .. }))
+    }
+
     fn is_turned(&self, tensor: &Tensor) -> bool {
-        use Slot::*;
-        let is_linear = matches!(tensor.slot, Q | K | V | Qkv | O | Gate | Up | GateUp | Down);
-        self.family.turned && is_linear && tensor.shape.len() == 2
+        match tensor.slot {
+            Slot::Mlp(Of::Experts, _) => self.turned_experts() && !tensor.is_bias,
+            Slot::Q | Slot::K | Slot::V | Slot::Qkv | Slot::O | Slot::Mlp(..) => {
+                self.family.turned && tensor.shape.len() == 2
+            }
+            _ => false,
+        }
     }
 
     fn arrangement(&self, tensor: &Tensor) -> Option<Arrangement> {
+        let (matrices, columns) = match (self.arranged_shape(tensor)[..].as_ref(), tensor.slot) {
+            ([experts, _, columns], _) => (*experts, *columns),
+            ([experts, _], Slot::Mlp(Of::Experts, _)) => (*experts, 1),
+            ([_, columns], _) => (1, *columns),
+            _ => (1, 1),
+        };
         let arrangement = Arrangement {
+            matrices,
             turned: self.is_turned(tensor),
-            columns: match self.arranged_shape(tensor)[..] {
-                [_, columns] => columns,
-                _ => 1,
-            },
+            columns,
             rows: self.row_order(tensor.slot),
         };
         (arrangement.turned || arrangement.rows.is_some()).then_some(arrangement)
@@ -195,6 +350,11 @@ impl DecoderSpec {
             }
             Slot::Q if self.family.rope.neighbours => Some(self.halves(self.heads)),
             Slot::K if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
+            // Gates and ups take turns.
+            Slot::Mlp(Of::Experts, Part::GateUp) if self.turned_experts() => {
+                let rows = 2 * self.experts.as_ref().map_or(0, |experts| experts.width);
+                Some((0..rows).step_by(2).chain((1..rows).step_by(2)).collect())
+            }
             _ => None,
         }
     }
@@ -211,6 +371,16 @@ impl DecoderSpec {
 
 impl Arrangement {
     fn apply(&self, data: &[f32]) -> Vec<f32> {
+        let matrices = data.chunks_exact(data.len() / self.matrices);
+        matrices.flat_map(|data| self.apply_to_one(data)).collect()
+    }
+
+    fn undo(&self, data: &[f32]) -> Vec<f32> {
+        let matrices = data.chunks_exact(data.len() / self.matrices);
+        matrices.flat_map(|data| self.undo_one(data)).collect()
+    }
+
+    fn apply_to_one(&self, data: &[f32]) -> Vec<f32> {
         let turned = match self.turned {
             true => Cow::Owned(turn(data, data.len() / self.columns)),
             false => Cow::Borrowed(data),
@@ -222,7 +392,7 @@ impl Arrangement {
         rows.iter().flat_map(row).copied().collect()
     }
 
-    fn undo(&self, data: &[f32]) -> Vec<f32> {
+    fn undo_one(&self, data: &[f32]) -> Vec<f32> {
         let mut rows = data.to_vec();
         if let Some(order) = &self.rows {
             for (to, row) in order.iter().zip(data.chunks_exact(self.columns)) {

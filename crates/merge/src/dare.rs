@@ -85,6 +85,9 @@ mod tests {
         let tau: Vec<f32> = (1..5000).map(|i| i as f32).collect();
         let base = vec![0.0; tau.len()];
         assert_eq!(merge_sum(&dare(1.0, 3, Rescale::L1), &base, &[&tau]), tau);
+        for rescale in [Rescale::L1, Rescale::Expectation, Rescale::None] {
+            assert_eq!(merge_sum(&dare(0.0, 3, rescale), &base, &[&tau]), base);
+        }
         let low = merge_sum(&dare(0.2, 3, Rescale::None), &base, &[&tau]);
         let high = merge_sum(&dare(0.6, 3, Rescale::None), &base, &[&tau]);
         assert!(low.iter().zip(&high).all(|(l, h)| *l == 0.0 || l == h));

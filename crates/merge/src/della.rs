@@ -21,9 +21,9 @@ pub(crate) struct Ranked {
 }
 
 /// # Errors
-/// If a probability would be 0 or less, or 1 or more; a density of 1 keeps everything and needs none.
+/// If a probability would be 0 or less, or 1 or more; a density of 1 keeps everything and one of 0 nothing, without any.
 pub(crate) fn check(density: f64, epsilon: f64) -> Result<(), Refusal> {
-    if density < 1.0 && (density - epsilon <= 0.0 || density + epsilon >= 1.0) {
+    if density > 0.0 && density < 1.0 && (density - epsilon <= 0.0 || density + epsilon >= 1.0) {
         return Err(Refusal::KeepProbability { density, epsilon });
     }
     Ok(())
@@ -37,6 +37,9 @@ pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: Ranked) -> Result<Keep
     let Ranked { density, epsilon, .. } = rule;
     if density >= 1.0 {
         return Ok(Keep::Cut(Cut::Everything));
+    }
+    if density <= 0.0 {
+        return Ok(Keep::Cut(Cut::Nothing));
     }
     check(density, epsilon)?;
     let (_, width) = parents.rows();
@@ -121,5 +124,8 @@ mod tests {
         );
         let tau = [1.0, 2.0];
         assert_eq!(merge_sum(&della(1.0, 0.15, 1, Rescale::L1), &[0.0; 2], &[&tau]), tau);
+        for rescale in [Rescale::L1, Rescale::Expectation, Rescale::None] {
+            assert_eq!(merge_sum(&della(0.0, 0.15, 1, rescale), &[0.5; 2], &[&tau]), [0.5; 2]);
+        }
     }
 }

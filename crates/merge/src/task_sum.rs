@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     breadcrumbs, dare, della, fused,
     gradient::add_up,
-    magnitude::{Bracket, Cut, Place, share},
+    magnitude::{Bracket, Cut, Place},
     parents::{Parents, Refusal, difference},
     random::Key,
     ties,
@@ -291,7 +291,7 @@ impl Pass<'_> {
 fn brackets(parents: &Parents<'_>, models: &[usize], sum: &TaskSum, mends: bool) -> Vec<Option<Bracket>> {
     let of = |(k, term): (&usize, &Term)| match term.trim {
         Trim::Smallest { density } if density < 1.0 && sum.rescale != Rescale::L1 && mends => {
-            parents.bracket(*k, share(density, parents.len()))
+            parents.bracket(*k, ties::kept(density, parents.len()))
         }
         _ => None,
     };
@@ -395,7 +395,8 @@ fn scale(parents: &Parents<'_>, k: usize, keep: &Keep, term: &Term, rescale: Res
         | Trim::Random { density, .. }
         | Trim::Ranked { density, .. } => density,
     };
-    if density >= 1.0 || rescale == Rescale::None {
+    // Of nothing, nothing is made up for.
+    if density >= 1.0 || density <= 0.0 || rescale == Rescale::None {
         return 1.0;
     }
     if rescale == Rescale::Expectation {

@@ -1,7 +1,7 @@
 //! TIES: trim each task vector to its largest entries, elect a sign for each position, merge what agrees.
 //!
-//! Source: Yadav et al. 2023, arXiv:2306.01708, algorithm 1. Trim keeps exactly floor(density · n) entries, ties by the
-//! lower index. The sign of a position is that of Σ wₖ τₖ (0 counts as +); with `normalize`, what agrees is divided by the
+//! Source: Yadav et al. 2023, arXiv:2306.01708, algorithm 1. Trim keeps exactly floor(density · n) entries, but at least
+//! one where the density is not 0 (as mergekit does), ties by the lower index. The sign of a position is that of Σ wₖ τₖ (0 counts as +); with `normalize`, what agrees is divided by the
 //! sum of its weights (0 counts as 1). The paper elects and averages without weights; weights first is mergekit's order.
 
 use super::{
@@ -11,12 +11,20 @@ use super::{
     view::CHUNK,
 };
 
-/// The cut that keeps floor(density · n) entries of τ of model `k`; none for density 1, all dropped when that is 0.
+/// How many of n entries stay.
+pub(crate) fn kept(density: f64, n: usize) -> usize {
+    match density > 0.0 {
+        true => share(density, n).max(1).min(n),
+        false => 0,
+    }
+}
+
+/// The cut that keeps the largest entries of τ of model `k`; none for density 1, all dropped for density 0.
 pub(crate) fn cut(parents: &Parents<'_>, k: usize, density: f64) -> Cut {
     if density >= 1.0 {
         return Cut::Everything;
     }
-    parents.top(k, share(density, parents.len()))
+    parents.top(k, kept(density, parents.len()))
 }
 
 /// Σ over the weighted task vectors whose sign is the elected one, divided by their weights if `normalize`.
@@ -135,11 +143,13 @@ mod tests {
     #[test]
     fn densities_at_the_edges() {
         let a = [4.0, 1.0, -2.0, 3.0];
-        // floor(0.2 · 4) = 0 entries: the base. One model at density 1: the model itself.
-        assert_eq!(merge_sum(&ties(&[(1.0, 0.2)], true, 1.0), &BASE, &[&a]), BASE);
+        // Nothing stays: the base. One model at density 1: the model itself.
+        assert_eq!(merge_sum(&ties(&[(1.0, 0.0)], true, 1.0), &BASE, &[&a]), BASE);
         assert_eq!(merge_sum(&ties(&[(1.0, 1.0)], true, 1.0), &BASE, &[&a]), a);
-        // floor(0.25 · 4) = 1
-        let out = merge_sum(&ties(&[(1.0, 0.25)], false, 1.0), &BASE, &[&a]);
-        assert_eq!(out, [4.0, 0.0, 0.0, 0.0]);
+        // floor(0.25 · 4) = 1, and floor(0.2 · 4) = 0, of which mergekit keeps one: a bias of few entries was lost.
+        for density in [0.25, 0.2, 1e-9] {
+            let out = merge_sum(&ties(&[(1.0, density)], false, 1.0), &BASE, &[&a]);
+            assert_eq!(out, [4.0, 0.0, 0.0, 0.0], "{density}");
+        }
     }
 }

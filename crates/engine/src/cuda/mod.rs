@@ -22,7 +22,7 @@ use layout::Layout;
 use recording::{Recorded, Recordings};
 
 use super::Error;
-use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Settings};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, Settings};
 use super::decoder::{Chunk, DType};
 use super::kernels as host;
 use super::kv::KvShape;
@@ -662,6 +662,7 @@ impl Arithmetic for Cuda {
             Activation::GeluErf => 2,
             Activation::Relu => 3,
             Activation::Relu2 => 4,
+            Activation::Clamped { .. } | Activation::Xielu(_) => return Err(not_made("an activation with numbers")),
         };
         let to = out.reshape(&self.gpu, gate_up.rows, cols, Kind::Element)?;
         let from = gate_up.address();
@@ -676,6 +677,17 @@ impl Arithmetic for Cuda {
             count as u64,
             to
         )
+    }
+
+    fn add_mixture(
+        &mut self,
+        _: &DecoderSpec,
+        _: &Mixture<Cuda>,
+        _: &Matrix,
+        _: (&Norm, f32),
+        _: &mut Matrix,
+    ) -> Result<(), Error> {
+        Err(not_made("a mixture of experts"))
     }
 
     fn activated(&mut self, _: &Matrix, _: Activation, _: &mut Matrix) -> Result<(), Error> {

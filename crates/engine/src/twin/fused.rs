@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::batch::Rotation;
 use crate::{
     kernels::{self, exp, tanh},
-    spec::Activation,
+    spec::{Activation, Xielu},
 };
 
 /// Rows that one thread takes at least.
@@ -114,6 +114,18 @@ pub(super) fn add_outer(slope: &[f32], x: &[f32], inputs: usize, outputs: usize,
 /// `out += Σ rows`.
 pub(super) fn add_rows(rows: &[f32], out: &mut [f32]) {
     rows.chunks(out.len()).for_each(|row| add(out, row, 1.0));
+}
+
+/// `Σ a · b`.
+pub(super) fn product(a: &[f32], b: &[f32]) -> f32 {
+    Isa::best().run(
+        #[inline(always)]
+        || dot(a, b),
+    )
+}
+
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// `to += factor · from`.
@@ -288,17 +300,18 @@ impl Attend {
         (of(self.heads), of(self.kv_heads))
     }
 
-    /// The weights of the keys that a query sees; with a cap, `caps` holds the derivative of each capped score.
+    /// The weights of the keys that a query sees, beside the score of the head's own if it has one, whose weight is given
+    /// back; with a cap, `caps` holds the derivative of each capped score.
     #[inline(always)]
     fn weigh<S: Set>(
         &self,
         query: &[f32],
         keys: &[f32],
         head: Head,
-        i: usize,
+        (i, sink): (usize, Option<f32>),
         weights: &mut Vec<f32>,
         caps: &mut Vec<f32>,
-    ) {
+    ) -> f32 {
         weights.clear();
         // An iterator's closure would be compiled for the smallest instruction set.
         for j in self.seen(i) {
@@ -312,20 +325,24 @@ impl Attend {
                 *score = t * cap;
             }
         }
-        let largest = weights.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+        let largest = weights.iter().fold(sink.unwrap_or(f32::NEG_INFINITY), |a, b| a.max(*b));
+        let of_sink = sink.map_or(0.0, |sink| exp::<S>(sink - largest));
         let mut total = 0.0;
         weights.iter_mut().for_each(|x| *x = exp::<S>(*x - largest));
         weights.iter().for_each(|x| total += x);
+        total += of_sink;
         weights.iter_mut().for_each(|x| *x /= total);
+        of_sink / total
     }
 
     #[inline(always)]
-    fn row<S: Set>(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    fn row<S: Set>(&self, [q, k, v]: [&[f32]; 3], sinks: &[f32], out: &mut [f32]) {
         let (mut weights, mut caps) = (Vec::new(), Vec::new());
         for head in 0..self.heads {
             let (of_query, of_key) = (self.queries(head), self.keys(head));
             for i in 0..self.width {
-                self.weigh::<S>(&q[of_query.at(i)], k, of_key, i, &mut weights, &mut caps);
+                let sink = sinks.get(head).copied();
+                self.weigh::<S>(&q[of_query.at(i)], k, of_key, (i, sink), &mut weights, &mut caps);
                 let out = &mut out[of_query.at(i)];
                 for (j, weight) in self.seen(i).zip(&weights) {
                     add_scaled(out, &v[of_key.at(j)], *weight);
@@ -335,20 +352,30 @@ impl Attend {
     }
 
     /// With P the weights, G the derivative of the output: ∂V = PᵀG, ∂P = GVᵀ, ∂S = P∘(∂P − Σ P∘∂P), ∂Q = ∂S·K, ∂K = ∂SᵀQ.
+    /// A score that no value stands behind has a ∂P of 0.
     #[inline(always)]
-    fn row_back<S: Set>(&self, [q, k, v, grad]: [&[f32]; 4], [of_q, of_k, of_v]: [&mut [f32]; 3]) {
+    fn row_back<S: Set>(
+        &self,
+        [q, k, v, grad]: [&[f32]; 4],
+        sinks: &[f32],
+        [of_q, of_k, of_v, of_sinks]: [&mut [f32]; 4],
+    ) {
         let (mut weights, mut caps, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
         for head in 0..self.heads {
             let (of_query, of_key) = (self.queries(head), self.keys(head));
             for i in 0..self.width {
                 let query = &q[of_query.at(i)];
-                self.weigh::<S>(query, k, of_key, i, &mut weights, &mut caps);
+                let sink = sinks.get(head).copied();
+                let of_sink = self.weigh::<S>(query, k, of_key, (i, sink), &mut weights, &mut caps);
                 let grad = &grad[of_query.at(i)];
                 slopes.clear();
                 for j in self.seen(i) {
                     slopes.push(dot(grad, &v[of_key.at(j)]));
                 }
                 let usual = dot(&slopes, &weights);
+                if let Some(of_head) = of_sinks.get_mut(head) {
+                    *of_head -= of_sink * usual;
+                }
                 for (slope, weight) in slopes.iter_mut().zip(&weights) {
                     *slope = self.scale * weight * (*slope - usual);
                 }
@@ -366,19 +393,20 @@ impl Attend {
         }
     }
 
-    pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+    pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32], sinks: &[f32]) -> Vec<f32> {
         let (isa, (of_q, of_k)) = (Isa::best(), self.sizes());
         let mut out = vec![0.0; q.len()];
         let rows = out.par_chunks_mut(of_q).zip(q.par_chunks(of_q));
         let rows = rows.zip(k.par_chunks(of_k).zip(v.par_chunks(of_k)));
-        rows.for_each(|((out, q), (k, v))| with_set!(isa, S => self.row::<S>(q, k, v, out)));
+        rows.for_each(|((out, q), (k, v))| with_set!(isa, S => self.row::<S>([q, k, v], sinks, out)));
         out
     }
 
-    /// The derivatives of queries, keys and values.
-    pub fn back(&self, [q, k, v, slope]: [&[f32]; 4]) -> [Vec<f32>; 3] {
+    /// The derivatives of queries, keys and values, and of the heads' own scores.
+    pub fn back(&self, [q, k, v, slope]: [&[f32]; 4], sinks: &[f32]) -> ([Vec<f32>; 3], Vec<f32>) {
         let (isa, (of_q, of_k)) = (Isa::best(), self.sizes());
         let mut back = [vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]];
+        let mut back_sinks = vec![0.0; q.len() / of_q * sinks.len()];
         let [back_q, back_k, back_v] = &mut back;
         let out = back_q
             .par_chunks_mut(of_q)
@@ -388,11 +416,22 @@ impl Attend {
             .par_chunks(of_q)
             .zip(slope.par_chunks(of_q))
             .zip(k.par_chunks(of_k).zip(v.par_chunks(of_k)));
-        out.zip(inputs)
-            .for_each(|(((back_q, back_k), back_v), ((q, slope), (k, v)))| {
-                with_set!(isa, S => self.row_back::<S>([q, k, v, slope], [back_q, back_k, back_v]));
-            });
-        back
+        // By row, so that they are added in one order.
+        let mut of_sinks: Vec<&mut [f32]> = match sinks.is_empty() {
+            true => (0..q.len() / of_q).map(|_| <&mut [f32]>::default()).collect(),
+            false => back_sinks.chunks_mut(sinks.len()).collect(),
+        };
+        out.zip(inputs).zip(of_sinks.par_iter_mut()).for_each(
+            |((((back_q, back_k), back_v), ((q, slope), (k, v))), of_sinks)| {
+                let out = [back_q, back_k, back_v, of_sinks];
+                with_set!(isa, S => self.row_back::<S>([q, k, v, slope], sinks, out));
+            },
+        );
+        let mut sum = vec![0.0; sinks.len()];
+        if !sinks.is_empty() {
+            add_rows(&back_sinks, &mut sum);
+        }
+        (back, sum)
     }
 }
 
@@ -417,6 +456,29 @@ fn activate<S: Set>(activation: Activation, x: f32) -> (f32, f32) {
         }
         Activation::Relu => (x.max(0.0), f32::from(u8::from(x > 0.0))),
         Activation::Relu2 => (x.max(0.0) * x.max(0.0), 2.0 * x.max(0.0)),
+        Activation::Clamped { alpha, limit } => {
+            let (held, is_free) = (x.min(limit), f32::from(u8::from(x <= limit)));
+            let s = 1.0 / (1.0 + exp::<S>(-alpha * held));
+            (held * s, is_free * s * (1.0 + alpha * held * (1.0 - s)))
+        }
+        Activation::Xielu(numbers) => {
+            let [p, n] = numbers.curves();
+            let slope = match (x > 0.0, x < numbers.eps) {
+                (true, _) => 2.0 * p * x,
+                (false, true) => n * (exp::<S>(x) - 1.0),
+                (false, false) => -n,
+            };
+            (kernels::xielu::<S>(x, [p, n], numbers), numbers.beta + slope)
+        }
+    }
+}
+
+/// What multiplies the activation, and its derivative by `up`.
+#[inline(always)]
+fn raised(activation: Activation, up: f32) -> (f32, f32) {
+    match activation {
+        Activation::Clamped { limit, .. } => (up.clamp(-limit, limit) + 1.0, f32::from(u8::from(up.abs() <= limit))),
+        _ => (up, 1.0),
     }
 }
 
@@ -435,6 +497,7 @@ fn each<S: Set>(activation: Activation, gate: &[f32], visit: impl FnMut(usize, (
         Activation::GeluErf => all::<S>(Activation::GeluErf, gate, visit),
         Activation::Relu => all::<S>(Activation::Relu, gate, visit),
         Activation::Relu2 => all::<S>(Activation::Relu2, gate, visit),
+        Activation::Clamped { .. } | Activation::Xielu(_) => all::<S>(activation, gate, visit),
     }
 }
 
@@ -447,7 +510,7 @@ pub(super) fn gate(activation: Activation, gate: &[f32], up: &[f32]) -> Vec<f32>
     let mut out = vec![0.0; gate.len()];
     let inputs = gate.par_chunks(STRETCH).zip(up.par_chunks(STRETCH));
     out.par_chunks_mut(STRETCH).zip(inputs).for_each(|(out, (gate, up))| {
-        with_set!(isa, S => each::<S>(activation, gate, #[inline(always)] |i, (a, _)| out[i] = a * up[i]));
+        with_set!(isa, S => each::<S>(activation, gate, #[inline(always)] |i, (a, _)| out[i] = a * raised(activation, up[i]).0));
     });
     out
 }
@@ -475,6 +538,31 @@ pub(super) fn activated_back(activation: Activation, x: &[f32], slope: &mut [f32
         });
 }
 
+/// The derivative of x, in place of that of its xIELU; gives those of the four numbers.
+pub(super) fn xielu_back(numbers: Xielu, x: &[f32], slope: &mut [f32]) -> [f32; 4] {
+    let [_, n] = numbers.curves();
+    let (mut of_p, mut of_n, mut of_beta, mut of_eps) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
+    for (x, slope) in x.iter().zip(&*slope) {
+        let slope = f64::from(*slope);
+        of_beta += slope * f64::from(*x);
+        match *x > 0.0 {
+            true => of_p += slope * f64::from(x * x),
+            false => of_n += slope * f64::from(x.min(numbers.eps).exp_m1() - x),
+        }
+        if *x <= 0.0 && *x > numbers.eps {
+            of_eps += slope * f64::from(n * numbers.eps.exp());
+        }
+    }
+    activated_back(Activation::Xielu(numbers), x, slope);
+    let (of_alpha_p, of_alpha_n) = (sigmoid(numbers.alpha_p), sigmoid(numbers.alpha_n));
+    [
+        of_p as f32 * of_alpha_p,
+        of_n as f32 * of_alpha_n,
+        (of_beta + of_n) as f32,
+        of_eps as f32,
+    ]
+}
+
 /// Scales each token's row by a factor of its place: `[rows, width, n]`.
 pub(super) fn scale_by_place(x: &mut [f32], n: usize, width: usize, factor: impl Fn(usize) -> f32) {
     for (token, row) in x.chunks_mut(n).enumerate() {
@@ -497,8 +585,9 @@ pub(super) fn gate_back(activation: Activation, gate: &[f32], up: &[f32], slope:
             gate,
             #[inline(always)]
             |i, (a, bend)| {
-                of_gate[i] = slope[i] * up[i] * bend;
-                of_up[i] = slope[i] * a;
+                let (up, of_raised) = raised(activation, up[i]);
+                of_gate[i] = slope[i] * up * bend;
+                of_up[i] = slope[i] * a * of_raised;
             },
         ));
     });

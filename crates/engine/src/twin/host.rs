@@ -3,33 +3,28 @@
 use std::collections::HashMap;
 
 use super::{
-    Error, Gradients, Side, Sum,
+    Error, Gradients, Piece, Side, Sum,
     batch::Batch,
     embeddings_name, fused, head_bias_name, head_name,
     layer::layer,
-    logit_rows, positions_name,
+    logit_rows, pieces, positions_name,
     tape::{self, Tape, Weights},
+    whole,
 };
 use crate::spec::DecoderSpec;
 
 /// The weights, row by row, by Hugging Face name.
 pub(super) struct Host {
     weights: HashMap<String, Vec<f32>>,
-    /// By layer, the names of its tensors: whole, and where the name within the layer begins.
-    layers: Vec<Vec<(String, usize)>>,
+    /// By layer, what it is made of.
+    layers: Vec<Vec<Piece>>,
 }
 
 impl Host {
     pub fn new(spec: &DecoderSpec) -> Self {
-        let names: Vec<String> = spec.tensor_names().into_iter().map(|(name, _)| name).collect();
-        let of_layer = |index: usize| {
-            let prefix = format!("{}{index}.", spec.names().layers);
-            let names = names.iter().filter(|name| name.starts_with(&prefix));
-            names.map(|name| (name.clone(), prefix.len())).collect()
-        };
         Host {
             weights: HashMap::new(),
-            layers: (0..spec.layers.len()).map(of_layer).collect(),
+            layers: (0..spec.layers.len()).map(|index| pieces(spec, index)).collect(),
         }
     }
 
@@ -42,9 +37,16 @@ impl Host {
     }
 
     fn of_layer(&self, index: usize) -> Result<Weights<'_>, Error> {
-        let names = self.layers[index].iter();
-        names
-            .map(|(name, prefix)| Ok((&name[*prefix..], self.weight(name)?)))
+        let of_piece = |piece: &'_ Piece| {
+            let weight = self.weight(&piece.tensor)?;
+            Ok::<_, Error>(match &piece.range {
+                None => weight,
+                Some(range) => &weight[range.clone()],
+            })
+        };
+        let pieces = self.layers[index].iter();
+        pieces
+            .map(|piece| Ok((piece.name.as_str(), of_piece(piece)?)))
             .collect()
     }
 
@@ -193,7 +195,7 @@ impl Side for Host {
             layer(spec, index, &mut tape, &0)?;
             *upstream = tape.back(std::mem::take(upstream), &mut gradients)?;
         }
-        Ok(gradients.into_iter().collect())
+        Ok(whole(&self.layers[index], gradients))
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Vec<f32>, sum: &mut Sum) -> Result<(), Error> {

@@ -1,7 +1,8 @@
 //! One layer of the decoder, written once for every way to compute its derivatives.
 
 use super::Error;
-use crate::spec::{DecoderSpec, NormKind, QkNorm, QueryGrowth};
+use crate::families::Stored;
+use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, QueryGrowth};
 
 /// What a layer is made of. Values are `[rows, width, columns]`; names are those of tensors within the layer.
 pub(super) trait Algebra {
@@ -17,16 +18,34 @@ pub(super) trait Algebra {
     fn rotate(&mut self, x: &Self::Value, rope: usize) -> Result<Self::Value, Error>;
     /// Queries scaled by their position.
     fn grow(&mut self, x: &Self::Value, growth: QueryGrowth) -> Result<Self::Value, Error>;
-    /// Causal attention within a window.
+    /// Causal attention within a window, beside a score of each head's own if that has a name.
     fn attend(
         &mut self,
         queries: &Self::Value,
         keys: &Self::Value,
         values: &Self::Value,
         window: Option<usize>,
+        sinks: Option<&str>,
     ) -> Result<Self::Value, Error>;
     /// `act(gate) · up`, or `act(gate)` alone.
     fn gate(&mut self, gate: &Self::Value, up: Option<&Self::Value>) -> Result<Self::Value, Error>;
+    /// The activation whose numbers the layer has learned, under this name.
+    fn xielu(&mut self, name: &str, x: &Self::Value) -> Result<Self::Value, Error>;
+    /// Where each row goes, by its logits: its weight at each expert, 0 where it does not go, and by expert the rows.
+    fn route(
+        &mut self,
+        experts: &Experts,
+        logits: &Self::Value,
+        correction: Option<&str>,
+    ) -> Result<(Self::Value, Vec<Vec<u32>>), Error>;
+    /// Some rows.
+    fn rows(&mut self, x: &Self::Value, rows: &[u32]) -> Result<Self::Value, Error>;
+    /// Rows as before some of them were taken: the sum of what each expert made of its own, times its weight.
+    fn mix(&mut self, weights: &Self::Value, parts: Vec<(usize, Vec<u32>, Self::Value)>) -> Result<Self::Value, Error>;
+    /// Each row of x times the sigmoid of a number.
+    fn weigh(&mut self, x: &Self::Value, number: &Self::Value) -> Result<Self::Value, Error>;
+    /// `a + b`.
+    fn plus(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value, Error>;
     /// `h + residual_scale · branch`.
     fn add(&mut self, h: &Self::Value, branch: &Self::Value) -> Result<Self::Value, Error>;
 }
@@ -43,7 +62,10 @@ pub(super) fn layer<A: Algebra>(spec: &DecoderSpec, index: usize, a: &mut A, h: 
         (true, Some(_)) => normed(spec, a, before_mlp, h)?,
         (false, _) => normed(spec, a, before_mlp, &attended)?,
     };
-    let branch = mlp(spec, a, &x)?;
+    let branch = match spec.experts_of(index) {
+        None => mlp(spec, a, &x)?,
+        Some(experts) => mixture(spec, experts, a, &x)?,
+    };
     let branch = normed(spec, a, after_mlp, &branch)?;
     a.add(&attended, &branch)
 }
@@ -69,7 +91,8 @@ fn attention<A: Algebra>(spec: &DecoderSpec, index: usize, a: &mut A, x: &A::Val
         queries = a.grow(&queries, growth)?;
     }
     let keys = heads(spec, index, a, names.k_norm, keys)?;
-    let out = a.attend(&queries, &keys, &values, spec.layers[index].window)?;
+    let sinks = spec.family.sinks.then_some("self_attn.sinks");
+    let out = a.attend(&queries, &keys, &values, spec.layers[index].window, sinks)?;
     a.linear(names.o, &out)
 }
 
@@ -94,7 +117,10 @@ fn mlp<A: Algebra>(spec: &DecoderSpec, a: &mut A, x: &A::Value) -> Result<A::Val
     let out = match (spec.gated(), spec.family.fused_gate_up) {
         (false, _) => {
             let up = a.linear(names.up, x)?;
-            a.gate(&up, None)?
+            match spec.activation {
+                Activation::Xielu(_) => a.xielu("mlp.act_fn", &up)?,
+                _ => a.gate(&up, None)?,
+            }
         }
         (true, true) => {
             let both = a.linear(names.gate_up, x)?;
@@ -107,4 +133,63 @@ fn mlp<A: Algebra>(spec: &DecoderSpec, a: &mut A, x: &A::Value) -> Result<A::Val
         }
     };
     a.linear(names.down, &out)
+}
+
+/// A layer of experts: each row to those that its router chooses, and to the shared one.
+fn mixture<A: Algebra>(spec: &DecoderSpec, experts: &Experts, a: &mut A, x: &A::Value) -> Result<A::Value, Error> {
+    let names = experts.names;
+    let logits = a.linear(names.router, x)?;
+    let (weights, by_expert) = a.route(experts, &logits, names.correction)?;
+    let mut parts = Vec::new();
+    for (expert, rows) in by_expert.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+        let x = a.rows(x, &rows)?;
+        parts.push((expert, rows, one_expert(spec, experts, expert, a, &x)?));
+    }
+    let out = a.mix(&weights, parts)?;
+    if experts.shared == 0 {
+        return Ok(out);
+    }
+    let of_layer = spec.names();
+    let matrices = [of_layer.gate, of_layer.up, of_layer.down]
+        .map(|name| format!("{}.{}", names.shared, name.trim_start_matches("mlp.")));
+    let shared = three_matrices(a, &matrices, x)?;
+    let shared = match experts.shared_is_weighed {
+        false => shared,
+        true => {
+            let number = a.linear(names.shared_gate, x)?;
+            a.weigh(&shared, &number)?
+        }
+    };
+    a.plus(&out, &shared)
+}
+
+fn one_expert<A: Algebra>(
+    spec: &DecoderSpec,
+    experts: &Experts,
+    expert: usize,
+    a: &mut A,
+    x: &A::Value,
+) -> Result<A::Value, Error> {
+    match experts.names.experts {
+        Stored::Each { prefix, matrices } => {
+            let matrices = matrices.map(|name| format!("{prefix}.{expert}.{name}"));
+            three_matrices(a, &matrices, x)
+        }
+        Stored::Fused { gate_up, down, .. } => {
+            let [gate_up, down] = spec.expert_names(expert, [gate_up, down]);
+            let both = a.linear(&gate_up, x)?;
+            let (gate, up) = (
+                a.part(&both, 0, experts.width)?,
+                a.part(&both, experts.width, experts.width)?,
+            );
+            let inner = a.gate(&gate, Some(&up))?;
+            a.linear(&down, &inner)
+        }
+    }
+}
+
+fn three_matrices<A: Algebra>(a: &mut A, [gate, up, down]: &[String; 3], x: &A::Value) -> Result<A::Value, Error> {
+    let (gate, up) = (a.linear(gate, x)?, a.linear(up, x)?);
+    let inner = a.gate(&gate, Some(&up))?;
+    a.linear(down, &inner)
 }

@@ -14,6 +14,7 @@
 //!
 //! [`Engine`]: super::Engine
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::Error;
@@ -298,6 +299,58 @@ impl Twin {
             Weights::Device(remote) => remote.logits(&self.spec, &self.last_output(remote, batch)?),
         }
     }
+}
+
+/// What a layer calls one of its weights, and the tensor that holds it: a file may have those of all experts in one.
+#[derive(Debug)]
+struct Piece {
+    /// Within the layer.
+    name: String,
+    /// Whole.
+    tensor: String,
+    /// Where the name within the layer begins.
+    prefix: usize,
+    len: usize,
+    /// Where in the tensor; `None`: all of it.
+    range: Option<Range<usize>>,
+}
+
+/// The weights of a layer; those of one tensor stand together and in order.
+fn pieces(spec: &DecoderSpec, index: usize) -> Vec<Piece> {
+    let prefix = format!("{}{index}.", spec.names().layers);
+    let mut found = Vec::new();
+    for tensor in spec.layer_tensors(index) {
+        let mut add = |name: String, len: usize, range: Option<Range<usize>>| {
+            found.push(Piece {
+                name,
+                tensor: tensor.name.clone(),
+                prefix: prefix.len(),
+                len,
+                range,
+            });
+        };
+        match spec.pieces(&tensor) {
+            Some(pieces) => pieces
+                .into_iter()
+                .for_each(|(name, range)| add(name, range.len(), Some(range))),
+            None => add(tensor.name[prefix.len()..].into(), tensor.shape.iter().product(), None),
+        }
+    }
+    found
+}
+
+/// The gradients of a layer's tensors, from those of its weights; one that nothing reached has a gradient of zeros.
+fn whole(pieces: &[Piece], mut found: HashMap<String, Vec<f32>>) -> Gradients {
+    let mut whole: Gradients = Vec::new();
+    for piece in pieces {
+        let gradient = found.remove(&piece.name).unwrap_or_else(|| vec![0.0; piece.len]);
+        let name = &piece.tensor[piece.prefix..];
+        match whole.last_mut() {
+            Some((last, gradients)) if last == name => gradients.extend(gradient),
+            _ => whole.push((name.into(), gradient)),
+        }
+    }
+    whole
 }
 
 fn embeddings_name(spec: &DecoderSpec) -> String {

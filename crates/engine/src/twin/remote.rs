@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::{
-    Error, Gradients, Side, Sum,
+    Error, Gradients, Piece, Side, Sum,
     batch::Batch,
     embeddings_name, head_bias_name, head_name,
     layer::{Algebra, layer},
-    logit_rows, positions_name,
-    tape::has_weight,
+    logit_rows, pieces, positions_name,
+    tape::{XIELU, has_weight},
+    whole,
 };
-use crate::spec::{Activation, DecoderSpec, NormKind, QueryGrowth};
+use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Router};
 
 /// The weights, by Hugging Face name.
 pub(super) struct Remote {
@@ -61,11 +62,52 @@ struct Composed<'a> {
 
 impl Composed<'_> {
     fn weight(&self, name: &str) -> Result<&Tensor, Error> {
-        let name = format!("{name}.weight");
+        self.tensor(format!("{name}.weight"))
+    }
+
+    fn tensor(&self, name: String) -> Result<&Tensor, Error> {
         self.weights.get(&name).ok_or(Error::Read {
             tensor: name,
             reason: "the layer has no such tensor".into(),
         })
+    }
+
+    fn ids(&self, rows: &[u32]) -> Result<Tensor, Error> {
+        Ok(Tensor::from_slice(rows, rows.len(), self.device)?)
+    }
+
+    /// The chosen experts' weights as functions of the logits, `[n, experts]`, and 0 for the others. Which are chosen is a
+    /// constant here.
+    fn weights_of(&self, experts: &Experts, logits: &Tensor, chosen: &[Vec<usize>]) -> Result<Tensor, Error> {
+        let count = experts.count;
+        let mask = |is_in: &dyn Fn(usize, usize) -> bool| {
+            let cells = (0..chosen.len() * count).map(|i| f32::from(u8::from(is_in(i / count, i % count))));
+            Tensor::from_vec(cells.collect::<Vec<f32>>(), (chosen.len(), count), self.device)
+        };
+        let is_chosen = mask(&|row, expert| chosen[row].contains(&expert))?;
+        if let Router::SparseMixer { jitter } = experts.router {
+            let numbers: Vec<f32> = flat(logits)?;
+            let mut sum = logits.zeros_like()?;
+            for place in 0..experts.per_token {
+                let is_in = |row: usize, expert: usize| {
+                    let logits = &numbers[row * count..][..count];
+                    crate::routing::is_nearly_as_good(logits, &chosen[row], place, expert, jitter)
+                };
+                let far = ((mask(&is_in)? - 1.0)? * 1e30)?;
+                let shares = softmax(&(logits + far)?)?;
+                sum = (sum + (shares * mask(&|row, expert| chosen[row][place] == expert)?)?)?;
+            }
+            return Ok(sum);
+        }
+        let scores = match experts.router {
+            Router::Sigmoid { .. } => (logits.neg()?.exp()? + 1.0)?.recip()?,
+            _ => softmax(logits)?,
+        };
+        let mut weights = (scores * is_chosen)?;
+        if experts.normalised {
+            weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        }
+        Ok(scaled(weights, experts.scale)?)
     }
 
     /// `[rows, width, heads · d]` → `[rows, heads, width, d]`.
@@ -128,7 +170,14 @@ impl Algebra for Composed<'_> {
         Ok(Tensor::cat(&parts, D::Minus1)?.reshape(shape)?)
     }
 
-    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor, Error> {
+    fn attend(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        window: Option<usize>,
+        sinks: Option<&str>,
+    ) -> Result<Tensor, Error> {
         let (spec, Batch { rows, width, .. }) = (self.spec, self.batch.batch);
         let (queries, keys, values) = (
             self.heads(q, spec.heads)?,
@@ -141,7 +190,18 @@ impl Algebra for Composed<'_> {
         let scores = scaled(queries.matmul(&keys.t()?)?, spec.attention_scale)?;
         let scores = softcapped(scores, spec.attention_softcap)?;
         let scores = scores.reshape((rows * spec.heads, *width, *width))?;
-        let weights = softmax(&scores.broadcast_add(&self.batch.mask(window, self.device)?)?)?;
+        let scores = scores.broadcast_add(&self.batch.mask(window, self.device)?)?;
+        let weights = match sinks {
+            None => softmax(&scores)?,
+            Some(name) => {
+                // A column more, which nothing stands behind.
+                let sinks = self.tensor(name.into())?.reshape((1, spec.heads, 1, 1))?;
+                let sinks = sinks.broadcast_as((*rows, spec.heads, *width, 1))?.contiguous()?;
+                let sinks = sinks.reshape((rows * spec.heads, *width, 1))?;
+                let weights = softmax(&Tensor::cat(&[&scores, &sinks], D::Minus1)?)?;
+                weights.narrow(D::Minus1, 0, *width)?.contiguous()?
+            }
+        };
         let weights = weights.reshape((*rows, spec.kv_heads, group * width, *width))?;
         let out = weights.matmul(&values)?;
         let out = out.reshape((*rows, spec.heads, *width, spec.head_dim))?;
@@ -156,11 +216,88 @@ impl Algebra for Composed<'_> {
             Activation::GeluErf => gate.gelu_erf(),
             Activation::Relu => gate.relu(),
             Activation::Relu2 => gate.relu()?.sqr(),
+            Activation::Clamped { alpha, limit } => {
+                let held = gate.minimum(f64::from(limit))?;
+                let turned = (held.affine(f64::from(-alpha), 0.0)?.exp()? + 1.0)?;
+                let up = match up {
+                    Some(up) => (up.clamp(-limit, limit)? + 1.0)?,
+                    None => held.ones_like()?,
+                };
+                return Ok((held / turned)?.mul(&up)?);
+            }
+            // It has numbers of its own.
+            Activation::Xielu(_) => Ok(gate.clone()),
         }?;
         Ok(match up {
             Some(up) => (gate * up)?,
             None => gate,
         })
+    }
+
+    fn xielu(&mut self, name: &str, x: &Tensor) -> Result<Tensor, Error> {
+        let number = |i: usize| Ok::<_, Error>(self.tensor(format!("{name}.{}", XIELU[i]))?.reshape((1, 1, 1))?);
+        let softplus = |x: Tensor| (x.exp()? + 1.0)?.log();
+        let beta = number(2)?;
+        let (p, n) = (softplus(number(0)?)?, (softplus(number(1)?)? + &beta)?);
+        let is_above = x.gt(0.0)?.to_dtype(DType::F32)?;
+        let is_below = (is_above.ones_like()? - &is_above)?;
+        let held = x.broadcast_minimum(&number(3)?)?;
+        let above = x.sqr()?.broadcast_mul(&p)?.mul(&is_above)?;
+        let below = ((held.exp()? - 1.0)? - x)?.broadcast_mul(&n)?.mul(&is_below)?;
+        Ok(((above + below)? + x.broadcast_mul(&beta)?)?)
+    }
+
+    fn route(
+        &mut self,
+        experts: &Experts,
+        logits: &Tensor,
+        correction: Option<&str>,
+    ) -> Result<(Tensor, Vec<Vec<u32>>), Error> {
+        let logits = logits.reshape(((), experts.count))?;
+        let correction = match correction {
+            None => Vec::new(),
+            Some(name) => flat(self.tensor(name.into())?)?,
+        };
+        let isa = heterosis_isa::Isa::best();
+        let numbers = flat(&logits)?;
+        let routes = numbers
+            .chunks(experts.count)
+            .map(|row| experts.routes(isa, row, &correction));
+        let chosen: Vec<Vec<usize>> = routes
+            .map(|routes| routes.iter().map(|route| route.expert).collect())
+            .collect();
+        let mut by_expert = vec![Vec::new(); experts.count];
+        for (row, chosen) in chosen.iter().enumerate() {
+            chosen.iter().for_each(|expert| by_expert[*expert].push(row as u32));
+        }
+        Ok((self.weights_of(experts, &logits, &chosen)?, by_expert))
+    }
+
+    fn rows(&mut self, x: &Tensor, rows: &[u32]) -> Result<Tensor, Error> {
+        let cols = x.dim(D::Minus1)?;
+        let taken = x.reshape(((), cols))?.index_select(&self.ids(rows)?, 0)?;
+        Ok(taken.reshape((1, rows.len(), cols))?)
+    }
+
+    fn mix(&mut self, weights: &Tensor, parts: Vec<(usize, Vec<u32>, Tensor)>) -> Result<Tensor, Error> {
+        let Batch { rows, width, .. } = self.batch.batch;
+        let cols = self.spec.hidden;
+        let mut out = Tensor::zeros((rows * width, cols), DType::F32, self.device)?;
+        for (expert, rows, part) in parts {
+            let ids = self.ids(&rows)?;
+            let weights = weights.narrow(1, expert, 1)?.contiguous()?.index_select(&ids, 0)?;
+            let part = part.reshape((rows.len(), cols))?.broadcast_mul(&weights)?;
+            out = out.index_add(&ids, &part, 0)?;
+        }
+        Ok(out.reshape((*rows, *width, cols))?)
+    }
+
+    fn weigh(&mut self, x: &Tensor, number: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.broadcast_div(&(number.neg()?.exp()? + 1.0)?)?)
+    }
+
+    fn plus(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+        Ok((a + b)?)
     }
 
     fn add(&mut self, h: &Tensor, branch: &Tensor) -> Result<Tensor, Error> {
@@ -191,11 +328,16 @@ impl Remote {
         index: usize,
         f: impl Fn(&Tensor) -> Result<Tensor, Error>,
     ) -> Result<HashMap<String, Tensor>, Error> {
-        let prefix = format!("{}{index}.", spec.names().layers);
-        let of_layer =
-            |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone()));
-        let weights = self.weights.iter().filter_map(of_layer);
-        weights.map(|(name, tensor)| Ok((name, f(&tensor)?))).collect()
+        let of_piece = |piece: Piece| {
+            let whole = self.weight(&piece.tensor)?;
+            let part = match &piece.range {
+                None => whole.clone(),
+                // The first axis counts experts.
+                Some(range) => whole.get(range.start / piece.len)?.contiguous()?,
+            };
+            Ok((piece.name, f(&part)?))
+        };
+        pieces(spec, index).into_iter().map(of_piece).collect()
     }
 
     fn composed<'a>(
@@ -340,7 +482,8 @@ impl Side for Remote {
         let named = gradients
             .into_iter()
             .map(|(name, gradient)| Ok((name.to_string(), flat(&gradient)?)));
-        named.collect()
+        let named: HashMap<String, Vec<f32>> = named.collect::<Result<_, Error>>()?;
+        Ok(whole(&pieces(spec, index), named))
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Tensor, sum: &mut Sum) -> Result<(), Error> {

@@ -5,14 +5,18 @@
 
 use std::{cell::OnceCell, collections::HashMap};
 
+use heterosis_isa::Isa;
+
 use super::{Error, batch::Batch, fused, layer::Algebra};
-use crate::spec::{DecoderSpec, NormKind, QueryGrowth};
+use crate::routing::Route;
+use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Xielu};
 
 /// A value on the tape.
 pub(super) type Place = usize;
 
 struct Node {
     made: Made,
+    rows: usize,
     cols: usize,
     /// Empty until somebody reads them.
     numbers: OnceCell<Vec<f32>>,
@@ -47,10 +51,35 @@ enum Made {
         k: Place,
         v: Place,
         attend: fused::Attend,
+        sinks: Option<String>,
     },
     Gate {
         gate: Place,
         up: Option<Place>,
+    },
+    Xielu {
+        x: Place,
+        name: String,
+    },
+    Route {
+        logits: Place,
+        routes: Vec<Vec<Route>>,
+    },
+    Rows {
+        x: Place,
+        rows: Vec<u32>,
+    },
+    Mix {
+        weights: Place,
+        parts: Vec<(usize, Vec<u32>, Place)>,
+    },
+    Weigh {
+        x: Place,
+        number: Place,
+    },
+    Plus {
+        a: Place,
+        b: Place,
     },
     Add {
         h: Place,
@@ -67,15 +96,14 @@ pub(super) struct Tape<'a> {
     batch: &'a Batch,
     weights: &'a Weights<'a>,
     nodes: Vec<Node>,
-    rows: usize,
 }
 
 impl<'a> Tape<'a> {
     /// Begins with the layer's input, at place 0.
     pub fn new(spec: &'a DecoderSpec, batch: &'a Batch, weights: &'a Weights<'a>, input: Vec<f32>) -> Self {
-        let rows = input.len() / spec.hidden;
         let given = Node {
             made: Made::Given,
+            rows: input.len() / spec.hidden,
             cols: spec.hidden,
             numbers: input.into(),
         };
@@ -84,7 +112,6 @@ impl<'a> Tape<'a> {
             batch,
             weights,
             nodes: vec![given],
-            rows,
         }
     }
 
@@ -142,7 +169,7 @@ impl<'a> Tape<'a> {
     ) -> Result<(), Error> {
         let node = &self.nodes[place];
         let numbers = |place: Place| self.numbers(place);
-        let zeros = |place: Place| vec![0.0; self.rows * self.nodes[place].cols];
+        let zeros = |place: Place| vec![0.0; self.nodes[place].rows * self.nodes[place].cols];
         match &node.made {
             Made::Given => {}
             Made::Linear { x, name } => {
@@ -196,8 +223,13 @@ impl<'a> Tape<'a> {
                 );
                 give(slopes, *x, slope);
             }
-            Made::Attend { q, k, v, attend } => {
-                let [of_q, of_k, of_v] = attend.back([numbers(*q), numbers(*k), numbers(*v), &slope]);
+            Made::Attend { q, k, v, attend, sinks } => {
+                let known = self.sinks(sinks.as_deref())?;
+                let inputs = [numbers(*q), numbers(*k), numbers(*v), &slope];
+                let ([of_q, of_k, of_v], of_sinks) = attend.back(inputs, known);
+                if let Some(name) = sinks {
+                    fused::add(gradient(gradients, name, of_sinks.len()), &of_sinks, 1.0);
+                }
                 give(slopes, *q, of_q);
                 give(slopes, *k, of_k);
                 give(slopes, *v, of_v);
@@ -211,6 +243,66 @@ impl<'a> Tape<'a> {
                 let (of_gate, of_up) = fused::gate_back(self.spec.activation, numbers(*gate), numbers(*up), &slope);
                 give(slopes, *gate, of_gate);
                 give(slopes, *up, of_up);
+            }
+            Made::Xielu { x, name } => {
+                let mut slope = slope;
+                let of_numbers = fused::xielu_back(self.xielu_of(name)?, numbers(*x), &mut slope);
+                for (number, of) in XIELU.into_iter().zip(of_numbers) {
+                    gradient(gradients, &format!("{name}.{number}"), 1)[0] += of;
+                }
+                give(slopes, *x, slope);
+            }
+            Made::Route { logits, routes } => {
+                if let Some(experts) = &self.spec.experts {
+                    let isa = Isa::best();
+                    let rows = numbers(*logits)
+                        .chunks(node.cols)
+                        .zip(slope.chunks(node.cols))
+                        .zip(routes);
+                    let of_row = |((logits, slope), routes): ((&[f32], &[f32]), &Vec<Route>)| {
+                        let slopes: Vec<f32> = routes.iter().map(|route| slope[route.expert]).collect();
+                        experts.routes_back(isa, logits, routes, &slopes)
+                    };
+                    let of_logits = rows.flat_map(of_row).collect();
+                    give(slopes, *logits, of_logits);
+                }
+            }
+            Made::Rows { x, rows } => {
+                let of_x = slopes[*x].get_or_insert_with(|| zeros(*x));
+                for (row, slope) in rows.iter().zip(slope.chunks(node.cols)) {
+                    fused::add(&mut of_x[*row as usize * node.cols..][..node.cols], slope, 1.0);
+                }
+            }
+            Made::Mix { weights, parts } => {
+                let count = self.nodes[*weights].cols;
+                let mut of_weights = vec![0.0; numbers(*weights).len()];
+                for (expert, rows, part) in parts {
+                    let mut of_part = vec![0.0; numbers(*part).len()];
+                    let made = of_part.chunks_mut(node.cols).zip(numbers(*part).chunks(node.cols));
+                    for (row, (of_part, part)) in rows.iter().zip(made) {
+                        let slope = &slope[*row as usize * node.cols..][..node.cols];
+                        let weight = *row as usize * count + expert;
+                        fused::add(of_part, slope, numbers(*weights)[weight]);
+                        of_weights[weight] = fused::product(slope, part);
+                    }
+                    give(slopes, *part, of_part);
+                }
+                give(slopes, *weights, of_weights);
+            }
+            Made::Weigh { x, number } => {
+                let rows = numbers(*x).chunks(node.cols).zip(slope.chunks(node.cols));
+                let (mut of_x, mut of_number) = (vec![0.0; slope.len()], Vec::new());
+                for (((x, slope), of_x), number) in rows.zip(of_x.chunks_mut(node.cols)).zip(numbers(*number)) {
+                    let weight = fused::sigmoid(*number);
+                    fused::add(of_x, slope, weight);
+                    of_number.push(fused::product(x, slope) * weight * (1.0 - weight));
+                }
+                give(slopes, *x, of_x);
+                give(slopes, *number, of_number);
+            }
+            Made::Plus { a, b } => {
+                give(slopes, *a, slope.clone());
+                give(slopes, *b, slope);
             }
             Made::Add { h, branch } => {
                 match &mut slopes[*branch] {
@@ -234,19 +326,48 @@ impl<'a> Tape<'a> {
         })
     }
 
+    /// The heads' own scores; none where they have none.
+    fn sinks(&self, name: Option<&str>) -> Result<&'a [f32], Error> {
+        name.map_or(Ok(&[]), |name| self.weight(name))
+    }
+
+    fn xielu_of(&self, name: &str) -> Result<Xielu, Error> {
+        let number = |i: usize| Ok::<_, Error>(self.weight(&format!("{name}.{}", XIELU[i]))?[0]);
+        Ok(Xielu {
+            alpha_p: number(0)?,
+            alpha_n: number(1)?,
+            beta: number(2)?,
+            eps: number(3)?,
+        })
+    }
+
     fn norm_of(&self, name: &str, kind: NormKind) -> Result<fused::Norm<'a>, Error> {
         norm(self.spec, name, kind, &|name| self.weight(name))
     }
 
     fn push(&mut self, made: Made, cols: usize, numbers: Vec<f32>) -> Result<Place, Error> {
-        self.note(made, cols, numbers.into())
+        let rows = numbers.len() / cols;
+        self.note(made, (rows, cols), numbers.into())
     }
 
-    fn note(&mut self, made: Made, cols: usize, numbers: OnceCell<Vec<f32>>) -> Result<Place, Error> {
-        self.nodes.push(Node { made, cols, numbers });
+    fn note(
+        &mut self,
+        made: Made,
+        (rows, cols): (usize, usize),
+        numbers: OnceCell<Vec<f32>>,
+    ) -> Result<Place, Error> {
+        self.nodes.push(Node {
+            made,
+            rows,
+            cols,
+            numbers,
+        });
         Ok(self.nodes.len() - 1)
     }
 }
+
+/// What a layer's xIELU is made of.
+pub(super) const XIELU: [&str; 4] = ["alpha_p", "alpha_n", "beta", "eps"];
 
 /// Whether a norm has a weight in the file.
 pub(super) fn has_weight(kind: NormKind) -> bool {
@@ -294,7 +415,7 @@ impl Algebra for Tape<'_> {
             x: *x,
             name: name.into(),
         };
-        self.note(made, outputs, OnceCell::new())
+        self.note(made, (self.nodes[*x].rows, outputs), OnceCell::new())
     }
 
     fn norm(&mut self, name: &str, kind: NormKind, x: &Place) -> Result<Place, Error> {
@@ -332,7 +453,14 @@ impl Algebra for Tape<'_> {
         self.push(Made::Grow { x: *x, growth }, cols, out)
     }
 
-    fn attend(&mut self, q: &Place, k: &Place, v: &Place, window: Option<usize>) -> Result<Place, Error> {
+    fn attend(
+        &mut self,
+        q: &Place,
+        k: &Place,
+        v: &Place,
+        window: Option<usize>,
+        sinks: Option<&str>,
+    ) -> Result<Place, Error> {
         let attend = fused::Attend {
             width: self.batch.width,
             heads: self.spec.heads,
@@ -343,9 +471,11 @@ impl Algebra for Tape<'_> {
             window,
         };
         let numbers = |place: Place| self.numbers(place);
-        let out = attend.forward(numbers(*q), numbers(*k), numbers(*v));
+        let out = attend.forward(numbers(*q), numbers(*k), numbers(*v), self.sinks(sinks)?);
         let (q, k, v, cols) = (*q, *k, *v, self.nodes[*q].cols);
-        self.push(Made::Attend { q, k, v, attend }, cols, out)
+        let sinks = sinks.map(String::from);
+        let made = Made::Attend { q, k, v, attend, sinks };
+        self.push(made, cols, out)
     }
 
     fn gate(&mut self, gate: &Place, up: Option<&Place>) -> Result<Place, Error> {
@@ -359,8 +489,83 @@ impl Algebra for Tape<'_> {
         self.push(Made::Gate { gate: *gate, up }, cols, out)
     }
 
+    fn xielu(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
+        let numbers = self.xielu_of(name)?;
+        let out = fused::activated(Activation::Xielu(numbers), self.numbers(*x));
+        let cols = self.nodes[*x].cols;
+        let made = Made::Xielu {
+            x: *x,
+            name: name.into(),
+        };
+        self.push(made, cols, out)
+    }
+
+    fn route(
+        &mut self,
+        experts: &Experts,
+        logits: &Place,
+        correction: Option<&str>,
+    ) -> Result<(Place, Vec<Vec<u32>>), Error> {
+        let correction = self.sinks(correction)?;
+        let numbers = self.numbers(*logits);
+        let of_row = |row: &[f32]| experts.routes(Isa::best(), row, correction);
+        let routes: Vec<Vec<Route>> = numbers.chunks(experts.count).map(of_row).collect();
+        let mut weights = vec![0.0; numbers.len()];
+        let mut by_expert = vec![Vec::new(); experts.count];
+        for (row, routes) in routes.iter().enumerate() {
+            for route in routes {
+                weights[row * experts.count + route.expert] = route.weight;
+                by_expert[route.expert].push(row as u32);
+            }
+        }
+        let logits = *logits;
+        let weights = self.push(Made::Route { logits, routes }, experts.count, weights)?;
+        Ok((weights, by_expert))
+    }
+
+    fn rows(&mut self, x: &Place, rows: &[u32]) -> Result<Place, Error> {
+        let (cols, numbers) = (&self.nodes[*x].cols, self.numbers(*x));
+        let row = |row: &u32| numbers[*row as usize * cols..][..*cols].iter().copied();
+        let (cols, out) = (*cols, rows.iter().flat_map(row).collect());
+        let made = Made::Rows {
+            x: *x,
+            rows: rows.to_vec(),
+        };
+        self.push(made, cols, out)
+    }
+
+    fn mix(&mut self, weights: &Place, parts: Vec<(usize, Vec<u32>, Place)>) -> Result<Place, Error> {
+        let (count, numbers) = (self.nodes[*weights].cols, self.numbers(*weights));
+        let cols = self.spec.hidden;
+        let mut out = vec![0.0; numbers.len() / count * cols];
+        for (expert, rows, part) in &parts {
+            for (row, part) in rows.iter().zip(self.numbers(*part).chunks(cols)) {
+                let row = *row as usize;
+                fused::add(&mut out[row * cols..][..cols], part, numbers[row * count + expert]);
+            }
+        }
+        let weights = *weights;
+        self.push(Made::Mix { weights, parts }, cols, out)
+    }
+
+    fn weigh(&mut self, x: &Place, number: &Place) -> Result<Place, Error> {
+        let (cols, mut out) = (self.nodes[*x].cols, self.numbers(*x).to_vec());
+        for (row, number) in out.chunks_mut(cols).zip(self.numbers(*number)) {
+            fused::scale(row, fused::sigmoid(*number));
+        }
+        let (x, number) = (*x, *number);
+        self.push(Made::Weigh { x, number }, cols, out)
+    }
+
+    fn plus(&mut self, a: &Place, b: &Place) -> Result<Place, Error> {
+        let mut out = self.numbers(*a).to_vec();
+        fused::add(&mut out, self.numbers(*b), 1.0);
+        let (a, b, cols) = (*a, *b, self.nodes[*a].cols);
+        self.push(Made::Plus { a, b }, cols, out)
+    }
+
     fn add(&mut self, h: &Place, branch: &Place) -> Result<Place, Error> {
         let (h, branch) = (*h, *branch);
-        self.note(Made::Add { h, branch }, self.spec.hidden, OnceCell::new())
+        self.note(Made::Add { h, branch }, (self.nodes[h].rows, self.spec.hidden), OnceCell::new())
     }
 }

@@ -4,10 +4,10 @@ use crate::device::Device;
 
 use super::{Text, Twin, Weights, remote::Remote};
 use crate::Error;
-use crate::decoder::Decoder;
+use crate::decoder::{DType, Decoder};
 use crate::engine::{EngineOptions, ScoreRequest};
-use crate::spec::DecoderSpec;
-use crate::tests::{Small, engine, hashed_weight, relative_error};
+use crate::spec::{DecoderSpec, Router};
+use crate::tests::{Small, device, engine, hashed_weight, relative_error};
 
 fn size(spec: &DecoderSpec, name: &str) -> usize {
     let names = spec.tensor_names();
@@ -16,20 +16,23 @@ fn size(spec: &DecoderSpec, name: &str) -> usize {
 }
 
 fn twin(small: &Small, name: &str) -> Twin {
-    let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
+    twin_of(small.spec(name))
+}
+
+fn twin_of(spec: DecoderSpec) -> Twin {
     let known = spec.clone();
-    Twin::load(spec, Device::Cpu, &mut |name| Ok(weight(&known, name))).unwrap()
+    Twin::load(spec, Device::Cpu, &mut |name| Ok(weight_of(&known, name))).unwrap()
 }
 
 /// The same with the operations that other devices compute with.
 fn composed(small: &Small, name: &str) -> Twin {
-    let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
+    let spec = small.spec(name);
     let known = spec.clone();
     let weights = Weights::Device(Remote::new(&candle_core::Device::Cpu));
-    Twin::load_to(spec, weights, &mut |name| Ok(weight(&known, name))).unwrap()
+    Twin::load_to(spec, weights, &mut |name| Ok(weight_of(&known, name))).unwrap()
 }
 
-fn weight(spec: &DecoderSpec, name: &str) -> Vec<f32> {
+fn weight_of(spec: &DecoderSpec, name: &str) -> Vec<f32> {
     hashed_weight(name, size(spec, name), spec.norm_plus_one)
 }
 
@@ -132,7 +135,8 @@ fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
         for ((tensor, a), (other, b)) in kernels.iter().zip(&candle) {
             assert_eq!(tensor, other);
             // A bias that all keys get alike has none at all: what is left of it is rounding.
-            let error = relative_error(a, b) * largest(b) / largest(b).max(1e-4 * scale);
+            let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+            let error = largest(&difference) / largest(b).max(1e-4 * scale);
             assert!(error < 2e-4, "{name} {tensor}: {error}");
         }
     }
@@ -160,15 +164,31 @@ fn engine_loss(decoder: Decoder, texts: &[Text]) -> f64 {
     sum / total
 }
 
+/// A model whose loss is smooth: each token goes to all experts, so that none is left for another on the way. (Phi-MoE's
+/// router has edges even so; what it gives is differentiated in `routing`, and by candle.)
+fn smooth(mut spec: DecoderSpec) -> Option<DecoderSpec> {
+    if let Some(experts) = &mut spec.experts {
+        experts.per_token = experts.count;
+        match &mut experts.router {
+            Router::Softmax => {}
+            Router::Sigmoid { groups, best } => *best = *groups,
+            Router::SparseMixer { .. } => return None,
+        }
+    }
+    Some(spec)
+}
+
 /// Of every tensor, the derivative along a direction of its own, for all families.
 #[test]
 fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() {
     let small = Small::open();
     let texts = texts(&small.ids("ids"));
     for name in small.names() {
-        let spec = DecoderSpec::from_config(&small.configs[name]).unwrap();
+        let Some(spec) = smooth(small.spec(name)) else {
+            continue;
+        };
         let mut found: Vec<(String, Vec<f32>)> = Vec::new();
-        let twin = twin(&small, name);
+        let twin = twin_of(spec.clone());
         let mut take = |tensor: &str, gradient: Vec<f32>| {
             found.push((tensor.to_string(), gradient));
             Ok::<(), Error>(())
@@ -185,9 +205,10 @@ fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() 
             // Along its own sign: nothing cancels.
             let expected: f64 = gradient.iter().map(|g| f64::from(g.abs())).sum();
             // Far enough for f32 to see a difference in the loss, near enough for the loss to be straight.
-            let step = (0.01 / expected).min(2e-3) as f32;
+            let step = (0.004 / expected).min(2e-3) as f32;
             let at = |step: f32| {
-                let mut decoder = small.decoder(name);
+                let mut read = |name: &str| Ok(weight_of(&spec, name));
+                let mut decoder = Decoder::load(spec.clone(), device(), DType::F32, &mut read).unwrap();
                 let mut weight = hashed_weight(tensor, gradient.len(), spec.norm_plus_one);
                 for (w, g) in weight.iter_mut().zip(gradient) {
                     *w += step * g.signum() * f32::from(*g != 0.0);

@@ -97,11 +97,46 @@ CASES = {
     "gptj": dict(model_type="gptj", rotary_dim=4, **GPT),
     "gptj_whole": dict(model_type="gptj", rotary_dim=8, **{**GPT, "n_inner": 40}),
     "gpt2": dict(model_type="gpt2", **GPT),
+    "apertus": dict(model_type="apertus"),
+    "apertus_odd": dict(model_type="apertus", attention_bias=True, tie_word_embeddings=True, num_key_value_heads=1, rope_parameters=dict(
+                        rope_type="default", rope_theta=5000.0)),
+    "mixtral": dict(model_type="mixtral", num_local_experts=6),
+    "mixtral_window": dict(model_type="mixtral", num_local_experts=5, num_experts_per_tok=3, sliding_window=16, head_dim=12),
+    "mixtral_fused": dict(model_type="mixtral", num_local_experts=4),
+    "qwen2_moe": dict(model_type="qwen2_moe", num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20,
+                      shared_expert_intermediate_size=28),
+    "qwen2_moe_odd": dict(model_type="qwen2_moe", num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True,
+                          shared_expert_intermediate_size=12, mlp_only_layers=[1], qkv_bias=False, use_sliding_window=True,
+                          sliding_window=16, max_window_layers=2, num_hidden_layers=4, decoder_sparse_step=1),
+    "qwen3_moe": dict(model_type="qwen3_moe", num_experts=8, num_experts_per_tok=3, moe_intermediate_size=20, head_dim=12,
+                      norm_topk_prob=True),
+    "qwen3_moe_odd": dict(model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=18, head_dim=8,
+                          decoder_sparse_step=2, attention_bias=True, use_sliding_window=True, sliding_window=20),
+    "qwen3_moe_fused": dict(model_type="qwen3_moe", num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=8),
+    "olmoe": dict(model_type="olmoe", num_experts=8, num_experts_per_tok=3),
+    "olmoe_odd": dict(model_type="olmoe", num_experts=5, num_experts_per_tok=2, norm_topk_prob=True, attention_bias=True,
+                      num_key_value_heads=4),
+    "glm4_moe": dict(model_type="glm4_moe", n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=20, head_dim=16),
+    "glm4_moe_odd": dict(model_type="glm4_moe", n_routed_experts=9, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=12,
+                         n_shared_experts=2, n_group=3, topk_group=2, routed_scaling_factor=1.8, first_k_dense_replace=2,
+                         norm_topk_prob=False, use_qk_norm=True, attention_bias=True, partial_rotary_factor=1.0),
+    "phimoe": dict(model_type="phimoe", num_local_experts=6, router_jitter_noise=0.2, attention_bias=True, lm_head_bias=True),
+    "phimoe_longrope": dict(model_type="phimoe", num_local_experts=5, router_jitter_noise=0.05, max_position_embeddings=128, sliding_window=40,
+                            rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=HALF,
+                                                 long_factor=[3.0 * f for f in HALF], short_mscale=1.1, long_mscale=1.4,
+                                                 original_max_position_embeddings=32)),
+    "gpt_oss": dict(model_type="gpt_oss", num_local_experts=6, num_experts_per_tok=3, head_dim=16, sliding_window=16),
+    "gpt_oss_odd": dict(model_type="gpt_oss", num_local_experts=5, num_experts_per_tok=2, head_dim=8, attention_bias=False, sliding_window=24,
+                        swiglu_limit=0.3, swiglu_alpha=1.1, tie_word_embeddings=True, num_key_value_heads=1,
+                        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+                        rope_parameters=dict(rope_type="default", rope_theta=5000.0)),
     "gpt2_odd": dict(model_type="gpt2", scale_attn_weights=False, tie_word_embeddings=False, **{**GPT, "n_inner": 40}),
 }
 
 
 def weight(name, shape, plus_one):
+    if name.endswith(".act_fn.eps"):
+        return torch.tensor(-1e-6)  # any other would make a step of the curve
     seed = 0x811C9DC5
     for byte in name.encode():
         seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
@@ -117,14 +152,34 @@ def weight(name, shape, plus_one):
     return torch.from_numpy(value.reshape(shape))
 
 
-def build(case):
+def stored(kind, fused, name, shape):
+    """How a file calls what transformers computes with under `name`: [(name, shape, where it stands)], with experts one by one."""
+    if kind == "gpt_neox":
+        name = name.replace("lm_head", "embed_out")
+    if fused or kind == "gpt_oss":
+        return [(name, shape, ())]
+    if kind in ("mixtral", "phimoe"):
+        name = name.replace(".mlp.", ".block_sparse_moe.").replace(".router.weight", ".gate.weight")
+    gate, up, down = ("w1", "w3", "w2") if kind in ("mixtral", "phimoe") else ("gate_proj", "up_proj", "down_proj")
+    prefix, _, last = name.rpartition(".")
+    if last == "gate_up_proj" and prefix.endswith("experts"):
+        half = (shape[1] // 2, shape[2])
+        return [(f"{prefix}.{e}.{part}.weight", half, (e, slice(first, first + half[0])))
+                for e in range(shape[0]) for part, first in ((gate, 0), (up, half[0]))]
+    if last == "down_proj" and prefix.endswith("experts"):
+        return [(f"{prefix}.{e}.{down}.weight", shape[1:], (e,)) for e in range(shape[0])]
+    return [(name, shape, ())]
+
+
+def build(case, fused=False):
     common = {key: value for key, value in COMMON.items() if case["model_type"] not in ("gptj", "gpt2") or key in KEPT}
     config = AutoConfig.for_model(**{**common, **copy.deepcopy(case)})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
-    for name, parameter in model.named_parameters():
-        if case["model_type"] == "gpt_neox":
-            name = name.replace("lm_head", "embed_out")  # as it is called in the file
-        parameter.data = weight(name, tuple(parameter.shape), case["model_type"].startswith(("gemma", "nemotron")))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager").float().eval()
+    kept = model.state_dict()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    for name, parameter in [*model.named_parameters(), *buffers]:
+        for part, shape, where in stored(case["model_type"], fused, name, tuple(parameter.shape)):
+            parameter.data[where] = weight(part, tuple(shape), case["model_type"].startswith(("gemma", "nemotron")))
     model.tie_weights()
     return model
 
@@ -146,9 +201,10 @@ def main():
     ids = torch.randint(3, 96, (1, 100), generator=torch.Generator().manual_seed(7))
     for name, case in CASES.items():
         with torch.no_grad():
-            logits = build(case)(ids).logits[0]
-            short = build(case)(ids[:, :24]).logits[0]
-            generated = build(case).generate(ids[:, :27], max_new_tokens=12, min_new_tokens=12, do_sample=False, eos_token_id=None)
+            fused = name.endswith("_fused")
+            logits = build(case, fused)(ids).logits[0]
+            short = build(case, fused)(ids[:, :24]).logits[0]
+            generated = build(case, fused).generate(ids[:, :27], max_new_tokens=12, min_new_tokens=12, do_sample=False, eos_token_id=None)
         configs[name] = json.loads(build(case).config.to_json_string(use_diff=False))
         out[f"{name}.logits"] = logits[-8:].contiguous()
         out[f"{name}.short_logits"] = short[-8:].contiguous()

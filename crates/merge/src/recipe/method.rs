@@ -136,7 +136,7 @@ const LAMBDA: ParameterInfo = shared(
 );
 const DENSITY: ParameterInfo = per_vector(
     "density",
-    POSITIVE_FRACTION,
+    FRACTION,
     DefaultValue::Value(1.0),
     "fraction of the task vector that is kept",
 );
@@ -719,7 +719,7 @@ static METHODS: &[MethodInfo] = &[
 
 const DENSITY_IGNORED: ParameterInfo = per_vector(
     "density",
-    POSITIVE_FRACTION,
+    FRACTION,
     DefaultValue::Value(1.0),
     "accepted for mergekit's sake; changes nothing",
 );

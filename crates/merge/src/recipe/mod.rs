@@ -12,7 +12,7 @@ pub mod write;
 use std::collections::BTreeMap;
 
 pub use method::{BaseRule, DefaultValue, Kind, MethodInfo, ParameterInfo, Scope, methods};
-pub use parameter::{Place, evaluate};
+pub use parameter::{Place, evaluate, spoken};
 
 use serde::{Deserialize, Serialize};
 

@@ -45,6 +45,22 @@ fn resolve(parameter: &ParameterInfo, setting: &ParamValue, place: Place<'_>) ->
     }
 }
 
+/// What a filter is called where people read of it: `attn`, `router`, `experts`, `expert 3`, `shared`, or the word itself.
+pub fn spoken(filter: &str) -> String {
+    let body = ["mlp.", "block_sparse_moe."]
+        .iter()
+        .find_map(|body| filter.strip_prefix(body));
+    let expert = || body?.strip_prefix("experts.")?.strip_suffix('.');
+    match (filter, body) {
+        ("self_attn", _) => "attn".into(),
+        ("block_sparse_moe", _) => "mlp".into(),
+        (_, Some("gate." | "router.")) => "router".into(),
+        (_, Some("experts.")) => "experts".into(),
+        (_, Some("shared_expert")) => "shared".into(),
+        _ => expert().map_or_else(|| filter.into(), |number| format!("expert {number}")),
+    }
+}
+
 fn matches(filter: Option<&str>, tensor: &str) -> bool {
     filter.is_none_or(|f| f == "*" || tensor.contains(f))
 }
@@ -99,13 +115,6 @@ impl ParameterInfo {
         }
         match self.kind {
             Kind::Number { low, high, open_low } => {
-                if open_low && n == 0.0 && self.name == "density" {
-                    return Err(
-                        "0 keeps nothing of the task vector (mergekit makes zeros of it): leave the model out, or \
-                                give it weight: 0"
-                            .into(),
-                    );
-                }
                 if n < low || n > high || (open_low && n == low) {
                     let open = if open_low { '(' } else { '[' };
                     return Err(format!("{n} is outside {open}{low}, {high}]"));
@@ -164,6 +173,23 @@ mod tests {
         assert_eq!(evaluate(weight(), &[&a, &b], at("x", 0.0)), Ok(Some(0.25)));
         assert_eq!(evaluate(weight(), &[&none, &b], at("x", 0.0)), Ok(Some(4.0)));
         assert_eq!(evaluate(weight(), &[&none], at("x", 0.0)), Ok(None));
+    }
+
+    #[test]
+    fn filters_are_called_as_people_call_them() {
+        let filters = [
+            "self_attn",
+            "mlp",
+            "mlp.gate.",
+            "block_sparse_moe.experts.",
+            "mlp.experts.12.",
+            "mlp.gate_proj",
+        ];
+        let words = filters.map(spoken);
+        assert_eq!(
+            words,
+            ["attn", "mlp", "router", "experts", "expert 12", "mlp.gate_proj"]
+        );
     }
 
     #[test]

@@ -505,8 +505,8 @@ mod tests {
             &["r.yaml:5", "unknown parameter 'wieght'", "weight"],
         );
         fails(
-            "merge_method: ties\nbase_model: b\nmodels:\n- {model: a, parameters: {weight: 1, density: 0}}\n",
-            &["r.yaml:4", "density", "0"],
+            "merge_method: ties\nbase_model: b\nmodels:\n- {model: a, parameters: {weight: 1, density: -1}}\n",
+            &["r.yaml:4", "density", "-1"],
         );
         fails(
             "merge_method: ties\nmodels:\n- {model: a, parameters: {weight: 1}}\n",
@@ -578,5 +578,33 @@ mod tests {
         };
         assert_eq!(filters.len(), 2);
         assert_eq!(*filters[1].value, ParamValue::Number(0.5));
+    }
+
+    /// What mergekit takes since 0.1.5, and recipes have: a filter that stands alone, steps of switches and words, numbers in
+    /// quotes, and a density that keeps nothing.
+    #[test]
+    fn settings_in_mergekits_later_forms() {
+        let text = "merge_method: dare_ties\nbase_model: b\nparameters: {rescale: [true, \"false\"], normalize: [true, false]}\n\
+            models:\n- {model: a, parameters: {weight: {filter: self_attn, value: 0.5}, density: \"1e-1\"}}\n\
+            - {model: c, parameters: {weight: [\"0.25\", 1], density: 0}}\n";
+        let recipe = parse(Path::new("r.yaml"), text).unwrap();
+        let stage = recipe.result();
+        let Body::Models(models) = &stage.body else {
+            panic!("models expected")
+        };
+        let ParamValue::Filtered(filters) = &models[0].parameters["weight"] else {
+            panic!("a filter expected")
+        };
+        assert_eq!((filters.len(), filters[0].filter.as_deref()), (1, Some("self_attn")));
+        assert_eq!(models[0].parameters["density"], ParamValue::Number(0.1));
+        assert_eq!(models[1].parameters["weight"], ParamValue::Gradient(vec![0.25, 1.0]));
+        assert_eq!(models[1].parameters["density"], ParamValue::Number(0.0));
+        assert_eq!(stage.parameters["rescale"], ParamValue::Gradient(vec![1.0, 0.0]));
+        assert_eq!(stage.parameters["normalize"], ParamValue::Gradient(vec![1.0, 0.0]));
+        let step = |t: f64| {
+            let info = stage.merge_method.info().parameter("normalize").unwrap();
+            super::super::evaluate(info, &[&stage.parameters], super::super::Place { tensor: "x", t }).unwrap()
+        };
+        assert_eq!([step(0.0), step(0.9), step(1.0)], [Some(1.0), Some(1.0), Some(0.0)]);
     }
 }
