@@ -1514,28 +1514,7 @@ impl Evaluator for Crowd<'_> {
     }
 }
 
-impl Crew for Crowd<'_> {
-    fn size(&self) -> usize {
-        HANDS
-    }
-
-    fn begin(&mut self, sitting: &Sitting<'_>) {
-        let fitness = match (sitting.subject, sitting.genotype) {
-            (Subject::Genes, [x, k, m]) => -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m,
-            (Subject::Genes, _) => panic!("three genes"),
-            (Subject::Model(_), _) => 0.0,
-            (Subject::Recipe(recipe), _) => {
-                let [maths, spanish, _] = weights(recipe);
-                // A path is worth something of its own.
-                1.0 - maths * spanish - f64::from(recipe.digest().as_bytes()[0]) / 1e3
-            }
-        };
-        self.out.push((sitting.id.into(), fitness));
-        self.begun.push(format!("{} {}", sitting.id, sitting.exam.split));
-        self.most_out = self.most_out.max(self.out.len());
-        assert!(self.out.len() <= HANDS);
-    }
-
+impl Crowd<'_> {
     fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
         let turn = |id: &String| blake3::hash(format!("{} {id}", self.order).as_bytes()).to_hex();
         let first = (0..self.out.len()).min_by_key(|i| turn(&self.out[*i].0)).unwrap();
@@ -1558,6 +1537,34 @@ impl Crew for Crowd<'_> {
                 Ok(evaluation)
             },
         )
+    }
+}
+
+impl Crew for Crowd<'_> {
+    fn size(&self) -> usize {
+        HANDS
+    }
+
+    fn begin(&mut self, sitting: &Sitting<'_>) {
+        let fitness = match (sitting.subject, sitting.genotype) {
+            (Subject::Genes, [x, k, m]) => -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m,
+            (Subject::Genes, _) => panic!("three genes"),
+            (Subject::Model(_), _) => 0.0,
+            (Subject::Recipe(recipe), _) => {
+                let [maths, spanish, _] = weights(recipe);
+                // A path is worth something of its own.
+                1.0 - maths * spanish - f64::from(recipe.digest().as_bytes()[0]) / 1e3
+            }
+        };
+        self.out.push((sitting.id.into(), fitness));
+        self.begun.push(format!("{} {}", sitting.id, sitting.exam.split));
+        self.most_out = self.most_out.max(self.out.len());
+        assert!(self.out.len() <= HANDS);
+    }
+
+    fn next(&mut self) -> News {
+        let (id, evaluation) = self.finished();
+        News::Done(id, evaluation)
     }
 }
 
