@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(100);
 const HERE_EVERY: Duration = Duration::from_millis(500);
 
 /// How often a worker that goes on as before is written down.
-const TOLD_EVERY: Duration = Duration::from_secs(300);
+const TOLD_EVERY: Duration = Duration::from_secs(120);
 
 /// Answers stay on the server for so long after they were taken: a coordinator that dies meanwhile finds them again.
 const KEPT_FOR: Duration = Duration::from_secs(600);

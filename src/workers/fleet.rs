@@ -118,8 +118,11 @@ impl Post {
                 let _ = desk.send(In::Link(word));
             }
         }))?;
+        // What it starts in the background belongs to this runtime.
+        let inside = runtime.enter();
         let mut context = jetstream::new(client);
         context.set_timeout(Duration::from_secs(5));
+        drop(inside);
         Ok(Self {
             runtime,
             context,

@@ -10,7 +10,7 @@ use super::error::Refusal;
 use crate::{
     event,
     model::decoder::DType,
-    recipe::Recipe,
+    recipe::{Body, Recipe},
     search::{Computation, Kept, Part, Work},
 };
 
@@ -27,8 +27,10 @@ pub const MOST_QUESTIONS: usize = 4096;
 const MOST_REASON: usize = 4000;
 const MOST_NAME: usize = 128;
 
-/// Stages, and slices of one stage, that a recipe of a message may have.
+/// Stages of a recipe of a message, layers of one stage, and what a vocabulary may be padded to a multiple of.
 const MOST_SLICES: usize = 4096;
+const MOST_LAYERS: usize = 1 << 16;
+const MOST_PADDING: usize = 1 << 16;
 
 /// Where a run's messages go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -384,11 +386,29 @@ impl Message for Ask {
         if !self.parts.iter().all(is_ascending) {
             return Err(malformed("questions are not in their order"));
         }
-        if self.recipe.stages.is_empty() || self.recipe.stages.len() > MOST_SLICES {
-            return Err(malformed("a recipe has no stage, or too many"));
-        }
-        Ok(())
+        bounded(&self.recipe)
     }
+}
+
+/// A recipe of a message may ask for no more than any model has.
+fn bounded(recipe: &Recipe) -> Result<(), Refusal> {
+    if recipe.stages.is_empty() || recipe.stages.len() > MOST_SLICES {
+        return Err(malformed("a recipe has no stage, or too many"));
+    }
+    for stage in &recipe.stages {
+        let pads = stage.tokenizer.as_ref().and_then(|tokenizer| tokenizer.pad_to_multiple_of);
+        if pads.is_some_and(|multiple| multiple > MOST_PADDING) {
+            return Err(malformed("a recipe pads its vocabulary beyond reason"));
+        }
+        let Body::Slices(slices) = &stage.body else { continue };
+        let ranges = slices.iter().flat_map(|slice| &slice.sources).map(|source| source.layer_range);
+        let layers = ranges.map(|range| range.map_or(1, |[from, to]| to.saturating_sub(from)));
+        let layers = layers.fold(0, usize::saturating_add);
+        if layers > MOST_LAYERS {
+            return Err(malformed("a recipe has too many layers"));
+        }
+    }
+    Ok(())
 }
 
 impl Message for Tell {
@@ -493,6 +513,13 @@ mod tests {
             (&|v| v["parts"][0]["items"] = serde_json::json!((0..5000).collect::<Vec<_>>()), "too many"),
             (&|v| v["id"] = "x".repeat(200).into(), "too long"),
             (&|v| v["recipe"] = serde_json::json!({"stages": []}), "no stage"),
+            (
+                &|v| {
+                    v["recipe"] = serde_json::json!({"stages": [{"merge_method": "passthrough", "slices":
+                        [{"sources": [{"model": "maths", "layer_range": [0, 4_000_000_000_u64]}]}]}]});
+                },
+                "too many layers",
+            ),
         ] {
             let said = odd(change);
             assert!(said.contains(says), "{said}");

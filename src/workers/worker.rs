@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -371,7 +372,14 @@ impl Worker {
         let is_open = |(here, at): &&(Here, Duration)| {
             !here.over && now.saturating_sub(*at) < SILENT && !self.unfit.contains(&here.plan)
         };
-        runs.values().find(is_open).map(|(here, _)| here.clone())
+        // Workers spread over the runs of a server.
+        let place = |(here, _): &&(Here, Duration)| {
+            let mut hasher = DefaultHasher::new();
+            (&self.settings.name, &here.run).hash(&mut hasher);
+            hasher.finish()
+        };
+        let chosen = runs.values().filter(is_open).min_by_key(place);
+        chosen.map(|(here, _)| here.clone())
     }
 
     /// Works for a run as long as it is there.
@@ -591,7 +599,7 @@ impl Shift<'_> {
                 continue;
             };
             while self.is_over(*last_work).is_none() {
-                match self.pull(&consumer).await {
+                match self.pull(&consumer, *last_work).await {
                     Ok(Some(message)) => {
                         self.handle(&message).await?;
                         *last_work = self.now();
@@ -629,7 +637,7 @@ impl Shift<'_> {
     }
 
     /// One unit, if one comes within a pull's time and nothing else happens.
-    async fn pull(&self, consumer: &PullConsumer) -> Result<Option<jetstream::Message>, String> {
+    async fn pull(&self, consumer: &PullConsumer, last_work: Duration) -> Result<Option<jetstream::Message>, String> {
         let batch = consumer.batch().max_messages(1).expires(PULL_FOR).messages().await;
         let mut batch = batch.map_err(|e| whole(&e))?;
         let mut left = PULL_FOR + AGAIN;
@@ -638,7 +646,7 @@ impl Shift<'_> {
                 Ok(Some(message)) => return message.map(Some).map_err(|e| e.to_string()),
                 Ok(None) => return Ok(None),
                 // A message that comes after this is handed out again when its acknowledgement is missing.
-                Err(_) if left < LOOK || self.worker.is_asked_to_end() => return Ok(None),
+                Err(_) if left < LOOK || self.is_over(last_work).is_some() => return Ok(None),
                 Err(_) => left -= LOOK,
             }
         }
@@ -823,6 +831,7 @@ impl Shift<'_> {
 
     /// Tells what came of a unit, however long the server is away, and only then acknowledges it.
     async fn tell(&self, ask: &Ask, came: Vec<Came>, message: &jetstream::Message) {
+        let place = message.info().map_or(0, |info| info.stream_sequence);
         for (part, came) in came.into_iter().enumerate() {
             let tell = Tell {
                 v: VERSION,
@@ -836,7 +845,8 @@ impl Shift<'_> {
                 came,
             };
             let payload = written(&tell);
-            let name = format!("{}.{}.{part}", ask.key, self.worker.settings.name);
+            // A unit that is handed out again is told again, whatever the server remembers of the first time.
+            let name = format!("{}.{}.{place}.{part}", ask.key, self.worker.settings.name);
             loop {
                 let publish = PublishMessage::build().payload(payload.clone().into()).message_id(&name);
                 let context = &self.worker.context;

@@ -20,3 +20,4 @@ mod serve;
 mod session;
 mod terminal;
 mod tidy;
+mod workers;
