@@ -21,7 +21,7 @@ use crate::{
     },
     space::{ChatTemplate, Finale, Limit, Space},
     store::{self, Cache, Cut, Journal, RunDir, RunLock},
-    workers::{self, Asked, Fleet, Identity, Kind, Library, Opening, Post},
+    workers::{self, Asked, Identity, Kind, Library, Opening, Post},
 };
 
 /// How often requests of other processes are looked for.
@@ -304,46 +304,16 @@ impl Search<'_> {
             chronicle.questions_compared(compared).map_err(Error::search)?;
         }
         if let Some(post) = self.post.take() {
-            let mut fleet = self.fleet(post, &plan, &kinds, control)?;
+            let identity = Identity::of(&self.dir.nats())?;
+            let asking = self.examiner.asking;
+            let opening = opening_of(session, &self.started, asking, identity, &plan, &kinds, control);
+            let mut fleet = post.open(opening)?;
             let end = search::run(&plan, &mut fleet, &mut chronicle, control);
             fleet.end(matches!(end, Ok(End::Done)));
             return end.map_err(Error::search);
         }
         let mut evaluator = evaluator(external, self.examiner.asking);
         search::run(&plan, &mut *evaluator, &mut chronicle, control).map_err(Error::search)
-    }
-
-    /// The evaluator whose hands are elsewhere; `kinds` are those that the journal has answers of.
-    fn fleet<'f>(
-        self,
-        post: Post,
-        plan: &Plan,
-        kinds: &BTreeSet<String>,
-        control: &Control,
-    ) -> Result<Fleet<'f>, Error>
-    where
-        Self: 'f,
-    {
-        let session = self.session;
-        let asked = Asked {
-            started: &self.started,
-            tasks: &session.tasks,
-            held_out: &session.held_out,
-            guard: session.space.fitness.guard,
-            mixed: plan.space.search.mixed_workers,
-        };
-        let evaluator = self.examiner.asking;
-        let own = evaluator.computation();
-        let opening = Opening {
-            identity: Identity::of(&self.dir.nats())?,
-            library: Library::of(&asked, &evaluator),
-            kinds: kinds.iter().filter_map(|words| Kind::of_words(words, &own)).collect(),
-            evaluator,
-            control: control.clone(),
-            is_asynchronous: plan.space.search.asynchronous,
-            now: session.host.since_start.clone(),
-        };
-        Ok(post.open(opening)?)
     }
 
     /// What is searched, and what the final asks as the journal has it.
@@ -368,6 +338,35 @@ impl Search<'_> {
             },
             space,
         })
+    }
+}
+
+/// What workers elsewhere are asked; `kinds` are those that the journal has answers of.
+fn opening_of<'a>(
+    session: &Session,
+    started: &event::RunStarted,
+    evaluator: MergeEvaluator<'a>,
+    identity: Identity,
+    plan: &Plan,
+    kinds: &BTreeSet<String>,
+    control: &Control,
+) -> Opening<'a> {
+    let asked = Asked {
+        started,
+        tasks: &session.tasks,
+        held_out: &session.held_out,
+        guard: session.space.fitness.guard,
+        mixed: plan.space.search.mixed_workers,
+    };
+    let own = evaluator.computation();
+    Opening {
+        identity,
+        library: Library::of(&asked, &evaluator),
+        kinds: kinds.iter().filter_map(|words| Kind::of_words(words, &own)).collect(),
+        evaluator,
+        control: control.clone(),
+        is_asynchronous: plan.space.search.asynchronous,
+        now: session.host.since_start.clone(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! server that has lost its store is given all of it again.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -42,8 +42,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the coordinator says that it is there.
 const HERE_EVERY: Duration = Duration::from_millis(500);
 
-/// How often a worker that goes on as before is written down.
-const TOLD_EVERY: Duration = Duration::from_secs(120);
+/// How often a worker that goes on as before is written down: after each tenth of its time here, within these bounds.
+const TOLD_AT_MOST: Duration = Duration::from_secs(2);
+const TOLD_AT_LEAST: Duration = Duration::from_secs(120);
 
 /// Answers stay on the server for so long after they were taken: a coordinator that dies meanwhile finds them again.
 const KEPT_FOR: Duration = Duration::from_secs(600);
@@ -132,6 +133,8 @@ pub struct Desk {
     leases: Leases,
     workers: BTreeMap<String, Known>,
     refused: BTreeMap<String, u64>,
+    /// What the server has complained of.
+    troubles: BTreeSet<String>,
     /// Places of the stream of answers, and when they were reached.
     reached: VecDeque<(u64, Duration)>,
     purged: Duration,
@@ -156,6 +159,7 @@ impl Desk {
             to_me,
             workers: BTreeMap::new(),
             refused: BTreeMap::new(),
+            troubles: BTreeSet::new(),
             reached: VecDeque::new(),
             purged: Duration::ZERO,
             here: Duration::ZERO,
@@ -260,7 +264,11 @@ impl Desk {
                 self.is_down = false;
                 self.log(Level::Info, "the NATS server is back".into());
             }
-            link::Word::Trouble(reason) => self.refuse("server", &Refusal::Malformed { reason }),
+            // Of a word that may not be said, for one: who set the server up must know.
+            link::Word::Trouble(reason) if !self.troubles.contains(&reason) && self.troubles.len() < 16 => {
+                self.log(Level::Warning, format!("the NATS server says: {}", shortened(&reason)));
+                self.troubles.insert(reason);
+            }
             _ => {}
         }
     }
@@ -440,7 +448,8 @@ impl Desk {
         let is_here = |state| matches!(state, WorkerState::Idle | WorkerState::Working);
         let before = self.workers.get(&worker.worker);
         let goes_on = before.is_some_and(|before| is_here(before.worker.state) == is_here(worker.state));
-        let is_told = goes_on && before.is_some_and(|before| now.saturating_sub(before.told) < TOLD_EVERY);
+        let every = Duration::from_millis(worker.here_ms / 10).clamp(TOLD_AT_MOST, TOLD_AT_LEAST);
+        let is_told = goes_on && before.is_some_and(|before| now.saturating_sub(before.told) < every);
         let told = match before {
             Some(before) if is_told => before.told,
             _ => now,

@@ -143,7 +143,8 @@ pub async fn connect(
             Event::Connected => listener(Word::Up),
             Event::Disconnected => listener(Word::Down),
             Event::ServerError(e) => listener(Word::Trouble(e.to_string())),
-            Event::ClientError(e) => listener(Word::Trouble(e.to_string())),
+            // Of a link that is down; that is said already.
+            Event::ClientError(e) => tracing::debug!("the link to the server: {e}"),
             _ => {}
         }
         async {}

@@ -329,6 +329,10 @@ fn who_may_join() {
         is_told("narrow") && is_told("empty")
     });
     assert_eq!(evaluations(&run), 0);
+    // The lock of a run was dropped when its evaluator went elsewhere: two processes wrote one journal.
+    let second = output(&["resume", &arg(&run)]);
+    assert_eq!(second.status.code(), Some(2), "{}", stderr(&second));
+    assert!(stderr(&second).contains(&format!("process {}", search.id())), "{}", stderr(&second));
 
     // One that fits, from another directory, by its map.
     fs::write(&map, format!("in: {models}\n")).unwrap();
