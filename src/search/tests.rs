@@ -1479,6 +1479,66 @@ fn a_seed_gives_the_same_run_with_any_number_of_hands() {
     }
 }
 
+/// In a race one candidate meets several exams; with several hands its answers to one of them were taken for those to another.
+#[test]
+fn a_race_is_the_same_with_any_number_of_hands() {
+    struct Hands {
+        function: Function,
+        n: usize,
+        out: Vec<(String, Result<Evaluation, Unscored>)>,
+    }
+    impl Evaluator for Hands {
+        fn evaluate(&mut self, sitting: &Sitting<'_>, see: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
+            self.function.evaluate(sitting, see)
+        }
+
+        fn crew(&mut self) -> Option<&mut dyn Crew> {
+            Some(self)
+        }
+    }
+    impl Crew for Hands {
+        fn size(&self) -> usize {
+            self.n
+        }
+
+        fn begin(&mut self, sitting: &Sitting<'_>) {
+            assert!(self.out.len() < self.n && self.out.iter().all(|(id, _)| id != sitting.id));
+            let evaluation = self.function.evaluate(sitting, &mut |_| ());
+            self.out.push((sitting.id.into(), evaluation));
+        }
+
+        /// Whoever began last is done first.
+        fn next(&mut self) -> News {
+            match self.out.pop() {
+                Some((id, evaluation)) => News::Done(id, evaluation),
+                None => News::Nothing,
+            }
+        }
+    }
+    let (tmp, control) = (tempfile::tempdir().unwrap(), Control::default());
+    let plan = plan("cma-es, racing: {rungs: [16, 30, 60]}");
+    let (end, alone) = go_with(&tmp.path().join("alone.jsonl"), &plan, &mut Function::new(), &control);
+    assert_eq!(end.unwrap(), End::Done);
+    for n in [1, 3, 100] {
+        let (name, function) = (format!("{n}.jsonl"), Function::new());
+        let mut hands = Hands {
+            function,
+            n,
+            out: Vec::new(),
+        };
+        let (end, of_hands) = go_with(&tmp.path().join(&name), &plan, &mut hands, &control);
+        assert_eq!(end.unwrap(), End::Done);
+        assert_eq!(whole(&of_hands), whole(&alone), "{n} hands");
+    }
+}
+
+/// A story whose answers stand together: one hand alone asks the final in batches.
+fn whole(records: &[Record]) -> Vec<String> {
+    let is_answers = |record: &&Record| !matches!(record.event, Event::Answers(_));
+    let records: Vec<Record> = records.iter().filter(is_answers).cloned().collect();
+    story(&records)
+}
+
 /// Several hands. Who of those at work is done first follows from their names, so an order can be had again.
 struct Crowd<'a> {
     order: u64,

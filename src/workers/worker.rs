@@ -733,7 +733,7 @@ impl Shift<'_> {
         *n += 1;
         if 10_u64.pow(n.ilog10()) == *n {
             let n = *n;
-            self.say(&format!("{n} units of work were refused: {reason}"));
+            self.say(&format!("units of work refused so far: {n} ({reason})"));
         }
     }
 

@@ -395,10 +395,10 @@ fn strangers_change_nothing() {
     assert_eq!(story(&run), story(&alone));
     assert!(!bait.exists());
     let log = log(&run);
-    for says in ["messages were refused (tell: it has not the run's token)", "refused (tell: it is of version 9)", "(sign:", "(documents:"] {
+    for says in ["(tell: it is of another plan)", "(tell: it is of another run)", "(tell: it is of version 9)", "(sign:", "(documents:"] {
         assert!(log.contains(says), "'{says}' is not in {log}");
     }
-    wait_until("the worker has counted them", || worker.said().contains("units of work were refused"));
+    wait_until("the worker has counted them", || worker.said().contains("units of work refused so far"));
     let mode = fs::metadata(run.join("nats.json")).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077, 0, "the token is its owner's");
 }
@@ -478,7 +478,7 @@ fn passwords_and_tokens_let_in_and_their_lack_does_not() {
     let (run, with) = (tmp.path().join("run"), server.url().replace("nats://", "nats://me:p%40ss@"));
     let refused = output(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("no NATS server answers at") && !run.exists(), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("does not let this program in") && !run.exists(), "{}", stderr(&refused));
     let wrong = with.replace("p%40ss", "wrong-secret");
     let refused = output(&["worker", "--nats", &wrong, "--idle-exit", "1s"]);
     assert_eq!(refused.status.code(), Some(2));
@@ -520,6 +520,8 @@ fn tls_nkeys_and_credentials_files_let_in() {
         let run = dir.join("run");
         let refused = output(&["search", &arg(&file), "--run", &arg(&run), "--nats", &url]);
         assert_eq!(refused.status.code(), Some(2), "{name}: {}", stderr(&refused));
+        let way_out = if name == "nkey" { "--nats-ca FILE" } else { "--nats-creds FILE" };
+        assert!(stderr(&refused).contains(way_out), "{name}: {}", stderr(&refused));
         let worker = Worker::start(&url, &options);
         let search = [&["search", &arg(&file), "--run", &arg(&run), "--nats", &url], &options[..]].concat();
         good(&search);
