@@ -99,7 +99,9 @@ impl Hands for Sleeper {
                     let answers = work.parts.iter().map(|part| {
                         let split = Split::from_name(&part.split).unwrap();
                         let items = part.items.iter();
-                        items.map(|item| self.answer(&work, *item, &gold[&(part.task, split, *item)])).collect()
+                        items
+                            .map(|item| self.answer(&work, *item, &gold[&(part.task, split, *item)]))
+                            .collect()
                     });
                     let given = Given {
                         answers: answers.collect(),
@@ -109,7 +111,14 @@ impl Hands for Sleeper {
                     let digest = work.recipe.digest();
                     let mut out = fs::File::options().append(true).create(true).open(&self.out).unwrap();
                     let first = work.parts[0].items[0];
-                    writeln!(out, "{} {began} {} {digest}/{first}/{}", self.name, now_ms(), questions(&work)).unwrap();
+                    writeln!(
+                        out,
+                        "{} {began} {} {digest}/{first}/{}",
+                        self.name,
+                        now_ms(),
+                        questions(&work)
+                    )
+                    .unwrap();
                     let _ = done.send(Ok(given));
                 }
             }
@@ -129,7 +138,9 @@ impl Sleeper {
         let seed = u64::from_str_radix(&work.recipe.digest()[..16], 16).unwrap();
         let sigma = (LONGEST / SHORTEST).ln() / 4.0;
         let times = LogNormal::new((LONGEST * SHORTEST).sqrt().ln(), sigma).unwrap();
-        let whole = times.sample(&mut ChaCha8Rng::seed_from_u64(seed)).clamp(SHORTEST, LONGEST);
+        let whole = times
+            .sample(&mut ChaCha8Rng::seed_from_u64(seed))
+            .clamp(SHORTEST, LONGEST);
         let mut seconds = whole * (MERGE + (1.0 - MERGE) * questions(work) as f64 / WHOLE);
         if self.random.random_bool(STRAGGLING) {
             seconds *= STRAGGLES;
@@ -177,7 +188,13 @@ fn sleep_for(url: &str, name: &str, scale: f64, out: &Path) {
         name: name.into(),
         random: ChaCha8Rng::seed_from_u64(now_ms() ^ u64::from(std::process::id())),
     };
-    let _ = workers::work(settings, sleeper, Arc::new(AtomicUsize::new(0)), host.since_start, |_| ());
+    let _ = workers::work(
+        settings,
+        sleeper,
+        Arc::new(AtomicUsize::new(0)),
+        host.since_start,
+        |_| (),
+    );
 }
 
 /// A server with a store of its own.
@@ -193,7 +210,12 @@ impl Server {
         fs::write(dir.join("nats.conf"), config).unwrap();
         let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
         let mut command = Command::new(program);
-        let child = command.arg("-c").arg(dir.join("nats.conf")).stderr(Stdio::null()).spawn().unwrap();
+        let child = command
+            .arg("-c")
+            .arg(dir.join("nats.conf"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -235,7 +257,11 @@ fn keep(url: String, name: String, scale: f64, out: PathBuf, over: Arc<AtomicBoo
 fn space(workers: usize, is_async: bool, evals: usize) -> String {
     let root = std::env::current_dir().unwrap();
     let root = root.display();
-    let racing = if is_async { "racing: false, asynchronous: true" } else { "racing: {rungs: [24, 48, 96]}" };
+    let racing = if is_async {
+        "racing: false, asynchronous: true"
+    } else {
+        "racing: {rungs: [24, 48, 96]}"
+    };
     // A generation is large enough to give everybody something: two candidates for each worker.
     let population = (2 * workers).max(8);
     format!(
@@ -282,7 +308,11 @@ fn search(url: &str, dir: &Path, space: &str) -> (u64, u64, usize) {
 fn simulate(workers: usize, is_async: bool, scale: f64) {
     let tmp = tempfile::tempdir().unwrap();
     let server = Server::start(tmp.path());
-    let (out, over, deaths) = (tmp.path().join("work"), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (out, over, deaths) = (
+        tmp.path().join("work"),
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let lives: Vec<_> = (0..workers)
         .map(|n| {
             let (url, out, over, deaths) = (server.1.clone(), out.clone(), over.clone(), deaths.clone());
@@ -324,7 +354,11 @@ fn simulate(workers: usize, is_async: bool, scale: f64) {
 fn overhead() {
     let tmp = tempfile::tempdir().unwrap();
     let server = Server::start(tmp.path());
-    let (out, over, deaths) = (tmp.path().join("work"), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (out, over, deaths) = (
+        tmp.path().join("work"),
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let keeper = {
         let (url, out, over) = (server.1.clone(), out.clone(), over.clone());
         std::thread::spawn(move || keep(url, "w".into(), f64::INFINITY, out, over, deaths))

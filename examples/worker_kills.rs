@@ -97,7 +97,12 @@ fn main() -> ExitCode {
     let mut tally = Tally::default();
     while tally.kills() < kills {
         campaign.disturbed(&file, &alone, length, kills, &mut tally);
-        println!("{} kills, {} of {} runs the same", tally.kills(), tally.same, tally.runs);
+        println!(
+            "{} kills, {} of {} runs the same",
+            tally.kills(),
+            tally.same,
+            tally.runs
+        );
     }
     println!(
         "\n| runs | kills of workers | of the coordinator | of the server | of these without its store | same end | answers given \
@@ -146,19 +151,33 @@ impl Campaign {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(args).env("HETEROSIS_CACHE", "off").stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .args(args)
+            .env("HETEROSIS_CACHE", "off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         command
     }
 
     /// Counts what it says it has answered.
     fn worker(&self) -> Child {
         let url = self.url();
-        let mut child = self.command(&["worker", "--nats", &url]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(&["worker", "--nats", &url])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (lines, given) = (BufReader::new(child.stderr.take().unwrap()).lines(), self.given.clone());
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let answers = line.split(" answers in").next().and_then(|text| text.rsplit(' ').next()?.parse().ok());
-                given.fetch_add(answers.filter(|_| line.contains(" answers in")).unwrap_or(0), Ordering::Relaxed);
+                let answers = line
+                    .split(" answers in")
+                    .next()
+                    .and_then(|text| text.rsplit(' ').next()?.parse().ok());
+                given.fetch_add(
+                    answers.filter(|_| line.contains(" answers in")).unwrap_or(0),
+                    Ordering::Relaxed,
+                );
             }
         });
         child
@@ -225,7 +244,9 @@ impl Campaign {
             false => tally.faults.push(format!("{name}: another end")),
         }
         if given > journalled + (tally.kills() - before) * WORKERS * OUT {
-            tally.faults.push(format!("{name}: {given} answers given for {journalled}"));
+            tally
+                .faults
+                .push(format!("{name}: {given} answers given for {journalled}"));
         }
         if tally.faults.is_empty() {
             let _ = fs::remove_dir_all(&run);
@@ -243,7 +264,12 @@ impl Drop for Campaign {
 fn server(dir: &Path, port: u16) -> Child {
     let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
     let mut command = Command::new(program);
-    let child = command.arg("-c").arg(dir.join("nats.conf")).stderr(Stdio::null()).spawn().unwrap();
+    let child = command
+        .arg("-c")
+        .arg(dir.join("nats.conf"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -9,8 +9,8 @@ use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{flips, forgotten, is_hopeless, told, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{
-    Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted, Worker,
-    WorkerState,
+    Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted,
+    Worker, WorkerState,
 };
 
 /// Folds records and writes one timestamped line for each that a reader wants to know of.

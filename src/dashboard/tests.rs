@@ -88,24 +88,40 @@ fn workers_elsewhere_stand_on_the_engines_page_and_in_the_log() {
     let mut model = with_workers();
     press(&mut model, "5");
     let screen = screen(&model, 100, 30);
-    for says in ["2 workers", "1 at work", "node-a cuda:0", "c0043 decode", "90/250", "810 tok/s", "waits", "busy 97 %"] {
+    for says in [
+        "2 workers",
+        "1 at work",
+        "node-a cuda:0",
+        "c0043 decode",
+        "90/250",
+        "810 tok/s",
+        "waits",
+        "busy 97 %",
+    ] {
         assert!(screen.contains(says), "'{says}' is not in:\n{screen}");
     }
     assert!(!screen.contains("node-c"), "whoever is lost is not there");
     let mut lines = plain::PlainLines::new(0);
-    let said: Vec<String> = [model.run.workers[0].clone(), model.run.workers[2].clone(), model.run.workers[0].clone()]
-        .into_iter()
-        .filter_map(|seen| {
-            lines.line(&Record {
-                schema_version: 1,
-                seq: 0,
-                time_ms: seen.time_ms,
-                event: Event::Worker(seen.worker),
-            })
+    let said: Vec<String> = [
+        model.run.workers[0].clone(),
+        model.run.workers[2].clone(),
+        model.run.workers[0].clone(),
+    ]
+    .into_iter()
+    .filter_map(|seen| {
+        lines.line(&Record {
+            schema_version: 1,
+            seq: 0,
+            time_ms: seen.time_ms,
+            event: Event::Worker(seen.worker),
         })
-        .collect();
+    })
+    .collect();
     assert_eq!(said.len(), 2, "what goes on is worth no line: {said:?}");
-    assert!(said[0].ends_with("worker a (node-a, cuda:0 bf16) has come") && said[1].contains("warning: worker c"), "{said:?}");
+    assert!(
+        said[0].ends_with("worker a (node-a, cuda:0 bf16) has come") && said[1].contains("warning: worker c"),
+        "{said:?}"
+    );
 }
 
 fn done() -> Model {

@@ -333,7 +333,11 @@ impl Run {
             worker: worker.clone(),
             time_ms,
         };
-        match self.workers.iter_mut().find(|known| known.worker.worker == worker.worker) {
+        match self
+            .workers
+            .iter_mut()
+            .find(|known| known.worker.worker == worker.worker)
+        {
             Some(known) => *known = seen,
             None => self.workers.push(seen),
         }

@@ -10,8 +10,8 @@ use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
 use crate::event::words::{
-    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
-    worker_words,
+    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, short_duration, tags, task_name,
+    task_of, worker_words,
 };
 use crate::event::{HeldOutTask, Learned, Level, TestReading};
 
@@ -133,7 +133,13 @@ fn workers(run: &Run) -> String {
             (false, cells)
         })
         .collect();
-    let heads = [text("worker"), text("where"), number("answers"), number("busy"), text("")];
+    let heads = [
+        text("worker"),
+        text("where"),
+        number("answers"),
+        number("busy"),
+        text(""),
+    ];
     format!("<h2>Workers</h2>\n{}", table(&heads, &rows))
 }
 

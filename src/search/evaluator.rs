@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Kept, Lesson, Part, Sitting, Subject, Unscored,
-    units::recipe_of,
+    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Kept, Lesson, Part, Sitting, Subject,
+    Unscored, units::recipe_of,
 };
 use crate::{
     eval::{self, Kind, Question, Split, Task},

@@ -1488,7 +1488,11 @@ fn a_race_is_the_same_with_any_number_of_hands() {
         out: Vec<(String, Result<Evaluation, Unscored>)>,
     }
     impl Evaluator for Hands {
-        fn evaluate(&mut self, sitting: &Sitting<'_>, see: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
+        fn evaluate(
+            &mut self,
+            sitting: &Sitting<'_>,
+            see: &mut dyn FnMut(event::Progress),
+        ) -> Result<Evaluation, Unscored> {
             self.function.evaluate(sitting, see)
         }
 

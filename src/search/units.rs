@@ -162,7 +162,14 @@ impl MergeEvaluator<'_> {
     ///
     /// # Errors
     /// It cannot be judged.
-    pub fn answer(&self, open: &mut Open, task: usize, split: &str, item: usize, kept: &Kept) -> Result<bool, Unscored> {
+    pub fn answer(
+        &self,
+        open: &mut Open,
+        task: usize,
+        split: &str,
+        item: usize,
+        kept: &Kept,
+    ) -> Result<bool, Unscored> {
         let place = open.exam.tasks.iter().zip(&mut open.known).find_map(|(of, known)| {
             let is_it = of.index == task && of.split == split;
             let place = is_it.then(|| of.items.binary_search(&item).ok()).flatten()?;
@@ -214,11 +221,7 @@ impl MergeEvaluator<'_> {
     ///
     /// # Errors
     /// The reason why it has no answers: its own fault, or this machine's.
-    pub fn give(
-        &mut self,
-        work: &Work,
-        progress: &mut dyn FnMut(event::Progress),
-    ) -> Result<Given, Unscored> {
+    pub fn give(&mut self, work: &Work, progress: &mut dyn FnMut(event::Progress)) -> Result<Given, Unscored> {
         let exam = self.exam_of(&work.parts)?;
         let subject = match work.is_guarded {
             true => Subject::Recipe(&work.recipe),

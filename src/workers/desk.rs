@@ -186,7 +186,12 @@ impl Desk {
     }
 
     /// Works until it is told that the run ends.
-    pub async fn run(mut self, mut incoming: mpsc::UnboundedReceiver<In>, mut signs: Subscriber, mut wanted: Subscriber) {
+    pub async fn run(
+        mut self,
+        mut incoming: mpsc::UnboundedReceiver<In>,
+        mut signs: Subscriber,
+        mut wanted: Subscriber,
+    ) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -234,8 +239,16 @@ impl Desk {
                 let acts = self.tell(&bytes);
                 self.or_refused("tell", acts)
             }
-            In::Issued { key, issue, seq: Ok(seq) } => self.leases.issued(&key, issue, seq),
-            In::Issued { key, issue, seq: Err(reason) } => {
+            In::Issued {
+                key,
+                issue,
+                seq: Ok(seq),
+            } => self.leases.issued(&key, issue, seq),
+            In::Issued {
+                key,
+                issue,
+                seq: Err(reason),
+            } => {
                 self.leases.not_issued(&key, issue, now);
                 self.mend(now, &reason);
                 Vec::new()
@@ -275,7 +288,10 @@ impl Desk {
 
     /// The server may have lost its store: what is missing is made again.
     fn mend(&mut self, now: Duration, reason: &str) {
-        if self.mended.is_some_and(|at| now.saturating_sub(at) < Duration::from_secs(1)) {
+        if self
+            .mended
+            .is_some_and(|at| now.saturating_sub(at) < Duration::from_secs(1))
+        {
             return;
         }
         self.mended = Some(now);
@@ -362,7 +378,10 @@ impl Desk {
             }
             Came::Machine { reason } => {
                 let (worker, reason) = (tell.worker, shortened(&reason));
-                self.log(Level::Warning, format!("worker {worker} failed: {reason}; its work goes to another one"));
+                self.log(
+                    Level::Warning,
+                    format!("worker {worker} failed: {reason}; its work goes to another one"),
+                );
                 Ok(self.leases.failed(&tell.key, &worker, &reason, now))
             }
         }
@@ -627,7 +646,10 @@ async fn pull_answers(
         what: "to read",
         reason,
     };
-    let stream = context.get_stream(run.tell_stream()).await.map_err(|e| refused(whole(&e)))?;
+    let stream = context
+        .get_stream(run.tell_stream())
+        .await
+        .map_err(|e| refused(whole(&e)))?;
     let state = &stream.cached_info().state;
     // A stream that was made anew counts from the beginning.
     *last = (*last).min(state.last_sequence);

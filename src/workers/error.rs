@@ -7,7 +7,9 @@ use crate::{checkpoint, eval, models};
 /// Why there is no working elsewhere.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("--nats {url}: {reason}; write nats://HOST:4222, or tls://HOST:4222, with USER:PASSWORD@ or TOKEN@ before the host")]
+    #[error(
+        "--nats {url}: {reason}; write nats://HOST:4222, or tls://HOST:4222, with USER:PASSWORD@ or TOKEN@ before the host"
+    )]
     Url { url: String, reason: String },
     #[error("{option} {}", path.display())]
     Credentials {

@@ -86,9 +86,17 @@ impl Identity {
                     token: format!("{:032x}", rand::random::<u128>()),
                 };
                 let mut options = fs::OpenOptions::new();
-                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file).map_err(io)?;
+                let mut file = options
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(file)
+                    .map_err(io)?;
                 let text = serde_json::to_string(&new).expect("an identity is plain data") + "\n";
-                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
+                file.write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all())
+                    .map_err(io)?;
                 Ok(new)
             }
             Err(e) => Err(io(e)),
@@ -164,8 +172,14 @@ impl Post {
             let stream = stream.map_err(|e| refused(e.to_string()))?;
             stream.purge().await.map_err(|e| refused(e.to_string()))?;
             let (client, subjects) = (context.client(), Subjects::of(&run));
-            let signs = client.subscribe(subjects.sign()).await.map_err(|e| refused(e.to_string()))?;
-            let wanted = client.subscribe(subjects.documents()).await.map_err(|e| refused(e.to_string()))?;
+            let signs = client
+                .subscribe(subjects.sign())
+                .await
+                .map_err(|e| refused(e.to_string()))?;
+            let wanted = client
+                .subscribe(subjects.documents())
+                .await
+                .map_err(|e| refused(e.to_string()))?;
             tokio::spawn(read_answers(context.clone(), run.clone(), to_desk.clone()));
             tokio::spawn(Desk::new(purpose, context.clone(), to_desk.clone()).run(incoming, signs, wanted));
             Ok::<_, Error>(())
@@ -336,11 +350,7 @@ impl Drop for Fleet<'_> {
 }
 
 impl Evaluator for Fleet<'_> {
-    fn evaluate(
-        &mut self,
-        sitting: &Sitting<'_>,
-        _: &mut dyn FnMut(event::Progress),
-    ) -> Result<Evaluation, Unscored> {
+    fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         loop {
             if let News::Done(id, evaluation) = self.next()

@@ -123,15 +123,31 @@ mod tests {
         assert_eq!(find("/mnt/spanish"), text(other.join("spanish")));
         assert_eq!(
             find("/mnt/spanish+/home/a/models/maths"),
-            Some(format!("{}+{}", other.join("spanish").display(), here.join("models/maths").display()))
+            Some(format!(
+                "{}+{}",
+                other.join("spanish").display(),
+                here.join("models/maths").display()
+            ))
         );
         assert_eq!(map.find("abc", "/x", "n"), Some("hf:owner/x".into()));
         assert_eq!(map.find("00", "/x", "base"), Some("/data/base".into()));
         assert_eq!(find("hf:owner/y@main"), Some("hf:owner/y@main".into()));
-        for foreign in ["../outside", "/etc", "models/../../outside", "/", "", &tmp.path().join("outside").display().to_string()] {
+        for foreign in [
+            "../outside",
+            "/etc",
+            "models/../../outside",
+            "/",
+            "",
+            &tmp.path().join("outside").display().to_string(),
+        ] {
             assert_eq!(find(foreign), None, "{foreign}");
         }
         std::fs::write(&file, "base: [1]\n").unwrap();
-        assert!(Map::read(&file, &here).unwrap_err().to_string().contains("'base' is no text"));
+        assert!(
+            Map::read(&file, &here)
+                .unwrap_err()
+                .to_string()
+                .contains("'base' is no text")
+        );
     }
 }

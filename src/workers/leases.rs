@@ -217,7 +217,13 @@ impl Leases {
     }
 
     /// Answers to a unit, as pairs of part and question.
-    pub fn answered(&mut self, key: &str, worker: &str, answers: &[(usize, usize)], now: Duration) -> (Taken, Vec<Act>) {
+    pub fn answered(
+        &mut self,
+        key: &str,
+        worker: &str,
+        answers: &[(usize, usize)],
+        now: Duration,
+    ) -> (Taken, Vec<Act>) {
         let Some(unit) = self.units.get_mut(key) else {
             let taken = match self.over.contains(key) {
                 true => Taken::Late,
@@ -272,7 +278,10 @@ impl Leases {
         unit.faults.insert(worker.into(), reason.into());
         if unit.faults.len() >= MOST_FAULTS {
             let (n, job) = (unit.faults.len(), unit.job);
-            return self.give_up(job, format!("{n} workers failed over it, {worker} the last of them: {reason}"));
+            return self.give_up(
+                job,
+                format!("{n} workers failed over it, {worker} the last of them: {reason}"),
+            );
         }
         self.issue_again(key, now)
     }
@@ -288,7 +297,9 @@ impl Leases {
     pub fn untaken(&self) -> Vec<u64> {
         let is_taken = |job: &&u64| {
             let units = self.jobs.get(job).into_iter().flat_map(|job| &job.units);
-            units.filter_map(|key| self.units.get(key)).any(|unit| !unit.takers.is_empty())
+            units
+                .filter_map(|key| self.units.get(key))
+                .any(|unit| !unit.takers.is_empty())
         };
         let mut jobs: Vec<u64> = self.jobs.keys().filter(|job| !is_taken(job)).copied().collect();
         let waits = self.waiting.iter().map(|job| job.number);
@@ -434,7 +445,10 @@ impl Leases {
     fn remind(&mut self, now: Duration) -> Vec<Act> {
         let is_free = self.workers.values().any(|worker| worker.doing.is_none());
         let is_due = |unit: &Unit| {
-            let failed = unit.issues.iter().all(|issue| issue.failed_at.is_some_and(|at| now.saturating_sub(at) > AGAIN));
+            let failed = unit
+                .issues
+                .iter()
+                .all(|issue| issue.failed_at.is_some_and(|at| now.saturating_sub(at) > AGAIN));
             let lies = is_free && now.saturating_sub(unit.alone_since) > UNTAKEN;
             unit.takers.is_empty() && (failed || lies)
         };
@@ -495,10 +509,7 @@ impl Unit {
             failed_at: None,
         });
         self.alone_since = now;
-        Act::Issue {
-            key: key.into(),
-            issue,
-        }
+        Act::Issue { key: key.into(), issue }
     }
 }
 
@@ -529,7 +540,11 @@ fn cut(work: &Work, most: usize) -> Vec<Work> {
         }
     }
     let of_parts = |parts: Vec<Part>| Work { parts, ..work.clone() };
-    pieces.into_iter().filter(|parts| !parts.is_empty()).map(of_parts).collect()
+    pieces
+        .into_iter()
+        .filter(|parts| !parts.is_empty())
+        .map(of_parts)
+        .collect()
 }
 
 #[cfg(test)]
@@ -591,7 +606,10 @@ mod tests {
         leases.heard("b", None, at(14));
         let acts = leases.due(at(14));
         assert!(acts.contains(&Act::Lost { worker: "a".into() }), "{acts:?}");
-        assert!(acts.contains(&Act::Withdraw { seq: 7 }) && issued(&acts) == [key.clone()], "{acts:?}");
+        assert!(
+            acts.contains(&Act::Withdraw { seq: 7 }) && issued(&acts) == [key.clone()],
+            "{acts:?}"
+        );
         let (taken, _) = answer(&mut leases, &key, "b", at(15));
         assert_eq!(taken, Taken::Of { job: 1, is_last: true });
         assert_eq!(leases.answered(&key, "a", &[(0, 0)], at(16)).0, Taken::Late);
@@ -618,7 +636,11 @@ mod tests {
         let mut whole = Leases::new("plan".into(), false);
         (0..8).for_each(|n| whole.heard(&format!("w{n}"), None, at(0)));
         whole.add(job(1, 64));
-        assert_eq!(issued(&whole.due(at(0))).len(), 1, "answers of several kinds are not mixed");
+        assert_eq!(
+            issued(&whole.due(at(0))).len(),
+            1,
+            "answers of several kinds are not mixed"
+        );
     }
 
     #[test]
@@ -647,7 +669,11 @@ mod tests {
                 .collect();
             let expected: Vec<_> = (0..10).map(|i| (0, i)).chain((5..12).map(|i| (1, i))).collect();
             assert_eq!(all, expected, "{most}");
-            assert!(pieces.iter().all(|p| p.parts.iter().map(|p| p.items.len()).sum::<usize>() <= most));
+            assert!(
+                pieces
+                    .iter()
+                    .all(|p| p.parts.iter().map(|p| p.items.len()).sum::<usize>() <= most)
+            );
         }
     }
 
@@ -658,9 +684,22 @@ mod tests {
         leases.add(job(1, 4));
         let key = issued(&leases.due(at(0))).remove(0);
         leases.issued(&key, 0, 1);
-        assert_eq!(issued(&leases.due(at(100))), Vec::<String>::new(), "nobody is there to take it");
+        assert_eq!(
+            issued(&leases.due(at(100))),
+            Vec::<String>::new(),
+            "nobody is there to take it"
+        );
         leases.heard("a", None, at(100));
-        assert_eq!(leases.due(at(101)), [Act::Withdraw { seq: 1 }, Act::Issue { key: key.clone(), issue: 1 }]);
+        assert_eq!(
+            leases.due(at(101)),
+            [
+                Act::Withdraw { seq: 1 },
+                Act::Issue {
+                    key: key.clone(),
+                    issue: 1
+                }
+            ]
+        );
         leases.not_issued(&key, 1, at(101));
         leases.heard("a", None, at(103));
         assert_eq!(issued(&leases.due(at(103))), [key]);
@@ -688,7 +727,10 @@ mod tests {
         assert_eq!(issued(&leases.due(at(8))), [keys[2].clone()]);
         leases.heard("a", Some(&keys[2]), at(9));
         assert_eq!(issued(&leases.due(at(10))), Vec::<String>::new());
-        assert_eq!(answer(&mut leases, &keys[2], "a", at(11)).0, Taken::Of { job: 3, is_last: true });
+        assert_eq!(
+            answer(&mut leases, &keys[2], "a", at(11)).0,
+            Taken::Of { job: 3, is_last: true }
+        );
     }
 
     #[test]
@@ -700,7 +742,10 @@ mod tests {
             assert_eq!(issued(&leases.failed(&key, worker, "no memory", at(1))), [key.clone()]);
         }
         let acts = leases.failed(&key, "d", "no memory", at(1));
-        assert!(matches!(acts.as_slice(), [Act::GiveUp { job: 1, reason }] if reason.contains("no memory")), "{acts:?}");
+        assert!(
+            matches!(acts.as_slice(), [Act::GiveUp { job: 1, reason }] if reason.contains("no memory")),
+            "{acts:?}"
+        );
         assert!(leases.untaken().is_empty());
     }
 

@@ -80,7 +80,8 @@ impl Address {
         let (user, password) = match secret.map(|secret| secret.split_once(':').unwrap_or((secret, ""))) {
             None => (None, None),
             Some((user, password)) => {
-                let decoded = |text: &str| decoded(text).ok_or_else(|| wrong("a '%' in it is followed by no two digits"));
+                let decoded =
+                    |text: &str| decoded(text).ok_or_else(|| wrong("a '%' in it is followed by no two digits"));
                 (Some(decoded(user)?), Some(decoded(password)?).filter(|p| !p.is_empty()))
             }
         };
@@ -172,7 +173,9 @@ async fn settings(options: &Options, addresses: &[Address], name: &str) -> Resul
         .ping_interval(Duration::from_secs(10))
         // What is asked for must never be more than is known; a retry comes soon.
         .reconnect_delay_callback(|attempts| Duration::from_millis((100 * attempts as u64).min(2000)));
-    let secret = addresses.iter().find_map(|address| Some((address.user.clone()?, &address.password)));
+    let secret = addresses
+        .iter()
+        .find_map(|address| Some((address.user.clone()?, &address.password)));
     settings = match secret {
         Some((user, Some(password))) => settings.user_and_password(user, password.clone()),
         Some((token, None)) => settings.token(token),
@@ -302,7 +305,12 @@ mod tests {
             assert!(Address::read(wrong).is_err(), "{wrong}");
         }
         assert_eq!(without_secrets("nats://a:b@h,tls://c@i:1"), "nats://h,tls://i:1");
-        assert!(!Address::read("http://me:secret@h").unwrap_err().to_string().contains("secret"));
+        assert!(
+            !Address::read("http://me:secret@h")
+                .unwrap_err()
+                .to_string()
+                .contains("secret")
+        );
     }
 
     /// Debian bookworm's 2.9.10 refuses `sync_interval`, without which acknowledged messages may be lost.

@@ -49,7 +49,9 @@ impl OwnModels {
         })?;
         let opened = models::add(parents, name, &found, &self.hub).map_err(Error::from);
         opened.map_err(|e| format!("the model {name}: {e}"))?;
-        let checkpoint = parents.checkpoint(name).ok_or_else(|| format!("the model {name} is not open"))?;
+        let checkpoint = parents
+            .checkpoint(name)
+            .ok_or_else(|| format!("the model {name} is not open"))?;
         let digest = checkpoint.digest().map_err(|e| format!("the model {name}: {e}"))?;
         let short = |digest: &str| digest.chars().take(12).collect::<String>();
         if digest != asked.digest {

@@ -249,17 +249,32 @@ impl Plan {
         }
         let mut differs = |what: &str, here: &str, wanted: &str, way_out: &str| {
             if here != wanted && !self.mixed {
-                reasons.push(format!("its {what} is {here}, and the run asks for {wanted}: {way_out}"));
+                reasons.push(format!(
+                    "its {what} is {here}, and the run asks for {wanted}: {way_out}"
+                ));
             }
         };
         let mixed = "or let the search take all kinds (search.mixed_workers: true)";
-        differs("device", &kind.device, &asked.device, &format!("start it with --device {}, {mixed}", asked.device));
-        differs("precision", &kind.dtype, &asked.dtype, &format!("start it with --dtype {}, {mixed}", asked.dtype));
+        differs(
+            "device",
+            &kind.device,
+            &asked.device,
+            &format!("start it with --device {}, {mixed}", asked.device),
+        );
+        differs(
+            "precision",
+            &kind.dtype,
+            &asked.dtype,
+            &format!("start it with --dtype {}, {mixed}", asked.dtype),
+        );
         differs(
             "instruction set",
             &kind.instruction_set,
             &asked.instruction_set,
-            &format!("HETEROSIS_ISA={} computes so where the processor can, {mixed}", asked.instruction_set),
+            &format!(
+                "HETEROSIS_ISA={} computes so where the processor can, {mixed}",
+                asked.instruction_set
+            ),
         );
         reasons
     }
@@ -285,7 +300,9 @@ impl Plan {
     }
 
     pub fn list(&self, task: usize, split: &str) -> Option<&ListAsked> {
-        self.lists.iter().find(|list| list.task == task && list.split.name() == split)
+        self.lists
+            .iter()
+            .find(|list| list.task == task && list.split.name() == split)
     }
 }
 

