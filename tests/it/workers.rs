@@ -15,6 +15,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio_stream::StreamExt;
 
 use super::program::{begin, evaluations, good, heterosis, root, space_over_family, story, wait_for};
 
@@ -469,6 +470,8 @@ fn strangers_change_nothing() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let refused = runtime.block_on(async {
         let client = async_nats::connect(server.url()).await.unwrap();
+        let mut heres = client.subscribe(format!("heterosis.{id}.here")).await.unwrap();
+        heres.next().await.unwrap(); // the coordinator listens
         let hostile = hostile_messages(&id, &bait);
         for _ in 0..3 {
             for subject in ["ask", "tell", "sign", "documents", "here"] {
@@ -577,7 +580,6 @@ fn a_forged_answer_has_no_token() {
     let id = identity["run"].as_str().unwrap().to_string();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        use tokio_stream::StreamExt;
         let client = async_nats::connect(server.url()).await.unwrap();
         let mut heres = client.subscribe(format!("heterosis.{id}.here")).await.unwrap();
         let here: Value = serde_json::from_slice(&heres.next().await.unwrap().payload).unwrap();
@@ -674,12 +676,12 @@ fn tls_nkeys_and_credentials_files_let_in() {
         };
         assert!(stderr(&refused).contains(way_out), "{name}: {}", stderr(&refused));
         let worker = Worker::start(&url, &options);
+        let (space, dir) = (arg(&file), arg(&run));
         let search = [
-            &["search", &arg(&file), "--run", &arg(&run), "--nats", &url],
+            &["search", space.as_str(), "--run", dir.as_str(), "--nats", url.as_str()],
             &options[..],
-        ]
-        .concat();
-        good(&search);
+        ];
+        good(&search.concat());
         assert!(worker.said().contains("answers in"), "{name}: {}", worker.said());
     }
     let missing = output(&["worker", "--nats", "nats://127.0.0.1:1", "--nats-creds", "/nowhere"]);
