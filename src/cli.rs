@@ -54,6 +54,8 @@ pub enum Command {
     Rescore(RescoreArgs),
     /// Continue prompts, in one batch.
     Generate(GenerateArgs),
+    /// Evaluate for a search on another machine.
+    Worker(WorkerArgs),
     /// An OpenAI-compatible endpoint on a model, a recipe or a run's child.
     Serve(ServeArgs),
     /// Talk to a model, a recipe or a run's child, or to several side by side.
@@ -167,6 +169,43 @@ pub struct WatchOptions {
     pub log_format: LogFormat,
 }
 
+/// The way to a NATS server.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NatsArgs {
+    /// Credentials file (JWT and seed) for the NATS server.
+    #[arg(long, env = "HETEROSIS_NATS_CREDS", hide_env_values = true, value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
+    /// File with the seed of an NKey for the NATS server.
+    #[arg(long, env = "HETEROSIS_NATS_NKEY", hide_env_values = true, value_name = "FILE")]
+    pub nats_nkey: Option<PathBuf>,
+    /// Certificates (PEM) that the NATS server's own is signed by, besides the system's.
+    #[arg(long, env = "HETEROSIS_NATS_CA", value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// The server: nats://HOST:4222 or tls://HOST:4222, with USER:PASSWORD@ or TOKEN@ before the host.
+    #[arg(long, env = "HETEROSIS_NATS", hide_env_values = true, value_name = "URL")]
+    pub nats: String,
+    /// Where models lie here: `NAME: MODEL` lines, and `in: [DIRECTORY, …]` to look below.
+    #[arg(long, value_name = "MAP.yaml")]
+    pub models: Option<PathBuf>,
+    /// What the worker is called [default: HOST-PROCESS].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// End after so long without work, such as 10m; otherwise it waits for ever.
+    #[arg(long, value_name = "TIME")]
+    pub idle_exit: Option<String>,
+    /// How long a unit of work may go on after SIGTERM, before it is handed back.
+    #[arg(long, default_value = "20s", value_name = "TIME")]
+    pub grace: String,
+    #[command(flatten)]
+    pub server: NatsArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
 #[derive(Debug, Args)]
 pub struct SearchArgs {
     /// The search space.
@@ -238,6 +277,11 @@ pub struct SearchOptions {
     /// Seed, instead of the space's.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Have the evaluating done by `heterosis worker`s elsewhere, by way of this NATS server.
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub server: NatsArgs,
     #[command(flatten)]
     pub watch: WatchOptions,
     #[command(flatten)]
@@ -266,6 +310,11 @@ pub struct ResumeArgs {
     /// Questions of each task of the sealed test, or all; while nobody has answered it.
     #[arg(long, value_name = "N|all")]
     pub test_limit: Option<String>,
+    /// Have the evaluating done by `heterosis worker`s elsewhere, by way of this NATS server.
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub server: NatsArgs,
     #[command(flatten)]
     pub watch: WatchOptions,
     #[command(flatten)]

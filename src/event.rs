@@ -118,6 +118,9 @@ pub enum Event {
     },
     /// A command's scores of a finalist, so that nobody is asked again by a run that was killed in the final.
     Scores(Scores),
+    /// Whoever evaluates for this run elsewhere: they came, went or were turned away, and from time to time what they do.
+    /// Other words of theirs are live only, not journalled.
+    Worker(Worker),
     /// Work stopped before the run was done; `resume` goes on.
     RunStopped {
         reason: String,
@@ -318,6 +321,9 @@ pub struct Answers {
     pub split: String,
     /// Content key: effective weights, tokenizer, and what computed them (engine build, instruction set, device, dtype).
     pub key: String,
+    /// What computed them, where that is another kind of machine than the run began with: `cuda bf16 avx512`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
     pub answers: Vec<Answer>,
 }
 
@@ -360,6 +366,44 @@ pub struct Scores {
     pub id: String,
     pub split: String,
     pub scores: BTreeMap<String, f64>,
+}
+
+/// A worker as the coordinator of a run knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Unique among those of the run.
+    pub worker: String,
+    pub host: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    pub dtype: String,
+    pub instruction_set: String,
+    pub state: WorkerState,
+    /// The candidate that it works on, and how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doing: Option<Progress>,
+    /// Questions that it has answered for this run.
+    pub answers: u64,
+    /// Milliseconds that it has worked, of those since it came.
+    pub busy_ms: u64,
+    pub here_ms: u64,
+    /// Why it went, or was turned away.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    #[default]
+    Idle,
+    Working,
+    /// It said so.
+    Left,
+    /// Nothing was heard of it for a while.
+    Lost,
+    /// It does not fit the run.
+    Refused,
 }
 
 /// A score with its uncertainty.

@@ -27,6 +27,7 @@
 //! | [`models`] | Opened models by name: what merges read; a merged model in memory or on disk. |
 //! | [`learn`] | Numbers of a recipe, learned by gradient from texts. |
 //! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal; learning, races, the final. |
+//! | [`workers`] | Evaluators elsewhere: a search's questions, answered on other machines by way of a NATS server. |
 //! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |
@@ -46,6 +47,7 @@
 //! * Fitness is maximised everywhere; NaN never becomes a fitness.
 //! * What is exported is bit for bit what was scored.
 //! * A fault of the machine is never a verdict on a candidate.
+//! * A worker runs no command and opens no path that came over a network.
 //! * Only `event::freshness` says that questions were new to a search, from what was compared.
 
 pub use heterosis_checkpoint as checkpoint;
@@ -68,3 +70,4 @@ pub mod session;
 pub mod simplify;
 pub mod space;
 pub mod store;
+pub mod workers;

@@ -292,7 +292,7 @@ fn phase(run: &Path) -> String {
 
 fn story(run: &Path) -> Vec<Value> {
     let mut records = records(run);
-    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log")));
+    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log" | "worker")));
     for record in &mut records {
         for clock in NOT_THE_STORY {
             record.as_object_mut().unwrap().remove(clock);

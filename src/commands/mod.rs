@@ -30,6 +30,7 @@ mod simplify;
 mod status;
 mod trust;
 mod watch;
+mod worker;
 
 use std::{
     io::{self, ErrorKind},
@@ -175,6 +176,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Learn(args) => learn::learn(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
+        Command::Worker(args) => worker::worker(args),
         Command::Serve(args) => serve::serve(args),
         Command::Chat(args) => chat::chat(args),
         Command::Perplexity(args) => perplexity::perplexity(args),

@@ -14,15 +14,17 @@ use super::{
     runtime::runtime_options,
     standard_input, trust,
     watch::{Exports, Lines, request},
+    worker::nats_options,
 };
 use crate::{
-    cli::{DemoArgs, LogFormat, ResumeArgs, SearchArgs, SearchOptions, WatchOptions},
+    cli::{DemoArgs, LogFormat, NatsArgs, ResumeArgs, SearchArgs, SearchOptions, WatchOptions},
     dashboard::{self, Action, Feed, Flags},
     event::{self, Event, Record},
     search::{self, Control, ENGINE_VERSION, End},
     session::{self, Begun, ResumeOptions, Search, Session},
     space::{self, Limit, Space},
     store::RunDir,
+    workers::{self, Post},
     yaml,
 };
 
@@ -67,6 +69,8 @@ pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
         duration_ms,
     };
     let usual = PathBuf::from(format!("runs/{}-{}", space.name, environment::time_stamp()));
+    // Whether there is a server is known before models are opened.
+    let post = post(args.nats.as_deref(), &args.server, &space)?;
     let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;
     let search = match &args.run {
         Some(dir) => session.create(dir, budget)?,
@@ -75,7 +79,23 @@ pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
     if let Some(command) = &session.space().fitness.command {
         trust::remember(search.dir().path(), &command.command);
     }
-    go(search, &args.watch)
+    go(by_workers(search, post)?, &args.watch)
+}
+
+/// The server by which workers evaluate, if one is named.
+fn post(url: Option<&str>, server: &NatsArgs, space: &Space) -> Result<Option<Post>> {
+    let Some(url) = url else { return Ok(None) };
+    if space.fitness.command.is_some() {
+        return Err(workers::Error::Command.into());
+    }
+    Ok(Some(Post::connect(&nats_options(url, server))?))
+}
+
+fn by_workers(search: Search<'_>, post: Option<Post>) -> Result<Search<'_>, session::Error> {
+    match post {
+        Some(post) => search.by_workers(post),
+        None => Ok(search),
+    }
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
@@ -107,8 +127,9 @@ pub fn resume(args: ResumeArgs) -> Outcome {
             search::build()
         );
     }
+    let post = post(args.nats.as_deref(), &args.server, begun.space())?;
     let session = begun.session(&runtime_options(&args.engine)?, host)?;
-    go(session.resume(begun, options)?, &args.watch)
+    go(by_workers(session.resume(begun, options)?, post)?, &args.watch)
 }
 
 /// What a journal that was cut says of that.

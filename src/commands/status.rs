@@ -9,13 +9,13 @@ use super::{Outcome, newest, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
     event::{
-        Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
+        self, Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
         changes::Change,
         freshness::Freshness,
         normalized,
-        run::{Run, State},
+        run::{Run, SeenWorker, State},
         verdict::{best_unsearched, strongest, told, verdict},
-        words::{duration, parent_name, task_name, task_of},
+        words::{busy_share, duration, parent_name, task_name, task_of, worker_words},
     },
     store::RunDir,
 };
@@ -45,6 +45,9 @@ pub struct Status {
     pub changes: Vec<Change>,
     /// Whether any question stands in two parts of the run; absent in runs of older builds.
     pub questions: Option<QuestionsCompared>,
+    /// Whoever has evaluated for the run elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<WorkerStatus>,
     #[serde(skip)]
     pub told: Vec<String>,
 }
@@ -64,6 +67,26 @@ pub struct Best {
     pub recipe: serde_json::Value,
     /// Where it lies in the run directory, ready for `heterosis merge` or a script.
     pub file: Option<String>,
+}
+
+/// A worker as the journal last knew it.
+#[derive(Serialize)]
+pub struct WorkerStatus {
+    #[serde(flatten)]
+    pub worker: event::Worker,
+    pub tokens_per_s: Option<f64>,
+    /// Wall clock, milliseconds since 1970, of its last sign of life that was written down.
+    pub seen_ms: u64,
+}
+
+impl WorkerStatus {
+    fn of(seen: &SeenWorker) -> Self {
+        Self {
+            worker: seen.worker.clone(),
+            tokens_per_s: seen.worker.doing.as_ref().map(|doing| doing.tokens_per_s),
+            seen_ms: seen.time_ms,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -151,6 +174,7 @@ impl Status {
             held_out_tasks: normalized::held_out(run),
             changes: run.changes.clone(),
             questions: run.questions.clone(),
+            workers: run.workers.iter().map(WorkerStatus::of).collect(),
             told: told(run),
         }
     }
@@ -210,6 +234,16 @@ pub fn status(args: StatusArgs) -> Outcome {
             exam.turn(),
             exam.examinees.len(),
             exam.questions
+        ));
+    }
+    for seen in &run.workers {
+        let worker = &seen.worker;
+        print(format_args!(
+            "  worker {:<16} {}, {} answers, busy {:.0} %",
+            worker.worker,
+            worker_words(worker),
+            worker.answers,
+            100.0 * busy_share(worker)
         ));
     }
     for parent in &status.parents {

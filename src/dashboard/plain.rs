@@ -10,6 +10,7 @@ use crate::event::verdict::{flips, forgotten, is_hopeless, told, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{
     Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted,
+    Worker, WorkerState,
 };
 
 /// Folds records and writes one timestamped line for each that a reader wants to know of.
@@ -52,6 +53,29 @@ pub fn clock(time_ms: u64, utc_offset_s: i32) -> String {
     let s = (time_ms / 1000) as i64 + i64::from(utc_offset_s);
     let s = s.rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", s / 3600, s % 3600 / 60, s % 60)
+}
+
+/// That a worker has come, gone or been turned away; what it does is worth no line.
+fn worker_line(before: &Run, worker: &Worker) -> Option<(Level, String)> {
+    let known = before.workers.iter().find(|known| known.worker.worker == worker.worker);
+    let is_there = |state| matches!(state, WorkerState::Idle | WorkerState::Working);
+    let was_there = known.is_some_and(|known| is_there(known.worker.state));
+    let Worker {
+        worker: name,
+        host,
+        device,
+        dtype,
+        reason,
+        ..
+    } = worker;
+    let who = format!("worker {name} ({host}, {device} {dtype})");
+    match worker.state {
+        WorkerState::Idle | WorkerState::Working if was_there => None,
+        WorkerState::Idle | WorkerState::Working => Some((Level::Info, format!("{who} has come"))),
+        WorkerState::Left => Some((Level::Info, format!("{who} has gone: {reason}"))),
+        WorkerState::Lost => Some((Level::Warning, format!("{who} is lost: {reason}"))),
+        WorkerState::Refused => Some((Level::Warning, format!("{who} does not fit this run: {reason}"))),
+    }
 }
 
 /// One record in words, given the run before it.
@@ -143,6 +167,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             run.held_out = Some(reading.clone());
             Some((Level::Info, forgotten(&run)?))
         }
+        Event::Worker(worker) => worker_line(before, worker),
         Event::RunStopped { reason } => info(format!("stopped: {reason}")),
         Event::RunDone {
             evals,

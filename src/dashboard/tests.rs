@@ -60,6 +60,70 @@ fn raced() -> Model {
     ticked(records)
 }
 
+/// The same half of the night with workers elsewhere: one at work, one that waits, and one that was lost.
+fn with_workers() -> Model {
+    let mut records = half_a_night();
+    let last = records.last().cloned().unwrap();
+    let worker = |name: &str, more: &str| {
+        let text = format!(
+            r#"{{"event": "worker", "worker": "{name}", "host": "node-{name}", "device": "cuda:0", "dtype": "bf16",
+                "instruction_set": "avx512", "answers": 1200, "busy_ms": 970000, "here_ms": 1000000, {more}}}"#
+        );
+        serde_json::from_str::<Event>(&text).unwrap()
+    };
+    let doing = r#""state": "working", "doing": {"id": "c0043", "stage": "decode", "answered": 90, "questions": 250,
+        "tokens": 5000, "tokens_per_s": 810.0}"#;
+    for event in [
+        worker("a", doing),
+        worker("b", r#""state": "idle""#),
+        worker("c", r#""state": "lost", "reason": "nothing is heard of it""#),
+    ] {
+        records.push(Record { event, ..last.clone() });
+    }
+    ticked(records)
+}
+
+#[test]
+fn workers_elsewhere_stand_on_the_engines_page_and_in_the_log() {
+    let mut model = with_workers();
+    press(&mut model, "5");
+    let screen = screen(&model, 100, 30);
+    for says in [
+        "2 workers",
+        "1 at work",
+        "node-a cuda:0",
+        "c0043 decode",
+        "90/250",
+        "810 tok/s",
+        "waits",
+        "busy 97 %",
+    ] {
+        assert!(screen.contains(says), "'{says}' is not in:\n{screen}");
+    }
+    assert!(!screen.contains("node-c"), "whoever is lost is not there");
+    let mut lines = plain::PlainLines::new(0);
+    let said: Vec<String> = [
+        model.run.workers[0].clone(),
+        model.run.workers[2].clone(),
+        model.run.workers[0].clone(),
+    ]
+    .into_iter()
+    .filter_map(|seen| {
+        lines.line(&Record {
+            schema_version: 1,
+            seq: 0,
+            time_ms: seen.time_ms,
+            event: Event::Worker(seen.worker),
+        })
+    })
+    .collect();
+    assert_eq!(said.len(), 2, "what goes on is worth no line: {said:?}");
+    assert!(
+        said[0].ends_with("worker a (node-a, cuda:0 bf16) has come") && said[1].contains("warning: worker c"),
+        "{said:?}"
+    );
+}
+
 fn done() -> Model {
     model_of(committed("night"))
 }

@@ -492,8 +492,27 @@ impl Task {
         })
     }
 
+    /// A task from the text of its file, in one language. It has no data: its questions are somebody else's.
+    ///
+    /// # Errors
+    /// As [`Task::load`].
+    pub fn of_text(name: &str, text: &str, lang: &str, options: &TaskOptions) -> Result<Task, Error> {
+        let file = TaskFile::parse(Path::new(name), text, None)?;
+        check_lang(&file, lang)?;
+        Task::ready(file, lang.into(), options, &DataDirs { roots: Vec::new() })
+    }
+
     pub fn name(&self) -> &str {
         &self.file.name
+    }
+
+    /// The text of its file.
+    pub fn text(&self) -> &str {
+        &self.file.text
+    }
+
+    pub fn options(&self) -> &TaskOptions {
+        &self.options
     }
 
     pub fn lang(&self) -> &str {

@@ -373,6 +373,7 @@ impl Rehearsal {
                     task,
                     lang,
                     split: "search".into(),
+                    kind: String::new(),
                     key,
                     answers,
                 }),

@@ -15,7 +15,7 @@ use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
     Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
     Learned, Learning, LearningStep, Level, Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted,
-    Score, Selection, StageStarted, TaskScore, TestReading, interval,
+    Score, Selection, StageStarted, TaskScore, TestReading, Worker, WorkerState, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -58,6 +58,8 @@ pub struct Run {
     pub reading: Option<TestReading>,
     pub held_out: Option<HeldOutReading>,
     pub log: Vec<LogLine>,
+    /// Whoever has worked for the run elsewhere, in the order in which they came.
+    pub workers: Vec<SeenWorker>,
     /// Candidates that counted against the budget, failed ones included; see [`is_paid`].
     pub evals: u64,
     /// Questions answered, over all candidates.
@@ -138,6 +140,14 @@ pub struct Working {
     pub progress: Option<Progress>,
     /// Tokens a second at each report, oldest first.
     pub speeds: Vec<f64>,
+}
+
+/// A worker, and when it was last heard of.
+#[derive(Clone, Debug)]
+pub struct SeenWorker {
+    pub worker: Worker,
+    /// Wall clock.
+    pub time_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -289,6 +299,7 @@ impl Run {
             Event::Selected(selection) => self.selection = Some(selection.clone()),
             Event::TestRead(reading) => self.reading = Some(reading.clone()),
             Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),
+            Event::Worker(worker) => self.hear_of(record.time_ms, worker),
             Event::RunStopped { reason } => self.end(State::Stopped(reason.clone())),
             Event::RunDone {
                 evals,
@@ -317,6 +328,27 @@ impl Run {
         });
     }
 
+    fn hear_of(&mut self, time_ms: u64, worker: &Worker) {
+        let seen = SeenWorker {
+            worker: worker.clone(),
+            time_ms,
+        };
+        match self
+            .workers
+            .iter_mut()
+            .find(|known| known.worker.worker == worker.worker)
+        {
+            Some(known) => *known = seen,
+            None => self.workers.push(seen),
+        }
+    }
+
+    /// Workers that are there, as far as is known.
+    pub fn hands(&self) -> impl Iterator<Item = &SeenWorker> {
+        let is_there = |seen: &&SeenWorker| matches!(seen.worker.state, WorkerState::Idle | WorkerState::Working);
+        self.workers.iter().filter(is_there)
+    }
+
     fn learn(&mut self, learning: &Learning) {
         self.working = None;
         let mut curve = match self.learning.take() {
@@ -330,6 +362,7 @@ impl Run {
     fn end(&mut self, state: State) {
         self.state = state;
         self.working = None;
+        self.workers.iter_mut().for_each(|seen| seen.worker.doing = None);
         self.learning = None;
     }
 
@@ -813,6 +846,7 @@ mod tests {
             task: "evals/arith-es.yaml".into(),
             lang: "es".into(),
             split: "search".into(),
+            kind: String::new(),
             key: String::new(),
             answers: scores.iter().enumerate().map(answer).collect(),
         })

@@ -2,7 +2,7 @@
 //!
 //! A score never stands alone: it carries its standard error. Pure functions; nothing here reads a clock or a locale.
 
-use super::{Answer, RunStarted, Score, TaskScore, interval};
+use super::{Answer, RunStarted, Score, TaskScore, Worker, WorkerState, interval};
 
 /// The metric of tasks that are scored by likelihood instead of right or wrong.
 pub const LOG_LIKELIHOOD: &str = "log_likelihood";
@@ -225,6 +225,27 @@ pub fn test_name(test: &str) -> &str {
         "paired-sign-flip" => "paired sign-flip test",
         other => other,
     }
+}
+
+/// Where a worker computes, and whether it is there.
+pub fn worker_words(worker: &Worker) -> String {
+    let Worker {
+        host, device, dtype, ..
+    } = worker;
+    let state = match (worker.state, &worker.doing) {
+        (WorkerState::Idle, _) => "waits".to_owned(),
+        (WorkerState::Working, Some(doing)) => format!("at {}", doing.id),
+        (WorkerState::Working, None) => "works".to_owned(),
+        (WorkerState::Left, _) => "has gone".to_owned(),
+        (WorkerState::Lost, _) => "lost".to_owned(),
+        (WorkerState::Refused, _) => "does not fit".to_owned(),
+    };
+    format!("{host} {device} {dtype}, {state}")
+}
+
+/// The part of its time that a worker has worked; 0 of one that has just come.
+pub fn busy_share(worker: &Worker) -> f64 {
+    worker.busy_ms as f64 / worker.here_ms.max(1) as f64
 }
 
 #[cfg(test)]

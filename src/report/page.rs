@@ -10,7 +10,8 @@ use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
 use crate::event::words::{
-    MIXED_KINDS, budget, count, counted, duration, p_value, parent_name, short_duration, tags, task_name, task_of,
+    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, short_duration, tags, task_name,
+    task_of, worker_words,
 };
 use crate::event::{HeldOutTask, Learned, Level, TestReading};
 
@@ -58,6 +59,7 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
         body += &recipe(run);
     }
     body += &held_out(run);
+    body += &workers(run);
     body += &flips(run);
     body += &board(run);
     body += &facts(run);
@@ -110,6 +112,36 @@ details{margin:.6rem 0}summary{cursor:pointer;color:var(--muted)}\
 .flip h4{grid-column:1/-1;margin:.75rem 0 0;font-size:.9rem}.flip p{margin:0 0 .25rem;font-size:.8rem;color:var(--muted)}\
 .tag{border:1px solid var(--rule);border-radius:1rem;padding:0 .5rem;font-size:.75rem;color:var(--bad)}\
 .good{color:var(--good)}.bad{color:var(--bad)}@media(max-width:40rem){.flip{grid-template-columns:1fr}}";
+
+/// Whoever evaluated elsewhere, and what they did.
+fn workers(run: &Run) -> String {
+    if run.workers.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<(bool, Vec<Cell>)> = run
+        .workers
+        .iter()
+        .map(|seen| {
+            let worker = &seen.worker;
+            let cells = vec![
+                text(&worker.worker),
+                text(worker_words(worker)),
+                number(count(worker.answers)),
+                number(format!("{:.0} %", 100.0 * busy_share(worker))),
+                text(&worker.reason),
+            ];
+            (false, cells)
+        })
+        .collect();
+    let heads = [
+        text("worker"),
+        text("where"),
+        number("answers"),
+        number("busy"),
+        text(""),
+    ];
+    format!("<h2>Workers</h2>\n{}", table(&heads, &rows))
+}
 
 fn chips(run: &Run) -> String {
     let Some(started) = &run.started else {

@@ -230,6 +230,14 @@ impl<'a> Chronicle<'a> {
         self.record(Event::Log { level, message })
     }
 
+    /// What happened besides the search, whatever is held.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn tell(&mut self, event: Event) -> Result<(), Error> {
+        self.record(event)
+    }
+
     fn record(&mut self, event: Event) -> Result<(), Error> {
         let record = self.journal.append((self.clock.now_ms)(), event)?;
         (self.listener)(&record);
@@ -489,6 +497,7 @@ impl<'a> Chronicle<'a> {
                 lang: task.lang.clone(),
                 split: task.split.clone(),
                 key: key.clone(),
+                kind: evaluation.kind.clone(),
                 answers: fresh,
             }))?;
         }

@@ -8,10 +8,13 @@
 //! which answers came; the journal keeps both ends of each candidate's work, and a resumed run repeats that order.
 //! Candidates that were out when it died are asked again.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use super::{
-    Crew, Error, Evaluation, Exam, Interrupt, Run, Unscored,
+    Crew, Error, Evaluation, Exam, Interrupt, News, Run, Unscored,
     chronicle::Step,
     genome::Genome,
     race::{Entrant, Race},
@@ -21,77 +24,139 @@ use crate::{
     optim::{Genotype, Optimizer, Outcome},
 };
 
+/// Somebody before an exam: in a race one candidate meets several, and what it made of one is no answer to another.
+type Asked = (String, u64);
+
 /// Who is at work, who comes next, and what came back before its turn.
 #[derive(Default)]
 pub(super) struct AtWork {
-    waiting: VecDeque<Entrant>,
-    out: Vec<String>,
-    done: HashMap<String, Result<Evaluation, Unscored>>,
+    waiting: VecDeque<(Entrant, Arc<Exam>)>,
+    /// At most one exam of each candidate: a crew knows them by their ids.
+    out: Vec<Asked>,
+    done: HashMap<Asked, Result<Evaluation, Unscored>>,
 }
 
 impl AtWork {
-    pub fn has(&self, id: &str) -> bool {
-        self.done.contains_key(id)
+    fn has(&self, entrant: &Entrant, exam: &Exam) -> bool {
+        self.done.contains_key(&asked(entrant, exam))
     }
 
     /// Somebody is at it, or was: it is waited for even when everybody is to stop.
-    pub fn has_begun(&self, id: &str) -> bool {
-        self.has(id) || self.out.iter().any(|out| out == id)
+    pub fn has_begun(&self, entrant: &Entrant, exam: &Exam) -> bool {
+        let asked = asked(entrant, exam);
+        self.done.contains_key(&asked) || self.out.contains(&asked)
     }
 
-    fn add(&mut self, entrant: &Entrant) {
-        let id = &entrant.id;
-        if !self.has_begun(id) && self.waiting.iter().all(|w| w.id != *id) {
-            self.waiting.push_back(entrant.clone());
+    fn is_known(&self, entrant: &Entrant, exam: &Exam) -> bool {
+        let asked_here = asked(entrant, exam);
+        let waits = |(w, its): &(Entrant, Arc<Exam>)| asked(w, its) == asked_here;
+        self.has_begun(entrant, exam) || self.waiting.iter().any(waits)
+    }
+
+    /// Behind all who wait.
+    fn add(&mut self, entrant: &Entrant, exam: &Arc<Exam>) {
+        if !self.is_known(entrant, exam) {
+            self.waiting.push_back((entrant.clone(), exam.clone()));
+        }
+    }
+
+    /// Before all who wait, since it is waited for.
+    fn add_first(&mut self, entrant: &Entrant, exam: &Exam) {
+        if !self.is_known(entrant, exam) {
+            self.waiting.push_front((entrant.clone(), Arc::new(exam.clone())));
         }
     }
 
     /// Gives work to all who have none, or to one only if all are to be quiet; those begun are handed to `begun`.
-    fn fill(&mut self, crew: &mut dyn Crew, exam: &Exam, is_quiet: bool, begun: &dyn Fn(&Entrant)) {
+    fn fill(&mut self, crew: &mut dyn Crew, is_quiet: bool, begun: &dyn Fn(&Entrant)) {
         let hands = if is_quiet { 1 } else { crew.size() };
-        while self.out.len() < hands
-            && let Some(entrant) = self.waiting.pop_front()
-        {
+        while self.out.len() < hands {
+            let is_free = |(entrant, _): &(Entrant, Arc<Exam>)| self.out.iter().all(|(id, _)| *id != entrant.id);
+            let Some((entrant, exam)) = self
+                .waiting
+                .iter()
+                .position(is_free)
+                .and_then(|place| self.waiting.remove(place))
+            else {
+                return;
+            };
             begun(&entrant);
-            crew.begin(&entrant.sitting(exam));
-            self.out.push(entrant.id);
+            crew.begin(&entrant.sitting(&exam));
+            self.out.push(asked(&entrant, &exam));
         }
     }
 
-    fn collect(&mut self, crew: &mut dyn Crew) {
-        let (id, evaluation) = crew.finished();
-        self.out.retain(|out| *out != id);
-        self.done.insert(id, evaluation);
+    fn is_done(&mut self, id: &str, evaluation: Result<Evaluation, Unscored>) {
+        if let Some(place) = self.out.iter().position(|(out, _)| out == id) {
+            self.done.insert(self.out.swap_remove(place), evaluation);
+        }
     }
 }
 
+fn asked(entrant: &Entrant, exam: &Exam) -> Asked {
+    (entrant.id.clone(), exam.mark())
+}
+
 impl Run<'_, '_> {
-    /// Says whose turn comes next on an exam, so that a crew can begin ahead.
+    /// Says whose turn comes next on an exam, so that a crew can begin ahead; nobody else is to be asked any more.
     pub(super) fn look_ahead(&mut self, entrants: &[Entrant], exam: &Exam) -> Result<(), Interrupt> {
         self.at_work.waiting.clear();
-        if self.evaluator.crew().is_some() {
-            for entrant in entrants {
-                if self.known(entrant, exam)?.is_none() {
-                    self.at_work.add(entrant);
-                }
+        self.look_further(entrants, exam)
+    }
+
+    /// As [`Self::look_ahead`], after all who are to be asked already.
+    pub(super) fn look_further(&mut self, entrants: &[Entrant], exam: &Exam) -> Result<(), Interrupt> {
+        if self.evaluator.crew().is_none() {
+            return Ok(());
+        }
+        let exam = Arc::new(exam.clone());
+        for entrant in entrants {
+            if self.known(entrant, &exam)?.is_none() {
+                self.at_work.add(entrant, &exam);
             }
         }
         Ok(())
     }
 
     /// What the crew made of an exam that it may have begun, or ended, long ago; `None` without a crew.
-    pub(super) fn by_crew(&mut self, entrant: &Entrant, exam: &Exam) -> Option<Result<Evaluation, Unscored>> {
-        let (crew, at_work) = (self.evaluator.crew()?, &mut self.at_work);
-        at_work.add(entrant);
-        let chronicle = &*self.chronicle;
+    ///
+    /// # Errors
+    /// What the crew tells besides cannot be written down.
+    pub(super) fn by_crew(
+        &mut self,
+        entrant: &Entrant,
+        exam: &Exam,
+    ) -> Result<Option<Result<Evaluation, Unscored>>, Interrupt> {
+        if self.evaluator.crew().is_none() {
+            return Ok(None);
+        }
+        self.at_work.add_first(entrant, exam);
         loop {
-            if let Some(evaluation) = at_work.done.remove(&entrant.id) {
-                return Some(evaluation);
+            if let Some(evaluation) = self.at_work.done.remove(&asked(entrant, exam)) {
+                return Ok(Some(evaluation));
             }
             let is_quiet = self.control.wants_quiet();
-            at_work.fill(crew, exam, is_quiet, &|entrant| chronicle.show(entrant.started()));
-            at_work.collect(crew);
+            let (Some(crew), chronicle) = (self.evaluator.crew(), &*self.chronicle) else {
+                return Ok(None);
+            };
+            self.at_work
+                .fill(crew, is_quiet, &|entrant| chronicle.show(entrant.started()));
+            self.hear()?;
         }
+    }
+
+    /// Waits for the next word of the crew.
+    fn hear(&mut self) -> Result<(), Interrupt> {
+        let Some(crew) = self.evaluator.crew() else {
+            return Ok(());
+        };
+        match crew.next() {
+            News::Done(id, evaluation) => self.at_work.is_done(&id, evaluation),
+            News::Told(event) => self.chronicle.tell(event)?,
+            News::Shown(event) => self.chronicle.show(event),
+            News::Nothing => {}
+        }
+        Ok(())
     }
 
     /// One optimizer from its first question to its last, with as many candidates out as the crew has hands: how it
@@ -121,7 +186,8 @@ impl Run<'_, '_> {
                 self.chronicle.started(&entrant.id, entrant.started())?;
                 out.push((ask.id, entrant));
             }
-            let (id, entrant) = out.remove(self.next_done(&out)?);
+            let Some(place) = self.next_done(&out)? else { continue };
+            let (id, entrant) = out.remove(place);
             let alone = self.stand_alone(&entrant)?;
             tally.extend(alone.fitness);
             let generation = optimizer.status().generation;
@@ -152,26 +218,30 @@ impl Run<'_, '_> {
         }
     }
 
-    /// The place of the candidate that is done next: by the journal, as long as it says, then as it happens.
-    fn next_done(&mut self, out: &[(u64, Entrant)]) -> Result<usize, Interrupt> {
+    /// The place of the candidate that is done next: by the journal, as long as it says, then as it happens. `None`: nobody
+    /// is, but somebody may have come who can take more.
+    fn next_done(&mut self, out: &[(u64, Entrant)]) -> Result<Option<usize>, Interrupt> {
         if let Some(journalled) = self.chronicle.past_end() {
             let place = out.iter().position(|(_, entrant)| entrant.id == journalled);
-            return place.ok_or_else(|| {
+            return place.map(Some).ok_or_else(|| {
                 let now = "other candidates".into();
                 let id = journalled.clone();
                 Error::Diverged { id, journalled, now }.into()
             });
         }
-        let (Some(crew), at_work) = (self.evaluator.crew(), &mut self.at_work) else {
-            return Ok(0);
-        };
-        out.iter().for_each(|(_, entrant)| at_work.add(entrant));
-        loop {
-            if let Some(place) = out.iter().position(|(_, entrant)| at_work.has(&entrant.id)) {
-                return Ok(place);
-            }
-            at_work.fill(crew, &self.plan.search, false, &|_| ());
-            at_work.collect(crew);
+        if self.evaluator.crew().is_none() {
+            return Ok(Some(0));
         }
+        let exam = Arc::new(self.plan.search.clone());
+        out.iter().for_each(|(_, entrant)| self.at_work.add(entrant, &exam));
+        if let Some(crew) = self.evaluator.crew() {
+            self.at_work.fill(crew, false, &|_| ());
+        }
+        let is_done = |(_, entrant): &(u64, Entrant)| self.at_work.has(entrant, &exam);
+        if let Some(place) = out.iter().position(is_done) {
+            return Ok(Some(place));
+        }
+        self.hear()?;
+        Ok(None)
     }
 }

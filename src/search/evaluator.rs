@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Lesson, Sitting, Subject, Unscored};
+use super::{
+    Catalogue, Computation, Error, Evaluation, Evaluator, Exam, ExamTask, Kept, Lesson, Part, Sitting, Subject,
+    Unscored, units::recipe_of,
+};
 use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
@@ -84,22 +87,11 @@ pub struct MergeEvaluator<'a> {
 }
 
 /// The questions of one task and split.
-struct Asked {
+pub(super) struct Asked {
     questions: Vec<Question>,
     catalogue: Arc<Catalogue>,
     /// What decides the answer to each question, besides the weights.
     digests: Vec<String>,
-}
-
-/// An answer as the cache keeps it: what the model did, and no verdict, so that another way of judging needs no model.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Kept {
-    out: String,
-    finish: String,
-    tokens: usize,
-    /// Log-likelihood a token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    score: Option<f64>,
 }
 
 impl Resources<'_> {
@@ -245,7 +237,12 @@ impl<'a> MergeEvaluator<'a> {
 
     /// What a subject's answers depend on besides the question: weights, tokenizer, and what computes them; whatever a space
     /// calls its models.
-    fn weights_key(&self, recipe: &Recipe) -> String {
+    pub(super) fn weights_key(&self, recipe: &Recipe) -> String {
+        self.weights_key_by(&self.computation(), recipe)
+    }
+
+    /// As [`Self::weights_key`], of answers that something else computes.
+    pub(super) fn weights_key_by(&self, computation: &Computation, recipe: &Recipe) -> String {
         let parents = self.resources.parents;
         let content = |model: &str| match parents.model_digest(model) {
             digest if digest.is_empty() => model.to_owned(),
@@ -256,7 +253,7 @@ impl<'a> MergeEvaluator<'a> {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         };
-        add(&self.computation().digest());
+        add(&computation.digest());
         add(&recipe.with_models(content).digest());
         for model in recipe.models() {
             add(&content(model));
@@ -266,7 +263,7 @@ impl<'a> MergeEvaluator<'a> {
     }
 
     /// The answers that the cache has to an exam's questions, judged; `None` where it has none.
-    fn look_up(&self, weights: &str, task: &ExamTask) -> Result<Vec<Option<event::Answer>>, Unscored> {
+    pub(super) fn look_up(&self, weights: &str, task: &ExamTask) -> Result<Vec<Option<event::Answer>>, Unscored> {
         let Some(asked) = self.questions.get(&(task.index, task.split.clone())) else {
             let reason = format!("the {} questions of {} are not loaded", task.split, task.task);
             return Err(Unscored::Machine { reason });
@@ -478,6 +475,79 @@ impl<'a> MergeEvaluator<'a> {
     }
 }
 
+/// What doing a part of a sitting elsewhere asks of it; see `units.rs`.
+impl MergeEvaluator<'_> {
+    pub(super) fn has_guard(&self) -> bool {
+        self.resources.guard.is_some()
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.resources.cache
+    }
+
+    pub(super) fn asked(&self, index: usize, split: &str) -> Option<&Asked> {
+        self.questions.get(&(index, split.to_string()))
+    }
+
+    pub(super) fn all_lists(&self) -> Vec<(usize, String, &[Question])> {
+        let lists = self.questions.iter();
+        lists
+            .map(|((index, split), asked)| (*index, split.clone(), asked.questions.as_slice()))
+            .collect()
+    }
+
+    pub(super) fn insert_list(&mut self, index: usize, split: Split, asked: Asked) {
+        self.questions.insert((index, split.name().to_string()), asked);
+    }
+
+    /// The exam that a unit's parts are.
+    ///
+    /// # Errors
+    /// A list that is not here, a place that is none of it.
+    pub(super) fn exam_of(&self, parts: &[Part]) -> Result<Exam, Unscored> {
+        let exam_task = |part: &Part| {
+            let asked = self.asked(part.task, &part.split);
+            let asked = asked.filter(|asked| part.items.iter().all(|item| *item < asked.questions.len()));
+            let asked = asked.ok_or_else(|| Unscored::machine("these questions are not here"))?;
+            let fitness_task = self.resources.task(part.task);
+            Ok(ExamTask {
+                index: part.task,
+                split: part.split.clone(),
+                task: fitness_task.task.name().into(),
+                lang: fitness_task.task.lang().into(),
+                weight: fitness_task.weight,
+                is_likelihood: fitness_task.task.kind() == Kind::LogLikelihood,
+                catalogue: asked.catalogue.clone(),
+                items: part.items.clone(),
+            })
+        };
+        Ok(Exam {
+            split: Split::Search.name().into(),
+            tasks: parts.iter().map(exam_task).collect::<Result<_, Unscored>>()?,
+        })
+    }
+
+    /// Merges, and asks everything: the answers of each task, and the milliseconds of both.
+    pub(super) fn merge_and_ask(
+        &mut self,
+        recipe: &Recipe,
+        subject: Subject<'_>,
+        exam: &Exam,
+        progress: &mut dyn FnMut(event::Progress),
+    ) -> Result<(Vec<Vec<event::Answer>>, u64, u64), Unscored> {
+        let start = (self.resources.since_start)();
+        progress(stage("merge", exam));
+        self.load_guarded(recipe, subject)?;
+        let merged = (self.resources.since_start)();
+        let all: Vec<Vec<usize>> = exam.tasks.iter().map(|task| (0..task.items.len()).collect()).collect();
+        let weights = self.weights_key(recipe);
+        let answers = self.ask(exam, &all, &weights, progress)?;
+        let asked = (self.resources.since_start)();
+        let ms = |from: Duration, to: Duration| (to - from).as_millis() as u64;
+        Ok((answers, ms(start, merged), ms(merged, asked)))
+    }
+}
+
 /// What learning asks of it.
 impl<'a> MergeEvaluator<'a> {
     pub(super) fn parents(&self) -> &'a Parents {
@@ -551,18 +621,8 @@ impl Evaluator for MergeEvaluator<'_> {
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, Unscored> {
         let exam = sitting.exam;
-        let as_it_is;
-        let recipe = match sitting.subject {
-            Subject::Recipe(recipe) => recipe,
-            Subject::Model(name) => {
-                as_it_is = verbatim(name);
-                &as_it_is
-            }
-            Subject::Genes => {
-                return Err(Unscored::machine("bare genes have no model; a command scores them"));
-            }
-        };
-        let weights = self.weights_key(recipe);
+        let recipe = recipe_of(sitting)?;
+        let weights = self.weights_key(&recipe);
         let look_up = |task| self.look_up(&weights, task);
         let mut answers: Vec<Vec<Option<event::Answer>>> = exam.tasks.iter().map(look_up).collect::<Result<_, _>>()?;
         let cached = answers.iter().flatten().all(Option::is_some);
@@ -573,7 +633,7 @@ impl Evaluator for MergeEvaluator<'_> {
         if !cached {
             let start = (self.resources.since_start)();
             progress(stage("merge", exam));
-            self.load_guarded(recipe, sitting.subject)?;
+            self.load_guarded(&recipe, sitting.subject)?;
             let merged = (self.resources.since_start)();
             evaluation.merge_ms = (merged - start).as_millis() as u64;
             let open: Vec<Vec<usize>> = answers
@@ -661,7 +721,12 @@ impl MergeEvaluator<'_> {
 }
 
 impl Asked {
-    fn new(task: &Task, questions: Vec<Question>) -> Self {
+    /// What decides the answer to a question, besides the weights.
+    pub(super) fn digest(&self, item: usize) -> Option<&str> {
+        self.digests.get(item).map(String::as_str)
+    }
+
+    pub(super) fn new(task: &Task, questions: Vec<Question>) -> Self {
         let texts: Vec<String> = questions.iter().map(|q| q.prompt.text()).collect();
         let decoding = task.decoding_digest();
         let digest = |(question, text): (&Question, &String)| {
@@ -689,7 +754,7 @@ impl Asked {
 
 impl Kept {
     /// `is_measured`: the score does not come of judging the output.
-    fn of(answer: &event::Answer, is_measured: bool) -> Self {
+    pub(super) fn of(answer: &event::Answer, is_measured: bool) -> Self {
         Self {
             out: answer.out.clone(),
             finish: answer.finish.clone(),
@@ -698,7 +763,7 @@ impl Kept {
         }
     }
 
-    fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, Unscored> {
+    pub(super) fn judged(self, task: &Task, question: &Question) -> Result<event::Answer, Unscored> {
         let judged = match self.score {
             Some(score) => eval::Answer::known(task, question, self.out, score),
             None => eval::Answer::judged(task, self.out, &question.gold)?,
@@ -720,7 +785,7 @@ fn nothing_loaded() -> Unscored {
 }
 
 /// Where the cache keeps an answer.
-fn item_key(weights: &str, question: &str) -> String {
+pub(super) fn item_key(weights: &str, question: &str) -> String {
     blake3::hash(format!("{weights}/{question}").as_bytes())
         .to_hex()
         .to_string()

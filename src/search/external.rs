@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Crew, Evaluation, Evaluator, Exam, ExamTask, Sitting, Subject, Unscored,
+    Crew, Evaluation, Evaluator, Exam, ExamTask, News, Sitting, Subject, Unscored,
     genome::named,
     program::{Broke, Program, Reply, ReplyAnswer},
 };
@@ -264,6 +264,20 @@ impl<'a> External<'a> {
         });
     }
 
+    /// Waits for whoever is done first.
+    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
+        loop {
+            let word = self.words_back.recv().expect("this end is open as long as the other");
+            let worker = word.worker;
+            if let Some(result) = self.result(word) {
+                let job = self.workers[worker].job.take().expect("an answer follows a question");
+                if let Some(dir) = &job.model_dir {
+                    remove(dir);
+                }
+                return (job.id, result);
+            }
+        }
+    }
     /// What a worker brought back; `None` if it was sent again.
     fn result(&mut self, Word { worker, answer }: Word) -> Option<Result<Evaluation, Unscored>> {
         let log = self.log.display();
@@ -415,18 +429,9 @@ impl Crew for External<'_> {
         }
     }
 
-    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
-        loop {
-            let word = self.words_back.recv().expect("this end is open as long as the other");
-            let worker = word.worker;
-            if let Some(result) = self.result(word) {
-                let job = self.workers[worker].job.take().expect("an answer follows a question");
-                if let Some(dir) = &job.model_dir {
-                    remove(dir);
-                }
-                return (job.id, result);
-            }
-        }
+    fn next(&mut self) -> News {
+        let (id, evaluation) = self.finished();
+        News::Done(id, evaluation)
     }
 }
 

@@ -70,7 +70,7 @@ impl Run<'_, '_> {
                 );
                 self.chronicle.note(Level::Info, message)?;
                 let known = self.again(&known)?;
-                let answer = match self.by_crew(&known, exam) {
+                let answer = match self.by_crew(&known, exam)? {
                     Some(answer) => answer,
                     None => self.evaluate(&known, exam),
                 };

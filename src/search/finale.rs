@@ -63,9 +63,8 @@ impl Run<'_, '_> {
             .cloned()
             .collect();
         let field: Vec<Candidate> = self.finalists().into_iter().chain(parents).collect();
-        let entrants: Vec<Entrant> = field.iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
         let plan = self.plan;
-        self.look_ahead(&entrants, &plan.selection)?;
+        self.look_ahead_again(&field, &plan.selection)?;
         self.exam_started(Phase::Selection, &plan.selection, &field)?;
         for candidate in &field {
             self.pause_or_stop()?;
@@ -118,6 +117,7 @@ impl Run<'_, '_> {
             Origin::Search | Origin::WarmStart | Origin::Mean | Origin::Learned => c.id == selection.best,
         };
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
+        self.look_ahead_again(&wanted, exam)?;
         self.exam_started(Phase::Test, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
@@ -184,6 +184,7 @@ impl Run<'_, '_> {
             .filter(|c| c.origin == Origin::Parent && c.id != selection.best);
         let wanted: Vec<Candidate> = winner.chain(parents).cloned().collect();
         let mut scores = Vec::new();
+        self.look_ahead_again(&wanted, exam)?;
         self.exam_started(Phase::HeldOut, exam, &wanted)?;
         for candidate in &wanted {
             self.pause_or_stop()?;
@@ -204,6 +205,12 @@ impl Run<'_, '_> {
         Ok(self
             .chronicle
             .write(Event::HeldOutRead(HeldOutReading { tasks, scores }))?)
+    }
+
+    /// All of them are asked this next.
+    fn look_ahead_again(&mut self, candidates: &[Candidate], exam: &Exam) -> Result<(), Interrupt> {
+        let entrants: Vec<Entrant> = candidates.iter().map(|c| self.again(c)).collect::<Result<_, _>>()?;
+        self.look_ahead(&entrants, exam)
     }
 
     /// A known candidate before a later exam. Whoever cannot be scored there ends the final, which `resume` takes up

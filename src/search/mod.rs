@@ -5,6 +5,7 @@
 //!   them and estimates from few what all would say; `scoring.rs` turns answers into fitness and paired comparisons.
 //! * `evaluator.rs` is the real evaluator: merges in memory, asks the questions, caches every answer. `external.rs` asks
 //!   a program of the user's, or several copies of it (`program.rs`); then `crew.rs` keeps several candidates out at a time.
+//!   `units.rs` is what of a sitting can be done elsewhere, and what comes back.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.
 //! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
@@ -33,6 +34,7 @@ mod scoring;
 mod soup;
 #[cfg(test)]
 mod tests;
+mod units;
 mod unscored;
 
 use std::{
@@ -54,6 +56,7 @@ pub use learning::Lesson;
 pub use overlap::{AskedPart, compare_questions, parts_of_run};
 pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask};
+pub use units::{Given, Kept, Open, Part, Work};
 pub use unscored::Unscored;
 
 use crew::AtWork;
@@ -190,6 +193,8 @@ pub struct Evaluation {
     pub generated_tokens: u64,
     pub merge_ms: u64,
     pub evaluation_ms: u64,
+    /// What computed the new answers, where that is not what the run began with.
+    pub kind: String,
 }
 
 /// What scores a candidate: the real one merges and generates, another one asks a command, the tests' computes a
@@ -239,8 +244,21 @@ pub trait Crew {
     /// Begins with a candidate and returns at once; fewer than [`Crew::size`] must be out.
     fn begin(&mut self, sitting: &Sitting<'_>);
 
-    /// Waits for whoever is done first: the candidate's id, and what [`Evaluator::evaluate`] would give for it.
-    fn finished(&mut self) -> (String, Result<Evaluation, Unscored>);
+    /// Waits for the next word: somebody is done, or something is worth knowing.
+    fn next(&mut self) -> News;
+}
+
+/// What a crew has to say.
+#[derive(Debug)]
+pub enum News {
+    /// The candidate's id, and what [`Evaluator::evaluate`] would give for it.
+    Done(String, Result<Evaluation, Unscored>),
+    /// For the journal: whose hands they are.
+    Told(Event),
+    /// For whoever looks on.
+    Shown(Event),
+    /// Time has passed; there may be more hands than before.
+    Nothing,
 }
 
 /// Requests from outside; each is looked at between two candidates.
@@ -399,9 +417,9 @@ impl<'a, 'b> Run<'a, 'b> {
         control: &'a Control,
     ) -> Self {
         let pool = Pool::new(&plan.search);
-        // Earlier versions knew nothing else with several hands: their journals say who was out when.
-        let wants_no_order = plan.space.search.asynchronous || chronicle.next_step().is_some();
-        let is_asynchronous = wants_no_order && evaluator.crew().is_some();
+        // Earlier versions knew nothing else with several hands: their journals say who was out when. One hand alone makes
+        // an asynchronous search too, in which every answer is told as it comes.
+        let is_asynchronous = plan.space.search.asynchronous || chronicle.next_step().is_some();
         let pace = Pace::new(plan);
         Self {
             plan,
@@ -498,7 +516,8 @@ impl Run<'_, '_> {
         let merges = plan.genome.baselines().into_iter();
         let unsearched = merges.map(|(id, recipe)| Entrant::unsearched(&id, recipe));
         let known: Vec<Entrant> = parents.chain(unsearched).collect();
-        self.look_ahead(&known, &self.standard.clone())?;
+        let first = self.few().unwrap_or_else(|| self.standard.clone());
+        self.look_ahead(&known, &first)?;
         let (parents, unsearched) = known.split_at(plan.space.models.len());
         for (parent, scored) in parents.iter().zip(self.measure_all(parents)?) {
             if let Err(reason) = scored {

@@ -218,7 +218,7 @@ impl Run<'_, '_> {
             let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
             for i in alive {
                 // Whoever is at work is waited for.
-                if !self.at_work.has_begun(&arms[i].entrant.id) && self.end_of_search(0)?.is_some() {
+                if !self.at_work.has_begun(arms[i].entrant, &rung.exam) && self.end_of_search(0)?.is_some() {
                     return Ok(None);
                 }
                 let judged = self.stand(&mut arms[i], r, rung)?;
@@ -377,6 +377,7 @@ impl Run<'_, '_> {
         let Some(few) = self.few() else {
             return entrants.iter().map(|entrant| self.measure(entrant)).collect();
         };
+        self.look_further(entrants, &few)?;
         let mut arms: Vec<Arm> = entrants.iter().map(Arm::new).collect();
         for arm in &mut arms {
             if let Ok(evaluation) = self.sit(arm.entrant, &few)? {
@@ -387,12 +388,16 @@ impl Run<'_, '_> {
         let exams = behind
             .into_iter()
             .map(|is_behind| if is_behind { &few } else { &standard });
-        let arms = arms.into_iter().zip(exams);
+        let arms: Vec<_> = arms.into_iter().zip(exams).collect();
+        for (arm, exam) in &arms {
+            self.look_further(std::slice::from_ref(arm.entrant), exam)?;
+        }
+        let arms = arms.into_iter();
         arms.map(|(arm, exam)| self.measure_on(exam, arm)).collect()
     }
 
     /// As many of the standard questions as the last rung of a race has; `None` where there is no rank to tell by.
-    fn few(&self) -> Option<Exam> {
+    pub(super) fn few(&self) -> Option<Exam> {
         let racing = self.pace.racing.as_ref().filter(|_| !self.pace.is_pareto)?;
         let n = racing.rungs.last().filter(|n| **n < self.standard.n())?;
         Some(Pool::new(&self.standard).spread(*n))
@@ -440,10 +445,10 @@ impl Run<'_, '_> {
             known.iter().for_each(|evaluation| self.learn_names(evaluation));
             return Ok(known);
         }
-        if !self.at_work.has_begun(id) {
+        if !self.at_work.has_begun(entrant, exam) {
             self.pause_or_stop()?;
         }
-        let evaluation = match self.by_crew(entrant, exam) {
+        let evaluation = match self.by_crew(entrant, exam)? {
             Some(evaluation) => evaluation,
             None => self.evaluate(entrant, exam),
         };

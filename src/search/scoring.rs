@@ -1,6 +1,9 @@
 //! From answers to fitness, and from two candidates' answers to a paired comparison.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::{
     eval::stats,
@@ -73,6 +76,16 @@ impl Exam {
             split: String::new(),
             tasks: Vec::new(),
         }
+    }
+
+    /// Tells exams apart: the same questions of the same tasks have the same mark.
+    pub(super) fn mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.split.hash(&mut hasher);
+        for task in &self.tasks {
+            (task.index, &task.split, &task.items).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Number of questions asked, over all tasks.

@@ -1493,6 +1493,70 @@ fn a_seed_gives_the_same_run_with_any_number_of_hands() {
     }
 }
 
+/// In a race one candidate meets several exams; with several hands its answers to one of them were taken for those to another.
+#[test]
+fn a_race_is_the_same_with_any_number_of_hands() {
+    struct Hands {
+        function: Function,
+        n: usize,
+        out: Vec<(String, Result<Evaluation, Unscored>)>,
+    }
+    impl Evaluator for Hands {
+        fn evaluate(
+            &mut self,
+            sitting: &Sitting<'_>,
+            see: &mut dyn FnMut(event::Progress),
+        ) -> Result<Evaluation, Unscored> {
+            self.function.evaluate(sitting, see)
+        }
+
+        fn crew(&mut self) -> Option<&mut dyn Crew> {
+            Some(self)
+        }
+    }
+    impl Crew for Hands {
+        fn size(&self) -> usize {
+            self.n
+        }
+
+        fn begin(&mut self, sitting: &Sitting<'_>) {
+            assert!(self.out.len() < self.n && self.out.iter().all(|(id, _)| id != sitting.id));
+            let evaluation = self.function.evaluate(sitting, &mut |_| ());
+            self.out.push((sitting.id.into(), evaluation));
+        }
+
+        /// Whoever began last is done first.
+        fn next(&mut self) -> News {
+            match self.out.pop() {
+                Some((id, evaluation)) => News::Done(id, evaluation),
+                None => News::Nothing,
+            }
+        }
+    }
+    let (tmp, control) = (tempfile::tempdir().unwrap(), Control::default());
+    let plan = plan("cma-es, racing: {rungs: [16, 30, 60]}");
+    let (end, alone) = go_with(&tmp.path().join("alone.jsonl"), &plan, &mut Function::new(), &control);
+    assert_eq!(end.unwrap(), End::Done);
+    for n in [1, 3, 100] {
+        let (name, function) = (format!("{n}.jsonl"), Function::new());
+        let mut hands = Hands {
+            function,
+            n,
+            out: Vec::new(),
+        };
+        let (end, of_hands) = go_with(&tmp.path().join(&name), &plan, &mut hands, &control);
+        assert_eq!(end.unwrap(), End::Done);
+        assert_eq!(whole(&of_hands), whole(&alone), "{n} hands");
+    }
+}
+
+/// A story whose answers stand together: one hand alone asks the final in batches.
+fn whole(records: &[Record]) -> Vec<String> {
+    let is_answers = |record: &&Record| !matches!(record.event, Event::Answers(_));
+    let records: Vec<Record> = records.iter().filter(is_answers).cloned().collect();
+    story(&records)
+}
+
 /// Several hands. Who of those at work is done first follows from their names, so an order can be had again.
 struct Crowd<'a> {
     order: u64,
@@ -1528,28 +1592,7 @@ impl Evaluator for Crowd<'_> {
     }
 }
 
-impl Crew for Crowd<'_> {
-    fn size(&self) -> usize {
-        HANDS
-    }
-
-    fn begin(&mut self, sitting: &Sitting<'_>) {
-        let fitness = match (sitting.subject, sitting.genotype) {
-            (Subject::Genes, [x, k, m]) => -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m,
-            (Subject::Genes, _) => panic!("three genes"),
-            (Subject::Model(_), _) => 0.0,
-            (Subject::Recipe(recipe), _) => {
-                let [maths, spanish, _] = weights(recipe);
-                // A path is worth something of its own.
-                1.0 - maths * spanish - f64::from(recipe.digest().as_bytes()[0]) / 1e3
-            }
-        };
-        self.out.push((sitting.id.into(), fitness));
-        self.begun.push(format!("{} {}", sitting.id, sitting.exam.split));
-        self.most_out = self.most_out.max(self.out.len());
-        assert!(self.out.len() <= HANDS);
-    }
-
+impl Crowd<'_> {
     fn finished(&mut self) -> (String, Result<Evaluation, Unscored>) {
         let turn = |id: &String| blake3::hash(format!("{} {id}", self.order).as_bytes()).to_hex();
         let first = (0..self.out.len()).min_by_key(|i| turn(&self.out[*i].0)).unwrap();
@@ -1572,6 +1615,34 @@ impl Crew for Crowd<'_> {
                 Ok(evaluation)
             },
         )
+    }
+}
+
+impl Crew for Crowd<'_> {
+    fn size(&self) -> usize {
+        HANDS
+    }
+
+    fn begin(&mut self, sitting: &Sitting<'_>) {
+        let fitness = match (sitting.subject, sitting.genotype) {
+            (Subject::Genes, [x, k, m]) => -(x - 1.0).powi(2) - (k - 3.0).powi(2) - m,
+            (Subject::Genes, _) => panic!("three genes"),
+            (Subject::Model(_), _) => 0.0,
+            (Subject::Recipe(recipe), _) => {
+                let [maths, spanish, _] = weights(recipe);
+                // A path is worth something of its own.
+                1.0 - maths * spanish - f64::from(recipe.digest().as_bytes()[0]) / 1e3
+            }
+        };
+        self.out.push((sitting.id.into(), fitness));
+        self.begun.push(format!("{} {}", sitting.id, sitting.exam.split));
+        self.most_out = self.most_out.max(self.out.len());
+        assert!(self.out.len() <= HANDS);
+    }
+
+    fn next(&mut self) -> News {
+        let (id, evaluation) = self.finished();
+        News::Done(id, evaluation)
     }
 }
 

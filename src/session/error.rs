@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{checkpoint, eval, event, merge, model, models, search, space, store};
+use crate::{checkpoint, eval, event, merge, model, models, search, space, store, workers};
 
 /// Why a run cannot be begun, gone on with, exported or simplified.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,8 @@ pub enum Error {
     Model(#[from] model::Error),
     #[error(transparent)]
     Id(#[from] event::IdError),
+    #[error(transparent)]
+    Workers(Box<workers::Error>),
     /// Something of a search space, by its place there.
     #[error("{place}")]
     At { place: String, source: Box<Error> },
@@ -188,6 +190,12 @@ impl From<models::Error> for Error {
     }
 }
 
+impl From<workers::Error> for Error {
+    fn from(e: workers::Error) -> Self {
+        Self::Workers(Box::new(e))
+    }
+}
+
 impl From<merge::Error> for Error {
     fn from(e: merge::Error) -> Self {
         Self::Merge(Box::new(e))
@@ -228,6 +236,7 @@ impl Error {
             Self::Merge(e) => Some(&**e),
             Self::Model(e) => Some(e),
             Self::Id(e) => Some(e),
+            Self::Workers(e) => Some(&**e),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     fs,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -20,6 +21,7 @@ use crate::{
     },
     space::{ChatTemplate, Finale, Limit, Space},
     store::{self, Cache, Cut, Journal, RunDir, RunLock},
+    workers::{self, Asked, Identity, Kind, Library, Opening, Post},
 };
 
 /// How often requests of other processes are looked for.
@@ -34,6 +36,8 @@ pub struct Search<'a> {
     examiner: Examiner<'a>,
     genome: Genome,
     options: ResumeOptions,
+    /// The server by which others evaluate; `None`: this process does.
+    post: Option<Post>,
     /// Whether questions stand in two parts of it; `None`: that is compared when the journal has said what the final asks.
     compared: Option<Option<event::QuestionsCompared>>,
 }
@@ -143,6 +147,7 @@ impl Session {
             started,
             examiner,
             options,
+            post: None,
             compared,
         })
     }
@@ -231,6 +236,18 @@ impl Search<'_> {
         &self.dir
     }
 
+    /// Has the evaluating done by workers elsewhere, by way of a server. Learning stays here.
+    ///
+    /// # Errors
+    /// A command scores the candidates: it runs where the search does.
+    pub fn by_workers(mut self, post: Post) -> Result<Self, Error> {
+        if self.session.space.fitness.command.is_some() {
+            return Err(workers::Error::Command.into());
+        }
+        self.post = Some(post);
+        Ok(self)
+    }
+
     /// Searches until the budget ends, then decides; `listener` sees every record: those that the journal holds already, those
     /// that are written, and those that are worth no line. Also looks for the requests of other processes.
     ///
@@ -258,12 +275,15 @@ impl Search<'_> {
         };
         let command = session.space.fitness.command.as_ref();
         let mut external = command.map(|command| session.external(command, dir.path()));
-        let mut limits = Limits::default();
+        let (mut limits, mut kinds) = (Limits::default(), BTreeSet::new());
         let opening = Journal::open(&dir.journal())?.shown_to(|record| {
             limits.see(record);
             match (&record.event, &mut external) {
                 (Event::Answers(answers), Some(external)) => external.remember(answers),
-                (Event::Answers(answers), None) => self.examiner.asking.remember(answers),
+                (Event::Answers(answers), None) => {
+                    kinds.insert(answers.kind.clone());
+                    self.examiner.asking.remember(answers);
+                }
                 (Event::CandidateScored(candidate), Some(external)) => external.forget(&candidate.id),
                 _ => {}
             }
@@ -282,6 +302,15 @@ impl Search<'_> {
         }
         if let Some(compared) = compared {
             chronicle.questions_compared(compared).map_err(Error::search)?;
+        }
+        if let Some(post) = self.post.take() {
+            let identity = Identity::of(&self.dir.nats())?;
+            let asking = self.examiner.asking;
+            let opening = opening_of(session, &self.started, asking, identity, &plan, &kinds, control);
+            let mut fleet = post.open(opening)?;
+            let end = search::run(&plan, &mut fleet, &mut chronicle, control);
+            fleet.end(matches!(end, Ok(End::Done)));
+            return end.map_err(Error::search);
         }
         let mut evaluator = evaluator(external, self.examiner.asking);
         search::run(&plan, &mut *evaluator, &mut chronicle, control).map_err(Error::search)
@@ -309,6 +338,35 @@ impl Search<'_> {
             },
             space,
         })
+    }
+}
+
+/// What workers elsewhere are asked; `kinds` are those that the journal has answers of.
+fn opening_of<'a>(
+    session: &Session,
+    started: &event::RunStarted,
+    evaluator: MergeEvaluator<'a>,
+    identity: Identity,
+    plan: &Plan,
+    kinds: &BTreeSet<String>,
+    control: &Control,
+) -> Opening<'a> {
+    let asked = Asked {
+        started,
+        tasks: &session.tasks,
+        held_out: &session.held_out,
+        guard: session.space.fitness.guard,
+        mixed: plan.space.search.mixed_workers,
+    };
+    let own = evaluator.computation();
+    Opening {
+        identity,
+        library: Library::of(&asked, &evaluator),
+        kinds: kinds.iter().filter_map(|words| Kind::of_words(words, &own)).collect(),
+        evaluator,
+        control: control.clone(),
+        is_asynchronous: plan.space.search.asynchronous,
+        now: session.host.since_start.clone(),
     }
 }
 

@@ -434,10 +434,13 @@ pub struct Search {
     pub widening: bool,
     /// Of three or more experts, find out first which ones help, and begin with the merge of those.
     pub greedy_soup: bool,
-    /// A command's answers are told as they arrive, so that no worker waits for the end of a generation; what the search
+    /// Answers are told as they arrive, so that no worker waits for the end of a generation; what the search
     /// finds then depends on their order.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub asynchronous: bool,
+    /// Workers elsewhere may be of any kind of machine: answers then differ in their last digits, and say who gave them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mixed_workers: bool,
     pub seed: u64,
 }
 

@@ -779,6 +779,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         widening: false,
         greedy_soup: true,
         asynchronous: false,
+        mixed_workers: false,
         seed: 0,
     };
     let Some(node) = node else { return Ok(search) };
@@ -867,9 +868,15 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     }
     if let Some(node) = map.optional("asynchronous") {
         search.asynchronous = node.bool()?;
-        let workers = fitness.command.as_ref().map_or(1, |command| command.workers);
-        if search.asynchronous && workers < 2 {
+        let workers = fitness.command.as_ref().map(|command| command.workers);
+        if search.asynchronous && workers.is_some_and(|workers| workers < 2) {
             return Err(node.error("answers arrive in their order unless a command has two 'workers' or more"));
+        }
+    }
+    if let Some(node) = map.optional("mixed_workers") {
+        search.mixed_workers = node.bool()?;
+        if search.mixed_workers && fitness.command.is_some() {
+            return Err(node.error("a command's workers are copies of it on this machine; leave 'mixed_workers' out"));
         }
     }
     if let Some(node) = map.optional("seed") {

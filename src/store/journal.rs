@@ -434,6 +434,7 @@ mod tests {
             task: "t".into(),
             lang: "en".into(),
             split: "search".into(),
+            kind: String::new(),
             key: String::new(),
             answers: Vec::new(),
         })

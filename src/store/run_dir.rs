@@ -137,6 +137,11 @@ impl RunDir {
         self.0.join("best.json")
     }
 
+    /// What the run is called on a server of messages, and its token there.
+    pub fn nats(&self) -> PathBuf {
+        self.0.join("nats.json")
+    }
+
     pub fn report(&self) -> PathBuf {
         self.0.join("report")
     }

@@ -21,3 +21,4 @@ mod serve;
 mod session;
 mod terminal;
 mod tidy;
+mod workers;

@@ -92,7 +92,7 @@ final:
 pub fn story(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("journal.jsonl")).unwrap();
     let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log")));
+    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log" | "worker")));
     for record in &mut records {
         for clock in [
             "seq",
@@ -251,6 +251,8 @@ struct Status {
     #[serde(default)]
     changes: Vec<Value>,
     questions: Option<Value>,
+    #[serde(default)]
+    workers: Vec<Value>,
 }
 
 #[derive(Deserialize)]

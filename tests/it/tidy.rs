@@ -15,7 +15,7 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
 ];
 
 /// Room of the application → rooms and crates that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
@@ -61,6 +61,23 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "simplify",
             "space",
             "store",
+            "workers",
+        ],
+    ),
+    // Evaluators elsewhere: what a search asks of an evaluator, and what a worker opens to answer.
+    (
+        "workers",
+        &[
+            "checkpoint",
+            "eval",
+            "event",
+            "model",
+            "models",
+            "recipe",
+            "search",
+            "space",
+            "store",
+            "yaml",
         ],
     ),
 ];

@@ -8,9 +8,9 @@ use super::{panel, progress_bar, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BOLD, DIM, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::pace::Pace;
-use crate::dashboard::text::{Parts, span, sparkline, wrap};
-use crate::event::run::{Working, origin_name};
-use crate::event::words::{count, duration, short_duration};
+use crate::dashboard::text::{Parts, clean, span, sparkline, wrap};
+use crate::event::run::{SeenWorker, Working, origin_name};
+use crate::event::words::{busy_share, count, duration, short_duration};
 use crate::event::{Learning, LearningStep};
 
 const STAGES: [&str; 3] = ["merge", "prefill", "decode"];
@@ -23,6 +23,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         .map(|s| span(format!("{} {} ", s.device, s.dtype), DIM));
     let inner = panel(title("engine", about.into_iter().collect()), area, buffer);
     let mut lines = match (&model.run.learning, &model.run.working) {
+        _ if model.run.hands().next().is_some() && !model.is_over() => workers(model, inner),
         (Some((learning, curve)), _) if !model.is_over() => learning_lines(model, learning, curve, inner.width),
         (_, Some(working)) if !model.is_over() => working_lines(model, working, inner.width),
         _ => vec![Line::from(span(idle(model), DIM))],
@@ -39,6 +40,47 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     }
     lines.extend(race(model, inner.width));
     put_lines(&lines, inner, buffer);
+}
+
+/// Lines of the panel besides the workers'.
+const BESIDES: u16 = 3;
+
+/// Whoever evaluates elsewhere: where, what, how fast, when last heard of.
+fn workers(model: &Model, area: Rect) -> Vec<Line<'static>> {
+    let all: Vec<&SeenWorker> = model.run.hands().collect();
+    let speed = |seen: &SeenWorker| seen.worker.doing.as_ref().map_or(0.0, |doing| doing.tokens_per_s);
+    let at_work = all.iter().filter(|seen| seen.worker.doing.is_some()).count();
+    let total: f64 = all.iter().map(|seen| speed(seen)).sum();
+    let head = Parts::default()
+        .left(0, vec![span(format!("{} workers", all.len()), BOLD)])
+        .left(1, vec![span(format!("{at_work} at work"), PLAIN)])
+        .right(1, vec![span(format!("{total:.0} tok/s"), PLAIN)]);
+    let mut lines = vec![head.fit(area.width.into())];
+    let room = usize::from(area.height.saturating_sub(BESIDES + 1)).max(1);
+    lines.extend(all.iter().take(room).map(|seen| worker_line(model, seen, area.width)));
+    if all.len() > room {
+        lines.push(Line::from(span(format!("and {} more", all.len() - room), DIM)));
+    }
+    lines
+}
+
+fn worker_line(model: &Model, seen: &SeenWorker, columns: u16) -> Line<'static> {
+    let worker = &seen.worker;
+    let mut parts = Parts::default()
+        .left(0, vec![span(clean(&worker.worker), PLAIN)])
+        .left(2, vec![span(clean(&format!("{} {}", worker.host, worker.device)), DIM)]);
+    parts = match &worker.doing {
+        Some(doing) => parts
+            .left(1, vec![span(clean(&format!("{} {}", doing.id, doing.stage)), ACCENT)])
+            .left(3, vec![span(format!("{}/{}", doing.answered, doing.questions), PLAIN)])
+            .right(1, vec![span(format!("{:.0} tok/s", doing.tokens_per_s), PLAIN)]),
+        None => parts.left(1, vec![span("waits", DIM)]),
+    };
+    let silent = model.now_ms.saturating_sub(seen.time_ms);
+    parts
+        .right(4, vec![span(format!("busy {:.0} %", 100.0 * busy_share(worker)), DIM)])
+        .right(3, vec![span(short_duration(silent), DIM)])
+        .fit(columns.into())
 }
 
 /// How far the last generation's race can be trusted.

@@ -1,0 +1,31 @@
+//! Evaluators elsewhere: a search hands its sittings to workers on other machines, by a NATS server with JetStream.
+//!
+//! * [`Fleet`] is what a search sees: an evaluator with many hands. `desk.rs` is its side of the network, [`Leases`] decide who
+//!   does what, by the coordinator's own clock. The queue is a doorbell and never the truth: it may be lost at any time.
+//! * [`work`] is a worker; `models.rs` its hands, `found.rs` where its models lie.
+//! * `plan.rs` is what a run asks of whoever joins: build, kind of machine, digests; `protocol.rs` every message, with bounds.
+//! * `link.rs` is the way to the server: address, credentials, version, streams.
+//!
+//! tokio stays in this room: outside of it everything waits in plain threads. `docs/many-machines.md` is the page for users.
+
+mod desk;
+mod error;
+mod fleet;
+mod found;
+mod leases;
+mod link;
+mod models;
+mod plan;
+mod protocol;
+mod worker;
+
+pub use desk::Now;
+pub use error::{Error, Refusal};
+pub use fleet::{Fleet, Identity, Opening, Post};
+pub use found::Map;
+pub use leases::{Act, Job, Leases, Taken};
+pub use link::Options;
+pub use models::OwnModels;
+pub use plan::{Asked, Library, Plan};
+pub use protocol::{Ask, Came, Here, Kind, RunId, Sign, SignState, Subjects, Tell, Told, VERSION};
+pub use worker::{Ended, Hands, Order, Orders, Seen, Settings, work};
