@@ -205,7 +205,13 @@ fn filters(value: &Value) -> Option<&[Value]> {
 fn module_name(entry: &Value) -> String {
     match entry.get("filter").and_then(Value::as_str) {
         None | Some("*") => "other".to_owned(),
-        Some(filter) => crate::recipe::spoken(filter),
+        Some("self_attn") => "attn".to_owned(),
+        // `mlp.experts.` and the like: what stands between the dots.
+        Some(filter) => {
+            let bodies = ["mlp.", "block_sparse_moe."];
+            let inner = bodies.iter().find_map(|body| filter.strip_prefix(body));
+            inner.unwrap_or(filter).trim_end_matches('.').to_owned()
+        }
     }
 }
 

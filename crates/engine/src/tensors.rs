@@ -326,7 +326,7 @@ impl DecoderSpec {
     }
 
     fn arrangement(&self, tensor: &Tensor) -> Option<Arrangement> {
-        let (matrices, columns) = match (self.arranged_shape(tensor)[..].as_ref(), tensor.slot) {
+        let (matrices, columns) = match (&self.arranged_shape(tensor)[..], tensor.slot) {
             ([experts, _, columns], _) => (*experts, *columns),
             ([experts, _], Slot::Mlp(Of::Experts, _)) => (*experts, 1),
             ([_, columns], _) => (1, *columns),

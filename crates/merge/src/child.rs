@@ -97,6 +97,9 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
             }
         }
     }
+    if moved {
+        set_dense_layers(object, &donor, changes);
+    }
     if let Some(rows) = changes.vocab_size {
         object.insert("vocab_size".into(), rows.into());
     }
@@ -118,6 +121,41 @@ impl Changes<'_> {
 
 fn text(config: &Value) -> &Value {
     config.get("text_config").unwrap_or(config)
+}
+
+/// Says which of the child's layers have no experts, where its family says so by their places.
+fn set_dense_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Changes<'_>) {
+    let of_layer = |(config, layer): &(Option<&Value>, usize)| is_dense(config.map_or(donor, text), *layer);
+    let Some(dense) = changes.layers.iter().map(of_layer).collect::<Option<Vec<bool>>>() else {
+        return;
+    };
+    let places: Vec<usize> = (0..dense.len()).filter(|place| dense[*place]).collect();
+    match donor.get("model_type").and_then(Value::as_str) {
+        Some("qwen2_moe" | "qwen3_moe") => {
+            object.insert("mlp_only_layers".into(), places.into());
+            object.insert("decoder_sparse_step".into(), 1.into());
+        }
+        // Only a beginning can be said; of another child, whoever reads it will miss a tensor.
+        Some("glm4_moe") if places.iter().enumerate().all(|(i, place)| i == *place) => {
+            object.insert("first_k_dense_replace".into(), places.len().into());
+        }
+        _ => {}
+    }
+}
+
+/// Whether the layer at a place has no experts, in the families of mixtures where that goes by the place.
+fn is_dense(config: &Value, layer: usize) -> Option<bool> {
+    let number = |key: &str| config.get(key).and_then(Value::as_u64);
+    match config.get("model_type")?.as_str()? {
+        "qwen2_moe" | "qwen3_moe" => {
+            let listed = config.get("mlp_only_layers").and_then(Value::as_array);
+            let is_listed = listed.is_some_and(|list| list.iter().any(|l| l.as_u64() == Some(layer as u64)));
+            let step = number("decoder_sparse_step").unwrap_or(1).max(1) as usize;
+            Some(is_listed || !(layer + 1).is_multiple_of(step))
+        }
+        "glm4_moe" => Some((layer as u64) < number("first_k_dense_replace").unwrap_or(1)),
+        _ => None,
+    }
 }
 
 /// The list in the child's order of layers; each layer's entry comes from the layer's own model. Where a config has no
@@ -172,7 +210,8 @@ fn kind_at(config: &Value, key: &str, layer: usize) -> Option<Value> {
     }
     let slides = match family {
         "qwen2" | "qwen3" => flag("use_sliding_window") && layer >= number("max_window_layers", 28),
-        "gemma2" => layer.is_multiple_of(2),
+        "qwen2_moe" => flag("use_sliding_window") && layer.is_multiple_of(2) && layer < number("max_window_layers", 28),
+        "gemma2" | "gpt_oss" => layer.is_multiple_of(2),
         "gemma3_text" => every(number("sliding_window_pattern", 6)),
         "cohere2" => every(number("sliding_window_pattern", 4)),
         "exaone4" => match config.get("sliding_window") {
@@ -230,6 +269,32 @@ mod tests {
             config(&a, &changes),
             json!({"num_hidden_layers": 4, "layer_types": ["x", "q", "z", "z"], "torch_dtype": "bfloat16", "vocab_size": 7})
         );
+    }
+
+    /// Which layers have experts went by the place: a child of a path had experts asked for where its parent has none.
+    #[test]
+    fn a_layer_without_experts_stays_one_at_another_place() {
+        let child = |donor: &Value, layers: &[usize]| {
+            let changes = Changes {
+                layers: layers.iter().map(|layer| (Some(donor), *layer)).collect(),
+                dtype: None,
+                vocab_size: None,
+                tied: None,
+            };
+            config(donor, &changes)
+        };
+        let qwen = json!({"model_type": "qwen3_moe", "num_hidden_layers": 3, "decoder_sparse_step": 2, "mlp_only_layers": [1]});
+        assert_eq!(child(&qwen, &[0, 1, 2])["decoder_sparse_step"], 2);
+        let moved = child(
+            &json!({"model_type": "qwen2_moe", "num_hidden_layers": 3, "mlp_only_layers": [1]}),
+            &[2, 1, 0, 1],
+        );
+        assert_eq!(
+            (&moved["mlp_only_layers"], &moved["decoder_sparse_step"]),
+            (&json!([1, 3]), &json!(1))
+        );
+        let glm = json!({"model_type": "glm4_moe", "num_hidden_layers": 4, "first_k_dense_replace": 1});
+        assert_eq!(child(&glm, &[0, 0, 1, 2, 3])["first_k_dense_replace"], 2);
     }
 
     /// Qwen2's `max_window_layers` equals its number of layers, so that none looks through a window (transformers #35896);
