@@ -9,7 +9,7 @@
 //! merge; a unit takes its share. Of the units 5 % take three times as long, and over 1 % the worker dies (its process aborts;
 //! another one comes after 30 s, as a scheduler would send it). All times are divided by SCALE (20 unless given); the waits of
 //! the protocol are not, so a dead worker costs SCALE times as much as it would. Prints how much of their time between the
-//! search's beginning and its end the workers worked, and how much of that was in vain. `docs/many-machines.md` has figures.
+//! search's beginning and its end the workers worked, and how much of that was in vain.
 
 #![allow(clippy::unwrap_used)] // what cannot be done here ends the simulation
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{checkpoint, eval, models};
+use crate::eval;
 
 /// Why there is no working elsewhere.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +65,13 @@ pub enum Error {
     #[error("this machine has failed {times} times, one after the other: {reason}")]
     Broken { times: usize, reason: String },
     #[error(transparent)]
-    Models(#[from] models::Error),
-    #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
-    #[error(transparent)]
-    Task(#[from] eval::Error),
+    Task(Box<eval::Error>),
+}
+
+impl From<eval::Error> for Error {
+    fn from(e: eval::Error) -> Self {
+        Self::Task(Box::new(e))
+    }
 }
 
 /// Why a message is refused. All of them are counted, and none changes anything.

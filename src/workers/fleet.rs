@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
+use async_nats::{Subscriber, jetstream};
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Runtime, sync::mpsc, sync::oneshot};
 
@@ -45,6 +45,9 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// How long the end of a run may take on the network.
 const END: Duration = Duration::from_secs(5);
+
+/// Times that the queue is tried to be opened, a second or more apart.
+const OPENINGS: usize = 12;
 
 /// Sittings that are out beyond the workers' number, so that none waits for the search.
 const AHEAD: usize = 2;
@@ -162,24 +165,7 @@ impl Post {
         let context = self.context.clone();
         *self.words.lock().unwrap_or_else(PoisonError::into_inner) = Some(to_desk.clone());
         self.runtime.block_on(async {
-            link::streams(&context, &run).await?;
-            let refused = |reason: String| Error::Refused {
-                server: run.name().into(),
-                what: "a subscription",
-                reason,
-            };
-            let stream = context.get_stream(run.ask_stream()).await;
-            let stream = stream.map_err(|e| refused(e.to_string()))?;
-            stream.purge().await.map_err(|e| refused(e.to_string()))?;
-            let (client, subjects) = (context.client(), Subjects::of(&run));
-            let signs = client
-                .subscribe(subjects.sign())
-                .await
-                .map_err(|e| refused(e.to_string()))?;
-            let wanted = client
-                .subscribe(subjects.documents())
-                .await
-                .map_err(|e| refused(e.to_string()))?;
+            let (signs, wanted) = queue(&context, &run).await?;
             tokio::spawn(read_answers(context.clone(), run.clone(), to_desk.clone()));
             tokio::spawn(Desk::new(purpose, context.clone(), to_desk.clone()).run(incoming, signs, wanted));
             Ok::<_, Error>(())
@@ -202,6 +188,38 @@ impl Post {
         fleet.catch_up();
         Ok(fleet)
     }
+}
+
+/// An empty queue, and who listens to signs of life and to wishes for documents. A server that goes away just then is waited for
+/// as one that goes away later.
+async fn queue(context: &jetstream::Context, run: &RunId) -> Result<(Subscriber, Subscriber), Error> {
+    for _ in 1..OPENINGS {
+        match empty_queue(context, run).await {
+            Err(e @ Error::Refused { .. }) => tracing::info!("{e}; once more"),
+            opened => return opened,
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    empty_queue(context, run).await
+}
+
+async fn empty_queue(context: &jetstream::Context, run: &RunId) -> Result<(Subscriber, Subscriber), Error> {
+    let refused = |reason: String| Error::Refused {
+        server: run.name().into(),
+        what: "the run's queue",
+        reason,
+    };
+    link::streams(context, run).await?;
+    let stream = context.get_stream(run.ask_stream()).await;
+    let stream = stream.map_err(|e| refused(e.to_string()))?;
+    stream.purge().await.map_err(|e| refused(e.to_string()))?;
+    let (client, subjects) = (context.client(), Subjects::of(run));
+    let signs = client.subscribe(subjects.sign()).await;
+    let wanted = client.subscribe(subjects.documents()).await;
+    Ok((
+        signs.map_err(|e| refused(e.to_string()))?,
+        wanted.map_err(|e| refused(e.to_string()))?,
+    ))
 }
 
 /// What a fleet is opened with.

@@ -739,7 +739,8 @@ mod tests {
         leases.add(job(1, 4));
         let key = issued(&leases.due(at(0))).remove(0);
         for worker in ["a", "b", "c"] {
-            assert_eq!(issued(&leases.failed(&key, worker, "no memory", at(1))), [key.clone()]);
+            let acts = leases.failed(&key, worker, "no memory", at(1));
+            assert_eq!(issued(&acts), std::slice::from_ref(&key));
         }
         let acts = leases.failed(&key, "d", "no memory", at(1));
         assert!(

@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 
 use super::{
     desk::Now,
-    error::Error,
     found::Map,
     plan::{ModelAsked, Plan},
     worker::{Hands, Order, Orders},
@@ -47,7 +46,7 @@ impl OwnModels {
                  --models MAP.yaml, or start the worker where it lies"
             )
         })?;
-        let opened = models::add(parents, name, &found, &self.hub).map_err(Error::from);
+        let opened = models::add(parents, name, &found, &self.hub);
         opened.map_err(|e| format!("the model {name}: {e}"))?;
         let checkpoint = parents
             .checkpoint(name)

@@ -720,8 +720,8 @@ impl Shift<'_> {
             let list = self.plan.list(part.task, &part.split);
             list.is_some_and(|list| part.items.last().is_some_and(|last| *last < list.questions))
         };
-        let is_known = |model: &&str| self.plan.models.iter().any(|known| known.name == **model);
-        match ask.parts.iter().all(is_listed) && ask.recipe.models().iter().all(|model| is_known(&model)) {
+        let is_known = |model: &&str| self.plan.models.iter().any(|known| known.name == *model);
+        match ask.parts.iter().all(is_listed) && ask.recipe.models().iter().all(is_known) {
             true => Ok(ask),
             false => Err(Refusal::Malformed {
                 reason: "it names questions or models that the plan has not".into(),
