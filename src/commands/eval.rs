@@ -54,6 +54,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
                 limit: args.limit,
                 max_new_tokens: args.max_new_tokens,
                 chat: runtime::chat(&args.chat),
+                ..TaskOptions::default()
             };
             let task = Task::load(&name, &options, &environment::data_dirs())?;
             let questions = task.questions(split)?;

@@ -191,7 +191,7 @@ impl<'a> MergeEvaluator<'a> {
             task: task.name().into(),
             lang: task.lang().into(),
             weight: fitness_task.weight,
-            is_likelihood: task.kind() == Kind::LogLikelihood,
+            is_likelihood: task.is_likelihood(),
             catalogue: asked.catalogue.clone(),
             items: (0..asked.questions.len()).collect(),
         };

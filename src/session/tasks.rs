@@ -69,7 +69,7 @@ impl Asking<'_> {
             true => FitnessTask {
                 task: task.task.through_chat_template(Chat {
                     system: system.cloned(),
-                    one_message: false,
+                    ..Chat::default()
                 }),
                 ..task
             },
