@@ -443,8 +443,9 @@ fn generation_requests(
             loop_guard: task.profile() == Profile::Fitness,
             sampling: None,
         };
+        let asked = question.prompt.text();
         requests.extend((0..samples_of(task)).map(|sample| Request {
-            sampling: drawn(task, question, sample),
+            sampling: drawn(task, &asked, sample),
             ..request.clone()
         }));
     }
@@ -458,8 +459,8 @@ fn stop_when_thinking(task: &Task, think: &Think, prompt: &str) -> model::engine
 }
 
 /// How a sample is drawn: by the question, so that it is the same whatever else is asked.
-fn drawn(task: &Task, question: &Question, sample: usize) -> Option<Sampling> {
-    task.samples()?.of_question(&question.id, sample)
+fn drawn(task: &Task, asked: &str, sample: usize) -> Option<Sampling> {
+    task.samples()?.of_question(asked, sample)
 }
 
 /// Whether a task's choices are measured without the question too.

@@ -152,7 +152,11 @@ impl Source {
         let numbered = |rows: Vec<Row>| (1..).zip(rows).collect();
         match self.format {
             Format::Jsonl => lines(text, json_row),
-            Format::Json => json_rows(text).map(numbered).map_err(|message| (1, message)),
+            // One object a line is what many call JSON, too.
+            Format::Json => match json_rows(text) {
+                Ok(rows) => Ok(numbered(rows)),
+                Err(message) => lines(text, json_row).map_err(|_| (1, message)),
+            },
             Format::Tsv => tsv_rows(text, &self.columns),
             Format::Csv => csv_rows(text, &self.columns),
             Format::Lines => lines(text, |line| Ok([("line".into(), line.into())].into())),
@@ -160,6 +164,27 @@ impl Source {
             Format::Passages | Format::Parquet => Ok(numbered(passages(text, self.passage))),
         }
     }
+}
+
+/// All rows of a file, of the kind that its name says.
+///
+/// # Errors
+/// A name that says none, a file that cannot be read.
+pub fn read_file(path: &Path) -> Result<Vec<Row>, Error> {
+    let name = path.display().to_string();
+    let format = Format::of_file(&name).ok_or_else(|| Error::Row {
+        file: path.into(),
+        line: 1,
+        message: format!("the kind of this file does not show in its name; known are {}", Format::NAMES.join(", ")),
+    })?;
+    let source = Source {
+        file: name.clone(),
+        format,
+        columns: Vec::new(),
+        passage: Source::DEFAULT_PASSAGE,
+        rows: 0..usize::MAX,
+    };
+    Ok(source.read(&name, path, "en")?.into_iter().map(|located| located.row).collect())
 }
 
 /// Rows with their lines.
@@ -279,7 +304,7 @@ fn csv_rows(text: &str, columns: &[String]) -> Result<Rows, (usize, String)> {
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| (e.position().map_or(1, |p| p.line() as usize), e.to_string()))?;
-        let line = record.position().map_or(1, |p| p.line() as usize);
+        let line = record.position().map_or(1, |p| line_of_record(text, p));
         if header.is_empty() {
             header = record.iter().map(String::from).collect();
             continue;
@@ -287,6 +312,13 @@ fn csv_rows(text: &str, columns: &[String]) -> Result<Rows, (usize, String)> {
         rows.push((line, columns_row(&header, record.iter()).map_err(|e| (line, e))?));
     }
     Ok(rows)
+}
+
+/// The line of a record: empty ones before it are passed over.
+fn line_of_record(text: &str, position: &csv::Position) -> usize {
+    let rest = text.get(position.byte() as usize..).unwrap_or_default();
+    let empty = rest.len() - rest.trim_start_matches(['\r', '\n']).len();
+    position.line() as usize + rest[..empty].matches('\n').count()
 }
 
 fn columns_row<'t>(columns: &[String], fields: impl Iterator<Item = &'t str>) -> Result<Row, String> {

@@ -616,7 +616,7 @@ fn find_part(file: TaskFile, builtin: &str, part: Option<&str>) -> Result<Vec<Fo
         Some(lang) => {
             check_lang(&file, lang)?;
             Ok(vec![Found {
-                name: format!("{builtin}_{lang}"),
+                name: builtin.into(),
                 file,
                 lang: Some(lang.into()),
             }])

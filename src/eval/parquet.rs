@@ -17,6 +17,12 @@ use super::data::Row;
 /// # Errors
 /// What is no Parquet, is damaged, or has values of other kinds; in words.
 pub fn rows(file: Vec<u8>) -> Result<Vec<Row>, String> {
+    // The library ends in a panic where some lengths of a damaged file are wrong.
+    let read = std::panic::catch_unwind(|| rows_of(file));
+    read.unwrap_or_else(|_| Err("this Parquet file cannot be read: it is damaged".into()))
+}
+
+fn rows_of(file: Vec<u8>) -> Result<Vec<Row>, String> {
     let wrong = |e: parquet::errors::ParquetError| format!("this Parquet file cannot be read: {e}");
     let reader = SerializedFileReader::new(Bytes::from(file)).map_err(wrong)?;
     let rows = reader.get_row_iter(None).map_err(wrong)?;

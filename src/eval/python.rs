@@ -96,10 +96,7 @@ pub fn value(json: &serde_json::Value) -> Value {
         },
         String(s) => s.as_str().into(),
         Array(items) => items.iter().map(value).collect(),
-        Object(fields) => fields
-            .iter()
-            .map(|(name, field)| (name.clone(), value(field)))
-            .collect(),
+        Object(fields) => Value::from_pairs(fields.iter().map(|(name, field)| (name.as_str(), value(field)))),
     }
 }
 

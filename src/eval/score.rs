@@ -235,6 +235,33 @@ impl TaskScore {
         }
     }
 
+    /// The mean of a group's tasks by their numbers of questions, with the pooled standard error, as lm-evaluation-harness has
+    /// it; of the scores that all of them have. None of no tasks.
+    pub fn pooled(group: &str, tasks: &[&TaskScore]) -> Option<TaskScore> {
+        let first = tasks.first()?;
+        let n: usize = tasks.iter().map(|task| task.n).sum();
+        let pooled = |name: &String| {
+            let parts: Option<Vec<(f64, Estimate)>> = tasks
+                .iter()
+                .map(|task| Some((task.n as f64, *task.scores.get(name)?)))
+                .collect();
+            let parts = parts?;
+            let total: f64 = parts.iter().map(|(n, _)| n).sum();
+            let value = parts.iter().map(|(n, part)| n * part.value).sum::<f64>() / total;
+            let variance = parts.iter().map(|(n, part)| (n - 1.0) * part.stderr.powi(2) * n).sum::<f64>();
+            let variance = variance / (total - parts.len() as f64);
+            let stderr = (variance / total).sqrt();
+            Some((name.clone(), Estimate { value, stderr }))
+        };
+        Some(TaskScore {
+            task: group.into(),
+            lang: first.lang.clone(),
+            n,
+            scores: first.scores.keys().filter_map(pooled).collect(),
+            primary: first.primary.clone(),
+        })
+    }
+
     /// What a search maximises; NaN of no answers.
     pub fn fitness(&self) -> Estimate {
         let nothing = Estimate {

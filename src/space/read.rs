@@ -7,6 +7,7 @@ use super::{
     Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale,
     Search, Space, SplitRef, TaskRef, Teachers,
 };
+use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
 
@@ -566,10 +567,19 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
             );
         }
     }
+    let tokens = match map.optional("tokens") {
+        Some(node) if command.is_some() => {
+            return Err(node.error("what a command's candidates write is not counted here; let it give a score of it"));
+        }
+        Some(node) => node.bool()?,
+        None => false,
+    };
     let objectives = match map.optional("objectives") {
         Some(node) if node.one_of(&["scalar", "pareto"])? == 1 => {
-            if tasks.len() == 1 {
-                return Err(node.error("'pareto' needs two tasks or more"));
+            if tasks.len() == 1 && !tokens {
+                return Err(node.error(
+                    "'pareto' needs two tasks or more, or 'tokens: true', the length of answers as an objective",
+                ));
             }
             let keeps_its_questions = command.as_ref().is_some_and(|command| command.questions.is_none());
             if keeps_its_questions && weights.iter().filter(|(_, weight)| *weight != 0.0).count() < 2 {
@@ -613,16 +623,25 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     asks("chat_template")?;
     let system = asks("system")?.map(Node::text).transpose()?;
     let chat_template = chat_template(&map)?;
+    let think = asks("think")?.map(Think::read).transpose()?.flatten();
+    asks("chat_template_kwargs")?;
+    let chat_template_kwargs = variables(&map)?.unwrap_or_default();
+    if let Some(node) = map.optional("tokens").filter(|_| tokens && objectives != Objectives::Pareto) {
+        return Err(node.error("the length of answers is an objective beside others: write 'objectives: pareto' too"));
+    }
     map.finish()?;
     Ok(Fitness {
         tasks,
         command,
         weights,
         objectives,
+        tokens,
         scale,
         guard,
         chat_template,
         system,
+        chat_template_kwargs,
+        think,
     })
 }
 
@@ -700,6 +719,10 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
         },
         chat_template: chat_template(&map)?,
         system: map.optional("system").map(Node::text).transpose()?,
+        chat_template_kwargs: variables(&map)?,
+        samples: Samples::read(&map)?,
+        score: map.optional("score").map(Node::text).transpose()?,
+        think: map.optional("think").map(Think::read).transpose()?.flatten(),
     };
     map.finish()?;
     Ok(task)
@@ -708,6 +731,24 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
 fn chat_template(map: &Map<'_>) -> Result<Option<ChatTemplate>, yaml::Error> {
     let word = |node: &Node| Ok(ChatTemplate::ALL[node.one_of(&ChatTemplate::WORDS)?]);
     map.optional("chat_template").map(word).transpose()
+}
+
+/// What a chat template is told: names and scalars.
+fn variables(map: &Map<'_>) -> Result<Option<serde_json::Map<String, serde_json::Value>>, yaml::Error> {
+    let Some(node) = map.optional("chat_template_kwargs") else {
+        return Ok(None);
+    };
+    let variable = |(name, node): &(String, Node)| {
+        let value = match &node.value {
+            Value::Bool(b) => (*b).into(),
+            Value::Int(i) => (*i).into(),
+            Value::Float(x) => (*x).into(),
+            Value::Str(text) => text.as_str().into(),
+            _ => return Err(node.error("a word, a number, true or false is expected here")),
+        };
+        Ok((name.clone(), value))
+    };
+    node.map()?.entries().iter().map(variable).collect::<Result<_, _>>().map(Some)
 }
 
 /// A number, or `all`.
