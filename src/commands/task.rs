@@ -219,6 +219,11 @@ fn ended(answer: &Answer) -> String {
     }
 }
 
+#[derive(Serialize)]
+struct AllChecked {
+    tasks: Vec<Checked>,
+}
+
 /// What is known of a task file.
 #[derive(Serialize)]
 struct Checked {
@@ -237,16 +242,16 @@ fn check(args: &TaskCheckArgs) -> Outcome {
     let dirs = environment::data_dirs();
     let checked: Vec<Checked> = args.tasks.iter().map(|name| look_at(name, &dirs)).collect();
     if args.json {
-        print_json(&checked);
-    } else {
-        for checked in &checked {
-            match &checked.message {
-                None => print(format_args!("{}: {}", checked.task, checked.tasks.join(", "))),
-                Some(message) => print(format_args!("{}: not read: {message}", checked.task)),
-            }
+        print_json(&AllChecked { tasks: checked });
+        return Ok(());
+    }
+    for checked in &checked {
+        match &checked.message {
+            None => print(format_args!("{}: {}", checked.task, checked.tasks.join(", "))),
+            Some(message) => print(format_args!("{}: not read: {message}", checked.task)),
         }
     }
-    match args.json || checked.iter().all(|checked| checked.ok) {
+    match checked.iter().all(|checked| checked.ok) {
         true => Ok(()),
         false => Err(anyhow!("some tasks cannot be read").into()),
     }

@@ -113,10 +113,13 @@ pub fn answer(
     })?;
 
     let mut continuations = Vec::new();
+    let mut contexts: Vec<String> = Vec::new();
     let mut measured_questions = 0;
     for (task, questions) in work.iter().filter(|(task, _)| task.kind() != Kind::Generate) {
         let texts = render(engine, task, questions)?;
-        continuations.extend(score_requests(engine, task, questions, &texts)?);
+        let (requests, asked) = score_requests(engine, task, questions, &texts)?;
+        continuations.extend(requests);
+        contexts.extend(asked);
         measured_questions += questions.len();
     }
     let scores = engine.score(&continuations, &mut |p| {
@@ -131,9 +134,13 @@ pub fn answer(
 
     let mut written = written.into_iter();
     let mut scored = scores.into_iter();
+    let mut contexts = contexts.into_iter();
     let mut judge = |task: &Task, question: &Question| match task.kind() {
         Kind::Generate => written.next().map(|written| judged(task, question, written)).transpose(),
-        Kind::LogLikelihood => Ok(scored.next().map(|score| measured(task, question, score))),
+        Kind::LogLikelihood => Ok(scored.next().map(|score| Answer {
+            prompt: contexts.next().unwrap_or_default(),
+            ..measured(task, question, score)
+        })),
         Kind::MultipleChoice | Kind::Blank => {
             let count = question.choices.len();
             let scores: Vec<Score> = scored.by_ref().take(count).collect();
@@ -141,6 +148,7 @@ pub fn answer(
             let unasked: Vec<Score> = scored.by_ref().take(unasked).collect();
             Ok(Some(Answer {
                 question: question.id.clone(),
+                prompt: contexts.next().unwrap_or_default(),
                 ..Answer::chosen(task, question, &scores, &unasked)
             }))
         }
@@ -470,18 +478,20 @@ fn asks_without_question(task: &Task) -> bool {
 
 /// Contexts and continuations as one sequence each. White space at the end of the context belongs to the continuation,
 /// for the tokenizer joins it to the next word. Without a context, choices follow the first token of any text; of other texts
-/// the first token is not scored.
+/// the first token is not scored. With them comes what stands before the first continuation of each question.
 fn score_requests(
     engine: &dyn Answerer,
     task: &Task,
     questions: &[Question],
     texts: &[String],
-) -> Result<Vec<ScoreRequest>, Error> {
+) -> Result<(Vec<ScoreRequest>, Vec<String>), Error> {
+    let mut first_contexts = Vec::new();
     let mut prompts: Vec<String> = Vec::new();
     let mut whole: Vec<String> = Vec::new();
     let chat = spoken(task, engine.has_chat_template());
     for (text, question) in texts.iter().zip(questions) {
         let delimiter = delimiter(task, chat, text, question);
+        let first = prompts.len();
         for (continuation, asked) in continuations(question) {
             let context = match asked {
                 Some(asked) => render_prompt(engine, task, &question.prompt.asking(asked))?,
@@ -490,6 +500,7 @@ fn score_requests(
             whole.push(format!("{context}{delimiter}{continuation}"));
             prompts.push(context);
         }
+        first_contexts.push(prompts.get(first).cloned().unwrap_or_default());
         if asks_without_question(task) {
             for choice in &question.choices {
                 prompts.push(String::new());
@@ -505,7 +516,7 @@ fn score_requests(
     for (i, request) in alone.into_iter().zip(after_first_token(engine, task, &texts_alone)?) {
         requests[i] = request;
     }
-    Ok(requests)
+    Ok((requests, first_contexts))
 }
 
 /// Texts that nothing stands before, as the harness measures them: after the first token that any text has.
@@ -601,7 +612,7 @@ fn delimiter<'q>(task: &Task, chat: Option<&Chat>, context: &str, question: &'q 
     let begun = &question.prompt.answer_prefix;
     match (context, chat) {
         // The harness sets it before choices even where nothing is asked.
-        ("", None) if task.is_of_harness() => delimiter,
+        ("", None) if task.is_of_harness() || task.kind() == Kind::MultipleChoice => delimiter,
         ("", _) => "",
         // The template stands between them, unless the answer is begun.
         (_, Some(_)) if begun.is_empty() || begun.ends_with(char::is_whitespace) => "",
@@ -668,6 +679,8 @@ mod tests {
         is_base: bool,
         /// Writes a text without the space that it begins with, as tokenizers of the SentencePiece kind do.
         loses_space: bool,
+        /// What it says next, one after the other, in place of what the prompt tells it.
+        says: std::collections::VecDeque<&'static str>,
         calls: Vec<String>,
     }
 
@@ -678,6 +691,7 @@ mod tests {
                 rejects_system: false,
                 is_base: false,
                 loses_space: false,
+                says: std::collections::VecDeque::new(),
                 calls: Vec::new(),
             }
         }
@@ -735,13 +749,18 @@ mod tests {
             let mut answers = Vec::new();
             for (done, request) in requests.iter().enumerate() {
                 let prompt = text(&request.prompt);
-                let output = prompt.rsplit("=>").next().unwrap_or("").to_string();
+                let told = prompt.rsplit("=>").next().unwrap_or("").to_string();
+                // What is drawn follows from the seed alone.
+                let drawn = request.sampling.map(|s| (s.seed % 3).to_string());
+                let said = self.says.pop_front().map(String::from);
+                let whole = said.or(drawn).unwrap_or(told);
+                let output: String = whole.chars().take(request.max_new_tokens).collect();
                 self.calls.push(prompt);
                 assert!(request.stop.contains(&"<end>".to_string()));
                 answers.push(Generation {
                     token_ids: output.chars().map(u32::from).collect(),
+                    finish: if output == whole { Finish::Eos } else { Finish::Length },
                     text: output,
-                    finish: Finish::Eos,
                 });
                 progress(Progress {
                     done: done + 1,
@@ -881,6 +900,63 @@ mod tests {
         model.rejects_system = true;
         answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
         assert_eq!(model.calls, ["[system]S[user]Q: b =>7", "[user]Q: b =>7"]);
+    }
+
+    /// Each sample follows from the question and the seed, whatever else is asked; together they vote.
+    #[test]
+    fn samples_vote_and_are_the_same_in_any_company() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |keys: &str| task(dir.path(), &format!("{GENERATE}\n{keys}"), &TaskOptions::default());
+        let voting = load("samples: 9\nsampling: {temperature: 1, seed: 5}");
+        let questions = voting.questions(Split::Test).unwrap();
+        let ask = |questions: &[Question]| {
+            let mut answers = answer(&mut Script::new(), &[(&voting, questions)], &mut |_| {}).unwrap();
+            answers.remove(0)
+        };
+        let (together, alone) = (ask(&questions), ask(&questions[1..]));
+        assert_eq!(together[1].output, alone[0].output);
+        let outputs: Vec<String> = serde_json::from_str(&alone[0].output).unwrap();
+        assert_eq!((outputs.len(), alone[0].token_count), (9, 9));
+        let count = |digit: &str| outputs.iter().filter(|o| *o == digit).count();
+        let most = (0..3).map(|d| count(&d.to_string())).max().unwrap();
+        let vote = &alone[0].filters["maj@9"].extracted;
+        assert_eq!(count(vote), most);
+        assert_eq!(voting.primary(), "maj@9");
+        let judged = Answer::judged(&voting, alone[0].output.clone(), "2").unwrap();
+        let right = count("2") as f64;
+        assert!((judged.filters["pass@1"].exact_match - right / 9.0).abs() < 1e-12);
+        assert_eq!(judged.filters["pass@9"].exact_match, 1.0);
+        assert_eq!(judged.filters["last"].extracted, outputs[0], "the filter alone judges the first");
+        let other = load("samples: 9\nsampling: {temperature: 1, seed: 6}");
+        let again = answer(&mut Script::new(), &[(&other, &questions[1..])], &mut |_| {}).unwrap();
+        assert_ne!(again[0][0].output, alone[0].output);
+        let options = TaskOptions {
+            score: Some("pass@3".into()),
+            ..TaskOptions::default()
+        };
+        let by_three = task(dir.path(), &format!("{GENERATE}\nsamples: 9"), &options);
+        assert_eq!(by_three.primary(), "pass@3");
+        let score = crate::eval::TaskScore::of(&voting, &together);
+        assert!(score.scores.contains_key("pass@4") && score.primary == "maj@9");
+    }
+
+    #[test]
+    fn a_thought_is_closed_after_its_budget_and_not_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = "prompt: 'Q: {{q}}'\nstop: STOP\nmax_new_tokens: 60\nfilters: [{name: last, number: {otherwise: last}}]\n\
+                    think: {budget: 10}";
+        let task = task(dir.path(), keys, &TaskOptions::default());
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        model.says = ["<think>5 STOP 6 or 7", "<think>8</think>5", "5"].into();
+        let answers = answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
+        // The second one ended by itself, so only the first is asked again.
+        assert_eq!(model.calls.len(), 3);
+        assert!(model.calls[2].ends_with("<think>5 S\n</think>\n\n"), "{}", model.calls[2]);
+        let first = &answers[0][0];
+        assert_eq!((first.output.as_str(), first.correct), ("<think>5 S\n</think>\n\n5", true));
+        assert_eq!(first.token_count, 11, "the mark that closed it is not the model's");
+        assert_eq!(answers[0][1].output, "<think>8</");
     }
 
     /// A base has no chat template as a rule; a search of chat models that asks it too must not end there.
