@@ -145,7 +145,10 @@ fn samples(args: &EvalArgs) -> Result<Option<Samples>> {
         seed,
         ..usual
     };
-    samples.checked().map(Some).map_err(|e| anyhow::anyhow!("--samples: {e}"))
+    samples
+        .checked()
+        .map(Some)
+        .map_err(|e| anyhow::anyhow!("--samples: {e}"))
 }
 
 /// The scores of the groups that were asked for by one name.

@@ -24,7 +24,9 @@ pub fn tasks(args: ListArgs) -> Outcome {
     }
     for task in tasks {
         let langs = match task.langs.as_slice() {
-            several @ [first, .., last] if several.len() > 16 => format!("{} languages, {first} to {last}", several.len()),
+            several @ [first, .., last] if several.len() > 16 => {
+                format!("{} languages, {first} to {last}", several.len())
+            }
             langs => langs.join(" "),
         };
         let subjects = match task.subjects.len() {

@@ -59,7 +59,10 @@ fn new(args: &TaskNewArgs) -> Outcome {
         let name = file.display().to_string();
         let task = Task::load(&name, &TaskOptions::default(), &environment::data_dirs())?;
         let count = task.questions(Split::Search)?.len();
-        print(format_args!("{name}: {count} questions for a search, from {}", data.display()));
+        print(format_args!(
+            "{name}: {count} questions for a search, from {}",
+            data.display()
+        ));
         print(format_args!("Try it: heterosis task try {name} MODEL"));
     }
     Ok(())
@@ -83,7 +86,11 @@ fn task_file(name: &str, data: &Path) -> Result<String> {
     let rows = data::read_file(data).with_context(|| place.clone())?;
     let first = rows.first().with_context(|| format!("{place} holds no rows"))?;
     let fields: Vec<&str> = first.keys().map(String::as_str).collect();
-    let named = |usual: &[&str]| usual.iter().find_map(|name| fields.iter().find(|field| *field == name).copied());
+    let named = |usual: &[&str]| {
+        usual
+            .iter()
+            .find_map(|name| fields.iter().find(|field| *field == name).copied())
+    };
     let asked = named(&["question", "problem", "prompt", "input", "text", "query"]);
     let right = named(&["answer", "target", "gold", "label", "output", "solution", "completion"]);
     let (Some(asked), Some(right)) = (asked.or(fields.first().copied()), right.or(fields.last().copied())) else {
@@ -141,7 +148,10 @@ fn attempt(args: &TaskTryArgs) -> Outcome {
     let (name, lang) = match names.len() {
         1 => names.remove(0),
         _ => {
-            let known: Vec<String> = names.iter().map(|(name, lang)| format!("{name} --lang {lang}")).collect();
+            let known: Vec<String> = names
+                .iter()
+                .map(|(name, lang)| format!("{name} --lang {lang}"))
+                .collect();
             return Err(anyhow!("{} is several tasks; try one: {}", args.task, known.join(", ")).into());
         }
     };
@@ -185,7 +195,11 @@ fn attempt(args: &TaskTryArgs) -> Outcome {
 
 fn show(task: &Task, question: &Question, answer: &Answer) {
     print(format_args!("── {}", question.id));
-    let prompt = if answer.prompt.is_empty() { question.prompt.text() } else { answer.prompt.clone() };
+    let prompt = if answer.prompt.is_empty() {
+        question.prompt.text()
+    } else {
+        answer.prompt.clone()
+    };
     print(format_args!("{prompt}"));
     if task.kind().chooses() {
         for (i, choice) in question.choices.iter().enumerate() {
@@ -200,13 +214,19 @@ fn show(task: &Task, question: &Question, answer: &Answer) {
     print(format_args!("── right is: {}", question.gold));
     for (name, verdict) in &answer.filters {
         let mark = if name == task.primary_filter() { "*" } else { " " };
-        print(format_args!(" {mark} {name}: {} ({})", verdict.exact_match, verdict.extracted));
+        print(format_args!(
+            " {mark} {name}: {} ({})",
+            verdict.exact_match, verdict.extracted
+        ));
     }
     if task.gate().is_some() && !answer.language_ok {
         print("   not in the language that is asked for");
     }
     if let Some(log_likelihood) = answer.log_likelihood {
-        print(format_args!("   log-likelihood of what is right: {log_likelihood:.3} of {} tokens", answer.token_count));
+        print(format_args!(
+            "   log-likelihood of what is right: {log_likelihood:.3} of {} tokens",
+            answer.token_count
+        ));
     }
     print("");
 }

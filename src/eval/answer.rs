@@ -52,7 +52,11 @@ impl Answerer for Engine {
     }
 
     fn first_token(&self) -> Option<u32> {
-        let named = |name| self.tokenizer().special_token(name).and_then(|text| self.tokenizer().token_id(text));
+        let named = |name| {
+            self.tokenizer()
+                .special_token(name)
+                .and_then(|text| self.tokenizer().token_id(text))
+        };
         named("bos_token").or_else(|| named("eos_token"))
     }
 
@@ -136,7 +140,10 @@ pub fn answer(
     let mut scored = scores.into_iter();
     let mut contexts = contexts.into_iter();
     let mut judge = |task: &Task, question: &Question| match task.kind() {
-        Kind::Generate => written.next().map(|written| judged(task, question, written)).transpose(),
+        Kind::Generate => written
+            .next()
+            .map(|written| judged(task, question, written))
+            .transpose(),
         Kind::LogLikelihood => Ok(scored.next().map(|score| Answer {
             prompt: contexts.next().unwrap_or_default(),
             ..measured(task, question, score)
@@ -178,7 +185,9 @@ fn write(
     for (task, questions) in work.iter().filter(|(task, _)| task.kind() == Kind::Generate) {
         let texts = render(engine, task, questions)?;
         let of_task = generation_requests(engine, task, questions, &texts)?;
-        let budgeted = (requests.len()..).take(of_task.len()).filter(|_| budget_of(task).is_some());
+        let budgeted = (requests.len()..)
+            .take(of_task.len())
+            .filter(|_| budget_of(task).is_some());
         thinkers.extend(budgeted.map(|i| (i, *task)));
         requests.extend(of_task);
         let samples = samples_of(task);
@@ -294,7 +303,9 @@ fn think(
 fn stop_when_said(task: &Task) -> Option<model::engine::StopWhen> {
     let (stops, answered) = (task.stop.clone(), task.stop_when());
     Some(Arc::new(move |text| {
-        let stopped = stops.iter().any(|stop| !stop.is_empty() && text.contains(stop.as_str()));
+        let stopped = stops
+            .iter()
+            .any(|stop| !stop.is_empty() && text.contains(stop.as_str()));
         stopped || answered.as_ref().is_some_and(|answered| answered(text))
     }))
 }
@@ -324,7 +335,9 @@ fn finish_of(samples: &[Generation]) -> &'static str {
         (Finish::Stop, "stop"),
         (Finish::Eos, "eos"),
     ];
-    let found = WORST_FIRST.iter().find(|(finish, _)| samples.iter().any(|g| g.finish == *finish));
+    let found = WORST_FIRST
+        .iter()
+        .find(|(finish, _)| samples.iter().any(|g| g.finish == *finish));
     found.map_or("", |(_, name)| name)
 }
 
@@ -349,7 +362,10 @@ pub fn said(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Er
 
 /// The text that the model gets for each question.
 fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<String>, Error> {
-    questions.iter().map(|question| render_prompt(engine, task, &question.prompt)).collect()
+    questions
+        .iter()
+        .map(|question| render_prompt(engine, task, &question.prompt))
+        .collect()
 }
 
 fn render_prompt(engine: &dyn Answerer, task: &Task, prompt: &Prompt) -> Result<String, Error> {
@@ -366,7 +382,11 @@ fn render_prompt(engine: &dyn Answerer, task: &Task, prompt: &Prompt) -> Result<
 pub fn prompt_text(tokenizer: &Tokenizer, task: &Task, question: &Question) -> Result<String, Error> {
     match spoken(task, tokenizer.has_chat_template()) {
         None => Ok(question.prompt.text()),
-        Some(chat) => render_chat(&|messages| in_template(tokenizer, messages, chat), &question.prompt, chat),
+        Some(chat) => render_chat(
+            &|messages| in_template(tokenizer, messages, chat),
+            &question.prompt,
+            chat,
+        ),
     }
 }
 
@@ -378,7 +398,10 @@ fn spoken(task: &Task, has_chat_template: bool) -> Option<&Chat> {
 }
 
 fn in_template(tokenizer: &Tokenizer, messages: &[Message], chat: &Chat) -> Result<String, model::Error> {
-    let begun = messages.last().filter(|m| m.role == "assistant").map(|m| m.content.as_str());
+    let begun = messages
+        .last()
+        .filter(|m| m.role == "assistant")
+        .map(|m| m.content.as_str());
     let messages = messages.iter().map(|m| model::Message::new(m.role, m.content.clone()));
     let messages: Vec<_> = messages.collect();
     let text = tokenizer.apply_chat_template_with(&messages, begun.is_none(), &chat.variables)?;
@@ -390,9 +413,15 @@ fn in_template(tokenizer: &Tokenizer, messages: &[Message], chat: &Chat) -> Resu
 
 /// A conversation without what its template writes after the last message: transformers' `continue_final_message`.
 fn up_to_the_begun_answer<'t>(text: &'t str, begun: &str) -> &'t str {
-    let Some(at) = text.rfind(begun.trim()) else { return text };
+    let Some(at) = text.rfind(begun.trim()) else {
+        return text;
+    };
     let (whole, trimmed) = (begun.trim_start(), begun.trim());
-    let length = if text[at..].starts_with(whole) { whole.len() } else { trimmed.len() };
+    let length = if text[at..].starts_with(whole) {
+        whole.len()
+    } else {
+        trimmed.len()
+    };
     &text[..at + length]
 }
 
@@ -655,7 +684,10 @@ fn sequences(
 fn continuations(question: &Question) -> Vec<(&str, Option<&str>)> {
     match question.choices.as_slice() {
         [] => vec![(&question.gold, None)],
-        choices => choices.iter().map(|c| (c.continuation.as_str(), c.question.as_deref())).collect(),
+        choices => choices
+            .iter()
+            .map(|c| (c.continuation.as_str(), c.question.as_deref()))
+            .collect(),
     }
 }
 
@@ -926,7 +958,10 @@ mod tests {
         let right = count("2") as f64;
         assert!((judged.filters["pass@1"].exact_match - right / 9.0).abs() < 1e-12);
         assert_eq!(judged.filters["pass@9"].exact_match, 1.0);
-        assert_eq!(judged.filters["last"].extracted, outputs[0], "the filter alone judges the first");
+        assert_eq!(
+            judged.filters["last"].extracted, outputs[0],
+            "the filter alone judges the first"
+        );
         let other = load("samples: 9\nsampling: {temperature: 1, seed: 6}");
         let again = answer(&mut Script::new(), &[(&other, &questions[1..])], &mut |_| {}).unwrap();
         assert_ne!(again[0][0].output, alone[0].output);
@@ -952,9 +987,16 @@ mod tests {
         let answers = answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
         // The second one ended by itself, so only the first is asked again.
         assert_eq!(model.calls.len(), 3);
-        assert!(model.calls[2].ends_with("<think>5 S\n</think>\n\n"), "{}", model.calls[2]);
+        assert!(
+            model.calls[2].ends_with("<think>5 S\n</think>\n\n"),
+            "{}",
+            model.calls[2]
+        );
         let first = &answers[0][0];
-        assert_eq!((first.output.as_str(), first.correct), ("<think>5 S\n</think>\n\n5", true));
+        assert_eq!(
+            (first.output.as_str(), first.correct),
+            ("<think>5 S\n</think>\n\n5", true)
+        );
         assert_eq!(first.token_count, 11, "the mark that closed it is not the model's");
         assert_eq!(answers[0][1].output, "<think>8</");
     }
@@ -1010,7 +1052,10 @@ mod tests {
         let keys = "type: multiple_choice\nprompt: 'Q: {{q}}'\nchoices: options\ngold_position: '{{label}}'";
         let task = load(keys);
         let questions = task.questions(Split::Test).unwrap();
-        assert_eq!((questions[0].gold.as_str(), &questions[1].right[..]), ("zzzzzz", &[1][..]));
+        assert_eq!(
+            (questions[0].gold.as_str(), &questions[1].right[..]),
+            ("zzzzzz", &[1][..])
+        );
         let mut model = Script::new();
         let mut done = Vec::new();
         let answers = answer(&mut model, &[(&task, &questions)], &mut |p| {

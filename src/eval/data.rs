@@ -175,7 +175,10 @@ pub fn read_file(path: &Path) -> Result<Vec<Row>, Error> {
     let format = Format::of_file(&name).ok_or_else(|| Error::Row {
         file: path.into(),
         line: 1,
-        message: format!("the kind of this file does not show in its name; known are {}", Format::NAMES.join(", ")),
+        message: format!(
+            "the kind of this file does not show in its name; known are {}",
+            Format::NAMES.join(", ")
+        ),
     })?;
     let source = Source {
         file: name.clone(),
@@ -184,7 +187,11 @@ pub fn read_file(path: &Path) -> Result<Vec<Row>, Error> {
         passage: Source::DEFAULT_PASSAGE,
         rows: 0..usize::MAX,
     };
-    Ok(source.read(&name, path, "en")?.into_iter().map(|located| located.row).collect())
+    Ok(source
+        .read(&name, path, "en")?
+        .into_iter()
+        .map(|located| located.row)
+        .collect())
 }
 
 /// Rows with their lines.
@@ -275,7 +282,12 @@ fn json_rows(text: &str) -> Result<Vec<Row>, String> {
             if lists.iter().any(|(_, items)| items.len() != count) {
                 return Err(expected.into());
             }
-            let row = |i: usize| lists.iter().map(|(name, items)| (name.clone(), items[i].clone())).collect();
+            let row = |i: usize| {
+                lists
+                    .iter()
+                    .map(|(name, items)| (name.clone(), items[i].clone()))
+                    .collect()
+            };
             Ok((0..count).map(row).collect())
         }
         _ => Err(expected.into()),
@@ -285,7 +297,12 @@ fn json_rows(text: &str) -> Result<Vec<Row>, String> {
 fn tsv_rows(text: &str, columns: &[String]) -> Result<Rows, (usize, String)> {
     let mut lines = written_lines(text);
     let header: Vec<String> = match columns {
-        [] => lines.next().map_or("", |(_, line)| line).split('\t').map(String::from).collect(),
+        [] => lines
+            .next()
+            .map_or("", |(_, line)| line)
+            .split('\t')
+            .map(String::from)
+            .collect(),
         named => named.to_vec(),
     };
     lines
@@ -448,8 +465,13 @@ mod tests {
         assert_eq!((rows[0].line, rows[1].line), (2, 5));
         let rows = read("x.tsv", "question\tanswer\n\"a\"\t1\n", &headed(Format::Tsv)).unwrap();
         assert_eq!((&rows[0].row["question"], rows[0].line), (&"\"a\"".into(), 2));
-        let message = read("x.csv", "a,b\n1,2\n3\n", &headed(Format::Csv)).unwrap_err().to_string();
-        assert!(message.contains("x.csv:3: 2 columns (a, b) are expected, here are 1"), "{message}");
+        let message = read("x.csv", "a,b\n1,2\n3\n", &headed(Format::Csv))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("x.csv:3: 2 columns (a, b) are expected, here are 1"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -48,7 +48,9 @@ pub enum Step {
     /// The repaired extraction of a number.
     Number(NumberAnswer),
     /// The final answer of a worked solution in LaTeX: as Minerva's examples end, or what is boxed last.
-    Maths { boxed: bool },
+    Maths {
+        boxed: bool,
+    },
 }
 
 impl Filter {
@@ -66,7 +68,10 @@ impl Filter {
     /// As [`Filter::apply`].
     pub fn of_samples(&self, outputs: &[&str]) -> Result<String, Error> {
         let voters = &outputs[..self.vote.unwrap_or(1).min(outputs.len())];
-        let answers: Vec<String> = voters.iter().map(|output| self.apply(output)).collect::<Result<_, _>>()?;
+        let answers: Vec<String> = voters
+            .iter()
+            .map(|output| self.apply(output))
+            .collect::<Result<_, _>>()?;
         let commonest = commonest(answers.len(), |a, b| Ok::<_, Error>(answers[a] == answers[b]))?;
         Ok(commonest.map_or(String::new(), |i| answers[i].clone()))
     }

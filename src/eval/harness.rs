@@ -78,7 +78,12 @@ pub fn read(path: &Path, member: Option<&str>) -> Result<Vec<(Option<String>, Ta
     let members = group::members(path, &keys)?;
     let wanted = members.iter().filter(|m| member.is_none_or(|name| m.name == name));
     let tasks: Result<Vec<_>, Refusal> = wanted
-        .map(|m| Ok((Some(m.name.clone()), task(&m.file, &m.keys, format!("{text}{}", m.text))?)))
+        .map(|m| {
+            Ok((
+                Some(m.name.clone()),
+                task(&m.file, &m.keys, format!("{text}{}", m.text))?,
+            ))
+        })
         .collect();
     match (tasks?, member) {
         (tasks, Some(name)) if tasks.is_empty() => Err(Error::UnknownTask {
@@ -136,7 +141,9 @@ fn task(file: &Path, keys: &Map<String, Value>, text: String) -> Result<TaskFile
     let reader = Reader { file, keys };
     reader.refuse_python()?;
     reader.refuse_unknown()?;
-    let name = reader.text("task")?.ok_or_else(|| reader.wrong("task", "the name of the task is missing"))?;
+    let name = reader
+        .text("task")?
+        .ok_or_else(|| reader.wrong("task", "the name of the task is missing"))?;
     let kind = match reader.text("output_type")?.as_deref() {
         None | Some("generate_until") => Kind::Generate,
         Some("multiple_choice") => Kind::MultipleChoice,
@@ -157,7 +164,10 @@ fn task(file: &Path, keys: &Map<String, Value>, text: String) -> Result<TaskFile
     };
     Ok(TaskFile {
         name,
-        version: keys.get("metadata").and_then(|m| m.get("version")).map_or("1".into(), python::text_of),
+        version: keys
+            .get("metadata")
+            .and_then(|m| m.get("version"))
+            .map_or("1".into(), python::text_of),
         description: String::new(),
         provenance: "A task of lm-evaluation-harness".into(),
         kind,
@@ -248,8 +258,12 @@ impl Reader<'_> {
         }
         let of_examples = |key: &str| self.fewshot(key).cloned();
         Ok(HarnessWords {
-            text: text.cloned().ok_or_else(|| self.wrong("doc_to_text", "the key is missing"))?,
-            target: target.cloned().ok_or_else(|| self.wrong("doc_to_target", "the key is missing"))?,
+            text: text
+                .cloned()
+                .ok_or_else(|| self.wrong("doc_to_text", "the key is missing"))?,
+            target: target
+                .cloned()
+                .ok_or_else(|| self.wrong("doc_to_target", "the key is missing"))?,
             choices,
             example_text: of_examples("doc_to_text"),
             example_target: of_examples("doc_to_target"),
@@ -279,7 +293,9 @@ impl Reader<'_> {
 
     fn metric(&self, kind: Kind, entry: &Value) -> Result<HarnessMetric, Refusal> {
         let name = entry["metric"].as_str().unwrap_or_default();
-        let known = Metric::of_kind(kind).iter().find(|metric| metric.name() == name && **metric != Metric::Ifeval);
+        let known = Metric::of_kind(kind)
+            .iter()
+            .find(|metric| metric.name() == name && **metric != Metric::Ifeval);
         let is_own = entry["hf_evaluate"] != Value::Bool(true) && name != Metric::Mc2.name();
         let metric = known
             .filter(|_| is_own)
@@ -292,7 +308,10 @@ impl Reader<'_> {
         };
         match entry["aggregation"].as_str() {
             Some(aggregation) if !usual.contains(&aggregation) => {
-                return Err(self.wrong("metric_list", format!("the aggregation '{aggregation}' of {name} is not known here")));
+                return Err(self.wrong(
+                    "metric_list",
+                    format!("the aggregation '{aggregation}' of {name} is not known here"),
+                ));
             }
             _ => {}
         }
@@ -315,7 +334,10 @@ impl Reader<'_> {
         let is_generated = kind == Kind::Generate;
         let generation = Generation::read(self, &fewshot_delimiter)?;
         Ok(Settings {
-            preamble: self.text("description")?.filter(|text| !text.is_empty()).map(field_or_template),
+            preamble: self
+                .text("description")?
+                .filter(|text| !text.is_empty())
+                .map(field_or_template),
             answer_prefix: self.text("gen_prefix")?.map(field_or_template),
             shots: self.shots(&target_delimiter, &fewshot_delimiter)?,
             // The harness sets nothing between a context and the continuation that it measures.
@@ -340,9 +362,9 @@ impl Reader<'_> {
         let count = match self.get("num_fewshot") {
             // A task that is written for no examples keeps to that.
             Some(Value::Number(n)) if n.as_u64() == Some(0) => return Ok(None),
-            Some(value) => {
-                value.as_u64().ok_or_else(|| self.wrong("num_fewshot", "a number is expected"))? as usize
-            }
+            Some(value) => value
+                .as_u64()
+                .ok_or_else(|| self.wrong("num_fewshot", "a number is expected"))? as usize,
             None => 0,
         };
         let own = |key: &str, otherwise: &str| match self.fewshot(key) {
@@ -354,7 +376,10 @@ impl Reader<'_> {
             Some("first_n") => Draw::FirstN,
             Some(other) => return Err(self.wrong("fewshot_config", format!("the sampler '{other}' is not known here"))),
         };
-        let split = self.fewshot("split").or(self.get("fewshot_split")).and_then(Value::as_str);
+        let split = self
+            .fewshot("split")
+            .or(self.get("fewshot_split"))
+            .and_then(Value::as_str);
         let pool = match (split, self.fewshot("samples")) {
             (Some(split), _) => Pool::File(self.source(split)?),
             (None, Some(Value::Array(samples))) => Pool::Examples(samples.iter().map(row).collect()),
@@ -374,7 +399,9 @@ impl Reader<'_> {
             target: None,
             target_delimiter: Some(own("target_delimiter", target_delimiter)),
             fewshot_delimiter: Some(own("fewshot_delimiter", fewshot_delimiter)),
-            answer_prefix: self.fewshot("gen_prefix").map(|prefix| field_or_template(python::text_of(prefix))),
+            answer_prefix: self
+                .fewshot("gen_prefix")
+                .map(|prefix| field_or_template(python::text_of(prefix))),
         }))
     }
 
@@ -390,7 +417,11 @@ impl Reader<'_> {
             data.push((Split::Search, self.source(search)?));
         }
         if let Some(selection) = validation.filter(|_| test.is_some()) {
-            let split = if training.is_some() { Split::Selection } else { Split::Search };
+            let split = if training.is_some() {
+                Split::Selection
+            } else {
+                Split::Search
+            };
             data.push((split, self.source(selection)?));
         }
         Ok(data)
@@ -398,7 +429,9 @@ impl Reader<'_> {
 
     /// The file of a split: one that `dataset_kwargs` names, or what `heterosis data pull DATASET` keeps.
     fn source(&self, split: &str) -> Result<Source, Refusal> {
-        let dataset = self.text("dataset_path")?.ok_or_else(|| self.wrong("dataset_path", "the key is missing"))?;
+        let dataset = self
+            .text("dataset_path")?
+            .ok_or_else(|| self.wrong("dataset_path", "the key is missing"))?;
         let kwargs = self.get("dataset_kwargs").and_then(Value::as_object);
         let known = ["trust_remote_code", "revision", "data_files"];
         if let Some(key) = kwargs.and_then(|kwargs| kwargs.keys().find(|key| !known.contains(&key.as_str()))) {
@@ -433,7 +466,12 @@ impl Reader<'_> {
     }
 
     fn local_file(&self, files: &Value, split: &str) -> Result<String, Refusal> {
-        let wrong = || self.wrong("dataset_kwargs", format!("data_files names no file of the split '{split}'"));
+        let wrong = || {
+            self.wrong(
+                "dataset_kwargs",
+                format!("data_files names no file of the split '{split}'"),
+            )
+        };
         let of_split = match files {
             Value::Object(by_split) => by_split.get(split).ok_or_else(wrong)?,
             // A single file is the split `train`, whatever it is called.
@@ -506,21 +544,36 @@ struct Generation {
 impl Generation {
     fn read(reader: &Reader<'_>, fewshot_delimiter: &str) -> Result<Self, Refusal> {
         let empty = Map::new();
-        let kwargs = reader.get("generation_kwargs").and_then(Value::as_object).unwrap_or(&empty);
+        let kwargs = reader
+            .get("generation_kwargs")
+            .and_then(Value::as_object)
+            .unwrap_or(&empty);
         let wrong = |message: String| reader.wrong("generation_kwargs", message);
         let number = |key: &str| kwargs.get(key).and_then(Value::as_f64);
         for (key, value) in kwargs {
             let is_read = matches!(
                 key.as_str(),
-                "until" | "do_sample" | "temperature" | "top_p" | "top_k" | "min_p" | "max_gen_toks" | "max_new_tokens" | "max_tokens"
+                "until"
+                    | "do_sample"
+                    | "temperature"
+                    | "top_p"
+                    | "top_k"
+                    | "min_p"
+                    | "max_gen_toks"
+                    | "max_new_tokens"
+                    | "max_tokens"
             );
-            let is_one = matches!(key.as_str(), "num_beams" | "num_return_sequences" | "repetition_penalty" | "n")
-                && value.as_f64() == Some(1.0);
+            let is_one = matches!(
+                key.as_str(),
+                "num_beams" | "num_return_sequences" | "repetition_penalty" | "n"
+            ) && value.as_f64() == Some(1.0);
             if !is_read && !is_one && !value.is_null() {
                 return Err(wrong(format!("{key}: {} is not read here", python::text_of(value))));
             }
         }
-        let most = ["max_gen_toks", "max_new_tokens", "max_tokens"].iter().find_map(|key| number(key));
+        let most = ["max_gen_toks", "max_new_tokens", "max_tokens"]
+            .iter()
+            .find_map(|key| number(key));
         let is_greedy = kwargs.get("do_sample") == Some(&false.into()) || number("temperature").unwrap_or(0.0) == 0.0;
         let repeats = reader.get("repeats").and_then(Value::as_u64).unwrap_or(1) as usize;
         let samples = Samples {
@@ -571,7 +624,11 @@ fn collect_functions(key: &str, value: &Value, functions: &mut Vec<(String, Stri
         Value::Object(map) => match map.get(document::FUNCTION) {
             Some(name) => functions.push((key.into(), python::text_of(name))),
             None => map.iter().for_each(|(inner, value)| {
-                collect_functions(if IDLE.contains(&inner.as_str()) { key } else { inner }, value, functions);
+                collect_functions(
+                    if IDLE.contains(&inner.as_str()) { key } else { inner },
+                    value,
+                    functions,
+                );
             }),
         },
         Value::Array(items) => items.iter().for_each(|item| collect_functions(key, item, functions)),

@@ -35,7 +35,11 @@ pub fn judge(output: &str, gold: &str) -> Result<Vec<(String, Extracted)>, Strin
         (name.to_string(), Extracted { extracted, exact_match })
     };
     let of = [&strict, &strict, &loose, &loose];
-    Ok(SCORES.iter().zip(of).map(|(name, followed)| score(name, followed)).collect())
+    Ok(SCORES
+        .iter()
+        .zip(of)
+        .map(|(name, followed)| score(name, followed))
+        .collect())
 }
 
 /// The answer, without its first line, its last line, both, and each of these without asterisks.
@@ -69,8 +73,14 @@ impl Instructions {
             return Err(format!("{} instructions have {} kwargs", ids.len(), kwargs.len()));
         }
         Ok(Instructions {
-            ids: ids.iter().map(|id| id.as_str().unwrap_or_default().to_string()).collect(),
-            arguments: kwargs.iter().map(|k| k.as_object().cloned().unwrap_or_default()).collect(),
+            ids: ids
+                .iter()
+                .map(|id| id.as_str().unwrap_or_default().to_string())
+                .collect(),
+            arguments: kwargs
+                .iter()
+                .map(|k| k.as_object().cloned().unwrap_or_default())
+                .collect(),
         })
     }
 
@@ -101,7 +111,9 @@ impl Arguments<'_> {
     fn number(&self, key: &str) -> Result<usize, String> {
         // Some copies of the data have numbers with a decimal point.
         let number = self.0.get(key).and_then(Value::as_f64).filter(|n| *n > 0.0);
-        number.map(|n| n as usize).ok_or_else(|| format!("the instruction lacks '{key}'"))
+        number
+            .map(|n| n as usize)
+            .ok_or_else(|| format!("the instruction lacks '{key}'"))
     }
 
     fn texts(&self, key: &str) -> Result<Vec<&str>, String> {
@@ -128,7 +140,10 @@ fn count(pattern: &str, text: &str) -> Result<usize, String> {
 fn find_all(pattern: &str, text: &str) -> Result<Vec<String>, String> {
     let regex = PythonRegex::new(pattern).map_err(|e| e.to_string())?;
     let found = regex.find_all(text).map_err(|e| e.to_string())?;
-    Ok(found.into_iter().filter_map(|groups| groups.first().map(ToString::to_string)).collect())
+    Ok(found
+        .into_iter()
+        .filter_map(|groups| groups.first().map(ToString::to_string))
+        .collect())
 }
 
 fn matches(pattern: &str, text: &str) -> Result<bool, String> {
@@ -181,9 +196,9 @@ fn follows(id: &str, given: &Arguments<'_>, text: &str) -> Result<bool, String> 
             let bullets = count(r"(?m)^\s*\*[^\*].*$", text)? + count(r"(?m)^\s*-.*$", text)?;
             bullets == given.number("num_bullets")?
         }
-        "detectable_format:constrained_response" => {
-            ["My answer is yes.", "My answer is no.", "My answer is maybe."].iter().any(|option| text.contains(option))
-        }
+        "detectable_format:constrained_response" => ["My answer is yes.", "My answer is no.", "My answer is maybe."]
+            .iter()
+            .any(|option| text.contains(option)),
         "detectable_format:number_highlighted_sections" => highlights(text)? >= given.number("num_highlights")?,
         "detectable_format:multiple_sections" => {
             let mark = format!(r"\s?{}\s?\d+\s?", given.text("section_spliter")?.trim());
@@ -192,7 +207,9 @@ fn follows(id: &str, given: &Arguments<'_>, text: &str) -> Result<bool, String> 
         "detectable_format:json_format" => is_json(text),
         "detectable_format:title" => {
             let titles = find_all(r"<<[^\n]+>>", text)?;
-            titles.iter().any(|title| !title.trim_start_matches('<').trim_end_matches('>').trim().is_empty())
+            titles
+                .iter()
+                .any(|title| !title.trim_start_matches('<').trim_end_matches('>').trim().is_empty())
         }
         "combination:two_responses" => are_two_responses(text),
         "combination:repeat_prompt" => {
@@ -231,11 +248,42 @@ fn is_in(language: &str, text: &str) -> bool {
     let code = told.lang().code();
     let language = language.split('-').next().unwrap_or(language);
     const CODES: [(&str, &str); 36] = [
-        ("ar", "ara"), ("bg", "bul"), ("bn", "ben"), ("ca", "cat"), ("cs", "ces"), ("da", "dan"), ("de", "deu"), ("el", "ell"),
-        ("en", "eng"), ("es", "spa"), ("et", "est"), ("fa", "pes"), ("fi", "fin"), ("fr", "fra"), ("gu", "guj"), ("he", "heb"),
-        ("hi", "hin"), ("hu", "hun"), ("id", "ind"), ("it", "ita"), ("ja", "jpn"), ("kn", "kan"), ("ko", "kor"), ("mr", "mar"),
-        ("ne", "nep"), ("pa", "pan"), ("pl", "pol"), ("pt", "por"), ("ru", "rus"), ("sw", "swh"), ("ta", "tam"), ("te", "tel"),
-        ("th", "tha"), ("tr", "tur"), ("ur", "urd"), ("vi", "vie"),
+        ("ar", "ara"),
+        ("bg", "bul"),
+        ("bn", "ben"),
+        ("ca", "cat"),
+        ("cs", "ces"),
+        ("da", "dan"),
+        ("de", "deu"),
+        ("el", "ell"),
+        ("en", "eng"),
+        ("es", "spa"),
+        ("et", "est"),
+        ("fa", "pes"),
+        ("fi", "fin"),
+        ("fr", "fra"),
+        ("gu", "guj"),
+        ("he", "heb"),
+        ("hi", "hin"),
+        ("hu", "hun"),
+        ("id", "ind"),
+        ("it", "ita"),
+        ("ja", "jpn"),
+        ("kn", "kan"),
+        ("ko", "kor"),
+        ("mr", "mar"),
+        ("ne", "nep"),
+        ("pa", "pan"),
+        ("pl", "pol"),
+        ("pt", "por"),
+        ("ru", "rus"),
+        ("sw", "swh"),
+        ("ta", "tam"),
+        ("te", "tel"),
+        ("th", "tha"),
+        ("tr", "tur"),
+        ("ur", "urd"),
+        ("vi", "vie"),
     ];
     match CODES.iter().find(|(short, _)| *short == language) {
         Some((_, long)) => *long == code,
@@ -247,8 +295,8 @@ fn is_in(language: &str, text: &str) -> bool {
 /// initial or a number of a list.
 fn sentences(text: &str) -> usize {
     const ABBREVIATIONS: [&str; 22] = [
-        "mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "inc", "ltd", "jr", "sr", "no", "vol", "gen", "col", "capt", "rev",
-        "e.g", "i.e", "u.s", "p.s",
+        "mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "inc", "ltd", "jr", "sr", "no", "vol", "gen", "col",
+        "capt", "rev", "e.g", "i.e", "u.s", "p.s",
     ];
     let mut count = 0;
     let mut has_words = false;
@@ -264,10 +312,15 @@ fn sentences(text: &str) -> usize {
         if !(after.is_empty() || after.starts_with(char::is_whitespace)) {
             continue;
         }
-        let word = text[start..at].rsplit(char::is_whitespace).next().unwrap_or("").to_lowercase();
+        let word = text[start..at]
+            .rsplit(char::is_whitespace)
+            .next()
+            .unwrap_or("")
+            .to_lowercase();
         let word = word.trim_start_matches(|c: char| !c.is_alphanumeric());
         let goes_on = c == '.'
-            && (ABBREVIATIONS.contains(&word) || (word.chars().count() == 1 && word.chars().all(char::is_alphanumeric)))
+            && (ABBREVIATIONS.contains(&word)
+                || (word.chars().count() == 1 && word.chars().all(char::is_alphanumeric)))
             && !after.trim().is_empty();
         if has_words && !goes_on {
             count += 1;
@@ -284,7 +337,9 @@ fn capital_words(text: &str) -> usize {
     for word in text.split_whitespace() {
         for piece in word.split(|c: char| !(c.is_alphanumeric() || matches!(c, '\'' | '-' | '.' | '_'))) {
             let upper = piece.to_uppercase();
-            let contraction = ["N'T", "'S", "'M", "'D", "'LL", "'RE", "'VE"].into_iter().find(|c| upper.ends_with(c));
+            let contraction = ["N'T", "'S", "'M", "'D", "'LL", "'RE", "'VE"]
+                .into_iter()
+                .find(|c| upper.ends_with(c));
             let (stem, ending) = piece.split_at(piece.len() - contraction.map_or(0, str::len));
             for part in [stem, ending] {
                 count += usize::from(is_cased(part, char::is_uppercase, char::is_lowercase));
@@ -354,7 +409,11 @@ fn are_two_responses(text: &str) -> bool {
     let pieces: Vec<&str> = text.split("******").collect();
     let last = pieces.len() - 1;
     let is_gap = |(i, piece): (usize, &&str)| python_strip(piece).is_empty() && i != 0 && i != last;
-    let said: Vec<&str> = pieces.iter().map(|piece| python_strip(piece)).filter(|piece| !piece.is_empty()).collect();
+    let said: Vec<&str> = pieces
+        .iter()
+        .map(|piece| python_strip(piece))
+        .filter(|piece| !piece.is_empty())
+        .collect();
     !pieces.iter().enumerate().any(is_gap) && said.len() == 2 && said[0] != said[1]
 }
 
@@ -380,33 +439,148 @@ mod tests {
     }
 
     const CASES: [(&str, &str, &str, &str); 27] = [
-        ("keywords:existence", r#"{"keywords": ["Cat", "dog"]}"#, "A cat and a DOG.", "A cat."),
-        ("keywords:frequency", r#"{"keyword": "so", "frequency": 2, "relation": "at least"}"#, "So it is so.", "So."),
-        ("keywords:forbidden_words", r#"{"forbidden_words": ["no"]}"#, "Nothing.", "Oh, No!"),
-        ("keywords:letter_frequency", r#"{"letter": "q", "let_frequency": 2, "let_relation": "less than"}"#, "Q", "qQ"),
-        ("language:response_language", r#"{"language": "de"}"#, "Das ist ein schöner Tag für uns alle.", "This is a fine day for all of us."),
-        ("length_constraints:number_sentences", r#"{"num_sentences": 3, "relation": "at least"}"#, "One. Dr. Two! Three?", "One. Dr. Two!"),
-        ("length_constraints:number_paragraphs", r#"{"num_paragraphs": 2}"#, "a\n***\nb\n***", "a\n***\n***\nb"),
-        ("length_constraints:number_words", r#"{"num_words": 3, "relation": "less than"}"#, "two words", "it's three"),
-        ("length_constraints:nth_paragraph_first_word", r#"{"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Then"}"#, "a\n\nthen, b", "a\n\nb"),
-        ("detectable_content:number_placeholders", r#"{"num_placeholders": 2}"#, "[a] [b c]", "[a]"),
-        ("detectable_content:postscript", r#"{"postscript_marker": "P.S."}"#, "x\np. s. y", "x"),
-        ("detectable_content:postscript", r#"{"postscript_marker": "P.P.S"}"#, "x\nP.P.S y", "P.S. x"),
-        ("detectable_format:number_bullet_lists", r#"{"num_bullets": 2}"#, "* a\n- b", "* a\n- b\n- c"),
-        ("detectable_format:constrained_response", "{}", "My answer is no.", "No."),
-        ("detectable_format:number_highlighted_sections", r#"{"num_highlights": 2}"#, "*a* and *b*", "*a* and **"),
-        ("detectable_format:multiple_sections", r#"{"section_spliter": "Section", "num_sections": 2}"#, "Section 1 a Section 2 b", "Section 1 a"),
-        ("detectable_format:json_format", "{}", "```json\n{\"a\": [1]}\n```", "{a: 1}"),
+        (
+            "keywords:existence",
+            r#"{"keywords": ["Cat", "dog"]}"#,
+            "A cat and a DOG.",
+            "A cat.",
+        ),
+        (
+            "keywords:frequency",
+            r#"{"keyword": "so", "frequency": 2, "relation": "at least"}"#,
+            "So it is so.",
+            "So.",
+        ),
+        (
+            "keywords:forbidden_words",
+            r#"{"forbidden_words": ["no"]}"#,
+            "Nothing.",
+            "Oh, No!",
+        ),
+        (
+            "keywords:letter_frequency",
+            r#"{"letter": "q", "let_frequency": 2, "let_relation": "less than"}"#,
+            "Q",
+            "qQ",
+        ),
+        (
+            "language:response_language",
+            r#"{"language": "de"}"#,
+            "Das ist ein schöner Tag für uns alle.",
+            "This is a fine day for all of us.",
+        ),
+        (
+            "length_constraints:number_sentences",
+            r#"{"num_sentences": 3, "relation": "at least"}"#,
+            "One. Dr. Two! Three?",
+            "One. Dr. Two!",
+        ),
+        (
+            "length_constraints:number_paragraphs",
+            r#"{"num_paragraphs": 2}"#,
+            "a\n***\nb\n***",
+            "a\n***\n***\nb",
+        ),
+        (
+            "length_constraints:number_words",
+            r#"{"num_words": 3, "relation": "less than"}"#,
+            "two words",
+            "it's three",
+        ),
+        (
+            "length_constraints:nth_paragraph_first_word",
+            r#"{"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Then"}"#,
+            "a\n\nthen, b",
+            "a\n\nb",
+        ),
+        (
+            "detectable_content:number_placeholders",
+            r#"{"num_placeholders": 2}"#,
+            "[a] [b c]",
+            "[a]",
+        ),
+        (
+            "detectable_content:postscript",
+            r#"{"postscript_marker": "P.S."}"#,
+            "x\np. s. y",
+            "x",
+        ),
+        (
+            "detectable_content:postscript",
+            r#"{"postscript_marker": "P.P.S"}"#,
+            "x\nP.P.S y",
+            "P.S. x",
+        ),
+        (
+            "detectable_format:number_bullet_lists",
+            r#"{"num_bullets": 2}"#,
+            "* a\n- b",
+            "* a\n- b\n- c",
+        ),
+        (
+            "detectable_format:constrained_response",
+            "{}",
+            "My answer is no.",
+            "No.",
+        ),
+        (
+            "detectable_format:number_highlighted_sections",
+            r#"{"num_highlights": 2}"#,
+            "*a* and *b*",
+            "*a* and **",
+        ),
+        (
+            "detectable_format:multiple_sections",
+            r#"{"section_spliter": "Section", "num_sections": 2}"#,
+            "Section 1 a Section 2 b",
+            "Section 1 a",
+        ),
+        (
+            "detectable_format:json_format",
+            "{}",
+            "```json\n{\"a\": [1]}\n```",
+            "{a: 1}",
+        ),
         ("detectable_format:title", "{}", "<<T>>\nx", "<< >>\nx"),
         ("combination:two_responses", "{}", "a\n******\nb", "a\n******\na"),
-        ("combination:repeat_prompt", r#"{"prompt_to_repeat": "Say it."}"#, " say it. It.", "It. Say it."),
-        ("startend:end_checker", r#"{"end_phrase": "The end."}"#, "x \"the end.\"", "The end. x"),
+        (
+            "combination:repeat_prompt",
+            r#"{"prompt_to_repeat": "Say it."}"#,
+            " say it. It.",
+            "It. Say it.",
+        ),
+        (
+            "startend:end_checker",
+            r#"{"end_phrase": "The end."}"#,
+            "x \"the end.\"",
+            "The end. x",
+        ),
         ("startend:quotation", "{}", " \"x\" ", "\"x"),
-        ("change_case:capital_word_frequency", r#"{"capital_frequency": 3, "capital_relation": "at least"}"#, "I DON'T", "I DO not"),
-        ("change_case:english_capital", "{}", "THIS IS A FINE DAY FOR ALL OF US.", "This is a fine day for all of us."),
-        ("change_case:english_lowercase", "{}", "this is a fine day for all of us.", "This is a fine day for all of us."),
+        (
+            "change_case:capital_word_frequency",
+            r#"{"capital_frequency": 3, "capital_relation": "at least"}"#,
+            "I DON'T",
+            "I DO not",
+        ),
+        (
+            "change_case:english_capital",
+            "{}",
+            "THIS IS A FINE DAY FOR ALL OF US.",
+            "This is a fine day for all of us.",
+        ),
+        (
+            "change_case:english_lowercase",
+            "{}",
+            "this is a fine day for all of us.",
+            "This is a fine day for all of us.",
+        ),
         ("punctuation:no_comma", "{}", "a; b", "a, b"),
-        ("keywords:frequency", r#"{"keyword": "so", "frequency": 2, "relation": "less than"}"#, "So.", "So it is so."),
+        (
+            "keywords:frequency",
+            r#"{"keyword": "so", "frequency": 2, "relation": "less than"}"#,
+            "So.",
+            "So it is so.",
+        ),
     ];
 
     #[test]

@@ -134,7 +134,10 @@ static READY: LazyLock<Patterns> = LazyLock::new(|| {
         final_answer: python(r"Final Answer: The final answer is(.*?). I hope it is correct."),
         units: words.map(|word| (python(&format!(r"(?<!\\)\b{word}\b")), "")).collect(),
         commands: regex::Regex::new(r"\\[a-zA-Z]+").expect("a pattern that a test compiles"),
-        rest: PATTERNS.into_iter().map(|(pattern, by)| (python(pattern), by)).collect(),
+        rest: PATTERNS
+            .into_iter()
+            .map(|(pattern, by)| (python(pattern), by))
+            .collect(),
         thousands: regex::Regex::new(r"^-?\d{1,3}(,\d{3})+$").expect("a pattern that a test compiles"),
     }
 });
@@ -147,9 +150,8 @@ fn is_word(text: &str) -> bool {
 pub fn normalized(answer: &str) -> String {
     let ready = &*READY;
     // A pattern that takes too long leaves the text as it is: the answer is then compared as it was written.
-    let replaced = |text: String, (pattern, by): &(PythonRegex, &str)| {
-        pattern.replace(&text, by, usize::MAX).unwrap_or(text)
-    };
+    let replaced =
+        |text: String, (pattern, by): &(PythonRegex, &str)| pattern.replace(&text, by, usize::MAX).unwrap_or(text);
     let text = answer.rsplit('=').next().unwrap_or(answer).to_string();
     let mut text = ready.units.iter().fold(text, replaced);
     for (before, after) in SUBSTITUTIONS {
@@ -200,7 +202,10 @@ mod tests {
         assert_eq!(last_boxed("\\boxed{1"), None);
         for (text, expected) in [
             ("Final Answer: The final answer is $24$. I hope it is correct.", "$24$"),
-            ("x\nFinal Answer: The final answer is $24$. I hope it is correct.\n\nProblem:", "$24$"),
+            (
+                "x\nFinal Answer: The final answer is $24$. I hope it is correct.\n\nProblem:",
+                "$24$",
+            ),
             ("The answer is 24.", INVALID),
             ("Final Answer: The final answer is $24$", INVALID),
             ("Final Answer: The final answer is $24$. ", "$24$"),

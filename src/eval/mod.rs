@@ -46,10 +46,10 @@ pub use answer::{Answerer, answer, continued, prompt_text, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
+pub use harness::Refusal;
 use identity::Identity;
 use language::{Gate, Language};
 use number::Style;
-pub use harness::Refusal;
 use prompt::Template;
 pub use prompt::{Chat, Message, Prompt, Shot};
 use python_random::PythonRandom;
@@ -85,7 +85,7 @@ pub enum Error {
     #[error(
         "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. Fetch published data with \
          'heterosis data pull {}', or set HETEROSIS_DATA to the folder that holds them",
-        file.split('/').next().unwrap_or_default()
+        data_set_of(file)
     )]
     NoData {
         task: String,
@@ -160,6 +160,17 @@ pub enum Error {
     Model(#[from] crate::model::Error),
     #[error("answers, line {line}: {message}")]
     Answers { line: usize, message: String },
+}
+
+/// What `data pull` calls the data set that a file belongs to: `gsm8k` of `gsm8k/test.jsonl`, `owner/name:config` of
+/// `owner/name/config/test.jsonl`.
+fn data_set_of(file: &str) -> String {
+    match file.split('/').collect::<Vec<_>>().as_slice() {
+        [owner, name, "default", _] => format!("{owner}/{name}"),
+        [owner, name, config, _] => format!("{owner}/{name}:{config}"),
+        [first, ..] => (*first).into(),
+        [] => String::new(),
+    }
 }
 
 impl Error {
@@ -569,8 +580,12 @@ fn find_builtin(name: &str) -> Result<Vec<Found>, Error> {
     let mut names = task_file::builtin_names();
     names.sort_by_key(|known| std::cmp::Reverse(known.len()));
     for builtin in names {
-        let Some(rest) = name.strip_prefix(builtin) else { continue };
-        let Some(file) = TaskFile::builtin(builtin) else { continue };
+        let Some(rest) = name.strip_prefix(builtin) else {
+            continue;
+        };
+        let Some(file) = TaskFile::builtin(builtin) else {
+            continue;
+        };
         let part = match rest.strip_prefix([':', '_']) {
             None if rest.is_empty() => None,
             None => continue,
@@ -603,7 +618,11 @@ fn find_part(file: TaskFile, builtin: &str, part: Option<&str>) -> Result<Vec<Fo
                     Err(Error::UnknownTask {
                         name: format!("{builtin}_{part}"),
                         hint: yaml::did_you_mean(part, &names),
-                        known: known.iter().map(|name| format!("{builtin}_{name}")).collect::<Vec<_>>().join(", "),
+                        known: known
+                            .iter()
+                            .map(|name| format!("{builtin}_{name}"))
+                            .collect::<Vec<_>>()
+                            .join(", "),
                     })
                 }
             }
@@ -651,13 +670,19 @@ pub fn groups(name: &str) -> Result<Vec<(String, Vec<String>)>, Error> {
     }
     let tasks: Vec<String> = found.iter().map(|f| f.file.name.clone()).collect();
     let label = match as_path(name) {
-        Some((path, _)) => path.file_stem().map_or(name.into(), |stem| stem.to_string_lossy().into_owned()),
+        Some((path, _)) => path
+            .file_stem()
+            .map_or(name.into(), |stem| stem.to_string_lossy().into_owned()),
         None => name.to_string(),
     };
     let mut groups = vec![(label, tasks.clone())];
     if let Some(Ok(file)) = TaskFile::builtin(name) {
         let members = |of: &[String]| of.iter().map(|subject| format!("{name}_{subject}")).collect();
-        groups.extend(file.groups.iter().map(|(group, of)| (format!("{name}_{group}"), members(of))));
+        groups.extend(
+            file.groups
+                .iter()
+                .map(|(group, of)| (format!("{name}_{group}"), members(of))),
+        );
     }
     Ok(groups)
 }
@@ -735,7 +760,10 @@ impl Task {
         let mut verdicts = file.verdicts(&settings);
         if let (Some(samples), Some(score)) = (&settings.samples, &options.score)
             && !verdicts.contains(score)
-            && score.strip_prefix("pass@").and_then(|k| k.parse().ok()).is_some_and(|k| (1..=samples.n).contains(&k))
+            && score
+                .strip_prefix("pass@")
+                .and_then(|k| k.parse().ok())
+                .is_some_and(|k| (1..=samples.n).contains(&k))
         {
             verdicts.push(score.clone());
         }
@@ -984,9 +1012,17 @@ impl Task {
     /// A field that a row lacks is named with the row's place and the fields that it has.
     fn at_row(&self, error: Error, located: &Located) -> Error {
         let known = self.fields(&located.row);
-        let templates = self.fields.iter().map(|(_, template)| template).chain(self.wording.templates());
+        let templates = self
+            .fields
+            .iter()
+            .map(|(_, template)| template)
+            .chain(self.wording.templates());
         for template in templates {
-            if let Some(field) = template.fields().iter().find(|field| !known.contains_key(*field) && *field != "choice") {
+            if let Some(field) = template
+                .fields()
+                .iter()
+                .find(|field| !known.contains_key(*field) && *field != "choice")
+            {
                 let names: Vec<&str> = located.row.keys().map(String::as_str).collect();
                 return Error::Field {
                     file: located.file.to_path_buf(),
@@ -1059,6 +1095,10 @@ impl Task {
     fn fields(&self, row: &Row) -> Row {
         let mut fields = self.words.clone();
         fields.extend(row.iter().map(|(k, v)| (k.clone(), v.clone())));
+        // Rows of a data set that is cut by subject often say theirs too, in words of their own.
+        if let Some(subject) = self.words.get("subject").filter(|_| self.file.subject.is_some()) {
+            fields.insert("subject".into(), subject.clone());
+        }
         fields
     }
 
@@ -1096,7 +1136,9 @@ impl Task {
     /// Adds the fields that are made of a row's own.
     fn complete(&self, located: &mut Located) -> Result<(), Error> {
         for (name, template) in &self.fields {
-            let made = template.render(&self.fields(&located.row)).map_err(|e| self.at_row(e, located))?;
+            let made = template
+                .render(&self.fields(&located.row))
+                .map_err(|e| self.at_row(e, located))?;
             // A list that a template prints is a list.
             let list = exemplars::literal(&made).filter(serde_json::Value::is_array);
             located.row.insert(name.clone(), list.unwrap_or_else(|| made.into()));
@@ -1208,15 +1250,21 @@ impl Task {
         };
         let golds = self.wording.golds(gold);
         let judged = || -> Result<_, python_regex::Error> {
-            let answers: Vec<String> =
-                outputs.iter().map(|output| filter.apply(self.heard(output))).collect::<Result<_, _>>()?;
+            let answers: Vec<String> = outputs
+                .iter()
+                .map(|output| filter.apply(self.heard(output)))
+                .collect::<Result<_, _>>()?;
             let mut right = 0;
             for answer in &answers {
                 right += usize::from(self.is_right(answer, &golds)? == 1.0);
             }
             let has_answer = |answer: &&String| self.profile() == Profile::Parity || *answer != extract::INVALID;
             let voters: Vec<&String> = answers.iter().filter(has_answer).collect();
-            let voters = if voters.is_empty() { answers.iter().collect() } else { voters };
+            let voters = if voters.is_empty() {
+                answers.iter().collect()
+            } else {
+                voters
+            };
             let same = |a: usize, b: usize| match self.profile() {
                 Profile::Parity => Ok(voters[a] == voters[b]),
                 Profile::Fitness => self.normalization.equal(voters[a], voters[b]),
@@ -1315,7 +1363,10 @@ fn primary(file: &TaskFile, settings: &Settings, options: &TaskOptions, verdicts
     let vote = settings.samples.filter(|s| s.n > 1).map(|s| format!("maj@{}", s.n));
     let vote = vote.filter(|_| file.harness.is_none());
     let named = settings.primary.clone().or(vote);
-    Ok(named.and_then(|name| position(&name)).or_else(|| position(Metric::AccNorm.name())).unwrap_or(0))
+    Ok(named
+        .and_then(|name| position(&name))
+        .or_else(|| position(Metric::AccNorm.name()))
+        .unwrap_or(0))
 }
 
 /// The first step that looks for a number.
@@ -1416,7 +1467,11 @@ impl ReadyShots {
         Ok(Shot {
             identity: Identity::of(&asked(task.wording.asking_example(), row), &worded.gold),
             question: begun.question,
-            delimiter: if runs_on { String::new() } else { self.target_delimiter.clone() },
+            delimiter: if runs_on {
+                String::new()
+            } else {
+                self.target_delimiter.clone()
+            },
             answer: match worded.target.is_empty() {
                 true => String::new(),
                 false => prompt::joined(&prefix, &worded.target, " "),
@@ -1546,7 +1601,10 @@ impl Maker<'_> {
             },
             continuation: template("continuation", settings.continuation.as_ref())?,
             example_prompt: template("shots.prompt", shots.and_then(|s| s.prompt.as_ref()))?,
-            example_target: template("shots.target", shots.and_then(|s| s.target.as_ref()).or(settings.target.as_ref()))?,
+            example_target: template(
+                "shots.target",
+                shots.and_then(|s| s.target.as_ref()).or(settings.target.as_ref()),
+            )?,
         })))
     }
 

@@ -54,11 +54,17 @@ fn json(field: &Field) -> Result<Value, String> {
             text?.into()
         }
         Field::Group(row) => {
-            let fields = row.get_column_iter().map(|(name, field)| Ok((name.clone(), json(field)?)));
+            let fields = row
+                .get_column_iter()
+                .map(|(name, field)| Ok((name.clone(), json(field)?)));
             Value::Object(fields.collect::<Result<Map<_, _>, String>>()?)
         }
         Field::ListInternal(list) => list.elements().iter().map(json).collect::<Result<Vec<_>, _>>()?.into(),
-        other => return Err(format!("values such as {other} are not read; texts, numbers, lists and records are")),
+        other => {
+            return Err(format!(
+                "values such as {other} are not read; texts, numbers, lists and records are"
+            ));
+        }
     })
 }
 

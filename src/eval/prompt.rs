@@ -43,7 +43,9 @@ impl Template {
         environment.set_unknown_method_callback(python::method);
         environment.set_formatter(|out, _, value| Ok(out.write_str(&python::text(value))?));
         environment.add_filter("regex_replace", python::regex_replace);
-        environment.add_filter("boxed", |text: &str| maths::last_boxed(text).unwrap_or_default().to_string());
+        environment.add_filter("boxed", |text: &str| {
+            maths::last_boxed(text).unwrap_or_default().to_string()
+        });
         environment
             .add_template_owned(ONLY, source.to_string())
             .map_err(|source| Error::template(&place, &source))?;
@@ -360,6 +362,13 @@ mod tests {
             ..Chat::default()
         };
         let contents: Vec<String> = prompt.messages(&chat).into_iter().map(|m| m.content).collect();
-        assert_eq!(contents, ["Be brief.\n\nAbout sums.\n\n".to_string(), "Q: 1\nA: one\n\nQ: 2\nA:Q: 3\nA:".into(), "It is".into()]);
+        assert_eq!(
+            contents,
+            [
+                "Be brief.\n\nAbout sums.\n\n".to_string(),
+                "Q: 1\nA: one\n\nQ: 2\nA:Q: 3\nA:".into(),
+                "It is".into()
+            ]
+        );
     }
 }

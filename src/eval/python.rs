@@ -24,7 +24,9 @@ fn repr(value: &Value) -> String {
         ValueKind::Undefined => String::new(),
         ValueKind::None => "None".into(),
         ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
-        ValueKind::Number if !value.is_integer() => f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float),
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
+        }
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter().into_iter().flatten();
@@ -59,7 +61,11 @@ fn float(number: f64) -> String {
 
 /// `repr` of a string: in single quotes, unless it has these and no double ones.
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {
@@ -114,13 +120,17 @@ pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> R
         ("index", ValueKind::Seq | ValueKind::Iterable) => {
             let (wanted,): (Value,) = from_args(args)?;
             let place = value.try_iter()?.position(|item| item == wanted);
-            place.map(Value::from).ok_or_else(|| missing(&wanted, "is not in the list"))
+            place
+                .map(Value::from)
+                .ok_or_else(|| missing(&wanted, "is not in the list"))
         }
         ("index", ValueKind::String) => {
             let (wanted,): (&str,) = from_args(args)?;
             let text = value.as_str().unwrap_or_default();
             let place = text.find(wanted).map(|at| text[..at].chars().count());
-            place.map(Value::from).ok_or_else(|| missing(&wanted.into(), "is not in the text"))
+            place
+                .map(Value::from)
+                .ok_or_else(|| missing(&wanted.into(), "is not in the text"))
         }
         ("removeprefix" | "removesuffix", ValueKind::String) => {
             let (part,): (&str,) = from_args(args)?;
@@ -137,7 +147,11 @@ pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> R
         }
         ("partition" | "rpartition", ValueKind::String) => {
             let (separator,): (&str,) = from_args(args)?;
-            Ok(partition(value.as_str().unwrap_or_default(), separator, name == "partition"))
+            Ok(partition(
+                value.as_str().unwrap_or_default(),
+                separator,
+                name == "partition",
+            ))
         }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
@@ -184,7 +198,9 @@ pub fn regex_replace(
     let wrong = |message: String| Error::new(ErrorKind::InvalidOperation, message);
     let pattern = PythonRegex::new(pattern).map_err(|e| wrong(e.to_string()))?;
     let most = count.filter(|n| *n > 0).unwrap_or(usize::MAX);
-    pattern.replace(text, replacement, most).map_err(|e| wrong(e.to_string()))
+    pattern
+        .replace(text, replacement, most)
+        .map_err(|e| wrong(e.to_string()))
 }
 
 #[cfg(test)]
@@ -202,7 +218,10 @@ mod tests {
             ("1e16", "1e+16"),
             ("0.00001", "1e-05"),
             ("0.0001", "0.0001"),
-            ("[\"a\", \"it's\", \"\\\"q\\\" it's\"]", "['a', \"it's\", '\"q\" it\\'s']"),
+            (
+                "[\"a\", \"it's\", \"\\\"q\\\" it's\"]",
+                "['a', \"it's\", '\"q\" it\\'s']",
+            ),
             ("[1, [false], {\"k\": \"v\\n\"}]", "[1, [False], {'k': 'v\\n'}]"),
             ("[\"é\\u00a0\\u0007\\ufeff\"]", "['é\\xa0\\x07\\ufeff']"),
         ] {

@@ -340,7 +340,10 @@ mod tests {
     #[test]
     fn replacements_name_groups() {
         let replace = |pattern: &str, replacement: &str, text: &str| {
-            PythonRegex::new(pattern).unwrap().replace(text, replacement, usize::MAX).unwrap()
+            PythonRegex::new(pattern)
+                .unwrap()
+                .replace(text, replacement, usize::MAX)
+                .unwrap()
         };
         assert_eq!(replace(r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$", "a $x$ b"), "$x$");
         assert_eq!(replace(r"(\w)(\w)", r"\2\g<1>\n", "ab"), "ba\n");

@@ -83,7 +83,9 @@ impl Samples {
     pub fn checked(self) -> Result<Self, String> {
         let drawn = self.sampling(0).checked()?;
         match (drawn, self.n) {
-            (None, n) if n > 1 => Err(format!("at temperature 0 all {n} samples are the same; write one above 0")),
+            (None, n) if n > 1 => Err(format!(
+                "at temperature 0 all {n} samples are the same; write one above 0"
+            )),
             _ => Ok(self),
         }
     }
@@ -102,7 +104,11 @@ impl Samples {
     pub fn of_question(&self, question: &str, sample: usize) -> Option<Sampling> {
         let key = format!("{} {sample} {question}", self.seed);
         let bytes = blake3::hash(key.as_bytes());
-        let seed = bytes.as_bytes().iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let seed = bytes
+            .as_bytes()
+            .iter()
+            .take(8)
+            .fold(0, |n, byte| n << 8 | u64::from(*byte));
         Some(self.sampling(seed)).filter(|s| s.temperature > 0.0)
     }
 
@@ -150,7 +156,10 @@ pub fn commonest<E>(count: usize, mut equal: impl FnMut(usize, usize) -> Result<
         }
     }
     let most = groups.iter().map(|(_, count)| *count).max();
-    Ok(groups.iter().find(|(_, count)| Some(*count) == most).map(|(first, _)| *first))
+    Ok(groups
+        .iter()
+        .find(|(_, count)| Some(*count) == most)
+        .map(|(first, _)| *first))
 }
 
 /// Several outputs as one text, a JSON list, in which they are stored; one is itself.
@@ -166,7 +175,9 @@ pub fn stored(outputs: &[String]) -> Result<String, Error> {
 
 /// The outputs that one text stores, of a task of so many samples.
 pub fn restored(stored: &str, n: usize) -> Vec<String> {
-    let several = (n > 1).then(|| serde_json::from_str::<Vec<String>>(stored).ok()).flatten();
+    let several = (n > 1)
+        .then(|| serde_json::from_str::<Vec<String>>(stored).ok())
+        .flatten();
     several.unwrap_or_else(|| vec![stored.to_string()])
 }
 
@@ -210,8 +221,14 @@ mod tests {
         assert_eq!(seed(&samples, "q/1", 3), seed(&samples, "q/1", 3));
         assert_ne!(seed(&samples, "q/1", 3), seed(&samples, "q/1", 4));
         assert_ne!(seed(&samples, "q/1", 3), seed(&samples, "q/2", 3));
-        assert_ne!(seed(&samples, "q/1", 3), seed(&Samples { seed: 1, ..samples }, "q/1", 3));
-        assert_eq!(Samples::new(6).scores(), ["maj@6", "pass@1", "pass@2", "pass@4", "pass@6"]);
+        assert_ne!(
+            seed(&samples, "q/1", 3),
+            seed(&Samples { seed: 1, ..samples }, "q/1", 3)
+        );
+        assert_eq!(
+            Samples::new(6).scores(),
+            ["maj@6", "pass@1", "pass@2", "pass@4", "pass@6"]
+        );
         assert!(Samples::new(1).scores().is_empty());
     }
 

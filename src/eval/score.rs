@@ -45,7 +45,9 @@ impl Answer {
         let mut filters: BTreeMap<_, _> = task.extract_from(&outputs, gold)?.into_iter().collect();
         filters.extend(task.scores_of_samples(&outputs, gold)?);
         let verdict = filters.get(task.primary_filter()).map_or(0.0, |f| f.exact_match);
-        let language_ok = outputs.iter().all(|output| task.language_ok(output));
+        // Of several samples, most.
+        let in_language = outputs.iter().filter(|output| task.language_ok(output)).count();
+        let language_ok = 2 * in_language > outputs.len();
         Ok(Answer {
             filters,
             correct: verdict == 1.0,
@@ -156,7 +158,10 @@ impl Chosen<'_> {
             }
             // These are of all questions together: the place chosen and the right one are what is counted.
             Metric::F1 | Metric::Mcc => Extracted {
-                extracted: format!("{best} {}", self.question.right.first().map_or(String::new(), usize::to_string)),
+                extracted: format!(
+                    "{best} {}",
+                    self.question.right.first().map_or(String::new(), usize::to_string)
+                ),
                 exact_match: f64::from(u8::from(is_right)),
             },
             _ => chosen(f64::from(u8::from(is_right))),
@@ -184,7 +189,13 @@ impl Chosen<'_> {
     fn share_of_the_right(&self) -> f64 {
         let probability = |score: &Score| score.log_likelihood.exp();
         let all: f64 = self.scores.iter().map(probability).sum();
-        let right: f64 = self.question.right.iter().filter_map(|i| self.scores.get(*i)).map(probability).sum();
+        let right: f64 = self
+            .question
+            .right
+            .iter()
+            .filter_map(|i| self.scores.get(*i))
+            .map(probability)
+            .sum();
         right / all
     }
 }
@@ -248,7 +259,10 @@ impl TaskScore {
             let parts = parts?;
             let total: f64 = parts.iter().map(|(n, _)| n).sum();
             let value = parts.iter().map(|(n, part)| n * part.value).sum::<f64>() / total;
-            let variance = parts.iter().map(|(n, part)| (n - 1.0) * part.stderr.powi(2) * n).sum::<f64>();
+            let variance = parts
+                .iter()
+                .map(|(n, part)| (n - 1.0) * part.stderr.powi(2) * n)
+                .sum::<f64>();
             let variance = variance / (total - parts.len() as f64);
             let stderr = (variance / total).sqrt();
             Some((name.clone(), Estimate { value, stderr }))
@@ -315,14 +329,22 @@ impl Counts {
     fn f1(&self) -> f64 {
         let [[_, false_positive], [false_negative, true_positive]] = self.0;
         let denominator = 2.0 * true_positive + false_positive + false_negative;
-        if denominator == 0.0 { 0.0 } else { 2.0 * true_positive / denominator }
+        if denominator == 0.0 {
+            0.0
+        } else {
+            2.0 * true_positive / denominator
+        }
     }
 
     /// Matthews' correlation; 0 where only one choice is taken or right.
     fn correlation(&self) -> f64 {
         let [[tn, fp], [fn_, tp]] = self.0;
         let denominator = ((tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_)).sqrt();
-        if denominator == 0.0 { 0.0 } else { (tp * tn - fp * fn_) / denominator }
+        if denominator == 0.0 {
+            0.0
+        } else {
+            (tp * tn - fp * fn_) / denominator
+        }
     }
 }
 

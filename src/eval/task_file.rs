@@ -26,7 +26,10 @@ const BUILTIN: &[(&str, &str)] = &[
     ("gsm8k", include_str!("../../evals/gsm8k.yaml")),
     ("gsm8k_cot", include_str!("../../evals/gsm8k_cot.yaml")),
     ("gsm8k_cot_llama", include_str!("../../evals/gsm8k_cot_llama.yaml")),
-    ("gsm8k_cot_zeroshot", include_str!("../../evals/gsm8k_cot_zeroshot.yaml")),
+    (
+        "gsm8k_cot_zeroshot",
+        include_str!("../../evals/gsm8k_cot_zeroshot.yaml"),
+    ),
     ("gsm8k_solutions", include_str!("../../evals/gsm8k_solutions.yaml")),
     ("hellaswag", include_str!("../../evals/hellaswag.yaml")),
     ("ifeval", include_str!("../../evals/ifeval.yaml")),
@@ -324,7 +327,11 @@ impl TaskFile {
 
     /// One of its subjects, as a task of its own.
     pub fn of_subject(mut self, subject: &str) -> TaskFile {
-        let words = self.subjects.iter().find(|(name, _)| name == subject).map(|(_, words)| words.clone());
+        let words = self
+            .subjects
+            .iter()
+            .find(|(name, _)| name == subject)
+            .map(|(_, words)| words.clone());
         for (lang, own) in &mut self.langs {
             own.extend(words.clone().unwrap_or_default());
             own.insert("subject".into(), subject.into());
@@ -369,7 +376,8 @@ impl TaskFile {
             if settings.continuation.is_some()
                 && (self.kind != Kind::MultipleChoice || !settings.prompt.iter().any(|p| p.contains("choice")))
             {
-                let message = "'continuation' goes with the type multiple_choice and a prompt that has {{choice}} in it";
+                let message =
+                    "'continuation' goes with the type multiple_choice and a prompt that has {{choice}} in it";
                 return Err(document.error(message).into());
             }
             let names = self.verdicts(&settings);
@@ -401,7 +409,9 @@ impl TaskFile {
             return of_metrics().flat_map(|name| Metric::verdicts_of(&name)).collect();
         }
         let filters = settings.filters.iter().flatten().map(|f| f.name.clone());
-        filters.chain(settings.samples.iter().flat_map(Samples::scores)).collect()
+        filters
+            .chain(settings.samples.iter().flat_map(Samples::scores))
+            .collect()
     }
 
     /// What holds in a profile: its own keys over the common ones.
@@ -596,7 +606,8 @@ fn source(node: &Node) -> Result<Source, Error> {
     };
     let columns = map.optional("columns").map(texts).transpose()?.unwrap_or_default();
     if !format.has_columns() && !columns.is_empty() {
-        let message = "'columns' names the fields of a .tsv or .csv file without a header; other files have names of their own";
+        let message =
+            "'columns' names the fields of a .tsv or .csv file without a header; other files have names of their own";
         return Err(node.error(message).into());
     }
     let source = Source {
@@ -953,7 +964,10 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
                 "filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]",
                 "",
             );
-        assert_eq!(parse(&text).unwrap().settings(Profile::Parity).gold_is, GoldIs::Position);
+        assert_eq!(
+            parse(&text).unwrap().settings(Profile::Parity).gold_is,
+            GoldIs::Position
+        );
         for (change, expected) in [
             (("choices: options", ""), "the key 'choices' is missing"),
             (("prompt: 'Q: {{question}} A:'", ""), "the key 'prompt' is missing"),

@@ -92,8 +92,12 @@ impl Think {
             if think.open.starts_with(kept.trim_start()) {
                 return false;
             }
-            let Some(spoken) = think.spoken(&kept) else { return false };
-            let stopped = stops.iter().any(|stop| !stop.is_empty() && spoken.contains(stop.as_str()));
+            let Some(spoken) = think.spoken(&kept) else {
+                return false;
+            };
+            let stopped = stops
+                .iter()
+                .any(|stop| !stop.is_empty() && spoken.contains(stop.as_str()));
             stopped || answered.as_ref().is_some_and(|answered| answered(spoken))
         })
     }

@@ -208,7 +208,12 @@ impl Own {
         let question = match (&self.example_prompt, &worded.follows) {
             (Some(prompt), _) => prompt.render(row)?,
             (None, Some(_)) => self.with_choice(row, &worded.gold)?,
-            (None, None) => self.prompt.as_ref().map(|t| t.render(row)).transpose()?.unwrap_or_default(),
+            (None, None) => self
+                .prompt
+                .as_ref()
+                .map(|t| t.render(row))
+                .transpose()?
+                .unwrap_or_default(),
         };
         let target = said.or(worded.follows.clone()).unwrap_or(worded.target);
         Ok(Worded {
@@ -428,21 +433,47 @@ mod tests {
             (wording.of(&row()).unwrap(), wording.example(&row()).unwrap())
         };
         let (worded, example) = choose("{{q}} ".into(), "label".into(), "{{texts}}".into());
-        assert_eq!((worded.question.as_str(), worded.right.as_slice()), ("Which? ", &[1][..]));
-        assert_eq!((worded.choices.as_slice(), worded.gold.as_str()), (&["x".to_string(), "it's".into()][..], "it's"));
+        assert_eq!(
+            (worded.question.as_str(), worded.right.as_slice()),
+            ("Which? ", &[1][..])
+        );
+        assert_eq!(
+            (worded.choices.as_slice(), worded.gold.as_str()),
+            (&["x".to_string(), "it's".into()][..], "it's")
+        );
         assert_eq!(example.target, "it's");
         let by_key = choose("q".into(), "{{labels.index(key.lstrip())}}".into(), "texts".into()).0;
-        assert_eq!((by_key.question.as_str(), by_key.right.as_slice()), ("Which?", &[1][..]));
-        assert_eq!(choose("q".into(), "flag".into(), serde_json::json!(["no", "yes"])).0.right, [1]);
+        assert_eq!(
+            (by_key.question.as_str(), by_key.right.as_slice()),
+            ("Which?", &[1][..])
+        );
+        assert_eq!(
+            choose("q".into(), "flag".into(), serde_json::json!(["no", "yes"]))
+                .0
+                .right,
+            [1]
+        );
         assert_eq!(choose("q".into(), "it's".into(), "texts".into()).0.right, [1]);
-        assert_eq!(choose("q".into(), "z".into(), "texts".into()).0.right, Vec::<usize>::new());
-        assert_eq!(choose("q".into(), 7.into(), "texts".into()).0.right, Vec::<usize>::new());
-        assert_eq!(choose("q".into(), serde_json::json!([0, 1]), "texts".into()).0.right, [0, 1]);
+        assert_eq!(
+            choose("q".into(), "z".into(), "texts".into()).0.right,
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            choose("q".into(), 7.into(), "texts".into()).0.right,
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            choose("q".into(), serde_json::json!([0, 1]), "texts".into()).0.right,
+            [0, 1]
+        );
         let named = serde_json::json!({"first": "a", "second": "b"});
         assert_eq!(choose("q".into(), 0.into(), named).0.choices, ["a", "b"]);
         // WinoGrande's way: the question is the place of the right choice.
         let (worded, example) = choose("{{digits}}".into(), "a".into(), "texts".into());
-        assert_eq!((worded.follows.as_deref(), worded.right.as_slice()), (Some("12"), &[1][..]));
+        assert_eq!(
+            (worded.follows.as_deref(), worded.right.as_slice()),
+            (Some("12"), &[1][..])
+        );
         assert_eq!((example.question.as_str(), example.target.as_str()), ("it's", "12"));
     }
 

@@ -672,7 +672,8 @@ impl Asked {
                 hasher.update(b"\0").update(question.gold.as_bytes());
             }
             if task.kind().chooses() {
-                hasher.update(format!("{} {:?}", task.primary(), question.choices).as_bytes());
+                let chooses = format!("{} {:?} {:?}", task.primary(), question.choices, question.right);
+                hasher.update(chooses.as_bytes());
             }
             hasher.finalize().to_hex().to_string()
         };

@@ -70,7 +70,10 @@ impl Asking<'_> {
             think: reference.think.clone().or_else(|| fitness.think.clone()),
             ..reference.clone()
         };
-        let variables = reference.chat_template_kwargs.as_ref().unwrap_or(&fitness.chat_template_kwargs);
+        let variables = reference
+            .chat_template_kwargs
+            .as_ref()
+            .unwrap_or(&fitness.chat_template_kwargs);
         let tasks = fitness_tasks(reference, self.data)?;
         let asked = |task: FitnessTask| match self.is_chat(wanted, &task.task) {
             false => task,

@@ -626,7 +626,10 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     let think = asks("think")?.map(Think::read).transpose()?.flatten();
     asks("chat_template_kwargs")?;
     let chat_template_kwargs = variables(&map)?.unwrap_or_default();
-    if let Some(node) = map.optional("tokens").filter(|_| tokens && objectives != Objectives::Pareto) {
+    if let Some(node) = map
+        .optional("tokens")
+        .filter(|_| tokens && objectives != Objectives::Pareto)
+    {
         return Err(node.error("the length of answers is an objective beside others: write 'objectives: pareto' too"));
     }
     map.finish()?;
@@ -748,7 +751,12 @@ fn variables(map: &Map<'_>) -> Result<Option<serde_json::Map<String, serde_json:
         };
         Ok((name.clone(), value))
     };
-    node.map()?.entries().iter().map(variable).collect::<Result<_, _>>().map(Some)
+    node.map()?
+        .entries()
+        .iter()
+        .map(variable)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 /// A number, or `all`.
@@ -1043,6 +1051,50 @@ fn held_out(node: &Node, fitness: &Fitness) -> Result<TaskRef, yaml::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_answers_are_drawn_thought_and_counted() {
+        let text = |fitness: &str| {
+            format!(
+                "name: t\nmodels: {{base: b, x: m, y: n}}\nbase: base\nparameter_space: {{method: ties, genes: {{weight: [0, 1]}}}}\n\
+                 fitness:\n  {fitness}\n"
+            )
+        };
+        let read = |fitness: &str| Space::parse(Path::new("t.yaml"), &text(fitness));
+        let space = read(
+            "objectives: pareto\n  tokens: true\n  think: true\n  chat_template_kwargs: {enable_thinking: false, depth: 2}\n  \
+             tasks: [{task: gsm8k, samples: 4, sampling: {temperature: 1, seed: 9}, score: pass@2, think: {open: A, close: B, budget: 7}}]",
+        )
+        .unwrap();
+        let fitness = &space.fitness;
+        assert!(fitness.tokens && fitness.think.as_ref().unwrap().close == "</think>");
+        assert_eq!(fitness.chat_template_kwargs["depth"], 2);
+        let task = &fitness.tasks[0];
+        let samples = task.samples.unwrap();
+        assert_eq!(
+            (samples.n, samples.temperature, samples.seed, task.score.as_deref()),
+            (4, 1.0, 9, Some("pass@2"))
+        );
+        assert_eq!(task.think.as_ref().unwrap().budget, Some(7));
+        for (fitness, expected) in [
+            ("tokens: true\n  tasks: [gsm8k]", "objectives: pareto"),
+            ("objectives: pareto\n  tasks: [gsm8k]", "tokens: true"),
+            (
+                "tasks: [{task: gsm8k, sampling: {top_p: 0.5}}]",
+                "goes with 'samples: N'",
+            ),
+            (
+                "tasks: [{task: gsm8k, samples: 4, sampling: {temperature: 0}}]",
+                "all 4 samples are the same",
+            ),
+            ("tasks: [{task: gsm8k, samples: 0}]", "between 1 and"),
+            ("chat_template_kwargs: {a: [1]}\n  tasks: [gsm8k]", "a word, a number"),
+            ("think: {budget: 0}\n  tasks: [gsm8k]", "1 or more"),
+        ] {
+            let message = read(fitness).unwrap_err().to_string();
+            assert!(message.contains(expected), "{fitness}: {message}");
+        }
+    }
 
     const GOOD: &str = "
 name: t

@@ -18,5 +18,6 @@ mod racing;
 mod runs;
 mod serve;
 mod session;
+mod tasks;
 mod terminal;
 mod tidy;

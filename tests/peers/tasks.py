@@ -1,7 +1,7 @@
 """Score tasks on the same model with lm-evaluation-harness and with heterosis, and compare question by question.
 
     pip install lm-eval==0.4.13 torch transformers accelerate scikit-learn
-    python tasks.py MODEL_DIR [--only NAME…] [--yamls] [--limit 6] [--shots N] [--chat] [--threads 2] [--heterosis PATH]
+    python tasks.py MODEL_DIR [--only NAME…] [--yamls | --verdicts] [--limit 6] [--shots N] [--chat] [--threads 2] [--heterosis PATH]
 
 The data are made up (no benchmark is fetched), in the form of the published rows, and differ from run to run with --seed. Each
 built-in task is compared with lm-eval's task of the same data; with --yamls twenty of lm-eval's own YAML files are read by both as
@@ -235,6 +235,49 @@ def differences(theirs, name, score, answers):
     return wrong, furthest
 
 
+def verdicts(args, count=300):
+    """Outputs put together at random, judged by lm-eval's own functions and by `heterosis rescore`: no model is asked."""
+    from importlib import import_module
+
+    minerva, followed = import_module("lm_eval.tasks.minerva_math.utils"), import_module("lm_eval.tasks.ifeval.utils")
+    numbers = ["5", "-5", "0.5", "\\frac{1}{2}", "\\frac12", "\\sqrt{2}", "\\sqrt2", "2\\pi", "1,000", "1000", "(1,2)", "x+1", "1+x", "10\\text{ cm}", "10", "50\\%", "90^\\circ", "90",
+               "\\text{yes}", "yes", "3\\cdot 2", "6", "x^2-1", "(x-1)(x+1)", "[2,5)", "\\dfrac{2}{4}", "x=5", "\\left(3, \\frac{\\pi}{2}\\right)", "\\$5", "5\\text{ dollars}"]
+    endings = ["Final Answer: The final answer is ${}$. I hope it is correct.", "Final Answer: The final answer is {}. I hope it is correct.\n\nProblem:", "The answer is {}.",
+               "Final Answer: The final answer is ${}$", "so $\\boxed{{{}}}$.\nFinal Answer: The final answer is ${}$. I hope it is correct."]
+    pieces = [sentence, lambda: "\n", lambda: "\n\n", lambda: "* " + word() + "\n", lambda: "- " + word() + "\n", lambda: "<<A title>>\n", lambda: "[name] ", lambda: "*bold* ", lambda: "**bold** ",
+              lambda: "***\n", lambda: "******", lambda: "P.S. more", lambda: '"', lambda: "My answer is no.", lambda: "Section 1 ", lambda: "end.", lambda: ", ", lambda: "{}", lambda: "THE END "]
+    lines, expected = [], []
+    for _ in range(count):
+        gold, ending = rng.choice(numbers), rng.choice(endings)
+        said = rng.choice([gold, rng.choice(numbers)])
+        doc = dict(answer=minerva.normalize_final_answer(gold), solution=f"$\\boxed{{{gold}}}$")
+        output = sentence() + "\n" + ending.format(*[said] * ending.count("{}"))
+        lines.append(dict(task="minerva_math500", lang="en", output=output, gold=gold))
+        given = minerva.normalize_final_answer(minerva.get_unnormalized_answer(output))
+        expected.append(dict(exact_match=float(minerva.is_equiv(given, doc["answer"]))))
+    for _ in range(count):
+        doc = ifeval()
+        output = "".join(rng.choice(pieces)() for _ in range(rng.randrange(1, 7)))
+        lines.append(dict(task="ifeval", lang="en", output=output, gold=json.dumps({k: doc[k] for k in ("instruction_id_list", "kwargs")})))
+        result = followed.process_results(doc, [output])
+        expected.append({k: float(sum(v) / len(v) if isinstance(v, list) else v) for k, v in result.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        stored, judged = os.path.join(folder, "in.jsonl"), os.path.join(folder, "out.jsonl")
+        open(stored, "w", encoding="utf8").writelines(json.dumps(line) + "\n" for line in lines)
+        subprocess.run([args.heterosis, "rescore", stored, "--answers", judged, "--json"], stdout=subprocess.DEVNULL, check=True)
+        ours = [json.loads(line) for line in open(judged, encoding="utf8")]
+    wrong = 0
+    for line, their, our in zip(lines, expected, ours):
+        for name, value in their.items():
+            if abs(our["filters"][name]["exact_match"] - value) > 1e-9:
+                wrong += 1
+                if wrong <= 12:
+                    print(f"  {line['task']} {name}: lm-eval {value}, heterosis {our['filters'][name]}\n    {line['output']!r} against {line['gold']!r}")
+    right = [sum(e.get("exact_match", e.get("prompt_level_loose_acc")) for e in part) for part in (expected[:count], expected[count:])]
+    print(f"verdicts: {count} outputs each of minerva_math and ifeval ({right[0]:.0f} and {right[1]:.0f} right), {wrong} differences", flush=True)
+    return wrong
+
+
 def report(name, answers, wrong, furthest, score):
     values = ", ".join(f"{n} {v['value']:.4f}" for n, v in score["scores"].items() if n not in ("log_likelihood",))
     print(f"{name}: {len(answers)} questions, {len(wrong)} differences; likelihoods within {furthest:.1e}; {values}", flush=True)
@@ -247,6 +290,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--yamls", action="store_true")
+    parser.add_argument("--verdicts", action="store_true", help="only outputs made up, judged by both without a model")
     parser.add_argument("--limit", type=int, default=6)
     parser.add_argument("--shots", type=int)
     parser.add_argument("--chat", action="store_true")
@@ -261,6 +305,8 @@ def main():
     import nltk
 
     nltk.download = lambda *_, **__: False  # IFEval's sentences are not compared
+    if args.verdicts:
+        sys.exit(1 if verdicts(args) else 0)
     model = HFLM(pretrained=args.model, dtype="float32", device="cpu", batch_size=1)
     print(f"lm-eval {lm_eval.__version__}, transformers {transformers.__version__}, torch {torch.__version__}; {args.limit} questions a task, "
           f"{'own' if args.shots is None else args.shots} examples, {'chat' if args.chat else 'plain'}")

@@ -17,16 +17,51 @@ use crate::{
 /// The data of built-in tasks: what they are called, the data set, its configurations (none: all of them), and the splits that
 /// are asked or shown.
 const KNOWN: [(&str, &str, &[&str], &[&str]); 16] = [
-    ("arc_easy", "allenai/ai2_arc", &["ARC-Easy"], &["train", "validation", "test"]),
-    ("arc_challenge", "allenai/ai2_arc", &["ARC-Challenge"], &["train", "validation", "test"]),
+    (
+        "arc_easy",
+        "allenai/ai2_arc",
+        &["ARC-Easy"],
+        &["train", "validation", "test"],
+    ),
+    (
+        "arc_challenge",
+        "allenai/ai2_arc",
+        &["ARC-Challenge"],
+        &["train", "validation", "test"],
+    ),
     ("hellaswag", "Rowan/hellaswag", &["default"], &["train", "validation"]),
     ("piqa", "baber/piqa", &["default"], &["train", "validation"]),
-    ("winogrande", "allenai/winogrande", &["winogrande_xl"], &["train", "validation"]),
+    (
+        "winogrande",
+        "allenai/winogrande",
+        &["winogrande_xl"],
+        &["train", "validation"],
+    ),
     ("boolq", "aps/super_glue", &["boolq"], &["train", "validation"]),
-    ("openbookqa", "allenai/openbookqa", &["main"], &["train", "validation", "test"]),
-    ("truthfulqa", "truthfulqa/truthful_qa", &["multiple_choice"], &["validation"]),
-    ("truthfulqa_mc1", "truthfulqa/truthful_qa", &["multiple_choice"], &["validation"]),
-    ("truthfulqa_mc2", "truthfulqa/truthful_qa", &["multiple_choice"], &["validation"]),
+    (
+        "openbookqa",
+        "allenai/openbookqa",
+        &["main"],
+        &["train", "validation", "test"],
+    ),
+    (
+        "truthfulqa",
+        "truthfulqa/truthful_qa",
+        &["multiple_choice"],
+        &["validation"],
+    ),
+    (
+        "truthfulqa_mc1",
+        "truthfulqa/truthful_qa",
+        &["multiple_choice"],
+        &["validation"],
+    ),
+    (
+        "truthfulqa_mc2",
+        "truthfulqa/truthful_qa",
+        &["multiple_choice"],
+        &["validation"],
+    ),
     ("minerva_math500", "HuggingFaceH4/MATH-500", &["default"], &["test"]),
     ("minerva_math", "EleutherAI/hendrycks_math", &[], &["train", "test"]),
     ("ifeval", "google/IFEval", &["default"], &["train"]),
@@ -66,7 +101,10 @@ pub fn wanted(name: &str) -> Result<Option<Vec<Wanted>>> {
     let of = |dataset: &str, configs: &[&str], splits: &[&str]| {
         vec![Wanted {
             dataset: dataset.into(),
-            configs: part.map_or_else(|| configs.iter().map(ToString::to_string).collect(), |part| vec![part.into()]),
+            configs: part.map_or_else(
+                || configs.iter().map(ToString::to_string).collect(),
+                |part| vec![part.into()],
+            ),
             splits: splits.iter().map(ToString::to_string).collect(),
         }]
     };
@@ -86,9 +124,10 @@ pub fn wanted(name: &str) -> Result<Option<Vec<Wanted>>> {
             .collect();
         let names: Vec<&str> = subjects.iter().map(String::as_str).collect();
         return match part {
-            Some(part) if !names.contains(&part) => {
-                Err(anyhow!("mmlu has no subject '{part}'{}", yaml::did_you_mean(part, &names)))
-            }
+            Some(part) if !names.contains(&part) => Err(anyhow!(
+                "mmlu has no subject '{part}'{}",
+                yaml::did_you_mean(part, &names)
+            )),
             _ => Ok(Some(of(MMLU.1, &names, MMLU.2))),
         };
     }
@@ -131,7 +170,9 @@ struct Hub<'a> {
 
 impl Hub<'_> {
     fn get(&self, url: &str) -> Result<Vec<u8>> {
-        let is_own = url.strip_prefix(self.endpoint).is_some_and(|rest| rest.starts_with('/'));
+        let is_own = url
+            .strip_prefix(self.endpoint)
+            .is_some_and(|rest| rest.starts_with('/'));
         fetch(url, self.token.filter(|_| is_own))
     }
 
@@ -164,7 +205,10 @@ fn pull_one(wanted: &Wanted, hub: &Hub<'_>, cache: &Path) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    let source = format!("https://huggingface.co/datasets/{}\nFetched by heterosis from {}\n", wanted.dataset, hub.endpoint);
+    let source = format!(
+        "https://huggingface.co/datasets/{}\nFetched by heterosis from {}\n",
+        wanted.dataset, hub.endpoint
+    );
     replacement::replace(&dir.join("SOURCE"), &source)?;
     print(dir.display());
     Ok(())
@@ -172,7 +216,12 @@ fn pull_one(wanted: &Wanted, hub: &Hub<'_>, cache: &Path) -> Result<()> {
 
 /// Whether all that is wanted by name was fetched before.
 fn is_there(wanted: &Wanted, dir: &Path) -> bool {
-    let has = |config: &String| wanted.splits.iter().all(|split| dir.join(config).join(format!("{split}.jsonl")).is_file());
+    let has = |config: &String| {
+        wanted
+            .splits
+            .iter()
+            .all(|split| dir.join(config).join(format!("{split}.jsonl")).is_file())
+    };
     !wanted.configs.is_empty() && !wanted.splits.is_empty() && wanted.configs.iter().all(has)
 }
 
@@ -253,7 +302,12 @@ mod tests {
         let parquet = include_bytes!("../../../tests/data/eval/sample.parquet");
         let listing: HashMap<_, _> = configs
             .iter()
-            .map(|config| (*config, HashMap::from([("test", vec![format!("{address}/{config}/0.parquet")])])))
+            .map(|config| {
+                (
+                    *config,
+                    HashMap::from([("test", vec![format!("{address}/{config}/0.parquet")])]),
+                )
+            })
             .collect();
         let listing = serde_json::to_vec(&listing).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -265,9 +319,16 @@ mod tests {
                 let Some(Ok(request)) = lines.next() else { continue };
                 let path = request.split(' ').nth(1).unwrap_or_default().to_string();
                 lines.map_while(Result::ok).take_while(|l| !l.is_empty()).count();
-                let body: &[u8] = if path.starts_with("/api/datasets/some/set/") { &listing } else { parquet };
+                let body: &[u8] = if path.starts_with("/api/datasets/some/set/") {
+                    &listing
+                } else {
+                    parquet
+                };
                 keep.lock().unwrap().push(path);
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
             }
         });
@@ -293,7 +354,12 @@ mod tests {
         let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         assert_eq!((text.lines().count(), &first["endings"][1]), (2, &"b".into()));
         pull_from(&address, "some/set", dir.path()).unwrap();
-        let files = asked.lock().unwrap().iter().filter(|path| path.ends_with(".parquet")).count();
+        let files = asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|path| path.ends_with(".parquet"))
+            .count();
         assert_eq!(files, 1, "fetched once");
     }
 

@@ -65,10 +65,16 @@ pub fn parse(path: &Path, text: &str) -> Result<Map<String, Value>, Refusal> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
-            Refusal::new(path, "", format!("line {}: this is not YAML: {}", e.marker().line(), e.info()))
+            Refusal::new(
+                path,
+                "",
+                format!("line {}: this is not YAML: {}", e.marker().line(), e.info()),
+            )
         })?;
         let line = span.start.line();
-        builder.event(event).map_err(|message| Refusal::new(path, "", format!("line {line}: {message}")))?;
+        builder
+            .event(event)
+            .map_err(|message| Refusal::new(path, "", format!("line {line}: {message}")))?;
     }
     match builder.document {
         Some(Value::Object(keys)) => Ok(keys),
@@ -99,7 +105,9 @@ impl Builder {
                     return Ok(());
                 }
                 let value = match tag.as_ref().map(|tag| tag.suffix.as_str()) {
-                    Some("function") => Value::Object([(FUNCTION.to_string(), text.into_owned().into())].into_iter().collect()),
+                    Some("function") => {
+                        Value::Object([(FUNCTION.to_string(), text.into_owned().into())].into_iter().collect())
+                    }
                     Some("str") => text.into_owned().into(),
                     _ if style == ScalarStyle::Plain => plain(&text),
                     _ => text.into_owned().into(),
@@ -120,7 +128,11 @@ impl Builder {
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
-                let value = self.anchors.get(&anchor).cloned().ok_or("an alias of what is not known")?;
+                let value = self
+                    .anchors
+                    .get(&anchor)
+                    .cloned()
+                    .ok_or("an alias of what is not known")?;
                 self.values += count(&value);
                 self.close(value, 0)
             }
@@ -152,7 +164,9 @@ impl Builder {
 
 /// A map with what its key `<<` brings, under its own entries.
 fn merged(mut entries: Map<String, Value>) -> Map<String, Value> {
-    let Some(brought) = entries.remove("<<") else { return entries };
+    let Some(brought) = entries.remove("<<") else {
+        return entries;
+    };
     let maps = match brought {
         Value::Array(maps) => maps,
         one => vec![one],
@@ -194,7 +208,11 @@ fn plain(text: &str) -> Value {
         None => unsigned.parse().ok(),
     };
     if let Some(whole) = whole.filter(|_| is_number) {
-        return if digits.starts_with('-') { (-whole).into() } else { whole.into() };
+        return if digits.starts_with('-') {
+            (-whole).into()
+        } else {
+            whole.into()
+        };
     }
     // A float has a point, and its exponent a sign: 1e5 is a text.
     let exponent = unsigned.split_once(['e', 'E']).map(|(_, exponent)| exponent);
@@ -231,7 +249,12 @@ mod tests {
         let bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, \
                     *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]\n\
                     f: [*e, *e, *e, *e, *e, *e, *e, *e, *e, *e]\n";
-        assert!(parse(Path::new("t.yaml"), bomb).unwrap_err().to_string().contains("values"));
+        assert!(
+            parse(Path::new("t.yaml"), bomb)
+                .unwrap_err()
+                .to_string()
+                .contains("values")
+        );
     }
 
     #[test]
@@ -243,7 +266,12 @@ mod tests {
         let (keys, text) = read(&dir.path().join("t.yaml")).unwrap();
         assert_eq!(Value::Object(keys), serde_json::json!({"a": 1, "b": 3}));
         assert!(text.contains("a: 1"));
-        assert!(read(&dir.path().join("loop.yaml")).unwrap_err().to_string().contains("includes itself"));
+        assert!(
+            read(&dir.path().join("loop.yaml"))
+                .unwrap_err()
+                .to_string()
+                .contains("includes itself")
+        );
         assert!(parse(Path::new("t.yaml"), "[1]").is_err());
     }
 }

@@ -80,9 +80,18 @@ impl Walk<'_> {
                 Value::String(name) => self.named(name, &handed)?,
                 Value::Object(inner) if is_group(inner) => self.group(inner, &handed)?,
                 Value::Object(inner) => {
-                    let name = inner.get("task").and_then(Value::as_str).unwrap_or_default().to_string();
+                    let name = inner
+                        .get("task")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .to_string();
                     let mut keys = handed.clone();
-                    keys.extend(inner.iter().filter(|(key, _)| *key != "task").map(|(k, v)| (k.clone(), v.clone())));
+                    keys.extend(
+                        inner
+                            .iter()
+                            .filter(|(key, _)| *key != "task")
+                            .map(|(k, v)| (k.clone(), v.clone())),
+                    );
                     self.named(&name, &keys)?;
                 }
                 _ => return Err(self.wrong("a list of names is expected".into())),
@@ -135,7 +144,11 @@ impl Index {
         for path in paths {
             // What cannot be read is no task of this group; if it was meant, its name is missed.
             let Ok((keys, _)) = document::read(&path) else { continue };
-            let own = keys.get("group").or(keys.get("task")).and_then(Value::as_str).map(String::from);
+            let own = keys
+                .get("group")
+                .or(keys.get("task"))
+                .and_then(Value::as_str)
+                .map(String::from);
             let tags = match is_group(&keys) {
                 true => Vec::new(),
                 false => document::names(keys.get("tag").cloned()),

@@ -33,7 +33,9 @@ const POINTS: u32 = 12;
 
 /// The value of an unknown at a point: positive, different for each name, and of no simple relation to the others.
 fn unknown(name: &str, point: u32) -> f64 {
-    let seed = name.bytes().fold(f64::from(point) + 1.0, |sum, b| sum * 1.618_033_988_75 + f64::from(b));
+    let seed = name
+        .bytes()
+        .fold(f64::from(point) + 1.0, |sum, b| sum * 1.618_033_988_75 + f64::from(b));
     let fraction = (seed * 0.754_877_666_246_69).fract();
     0.25 + 2.5 * fraction
 }
@@ -65,7 +67,9 @@ impl Expression {
             Expression::Number(x) => *x,
             Expression::Unknown(name) => unknown(name, point),
             Expression::Sum(terms) => {
-                let signed = terms.iter().map(|(minus, term)| if *minus { -term.at(point) } else { term.at(point) });
+                let signed = terms
+                    .iter()
+                    .map(|(minus, term)| if *minus { -term.at(point) } else { term.at(point) });
                 signed.sum()
             }
             Expression::Product(factors) => factors.iter().fold(1.0, |product, (divides, factor)| match divides {
@@ -256,14 +260,20 @@ impl Parser<'_> {
     }
 
     fn number(&mut self) -> Option<Expression> {
-        let end = self.rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(self.rest.len());
         let (digits, rest) = self.rest.split_at(end);
         self.rest = rest;
         digits.parse().ok().map(Expression::Number)
     }
 
     fn command(&mut self) -> Option<Expression> {
-        if ["frac", "dfrac", "tfrac", "cfrac"].iter().any(|name| self.takes_command(name)) {
+        if ["frac", "dfrac", "tfrac", "cfrac"]
+            .iter()
+            .any(|name| self.takes_command(name))
+        {
             let (above, below) = (self.argument()?, self.argument()?);
             return Some(Expression::Product(vec![(false, above), (true, below)]));
         }
@@ -357,7 +367,18 @@ mod tests {
 
     #[test]
     fn what_is_no_expression() {
-        for text in ["", "x=5", "(1,2)", "[2,5)", "1..2", "\\text{no}", "2 3", "(", "3+", "\\foo"] {
+        for text in [
+            "",
+            "x=5",
+            "(1,2)",
+            "[2,5)",
+            "1..2",
+            "\\text{no}",
+            "2 3",
+            "(",
+            "3+",
+            "\\foo",
+        ] {
             assert!(value(text).is_none(), "{text}");
         }
         assert!(value(&"(".repeat(10_000)).is_none());
