@@ -62,6 +62,57 @@ pub fn names(value: Option<Value>) -> Vec<String> {
 /// # Errors
 /// It is not YAML, or no block of keys.
 pub fn parse(path: &Path, text: &str) -> Result<Map<String, Value>, Refusal> {
+    // What is in quotes may go on further to the left in PyYAML than the standard lets it.
+    events(path, text).or_else(|refusal| events(path, &indented(text)).map_err(|_| refusal))
+}
+
+/// A text whose quoted scalars go on well to the right: white space at the beginning of their lines means nothing.
+fn indented(text: &str) -> String {
+    let opening = regex::Regex::new(r#"^\s*(?:-\s+)?(?:[^\s"'#][^"'#]*?|"[^"]*"|'[^']*'):\s+(["'])"#);
+    let opening = opening.expect("a pattern that a test compiles");
+    let mut out = String::with_capacity(text.len() + 1024);
+    let mut quote: Option<char> = None;
+    for line in text.split_inclusive('\n') {
+        let rest = match quote {
+            Some(_) => {
+                out.push_str(&" ".repeat(64));
+                line
+            }
+            None => match opening.captures(line).and_then(|found| found.get(1)) {
+                Some(mark) => {
+                    quote = mark.as_str().chars().next();
+                    &line[mark.end()..]
+                }
+                None => "",
+            },
+        };
+        if quote.is_some_and(|quote| closes(rest, quote)) {
+            quote = None;
+        }
+        out.push_str(line);
+    }
+    out
+}
+
+/// Whether a quoted scalar ends within a line.
+fn closes(line: &str, quote: char) -> bool {
+    let mut characters = line.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' if quote == '"' => {
+                characters.next();
+            }
+            '\'' if quote == '\'' && characters.peek() == Some(&'\'') => {
+                characters.next();
+            }
+            c if c == quote => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn events(path: &Path, text: &str) -> Result<Map<String, Value>, Refusal> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
@@ -238,6 +289,15 @@ mod tests {
             "k": "yes\n", "l": {"!function": "utils.f"}, "m": "A", "n": "1.2.3",
         });
         assert_eq!(Value::Object(keys), expected);
+    }
+
+    /// Dozens of the harness's files have quoted texts that go on at the left margin, which libyaml lets them.
+    #[test]
+    fn quoted_texts_may_go_on_at_the_left_margin() {
+        let text = "outer:\n  first: \"Q: {{q}}\\n\n\nA \\\"so\\\"\"\n  inner: 'one\n\ntwo ''2'' .'\n  last: 1\n";
+        let keys = parse(Path::new("t.yaml"), text).unwrap();
+        let expected = serde_json::json!({"first": "Q: {{q}}\n\nA \"so\"", "inner": "one\ntwo '2' .", "last": 1});
+        assert_eq!(keys["outer"], expected);
     }
 
     #[test]

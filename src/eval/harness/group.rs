@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use serde_json::{Map, Value};
@@ -53,7 +54,7 @@ pub fn members(path: &Path, keys: &Map<String, Value>) -> Result<Vec<Member>, Re
 
 struct Walk<'a> {
     path: &'a Path,
-    index: Index,
+    index: Arc<Index>,
     /// The folder above has been looked through too.
     is_wide: bool,
     members: Vec<Member>,
@@ -136,8 +137,17 @@ struct Index {
     files: HashMap<String, Vec<PathBuf>>,
 }
 
+/// Folders that were looked through: the members of a group are loaded one by one, and each asks for its group's.
+static KNOWN: LazyLock<Mutex<HashMap<PathBuf, Arc<Index>>>> = LazyLock::new(Mutex::default);
+
 impl Index {
-    fn of(dir: &Path) -> Self {
+    fn of(dir: &Path) -> Arc<Self> {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = known.entry(dir.into()).or_insert_with(|| Arc::new(Self::read(dir)));
+        index.clone()
+    }
+
+    fn read(dir: &Path) -> Self {
         let mut files: HashMap<String, Vec<PathBuf>> = HashMap::new();
         let mut paths = yaml_files(dir);
         paths.sort();
