@@ -300,9 +300,8 @@ fn sentences(text: &str) -> usize {
     ];
     let mut count = 0;
     let mut has_words = false;
-    let mut characters = text.char_indices().peekable();
     let mut start = 0;
-    while let Some((at, c)) = characters.next() {
+    for (at, c) in text.char_indices() {
         has_words |= c.is_alphanumeric();
         if !matches!(c, '.' | '!' | '?') {
             continue;

@@ -133,18 +133,8 @@ pub enum Error {
         wanted: usize,
         context: usize,
     },
-    #[error(
-        "{}:{line}: {place} names the field '{field}', which this row does not have{hint}; it has {known}",
-        file.display()
-    )]
-    Field {
-        file: PathBuf,
-        line: usize,
-        place: String,
-        field: String,
-        hint: String,
-        known: String,
-    },
+    #[error(transparent)]
+    Field(Box<MissingField>),
     #[error(transparent)]
     Harness(#[from] Refusal),
     #[error("the task '{task}' has no score '{score}'{hint}; it has {known}")]
@@ -160,6 +150,20 @@ pub enum Error {
     Model(#[from] crate::model::Error),
     #[error("answers, line {line}: {message}")]
     Answers { line: usize, message: String },
+}
+
+/// A field that a template names, and a row does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}: {place} names the field '{field}', which this row does not have{hint}; it has {known}", file.display())]
+pub struct MissingField {
+    pub file: PathBuf,
+    pub line: usize,
+    /// Of the template: `capitals: prompt`.
+    pub place: String,
+    pub field: String,
+    /// The nearest one, in words.
+    pub hint: String,
+    pub known: String,
 }
 
 /// What `data pull` calls the data set that a file belongs to: `gsm8k` of `gsm8k/test.jsonl`, `owner/name:config` of
@@ -1024,14 +1028,14 @@ impl Task {
                 .find(|field| !known.contains_key(*field) && *field != "choice")
             {
                 let names: Vec<&str> = located.row.keys().map(String::as_str).collect();
-                return Error::Field {
+                return Error::Field(Box::new(MissingField {
                     file: located.file.to_path_buf(),
                     line: located.line,
                     place: template.place().into(),
                     field: field.clone(),
                     hint: yaml::did_you_mean(field, &names),
                     known: names.join(", "),
-                };
+                }));
             }
         }
         match error {

@@ -142,7 +142,10 @@ fn is_plain(part: &str) -> bool {
 }
 
 /// The Hub's list of a data set's files: configuration → split → addresses.
-type Listing = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+type Listing = BTreeMap<String, Splits>;
+
+/// Split → addresses.
+type Splits = BTreeMap<String, Vec<String>>;
 
 /// Fetches what is wanted, unless it is there already.
 ///
@@ -227,7 +230,7 @@ fn is_there(wanted: &Wanted, dir: &Path) -> bool {
 
 /// Splits with their files, by the name under which a configuration is kept: its own, or `default` where it is the only one and
 /// none was asked for, as a task that names none looks for it.
-fn configs_of<'l>(wanted: &Wanted, listing: &'l Listing) -> Result<Vec<(String, &'l BTreeMap<String, Vec<String>>)>> {
+fn configs_of<'l>(wanted: &Wanted, listing: &'l Listing) -> Result<Vec<(String, &'l Splits)>> {
     let names: Vec<&str> = listing.keys().map(String::as_str).collect();
     if let Some(odd) = names.iter().find(|name| !is_plain(name)) {
         bail!("the Hub's list has the configuration '{odd}', which is no name of a folder");
@@ -252,11 +255,7 @@ fn configs_of<'l>(wanted: &Wanted, listing: &'l Listing) -> Result<Vec<(String, 
     }
 }
 
-fn splits_of<'l>(
-    wanted: &Wanted,
-    config: &str,
-    splits: &'l BTreeMap<String, Vec<String>>,
-) -> Result<Vec<(&'l String, &'l Vec<String>)>> {
+fn splits_of<'l>(wanted: &Wanted, config: &str, splits: &'l Splits) -> Result<Vec<(&'l String, &'l Vec<String>)>> {
     if wanted.splits.is_empty() {
         return Ok(splits.iter().collect());
     }

@@ -91,8 +91,10 @@ struct Parser<'t> {
     depth: usize,
 }
 
-/// What a command of one argument means.
-const FUNCTIONS: [(&str, fn(f64) -> f64); 9] = [
+/// A command of one argument, and what it means.
+type Function = (&'static str, fn(f64) -> f64);
+
+const FUNCTIONS: [Function; 9] = [
     ("sin", libm::sin),
     ("cos", libm::cos),
     ("tan", libm::tan),
