@@ -76,6 +76,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// List the built-in tasks.
     Tasks(ListArgs),
+    /// Write a task of one's own, try it on a model, or see whether task files can be read.
+    Task(TaskArgs),
     /// List the merge methods with their parameters.
     Methods(ListArgs),
     /// List the families of models that the decoder runs.
@@ -418,6 +420,23 @@ pub struct EvalArgs {
     pub max_new_tokens: Option<usize>,
     #[command(flatten)]
     pub chat: ChatArgs,
+    /// What the chat template is told besides, as JSON: '{"enable_thinking": false}'.
+    #[arg(long, value_name = "JSON", requires = "apply_chat_template")]
+    pub chat_template_kwargs: Option<String>,
+    /// Answers drawn to each question, for maj@N and pass@k; at temperature 0.7 unless said otherwise.
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The score that counts, such as maj@8 or pass@4, instead of the task's own.
+    #[arg(long)]
+    pub score: Option<String>,
+    /// Judge only what follows a thought between <think> and </think>; a thought that does not close is no answer.
+    #[arg(long)]
+    pub think: bool,
+    /// Most tokens of a thought, which is then closed for the model.
+    #[arg(long, value_name = "N", requires = "think")]
+    pub think_budget: Option<usize>,
     /// Keep each question, output, extracted answer, gold and verdict.
     #[arg(long, value_name = "FILE.jsonl")]
     pub answers: Option<PathBuf>,
@@ -619,6 +638,67 @@ pub struct ReportArgs {
     pub run: Option<PathBuf>,
 }
 
+/// A TASK is a built-in name, a task file, or one of lm-evaluation-harness's own YAML files.
+#[derive(Debug, Args)]
+pub struct TaskArgs {
+    #[command(subcommand)]
+    pub command: TaskCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TaskCommand {
+    /// Write a commented task file for each name, NAME.yaml, with a file of questions to begin with.
+    New(TaskNewArgs),
+    /// Ask a model a few questions of a task: prompt, answer and verdict are shown.
+    Try(TaskTryArgs),
+    /// See whether task files can be read, and why not.
+    Check(TaskCheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TaskNewArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Your questions, a file of columns or objects: the task is written for its fields.
+    #[arg(long, value_name = "FILE.csv|.tsv|.jsonl|.json|.parquet")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TaskTryArgs {
+    #[arg(value_name = "TASK")]
+    pub task: String,
+    pub model: String,
+    /// Language of a task that has several.
+    #[arg(long)]
+    pub lang: Option<String>,
+    /// Split of the task's questions [default: the first that it has].
+    #[arg(long)]
+    pub split: Option<String>,
+    /// How many questions.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub questions: usize,
+    #[arg(long, value_name = "N")]
+    pub shots: Option<usize>,
+    #[arg(long, value_enum, default_value = "fitness")]
+    pub profile: ProfileArg,
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    #[command(flatten)]
+    pub chat: ChatArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct TaskCheckArgs {
+    #[arg(required = true, value_name = "TASK")]
+    pub tasks: Vec<String>,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -629,10 +709,12 @@ pub struct DataArgs {
 pub enum DataCommand {
     /// Fetch data sets as their authors publish them.
     Pull {
-        /// gsm8k, mgsm.
+        /// gsm8k, mgsm; a built-in task, or one part of it (arc_easy, mmlu, mmlu:anatomy, belebele:spa_Latn); or any data set of
+        /// the Hub, owner/name or owner/name:config.
         #[arg(required = true)]
         names: Vec<String>,
-        /// A mirror with the folders gsm8k/ and mgsm/, instead of where their authors publish them.
+        /// A mirror, instead of where their authors publish them: of gsm8k and mgsm one with the folders gsm8k/ and mgsm/, of
+        /// others one that answers as the Hub does.
         #[arg(long, value_name = "URL")]
         from: Option<String>,
     },

@@ -422,6 +422,10 @@ pub struct TaskScore {
     pub split: String,
     #[serde(flatten)]
     pub score: Score,
+    /// Mean number of tokens that an answer took, of all its samples together; none where nothing is generated. Journals of
+    /// earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

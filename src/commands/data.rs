@@ -1,7 +1,10 @@
 //! `heterosis data pull`: benchmark data into the local cache, as their authors publish them.
 //!
-//! Each file is looked for at several places in turn: with `HF_ENDPOINT` at that Hub first, then in the authors' own
-//! repository. What arrives is checked (rows, columns, a digest) before it takes its name.
+//! GSM8K's and MGSM's files are looked for at several places in turn: with `HF_ENDPOINT` at that Hub first, then in the
+//! authors' own repository. What arrives is checked (rows, columns, a digest) before it takes its name. All others come from
+//! the Hub (`hub.rs`), of any data set there.
+
+mod hub;
 
 use std::{
     fmt::Write as _,
@@ -144,7 +147,14 @@ const DATA_SETS: [DataSet; 2] = [
 
 pub fn data(args: DataArgs) -> Outcome {
     let DataCommand::Pull { names, from } = args.command;
-    let sets: Vec<&DataSet> = names.iter().map(|name| known(name)).collect::<Result<_>>()?;
+    let mut sets: Vec<&DataSet> = Vec::new();
+    let mut of_hub = Vec::new();
+    for name in &names {
+        match hub::wanted(name)? {
+            Some(parts) => of_hub.extend(parts),
+            None => sets.push(known(name)?),
+        }
+    }
     let hub = environment::hub_options();
     if hub.offline {
         return Err(anyhow!(
@@ -173,6 +183,7 @@ pub fn data(args: DataArgs) -> Outcome {
         replacement::replace(&dir.join("SOURCE"), &source).map_err(Failure::Work)?;
         print(dir.display());
     }
+    hub::pull(&of_hub, from.as_deref(), &hub, &cache)?;
     if let Some(elsewhere) = environment::data_dirs().roots.iter().find(|root| **root != cache) {
         tracing::warn!(
             "tasks read {}, as HETEROSIS_DATA says, and not {}; unset HETEROSIS_DATA to use what was fetched",
@@ -184,11 +195,12 @@ pub fn data(args: DataArgs) -> Outcome {
 }
 
 fn known(name: &str) -> Result<&'static DataSet> {
-    let names = DATA_SETS.each_ref().map(|set| set.name);
+    let own = DATA_SETS.each_ref().map(|set| set.name);
+    let names: Vec<&str> = own.into_iter().chain(hub::names()).collect();
     let found = DATA_SETS.iter().find(|set| set.name == name);
     found.ok_or_else(|| {
         anyhow!(
-            "there is no data set '{name}'{}; known: {}",
+            "there is no data set '{name}'{}; known: {}; any other of the Hub is called owner/name or owner/name:config",
             yaml::did_you_mean(name, &names),
             names.join(", ")
         )

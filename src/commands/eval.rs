@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, replacement::Replacement, runtime};
 use crate::{
     checkpoint,
-    cli::{EvalArgs, ProfileArg, RescoreArgs},
-    eval::{self, Answer, Profile, Question, Split, Task, TaskOptions, TaskScore, rescore},
+    cli::{EvalArgs, ProfileArg, RescoreArgs, SamplingArgs},
+    eval::{self, Answer, Chat, Profile, Question, Samples, Split, Task, TaskOptions, TaskScore, Think, rescore},
 };
 
 #[derive(Serialize)]
@@ -18,6 +18,9 @@ struct Scores<'a> {
     model: Option<&'a str>,
     profile: String,
     tasks: Vec<TaskScore>,
+    /// Means over the tasks of a group, by their numbers of questions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<TaskScore>,
     elapsed_ms: u64,
     generated_tokens: u64,
 }
@@ -31,7 +34,7 @@ struct Line<'a> {
     answer: &'a Answer,
 }
 
-fn profile(arg: ProfileArg) -> Profile {
+pub(super) fn profile(arg: ProfileArg) -> Profile {
     match arg {
         ProfileArg::Parity => Profile::Parity,
         ProfileArg::Fitness => Profile::Fitness,
@@ -53,7 +56,13 @@ pub fn eval(args: EvalArgs) -> Outcome {
                 profile: profile(args.profile),
                 limit: args.limit,
                 max_new_tokens: args.max_new_tokens,
-                chat: runtime::chat(&args.chat),
+                chat: chat(&args)?,
+                samples: samples(&args)?,
+                think: args.think.then(|| Think {
+                    budget: args.think_budget,
+                    ..Think::default()
+                }),
+                score: args.score.clone(),
             };
             let task = Task::load(&name, &options, &environment::data_dirs())?;
             let questions = task.questions(split)?;
@@ -73,14 +82,16 @@ pub fn eval(args: EvalArgs) -> Outcome {
     })
     .map_err(Failure::work)?;
     bar.finish_and_clear();
+    let scored: Vec<TaskScore> = tasks
+        .iter()
+        .zip(&answered)
+        .map(|((task, _), answers)| TaskScore::of(task, answers))
+        .collect();
     let scores = Scores {
         model: Some(&args.model),
         profile: profile(args.profile).to_string(),
-        tasks: tasks
-            .iter()
-            .zip(&answered)
-            .map(|((task, _), answers)| TaskScore::of(task, answers))
-            .collect(),
+        groups: groups(&args.tasks, &scored)?,
+        tasks: scored,
         elapsed_ms: clock().as_millis() as u64,
         generated_tokens: answered
             .iter()
@@ -101,6 +112,55 @@ pub fn eval(args: EvalArgs) -> Outcome {
     }
     show(&scores, args.json);
     Ok(())
+}
+
+/// How the model is spoken to.
+fn chat(args: &EvalArgs) -> Result<Option<Chat>> {
+    let variables = match &args.chat_template_kwargs {
+        Some(json) => serde_json::from_str(json).context("--chat-template-kwargs: a JSON object is expected")?,
+        None => serde_json::Map::new(),
+    };
+    Ok(runtime::chat(&args.chat).map(|chat| Chat { variables, ..chat }))
+}
+
+/// Several answers to each question, where they are asked for.
+fn samples(args: &EvalArgs) -> Result<Option<Samples>> {
+    let SamplingArgs {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seed,
+    } = args.sampling;
+    let says_how = temperature.is_some() || top_k.is_some() || top_p.is_some() || min_p.is_some();
+    let Some(n) = args.samples.or(says_how.then_some(1)) else {
+        return Ok(None);
+    };
+    let usual = Samples::new(n.max(1));
+    let samples = Samples {
+        temperature: temperature.unwrap_or(usual.temperature),
+        top_k: top_k.unwrap_or(usual.top_k),
+        top_p: top_p.unwrap_or(usual.top_p),
+        min_p: min_p.unwrap_or(usual.min_p),
+        seed,
+        ..usual
+    };
+    samples
+        .checked()
+        .map(Some)
+        .map_err(|e| anyhow::anyhow!("--samples: {e}"))
+}
+
+/// The scores of the groups that were asked for by one name.
+fn groups(names: &[String], scored: &[TaskScore]) -> Result<Vec<TaskScore>> {
+    let mut groups = Vec::new();
+    for name in names {
+        for (group, members) in eval::groups(name)? {
+            let of_group: Vec<&TaskScore> = scored.iter().filter(|score| members.contains(&score.task)).collect();
+            groups.extend(TaskScore::pooled(&group, &of_group));
+        }
+    }
+    Ok(groups)
 }
 
 pub fn rescore(args: RescoreArgs) -> Outcome {
@@ -144,6 +204,7 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
         model: None,
         profile: profile.to_string(),
         tasks: outcome.scores,
+        groups: Vec::new(),
         elapsed_ms: clock().as_millis() as u64,
         generated_tokens: 0,
     };
@@ -164,7 +225,7 @@ fn show(scores: &Scores<'_>, json: bool) {
         print_json(scores);
         return;
     }
-    for task in &scores.tasks {
+    for task in scores.tasks.iter().chain(&scores.groups) {
         print(format_args!("{} ({}), n = {}", task.task, task.lang, task.n));
         for (name, estimate) in &task.scores {
             let mark = if *name == task.primary { "*" } else { " " };

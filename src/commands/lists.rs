@@ -23,7 +23,17 @@ pub fn tasks(args: ListArgs) -> Outcome {
         return Ok(());
     }
     for task in tasks {
-        print(format_args!("{}  ({})", task.task, task.langs.join(" ")));
+        let langs = match task.langs.as_slice() {
+            several @ [first, .., last] if several.len() > 16 => {
+                format!("{} languages, {first} to {last}", several.len())
+            }
+            langs => langs.join(" "),
+        };
+        let subjects = match task.subjects.len() {
+            0 => String::new(),
+            n => format!("; {n} subjects, each a task {}_SUBJECT", task.task),
+        };
+        print(format_args!("{}  ({langs}{subjects})", task.task));
         print(format_args!("    {}", task.description));
     }
     Ok(())

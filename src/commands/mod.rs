@@ -28,6 +28,7 @@ mod search;
 mod serve;
 mod simplify;
 mod status;
+mod task;
 mod trust;
 mod watch;
 mod worker;
@@ -187,6 +188,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Data(args) => data::data(args),
         Command::Cache(args) => cache::cache(args),
         Command::Tasks(args) => lists::tasks(args),
+        Command::Task(args) => task::task(args),
         Command::Methods(args) => lists::methods(args),
         Command::Families(args) => lists::families(args),
         Command::Completions(args) => completions::completions(args),

@@ -46,7 +46,7 @@ pub fn open(model: &str) -> Result<Opened> {
 pub fn chat(args: &ChatArgs) -> Option<Chat> {
     args.apply_chat_template.then(|| Chat {
         system: args.system_instruction.clone(),
-        one_message: false,
+        ..Chat::default()
     })
 }
 

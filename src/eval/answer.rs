@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Chat, Error, Kind, Message, Profile, Prompt, Question, Task};
-use crate::model::{self, Engine, Finish, Generation, Progress, Request, Score, ScoreRequest, Tokenizer};
+use super::{Answer, Chat, Error, Kind, Message, Metric, Profile, Prompt, Question, Task, Think, sampling};
+use crate::model::{self, Engine, Finish, Generation, Progress, Request, Sampling, Score, ScoreRequest, Tokenizer};
 
 /// What the runner needs of a model. The other implementation is a double with a script, for tests without weights.
 pub trait Answerer {
@@ -14,8 +14,14 @@ pub trait Answerer {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
     /// Tokens as a text: what an output would be that consists of them.
     fn decode(&self, tokens: &[u32]) -> String;
+    /// Tokens of each text alone, without what the tokenizer sets before and after it.
+    fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
+    /// What stands before a text that nothing stands before: the BOS token, or else the end-of-sequence token.
+    fn first_token(&self) -> Option<u32>;
     fn has_chat_template(&self) -> bool;
-    fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error>;
+    /// The messages in the model's template, which is told these variables; an assistant's message at their end is begun, and
+    /// not closed.
+    fn render_chat(&self, messages: &[Message], chat: &Chat) -> Result<String, model::Error>;
     /// The text of the end-of-sequence token, which counts as a stop string.
     fn end_text(&self) -> Option<&str>;
     /// Longest sequence in tokens.
@@ -41,12 +47,25 @@ impl Answerer for Engine {
         self.tokenizer().decode(tokens)
     }
 
+    fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+        self.tokenizer().encode_batch(texts, false)
+    }
+
+    fn first_token(&self) -> Option<u32> {
+        let named = |name| {
+            self.tokenizer()
+                .special_token(name)
+                .and_then(|text| self.tokenizer().token_id(text))
+        };
+        named("bos_token").or_else(|| named("eos_token"))
+    }
+
     fn has_chat_template(&self) -> bool {
         self.tokenizer().has_chat_template()
     }
 
-    fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
-        in_template(self.tokenizer(), messages)
+    fn render_chat(&self, messages: &[Message], chat: &Chat) -> Result<String, model::Error> {
+        in_template(self.tokenizer(), messages, chat)
     }
 
     fn end_text(&self) -> Option<&str> {
@@ -87,24 +106,24 @@ pub fn answer(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Vec<Answer>>, Error> {
     let total = work.iter().map(|(_, questions)| questions.len()).sum();
-    let mut prompts = Vec::new();
-    let mut requests = Vec::new();
-    for (task, questions) in work.iter().filter(|(task, _)| task.kind() == Kind::Generate) {
-        let texts = render(engine, task, questions)?;
-        requests.extend(generation_requests(engine, task, &texts)?);
-        prompts.extend(texts);
-    }
     let mut latest = Progress::default();
-    let generations = engine.generate(&requests, &mut |p| {
-        latest = Progress { total, ..p };
+    let written = write(engine, work, &mut |p, samples_a_question| {
+        latest = Progress {
+            done: p.done / samples_a_question.max(1),
+            total,
+            ..p
+        };
         progress(latest);
     })?;
 
     let mut continuations = Vec::new();
+    let mut contexts: Vec<String> = Vec::new();
     let mut measured_questions = 0;
     for (task, questions) in work.iter().filter(|(task, _)| task.kind() != Kind::Generate) {
         let texts = render(engine, task, questions)?;
-        continuations.extend(score_requests(engine, task, questions, &texts)?);
+        let (requests, asked) = score_requests(engine, task, questions, &texts)?;
+        continuations.extend(requests);
+        contexts.extend(asked);
         measured_questions += questions.len();
     }
     let scores = engine.score(&continuations, &mut |p| {
@@ -117,19 +136,27 @@ pub fn answer(
         });
     })?;
 
-    let mut generated = prompts.into_iter().zip(generations);
+    let mut written = written.into_iter();
     let mut scored = scores.into_iter();
+    let mut contexts = contexts.into_iter();
     let mut judge = |task: &Task, question: &Question| match task.kind() {
-        Kind::Generate => generated
+        Kind::Generate => written
             .next()
-            .map(|(prompt, g)| judged(task, question, prompt, g))
+            .map(|written| judged(task, question, written))
             .transpose(),
-        Kind::LogLikelihood => Ok(scored.next().map(|score| measured(question, score))),
+        Kind::LogLikelihood => Ok(scored.next().map(|score| Answer {
+            prompt: contexts.next().unwrap_or_default(),
+            ..measured(task, question, score)
+        })),
         Kind::MultipleChoice | Kind::Blank => {
-            let scores: Vec<Score> = scored.by_ref().take(question.choices.len()).collect();
+            let count = question.choices.len();
+            let scores: Vec<Score> = scored.by_ref().take(count).collect();
+            let unasked = if asks_without_question(task) { count } else { 0 };
+            let unasked: Vec<Score> = scored.by_ref().take(unasked).collect();
             Ok(Some(Answer {
                 question: question.id.clone(),
-                ..Answer::chosen(task, question, &scores)
+                prompt: contexts.next().unwrap_or_default(),
+                ..Answer::chosen(task, question, &scores, &unasked)
             }))
         }
     };
@@ -139,27 +166,185 @@ pub fn answer(
         .collect()
 }
 
-fn judged(task: &Task, question: &Question, prompt: String, generation: Generation) -> Result<Answer, Error> {
-    let output = task.cut(&generation.text).to_string();
+/// What a model wrote to one question: the prompt, and each sample.
+struct Written {
+    prompt: String,
+    samples: Vec<Generation>,
+}
+
+/// The outputs to all questions of tasks that generate, in one queue; thoughts of a bounded length are a queue of their own
+/// before it.
+fn write(
+    engine: &mut dyn Answerer,
+    work: &[(&Task, &[Question])],
+    progress: &mut dyn FnMut(Progress, usize),
+) -> Result<Vec<Written>, Error> {
+    let mut prompts = Vec::new();
+    let mut requests = Vec::new();
+    let mut thinkers: Vec<(usize, &Task)> = Vec::new();
+    for (task, questions) in work.iter().filter(|(task, _)| task.kind() == Kind::Generate) {
+        let texts = render(engine, task, questions)?;
+        let of_task = generation_requests(engine, task, questions, &texts)?;
+        let budgeted = (requests.len()..)
+            .take(of_task.len())
+            .filter(|_| budget_of(task).is_some());
+        thinkers.extend(budgeted.map(|i| (i, *task)));
+        requests.extend(of_task);
+        let samples = samples_of(task);
+        prompts.extend(texts.into_iter().map(|text| (text, samples)));
+    }
+    let most = prompts.iter().map(|(_, samples)| *samples).max().unwrap_or(1);
+    let thoughts = think(engine, &requests, &thinkers)?;
+    for (i, thought) in &thoughts {
+        requests[*i] = thought.answering.clone();
+    }
+    // Who ended while thinking is not asked again.
+    let is_open = |i: &usize| thoughts.iter().all(|(thinker, thought)| thinker != i || !thought.ended);
+    let open: Vec<usize> = (0..requests.len()).filter(is_open).collect();
+    let asked: Vec<Request> = open.iter().map(|i| requests[*i].clone()).collect();
+    let generations = engine.generate(&asked, &mut |p| progress(p, most))?;
+    let mut all: Vec<Option<Generation>> = vec![None; requests.len()];
+    for (i, generation) in open.into_iter().zip(generations) {
+        all[i] = Some(generation);
+    }
+    for (i, thought) in thoughts {
+        all[i] = Some(thought.with_answer(all[i].take()));
+    }
+    let mut all = all.into_iter().flatten();
+    let written = prompts.into_iter().map(|(prompt, samples)| Written {
+        prompt,
+        samples: all.by_ref().take(samples).collect(),
+    });
+    Ok(written.collect())
+}
+
+fn samples_of(task: &Task) -> usize {
+    task.samples().map_or(1, |samples| samples.n)
+}
+
+fn budget_of(task: &Task) -> Option<usize> {
+    task.think().and_then(|think| think.budget)
+}
+
+/// A thought that was given a number of tokens at most.
+struct Thought {
+    generation: Generation,
+    /// What closed it, where the model did not.
+    closing: String,
+    /// The question again with the thought after it.
+    answering: Request,
+    ended: bool,
+}
+
+impl Thought {
+    /// What was thought, and what was then said.
+    fn with_answer(self, answer: Option<Generation>) -> Generation {
+        let mut whole = self.generation;
+        let Some(answer) = answer else { return whole };
+        whole.text = format!("{}{}{}", whole.text, self.closing, answer.text);
+        whole.token_ids.extend(answer.token_ids);
+        whole.finish = answer.finish;
+        whole
+    }
+}
+
+/// Lets those whose thoughts are bounded think first.
+fn think(
+    engine: &mut dyn Answerer,
+    requests: &[Request],
+    thinkers: &[(usize, &Task)],
+) -> Result<Vec<(usize, Thought)>, Error> {
+    let thinking = thinkers.iter().filter_map(|(i, task)| {
+        let (think, budget) = (task.think()?, budget_of(task)?);
+        Some(Request {
+            max_new_tokens: budget.min(requests[*i].max_new_tokens),
+            stop_when: Some(think.until_closed()),
+            ..requests[*i].clone()
+        })
+    });
+    let thinking: Vec<Request> = thinking.collect();
+    if thinking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let generations = engine.generate(&thinking, &mut |_| {})?;
+    let mut thoughts = Vec::new();
+    for ((i, task), generation) in thinkers.iter().zip(generations) {
+        let Some(think) = task.think() else { continue };
+        let closing = match generation.text.contains(&think.close) {
+            true => String::new(),
+            false => format!("\n{}\n\n", think.close),
+        };
+        let mut answering = requests[*i].clone();
+        answering.prompt.extend(&generation.token_ids);
+        if !closing.is_empty() {
+            let tokens = engine.encode_alone(&[&closing])?;
+            answering.prompt.extend(tokens.into_iter().flatten());
+        }
+        let spent = generation.token_ids.len();
+        answering.max_new_tokens = answering.max_new_tokens.saturating_sub(spent).max(1);
+        // What is said now begins after the thought.
+        answering.stop_when = stop_when_said(task);
+        // A model that answered without a thought has ended too.
+        let ended = generation.finish == Finish::Eos || generation.finish == Finish::Loop;
+        thoughts.push((
+            *i,
+            Thought {
+                generation,
+                closing,
+                answering,
+                ended,
+            },
+        ));
+    }
+    Ok(thoughts)
+}
+
+/// Ends an answer that follows its thought.
+fn stop_when_said(task: &Task) -> Option<model::engine::StopWhen> {
+    let (stops, answered) = (task.stop.clone(), task.stop_when());
+    Some(Arc::new(move |text| {
+        let stopped = stops
+            .iter()
+            .any(|stop| !stop.is_empty() && text.contains(stop.as_str()));
+        stopped || answered.as_ref().is_some_and(|answered| answered(text))
+    }))
+}
+
+fn judged(task: &Task, question: &Question, written: Written) -> Result<Answer, Error> {
+    let Written { prompt, samples } = written;
+    let output = |generation: &Generation| match task.think() {
+        // Stops count in what is said, which is cut where it is judged.
+        Some(think) => think.with_opening(&prompt, generation.text.clone()),
+        None => task.cut(&generation.text).to_string(),
+    };
+    let outputs: Vec<String> = samples.iter().map(output).collect();
     Ok(Answer {
         question: question.id.clone(),
+        token_count: samples.iter().map(|g| g.token_ids.len()).sum(),
+        finish: finish_of(&samples).into(),
         prompt,
-        token_count: generation.token_ids.len(),
-        finish: match generation.finish {
-            Finish::Eos => "eos",
-            Finish::Length => "length",
-            Finish::Stop => "stop",
-            Finish::Loop => "loop",
-        }
-        .into(),
-        ..Answer::judged(task, output, &question.gold)?
+        ..Answer::judged(task, sampling::stored(&outputs)?, &question.gold)?
     })
 }
 
-fn measured(question: &Question, score: Score) -> Answer {
+/// How the samples ended: as the one that ended worst did.
+fn finish_of(samples: &[Generation]) -> &'static str {
+    const WORST_FIRST: [(Finish, &str); 4] = [
+        (Finish::Loop, "loop"),
+        (Finish::Length, "length"),
+        (Finish::Stop, "stop"),
+        (Finish::Eos, "eos"),
+    ];
+    let found = WORST_FIRST
+        .iter()
+        .find(|(finish, _)| samples.iter().any(|g| g.finish == *finish));
+    found.map_or("", |(_, name)| name)
+}
+
+fn measured(task: &Task, question: &Question, score: Score) -> Answer {
     Answer {
         question: question.id.clone(),
-        ..Answer::measured(&question.gold, score.log_likelihood, score.tokens)
+        ..Answer::measured(task, &question.gold, score)
     }
 }
 
@@ -169,22 +354,25 @@ fn measured(question: &Question, score: Score) -> Answer {
 /// Its chat template refuses, or there is none.
 pub fn said(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Error> {
     let prompt = Prompt {
-        shots: Vec::new(),
         question: said.into(),
-        target_delimiter: String::new(),
-        fewshot_delimiter: String::new(),
+        ..Prompt::default()
     };
-    render_chat(&|messages| in_template(tokenizer, messages), &prompt, chat)
+    render_chat(&|messages| in_template(tokenizer, messages, chat), &prompt, chat)
 }
 
 /// The text that the model gets for each question.
 fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<String>, Error> {
-    let chat = spoken(task, engine.has_chat_template());
-    let text = |question: &Question| match chat {
-        None => Ok(question.prompt.text()),
-        Some(chat) => render_chat(&|messages| engine.render_chat(messages), &question.prompt, chat),
-    };
-    questions.iter().map(text).collect()
+    questions
+        .iter()
+        .map(|question| render_prompt(engine, task, &question.prompt))
+        .collect()
+}
+
+fn render_prompt(engine: &dyn Answerer, task: &Task, prompt: &Prompt) -> Result<String, Error> {
+    match spoken(task, engine.has_chat_template()) {
+        None => Ok(prompt.text()),
+        Some(chat) => render_chat(&|messages| engine.render_chat(messages, chat), prompt, chat),
+    }
 }
 
 /// The text that a model with this tokenizer gets for a question.
@@ -194,7 +382,11 @@ fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<
 pub fn prompt_text(tokenizer: &Tokenizer, task: &Task, question: &Question) -> Result<String, Error> {
     match spoken(task, tokenizer.has_chat_template()) {
         None => Ok(question.prompt.text()),
-        Some(chat) => render_chat(&|messages| in_template(tokenizer, messages), &question.prompt, chat),
+        Some(chat) => render_chat(
+            &|messages| in_template(tokenizer, messages, chat),
+            &question.prompt,
+            chat,
+        ),
     }
 }
 
@@ -205,9 +397,32 @@ fn spoken(task: &Task, has_chat_template: bool) -> Option<&Chat> {
         .filter(|_| has_chat_template || task.profile() == Profile::Parity)
 }
 
-fn in_template(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, model::Error> {
+fn in_template(tokenizer: &Tokenizer, messages: &[Message], chat: &Chat) -> Result<String, model::Error> {
+    let begun = messages
+        .last()
+        .filter(|m| m.role == "assistant")
+        .map(|m| m.content.as_str());
     let messages = messages.iter().map(|m| model::Message::new(m.role, m.content.clone()));
-    tokenizer.apply_chat_template(&messages.collect::<Vec<_>>(), true)
+    let messages: Vec<_> = messages.collect();
+    let text = tokenizer.apply_chat_template_with(&messages, begun.is_none(), &chat.variables)?;
+    Ok(match begun {
+        Some(begun) => up_to_the_begun_answer(&text, begun).to_string(),
+        None => text,
+    })
+}
+
+/// A conversation without what its template writes after the last message: transformers' `continue_final_message`.
+fn up_to_the_begun_answer<'t>(text: &'t str, begun: &str) -> &'t str {
+    let Some(at) = text.rfind(begun.trim()) else {
+        return text;
+    };
+    let (whole, trimmed) = (begun.trim_start(), begun.trim());
+    let length = if text[at..].starts_with(whole) {
+        whole.len()
+    } else {
+        trimmed.len()
+    };
+    &text[..at + length]
 }
 
 type Template<'a> = &'a dyn Fn(&[Message]) -> Result<String, model::Error>;
@@ -226,7 +441,12 @@ fn render_chat(template: Template<'_>, prompt: &Prompt, chat: &Chat) -> Result<S
 }
 
 /// Prompts as tokens, cut on the left so that the answer has room in the context.
-fn generation_requests(engine: &dyn Answerer, task: &Task, texts: &[String]) -> Result<Vec<Request>, Error> {
+fn generation_requests(
+    engine: &dyn Answerer,
+    task: &Task,
+    questions: &[Question],
+    texts: &[String],
+) -> Result<Vec<Request>, Error> {
     let context = engine.context_length();
     let room = context
         .checked_sub(task.max_new_tokens)
@@ -239,52 +459,114 @@ fn generation_requests(engine: &dyn Answerer, task: &Task, texts: &[String]) -> 
     let end = engine
         .end_text()
         .filter(|end| !task.stop.iter().any(|stop| stop == end));
-    let stop: Arc<[String]> = match end {
-        None => task.stop.clone(),
-        Some(end) => task.stop.iter().cloned().chain([end.to_string()]).collect(),
-    };
+    // Of a model that thinks, the task's stops count only in what it says.
+    let own: &[String] = if task.think().is_some() { &[] } else { &task.stop };
+    let stop: Arc<[String]> = own.iter().cloned().chain(end.map(String::from)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let mut cut = 0;
-    let requests = engine
-        .encode(&texts)?
-        .into_iter()
-        .map(|mut prompt| {
-            let excess = prompt.len().saturating_sub(room);
-            cut += usize::from(excess > 0);
-            prompt.drain(..excess);
-            Request {
-                prompt,
-                max_new_tokens: task.max_new_tokens,
-                stop: stop.clone(),
-                stop_when: task.stop_when(),
-                loop_guard: task.profile() == Profile::Fitness,
-                sampling: None,
-            }
-        })
-        .collect();
+    let mut requests = Vec::new();
+    for ((mut prompt, text), question) in engine.encode(&texts)?.into_iter().zip(&texts).zip(questions) {
+        let excess = prompt.len().saturating_sub(room);
+        cut += usize::from(excess > 0);
+        prompt.drain(..excess);
+        let request = Request {
+            prompt,
+            max_new_tokens: task.max_new_tokens,
+            stop: stop.clone(),
+            stop_when: match task.think() {
+                Some(think) => Some(stop_when_thinking(task, think, text)),
+                None => task.stop_when(),
+            },
+            loop_guard: task.profile() == Profile::Fitness,
+            sampling: None,
+        };
+        let asked = question.prompt.text();
+        requests.extend((0..samples_of(task)).map(|sample| Request {
+            sampling: drawn(task, &asked, sample),
+            ..request.clone()
+        }));
+    }
     warn_of_cut(task, cut, texts.len(), room);
     Ok(requests)
 }
 
+fn stop_when_thinking(task: &Task, think: &Think, prompt: &str) -> model::engine::StopWhen {
+    let prompt_opens = prompt.trim_end().ends_with(&think.open);
+    think.stop_when(prompt_opens, task.stop.clone(), task.stop_when())
+}
+
+/// How a sample is drawn: by the question, so that it is the same whatever else is asked.
+fn drawn(task: &Task, asked: &str, sample: usize) -> Option<Sampling> {
+    task.samples()?.of_question(asked, sample)
+}
+
+/// Whether a task's choices are measured without the question too.
+fn asks_without_question(task: &Task) -> bool {
+    task.metrics().contains(&Metric::AccMutualInfo)
+}
+
 /// Contexts and continuations as one sequence each. White space at the end of the context belongs to the continuation,
-/// for the tokenizer joins it to the next word. Without a context the first token is not scored.
+/// for the tokenizer joins it to the next word. Without a context, choices follow the first token of any text; of other texts
+/// the first token is not scored. With them comes what stands before the first continuation of each question.
 fn score_requests(
     engine: &dyn Answerer,
     task: &Task,
     questions: &[Question],
     texts: &[String],
-) -> Result<Vec<ScoreRequest>, Error> {
+) -> Result<(Vec<ScoreRequest>, Vec<String>), Error> {
+    let mut first_contexts = Vec::new();
     let mut prompts: Vec<String> = Vec::new();
     let mut whole: Vec<String> = Vec::new();
     let chat = spoken(task, engine.has_chat_template());
     for (text, question) in texts.iter().zip(questions) {
-        let delimiter = delimiter(chat, text, question);
-        for continuation in continuations(question) {
-            prompts.push(text.clone());
-            whole.push(format!("{text}{delimiter}{continuation}"));
+        let delimiter = delimiter(task, chat, text, question);
+        let first = prompts.len();
+        for (continuation, asked) in continuations(question) {
+            let context = match asked {
+                Some(asked) => render_prompt(engine, task, &question.prompt.asking(asked))?,
+                None => text.clone(),
+            };
+            whole.push(format!("{context}{delimiter}{continuation}"));
+            prompts.push(context);
+        }
+        first_contexts.push(prompts.get(first).cloned().unwrap_or_default());
+        if asks_without_question(task) {
+            for choice in &question.choices {
+                prompts.push(String::new());
+                whole.push(format!("{delimiter}{}", choice.continuation));
+            }
         }
     }
-    sequences(engine, task, &prompts, whole)
+    let follows_a_token = task.kind() == Kind::MultipleChoice || task.is_of_harness();
+    let is_alone = |prompt: &String| follows_a_token && prompt.is_empty();
+    let alone: Vec<usize> = (0..prompts.len()).filter(|i| is_alone(&prompts[*i])).collect();
+    let texts_alone: Vec<String> = alone.iter().map(|i| whole[*i].clone()).collect();
+    let mut requests = sequences(engine, task, &prompts, whole)?;
+    for (i, request) in alone.into_iter().zip(after_first_token(engine, task, &texts_alone)?) {
+        requests[i] = request;
+    }
+    Ok((requests, first_contexts))
+}
+
+/// Texts that nothing stands before, as the harness measures them: after the first token that any text has.
+fn after_first_token(engine: &dyn Answerer, task: &Task, texts: &[String]) -> Result<Vec<ScoreRequest>, Error> {
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let context_length = engine.context_length();
+    let mut cut = 0;
+    let first = engine.first_token();
+    let encoded = engine.encode_alone(&texts)?.into_iter();
+    let requests = encoded.map(|mut tokens| {
+        if let Some(first) = first.filter(|first| tokens.first() != Some(first)) {
+            tokens.insert(0, first);
+        }
+        let excess = tokens.len().saturating_sub(context_length);
+        cut += usize::from(excess > 0);
+        tokens.drain(..excess);
+        ScoreRequest { tokens, from: 1 }
+    });
+    let requests = requests.collect();
+    warn_of_cut(task, cut, texts.len(), context_length);
+    Ok(requests)
 }
 
 /// Prompts with what is to follow each, as sequences of tokens that can be read: the question, the output as a model wrote it,
@@ -332,7 +614,11 @@ pub fn solved(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Res
         let solution = match task.kind() {
             Kind::Generate => task.solution(question)?,
             Kind::LogLikelihood => Some(question.gold.as_str()),
-            Kind::MultipleChoice | Kind::Blank => question.choices.get(question.right).map(|c| c.continuation.as_str()),
+            // Where the choices stand in the question, what follows is no answer to it.
+            Kind::MultipleChoice | Kind::Blank => question
+                .right_choice()
+                .filter(|choice| choice.question.is_none())
+                .map(|choice| choice.continuation.as_str()),
         };
         if let Some(solution) = solution {
             places.push(place);
@@ -344,16 +630,22 @@ pub fn solved(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Res
     let chat = spoken(task, engine.has_chat_template());
     let whole = with_solution.iter().zip(&texts).zip(solutions);
     let whole =
-        whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(chat, text, question)));
+        whole.map(|((question, text), solution)| format!("{text}{}{solution}", delimiter(task, chat, text, question)));
     let requests = sequences(engine, task, &texts, whole.collect())?;
     Ok(places.into_iter().zip(requests).collect())
 }
 
 /// What stands between a prompt and what follows it.
-fn delimiter<'q>(chat: Option<&Chat>, context: &str, question: &'q Question) -> &'q str {
+fn delimiter<'q>(task: &Task, chat: Option<&Chat>, context: &str, question: &'q Question) -> &'q str {
+    let delimiter = question.prompt.target_delimiter.as_str();
+    let begun = &question.prompt.answer_prefix;
     match (context, chat) {
-        ("", _) | (_, Some(_)) => "",
-        _ => &question.prompt.target_delimiter,
+        // The harness sets it before choices even where nothing is asked.
+        ("", None) if task.is_of_harness() || task.kind() == Kind::MultipleChoice => delimiter,
+        ("", _) => "",
+        // The template stands between them, unless the answer is begun.
+        (_, Some(_)) if begun.is_empty() || begun.ends_with(char::is_whitespace) => "",
+        _ => delimiter,
     }
 }
 
@@ -388,11 +680,14 @@ fn sequences(
     Ok(requests)
 }
 
-/// What may follow the prompt: each choice, or else the gold text.
-fn continuations(question: &Question) -> Vec<&str> {
+/// What may follow the prompt, and what is asked before it if that depends on it: each choice, or else the gold text.
+fn continuations(question: &Question) -> Vec<(&str, Option<&str>)> {
     match question.choices.as_slice() {
-        [] => vec![&question.gold],
-        choices => choices.iter().map(|choice| choice.continuation.as_str()).collect(),
+        [] => vec![(&question.gold, None)],
+        choices => choices
+            .iter()
+            .map(|c| (c.continuation.as_str(), c.question.as_deref()))
+            .collect(),
     }
 }
 
@@ -416,6 +711,8 @@ mod tests {
         is_base: bool,
         /// Writes a text without the space that it begins with, as tokenizers of the SentencePiece kind do.
         loses_space: bool,
+        /// What it says next, one after the other, in place of what the prompt tells it.
+        says: std::collections::VecDeque<&'static str>,
         calls: Vec<String>,
     }
 
@@ -426,6 +723,7 @@ mod tests {
                 rejects_system: false,
                 is_base: false,
                 loses_space: false,
+                says: std::collections::VecDeque::new(),
                 calls: Vec::new(),
             }
         }
@@ -452,7 +750,15 @@ mod tests {
             !self.is_base
         }
 
-        fn render_chat(&self, messages: &[Message]) -> Result<String, model::Error> {
+        fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+            self.encode(texts)
+        }
+
+        fn first_token(&self) -> Option<u32> {
+            Some(u32::from('^'))
+        }
+
+        fn render_chat(&self, messages: &[Message], _: &Chat) -> Result<String, model::Error> {
             if self.rejects_system && messages[0].role == "system" {
                 return Err(model::Error::NoChatTemplate { file: "script".into() });
             }
@@ -475,13 +781,18 @@ mod tests {
             let mut answers = Vec::new();
             for (done, request) in requests.iter().enumerate() {
                 let prompt = text(&request.prompt);
-                let output = prompt.rsplit("=>").next().unwrap_or("").to_string();
+                let told = prompt.rsplit("=>").next().unwrap_or("").to_string();
+                // What is drawn follows from the seed alone.
+                let drawn = request.sampling.map(|s| (s.seed % 3).to_string());
+                let said = self.says.pop_front().map(String::from);
+                let whole = said.or(drawn).unwrap_or(told);
+                let output: String = whole.chars().take(request.max_new_tokens).collect();
                 self.calls.push(prompt);
                 assert!(request.stop.contains(&"<end>".to_string()));
                 answers.push(Generation {
                     token_ids: output.chars().map(u32::from).collect(),
+                    finish: if output == whole { Finish::Eos } else { Finish::Length },
                     text: output,
-                    finish: Finish::Eos,
                 });
                 progress(Progress {
                     done: done + 1,
@@ -610,7 +921,7 @@ mod tests {
         let options = TaskOptions {
             chat: Some(Chat {
                 system: Some("S".into()),
-                one_message: false,
+                ..Chat::default()
             }),
             ..TaskOptions::default()
         };
@@ -621,6 +932,73 @@ mod tests {
         model.rejects_system = true;
         answer(&mut model, &[(&task, &questions[1..])], &mut |_| {}).unwrap();
         assert_eq!(model.calls, ["[system]S[user]Q: b =>7", "[user]Q: b =>7"]);
+    }
+
+    /// Each sample follows from the question and the seed, whatever else is asked; together they vote.
+    #[test]
+    fn samples_vote_and_are_the_same_in_any_company() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |keys: &str| task(dir.path(), &format!("{GENERATE}\n{keys}"), &TaskOptions::default());
+        let voting = load("samples: 9\nsampling: {temperature: 1, seed: 5}");
+        let questions = voting.questions(Split::Test).unwrap();
+        let ask = |questions: &[Question]| {
+            let mut answers = answer(&mut Script::new(), &[(&voting, questions)], &mut |_| {}).unwrap();
+            answers.remove(0)
+        };
+        let (together, alone) = (ask(&questions), ask(&questions[1..]));
+        assert_eq!(together[1].output, alone[0].output);
+        let outputs: Vec<String> = serde_json::from_str(&alone[0].output).unwrap();
+        assert_eq!((outputs.len(), alone[0].token_count), (9, 9));
+        let count = |digit: &str| outputs.iter().filter(|o| *o == digit).count();
+        let most = (0..3).map(|d| count(&d.to_string())).max().unwrap();
+        let vote = &alone[0].filters["maj@9"].extracted;
+        assert_eq!(count(vote), most);
+        assert_eq!(voting.primary(), "maj@9");
+        let judged = Answer::judged(&voting, alone[0].output.clone(), "2").unwrap();
+        let right = count("2") as f64;
+        assert!((judged.filters["pass@1"].exact_match - right / 9.0).abs() < 1e-12);
+        assert_eq!(judged.filters["pass@9"].exact_match, 1.0);
+        assert_eq!(
+            judged.filters["last"].extracted, outputs[0],
+            "the filter alone judges the first"
+        );
+        let other = load("samples: 9\nsampling: {temperature: 1, seed: 6}");
+        let again = answer(&mut Script::new(), &[(&other, &questions[1..])], &mut |_| {}).unwrap();
+        assert_ne!(again[0][0].output, alone[0].output);
+        let options = TaskOptions {
+            score: Some("pass@3".into()),
+            ..TaskOptions::default()
+        };
+        let by_three = task(dir.path(), &format!("{GENERATE}\nsamples: 9"), &options);
+        assert_eq!(by_three.primary(), "pass@3");
+        let score = crate::eval::TaskScore::of(&voting, &together);
+        assert!(score.scores.contains_key("pass@4") && score.primary == "maj@9");
+    }
+
+    #[test]
+    fn a_thought_is_closed_after_its_budget_and_not_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = "prompt: 'Q: {{q}}'\nstop: STOP\nmax_new_tokens: 60\nfilters: [{name: last, number: {otherwise: last}}]\n\
+                    think: {budget: 10}";
+        let task = task(dir.path(), keys, &TaskOptions::default());
+        let questions = task.questions(Split::Test).unwrap();
+        let mut model = Script::new();
+        model.says = ["<think>5 STOP 6 or 7", "7", "5"].into();
+        let answers = answer(&mut model, &[(&task, &questions)], &mut |_| {}).unwrap();
+        // The second one ended by itself, so only the first is asked again.
+        assert_eq!(model.calls.len(), 3);
+        assert!(
+            model.calls[2].ends_with("<think>5 S\n</think>\n\n"),
+            "{}",
+            model.calls[2]
+        );
+        let first = &answers[0][0];
+        assert_eq!(
+            (first.output.as_str(), first.correct),
+            ("<think>5 S\n</think>\n\n5", true)
+        );
+        assert_eq!(first.token_count, 11, "the mark that closed it is not the model's");
+        assert_eq!(answers[0][1].output, "7");
     }
 
     /// A base has no chat template as a rule; a search of chat models that asks it too must not end there.
@@ -674,7 +1052,10 @@ mod tests {
         let keys = "type: multiple_choice\nprompt: 'Q: {{q}}'\nchoices: options\ngold_position: '{{label}}'";
         let task = load(keys);
         let questions = task.questions(Split::Test).unwrap();
-        assert_eq!((questions[0].gold.as_str(), questions[1].right), ("zzzzzz", 1));
+        assert_eq!(
+            (questions[0].gold.as_str(), &questions[1].right[..]),
+            ("zzzzzz", &[1][..])
+        );
         let mut model = Script::new();
         let mut done = Vec::new();
         let answers = answer(&mut model, &[(&task, &questions)], &mut |p| {

@@ -1,9 +1,17 @@
 //! MGSM's worked examples as their authors publish them, a Python file of literals, turned into JSON.
 //!
-//! Only what such a file holds is read: names that are given dictionaries, lists, whole numbers and strings (several in a
-//! row are one string). Anything else is an error with its line.
+//! Only what such a file holds is read: names that are given dictionaries, lists, numbers and strings (several in a row are
+//! one string). Anything else is an error with its line.
 
 use serde_json::{Map, Value};
+
+/// One Python literal, as `ast.literal_eval` reads it; a tuple is a list. None where the text is something else.
+pub fn literal(text: &str) -> Option<Value> {
+    let mut reader = Reader { text, at: 0 };
+    let value = reader.value().ok()?;
+    reader.skip_blanks();
+    reader.rest().is_empty().then_some(value)
+}
 
 /// The names of a Python file of literals, and what they are given.
 ///
@@ -102,31 +110,53 @@ impl Reader<'_> {
         self.skip_blanks();
         match self.rest().chars().next() {
             Some('{') => self.dictionary(),
-            Some('[') => self.list(),
+            Some('[') => self.list('[', ']'),
+            Some('(') => self.list('(', ')'),
+            Some(c) if c.is_ascii_alphabetic() => self.constant(),
             Some('"' | '\'') => self.string().map(Value::String),
-            Some(c) if c.is_ascii_digit() || c == '-' => self.number(),
+            Some(c) if c.is_ascii_digit() || matches!(c, '-' | '.') => self.number(),
             _ => self.wrong("a dictionary, a list, a string or a number"),
         }
     }
 
-    fn number(&mut self) -> Result<Value, String> {
-        let is_part = |c: char| c.is_ascii_digit() || c == '-';
-        let digits: String = self.rest().chars().take_while(|c| is_part(*c)).collect();
-        let Ok(number) = digits.parse::<i64>() else {
-            return self.wrong("a whole number");
-        };
-        self.at += digits.len();
-        Ok(number.into())
+    fn constant(&mut self) -> Result<Value, String> {
+        const CONSTANTS: [(&str, Value); 3] = [
+            ("True", Value::Bool(true)),
+            ("False", Value::Bool(false)),
+            ("None", Value::Null),
+        ];
+        match CONSTANTS.iter().find(|(name, _)| self.rest().starts_with(name)) {
+            Some((name, value)) => {
+                self.at += name.len();
+                Ok(value.clone())
+            }
+            None => self.wrong("a dictionary, a list, a string or a number"),
+        }
     }
 
-    fn list(&mut self) -> Result<Value, String> {
-        self.expect('[')?;
+    fn number(&mut self) -> Result<Value, String> {
+        let is_part = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
+        let digits: String = self.rest().chars().take_while(|c| is_part(*c)).collect();
+        let whole = digits.parse::<i64>().ok().map(Value::from);
+        let Some(number) = whole.or_else(|| digits.parse::<f64>().ok().map(Value::from)) else {
+            return self.wrong("a number");
+        };
+        self.at += digits.len();
+        Ok(number)
+    }
+
+    fn list(&mut self, open: char, close: char) -> Result<Value, String> {
+        self.expect(open)?;
         let mut values = Vec::new();
-        while !self.takes(']') {
+        while !self.takes(close) {
             values.push(self.value()?);
             if !self.takes(',') {
-                self.expect(']')?;
-                break;
+                self.expect(close)?;
+                // One value in parentheses is that value.
+                return Ok(match (open, values.len()) {
+                    ('(', 1) => values.remove(0),
+                    _ => Value::Array(values),
+                });
             }
         }
         Ok(Value::Array(values))
@@ -201,7 +231,7 @@ impl Reader<'_> {
             'x' => 2,
             'u' => 4,
             'U' => 8,
-            _ => return self.wrong("an escape that a text file of MGSM has"),
+            _ => return self.wrong("an escape that is known here"),
         };
         let code = self.rest().get(..digits).and_then(|d| u32::from_str_radix(d, 16).ok());
         let Some(c) = code.and_then(char::from_u32) else {
@@ -219,6 +249,21 @@ mod tests {
     const FILE: &str = "\"\"\"Prompts for mgsm.\"\"\"\n# pylint: disable=line-too-long\n\nEXEMPLAR_NUMBER_ANSWERS = [11, -29,]\n\
                         EXEMPLAR_EQUATION_SOLUTIONS = [\n    \"5 + 6 = 11.\",\n]\nMGSM_EXEMPLARS = {\n    \"es\": {\n        \"1\": {\n\
                         \"q\":\n  \"\\u00bfCu\\u00e1ntas \"\n  'pelotas \"hay\\'?\\n'  # a comment\n  , \"a\": \"\\x41 \\U0001F3BE\"\n}}}\n";
+
+    #[test]
+    fn literals_are_pythons() {
+        for (text, expected) in [
+            ("['a', \"it's\", 'x\\n']", Some(serde_json::json!(["a", "it's", "x\n"]))),
+            ("(1, 2.5,)", Some(serde_json::json!([1, 2.5]))),
+            (" [True, None, ('a')] ", Some(serde_json::json!([true, null, "a"]))),
+            ("{'a': -1}", Some(serde_json::json!({"a": -1}))),
+            ("[1] and more", None),
+            ("[f(x)]", None),
+            ("", None),
+        ] {
+            assert_eq!(literal(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn dictionaries_and_joined_strings() {

@@ -6,8 +6,10 @@
 use std::{fmt, ops::Range};
 
 use super::{
+    maths,
     number::{self, Announced, Style},
     python_regex::{Error, PythonRegex},
+    sampling::commonest,
 };
 
 /// Of the way in which numbers are found, read and compared. Part of the digests of what depends on it: verdicts of
@@ -22,6 +24,8 @@ pub const INVALID: &str = "[invalid]";
 pub struct Filter {
     pub name: String,
     pub steps: Vec<Step>,
+    /// Of how many samples the commonest answer counts; none: the first sample's.
+    pub vote: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,8 +40,17 @@ pub enum Step {
     RemoveWhitespace,
     Lowercase,
     Uppercase,
+    /// lm-eval's `MapFilter`: another text for some texts; for the others the default, or what they are.
+    Map {
+        pairs: Vec<(String, String)>,
+        default: Option<String>,
+    },
     /// The repaired extraction of a number.
     Number(NumberAnswer),
+    /// The final answer of a worked solution in LaTeX: as Minerva's examples end, or what is boxed last.
+    Maths {
+        boxed: bool,
+    },
 }
 
 impl Filter {
@@ -47,6 +60,20 @@ impl Filter {
         self.steps
             .iter()
             .try_fold(output.to_string(), |text, step| step.apply(text))
+    }
+
+    /// The answer of several samples: the first one's, or the commonest of the first so many (lm-eval's `majority_vote`).
+    ///
+    /// # Errors
+    /// As [`Filter::apply`].
+    pub fn of_samples(&self, outputs: &[&str]) -> Result<String, Error> {
+        let voters = &outputs[..self.vote.unwrap_or(1).min(outputs.len())];
+        let answers: Vec<String> = voters
+            .iter()
+            .map(|output| self.apply(output))
+            .collect::<Result<_, _>>()?;
+        let commonest = commonest(answers.len(), |a, b| Ok::<_, Error>(answers[a] == answers[b]))?;
+        Ok(commonest.map_or(String::new(), |i| answers[i].clone()))
     }
 }
 
@@ -61,7 +88,15 @@ impl Step {
             Step::RemoveWhitespace => python_strip(&text).to_string(),
             Step::Lowercase => text.to_lowercase(),
             Step::Uppercase => text.to_uppercase(),
+            Step::Map { pairs, default } => match pairs.iter().find(|(from, _)| *from == text) {
+                Some((_, to)) => to.clone(),
+                None => default.clone().unwrap_or(text),
+            },
             Step::Number(answer) => answer.of(&text).unwrap_or(INVALID).to_string(),
+            Step::Maths { boxed } => match maths::last_boxed(&text).filter(|_| *boxed) {
+                Some(last) => maths::normalized(last),
+                None => maths::normalized(&maths::final_answer(&text)),
+            },
         })
     }
 }
@@ -108,6 +143,8 @@ pub struct Normalization {
     /// Compare as numbers where both sides are numbers, the answer as its language writes them: `$29.00` is `29`, `1,200`
     /// is `1200`, `-5` is not `5`.
     pub number: Option<Style>,
+    /// Compare as mathematical expressions, the gold answer evened first.
+    pub maths: bool,
 }
 
 impl Normalization {
@@ -142,6 +179,9 @@ impl Normalization {
     /// # Errors
     /// As [`Normalization::apply`].
     pub fn equal(&self, extracted: &str, gold: &str) -> Result<bool, Error> {
+        if self.maths {
+            return Ok(maths::equal(extracted, &maths::normalized(gold)));
+        }
         if let Some(style) = self.number {
             let gold = gold.rsplit("####").next().unwrap_or(gold);
             // References are written as data are, unless they can only be read as the language writes.
@@ -276,6 +316,7 @@ mod tests {
     fn regex(pattern: &str, pick: isize) -> Filter {
         Filter {
             name: "f".into(),
+            vote: None,
             steps: vec![Step::Regex {
                 pattern: PythonRegex::new(pattern).unwrap(),
                 pick,

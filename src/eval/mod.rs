@@ -1,9 +1,10 @@
 //! Tasks: what a model is asked, what of its output counts as the answer, and what the scores are worth.
 //!
-//! Reading order: `task_file` (the YAML as written) and `data` (its rows), this file (what a task means for one
-//! language and one profile), `prompt` with `python_random` (the questions), `extract` with `python_regex`, `number` and
-//! `language` (the verdict), `answer` (all questions of all tasks through one engine), `rescore` (stored outputs,
-//! without a model), `stats`.
+//! Reading order: `task_file` (the YAML as written), `harness` (lm-evaluation-harness's own YAML, read as one) and `data`
+//! (its rows), this file (what a task means for one language and one profile), `wording` (a row in words), `prompt` with
+//! `python_random` (the questions), `extract` with `python_regex`, `number`, `maths`, `ifeval` and `language` (the verdict),
+//! `sampling` and `think` (several answers; what was thought), `answer` (all questions of all tasks through one engine),
+//! `rescore` (stored outputs, without a model), `stats`.
 //!
 //! Two profiles: `parity` is lm-eval's way, defects included, so that scores can be compared with published ones;
 //! `fitness` is the repaired way, in which examples are fixed so that all prompts share a prefix.
@@ -18,23 +19,34 @@ pub mod answer;
 pub mod data;
 pub mod exemplars;
 pub mod extract;
+mod harness;
 pub mod identity;
+mod ifeval;
 pub mod language;
+mod maths;
 pub mod number;
+pub mod parquet;
 #[cfg(test)]
 mod phrasings;
 pub mod prompt;
+mod python;
 pub mod python_random;
 pub mod python_regex;
 pub mod rescore;
+pub mod sampling;
 mod score;
+#[cfg(test)]
+mod settled;
 pub mod stats;
 mod task_file;
+pub mod think;
+mod wording;
 
 pub use answer::{Answerer, answer, continued, prompt_text, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
+pub use harness::Refusal;
 use identity::Identity;
 use language::{Gate, Language};
 use number::Style;
@@ -42,8 +54,14 @@ use prompt::Template;
 pub use prompt::{Chat, Message, Prompt, Shot};
 use python_random::PythonRandom;
 use python_regex::PythonRegex;
+pub use sampling::Samples;
 pub use score::{Answer, Estimate, TaskScore};
-use task_file::{ChoicesSpec, Draw, FilterSpec, GateSpec, NormalizeSpec, Pool, Settings, Shots, StepSpec, TaskFile};
+use task_file::{
+    ChoicesSpec, Draw, FilterSpec, GateSpec, GoldIs, HarnessWords, NormalizeSpec, Pool, Settings, Shots, StepSpec,
+    TaskFile,
+};
+pub use think::Think;
+use wording::{Choices, Doc, DocTo, Own, Right, Worded, Wording};
 
 use crate::yaml;
 
@@ -67,7 +85,7 @@ pub enum Error {
     #[error(
         "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. Fetch published data with \
          'heterosis data pull {}', or set HETEROSIS_DATA to the folder that holds them",
-        file.split('/').next().unwrap_or_default()
+        data_set_of(file)
     )]
     NoData {
         task: String,
@@ -116,9 +134,47 @@ pub enum Error {
         context: usize,
     },
     #[error(transparent)]
+    Field(Box<MissingField>),
+    #[error(transparent)]
+    Harness(#[from] Refusal),
+    #[error("the task '{task}' has no score '{score}'{hint}; it has {known}")]
+    NoScore {
+        task: String,
+        score: String,
+        hint: String,
+        known: String,
+    },
+    #[error("the task '{task}': samples {message}")]
+    Samples { task: String, message: String },
+    #[error(transparent)]
     Model(#[from] crate::model::Error),
     #[error("answers, line {line}: {message}")]
     Answers { line: usize, message: String },
+}
+
+/// A field that a template names, and a row does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}: {place} names the field '{field}', which this row does not have{hint}; it has {known}", file.display())]
+pub struct MissingField {
+    pub file: PathBuf,
+    pub line: usize,
+    /// Of the template: `capitals: prompt`.
+    pub place: String,
+    pub field: String,
+    /// The nearest one, in words.
+    pub hint: String,
+    pub known: String,
+}
+
+/// What `data pull` calls the data set that a file belongs to: `gsm8k` of `gsm8k/test.jsonl`, `owner/name:config` of
+/// `owner/name/config/test.jsonl`.
+fn data_set_of(file: &str) -> String {
+    match file.split('/').collect::<Vec<_>>().as_slice() {
+        [owner, name, "default", _] => format!("{owner}/{name}"),
+        [owner, name, config, _] => format!("{owner}/{name}:{config}"),
+        [first, ..] => (*first).into(),
+        [] => String::new(),
+    }
 }
 
 impl Error {
@@ -156,11 +212,80 @@ impl Kind {
     }
 }
 
-/// The verdicts of a task of choices: the likeliest choice, the likeliest for its length in characters, the one whose
-/// text has the lowest perplexity.
-const ACC: &str = "acc";
-const ACC_NORM: &str = "acc_norm";
-const BLANK_PPL: &str = "blank_ppl";
+/// What is made of likelihoods, or how generated answers are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// The likeliest choice is right; without choices: the continuation is what the model would have written.
+    Acc,
+    /// The likeliest for its length in characters.
+    AccNorm,
+    /// The likeliest for its length in bytes.
+    AccBytes,
+    /// The one that the question makes likelier by most, against no question.
+    AccMutualInfo,
+    /// The right choice is what the model would have written; of generated answers: it equals the gold answer.
+    ExactMatch,
+    /// The share of the probability of all choices that the right ones have (TruthfulQA's MC2).
+    Mc2,
+    /// F1 of the second of two choices.
+    F1,
+    /// Matthews' correlation of the places chosen with the right ones.
+    Mcc,
+    /// The choice whose text has the lowest perplexity.
+    BlankPpl,
+    /// exp(−mean log-likelihood) of the continuations, whatever their lengths.
+    Perplexity,
+    /// IFEval's instructions are followed.
+    Ifeval,
+}
+
+impl Metric {
+    /// As a task file, a score and lm-evaluation-harness say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Acc => "acc",
+            Metric::AccNorm => "acc_norm",
+            Metric::AccBytes => "acc_bytes",
+            Metric::AccMutualInfo => "acc_mutual_info",
+            Metric::ExactMatch => "exact_match",
+            Metric::Mc2 => "mc2",
+            Metric::F1 => "f1",
+            Metric::Mcc => "mcc",
+            Metric::BlankPpl => "blank_ppl",
+            Metric::Perplexity => "perplexity",
+            Metric::Ifeval => "ifeval",
+        }
+    }
+
+    /// Those that a kind of task can have.
+    fn of_kind(kind: Kind) -> &'static [Metric] {
+        match kind {
+            Kind::Generate => &[Metric::ExactMatch, Metric::Ifeval],
+            Kind::LogLikelihood => &[Metric::Acc, Metric::Perplexity],
+            Kind::Blank => &[Metric::BlankPpl],
+            Kind::MultipleChoice => &[
+                Metric::Acc,
+                Metric::AccNorm,
+                Metric::AccBytes,
+                Metric::AccMutualInfo,
+                Metric::ExactMatch,
+                Metric::Mc2,
+                Metric::F1,
+                Metric::Mcc,
+            ],
+        }
+    }
+
+    /// The verdicts that a metric of this name gives.
+    fn verdicts_of(name: &str) -> Vec<String> {
+        match name {
+            "ifeval" => ifeval::SCORES.map(String::from).to_vec(),
+            // Of all questions together, and no verdict on one.
+            "perplexity" => Vec::new(),
+            name => vec![name.to_string()],
+        }
+    }
+}
 
 /// lm-eval's way, or the repaired one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -232,6 +357,12 @@ pub struct TaskOptions {
     pub max_new_tokens: Option<usize>,
     /// Through the model's chat template; `None` is plain text.
     pub chat: Option<Chat>,
+    /// Several answers to each question, instead of the task's own number.
+    pub samples: Option<Samples>,
+    /// What is thought and what is said are told apart, instead of the task's own way.
+    pub think: Option<Think>,
+    /// The score that counts, instead of the task's own.
+    pub score: Option<String>,
 }
 
 /// A task in one language and one profile, ready to ask and to judge.
@@ -242,11 +373,11 @@ pub struct Task {
     options: TaskOptions,
     dirs: DataDirs,
     words: Row,
-    prompt: Option<Template>,
-    gold: Template,
-    /// Where it is not the gold answer.
-    target: Option<Template>,
-    choices: Choices,
+    /// Fields made of a row's own.
+    fields: Vec<(String, Template)>,
+    wording: Wording,
+    preamble: Option<Template>,
+    answer_prefix: Option<Template>,
     shots: Option<ReadyShots>,
     target_delimiter: String,
     fewshot_delimiter: String,
@@ -261,26 +392,18 @@ pub struct Task {
     primary: usize,
     normalization: Normalization,
     gate: Option<Gate>,
+    samples: Option<Samples>,
+    think: Option<Think>,
     digest: OnceLock<String>,
-}
-
-/// Where the choices of a question come from, ready to be filled in.
-#[derive(Clone, Debug)]
-enum Choices {
-    /// A task without choices.
-    None,
-    /// Each a template.
-    Each(Vec<Template>),
-    /// An expression that gives the list.
-    List(Box<prompt::ListExpression>),
 }
 
 #[derive(Clone, Debug)]
 struct ReadyShots {
     spec: Shots,
     count: usize,
-    prompt: Option<Template>,
-    target: Template,
+    target_delimiter: String,
+    fewshot_delimiter: String,
+    answer_prefix: Option<Template>,
 }
 
 /// One thing that a model is asked.
@@ -297,13 +420,22 @@ pub struct Question {
     pub target: String,
     /// What the model has to choose from, and where the right one stands; empty where there is nothing to choose.
     pub choices: Vec<Choice>,
-    pub right: usize,
+    pub right: Vec<usize>,
+}
+
+impl Question {
+    /// The right choice, the first where there are several.
+    pub fn right_choice(&self) -> Option<&Choice> {
+        self.choices.get(*self.right.first()?)
+    }
 }
 
 /// Something to choose, and the text whose likelihood decides on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     pub text: String,
+    /// What is asked when this is chosen, where that depends on it.
+    pub question: Option<String>,
     /// What follows the prompt when this is chosen.
     pub continuation: String,
 }
@@ -323,6 +455,9 @@ pub struct TaskSummary {
     pub version: String,
     pub kind: Kind,
     pub langs: Vec<String>,
+    /// Parts that are tasks of their own: `TASK_SUBJECT`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<String>,
     pub description: String,
     pub provenance: String,
 }
@@ -334,10 +469,12 @@ pub struct TaskSummary {
 pub fn tasks() -> Result<Vec<TaskSummary>, Error> {
     let builtin = task_file::builtin_names().into_iter();
     builtin
-        .map(|name| {
-            let file = find(name)?.0;
+        .filter_map(TaskFile::builtin)
+        .map(|file| {
+            let file = file?;
             Ok(TaskSummary {
                 langs: file.lang_names().iter().map(ToString::to_string).collect(),
+                subjects: subject_names(&file),
                 task: file.name,
                 version: file.version,
                 kind: file.kind,
@@ -348,49 +485,210 @@ pub fn tasks() -> Result<Vec<TaskSummary>, Error> {
         .collect()
 }
 
-/// A task's name in each language that it could mean: `mgsm_direct` is eleven, `mgsm_direct_es` and `gsm8k` one.
+/// A task's name in each language that it could mean: `mgsm_direct` is eleven, `mgsm_direct_es` and `gsm8k` one. A group is
+/// its members.
 ///
 /// # Errors
 /// As [`Task::load`].
 pub fn expand(name_or_path: &str, lang: Option<&str>) -> Result<Vec<(String, String)>, Error> {
-    let (file, named) = find(name_or_path)?;
-    let name = match &named {
-        Some(_) => file.name.clone(),
-        None => name_or_path.to_string(),
-    };
-    Ok(match lang.map(str::to_string).or(named) {
-        Some(lang) => vec![(name, lang)],
-        None => file
-            .lang_names()
-            .iter()
-            .map(|lang| (name.clone(), lang.to_string()))
-            .collect(),
-    })
+    let mut tasks = Vec::new();
+    for found in find_all(name_or_path)? {
+        let langs = match lang.map(str::to_string).or(found.lang) {
+            Some(lang) => vec![lang],
+            None => found.file.lang_names().iter().map(ToString::to_string).collect(),
+        };
+        tasks.extend(langs.into_iter().map(|lang| (found.name.clone(), lang)));
+    }
+    Ok(tasks)
 }
 
 /// The file behind a name or path, and the language if the name ends in one.
-fn find(name_or_path: &str) -> Result<(TaskFile, Option<String>), Error> {
-    let path = Path::new(name_or_path);
-    let is_path = path.extension().is_some_and(|e| e == "yaml" || e == "yml") || path.components().count() > 1;
-    if is_path {
-        return Ok((TaskFile::read(path)?, None));
+struct Found {
+    /// What it can be loaded by.
+    name: String,
+    file: TaskFile,
+    lang: Option<String>,
+}
+
+/// Whether a name is that of a file, and of which member of its group.
+fn as_path(name: &str) -> Option<(&Path, Option<&str>)> {
+    let (file, member) = match name.split_once('#') {
+        Some((file, member)) => (Path::new(file), Some(member)),
+        None => (Path::new(name), None),
+    };
+    let has_extension = file.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    (has_extension || file.components().count() > 1).then_some((file, member))
+}
+
+/// What a name or path stands for: one task, or the members of a group.
+fn find_all(name: &str) -> Result<Vec<Found>, Error> {
+    match as_path(name) {
+        Some((path, member)) => find_in_file(name, path, member),
+        None => find_builtin(name),
     }
-    if let Some(file) = TaskFile::builtin(name_or_path) {
-        return Ok((file?, None));
+}
+
+fn find_in_file(name: &str, path: &Path, member: Option<&str>) -> Result<Vec<Found>, Error> {
+    let one = |file: TaskFile| {
+        vec![Found {
+            name: name.into(),
+            file,
+            lang: None,
+        }]
+    };
+    if harness::is_harness(path)? {
+        let tasks = harness::read(path, member)?;
+        let found = |(member, file): (Option<String>, TaskFile)| Found {
+            name: match member {
+                Some(member) => format!("{}#{member}", path.display()),
+                None => name.into(),
+            },
+            file,
+            lang: None,
+        };
+        return Ok(tasks.into_iter().map(found).collect());
     }
-    if let Some((name, lang)) = name_or_path.rsplit_once([':', '_'])
-        && let Some(file) = TaskFile::builtin(name)
-    {
-        let file = file?;
-        check_lang(&file, lang)?;
-        return Ok((file, Some(lang.into())));
+    let file = TaskFile::read(path)?;
+    match (member, file.subjects.is_empty()) {
+        (None, true) => Ok(one(file)),
+        (None, false) => Ok(of_subjects(&file, &subject_names(&file), |subject| {
+            format!("{}#{subject}", path.display())
+        })),
+        (Some(subject), _) if subject_names(&file).iter().any(|known| known == subject) => {
+            Ok(one(file.of_subject(subject)))
+        }
+        (Some(subject), _) => Err(Error::UnknownTask {
+            name: format!("{}#{subject}", path.display()),
+            hint: String::new(),
+            known: subject_names(&file).join(", "),
+        }),
+    }
+}
+
+fn subject_names(file: &TaskFile) -> Vec<String> {
+    file.subjects.iter().map(|(name, _)| name.clone()).collect()
+}
+
+fn of_subjects(file: &TaskFile, subjects: &[String], name: impl Fn(&str) -> String) -> Vec<Found> {
+    let found = |subject: &String| Found {
+        name: name(subject),
+        file: file.clone().of_subject(subject),
+        lang: None,
+    };
+    subjects.iter().map(found).collect()
+}
+
+/// A built-in task by its name, by name and language, or by name and subject or group of subjects.
+fn find_builtin(name: &str) -> Result<Vec<Found>, Error> {
+    // The longest name first: `gsm8k_cot_llama` is no language of `gsm8k_cot`.
+    let mut names = task_file::builtin_names();
+    names.sort_by_key(|known| std::cmp::Reverse(known.len()));
+    for builtin in names {
+        let Some(rest) = name.strip_prefix(builtin) else {
+            continue;
+        };
+        let Some(file) = TaskFile::builtin(builtin) else {
+            continue;
+        };
+        let part = match rest.strip_prefix([':', '_']) {
+            None if rest.is_empty() => None,
+            None => continue,
+            Some(part) => Some(part),
+        };
+        return find_part(file?, builtin, part);
     }
     let known = task_file::builtin_names();
     Err(Error::UnknownTask {
-        name: name_or_path.into(),
-        hint: yaml::did_you_mean(name_or_path, &known),
+        name: name.into(),
+        hint: yaml::did_you_mean(name, &known),
         known: known.join(", "),
     })
+}
+
+fn find_part(file: TaskFile, builtin: &str, part: Option<&str>) -> Result<Vec<Found>, Error> {
+    let of = |subjects: &[String]| of_subjects(&file, subjects, |subject| format!("{builtin}_{subject}"));
+    match part {
+        None if !file.subjects.is_empty() => Ok(of(&subject_names(&file))),
+        Some(part) if !file.subjects.is_empty() => {
+            let group = file.groups.iter().find(|(name, _)| name == part);
+            match (file.subjects.iter().any(|(name, _)| name == part), group) {
+                (true, _) => Ok(of(&[part.to_string()])),
+                (false, Some((_, members))) => Ok(of(members)),
+                (false, None) => {
+                    let known: Vec<String> = subject_names(&file);
+                    let groups = file.groups.iter().map(|(name, _)| name.clone());
+                    let known: Vec<String> = groups.chain(known).collect();
+                    let names: Vec<&str> = known.iter().map(String::as_str).collect();
+                    Err(Error::UnknownTask {
+                        name: format!("{builtin}_{part}"),
+                        hint: yaml::did_you_mean(part, &names),
+                        known: known
+                            .iter()
+                            .map(|name| format!("{builtin}_{name}"))
+                            .collect::<Vec<_>>()
+                            .join(", "),
+                    })
+                }
+            }
+        }
+        None => Ok(vec![Found {
+            name: builtin.into(),
+            file,
+            lang: None,
+        }]),
+        Some(lang) => {
+            check_lang(&file, lang)?;
+            Ok(vec![Found {
+                name: builtin.into(),
+                file,
+                lang: Some(lang.into()),
+            }])
+        }
+    }
+}
+
+/// The one task that a name stands for.
+fn find(name_or_path: &str) -> Result<(TaskFile, Option<String>), Error> {
+    let mut found = find_all(name_or_path)?;
+    match found.len() {
+        1 => {
+            let found = found.remove(0);
+            Ok((found.file, found.lang))
+        }
+        _ => Err(Error::UnknownTask {
+            name: name_or_path.into(),
+            hint: ", but a group of several".into(),
+            known: found.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", "),
+        }),
+    }
+}
+
+/// The groups that a name stands for, each with the tasks whose scores it is the mean of: `mmlu` and its parts.
+///
+/// # Errors
+/// As [`expand`].
+pub fn groups(name: &str) -> Result<Vec<(String, Vec<String>)>, Error> {
+    let found = find_all(name)?;
+    if found.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let tasks: Vec<String> = found.iter().map(|f| f.file.name.clone()).collect();
+    let label = match as_path(name) {
+        Some((path, _)) => path
+            .file_stem()
+            .map_or(name.into(), |stem| stem.to_string_lossy().into_owned()),
+        None => name.to_string(),
+    };
+    let mut groups = vec![(label, tasks.clone())];
+    if let Some(Ok(file)) = TaskFile::builtin(name) {
+        let members = |of: &[String]| of.iter().map(|subject| format!("{name}_{subject}")).collect();
+        groups.extend(
+            file.groups
+                .iter()
+                .map(|(group, of)| (format!("{name}_{group}"), members(of))),
+        );
+    }
+    Ok(groups)
 }
 
 fn check_lang(file: &TaskFile, lang: &str) -> Result<(), Error> {
@@ -444,32 +742,47 @@ impl Task {
             words: &words,
             style: Style::of(&answer_lang(&settings, &lang)),
         };
-        let target = settings.target.clone().unwrap_or_default();
-        let gold = settings.gold.as_ref().unwrap_or(&target);
+        if let Some(samples) = &options.samples {
+            let wrong = |message: String| Error::Samples {
+                task: file.name.clone(),
+                message,
+            };
+            if file.kind != Kind::Generate {
+                return Err(wrong("go with tasks whose answers are generated".into()));
+            }
+            samples.checked().map_err(wrong)?;
+        }
         let filters = settings
             .filters
             .iter()
             .flatten()
             .map(|f| make.filter(f))
             .collect::<Result<Vec<_>, _>>()?;
-        let verdicts = file.verdicts(&settings);
-        let position = |name: &str| verdicts.iter().position(|known| *known == name);
-        let primary = position(settings.primary.as_deref().unwrap_or(ACC_NORM)).unwrap_or(0);
+        let mut settings = settings;
+        settings.samples = options.samples.or(settings.samples);
+        settings.think = options.think.clone().or(settings.think);
+        let mut verdicts = file.verdicts(&settings);
+        if let (Some(samples), Some(score)) = (&settings.samples, &options.score)
+            && !verdicts.contains(score)
+            && score
+                .strip_prefix("pass@")
+                .and_then(|k| k.parse().ok())
+                .is_some_and(|k| (1..=samples.n).contains(&k))
+        {
+            verdicts.push(score.clone());
+        }
+        let primary = primary(&file, &settings, options, &verdicts)?;
         let stop_when_answered = settings.stop_when_answered.unwrap_or(false);
+        let template = |key: &str, text: &Option<String>| text.as_ref().map(|t| make.template(key, t)).transpose();
         Ok(Task {
-            prompt: settings
-                .prompt
-                .as_ref()
-                .map(|t| make.template("prompt", t))
-                .transpose()?,
-            choices: make.choices(settings.choices.as_ref())?,
-            gold: make.template("gold", gold)?,
-            target: settings
-                .gold
-                .as_ref()
-                .and(settings.target.as_ref())
-                .map(|target| make.template("target", target))
-                .transpose()?,
+            fields: file
+                .fields
+                .iter()
+                .map(|(name, text)| Ok((name.clone(), make.template(&format!("fields.{name}"), text)?)))
+                .collect::<Result<_, Error>>()?,
+            wording: make.wording(&file, &settings)?,
+            preamble: template("preamble", &settings.preamble)?,
+            answer_prefix: template("answer_prefix", &settings.answer_prefix)?,
             shots: make.shots(&settings, options)?,
             target_delimiter: settings.target_delimiter.clone().unwrap_or_else(|| " ".into()),
             fewshot_delimiter: settings.fewshot_delimiter.clone().unwrap_or_else(|| "\n\n".into()),
@@ -479,9 +792,11 @@ impl Task {
                 .map(|answer| Arc::new(answer.clone())),
             max_new_tokens: options.max_new_tokens.or(settings.max_new_tokens).unwrap_or(256),
             primary,
-            verdicts: verdicts.into_iter().map(str::to_string).collect(),
+            verdicts,
             normalization: make.normalization(settings.normalize.as_ref())?,
             gate: make.gate(settings.language_gate.as_ref(), &lang)?,
+            samples: settings.samples,
+            think: settings.think.clone(),
             filters,
             words,
             lang,
@@ -547,10 +862,33 @@ impl Task {
         self.verdicts.get(self.primary).map_or("", String::as_str)
     }
 
+    /// How many answers are drawn to each question; greedily, one.
+    pub fn samples(&self) -> Option<&Samples> {
+        self.samples.as_ref()
+    }
+
+    pub fn think(&self) -> Option<&Think> {
+        self.think.as_ref()
+    }
+
+    /// Whether it was read from lm-evaluation-harness's own file.
+    pub fn is_of_harness(&self) -> bool {
+        self.file.harness.is_some()
+    }
+
+    pub(crate) fn metrics(&self) -> &[Metric] {
+        &self.file.metrics
+    }
+
+    /// Whether its score is a log-likelihood a token, and not right or wrong.
+    pub fn is_likelihood(&self) -> bool {
+        self.kind() == Kind::LogLikelihood && self.verdicts.is_empty()
+    }
+
     /// The score that a search maximises.
     pub fn primary(&self) -> String {
-        match (self.kind(), self.gate) {
-            (Kind::LogLikelihood, _) => "log_likelihood".into(),
+        match (self.is_likelihood(), self.gate) {
+            (true, _) => "log_likelihood".into(),
             (_, None) => self.primary_filter().into(),
             (_, Some(_)) => format!("{}+language", self.primary_filter()),
         }
@@ -574,10 +912,13 @@ impl Task {
             part(format!("{:?}", self.options).as_bytes());
             for file in self.data_files() {
                 // A file that is not there is one more thing that decides; what it means is said by `questions`.
-                part(data::text_of(&file).unwrap_or_default().as_bytes());
+                part(&data::bytes_of(&file).unwrap_or_default());
             }
             if number_step(&self.filters).is_some() || self.normalization.number.is_some() {
                 part(&extract::NUMBERS_VERSION.to_le_bytes());
+            }
+            if let Some(subject) = &self.file.subject {
+                part(subject.as_bytes());
             }
             hasher.finalize().to_hex().to_string()
         })
@@ -599,6 +940,11 @@ impl Task {
             self.profile(),
             self.chat()
         );
+        let decides = match (&self.samples, &self.think) {
+            (None, None) => decides,
+            // Another score of the same samples needs no other answers.
+            (samples, think) => format!("{decides} {samples:?} {think:?}"),
+        };
         blake3::hash(decides.as_bytes()).to_hex().to_string()
     }
 
@@ -623,8 +969,20 @@ impl Task {
     pub fn splits(&self) -> Vec<Split> {
         Split::ALL
             .into_iter()
-            .filter(|&split| self.file.source(split).is_some())
+            .filter(|&split| self.file.source(split).is_some() || self.is_split_off(split))
             .collect()
+    }
+
+    /// Whether a split has no data of its own, and is a part of the search's.
+    fn is_split_off(&self, split: Split) -> bool {
+        split == Split::Selection && self.file.splits_off_selection()
+    }
+
+    /// What a split off selection is, in words; none where the task has its own.
+    pub fn split_off_rule(&self) -> Option<&'static str> {
+        self.file
+            .splits_off_selection()
+            .then_some("a quarter of its search questions, chosen by a hash of their rows, is kept for the selection")
     }
 
     /// The questions of a split, in the order of its file, up to the limit.
@@ -633,12 +991,19 @@ impl Task {
     /// No such split, data that are missing or damaged, templates that name fields which a row does not have, more
     /// examples wanted than there are.
     pub fn questions(&self, split: Split) -> Result<Vec<Question>, Error> {
-        let source = self.file.source(split).ok_or_else(|| Error::NoSplit {
+        let source = match self.is_split_off(split) {
+            true => self.file.source(Split::Search),
+            false => self.file.source(split),
+        };
+        let source = source.ok_or_else(|| Error::NoSplit {
             task: self.file.name.clone(),
             split,
             known: self.splits().iter().map(|s| s.name()).collect::<Vec<_>>().join(", "),
         })?;
         let mut rows = self.read(source)?;
+        if self.file.splits_off_selection() && matches!(split, Split::Search | Split::Selection) {
+            rows.retain(|row| is_kept_for_selection(&row.row) == (split == Split::Selection));
+        }
         rows.truncate(self.options.limit.unwrap_or(usize::MAX));
         let mut shots = self.drawer()?;
         rows.iter().map(|row| self.question(row, &mut shots)).collect()
@@ -646,72 +1011,117 @@ impl Task {
 
     fn question(&self, located: &Located, shots: &mut Drawer) -> Result<Question, Error> {
         let row = self.fields(&located.row);
-        let mut gold = self.gold.render(&row)?;
-        let target = self.target.as_ref().map(|t| t.render(&row)).transpose()?;
-        let (choices, right) = self.choices(located, &row, &gold)?;
-        if let Some(choice) = choices.get(right) {
-            gold.clone_from(&choice.text);
-        }
-        // A text with a blank is itself what is measured.
-        let prompt = self.prompt.as_ref().filter(|_| self.kind() != Kind::Blank);
+        let worded = self.wording.of(&row).map_err(|e| self.at_row(e, located))?;
+        let choices = self.choices(located, &row, &worded)?;
+        let render = |template: &Option<Template>| template.as_ref().map(|t| t.render(&row)).transpose();
         Ok(Question {
             id: located.id.clone(),
-            identity: Identity::of(&asked(self.prompt.as_ref(), &located.row), &gold),
-            target: target.unwrap_or_else(|| gold.clone()),
-            gold,
-            choices,
-            right,
+            identity: Identity::of(&asked(self.wording.asking(), &located.row), &worded.gold),
             prompt: Prompt {
+                preamble: render(&self.preamble)?.unwrap_or_default(),
                 shots: shots.draw(self, located)?,
-                question: prompt.map(|t| t.render(&row)).transpose()?.unwrap_or_default(),
+                question: worded.question,
+                answer_prefix: render(&self.answer_prefix)?.unwrap_or_default(),
                 target_delimiter: self.target_delimiter.clone(),
                 fewshot_delimiter: self.fewshot_delimiter.clone(),
             },
+            target: worded.target,
+            gold: worded.gold,
+            choices,
+            right: worded.right,
         })
     }
 
-    /// The choices of a question, and which of them is right: the one that is `gold`, or whose place `gold` says.
-    fn choices(&self, located: &Located, row: &Row, gold: &str) -> Result<(Vec<Choice>, usize), Error> {
-        let texts = match &self.choices {
-            Choices::None => return Ok((Vec::new(), 0)),
-            Choices::Each(templates) => templates.iter().map(|t| t.render(row)).collect::<Result<_, _>>()?,
-            Choices::List(list) => list.evaluate(row)?,
-        };
+    /// A field that a row lacks is named with the row's place and the fields that it has.
+    fn at_row(&self, error: Error, located: &Located) -> Error {
+        let known = self.fields(&located.row);
+        let templates = self
+            .fields
+            .iter()
+            .map(|(_, template)| template)
+            .chain(self.wording.templates());
+        for template in templates {
+            if let Some(field) = template
+                .fields()
+                .iter()
+                .find(|field| !known.contains_key(*field) && *field != "choice")
+            {
+                let names: Vec<&str> = located.row.keys().map(String::as_str).collect();
+                return Error::Field(Box::new(MissingField {
+                    file: located.file.to_path_buf(),
+                    line: located.line,
+                    place: template.place().into(),
+                    field: field.clone(),
+                    hint: yaml::did_you_mean(field, &names),
+                    known: names.join(", "),
+                }));
+            }
+        }
+        match error {
+            Error::Template { place, message } => Error::Row {
+                file: located.file.to_path_buf(),
+                line: located.line,
+                message: format!("the template of {place} cannot be filled: {message}"),
+            },
+            other => other,
+        }
+    }
+
+    /// The choices of a question, each with what follows when it is chosen.
+    fn choices(&self, located: &Located, row: &Row, worded: &Worded) -> Result<Vec<Choice>, Error> {
+        let texts = &worded.choices;
+        if !self.kind().chooses() {
+            return Ok(Vec::new());
+        }
         let wrong = |message: String| Error::Choices {
             question: located.id.clone(),
             task: self.file.name.clone(),
             message,
+        };
+        let Wording::Own(own) = &self.wording else {
+            if texts.is_empty() {
+                return Err(wrong("there is nothing to choose from".into()));
+            }
+            let choice = |text: &String| Choice {
+                text: text.clone(),
+                question: worded.follows.as_ref().map(|_| text.clone()),
+                continuation: worded.follows.clone().unwrap_or_else(|| text.clone()),
+            };
+            return Ok(texts.iter().map(choice).collect());
         };
         if texts.len() < 2 || texts.iter().any(String::is_empty) {
             return Err(wrong(format!(
                 "at least two choices are needed, none of them empty; here are {texts:?}"
             )));
         }
-        let settings = self.file.settings(self.options.profile);
-        let right = if settings.gold_is_position {
-            extract::position(gold).filter(|place| *place < texts.len())
-        } else {
-            texts.iter().position(|text| text == gold)
+        if worded.right.is_empty() {
+            return Err(wrong(format!("the right one, '{}', is none of {texts:?}", worded.gold)));
+        }
+        let choice = |text: &String| {
+            Ok(Choice {
+                text: text.clone(),
+                question: match &worded.follows {
+                    Some(_) => Some(own.with_choice(row, text)?),
+                    None => None,
+                },
+                continuation: match (&worded.follows, self.kind()) {
+                    (Some(follows), _) => follows.clone(),
+                    (None, Kind::Blank) => own.with_choice(row, text)?,
+                    (None, _) => text.clone(),
+                },
+            })
         };
-        let right = right.ok_or_else(|| wrong(format!("the right one, '{gold}', is none of {texts:?}")))?;
-        let choice = |text: String| {
-            let continuation = match (&self.prompt, self.kind()) {
-                (Some(prompt), Kind::Blank) => {
-                    let mut row = row.clone();
-                    row.insert("choice".into(), text.as_str().into());
-                    prompt.render(&row)?
-                }
-                _ => text.clone(),
-            };
-            Ok(Choice { text, continuation })
-        };
-        Ok((texts.into_iter().map(choice).collect::<Result<_, Error>>()?, right))
+        texts.iter().map(choice).collect()
     }
 
     /// A row's fields and the words of the language.
     fn fields(&self, row: &Row) -> Row {
         let mut fields = self.words.clone();
         fields.extend(row.iter().map(|(k, v)| (k.clone(), v.clone())));
+        // Rows of a data set that is cut by subject often say theirs too, in words of their own.
+        if let Some(subject) = self.words.get("subject").filter(|_| self.file.subject.is_some()) {
+            fields.insert("subject".into(), subject.clone());
+        }
         fields
     }
 
@@ -720,6 +1130,8 @@ impl Task {
         let name = Template::new(format!("{}: data", self.file.name), &source.file)?.render(&self.words)?;
         match self.dirs.find(self.file.dir.as_deref(), &name) {
             Ok(path) => Ok((name, path)),
+            // The harness's own files name theirs from the folder in which it is called.
+            Err(_) if self.file.harness.is_some() && Path::new(&name).is_file() => Ok((name.clone(), name.into())),
             Err(candidates) => {
                 let candidates: Vec<String> = candidates.iter().map(|p| p.display().to_string()).collect();
                 Err(Error::NoData {
@@ -737,7 +1149,24 @@ impl Task {
 
     fn read(&self, source: &Source) -> Result<Vec<Located>, Error> {
         let (name, path) = self.locate(source)?;
-        source.read(&name, &path, &self.lang)
+        let mut rows = source.read(&name, &path, &self.lang)?;
+        for located in rows.iter_mut().filter(|_| !self.fields.is_empty()) {
+            self.complete(located)?;
+        }
+        Ok(rows)
+    }
+
+    /// Adds the fields that are made of a row's own.
+    fn complete(&self, located: &mut Located) -> Result<(), Error> {
+        for (name, template) in &self.fields {
+            let made = template
+                .render(&self.fields(&located.row))
+                .map_err(|e| self.at_row(e, located))?;
+            // A list that a template prints is a list.
+            let list = exemplars::literal(&made).filter(serde_json::Value::is_array);
+            located.row.insert(name.clone(), list.unwrap_or_else(|| made.into()));
+        }
+        Ok(())
     }
 
     fn drawer(&self) -> Result<Drawer, Error> {
@@ -747,9 +1176,12 @@ impl Task {
         let pool = match &shots.spec.pool {
             Pool::File(source) => self.read(source)?,
             Pool::Examples(rows) => {
+                let place: Arc<Path> = self.file.dir.clone().unwrap_or_default().into();
                 let located = |(i, row): (usize, &Row)| Located {
                     id: format!("{}/examples/{i}", self.file.name),
                     row: row.clone(),
+                    file: place.clone(),
+                    line: i + 1,
                 };
                 rows.iter().enumerate().map(located).collect()
             }
@@ -766,27 +1198,122 @@ impl Task {
         })
     }
 
-    /// What each filter extracts from an output, and whether it is the gold answer. In the fitness profile what stands
-    /// after a stop does not count, so that the verdict is one whoever ended the text, and where.
+    /// What is said in an output, after what was thought; nothing if the thought does not close.
+    fn spoken<'t>(&self, output: &'t str) -> &'t str {
+        match &self.think {
+            Some(think) => think.spoken(output).unwrap_or_default(),
+            None => output,
+        }
+    }
+
+    /// What counts of an output. In the fitness profile what stands after a stop does not, so that the verdict is one whoever
+    /// ended the text, and where.
+    fn heard<'t>(&self, output: &'t str) -> &'t str {
+        match (self.profile(), &self.think) {
+            (Profile::Parity, None) => output,
+            _ => self.cut(self.spoken(output)),
+        }
+    }
+
+    /// What each filter extracts from an output, and whether it is the gold answer.
     ///
     /// # Errors
     /// A pattern that takes too long on this text.
     pub fn extract(&self, output: &str, gold: &str) -> Result<Vec<(String, Extracted)>, Error> {
-        let output = match self.profile() {
-            Profile::Parity => output,
-            Profile::Fitness => self.cut(output),
-        };
+        self.extract_from(&[output], gold)
+    }
+
+    /// As [`Task::extract`], of several samples: a filter judges the first one, unless it lets them vote.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn extract_from(&self, outputs: &[&str], gold: &str) -> Result<Vec<(String, Extracted)>, Error> {
+        let outputs: Vec<&str> = outputs.iter().map(|output| self.heard(output)).collect();
+        if self.metrics().contains(&Metric::Ifeval) {
+            return ifeval::judge(outputs.first().unwrap_or(&""), gold).map_err(|message| Error::Template {
+                place: format!("{}: gold", self.file.name),
+                message,
+            });
+        }
+        let golds = self.wording.golds(gold);
         let judge = |filter: &Filter| {
-            let extracted = filter.apply(output)?;
-            let right = self.normalization.equal(&extracted, gold)?;
-            let exact_match = f64::from(u8::from(right));
+            let extracted = filter.of_samples(&outputs)?;
+            let exact_match = self.is_right(&extracted, &golds)?;
             Ok((filter.name.clone(), Extracted { extracted, exact_match }))
         };
         let judged: Result<_, python_regex::Error> = self.filters.iter().map(judge).collect();
-        judged.map_err(|source| Error::Regex {
+        judged.map_err(|e| self.regex_error(e))
+    }
+
+    fn regex_error(&self, source: python_regex::Error) -> Error {
+        Error::Regex {
             task: self.file.name.clone(),
             source,
-        })
+        }
+    }
+
+    /// 1 if it is one of the right answers.
+    fn is_right(&self, extracted: &str, golds: &[String]) -> Result<f64, python_regex::Error> {
+        for gold in golds {
+            if self.normalization.equal(extracted, gold)? {
+                return Ok(1.0);
+            }
+        }
+        Ok(0.0)
+    }
+
+    /// What several samples are worth together by the first filter: the commonest answer, and `pass@k`. In the fitness
+    /// profile an output without an answer has no vote, unless none has one.
+    ///
+    /// # Errors
+    /// A pattern that takes too long on one of them.
+    pub(crate) fn scores_of_samples(&self, outputs: &[&str], gold: &str) -> Result<Vec<(String, Extracted)>, Error> {
+        let (Some(samples), Some(filter)) = (self.samples.filter(|s| s.n > 1), self.filters.first()) else {
+            return Ok(Vec::new());
+        };
+        let golds = self.wording.golds(gold);
+        let judged = || -> Result<_, python_regex::Error> {
+            let answers: Vec<String> = outputs
+                .iter()
+                .map(|output| filter.apply(self.heard(output)))
+                .collect::<Result<_, _>>()?;
+            let mut right = 0;
+            for answer in &answers {
+                right += usize::from(self.is_right(answer, &golds)? == 1.0);
+            }
+            let has_answer = |answer: &&String| self.profile() == Profile::Parity || *answer != extract::INVALID;
+            let voters: Vec<&String> = answers.iter().filter(has_answer).collect();
+            let voters = if voters.is_empty() {
+                answers.iter().collect()
+            } else {
+                voters
+            };
+            let same = |a: usize, b: usize| match self.profile() {
+                Profile::Parity => Ok(voters[a] == voters[b]),
+                Profile::Fitness => self.normalization.equal(voters[a], voters[b]),
+            };
+            let vote = sampling::commonest(voters.len(), same)?.map_or(String::new(), |i| voters[i].clone());
+            let vote_is_right = self.is_right(&vote, &golds)?;
+            Ok((vote, vote_is_right, right))
+        };
+        let (vote, vote_is_right, right) = judged().map_err(|e| self.regex_error(e))?;
+        let score = |name: String| {
+            let k = name.strip_prefix("pass@").and_then(|k| k.parse().ok());
+            let verdict = match k {
+                Some(k) => Extracted {
+                    extracted: String::new(),
+                    exact_match: sampling::pass_at(k, outputs.len(), right),
+                },
+                None => Extracted {
+                    extracted: vote.clone(),
+                    exact_match: vote_is_right,
+                },
+            };
+            (name, verdict)
+        };
+        let asked = self.verdicts.iter().filter(|name| name.contains('@')).cloned();
+        debug_assert!(samples.n >= outputs.len());
+        Ok(asked.map(score).collect())
     }
 
     /// The worked solution of a question, if its task has any: a target that the task's own judge holds right, and that says
@@ -806,13 +1333,12 @@ impl Task {
         Ok(is_solution.then_some(question.target.as_str()))
     }
 
-    /// Whether the output is in the language that is asked for; always, where the task has no gate.
     /// Whether the output is in the language that is asked for; always, where the task has no gate. In the fitness profile
     /// only what leads to the answer is looked at: what follows is not there if generation ended with the answer.
     pub fn language_ok(&self, output: &str) -> bool {
         let text = match self.profile() {
-            Profile::Parity => output,
-            Profile::Fitness => self.up_to_the_answer(self.cut(output)),
+            Profile::Parity => self.heard(output),
+            Profile::Fitness => self.up_to_the_answer(self.heard(output)),
         };
         self.gate.is_none_or(|gate| gate.passes(text))
     }
@@ -833,6 +1359,37 @@ impl Task {
         let answer = self.stop_when_answered.clone()?;
         Some(Arc::new(move |text| answer.settled(text).is_some()))
     }
+}
+
+/// Which rows a search keeps for its finalists, where a task does not say: a quarter, by their content, so that a row that
+/// stands there twice is on one side.
+fn is_kept_for_selection(row: &Row) -> bool {
+    let text = serde_json::to_string(row).unwrap_or_default();
+    blake3::hash(text.as_bytes()).as_bytes()[0].is_multiple_of(4)
+}
+
+/// The place of the verdict that counts: what is asked for, what the task says, the vote of several samples, `acc_norm` among
+/// ways to choose, or the first. `pass@k` may be asked for any k.
+fn primary(file: &TaskFile, settings: &Settings, options: &TaskOptions, verdicts: &[String]) -> Result<usize, Error> {
+    let position = |name: &str| verdicts.iter().position(|known| known == name);
+    if let Some(score) = &options.score {
+        return position(score).ok_or_else(|| {
+            let known: Vec<&str> = verdicts.iter().map(String::as_str).collect();
+            Error::NoScore {
+                task: file.name.clone(),
+                score: score.clone(),
+                hint: yaml::did_you_mean(score, &known),
+                known: known.join(", "),
+            }
+        });
+    }
+    let vote = settings.samples.filter(|s| s.n > 1).map(|s| format!("maj@{}", s.n));
+    let vote = vote.filter(|_| file.harness.is_none());
+    let named = settings.primary.clone().or(vote);
+    Ok(named
+        .and_then(|name| position(&name))
+        .or_else(|| position(Metric::AccNorm.name()))
+        .unwrap_or(0))
 }
 
 /// The first step that looks for a number.
@@ -879,12 +1436,16 @@ impl Drawer {
         if let Some(fixed) = &self.fixed {
             return Ok(fixed.clone());
         }
-        let in_pool = self.pool.iter().any(|row| row.id == question.id);
+        let in_pool = match shots.spec.spare {
+            Some(spare) => spare,
+            None => self.pool.iter().any(|row| row.id == question.id),
+        };
         let same = |i: &usize| in_pool && self.pool[*i].row == question.row;
         let chosen: Vec<usize> = match shots.spec.draw {
             Draw::FirstN => (0..self.pool.len()).filter(|i| !same(i)).take(self.count).collect(),
             Draw::Random { .. } => {
                 let wanted = self.count + usize::from(in_pool);
+                let wanted = wanted.min(self.pool.len().max(self.count));
                 let drawn = self.random.sample(self.pool.len(), wanted).unwrap_or_default();
                 let mut left: Vec<usize> = drawn.into_iter().filter(|i| !same(i)).take(self.count).collect();
                 if in_pool && left.len() < self.count {
@@ -899,12 +1460,12 @@ impl Drawer {
             return Err(Error::Shots {
                 task: task.file.name.clone(),
                 wanted: self.count,
-                available: self.pool.len() - usize::from(in_pool),
+                available: (0..self.pool.len()).filter(|i| !same(i)).count(),
             });
         }
         let rendered = chosen
             .iter()
-            .map(|&i| shots.render(task, &self.pool[i].row))
+            .map(|&i| shots.render(task, &self.pool[i]))
             .collect::<Result<Vec<_>, _>>()?;
         if shots.spec.draw == Draw::FirstN && !in_pool {
             self.fixed = Some(rendered.clone());
@@ -914,16 +1475,31 @@ impl Drawer {
 }
 
 impl ReadyShots {
-    fn render(&self, task: &Task, row: &Row) -> Result<Shot, Error> {
+    fn render(&self, task: &Task, located: &Located) -> Result<Shot, Error> {
+        let row = &located.row;
         let fields = task.fields(row);
-        let prompt = self.prompt.as_ref().or(task.prompt.as_ref());
-        let answer = self.target.render(&fields)?;
-        // Examples may have other fields than questions: their gold answer is then what they show.
-        let gold = task.gold.render(&fields).unwrap_or_else(|_| answer.clone());
+        let worded = task.wording.example(&fields).map_err(|e| task.at_row(e, located))?;
+        let prefix = self.answer_prefix.as_ref().map(|t| t.render(&fields)).transpose()?;
+        let prefix = prefix.unwrap_or_default();
+        let begun = Prompt {
+            question: worded.question,
+            answer_prefix: prefix.clone(),
+            ..Prompt::default()
+        };
+        let runs_on = !prefix.is_empty() && !begun.needs_delimiter();
         Ok(Shot {
-            identity: Identity::of(&asked(prompt, row), &gold),
-            question: prompt.map(|t| t.render(&fields)).transpose()?.unwrap_or_default(),
-            answer,
+            identity: Identity::of(&asked(task.wording.asking_example(), row), &worded.gold),
+            question: begun.question,
+            delimiter: if runs_on {
+                String::new()
+            } else {
+                self.target_delimiter.clone()
+            },
+            answer: match worded.target.is_empty() {
+                true => String::new(),
+                false => prompt::joined(&prefix, &worded.target, " "),
+            },
+            end: self.fewshot_delimiter.clone(),
         })
     }
 }
@@ -983,6 +1559,11 @@ impl Maker<'_> {
                 StepSpec::RemoveWhitespace => Step::RemoveWhitespace,
                 StepSpec::Lowercase => Step::Lowercase,
                 StepSpec::Uppercase => Step::Uppercase,
+                StepSpec::Map { pairs, default } => Step::Map {
+                    pairs: pairs.clone(),
+                    default: default.clone(),
+                },
+                StepSpec::Maths { boxed } => Step::Maths { boxed: *boxed },
                 StepSpec::Number {
                     markers,
                     otherwise_last,
@@ -996,7 +1577,58 @@ impl Maker<'_> {
         Ok(Filter {
             name: spec.name.clone(),
             steps: spec.steps.iter().map(step).collect::<Result<_, Error>>()?,
+            vote: spec.vote,
         })
+    }
+
+    fn wording(&self, file: &TaskFile, settings: &Settings) -> Result<Wording, Error> {
+        match &file.harness {
+            Some(words) => self.harness_wording(file.kind, words),
+            None => self.own_wording(file.kind, settings),
+        }
+    }
+
+    fn harness_wording(&self, kind: Kind, words: &HarnessWords) -> Result<Wording, Error> {
+        let doc = |key: &str, source: &serde_json::Value| Doc::new(&format!("{}: {key}", self.task), source.clone());
+        let optional = |key: &str, source: &Option<serde_json::Value>| source.as_ref().map(|s| doc(key, s)).transpose();
+        Ok(Wording::Harness(Box::new(DocTo {
+            kind,
+            text: doc("doc_to_text", &words.text)?,
+            target: doc("doc_to_target", &words.target)?,
+            choices: optional("doc_to_choice", &words.choices)?,
+            example_text: optional("fewshot_config.doc_to_text", &words.example_text)?,
+            example_target: optional("fewshot_config.doc_to_target", &words.example_target)?,
+            example_choices: optional("fewshot_config.doc_to_choice", &words.example_choices)?,
+        })))
+    }
+
+    fn own_wording(&self, kind: Kind, settings: &Settings) -> Result<Wording, Error> {
+        let template = |key: &str, text: Option<&String>| text.map(|t| self.template(key, t)).transpose();
+        let target = settings.target.clone().unwrap_or_default();
+        let gold = settings.gold.as_ref().unwrap_or(&target);
+        let shots = settings.shots.as_ref();
+        let is_labelled = settings.gold_is == GoldIs::Labels;
+        Ok(Wording::Own(Box::new(Own {
+            kind,
+            prompt: template("prompt", settings.prompt.as_ref())?,
+            gold: self.template("gold", if is_labelled { "" } else { gold })?,
+            target: template("target", settings.gold.as_ref().and(settings.target.as_ref()))?,
+            choices: self.choices(settings.choices.as_ref())?,
+            right: match settings.gold_is {
+                GoldIs::Text => Right::Text,
+                GoldIs::Position => Right::Place,
+                GoldIs::Labels => Right::Labels(Box::new(prompt::ListExpression::new(
+                    format!("{}: labels", self.task),
+                    gold,
+                )?)),
+            },
+            continuation: template("continuation", settings.continuation.as_ref())?,
+            example_prompt: template("shots.prompt", shots.and_then(|s| s.prompt.as_ref()))?,
+            example_target: template(
+                "shots.target",
+                shots.and_then(|s| s.target.as_ref()).or(settings.target.as_ref()),
+            )?,
+        })))
     }
 
     fn choices(&self, spec: Option<&ChoicesSpec>) -> Result<Choices, Error> {
@@ -1027,6 +1659,7 @@ impl Maker<'_> {
             ignore_punctuation: spec.ignore_punctuation,
             ignore_numbers: spec.ignore_numbers,
             number: spec.number.then_some(self.style),
+            maths: spec.maths,
         })
     }
 
@@ -1057,15 +1690,19 @@ impl Maker<'_> {
             }
             return Ok(None);
         };
-        let target = spec.target.as_ref().or(settings.target.as_ref());
+        let delimiter = |own: &Option<String>, of_task: &Option<String>, otherwise: &str| {
+            own.clone().or(of_task.clone()).unwrap_or_else(|| otherwise.into())
+        };
         Ok(Some(ReadyShots {
             count: options.shots.unwrap_or(spec.count),
-            prompt: spec
-                .prompt
+            target_delimiter: delimiter(&spec.target_delimiter, &settings.target_delimiter, " "),
+            fewshot_delimiter: delimiter(&spec.fewshot_delimiter, &settings.fewshot_delimiter, "\n\n"),
+            answer_prefix: spec
+                .answer_prefix
                 .as_ref()
-                .map(|t| self.template("shots.prompt", t))
+                .or(settings.answer_prefix.as_ref())
+                .map(|t| self.template("shots.answer_prefix", t))
                 .transpose()?,
-            target: self.template("shots.target", target.map_or("", String::as_str))?,
             spec,
         }))
     }

@@ -7,7 +7,13 @@ use std::collections::BTreeMap;
 
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
-use super::{Error, data::Row, identity::Identity};
+use super::{
+    Error,
+    data::Row,
+    identity::Identity,
+    maths,
+    python::{self, value},
+};
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -34,7 +40,12 @@ impl Template {
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(|source| Error::template(&place, &source))?);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
+        environment.set_formatter(|out, _, value| Ok(out.write_str(&python::text(value))?));
+        environment.add_filter("regex_replace", python::regex_replace);
+        environment.add_filter("boxed", |text: &str| {
+            maths::last_boxed(text).unwrap_or_default().to_string()
+        });
         environment
             .add_template_owned(ONLY, source.to_string())
             .map_err(|source| Error::template(&place, &source))?;
@@ -48,6 +59,17 @@ impl Template {
             place,
             fields,
         })
+    }
+
+    /// The same template, which asks one field.
+    pub fn asking(mut self, field: &str) -> Self {
+        self.fields = vec![field.into()];
+        self
+    }
+
+    /// What it is for.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// The fields that it names, whether a row has them or not.
@@ -100,31 +122,13 @@ impl ListExpression {
         match list.kind() {
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = list.try_iter().map_err(|source| Error::template(place, &source))?;
-                Ok(items.map(|item| item.to_string()).collect())
+                Ok(items.map(|item| python::text(&item)).collect())
             }
             other => Err(Error::Template {
                 place: place.clone(),
                 message: format!("'{}' is a {other}, not a list", self.source),
             }),
         }
-    }
-}
-
-fn value(json: &serde_json::Value) -> minijinja::Value {
-    use serde_json::Value::*;
-    match json {
-        Null => ().into(),
-        Bool(b) => (*b).into(),
-        Number(n) => match n.as_i64() {
-            Some(i) => i.into(),
-            None => n.as_f64().unwrap_or(f64::NAN).into(),
-        },
-        String(s) => s.as_str().into(),
-        Array(items) => items.iter().map(value).collect(),
-        Object(fields) => fields
-            .iter()
-            .map(|(name, field)| (name.clone(), value(field)))
-            .collect(),
     }
 }
 
@@ -142,6 +146,9 @@ pub struct Chat {
     pub system: Option<String>,
     /// `--fewshot_as_multiturn false`: examples and question in one message.
     pub one_message: bool,
+    /// What the model's template is told besides, such as `enable_thinking`.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub variables: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A question that was answered, as an example.
@@ -150,55 +157,108 @@ pub struct Shot {
     /// Its content, as a question's.
     pub identity: Identity,
     pub question: String,
+    /// Between the question and its answer.
+    pub delimiter: String,
     pub answer: String,
+    /// After the answer.
+    pub end: String,
 }
 
 /// What a model is asked, in turns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
+    /// Before everything else; in a chat, (the end of) the system message.
+    pub preamble: String,
     pub shots: Vec<Shot>,
     pub question: String,
-    /// Between an example's question and its answer.
+    /// What the answer begins with, said for the model; empty as a rule.
+    pub answer_prefix: String,
+    /// Between the question and what follows it.
     pub target_delimiter: String,
-    /// After each example.
+    /// After each example, and between a system message and the preamble.
     pub fewshot_delimiter: String,
 }
 
 impl Prompt {
-    /// The prompt of a base model: the examples with their delimiters, then the question with nothing after it.
+    /// The prompt of a base model: the preamble, the examples with their delimiters, then the question with nothing after it.
     pub fn text(&self) -> String {
+        format!("{}{}{}", self.preamble, self.turns(&self.question), self.opening())
+    }
+
+    /// The same prompt with another question.
+    pub fn asking(&self, question: &str) -> Prompt {
+        Prompt {
+            question: question.into(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the question and what its answer begins with would run together.
+    pub fn needs_delimiter(&self) -> bool {
+        needs_delimiter(&self.question, &self.answer_prefix)
+    }
+
+    fn turns(&self, question: &str) -> String {
         let mut text = String::new();
         for shot in &self.shots {
             text.push_str(&shot.question);
             if !shot.answer.is_empty() {
-                text.push_str(&self.target_delimiter);
+                text.push_str(&shot.delimiter);
                 text.push_str(&shot.answer);
-                text.push_str(&self.fewshot_delimiter);
+                text.push_str(&shot.end);
             }
         }
-        text + &self.question
+        text + question
     }
 
-    /// The prompt as messages: each example a user's and an assistant's turn, without delimiters; or all in one.
+    /// What begins the answer in plain text.
+    fn opening(&self) -> String {
+        match needs_delimiter(&self.question, &self.answer_prefix) {
+            true => format!("{}{}", self.target_delimiter, self.answer_prefix),
+            false => self.answer_prefix.clone(),
+        }
+    }
+
+    /// The prompt as messages: each example a user's and an assistant's turn, without delimiters; or all in one. What the
+    /// answer begins with is the assistant's own last message, which is to be continued.
     pub fn messages(&self, chat: &Chat) -> Vec<Message> {
         let message = |role, content: &str| Message {
             role,
             content: content.into(),
         };
-        let system = chat.system.iter().filter(|text| !text.is_empty());
-        let mut messages: Vec<Message> = system.map(|text| message("system", text)).collect();
+        let system = chat.system.as_deref().unwrap_or_default();
+        let system = joined(system, &self.preamble, &self.fewshot_delimiter);
+        let system = Some(system).filter(|text| !text.is_empty());
+        let mut messages: Vec<Message> = system.iter().map(|text| message("system", text)).collect();
         if chat.one_message {
-            messages.push(message("user", &self.text()));
-            return messages;
-        }
-        for shot in &self.shots {
-            messages.push(message("user", &shot.question));
-            if !shot.answer.is_empty() {
-                messages.push(message("assistant", &shot.answer));
+            messages.push(message("user", &self.turns(&self.question)));
+        } else {
+            for shot in &self.shots {
+                messages.push(message("user", &shot.question));
+                if !shot.answer.is_empty() {
+                    messages.push(message("assistant", &shot.answer));
+                }
             }
+            messages.push(message("user", &self.question));
         }
-        messages.push(message("user", &self.question));
+        if !self.answer_prefix.is_empty() {
+            messages.push(message("assistant", &self.answer_prefix));
+        }
         messages
+    }
+}
+
+/// Whether a text and what follows it would run together.
+fn needs_delimiter(before: &str, after: &str) -> bool {
+    let ends_apart = before.ends_with(char::is_whitespace) || after.starts_with(char::is_whitespace);
+    !before.is_empty() && !after.is_empty() && !ends_apart
+}
+
+/// lm-eval's `maybe_delimit`.
+pub fn joined(before: &str, after: &str, delimiter: &str) -> String {
+    match needs_delimiter(before, after) {
+        true => format!("{before}{delimiter}{after}"),
+        false => format!("{before}{after}"),
     }
 }
 
@@ -256,13 +316,16 @@ mod tests {
         let shot = |q: &str, a: &str| Shot {
             identity: Identity::default(),
             question: q.into(),
+            delimiter: " ".into(),
             answer: a.into(),
+            end: "\n\n".into(),
         };
         Prompt {
             shots: vec![shot("Q: 1\nA:", "one"), shot("Q: 2\nA:", "")],
             question: "Q: 3\nA:".into(),
             target_delimiter: " ".into(),
             fewshot_delimiter: "\n\n".into(),
+            ..Prompt::default()
         }
     }
 
@@ -275,12 +338,37 @@ mod tests {
     fn messages() {
         let mut chat = Chat {
             system: Some("Be brief.".into()),
-            one_message: false,
+            ..Chat::default()
         };
         let roles = |chat: &Chat| -> Vec<&str> { prompt().messages(chat).iter().map(|m| m.role).collect() };
         assert_eq!(roles(&chat), ["system", "user", "assistant", "user", "user"]);
         chat.one_message = true;
         assert_eq!(roles(&chat), ["system", "user"]);
         assert_eq!(prompt().messages(&Chat::default())[1].content, "one");
+    }
+
+    /// lm-eval's `description` and `gen_prefix`.
+    #[test]
+    fn a_preamble_and_a_begun_answer() {
+        let prompt = Prompt {
+            preamble: "About sums.\n\n".into(),
+            answer_prefix: "It is".into(),
+            ..prompt()
+        };
+        assert_eq!(prompt.text(), "About sums.\n\nQ: 1\nA: one\n\nQ: 2\nA:Q: 3\nA: It is");
+        let chat = Chat {
+            system: Some("Be brief.".into()),
+            one_message: true,
+            ..Chat::default()
+        };
+        let contents: Vec<String> = prompt.messages(&chat).into_iter().map(|m| m.content).collect();
+        assert_eq!(
+            contents,
+            [
+                "Be brief.\n\nAbout sums.\n\n".to_string(),
+                "Q: 1\nA: one\n\nQ: 2\nA:Q: 3\nA:".into(),
+                "It is".into()
+            ]
+        );
     }
 }

@@ -98,6 +98,54 @@ impl PythonRegex {
         Ok(kept)
     }
 
+    /// `re.sub(pattern, replacement, text, count)`: `\\1` and `\\g<1>` stand for groups, `\\n` for the end of a line.
+    ///
+    /// # Errors
+    /// As [`PythonRegex::find_all`].
+    pub fn replace(&self, text: &str, replacement: &str, most: usize) -> Result<String, Error> {
+        let (mut kept, mut from, mut count) = (String::with_capacity(text.len()), 0, 0);
+        self.each(text, |captures| {
+            if let Some(m) = captures.get(0)
+                && count < most
+            {
+                kept.push_str(&text[from..m.start()]);
+                expand(replacement, captures, &mut kept);
+                from = m.end();
+                count += 1;
+            }
+        })?;
+        kept.push_str(&text[from..]);
+        Ok(kept)
+    }
+
+    /// `re.split(pattern, text)` of a pattern without groups.
+    ///
+    /// # Errors
+    /// As [`PythonRegex::find_all`].
+    pub fn split<'t>(&self, text: &'t str) -> Result<Vec<&'t str>, Error> {
+        let (mut pieces, mut from) = (Vec::new(), 0);
+        self.each(text, |captures| {
+            if let Some(m) = captures.get(0) {
+                pieces.push(&text[from..m.start()]);
+                from = m.end();
+            }
+        })?;
+        pieces.push(&text[from..]);
+        Ok(pieces)
+    }
+
+    /// `re.search`: the groups of the first match, the whole one first.
+    ///
+    /// # Errors
+    /// As [`PythonRegex::find_all`].
+    pub fn first<'t>(&self, text: &'t str) -> Result<Option<Vec<&'t str>>, Error> {
+        let captures = self.regex.captures(text).map_err(|e| self.failed(e))?;
+        Ok(captures.map(|captures| {
+            let group = |i| captures.get(i).map_or("", |m| m.as_str());
+            (0..captures.len()).map(group).collect()
+        }))
+    }
+
     /// Matches from left to right as Python ≥ 3.7 finds them: an empty match may directly follow another match.
     fn each<'t>(&self, text: &'t str, mut seen: impl FnMut(&fancy_regex::Captures<'t>)) -> Result<(), Error> {
         let mut at = 0;
@@ -114,6 +162,36 @@ impl PythonRegex {
         }
         Ok(())
     }
+}
+
+/// A replacement with the groups that it names.
+fn expand(replacement: &str, captures: &fancy_regex::Captures<'_>, out: &mut String) {
+    let group = |i: usize| captures.get(i).map_or("", |m| m.as_str());
+    let mut rest = replacement;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let named = after.strip_prefix("g<").and_then(|name| name.split_once('>'));
+        rest = match (named, after.chars().next()) {
+            (Some((name, after)), _) => {
+                out.push_str(name.parse().map_or("", group));
+                after
+            }
+            (None, Some(c)) => {
+                match c.to_digit(10) {
+                    Some(digit) => out.push_str(group(digit as usize)),
+                    None => out.push(match c {
+                        'n' => '\n',
+                        't' => '\t',
+                        'r' => '\r',
+                        other => other,
+                    }),
+                }
+                &after[c.len_utf8()..]
+            }
+            (None, None) => after,
+        };
+    }
+    out.push_str(rest);
 }
 
 /// The same pattern in the dialect of `fancy-regex`.
@@ -257,6 +335,19 @@ mod tests {
         assert_eq!(sub(".*#### ", "a\n#### 1"), "a\n1");
         assert_eq!(sub(r"\$", "$5$"), "5");
         assert_eq!(sub(r"\s", "a\u{1c}\u{a0}b"), "ab");
+    }
+
+    #[test]
+    fn replacements_name_groups() {
+        let replace = |pattern: &str, replacement: &str, text: &str| {
+            PythonRegex::new(pattern)
+                .unwrap()
+                .replace(text, replacement, usize::MAX)
+                .unwrap()
+        };
+        assert_eq!(replace(r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$", "a $x$ b"), "$x$");
+        assert_eq!(replace(r"(\w)(\w)", r"\2\g<1>\n", "ab"), "ba\n");
+        assert_eq!(replace("a*", "-", "aab"), "--b-");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ACC_NORM, BLANK_PPL, Choice, Error, Extracted, Kind, Question, Task, stats};
+use super::{Error, Extracted, Kind, Metric, Question, Task, sampling, stats};
 use crate::model::Score;
 
 /// What a model answered to one question, and the verdict.
@@ -13,9 +13,10 @@ pub struct Answer {
     /// As the model got it; may be emptied to save room.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prompt: String,
+    /// Of several samples a JSON list of their outputs.
     pub output: String,
     pub gold: String,
-    /// Tokens generated; for log-likelihoods, tokens scored (of the right choice).
+    /// Tokens generated, by all samples together; for log-likelihoods, tokens scored (of the right choice).
     pub token_count: usize,
     /// `eos`, `length`, `stop`, `loop`; empty for log-likelihoods and stored outputs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -44,14 +45,19 @@ impl Answer {
     /// # Errors
     /// A pattern that takes too long on this text.
     pub fn judged(task: &Task, output: String, gold: &str) -> Result<Answer, Error> {
-        let filters: BTreeMap<_, _> = task.extract(&output, gold)?.into_iter().collect();
-        let correct = filters.get(task.primary_filter()).is_some_and(|f| f.exact_match == 1.0);
-        let language_ok = task.language_ok(&output);
+        let outputs = sampling::restored(&output, task.samples().map_or(1, |samples| samples.n));
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let mut filters: BTreeMap<_, _> = task.extract_from(&outputs, gold)?.into_iter().collect();
+        filters.extend(task.scores_of_samples(&outputs, gold)?);
+        let verdict = filters.get(task.primary_filter()).map_or(0.0, |f| f.exact_match);
+        // Of several samples, most.
+        let in_language = outputs.iter().filter(|output| task.language_ok(output)).count();
+        let language_ok = 2 * in_language > outputs.len();
         Ok(Answer {
             filters,
-            correct,
+            correct: verdict == 1.0,
             language_ok,
-            score: f64::from(u8::from(correct && language_ok)),
+            score: if language_ok { verdict } else { 0.0 },
             output,
             gold: gold.into(),
             ..Answer::default()
@@ -59,36 +65,29 @@ impl Answer {
     }
 
     /// The choice that each way of choosing takes, the first of equals. The log-likelihood is that of the right one.
-    pub fn chosen(task: &Task, question: &Question, scores: &[Score]) -> Answer {
+    /// `unasked` are the scores of the choices alone, where a way of choosing needs them.
+    pub fn chosen(task: &Task, question: &Question, scores: &[Score], unasked: &[Score]) -> Answer {
+        let verdicts = Chosen {
+            question,
+            scores,
+            unasked,
+        };
         let filters: BTreeMap<String, Extracted> = task
-            .filter_names()
-            .map(|name| {
-                let value = |(choice, score): (&Choice, &Score)| match name {
-                    ACC_NORM => score.log_likelihood / choice.text.chars().count() as f64,
-                    // The lowest perplexity is the highest log-likelihood a token.
-                    BLANK_PPL => score.log_likelihood / score.tokens.max(1) as f64,
-                    _ => score.log_likelihood,
-                };
-                let values: Vec<f64> = question.choices.iter().zip(scores).map(value).collect();
-                let best = (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best });
-                let verdict = Extracted {
-                    extracted: question.choices.get(best).map_or("", |c| &c.text).into(),
-                    exact_match: f64::from(u8::from(best == question.right)),
-                };
-                (name.to_string(), verdict)
-            })
+            .metrics()
+            .iter()
+            .map(|metric| (metric.name().to_string(), verdicts.by(*metric)))
             .collect();
         let verdict = filters.get(task.primary_filter());
-        let correct = verdict.is_some_and(|v| v.exact_match == 1.0);
-        let right = scores.get(question.right);
+        let score = verdict.map_or(0.0, |v| v.exact_match);
+        let right = question.right.first().and_then(|right| scores.get(*right));
         Answer {
             output: verdict.map(|v| v.extracted.clone()).unwrap_or_default(),
             gold: question.gold.clone(),
             token_count: right.map_or(0, |s| s.tokens),
-            correct,
+            correct: score == 1.0,
             language_ok: true,
             log_likelihood: right.map(|s| s.log_likelihood),
-            score: f64::from(u8::from(correct)),
+            score,
             filters,
             ..Answer::default()
         }
@@ -103,11 +102,11 @@ impl Answer {
             };
             (name.to_string(), verdict)
         };
-        let primary = Some(task.primary_filter()).filter(|_| task.kind().chooses());
+        let primary = Some(task.primary_filter()).filter(|_| !task.is_likelihood());
         Answer {
             gold: question.gold.clone(),
             filters: primary.into_iter().map(verdict).collect(),
-            correct: task.kind().chooses() && score == 1.0,
+            correct: !task.is_likelihood() && score == 1.0,
             language_ok: true,
             score,
             output,
@@ -115,16 +114,94 @@ impl Answer {
         }
     }
 
-    /// The log-likelihood of a continuation, of `tokens` tokens together.
-    pub fn measured(gold: &str, log_likelihood: f64, tokens: usize) -> Answer {
+    /// The log-likelihood of a continuation, and whether it is what the model would have written.
+    pub fn measured(task: &Task, gold: &str, score: Score) -> Answer {
+        let is_greedy = f64::from(u8::from(score.greedy));
+        let verdict = |name: &str| {
+            let verdict = Extracted {
+                extracted: String::new(),
+                exact_match: is_greedy,
+            };
+            (name.to_string(), verdict)
+        };
         Answer {
             gold: gold.into(),
-            token_count: tokens,
+            token_count: score.tokens,
             language_ok: true,
-            log_likelihood: Some(log_likelihood),
-            score: log_likelihood / tokens.max(1) as f64,
+            log_likelihood: Some(score.log_likelihood),
+            filters: task.filter_names().map(verdict).collect(),
+            correct: !task.is_likelihood() && score.greedy,
+            score: match task.is_likelihood() {
+                true => score.log_likelihood / score.tokens.max(1) as f64,
+                false => is_greedy,
+            },
             ..Answer::default()
         }
+    }
+}
+
+/// The likelihoods of a question's choices, as verdicts.
+struct Chosen<'a> {
+    question: &'a Question,
+    scores: &'a [Score],
+    unasked: &'a [Score],
+}
+
+impl Chosen<'_> {
+    fn by(&self, metric: Metric) -> Extracted {
+        let best = self.likeliest(metric);
+        let is_right = self.question.right.contains(&best);
+        let chosen = |exact_match: f64| Extracted {
+            extracted: self.question.choices.get(best).map_or("", |c| &c.text).into(),
+            exact_match,
+        };
+        match metric {
+            Metric::Mc2 => chosen(self.share_of_the_right()),
+            Metric::ExactMatch => {
+                let greedy = |right: &usize| self.scores.get(*right).is_some_and(|s| s.greedy);
+                chosen(f64::from(u8::from(self.question.right.iter().any(greedy))))
+            }
+            // These are of all questions together: the place chosen and the right one are what is counted.
+            Metric::F1 | Metric::Mcc => Extracted {
+                extracted: format!(
+                    "{best} {}",
+                    self.question.right.first().map_or(String::new(), usize::to_string)
+                ),
+                exact_match: f64::from(u8::from(is_right)),
+            },
+            _ => chosen(f64::from(u8::from(is_right))),
+        }
+    }
+
+    /// The place of the choice that a metric takes.
+    fn likeliest(&self, metric: Metric) -> usize {
+        let value = |i: usize| {
+            let score = &self.scores[i];
+            let text = self.question.choices.get(i).map_or("", |c| &c.text);
+            match metric {
+                Metric::AccNorm => score.log_likelihood / text.chars().count() as f64,
+                Metric::AccBytes => score.log_likelihood / text.len() as f64,
+                Metric::AccMutualInfo => score.log_likelihood - self.unasked.get(i).map_or(0.0, |u| u.log_likelihood),
+                // The lowest perplexity is the highest log-likelihood a token.
+                Metric::BlankPpl => score.log_likelihood / score.tokens.max(1) as f64,
+                _ => score.log_likelihood,
+            }
+        };
+        (0..self.scores.len()).fold(0, |best, i| if value(i) > value(best) { i } else { best })
+    }
+
+    /// TruthfulQA's MC2: of the probabilities of all choices, how much the right ones have.
+    fn share_of_the_right(&self) -> f64 {
+        let probability = |score: &Score| score.log_likelihood.exp();
+        let all: f64 = self.scores.iter().map(probability).sum();
+        let right: f64 = self
+            .question
+            .right
+            .iter()
+            .filter_map(|i| self.scores.get(*i))
+            .map(probability)
+            .sum();
+        right / all
     }
 }
 
@@ -161,15 +238,47 @@ impl TaskScore {
             n: answers.len(),
             scores: match task.kind() {
                 Kind::Generate => accuracies(task, &answers),
-                Kind::LogLikelihood => likelihoods(&answers).into(),
-                Kind::MultipleChoice | Kind::Blank => {
+                Kind::LogLikelihood | Kind::MultipleChoice | Kind::Blank => {
                     let mut scores = accuracies(task, &answers);
                     scores.extend(likelihoods(&answers));
+                    if task.metrics().contains(&Metric::Perplexity) {
+                        scores.insert(Metric::Perplexity.name().into(), perplexity(&answers));
+                    }
                     scores
                 }
             },
             primary: task.primary(),
         }
+    }
+
+    /// The mean of a group's tasks by their numbers of questions, with the pooled standard error, as lm-evaluation-harness has
+    /// it; of the scores that all of them have. None of no tasks.
+    pub fn pooled(group: &str, tasks: &[&TaskScore]) -> Option<TaskScore> {
+        let first = tasks.first()?;
+        let n: usize = tasks.iter().map(|task| task.n).sum();
+        let pooled = |name: &String| {
+            let parts: Option<Vec<(f64, Estimate)>> = tasks
+                .iter()
+                .map(|task| Some((task.n as f64, *task.scores.get(name)?)))
+                .collect();
+            let parts = parts?;
+            let total: f64 = parts.iter().map(|(n, _)| n).sum();
+            let value = parts.iter().map(|(n, part)| n * part.value).sum::<f64>() / total;
+            let variance = parts
+                .iter()
+                .map(|(n, part)| (n - 1.0) * part.stderr.powi(2) * n)
+                .sum::<f64>();
+            let variance = variance / (total - parts.len() as f64);
+            let stderr = (variance / total).sqrt();
+            Some((name.clone(), Estimate { value, stderr }))
+        };
+        Some(TaskScore {
+            task: group.into(),
+            lang: first.lang.clone(),
+            n,
+            scores: first.scores.keys().filter_map(pooled).collect(),
+            primary: first.primary.clone(),
+        })
     }
 
     /// What a search maximises; NaN of no answers.
@@ -190,7 +299,13 @@ fn accuracies(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
             stderr: stats::standard_error(&values),
         }
     };
-    let by_filter = |name: &str| estimate(&|a| a.filters.get(name).map_or(0.0, |f| f.exact_match));
+    let by_filter = |name: &str| match name {
+        "f1" => of_counts(answers, name, Counts::f1),
+        "mcc" => of_counts(answers, name, Counts::correlation),
+        // Each instruction counts, and not each question.
+        name if name.starts_with("inst_level") => by_instruction(answers, name),
+        name => estimate(&|a| a.filters.get(name).map_or(0.0, |f| f.exact_match)),
+    };
     let mut scores: BTreeMap<_, _> = task
         .filter_names()
         .map(|name| (name.to_string(), by_filter(name)))
@@ -200,6 +315,78 @@ fn accuracies(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
         scores.insert(task.primary(), estimate(&|a| a.score));
     }
     scores
+}
+
+/// Of all instructions of all questions, how many are followed; with the error of that ratio over the questions.
+fn by_instruction(answers: &[&Answer], name: &str) -> Estimate {
+    let verdicts = answers.iter().filter_map(|a| a.filters.get(name));
+    let pair = |v: &Extracted| (v.exact_match * v.extracted.len() as f64, v.extracted.len() as f64);
+    let (value, stderr) = stats::ratio(&verdicts.map(pair).collect::<Vec<_>>());
+    Estimate { value, stderr }
+}
+
+/// How often which of two choices was taken where which was right: `[right][taken]`.
+#[derive(Clone, Copy, Default)]
+struct Counts([[f64; 2]; 2]);
+
+impl Counts {
+    /// Of the second choice (scikit-learn's `f1_score`); 0 where it is neither right nor taken.
+    fn f1(&self) -> f64 {
+        let [[_, false_positive], [false_negative, true_positive]] = self.0;
+        let denominator = 2.0 * true_positive + false_positive + false_negative;
+        if denominator == 0.0 {
+            0.0
+        } else {
+            2.0 * true_positive / denominator
+        }
+    }
+
+    /// Matthews' correlation; 0 where only one choice is taken or right.
+    fn correlation(&self) -> f64 {
+        let [[tn, fp], [fn_, tp]] = self.0;
+        let denominator = ((tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_)).sqrt();
+        if denominator == 0.0 {
+            0.0
+        } else {
+            (tp * tn - fp * fn_) / denominator
+        }
+    }
+}
+
+/// A score of counts, with its standard error by the jackknife.
+fn of_counts(answers: &[&Answer], name: &str, score: fn(&Counts) -> f64) -> Estimate {
+    let cells = answers.iter().filter_map(|answer| {
+        let (taken, right) = answer.filters.get(name)?.extracted.split_once(' ')?;
+        let place = |text: &str| text.parse::<usize>().ok().filter(|place| *place < 2);
+        Some((place(right)?, place(taken)?))
+    });
+    let mut counts = Counts::default();
+    cells.for_each(|(right, taken)| counts.0[right][taken] += 1.0);
+    let n: f64 = counts.0.iter().flatten().sum();
+    let value = score(&counts);
+    let mut variance = 0.0;
+    for (right, taken) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let many = counts.0[right][taken];
+        if many > 0.0 {
+            let mut without = counts;
+            without.0[right][taken] -= 1.0;
+            variance += many * (score(&without) - value).powi(2);
+        }
+    }
+    Estimate {
+        value,
+        stderr: (variance * (n - 1.0) / n).sqrt(),
+    }
+}
+
+/// lm-eval's: exp(−mean log-likelihood) of the continuations, whatever their lengths (its error by the first derivative).
+fn perplexity(answers: &[&Answer]) -> Estimate {
+    let values: Vec<f64> = answers.iter().map(|a| a.log_likelihood.unwrap_or(f64::NAN)).collect();
+    let value = (-stats::mean(&values)).exp();
+    Estimate {
+        value,
+        stderr: value * stats::standard_error(&values),
+    }
 }
 
 /// The log-likelihood a token, and the perplexity that it means (its error by the first derivative).

@@ -10,13 +10,19 @@ use std::{
 };
 
 use super::{
-    ACC, ACC_NORM, BLANK_PPL, Error, Kind, Profile, Split,
+    Error, Kind, Metric, Profile, Split,
     data::{Format, Row, Source},
+    sampling::Samples,
+    think::Think,
 };
 use crate::yaml::{self, Map, Node};
 
 /// The tasks that are part of the program, by name.
 const BUILTIN: &[(&str, &str)] = &[
+    ("arc_challenge", include_str!("../../evals/arc_challenge.yaml")),
+    ("arc_easy", include_str!("../../evals/arc_easy.yaml")),
+    ("belebele", include_str!("../../evals/belebele.yaml")),
+    ("boolq", include_str!("../../evals/boolq.yaml")),
     ("gsm8k", include_str!("../../evals/gsm8k.yaml")),
     ("gsm8k_cot", include_str!("../../evals/gsm8k_cot.yaml")),
     ("gsm8k_cot_llama", include_str!("../../evals/gsm8k_cot_llama.yaml")),
@@ -25,18 +31,41 @@ const BUILTIN: &[(&str, &str)] = &[
         include_str!("../../evals/gsm8k_cot_zeroshot.yaml"),
     ),
     ("gsm8k_solutions", include_str!("../../evals/gsm8k_solutions.yaml")),
+    ("hellaswag", include_str!("../../evals/hellaswag.yaml")),
+    ("ifeval", include_str!("../../evals/ifeval.yaml")),
     ("mgsm_blank", include_str!("../../evals/mgsm_blank.yaml")),
     ("mgsm_choices", include_str!("../../evals/mgsm_choices.yaml")),
     ("mgsm_direct", include_str!("../../evals/mgsm_direct.yaml")),
     ("mgsm_en_cot", include_str!("../../evals/mgsm_en_cot.yaml")),
     ("mgsm_native_cot", include_str!("../../evals/mgsm_native_cot.yaml")),
     ("mgsm_questions", include_str!("../../evals/mgsm_questions.yaml")),
+    ("minerva_math", include_str!("../../evals/minerva_math.yaml")),
+    ("minerva_math500", include_str!("../../evals/minerva_math500.yaml")),
+    ("mmlu", include_str!("../../evals/mmlu.yaml")),
+    ("openbookqa", include_str!("../../evals/openbookqa.yaml")),
+    ("piqa", include_str!("../../evals/piqa.yaml")),
+    ("truthfulqa_mc1", include_str!("../../evals/truthfulqa_mc1.yaml")),
+    ("truthfulqa_mc2", include_str!("../../evals/truthfulqa_mc2.yaml")),
+    ("winogrande", include_str!("../../evals/winogrande.yaml")),
+    ("xcopa", include_str!("../../evals/xcopa.yaml")),
+    ("xnli", include_str!("../../evals/xnli.yaml")),
 ];
 
 const PERPLEXITY: &str = "perplexity";
 
 pub fn builtin_names() -> Vec<&'static str> {
     BUILTIN.iter().map(|(name, _)| *name).collect()
+}
+
+/// How lm-evaluation-harness words its rows: values as its YAML has them.
+#[derive(Clone, Debug, Default)]
+pub struct HarnessWords {
+    pub text: serde_json::Value,
+    pub target: serde_json::Value,
+    pub choices: Option<serde_json::Value>,
+    pub example_text: Option<serde_json::Value>,
+    pub example_target: Option<serde_json::Value>,
+    pub example_choices: Option<serde_json::Value>,
 }
 
 /// A whole file, every profile and language of it.
@@ -49,11 +78,23 @@ pub struct TaskFile {
     pub kind: Kind,
     /// In the order written, each with its own words for the templates.
     pub langs: Vec<(String, Row)>,
+    /// Parts that are tasks of their own, `NAME_SUBJECT`, each with its own words for the templates.
+    pub subjects: Vec<(String, Row)>,
+    /// Names for several subjects, `NAME_GROUP`.
+    pub groups: Vec<(String, Vec<String>)>,
+    /// Which of the subjects this is.
+    pub subject: Option<String>,
     pub data: Vec<(Split, Source)>,
+    /// Fields made of a row's own, in order: name and template.
+    pub fields: Vec<(String, String)>,
+    /// The scores of a task that chooses or measures, or how generated answers are judged.
+    pub metrics: Vec<Metric>,
+    /// Rows are worded lm-evaluation-harness's way.
+    pub harness: Option<HarnessWords>,
     /// What holds in every profile.
-    base: Settings,
-    parity: Settings,
-    fitness: Settings,
+    pub base: Settings,
+    pub parity: Settings,
+    pub fitness: Settings,
     /// Where relative data files may lie; none for a built-in task.
     pub dir: Option<PathBuf>,
     /// The file's text, for the digest.
@@ -63,11 +104,16 @@ pub struct TaskFile {
 /// The keys that a profile may set otherwise; `None` where the file is silent.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// Before the examples.
+    pub preamble: Option<String>,
     pub prompt: Option<String>,
+    /// What the answer begins with, said for the model.
+    pub answer_prefix: Option<String>,
+    /// What follows the question where the choices stand in it.
+    pub continuation: Option<String>,
     pub target: Option<String>,
     pub gold: Option<String>,
-    /// `gold` is the place of the right choice, not its text.
-    pub gold_is_position: bool,
+    pub gold_is: GoldIs,
     pub choices: Option<ChoicesSpec>,
     pub target_delimiter: Option<String>,
     pub fewshot_delimiter: Option<String>,
@@ -79,6 +125,18 @@ pub struct Settings {
     pub normalize: Option<NormalizeSpec>,
     pub primary: Option<String>,
     pub language_gate: Option<GateSpec>,
+    pub samples: Option<Samples>,
+    pub think: Option<Think>,
+}
+
+/// What `gold` says of the right choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GoldIs {
+    #[default]
+    Text,
+    Position,
+    /// An expression: a list of 0 and 1.
+    Labels,
 }
 
 /// Where few-shot examples come from and how they are chosen.
@@ -87,9 +145,15 @@ pub struct Shots {
     pub pool: Pool,
     pub count: usize,
     pub draw: Draw,
+    /// Whether one example more is drawn, and rows equal to the question left out. Not said: where the question is in the pool.
+    pub spare: Option<bool>,
     /// Templates where an example is not written like a question.
     pub prompt: Option<String>,
     pub target: Option<String>,
+    /// Instead of the task's own.
+    pub target_delimiter: Option<String>,
+    pub fewshot_delimiter: Option<String>,
+    pub answer_prefix: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +184,8 @@ pub enum ChoicesSpec {
 pub struct FilterSpec {
     pub name: String,
     pub steps: Vec<StepSpec>,
+    /// Of how many samples the commonest answer counts; none: the first sample's.
+    pub vote: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,9 +198,18 @@ pub enum StepSpec {
     RemoveWhitespace,
     Lowercase,
     Uppercase,
+    /// Another text for some texts; for the others `default`, or what they are.
+    Map {
+        pairs: Vec<(String, String)>,
+        default: Option<String>,
+    },
     Number {
         markers: Vec<String>,
         otherwise_last: bool,
+    },
+    /// The final answer of a worked solution in LaTeX.
+    Maths {
+        boxed: bool,
     },
 }
 
@@ -145,6 +220,8 @@ pub struct NormalizeSpec {
     pub ignore_punctuation: bool,
     pub ignore_numbers: bool,
     pub number: bool,
+    /// As mathematical expressions.
+    pub maths: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -194,39 +271,81 @@ impl TaskFile {
         if is_perplexity {
             base.target.get_or_insert_with(|| "{{text}}".into());
         }
-        let task = TaskFile {
+        let kind = match map.optional("type") {
+            // The perplexity of a text is the likelihood of its passages with nothing before them.
+            Some(_) if is_perplexity => Kind::LogLikelihood,
+            Some(node) => {
+                let words = [&Kind::NAMES[..], &[PERPLEXITY]].concat();
+                Kind::ALL[node.one_of(&words)?]
+            }
+            None => Kind::Generate,
+        };
+        let mut task = TaskFile {
             name,
             version,
             description: text_of(&map, "description")?.unwrap_or_default(),
             provenance: text_of(&map, "provenance")?.unwrap_or_default(),
-            kind: match map.optional("type") {
-                // The perplexity of a text is the likelihood of its passages with nothing before them.
-                Some(_) if is_perplexity => Kind::LogLikelihood,
-                Some(node) => {
-                    let words = [&Kind::NAMES[..], &[PERPLEXITY]].concat();
-                    Kind::ALL[node.one_of(&words)?]
-                }
-                None => Kind::Generate,
-            },
+            kind,
             langs: langs(&map)?,
+            subjects: subjects(&map)?,
+            groups: groups(&map)?,
+            subject: None,
             data: data(map.required("data")?)?,
+            fields: map.optional("fields").map(fields).transpose()?.unwrap_or_default(),
+            metrics: metrics(kind, map.optional("metric"))?,
+            harness: None,
             base,
             parity: profile(&map, "parity")?,
             fitness: profile(&map, "fitness")?,
             dir,
             text: text.into(),
         };
-        if let Some(metric) = map.optional("metric") {
-            let expected = match task.kind {
-                Kind::Generate => "exact_match",
-                Kind::LogLikelihood => "log_likelihood",
-                Kind::MultipleChoice | Kind::Blank => "acc",
-            };
-            metric.one_of(&[expected])?;
-        }
         map.finish()?;
+        task.complete();
         task.check(&document)?;
         Ok(task)
+    }
+
+    /// An answer that nothing cuts out is the first line that says something.
+    fn complete(&mut self) {
+        let says_how = |settings: &Settings| settings.filters.is_some();
+        let is_judged_whole = self.metrics.contains(&Metric::Ifeval);
+        let profiles = [&self.base, &self.parity, &self.fitness];
+        if self.kind == Kind::Generate && !is_judged_whole && !profiles.into_iter().any(says_how) {
+            let first_line = StepSpec::Regex {
+                pattern: r"(\S[^\n]*)".into(),
+                pick: 0,
+                fallback: None,
+            };
+            self.base.filters = Some(vec![FilterSpec {
+                name: "answer".into(),
+                steps: vec![first_line],
+                vote: None,
+            }]);
+        }
+    }
+
+    /// One of its subjects, as a task of its own.
+    pub fn of_subject(mut self, subject: &str) -> TaskFile {
+        let words = self
+            .subjects
+            .iter()
+            .find(|(name, _)| name == subject)
+            .map(|(_, words)| words.clone());
+        for (lang, own) in &mut self.langs {
+            own.extend(words.clone().unwrap_or_default());
+            own.insert("subject".into(), subject.into());
+            own.entry("lang".into()).or_insert_with(|| lang.as_str().into());
+        }
+        self.name = format!("{}_{subject}", self.name);
+        self.subject = Some(subject.into());
+        self
+    }
+
+    /// Whether part of what a search is asked is kept for its finalists, for there are no other questions.
+    pub fn splits_off_selection(&self) -> bool {
+        let has = |wanted| self.data.iter().any(|(split, _)| *split == wanted);
+        has(Split::Search) && !has(Split::Selection)
     }
 
     /// What no single key can know.
@@ -234,7 +353,7 @@ impl TaskFile {
         for profile in [Profile::Parity, Profile::Fitness] {
             let settings = self.settings(profile);
             let missing = |key: &str| document.error(format!("the key '{key}' is missing"));
-            if settings.target.is_none() && (!self.kind.chooses() || settings.gold.is_none()) {
+            if settings.target.is_none() && settings.gold.is_none() {
                 return Err(missing(if self.kind.chooses() { "gold" } else { "target" }).into());
             }
             if self.kind != Kind::LogLikelihood && settings.prompt.is_none() {
@@ -254,13 +373,24 @@ impl TaskFile {
                     "the prompt of a task of type blank has {{choice}} where the blank is, and takes no 'shots'";
                 return Err(document.error(message).into());
             }
+            if settings.continuation.is_some()
+                && (self.kind != Kind::MultipleChoice || !settings.prompt.iter().any(|p| p.contains("choice")))
+            {
+                let message =
+                    "'continuation' goes with the type multiple_choice and a prompt that has {{choice}} in it";
+                return Err(document.error(message).into());
+            }
             let names = self.verdicts(&settings);
             if self.kind == Kind::Generate && names.is_empty() {
                 return Err(missing("filters").into());
             }
+            if settings.samples.is_some() && self.kind != Kind::Generate {
+                return Err(document.error("'samples' go with the type generate").into());
+            }
             if let Some(primary) = &settings.primary
-                && !names.contains(&primary.as_str())
+                && !names.contains(primary)
             {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 let hint = yaml::did_you_mean(primary, &names);
                 let message = format!(
                     "primary: '{primary}' is none of the verdicts of the {profile} profile{hint}; they are {}",
@@ -272,15 +402,16 @@ impl TaskFile {
         Ok(())
     }
 
-    /// The names of the verdicts on an answer: the filters, or the ways to choose.
-    pub fn verdicts<'s>(&self, settings: &'s Settings) -> Vec<&'s str> {
-        match self.kind {
-            Kind::MultipleChoice => vec![ACC, ACC_NORM],
-            Kind::Blank => vec![BLANK_PPL],
-            Kind::Generate | Kind::LogLikelihood => {
-                settings.filters.iter().flatten().map(|f| f.name.as_str()).collect()
-            }
+    /// The names of the verdicts on an answer: the filters, or the ways to choose; of several samples, their scores too.
+    pub fn verdicts(&self, settings: &Settings) -> Vec<String> {
+        let of_metrics = || self.metrics.iter().map(|metric| metric.name().to_string());
+        if self.kind != Kind::Generate || self.metrics.contains(&Metric::Ifeval) {
+            return of_metrics().flat_map(|name| Metric::verdicts_of(&name)).collect();
         }
+        let filters = settings.filters.iter().flatten().map(|f| f.name.clone());
+        filters
+            .chain(settings.samples.iter().flat_map(Samples::scores))
+            .collect()
     }
 
     /// What holds in a profile: its own keys over the common ones.
@@ -305,16 +436,24 @@ impl TaskFile {
 impl Settings {
     fn read(map: &Map<'_>) -> Result<Settings, Error> {
         let (gold, position) = (text_of(map, "gold")?, text_of(map, "gold_position")?);
-        let gold_is_position = position.is_some();
-        if gold.is_some() && gold_is_position {
-            let message = "either 'gold' (the text of the right choice) or 'gold_position' (its place), not both";
+        let labels = text_of(map, "labels")?;
+        if [&gold, &position, &labels].into_iter().flatten().count() > 1 {
+            let message = "one of 'gold' (the text of the right choice), 'gold_position' (its place) and 'labels' (1 for \
+                           each right one), not both";
             return Err(map.node().error(message).into());
         }
         Ok(Settings {
+            preamble: text_of(map, "preamble")?,
             prompt: text_of(map, "prompt")?,
+            answer_prefix: text_of(map, "answer_prefix")?,
+            continuation: text_of(map, "continuation")?,
             target: text_of(map, "target")?,
-            gold: gold.or(position),
-            gold_is_position,
+            gold_is: match (&position, &labels) {
+                (Some(_), _) => GoldIs::Position,
+                (_, Some(_)) => GoldIs::Labels,
+                _ => GoldIs::Text,
+            },
+            gold: gold.or(position).or(labels),
             choices: map.optional("choices").map(choices).transpose()?,
             target_delimiter: text_of(map, "target_delimiter")?,
             fewshot_delimiter: text_of(map, "fewshot_delimiter")?,
@@ -326,17 +465,22 @@ impl Settings {
             normalize: map.optional("normalize").map(normalize).transpose()?,
             primary: text_of(map, "primary")?,
             language_gate: map.optional("language_gate").map(gate).transpose()?,
+            samples: Samples::read(map)?,
+            think: map.optional("think").map(Think::read).transpose()?.flatten(),
         })
     }
 
     fn over(self, base: &Settings) -> Settings {
         let base = base.clone();
         Settings {
+            preamble: self.preamble.or(base.preamble),
             prompt: self.prompt.or(base.prompt),
+            answer_prefix: self.answer_prefix.or(base.answer_prefix),
+            continuation: self.continuation.or(base.continuation),
             target: self.target.or(base.target),
-            gold_is_position: match self.gold {
-                Some(_) => self.gold_is_position,
-                None => base.gold_is_position,
+            gold_is: match self.gold {
+                Some(_) => self.gold_is,
+                None => base.gold_is,
             },
             gold: self.gold.or(base.gold),
             choices: self.choices.or(base.choices),
@@ -350,6 +494,8 @@ impl Settings {
             normalize: self.normalize.or(base.normalize),
             primary: self.primary.or(base.primary),
             language_gate: self.language_gate.or(base.language_gate),
+            samples: self.samples.or(base.samples),
+            think: self.think.or(base.think),
         }
     }
 }
@@ -376,6 +522,52 @@ fn langs(map: &Map<'_>) -> Result<Vec<(String, Row)>, Error> {
         (Some(_), Some(langs)) => Err(langs
             .error("a task has either 'lang' (one language) or 'langs' (several), not both")
             .into()),
+    }
+}
+
+fn subjects(map: &Map<'_>) -> Result<Vec<(String, Row)>, Error> {
+    let Some(node) = map.optional("subjects") else {
+        return Ok(Vec::new());
+    };
+    let subject = |(name, words): &(String, Node)| Ok((name.clone(), row(words)?));
+    node.map()?.entries().iter().map(subject).collect()
+}
+
+fn groups(map: &Map<'_>) -> Result<Vec<(String, Vec<String>)>, Error> {
+    let Some(node) = map.optional("groups") else {
+        return Ok(Vec::new());
+    };
+    let group = |(name, members): &(String, Node)| Ok((name.clone(), texts(members)?));
+    node.map()?.entries().iter().map(group).collect()
+}
+
+/// Names and templates, in order.
+fn fields(node: &Node) -> Result<Vec<(String, String)>, Error> {
+    let field = |(name, template): &(String, Node)| Ok((name.clone(), template.text()?));
+    node.map()?.entries().iter().map(field).collect()
+}
+
+/// What a task scores: a word, or a list of exactly these.
+fn metrics(kind: Kind, node: Option<&Node>) -> Result<Vec<Metric>, Error> {
+    let known = Metric::of_kind(kind);
+    let names: Vec<&str> = known.iter().map(|metric| metric.name()).collect();
+    let of_kind = || match kind {
+        Kind::MultipleChoice => vec![Metric::Acc, Metric::AccNorm],
+        Kind::Blank => vec![Metric::BlankPpl],
+        Kind::Generate => vec![Metric::ExactMatch],
+        Kind::LogLikelihood => Vec::new(),
+    };
+    let Some(node) = node else { return Ok(of_kind()) };
+    if let Ok(items) = node.list() {
+        return items.iter().map(|item| Ok(known[item.one_of(&names)?])).collect();
+    }
+    match (kind, node.str()) {
+        (Kind::LogLikelihood, Ok("log_likelihood")) | (Kind::MultipleChoice | Kind::Blank, Ok("acc")) => Ok(of_kind()),
+        (Kind::LogLikelihood, _) => {
+            let words = [&names[..], &["log_likelihood"]].concat();
+            Ok(known.get(node.one_of(&words)?).copied().into_iter().collect())
+        }
+        _ => Ok(vec![known[node.one_of(&names)?]]),
     }
 }
 
@@ -413,12 +605,10 @@ fn source(node: &Node) -> Result<Source, Error> {
         None => Format::of_file(file.str()?).ok_or_else(|| unknown_format(file))?,
     };
     let columns = map.optional("columns").map(texts).transpose()?.unwrap_or_default();
-    if (format == Format::Tsv) == columns.is_empty() {
-        return Err(node
-            .error(
-                "'columns' names the fields of a .tsv file, which has no header; other files have names of their own",
-            )
-            .into());
+    if !format.has_columns() && !columns.is_empty() {
+        let message =
+            "'columns' names the fields of a .tsv or .csv file without a header; other files have names of their own";
+        return Err(node.error(message).into());
     }
     let source = Source {
         file: file.str()?.into(),
@@ -484,8 +674,12 @@ fn shots(node: &Node) -> Result<Shots, Error> {
         pool,
         count: map.optional("count").map(Node::usize).transpose()?.unwrap_or(0),
         draw,
+        spare: map.optional("spare").map(Node::bool).transpose()?,
         prompt: text_of(&map, "prompt")?,
         target: text_of(&map, "target")?,
+        target_delimiter: None,
+        fewshot_delimiter: None,
+        answer_prefix: None,
     };
     map.finish()?;
     Ok(shots)
@@ -527,11 +721,15 @@ fn filter(node: &Node) -> Result<FilterSpec, Error> {
         None => step(&map)?.into_iter().collect(),
     };
     map.finish()?;
-    Ok(FilterSpec { name, steps })
+    Ok(FilterSpec {
+        name,
+        steps,
+        vote: None,
+    })
 }
 
-const STEPS: &str = "a step is one of: regex (with pick, fallback), number, remove_whitespace: true, lowercase: true, \
-                     uppercase: true";
+const STEPS: &str = "a step is one of: regex (with pick, fallback), number, maths, remove_whitespace: true, \
+                     lowercase: true, uppercase: true";
 
 /// The one step that the map describes; none means that the output is the answer.
 fn step(map: &Map<'_>) -> Result<Option<StepSpec>, Error> {
@@ -540,6 +738,11 @@ fn step(map: &Map<'_>) -> Result<Option<StepSpec>, Error> {
     let fallback = text_of(map, "fallback")?;
     let number = map.optional("number").map(number).transpose()?;
     let mut steps = Vec::from_iter(number);
+    if let Some(node) = map.optional("maths") {
+        steps.push(StepSpec::Maths {
+            boxed: node.one_of(&["final_answer", "boxed"])? == 1,
+        });
+    }
     for (key, step) in [
         ("remove_whitespace", StepSpec::RemoveWhitespace),
         ("lowercase", StepSpec::Lowercase),
@@ -610,6 +813,7 @@ fn normalize(node: &Node) -> Result<NormalizeSpec, Error> {
         ignore_punctuation: flag("ignore_punctuation")?,
         ignore_numbers: flag("ignore_numbers")?,
         number: flag("number")?,
+        maths: flag("maths")?,
     };
     map.finish()?;
     Ok(spec)
@@ -718,11 +922,11 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
             ),
             (("search: a.jsonl", "serch: a.jsonl"), "did you mean 'search'?"),
             (
-                ("a.jsonl", "a.parquet"),
+                ("a.jsonl", "a.arrow"),
                 "the kind of this file does not show in its name",
             ),
             (("10..20", "20..10"), "'20..10' is no range of rows"),
-            (("columns: [question, answer], ", ""), "names the fields of a .tsv file"),
+            (("b.tsv", "b.jsonl"), "names the fields of a .tsv or .csv file"),
             (("pick: first", "pick: frist"), "did you mean 'first'?"),
             (
                 ("regex: '#### ([0-9]+)', ", ""),
@@ -760,7 +964,10 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
                 "filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]",
                 "",
             );
-        assert!(parse(&text).unwrap().settings(Profile::Parity).gold_is_position);
+        assert_eq!(
+            parse(&text).unwrap().settings(Profile::Parity).gold_is,
+            GoldIs::Position
+        );
         for (change, expected) in [
             (("choices: options", ""), "the key 'choices' is missing"),
             (("prompt: 'Q: {{question}} A:'", ""), "the key 'prompt' is missing"),

@@ -77,6 +77,7 @@ pub fn stopped() -> Vec<Record> {
             lang: "es".into(),
             split: "search".into(),
             score,
+            tokens: None,
         }];
         let mut candidate = blank(&id, origin, tasks);
         candidate.genotype = if i < 2 { Vec::new() } else { stage.genotype(0.4) };
@@ -125,6 +126,7 @@ pub fn held_out() -> Vec<Record> {
             lang: task.lang.clone(),
             split: task.split.clone(),
             score: Score { value, stderr, n: 200 },
+            tokens: None,
         };
         HeldOutScore {
             id: id.into(),
@@ -666,6 +668,7 @@ fn task_score(task: &Task, split: &str, answers: &[Answer]) -> TaskScore {
         lang: task.lang.clone(),
         split: split.into(),
         score,
+        tokens: None,
     }
 }
 

@@ -183,7 +183,7 @@ impl<'a> MergeEvaluator<'a> {
             task: task.name().into(),
             lang: task.lang().into(),
             weight: fitness_task.weight,
-            is_likelihood: task.kind() == Kind::LogLikelihood,
+            is_likelihood: task.is_likelihood(),
             catalogue: asked.catalogue.clone(),
             items: (0..asked.questions.len()).collect(),
         };
@@ -737,7 +737,8 @@ impl Asked {
                 hasher.update(b"\0").update(question.gold.as_bytes());
             }
             if task.kind().chooses() {
-                hasher.update(format!("{} {:?}", task.primary(), question.choices).as_bytes());
+                let chooses = format!("{} {:?} {:?}", task.primary(), question.choices, question.right);
+                hasher.update(chooses.as_bytes());
             }
             hasher.finalize().to_hex().to_string()
         };

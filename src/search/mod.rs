@@ -984,11 +984,13 @@ impl Run<'_, '_> {
 }
 
 impl Plan {
-    /// What is maximised, each for itself, where there are several objectives: the tasks in their order, or the scores of a
-    /// command that have a weight, by name, those of a negative weight negated.
+    /// What is maximised, each for itself, where there are several objectives: the tasks in their order, with `tokens` the
+    /// shortness of their answers too, or the scores of a command that have a weight, by name, those of a negative weight negated.
     fn objectives_of(&self, tasks: &[event::TaskScore]) -> Option<Vec<f64>> {
         if !self.search.tasks.is_empty() {
-            return Some(tasks.iter().map(|task| task.score.value).collect());
+            let scores = tasks.iter().map(|task| task.score.value);
+            let shortness = self.space.fitness.tokens.then(|| self.shortness_of(tasks));
+            return Some(scores.chain(shortness).collect());
         }
         let of_name = |(name, sign): (&str, f64)| {
             let task = tasks.iter().find(|task| task.task == name)?;
@@ -1008,8 +1010,21 @@ impl Plan {
     fn objectives(&self) -> usize {
         match self.search.tasks.len() {
             0 => self.directions().len(),
-            n => n,
+            n => n + usize::from(self.space.fitness.tokens),
         }
+    }
+
+    /// The mean number of tokens of an answer over the tasks that generate, by their weights, negated: less is better.
+    fn shortness_of(&self, tasks: &[event::TaskScore]) -> f64 {
+        let weight_of = |task: &event::TaskScore| {
+            let same = |known: &&ExamTask| (&known.task, &known.lang) == (&task.task, &task.lang);
+            self.search.tasks.iter().find(same).map_or(1.0, |known| known.weight)
+        };
+        let counted = tasks.iter().filter_map(|task| Some((weight_of(task), task.tokens?)));
+        let (weights, sum) = counted.fold((0.0, 0.0), |(weights, sum), (weight, tokens)| {
+            (weights + weight, sum + weight * tokens)
+        });
+        if weights == 0.0 { 0.0 } else { -sum / weights }
     }
 
     /// What a candidate made of each question of an exam, or of each score of a command's that `weights` name, where

@@ -13,7 +13,10 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Exam, ExamTask, scoring::Answers};
+use super::{
+    Exam, ExamTask,
+    scoring::{Answers, mean_tokens},
+};
 use crate::{
     eval::stats,
     event::{Answer, Score, TaskScore},
@@ -148,7 +151,8 @@ impl Pool {
         let parts = rung.exam.tasks.iter().zip(&self.tasks).zip(&rung.inclusion);
         let scores = parts.zip(answers).map(|(((task, pool), inclusion), (_, answers))| {
             let asked: Vec<usize> = (0..answers.len()).collect();
-            pool.estimate(task, &self.position(task), inclusion, answers, &asked)
+            let score = pool.estimate(task, &self.position(task), inclusion, answers, &asked);
+            (score, mean_tokens(answers))
         });
         rung.exam.weigh(scores)
     }
@@ -159,7 +163,8 @@ impl Pool {
             let parts = rung.exam.tasks.iter().zip(&self.tasks).zip(&rung.inclusion);
             let scores = parts.zip(answers).map(|(((task, pool), inclusion), (_, answers))| {
                 let asked: Vec<usize> = (half..answers.len()).step_by(2).collect();
-                pool.estimate(task, &self.position(task), inclusion, answers, &asked)
+                let score = pool.estimate(task, &self.position(task), inclusion, answers, &asked);
+                (score, None)
             });
             rung.exam.weigh(scores).0.value
         })

@@ -96,15 +96,16 @@ impl Exam {
     /// Weighted mean over the tasks with its standard error, and each task's own score.
     pub fn score(&self, answers: &Answers) -> (Score, Vec<TaskScore>) {
         let scores = self.tasks.iter().zip(answers);
-        self.weigh(scores.map(|(task, (_, answers))| task.score(answers)))
+        self.weigh(scores.map(|(task, (_, answers))| (task.score(answers), mean_tokens(answers))))
     }
 
-    /// The tasks' scores, weighted: fitness and its standard error, and each task's own score with its name.
-    pub(super) fn weigh(&self, scores: impl Iterator<Item = Score>) -> (Score, Vec<TaskScore>) {
+    /// The tasks' scores and mean numbers of tokens, weighted: fitness and its standard error, and each task's own score with
+    /// its name.
+    pub(super) fn weigh(&self, scores: impl Iterator<Item = (Score, Option<f64>)>) -> (Score, Vec<TaskScore>) {
         let mut tasks = Vec::new();
         let (mut sum, mut variance, mut n) = (0.0, 0.0, 0);
         let weights: f64 = self.tasks.iter().map(|t| t.weight).sum();
-        for (task, score) in self.tasks.iter().zip(scores) {
+        for (task, (score, tokens)) in self.tasks.iter().zip(scores) {
             let share = task.weight / weights;
             sum += share * score.value;
             variance += (share * score.stderr).powi(2);
@@ -114,6 +115,7 @@ impl Exam {
                 lang: task.lang.clone(),
                 split: task.split.clone(),
                 score,
+                tokens,
             });
         }
         let fitness = Score {
@@ -170,6 +172,13 @@ impl Exam {
     }
 }
 
+/// Tokens that an answer took, on average; none where nothing was generated.
+pub(super) fn mean_tokens(answers: &[Answer]) -> Option<f64> {
+    let generated = answers.iter().filter(|answer| !answer.finish.is_empty());
+    let tokens: Vec<f64> = generated.map(|answer| answer.tokens as f64).collect();
+    (!tokens.is_empty()).then(|| stats::mean(&tokens))
+}
+
 /// A command's answers may be right in part.
 fn is_right_or_wrong(answers: &Answers) -> bool {
     let mut scores = answers
@@ -199,6 +208,7 @@ pub fn of_command(scores: &[(String, f64)], weights: &[(String, f64)], split: &s
         lang: String::new(),
         split: split.into(),
         score: one(*score),
+        tokens: None,
     });
     (one(sum / total), tasks.collect())
 }

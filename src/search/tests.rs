@@ -40,6 +40,8 @@ struct Function {
     /// The call at which the machine breaks down.
     breaks_at: Option<usize>,
     quality: fn(f64, f64) -> f64,
+    /// Of an answer, by how much of the maths expert there is.
+    tokens: fn(f64) -> usize,
     /// How it learns: part of the way to the best weights of the tasks that teach at each round, or why it cannot.
     lesson: Option<Result<f64, Unscored>>,
     lessons: usize,
@@ -56,6 +58,7 @@ impl Function {
             parents_fail: false,
             breaks_at: None,
             quality: |maths, spanish| 0.9 - 0.8 * ((maths - 0.9).powi(2) + (spanish - 0.6).powi(2)),
+            tokens: |_| 1,
             lesson: None,
             lessons: 0,
         }
@@ -168,7 +171,7 @@ impl Evaluator for Function {
                     },
                     finish: "eos".into(),
                     language_ok: true,
-                    tokens: 1,
+                    tokens: (self.tokens)(maths),
                 }
             });
             let key = format!("{maths}-{spanish}-{noise}-{}-{}", task.index, exam.split);
@@ -1424,6 +1427,36 @@ fn several_objectives_end_in_a_front_of_the_right_side() {
     assert_eq!(quality, cost, "the wrong choice is beaten");
     let values: std::collections::BTreeSet<i64> = quality.into_iter().collect();
     assert!(values.len() > 3, "the front is spread out: {values:?}");
+}
+
+/// One task, and how long its answers are: the more of the maths expert, the more is right and the longer it takes.
+#[test]
+fn accuracy_and_length_end_in_a_front() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let mut plan = plan_of(&SPACE.replace("OPTIMIZER, evals: 40", "cma-es, evals: 60, population: 10"));
+    plan.space.fitness.objectives = space::Objectives::Pareto;
+    plan.space.fitness.tokens = true;
+    plan.space.search.optimizer = space::Optimizer::Nsga2;
+    let function = Function {
+        quality: |maths, _| 0.9 * maths.clamp(0.0, 1.0),
+        tokens: |maths| (1000.0 * maths.max(0.0)) as usize + 1,
+        ..Function::new()
+    };
+    let (end, _) = go(&path, &plan, function, &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let run = event::run::Run::from_records(&read(&path).unwrap());
+    let bred = run.scored.iter().filter(|s| s.candidate.origin == Origin::Search);
+    let points: Vec<(f64, f64)> = bred
+        .map(|s| (s.candidate.tasks[0].score.value, s.candidate.tasks[0].tokens.unwrap()))
+        .collect();
+    let on_front = |p: &&(f64, f64)| !points.iter().any(|q| q.0 >= p.0 && q.1 <= p.1 && q != *p);
+    let front: Vec<&(f64, f64)> = points.iter().filter(on_front).collect();
+    let lengths: std::collections::BTreeSet<i64> = front.iter().map(|p| p.1 as i64).collect();
+    assert!(lengths.len() > 3, "the front is spread out: {lengths:?}");
+    let shortest = front.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    let longest = front.iter().map(|p| p.1).fold(0.0, f64::max);
+    assert!(longest > 2.0 * shortest, "{shortest} to {longest}");
 }
 
 /// One answer with a score too many ended the whole search, and `resume` died at the same place; a misspelt one counted as

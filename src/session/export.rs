@@ -29,7 +29,7 @@ use crate::{
         card::{Card, hub_name, model_card},
         license::{self, ParentLicense, of_child},
     },
-    search::ENGINE_VERSION,
+    search::{ENGINE_VERSION, FitnessTask},
     space::Space,
     store::{self, RunDir},
 };
@@ -257,7 +257,9 @@ impl Child {
         let is_chat = tasks.iter().any(|task| task.task.chat().is_some());
         let tokenizer = is_chat.then(|| parents.tokenizer(&plan.tokenizer()));
         let tokenizer = tokenizer.transpose().map_err(models::Error::from)?;
-        for task in tasks {
+        // What is drawn, or ends by what was thought, is not repeated by asking once more greedily.
+        let is_repeated = |task: &FitnessTask| task.task.samples().is_none() && task.task.think().is_none();
+        for task in tasks.into_iter().filter(is_repeated) {
             let questions = task.task.questions(task.split)?;
             let is_it = |a: &&Answers| a.task == task.task.name() && a.lang == task.task.lang();
             let Some(of_task) = journalled.iter().find(is_it) else {

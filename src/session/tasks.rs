@@ -29,6 +29,9 @@ pub fn fitness_tasks(reference: &TaskRef, data: &DataDirs) -> Result<Vec<Fitness
                 _ => Profile::Fitness,
             },
             max_new_tokens: reference.max_new_tokens,
+            samples: reference.samples,
+            score: reference.score.clone(),
+            think: reference.think.clone(),
             ..TaskOptions::default()
         };
         tasks.push(FitnessTask {
@@ -63,13 +66,22 @@ impl Asking<'_> {
         if wanted == ChatTemplate::On && without_chat_template(self.parents).len() == self.space.models.len() {
             return Err(Error::NoChatTemplate);
         }
+        let reference = &TaskRef {
+            think: reference.think.clone().or_else(|| fitness.think.clone()),
+            ..reference.clone()
+        };
+        let variables = reference
+            .chat_template_kwargs
+            .as_ref()
+            .unwrap_or(&fitness.chat_template_kwargs);
         let tasks = fitness_tasks(reference, self.data)?;
         let asked = |task: FitnessTask| match self.is_chat(wanted, &task.task) {
             false => task,
             true => FitnessTask {
                 task: task.task.through_chat_template(Chat {
                     system: system.cloned(),
-                    one_message: false,
+                    variables: variables.clone(),
+                    ..Chat::default()
                 }),
                 ..task
             },

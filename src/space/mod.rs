@@ -25,6 +25,7 @@ pub use flow::Slot;
 pub use read::MOST_EVALS;
 pub use widen::effects;
 
+use crate::eval::{Samples, Think};
 use crate::recipe::{Method, ParamValue};
 use crate::yaml;
 
@@ -248,6 +249,9 @@ pub struct Fitness {
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub weights: Vec<(String, f64)>,
     pub objectives: Objectives,
+    /// Besides the tasks, the mean number of tokens of an answer is an objective; less is better.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tokens: bool,
     #[serde(skip_serializing_if = "Scale::is_none")]
     pub scale: Scale,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -258,6 +262,12 @@ pub struct Fitness {
     /// The system message of every task that has no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// What every chat template is told besides, such as `enable_thinking`.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// Of every task that does not say otherwise: how thoughts are marked, which are not judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub think: Option<Think>,
 }
 
 /// Whether questions go through each model's own chat template.
@@ -387,6 +397,18 @@ pub struct TaskRef {
     /// Instead of the fitness's system message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// Instead of the fitness's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Several answers to each question, instead of the task's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
+    /// The score that counts, instead of the task's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
+    /// Instead of the fitness's, or the task's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub think: Option<Think>,
 }
 
 impl TaskRef {
@@ -403,6 +425,10 @@ impl TaskRef {
             max_new_tokens: None,
             chat_template: None,
             system: None,
+            chat_template_kwargs: None,
+            samples: None,
+            score: None,
+            think: None,
         }
     }
 }

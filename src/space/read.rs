@@ -7,6 +7,7 @@ use super::{
     Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale,
     Search, Space, SplitRef, TaskRef, Teachers,
 };
+use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
 
@@ -589,10 +590,19 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
             );
         }
     }
+    let tokens = match map.optional("tokens") {
+        Some(node) if command.is_some() => {
+            return Err(node.error("what a command's candidates write is not counted here; let it give a score of it"));
+        }
+        Some(node) => node.bool()?,
+        None => false,
+    };
     let objectives = match map.optional("objectives") {
         Some(node) if node.one_of(&["scalar", "pareto"])? == 1 => {
-            if tasks.len() == 1 {
-                return Err(node.error("'pareto' needs two tasks or more"));
+            if tasks.len() == 1 && !tokens {
+                return Err(node.error(
+                    "'pareto' needs two tasks or more, or 'tokens: true', the length of answers as an objective",
+                ));
             }
             let keeps_its_questions = command.as_ref().is_some_and(|command| command.questions.is_none());
             if keeps_its_questions && weights.iter().filter(|(_, weight)| *weight != 0.0).count() < 2 {
@@ -636,16 +646,28 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     asks("chat_template")?;
     let system = asks("system")?.map(Node::text).transpose()?;
     let chat_template = chat_template(&map)?;
+    let think = asks("think")?.map(Think::read).transpose()?.flatten();
+    asks("chat_template_kwargs")?;
+    let chat_template_kwargs = variables(&map)?.unwrap_or_default();
+    if let Some(node) = map
+        .optional("tokens")
+        .filter(|_| tokens && objectives != Objectives::Pareto)
+    {
+        return Err(node.error("the length of answers is an objective beside others: write 'objectives: pareto' too"));
+    }
     map.finish()?;
     Ok(Fitness {
         tasks,
         command,
         weights,
         objectives,
+        tokens,
         scale,
         guard,
         chat_template,
         system,
+        chat_template_kwargs,
+        think,
     })
 }
 
@@ -723,6 +745,10 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
         },
         chat_template: chat_template(&map)?,
         system: map.optional("system").map(Node::text).transpose()?,
+        chat_template_kwargs: variables(&map)?,
+        samples: Samples::read(&map)?,
+        score: map.optional("score").map(Node::text).transpose()?,
+        think: map.optional("think").map(Think::read).transpose()?.flatten(),
     };
     map.finish()?;
     Ok(task)
@@ -731,6 +757,29 @@ fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
 fn chat_template(map: &Map<'_>) -> Result<Option<ChatTemplate>, yaml::Error> {
     let word = |node: &Node| Ok(ChatTemplate::ALL[node.one_of(&ChatTemplate::WORDS)?]);
     map.optional("chat_template").map(word).transpose()
+}
+
+/// What a chat template is told: names and scalars.
+fn variables(map: &Map<'_>) -> Result<Option<serde_json::Map<String, serde_json::Value>>, yaml::Error> {
+    let Some(node) = map.optional("chat_template_kwargs") else {
+        return Ok(None);
+    };
+    let variable = |(name, node): &(String, Node)| {
+        let value = match &node.value {
+            Value::Bool(b) => (*b).into(),
+            Value::Int(i) => (*i).into(),
+            Value::Float(x) => (*x).into(),
+            Value::Str(text) => text.as_str().into(),
+            _ => return Err(node.error("a word, a number, true or false is expected here")),
+        };
+        Ok((name.clone(), value))
+    };
+    node.map()?
+        .entries()
+        .iter()
+        .map(variable)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 /// A number, or `all`.
@@ -1038,6 +1087,50 @@ fn held_out(node: &Node, fitness: &Fitness) -> Result<TaskRef, yaml::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_answers_are_drawn_thought_and_counted() {
+        let text = |fitness: &str| {
+            format!(
+                "name: t\nmodels: {{base: b, x: m, y: n}}\nbase: base\nparameter_space: {{method: ties, genes: {{weight: [0, 1]}}}}\n\
+                 fitness:\n  {fitness}\n"
+            )
+        };
+        let read = |fitness: &str| Space::parse(Path::new("t.yaml"), &text(fitness));
+        let space = read(
+            "objectives: pareto\n  tokens: true\n  think: true\n  chat_template_kwargs: {enable_thinking: false, depth: 2}\n  \
+             tasks: [{task: gsm8k, samples: 4, sampling: {temperature: 1, seed: 9}, score: pass@2, think: {open: A, close: B, budget: 7}}]",
+        )
+        .unwrap();
+        let fitness = &space.fitness;
+        assert!(fitness.tokens && fitness.think.as_ref().unwrap().close == "</think>");
+        assert_eq!(fitness.chat_template_kwargs["depth"], 2);
+        let task = &fitness.tasks[0];
+        let samples = task.samples.unwrap();
+        assert_eq!(
+            (samples.n, samples.temperature, samples.seed, task.score.as_deref()),
+            (4, 1.0, 9, Some("pass@2"))
+        );
+        assert_eq!(task.think.as_ref().unwrap().budget, Some(7));
+        for (fitness, expected) in [
+            ("tokens: true\n  tasks: [gsm8k]", "objectives: pareto"),
+            ("objectives: pareto\n  tasks: [gsm8k]", "tokens: true"),
+            (
+                "tasks: [{task: gsm8k, sampling: {top_p: 0.5}}]",
+                "goes with 'samples: N'",
+            ),
+            (
+                "tasks: [{task: gsm8k, samples: 4, sampling: {temperature: 0}}]",
+                "all 4 samples are the same",
+            ),
+            ("tasks: [{task: gsm8k, samples: 0}]", "between 1 and"),
+            ("chat_template_kwargs: {a: [1]}\n  tasks: [gsm8k]", "a word, a number"),
+            ("think: {budget: 0}\n  tasks: [gsm8k]", "1 or more"),
+        ] {
+            let message = read(fitness).unwrap_err().to_string();
+            assert!(message.contains(expected), "{fitness}: {message}");
+        }
+    }
 
     const GOOD: &str = "
 name: t

@@ -245,7 +245,15 @@ impl Answerer for Asked {
         true
     }
 
-    fn render_chat(&self, messages: &[eval::Message]) -> Result<String, Error> {
+    fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, Error> {
+        self.encode(texts)
+    }
+
+    fn first_token(&self) -> Option<u32> {
+        None
+    }
+
+    fn render_chat(&self, messages: &[eval::Message], _: &Chat) -> Result<String, Error> {
         let turns = messages.iter().map(|m| format!("[{}]{}", m.role, m.content));
         Ok(turns.chain(["[assistant]".into()]).collect())
     }

@@ -19,6 +19,7 @@ mod racing;
 mod runs;
 mod serve;
 mod session;
+mod tasks;
 mod terminal;
 mod tidy;
 mod workers;

@@ -19,7 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
-    ("space", &["optim", "recipe", "yaml"]),
+    ("space", &["eval", "optim", "recipe", "yaml"]),
     ("store", &["recipe", "event"]),
     ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),

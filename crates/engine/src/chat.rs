@@ -72,11 +72,23 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment })
     }
 
+    #[cfg(test)]
     pub fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
         special: &[(String, String)],
+    ) -> Result<String, String> {
+        self.render_with(messages, add_generation_prompt, special, &serde_json::Map::new())
+    }
+
+    /// `variables` are what the template may ask for besides, and never take the place of what it is given.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        special: &[(String, String)],
+        variables: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<String, String> {
         let template = self.environment.get_template(NAME).map_err(|e| describe(&e))?;
         let turn = |message: &Message| {
@@ -94,8 +106,26 @@ impl ChatTemplate {
         let special = special
             .iter()
             .map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
-        let values = Value::from_pairs(fixed.into_iter().chain(special));
+        let told = variables.iter().map(|(name, value)| (name.as_str(), told_value(value)));
+        let values = Value::from_pairs(told.chain(fixed).chain(special));
         on_a_deep_stack(|| template.render(values).map_err(|e| describe(&e)))
+    }
+}
+
+/// A variable as the template sees it.
+fn told_value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(b) => (*b).into(),
+        serde_json::Value::Number(n) => match n.as_i64() {
+            Some(i) => i.into(),
+            None => n.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        serde_json::Value::String(text) => text.as_str().into(),
+        serde_json::Value::Array(items) => items.iter().map(told_value).collect(),
+        serde_json::Value::Object(entries) => {
+            Value::from_pairs(entries.iter().map(|(name, value)| (name.as_str(), told_value(value))))
+        }
     }
 }
 

@@ -238,10 +238,23 @@ impl Tokenizer {
     ///
     /// **Errors** when there is no template, or when the template refuses (a system role it does not know, say).
     pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        self.apply_chat_template_with(messages, add_generation_prompt, &serde_json::Map::new())
+    }
+
+    /// [`Self::apply_chat_template`] with variables that the template may ask for, such as `enable_thinking`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply_chat_template_with(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String, Error> {
         let chat = self.chat.as_ref().ok_or_else(|| Error::NoChatTemplate {
             file: self.name.clone(),
         })?;
-        chat.render(messages, add_generation_prompt, &self.special)
+        chat.render_with(messages, add_generation_prompt, &self.special, variables)
             .map_err(|reason| Error::ChatTemplate {
                 file: self.name.clone(),
                 reason,

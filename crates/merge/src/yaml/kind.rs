@@ -72,9 +72,9 @@ impl Kind {
             Self::Recipe => format!("`heterosis merge {file} OUT` merges it, `heterosis check {file}` looks at it"),
             Self::SearchSpace => format!("`heterosis search {file}` searches it, `heterosis check {file}` looks at it"),
             Self::Task => format!("`heterosis eval MODEL --task {file}` asks it, and a search space names it under fitness.tasks"),
-            Self::HarnessTask => "its doc_to_text is 'prompt' here, its doc_to_target 'target', and its dataset a JSONL file \
-                                  under 'data'; evals/ has the harness's gsm8k and mgsm as examples. To ask the harness itself, let a \
-                                  search space's fitness.command call it (examples/evaluators/lm_eval.yaml)"
+            Self::HarnessTask => "`heterosis eval MODEL --task FILE.yaml` asks it and a search space names it under fitness.tasks, where it is \
+                                  declarative; `heterosis task check FILE.yaml` says so. To ask the harness itself, let a search space's \
+                                  fitness.command call it (examples/evaluators/lm_eval.yaml)"
                 .into(),
             Self::Mixture => "a mixture of experts is none of the merges here; mergekit-moe makes it".into(),
         }
