@@ -41,7 +41,10 @@ impl Family {
         let task = task(Path::new("evals/arith-es.yaml"))?;
         let mut yaml = std::fs::read_to_string("search-spaces/demo.yaml")?;
         if per_tensor {
-            yaml = yaml.replace("weight: [0.0, 1.8] ", "weight: {range: [0.0, 1.8], per: [model, tensor]} ");
+            yaml = yaml.replace(
+                "weight: [0.0, 1.8] ",
+                "weight: {range: [0.0, 1.8], per: [model, tensor]} ",
+            );
         }
         let mut parents = parents()?;
         let mut tasks = vec![task];
@@ -89,11 +92,7 @@ fn tensors(model: &str) -> Result<Tensors> {
 }
 
 /// Another expert of the base: `change` makes its task vector of a true one.
-fn expert(
-    of: &str,
-    out: &Path,
-    mut change: impl FnMut(&Tensor) -> candle_core::Result<Tensor>,
-) -> Result<PathBuf> {
+fn expert(of: &str, out: &Path, mut change: impl FnMut(&Tensor) -> candle_core::Result<Tensor>) -> Result<PathBuf> {
     let (base, expert) = (tensors("tiny-base")?, tensors(of)?);
     let mut names: Vec<&String> = base.keys().collect();
     names.sort();
@@ -104,7 +103,12 @@ fn expert(
         made.insert(name.clone(), changed);
     }
     std::fs::create_dir_all(out)?;
-    for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
         std::fs::copy(Path::new("models").join(of).join(file), out.join(file))?;
     }
     safetensors::save(&made, out.join("model.safetensors"))?;
@@ -146,11 +150,15 @@ fn as_the_base_says(parents: &Parents, task: &Task, dir: &Path) -> Result<Task> 
         )?;
         let questions = task.questions(split)?;
         let rows = questions.iter().zip(&answers.answers[0].1);
-        let rows: Vec<String> = rows.filter_map(|(question, answer)| row(&question.prompt.text(), answer)).collect();
+        let rows: Vec<String> = rows
+            .filter_map(|(question, answer)| row(&question.prompt.text(), answer))
+            .collect();
         std::fs::write(data.join(format!("{}.jsonl", split.name())), rows.concat())?;
     }
     let yaml = std::fs::read_to_string("evals/arith-es.yaml")?;
-    let yaml = yaml.replace("task: arith-es", "task: as-the-base").replace("data/arith-es-", "data/");
+    let yaml = yaml
+        .replace("task: arith-es", "task: as-the-base")
+        .replace("data/arith-es-", "data/");
     let file = dir.join("as-the-base.yaml");
     std::fs::write(&file, yaml)?;
     super::tiny_family::task(&file)
@@ -159,7 +167,12 @@ fn as_the_base_says(parents: &Parents, task: &Task, dir: &Path) -> Result<Task> 
 /// A question of the conflict, if the base answers with a number that is not the right one.
 fn row(prompt: &str, answer: &Answer) -> Option<String> {
     let question = prompt.strip_prefix("Q: ")?.strip_suffix(" A:")?;
-    let said = answer.out.rsplit("#### ").next().filter(|_| answer.out.contains("#### "))?.trim();
+    let said = answer
+        .out
+        .rsplit("#### ")
+        .next()
+        .filter(|_| answer.out.contains("#### "))?
+        .trim();
     let is_number = said.parse::<i64>().is_ok();
     let line = serde_json::json!({"question": question, "answer": format!("#### {said}")});
     (is_number && answer.score < 1.0).then(|| format!("{line}\n"))

@@ -134,7 +134,12 @@ fn search(family: &Family, seed: u64, evals: u64, learn: Option<Learning>, dir: 
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let mut evaluator = evaluator_of(&family.parents, family.tasks.clone(), Some(QUESTIONS), &dir.join("cache"))?;
+    let mut evaluator = evaluator_of(
+        &family.parents,
+        family.tasks.clone(),
+        Some(QUESTIONS),
+        &dir.join("cache"),
+    )?;
     let search = evaluator.search_exam()?;
     let plan = Plan {
         genome: Genome::Merge(Codec::new(&space, shape)?),
@@ -232,7 +237,10 @@ fn means(evaluator: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Re
 
 /// The area under a front of two objectives: percent of what a child that is perfect at both would cover.
 fn area(evaluator: &mut MergeEvaluator<'_>, front: &[Recipe], exam: &Exam) -> Result<f64> {
-    let mut points = front.iter().map(|recipe| means(evaluator, recipe, exam)).collect::<Result<Vec<_>>>()?;
+    let mut points = front
+        .iter()
+        .map(|recipe| means(evaluator, recipe, exam))
+        .collect::<Result<Vec<_>>>()?;
     points.sort_by(|a, b| b[0].total_cmp(&a[0]));
     let (mut area, mut height) = (0.0, 0.0);
     for point in points {
@@ -250,7 +258,12 @@ fn bred(records: &[Record]) -> Result<(String, Vec<Recipe>)> {
     });
     let selection = selection.context("nobody won")?;
     let is_bred = |f: &&Finalist| !matches!(f.origin, Origin::Parent | Origin::Baseline | Origin::Random);
-    let others = selection.finalists.iter().filter(is_bred).map(|f| &f.id).filter(|id| **id != selection.best);
+    let others = selection
+        .finalists
+        .iter()
+        .filter(is_bred)
+        .map(|f| &f.id)
+        .filter(|id| **id != selection.best);
     let recipe = |id: &String| -> Result<Recipe> {
         let recipe = records.iter().find_map(|r| match &r.event {
             Event::CandidateScored(c) if c.id == *id => Some(c.recipe.clone()),

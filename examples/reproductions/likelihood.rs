@@ -49,7 +49,10 @@ pub fn run(count: u64) -> Result<()> {
                 scores.push(stats::mean(&of_task));
             }
         }
-        let correlations: Vec<String> = ranked.iter().map(|r| format!("{:.2}", stats::spearman(&truths, r))).collect();
+        let correlations: Vec<String> = ranked
+            .iter()
+            .map(|r| format!("{:.2}", stats::spearman(&truths, r)))
+            .collect();
         println!("| {name} | {} |", correlations.join(" | "));
     }
     Ok(())
@@ -65,7 +68,11 @@ fn around(rng: &mut ChaCha8Rng, spread: f64) -> Result<Recipe> {
     };
     let codec = Codec::new(&space, shape)?;
     let normal = Normal::new(1.0, spread)?;
-    let weights: Vec<f64> = codec.genes().iter().map(|_| normal.sample(rng).clamp(0.0, 1.8)).collect();
+    let weights: Vec<f64> = codec
+        .genes()
+        .iter()
+        .map(|_| normal.sample(rng).clamp(0.0, 1.8))
+        .collect();
     Ok(codec.decode(&weights))
 }
 
@@ -94,7 +101,11 @@ fn right_answers(parents: &Parents, asked: &Task, dir: &Path) -> Result<Task> {
             exam: &exam,
         };
         let answers = evaluator.evaluate(&sitting, &mut |_| {})?;
-        for (question, answer) in questions.iter().zip(&answers.answers[0].1).filter(|(_, a)| a.score >= 1.0) {
+        for (question, answer) in questions
+            .iter()
+            .zip(&answers.answers[0].1)
+            .filter(|(_, a)| a.score >= 1.0)
+        {
             let text = question.prompt.text();
             let asked = text.strip_prefix("Q: ").and_then(|text| text.strip_suffix(" A:"));
             let row = serde_json::json!({"question": asked.unwrap_or(&text), "answer": answer.out.trim()});
@@ -107,7 +118,9 @@ fn right_answers(parents: &Parents, asked: &Task, dir: &Path) -> Result<Task> {
         std::fs::write(dir.join(format!("{split}.jsonl")), &data)?;
     }
     let yaml = std::fs::read_to_string("evals/arith-es-solutions.yaml")?;
-    let yaml = yaml.replace("task: arith-es-solutions", "task: right-answers").replace("data/arith-es-", "");
+    let yaml = yaml
+        .replace("task: arith-es-solutions", "task: right-answers")
+        .replace("data/arith-es-", "");
     let file = dir.join("right-answers.yaml");
     std::fs::write(&file, yaml)?;
     task(&file)

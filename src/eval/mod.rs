@@ -431,10 +431,12 @@ impl Question {
 }
 
 /// Something to choose, and the text whose likelihood decides on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Choice {
     pub text: String,
     /// What is asked when this is chosen, where that depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     /// What follows the prompt when this is chosen.
     pub continuation: String,

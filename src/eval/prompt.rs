@@ -140,14 +140,15 @@ pub struct Message {
 }
 
 /// How to put questions to a chat model: lm-eval's `--apply_chat_template`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Chat {
     /// `--system_instruction`.
     pub system: Option<String>,
     /// `--fewshot_as_multiturn false`: examples and question in one message.
     pub one_message: bool,
     /// What the model's template is told besides, such as `enable_thinking`.
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub variables: serde_json::Map<String, serde_json::Value>,
 }
 

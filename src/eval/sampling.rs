@@ -14,7 +14,8 @@ use crate::{
 const MOST: usize = 1024;
 
 /// How many answers are drawn to a question, and how.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Samples {
     pub n: usize,
     pub temperature: f32,

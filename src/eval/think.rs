@@ -10,13 +10,14 @@ use crate::{
 };
 
 /// How thoughts are marked, and how long one may be.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Think {
     pub open: String,
     pub close: String,
     /// The most tokens of a thought; then it is closed for the model, which goes on with its answer (budget forcing,
     /// Muennighoff et al. 2025, arXiv 2501.19393).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<usize>,
 }
 

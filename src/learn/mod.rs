@@ -144,11 +144,7 @@ impl Course<'_> {
         let mut point = self.start.clone();
         let rates = self.variables.iter().zip(chain.moves());
         let rate = |(variable, moves): (&Variable, bool)| {
-            if moves {
-                variable.width() * self.rate()
-            } else {
-                0.0
-            }
+            if moves { variable.width() * self.rate() } else { 0.0 }
         };
         let mut adam = Adam::new(
             rates.map(rate).collect(),

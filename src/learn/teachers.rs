@@ -173,14 +173,29 @@ mod tests {
     #[test]
     fn a_vote_elects_what_most_say_and_nothing_where_nobody_agrees() {
         let answers = |said: [&'static str; 3]| -> Vec<Given<'static>> {
-            said.into_iter().enumerate().map(|(q, output)| given(q, output, 0.0)).collect()
+            said.into_iter()
+                .enumerate()
+                .map(|(q, output)| given(q, output, 0.0))
+                .collect()
         };
-        let teachers = [answers(["4", "7", "1"]), answers(["4", "8", "2"]), answers(["5", "7", "3"]), answers(["", "8", "4"])];
+        let teachers = [
+            answers(["4", "7", "1"]),
+            answers(["4", "8", "2"]),
+            answers(["5", "7", "3"]),
+            answers(["", "8", "4"]),
+        ];
         let lessons = vote(&teachers, 0.0);
         let texts: Vec<&str> = lessons.iter().map(|l| l.output.as_str()).collect();
-        assert_eq!(texts, ["4"], "7 and 8 are as many, 1 to 4 stand alone, and silence is no answer");
+        assert_eq!(
+            texts,
+            ["4"],
+            "7 and 8 are as many, 1 to 4 stand alone, and silence is no answer"
+        );
         assert!(vote(&teachers, 0.5).iter().any(|l| l.output == "5" && l.weight < 0.0));
-        assert!(vote(&[answers(["4", "7", "1"])], 0.0).is_empty(), "one alone elects nobody");
+        assert!(
+            vote(&[answers(["4", "7", "1"])], 0.0).is_empty(),
+            "one alone elects nobody"
+        );
     }
 
     fn choose_right(given: &[Given<'_>]) -> Vec<Lesson> {

@@ -525,7 +525,10 @@ fn sensitivity(run: &Run) -> Option<String> {
     }
     slopes.sort_by(|a, b| b.1.total_cmp(&a.1));
     let named = |slopes: &[(&str, f64)]| {
-        let named: Vec<String> = slopes.iter().map(|(gene, slope)| format!("{gene} ({slope:.4})")).collect();
+        let named: Vec<String> = slopes
+            .iter()
+            .map(|(gene, slope)| format!("{gene} ({slope:.4})"))
+            .collect();
         named.join(", ")
     };
     Some(format!(

@@ -83,7 +83,11 @@ impl Run<'_, '_> {
         let mut given = self.given.clone();
         let mut pupils: Vec<Pupil> = Vec::new();
         // A vote takes several, and nobody but the pupil answers further questions.
-        let rounds = if learning.teachers == Teachers::Vote { 1 } else { learning.rounds };
+        let rounds = if learning.teachers == Teachers::Vote {
+            1
+        } else {
+            learning.rounds
+        };
         for round in 1..=LONGER * rounds {
             let id = CandidateId::Learned(round as u64).to_string();
             if !self.has_time_for(&id)? {
@@ -124,12 +128,7 @@ impl Run<'_, '_> {
     }
 
     /// A round for each objective alone, from the point that all of them have led to and the answers that everybody gave.
-    fn each_objective(
-        &mut self,
-        genome: &Genome,
-        from: &Entrant,
-        numbers: RangeFrom<usize>,
-    ) -> Result<(), Interrupt> {
+    fn each_objective(&mut self, genome: &Genome, from: &Entrant, numbers: RangeFrom<usize>) -> Result<(), Interrupt> {
         let Some(learning) = self.plan.space.search.learn.clone() else {
             return Ok(());
         };
@@ -302,7 +301,12 @@ impl Run<'_, '_> {
             .compare(&pupil.answers.answers, &last.answers.answers, seed);
         let has_moved = pupil.entrant.genotype != last.entrant.genotype;
         let is_told = paired.p_value <= WORSE;
-        has_moved && if is_usual { paired.difference >= 0.0 || !is_told } else { paired.difference > 0.0 && is_told }
+        has_moved
+            && if is_usual {
+                paired.difference >= 0.0 || !is_told
+            } else {
+                paired.difference > 0.0 && is_told
+            }
     }
 
     /// Keeps the answers of somebody who may teach.

@@ -98,7 +98,12 @@ impl Evaluator for Function {
             .flatten()
             .filter(|(_, answer)| answer.score > 0.5);
         let texts = right.count();
-        let teaches = |index| lesson.exams.iter().any(|exam| exam.tasks.iter().any(|t| t.index == index));
+        let teaches = |index| {
+            lesson
+                .exams
+                .iter()
+                .any(|exam| exam.tasks.iter().any(|t| t.index == index))
+        };
         let best = match (teaches(0), teaches(1)) {
             (true, true) => [0.75, 0.75],
             (false, true) => [0.6, 0.9],
@@ -2077,8 +2082,14 @@ fn each_of_several_objectives_has_a_round_of_its_own() {
             ("learned-3", "learned-1", &[0.6, 0.9][..]),
         ]
     );
-    let handed: Vec<&[f64]> = scored_as(&records, &Origin::WarmStart).map(|c| c.genotype.as_slice()).collect();
-    assert_eq!(handed, [&[0.9, 0.6][..], &[0.6, 0.9]], "the optimizer begins with the ends of the front");
+    let handed: Vec<&[f64]> = scored_as(&records, &Origin::WarmStart)
+        .map(|c| c.genotype.as_slice())
+        .collect();
+    assert_eq!(
+        handed,
+        [&[0.9, 0.6][..], &[0.6, 0.9]],
+        "the optimizer begins with the ends of the front"
+    );
 }
 
 /// Where the best weights were far from the first ones, three rounds ended on the way.

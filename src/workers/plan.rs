@@ -13,7 +13,9 @@ use super::{
     protocol::{Kind, PIECE, VERSION},
 };
 use crate::{
-    eval::{Chat, Choice, Profile, Prompt, Question, Shot, Split, Task, TaskOptions, identity::Identity},
+    eval::{
+        Chat, Choice, Profile, Prompt, Question, Samples, Shot, Split, Task, TaskOptions, Think, identity::Identity,
+    },
     event,
     search::{FitnessTask, MergeEvaluator},
     space::Guard,
@@ -71,14 +73,13 @@ pub struct TaskAsked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chat: Option<ChatAsked>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChatAsked {
-    pub system: Option<String>,
-    pub one_message: bool,
+    pub chat: Option<Chat>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub think: Option<Think>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
 }
 
 /// A list of questions.
@@ -110,10 +111,19 @@ struct List {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Before {
-    /// Question and answer.
-    shots: Vec<(String, String)>,
+    preamble: String,
+    shots: Vec<ShotBefore>,
     target_delimiter: String,
     fewshot_delimiter: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShotBefore {
+    question: String,
+    delimiter: String,
+    answer: String,
+    end: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,12 +132,13 @@ struct Listed {
     id: String,
     before: usize,
     question: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    answer_prefix: String,
     gold: String,
-    /// Text and continuation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    choices: Vec<(String, String)>,
-    #[serde(default)]
-    right: usize,
+    choices: Vec<Choice>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    right: Vec<usize>,
 }
 
 /// Everything that workers may fetch.
@@ -319,10 +330,10 @@ impl TaskAsked {
             split: fitness_task.split,
             shots: options.shots,
             max_new_tokens: options.max_new_tokens,
-            chat: task.chat().map(|chat| ChatAsked {
-                system: chat.system.clone(),
-                one_message: chat.one_message,
-            }),
+            chat: task.chat().cloned(),
+            samples: options.samples,
+            think: options.think.clone(),
+            score: options.score.clone(),
         }
     }
 
@@ -333,10 +344,10 @@ impl TaskAsked {
             profile: self.profile,
             limit: None,
             max_new_tokens: self.max_new_tokens,
-            chat: self.chat.as_ref().map(|chat| Chat {
-                system: chat.system.clone(),
-                one_message: chat.one_message,
-            }),
+            chat: self.chat.clone(),
+            samples: self.samples,
+            think: self.think.clone(),
+            score: self.score.clone(),
         };
         let mut task = Task::of_text(&self.name, &self.text, &self.lang, &options)?;
         task.max_new_tokens = task.max_new_tokens.min(MOST_TOKENS);
@@ -353,8 +364,14 @@ fn list_of(questions: &[Question]) -> Vec<u8> {
     let (mut places, mut before): (BTreeMap<Before, usize>, Vec<Before>) = Default::default();
     let listed = questions.iter().map(|question| {
         let prompt = &question.prompt;
-        let shot = |shot: &Shot| (shot.question.clone(), shot.answer.clone());
+        let shot = |shot: &Shot| ShotBefore {
+            question: shot.question.clone(),
+            delimiter: shot.delimiter.clone(),
+            answer: shot.answer.clone(),
+            end: shot.end.clone(),
+        };
         let own = Before {
+            preamble: prompt.preamble.clone(),
             shots: prompt.shots.iter().map(shot).collect(),
             target_delimiter: prompt.target_delimiter.clone(),
             fewshot_delimiter: prompt.fewshot_delimiter.clone(),
@@ -367,13 +384,10 @@ fn list_of(questions: &[Question]) -> Vec<u8> {
             id: question.id.clone(),
             before: place,
             question: prompt.question.clone(),
+            answer_prefix: prompt.answer_prefix.clone(),
             gold: question.gold.clone(),
-            choices: question
-                .choices
-                .iter()
-                .map(|choice| (choice.text.clone(), choice.continuation.clone()))
-                .collect(),
-            right: question.right,
+            choices: question.choices.clone(),
+            right: question.right.clone(),
         }
     });
     let questions = listed.collect();
@@ -390,18 +404,23 @@ pub fn read_list(bytes: &[u8]) -> Result<Vec<Question>, Refusal> {
     let question = |listed: Listed| {
         let before = list.before.get(listed.before);
         let before = before.ok_or_else(|| malformed("a question has no beginning".into()))?;
-        if !listed.choices.is_empty() && listed.right >= listed.choices.len() {
+        let is_there = |right: &usize| *right < listed.choices.len();
+        if !listed.choices.is_empty() && (listed.right.is_empty() || !listed.right.iter().all(is_there)) {
             return Err(malformed("no choice of a question is right".into()));
         }
-        let shot = |(question, answer): &(String, String)| Shot {
+        let shot = |shot: &ShotBefore| Shot {
             identity: Identity::default(),
-            question: question.clone(),
-            answer: answer.clone(),
+            question: shot.question.clone(),
+            delimiter: shot.delimiter.clone(),
+            answer: shot.answer.clone(),
+            end: shot.end.clone(),
         };
         Ok(Question {
             id: listed.id,
             identity: Identity::default(),
             prompt: Prompt {
+                preamble: before.preamble.clone(),
+                answer_prefix: listed.answer_prefix,
                 shots: before.shots.iter().map(shot).collect(),
                 question: listed.question,
                 target_delimiter: before.target_delimiter.clone(),
@@ -409,11 +428,7 @@ pub fn read_list(bytes: &[u8]) -> Result<Vec<Question>, Refusal> {
             },
             target: listed.gold.clone(),
             gold: listed.gold,
-            choices: listed
-                .choices
-                .into_iter()
-                .map(|(text, continuation)| Choice { text, continuation })
-                .collect(),
+            choices: listed.choices,
             right: listed.right,
         })
     };

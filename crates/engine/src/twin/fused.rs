@@ -67,7 +67,12 @@ pub(super) fn product_transposed(x: &[f32], weight: &[f32], inputs: usize, outpu
 
 /// `out += slope · weight`: `[n, outputs]`, `[outputs, inputs]` → `[n, inputs]`.
 pub(super) fn add_product(slope: &[f32], weight: &[f32], inputs: usize, outputs: usize, out: &mut [f32]) {
-    multiply(slope, MatRef::from_row_major_slice(weight, outputs, inputs), Accum::Add, out);
+    multiply(
+        slope,
+        MatRef::from_row_major_slice(weight, outputs, inputs),
+        Accum::Add,
+        out,
+    );
 }
 
 /// `out (+)= x · by`, in blocks that no thread decides.

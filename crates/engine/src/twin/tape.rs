@@ -350,12 +350,7 @@ impl<'a> Tape<'a> {
         self.note(made, (rows, cols), numbers.into())
     }
 
-    fn note(
-        &mut self,
-        made: Made,
-        (rows, cols): (usize, usize),
-        numbers: OnceCell<Vec<f32>>,
-    ) -> Result<Place, Error> {
+    fn note(&mut self, made: Made, (rows, cols): (usize, usize), numbers: OnceCell<Vec<f32>>) -> Result<Place, Error> {
         self.nodes.push(Node {
             made,
             rows,
@@ -566,6 +561,10 @@ impl Algebra for Tape<'_> {
 
     fn add(&mut self, h: &Place, branch: &Place) -> Result<Place, Error> {
         let (h, branch) = (*h, *branch);
-        self.note(Made::Add { h, branch }, (self.nodes[h].rows, self.spec.hidden), OnceCell::new())
+        self.note(
+            Made::Add { h, branch },
+            (self.nodes[h].rows, self.spec.hidden),
+            OnceCell::new(),
+        )
     }
 }
