@@ -219,6 +219,13 @@ fn gather(
                 task.name()
             );
         }
+        if solved.is_empty() && task.samples().is_some() {
+            bail!(
+                "the task '{}' draws several answers to a question, which are no text to learn; take 'samples' out of a copy of its \
+                 file",
+                task.name()
+            );
+        }
         if solved.is_empty() {
             open.push((task, questions.as_slice(), first));
         }
