@@ -89,11 +89,12 @@ impl Number {
         is_quantity(self.method, &self.parameter)
     }
 
-    /// The nearest multiple of `grid`; itself where the method would not take that.
+    /// The nearest multiple of `grid`; itself where the method would not take that, or where a density would keep nothing.
     pub fn on_grid(&self, grid: f64) -> f64 {
         let value = super::steps::tidy((self.value / grid).round() * grid);
+        let keeps_nothing = self.parameter == "density" && value == 0.0;
         let info = self.method.info().parameter(&self.parameter);
-        match info.is_some_and(|p| p.accept(value).is_ok()) {
+        match !keeps_nothing && info.is_some_and(|p| p.accept(value).is_ok()) {
             true => value,
             false => self.value,
         }

@@ -93,20 +93,16 @@ fn every_split_that_a_run_opens_is_opened() {
     let space = "parameter_space: {method: linear, genes: {weight: [0, 1]}}\nfitness: {tasks: [sentiment.yaml]}\nsearch: \
                  {evals: 6}\n";
     let file = space_over_family(tmp.path(), space);
-    let two = "  search: {file: s.jsonl, rows: 0..20}\n  test: {file: s.jsonl, rows: 20..30}\n";
+    let two = "  search: {file: s.jsonl, rows: 0..20}\n  selection: {file: s.jsonl, rows: 20..30}\n";
     task(two);
     let output = check(&file, &[]);
     let words = says(&output);
     assert_eq!(output.status.code(), Some(2), "{words}");
-    for word in [
-        "'sentiment' has no split 'selection'",
-        "rows: 40..60",
-        "final: {selection: {split: NAME}",
-    ] {
+    for word in ["'sentiment' has no split 'test'", "final: {test: {split: NAME}"] {
         assert!(words.contains(word), "'{word}' is not in: {words}");
     }
     // A file that is not there is found too, whichever split it is of.
-    task(&format!("{two}  selection: {{file: missing.jsonl}}\n"));
+    task(&format!("{two}  test: {{file: missing.jsonl}}\n"));
     let output = check(&file, &[]);
     assert!(
         output.status.code() == Some(2) && says(&output).contains("missing.jsonl"),

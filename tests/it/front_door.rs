@@ -182,10 +182,7 @@ fn another_kind_of_file_is_named_with_its_command() {
         &["this is a search space", "heterosis search s.yaml"],
     );
     home.refused(&["eval", "s.yaml", "--task", &task], &["this is a search space"]);
-    home.refused(
-        &["eval", "r.yaml", "--task", "lm.yaml"],
-        &["lm-evaluation-harness", "doc_to_text"],
-    );
+    home.refused(&["eval", "r.yaml", "--task", "lm.yaml"], &["lm.yaml", "doc_to_target"]);
     let model = root().join("models/tiny-base").display().to_string();
     home.refused(&["search", &model], &["is a model", "heterosis breed"]);
     home.write("work/s.yaml", &format!("name: s\nmodels: {{a: {model}, b: r.yaml}}\nparameter_space: {{method: linear, genes: {{weight: [0, 1]}}}}\nfitness: {{tasks: ['{task}']}}\n"));
