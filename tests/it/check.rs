@@ -98,7 +98,11 @@ fn every_split_that_a_run_opens_is_opened() {
     let output = check(&file, &[]);
     let words = says(&output);
     assert_eq!(output.status.code(), Some(2), "{words}");
-    for word in ["'sentiment' has no split 'test'", "final: {test: {split: NAME}"] {
+    for word in [
+        "'sentiment' has no split 'test'",
+        "rows: 40..60",
+        "final: {selection: {split: NAME}",
+    ] {
         assert!(words.contains(word), "'{word}' is not in: {words}");
     }
     // A file that is not there is found too, whichever split it is of.
