@@ -7,13 +7,8 @@ use std::collections::BTreeMap;
 
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
-use super::{
-    Error,
-    data::Row,
-    identity::Identity,
-    maths,
-    python::{self, value},
-};
+use super::{Error, data::Row, identity::Identity, maths, python};
+use crate::model::template_value;
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -80,7 +75,10 @@ impl Template {
     /// # Errors
     /// A field that the row does not have.
     pub fn render(&self, row: &Row) -> Result<String, Error> {
-        let fields: BTreeMap<_, _> = row.iter().map(|(name, field)| (name.clone(), value(field))).collect();
+        let fields: BTreeMap<_, _> = row
+            .iter()
+            .map(|(name, field)| (name.clone(), template_value(field)))
+            .collect();
         self.environment
             .get_template(ONLY)
             .and_then(|template| template.render(fields))
@@ -114,7 +112,10 @@ impl ListExpression {
     /// A field that the row does not have, a value that is no list of texts or numbers.
     pub fn evaluate(&self, row: &Row) -> Result<Vec<String>, Error> {
         let Template { environment, place, .. } = &self.template;
-        let fields: BTreeMap<_, _> = row.iter().map(|(name, field)| (name.clone(), value(field))).collect();
+        let fields: BTreeMap<_, _> = row
+            .iter()
+            .map(|(name, field)| (name.clone(), template_value(field)))
+            .collect();
         let list = environment
             .compile_expression(&self.source)
             .and_then(|expression| expression.eval(fields))

@@ -9,6 +9,7 @@ use minijinja::{
 };
 
 use super::python_regex::PythonRegex;
+use crate::model::template_value;
 
 /// `str(value)`.
 pub fn text(value: &Value) -> String {
@@ -90,27 +91,11 @@ fn is_printable(c: char) -> bool {
     c == ' ' || !(c.is_control() || c.is_whitespace() || is_format)
 }
 
-/// `json` as a template sees it.
-pub fn value(json: &serde_json::Value) -> Value {
-    use serde_json::Value::*;
-    match json {
-        Null => ().into(),
-        Bool(b) => (*b).into(),
-        Number(n) => match n.as_i64() {
-            Some(i) => i.into(),
-            None => n.as_f64().unwrap_or(f64::NAN).into(),
-        },
-        String(s) => s.as_str().into(),
-        Array(items) => items.iter().map(value).collect(),
-        Object(fields) => Value::from_pairs(fields.iter().map(|(name, field)| (name.as_str(), value(field)))),
-    }
-}
-
 /// `str(value)` of a field of a row.
 pub fn text_of(json: &serde_json::Value) -> String {
     match json {
         serde_json::Value::String(text) => text.clone(),
-        other => text(&value(other)),
+        other => text(&template_value(other)),
     }
 }
 
@@ -226,7 +211,7 @@ mod tests {
             ("[\"é\\u00a0\\u0007\\ufeff\"]", "['é\\xa0\\x07\\ufeff']"),
         ] {
             let json: serde_json::Value = serde_json::from_str(json).unwrap();
-            assert_eq!(text(&value(&json)), expected);
+            assert_eq!(text(&template_value(&json)), expected);
         }
     }
 

@@ -106,14 +106,16 @@ impl ChatTemplate {
         let special = special
             .iter()
             .map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
-        let told = variables.iter().map(|(name, value)| (name.as_str(), told_value(value)));
+        let told = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), template_value(value)));
         let values = Value::from_pairs(told.chain(fixed).chain(special));
         on_a_deep_stack(|| template.render(values).map_err(|e| describe(&e)))
     }
 }
 
-/// A variable as the template sees it.
-fn told_value(json: &serde_json::Value) -> Value {
+/// JSON as a template sees it.
+pub fn template_value(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Null => Value::from(()),
         serde_json::Value::Bool(b) => (*b).into(),
@@ -122,10 +124,12 @@ fn told_value(json: &serde_json::Value) -> Value {
             None => n.as_f64().unwrap_or(f64::NAN).into(),
         },
         serde_json::Value::String(text) => text.as_str().into(),
-        serde_json::Value::Array(items) => items.iter().map(told_value).collect(),
-        serde_json::Value::Object(entries) => {
-            Value::from_pairs(entries.iter().map(|(name, value)| (name.as_str(), told_value(value))))
-        }
+        serde_json::Value::Array(items) => items.iter().map(template_value).collect(),
+        serde_json::Value::Object(fields) => Value::from_pairs(
+            fields
+                .iter()
+                .map(|(name, field)| (name.as_str(), template_value(field))),
+        ),
     }
 }
 

@@ -555,6 +555,19 @@ pub fn scale(isa: Isa, x: &mut [f32], factor: f32) {
     }
 }
 
+/// `to += factor · from`.
+pub fn add_row(isa: Isa, to: &mut [f32], from: &[f32], factor: f32) {
+    isa.run(
+        #[inline(always)]
+        || to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * from),
+    );
+}
+
+/// `1 / (1 + e^−x)`.
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// `h += scale · x`.
 pub fn add_scaled(isa: Isa, h: &mut Matrix, x: &Matrix, scale: f32) {
     isa.run(

@@ -37,6 +37,7 @@ mod twin;
 /// Digest of the sources that compute: answers of another build are other answers.
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
+pub use chat::template_value;
 pub use decoder::{DType, Decoder};
 pub use device::{Device, NoGpu, keep_kernels_in};
 pub use engine::{

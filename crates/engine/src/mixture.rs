@@ -48,7 +48,7 @@ pub(super) fn compute(
     out.data.fill(0.0);
     for (share, result) in shares.iter().zip(&results) {
         for ((row, weight), result) in share.rows.iter().zip(result.data.chunks_exact(x.cols)) {
-            add(isa, out.row_mut(*row), result, *weight);
+            kernels::add_row(isa, out.row_mut(*row), result, *weight);
         }
     }
     if let Some(shared) = &mixture.shared {
@@ -60,7 +60,7 @@ pub(super) fn compute(
             .zip(result.data.chunks_exact(x.cols))
             .zip(weights)
         {
-            add(isa, row, result, weight);
+            kernels::add_row(isa, row, result, weight);
         }
     }
 }
@@ -99,14 +99,7 @@ fn shared_weights(mixture: &Mixture<Cpu>, x: &PackedRows, rows: usize, threads: 
         Some(gate) => {
             let mut numbers = Matrix::default();
             gate.apply(x, &mut numbers, threads);
-            numbers.data.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()
+            numbers.data.iter().map(|x| kernels::sigmoid(*x)).collect()
         }
     }
-}
-
-fn add(isa: Isa, to: &mut [f32], from: &[f32], weight: f32) {
-    isa.run(
-        #[inline(always)]
-        || to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from),
-    );
 }

@@ -93,7 +93,7 @@ impl Experts {
     fn scores(&self, isa: Isa, logits: &[f32]) -> Vec<f32> {
         let mut scores = logits.to_vec();
         match self.router {
-            Router::Sigmoid { .. } => scores.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+            Router::Sigmoid { .. } => scores.iter_mut().for_each(|x| *x = kernels::sigmoid(*x)),
             _ => kernels::softmax(isa, &mut scores),
         }
         scores

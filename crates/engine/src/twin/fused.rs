@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::batch::Rotation;
 use crate::{
-    kernels::{self, exp, tanh},
+    kernels::{self, exp, sigmoid, tanh},
     spec::{Activation, Xielu},
 };
 
@@ -129,16 +129,9 @@ pub(super) fn product(a: &[f32], b: &[f32]) -> f32 {
     )
 }
 
-pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
 /// `to += factor · from`.
 pub(super) fn add(to: &mut [f32], from: &[f32], factor: f32) {
-    Isa::best().run(
-        #[inline(always)]
-        || add_scaled(to, from, factor),
-    );
+    kernels::add_row(Isa::best(), to, from, factor);
 }
 
 /// `x = factor · x`.

@@ -8,6 +8,7 @@ use std::{cell::OnceCell, collections::HashMap};
 use heterosis_isa::Isa;
 
 use super::{Error, batch::Batch, fused, layer::Algebra};
+use crate::kernels;
 use crate::routing::Route;
 use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Xielu};
 
@@ -293,7 +294,7 @@ impl<'a> Tape<'a> {
                 let rows = numbers(*x).chunks(node.cols).zip(slope.chunks(node.cols));
                 let (mut of_x, mut of_number) = (vec![0.0; slope.len()], Vec::new());
                 for (((x, slope), of_x), number) in rows.zip(of_x.chunks_mut(node.cols)).zip(numbers(*number)) {
-                    let weight = fused::sigmoid(*number);
+                    let weight = kernels::sigmoid(*number);
                     fused::add(of_x, slope, weight);
                     of_number.push(fused::product(x, slope) * weight * (1.0 - weight));
                 }
@@ -546,7 +547,7 @@ impl Algebra for Tape<'_> {
     fn weigh(&mut self, x: &Place, number: &Place) -> Result<Place, Error> {
         let (cols, mut out) = (self.nodes[*x].cols, self.numbers(*x).to_vec());
         for (row, number) in out.chunks_mut(cols).zip(self.numbers(*number)) {
-            fused::scale(row, fused::sigmoid(*number));
+            fused::scale(row, kernels::sigmoid(*number));
         }
         let (x, number) = (*x, *number);
         self.push(Made::Weigh { x, number }, cols, out)
