@@ -7,8 +7,9 @@
 //! cargo run --release --example learning -- --seeds 5 --family far --only learned,short     # or useless, conflict
 //! ```
 //!
-//! Four ways to the same weights: `learned` asks no candidate but the learned ones, `close` lets CMA-ES go on from there
-//! with a fifth of the full search's answers, `short` is CMA-ES alone with as many, `full` the demo as it was. Each winner
+//! Five ways to the same weights: `learned` asks no candidate but the learned ones, `few` breeds 30 around these, `close` lets
+//! CMA-ES go on from there with a fifth of the full search's answers, `short` is CMA-ES alone with as many, `full` has 400
+//! candidates. Each winner
 //! answers all 1,500 questions of the selection split and all 2,000 of the test split, whose templates the search has never
 //! seen. In a conflict it is the whole front that does, and what counts is the area that it covers. Prints a Markdown
 //! table; `docs/learning.md` has it.
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 use heterosis::{
     eval::stats,
     event::{Budget, Event, Finalist, Origin, Record, RunStarted},
+    learn::Settings,
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Exam, Genome, MergeEvaluator, Plan, run},
     space::{Codec, Fold, Learning, Limit, Shape, Teachers},
@@ -26,12 +28,15 @@ use heterosis::{
 };
 
 mod families;
+#[path = "../shared/processor.rs"]
+mod processor;
 #[allow(dead_code)] // others draw fresh problems
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 
 use families::Family;
-use tiny_family::{answered, evaluator_of, processor};
+use processor::processor;
+use tiny_family::{answered, evaluator_of};
 
 /// Questions of each task that a candidate of the search is asked, as in the demo.
 const QUESTIONS: usize = 200;
@@ -126,6 +131,7 @@ fn search(family: &Family, seed: u64, evals: u64, learn: Option<Learning>, dir: 
     let mut space = family.space.clone();
     space.search.seed = seed;
     space.search.evals = evals;
+    let batch = learn.as_ref().map_or(0, |learning| learning.batch);
     space.search.learn = learn;
     space.finale.selection.limit = Some(Limit::Most(400));
     space.finale.test.limit = Some(Limit::Most(10));
@@ -178,7 +184,7 @@ fn search(family: &Family, seed: u64, evals: u64, learn: Option<Learning>, dir: 
     };
     Ok(Row {
         answers: answers_of_search(&records),
-        texts: texts_of_search(&records),
+        texts: texts_of_search(&records, batch),
         seconds,
         selection: whole("selection")?,
         test: whole("test")?,
@@ -198,10 +204,14 @@ fn answers_of_search(records: &[Record]) -> usize {
     answers.sum()
 }
 
-/// Texts read forward and backward: as many as a batch has, at each step.
-fn texts_of_search(records: &[Record]) -> usize {
+/// Texts read forward and backward: as many as a step has, at each step.
+fn texts_of_search(records: &[Record], batch: usize) -> usize {
+    let settings = Settings {
+        batch,
+        ..Settings::default()
+    };
     let of_round = |e: &Event| match e {
-        Event::Learned(learned) => Some(learned.steps * learned.texts.min(64)),
+        Event::Learned(learned) => Some(learned.steps * settings.texts_of_step(learned.texts)),
         _ => None,
     };
     records.iter().filter_map(|r| of_round(&r.event)).sum()

@@ -74,6 +74,19 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The longest first step of a variable, as a part of its width. Steps grow shorter one by one, so `n` of them lead (n + 1) / 2
+    /// times as far as the first.
+    fn rate(&self) -> f64 {
+        2.0 * self.reach / (self.steps + 1) as f64
+    }
+
+    /// Texts of one step, of so many that are taught: of few a third, so that they are read a dozen times and not thirty.
+    pub fn texts_of_step(&self, taught: usize) -> usize {
+        self.batch.min((taught / 3).max(LEAST_TEXTS)).min(taught)
+    }
+}
+
 /// Steps between two looks at the held-back texts.
 const LOOK_EVERY: usize = 5;
 
@@ -144,14 +157,18 @@ impl Course<'_> {
         let mut point = self.start.clone();
         let rates = self.variables.iter().zip(chain.moves());
         let rate = |(variable, moves): (&Variable, bool)| {
-            if moves { variable.width() * self.rate() } else { 0.0 }
+            if moves {
+                variable.width() * self.settings.rate()
+            } else {
+                0.0
+            }
         };
         let mut adam = Adam::new(
             rates.map(rate).collect(),
             self.variables.iter().map(|v| (v.low, v.high)).collect(),
         );
         let mut order = Order::new(taught.len(), self.settings.seed);
-        let batch = self.batch(taught.len());
+        let batch = self.settings.texts_of_step(taught.len());
         // As many as one step has are enough to say how far it went.
         let shown: Vec<Text> = Order::new(taught.len(), self.settings.seed)
             .next(batch)
@@ -220,17 +237,6 @@ impl Course<'_> {
     pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
         let chain = Chain::new(self.source, self.decode, point, &self.variables)?;
         Child::new(self, point)?.gradient(texts, &chain)
-    }
-
-    /// The longest first step of a variable, as a part of its width. Steps grow shorter one by one, so `n` of them lead (n + 1) / 2
-    /// times as far as the first.
-    fn rate(&self) -> f64 {
-        2.0 * self.settings.reach / (self.settings.steps + 1) as f64
-    }
-
-    /// Texts of one step: of few texts a third, so that they are read a dozen times and not thirty.
-    fn batch(&self, taught: usize) -> usize {
-        self.settings.batch.min((taught / 3).max(LEAST_TEXTS))
     }
 
     /// The texts that are taught, and those that are held back: question by question, as the seed has it.

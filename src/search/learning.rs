@@ -80,7 +80,8 @@ impl Run<'_, '_> {
         let Some((mut from, mut start)) = self.first_teacher(genome, known) else {
             return Ok(None);
         };
-        let mut given = self.given.clone();
+        let everybody = std::mem::take(&mut self.given);
+        let mut own = None;
         let mut pupils: Vec<Pupil> = Vec::new();
         // A vote takes several, and nobody but the pupil answers further questions.
         let rounds = if learning.teachers == Teachers::Vote {
@@ -95,12 +96,13 @@ impl Run<'_, '_> {
             }
             if let Some(last) = pupils.last() {
                 let entrant = last.entrant.clone();
-                match self.own_answers(&entrant)? {
-                    Some(own) => given = vec![own],
-                    None => break,
+                own = self.own_answers(&entrant)?.map(|own| vec![own]);
+                if own.is_none() {
+                    break;
                 }
             }
-            let Some(learned) = self.round(&id, &from, genome, &start, &given, &learning)? else {
+            let given = own.as_ref().unwrap_or(&everybody);
+            let Some(learned) = self.round(&id, &from, genome, &start, given, &learning)? else {
                 break;
             };
             let Some(pupil) = self.score_pupil(genome, learned)? else {
@@ -122,24 +124,27 @@ impl Run<'_, '_> {
         if let Some(best) = best
             && self.plan.space.fitness.is_pareto()
         {
-            self.each_objective(genome, &best.entrant, (pupils.len() + 1)..)?;
+            self.each_objective(&learning, genome, &best.entrant, &everybody, (pupils.len() + 1)..)?;
         }
         Ok(best.map(|pupil| around(genome, pupil)))
     }
 
     /// A round for each objective alone, from the point that all of them have led to and the answers that everybody gave.
-    fn each_objective(&mut self, genome: &Genome, from: &Entrant, numbers: RangeFrom<usize>) -> Result<(), Interrupt> {
-        let Some(learning) = self.plan.space.search.learn.clone() else {
-            return Ok(());
-        };
-        let everybody = std::mem::take(&mut self.given);
+    fn each_objective(
+        &mut self,
+        learning: &Learning,
+        genome: &Genome,
+        from: &Entrant,
+        everybody: &[Given],
+        numbers: RangeFrom<usize>,
+    ) -> Result<(), Interrupt> {
         for (objective, number) in (0..self.plan.search.tasks.len()).zip(numbers) {
             let id = CandidateId::Learned(number as u64).to_string();
             if !self.has_time_for(&id)? {
                 break;
             }
             let given: Vec<Given> = everybody.iter().filter_map(|given| of_task(given, objective)).collect();
-            let Some(learned) = self.round(&id, &from.id, genome, &from.genotype, &given, &learning)? else {
+            let Some(learned) = self.round(&id, &from.id, genome, &from.genotype, &given, learning)? else {
                 continue; // nobody is right about it yet, say
             };
             if let Some(pupil) = self.score_pupil(genome, learned)? {
