@@ -3,7 +3,7 @@
 //! Prompts are rendered, put through the chat template where asked, tokenised and cut as lm-eval does; then the engine
 //! answers everything together, so that a long tail of one task is filled with the questions of another.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Answer, Chat, Error, Kind, Message, Metric, Profile, Prompt, Question, Task, Think, sampling};
 use crate::model::{self, Engine, Finish, Generation, Progress, Request, Sampling, Score, ScoreRequest, Tokenizer};
@@ -194,23 +194,22 @@ fn write(
         prompts.extend(texts.into_iter().map(|text| (text, samples)));
     }
     let most = prompts.iter().map(|(_, samples)| *samples).max().unwrap_or(1);
-    let thoughts = think(engine, &requests, &thinkers)?;
-    for (i, thought) in &thoughts {
-        requests[*i] = thought.answering.clone();
-    }
+    let mut thoughts = think(engine, &requests, &thinkers)?;
+    let count = requests.len();
     // Who ended while thinking is not asked again.
-    let is_open = |i: &usize| thoughts.iter().all(|(thinker, thought)| thinker != i || !thought.ended);
-    let open: Vec<usize> = (0..requests.len()).filter(is_open).collect();
-    let asked: Vec<Request> = open.iter().map(|i| requests[*i].clone()).collect();
-    let generations = engine.generate(&asked, &mut |p| progress(p, most))?;
-    let mut all: Vec<Option<Generation>> = vec![None; requests.len()];
-    for (i, generation) in open.into_iter().zip(generations) {
-        all[i] = Some(generation);
-    }
-    for (i, thought) in thoughts {
-        all[i] = Some(thought.with_answer(all[i].take()));
-    }
-    let mut all = all.into_iter().flatten();
+    let asked = requests.into_iter().enumerate();
+    let asked = asked.filter_map(|(i, request)| match thoughts.get(&i) {
+        None => Some(request),
+        Some(thought) => (!thought.ended).then(|| thought.answering.clone()),
+    });
+    let asked: Vec<Request> = asked.collect();
+    let mut generations = engine.generate(&asked, &mut |p| progress(p, most))?.into_iter();
+    let all = (0..count).map(|i| match thoughts.remove(&i) {
+        None => generations.next(),
+        Some(thought) if thought.ended => Some(thought.with_answer(None)),
+        Some(thought) => Some(thought.with_answer(generations.next())),
+    });
+    let mut all = all.collect::<Vec<_>>().into_iter().flatten();
     let written = prompts.into_iter().map(|(prompt, samples)| Written {
         prompt,
         samples: all.by_ref().take(samples).collect(),
@@ -248,12 +247,12 @@ impl Thought {
     }
 }
 
-/// Lets those whose thoughts are bounded think first.
+/// Lets those whose thoughts are bounded think first: by the number of their request.
 fn think(
     engine: &mut dyn Answerer,
     requests: &[Request],
     thinkers: &[(usize, &Task)],
-) -> Result<Vec<(usize, Thought)>, Error> {
+) -> Result<BTreeMap<usize, Thought>, Error> {
     let thinking = thinkers.iter().filter_map(|(i, task)| {
         let (think, budget) = (task.think()?, budget_of(task)?);
         Some(Request {
@@ -264,10 +263,10 @@ fn think(
     });
     let thinking: Vec<Request> = thinking.collect();
     if thinking.is_empty() {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     }
     let generations = engine.generate(&thinking, &mut |_| {})?;
-    let mut thoughts = Vec::new();
+    let mut thoughts = BTreeMap::new();
     for ((i, task), generation) in thinkers.iter().zip(generations) {
         let Some(think) = task.think() else { continue };
         let closing = match generation.text.contains(&think.close) {
@@ -286,15 +285,13 @@ fn think(
         answering.stop_when = stop_when_said(task);
         // A model that answered without a thought has ended too.
         let ended = generation.finish == Finish::Eos || generation.finish == Finish::Loop;
-        thoughts.push((
-            *i,
-            Thought {
-                generation,
-                closing,
-                answering,
-                ended,
-            },
-        ));
+        let thought = Thought {
+            generation,
+            closing,
+            answering,
+            ended,
+        };
+        thoughts.insert(*i, thought);
     }
     Ok(thoughts)
 }
