@@ -17,9 +17,8 @@ use std::{
     collections::HashMap,
     fs,
     io::Write,
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -40,6 +39,11 @@ use heterosis::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, LogNormal};
+
+#[path = "shared/nats.rs"]
+mod nats;
+
+use nats::Server;
 
 /// Seconds of the shortest and the longest candidate: two standard deviations below and above the median.
 const SHORTEST: f64 = 5.0;
@@ -111,14 +115,14 @@ impl Hands for Sleeper {
                     let digest = work.recipe.digest();
                     let mut out = fs::File::options().append(true).create(true).open(&self.out).unwrap();
                     let first = work.parts[0].items[0];
-                    writeln!(
-                        out,
-                        "{} {began} {} {digest}/{first}/{}",
+                    let line = format!(
+                        "{} {began} {} {digest}/{first}/{}\n",
                         self.name,
                         now_ms(),
                         questions(&work)
-                    )
-                    .unwrap();
+                    );
+                    // In one piece: many processes write to this file.
+                    out.write_all(line.as_bytes()).unwrap();
                     let _ = done.send(Ok(given));
                 }
             }
@@ -195,39 +199,6 @@ fn sleep_for(url: &str, name: &str, scale: f64, out: &Path) {
         host.since_start,
         |_| (),
     );
-}
-
-/// A server with a store of its own.
-struct Server(Child, String);
-
-impl Server {
-    fn start(dir: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = fs::read_to_string("docs/nats.conf").unwrap();
-        let config = config
-            .replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"))
-            .replace("nats-store", &dir.join("store").display().to_string());
-        fs::write(dir.join("nats.conf"), config).unwrap();
-        let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-        let mut command = Command::new(program);
-        let child = command
-            .arg("-c")
-            .arg(dir.join("nats.conf"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self(child, format!("nats://127.0.0.1:{port}"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Starts a worker's process, and another one when it dies, until all is over.
@@ -315,7 +286,7 @@ fn simulate(workers: usize, is_async: bool, scale: f64) {
     );
     let lives: Vec<_> = (0..workers)
         .map(|n| {
-            let (url, out, over, deaths) = (server.1.clone(), out.clone(), over.clone(), deaths.clone());
+            let (url, out, over, deaths) = (server.url(), out.clone(), over.clone(), deaths.clone());
             // Not all at once: a thousand processes take a while to start.
             std::thread::sleep(Duration::from_millis(if workers > PROCESSES { 20 } else { 5 }));
             std::thread::spawn(move || keep(url, format!("w{n:04}"), scale, out, over, deaths))
@@ -323,7 +294,7 @@ fn simulate(workers: usize, is_async: bool, scale: f64) {
         .collect();
     let evals = 2 * workers.max(4) * if workers > PROCESSES { 3 } else { 8 };
     let began = Instant::now();
-    let (start, end, _) = search(&server.1, tmp.path(), &space(workers, is_async, evals));
+    let (start, end, _) = search(&server.url(), tmp.path(), &space(workers, is_async, evals));
     over.store(true, Ordering::Relaxed);
     lives.into_iter().for_each(|life| life.join().unwrap());
     let (mut busy, mut vain, mut units, mut seen) = (0, 0, 0, HashMap::new());
@@ -360,10 +331,10 @@ fn overhead() {
         Arc::new(AtomicUsize::new(0)),
     );
     let keeper = {
-        let (url, out, over) = (server.1.clone(), out.clone(), over.clone());
+        let (url, out, over) = (server.url(), out.clone(), over.clone());
         std::thread::spawn(move || keep(url, "w".into(), f64::INFINITY, out, over, deaths))
     };
-    let (start, end, candidates) = search(&server.1, tmp.path(), &space(1, true, 500));
+    let (start, end, candidates) = search(&server.url(), tmp.path(), &space(1, true, 500));
     over.store(true, Ordering::Relaxed);
     keeper.join().unwrap();
     let units = fs::read_to_string(&out).unwrap().lines().count();

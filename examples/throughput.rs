@@ -21,6 +21,11 @@ use heterosis::model::{
 };
 use rand::{RngExt, SeedableRng};
 
+#[path = "shared/processor.rs"]
+mod processor;
+
+use processor::processor;
+
 fn shape(name: &str) -> anyhow::Result<serde_json::Value> {
     let (hidden, inner, layers, heads, kv_heads, vocab) = match name {
         "tiny" => (96, 320, 8, 6, 6, 234), // the embedded family
@@ -204,17 +209,6 @@ fn learn(
         );
     }
     Ok(())
-}
-
-/// Seconds that this process has had of the processor; NaN where the system does not say.
-fn processor() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or("");
-    let ticks = |i: usize| after_name.split_whitespace().nth(i).and_then(|n| n.parse::<f64>().ok());
-    // utime and stime, in hundredths.
-    ticks(11)
-        .zip(ticks(12))
-        .map_or(f64::NAN, |(user, system)| (user + system) / 100.0)
 }
 
 /// Megabytes that are resident, and that were at most; zeros where the system does not say.

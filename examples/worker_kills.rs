@@ -15,7 +15,6 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::{
@@ -29,6 +28,17 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+#[path = "shared/journal.rs"]
+mod journal;
+#[path = "shared/nats.rs"]
+mod nats;
+#[path = "shared/story.rs"]
+mod story;
+
+use journal::records;
+use nats::Server;
+use story::story_of;
+
 const WORKERS: usize = 3;
 
 /// Kills that one run has to bear at most.
@@ -37,23 +47,11 @@ const KILLS_A_RUN: usize = 6;
 /// Questions that can be out with one worker.
 const OUT: usize = 40;
 
-/// What depends on the clock, or on who did the work.
-const NOT_THE_STORY: [&str; 8] = [
-    "seq",
-    "time_ms",
-    "check",
-    "merge_ms",
-    "evaluation_ms",
-    "elapsed_ms",
-    "cached",
-    "generated_tokens",
-];
-
 struct Campaign {
     program: PathBuf,
+    /// Ends before its directory.
+    server: Server,
     dir: tempfile::TempDir,
-    server: Child,
-    port: u16,
     workers: Vec<Child>,
     /// Answers that workers say they gave.
     given: Arc<AtomicUsize>,
@@ -123,17 +121,10 @@ fn main() -> ExitCode {
 impl Campaign {
     fn new(program: PathBuf, seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = fs::read_to_string("docs/nats.conf").unwrap();
-        let config = config
-            .replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"))
-            .replace("nats-store", &dir.path().join("store").display().to_string());
-        fs::write(dir.path().join("nats.conf"), config).unwrap();
         let mut campaign = Self {
-            server: server(dir.path(), port),
+            server: Server::start(dir.path()),
             program,
             dir,
-            port,
             workers: Vec::new(),
             given: Arc::default(),
             random: ChaCha8Rng::seed_from_u64(seed),
@@ -143,10 +134,6 @@ impl Campaign {
             campaign.workers.push(worker);
         }
         campaign
-    }
-
-    fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -161,7 +148,7 @@ impl Campaign {
 
     /// Counts what it says it has answered.
     fn worker(&self) -> Child {
-        let url = self.url();
+        let url = self.server.url();
         let mut child = self
             .command(&["worker", "--nats", &url])
             .stderr(Stdio::piped())
@@ -185,7 +172,11 @@ impl Campaign {
 
     fn search(&self, space: &Path, run: &Path, by_workers: bool) -> Child {
         let has_begun = fs::read(run.join("journal.jsonl")).is_ok_and(|text| text.contains(&b'\n'));
-        let (run, space, url) = (run.display().to_string(), space.display().to_string(), self.url());
+        let (run, space, url) = (
+            run.display().to_string(),
+            space.display().to_string(),
+            self.server.url(),
+        );
         let mut args = match has_begun {
             true => vec!["--quiet", "resume", &run, "--headless"],
             false => vec!["--quiet", "search", &space, "--run", &run, "--headless"],
@@ -220,12 +211,10 @@ impl Campaign {
                     tally.coordinators += 1;
                 }
                 _ => {
-                    end(&mut self.server);
-                    if self.random.random_bool(0.25) {
-                        let _ = fs::remove_dir_all(self.dir.path().join("store"));
-                        tally.stores += 1;
-                    }
-                    self.server = server(self.dir.path(), self.port);
+                    let keeps_store = !self.random.random_bool(0.25);
+                    self.server.kill();
+                    self.server.restart(keeps_store);
+                    tally.stores += usize::from(!keeps_store);
                     tally.servers += 1;
                 }
             }
@@ -257,23 +246,7 @@ impl Campaign {
 impl Drop for Campaign {
     fn drop(&mut self) {
         self.workers.iter_mut().for_each(end);
-        end(&mut self.server);
     }
-}
-
-fn server(dir: &Path, port: u16) -> Child {
-    let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-    let mut command = Command::new(program);
-    let child = command
-        .arg("-c")
-        .arg(dir.join("nats.conf"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child
 }
 
 fn end(child: &mut Child) {
@@ -314,22 +287,8 @@ final:
     )
 }
 
-/// Whole lines of a journal.
-fn records(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("journal.jsonl")).unwrap_or_default();
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn story(run: &Path) -> Vec<Value> {
-    let mut records = records(run);
-    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log" | "worker")));
-    for record in &mut records {
-        for clock in NOT_THE_STORY {
-            record.as_object_mut().unwrap().remove(clock);
-        }
-    }
-    records
+    story_of(records(run))
 }
 
 fn best(run: &Path) -> Option<String> {

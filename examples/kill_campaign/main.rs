@@ -13,7 +13,11 @@
 
 #![allow(clippy::unwrap_used)] // what cannot be done here ends the campaign
 
+#[path = "../shared/journal.rs"]
+mod journal;
 mod spaces;
+#[path = "../shared/story.rs"]
+mod story;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -27,22 +31,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+use journal::records;
 use spaces::{Kind, Repeats, kinds};
+use story::story_of;
 
 /// Kills that one run has to bear at most.
 const KILLS_A_RUN: usize = 3;
-
-/// What depends on the clock, or on which process did the work.
-const NOT_THE_STORY: [&str; 8] = [
-    "seq",
-    "time_ms",
-    "check",
-    "merge_ms",
-    "evaluation_ms",
-    "elapsed_ms",
-    "cached",
-    "generated_tokens",
-];
 
 /// Kills of each kind in a round: a campaign that is stopped has looked at all of them.
 const KILLS_A_ROUND: usize = 6;
@@ -276,13 +270,6 @@ fn kill_after(command: &mut Command, moment: Duration) -> bool {
     !child.wait().unwrap().success()
 }
 
-/// Whole lines of a journal.
-fn records(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("journal.jsonl")).unwrap_or_default();
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// Where a run stands.
 fn phase(run: &Path) -> String {
     let records = records(run);
@@ -291,14 +278,7 @@ fn phase(run: &Path) -> String {
 }
 
 fn story(run: &Path) -> Vec<Value> {
-    let mut records = records(run);
-    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log" | "worker")));
-    for record in &mut records {
-        for clock in NOT_THE_STORY {
-            record.as_object_mut().unwrap().remove(clock);
-        }
-    }
-    records
+    story_of(records(run))
 }
 
 fn best(run: &Path) -> Vec<Option<String>> {

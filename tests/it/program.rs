@@ -10,6 +10,11 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
+#[path = "../../examples/shared/story.rs"]
+mod story;
+
+use story::story_of;
+
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -91,23 +96,7 @@ final:
 /// Journal lines that must not depend on interruptions, without what the clock says.
 pub fn story(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("journal.jsonl")).unwrap();
-    let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    records.retain(|r| !matches!(r["event"].as_str(), Some("run_resumed" | "log" | "worker")));
-    for record in &mut records {
-        for clock in [
-            "seq",
-            "time_ms",
-            "check",
-            "merge_ms",
-            "evaluation_ms",
-            "elapsed_ms",
-            "cached",
-            "generated_tokens",
-        ] {
-            record.as_object_mut().unwrap().remove(clock);
-        }
-    }
-    records
+    story_of(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
 }
 
 /// Candidates in a journal that may not be there yet, or end in half a line.
