@@ -353,11 +353,14 @@ mod tests {
 
     use super::*;
 
-    /// A server with a few texts by path; it keeps what was asked for.
-    fn serve(texts: HashMap<String, String>) -> (String, Arc<Mutex<Vec<String>>>) {
+    /// What was asked for: path, and how many tokens came with it.
+    pub(super) type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// A server with a few bodies by path, made when its address is known; it keeps what was asked for.
+    pub(super) fn serve(bodies: impl FnOnce(&str) -> HashMap<String, Vec<u8>>) -> (String, Asked) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (bodies, asked) = (bodies(&address), Asked::default());
         let keep = asked.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -370,18 +373,22 @@ mod tests {
                     .filter(|l| l.to_lowercase().starts_with("authorization"))
                     .count();
                 keep.lock().unwrap().push(format!("{path} {token}"));
-                let (status, body) = match texts.get(&path) {
-                    Some(text) => ("200 OK", text.as_str()),
-                    None => ("404 Not Found", ""),
+                let (status, body) = match bodies.get(&path) {
+                    Some(body) => ("200 OK", body.as_slice()),
+                    None => ("404 Not Found", [].as_slice()),
                 };
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                     body.len()
                 );
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
             }
         });
         (address, asked)
+    }
+
+    fn serve_text(path: &str, text: &str) -> (String, Asked) {
+        serve(|_| HashMap::from([(path.into(), text.into())]))
     }
 
     const TINY: DataSet = DataSet {
@@ -404,7 +411,7 @@ mod tests {
     #[test]
     fn files_come_from_a_mirror_once() {
         let text = "a\t1\nb\t2\n".to_string();
-        let (address, asked) = serve(HashMap::from([("/data/tiny/x.tsv".to_string(), text.clone())]));
+        let (address, asked) = serve_text("/data/tiny/x.tsv", &text);
         let dir = tempfile::tempdir().unwrap();
         let mirror = format!("{address}/data/");
         let file = file("x.tsv", 2, "");
@@ -422,7 +429,7 @@ mod tests {
     fn the_hub_that_hf_endpoint_names_is_asked_first_with_the_token() {
         let python = "EXEMPLAR_NUMBER_ANSWERS = [1]\nEXEMPLAR_EQUATION_SOLUTIONS = []\nMGSM_EXEMPLARS = {\"en\": {\"1\": {\"q\": \"Q\", \"a\": \"A\"}}}";
         let path = "/datasets/somebody/tiny/resolve/main/exemplars.py".to_string();
-        let (address, asked) = serve(HashMap::from([(path.clone(), python.to_string())]));
+        let (address, asked) = serve_text(&path, python);
         let dir = tempfile::tempdir().unwrap();
         let file = PublishedFile {
             name: "exemplars.json",
@@ -440,7 +447,7 @@ mod tests {
     #[test]
     fn what_is_not_there_or_not_it_leaves_nothing_behind() {
         let page = "<html>please log in</html>".to_string();
-        let (address, _) = serve(HashMap::from([("/tiny/x.tsv".to_string(), page)]));
+        let (address, _) = serve_text("/tiny/x.tsv", &page);
         let dir = tempfile::tempdir().unwrap();
         let error = |file: &PublishedFile, endpoint: Option<&str>| {
             let from = endpoint.is_none().then_some(address.as_str());

@@ -72,6 +72,10 @@ pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
     // Whether there is a server is known before models are opened.
     let post = post(args.nats.as_deref(), &args.server, &space)?;
     let session = Session::open(space, &runtime_options(&args.engine)?, environment::host())?;
+    if post.is_some() {
+        // Before anything is written.
+        session.can_be_evaluated_by_workers()?;
+    }
     let search = match &args.run {
         Some(dir) => session.create(dir, budget)?,
         None => session.create_beside(&usual, budget)?,

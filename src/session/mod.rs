@@ -89,6 +89,7 @@ use crate::{
     },
     space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
     store::{self, Cache, RunDir},
+    workers,
 };
 
 /// A search space with everything that it names opened and checked.
@@ -161,6 +162,18 @@ impl Session {
     /// The tasks of the fitness, one for each language.
     pub fn tasks(&self) -> &[FitnessTask] {
         &self.tasks
+    }
+
+    /// Whether workers elsewhere can do the evaluating.
+    ///
+    /// # Errors
+    /// A command scores the candidates: it runs where the search does. A task that cannot be told to anybody.
+    pub fn can_be_evaluated_by_workers(&self) -> Result<(), Error> {
+        if self.space.fitness.command.is_some() {
+            return Err(workers::Error::Command.into());
+        }
+        let mut tasks = self.tasks.iter().chain(&self.held_out);
+        Ok(tasks.try_for_each(workers::can_be_told)?)
     }
 
     /// The models that bring no chat template: where there is one, `chat_template: auto` asks without.

@@ -21,7 +21,7 @@ use crate::{
     },
     space::{ChatTemplate, Finale, Limit, Space},
     store::{self, Cache, Cut, Journal, RunDir, RunLock},
-    workers::{self, Asked, Identity, Kind, Library, Opening, Post},
+    workers::{Asked, Identity, Kind, Library, Opening, Post},
 };
 
 /// How often requests of other processes are looked for.
@@ -239,11 +239,9 @@ impl Search<'_> {
     /// Has the evaluating done by workers elsewhere, by way of a server. Learning stays here.
     ///
     /// # Errors
-    /// A command scores the candidates: it runs where the search does.
+    /// As [`Session::can_be_evaluated_by_workers`].
     pub fn by_workers(mut self, post: Post) -> Result<Self, Error> {
-        if self.session.space.fitness.command.is_some() {
-            return Err(workers::Error::Command.into());
-        }
+        self.session.can_be_evaluated_by_workers()?;
         self.post = Some(post);
         Ok(self)
     }

@@ -58,6 +58,11 @@ pub enum Error {
          command `workers`"
     )]
     Command,
+    #[error(
+        "the task '{task}' cannot be told to workers: {reason}. They take tasks of heterosis' own form (docs/tasks.md): search \
+         without --nats, or write it anew with `heterosis task new`"
+    )]
+    Untold { task: String, reason: String },
     #[error("{name} is no name of a worker: letters, digits, '.', '-' and '_', 64 at most")]
     Name { name: String },
     #[error("this worker does not fit the run {run}: {reasons}")]

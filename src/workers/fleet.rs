@@ -113,14 +113,7 @@ impl Post {
     /// # Errors
     /// Nobody answers, or the server is too old.
     pub fn connect(options: &Options) -> Result<Self, Error> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Io {
-                path: "threads for the network".into(),
-                source,
-            })?;
+        let runtime = link::threads(2)?;
         let words: Arc<Mutex<Option<mpsc::UnboundedSender<In>>>> = Arc::default();
         let listener = words.clone();
         let client = runtime.block_on(connect(options, "heterosis search", move |word| {

@@ -10,6 +10,7 @@ use async_nats::{
         stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
+use tokio::runtime::Runtime;
 
 use super::{
     error::Error,
@@ -49,6 +50,21 @@ const TWICE_WITHIN: Duration = Duration::from_secs(120);
 pub const CONSUMER: &str = "workers";
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the network's work runs on.
+///
+/// # Errors
+/// The system has no threads left.
+pub fn threads(count: usize) -> Result<Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(count)
+        .enable_all()
+        .build();
+    runtime.map_err(|source| Error::Io {
+        path: "threads for the network".into(),
+        source,
+    })
+}
 
 /// An address without what is secret in it, and that.
 #[derive(Debug, PartialEq)]

@@ -26,6 +26,6 @@ pub use found::Map;
 pub use leases::{Act, Job, Leases, Taken};
 pub use link::Options;
 pub use models::OwnModels;
-pub use plan::{Asked, Library, Plan};
+pub use plan::{Asked, Library, Plan, can_be_told};
 pub use protocol::{Ask, Came, Here, Kind, RunId, Sign, SignState, Subjects, Tell, Told, VERSION};
 pub use worker::{Ended, Hands, Order, Orders, Seen, Settings, work};

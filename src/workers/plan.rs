@@ -317,6 +317,22 @@ impl Plan {
     }
 }
 
+/// Whether a task is asked elsewhere as it is asked here: its file is all that travels.
+///
+/// # Errors
+/// It is not; the run would wait for workers for ever.
+pub fn can_be_told(task: &FitnessTask) -> Result<(), Error> {
+    let reason = match TaskAsked::of(task).task() {
+        Err(e) => e.to_string(),
+        Ok(there) if there.task.decoding_digest() == task.task.decoding_digest() => return Ok(()),
+        Ok(_) => "its answers would end elsewhere than here".into(),
+    };
+    Err(Error::Untold {
+        task: task.task.name().into(),
+        reason,
+    })
+}
+
 impl TaskAsked {
     fn of(fitness_task: &FitnessTask) -> Self {
         let task = &fitness_task.task;
@@ -433,4 +449,55 @@ pub fn read_list(bytes: &[u8]) -> Result<Vec<Question>, Refusal> {
         })
     };
     list.questions.into_iter().map(question).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval;
+
+    fn asked(name: &str, lang: &str) -> FitnessTask {
+        let options = TaskOptions {
+            lang: Some(lang.into()),
+            profile: Profile::Fitness,
+            ..TaskOptions::default()
+        };
+        FitnessTask {
+            task: Task::load(name, &options, &eval::DataDirs::default()).unwrap(),
+            weight: 1.0,
+            limit: None,
+            split: Split::Search,
+        }
+    }
+
+    #[test]
+    fn every_built_in_task_can_be_told() {
+        let mut told = 0;
+        for task in eval::tasks().unwrap() {
+            for (name, lang) in eval::expand(&task.task, None).unwrap() {
+                if let Err(e) = can_be_told(&asked(&name, &lang)) {
+                    panic!("{name} ({lang}): {e}");
+                }
+                told += 1;
+            }
+        }
+        assert!(told > 100, "{told}");
+    }
+
+    /// A worker takes a task's text for one of our own: with a file of the harness every worker said that it did not fit, and
+    /// the search waited for others for ever.
+    #[test]
+    fn a_file_of_the_harness_is_refused_at_the_door() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("sky.yaml");
+        let text = "task: sky\ndataset_path: somebody/sky\noutput_type: multiple_choice\ntest_split: test\ndoc_to_text: q\n\
+                    doc_to_choice: choices\ndoc_to_target: label\n";
+        std::fs::write(&file, text).unwrap();
+        let (name, lang) = eval::expand(file.to_str().unwrap(), None).unwrap().remove(0);
+        let refused = can_be_told(&asked(&name, &lang)).unwrap_err().to_string();
+        assert!(
+            refused.contains("'sky' cannot be told to workers") && refused.contains("without --nats"),
+            "{refused}"
+        );
+    }
 }

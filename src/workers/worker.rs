@@ -165,14 +165,7 @@ pub fn work(
     if !is_name(&settings.name) {
         return Err(Error::Name { name: settings.name });
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Io {
-            path: "threads for the network".into(),
-            source,
-        })?;
+    let runtime = link::threads(1)?;
     let (plans, assigned) = mpsc::channel::<Assignment>();
     let mut hands = hands;
     // It is left alone when the worker ends in the midst of a unit: there is no way to interrupt a kernel.

@@ -285,53 +285,27 @@ fn rows_of(hub: &Hub<'_>, urls: &[String]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::HashMap,
-        io::{BufRead, BufReader, Write},
-        net::TcpListener,
-        sync::{Arc, Mutex},
-    };
+    use serde_json::json;
 
-    use super::*;
+    use super::{super::tests::Asked, *};
 
     /// A Hub with one data set of one split, `configs` times; and what was asked of it.
-    fn serve(configs: &[&str]) -> (String, Arc<Mutex<Vec<String>>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+    fn serve(configs: &[&str]) -> (String, Asked) {
         let parquet = include_bytes!("../../../tests/data/eval/sample.parquet");
-        let listing: HashMap<_, _> = configs
-            .iter()
-            .map(|config| {
+        super::super::tests::serve(|address| {
+            let path = |config: &str| format!("/{config}/0.parquet");
+            let files = |config: &&str| {
                 (
-                    *config,
-                    HashMap::from([("test", vec![format!("{address}/{config}/0.parquet")])]),
+                    config.to_string(),
+                    json!({"test": [format!("{address}{}", path(config))]}),
                 )
-            })
-            .collect();
-        let listing = serde_json::to_vec(&listing).unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let keep = asked.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let Some(Ok(request)) = lines.next() else { continue };
-                let path = request.split(' ').nth(1).unwrap_or_default().to_string();
-                lines.map_while(Result::ok).take_while(|l| !l.is_empty()).count();
-                let body: &[u8] = if path.starts_with("/api/datasets/some/set/") {
-                    &listing
-                } else {
-                    parquet
-                };
-                keep.lock().unwrap().push(path);
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                    body.len()
-                );
-                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-            }
-        });
-        (address, asked)
+            };
+            let listing: serde_json::Map<_, _> = configs.iter().map(files).collect();
+            let listing = serde_json::to_vec(&listing).unwrap();
+            let listing = ("/api/datasets/some/set/parquet".to_string(), listing);
+            let files = configs.iter().map(|config| (path(config), parquet.to_vec()));
+            files.chain([listing]).collect()
+        })
     }
 
     fn pull_from(address: &str, name: &str, cache: &Path) -> Result<()> {
@@ -357,7 +331,7 @@ mod tests {
             .lock()
             .unwrap()
             .iter()
-            .filter(|path| path.ends_with(".parquet"))
+            .filter(|asked| asked.contains(".parquet "))
             .count();
         assert_eq!(files, 1, "fetched once");
     }
