@@ -10,7 +10,7 @@ use crate::{
     cli::{LearnArgs, TeacherArg},
     eval::{self, Kind, Profile, Question, Split, Task, TaskOptions},
     learn::{Change, Course, Settings, Step, teachers, variables},
-    merge::Plan,
+    merge::{Plan, Resident},
     model::{Engine, ScoreRequest, Text},
     models::{Opened, Runtime, beside, engine_of, read_recipe, verbatim},
     recipe::{Recipe, write},
@@ -71,7 +71,7 @@ pub fn learn(args: LearnArgs) -> Outcome {
     let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
     let course = Course {
         source: &opened.parents,
-        models: recipe.models().into_iter().map(String::from).collect(),
+        resident: Resident::new(&opened.parents, &recipe.models()),
         decode: &decode,
         start: start.clone(),
         variables,

@@ -93,8 +93,8 @@ const LOOK_EVERY: usize = 5;
 /// One round of learning.
 pub struct Course<'a> {
     pub source: &'a dyn TensorSource,
-    /// The models that recipes name.
-    pub models: Vec<String>,
+    /// Merges of these parents; what is known of them already need not be read again.
+    pub resident: Resident<'a>,
     /// The recipe that a point stands for.
     pub decode: &'a dyn Fn(&[f64]) -> Recipe,
     pub start: Vec<f64>,
@@ -290,8 +290,7 @@ impl<'a> Child<'a> {
         let outputs = plan.outputs().iter().enumerate();
         let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
-        let models: Vec<&str> = course.models.iter().map(String::as_str).collect();
-        let mut resident = Resident::new(course.source, &models);
+        let mut resident = course.resident.beside();
         let mut read = |name: &str| {
             let i = index.get(name).ok_or("the merge does not produce it")?;
             let mut data = resident.compute(&plan, *i).map_err(|e| e.to_string())?;

@@ -14,7 +14,10 @@ use crate::{
     eval::{self, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
-    model::{Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder},
+    model::{
+        Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder,
+        pass_bytes,
+    },
     models::{Parents, verbatim},
     recipe::Recipe,
     space::{Guard, Limit},
@@ -433,6 +436,16 @@ impl<'a> MergeEvaluator<'a> {
         self.engine.as_ref().map_or(0, bytes) as u64
     }
 
+    /// Memory of the host that a step on so many texts takes, whose keys and values would take so many bytes each.
+    pub fn learning_bytes(&self, texts: usize, keys_bytes: f64) -> u64 {
+        let bytes = |engine: &Engine| {
+            let spec = engine.decoder().spec();
+            let of_token = 2 * spec.layers.len() * spec.kv_heads * spec.head_dim * size_of::<f32>();
+            pass_bytes(spec, texts, (keys_bytes / of_token as f64).ceil() as usize)
+        };
+        self.engine.as_ref().map_or(0, bytes)
+    }
+
     /// What the guard measures merges by; parents are loaded for it once.
     fn worst_parent(&mut self) -> Result<f64, Unscored> {
         if let Some(worst) = self.worst_parent_nll {
@@ -552,6 +565,14 @@ impl MergeEvaluator<'_> {
 impl<'a> MergeEvaluator<'a> {
     pub(super) fn parents(&self) -> &'a Parents {
         self.resources.parents
+    }
+
+    /// Memory for keys and values is given back until somebody answers again; merges of the same parents beside these.
+    pub(super) fn make_room(&mut self) -> Resident<'a> {
+        if let Some(engine) = &mut self.engine {
+            engine.drop_kv();
+        }
+        self.resident.beside()
     }
 
     pub(super) fn device(&self) -> Device {

@@ -61,10 +61,10 @@ impl MergeEvaluator<'_> {
         let mut questions = texts.groups.clone();
         questions.sort_unstable();
         questions.dedup();
-        let parents = self.parents();
+        let resident = self.make_room();
         let course = Course {
-            source: parents,
-            models: parents.iter().map(|(name, _)| name.to_string()).collect(),
+            source: self.parents(),
+            resident,
             decode: &decode,
             start: lesson.start.to_vec(),
             variables: lesson.variables.clone(),

@@ -60,8 +60,10 @@ pub type Now = Arc<dyn Fn() -> Duration + Send + Sync>;
 /// What the search wants.
 pub enum Command {
     Add(Job),
-    /// All that is to be had at the moment has been added.
-    Go,
+    /// All that is to be had at the moment has been added, by a search that has been told of so many answers.
+    Go {
+        told: u64,
+    },
     Cancel(u64),
     /// Give up what nobody is at: the search is asked to stop.
     GiveUpUntaken,
@@ -97,6 +99,16 @@ pub enum Word {
     Shown(Event),
     /// All that lay on the server has been told.
     CaughtUp,
+}
+
+impl Word {
+    /// Whether a worker is free after it, and the search may have more for it.
+    pub fn is_an_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Answers { .. } | Self::Candidate { .. } | Self::Machine { .. }
+        )
+    }
 }
 
 /// What comes to the desk.
@@ -141,6 +153,8 @@ pub struct Desk {
     here: Duration,
     mended: Option<Duration>,
     is_down: bool,
+    /// Words of the kind after which the search has more to ask.
+    told: u64,
 }
 
 struct Known {
@@ -165,6 +179,7 @@ impl Desk {
             here: Duration::ZERO,
             mended: None,
             is_down: false,
+            told: 0,
         }
     }
 
@@ -176,12 +191,16 @@ impl Desk {
         (self.purpose.now)()
     }
 
-    fn say(&self, word: Word) {
+    fn say(&mut self, word: Word) {
+        if word.is_an_end() {
+            self.told += 1;
+            self.leases.nothing_follows(false);
+        }
         // Nobody listens any more when the search is over.
         let _ = self.purpose.words.send(word);
     }
 
-    fn log(&self, level: Level, message: String) {
+    fn log(&mut self, level: Level, message: String) {
         self.say(Word::Told(Event::Log { level, message }));
     }
 
@@ -221,7 +240,10 @@ impl Desk {
                 self.leases.add(job);
                 Vec::new()
             }
-            In::Command(Command::Go) => self.leases.due(now),
+            In::Command(Command::Go { told }) => {
+                self.leases.nothing_follows(told == self.told);
+                self.leases.due(now)
+            }
             In::Command(Command::Cancel(job)) => self.leases.cancel(job),
             In::Command(Command::GiveUpUntaken) => {
                 let give_up = |job| Act::GiveUp {

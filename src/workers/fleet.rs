@@ -25,7 +25,7 @@ use tokio::{runtime::Runtime, sync::mpsc, sync::oneshot};
 use super::{
     desk::{Command, Desk, In, Now, Purpose, Word, read_answers},
     error::Error,
-    leases::Job,
+    leases::{Job, WORKERS_A_SPARE},
     link::{self, Options, connect},
     plan::Library,
     protocol::{Kind, RunId, Subjects, Told},
@@ -175,6 +175,7 @@ impl Post {
             out: HashMap::new(),
             ready: VecDeque::new(),
             next_job: 0,
+            told: 0,
             control: asked.control,
             is_asynchronous: asked.is_asynchronous,
         };
@@ -243,6 +244,8 @@ pub struct Fleet<'a> {
     out: HashMap<u64, (String, Open)>,
     ready: VecDeque<(String, Result<Evaluation, Unscored>)>,
     next_job: u64,
+    /// Answers and the like that the search has been told of.
+    told: u64,
     control: Control,
     is_asynchronous: bool,
 }
@@ -267,6 +270,7 @@ impl Fleet<'_> {
 
     /// What a word means for the search.
     fn hear(&mut self, word: Word) -> News {
+        self.told += u64::from(word.is_an_end());
         match word {
             Word::Answers {
                 job,
@@ -393,7 +397,8 @@ impl Crew for Fleet<'_> {
     fn size(&self) -> usize {
         let hands = self.hands.load(Ordering::Relaxed).max(1);
         match self.is_asynchronous {
-            true => hands,
+            // One more for so many lies ready, so that whoever is done need not wait until the next is thought of.
+            true => hands + hands / WORKERS_A_SPARE,
             false => AHEAD * (hands + 1),
         }
     }
@@ -425,7 +430,7 @@ impl Crew for Fleet<'_> {
         if self.control.stop.load(Ordering::Relaxed) {
             self.command(Command::GiveUpUntaken);
         }
-        self.command(Command::Go);
+        self.command(Command::Go { told: self.told });
         match self.words.recv_timeout(LOOK) {
             Ok(word) => self.hear(word),
             Err(RecvTimeoutError::Timeout) => News::Nothing,

@@ -42,7 +42,7 @@ const MOST_FAULTS: usize = 4;
 const MOST_LOSSES: usize = 6;
 
 /// One of these for so many workers lies ready in the queue, so that whoever is done need not wait for the coordinator.
-const WORKERS_A_SPARE: usize = 8;
+pub const WORKERS_A_SPARE: usize = 8;
 
 /// A sitting that is to be done elsewhere.
 #[derive(Clone, Debug)]
@@ -90,6 +90,8 @@ pub struct Leases {
     over: HashSet<String>,
     workers: BTreeMap<String, Worker>,
     times: VecDeque<Duration>,
+    /// The search has heard of all that is done, and has nothing more to ask until more comes back.
+    nothing_follows: bool,
     /// Units that were answered, those issued again, and answers that came too late.
     pub done: u64,
     pub reissued: u64,
@@ -139,6 +141,7 @@ impl Leases {
             over: HashSet::new(),
             workers: BTreeMap::new(),
             times: VecDeque::new(),
+            nothing_follows: true,
             done: 0,
             reissued: 0,
             late: 0,
@@ -148,6 +151,12 @@ impl Leases {
     /// Takes a job; it goes out with the next [`Self::due`].
     pub fn add(&mut self, job: Job) {
         self.waiting.push_back(job);
+    }
+
+    /// Whether the search has nothing to add before it hears of another answer: a worker who is free only until the next
+    /// candidate is thought of is given nobody else's work.
+    pub fn nothing_follows(&mut self, nothing_follows: bool) {
+        self.nothing_follows = nothing_follows;
     }
 
     /// Workers that are there.
@@ -464,7 +473,7 @@ impl Leases {
     /// The slowest units once more, where somebody is free and nothing else is left.
     fn double(&mut self, now: Duration) -> Vec<Act> {
         let mut free = self.workers.len().saturating_sub(self.outstanding());
-        if !self.waiting.is_empty() || free == 0 {
+        if !self.nothing_follows || !self.waiting.is_empty() || free == 0 {
             return Vec::new();
         }
         let slow = self.usual().mul_f64(SLOW).max(SLOW_AT_LEAST);
@@ -731,6 +740,24 @@ mod tests {
             answer(&mut leases, &keys[2], "a", at(11)).0,
             Taken::Of { job: 3, is_last: true }
         );
+    }
+
+    /// Of a simulated fleet's time a quarter went into units that another worker was at: whoever had answered was given the
+    /// slowest unit once more before the search could say what came next.
+    #[test]
+    fn who_is_free_until_the_next_candidate_comes_is_given_no_second_copy() {
+        let mut leases = Leases::new("plan".into(), true);
+        ["a", "b"].iter().for_each(|worker| leases.heard(worker, None, at(0)));
+        (1..3).for_each(|number| leases.add(job(number, 4)));
+        let keys = issued(&leases.due(at(0)));
+        leases.heard("a", Some(&keys[0]), at(0));
+        leases.heard("b", Some(&keys[1]), at(0));
+        answer(&mut leases, &keys[0], "a", at(4));
+        leases.nothing_follows(false);
+        leases.heard("a", None, at(9));
+        assert_eq!(issued(&leases.due(at(9))), Vec::<String>::new());
+        leases.nothing_follows(true);
+        assert_eq!(issued(&leases.due(at(9))), [keys[1].clone()]);
     }
 
     #[test]

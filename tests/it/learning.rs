@@ -6,7 +6,7 @@ use heterosis::{
     checkpoint::Checkpoint,
     eval::{self, DataDirs, Split, Task, TaskOptions},
     learn::{Course, Settings, Variable, variables},
-    merge::Plan,
+    merge::{Plan, Resident},
     model::{DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Text, Tokenizer},
     models::Parents,
     recipe::{Recipe, read},
@@ -70,7 +70,7 @@ fn course<'a>(parents: &'a Parents, decode: &'a dyn Fn(&[f64]) -> Recipe, of: &R
     let (variables, start) = variables::of_recipe(of);
     Course {
         source: parents,
-        models: of.models().into_iter().map(String::from).collect(),
+        resident: Resident::new(parents, &of.models()),
         decode,
         start,
         variables,

@@ -246,6 +246,12 @@ impl Engine {
         self.pool.as_ref().map_or(0, Pool::held_bytes)
     }
 
+    /// Gives the memory of keys and values back; the next call takes it again.
+    pub fn drop_kv(&mut self) {
+        self.pool = None;
+        self.decoder.release_buffers();
+    }
+
     /// Continues each prompt; answers come in the order of the requests.
     pub fn generate(
         &mut self,

@@ -48,7 +48,7 @@ pub use influence::block_influence;
 pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
-pub use twin::{Loss, Text, Twin};
+pub use twin::{Loss, Text, Twin, pass_bytes};
 
 /// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
 ///

@@ -80,8 +80,8 @@ fn known<T: Clone>(map: &Mutex<HashMap<Arc<str>, T>>, key: &Arc<str>, compute: i
 /// what each output was made of, so that [`Resident::changed`] names only what a new recipe changes. Results of earlier
 /// stages and factors of decompositions are kept while they are used and fit into [`Resident::limit`].
 pub struct Resident<'a> {
-    source: Held<'a>,
-    cache: Cache,
+    source: Arc<Held<'a>>,
+    cache: Arc<Cache>,
     written: HashMap<String, u64>,
     /// Digest of the recipe that was computed last.
     recipe: String,
@@ -92,8 +92,8 @@ impl<'a> Resident<'a> {
     /// `models` are the words of all models that recipes will name.
     pub fn new(source: &'a dyn TensorSource, models: &[&str]) -> Self {
         Resident {
-            source: Held::new(source, models),
-            cache: Cache::default(),
+            source: Arc::new(Held::new(source, models)),
+            cache: Arc::default(),
             written: HashMap::new(),
             recipe: String::new(),
             scratch: Vec::new(),
@@ -103,8 +103,19 @@ impl<'a> Resident<'a> {
     /// Bounds what is kept of earlier stages and of decompositions; 2 GiB otherwise.
     pub fn limit(self, limit_bytes: usize) -> Self {
         Resident {
-            cache: Cache::with_limit(limit_bytes),
+            cache: Arc::new(Cache::with_limit(limit_bytes)),
             ..self
+        }
+    }
+
+    /// Children of the same parents in other buffers: what is known of the parents, and their copies, are shared.
+    pub fn beside(&self) -> Self {
+        Resident {
+            source: self.source.clone(),
+            cache: self.cache.clone(),
+            written: HashMap::new(),
+            recipe: String::new(),
+            scratch: Vec::new(),
         }
     }
 
@@ -128,7 +139,7 @@ impl<'a> Resident<'a> {
         }
         let name = &plan.outputs()[i].name;
         self.written.remove(name);
-        plan.compute_into(i, &self.source, Some(&self.cache), out)?;
+        plan.compute_into(i, &*self.source, Some(&self.cache), out)?;
         self.written.insert(name.clone(), plan.fingerprint(i));
         Ok(())
     }
@@ -161,7 +172,7 @@ impl<'a> Resident<'a> {
     /// # Errors
     /// As [`Plan::compute`].
     pub fn add_slopes(&self, slopes: &mut Slopes, plan: &Plan, i: usize, upstream: &[f32]) -> Result<(), Error> {
-        slopes.add(plan, i, &self.source, Some(&self.cache), upstream)
+        slopes.add(plan, i, &*self.source, Some(&self.cache), upstream)
     }
 
     /// Memory that kept results of earlier stages and kept factors take.

@@ -136,11 +136,15 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     // Merging takes most while facts about the parents are found, which is over when the final begins.
     let in_search = peak.map(|bytes| bytes + on_host(of_search));
     let in_final = answered.max(loaded).map(|bytes| bytes + on_host(most_keys));
+    let learning = prepared.space().search.learn.as_ref();
+    let mean_keys = keys.iter().map(|keys| keys.each_bytes).sum::<f64>() / keys.len().max(1) as f64;
+    let read = learning.map(|learning| asking.learning_bytes(learning.batch, mean_keys));
+    let in_learning = answered.zip(read).map(|(bytes, read)| bytes + read);
     Ok(Costs {
         merge_s: merge_s.unwrap_or(0.0),
         tasks: Some(costs),
         workers: 1.0,
-        memory_bytes: in_search.max(in_final),
+        memory_bytes: in_search.max(in_final).max(in_learning),
     })
 }
 

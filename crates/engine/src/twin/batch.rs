@@ -4,7 +4,7 @@ use super::{Error, Text};
 use crate::{rope::RopeTable, spec::DecoderSpec};
 
 /// Tokens of texts, filled up to their longest, that go through a layer together.
-const BATCH_TOKENS: usize = 2048;
+pub(super) const BATCH_TOKENS: usize = 2048;
 
 /// Texts that are computed together, each filled up at its end, where no token looks at it.
 pub(super) struct Batch {

@@ -78,6 +78,31 @@ enum Weights {
     Device(Remote),
 }
 
+/// Bytes of the host that [`Twin::gradient`] takes for so many texts of so many tokens each, its own weights included and all
+/// of each text taught: what a pass holds at most, before it is measured.
+pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
+    let all = texts * tokens;
+    let states = (spec.layers.len() + 2) * all * spec.hidden;
+    let mlp = match &spec.experts {
+        Some(experts) => experts.width * (experts.per_token + experts.shared),
+        None => spec.intermediate,
+    };
+    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    // What a token's layer notes (norms, sums, products, before and after they are turned), and the slopes of it.
+    let noted = 2 * (7 * spec.hidden + 3 * queries + 3 * keys + 3 * mlp);
+    let at_once = all.min(batch::BATCH_TOKENS);
+    let logits = 2 * LOGITS.min(at_once * spec.vocab);
+    // Derivatives of the output head, or of one layer.
+    let of_layer = |index| {
+        let tensors = spec.layer_tensors(index).into_iter();
+        tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    };
+    let layer: usize = (0..spec.layers.len()).map(of_layer).max().unwrap_or(0);
+    let head = spec.vocab * spec.hidden;
+    let numbers = spec.parameters() + states + (noted * at_once + layer).max(logits) + head;
+    (numbers * size_of::<f32>()) as u64
+}
+
 /// Where the weights are and how a pass is computed. `State` is a batch's hidden states, `[rows, width, hidden]`.
 trait Side {
     type State;
