@@ -6,13 +6,15 @@
 //! to be better there are more than the space asks for. The optimizer begins
 //! where the best of them is, close around it: less in the directions in which the texts' loss is steep.
 //!
+//! When a stage of the search has ended, learning goes on from where it has led, if that is better than what was learned.
+//!
 //! Of several objectives all teach together first; then each alone has a round from where that led, and its point is handed to
 //! the optimizer: the ends of the front, which a population would have to find.
 //!
 //! What is learned stands in the journal, so that a resumed search repeats it without computing it again. Nothing here
 //! reads a question of the selection or the test.
 
-use std::{ops::RangeFrom, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored, genome::Genome, race::Entrant};
 use crate::{
@@ -48,6 +50,9 @@ const STEEPEST: f64 = 3.0;
 /// there were as many as the space says, if its gain would.
 const WORSE: f64 = 0.1;
 
+/// Rounds after a stage, unless the space has fewer before it.
+const AFTER: usize = 2;
+
 /// How many times the rounds that a space asks for are made at most, while each is told to be better.
 const LONGER: usize = 3;
 
@@ -74,42 +79,100 @@ impl Run<'_, '_> {
         let Some(learning) = self.plan.space.search.learn.clone() else {
             return Ok(None);
         };
-        if !self.evaluator.learns() || !can_learn(genome) {
+        if !self.evaluator.learns() || !begins_with_weights(genome) {
             return Ok(None);
         }
-        let Some((mut from, mut start)) = self.first_teacher(genome, known) else {
+        let Some(from) = self.first_teacher(genome, known) else {
             return Ok(None);
         };
         let everybody = std::mem::take(&mut self.given);
-        let mut own = None;
-        let mut pupils: Vec<Pupil> = Vec::new();
         // A vote takes several, and nobody but the pupil answers further questions.
-        let rounds = if learning.teachers == Teachers::Vote {
-            1
-        } else {
-            learning.rounds
+        let usual = match learning.teachers {
+            Teachers::Vote => 1,
+            _ => learning.rounds,
         };
-        for round in 1..=LONGER * rounds {
-            let id = CandidateId::Learned(round as u64).to_string();
+        let pupils = self.series(&learning, genome, from, Some(&everybody), usual, LONGER * usual)?;
+        // The last of equals has seen most.
+        let best = pupils.iter().reduce(|a, b| if b.fitness >= a.fitness { b } else { a });
+        if let Some(best) = best
+            && self.plan.space.fitness.is_pareto()
+        {
+            self.each_objective(&learning, genome, &best.entrant, &everybody)?;
+        }
+        Ok(best.map(|pupil| around(genome, pupil)))
+    }
+
+    /// Goes on learning where a stage's optimizer has led, from the right answers of its mean, which luck has touched least, or
+    /// else of the best that it bred. Scales of a path of layers are learned so, and weights once more; where that is no better
+    /// than what was learned before, there is nothing new to learn from.
+    pub(super) fn learn_on(&mut self, genome: &Genome) -> Result<(), Interrupt> {
+        let Some(learning) = self.plan.space.search.learn.clone().filter(|learning| learning.after) else {
+            return Ok(());
+        };
+        let is_possible = self.evaluator.learns() && !self.plan.space.fitness.is_pareto();
+        if !is_possible || learning.teachers == Teachers::Vote {
+            return Ok(());
+        }
+        let Some((id, genotype)) = self.led_to() else {
+            return Ok(());
+        };
+        self.keeps_answers = true;
+        let usual = learning.rounds.min(AFTER);
+        let learned = self.series(&learning, genome, (id, genotype), None, usual, learning.rounds);
+        (self.keeps_answers, self.given) = (false, Vec::new());
+        learned.map(|_| ())
+    }
+
+    /// Where the optimizer of this stage has led, if that scores more than what was learned in it.
+    fn led_to(&self) -> Option<(String, Vec<f64>)> {
+        let began = self.stages.last().map_or(0, |(began, _)| *began);
+        let best_of = |is_one: &dyn Fn(&Origin) -> bool| {
+            let ones = self.scored[began..].iter().filter(|c| is_one(&c.origin) && !c.eliminated);
+            ones.reduce(|a, b| if b.fitness > a.fitness { b } else { a })
+        };
+        let bred = |origin: &Origin| matches!(origin, Origin::Search | Origin::WarmStart | Origin::Random);
+        let led = best_of(&|origin| *origin == Origin::Mean).or_else(|| best_of(&bred))?;
+        let learned = best_of(&|origin| *origin == Origin::Learned);
+        let is_new = learned.is_none_or(|learned| led.fitness > learned.fitness);
+        is_new.then(|| (led.id.clone(), led.genotype.clone()))
+    }
+
+    /// Rounds one after the other, each from where the one before it led: `usual` of them unless one is told to be worse, and up
+    /// to `most` while each is told to be better. The first learns from what is `given`, or from the right answers of whoever
+    /// it begins with, as the others do.
+    fn series(
+        &mut self,
+        learning: &Learning,
+        genome: &Genome,
+        from: (String, Vec<f64>),
+        given: Option<&[Given]>,
+        usual: usize,
+        most: usize,
+    ) -> Result<Vec<Pupil>, Interrupt> {
+        let (mut from, mut start) = from;
+        let mut pupils: Vec<Pupil> = Vec::new();
+        for round in 1..=most {
+            let id = CandidateId::Learned(self.lessons + 1).to_string();
             if !self.has_time_for(&id)? {
                 break;
             }
-            if let Some(last) = pupils.last() {
-                let entrant = last.entrant.clone();
-                own = self.own_answers(&entrant)?.map(|own| vec![own]);
-                if own.is_none() {
-                    break;
-                }
-            }
-            let given = own.as_ref().unwrap_or(&everybody);
-            let Some(learned) = self.round(&id, &from, genome, &start, given, &learning)? else {
+            let own = match given.filter(|_| pupils.is_empty()) {
+                Some(_) => None,
+                None => match self.own_answers(&self.again_by_id(&from)?)? {
+                    Some(own) => Some(vec![own]),
+                    None => break,
+                },
+            };
+            let given = own.as_deref().or(given).unwrap_or_default();
+            self.lessons += 1;
+            let Some(learned) = self.round(&id, &from, genome, &start, given, learning)? else {
                 break;
             };
             let Some(pupil) = self.score_pupil(genome, learned)? else {
                 break;
             };
             (from, start) = (id, pupil.entrant.genotype.clone());
-            let is_usual = round < rounds;
+            let is_usual = round < usual;
             let goes_on = match pupils.last() {
                 Some(last) => self.goes_on(&pupil, last, is_usual),
                 None => is_usual,
@@ -119,14 +182,12 @@ impl Run<'_, '_> {
                 break;
             }
         }
-        // The last of equals has seen most.
-        let best = pupils.iter().reduce(|a, b| if b.fitness >= a.fitness { b } else { a });
-        if let Some(best) = best
-            && self.plan.space.fitness.is_pareto()
-        {
-            self.each_objective(&learning, genome, &best.entrant, &everybody, (pupils.len() + 1)..)?;
-        }
-        Ok(best.map(|pupil| around(genome, pupil)))
+        Ok(pupils)
+    }
+
+    fn again_by_id(&self, id: &str) -> Result<Entrant, Error> {
+        let known = self.scored.iter().find(|c| c.id == id);
+        self.again(known.expect("whoever teaches has a score"))
     }
 
     /// A round for each objective alone, from the point that all of them have led to and the answers that everybody gave.
@@ -136,13 +197,13 @@ impl Run<'_, '_> {
         genome: &Genome,
         from: &Entrant,
         everybody: &[Given],
-        numbers: RangeFrom<usize>,
     ) -> Result<(), Interrupt> {
-        for (objective, number) in (0..self.plan.search.tasks.len()).zip(numbers) {
-            let id = CandidateId::Learned(number as u64).to_string();
+        for objective in 0..self.plan.search.tasks.len() {
+            let id = CandidateId::Learned(self.lessons + 1).to_string();
             if !self.has_time_for(&id)? {
                 break;
             }
+            self.lessons += 1;
             let given: Vec<Given> = everybody.iter().filter_map(|given| of_task(given, objective)).collect();
             let Some(learned) = self.round(&id, &from.id, genome, &from.genotype, &given, learning)? else {
                 continue; // nobody is right about it yet, say
@@ -323,8 +384,8 @@ impl Run<'_, '_> {
     }
 }
 
-/// Weights are learned before the search of layer paths begins.
-fn can_learn(genome: &Genome) -> bool {
+/// A path of layers has to be found before its scales can be learned.
+fn begins_with_weights(genome: &Genome) -> bool {
     matches!(genome.stage(), Stage::Global | Stage::Modules | Stage::ParameterSpace)
 }
 

@@ -382,6 +382,8 @@ struct Run<'a, 'b> {
     /// Answers of parents, unsearched merges and learned candidates, where something is to be learned from them.
     given: Vec<learning::Given>,
     keeps_answers: bool,
+    /// Rounds of learning that were begun.
+    lessons: u64,
     /// Learned for each of several objectives alone.
     ends_of_front: Vec<optim::Genotype>,
     /// Of an evaluator with several hands.
@@ -444,6 +446,7 @@ impl<'a, 'b> Run<'a, 'b> {
             soup: None,
             given: Vec::new(),
             keeps_answers: plan.space.search.learn.is_some(),
+            lessons: 0,
             ends_of_front: Vec::new(),
             at_work: AtWork::default(),
             failures: HashMap::new(),
@@ -576,6 +579,7 @@ impl Run<'_, '_> {
             let next = genome.next_stage();
             self.stage_end = next.map(|next| self.stage_end(next, genome.share()));
             let (reason, optimizer) = self.stage(&genome, known.take())?;
+            self.learn_on(&genome)?;
             let is_over = reason.is_some_and(|reason| reason != EndReason::Converged);
             if is_over || next.is_none() {
                 break reason.unwrap_or(EndReason::Converged);

@@ -1970,7 +1970,7 @@ fn workers_of_a_slow_command_work_side_by_side() {
 
 /// A plan that learns from the questions that are not scored on.
 fn learning(rounds: usize) -> Plan {
-    let mut plan = plan(&format!("cma-es, learn: {{rounds: {rounds}}}"));
+    let mut plan = plan(&format!("cma-es, learn: {{rounds: {rounds}, after: false}}"));
     plan.warm_starts.clear();
     plan.lessons = Exam {
         split: "lessons".into(),
@@ -2106,6 +2106,32 @@ fn rounds_that_pay_are_followed_by_more() {
     assert_eq!(rounds(&learning(2), 0.98), 2, "the second brings little");
 }
 
+/// Ten steps from the first answers, then thirty candidates around them, whose mean was better: and nothing was learned of that.
+#[test]
+fn learning_goes_on_where_the_search_has_led() {
+    let mut plan = learning(1);
+    plan.space.search.learn.as_mut().unwrap().after = true;
+    let (records, function) = run_of(&plan, learner(Ok(0.3)));
+    let rounds = learned(&records);
+    assert_eq!((rounds.len(), function.lessons), (2, 2));
+    let mean = scored_as(&records, &Origin::Mean).next().unwrap();
+    let pupils: Vec<&event::Candidate> = scored_as(&records, &Origin::Learned).collect();
+    assert!(mean.fitness > pupils[0].fitness);
+    assert_eq!(rounds[1].from, "mean");
+    assert_eq!(pupils[1].id, "learned-2");
+    let distance = |c: &event::Candidate| (c.genotype[0] - 0.9).hypot(c.genotype[1] - 0.6);
+    assert!(distance(pupils[1]) < distance(mean));
+    assert!(rounds[1].texts <= QUESTIONS, "from the mean's own answers alone");
+}
+
+#[test]
+fn who_learned_all_there_is_learns_no_more_after_the_search() {
+    let mut plan = learning(2);
+    plan.space.search.learn.as_mut().unwrap().after = true;
+    let (records, _) = run_of(&plan, learner(Ok(1.0)));
+    assert_eq!(learned(&records).len(), 2);
+}
+
 #[test]
 fn a_round_that_brings_nothing_is_the_last() {
     let (records, _) = run_of(&learning(4), learner(Ok(1.0)));
@@ -2159,11 +2185,13 @@ fn a_machine_that_breaks_down_while_it_learns_stops_the_run() {
 
 #[test]
 fn a_run_that_learns_can_be_killed_anywhere() {
-    let plan = learning(2);
+    let mut plan = learning(1);
+    plan.space.search.learn.as_mut().unwrap().after = true;
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("journal.jsonl");
-    go(&path, &plan, learner(Ok(0.5)), &Control::default()).0.unwrap();
+    go(&path, &plan, learner(Ok(0.3)), &Control::default()).0.unwrap();
     let whole = story(&read(&path).unwrap());
+    assert_eq!(learned(&read(&path).unwrap()).len(), 2);
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let end = lines
@@ -2177,7 +2205,7 @@ fn a_run_that_learns_can_be_killed_anywhere() {
             .iter()
             .filter(|line| line.contains("\"event\":\"learned\""))
             .count();
-        let (end, function) = go(&path, &plan, learner(Ok(0.5)), &Control::default());
+        let (end, function) = go(&path, &plan, learner(Ok(0.3)), &Control::default());
         end.unwrap();
         assert_eq!(story(&read(&path).unwrap()), whole, "cut after {cut} lines");
         assert_eq!(function.lessons, 2 - learned_before, "no round is made twice");

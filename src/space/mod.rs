@@ -485,6 +485,8 @@ pub struct Learning {
     pub teachers: Teachers,
     /// How much wrong answers count against what they say, 0 to 1.
     pub wrong: f64,
+    /// Learns on from the best that each stage of the search has bred.
+    pub after: bool,
 }
 
 /// Whose texts teach.
@@ -511,6 +513,7 @@ impl Default for Learning {
             rounds: 3,
             teachers: Teachers::Auto,
             wrong: 0.3, // as `learn::teachers::WRONG`
+            after: true,
         }
     }
 }

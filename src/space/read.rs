@@ -953,7 +953,7 @@ fn mating(node: &Node) -> Result<Option<Mating>, yaml::Error> {
 /// `true`, `false`, or the questions on each rung.
 /// `auto` learns where it can; what is written out in full must be possible.
 fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learning>, yaml::Error> {
-    let can = fitness.command.is_none() && first == First::Weights;
+    let can = fitness.command.is_none() && first != First::Numbers;
     if !matches!(node.value, Value::Map(_)) {
         let wants = match node.value {
             Value::Bool(on) => on,
@@ -963,8 +963,8 @@ fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learn
     }
     if !can {
         return Err(node.error(
-            "learning moves the weights of a parameter_space along the gradient of the tasks' right answers; a command keeps \
-             its answers to itself, and layer paths have no gradient. Leave 'learn' out",
+            "learning moves weights and scales along the gradient of the tasks' right answers; a command keeps its answers to \
+             itself. Leave 'learn' out",
         ));
     }
     let map = node.map()?;
@@ -997,6 +997,9 @@ fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learn
         if !(0.0..=1.0).contains(&learning.wrong) {
             return Err(node.error("wrong answers count 0, not at all, to 1, as much as right ones"));
         }
+    }
+    if let Some(node) = map.optional("after") {
+        learning.after = node.bool()?;
     }
     map.finish()?;
     Ok(Some(learning))
