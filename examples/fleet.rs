@@ -1,7 +1,7 @@
 //! A simulated fleet: a real NATS server, a real coordinator, and workers that sleep instead of computing.
 //!
 //! ```text
-//! cargo run --release --example fleet -- WORKERS [sync|async] [SCALE]      # NATS_SERVER names the server's program
+//! cargo run --release --example fleet -- WORKERS [sync|async] [SCALE] [CANDIDATES]      # NATS_SERVER names the server's program
 //! cargo run --release --example fleet -- overhead                          # milliseconds that a unit of work costs besides
 //! ```
 //!
@@ -71,10 +71,13 @@ fn main() {
     match words.as_slice() {
         ["worker", url, name, scale, out] => sleep_for(url, name, scale.parse().unwrap(), Path::new(out)),
         ["overhead"] => overhead(),
-        [workers] => simulate(workers.parse().unwrap(), false, 20.0),
-        [workers, kind] => simulate(workers.parse().unwrap(), *kind == "async", 20.0),
-        [workers, kind, scale] => simulate(workers.parse().unwrap(), *kind == "async", scale.parse().unwrap()),
-        _ => eprintln!("fleet WORKERS [sync|async] [SCALE], or fleet overhead"),
+        [workers, rest @ ..] => {
+            let kind = rest.first().is_some_and(|kind| *kind == "async");
+            let scale = rest.get(1).map_or(20.0, |scale| scale.parse().unwrap());
+            let candidates = rest.get(2).map(|candidates| candidates.parse().unwrap());
+            simulate(workers.parse().unwrap(), kind, scale, candidates);
+        }
+        [] => eprintln!("fleet WORKERS [sync|async] [SCALE] [CANDIDATES], or fleet overhead"),
     }
 }
 
@@ -276,7 +279,7 @@ fn search(url: &str, dir: &Path, space: &str) -> (u64, u64, usize) {
     moments.into_inner().unwrap()
 }
 
-fn simulate(workers: usize, is_async: bool, scale: f64) {
+fn simulate(workers: usize, is_async: bool, scale: f64, candidates: Option<usize>) {
     let tmp = tempfile::tempdir().unwrap();
     let server = Server::start(tmp.path());
     let (out, over, deaths) = (
@@ -292,7 +295,8 @@ fn simulate(workers: usize, is_async: bool, scale: f64) {
             std::thread::spawn(move || keep(url, format!("w{n:04}"), scale, out, over, deaths))
         })
         .collect();
-    let evals = 2 * workers.max(4) * if workers > PROCESSES { 3 } else { 8 };
+    let each = if workers > PROCESSES { 3 } else { 8 };
+    let evals = candidates.unwrap_or(2 * workers.max(4) * each);
     let began = Instant::now();
     let (start, end, _) = search(&server.url(), tmp.path(), &space(workers, is_async, evals));
     over.store(true, Ordering::Relaxed);

@@ -296,15 +296,15 @@ impl<'a> Chronicle<'a> {
         self.past.ahead.clear();
     }
 
-    /// All that is still to be handed back are the means with which a stage ends.
-    pub fn only_means_left(&self) -> bool {
-        self.is_replaying() && self.are_means_ahead()
+    /// All that is still to be handed back are the mean with which a stage ends, and what is learned from there.
+    pub fn only_results_left(&self) -> bool {
+        self.is_replaying() && self.are_results_ahead()
     }
 
-    /// Nothing but means is still to be handed back, or nothing at all.
-    fn are_means_ahead(&self) -> bool {
-        let is_mean = |id: &String| matches!(id.parse(), Ok(CandidateId::Mean { .. }));
-        self.past.ahead.values().all(is_mean)
+    /// Nothing but these is still to be handed back, or nothing at all.
+    fn are_results_ahead(&self) -> bool {
+        let is_result = |id: &String| matches!(id.parse(), Ok(CandidateId::Mean { .. } | CandidateId::Learned(_)));
+        self.past.ahead.values().all(is_result)
     }
 
     /// What became of a candidate, if it was scored before; it stays in the journal's queue.
@@ -339,7 +339,7 @@ impl<'a> Chronicle<'a> {
     /// may count them in another way.
     pub fn past_end_of_search(&self, evals: u64) -> Option<EndReason> {
         let (reason, at) = self.past.search_ended?;
-        (at == evals || self.are_means_ahead()).then_some(reason)
+        (at == evals || self.are_results_ahead()).then_some(reason)
     }
 
     pub fn past_selection(&self) -> Option<&Selection> {

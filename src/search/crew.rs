@@ -41,6 +41,11 @@ impl AtWork {
         self.done.contains_key(&asked(entrant, exam))
     }
 
+    /// What came back before its turn.
+    pub fn came(&self, entrant: &Entrant, exam: &Exam) -> Option<&Result<Evaluation, Unscored>> {
+        self.done.get(&asked(entrant, exam))
+    }
+
     /// Somebody is at it, or was: it is waited for even when everybody is to stop.
     pub fn has_begun(&self, entrant: &Entrant, exam: &Exam) -> bool {
         let asked = asked(entrant, exam);
@@ -142,6 +147,7 @@ impl Run<'_, '_> {
             self.at_work
                 .fill(crew, is_quiet, &|entrant| chronicle.show(entrant.started()));
             self.hear()?;
+            self.begin_the_sure()?;
         }
     }
 

@@ -127,7 +127,9 @@ impl Run<'_, '_> {
     fn led_to(&self) -> Option<(String, Vec<f64>)> {
         let began = self.stages.last().map_or(0, |(began, _)| *began);
         let best_of = |is_one: &dyn Fn(&Origin) -> bool| {
-            let ones = self.scored[began..].iter().filter(|c| is_one(&c.origin) && !c.eliminated);
+            let ones = self.scored[began..]
+                .iter()
+                .filter(|c| is_one(&c.origin) && !c.eliminated);
             ones.reduce(|a, b| if b.fitness > a.fitness { b } else { a })
         };
         let bred = |origin: &Origin| matches!(origin, Origin::Search | Origin::WarmStart | Origin::Random);

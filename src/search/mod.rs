@@ -64,7 +64,7 @@ use examination::Batch;
 use failures::Streak;
 use genome::Who;
 use pool::Pool;
-use race::{Entrant, Genes, Pace, Race};
+use race::{Ahead, Entrant, Genes, Pace, Race};
 
 use crate::{
     event::{
@@ -388,6 +388,8 @@ struct Run<'a, 'b> {
     ends_of_front: Vec<optim::Genotype>,
     /// Of an evaluator with several hands.
     at_work: AtWork,
+    /// The rung that is being asked, where it is not the last.
+    ahead: Option<Ahead>,
     /// Why candidates of the optimizers have failed, and how many.
     failures: HashMap<String, usize>,
     /// Failures since somebody was last scored.
@@ -449,6 +451,7 @@ impl<'a, 'b> Run<'a, 'b> {
             lessons: 0,
             ends_of_front: Vec::new(),
             at_work: AtWork::default(),
+            ahead: None,
             failures: HashMap::new(),
             streak: Streak::default(),
             batch: Batch::default(),
@@ -890,7 +893,7 @@ impl Run<'_, '_> {
         match self.stage_end {
             None => false,
             Some(StageEnd::Known(evals)) => asked >= evals,
-            Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => self.chronicle.only_means_left(),
+            Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => self.chronicle.only_results_left(),
             Some(StageEnd::Share { evals, elapsed_ms }) => {
                 evals.is_some_and(|evals| asked >= evals)
                     || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
@@ -909,7 +912,7 @@ impl Run<'_, '_> {
         if let Some(reason) = self.chronicle.past_end_of_search(self.evals + out as u64) {
             return Ok(Some(reason));
         }
-        if self.chronicle.only_means_left() {
+        if self.chronicle.only_results_left() {
             // The search had ended, and the line that says why was not written any more.
             return Ok(Some(match self.evals_left() <= out {
                 true => EndReason::Evals,

@@ -5,7 +5,10 @@
 //! differences between candidates are known far better than their scores). All decisions are made from answers alone,
 //! in the order of the questions and never of their arrival, so a resumed race is the same race.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Error, Evaluation, Exam, Interrupt, Plan, Run, Sitting, Subject, Unscored,
@@ -84,6 +87,49 @@ struct Arm<'a> {
     estimates: Vec<f64>,
     halves: Option<[f64; 2]>,
     effort: Evaluation,
+}
+
+/// Who stands on a rung, and what is known of them before all have answered.
+pub(super) struct Ahead {
+    entrants: Vec<Entrant>,
+    block: Arc<Block>,
+    rung: usize,
+    /// How many stay, unless too few can be scored.
+    most: usize,
+    /// By id; nothing of those that failed.
+    known: HashMap<String, Option<f64>>,
+    begun: HashSet<String>,
+}
+
+impl Ahead {
+    fn new(entrants: Vec<Entrant>, block: &Arc<Block>, rung: usize, most: usize) -> Self {
+        Self {
+            entrants,
+            block: block.clone(),
+            rung,
+            most,
+            known: HashMap::new(),
+            begun: HashSet::new(),
+        }
+    }
+
+    fn know(&mut self, id: &str, value: Option<f64>) {
+        self.known.insert(id.into(), value.filter(|value| value.is_finite()));
+    }
+
+    /// Those that stay even if all who have not answered turn out better; each is given once.
+    fn sure(&mut self) -> Vec<Entrant> {
+        let out = self.entrants.len() - self.known.len();
+        let value = |entrant: &&Entrant| self.known.get(&entrant.id).copied().flatten();
+        let mut ranked: Vec<(f64, &Entrant)> = self.entrants.iter().filter_map(|e| Some((value(&e)?, e))).collect();
+        // Of equals the earlier stays, as in the race.
+        ranked.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let stay = ranked.iter().take(self.most.saturating_sub(out));
+        let sure: Vec<Entrant> = stay.map(|(_, entrant)| (*entrant).clone()).collect();
+        sure.into_iter()
+            .filter(|entrant| self.begun.insert(entrant.id.clone()))
+            .collect()
+    }
 }
 
 impl Entrant {
@@ -206,7 +252,13 @@ impl Pace {
 impl Run<'_, '_> {
     /// Puts a generation through a race; `None` when the budget ended before its end.
     pub(super) fn race(&mut self, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
-        let block = self.block();
+        let raced = self.rungs(entrants);
+        self.ahead = None;
+        raced
+    }
+
+    fn rungs(&mut self, entrants: &[Entrant]) -> Result<Option<Race>, Interrupt> {
+        let block = Arc::new(self.block());
         let mut arms: Vec<Arm> = entrants.iter().map(Arm::new).collect();
         let mut outcomes = vec![Outcome::Failed; arms.len()];
         let mut alive: Vec<usize> = (0..arms.len()).collect();
@@ -215,6 +267,8 @@ impl Run<'_, '_> {
             let is_last = r + 1 == block.rungs.len();
             let standing_here: Vec<Entrant> = alive.iter().map(|i| entrants[*i].clone()).collect();
             self.look_ahead(&standing_here, &rung.exam)?;
+            let most = entrants.len().div_ceil(2 << r);
+            self.ahead = (!is_last).then(|| Ahead::new(standing_here, &block, r, most));
             let mut standing: Vec<(usize, Score, Vec<TaskScore>)> = Vec::new();
             for i in alive {
                 // Whoever is at work is waited for.
@@ -222,6 +276,9 @@ impl Run<'_, '_> {
                     return Ok(None);
                 }
                 let judged = self.stand(&mut arms[i], r, rung)?;
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.know(&arms[i].entrant.id, judged.as_ref().map(|(score, _)| score.value).ok());
+                }
                 match judged {
                     Err(reason) => self.fail(arms[i].entrant, reason)?,
                     Ok((score, tasks)) if is_last => {
@@ -233,7 +290,7 @@ impl Run<'_, '_> {
             }
             self.chronicle.sync()?;
             standing.sort_by(|a, b| b.1.value.total_cmp(&a.1.value).then(a.0.cmp(&b.0)));
-            let kept = entrants.len().div_ceil(2 << r).clamp(1, standing.len().max(1));
+            let kept = most.clamp(1, standing.len().max(1));
             for (i, score, tasks) in standing.drain(kept.min(standing.len())..).rev().collect::<Vec<_>>() {
                 outcomes[i] = Outcome::Eliminated { order: left };
                 left += 1;
@@ -243,6 +300,35 @@ impl Run<'_, '_> {
             alive.sort_unstable();
         }
         Ok(Some(self.race_ended(&block, &arms, outcomes)))
+    }
+
+    /// Whoever stays on the next rung, however the others answer, begins with it: hands that are free do not wait for the last.
+    /// What comes of the race is the same.
+    pub(super) fn begin_the_sure(&mut self) -> Result<(), Interrupt> {
+        let Some(mut ahead) = self.ahead.take() else {
+            return Ok(());
+        };
+        let rung = &ahead.block.rungs[ahead.rung];
+        let came: Vec<(String, Option<f64>)> = ahead
+            .entrants
+            .iter()
+            .filter(|entrant| !ahead.known.contains_key(&entrant.id))
+            .filter_map(|entrant| {
+                let came = self.at_work.came(entrant, &rung.exam)?;
+                let value = came
+                    .as_ref()
+                    .ok()
+                    .map(|evaluation| self.estimate(rung, evaluation).0.value);
+                Some((entrant.id.clone(), value))
+            })
+            .collect();
+        came.iter().for_each(|(id, value)| ahead.know(id, *value));
+        for entrant in ahead.sure() {
+            let next = &ahead.block.rungs[ahead.rung + 1].exam;
+            self.look_further(std::slice::from_ref(&entrant), next)?;
+        }
+        self.ahead = Some(ahead);
+        Ok(())
     }
 
     /// A race of one, on all questions.
@@ -630,5 +716,32 @@ impl<'a> Arm<'a> {
         self.effort.evaluation_ms += evaluation.evaluation_ms;
         self.effort.cached &= evaluation.cached;
         self.latest = Some((rung, evaluation));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sixty-four workers waited for the slowest candidate of each rung.
+    #[test]
+    fn who_stays_whatever_the_others_answer_is_known_before_they_do() {
+        let entrants: Vec<Entrant> = ["a", "b", "c", "d", "e", "f"].map(Entrant::parent).to_vec();
+        let id = |name: &str| format!("parent-{name}");
+        let mut ahead = Ahead::new(entrants, &Arc::new(Block::whole(&Exam::nothing())), 0, 3);
+        let mut sure = |name: &str, value| {
+            ahead.know(&id(name), value);
+            ahead.sure().into_iter().map(|entrant| entrant.id).collect::<Vec<_>>()
+        };
+        assert_eq!(sure("a", Some(0.9)), [""; 0], "five may be better, and three stay");
+        assert_eq!(sure("f", Some(0.5)), [""; 0]);
+        assert_eq!(sure("c", Some(0.5)), [""; 0]);
+        assert_eq!(
+            sure("d", None),
+            [id("a")],
+            "two are left, and the best stays behind both"
+        );
+        assert_eq!(sure("b", Some(f64::NAN)), [id("c")], "of equals the earlier");
+        assert_eq!(sure("e", Some(0.7)), [id("e")]);
     }
 }

@@ -339,7 +339,7 @@ fn events<'a>(story: &'a [Value], name: &str) -> Vec<&'a Value> {
 #[test]
 fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let dir = tempfile::tempdir().unwrap();
-    let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions}";
+    let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions, after: false}";
     let space = learning_space(dir.path(), learn);
     let run = dir.path().join("run");
     good(&[
@@ -393,4 +393,48 @@ fn learning_is_refused_where_there_is_nothing_to_learn_and_off_changes_nothing()
         "--headless",
     ]);
     assert!(events(&story(&run), "learned").is_empty());
+}
+
+/// Layer paths had no gradient, it was said; which layers run has none, but how loud each is has.
+#[test]
+fn the_scales_of_a_searched_path_are_learned() {
+    let dir = tempfile::tempdir().unwrap();
+    let rest = format!(
+        "data_flow_space: {{sources: [maths, spanish], repeats: 1, max_layers: 10, scales: [0.5, 1.5], pin: {{first: maths, last: maths}}}}
+fitness: {{tasks: [{{task: {0}/evals/arith-es.yaml, split: search, limit: 24}}]}}
+search: {{optimizer: genetic, population: 4, evals: 4, seed: 3,
+  learn: {{steps: 6, batch: 16, questions: 30, rounds: 1, teachers: solutions}}}}
+final: {{finalists: 1, selection: {{limit: 8}}, test: {{limit: 8}}}}
+",
+        root().display()
+    );
+    let space = space_over_family(dir.path(), &rest);
+    let run = dir.path().join("run");
+    let args = [
+        "search",
+        space.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+        "--headless",
+    ];
+    good(&args);
+    let whole = story(&run);
+    let learned = events(&whole, "learned");
+    assert_eq!(learned.len(), 1);
+    assert!(learned[0]["failed"].is_null(), "{}", learned[0]);
+    assert!(learned[0]["taught"][1].as_f64() < learned[0]["taught"][0].as_f64());
+    let scored = events(&whole, "candidate_scored");
+    let of = |id: &Value| {
+        scored.iter().find(|c| c["id"] == *id).unwrap()["genotype"]
+            .as_array()
+            .unwrap()
+    };
+    let (before, after) = (of(&learned[0]["from"]), of(&learned[0]["id"]));
+    let genes = &events(&whole, "stage_started")[0]["genes"];
+    let moved = (0..before.len()).filter(|i| before[*i] != after[*i]);
+    let moved: Vec<&str> = moved.map(|i| genes[i].as_str().unwrap()).collect();
+    assert!(
+        !moved.is_empty() && moved.iter().all(|name| name.contains("scale")),
+        "{moved:?}"
+    );
 }
