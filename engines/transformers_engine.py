@@ -5,6 +5,7 @@ parameters. Prompts of a batch are padded on the left; `--batch 1` pads nothing,
 """
 
 import argparse
+import inspect
 import sys
 
 import heterosis_engine
@@ -33,6 +34,10 @@ class TransformersEngine(heterosis_engine.Engine):
             model = build(config, dtype=heterosis_engine.torch_dtype(dtype), trust_remote_code=self.trusts)
         model.tie_weights()
         self.model = model.eval().requires_grad_(False)
+        # What older and newer versions call the keys and values; and whether only the last logits can be had.
+        knows = inspect.signature(model.forward).parameters
+        self.cache = "cache" if "cache" in knows else "past_key_values"
+        self.last = {"logits_to_keep": 1} if "logits_to_keep" in knows else {}
         # A tied parameter has several names.
         self.places = dict(model.named_parameters(remove_duplicate=False))
         self.places.update(model.named_buffers(remove_duplicate=False))
@@ -91,11 +96,11 @@ class TransformersEngine(heterosis_engine.Engine):
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                **{self.cache: cache},
+                **self.last,
             )
-            cache, logits = output.past_key_values, output.logits[:, -1].float()
+            cache, logits = getattr(output, self.cache), output.logits[:, -1].float()
             likeliest = logits.argmax(-1).tolist()
             for row, writer in enumerate(writing):
                 if finish[row] is None:

@@ -72,7 +72,8 @@ impl<D: Decodes> Answerer for D {
     }
 
     fn decode(&self, tokens: &[u32]) -> String {
-        self.tokenizer().map_or_else(String::new, |tokenizer| tokenizer.decode(tokens))
+        self.tokenizer()
+            .map_or_else(String::new, |tokenizer| tokenizer.decode(tokens))
     }
 
     fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
@@ -81,11 +82,7 @@ impl<D: Decodes> Answerer for D {
 
     fn first_token(&self) -> Option<u32> {
         let tokenizer = self.tokenizer()?;
-        let named = |name| {
-            tokenizer
-                .special_token(name)
-                .and_then(|text| tokenizer.token_id(text))
-        };
+        let named = |name| tokenizer.special_token(name).and_then(|text| tokenizer.token_id(text));
         named("bos_token").or_else(|| named("eos_token"))
     }
 

@@ -161,7 +161,8 @@ impl EngineProgram {
     pub fn holds(&self, model: &Model<'_>) -> bool {
         let opened = self.running.as_ref().and_then(|running| running.opened.as_ref());
         opened.is_some_and(|opened| {
-            let same = |(ours, (name, shape)): (&TensorOf, &(String, Vec<usize>))| ours.name == *name && ours.shape == *shape;
+            let same =
+                |(ours, (name, shape)): (&TensorOf, &(String, Vec<usize>))| ours.name == *name && ours.shape == *shape;
             opened.config == *model.config
                 && opened.tensors.len() == model.tensors.len()
                 && opened.tensors.iter().zip(&model.tensors).all(same)
@@ -324,7 +325,11 @@ impl Running {
         self.opened = None;
         let dir = self.dir.path().join("model");
         let ring_file = self.dir.path().join("ring");
-        let total: usize = model.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let total: usize = model
+            .tensors
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
         let make = || -> io::Result<Ring> {
             fs::create_dir_all(&dir)?;
             fs::write(dir.join("config.json"), serde_json::to_vec_pretty(model.config)?)?;
@@ -408,7 +413,9 @@ impl Running {
             opened.sent = Some(sent);
         }
         match before {
-            Some(before) => self.hear(before, timeout, &mut |_| Err("weights are no question".into())).map(drop),
+            Some(before) => self
+                .hear(before, timeout, &mut |_| Err("weights are no question".into()))
+                .map(drop),
             None => Ok(()),
         }
     }
@@ -452,7 +459,12 @@ impl Running {
             };
             let mut reply: Reply = match read_line(&line) {
                 Ok(reply) => reply,
-                Err(e) => return Err(self.broke(&format!("it wrote a line of no form that is known ({e}): {}", beginning(&line)))),
+                Err(e) => {
+                    return Err(self.broke(&format!(
+                        "it wrote a line of no form that is known ({e}): {}",
+                        beginning(&line)
+                    )));
+                }
             };
             if reply.id != id {
                 return Err(self.broke(&format!("it answered request {} instead of {id}", reply.id)));
@@ -530,7 +542,9 @@ impl Decodes for EngineProgram {
             ..Progress::default()
         };
         // Of no tokens there is nothing to ask.
-        let wanted: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].max_new_tokens > 0).collect();
+        let wanted: Vec<usize> = (0..requests.len())
+            .filter(|i| requests[*i].max_new_tokens > 0)
+            .collect();
         seen.done = requests.len() - wanted.len();
         for part in parts(&wanted, |i| requests[i].prompt.len()) {
             let asked: Vec<Request> = part.iter().map(|i| requests[*i].clone()).collect();
@@ -687,5 +701,253 @@ fn stored(dtype: DType) -> checkpoint::DType {
         DType::F32 => checkpoint::DType::F32,
         DType::Bf16 => checkpoint::DType::Bf16,
         DType::F16 => checkpoint::DType::F16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A shell script that answers lines by their `op`; `says` are more cases, which come first.
+    fn script(says: &str) -> Vec<String> {
+        let usual = r#"*'"op":"hello"'*) say '"done":true,"protocol":1,"name":"sh","version":"1","device":"none","dtypes":["f32"],"can":["generate","score"]';;
+            *'"op":"open"'*) say '"done":true,"context":64,"vocab":234';;
+            *'"op":"generate"'*) say '"answers":[{"i":1,"tokens":[7,1],"finish":"eos"},{"i":0,"tokens":[8,9,7],"finish":"length"}],"done":true';;
+            *'"op":"score"'*) say '"answers":[{"i":0,"log_likelihood":-2.5,"greedy":false}],"done":true';;
+            *) say '"done":true';;"#;
+        let text = format!(
+            "n=0; say() {{ printf '%s\\n' \"{{\\\"id\\\":$n,$1}}\"; }}; while read -r l; do n=$((n+1)); case \"$l\" in {says}\n {usual}\n esac; done"
+        );
+        ["sh", "-c", &text].map(String::from).to_vec()
+    }
+
+    fn started(says: &str, timeout: f64) -> Result<EngineProgram, Error> {
+        EngineProgram::start(Settings {
+            command: script(says),
+            timeout: Duration::from_secs_f64(timeout),
+            dtype: DType::F32,
+            scratch: std::env::temp_dir(),
+        })
+    }
+
+    fn give(engine: &mut EngineProgram) -> Result<(), Error> {
+        let config = json!({"model_type": "nobody_knows"});
+        let model = Model {
+            config: &config,
+            tensors: vec![("a".into(), vec![2, 2]), ("b".into(), vec![3])],
+        };
+        if !engine.holds(&model) {
+            engine.open(&model)?;
+        }
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-base");
+        engine.set_tokenizer(Arc::new(Tokenizer::from_dir(&dir).unwrap()), b"{}")?;
+        engine.put("a", &[1.0; 4])?;
+        engine.put("b", &[2.0; 3])?;
+        engine.use_weights()
+    }
+
+    /// Two prompts, of two and three new tokens.
+    fn asked(engine: &mut EngineProgram) -> Result<Vec<Generation>, eval::Error> {
+        let requests = [Request::new(vec![4, 5], 3), Request::new(vec![6], 2)];
+        Decodes::generate(engine, &requests, &mut |_| {})
+    }
+
+    fn scored(engine: &mut EngineProgram) -> Result<Vec<Score>, eval::Error> {
+        let text = ScoreRequest {
+            tokens: vec![1, 2, 3],
+            from: 1,
+        };
+        Decodes::score(engine, &[text], &mut |_| {})
+    }
+
+    #[test]
+    fn an_engine_is_greeted_given_weights_and_asked() {
+        let mut engine = started("", 60.0).unwrap();
+        assert_eq!(engine.identity().words(), "sh (1) on none");
+        assert!(
+            engine
+                .must("sample", "do not")
+                .unwrap_err()
+                .to_string()
+                .contains("cannot sample")
+        );
+        give(&mut engine).unwrap();
+        let answers = asked(&mut engine).unwrap();
+        assert_eq!(answers[0].token_ids, [8, 9, 7]);
+        assert_eq!(
+            (&answers[1].token_ids[..], answers[1].finish),
+            (&[7, 1][..], model::Finish::Eos)
+        );
+        let score = scored(&mut engine).unwrap()[0];
+        assert_eq!((score.log_likelihood, score.tokens, score.greedy), (-2.5, 2, false));
+        assert!(!engine.take_second_chance());
+        // What our own engine refuses is not asked.
+        let long = Request::new(vec![4; 60], 5);
+        let refused = Decodes::generate(&mut engine, &[long], &mut |_| {}).unwrap_err();
+        assert!(
+            matches!(refused, eval::Error::Model(model::Error::Positions { tokens: 65, .. })),
+            "{refused}"
+        );
+    }
+
+    /// A dead engine's directory in memory would fill it, run after run.
+    #[test]
+    fn an_engine_leaves_nothing_behind() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut engine = EngineProgram::start(Settings {
+            command: script(""),
+            timeout: Duration::from_secs(60),
+            dtype: DType::F32,
+            scratch: scratch.path().into(),
+        })
+        .unwrap();
+        give(&mut engine).unwrap();
+        let ours = fs::read_dir(scratch.path()).unwrap().next().unwrap().unwrap().path();
+        assert!(ours.join("ring").exists() && ours.join("model/config.json").exists());
+        drop(engine);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn hostile_replies_are_faults_of_the_engine() {
+        let generate = r#"*'"op":"generate"'*) say"#;
+        for (says, reason) in [
+            (
+                format!(r#"{generate} '"answers":[{{"i":0,"tokens":[8,9,7,7],"finish":"length"}}],"done":true';;"#),
+                "by 4 tokens",
+            ),
+            (
+                format!(r#"{generate} '"answers":[{{"i":0,"tokens":[234],"finish":"eos"}}],"done":true';;"#),
+                "token 234",
+            ),
+            (
+                format!(r#"{generate} '"answers":[{{"i":2,"tokens":[1],"finish":"eos"}}],"done":true';;"#),
+                "answered number 2",
+            ),
+            (
+                format!(
+                    r#"{generate} '"answers":[{{"i":1,"tokens":[1],"finish":"eos"}},{{"i":1,"tokens":[1],"finish":"eos"}}],"done":true';;"#
+                ),
+                "number 1 twice",
+            ),
+            (
+                format!(r#"{generate} '"answers":[{{"i":1,"tokens":[1],"finish":"eos"}}],"done":true';;"#),
+                "did not continue prompt 0",
+            ),
+            (format!("{generate} '\"answers\":[]';;"), "says nothing"),
+            (
+                format!(r#"{generate} '"error":"out of \u001bmemory"';;"#),
+                "it says: out of memory",
+            ),
+            (
+                r#"*'"op":"generate"'*) n=3; say '"done":true';;"#.into(),
+                "answered request 3 instead of",
+            ),
+            (
+                r#"*'"op":"generate"'*) echo '{"id": much}';;"#.into(),
+                "no form that is known",
+            ),
+            (
+                r#"*'"op":"generate"'*) echo 'no room' >&2; exit 5;;"#.into(),
+                "ended before it answered (exit status: 5): no room",
+            ),
+            (
+                r#"*'"op":"generate"'*) tr '\0' x < /dev/zero;;"#.into(),
+                "more than 16 MiB",
+            ),
+        ] {
+            let mut engine = started(&says, 60.0).unwrap();
+            give(&mut engine).unwrap();
+            let failed = asked(&mut engine).unwrap_err();
+            assert!(matches!(failed, eval::Error::EngineBroke { .. }), "{failed}");
+            assert!(failed.to_string().contains(reason), "{says}: {failed}");
+            assert!(engine.take_second_chance() && !engine.take_second_chance());
+            assert!(asked(&mut engine).unwrap_err().to_string().contains("has gone"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_told_and_the_engine_goes_on() {
+        for word in ["NaN", "-Infinity", "null"] {
+            let says = format!(
+                r#"*'"op":"score"'*) say '"answers":[{{"i":0,"log_likelihood":{word},"greedy":true}}],"done":true';;"#
+            );
+            let mut engine = started(&says, 60.0).unwrap();
+            give(&mut engine).unwrap();
+            let failed = scored(&mut engine).unwrap_err();
+            assert!(failed.to_string().contains("no number for how likely"), "{failed}");
+            assert!(!engine.take_second_chance(), "it would say the same again");
+            asked(&mut engine).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_engine_that_hangs_is_let_go_of() {
+        let mut engine = started(r#"*'"op":"generate"'*) sleep 60;;"#, 0.5).unwrap();
+        give(&mut engine).unwrap();
+        let failed = asked(&mut engine).unwrap_err();
+        assert!(failed.to_string().contains("said nothing for 0.5 s"), "{failed}");
+        assert!(!engine.take_second_chance(), "a second try would take as long again");
+    }
+
+    #[test]
+    fn who_cannot_be_an_engine_is_refused_at_the_door() {
+        let hello = |rest: &str| format!(r#"*'"op":"hello"'*) say '"done":true,{rest}';;"#);
+        let named = r#""name":"sh","version":"1","device":"none""#;
+        for (says, reason) in [
+            (hello(r#""protocol":2"#), "speaks version 2 of the protocol"),
+            (
+                hello(r#""protocol":1,"name":"x\u0007","version":"1","device":"d""#),
+                "its name is no line",
+            ),
+            (
+                hello(&format!(r#""protocol":1,{named},"dtypes":["bf16"],"can":[]"#)),
+                "takes no weights in f32 (but bf16)",
+            ),
+            (
+                hello(&format!(r#""protocol":1,{named},"dtypes":["f32"],"can":["score"]"#)),
+                "cannot generate",
+            ),
+            (r#"*) exit 1;;"#.into(), "ended before it answered"),
+        ] {
+            let refused = started(&says, 60.0).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        let nowhere = EngineProgram::start(Settings {
+            command: vec!["/nowhere/engine".into()],
+            timeout: Duration::from_secs(1),
+            dtype: DType::F32,
+            scratch: std::env::temp_dir(),
+        });
+        assert!(matches!(nowhere, Err(Error::CannotStart { .. })));
+    }
+
+    /// An engine that was upgraded while a run went on would have answered its second half.
+    #[test]
+    fn another_engine_does_not_take_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = dir.path().join("seen").display().to_string();
+        let says = format!(
+            r#"*'"op":"hello"'*) v=1; [ -e {seen} ] && v=2; : > {seen}; say '"done":true,"protocol":1,"name":"sh","version":"'$v'","device":"none","dtypes":["f32"],"can":["generate"]';;
+            *'"op":"generate"'*) exit 1;;"#
+        );
+        let mut engine = started(&says, 60.0).unwrap();
+        give(&mut engine).unwrap();
+        assert!(asked(&mut engine).is_err());
+        let refused = give(&mut engine).unwrap_err();
+        assert!(
+            !refused.is_breakdown() && refused.to_string().contains("was 'sh (1) on none'"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn long_questions_are_asked_in_several_lines() {
+        let sizes = [600_000, 500_000, 2_000_000, 1, 1];
+        let all: Vec<usize> = (0..sizes.len()).collect();
+        let parts: Vec<Vec<usize>> = parts(&all, |i| sizes[i]).into_iter().map(<[usize]>::to_vec).collect();
+        assert_eq!(parts, [vec![0], vec![1], vec![2], vec![3, 4]]);
     }
 }

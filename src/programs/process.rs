@@ -8,8 +8,8 @@
 //! Writing and reading have a thread each, so one timeout covers both; a line without end is cut off.
 
 use std::{
-    io::{BufRead, BufReader, Read},
     io::Write as _,
+    io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -288,7 +288,11 @@ pub fn leave(processes: Vec<&mut Process>) {
 /// group of its own, out of a terminal's reach.
 fn guard(group: Pid, scratch: Option<&Path>) -> std::io::Result<Child> {
     Command::new("/bin/sh")
-        .args(["-c", "read -r _; kill -KILL -\"$1\"; [ -z \"$2\" ] || rm -rf -- \"$2\"", "sh"])
+        .args([
+            "-c",
+            "read -r _; kill -KILL -\"$1\"; [ -z \"$2\" ] || rm -rf -- \"$2\"",
+            "sh",
+        ])
         .arg(group.as_raw_nonzero().to_string())
         .arg(scratch.unwrap_or(Path::new("")))
         .stdin(Stdio::piped())

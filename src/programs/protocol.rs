@@ -32,7 +32,10 @@ pub struct Ask<'a> {
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op<'a> {
     /// Who is there?
-    Hello { protocol: u64, heterosis: &'a str },
+    Hello {
+        protocol: u64,
+        heterosis: &'a str,
+    },
     /// Make room for a model with this `config.json` in `dir`; its weights follow, all of them.
     Open {
         dir: &'a str,
@@ -41,13 +44,22 @@ pub enum Op<'a> {
         tensors: &'a [TensorOf],
     },
     /// The tokenizer of what follows is `tokenizer.json` in `dir`.
-    Tokenizer { dir: &'a str },
+    Tokenizer {
+        dir: &'a str,
+    },
     /// These pieces lie in the ring. The answer means that they have been taken.
-    Weights { pieces: &'a [Piece] },
+    Weights {
+        pieces: &'a [Piece],
+    },
     /// The weights are whole. Nothing that was computed with others may be used any more.
     Use,
-    Generate { eos: &'a [u32], requests: Vec<Prompt<'a>> },
-    Score { requests: Vec<Text<'a>> },
+    Generate {
+        eos: &'a [u32],
+        requests: Vec<Prompt<'a>>,
+    },
+    Score {
+        requests: Vec<Text<'a>>,
+    },
 }
 
 /// The file that weights lie in on their way.
@@ -159,7 +171,9 @@ pub struct Reply {
 /// Why it is none.
 pub fn name(field: &str, said: Option<String>) -> Result<String, String> {
     match said {
-        Some(name) if name.trim().is_empty() || name.chars().count() > MOST_NAME || name.chars().any(char::is_control) => {
+        Some(name)
+            if name.trim().is_empty() || name.chars().count() > MOST_NAME || name.chars().any(char::is_control) =>
+        {
             Err(format!("its {field} is no line of 1 to {MOST_NAME} characters"))
         }
         Some(name) => Ok(name),
@@ -203,10 +217,14 @@ pub fn continued(answer: Value, requests: &[Request], eos: &[u32], vocab: usize)
     let most = request.max_new_tokens;
     if tokens.len() > most || (tokens.is_empty() && most > 0) {
         let n = tokens.len();
-        return Err(format!("it continued prompt {i} by {n} tokens, and was asked for 1 to {most}"));
+        return Err(format!(
+            "it continued prompt {i} by {n} tokens, and was asked for 1 to {most}"
+        ));
     }
     if let Some(token) = tokens.iter().find(|token| **token as usize >= vocab) {
-        return Err(format!("it continued prompt {i} by token {token}, and the vocabulary has {vocab}"));
+        return Err(format!(
+            "it continued prompt {i} by token {token}, and the vocabulary has {vocab}"
+        ));
     }
     let finish = match finish.as_str() {
         "eos" if tokens.last().is_some_and(|last| eos.contains(last)) => Finish::Eos,
@@ -294,7 +312,10 @@ mod tests {
         });
         let drawing = json!({"temperature": 0.5, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7});
         let prompt = json!({"prompt": [1, 2], "max_tokens": 3, "stop": ["\n"], "sampling": drawing});
-        assert_eq!(said, json!({"id": 9, "op": "generate", "eos": [0], "requests": [prompt]}));
+        assert_eq!(
+            said,
+            json!({"id": 9, "op": "generate", "eos": [0], "requests": [prompt]})
+        );
         assert_eq!(ask(Op::Use), json!({"id": 9, "op": "use"}));
         let greedy = Request::new(vec![1], 1);
         let prompt = serde_json::to_value(Prompt::of(&greedy)).unwrap();

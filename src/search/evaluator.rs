@@ -464,8 +464,11 @@ impl<'a> MergeEvaluator<'a> {
         }
     }
 
-    /// Whoever holds the weights.
-    fn answerer(&mut self) -> Result<&mut dyn Answerer, Unscored> {
+    /// Whoever holds the weights of what was merged last.
+    ///
+    /// # Errors
+    /// Nothing was merged.
+    pub fn answerer(&mut self) -> Result<&mut dyn Answerer, Unscored> {
         match (&mut self.elsewhere, &mut self.engine) {
             (Some(elsewhere), _) => Ok(elsewhere),
             (None, Some(engine)) => Ok(engine),

@@ -1,9 +1,6 @@
 //! One running copy of an evaluator program, asked for a candidate at a time; `programs` has the process itself.
 
-use std::{
-    sync::atomic::AtomicBool,
-    time::Duration,
-};
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

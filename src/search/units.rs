@@ -228,8 +228,7 @@ impl MergeEvaluator<'_> {
             false => Subject::Model(""),
         };
         let all: Vec<Vec<usize>> = exam.tasks.iter().map(|task| (0..task.items.len()).collect()).collect();
-        let (answers, merge_ms, evaluation_ms) =
-            self.merge_and_ask(&work.recipe, subject, (&exam, &all), progress)?;
+        let (answers, merge_ms, evaluation_ms) = self.merge_and_ask(&work.recipe, subject, (&exam, &all), progress)?;
         let kept = |(part, answers): (&Part, Vec<event::Answer>)| {
             let is_measured = self.task(part.task).kind() != Kind::Generate;
             answers.iter().map(|answer| Kept::of(answer, is_measured)).collect()

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, EngineDType, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups,
-    Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale,
-    Search, Space, SplitRef, TaskRef, Teachers,
+    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, EngineDType, Error, Finale, Fitness, Gene,
+    Guard, Hybrid, LayerGroups, Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin,
+    Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -709,7 +709,9 @@ fn program(node: &Node, example: &str) -> Result<Vec<String>, yaml::Error> {
     let words = node.one_or_more();
     let command = words.iter().map(|w| w.text()).collect::<Result<Vec<_>, _>>()?;
     match command.is_empty() {
-        true => Err(node.error(format!("name a program and its arguments: command: [python, {example}]"))),
+        true => Err(node.error(format!(
+            "name a program and its arguments: command: [python, {example}]"
+        ))),
         false => Ok(command),
     }
 }
@@ -730,9 +732,9 @@ fn engine(map: &Map<'_>, has_command: bool) -> Result<Option<EngineCommand>, yam
         return Ok(None);
     };
     if has_command {
-        return Err(node.error(
-            "an engine answers tasks, and a command scores candidates by itself; leave one of them out",
-        ));
+        return Err(
+            node.error("an engine answers tasks, and a command scores candidates by itself; leave one of them out")
+        );
     }
     let map = node.map()?;
     let word = |node: &Node| Ok(EngineDType::ALL[node.one_of(&EngineDType::WORDS)?]);
