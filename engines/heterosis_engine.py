@@ -55,7 +55,7 @@ class Ring:
     def __init__(self, file, dtype):
         with open(file, "rb") as opened:
             self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        self.dtype = dtype
+        self.file, self.dtype = file, dtype
 
     def piece(self, piece):
         """The elements of a piece as a torch tensor. It is a copy: the ring is written anew when the pieces are taken."""

@@ -38,6 +38,7 @@ class TransformersEngine(heterosis_engine.Engine):
         knows = inspect.signature(model.forward).parameters
         self.cache = "cache" if "cache" in knows else "past_key_values"
         self.last = {"logits_to_keep": 1} if "logits_to_keep" in knows else {}
+        self.has_positions = "position_ids" in knows
         # A tied parameter has several names.
         self.places = dict(model.named_parameters(remove_duplicate=False))
         self.places.update(model.named_buffers(remove_duplicate=False))
@@ -95,9 +96,9 @@ class TransformersEngine(heterosis_engine.Engine):
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask,
-                position_ids=positions,
                 use_cache=True,
                 **{self.cache: cache},
+                **({"position_ids": positions} if self.has_positions else {}),
                 **self.last,
             )
             cache, logits = getattr(output, self.cache), output.logits[:, -1].float()

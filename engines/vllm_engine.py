@@ -25,14 +25,16 @@ DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 class RingReader:
     """Mixed into vLLM's worker by `worker_extension_cls`: methods that `collective_rpc` calls in each."""
 
-    def heterosis_open(self, file, dtype, tensors):
+    def heterosis_open(self, dtype, tensors):
         import torch
 
         kind = heterosis_engine.torch_dtype(dtype)
-        self.heterosis_ring = heterosis_engine.Ring(file, dtype)
+        self.heterosis_ring = None
         self.heterosis_held = {name: torch.empty(shape, dtype=kind) for name, shape in tensors.items()}
 
-    def heterosis_take(self, pieces):
+    def heterosis_take(self, file, dtype, pieces):
+        if self.heterosis_ring is None:
+            self.heterosis_ring = heterosis_engine.Ring(file, dtype)
         for piece in pieces:
             held = self.heterosis_held[piece["tensor"]].view(-1)
             held[piece["from"] : piece["from"] + piece["count"]] = self.heterosis_ring.piece(piece)
@@ -51,9 +53,12 @@ class VllmEngine(heterosis_engine.Engine):
         import torch
         import vllm
 
+        # Not torch.cuda: this process must leave the card to its workers.
+        from vllm.platforms import current_platform
+
         self.options, self.vllm = options, vllm
         self.version = f"vllm {vllm.__version__}, torch {torch.__version__}, {' '.join(sys.argv[1:])}".rstrip(", ")[:200]
-        self.device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+        self.device = f"{current_platform.device_type}: {current_platform.get_device_name()}"
         self.llm, self.asked = None, 0
 
     def open(self, directory, dtype, tensors):
@@ -74,14 +79,13 @@ class VllmEngine(heterosis_engine.Engine):
             worker_extension_cls="vllm_engine.RingReader",
             **more,
         )
-        ring = os.path.join(os.path.dirname(directory), "ring")
-        self.llm.collective_rpc("heterosis_open", args=(ring, dtype, tensors))
+        self.llm.collective_rpc("heterosis_open", args=(dtype, tensors))
         config = self.llm.llm_engine.model_config
         # A text that is scored has one more token after it.
         return config.max_model_len - 1, config.get_vocab_size()
 
     def weights(self, ring, pieces):
-        self.llm.collective_rpc("heterosis_take", args=(pieces,))
+        self.llm.collective_rpc("heterosis_take", args=(ring.file, ring.dtype, pieces))
 
     def use(self):
         self.llm.collective_rpc("heterosis_use")

@@ -626,7 +626,6 @@ impl MergeEvaluator<'_> {
     }
 
     /// Merges, and asks what is `open` (places among each task's items): the answers of each task, and the milliseconds of both.
-    /// An engine elsewhere that broke is tried a second time.
     pub(super) fn merge_and_ask(
         &mut self,
         recipe: &Recipe,
@@ -634,17 +633,25 @@ impl MergeEvaluator<'_> {
         (exam, open): (&Exam, &[Vec<usize>]),
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<(Vec<Vec<event::Answer>>, u64, u64), Unscored> {
-        let asked = self.merge_and_ask_once(recipe, subject, (exam, open), progress);
-        let tries_again = |engine: &mut EngineProgram| engine.take_second_chance();
-        if asked.is_ok() || !self.elsewhere.as_mut().is_some_and(tries_again) {
-            return asked;
+        self.with_second_chance(&mut |this| this.merge_and_ask_once(recipe, subject, (exam, open), progress))
+    }
+
+    /// Does something again where an engine elsewhere broke over it: its bad moment may be the machine's.
+    pub(super) fn with_second_chance<T>(
+        &mut self,
+        work: &mut dyn FnMut(&mut Self) -> Result<T, Unscored>,
+    ) -> Result<T, Unscored> {
+        let done = work(self);
+        let Err(Unscored::Breakdown { reason }) = &done else {
+            return done;
+        };
+        if !self.elsewhere.as_mut().is_some_and(EngineProgram::take_second_chance) {
+            return done;
         }
-        if let Err(reason) = &asked {
-            tracing::warn!("{reason}; the engine is started again");
-        }
-        let asked = self.merge_and_ask_once(recipe, subject, (exam, open), progress);
-        self.elsewhere.as_mut().map(tries_again);
-        asked
+        tracing::warn!("{reason}; the engine is started again");
+        let done = work(self);
+        self.elsewhere.as_mut().map(EngineProgram::take_second_chance);
+        done
     }
 
     fn merge_and_ask_once(

@@ -389,6 +389,87 @@ fn a_search_that_transformers_answers_scores_like_one_that_we_answer() {
     }
 }
 
+/// Three random models of a family, with the tokenizer of the embedded one.
+fn opt_family(dir: &Path) {
+    let text = "import shutil, sys, torch, transformers
+config = transformers.OPTConfig(vocab_size=234, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
+    word_embed_proj_dim=32, max_position_embeddings=512, bos_token_id=0, pad_token_id=0, eos_token_id=1)
+for seed, name in enumerate(['base', 'left', 'right']):
+    torch.manual_seed(seed)
+    out = f'{sys.argv[1]}/{name}'
+    transformers.OPTForCausalLM(config).save_pretrained(out)
+    for file in ['tokenizer.json', 'tokenizer_config.json']:
+        shutil.copy(f'{sys.argv[2]}/{file}', out)
+";
+    let made = Command::new(python())
+        .args(["-c", text])
+        .args([dir, &root().join("models/tiny-base")])
+        .status();
+    assert!(made.unwrap().success());
+}
+
+/// The decoder had to know a family before its merges could be searched by tasks.
+#[test]
+fn a_family_that_nobody_here_decodes_is_searched_through_an_engine() {
+    if !has(TRANSFORMERS) {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    opt_family(tmp.path());
+    let (run_dir, file, out) = (
+        tmp.path().join("run"),
+        tmp.path().join("space.yaml"),
+        tmp.path().join("child"),
+    );
+    let program = transformers(&[]).join(", ");
+    let text = format!(
+        "name: opt
+models: {{base: base, left: left, right: right}}
+base: base
+parameter_space: {{method: task_arithmetic, genes: {{weight: [0.0, 1.5]}}}}
+fitness:
+  engine: {{command: [{program}]}}
+  guard: {{perplexity_ratio: 100}}
+  tasks: [{{task: {0}/evals/arith-es-solutions.yaml, split: search, limit: 12}}, {{task: {0}/evals/arith-es.yaml, split: search, limit: 12}}]
+search: {{optimizer: cma-es, evals: 4, population: 2, seed: 5, learn: {{steps: 2, batch: 8, questions: 16}}}}
+final: {{finalists: 1, selection: {{limit: 6}}, test: {{limit: 6}}}}
+",
+        root().display()
+    );
+    fs::write(&file, &text).unwrap();
+    good(&["search", &arg(&file), "--run", &arg(&run_dir)]);
+    assert!(has_event(&run_dir, "run_done") && !has_event(&run_dir, "candidate_failed"));
+    let learned = records(&run_dir)
+        .into_iter()
+        .find(|record| record["event"] == "learned")
+        .unwrap();
+    assert!(
+        learned["failed"].as_str().unwrap().contains("model_type \"opt\""),
+        "{learned}"
+    );
+    good(&["export", &arg(&run_dir), "best", &arg(&out)]);
+    good(&["verify", &arg(&out)]);
+    // Without an engine our decoder is asked, and says so; layer paths take a family that it knows.
+    let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("  engine:")).collect();
+    fs::write(&file, without.join("\n")).unwrap();
+    failed(
+        &["search", &arg(&file), "--run", &arg(&tmp.path().join("no"))],
+        2,
+        &["opt", "fitness: engine:"],
+    );
+    let paths = "data_flow_space: {sources: [left, right], max_layers: 4}";
+    let paths: String = text.replace(
+        "parameter_space: {method: task_arithmetic, genes: {weight: [0.0, 1.5]}}",
+        paths,
+    );
+    fs::write(&file, paths.replace(", learn: {steps: 2, batch: 8, questions: 16}", "")).unwrap();
+    failed(
+        &["search", &arg(&file), "--run", &arg(&tmp.path().join("no"))],
+        2,
+        &["opt"],
+    );
+}
+
 /// Keys and values of a prefix that outlived their weights gave B's answers to A, in engine after engine.
 #[test]
 fn every_engine_forgets_what_other_weights_computed() {
