@@ -1,4 +1,5 @@
-//! The real evaluator: merges a candidate into the resident decoder, asks it the questions, keeps every answer.
+//! The real evaluator: merges a candidate into the resident decoder, or hands it to an engine elsewhere; asks it the questions,
+//! keeps every answer.
 
 use std::{
     collections::{HashMap, HashSet},
