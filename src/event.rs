@@ -148,6 +148,9 @@ pub struct RunStarted {
     pub engine_build: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instruction_set: String,
+    /// Who answers instead of the engine of heterosis: name, version and device; else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub engine: String,
     pub seed: u64,
     /// BLAKE3 of the filled-in search space.
     pub space_digest: String,
@@ -165,6 +168,16 @@ pub struct RunStarted {
     /// How much each of a command's scores counts, by name; less is better where the weight is negative.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub score_weights: BTreeMap<String, f64>,
+}
+
+impl RunStarted {
+    /// What answers, and in which precision: `cpu f32`, `vllm (0.33.0) on cuda, bf16`.
+    pub fn answered_by(&self) -> String {
+        match self.engine.is_empty() {
+            true => format!("{} {}", self.device, self.dtype),
+            false => format!("{}, {}", self.engine, self.dtype),
+        }
+    }
 }
 
 /// The first stage is told by `run_started` too.

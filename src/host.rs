@@ -31,6 +31,8 @@ pub struct Host {
     pub hub: HubOptions,
     /// Who writes to a run, for those who meet its lock.
     pub holder: Holder,
+    /// Where weights are handed to another program: in memory where there is such a place.
+    pub scratch: PathBuf,
 }
 
 impl Host {
@@ -44,7 +46,17 @@ impl Host {
             answers: answers_cache(),
             hub: HubOptions::from_variables(variable),
             holder: holder(),
+            scratch: scratch(),
         }
+    }
+}
+
+/// A file system in memory, or else the folder of temporary files.
+pub fn scratch() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() {
+        true => memory.into(),
+        false => std::env::temp_dir(),
     }
 }
 

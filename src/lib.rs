@@ -25,6 +25,7 @@
 //! | [`event`] | What happened, in plain fields: the machine-readable contract, its one fold, and the words made of it. |
 //! | [`store`] | The journal, which is the truth of a run, and the cache of answers. |
 //! | [`models`] | Opened models by name: what merges read; a merged model in memory or on disk. |
+//! | [`programs`] | Programs of the user's: a process with its pipes; engines that decode instead of ours. |
 //! | [`learn`] | Numbers of a recipe, learned by gradient from texts. |
 //! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal; learning, races, the final. |
 //! | [`workers`] | Evaluators elsewhere: a search's questions, answered on other machines by way of a NATS server. |
@@ -63,6 +64,7 @@ pub mod event;
 pub mod host;
 pub mod learn;
 pub mod models;
+pub mod programs;
 pub mod report;
 pub mod search;
 pub mod serve;

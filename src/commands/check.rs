@@ -45,6 +45,8 @@ struct Findings {
     /// Candidates drawn from the space, and why some cannot be merged.
     sample: Option<sample::Sample>,
     command: Option<command::Probe>,
+    /// Who answers instead of the engine of heterosis, as it said when it was started.
+    engine: Option<String>,
     /// The most that a run holds; parents that are mapped count with what of them is read.
     memory_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,

@@ -80,8 +80,8 @@ pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
         Some(dir) => session.create(dir, budget)?,
         None => session.create_beside(&usual, budget)?,
     };
-    if let Some(command) = &session.space().fitness.command {
-        trust::remember(search.dir().path(), &command.command);
+    if let Some(program) = session.space().fitness.program() {
+        trust::remember(search.dir().path(), program);
     }
     go(by_workers(search, post)?, &args.watch)
 }
@@ -91,6 +91,9 @@ fn post(url: Option<&str>, server: &NatsArgs, space: &Space) -> Result<Option<Po
     let Some(url) = url else { return Ok(None) };
     if space.fitness.command.is_some() {
         return Err(workers::Error::Command.into());
+    }
+    if space.fitness.engine.is_some() {
+        return Err(workers::Error::Engine.into());
     }
     Ok(Some(Post::connect(&nats_options(url, server))?))
 }
@@ -110,8 +113,8 @@ pub fn resume(args: ResumeArgs) -> Outcome {
         false => Vec::new(),
     };
     let begun = Begun::take(&run, &host)?;
-    if let Some(command) = &begun.space().fitness.command {
-        trust::confirm(begun.dir().path(), &command.command, args.yes)?;
+    if let Some(program) = begun.space().fitness.program() {
+        trust::confirm(begun.dir().path(), program, args.yes)?;
     }
     let limit = |typed: &Option<String>| typed.as_deref().map(limit).transpose();
     let options = ResumeOptions {

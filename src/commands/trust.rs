@@ -1,6 +1,6 @@
 //! Whose program a run directory may start: that of a run begun here, or one that was shown and confirmed.
 //!
-//! A run directory can come from anybody, and `fitness.command` in it is any program at all. So `search` leaves a mark in
+//! A run directory can come from anybody, and `fitness.command` (or `fitness.engine`) in it is any program at all. So `search` leaves a mark in
 //! the user's own state directory, for this place and this command, and `resume` asks before it starts what has none.
 
 use std::{

@@ -224,11 +224,10 @@ fn opening(started: &RunStarted) -> String {
     }
     let _ = write!(
         line,
-        "; budget {}; seed {}; {} {}",
+        "; budget {}; seed {}; {}",
         budget(started),
         started.seed,
-        started.device,
-        started.dtype
+        started.answered_by()
     );
     line
 }

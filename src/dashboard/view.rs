@@ -19,7 +19,7 @@ use ratatui::widgets::{Block, Borders, Clear, Widget};
 use super::appearance::{ACCENT, BAD, BASELINE, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
 use super::model::{Model, Page, Tab};
 use super::pace::{self, Pace};
-use super::text::{Parts, cut, span};
+use super::text::{Parts, clean, cut, span};
 use super::update::{has_board, has_filter};
 use crate::event::freshness::Freshness;
 use crate::event::run::{Lead, Run, State};
@@ -102,7 +102,7 @@ fn state_line(model: &Model, columns: u16) -> Line<'static> {
                     DIM,
                 )],
             )
-            .left(6, vec![span(format!("{} {}", started.device, started.dtype), DIM)]);
+            .left(6, vec![span(clean(&started.answered_by()), DIM)]);
     }
     let elapsed = duration(run.elapsed(model.now_ms));
     parts

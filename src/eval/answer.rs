@@ -26,73 +26,98 @@ pub trait Answerer {
     fn end_text(&self) -> Option<&str>;
     /// Longest sequence in tokens.
     fn context_length(&self) -> usize;
-    fn generate(
-        &mut self,
-        requests: &[Request],
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Generation>, model::Error>;
-    fn score(
-        &mut self,
-        requests: &[ScoreRequest],
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Score>, model::Error>;
+    fn generate(&mut self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error>;
+    fn score(&mut self, requests: &[ScoreRequest], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error>;
 }
 
-impl Answerer for Engine {
-    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
-        self.tokenizer().encode_prompts(texts)
-    }
+/// An engine with a tokenizer: ours, or another program that decodes instead of it.
+pub trait Decodes {
+    /// `None` before it has a model.
+    fn tokenizer(&self) -> Option<&Tokenizer>;
+    /// Longest sequence in tokens.
+    fn context_length(&self) -> usize;
+    /// Continues each prompt; answers come in the order of the requests.
+    ///
+    /// # Errors
+    /// What the engine refuses, or that it broke.
+    fn generate(&mut self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error>;
+    /// Log-likelihoods of given continuations; scores come in the order of the requests.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    fn score(&mut self, requests: &[ScoreRequest], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error>;
+}
 
-    fn decode(&self, tokens: &[u32]) -> String {
-        self.tokenizer().decode(tokens)
-    }
-
-    fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
-        self.tokenizer().encode_batch(texts, false)
-    }
-
-    fn first_token(&self) -> Option<u32> {
-        let named = |name| {
-            self.tokenizer()
-                .special_token(name)
-                .and_then(|text| self.tokenizer().token_id(text))
-        };
-        named("bos_token").or_else(|| named("eos_token"))
-    }
-
-    fn has_chat_template(&self) -> bool {
-        self.tokenizer().has_chat_template()
-    }
-
-    fn render_chat(&self, messages: &[Message], chat: &Chat) -> Result<String, model::Error> {
-        in_template(self.tokenizer(), messages, chat)
-    }
-
-    fn end_text(&self) -> Option<&str> {
-        self.tokenizer()
-            .special_token("eos_token")
-            .filter(|eos| !eos.is_empty())
+impl Decodes for Engine {
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(Engine::tokenizer(self))
     }
 
     fn context_length(&self) -> usize {
         self.decoder().spec().max_positions
     }
 
-    fn generate(
-        &mut self,
-        requests: &[Request],
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Generation>, model::Error> {
-        Engine::generate(self, requests, progress)
+    fn generate(&mut self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error> {
+        Ok(Engine::generate(self, requests, progress)?)
     }
 
-    fn score(
-        &mut self,
-        requests: &[ScoreRequest],
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Score>, model::Error> {
-        Engine::score_with(self, requests, progress)
+    fn score(&mut self, requests: &[ScoreRequest], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error> {
+        Ok(Engine::score_with(self, requests, progress)?)
     }
+}
+
+impl<D: Decodes> Answerer for D {
+    fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+        tokenizer_of(self)?.encode_prompts(texts)
+    }
+
+    fn decode(&self, tokens: &[u32]) -> String {
+        self.tokenizer()
+            .map_or_else(String::new, |tokenizer| tokenizer.decode(tokens))
+    }
+
+    fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error> {
+        tokenizer_of(self)?.encode_batch(texts, false)
+    }
+
+    fn first_token(&self) -> Option<u32> {
+        let tokenizer = self.tokenizer()?;
+        let named = |name| tokenizer.special_token(name).and_then(|text| tokenizer.token_id(text));
+        named("bos_token").or_else(|| named("eos_token"))
+    }
+
+    fn has_chat_template(&self) -> bool {
+        self.tokenizer().is_some_and(Tokenizer::has_chat_template)
+    }
+
+    fn render_chat(&self, messages: &[Message], chat: &Chat) -> Result<String, model::Error> {
+        in_template(tokenizer_of(self)?, messages, chat)
+    }
+
+    fn end_text(&self) -> Option<&str> {
+        self.tokenizer()?
+            .special_token("eos_token")
+            .filter(|eos| !eos.is_empty())
+    }
+
+    fn context_length(&self) -> usize {
+        Decodes::context_length(self)
+    }
+
+    fn generate(&mut self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error> {
+        Decodes::generate(self, requests, progress)
+    }
+
+    fn score(&mut self, requests: &[ScoreRequest], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error> {
+        Decodes::score(self, requests, progress)
+    }
+}
+
+fn tokenizer_of<D: Decodes>(engine: &D) -> Result<&Tokenizer, model::Error> {
+    engine.tokenizer().ok_or_else(|| model::Error::Tokenizer {
+        file: "the engine".into(),
+        reason: "it has no model yet".into(),
+    })
 }
 
 /// Answers the questions of each task; the answers come in the same order.
@@ -774,7 +799,7 @@ mod tests {
             &mut self,
             requests: &[Request],
             progress: &mut dyn FnMut(Progress),
-        ) -> Result<Vec<Generation>, model::Error> {
+        ) -> Result<Vec<Generation>, Error> {
             let mut answers = Vec::new();
             for (done, request) in requests.iter().enumerate() {
                 let prompt = text(&request.prompt);
@@ -804,7 +829,7 @@ mod tests {
             &mut self,
             requests: &[ScoreRequest],
             progress: &mut dyn FnMut(Progress),
-        ) -> Result<Vec<Score>, model::Error> {
+        ) -> Result<Vec<Score>, Error> {
             progress(Progress {
                 done: requests.len(),
                 total: requests.len(),

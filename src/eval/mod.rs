@@ -42,7 +42,7 @@ mod task_file;
 pub mod think;
 mod wording;
 
-pub use answer::{Answerer, answer, continued, prompt_text, said, solved};
+pub use answer::{Answerer, Decodes, answer, continued, prompt_text, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
@@ -122,6 +122,12 @@ pub enum Error {
         task: String,
         message: String,
     },
+    /// An engine that is a program of its own cannot be had at all.
+    #[error("{reason}")]
+    NoEngine { reason: String },
+    /// An engine that is a program of its own died, hung, or answered what is no answer.
+    #[error("{reason}")]
+    EngineBroke { reason: String },
     #[error("the task '{task}' measures log-likelihoods, so stored outputs cannot be scored again with it")]
     NotGenerated { task: String },
     #[error(

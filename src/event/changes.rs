@@ -35,6 +35,8 @@ pub enum Changed {
         split: String,
     },
     Space,
+    /// Another program that answers, or another version of it.
+    Engine,
 }
 
 impl Changed {
@@ -44,6 +46,7 @@ impl Changed {
             Self::Tokenizer { model } => format!("the tokenizer or generation config of {model}"),
             Self::Task { task, lang, .. } => format!("the task {task} ({lang}) or its data"),
             Self::Space => "the search space (space.yaml)".into(),
+            Self::Engine => "the engine that answers, or its version".into(),
         }
     }
 }
@@ -74,6 +77,7 @@ impl RunStarted {
             compare(Changed::Task { task, lang, split }, &before.digest, &now.digest);
         }
         compare(Changed::Space, &self.space_digest, &now.space_digest);
+        compare(Changed::Engine, &self.engine, &now.engine);
         changes
     }
 
@@ -93,6 +97,7 @@ impl RunStarted {
                         .for_each(|t| t.digest.clone_from(&now));
                 }
                 Changed::Space => self.space_digest = now,
+                Changed::Engine => self.engine = now,
             }
         }
     }
@@ -157,6 +162,7 @@ mod tests {
         };
         RunStarted {
             space_digest: "space".into(),
+            engine: "vllm (0.33.0) on cuda".into(),
             models: vec![model("base"), model("maths")],
             tasks: vec![task("arith")],
             held_out: vec![task("other")],
@@ -168,7 +174,7 @@ mod tests {
     #[test]
     fn whatever_is_another_one_is_named() {
         type Case = (fn(&mut RunStarted), &'static str);
-        let cases: [Case; 5] = [
+        let cases: [Case; 6] = [
             (|r| r.models[1].digest.push('!'), "the model maths"),
             (
                 |r| r.models[0].tokenizer_digest.push('!'),
@@ -177,6 +183,7 @@ mod tests {
             (|r| r.tasks[0].digest.push('!'), "the task arith (en) or its data"),
             (|r| r.held_out[0].digest.push('!'), "the task other (en) or its data"),
             (|r| r.space_digest.push('!'), "the search space (space.yaml)"),
+            (|r| r.engine.push('!'), "the engine that answers, or its version"),
         ];
         assert_eq!(began().changes(&began()), []);
         for (change, words) in cases {

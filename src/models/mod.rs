@@ -158,6 +158,14 @@ impl Parents {
     /// # Errors
     /// The donor has no usable tokenizer.
     pub fn tokenizer(&self, child: &ChildTokenizer) -> Result<Tokenizer, model::Error> {
+        Tokenizer::new(self.tokenizer_files(child)?)
+    }
+
+    /// The texts of the tokenizer that a child takes.
+    ///
+    /// # Errors
+    /// As [`Self::tokenizer`].
+    pub fn tokenizer_files(&self, child: &ChildTokenizer) -> Result<TokenizerFiles, model::Error> {
         let fail = |reason: &str| model::Error::Tokenizer {
             file: child.donor.clone(),
             reason: reason.into(),
@@ -177,7 +185,7 @@ impl Parents {
         {
             files.chat_template = Some(template.into());
         }
-        Tokenizer::new(files)
+        Ok(files)
     }
 }
 

@@ -334,6 +334,9 @@ fn provenance(card: &Card) -> String {
         "## Provenance\n\nheterosis {}, seed {}, search space `{}`, computed in {}.",
         started.engine_version, started.seed, started.space_digest, started.dtype
     );
+    if !started.engine.is_empty() {
+        let _ = write!(out, " Questions were answered by another engine: {}.", started.engine);
+    }
     if let Some(c) = candidate(card) {
         let _ = write!(out, " Recipe digest `{}`.", c.recipe_digest);
     }

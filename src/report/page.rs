@@ -160,7 +160,7 @@ fn chips(run: &Run) -> String {
         duration(run.elapsed(run.last_ms)),
         started.optimizer.clone(),
         format!("seed {}", started.seed),
-        format!("{} {}", started.device, started.dtype),
+        started.answered_by(),
     ];
     format!("<p class=chips>{}</p>", words.map(|w| escape(&w)).join(" · "))
 }
@@ -827,10 +827,17 @@ fn facts(run: &Run) -> String {
     fact("search space", short(&started.space_digest));
     fact(
         "engine",
-        format!(
-            "heterosis {} on {} in {}",
-            started.engine_version, started.device, started.dtype
-        ),
+        match started.engine.is_empty() {
+            true => format!(
+                "heterosis {} on {} in {}",
+                started.engine_version, started.device, started.dtype
+            ),
+            false => format!(
+                "{}, asked by heterosis {}",
+                started.answered_by(),
+                started.engine_version
+            ),
+        },
     );
     if run.resumes > 0 {
         fact("resumed", counted(run.resumes, "time"));

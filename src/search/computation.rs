@@ -17,6 +17,8 @@ pub struct Computation {
     pub device: &'static str,
     /// What weights are rounded to.
     pub dtype: DType,
+    /// Who answers instead of the engine of this program, its version included.
+    pub engine: Option<String>,
 }
 
 impl Computation {
@@ -26,6 +28,7 @@ impl Computation {
             instruction_set: model::instruction_set().into(),
             device: device.kind(),
             dtype,
+            engine: None,
         }
     }
 
@@ -36,8 +39,12 @@ impl Computation {
             instruction_set,
             device,
             dtype,
+            engine,
         } = self;
-        let text = format!("{ENGINE_VERSION}\0{build}\0{instruction_set}\0{device}\0{dtype:?}");
+        let mut text = format!("{ENGINE_VERSION}\0{build}\0{instruction_set}\0{device}\0{dtype:?}");
+        if let Some(engine) = engine {
+            text = format!("{text}\0{engine}");
+        }
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 }
@@ -56,6 +63,7 @@ mod tests {
     #[test]
     fn answers_of_another_computation_have_another_key() {
         let this = || Computation::new(Device::Cpu, DType::F32);
+        let engine = |engine: &str| Some(engine.to_string());
         let others = [
             Computation {
                 device: "cuda",
@@ -73,13 +81,21 @@ mod tests {
                 build: "another".into(),
                 ..this()
             },
+            Computation {
+                engine: engine("vllm (0.33.0) on cuda"),
+                ..this()
+            },
+            Computation {
+                engine: engine("vllm (0.34.0) on cuda"),
+                ..this()
+            },
         ];
         let mut digests: Vec<String> = others.iter().map(Computation::digest).collect();
         digests.push(this().digest());
         assert_eq!(this().digest(), this().digest());
         digests.sort();
         digests.dedup();
-        assert_eq!(digests.len(), 5);
+        assert_eq!(digests.len(), 7);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The real evaluator: merges a candidate into the resident decoder, asks it the questions, keeps every answer.
+//! The real evaluator: merges a candidate into the resident decoder, or hands it to an engine elsewhere; asks it the questions,
+//! keeps every answer.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +12,7 @@ use super::{
     Unscored, units::recipe_of,
 };
 use crate::{
-    eval::{self, Kind, Question, Split, Task},
+    eval::{self, Answerer, Decodes, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
     model::{
@@ -19,6 +20,7 @@ use crate::{
         pass_bytes,
     },
     models::{Parents, verbatim},
+    programs::{self, EngineProgram},
     recipe::Recipe,
     space::{Guard, Limit},
     store::Cache,
@@ -80,9 +82,12 @@ pub struct Resources<'a> {
 pub struct MergeEvaluator<'a> {
     resources: Resources<'a>,
     resident: Resident<'a>,
+    /// Ours, with the weights of whom was asked last.
     engine: Option<Engine>,
+    /// Another program that is asked instead.
+    elsewhere: Option<EngineProgram>,
     questions: HashMap<(usize, String), Asked>,
-    tokenizers: HashMap<String, Arc<Tokenizer>>,
+    tokenizers: HashMap<String, (Arc<Tokenizer>, Arc<[u8]>)>,
     /// The worst parent's negative log-likelihood a token on the guard's prompts.
     worst_parent_nll: Option<f64>,
     /// Digests of the recipes that the guard let in.
@@ -114,11 +119,25 @@ impl<'a> MergeEvaluator<'a> {
             resident: Resident::new(resources.parents, &names),
             resources,
             engine: None,
+            elsewhere: None,
             questions: HashMap::new(),
             tokenizers: HashMap::new(),
             worst_parent_nll: None,
             let_in: HashSet::new(),
         }
+    }
+
+    /// As this one, with another program that decodes: it gets the weights and answers the questions.
+    pub fn with_engine(self, elsewhere: EngineProgram) -> Self {
+        Self {
+            elsewhere: Some(elsewhere),
+            ..self
+        }
+    }
+
+    /// Who answers instead of the engine of this program.
+    pub fn engine_elsewhere(&self) -> Option<&EngineProgram> {
+        self.elsewhere.as_ref()
     }
 
     /// The questions that the search asks: each task's own split and limit.
@@ -235,7 +254,10 @@ impl<'a> MergeEvaluator<'a> {
 
     /// What computes the answers.
     pub fn computation(&self) -> Computation {
-        Computation::new(self.resources.device, self.resources.dtype)
+        Computation {
+            engine: self.elsewhere.as_ref().map(|engine| engine.identity().words()),
+            ..Computation::new(self.resources.device, self.resources.dtype)
+        }
     }
 
     /// What a subject's answers depend on besides the question: weights, tokenizer, and what computes them; whatever a space
@@ -280,19 +302,51 @@ impl<'a> MergeEvaluator<'a> {
         task.items.iter().map(known).collect()
     }
 
-    /// Writes a recipe's weights into the resident decoder; only tensors that differ from what it holds are computed.
+    /// Gives a recipe's weights to whoever answers; only tensors that differ from what it holds are computed.
     pub(super) fn load(&mut self, recipe: &Recipe) -> Result<(), Unscored> {
         let plan = merge::Plan::new(recipe, self.resources.parents)?;
-        let loaded = self.load_plan(&plan);
+        let loaded = match &self.elsewhere {
+            Some(_) => self.hand_over(&plan),
+            None => self.load_plan(&plan),
+        };
         if loaded.is_err() {
             self.resident.forget();
         }
         loaded
     }
 
+    /// To another program.
+    fn hand_over(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
+        let (tokenizer, json) = self.tokenizer(&plan.tokenizer())?;
+        let Self {
+            elsewhere: Some(engine),
+            resident,
+            ..
+        } = self
+        else {
+            return Err(nothing_loaded());
+        };
+        let outputs = plan.outputs();
+        let model = programs::Model {
+            config: plan.config(),
+            tensors: outputs.iter().map(|o| (o.name.clone(), o.shape.clone())).collect(),
+        };
+        if !engine.holds(&model) {
+            resident.forget();
+            engine.open(&model)?;
+        }
+        engine.set_tokenizer(tokenizer, &json)?;
+        for i in resident.changed(plan) {
+            let put = |data: &[f32]| engine.put(&outputs[i].name, data);
+            resident.with(plan, i, put)??;
+        }
+        Ok(engine.use_weights()?)
+    }
+
+    /// Into our own decoder.
     fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
         let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
-        let tokenizer = self.tokenizer(&plan.tokenizer())?;
+        let (tokenizer, _) = self.tokenizer(&plan.tokenizer())?;
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {
                 for i in self.resident.changed(plan) {
@@ -337,25 +391,30 @@ impl<'a> MergeEvaluator<'a> {
         Ok(())
     }
 
-    fn tokenizer(&mut self, child: &merge::ChildTokenizer) -> Result<Arc<Tokenizer>, Unscored> {
+    /// A child's tokenizer, and the `tokenizer.json` of it where another program needs that.
+    fn tokenizer(&mut self, child: &merge::ChildTokenizer) -> Result<(Arc<Tokenizer>, Arc<[u8]>), Unscored> {
         let key = format!("{child:?}");
-        if let Some(tokenizer) = self.tokenizers.get(&key) {
-            return Ok(tokenizer.clone());
+        if let Some(known) = self.tokenizers.get(&key) {
+            return Ok(known.clone());
         }
-        let tokenizer = Arc::new(self.resources.parents.tokenizer(child)?);
-        self.tokenizers.insert(key, tokenizer.clone());
-        Ok(tokenizer)
+        let files = self.resources.parents.tokenizer_files(child)?;
+        let json = match self.elsewhere {
+            Some(_) => files.tokenizer_json.as_slice().into(),
+            None => Arc::default(),
+        };
+        let known = (Arc::new(Tokenizer::new(files)?), json);
+        self.tokenizers.insert(key, known.clone());
+        Ok(known)
     }
 
-    /// The first prompts of the search, as tokens of the loaded model; those of one token only are left out.
-    fn first_prompts(&self) -> Result<Vec<Vec<u32>>, Unscored> {
-        let engine = self.engine.as_ref().ok_or_else(nothing_loaded)?;
+    /// The first prompts of the search, as tokens; those of one token only are left out.
+    fn first_prompts(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, Unscored> {
         let mut prompts = Vec::new();
         for (index, fitness_task) in self.resources.tasks.iter().enumerate() {
             let asked = self.questions.get(&(index, fitness_task.split.name().to_string()));
             for question in asked.iter().flat_map(|a| a.questions.iter().take(GUARD_QUESTIONS)) {
                 let text = question.prompt.text();
-                let tokens = engine.tokenizer().encode(&text, true)?;
+                let tokens = tokenizer.encode(&text, true)?;
                 prompts.extend(Some(tokens).filter(|t| t.len() > 1));
             }
         }
@@ -380,24 +439,64 @@ impl<'a> MergeEvaluator<'a> {
         if let Some(known) = self.resources.cache.get(&key) {
             return Ok(known);
         }
-        self.load(&recipe)?;
-        let prompts = self.first_prompts()?;
-        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let engine = self.engine.as_mut().ok_or_else(nothing_loaded)?;
-        let influence = block_influence(engine.decoder_mut(), &rows)?;
+        // Our own decoder looks into the layers, whoever answers.
+        self.forget_where_elsewhere();
+        let influence = self.influence_of(&merge::Plan::new(&recipe, self.resources.parents)?);
+        self.forget_where_elsewhere();
+        let influence = influence?;
         self.resources.cache.put(&key, &influence);
         Ok(influence)
     }
 
+    fn influence_of(&mut self, plan: &merge::Plan) -> Result<Vec<f64>, Unscored> {
+        if let Err(e) = self.load_plan(plan) {
+            self.resident.forget();
+            return Err(e);
+        }
+        let (tokenizer, _) = self.tokenizer(&plan.tokenizer())?;
+        let prompts = self.first_prompts(&tokenizer)?;
+        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let engine = self.engine.as_mut().ok_or_else(nothing_loaded)?;
+        Ok(block_influence(engine.decoder_mut(), &rows)?)
+    }
+
+    /// What was written last is in another place than what is written next.
+    fn forget_where_elsewhere(&mut self) {
+        if self.elsewhere.is_some() {
+            self.engine = None;
+            self.resident.forget();
+        }
+    }
+
+    /// Whoever holds the weights of what was merged last.
+    ///
+    /// # Errors
+    /// Nothing was merged.
+    pub fn answerer(&mut self) -> Result<&mut dyn Answerer, Unscored> {
+        match (&mut self.elsewhere, &mut self.engine) {
+            (Some(elsewhere), _) => Ok(elsewhere),
+            (None, Some(engine)) => Ok(engine),
+            (None, None) => Err(nothing_loaded()),
+        }
+    }
+
+    fn loaded_tokenizer(&self) -> Result<&Tokenizer, Unscored> {
+        let tokenizer = match (&self.elsewhere, &self.engine) {
+            (Some(elsewhere), _) => Decodes::tokenizer(elsewhere),
+            (None, Some(engine)) => Some(&**engine.tokenizer()),
+            (None, None) => None,
+        };
+        tokenizer.ok_or_else(nothing_loaded)
+    }
+
     /// Negative log-likelihood a token of the loaded model on the first prompts of the search.
     fn guard_nll(&mut self) -> Result<f64, Unscored> {
-        let requests: Vec<ScoreRequest> = self
-            .first_prompts()?
+        let prompts = self.first_prompts(self.loaded_tokenizer()?)?;
+        let requests: Vec<ScoreRequest> = prompts
             .into_iter()
             .map(|tokens| ScoreRequest { tokens, from: 1 })
             .collect();
-        let engine = self.engine.as_mut().ok_or_else(nothing_loaded)?;
-        let scores = engine.score(&requests)?;
+        let scores = self.answerer()?.score(&requests, &mut |_| {})?;
         let tokens: usize = scores.iter().map(|s| s.tokens).sum();
         Ok(-scores.iter().map(|s| s.log_likelihood).sum::<f64>() / tokens as f64)
     }
@@ -540,21 +639,48 @@ impl MergeEvaluator<'_> {
         })
     }
 
-    /// Merges, and asks everything: the answers of each task, and the milliseconds of both.
+    /// Merges, and asks what is `open` (places among each task's items): the answers of each task, and the milliseconds of both.
     pub(super) fn merge_and_ask(
         &mut self,
         recipe: &Recipe,
         subject: Subject<'_>,
-        exam: &Exam,
+        (exam, open): (&Exam, &[Vec<usize>]),
+        progress: &mut dyn FnMut(event::Progress),
+    ) -> Result<(Vec<Vec<event::Answer>>, u64, u64), Unscored> {
+        self.with_second_chance(&mut |this| this.merge_and_ask_once(recipe, subject, (exam, open), progress))
+    }
+
+    /// Does something again where an engine elsewhere broke over it: its bad moment may be the machine's.
+    pub(super) fn with_second_chance<T>(
+        &mut self,
+        work: &mut dyn FnMut(&mut Self) -> Result<T, Unscored>,
+    ) -> Result<T, Unscored> {
+        let done = work(self);
+        let Err(Unscored::Breakdown { reason }) = &done else {
+            return done;
+        };
+        if !self.elsewhere.as_mut().is_some_and(EngineProgram::take_second_chance) {
+            return done;
+        }
+        tracing::warn!("{reason}; the engine is started again");
+        let done = work(self);
+        self.elsewhere.as_mut().map(EngineProgram::take_second_chance);
+        done
+    }
+
+    fn merge_and_ask_once(
+        &mut self,
+        recipe: &Recipe,
+        subject: Subject<'_>,
+        (exam, open): (&Exam, &[Vec<usize>]),
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<(Vec<Vec<event::Answer>>, u64, u64), Unscored> {
         let start = (self.resources.since_start)();
         progress(stage("merge", exam));
         self.load_guarded(recipe, subject)?;
         let merged = (self.resources.since_start)();
-        let all: Vec<Vec<usize>> = exam.tasks.iter().map(|task| (0..task.items.len()).collect()).collect();
         let weights = self.weights_key(recipe);
-        let answers = self.ask(exam, &all, &weights, progress)?;
+        let answers = self.ask(exam, open, &weights, progress)?;
         let asked = (self.resources.since_start)();
         let ms = |from: Duration, to: Duration| (to - from).as_millis() as u64;
         Ok((answers, ms(start, merged), ms(merged, asked)))
@@ -587,10 +713,13 @@ impl<'a> MergeEvaluator<'a> {
         &self.resources.task(index).task
     }
 
-    pub(super) fn engine(&self) -> Result<&Engine, Unscored> {
-        self.engine
-            .as_ref()
-            .ok_or_else(|| Unscored::machine("no model is loaded"))
+    /// Whoever holds the weights, to be asked for its words.
+    pub(super) fn engine(&self) -> Result<&dyn Answerer, Unscored> {
+        match (&self.elsewhere, &self.engine) {
+            (Some(elsewhere), _) => Ok(elsewhere),
+            (None, Some(engine)) => Ok(engine),
+            (None, None) => Err(nothing_loaded()),
+        }
     }
 
     pub(super) fn questions_of(&self, index: usize, split: &str) -> Result<&[Question], Unscored> {
@@ -652,23 +781,19 @@ impl Evaluator for MergeEvaluator<'_> {
             ..Evaluation::default()
         };
         if !cached {
-            let start = (self.resources.since_start)();
-            progress(stage("merge", exam));
-            self.load_guarded(&recipe, sitting.subject)?;
-            let merged = (self.resources.since_start)();
-            evaluation.merge_ms = (merged - start).as_millis() as u64;
             let open: Vec<Vec<usize>> = answers
                 .iter()
                 .map(|known| (0..known.len()).filter(|i| known[*i].is_none()).collect())
                 .collect();
-            let fresh = self.ask(exam, &open, &weights, progress)?;
+            let (fresh, merge_ms, evaluation_ms) =
+                self.merge_and_ask(&recipe, sitting.subject, (exam, &open), progress)?;
+            (evaluation.merge_ms, evaluation.evaluation_ms) = (merge_ms, evaluation_ms);
             for ((known, open), fresh) in answers.iter_mut().zip(&open).zip(fresh) {
                 for (i, answer) in open.iter().zip(fresh) {
                     evaluation.generated_tokens += answer.tokens as u64;
                     known[*i] = Some(answer);
                 }
             }
-            evaluation.evaluation_ms = ((self.resources.since_start)() - merged).as_millis() as u64;
         }
         let complete = answers
             .into_iter()
@@ -689,11 +814,16 @@ impl MergeEvaluator<'_> {
     ) -> Result<Vec<Vec<event::Answer>>, Unscored> {
         let Self {
             engine,
+            elsewhere,
             resources,
             questions,
             ..
         } = self;
-        let engine = engine.as_mut().ok_or_else(nothing_loaded)?;
+        let engine: &mut dyn Answerer = match (elsewhere, engine) {
+            (Some(elsewhere), _) => elsewhere,
+            (None, Some(engine)) => engine,
+            (None, None) => return Err(nothing_loaded()),
+        };
         let mut asked: Vec<(&ExamTask, &Asked, Vec<usize>, Vec<Question>)> = Vec::new();
         for (task, open) in exam.tasks.iter().zip(open) {
             if let Some(of_task) = questions.get(&(task.index, task.split.clone())) {

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     event::{self, Answer},
     models::verbatim,
+    programs::{self, Log},
     recipe::Recipe,
     space,
 };
@@ -39,10 +40,6 @@ const TRIES: usize = 2;
 
 /// Before the second try.
 const REST: Duration = Duration::from_secs(2);
-
-/// How long programs have to end by themselves, in steps.
-const STEPS_TO_LEAVE: usize = 100;
-const STEP_TO_LEAVE: Duration = Duration::from_millis(20);
 
 /// Asks a command for scores.
 pub struct External<'a> {
@@ -249,11 +246,15 @@ impl<'a> External<'a> {
         let Some(job) = job else { return };
         let (program, id, request) = (program.take(), job.id.clone(), job.request.clone());
         let (to_me, closing) = (self.to_me.clone(), self.closing.clone());
-        let (command, log) = (self.settings.command.clone(), self.log.clone());
+        let (command, file) = (self.settings.command.clone(), self.log.clone());
         let timeout = Duration::from_secs_f64(self.settings.timeout);
         std::thread::spawn(move || {
             std::thread::sleep(rest);
-            let answer = program.map_or_else(|| Program::start(&command, worker, &log), Ok);
+            let start = || {
+                let no_log = |e| Broke::CannotStart(format!("{} cannot be written: {e}", file.display()));
+                Program::start(&command, worker, Log::open(&file).map_err(no_log)?)
+            };
+            let answer = program.map_or_else(start, Ok);
             let answer = answer.and_then(|mut program| {
                 let reply = program.ask(request, &id, timeout, &closing)?;
                 Ok((reply, program))
@@ -440,15 +441,8 @@ impl Drop for External<'_> {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Relaxed);
         let out = self.workers.iter().filter(|worker| worker.job.is_some()).count();
-        let mut programs: Vec<Program> = self.workers.iter_mut().filter_map(|w| w.program.take()).collect();
-        programs.iter_mut().for_each(Program::close);
-        for _ in 0..STEPS_TO_LEAVE {
-            if programs.iter().all(Program::has_exited) {
-                break;
-            }
-            std::thread::sleep(STEP_TO_LEAVE);
-        }
-        drop(programs);
+        let mut idle: Vec<Program> = self.workers.iter_mut().filter_map(|w| w.program.take()).collect();
+        programs::leave(idle.iter_mut().map(Program::process).collect());
         // Their programs are ended by the threads that wait for them.
         for _ in 0..out {
             let _ = self.words_back.recv_timeout(REST);

@@ -56,7 +56,7 @@ impl MergeEvaluator<'_> {
             }
         };
         // The child's own tokenizer cuts its texts.
-        self.load(&decode(lesson.start))?;
+        self.with_second_chance(&mut |this| this.load(&decode(lesson.start)))?;
         let texts = self.texts(lesson)?;
         let mut questions = texts.groups.clone();
         questions.sort_unstable();

@@ -227,7 +227,8 @@ impl MergeEvaluator<'_> {
             true => Subject::Recipe(&work.recipe),
             false => Subject::Model(""),
         };
-        let (answers, merge_ms, evaluation_ms) = self.merge_and_ask(&work.recipe, subject, &exam, progress)?;
+        let all: Vec<Vec<usize>> = exam.tasks.iter().map(|task| (0..task.items.len()).collect()).collect();
+        let (answers, merge_ms, evaluation_ms) = self.merge_and_ask(&work.recipe, subject, (&exam, &all), progress)?;
         let kept = |(part, answers): (&Part, Vec<event::Answer>)| {
             let is_measured = self.task(part.task).kind() != Kind::Generate;
             answers.iter().map(|answer| Kept::of(answer, is_measured)).collect()

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::{eval, learn, merge, model, store};
+use crate::{eval, learn, merge, model, programs, store};
 
 /// Why a candidate has no score.
 ///
@@ -101,9 +101,16 @@ impl From<eval::Error> for Unscored {
     fn from(e: eval::Error) -> Self {
         match e {
             eval::Error::Model(e) => e.into(),
-            eval::Error::Read { .. } => Self::machine(e),
+            eval::Error::Read { .. } | eval::Error::NoEngine { .. } => Self::machine(e),
+            eval::Error::EngineBroke { .. } => Self::breakdown(e),
             _ => Self::candidate(e),
         }
+    }
+}
+
+impl From<programs::Error> for Unscored {
+    fn from(e: programs::Error) -> Self {
+        eval::Error::from(e).into()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{checkpoint, eval, event, merge, model, models, search, space, store, workers};
+use crate::{checkpoint, eval, event, merge, model, models, programs, search, space, store, workers};
 
 /// Why a run cannot be begun, gone on with, exported or simplified.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,8 @@ pub enum Error {
     Id(#[from] event::IdError),
     #[error(transparent)]
     Workers(Box<workers::Error>),
+    #[error(transparent)]
+    Engine(#[from] programs::Error),
     /// Something of a search space, by its place there.
     #[error("{place}")]
     At { place: String, source: Box<Error> },
@@ -149,6 +151,12 @@ pub enum Error {
         run.display()
     )]
     ScoredByCommand { run: PathBuf },
+    #[error(
+        "{} was answered by another engine, which is a program, and `simplify` starts none; only runs on the engine of \
+         heterosis can be simplified",
+        run.display()
+    )]
+    AnsweredElsewhere { run: PathBuf },
     #[error("{} has no scored child yet; there is nothing to simplify", run.display())]
     NothingScored { run: PathBuf },
     #[error("{} was won by a parent as it is; there is nothing to simplify", run.display())]
@@ -237,6 +245,7 @@ impl Error {
             Self::Model(e) => Some(e),
             Self::Id(e) => Some(e),
             Self::Workers(e) => Some(&**e),
+            Self::Engine(e) => Some(e),
             _ => None,
         }
     }

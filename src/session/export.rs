@@ -247,6 +247,10 @@ impl Child {
 
     /// Some questions that the candidate has answered, with what the journal says that it wrote.
     fn first_questions(&self, parents: &Parents, plan: &Plan, host: &Host) -> Result<Vec<FirstAnswer>, Error> {
+        if self.space.fitness.engine.is_some() {
+            // Answers of another engine are not ours to repeat.
+            return Ok(Vec::new());
+        }
         let journalled = self.first_answers()?;
         let mut asked: Vec<FirstAnswer> = Vec::new();
         let tasks = of_fitness(&Asking {

@@ -65,6 +65,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 pub use demo::demo_space;
@@ -78,16 +79,19 @@ pub use tasks::fitness_tasks;
 pub use watch::{Wish, watch, wish};
 
 use crate::{
-    checkpoint, event,
+    checkpoint,
+    eval::Kind,
+    event,
     host::{Host, day},
     merge::{self, Plan, TensorSource},
-    model::{DecoderSpec, spec::NormPlace},
+    model::{DType, DecoderSpec, spec::NormPlace},
     models::{self, Parents, Runtime, RuntimeOptions, recipe_dtype},
+    programs::{self, EngineProgram},
     recipe::Recipe,
     search::{
         self, External, FitnessTask, Genome, MergeEvaluator, Resources, Unscored, compare_questions, parts_of_run,
     },
-    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
+    space::{self, Codec, EngineDType, Finale, Fold, GeneSpec, Shape, Space},
     store::{self, Cache, RunDir},
     workers,
 };
@@ -112,7 +116,7 @@ impl Session {
     /// # Errors
     /// Something is missing, damaged, or does not fit; [`Error::At`] says where in the space it stands.
     pub fn open(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
-        let runtime = Runtime::new(wanted)?;
+        let runtime = Runtime::new(&with_dtype(wanted, &space))?;
         let mut parents = Parents::default();
         for (name, word) in &space.models {
             models::add(&mut parents, name, word, &host.hub)
@@ -171,6 +175,9 @@ impl Session {
     pub fn can_be_evaluated_by_workers(&self) -> Result<(), Error> {
         if self.space.fitness.command.is_some() {
             return Err(workers::Error::Command.into());
+        }
+        if self.space.fitness.engine.is_some() {
+            return Err(workers::Error::Engine.into());
         }
         let mut tasks = self.tasks.iter().chain(&self.held_out);
         Ok(tasks.try_for_each(workers::can_be_told)?)
@@ -252,10 +259,14 @@ impl Session {
         })
     }
 
-    /// The evaluator that merges and asks these tasks; without a guard it lets every merge in.
-    pub fn evaluator(&self, cache: Cache, guard: Option<space::Guard>) -> MergeEvaluator<'_> {
+    /// The evaluator that merges and asks these tasks; without a guard it lets every merge in. Starts the engine that the
+    /// space names.
+    ///
+    /// # Errors
+    /// Such an engine cannot be started, or cannot do what the tasks take.
+    pub fn evaluator(&self, cache: Cache, guard: Option<space::Guard>) -> Result<MergeEvaluator<'_>, Error> {
         let clock = Arc::clone(&self.host.since_start);
-        MergeEvaluator::new(Resources {
+        let evaluator = MergeEvaluator::new(Resources {
             parents: &self.parents,
             tasks: self.tasks.clone(),
             held_out: self.held_out.clone(),
@@ -265,7 +276,30 @@ impl Session {
             options: self.runtime.options,
             guard,
             since_start: Box::new(move || clock()),
+        });
+        Ok(match &self.space.fitness.engine {
+            Some(engine) => evaluator.with_engine(self.start(engine, guard.is_some())?),
+            None => evaluator,
         })
+    }
+
+    /// Starts an engine that is to answer these tasks.
+    fn start(&self, engine: &space::EngineCommand, is_guarded: bool) -> Result<EngineProgram, Error> {
+        let program = EngineProgram::start(programs::Settings {
+            command: engine.command.clone(),
+            timeout: Duration::from_secs_f64(engine.timeout),
+            dtype: self.runtime.dtype,
+            scratch: self.host.scratch.clone(),
+        })?;
+        let mut tasks = self.tasks.iter().chain(&self.held_out).map(|task| &task.task);
+        if is_guarded || tasks.clone().any(|task| task.kind() != Kind::Generate) {
+            let way_out = "without that there is no guard, and no task by log-likelihood: leave them out";
+            program.must("score", way_out)?;
+        }
+        if tasks.any(|task| task.samples().is_some()) {
+            program.must("sample", "leave 'samples' out")?;
+        }
+        Ok(program)
     }
 
     /// The user's own program as evaluator, with its log and its models in a directory.
@@ -315,6 +349,20 @@ pub fn read_space(file: &Path) -> Result<Space, Error> {
 /// As [`read_space`].
 pub fn parse_space(file: &Path, text: &str) -> Result<Space, Error> {
     complete(Space::parse(file, text)?, file)
+}
+
+/// Where nothing is said, the dtype that the space gives its engine.
+fn with_dtype(wanted: &RuntimeOptions, space: &Space) -> RuntimeOptions {
+    let of_engine = space.fitness.engine.as_ref().and_then(|engine| engine.dtype);
+    let dtype = of_engine.map(|dtype| match dtype {
+        EngineDType::F32 => DType::F32,
+        EngineDType::Bf16 => DType::Bf16,
+        EngineDType::F16 => DType::F16,
+    });
+    RuntimeOptions {
+        dtype: wanted.dtype.or(dtype),
+        ..wanted.clone()
+    }
 }
 
 /// What a new search is of, and a run's own space says.
@@ -405,12 +453,14 @@ fn tensors(space: &Space, parents: &Parents) -> Vec<String> {
 /// The donor's [`fold_of`]. Where the decoder is to score, it is asked here whether it can:
 /// not after the first merge.
 fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
-    if space.fitness.command.is_some() && space.data_flow_space.is_none() {
+    // Whatever else scores may know families that the decoder does not.
+    let is_scored_elsewhere = space.fitness.program().is_some();
+    if is_scored_elsewhere && space.data_flow_space.is_none() {
         return Ok(Fold::Projections);
     }
     let plan = Plan::new(&models::verbatim(donor), parents)?;
     let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
-    if space.fitness.command.is_none() {
+    if !is_scored_elsewhere {
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     }
     Ok(fold_of(&spec))
@@ -490,12 +540,15 @@ fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
             (model, None) => place(model)?,
         };
     }
-    if let Some(command) = &mut space.fitness.command {
-        for word in &mut command.command {
-            if Path::new(&models::beside(word, file)).is_file() {
-                *word = absolute(word)?;
-            }
+    let fitness = &mut space.fitness;
+    let scores = fitness.command.as_mut().map(|command| &mut command.command);
+    let decodes = fitness.engine.as_mut().map(|engine| &mut engine.command);
+    for word in scores.into_iter().chain(decodes).flatten() {
+        if Path::new(&models::beside(word, file)).is_file() {
+            *word = absolute(word)?;
         }
+    }
+    if let Some(command) = &mut space.fitness.command {
         if let Some(questions) = &mut command.questions {
             *questions = absolute(questions)?;
         }

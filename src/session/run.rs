@@ -139,6 +139,9 @@ impl Session {
             let _ = fs::remove_file(stale);
         }
         examiner.asking.set_cache(self.cache(&dir));
+        if let Some(engine) = examiner.asking.engine_elsewhere() {
+            engine.log_to(&dir.path().join("engine.log"))?;
+        }
         Ok(Search {
             genome: with_influence(self, &mut examiner.asking)?,
             session: self,
@@ -463,7 +466,7 @@ impl<'a> Examiner<'a> {
         let file = fitness.command.as_ref().and_then(|command| command.questions.as_ref());
         let of_command = file.map(|file| Questions::read(Path::new(file), fitness)).transpose();
         let mut examiner = Self {
-            asking: session.evaluator(Cache::in_memory(), fitness.guard),
+            asking: session.evaluator(Cache::in_memory(), fitness.guard)?,
             of_command: of_command.map_err(Error::plan)?,
             search: Exam::nothing(),
             held_out: Exam::nothing(),
@@ -526,6 +529,7 @@ impl<'a> Examiner<'a> {
         Ok(event::RunStarted {
             name: space.name.clone(),
             engine_version: ENGINE_VERSION.into(),
+            engine: computation.engine.unwrap_or_default(),
             engine_build: computation.build,
             instruction_set: computation.instruction_set,
             seed: space.search.seed,

@@ -105,6 +105,9 @@ impl Simplifying {
         if space.fitness.command.is_some() {
             return Err(Error::ScoredByCommand { run: dir.path().into() });
         }
+        if space.fitness.engine.is_some() {
+            return Err(Error::AnsweredElsewhere { run: dir.path().into() });
+        }
         let winner = winner(&run, &dir)?;
         let holder = host.holder.clone();
         let wanted = match &run.started {
@@ -221,7 +224,7 @@ struct Examiner<'a> {
 impl<'a> Examiner<'a> {
     fn new(session: &'a Session, dir: &RunDir, asked: &Asks, limit: Option<usize>) -> Result<Self, Error> {
         // No guard: the winner has passed it, and a worse recipe fails by its answers.
-        let mut evaluator = session.evaluator(session.cache(dir), None);
+        let mut evaluator = session.evaluator(session.cache(dir), None)?;
         let mut all = evaluator
             .exam(&session.space.finale.selection.split, Limit::All)
             .map_err(Error::plan)?;

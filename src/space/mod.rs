@@ -241,6 +241,9 @@ pub enum Axis {
 pub struct Fitness {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskRef>,
+    /// A program that decodes instead of the engine of this one; the tasks are asked of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineCommand>,
     /// Instead of tasks: a program that scores candidates.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub command: Option<Command>,
@@ -322,9 +325,42 @@ impl Fitness {
         self.command.as_ref().is_some_and(|command| command.questions.is_none())
     }
 
+    /// The program that a search starts, and its arguments: that scores candidates, or decodes.
+    pub fn program(&self) -> Option<&[String]> {
+        let scores = self.command.as_ref().map(|command| &*command.command);
+        scores.or(self.engine.as_ref().map(|engine| &*engine.command))
+    }
+
     pub fn is_pareto(&self) -> bool {
         self.objectives == Objectives::Pareto
     }
+}
+
+/// A program of the user's that decodes, by the protocol of `docs/engines.md`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EngineCommand {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Seconds that it may say nothing when it was asked something.
+    pub timeout: f64,
+    /// What weights are rounded to, where nothing else is said on the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<EngineDType>,
+}
+
+/// What an engine's weights are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineDType {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl EngineDType {
+    /// In the order of its words in a space.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+    pub const WORDS: [&str; 3] = ["f32", "bf16", "f16"];
 }
 
 /// A program of the user's that scores candidates, one JSON line each.

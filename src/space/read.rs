@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups,
-    Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale,
-    Search, Space, SplitRef, TaskRef, Teachers,
+    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, EngineDType, Error, Finale, Fitness, Gene,
+    Guard, Hybrid, LayerGroups, Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin,
+    Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -13,6 +13,9 @@ use crate::yaml::{self, Map, Node, Value};
 
 /// Seconds that a command has for an answer unless the space says otherwise.
 const TIMEOUT: f64 = 3600.0;
+
+/// Seconds that an engine may say nothing unless the space says otherwise: some take minutes to begin.
+const SILENCE: f64 = 900.0;
 
 /// The longest that a command may have.
 const MOST_SECONDS: f64 = 31_536_000.0;
@@ -576,6 +579,7 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
         }
         (None, _) => {}
     }
+    let engine = engine(&map, command.is_some())?;
     let mut weights = Vec::new();
     if let Some(node) = map.optional("weights") {
         if command.is_none() {
@@ -658,6 +662,7 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     map.finish()?;
     Ok(Fitness {
         tasks,
+        engine,
         command,
         weights,
         objectives,
@@ -681,22 +686,8 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
             None => Ok(None),
         };
     };
-    let words = node.one_or_more();
-    let command = words.iter().map(|w| w.text()).collect::<Result<Vec<_>, _>>()?;
-    if command.is_empty() {
-        return Err(node.error("name a program and its arguments: command: [python, score.py]"));
-    }
-    let timeout = match timeout {
-        Some(node) => match node.f64()? {
-            seconds if seconds > 0.0 && seconds <= MOST_SECONDS => seconds,
-            _ => {
-                return Err(node.error(format!(
-                    "a timeout is a number of seconds above 0, and at most {MOST_SECONDS} (a year)"
-                )));
-            }
-        },
-        None => TIMEOUT,
-    };
+    let command = program(node, "score.py")?;
+    let timeout = seconds(timeout, TIMEOUT)?;
     let workers = match workers {
         Some(node) => match node.usize()? {
             n @ 1..=MOST_WORKERS => n,
@@ -711,6 +702,49 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
         timeout,
         workers,
     }))
+}
+
+/// A program and its arguments.
+fn program(node: &Node, example: &str) -> Result<Vec<String>, yaml::Error> {
+    let words = node.one_or_more();
+    let command = words.iter().map(|w| w.text()).collect::<Result<Vec<_>, _>>()?;
+    match command.is_empty() {
+        true => Err(node.error(format!(
+            "name a program and its arguments: command: [python, {example}]"
+        ))),
+        false => Ok(command),
+    }
+}
+
+fn seconds(node: Option<&Node>, usual: f64) -> Result<f64, yaml::Error> {
+    let Some(node) = node else { return Ok(usual) };
+    match node.f64()? {
+        seconds if seconds > 0.0 && seconds <= MOST_SECONDS => Ok(seconds),
+        _ => Err(node.error(format!(
+            "a timeout is a number of seconds above 0, and at most {MOST_SECONDS} (a year)"
+        ))),
+    }
+}
+
+/// The key `engine`: a program that decodes.
+fn engine(map: &Map<'_>, has_command: bool) -> Result<Option<EngineCommand>, yaml::Error> {
+    let Some(node) = map.optional("engine") else {
+        return Ok(None);
+    };
+    if has_command {
+        return Err(
+            node.error("an engine answers tasks, and a command scores candidates by itself; leave one of them out")
+        );
+    }
+    let map = node.map()?;
+    let word = |node: &Node| Ok(EngineDType::ALL[node.one_of(&EngineDType::WORDS)?]);
+    let engine = EngineCommand {
+        command: program(map.required("command")?, "engines/vllm_engine.py")?,
+        timeout: seconds(map.optional("timeout"), SILENCE)?,
+        dtype: map.optional("dtype").map(word).transpose()?,
+    };
+    map.finish()?;
+    Ok(Some(engine))
 }
 
 fn task(node: &Node, split: &str) -> Result<TaskRef, yaml::Error> {
@@ -924,8 +958,11 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     }
     if let Some(node) = map.optional("mixed_workers") {
         search.mixed_workers = node.bool()?;
-        if search.mixed_workers && fitness.command.is_some() {
-            return Err(node.error("a command's workers are copies of it on this machine; leave 'mixed_workers' out"));
+        if search.mixed_workers && fitness.program().is_some() {
+            return Err(node.error(
+                "a command's workers are copies of it on this machine, and an engine is asked by this process alone; leave \
+                 'mixed_workers' out",
+            ));
         }
     }
     if let Some(node) = map.optional("seed") {

@@ -146,6 +146,7 @@ impl Kind {
             instruction_set: self.instruction_set.clone(),
             device: ["cpu", "cuda"].into_iter().find(|device| *device == self.device)?,
             dtype: dtypes.into_iter().find(|dtype| dtype.name() == self.dtype)?,
+            engine: None,
         })
     }
 

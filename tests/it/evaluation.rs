@@ -266,11 +266,11 @@ impl Answerer for Asked {
         1000
     }
 
-    fn generate(&mut self, _: &[Request], _: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error> {
+    fn generate(&mut self, _: &[Request], _: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, eval::Error> {
         Ok(Vec::new())
     }
 
-    fn score(&mut self, requests: &[ScoreRequest], _: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error> {
+    fn score(&mut self, requests: &[ScoreRequest], _: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, eval::Error> {
         let text = |tokens: &[u32]| tokens.iter().filter_map(|t| char::from_u32(*t)).collect::<String>();
         for request in requests {
             let (prompt, choice) = request.tokens.split_at(request.from);

@@ -7,6 +7,7 @@ mod check;
 mod combinations;
 mod commands;
 mod data_flow;
+mod engines;
 mod evaluation;
 mod files;
 mod front_door;

@@ -15,7 +15,7 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
 ];
 
 /// Room of the application → rooms and crates that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
@@ -39,8 +39,11 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "store",
             "event",
             "recipe",
+            "programs",
         ],
     ),
+    // Processes, and engines that decode: weights and tokens, whoever they are of.
+    ("programs", &["checkpoint", "eval", "model"]),
     ("serve", &["model"]),
     ("host", &["checkpoint", "eval", "store"]),
     ("models", &["checkpoint", "merge", "model", "recipe", "yaml"]),
@@ -55,6 +58,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "merge",
             "model",
             "models",
+            "programs",
             "recipe",
             "report",
             "search",

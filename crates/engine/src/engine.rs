@@ -123,6 +123,20 @@ pub struct Generation {
     pub finish: Finish,
 }
 
+impl Generation {
+    /// What a request gives that something else continued by these tokens: cut where it ends by the rules of this engine;
+    /// `otherwise` is why it ended where none of them says so.
+    pub fn of(request: &Request, tokenizer: &Tokenizer, tokens: &[u32], otherwise: Finish) -> Self {
+        let mut writer = Writer::new(request, tokenizer);
+        let _ = tokens.iter().all(|token| writer.push(*token));
+        let finish = writer.finish.unwrap_or(otherwise);
+        Generation {
+            finish,
+            ..writer.finish()
+        }
+    }
+}
+
 /// A token sequence of which `tokens[from..]` is to be scored given what is before it; `from` is at least 1.
 #[derive(Clone, Debug)]
 pub struct ScoreRequest {

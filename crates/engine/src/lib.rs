@@ -63,7 +63,7 @@ pub fn instruction_set() -> &'static str {
 pub enum Error {
     #[error(
         "config.json says model_type \"{model_type}\", which the decoder does not know; it knows {known}. Models of any \
-         architecture can be merged (`heterosis merge`); to score one, another program must run it (`fitness: command:`)"
+         architecture can be merged (`heterosis merge`); to score one, another program must run it (`fitness: engine:` or `fitness: command:`)"
     )]
     UnknownFamily { model_type: String, known: String },
     #[error("config.json: {field}: {problem}")]

@@ -71,7 +71,8 @@ pub fn of_command(prepared: &Session, probe: &super::command::Probe) -> Option<C
 /// Merges every unsearched merge and one candidate of each method, and has some questions of each task answered.
 pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) -> Result<Costs> {
     let dir = tempfile::tempdir().context("no folder for a small cache")?;
-    let mut asking = prepared.evaluator(Cache::open(&dir.path().join("cache"), 0), None);
+    let mut asking = prepared.evaluator(Cache::open(&dir.path().join("cache"), 0), None)?;
+    findings.engine = asking.engine_elsewhere().map(|engine| engine.identity().words());
     let finale = &prepared.space().finale;
     let (search, held_out) = (asking.search_exam()?, asking.held_out_exam()?);
     // The same questions as in a run, one of each part opened once more by the evaluator that asks them.

@@ -38,6 +38,9 @@ pub fn show(findings: &Findings) {
             sample.drawn
         ));
     }
+    if let Some(engine) = &findings.engine {
+        print(format_args!("engine {engine} answers"));
+    }
     if let Some(probe) = findings.command.as_ref().filter(|probe| probe.problem.is_none()) {
         let scores: Vec<String> = probe
             .scores

@@ -20,7 +20,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         .run
         .started
         .as_ref()
-        .map(|s| span(format!("{} {} ", s.device, s.dtype), DIM));
+        .map(|s| span(format!("{} ", clean(&s.answered_by())), DIM));
     let inner = panel(title("engine", about.into_iter().collect()), area, buffer);
     let mut lines = match (&model.run.learning, &model.run.working) {
         _ if model.run.hands().next().is_some() && !model.is_over() => workers(model, inner),
