@@ -83,7 +83,12 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         None => None,
     };
     let vision = match map.optional("vision") {
-        Some(node) if node.str().is_ok_and(|word| word == MERGED) => Some(MERGED.to_string()),
+        Some(node) if node.str().is_ok_and(|word| word == MERGED) => match data_flow_space {
+            None => Some(MERGED.to_string()),
+            Some(_) => {
+                return Err(node.error("a path of layers is the language model's: name the model whose vision tower the child takes"));
+            }
+        },
         Some(node) => Some(model_name(node, &models)?),
         None => None,
     };

@@ -641,6 +641,41 @@ mod tests {
         assert_eq!(*filters[1].value, ParamValue::Number(0.5));
     }
 
+    /// mergekit's form for models that also see was refused, though it was read where there is one module.
+    #[test]
+    fn modules_of_a_model_that_sees() {
+        let text = "merge_method: task_arithmetic\nbase_model: b\nparameters: {weight: 0.5}\nmodules:\n\
+            \u{20} text_decoder:\n    slices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]}]\n\
+            \u{20}   parameters: {lambda: 2}\n\
+            \u{20} vision_model: {models: [{model: v}], parameters: {weight: [{filter: x, value: 1}]}}\n";
+        let recipe = read(text).unwrap();
+        let stage = recipe.result();
+        assert!(matches!(stage.body, Body::Slices(_)));
+        assert_eq!(stage.parameters["lambda"], ParamValue::Number(2.0));
+        // The tower has what holds for all, and not what holds for the language model.
+        let tower = &stage.modules["vision_tower"];
+        assert!(!tower.parameters.contains_key("lambda") && tower.models[0].model == "v");
+        let ParamValue::Filtered(filters) = &tower.parameters["weight"] else {
+            panic!("filters expected")
+        };
+        assert_eq!(*filters[1].value, ParamValue::Number(0.5));
+        assert_eq!(recipe.models(), ["b", "a", "v"]);
+        assert_eq!(recipe.with_models(|m| format!("x/{m}")).models(), ["x/b", "x/a", "x/v"]);
+        let written = super::super::write::to_yaml(&recipe);
+        assert_eq!(read(&written).unwrap(), recipe, "{written}");
+        for (modules, words) in [
+            ("{vision_tower: {models: [{model: a}]}, ear: {models: [{model: a}]}}", "text_decoder"),
+            ("{text_decoder: {models: [{model: a}]}, ear: {models: [{model: a}]}}", "unknown module 'ear'"),
+            (
+                "{text_decoder: {models: [{model: a}]}, vision_tower: {slices: [{sources: [{model: a, layer_range: [0, 1]}]}]}}",
+                "give 'models' here",
+            ),
+            ("{text_decoder: {parameters: {}}}", "exactly one of"),
+        ] {
+            fails(&format!("merge_method: passthrough\nmodules: {modules}\n"), &[words]);
+        }
+    }
+
     /// What mergekit takes since 0.1.5, and recipes have: a filter that stands alone, steps of switches and words, numbers in
     /// quotes, and a density that keeps nothing.
     #[test]
