@@ -297,7 +297,8 @@ impl<'a> MergeEvaluator<'a> {
                     let decoder = engine.decoder_mut();
                     // What no decoder uses, such as a vision tower, is not computed.
                     if decoder.has_tensor(name) {
-                        self.resident.with(plan, i, |data: &[f32]| decoder.set_tensor(name, data))??;
+                        self.resident
+                            .with(plan, i, |data: &[f32]| decoder.set_tensor(name, data))??;
                     }
                 }
                 engine.set_tokenizer(tokenizer);

@@ -134,7 +134,10 @@ pub fn modules_of(tensors: &[String]) -> Vec<Module> {
         .collect();
     let body = words(Module::Mlp).unwrap_or_default();
     let is_dense = |name: &&String| {
-        let taken = found.iter().flat_map(|(_, words)| words).any(|word| name.contains(word.as_str()));
+        let taken = found
+            .iter()
+            .flat_map(|(_, words)| words)
+            .any(|word| name.contains(word.as_str()));
         !taken && body.iter().any(|word| name.contains(word.as_str()))
     };
     let mut modules = vec![Module::Attn];
@@ -831,26 +834,48 @@ fitness:
     fn a_module_has_its_own_tensors_and_no_norm_that_is_named_after_it() {
         for (tensors, words) in [
             (
-                ["gpt_neox.layers.0.attention.dense.weight", "gpt_neox.layers.0.post_attention_layernorm.weight", "l.0.mlp.x"],
+                [
+                    "gpt_neox.layers.0.attention.dense.weight",
+                    "gpt_neox.layers.0.post_attention_layernorm.weight",
+                    "l.0.mlp.x",
+                ],
                 [".attention.", "mlp"],
             ),
             (
-                ["model.layers.0.self_attn.o_proj.weight", "model.layers.0.post_self_attn_layernorm.weight", "l.0.post_mlp_layernorm"],
+                [
+                    "model.layers.0.self_attn.o_proj.weight",
+                    "model.layers.0.post_self_attn_layernorm.weight",
+                    "l.0.post_mlp_layernorm",
+                ],
                 [".self_attn.", ".mlp."],
             ),
             (
-                ["model.layers.0.self_attn.o_proj.weight", "model.layers.0.post_attention_layernorm.weight", "l.0.mlp.x"],
+                [
+                    "model.layers.0.self_attn.o_proj.weight",
+                    "model.layers.0.post_attention_layernorm.weight",
+                    "l.0.mlp.x",
+                ],
                 ["self_attn", "mlp"],
             ),
         ] {
             let tensors = tensors.map(String::from);
             let space = Space::parse(Path::new("s.yaml"), SPACE).unwrap();
             let codec = Codec::with_tensors(&space, SHAPE, &tensors).unwrap();
-            let genotype: Vec<f64> = codec.genes().iter().enumerate().map(|(i, _)| 0.1 + 0.01 * i as f64).collect();
+            let genotype: Vec<f64> = codec
+                .genes()
+                .iter()
+                .enumerate()
+                .map(|(i, _)| 0.1 + 0.01 * i as f64)
+                .collect();
             let recipe = codec.decode(&codec.contract(&genotype));
             let yaml = write::to_yaml(&recipe);
             for word in words {
-                assert!(yaml.contains(&format!("filter: {word}\n")), "{word}: {yaml}");
+                let written = if word.starts_with('.') {
+                    format!("\"{word}\"")
+                } else {
+                    word.into()
+                };
+                assert!(yaml.contains(&format!("filter: {written}\n")), "{word}: {yaml}");
             }
             // The numbers are found again under the same words.
             assert_eq!(codec.decode(&codec.encode(&recipe).unwrap()), recipe);
@@ -862,13 +887,25 @@ fitness:
     fn modules_are_those_that_the_tensors_have() {
         let found = |names: &[&str]| {
             let tensors: Vec<String> = names.iter().map(|name| format!("model.layers.0.{name}")).collect();
-            modules_of(&tensors).into_iter().map(Module::name).collect::<Vec<_>>().join(" ")
+            modules_of(&tensors)
+                .into_iter()
+                .map(Module::name)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        assert_eq!(found(&["self_attn.q_proj.weight", "mlp.up_proj.weight"]), "attn mlp other");
+        assert_eq!(
+            found(&["self_attn.q_proj.weight", "mlp.up_proj.weight"]),
+            "attn mlp other"
+        );
         assert_eq!(found(&[]), "attn mlp other");
         let mixtral = ["block_sparse_moe.gate.weight", "block_sparse_moe.experts.0.w1.weight"];
         assert_eq!(found(&mixtral), "attn router experts other");
-        let glm = ["mlp.gate.weight", "mlp.experts.0.up_proj.weight", "mlp.shared_experts.up_proj.weight", "mlp.gate_proj.weight"];
+        let glm = [
+            "mlp.gate.weight",
+            "mlp.experts.0.up_proj.weight",
+            "mlp.shared_experts.up_proj.weight",
+            "mlp.gate_proj.weight",
+        ];
         assert_eq!(found(&glm), "attn router experts shared mlp other");
         let fused = ["mlp.router.weight", "mlp.experts.gate_up_proj"];
         assert_eq!(found(&fused), "attn router experts other");
@@ -877,7 +914,11 @@ fitness:
     /// The paper's setting: the language halves are bred, and what sees comes from one parent, whatever the genes are.
     #[test]
     fn what_sees_comes_from_the_base_or_from_whom_the_space_names() {
-        let tensors = ["language_model.model.layers.0.mlp.up_proj.weight", "vision_tower.x.mlp.fc1.weight", "multi_modal_projector.a.weight"];
+        let tensors = [
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "vision_tower.x.mlp.fc1.weight",
+            "multi_modal_projector.a.weight",
+        ];
         let tensors = tensors.map(String::from);
         let recipe = |more: &str| {
             let space = Space::parse(Path::new("s.yaml"), &format!("{SPACE}{more}")).unwrap();

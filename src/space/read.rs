@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{
     Axis, BareGene, ChatTemplate, Command, DataFlowSpace, Error, Finale, Fitness, Gene, Guard, Hybrid, LayerGroups,
-    Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range, Scale,
-    Search, Space, SplitRef, TaskRef, Teachers,
+    Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing, Range,
+    Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -86,7 +86,9 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         Some(node) if node.str().is_ok_and(|word| word == MERGED) => match data_flow_space {
             None => Some(MERGED.to_string()),
             Some(_) => {
-                return Err(node.error("a path of layers is the language model's: name the model whose vision tower the child takes"));
+                return Err(node.error(
+                    "a path of layers is the language model's: name the model whose vision tower the child takes",
+                ));
             }
         },
         Some(node) => Some(model_name(node, &models)?),

@@ -211,6 +211,8 @@ impl DecoderSpec {
         spec.wrapper = Some(wrapper);
         spec.names = wrapper.layouts()[0].names(spec.family.names);
         spec.tie_embeddings = wrapper.ties(config, spec.tie_embeddings);
+        // The head of a wrapper is a bare product: the caps and scales of Gemma's, Cohere's and Granite's own heads are not there.
+        (spec.logits_divisor, spec.final_softcap) = (1.0, None);
         let ends = token_ids(config.get("eos_token_id"));
         if !ends.is_empty() {
             spec.eos_token_ids = ends;

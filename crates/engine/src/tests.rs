@@ -380,7 +380,9 @@ fn the_language_halves_of_wrappers_agree_with_transformers() {
         // What is not the tower's must be the decoder's.
         let prefix = spec.names.layers;
         let odd = format!("{prefix}0.self_attn.gate.weight");
-        let message = spec.check_tensors(there().chain([(odd.as_str(), [1].as_slice())])).unwrap_err();
+        let message = spec
+            .check_tensors(there().chain([(odd.as_str(), [1].as_slice())]))
+            .unwrap_err();
         assert!(message.to_string().contains(&odd), "{name}: {message}");
         if !device().is_cpu() && spec.family.beyond_cuda().is_some() {
             continue;
@@ -389,7 +391,10 @@ fn the_language_halves_of_wrappers_agree_with_transformers() {
         let mut decoder = Decoder::load(spec, device(), DType::F32, &mut read).unwrap();
         let vocab = decoder.spec().vocab;
         let got = logits(&mut decoder, &[&ids], 23).remove(0);
-        let error = relative_error(&got[(ids.len() - 8) * vocab..], &small.floats(&format!("{name}.logits")));
+        let error = relative_error(
+            &got[(ids.len() - 8) * vocab..],
+            &small.floats(&format!("{name}.logits")),
+        );
         assert!(error <= 2e-5, "{name}: {error}");
         let answers = engine(decoder, EngineOptions::default()).generate(&[request(&ids[..27], 8)], &mut |_| {});
         let expected = small.ids(&format!("{name}.generated"));

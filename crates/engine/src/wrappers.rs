@@ -276,7 +276,12 @@ pub(super) fn takes(family: &Family) -> bool {
 pub(super) fn is_language(names: &Names, tensor: &str) -> bool {
     // The prefix ends where the embeddings' own name begins.
     let prefix = names.embeddings.trim_end_matches("embed_tokens");
-    let is_beside = ["model.visual.", "model.vision", "model.multi_modal_projector.", "model.image_newline"];
+    let is_beside = [
+        "model.visual.",
+        "model.vision",
+        "model.multi_modal_projector.",
+        "model.image_newline",
+    ];
     let is_beside = is_beside.iter().any(|word| tensor.starts_with(word));
     tensor.starts_with(names.head) || (tensor.starts_with(prefix) && !is_beside)
 }
@@ -299,7 +304,10 @@ mod tests {
             "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
             "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}});
         let spec = read(&gemma);
-        assert_eq!((spec.vocab, spec.heads, spec.kv_heads, spec.head_dim), (262_208, 8, 4, 256));
+        assert_eq!(
+            (spec.vocab, spec.heads, spec.kv_heads, spec.head_dim),
+            (262_208, 8, 4, 256)
+        );
         assert_eq!((spec.layers.len(), spec.layers[0].window), (34, Some(1024)));
         assert!(spec.tie_embeddings);
         assert_eq!(spec.eos_token_ids, [1, 106]);
@@ -324,13 +332,21 @@ mod tests {
         // A language model alone has no such rotation.
         let mut alone = flat.clone();
         alone["model_type"] = "qwen2".into();
-        assert!(DecoderSpec::from_config(&alone).unwrap_err().to_string().contains("mrope"));
+        assert!(
+            DecoderSpec::from_config(&alone)
+                .unwrap_err()
+                .to_string()
+                .contains("mrope")
+        );
     }
 
     #[test]
     fn what_is_refused_says_why() {
         for (config, reason) in [
-            (json!({"model_type": "gemma4", "text_config": {}}), "adds embeddings to every layer"),
+            (
+                json!({"model_type": "gemma4", "text_config": {}}),
+                "adds embeddings to every layer",
+            ),
             (json!({"model_type": "paligemma"}), "in both directions"),
             (
                 json!({"model_type": "llava", "text_config": {"model_type": "gpt_neox", "vocab_size": 9}}),

@@ -151,7 +151,11 @@ fn measure(method: &str, parents: &Parents) -> ([f64; 2], String) {
 fn processor_s() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());
+    let ticks = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|t| t.parse::<f64>().ok());
     ticks.sum::<f64>() / 100.0
 }
 
@@ -165,8 +169,16 @@ fn memory_mb(field: &str) -> Option<u64> {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let numbers: Vec<usize> = args.iter().filter_map(|a| a.parse().ok()).collect();
-    let shape = if let [rows, columns] = numbers[..] { [rows, columns] } else { [151_936, 1536] };
-    let named: Vec<&str> = args.iter().map(String::as_str).filter(|a| a.parse::<usize>().is_err()).collect();
+    let shape = if let [rows, columns] = numbers[..] {
+        [rows, columns]
+    } else {
+        [151_936, 1536]
+    };
+    let named: Vec<&str> = args
+        .iter()
+        .map(String::as_str)
+        .filter(|a| a.parse::<usize>().is_err())
+        .collect();
     let [method] = named[..] else {
         let program = std::env::current_exe().expect("a program has a path");
         for method in if named.is_empty() { &METHODS[..] } else { &named } {

@@ -143,9 +143,7 @@ impl Anatomy {
             *layers = (*layers).max(name.layer + 1);
         }
         // A vision tower has a stack of its own; the text model's has a name of its own, or else is the deepest.
-        let rank = |prefix: &str, layers: usize| {
-            (TEXT_STACKS.contains(&prefix), layers)
-        };
+        let rank = |prefix: &str, layers: usize| (TEXT_STACKS.contains(&prefix), layers);
         let main = stacks.iter().max_by_key(|(prefix, layers)| rank(prefix, **layers));
         let (prefix, layers) = main.map_or((String::new(), 0), |(p, l)| (p.to_string(), *l));
         refuse_gaps(&prefix, &names)?;

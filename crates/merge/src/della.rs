@@ -43,7 +43,10 @@ pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: &Ranked) -> Result<Kee
     }
     check(rule.density, rule.epsilon)?;
     let (_, width) = parents.rows();
-    let pair = [Some(k), parents.base].into_iter().flatten().map(|k| parents.inputs.view(k));
+    let pair = [Some(k), parents.base]
+        .into_iter()
+        .flatten()
+        .map(|k| parents.inputs.view(k));
     let pair = Inputs::new(pair.collect());
     let probabilities: Vec<f64> = (0..width).map(|rank| rule.probability(rank, width)).collect();
     Ok(match rule.divide {
@@ -81,19 +84,25 @@ fn marks(pair: &Inputs<'_>, width: usize, probabilities: &[f64], key: Key) -> Ve
 
 /// 0, or one over its probability, for each entry.
 fn factors(pair: &Inputs<'_>, width: usize, probabilities: &[f64], key: Key) -> Vec<f32> {
-    let of_rank: Vec<(u64, f32)> = probabilities.iter().map(|p| (threshold(*p), (1.0 / p) as f32)).collect();
+    let of_rank: Vec<(u64, f32)> = probabilities
+        .iter()
+        .map(|p| (threshold(*p), (1.0 / p) as f32))
+        .collect();
     let mut factors = vec![0.0; pair.len()];
-    factors.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, factors)| {
-        let mut row = Row::new(width);
-        for (at, factors) in factors.chunks_mut(width).enumerate() {
-            row.read(pair, (block * ROWS + at) * width, key);
-            row.open.fill(true);
-            row.each_open(|i, rank, drawn| {
-                let (threshold, factor) = of_rank[rank];
-                factors[i] = if u64::from(drawn) < threshold { factor } else { 0.0 };
-            });
-        }
-    });
+    factors
+        .par_chunks_mut(ROWS * width)
+        .enumerate()
+        .for_each(|(block, factors)| {
+            let mut row = Row::new(width);
+            for (at, factors) in factors.chunks_mut(width).enumerate() {
+                row.read(pair, (block * ROWS + at) * width, key);
+                row.open.fill(true);
+                row.each_open(|i, rank, drawn| {
+                    let (threshold, factor) = of_rank[rank];
+                    factors[i] = if u64::from(drawn) < threshold { factor } else { 0.0 };
+                });
+            }
+        });
     factors
 }
 
@@ -150,7 +159,10 @@ impl Row {
                             *bits = (t - b).to_bits() & 0x7fff_ffff;
                         }
                     }
-                    None => bits.iter_mut().zip(tau).for_each(|(bits, t)| *bits = t.to_bits() & 0x7fff_ffff),
+                    None => bits
+                        .iter_mut()
+                        .zip(tau)
+                        .for_each(|(bits, t)| *bits = t.to_bits() & 0x7fff_ffff),
                 }
                 let mut sums = [0.0f32; 16];
                 for bits in bits.chunks(16) {
@@ -187,7 +199,9 @@ impl Row {
         let bounds: Vec<[u64; 2]> = self
             .first
             .windows(2)
-            .map(|ranks| [ranks[0], ranks[1].max(1) - 1].map(|rank| thresholds[(rank as usize).min(thresholds.len() - 1)]))
+            .map(|ranks| {
+                [ranks[0], ranks[1].max(1) - 1].map(|rank| thresholds[(rank as usize).min(thresholds.len() - 1)])
+            })
             .collect();
         self.open.fill(false);
         let mut any_open = false;
@@ -314,7 +328,12 @@ mod tests {
                 let (tau, base): (Vec<f32>, Vec<f32>) = (0..rows * width).map(|i| (of(i), 0.0)).unzip();
                 for divide in [false, true] {
                     let (density, epsilon, key) = (0.4, 0.3, Key(5));
-                    let rule = Ranked { density, epsilon, key, divide };
+                    let rule = Ranked {
+                        density,
+                        epsilon,
+                        key,
+                        divide,
+                    };
                     let parents = Parents {
                         inputs: Inputs::new(vec![View::F32(&tau), View::F32(&base)]),
                         base: Some(1),

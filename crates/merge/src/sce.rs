@@ -121,7 +121,10 @@ impl Variances<'_> {
         let bits = &mut bits[..len];
         self.of_vectors(scratch, bits);
         let ties_kept = cut.ties_kept(start, len);
-        let parts = [(0..ties_kept, cut.least(start)), (ties_kept..len, cut.least(start + ties_kept))];
+        let parts = [
+            (0..ties_kept, cut.least(start)),
+            (ties_kept..len, cut.least(start + ties_kept)),
+        ];
         for tau in scratch.chunks_mut(CHUNK).take(self.models.len()) {
             for (part, least) in parts.clone() {
                 for (t, bits) in tau[part.clone()].iter_mut().zip(&bits[part]) {
@@ -191,7 +194,10 @@ mod tests {
         let mut order: Vec<(f32, usize)> = (0..base.len()).map(|i| (variance(i), i)).collect();
         let nonzero = order.iter().filter(|(v, _)| *v != 0.0).count();
         order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let kept: Vec<usize> = order[..(select_topk * nonzero as f64) as usize].iter().map(|p| p.1).collect();
+        let kept: Vec<usize> = order[..(select_topk * nonzero as f64) as usize]
+            .iter()
+            .map(|p| p.1)
+            .collect();
         let energy = |tau: &Vec<f32>| kept.iter().map(|i| f64::from(tau[*i]).powi(2)).sum::<f64>();
         let energies: Vec<f64> = taus.iter().map(energy).collect();
         let total: f64 = energies.iter().sum();
@@ -237,7 +243,11 @@ mod tests {
                     let out = run(&[&a, &base, &b, &c], Some(1), |p, out| merge(p, k, out)).unwrap();
                     let expected = by_sorting(&base, &[&a, &b, &c], k);
                     let wrong = (0..len).find(|i| (out[*i] - expected[*i]).abs() > 1e-5);
-                    assert_eq!(wrong.map(|i| (i, out[i], expected[i])), None, "{name}, {len} entries, {k}");
+                    assert_eq!(
+                        wrong.map(|i| (i, out[i], expected[i])),
+                        None,
+                        "{name}, {len} entries, {k}"
+                    );
                 }
             }
         }

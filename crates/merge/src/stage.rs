@@ -151,7 +151,11 @@ impl<'a> Builder<'a> {
         }
         self.outer(self.stacked - 1, &[Part::Layer(0), Part::Norm, Part::Head], swap)?;
         for module in self.stacked..self.slices.len() {
-            self.outer(module, &[Part::Embeddings, Part::Layer(0), Part::Norm, Part::Head], None)?;
+            self.outer(
+                module,
+                &[Part::Embeddings, Part::Layer(0), Part::Norm, Part::Head],
+                None,
+            )?;
         }
         self.warn_of_idle_filters();
         let config = self.config()?;
@@ -233,7 +237,10 @@ impl<'a> Builder<'a> {
                     None => anatomy::outer_part(name),
                 };
                 let module = self.module_of(name);
-                if parts.contains(&part) && module.unwrap_or(slice) == slice && (slice < self.stacked || module.is_some()) {
+                if parts.contains(&part)
+                    && module.unwrap_or(slice) == slice
+                    && (slice < self.stacked || module.is_some())
+                {
                     names.insert((part, name.clone()));
                 }
             }
@@ -639,7 +646,10 @@ impl<'a> Builder<'a> {
 
     /// Whether a model has a language model beside other senses.
     fn is_wrapper(&self, model: &str) -> bool {
-        self.anatomies[model].outer.iter().any(|name| anatomy::module_of(name).is_some())
+        self.anatomies[model]
+            .outer
+            .iter()
+            .any(|name| anatomy::module_of(name).is_some())
     }
 
     fn warn_of_idle_filters(&mut self) {

@@ -157,7 +157,11 @@ impl Choice {
         );
         if !self.modules.is_empty() {
             let names: Vec<&str> = self.modules.iter().map(|module| module.name()).collect();
-            let _ = writeln!(out, "  modules: [{}] # other: embeddings, norms, head", names.join(", "));
+            let _ = writeln!(
+                out,
+                "  modules: [{}] # other: embeddings, norms, head",
+                names.join(", ")
+            );
         }
         let _ = writeln!(
             out,

@@ -7,8 +7,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Body, DType, Error, Filtered, Kind as ParameterKind, MODULES, Method, MethodInfo, Module, ParamValue, ParameterInfo, Parameters,
-    Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
+    Body, DType, Error, Filtered, Kind as ParameterKind, MODULES, Method, MethodInfo, Module, ParamValue,
+    ParameterInfo, Parameters, Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
 };
 use crate::yaml::{self, Kind, Map, Node, Value};
 
@@ -664,8 +664,14 @@ mod tests {
         let written = super::super::write::to_yaml(&recipe);
         assert_eq!(read(&written).unwrap(), recipe, "{written}");
         for (modules, words) in [
-            ("{vision_tower: {models: [{model: a}]}, ear: {models: [{model: a}]}}", "text_decoder"),
-            ("{text_decoder: {models: [{model: a}]}, ear: {models: [{model: a}]}}", "unknown module 'ear'"),
+            (
+                "{vision_tower: {models: [{model: a}]}, ear: {models: [{model: a}]}}",
+                "text_decoder",
+            ),
+            (
+                "{text_decoder: {models: [{model: a}]}, ear: {models: [{model: a}]}}",
+                "unknown module 'ear'",
+            ),
             (
                 "{text_decoder: {models: [{model: a}]}, vision_tower: {slices: [{sources: [{model: a, layer_range: [0, 1]}]}]}}",
                 "give 'models' here",

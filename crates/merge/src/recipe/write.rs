@@ -33,7 +33,10 @@ fn stage(stage: &Stage) -> String {
         parameters(&mut out, 4, &stage.parameters, method);
         for (name, module) in &stage.modules {
             let _ = writeln!(out, "  {name}:\n    models:");
-            module.models.iter().for_each(|model| source(&mut out, 4, model, method));
+            module
+                .models
+                .iter()
+                .for_each(|model| source(&mut out, 4, model, method));
             parameters(&mut out, 4, &module.parameters, method);
         }
     }
