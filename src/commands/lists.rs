@@ -44,6 +44,8 @@ struct Families {
     /// Whose logits and greedy tokens theirs are checked against, on the CPU.
     checked_against: &'static str,
     families: Vec<Family>,
+    /// Models with other senses whose language half is one of these: their `model_type`.
+    around_them: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -67,12 +69,13 @@ pub fn families(args: ListArgs) -> Outcome {
     let known = Families {
         checked_against: "transformers 5.24.0",
         families: families.collect(),
+        around_them: model::Wrapper::all().iter().map(model::Wrapper::name).collect(),
     };
     if args.json {
         print_json(&known);
         return Ok(());
     }
-    for family in known.families {
+    for family in &known.families {
         let lacks = family
             .beyond_cuda
             .map_or(String::new(), |what| format!("  (not on cuda: {what})"));
@@ -83,7 +86,11 @@ pub fn families(args: ListArgs) -> Outcome {
         ));
     }
     print(format_args!(
-        "\nScored and learned by the decoder; logits and greedy tokens equal those of {} (docs/families.md).\n\
+        "\nWith a vision tower around one of them, in texts: {}.",
+        known.around_them.join(", ")
+    ));
+    print(format_args!(
+        "Scored and learned by the decoder; logits and greedy tokens equal those of {} (docs/families.md).\n\
          Models of any other architecture can be merged, and scored by a command or another engine.",
         known.checked_against
     ));

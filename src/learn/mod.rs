@@ -313,15 +313,15 @@ impl<'a> Child<'a> {
         for i in self.resident.changed(&plan) {
             let name = &plan.outputs()[i].name;
             let twin = &mut self.twin;
-            let set = |data: &[f32]| match twin.has_tensor(name) {
-                true => {
+            // What no decoder uses, such as a vision tower, is not computed.
+            if twin.has_tensor(name) {
+                let set = |data: &[f32]| {
                     let mut data = data.to_vec();
                     course.dtype.round(&mut data);
                     twin.set_tensor(name, &data)
-                }
-                false => Ok(()),
-            };
-            self.resident.with(&plan, i, set)??;
+                };
+                self.resident.with(&plan, i, set)??;
+            }
         }
         self.plan = plan;
         Ok(())

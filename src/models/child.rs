@@ -8,14 +8,18 @@ use crate::{
     merge::{self, ChildTokenizer, Plan, add_tokens},
 };
 
-/// Files that go along with a tokenizer, copied byte for byte.
-const COPIED: [&str; 6] = [
+/// Files that go along with a tokenizer or make numbers of pictures, copied byte for byte.
+const COPIED: [&str; 10] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
 ];
 
 const GENERATION_CONFIG: &str = "generation_config.json";

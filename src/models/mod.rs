@@ -263,6 +263,7 @@ pub fn verbatim(model: &str) -> Recipe {
     Recipe {
         stages: vec![Stage {
             name: None,
+            modules: Default::default(),
             merge_method: Method::Passthrough,
             base_model: None,
             body: Body::Models(vec![Source {

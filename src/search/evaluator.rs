@@ -352,11 +352,11 @@ impl<'a> MergeEvaluator<'a> {
                 for i in self.resident.changed(plan) {
                     let name = &plan.outputs()[i].name;
                     let decoder = engine.decoder_mut();
-                    let set = |data: &[f32]| match decoder.has_tensor(name) {
-                        true => decoder.set_tensor(name, data),
-                        false => Ok(()),
-                    };
-                    self.resident.with(plan, i, set)??;
+                    // What no decoder uses, such as a vision tower, is not computed.
+                    if decoder.has_tensor(name) {
+                        self.resident
+                            .with(plan, i, |data: &[f32]| decoder.set_tensor(name, data))??;
+                    }
                 }
                 engine.set_tokenizer(tokenizer);
             }

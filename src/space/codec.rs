@@ -5,16 +5,19 @@
 //! search. Decoding is total and deterministic: every genotype within the genes' bounds is a recipe, and what changes
 //! nothing in the child changes nothing in the recipe, nor in its digest.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    Error, GeneKind, Hybrid, Space,
+    Error, GeneKind, Hybrid, MERGED, Space,
     flow::{FlowCodec, Slot},
     parameters::ParameterCodec,
     unsearched,
     widen::Ties,
 };
-use crate::recipe::{DType, Recipe};
+use crate::{
+    merge,
+    recipe::{DType, Module, Recipe, Source},
+};
 
 /// What the codec must know of the models: all of them have the same layers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +109,27 @@ pub struct Codec {
     /// What the first search of `ps_then_dfs` has found.
     child: Option<Recipe>,
     merges: Vec<(String, Recipe)>,
+    /// Vision tower and projector of every child, where models have them and they are not merged.
+    modules: BTreeMap<String, Module>,
+}
+
+/// The modules beside the language models, from the model that the space wants them of.
+fn modules(space: &Space, tensors: &[String]) -> BTreeMap<String, Module> {
+    let named = space.vision.as_ref().or(space.base.as_ref());
+    let model = named.unwrap_or(&space.tokenizer);
+    let module = || Module {
+        models: vec![Source {
+            model: model.clone(),
+            layer_range: None,
+            parameters: Default::default(),
+        }],
+        parameters: Default::default(),
+    };
+    let names = tensors.iter().filter_map(|name| merge::module_of(name));
+    match model == MERGED {
+        true => BTreeMap::new(),
+        false => names.map(|name| (name.to_string(), module())).collect(),
+    }
 }
 
 impl Codec {
@@ -120,8 +144,11 @@ impl Codec {
     /// # Errors
     /// As [`Codec::new`].
     pub fn with_tensors(space: &Space, shape: Shape, tensors: &[String]) -> Result<Self, Error> {
+        let modules = modules(space, tensors);
+        let is_searched = |name: &&String| modules.is_empty() || merge::module_of(name).is_none();
+        let searched: Vec<String> = tensors.iter().filter(is_searched).cloned().collect();
         let parameters = match &space.parameter_space {
-            Some(ps) => Some(ParameterCodec::new(ps, space, shape, tensors)?),
+            Some(ps) => Some(ParameterCodec::new(ps, space, shape, &searched)?),
             None => None,
         };
         let flow = space.data_flow_space.as_ref();
@@ -138,6 +165,7 @@ impl Codec {
             second,
             child: None,
             merges: unsearched::merges(space, shape),
+            modules,
         };
         codec.list_genes();
         Ok(codec)
@@ -208,17 +236,25 @@ impl Codec {
         self.parameters.as_ref().map_or(0, |ps| ps.genes().len())
     }
 
+    /// The same recipe, in which what is not a language model comes from where the space wants it.
+    fn complete(&self, mut recipe: Recipe) -> Recipe {
+        for stage in &mut recipe.stages {
+            stage.modules.clone_from(&self.modules);
+        }
+        recipe
+    }
+
     /// The recipe that a genotype stands for, with the space's short model names.
     pub fn decode(&self, genotype: &[f64]) -> Recipe {
         assert_eq!(genotype.len(), self.genes.len(), "one number for each gene");
         let genotype = self.expand(genotype);
         let (parameters, path) = genotype.split_at(self.parameter_genes());
         let mixed = self.parameters.as_ref().map(|ps| ps.decode(parameters));
-        match (&self.flow, mixed) {
+        self.complete(match (&self.flow, mixed) {
             (Some(flow), mixed) => flow.decode(path, mixed.as_ref().or(self.child.as_ref())),
             (None, Some(mixed)) => mixed,
             (None, None) => unreachable!("a space has a parameter space or a data-flow space"),
-        }
+        })
     }
 
     /// Which genes really decide on a genotype's child, by position.
@@ -305,7 +341,8 @@ impl Codec {
     pub fn baselines(&self) -> Vec<(String, Recipe)> {
         let mut baselines = self.merges.clone();
         baselines.extend(self.flow.iter().chain(&self.second).flat_map(FlowCodec::baselines));
-        baselines
+        let complete = |(name, recipe)| (name, self.complete(recipe));
+        baselines.into_iter().map(complete).collect()
     }
 
     /// Paths to begin a data-flow search with, each once: every source as it is, stacked on itself and pruned by block
@@ -316,7 +353,7 @@ impl Codec {
         let child = usual.as_ref().or(self.child.as_ref());
         let mut seeds: Vec<(String, Recipe)> = Vec::new();
         for (name, genotype) in flow.seeds() {
-            let recipe = flow.decode(&genotype, child);
+            let recipe = self.complete(flow.decode(&genotype, child));
             if seeds.iter().all(|(_, known)| *known != recipe) {
                 seeds.push((name, recipe));
             }

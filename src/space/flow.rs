@@ -242,6 +242,7 @@ impl FlowCodec {
         }
         Stage {
             name: None,
+            modules: Default::default(),
             merge_method: Method::Passthrough,
             base_model: Some(self.tokenizer.clone()),
             body: Body::Slices(slices),

@@ -22,6 +22,7 @@ use serde::Serialize;
 pub use crate::optim::{Gene as GeneKind, Kind as Optimizer};
 pub use codec::{Codec, Fold, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
+pub use parameters::modules_of;
 pub use read::MOST_EVALS;
 pub use widen::effects;
 
@@ -93,6 +94,10 @@ pub struct Space {
     /// Whose tokenizer, vocabulary, config and chat template the child takes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tokenizer: String,
+    /// Of models that also see: the model whose vision tower and projector the child takes, or [`MERGED`]; the base, or the
+    /// donor of the tokenizer, where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision: Option<String>,
     /// At least one of the two spaces is there, where there are models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter_space: Option<ParameterSpace>,
@@ -109,6 +114,9 @@ pub struct Space {
     #[serde(rename = "final")]
     pub finale: Finale,
 }
+
+/// The word for vision towers that are merged by the same genes as the language models.
+pub const MERGED: &str = "merged";
 
 /// PS: how weights mix.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -193,6 +201,29 @@ pub enum Module {
     Mlp,
     /// Embeddings, norms, head.
     Other,
+}
+
+impl Module {
+    pub const ALL: [Module; 6] = [
+        Module::Attn,
+        Module::Router,
+        Module::Experts,
+        Module::Shared,
+        Module::Mlp,
+        Module::Other,
+    ];
+
+    /// As spaces name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Module::Attn => "attn",
+            Module::Router => "router",
+            Module::Experts => "experts",
+            Module::Shared => "shared",
+            Module::Mlp => "mlp",
+            Module::Other => "other",
+        }
+    }
 }
 
 /// A parameter of the method, as the space declares it.

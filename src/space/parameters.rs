@@ -42,6 +42,17 @@ fn attention_word(tensors: &[String]) -> &'static str {
     words.into_iter().find(named).unwrap_or("self_attn")
 }
 
+/// The filter that finds a module's tensors and no others: its name, or between dots where others have that in their names,
+/// as the norms `post_attention_layernorm` and `post_self_attn_layernorm` do.
+fn filter_word(word: &str, tensors: &[String]) -> String {
+    let whole = format!(".{word}.");
+    let is_another = |name: &String| name.contains(word) && !name.contains(&whole);
+    match tensors.iter().any(is_another) {
+        true => whole,
+        false => word.into(),
+    }
+}
+
 /// Tensors that share genes.
 #[derive(Clone, Debug)]
 struct Part {
@@ -67,15 +78,20 @@ fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result
         example: format!("{word}{example}"),
         words: vec![word],
     };
+    let whole = |name: &str, word: &str, example: &str| Part {
+        name: name.into(),
+        example: format!("{word}{example}"),
+        words: vec![filter_word(word, tensors)],
+    };
     let mut parts = Vec::new();
     for module in modules {
         let name = match module {
             Module::Attn => {
-                parts.push(part("attn", attention.into(), ".q_proj.weight"));
+                parts.push(whole("attn", attention, ".q_proj.weight"));
                 continue;
             }
             Module::Mlp => {
-                parts.push(part("mlp", body.into(), ".up_proj.weight"));
+                parts.push(whole("mlp", body, ".up_proj.weight"));
                 continue;
             }
             Module::Other => {
@@ -86,9 +102,7 @@ fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result
                 });
                 continue;
             }
-            Module::Router => "router",
-            Module::Experts => "experts",
-            Module::Shared => "shared",
+            Module::Router | Module::Experts | Module::Shared => module.name(),
         };
         let words: &[&str] = match module {
             Module::Router => &["gate.", "router."],
@@ -108,6 +122,31 @@ fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result
         }
     }
     Ok(parts)
+}
+
+/// The modules that models with these tensors have, in the order in which a space names them.
+pub fn modules_of(tensors: &[String]) -> Vec<Module> {
+    let words = |module: Module| parts(&[module], 1, tensors).map(|parts| parts[0].words.clone());
+    let of_mixture = [Module::Router, Module::Experts, Module::Shared];
+    let found: Vec<(Module, Vec<String>)> = of_mixture
+        .into_iter()
+        .filter_map(|module| Some((module, words(module).ok()?)))
+        .collect();
+    let body = words(Module::Mlp).unwrap_or_default();
+    let is_dense = |name: &&String| {
+        let taken = found
+            .iter()
+            .flat_map(|(_, words)| words)
+            .any(|word| name.contains(word.as_str()));
+        !taken && body.iter().any(|word| name.contains(word.as_str()))
+    };
+    let mut modules = vec![Module::Attn];
+    modules.extend(found.iter().map(|(module, _)| *module));
+    if tensors.iter().any(|name| is_dense(&name)) || found.is_empty() {
+        modules.push(Module::Mlp);
+    }
+    modules.push(Module::Other);
+    modules
 }
 
 /// The experts of a layer in groups of those that stand together, each of them found by its number.
@@ -362,6 +401,7 @@ impl ParameterCodec {
         Recipe {
             stages: vec![Stage {
                 name: None,
+                modules: Default::default(),
                 merge_method: method,
                 base_model: self.base_of(method),
                 body,
@@ -787,6 +827,116 @@ fitness:
         assert_eq!(codec.encode(&recipe).unwrap(), genotype);
         let text = write::to_yaml(&recipe);
         assert_eq!(read::parse(Path::new("r.yaml"), &text).unwrap(), recipe, "{text}");
+    }
+
+    /// The filter `attention` found the norm after it as well, so that GPT-NeoX's and GLM-4's norms took their genes from attention.
+    #[test]
+    fn a_module_has_its_own_tensors_and_no_norm_that_is_named_after_it() {
+        for (tensors, words) in [
+            (
+                [
+                    "gpt_neox.layers.0.attention.dense.weight",
+                    "gpt_neox.layers.0.post_attention_layernorm.weight",
+                    "l.0.mlp.x",
+                ],
+                [".attention.", "mlp"],
+            ),
+            (
+                [
+                    "model.layers.0.self_attn.o_proj.weight",
+                    "model.layers.0.post_self_attn_layernorm.weight",
+                    "l.0.post_mlp_layernorm",
+                ],
+                [".self_attn.", ".mlp."],
+            ),
+            (
+                [
+                    "model.layers.0.self_attn.o_proj.weight",
+                    "model.layers.0.post_attention_layernorm.weight",
+                    "l.0.mlp.x",
+                ],
+                ["self_attn", "mlp"],
+            ),
+        ] {
+            let tensors = tensors.map(String::from);
+            let space = Space::parse(Path::new("s.yaml"), SPACE).unwrap();
+            let codec = Codec::with_tensors(&space, SHAPE, &tensors).unwrap();
+            let genotype: Vec<f64> = codec
+                .genes()
+                .iter()
+                .enumerate()
+                .map(|(i, _)| 0.1 + 0.01 * i as f64)
+                .collect();
+            let recipe = codec.decode(&codec.contract(&genotype));
+            let yaml = write::to_yaml(&recipe);
+            for word in words {
+                let written = if word.starts_with('.') {
+                    format!("\"{word}\"")
+                } else {
+                    word.into()
+                };
+                assert!(yaml.contains(&format!("filter: {written}\n")), "{word}: {yaml}");
+            }
+            // The numbers are found again under the same words.
+            assert_eq!(codec.decode(&codec.encode(&recipe).unwrap()), recipe);
+        }
+    }
+
+    /// A mixture of experts was proposed the modules of a dense model.
+    #[test]
+    fn modules_are_those_that_the_tensors_have() {
+        let found = |names: &[&str]| {
+            let tensors: Vec<String> = names.iter().map(|name| format!("model.layers.0.{name}")).collect();
+            modules_of(&tensors)
+                .into_iter()
+                .map(Module::name)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            found(&["self_attn.q_proj.weight", "mlp.up_proj.weight"]),
+            "attn mlp other"
+        );
+        assert_eq!(found(&[]), "attn mlp other");
+        let mixtral = ["block_sparse_moe.gate.weight", "block_sparse_moe.experts.0.w1.weight"];
+        assert_eq!(found(&mixtral), "attn router experts other");
+        let glm = [
+            "mlp.gate.weight",
+            "mlp.experts.0.up_proj.weight",
+            "mlp.shared_experts.up_proj.weight",
+            "mlp.gate_proj.weight",
+        ];
+        assert_eq!(found(&glm), "attn router experts shared mlp other");
+        let fused = ["mlp.router.weight", "mlp.experts.gate_up_proj"];
+        assert_eq!(found(&fused), "attn router experts other");
+    }
+
+    /// The paper's setting: the language halves are bred, and what sees comes from one parent, whatever the genes are.
+    #[test]
+    fn what_sees_comes_from_the_base_or_from_whom_the_space_names() {
+        let tensors = [
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "vision_tower.x.mlp.fc1.weight",
+            "multi_modal_projector.a.weight",
+        ];
+        let tensors = tensors.map(String::from);
+        let recipe = |more: &str| {
+            let space = Space::parse(Path::new("s.yaml"), &format!("{SPACE}{more}")).unwrap();
+            let codec = Codec::with_tensors(&space, SHAPE, &tensors).unwrap();
+            let baselines = codec.baselines();
+            let first = codec.decode(&codec.encode(&baselines[0].1).unwrap());
+            assert_eq!(first.result().modules, baselines[0].1.result().modules);
+            first
+        };
+        let lender = |recipe: &Recipe, module: &str| recipe.result().modules[module].models[0].model.clone();
+        let of_base = recipe("");
+        assert_eq!(of_base.result().modules.len(), 2);
+        assert_eq!(lender(&of_base, "vision_tower"), "base");
+        assert_eq!(lender(&recipe("\nvision: maths\n"), "multi_modal_projector"), "maths");
+        assert!(recipe("\nvision: merged\n").result().modules.is_empty());
+        let text = write::to_yaml(&of_base);
+        assert_eq!(read::parse(Path::new("r.yaml"), &text).unwrap(), of_base, "{text}");
+        assert!(Space::parse(Path::new("s.yaml"), &format!("{SPACE}\nvision: nobody\n")).is_err());
     }
 
     /// Mixtral's experts were none of `attn` and `mlp`, and shared their genes with the norms.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{
     Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, EngineDType, Error, Finale, Fitness, Gene,
-    Guard, Hybrid, LayerGroups, Learning, Limit, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin,
-    Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
+    Guard, Hybrid, LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD,
+    ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -85,6 +85,18 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         Some(node) => Some(data_flow_space(node, &models, hybrid)?),
         None => None,
     };
+    let vision = match map.optional("vision") {
+        Some(node) if node.str().is_ok_and(|word| word == MERGED) => match data_flow_space {
+            None => Some(MERGED.to_string()),
+            Some(_) => {
+                return Err(node.error(
+                    "a path of layers is the language model's: name the model whose vision tower the child takes",
+                ));
+            }
+        },
+        Some(node) => Some(model_name(node, &models)?),
+        None => None,
+    };
     let parameter_space = match map.optional("parameter_space") {
         None if data_flow_space.is_some() => None,
         _ => Some(parameter_space(map.required("parameter_space")?, &base)?),
@@ -102,6 +114,7 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         models,
         base,
         tokenizer,
+        vision,
         parameter_space,
         data_flow_space,
         hybrid,
@@ -242,6 +255,7 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         "models",
         "base",
         "tokenizer",
+        "vision",
         "parameter_space",
         "data_flow_space",
         "hybrid",
@@ -276,6 +290,7 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         models: Vec::new(),
         base: None,
         tokenizer: String::new(),
+        vision: None,
         parameter_space: None,
         data_flow_space: None,
         hybrid: None,
@@ -414,27 +429,24 @@ fn layer_groups(node: &Node) -> Result<LayerGroups, yaml::Error> {
 }
 
 fn modules(node: &Node) -> Result<Vec<Module>, yaml::Error> {
-    const MODULES: [(&str, Module); 6] = [
-        ("attn", Module::Attn),
-        ("router", Module::Router),
-        ("experts", Module::Experts),
-        ("shared", Module::Shared),
-        ("mlp", Module::Mlp),
-        ("other", Module::Other),
-    ];
     let mut modules = Vec::new();
     for item in node.list()? {
-        let module = MODULES[item.one_of(&MODULES.map(|m| m.0))?].1;
+        let module = Module::ALL[item.one_of(&Module::ALL.map(Module::name))?];
         if modules.contains(&module) {
             return Err(item.error("this module stands here twice"));
         }
         modules.push(module);
     }
-    let is_of_mixtures = |module| matches!(module, Module::Router | Module::Experts | Module::Shared);
-    let missing: Vec<&str> = MODULES
-        .iter()
-        .filter(|m| !modules.contains(&m.1) && !is_of_mixtures(m.1))
-        .map(|m| m.0)
+    let may_be_missing = |module| match module {
+        Module::Router | Module::Experts | Module::Shared => true,
+        // All layers of many mixtures are made of experts.
+        Module::Mlp => modules.contains(&Module::Experts),
+        Module::Attn | Module::Other => false,
+    };
+    let missing: Vec<&str> = Module::ALL
+        .into_iter()
+        .filter(|module| !modules.contains(module) && !may_be_missing(*module))
+        .map(Module::name)
         .collect();
     if !missing.is_empty() {
         return Err(node.error(format!(
@@ -442,11 +454,7 @@ fn modules(node: &Node) -> Result<Vec<Module>, yaml::Error> {
             missing.join(", ")
         )));
     }
-    Ok(MODULES
-        .map(|m| m.1)
-        .into_iter()
-        .filter(|m| modules.contains(m))
-        .collect())
+    Ok(Module::ALL.into_iter().filter(|m| modules.contains(m)).collect())
 }
 
 fn gene(name: &str, node: &Node, methods: &[Method]) -> Result<Gene, yaml::Error> {

@@ -52,6 +52,7 @@ fn merge(space: &Space, shape: Shape, method: Method, each: &[(&str, f64)], all:
     Recipe {
         stages: vec![Stage {
             name: None,
+            modules: Default::default(),
             merge_method: method,
             body: Body::Models(sources.collect()),
             parameters: numbers(all),

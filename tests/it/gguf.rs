@@ -75,8 +75,9 @@ fn checkpoint(dir: &Path, family: &Value) -> Checkpoint {
 
 /// Log-probabilities of 40 tokens.
 fn answers(checkpoint: &Checkpoint) -> Vec<f64> {
-    let names = checkpoint.tensors().map(|(name, _)| name);
-    let spec = DecoderSpec::from_config(checkpoint.config()).unwrap().stored_as(names);
+    let names: Vec<&str> = checkpoint.tensors().map(|(name, _)| name).collect();
+    let spec = DecoderSpec::from_config(checkpoint.config()).unwrap();
+    let spec = spec.stored_as(names.iter().copied());
     spec.check_tensors(checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice())))
         .unwrap();
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());

@@ -54,7 +54,7 @@ use map::MappedFile;
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
 /// Files beside the weights that belong to a model and say where it came from.
-const SIDE_FILES: [&str; 12] = [
+const SIDE_FILES: [&str; 15] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -66,6 +66,9 @@ const SIDE_FILES: [&str; 12] = [
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
     "model.safetensors.index.json",
 ];
 

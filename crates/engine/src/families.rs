@@ -91,6 +91,12 @@ pub(super) fn find(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.name == model_type)
 }
 
+/// The family of a `model_type` within a wrapper.
+pub(super) fn find_wrapped(model_type: &str) -> Option<&'static Family> {
+    let wrapped = WRAPPED.iter().find(|family| family.name == model_type);
+    wrapped.or_else(|| find(model_type))
+}
+
 /// The names of all, in one line.
 pub(super) fn known() -> String {
     let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
@@ -98,7 +104,7 @@ pub(super) fn known() -> String {
 }
 
 /// What a checkpoint calls its tensors; a weight's name goes on with `.weight`, a bias's with `.bias`.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Names {
     pub embeddings: &'static str,
     pub positions: Option<&'static str>,
@@ -269,6 +275,8 @@ pub(super) struct Rope {
     pub alpha: bool,
     /// Queries are scaled by `1 + β·ln(1 + ⌊position / original⌋)`, β being `llama_4_scaling_beta`.
     pub grows_queries: bool,
+    /// "mrope": dimensions turn by the place in time, height or width, all of which are the position in a text.
+    pub sections: bool,
     /// What a config without any of it means.
     pub absent: Option<&'static str>,
 }
@@ -493,6 +501,7 @@ const ROPE: Rope = Rope {
     phi3: false,
     alpha: false,
     grows_queries: false,
+    sections: false,
     absent: None,
 };
 
@@ -668,6 +677,42 @@ const GPTJ: Family = Family {
         ..ROPE
     },
     ..LLAMA
+};
+
+/// The language models of wrappers that no checkpoint has alone.
+const WRAPPED: &[Family] = &[
+    Family {
+        name: "qwen2_vl_text",
+        ..QWEN2_VL_TEXT
+    },
+    QWEN2_VL_TEXT,
+    Family {
+        name: "qwen3_vl_text",
+        max_positions: 128_000,
+        head_dim: Some(128),
+        qkv_bias: ATTENTION_BIAS,
+        o_bias: ATTENTION_BIAS,
+        qk_norm: QkNorm::PerHead,
+        rope: Rope {
+            theta: 500_000.0,
+            sections: true,
+            ..ROPE
+        },
+        windows: Windows::Never,
+        ..QWEN2
+    },
+];
+
+const QWEN2_VL_TEXT: Family = Family {
+    name: "qwen2_5_vl_text",
+    kv_heads: Some(8),
+    norm_eps: 1e-5,
+    rope: Rope {
+        theta: 1_000_000.0,
+        sections: true,
+        ..ROPE
+    },
+    ..QWEN2
 };
 
 const FAMILIES: &[Family] = &[

@@ -33,6 +33,7 @@ mod tensors;
 mod tests;
 pub mod tokenizer;
 mod twin;
+mod wrappers;
 
 /// Digest of the sources that compute: answers of another build are other answers.
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
@@ -49,6 +50,7 @@ pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
 pub use twin::{Loss, Text, Twin, pass_bytes};
+pub use wrappers::Wrapper;
 
 /// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
 ///
@@ -62,10 +64,15 @@ pub fn instruction_set() -> &'static str {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "config.json says model_type \"{model_type}\", which the decoder does not know; it knows {known}. Models of any \
+        "config.json says model_type \"{model_type}\", which the decoder does not know{why}; it knows {known}. Models of any \
          architecture can be merged (`heterosis merge`); to score one, another program must run it (`fitness: engine:` or `fitness: command:`)"
     )]
-    UnknownFamily { model_type: String, known: String },
+    UnknownFamily {
+        model_type: String,
+        known: String,
+        /// Why this one is not known, in brackets, where there is something to say.
+        why: String,
+    },
     #[error("config.json: {field}: {problem}")]
     Config { field: String, problem: String },
     #[error("the model has no tensor named {tensor}; it is a {family} decoder with {layers} layers")]

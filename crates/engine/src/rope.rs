@@ -165,6 +165,7 @@ impl RopeScaling {
         let alpha = rope.number("alpha")?.filter(|alpha| family.alpha && *alpha != 0.0);
         let scaling = match (kind, alpha) {
             ("default", _) => Scaling::None,
+            ("mrope", _) if family.sections => Scaling::None,
             // transformers lets Phi-MoE rotate by the short factors however long the text, and by the longer scale.
             ("longrope", _) if family.mscales => {
                 attention_factor = required("short_mscale")?;

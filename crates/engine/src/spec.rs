@@ -13,6 +13,7 @@ use super::families::{
     self, Chosen, Dense, ExpertNames, Flag, Mixture, Names, Only, Qkv, Scales, Shared, Stored, Windows,
 };
 use super::rope::{RopeScaling, RopeSpec};
+use super::wrappers::{self, Wrapper};
 
 pub use super::families::{Family, NormKind, QkNorm};
 
@@ -127,6 +128,9 @@ impl QueryGrowth {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     pub family: &'static Family,
+    /// The model with other senses whose language half this is.
+    pub wrapper: Option<&'static Wrapper>,
+    pub(super) names: Names,
     pub vocab: usize,
     pub hidden: usize,
     pub intermediate: usize,
@@ -180,10 +184,43 @@ impl DecoderSpec {
     /// heads that do not divide, an activation or RoPE scaling nobody wrote, a setting that the decoder does not have.
     pub fn from_config(config: &Value) -> Result<Self, Error> {
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("");
-        let family = families::find(model_type).ok_or_else(|| Error::UnknownFamily {
-            model_type: model_type.to_string(),
+        if let Some(wrapper) = wrappers::find(model_type) {
+            return Self::from_wrapper(config, wrapper);
+        }
+        match families::find(model_type) {
+            Some(family) => Self::of_family(config, family),
+            None => Err(Error::UnknownFamily {
+                model_type: model_type.to_string(),
+                known: format!("{}; {} around them", families::known(), wrappers::known()),
+                why: wrappers::why_not(model_type),
+            }),
+        }
+    }
+
+    /// The language model of a wrapper.
+    fn from_wrapper(config: &Value, wrapper: &'static Wrapper) -> Result<Self, Error> {
+        let text = wrapper.text(config);
+        let model_type = text.get("model_type").and_then(Value::as_str).unwrap_or("");
+        let unknown = || Error::UnknownFamily {
+            model_type: format!("{} with a text_config of {model_type}", wrapper.name()),
             known: families::known(),
-        })?;
+            why: wrappers::why_not(model_type),
+        };
+        let family = families::find_wrapped(model_type).filter(|family| wrappers::takes(family));
+        let mut spec = Self::of_family(&text, family.ok_or_else(unknown)?)?;
+        spec.wrapper = Some(wrapper);
+        spec.names = wrapper.layouts()[0].names(spec.family.names);
+        spec.tie_embeddings = wrapper.ties(config, spec.tie_embeddings);
+        // The head of a wrapper is a bare product: the caps and scales of Gemma's, Cohere's and Granite's own heads are not there.
+        (spec.logits_divisor, spec.final_softcap) = (1.0, None);
+        let ends = token_ids(config.get("eos_token_id"));
+        if !ends.is_empty() {
+            spec.eos_token_ids = ends;
+        }
+        Ok(spec)
+    }
+
+    fn of_family(config: &Value, family: &'static Family) -> Result<Self, Error> {
         let c = Config {
             value: config,
             keys: family.keys,
@@ -198,6 +235,8 @@ impl DecoderSpec {
         let parallel = c.is(family.parallel)?;
         Ok(DecoderSpec {
             family,
+            wrapper: None,
+            names: *family.names,
             vocab: c.size("vocab_size", MOST)?,
             hidden,
             intermediate: intermediate(&c, hidden)?,
@@ -238,8 +277,8 @@ impl DecoderSpec {
         })
     }
 
-    pub(super) fn names(&self) -> &'static Names {
-        self.family.names
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Whether an MLP has a gate.
@@ -247,8 +286,18 @@ impl DecoderSpec {
         self.family.gated
     }
 
-    /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways.
-    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+    /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways, and so is
+    /// the language half of a wrapper, whose head is the embeddings where the file has none.
+    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str> + Clone) -> Self {
+        if let Some(wrapper) = self.wrapper {
+            let has = |name: &str| names.clone().into_iter().any(|there| there == name);
+            let stored = |layout: &Names| has(&format!("{}.weight", layout.embeddings));
+            let mut layouts = wrapper.layouts().iter().map(|layout| layout.names(&self.names));
+            if let Some(layout) = layouts.find(stored) {
+                self.names = layout;
+                self.tie_embeddings = !has(&format!("{}.weight", layout.head));
+            }
+        }
         let (Some(experts), Some(mixture)) = (&mut self.experts, self.family.experts) else {
             return self;
         };
@@ -298,7 +347,8 @@ impl DecoderSpec {
                 });
             }
         }
-        let unused = there.keys().filter(|name| !is_recomputed(name));
+        let is_ours = |name: &str| self.wrapper.is_none() || wrappers::is_language(&self.names, name);
+        let unused = there.keys().filter(|name| is_ours(name) && !is_recomputed(name));
         match unused.clone().min() {
             None => Ok(()),
             Some(first) => Err(Error::UnusedTensors {

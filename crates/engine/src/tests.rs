@@ -355,6 +355,57 @@ fn every_family_and_rope_scaling_agrees_with_transformers() {
     }
 }
 
+/// Models that also see: what they make of a text is what their language half makes of it, whatever their files call it.
+#[test]
+fn the_language_halves_of_wrappers_agree_with_transformers() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let cases: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&std::fs::read(dir.join("wrappers.json")).unwrap()).unwrap();
+    let small = Small {
+        configs: serde_json::Map::new(),
+        expected: std::fs::read(dir.join("wrappers.safetensors")).unwrap(),
+    };
+    let ids = small.ids("ids");
+    for (name, case) in &cases {
+        let tensors: Vec<(&str, Vec<usize>)> = case["tensors"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, shape)| (name.as_str(), serde_json::from_value(shape.clone()).unwrap()))
+            .collect();
+        let spec = DecoderSpec::from_config(&case["config"]).unwrap();
+        let spec = spec.stored_as(tensors.iter().map(|(name, _)| *name));
+        let there = || tensors.iter().map(|(name, shape)| (*name, shape.as_slice()));
+        spec.check_tensors(there()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // What is not the tower's must be the decoder's.
+        let prefix = spec.names.layers;
+        let odd = format!("{prefix}0.self_attn.gate.weight");
+        let message = spec
+            .check_tensors(there().chain([(odd.as_str(), [1].as_slice())]))
+            .unwrap_err();
+        assert!(message.to_string().contains(&odd), "{name}: {message}");
+        if !device().is_cpu() && spec.family.beyond_cuda().is_some() {
+            continue;
+        }
+        let (spec, mut read) = hashed_as(spec);
+        let mut decoder = Decoder::load(spec, device(), DType::F32, &mut read).unwrap();
+        let vocab = decoder.spec().vocab;
+        let got = logits(&mut decoder, &[&ids], 23).remove(0);
+        let error = relative_error(
+            &got[(ids.len() - 8) * vocab..],
+            &small.floats(&format!("{name}.logits")),
+        );
+        assert!(error <= 2e-5, "{name}: {error}");
+        let answers = engine(decoder, EngineOptions::default()).generate(&[request(&ids[..27], 8)], &mut |_| {});
+        let expected = small.ids(&format!("{name}.generated"));
+        assert_eq!(answers.unwrap()[0].token_ids, expected, "{name}");
+    }
+    for wrapper in super::Wrapper::all() {
+        let mut types = cases.values().map(|case| &case["config"]["model_type"]);
+        assert!(types.any(|name| name == wrapper.name()), "{}", wrapper.name());
+    }
+}
+
 #[test]
 fn every_family_has_goldens_of_its_own() {
     let small = Small::open();

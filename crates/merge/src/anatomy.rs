@@ -63,6 +63,37 @@ pub(crate) fn outer_part(name: &str) -> Part {
     }
 }
 
+/// The stacks of a language model that count as the model's layers, alone and within models with other senses.
+const TEXT_STACKS: [&str; 5] = [
+    "model.layers.",
+    "transformer.h.",
+    "model.language_model.layers.",
+    "language_model.model.layers.",
+    "model.text_model.layers.",
+];
+
+/// Which of [`MODULES`](crate::recipe::MODULES) a tensor of a model with other senses belongs to; `None`: its language model.
+pub fn module_of(name: &str) -> Option<&'static str> {
+    const PROJECTORS: [&str; 6] = [
+        "multi_modal_projector.",
+        "visual.merger.",
+        "visual.deepstack_merger_list.",
+        "connector.",
+        "embed_vision.",
+        "image_newline",
+    ];
+    const TOWERS: [&str; 4] = ["vision_tower.", "visual.", "vision_model.", "vision_embedder."];
+    let inner = name.strip_prefix("model.").unwrap_or(name);
+    let begins = |words: &[&str]| words.iter().any(|word| inner.starts_with(word));
+    let [tower, projector] = crate::recipe::MODULES;
+    // Some projectors stand within their tower.
+    match (begins(&PROJECTORS), begins(&TOWERS)) {
+        (true, _) => Some(projector),
+        (false, true) => Some(tower),
+        (false, false) => None,
+    }
+}
+
 /// Whether a tensor is the matrix of the output head.
 pub(crate) fn is_head(name: &str) -> bool {
     ends(name, HEADS) && name.ends_with(".weight")
@@ -111,11 +142,8 @@ impl Anatomy {
             let layers = stacks.entry(name.prefix).or_default();
             *layers = (*layers).max(name.layer + 1);
         }
-        // A vision tower has a stack of its own; the text model's is the one called `layers` or `h`, else the deepest.
-        let rank = |prefix: &str, layers: usize| {
-            let text = ["model.layers.", "transformer.h.", "model.language_model.layers."];
-            (text.contains(&prefix), layers)
-        };
+        // A vision tower has a stack of its own; the text model's has a name of its own, or else is the deepest.
+        let rank = |prefix: &str, layers: usize| (TEXT_STACKS.contains(&prefix), layers);
         let main = stacks.iter().max_by_key(|(prefix, layers)| rank(prefix, **layers));
         let (prefix, layers) = main.map_or((String::new(), 0), |(p, l)| (p.to_string(), *l));
         refuse_gaps(&prefix, &names)?;
@@ -142,8 +170,7 @@ impl Anatomy {
     /// Leaves out the layers beyond those that the config counts: heads that predict several tokens are stored so, and a
     /// loader would take them for layers like the others. Gives the first of them and how many tensors that is.
     pub fn leave_out_beyond(&mut self, layers: usize) -> Option<(usize, usize)> {
-        const STACKS: [&str; 3] = ["model.layers.", "transformer.h.", "model.language_model.layers."];
-        if layers == 0 || layers >= self.layers || !STACKS.contains(&self.prefix.as_str()) {
+        if layers == 0 || layers >= self.layers || !TEXT_STACKS.contains(&self.prefix.as_str()) {
             return None;
         }
         let in_stack = |name: &String| layer_name(name).filter(|n| n.prefix == self.prefix).map(|n| n.layer);

@@ -69,6 +69,10 @@ pub(crate) fn config(donor: &Value, changes: &Changes<'_>) -> Value {
     if let Some(object) = config.as_object_mut() {
         set_dtype(object, changes.dtype);
         change(object, changes);
+        // Of a model with other senses loaders ask the outer config first.
+        if let (Some(tied), true) = (changes.tied, object.contains_key("text_config")) {
+            object.insert("tie_word_embeddings".into(), tied.into());
+        }
     }
     config
 }
@@ -382,7 +386,7 @@ mod tests {
         };
         assert_eq!(
             config(&donor, &changes),
-            json!({"dtype": "float16", "text_config": {"n_layer": 1, "tie_word_embeddings": true}})
+            json!({"dtype": "float16", "text_config": {"n_layer": 1, "tie_word_embeddings": true}, "tie_word_embeddings": true})
         );
     }
 

@@ -10,6 +10,7 @@ use super::{
     parents::{Parents, Refusal},
     random::{Key, threshold},
     task_sum::Keep,
+    view::{Inputs, isa},
 };
 
 pub(crate) struct Ranked {
@@ -29,45 +30,227 @@ pub(crate) fn check(density: f64, epsilon: f64) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The factor of each entry of τ of model `k`.
+/// What stays of τ of model `k`.
 ///
 /// # Errors
 /// As [`check`].
-pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: Ranked) -> Result<Keep, Refusal> {
-    let Ranked { density, epsilon, .. } = rule;
-    if density >= 1.0 {
+pub(crate) fn keep(parents: &Parents<'_>, k: usize, rule: &Ranked) -> Result<Keep, Refusal> {
+    if rule.density >= 1.0 {
         return Ok(Keep::Cut(Cut::Everything));
     }
-    if density <= 0.0 {
+    if rule.density <= 0.0 {
         return Ok(Keep::Cut(Cut::Nothing));
     }
-    check(density, epsilon)?;
+    check(rule.density, rule.epsilon)?;
     let (_, width) = parents.rows();
-    let mut tau = parents.task_vector(k);
-    tau.par_chunks_mut(width).enumerate().for_each(|(row, tau)| {
-        factors(tau, row * width, &rule);
-    });
-    Ok(Keep::Factors(tau))
+    let pair = [Some(k), parents.base]
+        .into_iter()
+        .flatten()
+        .map(|k| parents.inputs.view(k));
+    let pair = Inputs::new(pair.collect());
+    let probabilities: Vec<f64> = (0..width).map(|rank| rule.probability(rank, width)).collect();
+    Ok(match rule.divide {
+        true => Keep::Factors(factors(&pair, width, &probabilities, rule.key)),
+        false => Keep::Marked(marks(&pair, width, &probabilities, rule.key)),
+    })
 }
 
-/// Replaces one row of a task vector by its factors.
-fn factors(row: &mut [f32], start: usize, rule: &Ranked) {
-    let mut order: Vec<(u32, u32)> = row
-        .iter()
-        .enumerate()
-        .map(|(i, d)| (d.to_bits() & 0x7fff_ffff, i as u32))
-        .collect();
-    order.sort_unstable();
-    let steps = (row.len() - 1) as f64;
-    for (rank, (_, i)) in order.iter().enumerate() {
+impl Ranked {
+    /// Of staying, for the entry of that rank in a row, the smallest magnitude first.
+    fn probability(&self, rank: usize, width: usize) -> f64 {
+        let steps = (width - 1) as f64;
         let height = if steps > 0.0 { rank as f64 / steps } else { 0.5 };
-        let p = rule.density - rule.epsilon + height * 2.0 * rule.epsilon;
-        let stays = u64::from(rule.key.bits((start + *i as usize) as u64)) < threshold(p);
-        row[*i as usize] = match (stays, rule.divide) {
-            (false, _) => 0.0,
-            (true, false) => 1.0,
-            (true, true) => (1.0 / p) as f32,
-        };
+        self.density - self.epsilon + height * 2.0 * self.epsilon
+    }
+}
+
+/// Rows that one thread takes at once: as many as a word has bits, so that threads share none.
+const ROWS: usize = u64::BITS as usize;
+
+/// A bit for each entry that stays.
+fn marks(pair: &Inputs<'_>, width: usize, probabilities: &[f64], key: Key) -> Vec<u64> {
+    let thresholds: Vec<u64> = probabilities.iter().map(|p| threshold(*p)).collect();
+    let mut marks = vec![0u64; pair.len().div_ceil(ROWS)];
+    marks.par_chunks_mut(width).enumerate().for_each(|(block, marks)| {
+        let first = block * ROWS * width;
+        let mut row = Row::new(width);
+        for (at, start) in (first..pair.len().min(first + ROWS * width)).step_by(width).enumerate() {
+            row.read(pair, start, key);
+            row.mark(&thresholds, at * width, marks);
+        }
+    });
+    marks
+}
+
+/// 0, or one over its probability, for each entry.
+fn factors(pair: &Inputs<'_>, width: usize, probabilities: &[f64], key: Key) -> Vec<f32> {
+    let of_rank: Vec<(u64, f32)> = probabilities
+        .iter()
+        .map(|p| (threshold(*p), (1.0 / p) as f32))
+        .collect();
+    let mut factors = vec![0.0; pair.len()];
+    factors
+        .par_chunks_mut(ROWS * width)
+        .enumerate()
+        .for_each(|(block, factors)| {
+            let mut row = Row::new(width);
+            for (at, factors) in factors.chunks_mut(width).enumerate() {
+                row.read(pair, (block * ROWS + at) * width, key);
+                row.open.fill(true);
+                row.each_open(|i, rank, drawn| {
+                    let (threshold, factor) = of_rank[rank];
+                    factors[i] = if u64::from(drawn) < threshold { factor } else { 0.0 };
+                });
+            }
+        });
+    factors
+}
+
+/// One row of a task vector, its entries sorted into bins of equal width by their magnitude.
+///
+/// A bin says between which ranks an entry lies, which nearly always decides whether its random number is below its rank's
+/// threshold. Bins that leave one of their entries open are sorted.
+struct Row {
+    tau: Vec<f32>,
+    base: Vec<f32>,
+    /// |τ| as bits, of each entry.
+    bits: Vec<u32>,
+    bin: Vec<u32>,
+    drawn: Vec<u32>,
+    /// Of each bin, the rank of its first entry; then the number of all entries.
+    first: Vec<u32>,
+    next: Vec<u32>,
+    open: Vec<bool>,
+    /// Bits and index, for the bins that are sorted.
+    order: Vec<u64>,
+}
+
+/// The bins end at this multiple of the mean; what is beyond shares the last.
+const MEANS: f32 = 4.0;
+
+impl Row {
+    fn new(width: usize) -> Self {
+        let bins = (width / 4).next_power_of_two().clamp(64, 4096);
+        Row {
+            tau: vec![0.0; width],
+            base: vec![0.0; width],
+            bits: vec![0; width],
+            bin: vec![0; width],
+            drawn: vec![0; width],
+            first: vec![0; bins + 1],
+            next: vec![0; bins],
+            open: vec![false; bins],
+            order: vec![0; width],
+        }
+    }
+
+    /// Takes the row that begins at element `start` of the tensor; a pair is the model and the base.
+    fn read(&mut self, pair: &Inputs<'_>, start: usize, key: Key) {
+        let tau = pair.view(0).chunk(start, &mut self.tau);
+        let base = (pair.count() > 1).then(|| pair.view(1).chunk(start, &mut self.base));
+        let bins = self.open.len();
+        let (bits, bin, drawn) = (&mut self.bits[..], &mut self.bin[..], &mut self.drawn[..]);
+        isa().run(
+            #[inline(always)]
+            || {
+                match base {
+                    Some(base) => {
+                        for ((bits, t), b) in bits.iter_mut().zip(tau).zip(base) {
+                            *bits = (t - b).to_bits() & 0x7fff_ffff;
+                        }
+                    }
+                    None => bits
+                        .iter_mut()
+                        .zip(tau)
+                        .for_each(|(bits, t)| *bits = t.to_bits() & 0x7fff_ffff),
+                }
+                let mut sums = [0.0f32; 16];
+                for bits in bits.chunks(16) {
+                    for (sum, bits) in sums.iter_mut().zip(bits) {
+                        *sum += f32::from_bits(*bits);
+                    }
+                }
+                // Whatever the scale is, a larger magnitude is in no lower bin; NaN is in the first, with all others then.
+                let mean = sums.iter().sum::<f32>() / bits.len() as f32;
+                let (scale, last) = (bins as f32 / (MEANS * mean), (bins - 1) as u32);
+                for (bin, bits) in bin.iter_mut().zip(&*bits) {
+                    *bin = ((f32::from_bits(*bits) * scale) as u32).min(last);
+                }
+                for (i, drawn) in drawn.iter_mut().enumerate() {
+                    *drawn = key.bits((start + i) as u64);
+                }
+            },
+        );
+        self.next.fill(0);
+        for bin in &self.bin {
+            self.next[*bin as usize] += 1;
+        }
+        let mut rank = 0;
+        for (first, count) in self.first.iter_mut().zip(&mut self.next) {
+            *first = rank;
+            rank += *count;
+            *count = *first;
+        }
+        self.first[bins] = rank;
+    }
+
+    /// Sets the bits from `offset` on of the entries that stay; thresholds rise with the rank.
+    fn mark(&mut self, thresholds: &[u64], offset: usize, marks: &mut [u64]) {
+        let bounds: Vec<[u64; 2]> = self
+            .first
+            .windows(2)
+            .map(|ranks| {
+                [ranks[0], ranks[1].max(1) - 1].map(|rank| thresholds[(rank as usize).min(thresholds.len() - 1)])
+            })
+            .collect();
+        self.open.fill(false);
+        let mut any_open = false;
+        let (mut word, mut place) = (0u64, offset);
+        for ((bin, drawn), bits) in self.bin.iter().zip(&self.drawn).zip(&self.bits) {
+            let [low, high] = bounds[*bin as usize];
+            let (surely, perhaps) = (u64::from(*drawn) < low, u64::from(*drawn) < high);
+            // Nothing hangs on what becomes of a zero.
+            let is_open = (surely != perhaps) & (*bits != 0);
+            self.open[*bin as usize] |= is_open;
+            any_open |= is_open;
+            word |= u64::from(surely) << (place % ROWS);
+            place += 1;
+            if place.is_multiple_of(ROWS) {
+                marks[place / ROWS - 1] |= word;
+                word = 0;
+            }
+        }
+        if word != 0 {
+            marks[place / ROWS] |= word;
+        }
+        if any_open {
+            self.each_open(|i, rank, drawn| {
+                let (at, bit) = ((offset + i) / ROWS, 1 << ((offset + i) % ROWS));
+                marks[at] = match u64::from(drawn) < thresholds[rank] {
+                    true => marks[at] | bit,
+                    false => marks[at] & !bit,
+                };
+            });
+        }
+    }
+
+    /// Calls `f` with the index, the rank and the random number of each entry in an open bin.
+    fn each_open(&mut self, mut f: impl FnMut(usize, usize, u32)) {
+        for (i, (bits, bin)) in self.bits.iter().zip(&self.bin).enumerate() {
+            let bin = *bin as usize;
+            if self.open[bin] {
+                self.order[self.next[bin] as usize] = u64::from(*bits) << 32 | i as u64;
+                self.next[bin] += 1;
+            }
+        }
+        for (bin, _) in self.open.iter().enumerate().filter(|(_, open)| **open) {
+            let ranks = self.first[bin] as usize..self.first[bin + 1] as usize;
+            self.order[ranks.clone()].sort_unstable();
+            for rank in ranks {
+                let i = self.order[rank] as u32 as usize;
+                f(i, rank, self.drawn[i]);
+            }
+        }
     }
 }
 
@@ -75,6 +258,7 @@ fn factors(row: &mut [f32], start: usize, rule: &Ranked) {
 mod tests {
     use super::super::task_sum::{Rescale, TaskSum, Term, Trim};
     use super::super::testing::{merge_sum, try_merge_sum};
+    use super::super::view::View;
     use super::*;
 
     fn della(density: f64, epsilon: f64, key: u64, rescale: Rescale) -> TaskSum {
@@ -109,6 +293,64 @@ mod tests {
             assert!((kept[i] - expected[i]).abs() < 0.02, "{kept:?}");
             let slack = 5.0 * f64::from(tau[i].abs()) * ((1.0 / expected[i] - 1.0) / runs as f64).sqrt();
             assert!((mean[i] - f64::from(tau[i])).abs() < slack, "{mean:?}");
+        }
+    }
+
+    /// The definition: each row sorted, entry by entry.
+    fn by_sorting(tau: &[f32], width: usize, rule: &Ranked) -> Vec<f32> {
+        let mut factors = vec![0.0; tau.len()];
+        for (row, tau) in tau.chunks(width).enumerate() {
+            let mut order: Vec<usize> = (0..width).collect();
+            order.sort_by(|a, b| tau[*a].abs().total_cmp(&tau[*b].abs()).then(a.cmp(b)));
+            for (rank, i) in order.into_iter().enumerate() {
+                let p = rule.probability(rank, width);
+                let place = row * width + i;
+                if u64::from(rule.key.bits(place as u64)) < threshold(p) {
+                    factors[place] = if rule.divide { (1.0 / p) as f32 } else { 1.0 };
+                }
+            }
+        }
+        factors
+    }
+
+    /// Each row was sorted, and a whole task vector kept for each parent. What stays is what a sort says, whatever the
+    /// magnitudes: of one value, of few, of all kinds, with one that dwarfs the rest.
+    #[test]
+    fn bins_decide_as_sorting_does() {
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761).rotate_left(9) as f32 / 2.2e9 - 1.0;
+        let many = |i| noise(i);
+        let few = |i| (noise(i) * 6.0).round() / 8.0;
+        let one = |_| 0.25f32;
+        let sparse = |i: usize| if i % 5 == 0 { noise(i) } else { 0.0 };
+        let dwarfed = |i: usize| if i % 50 == 3 { 1e30 } else { noise(i) };
+        for of in [&many as &dyn Fn(usize) -> f32, &few, &one, &sparse, &dwarfed, &|_| 0.0] {
+            for (rows, width) in [(1, 1), (3, 7), (130, 33), (70, 64), (2, 5001)] {
+                let (tau, base): (Vec<f32>, Vec<f32>) = (0..rows * width).map(|i| (of(i), 0.0)).unzip();
+                for divide in [false, true] {
+                    let (density, epsilon, key) = (0.4, 0.3, Key(5));
+                    let rule = Ranked {
+                        density,
+                        epsilon,
+                        key,
+                        divide,
+                    };
+                    let parents = Parents {
+                        inputs: Inputs::new(vec![View::F32(&tau), View::F32(&base)]),
+                        base: Some(1),
+                        shape: &[rows, width],
+                        cache: None,
+                    };
+                    let expected = by_sorting(&tau, width, &rule);
+                    let keep = keep(&parents, 0, &rule).unwrap();
+                    let factor = |i: usize| match &keep {
+                        Keep::Factors(factors) => factors[i],
+                        Keep::Marked(marks) => f32::from(marks[i / 64] >> (i % 64) & 1 == 1),
+                        _ => panic!("neither marks nor factors"),
+                    };
+                    let wrong = (0..tau.len()).find(|i| tau[*i] != 0.0 && factor(*i) != expected[*i]);
+                    assert_eq!(wrong, None, "{rows} rows of {width}, divided: {divide}");
+                }
+            }
         }
     }
 

@@ -86,7 +86,7 @@ impl Terms<'_> {
             match keep {
                 Keep::Cut(cut) => at(cut),
                 Keep::Band { outer, inner } => [outer, inner].into_iter().for_each(&mut at),
-                Keep::Random { .. } | Keep::Factors(_) => {}
+                Keep::Random { .. } | Keep::Marked(_) | Keep::Factors(_) => {}
             }
         }
         self.brackets.iter().flatten().for_each(|b| at(&b.maybe));
@@ -104,7 +104,7 @@ impl Terms<'_> {
         let (least, above) = match keep {
             Keep::Cut(cut) => (cut.least(index), ABOVE_ALL),
             Keep::Band { outer, inner } => (outer.least(index), inner.least(index).min(ABOVE_ALL)),
-            Keep::Random { .. } | Keep::Factors(_) => (0, 0),
+            Keep::Random { .. } | Keep::Marked(_) | Keep::Factors(_) => (0, 0),
         };
         // An exact bracket has no room between its ends.
         let open = self.brackets[k].map(|b| b.open_bits(index));

@@ -1,4 +1,4 @@
-//! The exact k-th largest magnitude of a task vector, without a sort.
+//! The exact k-th largest magnitude of a task vector, or of another number that each entry has, without a sort.
 //!
 //! For floats that are not negative the bit pattern orders as the value does. A sample says between which two magnitudes
 //! the k-th largest almost surely lies; one pass counts what is above and collects the few between, among which it is then
@@ -25,10 +25,65 @@ pub(crate) type Place = (Reverse<u32>, usize);
 
 const BINS: usize = 1 << 15;
 
-/// Bits of |x − base|.
-#[inline(always)]
-fn magnitude(x: f32, base: f32) -> u32 {
-    (x - base).to_bits() & 0x7fff_ffff
+/// A number that is not negative for each entry of a tensor: what a cut orders.
+pub(crate) trait Measure: Sync {
+    fn inputs(&self) -> &Inputs<'_>;
+
+    /// The bits of the numbers of one chunk, without a sign.
+    fn bits(&self, chunks: &[&[f32]], scratch: &mut Vec<f32>, bits: &mut [u32]);
+}
+
+/// |x − base|, of two inputs.
+struct Magnitudes<'a>(Inputs<'a>);
+
+impl<'a> Magnitudes<'a> {
+    fn new(inputs: &Inputs<'a>, model: usize, base: usize) -> Self {
+        Magnitudes(Inputs::new(vec![inputs.view(model), inputs.view(base)]))
+    }
+}
+
+impl Measure for Magnitudes<'_> {
+    fn inputs(&self) -> &Inputs<'_> {
+        &self.0
+    }
+
+    #[inline(always)]
+    fn bits(&self, chunks: &[&[f32]], _: &mut Vec<f32>, bits: &mut [u32]) {
+        for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
+            *bits = (x - b).to_bits() & 0x7fff_ffff;
+        }
+    }
+}
+
+/// What `f` makes of the bits of each chunk, in order.
+fn each_bits<R: Send>(measure: &impl Measure, f: impl Fn(usize, &[u32]) -> R + Sync) -> Vec<R> {
+    measure.inputs().each(
+        #[inline(always)]
+        |start, chunks, scratch| {
+            let mut bits = [0u32; CHUNK];
+            let bits = &mut bits[..chunks[0].len()];
+            measure.bits(chunks, scratch, bits);
+            f(start, bits)
+        },
+    )
+}
+
+/// As [`each_bits`], with one accumulator for some neighbouring chunks.
+fn fold_bits<A: Send>(
+    measure: &impl Measure,
+    init: impl Fn() -> A + Sync,
+    f: impl Fn(&mut A, usize, &[u32]) + Sync,
+) -> Vec<A> {
+    measure.inputs().fold(
+        init,
+        #[inline(always)]
+        |part, start, chunks, scratch| {
+            let mut bits = [0u32; CHUNK];
+            let bits = &mut bits[..chunks[0].len()];
+            measure.bits(chunks, scratch, bits);
+            f(part, start, bits);
+        },
+    )
 }
 
 /// The cut that keeps the `k` largest of |input `model` − input `base`|.
@@ -36,14 +91,43 @@ pub(crate) fn top(inputs: &Inputs<'_>, model: usize, base: usize, k: usize) -> C
     if k == 0 {
         return Cut::Nothing;
     }
-    if k >= inputs.len() {
+    let n = inputs.len();
+    if k >= n {
         return Cut::Everything;
     }
-    let pair = Inputs::new(vec![inputs.view(model), inputs.view(base)]);
-    let between = bracket_of_sample(&pair, k);
-    between
-        .and_then(|(low, high)| select(&pair, low, high, k))
-        .unwrap_or_else(|| by_histograms(&pair, k))
+    let magnitudes = Magnitudes::new(inputs, model, base);
+    sample(&magnitudes)
+        .map(|sample| bracket_of_sample(sample, k as f64 / n as f64))
+        .and_then(|(low, high)| select(&magnitudes, low, high, Wanted::Entries(k)))
+        .unwrap_or_else(|| by_histograms(&magnitudes, k))
+}
+
+/// The cut that keeps the largest numbers, [`share`] of those that are not 0.
+pub(crate) fn top_share_of_nonzero(measure: &impl Measure, fraction: f64) -> Cut {
+    let sampled = sample(measure).and_then(|mut sample| {
+        sample.retain(|bits| *bits != 0);
+        (!sample.is_empty()).then(|| bracket_of_sample(sample, fraction))
+    });
+    let selected = sampled.and_then(|(low, high)| select(measure, low, high, Wanted::OfNonzero(fraction)));
+    selected.unwrap_or_else(|| {
+        let counts = each_bits(
+            measure,
+            #[inline(always)]
+            |_, bits| count_from(bits, 1),
+        );
+        match share(fraction, counts.iter().sum()) {
+            0 => Cut::Nothing,
+            k => by_histograms(measure, k),
+        }
+    })
+}
+
+/// How many entries a cut is to keep.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Entries(usize),
+    /// That share of those that are not 0.
+    OfNonzero(f64),
 }
 
 /// Tensors with fewer entries are not sampled.
@@ -55,21 +139,31 @@ const TOGETHER: usize = 16;
 /// Entries between the two magnitudes in one thread's million that are worth collecting.
 const MOST_COLLECTED: usize = 100_000;
 
-/// Bits of two magnitudes, low < high, between which the k-th largest lies unless the sample is a rare one.
-fn bracket_of_sample(pair: &Inputs<'_>, k: usize) -> Option<(u32, u32)> {
-    let n = pair.len();
+/// The bits of one entry in [`SAMPLED`], where that is worth it and places can be packed.
+fn sample(measure: &impl Measure) -> Option<Vec<u32>> {
+    let n = measure.inputs().len();
     if n < LEAST_SAMPLED || u32::try_from(n).is_err() {
         return None;
     }
     let mut sample = Vec::with_capacity(n / SAMPLED + TOGETHER);
-    for start in (0..n - TOGETHER).step_by(SAMPLED * TOGETHER) {
-        let mut entries = [[0.0f32; TOGETHER]; 2];
-        let [x, b] = &mut entries;
-        let (x, b) = (pair.view(0).chunk(start, x), pair.view(1).chunk(start, b));
-        sample.extend(x.iter().zip(b).map(|(x, b)| magnitude(*x, *b)));
-    }
+    let starts = (0..n - TOGETHER).step_by(SAMPLED * TOGETHER);
+    measure.inputs().pick(
+        starts,
+        TOGETHER,
+        #[inline(always)]
+        |chunks, scratch| {
+            let mut bits = [0u32; TOGETHER];
+            measure.bits(chunks, scratch, &mut bits);
+            sample.extend_from_slice(&bits);
+        },
+    );
+    Some(sample)
+}
+
+/// Bits of two numbers, low < high, between which the one lies that ends the largest `share` of what was sampled, unless the
+/// sample is a rare one.
+fn bracket_of_sample(mut sample: Vec<u32>, share: f64) -> (u32, u32) {
     let size = sample.len() as f64;
-    let share = k as f64 / n as f64;
     // Four standard deviations of the sampled rank.
     let doubt = 4.0 * (size * share * (1.0 - share)).sqrt() + 6.0;
     let mut at = |rank: f64| {
@@ -84,34 +178,47 @@ fn bracket_of_sample(pair: &Inputs<'_>, k: usize) -> Option<(u32, u32)> {
         rank if rank >= size - 1.0 => 0,
         rank => at(rank),
     };
-    Some((low, high))
+    (low, high)
 }
 
-/// The cut, if the k-th largest has bits in `low..high` and not too many others do.
-fn select(pair: &Inputs<'_>, low: u32, high: u32, k: usize) -> Option<Cut> {
+/// How many bits are `least` or more.
+#[inline(always)]
+fn count_from(bits: &[u32], least: u32) -> usize {
+    bits.iter().map(|b| u32::from(*b >= least)).sum::<u32>() as usize
+}
+
+/// The cut, if the last entry that is kept has bits in `low..high` and not too many others do.
+fn select(measure: &impl Measure, low: u32, high: u32, wanted: Wanted) -> Option<Cut> {
     let is_one_value = high - low == 1;
-    let parts = pair.fold(
+    let counts_nonzero = matches!(wanted, Wanted::OfNonzero(_));
+    let parts = fold_bits(
+        measure,
         Between::default,
         #[inline(always)]
-        |part, start, chunks, _| {
-            let mut bits = [0u32; CHUNK];
-            let bits = &mut bits[..chunks[0].len()];
-            for ((bits, x), b) in bits.iter_mut().zip(chunks[0]).zip(chunks[1]) {
-                *bits = magnitude(*x, *b);
-            }
+        |part: &mut Between, start, bits| {
             part.count(start, bits, low, high);
+            if counts_nonzero {
+                part.nonzero += count_from(bits, 1);
+            }
             if !is_one_value {
                 part.collect(start, bits, low, high);
             }
         },
     );
     let sum = |of: fn(&Between) -> usize| parts.iter().map(of).sum::<usize>();
+    let k = match wanted {
+        Wanted::Entries(k) => k,
+        Wanted::OfNonzero(fraction) => share(fraction, sum(|p| p.nonzero)),
+    };
+    if k == 0 {
+        return Some(Cut::Nothing);
+    }
     let rank = k.checked_sub(sum(|p| p.above) + 1)?;
     if rank >= sum(|p| p.between) {
         return None;
     }
     if is_one_value {
-        let last = place_of_tie(pair, low, rank + 1, parts.into_iter().flat_map(|p| p.chunks));
+        let last = place_of_tie(measure, low, rank + 1, parts.into_iter().flat_map(|p| p.chunks));
         return Some(Cut::At { bits: low, last });
     }
     if parts.iter().any(|p| p.found.len() < p.between) {
@@ -131,6 +238,8 @@ fn select(pair: &Inputs<'_>, low: u32, high: u32, k: usize) -> Option<Cut> {
 struct Between {
     above: usize,
     between: usize,
+    /// Counted only where a share of them is wanted.
+    nonzero: usize,
     /// Of each chunk: its first element, its length, and how many lie between.
     chunks: Vec<(usize, usize, usize)>,
     /// Places in the order as one number each, unless they are too many: the bits turned over, then the index.
@@ -140,8 +249,7 @@ struct Between {
 impl Between {
     #[inline(always)]
     fn count(&mut self, start: usize, bits: &[u32], low: u32, high: u32) {
-        let [above, not_below] =
-            [high, low].map(|least| bits.iter().map(|b| u32::from(*b >= least)).sum::<u32>() as usize);
+        let (above, not_below) = (count_from(bits, high), count_from(bits, low));
         self.above += above;
         self.between += not_below - above;
         self.chunks.push((start, bits.len(), not_below - above));
@@ -163,64 +271,60 @@ impl Between {
 }
 
 /// The same from nothing but counts; memory does not grow with the tensor.
-fn by_histograms(pair: &Inputs<'_>, k: usize) -> Cut {
-    let (upper, above) = bin_of(&histogram(pair), k);
-    let lower_bins = lower_histogram(pair, upper as u32);
+fn by_histograms(measure: &impl Measure, k: usize) -> Cut {
+    let (upper, above) = bin_of(&histogram(measure), k);
+    let lower_bins = lower_histogram(measure, upper as u32);
     let (lower, above_too) = bin_of(&lower_bins, k - above);
     let bits = (upper << 16 | lower) as u32;
     let ties = k - above - above_too;
     let last = match ties == lower_bins[lower] {
-        true => pair.len() - 1,
-        false => place_of_tie(pair, bits, ties, self::ties(pair, bits)),
+        true => measure.inputs().len() - 1,
+        false => place_of_tie(measure, bits, ties, self::ties(measure, bits)),
     };
     Cut::At { bits, last }
 }
 
-/// How many entries of that magnitude each chunk has, with its first element and its length.
-fn ties(pair: &Inputs<'_>, bits: u32) -> Vec<(usize, usize, usize)> {
-    pair.each(
+/// How many entries of those bits each chunk has, with its first element and its length.
+fn ties(measure: &impl Measure, tied: u32) -> Vec<(usize, usize, usize)> {
+    each_bits(
+        measure,
         #[inline(always)]
-        |start, chunks, _| {
-            let is_tie = |(x, b): (&f32, &f32)| u32::from(magnitude(*x, *b) == bits);
-            let ties: u32 = chunks[0].iter().zip(chunks[1]).map(is_tie).sum();
-            (start, chunks[0].len(), ties as usize)
+        |start, bits| {
+            let ties: u32 = bits.iter().map(|b| u32::from(*b == tied)).sum();
+            (start, bits.len(), ties as usize)
         },
     )
 }
 
-/// The index of the `nth` entry of that magnitude, counted from 1; `ties` as of [`ties`].
+/// The index of the `nth` entry of those bits, counted from 1; `ties` as of [`ties`].
 fn place_of_tie(
-    pair: &Inputs<'_>,
-    bits: u32,
+    measure: &impl Measure,
+    tied: u32,
     nth: usize,
     ties: impl IntoIterator<Item = (usize, usize, usize)>,
 ) -> usize {
     let mut before = 0;
     for (start, len, ties) in ties {
         if before + ties >= nth {
-            let place = pair.chunk(start, len, |chunks, _| {
-                let all = chunks[0].iter().zip(chunks[1]).enumerate();
-                let equal = all.filter(|(_, (x, b))| magnitude(**x, **b) == bits);
+            let place = measure.inputs().chunk(start, len, |chunks, scratch| {
+                let mut bits = vec![0; len];
+                measure.bits(chunks, scratch, &mut bits);
+                let equal = bits.iter().enumerate().filter(|(_, b)| **b == tied);
                 equal.map(|(i, _)| i).nth(nth - before - 1)
             });
             return start + place.unwrap_or(len - 1);
         }
         before += ties;
     }
-    pair.len() - 1
+    measure.inputs().len() - 1
 }
 
-/// The entries whose magnitudes lie in a range of bins.
-fn entries_in(pair: &Inputs<'_>, bins: std::ops::Range<usize>) -> Vec<Place> {
-    let parts = pair.each(|start, chunks, _| {
-        let mut found = Vec::new();
-        for (i, (x, b)) in chunks[0].iter().zip(chunks[1]).enumerate() {
-            let bits = magnitude(*x, *b);
-            if bins.contains(&((bits >> 16) as usize)) {
-                found.push((Reverse(bits), start + i));
-            }
-        }
-        found
+/// The entries whose bits lie in a range of bins.
+fn entries_in(measure: &impl Measure, bins: std::ops::Range<usize>) -> Vec<Place> {
+    let parts = each_bits(measure, |start, bits| {
+        let all = bits.iter().enumerate();
+        let inside = all.filter(|(_, bits)| bins.contains(&((**bits >> 16) as usize)));
+        inside.map(|(i, bits)| (Reverse(*bits), start + i)).collect::<Vec<_>>()
     });
     parts.concat()
 }
@@ -242,8 +346,8 @@ impl Index {
     /// `None` for tensors too large for 32-bit indices.
     pub fn build(inputs: &Inputs<'_>, model: usize, base: usize) -> Option<Index> {
         u32::try_from(inputs.len()).ok()?;
-        let pair = Inputs::new(vec![inputs.view(model), inputs.view(base)]);
-        let bins = histogram(&pair);
+        let magnitudes = Magnitudes::new(inputs, model, base);
+        let bins = histogram(&magnitudes);
         let mut samples = Vec::with_capacity(inputs.len() / STEP);
         let (mut end, mut rank) = (BINS, 0);
         while end > 0 {
@@ -253,7 +357,7 @@ impl Index {
                 count += bins[start];
             }
             if count > 0 {
-                let mut entries = entries_in(&pair, start..end);
+                let mut entries = entries_in(&magnitudes, start..end);
                 entries.par_sort_unstable();
                 for (i, (Reverse(bits), index)) in entries.iter().enumerate() {
                     if (rank + i + 1) % STEP == 0 {
@@ -359,12 +463,13 @@ impl Bracket {
 }
 
 /// How many entries have which upper half.
-fn histogram(pair: &Inputs<'_>) -> Vec<usize> {
-    let parts = pair.fold(
+fn histogram(measure: &impl Measure) -> Vec<usize> {
+    let parts = fold_bits(
+        measure,
         || vec![0u32; BINS],
-        |bins, _, chunks, _| {
-            for (x, b) in chunks[0].iter().zip(chunks[1]) {
-                bins[(magnitude(*x, *b) >> 16) as usize] += 1;
+        |bins: &mut Vec<u32>, _, bits| {
+            for bits in bits {
+                bins[(bits >> 16) as usize] += 1;
             }
         },
     );
@@ -372,13 +477,13 @@ fn histogram(pair: &Inputs<'_>) -> Vec<usize> {
 }
 
 /// Of the entries with that upper half, how many have which lower half.
-fn lower_histogram(pair: &Inputs<'_>, upper: u32) -> Vec<usize> {
+fn lower_histogram(measure: &impl Measure, upper: u32) -> Vec<usize> {
     const LOWER_BINS: usize = 1 << 16;
-    let parts = pair.fold(
+    let parts = fold_bits(
+        measure,
         || vec![0u32; LOWER_BINS],
-        |bins, _, chunks, _| {
-            for (x, b) in chunks[0].iter().zip(chunks[1]) {
-                let bits = magnitude(*x, *b);
+        |bins: &mut Vec<u32>, _, bits| {
+            for bits in bits {
                 if bits >> 16 == upper {
                     bins[(bits & 0xffff) as usize] += 1;
                 }
@@ -412,7 +517,7 @@ fn bin_of(bins: &[usize], k: usize) -> (usize, usize) {
 
 impl Cut {
     /// Whether the cut keeps the entry `value` at `index`.
-    #[inline(always)]
+    #[cfg(test)]
     pub(crate) fn keeps(self, index: usize, value: f32) -> bool {
         match self {
             Cut::Everything => true,
@@ -556,7 +661,7 @@ mod tests {
             let zeros = vec![0.0; values.len()];
             let inputs = Inputs::new(vec![View::F32(&values), View::F32(&zeros)]);
             for k in [1, 100, 60_001, 100_000, 140_000, 200_002] {
-                for cut in [top(&inputs, 0, 1, k), by_histograms(&inputs, k)] {
+                for cut in [top(&inputs, 0, 1, k), by_histograms(&Magnitudes::new(&inputs, 0, 1), k)] {
                     let mut kept = values.clone();
                     cut.keep(0, &mut kept);
                     assert!(kept == by_sorting(&values, k), "k {k}");

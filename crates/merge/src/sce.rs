@@ -4,12 +4,10 @@
 //! largest variance over the models, ties by the lower index; weights are each task vector's mean square after that, over
 //! their sum (uniform where the sum is below 1e-6, as in mergekit); then TIES' election and Σ w τ / max(Σ w, 1e-6).
 
-use std::cmp::Reverse;
-
 use super::{
-    magnitude::{Cut, share},
+    magnitude::{Cut, Measure, top_share_of_nonzero},
     parents::{Parents, Refusal, vectors},
-    view::{CHUNK, Target, dot},
+    view::{CHUNK, Inputs, Target, dot},
 };
 
 pub(crate) fn merge(parents: &Parents<'_>, select_topk: f64, out: &mut Target<'_>) -> Result<bool, Refusal> {
@@ -20,100 +18,143 @@ pub(crate) fn merge(parents: &Parents<'_>, select_topk: f64, out: &mut Target<'_
     if models.is_empty() {
         return Ok(out.fill(&parents.whole(base)));
     }
-    let variances = (select_topk < 1.0).then(|| variances(parents, &models));
-    let cut = variances
-        .as_ref()
-        .map_or(Cut::Everything, |v| selection(v, select_topk));
-    let kept = |start: usize, i: usize| match &variances {
-        Some(v) => cut.keeps(start + i, v[start + i]),
-        None => true,
+    let variances = Variances {
+        inputs: &parents.inputs,
+        base,
+        models,
     };
-    let weights = weights(parents, &models, &kept);
+    let cut = match select_topk < 1.0 {
+        true => top_share_of_nonzero(&variances, select_topk),
+        false => Cut::Everything,
+    };
+    let weights = weights(&variances, cut);
     Ok(parents.inputs.write(
         out,
         #[inline(always)]
         |start, chunks, scratch, out| {
-            let taus = vectors(chunks, &models, parents.base, scratch);
-            for (i, (o, b)) in out.iter_mut().zip(chunks[base]).enumerate() {
-                let tau = |k: usize| if kept(start, i) { taus[k][i] } else { 0.0 };
-                let elected: f32 = (0..taus.len()).map(tau).sum();
-                let (mut sum, mut divisor) = (0.0f32, 0.0f32);
-                for (k, w) in weights.iter().enumerate() {
-                    let d = tau(k);
-                    if (d > 0.0 && elected >= 0.0) || (d < 0.0 && elected < 0.0) {
-                        sum += d * w;
-                        divisor += w;
-                    }
-                }
-                *o = b + sum / divisor.max(1e-6);
-            }
+            variances.select(cut, start, chunks, scratch);
+            let len = out.len();
+            let taus = scratch.chunks(CHUNK).zip(&weights).map(|(tau, w)| (&tau[..len], *w));
+            fuse(taus, chunks[base], out);
         },
     ))
 }
 
-/// Biased variance over the models, for each position.
-fn variances(parents: &Parents<'_>, models: &[usize]) -> Vec<f32> {
-    let n = models.len() as f64;
-    let parts = parents.inputs.each(
-        #[inline(always)]
-        |_, chunks, scratch| {
-            let taus = vectors(chunks, models, parents.base, scratch);
-            (0..taus[0].len())
-                .map(|i| {
-                    let mean = taus.iter().map(|t| f64::from(t[i])).sum::<f64>() / n;
-                    let square = |t: &&[f32]| (f64::from(t[i]) - mean).powi(2);
-                    (taus.iter().map(square).sum::<f64>() / n) as f32
-                })
-                .collect::<Vec<f32>>()
-        },
-    );
-    parts.concat()
-}
-
-fn selection(variances: &[f32], select_topk: f64) -> Cut {
-    let nonzero = variances.iter().filter(|v| **v != 0.0).count();
-    let k = share(select_topk, nonzero);
-    if k == 0 {
-        return Cut::Nothing;
+/// base + Σ w τ / max(Σ w, 1e-6) over the task vectors whose sign is that of their sum.
+#[inline(always)]
+fn fuse<'a>(taus: impl Iterator<Item = (&'a [f32], f32)> + Clone, base: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    let (mut elected, mut divisor) = ([0.0f32; CHUNK], [0.0f32; CHUNK]);
+    let (elected, divisor) = (&mut elected[..n], &mut divisor[..n]);
+    for (tau, _) in taus.clone() {
+        for (e, d) in elected.iter_mut().zip(tau) {
+            *e += d;
+        }
     }
-    let mut order: Vec<(Reverse<u32>, usize)> = variances
-        .iter()
-        .enumerate()
-        .map(|(i, v)| (Reverse(v.to_bits()), i))
-        .collect();
-    let (_, (Reverse(bits), last), _) = order.select_nth_unstable(k - 1);
-    Cut::At {
-        bits: *bits,
-        last: *last,
+    out.fill(0.0);
+    for (tau, w) in taus {
+        let tau = &tau[..n];
+        for i in 0..n {
+            let agrees = (tau[i] > 0.0) & (elected[i] >= 0.0) | (tau[i] < 0.0) & (elected[i] < 0.0);
+            out[i] += if agrees { tau[i] * w } else { 0.0 };
+            divisor[i] += if agrees { w } else { 0.0 };
+        }
+    }
+    for ((o, v), b) in out.iter_mut().zip(&*divisor).zip(base) {
+        *o = b + *o / v.max(1e-6);
     }
 }
 
-fn weights(parents: &Parents<'_>, models: &[usize], kept: &(impl Fn(usize, usize) -> bool + Sync)) -> Vec<f32> {
-    let n = parents.len().max(1) as f64;
-    let energies = parents.inputs.each(
+/// The biased variance of each position over the models' task vectors.
+struct Variances<'a> {
+    inputs: &'a Inputs<'a>,
+    base: usize,
+    models: Vec<usize>,
+}
+
+impl Measure for Variances<'_> {
+    fn inputs(&self) -> &Inputs<'_> {
+        self.inputs
+    }
+
+    #[inline(always)]
+    fn bits(&self, chunks: &[&[f32]], scratch: &mut Vec<f32>, bits: &mut [u32]) {
+        vectors(chunks, &self.models, Some(self.base), scratch);
+        self.of_vectors(scratch, bits);
+    }
+}
+
+impl Variances<'_> {
+    /// Of task vectors that lie [`CHUNK`] entries apart.
+    #[inline(always)]
+    fn of_vectors(&self, taus: &[f32], bits: &mut [u32]) {
+        // Positions at once and models one after the other, so that each loop becomes vector code.
+        let (len, n) = (bits.len(), self.models.len() as f64);
+        let (mut mean, mut sum) = ([0.0f64; CHUNK], [0.0f64; CHUNK]);
+        let (mean, sum) = (&mut mean[..len], &mut sum[..len]);
+        for tau in taus.chunks(CHUNK).take(self.models.len()) {
+            for (m, t) in mean.iter_mut().zip(tau) {
+                *m += f64::from(*t);
+            }
+        }
+        mean.iter_mut().for_each(|m| *m /= n);
+        for tau in taus.chunks(CHUNK).take(self.models.len()) {
+            for ((s, m), t) in sum.iter_mut().zip(&*mean).zip(tau) {
+                let from_mean = f64::from(*t) - m;
+                *s += from_mean * from_mean;
+            }
+        }
+        for (bits, s) in bits.iter_mut().zip(&*sum) {
+            *bits = ((*s / n) as f32).to_bits() & 0x7fff_ffff;
+        }
+    }
+
+    /// The task vectors into `scratch`, [`CHUNK`] entries apart, with zeros where the cut drops a position.
+    #[inline(always)]
+    fn select(&self, cut: Cut, start: usize, chunks: &[&[f32]], scratch: &mut Vec<f32>) {
+        vectors(chunks, &self.models, Some(self.base), scratch);
+        if cut == Cut::Everything {
+            return;
+        }
+        let len = chunks[self.base].len();
+        let mut bits = [0u32; CHUNK];
+        let bits = &mut bits[..len];
+        self.of_vectors(scratch, bits);
+        let ties_kept = cut.ties_kept(start, len);
+        let parts = [
+            (0..ties_kept, cut.least(start)),
+            (ties_kept..len, cut.least(start + ties_kept)),
+        ];
+        for tau in scratch.chunks_mut(CHUNK).take(self.models.len()) {
+            for (part, least) in parts.clone() {
+                for (t, bits) in tau[part.clone()].iter_mut().zip(&bits[part]) {
+                    *t = if *bits >= least { *t } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// Each task vector's share of the energy of all, after the selection.
+fn weights(variances: &Variances<'_>, cut: Cut) -> Vec<f32> {
+    let (models, entries) = (variances.models.len(), variances.inputs.len().max(1) as f64);
+    let energies = variances.inputs.each(
         #[inline(always)]
         |start, chunks, scratch| {
-            let taus = vectors(chunks, models, parents.base, scratch);
-            let mut place = [0.0f32; CHUNK];
-            taus.iter()
-                .map(|tau| {
-                    let selected = &mut place[..tau.len()];
-                    for (i, (s, t)) in selected.iter_mut().zip(*tau).enumerate() {
-                        *s = if kept(start, i) { *t } else { 0.0 };
-                    }
-                    dot(selected, selected)
-                })
-                .collect::<Vec<f64>>()
+            variances.select(cut, start, chunks, scratch);
+            let len = chunks[variances.base].len();
+            let taus = scratch.chunks(CHUNK).take(models).map(|tau| &tau[..len]);
+            taus.map(|tau| dot(tau, tau)).collect::<Vec<f64>>()
         },
     );
-    let mut mean_squares = vec![0.0; models.len()];
+    let mut mean_squares = vec![0.0; models];
     for part in energies {
         for (m, p) in mean_squares.iter_mut().zip(part) {
-            *m += p / n;
+            *m += p / entries;
         }
     }
     let total: f64 = mean_squares.iter().sum();
-    let uniform = 1.0 / models.len() as f64;
+    let uniform = 1.0 / models as f64;
     mean_squares
         .iter()
         .map(|m| if total < 1e-6 { uniform } else { m / total } as f32)
@@ -137,6 +178,79 @@ mod tests {
         // Variances 1, 0, 2.25, 0: two vary, half of them is the third position; mean squares 1/4 and 4/4.
         assert_eq!(sce(0.5), [0.0, 0.0, 2.0, 0.0]);
         assert_eq!(sce(0.1), [0.0; 4]);
+    }
+
+    /// The definition, as it stands in the paper: sort by variance, entry by entry.
+    fn by_sorting(base: &[f32], models: &[&[f32]], select_topk: f64) -> Vec<f32> {
+        let n = models.len() as f64;
+        let taus: Vec<Vec<f32>> = models
+            .iter()
+            .map(|m| m.iter().zip(base).map(|(x, b)| x - b).collect())
+            .collect();
+        let variance = |i: usize| {
+            let mean = taus.iter().map(|t| f64::from(t[i])).sum::<f64>() / n;
+            (taus.iter().map(|t| (f64::from(t[i]) - mean).powi(2)).sum::<f64>() / n) as f32
+        };
+        let mut order: Vec<(f32, usize)> = (0..base.len()).map(|i| (variance(i), i)).collect();
+        let nonzero = order.iter().filter(|(v, _)| *v != 0.0).count();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let kept: Vec<usize> = order[..(select_topk * nonzero as f64) as usize]
+            .iter()
+            .map(|p| p.1)
+            .collect();
+        let energy = |tau: &Vec<f32>| kept.iter().map(|i| f64::from(tau[*i]).powi(2)).sum::<f64>();
+        let energies: Vec<f64> = taus.iter().map(energy).collect();
+        let total: f64 = energies.iter().sum();
+        let mut out = base.to_vec();
+        for i in kept.iter().copied() {
+            let elected: f32 = taus.iter().map(|t| t[i]).sum();
+            let (mut sum, mut divisor) = (0.0, 0.0);
+            for (tau, energy) in taus.iter().zip(&energies) {
+                if tau[i] != 0.0 && (tau[i] > 0.0) == (elected >= 0.0) {
+                    let weight = energy / total;
+                    sum += f64::from(tau[i]) * weight;
+                    divisor += weight;
+                }
+            }
+            out[i] = (f64::from(base[i]) + sum / divisor.max(1e-6)) as f32;
+        }
+        out
+    }
+
+    /// The selection held 24 bytes for each entry of a tensor, and sorted. Sampled or not, with ties, with positions that
+    /// do not vary and with a sample that is wrong, the selection is the same.
+    #[test]
+    fn selecting_is_sorting() {
+        let noise = |i: usize, salt: u32| {
+            let mixed = (i as u32 ^ salt).wrapping_mul(2_654_435_761);
+            (mixed ^ mixed >> 13).wrapping_mul(2_246_822_519) as f32 / 2e9 - 1.0
+        };
+        let smooth = |i, salt| noise(i, salt);
+        let coarse = |i, salt| (noise(i, salt) * 4.0).round() / 4.0;
+        let sparse = |i: usize, salt| if i % 3 == 0 { noise(i, salt) } else { 0.0 };
+        let odd = |i: usize, salt| if i < 90_000 { 1e-3 * noise(i, 7) } else { noise(i, salt) };
+        for (name, of) in [
+            ("smooth", &smooth as &dyn Fn(usize, u32) -> f32),
+            ("coarse", &coarse),
+            ("sparse", &sparse),
+            ("odd", &odd),
+        ] {
+            for len in [301, 130_003] {
+                let base: Vec<f32> = (0..len).map(|i| noise(i, 99)).collect();
+                let model = |salt| (0..len).map(|i| base[i] + of(i, salt)).collect::<Vec<f32>>();
+                let (a, b, c) = (model(1), model(2), model(3));
+                for k in [1e-5, 0.1, 0.4, 0.99] {
+                    let out = run(&[&a, &base, &b, &c], Some(1), |p, out| merge(p, k, out)).unwrap();
+                    let expected = by_sorting(&base, &[&a, &b, &c], k);
+                    let wrong = (0..len).find(|i| (out[*i] - expected[*i]).abs() > 1e-5);
+                    assert_eq!(
+                        wrong.map(|i| (i, out[i], expected[i])),
+                        None,
+                        "{name}, {len} entries, {k}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
     operation::{Operation, Site, SourceSite},
     vocabulary::{self, Alignment, Side},
 };
-use crate::recipe::{BaseRule, Body, DType, Method, MethodInfo, ParamValue, Parameters, Stage};
+use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamValue, Parameters, Stage};
 
 /// How one output tensor is made.
 #[derive(Clone, Debug)]
@@ -62,6 +62,8 @@ struct Slice<'a> {
     base: Option<usize>,
     scopes: Vec<&'a Parameters>,
     layers: usize,
+    /// Of a module that one model lends as it is.
+    copied: bool,
 }
 
 struct SliceSource<'a> {
@@ -75,7 +77,10 @@ struct Builder<'a> {
     method: &'static MethodInfo,
     source: &'a dyn TensorSource,
     anatomies: HashMap<&'a str, Anatomy>,
+    /// Those of the layers; then those of the modules beside the language model, without layers.
     slices: Vec<Slice<'a>>,
+    /// How many slices have layers.
+    stacked: usize,
     child: Option<Arc<Vocabulary>>,
     added: Vec<(String, u32)>,
     warnings: Vec<String>,
@@ -107,7 +112,13 @@ impl<'a> Builder<'a> {
             anatomies.insert(model, anatomy);
         }
         let method = stage.merge_method.info();
-        let slices = slices(stage, method, &anatomies)?;
+        let mut slices = slices(stage, method, &anatomies)?;
+        let stacked = slices.len();
+        if !stage.modules.is_empty() {
+            for name in MODULES {
+                slices.push(module(stage, name, method)?);
+            }
+        }
         if matches!(stage.body, Body::Slices(_)) {
             refuse_two_stacks(&anatomies, source)?;
         }
@@ -117,6 +128,7 @@ impl<'a> Builder<'a> {
             source,
             anatomies,
             slices,
+            stacked,
             child: None,
             added: Vec::new(),
             warnings,
@@ -131,14 +143,20 @@ impl<'a> Builder<'a> {
         let swap = self.zones()?;
         self.outer(0, &[Part::Embeddings], swap)?;
         let mut child_layer = 0;
-        for slice in 0..self.slices.len() {
+        for slice in 0..self.stacked {
             for layer in 0..self.slices[slice].layers {
                 self.layer(slice, layer, child_layer, swap)?;
                 child_layer += 1;
             }
         }
-        let last = self.slices.len() - 1;
-        self.outer(last, &[Part::Layer(0), Part::Norm, Part::Head], swap)?;
+        self.outer(self.stacked - 1, &[Part::Layer(0), Part::Norm, Part::Head], swap)?;
+        for module in self.stacked..self.slices.len() {
+            self.outer(
+                module,
+                &[Part::Embeddings, Part::Layer(0), Part::Norm, Part::Head],
+                None,
+            )?;
+        }
         self.warn_of_idle_filters();
         let config = self.config()?;
         Ok(Layout {
@@ -197,6 +215,13 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Which slice merges a tensor outside of the layers, if it is a module's.
+    fn module_of(&self, name: &str) -> Option<usize> {
+        let module = anatomy::module_of(name).filter(|_| self.stacked < self.slices.len())?;
+        let place = MODULES.iter().position(|name| *name == module)?;
+        Some(self.stacked + place)
+    }
+
     /// The tensors outside of the stack of layers that stand in `parts`, by the models of one slice.
     fn outer(&mut self, slice: usize, parts: &[Part], swap: Option<Zones>) -> Result<(), Error> {
         let mut names: BTreeSet<(Part, String)> = BTreeSet::new();
@@ -211,7 +236,11 @@ impl<'a> Builder<'a> {
                     }
                     None => anatomy::outer_part(name),
                 };
-                if parts.contains(&part) {
+                let module = self.module_of(name);
+                if parts.contains(&part)
+                    && module.unwrap_or(slice) == slice
+                    && (slice < self.stacked || module.is_some())
+                {
                     names.insert((part, name.clone()));
                 }
             }
@@ -283,6 +312,7 @@ impl<'a> Builder<'a> {
         let base = slice.base.filter(|_| chosen.len() == slice.sources.len());
         let operation = match request.share {
             Some(share) => swap_operation(share),
+            None if slice.copied => Operation::COPY,
             None => self.operation(&request, &inputs, &shape)?,
         };
         operation.check().map_err(|refusal| Error::Refused {
@@ -605,12 +635,21 @@ impl<'a> Builder<'a> {
         // Where a config leaves it out, it goes by the family, and in most of them means yes.
         let is_inner = config.is_some_and(|c| c.get("text_config").is_some());
         match self.outputs.iter().any(|o| anatomy::is_head(&o.name)) {
-            true => (says == Some(true) || says.is_none() && !is_inner).then_some(false),
+            // An outer config that leaves it out means yes in some families.
+            true => (says != Some(false) && (says.is_some() || !is_inner || self.is_wrapper(donor))).then_some(false),
             false => {
                 let donor_has_head = self.anatomies[donor].outer.iter().any(|n| anatomy::is_head(n));
                 (donor_has_head && says != Some(true)).then_some(true)
             }
         }
+    }
+
+    /// Whether a model has a language model beside other senses.
+    fn is_wrapper(&self, model: &str) -> bool {
+        self.anatomies[model]
+            .outer
+            .iter()
+            .any(|name| anatomy::module_of(name).is_some())
     }
 
     fn warn_of_idle_filters(&mut self) {
@@ -748,6 +787,48 @@ fn side_by_side<'a>(
         sources,
         scopes: vec![&stage.parameters],
         layers,
+        copied: false,
+    })
+}
+
+/// A module beside the language model: by the models that the recipe names for it, or as the donor has it.
+fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice<'a>, Error> {
+    let source = |model: &'a str, parameters| SliceSource {
+        model,
+        start: 0,
+        parameters,
+    };
+    let Some(module) = stage.modules.get(name) else {
+        return Ok(Slice {
+            sources: vec![source(stage.donor(), None)],
+            base: None,
+            scopes: Vec::new(),
+            layers: 0,
+            copied: true,
+        });
+    };
+    let named = module.models.iter().map(|m| source(&m.model, Some(&m.parameters)));
+    let mut sources: Vec<SliceSource<'a>> = named.collect();
+    let base = stage.base_model.as_deref();
+    if let Some(base) = base.filter(|base| method.adds_base() && sources.iter().all(|s| s.model != *base)) {
+        sources.push(source(base, None));
+    }
+    let models: Vec<&str> = sources.iter().map(|s| s.model).collect();
+    let checked = method.check_inputs(&models, base);
+    let is_alone = module.models.len() == 1 && (checked.is_err() || models == [base.unwrap_or_default()]);
+    if is_alone {
+        sources.truncate(1);
+    } else {
+        checked.map_err(|message| Error::Models {
+            message: format!("{name}: {message}"),
+        })?;
+    }
+    Ok(Slice {
+        base: base.and_then(|b| sources.iter().position(|s| s.model == b)),
+        sources,
+        scopes: vec![&module.parameters],
+        layers: 0,
+        copied: is_alone,
     })
 }
 
@@ -790,5 +871,6 @@ fn stacked<'a>(
         sources,
         scopes: vec![&slice.parameters, &stage.parameters],
         layers: length.unwrap_or(0),
+        copied: false,
     })
 }

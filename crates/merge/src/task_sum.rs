@@ -84,6 +84,8 @@ pub(crate) enum Keep {
         key: Key,
         threshold: u64,
     },
+    /// A bit for each entry, set where it stays.
+    Marked(Vec<u64>),
     /// One factor for each entry: 0, or what it is multiplied with.
     Factors(Vec<f32>),
 }
@@ -100,6 +102,14 @@ impl Keep {
                 outer.keep(start, chunk);
             }
             Keep::Random { key, threshold } => dare::mask(*key, *threshold, start, chunk),
+            Keep::Marked(marks) => {
+                // Chunks begin at a multiple of a word's bits.
+                for (word, d) in marks[start / 64..].iter().zip(chunk.chunks_mut(64)) {
+                    for (place, d) in d.iter_mut().enumerate() {
+                        *d = if word >> place & 1 == 1 { *d } else { 0.0 };
+                    }
+                }
+            }
             Keep::Factors(factors) => {
                 for (d, f) in chunk.iter_mut().zip(&factors[start..]) {
                     *d *= f;
@@ -376,7 +386,7 @@ fn keep(parents: &Parents<'_>, k: usize, term: &Term, rescale: Rescale) -> Resul
         Trim::Ranked { density, epsilon, key } => della::keep(
             parents,
             k,
-            della::Ranked {
+            &della::Ranked {
                 density,
                 epsilon,
                 key: Key(key),

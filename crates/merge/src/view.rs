@@ -164,6 +164,19 @@ impl<'a> Inputs<'a> {
         self.with_chunk(start, len, &mut self.buffers(), f)
     }
 
+    /// Calls `f` with the `len` elements from each of `starts` on, one after the other.
+    pub(crate) fn pick(
+        &self,
+        starts: impl Iterator<Item = usize>,
+        len: usize,
+        mut f: impl FnMut(&[&[f32]], &mut Vec<f32>),
+    ) {
+        let mut buffers = self.buffers();
+        for start in starts {
+            self.with_chunk(start, len, &mut buffers, &mut f);
+        }
+    }
+
     /// What `f` makes of each chunk, in order. `f` gets the first element's index, the chunks and scratch memory.
     pub(crate) fn each<R: Send>(&self, f: impl Fn(usize, &[&[f32]], &mut Vec<f32>) -> R + Sync) -> Vec<R> {
         let runs = self.len.div_ceil(CHUNK * RUN);

@@ -8,6 +8,7 @@
 use std::fmt::Write;
 
 use super::{Wanted, family::Family};
+use crate::space::{Module, modules_of};
 
 /// Parameters times tokens that a second is good for, on the CPU and on a GPU.
 const RATE: [f64; 2] = [1e10, 1e13];
@@ -46,7 +47,8 @@ pub struct Choice {
     pub speaks: bool,
     evals: u64,
     groups: usize,
-    modules: bool,
+    /// Those that are told apart; none: a weight holds for all.
+    modules: Vec<Module>,
     learns: bool,
 }
 
@@ -67,9 +69,13 @@ impl Choice {
         } else {
             (evals / EVALS_PER_GENE).clamp(2, 60) as usize
         };
-        let genes = |(groups, modules): (usize, bool)| experts * groups * if modules { 3 } else { 1 };
+        let mut told_apart = modules_of(&family.tensors());
+        let genes = |(groups, modules): (usize, bool)| experts * groups * if modules { told_apart.len() } else { 1 };
         let fits = |grain: &(usize, bool)| grain.0 <= layers && genes(*grain) <= most_genes;
         let (groups, modules) = GRAINS.into_iter().find(fits).unwrap_or((1, false));
+        if !modules {
+            told_apart.clear();
+        }
         let (tokenizer, tokenizer_reason, speaks) = tokenizer(family);
         Self {
             tokenizer,
@@ -78,13 +84,13 @@ impl Choice {
             speaks,
             evals,
             groups,
-            modules,
+            modules: told_apart,
             learns,
         }
     }
 
     fn genes(&self, family: &Family) -> usize {
-        family.experts.len() * self.groups * if self.modules { 3 } else { 1 }
+        family.experts.len() * self.groups * self.modules.len().max(1)
     }
 
     pub fn reasons(&self, family: &Family) -> Vec<(&'static str, String)> {
@@ -97,10 +103,10 @@ impl Choice {
             None => "the weighted mean of the models (linear), the one method that needs no base and can be learned",
         };
         reasons.push(("space", what.into()));
-        let modules = if self.modules {
-            ", attention, MLPs and the rest apart"
-        } else {
-            ""
+        let modules = match &self.modules[..] {
+            [] => "",
+            modules if modules.contains(&Module::Experts) => ", attention, routers, experts and the rest apart",
+            _ => ", attention, MLPs and the rest apart",
         };
         let groups = if self.groups == 1 {
             "for all layers".into()
@@ -149,8 +155,13 @@ impl Choice {
             self.groups,
             family.layers()
         );
-        if self.modules {
-            out += "  modules: [attn, mlp, other] # other: embeddings, norms, head\n";
+        if !self.modules.is_empty() {
+            let names: Vec<&str> = self.modules.iter().map(|module| module.name()).collect();
+            let _ = writeln!(
+                out,
+                "  modules: [{}] # other: embeddings, norms, head",
+                names.join(", ")
+            );
         }
         let _ = writeln!(
             out,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{Error, Wanted};
 use crate::{
     checkpoint::{self, Checkpoint, HubOptions},
+    merge::layer_count,
     model::Tokenizer,
     models::{beside, tokenizer_files, without_prefix},
 };
@@ -95,8 +96,15 @@ impl Family {
     }
 
     pub fn layers(&self) -> usize {
-        let layers = |parent: &Parent| parent.checkpoint.config().get("num_hidden_layers")?.as_u64();
-        self.parents().find_map(layers).unwrap_or(1) as usize
+        let layers = |parent: &Parent| layer_count(parent.checkpoint.config());
+        self.parents().find_map(layers).unwrap_or(1)
+    }
+
+    /// What the models' tensors are called.
+    pub fn tensors(&self) -> Vec<String> {
+        let first = self.parents().next();
+        let tensors = first.into_iter().flat_map(|parent| parent.checkpoint.tensors());
+        tensors.map(|(name, _)| name.to_string()).collect()
     }
 
     pub fn reasons(&self) -> Vec<(&'static str, String)> {

@@ -33,6 +33,10 @@ pub struct Stage {
     pub base_model: Option<String>,
     #[serde(flatten)]
     pub body: Body,
+    /// What stands beside a language model in a checkpoint with other senses and is not merged as `body` says, by mergekit's
+    /// words for it ([`MODULES`]); a module that is missing here comes from the donor. Empty: all is merged as `body` says.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub modules: BTreeMap<String, Module>,
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
     /// Dtype of the result unless `out_dtype` says otherwise; arithmetic is f32 whatever it says.
@@ -99,6 +103,19 @@ pub enum TokenSource {
 pub enum Body {
     Models(Vec<Source>),
     Slices(Vec<Slice>),
+}
+
+/// The modules of a model with other senses besides its `text_decoder`, in mergekit's words.
+pub const MODULES: [&str; 2] = ["vision_tower", "multi_modal_projector"];
+
+/// A module of a model, by whole models side by side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Module {
+    /// One model alone lends its own as it is, where the method needs more than one.
+    pub models: Vec<Source>,
+    /// All that hold in the module, those of the whole recipe among them.
+    #[serde(skip_serializing_if = "Parameters::is_empty", default)]
+    pub parameters: Parameters,
 }
 
 /// Consecutive output layers that come from the same layer ranges of their sources.
@@ -243,6 +260,8 @@ impl Recipe {
                     }
                 }
             }
+            let modules = stage.modules.values_mut().flat_map(|module| &mut module.models);
+            modules.for_each(|s| change(&mut s.model));
             let keyword = |source: &&mut String| !matches!(source.as_str(), "union" | "base");
             stage.tokenizer_source.iter_mut().filter(keyword).for_each(change);
             if let Some(tokenizer) = &mut stage.tokenizer {
@@ -282,6 +301,8 @@ impl Stage {
                 }
             }
         }
+        let in_modules = self.modules.values().flat_map(|module| &module.models);
+        words.extend(in_modules.map(|m| m.model.as_str()));
         let source = self.tokenizer_source.as_deref();
         let tokenizer = self.tokenizer.as_ref().map(|t| t.source.as_str());
         words.extend(source.or(tokenizer).filter(|s| !matches!(*s, "union" | "base")));

@@ -1,14 +1,14 @@
 //! mergekit YAML → [`Recipe`]: strict, with file, line and the nearest valid word in every error.
 //!
-//! Reads `models | slices | modules` (one module), parameters with filter lists and gradients, tokenizer settings, and
+//! Reads `models | slices | modules`, parameters with filter lists and gradients, tokenizer settings, and
 //! several documents as stages. A parameter that another method has is reported and dropped, as mergekit drops it in
 //! silence; a parameter that no method has is an error.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Body, DType, Error, Filtered, Kind as ParameterKind, Method, MethodInfo, ParamValue, ParameterInfo, Parameters,
-    Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
+    Body, DType, Error, Filtered, Kind as ParameterKind, MODULES, Method, MethodInfo, Module, ParamValue,
+    ParameterInfo, Parameters, Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
 };
 use crate::yaml::{self, Kind, Map, Node, Value};
 
@@ -40,19 +40,17 @@ fn stage(document: &Node) -> Result<Stage, yaml::Error> {
     let method = &methods()[method_node.one_of(&names)?];
     let base_model = map.optional("base_model").map(model).transpose()?;
     let tokenizer_node = map.optional("tokenizer");
-    let (body, mut parameters) = body(&map, method)?;
-    for (key, value) in parameters_of(&map, method)? {
-        // A module's parameters stand before the recipe's; with one module they can share one scope.
-        parameters
-            .entry(key)
-            .and_modify(|inner| *inner = or_else(inner.clone(), value.clone()))
-            .or_insert(value);
-    }
+    let Content {
+        body,
+        parameters,
+        modules,
+    } = content(&map, method)?;
     let stage = Stage {
         name,
         merge_method: method.method,
         base_model,
         body,
+        modules,
         parameters,
         dtype: dtype(&map, "dtype")?,
         out_dtype: dtype(&map, "out_dtype")?,
@@ -92,7 +90,17 @@ fn or_else(inner: ParamValue, outer: ParamValue) -> ParamValue {
     ParamValue::Filtered(entries)
 }
 
-fn body(map: &Map<'_>, method: &MethodInfo) -> Result<(Body, Parameters), yaml::Error> {
+/// What a recipe is made of, and by which parameters.
+struct Content {
+    body: Body,
+    parameters: Parameters,
+    modules: BTreeMap<String, Module>,
+}
+
+/// What mergekit calls the language model of a model with other senses.
+const TEXT: &str = "text_decoder";
+
+fn content(map: &Map<'_>, method: &MethodInfo) -> Result<Content, yaml::Error> {
     let given: Vec<&Node> = ["models", "slices", "modules"]
         .iter()
         .filter_map(|key| map.optional(key))
@@ -101,29 +109,82 @@ fn body(map: &Map<'_>, method: &MethodInfo) -> Result<(Body, Parameters), yaml::
         let message = "a recipe has exactly one of 'models', 'slices' and 'modules'";
         return Err(given.last().copied().unwrap_or(map.node()).error(message));
     };
-    if node.path.ends_with("modules") {
-        let modules = node.map()?;
-        let [(_, module)] = modules.entries() else {
-            return Err(node.error("only models with one module are supported; here are several"));
-        };
-        let module = module.map()?;
-        let (body, inner) = body(&module, method)?;
-        debug_assert!(inner.is_empty());
-        let parameters = parameters_of(&module, method)?;
-        module.finish()?;
-        return Ok((body, parameters));
+    let common = parameters_of(map, method)?;
+    if !node.path.ends_with("modules") {
+        return Ok(Content {
+            body: body(node, method)?,
+            parameters: common,
+            modules: BTreeMap::new(),
+        });
     }
+    let entries = node.map()?;
+    let text: &str = match entries.entries() {
+        [(name, _)] => name,
+        several => {
+            let text = several.iter().find(|(name, _)| name == TEXT);
+            let missing = || node.error(format!("of several modules one is the language model, '{TEXT}'"));
+            &text.ok_or_else(missing)?.0
+        }
+    };
+    let (mut of_text, mut modules) = (None, BTreeMap::new());
+    for (name, node) in entries.entries() {
+        let (body, parameters) = module(node, method, &common)?;
+        if name == text {
+            of_text = Some((body, parameters));
+            continue;
+        }
+        let name = match name.as_str() {
+            "vision_model" => MODULES[0],
+            name => name,
+        };
+        if !MODULES.contains(&name) {
+            let known = MODULES.join(", ");
+            return Err(node.error(format!("unknown module '{name}'; known are {TEXT}, {known}")));
+        }
+        let Body::Models(models) = body else {
+            let message = format!("only the layers of '{TEXT}' are stacked; give 'models' here");
+            return Err(node.error(message));
+        };
+        modules.insert(name.to_string(), Module { models, parameters });
+    }
+    let (body, parameters) = of_text.ok_or_else(|| node.error("there is no module here"))?;
+    Ok(Content {
+        body,
+        parameters,
+        modules,
+    })
+}
+
+/// One module, with its parameters before the recipe's.
+fn module(node: &Node, method: &MethodInfo, common: &Parameters) -> Result<(Body, Parameters), yaml::Error> {
+    let map = node.map()?;
+    let given = match (map.optional("models"), map.optional("slices")) {
+        (Some(one), None) | (None, Some(one)) => one,
+        _ => return Err(node.error("a module has exactly one of 'models' and 'slices'")),
+    };
+    let body = body(given, method)?;
+    let mut parameters = parameters_of(&map, method)?;
+    for (key, value) in common {
+        parameters
+            .entry(key.clone())
+            .and_modify(|inner| *inner = or_else(inner.clone(), value.clone()))
+            .or_insert_with(|| value.clone());
+    }
+    map.finish()?;
+    Ok((body, parameters))
+}
+
+fn body(node: &Node, method: &MethodInfo) -> Result<Body, yaml::Error> {
     let items = node.list()?;
     if items.is_empty() {
         return Err(node.error("the list is empty"));
     }
-    let body = if node.path.ends_with("models") {
+    Ok(if node.path.ends_with("models") {
         let sources = items.iter().map(|n| source(n, method, false));
         Body::Models(sources.collect::<Result<_, _>>()?)
     } else {
         Body::Slices(items.iter().map(|n| slice(n, method)).collect::<Result<_, _>>()?)
-    };
-    Ok((body, Parameters::new()))
+    })
 }
 
 fn slice(node: &Node, method: &MethodInfo) -> Result<Slice, yaml::Error> {
@@ -578,6 +639,47 @@ mod tests {
         };
         assert_eq!(filters.len(), 2);
         assert_eq!(*filters[1].value, ParamValue::Number(0.5));
+    }
+
+    /// mergekit's form for models that also see was refused, though it was read where there is one module.
+    #[test]
+    fn modules_of_a_model_that_sees() {
+        let text = "merge_method: task_arithmetic\nbase_model: b\nparameters: {weight: 0.5}\nmodules:\n\
+            \u{20} text_decoder:\n    slices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]}]\n\
+            \u{20}   parameters: {lambda: 2}\n\
+            \u{20} vision_model: {models: [{model: v}], parameters: {weight: [{filter: x, value: 1}]}}\n";
+        let recipe = read(text).unwrap();
+        let stage = recipe.result();
+        assert!(matches!(stage.body, Body::Slices(_)));
+        assert_eq!(stage.parameters["lambda"], ParamValue::Number(2.0));
+        // The tower has what holds for all, and not what holds for the language model.
+        let tower = &stage.modules["vision_tower"];
+        assert!(!tower.parameters.contains_key("lambda") && tower.models[0].model == "v");
+        let ParamValue::Filtered(filters) = &tower.parameters["weight"] else {
+            panic!("filters expected")
+        };
+        assert_eq!(*filters[1].value, ParamValue::Number(0.5));
+        assert_eq!(recipe.models(), ["b", "a", "v"]);
+        assert_eq!(recipe.with_models(|m| format!("x/{m}")).models(), ["x/b", "x/a", "x/v"]);
+        let written = super::super::write::to_yaml(&recipe);
+        assert_eq!(read(&written).unwrap(), recipe, "{written}");
+        for (modules, words) in [
+            (
+                "{vision_tower: {models: [{model: a}]}, ear: {models: [{model: a}]}}",
+                "text_decoder",
+            ),
+            (
+                "{text_decoder: {models: [{model: a}]}, ear: {models: [{model: a}]}}",
+                "unknown module 'ear'",
+            ),
+            (
+                "{text_decoder: {models: [{model: a}]}, vision_tower: {slices: [{sources: [{model: a, layer_range: [0, 1]}]}]}}",
+                "give 'models' here",
+            ),
+            ("{text_decoder: {parameters: {}}}", "exactly one of"),
+        ] {
+            fails(&format!("merge_method: passthrough\nmodules: {modules}\n"), &[words]);
+        }
     }
 
     /// What mergekit takes since 0.1.5, and recipes have: a filter that stands alone, steps of switches and words, numbers in

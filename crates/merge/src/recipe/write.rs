@@ -24,28 +24,22 @@ fn stage(stage: &Stage) -> String {
     if let Some(base) = &stage.base_model {
         line(&mut out, 0, "base_model", &word(base));
     }
-    match &stage.body {
-        Body::Models(models) => {
-            out.push_str("models:\n");
-            for model in models {
-                source(&mut out, 0, model, method);
-            }
-        }
-        Body::Slices(slices) => {
-            out.push_str("slices:\n");
-            for slice in slices {
-                out.push_str("- sources:\n");
-                for model in &slice.sources {
-                    source(&mut out, 2, model, method);
-                }
-                if let Some(base) = &slice.base_model {
-                    line(&mut out, 2, "base_model", &word(base));
-                }
-                parameters(&mut out, 2, &slice.parameters, method);
-            }
+    if stage.modules.is_empty() {
+        body(&mut out, 0, &stage.body, method);
+        parameters(&mut out, 0, &stage.parameters, method);
+    } else {
+        out.push_str("modules:\n  text_decoder:\n");
+        body(&mut out, 4, &stage.body, method);
+        parameters(&mut out, 4, &stage.parameters, method);
+        for (name, module) in &stage.modules {
+            let _ = writeln!(out, "  {name}:\n    models:");
+            module
+                .models
+                .iter()
+                .for_each(|model| source(&mut out, 4, model, method));
+            parameters(&mut out, 4, &module.parameters, method);
         }
     }
-    parameters(&mut out, 0, &stage.parameters, method);
     for (key, value) in [("dtype", stage.dtype), ("out_dtype", stage.out_dtype)] {
         if let Some(dtype) = value {
             line(&mut out, 0, key, dtype.name());
@@ -66,6 +60,29 @@ fn stage(stage: &Stage) -> String {
         line(&mut out, 0, "seed", &seed.to_string());
     }
     out
+}
+
+fn body(out: &mut String, indent: usize, body: &Body, method: &MethodInfo) {
+    let pad = " ".repeat(indent);
+    match body {
+        Body::Models(models) => {
+            let _ = writeln!(out, "{pad}models:");
+            models.iter().for_each(|model| source(out, indent, model, method));
+        }
+        Body::Slices(slices) => {
+            let _ = writeln!(out, "{pad}slices:");
+            for slice in slices {
+                let _ = writeln!(out, "{pad}- sources:");
+                for model in &slice.sources {
+                    source(out, indent + 2, model, method);
+                }
+                if let Some(base) = &slice.base_model {
+                    line(out, indent + 2, "base_model", &word(base));
+                }
+                parameters(out, indent + 2, &slice.parameters, method);
+            }
+        }
+    }
 }
 
 /// What a reader of the file has to know before mergekit gets it.

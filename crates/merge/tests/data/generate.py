@@ -53,6 +53,26 @@ CASES = {
     "frankenmerge": dict(merge_method="passthrough", **F32, slices=[
         dict(sources=[dict(W("a"), layer_range=[0, 2])]),
         dict(sources=[dict(W("b", scale=[dict(filter="o_proj", value=0.5), dict(filter="down_proj", value=0.5), dict(value=1.0)]), layer_range=[1, 3])])]),
+    # No dtype: mergekit promotes each tensor's inputs.
+    "native_linear": dict(merge_method="linear", models=[W("a16", weight=0.3), W("b16", weight=0.5)]),
+    "native_slerp": dict(merge_method="slerp", base_model="a16", models=[W("a16"), W("b16")], parameters=dict(t=0.3)),
+    "mixed_linear": dict(merge_method="linear", models=[W("a16", weight=0.3), W("b", weight=0.5)]),
+    "mixed_linear_sixteen": dict(merge_method="linear", models=[W("a16", weight=0.3), W("b_f16", weight=0.5)]),
+    "mixed_slerp": dict(merge_method="slerp", base_model="a16", models=[W("a16"), W("b_f16")], parameters=dict(t=0.3)),
+    "mixed_task_arithmetic": dict(merge_method="task_arithmetic", base_model="base16", models=[W("a", weight=0.7), W("b", weight=0.4)]),
+    "mixed_task_arithmetic_base_f32": dict(merge_method="task_arithmetic", base_model="base", models=[W("a16", weight=0.7), W("b_f16", weight=0.4)]),
+    "mixed_ties": dict(merge_method="ties", base_model="base16", models=[W("a", weight=0.7, density=0.5), W("b", weight=0.6, density=0.8)]),
+    "mixed_passthrough": dict(merge_method="passthrough", slices=[
+        dict(sources=[dict(W("a16"), layer_range=[0, 2])]), dict(sources=[dict(W("b"), layer_range=[2, 3])])]),
+    "mixed_out_f16": dict(merge_method="linear", out_dtype="float16", models=[W("a16", weight=0.3), W("b", weight=0.5)]),
+    # Models that also see, in mergekit's words for their parts.
+    "modules": dict(merge_method="task_arithmetic", dtype="float32", base_model="see", parameters=dict(weight=0.5), modules=dict(
+        text_decoder=dict(models=[W("see_a", weight=[dict(filter="mlp", value=0.3), dict(value=0.8)]), W("see_b")], parameters={"lambda": 1.2}),
+        vision_tower=dict(models=[W("see")]), multi_modal_projector=dict(models=[W("see_b", weight=0.25)]))),
+    "modules_stacked": dict(merge_method="passthrough", dtype="float32", modules=dict(
+        text_decoder=dict(slices=[dict(sources=[dict(W("see_a"), layer_range=[0, 2])]), dict(sources=[dict(W("see_b"), layer_range=[1, 2])])]),
+        vision_tower=dict(models=[W("see_b")]), multi_modal_projector=dict(models=[W("see_a")]))),
+    "modules_all_alike": dict(merge_method="linear", dtype="float32", models=[W("see_a", weight=0.4), W("see_b", weight=0.6)]),
     "tied_and_untied": dict(merge_method="linear", **F32, models=[W("a", weight=0.3), W("tied", weight=0.5)]),
     "tied_only": dict(merge_method="linear", **F32, models=[W("tied", weight=1.0)]),
     "tokens_union": dict(merge_method="linear", **F32, base_model="a", tokenizer_source="union", models=[W("a", weight=1), W("x", weight=2), W("y", weight=1)]),
@@ -93,11 +113,16 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--out", default=os.path.dirname(os.path.abspath(__file__)))
     ap.add_argument("--seed", type=int, default=5)
+    ap.add_argument("--cases", nargs="*", help="make these only, of the models that are there")
     args = ap.parse_args()
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
     out = os.path.abspath(args.out)
+    if args.cases:
+        if any(case.startswith("modules") for case in args.cases): seeing(out)
+        again(out)
+        return merge({name: CASES[name] for name in args.cases}, out, run_merge, MergeConfiguration, MergeOptions)
     for d in ["models", "cases"]: shutil.rmtree(f"{out}/{d}", ignore_errors=True)
     torch.manual_seed(args.seed)
     words = [f"w{i}" for i in range(32)]
@@ -114,15 +139,57 @@ def main():
     save(out, "x", neighbour(base, build(28)), [f"w{i}" for i in range(20, -1, -1)] + [f"x{i}" for i in range(7)], False)
     save(out, "y", neighbour(base, build(34)), [f"w{i}" for i in range(5, 25)] + [f"x{i}" for i in range(4)] + [f"y{i}" for i in range(10)], False)
 
+    again(out)
+    seeing(out)
+    merge(CASES, out, run_merge, MergeConfiguration, MergeOptions)
+    for d in os.listdir(f"{out}/models"):
+        if not os.path.exists(f"{out}/models/{d}/tokenizer.json"): continue
+        # The tests need no tokenizer, only the order of tokens.
+        vocab = json.load(open(f"{out}/models/{d}/tokenizer.json"))["model"]["vocab"]
+        json.dump(vocab, open(f"{out}/models/{d}/vocab.json", "w"))
+        for f in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"]:
+            if os.path.exists(f"{out}/models/{d}/{f}"): os.remove(f"{out}/models/{d}/{f}")
+
+
+
+def again(out):
+    """Models of the same weights in other types."""
+    for name, other, dtype in [("base", "base16", torch.bfloat16), ("b", "b_f16", torch.float16)]:
+        here, there = f"{out}/models/{name}", f"{out}/models/{other}"
+        os.makedirs(there, exist_ok=True)
+        tensors = load_file(f"{here}/model.safetensors")
+        save_file({n: t.to(dtype) for n, t in tensors.items()}, f"{there}/model.safetensors", metadata={"format": "pt"})
+        config = json.load(open(f"{here}/config.json"))
+        json.dump(dict(config, dtype=str(dtype).split(".")[1]), open(f"{there}/config.json", "w"), indent=2)
+        for f in ["tokenizer.json", "vocab.json"]:
+            if os.path.exists(f"{here}/{f}"): shutil.copy(f"{here}/{f}", f"{there}/{f}")
+
+
+def seeing(out):
+    """Three tiny Mistral 3 with a vision tower; tokenizers are not needed."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    torch.manual_seed(8)
+    config = AutoConfig.for_model("mistral3", tie_word_embeddings=False, vision_config=dict(
+        model_type="pixtral", hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=1, image_size=8, patch_size=4),
+        text_config=dict(model_type="mistral", vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+                         num_key_value_heads=1, max_position_embeddings=64))
+    for name in ["see", "see_a", "see_b"]:
+        model = AutoModelForImageTextToText.from_config(config)
+        for p in model.parameters(): p.data += 0.05 * torch.randn_like(p)
+        model.save_pretrained(f"{out}/models/{name}")
+        if os.path.exists(f"{out}/models/{name}/generation_config.json"): os.remove(f"{out}/models/{name}/generation_config.json")
+
+
+def merge(cases, out, run_merge, MergeConfiguration, MergeOptions):
     where = lambda m: f"{out}/models/{m}"
     def resolve(node, to):
         if isinstance(node, dict):
             return {k: to(v) if k in ("model", "base_model") or (k in ("tokenizer_source", "source") and v not in ("base", "union")) and isinstance(v, str) else resolve(v, to) for k, v in node.items()}
         return [resolve(v, to) for v in node] if isinstance(node, list) else node
 
-    for name, case in CASES.items():
+    for name, case in cases.items():
         d, tmp = f"{out}/cases/{name}", f"{out}/tmp"
-        os.makedirs(d)
+        shutil.rmtree(d, ignore_errors=True); os.makedirs(d)
         run_merge(MergeConfiguration.model_validate(resolve(case, where)), tmp,
                   MergeOptions(copy_tokenizer=False, lazy_unpickle=False, write_model_card=False))
         shutil.copy(f"{tmp}/config.json", f"{d}/config.json")
@@ -133,12 +200,6 @@ def main():
         yaml.safe_dump(resolve(case, lambda m: f"models/{m}"), open(f"{d}/recipe.yaml", "w"), sort_keys=False)
         shutil.rmtree(tmp)
         print("ok", name)
-    for d in os.listdir(f"{out}/models"):
-        # The tests need no tokenizer, only the order of tokens.
-        vocab = json.load(open(f"{out}/models/{d}/tokenizer.json"))["model"]["vocab"]
-        json.dump(vocab, open(f"{out}/models/{d}/vocab.json", "w"))
-        for f in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"]:
-            if os.path.exists(f"{out}/models/{d}/{f}"): os.remove(f"{out}/models/{d}/{f}")
 
 
 main()
