@@ -148,7 +148,7 @@ pub fn verdict(run: &Run, reading: &TestReading) -> Verdict {
         false => ", but ",
     };
     let clauses: Vec<String> = rivals.iter().map(|rival| rival.clause(unit)).collect();
-    let scores: Vec<String> = rivals.iter().map(|rival| unit.score(&rival.score.score)).collect();
+    let scores: Vec<String> = rivals.iter().map(|rival| unit.full_score(&rival.score.score)).collect();
     let corrected = match rivals.len() {
         1 => "",
         _ => ", merges after Holm's correction",
@@ -163,7 +163,7 @@ pub fn verdict(run: &Run, reading: &TestReading) -> Verdict {
             "{} {}, on {asked}: {} against {} (± is one standard error; {}{corrected})",
             who(run, &child.id),
             clauses.join(joint),
-            unit.score(&child.score),
+            unit.full_score(&child.score),
             scores.join(" and "),
             test_name(&reading.test)
         ),
@@ -218,8 +218,8 @@ pub fn explained(run: &Run) -> Option<String> {
             " {} scored {} on the selection questions to its {}; that is no more than luck gives the best of {}, and luck has \
              touched {steady} least.",
             highest.id,
-            unit.value(highest.fresh.value),
-            unit.value(winner.fresh.value),
+            unit.full_value(highest.fresh.value),
+            unit.full_value(winner.fresh.value),
             counted(selection.finalists.len(), "finalist")
         );
     }
@@ -240,7 +240,7 @@ pub fn luck(run: &Run) -> Option<String> {
     let fall = fall(winner);
     let own = format!(
         "Its search score of {} {} on the selection questions",
-        unit.value(winner.search.value),
+        unit.full_value(winner.search.value),
         moved(unit, fall.value)
     );
     let of = |origin: Origin| -> Vec<Score> {
@@ -361,7 +361,7 @@ pub fn forgotten(run: &Run) -> Option<String> {
         told.push(format!(
             "{} {} ({}: {})",
             task_of(task),
-            unit.score(&task.score),
+            unit.full_score(&task.score),
             parent_name(id),
             unit.score(other)
         ));
