@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Error, Session, best::BestFile, limits::Limits, with_influence};
+use super::{Error, Session, best::BestFile, limits::Limits, live::Pulse, with_influence};
 use crate::{
     eval::Split,
     event::{self, Event, Record},
@@ -263,8 +263,10 @@ impl Search<'_> {
     fn begin(mut self, control: &Control, listener: &dyn Fn(&Record)) -> Result<End, Error> {
         let (session, dir) = (self.session, self.dir.clone());
         let best = RefCell::new(BestFile::new(&dir, &session.space));
+        let pulse = RefCell::new(Pulse::new(&dir, &*session.host.since_start));
         let listener = |record: &Record| {
             best.borrow_mut().see(record);
+            pulse.borrow_mut().see(record);
             listener(record);
         };
         let clock = Clock {
