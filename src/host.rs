@@ -127,7 +127,11 @@ fn machine() -> String {
         cores.ok().map(|n| format!("{n} core{}", if n == 1 { "" } else { "s" })),
         memory.map(|kib| format!("{:.0} GiB", kib as f64 / f64::from(1 << 20))),
     ];
-    told.into_iter().flatten().chain(cards.filter_map(card)).collect::<Vec<_>>().join(", ")
+    told.into_iter()
+        .flatten()
+        .chain(cards.filter_map(card))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Who this process is.

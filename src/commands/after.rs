@@ -75,8 +75,12 @@ pub fn tell(args: &TellArgs, dir: &RunDir) {
     // A run that has not begun has said why.
     let Ok(run) = dir.run() else { return };
     let told = [
-        args.on_done.as_ref().map(|command| run_command(command, dir, &run).context("--on-done")),
-        args.webhook.as_ref().map(|url| post(url, dir, &run).context("--webhook")),
+        args.on_done
+            .as_ref()
+            .map(|command| run_command(command, dir, &run).context("--on-done")),
+        args.webhook
+            .as_ref()
+            .map(|url| post(url, dir, &run).context("--webhook")),
         args.notify.then(|| notify(dir, &run).context("--notify")),
     ];
     for failed in told.into_iter().flatten().filter_map(Result::err) {
@@ -119,7 +123,9 @@ fn run_command(command: &str, dir: &RunDir, run: &Run) -> Result<()> {
         match child.try_wait()? {
             Some(status) if status.success() => return Ok(()),
             Some(status) => anyhow::bail!("the command ends with {status}"),
-            None if clock() > LONGEST => anyhow::bail!("the command takes longer than 10 minutes; it is left to itself"),
+            None if clock() > LONGEST => {
+                anyhow::bail!("the command takes longer than 10 minutes; it is left to itself")
+            }
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -116,7 +116,9 @@ impl Searcher {
             Some(code) => Err(Failure::Told(code.clamp(1, 255) as u8)),
             // By a signal: a first Ctrl-C that came before anybody listened.
             None if std::os::unix::process::ExitStatusExt::signal(&status) == Some(2) => Err(Failure::Interrupted),
-            None => Err(Failure::work(anyhow::anyhow!("the search was ended from outside: {status}"))),
+            None => Err(Failure::work(anyhow::anyhow!(
+                "the search was ended from outside: {status}"
+            ))),
         }
     }
 }
@@ -133,7 +135,10 @@ fn show() -> Outcome {
     let name = dir.display().to_string();
     interruptions.is_of(&name);
     let dir = RunDir::open(&dir)?;
-    let exit = guarded("the dashboard", || show_dashboard(&dir, &searcher, &interruptions, &voice)).flatten();
+    let exit = guarded("the dashboard", || {
+        show_dashboard(&dir, &searcher, &interruptions, &voice)
+    })
+    .flatten();
     voice.is_through(None);
     match exit {
         Some(dashboard::Exit::Closed) => {
@@ -210,14 +215,20 @@ fn show_dashboard(
     if let Err(e) = watching.end() {
         say(format_args!("error: {}", super::in_words(&e.into())));
     }
-    shown.inspect_err(|e| tracing::warn!("the dashboard cannot be shown: {e}")).ok()
+    shown
+        .inspect_err(|e| tracing::warn!("the dashboard cannot be shown: {e}"))
+        .ok()
 }
 
 /// The run as lines, to its end.
 fn show_lines(dir: &RunDir) {
-    let Ok(watching) = session::watch(dir, |_| ()) else { return };
+    let Ok(watching) = session::watch(dir, |_| ()) else {
+        return;
+    };
     let mut lines = Lines::of_search(LogFormat::Text);
-    guarded("the log", || watching.records.iter().for_each(|record: Record| lines.show(&record)));
+    guarded("the log", || {
+        watching.records.iter().for_each(|record: Record| lines.show(&record))
+    });
 }
 
 /// What the search said when nobody saw it.

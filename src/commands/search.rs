@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    Failure, Outcome, environment,
+    Failure, Outcome,
     after::{self, Trackers},
+    environment,
     front::{self, Word},
     interruption::{Interruptions, Searching, Voice, guarded},
     newest,
@@ -120,7 +121,11 @@ pub fn resume(args: ResumeArgs) -> Outcome {
     let watch = args.watch.clone();
     let named = newest::named_or_newest(args.run.clone());
     let yes = args.yes;
-    front::run(&watch, || named.map_or(Ok(()), |run| confirm(&run, yes)), || resume_here(args))
+    front::run(
+        &watch,
+        || named.map_or(Ok(()), |run| confirm(&run, yes)),
+        || resume_here(args),
+    )
 }
 
 /// Asks whether a run's program may be started, as far as the run can be read; what is wrong with it is told later.
@@ -166,7 +171,11 @@ fn resume_here(args: ResumeArgs) -> Outcome {
     }
     let post = post(args.nats.as_deref(), &args.server, begun.space())?;
     let session = begun.session(&runtime_options(&args.engine)?, host)?;
-    go(by_workers(session.resume(begun, options)?, post)?, &args.watch, &args.tell)
+    go(
+        by_workers(session.resume(begun, options)?, post)?,
+        &args.watch,
+        &args.tell,
+    )
 }
 
 /// What a journal that was cut says of that.

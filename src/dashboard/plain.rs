@@ -270,7 +270,9 @@ fn examinee_line(before: &Run, answered: &ExamAnswered) -> String {
         Phase::HeldOut => ("held out", " has answered"),
         _ => ("test", " has answered"),
     };
-    let score = answered.score.map(|score| format!(" {}", before.unit().full_score(&score)));
+    let score = answered
+        .score
+        .map(|score| format!(" {}", before.unit().full_score(&score)));
     let tail = score.unwrap_or_else(|| done.into());
     format!("{what} {turn} of {of}: {}{tail}", parent_name(&answered.id))
 }
@@ -286,11 +288,7 @@ fn plan_line(plan: &FinalPlan) -> String {
 
 fn scored_line(before: &Run, candidate: &Candidate) -> String {
     let unit = before.unit();
-    let mut line = format!(
-        "{:<8} {}",
-        candidate.id,
-        unit.full(candidate.fitness, candidate.stderr)
-    );
+    let mut line = format!("{:<8} {}", candidate.id, unit.full(candidate.fitness, candidate.stderr));
     if candidate.n > 1 {
         let _ = write!(line, " (n={})", candidate.n);
     }
@@ -357,11 +355,7 @@ fn without_reading(run: &Run) -> String {
     } else {
         "Best so far"
     };
-    let mut out = format!(
-        "{when}: {} with {}",
-        best.id,
-        unit.full(best.fitness, best.stderr)
-    );
+    let mut out = format!("{when}: {} with {}", best.id, unit.full(best.fitness, best.stderr));
     if let Some(parent) = run.best_parent() {
         let _ = write!(
             out,

@@ -19,7 +19,12 @@ pub struct Axis {
 pub fn axes(run: &Run) -> Vec<Axis> {
     let Some(started) = &run.started else { return Vec::new() };
     // A command's scores are known from what it gave first.
-    let of_command = || run.scored.first().map(|s| s.candidate.tasks.as_slice()).unwrap_or_default();
+    let of_command = || {
+        run.scored
+            .first()
+            .map(|s| s.candidate.tasks.as_slice())
+            .unwrap_or_default()
+    };
     let names: Vec<(&str, &str)> = match started.tasks.as_slice() {
         [] => of_command().iter().map(|t| (&*t.task, &*t.lang)).collect(),
         tasks => tasks.iter().map(|t| (&*t.task, &*t.lang)).collect(),
@@ -48,7 +53,9 @@ impl Axis {
         let tasks = run.started.iter().flat_map(|started| &started.tasks);
         let weights: Vec<_> = tasks.map(|t| (&t.task, &t.lang, t.weight)).collect();
         let weight_of = |of: &TaskScore| {
-            let known = weights.iter().find(|(task, lang, _)| (*task, *lang) == (&of.task, &of.lang));
+            let known = weights
+                .iter()
+                .find(|(task, lang, _)| (*task, *lang) == (&of.task, &of.lang));
             known.map_or(1.0, |known| known.2)
         };
         let value = mean_tokens(&candidate.tasks, weight_of)?;
@@ -101,7 +108,9 @@ mod tests {
         }
         let run = Run::from_records(&records);
         let axes = axes(&run);
-        let [_, _, tokens] = axes.as_slice() else { panic!("{axes:?}") };
+        let [_, _, tokens] = axes.as_slice() else {
+            panic!("{axes:?}")
+        };
         assert!(tokens.less_is_better && tokens.unit == Unit::Tokens);
         // Weights of 1 and ½: (30 + ½ · 60) ÷ 1.5.
         assert_eq!(tokens.score(&run, &run.scored[0].candidate).unwrap().value, 40.0);

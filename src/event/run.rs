@@ -239,7 +239,8 @@ impl Run {
                 self.questions = Some(before.and(compared));
             }
             Event::QuestionTexts(texts) => {
-                self.texts.retain(|known| !known.is_of(&texts.task, &texts.lang, &texts.split));
+                self.texts
+                    .retain(|known| !known.is_of(&texts.task, &texts.lang, &texts.split));
                 self.texts.push(texts.clone());
             }
             Event::PhaseStarted { phase } => {

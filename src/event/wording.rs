@@ -59,7 +59,10 @@ mod tests {
         assert_eq!(shortened(&all), all);
         let passage = format!("Passage: {} So, how many?", "words ".repeat(500));
         let short = shortened(&passage);
-        assert!(short.starts_with("Passage: words") && short.ends_with("So, how many?"), "{short}");
+        assert!(
+            short.starts_with("Passage: words") && short.ends_with("So, how many?"),
+            "{short}"
+        );
         assert!(short.chars().count() <= HEAD + TAIL + 3);
     }
 

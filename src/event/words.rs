@@ -73,7 +73,9 @@ impl Unit {
 
     /// `54.0 ± 3.2 %`: in a sentence, or wherever no heading says the unit.
     pub fn full(self, value: f64, stderr: f64) -> String {
-        format!("{} {}", self.with_error(value, stderr), self.sign()).trim_end().into()
+        format!("{} {}", self.with_error(value, stderr), self.sign())
+            .trim_end()
+            .into()
     }
 
     /// `54.0 ± 3.2 %`.

@@ -10,8 +10,8 @@ use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
 use crate::event::words::{
-    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, short_duration, tags, task_name,
-    task_of, worker_words,
+    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, short_duration,
+    tags, task_name, task_of, worker_words,
 };
 use crate::event::{HeldOutTask, Learned, Level, Task, TestReading};
 
@@ -32,7 +32,8 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
         escape(name),
         chips(run)
     );
-    let _ = writeln!(body, "<p class=lead>{}</p>", escape(&opening(run)));
+    let (lead, rest) = split_opening(sentences(run));
+    let _ = writeln!(body, "<p class=lead>{}</p>\n<p>{}</p>", escape(&lead), escape(&rest));
     body += &cards(run);
     for (file, heading) in SECTIONS {
         let Some(picture) = pictures.iter().find(|p| p.file == file) else {
@@ -102,7 +103,7 @@ h1{margin:.1rem 0 .5rem;font-size:2.1rem;line-height:1.15}h2{margin:3rem 0 .75re
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.75rem;margin:1.5rem 0}\
 .card{background:var(--soft);border-radius:.6rem;padding:.85rem 1rem}.card b{display:block;font-size:1.45rem;line-height:1.3}\
 .card span{color:var(--muted);font-size:.85rem}.card.child b{color:var(--child)}\
-figure{margin:1rem 0}figure svg{display:block;width:100%;height:auto}figcaption{color:var(--muted);font-size:.85rem;margin-top:.35rem}\
+figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;width:100%;height:auto;min-width:36rem}figcaption{color:var(--muted);font-size:.85rem;margin-top:.35rem}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}\
 th{text-align:left;color:var(--muted);font-weight:500}th,td{padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--rule);\
 white-space:nowrap}.n{text-align:right}tr.won td{font-weight:600;color:var(--child)}td.wide{white-space:normal}\
@@ -168,7 +169,12 @@ fn chips(run: &Run) -> String {
 }
 
 /// What won and by how much, how sure that is, what it lost, what was luck, what more would bring.
+#[cfg(test)]
 pub fn opening(run: &Run) -> String {
+    sentences(run).join(" ")
+}
+
+fn sentences(run: &Run) -> Vec<String> {
     let mut sentences = match &run.reading {
         Some(reading) => of_reading(run, reading),
         None => of_search(run)
@@ -177,7 +183,13 @@ pub fn opening(run: &Run) -> String {
             .collect(),
     };
     sentences.extend(outlook(run));
-    sentences.join(" ")
+    sentences
+}
+
+/// The two sentences that everybody should read, and the others.
+fn split_opening(mut sentences: Vec<String>) -> (String, String) {
+    let rest = sentences.split_off(sentences.len().min(2));
+    (sentences.join(" "), rest.join(" "))
 }
 
 fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
@@ -711,7 +723,12 @@ fn board(run: &Run) -> String {
     let unit = run.unit();
     let tasks = run.started.as_ref().map(|s| s.tasks.as_slice()).unwrap_or_default();
     let tasks = if tasks.len() > 1 { tasks } else { &[] };
-    let mut header = vec![number("#"), text("id"), text("origin"), number(unit.heading("fitness ± SE"))];
+    let mut header = vec![
+        number("#"),
+        text("id"),
+        text("origin"),
+        number(unit.heading("fitness ± SE")),
+    ];
     let headed = |t: &Task| run.task_unit(&t.task, &t.lang).heading(&task_name(&t.task, &t.lang));
     header.extend(tasks.iter().map(|t| number(headed(t))));
     header.extend([number("n"), number("merge"), number("answers")]);
@@ -822,12 +839,10 @@ fn facts(run: &Run) -> String {
     }
     fact(
         "optimizer",
-        format!(
-            "{}, population {}, {} genes",
-            started.optimizer,
-            started.population,
-            started.genes.len()
-        ),
+        match started.population {
+            0 => format!("{}, {} genes", started.optimizer, started.genes.len()),
+            n => format!("{}, population {n}, {} genes", started.optimizer, started.genes.len()),
+        },
     );
     if let Some(compared) = &run.questions {
         let told = [Some(compared.in_words()), compared.warning()];

@@ -82,7 +82,8 @@ impl Field {
     }
 
     fn y_grid(&mut self, unit: Unit) {
-        self.svg.text((self.left - 8.0, 6.0), Anchor::End, "muted small", unit.sign());
+        self.svg
+            .text((self.left - 8.0, 6.0), Anchor::End, "muted small", unit.sign());
         for tick in self.y.ticks(6) {
             let y = self.y_at(tick);
             self.svg.line((self.left, y), (self.right(), y), "grid");
@@ -271,7 +272,9 @@ fn draw_band(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64) {
 fn level_names(run: &Run) -> Vec<String> {
     let known = run.scored.iter().map(|s| &s.candidate).filter(|c| !counts(&c.origin));
     let known = known.map(|c| level_name(run, c, c.fitness));
-    known.chain(run.best().map(|best| level_name(run, &best.candidate, best.worth))).collect()
+    known
+        .chain(run.best().map(|best| level_name(run, &best.candidate, best.worth)))
+        .collect()
 }
 
 fn level_name(run: &Run, candidate: &Candidate, value: f64) -> String {
@@ -304,7 +307,7 @@ fn draw_levels(run: &Run, field: &mut Field) {
         });
     }
     let x = field.right() + 10.0;
-    put_labels(&mut field.svg, x, labels);
+    put_labels(field, x, labels);
 }
 
 /// A name beside the end of a line.
@@ -314,14 +317,20 @@ struct Label {
     class: &'static str,
 }
 
-/// Labels in one column, pushed down where they would overlap.
-fn put_labels(svg: &mut Svg, x: f64, mut labels: Vec<Label>) {
+/// Labels in one column, pushed down where they would overlap, and up again where they would leave the field.
+fn put_labels(field: &mut Field, x: f64, mut labels: Vec<Label>) {
+    const LINE: f64 = 15.0;
     labels.sort_by(|a, b| a.y.total_cmp(&b.y));
     let mut free = f64::NEG_INFINITY;
-    for label in labels {
-        let y = label.y.max(free);
-        free = y + 15.0;
-        svg.text((x, y), Anchor::Start, label.class, &label.text);
+    for label in &mut labels {
+        label.y = label.y.max(free);
+        free = label.y + LINE;
+    }
+    let mut lowest = field.bottom() + 4.0;
+    for label in labels.iter().rev() {
+        let y = label.y.min(lowest);
+        lowest = y - LINE;
+        field.svg.text((x, y), Anchor::Start, label.class, &label.text);
     }
 }
 
@@ -456,12 +465,7 @@ fn contest(run: &Run) -> Option<Picture> {
         } else {
             ""
         };
-        svg.text(
-            (left - 62.0, y),
-            Anchor::End,
-            &format!("{fill}{bold}"),
-            &names[i],
-        );
+        svg.text((left - 62.0, y), Anchor::End, &format!("{fill}{bold}"), &names[i]);
         svg.text((left - 56.0, y), Anchor::Start, "muted small", kind(&c.origin));
         svg.line((x(*low), y), (x(*high), y), &stroke);
         for end in [low, high] {
@@ -473,12 +477,7 @@ fn contest(run: &Run) -> Option<Picture> {
             fill,
             &format!("{} on {} questions", unit.full_score(&c.score), count(c.score.n as u64)),
         );
-        svg.text(
-            (right + 14.0, y),
-            Anchor::Start,
-            &format!("ink{bold}"),
-            &scores[i],
-        );
+        svg.text((right + 14.0, y), Anchor::Start, &format!("ink{bold}"), &scores[i]);
     }
     svg.text(
         ((left + right) / 2.0, bottom + 34.0),
@@ -505,7 +504,10 @@ fn tasks(run: &Run) -> Option<Picture> {
     let group = bar * field.len() as f64 + gap;
     let mut svg = Svg::new(WIDTH, 40.0 + group * names.len() as f64, "Scores by task");
     let contestant = |c: &Contestant| format!("{}, {}", label(parent_name(c.id)), kind(&c.origin));
-    let labels: Vec<String> = field.iter().map(|c| format!("-1.234 nats  {}", contestant(c))).collect();
+    let labels: Vec<String> = field
+        .iter()
+        .map(|c| format!("-1.234 nats  {}", contestant(c)))
+        .collect();
     let left = (widest(names.iter().map(String::as_str)) + 24.0).max(150.0);
     let right = WIDTH - margin(&labels);
     for (t, name) in names.iter().enumerate() {
@@ -610,7 +612,7 @@ fn luck(run: &Run) -> Option<Picture> {
     }
     for (i, labels) in ends.into_iter().enumerate() {
         let x = field.x_at(i as f64) + 10.0;
-        put_labels(&mut field.svg, x, labels);
+        put_labels(&mut field, x, labels);
     }
     let caption = "Parents (dashes) and unsearched merges (dots) were chosen by no score: what they lose from one set of \
                    questions to the next is the questions' difficulty, and what the winner loses beyond that was luck.";
@@ -702,10 +704,16 @@ impl Labels {
             let size = 0.85 * width(&text);
             let is_free = |x: f64, y: f64, taken: &[(f64, f64, f64)]| {
                 let meets = |(from, to, at): &(f64, f64, f64)| x < *to && x + size > *from && (y - at).abs() < LINE;
-                x >= field.left && x + size <= WIDTH && y >= field.top && y <= field.bottom() && !taken.iter().any(meets)
+                x >= field.left
+                    && x + size <= WIDTH
+                    && y >= field.top
+                    && y <= field.bottom()
+                    && !taken.iter().any(meets)
             };
             let lines = [-9.0, 9.0, -9.0 - LINE, 9.0 + LINE, -9.0 - 2.0 * LINE, 9.0 + 2.0 * LINE];
-            let places = lines.into_iter().flat_map(|dy| [(x + 9.0, y + dy), (x - 9.0 - size, y + dy)]);
+            let places = lines
+                .into_iter()
+                .flat_map(|dy| [(x + 9.0, y + dy), (x - 9.0 - size, y + dy)]);
             if let Some((x, y)) = places.into_iter().find(|(x, y)| is_free(*x, *y, &taken)) {
                 taken.push((x, x + size, y));
                 field.svg.text((x, y), Anchor::Start, &class, &text);

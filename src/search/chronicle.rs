@@ -12,8 +12,8 @@ use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
         self, Candidate, CandidateId, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Level,
-        Origin, Phase, QuestionTexts, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
-        changes::in_words,
+        Origin, Phase, QuestionTexts, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted,
+        TestReading, changes::in_words,
     },
     store::{Journal, Opening, Span},
 };

@@ -204,7 +204,11 @@ impl<'a> MergeEvaluator<'a> {
             let texts = questions.map(|question| (question.id.clone(), question.words().into()));
             Some(event::QuestionTexts::new(&task.task, &task.lang, &task.split, texts))
         };
-        exam.tasks.iter().filter(|task| !task.is_likelihood).filter_map(of_task).collect()
+        exam.tasks
+            .iter()
+            .filter(|task| !task.is_likelihood)
+            .filter_map(of_task)
+            .collect()
     }
 
     pub fn task_description(&self, index: usize) -> &str {

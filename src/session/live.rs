@@ -100,7 +100,11 @@ impl Glimpses {
             return None;
         }
         let mut text = String::new();
-        File::open(&self.file).ok()?.take(LARGEST).read_to_string(&mut text).ok()?;
+        File::open(&self.file)
+            .ok()?
+            .take(LARGEST)
+            .read_to_string(&mut text)
+            .ok()?;
         serde_json::from_str(&text).ok()
     }
 }
@@ -161,7 +165,13 @@ mod tests {
         assert!(glimpses.since(900).is_empty(), "not at every token");
         clock.set(300);
         let message = String::from("said");
-        pulse.see(&record(1250, Event::Log { level: Level::Info, message }));
+        pulse.see(&record(
+            1250,
+            Event::Log {
+                level: Level::Info,
+                message,
+            },
+        ));
         pulse.see(&progress(1300, 3));
         assert!(glimpses.since(1400).is_empty(), "the journal is past it");
         assert_eq!(glimpses.since(1200), [progress(1300, 3)]);

@@ -303,7 +303,9 @@ impl Search<'_> {
         if let Some(compared) = compared {
             chronicle.questions_compared(compared).map_err(Error::search)?;
         }
-        let texts = self.examiner.texts([&plan.search, &plan.selection, &plan.test, &plan.held_out]);
+        let texts = self
+            .examiner
+            .texts([&plan.search, &plan.selection, &plan.test, &plan.held_out]);
         chronicle.question_texts(texts).map_err(Error::search)?;
         if let Some(post) = self.post.take() {
             let identity = Identity::of(&self.dir.nats())?;
@@ -519,7 +521,10 @@ impl<'a> Examiner<'a> {
                 None => self.asking.question_texts(part),
             };
             for texts in texts.into_iter().filter(|texts| !texts.texts.is_empty()) {
-                match all.iter_mut().find(|known| known.is_of(&texts.task, &texts.lang, &texts.split)) {
+                match all
+                    .iter_mut()
+                    .find(|known| known.is_of(&texts.task, &texts.lang, &texts.split))
+                {
                     Some(known) => known.texts.extend(texts.texts),
                     None => all.push(texts),
                 }

@@ -121,7 +121,10 @@ pub fn parameters(run: &Run) -> BTreeMap<String, String> {
         ("device".into(), format!("{} {}", started.device, started.dtype)),
         ("space_digest".into(), started.space_digest.clone()),
     ]);
-    let models = started.models.iter().map(|m| (format!("model.{}", m.name), m.model.clone()));
+    let models = started
+        .models
+        .iter()
+        .map(|m| (format!("model.{}", m.name), m.model.clone()));
     all.extend(models);
     all.retain(|_, value| !value.is_empty());
     all
@@ -141,7 +144,10 @@ mod tests {
         }
         let of = |name: &str| points.iter().filter(|p| p.name == name).collect::<Vec<_>>();
         let best = of("search/best");
-        assert!(best.windows(2).all(|pair| pair[0].step <= pair[1].step && pair[0].value <= pair[1].value));
+        assert!(
+            best.windows(2)
+                .all(|pair| pair[0].step <= pair[1].step && pair[0].value <= pair[1].value)
+        );
         assert_eq!(best.last().unwrap().value, run.best().unwrap().worth);
         assert_eq!(of("generation/median").len(), run.generations.len());
         assert_eq!(of("search/task/arith-es").len(), of("search/fitness").len());

@@ -87,7 +87,10 @@ impl FileStore {
         for (name, value) in parameters(run) {
             write(&dir.join("params").join(metric(&name)), &value)?;
         }
-        for (name, value) in [("mlflow.runName", self.name.as_str()), ("mlflow.source.name", "heterosis")] {
+        for (name, value) in [
+            ("mlflow.runName", self.name.as_str()),
+            ("mlflow.source.name", "heterosis"),
+        ] {
             write(&dir.join("tags").join(name), value)?;
         }
         self.open = Some(Open {
@@ -101,10 +104,21 @@ impl FileStore {
     }
 
     fn state(&self, status: u8, now_ms: u64) -> Result<(), Error> {
-        let Some(Open { dir, id, experiment, began_ms, .. }) = &self.open else {
+        let Some(Open {
+            dir,
+            id,
+            experiment,
+            began_ms,
+            ..
+        }) = &self.open
+        else {
             return Ok(());
         };
-        let end = if status == RUNNING { "null".into() } else { now_ms.to_string() };
+        let end = if status == RUNNING {
+            "null".into()
+        } else {
+            now_ms.to_string()
+        };
         let text = format!(
             "artifact_uri: {}\nend_time: {end}\nentry_point_name: ''\nexperiment_id: '{experiment}'\nlifecycle_stage: \
              active\nrun_id: {id}\nrun_name: {}\nrun_uuid: {id}\nsource_name: heterosis\nsource_type: 4\nsource_version: \
@@ -126,21 +140,33 @@ impl FileStore {
             let file = File::create(&path).map_err(Error::io(&path))?;
             open.metrics.insert(point.name.clone(), file);
         }
-        let Some(file) = open.metrics.get_mut(&point.name) else { return Ok(()) };
+        let Some(file) = open.metrics.get_mut(&point.name) else {
+            return Ok(());
+        };
         writeln!(file, "{} {} {}", point.time_ms, point.value, point.step).map_err(Error::io(&path))
     }
 }
 
 /// What MLflow takes for a name: letters, digits, `_`, `-`, `.`, space and `/`; nothing of it leads out of its folder.
 fn metric(name: &str) -> String {
-    let plain = |c: char| if c.is_alphanumeric() || "_-/ ".contains(c) { c } else { '_' };
+    let plain = |c: char| {
+        if c.is_alphanumeric() || "_-/ ".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
     name.chars().map(plain).collect()
 }
 
 /// An experiment's number, the same for the same name.
 fn number(name: &str) -> String {
     let hash = blake3::hash(name.as_bytes());
-    let digits = hash.as_bytes().iter().take(7).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
+    let digits = hash
+        .as_bytes()
+        .iter()
+        .take(7)
+        .fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
     // Fifteen digits: MLflow's own have eighteen, so that the two do not meet.
     format!("{:015}", digits % 1_000_000_000_000_000)
 }
@@ -198,7 +224,10 @@ mod tests {
         let line: Vec<&str> = best.lines().next().unwrap().split(' ').collect();
         assert!(line.len() == 3 && line[1].parse::<f64>().is_ok(), "{line:?}");
         let about = fs::read_to_string(dir.join("meta.yaml")).unwrap();
-        assert!(about.contains("status: 3\n") && about.contains("run_name: \"night-1\""), "{about}");
+        assert!(
+            about.contains("status: 3\n") && about.contains("run_name: \"night-1\""),
+            "{about}"
+        );
         assert_eq!(fs::read_to_string(dir.join("params/seed")).unwrap(), "7");
         assert!(fs::read_to_string(dir.join("tags/verdict")).unwrap().contains("beats"));
         let experiment = fs::read_to_string(dir.join("../meta.yaml")).unwrap();

@@ -52,7 +52,10 @@ impl EventFile {
         let metadata = Message::default().message(1, &plugin);
         let shape = Message::default().message(2, &Message::default().integer(1, 1));
         let tensor = Message::default().integer(1, STRINGS).message(2, &shape).text(8, text);
-        let value = Message::default().text(1, name).message(9, &metadata).message(8, &tensor);
+        let value = Message::default()
+            .text(1, name)
+            .message(9, &metadata)
+            .message(8, &tensor);
         let summary = Message::default().message(1, &value);
         self.write(&event(record.time_ms).integer(2, step).message(5, &summary))
     }
@@ -71,7 +74,9 @@ fn scalar(point: &Point) -> Message {
 
 /// As a table of Markdown, which TensorBoard shows.
 fn table(run: &Run) -> String {
-    let rows = parameters(run).into_iter().map(|(name, value)| format!("| {name} | {} |\n", value.replace('|', "\\|")));
+    let rows = parameters(run)
+        .into_iter()
+        .map(|(name, value)| format!("| {name} | {} |\n", value.replace('|', "\\|")));
     format!("| | |\n|---|---|\n{}", rows.collect::<String>())
 }
 

@@ -537,10 +537,16 @@ fn one_request() -> (String, std::thread::JoinHandle<String>) {
             let n = stream.read(&mut part).unwrap();
             request.extend(&part[..n]);
             let text = String::from_utf8_lossy(&request).into_owned();
-            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-            let length = head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let length = head
+                .lines()
+                .find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
             if n == 0 || length.is_some_and(|length: usize| body.len() >= length) {
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    .unwrap();
                 return text;
             }
         }
@@ -565,21 +571,44 @@ fn a_run_tells_of_itself_where_people_look() {
     good(&words.iter().map(String::as_str).collect::<Vec<_>>());
 
     let told = fs::read_to_string(told).unwrap();
-    for line in ["HETEROSIS_STATE=done", "HETEROSIS_EVALS=6", "HETEROSIS_FITNESS=1", "HETEROSIS_BEST="] {
+    for line in [
+        "HETEROSIS_STATE=done",
+        "HETEROSIS_EVALS=6",
+        "HETEROSIS_FITNESS=1",
+        "HETEROSIS_BEST=",
+    ] {
         assert!(told.contains(line), "{line}: {told}");
     }
     assert!(told.contains(&format!("HETEROSIS_RUN={}", run.display())), "{told}");
     let request = request.join().unwrap();
-    assert!(request.starts_with("POST /hook ") && request.contains("application/json"), "{request}");
+    assert!(
+        request.starts_with("POST /hook ") && request.contains("application/json"),
+        "{request}"
+    );
     let (_, body) = request.split_once("\r\n\r\n").unwrap();
     let status: Value = serde_json::from_str(body).unwrap();
-    assert_eq!((&status["schema_version"], &status["state"]), (&1.into(), &"done".into()), "{status}");
-    let events = fs::read_dir(logs.join("run-1")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(
+        (&status["schema_version"], &status["state"]),
+        (&1.into(), &"done".into()),
+        "{status}"
+    );
+    let events = fs::read_dir(logs.join("run-1"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     assert!(fs::metadata(events).unwrap().len() > 500);
     let experiment = fs::read_dir(&mlruns).unwrap().next().unwrap().unwrap().path();
     let of_run = fs::read_dir(experiment).unwrap().map(|entry| entry.unwrap().path());
     let of_run = of_run.into_iter().find(|path| path.is_dir()).unwrap();
-    assert_eq!(fs::read_to_string(of_run.join("metrics/search/fitness")).unwrap().lines().count(), 6);
+    assert_eq!(
+        fs::read_to_string(of_run.join("metrics/search/fitness"))
+            .unwrap()
+            .lines()
+            .count(),
+        6
+    );
 
     // What fails besides the search is told and changes nothing.
     let output = heterosis(&["search", &path(&file), "--on-done", "exit 3", "--run"])
@@ -588,5 +617,8 @@ fn a_run_tells_of_itself_where_people_look() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("--on-done: the command ends with exit status: 3"), "{stderr}");
+    assert!(
+        stderr.contains("--on-done: the command ends with exit status: 3"),
+        "{stderr}"
+    );
 }

@@ -324,7 +324,10 @@ fn only_freshness_calls_questions_new() {
 fn fields(code: &str) -> Vec<(String, String)> {
     let (mut found, mut within) = (Vec::new(), None);
     for line in code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines() {
-        if let Some(name) = line.strip_prefix("pub struct ").and_then(|rest| rest.strip_suffix(" {")) {
+        if let Some(name) = line
+            .strip_prefix("pub struct ")
+            .and_then(|rest| rest.strip_suffix(" {"))
+        {
             within = Some(snake_case(name));
         } else if line == "}" {
             within = None;
@@ -351,7 +354,13 @@ fn snake_case(name: &str) -> String {
 fn the_page_of_the_journal_has_every_event_and_every_field() {
     let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
     let (page, events) = (read("docs/journal.md"), read("src/event.rs"));
-    let kinds = events.split("pub enum Event {").nth(1).unwrap().split("\n}").next().unwrap();
+    let kinds = events
+        .split("pub enum Event {")
+        .nth(1)
+        .unwrap()
+        .split("\n}")
+        .next()
+        .unwrap();
     let is_kind = |line: &&str| line.starts_with("    ") && line.trim().starts_with(char::is_uppercase);
     let kinds: Vec<String> = kinds
         .lines()
@@ -366,8 +375,15 @@ fn the_page_of_the_journal_has_every_event_and_every_field() {
     let flattened = ["event", "point", "score", "other", "what"];
     for file in ["", "/freshness", "/changes", "/wording"].map(|part| format!("src/event{part}.rs")) {
         for (of, field) in fields(&read(&file)) {
-            let heading = if of == "record" { "## Every line\n".into() } else { format!("### {of}\n") };
-            let section = page.split(&heading).nth(1).unwrap_or_else(|| panic!("no section of {of}"));
+            let heading = if of == "record" {
+                "## Every line\n".into()
+            } else {
+                format!("### {of}\n")
+            };
+            let section = page
+                .split(&heading)
+                .nth(1)
+                .unwrap_or_else(|| panic!("no section of {of}"));
             let section = section.split("\n#").next().unwrap();
             let has_row = section.contains(&format!("\n| `{field}` |"));
             assert!(has_row || flattened.contains(&&*field), "no row of {of}.{field}");

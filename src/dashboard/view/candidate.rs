@@ -476,7 +476,9 @@ fn flips(model: &Model, detail: &Detail, area: Rect, buffer: &mut Buffer) {
     let text = listed.get(chosen).and_then(|flip| flip.question);
     let question = text.map(|text| wrap(text, area.width.saturating_sub(2).into()));
     // Both answers keep most of the room.
-    let asked_rows = question.as_ref().map_or(0, |rows| (rows.len() as u16).min(area.height / 8).max(1) + 2);
+    let asked_rows = question
+        .as_ref()
+        .map_or(0, |rows| (rows.len() as u16).min(area.height / 8).max(1) + 2);
     let rows = [
         Constraint::Length(list_rows),
         Constraint::Length(asked_rows),
@@ -533,7 +535,9 @@ fn flip_line(flip: &Flip, chosen: bool, columns: u16) -> Line<'static> {
         left(&format!("said {}", clean(said)), 14)
     );
     let text = clean(flip.question.unwrap_or(&flip.child.q));
-    let text_columns = usize::from(columns).saturating_sub(32).min(if tags.is_empty() { 110 } else { 96 });
+    let text_columns = usize::from(columns)
+        .saturating_sub(32)
+        .min(if tags.is_empty() { 110 } else { 96 });
     let line = Parts::default()
         .left(0, vec![span(left(&text, text_columns), PLAIN)])
         .left(1, vec![span(verdict, DIM)])
@@ -557,7 +561,11 @@ fn answer(name: &str, answer: &Answer, right: bool, area: Rect, buffer: &mut Buf
         answer.got.clone()
     };
     let mut lines = vec![Line::from(span(
-        format!("answer {got} · right {} · {} tokens", right_answer(&answer.gold), answer.tokens),
+        format!(
+            "answer {got} · right {} · {} tokens",
+            right_answer(&answer.gold),
+            answer.tokens
+        ),
         DIM,
     ))];
     lines.extend(wrap(&answer.out, inner.width.into()).into_iter().map(Line::from));

@@ -123,7 +123,11 @@ const FEWEST_FOLLOWED: usize = 24;
 /// Where the last generations are, when the search has left its beginning behind; with what they have to beat, if that is
 /// near. `None`: all of it can be seen at once.
 fn last_generations(run: &Run) -> Option<Range> {
-    let children = run.scored.iter().map(|s| &s.candidate).filter(|c| counts(&c.origin) && !c.eliminated);
+    let children = run
+        .scored
+        .iter()
+        .map(|s| &s.candidate)
+        .filter(|c| counts(&c.origin) && !c.eliminated);
     let children: Vec<f64> = children.map(|c| c.fitness).collect();
     let population = run.started.as_ref().map_or(1, |s| s.population);
     let followed = (FOLLOWED_GENERATIONS * population).max(FEWEST_FOLLOWED);
@@ -136,7 +140,11 @@ fn last_generations(run: &Run) -> Option<Range> {
     let best = run.best().map(|best| best.worth);
     let own = Range::around(last.iter().copied().chain(best), 0.06)?;
     let spread = own.high - own.low;
-    let rivals = run.best_unsearched().into_iter().chain(run.best_parent()).map(|c| c.fitness);
+    let rivals = run
+        .best_unsearched()
+        .into_iter()
+        .chain(run.best_parent())
+        .map(|c| c.fitness);
     let near = rivals.filter(|value| *value > own.low - spread && *value < own.high + spread);
     Range::around([own.low, own.high].into_iter().chain(near), 0.02)
 }
@@ -289,7 +297,12 @@ fn level_labels(run: &Run, plot: &Plot, field: Rect, columns: u16, buffer: &mut 
             None => '↑',
         };
         let text = format!("{stroke} {}", label.text);
-        buffer.set_string(field.right() + 1, row, cut(&text, usize::from(columns) - 2), label.style);
+        buffer.set_string(
+            field.right() + 1,
+            row,
+            cut(&text, usize::from(columns) - 2),
+            label.style,
+        );
     }
 }
 

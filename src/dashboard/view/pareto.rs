@@ -29,8 +29,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         let at = |axis: &Axis| Some(axis.score(&model.run, &s.candidate)?.value);
         Some((at(x_axis)?, at(y_axis)?))
     };
-    let points: Vec<(&Scored, (f64, f64))> =
-        model.run.scored.iter().filter_map(|s| Some((s, point(s)?))).collect();
+    let points: Vec<(&Scored, (f64, f64))> = model.run.scored.iter().filter_map(|s| Some((s, point(s)?))).collect();
     let (Some(x), Some(y)) = (
         Range::around(points.iter().map(|p| p.1.0), 0.05),
         Range::around(points.iter().map(|p| p.1.1), 0.08),
@@ -132,10 +131,18 @@ fn label(
         let name = cut(parent_name(&c.id), 24);
         let size = width(&name) as u16;
         let rows = [Some(row), row.checked_sub(1), Some(row + 1)].into_iter().flatten();
-        let places = rows.flat_map(|row| [Some((row, column + 2)), column.checked_sub(size + 1).map(|start| (row, start))]);
+        let places = rows.flat_map(|row| {
+            [
+                Some((row, column + 2)),
+                column.checked_sub(size + 1).map(|start| (row, start)),
+            ]
+        });
         let is_free = |(row, start): &(u16, u16)| {
             let inside = *start >= field.x && start + size <= field.right() && (field.y..field.bottom()).contains(row);
-            inside && !taken.iter().any(|(other, from, to)| other == row && *start < to + 1 && start + size + 1 > *from)
+            inside
+                && !taken
+                    .iter()
+                    .any(|(other, from, to)| other == row && *start < to + 1 && start + size + 1 > *from)
         };
         if let Some((row, start)) = places.into_iter().flatten().find(is_free) {
             taken.push((row, start, start + size));

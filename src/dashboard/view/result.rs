@@ -183,7 +183,10 @@ fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             span(format!("  {}  ", left(&task_name(&mine.task, &mine.lang), 14)), PLAIN),
             span(right(&unit.full_score(&mine.score), 19), PLAIN),
-            span(format!("  against {}  ", right(&unit.full_score(&theirs.score), 19)), DIM),
+            span(
+                format!("  against {}  ", right(&unit.full_score(&theirs.score), 19)),
+                DIM,
+            ),
             span(
                 format!("{:>7}", unit.signed(difference)),
                 if difference > 0.0 { GOOD } else { BAD },
@@ -198,7 +201,10 @@ fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
     let heading = format!(
         "  {}  {}  {}  from",
         left("finalists", 14),
-        right(&unit.heading(&format!("{} ± SE", Freshness::of(&model.run).selection_word())), 17),
+        right(
+            &unit.heading(&format!("{} ± SE", Freshness::of(&model.run).selection_word())),
+            17
+        ),
         right("search ± SE", 14)
     );
     let mut lines = vec![Line::from(span(heading, DIM))];
@@ -249,10 +255,7 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         if let Some(parent) = rival {
             spans.push(span(" against ", DIM));
             spans.push(span(parent_name(&parent.id).to_owned(), PARENT));
-            spans.push(span(
-                format!(" {}", unit.full(parent.fitness, parent.stderr)),
-                PLAIN,
-            ));
+            spans.push(span(format!(" {}", unit.full(parent.fitness, parent.stderr)), PLAIN));
         }
         lines.push(Line::from(spans));
         if run.is_scored_by_command() {
