@@ -42,7 +42,9 @@ impl Trackers {
             ("--tensorboard", tracker)
         });
         let mlflow = args.mlflow.as_ref().map(|to| {
-            let tracker: Box<dyn Tracker> = Box::new(FileStore::at(to, dir.path()));
+            // Its files name each other.
+            let to = std::path::absolute(to).unwrap_or_else(|_| to.clone());
+            let tracker: Box<dyn Tracker> = Box::new(FileStore::at(&to, dir.path()));
             ("--mlflow", tracker)
         });
         Self {

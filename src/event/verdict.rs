@@ -488,7 +488,7 @@ mod tests {
         let run = Run::from_records(&rehearsal::held_out());
         let told = forgotten(&run).unwrap();
         assert!(
-            told.contains("scores: words-fr 30.0 ± 3.2 (base: 40.0 ± 3.5), text-en -2.500 ± 0.040 (base: -2.300"),
+            told.contains("scores: words-fr 30.0 ± 3.2 % (base: 40.0 ± 3.5 %), text-en -2.500 ± 0.040 nats (base: -2.300"),
             "{told}"
         );
         assert_eq!(forgotten(&Run::from_records(&rehearsal::journal())), None);
@@ -508,7 +508,7 @@ mod tests {
         };
         let told = set((0.80, 0.74), (0.70, 0.65));
         assert!(
-            told.starts_with("Its search score of 80.0 falls by 6.0 points on the selection questions"),
+            told.starts_with("Its search score of 80.0 % falls by 6.0 points on the selection questions"),
             "{told}"
         );
         assert!(

@@ -126,7 +126,8 @@ pub fn parameters(run: &Run) -> BTreeMap<String, String> {
         .iter()
         .map(|m| (format!("model.{}", m.name), m.model.clone()));
     all.extend(models);
-    all.retain(|_, value| !value.is_empty());
+    // An optimizer chooses a population of 0 itself.
+    all.retain(|name, value| !value.is_empty() && !(name == "population" && value == "0"));
     all
 }
 

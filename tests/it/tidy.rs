@@ -319,7 +319,6 @@ fn only_freshness_calls_questions_new() {
     }
 }
 
-/// One merge to disk needs models and a recipe; it once took the whole search with it.
 /// Fields of the public structs of a file, by the struct's name in small letters.
 fn fields(code: &str) -> Vec<(String, String)> {
     let (mut found, mut within) = (Vec::new(), None);
@@ -391,6 +390,7 @@ fn the_page_of_the_journal_has_every_event_and_every_field() {
     }
 }
 
+/// One merge to disk needs models and a recipe; it once took the whole search with it.
 #[test]
 fn a_merge_knows_nothing_of_a_search() {
     for (path, _, code) in sources() {

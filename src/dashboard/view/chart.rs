@@ -323,7 +323,24 @@ fn spread(rows: &[u16], top: u16, bottom: u16) -> Vec<Option<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use super::spread;
+    use super::*;
+    use crate::event::rehearsal;
+
+    /// After a hundred evaluations everything happened in two of twelve rows.
+    #[test]
+    fn the_axis_follows_the_last_generations() {
+        let records = rehearsal::journal();
+        let run = Run::from_records(&records);
+        let all = value_range(&run).unwrap();
+        let last = last_generations(&run).unwrap();
+        let best = run.best().unwrap().worth;
+        assert!(last.high - last.low < 0.8 * (all.high - all.low), "{last:?} of {all:?}");
+        assert!(last.low < best && best <= last.high);
+        let worst = run.of_origin(Origin::Parent).map(|c| c.fitness).fold(1.0, f64::min);
+        assert!(worst < last.low, "what nobody has to beat any more is outside");
+        let early = Run::from_records(&records[..60]);
+        assert_eq!(last_generations(&early), None, "at first all of it is seen");
+    }
 
     #[test]
     fn labels_never_share_a_row() {
