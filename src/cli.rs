@@ -166,9 +166,33 @@ pub struct WatchOptions {
     /// Plain lines instead of the dashboard, also on a terminal.
     #[arg(long)]
     pub headless: bool,
+    /// This process searches, another one shows it.
+    #[arg(long, hide = true)]
+    pub detached: bool,
     /// How plain lines look.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// Whom a run is told to besides this terminal.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TellArgs {
+    /// Write the run's figures as TensorBoard's event files, into a folder of the run's name below this one.
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Write the run into this file store of MLflow's, such as mlruns.
+    #[arg(long, value_name = "DIR")]
+    pub mlflow: Option<PathBuf>,
+    /// Run this shell command when the run ends, whatever has become of it; HETEROSIS_RUN, HETEROSIS_STATE, HETEROSIS_BEST,
+    /// HETEROSIS_FITNESS, HETEROSIS_TEST, HETEROSIS_LEAD and HETEROSIS_SUMMARY tell it.
+    #[arg(long, value_name = "COMMAND")]
+    pub on_done: Option<String>,
+    /// Send what `status --json` says to this address when the run ends.
+    #[arg(long, value_name = "URL")]
+    pub webhook: Option<String>,
+    /// Show a notice on this desktop when the run ends.
+    #[arg(long)]
+    pub notify: bool,
 }
 
 /// The way to a NATS server.
@@ -287,6 +311,8 @@ pub struct SearchOptions {
     #[command(flatten)]
     pub watch: WatchOptions,
     #[command(flatten)]
+    pub tell: TellArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -319,6 +345,8 @@ pub struct ResumeArgs {
     pub server: NatsArgs,
     #[command(flatten)]
     pub watch: WatchOptions,
+    #[command(flatten)]
+    pub tell: TellArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use changes::Change;
 
+pub mod axes;
 pub mod changes;
 pub mod exam;
 pub mod freshness;
@@ -23,10 +24,12 @@ pub mod shrinkage;
 pub mod standing;
 pub mod verdict;
 pub mod weights;
+mod wording;
 pub mod words;
 
 pub use freshness::QuestionsCompared;
 pub use id::{CandidateId, IdError};
+pub use wording::QuestionTexts;
 
 /// Version of the journal's lines and of every JSON document that heterosis prints.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -64,6 +67,8 @@ pub enum Event {
     },
     /// Whether any question stands in two parts of the run; before the first candidate. Journals of older builds have none.
     QuestionsCompared(QuestionsCompared),
+    /// What the questions of one task and split ask; before the first candidate. Journals of older builds have none.
+    QuestionTexts(QuestionTexts),
     PhaseStarted {
         phase: Phase,
     },
@@ -165,6 +170,12 @@ pub struct RunStarted {
     pub population: usize,
     pub device: String,
     pub dtype: String,
+    /// System, processor, memory and graphics cards, for people; empty in older journals.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine: String,
+    /// The length of answers is an objective beside the tasks; less is better.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub counts_tokens: bool,
     /// How much each of a command's scores counts, by name; less is better where the weight is negative.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub score_weights: BTreeMap<String, f64>,
@@ -224,6 +235,9 @@ pub struct Task {
     pub digest: String,
     /// Name of the score: `exact_match` or `log_likelihood`.
     pub metric: String,
+    /// What its file says of it; empty in older journals.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

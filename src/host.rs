@@ -33,6 +33,8 @@ pub struct Host {
     pub holder: Holder,
     /// Where weights are handed to another program: in memory where there is such a place.
     pub scratch: PathBuf,
+    /// What it computes with, for people: system, processor, memory, graphics cards.
+    pub machine: String,
 }
 
 impl Host {
@@ -47,6 +49,7 @@ impl Host {
             hub: HubOptions::from_variables(variable),
             holder: holder(),
             scratch: scratch(),
+            machine: machine(),
         }
     }
 }
@@ -117,6 +120,30 @@ pub fn data_dirs() -> DataDirs {
 /// The number of a moment's day, in UTC.
 pub fn day(ms: u64) -> Day {
     (ms / 86_400_000) as Day
+}
+
+/// `linux x86_64, AMD EPYC 7763, 16 cores, 126 GiB`: as far as the system says it.
+fn machine() -> String {
+    let read = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cards = std::fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten();
+    let card = |dir: std::io::Result<std::fs::DirEntry>| read(dir.ok()?.path().join("information").to_str()?, "Model");
+    let memory = read("/proc/meminfo", "MemTotal").and_then(|kib| kib.split(' ').next()?.parse::<u64>().ok());
+    let cores = std::thread::available_parallelism().map(|n| n.get());
+    let told = [
+        Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        read("/proc/cpuinfo", "model name"),
+        cores.ok().map(|n| format!("{n} core{}", if n == 1 { "" } else { "s" })),
+        memory.map(|kib| format!("{:.0} GiB", kib as f64 / f64::from(1 << 20))),
+    ];
+    told.into_iter()
+        .flatten()
+        .chain(cards.filter_map(card))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Who this process is.

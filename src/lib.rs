@@ -32,6 +32,7 @@
 //! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |
+//! | [`tracking`] | Figures of a run for TensorBoard and MLflow. |
 //! | [`session`] | The front door: a space with its models and tasks, opened and checked; runs, exports, simpler recipes of it. |
 //! | [`serve`] | An OpenAI-compatible endpoint on an engine. |
 //! | [`host`] | The clock, the environment and the folders of this machine, passed to a session. |
@@ -72,4 +73,5 @@ pub mod session;
 pub mod simplify;
 pub mod space;
 pub mod store;
+pub mod tracking;
 pub mod workers;

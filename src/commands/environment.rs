@@ -100,16 +100,20 @@ pub fn is_interactive() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && variable("TERM").is_some_and(|t| t != "dumb")
 }
 
-/// Whether this process has its terminal, or has none: a shell's `bg` takes the terminal away.
-pub fn is_in_foreground() -> bool {
-    let holder = rustix::termios::tcgetpgrp(std::io::stdout());
-    holder.is_ok_and(|group| group == rustix::process::getpgrp()) || !std::io::stdout().is_terminal()
-}
-
 /// This program once more, for work that must not touch the terminal.
 pub fn this_program() -> Command {
     // The file may have been replaced since the start; then the name on the path is the best guess.
     Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("heterosis")))
+}
+
+/// Whether this is the process with which a container, or a system, begins and ends.
+pub fn is_first_process() -> bool {
+    std::process::id() == 1
+}
+
+/// What stands behind this program's name on the command line.
+pub fn words() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::args_os().skip(1)
 }
 
 /// Runs a command to its end without a word on the terminal; the error is the last line that it wrote on stderr.

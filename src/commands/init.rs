@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 
-use super::{Outcome, environment, print, replacement::replace, runtime::runtime_options, search};
+use super::{Outcome, environment, front, print, replacement::replace, runtime::runtime_options, search};
 use crate::{
     cli::{BreedArgs, EngineArgs, InitArgs, ParentArgs},
     session::{self, Proposal, Wanted},
@@ -23,6 +23,12 @@ pub fn init(args: InitArgs) -> Outcome {
 }
 
 pub fn breed(args: BreedArgs) -> Outcome {
+    let watch = args.options.watch.clone();
+    front::run(&watch, || Ok(()), || breed_here(args))
+}
+
+fn breed_here(args: BreedArgs) -> Outcome {
+    front::part_from_terminal(&args.options.watch);
     let options = args.options;
     let wanted = wanted(&args.parents, options.duration.as_deref(), options.evals)?;
     let proposal = propose(&wanted, &args.parents, &options.engine)?;

@@ -13,7 +13,9 @@ use signal_hook::{
     low_level,
 };
 
-use super::say;
+use rustix::process::Signal;
+
+use super::{front::Searcher, say};
 use crate::{
     dashboard::{self, Flags},
     search::Control,
@@ -52,43 +54,99 @@ impl Voice {
     }
 }
 
+/// Who is to be interrupted.
+pub enum Searching {
+    /// This process.
+    Here(Control),
+    /// A process of its own.
+    There(Searcher),
+}
+
+impl Searching {
+    /// Asks for an end in order.
+    fn drain(&self) {
+        match self {
+            Self::Here(control) => control.stop.store(true, Ordering::Relaxed),
+            Self::There(searcher) => searcher.signal(Signal::INT),
+        }
+    }
+
+    /// Whether an end in order has been asked for, by a signal or otherwise.
+    fn is_draining(&self) -> bool {
+        matches!(self, Self::Here(control) if control.stop.load(Ordering::Relaxed))
+    }
+
+    /// Before this process ends in the midst of things.
+    fn end_at_once(&self) {
+        if let Self::There(searcher) = self {
+            searcher.end_at_once();
+        }
+    }
+
+    fn pass_on(&self, signal: Signal) {
+        if let Self::There(searcher) = self {
+            searcher.signal(signal);
+        }
+    }
+}
+
 /// Listens to signals until it is dropped.
 pub struct Interruptions {
     /// What the dashboard must know of.
     pub flags: Flags,
     listener: Handle,
+    /// The run's directory, when there is one.
+    run: Arc<Mutex<String>>,
 }
 
 impl Interruptions {
     /// The first Ctrl-C or SIGTERM drains, the second ends at once, and both say so; Ctrl-Z gives the terminal back before it
-    /// stops the process; SIGHUP, a closed laptop, ends nothing but the view. `run` is the run's directory.
+    /// stops the search; SIGHUP, a closed laptop, ends nothing but the view.
     ///
     /// # Errors
     /// The operating system lets nobody listen.
-    pub fn listen(control: &Control, voice: &Voice, run: String) -> Result<Self> {
+    pub fn listen(searching: Searching, voice: &Voice) -> Result<Self> {
         let flags = Flags::default();
         flag::register(SIGHUP, flags.hung_up.clone())?;
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGTSTP, SIGCONT])?;
         let listener = signals.handle();
-        let (stop, voice, of_view) = (control.stop.clone(), voice.clone(), flags.clone());
+        let run = Arc::new(Mutex::new(String::new()));
+        let (voice, of_view, name) = (voice.clone(), flags.clone(), Arc::clone(&run));
         std::thread::spawn(move || {
+            let mut again = false;
             for signal in signals.forever() {
                 match signal {
                     SIGTSTP if voice.is_on_screen() => of_view.suspend.store(true, Ordering::Relaxed),
-                    SIGTSTP => suspend(),
-                    SIGCONT => of_view.woken.store(true, Ordering::Relaxed),
-                    _ if stop.swap(true, Ordering::Relaxed) => {
+                    SIGTSTP => {
+                        searching.pass_on(Signal::TSTP);
+                        suspend();
+                    }
+                    SIGCONT => {
+                        searching.pass_on(Signal::CONT);
+                        of_view.woken.store(true, Ordering::Relaxed);
+                    }
+                    _ if again || searching.is_draining() => {
                         if voice.is_on_screen() {
                             dashboard::restore();
                         }
-                        ended_at_once(&run);
+                        searching.end_at_once();
+                        ended_at_once(&name.lock().unwrap_or_else(PoisonError::into_inner));
                         low_level::exit(130);
                     }
-                    _ => voice.say(STOPPING),
+                    _ => {
+                        again = true;
+                        searching.drain();
+                        voice.say(STOPPING);
+                    }
                 }
             }
         });
-        Ok(Self { flags, listener })
+        Ok(Self { flags, listener, run })
+    }
+
+    /// The run that is gone on with after an end at once.
+    pub fn is_of(&self, run: &str) {
+        run.clone_into(&mut self.run.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
+mod after;
 mod cache;
 mod chat;
 mod check;
@@ -11,6 +12,7 @@ mod data;
 mod environment;
 mod eval;
 mod export;
+mod front;
 mod generate;
 mod init;
 mod interruption;
@@ -67,6 +69,8 @@ pub enum Failure {
     Work(anyhow::Error),
     /// Ended cleanly because somebody asked for it.
     Interrupted,
+    /// A process of ours has failed with this exit code, and has said why.
+    Told(u8),
 }
 
 /// What a command gives.
@@ -89,7 +93,7 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             Self::Input(e) | Self::Work(e) => say(format_args!("error: {}", in_words(e))),
-            Self::Interrupted => {}
+            Self::Interrupted | Self::Told(_) => {}
         }
         ExitCode::from(self.code())
     }
@@ -99,6 +103,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Interrupted => 130,
+            Self::Told(code) => *code,
             Self::Input(e) => 2 - u8::from(is_of_the_machine(e)),
             Self::Work(e) => 1 + u8::from(is_of_the_recipe(e)),
         }

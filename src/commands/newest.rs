@@ -27,6 +27,11 @@ pub fn or_newest(run: Option<PathBuf>) -> Result<PathBuf> {
     Ok(newest)
 }
 
+/// The same without a word, if there is one.
+pub fn named_or_newest(run: Option<PathBuf>) -> Option<PathBuf> {
+    run.or_else(|| newest_below(Path::new(RUNS)))
+}
+
 /// By what its journal says; of two that began in one millisecond, the one whose name comes later.
 fn newest_below(dir: &Path) -> Option<PathBuf> {
     let paths = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));

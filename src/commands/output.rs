@@ -69,6 +69,11 @@ pub fn say(line: impl Display) {
 
 /// One JSON document on stdout, with the schema version first.
 pub fn print_json<T: Serialize>(document: &T) {
+    print(json_document(document));
+}
+
+/// As [`print_json`] prints it.
+pub fn json_document<T: Serialize>(document: &T) -> String {
     #[derive(Serialize)]
     struct Versioned<'a, T> {
         schema_version: u32,
@@ -79,7 +84,7 @@ pub fn print_json<T: Serialize>(document: &T) {
         schema_version: crate::event::SCHEMA_VERSION,
         document,
     };
-    print(serde_json::to_string(&versioned).expect("a document is plain data"));
+    serde_json::to_string(&versioned).expect("a document is plain data")
 }
 
 fn write_line(mut to: impl Write, line: &dyn Display) -> io::Result<()> {

@@ -311,6 +311,7 @@ mod tests {
             n: 2,
             digest: String::new(),
             metric: "exact_match".into(),
+            description: String::new(),
         };
         let judge = Judge {
             task: &task,

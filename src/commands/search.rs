@@ -8,17 +8,19 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    Failure, Outcome, environment,
-    interruption::{Interruptions, Voice, ended_at_once, guarded},
+    Failure, Outcome,
+    after::{self, Trackers},
+    environment,
+    front::{self, Word},
+    interruption::{Interruptions, Searching, Voice, guarded},
     newest,
     runtime::runtime_options,
     standard_input, trust,
-    watch::{Exports, Lines, request},
+    watch::Lines,
     worker::nats_options,
 };
 use crate::{
-    cli::{DemoArgs, LogFormat, NatsArgs, ResumeArgs, SearchArgs, SearchOptions, WatchOptions},
-    dashboard::{self, Action, Feed, Flags},
+    cli::{DemoArgs, LogFormat, NatsArgs, ResumeArgs, SearchArgs, SearchOptions, TellArgs, WatchOptions},
     event::{self, Event, Record},
     search::{self, Control, ENGINE_VERSION, End},
     session::{self, Begun, ResumeOptions, Search, Session},
@@ -28,7 +30,15 @@ use crate::{
     yaml,
 };
 
-pub fn search(args: SearchArgs) -> Outcome {
+pub fn search(mut args: SearchArgs) -> Outcome {
+    // Typed on the terminal, which is not the searching process's to read.
+    args.options.watch.headless |= args.space == Path::new("-");
+    let watch = args.options.watch.clone();
+    front::run(&watch, || Ok(()), || search_here(args))
+}
+
+fn search_here(args: SearchArgs) -> Outcome {
+    front::part_from_terminal(&args.options.watch);
     if args.space.is_dir() {
         return Err(no_space(&args.space).into());
     }
@@ -52,7 +62,12 @@ fn no_space(dir: &Path) -> anyhow::Error {
 }
 
 pub fn demo(args: DemoArgs) -> Outcome {
-    begin(session::demo_space(&environment::cache_dir())?, args.options)
+    let watch = args.options.watch.clone();
+    let work = || {
+        front::part_from_terminal(&args.options.watch);
+        begin(session::demo_space(&environment::cache_dir())?, args.options)
+    };
+    front::run(&watch, || Ok(()), work)
 }
 
 /// Begins a run of a space and goes through with it.
@@ -83,7 +98,7 @@ pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
     if let Some(program) = session.space().fitness.program() {
         trust::remember(search.dir().path(), program);
     }
-    go(by_workers(search, post)?, &args.watch)
+    go(by_workers(search, post)?, &args.watch, &args.tell)
 }
 
 /// The server by which workers evaluate, if one is named.
@@ -106,6 +121,29 @@ fn by_workers(search: Search<'_>, post: Option<Post>) -> Result<Search<'_>, sess
 }
 
 pub fn resume(args: ResumeArgs) -> Outcome {
+    let watch = args.watch.clone();
+    let named = newest::named_or_newest(args.run.clone());
+    let yes = args.yes;
+    front::run(
+        &watch,
+        || named.map_or(Ok(()), |run| confirm(&run, yes)),
+        || resume_here(args),
+    )
+}
+
+/// Asks whether a run's program may be started, as far as the run can be read; what is wrong with it is told later.
+fn confirm(run: &Path, yes: bool) -> Outcome {
+    let Ok(begun) = Begun::take(run, &environment::host()) else {
+        return Ok(());
+    };
+    match &begun.space().fitness.command {
+        Some(command) => trust::confirm(begun.dir().path(), &command.command, yes),
+        None => Ok(()),
+    }
+}
+
+fn resume_here(args: ResumeArgs) -> Outcome {
+    front::part_from_terminal(&args.watch);
     let run = newest::or_newest(args.run)?;
     let host = environment::host();
     let notes = match args.truncate_damaged {
@@ -136,7 +174,11 @@ pub fn resume(args: ResumeArgs) -> Outcome {
     }
     let post = post(args.nats.as_deref(), &args.server, begun.space())?;
     let session = begun.session(&runtime_options(&args.engine)?, host)?;
-    go(by_workers(session.resume(begun, options)?, post)?, &args.watch)
+    go(
+        by_workers(session.resume(begun, options)?, post)?,
+        &args.watch,
+        &args.tell,
+    )
 }
 
 /// What a journal that was cut says of that.
@@ -190,30 +232,36 @@ pub fn duration_ms(text: &str) -> Result<u64> {
     Ok(total)
 }
 
-/// Searches in a thread of its own, while this one shows it.
-fn go(search: Search<'_>, watch: &WatchOptions) -> Outcome {
+/// Searches in a thread of its own, while this one tells of it.
+fn go(search: Search<'_>, watch: &WatchOptions, tell_args: &TellArgs) -> Outcome {
     let dir = search.dir().clone();
+    let name = dir.path().display().to_string();
     let control = Control::default();
-    let voice = Voice::default();
-    let interruptions = Interruptions::listen(&control, &voice, dir.path().display().to_string())?;
-    let (to_view, view) = mpsc::channel();
+    let interruptions = Interruptions::listen(Searching::Here(control.clone()), &Voice::default())?;
+    interruptions.is_of(&name);
     let (to_log, log) = mpsc::channel();
-    let to_view = wants_dashboard(watch).then_some(to_view);
+    let mut word = Word::of(watch, &dir);
+    let mut trackers = Trackers::of(tell_args, &dir);
     let outcome = std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
             search.run(&control, &|record| {
-                // Nobody may be looking any more.
-                if let Some(to_view) = &to_view {
-                    let _ = to_view.send(record.clone());
-                }
-                if !matches!(record.event, Event::Answers(_)) {
+                if !matches!(record.event, Event::Answers(_) | Event::QuestionTexts(_)) {
                     let _ = to_log.send(record.clone());
                 }
             })
         });
-        show(&dir, view, &log, watch, &interruptions.flags, &voice);
+        let mut on_record = |record: &Record| {
+            word.iter_mut().for_each(|word| word.see(record));
+            trackers.see(record);
+        };
+        tell(&log, &name, watch, &mut on_record);
         worker.join()
     });
+    after::tell(tell_args, &dir);
+    if let Ok(Ok(_)) = &outcome {
+        // A run that was over has had no beginning.
+        word.iter_mut().for_each(Word::give);
+    }
     match outcome {
         Ok(Ok(End::Done)) => Ok(()),
         Ok(Ok(End::Stopped)) => Err(Failure::Interrupted),
@@ -223,76 +271,22 @@ fn go(search: Search<'_>, watch: &WatchOptions) -> Outcome {
     }
 }
 
-/// The dashboard on a terminal, lines elsewhere; after `q` the search goes on with lines.
-fn show(
-    dir: &RunDir,
-    view: Receiver<Record>,
-    log: &Receiver<Record>,
-    watch: &WatchOptions,
-    flags: &Flags,
-    voice: &Voice,
-) {
+/// The run as lines, to its end.
+fn tell(log: &Receiver<Record>, name: &str, watch: &WatchOptions, on_record: &mut dyn FnMut(&Record)) {
     let mut lines = Lines::of_search(watch.log_format);
-    if wants_dashboard(watch) {
-        guarded("the dashboard", || show_dashboard(dir, &view, flags, voice));
-        voice.is_through(None);
-        lines.leave_the_shell_alone();
-        drop(view);
-        for record in log.try_iter() {
-            lines.skip(&record);
-        }
-    }
-    let name = dir.path().display().to_string();
     let shown = guarded("the log", || {
         for record in log {
+            on_record(&record);
             lines.show(&record);
         }
-        if watch.log_format == LogFormat::Text {
-            super::print_if_read(format_args!("\n{}", lines.summary(&name)));
+        if watch.log_format == LogFormat::Text && !watch.detached {
+            super::print_if_read(format_args!("\n{}", lines.summary(name)));
         }
     });
     if shown.is_none() {
         // Nobody is left to show anything to; the end of the feed is the end of the run.
         log.iter().for_each(drop);
     }
-}
-
-fn show_dashboard(dir: &RunDir, view: &Receiver<Record>, flags: &Flags, voice: &Voice) {
-    let name = dir.path().display().to_string();
-    let (mut exports, notices) = Exports::new(dir);
-    voice.is_through(Some(exports.notices()));
-    let mut asked = |action: Action| match action {
-        Action::Abort => {
-            dashboard::restore();
-            ended_at_once(&name);
-            std::process::exit(130);
-        }
-        Action::RequestExport { id } => exports.begin(id),
-        action => request(dir, action),
-    };
-    let feed = Feed {
-        records: view,
-        notices: &notices,
-        now_ms: &environment::now_ms,
-        flags,
-    };
-    let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
-    voice.is_through(None);
-    exports.finish();
-    match shown {
-        Ok(dashboard::Exit::Closed) => {
-            super::say(format_args!(
-                "the search goes on here: Ctrl-Z and then `bg` give the shell back, `heterosis watch {name}` shows it again, Ctrl-C \
-                 stops it"
-            ));
-        }
-        Ok(_) => {}
-        Err(e) => tracing::warn!("the dashboard cannot be shown: {e}"),
-    }
-}
-
-fn wants_dashboard(watch: &WatchOptions) -> bool {
-    !watch.headless && watch.log_format == LogFormat::Text && environment::is_interactive()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::{Outcome, environment, interruption, newest, print, print_if_read, say};
 use crate::{
-    cli::{LogFormat, WatchArgs},
+    cli::{LogFormat, WatchArgs, WatchOptions},
     dashboard::{self, Action, Feed, Flags, PlainLines},
     event::{Event, Record},
     session::{self, Wish},
@@ -19,38 +19,44 @@ use crate::{
 
 pub fn watch(args: WatchArgs) -> Outcome {
     let dir = RunDir::open(&newest::or_newest(args.run)?)?;
-    let now: Box<dyn Fn() -> u64>;
-    let records = match &args.replay {
-        Some(speed) => {
-            let speed: f64 = speed
-                .trim_end_matches('x')
-                .parse()
-                .with_context(|| format!("--replay {speed}: write how many times as fast, such as 60x"))?;
-            let (records, clock) = dashboard::replay(whole(&dir)?, speed);
-            now = Box::new(move || clock.load(std::sync::atomic::Ordering::Relaxed));
-            records
-        }
-        None => {
-            now = Box::new(environment::now_ms);
-            session::watch(&dir)?
-        }
-    };
-    if args.watch.headless || !environment::is_interactive() {
-        let mut lines = Lines::of_viewer(args.watch.log_format);
+    if let Some(speed) = &args.replay {
+        let speed: f64 = speed
+            .trim_end_matches('x')
+            .parse()
+            .with_context(|| format!("--replay {speed}: write how many times as fast, such as 60x"))?;
+        let (records, clock) = dashboard::replay(whole(&dir)?, speed);
+        let now = || clock.load(std::sync::atomic::Ordering::Relaxed);
+        return look(&dir, &records, &now, Exports::new(&dir), &args.watch);
+    }
+    let (exports, notices) = Exports::new(&dir);
+    let watching = session::watch(&dir, exports.tells_fault())?;
+    let told = (exports, notices);
+    look(&dir, &watching.records, &environment::now_ms, told, &args.watch)?;
+    Ok(watching.end()?)
+}
+
+fn look(
+    dir: &RunDir,
+    records: &Receiver<Record>,
+    now_ms: &dyn Fn() -> u64,
+    (mut exports, notices): (Exports<'_>, Receiver<String>),
+    watch: &WatchOptions,
+) -> Outcome {
+    if watch.headless || !environment::is_interactive() {
+        let mut lines = Lines::of_viewer(watch.log_format);
         for record in records {
             lines.show(&record);
         }
         return Ok(());
     }
-    let (mut exports, notices) = Exports::new(&dir);
     let mut asked = |action: Action| match action {
         Action::RequestExport { id } => exports.begin(id),
-        action => request(&dir, action),
+        action => request(dir, action),
     };
     let feed = Feed {
-        records: &records,
+        records,
         notices: &notices,
-        now_ms: &*now,
+        now_ms,
         flags: &Flags::default(), // a viewer may end with its terminal
     };
     dashboard::run(&feed, environment::appearance(), &mut asked)?;
@@ -92,6 +98,15 @@ impl<'a> Exports<'a> {
         let (notices, receiver) = mpsc::channel();
         let running = Vec::new();
         (Self { dir, notices, running }, receiver)
+    }
+
+    /// Has the view told what is wrong with the run's journal.
+    pub fn tells_fault(&self) -> impl FnOnce(&str) + Send + 'static {
+        let notices = self.notices.clone();
+        move |fault| {
+            // Nobody may be looking any more.
+            let _ = notices.send(format!("error: {fault}"));
+        }
     }
 
     /// Whoever else has something to say in the view.
@@ -157,15 +172,6 @@ impl Lines {
         }
     }
 
-    /// From now on nothing is said in the background: there it would be written into what its user does meanwhile.
-    pub fn leave_the_shell_alone(&mut self) {
-        self.print = |line| {
-            if environment::is_in_foreground() {
-                print_if_read(line);
-            }
-        };
-    }
-
     pub fn show(&mut self, record: &Record) {
         let line = self.plain.line(record);
         match self.format {
@@ -176,16 +182,11 @@ impl Lines {
             }
             // Answers are in the journal; a log of them would drown everything else.
             LogFormat::Json => {
-                if !matches!(record.event, Event::Answers(_)) {
+                if !matches!(record.event, Event::Answers(_) | Event::QuestionTexts(_)) {
                     (self.print)(&serde_json::to_string(record).expect("a record is plain data"));
                 }
             }
         }
-    }
-
-    /// Takes note of a record without showing it.
-    pub fn skip(&mut self, record: &Record) {
-        self.plain.line(record);
     }
 
     /// What the run came to, and what to do next.

@@ -98,9 +98,11 @@ pub enum Sort {
 pub struct ChartView {
     /// Wall clock instead of evaluations.
     pub over_time: bool,
+    /// All values from the worst on, and not those of the last generations.
+    pub whole: bool,
 }
 
-/// The two tasks of the Pareto page, by index.
+/// The two objectives of the Pareto page, by index.
 #[derive(Clone, Copy, Debug)]
 pub struct Axes {
     pub x: usize,

@@ -111,12 +111,12 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::CandidateFailed { id, reason, .. } => Some((Level::Warning, format!("{id} failed: {reason}"))),
         Event::GenerationEnded(g) => {
             let unit = before.unit();
-            let mut line = format!("generation {}: best {}, ", g.generation, unit.value(g.best));
+            let mut line = format!("generation {}: best {}, ", g.generation, unit.full_value(g.best));
             let _ = write!(
                 line,
                 "middle half {} to {}",
                 unit.value(g.lower_quartile),
-                unit.value(g.upper_quartile)
+                unit.full_value(g.upper_quartile)
             );
             if g.failed > 0 {
                 let _ = write!(line, ", {} failed", g.failed);
@@ -148,7 +148,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::Selected(s) => {
             let winner = s.finalists.iter().find(|f| f.id == s.best);
             let fresh = winner.map(|f| {
-                let score = before.unit().score(&f.fresh);
+                let score = before.unit().full_score(&f.fresh);
                 match before.is_scored_by_command() {
                     true => format!(", {score}"),
                     false => format!(", {score} on {}", Freshness::of(before).selection(f.fresh.n)),
@@ -183,6 +183,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::Log { level, message } => Some((*level, message.clone())),
         Event::Scaled { .. } => info("tasks are weighed by the first model's standard errors".into()),
         Event::CandidateStarted { .. }
+        | Event::QuestionTexts(_)
         | Event::Progress(_)
         | Event::Learning(_)
         | Event::Answers(_)
@@ -268,7 +269,9 @@ fn examinee_line(before: &Run, answered: &ExamAnswered) -> String {
         Phase::HeldOut => ("held out", " has answered"),
         _ => ("test", " has answered"),
     };
-    let score = answered.score.map(|score| format!(" {}", before.unit().score(&score)));
+    let score = answered
+        .score
+        .map(|score| format!(" {}", before.unit().full_score(&score)));
     let tail = score.unwrap_or_else(|| done.into());
     format!("{what} {turn} of {of}: {}{tail}", parent_name(&answered.id))
 }
@@ -284,11 +287,7 @@ fn plan_line(plan: &FinalPlan) -> String {
 
 fn scored_line(before: &Run, candidate: &Candidate) -> String {
     let unit = before.unit();
-    let mut line = format!(
-        "{:<8} {}",
-        candidate.id,
-        unit.with_error(candidate.fitness, candidate.stderr)
-    );
+    let mut line = format!("{:<8} {}", candidate.id, unit.full(candidate.fitness, candidate.stderr));
     if candidate.n > 1 {
         let _ = write!(line, " (n={})", candidate.n);
     }
@@ -305,7 +304,7 @@ fn scored_line(before: &Run, candidate: &Candidate) -> String {
     let is_child = counts(&candidate.origin);
     match before.best() {
         Some(best) if is_child && before.worth_of(candidate) > best.worth => {
-            let lead = unit.signed(before.worth_of(candidate) - best.worth);
+            let lead = unit.lead(before.worth_of(candidate) - best.worth);
             let _ = write!(line, "  ★ new best, {lead}");
         }
         None if is_child => line += "  ★ first child",
@@ -355,17 +354,13 @@ fn without_reading(run: &Run) -> String {
     } else {
         "Best so far"
     };
-    let mut out = format!(
-        "{when}: {} with {}",
-        best.id,
-        unit.with_error(best.fitness, best.stderr)
-    );
+    let mut out = format!("{when}: {} with {}", best.id, unit.full(best.fitness, best.stderr));
     if let Some(parent) = run.best_parent() {
         let _ = write!(
             out,
             "; the best parent, {}, has {}",
             parent_name(&parent.id),
-            unit.with_error(parent.fitness, parent.stderr)
+            unit.full(parent.fitness, parent.stderr)
         );
     }
     if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
@@ -373,7 +368,7 @@ fn without_reading(run: &Run) -> String {
             out,
             "; the best unsearched merge, {}, has {}",
             merge.id,
-            unit.with_error(merge.fitness, merge.stderr)
+            unit.full(merge.fitness, merge.stderr)
         );
     }
     out += ".\n";

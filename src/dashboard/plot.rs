@@ -39,6 +39,16 @@ impl Plot {
         Some(self.area.y + row as u16)
     }
 
+    /// The screen row of a value, or of the edge that is nearest to it.
+    pub fn nearest_row(&self, y: f64) -> Option<u16> {
+        Some(self.area.y + self.clamped_row(y)? as u16)
+    }
+
+    /// The value at the lower edge.
+    pub fn lowest(&self) -> f64 {
+        self.y.low
+    }
+
     /// The screen column of a value, if it lies inside.
     pub fn column(&self, x: f64) -> Option<u16> {
         let (column, _) = self.cell_at(x, self.y.low)?;

@@ -173,6 +173,8 @@ fn the_final_shows_who_has_answered_how_much() {
         let overview = screen(&model, columns, rows);
         assert!(overview.contains("selecting 3 of 4"), "{overview}");
         assert!(overview.contains("final ends in"), "{overview}");
+        // Two of four have answered, and one of them 240 of 400.
+        assert!(overview.contains("65%"), "{overview}");
     }
     press(&mut model, "7");
     let result = screen(&model, 80, 24);
@@ -201,7 +203,7 @@ fn the_final_shows_who_has_answered_how_much() {
             .any(|l| l.starts_with("4 finalists to answer 400 questions each; the final ends in about")),
         "{log:?}"
     );
-    assert!(log.contains(&"finalist 2 of 4: c0040 52.3 ± 2.5"), "{log:?}");
+    assert!(log.contains(&"finalist 2 of 4: c0040 52.3 ± 2.5 %"), "{log:?}");
 }
 
 /// What counts is by how much the best child leads what nobody searched for; the header had only the best parent.

@@ -2,8 +2,8 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::model::{Detail, FlipKind, Model, Overlay, Page, Sort, Tab};
-use crate::event::{Level, Record};
+use super::model::{Axes, Detail, FlipKind, Model, Overlay, Page, Sort, Tab};
+use crate::event::{Level, Record, axes};
 
 /// What can happen to the dashboard.
 #[derive(Clone, Debug)]
@@ -172,6 +172,7 @@ fn on_page_key(model: &mut Model, code: KeyCode) -> Option<Action> {
         KeyCode::Char('v') if model.page == Page::Log => next_level(model),
         KeyCode::Char(axis @ ('x' | 'y')) if model.page == Page::Pareto => next_axis(model, axis),
         KeyCode::Char('x') => model.chart.over_time = !model.chart.over_time,
+        KeyCode::Char('z') => model.chart.whole = !model.chart.whole,
         KeyCode::Enter if has_board(model.page) => open(model),
         KeyCode::Enter if model.page == Page::Result => open_winner(model),
         KeyCode::Esc => {
@@ -340,8 +341,10 @@ fn next_level(model: &mut Model) {
 }
 
 fn next_axis(model: &mut Model, axis: char) {
-    let tasks = model.task_names().len().max(1);
-    let axes = &mut model.pareto;
-    let index = if axis == 'x' { &mut axes.x } else { &mut axes.y };
-    *index = (*index + 1) % tasks;
+    let all = axes::axes(&model.run).len();
+    let Axes { x, y } = &mut model.pareto;
+    let (index, other) = if axis == 'x' { (x, *y) } else { (y, *x) };
+    // One thing against itself is a line.
+    let next = (1..=all).map(|step| (*index + step) % all).find(|next| *next != other);
+    *index = next.unwrap_or(*index);
 }

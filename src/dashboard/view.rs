@@ -21,6 +21,7 @@ use super::model::{Model, Page, Tab};
 use super::pace::{self, Pace};
 use super::text::{Parts, clean, cut, span};
 use super::update::{has_board, has_filter};
+use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{Lead, Run, State};
 use crate::event::verdict::strongest;
@@ -170,11 +171,11 @@ fn evals(run: &Run) -> Vec<Span<'static>> {
     vec![span(count(run.evals), BOLD), span(format!("{of} evals"), PLAIN)]
 }
 
-/// Share of the budget that is used: of evaluations or time, whichever is further.
+/// Share of the budget that is used: of evaluations or time, whichever is further; then of the part of the final that runs.
 fn budget_used(model: &Model) -> Option<f64> {
     let budget = model.run.started.as_ref()?.budget;
     if model.run.search_ended.is_some() {
-        return Some(1.0);
+        return Some(model.run.exam.as_ref().map_or(1.0, Exam::share));
     }
     let evals = budget.evals.map(|n| model.run.evals as f64 / n.max(1) as f64);
     let time = budget
@@ -232,7 +233,7 @@ fn best_line(model: &Model, columns: u16) -> Line<'static> {
             format!(
                 "no child yet · best parent {} {}",
                 parent_name(&p.id),
-                run.unit().with_error(p.fitness, p.stderr)
+                run.unit().full(p.fitness, p.stderr)
             )
         });
         return Line::from(span(text.unwrap_or_else(|| "no score yet".into()), DIM));
@@ -283,7 +284,7 @@ fn best_score(unit: Unit, id: &str, value: f64, stderr: f64) -> Vec<Span<'static
     vec![
         span("best ", DIM),
         span(id.to_owned(), BEST.add_modifier(Modifier::BOLD)),
-        span(format!(" {}", unit.with_error(value, stderr)), BOLD),
+        span(format!(" {}", unit.full(value, stderr)), BOLD),
     ]
 }
 
@@ -377,7 +378,7 @@ fn body(model: &Model, area: Rect, buffer: &mut Buffer) {
 
 fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
     if area.width >= 160 && area.height >= 40 {
-        let [left, middle, right] = columns(area, [42, 33, 25]);
+        let [left, middle, right] = columns(area, [34, 46, 20]);
         let [chart, log] = Layout::vertical([Constraint::Percentage(62), Constraint::Fill(1)]).areas(left);
         let [board, engine] = Layout::vertical([Constraint::Fill(1), Constraint::Length(9)]).areas(middle);
         chart::draw(model, chart, buffer);
@@ -455,7 +456,7 @@ fn keys(model: &Model, columns: u16) -> Line<'static> {
             keys.push((5, "/", "filter"));
         }
         match model.page {
-            Page::Chart => keys.push((2, "x", "time/evals")),
+            Page::Chart => keys.extend([(2, "x", "time/evals"), (3, "z", "zoom")]),
             Page::Pareto => keys.push((2, "x y", "axes")),
             Page::Log => keys.extend([(4, "j/k", "scroll"), (4, "v", "level")]),
             Page::Result => keys.push((2, "Enter", "open the winner")),

@@ -430,6 +430,15 @@ pub struct Question {
 }
 
 impl Question {
+    /// What is asked, without examples; of a question that stands in its choices, as the right one puts it.
+    pub fn words(&self) -> &str {
+        let of_choice = || self.right_choice()?.question.as_deref();
+        match self.prompt.question.trim().is_empty() {
+            true => of_choice().unwrap_or_default(),
+            false => &self.prompt.question,
+        }
+    }
+
     /// The right choice, the first where there are several.
     pub fn right_choice(&self) -> Option<&Choice> {
         self.choices.get(*self.right.first()?)
@@ -827,6 +836,11 @@ impl Task {
 
     pub fn name(&self) -> &str {
         &self.file.name
+    }
+
+    /// What its file says of it, for people.
+    pub fn description(&self) -> &str {
+        &self.file.description
     }
 
     /// The text of its file.

@@ -159,6 +159,7 @@ mod tests {
             n: 10,
             digest: format!("questions of {task}"),
             metric: "exact_match".into(),
+            description: String::new(),
         };
         RunStarted {
             space_digest: "space".into(),

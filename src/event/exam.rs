@@ -82,6 +82,21 @@ impl Exam {
         self.examinees.iter().all(|e| e.is_done)
     }
 
+    /// How much of it has been answered, 0 to 1.
+    pub fn share(&self) -> f64 {
+        let shares = self.examinees.iter().map(|examinee| self.share_of(examinee));
+        shares.sum::<f64>() / self.examinees.len().max(1) as f64
+    }
+
+    /// How much one of them has answered, 0 to 1.
+    pub fn share_of(&self, examinee: &Examinee) -> f64 {
+        match (examinee.is_done, self.questions) {
+            (true, _) => 1.0,
+            (false, 0) => 0.0,
+            (false, questions) => examinee.answered as f64 / questions as f64,
+        }
+    }
+
     /// Answers that are still to come, and examinees to be merged.
     fn left(&self) -> (usize, usize) {
         let open = self.examinees.iter().filter(|e| !e.is_done);

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Answers, Budget, Candidate, Comparison, EndReason, Event, Finalist, Generation, HeldOutReading,
-    HeldOutScore, HeldOutTask, Level, Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted,
-    SCHEMA_VERSION, Score, Selection, Task, TaskScore, TestReading, TestScore,
+    HeldOutScore, HeldOutTask, Level, Model, Origin, Phase, Progress, QuestionTexts, QuestionsCompared, Record,
+    RunStarted, SCHEMA_VERSION, Score, Selection, Task, TaskScore, TestReading, TestScore,
     freshness::{Part, PartOfRun},
 };
 
@@ -187,6 +187,9 @@ impl Rehearsal {
     fn play(mut self) -> Vec<Record> {
         self.emit(0, Event::RunStarted(run_started()));
         self.emit(0, Event::QuestionsCompared(questions_compared()));
+        for task in run_started().tasks {
+            self.emit(0, Event::QuestionTexts(question_texts(&task)));
+        }
         self.emit(
             40,
             Event::Log {
@@ -415,7 +418,7 @@ impl Rehearsal {
     fn answer(&mut self, task: &Task, t: usize, question: usize, skill: f64, split: &str) -> Answer {
         let chance = skill + 0.5 * (0.5 - self.difficulty[t][question % QUESTIONS]);
         let right = self.dice.uniform() < chance;
-        let (apples, friends) = (12 + question, 2 + question % 5);
+        let (apples, friends) = numbers(question);
         let gold = (apples * friends).to_string();
         let roll = self.dice.uniform();
         let spanish = task.lang == "es" && (right || roll < 0.7);
@@ -579,6 +582,25 @@ fn questions_compared() -> QuestionsCompared {
     }
 }
 
+/// What the search's questions of a task ask.
+fn question_texts(task: &Task) -> QuestionTexts {
+    let text = |i: usize| {
+        let (apples, friends) = numbers(i);
+        match task.lang.as_str() {
+            "es" => format!("Q: Cada caja lleva {apples} manzanas. ¿Cuántas llevan {friends} cajas? A:"),
+            _ => format!("Q: A box holds {apples} apples. How many are in {friends} boxes? A:"),
+        }
+    };
+    let name = super::words::task_name(&task.task, "");
+    let texts = (0..QUESTIONS).map(|i| (format!("{name}/search/{i}"), text(i)));
+    QuestionTexts::new(&task.task, &task.lang, "search", texts)
+}
+
+/// What a question is about.
+fn numbers(question: usize) -> (usize, usize) {
+    (12 + question, 2 + question % 5)
+}
+
 fn run_started() -> RunStarted {
     let model = |name: &str| Model {
         name: name.into(),
@@ -595,6 +617,7 @@ fn run_started() -> RunStarted {
         n: QUESTIONS,
         digest: "0".repeat(64),
         metric: "exact_match".into(),
+        description: "Word problems of two to four steps over numbers below 100.".into(),
     };
     let mut genes = Vec::new();
     for model in ["maths", "spanish"] {

@@ -14,8 +14,8 @@ pub use super::standing::{competes, counts, is_paid};
 use super::words::{LOG_LIKELIHOOD, Unit};
 use super::{
     Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
-    Learned, Learning, LearningStep, Level, Model, Origin, Phase, Progress, QuestionsCompared, Record, RunStarted,
-    Score, Selection, StageStarted, TaskScore, TestReading, Worker, WorkerState, interval,
+    Learned, Learning, LearningStep, Level, Model, Origin, Phase, Progress, QuestionTexts, QuestionsCompared, Record,
+    RunStarted, Score, Selection, StageStarted, TaskScore, TestReading, Worker, WorkerState, interval,
 };
 
 /// Answers are kept for the parents, the baselines and this many of the best children; a night's worth of all of them
@@ -35,6 +35,8 @@ pub struct Run {
     pub started: Option<RunStarted>,
     /// What was found when the questions of its parts were compared; none in journals of older builds.
     pub questions: Option<QuestionsCompared>,
+    /// What they ask, by task and split; none in journals of older builds.
+    pub texts: Vec<QuestionTexts>,
     pub state: State,
     pub phase: Option<Phase>,
     /// One for each id, in order of arrival.
@@ -184,6 +186,8 @@ pub struct Flip<'a> {
     pub task: &'a str,
     pub lang: &'a str,
     pub split: &'a str,
+    /// What was asked, where the journal says it.
+    pub question: Option<&'a str>,
     pub child: &'a Answer,
     pub other: &'a Answer,
     /// The child is the one who got it right.
@@ -233,6 +237,11 @@ impl Run {
             Event::QuestionsCompared(compared) => {
                 let before = self.questions.take().unwrap_or_default();
                 self.questions = Some(before.and(compared));
+            }
+            Event::QuestionTexts(texts) => {
+                self.texts
+                    .retain(|known| !known.is_of(&texts.task, &texts.lang, &texts.split));
+                self.texts.push(texts.clone());
             }
             Event::PhaseStarted { phase } => {
                 self.phase = Some(*phase);
@@ -562,8 +571,7 @@ impl Run {
     pub fn task_unit(&self, task: &str, lang: &str) -> Unit {
         let held_out = self.held_out.iter().flat_map(|r| &r.tasks);
         match held_out.into_iter().find(|t| t.task == task && t.lang == lang) {
-            Some(task) if task.metric == LOG_LIKELIHOOD => Unit::Raw,
-            Some(_) => Unit::Percent,
+            Some(task) => Unit::of_metric(&task.metric),
             None => self
                 .started
                 .as_ref()
@@ -735,7 +743,7 @@ impl Run {
     pub fn flips<'a>(&'a self, child: &str, other: &str) -> Vec<Flip<'a>> {
         let mut flips = Vec::new();
         for mine in self.answers_of(child) {
-            if self.task_unit(&mine.task, &mine.lang) == Unit::Raw {
+            if self.task_unit(&mine.task, &mine.lang) != Unit::Percent {
                 continue;
             }
             let same = |x: &&Answers| (&x.task, &x.lang, &x.split) == (&mine.task, &mine.lang, &mine.split);
@@ -750,6 +758,7 @@ impl Run {
                         task,
                         lang,
                         split,
+                        question: self.question(task, lang, split, &child.q),
                         child,
                         other,
                         gained,
@@ -758,6 +767,12 @@ impl Run {
             }
         }
         flips
+    }
+
+    /// What a question asks, by its id.
+    pub fn question(&self, task: &str, lang: &str, split: &str, id: &str) -> Option<&str> {
+        let texts = self.texts.iter().find(|texts| texts.is_of(task, lang, split))?;
+        texts.texts.get(id).map(String::as_str)
     }
 
     /// A model of the run by its short name.

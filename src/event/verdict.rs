@@ -148,7 +148,7 @@ pub fn verdict(run: &Run, reading: &TestReading) -> Verdict {
         false => ", but ",
     };
     let clauses: Vec<String> = rivals.iter().map(|rival| rival.clause(unit)).collect();
-    let scores: Vec<String> = rivals.iter().map(|rival| unit.score(&rival.score.score)).collect();
+    let scores: Vec<String> = rivals.iter().map(|rival| unit.full_score(&rival.score.score)).collect();
     let corrected = match rivals.len() {
         1 => "",
         _ => ", merges after Holm's correction",
@@ -163,7 +163,7 @@ pub fn verdict(run: &Run, reading: &TestReading) -> Verdict {
             "{} {}, on {asked}: {} against {} (± is one standard error; {}{corrected})",
             who(run, &child.id),
             clauses.join(joint),
-            unit.score(&child.score),
+            unit.full_score(&child.score),
             scores.join(" and "),
             test_name(&reading.test)
         ),
@@ -218,8 +218,8 @@ pub fn explained(run: &Run) -> Option<String> {
             " {} scored {} on the selection questions to its {}; that is no more than luck gives the best of {}, and luck has \
              touched {steady} least.",
             highest.id,
-            unit.value(highest.fresh.value),
-            unit.value(winner.fresh.value),
+            unit.full_value(highest.fresh.value),
+            unit.full_value(winner.fresh.value),
             counted(selection.finalists.len(), "finalist")
         );
     }
@@ -240,7 +240,7 @@ pub fn luck(run: &Run) -> Option<String> {
     let fall = fall(winner);
     let own = format!(
         "Its search score of {} {} on the selection questions",
-        unit.value(winner.search.value),
+        unit.full_value(winner.search.value),
         moved(unit, fall.value)
     );
     let of = |origin: Origin| -> Vec<Score> {
@@ -361,7 +361,7 @@ pub fn forgotten(run: &Run) -> Option<String> {
         told.push(format!(
             "{} {} ({}: {})",
             task_of(task),
-            unit.score(&task.score),
+            unit.full_score(&task.score),
             parent_name(id),
             unit.score(other)
         ));
@@ -488,7 +488,9 @@ mod tests {
         let run = Run::from_records(&rehearsal::held_out());
         let told = forgotten(&run).unwrap();
         assert!(
-            told.contains("scores: words-fr 30.0 ± 3.2 (base: 40.0 ± 3.5), text-en -2.500 ± 0.040 (base: -2.300"),
+            told.contains(
+                "scores: words-fr 30.0 ± 3.2 % (base: 40.0 ± 3.5 %), text-en -2.500 ± 0.040 nats (base: -2.300"
+            ),
             "{told}"
         );
         assert_eq!(forgotten(&Run::from_records(&rehearsal::journal())), None);
@@ -508,7 +510,7 @@ mod tests {
         };
         let told = set((0.80, 0.74), (0.70, 0.65));
         assert!(
-            told.starts_with("Its search score of 80.0 falls by 6.0 points on the selection questions"),
+            told.starts_with("Its search score of 80.0 % falls by 6.0 points on the selection questions"),
             "{told}"
         );
         assert!(

@@ -11,6 +11,11 @@ pub const LOG_LIKELIHOOD: &str = "log_likelihood";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
     Percent,
+    /// Log-likelihood a token.
+    Nats,
+    /// How long answers are.
+    Tokens,
+    /// A command's scores, or a fitness that adds both kinds.
     #[default]
     Raw,
 }
@@ -18,8 +23,12 @@ pub enum Unit {
 impl Unit {
     /// The unit of the fitness: per cent if every task is scored right or wrong.
     pub fn of_fitness(run: &RunStarted) -> Self {
-        let percent = !run.tasks.is_empty() && run.tasks.iter().all(|t| t.metric != LOG_LIKELIHOOD);
-        if percent { Self::Percent } else { Self::Raw }
+        let mut units = run.tasks.iter().map(|task| Self::of_metric(&task.metric));
+        let first = units.next().unwrap_or_default();
+        match units.all(|unit| unit == first) {
+            true => first,
+            false => Self::Raw,
+        }
     }
 
     /// The unit of one task, found by name and language (a re-read on another split has the same unit).
@@ -29,28 +38,68 @@ impl Unit {
             .iter()
             .find(|t| t.task == task && t.lang == lang)
             .map(|t| t.metric.as_str());
+        metric.map(Self::of_metric).unwrap_or_default()
+    }
+
+    pub fn of_metric(metric: &str) -> Self {
         match metric {
-            Some(metric) if metric != LOG_LIKELIHOOD => Self::Percent,
-            _ => Self::Raw,
+            LOG_LIKELIHOOD => Self::Nats,
+            _ => Self::Percent,
         }
+    }
+
+    /// `%`, `nats`, or nothing.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Self::Percent => "%",
+            Self::Nats => "nats",
+            Self::Tokens => "tokens",
+            Self::Raw => "",
+        }
+    }
+
+    /// `fitness ± SE, %`: a heading over numbers that stand without their unit.
+    pub fn heading(self, what: &str) -> String {
+        match self.sign() {
+            "" => what.into(),
+            sign => format!("{what}, {sign}"),
+        }
+    }
+
+    /// `54.0 %` or `-1.234 nats`.
+    pub fn full_value(self, value: f64) -> String {
+        format!("{} {}", self.value(value), self.sign()).trim_end().into()
+    }
+
+    /// `54.0 ± 3.2 %`: in a sentence, or wherever no heading says the unit.
+    pub fn full(self, value: f64, stderr: f64) -> String {
+        format!("{} {}", self.with_error(value, stderr), self.sign())
+            .trim_end()
+            .into()
+    }
+
+    /// `54.0 ± 3.2 %`.
+    pub fn full_score(self, score: &Score) -> String {
+        self.full(score.value, score.stderr)
     }
 
     /// `54.0` or `-1.234`.
     pub fn value(self, value: f64) -> String {
         match self {
             Self::Percent => format!("{:.1}", 100.0 * value),
-            Self::Raw if value != 0.0 && (value.abs() >= 1e5 || value.abs() < 1e-3) => {
+            Self::Tokens => format!("{value:.1}"),
+            Self::Nats | Self::Raw if value != 0.0 && (value.abs() >= 1e5 || value.abs() < 1e-3) => {
                 format!("{value:.2e}")
             }
-            Self::Raw if value.abs() >= 1000.0 => format!("{value:.1}"),
+            Self::Nats | Self::Raw if value.abs() >= 1000.0 => format!("{value:.1}"),
             // No minus before a zero.
-            Self::Raw => format!("{:.3}", value + 0.0),
+            Self::Nats | Self::Raw => format!("{:.3}", value + 0.0),
         }
     }
 
     /// `54.0 ± 3.2`: the standard error, not an interval. The score of a command has none.
     pub fn with_error(self, value: f64, stderr: f64) -> String {
-        if self == Self::Raw && stderr == 0.0 {
+        if self != Self::Percent && stderr == 0.0 {
             return self.value(value);
         }
         format!("{} ± {}", self.value(value), self.value(stderr))
@@ -67,11 +116,17 @@ impl Unit {
         format!("{sign}{}", self.value(value))
     }
 
-    /// `12.4 points` or `0.031`: the size of a difference, without its sign.
+    /// `+12.4 points` or `-0.031 nats`: a difference with its sign.
+    pub fn lead(self, difference: f64) -> String {
+        let sign = if difference >= 0.0 { "+" } else { "-" };
+        format!("{sign}{}", self.points(difference))
+    }
+
+    /// `12.4 points`, `0.031 nats` or `0.031`: the size of a difference, without its sign.
     pub fn points(self, difference: f64) -> String {
         match self {
             Self::Percent => format!("{} points", self.value(difference.abs())),
-            Self::Raw => self.value(difference.abs()),
+            Self::Nats | Self::Tokens | Self::Raw => self.full_value(difference.abs()),
         }
     }
 
@@ -80,7 +135,7 @@ impl Unit {
     pub fn interval_95(self, score: &Score) -> (f64, f64) {
         let (p, variance) = (score.value, score.stderr.powi(2));
         match self {
-            Self::Raw => interval::normal(score.value, score.stderr),
+            Self::Nats | Self::Tokens | Self::Raw => interval::normal(score.value, score.stderr),
             Self::Percent if p > 0.0 && p < 1.0 && variance > 0.0 => {
                 interval::proportion(p, 1.0 + p * (1.0 - p) / variance)
             }
@@ -110,6 +165,11 @@ pub fn task_name(task: &str, lang: &str) -> String {
     } else {
         format!("{stem} {lang}")
     }
+}
+
+/// What is right, without the way to it: of a worked solution what follows its last `####`.
+pub fn right_answer(gold: &str) -> &str {
+    gold.rsplit("####").next().unwrap_or(gold).trim()
 }
 
 /// [`task_name`] of a score.

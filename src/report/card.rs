@@ -249,7 +249,7 @@ fn tested(card: &Card, reading: &TestReading) -> String {
         let _ = writeln!(out, "{sentence}\n");
     }
     let tasks = &reading.best.tasks;
-    out += &header(tasks, "p");
+    out += &header(card.run, tasks, "p");
     out += &row(card.run, card.id, unit, &reading.best, tasks, "");
     out += &row(
         card.run,
@@ -276,13 +276,17 @@ fn tested(card: &Card, reading: &TestReading) -> String {
     out
 }
 
-fn header(tasks: &[TaskScore], last: &str) -> String {
+fn header(run: &Run, tasks: &[TaskScore], last: &str) -> String {
     let names: Vec<String> = tasks
         .iter()
-        .map(|t| format!(" {} |", task_name(&t.task, &t.lang)))
+        .map(|t| {
+            let unit = run.task_unit(&t.task, &t.lang);
+            format!(" {} |", unit.heading(&task_name(&t.task, &t.lang)))
+        })
         .collect();
+    let all = run.unit().heading("all");
     format!(
-        "| model | all | {}n | {last} |\n|---|---|{}---|---|\n",
+        "| model | {all} | {}n | {last} |\n|---|---|{}---|---|\n",
         names.concat().trim_start().to_owned() + " ",
         "---|".repeat(tasks.len())
     )
@@ -312,7 +316,7 @@ fn untested(card: &Card) -> String {
     let unit = card.run.unit();
     let mut out = format!(
         "On the questions that the search chose by, {} (n={}).",
-        unit.with_error(c.fitness, c.stderr),
+        unit.full(c.fitness, c.stderr),
         count(c.n as u64)
     );
     if let Some(parent) = card.run.best_parent().filter(|p| p.id != c.id) {
@@ -320,7 +324,7 @@ fn untested(card: &Card) -> String {
             out,
             " The best parent, `{}`, has {}.",
             parent_name(&parent.id),
-            unit.with_error(parent.fitness, parent.stderr)
+            unit.full(parent.fitness, parent.stderr)
         );
     }
     out + " A score that was selected by is flattering; no test was read for this model.\n"

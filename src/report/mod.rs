@@ -81,7 +81,7 @@ mod tests {
         let report = of(&of_records(&rehearsal::held_out()));
         assert!(report.html.contains("<h2>What the search never asked</h2>"));
         assert!(
-            report.html.contains("30.0 ± 3.2 (75 ± 10 % of the base)"),
+            report.html.contains("30.0 ± 3.2 % (75 ± 10 % of the base)"),
             "{}",
             report.html
         );
@@ -137,10 +137,63 @@ mod tests {
                     .iter_mut()
                     .for_each(|a| a.out = "<script>alert(1)</script>".into());
             }
+            if let Event::QuestionTexts(texts) = &mut record.event {
+                let odd = "How many <script>boxes</script>?\u{1b}[2J";
+                texts.texts.values_mut().for_each(|text| *text = odd.into());
+            }
         }
         let html = of(&of_records(&records)).html;
         assert!(!html.contains("<script"));
         assert!(html.contains("&lt;script&gt;"));
+        assert!(
+            html.contains("<h4>How many &lt;script&gt;boxes&lt;/script&gt;?[2J</h4>"),
+            "{html}"
+        );
+    }
+
+    /// The ids of questions were all that a reader saw of them.
+    #[test]
+    fn flips_say_what_was_asked_and_what_is_right() {
+        let html = of(&of_records(&rehearsal::journal())).html;
+        assert!(html.contains("apples. How many are in"), "{html}");
+        assert!(html.contains("the right answer is "));
+        // A journal of an older build says the ids.
+        let mut records = rehearsal::journal();
+        records.retain(|record| !matches!(record.event, Event::QuestionTexts(_)));
+        assert!(of(&of_records(&records)).html.contains("<h4>arith-e"));
+    }
+
+    /// `-1.867 ± 0.07|`: labels of log-likelihoods, and names of tasks and models, went over the picture's edge.
+    #[test]
+    fn labels_stay_inside_of_their_pictures() {
+        let mut records = rehearsal::stopped();
+        for record in &mut records {
+            if let Event::RunStarted(started) = &mut record.event {
+                started.models[1].name = "owner-of-many-models-mistral-ft-optimized-1218".into();
+            }
+            if let Event::CandidateScored(candidate) = &mut record.event
+                && candidate.id == "parent-maths"
+            {
+                candidate.id = "parent-owner-of-many-models-mistral-ft-optimized-1218".into();
+            }
+        }
+        let report = of(&of_records(&records));
+        let mut seen = 0;
+        for (file, svg) in report.pictures {
+            for text in svg.split("<text ").skip(1) {
+                let at = text.split('"').nth(1).and_then(|x| x.parse::<f64>().ok()).unwrap();
+                let words = text.split('>').nth(1).unwrap().split('<').next().unwrap();
+                let size = svg::width(words);
+                let (from, to) = match text.split("text-anchor=\"").nth(1).unwrap().split('"').next().unwrap() {
+                    "start" => (at, at + size),
+                    "end" => (at - size, at),
+                    _ => (at - size / 2.0, at + size / 2.0),
+                };
+                assert!(from >= -1.0 && to <= 861.0, "{file}: {words} from {from} to {to}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 20);
     }
 
     #[test]

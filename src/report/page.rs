@@ -10,10 +10,10 @@ use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
 use crate::event::words::{
-    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, short_duration, tags, task_name,
-    task_of, worker_words,
+    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, short_duration,
+    tags, task_name, task_of, worker_words,
 };
-use crate::event::{HeldOutTask, Learned, Level, TestReading};
+use crate::event::{HeldOutTask, Learned, Level, Task, TestReading};
 
 /// Rows of the leaderboard.
 const BOARD_ROWS: usize = 25;
@@ -32,7 +32,8 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
         escape(name),
         chips(run)
     );
-    let _ = writeln!(body, "<p class=lead>{}</p>", escape(&opening(run)));
+    let (lead, rest) = split_opening(sentences(run));
+    let _ = writeln!(body, "<p class=lead>{}</p>\n<p>{}</p>", escape(&lead), escape(&rest));
     body += &cards(run);
     for (file, heading) in SECTIONS {
         let Some(picture) = pictures.iter().find(|p| p.file == file) else {
@@ -102,14 +103,16 @@ h1{margin:.1rem 0 .5rem;font-size:2.1rem;line-height:1.15}h2{margin:3rem 0 .75re
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.75rem;margin:1.5rem 0}\
 .card{background:var(--soft);border-radius:.6rem;padding:.85rem 1rem}.card b{display:block;font-size:1.45rem;line-height:1.3}\
 .card span{color:var(--muted);font-size:.85rem}.card.child b{color:var(--child)}\
-figure{margin:1rem 0}figure svg{display:block;width:100%;height:auto}figcaption{color:var(--muted);font-size:.85rem;margin-top:.35rem}\
+figure{margin:1rem 0;overflow-x:auto}figure svg{display:block;width:100%;height:auto;min-width:36rem}figcaption{color:var(--muted);font-size:.85rem;margin-top:.35rem}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}\
 th{text-align:left;color:var(--muted);font-weight:500}th,td{padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--rule);\
 white-space:nowrap}.n{text-align:right}tr.won td{font-weight:600;color:var(--child)}td.wide{white-space:normal}\
 pre{background:var(--soft);border-radius:.6rem;padding:1rem;overflow-x:auto;font-size:.82rem;line-height:1.45}\
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--muted)}\
 .flip{display:grid;grid-template-columns:1fr 1fr;gap:.75rem;margin:.75rem 0}.flip pre{margin:0;white-space:pre-wrap}\
-.flip h4{grid-column:1/-1;margin:.75rem 0 0;font-size:.9rem}.flip p{margin:0 0 .25rem;font-size:.8rem;color:var(--muted)}\
+.flip h4{grid-column:1/-1;margin:.75rem 0 0;font-size:.95rem;font-weight:600;white-space:pre-wrap;overflow-wrap:anywhere}\
+.flip>p{grid-column:1/-1}.flip p{margin:0 0 .25rem;font-size:.8rem;color:var(--muted);overflow-wrap:anywhere}\
+.facts td{white-space:pre-line;overflow-wrap:anywhere;vertical-align:top}.facts td:first-child{color:var(--muted);min-width:9rem}\
 .tag{border:1px solid var(--rule);border-radius:1rem;padding:0 .5rem;font-size:.75rem;color:var(--bad)}\
 .good{color:var(--good)}.bad{color:var(--bad)}@media(max-width:40rem){.flip{grid-template-columns:1fr}}";
 
@@ -166,7 +169,12 @@ fn chips(run: &Run) -> String {
 }
 
 /// What won and by how much, how sure that is, what it lost, what was luck, what more would bring.
+#[cfg(test)]
 pub fn opening(run: &Run) -> String {
+    sentences(run).join(" ")
+}
+
+fn sentences(run: &Run) -> Vec<String> {
     let mut sentences = match &run.reading {
         Some(reading) => of_reading(run, reading),
         None => of_search(run)
@@ -175,7 +183,13 @@ pub fn opening(run: &Run) -> String {
             .collect(),
     };
     sentences.extend(outlook(run));
-    sentences.join(" ")
+    sentences
+}
+
+/// The two sentences that everybody should read, and the others.
+fn split_opening(mut sentences: Vec<String>) -> (String, String) {
+    let rest = sentences.split_off(sentences.len().min(2));
+    (sentences.join(" "), rest.join(" "))
 }
 
 fn of_reading(run: &Run, reading: &TestReading) -> Vec<String> {
@@ -223,7 +237,7 @@ fn of_search(run: &Run) -> Vec<String> {
             "child so far"
         },
         best.id,
-        unit.with_error(best.fitness, best.stderr)
+        unit.full(best.fitness, best.stderr)
     )];
     if let Some(parent) = run.best_parent() {
         let (difference, name) = (best.fitness - parent.fitness, parent_name(&parent.id));
@@ -231,14 +245,14 @@ fn of_search(run: &Run) -> Vec<String> {
         sentences.push(format!(
             "That is {} {word} than {name}, the best of its parents ({}).",
             unit.points(difference),
-            unit.with_error(parent.fitness, parent.stderr)
+            unit.full(parent.fitness, parent.stderr)
         ));
     }
     if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
         sentences.push(format!(
             "The best merge that nobody searched for, {}, has {}.",
             merge.id,
-            unit.with_error(merge.fitness, merge.stderr)
+            unit.full(merge.fitness, merge.stderr)
         ));
     }
     if !run.is_scored_by_command() {
@@ -297,21 +311,21 @@ fn cards(run: &Run) -> String {
         Some(r) => {
             cards.push((
                 "child",
-                unit.score(&r.best.score),
+                unit.full_score(&r.best.score),
                 format!("{}, {}", r.best.id, Freshness::of(run).test_word()),
             ));
             cards.push((
                 "",
-                unit.score(&r.best_parent.score),
+                unit.full_score(&r.best_parent.score),
                 format!("{}, best parent", parent_name(&r.best_parent.id)),
             ));
             if let Some(merge) = best_unsearched(run, r) {
                 let name = format!("{}, best unsearched merge", merge.other.id);
-                cards.push(("", unit.score(&merge.other.score), name));
+                cards.push(("", unit.full_score(&merge.other.score), name));
             }
             if let Some(rival) = strongest(run, r) {
                 let over = format!("over {}, {}", parent_name(&rival.score.id), p_value(rival.p_value));
-                cards.push(("", unit.signed(rival.difference), over));
+                cards.push(("", unit.lead(rival.difference), over));
             }
             if r.negative_flips + r.positive_flips > 0 {
                 let flips = format!(
@@ -331,13 +345,13 @@ fn cards(run: &Run) -> String {
                 };
                 cards.push((
                     "child",
-                    unit.with_error(best.fitness, best.stderr),
+                    unit.full(best.fitness, best.stderr),
                     format!("{}{asked}", best.id),
                 ));
             }
             if let Some(parent) = run.best_parent() {
                 let name = format!("{}, best parent", parent_name(&parent.id));
-                cards.push(("", unit.with_error(parent.fitness, parent.stderr), name));
+                cards.push(("", unit.full(parent.fitness, parent.stderr), name));
             }
         }
     }
@@ -399,7 +413,7 @@ fn comparisons(run: &Run) -> String {
     let unit = run.unit();
     let header = [
         text(""),
-        number("score ± SE"),
+        number(unit.heading("score ± SE")),
         number("n"),
         number("child's lead"),
         number("p"),
@@ -490,7 +504,7 @@ fn learning(run: &Run) -> String {
         let score = scored.map_or_else(String::new, |c| {
             format!(
                 " It scores {} on the search's questions.",
-                unit.with_error(c.fitness, c.stderr)
+                unit.full(c.fitness, c.stderr)
             )
         });
         format!(
@@ -557,7 +571,7 @@ fn held_out(run: &Run) -> String {
         let Some(m) = measured.iter().find(same) else {
             return number("–");
         };
-        let score = run.task_unit(&task.task, &task.lang).score(&m.score.score);
+        let score = run.task_unit(&task.task, &task.lang).full_score(&m.score.score);
         number(
             m.of_base
                 .map_or(score.clone(), |r| format!("{score} ({r} of the base)")),
@@ -590,8 +604,8 @@ fn finalists(run: &Run) -> String {
     let header = [
         text("finalist"),
         text("origin"),
-        number("search ± SE"),
-        number(format!("{} ± SE", Freshness::of(run).selection_word())),
+        number(unit.heading("search ± SE")),
+        number(unit.heading(&format!("{} ± SE", Freshness::of(run).selection_word()))),
         number("n"),
     ];
     let rows: Vec<(bool, Vec<Cell>)> = selection
@@ -687,10 +701,15 @@ fn flip_html(flip: &Flip, child: &str, parent: &str) -> String {
             escape(&answer.out)
         )
     };
+    let mut of_task = task_name(flip.task, flip.lang);
+    if flip.question.is_some() {
+        let _ = write!(of_task, " · {}", flip.child.q);
+    }
     format!(
-        "<div class=flip><h4>{} · gold {}</h4>{}{}</div>\n",
-        escape(&flip.child.q),
-        escape(&flip.child.gold),
+        "<div class=flip><h4>{}</h4><p>{} · the right answer is {}</p>{}{}</div>\n",
+        escape(flip.question.unwrap_or(&flip.child.q)),
+        escape(&of_task),
+        escape(right_answer(&flip.child.gold)),
         side(child, flip.child),
         side(parent, flip.other)
     )
@@ -704,8 +723,14 @@ fn board(run: &Run) -> String {
     let unit = run.unit();
     let tasks = run.started.as_ref().map(|s| s.tasks.as_slice()).unwrap_or_default();
     let tasks = if tasks.len() > 1 { tasks } else { &[] };
-    let mut header = vec![number("#"), text("id"), text("origin"), number("fitness ± SE")];
-    header.extend(tasks.iter().map(|t| number(task_name(&t.task, &t.lang))));
+    let mut header = vec![
+        number("#"),
+        text("id"),
+        text("origin"),
+        number(unit.heading("fitness ± SE")),
+    ];
+    let headed = |t: &Task| run.task_unit(&t.task, &t.lang).heading(&task_name(&t.task, &t.lang));
+    header.extend(tasks.iter().map(|t| number(headed(t))));
     header.extend([number("n"), number("merge"), number("answers")]);
     let best = run.winner().map(|w| w.id.as_str());
     let rows: Vec<(bool, Vec<Cell>)> = ranking
@@ -778,7 +803,7 @@ fn facts(run: &Run) -> String {
         );
     }
     for t in &started.tasks {
-        let detail = format!(
+        let mut detail = format!(
             "{} · {} · weight {} · {} · {}",
             t.split,
             counted(t.n, "question"),
@@ -787,6 +812,9 @@ fn facts(run: &Run) -> String {
             t.metric,
             short(&t.digest)
         );
+        if !t.description.is_empty() {
+            let _ = write!(detail, "\n{}", t.description);
+        }
         fact(&format!("task {}", task_name(&t.task, &t.lang)), detail);
     }
     if let Some(reading) = &run.reading {
@@ -811,12 +839,10 @@ fn facts(run: &Run) -> String {
     }
     fact(
         "optimizer",
-        format!(
-            "{}, population {}, {} genes",
-            started.optimizer,
-            started.population,
-            started.genes.len()
-        ),
+        match started.population {
+            0 => format!("{}, {} genes", started.optimizer, started.genes.len()),
+            n => format!("{}, population {n}, {} genes", started.optimizer, started.genes.len()),
+        },
     );
     if let Some(compared) = &run.questions {
         let told = [Some(compared.in_words()), compared.warning()];
@@ -827,25 +853,34 @@ fn facts(run: &Run) -> String {
     fact("search space", short(&started.space_digest));
     fact(
         "engine",
-        match started.engine.is_empty() {
-            true => format!(
-                "heterosis {} on {} in {}",
-                started.engine_version, started.device, started.dtype
-            ),
-            false => format!(
+        match (started.engine.is_empty(), started.instruction_set.as_str()) {
+            (false, _) => format!(
                 "{}, asked by heterosis {}",
                 started.answered_by(),
                 started.engine_version
             ),
+            (true, isa) => format!(
+                "heterosis {} on {} in {}{}{isa}",
+                started.engine_version,
+                started.device,
+                started.dtype,
+                if isa.is_empty() { "" } else { ", " }
+            ),
         },
     );
+    if !started.machine.is_empty() {
+        fact("machine", started.machine.clone());
+    }
     if run.resumes > 0 {
         fact("resumed", counted(run.resumes, "time"));
     }
     if !run.failed.is_empty() {
         fact("failed candidates", count(run.failed.len() as u64));
     }
-    let mut out = format!("<h2>The run</h2>\n{}", table(&[text(""), text("")], &rows));
+    let mut out = format!(
+        "<h2>The run</h2>\n<div class=facts>{}</div>",
+        table(&[text(""), text("")], &rows)
+    );
     let warnings: Vec<String> = run
         .log
         .iter()

@@ -1,11 +1,12 @@
 //! The report's pictures, each a pure function of the run; a picture that has nothing to show is left out.
 
-use super::svg::{Anchor, Svg};
+use super::svg::{Anchor, Svg, label, widest, width};
+use crate::event::axes;
 use crate::event::freshness::Freshness;
 use crate::event::run::{Run, Scored, competes, counts, origin_name};
 use crate::event::scale::Range;
 use crate::event::weights::{self, Weights};
-use crate::event::words::{Unit, count, duration, parent_name, task_name, task_of};
+use crate::event::words::{Unit, count, duration, parent_name, task_of};
 use crate::event::{Candidate, Learned, Origin, Score, TaskScore};
 
 /// A picture with its file name and what it shows.
@@ -81,6 +82,8 @@ impl Field {
     }
 
     fn y_grid(&mut self, unit: Unit) {
+        self.svg
+            .text((self.left - 8.0, 6.0), Anchor::End, "muted small", unit.sign());
         for tick in self.y.ticks(6) {
             let y = self.y_at(tick);
             self.svg.line((self.left, y), (self.right(), y), "grid");
@@ -142,7 +145,7 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
     let mut field = Field::new(
         &format!("Convergence over {name}"),
         380.0,
-        150.0,
+        margin(&level_names(run)),
         Range { low: 0.0, high: last },
         y,
     );
@@ -160,7 +163,7 @@ fn convergence(run: &Run, clock: Clock) -> Option<Picture> {
             "{} · {} · {}",
             c.id,
             origin_name(&c.origin),
-            run.unit().with_error(c.fitness, c.stderr)
+            run.unit().full(c.fitness, c.stderr)
         );
         match c.origin {
             Origin::Mean => field.svg.dot(at, 4.5, "hollow s-ink", &tip),
@@ -207,7 +210,7 @@ fn learning(run: &Run) -> Option<Picture> {
         high: last as f64,
     };
     let mut field = Field::new("Learning", 260.0, 150.0, x, y);
-    field.y_grid(Unit::Raw);
+    field.y_grid(Unit::Nats);
     field.x_ticks(1.0, "steps", &|x| count(x as u64));
     let mut before = 0.0;
     for round in rounds {
@@ -265,6 +268,24 @@ fn draw_band(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64) {
     field.svg.path(&outline, true, "band");
 }
 
+/// What stands beside the levels and the best.
+fn level_names(run: &Run) -> Vec<String> {
+    let known = run.scored.iter().map(|s| &s.candidate).filter(|c| !counts(&c.origin));
+    let known = known.map(|c| level_name(run, c, c.fitness));
+    known
+        .chain(run.best().map(|best| level_name(run, &best.candidate, best.worth)))
+        .collect()
+}
+
+fn level_name(run: &Run, candidate: &Candidate, value: f64) -> String {
+    format!("{} {}", label(parent_name(&candidate.id)), run.unit().value(value))
+}
+
+/// Room on the right for labels.
+fn margin(labels: &[String]) -> f64 {
+    (widest(labels.iter().map(String::as_str)) + 14.0).max(110.0)
+}
+
 fn draw_levels(run: &Run, field: &mut Field) {
     let mut labels: Vec<Label> = Vec::new();
     for c in run.scored.iter().map(|s| &s.candidate).filter(|c| !counts(&c.origin)) {
@@ -273,12 +294,12 @@ fn draw_levels(run: &Run, field: &mut Field) {
         field
             .svg
             .line((field.left, y), (field.right(), y), &format!("line {stroke}"));
-        let text = format!("{} {}", parent_name(&c.id), run.unit().value(c.fitness));
+        let text = level_name(run, c, c.fitness);
         labels.push(Label { y, text, class });
     }
     if let Some(best) = run.best() {
         let c = &best.candidate;
-        let text = format!("{} {}", c.id, run.unit().value(best.worth));
+        let text = level_name(run, c, best.worth);
         labels.push(Label {
             y: field.y_at(best.worth),
             text,
@@ -286,7 +307,7 @@ fn draw_levels(run: &Run, field: &mut Field) {
         });
     }
     let x = field.right() + 10.0;
-    put_labels(&mut field.svg, x, labels);
+    put_labels(field, x, labels);
 }
 
 /// A name beside the end of a line.
@@ -296,14 +317,20 @@ struct Label {
     class: &'static str,
 }
 
-/// Labels in one column, pushed down where they would overlap.
-fn put_labels(svg: &mut Svg, x: f64, mut labels: Vec<Label>) {
+/// Labels in one column, pushed down where they would overlap, and up again where they would leave the field.
+fn put_labels(field: &mut Field, x: f64, mut labels: Vec<Label>) {
+    const LINE: f64 = 15.0;
     labels.sort_by(|a, b| a.y.total_cmp(&b.y));
     let mut free = f64::NEG_INFINITY;
-    for label in labels {
-        let y = label.y.max(free);
-        free = y + 15.0;
-        svg.text((x, y), Anchor::Start, label.class, &label.text);
+    for label in &mut labels {
+        label.y = label.y.max(free);
+        free = label.y + LINE;
+    }
+    let mut lowest = field.bottom() + 4.0;
+    for label in labels.iter().rev() {
+        let y = label.y.min(lowest);
+        lowest = y - LINE;
+        field.svg.text((x, y), Anchor::Start, label.class, &label.text);
     }
 }
 
@@ -408,7 +435,10 @@ fn contest(run: &Run) -> Option<Picture> {
     let row = 34.0;
     let height = 60.0 + row * field.len() as f64;
     let mut svg = Svg::new(WIDTH, height, "The child beside its parents and the baselines");
-    let (left, right) = (190.0, WIDTH - 110.0);
+    let names: Vec<String> = field.iter().map(|c| label(parent_name(c.id))).collect();
+    let scores: Vec<String> = field.iter().map(|c| unit.score(&c.score)).collect();
+    let left = (widest(names.iter().map(String::as_str)) + 70.0).max(190.0);
+    let right = WIDTH - margin(&scores);
     let x = |v: f64| left + range.fraction(v) * (right - left);
     let bottom = 14.0 + row * field.len() as f64;
     for tick in range.ticks(8) {
@@ -435,12 +465,7 @@ fn contest(run: &Run) -> Option<Picture> {
         } else {
             ""
         };
-        svg.text(
-            (left - 62.0, y),
-            Anchor::End,
-            &format!("{fill}{bold}"),
-            parent_name(c.id),
-        );
+        svg.text((left - 62.0, y), Anchor::End, &format!("{fill}{bold}"), &names[i]);
         svg.text((left - 56.0, y), Anchor::Start, "muted small", kind(&c.origin));
         svg.line((x(*low), y), (x(*high), y), &stroke);
         for end in [low, high] {
@@ -450,20 +475,15 @@ fn contest(run: &Run) -> Option<Picture> {
             (x(c.score.value), y),
             5.5,
             fill,
-            &format!("{} on {} questions", unit.score(&c.score), count(c.score.n as u64)),
+            &format!("{} on {} questions", unit.full_score(&c.score), count(c.score.n as u64)),
         );
-        svg.text(
-            (right + 14.0, y),
-            Anchor::Start,
-            &format!("ink{bold}"),
-            &unit.score(&c.score),
-        );
+        svg.text((right + 14.0, y), Anchor::Start, &format!("ink{bold}"), &scores[i]);
     }
     svg.text(
         ((left + right) / 2.0, bottom + 34.0),
         Anchor::Middle,
         "muted",
-        &format!("score on {}", where_measured(run)),
+        &unit.heading(&format!("score on {}", where_measured(run))),
     );
     let caption = "Dots are scores, whiskers 95 % intervals; ± is one standard error.".to_owned();
     Some(Picture {
@@ -476,14 +496,20 @@ fn contest(run: &Run) -> Option<Picture> {
 /// For each task (and so each language) a group of bars.
 fn tasks(run: &Run) -> Option<Picture> {
     let field = contestants(run);
-    let names: Vec<String> = field.first()?.tasks.iter().map(task_of).collect();
+    let names: Vec<String> = field.first()?.tasks.iter().map(|t| label(&task_of(t))).collect();
     if field.len() < 2 || names.len() < 2 {
         return None;
     }
     let (bar, gap) = (15.0, 26.0);
     let group = bar * field.len() as f64 + gap;
     let mut svg = Svg::new(WIDTH, 40.0 + group * names.len() as f64, "Scores by task");
-    let (left, right) = (150.0, WIDTH - 190.0);
+    let contestant = |c: &Contestant| format!("{}, {}", label(parent_name(c.id)), kind(&c.origin));
+    let labels: Vec<String> = field
+        .iter()
+        .map(|c| format!("-1.234 nats  {}", contestant(c)))
+        .collect();
+    let left = (widest(names.iter().map(String::as_str)) + 24.0).max(150.0);
+    let right = WIDTH - margin(&labels);
     for (t, name) in names.iter().enumerate() {
         let top = 20.0 + group * t as f64;
         svg.text(
@@ -508,12 +534,7 @@ fn tasks(run: &Run) -> Option<Picture> {
                 0.85,
             );
             svg.line((x(low), y + bar / 2.0), (x(high), y + bar / 2.0), "s-ink");
-            let label = format!(
-                "{}  {}, {}",
-                unit.value(s.score.value),
-                parent_name(c.id),
-                kind(&c.origin)
-            );
+            let label = format!("{}  {}", unit.full_value(s.score.value), contestant(c));
             svg.text((right + 12.0, y + bar / 2.0), Anchor::Start, "muted small", &label);
         }
     }
@@ -547,10 +568,11 @@ fn luck(run: &Run) -> Option<Picture> {
         ]
     });
     let y = Range::around(values.flatten(), 0.08)?;
+    let names: Vec<String> = selection.finalists.iter().map(|f| label(parent_name(&f.id))).collect();
     let mut field = Field::new(
         "Scores on the search's, the selection's and the test's questions",
         340.0,
-        150.0,
+        margin(&names),
         Range { low: -0.15, high: 2.15 },
         y,
     );
@@ -579,18 +601,18 @@ fn luck(run: &Run) -> Option<Picture> {
             .collect();
         field.svg.path(&path, false, stroke);
         for (score, at) in points.iter().zip(&path) {
-            let tip = format!("{} {} (n={})", f.id, unit.score(score), score.n);
+            let tip = format!("{} {} (n={})", f.id, unit.full_score(score), score.n);
             field.svg.dot(*at, 4.5, class, &tip);
         }
         ends[last].push(Label {
             y: path[last].1,
-            text: parent_name(&f.id).to_owned(),
+            text: label(parent_name(&f.id)),
             class,
         });
     }
     for (i, labels) in ends.into_iter().enumerate() {
         let x = field.x_at(i as f64) + 10.0;
-        put_labels(&mut field.svg, x, labels);
+        put_labels(&mut field, x, labels);
     }
     let caption = "Parents (dashes) and unsearched merges (dots) were chosen by no score: what they lose from one set of \
                    questions to the next is the questions' difficulty, and what the winner loses beyond that was luck.";
@@ -601,44 +623,41 @@ fn luck(run: &Run) -> Option<Picture> {
     })
 }
 
-/// The first two tasks against each other, with 95 % whiskers on the front.
+/// Two objectives against each other, with 95 % whiskers on the front: the first two tasks, or the first and the length of
+/// answers.
 fn pareto(run: &Run) -> Option<Picture> {
-    let started = run.started.as_ref()?;
-    let [first, second, ..] = started.tasks.as_slice() else {
-        return None;
+    let axes = axes::axes(run);
+    let counts_tokens = run.started.as_ref()?.counts_tokens;
+    let (x_axis, y_axis) = match axes.as_slice() {
+        [first, .., tokens] if counts_tokens => (tokens, first),
+        [first, second, ..] => (first, second),
+        _ => return None,
     };
-    let point = |s: &Scored| Some((s.candidate.tasks.first()?.score, s.candidate.tasks.get(1)?.score));
+    let point = |c: &Candidate| Some((x_axis.score(run, c)?, y_axis.score(run, c)?));
     let points: Vec<(&Scored, Score, Score)> = run
         .scored
         .iter()
-        .filter_map(|s| point(s).map(|(a, b)| (s, a, b)))
+        .filter_map(|s| point(&s.candidate).map(|(a, b)| (s, a, b)))
         .collect();
     let x = Range::around(points.iter().map(|p| p.1.value), 0.08)?;
     let y = Range::around(points.iter().map(|p| p.2.value), 0.08)?;
-    let (x_unit, y_unit) = (
-        Unit::of_task(started, &first.task, &first.lang),
-        Unit::of_task(started, &second.task, &second.lang),
-    );
-    let (x_name, y_name) = (
-        task_name(&first.task, &first.lang),
-        task_name(&second.task, &second.lang),
-    );
+    let (x_unit, y_unit, x_name, y_name) = (x_axis.unit, y_axis.unit, &x_axis.name, &y_axis.name);
     let mut field = Field::new(&format!("{y_name} against {x_name}"), 420.0, 110.0, x, y);
     field.y_grid(y_unit);
-    field.x_ticks(1.0, &x_name, &|v| x_unit.value(v));
-    field.svg.text((field.left, 6.0), Anchor::Start, "muted", &y_name);
-    let beats = |a: &(&Scored, Score, Score), b: &(&Scored, Score, Score)| {
-        a.1.value >= b.1.value && a.2.value >= b.2.value && (a.1.value, a.2.value) != (b.1.value, b.2.value)
-    };
-    for p in &points {
+    field.x_ticks(1.0, &x_unit.heading(x_name), &|v| x_unit.value(v));
+    field.svg.text((field.left, 6.0), Anchor::Start, "muted", y_name);
+    let values: Vec<(f64, f64)> = points.iter().map(|p| (p.1.value, p.2.value)).collect();
+    let front = axes::front(&values, x_axis, y_axis);
+    let mut labels = Labels::default();
+    for (i, p) in points.iter().enumerate() {
         let c = &p.0.candidate;
-        let front = counts(&c.origin) && !points.iter().any(|other| beats(other, p));
+        let front = counts(&c.origin) && front.contains(&i);
         let at = field.at(p.1.value, p.2.value);
         let tip = format!(
             "{} · {x_name} {} · {y_name} {}",
             c.id,
-            x_unit.score(&p.1),
-            y_unit.score(&p.2)
+            x_unit.full_score(&p.1),
+            y_unit.full_score(&p.2)
         );
         if front {
             let (dx, dy) = (x_unit.interval_95(&p.1), y_unit.interval_95(&p.2));
@@ -655,21 +674,52 @@ fn pareto(run: &Run) -> Option<Picture> {
         let class = if labelled { classes(&c.origin).1 } else { "dot" };
         field.svg.dot(at, if labelled { 5.0 } else { 2.6 }, class, &tip);
         if labelled {
-            field.svg.text(
-                (at.0 + 9.0, at.1 - 9.0),
-                Anchor::Start,
-                &format!("{class} small"),
-                parent_name(&c.id),
-            );
+            labels.add(at, &label(parent_name(&c.id)), &format!("{class} small"));
         }
     }
+    labels.put(&mut field);
     let caption =
-        "Nobody beats the labelled children on both tasks at once; whiskers are 95 % intervals. Search questions.";
+        "Nobody beats the labelled children on both axes at once; whiskers are 95 % intervals. Search questions.";
     Some(Picture {
         file: "pareto.svg",
         caption: caption.to_owned(),
         svg: field.svg,
     })
+}
+
+/// Names beside points, none over another.
+#[derive(Default)]
+struct Labels(Vec<((f64, f64), String, String)>);
+
+impl Labels {
+    fn add(&mut self, at: (f64, f64), text: &str, class: &str) {
+        self.0.push((at, text.into(), class.into()));
+    }
+
+    /// On the right of its point, on its left, or a line further from it; what finds no place is told by the point itself.
+    fn put(self, field: &mut Field) {
+        const LINE: f64 = 13.0;
+        let mut taken: Vec<(f64, f64, f64)> = Vec::new();
+        for ((x, y), text, class) in self.0 {
+            let size = 0.85 * width(&text);
+            let is_free = |x: f64, y: f64, taken: &[(f64, f64, f64)]| {
+                let meets = |(from, to, at): &(f64, f64, f64)| x < *to && x + size > *from && (y - at).abs() < LINE;
+                x >= field.left
+                    && x + size <= WIDTH
+                    && y >= field.top
+                    && y <= field.bottom()
+                    && !taken.iter().any(meets)
+            };
+            let lines = [-9.0, 9.0, -9.0 - LINE, 9.0 + LINE, -9.0 - 2.0 * LINE, 9.0 + 2.0 * LINE];
+            let places = lines
+                .into_iter()
+                .flat_map(|dy| [(x + 9.0, y + dy), (x - 9.0 - size, y + dy)]);
+            if let Some((x, y)) = places.into_iter().find(|(x, y)| is_free(*x, *y, &taken)) {
+                taken.push((x, x + size, y));
+                field.svg.text((x, y), Anchor::Start, &class, &text);
+            }
+        }
+    }
 }
 
 /// The winner's mixing weights: layer group × model × module.

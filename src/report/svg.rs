@@ -153,6 +153,28 @@ impl Svg {
     }
 }
 
+/// Columns of a label that a picture has room for.
+const LONGEST_LABEL: usize = 34;
+
+/// A label, shortened where it would take the room of what it names.
+pub fn label(text: &str) -> String {
+    match text.chars().count() > LONGEST_LABEL {
+        true => text.chars().take(LONGEST_LABEL - 1).chain(['…']).collect(),
+        false => text.into(),
+    }
+}
+
+/// Pixels that a text takes at most in the pictures' font, which a reader's machine chooses: no Latin font of its kind is
+/// wider on average, and wide characters count twice.
+pub fn width(text: &str) -> f64 {
+    text.chars().map(|c| if c as u32 >= 0x1100 { 14.0 } else { 7.6 }).sum()
+}
+
+/// Pixels of the widest.
+pub fn widest<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
+    texts.into_iter().map(width).fold(0.0, f64::max)
+}
+
 /// Text for the inside of HTML and SVG elements and attributes; control characters go.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

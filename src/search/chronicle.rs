@@ -12,8 +12,8 @@ use super::{Error, Evaluation, Exam, ExamTask};
 use crate::{
     event::{
         self, Candidate, CandidateId, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, Level,
-        Origin, Phase, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted, TestReading,
-        changes::in_words,
+        Origin, Phase, QuestionTexts, QuestionsCompared, Record, RunStarted, SCHEMA_VERSION, Selection, StageStarted,
+        TestReading, changes::in_words,
     },
     store::{Journal, Opening, Span},
 };
@@ -70,6 +70,8 @@ struct Past {
     selection: Option<Selection>,
     test: Option<TestReading>,
     questions: Option<QuestionsCompared>,
+    /// How many questions of each task have their texts in the journal.
+    texts: HashMap<TaskName, usize>,
     held_out: bool,
     done: bool,
     answer_count: u64,
@@ -111,6 +113,10 @@ struct Answered {
 
 fn name_of(task: &ExamTask) -> TaskName {
     (task.task.clone(), task.lang.clone(), task.split.clone())
+}
+
+fn name_of_texts(texts: &QuestionTexts) -> TaskName {
+    (texts.task.clone(), texts.lang.clone(), texts.split.clone())
 }
 
 impl<'a> Chronicle<'a> {
@@ -368,6 +374,20 @@ impl<'a> Chronicle<'a> {
             return Ok(());
         }
         self.write(Event::QuestionsCompared(compared))
+    }
+
+    /// What the run's questions ask: into the journal, where it does not say so already.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn question_texts(&mut self, all: Vec<QuestionTexts>) -> Result<(), Error> {
+        for texts in all {
+            let known = self.past.texts.get(&name_of_texts(&texts)).copied();
+            if !self.past.done && known.unwrap_or_default() < texts.texts.len() {
+                self.write(Event::QuestionTexts(texts))?;
+            }
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -634,6 +654,9 @@ impl Past {
             }
             Event::SearchEnded { reason, evals } => past.search_ended = Some((reason, evals)),
             Event::QuestionsCompared(compared) => past.questions = Some(compared),
+            Event::QuestionTexts(texts) => {
+                past.texts.insert(name_of_texts(&texts), texts.texts.len());
+            }
             Event::Selected(selection) => past.selection = Some(selection),
             Event::TestRead(reading) => past.test = Some(reading),
             Event::HeldOutRead(_) => past.held_out = true,

@@ -218,6 +218,25 @@ impl<'a> MergeEvaluator<'a> {
         Ok(exam_task)
     }
 
+    /// What the questions of an exam ask, where an answer to them is right or wrong.
+    pub fn question_texts(&self, exam: &Exam) -> Vec<event::QuestionTexts> {
+        let of_task = |task: &ExamTask| {
+            let asked = self.asked(task.index, &task.split)?;
+            let questions = task.items.iter().filter_map(|item| asked.questions.get(*item));
+            let texts = questions.map(|question| (question.id.clone(), question.words().into()));
+            Some(event::QuestionTexts::new(&task.task, &task.lang, &task.split, texts))
+        };
+        exam.tasks
+            .iter()
+            .filter(|task| !task.is_likelihood)
+            .filter_map(of_task)
+            .collect()
+    }
+
+    pub fn task_description(&self, index: usize) -> &str {
+        self.resources.task(index).task.description()
+    }
+
     pub fn task_digest(&self, index: usize) -> &str {
         self.resources.task(index).task.digest()
     }

@@ -1027,11 +1027,7 @@ impl Plan {
             let same = |known: &&ExamTask| (&known.task, &known.lang) == (&task.task, &task.lang);
             self.search.tasks.iter().find(same).map_or(1.0, |known| known.weight)
         };
-        let counted = tasks.iter().filter_map(|task| Some((weight_of(task), task.tokens?)));
-        let (weights, sum) = counted.fold((0.0, 0.0), |(weights, sum), (weight, tokens)| {
-            (weights + weight, sum + weight * tokens)
-        });
-        if weights == 0.0 { 0.0 } else { -sum / weights }
+        event::axes::mean_tokens(tasks, weight_of).map_or(0.0, |mean| -mean)
     }
 
     /// What a candidate made of each question of an exam, or of each score of a command's that `weights` name, where

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{AskedPart, Catalogue, Error, Exam, ExamTask};
 use crate::{
     eval::{self, Split, identity::Identity},
-    event::freshness::Part,
+    event::{QuestionTexts, freshness::Part},
     merge::yaml::did_you_mean,
     space::{Finale, Fitness, Limit},
 };
@@ -132,6 +132,17 @@ impl Questions {
             tasks: tasks.collect(),
             all,
         })
+    }
+
+    /// What the questions of an exam ask, where the file says it.
+    pub fn texts(&self, exam: &Exam) -> Vec<QuestionTexts> {
+        let of_task = |task: &ExamTask| {
+            let is_it = |q: &&Question| (&q.task, &q.lang, &q.split) == (&task.task, &task.lang, &task.split);
+            let all = self.all.iter().filter(is_it);
+            let texts = all.filter_map(|q| Some((q.id.clone(), q.question.clone()?)));
+            QuestionTexts::new(&task.task, &task.lang, &task.split, texts)
+        };
+        exam.tasks.iter().map(of_task).collect()
     }
 
     /// The questions of a split, at most so many of each task.

@@ -54,6 +54,7 @@ mod demo;
 mod error;
 mod export;
 mod limits;
+mod live;
 mod proposal;
 mod provenance;
 mod run;
@@ -76,7 +77,7 @@ pub use provenance::{Exported, read_provenance};
 pub use run::{Begun, ResumeOptions, Search, repair};
 pub use simplify::{Comparing, Questions, Simplified, Simplifying};
 pub use tasks::fitness_tasks;
-pub use watch::{Wish, watch, wish};
+pub use watch::{Watching, Wish, watch, wish};
 
 use crate::{
     checkpoint,

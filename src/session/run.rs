@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Error, Session, best::BestFile, limits::Limits, with_influence};
+use super::{Error, Session, best::BestFile, limits::Limits, live::Pulse, with_influence};
 use crate::{
     eval::Split,
     event::{self, Event, Record},
@@ -266,8 +266,10 @@ impl Search<'_> {
     fn begin(mut self, control: &Control, listener: &dyn Fn(&Record)) -> Result<End, Error> {
         let (session, dir) = (self.session, self.dir.clone());
         let best = RefCell::new(BestFile::new(&dir, &session.space));
+        let pulse = RefCell::new(Pulse::new(&dir, &*session.host.since_start));
         let listener = |record: &Record| {
             best.borrow_mut().see(record);
+            pulse.borrow_mut().see(record);
             listener(record);
         };
         let clock = Clock {
@@ -304,6 +306,10 @@ impl Search<'_> {
         if let Some(compared) = compared {
             chronicle.questions_compared(compared).map_err(Error::search)?;
         }
+        let texts = self
+            .examiner
+            .texts([&plan.search, &plan.selection, &plan.test, &plan.held_out]);
+        chronicle.question_texts(texts).map_err(Error::search)?;
         if let Some(post) = self.post.take() {
             let identity = Identity::of(&self.dir.nats())?;
             let asking = self.examiner.asking;
@@ -509,6 +515,33 @@ impl<'a> Examiner<'a> {
         })
     }
 
+    /// What the questions of these parts ask; of a split that several ask, all that is asked of it.
+    fn texts(&self, parts: [&Exam; 4]) -> Vec<event::QuestionTexts> {
+        let mut all: Vec<event::QuestionTexts> = Vec::new();
+        for part in parts {
+            let texts = match &self.of_command {
+                Some(questions) => questions.texts(part),
+                None => self.asking.question_texts(part),
+            };
+            for texts in texts.into_iter().filter(|texts| !texts.texts.is_empty()) {
+                match all
+                    .iter_mut()
+                    .find(|known| known.is_of(&texts.task, &texts.lang, &texts.split))
+                {
+                    Some(known) => known.texts.extend(texts.texts),
+                    None => all.push(texts),
+                }
+            }
+        }
+        all
+    }
+
+    /// Digest and description of a task.
+    fn of_asked(&self, index: usize) -> (String, String) {
+        let description = self.asking.task_description(index);
+        (self.asking.task_digest(index).into(), description.into())
+    }
+
     /// What a run that begins now says of itself. Reads all models for their digests.
     fn started(&self, session: &Session, budget: event::Budget) -> Result<event::RunStarted, Error> {
         let (space, computed) = (&session.space, session.runtime.computed());
@@ -537,29 +570,36 @@ impl<'a> Examiner<'a> {
             budget,
             models: models.collect::<Result<_, Error>>()?,
             tasks: tasks_of(&self.search, &|index| match &self.of_command {
-                Some(questions) => questions.digest(index),
-                None => self.asking.task_digest(index).to_string(),
+                Some(questions) => (questions.digest(index), String::new()),
+                None => self.of_asked(index),
             }),
-            held_out: tasks_of(&self.held_out, &|index| self.asking.task_digest(index).to_string()),
+            held_out: tasks_of(&self.held_out, &|index| self.of_asked(index)),
             optimizer: space.search.optimizer.name().to_string(),
             genes: session.genome.genes().iter().map(|g| g.name.clone()).collect(),
             population: space.search.population.unwrap_or(0),
             device: computed.device,
             dtype: computed.dtype,
+            machine: session.host.machine.clone(),
+            counts_tokens: space.fitness.tokens,
             score_weights: space.fitness.weights.iter().cloned().collect(),
         })
     }
 }
 
-fn tasks_of(exam: &Exam, digest: &dyn Fn(usize) -> String) -> Vec<event::Task> {
-    let task = |task: &ExamTask| event::Task {
-        task: task.task.clone(),
-        lang: task.lang.clone(),
-        split: task.split.clone(),
-        weight: task.weight,
-        n: task.items.len(),
-        digest: digest(task.index),
-        metric: task.metric().into(),
+/// `known` are digest and description of a task.
+fn tasks_of(exam: &Exam, known: &dyn Fn(usize) -> (String, String)) -> Vec<event::Task> {
+    let task = |task: &ExamTask| {
+        let (digest, description) = known(task.index);
+        event::Task {
+            task: task.task.clone(),
+            lang: task.lang.clone(),
+            split: task.split.clone(),
+            weight: task.weight,
+            n: task.items.len(),
+            digest,
+            metric: task.metric().into(),
+            description,
+        }
     };
     exam.tasks.iter().map(task).collect()
 }

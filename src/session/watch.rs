@@ -2,14 +2,15 @@
 
 use std::{
     fs,
-    sync::mpsc::{self, Receiver},
+    sync::mpsc::{self, Receiver, SyncSender},
+    thread::JoinHandle,
     time::Duration,
 };
 
-use super::Error;
+use super::{Error, live::Glimpses};
 use crate::{
     event::{Event, Record},
-    store::{RunDir, Tail},
+    store::{self, RunDir, Tail},
 };
 
 /// How often a journal is looked at.
@@ -18,34 +19,71 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How many records wait for whoever looks at them: a long journal is read as fast as it is shown.
 const AHEAD: usize = 1024;
 
-/// A run's records, those that it has and those that come, until it is over or nobody writes to it any more.
+/// A run that is being looked at.
+pub struct Watching {
+    /// Those that it has and those that come, with what no journal keeps, until the run is over or nobody writes to it any
+    /// more, or the journal cannot be read further.
+    pub records: Receiver<Record>,
+    reading: JoinHandle<Result<(), store::Error>>,
+}
+
+impl Watching {
+    /// Ends the looking.
+    ///
+    /// # Errors
+    /// The journal could not be read further.
+    pub fn end(self) -> Result<(), Error> {
+        drop(self.records);
+        match self.reading.is_finished() {
+            true => Ok(self.reading.join().unwrap_or(Ok(()))?),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Looks at a run; a journal that cannot be read further is told at once, and again by [`Watching::end`].
 ///
 /// # Errors
-/// The journal cannot be read.
-pub fn watch(dir: &RunDir) -> Result<Receiver<Record>, Error> {
-    let mut tail = Tail::open(&dir.journal())?;
-    let (sender, receiver) = mpsc::sync_channel(AHEAD);
+/// The journal cannot be opened.
+pub fn watch(dir: &RunDir, on_fault: impl FnOnce(&str) + Send + 'static) -> Result<Watching, Error> {
+    let tail = Tail::open(&dir.journal())?;
+    let (sender, records) = mpsc::sync_channel(AHEAD);
     let dir = dir.clone();
-    std::thread::spawn(move || {
-        loop {
-            let idle = !dir.is_locked();
-            let Ok(records) = tail.poll() else { return };
-            let none = records.is_empty();
-            for record in records {
-                let over = matches!(record.event, Event::RunDone { .. } | Event::RunFailed { .. });
-                if sender.send(record).is_err() || over {
-                    return;
-                }
-            }
-            if idle && none {
-                return;
-            }
-            if none {
-                std::thread::sleep(PAUSE);
+    let reading = std::thread::spawn(move || {
+        let read = pass_on(&dir, tail, &sender);
+        if let Err(fault) = &read {
+            on_fault(&fault.to_string());
+        }
+        read
+    });
+    Ok(Watching { records, reading })
+}
+
+fn pass_on(dir: &RunDir, mut tail: Tail, sender: &SyncSender<Record>) -> Result<(), store::Error> {
+    let (mut glimpses, mut last_ms) = (Glimpses::of(dir), 0);
+    loop {
+        let idle = !dir.is_locked();
+        let records = tail.poll()?;
+        let none = records.is_empty();
+        for record in records {
+            last_ms = record.time_ms;
+            let over = matches!(record.event, Event::RunDone { .. } | Event::RunFailed { .. });
+            if sender.send(record).is_err() || over {
+                return Ok(());
             }
         }
-    });
-    Ok(receiver)
+        if idle && none {
+            return Ok(());
+        }
+        if none {
+            for record in glimpses.since(last_ms) {
+                if sender.send(record).is_err() {
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
 }
 
 /// What a process can ask of the one that searches.

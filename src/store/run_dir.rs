@@ -124,6 +124,11 @@ impl RunDir {
         self.0.join("journal.jsonl")
     }
 
+    /// What a search does right now; there while one runs.
+    pub fn live(&self) -> PathBuf {
+        self.0.join("live.json")
+    }
+
     pub fn cache(&self) -> PathBuf {
         self.0.join("cache.sled")
     }
@@ -214,21 +219,35 @@ impl RunDir {
         })
     }
 
+    /// As [`Self::replace`], of what is worth nothing after a crash.
+    ///
+    /// # Errors
+    /// Writing or renaming failed.
+    pub fn show(&self, file: &Path, text: &str) -> Result<(), Error> {
+        self.write(file, text, false).map_err(Error::io(file))
+    }
+
     /// Replaces a file of the run in one step: after a crash it holds the old text or the new one.
     ///
     /// # Errors
     /// Writing or renaming failed.
     pub fn replace(&self, file: &Path, text: &str) -> Result<(), Error> {
-        let write = || -> io::Result<()> {
-            // Whoever may read the journal may read this: the umask decides, as for every other file.
-            let readable = fs::Permissions::from_mode(0o666);
-            let mut temporary = tempfile::Builder::new().permissions(readable).tempfile_in(&self.0)?;
-            temporary.write_all(text.as_bytes())?;
+        self.write(file, text, true).map_err(Error::io(file))
+    }
+
+    fn write(&self, file: &Path, text: &str, is_kept: bool) -> io::Result<()> {
+        // Whoever may read the journal may read this: the umask decides, as for every other file.
+        let readable = fs::Permissions::from_mode(0o666);
+        let mut temporary = tempfile::Builder::new().permissions(readable).tempfile_in(&self.0)?;
+        temporary.write_all(text.as_bytes())?;
+        if is_kept {
             temporary.as_file().sync_all()?;
-            temporary.persist(file)?;
-            sync_dir(file.parent().unwrap_or(&self.0))
-        };
-        write().map_err(Error::io(file))
+        }
+        temporary.persist(file)?;
+        match is_kept {
+            true => sync_dir(file.parent().unwrap_or(&self.0)),
+            false => Ok(()),
+        }
     }
 }
 

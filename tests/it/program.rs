@@ -514,3 +514,111 @@ fn a_merge_that_cannot_be_written_says_so_and_leaves_nothing() {
         .collect();
     assert_eq!(left, ["recipe.yaml"], "{stderr}");
 }
+
+/// A genes-only search that a shell script scores.
+fn bare_space(dir: &Path) -> PathBuf {
+    let file = dir.join("space.yaml");
+    let text = "name: bare\ngenes: {x: [0, 1]}\nfitness: {command: [sh, -c, 'while read -r l; do id=${l#*\\\"id\\\":\\\"}; \
+                id=${id%%\\\"*}; echo \"{\\\"id\\\":\\\"$id\\\",\\\"scores\\\":{\\\"f\\\":1}}\"; done']}\nsearch: {evals: \
+                6, optimizer: random, seed: 3}\n";
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// One HTTP request with its body, answered with 200.
+fn one_request() -> (String, std::thread::JoinHandle<String>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let taken = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut request, mut part) = (Vec::new(), [0; 4096]);
+        loop {
+            let n = stream.read(&mut part).unwrap();
+            request.extend(&part[..n]);
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let length = head
+                .lines()
+                .find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            if n == 0 || length.is_some_and(|length: usize| body.len() >= length) {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    .unwrap();
+                return text;
+            }
+        }
+    });
+    (url, taken)
+}
+
+/// Who waited for a night's end had to look; the figures of a run were in no tool that people have open.
+#[test]
+fn a_run_tells_of_itself_where_people_look() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (file, run) = (bare_space(tmp.path()), tmp.path().join("run-1"));
+    let (url, request) = one_request();
+    let told = tmp.path().join("told");
+    let (logs, mlruns) = (tmp.path().join("logs"), tmp.path().join("mlruns"));
+    let command = format!("env | grep ^HETEROSIS_ >{}", told.display());
+    let path = |path: &Path| path.display().to_string();
+    let flags = ["--tensorboard", &path(&logs), "--mlflow", &path(&mlruns)].map(String::from);
+    let mut words = vec!["search".to_string(), path(&file), "--run".into(), path(&run)];
+    words.extend(flags);
+    words.extend(["--on-done".into(), command, "--webhook".into(), url]);
+    good(&words.iter().map(String::as_str).collect::<Vec<_>>());
+
+    let told = fs::read_to_string(told).unwrap();
+    for line in [
+        "HETEROSIS_STATE=done",
+        "HETEROSIS_EVALS=6",
+        "HETEROSIS_FITNESS=1",
+        "HETEROSIS_BEST=",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    assert!(told.contains(&format!("HETEROSIS_RUN={}", run.display())), "{told}");
+    let request = request.join().unwrap();
+    assert!(
+        request.starts_with("POST /hook ") && request.contains("application/json"),
+        "{request}"
+    );
+    let (_, body) = request.split_once("\r\n\r\n").unwrap();
+    let status: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(
+        (&status["schema_version"], &status["state"]),
+        (&1.into(), &"done".into()),
+        "{status}"
+    );
+    let events = fs::read_dir(logs.join("run-1"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    assert!(fs::metadata(events).unwrap().len() > 500);
+    let experiment = fs::read_dir(&mlruns).unwrap().next().unwrap().unwrap().path();
+    let of_run = fs::read_dir(experiment).unwrap().map(|entry| entry.unwrap().path());
+    let of_run = of_run.into_iter().find(|path| path.is_dir()).unwrap();
+    assert_eq!(
+        fs::read_to_string(of_run.join("metrics/search/fitness"))
+            .unwrap()
+            .lines()
+            .count(),
+        6
+    );
+
+    // What fails besides the search is told and changes nothing.
+    let output = heterosis(&["search", &path(&file), "--on-done", "exit 3", "--run"])
+        .arg(tmp.path().join("run-2"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("--on-done: the command ends with exit status: 3"),
+        "{stderr}"
+    );
+}

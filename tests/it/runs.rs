@@ -151,7 +151,8 @@ fn a_damaged_journal_is_named_and_can_go_on() {
     let text = fs::read_to_string(&journal).unwrap();
     let line = text.lines().position(|l| l.contains("candidate_scored")).unwrap() + 1;
     fs::write(&journal, text.replacen("\"fitness\":0", "\"fitness\":9", 1)).unwrap();
-    for command in ["status", "report", "resume"] {
+    // `watch` ended without a word.
+    for command in ["status", "report", "resume", "watch"] {
         let output = run(&[command, &arg(&dir)]);
         let message = stderr(&output);
         assert!(!output.status.success(), "{command}");

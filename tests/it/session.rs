@@ -105,7 +105,7 @@ fn a_program_searches_stops_resumes_watches_and_exports() {
     let end = again.resume(begun, options).unwrap().run(&Control::default(), &tell);
     assert_eq!(end.unwrap(), End::Done);
     let dir = RunDir::open(&run).unwrap();
-    let watched: Vec<Record> = session::watch(&dir).unwrap().iter().collect();
+    let watched: Vec<Record> = session::watch(&dir, |_| ()).unwrap().records.iter().collect();
     assert_eq!(scores(&watched), unbroken);
     assert_eq!(scores(&told.take()), unbroken, "what was there is told too");
     let asked = watched.iter().find_map(|record| match &record.event {

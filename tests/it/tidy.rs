@@ -15,7 +15,7 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
 ];
 
 /// Room of the application → rooms and crates that it may name.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("event", &[]),
     ("cli", &[]),
     ("eval", &["model", "yaml"]),
@@ -24,6 +24,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("simplify", &["recipe", "eval"]),
     ("dashboard", &["event"]),
     ("report", &["event", "recipe"]),
+    ("tracking", &["event"]),
     ("learn", &["merge", "model", "optim", "recipe"]),
     (
         "search",
@@ -318,6 +319,77 @@ fn only_freshness_calls_questions_new() {
         for literal in literals(&code).iter().filter(|_| !is_made_there) {
             let claim = claims.iter().find(|claim| literal.contains(*claim));
             assert_eq!(claim, None, "{}: {literal:?}", path.display());
+        }
+    }
+}
+
+/// Fields of the public structs of a file, by the struct's name in small letters.
+fn fields(code: &str) -> Vec<(String, String)> {
+    let (mut found, mut within) = (Vec::new(), None);
+    for line in code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines() {
+        if let Some(name) = line
+            .strip_prefix("pub struct ")
+            .and_then(|rest| rest.strip_suffix(" {"))
+        {
+            within = Some(snake_case(name));
+        } else if line == "}" {
+            within = None;
+        } else if let (Some(of), Some((field, _))) = (&within, line.trim().split_once(':')) {
+            let field = field.trim_start_matches("pub ");
+            if !field.contains([' ', '/', '#']) {
+                found.push((of.clone(), field.to_string()));
+            }
+        }
+    }
+    found
+}
+
+fn snake_case(name: &str) -> String {
+    let letter = |(i, c): (usize, char)| match c.is_uppercase() && i > 0 {
+        true => format!("_{}", c.to_lowercase()),
+        false => c.to_lowercase().to_string(),
+    };
+    name.chars().enumerate().map(letter).collect()
+}
+
+/// The schema was nowhere: who read a journal had to read the sources.
+#[test]
+fn the_page_of_the_journal_has_every_event_and_every_field() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let (page, events) = (read("docs/journal.md"), read("src/event.rs"));
+    let kinds = events
+        .split("pub enum Event {")
+        .nth(1)
+        .unwrap()
+        .split("\n}")
+        .next()
+        .unwrap();
+    let is_kind = |line: &&str| line.starts_with("    ") && line.trim().starts_with(char::is_uppercase);
+    let kinds: Vec<String> = kinds
+        .lines()
+        .filter(is_kind)
+        .map(|line| snake_case(line.trim().split(['(', ' ', ',']).next().unwrap()))
+        .collect();
+    assert!(kinds.len() > 25, "{kinds:?}");
+    for kind in &kinds {
+        assert!(page.contains(&format!("\n| `{kind}` |")), "no row of the event {kind}");
+    }
+    // What stands in a record as fields of its own has its own section.
+    let flattened = ["event", "point", "score", "other", "what"];
+    for file in ["", "/freshness", "/changes", "/wording"].map(|part| format!("src/event{part}.rs")) {
+        for (of, field) in fields(&read(&file)) {
+            let heading = if of == "record" {
+                "## Every line\n".into()
+            } else {
+                format!("### {of}\n")
+            };
+            let section = page
+                .split(&heading)
+                .nth(1)
+                .unwrap_or_else(|| panic!("no section of {of}"));
+            let section = section.split("\n#").next().unwrap();
+            let has_row = section.contains(&format!("\n| `{field}` |"));
+            assert!(has_row || flattened.contains(&&*field), "no row of {of}.{field}");
         }
     }
 }

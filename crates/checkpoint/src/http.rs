@@ -202,6 +202,25 @@ impl Http {
         std::thread::sleep(self.pause * (1 << tries));
     }
 
+    /// Sends a JSON document, once: whoever takes it may have taken it before a connection breaks.
+    ///
+    /// **Errors**: [`HttpError`]; a longer answer than `limit` bytes is cut.
+    pub fn post_json(&self, url: &str, json: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+        let request = self.agent.post(url).header("Content-Type", "application/json");
+        let response = request.send(json).map_err(|e| transport(url, &e))?;
+        if !response.status().is_success() {
+            return Err(HttpError::Status {
+                url: url.to_owned(),
+                status: response.status().as_u16(),
+                code: None,
+            });
+        }
+        let mut body = Vec::new();
+        let mut reader = response.into_body().into_reader().take(limit);
+        reader.read_to_end(&mut body).map_err(|e| transport(url, &e))?;
+        Ok(body)
+    }
+
     fn ask(&self, url: &str, token: Option<&str>, from: u64) -> Result<Response<Body>, HttpError> {
         let mut request = self.agent.get(url);
         if let Some(token) = token {

@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::{columns as split, first_row, origin_style, panel, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, PLAIN, SELECTED};
 use crate::dashboard::model::{Detail, FlipKind, Model, Tab};
-use crate::dashboard::text::{Parts, bar, left, right, span, wrap};
+use crate::dashboard::text::{Parts, bar, clean, left, right, span, wrap};
 use crate::event::run::{Flip, Run, counts, origin_name};
 use crate::event::weights::{self, Weights};
-use crate::event::words::{Unit, count, p_value, parent_name, short_duration, tags, task_name};
+use crate::event::words::{Unit, count, p_value, parent_name, right_answer, short_duration, tags, task_name};
 use crate::event::{Answer, Candidate};
 
 /// The tabs' names in place of the pages'.
@@ -78,7 +78,7 @@ pub fn aside(model: &Model, area: Rect, buffer: &mut Buffer) {
 fn about(model: &Model, candidate: &Candidate) -> Vec<Span<'static>> {
     let generation = candidate.generation.filter(|_| counts(&candidate.origin));
     let generation = generation.map(|g| format!(", generation {g}")).unwrap_or_default();
-    let score = model.run.unit().with_error(candidate.fitness, candidate.stderr);
+    let score = model.run.unit().full(candidate.fitness, candidate.stderr);
     vec![
         span(origin_name(&candidate.origin), origin_style(&candidate.origin)),
         span(format!("{generation} · "), DIM),
@@ -217,7 +217,7 @@ fn difference_lines(model: &Model, candidate: &Candidate, size: Rect) -> Vec<Lin
         span("nearest candidate ", DIM),
         span(kin.id.clone(), BOLD),
         span(
-            format!(" {} at {distance:.2}", model.run.unit().value(kin.fitness)),
+            format!(" {} at {distance:.2}", model.run.unit().full_value(kin.fitness)),
             DIM,
         ),
     ]));
@@ -472,7 +472,19 @@ fn flips(model: &Model, detail: &Detail, area: Rect, buffer: &mut Buffer) {
         .filter(|f| f.gained == (detail.flips == FlipKind::Gained))
         .collect();
     let list_rows = if area.height >= 24 { 12 } else { area.height / 3 };
-    let [list, pair] = Layout::vertical([Constraint::Length(list_rows), Constraint::Fill(1)]).areas(area);
+    let chosen = detail.at.min(listed.len().saturating_sub(1));
+    let text = listed.get(chosen).and_then(|flip| flip.question);
+    let question = text.map(|text| wrap(text, area.width.saturating_sub(2).into()));
+    // Both answers keep most of the room.
+    let asked_rows = question
+        .as_ref()
+        .map_or(0, |rows| (rows.len() as u16).min(area.height / 8).max(1) + 2);
+    let rows = [
+        Constraint::Length(list_rows),
+        Constraint::Length(asked_rows),
+        Constraint::Fill(1),
+    ];
+    let [list, asked, pair] = Layout::vertical(rows).areas(area);
     let inner = panel(title("flips", about), list, buffer);
     if listed.is_empty() {
         return put_lines(
@@ -481,7 +493,6 @@ fn flips(model: &Model, detail: &Detail, area: Rect, buffer: &mut Buffer) {
             buffer,
         );
     }
-    let chosen = detail.at.min(listed.len() - 1);
     let first = first_row(chosen, inner.height.into(), listed.len());
     let lines: Vec<Line> = listed
         .iter()
@@ -492,6 +503,11 @@ fn flips(model: &Model, detail: &Detail, area: Rect, buffer: &mut Buffer) {
     put_lines(&lines, inner, buffer);
     let [mine, theirs] = split(pair, [50, 50]);
     let flip = &listed[chosen];
+    if let Some(question) = question {
+        let inner = panel(title(&flip.child.q, Vec::new()), asked, buffer);
+        let lines: Vec<Line> = question.into_iter().map(Line::from).collect();
+        put_lines(&lines, inner, buffer);
+    }
     answer(&detail.id, flip.child, flip.gained, mine, buffer);
     answer(parent_name(other), flip.other, !flip.gained, theirs, buffer);
 }
@@ -512,16 +528,19 @@ fn flip_line(flip: &Flip, chosen: bool, columns: u16) -> Line<'static> {
         .map(|t| format!("[{t}]"))
         .collect::<Vec<_>>()
         .join(" ");
+    let said = if wrong.got.is_empty() { "nothing" } else { &wrong.got };
+    let verdict = format!(
+        "{}  {}",
+        left(&format!("right {}", clean(right_answer(&flip.child.gold))), 14),
+        left(&format!("said {}", clean(said)), 14)
+    );
+    let text = clean(flip.question.unwrap_or(&flip.child.q));
+    let text_columns = usize::from(columns)
+        .saturating_sub(32)
+        .min(if tags.is_empty() { 110 } else { 96 });
     let line = Parts::default()
-        .left(0, vec![span(flip.child.q.clone(), PLAIN)])
-        .left(1, vec![span(format!("gold {}", flip.child.gold), DIM)])
-        .left(
-            1,
-            vec![span(
-                format!("said {}", if wrong.got.is_empty() { "nothing" } else { &wrong.got }),
-                DIM,
-            )],
-        )
+        .left(0, vec![span(left(&text, text_columns), PLAIN)])
+        .left(1, vec![span(verdict, DIM)])
         .left(2, vec![span(tags, BAD)])
         .fit(columns.into());
     if chosen { line.patch_style(SELECTED) } else { line }
@@ -542,7 +561,11 @@ fn answer(name: &str, answer: &Answer, right: bool, area: Rect, buffer: &mut Buf
         answer.got.clone()
     };
     let mut lines = vec![Line::from(span(
-        format!("answer {got} · gold {} · {} tokens", answer.gold, answer.tokens),
+        format!(
+            "answer {got} · right {} · {} tokens",
+            right_answer(&answer.gold),
+            answer.tokens
+        ),
         DIM,
     ))];
     lines.extend(wrap(&answer.out, inner.width.into()).into_iter().map(Line::from));

@@ -10,16 +10,17 @@ use super::{panel, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BASELINE, BEST, DIM, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::plot::Plot;
-use crate::dashboard::text::{cut, right, span};
+use crate::dashboard::text::{cut, right, span, width};
 use crate::event::Origin;
 use crate::event::run::{Run, competes, counts};
 use crate::event::scale::Range;
 use crate::event::words::{Unit, count, duration, parent_name};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
-    let inner = panel(title("convergence", legend(area.width)), area, buffer);
     let run = &model.run;
-    let Some(y) = value_range(run) else {
+    let zoomed = last_generations(run).filter(|_| !model.chart.whole);
+    let inner = panel(title("convergence", legend(area.width, zoomed.is_some())), area, buffer);
+    let Some(y) = zoomed.or_else(|| value_range(run)) else {
         return put_lines(
             &[Line::from(span("the first scores will appear here", DIM))],
             inner,
@@ -30,7 +31,8 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         low: 0.0,
         high: last_x(model).max(1.0),
     };
-    let labels = if inner.width >= 100 { 24 } else { 19 };
+    let longest = labels(run).iter().map(|l| width(&l.text) + 4).max().unwrap_or_default();
+    let labels = (longest as u16).clamp(14, (inner.width / 3).max(19));
     let y_labels = if run.unit() == Unit::Percent { 6 } else { 8 };
     if inner.width < y_labels + labels + 10 || inner.height < 3 {
         return;
@@ -49,7 +51,12 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     level_labels(run, &plot, field, labels, buffer);
 }
 
-fn legend(columns: u16) -> Vec<Span<'static>> {
+fn legend(columns: u16, is_zoomed: bool) -> Vec<Span<'static>> {
+    let zoom = is_zoomed.then(|| span(" last generations ", ACCENT));
+    zoom.into_iter().chain(strokes(columns)).collect()
+}
+
+fn strokes(columns: u16) -> Vec<Span<'static>> {
     let short = vec![
         span("━", BEST),
         span(" best so far  ", DIM),
@@ -109,6 +116,39 @@ fn value_range(run: &Run) -> Option<Range> {
     Range::around(levels.chain(children.into_iter().skip(skipped)), 0.06)
 }
 
+/// Children of the last generations that the axis follows.
+const FOLLOWED_GENERATIONS: usize = 4;
+const FEWEST_FOLLOWED: usize = 24;
+
+/// Where the last generations are, when the search has left its beginning behind; with what they have to beat, if that is
+/// near. `None`: all of it can be seen at once.
+fn last_generations(run: &Run) -> Option<Range> {
+    let children = run
+        .scored
+        .iter()
+        .map(|s| &s.candidate)
+        .filter(|c| counts(&c.origin) && !c.eliminated);
+    let children: Vec<f64> = children.map(|c| c.fitness).collect();
+    let population = run.started.as_ref().map_or(1, |s| s.population);
+    let followed = (FOLLOWED_GENERATIONS * population).max(FEWEST_FOLLOWED);
+    if children.len() < 2 * followed {
+        return None;
+    }
+    let mut last = children[children.len() - followed..].to_vec();
+    last.sort_by(f64::total_cmp);
+    let last = &last[followed / 10..];
+    let best = run.best().map(|best| best.worth);
+    let own = Range::around(last.iter().copied().chain(best), 0.06)?;
+    let spread = own.high - own.low;
+    let rivals = run
+        .best_unsearched()
+        .into_iter()
+        .chain(run.best_parent())
+        .map(|c| c.fitness);
+    let near = rivals.filter(|value| *value > own.low - spread && *value < own.high + spread);
+    Range::around([own.low, own.high].into_iter().chain(near), 0.02)
+}
+
 fn levels(run: &Run) -> impl Iterator<Item = (f64, &str, Style, char)> {
     let parents = run
         .of_origin(Origin::Parent)
@@ -153,6 +193,8 @@ fn plot_run(model: &Model, plot: &mut Plot) {
     if let Some(&(_, best)) = steps.last() {
         steps.push((last_x(model), best));
     }
+    // What is below a picture of the last generations runs along its edge.
+    steps.iter_mut().for_each(|step| step.1 = step.1.max(plot.lowest()));
     plot.line(&steps, BEST);
     for scored in run.scored.iter().filter(|s| s.candidate.origin == Origin::Mean) {
         plot.mark(
@@ -165,7 +207,7 @@ fn plot_run(model: &Model, plot: &mut Plot) {
 
 fn y_ticks(run: &Run, plot: &Plot, y: Range, inner: Rect, field: Rect, buffer: &mut Buffer) {
     let unit = run.unit();
-    for tick in y.ticks((field.height / 4).max(2).into()) {
+    for tick in y.ticks((field.height / 3).max(3).into()) {
         if let Some(row) = plot.row(tick) {
             buffer.set_string(
                 inner.x,
@@ -210,22 +252,57 @@ fn x_ticks(model: &Model, plot: &Plot, x: Range, field: Rect, buffer: &mut Buffe
         }
     }
     buffer.set_string(field.right() + 1, row, unit, DIM);
+    let of_y = model.run.unit().sign();
+    buffer.set_string(field.x.saturating_sub(of_y.len() as u16 + 1), row, of_y, DIM);
 }
 
-/// Names of the levels beside the field, pushed apart where they meet; what finds no row is left out.
-fn level_labels(run: &Run, plot: &Plot, field: Rect, columns: u16, buffer: &mut Buffer) {
+/// A level's name.
+struct Label {
+    value: f64,
+    text: String,
+    style: Style,
+    stroke: char,
+}
+
+/// The best and the levels, the highest first.
+fn labels(run: &Run) -> Vec<Label> {
     let unit = run.unit();
+    let label = |(value, name, style, stroke): (f64, &str, Style, char)| Label {
+        value,
+        text: format!("{} {name}", unit.value(value)),
+        style,
+        stroke,
+    };
     let best = run.best().map(|b| (b.worth, b.candidate.id.as_str(), BEST, '━'));
-    let mut labels: Vec<(f64, &str, Style, char)> = best.into_iter().chain(levels(run)).collect();
-    labels.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let rows: Vec<u16> = labels.iter().filter_map(|l| plot.row(l.0)).collect();
+    // A merge that nobody searched for may be the best, and is named once.
+    let others = levels(run).filter(|(_, name, ..)| best.is_none_or(|best| best.1 != *name));
+    let mut labels: Vec<Label> = best.into_iter().chain(others).map(label).collect();
+    labels.sort_by(|a, b| b.value.total_cmp(&a.value));
+    labels
+}
+
+/// Names of the levels beside the field, pushed apart where they meet, with an arrow where the level is outside; what finds
+/// no row is left out.
+fn level_labels(run: &Run, plot: &Plot, field: Rect, columns: u16, buffer: &mut Buffer) {
+    let labels = labels(run);
+    let rows: Vec<u16> = labels.iter().filter_map(|l| plot.nearest_row(l.value)).collect();
     if rows.len() < labels.len() {
         return;
     }
-    for ((value, name, style, stroke), row) in labels.into_iter().zip(spread(&rows, field.y, field.bottom())) {
+    for (label, row) in labels.iter().zip(spread(&rows, field.y, field.bottom())) {
         let Some(row) = row else { continue };
-        let text = format!("{stroke} {} {name}", unit.value(value));
-        buffer.set_string(field.right() + 1, row, cut(&text, usize::from(columns) - 2), style);
+        let stroke = match plot.row(label.value) {
+            Some(_) => label.stroke,
+            None if label.value < plot.lowest() => '↓',
+            None => '↑',
+        };
+        let text = format!("{stroke} {}", label.text);
+        buffer.set_string(
+            field.right() + 1,
+            row,
+            cut(&text, usize::from(columns) - 2),
+            label.style,
+        );
     }
 }
 
@@ -246,7 +323,24 @@ fn spread(rows: &[u16], top: u16, bottom: u16) -> Vec<Option<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use super::spread;
+    use super::*;
+    use crate::event::rehearsal;
+
+    /// After a hundred evaluations everything happened in two of twelve rows.
+    #[test]
+    fn the_axis_follows_the_last_generations() {
+        let records = rehearsal::journal();
+        let run = Run::from_records(&records);
+        let all = value_range(&run).unwrap();
+        let last = last_generations(&run).unwrap();
+        let best = run.best().unwrap().worth;
+        assert!(last.high - last.low < 0.8 * (all.high - all.low), "{last:?} of {all:?}");
+        assert!(last.low < best && best <= last.high);
+        let worst = run.of_origin(Origin::Parent).map(|c| c.fitness).fold(1.0, f64::min);
+        assert!(worst < last.low, "what nobody has to beat any more is outside");
+        let early = Run::from_records(&records[..60]);
+        assert_eq!(last_generations(&early), None, "at first all of it is seen");
+    }
 
     #[test]
     fn labels_never_share_a_row() {

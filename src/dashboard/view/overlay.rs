@@ -17,8 +17,8 @@ const HELP: [(&str, &str); 18] = [
     ("Enter  Esc", "open a candidate, go back"),
     ("/", "filter the board (id or origin) or the log"),
     ("s", "sort the board: fitness, each task, age"),
-    ("x", "chart over wall clock or evaluations"),
-    ("x y", "pareto: the next task on this axis"),
+    ("x  z", "chart: wall clock or evaluations; last generations or all"),
+    ("x y", "pareto: the next objective on this axis"),
     ("v", "log: all, warnings, errors"),
     ("", ""),
     ("f  [ ]", "flips: lost or gained; against the next parent"),
@@ -28,7 +28,7 @@ const HELP: [(&str, &str); 18] = [
     ("e", "export the open candidate, else the best"),
     ("S", "stop the search (asks first); resume goes on later"),
     ("Ctrl-C", "stop; a second time: abort at once"),
-    ("q", "leave this view; the search goes on"),
+    ("q", "give the shell back; the search goes on by itself"),
 ];
 
 const ABOUT: [&str; 2] = [

@@ -1,8 +1,8 @@
-//! Two tasks against each other: who is beaten by nobody on both.
+//! Two objectives against each other: who is beaten by nobody on both.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::Line;
+use ratatui::text::{Line, Span};
 
 use super::{panel, put_lines, title};
 use crate::dashboard::appearance::{BASELINE, BEST, DIM, PARENT, PLAIN};
@@ -10,6 +10,7 @@ use crate::dashboard::model::Model;
 use crate::dashboard::plot::Plot;
 use crate::dashboard::text::{cut, right, span, width};
 use crate::event::Origin;
+use crate::event::axes::{self, Axis};
 use crate::event::run::Scored;
 use crate::event::scale::Range;
 use crate::event::words::parent_name;
@@ -17,29 +18,18 @@ use crate::event::words::parent_name;
 const Y_LABELS: u16 = 7;
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
-    let names = model.task_names();
-    let (ix, iy) = (model.pareto.x, model.pareto.y);
-    let (Some(x_name), Some(y_name)) = (names.get(ix), names.get(iy)) else {
+    let axes = axes::axes(&model.run);
+    let (Some(x_axis), Some(y_axis)) = (axes.get(model.pareto.x), axes.get(model.pareto.y)) else {
         let inner = panel(title("pareto", Vec::new()), area, buffer);
-        let text = "This run has one task, so there is nothing to trade off.";
+        let text = "This run has one objective, so there is nothing to trade off.";
         return put_lines(&[Line::from(span(text, DIM))], inner, buffer);
     };
-    let about = vec![
-        span(format!("{y_name} (up) against {x_name} (right)  "), PLAIN),
-        span("●", BEST),
-        span(" front  ", DIM),
-        span("·", PLAIN),
-        span(" beaten  ", DIM),
-        span("◇", PARENT),
-        span(" parent ", DIM),
-    ];
-    let inner = panel(title("pareto", about), area, buffer);
-    let points: Vec<(&Scored, (f64, f64))> = model
-        .run
-        .scored
-        .iter()
-        .filter_map(|s| Some((s, point(s, ix, iy)?)))
-        .collect();
+    let inner = panel(title("pareto", about(x_axis, y_axis)), area, buffer);
+    let point = |s: &Scored| {
+        let at = |axis: &Axis| Some(axis.score(&model.run, &s.candidate)?.value);
+        Some((at(x_axis)?, at(y_axis)?))
+    };
+    let points: Vec<(&Scored, (f64, f64))> = model.run.scored.iter().filter_map(|s| Some((s, point(s)?))).collect();
     let (Some(x), Some(y)) = (
         Range::around(points.iter().map(|p| p.1.0), 0.05),
         Range::around(points.iter().map(|p| p.1.1), 0.08),
@@ -56,48 +46,52 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         ..inner
     };
     let mut plot = Plot::new(field, x, y);
-    let front = front(&points, (direction(model, ix), direction(model, iy)));
-    for (_, at) in &points {
+    let values: Vec<(f64, f64)> = points.iter().map(|p| p.1).collect();
+    let front = axes::front(&values, x_axis, y_axis);
+    for at in &values {
         plot.dot(*at, PLAIN);
     }
     for &i in &front {
-        plot.mark(points[i].1, '●', BEST);
+        plot.mark(values[i], '●', BEST);
     }
     for (scored, at) in &points {
         match scored.candidate.origin {
             Origin::Parent => plot.mark(*at, '◇', PARENT),
-            Origin::Baseline => plot.mark(*at, '◇', BASELINE),
+            Origin::Baseline => plot.mark(*at, '□', BASELINE),
             _ => {}
         }
     }
     plot.render(buffer);
+    ticks((x_axis, y_axis), (x, y), &plot, field, buffer);
     label(model, &points, &front, &plot, field, buffer);
-    ticks(model, (ix, iy), (x, y), &plot, field, buffer);
 }
 
-fn point(scored: &Scored, ix: usize, iy: usize) -> Option<(f64, f64)> {
-    let at = |i: usize| scored.candidate.tasks.get(i).map(|t| t.score.value);
-    Some((at(ix)?, at(iy)?))
+fn about(x: &Axis, y: &Axis) -> Vec<Span<'static>> {
+    let better = |axis: &Axis, arrow: &'static str| match axis.less_is_better {
+        true => format!("{arrow}, less is better"),
+        false => arrow.to_owned(),
+    };
+    let what = format!(
+        "{} ({}) against {} ({})  ",
+        y.unit.heading(&y.name),
+        better(y, "up"),
+        x.unit.heading(&x.name),
+        better(x, "right")
+    );
+    vec![
+        span(what, PLAIN),
+        span("●", BEST),
+        span(" front  ", DIM),
+        span("·", PLAIN),
+        span(" beaten  ", DIM),
+        span("◇", PARENT),
+        span(" parent  ", DIM),
+        span("□", BASELINE),
+        span(" baseline ", DIM),
+    ]
 }
 
-/// −1 where less is better: a command's score of negative weight.
-fn direction(model: &Model, axis: usize) -> f64 {
-    let first = model.run.scored.first();
-    let task = first.and_then(|s| s.candidate.tasks.get(axis));
-    let weights = model.run.started.as_ref().map(|started| &started.score_weights);
-    let weight = task.and_then(|task| weights?.get(&task.task));
-    weight.map_or(1.0, |weight| weight.signum())
-}
-
-/// Indices of the points that no other beats on one axis without losing on the other.
-fn front(points: &[(&Scored, (f64, f64))], directions: (f64, f64)) -> Vec<usize> {
-    let better = |a: f64, b: f64, direction: f64| direction * a >= direction * b;
-    let beats =
-        |a: (f64, f64), b: (f64, f64)| better(a.0, b.0, directions.0) && better(a.1, b.1, directions.1) && a != b;
-    let on_front = |p: (f64, f64)| !points.iter().any(|other| beats(other.1, p));
-    (0..points.len()).filter(|&i| on_front(points[i].1)).collect()
-}
-
+/// Names beside their points, the best's first, each where it covers no other; a name that finds no such place is left out.
 fn label(
     model: &Model,
     points: &[(&Scored, (f64, f64))],
@@ -107,49 +101,67 @@ fn label(
     buffer: &mut Buffer,
 ) {
     let best = model.run.best().map(|b| b.candidate.id.as_str());
-    for (i, (scored, at)) in points.iter().enumerate() {
-        let c = &scored.candidate;
+    let rank = |scored: &Scored| match scored.candidate.origin {
+        _ if best == Some(scored.candidate.id.as_str()) => 0,
+        Origin::Parent => 1,
+        Origin::Baseline => 2,
+        _ => 3,
+    };
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by_key(|&i| rank(points[i].0));
+    let marked = |i: usize| Some((plot.column(points[i].1.0)?, plot.row(points[i].1.1)?));
+    let is_named = |i: usize| match rank(points[i].0) {
+        3 => front.contains(&i) && front.len() <= 4,
+        _ => true,
+    };
+    // Signs of those that are named must stay as well.
+    let mut taken: Vec<(u16, u16, u16)> = (0..points.len())
+        .filter(|&i| is_named(i))
+        .filter_map(marked)
+        .map(|(column, row)| (row, column, column + 1))
+        .collect();
+    for i in order.into_iter().filter(|&i| is_named(i)) {
+        let c = &points[i].0.candidate;
+        let Some((column, row)) = marked(i) else { continue };
         let style = match c.origin {
             Origin::Parent => PARENT,
             Origin::Baseline => BASELINE,
-            _ if best == Some(c.id.as_str()) || (front.contains(&i) && front.len() <= 4) => BEST,
-            _ => continue,
+            _ => BEST,
         };
-        let (Some(column), Some(row)) = (plot.column(at.0), plot.row(at.1)) else {
-            continue;
+        let name = cut(parent_name(&c.id), 24);
+        let size = width(&name) as u16;
+        let rows = [Some(row), row.checked_sub(1), Some(row + 1)].into_iter().flatten();
+        let places = rows.flat_map(|row| {
+            [
+                Some((row, column + 2)),
+                column.checked_sub(size + 1).map(|start| (row, start)),
+            ]
+        });
+        let is_free = |(row, start): &(u16, u16)| {
+            let inside = *start >= field.x && start + size <= field.right() && (field.y..field.bottom()).contains(row);
+            inside
+                && !taken
+                    .iter()
+                    .any(|(other, from, to)| other == row && *start < to + 1 && start + size + 1 > *from)
         };
-        let name = parent_name(&c.id);
-        let size = width(name) as u16;
-        // On the left of the point where there is no room on its right.
-        let left = column.saturating_sub(size + 1).max(field.x);
-        let start = if column + 2 + size <= field.right() {
-            column + 2
-        } else {
-            left
-        };
-        buffer.set_string(start, row, cut(name, field.right().saturating_sub(start).into()), style);
+        if let Some((row, start)) = places.into_iter().flatten().find(is_free) {
+            taken.push((row, start, start + size));
+            buffer.set_string(start, row, name, style);
+        }
     }
 }
 
-fn ticks(model: &Model, axes: (usize, usize), ranges: (Range, Range), plot: &Plot, field: Rect, buffer: &mut Buffer) {
-    let unit = |axis: usize| {
-        let task = model.run.started.as_ref().and_then(|s| s.tasks.get(axis));
-        task.map(|t| model.run.task_unit(&t.task, &t.lang)).unwrap_or_default()
-    };
+fn ticks(axes: (&Axis, &Axis), ranges: (Range, Range), plot: &Plot, field: Rect, buffer: &mut Buffer) {
     for tick in ranges.1.ticks((field.height / 5).max(2).into()) {
         if let Some(row) = plot.row(tick) {
-            buffer.set_string(
-                field.x - Y_LABELS,
-                row,
-                right(&unit(axes.1).value(tick), usize::from(Y_LABELS) - 1),
-                DIM,
-            );
+            let text = right(&axes.1.unit.value(tick), usize::from(Y_LABELS) - 1);
+            buffer.set_string(field.x - Y_LABELS, row, text, DIM);
         }
     }
     for tick in ranges.0.ticks((field.width / 16).max(2).into()) {
         let Some(column) = plot.column(tick).filter(|c| c + 6 < field.right()) else {
             continue;
         };
-        buffer.set_string(column, field.bottom(), unit(axes.0).value(tick), DIM);
+        buffer.set_string(column, field.bottom(), axes.0.unit.value(tick), DIM);
     }
 }

@@ -73,11 +73,8 @@ fn examination(model: &Model, exam: &Exam, columns: usize, rows: usize) -> Vec<L
     let first = first_row(exam.turn() - 1, shown, exam.examinees.len());
     for examinee in exam.examinees.iter().skip(first).take(shown) {
         let origin = model.run.candidate(&examinee.id).map(|c| &c.origin);
-        let share = match exam.questions {
-            0 => f64::from(u8::from(examinee.is_done)),
-            n => examinee.answered as f64 / n as f64,
-        };
-        let score = examinee.score.map(|score| unit.score(&score)).unwrap_or_default();
+        let share = exam.share_of(examinee);
+        let score = examinee.score.map(|score| unit.full_score(&score)).unwrap_or_default();
         lines.push(Line::from(vec![
             span(
                 format!("  {}  ", left(parent_name(&examinee.id), 16)),
@@ -140,7 +137,7 @@ fn contest(model: &Model, reading: &TestReading, columns: usize) -> Vec<Line<'st
     let heading = format!(
         "  {}  {}  {}  {}",
         left(Freshness::of(&model.run).test_word(), 14),
-        right("score ± SE", 14),
+        right(&unit.heading("score ± SE"), 14),
         left("", bar_columns),
         "child's lead"
     );
@@ -185,8 +182,11 @@ fn by_task(model: &Model, reading: &TestReading) -> Vec<Line<'static>> {
         let difference = mine.score.value - theirs.score.value;
         lines.push(Line::from(vec![
             span(format!("  {}  ", left(&task_name(&mine.task, &mine.lang), 14)), PLAIN),
-            span(right(&unit.score(&mine.score), 14), PLAIN),
-            span(format!("  against {}  ", right(&unit.score(&theirs.score), 12)), DIM),
+            span(right(&unit.full_score(&mine.score), 19), PLAIN),
+            span(
+                format!("  against {}  ", right(&unit.full_score(&theirs.score), 19)),
+                DIM,
+            ),
             span(
                 format!("{:>7}", unit.signed(difference)),
                 if difference > 0.0 { GOOD } else { BAD },
@@ -201,8 +201,11 @@ fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
     let heading = format!(
         "  {}  {}  {}  from",
         left("finalists", 14),
-        right(&format!("{} ± SE", Freshness::of(&model.run).selection_word()), 14),
-        right("search", 14)
+        right(
+            &unit.heading(&format!("{} ± SE", Freshness::of(&model.run).selection_word())),
+            17
+        ),
+        right("search ± SE", 14)
     );
     let mut lines = vec![Line::from(span(heading, DIM))];
     for finalist in &selection.finalists {
@@ -215,7 +218,7 @@ fn finalists(model: &Model, selection: &Selection) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             span(if won { "★ " } else { "  " }, style),
             span(left(parent_name(&finalist.id), 14), style),
-            span(format!("  {}  ", right(&unit.score(&finalist.fresh), 14)), PLAIN),
+            span(format!("  {}  ", right(&unit.score(&finalist.fresh), 17)), PLAIN),
             span(right(&unit.score(&finalist.search), 14), DIM),
             span(format!("  {}", origin_name(&finalist.origin)), DIM),
         ]));
@@ -243,7 +246,7 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         let mut spans: Vec<Span> = vec![
             span("So far ", DIM),
             span(best.id.clone(), BEST),
-            span(format!(" {}", unit.with_error(best.fitness, best.stderr)), BOLD),
+            span(format!(" {}", unit.full(best.fitness, best.stderr)), BOLD),
         ];
         let rivals = run.best_parent().into_iter().chain(run.best_unsearched());
         let rival = rivals
@@ -252,10 +255,7 @@ fn not_yet(model: &Model, columns: usize) -> Vec<Line<'static>> {
         if let Some(parent) = rival {
             spans.push(span(" against ", DIM));
             spans.push(span(parent_name(&parent.id).to_owned(), PARENT));
-            spans.push(span(
-                format!(" {}", unit.with_error(parent.fitness, parent.stderr)),
-                PLAIN,
-            ));
+            spans.push(span(format!(" {}", unit.full(parent.fitness, parent.stderr)), PLAIN));
         }
         lines.push(Line::from(spans));
         if run.is_scored_by_command() {
