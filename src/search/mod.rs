@@ -4,7 +4,8 @@
 //! * `genome.rs` says what a genotype stands for; `race.rs` puts a generation through its questions, `pool.rs` chooses
 //!   them and estimates from few what all would say; `scoring.rs` turns answers into fitness and paired comparisons.
 //! * `evaluator.rs` is the real evaluator: merges in memory, asks the questions, caches every answer. `external.rs` asks
-//!   a program of the user's, or several copies of it (`program.rs`; its process is a matter of `programs`); then `crew.rs` keeps several candidates out at a time.
+//!   a program of the user's, or several copies of it (`program.rs`, on a process of `programs`); then `crew.rs` keeps several
+//!   candidates out at a time.
 //!   `units.rs` is what of a sitting can be done elsewhere, and what comes back.
 //! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
 //!   going on is running it again from the start with every known answer looked up instead of computed.

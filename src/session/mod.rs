@@ -549,10 +549,10 @@ fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
             *word = absolute(word)?;
         }
     }
-    if let Some(command) = &mut space.fitness.command {
-        if let Some(questions) = &mut command.questions {
-            *questions = absolute(questions)?;
-        }
+    if let Some(command) = &mut space.fitness.command
+        && let Some(questions) = &mut command.questions
+    {
+        *questions = absolute(questions)?;
     }
     let is_file = |word: &str| word.ends_with(".yaml") || word.ends_with(".yml");
     let words = space

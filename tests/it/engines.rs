@@ -63,13 +63,13 @@ fn space(dir: &Path, engine: &str, search: &str) -> PathBuf {
         "parameter_space: {{method: task_arithmetic, layer_groups: 2, genes: {{weight: [0.0, 1.5]}}}}
 fitness:
   engine: {engine}
-  tasks: [{{task: {0}/evals/arith-es-solutions.yaml, split: search, limit: 24}}, {{task: {0}/evals/arith-es.yaml, split: search, limit: 12}}]
+  tasks: [{{task: {0}/evals/arith-es-solutions.yaml, split: search, limit: 12}}, {{task: {0}/evals/arith-es.yaml, split: search, limit: 6, max_new_tokens: 24}}]
 search: {search}
 final:
   finalists: 1
-  selection: {{limit: 12}}
-  test: {{limit: 12}}
-  held_out: [{{task: {0}/evals/arith-en.yaml, limit: 6}}]
+  selection: {{limit: 3}}
+  test: {{limit: 3}}
+  held_out: [{{task: {0}/evals/arith-en.yaml, limit: 2, max_new_tokens: 24}}]
 ",
         root().display()
     );
@@ -81,7 +81,7 @@ fn fake(more: &str) -> String {
     format!("{{command: [{}, {}{more}], timeout: 60}}", python(), script.display())
 }
 
-const SEARCH: &str = "{optimizer: cma-es, evals: 6, population: 3, seed: 5, racing: {rungs: [6, 12]}, learn: off}";
+const SEARCH: &str = "{optimizer: cma-es, evals: 6, population: 3, seed: 5, racing: {rungs: [4, 8]}, learn: off}";
 
 fn run(args: &[&str]) -> Output {
     heterosis(args).output().unwrap()
@@ -105,13 +105,20 @@ fn has_event(run: &Path, event: &str) -> bool {
     records(run).iter().any(|record| record["event"] == event)
 }
 
-/// A run without its space, in which its engine's arguments stand.
-fn story_without_space(run: &Path) -> Vec<Value> {
-    let mut story = story(run);
-    for record in &mut story {
-        record.as_object_mut().unwrap().remove("space_digest");
-    }
-    story
+/// Two runs whose engines were told different things have the same story, but for that and for their stops.
+fn same_story(run: &Path, other: &Path) {
+    let told = |run: &Path| {
+        let mut story = story(run);
+        story.retain(|record| record["event"] != "run_failed");
+        for record in &mut story {
+            record.as_object_mut().unwrap().remove("space_digest");
+        }
+        story
+    };
+    let (run, other) = (told(run), told(other));
+    let apart = run.iter().zip(&other).position(|(a, b)| a != b);
+    assert_eq!(apart.map(|at| (&run[at], &other[at])), None);
+    assert_eq!(run.len(), other.len());
 }
 
 /// Death in the middle of a batch was a verdict on whoever was asked, or cost the run.
@@ -141,7 +148,7 @@ fn an_engine_that_dies_is_started_again_and_one_that_is_broken_stops_the_run() {
     let (file, run_dir, mark) = search("once", ", --fault, dies, --from, '9', --once, DIR/mark");
     good(&["search", &arg(&file), "--run", &arg(&run_dir)]);
     assert!(mark.exists(), "it died");
-    assert_eq!(story_without_space(&run_dir), story_without_space(&calm));
+    same_story(&run_dir, &calm);
 
     // For good: nobody is blamed, and a mended engine goes on.
     for fault in ["dies", "twice"] {
@@ -163,7 +170,7 @@ fn an_engine_that_dies_is_started_again_and_one_that_is_broken_stops_the_run() {
         );
         failed(&["resume", &arg(&given)], 2, &["--yes", "fake_engine.py"]);
         good(&["resume", &arg(&run_dir)]);
-        assert_eq!(story_without_space(&run_dir), story_without_space(&calm), "{fault}");
+        same_story(&run_dir, &calm);
     }
 }
 
@@ -267,7 +274,7 @@ fn answers(
     let rows = fs::read_to_string(root().join("evals/data/arith-es-search.jsonl")).unwrap();
     let rows: Vec<Value> = rows
         .lines()
-        .take(40)
+        .take(24)
         .map(|l| serde_json::from_str(l).unwrap())
         .collect();
     let prompts: Vec<String> = rows
@@ -277,7 +284,7 @@ fn answers(
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let requests = engine.encode(&prompts).unwrap().into_iter().map(|prompt| Request {
         stop: vec!["Q:".to_string(), "####".to_string()].into(),
-        ..Request::new(prompt, 48)
+        ..Request::new(prompt, 32)
     });
     let given = engine.generate(&requests.collect::<Vec<_>>(), &mut |_| {}).unwrap();
     let whole: Vec<String> = rows
@@ -316,11 +323,10 @@ fn family() -> Parents {
 
 fn transformers(more: &[&str]) -> Vec<String> {
     let script = engine("transformers_engine.py").display().to_string();
-    let words = [python(), script, "--device".into(), "cpu".into()];
-    words
-        .into_iter()
-        .chain(more.iter().map(|word| word.to_string()))
-        .collect()
+    // Several threads wait for each other by spinning, which takes a busy machine from everybody else.
+    let usual = ["--device", "cpu", "--threads", "1"];
+    let words = usual.iter().chain(more).map(|word| word.to_string());
+    [python(), script].into_iter().chain(words).collect()
 }
 
 const TRANSFORMERS: &str = ", torch, transformers, tokenizers";
@@ -357,7 +363,7 @@ fn a_search_that_transformers_answers_scores_like_one_that_we_answer() {
     let (ours, theirs) = (tmp.path().join("ours"), tmp.path().join("theirs"));
     // With learning, whose gradient stays with our own twin, and its texts with our own tokenizer.
     let search =
-        "{optimizer: cma-es, evals: 4, population: 2, seed: 5, learn: {steps: 2, batch: 8, questions: 16, rounds: 1}}";
+        "{optimizer: cma-es, evals: 3, population: 2, seed: 5, learn: {steps: 2, batch: 8, questions: 16, rounds: 1}}";
     let program = format!("{{command: [{}], dtype: f32}}", transformers(&[]).join(", "));
     let file = space(tmp.path(), &program, search);
     good(&["search", &arg(&file), "--run", &arg(&theirs)]);
@@ -430,9 +436,9 @@ parameter_space: {{method: task_arithmetic, genes: {{weight: [0.0, 1.5]}}}}
 fitness:
   engine: {{command: [{program}]}}
   guard: {{perplexity_ratio: 100}}
-  tasks: [{{task: {0}/evals/arith-es-solutions.yaml, split: search, limit: 12}}, {{task: {0}/evals/arith-es.yaml, split: search, limit: 12}}]
-search: {{optimizer: cma-es, evals: 4, population: 2, seed: 5, learn: {{steps: 2, batch: 8, questions: 16}}}}
-final: {{finalists: 1, selection: {{limit: 6}}, test: {{limit: 6}}}}
+  tasks: [{{task: {0}/evals/arith-es-solutions.yaml, split: search, limit: 10}}, {{task: {0}/evals/arith-es.yaml, split: search, limit: 10, max_new_tokens: 4}}]
+search: {{optimizer: cma-es, evals: 3, population: 2, seed: 5, learn: {{steps: 2, batch: 8, questions: 16}}}}
+final: {{finalists: 1, selection: {{limit: 3}}, test: {{limit: 3}}}}
 ",
         root().display()
     );
