@@ -363,7 +363,7 @@ pub fn forgotten(run: &Run) -> Option<String> {
             task_of(task),
             unit.full_score(&task.score),
             parent_name(id),
-            unit.score(other)
+            unit.full_score(other)
         ));
     }
     let told = told.join(", ");
@@ -488,7 +488,9 @@ mod tests {
         let run = Run::from_records(&rehearsal::held_out());
         let told = forgotten(&run).unwrap();
         assert!(
-            told.contains("scores: words-fr 30.0 ± 3.2 % (base: 40.0 ± 3.5 %), text-en -2.500 ± 0.040 nats (base: -2.300"),
+            told.contains(
+                "scores: words-fr 30.0 ± 3.2 % (base: 40.0 ± 3.5 %), text-en -2.500 ± 0.040 nats (base: -2.300"
+            ),
             "{told}"
         );
         assert_eq!(forgotten(&Run::from_records(&rehearsal::journal())), None);
