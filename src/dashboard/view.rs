@@ -378,7 +378,7 @@ fn body(model: &Model, area: Rect, buffer: &mut Buffer) {
 
 fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
     if area.width >= 160 && area.height >= 40 {
-        let [left, middle, right] = columns(area, [34, 46, 20]);
+        let [left, middle, right] = columns(area, [33, 47, 20]);
         let [chart, log] = Layout::vertical([Constraint::Percentage(62), Constraint::Fill(1)]).areas(left);
         let [board, engine] = Layout::vertical([Constraint::Fill(1), Constraint::Length(9)]).areas(middle);
         chart::draw(model, chart, buffer);

@@ -363,7 +363,7 @@ pub fn forgotten(run: &Run) -> Option<String> {
             task_of(task),
             unit.full_score(&task.score),
             parent_name(id),
-            unit.score(other)
+            unit.full_score(other)
         ));
     }
     let told = told.join(", ");

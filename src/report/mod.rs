@@ -183,7 +183,7 @@ mod tests {
             for text in svg.split("<text ").skip(1) {
                 let at = text.split('"').nth(1).and_then(|x| x.parse::<f64>().ok()).unwrap();
                 let words = text.split('>').nth(1).unwrap().split('<').next().unwrap();
-                let size = svg::width(words);
+                let size = svg::width(&words.replace("&#39;", "'"));
                 let (from, to) = match text.split("text-anchor=\"").nth(1).unwrap().split('"').next().unwrap() {
                     "start" => (at, at + size),
                     "end" => (at - size, at),

@@ -127,7 +127,8 @@ pub fn parameters(run: &Run) -> BTreeMap<String, String> {
         .map(|m| (format!("model.{}", m.name), m.model.clone()));
     all.extend(models);
     // An optimizer chooses a population of 0 itself.
-    all.retain(|name, value| !value.is_empty() && !(name == "population" && value == "0"));
+    let says_something = |name: &str, value: &str| !value.is_empty() && (name, value) != ("population", "0");
+    all.retain(|name, value| says_something(name, value));
     all
 }
 
