@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     merge,
-    recipe::{DType, Module, Recipe, Source},
+    recipe::{DType, Method, Module, ParamValue, Recipe, Source},
 };
 
 /// What the codec must know of the models: all of them have the same layers.
@@ -240,6 +240,15 @@ impl Codec {
     fn complete(&self, mut recipe: Recipe) -> Recipe {
         for stage in &mut recipe.stages {
             stage.modules.clone_from(&self.modules);
+            // mergekit wants a weight, but of the base.
+            let sums = matches!(
+                stage.merge_method,
+                Method::Linear | Method::TaskArithmetic | Method::Ties | Method::DareLinear | Method::DareTies
+            );
+            let models = stage.modules.values_mut().flat_map(|module| &mut module.models);
+            for source in models.filter(|source| sums && stage.base_model.as_ref() != Some(&source.model)) {
+                source.parameters.insert("weight".into(), ParamValue::Number(1.0));
+            }
         }
         recipe
     }

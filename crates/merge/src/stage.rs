@@ -815,7 +815,23 @@ fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice
     }
     let models: Vec<&str> = sources.iter().map(|s| s.model).collect();
     let checked = method.check_inputs(&models, base);
-    let is_alone = module.models.len() == 1 && (checked.is_err() || models == [base.unwrap_or_default()]);
+    let lends = |source: &crate::recipe::Source| {
+        let is_one = source.parameters.len() == 1 && source.parameters.get("weight") == Some(&ParamValue::Number(1.0));
+        let sums = matches!(
+            method.method,
+            Method::Linear
+                | Method::TaskArithmetic
+                | Method::Ties
+                | Method::DareLinear
+                | Method::DareTies
+                | Method::Della
+                | Method::DellaLinear
+        );
+        // What is not asked for otherwise, or is the model but for rounding.
+        module.parameters.is_empty() && (source.parameters.is_empty() || is_one && sums)
+    };
+    let is_base = models == [base.unwrap_or_default()];
+    let is_alone = matches!(&module.models[..], [one] if checked.is_err() || is_base || lends(one));
     if is_alone {
         sources.truncate(1);
     } else {

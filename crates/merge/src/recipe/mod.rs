@@ -111,7 +111,7 @@ pub const MODULES: [&str; 2] = ["vision_tower", "multi_modal_projector"];
 /// A module of a model, by whole models side by side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Module {
-    /// One model alone lends its own as it is, where the method needs more than one.
+    /// One model alone lends its own as it is, where nothing more than a weight of 1 is said of it, or the method needs two.
     pub models: Vec<Source>,
     /// All that hold in the module, those of the whole recipe among them.
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
