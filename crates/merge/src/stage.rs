@@ -19,7 +19,7 @@ use super::{
     operation::{Operation, Site, SourceSite},
     vocabulary::{self, Alignment, Side},
 };
-use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamValue, Parameters, Stage};
+use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamValue, Parameters, Stage, module_of};
 
 /// How one output tensor is made.
 #[derive(Clone, Debug)]
@@ -217,7 +217,7 @@ impl<'a> Builder<'a> {
 
     /// Which slice merges a tensor outside of the layers, if it is a module's.
     fn module_of(&self, name: &str) -> Option<usize> {
-        let module = anatomy::module_of(name).filter(|_| self.stacked < self.slices.len())?;
+        let module = module_of(name).filter(|_| self.stacked < self.slices.len())?;
         let place = MODULES.iter().position(|name| *name == module)?;
         Some(self.stacked + place)
     }
@@ -646,10 +646,7 @@ impl<'a> Builder<'a> {
 
     /// Whether a model has a language model beside other senses.
     fn is_wrapper(&self, model: &str) -> bool {
-        self.anatomies[model]
-            .outer
-            .iter()
-            .any(|name| anatomy::module_of(name).is_some())
+        self.anatomies[model].outer.iter().any(|name| module_of(name).is_some())
     }
 
     fn warn_of_idle_filters(&mut self) {
