@@ -14,10 +14,7 @@ use super::{
     unsearched,
     widen::Ties,
 };
-use crate::{
-    merge,
-    recipe::{DType, Module, Recipe, Source},
-};
+use crate::recipe::{DType, Method, Module, ParamValue, Recipe, Source, module_of};
 
 /// What the codec must know of the models: all of them have the same layers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -125,7 +122,7 @@ fn modules(space: &Space, tensors: &[String]) -> BTreeMap<String, Module> {
         }],
         parameters: Default::default(),
     };
-    let names = tensors.iter().filter_map(|name| merge::module_of(name));
+    let names = tensors.iter().filter_map(|name| module_of(name));
     match model == MERGED {
         true => BTreeMap::new(),
         false => names.map(|name| (name.to_string(), module())).collect(),
@@ -145,7 +142,7 @@ impl Codec {
     /// As [`Codec::new`].
     pub fn with_tensors(space: &Space, shape: Shape, tensors: &[String]) -> Result<Self, Error> {
         let modules = modules(space, tensors);
-        let is_searched = |name: &&String| modules.is_empty() || merge::module_of(name).is_none();
+        let is_searched = |name: &&String| modules.is_empty() || module_of(name).is_none();
         let searched: Vec<String> = tensors.iter().filter(is_searched).cloned().collect();
         let parameters = match &space.parameter_space {
             Some(ps) => Some(ParameterCodec::new(ps, space, shape, &searched)?),
@@ -240,6 +237,15 @@ impl Codec {
     fn complete(&self, mut recipe: Recipe) -> Recipe {
         for stage in &mut recipe.stages {
             stage.modules.clone_from(&self.modules);
+            // mergekit wants a weight, but of the base.
+            let sums = matches!(
+                stage.merge_method,
+                Method::Linear | Method::TaskArithmetic | Method::Ties | Method::DareLinear | Method::DareTies
+            );
+            let models = stage.modules.values_mut().flat_map(|module| &mut module.models);
+            for source in models.filter(|source| sums && stage.base_model.as_ref() != Some(&source.model)) {
+                source.parameters.insert("weight".into(), ParamValue::Number(1.0));
+            }
         }
         recipe
     }

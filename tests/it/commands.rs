@@ -152,5 +152,5 @@ fn the_examples_spaces_are_read() {
             spaces += 1;
         }
     }
-    assert_eq!(spaces, 3);
+    assert_eq!(spaces, 4);
 }

@@ -288,9 +288,10 @@ impl DecoderSpec {
 
     /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways, and so is
     /// the language half of a wrapper, whose head is the embeddings where the file has none.
-    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str> + Clone) -> Self {
+    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let names: Vec<&str> = names.into_iter().collect();
         if let Some(wrapper) = self.wrapper {
-            let has = |name: &str| names.clone().into_iter().any(|there| there == name);
+            let has = |name: &str| names.contains(&name);
             let stored = |layout: &Names| has(&format!("{}.weight", layout.embeddings));
             let mut layouts = wrapper.layouts().iter().map(|layout| layout.names(&self.names));
             if let Some(layout) = layouts.find(stored) {

@@ -72,28 +72,6 @@ const TEXT_STACKS: [&str; 5] = [
     "model.text_model.layers.",
 ];
 
-/// Which of [`MODULES`](crate::recipe::MODULES) a tensor of a model with other senses belongs to; `None`: its language model.
-pub fn module_of(name: &str) -> Option<&'static str> {
-    const PROJECTORS: [&str; 6] = [
-        "multi_modal_projector.",
-        "visual.merger.",
-        "visual.deepstack_merger_list.",
-        "connector.",
-        "embed_vision.",
-        "image_newline",
-    ];
-    const TOWERS: [&str; 4] = ["vision_tower.", "visual.", "vision_model.", "vision_embedder."];
-    let inner = name.strip_prefix("model.").unwrap_or(name);
-    let begins = |words: &[&str]| words.iter().any(|word| inner.starts_with(word));
-    let [tower, projector] = crate::recipe::MODULES;
-    // Some projectors stand within their tower.
-    match (begins(&PROJECTORS), begins(&TOWERS)) {
-        (true, _) => Some(projector),
-        (false, true) => Some(tower),
-        (false, false) => None,
-    }
-}
-
 /// Whether a tensor is the matrix of the output head.
 pub(crate) fn is_head(name: &str) -> bool {
     ends(name, HEADS) && name.ends_with(".weight")

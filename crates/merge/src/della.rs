@@ -321,7 +321,7 @@ mod tests {
         let many = |i| noise(i);
         let few = |i| (noise(i) * 6.0).round() / 8.0;
         let one = |_| 0.25f32;
-        let sparse = |i: usize| if i % 5 == 0 { noise(i) } else { 0.0 };
+        let sparse = |i: usize| if i.is_multiple_of(5) { noise(i) } else { 0.0 };
         let dwarfed = |i: usize| if i % 50 == 3 { 1e30 } else { noise(i) };
         for of in [&many as &dyn Fn(usize) -> f32, &few, &one, &sparse, &dwarfed, &|_| 0.0] {
             for (rows, width) in [(1, 1), (3, 7), (130, 33), (70, 64), (2, 5001)] {

@@ -62,7 +62,6 @@ pub mod yaml;
 
 use std::{borrow::Cow, sync::Arc};
 
-pub use anatomy::module_of;
 pub use child::{ChildTokenizer, add_tokens, layer_count};
 pub use gradient::{Knob, Slopes};
 pub use operation::cost_in_words;

@@ -227,7 +227,7 @@ mod tests {
         };
         let smooth = |i, salt| noise(i, salt);
         let coarse = |i, salt| (noise(i, salt) * 4.0).round() / 4.0;
-        let sparse = |i: usize, salt| if i % 3 == 0 { noise(i, salt) } else { 0.0 };
+        let sparse = |i: usize, salt| if i.is_multiple_of(3) { noise(i, salt) } else { 0.0 };
         let odd = |i: usize, salt| if i < 90_000 { 1e-3 * noise(i, 7) } else { noise(i, salt) };
         for (name, of) in [
             ("smooth", &smooth as &dyn Fn(usize, u32) -> f32),

@@ -19,7 +19,7 @@ use super::{
     operation::{Operation, Site, SourceSite},
     vocabulary::{self, Alignment, Side},
 };
-use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamValue, Parameters, Stage};
+use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamValue, Parameters, Stage, module_of};
 
 /// How one output tensor is made.
 #[derive(Clone, Debug)]
@@ -217,7 +217,7 @@ impl<'a> Builder<'a> {
 
     /// Which slice merges a tensor outside of the layers, if it is a module's.
     fn module_of(&self, name: &str) -> Option<usize> {
-        let module = anatomy::module_of(name).filter(|_| self.stacked < self.slices.len())?;
+        let module = module_of(name).filter(|_| self.stacked < self.slices.len())?;
         let place = MODULES.iter().position(|name| *name == module)?;
         Some(self.stacked + place)
     }
@@ -646,10 +646,7 @@ impl<'a> Builder<'a> {
 
     /// Whether a model has a language model beside other senses.
     fn is_wrapper(&self, model: &str) -> bool {
-        self.anatomies[model]
-            .outer
-            .iter()
-            .any(|name| anatomy::module_of(name).is_some())
+        self.anatomies[model].outer.iter().any(|name| module_of(name).is_some())
     }
 
     fn warn_of_idle_filters(&mut self) {
@@ -815,7 +812,23 @@ fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice
     }
     let models: Vec<&str> = sources.iter().map(|s| s.model).collect();
     let checked = method.check_inputs(&models, base);
-    let is_alone = module.models.len() == 1 && (checked.is_err() || models == [base.unwrap_or_default()]);
+    let lends = |source: &crate::recipe::Source| {
+        let is_one = source.parameters.len() == 1 && source.parameters.get("weight") == Some(&ParamValue::Number(1.0));
+        let sums = matches!(
+            method.method,
+            Method::Linear
+                | Method::TaskArithmetic
+                | Method::Ties
+                | Method::DareLinear
+                | Method::DareTies
+                | Method::Della
+                | Method::DellaLinear
+        );
+        // What is not asked for otherwise, or is the model but for rounding.
+        module.parameters.is_empty() && (source.parameters.is_empty() || is_one && sums)
+    };
+    let is_base = models == [base.unwrap_or_default()];
+    let is_alone = matches!(&module.models[..], [one] if checked.is_err() || is_base || lends(one));
     if is_alone {
         sources.truncate(1);
     } else {

@@ -108,10 +108,32 @@ pub enum Body {
 /// The modules of a model with other senses besides its `text_decoder`, in mergekit's words.
 pub const MODULES: [&str; 2] = ["vision_tower", "multi_modal_projector"];
 
+/// Which of [`MODULES`] a tensor of a model with other senses belongs to; `None`: its language model.
+pub fn module_of(name: &str) -> Option<&'static str> {
+    const PROJECTORS: [&str; 6] = [
+        "multi_modal_projector.",
+        "visual.merger.",
+        "visual.deepstack_merger_list.",
+        "connector.",
+        "embed_vision.",
+        "image_newline",
+    ];
+    const TOWERS: [&str; 4] = ["vision_tower.", "visual.", "vision_model.", "vision_embedder."];
+    let inner = name.strip_prefix("model.").unwrap_or(name);
+    let begins = |words: &[&str]| words.iter().any(|word| inner.starts_with(word));
+    let [tower, projector] = MODULES;
+    // Some projectors stand within their tower.
+    match (begins(&PROJECTORS), begins(&TOWERS)) {
+        (true, _) => Some(projector),
+        (false, true) => Some(tower),
+        (false, false) => None,
+    }
+}
+
 /// A module of a model, by whole models side by side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Module {
-    /// One model alone lends its own as it is, where the method needs more than one.
+    /// One model alone lends its own as it is, where nothing more than a weight of 1 is said of it, or the method needs two.
     pub models: Vec<Source>,
     /// All that hold in the module, those of the whole recipe among them.
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
