@@ -81,7 +81,7 @@ fn main() -> Result<()> {
             _ => Teachers::Answers,
         },
         wrong: after("--wrong").map_or(Ok(usual.wrong), |n| n.parse())?,
-        after: !args.iter().any(|arg| arg == "--only-before"),
+        after: args.iter().any(|arg| arg == "--after"),
     };
     let dir = tempfile::tempdir()?;
     let is_per_tensor = args.iter().any(|arg| arg == "--per-tensor");

@@ -6,7 +6,8 @@
 //! to be better there are more than the space asks for. The optimizer begins
 //! where the best of them is, close around it: less in the directions in which the texts' loss is steep.
 //!
-//! When a stage of the search has ended, learning goes on from where it has led, if that is better than what was learned.
+//! What could not be learned before a stage of the search, as the scales of a path, is learned when it has ended, from where it
+//! has led; what could, only where the space asks for it.
 //!
 //! Of several objectives all teach together first; then each alone has a round from where that led, and its point is handed to
 //! the optimizer: the ends of the front, which a population would have to find.
@@ -102,24 +103,32 @@ impl Run<'_, '_> {
         Ok(best.map(|pupil| around(genome, pupil)))
     }
 
-    /// Goes on learning where a stage's optimizer has led, from the right answers of its mean, which luck has touched least, or
-    /// else of the best that it bred. Scales of a path of layers are learned so, and weights once more; where that is no better
-    /// than what was learned before, there is nothing new to learn from.
+    /// Learns where a stage's optimizer has led, from the right answers of its mean, which luck has touched least, or else of the
+    /// best that it bred: in a stage that could not be learned before it began, as the scales of a path of layers, and where the
+    /// space asks for it in others too.
     pub(super) fn learn_on(&mut self, genome: &Genome) -> Result<(), Interrupt> {
-        let Some(learning) = self.plan.space.search.learn.clone().filter(|learning| learning.after) else {
+        let is_untried = self.lessons == std::mem::replace(&mut self.lessons_before, self.lessons);
+        let Some(learning) = self.plan.space.search.learn.clone() else {
             return Ok(());
         };
         let is_possible = self.evaluator.learns() && !self.plan.space.fitness.is_pareto();
-        if !is_possible || learning.teachers == Teachers::Vote {
+        if !is_possible || learning.teachers == Teachers::Vote || !(is_untried || learning.after) {
             return Ok(());
         }
-        let Some((id, genotype)) = self.led_to() else {
+        let Some(from) = self.led_to() else {
             return Ok(());
         };
         self.keeps_answers = true;
-        let usual = learning.rounds.min(AFTER);
-        let learned = self.series(&learning, genome, (id, genotype), None, usual, learning.rounds);
+        let learned = self.series(
+            &learning,
+            genome,
+            from,
+            None,
+            learning.rounds.min(AFTER),
+            learning.rounds,
+        );
         (self.keeps_answers, self.given) = (false, Vec::new());
+        self.lessons_before = self.lessons;
         learned.map(|_| ())
     }
 
@@ -173,12 +182,15 @@ impl Run<'_, '_> {
             let Some(pupil) = self.score_pupil(genome, learned)? else {
                 break;
             };
+            // Its own answers taught nothing, and would not the next time; those of parents may be too few.
+            let is_over = own.is_some() && pupil.entrant.genotype == start;
             (from, start) = (id, pupil.entrant.genotype.clone());
             let is_usual = round < usual;
-            let goes_on = match pupils.last() {
-                Some(last) => self.goes_on(&pupil, last, is_usual),
-                None => is_usual,
-            };
+            let goes_on = !is_over
+                && match pupils.last() {
+                    Some(last) => self.goes_on(&pupil, last, is_usual),
+                    None => is_usual,
+                };
             pupils.push(pupil);
             if !goes_on {
                 break;
@@ -359,7 +371,7 @@ impl Run<'_, '_> {
         })
     }
 
-    /// Whether a round may be followed by another: it moved, and is not told to be worse on the same questions; a few hundred
+    /// Whether a round that moved may be followed by another: it is not told to be worse on the same questions; a few hundred
     /// questions cannot tell a gain of a point from none, and the next round learns from other questions. Beyond the usual number
     /// a round has to be told to be better.
     fn goes_on(&self, pupil: &Pupil, last: &Pupil, is_usual: bool) -> bool {
@@ -367,14 +379,11 @@ impl Run<'_, '_> {
         let paired = self
             .standard
             .compare(&pupil.answers.answers, &last.answers.answers, seed);
-        let has_moved = pupil.entrant.genotype != last.entrant.genotype;
         let is_told = paired.p_value <= WORSE;
-        has_moved
-            && if is_usual {
-                paired.difference >= 0.0 || !is_told
-            } else {
-                paired.difference > 0.0 && is_told
-            }
+        match is_usual {
+            true => paired.difference >= 0.0 || !is_told,
+            false => paired.difference > 0.0 && is_told,
+        }
     }
 
     /// Keeps the answers of somebody who may teach.

@@ -385,6 +385,8 @@ struct Run<'a, 'b> {
     keeps_answers: bool,
     /// Rounds of learning that were begun.
     lessons: u64,
+    /// Those that were begun when the stage before this one ended.
+    lessons_before: u64,
     /// Learned for each of several objectives alone.
     ends_of_front: Vec<optim::Genotype>,
     /// Of an evaluator with several hands.
@@ -450,6 +452,7 @@ impl<'a, 'b> Run<'a, 'b> {
             given: Vec::new(),
             keeps_answers: plan.space.search.learn.is_some(),
             lessons: 0,
+            lessons_before: 0,
             ends_of_front: Vec::new(),
             at_work: AtWork::default(),
             ahead: None,

@@ -1970,7 +1970,7 @@ fn workers_of_a_slow_command_work_side_by_side() {
 
 /// A plan that learns from the questions that are not scored on.
 fn learning(rounds: usize) -> Plan {
-    let mut plan = plan(&format!("cma-es, learn: {{rounds: {rounds}, after: false}}"));
+    let mut plan = plan(&format!("cma-es, learn: {{rounds: {rounds}}}"));
     plan.warm_starts.clear();
     plan.lessons = Exam {
         split: "lessons".into(),
@@ -2130,6 +2130,9 @@ fn who_learned_all_there_is_learns_no_more_after_the_search() {
     plan.space.search.learn.as_mut().unwrap().after = true;
     let (records, _) = run_of(&plan, learner(Ok(1.0)));
     assert_eq!(learned(&records).len(), 2);
+    plan.space.search.learn.as_mut().unwrap().after = false;
+    let (records, _) = run_of(&plan, learner(Ok(0.3)));
+    assert_eq!(learned(&records).len(), 2, "nor who is not asked to");
 }
 
 #[test]

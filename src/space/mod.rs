@@ -552,7 +552,7 @@ pub struct Learning {
     pub teachers: Teachers,
     /// How much wrong answers count against what they say, 0 to 1.
     pub wrong: f64,
-    /// Learns on from the best that each stage of the search has bred.
+    /// Learns on from where each stage of the search has led, also where something was learned before it.
     pub after: bool,
 }
 
@@ -580,7 +580,7 @@ impl Default for Learning {
             rounds: 3,
             teachers: Teachers::Auto,
             wrong: 0.3, // as `learn::teachers::WRONG`
-            after: true,
+            after: false,
         }
     }
 }

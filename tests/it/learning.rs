@@ -339,7 +339,7 @@ fn events<'a>(story: &'a [Value], name: &str) -> Vec<&'a Value> {
 #[test]
 fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let dir = tempfile::tempdir().unwrap();
-    let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions, after: false}";
+    let learn = "{steps: 4, batch: 16, questions: 30, rounds: 2, teachers: solutions}";
     let space = learning_space(dir.path(), learn);
     let run = dir.path().join("run");
     good(&[
