@@ -8,6 +8,7 @@ import json
 import sys
 
 import lm_eval
+import torch
 
 # Task -> its metric in lm-eval's results.
 TASKS = {"arc_easy": "acc_norm,none", "hellaswag": "acc_norm,none"}
@@ -21,6 +22,7 @@ def scores(model_dir, split):
         tasks=list(TASKS),
         samples={task: list(DOCUMENTS[split]) for task in TASKS},
         batch_size=16,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         log_samples=False,
     )["results"]
     return {task: results[task][metric] for task, metric in TASKS.items()}
