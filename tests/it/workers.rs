@@ -232,7 +232,7 @@ fn a_run_with_workers_is_the_run_without() {
     let file = space(tmp.path(), RACED);
     let alone = tmp.path().join("alone");
     good(&["search", &arg(&file), "--run", &arg(&alone)]);
-    for workers in [1, 4] {
+    for workers in [1, 4, 16] {
         let run = tmp.path().join(format!("run-{workers}"));
         let hands: Vec<Worker> = (0..workers)
             .map(|_| Worker::start(&server.url(), &["--idle-exit", "60s"]))
