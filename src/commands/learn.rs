@@ -70,7 +70,6 @@ pub fn learn(args: LearnArgs) -> Outcome {
     let (variables, start) = variables::of_recipe(&recipe);
     let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
     let course = Course {
-        source: &opened.parents,
         resident: Resident::new(&opened.parents, &recipe.models()),
         decode: &decode,
         start: start.clone(),

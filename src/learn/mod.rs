@@ -14,7 +14,7 @@ pub mod variables;
 use std::collections::HashMap;
 
 use crate::{
-    merge::{self, Plan, Resident, Slopes, TensorSource},
+    merge::{self, Plan, Resident, Slopes},
     model::{self, DecoderSpec, Device, Loss, Text, Twin, decoder::DType},
     optim::Adam,
     recipe::Recipe,
@@ -92,8 +92,7 @@ const LOOK_EVERY: usize = 5;
 
 /// One round of learning.
 pub struct Course<'a> {
-    pub source: &'a dyn TensorSource,
-    /// Merges of these parents; what is known of them already need not be read again.
+    /// Merges of the parents; what is known of them already need not be read again.
     pub resident: Resident<'a>,
     /// The recipe that a point stands for.
     pub decode: &'a dyn Fn(&[f64]) -> Recipe,
@@ -152,7 +151,7 @@ impl Course<'_> {
     /// Nothing that can be learned, too few texts, a merge or a model that refuses, a loss that is not finite.
     pub fn learn(&self, see: &mut dyn FnMut(&Step) -> bool) -> Result<Learned, Error> {
         let (taught, held_back) = self.divide()?;
-        let chain = Chain::new(self.source, self.decode, &self.start, &self.variables)?;
+        let chain = Chain::new(self.resident.source(), self.decode, &self.start, &self.variables)?;
         let mut child = Child::new(self, &self.start)?;
         let mut point = self.start.clone();
         let rates = self.variables.iter().zip(chain.moves());
@@ -235,7 +234,7 @@ impl Course<'_> {
     /// # Errors
     /// As [`Course::learn`].
     pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
-        let chain = Chain::new(self.source, self.decode, point, &self.variables)?;
+        let chain = Chain::new(self.resident.source(), self.decode, point, &self.variables)?;
         Child::new(self, point)?.gradient(texts, &chain)
     }
 
@@ -285,7 +284,7 @@ struct Child<'a> {
 
 impl<'a> Child<'a> {
     fn new(course: &Course<'a>, point: &[f64]) -> Result<Self, Error> {
-        let plan = Plan::new(&(course.decode)(point), course.source)?;
+        let plan = Plan::new(&(course.decode)(point), course.resident.source())?;
         let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
         let outputs = plan.outputs().iter().enumerate();
         let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();
@@ -309,7 +308,7 @@ impl<'a> Child<'a> {
 
     /// Merges another point; only tensors that differ are computed.
     fn set(&mut self, course: &Course<'_>, point: &[f64]) -> Result<(), Error> {
-        let plan = Plan::new(&(course.decode)(point), course.source)?;
+        let plan = Plan::new(&(course.decode)(point), course.resident.source())?;
         for i in self.resident.changed(&plan) {
             let name = &plan.outputs()[i].name;
             let twin = &mut self.twin;

@@ -557,9 +557,9 @@ impl<'a> MergeEvaluator<'a> {
     /// Memory of the host that a step on so many texts takes, whose keys and values would take so many bytes each.
     pub fn learning_bytes(&self, texts: usize, keys_bytes: f64) -> u64 {
         let bytes = |engine: &Engine| {
-            let spec = engine.decoder().spec();
-            let of_token = 2 * spec.layers.len() * spec.kv_heads * spec.head_dim * size_of::<f32>();
-            pass_bytes(spec, texts, (keys_bytes / of_token as f64).ceil() as usize)
+            let decoder = engine.decoder();
+            let tokens = keys_bytes / decoder.kv_bytes_per_token() as f64;
+            pass_bytes(decoder.spec(), texts, tokens.ceil() as usize)
         };
         self.engine.as_ref().map_or(0, bytes)
     }
@@ -708,10 +708,6 @@ impl MergeEvaluator<'_> {
 
 /// What learning asks of it.
 impl<'a> MergeEvaluator<'a> {
-    pub(super) fn parents(&self) -> &'a Parents {
-        self.resources.parents
-    }
-
     /// Memory for keys and values is given back until somebody answers again; merges of the same parents beside these.
     pub(super) fn make_room(&mut self) -> Resident<'a> {
         if let Some(engine) = &mut self.engine {

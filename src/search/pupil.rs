@@ -61,10 +61,8 @@ impl MergeEvaluator<'_> {
         let mut questions = texts.groups.clone();
         questions.sort_unstable();
         questions.dedup();
-        let resident = self.make_room();
         let course = Course {
-            source: self.parents(),
-            resident,
+            resident: self.make_room(),
             decode: &decode,
             start: lesson.start.to_vec(),
             variables: lesson.variables.clone(),

@@ -69,7 +69,6 @@ fn solutions(count: usize, parents: &Parents) -> Vec<Text> {
 fn course<'a>(parents: &'a Parents, decode: &'a dyn Fn(&[f64]) -> Recipe, of: &Recipe, texts: Vec<Text>) -> Course<'a> {
     let (variables, start) = variables::of_recipe(of);
     Course {
-        source: parents,
         resident: Resident::new(parents, &of.models()),
         decode,
         start,
@@ -336,6 +335,17 @@ fn events<'a>(story: &'a [Value], name: &str) -> Vec<&'a Value> {
     story.iter().filter(|r| r["event"] == name).collect()
 }
 
+/// What a run comes to that goes on after the first line of its journal with these words in it.
+fn resumed_after(run: &Path, words: &str) -> Vec<Value> {
+    let journal = run.join("journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines.iter().position(|line| line.contains(words)).unwrap();
+    fs::write(&journal, lines[..=at].join("\n") + "\n").unwrap();
+    good(&["resume", run.to_str().unwrap(), "--headless"]);
+    story(run)
+}
+
 #[test]
 fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -368,16 +378,7 @@ fn a_search_learns_before_it_asks_and_a_resumed_one_repeats_it() {
     assert!(page.contains("What right answers taught"), "the report tells of it");
 
     // Cut off in the middle: after the first round is journalled, before its candidate has a score.
-    let journal = run.join("journal.jsonl");
-    let text = fs::read_to_string(&journal).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
-    let at = lines
-        .iter()
-        .position(|line| line.contains("\"event\":\"learned\""))
-        .unwrap();
-    fs::write(&journal, lines[..=at].join("\n") + "\n").unwrap();
-    good(&["resume", run.to_str().unwrap(), "--headless"]);
-    assert_eq!(story(&run), whole);
+    assert_eq!(resumed_after(&run, "\"event\":\"learned\""), whole);
 }
 
 #[test]
@@ -437,4 +438,12 @@ final: {{finalists: 1, selection: {{limit: 8}}, test: {{limit: 8}}}}
         !moved.is_empty() && moved.iter().all(|name| name.contains("scale")),
         "{moved:?}"
     );
+    // A path has a mean of its own search, and what it learned is behind it.
+    for cut in [
+        "\"event\":\"generation_ended\"",
+        "\"event\":\"learned\"",
+        "\"id\":\"learned-1\",\"origin\"",
+    ] {
+        assert_eq!(resumed_after(&run, cut), whole, "cut after {cut}");
+    }
 }

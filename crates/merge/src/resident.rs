@@ -91,9 +91,13 @@ pub struct Resident<'a> {
 impl<'a> Resident<'a> {
     /// `models` are the words of all models that recipes will name.
     pub fn new(source: &'a dyn TensorSource, models: &[&str]) -> Self {
+        Resident::over(Arc::new(Held::new(source, models)), Arc::default())
+    }
+
+    fn over(source: Arc<Held<'a>>, cache: Arc<Cache>) -> Self {
         Resident {
-            source: Arc::new(Held::new(source, models)),
-            cache: Arc::default(),
+            source,
+            cache,
             written: HashMap::new(),
             recipe: String::new(),
             scratch: Vec::new(),
@@ -110,13 +114,12 @@ impl<'a> Resident<'a> {
 
     /// Children of the same parents in other buffers: what is known of the parents, and their copies, are shared.
     pub fn beside(&self) -> Self {
-        Resident {
-            source: self.source.clone(),
-            cache: self.cache.clone(),
-            written: HashMap::new(),
-            recipe: String::new(),
-            scratch: Vec::new(),
-        }
+        Resident::over(self.source.clone(), self.cache.clone())
+    }
+
+    /// Where the parents are read.
+    pub fn source(&self) -> &'a dyn TensorSource {
+        self.source.source
     }
 
     /// The outputs of `plan` that differ from what was [`Resident::compute_into`]d last under the same name.
