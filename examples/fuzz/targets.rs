@@ -14,7 +14,7 @@ use std::{
 
 use heterosis::{
     checkpoint::{Checkpoint, HubOptions},
-    eval::{DataDirs, Split, Task, TaskOptions, rescore},
+    eval::{self, DataDirs, Split, Task, TaskOptions, rescore},
     event::run::Run,
     merge::Plan,
     model::{
@@ -23,10 +23,11 @@ use heterosis::{
         tokenizer::{Message, TokenizerFiles},
     },
     models::Parents,
+    programs,
     recipe::{self, DType},
-    report,
+    report, serve,
     space::{Codec, Fold, Shape, Space},
-    store,
+    store, workers,
 };
 
 use super::mutate::Random;
@@ -36,11 +37,11 @@ pub struct Target {
     pub name: &'static str,
     /// Files that it takes.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Reads one file; the directory is the target's own.
-    pub read: fn(&[u8], &Path),
+    /// Reads one file, and says whether it took it; the directory is the target's own.
+    pub read: fn(&[u8], &Path) -> bool,
 }
 
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 24] = [
     Target {
         name: "safetensors",
         seeds: || vec![base("model.safetensors")],
@@ -112,6 +113,21 @@ pub const TARGETS: [Target; 18] = [
         read: task,
     },
     Target {
+        name: "rows",
+        seeds: rows_seeds,
+        read: rows,
+    },
+    Target {
+        name: "parquet",
+        seeds: || vec![read_seed(&root().join("tests/data/eval/sample.parquet"))],
+        read: parquet,
+    },
+    Target {
+        name: "harness",
+        seeds: harness_seeds,
+        read: harness,
+    },
+    Target {
         name: "journal",
         seeds: journal_seeds,
         read: journal,
@@ -125,6 +141,21 @@ pub const TARGETS: [Target; 18] = [
         name: "provenance",
         seeds: provenance_seeds,
         read: provenance,
+    },
+    Target {
+        name: "program",
+        seeds: program_seeds,
+        read: program,
+    },
+    Target {
+        name: "worker",
+        seeds: worker_seeds,
+        read: worker,
+    },
+    Target {
+        name: "request",
+        seeds: request_seeds,
+        read: request,
     },
     Target {
         name: "hub",
@@ -212,15 +243,23 @@ fn use_checkpoint(checkpoint: &Checkpoint) {
     }
 }
 
-fn safetensors(bytes: &[u8], dir: &Path) {
+/// Uses a checkpoint that could be opened.
+fn opened(checkpoint: Result<Checkpoint, heterosis::checkpoint::Error>) -> bool {
+    checkpoint.map(|checkpoint| use_checkpoint(&checkpoint)).is_ok()
+}
+
+fn safetensors(bytes: &[u8], dir: &Path) -> bool {
     keep(dir, "config.json", || base("config.json"));
     put(dir, "model.safetensors", bytes);
-    let Ok(checkpoint) = Checkpoint::open(dir) else { return };
+    let Ok(checkpoint) = Checkpoint::open(dir) else {
+        return false;
+    };
     use_checkpoint(&checkpoint);
     let mut parents = Parents::default();
     if parents.add("m", checkpoint).is_ok() {
         let _ = Plan::new(&heterosis::models::verbatim("m"), &parents);
     }
+    true
 }
 
 fn index_seeds() -> Vec<Vec<u8>> {
@@ -234,7 +273,7 @@ fn index_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-fn index(bytes: &[u8], dir: &Path) {
+fn index(bytes: &[u8], dir: &Path) -> bool {
     keep(dir, "config.json", || base("config.json"));
     for shard in ["a", "b"] {
         keep(dir, &format!("{shard}.safetensors"), || {
@@ -243,9 +282,7 @@ fn index(bytes: &[u8], dir: &Path) {
         });
     }
     put(dir, "model.safetensors.index.json", bytes);
-    if let Ok(checkpoint) = Checkpoint::open(dir) {
-        use_checkpoint(&checkpoint);
-    }
+    opened(Checkpoint::open(dir))
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {
@@ -278,24 +315,26 @@ fn config_seeds() -> Vec<Vec<u8>> {
 }
 
 /// A config, and where it fits the tensors the decoder that it describes, over four tokens.
-fn config(bytes: &[u8], dir: &Path) {
+fn config(bytes: &[u8], dir: &Path) -> bool {
     keep(dir, "model.safetensors", || base("model.safetensors"));
     put(dir, "config.json", bytes);
-    let Ok(checkpoint) = Checkpoint::open(dir) else { return };
+    let Ok(checkpoint) = Checkpoint::open(dir) else {
+        return false;
+    };
     let Ok(spec) = DecoderSpec::from_config(checkpoint.config()) else {
-        return;
+        return false;
     };
     let there = checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice()));
     if spec.check_tensors(there).is_err() {
-        return;
+        return false;
     }
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
     let Ok(decoder) = Decoder::load(spec, heterosis::model::Device::Cpu, ComputeDType::F32, &mut read) else {
-        return;
+        return false;
     };
     let options = EngineOptions::for_device(heterosis::model::Device::Cpu);
     let mut engine = Engine::new(decoder, good_tokenizer(), options);
-    let _ = engine.perplexity(&[1, 2, 3, 4], 4);
+    engine.perplexity(&[1, 2, 3, 4], 4).is_ok()
 }
 
 fn tiny(file: &str) -> Vec<u8> {
@@ -312,21 +351,24 @@ fn tokenizer_seeds() -> Vec<Vec<u8>> {
     vec![tiny("tokenizer.json")]
 }
 
-fn use_tokenizer(files: TokenizerFiles) {
-    let Ok(tokenizer) = Tokenizer::new(files) else { return };
+fn use_tokenizer(files: TokenizerFiles) -> bool {
+    let Ok(tokenizer) = Tokenizer::new(files) else {
+        return false;
+    };
     if let Ok(ids) = tokenizer.encode("3 + 4 = ? é\u{200b} <s>", true) {
         let _ = tokenizer.decode(&ids);
     }
     let _ = tokenizer.vocab();
     let _ = tokenizer.apply_chat_template(&[Message::new("user", "hello"), Message::new("assistant", "yes")], true);
+    true
 }
 
-fn tokenizer(bytes: &[u8], _: &Path) {
+fn tokenizer(bytes: &[u8], _: &Path) -> bool {
     use_tokenizer(TokenizerFiles {
         name: "tokenizer.json".into(),
         tokenizer_json: bytes.to_vec(),
         ..TokenizerFiles::default()
-    });
+    })
 }
 
 fn chat_seeds() -> Vec<Vec<u8>> {
@@ -337,45 +379,43 @@ fn chat_seeds() -> Vec<Vec<u8>> {
     vec![config.to_string().into_bytes(), tiny("tokenizer_config.json")]
 }
 
-fn chat(bytes: &[u8], _: &Path) {
+fn chat(bytes: &[u8], _: &Path) -> bool {
     let Ok(config) = serde_json::from_slice(bytes) else {
-        return;
+        return false;
     };
     use_tokenizer(TokenizerFiles {
         name: "tokenizer.json".into(),
         tokenizer_json: tiny("tokenizer.json"),
         tokenizer_config: Some(config),
         ..TokenizerFiles::default()
-    });
+    })
 }
 
-fn lay_adapter(dir: &Path) {
+fn lay_adapter(dir: &Path) -> bool {
     for file in ["config.json", "model.safetensors"] {
         keep(dir, file, || base(file));
     }
     let adapter = dir.join("adapter");
     fs::create_dir_all(&adapter).expect("the scratch directory can be written");
-    if let Ok(checkpoint) = Checkpoint::open_with_adapter(dir, &adapter) {
-        use_checkpoint(&checkpoint);
-    }
+    opened(Checkpoint::open_with_adapter(dir, &adapter))
 }
 
-fn adapter_config(bytes: &[u8], dir: &Path) {
+fn adapter_config(bytes: &[u8], dir: &Path) -> bool {
     fs::create_dir_all(dir.join("adapter")).expect("the scratch directory can be written");
     keep(dir, "adapter/adapter_model.safetensors", || {
         lora("adapter/adapter_model.safetensors")
     });
     put(dir, "adapter/adapter_config.json", bytes);
-    lay_adapter(dir);
+    lay_adapter(dir)
 }
 
-fn adapter(bytes: &[u8], dir: &Path) {
+fn adapter(bytes: &[u8], dir: &Path) -> bool {
     fs::create_dir_all(dir.join("adapter")).expect("the scratch directory can be written");
     keep(dir, "adapter/adapter_config.json", || {
         lora("adapter/adapter_config.json")
     });
     put(dir, "adapter/adapter_model.safetensors", bytes);
-    lay_adapter(dir);
+    lay_adapter(dir)
 }
 
 /// Adapters whose tensors part a tied head, scale rows and replace some.
@@ -384,7 +424,7 @@ fn tied_adapter_seeds() -> Vec<Vec<u8>> {
     ["dora", "tokens", "both_saved", "lora_bias"].map(weights).to_vec()
 }
 
-fn tied_adapter(bytes: &[u8], dir: &Path) {
+fn tied_adapter(bytes: &[u8], dir: &Path) -> bool {
     for folder in ["base", "adapter"] {
         fs::create_dir_all(dir.join(folder)).expect("the scratch directory can be written");
     }
@@ -395,41 +435,42 @@ fn tied_adapter(bytes: &[u8], dir: &Path) {
         lora("tied/tokens/adapter_config.json")
     });
     put(dir, "adapter/adapter_model.safetensors", bytes);
-    if let Ok(checkpoint) = Checkpoint::open_with_adapter(&dir.join("base"), &dir.join("adapter")) {
-        use_checkpoint(&checkpoint);
-    }
+    opened(Checkpoint::open_with_adapter(&dir.join("base"), &dir.join("adapter")))
 }
 
-fn pickled(bytes: &[u8], dir: &Path) {
+fn pickled(bytes: &[u8], dir: &Path) -> bool {
     keep(dir, "config.json", || base("config.json"));
     put(dir, "pytorch_model.bin", bytes);
-    if let Ok(checkpoint) = Checkpoint::open(dir) {
-        use_checkpoint(&checkpoint);
-    }
+    opened(Checkpoint::open(dir))
 }
 
-fn sentence_piece(bytes: &[u8], dir: &Path) {
+fn sentence_piece(bytes: &[u8], dir: &Path) -> bool {
     for file in ["config.json", "model.safetensors"] {
         keep(dir, file, || base(file));
     }
     put(dir, "tokenizer.model", bytes);
-    let Ok(checkpoint) = Checkpoint::open(dir) else { return };
-    if let Ok(Some(json)) = checkpoint.tokenizer_json() {
-        use_tokenizer(TokenizerFiles {
-            name: "tokenizer.model".into(),
-            tokenizer_json: json.into_bytes(),
-            ..TokenizerFiles::default()
-        });
-    }
+    let Ok(checkpoint) = Checkpoint::open(dir) else {
+        return false;
+    };
+    let Ok(Some(json)) = checkpoint.tokenizer_json() else {
+        return false;
+    };
+    use_tokenizer(TokenizerFiles {
+        name: "tokenizer.model".into(),
+        tokenizer_json: json.into_bytes(),
+        ..TokenizerFiles::default()
+    })
 }
 
-fn gguf(bytes: &[u8], dir: &Path) {
+fn gguf(bytes: &[u8], dir: &Path) -> bool {
     let file = dir.join("m.gguf");
     put(dir, "m.gguf", bytes);
-    if let Ok(checkpoint) = Checkpoint::open(&file) {
-        use_checkpoint(&checkpoint);
-        let _ = DecoderSpec::from_config(checkpoint.config());
-    }
+    let Ok(checkpoint) = Checkpoint::open(&file) else {
+        return false;
+    };
+    use_checkpoint(&checkpoint);
+    let _ = DecoderSpec::from_config(checkpoint.config());
+    true
 }
 
 // ---- what people write ----
@@ -438,53 +479,68 @@ fn recipe_seeds() -> Vec<Vec<u8>> {
     [
         "merge_method: ties\nbase_model: m\nmodels:\n- model: m\n  parameters: {weight: 0.5, density: [0.1, 0.9]}\nparameters:\n  \
          lambda: 1.0\n  int8_mask: true\ndtype: float32\ntokenizer_source: base\n",
-        "merge_method: slerp\nbase_model: m\nslices:\n- sources:\n  - {model: m, layer_range: [0, 2]}\n  - {model: m, \
+        "merge_method: slerp\nbase_model: m\nslices:\n- sources:\n  - {model: m, layer_range: [0, 2]}\n  - {model: n, \
          layer_range: [0, 2]}\nparameters:\n  t:\n  - {filter: self_attn, value: [0, 0.5, 1]}\n  - {value: 0.5}\nout_dtype: \
          bfloat16\n",
         "merge_method: passthrough\nslices:\n- sources: [{model: m, layer_range: [0, 1]}]\n- sources: [{model: m, layer_range: \
          [0, 2], parameters: {scale: 0.9}}]\n",
         "name: first\nmerge_method: linear\nmodels: [{model: m, parameters: {weight: 1}}]\n---\nname: second\nmerge_method: \
          dare_ties\nbase_model: first\nmodels: [{model: m, parameters: {weight: 0.3, density: 0.5}}]\nseed: 3\n",
-        "merge_method: layer_swap\nmodels: [{model: m}, {model: m}]\nparameters: {bottom: 1, top: 0}\ntokenizer:\n  source: \
-         union\n  tokens:\n    <a>: {source: m, force: true}\nchat_template: auto\n",
+        "merge_method: layer_swap\nmodels: [{model: m}, {model: n}]\nparameters: {bottom: 1, top: 0}\ntokenizer:\n  source: \
+         union\n  tokens:\n    a: {source: n, force: true}\nchat_template: auto\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()
 }
 
 fn small_parents() -> &'static Parents {
-    static PARENTS: OnceLock<Parents> = OnceLock::new();
-    PARENTS.get_or_init(|| {
+    // The files of a model are read when they are asked for.
+    static PARENTS: OnceLock<(Parents, tempfile::TempDir)> = OnceLock::new();
+    let made = PARENTS.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        for file in ["config.json", "model.safetensors"] {
+            put(dir.path(), file, &base(file));
+        }
+        let words = ["<s>", "</s>", "<unk>"].map(String::from).into_iter();
+        let words = words.chain((b'a'..=b'm').map(|b| char::from(b).to_string()));
+        let vocab: serde_json::Map<String, serde_json::Value> =
+            words.zip(0..).map(|(word, id): (String, u32)| (word, id.into())).collect();
+        let tokenizer = serde_json::json!({"version": "1.0", "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+            "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": []});
+        put(dir.path(), "tokenizer.json", tokenizer.to_string().as_bytes());
         let mut parents = Parents::default();
-        let dir = root().join("crates/checkpoint/tests/data/lora/base");
-        let checkpoint = Checkpoint::open(&dir).expect("the repository is whole");
-        parents.add("m", checkpoint).expect("the repository is whole");
-        parents
-    })
+        for name in ["m", "n"] {
+            let checkpoint = Checkpoint::open(dir.path()).expect("a model of two layers");
+            parents.add(name, checkpoint).expect("a name of its own");
+        }
+        (parents, dir)
+    });
+    &made.0
 }
 
 /// A recipe is read, written, read again as the same, laid out over a model, and merged.
-fn recipe(bytes: &[u8], _: &Path) {
+fn recipe(bytes: &[u8], _: &Path) -> bool {
     let (file, text) = (Path::new("r.yaml"), String::from_utf8_lossy(bytes));
     let Ok(recipe) = recipe::read::parse(file, &text) else {
-        return;
+        return false;
     };
     let written = recipe::write::to_yaml(&recipe);
     let again = recipe::read::parse(file, &written).unwrap_or_else(|e| panic!("{e}\n{written}"));
     assert_eq!(again, recipe, "{written}");
     let Ok(plan) = Plan::new(&recipe, small_parents()) else {
-        return;
+        return false;
     };
     for i in 0..plan.outputs().len().min(40) {
         let _ = plan.compute(i, small_parents());
     }
+    true
 }
 
 /// A space, and the recipes at both ends of its genes.
-fn space(bytes: &[u8], _: &Path) {
+fn space(bytes: &[u8], _: &Path) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let Ok(space) = Space::parse(Path::new("s.yaml"), &text) else {
-        return;
+        return false;
     };
     let _ = (space.to_yaml(), space.digest());
     let shape = Shape {
@@ -492,39 +548,213 @@ fn space(bytes: &[u8], _: &Path) {
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let Ok(codec) = Codec::new(&space, shape) else { return };
+    let Ok(codec) = Codec::new(&space, shape) else {
+        return false;
+    };
     for value in [0.0, 1.0, 0.37] {
         let recipe = codec.decode(&vec![value; codec.genes().len()]);
         let _ = codec.encode(&recipe);
     }
+    true
 }
 
-/// A task file and its questions; the first rows of the embedded tasks' data lie beside it.
-fn task(bytes: &[u8], dir: &Path) {
-    fs::create_dir_all(dir.join("data")).expect("the scratch directory can be written");
-    for entry in fs::read_dir(root().join("evals/data"))
-        .expect("the repository is whole")
-        .flatten()
-    {
-        let name = format!("data/{}", entry.file_name().to_string_lossy());
-        keep(dir, &name, || {
+/// Rows in the form of the published data of the built-in tasks that choose or are judged by a rule.
+const PUBLISHED: [(&str, &str); 15] = [
+    (
+        "allenai/ai2_arc/ARC-Easy",
+        r#"{"question": "Why?", "choices": {"text": ["a b", "c"], "label": ["1", "2"]}, "answerKey": "2"}"#,
+    ),
+    (
+        "allenai/ai2_arc/ARC-Challenge",
+        r#"{"question": "Why?", "choices": {"text": ["a b", "c"], "label": ["A", "B"]}, "answerKey": "B"}"#,
+    ),
+    (
+        "allenai/openbookqa/main",
+        r#"{"question_stem": "Why", "choices": {"text": ["a b", "c"], "label": ["A", "B"]}, "answerKey": "B"}"#,
+    ),
+    (
+        "Rowan/hellaswag/default",
+        r#"{"activity_label": "Baking", "ctx_a": "She [title] it.", "ctx_b": "the DOG", "endings": [" [step] it's  so ", "b", "c"], "label": "2"}"#,
+    ),
+    (
+        "allenai/winogrande/winogrande_xl",
+        r#"{"sentence": "Ann met Eve, so _  smiled. ", "option1": "Ann", "option2": "Eve", "answer": "2"}"#,
+    ),
+    (
+        "aps/super_glue/boolq",
+        r#"{"passage": "P.", "question": "is it", "label": 1}"#,
+    ),
+    (
+        "baber/piqa/default",
+        r#"{"goal": "Do.", "sol1": "so", "sol2": "or so", "label": 1}"#,
+    ),
+    (
+        "truthfulqa/truthful_qa/multiple_choice",
+        r#"{"question": "Is it?", "mc1_targets": {"choices": ["x", "y"], "labels": [1, 0]}, "mc2_targets": {"choices": ["x", "y", "z"], "labels": [1, 0, 1]}}"#,
+    ),
+    (
+        "cais/mmlu/anatomy",
+        r#"{"question": " Who? ", "choices": ["p", "q", "r", "s"], "answer": 2, "subject": "x"}"#,
+    ),
+    (
+        "cambridgeltl/xcopa/it",
+        r#"{"premise": "L'uomo ride.", "choice1": "È felice.", "choice2": "Piove.", "question": "cause", "label": 0}"#,
+    ),
+    (
+        "facebook/xnli/es",
+        r#"{"premise": "Llueve", "hypothesis": "Hay agua.", "label": 0}"#,
+    ),
+    (
+        "facebook/belebele/spa_Latn",
+        r#"{"flores_passage": "P.", "question": "Q?", "mc_answer1": "a", "mc_answer2": "b", "mc_answer3": "c", "mc_answer4": "d", "correct_answer_num": "2"}"#,
+    ),
+    (
+        "HuggingFaceH4/MATH-500/default",
+        r#"{"problem": "What?", "solution": "So $\\boxed{\\frac12}$."}"#,
+    ),
+    (
+        "EleutherAI/hendrycks_math/algebra",
+        r#"{"problem": "What?", "solution": "So $\\boxed{\\frac12}$.", "level": "Level 1", "type": "Algebra"}"#,
+    ),
+    (
+        "google/IFEval/default",
+        r#"{"key": 1, "prompt": "Say.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"num_words": null}]}"#,
+    ),
+];
+
+/// A task file and its questions; the first rows of the embedded tasks' data lie beside it, and rows as the published ones.
+fn task(bytes: &[u8], dir: &Path) -> bool {
+    static DATA: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let home = tempfile::tempdir().expect("a scratch directory");
+        for entry in fs::read_dir(root().join("evals/data"))
+            .expect("the repository is whole")
+            .flatten()
+        {
+            fs::create_dir_all(home.path().join("data")).expect("the scratch directory can be written");
             let text = String::from_utf8_lossy(&read_seed(&entry.path())).into_owned();
-            text.lines()
-                .take(6)
-                .map(|line| format!("{line}\n"))
-                .collect::<String>()
-                .into_bytes()
-        });
-    }
+            let some: String = text.lines().take(6).map(|line| format!("{line}\n")).collect();
+            put(
+                &home.path().join("data"),
+                &entry.file_name().to_string_lossy(),
+                some.as_bytes(),
+            );
+        }
+        for (folder, row) in PUBLISHED {
+            fs::create_dir_all(home.path().join(folder)).expect("the scratch directory can be written");
+            for split in ["train", "validation", "test"] {
+                put(
+                    &home.path().join(folder),
+                    &format!("{split}.jsonl"),
+                    format!("{row}\n").repeat(3).as_bytes(),
+                );
+            }
+        }
+        home
+    });
+    let samples = root().join("tests/data/eval/data");
+    use_task(
+        bytes,
+        dir,
+        &DataDirs {
+            roots: vec![DATA.path().into(), samples],
+        },
+    )
+}
+
+/// Reads a task file, and asks each of the first tasks in it in the first of its languages that has data.
+fn use_task(bytes: &[u8], dir: &Path, data: &DataDirs) -> bool {
     put(dir, "t.yaml", bytes);
     let file = dir.join("t.yaml").display().to_string();
-    let Ok(task) = Task::load(&file, &TaskOptions::default(), &DataDirs { roots: Vec::new() }) else {
-        return;
+    let Ok(tasks) = eval::expand(&file, None) else {
+        return false;
     };
-    for split in Split::ALL {
-        let _ = task.questions(split);
+    let known = |lang: &str| ["", "en", "es", "it", "spa_Latn"].contains(&lang);
+    let mut is_taken = false;
+    for (name, lang) in tasks.into_iter().filter(|(_, lang)| known(lang)).take(4) {
+        let options = TaskOptions {
+            lang: Some(lang).filter(|lang| !lang.is_empty()),
+            ..TaskOptions::default()
+        };
+        let Ok(task) = Task::load(&name, &options, data) else {
+            continue;
+        };
+        for split in Split::ALL {
+            let Ok(questions) = task.questions(split) else { continue };
+            is_taken = true;
+            for question in questions.iter().take(2) {
+                let _ = task.extract("<think> 3 </think> The answer is 3 (B).\n#### 3", &question.gold);
+            }
+        }
+        let _ = task.digest();
     }
-    let _ = task.digest();
+    is_taken
+}
+
+/// Rows of every text format, the format in the first line.
+fn rows_seeds() -> Vec<Vec<u8>> {
+    [
+        "csv\nquestion,answer,choices\n\"3 + 4, or \"\"so\"\"\",7,\"[\"\"a\"\", \"\"b\"\"]\"\n\"two\nlines\",8,\n",
+        "tsv\nquestion\tanswer\n3 + 4\t7\né\t8\n",
+        "jsonl\n{\"question\": \"3 + 4\", \"answer\": 7, \"choices\": {\"text\": [\"a\", \"b\"]}}\n{\"question\": \"\", \"answer\": null}\n",
+        "json\n[{\"question\": \"3 + 4\", \"answer\": 7.5}, {\"question\": \"x\", \"answer\": true}]\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+fn rows(bytes: &[u8], dir: &Path) -> bool {
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let format = ["csv", "tsv", "jsonl", "json"]
+        .into_iter()
+        .find(|format| *format.as_bytes() == bytes[..end]);
+    let Some(format) = format else { return false };
+    let file = dir.join(format!("rows.{format}"));
+    put(dir, &format!("rows.{format}"), &bytes[(end + 1).min(bytes.len())..]);
+    eval::data::read_file(&file).is_ok()
+}
+
+fn parquet(bytes: &[u8], _: &Path) -> bool {
+    eval::parquet::rows(bytes.to_vec()).is_ok()
+}
+
+/// lm-evaluation-harness's YAML: a task that generates, one that chooses, a group of both.
+fn harness_seeds() -> Vec<Vec<u8>> {
+    [
+        "task: generates\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl, train: rows.jsonl}}\ntest_split: \
+         test\nfewshot_split: train\noutput_type: generate_until\ndoc_to_text: \"Q: {{question.strip() | upper}}{% if choices \
+         %} {{choices[0]}}{% endif %}\\nA:\"\ndoc_to_target: '{{answer}}'\nnum_fewshot: 1\ngeneration_kwargs: {until: [\"\\n\"], \
+         do_sample: false, max_gen_toks: 16}\nfilter_list:\n- name: strict\n  filter:\n  - {function: regex, regex_pattern: \
+         '(-?[0-9.]+)', group_select: -1}\n  - {function: remove_whitespace}\n  - {function: take_first}\nmetric_list:\n- \
+         {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true, regexes_to_ignore: [',',          '\\$']}\nmetadata: {version: 3.0}\n",
+        "task: chooses\ndataset_path: json\ndataset_kwargs: {data_files: rows.jsonl}\nvalidation_split: train\noutput_type: \
+         multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target: \
+         '{{answer}}'\ntarget_delimiter: ' '\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n",
+        "group: both\ntask: [one, {task: two, num_fewshot: 0}]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+fn harness(bytes: &[u8], dir: &Path) -> bool {
+    keep(dir, "rows.jsonl", || {
+        let row = |n: usize| {
+            format!(
+                "{{\"question\": \"{n} + 1?\", \"answer\": {}, \"choices\": [\"2\", \"3\"]}}\n",
+                n % 2
+            )
+        };
+        (0..6).map(row).collect::<String>().into_bytes()
+    });
+    for name in ["one", "two"] {
+        keep(dir, &format!("{name}.yaml"), || {
+            let one = format!(
+                "task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: rows.jsonl}}}}\ntest_split: test\noutput_type: \
+                 loglikelihood\ndoc_to_text: question\ndoc_to_target: answer\n"
+            );
+            one.into_bytes()
+        });
+    }
+    use_task(bytes, dir, &DataDirs { roots: Vec::new() })
 }
 
 // ---- what heterosis wrote, and somebody changed ----
@@ -546,10 +776,10 @@ fn journal_seeds() -> Vec<Vec<u8>> {
     vec![some(text("stopped.jsonl"), 4), some(text("night.jsonl"), 24)]
 }
 
-fn journal(bytes: &[u8], dir: &Path) {
+fn journal(bytes: &[u8], dir: &Path) -> bool {
     put(dir, "journal.jsonl", bytes);
     let Ok(records) = store::read(&dir.join("journal.jsonl")) else {
-        return;
+        return false;
     };
     let run = Run::from_records(&records);
     let _ = run.winner();
@@ -558,6 +788,7 @@ fn journal(bytes: &[u8], dir: &Path) {
     for record in &records {
         plain.line(record);
     }
+    true
 }
 
 fn answers_seeds() -> Vec<Vec<u8>> {
@@ -574,9 +805,11 @@ fn answers_seeds() -> Vec<Vec<u8>> {
     vec![lines.join("\n").into_bytes()]
 }
 
-fn answers(bytes: &[u8], _: &Path) {
+fn answers(bytes: &[u8], _: &Path) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    let Ok(stored) = rescore::parse(&text) else { return };
+    let Ok(stored) = rescore::parse(&text) else {
+        return false;
+    };
     let tasks = ["gsm8k", "mgsm_direct"].map(String::from);
     for lang in ["en", "bn", "es"] {
         let options = TaskOptions {
@@ -592,13 +825,14 @@ fn answers(bytes: &[u8], _: &Path) {
             );
         }
     }
+    true
 }
 
 fn provenance_seeds() -> Vec<Vec<u8>> {
     let provenance = serde_json::json!({"schema_version": 1, "run": "r", "candidate": "c0001", "engine_version": "0.1.0",
         "seed": 7, "space_digest": "00", "recipe_digest": "00",
         "parents": [{"name": "a", "model": "m", "digest": "00", "files": [{"file": "a", "size_bytes": 1, "sha256": "00"}]}],
-        "tasks": [{"task": "gsm8k", "lang": "en", "split": "search", "n": 3, "weight": 1.0, "digest": "00"}],
+        "tasks": [{"task": "gsm8k", "lang": "en", "split": "search", "n": 3, "metric": "exact_match", "weight": 1.0, "digest": "00"}],
         "evals": 4, "test": null, "outputs": [{"file": "model.safetensors", "size_bytes": 8, "sha256": "00"}],
         "computed": {"device": "cpu", "dtype": "f32"},
         "first_answers": [{"question": "q/1", "prompt": "1 + 1 =", "max_new_tokens": 8, "stop": ["\n"], "output": " 2",
@@ -606,8 +840,129 @@ fn provenance_seeds() -> Vec<Vec<u8>> {
     vec![provenance.to_string().into_bytes()]
 }
 
-fn provenance(bytes: &[u8], _: &Path) {
-    let _ = heterosis::session::read_provenance(&String::from_utf8_lossy(bytes));
+fn provenance(bytes: &[u8], _: &Path) -> bool {
+    heterosis::session::read_provenance(&String::from_utf8_lossy(bytes)).is_ok()
+}
+
+// ---- what programs, workers and clients say ----
+
+fn lines(lines: &[&str]) -> Vec<Vec<u8>> {
+    lines.iter().map(|line| line.as_bytes().to_vec()).collect()
+}
+
+/// Lines of engines and evaluators.
+fn program_seeds() -> Vec<Vec<u8>> {
+    lines(&[
+        "{\"id\": 1, \"protocol\": 1, \"name\": \"e\", \"version\": \"1\", \"device\": \"cpu\", \"dtypes\": [\"f32\"], \"can\": [\"score\"], \"done\": true}",
+        "{\"id\": 2, \"context\": 128, \"vocab\": 512, \"done\": true}",
+        "{\"id\": 3, \"answers\": [{\"i\": 0, \"tokens\": [5, 6, 2], \"finish\": \"eos\"}, {\"i\": 1, \"tokens\": [1, 2, 3, 4], \"finish\": \"length\"}]}",
+        "{\"id\": 4, \"answers\": [{\"i\": 0, \"log_likelihood\": -3.5, \"greedy\": true}, {\"i\": 1, \"log_likelihood\": \"NaN\", \"greedy\": false}]}",
+        "{\"id\": \"c0001\", \"score\": 0.5, \"scores\": {\"a\": NaN, \"b\": -1}, \"answers\": [{\"question\": \"q\", \"score\": 1, \"output\": \"x\"}]}",
+    ])
+}
+
+fn program(bytes: &[u8], _: &Path) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let is_taken = programs::read_line::<serde_json::Value>(&text).is_ok();
+    let _ = programs::beginning(&text);
+    let Ok(reply) = programs::read_line::<programs::protocol::Reply>(&text) else {
+        return is_taken;
+    };
+    let _ = programs::protocol::name("name", reply.name);
+    let _ = programs::protocol::size("context", reply.context);
+    let request = |max_new_tokens| heterosis::model::Request {
+        stop: vec!["\n".to_string()].into(),
+        ..heterosis::model::Request::new(vec![1, 2, 3], max_new_tokens)
+    };
+    let text = heterosis::model::ScoreRequest {
+        tokens: vec![1, 2, 3],
+        from: 1,
+    };
+    for answer in reply.answers {
+        let _ = programs::protocol::continued(answer.clone(), &[request(4), request(0)], &[2], 512);
+        let _ = programs::protocol::scored(answer, &[text.clone(), text.clone()]);
+    }
+    is_taken
+}
+
+/// What travels between a search and its workers, both ways.
+fn worker_seeds() -> Vec<Vec<u8>> {
+    let kind = "{\"build\": \"00\", \"instruction_set\": \"avx2\", \"device\": \"cpu\", \"dtype\": \"f32\"}";
+    let head = format!(
+        "\"v\": {}, \"run\": \"0123456789abcdef\", \"plan\": \"00\"",
+        workers::VERSION
+    );
+    let recipe = "merge_method: linear\nmodels: [{model: m, parameters: {weight: 1}}]\n";
+    let recipe = recipe::read::parse(Path::new("r.yaml"), recipe).expect("a recipe");
+    let recipe = serde_json::to_string(&recipe).expect("plain data");
+    let seeds = [
+        format!("{{{head}, \"name\": \"r\", \"over\": false}}"),
+        format!(
+            "{{{head}, \"token\": \"0a\", \"key\": \"0b\", \"id\": \"c0001\", \"weights\": \"0c\", \"recipe\": {recipe}, \"guarded\": true, \
+             \"parts\": [{{\"task\": 0, \"split\": \"search\", \"items\": [0, 1]}}]}}"
+        ),
+        format!(
+            "{{{head}, \"token\": \"0a\", \"key\": \"0b\", \"worker\": \"w\", \"kind\": {kind}, \"weights\": \"0c\", \"came\": {{\"answers\": \
+             {{\"answers\": [{{\"task\": 0, \"split\": \"search\", \"item\": 3, \"kept\": {{\"out\": \"7\", \"finish\": \"eos\", \"tokens\": 3}}}}], \"merge_ms\": 1, \
+             \"evaluation_ms\": 2}}}}}}"
+        ),
+        format!(
+            "{{{head}, \"worker\": \"w\", \"host\": \"h\", \"device\": \"cuda:1\", \"kind\": {kind}, \"state\": {{\"left\": {{\"reason\": \
+             \"so\"}}}}, \"answers\": 1, \"busy_ms\": 2, \"here_ms\": 3}}"
+        ),
+    ];
+    seeds.map(String::into_bytes).to_vec()
+}
+
+fn worker(bytes: &[u8], _: &Path) -> bool {
+    use workers::protocol::read;
+    let ask = read::<workers::Ask>(bytes);
+    if let Ok(ask) = &ask {
+        let _ = Plan::new(&ask.work().recipe, small_parents());
+    }
+    let plan = workers::Plan::read(bytes);
+    if let Ok(plan) = &plan {
+        let _ = plan.tasks();
+    }
+    let others = [
+        read::<workers::Here>(bytes).is_ok(),
+        read::<workers::Tell>(bytes).is_ok(),
+        read::<workers::Sign>(bytes).is_ok(),
+    ];
+    ask.is_ok() || plan.is_ok() || others.contains(&true)
+}
+
+/// What clients of the endpoint send.
+fn request_seeds() -> Vec<Vec<u8>> {
+    lines(&[
+        "{\"model\": \"m\", \"prompt\": [\"a\", \"b\"], \"max_tokens\": 5, \"n\": 2, \"stop\": [\"\\n\"], \"temperature\": 0.7, \"top_p\": 0.9, \
+         \"seed\": 3, \"logprobs\": 2, \"echo\": true, \"stream\": true, \"stream_options\": {\"include_usage\": true}}",
+        "{\"model\": \"m\", \"prompt\": [[1, 2], [3]], \"max_tokens\": null, \"stop\": \"x\"}",
+        "{\"model\": \"m\", \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"user\", \"content\": [{\"type\": \"text\", \
+         \"text\": \"hi\"}]}], \"max_completion_tokens\": 5, \"logprobs\": true, \"top_logprobs\": 2}",
+    ])
+}
+
+fn request(bytes: &[u8], _: &Path) -> bool {
+    use serve::protocol::{Chat, Common, Completion};
+    let sound = |common: &Common| {
+        let _ = (common.able(), common.n(), common.stop(), common.sampling(7));
+        let _ = common.max_tokens(16, 5, 128);
+    };
+    let completion = serde_json::from_slice::<Completion>(bytes);
+    let chat = serde_json::from_slice::<Chat>(bytes);
+    let is_taken = completion.is_ok() || chat.is_ok();
+    if let Ok(completion) = completion {
+        sound(&completion.common);
+        let _ = completion.logprobs();
+        let _ = completion.prompt.each();
+    }
+    if let Ok(chat) = chat {
+        sound(&chat.common);
+        let _ = chat.logprobs();
+        let _ = chat.messages.iter().map(|m| m.text()).collect::<Vec<_>>();
+    }
+    is_taken
 }
 
 // ---- what a Hub answers ----
@@ -716,7 +1071,7 @@ fn part(says: &[u8], nth: usize, endpoint: &str) -> Vec<u8> {
 }
 
 /// A download from a Hub that says anything; it writes into the cache and nowhere else.
-fn hub(bytes: &[u8], dir: &Path) {
+fn hub(bytes: &[u8], dir: &Path) -> bool {
     let hub = FakeHub::get();
     *hub.says.lock().unwrap_or_else(PoisonError::into_inner) = bytes.to_vec();
     let cache = dir.join("deep/down/hub");
@@ -727,7 +1082,11 @@ fn hub(bytes: &[u8], dir: &Path) {
         retry_pause: Some(Duration::ZERO),
         ..HubOptions::default()
     };
-    let _ = Checkpoint::open_model("hf:fake/tiny", &options);
+    let is_taken = match Checkpoint::open_model("hf:fake/tiny", &options) {
+        Ok(_) => true,
+        // The list was taken and the files came, which are no model.
+        Err(_) => cache.join("models--fake--tiny").exists(),
+    };
     for (place, only) in [
         (dir, "deep"),
         (&dir.join("deep"), "down"),
@@ -739,4 +1098,5 @@ fn hub(bytes: &[u8], dir: &Path) {
         assert!(others.is_empty(), "{others:?} in {}", place.display());
     }
     let _ = fs::remove_dir_all(&cache);
+    is_taken
 }

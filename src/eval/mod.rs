@@ -33,6 +33,7 @@ mod python;
 pub mod python_random;
 pub mod python_regex;
 pub mod rescore;
+pub mod rewording;
 pub mod sampling;
 mod score;
 #[cfg(test)]

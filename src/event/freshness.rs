@@ -23,7 +23,7 @@ pub struct QuestionsCompared {
     /// A published benchmark's test questions by which candidates are chosen; none, unless the space allows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<Published>,
-    /// The same problem in another language or with another answer: told, and not refused.
+    /// The same problem in another language, in other words or with another answer: told, and not refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub near: Vec<Shared>,
 }
@@ -149,7 +149,7 @@ impl QuestionsCompared {
         let told: Vec<String> = self.near.iter().map(Shared::in_words).collect();
         (!told.is_empty()).then(|| {
             format!(
-                "the same problems in another language, or the same text with another answer: {}",
+                "the same problems in another language or in other words, or the same text with another answer: {}",
                 told.join("; ")
             )
         })

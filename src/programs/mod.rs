@@ -11,7 +11,7 @@ mod engine;
 mod error;
 mod log;
 mod process;
-mod protocol;
+pub mod protocol;
 mod ring;
 
 pub use engine::{EngineProgram, Identity, Model, Settings};

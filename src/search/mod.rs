@@ -54,7 +54,7 @@ pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources};
 pub use external::{External, Materialize};
 pub use genome::Genome;
 pub use learning::Lesson;
-pub use overlap::{AskedPart, compare_questions, parts_of_run};
+pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run};
 pub use questions::Questions;
 pub use scoring::{Catalogue, Exam, ExamTask};
 pub use units::{Given, Kept, Open, Part, Work};

@@ -1,10 +1,14 @@
 //! The questions of a run's parts beside each other, before anything is asked: what chooses must not also judge.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Error, FitnessTask};
 use crate::{
-    eval::{Question, Split, identity, identity::Identity},
+    eval::{
+        Question, Split,
+        identity::{self, Identity},
+        rewording::{self, Words},
+    },
     event::{
         QuestionsCompared,
         freshness::{Part, PartOfRun, Published, Shared},
@@ -19,8 +23,26 @@ pub struct AskedPart {
     pub task: String,
     pub lang: String,
     pub split: String,
-    /// Id and content of each question; examples have no id.
-    pub questions: Vec<(String, Identity)>,
+    pub questions: Vec<AskedQuestion>,
+}
+
+/// A question, by its content and its words.
+#[derive(Clone, Debug)]
+pub struct AskedQuestion {
+    /// Empty of an example.
+    pub id: String,
+    pub identity: Identity,
+    pub words: Words,
+}
+
+impl AskedQuestion {
+    pub fn new(id: &str, text: &str, identity: Identity) -> Self {
+        Self {
+            id: id.into(),
+            identity,
+            words: Words::of(text, identity),
+        }
+    }
 }
 
 /// All questions of a search on tasks, and the examples in their prompts.
@@ -29,14 +51,17 @@ pub struct AskedPart {
 /// A split that a task does not have, data that cannot be read.
 pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Finale) -> Result<Vec<AskedPart>, Error> {
     let mut parts = Vec::new();
-    let mut shots: BTreeMap<(String, String), HashSet<Identity>> = BTreeMap::new();
+    let mut shots: BTreeMap<(String, String), HashMap<Identity, AskedQuestion>> = BTreeMap::new();
     let mut add = |part, task: &FitnessTask, split: Split, limit: Option<usize>| -> Result<(), Error> {
         let (name, lang) = (task.task.name().to_string(), task.task.lang().to_string());
         let mut questions = task.task.questions(split)?;
         questions.truncate(limit.unwrap_or(usize::MAX));
-        let examples = questions.iter().flat_map(|q| &q.prompt.shots).map(|shot| shot.identity);
-        shots.entry((name.clone(), lang.clone())).or_default().extend(examples);
-        let content = |q: &Question| (q.id.clone(), q.identity);
+        let of_task = shots.entry((name.clone(), lang.clone())).or_default();
+        for shot in questions.iter().flat_map(|q| &q.prompt.shots) {
+            let example = || AskedQuestion::new("", &shot.question, shot.identity);
+            of_task.entry(shot.identity).or_insert_with(example);
+        }
+        let content = |q: &Question| AskedQuestion::new(&q.id, q.words(), q.identity);
         parts.push(AskedPart {
             part,
             task: name,
@@ -68,7 +93,7 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
         task,
         lang,
         split: String::new(),
-        questions: examples.into_iter().map(|identity| (String::new(), identity)).collect(),
+        questions: examples.into_values().collect(),
     }));
     Ok(parts)
 }
@@ -120,15 +145,20 @@ impl AskedPart {
 
     /// How many of another part's questions are here too, and how many in another form.
     fn in_common(&self, other: &AskedPart) -> (usize, usize) {
-        let contents: HashSet<Identity> = self.questions.iter().map(|q| q.1).collect();
+        let contents: HashSet<Identity> = self.questions.iter().map(|q| q.identity).collect();
         let texts: HashSet<u64> = contents.iter().map(|c| c.text).collect();
         let problem = |identity: Identity| identity::published(identity).map(|p| p.problem);
         let problems: HashSet<usize> = contents.iter().filter_map(|c| problem(*c)).collect();
+        let words = |part: &AskedPart| -> Vec<Words> { part.questions.iter().map(|q| q.words.clone()).collect() };
+        let reworded: HashSet<usize> = rewording::reworded(&words(self), &words(other)).into_iter().collect();
         let (mut same, mut near) = (0, 0);
-        for (_, question) in &other.questions {
-            if contents.contains(question) {
+        for (i, AskedQuestion { identity, .. }) in other.questions.iter().enumerate() {
+            if contents.contains(identity) {
                 same += 1;
-            } else if texts.contains(&question.text) || problem(*question).is_some_and(|p| problems.contains(&p)) {
+            } else if texts.contains(&identity.text)
+                || problem(*identity).is_some_and(|p| problems.contains(&p))
+                || reworded.contains(&i)
+            {
                 near += 1;
             }
         }
@@ -138,10 +168,10 @@ impl AskedPart {
     /// The published test questions among these, by benchmark.
     fn published(&self) -> Vec<Published> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (id, content) in &self.questions {
+        for question in &self.questions {
             // MGSM's English problems are GSM8K's test questions; half of them are what the built-in tasks search on.
-            let is_search_half = mgsm_row(id).is_some_and(|row| row < identity::MGSM_TEST);
-            if let Some(known) = identity::published(*content).filter(|p| p.is_test && !is_search_half) {
+            let is_search_half = mgsm_row(&question.id).is_some_and(|row| row < identity::MGSM_TEST);
+            if let Some(known) = identity::published(question.identity).filter(|p| p.is_test && !is_search_half) {
                 *counts.entry(known.benchmark).or_default() += 1;
             }
         }
@@ -172,7 +202,9 @@ mod tests {
             questions: questions
                 .iter()
                 .zip(0..)
-                .map(|((asked, gold), i): (_, usize)| (format!("{task}/{i}"), Identity::of(&[asked.to_string()], gold)))
+                .map(|((asked, gold), i): (_, usize)| {
+                    AskedQuestion::new(&format!("{task}/{i}"), asked, Identity::of(&[asked.to_string()], gold))
+                })
                 .collect(),
         }
     }
@@ -199,6 +231,29 @@ mod tests {
         let compared = compare_questions(&[search, other_answer]);
         assert!(compared.is_clean());
         assert_eq!(pairs(&compared.near), [(Part::Search, Part::HeldOut, 1)]);
+    }
+
+    /// A search question with another name and other punctuation stood in the test, and "fresh questions" was all that was said.
+    #[test]
+    fn a_reworded_question_is_told() {
+        let search = part(
+            Part::Search,
+            "a",
+            &[("Mia has 3 red apples and buys 4 more. How many has she?", "7")],
+        );
+        let test = part(
+            Part::Test,
+            "a",
+            &[
+                ("Ann has 3 red apples, and buys 4 more: how many has she", "7"),
+                ("Ann has 3 red apples and sells 1. How many has she?", "2"),
+            ],
+        );
+        let compared = compare_questions(&[search, test]);
+        assert!(compared.is_clean());
+        assert_eq!(pairs(&compared.near), [(Part::Search, Part::Test, 1)]);
+        let told = compared.warning().unwrap();
+        assert!(told.contains("in other words"), "{told}");
     }
 
     #[test]

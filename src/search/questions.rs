@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use serde::Deserialize;
 
-use super::{AskedPart, Catalogue, Error, Exam, ExamTask};
+use super::{AskedPart, AskedQuestion, Catalogue, Error, Exam, ExamTask};
 use crate::{
     eval::{self, Split, identity::Identity},
     event::{QuestionTexts, freshness::Part},
@@ -214,11 +214,11 @@ impl Questions {
         Ok(asked)
     }
 
-    /// Name and content of the questions that an exam has of a task.
-    fn of_split<'a>(&'a self, exam: &'a ExamTask) -> impl Iterator<Item = (String, Identity)> + 'a {
+    /// The questions that an exam has of a task.
+    fn of_split<'a>(&'a self, exam: &'a ExamTask) -> impl Iterator<Item = AskedQuestion> + 'a {
         let in_exam = |q: &&Question| (&q.task, &q.lang, &q.split) == (&exam.task, &exam.lang, &exam.split);
         let of_task = self.all.iter().filter(in_exam).take(exam.items.len());
-        of_task.map(|q| (q.id.clone(), q.identity()))
+        of_task.map(|q| AskedQuestion::new(&q.id, q.question.as_deref().unwrap_or_default(), q.identity()))
     }
 
     /// BLAKE3 of a task's questions, in hex.

@@ -5,7 +5,7 @@
 //! Everything that a client sends is bounded before anything is computed of it.
 
 mod desk;
-mod protocol;
+pub mod protocol;
 mod routes;
 
 use std::{future::Future, sync::Arc};

@@ -16,7 +16,7 @@ mod leases;
 mod link;
 mod models;
 mod plan;
-mod protocol;
+pub mod protocol;
 mod worker;
 
 pub use desk::Now;

@@ -12,6 +12,8 @@ use targets::{TARGETS, reframe};
 
 const INPUTS: u64 = 150;
 
+/// 840,000 mutations of a provenance that lacked a field were read to its end by nobody, so each seed has to be taken.
+///
 /// Of 18,300 hostile files 49 ended the program with a panic, an abort or never, at the first attack on it.
 #[test]
 fn no_file_makes_a_reader_panic() {
@@ -21,8 +23,15 @@ fn no_file_makes_a_reader_panic() {
         std::fs::create_dir(&dir).unwrap();
         let seeds = (target.seeds)();
         for (i, seed) in seeds.iter().enumerate() {
-            let as_it_is = catch_unwind(|| (target.read)(seed, &dir));
-            assert!(as_it_is.is_ok(), "{}: its own seed {i} makes it panic", target.name);
+            let Ok(is_taken) = catch_unwind(|| (target.read)(seed, &dir)) else {
+                panic!("{}: its own seed {i} makes it panic", target.name);
+            };
+            // The weights beside a config are a Llama's; not all families can be made of them.
+            assert!(
+                is_taken || target.name == "config",
+                "{}: its own seed {i} is refused",
+                target.name
+            );
         }
         let mut random = Random(7);
         for number in 0..INPUTS {
