@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use super::{Failure, Outcome, environment, runtime, say};
 use crate::{
     cli::ServeArgs,
-    serve::{Server, Settings},
+    serve::{Server, Settings, threads},
 };
 
 pub fn serve(args: ServeArgs) -> Outcome {
@@ -24,11 +24,7 @@ pub fn serve(args: ServeArgs) -> Outcome {
     };
     let name = settings.name.clone();
     let server = Server::new(served.engine, settings);
-    let tasks = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("no threads for the server")?;
+    let tasks = threads().context("no threads for the server")?;
     let served = tasks.block_on(async {
         let place = (args.host.as_str(), args.port);
         let listener = TcpListener::bind(place).await;

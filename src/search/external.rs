@@ -35,6 +35,33 @@ use crate::{
 /// Writes the merged model of a recipe into a directory that does not exist yet.
 pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), Unscored> + Send + 'a>;
 
+/// Merges a recipe, and has it answer under the name of its candidate.
+pub type Serve<'a> = Box<dyn FnMut(&Recipe, &str) -> Result<Served, Unscored> + Send + 'a>;
+
+/// What a command gets to see of a candidate's model.
+pub enum Delivery<'a> {
+    /// Nothing: the recipe or the genes are enough.
+    Nothing,
+    /// A directory below this one (absolute).
+    Directory(PathBuf, Materialize<'a>),
+    Endpoint(Serve<'a>),
+}
+
+/// A model that answers.
+pub struct Served {
+    pub endpoint: Endpoint,
+    /// It answers as long as this lives.
+    pub standing: Box<dyn Send>,
+}
+
+/// Where a model answers, in the words of OpenAI's clients.
+#[derive(Clone, Debug, Serialize)]
+pub struct Endpoint {
+    pub base_url: String,
+    pub api_key: String,
+    pub model: String,
+}
+
 /// Times that a candidate is asked for before a program that dies over it is believed to do so because of it.
 const TRIES: usize = 2;
 
@@ -46,8 +73,7 @@ pub struct External<'a> {
     settings: space::Command,
     /// What programs write to stderr goes here.
     log: PathBuf,
-    /// Where merged models are written, if the command wants them.
-    models: Option<(PathBuf, Materialize<'a>)>,
+    delivery: Delivery<'a>,
     /// Short names and MODEL words: a program knows nothing of short names.
     words: BTreeMap<String, String>,
     /// By candidate: in a race some questions have been answered already.
@@ -73,6 +99,8 @@ struct Job {
     id: String,
     /// The merged model, to be removed afterwards.
     model_dir: Option<PathBuf>,
+    /// The merged model that answers until then.
+    _standing: Option<Box<dyn Send>>,
     request: String,
     tries: usize,
     exam: Exam,
@@ -97,6 +125,8 @@ struct Request<'a> {
     recipe: Option<&'a Recipe>,
     /// Absolute.
     model_dir: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<&'a Endpoint>,
     genotype: Value,
     /// `search`, or `selection` when finalists are asked again: the place for questions that the search has not seen.
     split: &'a str,
@@ -117,19 +147,13 @@ struct Asked {
 }
 
 impl<'a> External<'a> {
-    /// `models` is where merged models are to be written (absolute) and what writes them, for a command that wants them.
-    pub fn new(
-        settings: space::Command,
-        words: &[(String, String)],
-        log: &Path,
-        models: Option<(PathBuf, Materialize<'a>)>,
-    ) -> Self {
+    pub fn new(settings: space::Command, words: &[(String, String)], log: &Path, delivery: Delivery<'a>) -> Self {
         let (to_me, words_back) = mpsc::channel();
         Self {
             workers: (0..settings.workers).map(|_| Worker::default()).collect(),
             settings,
             log: log.to_path_buf(),
-            models,
+            delivery,
             words: words.iter().cloned().collect(),
             answered: HashMap::new(),
             to_me,
@@ -166,11 +190,15 @@ impl<'a> External<'a> {
             Subject::Model(name) => Some(verbatim(name)),
             Subject::Genes => None,
         };
-        let mut model_dir = None;
-        if let (Some(recipe), Some((parent, write))) = (&recipe, &mut self.models) {
-            let dir = parent.join(sitting.id);
-            write(recipe, &dir).inspect_err(|_| remove(&dir))?;
-            model_dir = Some(dir);
+        let (mut model_dir, mut served) = (None, None);
+        match (&recipe, &mut self.delivery) {
+            (Some(recipe), Delivery::Directory(parent, write)) => {
+                let dir = parent.join(sitting.id);
+                write(recipe, &dir).inspect_err(|_| remove(&dir))?;
+                model_dir = Some(dir);
+            }
+            (Some(recipe), Delivery::Endpoint(serve)) => served = Some(serve(recipe, sitting.id)?),
+            (None, _) | (_, Delivery::Nothing) => {}
         }
         let recipe = recipe
             .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
@@ -178,6 +206,7 @@ impl<'a> External<'a> {
             id: sitting.id,
             recipe: recipe.as_ref(),
             model_dir: model_dir.as_deref(),
+            endpoint: served.as_ref().map(|served| &served.endpoint),
             genotype: named(sitting.genes, sitting.genotype),
             split: &sitting.exam.split,
             questions: (!sitting.exam.tasks.is_empty()).then(|| self.open(sitting)),
@@ -186,6 +215,7 @@ impl<'a> External<'a> {
             id: sitting.id.into(),
             request: serde_json::to_string(&request).expect("a request is plain data") + "\n",
             model_dir,
+            _standing: served.map(|served| served.standing),
             tries: 1,
             exam: sitting.exam.clone(),
         })
@@ -419,6 +449,7 @@ impl Crew for External<'_> {
                 self.workers[worker].job = Some(Job {
                     id: sitting.id.into(),
                     model_dir: None,
+                    _standing: None,
                     request: String::new(),
                     tries: TRIES,
                     exam: sitting.exam.clone(),

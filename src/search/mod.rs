@@ -51,7 +51,7 @@ use serde::Serialize;
 pub use chronicle::{Chronicle, Clock};
 pub use computation::{Computation, build};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources};
-pub use external::{External, Materialize};
+pub use external::{Delivery, Endpoint, External, Served};
 pub use genome::Genome;
 pub use learning::Lesson;
 pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run};

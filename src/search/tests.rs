@@ -1240,7 +1240,7 @@ fn bare_plan(command: &str, search: &str) -> Plan {
 fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
     let path = dir.join("journal.jsonl");
     let settings = plan.space.fitness.command.clone().unwrap();
-    let mut external = External::new(settings, &[], &dir.join("command.log"), None).without_rest();
+    let mut external = External::new(settings, &[], &dir.join("command.log"), Delivery::Nothing).without_rest();
     let clock = Clock {
         now_ms: &|| 0,
         sleep: &|_: Duration| (),

@@ -8,9 +8,14 @@ mod desk;
 pub mod protocol;
 mod routes;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Runtime};
 
 use crate::model::{Engine, Tokenizer};
 use desk::Desk;
@@ -53,12 +58,56 @@ impl Server {
     ///
     /// # Errors
     /// The listener breaks down.
-    pub async fn run(
-        self,
-        listener: TcpListener,
-        end: impl Future<Output = ()> + Send + 'static,
-    ) -> std::io::Result<()> {
+    pub async fn run(self, listener: TcpListener, end: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let routes = routes::routes(Arc::new(self));
         axum::serve(listener, routes).with_graceful_shutdown(end).await
+    }
+
+    /// Answers whoever comes from this machine, on threads of its own, until what is given back is dropped.
+    ///
+    /// # Errors
+    /// There is no port or no thread left.
+    pub fn stand(self) -> io::Result<Standing> {
+        let tasks = threads()?;
+        let listener = tasks.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let address = listener.local_addr()?;
+        tasks.spawn(self.run(listener, std::future::pending()));
+        Ok(Standing {
+            address,
+            tasks: Some(tasks),
+        })
+    }
+}
+
+/// Threads for a server.
+///
+/// # Errors
+/// There are none left.
+pub fn threads() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
+/// A server at work. Who is in the middle of an answer when it ends gets no more of it.
+pub struct Standing {
+    address: SocketAddr,
+    /// `None` once it has ended.
+    tasks: Option<Runtime>,
+}
+
+impl Standing {
+    /// As clients of the protocol want it: `http://127.0.0.1:41234/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        if let Some(tasks) = self.tasks.take() {
+            tasks.shutdown_background();
+        }
     }
 }

@@ -62,12 +62,7 @@ mod simplify;
 mod tasks;
 mod watch;
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 pub use demo::demo_space;
 pub use error::{Error, ProvenanceError};
@@ -90,8 +85,10 @@ use crate::{
     programs::{self, EngineProgram},
     recipe::Recipe,
     search::{
-        self, External, FitnessTask, Genome, MergeEvaluator, Resources, Unscored, compare_questions, parts_of_run,
+        self, Delivery, External, FitnessTask, Genome, MergeEvaluator, Resources, Served, Unscored, compare_questions,
+        parts_of_run,
     },
+    serve::{self, Server},
     space::{self, Codec, EngineDType, Finale, Fold, GeneSpec, Shape, Space},
     store::{self, Cache, RunDir},
     workers,
@@ -310,10 +307,36 @@ impl Session {
         let candidates = std::path::absolute(dir.join("candidates")).unwrap_or_else(|_| dir.join("candidates"));
         // A process that was killed leaves those behind that it had out, and not all are asked again.
         let _ = std::fs::remove_dir_all(&candidates);
-        let models: Option<(PathBuf, crate::search::Materialize<'_>)> = command
-            .materialize
-            .then(|| (candidates, Box::new(write) as crate::search::Materialize<'_>));
-        External::new(command.clone(), &self.space.models, &dir.join("command.log"), models)
+        let delivery = match (command.materialize, command.serve) {
+            (true, _) => Delivery::Directory(candidates, Box::new(write)),
+            (_, true) => Delivery::Endpoint(Box::new(|recipe, id| self.serve(recipe, id))),
+            _ => Delivery::Nothing,
+        };
+        External::new(command.clone(), &self.space.models, &dir.join("command.log"), delivery)
+    }
+
+    /// Merges a candidate in memory, and has it answer on this machine to whoever knows its key.
+    fn serve(&self, recipe: &Recipe, id: &str) -> Result<Served, Unscored> {
+        let plan = crate::merge::Plan::new(recipe, &self.parents)?;
+        let engine = models::engine_of(&plan, &self.parents, &self.runtime).map_err(unwritten)?;
+        let key = format!("{:032x}", rand::random::<u128>());
+        let server = Server::new(
+            engine,
+            serve::Settings {
+                name: id.into(),
+                key: Some(key.clone()),
+                created: (self.host.now_ms)() / 1000,
+            },
+        );
+        let standing = server.stand().map_err(Unscored::machine)?;
+        Ok(Served {
+            endpoint: search::Endpoint {
+                base_url: standing.base_url(),
+                api_key: key,
+                model: id.into(),
+            },
+            standing: Box::new(standing),
+        })
     }
 
     /// Writes a candidate as a model, for a program that opens models itself.
@@ -328,10 +351,12 @@ impl Session {
 /// Largest size of one file of a model.
 const SHARD_SIZE_BYTES: u64 = 5_000_000_000;
 
-/// Why a merged model was not written: of what the merge itself refuses, the recipe is to blame, of all else the disk.
+/// Why a merged model was not written or served: of what the merge itself refuses, the recipe is to blame, of all else the
+/// machine.
 fn unwritten(e: models::Error) -> Unscored {
     match e {
         models::Error::Merge(e) => e.into(),
+        models::Error::Model(e) => e.into(),
         e => Unscored::machine(e),
     }
 }

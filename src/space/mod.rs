@@ -404,6 +404,9 @@ pub struct Command {
     pub questions: Option<String>,
     /// The merged model is written to a directory first.
     pub materialize: bool,
+    /// The merged model answers at an address of this process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub serve: bool,
     /// Seconds until an answer is no longer waited for.
     pub timeout: f64,
     /// Copies of it that run side by side, each asked for one candidate at a time.

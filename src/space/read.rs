@@ -277,8 +277,10 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
     let fitness = fitness(fitness_node)?;
     match &fitness.command {
         None => return Err(fitness_node.error("bare genes have no model to ask; give a 'command' that scores them")),
-        Some(command) if command.materialize => {
-            return Err(fitness_node.error("bare genes have no model that could be written; leave 'materialize' out"));
+        Some(command) if command.materialize || command.serve => {
+            return Err(fitness_node.error(
+                "bare genes have no model that could be written or served; leave 'materialize' and 'serve' out",
+            ));
         }
         Some(_) => {}
     }
@@ -684,12 +686,13 @@ fn fitness(node: &Node) -> Result<Fitness, yaml::Error> {
     })
 }
 
-/// The keys `command`, `questions`, `materialize`, `timeout` and `workers`.
+/// The keys `command`, `questions`, `materialize`, `serve`, `timeout` and `workers`.
 fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     let (materialize, timeout) = (map.optional("materialize"), map.optional("timeout"));
     let (workers, questions) = (map.optional("workers"), map.optional("questions"));
+    let serve = map.optional("serve");
     let Some(node) = map.optional("command") else {
-        return match materialize.or(timeout).or(workers).or(questions) {
+        return match materialize.or(serve).or(timeout).or(workers).or(questions) {
             Some(node) => Err(node.error("this belongs to a 'command'")),
             None => Ok(None),
         };
@@ -703,10 +706,18 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
         },
         None => 1,
     };
+    let materialize = materialize.map_or(Ok(false), Node::bool)?;
+    let is_served = serve.map_or(Ok(false), Node::bool)?;
+    if let Some(node) = serve.filter(|_| materialize && is_served) {
+        return Err(node.error(
+            "'materialize' writes the model into a directory, 'serve' has it answer at an address: choose one",
+        ));
+    }
     Ok(Some(Command {
         command,
         questions: questions.map(Node::text).transpose()?,
-        materialize: materialize.map_or(Ok(false), Node::bool)?,
+        materialize,
+        serve: is_served,
         timeout,
         workers,
     }))

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::program::{begin, heterosis, story, wait_for};
+use crate::{
+    engines::{has_python, python},
+    program::{begin, heterosis, root, space_over_family, story, wait_for},
+};
 
 fn bare(dir: &Path, fitness: &str, search: &str) -> PathBuf {
     let file = dir.join("space.yaml");
@@ -139,6 +142,91 @@ fn a_strangers_program_is_shown_before_it_is_started() {
     assert_eq!(run_it(&["resume", &arg(&given)]).status.code(), Some(2));
 }
 
+/// Scores a candidate by the length of what it writes, and the one before it by nothing: its address has to be gone.
+const ASKS: &str = r#"
+import json, sys, urllib.error, urllib.request
+
+def post(endpoint, key):
+    body = json.dumps({"model": endpoint["model"], "prompt": "Q: Ana has 3 pens. A:", "max_tokens": 24, "temperature": 0})
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer " + key}
+    request = urllib.request.Request(endpoint["base_url"] + "/completions", body.encode(), headers)
+    return json.load(urllib.request.urlopen(request))["choices"][0]["text"]
+
+before = None
+for line in sys.stdin:
+    asked = json.loads(line)
+    endpoint = asked["endpoint"]
+    assert asked["model_dir"] is None and endpoint["model"] == asked["id"], asked
+    if before:
+        try:
+            sys.exit(f"{before} still answers: {post(before, before['api_key'])}")
+        except urllib.error.URLError:
+            pass
+    try:
+        sys.exit(f"anybody is answered: {post(endpoint, 'guessed')}")
+    except urllib.error.HTTPError as e:
+        assert e.code == 401, e.code
+    before, text = endpoint, post(endpoint, endpoint["api_key"])
+    with open("texts.jsonl", "a") as file:
+        file.write(json.dumps([asked["id"], text]) + "\n")
+    print(json.dumps({"id": asked["id"], "scores": {"length": len(text)}}), flush=True)
+"#;
+
+/// A command had to load each candidate from a directory with a library of its own, though an engine stood beside it.
+#[test]
+fn a_command_asks_the_candidate_at_its_address() {
+    if !has_python() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    fs::write(tmp.path().join("asks.py"), ASKS).unwrap();
+    let rest = |more: &str| {
+        format!(
+            "parameter_space: {{method: task_arithmetic, genes: {{weight: [0.0, 1.5]}}}}\nfitness: {{command: [{}, asks.py], serve: \
+             true{more}}}\nsearch: {{evals: 4, seed: 3, optimizer: random}}\nfinal: {{finalists: 1}}\n",
+            python()
+        )
+    };
+    let file = space_over_family(tmp.path(), &rest(", materialize: true"));
+    let refused = heterosis(&["check", &arg(&file)]).output().unwrap();
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("choose one"), "{words}");
+
+    let file = space_over_family(tmp.path(), &rest(""));
+    let mut search = heterosis(&[
+        "search",
+        &arg(&file),
+        "--run",
+        &arg(&tmp.path().join("run")),
+        "--headless",
+    ]);
+    let output = search.current_dir(tmp.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let texts = fs::read_to_string(tmp.path().join("texts.jsonl")).unwrap();
+    let texts: Vec<(String, String)> = texts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(
+        texts.iter().filter(|(id, _)| id.starts_with('c')).count() >= 4,
+        "{texts:?}"
+    );
+    // What a parent says there is what it says elsewhere.
+    let maths = &texts.iter().find(|(id, _)| id == "parent-maths").unwrap().1;
+    let model = root().join("models/tiny-maths-en");
+    let told = heterosis(&[
+        "generate",
+        &arg(&model),
+        "--prompt",
+        "Q: Ana has 3 pens. A:",
+        "--max-new-tokens",
+        "24",
+    ]);
+    let told = { told }.output().unwrap();
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(
+        !maths.is_empty() && told.contains(maths.trim_end()),
+        "{maths:?} is not in {told}"
+    );
+}
+
 /// The examples that the docs point to.
 #[test]
 fn the_examples_spaces_are_read() {
@@ -152,5 +240,5 @@ fn the_examples_spaces_are_read() {
             spaces += 1;
         }
     }
-    assert_eq!(spaces, 4);
+    assert_eq!(spaces, 5);
 }

@@ -23,12 +23,12 @@ use super::program::{good, heterosis, root, space_over_family, story};
 #[path = "../../examples/shared/a_b_a.rs"]
 mod a_b_a;
 
-fn python() -> String {
+pub fn python() -> String {
     std::env::var("HETEROSIS_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 
 /// Whether there is a Python; under CI there has to be.
-fn has_python() -> bool {
+pub fn has_python() -> bool {
     let version = Command::new(python()).arg("--version").stdout(Stdio::null()).status();
     let found = version.is_ok_and(|status| status.success());
     let must = ["CI", "HETEROSIS_REQUIRE_SERVERS"]

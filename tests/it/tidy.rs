@@ -63,6 +63,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "recipe",
             "report",
             "search",
+            "serve",
             "simplify",
             "space",
             "store",

@@ -23,6 +23,9 @@ pub struct Probe {
     pub scores: Vec<(String, f64)>,
     /// Until its answer; none came in time where this is absent.
     pub seconds: Option<f64>,
+    /// What was in memory before a model stood there for it to ask, and what came to it then; `None` where none does.
+    #[serde(skip)]
+    pub served_bytes: Option<(u64, u64)>,
     pub problem: Option<String>,
 }
 
@@ -35,6 +38,7 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
             .map_or("probe".into(), |(name, _)| format!("parent-{name}")),
         scores: Vec::new(),
         seconds: None,
+        served_bytes: None,
         problem: None,
     };
     let beside = beside.filter(|dir| dir.is_dir()).unwrap_or(Path::new("."));
@@ -66,7 +70,7 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
         genes: if model.is_some() { &[] } else { genes },
         exam: &exam,
     };
-    let clock = environment::stopwatch();
+    let (resident, clock) = (environment::resident_bytes(), environment::stopwatch());
     match external.evaluate(&sitting, &mut |_| ()) {
         Ok(evaluation) => {
             probe.scores = match exam.tasks.is_empty() {
@@ -79,6 +83,8 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
                     .collect(),
             };
             probe.seconds = Some(clock().as_secs_f64());
+            let memory = resident.zip(environment::peak_bytes()).filter(|_| command.serve);
+            probe.served_bytes = memory.map(|(before, peak)| (before, peak.saturating_sub(before)));
         }
         // Patience of its own is the space's affair; that it started and lives is all that can be told in a minute.
         Err(_) if waited < command.timeout && clock().as_secs_f64() >= waited => {}

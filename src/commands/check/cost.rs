@@ -64,7 +64,7 @@ pub fn of_command(prepared: &Session, probe: &super::command::Probe) -> Option<C
         merge_s: probe.seconds?,
         tasks: None,
         workers: workers as f64,
-        memory_bytes: None,
+        memory_bytes: probe.served_bytes.map(|(before, each)| before + each * workers as u64),
     })
 }
 
