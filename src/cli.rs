@@ -120,7 +120,7 @@ pub struct SamplingArgs {
 /// How a model runs.
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {
-    /// Where to compute.
+    /// Where to compute; searches also take several GPUs, `cuda:all` or `cuda:0,cuda:2`.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
     pub device: String,
     /// What weights are rounded to; unless said otherwise f32 on the CPU, bf16 on a GPU.

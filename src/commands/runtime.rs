@@ -32,9 +32,9 @@ pub fn runtime_options(args: &EngineArgs) -> Result<RuntimeOptions> {
     })
 }
 
-/// Opens a device.
+/// Opens one device.
 pub fn runtime(args: &EngineArgs) -> Result<Runtime> {
-    Ok(Runtime::new(&runtime_options(args)?)?)
+    Ok(Runtime::new(&runtime_options(args)?)?.alone()?)
 }
 
 /// Opens what a MODEL word means, on this machine.

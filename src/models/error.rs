@@ -34,8 +34,14 @@ pub enum Error {
         "{file} is a recipe, and here a model is read that there is: `heterosis merge {file} DIR` makes one, to be named as DIR"
     )]
     NotMerged { file: String },
-    #[error("--device {word}: write auto, cpu, cuda or cuda:N")]
+    #[error("--device {word}: write auto, cpu, cuda, cuda:N, cuda:all, or several with commas between them")]
     NoSuchDevice { word: String },
+    #[error("--device {word}: a GPU stands there twice")]
+    SameDevice { word: String },
+    #[error("--device {word}: processors and GPUs do not compute the same digits; name devices of one kind")]
+    MixedDevices { word: String },
+    #[error("--device {word}: this is done on one device; a search is what takes several")]
+    SeveralDevices { word: String },
     #[error("{0}; or use --device cpu")]
     NoDevice(#[from] NoGpu),
     #[error("{}", path.display())]

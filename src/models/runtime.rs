@@ -8,29 +8,46 @@ use super::Error;
 use crate::model::{Device, EngineOptions, NoGpu, decoder::DType};
 
 /// Where to compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPU if there is one, else the CPU.
     #[default]
     Auto,
-    Cpu,
-    /// By its number.
-    Cuda(usize),
+    /// Every GPU of this machine.
+    AllCuda,
+    /// At least one, all of one kind; the CPU may stand there several times.
+    These(Vec<Device>),
 }
 
 impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(word: &str) -> Result<Self, Error> {
-        let cuda = |word: &str| word.strip_prefix("cuda:")?.parse().ok();
         match word {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => cuda(word)
-                .map(Self::Cuda)
-                .ok_or_else(|| Error::NoSuchDevice { word: word.into() }),
+            "auto" => return Ok(Self::Auto),
+            "cuda:all" => return Ok(Self::AllCuda),
+            _ => {}
         }
+        let unknown = |word: &str| Error::NoSuchDevice { word: word.into() };
+        let mut devices: Vec<Device> = Vec::new();
+        for one in word.split(',').map(str::trim) {
+            let device = match one {
+                "cpu" => Device::Cpu,
+                "cuda" => Device::Cuda(0),
+                _ => {
+                    let ordinal = one.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+                    Device::Cuda(ordinal.ok_or_else(|| unknown(one))?)
+                }
+            };
+            if !device.is_cpu() && devices.contains(&device) {
+                return Err(Error::SameDevice { word: word.into() });
+            }
+            if devices.first().is_some_and(|first| first.kind() != device.kind()) {
+                return Err(Error::MixedDevices { word: word.into() });
+            }
+            devices.push(device);
+        }
+        Ok(Self::These(devices))
     }
 }
 
@@ -44,9 +61,11 @@ pub struct RuntimeOptions {
     pub kv_memory_bytes: Option<u64>,
 }
 
-/// Where and how a model runs: the device is open.
+/// Where and how a model runs.
 pub struct Runtime {
     pub device: Device,
+    /// More of its kind, for whoever can do several things at a time.
+    pub others: Vec<Device>,
     pub dtype: DType,
     pub options: EngineOptions,
 }
@@ -55,20 +74,42 @@ impl Runtime {
     /// # Errors
     /// A GPU was asked for, and there is none, or a library that it takes is missing.
     pub fn new(wanted: &RuntimeOptions) -> Result<Self, Error> {
-        let device = device(wanted.device)?;
+        let mut devices = devices(&wanted.device)?;
+        let others = devices.split_off(1);
+        let device = devices[0];
         let mut options = EngineOptions::for_device(device);
         options.kv_memory_bytes = wanted.kv_memory_bytes.unwrap_or(options.kv_memory_bytes);
         let usual = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
         Ok(Self {
             device,
+            others,
             dtype: wanted.dtype.unwrap_or(usual),
             options,
         })
     }
 
+    /// Of one device.
+    ///
+    /// # Errors
+    /// There are several.
+    pub fn alone(self) -> Result<Self, Error> {
+        match self.others.is_empty() {
+            true => Ok(self),
+            false => Err(Error::SeveralDevices {
+                word: self.devices_in_words(),
+            }),
+        }
+    }
+
+    /// Every device, in words that [`DeviceChoice`] reads.
+    pub fn devices_in_words(&self) -> String {
+        let all = std::iter::once(&self.device).chain(&self.others);
+        all.map(Device::to_string).collect::<Vec<_>>().join(",")
+    }
+
     pub fn computed(&self) -> Computed {
         Computed {
-            device: self.device.to_string(),
+            device: self.devices_in_words(),
             dtype: self.dtype.name().into(),
         }
     }
@@ -77,7 +118,7 @@ impl Runtime {
 /// Where and how answers were computed, in the words of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Computed {
-    /// `cpu` or `cuda:N`.
+    /// `cpu` or `cuda:N`; several with commas between them.
     pub device: String,
     /// `f32`, `bf16` or `f16`.
     pub dtype: String,
@@ -94,7 +135,7 @@ impl Computed {
         options.dtype = options.dtype.or(same);
         if options.device == DeviceChoice::Auto {
             let same = self.device.parse().unwrap_or_default();
-            match device(same) {
+            match devices(&same) {
                 Err(e) => tracing::warn!(
                     "this was computed on {}, which cannot be used now; some answers may differ on the CPU: {e}",
                     self.device
@@ -106,20 +147,23 @@ impl Computed {
     }
 }
 
-fn device(wanted: DeviceChoice) -> Result<Device, Error> {
-    let cuda = |ordinal| {
-        let device = Device::Cuda(ordinal);
-        device.check().map(|()| device)
-    };
+/// At least one.
+fn devices(wanted: &DeviceChoice) -> Result<Vec<Device>, Error> {
+    let usable = |device: Device| device.check().map(|()| device);
     match wanted {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => Ok(cuda(ordinal)?),
+        DeviceChoice::These(devices) => Ok(devices.iter().copied().map(usable).collect::<Result<_, _>>()?),
+        DeviceChoice::AllCuda => {
+            // Refused where there is none.
+            let first = usable(Device::Cuda(0))?;
+            let others = (1..).map(Device::Cuda).map_while(|device| usable(device).ok());
+            Ok(std::iter::once(first).chain(others).collect())
+        }
         // Most machines have no GPU, and nobody asked for one; one that is there and cannot be used is worth a word.
-        DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|e| {
+        DeviceChoice::Auto => Ok(vec![usable(Device::Cuda(0)).unwrap_or_else(|e| {
             if matches!(e, NoGpu::NoLibrary { .. }) {
                 tracing::warn!("computing on the CPU: {e}");
             }
             Device::Cpu
-        })),
+        })]),
     }
 }

@@ -86,7 +86,7 @@ pub struct MergeEvaluator<'a> {
     engine: Option<Engine>,
     /// Another program that is asked instead.
     elsewhere: Option<EngineProgram>,
-    questions: HashMap<(usize, String), Asked>,
+    questions: HashMap<(usize, String), Arc<Asked>>,
     tokenizers: HashMap<String, (Arc<Tokenizer>, Arc<[u8]>)>,
     /// The worst parent's negative log-likelihood a token on the guard's prompts.
     worst_parent_nll: Option<f64>,
@@ -124,6 +124,46 @@ impl<'a> MergeEvaluator<'a> {
             tokenizers: HashMap::new(),
             worst_parent_nll: None,
             let_in: HashSet::new(),
+        }
+    }
+
+    /// Another evaluator of the same candidates on another device: parents, what is known of them, and questions are there once.
+    /// Its answers are kept in memory until it is given another cache.
+    pub fn beside(&self, device: Device, since_start: Box<dyn Fn() -> Duration + Send + 'a>) -> Self {
+        let Resources {
+            parents,
+            tasks,
+            held_out,
+            dtype,
+            options,
+            guard,
+            ..
+        } = &self.resources;
+        Self {
+            resources: Resources {
+                parents,
+                tasks: tasks.clone(),
+                held_out: held_out.clone(),
+                cache: Cache::in_memory(),
+                device,
+                dtype: *dtype,
+                options: EngineOptions {
+                    // Another card may have less room.
+                    kv_memory_bytes: options
+                        .kv_memory_bytes
+                        .min(EngineOptions::for_device(device).kv_memory_bytes),
+                    ..*options
+                },
+                guard: *guard,
+                since_start,
+            },
+            resident: self.resident.beside(),
+            engine: None,
+            elsewhere: None,
+            questions: self.questions.clone(),
+            tokenizers: self.tokenizers.clone(),
+            worst_parent_nll: self.worst_parent_nll,
+            let_in: self.let_in.clone(),
         }
     }
 
@@ -213,7 +253,7 @@ impl<'a> MergeEvaluator<'a> {
         let key = (index, split.name().to_string());
         let known = self.questions.get(&key).map_or(0, |known| known.questions.len());
         if known < asked.questions.len() {
-            self.questions.insert(key, asked);
+            self.questions.insert(key, Arc::new(asked));
         }
         Ok(exam_task)
     }
@@ -243,7 +283,7 @@ impl<'a> MergeEvaluator<'a> {
 
     /// Puts answers that the journal holds back into a cache that lost them. Answers to questions of no exam are left.
     pub fn remember(&self, answers: &event::Answers) {
-        let is_it = |((index, split), _): &(&(usize, String), &Asked)| {
+        let is_it = |((index, split), _): &(&(usize, String), &Arc<Asked>)| {
             let task = &self.resources.task(*index).task;
             (task.name(), task.lang(), split) == (&answers.task, &answers.lang, &answers.split)
         };
@@ -617,7 +657,7 @@ impl MergeEvaluator<'_> {
     }
 
     pub(super) fn asked(&self, index: usize, split: &str) -> Option<&Asked> {
-        self.questions.get(&(index, split.to_string()))
+        self.questions.get(&(index, split.to_string())).map(Arc::as_ref)
     }
 
     pub(super) fn all_lists(&self) -> Vec<(usize, String, &[Question])> {
@@ -628,7 +668,8 @@ impl MergeEvaluator<'_> {
     }
 
     pub(super) fn insert_list(&mut self, index: usize, split: Split, asked: Asked) {
-        self.questions.insert((index, split.name().to_string()), asked);
+        self.questions
+            .insert((index, split.name().to_string()), Arc::new(asked));
     }
 
     /// The exam that a unit's parts are.
@@ -716,7 +757,7 @@ impl<'a> MergeEvaluator<'a> {
         self.resident.beside()
     }
 
-    pub(super) fn device(&self) -> Device {
+    pub fn device(&self) -> Device {
         self.resources.device
     }
 

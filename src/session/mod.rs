@@ -91,7 +91,7 @@ use crate::{
     serve::{self, Server},
     space::{self, Codec, EngineDType, Finale, Fold, GeneSpec, Shape, Space},
     store::{self, Cache, RunDir},
-    workers,
+    workers::{self, SideBySide},
 };
 
 /// A search space with everything that it names opened and checked.
@@ -114,7 +114,10 @@ impl Session {
     /// # Errors
     /// Something is missing, damaged, or does not fit; [`Error::At`] says where in the space it stands.
     pub fn open(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
-        let runtime = Runtime::new(&with_dtype(wanted, &space))?;
+        let mut runtime = Runtime::new(&with_dtype(wanted, &space))?;
+        if space.fitness.engine.is_some() || space.fitness.command.is_some() {
+            runtime = runtime.alone()?;
+        }
         let mut parents = Parents::default();
         for (name, word) in &space.models {
             models::add(&mut parents, name, word, &host.hub)
@@ -176,6 +179,10 @@ impl Session {
         }
         if self.space.fitness.engine.is_some() {
             return Err(workers::Error::Engine.into());
+        }
+        if !self.runtime.others.is_empty() {
+            let word = self.runtime.devices_in_words();
+            return Err(models::Error::SeveralDevices { word }.into());
         }
         let mut tasks = self.tasks.iter().chain(&self.held_out);
         Ok(tasks.try_for_each(workers::can_be_told)?)
@@ -298,6 +305,21 @@ impl Session {
             program.must("sample", "leave 'samples' out")?;
         }
         Ok(program)
+    }
+
+    /// Has a search work with every device of the runtime at a time.
+    fn side_by_side<'s, T>(&'s self, local: MergeEvaluator<'s>, search: impl FnOnce(&mut SideBySide<'s>) -> T) -> T {
+        let Runtime { device, others, .. } = &self.runtime;
+        let devices = std::iter::once(*device).chain(others.iter().copied());
+        let clock = || {
+            let clock = Arc::clone(&self.host.since_start);
+            Box::new(move || clock())
+        };
+        let hands = devices.map(|device| local.beside(device, clock())).collect();
+        std::thread::scope(|scope| {
+            let (host, now) = (&self.host.holder.host, self.host.since_start.clone());
+            search(&mut SideBySide::begin(scope, local, hands, host, now))
+        })
     }
 
     /// The user's own program as evaluator, with its log and its models in a directory.

@@ -319,6 +319,13 @@ impl Search<'_> {
             fleet.end(matches!(end, Ok(End::Done)));
             return end.map_err(Error::search);
         }
+        if !session.runtime.others.is_empty() {
+            return session
+                .side_by_side(self.examiner.asking, |crew| {
+                    search::run(&plan, crew, &mut chronicle, control)
+                })
+                .map_err(Error::search);
+        }
         let mut evaluator = evaluator(external, self.examiner.asking);
         search::run(&plan, &mut *evaluator, &mut chronicle, control).map_err(Error::search)
     }

@@ -17,6 +17,7 @@ mod link;
 mod models;
 mod plan;
 pub mod protocol;
+mod side_by_side;
 mod worker;
 
 pub use desk::Now;
@@ -28,4 +29,5 @@ pub use link::Options;
 pub use models::OwnModels;
 pub use plan::{Asked, Library, Plan, can_be_told};
 pub use protocol::{Ask, Came, Here, Kind, RunId, Sign, SignState, Subjects, Tell, Told, VERSION};
+pub use side_by_side::SideBySide;
 pub use worker::{Ended, Hands, Order, Orders, Seen, Settings, work};

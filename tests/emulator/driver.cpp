@@ -10,6 +10,7 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <mutex>
 #include <regex>
 #include <sstream>
 #include <string>
@@ -22,8 +23,17 @@ typedef void *Handle;
 
 API Result cuInit(unsigned) { return 0; }
 API Result cuDriverGetVersion(int *v) { *v = 13000; return 0; }
-API Result cuDeviceGet(int *d, int ordinal) { *d = ordinal; return ordinal ? 101 : 0; }
-API Result cuDeviceGetCount(int *n) { *n = 1; return 0; }
+// What is emulated has one memory and one set of fibers, whichever device a thread works with.
+static std::mutex one_at_a_time;
+typedef std::lock_guard<std::mutex> Alone;
+
+// As many devices as EMULATOR_DEVICES says, all in the same memory; one unless it says something.
+static int devices() {
+    const char *said = getenv("EMULATOR_DEVICES");
+    return said ? atoi(said) : 1;
+}
+API Result cuDeviceGet(int *d, int ordinal) { *d = ordinal; return ordinal < devices() ? 0 : 101; }
+API Result cuDeviceGetCount(int *n) { *n = devices(); return 0; }
 API Result cuDeviceGetName(char *name, int n, int) { snprintf(name, n, "emulator"); return 0; }
 API Result cuDeviceTotalMem_v2(size_t *n, int) { *n = 1ull << 30; return 0; }
 API Result cuDeviceGetAttribute(int *value, int attribute, int) {
@@ -49,6 +59,7 @@ API Result cuStreamBeginCapture_v2(Handle, int) { recorded = new Graph; return 0
 API Result cuStreamEndCapture(Handle, Graph **g) { *g = recorded; recorded = nullptr; return 0; }
 API Result cuGraphInstantiateWithFlags(Graph **exec, Graph *g, unsigned long long) { *exec = new Graph(*g); return 0; }
 API Result cuGraphLaunch(Graph *exec, Handle) {
+    Alone alone(one_at_a_time);
     for (auto &launch : *exec) launch();
     return 0;
 }
@@ -68,6 +79,7 @@ API Result cuGetErrorString(int, const char **s) { *s = "the emulator"; return 0
 static size_t used, limit = getenv("EMULATOR_MEMORY") ? strtoull(getenv("EMULATOR_MEMORY"), 0, 10)  : 1ull << 30;
 static Result allocate(Ptr *p, size_t n) {
     if (recorded) return 900; // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+    Alone alone(one_at_a_time);
     if (used + n > limit) return 2; // CUDA_ERROR_OUT_OF_MEMORY
     size_t *memory = (size_t *)aligned_alloc(256, (n + 511) / 256 * 256 + 256);
     *memory = n;
@@ -77,6 +89,7 @@ static Result allocate(Ptr *p, size_t n) {
     return 0;
 }
 static Result release(Ptr p) {
+    Alone alone(one_at_a_time);
     size_t *memory = (size_t *)(p - 256);
     used -= *memory;
     memset((char *)memory + 256, 0xff, *memory);
@@ -128,6 +141,7 @@ API Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsig
         void **kept = function->keep(args);
         recorded->push_back([=] { function->launch(function->call, gx, gy, bx, kept); });
     } else {
+        Alone alone(one_at_a_time);
         function->launch(function->call, gx, gy, bx, args);
     }
     return 0;

@@ -274,3 +274,84 @@ fn a_second_run_asks_nothing_that_the_first_has_answered() {
     assert!(with_cache(&["cache", "clear"]).contains("no answers"));
     assert!(!cache.join("answers.sled").exists());
 }
+
+/// A machine with eight cards searched on one of them. Which of several equal devices answers changes nothing: the journal is
+/// that of one, raced and learned, and a run that was stopped goes on with as many devices as there are.
+///
+/// On an emulated pair of GPUs: `EMULATOR_DEVICES=2 HETEROSIS_TEST_DEVICE=cuda`, as `.ci/run` has it.
+#[test]
+fn several_devices_write_the_journal_of_one() {
+    // An emulated card is slow.
+    let is_emulated = std::env::var("HETEROSIS_TEST_DEVICE").as_deref() == Ok("cuda");
+    let (one, several, tokens, limit) = match is_emulated {
+        true => ("cuda:1", "cuda:all", 2, 3),
+        false => ("cpu", "cpu,cpu,cpu", 16, 12),
+    };
+    let search = match is_emulated {
+        true => "{optimizer: random, evals: 2, seed: 5, learn: off}",
+        false => {
+            "{optimizer: cma-es, evals: 8, population: 4, seed: 5, racing: {rungs: [4, 8]}, learn: {steps: 2, questions: 8}}"
+        }
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let rest = format!(
+        "parameter_space: {{method: task_arithmetic, layer_groups: 2, genes: {{weight: [0.0, 1.5]}}}}
+fitness:
+  tasks: [{{task: {0}/evals/arith-es.yaml, split: search, limit: {limit}, max_new_tokens: {tokens}}}]
+  guard: {{perplexity_ratio: 10.0}}
+search: {search}
+final: {{finalists: 1, selection: {{limit: 2}}, test: {{limit: 2}}}}
+",
+        root().display()
+    );
+    let space = space_over_family(tmp.path(), &rest);
+    let space = space.display().to_string();
+    let search = |name: &str, device: &str| {
+        let dir = tmp.path().join(name);
+        let begun = begin(&["search", &space, "--run", &arg(&dir), "--device", device, "--headless"]);
+        (begun, dir)
+    };
+    let told = |dir: &Path| {
+        let mut records = story(dir);
+        for record in &mut records {
+            record.as_object_mut().unwrap().remove("device");
+        }
+        records
+    };
+    let [alone, together] = [("alone", one), ("together", several)].map(|(name, device)| {
+        let (mut begun, dir) = search(name, device);
+        assert!(begun.wait().unwrap().success(), "{name}");
+        dir
+    });
+    assert_eq!(told(&alone), told(&together));
+    if !is_emulated {
+        let (mut begun, killed) = search("killed", several);
+        wait_for(6, &mut begun, &killed);
+        begun.kill().unwrap();
+        begun.wait().unwrap();
+        good(&["resume", &arg(&killed), "--device", one, "--headless"]);
+        assert_eq!(told(&alone), told(&killed));
+    }
+    let journal = fs::read_to_string(together.join("journal.jsonl")).unwrap();
+    let hands = journal
+        .lines()
+        .filter(|line| line.contains("\"event\":\"worker\""))
+        .count();
+    assert_eq!(hands, several.split(',').count().max(2), "whose hands they are");
+
+    for (device, word) in [
+        ("cpu,cuda:0", "one kind"),
+        ("cuda:1,cuda:1", "twice"),
+        ("cpu;cpu", "cuda:all"),
+    ] {
+        let refused = heterosis(&["check", &space, "--device", device]).output().unwrap();
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && stderr.contains(word), "{device}: {stderr}");
+    }
+    let model = root().join("models/tiny-base").display().to_string();
+    let refused = heterosis(&["generate", &model, "--prompt", "1", "--device", several])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && stderr.contains("one device"), "{stderr}");
+}

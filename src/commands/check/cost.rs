@@ -141,11 +141,14 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     let mean_keys = keys.iter().map(|keys| keys.each_bytes).sum::<f64>() / keys.len().max(1) as f64;
     let read = learning.map(|learning| asking.learning_bytes(learning.batch, mean_keys));
     let in_learning = answered.zip(read).map(|(bytes, read)| bytes + read);
+    // Each of several devices has weights, keys and values of its own, and whoever coordinates learns with others.
+    let others = prepared.runtime().others.len() as u64;
+    let beside = on_host(others * (asking.weight_bytes() + most_keys));
     Ok(Costs {
         merge_s: merge_s.unwrap_or(0.0),
         tasks: Some(costs),
-        workers: 1.0,
-        memory_bytes: in_search.max(in_final).max(in_learning),
+        workers: (1 + others) as f64,
+        memory_bytes: in_search.max(in_final).max(in_learning).map(|bytes| bytes + beside),
     })
 }
 
