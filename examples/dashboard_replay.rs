@@ -47,6 +47,7 @@ fn main() -> Result<()> {
         records: &receiver,
         notices: &notices,
         flags: &dashboard::Flags::default(),
+        looks_on: true,
         now_ms: &|| clock.load(Ordering::Relaxed),
     };
     let exit = dashboard::run(&feed, appearance, &mut |action| asked.push(action))?;

@@ -10,7 +10,7 @@ const MODEL: &str = "A MODEL is a directory in Hugging Face layout, the same wit
 
 /// Breeds merges of language models overnight, and proves in the morning which child outdoes its parents.
 #[derive(Debug, Parser)]
-#[command(name = "heterosis", version, about, after_help = MODEL, disable_help_subcommand = true)]
+#[command(name = "heterosis", version, about, after_help = MODEL)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

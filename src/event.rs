@@ -522,7 +522,7 @@ pub enum EndReason {
 /// How much the final asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalPlan {
-    /// Most searched candidates that are chosen among; parents and unsearched merges are always there.
+    /// Searched and learned candidates that are chosen among, as a rule; parents and unsearched merges are always there.
     pub finalists: usize,
     pub selection: FinalPart,
     pub test: FinalPart,

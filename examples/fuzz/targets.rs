@@ -783,7 +783,7 @@ fn journal(bytes: &[u8], dir: &Path) -> bool {
     };
     let run = Run::from_records(&records);
     let _ = run.winner();
-    let _ = report::files(&run);
+    let _ = report::files(&run, "runs/r");
     let mut plain = heterosis::dashboard::PlainLines::new(0);
     for record in &records {
         plain.line(record);

@@ -343,7 +343,7 @@ fn final_plan(space: &Space, tasks: &[TaskFinding]) -> FinalPlan {
         questions: questions(name),
     };
     FinalPlan {
-        finalists: space.finale.finalists,
+        finalists: space.finale.finalists + space.learned_finalists(),
         selection: part(space.finale.selection_limit(), "selection"),
         test: part(space.finale.test_limit(), "test"),
         held_out: questions("held out"),

@@ -66,6 +66,10 @@ pub fn eval(args: EvalArgs) -> Outcome {
             };
             let task = Task::load(&name, &options, &environment::data_dirs())?;
             let questions = task.questions(split)?;
+            if questions.is_empty() {
+                let task = task.name().into();
+                return Err(eval::Error::NoQuestions { task, split }.into());
+            }
             tasks.push((task, questions));
         }
     }

@@ -208,6 +208,7 @@ fn show_dashboard(
         notices: &notices,
         now_ms: &environment::now_ms,
         flags: &interruptions.flags,
+        looks_on: false,
     };
     let shown = dashboard::run(&feed, environment::appearance(), &mut asked);
     voice.is_through(None);

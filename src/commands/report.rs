@@ -5,7 +5,7 @@ use crate::{cli::ReportArgs, report, store::RunDir};
 
 pub fn report(args: ReportArgs) -> Outcome {
     let dir = RunDir::open(&newest::or_newest(args.run)?)?;
-    let files = report::files(&dir.run()?);
+    let files = report::files(&dir.run()?, &dir.path().display().to_string());
     let out = dir.report();
     std::fs::create_dir_all(&out).map_err(Failure::work)?;
     for (name, text) in files {

@@ -277,6 +277,24 @@ fn check(args: &TaskCheckArgs) -> Outcome {
     }
 }
 
+/// Makes the questions of each split whose data are here. A published data set may not be, a file of one's own has to be.
+fn questions_can_be_made(task: &Task) -> Result<(), Error> {
+    let own = !task.is_of_harness() && task.is_of_file();
+    for split in task.splits() {
+        match task.questions(split) {
+            Ok(questions) if questions.is_empty() => {
+                return Err(Error::NoQuestions {
+                    task: task.name().into(),
+                    split,
+                });
+            }
+            Err(Error::NoData { .. }) if !own => {}
+            made => drop(made?),
+        }
+    }
+    Ok(())
+}
+
 fn look_at(name: &str, dirs: &DataDirs) -> Checked {
     let load = || -> Result<Vec<String>, Error> {
         let mut tasks = Vec::new();
@@ -285,7 +303,9 @@ fn look_at(name: &str, dirs: &DataDirs) -> Checked {
                 lang: Some(lang),
                 ..TaskOptions::default()
             };
-            tasks.push(Task::load(&name, &options, dirs)?.name().to_string());
+            let task = Task::load(&name, &options, dirs)?;
+            questions_can_be_made(&task)?;
+            tasks.push(task.name().to_string());
         }
         Ok(tasks)
     };

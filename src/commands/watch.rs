@@ -58,6 +58,7 @@ fn look(
         notices: &notices,
         now_ms,
         flags: &Flags::default(), // a viewer may end with its terminal
+        looks_on: true,
     };
     dashboard::run(&feed, environment::appearance(), &mut asked)?;
     exports.finish();

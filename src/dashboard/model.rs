@@ -26,6 +26,10 @@ pub struct Model {
     pub typing: bool,
     pub paused: bool,
     pub stopping: bool,
+    /// The search is another command's.
+    pub looks_on: bool,
+    /// First line of the result that is shown.
+    pub result_from: usize,
     /// No more records will come.
     pub feed_ended: bool,
     /// A word about the last key, until the next one.
@@ -205,6 +209,8 @@ impl Model {
             typing: false,
             paused: false,
             stopping: false,
+            looks_on: false,
+            result_from: 0,
             feed_ended: false,
             notice: None,
             stale: true,

@@ -45,6 +45,8 @@ pub struct Feed<'a> {
     /// Wall clock, milliseconds since 1970.
     pub now_ms: &'a dyn Fn() -> u64,
     pub flags: &'a Flags,
+    /// The search is another command's: Ctrl-C leaves the view.
+    pub looks_on: bool,
 }
 
 /// What signals say to the view, set by whoever listens to them.
@@ -66,7 +68,10 @@ pub fn run(feed: &Feed<'_>, appearance: Appearance, on_action: &mut dyn FnMut(Ac
     // Never dropped: its own end tells a cursor that it cannot show to stderr, and panics where that is gone too.
     let mut terminal = ManuallyDrop::new(ratatui::try_init()?);
     let _restored = Restored;
-    let model = Model::new(appearance, (feed.now_ms)());
+    let model = Model {
+        looks_on: feed.looks_on,
+        ..Model::new(appearance, (feed.now_ms)())
+    };
     attend(&mut terminal, feed, model, on_action)
 }
 

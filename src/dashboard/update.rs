@@ -108,9 +108,9 @@ fn on_key(model: &mut Model, key: KeyEvent) -> Option<Action> {
     }
 }
 
-/// The first Ctrl-C drains, the second aborts; when the run is over it leaves.
+/// The first Ctrl-C drains, the second aborts; when the run is over, or somebody else's, it leaves.
 fn interrupt(model: &mut Model) -> Option<Action> {
-    if model.is_over() {
+    if model.is_over() || model.looks_on {
         return Some(Action::CloseView);
     }
     if model.stopping {
@@ -264,6 +264,9 @@ fn scroll(model: &mut Model, by: isize) -> Option<Action> {
             by.saturating_neg(),
             model.log_lines().len().saturating_sub(1),
         );
+    } else if model.page == Page::Result {
+        // What is beyond the last line is cut where the lines are known.
+        model.result_from = moved(model.result_from, by, 500);
     } else {
         choose(model, by);
     }

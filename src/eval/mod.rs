@@ -83,10 +83,12 @@ pub enum Error {
     WhichLanguage { task: String, known: String, first: String },
     #[error("the task '{task}' has no split '{split}'; it has {known}")]
     NoSplit { task: String, split: Split, known: String },
+    #[error("the data of the {split} split of '{task}' hold no question")]
+    NoQuestions { task: String, split: Split },
     #[error(
-        "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. Fetch published data with \
-         'heterosis data pull {}', or set HETEROSIS_DATA to the folder that holds them",
-        data_set_of(file)
+        "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. {}set HETEROSIS_DATA to the folder \
+         that holds them",
+        pull(file)
     )]
     NoData {
         task: String,
@@ -171,6 +173,17 @@ pub struct MissingField {
     /// The nearest one, in words.
     pub hint: String,
     pub known: String,
+}
+
+/// How to fetch a published file; a file that lies in no folder is somebody's own.
+fn pull(file: &str) -> String {
+    match file.contains('/') {
+        true => format!(
+            "Fetch published data with 'heterosis data pull {}', or ",
+            data_set_of(file)
+        ),
+        false => "Put it beside the task file, or ".into(),
+    }
 }
 
 /// What `data pull` calls the data set that a file belongs to: `gsm8k` of `gsm8k/test.jsonl`, `owner/name:config` of
@@ -897,6 +910,11 @@ impl Task {
     /// Whether it was read from lm-evaluation-harness's own file.
     pub fn is_of_harness(&self) -> bool {
         self.file.harness.is_some()
+    }
+
+    /// Whether it was read from a file, and is not built in.
+    pub fn is_of_file(&self) -> bool {
+        self.file.dir.is_some()
     }
 
     pub(crate) fn metrics(&self) -> &[Metric] {

@@ -638,8 +638,16 @@ impl Run {
             .filter(move |c| c.origin == origin)
     }
 
-    /// The fittest parent, on the search questions.
+    /// The parent that did best: in the test, in the selection, or else on the search questions.
     pub fn best_parent(&self) -> Option<&Candidate> {
+        let in_test = self.reading.as_ref().map(|reading| reading.best_parent.id.as_str());
+        let told = in_test.or_else(|| Some(self.selection.as_ref()?.best_parent.as_str()));
+        let told = told.and_then(|id| self.candidate(id));
+        told.or_else(|| self.fittest_parent())
+    }
+
+    /// The fittest parent, on the search questions.
+    fn fittest_parent(&self) -> Option<&Candidate> {
         self.of_origin(Origin::Parent)
             .reduce(|a, b| if b.fitness > a.fitness { b } else { a })
     }
@@ -735,8 +743,13 @@ impl Run {
         };
         let rivals = selection.finalists.iter().filter(is_rival);
         let rival = rivals.max_by(|a, b| a.fresh.value.total_cmp(&b.fresh.value))?;
-        let (a, b) = (best.fresh, rival.fresh);
-        Some((best, rival, lead_of(a.value, a.stderr, b.value, b.stderr)))
+        // They answered the same questions, which these two scores alone do not tell apart.
+        let lead = Lead {
+            difference: best.fresh.value - rival.fresh.value,
+            stderr: None,
+            p_value: None,
+        };
+        Some((best, rival, lead))
     }
 
     /// Questions of right-or-wrong tasks on which two candidates differ, in journal order.

@@ -203,7 +203,7 @@ pub fn explained(run: &Run) -> Option<String> {
         ),
         Origin::Learned => (
             format!(
-                "'{}' was not bred: its numbers were moved along the gradient of solutions and answers.",
+                "'{}' was not bred: its numbers were moved along the gradient of texts that answer questions rightly.",
                 winner.id
             ),
             "what was learned last",
@@ -215,8 +215,8 @@ pub fn explained(run: &Run) -> Option<String> {
     if highest.fresh.value > winner.fresh.value {
         let unit = run.unit();
         told += &format!(
-            " {} scored {} on the selection questions to its {}; that is no more than luck gives the best of {}, and luck has \
-             touched {steady} least.",
+            " {} scored {} on the selection questions to its {}; the best of {} is as much ahead by luck alone, and luck has had \
+             least to do with {steady}.",
             highest.id,
             unit.full_value(highest.fresh.value),
             unit.full_value(winner.fresh.value),
@@ -231,6 +231,10 @@ pub fn explained(run: &Run) -> Option<String> {
 pub fn luck(run: &Run) -> Option<String> {
     // A command that is asked again may ask the same.
     let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
+    // Of the same questions again nothing is told.
+    if run.questions.as_ref().is_some_and(|compared| !compared.is_clean()) {
+        return None;
+    }
     let winner = selection.finalists.iter().find(|f| f.id == selection.best)?;
     let unit = run.unit();
     let nothing = unit == Unit::Percent && winner.search.value == 0.0 && winner.fresh.value == 0.0;
@@ -272,7 +276,10 @@ pub fn luck(run: &Run) -> Option<String> {
             unit.with_error(luck, fall.stderr.hypot(stderr)),
             if unit == Unit::Percent { " points" } else { "" }
         ),
-        false => format!("{others}, so none of it was luck."),
+        false => format!(
+            "{others}, so no luck shows in it (it keeps {} more than they do).",
+            unit.with_error(-luck, fall.stderr.hypot(stderr))
+        ),
     })
 }
 
@@ -518,7 +525,7 @@ mod tests {
             "{told}"
         );
         assert!(told.contains("so that 1.0 ± "), "{told}");
-        assert!(set((0.80, 0.74), (0.70, 0.60)).ends_with("none of it was luck."));
+        assert!(set((0.80, 0.74), (0.70, 0.60)).contains("so no luck shows in it"));
         // The selection questions are easier, and the child gained less than those whom nobody chose: luck all the same.
         assert!(set((0.80, 0.81), (0.70, 0.75)).contains("so that 4.0 ± "));
         run.selection.as_mut().unwrap().finalists.retain(|f| counts(&f.origin));
@@ -543,7 +550,7 @@ mod tests {
         selection.best = "mean".into();
         let told = explained(&run).unwrap();
         assert!(
-            told.contains("no average of models") && told.contains("luck has touched the centre least"),
+            told.contains("no average of models") && told.contains("luck has had least to do with the centre"),
             "{told}"
         );
         let selection = run.selection.as_mut().unwrap();
@@ -552,7 +559,7 @@ mod tests {
         selection.best = "learned-2".into();
         let told = explained(&run).unwrap();
         assert!(
-            told.contains("'learned-2' was not bred") && told.contains("luck has touched what was learned last least"),
+            told.contains("'learned-2' was not bred") && told.contains("luck has had least to do with what was learned last"),
             "{told}"
         );
     }

@@ -8,7 +8,7 @@ use crate::event::freshness::Freshness;
 use crate::event::run::Run;
 use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, verdict};
 use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name};
-use crate::event::{Candidate, Comparison, TaskScore, TestReading, TestScore};
+use crate::event::{Candidate, Comparison, Origin, TaskScore, TestReading, TestScore};
 
 /// What a card is made of.
 pub struct Card<'a> {
@@ -269,7 +269,16 @@ fn tested(card: &Card, reading: &TestReading) -> String {
             &format!("{} (Holm)", p_value(*p_holm)),
         );
     }
-    out += "\nRandom draws have ids that begin with r; p (Holm) is corrected for all comparisons of the table.\n";
+    let is_drawn = |o: &Comparison| {
+        card.run
+            .candidate(&o.other.id)
+            .is_some_and(|c| c.origin == Origin::Random)
+    };
+    if reading.others.iter().any(is_drawn) {
+        out += "\nRandom draws have ids that begin with r.";
+    }
+    out += "\nThe first parent is the one that did best here: to beat it is to beat all of them. p (Holm) is corrected for all \
+            comparisons of the table.\n";
     if let Some(flips) = flips(reading) {
         let _ = writeln!(out, "\n{flips}");
     }
@@ -470,7 +479,7 @@ mod tests {
             front["model-index"][0]["name"].as_str().unwrap().contains("<script>"),
             "{text}"
         );
-        for (name, text) in crate::report::files(&run) {
+        for (name, text) in crate::report::files(&run, "runs/r") {
             assert!(name.ends_with(".csv") || !text.contains("<script"), "{name}");
         }
     }

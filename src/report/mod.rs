@@ -21,19 +21,20 @@ pub struct Report {
     pub results_csv: String,
 }
 
-/// The report of a run as its journal tells it; also of one that goes on or was stopped.
-pub fn of(run: &Run) -> Report {
+/// The report of a run as its journal tells it; also of one that goes on or was stopped. `dir` is what the run's directory is
+/// called in commands.
+pub fn of(run: &Run, dir: &str) -> Report {
     let pictures = pictures::all(run);
     Report {
-        html: page::html(run, &pictures),
+        html: page::html(run, dir, &pictures),
         pictures: pictures.iter().map(|p| (p.file, p.svg.standalone())).collect(),
         results_csv: table::csv(run),
     }
 }
 
 /// File name and text of everything in `report/`.
-pub fn files(run: &Run) -> Vec<(String, String)> {
-    let report = of(run);
+pub fn files(run: &Run, dir: &str) -> Vec<(String, String)> {
+    let report = of(run, dir);
     let pictures = report.pictures.into_iter().map(|(file, svg)| (file.to_owned(), svg));
     let rest = [
         ("report.html".to_owned(), report.html),
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_report_of_a_whole_night() {
-        let report = of(&of_records(&rehearsal::journal()));
+        let report = of(&of_records(&rehearsal::journal()), "runs/night");
         let files: Vec<&str> = report.pictures.iter().map(|p| p.0).collect();
         let all = [
             "contest.svg",
@@ -66,7 +67,7 @@ mod tests {
         ];
         assert_eq!(files, all);
         if let Some(directory) = std::env::var_os("HETEROSIS_WRITE_REPORT") {
-            for (name, text) in super::files(&of_records(&rehearsal::journal())) {
+            for (name, text) in super::files(&of_records(&rehearsal::journal()), "runs/night") {
                 std::fs::write(std::path::Path::new(&directory).join(name), text).unwrap();
             }
         }
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_stands_on_the_page_and_in_the_table() {
-        let report = of(&of_records(&rehearsal::held_out()));
+        let report = of(&of_records(&rehearsal::held_out()), "runs/night");
         assert!(report.html.contains("<h2>What the search never asked</h2>"));
         assert!(
             report.html.contains("30.0 ± 3.2 % (75 ± 10 % of the base)"),
@@ -102,7 +103,7 @@ mod tests {
             rehearsal::journal()[..1].to_vec(),
             rehearsal::journal()[..7].to_vec(),
         ] {
-            let report = of(&of_records(&records));
+            let report = of(&of_records(&records), "runs/night");
             assert!(report.html.contains("</html>"));
             assert!(report.results_csv.starts_with("rank,id,"));
         }
@@ -142,7 +143,7 @@ mod tests {
                 texts.texts.values_mut().for_each(|text| *text = odd.into());
             }
         }
-        let html = of(&of_records(&records)).html;
+        let html = of(&of_records(&records), "runs/night").html;
         assert!(!html.contains("<script"));
         assert!(html.contains("&lt;script&gt;"));
         assert!(
@@ -154,13 +155,13 @@ mod tests {
     /// The ids of questions were all that a reader saw of them.
     #[test]
     fn flips_say_what_was_asked_and_what_is_right() {
-        let html = of(&of_records(&rehearsal::journal())).html;
+        let html = of(&of_records(&rehearsal::journal()), "runs/night").html;
         assert!(html.contains("apples. How many are in"), "{html}");
         assert!(html.contains("the right answer is "));
         // A journal of an older build says the ids.
         let mut records = rehearsal::journal();
         records.retain(|record| !matches!(record.event, Event::QuestionTexts(_)));
-        assert!(of(&of_records(&records)).html.contains("<h4>arith-e"));
+        assert!(of(&of_records(&records), "runs/night").html.contains("<h4>arith-e"));
     }
 
     /// `-1.867 ± 0.07|`: labels of log-likelihoods, and names of tasks and models, went over the picture's edge.
@@ -177,7 +178,7 @@ mod tests {
                 candidate.id = "parent-owner-of-many-models-mistral-ft-optimized-1218".into();
             }
         }
-        let report = of(&of_records(&records));
+        let report = of(&of_records(&records), "runs/night");
         let mut seen = 0;
         for (file, svg) in report.pictures {
             for text in svg.split("<text ").skip(1) {
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn every_svg_is_well_formed_enough_to_stand_alone() {
-        for (file, svg) in of(&of_records(&rehearsal::journal())).pictures {
+        for (file, svg) in of(&of_records(&rehearsal::journal()), "runs/night").pictures {
             assert!(svg.starts_with("<svg xmlns="), "{file}");
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{file}");
             for tag in ["svg", "text", "title", "circle"] {

@@ -22,7 +22,7 @@ const FLIPS: usize = 6;
 /// The level under which a difference counts as shown.
 const SIGNIFICANT: f64 = 0.05;
 
-pub fn html(run: &Run, pictures: &[Picture]) -> String {
+pub fn html(run: &Run, dir: &str, pictures: &[Picture]) -> String {
     let name = run
         .started
         .as_ref()
@@ -63,7 +63,7 @@ pub fn html(run: &Run, pictures: &[Picture]) -> String {
     body += &workers(run);
     body += &flips(run);
     body += &board(run);
-    body += &facts(run);
+    body += &facts(run, dir);
     page(name, &body)
 }
 
@@ -241,12 +241,15 @@ fn of_search(run: &Run) -> Vec<String> {
     )];
     if let Some(parent) = run.best_parent() {
         let (difference, name) = (best.fitness - parent.fitness, parent_name(&parent.id));
-        let word = if difference > 0.0 { "more" } else { "less" };
-        sentences.push(format!(
-            "That is {} {word} than {name}, the best of its parents ({}).",
-            unit.points(difference),
-            unit.full(parent.fitness, parent.stderr)
-        ));
+        let theirs = unit.full(parent.fitness, parent.stderr);
+        sentences.push(match difference == 0.0 {
+            true => format!("That is as much as {name}, the best of its parents, has ({theirs})."),
+            false => format!(
+                "That is {} {} than {name}, the best of its parents ({theirs}).",
+                unit.points(difference),
+                if difference > 0.0 { "more" } else { "less" },
+            ),
+        });
     }
     if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
         sentences.push(format!(
@@ -265,41 +268,37 @@ fn of_search(run: &Run) -> Vec<String> {
     sentences
 }
 
-/// What the last third of the search brought tells what another hour would bring: no more than as much again for as many
-/// candidates, since finds get rarer.
+/// Fewer candidates tell nothing of those that would follow.
+const LAST_THIRD: usize = 12;
+
+/// What the last third of the search brought tells what as many candidates again would bring: no more, since finds get rarer.
 fn outlook(run: &Run) -> Option<String> {
-    let best = run.best()?;
     let children: Vec<_> = run
         .scored
         .iter()
         .filter(|s| counts(&s.candidate.origin) && competes(&s.candidate))
         .collect();
-    if children.len() < 12 {
+    let (before, last_third) = children.split_at(children.len() * 2 / 3);
+    if last_third.len() < LAST_THIRD {
         return None;
     }
-    let (before, last_third) = children.split_at(children.len() * 2 / 3);
     let then = before.iter().map(|s| s.worth).fold(f64::NEG_INFINITY, f64::max);
-    let gain = (best.worth - then).max(0.0);
-    let took_ms = last_third
-        .last()?
-        .elapsed_ms
-        .saturating_sub(before.last()?.elapsed_ms)
-        .max(1);
-    let hour = (3_600_000.0 / took_ms as f64).min(1.0) * gain;
-    let unit = run.unit();
+    let best = last_third.iter().max_by(|a, b| a.worth.total_cmp(&b.worth))?;
+    let (gain, n, unit) = (best.worth - then, last_third.len(), run.unit());
     Some(if gain <= 0.0 {
-        "The last third of the search found nothing better, so another hour would likely bring nothing.".into()
+        format!(
+            "The last {n} candidates were no better than those before them; as many again would likely bring nothing."
+        )
     } else if gain < best.candidate.stderr {
         format!(
-            "The last third of the search brought {}, less than one standard error: it had levelled off, and another hour \
+            "The last {n} candidates brought {}, less than one standard error: the search had levelled off, and as many again \
              would likely bring nothing that can be told from luck.",
             unit.points(gain)
         )
     } else {
         format!(
-            "The last third of the search still brought {}: another hour would likely bring up to {} more.",
-            unit.points(gain),
-            unit.points(hour)
+            "The last {n} candidates still brought {}: as many again would likely bring something, and hardly more than that.",
+            unit.points(gain)
         )
     })
 }
@@ -507,9 +506,17 @@ fn learning(run: &Run) -> String {
                 unit.full(c.fitness, c.stderr)
             )
         });
+        // A text that few could write weighs more than one that everybody could, and the mean counts all alike.
+        let unlikelier = match round.taught[1] > round.taught[0] {
+            true => {
+                " (what is rarely right weighs more than what everybody has right, so their plain mean may rise while more \
+                 questions are answered rightly; the score tells)"
+            }
+            false => "",
+        };
         format!(
             "{}: beginning with {}, {} to {} taught and {} were held back. The held-back texts went from {:.3} to {:.3} \
-             nats a token, those that taught from {:.3} to {:.3}.{score}",
+             nats a token, those that taught from {:.3} to {:.3}{unlikelier}.{score}",
             round.id,
             parent_name(&round.from),
             counted(round.texts, "text"),
@@ -779,7 +786,7 @@ fn board(run: &Run) -> String {
 }
 
 /// What a reader needs to judge or repeat the run.
-fn facts(run: &Run) -> String {
+fn facts(run: &Run, dir: &str) -> String {
     let Some(started) = &run.started else {
         return String::new();
     };
@@ -790,10 +797,7 @@ fn facts(run: &Run) -> String {
         fact("began", began.strftime("%Y-%m-%d %H:%M UTC").to_string());
     }
     if run.winner().is_some_and(|winner| winner.recipe.get("genes").is_none()) {
-        fact(
-            "to have the child",
-            "heterosis export DIR best OUT, DIR being the run's directory".into(),
-        );
+        fact("to have the child", format!("heterosis export {dir} best OUT"));
     }
     for m in &started.models {
         let base = if m.is_base { " (base)" } else { "" };

@@ -46,7 +46,7 @@ impl Plan {
             questions: exam.n(),
         };
         FinalPlan {
-            finalists: finale.finalists,
+            finalists: finale.finalists + self.space.learned_finalists(),
             selection: part(finale.selection_limit(), &self.selection),
             test: part(finale.test_limit(), &self.test),
             held_out: self.held_out.n(),

@@ -699,6 +699,11 @@ impl Finale {
 }
 
 impl Space {
+    /// Learned points that come to the final besides the finalists, as a rule.
+    pub fn learned_finalists(&self) -> usize {
+        self.search.learn.as_ref().map_or(0, |learning| learning.rounds)
+    }
+
     /// The models other than the base, in the order of the file.
     pub fn experts(&self) -> impl Iterator<Item = &str> {
         let names = self.models.iter().map(|(name, _)| name.as_str());

@@ -417,6 +417,7 @@ fn a_view_that_panics() {
         records: &records,
         notices: &notices,
         now_ms: &now_ms,
+        looks_on: false,
         flags: &Flags::default(),
     };
     let shown = dashboard::run(&feed, Appearance::default(), &mut |_| ());

@@ -393,7 +393,8 @@ pub enum Error {
 
     /// No such model, or no such revision of it.
     #[error(
-        "The Hub has no model {model}{}. Check the name on its page; a private model needs HF_TOKEN.",
+        "The Hub has no model {model}{}. Check the name on its page; a private model needs HF_TOKEN. If a directory is meant, there is none of that \
+         name here.",
         revision.as_ref().map(|r| format!(" at revision {r}")).unwrap_or_default()
     )]
     HubNotFound { model: String, revision: Option<String> },
@@ -401,7 +402,7 @@ pub enum Error {
     /// The download failed for another reason, as a rule the network.
     #[error(
         "hf:{model} could not be downloaded from {endpoint}: {reason}. Check the connection (and HF_ENDPOINT), then run the \
-         same command again: what is complete is kept."
+         same command again: what is complete is kept. If a directory is meant, there is none of that name here."
     )]
     HubFailed {
         model: String,

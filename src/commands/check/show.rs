@@ -192,7 +192,7 @@ fn time(findings: &Findings) {
             n => format!("{} each", counted(n, "question")),
         };
         print(format_args!(
-            "{name} at most {} {who}: {asked}, {}",
+            "{name} about {} {who}: {asked}, {}",
             count(part.examinees as u64),
             seconds(part.seconds)
         ));

@@ -27,7 +27,7 @@ const HELP: [(&str, &str); 18] = [
     ("p", "pause and go on: what is in flight ends first"),
     ("e", "export the open candidate, else the best"),
     ("S", "stop the search (asks first); resume goes on later"),
-    ("Ctrl-C", "stop; a second time: abort at once"),
+    ("Ctrl-C", "stop; a second time: abort at once (in watch: leave)"),
     ("q", "give the shell back; the search goes on by itself"),
 ];
 

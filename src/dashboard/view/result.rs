@@ -13,7 +13,7 @@ use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{State, origin_name};
 use crate::event::verdict::{Outcome, flips, told, verdict};
-use crate::event::words::{Unit, count, p_value, parent_name, task_name};
+use crate::event::words::{Unit, count, counted, p_value, parent_name, task_name};
 use crate::event::{Phase, Selection, TestReading, TestScore};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -33,19 +33,40 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         let rows = usize::from(inner.height).saturating_sub(lines.len());
         lines.extend(examination(model, exam, columns, rows));
     }
-    if let Some(selection) = model
-        .run
-        .selection
-        .as_ref()
-        .filter(|_| usize::from(inner.height) > lines.len() + 4)
-    {
+    if let Some(selection) = model.run.selection.as_ref() {
         lines.push(Line::default());
         lines.extend(finalists(model, selection));
     }
     let next = next_steps(model);
-    lines.truncate(usize::from(inner.height).saturating_sub(next.len()));
-    lines.extend(next);
-    put_lines(&lines, inner, buffer);
+    // On a low screen the result goes first.
+    let next = if usize::from(inner.height) < 2 * next.len() {
+        Vec::new()
+    } else {
+        next
+    };
+    let mut shown = window(
+        lines,
+        usize::from(inner.height).saturating_sub(next.len()),
+        model.result_from,
+    );
+    shown.extend(next);
+    put_lines(&shown, inner, buffer);
+}
+
+/// So many lines from one of them on, the last one telling what is below and how to come there.
+fn window(lines: Vec<Line<'static>>, rows: usize, from: usize) -> Vec<Line<'static>> {
+    let (all, most) = (lines.len(), rows.saturating_sub(1));
+    if all <= rows {
+        return lines;
+    }
+    let from = from.min(all - most);
+    let below = all - most - from;
+    let told = match below {
+        0 => "end · k: up".to_owned(),
+        n => format!("{} more · j: down, k: up", counted(n, "line")),
+    };
+    let shown = lines.into_iter().skip(from).take(most);
+    shown.chain([Line::from(span(told, DIM))]).collect()
 }
 
 /// The part of the final that runs.
