@@ -100,6 +100,7 @@ pub fn evaluator<'a>(
             timeout: Duration::from_secs(900),
             dtype,
             scratch: host::scratch(),
+            worker: None,
         })?),
     })
 }

@@ -559,7 +559,8 @@ mod tests {
         selection.best = "learned-2".into();
         let told = explained(&run).unwrap();
         assert!(
-            told.contains("'learned-2' was not bred") && told.contains("luck has had least to do with what was learned last"),
+            told.contains("'learned-2' was not bred")
+                && told.contains("luck has had least to do with what was learned last"),
             "{told}"
         );
     }

@@ -43,6 +43,8 @@ pub struct Settings {
     pub dtype: DType,
     /// Where the directory is made that weights go through; in memory, if there is such a place.
     pub scratch: PathBuf,
+    /// Which of several copies it is, from 0: it finds the number in `HETEROSIS_WORKER`.
+    pub worker: Option<usize>,
 }
 
 /// Who answers.
@@ -281,9 +283,10 @@ impl Running {
             .prefix("heterosis-engine-")
             .tempdir_in(&settings.scratch)
             .map_err(handing)?;
+        let number = settings.worker.map(|worker| ("HETEROSIS_WORKER", worker.to_string()));
         let process = Process::start(Start {
             command: &settings.command,
-            environment: &[],
+            environment: number.as_slice(),
             log,
             scratch: Some(dir.path().into()),
         });
@@ -729,6 +732,7 @@ mod tests {
             timeout: Duration::from_secs_f64(timeout),
             dtype: DType::F32,
             scratch: std::env::temp_dir(),
+            worker: None,
         })
     }
 
@@ -801,6 +805,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             dtype: DType::F32,
             scratch: scratch.path().into(),
+            worker: None,
         })
         .unwrap();
         give(&mut engine).unwrap();
@@ -920,6 +925,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             dtype: DType::F32,
             scratch: std::env::temp_dir(),
+            worker: None,
         });
         assert!(matches!(nowhere, Err(Error::CannotStart { .. })));
     }

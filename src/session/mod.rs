@@ -283,18 +283,24 @@ impl Session {
             since_start: Box::new(move || clock()),
         });
         Ok(match &self.space.fitness.engine {
-            Some(engine) => evaluator.with_engine(self.start(engine, guard.is_some())?),
+            Some(engine) => evaluator.with_engine(self.start(engine, guard.is_some(), None)?),
             None => evaluator,
         })
     }
 
-    /// Starts an engine that is to answer these tasks.
-    fn start(&self, engine: &space::EngineCommand, is_guarded: bool) -> Result<EngineProgram, Error> {
+    /// Starts an engine that is to answer these tasks, or one of several copies.
+    fn start(
+        &self,
+        engine: &space::EngineCommand,
+        is_guarded: bool,
+        worker: Option<usize>,
+    ) -> Result<EngineProgram, Error> {
         let program = EngineProgram::start(programs::Settings {
             command: engine.command.clone(),
             timeout: Duration::from_secs_f64(engine.timeout),
             dtype: self.runtime.dtype,
             scratch: self.host.scratch.clone(),
+            worker,
         })?;
         let mut tasks = self.tasks.iter().chain(&self.held_out).map(|task| &task.task);
         if is_guarded || tasks.clone().any(|task| task.kind() != Kind::Generate) {
@@ -307,19 +313,75 @@ impl Session {
         Ok(program)
     }
 
-    /// Has a search work with every device of the runtime at a time.
-    fn side_by_side<'s, T>(&'s self, local: MergeEvaluator<'s>, search: impl FnOnce(&mut SideBySide<'s>) -> T) -> T {
+    /// Whether several evaluators work at a time: devices of ours, or copies of an engine.
+    fn has_several_hands(&self) -> bool {
+        let copies = self.space.fitness.engine.as_ref().map_or(1, |engine| engine.workers);
+        copies > 1 || !self.runtime.others.is_empty()
+    }
+
+    /// Has a search work with every device of the runtime at a time, or with every copy of the engine, whose words go to `log`.
+    ///
+    /// # Errors
+    /// A copy of the engine cannot be started, or is another one.
+    fn side_by_side<'s, T>(
+        &'s self,
+        local: MergeEvaluator<'s>,
+        log: &Path,
+        search: impl FnOnce(&mut SideBySide<'s>) -> T,
+    ) -> Result<T, Error> {
         let Runtime { device, others, .. } = &self.runtime;
-        let devices = std::iter::once(*device).chain(others.iter().copied());
         let clock = || {
             let clock = Arc::clone(&self.host.since_start);
             Box::new(move || clock())
         };
-        let hands = devices.map(|device| local.beside(device, clock())).collect();
-        std::thread::scope(|scope| {
+        let hands: Vec<MergeEvaluator<'_>> = match &self.space.fitness.engine {
+            Some(engine) => {
+                let copies = self.copies(engine, &local, log)?;
+                let hand = |copy| local.beside(*device, clock()).with_engine(copy);
+                copies.into_iter().map(hand).collect()
+            }
+            None => {
+                let devices = std::iter::once(device).chain(others);
+                devices.map(|device| local.beside(*device, clock())).collect()
+            }
+        };
+        Ok(std::thread::scope(|scope| {
             let (host, now) = (&self.host.holder.host, self.host.since_start.clone());
             search(&mut SideBySide::begin(scope, local, hands, host, now))
-        })
+        }))
+    }
+
+    /// Starts all copies of an engine at once: to import what it takes may last.
+    fn copies(
+        &self,
+        engine: &space::EngineCommand,
+        local: &MergeEvaluator<'_>,
+        log: &Path,
+    ) -> Result<Vec<EngineProgram>, Error> {
+        let is_guarded = self.space.fitness.guard.is_some();
+        let started: Vec<Result<EngineProgram, Error>> = std::thread::scope(|scope| {
+            let begin = |worker| scope.spawn(move || self.start(engine, is_guarded, Some(worker)));
+            let begun: Vec<_> = (0..engine.workers).map(begin).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
+                Ok(started) => started,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            begun.into_iter().map(join).collect()
+        });
+        let expected = local.engine_elsewhere().map(EngineProgram::identity);
+        let same = |copy: Result<EngineProgram, Error>| {
+            let copy = copy?;
+            copy.log_to(log)?;
+            match expected.is_none_or(|expected| expected == copy.identity()) {
+                true => Ok(copy),
+                false => Err(programs::Error::Another {
+                    was: expected.map(programs::Identity::words).unwrap_or_default(),
+                    now: copy.identity().words(),
+                }
+                .into()),
+            }
+        };
+        started.into_iter().map(same).collect()
     }
 
     /// The user's own program as evaluator, with its log and its models in a directory.

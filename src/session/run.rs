@@ -21,7 +21,7 @@ use crate::{
     },
     space::{ChatTemplate, Finale, Limit, Space},
     store::{self, Cache, Cut, Journal, RunDir, RunLock},
-    workers::{Asked, Identity, Kind, Library, Opening, Post},
+    workers::{Asked, Identity, Kind, Library, Opening, Post, SideBySide},
 };
 
 /// How often requests of other processes are looked for.
@@ -319,11 +319,11 @@ impl Search<'_> {
             fleet.end(matches!(end, Ok(End::Done)));
             return end.map_err(Error::search);
         }
-        if !session.runtime.others.is_empty() {
+        if session.has_several_hands() {
+            let log = self.dir.path().join("engine.log");
+            let run = |crew: &mut SideBySide<'_>| search::run(&plan, crew, &mut chronicle, control);
             return session
-                .side_by_side(self.examiner.asking, |crew| {
-                    search::run(&plan, crew, &mut chronicle, control)
-                })
+                .side_by_side(self.examiner.asking, &log, run)?
                 .map_err(Error::search);
         }
         let mut evaluator = evaluator(external, self.examiner.asking);

@@ -377,6 +377,9 @@ pub struct EngineCommand {
     /// What weights are rounded to, where nothing else is said on the command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<EngineDType>,
+    /// Copies of it that answer side by side, each asked of one candidate at a time.
+    #[serde(skip_serializing_if = "is_one")]
+    pub workers: usize,
 }
 
 /// What an engine's weights are rounded to.

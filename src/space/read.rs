@@ -699,13 +699,6 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
     };
     let command = program(node, "score.py")?;
     let timeout = seconds(timeout, TIMEOUT)?;
-    let workers = match workers {
-        Some(node) => match node.usize()? {
-            n @ 1..=MOST_WORKERS => n,
-            n => return Err(node.error(format!("{n} is not between 1 and {MOST_WORKERS}"))),
-        },
-        None => 1,
-    };
     let materialize = materialize.map_or(Ok(false), Node::bool)?;
     let is_served = serve.map_or(Ok(false), Node::bool)?;
     if let Some(node) = serve.filter(|_| materialize && is_served) {
@@ -719,8 +712,17 @@ fn command(map: &Map<'_>) -> Result<Option<Command>, yaml::Error> {
         materialize,
         serve: is_served,
         timeout,
-        workers,
+        workers: copies(workers)?,
     }))
+}
+
+/// Copies of a program; one where nothing is said.
+fn copies(node: Option<&Node>) -> Result<usize, yaml::Error> {
+    let Some(node) = node else { return Ok(1) };
+    match node.usize()? {
+        n @ 1..=MOST_WORKERS => Ok(n),
+        n => Err(node.error(format!("{n} is not between 1 and {MOST_WORKERS}"))),
+    }
 }
 
 /// A program and its arguments.
@@ -761,6 +763,7 @@ fn engine(map: &Map<'_>, has_command: bool) -> Result<Option<EngineCommand>, yam
         command: program(map.required("command")?, "engines/vllm_engine.py")?,
         timeout: seconds(map.optional("timeout"), SILENCE)?,
         dtype: map.optional("dtype").map(word).transpose()?,
+        workers: copies(map.optional("workers"))?,
     };
     map.finish()?;
     Ok(Some(engine))

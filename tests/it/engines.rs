@@ -512,3 +512,43 @@ fn the_engines_that_are_shipped_compile() {
     }
     assert_eq!(scripts, 3);
 }
+
+/// Eight cards with an engine each, and one of them asked at a time.
+#[test]
+fn copies_of_an_engine_write_the_journal_of_one() {
+    if !has_python() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let search = |name: &str, engine: &str| {
+        let dir = tmp.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let file = space(&dir, engine, SEARCH);
+        good(&["search", &arg(&file), "--run", &arg(&dir.join("run"))]);
+        dir.join("run")
+    };
+    let one = search("one", &fake(""));
+    let three = search("three", &fake("").replace("timeout: 60", "timeout: 60, workers: 3"));
+    same_story(&three, &one);
+    let hands = records(&three).iter().filter(|r| r["event"] == "worker").count();
+    assert_eq!(hands, 3, "whose hands they are");
+
+    // Each is told its number, and they have to be alike.
+    let script = root().join("tests/data/engines/fake_engine.py");
+    let shell = format!(
+        "exec {} {} --version v${{HETEROSIS_WORKER:-0}}",
+        python(),
+        script.display()
+    );
+    let file = space(
+        tmp.path(),
+        &format!("{{command: [sh, -c, '{shell}'], workers: 2}}"),
+        SEARCH,
+    );
+    let run = tmp.path().join("differs");
+    failed(
+        &["search", &arg(&file), "--run", &arg(&run)],
+        1,
+        &["fake (v0)", "fake (v1)"],
+    );
+}
