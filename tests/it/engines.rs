@@ -548,7 +548,7 @@ fn copies_of_an_engine_write_the_journal_of_one() {
     let run = tmp.path().join("differs");
     failed(
         &["search", &arg(&file), "--run", &arg(&run)],
-        1,
+        2,
         &["fake (v0)", "fake (v1)"],
     );
 }
