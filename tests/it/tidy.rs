@@ -18,7 +18,7 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
 const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("event", &[]),
     // What can be typed has the names of what there is.
-    ("cli", &["model"]),
+    ("cli", &["isa"]),
     ("eval", &["model", "yaml"]),
     ("space", &["eval", "optim", "recipe", "yaml"]),
     ("store", &["recipe", "event"]),
@@ -31,6 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
         "search",
         &[
             "learn",
+            "isa",
             "optim",
             "space",
             "eval",
@@ -405,6 +406,18 @@ fn a_merge_knows_nothing_of_a_search() {
                 rooms.contains(&"models".to_string()) && !rooms.contains(&"search".to_string()),
                 "{rooms:?}"
             );
+        }
+    }
+}
+
+/// Five enums said how a number is stored, and two pairs of functions rounded to that.
+#[test]
+fn how_numbers_are_stored_is_said_once() {
+    for (path, room, code) in sources() {
+        if room != "crates/isa" {
+            for what in ["enum DType", "0x7fff +", "half::"] {
+                assert_eq!(lines_with(&code, what).next(), None, "{}", path.display());
+            }
         }
     }
 }
