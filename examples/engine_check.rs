@@ -14,18 +14,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [a, b, rest @ ..] = &words[..] else {
         return Err("name two models of one shape: MODEL_A MODEL_B [f32|bf16|f16] [PROGRAM ARGUMENTS…]".into());
     };
-    let named = |word: &String| {
-        [DType::F32, DType::Bf16, DType::F16]
-            .into_iter()
-            .find(|d| d.name() == word)
-    };
+    let named = |word: &String| word.parse::<DType>().ok();
     let (dtype, program) = match rest.first().and_then(named) {
         Some(dtype) => (dtype, &rest[1..]),
         None => (DType::F32, rest),
     };
     let program = (!program.is_empty()).then_some(program);
     let checked = a_b_a::check(a, b, program, dtype)?;
-    println!("{} in {}", checked.engine, dtype.name());
+    println!("{} in {dtype}", checked.engine);
     let prompts = checked.first.together.len();
     let differ = |x: &[Vec<u32>], y: &[Vec<u32>]| x.iter().zip(y).filter(|(x, y)| x != y).count();
     println!(

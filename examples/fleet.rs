@@ -30,7 +30,7 @@ use heterosis::{
     eval::Split,
     event::{Event, Phase},
     host::{Host, now_ms},
-    model::{Device, decoder::DType},
+    model::{DType, Device},
     models::RuntimeOptions,
     search::{Computation, Control, ENGINE_VERSION, Given, Kept, Work},
     session::{self, Session},

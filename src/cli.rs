@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use crate::isa::DType;
 
 const MODEL: &str = "A MODEL is a directory in Hugging Face layout, the same with a LoRA adapter (DIR+ADAPTER_DIR), a .gguf \
                      file, owner/name[@revision] on the Hub (hf:owner/name where a path is called so), or a merge recipe \
@@ -124,18 +129,11 @@ pub struct EngineArgs {
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
     pub device: String,
     /// What weights are rounded to; unless said otherwise f32 on the CPU, bf16 on a GPU.
-    #[arg(long, value_enum)]
-    pub dtype: Option<DTypeArg>,
+    #[arg(long, value_parser = PossibleValuesParser::new(DType::ALL.map(DType::name)).try_map(|word| word.parse::<DType>()))]
+    pub dtype: Option<DType>,
     /// Memory for keys and values, such as 2GB; unless said otherwise 1 GiB, on a GPU what is free beside the weights.
     #[arg(long, value_name = "SIZE")]
     pub kv_memory: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DTypeArg {
-    F32,
-    Bf16,
-    F16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

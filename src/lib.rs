@@ -14,7 +14,7 @@
 //! | `heterosis-merge` | [`merge`], [`recipe`], [`yaml`] | The description of a merge, mergekit YAML in and out; pure kernels, one method a file, their derivatives, and the plan that walks a recipe tensor by tensor. |
 //! | `heterosis-engine` | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation; the differentiable twin. |
 //! | `heterosis-optim` | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
-//! | `heterosis-isa` | | Which instruction set a kernel runs with, chosen when the program runs. |
+//! | `heterosis-isa` | [`isa`] | Which instruction set a kernel runs with, chosen when the program runs; how numbers are stored, and rounded to that. |
 //!
 //! # The rooms of the application, in reading order
 //!
@@ -54,6 +54,7 @@
 
 pub use heterosis_checkpoint as checkpoint;
 pub use heterosis_engine as model;
+pub use heterosis_isa as isa;
 pub use heterosis_merge::{self as merge, recipe, yaml};
 pub use heterosis_optim as optim;
 

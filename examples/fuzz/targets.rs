@@ -19,7 +19,6 @@ use heterosis::{
     merge::Plan,
     model::{
         Decoder, DecoderSpec, Engine, EngineOptions, Tokenizer,
-        decoder::DType as ComputeDType,
         tokenizer::{Message, TokenizerFiles},
     },
     models::Parents,
@@ -329,7 +328,7 @@ fn config(bytes: &[u8], dir: &Path) -> bool {
         return false;
     }
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
-    let Ok(decoder) = Decoder::load(spec, heterosis::model::Device::Cpu, ComputeDType::F32, &mut read) else {
+    let Ok(decoder) = Decoder::load(spec, heterosis::model::Device::Cpu, DType::F32, &mut read) else {
         return false;
     };
     let options = EngineOptions::for_device(heterosis::model::Device::Cpu);

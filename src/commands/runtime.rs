@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use super::environment;
 use crate::{
     checkpoint::parse_size,
-    cli::{ChatArgs, DTypeArg, EngineArgs, SamplingArgs},
+    cli::{ChatArgs, EngineArgs, SamplingArgs},
     eval::Chat,
-    model::{Engine, Sampling, decoder::DType},
+    model::{Engine, Sampling},
     models::{Opened, Runtime, RuntimeOptions},
     session::{self, Child},
     store,
@@ -19,11 +19,7 @@ use crate::{
 pub fn runtime_options(args: &EngineArgs) -> Result<RuntimeOptions> {
     Ok(RuntimeOptions {
         device: args.device.parse()?,
-        dtype: args.dtype.map(|dtype| match dtype {
-            DTypeArg::F32 => DType::F32,
-            DTypeArg::Bf16 => DType::Bf16,
-            DTypeArg::F16 => DType::F16,
-        }),
+        dtype: args.dtype,
         kv_memory_bytes: args
             .kv_memory
             .as_deref()

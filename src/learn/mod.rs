@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use crate::{
     merge::{self, Plan, Resident, Slopes},
-    model::{self, DecoderSpec, Device, Loss, Text, Twin, decoder::DType},
+    model::{self, DType, DecoderSpec, Device, Loss, Text, Twin},
     optim::Adam,
     recipe::Recipe,
 };

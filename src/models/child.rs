@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Error, Parents, chat_templates::template, checkpoint_dtype, tokenizer_files, with_stops};
+use super::{Error, Parents, chat_templates::template, tokenizer_files, with_stops};
 use crate::{
     checkpoint::{Checkpoint, TensorSpec, Writer},
     merge::{self, ChildTokenizer, Plan, add_tokens},
@@ -36,7 +36,7 @@ pub fn write(
 ) -> Result<(), Error> {
     let specs = plan.outputs().iter().map(|output| TensorSpec {
         name: output.name.clone(),
-        dtype: checkpoint_dtype(output.dtype),
+        dtype: output.dtype,
         shape: output.shape.clone(),
     });
     writer.declare(&specs.collect::<Vec<_>>())?;

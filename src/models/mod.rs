@@ -282,24 +282,6 @@ pub fn verbatim(model: &str) -> Recipe {
     }
 }
 
-/// A checkpoint's dtype as recipes name it.
-pub fn recipe_dtype(dtype: checkpoint::DType) -> DType {
-    match dtype {
-        checkpoint::DType::F32 => DType::F32,
-        checkpoint::DType::Bf16 => DType::Bf16,
-        checkpoint::DType::F16 => DType::F16,
-    }
-}
-
-/// A recipe's dtype as checkpoints name it.
-pub fn checkpoint_dtype(dtype: DType) -> checkpoint::DType {
-    match dtype {
-        DType::F32 => checkpoint::DType::F32,
-        DType::Bf16 => checkpoint::DType::Bf16,
-        DType::F16 => checkpoint::DType::F16,
-    }
-}
-
 impl TensorSource for Parents {
     fn tensor_names(&self, model: &str) -> Vec<String> {
         let checkpoint = self.checkpoint(model);
@@ -311,7 +293,7 @@ impl TensorSource for Parents {
     }
 
     fn dtype(&self, model: &str, tensor: &str) -> Option<DType> {
-        Some(recipe_dtype(self.checkpoint(model)?.info(tensor)?.dtype))
+        Some(self.checkpoint(model)?.info(tensor)?.dtype)
     }
 
     fn config(&self, model: &str) -> Option<&Value> {
@@ -327,7 +309,7 @@ impl TensorSource for Parents {
 
     fn raw(&self, model: &str, tensor: &str) -> Option<(DType, &[u8])> {
         let (bytes, dtype) = self.checkpoint(model)?.raw(tensor)?;
-        Some((recipe_dtype(dtype), bytes))
+        Some((dtype, bytes))
     }
 
     fn release(&self, model: &str, tensor: &str) {

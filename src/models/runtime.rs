@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::model::{Device, EngineOptions, NoGpu, decoder::DType};
+use crate::model::{DType, Device, EngineOptions, NoGpu};
 
 /// Where to compute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,10 +129,7 @@ impl Computed {
     /// answers.
     pub fn again(&self, wanted: &RuntimeOptions) -> RuntimeOptions {
         let mut options = wanted.clone();
-        let same = [DType::F32, DType::Bf16, DType::F16]
-            .into_iter()
-            .find(|dtype| dtype.name() == self.dtype);
-        options.dtype = options.dtype.or(same);
+        options.dtype = options.dtype.or(self.dtype.parse().ok());
         if options.device == DeviceChoice::Auto {
             let same = self.device.parse().unwrap_or_default();
             match devices(&same) {

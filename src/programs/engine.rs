@@ -21,7 +21,6 @@ use super::{
     ring::Ring,
 };
 use crate::{
-    checkpoint,
     eval::{self, Decodes},
     model::{self, DType, Generation, Progress, Request, Score, ScoreRequest, Tokenizer},
 };
@@ -340,7 +339,7 @@ impl Running {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
-            Ring::create(&ring_file, stored(dtype), total * dtype.size_bytes())
+            Ring::create(&ring_file, dtype, total * dtype.size_bytes())
         };
         let handing = |source| Error::Handing {
             path: dir.clone(),
@@ -697,14 +696,6 @@ fn only<T>(place: &mut Option<T>, answer: T, i: usize) -> Result<(), String> {
 fn complete<T>(answers: Vec<Option<T>>) -> Result<Vec<T>, usize> {
     let answers = answers.into_iter().enumerate();
     answers.map(|(i, answer)| answer.ok_or(i)).collect()
-}
-
-fn stored(dtype: DType) -> checkpoint::DType {
-    match dtype {
-        DType::F32 => checkpoint::DType::F32,
-        DType::Bf16 => checkpoint::DType::Bf16,
-        DType::F16 => checkpoint::DType::F16,
-    }
 }
 
 #[cfg(test)]

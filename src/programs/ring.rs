@@ -6,7 +6,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use super::protocol::Piece;
-use crate::checkpoint::{DType, narrow};
+use crate::checkpoint::DType;
 
 /// What a piece begins at a multiple of: enough for any element, and for vector loads.
 pub const ALIGNMENT: usize = 64;
@@ -77,7 +77,7 @@ impl Ring {
             return Ok(0);
         }
         self.bytes.resize(count * size, 0);
-        narrow(self.dtype, &data[from..from + count], &mut self.bytes);
+        self.dtype.narrow(&data[from..from + count], &mut self.bytes);
         let at = (self.slot * self.slot_bytes + self.filled) as u64;
         self.file.write_all_at(&self.bytes, at)?;
         self.pieces.push(Piece {

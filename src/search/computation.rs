@@ -2,8 +2,8 @@
 
 use super::ENGINE_VERSION;
 use crate::{
-    checkpoint, merge, model,
-    model::{Device, decoder::DType},
+    checkpoint, isa, merge, model,
+    model::{DType, Device},
 };
 
 /// Everything about this program and this machine that can change a bit of an answer.
@@ -49,10 +49,19 @@ impl Computation {
     }
 }
 
-/// Digest of all sources that have a part in an answer: checkpoints as they are read, merges, the decoder, and how it is asked.
+/// The sources that have a part in an answer: numbers as they are rounded, checkpoints as they are read, merges, the decoder, and
+/// how it is asked.
+const PARTS: [&str; 5] = [
+    isa::BUILD,
+    checkpoint::BUILD,
+    merge::BUILD,
+    model::BUILD,
+    env!("HETEROSIS_BUILD"),
+];
+
+/// Digest of all sources that have a part in an answer.
 pub fn build() -> String {
-    let parts = [checkpoint::BUILD, merge::BUILD, model::BUILD, env!("HETEROSIS_BUILD")];
-    blake3::hash(parts.concat().as_bytes()).to_hex()[..16].to_string()
+    blake3::hash(PARTS.concat().as_bytes()).to_hex()[..16].to_string()
 }
 
 #[cfg(test)]
@@ -100,10 +109,10 @@ mod tests {
 
     #[test]
     fn every_part_of_the_build_is_a_digest_of_its_own() {
-        let mut parts = [checkpoint::BUILD, merge::BUILD, model::BUILD, env!("HETEROSIS_BUILD")].to_vec();
+        let mut parts = PARTS.to_vec();
         assert!(parts.iter().all(|part| part.len() == 32));
         parts.sort_unstable();
         parts.dedup();
-        assert_eq!(parts.len(), 4);
+        assert_eq!(parts.len(), PARTS.len());
     }
 }

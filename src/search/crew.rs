@@ -5,8 +5,7 @@
 //!
 //! In an *asynchronous* search no generation is waited for: as each answer arrives it is journalled and told, and the next
 //! candidate is asked for, so that a slow evaluation holds nobody up. Such a run follows from its seed and the order in
-//! which answers came; the journal keeps both ends of each candidate's work, and a resumed run repeats that order.
-//! Candidates that were out when it died are asked again.
+//! which answers came; the journal keeps both ends of each candidate's work.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,7 +14,6 @@ use std::{
 
 use super::{
     Crew, Error, Evaluation, Exam, Interrupt, News, Run, Unscored,
-    chronicle::Step,
     genome::Genome,
     race::{Entrant, Race},
 };
@@ -116,7 +114,7 @@ impl Run<'_, '_> {
         }
         let exam = Arc::new(exam.clone());
         for entrant in entrants {
-            if self.known(entrant, &exam)?.is_none() {
+            if !self.is_answered(entrant, &exam)? {
                 self.at_work.add(entrant, &exam);
             }
         }
@@ -189,7 +187,7 @@ impl Run<'_, '_> {
                 let ask = optimizer.ask_one();
                 asked = ask.id + 1;
                 let entrant = self.entrant(genome, warm, self.generations + ask.generation, &ask);
-                self.chronicle.started(&entrant.id, entrant.started())?;
+                self.chronicle.candidate_started(&entrant)?;
                 out.push((ask.id, entrant));
             }
             let Some(place) = self.next_done(&out)? else { continue };
@@ -212,29 +210,14 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Whether one more candidate is to be out: as it was when the journal was written, then as long as hands are free
-    /// and nobody asks for quiet.
-    fn wants_more(&mut self, out: usize) -> bool {
-        match self.chronicle.next_step() {
-            Some(Step::Started(_)) => true,
-            Some(Step::Ended(_)) => false,
-            None => {
-                out == 0 || (out < self.evaluator.crew().map_or(1, |crew| crew.size()) && !self.control.wants_quiet())
-            }
-        }
+    /// Somebody has nothing to do, though this many candidates are out, and nobody asks for quiet.
+    pub(super) fn has_free_hands(&mut self, out: usize) -> bool {
+        out == 0 || (out < self.evaluator.crew().map_or(1, |crew| crew.size()) && !self.control.wants_quiet())
     }
 
-    /// The place of the candidate that is done next: by the journal, as long as it says, then as it happens. `None`: nobody
-    /// is, but somebody may have come who can take more.
-    fn next_done(&mut self, out: &[(u64, Entrant)]) -> Result<Option<usize>, Interrupt> {
-        if let Some(journalled) = self.chronicle.past_end() {
-            let place = out.iter().position(|(_, entrant)| entrant.id == journalled);
-            return place.map(Some).ok_or_else(|| {
-                let now = "other candidates".into();
-                let id = journalled.clone();
-                Error::Diverged { id, journalled, now }.into()
-            });
-        }
+    /// Waits for the next of those that are out: its place. `None`: nobody is done, but somebody may have come who can take
+    /// more.
+    pub(super) fn next_back(&mut self, out: &[(u64, Entrant)]) -> Result<Option<usize>, Interrupt> {
         if self.evaluator.crew().is_none() {
             return Ok(Some(0));
         }

@@ -16,7 +16,7 @@ use crate::{
     event,
     merge::{self, Resident, TensorSource},
     model::{
-        Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, decoder,
+        DType, Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence,
         pass_bytes,
     },
     models::{Parents, verbatim},
@@ -71,7 +71,7 @@ pub struct Resources<'a> {
     pub held_out: Vec<FitnessTask>,
     pub cache: Cache,
     pub device: Device,
-    pub dtype: decoder::DType,
+    pub dtype: DType,
     pub options: EngineOptions,
     pub guard: Option<Guard>,
     /// A monotonic clock, from any start.
@@ -761,7 +761,7 @@ impl<'a> MergeEvaluator<'a> {
         self.resources.device
     }
 
-    pub(super) fn dtype(&self) -> decoder::DType {
+    pub(super) fn dtype(&self) -> DType {
         self.resources.dtype
     }
 

@@ -9,33 +9,22 @@ use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entra
 use crate::{
     eval::stats,
     event::{
-        Candidate, CandidateId, Comparison, Event, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase,
+        Candidate, CandidateId, Comparison, Finalist, HeldOutReading, HeldOutScore, HeldOutTask, Origin, Phase,
         Selection, TestReading, TestScore, standing,
     },
 };
 
 impl Run<'_, '_> {
     pub(super) fn finale(&mut self) -> Result<(), Interrupt> {
-        if self.chronicle.is_done() {
-            return Ok(());
-        }
-        let selection = match self.chronicle.past_selection() {
-            Some(selection) => selection.clone(),
-            None => self.select()?,
-        };
+        let selection = self.once(&(), Self::select)?;
         // A command that keeps its questions to itself has nothing sealed to read, and bare genes no parents to compare with.
         let can_compare = !self.plan.test.tasks.is_empty() && !self.plan.space.models.is_empty();
-        if self.chronicle.past_test().is_none() && can_compare {
-            self.read_test(&selection)?;
+        if can_compare {
+            self.once(&(), |run| run.read_test(&selection))?;
         }
-        if !self.chronicle.past_held_out() && !self.plan.held_out.tasks.is_empty() {
-            self.read_held_out(&selection)?;
+        if !self.plan.held_out.tasks.is_empty() {
+            self.once(&(), |run| run.read_held_out(&selection))?;
         }
-        self.chronicle.write(Event::RunDone {
-            evals: self.evals,
-            answers: self.chronicle.answer_count(),
-            elapsed_ms: self.chronicle.elapsed_ms(),
-        })?;
         Ok(())
     }
 
@@ -100,17 +89,15 @@ impl Run<'_, '_> {
         let parents = finalists.iter().filter(is_parent);
         let best_parent = parents.reduce(|a, b| if all(b) > all(a) { b } else { a });
         let best_parent = best_parent.map(|f| f.id.clone()).unwrap_or_default();
-        let selection = Selection {
+        Ok(Selection {
             split: self.plan.selection.split.clone(),
             finalists,
             best,
             best_parent,
-        };
-        self.chronicle.write(Event::Selected(selection.clone()))?;
-        Ok(selection)
+        })
     }
 
-    fn read_test(&mut self, selection: &Selection) -> Result<(), Interrupt> {
+    fn read_test(&mut self, selection: &Selection) -> Result<TestReading, Interrupt> {
         self.chronicle.phase(Phase::Test)?;
         let exam = &self.plan.test;
         let seed = self.plan.space.search.seed;
@@ -171,7 +158,7 @@ impl Run<'_, '_> {
         }
         // The best parent counts in the correction; its comparison stands in the reading itself.
         others.retain(|o| o.other.id != best_parent);
-        let reading = TestReading {
+        Ok(TestReading {
             split: exam.split.clone(),
             best: score(&selection.best, &child.answers),
             best_parent: score(&best_parent, &parent.answers),
@@ -181,12 +168,11 @@ impl Run<'_, '_> {
             negative_flips: paired.negative_flips,
             positive_flips: paired.positive_flips,
             others,
-        };
-        Ok(self.chronicle.write(Event::TestRead(reading))?)
+        })
     }
 
     /// The winner first, then the parents.
-    fn read_held_out(&mut self, selection: &Selection) -> Result<(), Interrupt> {
+    fn read_held_out(&mut self, selection: &Selection) -> Result<HeldOutReading, Interrupt> {
         self.chronicle.phase(Phase::HeldOut)?;
         let exam = &self.plan.held_out;
         let winner = self.scored.iter().filter(|c| c.id == selection.best);
@@ -214,9 +200,7 @@ impl Run<'_, '_> {
             metric: task.metric().into(),
         };
         let tasks = exam.tasks.iter().map(task).collect();
-        Ok(self
-            .chronicle
-            .write(Event::HeldOutRead(HeldOutReading { tasks, scores }))?)
+        Ok(HeldOutReading { tasks, scores })
     }
 
     /// All of them are asked this next.

@@ -12,8 +12,7 @@
 //! Of several objectives all teach together first; then each alone has a round from where that led, and its point is handed to
 //! the optimizer: the ends of the front, which a population would have to find.
 //!
-//! What is learned stands in the journal, so that a resumed search repeats it without computing it again. Nothing here
-//! reads a question of the selection or the test.
+//! What is learned stands in the journal. Nothing here reads a question of the selection or the test.
 
 use std::sync::atomic::Ordering;
 
@@ -229,14 +228,8 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Whether another round is made. Candidates are no measure of it, but time is; of a round in the past, the journal is.
-    fn has_time_for(&mut self, id: &str) -> Result<bool, Interrupt> {
-        if self.chronicle.past_learned(id).is_some() {
-            return Ok(true);
-        }
-        if self.chronicle.is_replaying() {
-            return Ok(false);
-        }
+    /// Whether the clock leaves room for another round.
+    pub(super) fn has_time(&mut self) -> Result<bool, Interrupt> {
         self.pause_or_stop()?;
         Ok(!self.plan.finish && !self.is_out_of_time())
     }
@@ -277,7 +270,7 @@ impl Run<'_, '_> {
         })
     }
 
-    /// One round: from the journal if it is there, else by the evaluator and into the journal.
+    /// One round; `None` if it taught nothing.
     fn round(
         &mut self,
         id: &str,
@@ -287,9 +280,20 @@ impl Run<'_, '_> {
         given: &[Given],
         learning: &Learning,
     ) -> Result<Option<event::Learned>, Interrupt> {
-        if let Some(past) = self.chronicle.past_learned(id) {
-            return Ok(past.failed.is_none().then(|| past.clone()));
-        }
+        let learned = self.once(id, |run| run.teach(id, from, genome, start, given, learning))?;
+        Ok(learned.failed.is_none().then_some(learned))
+    }
+
+    /// Has the evaluator learn.
+    fn teach(
+        &mut self,
+        id: &str,
+        from: &str,
+        genome: &Genome,
+        start: &[f64],
+        given: &[Given],
+        learning: &Learning,
+    ) -> Result<event::Learned, Interrupt> {
         self.pause_or_stop()?;
         let lesson = Lesson {
             id,
@@ -320,29 +324,27 @@ impl Run<'_, '_> {
         if self.control.stop.load(Ordering::Relaxed) {
             return Err(Interrupt::Stop);
         }
-        let learned = match outcome {
-            Ok(learned) => event::Learned {
+        match outcome {
+            Ok(learned) => Ok(event::Learned {
                 id: id.into(),
                 from: from.into(),
                 elapsed_ms: self.chronicle.elapsed_ms() - began,
                 ..learned
-            },
+            }),
             Err(Unscored::Machine { reason } | Unscored::Breakdown { reason }) => {
-                return Err(Error::Machine { id: id.into(), reason }.into());
+                Err(Error::Machine { id: id.into(), reason }.into())
             }
             Err(Unscored::Candidate { reason }) => {
                 let message = format!("nothing is learned: {reason}; the search goes on without it");
                 self.log(Level::Info, message)?;
-                event::Learned {
+                Ok(event::Learned {
                     id: id.into(),
                     from: from.into(),
                     failed: Some(reason),
                     ..event::Learned::default()
-                }
+                })
             }
-        };
-        self.chronicle.write(Event::Learned(learned.clone()))?;
-        Ok(learned.failed.is_none().then_some(learned))
+        }
     }
 
     fn score_pupil(&mut self, genome: &Genome, learned: event::Learned) -> Result<Option<Pupil>, Interrupt> {

@@ -7,8 +7,8 @@
 //!   a program of the user's, or several copies of it (`program.rs`, on a process of `programs`); then `crew.rs` keeps several
 //!   candidates out at a time.
 //!   `units.rs` is what of a sitting can be done elsewhere, and what comes back.
-//! * `chronicle.rs` writes the journal, and on `resume` hands back what it already holds. The loop is deterministic, so
-//!   going on is running it again from the start with every known answer looked up instead of computed.
+//! * `chronicle.rs` writes the journal. `replay.rs` stands between the loop and all that is found out once: what the journal
+//!   holds it hands back. The loop is deterministic, so going on with a run is running it again from the start.
 //! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
 //!   evaluator does that.
 //! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won, `examination.rs` asks those
@@ -30,6 +30,7 @@ mod program;
 mod pupil;
 mod questions;
 mod race;
+mod replay;
 mod scale;
 mod scoring;
 mod soup;
@@ -338,6 +339,14 @@ pub fn run(
     }
 }
 
+/// What a run has taken, when all is done.
+#[derive(Clone)]
+struct Done {
+    evals: u64,
+    answers: u64,
+    elapsed_ms: u64,
+}
+
 /// Why the work does not go on.
 enum Interrupt {
     Stop,
@@ -374,8 +383,8 @@ struct Run<'a, 'b> {
     generations: u64,
     /// Candidates that the budget paid for, failed ones included; parents and unsearched merges are free.
     evals: u64,
-    /// The evaluations at which this stage ends, if another one follows it.
-    stage_end: Option<StageEnd>,
+    /// This stage's part of the budget, if another one follows it.
+    stage_share: Option<StageShare>,
     /// How many had a score when each stage began, and its genes.
     stages: Vec<(usize, Genes)>,
     /// Where the search begins, if some experts without the others are better than every unsearched merge of all.
@@ -405,15 +414,12 @@ struct Run<'a, 'b> {
     is_asynchronous: bool,
 }
 
-/// When a stage makes room for the next one.
-#[derive(Clone, Copy)]
-enum StageEnd {
-    /// The journal says so.
-    Known(u64),
-    Share {
-        evals: Option<u64>,
-        elapsed_ms: Option<u64>,
-    },
+/// Where a stage makes room for the next one.
+struct StageShare {
+    /// The next one's name.
+    next: &'static str,
+    evals: Option<u64>,
+    elapsed_ms: Option<u64>,
 }
 
 impl<'a, 'b> Run<'a, 'b> {
@@ -424,9 +430,7 @@ impl<'a, 'b> Run<'a, 'b> {
         control: &'a Control,
     ) -> Self {
         let pool = Pool::new(&plan.search);
-        // Earlier versions knew nothing else with several hands: their journals say who was out when. One hand alone makes
-        // an asynchronous search too, in which every answer is told as it comes.
-        let is_asynchronous = plan.space.search.asynchronous || chronicle.next_step().is_some();
+        let is_asynchronous = chronicle.is_asynchronous(plan);
         let pace = Pace::new(plan);
         Self {
             plan,
@@ -446,7 +450,7 @@ impl<'a, 'b> Run<'a, 'b> {
             asked: 0,
             generations: 0,
             evals: 0,
-            stage_end: None,
+            stage_share: None,
             stages: vec![(0, plan.genome.genes().into())],
             soup: None,
             given: Vec::new(),
@@ -494,14 +498,19 @@ impl<'a, 'b> Run<'a, 'b> {
 
 impl Run<'_, '_> {
     fn whole(&mut self) -> Result<(), Interrupt> {
-        if self.chronicle.is_done() {
-            return Ok(());
-        }
-        self.chronicle.final_planned(self.plan.finale())?;
-        self.baselines()?;
-        self.search()?;
-        self.has_bred()?;
-        self.finale()
+        self.once(&(), |run| {
+            run.chronicle.final_planned(run.plan.finale())?;
+            run.baselines()?;
+            run.search()?;
+            run.has_bred()?;
+            run.finale()?;
+            Ok(Done {
+                evals: run.evals,
+                answers: run.chronicle.answer_count(),
+                elapsed_ms: run.chronicle.elapsed_ms(),
+            })
+        })?;
+        Ok(())
     }
 
     /// A search that bred nothing but failures has failed, whatever unsearched merges and random draws are worth.
@@ -584,7 +593,7 @@ impl Run<'_, '_> {
         }
         let reason = loop {
             let next = genome.next_stage();
-            self.stage_end = next.map(|next| self.stage_end(next, genome.share()));
+            self.stage_share = next.map(|next| self.stage_share(next, genome.share()));
             let (reason, optimizer) = self.stage(&genome, known.take())?;
             self.learn_on(&genome)?;
             let is_over = reason.is_some_and(|reason| reason != EndReason::Converged);
@@ -623,13 +632,11 @@ impl Run<'_, '_> {
         Some((wider, Some(start)))
     }
 
-    fn stage_end(&self, next: Stage, share: f64) -> StageEnd {
-        if let Some(evals) = self.chronicle.past_stage(next.name()) {
-            return StageEnd::Known(evals);
-        }
+    fn stage_share(&self, next: Stage, share: f64) -> StageShare {
         let budget = &self.plan.budget;
         let part = |total: u64| (total as f64 * share) as u64;
-        StageEnd::Share {
+        StageShare {
+            next: next.name(),
             evals: budget.evals.map(part),
             elapsed_ms: budget.duration_ms.map(part),
         }
@@ -639,7 +646,7 @@ impl Run<'_, '_> {
     /// it begins, if an earlier stage has found that out.
     fn stage(&mut self, genome: &Genome, known: Option<Start>) -> Result<(Option<EndReason>, Optimizer), Interrupt> {
         let (mut optimizer, warm) = self.optimizer(genome, known)?;
-        self.chronicle.stage(event::StageStarted {
+        self.chronicle.stage_started(event::StageStarted {
             stage: genome.stage().name().into(),
             optimizer: optimizer.kind().name().into(),
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
@@ -892,17 +899,11 @@ impl Run<'_, '_> {
         }
     }
 
-    fn is_stage_over(&self, out: usize) -> bool {
-        let asked = self.evals + out as u64;
-        match self.stage_end {
-            None => false,
-            Some(StageEnd::Known(evals)) => asked >= evals,
-            Some(StageEnd::Share { .. }) if self.chronicle.is_replaying() => self.chronicle.only_results_left(),
-            Some(StageEnd::Share { evals, elapsed_ms }) => {
-                evals.is_some_and(|evals| asked >= evals)
-                    || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
-            }
-        }
+    /// Whether a stage's share of the budget is used up, of which `out` candidates at work have taken their part.
+    fn is_spent(&self, share: &StageShare, out: usize) -> bool {
+        let StageShare { evals, elapsed_ms, .. } = *share;
+        evals.is_some_and(|evals| self.evals + out as u64 >= evals)
+            || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
     }
 
     /// Candidates that the budget still pays for.
@@ -912,21 +913,7 @@ impl Run<'_, '_> {
     }
 
     /// Looks at the budget, of which `out` candidates at work have taken their part, and at requests from outside.
-    fn end_of_search(&mut self, out: usize) -> Result<Option<EndReason>, Interrupt> {
-        if let Some(reason) = self.chronicle.past_end_of_search(self.evals + out as u64) {
-            return Ok(Some(reason));
-        }
-        if self.chronicle.only_results_left() {
-            // The search had ended, and the line that says why was not written any more.
-            return Ok(Some(match self.evals_left() <= out {
-                true => EndReason::Evals,
-                false if self.plan.budget.duration_ms.is_some() => EndReason::Time,
-                false => EndReason::Stopped,
-            }));
-        }
-        if self.chronicle.is_replaying() {
-            return Ok(None);
-        }
+    fn reason_to_end(&mut self, out: usize) -> Result<Option<EndReason>, Interrupt> {
         self.pause_or_stop()?;
         if self.plan.finish {
             return Ok(Some(EndReason::Stopped));
@@ -987,10 +974,7 @@ impl Run<'_, '_> {
     }
 
     fn log(&mut self, level: Level, message: String) -> Result<(), Error> {
-        if !self.chronicle.is_replaying() {
-            self.chronicle.write(Event::Log { level, message })?;
-        }
-        Ok(())
+        self.chronicle.log(level, message)
     }
 }
 

@@ -524,13 +524,9 @@ impl Run<'_, '_> {
         Ok(Ok(score.value))
     }
 
-    /// Answers to an exam: from the journal if it has them, else from the evaluator, and then into the journal.
-    pub(super) fn sit(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Result<Evaluation, String>, Interrupt> {
-        let id = &entrant.id;
-        if let Some(known) = self.known(entrant, exam)? {
-            known.iter().for_each(|evaluation| self.learn_names(evaluation));
-            return Ok(known);
-        }
+    /// Has an exam answered, by the crew or by the evaluator itself; or the reason why it is not. Whoever wants answers calls
+    /// [`Run::sit`].
+    pub(super) fn ask(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Result<Evaluation, String>, Interrupt> {
         if !self.at_work.has_begun(entrant, exam) {
             self.pause_or_stop()?;
         }
@@ -541,10 +537,6 @@ impl Run<'_, '_> {
         match evaluation.and_then(|evaluation| self.named(evaluation)) {
             Ok(evaluation) => {
                 self.answered()?;
-                self.chronicle.answers(id, exam, &evaluation)?;
-                if exam.tasks.is_empty() && self.is_scored(id) {
-                    self.chronicle.scores(id, &exam.split, &evaluation)?;
-                }
                 Ok(Ok(evaluation))
             }
             // Who asked for the stop may have ended the evaluator's programs as well.
@@ -562,44 +554,10 @@ impl Run<'_, '_> {
         Ok(evaluation)
     }
 
-    fn learn_names(&mut self, evaluation: &Evaluation) {
+    pub(super) fn learn_names(&mut self, evaluation: &Evaluation) {
         if self.names.is_empty() {
             self.names = evaluation.scores.iter().map(|(name, _)| name.clone()).collect();
         }
-    }
-
-    /// What the journal knows of an entrant's exam.
-    pub(super) fn known(
-        &mut self,
-        entrant: &Entrant,
-        exam: &Exam,
-    ) -> Result<Option<Result<Evaluation, String>>, Interrupt> {
-        let id = &entrant.id;
-        if !exam.tasks.is_empty()
-            && let Some(evaluation) = self.chronicle.past_answers(id, exam)?
-        {
-            return Ok(Some(Ok(evaluation)));
-        }
-        if exam.tasks.is_empty() && self.is_scored(id) {
-            return Ok(self.chronicle.past_scores(id, &exam.split).map(Ok));
-        }
-        let (_, digest) = entrant.who.record();
-        match self.chronicle.peek(id, &digest)? {
-            Some(Err(reason)) => Ok(Some(Err(reason.clone()))),
-            Some(Ok(candidate)) if exam.tasks.is_empty() => {
-                let scores = candidate.tasks.iter().map(|t| (t.task.clone(), t.score.value));
-                Ok(Some(Ok(Evaluation {
-                    scores: scores.collect(),
-                    ..Evaluation::default()
-                })))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Whether a candidate has its score already, and is before a later exam.
-    fn is_scored(&self, id: &str) -> bool {
-        self.scored.iter().any(|candidate| candidate.id == id)
     }
 
     pub(super) fn evaluate(&mut self, entrant: &Entrant, exam: &Exam) -> Result<Evaluation, Unscored> {
@@ -617,7 +575,7 @@ impl Run<'_, '_> {
         })
     }
 
-    /// A candidate has its score: into the journal, unless it is there.
+    /// A candidate has its score.
     fn leave(&mut self, arm: &Arm<'_>, score: Score, tasks: Vec<TaskScore>, eliminated: bool) -> Result<(), Interrupt> {
         let Entrant {
             id,
@@ -628,32 +586,23 @@ impl Run<'_, '_> {
             ..
         } = arm.entrant;
         let (recipe, recipe_digest) = who.record();
-        let candidate = match self.chronicle.past(id, &recipe_digest)? {
-            Some(Ok(candidate)) => *candidate,
-            _ => {
-                let candidate = Candidate {
-                    id: id.clone(),
-                    origin: origin.clone(),
-                    generation: *generation,
-                    genotype: genotype.clone(),
-                    recipe,
-                    recipe_digest,
-                    fitness: score.value,
-                    stderr: score.stderr,
-                    n: score.n,
-                    tasks,
-                    eliminated,
-                    cached: arm.effort.cached,
-                    generated_tokens: arm.effort.generated_tokens,
-                    merge_ms: arm.effort.merge_ms,
-                    evaluation_ms: arm.effort.evaluation_ms,
-                };
-                self.is_new(arm.entrant);
-                self.chronicle.write(Event::CandidateScored(candidate.clone()))?;
-                candidate
-            }
-        };
-        self.chronicle.forget_answers(id);
+        let candidate = self.chronicle.candidate_scored(Candidate {
+            id: id.clone(),
+            origin: origin.clone(),
+            generation: *generation,
+            genotype: genotype.clone(),
+            recipe,
+            recipe_digest,
+            fitness: score.value,
+            stderr: score.stderr,
+            n: score.n,
+            tasks,
+            eliminated,
+            cached: arm.effort.cached,
+            generated_tokens: arm.effort.generated_tokens,
+            merge_ms: arm.effort.merge_ms,
+            evaluation_ms: arm.effort.evaluation_ms,
+        })?;
         self.evaluator.forget(id);
         self.evals += standing::cost(&candidate, self.scored.iter());
         self.worth.push(candidate.fitness);
@@ -667,31 +616,13 @@ impl Run<'_, '_> {
         if entrant.origin == Origin::Parent {
             return Ok(());
         }
-        let (_, recipe_digest) = entrant.who.record();
-        if self.chronicle.past(&entrant.id, &recipe_digest)?.is_none() {
-            self.is_new(entrant);
-            self.chronicle.write(Event::CandidateFailed {
-                id: entrant.id.clone(),
-                origin: entrant.origin.clone(),
-                generation: entrant.generation,
-                recipe_digest,
-                reason: reason.clone(),
-            })?;
-        }
+        self.chronicle.candidate_failed(entrant, &reason)?;
         self.evaluator.forget(&entrant.id);
         self.evals += u64::from(standing::is_paid(&entrant.origin));
         if entrant.origin == Origin::Search {
             *self.failures.entry(reason).or_default() += 1;
         }
         Ok(())
-    }
-
-    /// The journal does not know this candidate. An optimizer asks in the order of the journal, so it has nobody more to hand
-    /// back then, whatever an older build has asked for besides.
-    fn is_new(&mut self, entrant: &Entrant) {
-        if entrant.generation.is_some() {
-            self.chronicle.is_used_up();
-        }
     }
 }
 

@@ -6,9 +6,13 @@
 
 use super::{Error, Interrupt, Plan, Run, race::Entrant, scoring::ExamTask};
 use crate::{
-    event::{Answer, Event, Phase},
+    event::{Answer, Phase},
     space::Scale,
 };
+
+/// The tasks' weights, one for each task of the fitness.
+#[derive(Clone)]
+pub(super) struct Scaled(pub Vec<f64>);
 
 impl Run<'_, '_> {
     /// The plan with its weights scaled; `None` where the space wants them as they are.
@@ -17,9 +21,12 @@ impl Run<'_, '_> {
         if plan.space.fitness.scale == Scale::None {
             return Ok(None);
         }
-        if let Some(weights) = self.chronicle.past_scale() {
-            return Ok(Some(plan.weighing(weights)));
-        }
+        let Scaled(weights) = self.once(&(), Self::scale)?;
+        Ok(Some(plan.weighing(&weights)))
+    }
+
+    fn scale(&mut self) -> Result<Scaled, Interrupt> {
+        let plan = self.plan;
         self.chronicle.phase(Phase::Baselines)?;
         let first = Entrant::parent(&plan.space.models[0].0);
         let exam = self.standard.clone();
@@ -37,11 +44,7 @@ impl Run<'_, '_> {
                 }),
             })
             .collect();
-        let weights = weights?;
-        self.chronicle.write(Event::Scaled {
-            weights: weights.clone(),
-        })?;
-        Ok(Some(plan.weighing(&weights)))
+        Ok(Scaled(weights?))
     }
 }
 

@@ -80,8 +80,8 @@ use crate::{
     event,
     host::{Host, day},
     merge::{self, Plan, TensorSource},
-    model::{DType, DecoderSpec, spec::NormPlace},
-    models::{self, Parents, Runtime, RuntimeOptions, recipe_dtype},
+    model::{DecoderSpec, spec::NormPlace},
+    models::{self, Parents, Runtime, RuntimeOptions},
     programs::{self, EngineProgram},
     recipe::Recipe,
     search::{
@@ -89,7 +89,7 @@ use crate::{
         parts_of_run,
     },
     serve::{self, Server},
-    space::{self, Codec, EngineDType, Finale, Fold, GeneSpec, Shape, Space},
+    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
     store::{self, Cache, RunDir},
     workers::{self, SideBySide},
 };
@@ -464,13 +464,8 @@ pub fn parse_space(file: &Path, text: &str) -> Result<Space, Error> {
 /// Where nothing is said, the dtype that the space gives its engine.
 fn with_dtype(wanted: &RuntimeOptions, space: &Space) -> RuntimeOptions {
     let of_engine = space.fitness.engine.as_ref().and_then(|engine| engine.dtype);
-    let dtype = of_engine.map(|dtype| match dtype {
-        EngineDType::F32 => DType::F32,
-        EngineDType::Bf16 => DType::Bf16,
-        EngineDType::F16 => DType::F16,
-    });
     RuntimeOptions {
-        dtype: wanted.dtype.or(dtype),
+        dtype: wanted.dtype.or(of_engine),
         ..wanted.clone()
     }
 }
@@ -549,7 +544,7 @@ fn shape(space: &Space, parents: &Parents) -> Result<Shape, Error> {
         .ok_or_else(|| Error::NoTensors { model: donor.into() })?;
     Ok(Shape {
         layers,
-        out_dtype: recipe_dtype(largest.1.dtype),
+        out_dtype: largest.1.dtype,
         fold: fold(space, donor, parents).map_err(Error::at(checkpoint.name()))?,
     })
 }

@@ -27,7 +27,7 @@ pub use read::MOST_EVALS;
 pub use widen::effects;
 
 use crate::eval::{Samples, Think};
-use crate::recipe::{Method, ParamValue};
+use crate::recipe::{DType, Method, ParamValue};
 use crate::yaml;
 
 /// What can be wrong with a search space.
@@ -375,26 +375,16 @@ pub struct EngineCommand {
     /// Seconds that it may say nothing when it was asked something.
     pub timeout: f64,
     /// What weights are rounded to, where nothing else is said on the command line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dtype: Option<EngineDType>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_word")]
+    pub dtype: Option<DType>,
     /// Copies of it that answer side by side, each asked of one candidate at a time.
     #[serde(skip_serializing_if = "is_one")]
     pub workers: usize,
 }
 
-/// What an engine's weights are rounded to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineDType {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl EngineDType {
-    /// In the order of its words in a space.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
-    pub const WORDS: [&str; 3] = ["f32", "bf16", "f16"];
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::ref_option)] // serde's signature
+fn as_word<S: serde::Serializer>(dtype: &Option<DType>, serializer: S) -> Result<S::Ok, S::Error> {
+    dtype.map(DType::name).serialize(serializer)
 }
 
 /// A program of the user's that scores candidates, one JSON line each.

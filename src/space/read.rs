@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, EngineDType, Error, Finale, Fitness, Gene,
-    Guard, Hybrid, LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD,
-    ParameterSpace, Pin, Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
+    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, Error, Finale, Fitness, Gene, Guard, Hybrid,
+    LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing,
+    Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
-use crate::recipe::{BaseRule, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
+use crate::recipe::{BaseRule, DType, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
 use crate::yaml::{self, Map, Node, Value};
 
 /// Seconds that a command has for an answer unless the space says otherwise.
@@ -758,7 +758,7 @@ fn engine(map: &Map<'_>, has_command: bool) -> Result<Option<EngineCommand>, yam
         );
     }
     let map = node.map()?;
-    let word = |node: &Node| Ok(EngineDType::ALL[node.one_of(&EngineDType::WORDS)?]);
+    let word = |node: &Node| Ok(DType::ALL[node.one_of(&DType::ALL.map(DType::name))?]);
     let engine = EngineCommand {
         command: program(map.required("command")?, "engines/vllm_engine.py")?,
         timeout: seconds(map.optional("timeout"), SILENCE)?,

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::error::Refusal;
 use crate::{
     event,
-    model::decoder::DType,
     recipe::{Body, Recipe},
     search::{Computation, Kept, Part, Work},
 };
@@ -140,12 +139,11 @@ impl Kind {
 
     /// `None` of a device or precision that this program does not know.
     pub fn computation(&self) -> Option<Computation> {
-        let dtypes = [DType::F32, DType::Bf16, DType::F16];
         Some(Computation {
             build: self.build.clone(),
             instruction_set: self.instruction_set.clone(),
             device: ["cpu", "cuda"].into_iter().find(|device| *device == self.device)?,
-            dtype: dtypes.into_iter().find(|dtype| dtype.name() == self.dtype)?,
+            dtype: self.dtype.parse().ok()?,
             engine: None,
         })
     }

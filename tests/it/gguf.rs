@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use heterosis::checkpoint::{Checkpoint, DType, GgufKind, Writer, round_in_place, write_gguf};
+use heterosis::checkpoint::{Checkpoint, DType, GgufKind, Writer, write_gguf};
 use heterosis::model::{
     self, Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, tokenizer::TokenizerFiles,
 };
@@ -64,7 +64,7 @@ fn checkpoint(dir: &Path, family: &Value) -> Checkpoint {
         let value = |k: usize| (((k * 7919 + i * 104_729) % 2003) as f32 / 1001.0 - 1.0) * 0.3 + shift;
         let mut values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
         if shape.len() > 1 {
-            round_in_place(DType::F16, &mut values);
+            DType::F16.round(&mut values);
         }
         let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         writer.tensor(&name, DType::F32, &shape, &bytes).unwrap();

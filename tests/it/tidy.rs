@@ -17,7 +17,8 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
 /// Room of the application → rooms and crates that it may name.
 const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("event", &[]),
-    ("cli", &[]),
+    // What can be typed has the names of what there is.
+    ("cli", &["isa"]),
     ("eval", &["model", "yaml"]),
     ("space", &["eval", "optim", "recipe", "yaml"]),
     ("store", &["recipe", "event"]),
@@ -30,6 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
         "search",
         &[
             "learn",
+            "isa",
             "optim",
             "space",
             "eval",
@@ -407,6 +409,37 @@ fn a_merge_knows_nothing_of_a_search() {
             );
         }
     }
+}
+
+/// Five enums said how a number is stored, and two pairs of functions rounded to that.
+#[test]
+fn how_numbers_are_stored_is_said_once() {
+    for (path, room, code) in sources() {
+        if room != "crates/isa" {
+            for what in ["enum DType", "0x7fff +", "half::"] {
+                assert_eq!(lines_with(&code, what).next(), None, "{}", path.display());
+            }
+        }
+    }
+}
+
+/// Whether an answer was the journal's was asked in every file of the search. Now the loop's files say how a thing is found out,
+/// and one file hands back what has been found out before.
+#[test]
+fn the_loop_knows_nothing_of_its_past() {
+    let mut loop_files = 0;
+    for (path, room, code) in sources() {
+        let knows = ["search/replay.rs", "search/replay/past.rs", "search/chronicle.rs"];
+        if room != "search" || knows.iter().any(|file| path.ends_with(file)) {
+            continue;
+        }
+        loop_files += 1;
+        for what in ["past", "Past", "replay", "Replay", "is_done()"] {
+            let found: Vec<&str> = lines_with(&code, what).filter(|line| *line != "mod replay;").collect();
+            assert!(found.is_empty(), "{}: {found:?}", path.display());
+        }
+    }
+    assert!(loop_files > 20, "the loop's files are found");
 }
 
 #[test]

@@ -420,7 +420,7 @@ pub enum Error {
     OutputName { name: String },
 
     /// A tensor whose bytes are not as many as its shape and dtype ask for.
-    #[error("Tensor `{tensor}` of shape {shape:?} needs {expected} bytes as {dtype}, but {got} were given.")]
+    #[error("Tensor `{tensor}` of shape {shape:?} needs {expected} bytes as {}, but {got} were given.", dtype.safetensors_name())]
     OutputSize {
         tensor: String,
         shape: Vec<usize>,

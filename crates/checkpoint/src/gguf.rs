@@ -13,13 +13,13 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
+use heterosis_isa::CHUNK;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::dtype::CHUNK;
 use super::gguf_families::{self, ARCHITECTURES, Architecture, BEFORE_EXPERT, EXPERTS};
 use super::map::MappedFile;
-use super::{DType, Error, TensorInfo, for_each_row, widen};
+use super::{DType, Error, TensorInfo, for_each_row};
 
 /// What a GGUF file says, validated: its metadata, and its tensors under their Hugging Face names.
 #[derive(Debug)]
@@ -232,7 +232,7 @@ impl Kind {
         let kind = match self {
             Kind::Plain(dtype) => {
                 let size = dtype.size_bytes();
-                return widen(dtype, &bytes[start * size..(start + out.len()) * size], out);
+                return dtype.widen(&bytes[start * size..(start + out.len()) * size], out);
             }
             Kind::Quantised(kind) => kind,
         };
@@ -854,7 +854,7 @@ pub(super) mod tests {
             let view = theirs.tensor(name).unwrap();
             assert_eq!(ours.info(name).unwrap().shape, view.shape(), "{name}");
             let mut expected = vec![0.0; view.data().len() / 4];
-            widen(DType::F32, view.data(), &mut expected);
+            DType::F32.widen(view.data(), &mut expected);
             let whole = ours.read_f32(name).unwrap();
             let worst = whole
                 .iter()

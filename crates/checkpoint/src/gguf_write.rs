@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 
 use super::gguf::{LONG_FACTORS, Metadata, ROPE_FACTORS, Value};
 use super::gguf_families::{self, ARCHITECTURES, Architecture, BEFORE_EXPERT, EXPERTS};
-use super::{Checkpoint, DType, Error, gguf_vocabulary, narrow};
+use super::{Checkpoint, DType, Error, gguf_vocabulary};
 
 /// Where each tensor begins, in bytes; GGUF's default.
 const ALIGNMENT: usize = 32;
@@ -157,8 +157,8 @@ impl Planned {
         };
         let mut bytes = vec![0; self.storage.size_bytes(values.len())];
         match self.storage {
-            Storage::F32 => narrow(DType::F32, &values, &mut bytes),
-            Storage::F16 => narrow(DType::F16, &values, &mut bytes),
+            Storage::F32 => DType::F32.narrow(&values, &mut bytes),
+            Storage::F16 => DType::F16.narrow(&values, &mut bytes),
             Storage::Q8_0 => {
                 let quantise = || {
                     let columns = self.shape.last().copied().unwrap_or(1);
@@ -759,7 +759,7 @@ fn header(metadata: &[(String, Entry)], tensors: &[Planned]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::gguf::tests::golden;
-    use super::super::{Writer, round_in_place};
+    use super::super::{DType, Writer};
     use super::*;
 
     /// Written and opened again.
@@ -785,7 +785,7 @@ mod tests {
             for name in names {
                 let (mut wanted, shape) = (original.read_f32(name).unwrap(), &original.info(name).unwrap().shape);
                 if shape.len() > 1 {
-                    round_in_place(DType::F16, &mut wanted);
+                    DType::F16.round(&mut wanted);
                 }
                 assert_eq!(back.read_f32(name).unwrap(), wanted, "{name}");
             }
@@ -857,7 +857,7 @@ mod tests {
         for (name, info) in original.tensors() {
             let mut wanted = original.read_f32(name).unwrap();
             if info.shape.len() > 1 {
-                round_in_place(DType::F16, &mut wanted);
+                DType::F16.round(&mut wanted);
             }
             assert_eq!(back.read_f32(name).unwrap(), wanted, "{name}");
         }

@@ -6,7 +6,6 @@
 //!
 //! `config.json` is handed on as it was read: what it means is the decoder's business.
 
-mod dtype;
 mod error;
 mod files;
 mod gguf;
@@ -37,10 +36,10 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 use serde_json::Value;
 
-pub use dtype::{DType, narrow, round_in_place, widen};
 pub use error::Error;
 pub use files::{TEXT_LIMIT, open_regular, read_regular, read_regular_text, read_text};
 pub use gguf_write::{GgufKind, write_gguf};
+pub use heterosis_isa::DType;
 pub use hub::{Download, HubOptions, Report};
 pub use license::LicenseTexts;
 pub use lora::AdapterShape;
@@ -390,7 +389,7 @@ impl Checkpoint {
     pub fn check_finite(&self) -> Result<(), Error> {
         for (name, tensor) in &self.tensors {
             let found = match self.raw(name) {
-                Some((bytes, dtype)) => dtype::first_non_finite(dtype, bytes),
+                Some((bytes, dtype)) => dtype.first_non_finite(bytes),
                 None => self.read_f32(name)?.iter().position(|x| !x.is_finite()),
             };
             if let Some(index) = found {
@@ -429,7 +428,7 @@ impl Checkpoint {
             let kind = match (tensor.packing, &tensor.scales) {
                 (Some(packing), _) => packing.kind_name(),
                 (None, Some(_)) => "MXFP4".to_owned(),
-                (None, None) => tensor.info.dtype.to_string(),
+                (None, None) => tensor.info.dtype.safetensors_name().to_owned(),
             };
             hasher.update(format!("\n{name} {kind} {:?} ", tensor.info.shape).as_bytes());
             hasher.update(data.as_bytes());
@@ -568,12 +567,8 @@ impl Checkpoint {
         match tensor.packing {
             Some(packing) => packing.unpack(self.stored(tensor), &tensor.info.shape, range, out),
             None => {
-                let size = tensor.info.dtype.size_bytes();
-                widen(
-                    tensor.info.dtype,
-                    &self.stored(tensor)[range.start * size..range.end * size],
-                    out,
-                );
+                let (dtype, size) = (tensor.info.dtype, tensor.info.dtype.size_bytes());
+                dtype.widen(&self.stored(tensor)[range.start * size..range.end * size], out);
             }
         }
     }

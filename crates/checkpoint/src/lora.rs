@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::files::CONFIG_LIMIT;
 use super::map::MappedFile;
 use super::safetensors::{Entry, read_header};
-use super::{Error, TensorInfo, for_each_row, read_json_object, widen};
+use super::{Error, TensorInfo, for_each_row, read_json_object};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
@@ -151,7 +151,10 @@ impl Adapter {
         if let Some(entry) = &change.replace {
             let size = entry.info.dtype.size_bytes();
             let bytes = &self.file[entry.bytes.clone()];
-            widen(entry.info.dtype, &bytes[range.start * size..range.end * size], values);
+            entry
+                .info
+                .dtype
+                .widen(&bytes[range.start * size..range.end * size], values);
         }
         if let Some(low_rank) = &change.add {
             self.add(low_rank, range.clone(), values);
@@ -179,7 +182,7 @@ impl Adapter {
 
     fn values(&self, entry: &Entry) -> Vec<f32> {
         let mut values = vec![0.0; entry.info.len()];
-        widen(entry.info.dtype, &self.file[entry.bytes.clone()], &mut values);
+        entry.info.dtype.widen(&self.file[entry.bytes.clone()], &mut values);
         values
     }
 
@@ -190,7 +193,15 @@ impl Adapter {
         let mut entries: Vec<&Entry> = self.entries.iter().collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         for entry in entries {
-            hasher.update(format!("\n{} {} {:?} ", entry.name, entry.info.dtype, entry.info.shape).as_bytes());
+            hasher.update(
+                format!(
+                    "\n{} {} {:?} ",
+                    entry.name,
+                    entry.info.dtype.safetensors_name(),
+                    entry.info.shape
+                )
+                .as_bytes(),
+            );
             hasher.update(blake3::hash(&self.file[entry.bytes.clone()]).as_bytes());
         }
     }
@@ -422,7 +433,7 @@ impl Adapter {
     fn factor(&self, factor: &Factor) -> Vec<f32> {
         let info = &factor.entry.info;
         let mut values = vec![0.0; info.len()];
-        widen(info.dtype, &self.file[factor.entry.bytes.clone()], &mut values);
+        info.dtype.widen(&self.file[factor.entry.bytes.clone()], &mut values);
         if !factor.transposed {
             return values;
         }
@@ -638,7 +649,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::{Checkpoint, DType, TensorSpec, Writer, narrow};
+    use super::super::{Checkpoint, DType, TensorSpec, Writer};
     use super::*;
 
     /// Writes tensors (all F32) and a JSON file; adapters and models look alike.
@@ -946,7 +957,7 @@ mod tests {
         let mut writer = Writer::create(&dir, u64::MAX).unwrap();
         for (name, shape, values) in [A, B] {
             let mut bytes = vec![0; values.len() * 2];
-            narrow(DType::Bf16, values, &mut bytes);
+            DType::Bf16.narrow(values, &mut bytes);
             writer.tensor(name, DType::Bf16, shape, &bytes).unwrap();
         }
         writer.json(CONFIG, &config(json!({}))).unwrap();

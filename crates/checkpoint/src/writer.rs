@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::files::open_regular;
 use super::partial::Partial;
-use super::{DType, Error, is_plain_file_name, narrow};
+use super::{DType, Error, is_plain_file_name};
 
 /// f32 elements that are rounded at a time on their way to the disk (4 MiB).
 const WRITE_CHUNK: usize = 1 << 20;
@@ -195,7 +195,7 @@ impl Writer {
         let mut bytes = vec![0; values.len().min(WRITE_CHUNK) * size];
         for (k, chunk) in values.chunks(WRITE_CHUNK).enumerate() {
             let bytes = &mut bytes[..chunk.len() * size];
-            narrow(dtype, chunk, bytes);
+            dtype.narrow(chunk, bytes);
             self.write_at(place, (k * WRITE_CHUNK * size) as u64, bytes)?;
         }
         Ok(())
@@ -575,7 +575,7 @@ mod tests {
                 specs.iter().for_each(|s| writer.put_f32(&s.name, &values).unwrap());
             } else {
                 let mut bytes = vec![0; 6000];
-                narrow(DType::Bf16, &values, &mut bytes);
+                DType::Bf16.narrow(&values, &mut bytes);
                 specs
                     .iter()
                     .for_each(|s| writer.tensor(&s.name, s.dtype, &s.shape, &bytes).unwrap());
@@ -600,7 +600,7 @@ mod tests {
         writer.text("config.json", "{}").unwrap();
         writer.finish().unwrap();
         let mut rounded = values;
-        super::super::round_in_place(DType::Bf16, &mut rounded);
+        DType::Bf16.round(&mut rounded);
         assert_eq!(Checkpoint::open(&out).unwrap().read_f32("x").unwrap(), rounded);
     }
 

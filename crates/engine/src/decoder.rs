@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use heterosis_isa::Isa;
+use heterosis_isa::{DType, Isa};
 use rayon::prelude::*;
 
 use super::Error;
@@ -24,44 +24,6 @@ use super::rope::{RopeTable, Scaling};
 use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
 use super::tensors::{Of, Part, Slot, Tensor};
 
-/// What weights are rounded to when they are set. The CPU computes in f32 in every case; a GPU keeps weights, activations,
-/// keys and values in this type, and sums, softmax, logits and the residual stream in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl DType {
-    /// As it stands in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            DType::F32 => "f32",
-            DType::Bf16 => "bf16",
-            DType::F16 => "f16",
-        }
-    }
-
-    /// Rounds to the nearest values of this type.
-    pub fn round(self, data: &mut [f32]) {
-        let nearest: fn(f32) -> f32 = match self {
-            DType::F32 => return,
-            DType::Bf16 => |x| half::bf16::from_f32(x).to_f32(),
-            DType::F16 => |x| half::f16::from_f32(x).to_f32(),
-        };
-        data.par_iter_mut().with_min_len(1 << 14).for_each(|x| *x = nearest(*x));
-    }
-
-    /// Bytes of a number where a device keeps this type.
-    pub fn size_bytes(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::Bf16 | DType::F16 => 2,
-        }
-    }
-}
-
 /// Models up to this size are computed with the batch split between threads (each runs all layers, no meeting points);
 /// larger ones with each matrix split, so that their weights are read from memory once.
 const SPLIT_BATCH_BELOW_BYTES: usize = 24 << 20;
@@ -69,6 +31,8 @@ const SPLIT_BATCH_BELOW_BYTES: usize = 24 << 20;
 /// A model in memory, ready to run.
 pub struct Decoder {
     spec: DecoderSpec,
+    /// What weights are rounded to when they are set. The CPU computes in f32 in every case; a GPU keeps weights, activations,
+    /// keys and values in this type, and sums, softmax, logits and the residual stream in f32.
     dtype: DType,
     /// What the host computes with.
     isa: Isa,

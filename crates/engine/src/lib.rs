@@ -39,11 +39,12 @@ mod wrappers;
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
 pub use chat::template_value;
-pub use decoder::{DType, Decoder};
+pub use decoder::Decoder;
 pub use device::{Device, NoGpu, keep_kernels_in};
 pub use engine::{
     Engine, EngineOptions, Finish, Generation, Perplexity, Progress, Request, Score, ScoreRequest, TokenScore,
 };
+pub use heterosis_isa::DType;
 pub use heterosis_isa::Isa;
 pub use influence::block_influence;
 pub use sampling::Sampling;

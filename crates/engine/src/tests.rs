@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use heterosis_isa::Isa;
+use heterosis_isa::{DType, Isa};
 use safetensors::SafeTensors;
 
 use super::Error;
-use super::decoder::{Chunk, DType, Decoder, Step};
+use super::decoder::{Chunk, Decoder, Step};
 use super::device::Device;
 #[cfg(feature = "cuda")]
 use super::engine::Score;

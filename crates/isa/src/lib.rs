@@ -1,5 +1,5 @@
 //! One program for every machine: loops are compiled once for each vector instruction set, and the machine that the program
-//! runs on says which of them is taken.
+//! runs on says which of them is taken. [`DType`] says how the numbers that they compute with are stored.
 //!
 //! There are no intrinsics here: [`Isa::run`] calls a closure from a function that the compiler may use the set's
 //! instructions in, so a plain loop in it becomes wide vector code. Whatever the closure calls must be inlined for that,
@@ -23,7 +23,14 @@
 
 #![deny(missing_docs)]
 
+mod dtype;
+
 use std::{fmt, sync::OnceLock};
+
+pub use dtype::{CHUNK, DType, UnknownDType, bf16_to_f32};
+
+/// Digest of the sources that convert numbers: weights that another build has rounded may be other weights.
+pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
 /// A set of vector instructions, at compile time.
 ///

@@ -237,11 +237,11 @@ fn set_dtype(object: &mut Map<String, Value>, dtype: Option<DType>) {
     let Some(dtype) = dtype else { return };
     let keys = ["dtype", "torch_dtype"];
     if !keys.iter().any(|k| object.contains_key(*k)) {
-        object.insert("torch_dtype".into(), dtype.name().into());
+        object.insert("torch_dtype".into(), dtype.torch_name().into());
     }
     for key in keys {
         if let Some(value) = object.get_mut(key) {
-            *value = dtype.name().into();
+            *value = dtype.torch_name().into();
         }
     }
 }

@@ -189,7 +189,7 @@ fn compare(root: &Path, case: &Path) -> Result<Difference, String> {
     let given = text.contains("dtype:");
     for key in ["num_hidden_layers", "vocab_size", "dtype"] {
         if key == "dtype" && !given {
-            let written: BTreeSet<&str> = plan.outputs().iter().map(|o| o.dtype.name()).collect();
+            let written: BTreeSet<&str> = plan.outputs().iter().map(|o| o.dtype.torch_name()).collect();
             let says = plan.config()[key].as_str();
             if written.len() == 1 && written.iter().next().copied() != says {
                 return Err(format!("{name}: wrote {written:?}, the config says {says:?}"));

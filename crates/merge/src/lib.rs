@@ -70,7 +70,6 @@ pub use plan::{Cost, OutputTensor, Plan};
 pub use resident::{Cache, Resident};
 pub use spectral::decomposition_sample;
 pub use stream::{Piece, Progress, Sink, run};
-pub use view::encode;
 pub use vocabulary::Vocabulary;
 
 use crate::recipe::DType;
@@ -185,7 +184,7 @@ pub enum Error {
     },
     #[error("the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it")]
     ParentNotFinite { tensor: String, model: String },
-    #[error("the merged tensor '{tensor}' holds values that are not finite in {}; the recipe's factors are too large", dtype.name())]
+    #[error("the merged tensor '{tensor}' holds values that are not finite in {}; the recipe's factors are too large", dtype.torch_name())]
     NotFinite { tensor: String, dtype: DType },
     #[error("the tensor '{tensor}' of '{model}' cannot be read: {message}")]
     Read {

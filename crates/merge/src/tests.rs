@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Error, Plan, Resident, TensorSource, Vocabulary, encode, run,
+    Error, Plan, Resident, TensorSource, Vocabulary, run,
     testing::{Models, noise, sets, under_each},
 };
 use crate::recipe::{DType, Method, Recipe, methods, read};
@@ -141,7 +141,7 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
         let mut bytes = vec![0; plan.outputs()[i].size_bytes()];
         plan.compute_bytes(i, &models, &mut bytes).unwrap();
         let mut encoded = vec![0; bytes.len()];
-        encode(&plan.compute(i, &models).unwrap(), DType::F32, &mut encoded);
+        DType::F32.narrow(&plan.compute(i, &models).unwrap(), &mut encoded);
         assert_eq!(bytes, encoded, "{}", info.name);
     }
 }
@@ -228,7 +228,7 @@ fn slices_are_stacked_and_renumbered() {
     // `deep` has no list of its own, and the donor's has no entry for its layers 4 and 5.
     assert_eq!(plan.config().get("layer_types"), None);
     let mut expected = models.get("deep", &layer(4)).to_vec();
-    super::view::round(&mut expected, DType::Bf16);
+    DType::Bf16.round(&mut expected);
     assert_eq!(compute(&plan, &models, &layer(3)), expected);
     let names: Vec<&str> = plan.outputs().iter().map(|o| o.name.as_str()).collect();
     assert_eq!(
@@ -353,7 +353,7 @@ fn stages_feed_each_other() {
         .zip(models.get("b", &layer(1)))
         .map(|(x, y)| (x + y) / 2.0)
         .collect();
-    super::view::round(&mut expected, DType::Bf16);
+    DType::Bf16.round(&mut expected);
     assert_eq!(compute(&plan, &models, &layer(1)), expected);
     assert_eq!(compute(&plan, &models, &layer(2)), models.get("base", &layer(1)));
     assert_eq!(plan.tokenizer().donor, "a");

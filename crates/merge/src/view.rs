@@ -3,10 +3,8 @@
 //! A chunk is small enough to stay in the first cache levels, so bf16 parents are widened on the fly and no f32 copy of a
 //! tensor is made. Chunks run on all threads; what they return comes back in order, so thread counts change no bit.
 
-use heterosis_isa::Isa;
+use heterosis_isa::{DType, Isa, bf16_to_f32};
 use rayon::prelude::*;
-
-use crate::recipe::DType;
 
 /// Elements that a kernel sees at once.
 pub(crate) const CHUNK: usize = 2048;
@@ -53,19 +51,8 @@ impl<'a> View<'a> {
         let end = start + scratch.len();
         match self {
             View::F32(x) => return &x[start..end],
-            View::Bf16(x) => {
-                let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
-                isa().run(
-                    #[inline(always)]
-                    || scratch.iter_mut().zip(bytes).for_each(|(out, b)| *out = widen(*b)),
-                );
-            }
-            View::F16(x) => {
-                let bytes = x[2 * start..2 * end].as_chunks::<2>().0;
-                for (out, b) in scratch.iter_mut().zip(bytes) {
-                    *out = half::f16::from_le_bytes(*b).to_f32();
-                }
-            }
+            View::Bf16(x) => DType::Bf16.widen_with(isa(), &x[2 * start..2 * end], scratch),
+            View::F16(x) => DType::F16.widen_with(isa(), &x[2 * start..2 * end], scratch),
         }
         scratch
     }
@@ -88,7 +75,7 @@ impl<'a> View<'a> {
 /// The value of a bf16.
 #[inline(always)]
 pub(crate) fn widen(bytes: [u8; 2]) -> f32 {
-    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+    bf16_to_f32(u16::from_le_bytes(bytes))
 }
 
 /// Memory for one chunk of every input, and for what a kernel wants to keep beside it.
@@ -252,13 +239,13 @@ impl<'a> Inputs<'a> {
             self.with_chunk(*start, len, &mut buffers, |chunks, scratch| {
                 f(*start, chunks, scratch, values);
             });
-            round(values, dtype);
+            dtype.round_with(isa(), values);
             finite &= all_finite(values);
             match &mut out.memory {
                 Memory::F32(all) => all[*start..start + len].copy_from_slice(values),
                 Memory::Bytes(all) => {
                     let size = dtype.size_bytes();
-                    encode(values, dtype, &mut all[start * size..(start + len) * size]);
+                    dtype.narrow_with(isa(), values, &mut all[start * size..(start + len) * size]);
                 }
                 // What was handed on cannot be taken back; see `Target::keeps`.
                 Memory::Stream(_) => return false,
@@ -322,7 +309,7 @@ impl Target<'_> {
                     let (mut own, mut finite) = (own(), true);
                     for (i, values) in values.chunks_mut(CHUNK).enumerate() {
                         f(&mut own, run * CHUNK * RUN + i * CHUNK, values);
-                        round(values, dtype);
+                        dtype.round_with(isa(), values);
                         finite &= all_finite(values);
                     }
                     finite
@@ -363,62 +350,12 @@ fn fill_bytes<B>(
             for (i, bytes) in bytes.chunks_mut(CHUNK * size).enumerate() {
                 let values = &mut values[..bytes.len() / size];
                 f(&mut own, first + run * CHUNK * RUN + i * CHUNK, values);
-                round(values, dtype);
-                finite &= all_finite(values);
-                encode(values, dtype, bytes);
+                dtype.narrow_with(isa(), values, bytes);
+                finite &= dtype.all_finite_with(isa(), bytes);
             }
             finite
         })
         .reduce(|| true, |a, b| a & b)
-}
-
-/// Rounds to the nearest value of `dtype`, ties to even.
-pub(crate) fn round(values: &mut [f32], dtype: DType) {
-    match dtype {
-        DType::F32 => {}
-        DType::Bf16 => {
-            isa().run(
-                #[inline(always)]
-                || values.iter_mut().for_each(|v| *v = f32::from_bits(bf16_bits(*v) << 16)),
-            );
-        }
-        DType::F16 => {
-            for v in values {
-                *v = half::f16::from_f32(*v).to_f32();
-            }
-        }
-    }
-}
-
-/// The upper half of the nearest bf16, ties to even. A NaN stays one.
-#[inline(always)]
-fn bf16_bits(v: f32) -> u32 {
-    let bits = v.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if v.is_nan() { (bits >> 16) | 0x40 } else { rounded }
-}
-
-/// Values that `dtype` can represent → its little-endian bytes.
-pub fn encode(values: &[f32], dtype: DType, bytes: &mut [u8]) {
-    match dtype {
-        DType::F32 => {
-            for (b, v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-                *b = v.to_le_bytes();
-            }
-        }
-        DType::Bf16 => {
-            let pairs = bytes.as_chunks_mut::<2>().0.iter_mut().zip(values);
-            isa().run(
-                #[inline(always)]
-                || pairs.for_each(|(b, v)| *b = ((v.to_bits() >> 16) as u16).to_le_bytes()),
-            );
-        }
-        DType::F16 => {
-            for (b, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
-                *b = half::f16::from_f32(*v).to_le_bytes();
-            }
-        }
-    }
 }
 
 /// Whether no value is infinite or NaN.
@@ -488,33 +425,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bf16_rounds_to_nearest_even_like_half() {
-        let mut state = 1u64;
-        for i in 0..200_000u32 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let v = f32::from_bits((state >> 32) as u32);
-            let mut ours = [v];
-            round(&mut ours, DType::Bf16);
-            let theirs = half::bf16::from_f32(v).to_f32();
-            assert!(
-                ours[0].to_bits() == theirs.to_bits() || (v.is_nan() && ours[0].is_nan()),
-                "{i} {v} {ours:?} {theirs}"
-            );
-        }
-        // 1 + 2^-8 is halfway between 1 and 1 + 2^-7: the even one is 1.
-        let mut tie = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
-        round(&mut tie, DType::Bf16);
-        assert_eq!(tie, [1.0, 1.0 + 1.0 / 64.0]);
-    }
-
-    #[test]
     fn narrow_parents_read_as_their_f32_values() {
         let values: Vec<f32> = (0..CHUNK * 3 + 5).map(|i| i as f32 - 6000.0).collect();
-        let bytes = |dtype| {
+        let bytes = |dtype: DType| {
             let mut rounded = values.clone();
-            round(&mut rounded, dtype);
+            dtype.round_with(isa(), &mut rounded);
             let mut bytes = vec![0; values.len() * 2];
-            encode(&rounded, dtype, &mut bytes);
+            dtype.narrow_with(isa(), &rounded, &mut bytes);
             (rounded, bytes)
         };
         let (bf16, bf16_bytes) = bytes(DType::Bf16);
@@ -543,9 +460,9 @@ mod tests {
         for dtype in [DType::Bf16, DType::F16] {
             let results = under_each(|_| {
                 let mut rounded = values.clone();
-                round(&mut rounded, dtype);
+                dtype.round_with(isa(), &mut rounded);
                 let mut bytes = vec![0; values.len() * 2];
-                encode(&rounded, dtype, &mut bytes);
+                dtype.narrow_with(isa(), &rounded, &mut bytes);
                 let view = match dtype {
                     DType::Bf16 => View::Bf16(&bytes),
                     _ => View::F16(&bytes),
@@ -574,7 +491,7 @@ mod tests {
             }
             .fill(&values);
             let mut encoded = vec![0; bytes.len()];
-            encode(&floats, dtype, &mut encoded);
+            dtype.narrow(&floats, &mut encoded);
             assert_eq!(bytes, encoded);
             let mut streamed = Vec::new();
             Target {

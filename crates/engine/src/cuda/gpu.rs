@@ -14,10 +14,9 @@ use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
     PinnedHostSlice, PushKernelArg, result, sys,
 };
-use rayon::prelude::*;
+use heterosis_isa::DType;
 
 use super::super::Error;
-use super::super::decoder::DType;
 use super::super::device::NoGpu;
 use super::kernels::{self, ON_TENSOR_CORES, Wanted};
 
@@ -279,13 +278,13 @@ impl Gpu {
 
     /// Writes values as elements at `first` elements from the beginning.
     pub fn write_elements(&self, memory: &mut CudaSlice<u8>, first: usize, values: &[f32]) -> Result<(), Error> {
-        let to_bits: fn(&f32) -> u16 = match self.dtype {
-            DType::F32 => return self.write(memory, first * 4, bytemuck::cast_slice(values)),
-            DType::Bf16 => |x| half::bf16::from_f32(*x).to_bits(),
-            DType::F16 => |x| half::f16::from_f32(*x).to_bits(),
-        };
-        let elements: Vec<u16> = values.par_iter().with_min_len(1 << 14).map(to_bits).collect();
-        self.write(memory, first * 2, bytemuck::cast_slice(&elements))
+        if self.dtype == DType::F32 {
+            return self.write(memory, first * 4, bytemuck::cast_slice(values));
+        }
+        let size = self.dtype.size_bytes();
+        let mut elements = vec![0; values.len() * size];
+        self.dtype.narrow(values, &mut elements);
+        self.write(memory, first * size, &elements)
     }
 
     pub fn write(&self, memory: &mut CudaSlice<u8>, first: usize, bytes: &[u8]) -> Result<(), Error> {

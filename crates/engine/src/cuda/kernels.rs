@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction};
 use cudarc::nvrtc::{Ptx, result, sys};
+use heterosis_isa::DType;
 
-use super::super::decoder::DType;
 use super::super::device::kernels_folder;
 use super::super::{BUILD, Error};
 use super::gpu::{During, LARGEST_HEAD};

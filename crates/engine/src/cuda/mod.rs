@@ -12,6 +12,7 @@ mod recording;
 use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
+use heterosis_isa::DType;
 
 #[cfg(test)]
 pub(super) use gpu::Hog;
@@ -23,7 +24,7 @@ use recording::{Recorded, Recordings};
 
 use super::Error;
 use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, Settings};
-use super::decoder::{Chunk, DType};
+use super::decoder::Chunk;
 use super::kernels as host;
 use super::kv::KvShape;
 use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};

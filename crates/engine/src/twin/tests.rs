@@ -4,10 +4,10 @@ use crate::device::Device;
 
 use super::{Text, Twin, Weights, remote::Remote};
 use crate::Error;
-use crate::decoder::{DType, Decoder};
 use crate::engine::{EngineOptions, ScoreRequest};
 use crate::spec::{DecoderSpec, Router};
 use crate::tests::{Small, device, engine, hashed_weight, relative_error};
+use crate::{DType, decoder::Decoder};
 
 fn size(spec: &DecoderSpec, name: &str) -> usize {
     let names = spec.tensor_names();

@@ -11,6 +11,7 @@ pub mod write;
 
 use std::collections::BTreeMap;
 
+pub use heterosis_isa::DType;
 pub use method::{BaseRule, DefaultValue, Kind, MethodInfo, ParameterInfo, Scope, methods};
 pub use parameter::{Place, evaluate, spoken};
 
@@ -193,17 +194,6 @@ pub struct Filtered {
     pub value: Box<ParamValue>,
 }
 
-/// Storage dtypes that checkpoints and recipes know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum DType {
-    #[serde(rename = "float32")]
-    F32,
-    #[serde(rename = "bfloat16")]
-    Bf16,
-    #[serde(rename = "float16")]
-    F16,
-}
-
 /// Every merge method, by its YAML name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -343,22 +333,5 @@ impl Stage {
             Body::Models(models) => &models[0].model,
             Body::Slices(slices) => &slices[0].sources[0].model,
         })
-    }
-}
-
-impl DType {
-    /// The name that mergekit and `config.json` use.
-    pub fn name(self) -> &'static str {
-        match self {
-            DType::F32 => "float32",
-            DType::Bf16 => "bfloat16",
-            DType::F16 => "float16",
-        }
-    }
-
-    pub const ALL: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
-
-    pub fn size_bytes(self) -> usize {
-        if self == DType::F32 { 4 } else { 2 }
     }
 }

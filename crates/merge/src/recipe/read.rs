@@ -287,7 +287,7 @@ fn dtype(map: &Map<'_>, key: &str) -> Result<Option<DType>, yaml::Error> {
     let Some(node) = map.optional(key) else {
         return Ok(None);
     };
-    let names = DType::ALL.map(DType::name);
+    let names = DType::ALL.map(DType::torch_name);
     Ok(Some(DType::ALL[node.one_of(&names)?]))
 }
 

@@ -42,7 +42,7 @@ fn stage(stage: &Stage) -> String {
     }
     for (key, value) in [("dtype", stage.dtype), ("out_dtype", stage.out_dtype)] {
         if let Some(dtype) = value {
-            line(&mut out, 0, key, dtype.name());
+            line(&mut out, 0, key, dtype.torch_name());
         }
     }
     for (key, value) in [
