@@ -4,6 +4,8 @@
 //! nothing beyond the two knows a family by its name. Defaults and rules are those of the configuration classes of
 //! transformers 5.24; a new row needs goldens (`tests/data/generate.py`).
 
+use super::mixer::{Inputs, Layers, MixerKind, MixerRow};
+
 /// A family of decoders.
 #[derive(Debug, PartialEq)]
 pub struct Family {
@@ -12,6 +14,8 @@ pub struct Family {
     pub(super) names: &'static Names,
     /// Keys that config.json calls otherwise: (here, there).
     pub(super) keys: &'static [(&'static str, &'static str)],
+    /// Keys of older configs, which count where both are there: (here, there).
+    pub(super) older_keys: &'static [(&'static str, &'static str)],
     /// Settings that the decoder cannot do otherwise: the key, and the only value it may have if it is there.
     pub(super) only: &'static [(&'static str, Only)],
     /// Whether key heads may be fewer than query heads.
@@ -29,10 +33,18 @@ pub struct Family {
     /// One tensor for q, k and v; one for gate and up.
     pub(super) qkv: Qkv,
     pub(super) fused_gate_up: bool,
+    /// An MLP is narrower than `intermediate_size` says, by two thirds, a multiplier and a multiple (LFM2).
+    pub(super) narrows_mlp: bool,
     /// Whether an MLP has a gate; without, it is two matrices with an activation between.
     pub(super) gated: bool,
     /// The layers' MLPs are many, and a router chooses among them.
     pub(super) experts: Option<&'static Mixture>,
+    /// What stands in attention's place in some of the layers.
+    pub(super) mixer: Option<&'static MixerRow>,
+    /// What each query head attends to is weighed by a gate, whose rows stand behind those of the head's query.
+    pub(super) gates_heads: bool,
+    /// What the names of tensors begin with that the decoder has no use for: heads that predict several tokens.
+    pub(super) passed_over: Option<&'static str>,
     /// Attention and MLP read the same stream, and both are added to it.
     pub(super) parallel: Flag,
     /// A parallel layer has one norm for both branches.
@@ -76,6 +88,7 @@ impl Family {
             (!self.gated, "an MLP without a gate"),
             (self.names.positions.is_some(), "learned positions"),
             (self.head_bias != Flag::No, "a head with a bias"),
+            (self.mixer.is_some(), "linear attention, a state-space mixer or short convolutions"),
             (self.experts.is_some(), "a mixture of experts"),
             (self.sinks, "attention sinks"),
             (self.activation == "xielu", "a learned activation (xIELU)"),
@@ -442,6 +455,18 @@ const APERTUS_NAMES: Names = Names {
     ..HF
 };
 
+const LFM2_NAMES: Names = Names {
+    norm: "model.embedding_norm",
+    o: "self_attn.out_proj",
+    gate: "feed_forward.w1",
+    up: "feed_forward.w3",
+    down: "feed_forward.w2",
+    q_norm: "self_attn.q_layernorm",
+    k_norm: "self_attn.k_layernorm",
+    norms: [Some("operator_norm"), None, Some("ffn_norm"), None],
+    ..HF
+};
+
 /// A tensor for each matrix of each expert.
 const EACH: ExpertNames = ExpertNames {
     router: "mlp.gate",
@@ -491,6 +516,14 @@ const QWEN_EXPERTS: Mixture = Mixture {
     biases: false,
 };
 
+const DELTA_NET: MixerRow = MixerRow {
+    kind: MixerKind::DeltaNet,
+    name: "linear_attn",
+    conv: "conv1d",
+    inputs: Inputs::Apart,
+    layers: Layers::Nth("full_attention_interval", 4),
+};
+
 const ROPE: Rope = Rope {
     theta: 10_000.0,
     partial: None,
@@ -520,6 +553,7 @@ const LLAMA: Family = Family {
     name: "llama",
     names: &HF,
     keys: &[],
+    older_keys: &[],
     only: &[],
     groups_heads: true,
     kv_heads: None,
@@ -532,8 +566,12 @@ const LLAMA: Family = Family {
     mlp_bias: MLP_BIAS,
     qkv: Qkv::Apart,
     fused_gate_up: false,
+    narrows_mlp: false,
     gated: true,
     experts: None,
+    mixer: None,
+    gates_heads: false,
+    passed_over: None,
     parallel: Flag::No,
     parallel_shares_norm: false,
     qk_norm: QkNorm::None,
@@ -674,6 +712,25 @@ const GPTJ: Family = Family {
     rope: Rope {
         dim: Some(("rotary_dim", 64)),
         neighbours: true,
+        ..ROPE
+    },
+    ..LLAMA
+};
+
+const QWEN3_5: Family = Family {
+    name: "qwen3_5_text",
+    kv_heads: Some(4),
+    head_dim: Some(256),
+    max_positions: 32_768,
+    mlp_bias: Flag::No,
+    mixer: Some(&DELTA_NET),
+    gates_heads: true,
+    passed_over: Some("mtp."),
+    qk_norm: QkNorm::PerHead,
+    norm_plus_one: true,
+    rope: Rope {
+        partial: Some(0.25),
+        sections: true,
         ..ROPE
     },
     ..LLAMA
@@ -1199,6 +1256,71 @@ const FAMILIES: &[Family] = &[
             ..ROPE
         },
         windows: Windows::AllBut { nth: 2, size: 128 },
+        ..LLAMA
+    },
+    Family {
+        name: "qwen3_next",
+        kv_heads: Some(2),
+        mixer: Some(&MixerRow {
+            inputs: Inputs::ByHead,
+            ..DELTA_NET
+        }),
+        experts: Some(&Mixture {
+            count: 512,
+            per_token: 10,
+            width: Some(512),
+            normalised: Flag::Key("norm_topk_prob", true),
+            shared: Shared::Weighed("shared_expert_intermediate_size", 512),
+            ..QWEN_EXPERTS
+        }),
+        rope: Rope {
+            partial: Some(0.25),
+            ..ROPE
+        },
+        ..QWEN3_5
+    },
+    QWEN3_5,
+    Family {
+        name: "qwen3_5_moe_text",
+        kv_heads: Some(2),
+        experts: Some(&Mixture {
+            count: 256,
+            width: Some(512),
+            normalised: Flag::Yes,
+            shared: Shared::Weighed("shared_expert_intermediate_size", 512),
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        ..QWEN3_5
+    },
+    Family {
+        name: "lfm2",
+        names: &LFM2_NAMES,
+        keys: &[("rms_norm_eps", "norm_eps")],
+        older_keys: &[
+            ("intermediate_size", "block_ff_dim"),
+            ("tie_word_embeddings", "tie_embedding"),
+        ],
+        kv_heads: Some(8),
+        max_positions: 128_000,
+        tie: true,
+        qkv_bias: Flag::No,
+        o_bias: Flag::No,
+        mlp_bias: Flag::No,
+        narrows_mlp: true,
+        mixer: Some(&MixerRow {
+            kind: MixerKind::ShortConv,
+            name: "conv",
+            conv: "conv",
+            inputs: Inputs::One,
+            layers: Layers::Listed("full_attn_idxs"),
+        }),
+        qk_norm: QkNorm::PerHead,
+        norm_eps: 1e-5,
+        rope: Rope {
+            theta: 1_000_000.0,
+            ..ROPE
+        },
         ..LLAMA
     },
 ];

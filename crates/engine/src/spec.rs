@@ -12,6 +12,8 @@ use super::Error;
 use super::families::{
     self, Chosen, Dense, ExpertNames, Flag, Mixture, Names, Only, Qkv, Scales, Shared, Stored, Windows,
 };
+use super::kernels::softplus;
+use super::mixer::Mixer;
 use super::rope::{RopeScaling, RopeSpec};
 use super::wrappers::{self, Wrapper};
 
@@ -60,7 +62,6 @@ pub struct Xielu {
 impl Xielu {
     /// p and n.
     pub fn curves(self) -> [f32; 2] {
-        let softplus = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
         [softplus(self.alpha_p), self.beta + softplus(self.alpha_n)]
     }
 }
@@ -74,6 +75,8 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
     /// Whether its MLP is a mixture of [`DecoderSpec::experts`].
     pub sparse: bool,
+    /// Whether [`DecoderSpec::mixer`] stands in attention's place.
+    pub recurrent: bool,
 }
 
 /// The experts of a layer, and how a token is sent to some of them.
@@ -140,6 +143,8 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// Of the layers that are sparse.
     pub experts: Option<Experts>,
+    /// Of the layers that do not attend.
+    pub mixer: Option<Mixer>,
     pub ropes: Vec<RopeSpec>,
     /// The longest sequence that the model was made for; with learned positions, that it can read.
     pub max_positions: usize,
@@ -172,7 +177,7 @@ pub struct DecoderSpec {
 /// The most layers, and the most of any other size that memory is asked for by. The largest published models stay below a
 /// twentieth of each; what is larger is a damaged file. They keep every product of sizes below 2^64.
 const MOST_LAYERS: usize = 1 << 12;
-const MOST: usize = 1 << 22;
+pub(super) const MOST: usize = 1 << 22;
 const MOST_EXPERTS: usize = 1 << 12;
 /// Experts of all layers: what a hostile config may have listed.
 const MOST_EXPERTS_IN_ALL: usize = 1 << 17;
@@ -224,6 +229,7 @@ impl DecoderSpec {
         let c = Config {
             value: config,
             keys: family.keys,
+            older_keys: family.older_keys,
         };
         c.refuse_unknown_settings(family)?;
         let hidden = c.size("hidden_size", MOST)?;
@@ -231,6 +237,7 @@ impl DecoderSpec {
         let max_positions = c.size_or("max_position_embeddings", family.max_positions)?;
         let (ropes, mut layers) = layer_specs(&c, family, head_dim, max_positions)?;
         let experts = experts(&c, family, &mut layers)?;
+        let mixer = mixer(&c, family, hidden, &mut layers)?;
         let numbers = c.scales(family, hidden, head_dim)?;
         let parallel = c.is(family.parallel)?;
         Ok(DecoderSpec {
@@ -239,13 +246,14 @@ impl DecoderSpec {
             names: *family.names,
             vocab: c.size("vocab_size", MOST)?,
             hidden,
-            intermediate: intermediate(&c, hidden)?,
+            intermediate: intermediate(&c, family, hidden)?,
             heads,
             kv_heads,
             head_dim,
             query_growth: RopeScaling::query_growth(&c, &family.rope)?,
             layers,
             experts,
+            mixer,
             ropes,
             max_positions,
             tie_embeddings: c.flag("tie_word_embeddings", family.tie)?,
@@ -284,6 +292,16 @@ impl DecoderSpec {
     /// Whether an MLP has a gate.
     pub fn gated(&self) -> bool {
         self.family.gated
+    }
+
+    /// Whether what heads attend to is weighed by gates.
+    pub(super) fn gates_heads(&self) -> bool {
+        self.family.gates_heads
+    }
+
+    /// The mixer of a layer that does not attend.
+    pub fn mixer_of(&self, layer: usize) -> Option<&Mixer> {
+        self.mixer.as_ref().filter(|_| self.layers[layer].recurrent)
     }
 
     /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways, and so is
@@ -349,7 +367,10 @@ impl DecoderSpec {
             }
         }
         let is_ours = |name: &str| self.wrapper.is_none() || wrappers::is_language(&self.names, name);
-        let unused = there.keys().filter(|name| is_ours(name) && !is_recomputed(name));
+        let is_passed_over = |name: &str| self.family.passed_over.is_some_and(|word| name.starts_with(word));
+        let unused = there
+            .keys()
+            .filter(|name| is_ours(name) && !is_recomputed(name) && !is_passed_over(name));
         match unused.clone().min() {
             None => Ok(()),
             Some(first) => Err(Error::UnusedTensors {
@@ -456,10 +477,52 @@ fn head_sizes(c: &Config, family: &Family, hidden: usize) -> Result<(usize, usiz
 }
 
 /// The width of the MLP; families that may leave it out mean four times the stream's.
-fn intermediate(c: &Config, hidden: usize) -> Result<usize, Error> {
+fn intermediate(c: &Config, family: &Family, hidden: usize) -> Result<usize, Error> {
+    if family.experts.is_some_and(|mixture| mixture.dense == Dense::None && mixture.width.is_some()) {
+        // No layer has an MLP beside the experts, and configs may leave out how wide it would be.
+        return Ok(c.size_or("intermediate_size", 4 * hidden)?.min(MOST));
+    }
+    if family.narrows_mlp {
+        return narrowed(c, c.size("intermediate_size", MOST)?);
+    }
     match c.keys.iter().any(|(key, _)| *key == "intermediate_size") {
         true => Ok(c.optional_size("intermediate_size")?.unwrap_or(4 * hidden).min(MOST)),
         false => c.size("intermediate_size", MOST),
+    }
+}
+
+/// LFM2's MLPs are two thirds as wide as its config says, times a multiplier, and then a multiple of something.
+fn narrowed(c: &Config, width: usize) -> Result<usize, Error> {
+    if !c.flag("block_auto_adjust_ff_dim", true)? {
+        return Ok(width);
+    }
+    let narrow = (c.number_or("block_ffn_dim_multiplier", 1.0)? * (2 * width / 3) as f64) as usize;
+    let narrow = narrow.next_multiple_of(c.size_or("block_multiple_of", 256)?);
+    match (1..=MOST).contains(&narrow) {
+        true => Ok(narrow),
+        false => Err(c.error("block_ffn_dim_multiplier", format!("makes MLPs {narrow} wide"))),
+    }
+}
+
+/// The mixer of a family that has one, and which of the layers do.
+fn mixer(c: &Config, family: &Family, hidden: usize, layers: &mut [LayerSpec]) -> Result<Option<Mixer>, Error> {
+    let Some(row) = family.mixer else {
+        return Ok(None);
+    };
+    let (mixer, recurrent) = Mixer::read(c, row, hidden, layers.len())?;
+    for (layer, recurrent) in layers.iter_mut().zip(recurrent) {
+        if recurrent {
+            *layer = LayerSpec {
+                window: None,
+                rope: None,
+                recurrent,
+                ..*layer
+            };
+        }
+    }
+    match c.activation(family)? {
+        Activation::Silu => Ok(Some(mixer)),
+        _ => Err(c.error("hidden_act", "the decoder knows mixers of this family with silu only".into())),
     }
 }
 
@@ -602,6 +665,7 @@ fn layer_specs(
             window: window.filter(|_| slides),
             rope: (turns && !ropes.is_empty()).then(|| usize::from(slides && ropes.len() > 1)),
             sparse: false,
+            recurrent: false,
         }
     };
     let layers = slides.into_iter().zip(rotates).map(layer).collect();
@@ -709,18 +773,26 @@ pub(super) struct Config<'a> {
     pub value: &'a Value,
     /// (the decoder's word, config.json's).
     pub keys: &'static [(&'static str, &'static str)],
+    /// The same, of older configs, whose words count before today's.
+    pub older_keys: &'static [(&'static str, &'static str)],
 }
 
 impl<'a> Config<'a> {
     /// A part of a config, in the decoder's own words.
     pub fn part(value: &'a Value) -> Self {
-        Config { value, keys: &[] }
+        Config {
+            value,
+            keys: &[],
+            older_keys: &[],
+        }
     }
 
     /// What the file calls a field.
     fn key<'k>(&self, field: &'k str) -> &'k str {
-        self.keys
-            .iter()
+        let is_older = |(here, there): &&(&str, &str)| *here == field && self.value.get(*there).is_some();
+        let keys = self.older_keys.iter().find(is_older).into_iter().chain(self.keys);
+        keys
+            .into_iter()
             .find(|(here, _)| *here == field)
             .map_or(field, |(_, there)| there)
     }
@@ -797,7 +869,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn flag(&self, field: &str, default: bool) -> Result<bool, Error> {
+    pub fn flag(&self, field: &str, default: bool) -> Result<bool, Error> {
         match self.present(field) {
             None => Ok(default),
             Some(Value::Bool(b)) => Ok(*b),
@@ -805,7 +877,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn is(&self, flag: Flag) -> Result<bool, Error> {
+    pub fn is(&self, flag: Flag) -> Result<bool, Error> {
         match flag {
             Flag::No => Ok(false),
             Flag::Yes => Ok(true),

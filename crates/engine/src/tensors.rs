@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::families::{Qkv, Stored};
+use super::mixer::MixerPart;
 use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
 
 /// What a tensor is for.
@@ -33,6 +34,7 @@ pub(super) enum Slot {
     Router,
     Correction,
     SharedGate,
+    Mixer(MixerPart),
 }
 
 /// Whose matrices.
@@ -116,14 +118,20 @@ impl DecoderSpec {
         let (h, names) = (self.hidden, self.names());
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut list = List::new(self, layer);
-        if self.fused_qkv() {
+        let mixer = self.mixer_of(layer);
+        if let Some(mixer) = mixer {
+            mixer.tensors(h, &mut list);
+        } else if self.fused_qkv() {
             list.linear(names.qkv, Slot::Qkv, [q + 2 * kv, h], self.qkv_bias);
         } else {
-            list.linear(names.q, Slot::Q, [q, h], self.qkv_bias);
+            let gates = if self.gates_heads() { q } else { 0 };
+            list.linear(names.q, Slot::Q, [q + gates, h], self.qkv_bias);
             list.linear(names.k, Slot::K, [kv, h], self.qkv_bias);
             list.linear(names.v, Slot::V, [kv, h], self.qkv_bias);
         }
-        list.linear(names.o, Slot::O, [h, q], self.o_bias);
+        if mixer.is_none() {
+            list.linear(names.o, Slot::O, [h, q], self.o_bias);
+        }
         match self.experts_of(layer) {
             None => self.mlp_tensors(&mut list),
             Some(experts) => self.mixture_tensors(experts, 0..experts.count, &mut list),
@@ -137,6 +145,7 @@ impl DecoderSpec {
             }
         }
         let widths = match self.qk_norm {
+            _ if mixer.is_some() => None,
             QkNorm::None => None,
             QkNorm::PerHead | QkNorm::PerHeadRotated => Some((self.head_dim, self.head_dim)),
             QkNorm::FullWidth => Some((q, kv)),
@@ -348,6 +357,11 @@ impl DecoderSpec {
                 let places = (0..3).flat_map(|part| (0..self.heads).map(move |head| (3 * head + part) * d));
                 Some(places.flat_map(|from| from..from + d).collect())
             }
+            Slot::Q if self.gates_heads() => {
+                let parts = (0..2).flat_map(|part| (0..self.heads).map(move |head| (2 * head + part) * d));
+                Some(parts.flat_map(|from| from..from + d).collect())
+            }
+            Slot::Mixer(MixerPart::Input(first)) => self.mixer.as_ref()?.ungrouped(first),
             Slot::Q if self.family.rope.neighbours => Some(self.halves(self.heads)),
             Slot::K if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
             // Gates and ups take turns.
@@ -414,7 +428,7 @@ fn turn(data: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// The tensors of one layer, or of what stands outside of the layers.
-struct List<'s> {
+pub(super) struct List<'s> {
     spec: &'s DecoderSpec,
     layer: usize,
     tensors: Vec<Tensor>,
@@ -439,7 +453,7 @@ impl<'s> List<'s> {
         });
     }
 
-    fn in_layer(&mut self, name: &str, shape: Vec<usize>, slot: Slot, is_bias: bool) {
+    pub fn in_layer(&mut self, name: &str, shape: Vec<usize>, slot: Slot, is_bias: bool) {
         self.add(
             format!("{}{}.{name}", self.spec.names().layers, self.layer),
             shape,
@@ -452,7 +466,7 @@ impl<'s> List<'s> {
         self.add(format!("{name}.weight"), vec![rows, self.spec.hidden], slot, false);
     }
 
-    fn linear(&mut self, name: &str, slot: Slot, [out, inner]: [usize; 2], bias: bool) {
+    pub fn linear(&mut self, name: &str, slot: Slot, [out, inner]: [usize; 2], bias: bool) {
         let shape = match self.spec.family.turned {
             true => vec![inner, out],
             false => vec![out, inner],

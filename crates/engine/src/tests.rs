@@ -94,7 +94,7 @@ impl Golden {
 fn logits(decoder: &mut Decoder, rows: &[&[u32]], step: usize) -> Vec<Vec<f32>> {
     decoder.prepare(rows.iter().map(|row| row.len()).max().unwrap());
     let mut pool = Pool::new(decoder.kv_shape(), 1 << 30, None);
-    let mut own: Vec<Segment> = rows.iter().map(|row| pool.segment(row.len()).unwrap()).collect();
+    let mut own: Vec<Segment> = rows.iter().map(|row| pool.segment(row.len(), &[]).unwrap()).collect();
     let mut out = vec![Vec::new(); rows.len()];
     let longest = rows.iter().map(|row| row.len()).max().unwrap();
     for from in (0..longest).step_by(step) {
@@ -315,7 +315,7 @@ pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
     let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| {
         (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    let shift = if name.ends_with("norm.weight") && !gemma {
+    let shift = if name.ends_with("norm.weight") && (!gemma || name.ends_with("linear_attn.norm.weight")) {
         1.0
     } else {
         0.0

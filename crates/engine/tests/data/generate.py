@@ -130,6 +130,29 @@ CASES = {
                         swiglu_limit=0.3, swiglu_alpha=1.1, tie_word_embeddings=True, num_key_value_heads=1,
                         layer_types=["full_attention", "sliding_attention", "sliding_attention"],
                         rope_parameters=dict(rope_type="default", rope_theta=5000.0)),
+    "qwen3_next": dict(model_type="qwen3_next", num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+                       linear_key_head_dim=12, linear_value_head_dim=8, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=20,
+                       shared_expert_intermediate_size=12),
+    "qwen3_next_odd": dict(model_type="qwen3_next", head_dim=12, linear_num_key_heads=3, linear_num_value_heads=3, linear_key_head_dim=9,
+                           linear_value_head_dim=20, linear_conv_kernel_dim=3, num_experts=5, num_experts_per_tok=2,
+                           moe_intermediate_size=18, shared_expert_intermediate_size=24, norm_topk_prob=False, mlp_only_layers=[1],
+                           attention_bias=True, tie_word_embeddings=True, layer_types=["full_attention", "linear_attention",
+                           "linear_attention"], rope_parameters=dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)),
+    "qwen3_next_fused": dict(model_type="qwen3_next", num_hidden_layers=2, full_attention_interval=2, head_dim=8, linear_num_key_heads=1,
+                             linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16, num_experts=6,
+                             num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=12),
+    "qwen3_5": dict(model_type="qwen3_5_text", num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+                    linear_key_head_dim=16, linear_value_head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=1000.0,
+                    partial_rotary_factor=0.25, mrope_section=[1, 1, 0], mrope_interleaved=True)),
+    "qwen3_5_odd": dict(model_type="qwen3_5_text", num_hidden_layers=5, full_attention_interval=2, head_dim=12, linear_num_key_heads=1,
+                        linear_num_value_heads=3, linear_key_head_dim=7, linear_value_head_dim=40, linear_conv_kernel_dim=2,
+                        attention_bias=True, tie_word_embeddings=True, num_key_value_heads=1, partial_rotary_factor=1.0),
+    "qwen3_5_moe": dict(model_type="qwen3_5_moe_text", layer_types=["linear_attention", "full_attention", "linear_attention"], head_dim=8,
+                        linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=24,
+                        num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, shared_expert_intermediate_size=12),
+    "lfm2": dict(model_type="lfm2", block_multiple_of=16, block_ffn_dim_multiplier=1.3, layer_types=["conv", "full_attention", "conv"]),
+    "lfm2_odd": dict(model_type="lfm2", conv_bias=True, conv_L_cache=5, block_auto_adjust_ff_dim=False, full_attn_idxs=[0, 2],
+                     num_hidden_layers=4, tie_word_embeddings=False, num_key_value_heads=4),
     "gpt2_odd": dict(model_type="gpt2", scale_attn_weights=False, tie_word_embeddings=False, **{**GPT, "n_inner": 40}),
 }
 
@@ -147,7 +170,7 @@ def weight(name, shape, plus_one):
     x = x * 0x297A2D39 & 0xFFFFFFFF
     x ^= x >> 15
     value = ((x >> 8).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)) * np.float32(0.5)
-    if name.endswith("norm.weight") and not plus_one:
+    if name.endswith("norm.weight") and (not plus_one or name.endswith("linear_attn.norm.weight")):
         value += np.float32(1.0)
     return torch.from_numpy(value.reshape(shape))
 
@@ -179,7 +202,8 @@ def build(case, fused=False):
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for name, parameter in [*model.named_parameters(), *buffers]:
         for part, shape, where in stored(case["model_type"], fused, name, tuple(parameter.shape)):
-            parameter.data[where] = weight(part, tuple(shape), case["model_type"].startswith(("gemma", "nemotron")))
+            plus_one = case["model_type"].startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+            parameter.data[where] = weight(part, tuple(shape), plus_one)
     model.tie_weights()
     return model
 
