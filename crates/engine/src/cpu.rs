@@ -22,7 +22,7 @@ pub(super) struct Norm {
 impl Norm {
     fn apply(&self, isa: Isa, x: &mut Matrix, eps: f32) {
         match self.kind {
-            NormKind::Rms => kernels::rms_norm(isa, x, &self.weight, eps),
+            NormKind::Rms | NormKind::RmsAsStored => kernels::rms_norm(isa, x, &self.weight, eps),
             NormKind::Layer { .. } => kernels::layer_norm(isa, x, &self.weight, &self.bias, eps),
         }
     }
@@ -65,7 +65,7 @@ impl Arithmetic for Cpu {
 
     fn norm_of(_: &Isa, kind: NormKind, len: usize) -> Result<Norm, Error> {
         let (has_weight, has_bias) = match kind {
-            NormKind::Rms => (true, false),
+            NormKind::Rms | NormKind::RmsAsStored => (true, false),
             NormKind::Layer { weight, bias } => (weight, bias),
         };
         Ok(Norm {

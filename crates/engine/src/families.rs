@@ -33,6 +33,8 @@ pub struct Family {
     /// One tensor for q, k and v; one for gate and up.
     pub(super) qkv: Qkv,
     pub(super) fused_gate_up: bool,
+    /// How wide an MLP is where the config does not say; `None`: it must.
+    pub(super) mlp_width: Option<MlpWidth>,
     /// An MLP is narrower than `intermediate_size` says, by two thirds, a multiplier and a multiple (LFM2).
     pub(super) narrows_mlp: bool,
     /// Whether an MLP has a gate; without, it is two matrices with an activation between.
@@ -209,6 +211,16 @@ pub(super) enum Shared {
     Weighed(&'static str, usize),
     /// As wide as so many experts.
     Widths(&'static str, usize),
+    /// Of a width by a key and its default.
+    Plain(&'static str, usize),
+}
+
+/// How wide an MLP is where the config does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum MlpWidth {
+    Of(usize),
+    /// So many times as wide as the stream.
+    Times(usize),
 }
 
 /// Which layers have no experts.
@@ -263,6 +275,8 @@ pub enum QkNorm {
 pub enum NormKind {
     /// `x / √(mean(x²) + ε) · weight`.
     Rms,
+    /// The same, and the weight is meant as it stands where those of the family's other norms are about one.
+    RmsAsStored,
     /// `(x − mean(x)) / √(var(x) + ε)`, times a weight and plus a bias where the family has them.
     Layer { weight: bool, bias: bool },
 }
@@ -292,6 +306,8 @@ pub(super) struct Rope {
     pub sections: bool,
     /// What a config without any of it means.
     pub absent: Option<&'static str>,
+    /// No layer rotates unless this key has this value.
+    pub only_if: Option<(&'static str, &'static str)>,
 }
 
 impl Rope {
@@ -467,6 +483,12 @@ const LFM2_NAMES: Names = Names {
     ..HF
 };
 
+const GRANITE4_NAMES: Names = Names {
+    gate_up: "shared_mlp.input_linear",
+    down: "shared_mlp.output_linear",
+    ..HF
+};
+
 /// A tensor for each matrix of each expert.
 const EACH: ExpertNames = ExpertNames {
     router: "mlp.gate",
@@ -504,6 +526,30 @@ const EACH_OF_GLM: ExpertNames = ExpertNames {
     ..EACH
 };
 
+/// As published, and as transformers computes with them.
+const FUSED_OF_GRANITE: [ExpertNames; 2] = [
+    ExpertNames {
+        router: "block_sparse_moe.router.layer",
+        experts: Stored::Fused {
+            gate_up: "block_sparse_moe.input_linear.weight",
+            down: "block_sparse_moe.output_linear.weight",
+            turned: false,
+        },
+        shared: "shared_mlp",
+        ..EACH
+    },
+    ExpertNames {
+        router: "block_sparse_moe.router",
+        experts: Stored::Fused {
+            gate_up: "block_sparse_moe.experts.gate_up_proj",
+            down: "block_sparse_moe.experts.down_proj",
+            turned: false,
+        },
+        shared: "shared_mlp",
+        ..EACH
+    },
+];
+
 const QWEN_EXPERTS: Mixture = Mixture {
     stored: &[EACH, FUSED],
     count: 128,
@@ -536,6 +582,7 @@ const ROPE: Rope = Rope {
     grows_queries: false,
     sections: false,
     absent: None,
+    only_if: None,
 };
 
 const LAYER_NORM: NormKind = NormKind::Layer {
@@ -566,6 +613,7 @@ const LLAMA: Family = Family {
     mlp_bias: MLP_BIAS,
     qkv: Qkv::Apart,
     fused_gate_up: false,
+    mlp_width: None,
     narrows_mlp: false,
     gated: true,
     experts: None,
@@ -700,6 +748,7 @@ const GPTJ: Family = Family {
         ("hidden_act", "activation_function"),
     ],
     groups_heads: false,
+    mlp_width: Some(MlpWidth::Times(4)),
     head_bias: Flag::Yes,
     qkv_bias: Flag::No,
     o_bias: Flag::No,
@@ -1291,6 +1340,8 @@ const FAMILIES: &[Family] = &[
             dense: Dense::None,
             ..QWEN_EXPERTS
         }),
+        // No layer has an MLP beside its experts.
+        mlp_width: Some(MlpWidth::Times(4)),
         ..QWEN3_5
     },
     Family {
@@ -1321,6 +1372,40 @@ const FAMILIES: &[Family] = &[
             theta: 1_000_000.0,
             ..ROPE
         },
+        ..LLAMA
+    },
+    Family {
+        name: "granitemoehybrid",
+        names: &GRANITE4_NAMES,
+        keys: &[
+            ("intermediate_size", "shared_intermediate_size"),
+            ("moe_intermediate_size", "intermediate_size"),
+        ],
+        mlp_bias: Flag::No,
+        fused_gate_up: true,
+        mlp_width: Some(MlpWidth::Of(1024)),
+        experts: Some(&Mixture {
+            stored: &FUSED_OF_GRANITE,
+            count: 8,
+            per_token: 2,
+            width: Some(11_008),
+            normalised: Flag::Yes,
+            shared: Shared::Plain("shared_intermediate_size", 1024),
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        mixer: Some(&MixerRow {
+            kind: MixerKind::Mamba2,
+            name: "mamba",
+            conv: "conv1d",
+            inputs: Inputs::One,
+            layers: Layers::None,
+        }),
+        rope: Rope {
+            only_if: Some(("position_embedding_type", "rope")),
+            ..ROPE
+        },
+        scales: Scales::Granite,
         ..LLAMA
     },
 ];

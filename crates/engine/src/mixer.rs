@@ -160,6 +160,9 @@ impl Mixer {
             ),
         };
         mixer.check(c, kernel)?;
+        if mixer.kind == MixerKind::Mamba2 {
+            check_step_limit(c)?;
+        }
         Ok((mixer, recurrent_layers(c, row, layers)?))
     }
 
@@ -345,6 +348,15 @@ fn recurrent_layers(c: &Config, row: &MixerRow, count: usize) -> Result<Vec<bool
             Ok((0..count).map(|layer| !attends(layer)).collect())
         }
         Layers::None => Ok(vec![true; count]),
+    }
+}
+
+/// Refuses a limit of Mamba's steps, which no published hybrid has: they are above 0 by themselves.
+fn check_step_limit(c: &Config) -> Result<(), Error> {
+    let limits = c.get("time_step_limit").and_then(serde_json::Value::as_array);
+    match limits.into_iter().flatten().find(|limit| limit.as_f64().is_some_and(|limit| limit != 0.0)) {
+        Some(limit) => Err(c.error("time_step_limit", format!("{limit}: the decoder knows steps without a limit only"))),
+        None => Ok(()),
     }
 }
 

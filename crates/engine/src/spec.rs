@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::families::{
-    self, Chosen, Dense, ExpertNames, Flag, Mixture, Names, Only, Qkv, Scales, Shared, Stored, Windows,
+    self, Chosen, Dense, ExpertNames, Flag, Mixture, MlpWidth, Names, Only, Qkv, Scales, Shared, Stored, Windows,
 };
 use super::kernels::softplus;
 use super::mixer::Mixer;
@@ -341,7 +341,7 @@ impl DecoderSpec {
         let down = match self.experts.as_ref().map(|experts| experts.names.experts) {
             None => names.down,
             Some(Stored::Each { matrices, .. }) => matrices[2],
-            Some(Stored::Fused { .. }) => names.down.trim_start_matches("mlp."),
+            Some(Stored::Fused { .. }) => last_word(names.down),
         };
         [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(down)]
     }
@@ -437,6 +437,11 @@ fn is_recomputed(name: &str) -> bool {
     TABLES.iter().any(|table| name.ends_with(table))
 }
 
+/// What stands behind the last dot.
+pub(super) fn last_word(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(_, last)| last)
+}
+
 /// Token ids written as a number or a list of numbers, as in `eos_token_id`.
 pub(super) fn token_ids(value: Option<&Value>) -> Vec<u32> {
     let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -476,19 +481,15 @@ fn head_sizes(c: &Config, family: &Family, hidden: usize) -> Result<(usize, usiz
     Ok((heads, kv_heads, head_dim))
 }
 
-/// The width of the MLP; families that may leave it out mean four times the stream's.
+/// The width of the MLP.
 fn intermediate(c: &Config, family: &Family, hidden: usize) -> Result<usize, Error> {
-    if family.experts.is_some_and(|mixture| mixture.dense == Dense::None && mixture.width.is_some()) {
-        // No layer has an MLP beside the experts, and configs may leave out how wide it would be.
-        return Ok(c.size_or("intermediate_size", 4 * hidden)?.min(MOST));
-    }
-    if family.narrows_mlp {
-        return narrowed(c, c.size("intermediate_size", MOST)?);
-    }
-    match c.keys.iter().any(|(key, _)| *key == "intermediate_size") {
-        true => Ok(c.optional_size("intermediate_size")?.unwrap_or(4 * hidden).min(MOST)),
-        false => c.size("intermediate_size", MOST),
-    }
+    let default = match family.mlp_width {
+        None if family.narrows_mlp => return narrowed(c, c.size("intermediate_size", MOST)?),
+        None => return c.size("intermediate_size", MOST),
+        Some(MlpWidth::Of(width)) => width,
+        Some(MlpWidth::Times(times)) => times * hidden,
+    };
+    Ok(c.size_or("intermediate_size", default)?.min(MOST))
 }
 
 /// LFM2's MLPs are two thirds as wide as its config says, times a multiplier, and then a multiple of something.
@@ -536,6 +537,10 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
     }
     const COUNTS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
     let key = COUNTS.into_iter().find(|key| c.present(key).is_some());
+    if key.is_some_and(|key| c.present(key).and_then(Value::as_u64) == Some(0)) {
+        layers.iter_mut().for_each(|layer| layer.sparse = false);
+        return Ok(None);
+    }
     let (key, count) = match key {
         Some(key) => (key, c.size(key, MOST_EXPERTS)?),
         None => (COUNTS[0], mixture.count),
@@ -558,6 +563,7 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
     let (shared, shared_is_weighed) = match mixture.shared {
         Shared::None => (0, false),
         Shared::Weighed(key, width) => (c.size_or(key, width)?.min(MOST), true),
+        Shared::Plain(key, width) => (c.size_or(key, width)?.min(MOST), false),
         Shared::Widths(key, count) => (c.size_or(key, count)?.min(MOST_EXPERTS) * width, false),
     };
     Ok(Some(Experts {
@@ -647,7 +653,7 @@ fn layer_specs(
     let rotates = rotating_layers(c, family, count)?;
     let (window, slides) = windows(c, family, &rotates)?;
     let ropes = match family.rope.windowed {
-        _ if family.names.positions.is_some() => Vec::new(),
+        _ if family.names.positions.is_some() || !rotates_at_all(c, family) => Vec::new(),
         None => vec![RopeScaling::read_flat(c, &family.rope, head_dim, max_positions)?],
         Some((windowed_theta, default)) => {
             let full = ("full_attention", Some("rope_theta"), family.rope.theta);
@@ -670,6 +676,12 @@ fn layer_specs(
     };
     let layers = slides.into_iter().zip(rotates).map(layer).collect();
     Ok((ropes, layers))
+}
+
+/// Whether any layer rotates.
+fn rotates_at_all(c: &Config, family: &Family) -> bool {
+    let is_so = |(key, word): (&str, &str)| c.get(key).and_then(Value::as_str) == Some(word);
+    family.rope.only_if.is_none_or(is_so)
 }
 
 /// For each layer, whether it rotates (SmolLM3's `no_rope_layers`: 1 = rotates).

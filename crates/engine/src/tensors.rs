@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::families::{Qkv, Stored};
 use super::mixer::MixerPart;
-use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
+use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, last_word};
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,16 +216,30 @@ impl DecoderSpec {
             }
         }
         if experts.shared > 0 {
-            let of_layer = self.names();
-            let matrices = [of_layer.gate, of_layer.up, of_layer.down].map(|name| name.trim_start_matches("mlp."));
-            for ((name, matrix), size) in matrices.iter().zip(MATRICES).zip(sizes(experts.shared)) {
-                let slot = Slot::Mlp(Of::Shared, matrix);
-                list.linear(&format!("{}.{name}", names.shared), slot, size, false);
+            let shared = self.shared_names(experts);
+            let [one, _, back] = sizes(experts.shared);
+            let matrices = match self.family.fused_gate_up {
+                true => vec![(Part::GateUp, [2 * experts.shared, h]), (Part::Down, back)],
+                false => vec![(Part::Gate, one), (Part::Up, one), (Part::Down, back)],
+            };
+            for (name, (matrix, size)) in shared.iter().zip(matrices) {
+                list.linear(name, Slot::Mlp(Of::Shared, matrix), size, false);
             }
             if experts.shared_is_weighed {
                 list.linear(names.shared_gate, Slot::SharedGate, [1, h], false);
             }
         }
+    }
+
+    /// The matrices of the expert that every token goes to: gate, up and down, or both of the former in one.
+    pub(super) fn shared_names(&self, experts: &Experts) -> Vec<String> {
+        let names = self.names();
+        let matrices = match self.family.fused_gate_up {
+            true => vec![names.gate_up, names.down],
+            false => vec![names.gate, names.up, names.down],
+        };
+        let named = |name: &str| format!("{}.{}", experts.names.shared, last_word(name));
+        matrices.into_iter().map(named).collect()
     }
 
     /// What the twin calls the matrices of one expert, where a file has those of all in one tensor: gate and up, and down,
@@ -480,7 +494,7 @@ impl<'s> List<'s> {
     /// A norm of the stream.
     fn norm(&mut self, name: &str, slot: Slot) {
         let (weight, bias) = match self.spec.norm {
-            NormKind::Rms => (true, false),
+            NormKind::Rms | NormKind::RmsAsStored => (true, false),
             NormKind::Layer { weight, bias } => (weight, bias),
         };
         for (there, kind, is_bias) in [(weight, "weight", false), (bias, "bias", true)] {

@@ -179,7 +179,7 @@ const SIZES: &[(&str, &str)] = &[
 ];
 
 const HYBRID: &str = "a hybrid or state-space model: of their mixers the decoder knows Gated DeltaNet as Qwen3-Next and Qwen 3.5 \
-     have it, and the short convolutions of LFM2";
+     have it, Mamba-2 as Granite 4 has it, and the short convolutions of LFM2";
 
 /// Models and wrappers that the decoder does not compute, and why.
 const REFUSED: &[(&str, &str)] = &[
@@ -210,7 +210,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("falcon_mamba", HYBRID),
     ("rwkv", HYBRID),
     ("falcon_h1", HYBRID),
-    ("granitemoehybrid", HYBRID),
     ("bamba", HYBRID),
     ("zamba", HYBRID),
     ("zamba2", HYBRID),

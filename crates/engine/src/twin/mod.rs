@@ -7,7 +7,7 @@
 //! holds the weights, one layer's gradients, and of each text `tokens × hidden × layers` numbers.
 //!
 //! Reading order: `batch` (texts side by side), `layer` (one layer, written once), then the two ways to compute it and its
-//! derivatives: `host` with `tape` and `fused` on the CPU, `remote` with candle's operations and automatic differentiation
+//! derivatives: `host` with `tape`, `fused` and `memory` on the CPU, `remote` with candle's operations and automatic differentiation
 //! elsewhere. The tests hold both against transformers, the engine, central differences, and each other.
 //!
 //! What it does not do: keys and values kept from one token to the next, shared prefixes, generation. [`Engine`] does those.
@@ -30,6 +30,7 @@ mod batch;
 mod fused;
 mod host;
 mod layer;
+mod memory;
 mod remote;
 mod tape;
 #[cfg(test)]

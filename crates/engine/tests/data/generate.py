@@ -153,6 +153,13 @@ CASES = {
     "lfm2": dict(model_type="lfm2", block_multiple_of=16, block_ffn_dim_multiplier=1.3, layer_types=["conv", "full_attention", "conv"]),
     "lfm2_odd": dict(model_type="lfm2", conv_bias=True, conv_L_cache=5, block_auto_adjust_ff_dim=False, full_attn_idxs=[0, 2],
                      num_hidden_layers=4, tie_word_embeddings=False, num_key_value_heads=4),
+    "granite4": dict(model_type="granitemoehybrid", num_local_experts=6, num_experts_per_tok=3, shared_intermediate_size=20, mamba_n_heads=8,
+                     mamba_d_state=12, layer_types=["mamba", "attention", "mamba"], embedding_multiplier=12.0, attention_multiplier=0.1,
+                     residual_multiplier=0.22, logits_scaling=8.0),
+    "granite4_dense": dict(model_type="granitemoehybrid", num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=40,
+                           mamba_n_heads=3, mamba_expand=3, mamba_d_state=9, mamba_d_conv=2, mamba_conv_bias=False, mamba_proj_bias=True,
+                           position_embedding_type="rope", attention_bias=True, tie_word_embeddings=True, num_hidden_layers=4,
+                           layer_types=["attention", "mamba", "mamba", "attention"], attention_multiplier=0.3),
     "gpt2_odd": dict(model_type="gpt2", scale_attn_weights=False, tie_word_embeddings=False, **{**GPT, "n_inner": 40}),
 }
 
@@ -179,6 +186,11 @@ def stored(kind, fused, name, shape):
     """How a file calls what transformers computes with under `name`: [(name, shape, where it stands)], with experts one by one."""
     if kind == "gpt_neox":
         name = name.replace("lm_head", "embed_out")
+    if kind == "granitemoehybrid":
+        for old, new in (("experts.gate_up_proj", "input_linear.weight"), ("experts.down_proj", "output_linear.weight"),
+                         ("router.weight", "router.layer.weight")):
+            name = name.replace(f"block_sparse_moe.{old}", f"block_sparse_moe.{new}")
+        return [(name, shape, ())]
     if fused or kind == "gpt_oss":
         return [(name, shape, ())]
     if kind in ("mixtral", "phimoe"):
