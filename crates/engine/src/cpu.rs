@@ -199,7 +199,11 @@ impl Arithmetic for Cpu {
 
     fn gate_heads(&mut self, qkv: &Matrix, attended: &mut Matrix) -> Result<(), Error> {
         let width = attended.cols;
-        for (row, out) in qkv.data.chunks_exact(qkv.cols).zip(attended.data.chunks_exact_mut(width)) {
+        for (row, out) in qkv
+            .data
+            .chunks_exact(qkv.cols)
+            .zip(attended.data.chunks_exact_mut(width))
+        {
             kernels::weigh(self.isa, out, &row[qkv.cols - width..]);
         }
         Ok(())

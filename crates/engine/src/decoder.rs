@@ -20,9 +20,9 @@ use super::device::Device;
 use super::device::NoGpu;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
+use super::mixer::{Mixer, MixerPart};
 use super::recurrence::MixerWeights;
 use super::rope::{RopeTable, Scaling};
-use super::mixer::{Mixer, MixerPart};
 use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
 use super::tensors::{Of, Part, Slot, Tensor};
 

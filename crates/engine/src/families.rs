@@ -90,7 +90,10 @@ impl Family {
             (!self.gated, "an MLP without a gate"),
             (self.names.positions.is_some(), "learned positions"),
             (self.head_bias != Flag::No, "a head with a bias"),
-            (self.mixer.is_some(), "linear attention, a state-space mixer or short convolutions"),
+            (
+                self.mixer.is_some(),
+                "linear attention, a state-space mixer or short convolutions",
+            ),
             (self.experts.is_some(), "a mixture of experts"),
             (self.sinks, "attention sinks"),
             (self.activation == "xielu", "a learned activation (xIELU)"),

@@ -245,7 +245,12 @@ impl Mixer {
         }
         let shared = self.heads / self.key_heads;
         let parts = match first {
-            0 => vec![self.key_dim, self.key_dim, shared * self.value_dim, shared * self.value_dim],
+            0 => vec![
+                self.key_dim,
+                self.key_dim,
+                shared * self.value_dim,
+                shared * self.value_dim,
+            ],
             _ => vec![shared, shared],
         };
         let group: usize = parts.iter().sum();
@@ -342,9 +347,8 @@ fn recurrent_layers(c: &Config, row: &MixerRow, count: usize) -> Result<Vec<bool
         }
         Layers::Listed(key) => {
             let list = c.get(key).and_then(serde_json::Value::as_array);
-            let attends = |layer: usize| {
-                list.is_none_or(|list| list.iter().any(|listed| listed.as_u64() == Some(layer as u64)))
-            };
+            let attends =
+                |layer: usize| list.is_none_or(|list| list.iter().any(|listed| listed.as_u64() == Some(layer as u64)));
             Ok((0..count).map(|layer| !attends(layer)).collect())
         }
         Layers::None => Ok(vec![true; count]),
@@ -354,8 +358,15 @@ fn recurrent_layers(c: &Config, row: &MixerRow, count: usize) -> Result<Vec<bool
 /// Refuses a limit of Mamba's steps, which no published hybrid has: they are above 0 by themselves.
 fn check_step_limit(c: &Config) -> Result<(), Error> {
     let limits = c.get("time_step_limit").and_then(serde_json::Value::as_array);
-    match limits.into_iter().flatten().find(|limit| limit.as_f64().is_some_and(|limit| limit != 0.0)) {
-        Some(limit) => Err(c.error("time_step_limit", format!("{limit}: the decoder knows steps without a limit only"))),
+    match limits
+        .into_iter()
+        .flatten()
+        .find(|limit| limit.as_f64().is_some_and(|limit| limit != 0.0))
+    {
+        Some(limit) => Err(c.error(
+            "time_step_limit",
+            format!("{limit}: the decoder knows steps without a limit only"),
+        )),
         None => Ok(()),
     }
 }
@@ -370,9 +381,15 @@ fn one_group(c: &Config) -> Result<usize, Error> {
 
 /// The width of Mamba's heads: all of them are `mamba_expand` times as wide as the stream.
 fn mamba_head(c: &Config, hidden: usize) -> Result<usize, Error> {
-    let (heads, width) = (c.size_or("mamba_n_heads", 128)?, c.size_or("mamba_expand", 2)?.saturating_mul(hidden));
+    let (heads, width) = (
+        c.size_or("mamba_n_heads", 128)?,
+        c.size_or("mamba_expand", 2)?.saturating_mul(hidden),
+    );
     if !width.is_multiple_of(heads) {
-        return Err(c.error("mamba_n_heads", format!("{heads} heads do not divide a width of {width}")));
+        return Err(c.error(
+            "mamba_n_heads",
+            format!("{heads} heads do not divide a width of {width}"),
+        ));
     }
     match c.get("mamba_d_head") {
         Some(given) if given.is_u64() && given.as_u64() != Some((width / heads) as u64) => {

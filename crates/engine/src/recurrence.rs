@@ -182,7 +182,10 @@ impl Layer<'_> {
     fn gate_convolved(&self, inputs: &Matrix, mixed: &Matrix, out: &mut Matrix) {
         let width = self.mixer.width();
         out.reshape(inputs.rows, width);
-        let rows = inputs.data.chunks_exact(inputs.cols).zip(mixed.data.chunks_exact(width));
+        let rows = inputs
+            .data
+            .chunks_exact(inputs.cols)
+            .zip(mixed.data.chunks_exact(width));
         for (out, (inputs, mixed)) in out.data.chunks_exact_mut(width).zip(rows) {
             for ((out, c), x) in out.iter_mut().zip(&inputs[width..]).zip(mixed) {
                 *out = c * x;
@@ -370,4 +373,95 @@ fn gate(isa: Isa, x: &mut [f32], gates: &[f32]) {
     with_set!(isa, S => {
         x.iter_mut().zip(gates).for_each(|(x, gate)| *x *= silu::<S>(*gate));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mixer::Inputs;
+
+    fn mixer(kind: MixerKind, kernel: usize, [key_dim, value_dim]: [usize; 2]) -> Mixer {
+        Mixer {
+            kind,
+            name: "",
+            conv: "",
+            inputs: Inputs::One,
+            key_heads: 1,
+            heads: 1,
+            key_dim,
+            value_dim,
+            kernel,
+            conv_bias: true,
+            bias: false,
+        }
+    }
+
+    fn run(mixer: &Mixer, weights: &MixerWeights, rows: &[&[f32]], state: &mut [f32]) -> Vec<f32> {
+        let layer = Layer {
+            isa: Isa::best(),
+            mixer,
+            weights,
+            eps: 0.0,
+        };
+        let inputs = Matrix {
+            rows: rows.len(),
+            cols: mixer.input_columns(),
+            data: rows.concat(),
+        };
+        let mut out = Matrix::default();
+        let chunks = [(rows.len(), state)].into_iter();
+        Scratch::default().run(&layer, chunks, &inputs, &mut out, Threads(1));
+        out.data
+    }
+
+    #[test]
+    fn a_short_convolution_by_hand() {
+        let mixer = mixer(MixerKind::ShortConv, 3, [0, 1]);
+        let mut weights = MixerWeights::zeros(&mixer);
+        weights.set(MixerPart::Conv, false, &[1.0, 10.0, 100.0]);
+        weights.set(MixerPart::Conv, true, &[0.5]);
+        let mut state = vec![0.0; mixer.state_len()];
+        // b · x is 6, 2, 3; c is 1, 1, 2.
+        let first = run(&mixer, &weights, &[&[2.0, 1.0, 3.0], &[1.0, 1.0, 2.0]], &mut state);
+        assert_eq!(first, [600.5, 260.5]);
+        assert_eq!(state, [6.0, 2.0]);
+        assert_eq!(
+            run(&mixer, &weights, &[&[3.0, 2.0, 1.0]], &mut state),
+            [2.0 * (0.5 + 6.0 + 20.0 + 300.0)]
+        );
+    }
+
+    /// A key that comes again: the delta rule puts the new value in the place of the old one, Mamba adds it.
+    #[test]
+    fn what_is_written_to_a_matrix_by_hand() {
+        let silu = |x: f32| x / (1.0 + (-x).exp());
+        let of = |kind: MixerKind| {
+            let mixer = mixer(kind, 1, [1, 1]);
+            let mut weights = MixerWeights::zeros(&mixer);
+            weights.set(MixerPart::Conv, false, &[1.0; 3]);
+            weights.set(MixerPart::Conv, true, &[0.0; 3]);
+            // No decay: e^−40 of a step.
+            weights.set(MixerPart::Decay, false, &[-40.0]);
+            weights.set(MixerPart::Norm, false, &[1.0]);
+            let mut state = vec![0.0; mixer.state_len()];
+            let rows: [&[f32]; 2] = match kind {
+                // Query, key, value, gate, strength (σ(30) is 1), step.
+                MixerKind::DeltaNet => [&[3.0, 2.0, 3.0, 1.0, 30.0, 0.0], &[3.0, 2.0, 5.0, 1.0, 30.0, 0.0]],
+                // Gate, value, B, C, step: softplus(0) is ln 2.
+                _ => [&[1.0, 3.0, 2.0, 3.0, 0.0], &[1.0, 5.0, 2.0, 3.0, 0.0]],
+            };
+            let read = run(&mixer, &weights, &rows, &mut state);
+            // A norm over one number leaves its sign, and the gate.
+            let gate = if kind == MixerKind::DeltaNet { silu(1.0) } else { 1.0 };
+            read.iter().for_each(|x| assert!((x - gate).abs() < 1e-6, "{read:?}"));
+            state[0]
+        };
+        let near = |a: f32, b: f32| assert!((a - b).abs() < 1e-5 * b, "{a} {b}");
+        // A key of length one.
+        near(of(MixerKind::DeltaNet), silu(5.0));
+        near(
+            of(MixerKind::Mamba2),
+            std::f32::consts::LN_2 * silu(2.0) * (silu(3.0) + silu(5.0)),
+        );
+    }
 }

@@ -523,7 +523,10 @@ fn mixer(c: &Config, family: &Family, hidden: usize, layers: &mut [LayerSpec]) -
     }
     match c.activation(family)? {
         Activation::Silu => Ok(Some(mixer)),
-        _ => Err(c.error("hidden_act", "the decoder knows mixers of this family with silu only".into())),
+        _ => Err(c.error(
+            "hidden_act",
+            "the decoder knows mixers of this family with silu only".into(),
+        )),
     }
 }
 
@@ -803,8 +806,7 @@ impl<'a> Config<'a> {
     fn key<'k>(&self, field: &'k str) -> &'k str {
         let is_older = |(here, there): &&(&str, &str)| *here == field && self.value.get(*there).is_some();
         let keys = self.older_keys.iter().find(is_older).into_iter().chain(self.keys);
-        keys
-            .into_iter()
+        keys.into_iter()
             .find(|(here, _)| *here == field)
             .map_or(field, |(_, there)| there)
     }
@@ -1137,6 +1139,115 @@ mod tests {
             let message = problem(extra);
             assert!(message.contains(field), "{field}: {message}");
         }
+    }
+
+    #[test]
+    fn hybrids_name_their_layers_in_several_ways_and_nonsense_is_refused() {
+        let with = |extra: Value| {
+            let mut extra = extra;
+            for (key, value) in [
+                ("linear_num_key_heads", 2),
+                ("linear_num_value_heads", 4),
+                ("mamba_n_heads", 8),
+            ] {
+                if extra.get(key).is_none() {
+                    extra[key] = value.into();
+                }
+            }
+            extra
+        };
+        let recurrent = |extra: Value| -> Vec<bool> {
+            let layers = read(with(extra)).layers;
+            layers.iter().map(|layer| layer.recurrent).collect()
+        };
+        let (yes, no) = (true, false);
+        assert_eq!(recurrent(json!({"model_type": "qwen3_5_text"})), [yes, yes, yes, no]);
+        assert_eq!(
+            recurrent(json!({"model_type": "qwen3_next", "full_attention_interval": 2})),
+            [yes, no, yes, no]
+        );
+        let words = ["mamba", "attention", "linear_attention", "full_attention"];
+        for key in ["layer_types", "layers_block_type"] {
+            assert_eq!(
+                recurrent(json!({"model_type": "granitemoehybrid", key: words})),
+                [yes, no, yes, no]
+            );
+        }
+        assert_eq!(recurrent(json!({"model_type": "lfm2"})), [no; 4]);
+        assert_eq!(
+            recurrent(json!({"model_type": "lfm2", "full_attn_idxs": [2]})),
+            [yes, yes, no, yes]
+        );
+        let lfm2 = read(
+            json!({"model_type": "lfm2", "intermediate_size": 999, "block_ff_dim": 300, "tie_embedding": false,
+            "block_multiple_of": 32}),
+        );
+        assert_eq!((lfm2.intermediate, lfm2.tie_embeddings), (224, false));
+        assert!(
+            read(json!({"model_type": "granitemoehybrid", "num_local_experts": 0}))
+                .ropes
+                .is_empty()
+        );
+        for (extra, field) in [
+            (
+                json!({"model_type": "qwen3_5_text", "linear_num_key_heads": 3}),
+                "linear_num_key_heads",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "linear_key_head_dim": 1u64 << 31}),
+                "linear_num_value_heads",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "linear_conv_kernel_dim": 1000}),
+                "linear_conv_kernel_dim",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "hidden_act": "gelu"}),
+                "hidden_act",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "layer_types": ["linear_attention"]}),
+                "layer_types",
+            ),
+            (
+                json!({"model_type": "qwen3_next", "layer_types": ["linear_attention", "sliding_attention", "conv", "conv"]}),
+                "layer_types",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "mamba_n_groups": 2}),
+                "mamba_n_groups",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "mamba_n_heads": 7}),
+                "mamba_n_heads",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "mamba_d_head": 5}),
+                "mamba_d_head",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "time_step_limit": [0.001, 0.1]}),
+                "time_step_limit",
+            ),
+            (
+                json!({"model_type": "lfm2", "block_ffn_dim_multiplier": 1e9}),
+                "block_ffn_dim_multiplier",
+            ),
+        ] {
+            let message = problem(with(extra));
+            assert!(message.contains(field), "{field}: {message}");
+        }
+    }
+
+    /// Heads that predict several tokens stand in Qwen3-Next's files, and the model is the same without them.
+    #[test]
+    fn tensors_that_predict_further_tokens_are_passed_over() {
+        let spec = read(json!({"model_type": "qwen3_5_text", "linear_num_key_heads": 2, "linear_num_value_heads": 2}));
+        let names = spec.tensor_names();
+        let there = || names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        let more = |name: &'static str| spec.check_tensors(there().chain([(name, [3].as_slice())]));
+        more("mtp.layers.0.mlp.up_proj.weight").unwrap();
+        assert!(more("model.mtp.weight").is_err());
     }
 
     /// A config.json of many zeros too many: the decoder made room for it, and then looked at the tensors.

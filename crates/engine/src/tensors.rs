@@ -558,6 +558,37 @@ mod tests {
         assert_eq!(spec.arranged_shape(&table), [1024, 8]);
     }
 
+    /// Qwen3-Next's file has the rows of each key head together, and each head's gate behind its query.
+    #[test]
+    fn inputs_that_stand_by_head_are_sorted() {
+        let config = json!({"model_type": "qwen3_next", "vocab_size": 10, "hidden_size": 1, "intermediate_size": 12,
+            "num_hidden_layers": 2, "full_attention_interval": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2,
+            "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 1, "linear_value_head_dim": 1, "num_experts": 0});
+        let spec = DecoderSpec::from_config(&config).unwrap();
+        let sorted = |name: &str, rows: usize| {
+            let tensor = spec.tensor(name).unwrap();
+            assert_eq!(tensor.shape, [rows, 1], "{name}");
+            let data: Vec<f32> = (0..rows).map(|i| i as f32).collect();
+            let arranged = spec.arranged(&tensor, &data).into_owned();
+            assert_eq!(spec.as_stored(&tensor, arranged.clone()), data);
+            arranged
+        };
+        // By head: query, key, two values, two gates.
+        assert_eq!(
+            sorted("model.layers.0.linear_attn.in_proj_qkvz.weight", 12),
+            [0.0, 6.0, 1.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]
+        );
+        assert_eq!(
+            sorted("model.layers.0.linear_attn.in_proj_ba.weight", 8),
+            [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]
+        );
+        assert_eq!(
+            sorted("model.layers.1.self_attn.q_proj.weight", 8),
+            [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]
+        );
+        assert!(spec.tensor("model.layers.0.self_attn.q_proj.weight").is_none());
+    }
+
     #[test]
     fn names_that_no_layer_has() {
         let spec = spec("llama");

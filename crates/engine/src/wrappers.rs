@@ -377,6 +377,11 @@ mod tests {
                 "adds embeddings to every layer",
             ),
             (json!({"model_type": "paligemma"}), "in both directions"),
+            (json!({"model_type": "falcon_h1"}), "a hybrid or state-space model"),
+            (
+                json!({"model_type": "lfm2_vl", "text_config": {"model_type": "lfm2"}}),
+                "a hybrid or state-space model",
+            ),
             (
                 json!({"model_type": "llava", "text_config": {"model_type": "gpt_neox", "vocab_size": 9}}),
                 "llava with a text_config of gpt_neox",

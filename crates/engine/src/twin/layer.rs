@@ -131,7 +131,11 @@ fn recurrence<A: Algebra>(mixer: &Mixer, a: &mut A, x: &A::Value) -> Result<A::V
     let out = match mixer.kind {
         MixerKind::ShortConv => {
             let all = a.linear(&named("in_proj"), x)?;
-            let [b, c, x] = [a.part(&all, 0, width)?, a.part(&all, width, width)?, a.part(&all, 2 * width, width)?];
+            let [b, c, x] = [
+                a.part(&all, 0, width)?,
+                a.part(&all, width, width)?,
+                a.part(&all, 2 * width, width)?,
+            ];
             let mixed = a.times(&b, &x)?;
             let mixed = a.convolve(&conv, &mixed)?;
             a.times(&c, &mixed)?

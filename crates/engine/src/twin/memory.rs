@@ -34,7 +34,9 @@ impl Convolution<'_> {
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let (channels, kernel) = (self.channels, self.kernel());
         let mut out = vec![0.0; x.len()];
-        let rows = out.par_chunks_mut(self.width * channels).zip(x.par_chunks(self.width * channels));
+        let rows = out
+            .par_chunks_mut(self.width * channels)
+            .zip(x.par_chunks(self.width * channels));
         rows.for_each(|(out, x)| {
             for (token, out) in out.chunks_mut(channels).enumerate() {
                 if let Some(bias) = self.bias {
@@ -230,7 +232,10 @@ impl Group<'_> {
 
     /// Where its queries and its keys, and all heads' values, begin in a row.
     fn columns(&self) -> [usize; 3] {
-        let (keys, own) = (self.mixer.key_heads * self.mixer.key_dim, self.key_head * self.mixer.key_dim);
+        let (keys, own) = (
+            self.mixer.key_heads * self.mixer.key_dim,
+            self.key_head * self.mixer.key_dim,
+        );
         let width = self.mixer.width();
         match self.mixer.kind {
             MixerKind::DeltaNet => [own, keys + own, 2 * keys],
@@ -275,7 +280,10 @@ impl Group<'_> {
             rate,
             step,
             decay: (-rate * step).exp(),
-            strength: self.inputs.strengths.map_or(step, |strengths| sigmoid(strengths[number])),
+            strength: self
+                .inputs
+                .strengths
+                .map_or(step, |strengths| sigmoid(strengths[number])),
         }
     }
 
@@ -354,7 +362,13 @@ impl Group<'_> {
                 // The derivative of softplus is 1 − e^−softplus.
                 of.steps[place] = -of_step * (-token.step).exp_m1();
                 let keys = place * key_dim..(place + 1) * key_dim;
-                self.unit_back(&token.query, token.lengths[0], &of_token.query, &mut of_queries[keys.clone()], key_dim);
+                self.unit_back(
+                    &token.query,
+                    token.lengths[0],
+                    &of_token.query,
+                    &mut of_queries[keys.clone()],
+                    key_dim,
+                );
                 self.unit_back(&token.key, token.lengths[1], &of_token.key, &mut of_keys[keys], 1);
             }
         }
@@ -397,7 +411,11 @@ impl Token {
     fn news(&self, is_delta: bool, matrix: &[f32]) -> Vec<f32> {
         let mut news = self.values.clone();
         if is_delta {
-            fused::add(&mut news, &transposed(matrix, &self.key, self.values.len()), -self.decay);
+            fused::add(
+                &mut news,
+                &transposed(matrix, &self.key, self.values.len()),
+                -self.decay,
+            );
         }
         news
     }
@@ -419,13 +437,7 @@ impl Token {
 
     /// `upstream` is the derivative with respect to the matrix after the token, without what this token reads of it; it becomes
     /// that of the matrix before.
-    fn back(
-        &self,
-        is_delta: bool,
-        (before, after): (&[f32], &[f32]),
-        slope: &[f32],
-        upstream: &mut [f32],
-    ) -> OfToken {
+    fn back(&self, is_delta: bool, (before, after): (&[f32], &[f32]), slope: &[f32], upstream: &mut [f32]) -> OfToken {
         let n = self.values.len();
         let query = along(after, slope);
         add_outer(upstream, &self.query, slope, 1.0);

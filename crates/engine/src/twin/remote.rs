@@ -344,7 +344,9 @@ impl Algebra for Composed<'_> {
                 x = (x.broadcast_div(&squares.sqrt()?)? * factor)?;
             }
             let shared = (rows, width, mixer.key_heads, heads / mixer.key_heads, mixer.key_dim);
-            x.broadcast_as(shared)?.contiguous()?.reshape((rows, width, heads, mixer.key_dim, 1))
+            x.broadcast_as(shared)?
+                .contiguous()?
+                .reshape((rows, width, heads, mixer.key_dim, 1))
         };
         let queries = of_key_heads(queries_at, (mixer.key_dim as f64).powf(-0.5))?;
         let keys = of_key_heads(keys_at, 1.0)?;
