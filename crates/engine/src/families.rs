@@ -569,6 +569,7 @@ const DELTA_NET: MixerRow = MixerRow {
     kind: MixerKind::DeltaNet,
     name: "linear_attn",
     conv: "conv1d",
+    output: "linear_attn.out_proj",
     inputs: Inputs::Apart,
     layers: Layers::Nth("full_attention_interval", 4),
 };
@@ -1366,6 +1367,7 @@ const FAMILIES: &[Family] = &[
             kind: MixerKind::ShortConv,
             name: "conv",
             conv: "conv",
+            output: "conv.out_proj",
             inputs: Inputs::One,
             layers: Layers::Listed("full_attn_idxs"),
         }),
@@ -1401,6 +1403,7 @@ const FAMILIES: &[Family] = &[
             kind: MixerKind::Mamba2,
             name: "mamba",
             conv: "conv1d",
+            output: "mamba.out_proj",
             inputs: Inputs::One,
             layers: Layers::None,
         }),

@@ -33,6 +33,8 @@ pub(super) struct MixerRow {
     pub name: &'static str,
     /// The convolution's name behind that.
     pub conv: &'static str,
+    /// The product back to the stream, by its whole name.
+    pub output: &'static str,
     /// What it reads the stream with. One for all, or DeltaNet's in parts.
     pub inputs: Inputs,
     pub layers: Layers,

@@ -346,6 +346,11 @@ impl DecoderSpec {
         [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(down)]
     }
 
+    /// What ends the branch that some layers have in attention's place.
+    pub fn mixer_end(&self) -> Option<&'static str> {
+        self.family.mixer.map(|row| row.output)
+    }
+
     /// Refuses a model that is not what its config.json says: one that lacks a tensor of the decoder, has one of another
     /// size, or has one that the decoder does not use. To be asked before [`Decoder::load`](super::Decoder::load) makes room.
     ///
