@@ -184,15 +184,16 @@ fn is_dense(config: &Value, layer: usize) -> Option<bool> {
 /// such list, a layer's kind goes by its place: a layer that comes to another place keeps what it was trained with, and
 /// the child's config says so. `None` if the child needs no such list, `Some(None)` if a layer has no entry.
 fn layer_list(donor: &Value, key: &str, changes: &Changes<'_>, moved: bool) -> Option<Option<Value>> {
-    let listed = |config: &'_ Value| -> Option<Vec<Value>> {
-        let other = SAME_LIST.iter().find_map(|(a, b)| match key {
-            _ if key == *a => Some(*b),
-            _ if key == *b => Some(*a),
-            _ => None,
-        });
-        let keys = [Some(key), other].into_iter().flatten();
-        keys.filter_map(|key| config.get(key)?.as_array().cloned()).next()
-    };
+    let other = SAME_LIST.iter().find_map(|(a, b)| match key {
+        _ if key == *a => Some(*b),
+        _ if key == *b => Some(*a),
+        _ => None,
+    });
+    let keys = [Some(key), other].into_iter().flatten();
+    let listed = |config: &Value| keys.clone().find_map(|key| config.get(key)?.as_array().cloned());
+    if donor.get(key).is_none() && listed(donor).is_some() {
+        return None;
+    }
     let entry = |config: &Value, layer: usize| match listed(config) {
         Some(list) => list.get(layer).cloned(),
         None => kind_at(config, key, layer),
