@@ -160,6 +160,8 @@ pub(super) struct Mixture {
     pub router: Chosen,
     /// Whether the weights of the chosen are made to sum to one.
     pub normalised: Flag,
+    /// What is added to that which they are divided by.
+    pub floor: f32,
     pub shared: Shared,
     pub dense: Dense,
     /// Router and experts have biases.
@@ -249,6 +251,7 @@ pub(super) enum Flag {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Only {
     False,
+    True,
     Null,
 }
 
@@ -553,6 +556,16 @@ const FUSED_OF_GRANITE: [ExpertNames; 2] = [
     },
 ];
 
+const EACH_OF_LFM2: ExpertNames = ExpertNames {
+    router: "feed_forward.gate",
+    correction: Some("feed_forward.expert_bias"),
+    experts: Stored::Each {
+        prefix: "feed_forward.experts",
+        matrices: ["w1", "w3", "w2"],
+    },
+    ..EACH
+};
+
 const QWEN_EXPERTS: Mixture = Mixture {
     stored: &[EACH, FUSED],
     count: 128,
@@ -560,6 +573,7 @@ const QWEN_EXPERTS: Mixture = Mixture {
     width: Some(768),
     router: Chosen::Softmax,
     normalised: Flag::Key("norm_topk_prob", false),
+    floor: 0.0,
     shared: Shared::None,
     dense: Dense::Listed,
     biases: false,
@@ -784,6 +798,38 @@ const QWEN3_5: Family = Family {
     rope: Rope {
         partial: Some(0.25),
         sections: true,
+        ..ROPE
+    },
+    ..LLAMA
+};
+
+const LFM2: Family = Family {
+    name: "lfm2",
+    names: &LFM2_NAMES,
+    keys: &[("rms_norm_eps", "norm_eps")],
+    older_keys: &[
+        ("intermediate_size", "block_ff_dim"),
+        ("tie_word_embeddings", "tie_embedding"),
+    ],
+    kv_heads: Some(8),
+    max_positions: 128_000,
+    tie: true,
+    qkv_bias: Flag::No,
+    o_bias: Flag::No,
+    mlp_bias: Flag::No,
+    narrows_mlp: true,
+    mixer: Some(&MixerRow {
+        kind: MixerKind::ShortConv,
+        name: "conv",
+        conv: "conv",
+        output: "conv.out_proj",
+        inputs: Inputs::One,
+        layers: Layers::Listed("full_attn_idxs"),
+    }),
+    qk_norm: QkNorm::PerHead,
+    norm_eps: 1e-5,
+    rope: Rope {
+        theta: 1_000_000.0,
         ..ROPE
     },
     ..LLAMA
@@ -1348,36 +1394,34 @@ const FAMILIES: &[Family] = &[
         mlp_width: Some(MlpWidth::Times(4)),
         ..QWEN3_5
     },
+    LFM2,
     Family {
-        name: "lfm2",
-        names: &LFM2_NAMES,
-        keys: &[("rms_norm_eps", "norm_eps")],
-        older_keys: &[
-            ("intermediate_size", "block_ff_dim"),
-            ("tie_word_embeddings", "tie_embedding"),
-        ],
-        kv_heads: Some(8),
-        max_positions: 128_000,
-        tie: true,
-        qkv_bias: Flag::No,
-        o_bias: Flag::No,
-        mlp_bias: Flag::No,
-        narrows_mlp: true,
-        mixer: Some(&MixerRow {
-            kind: MixerKind::ShortConv,
-            name: "conv",
-            conv: "conv",
-            output: "conv.out_proj",
-            inputs: Inputs::One,
-            layers: Layers::Listed("full_attn_idxs"),
+        name: "lfm2_moe",
+        older_keys: &[("tie_word_embeddings", "tie_embedding")],
+        only: &[("use_expert_bias", Only::True)],
+        narrows_mlp: false,
+        experts: Some(&Mixture {
+            stored: &[
+                EACH_OF_LFM2,
+                ExpertNames {
+                    experts: Stored::Fused {
+                        gate_up: "feed_forward.experts.gate_up_proj",
+                        down: "feed_forward.experts.down_proj",
+                        turned: false,
+                    },
+                    ..EACH_OF_LFM2
+                },
+            ],
+            count: 32,
+            per_token: 4,
+            width: Some(1792),
+            router: Chosen::Sigmoid,
+            normalised: Flag::Key("norm_topk_prob", true),
+            floor: 1e-6,
+            dense: Dense::First("num_dense_layers", 2),
+            ..QWEN_EXPERTS
         }),
-        qk_norm: QkNorm::PerHead,
-        norm_eps: 1e-5,
-        rope: Rope {
-            theta: 1_000_000.0,
-            ..ROPE
-        },
-        ..LLAMA
+        ..LFM2
     },
     Family {
         name: "granitemoehybrid",

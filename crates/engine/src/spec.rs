@@ -90,6 +90,8 @@ pub struct Experts {
     pub router: Router,
     /// Whether the weights of the chosen are made to sum to one.
     pub normalised: bool,
+    /// What is added to that which they are then divided by.
+    pub floor: f32,
     /// What the weights are multiplied by.
     pub scale: f32,
     /// The width of the expert that every token goes to; 0: there is none.
@@ -580,6 +582,7 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
         width,
         router: router(c, mixture, count, per_token)?,
         normalised: c.is(mixture.normalised)?,
+        floor: mixture.floor,
         scale: match mixture.router {
             Chosen::Sigmoid => c.number_or("routed_scaling_factor", 1.0)? as f32,
             _ => 1.0,
@@ -908,6 +911,7 @@ impl<'a> Config<'a> {
         for (key, only) in family.only {
             let wanted = match only {
                 Only::False => Value::Bool(false),
+                Only::True => Value::Bool(true),
                 Only::Null => Value::Null,
             };
             if let Some(other) = self.present(key).filter(|value| **value != wanted) {

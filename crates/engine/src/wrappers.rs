@@ -215,7 +215,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("zamba2", HYBRID),
     ("jamba", HYBRID),
     ("nemotron_h", HYBRID),
-    ("lfm2_moe", HYBRID),
     ("lfm2_vl", HYBRID),
     ("kimi_linear", HYBRID),
     ("minimax", HYBRID),

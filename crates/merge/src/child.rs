@@ -144,6 +144,9 @@ fn set_dense_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Ch
             object.insert("decoder_sparse_step".into(), 1.into());
         }
         // Only a beginning can be said; of another child, whoever reads it will miss a tensor.
+        Some("lfm2_moe") if places.iter().enumerate().all(|(i, place)| i == *place) => {
+            object.insert("num_dense_layers".into(), places.len().into());
+        }
         Some("glm4_moe") if places.iter().enumerate().all(|(i, place)| i == *place) => {
             object.insert("first_k_dense_replace".into(), places.len().into());
         }
@@ -175,6 +178,7 @@ fn is_dense(config: &Value, layer: usize) -> Option<bool> {
             let step = number("decoder_sparse_step").unwrap_or(1).max(1) as usize;
             Some(is_listed || !(layer + 1).is_multiple_of(step))
         }
+        "lfm2_moe" => Some((layer as u64) < number("num_dense_layers").unwrap_or(2)),
         "glm4_moe" => Some((layer as u64) < number("first_k_dense_replace").unwrap_or(1)),
         _ => None,
     }

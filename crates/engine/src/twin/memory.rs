@@ -122,6 +122,12 @@ pub(super) struct OfInputs {
 /// Tokens between matrices that are kept.
 const STRETCH: usize = 64;
 
+/// Numbers of the matrices that are alive at one time going back through texts of so many tokens.
+pub(super) fn matrices_len(mixer: &Mixer, tokens: usize) -> usize {
+    let of_a_head = tokens.div_ceil(STRETCH) + STRETCH + 3;
+    rayon::current_num_threads() * of_a_head * mixer.key_dim * mixer.value_dim
+}
+
 /// The heads of one text that share queries and keys.
 struct Group<'a> {
     mixer: &'a Mixer,

@@ -107,7 +107,8 @@ impl Composed<'_> {
         };
         let mut weights = (scores * is_chosen)?;
         if experts.normalised {
-            weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+            let sum = (weights.sum_keepdim(D::Minus1)? + f64::from(experts.floor))?;
+            weights = weights.broadcast_div(&sum)?;
         }
         Ok(scaled(weights, experts.scale)?)
     }

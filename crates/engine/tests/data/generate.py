@@ -153,6 +153,8 @@ CASES = {
     "lfm2": dict(model_type="lfm2", block_multiple_of=16, block_ffn_dim_multiplier=1.3, layer_types=["conv", "full_attention", "conv"]),
     "lfm2_odd": dict(model_type="lfm2", conv_bias=True, conv_L_cache=5, block_auto_adjust_ff_dim=False, full_attn_idxs=[0, 2],
                      num_hidden_layers=4, tie_word_embeddings=False, num_key_value_heads=4),
+    "lfm2_moe": dict(model_type="lfm2_moe", num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, num_dense_layers=1,
+                     layer_types=["conv", "full_attention", "conv"], routed_scaling_factor=1.3),
     "granite4": dict(model_type="granitemoehybrid", num_local_experts=6, num_experts_per_tok=3, shared_intermediate_size=20, mamba_n_heads=8,
                      mamba_d_state=12, layer_types=["mamba", "attention", "mamba"], embedding_multiplier=12.0, attention_multiplier=0.1,
                      residual_multiplier=0.22, logits_scaling=8.0),
@@ -193,9 +195,9 @@ def stored(kind, fused, name, shape):
         return [(name, shape, ())]
     if fused or kind == "gpt_oss":
         return [(name, shape, ())]
-    if kind in ("mixtral", "phimoe"):
+    if kind in ("mixtral", "phimoe", "lfm2_moe"):
         name = name.replace(".mlp.", ".block_sparse_moe.").replace(".router.weight", ".gate.weight")
-    gate, up, down = ("w1", "w3", "w2") if kind in ("mixtral", "phimoe") else ("gate_proj", "up_proj", "down_proj")
+    gate, up, down = ("w1", "w3", "w2") if kind in ("mixtral", "phimoe", "lfm2_moe") else ("gate_proj", "up_proj", "down_proj")
     prefix, _, last = name.rpartition(".")
     if last == "gate_up_proj" and prefix.endswith("experts"):
         half = (shape[1] // 2, shape[2])
@@ -227,6 +229,8 @@ def defaults():
         sizes = dict(vocab_size=96, hidden_size=640, intermediate_size=48, num_hidden_layers=6, num_attention_heads=160)
         if kind in ("gptj", "gpt2"):
             sizes = dict(vocab_size=96, n_embd=640, n_layer=6, n_head=160)
+        if kind == "lfm2_moe":  # whose class has no list of its own
+            sizes["layer_types"] = ["conv", "full_attention"] * 3
         full = AutoConfig.for_model(kind, **sizes)
         found[kind] = dict(sizes=dict(model_type=kind, **sizes), full=json.loads(full.to_json_string(use_diff=False)))
     return found
