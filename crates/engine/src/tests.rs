@@ -407,6 +407,24 @@ fn the_language_halves_of_wrappers_agree_with_transformers() {
 }
 
 #[test]
+fn a_gpu_refuses_layers_that_remember_by_name() {
+    let hybrids = [
+        "qwen3_next",
+        "qwen3_5_text",
+        "qwen3_5_moe_text",
+        "lfm2",
+        "lfm2_moe",
+        "granitemoehybrid",
+    ];
+    for family in super::Family::all() {
+        let is_refused = family
+            .beyond_cuda()
+            .is_some_and(|what| what.contains("state-space mixer"));
+        assert_eq!(is_refused, hybrids.contains(&family.name()), "{}", family.name());
+    }
+}
+
+#[test]
 fn every_family_has_goldens_of_its_own() {
     let small = Small::open();
     for family in super::Family::all() {
