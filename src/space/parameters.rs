@@ -1051,6 +1051,40 @@ fitness:
         assert!(matches!(refused(&space(""), &[]), Error::NoTensorNames));
     }
 
+    /// A hybrid's layers without attention shared their genes with its norms and embeddings.
+    #[test]
+    fn what_stands_in_attentions_place_is_a_module() {
+        let text = SPACE.replace("modules: [attn, mlp, other]", "modules: [attn, mixer, mlp, other]");
+        let space = Space::parse(Path::new("s.yaml"), &text).unwrap();
+        for mixer in ["linear_attn", "mamba", "conv"] {
+            let of_layer = |layer: usize| {
+                let kind = if layer == 3 { "self_attn.q_proj" } else { "in_proj" };
+                let first = if layer == 3 {
+                    kind.into()
+                } else {
+                    format!("{mixer}.{kind}")
+                };
+                [first, "mlp.up_proj".into(), "input_layernorm".into()]
+                    .map(|name: String| format!("model.layers.{layer}.{name}.weight"))
+            };
+            let tensors: Vec<String> = (0..5).flat_map(of_layer).collect();
+            let codec = Codec::with_tensors(&space, SHAPE, &tensors).unwrap();
+            let names: Vec<&str> = codec.genes()[1..5].iter().map(|gene| gene.name.as_str()).collect();
+            let parts = ["attn", "mixer", "mlp", "other"];
+            assert_eq!(names, parts.map(|part| format!("weight.maths.g0.{part}")));
+            let genotype: Vec<f64> = (0..codec.genes().len()).map(|i| 0.1 + 0.01 * i as f64).collect();
+            let recipe = codec.decode(&codec.contract(&genotype));
+            assert_eq!(codec.decode(&codec.encode(&recipe).unwrap()), recipe);
+            let yaml = write::to_yaml(&recipe);
+            assert!(yaml.contains(&format!("filter: {mixer}\n")), "{yaml}");
+        }
+        let dense = ["model.layers.0.self_attn.q_proj.weight".to_string()];
+        assert!(matches!(
+            Codec::with_tensors(&space, SHAPE, &dense).unwrap_err(),
+            Error::NoSuchModule { module: "mixer" }
+        ));
+    }
+
     #[test]
     fn genes_that_the_method_does_not_use_are_dead() {
         let codec = codec(SPACE);

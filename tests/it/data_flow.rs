@@ -191,7 +191,9 @@ fn decode(fold: Fold, scaled: bool) -> recipe::Recipe {
 /// The child as a checkpoint.
 fn run_export(pair: &Pair, scaled: bool) -> f64 {
     let plan = Plan::new(&decode(fold_of(&pair.spec), scaled), pair).unwrap();
-    assert_eq!(plan.warnings(), [""; 0]);
+    // No layer of the path may attend, where others have something else in that place.
+    let is_of_a_hybrid = |warning: &String| pair.spec.mixer.is_some() && warning.ends_with("matches no tensor");
+    assert!(plan.warnings().iter().all(is_of_a_hybrid), "{:?}", plan.warnings());
     let spec = DecoderSpec::from_config(plan.config()).unwrap();
     assert_eq!(spec.layers.len(), PATH.len());
     let mut read = |name: &str| {

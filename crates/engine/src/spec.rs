@@ -13,11 +13,11 @@ use super::families::{
     self, Chosen, Dense, ExpertNames, Flag, Mixture, MlpWidth, Names, Only, Qkv, Scales, Shared, Stored, Windows,
 };
 use super::kernels::softplus;
-use super::mixer::Mixer;
 use super::rope::{RopeScaling, RopeSpec};
 use super::wrappers::{self, Wrapper};
 
 pub use super::families::{Family, NormKind, QkNorm};
+pub use super::mixer::{Inputs, Mixer, MixerKind};
 
 /// Where the norms of a layer stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
