@@ -215,7 +215,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("zamba2", HYBRID),
     ("jamba", HYBRID),
     ("nemotron_h", HYBRID),
-    ("lfm2_vl", HYBRID),
+    ("lfm2_vl", "the decoder knows LFM2 alone, not with a vision tower"),
     ("kimi_linear", HYBRID),
     ("minimax", HYBRID),
     ("olmo_hybrid", HYBRID),
@@ -379,7 +379,7 @@ mod tests {
             (json!({"model_type": "falcon_h1"}), "a hybrid or state-space model"),
             (
                 json!({"model_type": "lfm2_vl", "text_config": {"model_type": "lfm2"}}),
-                "a hybrid or state-space model",
+                "knows LFM2 alone",
             ),
             (
                 json!({"model_type": "llava", "text_config": {"model_type": "gpt_neox", "vocab_size": 9}}),
