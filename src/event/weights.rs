@@ -206,6 +206,7 @@ fn module_name(entry: &Value) -> String {
     match entry.get("filter").and_then(Value::as_str) {
         None | Some("*") => "other".to_owned(),
         Some("self_attn") => "attn".to_owned(),
+        Some("linear_attn" | "mamba" | "conv" | ".conv.") => "mixer".to_owned(),
         // `mlp.experts.` and the like: what stands between the dots.
         Some(filter) => {
             let bodies = ["mlp.", "block_sparse_moe."];

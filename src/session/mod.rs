@@ -573,11 +573,11 @@ fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
 
 /// Where a family's layers take the scales of a layer path.
 pub fn fold_of(spec: &DecoderSpec) -> Fold {
-    match (spec.norm_place, spec.branch_ends()) {
-        (NormPlace::Pre, ["self_attn.o_proj", "mlp.down_proj"]) => Fold::Projections,
-        (NormPlace::Post, _) => Fold::PostNorms,
-        (NormPlace::Sandwich, _) if spec.norm_plus_one => Fold::ShiftedPostNorms,
-        (NormPlace::Pre | NormPlace::Sandwich, ends) => Fold::Ends(ends),
+    match (spec.norm_place, spec.branch_ends(), spec.mixer_end()) {
+        (NormPlace::Pre, ["self_attn.o_proj", "mlp.down_proj"], None) => Fold::Projections,
+        (NormPlace::Post, ..) => Fold::PostNorms,
+        (NormPlace::Sandwich, ..) if spec.norm_plus_one => Fold::ShiftedPostNorms,
+        (NormPlace::Pre | NormPlace::Sandwich, ends, mixer) => Fold::Ends(ends, mixer),
     }
 }
 

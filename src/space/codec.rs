@@ -35,8 +35,8 @@ pub enum Fold {
     /// The same norms where they multiply by 1 + weight, and others stand before (Gemma 2 and 3).
     ShiftedPostNorms,
     /// What ends the branches of attention and MLP where it is called otherwise: the last projections, or norms after them
-    /// that others stand before.
-    Ends([&'static str; 2]),
+    /// that others stand before. Hybrids have another end where a layer does not attend.
+    Ends([&'static str; 2], Option<&'static str>),
 }
 
 /// What the genotypes of one codec search: the stages of a search that has several, in order.

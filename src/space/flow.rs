@@ -502,7 +502,10 @@ fn folded(fold: Fold, g: f64) -> Parameters {
     }
     let (name, filters): (&str, Vec<(&str, f64)>) = match fold {
         Fold::Projections => ("scale", vec![("o_proj", 1.0 / g), ("down_proj", 1.0 / g)]),
-        Fold::Ends(ends) => ("scale", ends.map(|end| (end, 1.0 / g)).to_vec()),
+        Fold::Ends(ends, mixer) => {
+            let ends = ends.into_iter().chain(mixer);
+            ("scale", ends.map(|end| (end, 1.0 / g)).collect())
+        }
         // What reads the stream itself has to see it g times larger; a bias adds to what was read.
         Fold::PostNorms => (
             "scale",
@@ -683,8 +686,9 @@ fitness:
 
     #[test]
     fn every_fold_reads_back() {
-        let ends = Fold::Ends(["attn.c_proj", "mlp.c_proj"]);
-        for fold in [Fold::Projections, Fold::PostNorms, Fold::ShiftedPostNorms, ends] {
+        let ends = Fold::Ends(["attn.c_proj", "mlp.c_proj"], None);
+        let hybrid = Fold::Ends(["self_attn.o_proj", "mlp.down_proj"], Some("linear_attn.out_proj"));
+        for fold in [Fold::Projections, Fold::PostNorms, Fold::ShiftedPostNorms, ends, hybrid] {
             let codec = codec_for(SPACE, fold);
             let genotype = with(
                 &codec,

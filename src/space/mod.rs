@@ -191,6 +191,8 @@ pub enum LayerGroups {
 #[serde(rename_all = "lowercase")]
 pub enum Module {
     Attn,
+    /// What hybrids have in attention's place in some layers: linear attention, a state-space mixer, a short convolution.
+    Mixer,
     /// What sends tokens to experts.
     Router,
     /// The experts that a router chooses among.
@@ -204,8 +206,9 @@ pub enum Module {
 }
 
 impl Module {
-    pub const ALL: [Module; 6] = [
+    pub const ALL: [Module; 7] = [
         Module::Attn,
+        Module::Mixer,
         Module::Router,
         Module::Experts,
         Module::Shared,
@@ -217,6 +220,7 @@ impl Module {
     pub fn name(self) -> &'static str {
         match self {
             Module::Attn => "attn",
+            Module::Mixer => "mixer",
             Module::Router => "router",
             Module::Experts => "experts",
             Module::Shared => "shared",

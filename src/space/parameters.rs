@@ -42,6 +42,17 @@ fn attention_word(tensors: &[String]) -> &'static str {
     words.into_iter().find(named).unwrap_or("self_attn")
 }
 
+/// What a hybrid's tensors call that which stands in attention's place.
+fn mixer_word(tensors: &[String]) -> Option<&'static str> {
+    let words = [
+        ("linear_attn", ".linear_attn."),
+        ("mamba", ".mamba."),
+        ("conv", ".conv.in_proj."),
+    ];
+    let named = |mark: &str| tensors.iter().any(|name| name.contains(mark));
+    words.into_iter().find(|(_, mark)| named(mark)).map(|(word, _)| word)
+}
+
 /// The filter that finds a module's tensors and no others: its name, or between dots where others have that in their names,
 /// as the norms `post_attention_layernorm` and `post_self_attn_layernorm` do.
 fn filter_word(word: &str, tensors: &[String]) -> String {
@@ -68,7 +79,7 @@ struct Part {
 fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result<Vec<Part>, Error> {
     let attention = attention_word(tensors);
     let named = |word: &str| tensors.iter().find(|name| name.contains(word));
-    let bodies = ["mlp", "block_sparse_moe"];
+    let bodies = ["mlp", "block_sparse_moe", "feed_forward", "shared_mlp"];
     let body = bodies
         .into_iter()
         .find(|word| named(&format!(".{word}.")).is_some())
@@ -102,15 +113,22 @@ fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result
                 });
                 continue;
             }
-            Module::Router | Module::Experts | Module::Shared => module.name(),
+            Module::Mixer | Module::Router | Module::Experts | Module::Shared => module.name(),
         };
+        if let (Module::Mixer, Some(word)) = (module, mixer_word(tensors)) {
+            parts.push(whole("mixer", word, ".in_proj.weight"));
+            continue;
+        }
         let words: &[&str] = match module {
+            Module::Mixer => &[],
             Module::Router => &["gate.", "router."],
             Module::Experts => &["experts."],
             _ => &["shared_expert"],
         };
         let words = words.iter().map(|word| format!("{body}.{word}"));
-        let word = words.into_iter().find(|word| named(&format!(".{word}")).is_some());
+        // Granite 4 has its shared expert beside the others, not among them.
+        let beside = (*module == Module::Shared && body == "block_sparse_moe").then(|| "shared_mlp.".to_string());
+        let word = words.chain(beside).find(|word| named(&format!(".{word}")).is_some());
         let word = match word {
             Some(word) => word,
             None if tensors.is_empty() => return Err(Error::NoTensorNames),
@@ -127,7 +145,7 @@ fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result
 /// The modules that models with these tensors have, in the order in which a space names them.
 pub fn modules_of(tensors: &[String]) -> Vec<Module> {
     let words = |module: Module| parts(&[module], 1, tensors).map(|parts| parts[0].words.clone());
-    let of_mixture = [Module::Router, Module::Experts, Module::Shared];
+    let of_mixture = [Module::Mixer, Module::Router, Module::Experts, Module::Shared];
     let found: Vec<(Module, Vec<String>)> = of_mixture
         .into_iter()
         .filter_map(|module| Some((module, words(module).ok()?)))
@@ -907,6 +925,26 @@ fitness:
             "mlp.gate_proj.weight",
         ];
         assert_eq!(found(&glm), "attn router experts shared mlp other");
+        // What hybrids have instead of attention shared its genes with the norms.
+        let qwen = [
+            "self_attn.q_proj.weight",
+            "linear_attn.in_proj_qkv.weight",
+            "mlp.up_proj.weight",
+        ];
+        assert_eq!(found(&qwen), "attn mixer mlp other");
+        assert_eq!(
+            found(&["conv.in_proj.weight", "feed_forward.w1.weight"]),
+            "attn mixer mlp other"
+        );
+        let granite = ["mamba.in_proj.weight", "shared_mlp.input_linear.weight"];
+        assert_eq!(found(&granite), "attn mixer mlp other");
+        let granite = [
+            "mamba.in_proj.weight",
+            "shared_mlp.input_linear.weight",
+            "block_sparse_moe.router.layer.weight",
+            "block_sparse_moe.input_linear.weight",
+        ];
+        assert_eq!(found(&granite), "attn mixer router shared mlp other");
         let fused = ["mlp.router.weight", "mlp.experts.gate_up_proj"];
         assert_eq!(found(&fused), "attn router experts other");
     }
@@ -1011,6 +1049,40 @@ fitness:
             Error::NoSuchModule { module: "router" }
         ));
         assert!(matches!(refused(&space(""), &[]), Error::NoTensorNames));
+    }
+
+    /// A hybrid's layers without attention shared their genes with its norms and embeddings.
+    #[test]
+    fn what_stands_in_attentions_place_is_a_module() {
+        let text = SPACE.replace("modules: [attn, mlp, other]", "modules: [attn, mixer, mlp, other]");
+        let space = Space::parse(Path::new("s.yaml"), &text).unwrap();
+        for mixer in ["linear_attn", "mamba", "conv"] {
+            let of_layer = |layer: usize| {
+                let kind = if layer == 3 { "self_attn.q_proj" } else { "in_proj" };
+                let first = if layer == 3 {
+                    kind.into()
+                } else {
+                    format!("{mixer}.{kind}")
+                };
+                [first, "mlp.up_proj".into(), "input_layernorm".into()]
+                    .map(|name: String| format!("model.layers.{layer}.{name}.weight"))
+            };
+            let tensors: Vec<String> = (0..5).flat_map(of_layer).collect();
+            let codec = Codec::with_tensors(&space, SHAPE, &tensors).unwrap();
+            let names: Vec<&str> = codec.genes()[1..5].iter().map(|gene| gene.name.as_str()).collect();
+            let parts = ["attn", "mixer", "mlp", "other"];
+            assert_eq!(names, parts.map(|part| format!("weight.maths.g0.{part}")));
+            let genotype: Vec<f64> = (0..codec.genes().len()).map(|i| 0.1 + 0.01 * i as f64).collect();
+            let recipe = codec.decode(&codec.contract(&genotype));
+            assert_eq!(codec.decode(&codec.encode(&recipe).unwrap()), recipe);
+            let yaml = write::to_yaml(&recipe);
+            assert!(yaml.contains(&format!("filter: {mixer}\n")), "{yaml}");
+        }
+        let dense = ["model.layers.0.self_attn.q_proj.weight".to_string()];
+        assert!(matches!(
+            Codec::with_tensors(&space, SHAPE, &dense).unwrap_err(),
+            Error::NoSuchModule { module: "mixer" }
+        ));
     }
 
     #[test]

@@ -440,7 +440,7 @@ fn modules(node: &Node) -> Result<Vec<Module>, yaml::Error> {
         modules.push(module);
     }
     let may_be_missing = |module| match module {
-        Module::Router | Module::Experts | Module::Shared => true,
+        Module::Mixer | Module::Router | Module::Experts | Module::Shared => true,
         // All layers of many mixtures are made of experts.
         Module::Mlp => modules.contains(&Module::Experts),
         Module::Attn | Module::Other => false,

@@ -191,7 +191,9 @@ fn decode(fold: Fold, scaled: bool) -> recipe::Recipe {
 /// The child as a checkpoint.
 fn run_export(pair: &Pair, scaled: bool) -> f64 {
     let plan = Plan::new(&decode(fold_of(&pair.spec), scaled), pair).unwrap();
-    assert_eq!(plan.warnings(), [""; 0]);
+    // No layer of the path may attend, where others have something else in that place.
+    let is_of_a_hybrid = |warning: &String| pair.spec.mixer.is_some() && warning.ends_with("matches no tensor");
+    assert!(plan.warnings().iter().all(is_of_a_hybrid), "{:?}", plan.warnings());
     let spec = DecoderSpec::from_config(plan.config()).unwrap();
     assert_eq!(spec.layers.len(), PATH.len());
     let mut read = |name: &str| {
@@ -226,9 +228,9 @@ fn an_exported_path_is_the_path_in_every_family() {
     for (name, config) in &configs {
         let pair = Pair::new(config);
         families.insert(pair.spec.family.name());
-        // This family's config can say of a beginning only that it has no experts; and a token of this model stands at an edge of
-        // its router, so that a rounding sends it to another expert.
-        if pair.spec.family.name() == "glm4_moe" || name == "phimoe_longrope" {
+        // These families' configs can say of a beginning only that it has no experts; and a token of this model stands at an edge
+        // of its router, so that a rounding sends it to another expert.
+        if ["glm4_moe", "lfm2_moe"].contains(&pair.spec.family.name()) || name == "phimoe_longrope" {
             continue;
         }
         let direct = run_directly(&pair);

@@ -4,6 +4,7 @@ use super::Error;
 use super::decoder::Chunk;
 use super::kernels::Matrix;
 use super::kv::KvShape;
+use super::recurrence::MixerWeights;
 use super::spec::{Activation, DecoderSpec, NormKind};
 
 /// The arithmetic of one device, with the buffers that a pass over a batch needs. Matrices are `[rows, cols]`, one row for
@@ -84,6 +85,19 @@ pub(super) trait Arithmetic: Send + Sized {
         settings: Settings,
         out: &mut Self::Matrix,
     ) -> Result<(), Error>;
+    /// What the heads attended to, each number weighed by the sigmoid of its gate: the last columns of `qkv`.
+    fn gate_heads(&mut self, qkv: &Self::Matrix, attended: &mut Self::Matrix) -> Result<(), Error>;
+    /// What a layer that does not attend makes of the tokens and of what it remembers of those before them, which it keeps in
+    /// the chunks' segments; `stop` counts such layers on the path.
+    fn remember(
+        &mut self,
+        spec: &DecoderSpec,
+        weights: &MixerWeights,
+        stop: usize,
+        chunks: &mut [Chunk],
+        inputs: &Self::Matrix,
+        out: &mut Self::Matrix,
+    ) -> Result<(), Error>;
     /// Keeps the rows whose hidden states are wanted.
     fn keep_wanted(&mut self, chunks: &[Chunk], x: &mut Self::Matrix) -> Result<(), Error>;
     /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
@@ -147,7 +161,7 @@ impl<A: Arithmetic> Default for Buffers<A> {
 
 /// What happens to queries and keys in one layer.
 pub(super) struct HeadSettings<'a, Norm> {
-    /// Place on the path, under which keys and values are kept.
+    /// Place among the path's stops that attend, under which keys and values are kept.
     pub layer: usize,
     pub q_norm: &'a Norm,
     pub k_norm: &'a Norm,

@@ -9,6 +9,7 @@ use super::decoder::Chunk;
 use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape};
 use super::mixture;
+use super::recurrence::{self, MixerWeights};
 use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 
 /// A norm: its weight, of length 0 where there is none at all, and its bias, where it has one.
@@ -21,7 +22,7 @@ pub(super) struct Norm {
 impl Norm {
     fn apply(&self, isa: Isa, x: &mut Matrix, eps: f32) {
         match self.kind {
-            NormKind::Rms => kernels::rms_norm(isa, x, &self.weight, eps),
+            NormKind::Rms | NormKind::RmsAsStored => kernels::rms_norm(isa, x, &self.weight, eps),
             NormKind::Layer { .. } => kernels::layer_norm(isa, x, &self.weight, &self.bias, eps),
         }
     }
@@ -39,6 +40,7 @@ pub(super) struct Cpu {
     /// By which each token's queries are scaled; empty where they are not.
     growth: Vec<f32>,
     shape: Option<KvShape>,
+    recurrence: recurrence::Scratch,
 }
 
 impl Arithmetic for Cpu {
@@ -63,7 +65,7 @@ impl Arithmetic for Cpu {
 
     fn norm_of(_: &Isa, kind: NormKind, len: usize) -> Result<Norm, Error> {
         let (has_weight, has_bias) = match kind {
-            NormKind::Rms => (true, false),
+            NormKind::Rms | NormKind::RmsAsStored => (true, false),
             NormKind::Layer { weight, bias } => (weight, bias),
         };
         Ok(Norm {
@@ -93,6 +95,7 @@ impl Arithmetic for Cpu {
             rotations: Vec::new(),
             growth: Vec::new(),
             shape: None,
+            recurrence: recurrence::Scratch::default(),
         })
     }
 
@@ -189,8 +192,46 @@ impl Arithmetic for Cpu {
             row[..queries].iter_mut().for_each(|x| *x *= factor);
         }
         if let Some(shape) = &self.shape {
-            keep_keys_and_values(qkv, heads.layer, shape, chunks);
+            keep_keys_and_values(qkv, (heads.layer, queries), shape, chunks);
         }
+        Ok(())
+    }
+
+    fn gate_heads(&mut self, qkv: &Matrix, attended: &mut Matrix) -> Result<(), Error> {
+        let width = attended.cols;
+        for (row, out) in qkv
+            .data
+            .chunks_exact(qkv.cols)
+            .zip(attended.data.chunks_exact_mut(width))
+        {
+            kernels::weigh(self.isa, out, &row[qkv.cols - width..]);
+        }
+        Ok(())
+    }
+
+    fn remember(
+        &mut self,
+        spec: &DecoderSpec,
+        weights: &MixerWeights,
+        stop: usize,
+        chunks: &mut [Chunk],
+        inputs: &Matrix,
+        out: &mut Matrix,
+    ) -> Result<(), Error> {
+        let Some(mixer) = &spec.mixer else {
+            return Ok(());
+        };
+        let layer = recurrence::Layer {
+            isa: self.isa,
+            mixer,
+            weights,
+            eps: spec.norm_eps,
+        };
+        let state = stop * mixer.state_len()..(stop + 1) * mixer.state_len();
+        let rows = chunks
+            .iter_mut()
+            .map(|chunk| (chunk.tokens.len(), &mut chunk.own.state[state.clone()]));
+        self.recurrence.run(&layer, rows, inputs, out, self.threads);
         Ok(())
     }
 
@@ -272,7 +313,7 @@ fn norm_and_rotate(
         x.chunks_exact_mut(stretch)
             .for_each(|head| kernels::rms_norm_row(isa, head, weight, spec.norm_eps));
     };
-    for (i, row) in qkv.data.chunks_exact_mut(q + 2 * kv).enumerate() {
+    for (i, row) in qkv.data.chunks_exact_mut(qkv.cols).enumerate() {
         let (queries, keys) = row[..q + kv].split_at_mut(q);
         match spec.qk_norm {
             QkNorm::None | QkNorm::PerHeadRotated => {}
@@ -297,10 +338,10 @@ fn norm_and_rotate(
     }
 }
 
-/// Writes the batch's keys and values of one layer into the chunks' own segments.
-fn keep_keys_and_values(qkv: &Matrix, layer: usize, shape: &KvShape, chunks: &mut [Chunk]) {
+/// Writes the batch's keys and values of one layer, which stand behind so many columns of queries, into the chunks' own
+/// segments.
+fn keep_keys_and_values(qkv: &Matrix, (layer, q): (usize, usize), shape: &KvShape, chunks: &mut [Chunk]) {
     let kv = shape.kv_heads * shape.head_dim;
-    let q = qkv.cols - 2 * kv;
     let mut rows = qkv.data.chunks_exact(qkv.cols);
     for chunk in chunks {
         for (t, row) in (chunk.own.len..).zip(rows.by_ref().take(chunk.tokens.len())) {
@@ -309,7 +350,7 @@ fn keep_keys_and_values(qkv: &Matrix, layer: usize, shape: &KvShape, chunks: &mu
                 layer,
                 t % BLOCK,
                 &row[q..q + kv],
-                &row[q + kv..],
+                &row[q + kv..q + 2 * kv],
             );
         }
     }

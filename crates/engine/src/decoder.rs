@@ -20,6 +20,8 @@ use super::device::Device;
 use super::device::NoGpu;
 use super::kernels::{self, Matrix, PackedRows, Threads};
 use super::kv::{BLOCK, KvShape, Segment};
+use super::mixer::{Mixer, MixerPart};
+use super::recurrence::MixerWeights;
 use super::rope::{RopeTable, Scaling};
 use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
 use super::tensors::{Of, Part, Slot, Tensor};
@@ -78,8 +80,11 @@ struct Model<A: Arithmetic> {
 }
 
 struct Layer<A: Arithmetic> {
+    /// Queries, keys and values, and gates where the family has them; or what a mixer reads of the stream.
     qkv: A::Linear,
     o: A::Linear,
+    /// Of a layer that does not attend.
+    mixer: Option<Box<MixerWeights>>,
     body: Body<A>,
     activation: Activation,
     /// Empty where the family has none.
@@ -309,18 +314,23 @@ impl Decoder {
             #[cfg(feature = "cuda")]
             Backend::Cuda(model) => Some(model.device.element_bytes()),
         };
-        KvShape::new(
-            self.isa,
-            self.path.len(),
-            self.spec.kv_heads,
-            self.spec.head_dim,
-            device_element,
-        )
+        let recurrent = self.path.iter().filter(|step| self.spec.layers[step.layer].recurrent);
+        let recurrent = recurrent.count();
+        KvShape {
+            state_len: recurrent * self.spec.mixer.as_ref().map_or(0, Mixer::state_len),
+            ..KvShape::new(
+                self.isa,
+                self.path.len() - recurrent,
+                self.spec.kv_heads,
+                self.spec.head_dim,
+                device_element,
+            )
+        }
     }
 
-    /// Bytes of keys and values that one token of context takes, not counting a half-filled block.
+    /// Bytes of keys and values that one token of context takes, not counting a half-filled block; at least one.
     pub fn kv_bytes_per_token(&self) -> u64 {
-        self.kv_shape().block_bytes() / BLOCK as u64
+        (self.kv_shape().block_bytes() / BLOCK as u64).max(1)
     }
 
     /// Sequences of different regimes rotate differently and cannot share a prefix.
@@ -446,27 +456,38 @@ impl Decoder {
         } = buffers;
         let table = model.embeddings.as_ref().unwrap_or(&model.head);
         a.embed(table, model.positions.as_ref(), chunks, spec.embed_scale, h)?;
+        // Stops so far whose layers attend, and that do not: keys, values and states are kept by stop, not by layer.
+        let (mut attending, mut recurrent) = (0, 0);
         for (index, step) in self.path.iter().enumerate() {
             let (layer, layer_spec) = (&model.layers[step.layer], &spec.layers[step.layer]);
             a.scale(h, step.input_scale)?;
 
             a.norm(h, &layer.norms[0], eps, x)?;
             a.product(&layer.qkv, x, qkv)?;
-            let heads = HeadSettings {
-                layer: index,
-                q_norm: &layer.q_norm,
-                k_norm: &layer.k_norm,
-                rotation: layer_spec.rope,
-            };
-            a.heads(spec, heads, chunks, qkv)?;
-            let settings = Settings {
-                layer: index,
-                window: layer_spec.window,
-                scale: spec.attention_scale,
-                softcap: spec.attention_softcap,
-                sinks: &layer.sinks,
-            };
-            a.attend(qkv, chunks, settings, attended)?;
+            if let Some(weights) = &layer.mixer {
+                a.remember(spec, weights, recurrent, chunks, qkv, attended)?;
+                recurrent += 1;
+            } else {
+                let heads = HeadSettings {
+                    layer: attending,
+                    q_norm: &layer.q_norm,
+                    k_norm: &layer.k_norm,
+                    rotation: layer_spec.rope,
+                };
+                a.heads(spec, heads, chunks, qkv)?;
+                let settings = Settings {
+                    layer: attending,
+                    window: layer_spec.window,
+                    scale: spec.attention_scale,
+                    softcap: spec.attention_softcap,
+                    sinks: &layer.sinks,
+                };
+                a.attend(qkv, chunks, settings, attended)?;
+                if spec.gates_heads() {
+                    a.gate_heads(qkv, attended)?;
+                }
+                attending += 1;
+            }
             let shares_norm = spec.parallel && spec.layer_norms()[2].is_none();
             if index + 1 == self.path.len() {
                 // Nothing reads the other rows any more.
@@ -678,16 +699,25 @@ impl<A: Arithmetic> Model<A> {
             })
         };
         let layer = |index: usize| {
+            let mixer = spec.mixer_of(index);
+            let gates = if spec.gates_heads() { q } else { 0 };
             Ok(Layer {
-                qkv: linear(h, q + 2 * kv, spec.qkv_bias)?,
-                o: linear(q, h, spec.o_bias)?,
+                qkv: match mixer {
+                    Some(mixer) => linear(h, mixer.input_columns(), mixer.bias)?,
+                    None => linear(h, q + 2 * kv + gates, spec.qkv_bias)?,
+                },
+                o: match mixer {
+                    Some(mixer) => linear(mixer.width(), h, mixer.bias)?,
+                    None => linear(q, h, spec.o_bias)?,
+                },
+                mixer: mixer.map(|mixer| Box::new(MixerWeights::zeros(mixer))),
                 body: match spec.experts_of(index) {
                     None => Body::Mlp(mlp(spec.intermediate, spec.mlp_bias)?),
                     Some(experts) => Body::Mixture(Box::new(mixture(experts)?)),
                 },
                 activation: spec.activation,
-                q_norm: head_norm(q)?,
-                k_norm: head_norm(kv)?,
+                q_norm: if mixer.is_some() { of_heads(0)? } else { head_norm(q)? },
+                k_norm: if mixer.is_some() { of_heads(0)? } else { head_norm(kv)? },
                 sinks: Vec::new(),
                 norms: [layer_norm(0)?, layer_norm(1)?, layer_norm(2)?, layer_norm(3)?],
             })
@@ -733,6 +763,12 @@ impl<A: Arithmetic> Model<A> {
             Slot::Positions => self.positions.as_mut().map_or(Ok(()), |table| linear(table, 0)),
             Slot::Head => linear(&mut self.head, 0),
             Slot::FinalNorm => norm(&mut self.final_norm),
+            Slot::Q if spec.gates_heads() => {
+                // Queries first, and gates behind keys and values.
+                let (queries, gates) = data.split_at(data.len() / 2);
+                linear_with(&mut layer.qkv, 0, queries)?;
+                linear_with(&mut layer.qkv, q + 2 * kv, gates)
+            }
             Slot::Q | Slot::Qkv => linear(&mut layer.qkv, 0),
             Slot::K => linear(&mut layer.qkv, q),
             Slot::V => linear(&mut layer.qkv, q + kv),
@@ -749,6 +785,14 @@ impl<A: Arithmetic> Model<A> {
             Slot::Correction => {
                 if let Body::Mixture(mixture) = &mut layer.body {
                     mixture.correction = data.to_vec();
+                }
+                Ok(())
+            }
+            Slot::Mixer(MixerPart::Input(first)) => linear(&mut layer.qkv, first),
+            Slot::Mixer(MixerPart::Output) => linear(&mut layer.o, 0),
+            Slot::Mixer(part) => {
+                if let Some(weights) = &mut layer.mixer {
+                    weights.set(part, tensor.is_bias, data);
                 }
                 Ok(())
             }

@@ -811,7 +811,7 @@ impl<'a> Scheduler<'a> {
             match self.prefix_of(node) {
                 Ok(prefix) => {
                     let covered: usize = prefix.iter().map(|segment| segment.len).sum();
-                    match self.pool.segment(self.jobs[request].length() - covered) {
+                    match self.pool.segment(self.jobs[request].length() - covered, &prefix) {
                         Some(own) => self.start_row(at, request, node, prefix, covered, own),
                         None => {
                             prefix.into_iter().for_each(|segment| self.pool.release_shared(segment));
@@ -866,11 +866,12 @@ impl<'a> Scheduler<'a> {
             .map(|n| blocks_for(self.trie.nodes[*n].end - self.trie.nodes[*n].start))
             .sum::<usize>();
         let tokens = self.jobs[request].length();
-        let blocks = stretches + blocks_for(tokens - covered);
+        let shape = self.decoder.kv_shape();
+        let blocks = stretches + blocks_for(tokens - covered) + (needed.len() + 1) * shape.state_blocks();
         Err(Error::KvMemory {
             request,
             tokens,
-            needed_bytes: blocks as u64 * self.decoder.kv_shape().block_bytes(),
+            needed_bytes: blocks as u64 * shape.unit_bytes(),
             limit_bytes: self.options.kv_memory_bytes,
         })
     }
@@ -893,7 +894,10 @@ impl<'a> Scheduler<'a> {
     fn start_node(&mut self, node: usize, rank: usize) -> bool {
         let (parent, request) = (self.trie.nodes[node].parent, self.trie.nodes[node].request);
         let (start, end) = (self.trie.nodes[node].start, self.trie.nodes[node].end);
-        let (Ok(prefix), Some(own)) = (self.prefix_of(parent), self.pool.segment(end - start)) else {
+        let Ok(prefix) = self.prefix_of(parent) else {
+            return false;
+        };
+        let Some(own) = self.pool.segment(end - start, &prefix) else {
             return false;
         };
         let tokens = self.jobs[request].tokens[start..end].to_vec();
@@ -1116,7 +1120,7 @@ impl Feed {
 
     /// Forgets what was computed, for a row that shares nothing.
     fn start_over(&mut self) {
-        self.own.len = 0;
+        self.own.clear();
         self.fed = 0;
         self.length = self.tokens.len();
         self.wanted_from = self.tokens.len() - 1;

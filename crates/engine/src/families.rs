@@ -4,6 +4,8 @@
 //! nothing beyond the two knows a family by its name. Defaults and rules are those of the configuration classes of
 //! transformers 5.24; a new row needs goldens (`tests/data/generate.py`).
 
+use super::mixer::{Inputs, Layers, MixerKind, MixerRow};
+
 /// A family of decoders.
 #[derive(Debug, PartialEq)]
 pub struct Family {
@@ -12,6 +14,8 @@ pub struct Family {
     pub(super) names: &'static Names,
     /// Keys that config.json calls otherwise: (here, there).
     pub(super) keys: &'static [(&'static str, &'static str)],
+    /// Keys of older configs, which count where both are there: (here, there).
+    pub(super) older_keys: &'static [(&'static str, &'static str)],
     /// Settings that the decoder cannot do otherwise: the key, and the only value it may have if it is there.
     pub(super) only: &'static [(&'static str, Only)],
     /// Whether key heads may be fewer than query heads.
@@ -29,10 +33,20 @@ pub struct Family {
     /// One tensor for q, k and v; one for gate and up.
     pub(super) qkv: Qkv,
     pub(super) fused_gate_up: bool,
+    /// How wide an MLP is where the config does not say; `None`: it must.
+    pub(super) mlp_width: Option<MlpWidth>,
+    /// An MLP is narrower than `intermediate_size` says, by two thirds, a multiplier and a multiple (LFM2).
+    pub(super) narrows_mlp: bool,
     /// Whether an MLP has a gate; without, it is two matrices with an activation between.
     pub(super) gated: bool,
     /// The layers' MLPs are many, and a router chooses among them.
     pub(super) experts: Option<&'static Mixture>,
+    /// What stands in attention's place in some of the layers.
+    pub(super) mixer: Option<&'static MixerRow>,
+    /// What each query head attends to is weighed by a gate, whose rows stand behind those of the head's query.
+    pub(super) gates_heads: bool,
+    /// What the names of tensors begin with that the decoder has no use for: heads that predict several tokens.
+    pub(super) passed_over: Option<&'static str>,
     /// Attention and MLP read the same stream, and both are added to it.
     pub(super) parallel: Flag,
     /// A parallel layer has one norm for both branches.
@@ -76,6 +90,10 @@ impl Family {
             (!self.gated, "an MLP without a gate"),
             (self.names.positions.is_some(), "learned positions"),
             (self.head_bias != Flag::No, "a head with a bias"),
+            (
+                self.mixer.is_some(),
+                "linear attention, a state-space mixer or short convolutions",
+            ),
             (self.experts.is_some(), "a mixture of experts"),
             (self.sinks, "attention sinks"),
             (self.activation == "xielu", "a learned activation (xIELU)"),
@@ -142,6 +160,8 @@ pub(super) struct Mixture {
     pub router: Chosen,
     /// Whether the weights of the chosen are made to sum to one.
     pub normalised: Flag,
+    /// What is added to that which they are divided by.
+    pub floor: f32,
     pub shared: Shared,
     pub dense: Dense,
     /// Router and experts have biases.
@@ -196,6 +216,16 @@ pub(super) enum Shared {
     Weighed(&'static str, usize),
     /// As wide as so many experts.
     Widths(&'static str, usize),
+    /// Of a width by a key and its default.
+    Plain(&'static str, usize),
+}
+
+/// How wide an MLP is where the config does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum MlpWidth {
+    Of(usize),
+    /// So many times as wide as the stream.
+    Times(usize),
 }
 
 /// Which layers have no experts.
@@ -221,6 +251,7 @@ pub(super) enum Flag {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Only {
     False,
+    True,
     Null,
 }
 
@@ -250,6 +281,8 @@ pub enum QkNorm {
 pub enum NormKind {
     /// `x / √(mean(x²) + ε) · weight`.
     Rms,
+    /// The same, and the weight is meant as it stands where those of the family's other norms are about one.
+    RmsAsStored,
     /// `(x − mean(x)) / √(var(x) + ε)`, times a weight and plus a bias where the family has them.
     Layer { weight: bool, bias: bool },
 }
@@ -279,6 +312,8 @@ pub(super) struct Rope {
     pub sections: bool,
     /// What a config without any of it means.
     pub absent: Option<&'static str>,
+    /// No layer rotates unless this key has this value.
+    pub only_if: Option<(&'static str, &'static str)>,
 }
 
 impl Rope {
@@ -442,6 +477,24 @@ const APERTUS_NAMES: Names = Names {
     ..HF
 };
 
+const LFM2_NAMES: Names = Names {
+    norm: "model.embedding_norm",
+    o: "self_attn.out_proj",
+    gate: "feed_forward.w1",
+    up: "feed_forward.w3",
+    down: "feed_forward.w2",
+    q_norm: "self_attn.q_layernorm",
+    k_norm: "self_attn.k_layernorm",
+    norms: [Some("operator_norm"), None, Some("ffn_norm"), None],
+    ..HF
+};
+
+const GRANITE4_NAMES: Names = Names {
+    gate_up: "shared_mlp.input_linear",
+    down: "shared_mlp.output_linear",
+    ..HF
+};
+
 /// A tensor for each matrix of each expert.
 const EACH: ExpertNames = ExpertNames {
     router: "mlp.gate",
@@ -479,6 +532,40 @@ const EACH_OF_GLM: ExpertNames = ExpertNames {
     ..EACH
 };
 
+/// As published, and as transformers computes with them.
+const FUSED_OF_GRANITE: [ExpertNames; 2] = [
+    ExpertNames {
+        router: "block_sparse_moe.router.layer",
+        experts: Stored::Fused {
+            gate_up: "block_sparse_moe.input_linear.weight",
+            down: "block_sparse_moe.output_linear.weight",
+            turned: false,
+        },
+        shared: "shared_mlp",
+        ..EACH
+    },
+    ExpertNames {
+        router: "block_sparse_moe.router",
+        experts: Stored::Fused {
+            gate_up: "block_sparse_moe.experts.gate_up_proj",
+            down: "block_sparse_moe.experts.down_proj",
+            turned: false,
+        },
+        shared: "shared_mlp",
+        ..EACH
+    },
+];
+
+const EACH_OF_LFM2: ExpertNames = ExpertNames {
+    router: "feed_forward.gate",
+    correction: Some("feed_forward.expert_bias"),
+    experts: Stored::Each {
+        prefix: "feed_forward.experts",
+        matrices: ["w1", "w3", "w2"],
+    },
+    ..EACH
+};
+
 const QWEN_EXPERTS: Mixture = Mixture {
     stored: &[EACH, FUSED],
     count: 128,
@@ -486,9 +573,19 @@ const QWEN_EXPERTS: Mixture = Mixture {
     width: Some(768),
     router: Chosen::Softmax,
     normalised: Flag::Key("norm_topk_prob", false),
+    floor: 0.0,
     shared: Shared::None,
     dense: Dense::Listed,
     biases: false,
+};
+
+const DELTA_NET: MixerRow = MixerRow {
+    kind: MixerKind::DeltaNet,
+    name: "linear_attn",
+    conv: "conv1d",
+    output: "linear_attn.out_proj",
+    inputs: Inputs::Apart,
+    layers: Layers::Nth("full_attention_interval", 4),
 };
 
 const ROPE: Rope = Rope {
@@ -503,6 +600,7 @@ const ROPE: Rope = Rope {
     grows_queries: false,
     sections: false,
     absent: None,
+    only_if: None,
 };
 
 const LAYER_NORM: NormKind = NormKind::Layer {
@@ -520,6 +618,7 @@ const LLAMA: Family = Family {
     name: "llama",
     names: &HF,
     keys: &[],
+    older_keys: &[],
     only: &[],
     groups_heads: true,
     kv_heads: None,
@@ -532,8 +631,13 @@ const LLAMA: Family = Family {
     mlp_bias: MLP_BIAS,
     qkv: Qkv::Apart,
     fused_gate_up: false,
+    mlp_width: None,
+    narrows_mlp: false,
     gated: true,
     experts: None,
+    mixer: None,
+    gates_heads: false,
+    passed_over: None,
     parallel: Flag::No,
     parallel_shares_norm: false,
     qk_norm: QkNorm::None,
@@ -662,6 +766,7 @@ const GPTJ: Family = Family {
         ("hidden_act", "activation_function"),
     ],
     groups_heads: false,
+    mlp_width: Some(MlpWidth::Times(4)),
     head_bias: Flag::Yes,
     qkv_bias: Flag::No,
     o_bias: Flag::No,
@@ -674,6 +779,57 @@ const GPTJ: Family = Family {
     rope: Rope {
         dim: Some(("rotary_dim", 64)),
         neighbours: true,
+        ..ROPE
+    },
+    ..LLAMA
+};
+
+const QWEN3_5: Family = Family {
+    name: "qwen3_5_text",
+    kv_heads: Some(4),
+    head_dim: Some(256),
+    max_positions: 32_768,
+    mlp_bias: Flag::No,
+    mixer: Some(&DELTA_NET),
+    gates_heads: true,
+    passed_over: Some("mtp."),
+    qk_norm: QkNorm::PerHead,
+    norm_plus_one: true,
+    rope: Rope {
+        partial: Some(0.25),
+        sections: true,
+        ..ROPE
+    },
+    ..LLAMA
+};
+
+const LFM2: Family = Family {
+    name: "lfm2",
+    names: &LFM2_NAMES,
+    keys: &[("rms_norm_eps", "norm_eps")],
+    older_keys: &[
+        ("intermediate_size", "block_ff_dim"),
+        ("tie_word_embeddings", "tie_embedding"),
+    ],
+    kv_heads: Some(8),
+    max_positions: 128_000,
+    tie: true,
+    qkv_bias: Flag::No,
+    o_bias: Flag::No,
+    mlp_bias: Flag::No,
+    narrows_mlp: true,
+    mixer: Some(&MixerRow {
+        kind: MixerKind::ShortConv,
+        name: "conv",
+        conv: "conv",
+        output: "conv.out_proj",
+        inputs: Inputs::One,
+        layers: Layers::Listed("full_attn_idxs"),
+    }),
+    qk_norm: QkNorm::PerHead,
+    norm_eps: 1e-5,
+    rope: Rope {
+        theta: 1_000_000.0,
         ..ROPE
     },
     ..LLAMA
@@ -1199,6 +1355,107 @@ const FAMILIES: &[Family] = &[
             ..ROPE
         },
         windows: Windows::AllBut { nth: 2, size: 128 },
+        ..LLAMA
+    },
+    Family {
+        name: "qwen3_next",
+        kv_heads: Some(2),
+        mixer: Some(&MixerRow {
+            inputs: Inputs::ByHead,
+            ..DELTA_NET
+        }),
+        experts: Some(&Mixture {
+            count: 512,
+            per_token: 10,
+            width: Some(512),
+            normalised: Flag::Key("norm_topk_prob", true),
+            shared: Shared::Weighed("shared_expert_intermediate_size", 512),
+            ..QWEN_EXPERTS
+        }),
+        rope: Rope {
+            partial: Some(0.25),
+            ..ROPE
+        },
+        ..QWEN3_5
+    },
+    QWEN3_5,
+    Family {
+        name: "qwen3_5_moe_text",
+        kv_heads: Some(2),
+        experts: Some(&Mixture {
+            count: 256,
+            width: Some(512),
+            normalised: Flag::Yes,
+            shared: Shared::Weighed("shared_expert_intermediate_size", 512),
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        // No layer has an MLP beside its experts.
+        mlp_width: Some(MlpWidth::Times(4)),
+        ..QWEN3_5
+    },
+    LFM2,
+    Family {
+        name: "lfm2_moe",
+        older_keys: &[("tie_word_embeddings", "tie_embedding")],
+        only: &[("use_expert_bias", Only::True)],
+        narrows_mlp: false,
+        experts: Some(&Mixture {
+            stored: &[
+                EACH_OF_LFM2,
+                ExpertNames {
+                    experts: Stored::Fused {
+                        gate_up: "feed_forward.experts.gate_up_proj",
+                        down: "feed_forward.experts.down_proj",
+                        turned: false,
+                    },
+                    ..EACH_OF_LFM2
+                },
+            ],
+            count: 32,
+            per_token: 4,
+            width: Some(1792),
+            router: Chosen::Sigmoid,
+            normalised: Flag::Key("norm_topk_prob", true),
+            floor: 1e-6,
+            dense: Dense::First("num_dense_layers", 2),
+            ..QWEN_EXPERTS
+        }),
+        ..LFM2
+    },
+    Family {
+        name: "granitemoehybrid",
+        names: &GRANITE4_NAMES,
+        keys: &[
+            ("intermediate_size", "shared_intermediate_size"),
+            ("moe_intermediate_size", "intermediate_size"),
+        ],
+        mlp_bias: Flag::No,
+        fused_gate_up: true,
+        mlp_width: Some(MlpWidth::Of(1024)),
+        experts: Some(&Mixture {
+            stored: &FUSED_OF_GRANITE,
+            count: 8,
+            per_token: 2,
+            width: Some(11_008),
+            normalised: Flag::Yes,
+            shared: Shared::Plain("shared_intermediate_size", 1024),
+            dense: Dense::None,
+            ..QWEN_EXPERTS
+        }),
+        mixer: Some(&MixerRow {
+            kind: MixerKind::Mamba2,
+            name: "mamba",
+            conv: "conv1d",
+            output: "mamba.out_proj",
+            inputs: Inputs::One,
+            layers: Layers::None,
+        }),
+        rope: Rope {
+            only_if: Some(("position_embedding_type", "rope")),
+            ..ROPE
+        },
+        scales: Scales::Granite,
         ..LLAMA
     },
 ];

@@ -67,7 +67,7 @@ fn states(decoder: &mut Decoder, path: &[Step], rows: &[&[u32]]) -> Result<Matri
     let mut pool = Pool::new(decoder.kv_shape(), u64::MAX, None);
     let mut own = Vec::new();
     for row in rows {
-        own.extend(pool.segment(row.len()));
+        own.extend(pool.segment(row.len(), &[]));
     }
     let mut chunks: Vec<Chunk<'_>> = rows
         .iter()

@@ -58,7 +58,7 @@ const MC: usize = 96;
 
 /// `a * b + c`, fused where the set can.
 #[inline(always)]
-fn fma<S: Set>(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn fma<S: Set>(a: f32, b: f32, c: f32) -> f32 {
     if S::FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
@@ -500,6 +500,14 @@ fn sum_of_squares(values: &[f32]) -> f32 {
     )
 }
 
+/// `Σ x²`.
+pub fn squares(isa: Isa, x: &[f32]) -> f32 {
+    isa.run(
+        #[inline(always)]
+        || sum_of_squares(x),
+    )
+}
+
 /// Root mean square norm of a row in place: `x / √(mean(x²) + ε) · weight`.
 pub fn rms_norm_row(isa: Isa, row: &mut [f32], weight: &[f32], eps: f32) {
     isa.run(
@@ -563,9 +571,21 @@ pub fn add_row(isa: Isa, to: &mut [f32], from: &[f32], factor: f32) {
     );
 }
 
+/// `x · σ(gate)` on each element.
+pub fn weigh(isa: Isa, x: &mut [f32], gates: &[f32]) {
+    with_set!(isa, S => {
+        x.iter_mut().zip(gates).for_each(|(x, gate)| *x /= 1.0 + exp::<S>(-gate));
+    });
+}
+
 /// `1 / (1 + e^−x)`.
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
+}
+
+/// `ln(1 + eˣ)`.
+pub fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// `h += scale · x`.
@@ -716,7 +736,7 @@ pub fn xielu<S: Set>(x: f32, [p, n]: [f32; 2], Xielu { beta, eps, .. }: Xielu) -
 }
 
 #[inline(always)]
-fn silu<S: Set>(x: f32) -> f32 {
+pub(super) fn silu<S: Set>(x: f32) -> f32 {
     x / (1.0 + exp::<S>(-x))
 }
 

@@ -1,4 +1,6 @@
-//! Keys and values in blocks of [`BLOCK`] tokens: a pool with a fixed budget, and segments that rows own or share.
+//! Keys and values in blocks of [`BLOCK`] tokens: a pool with a fixed budget, and segments that rows own or share. Where a
+//! model has layers that remember instead of attending, a segment has their state after its last token, and whoever goes on
+//! from a shared one begins with a copy of it.
 //!
 //! A block holds every layer's keys and values of its tokens in the shape that attention reads them: keys with the token
 //! as the fastest index (scores of many tokens at once), values with the head's dimension fastest. A shared prefix is an
@@ -38,6 +40,8 @@ pub(super) struct KvShape {
     pub value_dim: usize,
     /// Bytes of one element where a device keeps keys and values itself, unpadded.
     pub device_element: Option<usize>,
+    /// Numbers of what a row's layers remember that do not attend; 0 where all do.
+    pub state_len: usize,
 }
 
 impl KvShape {
@@ -55,6 +59,7 @@ impl KvShape {
             value_width,
             value_dim: head_dim.next_multiple_of(value_width),
             device_element,
+            state_len: 0,
         }
     }
 
@@ -68,6 +73,21 @@ impl KvShape {
             None => self.layers * self.layer_len() * size_of::<f32>(),
         };
         bytes as u64
+    }
+
+    /// The bytes of what a row's layers remember.
+    pub fn state_bytes(&self) -> u64 {
+        (self.state_len * size_of::<f32>()) as u64
+    }
+
+    /// What the pool counts by: the bytes of a block, also where no layer keeps keys.
+    pub fn unit_bytes(&self) -> u64 {
+        self.block_bytes().max(1)
+    }
+
+    /// What a segment's state counts as, in blocks.
+    pub fn state_blocks(&self) -> usize {
+        self.state_bytes().div_ceil(self.unit_bytes()) as usize
     }
 
     fn block(&self, index: usize) -> Block {
@@ -119,11 +139,21 @@ impl KvShape {
     }
 }
 
-/// Keys and values of consecutive tokens.
+/// Keys and values of consecutive tokens, and what the layers that do not attend remember after the last of them.
 #[derive(Default)]
 pub(super) struct Segment {
     pub blocks: Vec<Block>,
     pub len: usize,
+    /// By stop of the path at such a layer; empty where there is none.
+    pub state: Box<[f32]>,
+}
+
+impl Segment {
+    /// Forgets all tokens of a segment that none came before.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.state.fill(0.0);
+    }
 }
 
 /// Blocks needed for `tokens` tokens.
@@ -135,8 +165,10 @@ pub(super) fn blocks_for(tokens: usize) -> usize {
 pub(super) struct Pool {
     shape: KvShape,
     free: Vec<Block>,
-    /// Blocks that were ever made.
+    free_states: Vec<Box<[f32]>>,
+    /// Blocks and states that were ever made.
     made: usize,
+    states_made: usize,
     used: usize,
     /// The most that was used at a time, in this call and those before it, since somebody asked.
     most_used: usize,
@@ -146,29 +178,32 @@ pub(super) struct Pool {
 impl Pool {
     /// A pool of at most `memory_bytes`; takes over the memory of an older one where the blocks are alike.
     pub fn new(shape: KvShape, memory_bytes: u64, older: Option<Pool>) -> Self {
-        let capacity = usize::try_from(memory_bytes / shape.block_bytes().max(1)).unwrap_or(usize::MAX);
-        let (mut free, made, most_used) = older
-            .filter(|pool| pool.shape == shape)
-            .map_or_else(Default::default, |pool| (pool.free, pool.made, pool.most_used));
-        free.truncate(capacity);
-        Pool {
+        let capacity = usize::try_from(memory_bytes / shape.unit_bytes()).unwrap_or(usize::MAX);
+        let older = older.filter(|pool| pool.shape == shape);
+        let mut pool = older.unwrap_or_else(|| Pool {
             shape,
-            free,
-            made,
+            free: Vec::new(),
+            free_states: Vec::new(),
+            made: 0,
+            states_made: 0,
             used: 0,
-            most_used,
+            most_used: 0,
             capacity,
-        }
+        });
+        pool.free.truncate(capacity);
+        pool.free_states.truncate(capacity / shape.state_blocks().max(1));
+        (pool.used, pool.capacity) = (0, capacity);
+        pool
     }
 
     /// Memory that was used at a time, at most, since this was asked last.
     pub fn take_peak_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.most_used) as u64 * self.shape.block_bytes()
+        std::mem::take(&mut self.most_used) as u64 * self.shape.unit_bytes()
     }
 
     /// Memory that is held for blocks to come.
     pub fn held_bytes(&self) -> u64 {
-        self.made as u64 * self.shape.block_bytes()
+        self.made as u64 * self.shape.block_bytes() + self.states_made as u64 * self.shape.state_bytes()
     }
 
     /// Blocks that can still be taken.
@@ -180,13 +215,14 @@ impl Pool {
         self.capacity
     }
 
-    /// A segment with room for `tokens`; `None` when the budget does not allow it.
-    pub fn segment(&mut self, tokens: usize) -> Option<Segment> {
-        let count = blocks_for(tokens);
-        if count > self.available() {
+    /// A segment with room for `tokens` that come after a prefix, whose state it begins with; `None` when the budget does not
+    /// allow it.
+    pub fn segment(&mut self, tokens: usize, prefix: &[Arc<Segment>]) -> Option<Segment> {
+        let (count, state) = (blocks_for(tokens), self.shape.state_blocks());
+        if count + state > self.available() {
             return None;
         }
-        self.used += count;
+        self.used += count + state;
         self.most_used = self.most_used.max(self.used);
         let blocks = (0..count)
             .map(|_| {
@@ -196,12 +232,35 @@ impl Pool {
                 })
             })
             .collect();
-        Some(Segment { blocks, len: 0 })
+        Some(Segment {
+            blocks,
+            len: 0,
+            state: self.state_after(prefix.last()),
+        })
+    }
+
+    /// A copy of what was remembered at the end of a segment, or nothing yet.
+    fn state_after(&mut self, before: Option<&Arc<Segment>>) -> Box<[f32]> {
+        if self.shape.state_len == 0 {
+            return Box::default();
+        }
+        let mut state = self.free_states.pop().unwrap_or_else(|| {
+            self.states_made += 1;
+            vec![0.0; self.shape.state_len].into()
+        });
+        match before {
+            Some(before) => state.copy_from_slice(&before.state),
+            None => state.fill(0.0),
+        }
+        state
     }
 
     pub fn release(&mut self, segment: Segment) {
-        self.used -= segment.blocks.len();
+        self.used -= segment.blocks.len() + self.shape.state_blocks();
         self.free.extend(segment.blocks);
+        if !segment.state.is_empty() {
+            self.free_states.push(segment.state);
+        }
     }
 
     /// Gives up one holder of a shared segment; the last one returns its blocks.

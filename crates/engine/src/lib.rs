@@ -3,7 +3,8 @@
 //! Reading order: `families` (a row for each), `spec` (config.json → what the forward pass needs to know), `tensors` (which
 //! tensors that is, and how the file's stand otherwise), `rope` (rotary tables), `kv` (keys and
 //! values in blocks), `decoder` (the forward pass, once, for all families and devices), `arithmetic` (what it needs of a
-//! device), `cpu` with `kernels`, `attention` and `mixture` (experts, to which `routing` sends tokens), `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
+//! device), `cpu` with `kernels`, `attention`, `recurrence` (of the layers that `mixer` speaks of, which remember instead of
+//! attending) and `mixture` (experts, to which `routing` sends tokens), `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
 //! request is computed when), `sampling` (which token it is), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
 //! `twin`, the same forward pass with derivatives.
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
@@ -22,8 +23,10 @@ mod growth;
 mod influence;
 pub mod kernels;
 mod kv;
+mod mixer;
 mod mixture;
 mod prefix;
+mod recurrence;
 mod rope;
 mod routing;
 pub mod sampling;

@@ -85,7 +85,7 @@ impl Experts {
     /// What the weights are divided by.
     fn total(&self, scores: &[f32], chosen: &[usize]) -> f32 {
         match self.normalised {
-            true => chosen.iter().map(|expert| scores[*expert]).sum(),
+            true => self.floor + chosen.iter().map(|expert| scores[*expert]).sum::<f32>(),
             false => 1.0,
         }
     }

@@ -10,12 +10,14 @@ use serde_json::Value;
 
 use super::Error;
 use super::families::{
-    self, Chosen, Dense, ExpertNames, Flag, Mixture, Names, Only, Qkv, Scales, Shared, Stored, Windows,
+    self, Chosen, Dense, ExpertNames, Flag, Mixture, MlpWidth, Names, Only, Qkv, Scales, Shared, Stored, Windows,
 };
+use super::kernels::softplus;
 use super::rope::{RopeScaling, RopeSpec};
 use super::wrappers::{self, Wrapper};
 
 pub use super::families::{Family, NormKind, QkNorm};
+pub use super::mixer::{Inputs, Mixer, MixerKind};
 
 /// Where the norms of a layer stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,6 @@ pub struct Xielu {
 impl Xielu {
     /// p and n.
     pub fn curves(self) -> [f32; 2] {
-        let softplus = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
         [softplus(self.alpha_p), self.beta + softplus(self.alpha_n)]
     }
 }
@@ -74,6 +75,8 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
     /// Whether its MLP is a mixture of [`DecoderSpec::experts`].
     pub sparse: bool,
+    /// Whether [`DecoderSpec::mixer`] stands in attention's place.
+    pub recurrent: bool,
 }
 
 /// The experts of a layer, and how a token is sent to some of them.
@@ -87,6 +90,8 @@ pub struct Experts {
     pub router: Router,
     /// Whether the weights of the chosen are made to sum to one.
     pub normalised: bool,
+    /// What is added to that which they are then divided by.
+    pub floor: f32,
     /// What the weights are multiplied by.
     pub scale: f32,
     /// The width of the expert that every token goes to; 0: there is none.
@@ -140,6 +145,8 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// Of the layers that are sparse.
     pub experts: Option<Experts>,
+    /// Of the layers that do not attend.
+    pub mixer: Option<Mixer>,
     pub ropes: Vec<RopeSpec>,
     /// The longest sequence that the model was made for; with learned positions, that it can read.
     pub max_positions: usize,
@@ -172,7 +179,7 @@ pub struct DecoderSpec {
 /// The most layers, and the most of any other size that memory is asked for by. The largest published models stay below a
 /// twentieth of each; what is larger is a damaged file. They keep every product of sizes below 2^64.
 const MOST_LAYERS: usize = 1 << 12;
-const MOST: usize = 1 << 22;
+pub(super) const MOST: usize = 1 << 22;
 const MOST_EXPERTS: usize = 1 << 12;
 /// Experts of all layers: what a hostile config may have listed.
 const MOST_EXPERTS_IN_ALL: usize = 1 << 17;
@@ -224,6 +231,7 @@ impl DecoderSpec {
         let c = Config {
             value: config,
             keys: family.keys,
+            older_keys: family.older_keys,
         };
         c.refuse_unknown_settings(family)?;
         let hidden = c.size("hidden_size", MOST)?;
@@ -231,6 +239,7 @@ impl DecoderSpec {
         let max_positions = c.size_or("max_position_embeddings", family.max_positions)?;
         let (ropes, mut layers) = layer_specs(&c, family, head_dim, max_positions)?;
         let experts = experts(&c, family, &mut layers)?;
+        let mixer = mixer(&c, family, hidden, &mut layers)?;
         let numbers = c.scales(family, hidden, head_dim)?;
         let parallel = c.is(family.parallel)?;
         Ok(DecoderSpec {
@@ -239,13 +248,14 @@ impl DecoderSpec {
             names: *family.names,
             vocab: c.size("vocab_size", MOST)?,
             hidden,
-            intermediate: intermediate(&c, hidden)?,
+            intermediate: intermediate(&c, family, hidden)?,
             heads,
             kv_heads,
             head_dim,
             query_growth: RopeScaling::query_growth(&c, &family.rope)?,
             layers,
             experts,
+            mixer,
             ropes,
             max_positions,
             tie_embeddings: c.flag("tie_word_embeddings", family.tie)?,
@@ -286,6 +296,16 @@ impl DecoderSpec {
         self.family.gated
     }
 
+    /// Whether what heads attend to is weighed by gates.
+    pub(super) fn gates_heads(&self) -> bool {
+        self.family.gates_heads
+    }
+
+    /// The mixer of a layer that does not attend.
+    pub fn mixer_of(&self, layer: usize) -> Option<&Mixer> {
+        self.mixer.as_ref().filter(|_| self.layers[layer].recurrent)
+    }
+
     /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways, and so is
     /// the language half of a wrapper, whose head is the embeddings where the file has none.
     pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
@@ -323,9 +343,14 @@ impl DecoderSpec {
         let down = match self.experts.as_ref().map(|experts| experts.names.experts) {
             None => names.down,
             Some(Stored::Each { matrices, .. }) => matrices[2],
-            Some(Stored::Fused { .. }) => names.down.trim_start_matches("mlp."),
+            Some(Stored::Fused { .. }) => last_word(names.down),
         };
         [names.norms[1].unwrap_or(names.o), names.norms[3].unwrap_or(down)]
+    }
+
+    /// What ends the branch that some layers have in attention's place.
+    pub fn mixer_end(&self) -> Option<&'static str> {
+        self.family.mixer.map(|row| row.output)
     }
 
     /// Refuses a model that is not what its config.json says: one that lacks a tensor of the decoder, has one of another
@@ -349,7 +374,10 @@ impl DecoderSpec {
             }
         }
         let is_ours = |name: &str| self.wrapper.is_none() || wrappers::is_language(&self.names, name);
-        let unused = there.keys().filter(|name| is_ours(name) && !is_recomputed(name));
+        let is_passed_over = |name: &str| self.family.passed_over.is_some_and(|word| name.starts_with(word));
+        let unused = there
+            .keys()
+            .filter(|name| is_ours(name) && !is_recomputed(name) && !is_passed_over(name));
         match unused.clone().min() {
             None => Ok(()),
             Some(first) => Err(Error::UnusedTensors {
@@ -416,6 +444,11 @@ fn is_recomputed(name: &str) -> bool {
     TABLES.iter().any(|table| name.ends_with(table))
 }
 
+/// What stands behind the last dot.
+pub(super) fn last_word(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(_, last)| last)
+}
+
 /// Token ids written as a number or a list of numbers, as in `eos_token_id`.
 pub(super) fn token_ids(value: Option<&Value>) -> Vec<u32> {
     let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -455,11 +488,52 @@ fn head_sizes(c: &Config, family: &Family, hidden: usize) -> Result<(usize, usiz
     Ok((heads, kv_heads, head_dim))
 }
 
-/// The width of the MLP; families that may leave it out mean four times the stream's.
-fn intermediate(c: &Config, hidden: usize) -> Result<usize, Error> {
-    match c.keys.iter().any(|(key, _)| *key == "intermediate_size") {
-        true => Ok(c.optional_size("intermediate_size")?.unwrap_or(4 * hidden).min(MOST)),
-        false => c.size("intermediate_size", MOST),
+/// The width of the MLP.
+fn intermediate(c: &Config, family: &Family, hidden: usize) -> Result<usize, Error> {
+    let default = match family.mlp_width {
+        None if family.narrows_mlp => return narrowed(c, c.size("intermediate_size", MOST)?),
+        None => return c.size("intermediate_size", MOST),
+        Some(MlpWidth::Of(width)) => width,
+        Some(MlpWidth::Times(times)) => times * hidden,
+    };
+    Ok(c.size_or("intermediate_size", default)?.min(MOST))
+}
+
+/// LFM2's MLPs are two thirds as wide as its config says, times a multiplier, and then a multiple of something.
+fn narrowed(c: &Config, width: usize) -> Result<usize, Error> {
+    if !c.flag("block_auto_adjust_ff_dim", true)? {
+        return Ok(width);
+    }
+    let narrow = (c.number_or("block_ffn_dim_multiplier", 1.0)? * (2 * width / 3) as f64) as usize;
+    let narrow = narrow.next_multiple_of(c.size_or("block_multiple_of", 256)?);
+    match (1..=MOST).contains(&narrow) {
+        true => Ok(narrow),
+        false => Err(c.error("block_ffn_dim_multiplier", format!("makes MLPs {narrow} wide"))),
+    }
+}
+
+/// The mixer of a family that has one, and which of the layers do.
+fn mixer(c: &Config, family: &Family, hidden: usize, layers: &mut [LayerSpec]) -> Result<Option<Mixer>, Error> {
+    let Some(row) = family.mixer else {
+        return Ok(None);
+    };
+    let (mixer, recurrent) = Mixer::read(c, row, hidden, layers.len())?;
+    for (layer, recurrent) in layers.iter_mut().zip(recurrent) {
+        if recurrent {
+            *layer = LayerSpec {
+                window: None,
+                rope: None,
+                recurrent,
+                ..*layer
+            };
+        }
+    }
+    match c.activation(family)? {
+        Activation::Silu => Ok(Some(mixer)),
+        _ => Err(c.error(
+            "hidden_act",
+            "the decoder knows mixers of this family with silu only".into(),
+        )),
     }
 }
 
@@ -473,6 +547,10 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
     }
     const COUNTS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
     let key = COUNTS.into_iter().find(|key| c.present(key).is_some());
+    if key.is_some_and(|key| c.present(key).and_then(Value::as_u64) == Some(0)) {
+        layers.iter_mut().for_each(|layer| layer.sparse = false);
+        return Ok(None);
+    }
     let (key, count) = match key {
         Some(key) => (key, c.size(key, MOST_EXPERTS)?),
         None => (COUNTS[0], mixture.count),
@@ -495,6 +573,7 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
     let (shared, shared_is_weighed) = match mixture.shared {
         Shared::None => (0, false),
         Shared::Weighed(key, width) => (c.size_or(key, width)?.min(MOST), true),
+        Shared::Plain(key, width) => (c.size_or(key, width)?.min(MOST), false),
         Shared::Widths(key, count) => (c.size_or(key, count)?.min(MOST_EXPERTS) * width, false),
     };
     Ok(Some(Experts {
@@ -503,6 +582,7 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
         width,
         router: router(c, mixture, count, per_token)?,
         normalised: c.is(mixture.normalised)?,
+        floor: mixture.floor,
         scale: match mixture.router {
             Chosen::Sigmoid => c.number_or("routed_scaling_factor", 1.0)? as f32,
             _ => 1.0,
@@ -584,7 +664,7 @@ fn layer_specs(
     let rotates = rotating_layers(c, family, count)?;
     let (window, slides) = windows(c, family, &rotates)?;
     let ropes = match family.rope.windowed {
-        _ if family.names.positions.is_some() => Vec::new(),
+        _ if family.names.positions.is_some() || !rotates_at_all(c, family) => Vec::new(),
         None => vec![RopeScaling::read_flat(c, &family.rope, head_dim, max_positions)?],
         Some((windowed_theta, default)) => {
             let full = ("full_attention", Some("rope_theta"), family.rope.theta);
@@ -602,10 +682,17 @@ fn layer_specs(
             window: window.filter(|_| slides),
             rope: (turns && !ropes.is_empty()).then(|| usize::from(slides && ropes.len() > 1)),
             sparse: false,
+            recurrent: false,
         }
     };
     let layers = slides.into_iter().zip(rotates).map(layer).collect();
     Ok((ropes, layers))
+}
+
+/// Whether any layer rotates.
+fn rotates_at_all(c: &Config, family: &Family) -> bool {
+    let is_so = |(key, word): (&str, &str)| c.get(key).and_then(Value::as_str) == Some(word);
+    family.rope.only_if.is_none_or(is_so)
 }
 
 /// For each layer, whether it rotates (SmolLM3's `no_rope_layers`: 1 = rotates).
@@ -709,18 +796,25 @@ pub(super) struct Config<'a> {
     pub value: &'a Value,
     /// (the decoder's word, config.json's).
     pub keys: &'static [(&'static str, &'static str)],
+    /// The same, of older configs, whose words count before today's.
+    pub older_keys: &'static [(&'static str, &'static str)],
 }
 
 impl<'a> Config<'a> {
     /// A part of a config, in the decoder's own words.
     pub fn part(value: &'a Value) -> Self {
-        Config { value, keys: &[] }
+        Config {
+            value,
+            keys: &[],
+            older_keys: &[],
+        }
     }
 
     /// What the file calls a field.
     fn key<'k>(&self, field: &'k str) -> &'k str {
-        self.keys
-            .iter()
+        let is_older = |(here, there): &&(&str, &str)| *here == field && self.value.get(*there).is_some();
+        let keys = self.older_keys.iter().find(is_older).into_iter().chain(self.keys);
+        keys.into_iter()
             .find(|(here, _)| *here == field)
             .map_or(field, |(_, there)| there)
     }
@@ -797,7 +891,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn flag(&self, field: &str, default: bool) -> Result<bool, Error> {
+    pub fn flag(&self, field: &str, default: bool) -> Result<bool, Error> {
         match self.present(field) {
             None => Ok(default),
             Some(Value::Bool(b)) => Ok(*b),
@@ -805,7 +899,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn is(&self, flag: Flag) -> Result<bool, Error> {
+    pub fn is(&self, flag: Flag) -> Result<bool, Error> {
         match flag {
             Flag::No => Ok(false),
             Flag::Yes => Ok(true),
@@ -817,6 +911,7 @@ impl<'a> Config<'a> {
         for (key, only) in family.only {
             let wanted = match only {
                 Only::False => Value::Bool(false),
+                Only::True => Value::Bool(true),
                 Only::Null => Value::Null,
             };
             if let Some(other) = self.present(key).filter(|value| **value != wanted) {
@@ -1053,6 +1148,115 @@ mod tests {
             let message = problem(extra);
             assert!(message.contains(field), "{field}: {message}");
         }
+    }
+
+    #[test]
+    fn hybrids_name_their_layers_in_several_ways_and_nonsense_is_refused() {
+        let with = |extra: Value| {
+            let mut extra = extra;
+            for (key, value) in [
+                ("linear_num_key_heads", 2),
+                ("linear_num_value_heads", 4),
+                ("mamba_n_heads", 8),
+            ] {
+                if extra.get(key).is_none() {
+                    extra[key] = value.into();
+                }
+            }
+            extra
+        };
+        let recurrent = |extra: Value| -> Vec<bool> {
+            let layers = read(with(extra)).layers;
+            layers.iter().map(|layer| layer.recurrent).collect()
+        };
+        let (yes, no) = (true, false);
+        assert_eq!(recurrent(json!({"model_type": "qwen3_5_text"})), [yes, yes, yes, no]);
+        assert_eq!(
+            recurrent(json!({"model_type": "qwen3_next", "full_attention_interval": 2})),
+            [yes, no, yes, no]
+        );
+        let words = ["mamba", "attention", "linear_attention", "full_attention"];
+        for key in ["layer_types", "layers_block_type"] {
+            assert_eq!(
+                recurrent(json!({"model_type": "granitemoehybrid", key: words})),
+                [yes, no, yes, no]
+            );
+        }
+        assert_eq!(recurrent(json!({"model_type": "lfm2"})), [no; 4]);
+        assert_eq!(
+            recurrent(json!({"model_type": "lfm2", "full_attn_idxs": [2]})),
+            [yes, yes, no, yes]
+        );
+        let lfm2 = read(
+            json!({"model_type": "lfm2", "intermediate_size": 999, "block_ff_dim": 300, "tie_embedding": false,
+            "block_multiple_of": 32}),
+        );
+        assert_eq!((lfm2.intermediate, lfm2.tie_embeddings), (224, false));
+        assert!(
+            read(json!({"model_type": "granitemoehybrid", "num_local_experts": 0}))
+                .ropes
+                .is_empty()
+        );
+        for (extra, field) in [
+            (
+                json!({"model_type": "qwen3_5_text", "linear_num_key_heads": 3}),
+                "linear_num_key_heads",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "linear_key_head_dim": 1u64 << 31}),
+                "linear_num_value_heads",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "linear_conv_kernel_dim": 1000}),
+                "linear_conv_kernel_dim",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "hidden_act": "gelu"}),
+                "hidden_act",
+            ),
+            (
+                json!({"model_type": "qwen3_5_text", "layer_types": ["linear_attention"]}),
+                "layer_types",
+            ),
+            (
+                json!({"model_type": "qwen3_next", "layer_types": ["linear_attention", "sliding_attention", "conv", "conv"]}),
+                "layer_types",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "mamba_n_groups": 2}),
+                "mamba_n_groups",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "mamba_n_heads": 7}),
+                "mamba_n_heads",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "mamba_d_head": 5}),
+                "mamba_d_head",
+            ),
+            (
+                json!({"model_type": "granitemoehybrid", "time_step_limit": [0.001, 0.1]}),
+                "time_step_limit",
+            ),
+            (
+                json!({"model_type": "lfm2", "block_ffn_dim_multiplier": 1e9}),
+                "block_ffn_dim_multiplier",
+            ),
+        ] {
+            let message = problem(with(extra));
+            assert!(message.contains(field), "{field}: {message}");
+        }
+    }
+
+    /// Heads that predict several tokens stand in Qwen3-Next's files, and the model is the same without them.
+    #[test]
+    fn tensors_that_predict_further_tokens_are_passed_over() {
+        let spec = read(json!({"model_type": "qwen3_5_text", "linear_num_key_heads": 2, "linear_num_value_heads": 2}));
+        let names = spec.tensor_names();
+        let there = || names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        let more = |name: &'static str| spec.check_tensors(there().chain([(name, [3].as_slice())]));
+        more("mtp.layers.0.mlp.up_proj.weight").unwrap();
+        assert!(more("model.mtp.weight").is_err());
     }
 
     /// A config.json of many zeros too many: the decoder made room for it, and then looked at the tensors.

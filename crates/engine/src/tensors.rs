@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::families::{Qkv, Stored};
-use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
+use super::mixer::MixerPart;
+use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, last_word};
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub(super) enum Slot {
     Router,
     Correction,
     SharedGate,
+    Mixer(MixerPart),
 }
 
 /// Whose matrices.
@@ -116,14 +118,20 @@ impl DecoderSpec {
         let (h, names) = (self.hidden, self.names());
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut list = List::new(self, layer);
-        if self.fused_qkv() {
+        let mixer = self.mixer_of(layer);
+        if let Some(mixer) = mixer {
+            mixer.tensors(h, &mut list);
+        } else if self.fused_qkv() {
             list.linear(names.qkv, Slot::Qkv, [q + 2 * kv, h], self.qkv_bias);
         } else {
-            list.linear(names.q, Slot::Q, [q, h], self.qkv_bias);
+            let gates = if self.gates_heads() { q } else { 0 };
+            list.linear(names.q, Slot::Q, [q + gates, h], self.qkv_bias);
             list.linear(names.k, Slot::K, [kv, h], self.qkv_bias);
             list.linear(names.v, Slot::V, [kv, h], self.qkv_bias);
         }
-        list.linear(names.o, Slot::O, [h, q], self.o_bias);
+        if mixer.is_none() {
+            list.linear(names.o, Slot::O, [h, q], self.o_bias);
+        }
         match self.experts_of(layer) {
             None => self.mlp_tensors(&mut list),
             Some(experts) => self.mixture_tensors(experts, 0..experts.count, &mut list),
@@ -137,6 +145,7 @@ impl DecoderSpec {
             }
         }
         let widths = match self.qk_norm {
+            _ if mixer.is_some() => None,
             QkNorm::None => None,
             QkNorm::PerHead | QkNorm::PerHeadRotated => Some((self.head_dim, self.head_dim)),
             QkNorm::FullWidth => Some((q, kv)),
@@ -207,16 +216,30 @@ impl DecoderSpec {
             }
         }
         if experts.shared > 0 {
-            let of_layer = self.names();
-            let matrices = [of_layer.gate, of_layer.up, of_layer.down].map(|name| name.trim_start_matches("mlp."));
-            for ((name, matrix), size) in matrices.iter().zip(MATRICES).zip(sizes(experts.shared)) {
-                let slot = Slot::Mlp(Of::Shared, matrix);
-                list.linear(&format!("{}.{name}", names.shared), slot, size, false);
+            let shared = self.shared_names(experts);
+            let [one, _, back] = sizes(experts.shared);
+            let matrices = match self.family.fused_gate_up {
+                true => vec![(Part::GateUp, [2 * experts.shared, h]), (Part::Down, back)],
+                false => vec![(Part::Gate, one), (Part::Up, one), (Part::Down, back)],
+            };
+            for (name, (matrix, size)) in shared.iter().zip(matrices) {
+                list.linear(name, Slot::Mlp(Of::Shared, matrix), size, false);
             }
             if experts.shared_is_weighed {
                 list.linear(names.shared_gate, Slot::SharedGate, [1, h], false);
             }
         }
+    }
+
+    /// The matrices of the expert that every token goes to: gate, up and down, or both of the former in one.
+    pub(super) fn shared_names(&self, experts: &Experts) -> Vec<String> {
+        let names = self.names();
+        let matrices = match self.family.fused_gate_up {
+            true => vec![names.gate_up, names.down],
+            false => vec![names.gate, names.up, names.down],
+        };
+        let named = |name: &str| format!("{}.{}", experts.names.shared, last_word(name));
+        matrices.into_iter().map(named).collect()
     }
 
     /// What the twin calls the matrices of one expert, where a file has those of all in one tensor: gate and up, and down,
@@ -348,6 +371,11 @@ impl DecoderSpec {
                 let places = (0..3).flat_map(|part| (0..self.heads).map(move |head| (3 * head + part) * d));
                 Some(places.flat_map(|from| from..from + d).collect())
             }
+            Slot::Q if self.gates_heads() => {
+                let parts = (0..2).flat_map(|part| (0..self.heads).map(move |head| (2 * head + part) * d));
+                Some(parts.flat_map(|from| from..from + d).collect())
+            }
+            Slot::Mixer(MixerPart::Input(first)) => self.mixer.as_ref()?.ungrouped(first),
             Slot::Q if self.family.rope.neighbours => Some(self.halves(self.heads)),
             Slot::K if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
             // Gates and ups take turns.
@@ -414,7 +442,7 @@ fn turn(data: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// The tensors of one layer, or of what stands outside of the layers.
-struct List<'s> {
+pub(super) struct List<'s> {
     spec: &'s DecoderSpec,
     layer: usize,
     tensors: Vec<Tensor>,
@@ -439,7 +467,7 @@ impl<'s> List<'s> {
         });
     }
 
-    fn in_layer(&mut self, name: &str, shape: Vec<usize>, slot: Slot, is_bias: bool) {
+    pub fn in_layer(&mut self, name: &str, shape: Vec<usize>, slot: Slot, is_bias: bool) {
         self.add(
             format!("{}{}.{name}", self.spec.names().layers, self.layer),
             shape,
@@ -452,7 +480,7 @@ impl<'s> List<'s> {
         self.add(format!("{name}.weight"), vec![rows, self.spec.hidden], slot, false);
     }
 
-    fn linear(&mut self, name: &str, slot: Slot, [out, inner]: [usize; 2], bias: bool) {
+    pub fn linear(&mut self, name: &str, slot: Slot, [out, inner]: [usize; 2], bias: bool) {
         let shape = match self.spec.family.turned {
             true => vec![inner, out],
             false => vec![out, inner],
@@ -466,7 +494,7 @@ impl<'s> List<'s> {
     /// A norm of the stream.
     fn norm(&mut self, name: &str, slot: Slot) {
         let (weight, bias) = match self.spec.norm {
-            NormKind::Rms => (true, false),
+            NormKind::Rms | NormKind::RmsAsStored => (true, false),
             NormKind::Layer { weight, bias } => (weight, bias),
         };
         for (there, kind, is_bias) in [(weight, "weight", false), (bias, "bias", true)] {
@@ -528,6 +556,37 @@ mod tests {
         assert_eq!(spec.as_stored(&tensor, arranged), data);
         let table = spec.tensor("transformer.wpe.weight").unwrap();
         assert_eq!(spec.arranged_shape(&table), [1024, 8]);
+    }
+
+    /// Qwen3-Next's file has the rows of each key head together, and each head's gate behind its query.
+    #[test]
+    fn inputs_that_stand_by_head_are_sorted() {
+        let config = json!({"model_type": "qwen3_next", "vocab_size": 10, "hidden_size": 1, "intermediate_size": 12,
+            "num_hidden_layers": 2, "full_attention_interval": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2,
+            "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 1, "linear_value_head_dim": 1, "num_experts": 0});
+        let spec = DecoderSpec::from_config(&config).unwrap();
+        let sorted = |name: &str, rows: usize| {
+            let tensor = spec.tensor(name).unwrap();
+            assert_eq!(tensor.shape, [rows, 1], "{name}");
+            let data: Vec<f32> = (0..rows).map(|i| i as f32).collect();
+            let arranged = spec.arranged(&tensor, &data).into_owned();
+            assert_eq!(spec.as_stored(&tensor, arranged.clone()), data);
+            arranged
+        };
+        // By head: query, key, two values, two gates.
+        assert_eq!(
+            sorted("model.layers.0.linear_attn.in_proj_qkvz.weight", 12),
+            [0.0, 6.0, 1.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]
+        );
+        assert_eq!(
+            sorted("model.layers.0.linear_attn.in_proj_ba.weight", 8),
+            [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]
+        );
+        assert_eq!(
+            sorted("model.layers.1.self_attn.q_proj.weight", 8),
+            [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]
+        );
+        assert!(spec.tensor("model.layers.0.self_attn.q_proj.weight").is_none());
     }
 
     #[test]

@@ -115,6 +115,18 @@ const WRAPPERS: &[Wrapper] = &[
         text: "qwen3_vl_text",
         ties: Ties::Either,
     },
+    Wrapper {
+        name: "qwen3_5",
+        layouts: &[NEW],
+        text: "qwen3_5_text",
+        ties: Ties::Either,
+    },
+    Wrapper {
+        name: "qwen3_5_moe",
+        layouts: &[NEW],
+        text: "qwen3_5_moe_text",
+        ties: Ties::Either,
+    },
     LLAVA,
     Wrapper {
         name: "llava_next",
@@ -166,7 +178,10 @@ const SIZES: &[(&str, &str)] = &[
     ("qwen2_5_vl_text", r#"{"max_window_layers": 80}"#),
 ];
 
-/// Wrappers whose language half the decoder does not compute, and why.
+const HYBRID: &str = "a hybrid or state-space model: of their mixers the decoder knows Gated DeltaNet as Qwen3-Next and Qwen 3.5 \
+     have it, Mamba-2 as Granite 4 has it, and the short convolutions of LFM2";
+
+/// Models and wrappers that the decoder does not compute, and why.
 const REFUSED: &[(&str, &str)] = &[
     (
         "gemma4",
@@ -190,8 +205,21 @@ const REFUSED: &[(&str, &str)] = &[
         "qwen3_vl_moe",
         "the mixture of experts of Qwen3-VL is not among the decoder's",
     ),
-    ("qwen3_5", "its layers are linear attention in part"),
-    ("qwen3_next", "its layers are linear attention in part"),
+    ("mamba", HYBRID),
+    ("mamba2", HYBRID),
+    ("falcon_mamba", HYBRID),
+    ("rwkv", HYBRID),
+    ("falcon_h1", HYBRID),
+    ("bamba", HYBRID),
+    ("zamba", HYBRID),
+    ("zamba2", HYBRID),
+    ("jamba", HYBRID),
+    ("nemotron_h", HYBRID),
+    ("lfm2_vl", "the decoder knows LFM2 alone, not with a vision tower"),
+    ("kimi_linear", HYBRID),
+    ("minimax", HYBRID),
+    ("olmo_hybrid", HYBRID),
+    ("recurrent_gemma", HYBRID),
 ];
 
 impl Wrapper {
@@ -348,6 +376,11 @@ mod tests {
                 "adds embeddings to every layer",
             ),
             (json!({"model_type": "paligemma"}), "in both directions"),
+            (json!({"model_type": "falcon_h1"}), "a hybrid or state-space model"),
+            (
+                json!({"model_type": "lfm2_vl", "text_config": {"model_type": "lfm2"}}),
+                "knows LFM2 alone",
+            ),
             (
                 json!({"model_type": "llava", "text_config": {"model_type": "gpt_neox", "vocab_size": 9}}),
                 "llava with a text_config of gpt_neox",

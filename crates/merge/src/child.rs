@@ -55,6 +55,9 @@ const LAYER_LISTS: &[&str] = &[
     "attention_layers",
 ];
 
+/// Two words for one list: Granite 4's in its own words, and in those of transformers.
+const SAME_LIST: &[(&str, &str)] = &[("layer_types", "layers_block_type")];
+
 /// How many layers a `config.json` counts, in whatever words.
 pub fn layer_count(config: &Value) -> Option<usize> {
     let count = |config: &Value| LAYER_COUNTS.iter().find_map(|key| config.get(*key)?.as_u64());
@@ -103,6 +106,7 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
     }
     if moved {
         set_dense_layers(object, &donor, changes);
+        set_attending_layers(object);
     }
     if let Some(rows) = changes.vocab_size {
         object.insert("vocab_size".into(), rows.into());
@@ -135,11 +139,14 @@ fn set_dense_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Ch
     };
     let places: Vec<usize> = (0..dense.len()).filter(|place| dense[*place]).collect();
     match donor.get("model_type").and_then(Value::as_str) {
-        Some("qwen2_moe" | "qwen3_moe") => {
+        Some("qwen2_moe" | "qwen3_moe" | "qwen3_next") => {
             object.insert("mlp_only_layers".into(), places.into());
             object.insert("decoder_sparse_step".into(), 1.into());
         }
         // Only a beginning can be said; of another child, whoever reads it will miss a tensor.
+        Some("lfm2_moe") if places.iter().enumerate().all(|(i, place)| i == *place) => {
+            object.insert("num_dense_layers".into(), places.len().into());
+        }
         Some("glm4_moe") if places.iter().enumerate().all(|(i, place)| i == *place) => {
             object.insert("first_k_dense_replace".into(), places.len().into());
         }
@@ -147,16 +154,31 @@ fn set_dense_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Ch
     }
 }
 
+/// Says in LFM2's older words, where its config has them, which of the child's layers attend.
+fn set_attending_layers(object: &mut Map<String, Value>) {
+    let attends = |kind: &Value| kind == "full_attention";
+    let kinds = object.get("layer_types").and_then(Value::as_array);
+    let places = kinds.map(|kinds| {
+        (0..kinds.len())
+            .filter(|place| attends(&kinds[*place]))
+            .collect::<Vec<_>>()
+    });
+    if let (Some(places), Some(listed)) = (places, object.get_mut("full_attn_idxs")) {
+        *listed = places.into();
+    }
+}
+
 /// Whether the layer at a place has no experts, in the families of mixtures where that goes by the place.
 fn is_dense(config: &Value, layer: usize) -> Option<bool> {
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
     match config.get("model_type")?.as_str()? {
-        "qwen2_moe" | "qwen3_moe" => {
+        "qwen2_moe" | "qwen3_moe" | "qwen3_next" => {
             let listed = config.get("mlp_only_layers").and_then(Value::as_array);
             let is_listed = listed.is_some_and(|list| list.iter().any(|l| l.as_u64() == Some(layer as u64)));
             let step = number("decoder_sparse_step").unwrap_or(1).max(1) as usize;
             Some(is_listed || !(layer + 1).is_multiple_of(step))
         }
+        "lfm2_moe" => Some((layer as u64) < number("num_dense_layers").unwrap_or(2)),
         "glm4_moe" => Some((layer as u64) < number("first_k_dense_replace").unwrap_or(1)),
         _ => None,
     }
@@ -166,14 +188,24 @@ fn is_dense(config: &Value, layer: usize) -> Option<bool> {
 /// such list, a layer's kind goes by its place: a layer that comes to another place keeps what it was trained with, and
 /// the child's config says so. `None` if the child needs no such list, `Some(None)` if a layer has no entry.
 fn layer_list(donor: &Value, key: &str, changes: &Changes<'_>, moved: bool) -> Option<Option<Value>> {
-    let entry = |config: &Value, layer: usize| match config.get(key).and_then(Value::as_array) {
+    let other = SAME_LIST.iter().find_map(|(a, b)| match key {
+        _ if key == *a => Some(*b),
+        _ if key == *b => Some(*a),
+        _ => None,
+    });
+    let keys = [Some(key), other].into_iter().flatten();
+    let listed = |config: &Value| keys.clone().find_map(|key| config.get(key)?.as_array().cloned());
+    if donor.get(key).is_none() && listed(donor).is_some() {
+        return None;
+    }
+    let entry = |config: &Value, layer: usize| match listed(config) {
         Some(list) => list.get(layer).cloned(),
         None => kind_at(config, key, layer),
     };
     let of_layer = |(config, layer): &(Option<&Value>, usize)| {
         let own = config.map_or(donor, text);
         // A model that says nothing of its layers' kinds takes the donor's, place by place.
-        let says_nothing = own.get(key).is_none() && kind_at(own, key, *layer).is_none();
+        let says_nothing = listed(own).is_none() && kind_at(own, key, *layer).is_none();
         entry(if says_nothing { donor } else { own }, *layer)
     };
     let is_written = donor.get(key).is_some_and(Value::is_array);
@@ -211,6 +243,18 @@ fn kind_at(config: &Value, key: &str, layer: usize) -> Option<Value> {
     }
     if key != "layer_types" {
         return None;
+    }
+    let attends_or = |attends: bool, word: &str| Some(Value::from(if attends { "full_attention" } else { word }));
+    match family {
+        "qwen3_next" | "qwen3_5_text" | "qwen3_5_moe_text" => {
+            return attends_or(!every(number("full_attention_interval", 4)), "linear_attention");
+        }
+        "lfm2" => {
+            let listed = config.get("full_attn_idxs").and_then(Value::as_array);
+            let is_listed = |list: &Vec<Value>| list.iter().any(|place| place.as_u64() == Some(layer as u64));
+            return attends_or(listed.is_none_or(is_listed), "conv");
+        }
+        _ => {}
     }
     let slides = match family {
         "qwen2" | "qwen3" => flag("use_sliding_window") && layer >= number("max_window_layers", 28),
@@ -373,6 +417,50 @@ mod tests {
             mixed["layer_types"],
             json!(["sliding_attention", "sliding_attention", "full_attention"])
         );
+    }
+
+    /// Which of a hybrid's layers attend goes by the place where the config has no list: a child whose layers moved would have
+    /// had attention asked for where the file has a mixer.
+    #[test]
+    fn a_layer_of_a_hybrid_keeps_what_it_does_instead_of_attending() {
+        let child = |donor: &Value, layers: &[(&Value, usize)]| {
+            let changes = Changes {
+                layers: layers.iter().map(|(config, layer)| (Some(*config), *layer)).collect(),
+                dtype: None,
+                vocab_size: None,
+                tied: None,
+            };
+            config(donor, &changes)
+        };
+        let (linear, full) = ("linear_attention", "full_attention");
+        for family in ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"] {
+            let qwen = json!({"model_type": family, "num_hidden_layers": 4});
+            let same = child(&qwen, &[(&qwen, 0), (&qwen, 1), (&qwen, 2), (&qwen, 3)]);
+            assert_eq!(same, qwen);
+            let moved = child(&qwen, &[(&qwen, 3), (&qwen, 0), (&qwen, 0)]);
+            assert_eq!(moved["layer_types"], json!([full, linear, linear]), "{family}");
+        }
+        let next = json!({"model_type": "qwen3_next", "num_hidden_layers": 2, "mlp_only_layers": [1], "full_attention_interval": 2});
+        let moved = child(&next, &[(&next, 1), (&next, 0), (&next, 1)]);
+        assert_eq!(
+            (&moved["mlp_only_layers"], &moved["layer_types"]),
+            (&json!([0, 2]), &json!([full, linear, full]))
+        );
+
+        let lfm2 = json!({"model_type": "lfm2", "num_hidden_layers": 3, "full_attn_idxs": [1]});
+        let moved = child(&lfm2, &[(&lfm2, 1), (&lfm2, 2), (&lfm2, 1)]);
+        assert_eq!(
+            (&moved["layer_types"], &moved["full_attn_idxs"]),
+            (&json!([full, "conv", full]), &json!([0, 2]))
+        );
+
+        // One of the parents as published, the other as transformers saved it.
+        let published = json!({"model_type": "granitemoehybrid", "num_hidden_layers": 2, "layers_block_type": ["mamba", "attention"]});
+        let saved = json!({"model_type": "granitemoehybrid", "num_hidden_layers": 2, "layer_types": [full, linear]});
+        let mixed = child(&saved, &[(&saved, 0), (&published, 0), (&published, 1)]);
+        assert_eq!(mixed["layer_types"], json!([full, "mamba", "attention"]));
+        let mixed = child(&published, &[(&published, 1), (&saved, 0)]);
+        assert_eq!(mixed["layers_block_type"], json!(["attention", full]));
     }
 
     #[test]

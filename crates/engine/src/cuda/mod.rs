@@ -27,6 +27,7 @@ use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, Sett
 use super::decoder::Chunk;
 use super::kernels as host;
 use super::kv::KvShape;
+use super::recurrence::MixerWeights;
 use super::spec::{Activation, DecoderSpec, NormKind, QkNorm};
 
 /// Rows whose logits are computed at once.
@@ -693,6 +694,22 @@ impl Arithmetic for Cuda {
 
     fn activated(&mut self, _: &Matrix, _: Activation, _: &mut Matrix) -> Result<(), Error> {
         Err(not_made("an MLP without a gate"))
+    }
+
+    fn gate_heads(&mut self, _: &Matrix, _: &mut Matrix) -> Result<(), Error> {
+        Err(not_made("attention with gates"))
+    }
+
+    fn remember(
+        &mut self,
+        _: &DecoderSpec,
+        _: &MixerWeights,
+        _: usize,
+        _: &mut [Chunk],
+        _: &Matrix,
+        _: &mut Matrix,
+    ) -> Result<(), Error> {
+        Err(not_made("a layer that does not attend"))
     }
 }
 

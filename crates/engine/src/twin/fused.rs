@@ -134,6 +134,11 @@ pub(super) fn add(to: &mut [f32], from: &[f32], factor: f32) {
     kernels::add_row(Isa::best(), to, from, factor);
 }
 
+/// `a · b` on each element.
+pub(super) fn times(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a * b).collect()
+}
+
 /// `x = factor · x`.
 pub(super) fn scale(x: &mut [f32], factor: f32) {
     kernels::scale(Isa::best(), x, factor);

@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::families::Stored;
+use crate::mixer::{Inputs, Mixer, MixerKind};
 use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, QueryGrowth};
 
 /// What a layer is made of. Values are `[rows, width, columns]`; names are those of tensors within the layer.
@@ -44,6 +45,21 @@ pub(super) trait Algebra {
     fn mix(&mut self, weights: &Self::Value, parts: Vec<(usize, Vec<u32>, Self::Value)>) -> Result<Self::Value, Error>;
     /// Each row of x times the sigmoid of a number.
     fn weigh(&mut self, x: &Self::Value, number: &Self::Value) -> Result<Self::Value, Error>;
+    /// The causal convolution of each column, with the kernel and perhaps the bias of that name.
+    fn convolve(&mut self, name: &str, x: &Self::Value) -> Result<Self::Value, Error>;
+    /// What the heads of a mixer read of their matrices, with the numbers whose names begin so.
+    fn remember(
+        &mut self,
+        mixer: &Mixer,
+        name: &str,
+        mixed: &Self::Value,
+        strengths: Option<&Self::Value>,
+        steps: &Self::Value,
+    ) -> Result<Self::Value, Error>;
+    /// `a · b` on each element.
+    fn times(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value, Error>;
+    /// `1 / (1 + e^−x)` on each element.
+    fn sigmoid(&mut self, x: &Self::Value) -> Result<Self::Value, Error>;
     /// `a + b`.
     fn plus(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value, Error>;
     /// `h + residual_scale · branch`.
@@ -54,7 +70,10 @@ pub(super) trait Algebra {
 pub(super) fn layer<A: Algebra>(spec: &DecoderSpec, index: usize, a: &mut A, h: &A::Value) -> Result<A::Value, Error> {
     let [before, after, before_mlp, after_mlp] = spec.layer_norms();
     let x = normed(spec, a, before, h)?;
-    let branch = attention(spec, index, a, &x)?;
+    let branch = match spec.mixer_of(index) {
+        None => attention(spec, index, a, &x)?,
+        Some(mixer) => recurrence(mixer, a, &x)?,
+    };
     let branch = normed(spec, a, after, &branch)?;
     let attended = a.add(h, &branch)?;
     let x = match (spec.parallel, before_mlp) {
@@ -86,14 +105,83 @@ fn attention<A: Algebra>(spec: &DecoderSpec, index: usize, a: &mut A, x: &A::Val
         }
         false => [a.linear(names.q, x)?, a.linear(names.k, x)?, a.linear(names.v, x)?],
     };
+    let (queries, gates) = match spec.gates_heads() {
+        true => (a.part(&queries, 0, q)?, Some(a.part(&queries, q, q)?)),
+        false => (queries, None),
+    };
     let mut queries = heads(spec, index, a, names.q_norm, queries)?;
     if let Some(growth) = spec.query_growth {
         queries = a.grow(&queries, growth)?;
     }
     let keys = heads(spec, index, a, names.k_norm, keys)?;
     let sinks = spec.family.sinks.then_some("self_attn.sinks");
-    let out = a.attend(&queries, &keys, &values, spec.layers[index].window, sinks)?;
+    let mut out = a.attend(&queries, &keys, &values, spec.layers[index].window, sinks)?;
+    if let Some(gates) = gates {
+        let weights = a.sigmoid(&gates)?;
+        out = a.times(&out, &weights)?;
+    }
     a.linear(names.o, &out)
+}
+
+/// What stands in attention's place.
+fn recurrence<A: Algebra>(mixer: &Mixer, a: &mut A, x: &A::Value) -> Result<A::Value, Error> {
+    let named = |name: &str| format!("{}.{name}", mixer.name);
+    let (channels, width, heads) = (mixer.channels(), mixer.width(), mixer.heads);
+    let (conv, norm) = (named(mixer.conv), named("norm"));
+    let out = match mixer.kind {
+        MixerKind::ShortConv => {
+            let all = a.linear(&named("in_proj"), x)?;
+            let [b, c, x] = [
+                a.part(&all, 0, width)?,
+                a.part(&all, width, width)?,
+                a.part(&all, 2 * width, width)?,
+            ];
+            let mixed = a.times(&b, &x)?;
+            let mixed = a.convolve(&conv, &mixed)?;
+            a.times(&c, &mixed)?
+        }
+        MixerKind::Mamba2 => {
+            let all = a.linear(&named("in_proj"), x)?;
+            let mixed = a.part(&all, width, channels)?;
+            let mixed = a.convolve(&conv, &mixed)?;
+            let mixed = a.gate(&mixed, None)?;
+            let steps = a.part(&all, width + channels, heads)?;
+            let read = a.remember(mixer, mixer.name, &mixed, None, &steps)?;
+            let gates = a.part(&all, 0, width)?;
+            let read = a.gate(&gates, Some(&read))?;
+            a.norm(&norm, NormKind::RmsAsStored, &read)?
+        }
+        MixerKind::DeltaNet => {
+            let [mixed, gates, strengths, steps] = delta_inputs(mixer, a, x)?;
+            let mixed = a.convolve(&conv, &mixed)?;
+            let mixed = a.gate(&mixed, None)?;
+            let read = a.remember(mixer, mixer.name, &mixed, Some(&strengths), &steps)?;
+            let read = a.norm(&norm, NormKind::RmsAsStored, &read)?;
+            a.gate(&gates, Some(&read))?
+        }
+    };
+    a.linear(&named("out_proj"), &out)
+}
+
+/// DeltaNet's queries, keys and values, its gates, strengths and steps.
+fn delta_inputs<A: Algebra>(mixer: &Mixer, a: &mut A, x: &A::Value) -> Result<[A::Value; 4], Error> {
+    let named = |name: &str| format!("{}.{name}", mixer.name);
+    let (channels, width, heads) = (mixer.channels(), mixer.width(), mixer.heads);
+    if mixer.inputs == Inputs::ByHead {
+        let (mixed, numbers) = (a.linear(&named("in_proj_qkvz"), x)?, a.linear(&named("in_proj_ba"), x)?);
+        return Ok([
+            a.part(&mixed, 0, channels)?,
+            a.part(&mixed, channels, width)?,
+            a.part(&numbers, 0, heads)?,
+            a.part(&numbers, heads, heads)?,
+        ]);
+    }
+    Ok([
+        a.linear(&named("in_proj_qkv"), x)?,
+        a.linear(&named("in_proj_z"), x)?,
+        a.linear(&named("in_proj_b"), x)?,
+        a.linear(&named("in_proj_a"), x)?,
+    ])
 }
 
 /// Queries or keys: normed where the family does, and rotated. The norm's weight is as long as a head, or as all of them.
@@ -122,11 +210,7 @@ fn mlp<A: Algebra>(spec: &DecoderSpec, a: &mut A, x: &A::Value) -> Result<A::Val
                 _ => a.gate(&up, None)?,
             }
         }
-        (true, true) => {
-            let both = a.linear(names.gate_up, x)?;
-            let (gate, up) = (a.part(&both, 0, inner)?, a.part(&both, inner, inner)?);
-            a.gate(&gate, Some(&up))?
-        }
+        (true, true) => return two_matrices(a, (names.gate_up, names.down), inner, x),
         (true, false) => {
             let (gate, up) = (a.linear(names.gate, x)?, a.linear(names.up, x)?);
             a.gate(&gate, Some(&up))?
@@ -149,10 +233,11 @@ fn mixture<A: Algebra>(spec: &DecoderSpec, experts: &Experts, a: &mut A, x: &A::
     if experts.shared == 0 {
         return Ok(out);
     }
-    let of_layer = spec.names();
-    let matrices = [of_layer.gate, of_layer.up, of_layer.down]
-        .map(|name| format!("{}.{}", names.shared, name.trim_start_matches("mlp.")));
-    let shared = three_matrices(a, &matrices, x)?;
+    let shared = match &spec.shared_names(experts)[..] {
+        [gate_up, down] => two_matrices(a, (gate_up, down), experts.shared, x)?,
+        [gate, up, down] => three_matrices(a, [gate, up, down], x)?,
+        _ => unreachable!("an MLP has two matrices or three"),
+    };
     let shared = match experts.shared_is_weighed {
         false => shared,
         true => {
@@ -172,23 +257,30 @@ fn one_expert<A: Algebra>(
 ) -> Result<A::Value, Error> {
     match experts.names.experts {
         Stored::Each { prefix, matrices } => {
-            let matrices = matrices.map(|name| format!("{prefix}.{expert}.{name}"));
-            three_matrices(a, &matrices, x)
+            let [gate, up, down] = matrices.map(|name| format!("{prefix}.{expert}.{name}"));
+            three_matrices(a, [&gate, &up, &down], x)
         }
         Stored::Fused { gate_up, down, .. } => {
             let [gate_up, down] = spec.expert_names(expert, [gate_up, down]);
-            let both = a.linear(&gate_up, x)?;
-            let (gate, up) = (
-                a.part(&both, 0, experts.width)?,
-                a.part(&both, experts.width, experts.width)?,
-            );
-            let inner = a.gate(&gate, Some(&up))?;
-            a.linear(&down, &inner)
+            two_matrices(a, (&gate_up, &down), experts.width, x)
         }
     }
 }
 
-fn three_matrices<A: Algebra>(a: &mut A, [gate, up, down]: &[String; 3], x: &A::Value) -> Result<A::Value, Error> {
+/// An MLP whose gate and up, of this width each, are one matrix.
+fn two_matrices<A: Algebra>(
+    a: &mut A,
+    (gate_up, down): (&str, &str),
+    width: usize,
+    x: &A::Value,
+) -> Result<A::Value, Error> {
+    let both = a.linear(gate_up, x)?;
+    let (gate, up) = (a.part(&both, 0, width)?, a.part(&both, width, width)?);
+    let inner = a.gate(&gate, Some(&up))?;
+    a.linear(down, &inner)
+}
+
+fn three_matrices<A: Algebra>(a: &mut A, [gate, up, down]: [&str; 3], x: &A::Value) -> Result<A::Value, Error> {
     let (gate, up) = (a.linear(gate, x)?, a.linear(up, x)?);
     let inner = a.gate(&gate, Some(&up))?;
     a.linear(down, &inner)

@@ -7,7 +7,7 @@
 //! holds the weights, one layer's gradients, and of each text `tokens × hidden × layers` numbers.
 //!
 //! Reading order: `batch` (texts side by side), `layer` (one layer, written once), then the two ways to compute it and its
-//! derivatives: `host` with `tape` and `fused` on the CPU, `remote` with candle's operations and automatic differentiation
+//! derivatives: `host` with `tape`, `fused` and `memory` on the CPU, `remote` with candle's operations and automatic differentiation
 //! elsewhere. The tests hold both against transformers, the engine, central differences, and each other.
 //!
 //! What it does not do: keys and values kept from one token to the next, shared prefixes, generation. [`Engine`] does those.
@@ -30,6 +30,7 @@ mod batch;
 mod fused;
 mod host;
 mod layer;
+mod memory;
 mod remote;
 mod tape;
 #[cfg(test)]
@@ -89,8 +90,16 @@ pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     };
     let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     // What a token's layer notes (norms, sums, products, before and after they are turned), and the slopes of it.
-    let noted = 2 * (7 * spec.hidden + 3 * queries + 3 * keys + 3 * mlp);
+    let attended = 3 * queries + 3 * keys;
+    let remembered = spec.mixer.as_ref().map_or(0, |mixer| {
+        mixer.input_columns() + 3 * mixer.channels() + 5 * mixer.width()
+    });
+    let noted = 2 * (7 * spec.hidden + attended.max(remembered) + 3 * mlp);
     let at_once = all.min(batch::BATCH_TOKENS);
+    let matrices = spec
+        .mixer
+        .as_ref()
+        .map_or(0, |mixer| memory::matrices_len(mixer, tokens));
     let logits = 2 * LOGITS.min(at_once * spec.vocab);
     // Derivatives of the output head, or of one layer.
     let of_layer = |index| {
@@ -99,7 +108,7 @@ pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     };
     let layer: usize = (0..spec.layers.len()).map(of_layer).max().unwrap_or(0);
     let head = spec.vocab * spec.hidden;
-    let numbers = spec.parameters() + states + (noted * at_once + layer).max(logits) + head;
+    let numbers = spec.parameters() + states + (noted * at_once + layer + matrices).max(logits) + head;
     (numbers * size_of::<f32>()) as u64
 }
 

@@ -13,6 +13,8 @@ use super::{
     tape::{XIELU, has_weight},
     whole,
 };
+use crate::mixer::{Mixer, MixerKind};
+use crate::recurrence::NO_LENGTH;
 use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Router};
 
 /// The weights, by Hugging Face name.
@@ -105,7 +107,8 @@ impl Composed<'_> {
         };
         let mut weights = (scores * is_chosen)?;
         if experts.normalised {
-            weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+            let sum = (weights.sum_keepdim(D::Minus1)? + f64::from(experts.floor))?;
+            weights = weights.broadcast_div(&sum)?;
         }
         Ok(scaled(weights, experts.scale)?)
     }
@@ -294,6 +297,96 @@ impl Algebra for Composed<'_> {
 
     fn weigh(&mut self, x: &Tensor, number: &Tensor) -> Result<Tensor, Error> {
         Ok(x.broadcast_div(&(number.neg()?.exp()? + 1.0)?)?)
+    }
+
+    fn convolve(&mut self, name: &str, x: &Tensor) -> Result<Tensor, Error> {
+        let (rows, width, channels) = x.dims3()?;
+        let weight = self.weight(name)?;
+        let kernel = weight.elem_count() / channels;
+        let weight = weight.reshape((channels, kernel))?;
+        let before = Tensor::zeros((rows, kernel - 1, channels), DType::F32, self.device)?;
+        let x = match kernel {
+            1 => x.clone(),
+            _ => Tensor::cat(&[&before, x], 1)?,
+        };
+        let mut sum = Tensor::zeros((rows, width, channels), DType::F32, self.device)?;
+        for place in 0..kernel {
+            let weight = weight.narrow(1, place, 1)?.reshape((1, 1, channels))?;
+            sum = (sum + x.narrow(1, place, width)?.broadcast_mul(&weight)?)?;
+        }
+        Ok(match self.weights.get(&format!("{name}.bias")) {
+            Some(bias) => sum.broadcast_add(bias)?,
+            None => sum,
+        })
+    }
+
+    fn remember(
+        &mut self,
+        mixer: &Mixer,
+        name: &str,
+        mixed: &Tensor,
+        strengths: Option<&Tensor>,
+        steps: &Tensor,
+    ) -> Result<Tensor, Error> {
+        let number = |number: &str| self.tensor(format!("{name}.{number}"));
+        let (rows, width, _) = mixed.dims3()?;
+        let (heads, keys, values) = (mixer.heads, mixer.key_heads * mixer.key_dim, mixer.width());
+        let is_delta = mixer.kind == MixerKind::DeltaNet;
+        let (queries_at, keys_at, values_at) = match is_delta {
+            true => (0, keys, 2 * keys),
+            false => (values + keys, values, 0),
+        };
+        let part = |from: usize, len: usize| mixed.narrow(D::Minus1, from, len)?.contiguous();
+        let of_key_heads = |from: usize, factor: f64| {
+            let shape = (rows, width, mixer.key_heads, 1, mixer.key_dim);
+            let mut x = part(from, keys)?.reshape(shape)?;
+            if is_delta {
+                let squares = (x.sqr()?.sum_keepdim(D::Minus1)? + f64::from(NO_LENGTH))?;
+                x = (x.broadcast_div(&squares.sqrt()?)? * factor)?;
+            }
+            let shared = (rows, width, mixer.key_heads, heads / mixer.key_heads, mixer.key_dim);
+            x.broadcast_as(shared)?
+                .contiguous()?
+                .reshape((rows, width, heads, mixer.key_dim, 1))
+        };
+        let queries = of_key_heads(queries_at, (mixer.key_dim as f64).powf(-0.5))?;
+        let keys = of_key_heads(keys_at, 1.0)?;
+        let values = part(values_at, values)?.reshape((rows, width, heads, 1, mixer.value_dim))?;
+        let steps = softplus(&steps.broadcast_add(number("dt_bias")?)?)?;
+        let decays = steps.broadcast_mul(&number("A_log")?.exp()?)?.neg()?.exp()?;
+        let strengths = match strengths {
+            Some(strengths) => self.sigmoid(strengths)?,
+            None => steps,
+        };
+        let by_head = |x: Tensor| x.reshape((rows, width, heads, 1, 1));
+        let (decays, strengths) = (by_head(decays)?, by_head(strengths)?);
+        let mut matrix = Tensor::zeros((rows, heads, mixer.key_dim, mixer.value_dim), DType::F32, self.device)?;
+        let mut read = Vec::new();
+        for place in 0..width {
+            let at = |x: &Tensor| x.narrow(1, place, 1)?.squeeze(1);
+            let (key, mut news) = (at(&keys)?, at(&values)?);
+            matrix = matrix.broadcast_mul(&at(&decays)?)?;
+            if is_delta {
+                news = (news - matrix.broadcast_mul(&key)?.sum_keepdim(2)?)?;
+            }
+            let written = news.broadcast_mul(&at(&strengths)?)?;
+            matrix = (matrix + key.broadcast_mul(&written)?)?;
+            read.push(matrix.broadcast_mul(&at(&queries)?)?.sum_keepdim(2)?);
+        }
+        let mut read = Tensor::stack(&read, 1)?;
+        if mixer.kind == MixerKind::Mamba2 {
+            let skip = self.tensor(format!("{name}.D"))?.reshape((1, 1, heads, 1, 1))?;
+            read = (read + values.broadcast_mul(&skip)?)?;
+        }
+        Ok(read.reshape((rows, width, mixer.width()))?)
+    }
+
+    fn times(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+        Ok((a * b)?)
+    }
+
+    fn sigmoid(&mut self, x: &Tensor) -> Result<Tensor, Error> {
+        Ok((x.neg()?.exp()? + 1.0)?.recip()?)
     }
 
     fn plus(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
@@ -582,13 +675,13 @@ fn normed(
     bias: Option<&Tensor>,
 ) -> Result<Tensor, Error> {
     let x = match kind {
-        NormKind::Rms => x.clone(),
+        NormKind::Rms | NormKind::RmsAsStored => x.clone(),
         NormKind::Layer { .. } => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
     };
     let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
     let mut x = x.broadcast_div(&(mean + f64::from(spec.norm_eps))?.sqrt()?)?;
     if let Some(weight) = weight {
-        x = match spec.norm_plus_one {
+        x = match spec.norm_plus_one && kind != NormKind::RmsAsStored {
             true => x.broadcast_mul(&(weight + 1.0)?)?,
             false => x.broadcast_mul(weight)?,
         };
@@ -597,6 +690,11 @@ fn normed(
         Some(bias) => x.broadcast_add(bias)?,
         None => x,
     })
+}
+
+/// `ln(1 + eˣ)`.
+fn softplus(x: &Tensor) -> candle_core::Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
 fn scaled(x: Tensor, factor: f32) -> candle_core::Result<Tensor> {

@@ -7,8 +7,9 @@ use std::{cell::OnceCell, collections::HashMap};
 
 use heterosis_isa::Isa;
 
-use super::{Error, batch::Batch, fused, layer::Algebra};
+use super::{Error, batch::Batch, fused, layer::Algebra, memory};
 use crate::kernels;
+use crate::mixer::Mixer;
 use crate::routing::Route;
 use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Xielu};
 
@@ -77,6 +78,23 @@ enum Made {
     Weigh {
         x: Place,
         number: Place,
+    },
+    Convolve {
+        x: Place,
+        name: String,
+    },
+    Remember {
+        mixed: Place,
+        strengths: Option<Place>,
+        steps: Place,
+        name: String,
+    },
+    Times {
+        a: Place,
+        b: Place,
+    },
+    Sigmoid {
+        x: Place,
     },
     Plus {
         a: Place,
@@ -301,6 +319,50 @@ impl<'a> Tape<'a> {
                 give(slopes, *x, of_x);
                 give(slopes, *number, of_number);
             }
+            Made::Convolve { x, name } => {
+                let convolution = self.convolution(name, node.cols)?;
+                if convolution.bias.is_some() {
+                    fused::add_rows(&slope, gradient(gradients, &format!("{name}.bias"), node.cols));
+                }
+                let len = convolution.weight.len();
+                let of_weight = gradient(gradients, &format!("{name}.weight"), len);
+                let of_x = convolution.back(numbers(*x), &slope, of_weight);
+                give(slopes, *x, of_x);
+            }
+            Made::Remember {
+                mixed,
+                strengths,
+                steps,
+                name,
+            } => {
+                if let Some(mixer) = &self.spec.mixer {
+                    let inputs = self.remembered(*mixed, *strengths, *steps);
+                    let (of, of_numbers) = memory::back(mixer, inputs, self.head_numbers(name)?, &slope);
+                    let of_numbers = [
+                        ("A_log", of_numbers.decay),
+                        ("dt_bias", of_numbers.step),
+                        ("D", of_numbers.skip),
+                    ];
+                    for (number, of) in of_numbers.into_iter().filter(|(_, of)| !of.is_empty()) {
+                        fused::add(gradient(gradients, &format!("{name}.{number}"), of.len()), &of, 1.0);
+                    }
+                    give(slopes, *mixed, of.mixed);
+                    give(slopes, *steps, of.steps);
+                    if let Some(strengths) = strengths {
+                        give(slopes, *strengths, of.strengths);
+                    }
+                }
+            }
+            Made::Times { a, b } => {
+                give(slopes, *a, fused::times(&slope, numbers(*b)));
+                give(slopes, *b, fused::times(&slope, numbers(*a)));
+            }
+            Made::Sigmoid { x } => {
+                let mut slope = slope;
+                let weights = numbers(place);
+                slope.iter_mut().zip(weights).for_each(|(s, w)| *s *= w * (1.0 - w));
+                give(slopes, *x, slope);
+            }
             Made::Plus { a, b } => {
                 give(slopes, *a, slope.clone());
                 give(slopes, *b, slope);
@@ -342,6 +404,32 @@ impl<'a> Tape<'a> {
         })
     }
 
+    fn convolution(&self, name: &str, channels: usize) -> Result<memory::Convolution<'a>, Error> {
+        Ok(memory::Convolution {
+            width: self.batch.width,
+            channels,
+            weight: self.weight(&format!("{name}.weight"))?,
+            bias: self.bias(name),
+        })
+    }
+
+    fn remembered(&self, mixed: Place, strengths: Option<Place>, steps: Place) -> memory::Inputs<'_> {
+        memory::Inputs {
+            width: self.batch.width,
+            mixed: self.numbers(mixed),
+            strengths: strengths.map(|strengths| self.numbers(strengths)),
+            steps: self.numbers(steps),
+        }
+    }
+
+    fn head_numbers(&self, name: &str) -> Result<memory::HeadNumbers<'a>, Error> {
+        Ok(memory::HeadNumbers {
+            decay: self.weight(&format!("{name}.A_log"))?,
+            step: self.weight(&format!("{name}.dt_bias"))?,
+            skip: self.weights.get(format!("{name}.D").as_str()).copied().unwrap_or(&[]),
+        })
+    }
+
     fn norm_of(&self, name: &str, kind: NormKind) -> Result<fused::Norm<'a>, Error> {
         norm(self.spec, name, kind, &|name| self.weight(name))
     }
@@ -377,7 +465,7 @@ pub(super) fn norm<'a>(
     kind: NormKind,
     weight: &dyn Fn(&str) -> Result<&'a [f32], Error>,
 ) -> Result<fused::Norm<'a>, Error> {
-    let one = f32::from(u8::from(spec.norm_plus_one));
+    let one = f32::from(u8::from(spec.norm_plus_one && kind != NormKind::RmsAsStored));
     let has_bias = matches!(kind, NormKind::Layer { bias: true, .. });
     Ok(fused::Norm {
         weight: match has_weight(kind) {
@@ -551,6 +639,48 @@ impl Algebra for Tape<'_> {
         }
         let (x, number) = (*x, *number);
         self.push(Made::Weigh { x, number }, cols, out)
+    }
+
+    fn convolve(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
+        let cols = self.nodes[*x].cols;
+        let out = self.convolution(name, cols)?.forward(self.numbers(*x));
+        let made = Made::Convolve {
+            x: *x,
+            name: name.into(),
+        };
+        self.push(made, cols, out)
+    }
+
+    fn remember(
+        &mut self,
+        mixer: &Mixer,
+        name: &str,
+        mixed: &Place,
+        strengths: Option<&Place>,
+        steps: &Place,
+    ) -> Result<Place, Error> {
+        let (mixed, strengths, steps) = (*mixed, strengths.copied(), *steps);
+        let inputs = self.remembered(mixed, strengths, steps);
+        let out = memory::forward(mixer, inputs, self.head_numbers(name)?);
+        let made = Made::Remember {
+            mixed,
+            strengths,
+            steps,
+            name: name.into(),
+        };
+        self.push(made, mixer.width(), out)
+    }
+
+    fn times(&mut self, a: &Place, b: &Place) -> Result<Place, Error> {
+        let (a, b, cols) = (*a, *b, self.nodes[*a].cols);
+        let out = fused::times(self.numbers(a), self.numbers(b));
+        self.push(Made::Times { a, b }, cols, out)
+    }
+
+    fn sigmoid(&mut self, x: &Place) -> Result<Place, Error> {
+        let (x, cols) = (*x, self.nodes[*x].cols);
+        let out = self.numbers(x).iter().map(|x| kernels::sigmoid(*x)).collect();
+        self.push(Made::Sigmoid { x }, cols, out)
     }
 
     fn plus(&mut self, a: &Place, b: &Place) -> Result<Place, Error> {

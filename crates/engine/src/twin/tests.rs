@@ -78,6 +78,10 @@ fn log_likelihoods_are_those_of_the_engine() {
         "smollm3",
         "olmo2",
         "granite",
+        "qwen3_next",
+        "qwen3_5_odd",
+        "lfm2_odd",
+        "granite4_dense",
     ] {
         let loss = twin(&small, name).loss(&texts).unwrap();
         let requests: Vec<ScoreRequest> = texts

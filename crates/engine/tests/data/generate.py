@@ -130,6 +130,38 @@ CASES = {
                         swiglu_limit=0.3, swiglu_alpha=1.1, tie_word_embeddings=True, num_key_value_heads=1,
                         layer_types=["full_attention", "sliding_attention", "sliding_attention"],
                         rope_parameters=dict(rope_type="default", rope_theta=5000.0)),
+    "qwen3_next": dict(model_type="qwen3_next", num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+                       linear_key_head_dim=12, linear_value_head_dim=8, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=20,
+                       shared_expert_intermediate_size=12),
+    "qwen3_next_odd": dict(model_type="qwen3_next", head_dim=12, linear_num_key_heads=3, linear_num_value_heads=3, linear_key_head_dim=9,
+                           linear_value_head_dim=20, linear_conv_kernel_dim=3, num_experts=5, num_experts_per_tok=2,
+                           moe_intermediate_size=18, shared_expert_intermediate_size=24, norm_topk_prob=False, mlp_only_layers=[1],
+                           attention_bias=True, tie_word_embeddings=True, layer_types=["full_attention", "linear_attention",
+                           "linear_attention"], rope_parameters=dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)),
+    "qwen3_next_fused": dict(model_type="qwen3_next", num_hidden_layers=2, full_attention_interval=2, head_dim=8, linear_num_key_heads=1,
+                             linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16, num_experts=6,
+                             num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=12),
+    "qwen3_5": dict(model_type="qwen3_5_text", num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+                    linear_key_head_dim=16, linear_value_head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=1000.0,
+                    partial_rotary_factor=0.25, mrope_section=[1, 1, 0], mrope_interleaved=True)),
+    "qwen3_5_odd": dict(model_type="qwen3_5_text", num_hidden_layers=5, full_attention_interval=2, head_dim=12, linear_num_key_heads=1,
+                        linear_num_value_heads=3, linear_key_head_dim=7, linear_value_head_dim=40, linear_conv_kernel_dim=2,
+                        attention_bias=True, tie_word_embeddings=True, num_key_value_heads=1, partial_rotary_factor=1.0),
+    "qwen3_5_moe": dict(model_type="qwen3_5_moe_text", layer_types=["linear_attention", "full_attention", "linear_attention"], head_dim=8,
+                        linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=24,
+                        num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, shared_expert_intermediate_size=12),
+    "lfm2": dict(model_type="lfm2", block_multiple_of=16, block_ffn_dim_multiplier=1.3, layer_types=["conv", "full_attention", "conv"]),
+    "lfm2_odd": dict(model_type="lfm2", conv_bias=True, conv_L_cache=5, block_auto_adjust_ff_dim=False, full_attn_idxs=[0, 2],
+                     num_hidden_layers=4, tie_word_embeddings=False, num_key_value_heads=4),
+    "lfm2_moe": dict(model_type="lfm2_moe", num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, num_dense_layers=1,
+                     layer_types=["conv", "full_attention", "conv"], routed_scaling_factor=1.3),
+    "granite4": dict(model_type="granitemoehybrid", num_local_experts=6, num_experts_per_tok=3, shared_intermediate_size=20, mamba_n_heads=8,
+                     mamba_d_state=12, layer_types=["mamba", "attention", "mamba"], embedding_multiplier=12.0, attention_multiplier=0.1,
+                     residual_multiplier=0.22, logits_scaling=8.0),
+    "granite4_dense": dict(model_type="granitemoehybrid", num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=40,
+                           mamba_n_heads=3, mamba_expand=3, mamba_d_state=9, mamba_d_conv=2, mamba_conv_bias=False, mamba_proj_bias=True,
+                           position_embedding_type="rope", attention_bias=True, tie_word_embeddings=True, num_hidden_layers=4,
+                           layer_types=["attention", "mamba", "mamba", "attention"], attention_multiplier=0.3),
     "gpt2_odd": dict(model_type="gpt2", scale_attn_weights=False, tie_word_embeddings=False, **{**GPT, "n_inner": 40}),
 }
 
@@ -147,7 +179,7 @@ def weight(name, shape, plus_one):
     x = x * 0x297A2D39 & 0xFFFFFFFF
     x ^= x >> 15
     value = ((x >> 8).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)) * np.float32(0.5)
-    if name.endswith("norm.weight") and not plus_one:
+    if name.endswith("norm.weight") and (not plus_one or name.endswith("linear_attn.norm.weight")):
         value += np.float32(1.0)
     return torch.from_numpy(value.reshape(shape))
 
@@ -156,11 +188,16 @@ def stored(kind, fused, name, shape):
     """How a file calls what transformers computes with under `name`: [(name, shape, where it stands)], with experts one by one."""
     if kind == "gpt_neox":
         name = name.replace("lm_head", "embed_out")
+    if kind == "granitemoehybrid":
+        for old, new in (("experts.gate_up_proj", "input_linear.weight"), ("experts.down_proj", "output_linear.weight"),
+                         ("router.weight", "router.layer.weight")):
+            name = name.replace(f"block_sparse_moe.{old}", f"block_sparse_moe.{new}")
+        return [(name, shape, ())]
     if fused or kind == "gpt_oss":
         return [(name, shape, ())]
-    if kind in ("mixtral", "phimoe"):
+    if kind in ("mixtral", "phimoe", "lfm2_moe"):
         name = name.replace(".mlp.", ".block_sparse_moe.").replace(".router.weight", ".gate.weight")
-    gate, up, down = ("w1", "w3", "w2") if kind in ("mixtral", "phimoe") else ("gate_proj", "up_proj", "down_proj")
+    gate, up, down = ("w1", "w3", "w2") if kind in ("mixtral", "phimoe", "lfm2_moe") else ("gate_proj", "up_proj", "down_proj")
     prefix, _, last = name.rpartition(".")
     if last == "gate_up_proj" and prefix.endswith("experts"):
         half = (shape[1] // 2, shape[2])
@@ -179,7 +216,8 @@ def build(case, fused=False):
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for name, parameter in [*model.named_parameters(), *buffers]:
         for part, shape, where in stored(case["model_type"], fused, name, tuple(parameter.shape)):
-            parameter.data[where] = weight(part, tuple(shape), case["model_type"].startswith(("gemma", "nemotron")))
+            plus_one = case["model_type"].startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+            parameter.data[where] = weight(part, tuple(shape), plus_one)
     model.tie_weights()
     return model
 
@@ -191,6 +229,8 @@ def defaults():
         sizes = dict(vocab_size=96, hidden_size=640, intermediate_size=48, num_hidden_layers=6, num_attention_heads=160)
         if kind in ("gptj", "gpt2"):
             sizes = dict(vocab_size=96, n_embd=640, n_layer=6, n_head=160)
+        if kind == "lfm2_moe":  # whose class has no list of its own
+            sizes["layer_types"] = ["conv", "full_attention"] * 3
         full = AutoConfig.for_model(kind, **sizes)
         found[kind] = dict(sizes=dict(model_type=kind, **sizes), full=json.loads(full.to_json_string(use_diff=False)))
     return found

@@ -20,6 +20,7 @@ CLIP, SIGLIP, PIXTRAL = (dict(model_type=kind, **SEEING) for kind in ("clip_visi
 QWEN2 = dict(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4, out_hidden_size=32, fullatt_block_indexes=[0])
 QWEN3 = dict(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4, out_hidden_size=32, deepstack_visual_indexes=[0],
              num_position_embeddings=16)
+QWEN3_5 = {key: value for key, value in QWEN3.items() if key != "deepstack_visual_indexes"}
 MROPE = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1])
 # Today's names to those that transformers 4.52 to 4.57 saved.
 BETWEEN = [("language_model.lm_head.", "lm_head."), ("language_model.model.", "model.language_model."), ("vision_tower.", "model.vision_tower."),
@@ -44,6 +45,16 @@ CASES = {
         rope_parameters=dict(MROPE, rope_theta=5000.0), **{**TEXT, "num_key_value_heads": 1})),
     "qwen3_vl": dict(model_type="qwen3_vl", vision_config=QWEN3, text_config=dict(
         head_dim=12, rope_parameters=dict(MROPE, mrope_section=[2, 2, 2], mrope_interleaved=True), **TEXT)),
+    "qwen3_5": dict(model_type="qwen3_5", vision_config=QWEN3_5, text_config=dict(
+        head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=12, linear_value_head_dim=8,
+        rope_parameters=dict(MROPE, mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=0.25),
+        layer_types=["linear_attention", "full_attention", "linear_attention"], **TEXT)),
+    "qwen3_5_tied": dict(model_type="qwen3_5", vision_config=QWEN3_5, tie_word_embeddings=True, text_config=dict(
+        head_dim=12, linear_num_key_heads=1, linear_num_value_heads=1, linear_key_head_dim=8, linear_value_head_dim=20,
+        full_attention_interval=3, tie_word_embeddings=True, **TEXT)),
+    "qwen3_5_moe": dict(model_type="qwen3_5_moe", vision_config=QWEN3_5, text_config=dict(
+        head_dim=8, linear_num_key_heads=1, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=16, num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=12, full_attention_interval=2, **TEXT)),
     "llava": dict(model_type="llava", vision_config=dict(CLIP, projection_dim=16), image_token_index=95, text_config=dict(model_type="llama", **TEXT)),
     "llava_between": dict(model_type="llava", vision_config=dict(CLIP, projection_dim=16), image_token_index=95, text_config=dict(
         model_type="qwen3", head_dim=8, **TEXT)),
@@ -74,7 +85,7 @@ def load(name, case):
         model.save_pretrained(folder)
         file = pathlib.Path(folder) / "model.safetensors"
         pairs = (QWEN_BETWEEN if "qwen" in name else BETWEEN) if "between" in name else []
-        plus_one = case["model_type"] == "gemma3"
+        plus_one = case["model_type"] in ("gemma3", "qwen3_5", "qwen3_5_moe")
         tensors = {renamed(old, pairs): tensor for old, tensor in load_file(file).items()}
         tensors = {new: weight(new, tuple(t.shape), plus_one).to(t.dtype).contiguous() for new, t in tensors.items()}
         save_file(tensors, file, metadata={"format": "pt"})

@@ -53,7 +53,9 @@ pub fn spoken(filter: &str) -> String {
     let expert = || body?.strip_prefix("experts.")?.strip_suffix('.');
     match (filter, body) {
         ("self_attn", _) => "attn".into(),
-        ("block_sparse_moe", _) => "mlp".into(),
+        ("block_sparse_moe" | "feed_forward" | "shared_mlp", _) => "mlp".into(),
+        ("linear_attn" | "mamba" | "conv" | ".conv.", _) => "mixer".into(),
+        ("shared_mlp.", _) => "shared".into(),
         (_, Some("gate." | "router.")) => "router".into(),
         (_, Some("experts.")) => "experts".into(),
         (_, Some("shared_expert")) => "shared".into(),
@@ -184,11 +186,20 @@ mod tests {
             "block_sparse_moe.experts.",
             "mlp.experts.12.",
             "mlp.gate_proj",
+            "linear_attn",
         ];
         let words = filters.map(spoken);
         assert_eq!(
             words,
-            ["attn", "mlp", "router", "experts", "expert 12", "mlp.gate_proj"]
+            [
+                "attn",
+                "mlp",
+                "router",
+                "experts",
+                "expert 12",
+                "mlp.gate_proj",
+                "mixer"
+            ]
         );
     }
 
