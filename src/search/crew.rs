@@ -14,13 +14,11 @@ use std::{
 
 use super::{
     Crew, Error, Evaluation, Exam, Interrupt, News, Run, Unscored,
+    budget::Over,
     genome::Genome,
     race::{Entrant, Race},
 };
-use crate::{
-    event::EndReason,
-    optim::{Genotype, Optimizer, Outcome},
-};
+use crate::optim::{Genotype, Optimizer, Outcome};
 
 /// Somebody before an exam: in a race one candidate meets several, and what it made of one is no answer to another.
 type Asked = (String, u64);
@@ -170,7 +168,7 @@ impl Run<'_, '_> {
         genome: &Genome,
         warm: &[Genotype],
         optimizer: &mut Optimizer,
-    ) -> Result<(Option<EndReason>, u64), Interrupt> {
+    ) -> Result<(Over, u64), Interrupt> {
         let plan = self.plan;
         self.look_ahead(&[], &plan.search)?;
 
@@ -178,9 +176,9 @@ impl Run<'_, '_> {
         let (mut asked, mut tally) = (0, Vec::new());
         loop {
             while self.wants_more(out.len()) {
-                if let Some(reason) = self.over(out.len())? {
+                if let Some(over) = self.over(out.len())? {
                     if out.is_empty() {
-                        return Ok((reason, asked));
+                        return Ok((over, asked));
                     }
                     break;
                 }

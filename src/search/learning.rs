@@ -228,12 +228,6 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Whether the clock leaves room for another round.
-    pub(super) fn has_time(&mut self) -> Result<bool, Interrupt> {
-        self.pause_or_stop()?;
-        Ok(!self.plan.finish && !self.is_out_of_time())
-    }
-
     /// Whose numbers are learned first.
     fn first_teacher(&self, genome: &Genome, known: Option<&Start>) -> Option<(String, Vec<f64>)> {
         if let Some(start) = known {

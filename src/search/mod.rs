@@ -7,13 +7,15 @@
 //!   a program of the user's, or several copies of it (`program.rs`, on a process of `programs`); then `crew.rs` keeps several
 //!   candidates out at a time.
 //!   `units.rs` is what of a sitting can be done elsewhere, and what comes back.
-//! * `chronicle.rs` writes the journal. `replay.rs` stands between the loop and all that is found out once: what the journal
-//!   holds it hands back. The loop is deterministic, so going on with a run is running it again from the start.
+//! * `budget.rs` says when a search or a stage of it is over; `chronicle.rs` writes the journal.
+//! * `replay.rs` stands between the loop and all that is found out once: what the journal holds it hands back. The loop is
+//!   deterministic, so going on with a run is running it again from the start.
 //! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
 //!   evaluator does that.
 //! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won, `examination.rs` asks those
 //!   who take part, and says what that costs.
 
+mod budget;
 mod chronicle;
 mod computation;
 mod crew;
@@ -61,6 +63,7 @@ pub use scoring::{Catalogue, Exam, ExamTask};
 pub use units::{Given, Kept, Open, Part, Work};
 pub use unscored::Unscored;
 
+use budget::{Over, StageShare};
 use crew::AtWork;
 use examination::Batch;
 use failures::Streak;
@@ -75,7 +78,7 @@ use crate::{
     },
     optim::{self, Domain, Gene, Optimizer, Outcome, Spread},
     recipe::Recipe,
-    space::{self, GeneSpec, Space, Stage, Start},
+    space::{self, GeneSpec, Space, Start},
     store,
 };
 
@@ -414,14 +417,6 @@ struct Run<'a, 'b> {
     is_asynchronous: bool,
 }
 
-/// Where a stage makes room for the next one.
-struct StageShare {
-    /// The next one's name.
-    next: &'static str,
-    evals: Option<u64>,
-    elapsed_ms: Option<u64>,
-}
-
 impl<'a, 'b> Run<'a, 'b> {
     fn new(
         plan: &'a Plan,
@@ -594,11 +589,14 @@ impl Run<'_, '_> {
         let reason = loop {
             let next = genome.next_stage();
             self.stage_share = next.map(|next| self.stage_share(next, genome.share()));
-            let (reason, optimizer) = self.stage(&genome, known.take())?;
+            let (over, optimizer) = self.stage(&genome, known.take())?;
             self.learn_on(&genome)?;
-            let is_over = reason.is_some_and(|reason| reason != EndReason::Converged);
-            if is_over || next.is_none() {
-                break reason.unwrap_or(EndReason::Converged);
+            let reason = match over {
+                Over::Stage => EndReason::Converged,
+                Over::Search(reason) => reason,
+            };
+            if reason != EndReason::Converged || next.is_none() {
+                break reason;
             }
             let following = match genome.stage().is_narrow() {
                 true => self.wider(&genome, &optimizer),
@@ -632,19 +630,8 @@ impl Run<'_, '_> {
         Some((wider, Some(start)))
     }
 
-    fn stage_share(&self, next: Stage, share: f64) -> StageShare {
-        let budget = &self.plan.budget;
-        let part = |total: u64| (total as f64 * share) as u64;
-        StageShare {
-            next: next.name(),
-            evals: budget.evals.map(part),
-            elapsed_ms: budget.duration_ms.map(part),
-        }
-    }
-
-    /// One optimizer from its first question to its last; no reason when the next stage's time has come. `known` is where
-    /// it begins, if an earlier stage has found that out.
-    fn stage(&mut self, genome: &Genome, known: Option<Start>) -> Result<(Option<EndReason>, Optimizer), Interrupt> {
+    /// One optimizer from its first question to its last. `known` is where it begins, if an earlier stage has found that out.
+    fn stage(&mut self, genome: &Genome, known: Option<Start>) -> Result<(Over, Optimizer), Interrupt> {
         let (mut optimizer, warm) = self.optimizer(genome, known)?;
         self.chronicle.stage_started(event::StageStarted {
             stage: genome.stage().name().into(),
@@ -652,14 +639,14 @@ impl Run<'_, '_> {
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
             evals: self.evals,
         })?;
-        let (reason, asked) = match self.is_asynchronous {
+        let (over, asked) = match self.is_asynchronous {
             true => self.side_by_side(genome, &warm, &mut optimizer)?,
             false => self.in_generations(genome, &warm, &mut optimizer)?,
         };
         self.asked += asked;
         self.generations += optimizer.status().generation;
         self.score_means(genome, &optimizer)?;
-        Ok((reason, optimizer))
+        Ok((over, optimizer))
     }
 
     /// The genes of the stage that is searched.
@@ -682,15 +669,15 @@ impl Run<'_, '_> {
         genome: &Genome,
         warm: &[optim::Genotype],
         optimizer: &mut Optimizer,
-    ) -> Result<(Option<EndReason>, u64), Interrupt> {
+    ) -> Result<(Over, u64), Interrupt> {
         let mut asked = 0;
         loop {
-            if let Some(reason) = self.over(0)? {
-                return Ok((reason, asked));
+            if let Some(over) = self.over(0)? {
+                return Ok((over, asked));
             }
             let asks = optimizer.ask();
             let Some(generation) = asks.first().map(|a| self.generations + a.generation) else {
-                return Ok((Some(EndReason::Converged), asked));
+                return Ok((Over::Search(EndReason::Converged), asked));
             };
             asked = asks.last().map_or(asked, |ask| ask.id + 1);
             let entrants = asks.iter().map(|ask| self.entrant(genome, warm, generation, ask));
@@ -888,55 +875,6 @@ impl Run<'_, '_> {
     /// The searched candidates that count, those of most worth first.
     fn bred(&self) -> Vec<&event::Candidate> {
         standing::bred(self.standing())
-    }
-
-    /// Why nobody more is asked while `out` candidates are at work: the end of the search with its reason, or `None`
-    /// because the next stage's time has come.
-    fn over(&mut self, out: usize) -> Result<Option<Option<EndReason>>, Interrupt> {
-        match self.is_stage_over(out) {
-            true => Ok(Some(None)),
-            false => Ok(self.end_of_search(out)?.map(Some)),
-        }
-    }
-
-    /// Whether a stage's share of the budget is used up, of which `out` candidates at work have taken their part.
-    fn is_spent(&self, share: &StageShare, out: usize) -> bool {
-        let StageShare { evals, elapsed_ms, .. } = *share;
-        evals.is_some_and(|evals| self.evals + out as u64 >= evals)
-            || elapsed_ms.is_some_and(|ms| self.chronicle.elapsed_ms() >= ms)
-    }
-
-    /// Candidates that the budget still pays for.
-    fn evals_left(&self) -> usize {
-        let left = |evals: u64| usize::try_from(evals.saturating_sub(self.evals)).unwrap_or(usize::MAX);
-        self.plan.budget.evals.map_or(usize::MAX, left)
-    }
-
-    /// Looks at the budget, of which `out` candidates at work have taken their part, and at requests from outside.
-    fn reason_to_end(&mut self, out: usize) -> Result<Option<EndReason>, Interrupt> {
-        self.pause_or_stop()?;
-        if self.plan.finish {
-            return Ok(Some(EndReason::Stopped));
-        }
-        if self.evals_left() <= out {
-            return Ok(Some(EndReason::Evals));
-        }
-        Ok(self.is_out_of_time().then_some(EndReason::Time))
-    }
-
-    fn is_out_of_time(&self) -> bool {
-        let over = |ms: u64| self.chronicle.elapsed_ms() as f64 + self.kept_for_final_ms(ms) >= ms as f64;
-        self.plan.budget.duration_ms.is_some_and(over)
-    }
-
-    fn pause_or_stop(&mut self) -> Result<(), Interrupt> {
-        while self.control.pause.load(Ordering::Relaxed) && !self.control.stop.load(Ordering::Relaxed) {
-            self.chronicle.wait();
-        }
-        if self.control.stop.load(Ordering::Relaxed) {
-            return Err(Interrupt::Stop);
-        }
-        Ok(())
     }
 
     fn generation_ended(&mut self, generation: u64, race: &Race, optimizer: &Optimizer) -> Result<(), Error> {

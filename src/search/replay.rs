@@ -39,89 +39,6 @@ pub(super) trait Once: Sized {
     fn event(&self) -> Event;
 }
 
-impl Once for event::Learned {
-    /// The candidate that it became.
-    type Of = str;
-
-    fn of_past(past: &Past, id: &str) -> Option<Self> {
-        past.learned.get(id).cloned()
-    }
-
-    fn event(&self) -> Event {
-        Event::Learned(self.clone())
-    }
-}
-
-impl Once for Scaled {
-    type Of = ();
-
-    fn of_past(past: &Past, (): &()) -> Option<Self> {
-        past.scale.clone()
-    }
-
-    fn event(&self) -> Event {
-        let weights = self.0.clone();
-        Event::Scaled { weights }
-    }
-}
-
-impl Once for Selection {
-    type Of = ();
-
-    fn of_past(past: &Past, (): &()) -> Option<Self> {
-        past.selection.clone()
-    }
-
-    fn event(&self) -> Event {
-        Event::Selected(self.clone())
-    }
-}
-
-impl Once for TestReading {
-    type Of = ();
-
-    fn of_past(past: &Past, (): &()) -> Option<Self> {
-        past.test.clone()
-    }
-
-    fn event(&self) -> Event {
-        Event::TestRead(self.clone())
-    }
-}
-
-impl Once for HeldOutReading {
-    type Of = ();
-
-    fn of_past(past: &Past, (): &()) -> Option<Self> {
-        past.held_out.clone()
-    }
-
-    fn event(&self) -> Event {
-        Event::HeldOutRead(self.clone())
-    }
-}
-
-impl Once for Done {
-    type Of = ();
-
-    fn of_past(past: &Past, (): &()) -> Option<Self> {
-        past.done.clone()
-    }
-
-    fn event(&self) -> Event {
-        let Self {
-            evals,
-            answers,
-            elapsed_ms,
-        } = *self;
-        Event::RunDone {
-            evals,
-            answers,
-            elapsed_ms,
-        }
-    }
-}
-
 /// Asked once.
 impl Run<'_, '_> {
     /// The journal's word, else what `find_out` says now, which becomes the journal's.
@@ -497,5 +414,88 @@ impl Chronicle<'_> {
             answers.read.entry(task).or_default().add(&event.key, &event.answers);
         }
         Ok(&mut answers.read)
+    }
+}
+
+impl Once for event::Learned {
+    /// The candidate that it became.
+    type Of = str;
+
+    fn of_past(past: &Past, id: &str) -> Option<Self> {
+        past.learned.get(id).cloned()
+    }
+
+    fn event(&self) -> Event {
+        Event::Learned(self.clone())
+    }
+}
+
+impl Once for Scaled {
+    type Of = ();
+
+    fn of_past(past: &Past, (): &()) -> Option<Self> {
+        past.scale.clone()
+    }
+
+    fn event(&self) -> Event {
+        let weights = self.0.clone();
+        Event::Scaled { weights }
+    }
+}
+
+impl Once for Selection {
+    type Of = ();
+
+    fn of_past(past: &Past, (): &()) -> Option<Self> {
+        past.selection.clone()
+    }
+
+    fn event(&self) -> Event {
+        Event::Selected(self.clone())
+    }
+}
+
+impl Once for TestReading {
+    type Of = ();
+
+    fn of_past(past: &Past, (): &()) -> Option<Self> {
+        past.test.clone()
+    }
+
+    fn event(&self) -> Event {
+        Event::TestRead(self.clone())
+    }
+}
+
+impl Once for HeldOutReading {
+    type Of = ();
+
+    fn of_past(past: &Past, (): &()) -> Option<Self> {
+        past.held_out.clone()
+    }
+
+    fn event(&self) -> Event {
+        Event::HeldOutRead(self.clone())
+    }
+}
+
+impl Once for Done {
+    type Of = ();
+
+    fn of_past(past: &Past, (): &()) -> Option<Self> {
+        past.done.clone()
+    }
+
+    fn event(&self) -> Event {
+        let Self {
+            evals,
+            answers,
+            elapsed_ms,
+        } = *self;
+        Event::RunDone {
+            evals,
+            answers,
+            elapsed_ms,
+        }
     }
 }

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Axis, Error, Gene, GeneKind, GeneSpec, LayerGroups, Module, ParameterSpace, Range, Shape, Space,
-    unsearched::{Swap, is_random},
+    Axis, Error, Gene, GeneKind, GeneSpec, LayerGroups, Module, ParameterSpace, Range, Shape, Space, unsearched::Swap,
 };
 use crate::recipe::{
     BaseRule, Body, DType, Filtered, Method, ParamValue, Parameters, Place, Recipe, Scope, Slice, Source, Stage,
@@ -430,7 +429,7 @@ impl ParameterCodec {
                     .then(|| self.tokenizer.clone()),
                 tokenizer: None,
                 chat_template: None,
-                seed: is_random(method).then_some(self.seed),
+                seed: method.info().is_random.then_some(self.seed),
             }],
         }
     }

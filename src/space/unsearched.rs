@@ -62,17 +62,9 @@ fn merge(space: &Space, shape: Shape, method: Method, each: &[(&str, f64)], all:
             base_model: base,
             tokenizer: None,
             chat_template: None,
-            seed: is_random(method).then_some(space.search.seed),
+            seed: method.info().is_random.then_some(space.search.seed),
         }],
     }
-}
-
-/// Methods that draw masks, and so need a seed in the recipe.
-pub(super) fn is_random(method: Method) -> bool {
-    matches!(
-        method,
-        Method::DareLinear | Method::DareTies | Method::Della | Method::DellaLinear
-    )
 }
 
 /// A recipe of the method `layer_swap`, layer by layer.

@@ -17,6 +17,8 @@ pub struct MethodInfo {
     /// Fewest and most models in a slice, the base included.
     pub inputs: (usize, Option<usize>),
     pub parameters: &'static [ParameterInfo],
+    /// Whether it draws masks, so that a recipe of it has a seed.
+    pub is_random: bool,
     /// Whether mergekit can run a recipe with this method.
     pub in_mergekit: bool,
 }
@@ -269,6 +271,7 @@ static METHODS: &[MethodInfo] = &[
             },
             normalize(true),
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -284,6 +287,7 @@ static METHODS: &[MethodInfo] = &[
             DefaultValue::Required,
             "0 is the base, 1 the other model",
         )],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -308,6 +312,7 @@ static METHODS: &[MethodInfo] = &[
                 "when not flattened: angles along the first axis instead of the last",
             ),
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -327,6 +332,7 @@ static METHODS: &[MethodInfo] = &[
             ),
             shared("eps", NOT_NEGATIVE, DefaultValue::Value(1e-8), "added to norms"),
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -350,6 +356,7 @@ static METHODS: &[MethodInfo] = &[
                 "stop when a step is shorter",
             ),
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -367,6 +374,7 @@ static METHODS: &[MethodInfo] = &[
             rescale(false),
             INT8_MASK,
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -377,6 +385,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), INT8_MASK],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -387,6 +396,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        is_random: true,
         in_mergekit: true,
     },
     MethodInfo {
@@ -397,6 +407,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        is_random: true,
         in_mergekit: true,
     },
     MethodInfo {
@@ -415,6 +426,7 @@ static METHODS: &[MethodInfo] = &[
             rescale(true),
             INT8_MASK,
         ],
+        is_random: true,
         in_mergekit: true,
     },
     MethodInfo {
@@ -433,6 +445,7 @@ static METHODS: &[MethodInfo] = &[
             rescale(true),
             INT8_MASK,
         ],
+        is_random: true,
         in_mergekit: true,
     },
     MethodInfo {
@@ -451,6 +464,7 @@ static METHODS: &[MethodInfo] = &[
             rescale(false),
             INT8_MASK,
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -469,6 +483,7 @@ static METHODS: &[MethodInfo] = &[
             rescale(false),
             INT8_MASK,
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -484,6 +499,7 @@ static METHODS: &[MethodInfo] = &[
             DefaultValue::Value(0.0),
             "one angle for each row instead of one for the tensor",
         )],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -502,6 +518,7 @@ static METHODS: &[MethodInfo] = &[
             ),
             INT8_MASK,
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -517,6 +534,7 @@ static METHODS: &[MethodInfo] = &[
             DefaultValue::Required,
             "distance up to which the other model's value is taken whole",
         )],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -527,6 +545,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (2, Some(2)),
         parameters: &[],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -537,6 +556,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[RAM_EPSILON],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -556,6 +576,7 @@ static METHODS: &[MethodInfo] = &[
             ),
             RAM_EPSILON,
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -581,6 +602,7 @@ static METHODS: &[MethodInfo] = &[
                 summary: "factor of 1 + the tensor, for norms that multiply by 1 + weight (Gemma); mergekit lacks it",
             },
         ],
+        is_random: false,
         in_mergekit: true,
     },
     MethodInfo {
@@ -599,6 +621,7 @@ static METHODS: &[MethodInfo] = &[
                 "fraction of each task vector that survives the competition",
             ),
         ],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -614,6 +637,7 @@ static METHODS: &[MethodInfo] = &[
             DefaultValue::Value(0.5),
             "share of the spectrum that is protected",
         )],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -652,6 +676,7 @@ static METHODS: &[MethodInfo] = &[
             swap_module("norm", "where the final norm comes from (default outer)"),
             swap_module("head", "where the output head comes from (default outer)"),
         ],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -662,6 +687,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT_1, RANK_SHARE, LAMBDA],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -672,6 +698,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT_1, RANK, LAMBDA],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -682,6 +709,7 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT_1, DENSITY, RANK, LAMBDA, normalize(true)],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -698,6 +726,7 @@ static METHODS: &[MethodInfo] = &[
             default: DefaultValue::Value(1.0),
             summary: "factor of the model; the weights are divided by their sum",
         }],
+        is_random: false,
         in_mergekit: false,
     },
     MethodInfo {
@@ -713,6 +742,7 @@ static METHODS: &[MethodInfo] = &[
             DefaultValue::Value(0.5),
             "share of the older models' mean",
         )],
+        is_random: false,
         in_mergekit: false,
     },
 ];

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::{
-    Body, DefaultValue, Kind, Method, MethodInfo, ParamValue, Parameters, Recipe, Source, Stage, TokenSource, Tokenizer,
+    Body, DefaultValue, Kind, MethodInfo, ParamValue, Parameters, Recipe, Source, Stage, TokenSource, Tokenizer,
 };
 
 /// The recipe as YAML, one document for each stage.
@@ -96,11 +96,7 @@ fn notes(stage: &Stage) -> String {
             method.name
         );
     }
-    let random = matches!(
-        stage.merge_method,
-        Method::DareLinear | Method::DareTies | Method::Della | Method::DellaLinear
-    );
-    if random {
+    if stage.merge_method.info().is_random {
         notes.push_str("# The random masks come from heterosis's own generator (see `seed`); mergekit draws others.\n");
     }
     let slices = match &stage.body {
