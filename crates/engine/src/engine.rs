@@ -838,7 +838,8 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    /// Nothing runs and the first request does not fit: drop prefixes that it does not need, or say what it would take.
+    /// Nothing runs and the first request does not fit: drop prefixes that it does not need, have it share none, or say what it
+    /// would take.
     fn make_room(&mut self) -> Result<(), Error> {
         let (request, node) = self.trie.order[self.queue[0]];
         let mut needed: Vec<usize> = Vec::new();
@@ -860,14 +861,15 @@ impl<'a> Scheduler<'a> {
         if freed {
             return self.admit();
         }
-        let covered = node.map_or(0, |node| self.trie.nodes[node].end);
-        let stretches = needed
-            .iter()
-            .map(|n| blocks_for(self.trie.nodes[*n].end - self.trie.nodes[*n].start))
-            .sum::<usize>();
+        if node.is_some() {
+            // Each stretch that is shared takes blocks that it may not fill, and a state where layers remember.
+            self.trie.order[self.queue[0]].1 = None;
+            self.let_go_of(node);
+            return self.admit();
+        }
         let tokens = self.jobs[request].length();
         let shape = self.decoder.kv_shape();
-        let blocks = stretches + blocks_for(tokens - covered) + (needed.len() + 1) * shape.state_blocks();
+        let blocks = blocks_for(tokens) + shape.state_blocks();
         Err(Error::KvMemory {
             request,
             tokens,
@@ -943,7 +945,12 @@ impl<'a> Scheduler<'a> {
         };
         self.queue.remove(at);
         self.insert(feed);
-        // The row holds its prefix itself; the trie lets go of what nobody else will ask for.
+        // The row holds its prefix itself.
+        self.let_go_of(node);
+    }
+
+    /// One request less will ask for a node and those above it; the trie lets go of what nobody else will ask for.
+    fn let_go_of(&mut self, node: Option<usize>) {
         let mut next = node;
         while let Some(node) = next {
             self.users[node] -= 1;

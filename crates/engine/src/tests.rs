@@ -800,7 +800,7 @@ fn states_are_within_the_memory_of_keys_and_values() {
         assert!(shape.state_len > 0 && roomy.take_kv_peak_bytes() >= 8 * shape.state_bytes());
         // Of one row, and of a prefix with it.
         let of_a_row = 3 + shape.state_blocks() as u64;
-        for rows in [8, 3] {
+        for rows in [8, 3, 1] {
             let options = EngineOptions {
                 kv_memory_bytes: rows * of_a_row * shape.block_bytes(),
                 ..Default::default()

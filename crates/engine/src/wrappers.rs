@@ -127,6 +127,15 @@ const WRAPPERS: &[Wrapper] = &[
         text: "qwen3_5_moe_text",
         ties: Ties::Either,
     },
+    Wrapper {
+        name: "lfm2_vl",
+        layouts: &[Layout {
+            norm: "model.language_model.embedding_norm",
+            ..NEW
+        }],
+        text: "lfm2",
+        ties: Ties::Either,
+    },
     LLAVA,
     Wrapper {
         name: "llava_next",
@@ -215,7 +224,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("zamba2", HYBRID),
     ("jamba", HYBRID),
     ("nemotron_h", HYBRID),
-    ("lfm2_vl", "the decoder knows LFM2 alone, not with a vision tower"),
     ("kimi_linear", HYBRID),
     ("minimax", HYBRID),
     ("olmo_hybrid", HYBRID),
@@ -297,7 +305,9 @@ pub(super) fn why_not(model_type: &str) -> String {
 
 /// Whether a family's tensors are called so that a wrapper's file can have them behind its prefix.
 pub(super) fn takes(family: &Family) -> bool {
-    family.names.embeddings == BARE.embeddings && family.names.norm == BARE.norm && family.names.head == BARE.head
+    const LFM2: &str = "model.embedding_norm";
+    let has_norm = [BARE.norm, LFM2].contains(&family.names.norm);
+    family.names.embeddings == BARE.embeddings && has_norm && family.names.head == BARE.head
 }
 
 /// Whether a tensor of a wrapper's file is the language model's.
@@ -377,10 +387,6 @@ mod tests {
             ),
             (json!({"model_type": "paligemma"}), "in both directions"),
             (json!({"model_type": "falcon_h1"}), "a hybrid or state-space model"),
-            (
-                json!({"model_type": "lfm2_vl", "text_config": {"model_type": "lfm2"}}),
-                "knows LFM2 alone",
-            ),
             (
                 json!({"model_type": "llava", "text_config": {"model_type": "gpt_neox", "vocab_size": 9}}),
                 "llava with a text_config of gpt_neox",

@@ -138,7 +138,7 @@ CASES = {
                            moe_intermediate_size=18, shared_expert_intermediate_size=24, norm_topk_prob=False, mlp_only_layers=[1],
                            attention_bias=True, tie_word_embeddings=True, layer_types=["full_attention", "linear_attention",
                            "linear_attention"], rope_parameters=dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)),
-    "qwen3_next_fused": dict(model_type="qwen3_next", num_hidden_layers=2, full_attention_interval=2, head_dim=8, linear_num_key_heads=1,
+    "qwen3_next_fused": dict(model_type="qwen3_next", full_attention_interval=2, head_dim=8, linear_num_key_heads=1,
                              linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16, num_experts=6,
                              num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=12),
     "qwen3_5": dict(model_type="qwen3_5_text", num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,

@@ -55,6 +55,9 @@ CASES = {
     "qwen3_5_moe": dict(model_type="qwen3_5_moe", vision_config=QWEN3_5, text_config=dict(
         head_dim=8, linear_num_key_heads=1, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=16, num_experts=5,
         num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=12, full_attention_interval=2, **TEXT)),
+    "lfm2_vl": dict(model_type="lfm2_vl", image_token_id=95, projector_hidden_size=24, vision_config=dict(
+        model_type="siglip2_vision_model", hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_patches=16,
+        patch_size=4), text_config=dict(model_type="lfm2", block_multiple_of=16, layer_types=["conv", "full_attention", "conv"], **TEXT)),
     "llava": dict(model_type="llava", vision_config=dict(CLIP, projection_dim=16), image_token_index=95, text_config=dict(model_type="llama", **TEXT)),
     "llava_between": dict(model_type="llava", vision_config=dict(CLIP, projection_dim=16), image_token_index=95, text_config=dict(
         model_type="qwen3", head_dim=8, **TEXT)),
