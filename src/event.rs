@@ -581,6 +581,7 @@ pub struct Finalist {
 pub struct TestReading {
     pub split: String,
     pub best: TestScore,
+    /// The parent that did best in it.
     pub best_parent: TestScore,
     /// best − best parent, on the same questions.
     pub difference: f64,
@@ -593,6 +594,12 @@ pub struct TestReading {
     pub positive_flips: usize,
     /// The other parents and baselines, each against the child.
     pub others: Vec<Comparison>,
+    /// As if each question were asked of a parent that has it right: the most that a router over the parents could have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oracle: Option<TestScore>,
+    /// As if all parents answered, and what most of them say were taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vote: Option<TestScore>,
 }
 
 /// What a merge forgot, or learnt besides: scores on tasks that are no part of the fitness.

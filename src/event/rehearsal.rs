@@ -541,6 +541,8 @@ impl Rehearsal {
             difference: best.score.value - best_parent.score.value,
             best,
             best_parent,
+            oracle: None,
+            vote: None,
             p_value: 3.2e-6,
             test: "mcnemar-exact".into(),
             negative_flips: 231,

@@ -269,6 +269,14 @@ fn tested(card: &Card, reading: &TestReading) -> String {
             &format!("{} (Holm)", p_value(*p_holm)),
         );
     }
+    for (score, name) in [
+        (&reading.oracle, "a router that knows which parent is right"),
+        (&reading.vote, "a vote of all parents"),
+    ] {
+        if let Some(score) = score {
+            out += &row(card.run, name, unit, score, tasks, "");
+        }
+    }
     let is_drawn = |o: &Comparison| {
         card.run
             .candidate(&o.other.id)

@@ -455,6 +455,23 @@ fn comparisons(run: &Run) -> String {
             ],
         )
     }));
+    let together = [
+        (&reading.oracle, "a router that knows which parent is right"),
+        (&reading.vote, "a vote of all parents"),
+    ];
+    rows.extend(together.into_iter().filter_map(|(score, name)| {
+        let score = score.as_ref()?;
+        let lead = reading.best.score.value - score.score.value;
+        let row = vec![
+            text(name),
+            number(unit.score(&score.score)),
+            number(count(score.score.n as u64)),
+            number(unit.signed(lead)),
+            text(""),
+            text(""),
+        ];
+        Some((false, row))
+    }));
     table(&header, &rows)
 }
 

@@ -5,6 +5,7 @@
 //! [`least_lucky_wins_ties`]. The test split is then read a single time, and that reading is in the journal. Last, the winner
 //! and the parents meet tasks that the search never asked: what the child forgot.
 
+use super::ensemble::{oracle, vote};
 use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scoring::Answers};
 use crate::{
     eval::stats,
@@ -156,6 +157,12 @@ impl Run<'_, '_> {
         for (other, p_holm) in others.iter_mut().zip(stats::holm(&p_values)) {
             other.p_holm = p_holm;
         }
+        let all = wanted
+            .iter()
+            .filter(|c| c.origin == Origin::Parent && c.id != best_parent);
+        let others_answers = all.filter_map(|c| Some(&*of(&c.id)?.answers));
+        // The best one first: it decides where a vote is split.
+        let parents: Vec<&Answers> = std::iter::once(&*parent.answers).chain(others_answers).collect();
         // The best parent counts in the correction; its comparison stands in the reading itself.
         others.retain(|o| o.other.id != best_parent);
         Ok(TestReading {
@@ -168,6 +175,8 @@ impl Run<'_, '_> {
             negative_flips: paired.negative_flips,
             positive_flips: paired.positive_flips,
             others,
+            oracle: oracle(exam, &parents),
+            vote: vote(exam, &parents),
         })
     }
 

@@ -19,6 +19,7 @@ mod budget;
 mod chronicle;
 mod computation;
 mod crew;
+mod ensemble;
 mod evaluator;
 mod examination;
 mod external;

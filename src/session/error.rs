@@ -80,6 +80,8 @@ pub enum Error {
     SeveralBases { named: String },
     #[error("a child has two parents: name a model and its base, or two models or more")]
     TooFewParents,
+    #[error("{word} is named twice: nothing is bred of a model and itself")]
+    ParentTwice { word: String },
     #[error("{adapter}: adapter_config.json does not say which model it is for; write MODEL+{adapter}")]
     AdapterWithoutBase { adapter: String },
 

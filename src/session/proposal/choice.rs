@@ -26,6 +26,14 @@ const OF_SEARCH: f64 = 0.7;
 const QUESTIONS: [f64; 2] = [24.0, 200.0];
 const EVALS: [f64; 2] = [40.0, 400.0];
 
+/// Questions of each task in the final: fewer tell no finalists apart, more are not asked unless somebody says so.
+const SELECTION: [f64; 2] = [60.0, 400.0];
+const TEST: [f64; 2] = [100.0, 2000.0];
+
+/// Who meets the selection questions besides the parents, and the test's: finalists, learned points, means, unsearched merges.
+const SELECTED: usize = 18;
+const TESTED: usize = 4;
+
 /// Candidates around what was learned: further ones found nothing more.
 const AFTER_LEARNING: u64 = 80;
 
@@ -46,6 +54,8 @@ pub struct Choice {
     /// The child can be spoken to, so it is asked as it will be used.
     pub speaks: bool,
     evals: u64,
+    /// Most questions of each task in the selection and in the test, where the time is short.
+    limits: [Option<usize>; 2],
     groups: usize,
     /// Those that are told apart; none: a weight holds for all.
     modules: Vec<Module>,
@@ -55,9 +65,16 @@ pub struct Choice {
 impl Choice {
     pub fn new(family: &Family, tasks: usize, wanted: &Wanted, on_gpu: bool) -> Self {
         let (parameters, layers, experts) = (family.parameters(), family.layers(), family.experts.len());
-        let seconds = wanted.duration_ms.unwrap_or(USUAL_MS) as f64 / 1000.0 * OF_SEARCH;
+        let seconds = wanted.duration_ms.unwrap_or(USUAL_MS) as f64 / 1000.0;
         let answer_s = parameters as f64 * TOKENS / RATE[usize::from(on_gpu)];
-        let answers = seconds / answer_s / tasks.max(1) as f64;
+        let in_all = seconds / answer_s / tasks.max(1) as f64;
+        let answers = in_all * OF_SEARCH;
+        // Half of what the search leaves for each part of the final.
+        let of_final = in_all * (1.0 - OF_SEARCH) / 2.0;
+        let limit = |examinees: usize, [least, most]: [f64; 2]| {
+            let fits = of_final / (examinees + experts + 1) as f64;
+            (fits < most).then(|| fits.max(least).round() as usize)
+        };
         let questions = (answers / 100.0).clamp(QUESTIONS[0], QUESTIONS[1]).round();
         let learns = parameters <= LEARNED;
         let paid = (answers / questions).clamp(EVALS[0], EVALS[1]).round() as u64;
@@ -83,6 +100,7 @@ impl Choice {
             questions: questions as usize,
             speaks,
             evals,
+            limits: [limit(SELECTED, SELECTION), limit(TESTED, TEST)],
             groups,
             modules: told_apart,
             learns,
@@ -177,9 +195,16 @@ impl Choice {
             true => "  learn: auto                 # first move the weights towards what is answered right\n",
             false => "",
         };
+        let part = |name: &str, limit: Option<usize>| {
+            let line =
+                |limit| format!("  {name}: {{limit: {limit}}} # questions of each task that the time is enough for\n");
+            limit.map_or_else(String::new, line)
+        };
+        let [selection, test] = self.limits;
+        let limits = part("selection", selection) + &part("test", test);
         format!(
             "search:\n  optimizer: cma-es\n{learn}  evals: {:<20} # candidates; --evals and --for say otherwise\n  seed: 1\n\
-             final:                        # questions of the other splits; the test split is read once\n  finalists: 8\n",
+             final:                        # questions of the other splits; the test split is read once\n  finalists: 8\n{limits}",
             self.evals
         )
     }

@@ -38,9 +38,10 @@ impl Family {
         let mut given: Vec<(String, Checkpoint)> = Vec::new();
         for word in &wanted.models {
             let opened = open(word, wanted.base.as_deref().filter(|base| *base != NONE), hub)?;
-            if given.iter().all(|(word, _)| *word != opened.0) {
-                given.push(opened);
+            if given.iter().any(|(word, _)| *word == opened.0) {
+                return Err(Error::ParentTwice { word: opened.0 });
             }
+            given.push(opened);
         }
         let (base, base_reason) = match wanted.base.as_deref() {
             Some(NONE) => (None, String::new()),
