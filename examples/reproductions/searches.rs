@@ -2,12 +2,13 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
 use heterosis::{
     eval::{self, Estimate, Profile, Split, Task, TaskOptions, TaskScore},
     event::{run::Run, weights},
@@ -167,21 +168,25 @@ fn distractor(number: usize, dir: &Path) -> Result<PathBuf> {
     ] {
         std::fs::copy(Path::new("models/tiny-base").join(file), out.join(file))?;
     }
-    let weights = |model: &str| -> Result<_> {
+    let weights = |model: &str| -> Result<HashMap<String, Tensor>> {
         let file = Path::new("models").join(model).join("model.safetensors");
-        Ok(candle_core::safetensors::load(file, &candle_core::Device::Cpu)?)
+        let stored = candle_core::safetensors::load(file, &Device::Cpu)?;
+        let wide = stored
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?)));
+        wide.collect()
     };
     let (base, expert) = (weights("tiny-base")?, weights("tiny-maths-en")?);
     let mut random = ChaCha8Rng::seed_from_u64(number as u64);
     let mut names: Vec<&String> = base.keys().collect();
     names.sort();
-    let mut noisy = std::collections::HashMap::new();
+    let mut noisy = HashMap::new();
     for name in names {
         let base = &base[name];
         let mut task_vector: Vec<f32> = (expert[name].clone() - base)?.flatten_all()?.to_vec1()?;
         task_vector.shuffle(&mut random);
-        let task_vector = candle_core::Tensor::from_vec(task_vector, base.shape(), base.device())?;
-        noisy.insert(name.clone(), (base + task_vector)?);
+        let task_vector = Tensor::from_vec(task_vector, base.shape(), base.device())?;
+        noisy.insert(name.clone(), (base + task_vector)?.to_dtype(DType::F16)?);
     }
     candle_core::safetensors::save(&noisy, out.join("model.safetensors"))?;
     Ok(out)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
 use super::{Error, data::Row, identity::Identity, maths, python};
-use crate::model::template_value;
+use crate::model::{nested_namespace, template_value};
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -41,6 +41,11 @@ impl Template {
         environment.add_filter("boxed", |text: &str| {
             maths::last_boxed(text).unwrap_or_default().to_string()
         });
+        if let Some(statement) = nested_namespace(source) {
+            let reason = format!("`{statement}` puts a namespace into a namespace, which may have no end");
+            let refused = minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, reason);
+            return Err(Error::template(&place, &refused));
+        }
         environment
             .add_template_owned(ONLY, source.to_string())
             .map_err(|source| Error::template(&place, &source))?;
@@ -303,6 +308,10 @@ mod tests {
         assert!(message.contains("t: prompt") && message.contains("fuel"), "{message}");
         let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
         assert!(render(nested).is_err());
+        // It ended the program: a value in itself is printed until the stack is used up.
+        let itself = "{%- set all = namespace(texts=[]) -%}{%- set all.texts = all%}{{- all.texts -}}";
+        let message = render(itself).unwrap_err().to_string();
+        assert!(message.contains("set all.texts = all"), "{message}");
         let list = ListExpression::new("t: choices", "(range(99999)|list) * 99999").unwrap();
         assert!(list.evaluate(&Row::new()).is_err());
     }

@@ -194,6 +194,9 @@ fn expand(replacement: &str, captures: &fancy_regex::Captures<'_>, out: &mut Str
     out.push_str(rest);
 }
 
+/// The most repetitions that a pattern may count out, those within others multiplied: lengths are computed from them.
+const MOST_REPETITIONS: u64 = 1 << 32;
+
 /// The same pattern in the dialect of `fancy-regex`.
 fn translate(pattern: &str) -> Result<String, String> {
     let multiline = has_flag(pattern, 'm');
@@ -201,6 +204,7 @@ fn translate(pattern: &str) -> Result<String, String> {
     let mut rest = pattern.chars().peekable();
     let mut in_class = false;
     let mut class_start = false;
+    let mut repetitions: u64 = 1;
     while let Some(c) = rest.next() {
         let first_in_class = std::mem::take(&mut class_start);
         match c {
@@ -229,6 +233,16 @@ fn translate(pattern: &str) -> Result<String, String> {
             '$' if !in_class && !multiline => out.push_str("(?=\\n?\\z)"),
             '{' if !in_class => match quantifier(&rest.clone().collect::<String>()) {
                 Some(length) => {
+                    let counted: String = rest.clone().take(length - 1).collect();
+                    let most = counted
+                        .split(',')
+                        .filter(|n| !n.is_empty())
+                        .map(|n| n.parse().unwrap_or(u64::MAX))
+                        .max();
+                    repetitions = repetitions.saturating_mul(most.unwrap_or(1).max(1));
+                    if repetitions > MOST_REPETITIONS {
+                        return Err(format!("it counts more than {MOST_REPETITIONS} repetitions"));
+                    }
                     out.push('{');
                     if rest.peek() == Some(&',') {
                         out.push('0');
@@ -348,6 +362,20 @@ mod tests {
         assert_eq!(replace(r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$", "a $x$ b"), "$x$");
         assert_eq!(replace(r"(\w)(\w)", r"\2\g<1>\n", "ab"), "ba\n");
         assert_eq!(replace("a*", "-", "aab"), "--b-");
+    }
+
+    /// A count of 18446744073709551615 was a panic in the library, which adds up lengths.
+    #[test]
+    fn repetitions_beyond_counting_are_refused() {
+        for pattern in [
+            "(a{18446744073709551615,})|b",
+            "((((a{65535}){65535}){65535}){65535}){65535}",
+            "a{99999999999999999999}",
+        ] {
+            let message = PythonRegex::new(pattern).unwrap_err().to_string();
+            assert!(message.contains("repetitions"), "{message}");
+        }
+        assert_eq!(find("(?:a{2,3}){2}b?", "aaaa"), [["aaaa"]]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod kernels;
 mod kv;
 mod mixer;
 mod mixture;
+mod namespaces;
 mod prefix;
 mod recurrence;
 mod rope;
@@ -50,6 +51,7 @@ pub use engine::{
 pub use heterosis_isa::DType;
 pub use heterosis_isa::Isa;
 pub use influence::block_influence;
+pub use namespaces::nested_namespace;
 pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
