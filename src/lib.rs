@@ -28,7 +28,7 @@
 //! | [`programs`] | Programs of the user's: a process with its pipes; engines that decode instead of ours. |
 //! | [`learn`] | Numbers of a recipe, learned by gradient from texts. |
 //! | [`search`] | The loop: ask → decode → look up → merge → evaluate → tell → journal; learning, races, the final. |
-//! | [`workers`] | Evaluators elsewhere: a search's questions, answered on other machines by way of a NATS server. |
+//! | [`workers`] | Evaluators elsewhere: a search's questions, answered on other devices of this machine, or on other machines by way of a NATS server. |
 //! | [`simplify`] | The simplest recipe that is as good as the winner. |
 //! | [`dashboard`] | The terminal view, folded from events. |
 //! | [`report`] | The model card and the morning report. |

@@ -1,5 +1,7 @@
-//! Evaluators elsewhere: a search hands its sittings to workers on other machines, by a NATS server with JetStream.
+//! Evaluators elsewhere: a search hands its sittings to workers on other machines, by a NATS server with JetStream, or to other
+//! devices of its own.
 //!
+//! * [`SideBySide`] is the near case: a thread for each device, or for each copy of an engine.
 //! * [`Fleet`] is what a search sees: an evaluator with many hands. `desk.rs` is its side of the network, [`Leases`] decide who
 //!   does what, by the coordinator's own clock. The queue is a doorbell and never the truth: it may be lost at any time.
 //! * [`work`] is a worker; `models.rs` its hands, `found.rs` where its models lie.
