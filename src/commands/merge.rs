@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::{Failure, Outcome, environment, standard_input};
+use super::{Failure, Outcome, environment, say, standard_input};
 use crate::{
     checkpoint::parse_size,
     cli::MergeArgs,
@@ -30,7 +30,9 @@ pub fn merge(args: MergeArgs) -> Outcome {
     };
     let merged = merge().and_then(|()| Ok(writer.finish()?));
     bar.finish_and_clear();
-    merged.map_err(Failure::work)
+    merged.map_err(Failure::work)?;
+    say(format_args!("the merged model is in {}", args.out.display()));
+    Ok(())
 }
 
 /// Singular value decompositions take minutes where everything else takes seconds: said before they start.
