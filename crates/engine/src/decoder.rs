@@ -333,6 +333,11 @@ impl Decoder {
         (self.kv_shape().block_bytes() / BLOCK as u64).max(1)
     }
 
+    /// Bytes of what the layers of one row remember besides keys and values; 0 of layers that attend.
+    pub fn state_bytes_per_row(&self) -> u64 {
+        self.kv_shape().state_bytes()
+    }
+
     /// Sequences of different regimes rotate differently and cannot share a prefix.
     pub(super) fn rope_regime(&self, length: usize) -> usize {
         self.ropes.iter().map(|rope| rope.regime(length)).max().unwrap_or(0)
