@@ -14,7 +14,7 @@ use super::{
     unsearched,
     widen::Ties,
 };
-use crate::recipe::{DType, Method, Module, ParamValue, Recipe, Source, module_of};
+use crate::recipe::{DType, Module, ParamValue, Recipe, Source, module_of};
 
 /// What the codec must know of the models: all of them have the same layers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -238,10 +238,7 @@ impl Codec {
         for stage in &mut recipe.stages {
             stage.modules.clone_from(&self.modules);
             // mergekit wants a weight, but of the base.
-            let sums = matches!(
-                stage.merge_method,
-                Method::Linear | Method::TaskArithmetic | Method::Ties | Method::DareLinear | Method::DareTies
-            );
+            let sums = stage.merge_method.is_weighted_sum();
             let models = stage.modules.values_mut().flat_map(|module| &mut module.models);
             for source in models.filter(|source| sums && stage.base_model.as_ref() != Some(&source.model)) {
                 source.parameters.insert("weight".into(), ParamValue::Number(1.0));

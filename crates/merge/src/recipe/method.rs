@@ -185,6 +185,21 @@ impl Method {
             .expect("the table lists every method (tested)")
     }
 
+    /// Whether it sums models or task vectors by a `weight` that mergekit wants of each: one model of weight 1 is that model, but
+    /// for rounding.
+    pub fn is_weighted_sum(self) -> bool {
+        matches!(
+            self,
+            Method::Linear
+                | Method::TaskArithmetic
+                | Method::Ties
+                | Method::DareLinear
+                | Method::DareTies
+                | Method::Della
+                | Method::DellaLinear
+        )
+    }
+
     /// The word behind `merge_method:`.
     pub fn name(self) -> &'static str {
         self.info().name
