@@ -497,10 +497,12 @@ impl<'a> Map<'a> {
     pub fn required(&self, key: &str) -> Result<&'a Node, Error> {
         self.optional(key).ok_or_else(|| {
             // A misspelt key explains a missing one better than its absence does.
+            // In a short word two other letters make another word: `base` is no `name`.
+            let most = (key.len() / 3).min(2);
             let close = self
                 .entries
                 .iter()
-                .find(|(k, _)| strsim::damerau_levenshtein(k, key) <= 2 && !self.asked.borrow().contains(k));
+                .find(|(k, _)| strsim::damerau_levenshtein(k, key) <= most && !self.asked.borrow().contains(k));
             match close {
                 Some((k, node)) => node.error(format!("unknown key '{k}'; did you mean '{key}'?")),
                 None => self.node.error(format!("the key '{key}' is missing")),
@@ -598,6 +600,9 @@ mod tests {
         );
         let message = map.required("method").unwrap_err().to_string();
         assert!(message.contains("did you mean 'method'"), "{message}");
+        let node = one("base: 1\n").unwrap();
+        let message = node.map().unwrap().required("name").unwrap_err().to_string();
+        assert!(message.contains("the key 'name' is missing"), "{message}");
         let node = one("x: [2, 1]").unwrap();
         let map = node.map().unwrap();
         let message = map.required("x").unwrap().range().unwrap_err().to_string();
