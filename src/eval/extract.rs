@@ -242,14 +242,18 @@ impl NumberAnswer {
     /// Where the answer ends that nothing after it can change, if there is one: [`NumberAnswer::of`] then gives the same
     /// for the text up to any later place.
     pub fn settled(&self, output: &str) -> Option<Range<usize>> {
+        let (range, is_settled) = self.announced(output)?;
+        is_settled.then_some(range)
+    }
+
+    /// Where the first number stands that a marker announces, and whether nothing after it can change it.
+    pub fn announced(&self, output: &str) -> Option<(Range<usize>, bool)> {
         let spoken = spoken(output)?;
         for marker in self.markers.in_text(spoken) {
             let after = &spoken[marker.end..];
             if let Announced::Number(found) = number::announced(after, self.style, marker.is_heading) {
                 let start = output.len() - after.len();
-                return found
-                    .is_settled
-                    .then(|| start + found.range.start..start + found.range.end);
+                return Some((start + found.range.start..start + found.range.end, found.is_settled));
             }
         }
         None

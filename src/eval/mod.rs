@@ -1385,8 +1385,8 @@ impl Task {
     }
 
     fn up_to_the_answer<'t>(&self, output: &'t str) -> &'t str {
-        let settled = number_step(&self.filters).and_then(|answer| answer.settled(output));
-        settled.map_or(output, |range| &output[..range.end])
+        let announced = number_step(&self.filters).and_then(|answer| answer.announced(output));
+        announced.map_or(output, |(range, _)| &output[..range.end])
     }
 
     /// Cuts an output as the harness does: at the first of each stop in turn.

@@ -50,6 +50,20 @@ fn task(name: &str, think: Option<Think>) -> Task {
     Task::load(name, &options, &DataDirs::default()).unwrap()
 }
 
+/// Found by the test below, once in many thousand texts: the sign that ends a text came in the midst of its own end, and what
+/// was Japanese without it was not with it, for the whole text was looked at where the number might have gone on.
+#[test]
+fn the_language_is_that_of_what_leads_to_the_answer() {
+    let task = task("mgsm_native_cot_ja", None);
+    let whole = "Question:答えは18 she has</s>";
+    let heard: Vec<bool> = whole
+        .char_indices()
+        .skip_while(|(at, _)| !whole[..*at].ends_with("18"))
+        .map(|(at, _)| task.language_ok(&whole[..at]))
+        .collect();
+    assert!(heard.iter().all(|ok| *ok == task.language_ok(whole)), "{heard:?}");
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(3000))]
 
