@@ -602,6 +602,39 @@ pub struct TestReading {
     pub vote: Option<TestScore>,
 }
 
+impl TestReading {
+    /// What the parents have together, unmerged, with what it is called.
+    pub fn together(&self) -> impl Iterator<Item = (&'static str, &TestScore)> {
+        let both = [
+            ("a router that knows which parent is right", &self.oracle),
+            ("a vote of all parents", &self.vote),
+        ];
+        both.into_iter()
+            .filter_map(|(name, score)| Some((name, score.as_ref()?)))
+    }
+
+    /// As it is said today: journals of earlier versions name the parent that had done best before the test, with which a child
+    /// "beat the best parent" where another one was close behind it.
+    pub fn with_best_parent(mut self, is_parent: impl Fn(&str) -> bool) -> Self {
+        let parents = (0..self.others.len()).filter(|i| is_parent(&self.others[*i].other.id));
+        let value = |i: &usize| self.others[*i].other.score.value;
+        let best = parents.max_by(|a, b| value(a).total_cmp(&value(b)));
+        let Some(i) = best.filter(|i| value(i) > self.best_parent.score.value) else {
+            return self;
+        };
+        let comparisons = (self.others.len() + 1) as f64;
+        let was = &mut self.others[i];
+        std::mem::swap(&mut self.best_parent, &mut was.other);
+        std::mem::swap(&mut self.difference, &mut was.difference);
+        std::mem::swap(&mut self.p_value, &mut was.p_value);
+        std::mem::swap(&mut self.negative_flips, &mut was.negative_flips);
+        std::mem::swap(&mut self.positive_flips, &mut was.positive_flips);
+        // Bonferroni's correction, which is never less careful than Holm's.
+        was.p_holm = (was.p_value * comparisons).min(1.0);
+        self
+    }
+}
+
 /// What a merge forgot, or learnt besides: scores on tasks that are no part of the fitness.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeldOutReading {

@@ -65,11 +65,7 @@ pub fn eval(args: EvalArgs) -> Outcome {
                 score: args.score.clone(),
             };
             let task = Task::load(&name, &options, &environment::data_dirs())?;
-            let questions = task.questions(split)?;
-            if questions.is_empty() {
-                let task = task.name().into();
-                return Err(eval::Error::NoQuestions { task, split }.into());
-            }
+            let questions = task.some_questions(split)?;
             tasks.push((task, questions));
         }
     }

@@ -447,6 +447,20 @@ fn leaving_never_stops_and_stopping_asks() {
     assert_eq!(ctrl_c(&mut model), Some(Action::Abort), "a stop is under way already");
 }
 
+/// On a small screen most of the test's rows could not be seen by any key.
+#[test]
+fn all_of_the_result_can_be_seen() {
+    let mut model = done();
+    press(&mut model, "7");
+    let top = screen(&model, 80, 24);
+    assert!(top.contains("lines more"), "{top}");
+    press(&mut model, "G");
+    let bottom = screen(&model, 80, 24);
+    assert!(bottom.contains("end · k: up") && bottom != top, "{bottom}");
+    press(&mut model, "g");
+    assert_eq!(screen(&model, 80, 24), top);
+}
+
 #[test]
 fn the_first_ctrl_c_drains_and_the_second_aborts() {
     let mut model = midway();
@@ -455,6 +469,11 @@ fn the_first_ctrl_c_drains_and_the_second_aborts() {
     assert_eq!(ctrl_c(&mut model), Some(Action::Abort));
     let mut model = done();
     assert_eq!(ctrl_c(&mut model), Some(Action::CloseView));
+    // Whoever only watched stopped somebody's search with it.
+    let mut model = midway();
+    model.looks_on = true;
+    assert_eq!(ctrl_c(&mut model), Some(Action::CloseView));
+    assert!(!model.stopping);
     assert_eq!(press(&mut model, "Sp"), [], "nothing to stop or pause");
 }
 

@@ -83,7 +83,7 @@ pub enum Error {
     WhichLanguage { task: String, known: String, first: String },
     #[error("the task '{task}' has no split '{split}'; it has {known}")]
     NoSplit { task: String, split: Split, known: String },
-    #[error("the data of the {split} split of '{task}' hold no question")]
+    #[error("the task '{task}' has no questions in its {split} split")]
     NoQuestions { task: String, split: Split },
     #[error(
         "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. {}set HETEROSIS_DATA to the folder \
@@ -1048,6 +1048,21 @@ impl Task {
         rows.truncate(self.options.limit.unwrap_or(usize::MAX));
         let mut shots = self.drawer()?;
         rows.iter().map(|row| self.question(row, &mut shots)).collect()
+    }
+
+    /// The questions of a split, of which there has to be one.
+    ///
+    /// # Errors
+    /// As [`Self::questions`]; there is none.
+    pub fn some_questions(&self, split: Split) -> Result<Vec<Question>, Error> {
+        let questions = self.questions(split)?;
+        match questions.is_empty() {
+            true => Err(Error::NoQuestions {
+                task: self.file.name.clone(),
+                split,
+            }),
+            false => Ok(questions),
+        }
     }
 
     fn question(&self, located: &Located, shots: &mut Drawer) -> Result<Question, Error> {

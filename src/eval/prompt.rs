@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
 use super::{Error, data::Row, identity::Identity, maths, python};
-use crate::model::{nested_namespace, template_value};
+use crate::model::{refuse_nested_namespaces, template_value};
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -41,13 +41,8 @@ impl Template {
         environment.add_filter("boxed", |text: &str| {
             maths::last_boxed(text).unwrap_or_default().to_string()
         });
-        if let Some(statement) = nested_namespace(source) {
-            let reason = format!("`{statement}` puts a namespace into a namespace, which may have no end");
-            let refused = minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, reason);
-            return Err(Error::template(&place, &refused));
-        }
-        environment
-            .add_template_owned(ONLY, source.to_string())
+        refuse_nested_namespaces(source)
+            .and_then(|()| environment.add_template_owned(ONLY, source.to_string()))
             .map_err(|source| Error::template(&place, &source))?;
         let template = environment
             .get_template(ONLY)

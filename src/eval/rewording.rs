@@ -61,21 +61,21 @@ impl Words {
 }
 
 /// Which questions of `later` are questions of `earlier` in other words, by their places.
-pub fn reworded(earlier: &[Words], later: &[Words]) -> Vec<usize> {
+pub fn reworded(earlier: &[&Words], later: &[&Words]) -> Vec<usize> {
     let usual: HashSet<&str> = usual(earlier).chain(usual(later)).collect();
     let mut alike: HashMap<(u64, &[String]), Vec<&Words>> = HashMap::new();
-    for words in earlier {
+    for &words in earlier {
         alike.entry(words.kind()).or_default().push(words);
     }
     let is_reworded = |words: &Words| {
         let alike = alike.get(&words.kind()).map_or(&[][..], Vec::as_slice);
         alike.iter().any(|other| other.resembles(words, &usual))
     };
-    (0..later.len()).filter(|i| is_reworded(&later[*i])).collect()
+    (0..later.len()).filter(|i| is_reworded(later[*i])).collect()
 }
 
 /// Words that more than half of the questions have.
-fn usual(questions: &[Words]) -> impl Iterator<Item = &str> {
+fn usual<'w>(questions: &[&'w Words]) -> impl Iterator<Item = &'w str> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for word in questions.iter().flat_map(|q| &q.words) {
         *counts.entry(word).or_default() += 1;
@@ -146,7 +146,7 @@ mod tests {
                          pens, how many pens does Sarah have?";
 
     fn is_reworded(text: &str, gold: &str) -> bool {
-        !reworded(&[words(ASKED, "2700")], &[words(text, gold)]).is_empty()
+        !reworded(&[&words(ASKED, "2700")], &[&words(text, gold)]).is_empty()
     }
 
     #[test]
@@ -178,13 +178,14 @@ mod tests {
             )
         };
         let some: Vec<Words> = fruit.iter().take(11).map(question).collect();
+        let some: Vec<&Words> = some.iter().collect();
         let other = words(
             "In the morning Mia buys 3 kale and 4 more. How many does Mia have?",
             "7",
         );
-        assert!(reworded(&some, &[other]).is_empty());
+        assert!(reworded(&some, &[&other]).is_empty());
         let same = words("In the morning, Mia buys 3 figs, 4 more. How many does Mia have?", "7");
-        assert_eq!(reworded(&some, &[same]), [0]);
+        assert_eq!(reworded(&some, &[&same]), [0]);
     }
 
     #[test]
@@ -193,6 +194,6 @@ mod tests {
         assert_eq!(split("a1b 2,000. x"), ["a", "1", "b", "2,000", "x"]);
         let first = words("リンゴが3個あります。2個食べました。いくつ残っていますか？", "1");
         let second = words("りんごが3個あります。2個食べました。いくつ残っていますか。", "1");
-        assert_eq!(reworded(&[first], &[second]), [0]);
+        assert_eq!(reworded(&[&first], &[&second]), [0]);
     }
 }

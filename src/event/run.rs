@@ -306,7 +306,10 @@ impl Run {
             // Told together when all are known.
             Event::Scores(_) => {}
             Event::Selected(selection) => self.selection = Some(selection.clone()),
-            Event::TestRead(reading) => self.reading = Some(reading.clone()),
+            Event::TestRead(reading) => {
+                let is_parent = |id: &str| self.candidate(id).is_some_and(|c| c.origin == Origin::Parent);
+                self.reading = Some(reading.clone().with_best_parent(is_parent));
+            }
             Event::HeldOutRead(reading) => self.held_out = Some(reading.clone()),
             Event::Worker(worker) => self.hear_of(record.time_ms, worker),
             Event::RunStopped { reason } => self.end(State::Stopped(reason.clone())),
@@ -1101,6 +1104,35 @@ mod tests {
         assert!(run.by_candidate.len() <= 2 * KEPT_ANSWERS);
         assert!(!run.answers_of("c99").is_empty());
         assert!(run.answers_of("c3").is_empty());
+    }
+
+    /// A journal in which the parent that was best before the test is not the best in it.
+    #[test]
+    fn an_older_journals_verdict_is_against_the_best_parent_too() {
+        let mut records = rehearsal::journal();
+        let reading = records.iter_mut().find_map(|record| match &mut record.event {
+            Event::TestRead(reading) => Some(reading),
+            _ => None,
+        });
+        let reading = reading.unwrap();
+        let before = reading.clone();
+        let other = reading
+            .others
+            .iter_mut()
+            .find(|o| o.other.id == "parent-spanish")
+            .unwrap();
+        (other.other.score.value, other.difference, other.p_value) = (0.74, 0.021, 0.18);
+        let run = Run::from_records(&records);
+        let reading = run.reading.as_ref().unwrap();
+        assert_eq!(
+            (reading.best_parent.id.as_str(), reading.difference, reading.p_value),
+            ("parent-spanish", 0.021, 0.18)
+        );
+        assert_eq!(run.best_parent().map(|p| p.id.as_str()), Some("parent-spanish"));
+        assert_eq!(reading.others.len(), before.others.len());
+        let maths = reading.others.iter().find(|o| o.other.id == "parent-maths").unwrap();
+        assert_eq!((maths.difference, maths.p_value), (before.difference, before.p_value));
+        assert_eq!(maths.p_holm, before.p_value * (before.others.len() + 1) as f64);
     }
 
     #[test]

@@ -232,7 +232,7 @@ pub fn luck(run: &Run) -> Option<String> {
     // A command that is asked again may ask the same.
     let selection = run.selection.as_ref().filter(|_| !run.is_scored_by_command())?;
     // Of the same questions again nothing is told.
-    if run.questions.as_ref().is_some_and(|compared| !compared.is_clean()) {
+    if Freshness::of(run) == Freshness::Used {
         return None;
     }
     let winner = selection.finalists.iter().find(|f| f.id == selection.best)?;
@@ -270,15 +270,15 @@ pub fn luck(run: &Run) -> Option<String> {
         "{own}; {name}, which were not chosen by such a score, {} there",
         moved_their(unit, difficulty)
     );
+    let points = |points: f64| {
+        let word = if unit == Unit::Percent { " points" } else { "" };
+        unit.with_error(points, fall.stderr.hypot(stderr)) + word
+    };
     Some(match luck > 0.0 {
-        true => format!(
-            "{others}, so that {}{} of its score were luck.",
-            unit.with_error(luck, fall.stderr.hypot(stderr)),
-            if unit == Unit::Percent { " points" } else { "" }
-        ),
+        true => format!("{others}, so that {} of its score were luck.", points(luck)),
         false => format!(
             "{others}, so no luck shows in it (it keeps {} more than they do).",
-            unit.with_error(-luck, fall.stderr.hypot(stderr))
+            points(-luck)
         ),
     })
 }

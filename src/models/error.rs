@@ -40,7 +40,9 @@ pub enum Error {
     SameDevice { word: String },
     #[error("--device {word}: processors and GPUs do not compute the same digits; name devices of one kind")]
     MixedDevices { word: String },
-    #[error("--device {word}: this is done on one device; a search is what takes several")]
+    #[error(
+        "--device {word}: this is done on one device; several take a search on tasks, answered by heterosis itself"
+    )]
     SeveralDevices { word: String },
     #[error("{0}; or use --device cpu")]
     NoDevice(#[from] NoGpu),

@@ -269,13 +269,8 @@ fn tested(card: &Card, reading: &TestReading) -> String {
             &format!("{} (Holm)", p_value(*p_holm)),
         );
     }
-    for (score, name) in [
-        (&reading.oracle, "a router that knows which parent is right"),
-        (&reading.vote, "a vote of all parents"),
-    ] {
-        if let Some(score) = score {
-            out += &row(card.run, name, unit, score, tasks, "");
-        }
+    for (name, score) in reading.together() {
+        out += &row(card.run, name, unit, score, tasks, "");
     }
     let is_drawn = |o: &Comparison| {
         card.run

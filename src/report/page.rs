@@ -455,22 +455,16 @@ fn comparisons(run: &Run) -> String {
             ],
         )
     }));
-    let together = [
-        (&reading.oracle, "a router that knows which parent is right"),
-        (&reading.vote, "a vote of all parents"),
-    ];
-    rows.extend(together.into_iter().filter_map(|(score, name)| {
-        let score = score.as_ref()?;
-        let lead = reading.best.score.value - score.score.value;
+    rows.extend(reading.together().map(|(name, score)| {
         let row = vec![
             text(name),
             number(unit.score(&score.score)),
             number(count(score.score.n as u64)),
-            number(unit.signed(lead)),
+            number(unit.signed(reading.best.score.value - score.score.value)),
             text(""),
             text(""),
         ];
-        Some((false, row))
+        (false, row)
     }));
     table(&header, &rows)
 }

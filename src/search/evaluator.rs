@@ -147,13 +147,7 @@ impl<'a> MergeEvaluator<'a> {
                 cache: Cache::in_memory(),
                 device,
                 dtype: *dtype,
-                options: EngineOptions {
-                    // Another card may have less room.
-                    kv_memory_bytes: options
-                        .kv_memory_bytes
-                        .min(EngineOptions::for_device(device).kv_memory_bytes),
-                    ..*options
-                },
+                options: *options,
                 guard: *guard,
                 since_start,
             },

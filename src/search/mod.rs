@@ -252,6 +252,21 @@ pub trait Crew {
 
     /// Waits for the next word: somebody is done, or something is worth knowing.
     fn next(&mut self) -> News;
+
+    /// One candidate, with nobody else out; what else the crew says meanwhile is lost.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`].
+    fn alone(&mut self, sitting: &Sitting<'_>) -> Result<Evaluation, Unscored> {
+        self.begin(sitting);
+        loop {
+            if let News::Done(id, evaluation) = self.next()
+                && id == sitting.id
+            {
+                return evaluation;
+            }
+        }
+    }
 }
 
 /// What a crew has to say.

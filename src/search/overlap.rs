@@ -149,8 +149,8 @@ impl AskedPart {
         let texts: HashSet<u64> = contents.iter().map(|c| c.text).collect();
         let problem = |identity: Identity| identity::published(identity).map(|p| p.problem);
         let problems: HashSet<usize> = contents.iter().filter_map(|c| problem(*c)).collect();
-        let words = |part: &AskedPart| -> Vec<Words> { part.questions.iter().map(|q| q.words.clone()).collect() };
-        let reworded: HashSet<usize> = rewording::reworded(&words(self), &words(other)).into_iter().collect();
+        let [earlier, later] = [self, other].map(|part| part.questions.iter().map(|q| &q.words).collect::<Vec<_>>());
+        let reworded: HashSet<usize> = rewording::reworded(&earlier, &later).into_iter().collect();
         let (mut same, mut near) = (0, 0);
         for (i, AskedQuestion { identity, .. }) in other.questions.iter().enumerate() {
             if contents.contains(identity) {

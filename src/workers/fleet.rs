@@ -366,14 +366,7 @@ impl Drop for Fleet<'_> {
 
 impl Evaluator for Fleet<'_> {
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
-        self.begin(sitting);
-        loop {
-            if let News::Done(id, evaluation) = self.next()
-                && id == sitting.id
-            {
-                return evaluation;
-            }
-        }
+        self.alone(sitting)
     }
 
     fn learns(&self) -> bool {

@@ -38,11 +38,11 @@ enum Said {
 
 /// One thread with a decoder.
 struct Hand {
-    /// Gone once the thread has ended.
     orders: Sender<Work>,
     sitting: Option<(String, Open)>,
     since: Duration,
     signed: Duration,
+    came: Duration,
     seen: event::Worker,
 }
 
@@ -88,6 +88,7 @@ impl<'a> SideBySide<'a> {
                 sitting: None,
                 since: started,
                 signed: started,
+                came: started,
                 seen,
             }
         };
@@ -115,24 +116,21 @@ impl<'a> SideBySide<'a> {
             }
             Said::Done(given) => given,
         };
-        hand.seen.busy_ms += (now - hand.since).as_millis() as u64;
-        (hand.seen.state, hand.seen.doing) = (WorkerState::Idle, None);
+        hand.seen.busy_ms += ms(now - hand.since);
+        hand.seen.here_ms = ms(now - hand.came);
+        hand.seen.state = WorkerState::Idle;
         let taken = given.and_then(|given| {
             hand.seen.answers += given.answers.iter().map(Vec::len).sum::<usize>() as u64;
             take(&self.local, &mut open, &given)?;
             Ok(open.evaluation())
         });
-        News::Done(id, taken)
+        self.news.push_back(News::Done(id, taken));
+        News::Told(Event::Worker(hand.seen.clone()))
     }
+}
 
-    /// A hand whose thread is gone has taken its work with it.
-    fn lost(&mut self) -> News {
-        let sitting = self.hands.iter_mut().find_map(|hand| hand.sitting.take());
-        match sitting {
-            Some((id, _)) => News::Done(id, Err(Unscored::machine("the thread that evaluated it has ended"))),
-            None => News::Nothing,
-        }
-    }
+fn ms(time: Duration) -> u64 {
+    time.as_millis() as u64
 }
 
 impl Hand {
@@ -142,12 +140,11 @@ impl Hand {
             return News::Nothing;
         }
         self.signed = now;
-        self.seen.here_ms = now.as_millis() as u64;
-        let busy_ms = self.seen.busy_ms + (now - self.since).as_millis() as u64;
         News::Shown(Event::Worker(event::Worker {
             state: WorkerState::Working,
             doing: Some(doing),
-            busy_ms,
+            busy_ms: self.seen.busy_ms + ms(now - self.since),
+            here_ms: ms(now - self.came),
             ..self.seen.clone()
         }))
     }
@@ -158,9 +155,9 @@ fn give(hand: usize, mut evaluator: MergeEvaluator<'_>, orders: &Receiver<Work>,
     // Whoever listened is gone when the search has ended.
     let say = |said| drop(to_search.send(Word { hand, said }));
     for work in orders {
-        // Who coordinates keeps what was answered.
-        evaluator.set_cache(Cache::in_memory());
         let given = catch_unwind(AssertUnwindSafe(|| {
+            // Who coordinates keeps what was answered.
+            evaluator.set_cache(Cache::in_memory());
             evaluator.give(&work, &mut |progress| say(Said::Progress(progress)))
         }));
         let broke = |_| Err(Unscored::machine("the thread that evaluated it broke down"));
@@ -186,14 +183,7 @@ fn take(local: &MergeEvaluator<'_>, open: &mut Open, given: &Given) -> Result<()
 
 impl Evaluator for SideBySide<'_> {
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
-        self.begin(sitting);
-        loop {
-            if let News::Done(id, evaluation) = self.next()
-                && id == sitting.id
-            {
-                return evaluation;
-            }
-        }
+        self.alone(sitting)
     }
 
     fn learns(&self) -> bool {
@@ -228,8 +218,8 @@ impl Crew for SideBySide<'_> {
         let free = self.hands.iter_mut().find(|hand| hand.sitting.is_none());
         let hand = free.expect("at most as many candidates are out as there are hands");
         (hand.since, hand.seen.state) = ((self.now)(), WorkerState::Working);
-        // If its thread is gone, that shows when its word is waited for.
-        let _ = hand.orders.send(open.work.clone());
+        let orders = hand.orders.send(open.work.clone());
+        orders.expect("the hands live as long as this does");
         hand.sitting = Some((id, open));
     }
 
@@ -240,7 +230,8 @@ impl Crew for SideBySide<'_> {
         match self.words.recv_timeout(LOOK) {
             Ok(word) => self.hear(word),
             Err(RecvTimeoutError::Timeout) => News::Nothing,
-            Err(RecvTimeoutError::Disconnected) => self.lost(),
+            // A hand survives what breaks under it, and ends with its orders.
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the hands live as long as this does"),
         }
     }
 }

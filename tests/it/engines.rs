@@ -18,7 +18,7 @@ use heterosis::{
 };
 use serde_json::Value;
 
-use super::program::{good, heterosis, root, space_over_family, story};
+use super::program::{good, heterosis, root, space_over_family, story, workers};
 
 #[path = "../../examples/shared/a_b_a.rs"]
 mod a_b_a;
@@ -530,8 +530,9 @@ fn copies_of_an_engine_write_the_journal_of_one() {
     let one = search("one", &fake(""));
     let three = search("three", &fake("").replace("timeout: 60", "timeout: 60, workers: 3"));
     same_story(&three, &one);
-    let hands = records(&three).iter().filter(|r| r["event"] == "worker").count();
-    assert_eq!(hands, 3, "whose hands they are");
+    let hands = workers(&three);
+    assert_eq!(hands.len(), 3, "whose hands they are");
+    assert!(hands.values().all(|answers| *answers > 0), "{hands:?}");
 
     // Each is told its number, and they have to be alike.
     let script = root().join("tests/data/engines/fake_engine.py");

@@ -236,7 +236,24 @@ fn two_models_and_a_task_are_bred_without_a_file() {
     );
     assert!(home.path("work/space.yaml").exists());
 
+    // A minute was spent on a final of 2,400 questions for everybody.
+    assert!(!space.contains("selection: {"), "{space}");
+    home.good(&[&["init"], &parents[..], &["-o", "spaces/short.yaml", "--for", "1m"]].concat());
+    let short = fs::read_to_string(home.path("work/spaces/short.yaml")).unwrap();
+    assert!(
+        short.contains("  selection: {limit: 60}      # questions of each task"),
+        "{short}"
+    );
+    assert!(
+        short.contains("  test: {limit: 100}          # questions of each task"),
+        "{short}"
+    );
+
     home.refused(&["breed", &maths, &spanish], &["--task"]);
+    home.refused(
+        &["init", &maths, &maths, "--task", &task],
+        &["tiny-maths-en is named twice"],
+    );
     home.refused(
         &["init", &model("tiny-base"), "--task", &task],
         &["--base MODEL", "--base none"],

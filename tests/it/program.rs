@@ -1,6 +1,7 @@
 //! The program as a user meets it: the built binary, the embedded models, files and exit codes.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -97,6 +98,20 @@ final:
 pub fn story(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("journal.jsonl")).unwrap();
     story_of(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+}
+
+/// Whose hands a run had, and how many questions each had answered when it was last told of.
+pub fn workers(run: &Path) -> BTreeMap<String, u64> {
+    let text = fs::read_to_string(run.join("journal.jsonl")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told = records.filter(|record| record["event"] == "worker");
+    told.map(|worker| {
+        (
+            worker["worker"].as_str().unwrap().into(),
+            worker["answers"].as_u64().unwrap(),
+        )
+    })
+    .collect()
 }
 
 /// Candidates in a journal that may not be there yet, or end in half a line.

@@ -6,7 +6,7 @@ use std::{
     process::Output,
 };
 
-use super::program::{begin, good, heterosis, root, space_over_family, story, wait_for};
+use super::program::{begin, good, heterosis, root, space_over_family, story, wait_for, workers};
 
 /// A short search over the family; `spanish` is a copy that may be changed.
 fn space(dir: &Path) -> PathBuf {
@@ -332,12 +332,10 @@ final: {{finalists: 1, selection: {{limit: 2}}, test: {{limit: 2}}}}
         good(&["resume", &arg(&killed), "--device", one, "--headless"]);
         assert_eq!(told(&alone), told(&killed));
     }
-    let journal = fs::read_to_string(together.join("journal.jsonl")).unwrap();
-    let hands = journal
-        .lines()
-        .filter(|line| line.contains("\"event\":\"worker\""))
-        .count();
-    assert_eq!(hands, several.split(',').count().max(2), "whose hands they are");
+    let hands = workers(&together);
+    assert_eq!(hands.len(), several.split(',').count().max(2), "whose hands they are");
+    // `status` said of each that it waited, 0 answers, busy 0 %.
+    assert!(hands.values().sum::<u64>() > 0, "{hands:?}");
 
     for (device, word) in [
         ("cpu,cuda:0", "one kind"),

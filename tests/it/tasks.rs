@@ -166,6 +166,40 @@ fn a_subject_is_a_task_and_a_group_is_several() {
     assert!(message.contains("anatomy"), "{message}");
 }
 
+/// `task check` found nothing wrong with a field that no row has, a file that is not there and one without a row; the last
+/// was "n = 0, NaN" to `eval`, and a success.
+#[test]
+fn a_task_is_checked_with_its_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: String = (0..12)
+        .map(|n| format!("{{\"q\": \"{n} + 1?\", \"a\": \"{}\"}}\n", n + 1))
+        .collect();
+    fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+    fs::write(dir.path().join("none.jsonl"), "").unwrap();
+    let task = |name: &str, field: &str, file: &str| {
+        let yaml = format!(
+            "task: t\ntype: generate\ndata: {{search: {file}}}\nprompt: '{{{{{field}}}}}'\ntarget: '{{{{a}}}}'\n"
+        );
+        fs::write(dir.path().join(name), yaml).unwrap();
+    };
+    task("good.yaml", "q", "rows.jsonl");
+    said(&heterosis(dir.path(), &["task", "check", "./good.yaml"]));
+    for (name, field, file, word) in [
+        ("field.yaml", "quest", "rows.jsonl", "quest"),
+        ("gone.yaml", "q", "gone.jsonl", "beside the task file"),
+        ("none.yaml", "q", "none.jsonl", "no questions in its search split"),
+    ] {
+        task(name, field, file);
+        let output = heterosis(dir.path(), &["task", "check", &format!("./{name}")]);
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && words.contains(word), "{name}: {words}");
+    }
+    let model = tiny().display().to_string();
+    let args = ["eval", &model, "--task", "./none.yaml", "--split", "search"];
+    let words = refused(&heterosis(dir.path(), &args));
+    assert!(words.contains("no questions in its search split"), "{words}");
+}
+
 fn tiny() -> PathBuf {
     root().join("models/tiny-maths-en")
 }

@@ -9,7 +9,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Value as Json;
 
-use super::{namespaces::nested_namespace, tokenizer::Message};
+use super::{namespaces::refuse_nested_namespaces, tokenizer::Message};
 
 /// The day that templates see as today.
 const TODAY: jiff::civil::Date = jiff::civil::date(2024, 7, 26);
@@ -68,10 +68,7 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(&format, TODAY)
                 .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
         });
-        if let Some(statement) = nested_namespace(source) {
-            let reason = format!("`{statement}` puts a namespace into a namespace, which may have no end");
-            return Err(Error::new(ErrorKind::InvalidOperation, reason));
-        }
+        refuse_nested_namespaces(source)?;
         environment.add_template_owned(NAME, prepare(source))?;
         Ok(ChatTemplate { environment })
     }

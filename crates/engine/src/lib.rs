@@ -51,7 +51,7 @@ pub use engine::{
 pub use heterosis_isa::DType;
 pub use heterosis_isa::Isa;
 pub use influence::block_influence;
-pub use namespaces::nested_namespace;
+pub use namespaces::refuse_nested_namespaces;
 pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};

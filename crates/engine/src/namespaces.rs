@@ -6,8 +6,23 @@
 
 use std::collections::BTreeSet;
 
-/// The statement that puts a namespace into a namespace, or that may do so.
-pub fn nested_namespace(source: &str) -> Option<String> {
+use minijinja::{Error, ErrorKind};
+
+/// Whether a template's values have an end.
+///
+/// # Errors
+/// Names the statement that puts a namespace into a namespace, or that may do so.
+pub fn refuse_nested_namespaces(source: &str) -> Result<(), Error> {
+    match nested_namespace(source) {
+        None => Ok(()),
+        Some(statement) => {
+            let reason = format!("`{statement}` puts a namespace into a namespace, which may have no end");
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
+    }
+}
+
+fn nested_namespace(source: &str) -> Option<String> {
     let statements = statements(source);
     let macros: BTreeSet<&str> = statements
         .iter()

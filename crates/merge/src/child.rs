@@ -377,19 +377,20 @@ mod tests {
         );
     }
 
+    fn child(donor: &Value, layers: &[(&Value, usize)]) -> Value {
+        let changes = Changes {
+            layers: layers.iter().map(|(config, layer)| (Some(*config), *layer)).collect(),
+            dtype: None,
+            vocab_size: None,
+            tied: None,
+        };
+        config(donor, &changes)
+    }
+
     /// A frankenmerge of SmolLM3s whose config counts its layers without RoPE by an interval had them at other layers than
     /// they were trained at; so had one of parents of which only the donor's config lists its layers' kinds.
     #[test]
     fn a_layer_keeps_its_kind_at_another_place() {
-        let child = |donor: &Value, layers: &[(&Value, usize)]| {
-            let changes = Changes {
-                layers: layers.iter().map(|(config, layer)| (Some(*config), *layer)).collect(),
-                dtype: None,
-                vocab_size: None,
-                tied: None,
-            };
-            config(donor, &changes)
-        };
         let smol = json!({"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layer_interval": 2,
             "use_sliding_window": true, "sliding_window": 16});
         let moved = child(&smol, &[(&smol, 0), (&smol, 0), (&smol, 1), (&smol, 3)]);
@@ -423,15 +424,6 @@ mod tests {
     /// had attention asked for where the file has a mixer.
     #[test]
     fn a_layer_of_a_hybrid_keeps_what_it_does_instead_of_attending() {
-        let child = |donor: &Value, layers: &[(&Value, usize)]| {
-            let changes = Changes {
-                layers: layers.iter().map(|(config, layer)| (Some(*config), *layer)).collect(),
-                dtype: None,
-                vocab_size: None,
-                tied: None,
-            };
-            config(donor, &changes)
-        };
         let (linear, full) = ("linear_attention", "full_attention");
         for family in ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"] {
             let qwen = json!({"model_type": family, "num_hidden_layers": 4});

@@ -196,8 +196,10 @@ impl Choice {
             false => "",
         };
         let part = |name: &str, limit: Option<usize>| {
-            let line =
-                |limit| format!("  {name}: {{limit: {limit}}} # questions of each task that the time is enough for\n");
+            let line = |limit| {
+                let key = format!("{name}: {{limit: {limit}}}");
+                format!("  {key:<28}# questions of each task that the time is enough for\n")
+            };
             limit.map_or_else(String::new, line)
         };
         let [selection, test] = self.limits;
