@@ -15,6 +15,7 @@
 //! | `heterosis-engine` | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation; the differentiable twin. |
 //! | `heterosis-optim` | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
 //! | `heterosis-isa` | [`isa`] | Which instruction set a kernel runs with, chosen when the program runs; how numbers are stored, and rounded to that. |
+//! | `heterosis-build-digest` | `build.rs` | The digest of a crate's sources, by which answers of another build are told apart. |
 //!
 //! # The rooms of the application, in reading order
 //!

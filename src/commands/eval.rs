@@ -43,10 +43,7 @@ pub(super) fn profile(arg: ProfileArg) -> Profile {
 
 pub fn eval(args: EvalArgs) -> Outcome {
     let clock = environment::stopwatch();
-    let split = Split::from_name(&args.split).with_context(|| {
-        let known = Split::ALL.map(Split::name).join(", ");
-        format!("--split {}: write one of {known}", args.split)
-    })?;
+    let split = runtime::split(&args.split, &Split::ALL)?;
     let mut tasks = Vec::new();
     for name in &args.tasks {
         for (name, lang) in eval::expand(name, args.lang.as_deref())? {

@@ -1,4 +1,4 @@
-//! What the words mean that say where a model runs, and how it is spoken to.
+//! What the words mean that several commands take: where a model runs, how it is spoken to, which questions.
 
 use std::path::Path;
 
@@ -8,12 +8,20 @@ use super::environment;
 use crate::{
     checkpoint::parse_size,
     cli::{ChatArgs, EngineArgs, SamplingArgs},
-    eval::Chat,
+    eval::{Chat, Split},
     model::{Engine, Sampling},
     models::{Opened, Runtime, RuntimeOptions},
     session::{self, Child},
     store,
 };
+
+/// The split of a `--split`.
+pub fn split(name: &str, known: &[Split]) -> Result<Split> {
+    Split::from_name(name).with_context(|| {
+        let known: Vec<&str> = known.iter().map(|split| split.name()).collect();
+        format!("--split {name}: write one of {}", known.join(", "))
+    })
+}
 
 /// Where and how models are to run.
 pub fn runtime_options(args: &EngineArgs) -> Result<RuntimeOptions> {

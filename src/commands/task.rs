@@ -165,10 +165,7 @@ fn attempt(args: &TaskTryArgs) -> Outcome {
     };
     let task = Task::load(&name, &options, &environment::data_dirs())?;
     let split = match &args.split {
-        Some(split) => Split::from_name(split).with_context(|| {
-            let known = task.splits().iter().map(|s| s.name()).collect::<Vec<_>>().join(", ");
-            format!("--split {split}: write one of {known}")
-        })?,
+        Some(split) => runtime::split(split, &task.splits())?,
         None => *task.splits().first().context("the task has no questions")?,
     };
     if let Some(rule) = task.split_off_rule() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 
 use super::{Error, data::Row, identity::Identity, maths, python};
-use crate::model::{refuse_nested_namespaces, template_value};
+use crate::model::{on_a_deep_stack, refuse_nested_namespaces, template_value};
 
 /// A compiled template; unknown fields are errors.
 #[derive(Clone, Debug)]
@@ -33,7 +33,8 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.map_err(|source| Error::template(&place, &source))?);
+        let syntax = syntax.map_err(|source| Error::template(&place, &source))?;
+        environment.set_syntax(syntax.clone());
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_unknown_method_callback(python::method);
         environment.set_formatter(|out, _, value| Ok(out.write_str(&python::text(value))?));
@@ -41,7 +42,7 @@ impl Template {
         environment.add_filter("boxed", |text: &str| {
             maths::last_boxed(text).unwrap_or_default().to_string()
         });
-        refuse_nested_namespaces(source)
+        refuse_nested_namespaces(source, &syntax)
             .and_then(|()| environment.add_template_owned(ONLY, source.to_string()))
             .map_err(|source| Error::template(&place, &source))?;
         let template = environment
@@ -79,10 +80,16 @@ impl Template {
             .iter()
             .map(|(name, field)| (name.clone(), template_value(field)))
             .collect();
-        self.environment
-            .get_template(ONLY)
-            .and_then(|template| template.render(fields))
+        let render = || self.environment.get_template(ONLY)?.render(fields);
+        self.deep(render)?
             .map_err(|source| Error::template(&self.place, &source))
+    }
+
+    fn deep<T: Send>(&self, render: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        on_a_deep_stack(render).map_err(|message| Error::Template {
+            place: self.place.clone(),
+            message,
+        })
     }
 }
 
@@ -111,6 +118,10 @@ impl ListExpression {
     /// # Errors
     /// A field that the row does not have, a value that is no list of texts or numbers.
     pub fn evaluate(&self, row: &Row) -> Result<Vec<String>, Error> {
+        self.template.deep(|| self.texts(row))?
+    }
+
+    fn texts(&self, row: &Row) -> Result<Vec<String>, Error> {
         let Template { environment, place, .. } = &self.template;
         let fields: BTreeMap<_, _> = row
             .iter()
@@ -303,10 +314,14 @@ mod tests {
         assert!(message.contains("t: prompt") && message.contains("fuel"), "{message}");
         let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
         assert!(render(nested).is_err());
+        // Within the fuel, and deeper than a thread's stack.
+        let deep =
+            "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}";
+        assert_eq!(render(deep).map(|text| text.len()).ok(), Some(10_002));
         // It ended the program: a value in itself is printed until the stack is used up.
         let itself = "{%- set all = namespace(texts=[]) -%}{%- set all.texts = all%}{{- all.texts -}}";
         let message = render(itself).unwrap_err().to_string();
-        assert!(message.contains("set all.texts = all"), "{message}");
+        assert!(message.contains("`all` is used as a value"), "{message}");
         let list = ListExpression::new("t: choices", "(range(99999)|list) * 99999").unwrap();
         assert!(list.evaluate(&Row::new()).is_err());
     }

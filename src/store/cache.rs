@@ -10,6 +10,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
+    thread,
+    time::Duration,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,6 +26,9 @@ const PAGES_BYTES: u64 = 64 << 20;
 
 /// A shared cache that has grown beyond this is pruned to half of it when it is opened for a run.
 const MOST_BYTES: u64 = 4 << 30;
+
+/// How long a cache is waited for that another process has.
+const AN_INSTANT: Duration = Duration::from_millis(400);
 
 /// A day's number: since 1970, in UTC.
 pub type Day = u32;
@@ -329,8 +334,24 @@ fn opened(path: &Path, today: Day) -> Result<Disk, Unopened> {
     }
 }
 
-/// sled reports some damage as an error and some as a panic.
+/// Opens a cache as soon as nobody has it. One that was closed a moment ago may be held an instant longer: by a process that this
+/// one started meanwhile, which has every open file until it becomes another program.
 fn open(path: &Path, today: Day) -> Result<Disk, Unopened> {
+    let mut left = AN_INSTANT;
+    loop {
+        match open_now(path, today) {
+            Err(Unopened::Taken) if !left.is_zero() => {
+                let pause = left.min(Duration::from_millis(20));
+                thread::sleep(pause);
+                left -= pause;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// sled reports some damage as an error and some as a panic.
+fn open_now(path: &Path, today: Day) -> Result<Disk, Unopened> {
     let open = || -> Result<Disk, sled::Error> {
         let db = sled::Config::new().path(path).cache_capacity(PAGES_BYTES).open()?;
         let tree = db.open_tree(TREE)?;
@@ -491,6 +512,23 @@ mod tests {
         assert!(Cache::open(&path, 9).contains("a"));
         assert_eq!((clear(&path, 9).unwrap(), clear(&path, 9).unwrap()), (true, false));
         assert_eq!(look(&path, 9).unwrap(), Holds::default());
+    }
+
+    /// A program that is started inherits every open file for an instant, and with it the lock of a cache that is closed meanwhile:
+    /// "another heterosis process has it".
+    #[test]
+    fn a_cache_that_a_starting_program_holds_is_waited_for() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("answers.sled");
+        Cache::open(&path, 1).put("k", &1);
+        let held = fs::File::open(path.join("db")).unwrap();
+        held.lock().unwrap();
+        let releases = thread::spawn(move || {
+            thread::sleep(AN_INSTANT / 4);
+            drop(held);
+        });
+        assert_eq!(look(&path, 1).unwrap().answers, 1);
+        releases.join().unwrap();
     }
 
     #[test]

@@ -36,9 +36,18 @@ impl fmt::Display for Holder {
 /// Held while a process writes to a run; the operating system releases it when the process dies.
 #[derive(Debug)]
 pub struct RunLock {
-    _lock: File,
+    lock: File,
     /// Held for those who only look, see [`RunDir::is_locked`].
-    _journal: File,
+    journal: File,
+}
+
+impl Drop for RunLock {
+    /// Closing alone leaves the locks for an instant with a program that is being started and has inherited the open files.
+    fn drop(&mut self) {
+        for file in [&self.journal, &self.lock] {
+            let _ = file.unlock(); // closing follows
+        }
+    }
 }
 
 impl RunDir {
@@ -195,10 +204,7 @@ impl RunDir {
         let journal = open(&path).map_err(Error::io(&path))?;
         // Those who look hold it for an instant; nobody else writes, so this waits for nothing longer.
         journal.lock().map_err(Error::io(&path))?;
-        Ok(RunLock {
-            _lock: lock,
-            _journal: journal,
-        })
+        Ok(RunLock { lock, journal })
     }
 
     fn busy(&self) -> Error {
@@ -252,10 +258,10 @@ impl RunDir {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn holder() -> Holder {
+    pub(crate) fn holder() -> Holder {
         Holder {
             pid: 7,
             host: "node".into(),
@@ -278,9 +284,11 @@ mod tests {
                 "{message}"
             );
         }
+        let inherited = lock.lock.try_clone().unwrap(); // as a program has it that is being started
         drop(lock);
         assert!(!dir.is_locked());
         dir.lock(&holder()).unwrap();
+        drop(inherited);
     }
 
     /// `watch` took the lock five times a second to see whether it was free; a `resume` at that instant was turned away.

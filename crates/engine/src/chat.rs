@@ -58,7 +58,8 @@ impl ChatTemplate {
     fn new(source: &str) -> Result<Self, Error> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        environment.set_syntax(syntax.clone());
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -68,8 +69,9 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(&format, TODAY)
                 .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
         });
-        refuse_nested_namespaces(source)?;
-        environment.add_template_owned(NAME, prepare(source))?;
+        let source = prepare(source);
+        refuse_nested_namespaces(&source, &syntax)?;
+        environment.add_template_owned(NAME, source)?;
         Ok(ChatTemplate { environment })
     }
 
@@ -111,7 +113,7 @@ impl ChatTemplate {
             .iter()
             .map(|(name, value)| (name.as_str(), template_value(value)));
         let values = Value::from_pairs(told.chain(fixed).chain(special));
-        on_a_deep_stack(|| template.render(values).map_err(|e| describe(&e)))
+        on_a_deep_stack(|| template.render(values).map_err(|e| describe(&e)))?
     }
 }
 
@@ -134,7 +136,11 @@ pub fn template_value(json: &serde_json::Value) -> Value {
     }
 }
 
-fn on_a_deep_stack(render: impl FnOnce() -> Result<String, String> + Send) -> Result<String, String> {
+/// Runs what makes values of a template, prints them and drops them, with stack enough for all that fuel can nest.
+///
+/// # Errors
+/// No such thread can be had, or the template engine panicked.
+pub fn on_a_deep_stack<T: Send>(render: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
         let rendering = thread
@@ -142,7 +148,7 @@ fn on_a_deep_stack(render: impl FnOnce() -> Result<String, String> + Send) -> Re
             .map_err(|e| format!("no thread to run it on: {e}"))?;
         rendering
             .join()
-            .unwrap_or_else(|_| Err("it made the template engine panic".into()))
+            .map_err(|_| "it made the template engine panic".to_owned())
     })
 }
 
