@@ -228,6 +228,9 @@ pub struct WorkerArgs {
     pub server: NatsArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// The engine that answers instead of heterosis's own, for searches with a `fitness.engine`; behind `--`.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub program: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -639,6 +642,9 @@ pub struct SimplifyArgs {
     /// Where the simplest recipe goes.
     #[arg(long, value_name = "FILE.yaml")]
     pub out: Option<PathBuf>,
+    /// Start the run's own engine program without asking, though the run was not begun here.
+    #[arg(long)]
+    pub yes: bool,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,

@@ -5,9 +5,10 @@
 //! ```text
 //! cargo run --release --example racing -- tiny --first-seed 6 --seeds 5
 //! cargo run --release --example racing -- simulated --seeds 12 --genes 24
+//! cargo run --release --example racing -- hands --seeds 12 --genes 24      # candidates as they come, or by generations
 //! ```
 //!
-//! `simulated` needs no model: the same loop searches landscapes whose truth is known. Prints Markdown tables;
+//! `simulated` and `hands` need no model: the same loop searches landscapes whose truth is known. Prints Markdown tables;
 //! `docs/reproductions.md` has them.
 
 use std::{ops::Range, path::Path, time::Duration};
@@ -28,6 +29,7 @@ mod simulated;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 
+use simulated::Way;
 use tiny_family::{evaluator, examine, fresh, parents, task};
 
 const QUESTIONS: usize = 200;
@@ -41,7 +43,13 @@ fn main() -> Result<()> {
     match args.get(1).map(String::as_str) {
         Some("tiny") => tiny(seeds, number("--evals", 400)?, tmp.path()),
         Some("simulated") => simulate(seeds, number("--genes", 24)? as usize, tmp.path()),
-        _ => bail!("say tiny or simulated"),
+        Some("hands") => hands(
+            seeds,
+            number("--genes", 24)? as usize,
+            number("--evals", 480)?,
+            tmp.path(),
+        ),
+        _ => bail!("say tiny, simulated or hands"),
     }
 }
 
@@ -103,7 +111,11 @@ fn simulate(seeds: Range<u64>, genes: usize, dir: &Path) -> Result<()> {
             let land = simulated::land(genes, seed);
             let start = simulated::truth(&land, &vec![0.5; genes]);
             for (rows, racing) in rows.iter_mut().zip([None, Some(Racing::default())]) {
-                let found = simulated::search(&land, genes, evals, racing, seed, dir)?;
+                let way = Way {
+                    racing,
+                    ..Way::default()
+                };
+                let found = simulated::search(&land, genes, evals, &way, seed, dir)?;
                 rows.push((found.answers as f64, 100.0 * (found.truth - start)));
             }
         }
@@ -114,6 +126,48 @@ fn simulate(seeds: Range<u64>, genes: usize, dir: &Path) -> Result<()> {
             mean(1, |r| r.0),
             mean(0, |r| r.1),
             mean(1, |r| r.1)
+        );
+    }
+    Ok(())
+}
+
+/// What it costs to tell the optimizer of candidates as they come, instead of a generation at a time, and what it saves: several
+/// hands, whose candidates take from five seconds to ten minutes.
+fn hands(seeds: Range<u64>, genes: usize, evals: u64, dir: &Path) -> Result<()> {
+    println!(
+        "| hands | gain of accuracy, by generations ± SE | as they come | difference | hours, by generations | as they come |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for hands in [4, 16, 64] {
+        let mut found: [Vec<(f64, f64)>; 2] = Default::default();
+        for seed in seeds.clone() {
+            let land = simulated::land(genes, seed);
+            let start = simulated::truth(&land, &vec![0.5; genes]);
+            for (found, asynchronous) in found.iter_mut().zip([false, true]) {
+                let way = Way {
+                    hands,
+                    asynchronous,
+                    ..Way::default()
+                };
+                let end = simulated::search(&land, genes, evals, &way, seed, dir)?;
+                found.push((100.0 * (end.truth - start), end.seconds / 3600.0));
+            }
+        }
+        let [by_generations, as_they_come] = &found;
+        let of = |rows: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| -> Vec<f64> { rows.iter().map(which).collect() };
+        let gaps: Vec<f64> = as_they_come
+            .iter()
+            .zip(by_generations)
+            .map(|(a, b)| a.0 - b.0)
+            .collect();
+        let told = |values: &[f64]| format!("{:+.1} ± {:.1}", stats::mean(values), stats::standard_error(values));
+        println!(
+            "| {hands} | {} | {} | {} | {:.1} | {:.1} |",
+            told(&of(by_generations, |row| row.0)),
+            told(&of(as_they_come, |row| row.0)),
+            told(&gaps),
+            stats::mean(&of(by_generations, |row| row.1)),
+            stats::mean(&of(as_they_come, |row| row.1))
         );
     }
     Ok(())

@@ -107,9 +107,6 @@ fn post(url: Option<&str>, server: &NatsArgs, space: &Space) -> Result<Option<Po
     if space.fitness.command.is_some() {
         return Err(workers::Error::Command.into());
     }
-    if space.fitness.engine.is_some() {
-        return Err(workers::Error::Engine.into());
-    }
     Ok(Some(Post::connect(&nats_options(url, server))?))
 }
 
@@ -136,8 +133,8 @@ fn confirm(run: &Path, yes: bool) -> Outcome {
     let Ok(begun) = Begun::take(run, &environment::host()) else {
         return Ok(());
     };
-    match &begun.space().fitness.command {
-        Some(command) => trust::confirm(begun.dir().path(), &command.command, yes),
+    match begun.space().fitness.program() {
+        Some(program) => trust::confirm(begun.dir().path(), program, yes),
         None => Ok(()),
     }
 }

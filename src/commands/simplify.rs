@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::{Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options};
+use super::{
+    Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options, trust,
+};
 use crate::{
     cli::SimplifyArgs,
     event::words::Unit,
-    session::{Simplified, Simplifying},
+    session::{Finished, Simplified},
     simplify::{Attempt, Complexity},
 };
 
@@ -14,11 +16,12 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     if !(args.margin > 0.0 && args.margin < 100.0) {
         return Err(anyhow::anyhow!("--margin {}: write points between 0 and 100, such as 1", args.margin).into());
     }
-    let simplifying = Simplifying::open(
-        &newest::or_newest(args.run)?,
-        &runtime_options(&args.engine)?,
-        environment::host(),
-    )?;
+    let host = environment::host();
+    let finished = Finished::take(&newest::or_newest(args.run)?, &host)?;
+    if let Some(program) = finished.space().fitness.program() {
+        trust::confirm(finished.dir().path(), program, args.yes)?;
+    }
+    let simplifying = finished.open(&runtime_options(&args.engine)?, host)?;
     let comparing = simplifying.questions(args.limit)?;
     let (unit, margin) = (simplifying.unit(), args.margin / 100.0);
     let (questions, (winner, before)) = (comparing.questions(), comparing.winner());

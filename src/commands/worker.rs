@@ -17,9 +17,13 @@ use signal_hook::{
 use super::{Failure, Outcome, environment, runtime, say, search::duration_ms};
 use crate::{
     cli::{NatsArgs, WorkerArgs},
+    programs,
     search::{Computation, ENGINE_VERSION},
-    workers::{self, Ended, Kind, Map, Options, OwnModels, Settings},
+    workers::{self, Ended, Kind, Map, Options, OwnEngine, OwnModels, Settings},
 };
+
+/// How long an engine may say nothing: some take minutes to begin.
+const SILENCE: Duration = Duration::from_secs(900);
 
 /// The server, and who asks.
 pub fn nats_options(url: &str, server: &NatsArgs) -> Options {
@@ -41,25 +45,44 @@ pub fn worker(args: WorkerArgs) -> Outcome {
     };
     let host = environment::host();
     let runtime = runtime::runtime(&args.engine)?;
+    let engine = match args.program.is_empty() {
+        true => None,
+        false => Some(OwnEngine::start(programs::Settings {
+            command: args.program,
+            timeout: SILENCE,
+            dtype: runtime.dtype,
+            scratch: host.scratch.clone(),
+            worker: None,
+        })?),
+    };
+    let computation = Computation {
+        engine: engine.as_ref().map(|engine| engine.identity().into()),
+        ..Computation::new(runtime.device, runtime.dtype)
+    };
     let settings = Settings {
         nats: nats_options(&args.nats, &args.server),
         name: args.name.unwrap_or_else(|| usual_name(&host.holder.host)),
         host: host.holder.host.clone(),
         device: runtime.device.to_string(),
-        kind: Kind::of(&Computation::new(runtime.device, runtime.dtype)),
+        kind: Kind::of(&computation),
         engine_version: ENGINE_VERSION.into(),
         idle_exit,
         grace,
     };
+    let who = match &engine {
+        Some(engine) => format!("{} (engine {})", settings.name, engine.identity()),
+        None => settings.name.clone(),
+    };
     say(format_args!(
-        "worker {} on {} {}; Ctrl-C ends it, and hands its work back",
-        settings.name, settings.device, settings.kind.dtype
+        "worker {who} on {} {}; Ctrl-C ends it, and hands its work back",
+        settings.device, settings.kind.dtype
     ));
     let hands = OwnModels {
         map,
         hub: host.hub.clone(),
         runtime,
         since_start: host.since_start.clone(),
+        engine,
     };
     let stop = asked_to_end().map_err(Failure::work)?;
     match workers::work(settings, hands, stop, host.since_start, |line| say(line)) {

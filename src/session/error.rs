@@ -153,12 +153,6 @@ pub enum Error {
         run.display()
     )]
     ScoredByCommand { run: PathBuf },
-    #[error(
-        "{} was answered by another engine, which is a program, and `simplify` starts none; only runs on the engine of \
-         heterosis can be simplified",
-        run.display()
-    )]
-    AnsweredElsewhere { run: PathBuf },
     #[error("{} has no scored child yet; there is nothing to simplify", run.display())]
     NothingScored { run: PathBuf },
     #[error("{} was won by a parent as it is; there is nothing to simplify", run.display())]

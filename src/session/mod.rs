@@ -71,7 +71,7 @@ pub use export::{Child, Export, ExportOptions, ExportStep};
 pub use proposal::{Proposal, Wanted, propose};
 pub use provenance::{Exported, read_provenance};
 pub use run::{Begun, ResumeOptions, Search, repair};
-pub use simplify::{Comparing, Questions, Simplified, Simplifying};
+pub use simplify::{Comparing, Finished, Questions, Simplified, Simplifying};
 pub use tasks::fitness_tasks;
 pub use watch::{Watching, Wish, watch, wish};
 
@@ -172,9 +172,6 @@ impl Session {
     pub fn can_be_evaluated_by_workers(&self) -> Result<(), Error> {
         if self.space.fitness.command.is_some() {
             return Err(workers::Error::Command.into());
-        }
-        if self.space.fitness.engine.is_some() {
-            return Err(workers::Error::Engine.into());
         }
         if !self.runtime.others.is_empty() {
             let word = self.runtime.devices_in_words();

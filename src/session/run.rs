@@ -138,10 +138,7 @@ impl Session {
         for stale in [dir.stop_request(), dir.pause_request()] {
             let _ = fs::remove_file(stale);
         }
-        examiner.asking.set_cache(self.cache(&dir));
-        if let Some(engine) = examiner.asking.engine_elsewhere() {
-            engine.log_to(&dir.path().join("engine.log"))?;
-        }
+        self.settle(&mut examiner.asking, &dir)?;
         Ok(Search {
             genome: with_influence(self, &mut examiner.asking)?,
             session: self,
@@ -155,22 +152,32 @@ impl Session {
         })
     }
 
-    /// Refuses what is not what it was when a run began.
+    /// The evaluator of a run, if everything is as it was when the run began.
     ///
     /// # Errors
     /// Says what is not.
-    pub fn refuse_changes(&self, began: &event::RunStarted, dir: &RunDir) -> Result<(), Error> {
-        let examiner = Examiner::new(self, &self.space.finale)?;
+    pub fn unchanged(&self, began: &event::RunStarted, dir: &RunDir) -> Result<MergeEvaluator<'_>, Error> {
+        let mut examiner = Examiner::new(self, &self.space.finale)?;
         let now = event::RunStarted {
             space_digest: space_digest(dir, &began.space_digest)?,
             ..examiner.started(self, event::Budget::default())?
         };
         let changes = began.changes(&now);
-        match changes.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Changed {
+        if !changes.is_empty() {
+            return Err(Error::Changed {
                 what: event::changes::in_words(&changes),
-            }),
+            });
+        }
+        self.settle(&mut examiner.asking, dir)?;
+        Ok(examiner.asking)
+    }
+
+    /// Has an evaluator keep its answers, and its engine its words, where the run is.
+    fn settle(&self, asking: &mut MergeEvaluator<'_>, dir: &RunDir) -> Result<(), Error> {
+        asking.set_cache(self.cache(dir));
+        match asking.engine_elsewhere() {
+            Some(engine) => Ok(engine.log_to(&dir.path().join("engine.log"))?),
+            None => Ok(()),
         }
     }
 }

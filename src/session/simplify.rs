@@ -17,7 +17,7 @@ use crate::{
     recipe::Recipe,
     search::{Evaluator, Exam, ExamTask, MergeEvaluator, Sitting, Subject, Unscored},
     simplify::{self, Asked, Attempt, Complexity, Sensitivity, TaskScores},
-    space::Limit,
+    space::{Limit, Space},
     store::{self, RunDir, RunLock},
 };
 
@@ -59,7 +59,18 @@ pub struct Questions {
     pub fresh: bool,
 }
 
-/// A run whose winner is to be simplified, taken for this process, with everything that it names open.
+/// A run whose winner is to be simplified, taken for this process and read; nothing that it names is open yet, and no program of
+/// its started.
+pub struct Finished {
+    dir: RunDir,
+    lock: RunLock,
+    space: Space,
+    run: Run,
+    asked: Asks,
+    winner: (String, Recipe),
+}
+
+/// [`Finished`], with everything that it names open.
 pub struct Simplifying {
     session: Session,
     dir: RunDir,
@@ -88,12 +99,12 @@ impl Asks {
     }
 }
 
-impl Simplifying {
-    /// Opens a run and all that it names; computed as before, unless something else is wanted.
+impl Finished {
+    /// Takes a run for this process.
     ///
     /// # Errors
-    /// There is no run, its winner is no merge, something is not what it was, or another process writes to it.
-    pub fn open(run: &Path, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
+    /// There is no run, its winner is no merge, a command keeps its questions to itself, or another process writes to it.
+    pub fn take(run: &Path, host: &Host) -> Result<Self, Error> {
         let dir = RunDir::open(run)?;
         let (mut run, mut asked) = (Run::default(), Asks::default());
         for record in store::records(&dir.journal())? {
@@ -105,40 +116,57 @@ impl Simplifying {
         if space.fitness.command.is_some() {
             return Err(Error::ScoredByCommand { run: dir.path().into() });
         }
-        if space.fitness.engine.is_some() {
-            return Err(Error::AnsweredElsewhere { run: dir.path().into() });
-        }
-        let winner = winner(&run, &dir)?;
-        let holder = host.holder.clone();
-        let wanted = match &run.started {
-            Some(started) => computed(started).again(wanted),
-            None => wanted.clone(),
-        };
-        let session = Session::open(space, &wanted, host)?;
-        if let Some(began) = &run.started {
-            session.refuse_changes(began, &dir)?;
-        }
         Ok(Self {
-            _lock: dir.lock(&holder)?,
-            session,
+            winner: winner(&run, &dir)?,
+            lock: dir.lock(&host.holder)?,
             dir,
+            space,
             run,
             asked,
-            winner,
         })
     }
 
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Opens all that the run names; computed as before, unless something else is wanted.
+    ///
+    /// # Errors
+    /// Something is missing, or cannot be opened.
+    pub fn open(self, wanted: &RuntimeOptions, host: Host) -> Result<Simplifying, Error> {
+        let wanted = match &self.run.started {
+            Some(started) => computed(started).again(wanted),
+            None => wanted.clone(),
+        };
+        Ok(Simplifying {
+            session: Session::open(self.space, &wanted, host)?,
+            dir: self.dir,
+            _lock: self.lock,
+            run: self.run,
+            asked: self.asked,
+            winner: self.winner,
+        })
+    }
+}
+
+impl Simplifying {
     /// The unit of the run's fitness.
     pub fn unit(&self) -> Unit {
         self.run.unit()
     }
 
-    /// Chooses the questions: fresh ones as far as the run has left enough, at most `limit` of each task.
+    /// Chooses the questions: fresh ones as far as the run has left enough, at most `limit` of each task. Starts the engine that
+    /// the space names.
     ///
     /// # Errors
-    /// Too few to compare anything on.
+    /// Something is not what it was when the run began; too few questions to compare anything on.
     pub fn questions(&self, limit: Option<usize>) -> Result<Comparing<'_>, Error> {
-        let mut examiner = Examiner::new(&self.session, &self.dir, &self.asked, limit)?;
+        let mut examiner = Examiner::new(self, limit)?;
         examiner.questions.fresh &= Freshness::of(&self.run) == Freshness::Fresh;
         Ok(Comparing { of: self, examiner })
     }
@@ -222,9 +250,17 @@ struct Examiner<'a> {
 }
 
 impl<'a> Examiner<'a> {
-    fn new(session: &'a Session, dir: &RunDir, asked: &Asks, limit: Option<usize>) -> Result<Self, Error> {
+    fn new(of: &'a Simplifying, limit: Option<usize>) -> Result<Self, Error> {
+        let Simplifying {
+            session, dir, asked, ..
+        } = of;
+        let began = of
+            .run
+            .started
+            .as_ref()
+            .ok_or_else(|| Error::NoBeginning { journal: dir.journal() })?;
         // No guard: the winner has passed it, and a worse recipe fails by its answers.
-        let mut evaluator = session.evaluator(session.cache(dir), None)?;
+        let mut evaluator = session.unchanged(began, dir)?.without_guard();
         let mut all = evaluator
             .exam(&session.space.finale.selection.split, Limit::All)
             .map_err(Error::plan)?;

@@ -59,11 +59,6 @@ pub enum Error {
     )]
     Command,
     #[error(
-        "fitness.engine with --nats: an engine is asked where the search runs, and a worker runs no command that came over a \
-         network; leave one of them out"
-    )]
-    Engine,
-    #[error(
         "the task '{task}' cannot be told to workers: {reason}. They take tasks of heterosis' own form (docs/tasks.md): search \
          without --nats, or write it anew with `heterosis task new`"
     )]

@@ -28,7 +28,7 @@ pub use fleet::{Fleet, Identity, Opening, Post};
 pub use found::Map;
 pub use leases::{Act, Job, Leases, Taken};
 pub use link::Options;
-pub use models::OwnModels;
+pub use models::{OwnEngine, OwnModels};
 pub use plan::{Asked, Library, Plan, can_be_told};
 pub use protocol::{Ask, Came, Here, Kind, RunId, Sign, SignState, Subjects, Tell, Told, VERSION};
 pub use side_by_side::SideBySide;

@@ -1,4 +1,4 @@
-//! The hands of a real worker: its own models, found by their digests, in one resident decoder.
+//! The hands of a real worker: its own models, found by their digests, in one resident decoder or in an engine of its own.
 
 use std::sync::PoisonError;
 
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     checkpoint::HubOptions,
     models::{self, Parents, Runtime},
+    programs::{self, EngineProgram, Settings},
     search::{MergeEvaluator, Resources},
     store::Cache,
 };
@@ -21,6 +22,50 @@ pub struct OwnModels {
     pub hub: HubOptions,
     pub runtime: Runtime,
     pub since_start: Now,
+    pub engine: Option<OwnEngine>,
+}
+
+/// The engine that answers instead of this program's decoder.
+pub struct OwnEngine {
+    settings: Settings,
+    /// In words, when it was started first: what it is must not change under a run.
+    identity: String,
+    /// Until the first run takes it.
+    started: Option<EngineProgram>,
+}
+
+impl OwnEngine {
+    /// Starts it, to learn who it is.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(settings: Settings) -> Result<Self, programs::Error> {
+        let started = EngineProgram::start(settings.clone())?;
+        Ok(Self {
+            settings,
+            identity: started.identity().words(),
+            started: Some(started),
+        })
+    }
+
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// One for another run, without anything of the run before.
+    fn for_a_run(&mut self) -> Result<EngineProgram, String> {
+        let started = self.started.take().map(Ok);
+        let engine = started.unwrap_or_else(|| EngineProgram::start(self.settings.clone()));
+        let engine = engine.map_err(|e| format!("its engine: {e}"))?;
+        let now = engine.identity().words();
+        match now == self.identity {
+            true => Ok(engine),
+            false => Err(format!(
+                "its engine is {now} now and was {} when the worker was started: start it again",
+                self.identity
+            )),
+        }
+    }
 }
 
 impl OwnModels {
@@ -79,8 +124,12 @@ impl Hands for OwnModels {
             Ok(tasks) => tasks,
             Err(e) => return orders.unfit(vec![format!("a task of the run: {e}")]),
         };
+        let engine = match self.engine.as_mut().map(OwnEngine::for_a_run).transpose() {
+            Ok(engine) => engine,
+            Err(reason) => return orders.unfit(vec![reason]),
+        };
         let clock = self.since_start.clone();
-        let mut evaluator = MergeEvaluator::new(Resources {
+        let evaluator = MergeEvaluator::new(Resources {
             parents: &parents,
             tasks,
             held_out,
@@ -91,6 +140,10 @@ impl Hands for OwnModels {
             guard: plan.guard(),
             since_start: Box::new(move || clock()),
         });
+        let mut evaluator = match engine {
+            Some(engine) => evaluator.with_engine(engine),
+            None => evaluator,
+        };
         orders.ready();
         while let Some(order) = orders.next() {
             match order {

@@ -287,6 +287,16 @@ impl Plan {
                 asked.instruction_set
             ),
         );
+        let of = |kind: &Kind| kind.engine.clone().unwrap_or_else(|| "heterosis's own".into());
+        differs(
+            "engine",
+            &of(kind),
+            &of(asked),
+            &match &asked.engine {
+                Some(_) => format!("name the program behind two dashes, `heterosis worker … -- COMMAND`, {mixed}"),
+                None => format!("start it without a program behind two dashes, {mixed}"),
+            },
+        );
         reasons
     }
 

@@ -125,6 +125,9 @@ pub struct Kind {
     /// `cpu` or `cuda`.
     pub device: String,
     pub dtype: String,
+    /// The engine that answers instead of heterosis's own, its version included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
 }
 
 impl Kind {
@@ -134,6 +137,7 @@ impl Kind {
             instruction_set: computation.instruction_set.clone(),
             device: computation.device.into(),
             dtype: computation.dtype.name().into(),
+            engine: computation.engine.clone(),
         }
     }
 
@@ -144,25 +148,30 @@ impl Kind {
             instruction_set: self.instruction_set.clone(),
             device: ["cpu", "cuda"].into_iter().find(|device| *device == self.device)?,
             dtype: self.dtype.parse().ok()?,
-            engine: None,
+            engine: self.engine.clone(),
         })
     }
 
     /// The computation that [`Self::words`] mean, of the same build as another one.
     pub fn of_words(words: &str, own: &Computation) -> Option<Computation> {
-        let mut words = words.split(' ').map(String::from);
+        let mut words = words.splitn(4, ' ').map(String::from);
         let kind = Self {
             build: own.build.clone(),
             device: words.next()?,
             dtype: words.next()?,
             instruction_set: words.next()?,
+            engine: words.next(),
         };
         kind.computation()
     }
 
-    /// `cuda bf16 avx512`.
+    /// `cuda bf16 avx512`, and behind it the engine, if that is another one.
     pub fn words(&self) -> String {
-        format!("{} {} {}", self.device, self.dtype, self.instruction_set)
+        let own = [&self.device, &self.dtype, &self.instruction_set].into_iter();
+        own.chain(&self.engine)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
@@ -357,6 +366,12 @@ fn name(text: &str) -> Result<(), Refusal> {
     }
 }
 
+fn kind(kind: &Kind) -> Result<(), Refusal> {
+    let own = [&kind.build, &kind.device, &kind.dtype, &kind.instruction_set];
+    let mut words = own.into_iter().chain(&kind.engine);
+    words.try_for_each(|text| name(text))
+}
+
 fn reason(text: &str) -> Result<(), Refusal> {
     match text.len() <= MOST_REASON {
         true => Ok(()),
@@ -427,6 +442,7 @@ impl Message for Tell {
     fn check(&self) -> Result<(), Refusal> {
         version(self.v)?;
         name(&self.worker)?;
+        kind(&self.kind)?;
         [&self.plan, &self.token, &self.key, &self.weights]
             .into_iter()
             .try_for_each(|text| hex(text))?;
@@ -452,12 +468,10 @@ impl Message for Sign {
     fn check(&self) -> Result<(), Refusal> {
         version(self.v)?;
         hex(&self.plan)?;
-        [&self.worker, &self.host, &self.device, &self.kind.device]
+        [&self.worker, &self.host, &self.device]
             .into_iter()
             .try_for_each(|text| name(text))?;
-        [&self.kind.build, &self.kind.dtype, &self.kind.instruction_set]
-            .into_iter()
-            .try_for_each(|text| name(text))?;
+        kind(&self.kind)?;
         match &self.state {
             SignState::Idle => Ok(()),
             SignState::Working { key, progress } => {

@@ -201,7 +201,17 @@ fn another_version_of_an_engine_is_another_engine() {
     );
     fs::write(&version, "1").unwrap();
     good(&["resume", &arg(&run_dir)]);
-    failed(&["simplify", &arg(&run_dir)], 2, &["another engine"]);
+    // What the run's engine answered is compared with what the run's engine answers.
+    let simplify = ["simplify", &arg(&run_dir), "--limit", "8", "--json"];
+    let simplified: Value = serde_json::from_str(&good(&simplify)).unwrap();
+    assert!(simplified["questions"]["deciding"].as_u64() > Some(2), "{simplified}");
+    fs::write(&version, "2").unwrap();
+    failed(&simplify, 2, &["the engine that answers, or its version"]);
+    fs::write(&version, "1").unwrap();
+    // Somebody else's run: its program is shown, and not started.
+    let elsewhere = tmp.path().join("elsewhere");
+    fs::rename(&run_dir, &elsewhere).unwrap();
+    failed(&["simplify", &arg(&elsewhere)], 2, &["--yes", "fake_engine.py"]);
 }
 
 #[test]

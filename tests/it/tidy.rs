@@ -82,6 +82,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "event",
             "model",
             "models",
+            "programs",
             "recipe",
             "search",
             "space",

@@ -17,6 +17,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 
+use super::engines::{has_python, python};
 use super::program::{begin, evaluations, good, heterosis, root, space_over_family, story, wait_for};
 
 /// The server's program, if there is one.
@@ -748,6 +749,48 @@ fn a_command_is_not_handed_to_workers() {
         "{}",
         stderr(&refused)
     );
+}
+
+/// An engine was asked where the search runs, and nowhere else. A worker brings an engine of its own, which is the same, or does
+/// not join.
+#[test]
+fn workers_bring_the_engine_that_the_run_names() {
+    let tmp = tempfile::tempdir().unwrap();
+    let Some(server) = Server::start(tmp.path(), "") else {
+        return;
+    };
+    if !has_python() {
+        return;
+    }
+    let script = arg(&root().join("tests/data/engines/fake_engine.py"));
+    let rest = format!(
+        "parameter_space: {{method: task_arithmetic, layer_groups: 2, genes: {{weight: [0.0, 1.5]}}}}
+fitness:
+  engine: {{command: [{}, {script}]}}
+  tasks: [{{task: {}/evals/arith-es.yaml, limit: 12, max_new_tokens: 24}}]
+search: {{optimizer: cma-es, evals: 6, population: 3, seed: 5, learn: off}}
+final: {{finalists: 1, selection: {{limit: 4}}, test: {{limit: 4}}}}
+",
+        python(),
+        root().display()
+    );
+    let file = space_over_family(tmp.path(), &rest);
+    let (alone, run) = (tmp.path().join("alone"), tmp.path().join("run"));
+    good(&["search", &arg(&file), "--run", &arg(&alone)]);
+    let own = Worker::start(&server.url(), &["--name", "own"]);
+    let other = Worker::start(
+        &server.url(),
+        &["--name", "other", "--", &python(), &script, "--version", "2"],
+    );
+    let same: Vec<Worker> = (0..2)
+        .map(|_| Worker::start(&server.url(), &["--idle-exit", "60s", "--", &python(), &script]))
+        .collect();
+    good(&["search", &arg(&file), "--run", &arg(&run), "--nats", &server.url()]);
+    assert_eq!(story(&run), story(&alone));
+    assert!(same.iter().all(|worker| worker.said().contains("answers in")));
+    assert!(same[0].said().contains("engine fake (1) on cpu"), "{}", same[0].said());
+    own.waits_to_say("its engine is heterosis's own, and the run asks for fake (1) on cpu");
+    other.waits_to_say("its engine is fake (2) on cpu, and the run asks for fake (1) on cpu");
 }
 
 /// What is shipped is what the server takes.
