@@ -178,8 +178,8 @@ pub struct TellArgs {
     /// Write the run's figures as TensorBoard's event files, into a folder of the run's name below this one.
     #[arg(long, value_name = "DIR")]
     pub tensorboard: Option<PathBuf>,
-    /// Write the run into this file store of MLflow's, such as mlruns.
-    #[arg(long, value_name = "DIR")]
+    /// Write the run into this file store of MLflow's, such as mlruns, or to the server at this address.
+    #[arg(long, value_name = "DIR|URL")]
     pub mlflow: Option<PathBuf>,
     /// Run this shell command when the run ends, whatever has become of it; HETEROSIS_RUN, HETEROSIS_STATE, HETEROSIS_BEST,
     /// HETEROSIS_FITNESS, HETEROSIS_TEST, HETEROSIS_LEAD and HETEROSIS_SUMMARY tell it.

@@ -15,6 +15,7 @@ pub mod exam;
 pub mod freshness;
 mod id;
 pub mod interval;
+pub mod lessons;
 pub mod normalized;
 #[cfg(test)]
 pub mod rehearsal;
@@ -179,6 +180,9 @@ pub struct RunStarted {
     /// How much each of a command's scores counts, by name; less is better where the weight is negative.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub score_weights: BTreeMap<String, f64>,
+    /// Absent where nothing is learned, and in older journals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning: Option<LearningPlan>,
 }
 
 impl RunStarted {
@@ -189,6 +193,22 @@ impl RunStarted {
             false => format!("{}, {}", self.engine, self.dtype),
         }
     }
+}
+
+/// How much a search is going to learn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearningPlan {
+    /// Rounds before the first stage's optimizer begins. One that is told to be worse ends them, and more follow while each is
+    /// told to be better.
+    pub rounds: usize,
+    /// Rounds after the stages of the search, at most, all of them together.
+    pub rounds_after: usize,
+    /// Of a round.
+    pub steps: usize,
+    /// Texts of a step.
+    pub batch: usize,
+    /// Questions, over all tasks, whose answers teach in each round but the first.
+    pub questions: usize,
 }
 
 /// The first stage is told by `run_started` too.
@@ -215,8 +235,11 @@ pub struct Budget {
 pub struct Model {
     /// Short name in the search space.
     pub name: String,
-    /// MODEL as the user wrote it.
+    /// MODEL, its path made absolute.
     pub model: String,
+    /// As the user wrote it; empty where that is the same, and in older journals.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub given: String,
     pub digest: String,
     /// Of its tokenizer, chat template and generation config; empty without a tokenizer, and in older journals.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -20,7 +20,7 @@ use crate::{
         run::{Run, State},
     },
     store::RunDir,
-    tracking::{Tracker, mlflow::FileStore, tensorboard::EventFile},
+    tracking::{Tracker, mlflow::FileStore, mlflow_server::Server, tensorboard::EventFile},
 };
 
 /// How long a command at the end of a run is waited for.
@@ -42,6 +42,9 @@ impl Trackers {
             ("--tensorboard", tracker)
         });
         let mlflow = args.mlflow.as_ref().map(|to| {
+            if let Some(url) = to.to_str().filter(|word| is_address(word)) {
+                return ("--mlflow", on_server(url, dir));
+            }
             // Its files name each other.
             let to = std::path::absolute(to).unwrap_or_else(|_| to.clone());
             let tracker: Box<dyn Tracker> = Box::new(FileStore::at(&to, dir.path()));
@@ -67,6 +70,20 @@ impl Trackers {
             }
         });
     }
+}
+
+fn is_address(word: &str) -> bool {
+    word.starts_with("http://") || word.starts_with("https://")
+}
+
+/// A run on MLflow's server at an address.
+fn on_server(url: &str, dir: &RunDir) -> Box<dyn Tracker> {
+    let http = Http::default();
+    let post = move |url: &str, json: &str| {
+        let answered = http.post_json(url, json, LONGEST_ANSWER);
+        answered.map_err(|e| e.to_string())
+    };
+    Box::new(Server::at(url, dir.path(), Box::new(post)))
 }
 
 /// Tells whoever wants to know that the run has ended, whatever has become of it.

@@ -12,6 +12,7 @@ use super::{Failure, Outcome, print_part, runtime, say};
 use crate::{
     cli::ChatCommandArgs,
     model::{Engine, Message, Request, Sampling},
+    yaml,
 };
 
 /// A model, and what was said to it and by it.
@@ -37,29 +38,89 @@ pub fn chat(args: ChatCommandArgs) -> Outcome {
     }
     let is_terminal = std::io::stdin().is_terminal();
     if is_terminal {
-        say("write, and end with Enter; /new begins anew, /quit or Ctrl-D ends");
+        say("write, and end with Enter; /help says what else there is, /quit or Ctrl-D ends");
     }
     let lines = std::io::stdin().lock().lines();
     for (turn, line) in lines.enumerate() {
         let line = line.map_err(Failure::work)?;
-        match line.trim() {
-            "" => continue,
-            "/quit" => break,
-            "/new" => talkers.iter_mut().for_each(|talker| talker.said.clear()),
-            _ => {
+        match Input::of(&line) {
+            Input::Nothing => {}
+            Input::Quit => break,
+            Input::New => {
+                talkers.iter_mut().for_each(|talker| talker.said.clear());
+                if is_terminal {
+                    say("what was said is forgotten");
+                }
+            }
+            Input::Help => help(&talkers),
+            Input::Unknown { word } => say(format_args!(
+                "{word} is no command here, and nothing was sent{}; /help lists them, and a text that begins with a slash is \
+                 sent with one more: /{}",
+                yaml::did_you_mean(word, &COMMANDS),
+                line.trim()
+            )),
+            Input::Text(line) => {
                 let is_one = talkers.len() == 1;
                 for talker in &mut talkers {
                     if !is_one {
                         print_part(&format!("[{}] ", talker.name));
                     }
                     let sampling = runtime::sampling(&args.sampling, turn)?;
-                    talker.answer(&line, args.system.as_deref(), args.max_new_tokens, sampling)?;
+                    talker.answer(line, args.system.as_deref(), args.max_new_tokens, sampling)?;
                     print_part("\n");
                 }
             }
         }
     }
     Ok(())
+}
+
+const COMMANDS: [&str; 3] = ["/help", "/new", "/quit"];
+
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Input<'a> {
+    Nothing,
+    Help,
+    New,
+    Quit,
+    /// It begins with a slash, and is none of [`COMMANDS`].
+    Unknown {
+        word: &'a str,
+    },
+    Text(&'a str),
+}
+
+impl<'a> Input<'a> {
+    fn of(line: &'a str) -> Self {
+        let text = line.trim();
+        if text.starts_with("//") {
+            return Self::Text(&text[1..]);
+        }
+        match text {
+            "" => Self::Nothing,
+            "/help" | "/?" => Self::Help,
+            "/new" => Self::New,
+            "/quit" | "/exit" => Self::Quit,
+            _ if text.starts_with('/') => Self::Unknown {
+                word: text.split_whitespace().next().unwrap_or(text),
+            },
+            _ => Self::Text(line),
+        }
+    }
+}
+
+fn help(talkers: &[Talker]) {
+    let names: Vec<&str> = talkers.iter().map(|talker| talker.name.as_str()).collect();
+    for line in [
+        format!("what you write is answered by {}", names.join(", then by ")),
+        "  /new    forgets what was said, and begins anew".into(),
+        "  /quit   ends, as Ctrl-D does".into(),
+        "  //TEXT  sends /TEXT, a text that begins with a slash".into(),
+        "  /help   says this".into(),
+    ] {
+        say(line);
+    }
 }
 
 impl Talker {
@@ -123,5 +184,29 @@ impl Talker {
             self.said.push(Message::new("assistant", text.clone()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `/help` went to the model, which wrote a recipe for soup.
+    #[test]
+    fn a_word_with_a_slash_is_never_sent_by_mistake() {
+        for (line, input) in [
+            ("/help", Input::Help),
+            (" /help ", Input::Help),
+            ("/new", Input::New),
+            ("/quit\r", Input::Quit),
+            ("", Input::Nothing),
+            ("  ", Input::Nothing),
+            ("/hlep me", Input::Unknown { word: "/hlep" }),
+            ("/usr/bin is what?", Input::Unknown { word: "/usr/bin" }),
+            ("//usr/bin is what?", Input::Text("/usr/bin is what?")),
+            ("what is /usr/bin?", Input::Text("what is /usr/bin?")),
+        ] {
+            assert_eq!(Input::of(line), input, "{line:?}");
+        }
     }
 }

@@ -55,13 +55,15 @@ struct Findings {
     /// What a run writes, roughly, and what is free where it writes.
     disk_bytes: Option<u64>,
     disk_free_bytes: Option<u64>,
-    /// Of one candidate: merging and answering; of the whole search, with parents and unsearched merges.
+    /// Of one candidate: merging and answering; of the whole search, with parents, unsearched merges and learning.
     candidate_seconds: Option<f64>,
     /// Candidates that the budget pays for.
     evals: Option<u64>,
     search_seconds: Option<f64>,
-    /// Of one round of learning, where the space learns: its questions, answered, and its steps.
+    /// Of one round of learning, where the space learns: its questions, answered, its steps, and what it makes, scored.
     learning_seconds: Option<f64>,
+    /// As a rule; they are in `search_seconds`.
+    learning_rounds: Option<usize>,
     #[serde(rename = "final")]
     finale: Vec<PartCost>,
     final_seconds: Option<f64>,
@@ -249,7 +251,8 @@ fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
         None => None,
     };
     if let Some(costs) = costs {
-        costs.tell(&session, &plan, budget_ms, &mut findings);
+        let learning = session.learning_plan()?;
+        costs.tell(&session, (&plan, learning.as_ref()), budget_ms, &mut findings);
     }
     if let Some(compared) = &compared {
         findings

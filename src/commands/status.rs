@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Outcome, newest, print, print_json};
+use super::{Outcome, environment, newest, print, print_json};
 use crate::{
     cli::{RunsArgs, StatusArgs},
+    dashboard::search_ends_in,
     event::{
         self, Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
         changes::Change,
@@ -15,7 +16,7 @@ use crate::{
         normalized,
         run::{Run, SeenWorker, State},
         verdict::{best_unsearched, strongest, told, verdict},
-        words::{busy_share, duration, parent_name, task_name, task_of, worker_words},
+        words::{busy_share, duration, duration_range, parent_name, task_name, task_of, worker_words},
     },
     store::RunDir,
 };
@@ -48,6 +49,12 @@ pub struct Status {
     /// Whoever has evaluated for the run elsewhere.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerStatus>,
+    /// Milliseconds until the search ends, from and to, while it goes on and that is known; rounds of learning are in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search_ends_in_ms: Option<(f64, f64)>,
+    /// Milliseconds that the final takes from here, while the run goes on and that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_takes_ms: Option<f64>,
     #[serde(skip)]
     pub told: Vec<String>,
 }
@@ -175,7 +182,35 @@ impl Status {
             changes: run.changes.clone(),
             questions: run.questions.clone(),
             workers: run.workers.iter().map(WorkerStatus::of).collect(),
+            search_ends_in_ms: None,
+            final_takes_ms: None,
             told: told(run),
+        }
+    }
+}
+
+impl Status {
+    /// With the time to come, if the run goes on.
+    fn at(mut self, now_ms: u64, run: &Run) -> Self {
+        if self.state == "running" {
+            self.search_ends_in_ms = search_ends_in(run, now_ms);
+            self.final_takes_ms = run.final_left_ms();
+        }
+        self
+    }
+
+    /// `the search ends in 3–4 min, then the final takes about 2 min`.
+    fn to_come(&self) -> Option<String> {
+        let about = |ms: f64| duration_range(ms, ms);
+        match (self.search_ends_in_ms, self.final_takes_ms) {
+            (Some((low, high)), of_final) => {
+                let then = of_final.map_or(String::new(), |ms| {
+                    format!(", then the final takes about {}", about(ms))
+                });
+                Some(format!("the search ends in {}{then}", duration_range(low, high)))
+            }
+            (None, Some(ms)) => Some(format!("the final takes about {} from here", about(ms))),
+            (None, None) => None,
         }
     }
 }
@@ -201,7 +236,7 @@ pub fn open(path: &Path) -> Result<(RunDir, Run)> {
 
 pub fn status(args: StatusArgs) -> Outcome {
     let (dir, run) = open(&newest::or_newest(args.run)?)?;
-    let status = Status::of(&dir, &run);
+    let status = Status::of(&dir, &run).at(environment::now_ms(), &run);
     if args.json {
         print_json(&status);
         return Ok(());
@@ -217,6 +252,9 @@ pub fn status(args: StatusArgs) -> Outcome {
     ));
     if let Some(reason) = &status.failure {
         print(format_args!("  it failed: {reason}"));
+    }
+    if let Some(to_come) = status.to_come() {
+        print(format_args!("  {to_come}"));
     }
     if let Some(exam) = run
         .exam

@@ -151,6 +151,8 @@ impl<'a> Exports<'a> {
 /// Records as lines on stdout.
 pub struct Lines {
     format: LogFormat,
+    /// Whoever prints these has the last word on a failed run.
+    is_of_search: bool,
     plain: PlainLines,
     print: fn(&str),
 }
@@ -160,14 +162,16 @@ impl Lines {
     pub fn of_viewer(format: LogFormat) -> Self {
         Self {
             format,
+            is_of_search: false,
             plain: PlainLines::new(environment::utc_offset_s()),
             print: |line| print(line),
         }
     }
 
-    /// Of a search, which goes on.
+    /// Of a search, which goes on; why it failed is told after it, as the error that it ends with.
     pub fn of_search(format: LogFormat) -> Self {
         Self {
+            is_of_search: true,
             print: |line| print_if_read(line),
             ..Self::of_viewer(format)
         }
@@ -177,7 +181,8 @@ impl Lines {
         let line = self.plain.line(record);
         match self.format {
             LogFormat::Text => {
-                if let Some(line) = line {
+                let is_told_after = self.is_of_search && matches!(record.event, Event::RunFailed { .. });
+                if let Some(line) = line.filter(|_| !is_told_after) {
                     (self.print)(&line);
                 }
             }

@@ -9,6 +9,7 @@ mod model;
 mod pace;
 pub mod plain;
 mod plot;
+mod reasons;
 mod replay;
 mod terminal;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod view;
 
 pub use appearance::Appearance;
 pub use model::Model;
+pub use pace::search_ends_in;
 pub use plain::{PlainLines, summary};
 pub use replay::replay;
 pub use terminal::{Exit, Feed, Flags, restore, run};

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use super::Appearance;
 use super::plain;
+use super::reasons::Reasons;
 use super::text::clean;
 use crate::event::run::{Flip, Run, Scored, State, origin_name};
 use crate::event::words::task_name;
@@ -30,6 +31,8 @@ pub struct Model {
     pub looks_on: bool,
     /// First line of the result that is shown.
     pub result_from: usize,
+    /// First line of the help that is shown.
+    pub help_from: usize,
     /// No more records will come.
     pub feed_ended: bool,
     /// A word about the last key, until the next one.
@@ -127,6 +130,7 @@ pub struct Log {
     pub back: usize,
     pub filter: String,
     pub level: Option<Level>,
+    reasons: Reasons,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +141,36 @@ pub struct Line {
 }
 
 const KEPT_LINES: usize = 5000;
+
+impl Log {
+    /// A line at the end. The reason of a failure stands in one line: that of the latest who failed for it, with a count.
+    fn add(&mut self, record: &Record, level: Level, message: &str) {
+        let again = match (&record.event, self.reasons.again(record)) {
+            (Event::RunFailed { .. }, _) => self.reasons.within(message),
+            (_, again) => again,
+        };
+        let again = again.map(|reason| (clean(&reason.text), reason.count()));
+        let mut message = clean(message);
+        if let Some((text, n)) = again {
+            self.lines.retain(|line| !line.message.contains(&text));
+            self.back = self.back.min(self.lines.len());
+            if n > 1 && !matches!(record.event, Event::RunFailed { .. }) {
+                message += &format!(" ({n} by now)");
+            }
+        }
+        if self.lines.len() >= KEPT_LINES {
+            self.lines.drain(..KEPT_LINES / 10);
+        }
+        if self.back > 0 {
+            self.back += 1;
+        }
+        self.lines.push(Line {
+            time_ms: record.time_ms,
+            level,
+            message,
+        });
+    }
+}
 
 /// One candidate, opened with Enter.
 #[derive(Clone, Debug)]
@@ -211,6 +245,7 @@ impl Model {
             stopping: false,
             looks_on: false,
             result_from: 0,
+            help_from: 0,
             feed_ended: false,
             notice: None,
             stale: true,
@@ -220,18 +255,7 @@ impl Model {
     /// Folds one record in; the end of the run turns to the result.
     pub fn apply(&mut self, record: &Record) {
         if let Some((level, message)) = plain::describe(&self.run, record) {
-            let followed = self.log.back == 0;
-            if self.log.lines.len() >= KEPT_LINES {
-                self.log.lines.drain(..KEPT_LINES / 10);
-            }
-            self.log.lines.push(Line {
-                time_ms: record.time_ms,
-                level,
-                message: clean(&message),
-            });
-            if !followed {
-                self.log.back += 1;
-            }
+            self.log.add(record, level, &message);
         }
         self.run.apply(record);
         match record.event {

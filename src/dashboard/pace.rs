@@ -1,5 +1,7 @@
-//! How fast candidates come and when the search ends, as a range that one slow candidate cannot bend.
+//! How fast candidates come and when the search ends, as a range that one slow candidate cannot bend. What is learned is no
+//! candidate in this: its rounds have a time of their own.
 
+use crate::event::Origin;
 use crate::event::run::{Run, State, counts};
 
 /// Milliseconds of working time for one candidate.
@@ -56,10 +58,13 @@ pub fn search_ends_in(run: &Run, now_ms: u64) -> Option<(f64, f64)> {
     let by_count = budget.evals.and_then(|evals| {
         let pace = Pace::of(run)?;
         let left = evals.saturating_sub(run.evals) as f64;
-        let since = run
-            .elapsed(now_ms)
-            .saturating_sub(arrivals(run).last().copied().unwrap_or(0)) as f64;
-        let ends = |pace_ms: f64| (left * pace_ms - since.min(pace_ms)).max(0.0);
+        let last = all_arrivals(run).last().map_or(0, |(at, _)| *at);
+        let since = match &run.learning {
+            Some(_) => 0.0, // of the round, which takes this into account
+            None => run.elapsed(now_ms).saturating_sub(last) as f64,
+        };
+        let learning = run.learning_left_ms().unwrap_or(0.0);
+        let ends = |pace_ms: f64| (left * pace_ms - since.min(pace_ms)).max(0.0) + learning;
         Some((ends(pace.low_ms), ends(pace.high_ms)))
     });
     match (by_count, deadline) {
@@ -70,15 +75,27 @@ pub fn search_ends_in(run: &Run, now_ms: u64) -> Option<(f64, f64)> {
     }
 }
 
-/// Working time at the start and at each arrival of the run, ascending.
+/// Working time at the start and at each arrival of the run but those of learned candidates, ascending; the time of their
+/// rounds is left out.
 fn arrivals(run: &Run) -> Vec<u64> {
-    let failed = run
-        .failed
-        .iter()
-        .filter(|f| counts(&f.origin))
-        .map(|f| run.elapsed_at(f.time_ms));
-    let mut arrivals: Vec<u64> = run.scored.iter().map(|s| s.elapsed_ms).chain(failed).collect();
-    arrivals.push(0);
+    let (mut arrivals, mut before, mut learning) = (vec![0], 0, 0);
+    for (at, is_learned) in all_arrivals(run) {
+        match is_learned {
+            true => learning += at - before,
+            false => arrivals.push(at - learning),
+        }
+        before = at;
+    }
+    arrivals
+}
+
+/// Working time at each arrival, ascending, and whether a learned candidate arrived.
+fn all_arrivals(run: &Run) -> Vec<(u64, bool)> {
+    let failed = run.failed.iter().filter(|f| counts(&f.origin));
+    let failed = failed.map(|f| (run.elapsed_at(f.time_ms), &f.origin));
+    let scored = run.scored.iter().map(|s| (s.elapsed_ms, &s.candidate.origin));
+    let all = scored.chain(failed);
+    let mut arrivals: Vec<(u64, bool)> = all.map(|(at, origin)| (at, *origin == Origin::Learned)).collect();
     arrivals.sort_unstable();
     arrivals
 }
@@ -106,7 +123,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::event::rehearsal;
-    use crate::event::{Event, Record};
+    use crate::event::{Event, LearningPlan, Record};
 
     fn run_with(arrivals_ms: &[u64]) -> Run {
         let night = rehearsal::night();
@@ -164,6 +181,35 @@ mod tests {
         // 99 − 9 left at 10 s, of which 4 s have gone by since the last arrival.
         let (low, high) = search_ends_in(&run, run.last_ms + 4000).expect("a budget of evaluations");
         assert_eq!((low, high), (896_000.0, 896_000.0));
+    }
+
+    /// Three rounds of learning among a dozen candidates made each of them look ten times as slow, and those to come were
+    /// not counted.
+    #[test]
+    fn rounds_of_learning_are_no_candidates_and_have_a_time_of_their_own() {
+        let mut at = 0;
+        let arrivals: Vec<u64> = (0..12)
+            .map(|i| {
+                at += if (3..6).contains(&i) { 600_000 } else { 10_000 };
+                at
+            })
+            .collect();
+        let mut run = run_with(&arrivals);
+        for scored in &mut run.scored[3..6] {
+            scored.candidate.origin = Origin::Learned;
+        }
+        let pace = Pace::of(&run).expect("nine candidates");
+        assert_eq!((pace.low_ms, pace.high_ms), (10_000.0, 10_000.0));
+        let without = search_ends_in(&run, run.last_ms).expect("a budget of evaluations");
+        run.started.as_mut().unwrap().learning = Some(LearningPlan {
+            rounds: 1,
+            ..LearningPlan::default()
+        });
+        let scored = run.scored[0].candidate.clone();
+        let answer_ms = scored.evaluation_ms as f64 / scored.n as f64;
+        let one = scored.merge_ms as f64 + 120.0 * answer_ms;
+        let with = search_ends_in(&run, run.last_ms).expect("a budget of evaluations");
+        assert!((with.0 - without.0 - one).abs() < 1e-6, "{with:?} {without:?} {one}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::reasons::{Reasons, in_short};
 use crate::event::changes::{in_words, sentence};
 use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
@@ -17,6 +18,7 @@ use crate::event::{
 #[derive(Debug, Default)]
 pub struct PlainLines {
     run: Run,
+    reasons: Reasons,
     /// Offset of the reader's clock from UTC.
     utc_offset_s: i32,
 }
@@ -25,6 +27,7 @@ impl PlainLines {
     pub fn new(utc_offset_s: i32) -> Self {
         Self {
             run: Run::default(),
+            reasons: Reasons::default(),
             utc_offset_s,
         }
     }
@@ -34,12 +37,24 @@ impl PlainLines {
         let described = describe(&self.run, record);
         self.run.apply(record);
         let (level, message) = described?;
+        let message = self.once(record, message);
         let flag = match level {
             Level::Info => "",
             Level::Warning => "warning: ",
             Level::Error => "error: ",
         };
         Some(format!("{}  {flag}{message}", clock(record.time_ms, self.utc_offset_s)))
+    }
+
+    /// A line with the reason of a failure left out, if one before it has told it.
+    fn once(&mut self, record: &Record, message: String) -> String {
+        if let Some(reason) = self.reasons.again(record) {
+            return in_short(record, reason).unwrap_or(message);
+        }
+        match (&record.event, self.reasons.within(&message)) {
+            (Event::RunFailed { .. }, Some(reason)) => message.replace(&reason.text, "for the reason told above"),
+            _ => message,
+        }
     }
 
     /// What the lines so far add up to.

@@ -606,3 +606,132 @@ fn a_resumed_run_does_not_count_the_night_off() {
     assert_eq!(model.run.elapsed(last.time_ms + hours), before.elapsed(0));
     assert!(!model.is_over());
 }
+
+/// A command that was not there stood on the screen six times: a warning for each of three candidates, a failure for each, and
+/// the end of the run.
+#[test]
+fn a_reason_for_failures_stands_once_on_the_screen_with_a_count() {
+    let mut records = half_a_night();
+    let last = records.last().cloned().unwrap();
+    let reason = "the command ended before it answered (exit status: 1): ImportError: no module named lm_eval";
+    let fault = crate::event::words::WHOSE_FAULT;
+    let noted = |id: &str| serde_json::json!({"event": "log", "level": "warning", "message": format!("{id}: {reason}; {fault}")});
+    let failed = serde_json::json!({"event": "run_failed",
+        "reason": format!("3 candidates in a row failed, c0046 the last of them: {reason}. Mend it.")});
+    for event in [noted("c0044"), noted("c0045"), noted("c0046")] {
+        let event = serde_json::from_value(event).unwrap();
+        records.push(Record { event, ..last.clone() });
+    }
+    let model = ticked(records.clone());
+    let said = |model: &Model| {
+        let lines = model.log.lines.iter().filter(|l| l.message.contains("lm_eval"));
+        lines.map(|l| l.message.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&model).len(), 1, "{:?}", said(&model));
+    assert!(said(&model)[0].starts_with("c0046: ") && said(&model)[0].ends_with("(3 by now)"));
+    records.push(Record {
+        event: serde_json::from_value(failed).unwrap(),
+        ..last
+    });
+    let mut model = ticked(records.clone());
+    assert_eq!(said(&model).len(), 1, "{:?}", said(&model));
+    assert!(said(&model)[0].starts_with("the run failed"));
+    for page in ["1", "6", "7"] {
+        press(&mut model, page);
+        let screen = screen(&model, 200, 50);
+        let times = screen.matches("ImportError").count();
+        assert!(
+            times <= 1 && (page == "1" || times == 1),
+            "{times} times on {page}:\n{screen}"
+        );
+    }
+    let mut lines = plain::PlainLines::new(0);
+    let told: Vec<String> = records.iter().filter_map(|r| lines.line(r)).collect();
+    let times = told.iter().filter(|line| line.contains("ImportError")).count();
+    assert_eq!(times, 1, "{told:?}");
+    assert!(told.last().unwrap().contains("for the reason told above"), "{told:?}");
+}
+
+/// At 60×15 the last third of the help, how to stop and how to leave, could not be read.
+#[test]
+fn the_help_can_be_read_to_its_end_on_a_low_screen() {
+    let mut model = midway();
+    press(&mut model, "?");
+    let mut seen = screen(&model, 60, 15);
+    assert!(seen.contains("more lines · j: down"), "{seen}");
+    for _ in 0..30 {
+        press(&mut model, "j");
+        seen += &screen(&model, 60, 15);
+    }
+    for says in [
+        "q           give the shell back",
+        "95 % intervals",
+        "Ctrl-C",
+        "abort at once",
+    ] {
+        assert!(seen.contains(says), "{says}: {}", screen(&model, 60, 15));
+    }
+    assert!(model.overlay.is_some(), "moving does not close it");
+    press(&mut model, "?");
+    assert!(model.overlay.is_none());
+    press(&mut model, "?");
+    assert!(
+        screen(&model, 60, 15).contains("1–7  Tab"),
+        "it begins at its beginning"
+    );
+}
+
+/// At 80 columns nobody could know what a dash or a dotted line of the chart stood for.
+#[test]
+fn pictures_keep_their_legends_on_narrow_screens() {
+    let mut model = midway();
+    for (columns, rows) in [(60, 15), (80, 24), (120, 40), (200, 50)] {
+        press(&mut model, "2");
+        let chart = screen(&model, columns, rows);
+        for says in [
+            "━ best",
+            "· candidate",
+            "╌ parent",
+            "┄ unsearched",
+            "◆ mean",
+            "░ middle half",
+        ] {
+            assert!(chart.contains(says), "{says} at {columns}x{rows}:\n{chart}");
+        }
+        press(&mut model, "4");
+        let pareto = screen(&model, columns, rows);
+        for says in ["● front", "· beaten", "◇ parent", "□ unsearched"] {
+            assert!(pareto.contains(says), "{says} at {columns}x{rows}:\n{pareto}");
+        }
+    }
+}
+
+/// On 200×50 the board's page was two thirds empty, and beside the overview's half empty board the candidate was cut.
+#[test]
+fn wide_screens_show_the_candidate_in_full() {
+    let mut model = midway();
+    for page in ["1", "3"] {
+        press(&mut model, page);
+        let screen = screen(&model, 200, 50);
+        for says in [
+            "Enter opens it",
+            "against maths",
+            "merged in 0.8 s, answered in 29 s, 6,9",
+        ] {
+            assert!(screen.contains(says), "{says} on {page}:\n{screen}");
+        }
+        assert!(
+            screen.contains("weight.spanish.g0.attn") || screen.contains("weight.maths.g3.attn"),
+            "{screen}"
+        );
+    }
+    let mut one_task = committed("stopped");
+    one_task.truncate(20);
+    let mut model = ticked(one_task);
+    press(&mut model, "3");
+    assert!(
+        screen(&model, 120, 40).contains("Enter opens it"),
+        "{}",
+        screen(&model, 120, 40)
+    );
+}

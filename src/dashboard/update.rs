@@ -44,6 +44,9 @@ pub enum Action {
 
 const PAGE_ROWS: isize = 10;
 
+/// Of the help on the narrowest screen, at most; what is beyond its last line is cut where the lines are known.
+const HELP_LINES: usize = 60;
+
 /// Takes a message in; the model remembers whether it must be drawn again.
 pub fn update(model: &mut Model, message: Message) -> Option<Action> {
     match message {
@@ -92,20 +95,33 @@ fn on_key(model: &mut Model, key: KeyEvent) -> Option<Action> {
     }
     match key.code {
         KeyCode::Char('q') => Some(Action::CloseView),
-        KeyCode::Char('?') => show(model, Overlay::Help),
+        KeyCode::Char('?') => {
+            model.help_from = 0;
+            show(model, Overlay::Help)
+        }
         KeyCode::Char('S') if model.is_over() => notice(model, "the run is over: nothing to stop"),
         KeyCode::Char('S') => show(model, Overlay::ConfirmStop),
         KeyCode::Char('p') => pause(model),
         KeyCode::Char('e') => export(model),
-        KeyCode::Char('j') | KeyCode::Down => scroll(model, 1),
-        KeyCode::Char('k') | KeyCode::Up => scroll(model, -1),
-        KeyCode::PageDown => scroll(model, PAGE_ROWS),
-        KeyCode::PageUp => scroll(model, -PAGE_ROWS),
-        KeyCode::Char('g') | KeyCode::Home => scroll(model, isize::MIN),
-        KeyCode::Char('G') | KeyCode::End => scroll(model, isize::MAX),
-        code if model.detail.is_some() => on_detail_key(model, code),
-        code => on_page_key(model, code),
+        code => match scrolls(code) {
+            Some(by) => scroll(model, by),
+            None if model.detail.is_some() => on_detail_key(model, code),
+            None => on_page_key(model, code),
+        },
     }
+}
+
+/// By how many rows a key moves.
+fn scrolls(code: KeyCode) -> Option<isize> {
+    Some(match code {
+        KeyCode::Char('j') | KeyCode::Down => 1,
+        KeyCode::Char('k') | KeyCode::Up => -1,
+        KeyCode::PageDown => PAGE_ROWS,
+        KeyCode::PageUp => -PAGE_ROWS,
+        KeyCode::Char('g') | KeyCode::Home => isize::MIN,
+        KeyCode::Char('G') | KeyCode::End => isize::MAX,
+        _ => return None,
+    })
 }
 
 /// The first Ctrl-C drains, the second aborts; when the run is over, or somebody else's, it leaves.
@@ -126,6 +142,12 @@ fn stop(model: &mut Model) -> Option<Action> {
 }
 
 fn on_overlay_key(model: &mut Model, overlay: Overlay, code: KeyCode) -> Option<Action> {
+    if overlay == Overlay::Help
+        && let Some(by) = scrolls(code)
+    {
+        model.help_from = moved(model.help_from, by, HELP_LINES);
+        return None;
+    }
     model.overlay = None;
     match (overlay, code) {
         (Overlay::ConfirmStop, KeyCode::Char('y' | 'Y')) => stop(model),

@@ -19,13 +19,13 @@ use ratatui::widgets::{Block, Borders, Clear, Widget};
 use super::appearance::{ACCENT, BAD, BASELINE, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
 use super::model::{Model, Page, Tab};
 use super::pace::{self, Pace};
-use super::text::{Parts, clean, cut, span};
+use super::text::{Parts, clean, span};
 use super::update::{has_board, has_filter};
 use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{Lead, Run, State};
 use crate::event::verdict::strongest;
-use crate::event::words::{Unit, count, duration, duration_range, p_value, parent_name};
+use crate::event::words::{Unit, count, counted, duration, duration_range, p_value, parent_name};
 use crate::event::{Origin, Phase, TestReading};
 
 /// Draws the whole screen.
@@ -208,7 +208,7 @@ fn ending(model: &Model) -> Option<Vec<Span<'static>>> {
         }),
         State::Done => Some(vec![span("result: 7", DIM)]),
         State::Stopped(_) => Some(vec![span("resume goes on", DIM)]),
-        State::Failed(reason) => Some(vec![span(cut(reason, 40), BAD)]),
+        State::Failed(_) => Some(vec![span("why: 7", BAD)]),
         _ => None,
     }
 }
@@ -368,9 +368,9 @@ fn body(model: &Model, area: Rect, buffer: &mut Buffer) {
     match model.page {
         Page::Overview => overview(model, area, buffer),
         Page::Chart => chart::draw(model, area, buffer),
-        Page::Board => board::draw(model, area, buffer),
+        Page::Board => board_page(model, area, buffer),
         Page::Pareto => pareto::draw(model, area, buffer),
-        Page::Engine => engine::draw(model, area, buffer),
+        Page::Engine => engine_page(model, area, buffer),
         Page::Log => log::draw(model, area, buffer),
         Page::Result => result::draw(model, area, buffer),
     }
@@ -378,7 +378,7 @@ fn body(model: &Model, area: Rect, buffer: &mut Buffer) {
 
 fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
     if area.width >= 160 && area.height >= 40 {
-        let [left, middle, right] = columns(area, [33, 47, 20]);
+        let [left, middle, right] = three_columns(model, area);
         let [chart, log] = Layout::vertical([Constraint::Percentage(62), Constraint::Fill(1)]).areas(left);
         let [board, engine] = Layout::vertical([Constraint::Fill(1), Constraint::Length(9)]).areas(middle);
         chart::draw(model, chart, buffer);
@@ -388,7 +388,7 @@ fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
         candidate::aside(model, right, buffer);
     } else if area.width >= 100 && area.height >= 26 {
         let [top, bottom] = Layout::vertical([Constraint::Percentage(50), Constraint::Fill(1)]).areas(area);
-        let [board, right] = columns(bottom, [64, 36]);
+        let [board, right] = beside_board(model, bottom, bottom.width * 36 / 100);
         let [engine, log] = Layout::vertical([Constraint::Length(7), Constraint::Fill(1)]).areas(right);
         chart::draw(model, top, buffer);
         board::draw(model, board, buffer);
@@ -411,6 +411,50 @@ fn overview(model: &Model, area: Rect, buffer: &mut Buffer) {
         );
         put_lines(&[log::last(model, log.width.saturating_sub(2))], indented(log), buffer);
     }
+}
+
+/// Columns that a candidate's panel needs to be read.
+const CANDIDATE: u16 = 48;
+
+/// Chart, leaderboard and candidate: what the board does not need goes to the candidate.
+fn three_columns(model: &Model, area: Rect) -> [Rect; 3] {
+    let [left, rest] = columns(area, [31, 69]);
+    let [middle, right] = beside_board(model, rest, CANDIDATE);
+    [left, middle, right]
+}
+
+/// The leaderboard with all its columns, if `least` are left for what stands beside it.
+fn beside_board(model: &Model, area: Rect, least: u16) -> [Rect; 2] {
+    let most = area.width.saturating_sub(least + 2);
+    let board = board::natural_columns(model).min(most);
+    Layout::horizontal([Constraint::Length(board), Constraint::Fill(1)])
+        .spacing(2)
+        .areas(area)
+}
+
+/// The leaderboard, and the chosen candidate beside it where there is room for both.
+fn board_page(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let board_columns = board::natural_columns(model);
+    if area.width < board_columns + 2 + CANDIDATE || area.height < PICTURE || model.rows().is_empty() {
+        return board::draw(model, area, buffer);
+    }
+    let [board, right] = beside_board(model, area, CANDIDATE);
+    board::draw(model, board, buffer);
+    candidate::aside(model, right, buffer);
+}
+
+/// What the engine does; on a high screen with what it has learned, and the log.
+fn engine_page(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let needed = engine::rows(model) + 1;
+    if area.height < needed + PICTURE {
+        return engine::draw(model, area, buffer);
+    }
+    let [engine, below] = Layout::vertical([Constraint::Length(needed), Constraint::Fill(1)]).areas(area);
+    engine::draw(model, engine, buffer);
+    let learned = engine::learned_rows(model);
+    let [learned, log] = Layout::vertical([Constraint::Length(learned), Constraint::Fill(1)]).areas(below);
+    engine::draw_learned(model, learned, buffer);
+    log::draw(model, log, buffer);
 }
 
 fn footer(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -506,6 +550,58 @@ fn title(name: &str, rest: Vec<Span<'static>>) -> Line<'static> {
     line
 }
 
+/// A sign of a picture, and what it means in full and in short.
+struct Sign {
+    symbol: &'static str,
+    style: Style,
+    means: &'static str,
+    short: &'static str,
+}
+
+/// Rows below which a picture keeps all of its room to itself.
+const PICTURE: u16 = 8;
+
+/// A picture's panel with its legend: behind the title where that fits, else in rows of its own, else in part.
+fn pictured(name: &str, about: Vec<Span<'static>>, signs: &[Sign], area: Rect, buffer: &mut Buffer) -> Rect {
+    let of = |sign: &Sign, means: &'static str| vec![span(sign.symbol, sign.style), span(format!(" {means}  "), DIM)];
+    let long: Vec<Span> = signs.iter().flat_map(|sign| of(sign, sign.means)).collect();
+    let short: Vec<Vec<Span>> = signs.iter().map(|sign| of(sign, sign.short)).collect();
+    let titled = |legend: Vec<Span<'static>>| title(name, [about.clone(), legend].concat());
+    let fits = |line: &Line| line.width() < usize::from(area.width);
+    let all = short.concat();
+    if let Some(line) = [titled(long), titled(all)].into_iter().find(fits) {
+        return panel(line, area, buffer);
+    }
+    if area.height <= PICTURE {
+        let most = (0..=short.len()).rev().map(|n| titled(short[..n].concat()));
+        let line = most.into_iter().find(fits).unwrap_or_else(|| title(name, Vec::new()));
+        return panel(line, area, buffer);
+    }
+    let inner = panel(titled(Vec::new()), area, buffer);
+    let rows = in_rows(short, inner.width);
+    put_lines(&rows, inner, buffer);
+    let taken = (rows.len() as u16).min(inner.height);
+    Rect {
+        y: inner.y + taken,
+        height: inner.height - taken,
+        ..inner
+    }
+}
+
+/// As many parts in each row as fit there.
+fn in_rows(parts: Vec<Vec<Span<'static>>>, columns: u16) -> Vec<Line<'static>> {
+    let mut rows: Vec<Line> = Vec::new();
+    for part in parts {
+        let size: usize = part.iter().map(Span::width).sum();
+        match rows.last_mut() {
+            // The air behind the last part may be cut.
+            Some(row) if row.width() + size <= usize::from(columns) + 2 => row.spans.extend(part),
+            _ => rows.push(Line::from(part)),
+        }
+    }
+    rows
+}
+
 fn indented(area: Rect) -> Rect {
     let by = area.width.min(1);
     Rect {
@@ -527,6 +623,22 @@ fn put_lines(lines: &[Line], area: Rect, buffer: &mut Buffer) {
     for (line, row) in lines.iter().zip(area.rows()) {
         buffer.set_line(row.x, row.y, line, row.width);
     }
+}
+
+/// So many lines from one of them on, the last one telling what is below and how to come there.
+fn window(lines: Vec<Line<'static>>, rows: usize, from: usize) -> Vec<Line<'static>> {
+    let (all, most) = (lines.len(), rows.saturating_sub(1));
+    if all <= rows {
+        return lines;
+    }
+    let from = from.min(all - most);
+    let below = all - most - from;
+    let told = match below {
+        0 => "end · k: up".to_owned(),
+        n => format!("{} more · j: down, k: up", counted(n, "line")),
+    };
+    let shown = lines.into_iter().skip(from).take(most);
+    shown.chain([Line::from(span(told, DIM))]).collect()
 }
 
 /// First index of `shown` rows so that the chosen one is among them.

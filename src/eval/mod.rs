@@ -201,8 +201,20 @@ impl Error {
     fn template(place: &str, source: &minijinja::Error) -> Self {
         Error::Template {
             place: place.into(),
-            message: format!("{source:#}"),
+            message: jinja(source),
         }
+    }
+}
+
+/// What is wrong with a template, and in which of its lines, where it has several.
+fn jinja(source: &minijinja::Error) -> String {
+    let what = match source.detail() {
+        Some(detail) => format!("{}: {detail}", source.kind()),
+        None => source.kind().to_string(),
+    };
+    match source.line() {
+        Some(line) if line > 1 => format!("{what} (in its line {line})"),
+        _ => what,
     }
 }
 

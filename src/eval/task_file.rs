@@ -12,6 +12,8 @@ use std::{
 use super::{
     Error, Kind, Metric, Profile, Split,
     data::{Format, Row, Source},
+    prompt::{ListExpression, Template},
+    python_regex::PythonRegex,
     sampling::Samples,
     think::Think,
 };
@@ -435,19 +437,19 @@ impl TaskFile {
 
 impl Settings {
     fn read(map: &Map<'_>) -> Result<Settings, Error> {
-        let (gold, position) = (text_of(map, "gold")?, text_of(map, "gold_position")?);
-        let labels = text_of(map, "labels")?;
+        let (gold, position) = (template_of(map, "gold")?, template_of(map, "gold_position")?);
+        let labels = map.optional("labels").map(expression).transpose()?;
         if [&gold, &position, &labels].into_iter().flatten().count() > 1 {
             let message = "one of 'gold' (the text of the right choice), 'gold_position' (its place) and 'labels' (1 for \
                            each right one), not both";
             return Err(map.node().error(message).into());
         }
         Ok(Settings {
-            preamble: text_of(map, "preamble")?,
-            prompt: text_of(map, "prompt")?,
-            answer_prefix: text_of(map, "answer_prefix")?,
-            continuation: text_of(map, "continuation")?,
-            target: text_of(map, "target")?,
+            preamble: template_of(map, "preamble")?,
+            prompt: template_of(map, "prompt")?,
+            answer_prefix: template_of(map, "answer_prefix")?,
+            continuation: template_of(map, "continuation")?,
+            target: template_of(map, "target")?,
             gold_is: match (&position, &labels) {
                 (Some(_), _) => GoldIs::Position,
                 (_, Some(_)) => GoldIs::Labels,
@@ -455,10 +457,10 @@ impl Settings {
             },
             gold: gold.or(position).or(labels),
             choices: map.optional("choices").map(choices).transpose()?,
-            target_delimiter: text_of(map, "target_delimiter")?,
-            fewshot_delimiter: text_of(map, "fewshot_delimiter")?,
+            target_delimiter: template_of(map, "target_delimiter")?,
+            fewshot_delimiter: template_of(map, "fewshot_delimiter")?,
             shots: map.optional("shots").map(shots).transpose()?,
-            stop: map.optional("stop").map(texts).transpose()?,
+            stop: map.optional("stop").map(templates).transpose()?,
             stop_when_answered: map.optional("stop_when_answered").map(Node::bool).transpose()?,
             max_new_tokens: map.optional("max_new_tokens").map(at_least_one).transpose()?,
             filters: map.optional("filters").map(filters).transpose()?,
@@ -543,7 +545,7 @@ fn groups(map: &Map<'_>) -> Result<Vec<(String, Vec<String>)>, Error> {
 
 /// Names and templates, in order.
 fn fields(node: &Node) -> Result<Vec<(String, String)>, Error> {
-    let field = |(name, template): &(String, Node)| Ok((name.clone(), template.text()?));
+    let field = |(name, text): &(String, Node)| Ok((name.clone(), template(text)?));
     node.map()?.entries().iter().map(field).collect()
 }
 
@@ -592,7 +594,7 @@ fn source(node: &Node) -> Result<Source, Error> {
     if let Ok(file) = node.str() {
         return Ok(Source {
             format: Format::of_file(file).ok_or_else(|| unknown_format(node))?,
-            file: file.into(),
+            file: template(node)?,
             columns: Vec::new(),
             passage: Source::DEFAULT_PASSAGE,
             rows: 0..usize::MAX,
@@ -611,7 +613,7 @@ fn source(node: &Node) -> Result<Source, Error> {
         return Err(node.error(message).into());
     }
     let source = Source {
-        file: file.str()?.into(),
+        file: template(file)?,
         format,
         columns,
         passage: map
@@ -675,8 +677,8 @@ fn shots(node: &Node) -> Result<Shots, Error> {
         count: map.optional("count").map(Node::usize).transpose()?.unwrap_or(0),
         draw,
         spare: map.optional("spare").map(Node::bool).transpose()?,
-        prompt: text_of(&map, "prompt")?,
-        target: text_of(&map, "target")?,
+        prompt: template_of(&map, "prompt")?,
+        target: template_of(&map, "target")?,
         target_delimiter: None,
         fewshot_delimiter: None,
         answer_prefix: None,
@@ -687,10 +689,10 @@ fn shots(node: &Node) -> Result<Shots, Error> {
 
 /// A list of templates, or an expression that gives the list.
 fn choices(node: &Node) -> Result<ChoicesSpec, Error> {
-    if let Ok(expression) = node.str() {
-        return Ok(ChoicesSpec::List(expression.into()));
+    if node.str().is_ok() {
+        return Ok(ChoicesSpec::List(expression(node)?));
     }
-    let each = node.list()?.iter().map(Node::text).collect::<Result<_, _>>()?;
+    let each = node.list()?.iter().map(template).collect::<Result<_, _>>()?;
     Ok(ChoicesSpec::Each(each))
 }
 
@@ -733,7 +735,7 @@ const STEPS: &str = "a step is one of: regex (with pick, fallback), number, math
 
 /// The one step that the map describes; none means that the output is the answer.
 fn step(map: &Map<'_>) -> Result<Option<StepSpec>, Error> {
-    let pattern = text_of(map, "regex")?;
+    let pattern = map.optional("regex").map(pattern).transpose()?;
     let pick = map.optional("pick").map(pick).transpose()?;
     let fallback = text_of(map, "fallback")?;
     let number = map.optional("number").map(number).transpose()?;
@@ -785,7 +787,7 @@ fn pick(node: &Node) -> Result<isize, Error> {
 fn number(node: &Node) -> Result<StepSpec, Error> {
     let map = node.map()?;
     let step = StepSpec::Number {
-        markers: map.optional("after").map(texts).transpose()?.unwrap_or_default(),
+        markers: map.optional("after").map(templates).transpose()?.unwrap_or_default(),
         otherwise_last: match map.optional("otherwise") {
             Some(otherwise) => otherwise.one_of(&["none", "last"])? == 1,
             None => false,
@@ -806,7 +808,7 @@ fn normalize(node: &Node) -> Result<NormalizeSpec, Error> {
     let spec = NormalizeSpec {
         regexes_to_ignore: map
             .optional("regexes_to_ignore")
-            .map(texts)
+            .map(patterns)
             .transpose()?
             .unwrap_or_default(),
         ignore_case: flag("ignore_case")?,
@@ -833,7 +835,7 @@ fn gate(node: &Node) -> Result<GateSpec, Error> {
     }
     let map = node.map()?;
     let spec = GateSpec::On {
-        lang: text_of(&map, "lang")?,
+        lang: template_of(&map, "lang")?,
         min_letters: map.optional("min_letters").map(Node::usize).transpose()?,
     };
     map.finish()?;
@@ -854,6 +856,63 @@ fn row(node: &Node) -> Result<Row, Error> {
 
 fn text_of(map: &Map<'_>, key: &str) -> Result<Option<String>, Error> {
     Ok(map.optional(key).map(Node::text).transpose()?)
+}
+
+/// A text that may be a template: what is no Jinja is refused where it stands, and not when the first question is asked.
+fn template(node: &Node) -> Result<String, Error> {
+    let text = node.text()?;
+    match Template::new("", &text) {
+        Ok(_) => Ok(text),
+        Err(e) => Err(no_template(
+            node,
+            "a field of a row is written {{name}}, and a part {% if … %} … {% endif %}",
+            e,
+        )),
+    }
+}
+
+fn templates(node: &Node) -> Result<Vec<String>, Error> {
+    node.one_or_more().iter().map(template).collect()
+}
+
+fn template_of(map: &Map<'_>, key: &str) -> Result<Option<String>, Error> {
+    map.optional(key).map(template).transpose()
+}
+
+/// An expression that gives a list.
+fn expression(node: &Node) -> Result<String, Error> {
+    let text = node.text()?;
+    match ListExpression::new("", &text) {
+        Ok(_) => Ok(text),
+        Err(e) => Err(no_template(
+            node,
+            "a list is the name of a field, as in choices.text",
+            e,
+        )),
+    }
+}
+
+fn no_template(node: &Node, way_out: &str, e: Error) -> Error {
+    match e {
+        Error::Template { message, .. } => node.error(format!("{message}; {way_out}")).into(),
+        other => other,
+    }
+}
+
+/// A regular expression of Python's; one with words of the language in it is looked at when these are known.
+fn pattern(node: &Node) -> Result<String, Error> {
+    let text = template(node)?;
+    match PythonRegex::new(&text) {
+        Err(e) if !text.contains("{{") => {
+            let quoted = "in single quotes YAML keeps its backslashes";
+            Err(node.error(format!("{e}; {quoted}")).into())
+        }
+        _ => Ok(text),
+    }
+}
+
+fn patterns(node: &Node) -> Result<Vec<String>, Error> {
+    node.one_or_more().iter().map(pattern).collect()
 }
 
 fn texts(node: &Node) -> Result<Vec<String>, Error> {
@@ -937,6 +996,24 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
             (("lang: es", "max_new_tokens: 0"), "1 or more"),
             (("lang: es", "metric: f1"), "exact_match"),
             (("lang: es", "primary: strict-mach"), "did you mean 'strict-match'?"),
+            // Templates and patterns told neither file nor line, and only when the first question was asked.
+            (("Q: {{question}} A:", "Q: {{question A:"), "t.yaml:5: prompt: "),
+            (("Q: {{question}} A:", "{% if x %}Q:"), "t.yaml:5: prompt: "),
+            (("{{answer}}", "{{answer | }}"), "t.yaml:6: target: "),
+            (("lang: es", "stop: ['\n', '{{end']"), "t.yaml:3: stop[1]: "),
+            (
+                ("lang: es", "shots: {examples: [{a: b}], prompt: '{{a'}"),
+                "t.yaml:3: shots.prompt: ",
+            ),
+            (("lang: es", "fields: {n: '{{a'}"), "t.yaml:3: fields.n: "),
+            (("a.jsonl", "'{{a.jsonl'"), "t.yaml:4: data.search: "),
+            (("([0-9]+)", "([0-9]+"), "t.yaml:7: filters[0].regex: "),
+            (("([0-9]+)", "[z-a]"), "t.yaml:7: filters[0].regex: "),
+            (
+                ("lang: es", "normalize: {regexes_to_ignore: ['(']}"),
+                "t.yaml:3: normalize.regexes_to_ignore[0]: ",
+            ),
+            (("lang: es", "fitness: {prompt: '{{x'}"), "t.yaml:3: fitness.prompt: "),
             (("lang: es", "fitness: {shot: 1}"), "fitness.shot: unknown key"),
             (
                 ("lang: es", "shots: {count: 2}"),
@@ -972,6 +1049,7 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
             (("choices: options", ""), "the key 'choices' is missing"),
             (("prompt: 'Q: {{question}} A:'", ""), "the key 'prompt' is missing"),
             (("choices: options", "choices: options\ngold: x"), "not both"),
+            (("choices: options", "choices: options["), "t.yaml:4: choices: "),
             (
                 ("choices: options", "choices: options\nprimary: acc_nrm"),
                 "did you mean 'acc_norm'?",

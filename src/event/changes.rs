@@ -147,6 +147,7 @@ mod tests {
         let model = |name: &str| Model {
             name: name.into(),
             model: name.into(),
+            given: String::new(),
             digest: format!("weights of {name}"),
             tokenizer_digest: format!("tokenizer of {name}"),
             is_base: false,

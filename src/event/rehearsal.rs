@@ -607,6 +607,7 @@ fn run_started() -> RunStarted {
     let model = |name: &str| Model {
         name: name.into(),
         model: format!("models/tiny-{name}"),
+        given: String::new(),
         digest: "0".repeat(64),
         tokenizer_digest: String::new(),
         is_base: name == "base",

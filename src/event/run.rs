@@ -47,6 +47,8 @@ pub struct Run {
     pub stages: Vec<StageStarted>,
     /// Rounds of learning that are over, in order.
     pub learned: Vec<Learned>,
+    /// How many of them were over when the first stage began.
+    pub learned_first: usize,
     /// The round that is going on, and its losses so far; live feeds only.
     pub learning: Option<(Learning, Vec<LearningStep>)>,
     /// What the engine does right now; live feeds only.
@@ -254,7 +256,12 @@ impl Run {
                 self.learning = None;
                 self.learned.push(learned.clone());
             }
-            Event::StageStarted(stage) => self.stages.push(stage.clone()),
+            Event::StageStarted(stage) => {
+                if self.stages.is_empty() {
+                    self.learned_first = self.learned.len();
+                }
+                self.stages.push(stage.clone());
+            }
             Event::Answers(answers) => self.keep_answers(answers),
             Event::CandidateScored(candidate) => self.score(record, candidate),
             Event::FinalPlanned(plan) => self.planned = Some(*plan),

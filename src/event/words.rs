@@ -198,6 +198,9 @@ pub fn short_duration(ms: u64) -> String {
     }
 }
 
+/// What is said of a candidate over which a program broke down.
+pub const WHOSE_FAULT: &str = "whether that is its own fault shows when another one is scored";
+
 /// `12–15 min`, `1.5–2.1 h`: one unit for both ends, one number where they read the same.
 pub fn duration_range(low_ms: f64, high_ms: f64) -> String {
     let (unit_ms, unit, digits) = match high_ms {

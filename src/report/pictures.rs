@@ -283,7 +283,7 @@ fn level_name(run: &Run, candidate: &Candidate, value: f64) -> String {
 
 /// Room on the right for labels.
 fn margin(labels: &[String]) -> f64 {
-    (widest(labels.iter().map(String::as_str)) + 14.0).max(110.0)
+    (widest(labels.iter().map(String::as_str)) + LED + 4.0).max(110.0)
 }
 
 fn draw_levels(run: &Run, field: &mut Field) {
@@ -306,7 +306,7 @@ fn draw_levels(run: &Run, field: &mut Field) {
             class: "child bold",
         });
     }
-    let x = field.right() + 10.0;
+    let x = field.right();
     put_labels(field, x, labels);
 }
 
@@ -317,21 +317,59 @@ struct Label {
     class: &'static str,
 }
 
-/// Labels in one column, pushed down where they would overlap, and up again where they would leave the field.
+/// Pixels between two labels of a column.
+const LINE: f64 = 15.0;
+
+/// Pixels between a point and its label; more where a line has to lead there.
+const BESIDE: f64 = 10.0;
+const LED: f64 = 26.0;
+
+/// How far a label may be from its point without a line that leads there.
+const FAR: f64 = 5.0;
+
+/// Labels in one column beside the points that end at `x`, each as near to its own as the others let it.
 fn put_labels(field: &mut Field, x: f64, mut labels: Vec<Label>) {
-    const LINE: f64 = 15.0;
     labels.sort_by(|a, b| a.y.total_cmp(&b.y));
-    let mut free = f64::NEG_INFINITY;
-    for label in &mut labels {
-        label.y = label.y.max(free);
-        free = label.y + LINE;
+    let wanted: Vec<f64> = labels.iter().map(|label| label.y).collect();
+    let places = apart(&wanted, LINE, (field.top, field.bottom() + 4.0));
+    let is_led = |y: f64, at: f64| (y - at).abs() > FAR;
+    let indent = match wanted.iter().zip(&places).any(|(y, at)| is_led(*y, *at)) {
+        true => LED,
+        false => BESIDE,
+    };
+    for (label, at) in labels.iter().zip(places) {
+        if is_led(label.y, at) {
+            let from = (x + BESIDE - 3.0, label.y);
+            field.svg.line(from, (x + indent - 3.0, at), "line axis thin");
+        }
+        let class = format!("{} halo", label.class);
+        field.svg.text((x + indent, at), Anchor::Start, &class, &label.text);
     }
-    let mut lowest = field.bottom() + 4.0;
-    for label in labels.iter().rev() {
-        let y = label.y.min(lowest);
-        lowest = y - LINE;
-        field.svg.text((x, y), Anchor::Start, label.class, &label.text);
+}
+
+/// Places at least `line` apart within bounds, in order, with the least sum of squared distances from what is wanted (ascending);
+/// closer together where the bounds hold no more.
+///
+/// **Source**: isotonic regression by pooling adjacent violators, of the places less what their order takes.
+fn apart(wanted: &[f64], line: f64, (top, bottom): (f64, f64)) -> Vec<f64> {
+    let gaps = wanted.len().saturating_sub(1) as f64;
+    let line = line.min((bottom - top) / gaps.max(1.0));
+    // Blocks of mean and number, ascending in their means.
+    let mut blocks: Vec<(f64, usize)> = Vec::new();
+    for (i, y) in wanted.iter().enumerate() {
+        let mut block = (y - i as f64 * line, 1);
+        while let Some(&(mean, n)) = blocks.last().filter(|last| last.0 >= block.0) {
+            let all = n + block.1;
+            block = ((mean * n as f64 + block.0 * block.1 as f64) / all as f64, all);
+            blocks.pop();
+        }
+        blocks.push(block);
     }
+    let bounded = |mean: f64| mean.max(top).min(bottom - gaps * line);
+    let starts = blocks
+        .iter()
+        .flat_map(|(mean, n)| std::iter::repeat_n(bounded(*mean), *n));
+    starts.enumerate().map(|(i, start)| start + i as f64 * line).collect()
 }
 
 fn draw_best(run: &Run, field: &mut Field, when: &dyn Fn(u64, u64) -> f64, last: f64) {
@@ -611,7 +649,7 @@ fn luck(run: &Run) -> Option<Picture> {
         });
     }
     for (i, labels) in ends.into_iter().enumerate() {
-        let x = field.x_at(i as f64) + 10.0;
+        let x = field.x_at(i as f64);
         put_labels(&mut field, x, labels);
     }
     let caption = "Parents (dashes) and unsearched merges (dots) were chosen by no score: what they lose from one set of \
@@ -885,4 +923,54 @@ fn path(run: &Run) -> Option<Picture> {
 /// Fill of the n-th model.
 fn model_class(n: usize) -> &'static str {
     ["baseline", "child", "parent", "band solid"][n % 4]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, rehearsal};
+
+    /// Thirteen finalists close together: the last one's name stood a hundred pixels below its point, beside another's.
+    #[test]
+    fn names_stand_as_near_to_their_points_as_the_others_let_them() {
+        // Three in one place share what it costs: one above, one there, one below.
+        assert_eq!(apart(&[50.0, 50.0, 50.0], 15.0, (0.0, 100.0)), [35.0, 50.0, 65.0]);
+        assert_eq!(apart(&[10.0, 80.0], 15.0, (0.0, 100.0)), [10.0, 80.0]);
+        assert_eq!(apart(&[0.0, 0.0], 15.0, (0.0, 100.0)), [0.0, 15.0]);
+        assert_eq!(apart(&[99.0, 99.0], 15.0, (0.0, 100.0)), [85.0, 100.0]);
+        assert_eq!(apart(&[5.0, 5.0, 5.0], 15.0, (0.0, 20.0)), [0.0, 10.0, 20.0]);
+        assert!(apart(&[], 15.0, (0.0, 100.0)).is_empty());
+    }
+
+    /// In the picture itself no two names of a column overlap, and one that had to move is led to.
+    #[test]
+    fn in_the_picture_of_luck_every_name_is_by_its_point() {
+        let mut records = rehearsal::journal();
+        let selection = records.iter_mut().find_map(|record| match &mut record.event {
+            Event::Selected(selection) => Some(selection),
+            _ => None,
+        });
+        let selection = selection.unwrap();
+        let one = selection.finalists[0].clone();
+        for i in 0..8 {
+            let mut another = one.clone();
+            another.id = format!("c09{i:02}");
+            another.fresh.value += 0.001 * f64::from(i);
+            selection.finalists.push(another);
+        }
+        let svg = luck(&Run::from_records(&records)).unwrap().svg.inline();
+        let number = |line: &str, name: &str| -> f64 {
+            let rest = line.split(&format!("{name}=\"")).nth(1).unwrap();
+            rest.split('"').next().unwrap().parse().unwrap()
+        };
+        let names: Vec<(f64, f64)> = (svg.lines().filter(|l| l.contains(" halo")))
+            .map(|l| (number(l, " x"), number(l, " y")))
+            .collect();
+        assert!(names.len() >= 11, "{svg}");
+        for (i, (x, y)) in names.iter().enumerate() {
+            let of_column = names[i + 1..].iter().filter(|other| other.0 == *x);
+            assert!(of_column.clone().all(|other| (other.1 - y).abs() >= 13.9), "{names:?}");
+        }
+        assert!(svg.contains("line axis thin"), "those that moved are led to");
+    }
 }

@@ -27,7 +27,8 @@ const RULES: &str = "\
 .band{fill:var(--band);fill-opacity:.22}.warm{fill:var(--child)}.cold{fill:var(--band)}\
 .line{fill:none;stroke-width:2}.s-child{stroke:var(--child)}.s-parent{stroke:var(--parent);stroke-dasharray:7 4}\
 .s-baseline{stroke:var(--baseline);stroke-dasharray:2 4}.s-ink{stroke:var(--ink)}.bold{font-weight:600}\
-.solid{fill-opacity:1}.thin{stroke-width:1;opacity:.45}.plain{stroke-dasharray:none}.hollow{fill:var(--paper);stroke-width:2}.small{font-size:11px}";
+.solid{fill-opacity:1}.thin{stroke-width:1;opacity:.45}.plain{stroke-dasharray:none}.hollow{fill:var(--paper);stroke-width:2}.small{font-size:11px}\
+.halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px}";
 
 /// The style sheet of pictures within a page.
 pub fn style() -> String {

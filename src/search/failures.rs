@@ -5,7 +5,7 @@
 //! or with nobody to ask, the run stops as it was before the first of them, and a resumed run asks them all again.
 
 use super::{Error, Exam, Interrupt, Run, Unscored, race::Entrant};
-use crate::event::Level;
+use crate::event::{Level, words::WHOSE_FAULT};
 
 /// Breakdowns in a row before somebody who can be scored is asked again.
 const BREAKDOWNS: usize = 3;
@@ -35,7 +35,7 @@ impl Run<'_, '_> {
             Unscored::Machine { reason } => return Err(Error::Machine { id: id.clone(), reason }.into()),
             Unscored::Breakdown { .. } => {
                 self.streak.breakdowns += 1;
-                let message = format!("{id}: {reason}; whether that is its own fault shows when another one is scored");
+                let message = format!("{id}: {reason}; {WHOSE_FAULT}");
                 self.chronicle.note(Level::Warning, message)?;
             }
             // The questions are ours, and so is the judgement.

@@ -20,7 +20,7 @@ use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored, genome:
 use crate::{
     event::{self, CandidateId, Event, Level, Origin},
     learn::{Settings, Variable, teachers},
-    space::{GeneKind, GeneSpec, Learning, Stage, Start, Teachers},
+    space::{GeneKind, GeneSpec, Learning, Start, Teachers},
 };
 
 /// What an evaluator is asked to learn.
@@ -50,9 +50,6 @@ const STEEPEST: f64 = 3.0;
 /// there were as many as the space says, if its gain would.
 const WORSE: f64 = 0.1;
 
-/// Rounds after a stage, unless the space has fewer before it.
-const AFTER: usize = 2;
-
 /// How many times the rounds that a space asks for are made at most, while each is told to be better.
 const LONGER: usize = 3;
 
@@ -79,18 +76,14 @@ impl Run<'_, '_> {
         let Some(learning) = self.plan.space.search.learn.clone() else {
             return Ok(None);
         };
-        if !self.evaluator.learns() || !begins_with_weights(genome) {
+        if !self.evaluator.learns() || !genome.stage().mixes_weights() {
             return Ok(None);
         }
         let Some(from) = self.first_teacher(genome, known) else {
             return Ok(None);
         };
         let everybody = std::mem::take(&mut self.given);
-        // A vote takes several, and nobody but the pupil answers further questions.
-        let usual = match learning.teachers {
-            Teachers::Vote => 1,
-            _ => learning.rounds,
-        };
+        let usual = learning.rounds_before();
         let pupils = self.series(&learning, genome, from, Some(&everybody), usual, LONGER * usual)?;
         // The last of equals has seen most.
         let best = pupils.iter().reduce(|a, b| if b.fitness >= a.fitness { b } else { a });
@@ -118,14 +111,7 @@ impl Run<'_, '_> {
             return Ok(());
         };
         self.keeps_answers = true;
-        let learned = self.series(
-            &learning,
-            genome,
-            from,
-            None,
-            learning.rounds.min(AFTER),
-            learning.rounds,
-        );
+        let learned = self.series(&learning, genome, from, None, learning.rounds_after(), learning.rounds);
         (self.keeps_answers, self.given) = (false, Vec::new());
         self.lessons_before = self.lessons;
         learned.map(|_| ())
@@ -389,11 +375,6 @@ impl Run<'_, '_> {
             self.given.push((exam.clone(), answers));
         }
     }
-}
-
-/// A path of layers has to be found before its scales can be learned.
-fn begins_with_weights(genome: &Genome) -> bool {
-    matches!(genome.stage(), Stage::Global | Stage::Modules | Stage::ParameterSpace)
 }
 
 fn variables(genome: &Genome) -> Vec<Variable> {

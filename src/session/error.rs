@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{checkpoint, eval, event, merge, model, models, programs, search, space, store, workers};
+use crate::{checkpoint, eval, event, merge, model, models, programs, search, space, store, workers, yaml::Places};
 
 /// Why a run cannot be begun, gone on with, exported or simplified.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,13 @@ pub enum Error {
     /// Something of a search space, by its place there.
     #[error("{place}")]
     At { place: String, source: Box<Error> },
+    /// Something of a search space, by the file and line of its place.
+    #[error("{}:{line}", file.display())]
+    Placed {
+        file: PathBuf,
+        line: usize,
+        source: Box<Error>,
+    },
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
 
@@ -132,10 +139,15 @@ pub enum Error {
         "{reason} Nothing was exported. Export without --gguf; llama.cpp's own converter may then know it: python \
          convert_hf_to_gguf.py OUT --outtype {kind}"
     )]
-    Gguf {
+    GgufFamily {
         reason: Box<checkpoint::Error>,
         kind: &'static str,
     },
+    #[error(
+        "{reason} llama.cpp would run it otherwise than it is, whoever converts it, so nothing was exported. Export without \
+         --gguf: transformers, vLLM and `heterosis serve OUT` run it as it is"
+    )]
+    GgufWrite { reason: Box<checkpoint::Error> },
     #[error("{}: `{tensor}` does not read back as it was written; please report this", file.display())]
     GgufDiffers { file: PathBuf, tensor: String },
     #[error("{} is no export: cannot read {}", out.display(), file.display())]
@@ -223,6 +235,32 @@ impl Error {
         }
     }
 
+    /// With the file and line of what it is about, where that is known.
+    pub(super) fn placed(places: &Places) -> impl FnOnce(Self) -> Self {
+        move |source| match source.field().and_then(|field| places.find(&field)) {
+            Some((file, line)) => Self::Placed {
+                file: file.into(),
+                line,
+                source: Box::new(source),
+            },
+            None => source,
+        }
+    }
+
+    /// The part of a search space that it is about, by its path there.
+    fn field(&self) -> Option<String> {
+        Some(match self {
+            Self::At { place, .. } => place.split(": ").next().unwrap_or(place).into(),
+            Self::Space(e) => e.field()?.into(),
+            Self::Misfit { .. } => "models".into(),
+            Self::NameIsAWord { model, .. } => format!("models.{model}"),
+            Self::WarmStart { .. } => "search.warm_start".into(),
+            Self::HeldOutTwice { index, .. } => format!("final.held_out[{index}]"),
+            Self::Plan(e) => field_of_plan(e)?.into(),
+            _ => return None,
+        })
+    }
+
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
@@ -244,5 +282,20 @@ impl Error {
             Self::Engine(e) => Some(e),
             _ => None,
         }
+    }
+}
+
+/// The part of a search space that keeps a run from being planned.
+fn field_of_plan(e: &search::Error) -> Option<&'static str> {
+    let of_split = |split: &str| match split {
+        "search" => "fitness.tasks",
+        "selection" => "final.selection",
+        _ => "final.test",
+    };
+    match e {
+        search::Error::Space(e) => e.field(),
+        search::Error::NoSplit { split, .. } => Some(of_split(split.name())),
+        search::Error::NoQuestions { split, .. } => Some(of_split(split)),
+        _ => None,
     }
 }

@@ -149,9 +149,43 @@ impl Child {
         &self.recipe
     }
 
-    /// Its recipe as mergekit reads it.
+    /// Its recipe as mergekit reads it, to be run from this working directory: models as the user named them where that leads to
+    /// them from here, else by their paths.
     pub fn mergekit_yaml(&self) -> String {
-        for_mergekit(&self.recipe, &self.space)
+        let leads_there = |given: &str, word: &str| {
+            let place = |path: &str| fs::canonicalize(path).ok();
+            let parts = given.split('+').zip(word.split('+'));
+            parts.clone().count() == word.split('+').count()
+                && parts
+                    .clone()
+                    .all(|(given, word)| given == word || place(given).is_some_and(|p| Some(p) == place(word)))
+        };
+        let named = self.recipe.with_models(|name| {
+            let (word, given) = self.words(name);
+            if leads_there(given, word) { given } else { word }.to_string()
+        });
+        write::to_yaml(&named.with_models(models::without_prefix))
+    }
+
+    /// Where a model of the space is, and what the user called it; a name that is none of them stands for itself.
+    fn words<'b>(&'b self, name: &'b str) -> (&'b str, &'b str) {
+        let model = self.space.models.iter().find(|(short, _)| short == name);
+        let word = model.map_or(name, |(_, word)| word.as_str());
+        let mut known = self.run.started.iter().flat_map(|started| &started.models);
+        let given = known.find(|model| model.name == name && !model.given.is_empty());
+        (word, given.map_or(word, |model| model.given.as_str()))
+    }
+
+    /// Its recipe without the paths of this machine: models as the user named them, by the last parts of an absolute path.
+    fn public_recipe(&self) -> Recipe {
+        let names: Vec<&str> = self.space.models.iter().map(|(name, _)| name.as_str()).collect();
+        let given: Vec<&str> = names.iter().map(|name| self.words(name).1).collect();
+        let public = without_places(&given);
+        self.recipe
+            .with_models(|name| match names.iter().position(|known| *known == name) {
+                Some(i) => public[i].clone(),
+                None => name.to_string(),
+            })
     }
 
     /// Begins an export of it to a directory, with everything opened that it will need.
@@ -335,9 +369,11 @@ impl Making<'_> {
         models::write(writer, &self.plan, &self.parents, &mut |done| {
             see(ExportStep::Written { done, of });
         })?;
+        let public = self.child.public_recipe();
+        let for_mergekit = write::to_yaml(&public.with_models(models::without_prefix));
+        writer.text("mergekit_config.yml", &marked(&format!("{WHERE}{for_mergekit}")))?;
+        writer.text("recipe.yaml", &format!("{WHERE}{}", write::to_yaml(&public)))?;
         let named = with_model_words(&self.child.recipe, &self.child.space);
-        writer.text("mergekit_config.yml", &marked(&self.child.mergekit_yaml()))?;
-        writer.text("recipe.yaml", &write::to_yaml(&named))?;
         let licenses = self.licenses()?;
         let mut models: Vec<String> = licenses.iter().map(|l| l.model.clone()).collect();
         models.dedup();
@@ -485,12 +521,13 @@ fn write_gguf(out: &Path, kind: GgufKind, see: &mut dyn FnMut(ExportStep)) -> Re
     });
     match written {
         Ok(()) => compare_gguf(&child, &file, kind),
-        Err(reason @ (checkpoint::Error::GgufFamily { .. } | checkpoint::Error::GgufWrite { .. })) => {
-            Err(Error::Gguf {
-                reason: Box::new(reason),
-                kind: name,
-            })
-        }
+        Err(reason @ checkpoint::Error::GgufFamily { .. }) => Err(Error::GgufFamily {
+            reason: Box::new(reason),
+            kind: name,
+        }),
+        Err(reason @ checkpoint::Error::GgufWrite { .. }) => Err(Error::GgufWrite {
+            reason: Box::new(reason),
+        }),
         Err(e) => Err(e.into()),
     }
 }
@@ -524,6 +561,40 @@ fn compare_gguf(child: &Checkpoint, file: &Path, kind: GgufKind) -> Result<(), E
     Ok(())
 }
 
+/// Above a recipe that others read.
+const WHERE: &str = "# Models are named as they were for the search: run this where these names lead to them. Their places, files and\n\
+                     # digests are in provenance.json.\n";
+
+/// MODEL words without the folders of a machine: an absolute path keeps as many of its last parts as tell it from the others.
+fn without_places(words: &[&str]) -> Vec<String> {
+    let short = |word: &str, parts: usize| -> String {
+        let shortened = word.split('+').map(|part| match part.starts_with('/') {
+            true => last_parts(part, parts),
+            false => part.to_string(),
+        });
+        shortened.collect::<Vec<_>>().join("+")
+    };
+    let longest = words.iter().map(|word| word.matches('/').count()).max().unwrap_or(0);
+    let is_told_apart = |word: &str, parts: usize| {
+        let mine = short(word, parts);
+        words.iter().all(|other| *other == word || short(other, parts) != mine)
+    };
+    let of = |word: &&str| {
+        let parts = (1..=longest).find(|parts| is_told_apart(word, *parts));
+        short(word, parts.unwrap_or(longest.max(1)))
+    };
+    words.iter().map(of).collect()
+}
+
+/// The last so many parts of a path.
+fn last_parts(path: &str, n: usize) -> String {
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !matches!(*part, "" | "." | ".."))
+        .collect();
+    parts[parts.len().saturating_sub(n)..].join("/")
+}
+
 /// A recipe as mergekit wants it: it names models of the Hub without a prefix.
 pub(super) fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
     let named = with_model_words(recipe, space);
@@ -534,4 +605,27 @@ pub(super) fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
 fn for_everybody(named: &Recipe) -> String {
     let name = |word: &str| word.split('+').map(hub_name).collect::<Vec<_>>().join("+");
     write::to_yaml(&named.with_models(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An export that was uploaded told where its author's home was.
+    #[test]
+    fn a_recipe_for_others_has_no_folders_of_this_machine() {
+        let public = |words: &[&str]| without_places(words);
+        assert_eq!(
+            public(&["hf:owner/name@main", "models/tiny-base", "/home/me/models/maths/"]),
+            ["hf:owner/name@main", "models/tiny-base", "maths"]
+        );
+        assert_eq!(public(&["/a/one/model", "/a/two/model"]), ["one/model", "two/model"]);
+        assert_eq!(public(&["/a/base+/b/lora", "/a/base"]), ["base+lora", "base"]);
+        assert_eq!(public(&["/a/x/../model.gguf"]), ["model.gguf"]);
+        assert_eq!(
+            public(&["/a/same", "/a/same"]),
+            ["same", "same"],
+            "one model under two names"
+        );
+    }
 }

@@ -83,7 +83,7 @@ use crate::{
     models::{self, Parents, Runtime, RuntimeOptions},
     recipe::Recipe,
     search::{self, FitnessTask, Genome, MergeEvaluator, compare_questions, parts_of_run},
-    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
+    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space, Teachers},
     workers,
 };
 
@@ -110,6 +110,11 @@ impl Session {
     /// # Errors
     /// Something is missing, damaged, or does not fit; [`Error::At`] says where in the space it stands.
     pub fn open(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
+        let places = space.places.clone();
+        Self::opened(space, wanted, host).map_err(Error::placed(&places))
+    }
+
+    fn opened(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
         let mut runtime = Runtime::new(&with_dtype(wanted, &space))?;
         if space.fitness.engine.is_some() || space.fitness.command.is_some() {
             runtime = runtime.alone()?;
@@ -199,6 +204,44 @@ impl Session {
         }
     }
 
+    /// How much a run is going to learn, as a rule; `None` where it learns nothing.
+    ///
+    /// # Errors
+    /// A task without questions to learn from.
+    pub fn learning_plan(&self) -> Result<Option<event::LearningPlan>, Error> {
+        let space = &self.space;
+        let Some(learning) = space.search.learn.as_ref().filter(|_| space.fitness.command.is_none()) else {
+            return Ok(None);
+        };
+        let mut questions = 0;
+        for task in &self.tasks {
+            let most = task.limit.map(|limit| limit + learning.questions);
+            let there = task.questions(task.split, most).map_err(Error::plan)?.len();
+            questions += there.min(learning.questions);
+        }
+        let (first, is_pareto) = (self.genome.stage(), space.fitness.is_pareto());
+        let alone = if is_pareto { self.tasks.len() } else { 0 };
+        // What was tried before a stage is not tried after it, unless the space says so.
+        let after_first = usize::from(learning.after || !first.mixes_weights());
+        let widened = if first.is_narrow() { 1 } else { 0 };
+        let paths = usize::from(first.mixes_weights() && space.data_flow_space.is_some());
+        let stages = match is_pareto || learning.teachers == Teachers::Vote {
+            true => 0,
+            false => after_first + widened + paths,
+        };
+        Ok(Some(event::LearningPlan {
+            rounds: if first.mixes_weights() {
+                learning.rounds_before() + alone
+            } else {
+                0
+            },
+            rounds_after: stages * learning.rounds_after(),
+            steps: learning.steps,
+            batch: learning.batch,
+            questions,
+        }))
+    }
+
     /// Refuses ranges that contradict each other; only for new runs, since old ones may have begun with them.
     ///
     /// # Errors
@@ -207,7 +250,9 @@ impl Session {
         if self.space.models.is_empty() {
             return Ok(());
         }
-        Ok(self.space.contradictions(shape(&self.space, &self.parents)?.layers)?)
+        let layers = shape(&self.space, &self.parents)?.layers;
+        let contradictions = self.space.contradictions(layers).map_err(Error::from);
+        contradictions.map_err(Error::placed(&self.space.places))
     }
 
     /// Whether any question stands in two parts of a run; `None` of a command, which keeps its questions to itself.
@@ -216,6 +261,7 @@ impl Session {
     /// A split that a task does not have, data that cannot be read.
     pub fn questions_compared(&self) -> Result<Option<event::QuestionsCompared>, Error> {
         self.compared_with(&self.space.finale)
+            .map_err(Error::placed(&self.space.places))
     }
 
     /// [`Self::questions_compared`], of a run with another final.
@@ -433,6 +479,7 @@ pub fn with_model_words(recipe: &Recipe, space: &Space) -> Recipe {
 }
 
 fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
+    space.given = space.models.clone();
     let absolute = |path: &str| -> Result<String, Error> {
         let found = models::beside(path, file);
         let path = std::path::absolute(&found).map_err(Error::io(&found))?;

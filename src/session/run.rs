@@ -567,6 +567,7 @@ impl<'a> Examiner<'a> {
             Ok(event::Model {
                 name: name.clone(),
                 model: word.clone(),
+                given: given(space, name, word),
                 digest: checkpoint.digest()?,
                 tokenizer_digest: session.parents.tokenizer_digest(name),
                 is_base: space.base.as_ref() == Some(name),
@@ -596,8 +597,19 @@ impl<'a> Examiner<'a> {
             machine: session.host.machine.clone(),
             counts_tokens: space.fitness.tokens,
             score_weights: space.fitness.weights.iter().cloned().collect(),
+            learning: session.learning_plan()?,
         })
     }
+}
+
+/// What the user called a model, if that is something else.
+fn given(space: &Space, name: &str, word: &str) -> String {
+    let given = space
+        .given
+        .iter()
+        .find(|(short, _)| short == name)
+        .map(|(_, given)| given);
+    given.filter(|given| *given != word).cloned().unwrap_or_default()
 }
 
 /// `known` are digest and description of a task.

@@ -67,6 +67,11 @@ impl Stage {
         }
     }
 
+    /// Whether it mixes weights and nothing else. A path of layers has to be found before its scales can be learned.
+    pub fn mixes_weights(self) -> bool {
+        matches!(self, Self::Global | Self::Modules | Self::ParameterSpace)
+    }
+
     /// Whether a wider codec of the same space follows.
     pub fn is_narrow(self) -> bool {
         matches!(self, Self::Global | Self::Modules)

@@ -28,7 +28,7 @@ pub use widen::effects;
 
 use crate::eval::{Samples, Think};
 use crate::recipe::{DType, Method, ParamValue};
-use crate::yaml;
+use crate::yaml::{self, Places};
 
 /// What can be wrong with a search space.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,20 @@ pub enum Error {
     NotEncodable { reason: String },
 }
 
+impl Error {
+    /// The part of a search space that it is about, by its path there, where only the space can tell its line.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::TooManyGroups { .. } | Self::GroupsDoNotFit { .. } => Some("parameter_space.layer_groups"),
+            Self::NothingToWiden => Some("search.widening"),
+            Self::NoSuchModule { .. } => Some("parameter_space.modules"),
+            Self::TooManyExpertGroups { .. } | Self::FusedExperts { .. } => Some("parameter_space.expert_groups"),
+            Self::Contradiction { .. } => Some("parameter_space.genes"),
+            Self::Unreadable { .. } | Self::Yaml(_) | Self::NoTensorNames | Self::NotEncodable { .. } => None,
+        }
+    }
+}
+
 /// A search space, with every default filled in; serialises to YAML that [`Space::read`] reads back.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Space {
@@ -113,6 +127,12 @@ pub struct Space {
     pub search: Search,
     #[serde(rename = "final")]
     pub finale: Finale,
+    /// Where in its file each part stands.
+    #[serde(skip)]
+    pub places: Places,
+    /// The models as its file names them, where paths were made absolute since; else empty.
+    #[serde(skip)]
+    pub given: Vec<(String, String)>,
 }
 
 /// The word for vision towers that are merged by the same genes as the language models.
@@ -554,6 +574,22 @@ pub struct Learning {
     pub wrong: f64,
     /// Learns on from where each stage of the search has led, also where something was learned before it.
     pub after: bool,
+}
+
+impl Learning {
+    /// Rounds before the first stage's optimizer begins, as a rule: nobody but the pupil answers further questions, and a vote
+    /// takes several.
+    pub fn rounds_before(&self) -> usize {
+        match self.teachers {
+            Teachers::Vote => 1,
+            _ => self.rounds,
+        }
+    }
+
+    /// Rounds after a stage, at most.
+    pub fn rounds_after(&self) -> usize {
+        self.rounds.min(2)
+    }
 }
 
 /// Whose texts teach.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, DType, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
-use crate::yaml::{self, Map, Node, Value};
+use crate::yaml::{self, Map, Node, Places, Value};
 
 /// Seconds that a command has for an answer unless the space says otherwise.
 const TIMEOUT: f64 = 3600.0;
@@ -61,7 +61,10 @@ impl Space {
     pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
         let root = yaml::parse_one(file, text)?;
         yaml::Kind::SearchSpace.expect(&root)?;
-        Ok(space(&root)?)
+        Ok(Self {
+            places: Places::of(&root),
+            ..space(&root)?
+        })
     }
 }
 
@@ -122,6 +125,8 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
         fitness,
         search,
         finale,
+        places: Places::default(),
+        given: Vec::new(),
     })
 }
 
@@ -300,6 +305,8 @@ fn bare(map: &Map<'_>, name: String, genes_node: &Node) -> Result<Space, yaml::E
         fitness,
         search,
         finale,
+        places: Places::default(),
+        given: Vec::new(),
     })
 }
 

@@ -1,7 +1,6 @@
-//! A run of MLflow's, in its file store (`mlruns/`) or on its server.
+//! A run of MLflow's, in its file store (`mlruns/`); its server is told in `mlflow_server.rs`.
 //!
-//! **Source**: the layout that `mlflow.store.tracking.file_store` reads, and MLflow's REST API 2.0. In a file store a resumed
-//! run is written again from the beginning; a server, which keeps what it was told, is told only what is new.
+//! **Source**: the layout that `mlflow.store.tracking.file_store` reads. A resumed run is written again from the beginning.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +19,7 @@ const FAILED: u8 = 4;
 const KILLED: u8 = 5;
 
 /// What an event means for the state.
-fn state_after(event: &Event) -> Option<u8> {
+pub(super) fn state_after(event: &Event) -> Option<u8> {
     match event {
         Event::RunStarted(_) | Event::RunResumed { .. } => Some(RUNNING),
         Event::RunDone { .. } => Some(FINISHED),
@@ -63,7 +62,7 @@ impl FileStore {
         let experiment = number(space);
         let place = self.root.join(&experiment);
         let began_ms = record.time_ms;
-        let id: String = blake3::hash(format!("{} {began_ms}", self.name).as_bytes()).to_hex()[..32].into();
+        let id = tagged_id(&self.name, began_ms);
         let dir = place.join(&id);
         // Of an earlier process of this run.
         for part in ["metrics", "params", "tags"] {
@@ -147,8 +146,13 @@ impl FileStore {
     }
 }
 
+/// By which a run is known again: its directory's name, and when it began.
+pub(super) fn tagged_id(name: &str, began_ms: u64) -> String {
+    blake3::hash(format!("{name} {began_ms}").as_bytes()).to_hex()[..32].into()
+}
+
 /// What MLflow takes for a name: letters, digits, `_`, `-`, `.`, space and `/`; nothing of it leads out of its folder.
-fn metric(name: &str) -> String {
+pub(super) fn metric(name: &str) -> String {
     let plain = |c: char| {
         if c.is_alphanumeric() || "_-/ ".contains(c) {
             c

@@ -6,6 +6,7 @@
 mod curves;
 mod error;
 pub mod mlflow;
+pub mod mlflow_server;
 pub mod tensorboard;
 mod wire;
 

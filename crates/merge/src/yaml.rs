@@ -5,6 +5,7 @@
 //! mean 'method'?`. Parsing is the `saphyr-parser` crate's; this file only adds the places and the typed readers.
 
 mod kind;
+mod places;
 
 use std::{
     cell::RefCell,
@@ -16,6 +17,7 @@ use std::{
 };
 
 pub use kind::Kind;
+pub use places::Places;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 /// What is wrong, and where.

@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 
 use super::{super::environment, Findings, PartCost, TaskFinding};
 use crate::{
-    event::{FinalPlan, Phase},
+    event::{FinalPlan, LearningPlan, Phase, exam::Speed, lessons::RoundCost},
     merge::Plan,
     recipe::Recipe,
     search::{Exam, MergeEvaluator, Sitting, Subject},
     session::Session,
-    space::{Learning, Limit},
+    space::Limit,
     store::Cache,
 };
 
@@ -227,10 +227,6 @@ fn most_keys(keys: &[Keys], part: usize, rows: usize) -> u64 {
     bytes
 }
 
-/// How much longer a text is read forward and backward than a question of its length is answered, at most: one reading for the
-/// loss and three for its gradient; the answer's own tokens come one by one, and cost as much or more.
-const FORWARD_AND_BACK: f64 = 4.0;
-
 impl Costs {
     /// Seconds of a candidate that is asked so many questions of each task.
     fn seconds(&self, asked: impl Fn(&TaskFinding) -> usize, findings: &[TaskFinding]) -> f64 {
@@ -250,17 +246,30 @@ impl Costs {
                 .sum::<f64>()
     }
 
-    /// At most, of one round of learning: its questions, answered, and its steps.
-    fn learning_s(&self, learning: &Learning) -> Option<f64> {
+    /// At most, of one round of learning: its questions, answered, its steps, and its candidate, which takes `score_s`.
+    fn round(&self, learning: &LearningPlan, score_s: f64) -> Option<RoundCost> {
         let tasks = self.tasks.as_ref()?;
         let all: f64 = tasks.iter().map(|task| task.question_s).sum();
         let mean = all / tasks.len().max(1) as f64;
-        let step = self.merge_s + learning.batch as f64 * FORWARD_AND_BACK * mean;
-        Some(learning.questions as f64 * all + learning.steps as f64 * step)
+        let speed = Speed {
+            merge_ms: 1000.0 * self.merge_s,
+            answer_ms: 1000.0 * mean,
+        };
+        Some(RoundCost {
+            questions_ms: learning.questions as f64 * speed.answer_ms,
+            steps_ms: learning.steps_ms(speed),
+            score_ms: 1000.0 * score_s,
+        })
     }
 
     /// Into the findings: each part of a run, and what does not fit this machine.
-    pub fn tell(&self, prepared: &Session, plan: &FinalPlan, budget_ms: Option<u64>, findings: &mut Findings) {
+    pub fn tell(
+        &self,
+        prepared: &Session,
+        (plan, learning): (&FinalPlan, Option<&LearningPlan>),
+        budget_ms: Option<u64>,
+        findings: &mut Findings,
+    ) {
         let part = |name: &'static str| {
             move |task: &TaskFinding| task.asked.iter().find(|(of, _)| *of == name).map_or(0, |(_, n)| *n)
         };
@@ -297,21 +306,20 @@ impl Costs {
         }
         let known_s = (parents + baselines) as f64 * whole / self.workers;
         let candidate_s = candidate / self.workers;
+        let learning = learning.and_then(|plan| Some((plan, self.round(plan, whole / self.workers)?)));
+        let learning_s = learning.map_or(0.0, |(plan, cost)| plan.all_ms(cost) / 1000.0);
         let by_time = budget_ms.map(|ms| {
-            let left = ms as f64 / 1000.0 - final_s.min(0.5 * ms as f64 / 1000.0) - known_s;
+            let left = ms as f64 / 1000.0 - final_s.min(0.5 * ms as f64 / 1000.0) - known_s - learning_s;
             (left.max(0.0) / candidate_s.max(1e-9)) as u64
         });
         let evals = by_time.unwrap_or(space.search.evals);
         findings.merge_seconds = self.tasks.is_some().then_some(self.merge_s);
         findings.candidate_seconds = Some(candidate);
         findings.evals = Some(evals);
-        findings.search_seconds = Some(known_s + candidate_s * evals as f64);
+        findings.search_seconds = Some(known_s + learning_s + candidate_s * evals as f64);
         findings.final_seconds = Some(final_s);
-        findings.learning_seconds = space
-            .search
-            .learn
-            .as_ref()
-            .and_then(|learning| self.learning_s(learning));
+        findings.learning_rounds = learning.map(|(plan, _)| plan.rounds + plan.rounds_after);
+        findings.learning_seconds = learning.map(|(_, cost)| cost.of(1, false) / 1000.0);
         if let Some(ms) = budget_ms.filter(|ms| final_s > 0.5 * *ms as f64 / 1000.0) {
             findings.warnings.push(format!(
                 "the final takes more than half of the {} that --for gives; it asks less with final: {{selection: {{limit: N}}, \

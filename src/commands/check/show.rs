@@ -175,10 +175,11 @@ fn time(findings: &Findings) {
         seconds(search),
         counted(evals as usize, "candidate")
     ));
-    if let Some(learning) = findings.learning_seconds {
+    if let (Some(each), Some(rounds)) = (findings.learning_seconds, findings.learning_rounds) {
         print(format_args!(
-            "      at most about {} for each round of learning",
-            seconds(learning)
+            "      of which {} of learning take at most about {} each",
+            counted(rounds, "round"),
+            seconds(each)
         ));
     }
     for part in &findings.finale {

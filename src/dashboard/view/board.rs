@@ -70,13 +70,31 @@ fn sorted_by(model: &Model) -> String {
     }
 }
 
-/// What fits, in order of appearance; ids give way before columns do.
-fn fitting(model: &Model, mut sizes: Sizes, available: usize) -> (Vec<Column>, Sizes) {
+/// Columns of the screen that the panel takes with all of its own.
+pub fn natural_columns(model: &Model) -> u16 {
+    let sizes = Sizes::of(model);
+    let columns = all_columns(shown_tasks(model));
+    let used: usize = columns.iter().map(|c| sizes.column(*c) + 2).sum();
+    u16::try_from(used).unwrap_or(u16::MAX)
+}
+
+/// One task is the fitness itself.
+fn shown_tasks(model: &Model) -> usize {
     let tasks = model.task_names().len();
-    let tasks = if tasks > 1 { tasks } else { 0 };
+    if tasks > 1 { tasks } else { 0 }
+}
+
+fn all_columns(tasks: usize) -> Vec<Column> {
     let mut columns = vec![Column::Rank, Column::Id, Column::Fitness];
     columns.extend((0..tasks).map(Column::Task));
     columns.extend([Column::Count, Column::Origin, Column::Generation, Column::Age]);
+    columns
+}
+
+/// What fits, in order of appearance; ids give way before columns do.
+fn fitting(model: &Model, mut sizes: Sizes, available: usize) -> (Vec<Column>, Sizes) {
+    let tasks = shown_tasks(model);
+    let mut columns = all_columns(tasks);
     let mut droppable = vec![Column::Generation, Column::Age, Column::Count];
     droppable.extend((2..tasks).rev().map(Column::Task));
     droppable.push(Column::Origin);

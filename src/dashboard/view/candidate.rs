@@ -378,7 +378,8 @@ fn task_lines(model: &Model, candidate: &Candidate, columns: u16) -> Vec<Line<'s
         );
         lines.push(Line::from(span(text, DIM)));
     }
-    lines.push(Line::from(span(cost(candidate), DIM)));
+    let cost = wrap(&cost(candidate), columns.into());
+    lines.extend(cost.into_iter().map(|row| Line::from(span(row, DIM))));
     lines
 }
 

@@ -4,9 +4,9 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
-use super::{panel, put_lines, title};
+use super::{Sign, pictured, put_lines};
 use crate::dashboard::appearance::{ACCENT, BASELINE, BEST, DIM, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::plot::Plot;
@@ -19,7 +19,8 @@ use crate::event::words::{Unit, count, duration, parent_name};
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     let run = &model.run;
     let zoomed = last_generations(run).filter(|_| !model.chart.whole);
-    let inner = panel(title("convergence", legend(area.width, zoomed.is_some())), area, buffer);
+    let zoom = zoomed.map(|_| span("last generations  ", ACCENT));
+    let inner = pictured("convergence", zoom.into_iter().collect(), &SIGNS, area, buffer);
     let Some(y) = zoomed.or_else(|| value_range(run)) else {
         return put_lines(
             &[Line::from(span("the first scores will appear here", DIM))],
@@ -51,40 +52,44 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     level_labels(run, &plot, field, labels, buffer);
 }
 
-fn legend(columns: u16, is_zoomed: bool) -> Vec<Span<'static>> {
-    let zoom = is_zoomed.then(|| span(" last generations ", ACCENT));
-    zoom.into_iter().chain(strokes(columns)).collect()
-}
-
-fn strokes(columns: u16) -> Vec<Span<'static>> {
-    let short = vec![
-        span("━", BEST),
-        span(" best so far  ", DIM),
-        span("·", PLAIN),
-        span(" candidate ", DIM),
-    ];
-    let long = vec![
-        span(" ░", DIM),
-        span(" middle half of a generation  ", DIM),
-        span("◆", ACCENT),
-        span(" mean  ", DIM),
-        span("╌", PARENT),
-        span(" parent  ", DIM),
-        span("┄", BASELINE),
-        span(" baseline ", DIM),
-    ];
-    let middle = vec![
-        span(" ░", DIM),
-        span(" middle half  ", DIM),
-        span("◆", ACCENT),
-        span(" mean ", DIM),
-    ];
-    match columns {
-        0..60 => Vec::new(),
-        60..110 => short.into_iter().chain(middle).collect(),
-        _ => short.into_iter().chain(long).collect(),
-    }
-}
+const SIGNS: [Sign; 6] = [
+    Sign {
+        symbol: "━",
+        style: BEST,
+        means: "best so far",
+        short: "best",
+    },
+    Sign {
+        symbol: "·",
+        style: PLAIN,
+        means: "candidate",
+        short: "candidate",
+    },
+    Sign {
+        symbol: "╌",
+        style: PARENT,
+        means: "parent",
+        short: "parent",
+    },
+    Sign {
+        symbol: "┄",
+        style: BASELINE,
+        means: "unsearched merge",
+        short: "unsearched",
+    },
+    Sign {
+        symbol: "◆",
+        style: ACCENT,
+        means: "mean",
+        short: "mean",
+    },
+    Sign {
+        symbol: "░",
+        style: DIM,
+        means: "middle half of a generation",
+        short: "middle half",
+    },
+];
 
 /// Position of a candidate on the horizontal axis.
 fn x_of(model: &Model, evals: u64, elapsed_ms: u64) -> f64 {

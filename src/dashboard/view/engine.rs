@@ -8,10 +8,10 @@ use super::{panel, progress_bar, put_lines, title};
 use crate::dashboard::appearance::{ACCENT, BOLD, DIM, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::pace::Pace;
-use crate::dashboard::text::{Parts, clean, span, sparkline, wrap};
+use crate::dashboard::text::{Parts, clean, cut, left, right, span, sparkline, wrap};
 use crate::event::run::{SeenWorker, Working, origin_name};
 use crate::event::words::{busy_share, count, duration, short_duration};
-use crate::event::{Learning, LearningStep};
+use crate::event::{Learned, Learning, LearningStep};
 
 const STAGES: [&str; 3] = ["merge", "prefill", "decode"];
 
@@ -22,13 +22,23 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         .as_ref()
         .map(|s| span(format!("{} ", clean(&s.answered_by())), DIM));
     let inner = panel(title("engine", about.into_iter().collect()), area, buffer);
+    put_lines(&lines(model, inner), inner, buffer);
+}
+
+/// Rows that all of it takes.
+pub fn rows(model: &Model) -> u16 {
+    let anywhere = Rect::new(0, 0, 60, 40);
+    lines(model, anywhere).len() as u16 + 1
+}
+
+fn lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
     let mut lines = match (&model.run.learning, &model.run.working) {
-        _ if model.run.hands().next().is_some() && !model.is_over() => workers(model, inner),
-        (Some((learning, curve)), _) if !model.is_over() => learning_lines(model, learning, curve, inner.width),
-        (_, Some(working)) if !model.is_over() => working_lines(model, working, inner.width),
+        _ if model.run.hands().next().is_some() && !model.is_over() => workers(model, area),
+        (Some((learning, curve)), _) if !model.is_over() => learning_lines(model, learning, curve, area.width),
+        (_, Some(working)) if !model.is_over() => working_lines(model, working, area.width),
         _ => vec![Line::from(span(idle(model), DIM))],
     };
-    lines.push(totals(model, inner.width));
+    lines.push(totals(model, area.width));
     if let Some(pace) = Pace::of(&model.run) {
         let text = format!(
             "{} a candidate, half in {} to {}",
@@ -38,8 +48,58 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         );
         lines.push(Line::from(span(text, DIM)));
     }
-    lines.extend(race(model, inner.width));
+    lines.extend(race(model, area.width));
+    lines
+}
+
+/// Rows of the rounds that are over, with their heading.
+pub fn learned_rows(model: &Model) -> u16 {
+    match model.run.learned.len() {
+        0 => 0,
+        n => (n.min(SHOWN_ROUNDS) + 3) as u16,
+    }
+}
+
+const SHOWN_ROUNDS: usize = 8;
+
+/// The latest rounds of learning that are over.
+pub fn draw_learned(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let rounds = &model.run.learned;
+    if rounds.is_empty() {
+        return;
+    }
+    let about = vec![span("nats a token, before → after ", DIM)];
+    let inner = panel(title("learned", about), area, buffer);
+    let heading = format!(
+        "{} {} {} {} {} {}",
+        left("round", 12),
+        left("from", 16),
+        right("texts", 6),
+        left("  taught", 17),
+        left("  held back", 17),
+        right("time", 7)
+    );
+    let mut lines = vec![Line::from(span(heading, DIM))];
+    let shown = rounds.iter().skip(rounds.len().saturating_sub(SHOWN_ROUNDS));
+    lines.extend(shown.map(|round| round_line(round, inner.width)));
     put_lines(&lines, inner, buffer);
+}
+
+fn round_line(round: &Learned, columns: u16) -> Line<'static> {
+    let change = |[before, after]: [f64; 2]| left(&format!("  {before:.3} → {after:.3}"), 17);
+    let who = format!("{} {}", left(&round.id, 12), left(&round.from, 16));
+    let what = match &round.failed {
+        Some(reason) => format!(" nothing: {}", clean(reason)),
+        None => format!(
+            " {} {} {} {}",
+            right(&count(round.texts as u64), 6),
+            change(round.taught),
+            change(round.held_back),
+            right(&short_duration(round.elapsed_ms), 7)
+        ),
+    };
+    let room = usize::from(columns).saturating_sub(29);
+    Line::from(vec![span(who, PLAIN), span(cut(&what, room), DIM)])
 }
 
 /// Lines of the panel besides the workers'.

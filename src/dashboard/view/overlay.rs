@@ -5,10 +5,10 @@ use ratatui::layout::Rect;
 use ratatui::text::Line;
 use ratatui::widgets::{Block, BorderType, Clear, Widget};
 
-use super::put_lines;
+use super::{put_lines, window};
 use crate::dashboard::appearance::{ACCENT, BEST, BOLD, DIM, PLAIN};
 use crate::dashboard::model::{Model, Overlay};
-use crate::dashboard::text::{left, span};
+use crate::dashboard::text::{left, span, wrap};
 
 const HELP: [(&str, &str); 18] = [
     ("1–7  Tab", "pages: overview, chart, board, pareto, engine, log, result"),
@@ -38,19 +38,42 @@ const ABOUT: [&str; 2] = [
 
 pub fn draw(model: &Model, overlay: Overlay, area: Rect, buffer: &mut Buffer) {
     match overlay {
-        Overlay::Help => help(area, buffer),
+        Overlay::Help => help(model, area, buffer),
         Overlay::ConfirmStop => confirm(model, area, buffer),
     }
 }
 
-fn help(area: Rect, buffer: &mut Buffer) {
+/// Columns of the keys' names.
+const KEYS: usize = 12;
+
+/// Of a frame and the air within it.
+const FRAME: u16 = 4;
+
+/// Of the help, where there is room for them.
+const COLUMNS: u16 = 74;
+
+fn help(model: &Model, area: Rect, buffer: &mut Buffer) {
+    let columns = usize::from(COLUMNS.min(area.width.saturating_sub(FRAME)));
     let mut lines: Vec<Line> = HELP
         .iter()
-        .map(|(key, what)| Line::from(vec![span(left(key, 12), ACCENT), span(*what, PLAIN)]))
+        .flat_map(|(key, what)| key_lines(key, what, columns))
         .collect();
     lines.push(Line::default());
-    lines.extend(ABOUT.map(|text| Line::from(span(text, DIM))));
-    window("keys", &lines, 74, area, buffer);
+    let about = ABOUT.iter().flat_map(|text| wrap(text, columns));
+    lines.extend(about.map(|row| Line::from(span(row, DIM))));
+    let rows = usize::from(area.height.saturating_sub(2));
+    let shown = window(lines, rows, model.help_from);
+    framed("keys", &shown, COLUMNS, area, buffer);
+}
+
+/// A key and what it does, in as many rows as that takes.
+fn key_lines(key: &str, what: &str, columns: usize) -> Vec<Line<'static>> {
+    let rows = wrap(what, columns.saturating_sub(KEYS)).into_iter().enumerate();
+    rows.map(|(i, row)| {
+        let key = if i == 0 { key } else { "" };
+        Line::from(vec![span(left(key, KEYS), ACCENT), span(row, PLAIN)])
+    })
+    .collect()
 }
 
 fn confirm(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -68,12 +91,12 @@ fn confirm(model: &Model, area: Rect, buffer: &mut Buffer) {
             span(" go on", PLAIN),
         ]),
     ];
-    window("stop", &lines, 60, area, buffer);
+    framed("stop", &lines, 60, area, buffer);
 }
 
-fn window(name: &'static str, lines: &[Line], columns: u16, area: Rect, buffer: &mut Buffer) {
+fn framed(name: &'static str, lines: &[Line], columns: u16, area: Rect, buffer: &mut Buffer) {
     let frame = area.centered(
-        ratatui::layout::Constraint::Length((columns + 4).min(area.width)),
+        ratatui::layout::Constraint::Length((columns + FRAME).min(area.width)),
         ratatui::layout::Constraint::Length((lines.len() as u16 + 2).min(area.height)),
     );
     Clear.render(frame, buffer);

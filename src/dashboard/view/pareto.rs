@@ -4,7 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::{panel, put_lines, title};
+use super::{Sign, panel, pictured, put_lines, title};
 use crate::dashboard::appearance::{BASELINE, BEST, DIM, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::plot::Plot;
@@ -24,7 +24,7 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
         let text = "This run has one objective, so there is nothing to trade off.";
         return put_lines(&[Line::from(span(text, DIM))], inner, buffer);
     };
-    let inner = panel(title("pareto", about(x_axis, y_axis)), area, buffer);
+    let inner = pictured("pareto", about(x_axis, y_axis), &SIGNS, area, buffer);
     let point = |s: &Scored| {
         let at = |axis: &Axis| Some(axis.score(&model.run, &s.candidate)?.value);
         Some((at(x_axis)?, at(y_axis)?))
@@ -78,18 +78,35 @@ fn about(x: &Axis, y: &Axis) -> Vec<Span<'static>> {
         x.unit.heading(&x.name),
         better(x, "right")
     );
-    vec![
-        span(what, PLAIN),
-        span("●", BEST),
-        span(" front  ", DIM),
-        span("·", PLAIN),
-        span(" beaten  ", DIM),
-        span("◇", PARENT),
-        span(" parent  ", DIM),
-        span("□", BASELINE),
-        span(" baseline ", DIM),
-    ]
+    vec![span(what, PLAIN)]
 }
+
+const SIGNS: [Sign; 4] = [
+    Sign {
+        symbol: "●",
+        style: BEST,
+        means: "front: beaten by nobody in both",
+        short: "front",
+    },
+    Sign {
+        symbol: "·",
+        style: PLAIN,
+        means: "beaten",
+        short: "beaten",
+    },
+    Sign {
+        symbol: "◇",
+        style: PARENT,
+        means: "parent",
+        short: "parent",
+    },
+    Sign {
+        symbol: "□",
+        style: BASELINE,
+        means: "unsearched merge",
+        short: "unsearched",
+    },
+];
 
 /// Names beside their points, the best's first, each where it covers no other; a name that finds no such place is left out.
 fn label(

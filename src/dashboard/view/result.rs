@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::{first_row, origin_style, panel, put_lines, title};
+use super::{first_row, origin_style, panel, put_lines, title, window};
 use crate::dashboard::appearance::{ACCENT, BAD, BEST, BOLD, DIM, GOOD, PARENT, PLAIN};
 use crate::dashboard::model::Model;
 use crate::dashboard::text::{bar, left, right, span, wrap};
@@ -13,7 +13,7 @@ use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{State, origin_name};
 use crate::event::verdict::{Outcome, flips, told, verdict};
-use crate::event::words::{Unit, count, counted, p_value, parent_name, task_name};
+use crate::event::words::{Unit, count, p_value, parent_name, task_name};
 use crate::event::{Phase, Selection, TestReading, TestScore};
 
 pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -51,22 +51,6 @@ pub fn draw(model: &Model, area: Rect, buffer: &mut Buffer) {
     );
     shown.extend(next);
     put_lines(&shown, inner, buffer);
-}
-
-/// So many lines from one of them on, the last one telling what is below and how to come there.
-fn window(lines: Vec<Line<'static>>, rows: usize, from: usize) -> Vec<Line<'static>> {
-    let (all, most) = (lines.len(), rows.saturating_sub(1));
-    if all <= rows {
-        return lines;
-    }
-    let from = from.min(all - most);
-    let below = all - most - from;
-    let told = match below {
-        0 => "end · k: up".to_owned(),
-        n => format!("{} more · j: down, k: up", counted(n, "line")),
-    };
-    let shown = lines.into_iter().skip(from).take(most);
-    shown.chain([Line::from(span(told, DIM))]).collect()
 }
 
 /// The part of the final that runs.
