@@ -658,7 +658,7 @@ fn the_help_can_be_read_to_its_end_on_a_low_screen() {
     let mut model = midway();
     press(&mut model, "?");
     let mut seen = screen(&model, 60, 15);
-    assert!(seen.contains("more lines · j: down"), "{seen}");
+    assert!(seen.contains("lines more · j: down"), "{seen}");
     for _ in 0..30 {
         press(&mut model, "j");
         seen += &screen(&model, 60, 15);
@@ -730,8 +730,8 @@ fn wide_screens_show_the_candidate_in_full() {
     let mut model = ticked(one_task);
     press(&mut model, "3");
     assert!(
-        screen(&model, 120, 40).contains("Enter opens it"),
+        screen(&model, 140, 40).contains("Enter opens it"),
         "{}",
-        screen(&model, 120, 40)
+        screen(&model, 140, 40)
     );
 }

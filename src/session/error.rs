@@ -287,15 +287,11 @@ impl Error {
 
 /// The part of a search space that keeps a run from being planned.
 fn field_of_plan(e: &search::Error) -> Option<&'static str> {
-    let of_split = |split: &str| match split {
-        "search" => "fitness.tasks",
-        "selection" => "final.selection",
-        _ => "final.test",
-    };
     match e {
         search::Error::Space(e) => e.field(),
-        search::Error::NoSplit { split, .. } => Some(of_split(split.name())),
-        search::Error::NoQuestions { split, .. } => Some(of_split(split)),
+        search::Error::NoSplit { .. } | search::Error::NoQuestions { .. } | search::Error::Task(_) => {
+            Some("fitness.tasks")
+        }
         _ => None,
     }
 }

@@ -447,7 +447,10 @@ fn warm_starts(space: &Space, codec: &Codec) -> Result<Vec<(String, Recipe)>, Er
     for word in &space.search.warm_start {
         let recipe = match baselines.get(word) {
             Some(recipe) => recipe.clone(),
-            None if models::is_recipe(word) => with_short_names(&models::read_recipe(Path::new(word))?, space),
+            None if models::is_recipe(word) => {
+                let read = models::read_recipe(Path::new(word)).map_err(Error::from);
+                with_short_names(&read.map_err(Error::at(format!("search.warm_start: {word}")))?, space)
+            }
             None => return Err(Error::WarmStart { word: word.clone() }),
         };
         codec
@@ -526,6 +529,113 @@ fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is wrong with a space, wherever that shows: when it is read, or when its models and tasks are opened.
+    fn wrong(dir: &Path, text: &str) -> String {
+        let file = dir.join("space.yaml");
+        std::fs::write(&file, text).unwrap();
+        let host = Host {
+            answers: None,
+            ..Host::this_machine()
+        };
+        let opened = || {
+            let session = Session::open(read_space(&file)?, &RuntimeOptions::default(), host)?;
+            session.refuse_contradictions()?;
+            session.questions_compared().map(drop)
+        };
+        let error: &dyn std::error::Error = &opened().expect_err(text);
+        let mut words: Vec<String> = Vec::new();
+        let mut next = Some(error);
+        while let Some(e) = next {
+            if !words.iter().any(|said| said.contains(&e.to_string())) {
+                words.push(e.to_string());
+            }
+            next = e.source();
+        }
+        words.join(": ")
+    }
+
+    /// A model that is not there, a task that is misspelt, a template without an end: `tasks[0]` was all that told where.
+    #[test]
+    fn whatever_is_wrong_with_a_space_is_told_with_file_line_and_field() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let task = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let own = "task: own\nlang: en\ndata: {search: rows.jsonl, selection: rows.jsonl, test: rows.jsonl}\n\
+                   prompt: '{{q}}'\ntarget: '{{a}}'\n";
+        task("rows.jsonl", "{\"q\": \"a\", \"a\": \"b\"}\n");
+        task("unclosed.yaml", &own.replace("'{{q}}'", "'{{q'"));
+        task("pattern.yaml", &format!("{own}filters: [{{name: x, regex: '('}}]\n"));
+        task("no-data.yaml", &own.replace("rows", "nowhere"));
+        task("no-test.yaml", &own.replace(", test: rows.jsonl", ""));
+        let space = format!(
+            "name: x
+models:
+  base: {0}/models/tiny-base
+  maths: {0}/models/tiny-maths-en
+base: base
+parameter_space:
+  method: [ties]
+  layer_groups: 2
+  modules: [attn, mlp]
+  genes: {{weight: [0, 1], density: [0.1, 1.0]}}
+fitness:
+  tasks:
+    - {{task: {0}/evals/arith-es.yaml, limit: 4}}
+search:
+  evals: 4
+  warm_start: [linear]
+",
+            root.display()
+        );
+        let arith = format!("task: {}/evals/arith-es.yaml, limit: 4", root.display());
+        let cases: &[(&str, &str, &str)] = &[
+            ("tiny-maths-en", "tiny-math", ":4: models.maths: "),
+            (&arith, "task: aritmetic", ":13: fitness.tasks[0]: "),
+            (&arith, "task: gsm8k, lang: xx", ":13: fitness.tasks[0]: "),
+            (&arith, "task: gsm8k, split: serch", ":13: fitness.tasks[0]: "),
+            (&arith, "task: nothing.yaml", ":13: fitness.tasks[0]: "),
+            (&arith, "task: unclosed.yaml", "unclosed.yaml:4: prompt: "),
+            (&arith, "task: pattern.yaml", "pattern.yaml:6: filters[0].regex: "),
+            (&arith, "task: no-data.yaml", "space.yaml:12: "),
+            (&arith, "task: no-test.yaml", "space.yaml:12: "),
+            (&arith, "task: gsm8k, shots: -1", ":13: fitness.tasks[0].shots: "),
+            (&arith, "task: gsm8k, score: nothing", ":13: fitness.tasks[0]: "),
+            ("limit: 4}", "limit: 4, chat_template: on}", ":13: fitness.tasks[0]: "),
+            ("limit: 4}", "limit: 4, system: Think.}", ":13: fitness.tasks[0]: "),
+            ("layer_groups: 2", "layer_groups: 99", ":8: "),
+            ("modules: [attn, mlp]", "modules: [attn, router]", ":9: "),
+            ("[0.1, 1.0]", "[1.0, 0.1]", ":10: parameter_space.genes.density: "),
+            ("[0.1, 1.0]", "[0.1, 7.0]", ":10: parameter_space.genes.density: "),
+            ("density:", "densty:", ":10: parameter_space.genes.densty: "),
+            ("[ties]", "[tiess]", ":7: parameter_space.method"),
+            ("base: base", "base: bass", ":5: base: "),
+            ("evals: 4", "evals: many", ":15: search.evals: "),
+            ("[linear]", "[nothing.yaml]", ":16: search.warm_start"),
+            ("[linear]", "[layer_swop]", ":16: search.warm_start"),
+            ("[ties]", "[della]", ":10: parameter_space.genes: "),
+            (
+                "  evals: 4",
+                "  evals: 4\n  widening: true\n  widning: 1",
+                ":17: search.widning: ",
+            ),
+            (
+                "fitness:",
+                "final: {held_out: [{task: nothing}]}\nfitness:",
+                ":11: final.held_out[0]: ",
+            ),
+            ("fitness:", "tokenizer: nobody\nfitness:", ":11: tokenizer: "),
+            ("name: x", "name: [x", ":"),
+        ];
+        for (from, to, expected) in cases {
+            assert!(space.contains(from), "{from}");
+            let told = wrong(dir.path(), &space.replacen(from, to, 1));
+            assert!(
+                told.contains(expected) && told.contains(".yaml:"),
+                "{from} → {to}: {told}"
+            );
+        }
+    }
 
     /// A model with the short name `base` gave its tokenizer to no merge without a base: `linear` took the first model's.
     #[test]
