@@ -87,15 +87,30 @@ def more_answers(args, out, rows):
     return [{**m, "text": o["text"]} for m, o in zip(made, outputs)]
 
 
+def names_lead_there(out, folder):
+    """Links by which the names of an export's recipe, which has no folders of anybody's machine, lead to its parents."""
+    with open(os.path.join(out, "mergekit_config.yml"), encoding="utf8") as file:
+        words = {w for line in file for w in line.split("#")[0].replace("model:", " ").split() if not w.endswith(":")}
+    with open(os.path.join(out, "provenance.json"), encoding="utf8") as file:
+        places = [place for parent in json.load(file)["parents"] for place in parent["model"].split("+")]
+    names = {name for word in words for name in word.strip("'\"").split("+")}
+    for name in names:
+        for place in places:
+            if os.path.isabs(place) and place.endswith("/" + name) and not os.path.exists(os.path.join(folder, name)):
+                os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+                os.symlink(place, os.path.join(folder, name))
+
+
 def weights_differ(out):
     with tempfile.TemporaryDirectory() as folder:
         merged = os.path.join(folder, "merged")
-        config = os.path.join(out, "mergekit_config.yml")
+        config = os.path.abspath(os.path.join(out, "mergekit_config.yml"))
+        names_lead_there(out, folder)
         beside = os.path.join(os.path.dirname(sys.executable), "mergekit-yaml")
         mergekit = beside if os.path.exists(beside) else "mergekit-yaml"
         adapters = ["--lora-merge-cache", os.path.join(folder, "adapters"), "--lora-merge-dtype", "float32"]
-        subprocess.run([mergekit, config, merged, "--allow-crimes", *adapters], check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        subprocess.run([mergekit, config, merged, "--allow-crimes", *adapters], check=True, cwd=folder,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ours, theirs = weights(out), weights(merged)
     wrong = sorted(set(ours) ^ set(theirs))
     largest, equal = 0.0, 0
