@@ -1000,7 +1000,7 @@ filters: [{name: strict-match, regex: '#### ([0-9]+)', pick: first}]
             (("Q: {{question}} A:", "Q: {{question A:"), "t.yaml:5: prompt: "),
             (("Q: {{question}} A:", "{% if x %}Q:"), "t.yaml:5: prompt: "),
             (("{{answer}}", "{{answer | }}"), "t.yaml:6: target: "),
-            (("lang: es", "stop: ['\n', '{{end']"), "t.yaml:3: stop[1]: "),
+            (("lang: es", "stop: [x, '{{end']"), "t.yaml:3: stop[1]: "),
             (
                 ("lang: es", "shots: {examples: [{a: b}], prompt: '{{a'}"),
                 "t.yaml:3: shots.prompt: ",

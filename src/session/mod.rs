@@ -577,7 +577,7 @@ base: base
 parameter_space:
   method: [ties]
   layer_groups: 2
-  modules: [attn, mlp]
+  modules: [attn, mlp, other]
   genes: {{weight: [0, 1], density: [0.1, 1.0]}}
 fitness:
   tasks:
@@ -604,7 +604,7 @@ search:
             ("limit: 4}", "limit: 4, chat_template: on}", ":13: fitness.tasks[0]: "),
             ("limit: 4}", "limit: 4, system: Think.}", ":13: fitness.tasks[0]: "),
             ("layer_groups: 2", "layer_groups: 99", ":8: "),
-            ("modules: [attn, mlp]", "modules: [attn, router]", ":9: "),
+            ("[attn, mlp, other]", "[attn, router, mlp, other]", ":9: "),
             ("[0.1, 1.0]", "[1.0, 0.1]", ":10: parameter_space.genes.density: "),
             ("[0.1, 1.0]", "[0.1, 7.0]", ":10: parameter_space.genes.density: "),
             ("density:", "densty:", ":10: parameter_space.genes.densty: "),
