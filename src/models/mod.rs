@@ -269,6 +269,7 @@ pub fn verbatim(model: &str) -> Recipe {
             body: Body::Models(vec![Source {
                 model: model.into(),
                 layer_range: None,
+                fisher: None,
                 parameters: Default::default(),
             }]),
             parameters: Default::default(),
