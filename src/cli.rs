@@ -55,6 +55,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Learn better weights for one recipe from answers, by gradient.
     Learn(LearnArgs),
+    /// Measure how much a model minds a change of each weight, for `merge_method: fisher`.
+    Fisher(FisherArgs),
     /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
     /// Continue prompts, in one batch.
@@ -491,13 +493,9 @@ pub enum TeacherArg {
     Vote,
 }
 
-#[derive(Debug, Args)]
-pub struct LearnArgs {
-    /// The recipe to begin with: every weight, t or lambda that stands in it may move.
-    pub recipe: PathBuf,
-    /// Where the recipe with the learned numbers goes.
-    #[arg(value_name = "OUT.yaml")]
-    pub out: PathBuf,
+/// Questions of some tasks, to be read or answered.
+#[derive(Clone, Debug, Args)]
+pub struct TaskQuestionsArgs {
     /// Built-in task or task file that teaches; may be given several times.
     #[arg(long = "task", required = true, value_name = "TASK")]
     pub tasks: Vec<String>,
@@ -507,14 +505,25 @@ pub struct LearnArgs {
     /// Split of the tasks' questions; what judges the child afterwards is better another one.
     #[arg(long, default_value = "search")]
     pub split: String,
-    /// Questions of each task.
-    #[arg(long, default_value_t = 400, value_name = "N")]
-    pub questions: usize,
     /// Examples before each question, instead of the task's number.
     #[arg(long, value_name = "N")]
     pub shots: Option<usize>,
     #[command(flatten)]
     pub chat: ChatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LearnArgs {
+    /// The recipe to begin with: every weight, t or lambda that stands in it may move.
+    pub recipe: PathBuf,
+    /// Where the recipe with the learned numbers goes.
+    #[arg(value_name = "OUT.yaml")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    pub questions: usize,
     /// Whose texts teach.
     #[arg(long, value_enum, default_value_t)]
     pub teachers: TeacherArg,
@@ -530,6 +539,42 @@ pub struct LearnArgs {
     /// Seed of what is held back and of the order.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LabelsArg {
+    /// An answer to each question, drawn from the model itself: the Fisher information.
+    #[default]
+    Sampled,
+    /// The tasks' worked solutions: the empirical Fisher information.
+    Solutions,
+}
+
+#[derive(Debug, Args)]
+pub struct FisherArgs {
+    /// The model that is read.
+    pub model: String,
+    /// Directory of its Fisher information, in the layout of a model.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub questions: usize,
+    /// What follows each question, and is to be likely.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: LabelsArg,
+    /// Seed of the answers that are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// What the information is stored as.
+    #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(["f32", "bf16"]).try_map(|word| word.parse::<DType>()))]
+    pub store: DType,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,
@@ -618,6 +663,12 @@ pub struct ExportArgs {
     /// A GGUF file for llama.cpp besides.
     #[arg(long, value_enum, conflicts_with = "recipe_only", value_name = "f16|q8_0")]
     pub gguf: Option<GgufArg>,
+    /// Of LoRA adapters over one model: the child as one such adapter, as PEFT and vLLM load it, instead of a whole model.
+    #[arg(long, conflicts_with_all = ["recipe_only", "gguf"])]
+    pub adapter: bool,
+    /// Rank of the adapter; of a plain sum of adapters the sum of their ranks, unless said otherwise.
+    #[arg(long, requires = "adapter", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rank: Option<u32>,
     /// Largest size of one file.
     #[arg(long, default_value = "5GB", value_name = "SIZE")]
     pub shard_size: String,

@@ -8,7 +8,9 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options};
+use super::{
+    Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options, say,
+};
 use crate::{
     checkpoint::{GgufKind, parse_size},
     cli::{ExportArgs, GgufArg, VerifyArgs},
@@ -25,6 +27,9 @@ pub fn export(args: ExportArgs) -> Outcome {
     let child = Child::find(&newest::or_newest(run)?, id)?;
     if args.recipe_only {
         return write_recipe(out, &child.mergekit_yaml(), args.overwrite);
+    }
+    if args.adapter {
+        return write_adapter(&child, out, &args);
     }
     let options = ExportOptions {
         shard_size_bytes: parse_size(&args.shard_size).context("--shard-size")?,
@@ -55,6 +60,24 @@ pub fn export(args: ExportArgs) -> Outcome {
     writing.finish_and_clear();
     gguf.finish_and_clear();
     written.map_err(Failure::work)?;
+    print(out.display());
+    Ok(())
+}
+
+fn write_adapter(child: &Child, out: &Path, args: &ExportArgs) -> Outcome {
+    let rank = args.rank.map(|rank| rank as usize);
+    let written = child
+        .write_adapter((out, args.overwrite), rank, &environment::host())
+        .map_err(Failure::work)?;
+    let how = match written.is_exact {
+        true => "the sum of its parents' adapters",
+        false => "the nearest of that rank",
+    };
+    say(format_args!(
+        "an adapter over {}: {} modules, rank {}, {how}; read from the disk, it differs from the child by {:.1e} of what the child \
+         changes",
+        written.base, written.modules, written.rank, written.error
+    ));
     print(out.display());
     Ok(())
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{Failure, Outcome, environment, print, print_json, runtime, standard_input};
 use crate::{
-    cli::{LearnArgs, TeacherArg},
-    eval::{self, Kind, Profile, Question, Split, Task, TaskOptions},
+    cli::{LearnArgs, TaskQuestionsArgs, TeacherArg},
+    eval::{self, Kind, Profile, Question, Samples, Split, Task, TaskOptions},
     learn::{Change, Course, Settings, Step, teachers, variables},
     merge::{Plan, Resident},
     model::{Engine, ScoreRequest, Text},
@@ -64,7 +64,7 @@ pub fn learn(args: LearnArgs) -> Outcome {
     }
     let recipe = read_recipe(&standard_input(&args.recipe))?;
     let opened = Opened::of_recipe(&recipe, &args.recipe, &environment::hub_options())?;
-    let tasks = tasks(&args)?;
+    let tasks = tasks(&args.asked, args.questions, None)?;
     let runtime = runtime::runtime(&args.engine)?;
     let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;
     let (variables, start) = variables::of_recipe(&recipe);
@@ -160,7 +160,13 @@ fn placed(recipe: &Recipe, file: &Path, out: &Path) -> Recipe {
     }
 }
 
-fn tasks(args: &LearnArgs) -> Result<Vec<(Task, Vec<Question>)>> {
+/// The tasks that are named, with their first `limit` questions of the split; `samples` says how answers are to be drawn, where they
+/// are.
+pub(super) fn tasks(
+    args: &TaskQuestionsArgs,
+    limit: usize,
+    samples: Option<Samples>,
+) -> Result<Vec<(Task, Vec<Question>)>> {
     let split = runtime::split(&args.split, &Split::ALL)?;
     let mut tasks = Vec::new();
     for name in &args.tasks {
@@ -169,7 +175,8 @@ fn tasks(args: &LearnArgs) -> Result<Vec<(Task, Vec<Question>)>> {
                 lang: Some(lang),
                 shots: args.shots,
                 profile: Profile::Fitness,
-                limit: Some(args.questions),
+                limit: Some(limit),
+                samples,
                 chat: runtime::chat(&args.chat),
                 ..TaskOptions::default()
             };
@@ -261,7 +268,8 @@ impl Material {
     ) -> Result<()> {
         let work: Vec<(&Task, &[Question])> = open.iter().map(|(task, questions, _)| (*task, *questions)).collect();
         let mut answered: Vec<Vec<Vec<eval::Answer>>> = Vec::new();
-        let models = recipe.models();
+        // Fisher information stands among them and answers nothing.
+        let models: Vec<&str> = recipe.models().into_iter().filter(|m| !recipe.is_fisher(m)).collect();
         let bar = environment::progress_bar(models.len() as u64 + 1, "asking");
         for model in &models {
             let mut parent = as_it_is(model, opened, runtime)?;

@@ -12,6 +12,7 @@ mod data;
 mod environment;
 mod eval;
 mod export;
+mod fisher;
 mod front;
 mod generate;
 mod init;
@@ -180,6 +181,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Merge(args) => merge::merge(args),
         Command::Eval(args) => eval::eval(args),
         Command::Learn(args) => learn::learn(args),
+        Command::Fisher(args) => fisher::fisher(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
         Command::Worker(args) => worker::worker(args),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Error, Parents, chat_templates::template, tokenizer_files, with_stops};
 use crate::{
     checkpoint::{Checkpoint, TensorSpec, Writer},
-    merge::{self, ChildTokenizer, Plan, add_tokens},
+    merge::{self, ChildTokenizer, Plan, TensorSource, add_tokens},
 };
 
 /// Files that go along with a tokenizer or make numbers of pictures, copied byte for byte.
@@ -34,6 +34,19 @@ pub fn write(
     parents: &Parents,
     progress: &mut dyn FnMut(usize),
 ) -> Result<(), Error> {
+    write_from(writer, plan, (parents, parents), progress)
+}
+
+/// As [`write`], with tensors from another source than the tokenizer.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_from(
+    writer: &mut Writer,
+    plan: &Plan,
+    (source, parents): (&dyn TensorSource, &Parents),
+    progress: &mut dyn FnMut(usize),
+) -> Result<(), Error> {
     let specs = plan.outputs().iter().map(|output| TensorSpec {
         name: output.name.clone(),
         dtype: output.dtype,
@@ -42,7 +55,7 @@ pub fn write(
     writer.declare(&specs.collect::<Vec<_>>())?;
     merge::run::<Error>(
         plan,
-        parents,
+        source,
         &mut |piece| Ok(writer.put_part(&piece.output.name, piece.offset, piece.bytes)?),
         &mut |p| progress(p.tensors_done),
     )?;

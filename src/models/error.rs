@@ -51,6 +51,41 @@ pub enum Error {
     #[error("{} is a file; --overwrite replaces only a directory that heterosis wrote", out.display())]
     IsAFile { out: PathBuf },
     #[error(
+        "one adapter is laid over one model: '{other}' is made of {other_base}, '{model}' of {base}; export the whole model, \
+         without --adapter"
+    )]
+    SeveralBases {
+        model: String,
+        base: String,
+        other: String,
+        other_base: String,
+    },
+    #[error(
+        "no adapter of the child's parents has a part in it, so there is nothing to write; export the whole model, without \
+         --adapter"
+    )]
+    NoAdapter,
+    #[error(
+        "'{model}' changes {tensor} by more than a product of two matrices (a bias, a whole layer, DoRA), which no LoRA holds; export \
+         the whole model, without --adapter"
+    )]
+    NoLora { model: String, tensor: String },
+    #[error(
+        "'{method}' makes no plain sum of the adapters ({tensor}); --rank N writes the adapter of rank N that is next to the child, \
+         and says how near it is"
+    )]
+    NoSum { method: &'static str, tensor: String },
+    #[error(
+        "the child differs from the model in {tensor}, which no adapter changes; export the whole model, without --adapter"
+    )]
+    BeyondAdapters { tensor: String },
+    #[error("{tensor} cannot be brought to a lower rank: {reason}")]
+    NotShortened { tensor: String, reason: String },
+    #[error(
+        "the adapter differs from the child by {error:.1e} of what it changes, and ought to be equal; please report this"
+    )]
+    AdapterDiffers { error: f64 },
+    #[error(
         "{}: --overwrite would destroy {name}, which heterosis did not write; choose another directory, or remove this one \
          yourself",
         out.display()

@@ -2,10 +2,12 @@
 //! memory or on disk.
 //!
 //! * `open.rs` opens what a MODEL word means; `runtime.rs` says where and how a model runs.
-//! * `chat_templates.rs` has those that a recipe may name; `child.rs` writes a merged model; `overwrite.rs` says what it may replace.
+//! * `chat_templates.rs` has those that a recipe may name; `child.rs` writes a merged model, `adapter.rs` the child of adapters as
+//!   one; `overwrite.rs` says what they may replace.
 //!
 //! Nothing here knows of a search.
 
+mod adapter;
 mod chat_templates;
 mod child;
 mod error;
@@ -21,7 +23,8 @@ use std::{
 
 use serde_json::Value;
 
-pub use child::write;
+pub use adapter::{Wanted, Written, write_adapter};
+pub use child::{write, write_from};
 pub use error::Error;
 pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe, without_prefix};
 pub use overwrite::{begin, marked, refuse_foreign};
@@ -269,6 +272,7 @@ pub fn verbatim(model: &str) -> Recipe {
             body: Body::Models(vec![Source {
                 model: model.into(),
                 layer_range: None,
+                fisher: None,
                 parameters: Default::default(),
             }]),
             parameters: Default::default(),

@@ -12,8 +12,10 @@ use crate::checkpoint::{self, Writer};
 const LONGEST_DOCUMENT: u64 = 16 << 20;
 
 /// Files that heterosis writes beside shards and what provenance lists.
-const WRITTEN: [&str; 17] = [
+const WRITTEN: [&str; 19] = [
     "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",

@@ -211,6 +211,43 @@ impl Child {
         Ok(Export { making, writer })
     }
 
+    /// Writes it as one LoRA adapter over the model that all its parents are adapters of.
+    ///
+    /// # Errors
+    /// A parent is missing or has changed since; what no LoRA holds, or what is no plain sum of adapters, without a rank.
+    pub fn write_adapter(
+        &self,
+        (out, overwrite): (&Path, bool),
+        rank: Option<usize>,
+        host: &Host,
+    ) -> Result<models::Written, Error> {
+        let (parents, _) = self.opened(host)?;
+        self.refuse_changed(&parents)?;
+        let wanted = models::Wanted {
+            recipe: &self.recipe,
+            words: &self.space.models,
+            parents: &parents,
+            rank,
+        };
+        let named = with_model_words(&self.recipe, &self.space);
+        let licenses = self.licenses(&parents, self.recipe.models())?;
+        let license = of_child(&licenses);
+        for warning in &license.warnings {
+            tracing::warn!("licence: {warning}");
+        }
+        let text = |written: &models::Written| {
+            vec![
+                ("mergekit_config.yml", marked(&self.mergekit_yaml())),
+                ("recipe.yaml", write::to_yaml(&named)),
+                (
+                    "README.md",
+                    adapter_card(self, written, license.license.as_deref(), &for_everybody(&named)),
+                ),
+            ]
+        };
+        Ok(models::write_adapter(&wanted, (out, overwrite), &host.hub, &text)?)
+    }
+
     /// Its parents, opened, and how it is made of them.
     fn opened(&self, host: &Host) -> Result<(Parents, Plan), Error> {
         let mut parents = Parents::default();
@@ -325,6 +362,32 @@ impl Child {
         Ok(asked)
     }
 
+    /// The licences of the models whose weights or tokenizer the child has, an adapter's with its model's.
+    fn licenses(&self, parents: &Parents, takes_part: Vec<&str>) -> Result<Vec<ParentLicense>, Error> {
+        let mut licenses: Vec<ParentLicense> = Vec::new();
+        for (name, word) in self
+            .space
+            .models
+            .iter()
+            .filter(|(name, _)| takes_part.contains(&name.as_str()))
+        {
+            let checkpoint = parents
+                .checkpoint(name)
+                .ok_or_else(|| Error::NotOpen { model: name.clone() })?;
+            let (model, adapter) = checkpoint::split_adapter(word);
+            for (word, texts) in std::iter::once(model).chain(adapter).zip(checkpoint.license_texts()?) {
+                // Adapters over one model have it in common.
+                if licenses.iter().all(|known| known.model != word) {
+                    licenses.push(ParentLicense {
+                        model: word.into(),
+                        license: license::read(texts.readme.as_deref(), texts.license.as_deref()),
+                    });
+                }
+            }
+        }
+        Ok(licenses)
+    }
+
     /// What it wrote first to each task. The journal is read once more for that: who is exported is known at its end only,
     /// and all answers of a run would not fit in memory.
     fn first_answers(&self) -> Result<Vec<Answers>, Error> {
@@ -374,7 +437,10 @@ impl Making<'_> {
         writer.text("mergekit_config.yml", &marked(&format!("{WHERE}{for_mergekit}")))?;
         writer.text("recipe.yaml", &format!("{WHERE}{}", write::to_yaml(&public)))?;
         let named = with_model_words(&self.child.recipe, &self.child.space);
-        let licenses = self.licenses()?;
+        let tokenizer = self.plan.tokenizer().donor;
+        let mut takes_part = self.child.recipe.models();
+        takes_part.push(&tokenizer);
+        let licenses = self.child.licenses(&self.parents, takes_part)?;
         let mut models: Vec<String> = licenses.iter().map(|l| l.model.clone()).collect();
         models.dedup();
         let license = of_child(&licenses);
@@ -408,30 +474,6 @@ impl Making<'_> {
             true => Ok(models::refuse_foreign(&self.out)?),
             false => Ok(()),
         }
-    }
-
-    /// The licences of the models whose weights or tokenizer the child has, an adapter's with its model's.
-    fn licenses(&self) -> Result<Vec<ParentLicense>, Error> {
-        let tokenizer = self.plan.tokenizer().donor;
-        let takes_part = |name: &str| self.child.recipe.models().contains(&name) || tokenizer == name;
-        let mut licenses: Vec<ParentLicense> = Vec::new();
-        for (name, word) in self.child.space.models.iter().filter(|(name, _)| takes_part(name)) {
-            let checkpoint = self
-                .parents
-                .checkpoint(name)
-                .ok_or_else(|| Error::NotOpen { model: name.clone() })?;
-            let (model, adapter) = checkpoint::split_adapter(word);
-            for (word, texts) in std::iter::once(model).chain(adapter).zip(checkpoint.license_texts()?) {
-                // Adapters over one model have it in common.
-                if licenses.iter().all(|known| known.model != word) {
-                    licenses.push(ParentLicense {
-                        model: word.into(),
-                        license: license::read(texts.readme.as_deref(), texts.license.as_deref()),
-                    });
-                }
-            }
-        }
-        Ok(licenses)
     }
 
     /// The exported files have to lie at `staged`, with everything but the provenance itself.
@@ -599,6 +641,27 @@ fn last_parts(path: &str, n: usize) -> String {
 pub(super) fn for_mergekit(recipe: &Recipe, space: &Space) -> String {
     let named = with_model_words(recipe, space);
     write::to_yaml(&named.with_models(models::without_prefix))
+}
+
+/// What stands beside an adapter: how it is loaded, what it is made of, how near it is.
+fn adapter_card(child: &Child, written: &models::Written, license: Option<&str>, recipe: &str) -> String {
+    let base = hub_name(&written.base);
+    let license = license.map_or(String::new(), |license| format!("license: {license}\n"));
+    let near = match written.is_exact {
+        true => "It is the weighted sum of its parents' adapters, set side by side".to_string(),
+        false => format!(
+            "It is the nearest adapter of rank {}: it differs from the child that was scored by {:.2} % of what that changes",
+            written.rank,
+            100.0 * written.error
+        ),
+    };
+    format!(
+        "---\nbase_model: {base}\nlibrary_name: peft\n{license}tags:\n- merge\n- lora\n---\n\n# {}\n\nCandidate `{}` of a run of heterosis, as a LoRA \
+         adapter over `{base}`. {near}.\n\n```yaml\n{}\n```\n",
+        child.run_name(),
+        child.id(),
+        recipe.trim_end()
+    )
 }
 
 /// A recipe without the paths of this machine, for a card that is published.

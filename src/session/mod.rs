@@ -88,7 +88,7 @@ use crate::{
 };
 
 /// Largest size of one file of a model.
-const SHARD_SIZE_BYTES: u64 = 5_000_000_000;
+pub const SHARD_SIZE_BYTES: u64 = 5_000_000_000;
 
 /// A search space with everything that it names opened and checked.
 pub struct Session {

@@ -123,6 +123,7 @@ fn modules(space: &Space, tensors: &[String]) -> BTreeMap<String, Module> {
         models: vec![Source {
             model: model.clone(),
             layer_range: None,
+            fisher: None,
             parameters: Default::default(),
         }],
         parameters: Default::default(),

@@ -232,6 +232,7 @@ impl FlowCodec {
                     sources: vec![Source {
                         model: self.sources[step.source].clone(),
                         layer_range: Some([step.layer, step.layer + 1]),
+                        fisher: None,
                         parameters: folded(self.shape.fold, g),
                     }],
                     base_model: None,

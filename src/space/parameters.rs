@@ -386,6 +386,7 @@ impl ParameterCodec {
         let source = |model: &str, layer_range, parameters| Source {
             model: model.into(),
             layer_range,
+            fisher: None,
             parameters,
         };
         let body = if self.groups.len() == 1 {
@@ -440,6 +441,7 @@ impl ParameterCodec {
         Some(Source {
             model: base,
             layer_range: Some(range),
+            fisher: None,
             parameters: Parameters::new(),
         })
     }

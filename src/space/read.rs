@@ -370,6 +370,11 @@ fn parameter_space(node: &Node, base: &Option<String>) -> Result<ParameterSpace,
         if info.method == Method::Passthrough {
             return Err(item.error("passthrough has nothing to mix; it belongs in a recipe"));
         }
+        if info.method == Method::Fisher {
+            return Err(item.error(
+                "fisher reads Fisher information of each model, which a space has no word for; it belongs in a recipe",
+            ));
+        }
         if methods.contains(&info.method) {
             return Err(item.error(format!("{} stands here twice", info.name)));
         }

@@ -46,6 +46,7 @@ fn merge(space: &Space, shape: Shape, method: Method, each: &[(&str, f64)], all:
     let sources = space.experts().map(|model| Source {
         model: model.into(),
         layer_range: None,
+        fisher: None,
         parameters: numbers(each),
     });
     let base = space.base.clone().filter(|_| method.info().base == BaseRule::Required);

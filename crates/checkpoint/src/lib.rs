@@ -42,7 +42,7 @@ pub use gguf_write::{GgufKind, write_gguf};
 pub use heterosis_isa::DType;
 pub use hub::{Download, HubOptions, Report};
 pub use license::LicenseTexts;
-pub use lora::AdapterShape;
+pub use lora::{AdapterShape, LoraFactors, LoraLayout};
 pub use writer::{Staged, TensorSpec, Writer, parse_size};
 
 use hub::HubName;
@@ -162,6 +162,16 @@ impl Checkpoint {
         checkpoint.adapter = Some(laid_over);
         checkpoint.name = format!("{}+{}", checkpoint.name, name_of(adapter));
         Ok(checkpoint)
+    }
+
+    /// The tensors that an adapter changes, if one is laid over the model.
+    pub fn adapted(&self) -> impl Iterator<Item = &str> {
+        self.adapter.iter().flat_map(Adapter::changed)
+    }
+
+    /// What the adapter adds to a tensor; `None` where it does nothing, or anything else than to add a product of two matrices.
+    pub fn lora_factors(&self, name: &str) -> Option<LoraFactors> {
+        self.adapter.as_ref()?.factors(name)
     }
 
     /// Opens what a MODEL word names: a directory, `DIR+ADAPTER_DIR`, a `.gguf` file, or `hf:owner/name[@revision]` (which

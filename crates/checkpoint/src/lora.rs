@@ -61,6 +61,30 @@ struct LowRank {
     rank: usize,
     columns: usize,
     scale: f32,
+    embedding: bool,
+}
+
+/// What a LoRA adapter adds to one tensor of its model: scale · left · right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraFactors {
+    /// `[rows of the tensor, rank]`, row by row.
+    pub left: Vec<f32>,
+    /// `[rank, columns of the tensor]`, row by row.
+    pub right: Vec<f32>,
+    pub rank: usize,
+    pub scale: f32,
+    pub layout: LoraLayout,
+}
+
+/// Which of the two factors PEFT calls A and B, and by which names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoraLayout {
+    /// The tensor is stored `[out, in]`: left is B, right is A.
+    Linear,
+    /// The tensor is stored `[in, out]` (`fan_in_fan_out`): left is Aᵀ, right is Bᵀ.
+    Turned,
+    /// As `Turned`, of a table of embeddings, whose factors have names of their own.
+    Embedding,
 }
 
 /// One stored matrix, which may have to be turned before it is used.
@@ -178,6 +202,30 @@ impl Adapter {
                 }
             });
         }
+    }
+
+    /// The tensors that it changes.
+    pub fn changed(&self) -> impl Iterator<Item = &str> {
+        self.changes.keys().map(String::as_str)
+    }
+
+    /// What it adds to a tensor; `None` where it does nothing, or anything else.
+    pub fn factors(&self, name: &str) -> Option<LoraFactors> {
+        let change = self.changes.get(name)?;
+        let is_more =
+            change.replace.is_some() || change.shift.is_some() || change.lengths.is_some() || change.rows.is_some();
+        let low_rank = change.add.as_ref().filter(|_| !is_more)?;
+        Some(LoraFactors {
+            left: self.factor(&low_rank.left),
+            right: self.factor(&low_rank.right),
+            rank: low_rank.rank,
+            scale: low_rank.scale,
+            layout: match (low_rank.embedding, low_rank.left.transposed) {
+                (true, _) => LoraLayout::Embedding,
+                (false, true) => LoraLayout::Turned,
+                (false, false) => LoraLayout::Linear,
+            },
+        })
     }
 
     fn values(&self, entry: &Entry) -> Vec<f32> {
@@ -415,6 +463,7 @@ impl Adapter {
             rank,
             columns,
             scale: scale as f32,
+            embedding,
         })
     }
 

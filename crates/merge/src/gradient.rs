@@ -9,12 +9,13 @@
 //! [`Slopes`] does so for a whole plan. Densities, whole numbers, switches and choices have no derivative.
 
 use super::{
-    Cache, Error, Plan, TensorSource, combine,
+    Cache, Error, Plan, TensorSource, combine, fisher,
     nuslerp::{self, Lines},
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
     slerp, task_sum,
     view::{Memory, Target, dot},
+    wudi,
 };
 use crate::recipe::{DType, Method};
 
@@ -34,11 +35,11 @@ impl Method {
     pub fn learned(self) -> &'static [&'static str] {
         use Method::*;
         match self {
-            Linear | Nuslerp | Multislerp | Pcb | SparseSoup => &["weight"],
+            Linear | Nuslerp | Multislerp | Pcb | Fisher | SparseSoup => &["weight"],
             Slerp => &["t"],
             TaskArithmetic | Ties | DareLinear | DareTies | Della | DellaLinear | Breadcrumbs | BreadcrumbsTies
-            | Tsv => &["weight", "lambda"],
-            IsoC | Knots => &["lambda"],
+            | Tsv | Wudi => &["weight", "lambda"],
+            IsoC | IsoCts | Knots => &["lambda"],
             Passthrough => &["scale", "gain"],
             AdapterMean => &["alpha"],
             Karcher | ModelStock | Sce | Nearswap | ArceeFusion | Ram | RamplusTl | Opcm | LayerSwap => &[],
@@ -60,6 +61,7 @@ impl Operation {
         match self {
             Operation::Linear { weights: w, .. }
             | Operation::Multislerp { weights: w, .. }
+            | Operation::Fisher { weights: w, .. }
             | Operation::SparseSoup { weights: w } => weights(w).collect(),
             Operation::Pcb(competition) => weights(&competition.weights).collect(),
             Operation::Nuslerp { weights: w, .. } => weights(w).collect(),
@@ -71,7 +73,14 @@ impl Operation {
             Operation::Tsv { weights: w, lambda, .. } => {
                 weights(w).chain([("lambda", None, f64::from(*lambda))]).collect()
             }
-            Operation::IsoC { lambda, .. } => vec![("lambda", None, f64::from(*lambda))],
+            Operation::Wudi {
+                weights: w,
+                way: wudi::Way::Least { .. },
+                lambda,
+            } => weights(w).chain([("lambda", None, f64::from(*lambda))]).collect(),
+            Operation::IsoC { lambda, .. } | Operation::IsoCts { lambda, .. } | Operation::Wudi { lambda, .. } => {
+                vec![("lambda", None, f64::from(*lambda))]
+            }
             Operation::Knots { sum, .. } => vec![("lambda", None, f64::from(sum.lambda))],
             Operation::Passthrough { scale, gain } => {
                 vec![("scale", None, f64::from(*scale)), ("gain", None, f64::from(*gain))]
@@ -94,6 +103,7 @@ impl Operation {
     pub fn gradient(&self, parents: &Parents<'_>, measured: &Measured, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
         Ok(match self {
             Operation::Linear { weights, normalize } => of_average(parents, weights, *normalize, upstream),
+            Operation::Fisher { weights, epsilon } => fisher::gradient(parents, weights, *epsilon, upstream),
             Operation::SparseSoup { weights } => of_average(parents, weights, true, upstream),
             Operation::Slerp { base, t } => vec![of_slerp(parents, *base, f64::from(*t), upstream)],
             Operation::Nuslerp { weights, lines } => of_nuslerp(parents, *weights, *lines, upstream),
@@ -124,9 +134,12 @@ impl Operation {
                     _ => vec![0.0],
                 }
             }
-            Operation::Pcb(_) | Operation::Tsv { .. } | Operation::IsoC { .. } | Operation::Knots { .. } => {
-                self.by_units(parents, measured, upstream)?
-            }
+            Operation::Pcb(_)
+            | Operation::Tsv { .. }
+            | Operation::IsoC { .. }
+            | Operation::IsoCts { .. }
+            | Operation::Wudi { .. }
+            | Operation::Knots { .. } => self.by_units(parents, measured, upstream)?,
             Operation::Karcher { .. }
             | Operation::ModelStock { .. }
             | Operation::Sce { .. }
@@ -189,8 +202,16 @@ impl Operation {
             let mut operation = self.clone();
             match (&mut operation, model) {
                 (Operation::Pcb(competition), Some(k)) => competition.weights = unit(competition.weights.len(), k),
-                (Operation::Tsv { weights, .. }, Some(k)) => *weights = unit(weights.len(), k),
-                (Operation::Tsv { lambda, .. } | Operation::IsoC { lambda, .. }, None) => *lambda = 1.0,
+                (Operation::Tsv { weights, .. } | Operation::Wudi { weights, .. }, Some(k)) => {
+                    *weights = unit(weights.len(), k)
+                }
+                (
+                    Operation::Tsv { lambda, .. }
+                    | Operation::IsoC { lambda, .. }
+                    | Operation::IsoCts { lambda, .. }
+                    | Operation::Wudi { lambda, .. },
+                    None,
+                ) => *lambda = 1.0,
                 (Operation::Knots { sum, .. }, None) => sum.lambda = 1.0,
                 _ => debug_assert!(false, "{parameter} is no number of a linear operation"),
             }
@@ -469,7 +490,7 @@ mod tests {
             listed.sort_unstable();
             // Spectral methods average what is no matrix, and layers that are swapped are copied.
             named.retain(|name| info.parameter(name).is_some());
-            let inner = matches!(info.method, Method::IsoC | Method::Knots);
+            let inner = matches!(info.method, Method::IsoC | Method::IsoCts | Method::Knots);
             assert!(listed == named || inner, "{} {listed:?} {named:?}", info.name);
             for name in &listed {
                 assert!(info.parameter(name).is_some(), "{} has no {name}", info.name);

@@ -19,11 +19,13 @@ mod child;
 mod combine;
 mod dare;
 mod della;
+mod fisher;
 mod fused;
 #[cfg(test)]
 mod golden;
 mod gradient;
 mod iso_c;
+mod iso_cts;
 mod kept;
 mod knots;
 mod layer_swap;
@@ -58,6 +60,7 @@ mod ties;
 mod tsv;
 mod view;
 mod vocabulary;
+mod wudi;
 pub mod yaml;
 
 use std::{borrow::Cow, sync::Arc};
@@ -68,7 +71,7 @@ pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
 pub use resident::{Cache, Resident};
-pub use spectral::decomposition_sample;
+pub use spectral::{decomposition_sample, low_rank};
 pub use stream::{Piece, Progress, Sink, run};
 pub use vocabulary::Vocabulary;
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    Error, adapter_mean, arcee_fusion, combine, della, iso_c, knots, linear, model_stock, nearswap,
+    Error, adapter_mean, arcee_fusion, combine, della, fisher, iso_c, iso_cts, knots, linear, model_stock, nearswap,
     nuslerp::{self, Lines},
     opcm,
     parents::{Parents, Refusal},
@@ -14,6 +14,7 @@ use super::{
     task_sum::{self, Rescale, TaskSum, Term, Trim},
     tsv,
     view::Target,
+    wudi,
 };
 use crate::recipe::{BaseRule, DefaultValue, Method, MethodInfo, ParameterInfo, Parameters, Place, evaluate};
 
@@ -75,9 +76,23 @@ pub(crate) enum Operation {
         rank: f64,
         lambda: f32,
     },
+    IsoCts {
+        weights: Vec<f32>,
+        common: f64,
+        lambda: f32,
+    },
+    Wudi {
+        weights: Vec<f32>,
+        way: wudi::Way,
+        lambda: f32,
+    },
     Knots {
         rank: f64,
         sum: TaskSum,
+    },
+    Fisher {
+        weights: Vec<f32>,
+        epsilon: f32,
     },
     SparseSoup {
         weights: Vec<f32>,
@@ -115,6 +130,7 @@ impl Operation {
                 normalize: true,
             } => linear::divisor(weights).map(drop),
             Operation::TaskSum(sum) | Operation::Knots { sum, .. } => trims(sum),
+            Operation::Fisher { weights, .. } => fisher::check(weights),
             _ => Ok(()),
         }
     }
@@ -142,9 +158,52 @@ impl Operation {
             Operation::Opcm { alpha } => opcm::merge(parents, *alpha, measured.opcm_scale, out),
             Operation::Tsv { weights, rank, lambda } => tsv::merge(parents, weights, *rank, *lambda, out),
             Operation::IsoC { weights, rank, lambda } => iso_c::merge(parents, weights, *rank, *lambda, out),
+            Operation::IsoCts {
+                weights,
+                common,
+                lambda,
+            } => iso_cts::merge(parents, weights, *common, *lambda, out),
+            Operation::Wudi { weights, way, lambda } => wudi::merge(parents, weights, *way, *lambda, out),
             Operation::Knots { rank, sum } => knots::merge(parents, *rank, sum, out),
+            Operation::Fisher { weights, epsilon } => fisher::merge(parents, weights, *epsilon, out),
             Operation::SparseSoup { weights } => sparse_soup::merge(parents, weights, out),
             Operation::AdapterMean { alpha } => adapter_mean::merge(parents, *alpha, out),
+        }
+    }
+
+    /// The factor of each input, where the result is their sum with these factors but for rounding; `base` as in [`Parents`].
+    pub fn combination(&self, inputs: usize, base: Option<usize>) -> Option<Vec<f64>> {
+        match self {
+            Operation::Linear { weights, normalize } => {
+                let total = match normalize {
+                    true => f64::from(linear::divisor(weights).ok()?),
+                    false => 1.0,
+                };
+                Some(weights.iter().map(|w| f64::from(*w) / total).collect())
+            }
+            Operation::TaskSum(sum) => {
+                let mut factors = sum.factors()?.into_iter();
+                let base = base?;
+                let mut all: Vec<f64> = (0..inputs)
+                    .map(|k| {
+                        if k == base {
+                            0.0
+                        } else {
+                            factors.next().unwrap_or_default()
+                        }
+                    })
+                    .collect();
+                all[base] = 1.0 - all.iter().sum::<f64>();
+                Some(all)
+            }
+            Operation::Passthrough { scale: 1.0, gain: 1.0 } => Some(vec![1.0]),
+            Operation::AdapterMean { alpha } => {
+                let (alpha, old) = (f64::from(*alpha), inputs.checked_sub(1)?);
+                let mut all = vec![alpha / old.max(1) as f64; old];
+                all.push(if old == 0 { 1.0 } else { 1.0 - alpha });
+                Some(all)
+            }
+            _ => None,
         }
     }
 
@@ -157,8 +216,32 @@ impl Operation {
     pub fn is_spectral(&self) -> bool {
         matches!(
             self,
-            Operation::Opcm { .. } | Operation::Tsv { .. } | Operation::IsoC { .. } | Operation::Knots { .. }
+            Operation::Opcm { .. }
+                | Operation::Tsv { .. }
+                | Operation::IsoC { .. }
+                | Operation::IsoCts { .. }
+                | Operation::Wudi { .. }
+                | Operation::Knots { .. }
         )
+    }
+
+    /// Decompositions that a spectral method makes of so many inputs: a bound.
+    pub fn decompositions(&self, inputs: usize) -> usize {
+        match self {
+            // Of each task, of the sum, and of what stands side by side.
+            Operation::IsoCts { .. } => inputs + 2,
+            _ => inputs,
+        }
+    }
+
+    /// Copies of the tensor, in f64, that a spectral method holds at one time for so many inputs: a bound.
+    pub fn copies(&self, inputs: usize) -> usize {
+        match self {
+            // The tasks, all of them below each other, and what the decomposition makes of that.
+            Operation::Wudi { .. } => 2 + 4 * inputs,
+            Operation::IsoCts { .. } => 6 + inputs,
+            _ => 2 + inputs,
+        }
     }
 
     /// Passes over the parents, the last one included.
@@ -192,18 +275,19 @@ pub fn cost_in_words(method: Method) -> &'static str {
         Linear | Nearswap | Passthrough | LayerSwap | Ram | SparseSoup | AdapterMean | TaskArithmetic => {
             "one pass over the parents"
         }
+        Fisher => "one pass over the parents and as much Fisher information",
         Slerp | Nuslerp | Multislerp | Karcher | ModelStock | ArceeFusion | RamplusTl => "two passes over the parents",
         Ties | Sce | Breadcrumbs | BreadcrumbsTies => "three passes over the parents; one in a search",
         DareLinear | DareTies => "three passes over the parents with `rescale: l1`, else one",
         Della | DellaLinear => "three passes over the parents and a sort of each row",
         Pcb => "five passes over the whole model",
-        Tsv | Knots => {
+        Tsv | Knots | Wudi => {
             "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once"
         }
         Opcm => {
             "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once for each alpha"
         }
-        IsoC => {
+        IsoC | IsoCts => {
             "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights"
         }
     }
@@ -390,7 +474,19 @@ impl<'a> Site<'a> {
                 rank: self.shared("rank")?,
                 lambda: self.lambda()?,
             },
-            Method::Tsv | Method::IsoC => self.average(&self.weights()?, self.lambda()?),
+            Method::IsoCts if self.matrix => Operation::IsoCts {
+                weights: self.weights()?,
+                common: self.shared("common")?,
+                lambda: self.lambda()?,
+            },
+            Method::Wudi if self.matrix => Operation::Wudi {
+                weights: self.weights()?,
+                way: self.wudi_way()?,
+                lambda: self.lambda()?,
+            },
+            Method::Tsv | Method::IsoC | Method::IsoCts | Method::Wudi => {
+                self.average(&self.weights()?, self.lambda()?)
+            }
             Method::Knots => {
                 let sum = self.task_sum(digest)?;
                 if self.matrix {
@@ -400,6 +496,10 @@ impl<'a> Site<'a> {
                     Operation::TaskSum(sum)
                 }
             }
+            Method::Fisher => Operation::Fisher {
+                weights: self.weights()?,
+                epsilon: self.shared("epsilon")? as f32,
+            },
             Method::SparseSoup => Operation::SparseSoup {
                 weights: self.weights()?,
             },
@@ -409,6 +509,18 @@ impl<'a> Site<'a> {
             // The plan turns it into copies and means of single layers.
             Method::LayerSwap => Operation::COPY,
         })
+    }
+
+    fn wudi_way(&self) -> Result<wudi::Way, Error> {
+        let (steps, ridge) = (self.shared("steps")?, self.shared("ridge")?);
+        if steps == 0.0 {
+            return Ok(wudi::Way::Least { ridge });
+        }
+        if ridge != 0.0 {
+            let message = format!("{ridge} beside {steps} steps, which begin at the sum; leave out one of the two");
+            return Err(self.error("ridge", None, message));
+        }
+        Ok(wudi::Way::Steps(steps as usize))
     }
 
     /// base + λ · weighted mean of the task vectors: what spectral methods do to vectors.

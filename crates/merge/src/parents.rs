@@ -21,6 +21,10 @@ pub enum Refusal {
         "density {density} ± epsilon {epsilon} must lie inside (0, 1), since entries are kept with such probabilities (a density of 1 keeps everything)"
     )]
     KeepProbability { density: f64, epsilon: f64 },
+    #[error(
+        "Fisher information is a mean of squares, and some of it is negative here; make it anew with `heterosis fisher`"
+    )]
+    NegativeFisher,
     #[error("the singular value decomposition did not converge")]
     Svd,
 }

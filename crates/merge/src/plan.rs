@@ -161,6 +161,21 @@ impl Plan {
         all.cloned().collect()
     }
 
+    /// The models whose tensors of the same name make output `i` as a sum, each with its factor, where nothing but a sum is made
+    /// of them: one stage, no rows brought into another order.
+    pub fn combination(&self, i: usize) -> Option<Vec<(&str, f64)>> {
+        let [stage] = &self.stages[..] else {
+            return None;
+        };
+        let (output, job) = (&stage.layout.outputs[i], &stage.layout.jobs[i]);
+        if job.alignment.is_some() || job.inputs.iter().any(|input| input.tensor != output.name) {
+            return None;
+        }
+        let factors = job.operation.combination(job.inputs.len(), job.base)?;
+        let models = job.inputs.iter().map(|input| input.model.as_str());
+        Some(models.zip(factors).collect())
+    }
+
     fn stage_named(&self, name: &str) -> Option<&StagePlan> {
         self.stages.iter().find(|s| s.name.as_deref() == Some(name))
     }
@@ -256,8 +271,9 @@ impl Plan {
                 cost.read_bytes += inputs * job.operation.passes();
                 let elements = output.elements() as u64;
                 let copies = if job.operation.is_spectral() {
-                    cost.spectral_flops += spectral_flops(&output.shape, job.inputs.len());
-                    8 * elements * (2 + job.inputs.len() as u64)
+                    let inputs = job.inputs.len();
+                    cost.spectral_flops += spectral_flops(&output.shape, job.operation.decompositions(inputs));
+                    8 * elements * job.operation.copies(inputs) as u64
                 } else if job.alignment.is_some() {
                     8 * elements * job.inputs.len() as u64
                 } else {
@@ -415,10 +431,10 @@ fn decomposes(stages: &[StagePlan], stage: usize, i: usize) -> bool {
         })
 }
 
-/// One decomposition for each input: a bound for all spectral methods.
-fn spectral_flops(shape: &[usize], models: usize) -> u64 {
+/// So many decompositions of a matrix.
+fn spectral_flops(shape: &[usize], count: usize) -> u64 {
     match shape {
-        [rows, columns] => decomposition_flops(*rows, *columns) * models as u64,
+        [rows, columns] => decomposition_flops(*rows, *columns) * count as u64,
         _ => 0,
     }
 }

@@ -32,6 +32,34 @@ pub(crate) fn nearest_orthogonal(matrix: MatRef<'_, f64>) -> Result<Mat<f64>, Re
     Ok(&svd.u * svd.v.transpose())
 }
 
+/// As [`nearest_orthogonal`], where columns may depend on each other: P Qᵀ over the directions that have a length.
+pub(crate) fn nearest_isometry(matrix: MatRef<'_, f64>) -> Result<Mat<f64>, Refusal> {
+    let svd = svd(matrix)?;
+    let longest = svd.s.first().copied().unwrap_or_default();
+    let count = svd.s.iter().take_while(|s| **s > NOTHING * longest).count();
+    Ok(svd.u.subcols(0, count) * svd.v.subcols(0, count).transpose())
+}
+
+/// A direction shorter than the longest by this factor is what rounding to f32 has left: parents are f32 at best.
+pub(crate) const NOTHING: f64 = 1e-6;
+
+/// The product of two thin matrices that is next to a matrix, `[rows, columns]` row by row (Eckart and Young 1936): `[rows, rank]`
+/// and `[rank, columns]`, where rank is `rank` or as many directions as the matrix has.
+///
+/// # Errors
+/// The decomposition does not converge.
+pub fn low_rank(values: &[f32], columns: usize, rank: usize) -> Result<(Vec<f32>, Vec<f32>), Refusal> {
+    let rows = values.len() / columns.max(1);
+    let svd = svd(matrix(values, rows, columns).as_ref())?;
+    let longest = svd.s.first().copied().unwrap_or_default();
+    let count = svd.s.iter().take(rank).take_while(|s| **s > NOTHING * longest).count();
+    // Each side has its share of the lengths, as adapters are trained.
+    let roots: Vec<f64> = svd.s[..count].iter().map(|s| s.sqrt()).collect();
+    let left = (0..rows * count).map(|i| (svd.u[(i / count, i % count)] * roots[i % count]) as f32);
+    let right = (0..count * columns).map(|i| (roots[i / columns] * svd.v[(i % columns, i / columns)]) as f32);
+    Ok((left.collect(), right.collect()))
+}
+
 /// Decomposes a matrix of noise, so that a caller with a clock learns how fast this machine is. Returns the operations, as
 /// [`Cost::spectral_flops`](super::Cost::spectral_flops) counts them.
 pub fn decomposition_sample() -> u64 {

@@ -62,13 +62,44 @@ struct Slice<'a> {
     base: Option<usize>,
     scopes: Vec<&'a Parameters>,
     layers: usize,
+    /// How many of the sources, the last ones, are Fisher information and no models.
+    fishers: usize,
     /// Of a module that one model lends as it is.
     copied: bool,
+}
+
+impl<'a> Slice<'a> {
+    fn models(&self) -> &[SliceSource<'a>] {
+        &self.sources[..self.sources.len() - self.fishers]
+    }
+
+    /// Puts the models' Fisher information after them, layer by layer as they are, where the method reads it.
+    fn add_fishers(&mut self, method: &MethodInfo) -> Result<(), Error> {
+        if method.method != Method::Fisher {
+            return Ok(());
+        }
+        for k in 0..self.sources.len() {
+            let (model, start) = (self.sources[k].model, self.sources[k].start);
+            let message = || format!("'fisher' needs the Fisher information of '{model}'; name it with 'fisher: DIR'");
+            let fisher = self.sources[k]
+                .fisher
+                .ok_or_else(|| Error::Models { message: message() })?;
+            self.sources.push(SliceSource {
+                model: fisher,
+                start,
+                fisher: None,
+                parameters: None,
+            });
+        }
+        self.fishers = self.sources.len() / 2;
+        Ok(())
+    }
 }
 
 struct SliceSource<'a> {
     model: &'a str,
     start: usize,
+    fisher: Option<&'a str>,
     parameters: Option<&'a Parameters>,
 }
 
@@ -321,7 +352,7 @@ impl<'a> Builder<'a> {
             refusal,
         })?;
         let takes_vectors = self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
-        let dtype = self.dtype(&inputs);
+        let dtype = self.dtype(&inputs[..inputs.len() - slice.fishers]);
         self.outputs.push(OutputTensor {
             name: request.name,
             shape,
@@ -351,7 +382,7 @@ impl<'a> Builder<'a> {
 
     fn operation(&self, request: &Request, inputs: &[InputTensor], shape: &[usize]) -> Result<Operation, Error> {
         let slice = &self.slices[request.slice];
-        let sources = slice.sources.iter().zip(inputs).map(|(s, input)| SourceSite {
+        let sources = slice.models().iter().zip(inputs).map(|(s, input)| SourceSite {
             model: s.model,
             tensor: &input.tensor,
             scopes: s.parameters.into_iter().chain(slice.scopes.iter().copied()).collect(),
@@ -717,7 +748,7 @@ fn slices<'a>(
     method: &MethodInfo,
     anatomies: &HashMap<&'a str, Anatomy>,
 ) -> Result<Vec<Slice<'a>>, Error> {
-    let slices = match &stage.body {
+    let mut slices = match &stage.body {
         Body::Models(models) => vec![side_by_side(stage, models, method, anatomies)?],
         Body::Slices(slices) => slices
             .iter()
@@ -729,11 +760,12 @@ fn slices<'a>(
             message: "the recipe has no slices".into(),
         });
     }
-    for slice in &slices {
+    for slice in &mut slices {
         let models: Vec<&str> = slice.sources.iter().map(|s| s.model).collect();
         let base = slice.base.map(|k| models[k]).or(stage.base_model.as_deref());
         let checked = method.check_inputs(&models, base);
         checked.map_err(|message| Error::Models { message })?;
+        slice.add_fishers(method)?;
     }
     Ok(slices)
 }
@@ -749,6 +781,7 @@ fn side_by_side<'a>(
         .map(|m| SliceSource {
             model: &m.model,
             start: 0,
+            fisher: m.fisher.as_deref(),
             parameters: Some(&m.parameters),
         })
         .collect();
@@ -760,6 +793,7 @@ fn side_by_side<'a>(
         sources.push(SliceSource {
             model: base,
             start: 0,
+            fisher: None,
             parameters: None,
         });
     }
@@ -784,31 +818,37 @@ fn side_by_side<'a>(
         sources,
         scopes: vec![&stage.parameters],
         layers,
+        fishers: 0,
         copied: false,
     })
 }
 
 /// A module beside the language model: by the models that the recipe names for it, or as the donor has it.
 fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice<'a>, Error> {
-    let source = |model: &'a str, parameters| SliceSource {
+    let source = |model: &'a str, fisher: Option<&'a str>, parameters| SliceSource {
         model,
         start: 0,
+        fisher,
         parameters,
     };
     let Some(module) = stage.modules.get(name) else {
         return Ok(Slice {
-            sources: vec![source(stage.donor(), None)],
+            sources: vec![source(stage.donor(), None, None)],
             base: None,
             scopes: Vec::new(),
             layers: 0,
+            fishers: 0,
             copied: true,
         });
     };
-    let named = module.models.iter().map(|m| source(&m.model, Some(&m.parameters)));
+    let named = module
+        .models
+        .iter()
+        .map(|m| source(&m.model, m.fisher.as_deref(), Some(&m.parameters)));
     let mut sources: Vec<SliceSource<'a>> = named.collect();
     let base = stage.base_model.as_deref();
     if let Some(base) = base.filter(|base| method.adds_base() && sources.iter().all(|s| s.model != *base)) {
-        sources.push(source(base, None));
+        sources.push(source(base, None, None));
     }
     let models: Vec<&str> = sources.iter().map(|s| s.model).collect();
     let checked = method.check_inputs(&models, base);
@@ -827,13 +867,18 @@ fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice
             message: format!("{name}: {message}"),
         })?;
     }
-    Ok(Slice {
+    let mut slice = Slice {
         base: base.and_then(|b| sources.iter().position(|s| s.model == b)),
         sources,
         scopes: vec![&module.parameters],
         layers: 0,
+        fishers: 0,
         copied: is_alone,
-    })
+    };
+    if !is_alone {
+        slice.add_fishers(method)?;
+    }
+    Ok(slice)
 }
 
 fn stacked<'a>(
@@ -866,6 +911,7 @@ fn stacked<'a>(
         sources.push(SliceSource {
             model: &source.model,
             start: range[0],
+            fisher: source.fisher.as_deref(),
             parameters: Some(&source.parameters),
         });
     }
@@ -875,6 +921,7 @@ fn stacked<'a>(
         sources,
         scopes: vec![&slice.parameters, &stage.parameters],
         layers: length.unwrap_or(0),
+        fishers: 0,
         copied: false,
     })
 }

@@ -72,6 +72,29 @@ pub(crate) enum Rescale {
     Expectation,
 }
 
+impl TaskSum {
+    /// What each task vector is multiplied with, where all of them are whole and none is heard more than another.
+    pub fn factors(&self) -> Option<Vec<f64>> {
+        let is_whole = |term: &Term| match term.trim {
+            Trim::Nothing => true,
+            Trim::Smallest { density } | Trim::Random { density, .. } | Trim::Ranked { density, .. } => density >= 1.0,
+            // The very largest may be missing at any density.
+            Trim::Outliers { .. } => false,
+        };
+        if self.elect || !self.terms.iter().all(is_whole) {
+            return None;
+        }
+        let total: f64 = self.terms.iter().map(|term| f64::from(term.weight)).sum();
+        let divisor = if self.normalize && total.abs() >= 1e-8 {
+            total
+        } else {
+            1.0
+        };
+        let factor = |term: &Term| f64::from(self.lambda) * f64::from(term.weight) / divisor;
+        Some(self.terms.iter().map(factor).collect())
+    }
+}
+
 /// A trim, ready to be applied to a chunk.
 pub(crate) enum Keep {
     Cut(Cut),

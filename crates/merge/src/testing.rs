@@ -189,3 +189,101 @@ impl TensorSource for Models {
         self.vocabularies.get(model).cloned()
     }
 }
+
+/// Plain f64 arithmetic over rows, to hold the methods that decompose matrices against: nothing here is shared with them.
+pub(crate) mod reference {
+    /// A matrix by its rows.
+    pub(crate) type Table = Vec<Vec<f64>>;
+
+    /// factor · (model − base), row by row.
+    pub(crate) fn task(base: &[f32], model: &[f32], columns: usize, factor: f64) -> Table {
+        let row = |(base, model): (&[f32], &[f32])| {
+            let pairs = base.iter().zip(model);
+            pairs.map(|(b, m)| factor * f64::from(*m - *b)).collect()
+        };
+        base.chunks(columns).zip(model.chunks(columns)).map(row).collect()
+    }
+
+    /// a += factor · b
+    pub(crate) fn add(a: &mut Table, b: &Table, factor: f64) {
+        for (x, y) in a.iter_mut().flatten().zip(b.iter().flatten()) {
+            *x += factor * y;
+        }
+    }
+
+    pub(crate) fn transposed(a: &Table) -> Table {
+        (0..a[0].len()).map(|j| a.iter().map(|row| row[j]).collect()).collect()
+    }
+
+    pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(x, y)| x * y).sum()
+    }
+
+    /// The matrix times a vector.
+    pub(crate) fn times(a: &Table, x: &[f64]) -> Vec<f64> {
+        a.iter().map(|row| dot(row, x)).collect()
+    }
+
+    /// The `count` leading singular triples, left directions, lengths and right directions, by one-sided rotations (Hestenes
+    /// 1958): columns are turned in pairs until all are orthogonal.
+    pub(crate) fn triples(a: &Table, count: usize) -> (Table, Vec<f64>, Table) {
+        let mut columns = transposed(a);
+        let n = columns.len();
+        let mut right: Table = (0..n)
+            .map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect())
+            .collect();
+        for _ in 0..60 {
+            for i in 0..n {
+                for j in i + 1..n {
+                    let (a, b, c) = (
+                        dot(&columns[i], &columns[i]),
+                        dot(&columns[j], &columns[j]),
+                        dot(&columns[i], &columns[j]),
+                    );
+                    if c.abs() <= 1e-300 {
+                        continue;
+                    }
+                    let zeta = (b - a) / (2.0 * c);
+                    let t = if zeta < 0.0 { -1.0 } else { 1.0 } / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
+                    let cos = 1.0 / (1.0 + t * t).sqrt();
+                    for of in [&mut columns, &mut right] {
+                        for k in 0..of[i].len() {
+                            let (x, y) = (of[i][k], of[j][k]);
+                            of[i][k] = cos * (x - t * y);
+                            of[j][k] = cos * (t * x + y);
+                        }
+                    }
+                }
+            }
+        }
+        let lengths: Vec<f64> = columns.iter().map(|c| dot(c, c).sqrt()).collect();
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|i, j| lengths[*j].total_cmp(&lengths[*i]));
+        order.truncate(count);
+        let unit = |i: &usize| columns[*i].iter().map(|x| x / lengths[*i].max(1e-300)).collect();
+        (
+            order.iter().map(unit).collect(),
+            order.iter().map(|i| lengths[*i]).collect(),
+            order.iter().map(|i| right[*i].clone()).collect(),
+        )
+    }
+
+    /// The orthonormal vectors next to some independent ones, by Newton's iteration X ← X (3 − XᵀX) / 2 (Björck and Bowie 1971).
+    pub(crate) fn orthogonal(vectors: Table) -> Table {
+        let length = vectors.iter().flatten().map(|x| x * x).sum::<f64>().sqrt();
+        let mut x = vectors;
+        x.iter_mut().flatten().for_each(|v| *v /= length.max(1e-300));
+        for _ in 0..200 {
+            let next = |row: &Vec<f64>| {
+                let mut next: Vec<f64> = row.iter().map(|v| 1.5 * v).collect();
+                for other in &x {
+                    let along = 0.5 * dot(row, other);
+                    next.iter_mut().zip(other).for_each(|(n, o)| *n -= along * o);
+                }
+                next
+            };
+            x = x.iter().map(next).collect();
+        }
+        x
+    }
+}

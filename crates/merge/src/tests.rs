@@ -25,8 +25,19 @@ pub(crate) fn models() -> Models {
     models.decoder("b", 3, 4, &WORDS, false);
     models.decoder("deep", 4, 6, &WORDS, false);
     models.decoder("tied", 5, 4, &WORDS, true);
+    for (fisher, seed) in [("fisher_a", 6), ("fisher_b", 7)] {
+        models.decoder(fisher, seed, 4, &WORDS, false);
+        for tensor in models.tensor_names(fisher) {
+            let (shape, values) = (models.shape(fisher, &tensor).unwrap(), models.get(fisher, &tensor));
+            let squares = values.iter().map(|x| x * x).collect();
+            models.set(fisher, &tensor, &shape, squares);
+        }
+    }
     models
 }
+
+/// What the recipes of [`example`] name.
+const NAMED: [&str; 5] = ["base", "a", "b", "fisher_a", "fisher_b"];
 
 fn recipe(text: &str) -> Recipe {
     read::parse(Path::new("recipe.yaml"), text).unwrap()
@@ -78,6 +89,9 @@ pub(crate) fn example(method: Method) -> String {
             }
         }
         text += &format!("- model: {model}\n  parameters: {{{}}}\n", own.join(", "));
+        if method == Method::Fisher {
+            text += &format!("  fisher: fisher_{model}\n");
+        }
     }
     text
 }
@@ -114,27 +128,34 @@ fn lambda_zero_is_the_base() {
     }
 }
 
+/// Those that decompose matrices, in another library's order of operations.
+fn spectral() -> [Method; 6] {
+    use Method::*;
+    [Opcm, Tsv, IsoC, IsoCts, Wudi, Knots]
+}
+
 #[test]
 fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
     let mut models = models();
     // Large enough for several runs of chunks, and with ties.
     let shape = [300, 601];
-    for (k, model) in ["base", "a", "b"].iter().enumerate() {
-        let values = (0..shape[0] * shape[1]).map(|i| ((i * (k + 3) * 7919) % 1009) as f32 / 1009.0 - 0.5);
+    for (k, model) in NAMED.iter().enumerate() {
+        let value = |i| ((i * (k + 3) * 7919) % 1009) as f32 / 1009.0 - 0.5;
+        let values = (0..shape[0] * shape[1]).map(|i| if k < 3 { value(i) } else { value(i).abs() });
         models.set(model, &layer(1), &shape, values.collect());
     }
     let pools: Vec<_> = [1, 16]
         .iter()
         .map(|n| rayon::ThreadPoolBuilder::new().num_threads(*n).build().unwrap())
         .collect();
-    let spectral = [Method::Opcm, Method::Tsv, Method::IsoC, Method::Knots];
+    let spectral = spectral();
     for info in methods().iter().filter(|m| !spectral.contains(&m.method)) {
         let plan = plan(&example(info.method), &models).unwrap();
         let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
         let bits = |values: Vec<f32>| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
         let [one, sixteen] = [0, 1].map(|p| bits(pools[p].install(|| plan.compute(i, &models)).unwrap()));
         assert_eq!(one, sixteen, "{}", info.name);
-        let mut resident = Resident::new(&models, &["base", "a", "b"]);
+        let mut resident = Resident::new(&models, &NAMED);
         for _ in 0..2 {
             assert_eq!(bits(resident.compute(&plan, i).unwrap()), one, "{}", info.name);
         }
@@ -152,10 +173,14 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
 fn instruction_sets_change_no_bit() {
     let mut models = models();
     let shape = [300, 601];
-    for (k, model) in ["base", "a", "b"].iter().enumerate() {
-        models.set(model, &layer(1), &shape, noise(k as u64, shape[0] * shape[1]));
+    for (k, model) in NAMED.iter().enumerate() {
+        let mut values = noise(k as u64, shape[0] * shape[1]);
+        if k >= 3 {
+            values.iter_mut().for_each(|x| *x = x.abs());
+        }
+        models.set(model, &layer(1), &shape, values);
     }
-    let spectral = [Method::Opcm, Method::Tsv, Method::IsoC, Method::Knots];
+    let spectral = spectral();
     for info in methods().iter().filter(|m| !spectral.contains(&m.method)) {
         let plan = plan(&example(info.method), &models).unwrap();
         let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
@@ -693,7 +718,7 @@ fn factors_are_kept_and_change_no_bit() {
             super::testing::noise(k as u64 + 77, shape[0] * shape[1]),
         );
     }
-    for method in [Method::Tsv, Method::Knots, Method::Opcm, Method::IsoC] {
+    for method in spectral() {
         let mut resident = Resident::new(&models, &["base", "a", "b"]);
         let mut kept = Vec::new();
         for weight in [0.7, 0.3] {
@@ -705,9 +730,125 @@ fn factors_are_kept_and_change_no_bit() {
             kept.push(resident.kept_bytes());
         }
         assert!(kept[0] > 0, "{method:?}");
-        // Iso-C decomposes the weighted sum, so other weights are other factors.
-        assert_eq!(kept[0] == kept[1], method != Method::IsoC, "{method:?}");
+        // These two decompose the weighted sum, so other weights are other factors.
+        let of_sum = matches!(method, Method::IsoC | Method::IsoCts);
+        assert_eq!(kept[0] == kept[1], !of_sum, "{method:?}");
     }
+}
+
+/// Fisher information is read as a model is, and is none: it has no part in the child's dtype, tokenizer or donor, and a recipe
+/// that names none, or names some for another method, is refused before anything is read.
+#[test]
+fn fisher_information_goes_with_its_model_and_is_no_parent() {
+    let mut models = models();
+    models.dtype = Some(DType::Bf16);
+    let text = example(Method::Fisher);
+    let of = recipe(&text);
+    assert_eq!(of.models(), ["a", "b", "fisher_a", "fisher_b"]);
+    assert!(of.is_fisher("fisher_b") && !of.is_fisher("b"));
+    assert_eq!(
+        of.with_models(|word| format!("x/{word}")).models(),
+        ["x/a", "x/b", "x/fisher_a", "x/fisher_b"]
+    );
+    let plan = plan(&text, &models).unwrap();
+    assert_eq!(
+        (plan.outputs()[1].dtype, plan.tokenizer().donor.as_str()),
+        (DType::Bf16, "a")
+    );
+    let (a, b) = (models.get("a", &layer(2)), models.get("b", &layer(2)));
+    let (of_a, of_b) = (models.get("fisher_a", &layer(2)), models.get("fisher_b", &layer(2)));
+    for (i, x) in compute(&plan, &models, &layer(2)).iter().enumerate() {
+        let expected = (0.7 * of_a[i] * a[i] + 0.4 * of_b[i] * b[i]) / (0.7 * of_a[i] + 0.4 * of_b[i]);
+        assert!(
+            (x - expected).abs() <= 0.01 * expected.abs().max(0.01),
+            "{i}: {x} {expected}"
+        );
+    }
+    let stacked = "merge_method: fisher\nslices:\n- sources:\n  - {model: a, fisher: fisher_a, layer_range: [2, 4]}\n  \
+                   - {model: b, fisher: fisher_b, layer_range: [1, 3]}\n";
+    let plan = super::Plan::new(&recipe(stacked), &models).unwrap();
+    let (of_a, of_b) = (models.get("fisher_a", &layer(2)), models.get("fisher_b", &layer(1)));
+    let (a, b) = (models.get("a", &layer(2)), models.get("b", &layer(1)));
+    let expected = (of_a[3] * a[3] + of_b[3] * b[3]) / (of_a[3] + of_b[3]);
+    let found = compute(&plan, &models, &layer(0))[3];
+    assert!(
+        (found - expected).abs() <= 0.01 * expected.abs().max(0.01),
+        "{found} {expected}"
+    );
+    let negative = text.replace("fisher: fisher_b", "fisher: b");
+    assert!(message(&negative, &models).contains("heterosis fisher"));
+    let nobody = text
+        .replace("weight: 0.7", "weight: 0")
+        .replace("weight: 0.4", "weight: 0");
+    assert!(message(&nobody, &models).contains("sum to zero"));
+}
+
+/// What a steps' number and a pull both given would mean, nobody can say.
+#[test]
+fn bad_numbers_of_the_spectral_methods_are_refused() {
+    let models = models();
+    for (method, parameters, words) in [
+        ("wudi", "{steps: 300, ridge: 0.1}", "leave out one of the two"),
+        ("wudi", "{steps: 1.5}", "whole number"),
+        ("wudi", "{ridge: -1}", "outside"),
+        ("iso_cts", "{common: 1.1}", "outside"),
+        ("fisher", "{epsilon: 0}", "outside"),
+    ] {
+        let method = Method::from_name(method).unwrap();
+        let text = example(method).replace("parameters: {}", &format!("parameters: {parameters}"));
+        let said = message(&text, &models);
+        assert!(said.contains(words), "{parameters}: {said}");
+    }
+}
+
+/// Where a child is a sum of its models, whoever writes it otherwise, as one adapter, has to know the factors.
+#[test]
+fn the_factors_of_a_sum_make_the_merge() {
+    let models = models();
+    let sums = |text: &str| {
+        let plan = plan(text, &models).unwrap();
+        (0..plan.outputs().len())
+            .map(|i| {
+                let sum = plan.combination(i)?;
+                let name = &plan.outputs()[i].name;
+                let mut expected = vec![0.0; plan.outputs()[i].elements()];
+                for (model, factor) in sum {
+                    let values = models.get(model, name).iter();
+                    expected
+                        .iter_mut()
+                        .zip(values)
+                        .for_each(|(e, x)| *e += factor * f64::from(*x));
+                }
+                let found = plan.compute(i, &models).unwrap();
+                Some(
+                    found
+                        .iter()
+                        .zip(&expected)
+                        .all(|(x, e)| (f64::from(*x) - e).abs() < 1e-5),
+                )
+            })
+            .collect::<Vec<Option<bool>>>()
+    };
+    let vectors =
+        "base_model: base\nmodels: [{model: a, parameters: {weight: 0.7}}, {model: b, parameters: {weight: -0.2}}]\n";
+    for text in [
+        format!("merge_method: task_arithmetic\nparameters: {{lambda: 0.8}}\n{vectors}"),
+        format!("merge_method: task_arithmetic\nparameters: {{normalize: true}}\n{vectors}"),
+        format!("merge_method: dare_linear\n{vectors}"),
+        "merge_method: linear\nmodels: [{model: a, parameters: {weight: 3}}, {model: b, parameters: {weight: 1}}]\n"
+            .into(),
+        "merge_method: adapter_mean\nparameters: {alpha: 0.3}\nmodels: [{model: a}, {model: b}, {model: base}]\n"
+            .into(),
+        "merge_method: passthrough\nmodels: [{model: b}]\n".into(),
+    ] {
+        assert_eq!(sums(&text), vec![Some(true); 11], "{text}");
+    }
+    for method in methods().iter().map(|m| m.method) {
+        let found = sums(&example(method));
+        assert!(found.iter().all(|whole| *whole != Some(false)), "{method:?}");
+    }
+    let trimmed = sums(&example(Method::Ties));
+    assert_eq!(trimmed, vec![None; 11]);
 }
 
 #[test]

@@ -101,6 +101,7 @@ const POSITIVE_FRACTION: Kind = Kind::Number {
     high: 1.0,
     open_low: true,
 };
+const STEPS: Kind = Kind::Integer { low: 0.0, high: 1e4 };
 const LAYERS: Kind = Kind::Integer { low: 0.0, high: 1e6 };
 
 /// How a masked task vector is scaled back; `true` is `l1`, `false` is `none`.
@@ -717,6 +718,52 @@ static METHODS: &[MethodInfo] = &[
         in_mergekit: false,
     },
     MethodInfo {
+        method: Method::IsoCts,
+        name: "iso_cts",
+        summary: "as iso_c, with some directions of each task alone among those of the sum",
+        source: "Marczak et al. 2025, arXiv:2502.04959, algorithm 2",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT_1,
+            shared(
+                "common",
+                FRACTION,
+                DefaultValue::Value(0.8),
+                "fraction of the directions that come from the sum; the tasks share the rest evenly",
+            ),
+            LAMBDA,
+        ],
+        is_random: false,
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::Wudi,
+        name: "wudi",
+        summary: "the task matrix that changes least of what each task does with its own inputs",
+        source: "Cheng et al. 2025, WUDI-Merging, arXiv:2503.08099",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT_1,
+            LAMBDA,
+            shared(
+                "ridge",
+                NOT_NEGATIVE,
+                DefaultValue::Value(0.0),
+                "pull towards the plain sum, which is felt where the tasks move little; needs `steps: 0`",
+            ),
+            shared(
+                "steps",
+                STEPS,
+                DefaultValue::Value(0.0),
+                "steps of Adam from the plain sum, as in the paper (300); 0 is the optimum itself",
+            ),
+        ],
+        is_random: false,
+        in_mergekit: false,
+    },
+    MethodInfo {
         method: Method::Knots,
         name: "knots",
         summary: "TIES in the shared singular basis of all task matrices",
@@ -724,6 +771,35 @@ static METHODS: &[MethodInfo] = &[
         base: BaseRule::Required,
         inputs: (1, None),
         parameters: &[WEIGHT_1, DENSITY, RANK, LAMBDA, normalize(true)],
+        is_random: false,
+        in_mergekit: false,
+    },
+    MethodInfo {
+        method: Method::Fisher,
+        name: "fisher",
+        summary: "mean of the models, each weight by how much each model minds a change of it; reads `fisher: DIR` of each model",
+        source: "Matena and Raffel 2022, arXiv:2111.09832",
+        base: BaseRule::Ignored,
+        inputs: (1, None),
+        parameters: &[
+            ParameterInfo {
+                name: "weight",
+                scope: Scope::Model,
+                kind: NOT_NEGATIVE,
+                default: DefaultValue::Value(1.0),
+                summary: "factor of the model's Fisher information",
+            },
+            shared(
+                "epsilon",
+                Kind::Number {
+                    low: 0.0,
+                    high: f64::INFINITY,
+                    open_low: true,
+                },
+                DefaultValue::Value(1e-12),
+                "added to all Fisher information: what no model minds becomes the plain mean",
+            ),
+        ],
         is_random: false,
         in_mergekit: false,
     },

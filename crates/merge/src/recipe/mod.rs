@@ -158,6 +158,9 @@ pub struct Source {
     pub model: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub layer_range: Option<[usize; 2]>,
+    /// The model's diagonal Fisher information, in the shape of a model: for [`Method::Fisher`] only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fisher: Option<String>,
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
 }
@@ -223,7 +226,10 @@ pub enum Method {
     LayerSwap,
     Tsv,
     IsoC,
+    IsoCts,
+    Wudi,
     Knots,
+    Fisher,
     SparseSoup,
     AdapterMean,
 }
@@ -252,6 +258,12 @@ impl Recipe {
         names
     }
 
+    /// Whether a word is that of Fisher information, which is read as a model is and is none.
+    pub fn is_fisher(&self, word: &str) -> bool {
+        let mut sources = self.stages.iter().flat_map(Stage::sources);
+        sources.any(|source| source.fisher.as_deref() == Some(word))
+    }
+
     /// The same recipe with every model word replaced; names of stages, `union` and `base` are left alone.
     pub fn with_models(&self, word: impl Fn(&str) -> String) -> Recipe {
         let mut recipe = self.clone();
@@ -261,19 +273,23 @@ impl Recipe {
                 *name = word(name);
             }
         };
+        let change_source = |source: &mut Source| {
+            change(&mut source.model);
+            source.fisher.iter_mut().for_each(change);
+        };
         for stage in &mut recipe.stages {
             stage.base_model.iter_mut().for_each(change);
             match &mut stage.body {
-                Body::Models(sources) => sources.iter_mut().for_each(|s| change(&mut s.model)),
+                Body::Models(sources) => sources.iter_mut().for_each(change_source),
                 Body::Slices(slices) => {
                     for slice in slices {
                         slice.base_model.iter_mut().for_each(change);
-                        slice.sources.iter_mut().for_each(|s| change(&mut s.model));
+                        slice.sources.iter_mut().for_each(change_source);
                     }
                 }
             }
             let modules = stage.modules.values_mut().flat_map(|module| &mut module.models);
-            modules.for_each(|s| change(&mut s.model));
+            modules.for_each(change_source);
             let keyword = |source: &&mut String| !matches!(source.as_str(), "union" | "base");
             stage.tokenizer_source.iter_mut().filter(keyword).for_each(change);
             if let Some(tokenizer) = &mut stage.tokenizer {
@@ -301,7 +317,18 @@ impl Recipe {
 }
 
 impl Stage {
-    /// Every model that this stage names (stages included), the base first, each once.
+    /// Every source of this stage, those of slices and modules among them.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let (models, slices): (&[Source], &[Slice]) = match &self.body {
+            Body::Models(models) => (models, &[]),
+            Body::Slices(slices) => (&[], slices),
+        };
+        let in_modules = self.modules.values().flat_map(|module| &module.models);
+        let in_slices = slices.iter().flat_map(|slice| &slice.sources);
+        models.iter().chain(in_slices).chain(in_modules)
+    }
+
+    /// Every model that this stage names (stages and Fisher information included), the base first, each once.
     pub fn models(&self) -> Vec<&str> {
         let mut words: Vec<&str> = self.base_model.iter().map(String::as_str).collect();
         match &self.body {
@@ -318,6 +345,7 @@ impl Stage {
         let source = self.tokenizer_source.as_deref();
         let tokenizer = self.tokenizer.as_ref().map(|t| t.source.as_str());
         words.extend(source.or(tokenizer).filter(|s| !matches!(*s, "union" | "base")));
+        words.extend(self.sources().filter_map(|source| source.fisher.as_deref()));
         let mut names = Vec::new();
         for word in words {
             if !names.contains(&word) {

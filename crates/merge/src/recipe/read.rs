@@ -234,10 +234,27 @@ fn source(node: &Node, method: &MethodInfo, in_slice: bool) -> Result<Source, ya
     let source = Source {
         model,
         layer_range,
+        fisher: fisher(&map, method)?,
         parameters: parameters_of(&map, method)?,
     };
     map.finish()?;
     Ok(source)
+}
+
+/// Where a model's Fisher information is; there is none for other methods.
+fn fisher(map: &Map<'_>, method: &MethodInfo) -> Result<Option<String>, yaml::Error> {
+    match (map.optional("fisher"), method.method) {
+        (Some(node), Method::Fisher) => model(node).map(Some),
+        (Some(node), _) => Err(node.error(format!(
+            "'{}' reads no Fisher information; it belongs to 'merge_method: fisher'",
+            method.name
+        ))),
+        (None, Method::Fisher) => Err(map.node().error(
+            "'fisher' weighs each model by its Fisher information: name it with 'fisher: DIR' beside 'model', as \
+             `heterosis fisher MODEL --task TASK DIR` writes it",
+        )),
+        (None, _) => Ok(None),
+    }
 }
 
 fn layer_range(node: &Node) -> Result<[usize; 2], yaml::Error> {

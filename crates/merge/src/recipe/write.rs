@@ -122,6 +122,9 @@ fn source(out: &mut String, indent: usize, source: &Source, method: &MethodInfo)
     if let Some([start, end]) = source.layer_range {
         line(out, indent + 2, "layer_range", &format!("[{start}, {end}]"));
     }
+    if let Some(fisher) = &source.fisher {
+        line(out, indent + 2, "fisher", &word(fisher));
+    }
     parameters(out, indent + 2, &source.parameters, method);
 }
 
@@ -276,6 +279,17 @@ mod tests {
         assert!(round_trip(text).starts_with("merge_method: ties"));
         let text = "merge_method: ties\nbase_model: base\nmodels: [{model: base+lora}]\n";
         assert!(round_trip(text).starts_with("# With adapters"));
+    }
+
+    #[test]
+    fn fisher_information_is_written_beside_its_model() {
+        let text = "merge_method: fisher\nmodels:\n- {model: a, fisher: /f/a, parameters: {weight: 0.5}}\n- {model: b, fisher: f b}\n";
+        assert!(round_trip(text).contains("\n- model: b\n  fisher: \"f b\"\n"));
+        let refused = |text: &str| parse(Path::new("r.yaml"), text).unwrap_err().to_string();
+        let without = refused("merge_method: fisher\nmodels: [{model: a}]\n");
+        assert!(without.contains("heterosis fisher MODEL"), "{without}");
+        let elsewhere = refused("merge_method: linear\nmodels: [{model: a, fisher: f}]\n");
+        assert!(elsewhere.contains("merge_method: fisher"), "{elsewhere}");
     }
 
     #[test]
