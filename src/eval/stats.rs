@@ -46,7 +46,11 @@ pub fn ratio_deviations(pairs: &[(f64, f64)]) -> Vec<f64> {
     let total: f64 = pairs.iter().map(|p| p.1).sum();
     let ratio = pairs.iter().map(|p| p.0).sum::<f64>() / total;
     let n = pairs.len() as f64;
-    let factor = if pairs.len() < 2 { 0.0 } else { (n / (n - 1.0)).sqrt() / total };
+    let factor = if pairs.len() < 2 {
+        0.0
+    } else {
+        (n / (n - 1.0)).sqrt() / total
+    };
     pairs.iter().map(|(a, b)| factor * (a - ratio * b)).collect()
 }
 

@@ -130,10 +130,11 @@ impl Gp {
         }
         let in_units = |g: usize| match genes[g] {
             Gene::Choice { .. } => Ok((0.0, 1.0)), // drawn from all its options
-            _ if stds[g].is_finite() && stds[g] > 0.0 => {
-                Ok((encode(&genes[g], point[g]), stds[g] / unit(&genes[g])))
-            }
-            _ => Err(Error::StepSize { gene: g, value: stds[g] }),
+            _ if stds[g].is_finite() && stds[g] > 0.0 => Ok((encode(&genes[g], point[g]), stds[g] / unit(&genes[g]))),
+            _ => Err(Error::StepSize {
+                gene: g,
+                value: stds[g],
+            }),
         };
         let start: Result<Vec<(f64, f64)>, Error> = (0..genes.len()).map(in_units).collect();
         self.start = Some(start?.into_iter().unzip());
@@ -152,7 +153,12 @@ impl Gp {
     /// Whether there is a score of this point, to within what decoding and encoding it may lose.
     pub fn knows(&self, domain: &Domain, genotype: &[f64]) -> bool {
         let point = features(domain, genotype);
-        let is_near = |known: &[f64]| features(domain, known).iter().zip(&point).all(|(a, b)| (a - b).abs() < 1e-9);
+        let is_near = |known: &[f64]| {
+            features(domain, known)
+                .iter()
+                .zip(&point)
+                .all(|(a, b)| (a - b).abs() < 1e-9)
+        };
         self.known.iter().any(|known| is_near(&known.genotype))
     }
 
@@ -223,7 +229,9 @@ impl Gp {
         });
         self.known.extend(observed);
         self.remembered = Remembered::default();
-        let fitted = self.seen(domain).map(|seen| Hyperparameters::fit(&seen.data, self.hyperparameters.as_ref()));
+        let fitted = self
+            .seen(domain)
+            .map(|seen| Hyperparameters::fit(&seen.data, self.hyperparameters.as_ref()));
         self.hyperparameters = fitted.or(self.hyperparameters.take());
     }
 
@@ -248,7 +256,10 @@ impl Gp {
     /// What the process is made of; `None` without a score.
     fn seen(&self, domain: &Domain) -> Option<Seen<'_>> {
         let known = self.kept();
-        let scores: Vec<f64> = known.iter().filter_map(|k| Some(k.measured.as_ref()?.score.value())).collect();
+        let scores: Vec<f64> = known
+            .iter()
+            .filter_map(|k| Some(k.measured.as_ref()?.score.value()))
+            .collect();
         let worst = scores.iter().copied().fold(f64::INFINITY, f64::min);
         let n = scores.len() as f64;
         let mean = scores.iter().sum::<f64>() / n;
@@ -264,7 +275,9 @@ impl Gp {
             (Some(a), Some(b)) => a.covariance(b) / (scale * scale),
             _ => 0.0,
         };
-        let errors = (0..known.len()).map(|i| (0..=i).map(|j| error(i, j)).collect()).collect();
+        let errors = (0..known.len())
+            .map(|i| (0..=i).map(|j| error(i, j)).collect())
+            .collect();
         let points: Vec<Vec<f64>> = known.iter().map(|k| features(domain, &k.genotype)).collect();
         let data = Data::new(&points, &genes_of_features(domain), standardised, errors);
         Some(Seen { data, known, scale })
@@ -277,12 +290,21 @@ impl Gp {
             return self.known.iter().collect();
         }
         let newer = self.known.len() - MOST_POINTS / 2;
-        let worth = |i: &usize| self.known[*i].measured.as_ref().map_or(f64::NEG_INFINITY, |m| m.score.value());
+        let worth = |i: &usize| {
+            self.known[*i]
+                .measured
+                .as_ref()
+                .map_or(f64::NEG_INFINITY, |m| m.score.value())
+        };
         let mut older: Vec<usize> = (0..newer).collect();
         older.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
         older.truncate(newer - surplus);
         older.sort_unstable();
-        older.into_iter().chain(newer..self.known.len()).map(|i| &self.known[i]).collect()
+        older
+            .into_iter()
+            .chain(newer..self.known.len())
+            .map(|i| &self.known[i])
+            .collect()
     }
 
     /// The process, and draws from it if it is said for which generation.
@@ -321,7 +343,8 @@ impl Gp {
     fn model_with(&mut self, domain: &Domain, generation: u64, waiting: &[(u64, Genotype)]) -> Option<Model> {
         let ids = |n: usize| waiting[..n].iter().map(|(id, _)| *id);
         let remembered = self.remembered.model.take();
-        let fits = |ids_then: &Vec<u64>| ids_then.len() <= waiting.len() && ids(ids_then.len()).eq(ids_then.iter().copied());
+        let fits =
+            |ids_then: &Vec<u64>| ids_then.len() <= waiting.len() && ids(ids_then.len()).eq(ids_then.iter().copied());
         let (mut model, had) = match remembered {
             Some((model, then)) if fits(&then) => (model, then.len()),
             _ => (self.model(domain, Some(generation))?, 0),
@@ -346,7 +369,10 @@ impl Gp {
         self.population_size >= 2
             && domain.genes().iter().all(Gene::is_bounded)
             && self.known.iter().all(|k| domain.check(&k.genotype).is_ok())
-            && self.start.iter().all(|(middle, stds)| middle.len() == genes && stds.len() == genes)
+            && self
+                .start
+                .iter()
+                .all(|(middle, stds)| middle.len() == genes && stds.len() == genes)
             && self.hyperparameters.iter().all(|h| h.is_consistent(last_gene(domain)))
     }
 }
@@ -400,7 +426,8 @@ fn features(domain: &Domain, genotype: &[f64]) -> Vec<f64> {
             Gene::Choice { n: 1 } => {}
             Gene::Choice { n } => {
                 // Two options are then at distance 1.
-                let feature = |option: usize| f64::from(u8::from(option as f64 == *value)) * std::f64::consts::FRAC_1_SQRT_2;
+                let feature =
+                    |option: usize| f64::from(u8::from(option as f64 == *value)) * std::f64::consts::FRAC_1_SQRT_2;
                 features.extend((0..*n).map(feature));
             }
             Gene::Real { .. } | Gene::Int { .. } => features.push(encode(gene, *value)),
@@ -437,7 +464,12 @@ fn most_promising(domain: &Domain, best_first: &[Genotype], worth: &Worth<'_>, s
     let mut candidates: Vec<Genotype> = Vec::new();
     for known in best_first.iter().take(VARIED) {
         for v in 0..VARIATIONS {
-            candidates.push(variation(domain, known, VARIATION_STDS[v % VARIATION_STDS.len()], stream));
+            candidates.push(variation(
+                domain,
+                known,
+                VARIATION_STDS[v % VARIATION_STDS.len()],
+                stream,
+            ));
         }
     }
     candidates.extend((0..FAR_POINTS).map(|_| domain.sample(stream)));
@@ -530,13 +562,19 @@ mod tests {
     }
 
     fn bowl(x: &[f64]) -> f64 {
-        -x.iter().enumerate().map(|(i, x)| (x - 0.1 * i as f64) * (x - 0.1 * i as f64)).sum::<f64>()
+        -x.iter()
+            .enumerate()
+            .map(|(i, x)| (x - 0.1 * i as f64) * (x - 0.1 * i as f64))
+            .sum::<f64>()
     }
 
     /// Rosenbrock's valley, its height by the logarithm, as accuracies flatten what is bad.
     fn valley(x: &[f64]) -> f64 {
         let pairs = x.windows(2);
-        -pairs.map(|p| 100.0 * (p[1] - p[0] * p[0]).powi(2) + (1.0 - p[0]).powi(2)).sum::<f64>().ln_1p()
+        -pairs
+            .map(|p| 100.0 * (p[1] - p[0] * p[0]).powi(2) + (1.0 - p[0]).powi(2))
+            .sum::<f64>()
+            .ln_1p()
     }
 
     /// Branin's function on [−2, 2]², whose three valleys are equally deep.
@@ -564,7 +602,9 @@ mod tests {
         for _ in 0..evaluations {
             let ask = optimizer.ask_one();
             let score = f(&ask.genotype) + noise * luck(seed, ask.id);
-            optimizer.measure(ask.id, Measurement::new(score, noise).unwrap()).unwrap();
+            optimizer
+                .measure(ask.id, Measurement::new(score, noise).unwrap())
+                .unwrap();
             optimizer.tell(&[(ask.id, Outcome::from_score(score))]).unwrap();
             if score > best.0 {
                 best = (score, ask.genotype);
@@ -584,18 +624,28 @@ mod tests {
         ];
         for (name, f, n, evaluations, noise) in problems {
             let median = |kind| {
-                let mut values: Vec<f64> = (0..5).map(|seed| found(kind, n, seed, evaluations, noise, &f)).collect();
+                let mut values: Vec<f64> = (0..5)
+                    .map(|seed| found(kind, n, seed, evaluations, noise, &f))
+                    .collect();
                 values.sort_by(f64::total_cmp);
                 values[2]
             };
             let [gp, cma_es, random] = [Kind::Gp, Kind::CmaEs, Kind::Random].map(median);
-            assert!(gp > cma_es && gp > random, "{name}: {gp}, CMA-ES {cma_es}, random {random}");
+            assert!(
+                gp > cma_es && gp > random,
+                "{name}: {gp}, CMA-ES {cma_es}, random {random}"
+            );
         }
     }
 
     #[test]
     fn the_design_takes_each_stratum_of_each_gene_once() {
-        let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 8.0 }, Gene::Choice { n: 4 }, Gene::Int { low: 1, high: 3 }]).unwrap();
+        let domain = Domain::new(vec![
+            Gene::Real { low: 0.0, high: 8.0 },
+            Gene::Choice { n: 4 },
+            Gene::Int { low: 1, high: 3 },
+        ])
+        .unwrap();
         let mut optimizer = Optimizer::new(Kind::Gp, domain.clone(), &options(3)).unwrap();
         let asked: Vec<Genotype> = (0..DESIGN).map(|_| optimizer.ask_one().genotype).collect();
         let mut strata: Vec<usize> = asked.iter().map(|x| x[0] as usize).collect();
@@ -610,7 +660,10 @@ mod tests {
         assert_eq!(optimizer.ask_one().genotype, [4.0, 0.0, 2.0]);
         let asked: Vec<Genotype> = (0..DESIGN).map(|_| optimizer.ask_one().genotype).collect();
         assert_eq!(asked.iter().filter(|x| x[0] > 4.0).count(), 4);
-        assert!(asked.iter().all(|x| (x[0] - 4.0).abs() < 1.6 && x[2] == 2.0), "{asked:?}");
+        assert!(
+            asked.iter().all(|x| (x[0] - 4.0).abs() < 1.6 && x[2] == 2.0),
+            "{asked:?}"
+        );
     }
 
     #[test]
@@ -628,7 +681,11 @@ mod tests {
         let mut ignorant = fresh();
         ignorant.start_at(&[0.0, 0.5], &Spread::OfRange(0.1)).unwrap();
         assert_eq!(ignorant.ask_one().genotype, [0.0, 0.5]);
-        assert!(fresh().know(vec![9.0, 0.0], Measurement::new(0.0, 0.1).unwrap()).is_err());
+        assert!(
+            fresh()
+                .know(vec![9.0, 0.0], Measurement::new(0.0, 0.1).unwrap())
+                .is_err()
+        );
     }
 
     /// Half the candidates leave a race after a few questions: their scores err more, and still say where not to look.
@@ -643,8 +700,14 @@ mod tests {
                     let early = ask.id % 2 == 0;
                     let noise = if early { 0.6 } else { 0.2 };
                     let score = bowl(&ask.genotype) + noise * luck(1, ask.id);
-                    optimizer.measure(ask.id, Measurement::new(score, noise).unwrap()).unwrap();
-                    let outcome = if early { Outcome::Eliminated { order: 0 } } else { Outcome::from_score(score) };
+                    optimizer
+                        .measure(ask.id, Measurement::new(score, noise).unwrap())
+                        .unwrap();
+                    let outcome = if early {
+                        Outcome::Eliminated { order: 0 }
+                    } else {
+                        Outcome::from_score(score)
+                    };
                     (ask.id, outcome)
                 })
                 .collect();
@@ -674,7 +737,9 @@ mod tests {
                 let mean = answers.iter().sum::<f64>() / n;
                 let deviations = answers.iter().zip(0..).map(|(a, q)| (q, (a - mean) / n));
                 let variance: f64 = deviations.clone().map(|(_, d)| d * d).sum();
-                let measured = Measurement::new(mean, variance.sqrt()).unwrap().with_deviations(deviations);
+                let measured = Measurement::new(mean, variance.sqrt())
+                    .unwrap()
+                    .with_deviations(deviations);
                 optimizer.measure(ask.id, measured).unwrap();
                 optimizer.tell(&[(ask.id, Outcome::from_score(mean))]).unwrap();
             }
@@ -722,10 +787,17 @@ mod tests {
             let score = if i < 100 { 1.0 } else { -f64::from(i) };
             gp.know(vec![0.0], Measurement::new(score, 0.1).unwrap());
         }
-        let kept: Vec<f64> = gp.kept().iter().map(|k| k.measured.as_ref().unwrap().score.value()).collect();
+        let kept: Vec<f64> = gp
+            .kept()
+            .iter()
+            .map(|k| k.measured.as_ref().unwrap().score.value())
+            .collect();
         assert_eq!(kept.len(), MOST_POINTS);
         assert_eq!(kept.iter().filter(|score| **score == 1.0).count(), 100);
-        assert_eq!((kept[100], kept[249], kept[250], kept[499]), (-100.0, -249.0, -450.0, -699.0));
+        assert_eq!(
+            (kept[100], kept[249], kept[250], kept[499]),
+            (-100.0, -249.0, -450.0, -699.0)
+        );
     }
 
     #[test]

@@ -74,8 +74,7 @@ mod tests {
     fn slopes_are_those_of_the_value() {
         for z in [-300.0, -25.01, -25.0, -24.99, -6.0, -1.01, -1.0, -0.99, 0.3, 5.0] {
             let step = 1e-5 * f64::max(1.0, -z);
-            let difference =
-                (LogImprovement::at(z + step).value - LogImprovement::at(z - step).value) / (2.0 * step);
+            let difference = (LogImprovement::at(z + step).value - LogImprovement::at(z - step).value) / (2.0 * step);
             let slope = LogImprovement::at(z).cumulative_share;
             assert!((difference / slope - 1.0).abs() < 1e-4, "{z}: {difference} and {slope}");
         }

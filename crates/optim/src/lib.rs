@@ -631,7 +631,11 @@ impl Optimizer {
             true => self.ledger.measure(id, measured),
             false => self.ledger.is_out(id),
         };
-        if is_out { Ok(()) } else { Err(Error::UnknownCandidate { id }) }
+        if is_out {
+            Ok(())
+        } else {
+            Err(Error::UnknownCandidate { id })
+        }
     }
 
     /// Says what is known already of a point that was never asked for. Only the Gaussian process learns from it.

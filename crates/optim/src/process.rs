@@ -311,7 +311,10 @@ impl Posterior {
     /// The variance of the function at a point, in standardised units.
     #[cfg(test)]
     pub fn variance(&self, point: &[f64]) -> f64 {
-        let covariances = self.squares(point).into_iter().map(|r2| self.kernel.covariance(matern(r2)));
+        let covariances = self
+            .squares(point)
+            .into_iter()
+            .map(|r2| self.kernel.covariance(matern(r2)));
         let half = self.factor.half_solve(&covariances.collect::<Vec<f64>>());
         self.kernel.covariance(1.0) - dot(&half, &half)
     }
@@ -429,8 +432,9 @@ impl Draws {
         let variance = self.kernel.covariance(1.0) + JITTER - dot(&known, &covariances);
         let mut row = covariances.clone();
         row.push(self.kernel.covariance(1.0) + JITTER);
-        if variance <= JITTER || !self.factor.grow(&row) {
-            return; // it coincides with a point that is known
+        // A point that is known already has the jitter's variance twice.
+        if variance <= 4.0 * JITTER || !self.factor.grow(&row) {
+            return;
         }
         let std = variance.sqrt();
         for ((weights, best), z) in self.weights.iter_mut().zip(&mut self.best).zip(normals) {
@@ -440,7 +444,12 @@ impl Draws {
             weights.push(weight);
             *best = best.max(value);
         }
-        for ((column, x), by) in self.columns.iter_mut().zip(point).zip(&self.kernel.inverse_lengthscales) {
+        for ((column, x), by) in self
+            .columns
+            .iter_mut()
+            .zip(point)
+            .zip(&self.kernel.inverse_lengthscales)
+        {
             column.push(x * by);
         }
     }
@@ -573,7 +582,9 @@ mod tests {
     }
 
     fn example() -> Data {
-        let points: Vec<Vec<f64>> = (0..14).map(|i| normals(4, i).iter().map(|z| 0.5 + 0.2 * z).collect()).collect();
+        let points: Vec<Vec<f64>> = (0..14)
+            .map(|i| normals(4, i).iter().map(|z| 0.5 + 0.2 * z).collect())
+            .collect();
         let scores = points.iter().map(|x| (3.0 * x[0]).sin() + x[2] * x[3]).collect();
         let error = |i: usize, j: usize| 0.02 + if i == j { 0.01 * i as f64 } else { 0.0 };
         let errors = (0..points.len()).map(|i| (0..=i).map(|j| error(i, j)).collect());
@@ -597,20 +608,36 @@ mod tests {
                 Hyperparameters::of_vector(&vector).cost(&data).unwrap().0
             };
             let difference = (cost(1e-5) - cost(-1e-5)) / 2e-5;
-            assert!((difference - slope).abs() < 1e-6 * difference.abs().max(1.0), "{i}: {difference}, {slope}");
+            assert!(
+                (difference - slope).abs() < 1e-6 * difference.abs().max(1.0),
+                "{i}: {difference}, {slope}"
+            );
         }
     }
 
     #[test]
     fn a_fit_is_likelier_than_where_it_began_and_finds_what_does_not_matter() {
-        let data = example();
-        let start = Hyperparameters::prior(3);
+        let points: Vec<Vec<f64>> = (0..30)
+            .map(|i| {
+                normals(2, i)
+                    .into_iter()
+                    .map(super::super::normal::cumulative)
+                    .collect()
+            })
+            .collect();
+        let scores = points.iter().map(|x| (6.0 * x[0]).sin()).collect();
+        let errors = (0..points.len()).map(|i| vec![0.0; i + 1]);
+        let data = Data::new(&points, &[0, 1], scores, errors.collect());
+        let start = Hyperparameters::prior(2);
         let fitted = Hyperparameters::fit(&data, None);
         let cost = |h: &Hyperparameters| h.cost(&data).unwrap().0;
         assert!(cost(&fitted) < cost(&start) - 1.0);
         assert!(cost(&Hyperparameters::fit(&data, Some(&fitted))) <= cost(&fitted));
         let lengths = &fitted.ln_lengthscales;
-        assert!(lengths[1] > lengths[0] + 0.5, "the second feature is in no score: {lengths:?}");
+        assert!(
+            lengths[1] > lengths[0] + 0.5,
+            "the second feature is in no score: {lengths:?}"
+        );
     }
 
     fn draws(data: &Data, n: usize) -> (Posterior, Draws) {
@@ -651,8 +678,14 @@ mod tests {
         let own = draws.kernel.covariance(1.0) - dot(&half, &half);
         let spread = values.iter().map(|v| (v - average) * (v - average)).sum::<f64>() / N as f64;
         let variance = posterior.variance(&point);
-        assert!((average - expected).abs() < 4.0 * (variance / N as f64).sqrt(), "{average}, {expected}");
-        assert!(((spread + own) / variance - 1.0).abs() < 0.15, "{spread} + {own}, {variance}");
+        assert!(
+            (average - expected).abs() < 4.0 * (variance / N as f64).sqrt(),
+            "{average}, {expected}"
+        );
+        assert!(
+            ((spread + own) / variance - 1.0).abs() < 0.15,
+            "{spread} + {own}, {variance}"
+        );
     }
 
     #[test]
@@ -670,7 +703,10 @@ mod tests {
                     draws.log_improvement(&moved, None)
                 };
                 let difference = (value(1e-5) - value(-1e-5)) / 2e-5;
-                assert!((difference - slope).abs() < 1e-4 * difference.abs().max(1.0), "{difference}, {slope}");
+                assert!(
+                    (difference - slope).abs() < 1e-4 * difference.abs().max(1.0),
+                    "{difference}, {slope}"
+                );
             }
         }
     }
