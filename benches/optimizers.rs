@@ -55,12 +55,18 @@ fn process(criterion: &mut Criterion) {
         for ask in random.ask() {
             let score = -ask.genotype.iter().map(|x| x * x).sum::<f64>();
             let measured = Measurement::new(score, 1.0).expect("a sum of squares is finite");
-            optimizer.know(ask.genotype, measured).expect("it is of the same domain");
+            optimizer
+                .know(ask.genotype, measured)
+                .expect("it is of the same domain");
         }
         // The design comes first, and costs nothing.
         (0..3).for_each(|_| generation(&mut optimizer));
         group.bench_function(BenchmarkId::new("scores", known), |bencher| {
-            bencher.iter_batched(|| optimizer.clone(), |mut it| generation(&mut it), BatchSize::PerIteration)
+            bencher.iter_batched(
+                || optimizer.clone(),
+                |mut it| generation(&mut it),
+                BatchSize::PerIteration,
+            )
         });
     }
     group.finish();

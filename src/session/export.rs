@@ -176,6 +176,16 @@ impl Child {
         (word, given.map_or(word, |model| model.given.as_str()))
     }
 
+    /// Its recipe for whoever has the export: for mergekit, and for heterosis.
+    fn recipe_files(&self) -> [(&'static str, String); 2] {
+        let public = self.public_recipe();
+        let for_mergekit = write::to_yaml(&public.with_models(models::without_prefix));
+        [
+            ("mergekit_config.yml", marked(&format!("{WHERE}{for_mergekit}"))),
+            ("recipe.yaml", format!("{WHERE}{}", write::to_yaml(&public))),
+        ]
+    }
+
     /// Its recipe without the paths of this machine: models as the user named them, by the last parts of an absolute path.
     fn public_recipe(&self) -> Recipe {
         let names: Vec<&str> = self.space.models.iter().map(|(name, _)| name.as_str()).collect();
@@ -236,14 +246,8 @@ impl Child {
             tracing::warn!("licence: {warning}");
         }
         let text = |written: &models::Written| {
-            vec![
-                ("mergekit_config.yml", marked(&self.mergekit_yaml())),
-                ("recipe.yaml", write::to_yaml(&named)),
-                (
-                    "README.md",
-                    adapter_card(self, written, license.license.as_deref(), &for_everybody(&named)),
-                ),
-            ]
+            let card = adapter_card(self, written, license.license.as_deref(), &for_everybody(&named));
+            self.recipe_files().into_iter().chain([("README.md", card)]).collect()
         };
         Ok(models::write_adapter(&wanted, (out, overwrite), &host.hub, &text)?)
     }
@@ -432,10 +436,9 @@ impl Making<'_> {
         models::write(writer, &self.plan, &self.parents, &mut |done| {
             see(ExportStep::Written { done, of });
         })?;
-        let public = self.child.public_recipe();
-        let for_mergekit = write::to_yaml(&public.with_models(models::without_prefix));
-        writer.text("mergekit_config.yml", &marked(&format!("{WHERE}{for_mergekit}")))?;
-        writer.text("recipe.yaml", &format!("{WHERE}{}", write::to_yaml(&public)))?;
+        for (file, text) in self.child.recipe_files() {
+            writer.text(file, &text)?;
+        }
         let named = with_model_words(&self.child.recipe, &self.child.space);
         let tokenizer = self.plan.tokenizer().donor;
         let mut takes_part = self.child.recipe.models();
