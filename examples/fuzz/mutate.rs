@@ -105,6 +105,7 @@ const WORDS: [&str; 30] = [
     "layer_swap",
     "pareto",
     "nsga2",
+    "gp",
     "jsonl",
     "tsv",
     "lines",

@@ -36,6 +36,7 @@ pub fn kinds(root: &Path) -> Vec<Kind> {
         ("cma-es", "", "optimizer: cma-es, evals: 10"),
         ("racing", "", "optimizer: cma-es, evals: 12, racing: {rungs: [8, 12]}"),
         ("genetic", "", "optimizer: genetic, population: 4, evals: 10"),
+        ("gp", "", "optimizer: gp, evals: 14"),
         ("random", "", "optimizer: random, evals: 8"),
         (
             "learning",

@@ -7,9 +7,9 @@
 //! cargo run --release --example learning -- --seeds 5 --family far --only learned,short     # or useless, conflict
 //! ```
 //!
-//! Five ways to the same weights: `learned` asks no candidate but the learned ones, `few` breeds 30 around these, `close` lets
-//! CMA-ES go on from there with a fifth of the full search's answers, `short` is CMA-ES alone with as many, `full` has 400
-//! candidates. Each winner
+//! Seven ways to the same weights: `learned` asks no candidate but the learned ones, `few` breeds 30 around these, `close` lets
+//! CMA-ES go on from there with a fifth of the full search's answers, `short` is CMA-ES alone with as many, `gp` a Gaussian
+//! process, `random` random draws with as many, `full` CMA-ES with 400 candidates. Each winner
 //! answers all 1,500 questions of the selection split and all 2,000 of the test split, whose templates the search has never
 //! seen. In a conflict it is the whole front that does, and what counts is the area that it covers. Prints a Markdown
 //! table; `docs/learning.md` has it.
@@ -21,6 +21,7 @@ use heterosis::{
     eval::stats,
     event::{Budget, Event, Finalist, Origin, Record, RunStarted},
     learn::Settings,
+    optim::Kind,
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Exam, Genome, MergeEvaluator, Plan, run},
     space::{Codec, Fold, Learning, Limit, Shape, Teachers},
@@ -41,13 +42,15 @@ use tiny_family::{answered, evaluator_of};
 /// Questions of each task that a candidate of the search is asked, as in the demo.
 const QUESTIONS: usize = 200;
 
-/// A way to search: its name, the candidates that the optimizer asks, whether it learns.
-const WAYS: [(&str, u64, bool); 5] = [
-    ("learned", 0, true),
-    ("few", 30, true),
-    ("close", 70, true),
-    ("short", 80, false),
-    ("full", 400, false),
+/// A way to search: its name, the optimizer, if it is not the space's own, the candidates that it asks, whether it learns.
+const WAYS: [(&str, Option<Kind>, u64, bool); 7] = [
+    ("learned", None, 0, true),
+    ("few", None, 30, true),
+    ("close", None, 70, true),
+    ("short", None, 80, false),
+    ("gp", Some(Kind::Gp), 80, false),
+    ("random", Some(Kind::Random), 80, false),
+    ("full", None, 400, false),
 ];
 
 /// What a search has cost, and what its winner is worth.
@@ -88,7 +91,7 @@ fn main() -> Result<()> {
     let family = Family::new(after("--family").map_or("demo", |name| name), is_per_tensor, dir.path())?;
     println!("| way | seed | answers | texts read | processor s | selection | test | winner | rounds |");
     println!("|---|---|---|---|---|---|---|---|---|");
-    for (way, evals, learns) in WAYS {
+    for (way, optimizer, evals, learns) in WAYS {
         if after("--only").is_some_and(|only| !only.split(',').any(|name| name == way)) {
             continue;
         }
@@ -97,7 +100,7 @@ fn main() -> Result<()> {
             let place = dir.path().join(format!("{way}-{seed}"));
             std::fs::create_dir(&place)?;
             let learn = learns.then(|| learning.clone());
-            let row = search(&family, seed, evals, learn, &place)?;
+            let row = search(&family, seed, evals, (optimizer, learn), &place)?;
             println!(
                 "| {way} | {seed} | {} | {} | {:.0} | {:.1} | {:.1} | {} | {} |",
                 row.answers,
@@ -127,11 +130,18 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn search(family: &Family, seed: u64, evals: u64, learn: Option<Learning>, dir: &Path) -> Result<Row> {
+fn search(
+    family: &Family,
+    seed: u64,
+    evals: u64,
+    (optimizer, learn): (Option<Kind>, Option<Learning>),
+    dir: &Path,
+) -> Result<Row> {
     let (began, busy) = (Instant::now(), processor());
     let mut space = family.space.clone();
     space.search.seed = seed;
     space.search.evals = evals;
+    space.search.optimizer = optimizer.unwrap_or(space.search.optimizer);
     let batch = learn.as_ref().map_or(0, |learning| learning.batch);
     space.search.learn = learn;
     space.finale.selection.limit = Some(Limit::Most(400));

@@ -38,6 +38,22 @@ pub fn ratio(pairs: &[(f64, f64)]) -> (f64, f64) {
     (ratio, (squares * n / (n - 1.0)).sqrt() / total)
 }
 
+/// What each pair adds to the error of their [`ratio`]: the squares sum up to its squared standard error, and the products
+/// with what the same questions add to another ratio to the covariance of both. Zero for fewer than two pairs.
+///
+/// **Source**: Särndal, Swensson & Wretman 1992, §5.5, the linearised variable of a ratio.
+pub fn ratio_deviations(pairs: &[(f64, f64)]) -> Vec<f64> {
+    let total: f64 = pairs.iter().map(|p| p.1).sum();
+    let ratio = pairs.iter().map(|p| p.0).sum::<f64>() / total;
+    let n = pairs.len() as f64;
+    let factor = if pairs.len() < 2 {
+        0.0
+    } else {
+        (n / (n - 1.0)).sqrt() / total
+    };
+    pairs.iter().map(|(a, b)| factor * (a - ratio * b)).collect()
+}
+
 /// Wilson's score interval for `successes` of `n` at `z` standard normal deviations (1.96 for 95 %).
 pub fn wilson(successes: f64, n: f64, z: f64) -> (f64, f64) {
     if n <= 0.0 {

@@ -193,6 +193,14 @@ pub fn explained(run: &Run) -> Option<String> {
     let of = |id: &str| selection.finalists.iter().find(|f| f.id == id);
     let winner = of(&selection.best)?;
     let (mut told, steady) = match winner.origin {
+        Origin::Mean if optimizer_of(run, &winner.id) == GAUSSIAN_PROCESS => (
+            format!(
+                "'{}' is no average of models: it is the recipe from which the Gaussian process expects most, after all \
+                 scores and how much each of them errs.",
+                winner.id
+            ),
+            "the expected best",
+        ),
         Origin::Mean => (
             format!(
                 "'{}' is no average of models: it is the recipe at the centre of the distribution that the optimizer draws \
@@ -325,15 +333,22 @@ fn missing(run: &Run) -> Option<String> {
     (!told.is_empty()).then(|| format!("Not compared, because they could not be scored: {}.", told.join("; ")))
 }
 
+/// The optimizer whose mean is no centre of a distribution.
+const GAUSSIAN_PROCESS: &str = "gp";
+
+/// The optimizer of the stage that a candidate belongs to.
+fn optimizer_of<'a>(run: &'a Run, id: &str) -> &'a str {
+    let stage = run.scored(id).and_then(|s| run.stages.get(s.stage));
+    let optimizer = stage.map(|stage| &stage.optimizer);
+    let optimizer = optimizer.or(run.started.as_ref().map(|s| &s.optimizer));
+    optimizer.map_or("the search", String::as_str)
+}
+
 /// Where a candidate's parameters come from.
 pub fn provenance(run: &Run, candidate: &Candidate) -> String {
     let scored = run.scored(&candidate.id);
     let genes = counted(scored.map_or(0, |s| run.genes_of(s).len()), "parameter");
-    let optimizer = scored
-        .and_then(|s| run.stages.get(s.stage))
-        .map(|stage| &stage.optimizer);
-    let optimizer = optimizer.or(run.started.as_ref().map(|s| &s.optimizer));
-    let optimizer = optimizer.map_or("the search", String::as_str);
+    let optimizer = optimizer_of(run, &candidate.id);
     let evals = counted(run.evals as usize, "evaluation");
     match candidate.origin {
         Origin::Parent => format!("It is the model {} as it is", parent_name(&candidate.id)),
@@ -345,6 +360,9 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
         Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
         Origin::Learned => format!("Its {genes} were learned from right answers, by gradient"),
         Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
+        Origin::Mean if optimizer == GAUSSIAN_PROCESS => {
+            format!("Its {genes} are those from which a Gaussian process expects most after {evals}")
+        }
         Origin::Mean => format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}"),
     }
 }

@@ -195,6 +195,7 @@ impl Run<'_, '_> {
             let generation = optimizer.status().generation;
             let answers = alone.answers.into_iter().flatten().collect();
             optimizer.observe(id, answers).map_err(Error::from)?;
+            self.say_error(optimizer, id, &entrant)?;
             let told: Vec<(u64, Outcome)> = alone.outcomes.into_iter().map(|outcome| (id, outcome)).collect();
             optimizer.tell(&told).map_err(Error::from)?;
             if optimizer.status().generation > generation {

@@ -393,6 +393,8 @@ struct Run<'a, 'b> {
     scored: Vec<event::Candidate>,
     /// Their fitness, in a race drawn to its mean by how little is known of it.
     worth: Vec<f64>,
+    /// By id: scores with their errors, where the optimizer weighs scores by them.
+    measurements: HashMap<String, optim::Measurement>,
     /// Ids of the optimizers' own ideas of the best.
     means: Vec<String>,
     /// Races begun; each has its own block of questions.
@@ -456,6 +458,7 @@ impl<'a, 'b> Run<'a, 'b> {
             pace,
             scored: Vec::new(),
             worth: Vec::new(),
+            measurements: HashMap::new(),
             means: Vec::new(),
             races: 0,
             asked: 0,
@@ -705,11 +708,44 @@ impl Run<'_, '_> {
             for (ask, answers) in asks.iter().zip(&race.answers) {
                 optimizer.observe(ask.id, answers.clone()).map_err(Error::from)?;
             }
+            for (ask, entrant) in asks.iter().zip(&entrants) {
+                self.say_error(optimizer, ask.id, entrant)?;
+            }
             let ids = asks.iter().map(|a| a.id);
             let results: Vec<(u64, Outcome)> = ids.zip(race.outcomes.iter().cloned()).collect();
             optimizer.tell(&results).map_err(Error::from)?;
             self.generation_ended(generation, &race, optimizer)?;
         }
+    }
+
+    /// Tells an optimizer that wants to know how much a candidate's score errs, also of one that left its race early.
+    fn say_error(&self, optimizer: &mut Optimizer, ask: u64, entrant: &Entrant) -> Result<(), Error> {
+        match self.measurements.get(&entrant.id) {
+            Some(measured) => Ok(optimizer.measure(ask, measured.clone())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells an optimizer that learns from any point whom it need not ask: everybody with a score that its genes express.
+    fn say_what_is_known(&self, genome: &Genome, optimizer: &mut Optimizer) -> Result<(), Error> {
+        if optimizer.kind() != optim::Kind::Gp {
+            return Ok(());
+        }
+        for candidate in &self.scored {
+            let is_bare = candidate.recipe.get("genes").is_some();
+            let genotype = match serde_json::from_value::<Recipe>(candidate.recipe.clone()) {
+                Ok(recipe) => genome.encode(&recipe).ok(),
+                Err(_) => is_bare.then(|| candidate.genotype.clone()),
+            };
+            if let Some(genotype) = genotype {
+                let measured = match self.measurements.get(&candidate.id) {
+                    Some(measured) => measured.clone(),
+                    None => optim::Measurement::new(candidate.fitness, candidate.stderr)?,
+                };
+                optimizer.know(genotype, measured)?;
+            }
+        }
+        Ok(())
     }
 
     /// As many as the budget pays for; one that repeats an unsearched merge costs nothing.
@@ -774,6 +810,7 @@ impl Run<'_, '_> {
             ..optim::Options::default()
         };
         let mut optimizer = Optimizer::new(kind, domain, &options)?;
+        self.say_what_is_known(genome, &mut optimizer)?;
         let mut warm = Vec::new();
         for (_, recipe) in &plan.warm_starts {
             // In a search of several stages, a recipe is a start for the stage that can express it.

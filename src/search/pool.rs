@@ -157,6 +157,17 @@ impl Pool {
         rung.exam.weigh(scores)
     }
 
+    /// What each question on a rung adds to the error of the estimate, by its place among all that the tasks have.
+    pub fn deviations(&self, rung: &Rung, answers: &Answers) -> Vec<(u32, f64)> {
+        let parts = rung.exam.tasks.iter().zip(&self.tasks).zip(&rung.inclusion);
+        let errors = parts.zip(answers).map(|(((task, pool), inclusion), (_, answers))| {
+            let asked: Vec<usize> = (0..answers.len()).collect();
+            let terms = pool.terms(&pool.spreads(), task, &self.position(task), inclusion, answers, &asked);
+            stats::ratio_deviations(&terms)
+        });
+        rung.exam.placed(errors)
+    }
+
     /// The fitness on each half of a rung's questions: every second one.
     pub fn halves(&self, rung: &Rung, answers: &Answers) -> [f64; 2] {
         [0, 1].map(|half| {
@@ -270,6 +281,26 @@ impl TaskPool {
         (scattered(&drawn), chance)
     }
 
+    /// By how much answers differ from what is known of their questions, and how much each counts: those at `asked`.
+    fn terms(
+        &self,
+        spreads: &[(f64, f64)],
+        task: &ExamTask,
+        position: &dyn Fn(usize) -> usize,
+        inclusion: &[f64],
+        answers: &[Answer],
+        asked: &[usize],
+    ) -> Vec<(f64, f64)> {
+        let term = |i: &usize| {
+            let m = spreads[position(task.items[*i])].0;
+            (
+                (self.value(task, &answers[*i]) - m) / inclusion[*i],
+                1.0 / inclusion[*i],
+            )
+        };
+        asked.iter().map(term).collect()
+    }
+
     /// The mean over the pool from some answers: those at `asked`, by their place among the answers.
     fn estimate(
         &self,
@@ -281,14 +312,7 @@ impl TaskPool {
     ) -> Score {
         let spreads = self.spreads();
         let known = stats::mean(&spreads.iter().map(|s| s.0).collect::<Vec<_>>());
-        let terms = asked.iter().map(|i| {
-            let m = spreads[position(task.items[*i])].0;
-            (
-                (self.value(task, &answers[*i]) - m) / inclusion[*i],
-                1.0 / inclusion[*i],
-            )
-        });
-        let terms: Vec<(f64, f64)> = terms.collect();
+        let terms = self.terms(&spreads, task, position, inclusion, answers, asked);
         let (surplus, stderr) = stats::ratio(&terms);
         let value = known + surplus;
         Score {
@@ -469,6 +493,20 @@ mod tests {
         let (score, tasks) = pool.estimate(rung, &answers(&rung.exam, |i| i < 15));
         assert!((score.value - 0.25).abs() < 1e-12);
         assert_eq!((score.n, tasks[0].score.n), (60, 60));
+    }
+
+    #[test]
+    fn deviations_make_up_the_error_of_an_estimate() {
+        let pool = seasoned(300);
+        for rung in &pool.draw(&[24, 96], 3).rungs {
+            let answers = answers(&rung.exam, |i| i % 3 == 0 || i.is_multiple_of(4));
+            let deviations = pool.deviations(rung, &answers);
+            let asked: Vec<usize> = deviations.iter().map(|(place, _)| *place as usize).collect();
+            assert_eq!(asked, rung.exam.tasks[0].items);
+            let variance: f64 = deviations.iter().map(|(_, d)| d * d).sum();
+            let stderr = pool.estimate(rung, &answers).0.stderr;
+            assert!(stderr > 0.0 && (variance.sqrt() - stderr).abs() < 1e-12, "{stderr}");
+        }
     }
 
     #[test]

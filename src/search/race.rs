@@ -19,7 +19,7 @@ use super::{
 use crate::{
     eval::stats,
     event::{self, Candidate, CandidateId, Event, Origin, Score, TaskScore, standing},
-    optim::{Answered, Fitness, Genotype, Outcome},
+    optim::{Answered, Fitness, Genotype, Kind, Measurement, Outcome},
     recipe::Recipe,
     space::{GeneSpec, Racing},
 };
@@ -86,6 +86,8 @@ struct Arm<'a> {
     /// The estimate on each rung.
     estimates: Vec<f64>,
     halves: Option<[f64; 2]>,
+    /// Its last score with its error, for an optimizer that weighs scores by that.
+    measured: Option<Measurement>,
     effort: Evaluation,
 }
 
@@ -396,8 +398,21 @@ impl Run<'_, '_> {
         if r == 0 && self.pace.is_racing() {
             arm.halves = Some(self.pool.halves(rung, &evaluation.answers));
         }
+        arm.measured = self.measured(&score, || match self.pace.is_racing() {
+            true => self.pool.deviations(rung, &evaluation.answers),
+            false => rung.exam.deviations(&evaluation.answers),
+        });
         arm.answers(r, evaluation);
         Ok(Ok((score, tasks)))
+    }
+
+    /// A score with its error, where the optimizer weighs scores by that. A command's single number has none.
+    fn measured(&self, score: &Score, deviations: impl FnOnce() -> Vec<(u32, f64)>) -> Option<Measurement> {
+        if self.plan.space.search.optimizer != Kind::Gp {
+            return None;
+        }
+        let measured = Measurement::new(score.value, score.stderr).ok()?;
+        Some(measured.with_deviations(deviations()))
     }
 
     fn outcome(&self, score: Score, tasks: &[TaskScore]) -> Outcome {
@@ -519,6 +534,7 @@ impl Run<'_, '_> {
             self.pool.learn(exam, &evaluation.answers);
         }
         self.keep_for_learning(exam, &evaluation);
+        arm.measured = self.measured(&score, || exam.deviations(&evaluation.answers));
         arm.answers(0, evaluation);
         self.leave(&arm, score, tasks, false)?;
         Ok(Ok(score.value))
@@ -606,6 +622,9 @@ impl Run<'_, '_> {
         self.evaluator.forget(id);
         self.evals += standing::cost(&candidate, self.scored.iter());
         self.worth.push(candidate.fitness);
+        if let Some(measured) = &arm.measured {
+            self.measurements.insert(id.clone(), measured.clone());
+        }
         self.scored.push(candidate);
         Ok(())
     }
@@ -633,6 +652,7 @@ impl<'a> Arm<'a> {
             latest: None,
             estimates: Vec::new(),
             halves: None,
+            measured: None,
             effort: Evaluation {
                 cached: true,
                 ..Evaluation::default()

@@ -159,6 +159,30 @@ impl Exam {
         }
     }
 
+    /// What each question adds to the fitness's error, by its place among all that the tasks have: the squares sum up to the
+    /// squared standard error.
+    pub fn deviations(&self, answers: &Answers) -> Vec<(u32, f64)> {
+        let of_task = |(task, (_, answers)): (&ExamTask, &(String, Vec<Answer>))| {
+            let pairs: Vec<(f64, f64)> = answers.iter().map(|a| (a.score * task.size(a), task.size(a))).collect();
+            stats::ratio_deviations(&pairs)
+        };
+        self.placed(self.tasks.iter().zip(answers).map(of_task))
+    }
+
+    /// Errors of the tasks, question by question, weighted and with the place of each question.
+    pub(super) fn placed(&self, errors: impl Iterator<Item = Vec<f64>>) -> Vec<(u32, f64)> {
+        let weights: f64 = self.tasks.iter().map(|t| t.weight).sum();
+        let mut placed = Vec::new();
+        let mut before = 0;
+        for (task, errors) in self.tasks.iter().zip(errors) {
+            let share = task.weight / weights;
+            let places = task.items.iter().map(|item| (before + item) as u32);
+            placed.extend(places.zip(errors.iter().map(|error| share * error)));
+            before += task.catalogue.ids.len();
+        }
+        placed
+    }
+
     /// What each question adds to the fitness; their sum is the fitness.
     fn contributions(&self, answers: &Answers) -> Vec<f64> {
         let weights: f64 = self.tasks.iter().map(|t| t.weight).sum();
@@ -354,6 +378,29 @@ mod tests {
         assert_eq!(fitness.n, 6);
         let expected = ((0.25 * tasks[0].score.stderr).powi(2) + (0.75 * tasks[1].score.stderr).powi(2)).sqrt();
         assert_eq!(fitness.stderr, expected);
+    }
+
+    /// A Gaussian process takes errors for what they are: what it is told of each question has to give the standard error that
+    /// everybody else is told.
+    #[test]
+    fn deviations_make_up_the_standard_error() {
+        let mut tasks = vec![task(1.0, false), task(3.0, true)];
+        let catalogue = Catalogue {
+            ids: (0..10).map(|i| i.to_string()).collect(),
+            lengths: Vec::new(),
+        };
+        for task in &mut tasks {
+            (task.catalogue, task.items) = (Arc::new(catalogue.clone()), vec![1, 4, 7]);
+        }
+        let exam = exam(tasks);
+        let likelihoods = [(-1.0, 10), (-3.0, 30), (-0.5, 5)].map(|(score, tokens)| answer(score, tokens));
+        let answers = [answers(&[1.0, 0.0, 1.0]), (String::new(), likelihoods.into())];
+        let deviations = exam.deviations(&answers);
+        let places: Vec<u32> = deviations.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places, [1, 4, 7, 11, 14, 17]);
+        let variance: f64 = deviations.iter().map(|(_, d)| d * d).sum();
+        assert!((variance.sqrt() - exam.score(&answers).0.stderr).abs() < 1e-15);
+        assert!(deviations.iter().map(|(_, d)| d).sum::<f64>().abs() < 1e-15);
     }
 
     #[test]

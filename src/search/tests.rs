@@ -404,7 +404,7 @@ fn story(records: &[Record]) -> Vec<String> {
 
 #[test]
 fn a_whole_run_finds_the_child_and_proves_it() {
-    for optimizer in ["cma-es", "genetic", "random"] {
+    for optimizer in ["cma-es", "genetic", "gp", "random"] {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("journal.jsonl");
         let (end, _) = go(&path, &plan(optimizer), Function::new(), &Control::default());
@@ -592,6 +592,8 @@ fn a_run_killed_anywhere_goes_on_to_the_same_end() {
         plan("cma-es"),
         plan("genetic"),
         plan(&format!("cma-es, {racing}")),
+        plan("gp"),
+        plan(&format!("gp, {racing}")),
         plan(attraction),
         plan(&format!("{attraction}, {racing}")),
         widening(SPACE),
@@ -1116,6 +1118,49 @@ fn another_search_cannot_go_on_with_this_journal() {
     other.space.search.seed = 4;
     let (end, _) = go(&path, &other, Function::new(), &Control::default());
     assert!(matches!(end, Err(Error::Diverged { .. })), "{end:?}");
+}
+
+/// A Gaussian process that took a score of 16 questions for one of 60 believed the luckiest of those who had left their race;
+/// and one that took errors of the same questions for independent ones saw no difference between candidates.
+#[test]
+fn a_gaussian_process_knows_how_much_each_score_errs_and_what_was_known_before() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (path, plan) = (
+        tmp.path().join("journal.jsonl"),
+        plan("gp, racing: {rungs: [16, 30, 60]}"),
+    );
+    let clock = Clock {
+        now_ms: &|| 0,
+        sleep: &|_: Duration| (),
+    };
+    let mut function = Function::new();
+    let control = Control::default();
+    let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
+    let mut run = Run::new(&plan, &mut function, &mut chronicle, &control);
+    assert!(run.baselines().is_ok());
+    let (optimizer, _) = run.optimizer(&plan.genome, None).unwrap();
+    let mean = optimizer
+        .mean()
+        .expect("unsearched merges and draws are known before the first question");
+    assert!(
+        mean != plan
+            .genome
+            .genes()
+            .iter()
+            .map(|gene| gene.kind.middle())
+            .collect::<Vec<_>>()
+    );
+    assert!(run.search().is_ok());
+    let mut left_early = 0;
+    for candidate in run.scored.iter().filter(|c| c.origin == Origin::Search) {
+        let measured = &run.measurements[&candidate.id];
+        assert_eq!(measured.score.value(), candidate.fitness);
+        assert_eq!(measured.deviations.len(), candidate.n, "{}", candidate.id);
+        let variance: f64 = measured.deviations.iter().map(|(_, d)| d * d).sum();
+        assert!((variance.sqrt() - candidate.stderr).abs() < 1e-12, "{}", candidate.id);
+        left_early += usize::from(candidate.eliminated);
+    }
+    assert!(left_early > 10, "{left_early}");
 }
 
 /// In a race everybody is asked the same few questions first; the answers saved are the point of it.
@@ -1700,9 +1745,10 @@ fn go_with(
     (end, read(path).unwrap())
 }
 
-const OPTIMIZERS: [&str; 3] = [
+const OPTIMIZERS: [&str; 4] = [
     "{evals: 40, seed: 1, asynchronous: true}",
     "{evals: 40, seed: 1, optimizer: genetic, population: 6, asynchronous: true}",
+    "{evals: 40, seed: 1, optimizer: gp, asynchronous: true}",
     "{evals: 40, seed: 1, optimizer: random, asynchronous: true}",
 ];
 

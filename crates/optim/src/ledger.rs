@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chance::Address;
 use super::domain::Genotype;
-use super::{Answered, Ask, Outcome};
+use super::{Answered, Ask, Measurement, Outcome};
 
 /// A candidate that waits for its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub struct Pending {
     pub injected: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<Answered>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measurement>,
 }
 
 /// A candidate and its result.
@@ -30,6 +32,9 @@ pub struct Answer {
     /// In the order of questions; empty where nobody said what it answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<Answered>,
+    /// The score with its error, where somebody said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measurement>,
 }
 
 impl Answer {
@@ -88,6 +93,7 @@ impl Ledger {
             address,
             injected,
             answers: Vec::new(),
+            measured: None,
         });
         ask
     }
@@ -102,6 +108,28 @@ impl Ledger {
         answers.sort_by_key(|a| a.question);
         self.pending[at].answers = answers;
         true
+    }
+
+    /// Notes what a candidate scored and how much that errs; false when it is not out.
+    pub fn measure(&mut self, id: u64, measured: Measurement) -> bool {
+        let Ok(at) = self.pending.binary_search_by_key(&id, |pending| pending.ask.id) else {
+            return false;
+        };
+        self.pending[at].measured = Some(measured);
+        true
+    }
+
+    pub fn is_out(&self, id: u64) -> bool {
+        self.pending.binary_search_by_key(&id, |pending| pending.ask.id).is_ok()
+    }
+
+    /// The candidates that no algorithm has learned from yet, in the order of their ids.
+    pub fn waiting(&self) -> Vec<(u64, Genotype)> {
+        let out = self.pending.iter().map(|p| (p.ask.id, p.ask.genotype.clone()));
+        let answered = self.answered.iter().map(|a| (a.id, a.genotype.clone()));
+        let mut waiting: Vec<(u64, Genotype)> = out.chain(answered).collect();
+        waiting.sort_by_key(|(id, _)| *id);
+        waiting
     }
 
     pub fn has_started(&self) -> bool {
@@ -126,6 +154,7 @@ impl Ledger {
             address,
             injected,
             answers,
+            measured,
         } = self.pending.remove(at);
         // What a run that has been given up asked for comes too late to teach its successor anything.
         if address.restart == present_restart {
@@ -136,6 +165,7 @@ impl Ledger {
                 injected,
                 outcome,
                 answers,
+                measured,
             });
         }
         true

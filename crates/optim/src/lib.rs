@@ -31,6 +31,7 @@
 //! | CatCMA with margin | `cat_cma.rs` | any |
 //! | genetic algorithm, by tournaments or by competition and attraction (`attraction.rs`) | `genetic.rs` | any |
 //! | NSGA-II, for several objectives | `nsga2.rs` | any |
+//! | Bayesian optimisation with a Gaussian process, for few candidates whose errors are known | `gp.rs` | any with ranges |
 //! | random search | `random.rs` | any |
 //!
 //! Where there is a gradient, `adam.rs` follows it; it asks nobody, and is told derivatives.
@@ -41,6 +42,7 @@ mod adam;
 mod attraction;
 mod cat_cma;
 mod chance;
+mod cholesky;
 mod cma_es;
 mod coordinates;
 mod covariance;
@@ -49,13 +51,17 @@ mod eigen;
 mod error;
 mod gaussian;
 mod genetic;
+mod gp;
+mod improvement;
 mod learning_rate;
 mod ledger;
 mod margin;
+mod measurement;
 mod normal;
 mod nsga2;
 mod numbers;
 mod path;
+mod process;
 mod random;
 mod ranking;
 mod restarts;
@@ -69,11 +75,13 @@ pub use attraction::Answered;
 pub use domain::{Domain, Gene, Genotype};
 pub use error::Error;
 pub use gaussian::CovarianceModel;
+pub use measurement::Measurement;
 pub use path::Slot;
 
 use cat_cma::CatCma;
 use cma_es::CmaEs;
 use genetic::Genetic;
+use gp::Gp;
 use ledger::Ledger;
 use nsga2::Nsga2;
 use random::Random;
@@ -242,13 +250,22 @@ pub enum Kind {
     Genetic,
     /// For several objectives.
     Nsga2,
+    /// Bayesian optimisation with a Gaussian process, for few candidates and genes with ranges.
+    Gp,
     /// Independent draws.
     Random,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::CmaEs, Self::CmaEsMargin, Self::Genetic, Self::Nsga2, Self::Random];
+    pub const ALL: [Self; 6] = [
+        Self::CmaEs,
+        Self::CmaEsMargin,
+        Self::Genetic,
+        Self::Nsga2,
+        Self::Gp,
+        Self::Random,
+    ];
 
     /// As users write it.
     pub fn name(self) -> &'static str {
@@ -257,6 +274,7 @@ impl Kind {
             Self::CmaEsMargin => "cma-es-margin",
             Self::Genetic => "genetic",
             Self::Nsga2 => "nsga2",
+            Self::Gp => "gp",
             Self::Random => "random",
         }
     }
@@ -372,6 +390,7 @@ enum Algorithm {
     CatCma(CatCma),
     Genetic(Genetic),
     Nsga2(Nsga2),
+    Gp(Gp),
     Random(Random),
 }
 
@@ -384,6 +403,7 @@ macro_rules! each {
             Algorithm::CatCma($it) => $do,
             Algorithm::Genetic($it) => $do,
             Algorithm::Nsga2($it) => $do,
+            Algorithm::Gp($it) => $do,
             Algorithm::Random($it) => $do,
         }
     };
@@ -398,6 +418,7 @@ impl Algorithm {
             Self::CatCma(it) => it.is_consistent(domain),
             Self::Genetic(it) => it.is_consistent(domain),
             Self::Nsga2(it) => it.is_consistent(domain),
+            Self::Gp(it) => it.is_consistent(domain),
             Self::Random(it) => it.is_consistent(domain),
         }
     }
@@ -459,6 +480,7 @@ impl Optimizer {
             Kind::CmaEsMargin => Algorithm::Margin(CmaEs::with_margin(&domain, options)),
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
             Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
+            Kind::Gp => Algorithm::Gp(Gp::new(&domain, options)?),
             Kind::Random => Algorithm::Random(Random::new(options)),
         };
         Ok(Self {
@@ -499,6 +521,12 @@ impl Optimizer {
                 }
                 it.start_at(&self.domain, genotype, spread);
                 self.inject([self.domain.nearest(genotype)])
+            }
+            Algorithm::Gp(it) => {
+                it.start_at(&self.domain, genotype, spread)?;
+                let nearest = self.domain.nearest(genotype);
+                let unknown = (!it.knows(&self.domain, &nearest)).then_some(nearest);
+                self.inject(unknown)
             }
             Algorithm::Nsga2(_) | Algorithm::Random(_) => self.inject([self.domain.nearest(genotype)]),
         }
@@ -547,7 +575,15 @@ impl Optimizer {
         match self.ledger.take_injected() {
             Some(genotype) => self.ledger.hand_out(address, genotype, true),
             None => {
-                let genotype = each!(&mut self.algorithm, it => it.propose(&self.domain, address));
+                let domain = &self.domain;
+                let genotype = match &mut self.algorithm {
+                    Algorithm::Gp(it) => it.propose(domain, address, &self.ledger.waiting()),
+                    Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.propose(domain, address),
+                    Algorithm::CatCma(it) => it.propose(domain, address),
+                    Algorithm::Genetic(it) => it.propose(domain, address),
+                    Algorithm::Nsga2(it) => it.propose(domain, address),
+                    Algorithm::Random(it) => it.propose(domain, address),
+                };
                 self.ledger.hand_out(address, genotype, false)
             }
         }
@@ -573,6 +609,46 @@ impl Optimizer {
         }
     }
 
+    /// Says, before its result is told, what a candidate that is out scored and how much that errs, also of one that leaves
+    /// a race early. Only the Gaussian process looks at it; without it a score's error is learned from the scores.
+    ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Gene, Kind, Measurement, Optimizer, Options, Outcome};
+    /// # let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }; 2])?;
+    /// let mut optimizer = Optimizer::new(Kind::Gp, domain, &Options::default())?;
+    /// for ask in optimizer.ask() {
+    ///     let share = ask.genotype[0]; // right answers of 100
+    ///     optimizer.measure(ask.id, Measurement::new(share, (share * (1.0 - share) / 100.0).sqrt())?)?;
+    ///     optimizer.tell(&[(ask.id, Outcome::from_score(share))])?;
+    /// }
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// **Errors**: an id that is not out.
+    pub fn measure(&mut self, id: u64, measured: Measurement) -> Result<(), Error> {
+        let is_wanted = self.kind() == Kind::Gp;
+        let is_out = match is_wanted {
+            true => self.ledger.measure(id, measured),
+            false => self.ledger.is_out(id),
+        };
+        if is_out {
+            Ok(())
+        } else {
+            Err(Error::UnknownCandidate { id })
+        }
+    }
+
+    /// Says what is known already of a point that was never asked for. Only the Gaussian process learns from it.
+    ///
+    /// **Errors**: a genotype outside the domain.
+    pub fn know(&mut self, genotype: Genotype, measured: Measurement) -> Result<(), Error> {
+        self.domain.check(&genotype)?;
+        if let Algorithm::Gp(it) = &mut self.algorithm {
+            it.know(genotype, measured);
+        }
+        Ok(())
+    }
+
     /// Takes results, in any order and any portions. When a generation is complete, the algorithm learns from it.
     ///
     /// **Errors**: an id that is not out, or objectives in the wrong number; then no result is taken.
@@ -591,7 +667,11 @@ impl Optimizer {
     }
 
     fn end_generation(&mut self) {
-        let (restart, mean) = (self.restart(), self.mean());
+        let restart = self.restart();
+        let mean = match self.algorithm {
+            Algorithm::Gp(_) => None, // never begins again, and its mean is dear
+            _ => self.mean(),
+        };
         let generation = self.ledger.generation;
         let batch = self.ledger.close_generation();
         each!(&mut self.algorithm, it => it.update(&self.domain, &batch, generation));
@@ -626,11 +706,13 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The centre of what has been learnt, as a candidate: under noise the best that a search can return.
+    /// The centre of what has been learnt, as a candidate: under noise the best that a search can return. Of a Gaussian
+    /// process it is where most is expected, once there is a score.
     pub fn mean(&self) -> Option<Genotype> {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => Some(it.mean(&self.domain)),
             Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
+            Algorithm::Gp(it) => it.mean(&self.domain),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
@@ -641,7 +723,7 @@ impl Optimizer {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => Some(it.spread(&self.domain)),
             Algorithm::CatCma(it) => it.spread(&self.domain),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => None,
         }
     }
 
@@ -656,7 +738,7 @@ impl Optimizer {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.stopped(),
             Algorithm::CatCma(it) => it.stopped(),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => None,
         }
     }
 
@@ -667,6 +749,7 @@ impl Optimizer {
             Algorithm::Margin(_) | Algorithm::CatCma(_) => Kind::CmaEsMargin,
             Algorithm::Genetic(_) => Kind::Genetic,
             Algorithm::Nsga2(_) => Kind::Nsga2,
+            Algorithm::Gp(_) => Kind::Gp,
             Algorithm::Random(_) => Kind::Random,
         }
     }
@@ -687,7 +770,7 @@ impl Optimizer {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
             Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
             Algorithm::Genetic(it) => (None, it.flat_generations()),
-            Algorithm::Nsga2(_) | Algorithm::Random(_) => (None, 0),
+            Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => (None, 0),
         };
         Status {
             generation: self.ledger.generation,
@@ -702,7 +785,7 @@ impl Optimizer {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.restart(),
             Algorithm::CatCma(it) => it.restart(),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => 0,
+            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => 0,
         }
     }
 

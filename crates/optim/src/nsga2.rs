@@ -310,6 +310,7 @@ mod tests {
                 injected: false,
                 outcome,
                 answers: Vec::new(),
+                measured: None,
             },
             2,
         )
