@@ -99,12 +99,12 @@ fn least(parents: &Parents<'_>, ridge: f64) -> Result<Vec<Vec<f32>>, Refusal> {
     let v = narrow(joined.v.subcols(0, count));
     let terms = tasks.iter().enumerate().map(|(slot, (_, length))| {
         let p = joined.u.submatrix(slot * rows, 0, rows, count);
-        let inner: Mat<f64> = p.transpose() * &p;
+        let inner: Mat<f64> = p.transpose() * p;
         let inner = Mat::from_fn(count, count, |i, j| {
             let pull = if i == j { rho } else { 0.0 };
             s[i] * (s[i] * inner[(i, j)] * s[j] + pull) / (s[j] * s[j] + rho)
         });
-        let left: Mat<f64> = &p * inner * faer::Scale(*length);
+        let left: Mat<f64> = p * inner * faer::Scale(*length);
         let term: Mat<f32> = narrow(left.as_ref()) * v.transpose();
         row_by_row(term.as_ref())
     });
