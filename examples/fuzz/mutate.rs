@@ -80,7 +80,7 @@ const STRINGS: [&str; 24] = [
 ];
 
 /// Words that some reader knows.
-const WORDS: [&str; 30] = [
+const WORDS: [&str; 31] = [
     "model",
     "base",
     "weight",
