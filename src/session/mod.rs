@@ -108,7 +108,8 @@ impl Session {
     /// Opens the models, reads the tasks, and sees whether they fit each other.
     ///
     /// # Errors
-    /// Something is missing, damaged, or does not fit; [`Error::At`] says where in the space it stands.
+    /// Something is missing, damaged, or does not fit; [`Error::Placed`] says in which line of the space's file it stands,
+    /// [`Error::At`] in which of its fields.
     pub fn open(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
         let places = space.places.clone();
         Self::opened(space, wanted, host).map_err(Error::placed(&places))

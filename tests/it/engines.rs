@@ -258,16 +258,6 @@ fn what_cannot_be_an_engine_is_refused_before_there_is_a_run() {
     );
     refuses("{command: [x], timeuot: 3}", &["did you mean 'timeout'?"]);
     refuses("{command: [x], dtype: int8}", &["fitness.engine.dtype", "int8"]);
-    failed(
-        &[
-            "search",
-            &arg(&space(tmp.path(), "{command: [x]}", SEARCH)),
-            "--nats",
-            "nats://localhost:1",
-        ],
-        2,
-        &["fitness.engine with --nats"],
-    );
 }
 
 /// What the parents and a merge of them answer: texts, and likelihoods.

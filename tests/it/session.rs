@@ -54,14 +54,24 @@ fn scores(records: &[Record]) -> Vec<(String, f64)> {
 #[test]
 fn what_is_wrong_is_found_before_anything_is_written() {
     let tmp = tempfile::tempdir().unwrap();
-    let Err(Error::At { place, .. }) = open(space(tmp.path(), "evals/nothing.yaml")) else {
-        panic!("a task that is not there");
+    let place_of = |space: Space| match open(space).err() {
+        Some(Error::Placed { file, line, source }) => match *source {
+            Error::At { place, .. } => (file, line, place),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
     };
+    let (file, line, place) = place_of(space(tmp.path(), "evals/nothing.yaml"));
     assert_eq!(place, "fitness.tasks[0]");
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(
+        text.lines().nth(line - 1).unwrap().contains("evals/nothing.yaml"),
+        "line {line} of {text}"
+    );
     let mut lost = space(tmp.path(), &spanish());
     lost.models[1].1 = "/nowhere/maths".into();
     let name = lost.models[1].0.clone();
-    assert!(matches!(open(lost), Err(Error::At { place, .. }) if place == format!("models.{name}")));
+    assert_eq!(place_of(lost).2, format!("models.{name}"));
 
     let mut judged_by_its_own = space(tmp.path(), &spanish());
     judged_by_its_own.finale.test.split = "search".into();

@@ -71,6 +71,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "space",
             "store",
             "workers",
+            "yaml",
         ],
     ),
     // Evaluators elsewhere: what a search asks of an evaluator, and what a worker opens to answer.
