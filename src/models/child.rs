@@ -37,10 +37,10 @@ pub fn write(
     write_from(writer, plan, (parents, parents), progress)
 }
 
-/// As [`write`], with tensors from another source than the tokenizer.
+/// As [`write()`], with tensors from another source than the tokenizer.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_from(
     writer: &mut Writer,
     plan: &Plan,
