@@ -37,9 +37,10 @@ pub fn fisher(args: FisherArgs) -> Outcome {
     });
     let tasks = learn::tasks(&args.asked, args.questions, samples)?;
     let runtime = runtime::runtime(&args.engine)?;
-    let texts = texts(&args, &opened, &tasks, &mut opened.engine(&runtime)?)?;
+    // Before anything is asked: what stands there is refused at once.
     let mut writer = models::begin(&args.out, SHARD_SIZE_BYTES, false)?;
     environment::remove_on_signal(writer.partial())?;
+    let texts = texts(&args, &opened, &tasks, &mut opened.engine(&runtime)?)?;
     let bar = environment::progress_bar(texts.len() as u64, "reading");
     let read = Fisher::measure(
         &opened.plan,

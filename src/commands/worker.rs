@@ -19,11 +19,9 @@ use crate::{
     cli::{NatsArgs, WorkerArgs},
     programs,
     search::{Computation, ENGINE_VERSION},
+    space::SILENCE,
     workers::{self, Ended, Kind, Map, Options, OwnEngine, OwnModels, Settings},
 };
-
-/// How long an engine may say nothing: some take minutes to begin.
-const SILENCE: Duration = Duration::from_secs(900);
 
 /// The server, and who asks.
 pub fn nats_options(url: &str, server: &NatsArgs) -> Options {
@@ -49,7 +47,7 @@ pub fn worker(args: WorkerArgs) -> Outcome {
         true => None,
         false => Some(OwnEngine::start(programs::Settings {
             command: args.program,
-            timeout: SILENCE,
+            timeout: Duration::from_secs_f64(SILENCE),
             dtype: runtime.dtype,
             scratch: host.scratch.clone(),
             worker: None,

@@ -728,7 +728,7 @@ impl Run<'_, '_> {
 
     /// Tells an optimizer that learns from any point whom it need not ask: everybody with a score that its genes express.
     fn say_what_is_known(&self, genome: &Genome, optimizer: &mut Optimizer) -> Result<(), Error> {
-        if optimizer.kind() != optim::Kind::Gp {
+        if !optimizer.kind().weighs_errors() {
             return Ok(());
         }
         for candidate in &self.scored {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     eval::stats,
     event::{self, Candidate, CandidateId, Event, Origin, Score, TaskScore, standing},
-    optim::{Answered, Fitness, Genotype, Kind, Measurement, Outcome},
+    optim::{Answered, Fitness, Genotype, Measurement, Outcome},
     recipe::Recipe,
     space::{GeneSpec, Racing},
 };
@@ -408,7 +408,7 @@ impl Run<'_, '_> {
 
     /// A score with its error, where the optimizer weighs scores by that. A command's single number has none.
     fn measured(&self, score: &Score, deviations: impl FnOnce() -> Vec<(u32, f64)>) -> Option<Measurement> {
-        if self.plan.space.search.optimizer != Kind::Gp {
+        if !self.plan.space.search.optimizer.weighs_errors() {
             return None;
         }
         let measured = Measurement::new(score.value, score.stderr).ok()?;

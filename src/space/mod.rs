@@ -23,7 +23,7 @@ pub use crate::optim::{Gene as GeneKind, Kind as Optimizer};
 pub use codec::{Codec, Fold, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
 pub use parameters::modules_of;
-pub use read::MOST_EVALS;
+pub use read::{MOST_EVALS, SILENCE};
 pub use widen::effects;
 
 use crate::eval::{Samples, Think};

@@ -15,7 +15,7 @@ use crate::yaml::{self, Map, Node, Places, Value};
 const TIMEOUT: f64 = 3600.0;
 
 /// Seconds that an engine may say nothing unless the space says otherwise: some take minutes to begin.
-const SILENCE: f64 = 900.0;
+pub const SILENCE: f64 = 900.0;
 
 /// The longest that a command may have.
 const MOST_SECONDS: f64 = 31_536_000.0;

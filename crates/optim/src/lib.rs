@@ -278,6 +278,12 @@ impl Kind {
             Self::Random => "random",
         }
     }
+
+    /// Whether scores count by their errors, and points that it has not asked for teach it: whether [`Optimizer::measure`] and
+    /// [`Optimizer::know`] change anything.
+    pub fn weighs_errors(self) -> bool {
+        self == Self::Gp
+    }
 }
 
 /// How an optimizer is to work; the default is for a fitness without noise.
@@ -626,7 +632,7 @@ impl Optimizer {
     ///
     /// **Errors**: an id that is not out.
     pub fn measure(&mut self, id: u64, measured: Measurement) -> Result<(), Error> {
-        let is_wanted = self.kind() == Kind::Gp;
+        let is_wanted = self.kind().weighs_errors();
         let is_out = match is_wanted {
             true => self.ledger.measure(id, measured),
             false => self.ledger.is_out(id),
