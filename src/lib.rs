@@ -11,20 +11,20 @@
 //! | crate | here | one sentence |
 //! |---|---|---|
 //! | `heterosis-checkpoint` | [`checkpoint`] | Opens checkpoints lazily by tensor name and writes them; validates once, at the door. |
-//! | `heterosis-merge` | [`merge`], [`recipe`], [`yaml`] | The description of a merge, mergekit YAML in and out; pure kernels, one method a file, their derivatives, and the plan that walks a recipe tensor by tensor. |
+//! | `heterosis-merge` | [`merge`], [`recipe`] | The description of a merge, mergekit YAML in and out; pure kernels, one method a file, their derivatives, and the plan that walks a recipe tensor by tensor. |
 //! | `heterosis-engine` | [`model`] | The decoder: config → spec → forward, on the CPU or a GPU; KV cache; batched generation; the differentiable twin. |
+//! | `heterosis-eval` | [`eval`] | Tasks: prompt, stop, extract, score; the identity of a question; the statistics over answers. |
+//! | `heterosis-journal` | [`event`], [`store`] | What happened, in plain fields: the machine-readable contract, its one fold, and the words made of it; the journal, which is the truth of a run, and the cache of answers. |
 //! | `heterosis-optim` | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
 //! | `heterosis-isa` | [`isa`] | Which instruction set a kernel runs with, chosen when the program runs; how numbers are stored, and rounded to that. |
+//! | `heterosis-yaml` | [`yaml`] | YAML in which every value knows its file, its line and its path. |
 //! | `heterosis-build-digest` | `build.rs` | The digest of a crate's sources, by which answers of another build are told apart. |
 //!
 //! # The rooms of the application, in reading order
 //!
 //! | room | one sentence |
 //! |---|---|
-//! | [`eval`] | Tasks: prompt, stop, extract, score; the identity of a question; the statistics over answers. |
 //! | [`space`] | A search space from YAML; decodes a genotype to a recipe and encodes known recipes back. |
-//! | [`event`] | What happened, in plain fields: the machine-readable contract, its one fold, and the words made of it. |
-//! | [`store`] | The journal, which is the truth of a run, and the cache of answers. |
 //! | [`models`] | Opened models by name: what merges read; a merged model in memory or on disk. |
 //! | [`programs`] | Programs of the user's: a process with its pipes; engines that decode instead of ours. |
 //! | [`learn`] | Numbers of a recipe, learned by gradient from texts. |
@@ -55,15 +55,16 @@
 
 pub use heterosis_checkpoint as checkpoint;
 pub use heterosis_engine as model;
+pub use heterosis_eval as eval;
 pub use heterosis_isa as isa;
-pub use heterosis_merge::{self as merge, recipe, yaml};
+pub use heterosis_journal::{event, store};
+pub use heterosis_merge::{self as merge, recipe};
 pub use heterosis_optim as optim;
+pub use heterosis_yaml as yaml;
 
 pub mod cli;
 pub mod commands;
 pub mod dashboard;
-pub mod eval;
-pub mod event;
 pub mod host;
 pub mod learn;
 pub mod models;
@@ -74,6 +75,5 @@ pub mod serve;
 pub mod session;
 pub mod simplify;
 pub mod space;
-pub mod store;
 pub mod tracking;
 pub mod workers;

@@ -118,7 +118,7 @@ pub const TARGETS: [Target; 24] = [
     },
     Target {
         name: "parquet",
-        seeds: || vec![read_seed(&root().join("tests/data/eval/sample.parquet"))],
+        seeds: || vec![read_seed(&root().join("crates/eval/tests/data/sample.parquet"))],
         read: parquet,
     },
     Target {
@@ -650,7 +650,7 @@ fn task(bytes: &[u8], dir: &Path) -> bool {
         }
         home
     });
-    let samples = root().join("tests/data/eval/data");
+    let samples = root().join("crates/eval/tests/data/data");
     use_task(
         bytes,
         dir,

@@ -8,9 +8,12 @@ use super::model::{Page, Tab};
 use super::{Action, Appearance, Message, Model, draw, plain, update};
 use crate::event::{Event, Level, Origin, Phase, Record, rehearsal};
 
+fn path_of(name: &str) -> String {
+    format!("{}/tests/data/dashboard/{name}.jsonl", env!("CARGO_MANIFEST_DIR"))
+}
+
 fn committed(name: &str) -> Vec<Record> {
-    let path = format!("{}/tests/data/dashboard/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(path_of(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -737,4 +740,23 @@ fn wide_screens_show_the_candidate_in_full() {
         "{}",
         screen(&model, 140, 40)
     );
+}
+
+/// The rehearsal writes the committed journals.
+#[test]
+fn the_committed_journals_still_read_and_are_what_the_rehearsal_writes() {
+    for (name, records) in [("night", rehearsal::journal()), ("stopped", rehearsal::stopped())] {
+        if std::env::var_os("HETEROSIS_WRITE_JOURNALS").is_some() {
+            let lines = records
+                .iter()
+                .map(|record| serde_json::to_string(record).unwrap() + "\n");
+            std::fs::write(path_of(name), lines.collect::<String>()).unwrap();
+        }
+        let read = committed(name);
+        assert_eq!(read.len(), records.len(), "{name}");
+        assert!(
+            read == records,
+            "{name}.jsonl is not what the rehearsal writes; set HETEROSIS_WRITE_JOURNALS=1 to write it"
+        );
+    }
 }

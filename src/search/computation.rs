@@ -2,7 +2,7 @@
 
 use super::ENGINE_VERSION;
 use crate::{
-    checkpoint, isa, merge, model,
+    checkpoint, eval, isa, merge, model,
     model::{DType, Device},
 };
 
@@ -51,11 +51,12 @@ impl Computation {
 
 /// The sources that have a part in an answer: numbers as they are rounded, checkpoints as they are read, merges, the decoder, and
 /// how it is asked.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     isa::BUILD,
     checkpoint::BUILD,
     merge::BUILD,
     model::BUILD,
+    eval::BUILD,
     env!("HETEROSIS_BUILD"),
 ];
 

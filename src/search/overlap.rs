@@ -283,7 +283,7 @@ mod tests {
     fn a_translation_is_told_and_a_published_test_question_does_not_choose() {
         use crate::eval::{DataDirs, Profile, Task, TaskOptions};
         use crate::space::SplitRef;
-        let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/eval/data");
+        let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/eval/tests/data/data");
         let options = TaskOptions {
             profile: Profile::Fitness,
             shots: Some(0),

@@ -12,8 +12,8 @@ use super::{AskedPart, AskedQuestion, Catalogue, Error, Exam, ExamTask};
 use crate::{
     eval::{self, Split, identity::Identity},
     event::{QuestionTexts, freshness::Part},
-    merge::yaml::did_you_mean,
     space::{Finale, Fitness, Limit},
+    yaml::did_you_mean,
 };
 
 /// One line of the file.

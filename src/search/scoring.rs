@@ -8,7 +8,7 @@ use std::{
 use crate::{
     eval::stats,
     event::{Answer, Score, TaskScore},
-    merge::yaml::did_you_mean,
+    yaml::did_you_mean,
 };
 
 /// Questions that candidates are asked, in one fixed order: all of a phase, or some of them.

@@ -36,7 +36,7 @@ fn refused(dir: &Path, space: &str, words: &[&str]) {
     let run = dir.join("run");
     for args in [vec!["check", space], vec!["search", space, "--run", &arg(&run)]] {
         let output = heterosis(&args)
-            .env("HETEROSIS_DATA", root().join("tests/data/eval/data"))
+            .env("HETEROSIS_DATA", root().join("crates/eval/tests/data/data"))
             .output()
             .unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -159,7 +159,7 @@ fn what_chooses_does_not_judge() {
     );
 
     // A published benchmark's test questions, whatever file they are in.
-    let published = fs::read_to_string(root().join("tests/data/eval/data/gsm8k/test.jsonl")).unwrap();
+    let published = fs::read_to_string(root().join("crates/eval/tests/data/data/gsm8k/test.jsonl")).unwrap();
     fs::write(dir.join("copied.jsonl"), published.replace("\"question\"", "\"texto\"")).unwrap();
     let copied = OWN
         .replace("mine.jsonl", "copied.jsonl")

@@ -1,4 +1,4 @@
-"""Judge canned and hostile outputs with lm-evaluation-harness: goldens for tests/data/eval/extraction.jsonl.
+"""Judge canned and hostile outputs with lm-evaluation-harness: goldens for crates/eval/tests/data/extraction.jsonl.
 
     pip install lm-eval==0.4.13
     python extraction.py OUT.jsonl [--seed 0] [--n 8]

@@ -61,7 +61,6 @@ mod tsv;
 mod view;
 mod vocabulary;
 mod wudi;
-pub mod yaml;
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -291,7 +291,7 @@ mod tests {
 
     /// A Hub with one data set of one split, `configs` times; and what was asked of it.
     fn serve(configs: &[&str]) -> (String, Asked) {
-        let parquet = include_bytes!("../../../tests/data/eval/sample.parquet");
+        let parquet = include_bytes!("../../../crates/eval/tests/data/sample.parquet");
         super::super::tests::serve(|address| {
             let path = |config: &str| format!("/{config}/0.parquet");
             let files = |config: &&str| {

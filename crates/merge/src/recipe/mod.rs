@@ -169,7 +169,7 @@ pub struct Source {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Yaml(#[from] crate::yaml::Error),
+    Yaml(#[from] heterosis_yaml::Error),
     #[error("{}: there is no recipe in this file; a recipe starts with 'merge_method:'", file.display())]
     Empty { file: std::path::PathBuf },
 }

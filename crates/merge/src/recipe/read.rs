@@ -10,7 +10,7 @@ use super::{
     Body, DType, Error, Filtered, Kind as ParameterKind, MODULES, Method, MethodInfo, Module, ParamValue,
     ParameterInfo, Parameters, Recipe, Slice, Source, Stage, TokenRule, TokenSource, Tokenizer, methods,
 };
-use crate::yaml::{self, Kind, Map, Node, Value};
+use heterosis_yaml::{self as yaml, Kind, Map, Node, Value};
 
 /// Reads a recipe of one or several stages.
 ///

@@ -1,0 +1,350 @@
+//! The files of a run directory, the run that its journal tells, and the lock that keeps two processes from writing to it.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, BufReader, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, journal::records, medium::sync_dir};
+use crate::event::run::Run;
+
+/// A run directory, by its path; the contract names its files.
+#[derive(Clone, Debug)]
+pub struct RunDir(PathBuf);
+
+/// Who writes to a run: left in its lock, for whoever is turned away.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    pub pid: u32,
+    pub host: String,
+    /// The command line.
+    pub command: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, host, command } = self;
+        write!(f, "`{command}` (process {pid} on {host})")
+    }
+}
+
+/// Held while a process writes to a run; the operating system releases it when the process dies.
+#[derive(Debug)]
+pub struct RunLock {
+    lock: File,
+    /// Held for those who only look, see [`RunDir::is_locked`].
+    journal: File,
+}
+
+impl Drop for RunLock {
+    /// Closing alone leaves the locks for an instant with a program that is being started and has inherited the open files.
+    fn drop(&mut self) {
+        for file in [&self.journal, &self.lock] {
+            let _ = file.unlock(); // closing follows
+        }
+    }
+}
+
+impl RunDir {
+    /// A directory for a new run, made if it is missing, and its lock. A start that was interrupted before the journal's
+    /// first record leaves one that is taken here again.
+    ///
+    /// # Errors
+    /// It holds a run already, another process is at it, or it cannot be made.
+    pub fn create(path: &Path, holder: &Holder) -> Result<(Self, RunLock), Error> {
+        let dir = Self(path.to_path_buf());
+        let made: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
+        fs::create_dir_all(path).map_err(Error::io(path))?;
+        for dir in made {
+            sync_dir(dir.parent().unwrap_or(Path::new("."))).map_err(Error::io(dir))?;
+        }
+        let lock = dir.lock(holder)?;
+        match dir.has_begun()? {
+            true => Err(Error::RunExists { dir: dir.0 }),
+            false => Ok((dir, lock)),
+        }
+    }
+
+    /// As [`Self::create`], under a name that nobody has: `path`, else `path-2` and so on.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn create_beside(path: &Path, holder: &Holder) -> Result<(Self, RunLock), Error> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        }
+        let mut free = path.to_path_buf();
+        for n in 2.. {
+            match fs::create_dir(&free) {
+                Ok(()) => break,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    free = PathBuf::from(format!("{}-{n}", path.display()));
+                }
+                Err(e) => return Err(Error::io(&free)(e)),
+            }
+        }
+        sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(Error::io(path))?;
+        Self::create(&free, holder)
+    }
+
+    /// An existing run.
+    ///
+    /// # Errors
+    /// There is no journal in it, or an empty one.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let dir = Self(path.to_path_buf());
+        match dir.journal().is_file() {
+            false => Err(Error::NoRun { dir: dir.0 }),
+            true if dir.has_begun()? => Ok(dir),
+            true => Err(Error::NotBegun { dir: dir.0 }),
+        }
+    }
+
+    /// Whether the journal has a line, whatever it says.
+    fn has_begun(&self) -> Result<bool, Error> {
+        let path = self.journal();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
+        for byte in BufReader::new(file).bytes() {
+            if byte.map_err(Error::io(&path))? == b'\n' {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn space(&self) -> PathBuf {
+        self.0.join("space.yaml")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+
+    /// What a search does right now; there while one runs.
+    pub fn live(&self) -> PathBuf {
+        self.0.join("live.json")
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.0.join("cache.sled")
+    }
+
+    pub fn best(&self) -> PathBuf {
+        self.0.join("best.yaml")
+    }
+
+    /// In place of [`Self::best`] where bare genes are searched.
+    pub fn best_genes(&self) -> PathBuf {
+        self.0.join("best.json")
+    }
+
+    /// What the run is called on a server of messages, and its token there.
+    pub fn nats(&self) -> PathBuf {
+        self.0.join("nats.json")
+    }
+
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report")
+    }
+
+    /// Its presence asks the searching process to stop; `watch` makes it.
+    pub fn stop_request(&self) -> PathBuf {
+        self.0.join("stop-request")
+    }
+
+    /// Its presence asks the searching process to pause; `watch` makes and removes it.
+    pub fn pause_request(&self) -> PathBuf {
+        self.0.join("pause-request")
+    }
+
+    /// The run as its journal tells it, read a line at a time.
+    ///
+    /// # Errors
+    /// The journal cannot be read, or a line of it is no record.
+    pub fn run(&self) -> Result<Run, Error> {
+        let mut run = Run::default();
+        records(&self.journal())?.try_for_each(|record| record.map(|record| run.apply(&record)))?;
+        Ok(run)
+    }
+
+    /// Takes the run for this process, and leaves word of who has it.
+    ///
+    /// # Errors
+    /// Another process has it.
+    pub fn lock(&self, holder: &Holder) -> Result<RunLock, Error> {
+        let path = self.0.join("lock");
+        let open = |path: &Path| {
+            let mut options = File::options();
+            options.create(true).truncate(false).write(true).open(path)
+        };
+        let mut lock = open(&path).map_err(Error::io(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(self.busy()),
+            Err(fs::TryLockError::Error(source)) => return Err(Error::Io { path, source }),
+        }
+        let word = serde_json::to_string(holder).expect("a holder is plain data") + "\n";
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(word.as_bytes()))
+            .map_err(Error::io(&path))?;
+        let path = self.journal();
+        let journal = open(&path).map_err(Error::io(&path))?;
+        // Those who look hold it for an instant; nobody else writes, so this waits for nothing longer.
+        journal.lock().map_err(Error::io(&path))?;
+        Ok(RunLock { lock, journal })
+    }
+
+    fn busy(&self) -> Error {
+        let left = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
+        let holder = serde_json::from_str(&left).map(|holder: Holder| holder.to_string());
+        Error::Busy {
+            dir: self.0.clone(),
+            holder: holder.unwrap_or_else(|_| "another heterosis process".into()),
+        }
+    }
+
+    /// Whether some process writes to the run now. Looking takes nothing that a writer needs: it is asked for a shared lock
+    /// on the journal, which a writer holds besides the lock that it is turned away by.
+    pub fn is_locked(&self) -> bool {
+        File::open(self.journal()).is_ok_and(|journal| {
+            let looked = journal.try_lock_shared();
+            matches!(looked, Err(fs::TryLockError::WouldBlock))
+        })
+    }
+
+    /// As [`Self::replace`], of what is worth nothing after a crash.
+    ///
+    /// # Errors
+    /// Writing or renaming failed.
+    pub fn show(&self, file: &Path, text: &str) -> Result<(), Error> {
+        self.write(file, text, false).map_err(Error::io(file))
+    }
+
+    /// Replaces a file of the run in one step: after a crash it holds the old text or the new one.
+    ///
+    /// # Errors
+    /// Writing or renaming failed.
+    pub fn replace(&self, file: &Path, text: &str) -> Result<(), Error> {
+        self.write(file, text, true).map_err(Error::io(file))
+    }
+
+    fn write(&self, file: &Path, text: &str, is_kept: bool) -> io::Result<()> {
+        // Whoever may read the journal may read this: the umask decides, as for every other file.
+        let readable = fs::Permissions::from_mode(0o666);
+        let mut temporary = tempfile::Builder::new().permissions(readable).tempfile_in(&self.0)?;
+        temporary.write_all(text.as_bytes())?;
+        if is_kept {
+            temporary.as_file().sync_all()?;
+        }
+        temporary.persist(file)?;
+        match is_kept {
+            true => sync_dir(file.parent().unwrap_or(&self.0)),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder() -> Holder {
+        Holder {
+            pid: 7,
+            host: "node".into(),
+            command: "heterosis search s.yaml".into(),
+        }
+    }
+
+    #[test]
+    fn one_writer_at_a_time_and_the_other_is_told_who() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, lock) = RunDir::create(tmp.path(), &holder()).unwrap();
+        assert!(dir.is_locked());
+        for error in [
+            dir.lock(&holder()).unwrap_err(),
+            RunDir::create(tmp.path(), &holder()).unwrap_err(),
+        ] {
+            let message = error.to_string();
+            assert!(
+                message.contains("`heterosis search s.yaml` (process 7 on node)"),
+                "{message}"
+            );
+        }
+        let inherited = lock.lock.try_clone().unwrap(); // as a program has it that is being started
+        drop(lock);
+        assert!(!dir.is_locked());
+        dir.lock(&holder()).unwrap();
+        drop(inherited);
+    }
+
+    /// `watch` took the lock five times a second to see whether it was free; a `resume` at that instant was turned away.
+    #[test]
+    fn looking_takes_nothing_from_a_writer() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, lock) = RunDir::create(tmp.path(), &holder()).unwrap();
+        drop(lock);
+        let held = File::open(dir.journal()).unwrap();
+        held.try_lock_shared().unwrap(); // the instant of a look, stretched
+        assert!(!dir.is_locked(), "two who look do not see each other");
+        let writer = std::thread::spawn({
+            let dir = dir.clone();
+            move || dir.lock(&holder()).map(drop)
+        });
+        drop(held);
+        writer.join().unwrap().unwrap();
+    }
+
+    /// Missing data, or a kill in the first seconds, left a directory that neither `search` nor `resume` would take.
+    #[test]
+    fn a_start_that_was_interrupted_can_be_made_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = tmp.path().join("a/b/run");
+        for left in ["", "{\"schema_version\":1,\"seq\":0,\"ti"] {
+            let (dir, _) = RunDir::create(&run, &holder()).unwrap();
+            fs::write(dir.journal(), left).unwrap();
+            let message = RunDir::open(&run).unwrap_err().to_string();
+            assert!(message.contains("heterosis search SPACE.yaml --run"), "{message}");
+        }
+        fs::write(run.join("journal.jsonl"), "a line\n").unwrap();
+        assert!(matches!(RunDir::create(&run, &holder()), Err(Error::RunExists { .. })));
+        RunDir::open(&run).unwrap();
+        assert!(matches!(RunDir::open(tmp.path()), Err(Error::NoRun { .. })));
+    }
+
+    /// Of two searches in one second, the second failed.
+    #[test]
+    fn two_runs_of_one_name_stand_beside_each_other() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("runs/demo-20261128-162749");
+        let names: Vec<String> = (0..3)
+            .map(|_| RunDir::create_beside(&path, &holder()).unwrap().0)
+            .map(|dir| dir.path().file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        let name = "demo-20261128-162749";
+        assert_eq!(names, [name.to_string(), format!("{name}-2"), format!("{name}-3")]);
+    }
+
+    /// space.yaml and best.yaml could be read by their owner only, unlike the journal beside them.
+    #[test]
+    fn a_replaced_file_has_the_usual_mode() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, _lock) = RunDir::create(tmp.path(), &holder()).unwrap();
+        dir.replace(&dir.space(), "name: t\n").unwrap();
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(dir.space()), mode(dir.journal()));
+    }
+}
