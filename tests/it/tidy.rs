@@ -44,6 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "event",
             "recipe",
             "programs",
+            "yaml",
         ],
     ),
     // Processes, and engines that decode: weights and tokens, whoever they are of.

@@ -6,6 +6,7 @@
 //! that no thread decides, so threads change no bit.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use heterosis_isa::{Isa, Set, with_set};
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 
 use super::batch::Rotation;
 use crate::{
-    kernels::{self, exp, sigmoid, tanh},
+    kernels::{self, exp, fma, sigmoid, tanh},
     spec::{Activation, Xielu},
 };
 
@@ -42,13 +43,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         width /= 2;
     }
     lanes[0] + rest
-}
-
-#[inline(always)]
-fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += factor * from;
-    }
 }
 
 /// Rows and columns of a product that are computed together: what is multiplied by is packed once for as many rows.
@@ -268,10 +262,158 @@ struct Head {
 
 impl Head {
     #[inline(always)]
-    fn at(self, token: usize) -> std::ops::Range<usize> {
+    fn at(self, token: usize) -> Range<usize> {
         let from = token * self.stride + self.from;
         from..from + self.dim
     }
+
+    /// The head's numbers of some tokens.
+    #[inline(always)]
+    fn rows(self, x: &[f32], tokens: Range<usize>) -> Rows<'_> {
+        Rows {
+            numbers: &x[tokens.start * self.stride + self.from..],
+            stride: self.stride,
+            count: tokens.len(),
+        }
+    }
+}
+
+/// Rows that stand `stride` apart.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    numbers: &'a [f32],
+    stride: usize,
+    count: usize,
+}
+
+/// Queries whose weights are held at a time going back.
+const TILE: usize = 32;
+
+/// One head's numbers of all tokens, `[dim, width]`, so that products with all of them are computed side by side.
+struct Turned {
+    numbers: Vec<f32>,
+    /// The width, and room for a last stretch that is not full.
+    stride: usize,
+}
+
+impl Turned {
+    /// Products that are computed side by side.
+    const STRETCH: usize = 32;
+
+    #[inline(always)]
+    fn new(x: &[f32], head: Head, width: usize) -> Self {
+        let stride = width + Self::STRETCH;
+        let mut numbers = vec![0.0; head.dim * stride];
+        for token in 0..width {
+            for (row, x) in numbers.chunks_mut(stride).zip(&x[head.at(token)]) {
+                row[token] = *x;
+            }
+        }
+        Turned { numbers, stride }
+    }
+
+    /// `Σ by · x` of as many tokens as `out` is long, from `first` on.
+    #[inline(always)]
+    fn products<S: Set>(&self, by: &[f32], first: usize, out: &mut [f32]) {
+        for (stretch, out) in out.chunks_mut(Self::STRETCH).enumerate() {
+            let at = first + stretch * Self::STRETCH;
+            let mut sums = [0.0f32; Self::STRETCH];
+            for (row, by) in self.numbers.chunks_exact(self.stride).zip(by) {
+                let row = &row[at..][..Self::STRETCH];
+                for i in 0..Self::STRETCH {
+                    sums[i] = fma::<S>(*by, row[i], sums[i]);
+                }
+            }
+            out.copy_from_slice(&sums[..out.len()]);
+        }
+    }
+}
+
+/// `out += Σ weights · rows`; the weights stand some numbers apart.
+#[inline(always)]
+fn add_weighted<S: Set>(out: &mut [f32], weights: (&[f32], usize), rows: Rows<'_>) {
+    let mut from = 0;
+    while out.len() - from >= 64 {
+        add_columns::<S, 64, 1>(out, from, weights, rows);
+        from += 64;
+    }
+    if out.len() - from >= 32 {
+        add_columns::<S, 32, 2>(out, from, weights, rows);
+        from += 32;
+    }
+    if out.len() - from >= 16 {
+        add_columns::<S, 16, 4>(out, from, weights, rows);
+        from += 16;
+    }
+    for column in from..out.len() {
+        add_columns::<S, 1, 4>(out, column, weights, rows);
+    }
+}
+
+/// `N` columns of a sum of rows, in `WAYS` sums that do not wait for each other.
+#[inline(always)]
+fn add_columns<S: Set, const N: usize, const WAYS: usize>(
+    out: &mut [f32],
+    from: usize,
+    (weights, apart): (&[f32], usize),
+    rows: Rows<'_>,
+) {
+    let mut sums = [[0.0f32; N]; WAYS];
+    let weighed = |i: usize| (weights[i * apart], &rows.numbers[i * rows.stride + from..][..N]);
+    let even = rows.count / WAYS * WAYS;
+    for i in (0..even).step_by(WAYS) {
+        for (way, sum) in sums.iter_mut().enumerate() {
+            add_row::<S, N>(sum, weighed(i + way));
+        }
+    }
+    for i in even..rows.count {
+        add_row::<S, N>(&mut sums[0], weighed(i));
+    }
+    for c in 0..N {
+        for sum in &sums {
+            out[from + c] += sum[c];
+        }
+    }
+}
+
+#[inline(always)]
+fn add_row<S: Set, const N: usize>(sum: &mut [f32; N], (weight, row): (f32, &[f32])) {
+    for c in 0..N {
+        sum[c] = fma::<S>(weight, row[c], sum[c]);
+    }
+}
+
+/// The largest of some numbers and of one more, in lanes that do not wait for each other.
+#[inline(always)]
+fn largest(x: &[f32], or: f32) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [or; LANES];
+    let blocks = x.chunks_exact(LANES);
+    for (lane, x) in lanes.iter_mut().zip(blocks.remainder()) {
+        *lane = if *x > *lane { *x } else { *lane };
+    }
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
+        }
+    }
+    lanes.into_iter().fold(or, f32::max)
+}
+
+#[inline(always)]
+fn total(x: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0f32; LANES];
+    let blocks = x.chunks_exact(LANES);
+    for (lane, x) in lanes.iter_mut().zip(blocks.remainder()) {
+        *lane += x;
+    }
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] += block[i];
+        }
+    }
+    lanes.into_iter().sum()
 }
 
 impl Attend {
@@ -293,7 +435,7 @@ impl Attend {
     }
 
     /// The keys that a query sees.
-    fn seen(&self, query: usize) -> std::ops::Range<usize> {
+    fn seen(&self, query: usize) -> Range<usize> {
         self.window.map_or(0, |window| (query + 1).saturating_sub(window))..query + 1
     }
 
@@ -309,17 +451,13 @@ impl Attend {
     fn weigh<S: Set>(
         &self,
         query: &[f32],
-        keys: &[f32],
-        head: Head,
+        keys: &Turned,
         (i, sink): (usize, Option<f32>),
-        weights: &mut Vec<f32>,
+        weights: &mut [f32],
         caps: &mut Vec<f32>,
     ) -> f32 {
-        weights.clear();
-        // An iterator's closure would be compiled for the smallest instruction set.
-        for j in self.seen(i) {
-            weights.push(self.scale * dot(query, &keys[head.at(j)]));
-        }
+        keys.products::<S>(query, self.seen(i).start, weights);
+        weights.iter_mut().for_each(|score| *score *= self.scale);
         caps.clear();
         if let Some(cap) = self.softcap {
             for score in weights.iter_mut() {
@@ -328,34 +466,32 @@ impl Attend {
                 *score = t * cap;
             }
         }
-        let largest = weights.iter().fold(sink.unwrap_or(f32::NEG_INFINITY), |a, b| a.max(*b));
+        let largest = largest(weights, sink.unwrap_or(f32::NEG_INFINITY));
         let of_sink = sink.map_or(0.0, |sink| exp::<S>(sink - largest));
-        let mut total = 0.0;
         weights.iter_mut().for_each(|x| *x = exp::<S>(*x - largest));
-        weights.iter().for_each(|x| total += x);
-        total += of_sink;
-        weights.iter_mut().for_each(|x| *x /= total);
-        of_sink / total
+        let part = 1.0 / (total(weights) + of_sink);
+        weights.iter_mut().for_each(|x| *x *= part);
+        of_sink * part
     }
 
     #[inline(always)]
     fn row<S: Set>(&self, [q, k, v]: [&[f32]; 3], sinks: &[f32], out: &mut [f32]) {
-        let (mut weights, mut caps) = (Vec::new(), Vec::new());
+        let (mut weights, mut caps) = (vec![0.0; self.width], Vec::new());
         for head in 0..self.heads {
             let (of_query, of_key) = (self.queries(head), self.keys(head));
+            let keys = Turned::new(k, of_key, self.width);
             for i in 0..self.width {
-                let sink = sinks.get(head).copied();
-                self.weigh::<S>(&q[of_query.at(i)], k, of_key, (i, sink), &mut weights, &mut caps);
-                let out = &mut out[of_query.at(i)];
-                for (j, weight) in self.seen(i).zip(&weights) {
-                    add_scaled(out, &v[of_key.at(j)], *weight);
-                }
+                let (sink, seen) = (sinks.get(head).copied(), self.seen(i));
+                let weights = &mut weights[..seen.len()];
+                self.weigh::<S>(&q[of_query.at(i)], &keys, (i, sink), weights, &mut caps);
+                add_weighted::<S>(&mut out[of_query.at(i)], (weights, 1), of_key.rows(v, seen));
             }
         }
     }
 
     /// With P the weights, G the derivative of the output: ∂V = PᵀG, ∂P = GVᵀ, ∂S = P∘(∂P − Σ P∘∂P), ∂Q = ∂S·K, ∂K = ∂SᵀQ.
-    /// A score that no value stands behind has a ∂P of 0.
+    /// A score that no value stands behind has a ∂P of 0. P and ∂S are held of a tile of queries, with zeros where one does not see a
+    /// key, so that what they add to a key's derivatives is added at once.
     #[inline(always)]
     fn row_back<S: Set>(
         &self,
@@ -363,34 +499,39 @@ impl Attend {
         sinks: &[f32],
         [of_q, of_k, of_v, of_sinks]: [&mut [f32]; 4],
     ) {
-        let (mut weights, mut caps, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
+        let width = self.width;
+        let (mut weights, mut slopes) = (vec![0.0; TILE * width], vec![0.0; TILE * width]);
+        let mut caps = Vec::new();
         for head in 0..self.heads {
             let (of_query, of_key) = (self.queries(head), self.keys(head));
-            for i in 0..self.width {
-                let query = &q[of_query.at(i)];
-                let sink = sinks.get(head).copied();
-                let of_sink = self.weigh::<S>(query, k, of_key, (i, sink), &mut weights, &mut caps);
-                let grad = &grad[of_query.at(i)];
-                slopes.clear();
-                for j in self.seen(i) {
-                    slopes.push(dot(grad, &v[of_key.at(j)]));
+            let (keys, values) = (Turned::new(k, of_key, width), Turned::new(v, of_key, width));
+            for first in (0..width).step_by(TILE) {
+                let tile = first..(first + TILE).min(width);
+                weights.fill(0.0);
+                slopes.fill(0.0);
+                for i in tile.clone() {
+                    let (sink, seen) = (sinks.get(head).copied(), self.seen(i));
+                    let of_row = (i - first) * width + seen.start..(i - first) * width + seen.end;
+                    let (weights, slopes) = (&mut weights[of_row.clone()], &mut slopes[of_row]);
+                    let of_sink = self.weigh::<S>(&q[of_query.at(i)], &keys, (i, sink), weights, &mut caps);
+                    values.products::<S>(&grad[of_query.at(i)], seen.start, slopes);
+                    let usual = dot(slopes, weights);
+                    if let Some(of_head) = of_sinks.get_mut(head) {
+                        *of_head -= of_sink * usual;
+                    }
+                    for (slope, weight) in slopes.iter_mut().zip(&*weights) {
+                        *slope = self.scale * weight * (*slope - usual);
+                    }
+                    for (slope, cap) in slopes.iter_mut().zip(&caps) {
+                        *slope *= cap;
+                    }
+                    add_weighted::<S>(&mut of_q[of_query.at(i)], (slopes, 1), of_key.rows(k, seen));
                 }
-                let usual = dot(&slopes, &weights);
-                if let Some(of_head) = of_sinks.get_mut(head) {
-                    *of_head -= of_sink * usual;
-                }
-                for (slope, weight) in slopes.iter_mut().zip(&weights) {
-                    *slope = self.scale * weight * (*slope - usual);
-                }
-                for (slope, cap) in slopes.iter_mut().zip(&caps) {
-                    *slope *= cap;
-                }
-                let of_query = &mut of_q[of_query.at(i)];
-                for ((j, weight), slope) in self.seen(i).zip(&weights).zip(&slopes) {
-                    let key = of_key.at(j);
-                    add_scaled(of_query, &k[key.clone()], *slope);
-                    add_scaled(&mut of_k[key.clone()], query, *slope);
-                    add_scaled(&mut of_v[key], grad, *weight);
+                let queries = of_query.rows(q, tile.clone());
+                let grads = of_query.rows(grad, tile.clone());
+                for j in self.seen(first).start..tile.end {
+                    add_weighted::<S>(&mut of_k[of_key.at(j)], (&slopes[j..], width), queries);
+                    add_weighted::<S>(&mut of_v[of_key.at(j)], (&weights[j..], width), grads);
                 }
             }
         }
