@@ -69,7 +69,7 @@ pub fn write_adapter(
     let modules = modules(wanted, &plan, &base)?;
     let mut writer = begin(out, u64::MAX, overwrite)?;
     for (tensor, module) in &modules {
-        for (name, shape, values) in named(tensor, &module.factors) {
+        for (name, shape, values) in named(&base.name_in_adapters(tensor), &module.factors) {
             writer.tensor(&name, DType::F32, &shape, &bytes(&values))?;
         }
     }
@@ -296,7 +296,7 @@ fn of_base(base: &Checkpoint, name: &str) -> Result<Option<Vec<f32>>, Error> {
     };
     let name = match base.info(name) {
         Some(_) => Some(name),
-        None if name == "lm_head.weight" => tied(),
+        None if name.ends_with("lm_head.weight") => tied(),
         None => None,
     };
     Ok(name.map(|name| base.read_f32(name)).transpose()?)
@@ -359,7 +359,10 @@ fn config(base_word: &str, base: &Checkpoint, modules: &BTreeMap<String, Module>
     let rank = modules.values().map(|m| m.factors.rank).max().unwrap_or(1);
     let others = modules.iter().filter(|(_, module)| module.factors.rank != rank);
     let pattern: serde_json::Map<String, Value> = others
-        .map(|(tensor, module)| (module_name(tensor).to_string(), module.factors.rank.into()))
+        .map(|(tensor, module)| {
+            let name = base.name_in_adapters(tensor);
+            (module_name(&name).to_string(), module.factors.rank.into())
+        })
         .collect();
     let turned = modules.values().any(|m| m.factors.layout == LoraLayout::Turned);
     json!({
@@ -394,7 +397,7 @@ fn targets(base: &Checkpoint, modules: &BTreeMap<String, Module>) -> BTreeSet<St
         .map(|(name, _)| last(name))
         .collect();
     let name = |tensor: &String| match left_out.contains(&last(tensor)) {
-        true => module_name(tensor).to_string(),
+        true => module_name(&base.name_in_adapters(tensor)).to_string(),
         false => last(tensor),
     };
     modules.keys().map(name).collect()
@@ -608,6 +611,34 @@ mod tests {
         );
         let enough = case.write(SUM, "enough", Some(64)).unwrap();
         assert!(enough.is_exact && enough.rank == 10, "{enough:?}");
+    }
+
+    /// What PEFT looks for in an adapter are transformers' names, which those of a model's file that also sees are not.
+    #[test]
+    fn an_adapter_over_a_model_that_also_sees_has_the_names_of_transformers() {
+        let dir = tempfile::tempdir().unwrap();
+        let made_by_peft =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/checkpoint/tests/data/lora/wrapped/gemma3");
+        let base = made_by_peft.join("base").display().to_string();
+        let words = vec![
+            ("base".to_string(), base.clone()),
+            ("a".to_string(), format!("{base}+{}", made_by_peft.display())),
+        ];
+        let mut parents = Parents::default();
+        for (name, word) in &words {
+            add(&mut parents, name, word, &HubOptions::default()).unwrap();
+        }
+        let case = Case { dir, words, parents };
+        let half = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: a, parameters: {weight: 0.5}}]\n";
+        let written = case.write(half, "half", None).unwrap();
+        assert!(written.is_exact && written.error < 1e-4, "{written:?}");
+        let names = |dir: &Path| -> BTreeSet<String> {
+            let bytes = fs::read(dir.join("adapter_model.safetensors")).unwrap();
+            let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+            header.keys().filter(|name| *name != "__metadata__").cloned().collect()
+        };
+        assert_eq!(names(&case.dir.path().join("half")), names(&made_by_peft));
     }
 
     #[test]

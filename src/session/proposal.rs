@@ -262,6 +262,76 @@ mod tests {
         assert!(mean.base.is_none() && mean.models.len() == 2);
     }
 
+    /// A mixture of experts, each of them the MLP of a model, and a router that knows nothing.
+    fn mixture(of: &Path, dir: &Path, experts: usize) -> String {
+        let model = checkpoint::Checkpoint::open(of).unwrap();
+        let mut writer = checkpoint::Writer::create(dir, u64::MAX).unwrap();
+        for (name, info) in model.tensors() {
+            let (bytes, dtype) = model.raw(name).unwrap();
+            let mut put = |name: &str, shape: &[usize], bytes: &[u8]| writer.tensor(name, dtype, shape, bytes).unwrap();
+            let Some((layer, matrix)) = name.split_once(".mlp.") else {
+                put(name, &info.shape, bytes);
+                continue;
+            };
+            let body = format!("{layer}.block_sparse_moe");
+            let word = ["gate_proj", "down_proj", "up_proj"]
+                .iter()
+                .position(|w| matrix.starts_with(w))
+                .unwrap()
+                + 1;
+            for expert in 0..experts {
+                put(&format!("{body}.experts.{expert}.w{word}.weight"), &info.shape, bytes);
+            }
+            if word == 1 {
+                let shape = [experts, info.shape[1]];
+                let zeros = vec![0; dtype.size_bytes() * experts * info.shape[1]];
+                put(&format!("{body}.gate.weight"), &shape, &zeros);
+            }
+        }
+        let mut config = model.config().clone();
+        config["model_type"] = "mixtral".into();
+        config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
+        config["num_local_experts"] = experts.into();
+        config["num_experts_per_tok"] = 2.into();
+        writer.json("config.json", &config).unwrap();
+        writer.finish().unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(of.join(file), dir.join(file)).unwrap();
+        }
+        dir.display().to_string()
+    }
+
+    /// Experts shared one gene whatever the time, although a space can tell them apart by their numbers.
+    #[test]
+    fn a_mixtures_experts_are_told_apart_where_there_are_genes_for_them() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let asked = |experts: usize| {
+            let named = |name: &str| mixture(&root.join(name), &tmp.path().join(format!("{name}-{experts}")), experts);
+            let mut wanted = family(&[], None);
+            wanted.models = vec![named("tiny-maths-en")];
+            wanted.base = Some(named("tiny-base"));
+            proposed(&wanted).unwrap()
+        };
+        let found = asked(4);
+        assert_eq!(
+            found.space.parameter_space.as_ref().unwrap().expert_groups,
+            4,
+            "{}",
+            found.yaml
+        );
+        // One model, 4 groups of layers; attention, router, four groups of experts, the rest.
+        assert!(found.yaml.contains("28 genes"), "{}", found.yaml);
+        assert!(
+            found.reasons.iter().any(|(_, why)| why.contains("groups of experts")),
+            "{:?}",
+            found.reasons
+        );
+        assert_eq!(asked(2).space.parameter_space.unwrap().expert_groups, 2);
+        let dense = proposed(&family(&["tiny-maths-en", "tiny-spanish"], None)).unwrap();
+        assert!(!dense.yaml.contains("expert_groups"), "{}", dense.yaml);
+    }
+
     /// Chat models were asked without their chat template, and scored for what they never learned to read.
     #[test]
     fn chat_models_are_spoken_to() {

@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use crate::optim::{Gene as GeneKind, Kind as Optimizer};
 pub use codec::{Codec, Fold, GeneSpec, Shape, Stage, Start};
 pub use flow::Slot;
-pub use parameters::modules_of;
+pub use parameters::{modules_of, takes_expert_groups};
 pub use read::{MOST_EVALS, SILENCE};
 pub use widen::effects;
 

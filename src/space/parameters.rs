@@ -166,6 +166,12 @@ pub fn modules_of(tensors: &[String]) -> Vec<Module> {
     modules
 }
 
+/// Whether the experts of models with these tensors can be put in so many groups: not where there are fewer of them, or where
+/// one tensor holds all of a layer.
+pub fn takes_expert_groups(tensors: &[String], groups: usize) -> bool {
+    parts(&[Module::Experts], groups, tensors).is_ok()
+}
+
 /// The experts of a layer in groups of those that stand together, each of them found by its number.
 fn expert_parts(word: &str, groups: usize, tensors: &[String]) -> Result<Vec<Part>, Error> {
     let mut experts = 0;

@@ -8,35 +8,10 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::gguf::{Metadata, Value};
+use super::gguf_splits::{self, Split};
 
 pub(super) const CONTROL: usize = 3;
 pub(super) const USER_DEFINED: usize = 4;
-
-/// The splits of byte-level tokenizers, by llama.cpp's names for them; every other one is GPT-2's.
-pub(super) const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const QWEN2_SPLIT: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const GPT4O_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Those that split as Llama 3, but merge within a word that is a token as within any other (OLMo 2, Phi-4).
-const DBRX_NAMES: [&str; 2] = ["dbrx", "smaug-bpe"];
-/// Those of o200k (Phi-4-mini).
-const GPT4O_NAMES: [&str; 2] = ["gpt-4o", "llama4"];
-/// Each digit alone, then GPT-2's way (SmolLM, Granite).
-const DIGITS_NAMES: [&str; 5] = ["smollm", "refact", "starcoder", "command-r", "codeshell"];
-const LLAMA3_NAMES: [&str; 8] = [
-    "llama3",
-    "llama-v3",
-    "llama-bpe",
-    "falcon3",
-    "falcon-h1",
-    "pixtral",
-    "midm-2.0",
-    "lfm2",
-];
-const QWEN2_NAMES: [&str; 3] = ["qwen2", "deepseek-r1-qwen", "megrez"];
-/// Those whose split is GPT-2's as far as transformers is concerned, so that nothing need be said about it.
-const GPT2_NAMES: [&str; 4] = ["gpt-2", "gpt2", "default", "olmo"];
 
 /// A file's vocabulary, read for once.
 struct Vocabulary<'a> {
@@ -152,44 +127,26 @@ impl<'a> Vocabulary<'a> {
         // A "control" token outside the byte alphabet is a mislabelled ordinary one.
         let added = self.added_tokens(spelled);
         let merges = self.merges()?.ok_or("its byte-level vocabulary comes without merges")?;
-        let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-        let split = |regex: &str| {
-            let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-            json!({"type": "Sequence", "pretokenizers": [split, bytes(false)]})
-        };
-        let (llama3, qwen2) = (LLAMA3_NAMES.contains(&self.split), QWEN2_NAMES.contains(&self.split));
-        let pre_tokenizer = match self.split {
-            name if llama3 || DBRX_NAMES.contains(&name) => split(LLAMA3_SPLIT),
-            name if GPT4O_NAMES.contains(&name) => split(GPT4O_SPLIT),
-            _ if qwen2 => split(QWEN2_SPLIT),
-            "tekken" => split(TEKKEN_SPLIT),
-            // Each digit alone, then GPT-2's way: as llama.cpp does and as the model's own tokenizer.json says, though
-            // transformers' reader of GGUF files leaves the digits together.
-            name if DIGITS_NAMES.contains(&name) => {
-                json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes(true)]})
-            }
-            name => {
-                if !GPT2_NAMES.contains(&name) {
-                    tracing::warn!(
-                        "how the tokenizer `{name}` of this GGUF file splits text is not known; GPT-2's way is taken, which \
-                         may cut some texts otherwise. A tokenizer.json from the model's source is the safe choice."
-                    );
-                }
-                bytes(true)
-            }
-        };
+        let split = self.known_split().unwrap_or_else(|| {
+            tracing::warn!(
+                "how the tokenizer `{}` of this GGUF file splits text is not known; GPT-2's way is taken, which may cut some texts \
+                 otherwise. A tokenizer.json from the model's source is the safe choice.",
+                self.split
+            );
+            &gguf_splits::GPT2
+        });
         Ok(json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": if qwen2 { json!({"type": "NFC"}) } else { Json::Null },
-            "pre_tokenizer": pre_tokenizer,
+            "normalizer": if split.composes { json!({"type": "NFC"}) } else { Json::Null },
+            "pre_tokenizer": split.pre_tokenizer(),
             "post_processor": self.template(),
-            "decoder": bytes(true),
+            "decoder": gguf_splits::bytes(true),
             "model": {
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-                "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": llama3,
+                "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": split.takes_whole_words,
                 "vocab": vocabulary, "merges": merges,
             },
         }))
@@ -334,7 +291,11 @@ impl<'a> Vocabulary<'a> {
 
     fn adds_bos(&self) -> bool {
         self.flag("add_bos_token")
-            .unwrap_or(self.kind == "llama" || LLAMA3_NAMES.contains(&self.split))
+            .unwrap_or(self.kind == "llama" || self.known_split().is_some_and(|split| split.begins_with_bos))
+    }
+
+    fn known_split(&self) -> Option<&'static Split> {
+        gguf_splits::find(self.split)
     }
 
     fn adds_eos(&self) -> bool {
@@ -450,7 +411,7 @@ mod tests {
         );
         assert_eq!(tokens(&metadata("llama-bpe"), "ab1111"), ["<|end|>", "ab", "111", "1"]);
         assert_eq!(tokens(&metadata("qwen2"), "ab1111"), ["ab", "1", "1", "1", "1"]);
-        assert_eq!(tokens(&metadata("tekken"), "ab11"), ["ab", "1", "1"]);
+        assert_eq!(tokens(&metadata("tekken"), "ab11"), ["<|end|>", "ab", "1", "1"]);
         assert_eq!(tokens(&metadata("smollm"), "ab11"), ["ab", "1", "1"]);
         assert_eq!(tokens(&metadata("unheard-of"), "ab11"), ["ab", "11"]);
         assert_eq!(

@@ -12,9 +12,8 @@ use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
 use super::gguf::{Metadata, Value};
-use super::gguf_tokenizer::{
-    CONTROL, GPT4O_SPLIT, LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT, USER_DEFINED, tokenizer_json,
-};
+use super::gguf_splits;
+use super::gguf_tokenizer::{CONTROL, USER_DEFINED, tokenizer_json};
 
 const NORMAL: i128 = 1;
 const UNKNOWN: i128 = 2;
@@ -139,35 +138,20 @@ impl Source<'_> {
                 kinds.join(", ")
             )
         };
-        let bytes = |step: &Json, regex: bool| {
-            step["add_prefix_space"] == false && step["use_regex"].as_bool().unwrap_or(true) == regex
-        };
-        let isolated = |step: &Json| step["behavior"] == "Isolated" && step["invert"] == false;
-        let name = match (kinds.as_slice(), steps.as_slice()) {
-            (["ByteLevel"], [step]) if bytes(step, true) => "gpt-2",
-            (["Digits", "ByteLevel"], [digits, step]) if bytes(step, true) && digits["individual_digits"] == true => {
-                "smollm"
-            }
-            (["Split", "ByteLevel"], [split, step]) if bytes(step, false) && isolated(split) => {
-                match split["pattern"]["Regex"].as_str() {
-                    Some(LLAMA3_SPLIT) if self.json["model"]["ignore_merges"] == true => "llama-bpe",
-                    Some(LLAMA3_SPLIT) => "dbrx",
-                    Some(GPT4O_SPLIT) => "gpt-4o",
-                    Some(QWEN2_SPLIT) => "qwen2",
-                    Some(TEKKEN_SPLIT) => "tekken",
-                    _ => return Err(unknown()),
-                }
-            }
+        let is_nothing = normalizer["normalizers"].as_array().is_some_and(Vec::is_empty);
+        let normalizes = normalizer["type"].as_str().filter(|_| !is_nothing).unwrap_or_default();
+        let whole_words = self.json["model"]["ignore_merges"] == true;
+        let split = match (kinds.as_slice(), steps.as_slice()) {
             // Gemma splits at spaces after it has replaced them all.
             (["Split"], [split]) if split["pattern"]["String"] == " " => {
                 return self.sentence_piece(None).ok_or_else(unknown);
             }
             ([], _) | (["Metaspace"], _) => return self.sentence_piece(steps.first()).ok_or_else(unknown),
-            _ => return Err(unknown()),
+            _ => gguf_splits::of_steps(&steps, normalizes == "NFC", whole_words).ok_or_else(unknown)?,
         };
-        let wanted = if name == "qwen2" { "NFC" } else { "" };
-        match normalizer["type"].as_str().unwrap_or_default() == wanted {
-            true => Ok(Split::Bytes(name)),
+        let wanted = if split.composes { "NFC" } else { "" };
+        match normalizes == wanted {
+            true => Ok(Split::Bytes(split.name())),
             false => Err(format!(
                 "its tokenizer normalises text by {normalizer}, which llama.cpp does not"
             )),

@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod gguf;
 mod gguf_families;
+mod gguf_splits;
 mod gguf_tokenizer;
 mod gguf_vocabulary;
 mod gguf_write;
@@ -19,6 +20,7 @@ mod hub;
 mod license;
 mod lora;
 mod map;
+mod module_names;
 mod mxfp4;
 mod partial;
 mod pickled;
@@ -70,9 +72,6 @@ const SIDE_FILES: [&str; 15] = [
     "video_preprocessor_config.json",
     "model.safetensors.index.json",
 ];
-
-/// The output head; a model that lacks it uses its embeddings.
-const HEAD: &str = "lm_head.weight";
 
 /// What a tensor is: how it is stored, and its dimensions, outermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,18 +145,19 @@ impl Checkpoint {
     pub fn open_with_adapter(model: &Path, adapter: &Path) -> Result<Self, Error> {
         let mut checkpoint = Self::open(model)?;
         let tied = checkpoint.tied_embeddings().map(str::to_owned);
+        let head = tied.as_deref().map_or("", module_names::head_beside);
         let info = |name: &str| {
-            let tied = tied.as_deref().filter(|_| name == HEAD);
+            let tied = tied.as_deref().filter(|_| name == head);
             checkpoint.info(tied.unwrap_or(name)).cloned()
         };
         let laid_over = Adapter::open(adapter, info)?;
-        if let Some(embeddings) = tied.filter(|embeddings| laid_over.parts(HEAD, embeddings)) {
+        if let Some(embeddings) = tied.filter(|embeddings| laid_over.parts(head, embeddings)) {
             tracing::info!(
                 "{}: it changes {embeddings} or a head that was tied to it; as in training, the two part: the model has a \
-                 {HEAD} of its own (peft's merge_and_unload would add a LoRA to both)",
+                 {head} of its own (peft's merge_and_unload would add a LoRA to both)",
                 adapter.display()
             );
-            checkpoint.untie(&embeddings);
+            checkpoint.untie(&embeddings, head);
         }
         checkpoint.adapter = Some(laid_over);
         checkpoint.name = format!("{}+{}", checkpoint.name, name_of(adapter));
@@ -167,6 +167,18 @@ impl Checkpoint {
     /// The tensors that an adapter changes, if one is laid over the model.
     pub fn adapted(&self) -> impl Iterator<Item = &str> {
         self.adapter.iter().flat_map(Adapter::changed)
+    }
+
+    /// What an adapter over this model calls a tensor of it: in a model that also sees, as today's transformers does.
+    pub fn name_in_adapters(&self, tensor: &str) -> String {
+        module_names::of_today(tensor, self.sees())
+    }
+
+    /// Whether the language model stands beside a tower.
+    fn sees(&self) -> bool {
+        ["text_config", "vision_config"]
+            .iter()
+            .any(|key| self.config.get(key).is_some())
     }
 
     /// What the adapter adds to a tensor; `None` where it does nothing, or anything else than to add a product of two matrices.
@@ -194,25 +206,33 @@ impl Checkpoint {
 
     /// The embeddings that serve as head too, where they do.
     fn tied_embeddings(&self) -> Option<&str> {
-        let says_untied = self.config.get("tie_word_embeddings") == Some(&Value::Bool(false));
-        if says_untied || self.tensors.contains_key(HEAD) {
-            return None;
-        }
+        // Around a language model the inner config may say otherwise, and a file without a head means the embeddings.
+        let says_untied = self.config.get("tie_word_embeddings") == Some(&Value::Bool(false)) && !self.sees();
         let is_table = |name: &&String| {
             ["embed_tokens.weight", "wte.weight"]
                 .iter()
                 .any(|end| name.ends_with(end))
         };
-        self.tensors.keys().find(is_table).map(String::as_str)
+        let embeddings = self.tensors.keys().find(is_table).map(String::as_str)?;
+        let has_head = self.tensors.contains_key(module_names::head_beside(embeddings));
+        (!says_untied && !has_head).then_some(embeddings)
     }
 
     /// Gives the head the place of the embeddings as a tensor of its own, and says so in the config.
-    fn untie(&mut self, embeddings: &str) {
+    fn untie(&mut self, embeddings: &str, head: &str) {
         if let Some(table) = self.tensors.get(embeddings).cloned() {
-            self.tensors.insert(HEAD.to_owned(), table);
+            self.tensors.insert(head.to_owned(), table);
         }
-        if let Some(config) = self.config.as_object_mut() {
-            config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        let Some(config) = self.config.as_object_mut() else {
+            return;
+        };
+        config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        // Some of the models around a language model are tied where either config says so.
+        if let Some(inner) = config
+            .get_mut("text_config")
+            .and_then(|inner| inner.get_mut("tie_word_embeddings"))
+        {
+            *inner = Value::Bool(false);
         }
     }
 

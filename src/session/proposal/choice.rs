@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use super::{Wanted, family::Family};
-use crate::space::{Module, modules_of};
+use crate::space::{Module, modules_of, takes_expert_groups};
 
 /// Parameters times tokens that a second is good for, on the CPU and on a GPU.
 const RATE: [f64; 2] = [1e10, 1e13];
@@ -47,6 +47,9 @@ const GENES_LEARNED: usize = 48;
 /// Layer groups, and whether modules are told apart, from the finest.
 const GRAINS: [(usize, bool); 5] = [(4, true), (2, true), (1, true), (2, false), (1, false)];
 
+/// Groups of a mixture's experts, from the finest, where the layers leave genes for them.
+const EXPERT_GROUPS: [usize; 3] = [8, 4, 2];
+
 pub struct Choice {
     pub tokenizer: String,
     pub tokenizer_reason: String,
@@ -59,6 +62,8 @@ pub struct Choice {
     groups: usize,
     /// Those that are told apart; none: a weight holds for all.
     modules: Vec<Module>,
+    /// Of a mixture's experts in each layer; 1 where none are told apart.
+    expert_groups: usize,
     learns: bool,
 }
 
@@ -86,10 +91,14 @@ impl Choice {
         } else {
             (evals / EVALS_PER_GENE).clamp(2, 60) as usize
         };
-        let mut told_apart = modules_of(&family.tensors());
+        let tensors = family.tensors();
+        let mut told_apart = modules_of(&tensors);
         let genes = |(groups, modules): (usize, bool)| experts * groups * if modules { told_apart.len() } else { 1 };
         let fits = |grain: &(usize, bool)| grain.0 <= layers && genes(*grain) <= most_genes;
         let (groups, modules) = GRAINS.into_iter().find(fits).unwrap_or((1, false));
+        let has_genes = |more: usize| experts * groups * (told_apart.len() + more - 1) <= most_genes;
+        let takes = |more: &usize| modules && has_genes(*more) && takes_expert_groups(&tensors, *more);
+        let expert_groups = EXPERT_GROUPS.into_iter().find(takes).unwrap_or(1);
         if !modules {
             told_apart.clear();
         }
@@ -103,12 +112,14 @@ impl Choice {
             limits: [limit(SELECTED, SELECTION), limit(TESTED, TEST)],
             groups,
             modules: told_apart,
+            expert_groups,
             learns,
         }
     }
 
     fn genes(&self, family: &Family) -> usize {
-        family.experts.len() * self.groups * self.modules.len().max(1)
+        let parts = self.modules.len().max(1) + self.expert_groups - 1;
+        family.experts.len() * self.groups * parts
     }
 
     pub fn reasons(&self, family: &Family) -> Vec<(&'static str, String)> {
@@ -123,6 +134,7 @@ impl Choice {
         reasons.push(("space", what.into()));
         let modules = match &self.modules[..] {
             [] => "",
+            _ if self.expert_groups > 1 => ", attention, routers, groups of experts and the rest apart",
             modules if modules.contains(&Module::Experts) => ", attention, routers, experts and the rest apart",
             _ => ", attention, MLPs and the rest apart",
         };
@@ -179,6 +191,13 @@ impl Choice {
                 out,
                 "  modules: [{}] # other: embeddings, norms, head",
                 names.join(", ")
+            );
+        }
+        if self.expert_groups > 1 {
+            let _ = writeln!(
+                out,
+                "  expert_groups: {:<12} # of the experts of a layer, by their numbers",
+                self.expert_groups
             );
         }
         let _ = writeln!(
