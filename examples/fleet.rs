@@ -9,8 +9,8 @@
 //! from the recipe), a tenth of it the merge; a unit takes its share. Of the units 5 % take three times as long, and over 1 % the
 //! worker dies (its connection breaks off without a word; another one comes after 30 s, as a scheduler would send it).
 //!
-//! All times are divided by SCALE (20 unless given), those of the protocol too: the coordinator's clock runs faster, and workers
-//! say oftener that they are there. Each worker is a thread of this process with a connection of its own to the server.
+//! All times are divided by SCALE (20 unless given), those of the protocol too: the coordinator's clock and the workers' run
+//! faster, and workers say oftener that they are there. Each worker is a thread of this process with a connection of its own to the server.
 //!
 //! Prints how much of their time between the search's beginning and its end the workers worked; how much of that time went into
 //! answers that came first, into answers that another worker had given, and into units that a worker died over; then what the
@@ -235,6 +235,12 @@ impl Sleeper {
     }
 }
 
+/// A clock that is so many times as fast as the machine's.
+fn clock(speed: f64) -> Arc<dyn Fn() -> Duration + Send + Sync> {
+    let began = Instant::now();
+    Arc::new(move || began.elapsed().mul_f64(speed))
+}
+
 /// A worker from its beginning to its death, or until all is over; whether it has died.
 fn live(url: &str, name: String, sleeper: Sleeper) -> bool {
     let settings = Settings {
@@ -260,7 +266,7 @@ fn live(url: &str, name: String, sleeper: Sleeper) -> bool {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let now = Host::this_machine().since_start;
+    let now = clock(if sleeper.scale.is_finite() { sleeper.scale } else { 1.0 });
     // What dies takes with it what it has begun in the background, its connection first of all.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -346,10 +352,9 @@ struct Searched {
 fn search(url: &str, dir: &Path, space: &str, speed: f64) -> Searched {
     let file = dir.join("space.yaml");
     fs::write(&file, space).unwrap();
-    let began = Instant::now();
     let host = Host {
         answers: None,
-        since_start: Arc::new(move || began.elapsed().mul_f64(speed)),
+        since_start: clock(speed),
         ..Host::this_machine()
     };
     let session = Session::open(session::read_space(&file).unwrap(), &RuntimeOptions::default(), host).unwrap();
