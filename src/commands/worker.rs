@@ -66,6 +66,7 @@ pub fn worker(args: WorkerArgs) -> Outcome {
         engine_version: ENGINE_VERSION.into(),
         idle_exit,
         grace,
+        sign_every: workers::SIGN_EVERY,
     };
     let who = match &engine {
         Some(engine) => format!("{} (engine {})", settings.name, engine.identity()),

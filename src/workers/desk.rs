@@ -27,7 +27,7 @@ use tokio_stream::StreamExt;
 
 use super::{
     error::{Error, Refusal},
-    leases::{Act, Job, Leases, Taken},
+    leases::{Act, Job, Leases, Spent, Taken},
     link::{self, whole},
     plan::Library,
     protocol::{
@@ -370,10 +370,11 @@ impl Desk {
                 evaluation_ms,
             } => {
                 let places = self.places(&tell.key, &tell.weights, &answers)?;
-                let (taken, mut acts) = match places {
-                    Some(places) => self.leases.answered(&tell.key, &tell.worker, &places, now),
-                    None => self.leases.answered(&tell.key, &tell.worker, &[], now),
+                let spent = Spent {
+                    merge: Duration::from_millis(merge_ms),
+                    evaluation: Duration::from_millis(evaluation_ms),
                 };
+                let (taken, mut acts) = self.leases.answered(&tell.key, &places.unwrap_or_default(), spent);
                 let (job, is_last) = match taken {
                     Taken::Of { job, is_last } => (Some(job), is_last),
                     // Of an earlier life of this run, or the second to come: facts all the same.
@@ -474,14 +475,18 @@ impl Desk {
             SignState::Unfit { .. } => {}
             _ => self.takes_kind(&sign.kind)?,
         }
-        match &sign.state {
+        let is_news = match &sign.state {
             SignState::Idle => self.leases.heard(&sign.worker, None, now),
             SignState::Working { key, .. } => self.leases.heard(&sign.worker, Some(key), now),
-            SignState::Left { .. } => self.leases.left(&sign.worker, now),
-            SignState::Unfit { .. } => {}
-        }
+            SignState::Left { .. } => {
+                self.leases.left(&sign.worker, now);
+                true
+            }
+            SignState::Unfit { .. } => false,
+        };
         self.know(worker, now);
-        Ok(self.leases.due(now))
+        // That time has passed is seen ten times a second; a thousand workers say so more often.
+        Ok(if is_news { self.leases.due(now) } else { Vec::new() })
     }
 
     /// Tells who came, who went, and from time to time what they do.

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// How often a worker says that it is there.
-const SIGN_EVERY: Duration = Duration::from_secs(2);
+pub const SIGN_EVERY: Duration = Duration::from_secs(2);
 
 /// How long one pull waits: short, since a pull may stall.
 const PULL_FOR: Duration = Duration::from_secs(5);
@@ -81,6 +81,8 @@ pub struct Settings {
     pub idle_exit: Option<Duration>,
     /// How long a unit may go on after somebody asked the worker to end.
     pub grace: Duration,
+    /// How often it says that it is there: [`SIGN_EVERY`], or oftener for a coordinator whose clock runs faster.
+    pub sign_every: Duration,
 }
 
 /// Why a worker ended well.
@@ -158,6 +160,24 @@ pub fn work(
     now: Now,
     say: impl Fn(&str) + Send + Sync + 'static,
 ) -> Result<Ended, Error> {
+    let runtime = link::threads(1)?;
+    let ended = runtime.block_on(working(settings, hands, stop, now, say));
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    ended
+}
+
+/// As [`work`], in a runtime of the caller's, of which it needs time and network. Everything of the worker but the thread of its
+/// hands ends with that runtime.
+///
+/// # Errors
+/// As [`work`].
+pub async fn working(
+    settings: Settings,
+    hands: impl Hands,
+    stop: Arc<AtomicUsize>,
+    now: Now,
+    say: impl Fn(&str) + Send + Sync + 'static,
+) -> Result<Ended, Error> {
     let is_name = |name: &str| {
         let is_sound = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         !name.is_empty() && name.len() <= 64 && name.bytes().all(is_sound)
@@ -165,7 +185,6 @@ pub fn work(
     if !is_name(&settings.name) {
         return Err(Error::Name { name: settings.name });
     }
-    let runtime = link::threads(1)?;
     let (plans, assigned) = mpsc::channel::<Assignment>();
     let mut hands = hands;
     // It is left alone when the worker ends in the midst of a unit: there is no way to interrupt a kernel.
@@ -174,44 +193,40 @@ pub fn work(
             hands.work(&plan, orders);
         }
     });
-    let ended = runtime.block_on(async {
-        let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(say);
-        let of_link = say.clone();
-        let is_down = Mutex::new(false);
-        let name = format!("heterosis worker {}", settings.name);
-        let client = link::connect(&settings.nats, &name, move |word| {
-            let mut is_down = is_down.lock().unwrap_or_else(PoisonError::into_inner);
-            match word {
-                link::Word::Down if !*is_down => {
-                    *is_down = true;
-                    of_link("the server does not answer; it is tried again and again");
-                }
-                link::Word::Up if *is_down => {
-                    *is_down = false;
-                    of_link("the server is back");
-                }
-                _ => {}
+    let say: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(say);
+    let of_link = say.clone();
+    let is_down = Mutex::new(false);
+    let name = format!("heterosis worker {}", settings.name);
+    let client = link::connect(&settings.nats, &name, move |word| {
+        let mut is_down = is_down.lock().unwrap_or_else(PoisonError::into_inner);
+        match word {
+            link::Word::Down if !*is_down => {
+                *is_down = true;
+                of_link("the server does not answer; it is tried again and again");
             }
-        })
-        .await?;
-        let mut context = jetstream::new(client.clone());
-        context.set_timeout(Duration::from_secs(5));
-        let worker = Worker {
-            runs: watched(&client, now.clone()).await?,
-            settings,
-            context,
-            plans,
-            stop,
-            now,
-            say,
-            unfit: Vec::new(),
-            last_unfit: None,
-            faults: 0,
-        };
-        worker.go().await
-    });
-    runtime.shutdown_timeout(Duration::from_millis(200));
-    ended
+            link::Word::Up if *is_down => {
+                *is_down = false;
+                of_link("the server is back");
+            }
+            _ => {}
+        }
+    })
+    .await?;
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(Duration::from_secs(5));
+    let worker = Worker {
+        runs: watched(&client, now.clone()).await?,
+        settings,
+        context,
+        plans,
+        stop,
+        now,
+        say,
+        unfit: Vec::new(),
+        last_unfit: None,
+        faults: 0,
+    };
+    worker.go().await
 }
 
 /// Runs that have said that they are there, and when.
@@ -408,7 +423,7 @@ impl Worker {
             self.context.client(),
             subjects.sign(),
             status.clone(),
-            self.now.clone(),
+            (self.now.clone(), self.settings.sign_every),
         ));
         let mut shift = Shift {
             worker: self,
@@ -539,12 +554,12 @@ impl Worker {
 }
 
 /// Says every now and then that the worker is there, and at once when something has changed.
-async fn signs(client: Client, subject: String, status: Arc<Status>, now: Now) {
+async fn signs(client: Client, subject: String, status: Arc<Status>, (now, every): (Now, Duration)) {
     loop {
         let sign = status.sign(now());
         let _ = client.publish(subject.clone(), written(&sign).into()).await;
         tokio::select! {
-            () = tokio::time::sleep(SIGN_EVERY) => {}
+            () = tokio::time::sleep(every) => {}
             () = status.changed.notified() => {}
         }
     }
