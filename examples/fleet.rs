@@ -41,30 +41,15 @@ use heterosis::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, LogNormal};
 use tokio::sync::Notify;
 
+#[path = "shared/exam_times.rs"]
+mod exam_times;
 #[path = "shared/nats.rs"]
 mod nats;
 
+use exam_times::{COMES_AFTER, DYING, STRAGGLES, STRAGGLING};
 use nats::Server;
-
-/// Seconds of the shortest and the longest candidate: two standard deviations below and above the median.
-const SHORTEST: f64 = 5.0;
-const LONGEST: f64 = 600.0;
-
-/// Part of a candidate's time that is its merge.
-const MERGE: f64 = 0.1;
-
-/// Questions of a whole exam.
-const WHOLE: f64 = 96.0;
-
-const STRAGGLING: f64 = 0.05;
-const STRAGGLES: f64 = 3.0;
-const DYING: f64 = 0.01;
-
-/// Seconds until another worker comes for one that has died.
-const COMES_AFTER: f64 = 30.0;
 
 /// Candidates for each worker: of a generation, and of a run of which no number is given.
 const GENERATION: usize = 2;
@@ -203,14 +188,10 @@ impl Sleeper {
             return Some(Given::default());
         }
         let seed = u64::from_str_radix(&work.recipe.digest()[..16], 16).unwrap();
-        let sigma = (LONGEST / SHORTEST).ln() / 4.0;
-        let times = LogNormal::new((LONGEST * SHORTEST).sqrt().ln(), sigma).unwrap();
-        let whole = times
-            .sample(&mut ChaCha8Rng::seed_from_u64(seed))
-            .clamp(SHORTEST, LONGEST);
+        let whole = exam_times::whole(&mut ChaCha8Rng::seed_from_u64(seed));
         let straggles = self.random.random_bool(STRAGGLING);
         let whole = if straggles { STRAGGLES * whole } else { whole };
-        let (merge, evaluation) = (whole * MERGE, whole * (1.0 - MERGE) * questions(work) as f64 / WHOLE);
+        let [merge, evaluation] = exam_times::parts(questions(work)).map(|part| whole * part);
         let dies = self.random.random_bool(DYING);
         let part = if dies { self.random.random::<f64>() } else { 1.0 };
         std::thread::sleep(Duration::from_secs_f64((merge + evaluation) * part / self.scale));

@@ -27,17 +27,13 @@ use heterosis::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, LogNormal};
 
-const SHORTEST: f64 = 5.0;
-const LONGEST: f64 = 600.0;
-const MERGE: f64 = 0.1;
-const WHOLE: usize = 96;
+#[path = "shared/exam_times.rs"]
+mod exam_times;
+
+use exam_times::{COMES_AFTER, DYING, STRAGGLES, STRAGGLING, WHOLE};
+
 const RUNGS: [usize; 3] = [24, 48, 96];
-const STRAGGLING: f64 = 0.05;
-const STRAGGLES: f64 = 3.0;
-const DYING: f64 = 0.01;
-const COMES_AFTER: f64 = 30.0;
 
 /// Seconds between two signs of life.
 const SIGN: f64 = 2.0;
@@ -92,7 +88,7 @@ struct Candidate {
 
 /// Seconds of so many questions of a candidate.
 fn seconds(candidate: &Candidate, questions: usize) -> f64 {
-    candidate.whole * (MERGE + (1.0 - MERGE) * questions as f64 / WHOLE as f64)
+    candidate.whole * exam_times::parts(questions).iter().sum::<f64>()
 }
 
 /// A search that asks for candidates and races them.
@@ -151,9 +147,7 @@ impl Search {
     /// A new candidate.
     fn begin(&mut self, rung: usize, questions: usize) -> Job {
         self.left -= 1;
-        let sigma = (LONGEST / SHORTEST).ln() / 4.0;
-        let times = LogNormal::new((LONGEST * SHORTEST).sqrt().ln(), sigma).unwrap();
-        let whole = times.sample(&mut self.random).clamp(SHORTEST, LONGEST);
+        let whole = exam_times::whole(&mut self.random);
         let worth: f64 = self.random.random();
         let values = [0.5, 0.3, 0.1].map(|noise| worth + noise * self.random.random::<f64>());
         self.candidates.push(Candidate { whole, values });
@@ -413,7 +407,8 @@ impl Fleet {
             Some((_, _, work)) => work.parts[0].items.iter().map(|item| (0, *item)).collect(),
             None => Vec::new(),
         };
-        let merge = spent * MERGE / (MERGE + (1.0 - MERGE) * unit.questions as f64 / WHOLE as f64);
+        let [merge, evaluation] = exam_times::parts(unit.questions);
+        let merge = spent * merge / (merge + evaluation);
         let told = Spent {
             merge: at(merge),
             evaluation: at(spent - merge),

@@ -112,15 +112,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::{models::verbatim, store::Holder};
-
-    fn holder() -> Holder {
-        Holder {
-            pid: 7,
-            host: "node".into(),
-            command: "heterosis search s.yaml".into(),
-        }
-    }
+    use crate::{models::verbatim, store::holder};
 
     /// In a race a candidate that left after two dozen questions can have the highest score of all: `best.yaml` held it.
     #[test]

@@ -994,9 +994,8 @@ mod tests {
         assert_eq!(answer(&mut leases, &keys[2], 2).0, Taken::Of { job: 3, is_last: true });
     }
 
-    /// The last unit of a generation was done twice, from its beginning and whole, while sixty workers had nothing to do.
-    #[test]
-    fn a_slow_unit_is_shared_among_all_who_are_free_and_every_question_counts_once() {
+    /// Two workers began a whole job each; the first was quick, and how quick the other one's candidate is nobody knows.
+    fn one_of_two_is_done() -> (Leases, Vec<String>) {
         let mut leases = Leases::new("plan".into(), true);
         leases.add(job(1, 24));
         leases.add(job(2, 24));
@@ -1006,8 +1005,14 @@ mod tests {
         let keys = issued(&leases.due(at(0)));
         assert_eq!(questions_of(&leases, &keys), [24, 24]);
         at_work(&mut leases, &keys, at(0));
-        // One of them was quick; how quick the other one's candidate is nobody knows.
         answer(&mut leases, &keys[0], 10);
+        (leases, keys)
+    }
+
+    /// The last unit of a generation was done twice, from its beginning and whole, while sixty workers had nothing to do.
+    #[test]
+    fn a_slow_unit_is_shared_among_all_who_are_free_and_every_question_counts_once() {
+        let (mut leases, keys) = one_of_two_is_done();
         (0..10).for_each(|n| {
             leases.heard(&format!("w{n}"), if n == 1 { Some(&keys[1]) } else { None }, at(10));
         });
@@ -1039,15 +1044,7 @@ mod tests {
     /// The other way round: pieces that cover a unit close it, and whoever hangs over it is late.
     #[test]
     fn pieces_that_cover_a_unit_end_its_job() {
-        let mut leases = Leases::new("plan".into(), true);
-        leases.add(job(1, 24));
-        leases.add(job(2, 24));
-        (0..2).for_each(|n| {
-            leases.heard(&format!("w{n}"), None, at(0));
-        });
-        let keys = issued(&leases.due(at(0)));
-        at_work(&mut leases, &keys, at(0));
-        answer(&mut leases, &keys[0], 10);
+        let (mut leases, keys) = one_of_two_is_done();
         (0..4).for_each(|n| {
             leases.heard(&format!("w{n}"), if n == 1 { Some(&keys[1]) } else { None }, at(25));
         });

@@ -203,6 +203,18 @@ fn rooms_import_only_what_they_may() {
     }
 }
 
+/// Who reads events needs no disk; the compiler knows of crates only.
+#[test]
+fn events_know_nothing_of_what_keeps_them() {
+    let events = root().join("crates/journal/src/event");
+    for (path, _, code) in sources() {
+        if path.starts_with(&events) || path == events.with_extension("rs") {
+            let foreign = imports(&code).into_iter().find(|room| room != "event");
+            assert_eq!(foreign, None, "{}", path.display());
+        }
+    }
+}
+
 /// The compiler refuses an import of what is no dependency, so the manifests are what has to be looked at.
 #[test]
 fn crates_depend_only_on_what_they_may() {

@@ -300,7 +300,6 @@ impl Turned {
     /// Products that are computed side by side.
     const STRETCH: usize = 32;
 
-    #[inline(always)]
     fn new(x: &[f32], head: Head, width: usize) -> Self {
         let stride = width + Self::STRETCH;
         let mut numbers = vec![0.0; head.dim * stride];
@@ -428,10 +427,21 @@ impl Attend {
     /// Query heads that share a key head stand one after the other.
     fn keys(&self, head: usize) -> Head {
         Head {
-            from: head / (self.heads / self.kv_heads) * self.head_dim,
+            from: head / self.shared() * self.head_dim,
             stride: self.kv_heads * self.head_dim,
             dim: self.head_dim,
         }
+    }
+
+    /// Query heads that share a key head.
+    fn shared(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Keys or values by key head.
+    fn turned(&self, x: &[f32]) -> Vec<Turned> {
+        let heads = (0..self.heads).step_by(self.shared());
+        heads.map(|head| Turned::new(x, self.keys(head), self.width)).collect()
     }
 
     /// The keys that a query sees.
@@ -477,13 +487,14 @@ impl Attend {
     #[inline(always)]
     fn row<S: Set>(&self, [q, k, v]: [&[f32]; 3], sinks: &[f32], out: &mut [f32]) {
         let (mut weights, mut caps) = (vec![0.0; self.width], Vec::new());
+        let keys = self.turned(k);
         for head in 0..self.heads {
             let (of_query, of_key) = (self.queries(head), self.keys(head));
-            let keys = Turned::new(k, of_key, self.width);
+            let keys = &keys[head / self.shared()];
             for i in 0..self.width {
                 let (sink, seen) = (sinks.get(head).copied(), self.seen(i));
                 let weights = &mut weights[..seen.len()];
-                self.weigh::<S>(&q[of_query.at(i)], &keys, (i, sink), weights, &mut caps);
+                self.weigh::<S>(&q[of_query.at(i)], keys, (i, sink), weights, &mut caps);
                 add_weighted::<S>(&mut out[of_query.at(i)], (weights, 1), of_key.rows(v, seen));
             }
         }
@@ -501,10 +512,10 @@ impl Attend {
     ) {
         let width = self.width;
         let (mut weights, mut slopes) = (vec![0.0; TILE * width], vec![0.0; TILE * width]);
-        let mut caps = Vec::new();
+        let (keys, values, mut caps) = (self.turned(k), self.turned(v), Vec::new());
         for head in 0..self.heads {
             let (of_query, of_key) = (self.queries(head), self.keys(head));
-            let (keys, values) = (Turned::new(k, of_key, width), Turned::new(v, of_key, width));
+            let (keys, values) = (&keys[head / self.shared()], &values[head / self.shared()]);
             for first in (0..width).step_by(TILE) {
                 let tile = first..(first + TILE).min(width);
                 weights.fill(0.0);
@@ -513,7 +524,7 @@ impl Attend {
                     let (sink, seen) = (sinks.get(head).copied(), self.seen(i));
                     let of_row = (i - first) * width + seen.start..(i - first) * width + seen.end;
                     let (weights, slopes) = (&mut weights[of_row.clone()], &mut slopes[of_row]);
-                    let of_sink = self.weigh::<S>(&q[of_query.at(i)], &keys, (i, sink), weights, &mut caps);
+                    let of_sink = self.weigh::<S>(&q[of_query.at(i)], keys, (i, sink), weights, &mut caps);
                     values.products::<S>(&grad[of_query.at(i)], seen.start, slopes);
                     let usual = dot(slopes, weights);
                     if let Some(of_head) = of_sinks.get_mut(head) {

@@ -15,6 +15,8 @@ pub use cache::{Cache, Day, Holds, Places, clear, look, prune};
 pub use journal::{Cut, Journal, Opening, Records, Span, Tail, cut_damaged, read, records};
 #[cfg(any(test, feature = "testing"))]
 pub use medium::crash::{CrashMedium, Left};
+#[cfg(any(test, feature = "testing"))]
+pub use run_dir::holder;
 pub use run_dir::{Holder, RunDir, RunLock};
 
 use line::Fault;

@@ -257,17 +257,19 @@ impl RunDir {
     }
 }
 
+/// Some process that holds a run.
+#[cfg(any(test, feature = "testing"))]
+pub fn holder() -> Holder {
+    Holder {
+        pid: 7,
+        host: "node".into(),
+        command: "heterosis search s.yaml".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn holder() -> Holder {
-        Holder {
-            pid: 7,
-            host: "node".into(),
-            command: "heterosis search s.yaml".into(),
-        }
-    }
 
     #[test]
     fn one_writer_at_a_time_and_the_other_is_told_who() {
