@@ -16,6 +16,10 @@ use crate::{
     store::{Day, Holder},
 };
 
+/// Sends a JSON document to an address, with a token if there is one, and gives the answer, or says why there is none; so long
+/// is waited for its beginning.
+pub type Post = Arc<dyn Fn(&str, Option<&str>, &str, Duration) -> Result<Vec<u8>, String> + Send + Sync>;
+
 /// What a session must know of the world.
 #[derive(Clone)]
 pub struct Host {
@@ -29,6 +33,10 @@ pub struct Host {
     pub answers: Option<PathBuf>,
     /// Where models come from that are named `hf:…`.
     pub hub: HubOptions,
+    /// What a variable of the environment says: a key that a file names and does not hold.
+    pub variable: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    /// Sends JSON to an address.
+    pub post: Post,
     /// Who writes to a run, for those who meet its lock.
     pub holder: Holder,
     /// Where weights are handed to another program: in memory where there is such a place.
@@ -47,11 +55,33 @@ impl Host {
             data: data_dirs(),
             answers: answers_cache(),
             hub: HubOptions::from_variables(variable),
+            variable: Arc::new(variable),
+            post: post(),
             holder: holder(),
             scratch: scratch(),
             machine: machine(),
         }
     }
+}
+
+/// By HTTP; an answer is read to its first mebibyte.
+#[cfg(feature = "hub")]
+pub fn post() -> Post {
+    const LONGEST_ANSWER: u64 = 1 << 20;
+    let http = crate::checkpoint::http::Http::default();
+    Arc::new(move |url, token, json, wait| {
+        http.post_json(url, token, json, wait, LONGEST_ANSWER)
+            .map_err(|e| e.to_string())
+    })
+}
+
+#[cfg(not(feature = "hub"))]
+pub fn post() -> Post {
+    Arc::new(|url, _, _, _| {
+        Err(format!(
+            "{url}: this heterosis was built without the feature 'hub', and cannot send anything"
+        ))
+    })
 }
 
 /// A file system in memory, or else the folder of temporary files.

@@ -18,6 +18,7 @@
 //! | `heterosis-optim` | [`optim`] | One algorithm a file, ask/tell over numbers; knows nothing of models. |
 //! | `heterosis-isa` | [`isa`] | Which instruction set a kernel runs with, chosen when the program runs; how numbers are stored, and rounded to that. |
 //! | `heterosis-yaml` | [`yaml`] | YAML in which every value knows its file, its line and its path. |
+//! | `heterosis-unwind` | in crates | A library's panic over a damaged file comes back as an error, without a word on the terminal. |
 //! | `heterosis-build-digest` | `build.rs` | The digest of a crate's sources, by which answers of another build are told apart. |
 //!
 //! # The rooms of the application, in reading order

@@ -182,7 +182,7 @@ fn search(
         sleep: &|_| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(&path)?, started(), false, clock, &|_| ())?;
-    run(&plan, &mut evaluator, &mut chronicle, &Control::default())?;
+    run(&plan, &mut evaluator, None, &mut chronicle, &Control::default())?;
     let seconds = processor() - busy;
     let records = read(&path)?;
     let (winner, finalists) = bred(&records)?;

@@ -221,7 +221,7 @@ fn search(parents: &Parents, seed: u64, racing: Option<Racing>, evals: u64, dir:
         sleep: &|_: Duration| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(&path)?, simulated::started(), false, clock, &|_| ())?;
-    run(&plan, &mut evaluator, &mut chronicle, &Control::default())?;
+    run(&plan, &mut evaluator, None, &mut chronicle, &Control::default())?;
     let records = read(&path)?;
     Ok((answers_of_search(&records), winner(&records)?))
 }

@@ -216,7 +216,7 @@ pub fn search(land: &Land, genes: usize, evals: u64, way: &Way, seed: u64, dir: 
         sleep: &|_: Duration| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(&path)?, started(), false, clock, &|_| ())?;
-    run(&plan, &mut answering, &mut chronicle, &Control::default())?;
+    run(&plan, &mut answering, None, &mut chronicle, &Control::default())?;
     let mean = answering.mean.ok_or_else(|| anyhow::anyhow!("no mean was scored"))?;
     Ok(Found {
         answers: answering.asked.len(),

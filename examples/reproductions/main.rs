@@ -7,6 +7,7 @@
 //! cargo run --release --example reproductions -- likelihood 60  # does it rank merges as accuracy does?
 //! cargo run --release --example reproductions -- searches 2     # two seeds of each search in `searches.rs`
 //! cargo run --release --example reproductions -- searches 1 widening 2  # those with this in their name, from seed 2
+//! cargo run --release --example reproductions -- guide MODEL 3  # a language model that gives advice, three seeds
 //! cargo run --release --example reproductions -- language-gate 200 2       # does a search drift to English?
 //! ```
 //!
@@ -56,11 +57,15 @@ fn main() -> Result<()> {
             let only = args.get(2).map_or("", String::as_str);
             searches::run(only, seeds(&args, 1)?)
         }
+        Some("guide") => {
+            let model = args.get(1).context("which model gives advice?")?;
+            searches::guided(model, seeds(&args, 2)?)
+        }
         Some("language-gate") => {
             let evals = number(&args, 1, 200, "how many candidates?")?;
             language_gate::run(evals, seeds(&args, 2)?)
         }
-        _ => bail!("say layer-swap, random, precision, likelihood, searches or language-gate"),
+        _ => bail!("say layer-swap, random, precision, likelihood, searches, guide or language-gate"),
     }
 }
 

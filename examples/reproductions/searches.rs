@@ -30,6 +30,8 @@ struct Arm {
     edits: &'static [(&'static str, &'static str)],
     evals: u64,
     distractors: usize,
+    /// More lines of `search`.
+    more: String,
 }
 
 const DEMO: Arm = Arm {
@@ -38,6 +40,7 @@ const DEMO: Arm = Arm {
     edits: &[],
     evals: 100,
     distractors: 0,
+    more: String::new(),
 };
 const PATHS: Arm = Arm {
     name: "data flow, with scales",
@@ -45,7 +48,7 @@ const PATHS: Arm = Arm {
     ..DEMO
 };
 
-const ARMS: [Arm; 10] = [
+const ARMS: [Arm; 12] = [
     DEMO,
     Arm {
         name: "random draws",
@@ -75,6 +78,17 @@ const ARMS: [Arm; 10] = [
         ..DEMO
     },
     Arm {
+        name: "400 candidates",
+        evals: 400,
+        ..DEMO
+    },
+    Arm {
+        name: "400 candidates, raced over all questions",
+        edits: &[("search:\n", "search:\n  racing: true\n"), (", limit: 200", "")],
+        evals: 400,
+        ..DEMO
+    },
+    Arm {
         name: "1 distractor",
         distractors: 1,
         ..DEMO
@@ -93,6 +107,37 @@ const ARMS: [Arm; 10] = [
 
 /// Runs every arm whose name contains `only`.
 pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
+    let arms: Vec<Arm> = ARMS.into_iter().filter(|arm| arm.name.contains(only)).collect();
+    run_arms(&arms, seeds)
+}
+
+/// Searches with advice of a language model, and without.
+pub fn guided(model: &str, seeds: Range<u64>) -> Result<()> {
+    let model = std::path::absolute(model)?;
+    let guide = format!("  guide: {{model: {}}}\n", model.display());
+    let arms = [
+        Arm {
+            name: "genetic",
+            edits: &[("optimizer: cma-es", "optimizer: genetic")],
+            ..DEMO
+        },
+        DEMO,
+        Arm {
+            name: "parameter space, with a guide",
+            more: guide.clone(),
+            ..DEMO
+        },
+        Arm {
+            name: "evollm",
+            edits: &[("optimizer: cma-es", "optimizer: evollm")],
+            more: guide,
+            ..DEMO
+        },
+    ];
+    run_arms(&arms, seeds)
+}
+
+fn run_arms(arms: &[Arm], seeds: Range<u64>) -> Result<()> {
     let tmp = tempfile::tempdir()?;
     let task = fresh::write(tmp.path())?;
     println!(
@@ -102,13 +147,16 @@ pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
         let score = fresh_scores(&Path::new("models").join(model), &task)?;
         println!("| `{model}` | | | | {} | |", score.join(" | "));
     }
-    for arm in ARMS.iter().filter(|arm| arm.name.contains(only)) {
+    for arm in arms {
         for seed in seeds.clone() {
             let run = tmp.path().join(format!("{}-{seed}", arm.name));
             let space = tmp.path().join("space.yaml");
             std::fs::write(&space, arm.text(tmp.path())?)?;
             let came_to = search(&space, &run, seed)?;
             let best = came_to.winner().context("a search has a winner")?;
+            if let Some(advised) = came_to.advice.in_words() {
+                eprintln!("{}, seed {seed}: {advised}", arm.name);
+            }
             println!(
                 "| {} | {seed} | {} | {} | {} | {} |",
                 arm.name,
@@ -133,7 +181,7 @@ impl Arm {
         for (from, to) in [
             (": models/", format!(": {}/models/", here.display())),
             ("task: evals/", format!("task: {}/evals/", here.display())),
-            ("search:\n", format!("search:\n  evals: {}\n", self.evals)),
+            ("search:\n", format!("search:\n  evals: {}\n{}", self.evals, self.more)),
             ("test: {split: test}", "test: {split: test, limit: 10}".into()), // read on fresh problems instead
         ] {
             ensure!(text.contains(from), "{} has no '{from}'", self.space);

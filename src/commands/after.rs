@@ -12,13 +12,13 @@ use anyhow::{Context, Result};
 
 use super::{environment, output::json_document, say, status::Status};
 use crate::{
-    checkpoint::http::Http,
     cli::TellArgs,
     dashboard,
     event::{
         Record,
         run::{Run, State},
     },
+    host,
     store::RunDir,
     tracking::{Tracker, mlflow::FileStore, mlflow_server::Server, tensorboard::EventFile},
 };
@@ -26,8 +26,8 @@ use crate::{
 /// How long a command at the end of a run is waited for.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Bytes of a web hook's answer that are read.
-const LONGEST_ANSWER: u64 = 1 << 20;
+/// How long a server is waited for.
+const A_MOMENT: Duration = Duration::from_secs(60);
 
 /// The trackers of a run.
 pub struct Trackers {
@@ -78,11 +78,8 @@ fn is_address(word: &str) -> bool {
 
 /// A run on MLflow's server at an address.
 fn on_server(url: &str, dir: &RunDir) -> Box<dyn Tracker> {
-    let http = Http::default();
-    let post = move |url: &str, json: &str| {
-        let answered = http.post_json(url, json, LONGEST_ANSWER);
-        answered.map_err(|e| e.to_string())
-    };
+    let post = host::post();
+    let post = move |url: &str, json: &str| post(url, None, json, A_MOMENT);
     Box::new(Server::at(url, dir.path(), Box::new(post)))
 }
 
@@ -152,7 +149,7 @@ fn run_command(command: &str, dir: &RunDir, run: &Run) -> Result<()> {
 
 fn post(url: &str, dir: &RunDir, run: &Run) -> Result<()> {
     let body = json_document(&Status::of(dir, run));
-    Http::default().post_json(url, &body, LONGEST_ANSWER)?;
+    host::post()(url, None, &body, A_MOMENT).map_err(anyhow::Error::msg)?;
     Ok(())
 }
 

@@ -95,9 +95,7 @@ pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
         Some(dir) => session.create(dir, budget)?,
         None => session.create_beside(&usual, budget)?,
     };
-    if let Some(program) = session.space().fitness.program() {
-        trust::remember(search.dir().path(), program);
-    }
+    trust::remember(search.dir().path(), session.space());
     go(by_workers(search, post)?, &args.watch, &args.tell)
 }
 
@@ -128,15 +126,12 @@ pub fn resume(args: ResumeArgs) -> Outcome {
     )
 }
 
-/// Asks whether a run's program may be started, as far as the run can be read; what is wrong with it is told later.
+/// Asks whether a run may do what it does, as far as the run can be read; what is wrong with it is told later.
 fn confirm(run: &Path, yes: bool) -> Outcome {
     let Ok(begun) = Begun::take(run, &environment::host()) else {
         return Ok(());
     };
-    match begun.space().fitness.program() {
-        Some(program) => trust::confirm(begun.dir().path(), program, yes),
-        None => Ok(()),
-    }
+    trust::confirm(begun.dir().path(), begun.space(), yes)
 }
 
 fn resume_here(args: ResumeArgs) -> Outcome {
@@ -148,9 +143,7 @@ fn resume_here(args: ResumeArgs) -> Outcome {
         false => Vec::new(),
     };
     let begun = Begun::take(&run, &host)?;
-    if let Some(program) = begun.space().fitness.program() {
-        trust::confirm(begun.dir().path(), program, args.yes)?;
-    }
+    trust::confirm(begun.dir().path(), begun.space(), args.yes)?;
     let limit = |typed: &Option<String>| typed.as_deref().map(limit).transpose();
     let options = ResumeOptions {
         finish: args.finish,

@@ -18,9 +18,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     }
     let host = environment::host();
     let finished = Finished::take(&newest::or_newest(args.run)?, &host)?;
-    if let Some(program) = finished.space().fitness.program() {
-        trust::confirm(finished.dir().path(), program, args.yes)?;
-    }
+    trust::confirm(finished.dir().path(), finished.space(), args.yes)?;
     let simplifying = finished.open(&runtime_options(&args.engine)?, host)?;
     let comparing = simplifying.questions(args.limit)?;
     let (unit, margin) = (simplifying.unit(), args.margin / 100.0);

@@ -1,9 +1,11 @@
-//! Whose program a run directory may start: that of a run begun here, or one that was shown and confirmed.
+//! What a run directory may have this machine do: of a run begun here, or after it was shown and confirmed.
 //!
-//! A run directory can come from anybody, and `fitness.command` (or `fitness.engine`) in it is any program at all. So `search` leaves a mark in
-//! the user's own state directory, for this place and this command, and `resume` asks before it starts what has none.
+//! A run directory can come from anybody. `fitness.command` (or `fitness.engine`) in it is any program at all, and `search.guide` any
+//! address, with any variable of the environment as its key. So `search` leaves a mark in the user's own state directory, for this
+//! place and each of these, and `resume` asks before it does what has none.
 
 use std::{
+    fmt,
     io::{BufRead, Write},
     path::{Path, PathBuf},
 };
@@ -11,35 +13,76 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{Outcome, environment};
+use crate::space::Space;
 
-/// The command of this run was written by whoever begins it here.
-pub fn remember(dir: &Path, command: &[String]) {
+/// What somebody else may have written.
+enum Foreign<'a> {
+    Program(&'a [String]),
+    Address { url: &'a str, key: Option<&'a str> },
+}
+
+impl fmt::Display for Foreign<'_> {
+    /// Quoted, so that nothing in it can move the cursor.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program(command) => write!(f, "starts a program, {command:?}"),
+            Self::Address { url, key: None } => write!(f, "tells what it finds to {url:?}"),
+            Self::Address { url, key: Some(key) } => {
+                write!(
+                    f,
+                    "tells what it finds, and the variable {key:?} of your environment, to {url:?}"
+                )
+            }
+        }
+    }
+}
+
+fn foreign(space: &Space) -> impl Iterator<Item = Foreign<'_>> {
+    let program = space.fitness.program().map(Foreign::Program);
+    let address = space.search.guide.as_ref().and_then(|guide| {
+        let (url, key) = (guide.endpoint.as_deref()?, guide.key.as_deref());
+        Some(Foreign::Address { url, key })
+    });
+    program.into_iter().chain(address)
+}
+
+/// What this run does was written by whoever begins it here.
+pub fn remember(dir: &Path, space: &Space) {
+    foreign(space).for_each(|what| remember_one(dir, &what));
+}
+
+fn remember_one(dir: &Path, what: &Foreign<'_>) {
     // Without a mark the user is asked; that is no reason not to search.
-    if let Err(e) = mark(dir, command).and_then(|mark| leave(&mark)) {
-        tracing::debug!("the run's command is not remembered: {}", super::in_words(&e));
+    if let Err(e) = mark(dir, what).and_then(|mark| leave(&mark)) {
+        tracing::debug!("what the run does is not remembered: {}", super::in_words(&e));
     }
 }
 
 /// # Errors
-/// The command is unknown here, and nobody said yes.
-pub fn confirm(dir: &Path, command: &[String], yes: bool) -> Outcome {
-    let known = mark(dir, command).is_ok_and(|mark| mark.exists());
-    if known || yes || (environment::is_interactive() && asked(command)?) {
-        remember(dir, command);
-        return Ok(());
+/// It does something that is unknown here, and nobody said yes.
+pub fn confirm(dir: &Path, space: &Space, yes: bool) -> Outcome {
+    for what in foreign(space) {
+        let known = mark(dir, &what).is_ok_and(|mark| mark.exists());
+        if !(known || yes || (environment::is_interactive() && asked(&what)?)) {
+            return Err(anyhow::anyhow!(
+                "{}: this run {what}, and was not begun here by you. If you trust it, repeat with --yes",
+                dir.display()
+            )
+            .into());
+        }
+        remember_one(dir, &what);
     }
-    Err(anyhow::anyhow!(
-        "{}: this run starts a program, and was not begun here by you: {command:?}. If you trust it, repeat with --yes",
-        dir.display()
-    )
-    .into())
+    Ok(())
 }
 
-/// Its name says the place and the command, so neither can change under it.
-fn mark(dir: &Path, command: &[String]) -> Result<PathBuf> {
+/// Its name says the place and what is done, so neither can change under it.
+fn mark(dir: &Path, what: &Foreign<'_>) -> Result<PathBuf> {
     let place = dir.canonicalize().with_context(|| dir.display().to_string())?;
     let place = place.display().to_string();
-    let text = serde_json::to_string(&(place, command))?;
+    let text = match what {
+        Foreign::Program(command) => serde_json::to_string(&(place, command))?,
+        Foreign::Address { url, key } => serde_json::to_string(&(place, url, key))?,
+    };
     let state = environment::state_dir().context("neither XDG_STATE_HOME nor HOME is set")?;
     Ok(state
         .join("commands")
@@ -53,13 +96,9 @@ fn leave(mark: &Path) -> Result<()> {
     Ok(std::fs::write(mark, "")?)
 }
 
-fn asked(command: &[String]) -> Result<bool> {
+fn asked(what: &Foreign<'_>) -> Result<bool> {
     let mut stderr = std::io::stderr();
-    // Quoted, so that nothing in it can move the cursor.
-    write!(
-        stderr,
-        "This run starts a program, and was not begun here by you:\n  {command:?}\nStart it? [y/N] "
-    )?;
+    write!(stderr, "This run {what}, and was not begun here by you.\nGo on? [y/N] ")?;
     stderr.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

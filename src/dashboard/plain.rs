@@ -10,8 +10,8 @@ use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{flips, forgotten, is_hopeless, told, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{
-    Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record, RunStarted,
-    Worker, WorkerState,
+    Advice, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record,
+    RunStarted, Worker, WorkerState,
 };
 
 /// Folds records and writes one timestamped line for each that a reader wants to know of.
@@ -196,6 +196,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         )),
         Event::RunFailed { reason } => Some((Level::Error, format!("the run failed: {reason}"))),
         Event::Log { level, message } => Some((*level, message.clone())),
+        Event::Advised(advice) => advice_line(advice),
         Event::Scaled { .. } => info("tasks are weighed by the first model's standard errors".into()),
         Event::CandidateStarted { .. }
         | Event::QuestionTexts(_)
@@ -204,6 +205,22 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         | Event::Answers(_)
         | Event::Scores(_) => None,
     }
+}
+
+/// What a language model's advice came to; that nobody replied stands in the log.
+fn advice_line(advice: &Advice) -> Option<(Level, String)> {
+    let (generation, seconds) = (advice.generation, advice.took_ms as f64 / 1000.0);
+    advice.reply.as_ref()?;
+    Some(match &advice.refused {
+        None => (
+            Level::Info,
+            format!("a language model's advice is taken for generation {generation} ({seconds:.1} s)"),
+        ),
+        Some(reason) => (
+            Level::Warning,
+            format!("a language model's advice for generation {generation} is refused: {reason}"),
+        ),
+    })
 }
 
 /// What a round of learning did to the texts that taught and to those that were held back; a round without a result has

@@ -859,6 +859,9 @@ fn facts(run: &Run, dir: &str) -> String {
             n => format!("{}, population {n}, {} genes", started.optimizer, started.genes.len()),
         },
     );
+    if let Some(advised) = run.advice.in_words() {
+        fact("advice", advised);
+    }
     if let Some(compared) = &run.questions {
         let told = [Some(compared.in_words()), compared.warning()];
         fact("questions", told.into_iter().flatten().collect::<Vec<_>>().join("; "));

@@ -205,6 +205,7 @@ impl Run<'_, '_> {
                     ..Race::default()
                 };
                 self.generation_ended(self.generations + generation, &answered, optimizer)?;
+                self.take_advice(genome, optimizer)?;
             }
         }
     }

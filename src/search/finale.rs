@@ -107,7 +107,9 @@ impl Run<'_, '_> {
         let is_read = |c: &&Candidate| match c.origin {
             Origin::Parent | Origin::Baseline => true,
             Origin::Random => c.id == selection.best || finalist(c),
-            Origin::Search | Origin::WarmStart | Origin::Mean | Origin::Learned => c.id == selection.best,
+            Origin::Search | Origin::WarmStart | Origin::Mean | Origin::Learned | Origin::Guided => {
+                c.id == selection.best
+            }
         };
         let wanted: Vec<Candidate> = self.scored.iter().filter(is_read).cloned().collect();
         self.look_ahead_again(&wanted, exam)?;

@@ -126,7 +126,12 @@ impl Run<'_, '_> {
                 .filter(|c| is_one(&c.origin) && !c.eliminated);
             ones.reduce(|a, b| if b.fitness > a.fitness { b } else { a })
         };
-        let bred = |origin: &Origin| matches!(origin, Origin::Search | Origin::WarmStart | Origin::Random);
+        let bred = |origin: &Origin| {
+            matches!(
+                origin,
+                Origin::Search | Origin::WarmStart | Origin::Random | Origin::Guided
+            )
+        };
         let led = best_of(&|origin| *origin == Origin::Mean).or_else(|| best_of(&bred))?;
         let learned = best_of(&|origin| *origin == Origin::Learned);
         let is_new = learned.is_none_or(|learned| led.fitness > learned.fitness);

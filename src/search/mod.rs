@@ -10,6 +10,7 @@
 //! * `budget.rs` says when a search or a stage of it is over; `chronicle.rs` writes the journal.
 //! * `replay.rs` stands between the loop and all that is found out once: what the journal holds it hands back. The loop is
 //!   deterministic, so going on with a run is running it again from the start.
+//! * `guide.rs` asks a language model for advice when a generation is over.
 //! * `learning.rs` moves genes along the gradient of right answers before the optimizer begins; `pupil.rs` is how the real
 //!   evaluator does that.
 //! * `soup.rs` finds out which experts help, before the search; `finale.rs` decides who won, `examination.rs` asks those
@@ -26,6 +27,7 @@ mod external;
 mod failures;
 mod finale;
 mod genome;
+mod guide;
 mod learning;
 mod overlap;
 mod pool;
@@ -57,6 +59,7 @@ pub use computation::{Computation, build};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources};
 pub use external::{Delivery, Endpoint, External, Served};
 pub use genome::Genome;
+pub use guide::Adviser;
 pub use learning::Lesson;
 pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run};
 pub use questions::Questions;
@@ -340,17 +343,20 @@ const STANDARD_QUESTIONS: usize = 250;
 pub fn run(
     plan: &Plan,
     evaluator: &mut dyn Evaluator,
+    adviser: Option<&mut dyn Adviser>,
     chronicle: &mut Chronicle<'_>,
     control: &Control,
 ) -> Result<End, Error> {
-    let mut unscaled = Run::new(plan, evaluator, chronicle, control);
+    let adviser = adviser.map(|adviser| -> &mut dyn Adviser { adviser });
+    let mut unscaled = Run::new(plan, evaluator, adviser, chronicle, control);
     match unscaled.scaled() {
         Ok(None) => {
             let how = unscaled.whole();
             unscaled.end(how)
         }
         Ok(Some(scaled)) => {
-            let mut run = Run::new(&scaled, unscaled.evaluator, unscaled.chronicle, control);
+            let adviser = unscaled.adviser.map(|adviser| -> &mut dyn Adviser { adviser });
+            let mut run = Run::new(&scaled, unscaled.evaluator, adviser, unscaled.chronicle, control);
             let how = run.whole();
             run.end(how)
         }
@@ -381,6 +387,8 @@ impl<E: Into<Error>> From<E> for Interrupt {
 struct Run<'a, 'b> {
     plan: &'a Plan,
     evaluator: &'a mut dyn Evaluator,
+    /// Who gives advice, if somebody does.
+    adviser: Option<&'a mut dyn Adviser>,
     chronicle: &'a mut Chronicle<'b>,
     control: &'a Control,
     /// The search questions and what is known of them.
@@ -419,6 +427,10 @@ struct Run<'a, 'b> {
     lessons_before: u64,
     /// Learned for each of several objectives alone.
     ends_of_front: Vec<optim::Genotype>,
+    /// What a language model proposed.
+    guided: Vec<optim::Genotype>,
+    /// Questions in a row to which it has not replied.
+    unanswered: u64,
     /// Of an evaluator with several hands.
     at_work: AtWork,
     /// The rung that is being asked, where it is not the last.
@@ -439,6 +451,7 @@ impl<'a, 'b> Run<'a, 'b> {
     fn new(
         plan: &'a Plan,
         evaluator: &'a mut dyn Evaluator,
+        adviser: Option<&'a mut dyn Adviser>,
         chronicle: &'a mut Chronicle<'b>,
         control: &'a Control,
     ) -> Self {
@@ -448,6 +461,7 @@ impl<'a, 'b> Run<'a, 'b> {
         Self {
             plan,
             evaluator,
+            adviser,
             chronicle,
             control,
             standard: match pace.is_racing() {
@@ -472,6 +486,8 @@ impl<'a, 'b> Run<'a, 'b> {
             lessons: 0,
             lessons_before: 0,
             ends_of_front: Vec::new(),
+            guided: Vec::new(),
+            unanswered: 0,
             at_work: AtWork::default(),
             ahead: None,
             failures: HashMap::new(),
@@ -715,6 +731,7 @@ impl Run<'_, '_> {
             let results: Vec<(u64, Outcome)> = ids.zip(race.outcomes.iter().cloned()).collect();
             optimizer.tell(&results).map_err(Error::from)?;
             self.generation_ended(generation, &race, optimizer)?;
+            self.take_advice(genome, optimizer)?;
         }
     }
 
@@ -772,9 +789,10 @@ impl Run<'_, '_> {
     fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
         Entrant {
             id: CandidateId::Search(self.asked + ask.id + 1).to_string(),
-            origin: match warm.contains(&ask.genotype) {
-                true => Origin::WarmStart,
-                false => Origin::Search,
+            origin: match () {
+                () if warm.contains(&ask.genotype) => Origin::WarmStart,
+                () if self.guided.contains(&ask.genotype) => Origin::Guided,
+                () => Origin::Search,
             },
             generation: Some(generation),
             who: genome.decode(&ask.genotype),

@@ -20,7 +20,10 @@ use std::collections::{BTreeMap, HashMap};
 
 pub(super) use past::Past;
 
-use super::{Chronicle, Done, Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, race::Entrant, scale::Scaled};
+use super::{
+    Chronicle, Done, Error, Evaluation, Exam, ExamTask, Interrupt, Plan, Run, guide::AdvicePlace, race::Entrant,
+    scale::Scaled,
+};
 use crate::event::{
     self, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Generation, HeldOutReading, Level, Phase,
     QuestionTexts, QuestionsCompared, Selection, StageStarted, TestReading,
@@ -152,6 +155,15 @@ impl Run<'_, '_> {
         match past.is_ahead() {
             true => Ok(false),
             false => self.has_time(),
+        }
+    }
+
+    /// Whether a language model is asked here: the journal has what it said, or nothing of what came after.
+    pub(super) fn asks_for_advice(&self, place: AdvicePlace) -> bool {
+        let past = &self.chronicle.past;
+        match past.advice.contains_key(&place) {
+            true => true,
+            false => !past.is_ahead() && past.steps.is_empty() && self.has_patience(),
         }
     }
 
@@ -427,6 +439,18 @@ impl Once for event::Learned {
 
     fn event(&self) -> Event {
         Event::Learned(self.clone())
+    }
+}
+
+impl Once for event::Advice {
+    type Of = AdvicePlace;
+
+    fn of_past(past: &Past, place: &AdvicePlace) -> Option<Self> {
+        past.advice.get(place).cloned()
+    }
+
+    fn event(&self) -> Event {
+        Event::Advised(self.clone())
     }
 }
 

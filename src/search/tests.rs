@@ -206,7 +206,7 @@ fn go_on(medium: &CrashMedium, plan: &Plan) -> Option<End> {
         sleep: &|_: Duration| (),
     };
     let mut chronicle = Chronicle::open(Journal::on(medium), started(), false, clock, &|_| ()).ok()?;
-    run(plan, &mut Function::new(), &mut chronicle, &Control::default()).ok()
+    run(plan, &mut Function::new(), None, &mut chronicle, &Control::default()).ok()
 }
 
 fn records_on(medium: &CrashMedium) -> Vec<Record> {
@@ -365,7 +365,17 @@ fn started() -> event::RunStarted {
 }
 
 /// Runs or goes on; gives how it ended and the evaluator.
-fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (Result<End, Error>, Function) {
+fn go(path: &Path, plan: &Plan, function: Function, control: &Control) -> (Result<End, Error>, Function) {
+    go_advised(path, plan, function, None, control)
+}
+
+fn go_advised(
+    path: &Path,
+    plan: &Plan,
+    mut function: Function,
+    adviser: Option<&mut dyn Adviser>,
+    control: &Control,
+) -> (Result<End, Error>, Function) {
     let time = RefCell::new(0);
     let clock = Clock {
         now_ms: &|| {
@@ -375,7 +385,7 @@ fn go(path: &Path, plan: &Plan, mut function: Function, control: &Control) -> (R
         sleep: &|_: Duration| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(path).unwrap(), started(), false, clock, &|_| ()).unwrap();
-    let end = run(plan, &mut function, &mut chronicle, control);
+    let end = run(plan, &mut function, adviser, &mut chronicle, control);
     (end, function)
 }
 
@@ -588,6 +598,123 @@ fn some_of(places: impl Iterator<Item = usize>) -> Vec<usize> {
     match std::env::var_os("HETEROSIS_EVERY_CUT") {
         Some(_) => places,
         None => places.iter().skip(places.len() % 5).step_by(5).copied().collect(),
+    }
+}
+
+/// A language model, as far as a search sees one.
+struct Wise {
+    asked: Vec<String>,
+    says: fn(&str) -> Result<String, String>,
+}
+
+impl Adviser for Wise {
+    fn reply(&mut self, question: &str) -> Result<String, String> {
+        self.asked.push(question.into());
+        (self.says)(question)
+    }
+}
+
+/// Runs a plan with advice, then once more from every place where it could be cut off: the journal, and how often was asked.
+fn advised(search: &str, says: fn(&str) -> Result<String, String>) -> (Vec<Record>, Vec<String>) {
+    let plan = plan(search);
+    let wise = || Wise {
+        asked: Vec::new(),
+        says,
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let mut first = wise();
+    let (end, whole) = go_advised(&path, &plan, Function::new(), Some(&mut first), &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let records = read(&path).unwrap();
+    let expected = story(&records);
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let is_advice = |line: &&&str| line.contains("\"event\":\"advised\"");
+    for cut in cuts(&lines) {
+        std::fs::write(&path, lines[..cut].concat()).unwrap();
+        let mut again = wise();
+        let (end, asked) = go_advised(&path, &plan, Function::new(), Some(&mut again), &Control::default());
+        assert_eq!(end.unwrap(), End::Done);
+        assert_eq!(story(&read(&path).unwrap()), expected, "cut at {cut}");
+        let journalled = lines[..cut].iter().filter(is_advice).count();
+        assert_eq!(again.asked.len(), first.asked.len() - journalled, "cut at {cut}");
+        assert!(asked.answers <= whole.answers);
+    }
+    (records, first.asked)
+}
+
+fn advice(records: &[Record]) -> Vec<&event::Advice> {
+    let advice = records.iter().filter_map(|r| match &r.event {
+        Event::Advised(advice) => Some(advice),
+        _ => None,
+    });
+    advice.collect()
+}
+
+#[test]
+fn what_a_language_model_says_is_the_mean_of_evollm_and_is_asked_once() {
+    let (records, asked) = advised("evollm, population: 6, guide: {model: wise}", |_| Ok("60, 40".into()));
+    assert!(asked.len() > 3 && asked[0].contains("2 whole numbers"), "{asked:?}");
+    assert!(advice(&records).iter().all(|advice| advice.refused.is_none()));
+    let mean = records.iter().rev().find_map(|r| match &r.event {
+        Event::CandidateScored(c) if c.origin == Origin::Mean => Some(c.genotype.clone()),
+        _ => None,
+    });
+    let mean = mean.unwrap();
+    assert!(
+        mean.iter().zip([0.9, 0.6]).all(|(a, b)| (a - b).abs() < 1e-9),
+        "{mean:?}"
+    );
+}
+
+#[test]
+fn a_guide_proposes_a_recipe_and_is_told_once_why_one_is_refused() {
+    let (records, asked) = advised("cma-es, population: 6, guide: {model: wise, every: 2}", |question| {
+        let refused = question.contains("This is refused");
+        let maths = 0.8 + 0.001 * (question.bytes().map(u64::from).sum::<u64>() % 97) as f64;
+        Ok(match refused {
+            false => "wait: 3".into(),
+            true => format!("Then so:\n```yaml\nweight.maths: {maths}\nweight.spanish: 0.6\n```"),
+        })
+    });
+    let all = advice(&records);
+    assert!(
+        asked.len() > 2 && asked[0].contains("# weight.maths: 0 to 1.5"),
+        "{}",
+        asked[0]
+    );
+    let refused = all[0].refused.as_ref().unwrap();
+    assert!(refused.contains("wait") && asked[1].contains(refused), "{refused}");
+    let guided = records
+        .iter()
+        .filter(|r| matches!(&r.event, Event::CandidateScored(c) if c.origin == Origin::Guided));
+    assert!(guided.count() >= 2);
+    let run = event::run::Run::from_records(&records);
+    assert_eq!((run.advice.asked, run.advice.unanswered), (all.len(), 0));
+}
+
+/// What nobody says costs nothing but time, and not for ever.
+#[test]
+fn a_search_whose_guide_does_not_reply_goes_on_without() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (i, search) in ["evollm, guide: {model: mute}", "cma-es, guide: {model: mute}"]
+        .into_iter()
+        .enumerate()
+    {
+        let path = tmp.path().join(i.to_string());
+        let mut mute = Wise {
+            asked: Vec::new(),
+            says: |_| Err("connection refused".into()),
+        };
+        let (end, _) = go_advised(
+            &path,
+            &plan(search),
+            Function::new(),
+            Some(&mut mute),
+            &Control::default(),
+        );
+        assert_eq!((end.unwrap(), mute.asked.len()), (End::Done, 3));
     }
 }
 
@@ -943,7 +1070,7 @@ fn the_final_stops_between_batches_and_goes_on_to_the_same_end() {
                 split,
                 control: &control,
             };
-            let end = run(&plan, &mut impatient, &mut chronicle, &control).unwrap();
+            let end = run(&plan, &mut impatient, None, &mut chronicle, &control).unwrap();
             let asked_in_final = control.stop.load(Ordering::Relaxed);
             if !asked_in_final || end == End::Done {
                 break;
@@ -1016,6 +1143,7 @@ fn a_time_budget_keeps_what_the_final_takes() {
     let end = run(
         &plan,
         &mut Timed(Function::new(), &time),
+        None,
         &mut chronicle,
         &Control::default(),
     );
@@ -1163,7 +1291,7 @@ fn a_gaussian_process_knows_how_much_each_score_errs_and_what_was_known_before()
     let mut function = Function::new();
     let control = Control::default();
     let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
-    let mut run = Run::new(&plan, &mut function, &mut chronicle, &control);
+    let mut run = Run::new(&plan, &mut function, None, &mut chronicle, &control);
     assert!(run.baselines().is_ok());
     let (optimizer, _) = run.optimizer(&plan.genome, None).unwrap();
     let mean = optimizer
@@ -1318,7 +1446,7 @@ fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
         sleep: &|_: Duration| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
-    let end = run(plan, &mut external, &mut chronicle, &Control::default());
+    let end = run(plan, &mut external, None, &mut chronicle, &Control::default());
     (end, read(&path).unwrap())
 }
 
@@ -1768,7 +1896,7 @@ fn go_with(
         sleep: &|_: Duration| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(path).unwrap(), started(), false, clock, &|_| ()).unwrap();
-    let end = run(plan, evaluator, &mut chronicle, control);
+    let end = run(plan, evaluator, None, &mut chronicle, control);
     (end, read(path).unwrap())
 }
 
@@ -1929,7 +2057,7 @@ fn a_hybrid_search_out_of_time_killed_anywhere_has_an_end() {
             sleep: &|_: Duration| (),
         };
         let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
-        run(plan, &mut crowd(5, &control), &mut chronicle, &control)
+        run(plan, &mut crowd(5, &control), None, &mut chronicle, &control)
     };
     let alone = hybrid("cma-es");
     let alone = Plan {

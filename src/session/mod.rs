@@ -54,6 +54,7 @@ mod demo;
 mod error;
 mod evaluators;
 mod export;
+mod guide;
 mod limits;
 mod live;
 mod proposal;
@@ -101,6 +102,8 @@ pub struct Session {
     tasks: Vec<FitnessTask>,
     /// That only the final asks.
     held_out: Vec<FitnessTask>,
+    /// The model of this machine that gives advice.
+    guide: Option<models::Opened>,
     host: Host,
 }
 
@@ -130,6 +133,9 @@ impl Session {
             true => (bare(&space), Vec::new()),
             false => bred(&space, &parents)?,
         };
+        let guide = guide::opened(&space, &host)
+            .map_err(Error::from)
+            .map_err(Error::at("search.guide.model"))?;
         let asking = tasks::Asking {
             space: &space,
             parents: &parents,
@@ -144,6 +150,7 @@ impl Session {
             genome,
             warm_starts,
             runtime,
+            guide,
             host,
         })
     }
@@ -489,7 +496,9 @@ fn resolve(space: &mut Space, file: &Path) -> Result<(), Error> {
         let path = std::path::absolute(&found).map_err(Error::io(&found))?;
         Ok(path.display().to_string())
     };
-    for (_, word) in &mut space.models {
+    let guide = space.search.guide.as_mut().filter(|guide| guide.endpoint.is_none());
+    let models = space.models.iter_mut().map(|(_, word)| word);
+    for word in models.chain(guide.map(|guide| &mut guide.model)) {
         let found = models::beside(word, file);
         let place = |part: &str| match part.starts_with("hf:") {
             true => Ok(part.to_string()),

@@ -317,24 +317,26 @@ impl Search<'_> {
             .examiner
             .texts([&plan.search, &plan.selection, &plan.test, &plan.held_out]);
         chronicle.question_texts(texts).map_err(Error::search)?;
+        let mut adviser = session.adviser();
+        let adviser = adviser.as_mut().map(|adviser| adviser as &mut dyn search::Adviser);
         if let Some(post) = self.post.take() {
             let identity = Identity::of(&self.dir.nats())?;
             let asking = self.examiner.asking;
             let opening = opening_of(session, &self.started, asking, identity, &plan, &kinds, control);
             let mut fleet = post.open(opening)?;
-            let end = search::run(&plan, &mut fleet, &mut chronicle, control);
+            let end = search::run(&plan, &mut fleet, adviser, &mut chronicle, control);
             fleet.end(matches!(end, Ok(End::Done)));
             return end.map_err(Error::search);
         }
         if session.has_several_hands() {
             let log = self.dir.path().join("engine.log");
-            let run = |crew: &mut SideBySide<'_>| search::run(&plan, crew, &mut chronicle, control);
+            let run = |crew: &mut SideBySide<'_>| search::run(&plan, crew, adviser, &mut chronicle, control);
             return session
                 .side_by_side(self.examiner.asking, &log, run)?
                 .map_err(Error::search);
         }
         let mut evaluator = evaluator(external, self.examiner.asking);
-        search::run(&plan, &mut *evaluator, &mut chronicle, control).map_err(Error::search)
+        search::run(&plan, &mut *evaluator, adviser, &mut chronicle, control).map_err(Error::search)
     }
 
     /// What is searched, and what the final asks as the journal has it.

@@ -538,6 +538,9 @@ pub struct Search {
     #[serde(serialize_with = "learning")]
     pub learn: Option<Learning>,
     pub warm_start: Vec<String>,
+    /// A language model that says the next mean of `evollm`, or proposes recipes beside any other optimizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guide: Option<Guide>,
     /// How the genetic algorithm chooses parents and survivors, if not by tournaments and fitness.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mating: Option<Mating>,
@@ -555,6 +558,23 @@ pub struct Search {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mixed_workers: bool,
     pub seed: u64,
+}
+
+/// A language model that is asked when a generation is over.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Guide {
+    /// A MODEL of this machine; at an endpoint, the name by which it knows one.
+    pub model: String,
+    /// An OpenAI-compatible address, such as `http://127.0.0.1:8000/v1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The variable of the environment that holds the endpoint's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Generations from one proposal to the next.
+    pub every: u64,
+    /// The most tokens of a reply.
+    pub tokens: usize,
 }
 
 /// Before the optimizer begins, genes move along the gradient of right answers.

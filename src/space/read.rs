@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, Error, Finale, Fitness, Gene, Guard, Hybrid,
-    LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin, Racing,
-    Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
+    Axis, BareGene, ChatTemplate, Command, DataFlowSpace, EngineCommand, Error, Finale, Fitness, Gene, Guard, Guide,
+    Hybrid, LayerGroups, Learning, Limit, MERGED, Mating, Module, Objectives, Optimizer, PS_CHILD, ParameterSpace, Pin,
+    Racing, Range, Scale, Search, Space, SplitRef, TaskRef, Teachers,
 };
 use crate::eval::{Samples, Think};
 use crate::recipe::{BaseRule, DType, Kind, Method, ParamValue, ParameterInfo, Scope, methods as known_methods};
@@ -892,6 +892,7 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
         racing: None,
         learn: None,
         warm_start: Vec::new(),
+        guide: None,
         mating: None,
         widening: false,
         greedy_soup: true,
@@ -951,6 +952,15 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
             search.warm_start.push(word);
         }
     }
+    if let Some(node) = map.optional("guide") {
+        search.guide = Some(guide(node)?);
+    }
+    if search.optimizer == Optimizer::Evollm && search.guide.is_none() {
+        return Err(map.node().error(
+            "evollm asks a language model for the next mean; write which one: 'guide: {model: MODEL}', or 'guide: {endpoint: \
+             http://…/v1, model: NAME}'",
+        ));
+    }
     if let Some(node) = map.optional("mating") {
         search.mating = mating(node)?;
         if search.mating.is_some() && search.optimizer != Optimizer::Genetic {
@@ -1004,6 +1014,57 @@ fn search(node: Option<&Node>, fitness: &Fitness, first: First) -> Result<Search
     }
     map.finish()?;
     Ok(search)
+}
+
+/// `{model: MODEL}`, or `{endpoint: URL, model: NAME, key: VARIABLE}`.
+fn guide(node: &Node) -> Result<Guide, yaml::Error> {
+    let map = node.map()?;
+    let mut guide = Guide {
+        model: map.required("model")?.text()?,
+        endpoint: None,
+        key: None,
+        every: 1,
+        tokens: 1024,
+    };
+    if let Some(node) = map.optional("endpoint") {
+        let url = node.str()?.trim_end_matches('/');
+        let host = url.strip_prefix("http://").or(url.strip_prefix("https://"));
+        if host.is_none_or(|host| host.is_empty() || host.contains(['@', '?', '#', ' '])) {
+            return Err(node.error(
+                "an OpenAI-compatible address is written as http://HOST:PORT/v1 or https://HOST/v1; a key stands in a variable of the \
+                 environment, whose name is 'key'",
+            ));
+        }
+        guide.endpoint = Some(url.into());
+    }
+    if let Some(node) = map.optional("key") {
+        let name = node.str()?;
+        if guide.endpoint.is_none() {
+            return Err(node.error("a model of this machine needs no key; leave 'key' out"));
+        }
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_name {
+            return Err(node.error(
+                "this is the name of the environment's variable that holds the key, such as OPENAI_API_KEY, not the key itself: a run \
+                 keeps its search space",
+            ));
+        }
+        guide.key = Some(name.into());
+    }
+    if let Some(node) = map.optional("every") {
+        guide.every = node.u64()?;
+        if guide.every == 0 {
+            return Err(node.error("a proposal comes after every generation (1) or more of them"));
+        }
+    }
+    if let Some(node) = map.optional("tokens") {
+        guide.tokens = node.usize()?;
+        if guide.tokens == 0 {
+            return Err(node.error("a reply has at least one token"));
+        }
+    }
+    map.finish()?;
+    Ok(guide)
 }
 
 /// `tournament`, `attraction`, or `{attraction: ALPHA}`.

@@ -140,6 +140,17 @@ fn a_strangers_program_is_shown_before_it_is_started() {
     )
     .unwrap();
     assert_eq!(run_it(&["resume", &arg(&given)]).status.code(), Some(2));
+    // So is somebody to tell, with a variable of the environment.
+    let guide = "guide: {model: m, endpoint: 'http://127.0.0.1:9/v1', key: HOME}";
+    let guided = space.replace("  seed: 1\n", &format!("  seed: 1\n  {guide}\n"));
+    assert_ne!(guided, space);
+    fs::write(given.join("space.yaml"), guided).unwrap();
+    let refused = run_it(&["resume", &arg(&given)]);
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        stderr.contains("http://127.0.0.1:9/v1") && stderr.contains("\"HOME\""),
+        "{stderr}"
+    );
 }
 
 /// Scores a candidate by the length of what it writes, and the one before it by nothing: its address has to be gone.

@@ -6,15 +6,16 @@ use std::{
 };
 
 /// Crate below `crates/` → the project's crates that it may depend on.
-const MAY_DEPEND: [(&str, &[&str]); 9] = [
+const MAY_DEPEND: [(&str, &[&str]); 10] = [
     ("build-digest", &[]),
     ("checkpoint", &["build-digest", "isa"]),
-    ("engine", &["build-digest", "isa"]),
-    ("eval", &["build-digest", "engine", "yaml"]),
+    ("engine", &["build-digest", "isa", "unwind"]),
+    ("eval", &["build-digest", "engine", "unwind", "yaml"]),
     ("isa", &["build-digest"]),
-    ("journal", &[]),
+    ("journal", &["unwind"]),
     ("merge", &["build-digest", "isa", "yaml"]),
     ("optim", &[]),
+    ("unwind", &[]),
     ("yaml", &[]),
 ];
 

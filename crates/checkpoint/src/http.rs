@@ -204,9 +204,20 @@ impl Http {
 
     /// Sends a JSON document, once: whoever takes it may have taken it before a connection breaks.
     ///
-    /// **Errors**: [`HttpError`]; a longer answer than `limit` bytes is cut.
-    pub fn post_json(&self, url: &str, json: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
-        let request = self.agent.post(url).header("Content-Type", "application/json");
+    /// **Errors**: [`HttpError`]; no answer has begun after `wait`. A longer answer than `limit` bytes is cut.
+    pub fn post_json(
+        &self,
+        url: &str,
+        token: Option<&str>,
+        json: &str,
+        wait: Duration,
+        limit: u64,
+    ) -> Result<Vec<u8>, HttpError> {
+        let request = self.agent.post(url).config().timeout_recv_response(Some(wait)).build();
+        let mut request = request.header("Content-Type", "application/json");
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
         let response = request.send(json).map_err(|e| transport(url, &e))?;
         if !response.status().is_success() {
             return Err(HttpError::Status {

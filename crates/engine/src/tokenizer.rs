@@ -330,7 +330,7 @@ fn read(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     if let Some(id) = ids.max().filter(|id| *id >= MOST_TOKENS) {
         return Err(format!("a token has the id {id}, which no model's vocabulary reaches"));
     }
-    let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
+    let read = heterosis_unwind::caught(|| tokenizers::Tokenizer::from_bytes(text));
     let read = read.map_err(|_| "the tokenizers library cannot take it".to_owned())?;
     read.map_err(|e| e.to_string())
 }

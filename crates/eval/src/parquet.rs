@@ -18,7 +18,7 @@ use super::data::Row;
 /// What is no Parquet, is damaged, or has values of other kinds; in words.
 pub fn rows(file: Vec<u8>) -> Result<Vec<Row>, String> {
     // The library ends in a panic where some lengths of a damaged file are wrong.
-    let read = std::panic::catch_unwind(|| rows_of(file));
+    let read = heterosis_unwind::caught(|| rows_of(file));
     read.unwrap_or_else(|_| Err("this Parquet file cannot be read: it is damaged".into()))
 }
 

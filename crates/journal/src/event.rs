@@ -123,6 +123,8 @@ pub enum Event {
     Scaled {
         weights: Vec<f64>,
     },
+    /// A language model was asked for advice on the search, so that nobody asks it again.
+    Advised(Advice),
     /// A command's scores of a finalist, so that nobody is asked again by a run that was killed in the final.
     Scores(Scores),
     /// Whoever evaluates for this run elsewhere: they came, went or were turned away, and from time to time what they do.
@@ -296,6 +298,24 @@ pub enum Origin {
     Mean,
     /// Genes moved along the gradient of right answers.
     Learned,
+    /// What a language model proposed.
+    Guided,
+}
+
+/// What a language model was asked when a generation was over, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Advice {
+    /// The generation that it is for.
+    pub generation: u64,
+    /// From 1: one question is asked for each block of genes, or again after a refusal.
+    pub part: u64,
+    pub question: String,
+    /// Null where nobody replied.
+    pub reply: Option<String>,
+    /// Why nothing came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    pub took_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -77,6 +77,10 @@ pub enum Error {
     #[error("candidate {id} is not waiting for a result: it was never asked for, or has been answered already")]
     UnknownCandidate { id: u64 },
 
+    /// Advice that nobody asked for.
+    #[error("a reply was given, but there is no question: none was asked, or candidates were asked for since")]
+    NothingAsked,
+
     /// A saved state that cannot be read.
     #[error("the saved optimizer state cannot be read: {reason}; start a new search, or replay the journal")]
     State { reason: String },

@@ -32,6 +32,7 @@
 //! | genetic algorithm, by tournaments or by competition and attraction (`attraction.rs`) | `genetic.rs` | any |
 //! | NSGA-II, for several objectives | `nsga2.rs` | any |
 //! | Bayesian optimisation with a Gaussian process, for few candidates whose errors are known | `gp.rs` | any with ranges |
+//! | EvoLLM: the mean of the next generation is a language model's | `evollm.rs` | any with ranges |
 //! | random search | `random.rs` | any |
 //!
 //! Where there is a gradient, `adam.rs` follows it; it asks nobody, and is told derivatives.
@@ -49,6 +50,7 @@ mod covariance;
 mod domain;
 mod eigen;
 mod error;
+mod evollm;
 mod gaussian;
 mod genetic;
 mod gp;
@@ -80,6 +82,7 @@ pub use path::Slot;
 
 use cat_cma::CatCma;
 use cma_es::CmaEs;
+use evollm::EvoLlm;
 use genetic::Genetic;
 use gp::Gp;
 use ledger::Ledger;
@@ -252,18 +255,21 @@ pub enum Kind {
     Nsga2,
     /// Bayesian optimisation with a Gaussian process, for few candidates and genes with ranges.
     Gp,
+    /// An evolution strategy whose next mean a language model says; see [`Optimizer::question`]. For genes with ranges.
+    Evollm,
     /// Independent draws.
     Random,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CmaEs,
         Self::CmaEsMargin,
         Self::Genetic,
         Self::Nsga2,
         Self::Gp,
+        Self::Evollm,
         Self::Random,
     ];
 
@@ -275,6 +281,7 @@ impl Kind {
             Self::Genetic => "genetic",
             Self::Nsga2 => "nsga2",
             Self::Gp => "gp",
+            Self::Evollm => "evollm",
             Self::Random => "random",
         }
     }
@@ -397,6 +404,7 @@ enum Algorithm {
     Genetic(Genetic),
     Nsga2(Nsga2),
     Gp(Gp),
+    Evollm(EvoLlm),
     Random(Random),
 }
 
@@ -410,6 +418,7 @@ macro_rules! each {
             Algorithm::Genetic($it) => $do,
             Algorithm::Nsga2($it) => $do,
             Algorithm::Gp($it) => $do,
+            Algorithm::Evollm($it) => $do,
             Algorithm::Random($it) => $do,
         }
     };
@@ -425,6 +434,7 @@ impl Algorithm {
             Self::Genetic(it) => it.is_consistent(domain),
             Self::Nsga2(it) => it.is_consistent(domain),
             Self::Gp(it) => it.is_consistent(domain),
+            Self::Evollm(it) => it.is_consistent(domain),
             Self::Random(it) => it.is_consistent(domain),
         }
     }
@@ -487,6 +497,7 @@ impl Optimizer {
             Kind::Genetic => Algorithm::Genetic(Genetic::new(&domain, options)),
             Kind::Nsga2 => Algorithm::Nsga2(Nsga2::new(options)),
             Kind::Gp => Algorithm::Gp(Gp::new(&domain, options)?),
+            Kind::Evollm => Algorithm::Evollm(EvoLlm::new(&domain, options)?),
             Kind::Random => Algorithm::Random(Random::new(options)),
         };
         Ok(Self {
@@ -518,6 +529,7 @@ impl Optimizer {
         match &mut self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
+            Algorithm::Evollm(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Genetic(it) => {
                 if let Spread::OfGenes(stds) | Spread::Correlated { stds, .. } = spread
                     && stds.len() != genotype.len()
@@ -588,6 +600,10 @@ impl Optimizer {
                     Algorithm::CatCma(it) => it.propose(domain, address),
                     Algorithm::Genetic(it) => it.propose(domain, address),
                     Algorithm::Nsga2(it) => it.propose(domain, address),
+                    Algorithm::Evollm(it) => {
+                        it.close();
+                        it.propose(domain, address)
+                    }
                     Algorithm::Random(it) => it.propose(domain, address),
                 };
                 self.ledger.hand_out(address, genotype, false)
@@ -655,6 +671,41 @@ impl Optimizer {
         Ok(())
     }
 
+    /// What a language model is to be asked before the next candidates: the best points so far, as text, and what comes after
+    /// them. Again and again until there is no more; `None` at once of algorithms that ask nobody.
+    ///
+    /// ```
+    /// # use heterosis_optim::{Domain, Error, Gene, Kind, Optimizer, Options, Outcome};
+    /// # let domain = Domain::new(vec![Gene::Real { low: 0.0, high: 1.0 }; 2])?;
+    /// # let language_model = |_question: String| "75, 25";
+    /// let mut optimizer = Optimizer::new(Kind::Evollm, domain, &Options::default())?;
+    /// for ask in optimizer.ask() {
+    ///     optimizer.tell(&[(ask.id, Outcome::from_score(ask.genotype[0]))])?;
+    /// }
+    /// while let Some(question) = optimizer.question() {
+    ///     optimizer.advise(Some(language_model(question)))?;
+    /// }
+    /// assert_eq!(optimizer.mean(), Some(vec![0.75, 0.25]));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn question(&self) -> Option<String> {
+        match &self.algorithm {
+            Algorithm::Evollm(it) => it.question(),
+            _ => None,
+        }
+    }
+
+    /// Takes the reply to [`Self::question`], `None` if nobody replied; false when it could not be read. Whoever asks for
+    /// candidates instead does without.
+    ///
+    /// **Errors**: nothing was asked.
+    pub fn advise(&mut self, reply: Option<&str>) -> Result<bool, Error> {
+        match &mut self.algorithm {
+            Algorithm::Evollm(it) => it.advise(&self.domain, reply),
+            _ => Err(Error::NothingAsked),
+        }
+    }
+
     /// Takes results, in any order and any portions. When a generation is complete, the algorithm learns from it.
     ///
     /// **Errors**: an id that is not out, or objectives in the wrong number; then no result is taken.
@@ -719,6 +770,7 @@ impl Optimizer {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => Some(it.mean(&self.domain)),
             Algorithm::CatCma(it) => Some(it.mean(&self.domain)),
             Algorithm::Gp(it) => it.mean(&self.domain),
+            Algorithm::Evollm(it) => Some(it.mean(&self.domain)),
             Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Random(_) => None,
         }
     }
@@ -729,7 +781,11 @@ impl Optimizer {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => Some(it.spread(&self.domain)),
             Algorithm::CatCma(it) => it.spread(&self.domain),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => None,
+            Algorithm::Genetic(_)
+            | Algorithm::Nsga2(_)
+            | Algorithm::Gp(_)
+            | Algorithm::Evollm(_)
+            | Algorithm::Random(_) => None,
         }
     }
 
@@ -744,7 +800,11 @@ impl Optimizer {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.stopped(),
             Algorithm::CatCma(it) => it.stopped(),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => None,
+            Algorithm::Genetic(_)
+            | Algorithm::Nsga2(_)
+            | Algorithm::Gp(_)
+            | Algorithm::Evollm(_)
+            | Algorithm::Random(_) => None,
         }
     }
 
@@ -756,6 +816,7 @@ impl Optimizer {
             Algorithm::Genetic(_) => Kind::Genetic,
             Algorithm::Nsga2(_) => Kind::Nsga2,
             Algorithm::Gp(_) => Kind::Gp,
+            Algorithm::Evollm(_) => Kind::Evollm,
             Algorithm::Random(_) => Kind::Random,
         }
     }
@@ -776,7 +837,7 @@ impl Optimizer {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => (Some(it.sigma()), it.flat_generations()),
             Algorithm::CatCma(it) => (it.sigma(), it.flat_generations()),
             Algorithm::Genetic(it) => (None, it.flat_generations()),
-            Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => (None, 0),
+            Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Evollm(_) | Algorithm::Random(_) => (None, 0),
         };
         Status {
             generation: self.ledger.generation,
@@ -791,7 +852,11 @@ impl Optimizer {
         match &self.algorithm {
             Algorithm::CmaEs(it) | Algorithm::Margin(it) => it.restart(),
             Algorithm::CatCma(it) => it.restart(),
-            Algorithm::Genetic(_) | Algorithm::Nsga2(_) | Algorithm::Gp(_) | Algorithm::Random(_) => 0,
+            Algorithm::Genetic(_)
+            | Algorithm::Nsga2(_)
+            | Algorithm::Gp(_)
+            | Algorithm::Evollm(_)
+            | Algorithm::Random(_) => 0,
         }
     }
 

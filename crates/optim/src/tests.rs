@@ -331,7 +331,8 @@ fn all_failed_and_one_survivor() {
             domain.check(&genotype).unwrap();
         }
         assert_eq!(optimizer.should_stop(), None);
-        if kind != Kind::Random {
+        // Nobody replies to the language model's question, and nothing else moves its mean into the dark.
+        if !matches!(kind, Kind::Random | Kind::Evollm) {
             let alive = run(&mut optimizer, 5, narrow).iter().filter(|x| x[0] < -0.5).count();
             assert!(alive * 3 > 5 * optimizer.population_size(), "{kind:?}: {alive}");
         }
@@ -387,7 +388,7 @@ fn a_budget_below_one_generation() {
         assert_eq!(optimizer.ask(), [], "the rest of the generation is still out");
         assert_eq!(optimizer.status().generation, 0);
         assert_eq!(optimizer.should_stop(), None);
-        assert_eq!(optimizer.mean().is_some(), is_cma(kind));
+        assert_eq!(optimizer.mean().is_some(), is_cma(kind) || kind == Kind::Evollm);
     }
 }
 

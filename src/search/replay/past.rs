@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use super::super::{Done, Error, Evaluation, ExamTask, scale::Scaled};
+use super::super::{Done, Error, Evaluation, ExamTask, guide::AdvicePlace, scale::Scaled};
 use crate::{
     event::{
         self, Candidate, CandidateId, EndReason, Event, ExamStarted, FinalPlan, HeldOutReading, Origin, Phase,
@@ -33,6 +33,7 @@ pub(in crate::search) struct Past {
     pub(super) later_answers: HashMap<String, Answers>,
     pub(super) stages: HashMap<String, u64>,
     pub(super) learned: HashMap<String, event::Learned>,
+    pub(super) advice: HashMap<AdvicePlace, event::Advice>,
     /// The tasks' weights, where they are scaled.
     pub(super) scale: Option<Scaled>,
     /// A command's scores of finalists, by id and split.
@@ -135,6 +136,10 @@ impl Past {
             }
             Event::Learned(learned) => {
                 past.learned.insert(learned.id.clone(), learned);
+            }
+            Event::Advised(advice) => {
+                let (generation, part) = (advice.generation, advice.part);
+                past.advice.insert(AdvicePlace { generation, part }, advice);
             }
             Event::StageStarted(stage) => {
                 past.stages.insert(stage.stage, stage.evals);
@@ -311,7 +316,7 @@ impl Past {
         self.ahead.retain(|_, id| self.candidates.contains_key(id));
         self.answers.retain(|id, _| self.candidates.contains_key(id));
         (self.steps, self.out) = Default::default();
-        (self.generations, self.stages) = Default::default();
+        (self.generations, self.stages, self.advice) = Default::default();
         self.search_ended = None;
         self.phases.retain(|phase| *phase == Phase::Baselines);
     }

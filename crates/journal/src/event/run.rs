@@ -11,9 +11,9 @@ use super::exam::{Exam, Speed};
 use super::shrinkage::Prior;
 use super::standing;
 pub use super::standing::{competes, counts, is_paid};
-use super::words::{LOG_LIKELIHOOD, Unit};
+use super::words::{LOG_LIKELIHOOD, Unit, counted};
 use super::{
-    Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
+    Advice, Answer, Answers, Candidate, CandidateId, EndReason, Event, FinalPlan, Finalist, Generation, HeldOutReading,
     Learned, Learning, LearningStep, Level, Model, Origin, Phase, Progress, QuestionTexts, QuestionsCompared, Record,
     RunStarted, Score, Selection, StageStarted, TaskScore, TestReading, Worker, WorkerState, interval,
 };
@@ -74,6 +74,7 @@ pub struct Run {
     pub changes: Vec<Change>,
     /// The tasks' weights are divided by standard errors.
     pub is_scaled: bool,
+    pub advice: Advised,
     /// Wall clock of the first record.
     pub started_ms: u64,
     /// Wall clock of the last record.
@@ -310,6 +311,7 @@ impl Run {
                 tasks.zip(weights).for_each(|(task, weight)| task.weight = *weight);
                 self.is_scaled = true;
             }
+            Event::Advised(advice) => self.advice.count(advice),
             // Told together when all are known.
             Event::Scores(_) => {}
             Event::Selected(selection) => self.selection = Some(selection.clone()),
@@ -835,6 +837,39 @@ fn two_sided(difference: f64, stderr: f64) -> f64 {
     }
 }
 
+/// What came of asking a language model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advised {
+    pub asked: usize,
+    /// Replies that were no point of the space.
+    pub refused: usize,
+    /// Questions without a reply.
+    pub unanswered: usize,
+}
+
+impl Advised {
+    fn count(&mut self, advice: &Advice) {
+        self.asked += 1;
+        match &advice.reply {
+            None => self.unanswered += 1,
+            Some(_) => self.refused += usize::from(advice.refused.is_some()),
+        }
+    }
+
+    /// `None` where nobody was asked.
+    pub fn in_words(&self) -> Option<String> {
+        let taken = self.asked - self.refused - self.unanswered;
+        (self.asked > 0).then(|| {
+            format!(
+                "{} asked of a language model: {taken} replies taken, {} refused, {} without a reply",
+                counted(self.asked, "question"),
+                self.refused,
+                self.unanswered
+            )
+        })
+    }
+}
+
 /// An origin in words.
 pub fn origin_name(origin: &Origin) -> &'static str {
     match origin {
@@ -845,6 +880,7 @@ pub fn origin_name(origin: &Origin) -> &'static str {
         Origin::Search => "search",
         Origin::Mean => "mean",
         Origin::Learned => "learned",
+        Origin::Guided => "guided",
     }
 }
 

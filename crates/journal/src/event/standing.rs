@@ -66,7 +66,7 @@ pub fn bred<'a>(scored: impl IntoIterator<Item = Standing<'a>>) -> Vec<&'a Candi
     let is_bred = |(c, _): &Standing<'_>| {
         let origins = matches!(
             c.origin,
-            Origin::Search | Origin::WarmStart | Origin::Random | Origin::Learned
+            Origin::Search | Origin::WarmStart | Origin::Random | Origin::Learned | Origin::Guided
         );
         origins && !c.eliminated
     };

@@ -123,6 +123,7 @@ fn who(run: &Run, id: &str) -> String {
         Some(Origin::Baseline) => format!("{id}, a merge that nobody searched for,"),
         Some(Origin::Random) => format!("{id}, a random draw,"),
         Some(Origin::Learned) => format!("{id}, learned from right answers,"),
+        Some(Origin::Guided) => format!("{id}, which a language model proposed,"),
         _ => id.to_owned(),
     }
 }
@@ -360,6 +361,7 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
         Origin::WarmStart => format!("Its {genes} are of a recipe that the search of {evals} was begun with"),
         Origin::Learned => format!("Its {genes} were learned from right answers, by gradient"),
         Origin::Search => format!("Its {genes} were found by {optimizer} in {evals}"),
+        Origin::Guided => format!("Its {genes} are a language model's proposal, one of {evals} of {optimizer}"),
         Origin::Mean if optimizer == GAUSSIAN_PROCESS => {
             format!("Its {genes} are those from which a Gaussian process expects most after {evals}")
         }

@@ -7,13 +7,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
     thread,
     time::Duration,
 };
 
+use heterosis_unwind::caught;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::Error;
@@ -166,7 +166,7 @@ impl Cache {
 
 impl Disk {
     fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let found = catch_unwind(AssertUnwindSafe(|| self.tree.get(key)));
+        let found = caught(|| self.tree.get(key));
         let entry = found.ok()?.ok()??;
         let (day, value) = dated(&entry)?;
         if day != self.today {
@@ -177,15 +177,15 @@ impl Disk {
     }
 
     fn contains(&self, key: &str) -> bool {
-        catch_unwind(AssertUnwindSafe(|| self.tree.contains_key(key))).is_ok_and(|found| found.unwrap_or(false))
+        caught(|| self.tree.contains_key(key)).is_ok_and(|found| found.unwrap_or(false))
     }
 
     fn put(&self, key: &str, value: &[u8]) -> Result<(), String> {
         let entry = [&self.today.to_le_bytes()[..], value].concat();
-        match catch_unwind(AssertUnwindSafe(|| self.tree.insert(key, entry))) {
+        match caught(|| self.tree.insert(key, entry)) {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err("it panicked".into()),
+            Err(panic) => Err(panic),
         }
     }
 }
@@ -362,7 +362,7 @@ fn open_now(path: &Path, today: Day) -> Result<Disk, Unopened> {
         tree.last()?;
         Ok(Disk { db, tree, today })
     };
-    match catch_unwind(AssertUnwindSafe(open)) {
+    match caught(open) {
         Ok(opened) => opened.map_err(|e| of(&e)),
         Err(_) => Err(Unopened::Damaged),
     }

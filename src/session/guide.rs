@@ -1,0 +1,204 @@
+//! Who gives a search advice: a model of this machine, or one behind an OpenAI-compatible address.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Session;
+use crate::{
+    host::{Host, Post},
+    model::{DType, Device, Engine, Message, Request},
+    models::{self, DeviceChoice, Opened, Runtime, RuntimeOptions},
+    search,
+    space::{Guide, Space},
+};
+
+/// A model of this machine is opened with the others, so that what is wrong with it is told before a run begins.
+pub(super) fn opened(space: &Space, host: &Host) -> Result<Option<Opened>, models::Error> {
+    match &space.search.guide {
+        Some(guide) if guide.endpoint.is_none() => Ok(Some(Opened::open(&guide.model, &host.hub)?)),
+        _ => Ok(None),
+    }
+}
+
+/// How long a reply is waited for, which comes when the last token is written.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Asks as a search's guide says.
+pub(super) struct Adviser<'a> {
+    guide: &'a Guide,
+    who: Who<'a>,
+}
+
+enum Who<'a> {
+    /// Loaded when it is first asked.
+    Here {
+        opened: &'a Opened,
+        engine: Option<Box<Engine>>,
+    },
+    There {
+        endpoint: &'a str,
+        host: &'a Host,
+    },
+}
+
+impl Session {
+    pub(super) fn adviser(&self) -> Option<Adviser<'_>> {
+        let guide = self.space.search.guide.as_ref()?;
+        let who = match (&guide.endpoint, &self.guide) {
+            (Some(endpoint), _) => Who::There {
+                endpoint,
+                host: &self.host,
+            },
+            (None, opened) => Who::Here {
+                opened: opened.as_ref()?,
+                engine: None,
+            },
+        };
+        Some(Adviser { guide, who })
+    }
+}
+
+impl search::Adviser for Adviser<'_> {
+    fn reply(&mut self, question: &str) -> Result<String, String> {
+        let replied = match &mut self.who {
+            Who::Here { opened, engine } => {
+                let engine = match engine {
+                    Some(engine) => engine,
+                    None => engine.insert(Box::new(loaded(opened)?)),
+                };
+                generated(engine, question, self.guide.tokens)
+            }
+            Who::There { endpoint, host } => completed(&host.post, endpoint, self.guide, &*host.variable, question),
+        };
+        replied.map_err(|reason| format!("{}: {reason}", self.guide.model))
+    }
+}
+
+/// On the CPU: a graphics card is the search's.
+fn loaded(opened: &Opened) -> Result<Engine, String> {
+    let runtime = Runtime::new(&RuntimeOptions {
+        device: DeviceChoice::These(vec![Device::Cpu]),
+        dtype: Some(DType::F32),
+        kv_memory_bytes: None,
+    });
+    runtime
+        .and_then(|runtime| opened.engine(&runtime))
+        .map_err(|e| e.to_string())
+}
+
+/// The likeliest text, so that the same question has the same reply.
+fn generated(engine: &mut Engine, question: &str, tokens: usize) -> Result<String, String> {
+    let tokenizer = engine.tokenizer().clone();
+    let text = match tokenizer.has_chat_template() {
+        true => tokenizer
+            .apply_chat_template(&[Message::new("user", question)], true)
+            .map_err(|e| e.to_string())?,
+        false => question.to_owned(),
+    };
+    let prompt = tokenizer.encode_prompt(&text).map_err(|e| e.to_string())?;
+    let (asked, most) = (prompt.len(), engine.decoder().spec().max_positions);
+    let room = most.saturating_sub(asked);
+    if room == 0 {
+        return Err(format!(
+            "the question has {asked} tokens, and there is room for {most}; take a model with more room, or a space with fewer genes"
+        ));
+    }
+    let request = Request {
+        loop_guard: true,
+        ..Request::new(prompt, tokens.min(room))
+    };
+    let replies = engine.generate(&[request], &mut |_| {}).map_err(|e| e.to_string())?;
+    Ok(replies.into_iter().next().map(|reply| reply.text).unwrap_or_default())
+}
+
+fn completed(
+    post: &Post,
+    endpoint: &str,
+    guide: &Guide,
+    variable: &dyn Fn(&str) -> Option<String>,
+    question: &str,
+) -> Result<String, String> {
+    let key = match &guide.key {
+        Some(name) => {
+            Some(variable(name).ok_or_else(|| format!("the environment has no {name}, which is to hold the key"))?)
+        }
+        None => None,
+    };
+    let asked = json!({
+        "model": guide.model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": guide.tokens,
+        "temperature": 0,
+    });
+    let body = post(
+        &format!("{endpoint}/chat/completions"),
+        key.as_deref(),
+        &asked.to_string(),
+        LONGEST,
+    )?;
+    let reply: Value = serde_json::from_slice(&body).map_err(|e| format!("{endpoint} gives no JSON: {e}"))?;
+    let text = reply.pointer("/choices/0/message/content").and_then(Value::as_str);
+    let text = text.ok_or_else(|| format!("{endpoint} gives no choices[0].message.content"))?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    fn guide(key: Option<&str>) -> Guide {
+        Guide {
+            model: "wise".into(),
+            endpoint: Some("http://there/v1".into()),
+            key: key.map(str::to_owned),
+            every: 1,
+            tokens: 64,
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_asked_as_openai_is_and_only_it_gets_the_key() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let to = seen.clone();
+        let post: Post = Arc::new(move |url, token, json, _| {
+            to.lock()
+                .unwrap()
+                .push((url.to_owned(), token.map(str::to_owned), json.to_owned()));
+            Ok(br#"{"choices": [{"message": {"role": "assistant", "content": "1,2"}}]}"#.to_vec())
+        });
+        let variable = |name: &str| (name == "KEY").then(|| "secret".to_owned());
+        let replied = completed(&post, "http://there/v1", &guide(Some("KEY")), &variable, "What?");
+        assert_eq!(replied, Ok("1,2".into()));
+        let (url, token, json) = seen.lock().unwrap().pop().unwrap();
+        assert_eq!(
+            (url.as_str(), token.as_deref()),
+            ("http://there/v1/chat/completions", Some("secret"))
+        );
+        let asked: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (&asked["model"], &asked["messages"][0]["content"]),
+            (&json!("wise"), &json!("What?"))
+        );
+        let missing = completed(&post, "http://there/v1", &guide(Some("OTHER")), &variable, "What?").unwrap_err();
+        assert!(
+            missing.contains("OTHER") && seen.lock().unwrap().is_empty(),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_reply_is_told() {
+        for (body, reason) in [
+            ("", "no JSON"),
+            ("{}", "choices"),
+            (r#"{"choices": [{"message": {"content": null}}]}"#, "choices"),
+        ] {
+            let post: Post = Arc::new(move |_, _, _, _| Ok(body.as_bytes().to_vec()));
+            let refused = completed(&post, "http://there/v1", &guide(None), &|_| None, "What?").unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+}
