@@ -18,7 +18,13 @@ use crate::{
 
 /// Sends a JSON document to an address, with a token if there is one, and gives the answer, or says why there is none; so long
 /// is waited for its beginning.
-pub type Post = Arc<dyn Fn(&str, Option<&str>, &str, Duration) -> Result<Vec<u8>, String> + Send + Sync>;
+pub type Post = Arc<dyn Fn(&str, Option<&str>, &str, Duration) -> Posted + Send + Sync>;
+
+/// What an address answers, or why it does not.
+pub type Posted = Result<Vec<u8>, String>;
+
+/// Looks up a variable of the environment.
+pub type Variable = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What a session must know of the world.
 #[derive(Clone)]
@@ -34,7 +40,7 @@ pub struct Host {
     /// Where models come from that are named `hf:…`.
     pub hub: HubOptions,
     /// What a variable of the environment says: a key that a file names and does not hold.
-    pub variable: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub variable: Variable,
     /// Sends JSON to an address.
     pub post: Post,
     /// Who writes to a run, for those who meet its lock.

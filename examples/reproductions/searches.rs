@@ -31,7 +31,7 @@ struct Arm {
     evals: u64,
     distractors: usize,
     /// More lines of `search`.
-    more: String,
+    more: &'static str,
 }
 
 const DEMO: Arm = Arm {
@@ -40,7 +40,7 @@ const DEMO: Arm = Arm {
     edits: &[],
     evals: 100,
     distractors: 0,
-    more: String::new(),
+    more: "",
 };
 const PATHS: Arm = Arm {
     name: "data flow, with scales",
@@ -114,7 +114,7 @@ pub fn run(only: &str, seeds: Range<u64>) -> Result<()> {
 /// Searches with advice of a language model, and without.
 pub fn guided(model: &str, seeds: Range<u64>) -> Result<()> {
     let model = std::path::absolute(model)?;
-    let guide = format!("  guide: {{model: {}}}\n", model.display());
+    let guide: &str = format!("  guide: {{model: {}}}\n", model.display()).leak();
     let arms = [
         Arm {
             name: "genetic",
@@ -124,7 +124,7 @@ pub fn guided(model: &str, seeds: Range<u64>) -> Result<()> {
         DEMO,
         Arm {
             name: "parameter space, with a guide",
-            more: guide.clone(),
+            more: guide,
             ..DEMO
         },
         Arm {

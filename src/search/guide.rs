@@ -35,7 +35,7 @@ const ATTEMPTS: u64 = 2;
 /// Who has not replied so often in a row is asked no more, until the run is taken up again.
 const PATIENCE: u64 = 3;
 
-/// Of a reply this much is looked at, in bytes.
+/// Of a reply this much is looked at, in characters.
 const LONGEST_REPLY: usize = 20_000;
 
 /// Where advice belongs: the generation that it is for, and which question that was.
@@ -146,9 +146,9 @@ impl Run<'_, '_> {
         };
         let took_ms = self.chronicle.elapsed_ms() - began;
         let (reply, refused) = match replied {
-            Ok(mut reply) => {
+            Ok(reply) => {
                 self.unanswered = 0;
-                reply.truncate(reply.floor_char_boundary(LONGEST_REPLY));
+                let reply: String = reply.chars().take(LONGEST_REPLY).collect();
                 let refused = read(&reply).err();
                 (Some(reply), refused)
             }

@@ -4,9 +4,12 @@
 //!
 //! A template comes with somebody else's model. What one rendering may do and produce is bounded by [`FUEL`].
 
+use std::sync::LazyLock;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use serde_json::Value as Json;
 
 use super::{namespaces::refuse_nested_namespaces, tokenizer::Message};
@@ -141,16 +144,26 @@ pub fn template_value(json: &serde_json::Value) -> Value {
 /// # Errors
 /// No such thread can be had, or the template engine panicked.
 pub fn on_a_deep_stack<T: Send>(render: impl FnOnce() -> T + Send) -> Result<T, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let rendering = thread
-            .spawn_scoped(scope, render)
-            .map_err(|e| format!("no thread to run it on: {e}"))?;
-        rendering
-            .join()
-            .map_err(|_| "it made the template engine panic".to_owned())
-    })
+    let threads = DEEP.as_ref().map_err(|e| format!("no thread to run it on: {e}"))?;
+    let rendered = threads.install(|| heterosis_unwind::caught(render));
+    rendered.map_err(|_| "it made the template engine panic".to_owned())
 }
+
+/// Runs what renders again and again where each rendering finds its stack without changing threads.
+pub fn among_deep_stacks<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match &*DEEP {
+        Ok(threads) => threads.install(work),
+        Err(_) => work(),
+    }
+}
+
+/// Threads for [`on_a_deep_stack`]: starting one takes longer than a rendering.
+static DEEP: LazyLock<Result<ThreadPool, ThreadPoolBuildError>> = LazyLock::new(|| {
+    ThreadPoolBuilder::new()
+        .stack_size(STACK_BYTES)
+        .thread_name(|_| "templates".into())
+        .build()
+});
 
 fn describe(error: &Error) -> String {
     let at = error.line().map_or(String::new(), |line| format!(" (line {line})"));

@@ -42,7 +42,7 @@ mod wrappers;
 /// Digest of the sources that compute: answers of another build are other answers.
 pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
-pub use chat::{on_a_deep_stack, template_value};
+pub use chat::{among_deep_stacks, on_a_deep_stack, template_value};
 pub use decoder::Decoder;
 pub use device::{Device, NoGpu, keep_kernels_in};
 pub use engine::{

@@ -1047,6 +1047,10 @@ impl Task {
     /// No such split, data that are missing or damaged, templates that name fields which a row does not have, more
     /// examples wanted than there are.
     pub fn questions(&self, split: Split) -> Result<Vec<Question>, Error> {
+        heterosis_engine::among_deep_stacks(|| self.worded(split))
+    }
+
+    fn worded(&self, split: Split) -> Result<Vec<Question>, Error> {
         let source = match self.is_split_off(split) {
             true => self.file.source(Split::Search),
             false => self.file.source(split),
