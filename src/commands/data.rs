@@ -330,6 +330,7 @@ fn keep(out: &Path, text: &str) -> Result<()> {
 }
 
 /// The most that a file of data is let send; the longest has 4 MB.
+#[cfg(feature = "hub")]
 const LIMIT: u64 = 64 << 20;
 
 #[cfg(feature = "hub")]
