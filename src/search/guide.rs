@@ -7,7 +7,11 @@
 //! Questions and replies stand in the journal, so nobody is asked twice. Nothing that a model writes is trusted: it is a point of
 //! the space, or it is nothing.
 
-use std::{collections::HashMap, fmt::Write, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write,
+    path::Path,
+};
 
 use super::{Error, Interrupt, Run, genome::Genome};
 use crate::{
@@ -107,13 +111,9 @@ impl Run<'_, '_> {
     /// The best of this stage, the best last.
     fn shown(&self, genes: usize) -> Vec<&event::Candidate> {
         let began = self.stages.last().map_or(0, |(began, _)| *began);
-        let of_stage = self.scored[began..].iter().map(|c| c.id.as_str());
-        let ids: std::collections::HashSet<&str> = of_stage.collect();
-        let best = self.bred().into_iter();
-        let mut best: Vec<_> = best
-            .filter(|c| ids.contains(c.id.as_str()) && c.genotype.len() == genes)
-            .take(SHOWN)
-            .collect();
+        let of_stage: HashSet<&str> = self.scored[began..].iter().map(|c| c.id.as_str()).collect();
+        let is_shown = |c: &&event::Candidate| of_stage.contains(c.id.as_str()) && c.genotype.len() == genes;
+        let mut best: Vec<_> = self.bred().into_iter().filter(is_shown).take(SHOWN).collect();
         best.reverse();
         best
     }
@@ -144,7 +144,7 @@ impl Run<'_, '_> {
             Some(adviser) => adviser.reply(question),
             None => Err("there is nobody to ask".into()),
         };
-        let took_ms = self.chronicle.elapsed_ms() - began;
+        let took_ms = self.chronicle.elapsed_ms().saturating_sub(began);
         let (reply, refused) = match replied {
             Ok(reply) => {
                 self.unanswered = 0;
