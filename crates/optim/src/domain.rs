@@ -224,6 +224,19 @@ impl Domain {
         self.0.iter().any(|gene| matches!(gene, Gene::Choice { n } if *n > 1))
     }
 
+    /// **Errors**: a real gene without an end on one side, for an algorithm that needs both.
+    pub(crate) fn must_be_bounded(&self, optimizer: &'static str, way_out: &'static str) -> Result<(), Error> {
+        match self.genes().iter().position(|gene| !gene.is_bounded()) {
+            None => Ok(()),
+            Some(gene) => Err(Error::UnsupportedGene {
+                optimizer,
+                gene,
+                kind: "a real number without bounds",
+                way_out,
+            }),
+        }
+    }
+
     pub(crate) fn sample(&self, stream: &mut Stream) -> Genotype {
         self.0.iter().map(|gene| gene.sample(stream)).collect()
     }

@@ -61,14 +61,10 @@ impl EvoLlm {
     /// **Errors**: a real gene without an end on one side.
     pub fn new(domain: &Domain, options: &Options) -> Result<Self, Error> {
         let genes = domain.genes();
-        if let Some(gene) = genes.iter().position(|gene| !gene.is_bounded()) {
-            return Err(Error::UnsupportedGene {
-                optimizer: "evollm",
-                gene,
-                kind: "a real number without bounds",
-                way_out: "a language model is shown steps of a range; give it a low and a high, or use cma-es",
-            });
-        }
+        domain.must_be_bounded(
+            "evollm",
+            "a language model is shown steps of a range; give it a low and a high, or use cma-es",
+        )?;
         Ok(Self {
             seed: options.seed,
             population_size: options.population_size.unwrap_or(DEFAULT_POPULATION_SIZE),
@@ -81,14 +77,7 @@ impl EvoLlm {
 
     pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
         let genes = domain.genes();
-        let stds: Vec<f64> = match spread {
-            Spread::OfRange(part) => genes.iter().map(|gene| part * unit(gene)).collect(),
-            Spread::OfGenes(stds) | Spread::Correlated { stds, .. } => stds.clone(),
-        };
-        if stds.len() != genes.len() {
-            let (expected, got) = (genes.len(), stds.len());
-            return Err(Error::GenotypeLength { expected, got });
-        }
+        let stds = spread.of_each(domain)?;
         for (gene, ((std, value), kind)) in self.stds.iter_mut().zip(stds).zip(genes).enumerate() {
             match kind {
                 Gene::Choice { .. } => {}

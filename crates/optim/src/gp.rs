@@ -99,14 +99,10 @@ const WAITING_NUMBERS: u64 = 3;
 impl Gp {
     /// **Errors**: a real gene without an end on one side.
     pub fn new(domain: &Domain, options: &Options) -> Result<Self, Error> {
-        if let Some(gene) = domain.genes().iter().position(|gene| !gene.is_bounded()) {
-            return Err(Error::UnsupportedGene {
-                optimizer: "gp",
-                gene,
-                kind: "a real number without bounds",
-                way_out: "a Gaussian process needs a range to be unsure about; give it a low and a high, or use cma-es",
-            });
-        }
+        domain.must_be_bounded(
+            "gp",
+            "a Gaussian process needs a range to be unsure about; give it a low and a high, or use cma-es",
+        )?;
         Ok(Self {
             seed: options.seed,
             population_size: options.population_size.unwrap_or(DEFAULT_POPULATION_SIZE),
@@ -120,14 +116,7 @@ impl Gp {
 
     pub fn start_at(&mut self, domain: &Domain, point: &[f64], spread: &Spread) -> Result<(), Error> {
         let genes = domain.genes();
-        let stds: Vec<f64> = match spread {
-            Spread::OfRange(part) => genes.iter().map(|gene| part * unit(gene)).collect(),
-            Spread::OfGenes(stds) | Spread::Correlated { stds, .. } => stds.clone(),
-        };
-        if stds.len() != genes.len() {
-            let (expected, got) = (genes.len(), stds.len());
-            return Err(Error::GenotypeLength { expected, got });
-        }
+        let stds = spread.of_each(domain)?;
         let in_units = |g: usize| match genes[g] {
             Gene::Choice { .. } => Ok((0.0, 1.0)), // drawn from all its options
             _ if stds[g].is_finite() && stds[g] > 0.0 => Ok((encode(&genes[g], point[g]), stds[g] / unit(&genes[g]))),

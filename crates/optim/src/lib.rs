@@ -369,6 +369,26 @@ pub enum Spread {
     },
 }
 
+impl Spread {
+    /// One standard deviation for each gene, in the gene's own units.
+    ///
+    /// **Errors**: another number of them than of genes.
+    fn of_each(&self, domain: &Domain) -> Result<Vec<f64>, Error> {
+        let genes = domain.genes();
+        let stds = match self {
+            Self::OfRange(part) => genes.iter().map(|gene| part * coordinates::unit(gene)).collect(),
+            Self::OfGenes(stds) | Self::Correlated { stds, .. } => stds.clone(),
+        };
+        match stds.len() == genes.len() {
+            true => Ok(stds),
+            false => Err(Error::GenotypeLength {
+                expected: genes.len(),
+                got: stds.len(),
+            }),
+        }
+    }
+}
+
 /// How a search stands, for people to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -531,12 +551,7 @@ impl Optimizer {
             Algorithm::CatCma(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Evollm(it) => it.start_at(&self.domain, genotype, spread),
             Algorithm::Genetic(it) => {
-                if let Spread::OfGenes(stds) | Spread::Correlated { stds, .. } = spread
-                    && stds.len() != genotype.len()
-                {
-                    let (expected, got) = (genotype.len(), stds.len());
-                    return Err(Error::GenotypeLength { expected, got });
-                }
+                spread.of_each(&self.domain)?;
                 it.start_at(&self.domain, genotype, spread);
                 self.inject([self.domain.nearest(genotype)])
             }
