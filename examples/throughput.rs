@@ -193,6 +193,7 @@ fn learn(
             tokens: request.tokens,
             from: request.from,
             weight: 1.0,
+            expected: Vec::new(),
         })
         .collect();
     let before = memory();

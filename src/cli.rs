@@ -491,6 +491,8 @@ pub enum TeacherArg {
     Best,
     /// Answers that most of these agree on, right or wrong.
     Vote,
+    /// Answers, right or wrong, of the model that answers the task best, and what it expected in the place of each of their tokens.
+    Distil,
 }
 
 /// Questions of some tasks, to be read or answered.

@@ -14,7 +14,7 @@
 //! seen. In a conflict it is the whole front that does, and what counts is the area that it covers. Prints a Markdown
 //! table; `docs/learning.md` has it.
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use heterosis::{
@@ -39,8 +39,8 @@ use families::Family;
 use processor::processor;
 use tiny_family::{answered, evaluator_of};
 
-/// Questions of each task that a candidate of the search is asked, as in the demo.
-const QUESTIONS: usize = 200;
+/// Questions of each task that a candidate of the search is asked, as in the demo, unless `--asked` says otherwise.
+const QUESTIONS: u64 = 200;
 
 /// A way to search: its name, the optimizer, if it is not the space's own, the candidates that it asks, whether it learns.
 const WAYS: [(&str, Option<Kind>, u64, bool); 7] = [
@@ -57,7 +57,10 @@ const WAYS: [(&str, Option<Kind>, u64, bool); 7] = [
 struct Row {
     answers: usize,
     texts: usize,
+    /// Of the processor: all, until the search's end, and of that what rounds of learning took.
     seconds: f64,
+    searching: f64,
+    learning: f64,
     selection: f64,
     test: f64,
     winner: String,
@@ -81,6 +84,7 @@ fn main() -> Result<()> {
             Some("auto") => Teachers::Auto,
             Some("best") => Teachers::Best,
             Some("vote") => Teachers::Vote,
+            Some("distil") => Teachers::Distil,
             _ => Teachers::Answers,
         },
         wrong: after("--wrong").map_or(Ok(usual.wrong), |n| n.parse())?,
@@ -89,8 +93,11 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let is_per_tensor = args.iter().any(|arg| arg == "--per-tensor");
     let family = Family::new(after("--family").map_or("demo", |name| name), is_per_tensor, dir.path())?;
-    println!("| way | seed | answers | texts read | processor s | selection | test | winner | rounds |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    let asked = number("--asked", QUESTIONS)? as usize;
+    println!(
+        "| way | seed | answers | texts read | processor s | of the search | of learning | selection | test | winner | rounds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for (way, optimizer, evals, learns) in WAYS {
         if after("--only").is_some_and(|only| !only.split(',').any(|name| name == way)) {
             continue;
@@ -100,12 +107,14 @@ fn main() -> Result<()> {
             let place = dir.path().join(format!("{way}-{seed}"));
             std::fs::create_dir(&place)?;
             let learn = learns.then(|| learning.clone());
-            let row = search(&family, seed, evals, (optimizer, learn), &place)?;
+            let row = search(&family, seed, (evals, asked), (optimizer, learn), &place)?;
             println!(
-                "| {way} | {seed} | {} | {} | {:.0} | {:.1} | {:.1} | {} | {} |",
+                "| {way} | {seed} | {} | {} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
                 row.answers,
                 row.texts,
                 row.seconds,
+                row.searching,
+                row.learning,
                 row.selection,
                 row.test,
                 row.winner,
@@ -119,10 +128,12 @@ fn main() -> Result<()> {
             (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
         };
         println!(
-            "| **{way}** | median | {:.0} | {:.0} | {:.0} | **{:.1}** | **{:.1}** | | |",
+            "| **{way}** | median | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | **{:.1}** | **{:.1}** | | |",
             median(|r| r.answers as f64),
             median(|r| r.texts as f64),
             median(|r| r.seconds),
+            median(|r| r.searching),
+            median(|r| r.learning),
             median(|r| r.selection),
             median(|r| r.test)
         );
@@ -133,11 +144,11 @@ fn main() -> Result<()> {
 fn search(
     family: &Family,
     seed: u64,
-    evals: u64,
+    (evals, asked): (u64, usize),
     (optimizer, learn): (Option<Kind>, Option<Learning>),
     dir: &Path,
 ) -> Result<Row> {
-    let (began, busy) = (Instant::now(), processor());
+    let began = processor();
     let mut space = family.space.clone();
     space.search.seed = seed;
     space.search.evals = evals;
@@ -151,12 +162,7 @@ fn search(
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let mut evaluator = evaluator_of(
-        &family.parents,
-        family.tasks.clone(),
-        Some(QUESTIONS),
-        &dir.join("cache"),
-    )?;
+    let mut evaluator = evaluator_of(&family.parents, family.tasks.clone(), Some(asked), &dir.join("cache"))?;
     let search = evaluator.search_exam()?;
     let plan = Plan {
         genome: Genome::Merge(Codec::new(&space, shape)?),
@@ -178,12 +184,12 @@ fn search(
     };
     let path = dir.join("journal.jsonl");
     let clock = Clock {
-        now_ms: &|| began.elapsed().as_millis() as u64,
+        now_ms: &|| ((processor() - began) * 1000.0) as u64,
         sleep: &|_| (),
     };
     let mut chronicle = Chronicle::open(Journal::open(&path)?, started(), false, clock, &|_| ())?;
     run(&plan, &mut evaluator, None, &mut chronicle, &Control::default())?;
-    let seconds = processor() - busy;
+    let seconds = processor() - began;
     let records = read(&path)?;
     let (winner, finalists) = bred(&records)?;
     let mut whole = |split: &str| -> Result<f64> {
@@ -197,11 +203,28 @@ fn search(
         answers: answers_of_search(&records),
         texts: texts_of_search(&records, batch),
         seconds,
+        searching: searching(&records),
+        learning: learning_seconds(&records),
         selection: whole("selection")?,
         test: whole("test")?,
         winner,
         rounds: rounds(&records),
     })
+}
+
+/// Seconds until the search's end, by a clock that counts what the processor did.
+fn searching(records: &[Record]) -> f64 {
+    let end = records.iter().find(|r| matches!(r.event, Event::SearchEnded { .. }));
+    end.map_or(f64::NAN, |r| r.time_ms as f64 / 1000.0)
+}
+
+/// Seconds that rounds of learning took, the answers to their questions not counted.
+fn learning_seconds(records: &[Record]) -> f64 {
+    let of_round = |r: &Record| match &r.event {
+        Event::Learned(learned) => Some(learned.elapsed_ms as f64 / 1000.0),
+        _ => None,
+    };
+    records.iter().filter_map(of_round).sum()
 }
 
 /// Answers before the final.

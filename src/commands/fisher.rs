@@ -119,6 +119,7 @@ fn texts(
             tokens: request.tokens,
             from: request.from,
             weight: 1.0,
+            expected: Vec::new(),
         })
         .collect();
     if texts.is_empty() {

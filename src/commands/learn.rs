@@ -69,7 +69,7 @@ pub fn learn(args: LearnArgs) -> Outcome {
     let material = gather(&args, &recipe, &opened, &tasks, &runtime)?;
     let (variables, start) = variables::of_recipe(&recipe);
     let decode = |point: &[f64]| variables::with_numbers(&recipe, &rounded(point));
-    let course = Course {
+    let mut course = Course {
         resident: Resident::new(&opened.parents, &recipe.models()),
         decode: &decode,
         start: start.clone(),
@@ -85,6 +85,9 @@ pub fn learn(args: LearnArgs) -> Outcome {
             ..Settings::default()
         },
     };
+    for (teacher, places) in &material.distilled {
+        course.distil(teacher, places).map_err(Failure::work)?;
+    }
     let bar = environment::progress_bar(args.steps as u64, "learning");
     let learned = course.learn(&mut |step: &Step| {
         bar.set_position(step.step as u64);
@@ -193,6 +196,8 @@ struct Material {
     texts: Vec<Text>,
     groups: Vec<usize>,
     answers: usize,
+    /// Places of the texts that teach what a parent expected, with its recipe.
+    distilled: Vec<(Recipe, Vec<usize>)>,
 }
 
 /// Reference solutions where a task has them; else the right answers of the parents and of the recipe itself.
@@ -208,12 +213,17 @@ fn gather(
         texts: Vec::new(),
         groups: Vec::new(),
         answers: 0,
+        distilled: Vec::new(),
     };
     let mut first = 0;
     let mut open = Vec::new();
     for (task, questions) in tasks {
         let solved = match args.teachers {
-            TeacherArg::Answers | TeacherArg::Best | TeacherArg::Vote if task.kind() == Kind::Generate => Vec::new(),
+            TeacherArg::Answers | TeacherArg::Best | TeacherArg::Vote | TeacherArg::Distil
+                if task.kind() == Kind::Generate =>
+            {
+                Vec::new()
+            }
             _ => eval::solved(&engine, task, questions)?,
         };
         if solved.is_empty() && args.teachers == TeacherArg::Solutions {
@@ -253,6 +263,7 @@ impl Material {
                 tokens: request.tokens,
                 from: request.from,
                 weight,
+                expected: Vec::new(),
             });
             self.groups.push(question);
         }
@@ -289,6 +300,7 @@ impl Material {
             let wrong = args.wrong.unwrap_or(teachers::WRONG);
             let lessons = match args.teachers {
                 TeacherArg::Best => teachers::best(&by_teacher),
+                TeacherArg::Distil => teachers::best(&by_teacher[..models.len()]),
                 TeacherArg::Vote => teachers::vote(&by_teacher, wrong),
                 _ => teachers::choose(&by_teacher.concat(), wrong),
             };
@@ -296,8 +308,15 @@ impl Material {
                 .iter()
                 .map(|l| (&questions[l.question], l.output.as_str(), l.ended))
                 .collect();
+            let before = self.texts.len();
             for (lesson, request) in lessons.iter().zip(eval::continued(engine, task, &outputs)?) {
                 self.take(request, first + lesson.question, lesson.weight);
+            }
+            if args.teachers == TeacherArg::Distil
+                && let Some(best) = teachers::best_of(&by_teacher[..models.len()])
+            {
+                let places = (before..self.texts.len()).collect();
+                self.distilled.push((verbatim(models[best]), places));
             }
         }
         Ok(())

@@ -184,6 +184,7 @@ mod tests {
             tokens: tokens.to_vec(),
             from,
             weight: 1.0,
+            expected: Vec::new(),
         };
         vec![
             text(&[3, 17, 42, 8, 25, 90, 7], 2),

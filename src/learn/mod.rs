@@ -89,6 +89,9 @@ impl Settings {
     }
 }
 
+/// Tokens that a teacher's expectation of a place is kept of, the likeliest.
+const EXPECTED: usize = 64;
+
 /// Steps between two looks at the held-back texts.
 const LOOK_EVERY: usize = 5;
 
@@ -154,7 +157,7 @@ impl Course<'_> {
     pub fn learn(&self, see: &mut dyn FnMut(&Step) -> bool) -> Result<Learned, Error> {
         let (taught, held_back) = self.divide()?;
         let chain = Chain::new(self.resident.source(), self.decode, &self.start, &self.variables)?;
-        let mut child = Child::new(self, &self.start)?;
+        let mut child = Child::new(self, &(self.decode)(&self.start))?;
         let mut point = self.start.clone();
         let rates = self.variables.iter().zip(chain.moves());
         let rate = |(variable, moves): (&Variable, bool)| {
@@ -170,12 +173,9 @@ impl Course<'_> {
         );
         let mut order = Order::new(taught.len(), self.settings.seed);
         let batch = self.settings.texts_of_step(taught.len());
-        // As many as one step has are enough to say how far it went.
-        let shown: Vec<Text> = Order::new(taught.len(), self.settings.seed)
-            .next(batch)
-            .map(|i| taught[i].clone())
-            .collect();
-        let (taught_before, held_back_before) = (of_right(&child.loss(&shown)?, &shown), child.loss(&held_back)?);
+        // The first step's texts are enough to say how far it went.
+        let (mut shown, mut taught_before) = (Vec::new(), f64::NAN);
+        let held_back_before = child.loss(&held_back)?;
         let mut chosen = (of_right(&held_back_before, &held_back), 0, point.clone());
         let mut best = worths(&held_back_before, &held_back);
         let mut made = 0;
@@ -184,6 +184,9 @@ impl Course<'_> {
             let (loss, gradient) = child.gradient(&texts, &chain)?;
             if !loss.is_finite() {
                 return Err(Error::NotFinite { step, loss });
+            }
+            if step == 1 {
+                (shown, taught_before) = (texts, loss);
             }
             // The last steps are short, so that the point settles.
             let share = 1.0 - (step - 1) as f64 / self.settings.steps as f64;
@@ -231,13 +234,28 @@ impl Course<'_> {
         })
     }
 
+    /// Has some of the texts teach what a teacher expects in the place of each of their tokens, and not the tokens alone.
+    ///
+    /// **Source**: Hinton et al. 2015; over texts, word-level distillation, Kim and Rush 2016.
+    ///
+    /// # Errors
+    /// A merge or a model that refuses, a teacher with fewer tokens than the texts have.
+    pub fn distil(&mut self, teacher: &Recipe, texts: &[usize]) -> Result<(), Error> {
+        let read: Vec<Text> = texts.iter().map(|i| self.texts[*i].clone()).collect();
+        let expected = Child::new(self, teacher)?.twin.expectations(&read, EXPECTED)?;
+        for (i, expected) in texts.iter().zip(expected) {
+            self.texts[*i].expected = expected;
+        }
+        Ok(())
+    }
+
     /// The loss of the right ones among some texts at a point, and the derivative of that of all with respect to each variable.
     ///
     /// # Errors
     /// As [`Course::learn`].
     pub fn gradient(&self, point: &[f64], texts: &[Text]) -> Result<(f64, Vec<f64>), Error> {
         let chain = Chain::new(self.resident.source(), self.decode, point, &self.variables)?;
-        Child::new(self, point)?.gradient(texts, &chain)
+        Child::new(self, &(self.decode)(point))?.gradient(texts, &chain)
     }
 
     /// The texts that are taught, and those that are held back: question by question, as the seed has it.
@@ -274,7 +292,7 @@ impl Course<'_> {
     }
 }
 
-/// The merged model of the point that was set last.
+/// The merged model of a recipe, or of the point that was set last.
 struct Child<'a> {
     twin: Twin,
     resident: Resident<'a>,
@@ -285,8 +303,8 @@ struct Child<'a> {
 }
 
 impl<'a> Child<'a> {
-    fn new(course: &Course<'a>, point: &[f64]) -> Result<Self, Error> {
-        let plan = Plan::new(&(course.decode)(point), course.resident.source())?;
+    fn new(course: &Course<'a>, recipe: &Recipe) -> Result<Self, Error> {
+        let plan = Plan::new(recipe, course.resident.source())?;
         let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
         let outputs = plan.outputs().iter().enumerate();
         let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();

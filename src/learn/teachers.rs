@@ -67,11 +67,16 @@ pub fn choose(given: &[Given<'_>], wrong: f64) -> Vec<Lesson> {
 /// those of each teacher, to the same questions.
 ///
 /// **Source**: sequence-level distillation, Kim and Rush 2016.
-pub fn best<'a>(teachers: &[Vec<Given<'a>>]) -> Vec<Lesson> {
-    let mean = |answers: &[Given<'_>]| answers.iter().map(|a| a.score).sum::<f64>() / answers.len().max(1) as f64;
-    let best = teachers.iter().reduce(|a, b| if mean(b) > mean(a) { b } else { a });
+pub fn best(teachers: &[Vec<Given<'_>>]) -> Vec<Lesson> {
+    let best = best_of(teachers).map(|i| &teachers[i]);
     let whole = best.into_iter().flatten().filter(|answer| is_whole(answer));
     whole.map(|answer| lesson(answer, 1.0)).collect()
+}
+
+/// Who of several has the most right, the first of equals; `None` of none.
+pub fn best_of(teachers: &[Vec<Given<'_>>]) -> Option<usize> {
+    let mean = |i: usize| teachers[i].iter().map(|a| a.score).sum::<f64>() / teachers[i].len().max(1) as f64;
+    (0..teachers.len()).reduce(|a, b| if mean(b) > mean(a) { b } else { a })
 }
 
 /// As [`choose`], without knowing what is right: an answer counts as right if more of those who were asked gave it than any

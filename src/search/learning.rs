@@ -16,7 +16,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored, genome::Genome, race::Entrant};
+use super::{
+    Error, Evaluation, Exam, ExamTask, Interrupt, Run, Unscored,
+    genome::{Genome, Who},
+    race::Entrant,
+};
 use crate::{
     event::{self, CandidateId, Event, Level, Origin},
     learn::{Settings, Variable, teachers},
@@ -33,6 +37,8 @@ pub struct Lesson<'a> {
     pub variables: Vec<Variable>,
     /// The questions that texts belong to.
     pub exams: Vec<&'a Exam>,
+    /// By exam, the parent whose answers `given` has, if they are one's.
+    pub parents: Vec<Option<&'a str>>,
     pub teachers: Teachers,
     /// How much wrong answers count against what they say; see [`teachers::choose`].
     pub wrong: f64,
@@ -54,7 +60,26 @@ const WORSE: f64 = 0.1;
 const LONGER: usize = 3;
 
 /// Answers to questions of one exam, by task.
-pub(super) type Given = (Exam, Vec<Vec<event::Answer>>);
+#[derive(Clone)]
+pub(super) struct Given {
+    exam: Exam,
+    answers: Vec<Vec<event::Answer>>,
+    /// The parent that gave them, if one did.
+    parent: Option<String>,
+}
+
+impl Given {
+    fn by(entrant: &Entrant, exam: Exam, evaluation: Evaluation) -> Self {
+        Self {
+            exam,
+            answers: evaluation.answers.into_iter().map(|(_, answers)| answers).collect(),
+            parent: match &entrant.who {
+                Who::Model(name) => Some(name.clone()),
+                Who::Recipe(_) | Who::Genes(_) => None,
+            },
+        }
+    }
+}
 
 /// A learned candidate that has its score.
 struct Pupil {
@@ -104,7 +129,7 @@ impl Run<'_, '_> {
             return Ok(());
         };
         let is_possible = self.evaluator.learns() && !self.plan.space.fitness.is_pareto();
-        if !is_possible || learning.teachers == Teachers::Vote || !(is_untried || learning.after) {
+        if !is_possible || !learning.teachers.teach_themselves() || !(is_untried || learning.after) {
             return Ok(());
         }
         let Some(from) = self.led_to() else {
@@ -243,10 +268,7 @@ impl Run<'_, '_> {
         Ok(match self.sit(entrant, &exam)? {
             Ok(evaluation) => {
                 self.chronicle.sync()?;
-                Some((
-                    exam,
-                    evaluation.answers.into_iter().map(|(_, answers)| answers).collect(),
-                ))
+                Some(Given::by(entrant, exam, evaluation))
             }
             Err(reason) => {
                 self.log(Level::Warning, format!("{} cannot teach itself: {reason}", entrant.id))?;
@@ -285,10 +307,11 @@ impl Run<'_, '_> {
             genome,
             start,
             variables: variables(genome),
-            exams: given.iter().map(|(exam, _)| exam).collect(),
+            exams: given.iter().map(|given| &given.exam).collect(),
+            parents: given.iter().map(|given| given.parent.as_deref()).collect(),
             teachers: learning.teachers,
             wrong: learning.wrong,
-            given: given.iter().map(|(exam, answers)| placed(exam, answers)).collect(),
+            given: given.iter().map(|given| placed(&given.exam, &given.answers)).collect(),
             settings: Settings {
                 steps: learning.steps,
                 batch: learning.batch,
@@ -343,7 +366,7 @@ impl Run<'_, '_> {
         };
         let before = self.given.len();
         let scored = self.measure(&entrant)?;
-        let answers = self.given.drain(before..).next_back().map(|(_, answers)| answers);
+        let answers = self.given.drain(before..).next_back().map(|given| given.answers);
         Ok(match (scored, answers) {
             (Ok(fitness), Some(answers)) => Some(Pupil {
                 entrant,
@@ -374,10 +397,9 @@ impl Run<'_, '_> {
     }
 
     /// Keeps the answers of somebody who may teach.
-    pub(super) fn keep_for_learning(&mut self, exam: &Exam, evaluation: &Evaluation) {
+    pub(super) fn keep_for_learning(&mut self, entrant: &Entrant, exam: &Exam, evaluation: &Evaluation) {
         if self.keeps_answers && self.evaluator.learns() {
-            let answers = evaluation.answers.iter().map(|(_, answers)| answers.clone()).collect();
-            self.given.push((exam.clone(), answers));
+            self.given.push(Given::by(entrant, exam.clone(), evaluation.clone()));
         }
     }
 }
@@ -400,13 +422,17 @@ fn variables(genome: &Genome) -> Vec<Variable> {
 }
 
 /// What was given to one task.
-fn of_task((exam, answers): &Given, index: usize) -> Option<Given> {
+fn of_task(given: &Given, index: usize) -> Option<Given> {
+    let Given { exam, answers, parent } = given;
     let place = exam.tasks.iter().position(|task| task.index == index)?;
-    let exam = Exam {
-        split: exam.split.clone(),
-        tasks: vec![exam.tasks[place].clone()],
-    };
-    Some((exam, vec![answers[place].clone()]))
+    Some(Given {
+        exam: Exam {
+            split: exam.split.clone(),
+            tasks: vec![exam.tasks[place].clone()],
+        },
+        answers: vec![answers[place].clone()],
+        parent: parent.clone(),
+    })
 }
 
 /// Each answer with the place of its question among its task's items.

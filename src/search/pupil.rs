@@ -12,6 +12,7 @@ use crate::{
     event,
     learn::{Course, Step, teachers},
     model::{ScoreRequest, Text},
+    models::verbatim,
     recipe::Recipe,
     search::genome::Who,
     space::Teachers,
@@ -22,6 +23,8 @@ use crate::{
 struct Texts {
     texts: Vec<Text>,
     groups: Vec<usize>,
+    /// Places of the texts that teach what the parent that gave them expected, by its name.
+    distilled: BTreeMap<String, Vec<usize>>,
 }
 
 impl Texts {
@@ -32,13 +35,14 @@ impl Texts {
                 tokens: request.tokens,
                 from: request.from,
                 weight,
+                expected: Vec::new(),
             });
         }
     }
 }
 
-/// One teacher's answers to a task, each with the place of its question.
-type GivenBy = Vec<(usize, event::Answer)>;
+/// The name of a teacher that is a parent, and its answers to a task, each with the place of its question.
+type GivenBy = (Option<String>, Vec<(usize, event::Answer)>);
 
 /// Between the numbers of two tasks' questions.
 const TASKS_APART: usize = 1 << 32;
@@ -61,7 +65,7 @@ impl MergeEvaluator<'_> {
         let mut questions = texts.groups.clone();
         questions.sort_unstable();
         questions.dedup();
-        let course = Course {
+        let mut course = Course {
             resident: self.make_room(),
             decode: &decode,
             start: lesson.start.to_vec(),
@@ -72,6 +76,9 @@ impl MergeEvaluator<'_> {
             dtype: self.dtype(),
             settings: lesson.settings.clone(),
         };
+        for (parent, places) in &texts.distilled {
+            course.distil(&verbatim(parent), places)?;
+        }
         let mut curve = Vec::new();
         let learned = course.learn(&mut |step: &Step| {
             let point = event::LearningStep {
@@ -111,10 +118,10 @@ impl MergeEvaluator<'_> {
         let mut texts = Texts::default();
         // Of each task, over all exams, everybody's answers.
         let mut asked: BTreeMap<(usize, String), Vec<GivenBy>> = BTreeMap::new();
-        for (exam, given) in lesson.exams.iter().zip(&lesson.given) {
+        for ((parent, exam), given) in lesson.parents.iter().zip(&lesson.exams).zip(&lesson.given) {
             for (task, answers) in exam.tasks.iter().zip(given) {
                 let of_task = asked.entry((task.index, task.split.clone())).or_default();
-                of_task.push(answers.clone());
+                of_task.push((parent.map(String::from), answers.clone()));
             }
         }
         for ((index, split), answers) in asked {
@@ -141,13 +148,14 @@ impl MergeEvaluator<'_> {
         let task = self.task(index);
         let is_wanted = match teachers {
             Teachers::Auto | Teachers::Solutions => true,
-            Teachers::Answers | Teachers::Best | Teachers::Vote => task.kind() != Kind::Generate,
+            Teachers::Answers | Teachers::Best | Teachers::Vote | Teachers::Distil => task.kind() != Kind::Generate,
         };
         if !is_wanted {
             return Ok(BTreeSet::new());
         }
         let all = self.questions_of(index, split)?;
-        let items: BTreeSet<usize> = answers.iter().flatten().map(|(item, _)| *item).collect();
+        let items = answers.iter().flat_map(|(_, answers)| answers);
+        let items: BTreeSet<usize> = items.map(|(item, _)| *item).collect();
         let items: Vec<usize> = items.into_iter().collect();
         let questions: Vec<Question> = items.iter().map(|item| all[*item].clone()).collect();
         let mut solved = BTreeSet::new();
@@ -167,16 +175,19 @@ impl MergeEvaluator<'_> {
         first: usize,
         texts: &mut Texts,
     ) -> Result<(), Unscored> {
+        // What a merge expects is what its parents taught it.
+        let is_teacher = |by: &&GivenBy| lesson.teachers != Teachers::Distil || by.0.is_some();
+        let answers: Vec<&GivenBy> = answers.iter().filter(is_teacher).collect();
         let given: Vec<Vec<teachers::Given<'_>>> = answers
             .iter()
-            .map(|of_one| {
+            .map(|(_, of_one)| {
                 given_of(of_one)
                     .filter(|given| !solved.contains(&given.question))
                     .collect()
             })
             .collect();
         let lessons = match lesson.teachers {
-            Teachers::Best => teachers::best(&given),
+            Teachers::Best | Teachers::Distil => teachers::best(&given),
             Teachers::Vote => teachers::vote(&given, lesson.wrong),
             _ => teachers::choose(&given.concat(), lesson.wrong),
         };
@@ -186,8 +197,15 @@ impl MergeEvaluator<'_> {
             .map(|lesson| (&questions[lesson.question], lesson.output.as_str(), lesson.ended))
             .collect();
         let requests = eval::continued(self.engine()?, self.task(index), &outputs)?;
+        let before = texts.texts.len();
         for (lesson, request) in lessons.iter().zip(requests) {
             texts.take(request, first + lesson.question, lesson.weight);
+        }
+        if lesson.teachers == Teachers::Distil
+            && let Some(parent) = teachers::best_of(&given).and_then(|best| answers[best].0.clone())
+        {
+            let places = before..texts.texts.len();
+            texts.distilled.entry(parent).or_default().extend(places);
         }
         Ok(())
     }

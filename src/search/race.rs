@@ -533,7 +533,7 @@ impl Run<'_, '_> {
         if self.pace.is_racing() {
             self.pool.learn(exam, &evaluation.answers);
         }
-        self.keep_for_learning(exam, &evaluation);
+        self.keep_for_learning(entrant, exam, &evaluation);
         arm.measured = self.measured(&score, || exam.deviations(&evaluation.answers));
         arm.answers(0, evaluation);
         self.leave(&arm, score, tasks, false)?;

@@ -77,6 +77,7 @@ impl From<model::Error> for Unscored {
             | E::TokenOutOfRange { .. }
             | E::ScoreFromZero { .. }
             | E::NothingToScore { .. }
+            | E::Expectations { .. }
             | E::Positions { .. }
             | E::Tokenizer { .. }
             | E::ChatTemplate { .. }

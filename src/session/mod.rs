@@ -84,7 +84,7 @@ use crate::{
     models::{self, Parents, Runtime, RuntimeOptions},
     recipe::Recipe,
     search::{self, FitnessTask, Genome, MergeEvaluator, compare_questions, parts_of_run},
-    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space, Teachers},
+    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
     workers,
 };
 
@@ -233,7 +233,7 @@ impl Session {
         let after_first = usize::from(learning.after || !first.mixes_weights());
         let widened = if first.is_narrow() { 1 } else { 0 };
         let paths = usize::from(first.mixes_weights() && space.data_flow_space.is_some());
-        let stages = match is_pareto || learning.teachers == Teachers::Vote {
+        let stages = match is_pareto || !learning.teachers.teach_themselves() {
             true => 0,
             false => after_first + widened + paths,
         };

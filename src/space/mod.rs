@@ -597,18 +597,24 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// Rounds before the first stage's optimizer begins, as a rule: nobody but the pupil answers further questions, and a vote
-    /// takes several.
+    /// Rounds before the first stage's optimizer begins, as a rule: nobody but the pupil answers further questions.
     pub fn rounds_before(&self) -> usize {
-        match self.teachers {
-            Teachers::Vote => 1,
-            _ => self.rounds,
+        match self.teachers.teach_themselves() {
+            false => 1,
+            true => self.rounds,
         }
     }
 
     /// Rounds after a stage, at most.
     pub fn rounds_after(&self) -> usize {
         self.rounds.min(2)
+    }
+}
+
+impl Teachers {
+    /// Whether a child can learn from its own answers: a vote takes several, and nobody differs from what it expects itself.
+    pub fn teach_themselves(self) -> bool {
+        !matches!(self, Self::Vote | Self::Distil)
     }
 }
 
@@ -625,6 +631,9 @@ pub enum Teachers {
     Best,
     /// Answers that most of those who were asked agree on: nobody need know what is right.
     Vote,
+    /// Answers, right or wrong, of the parent that answers the task best, and what it expected in the place of each of their
+    /// tokens.
+    Distil,
 }
 
 impl Default for Learning {

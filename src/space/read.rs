@@ -1121,8 +1121,9 @@ fn learning(node: &Node, fitness: &Fitness, first: First) -> Result<Option<Learn
             Teachers::Answers,
             Teachers::Best,
             Teachers::Vote,
+            Teachers::Distil,
         ];
-        learning.teachers = known[node.one_of(&["auto", "solutions", "answers", "best", "vote"])?];
+        learning.teachers = known[node.one_of(&["auto", "solutions", "answers", "best", "vote", "distil"])?];
     }
     if let Some(node) = map.optional("wrong") {
         learning.wrong = node.f64()?;

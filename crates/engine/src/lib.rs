@@ -55,7 +55,7 @@ pub use namespaces::refuse_nested_namespaces;
 pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
-pub use twin::{Loss, Text, Twin, pass_bytes};
+pub use twin::{Loss, Shares, Text, Twin, pass_bytes};
 pub use wrappers::Wrapper;
 
 /// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.
@@ -136,6 +136,8 @@ pub enum Error {
     },
     #[error("a text of {tokens} tokens has nothing to score: the first token of each window has nothing before it")]
     NothingToScore { tokens: usize },
+    #[error("text {request} has {learned} tokens to learn, and a teacher expects something in the place of {got}")]
+    Expectations { request: usize, learned: usize, got: usize },
     #[error("{file} cannot be read: {source}")]
     Unreadable { file: String, source: std::io::Error },
     #[error("tokenizer {file}: {reason}")]

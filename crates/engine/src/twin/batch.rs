@@ -1,6 +1,6 @@
 //! Texts of like length side by side.
 
-use super::{Error, Text};
+use super::{Error, Shares, Text};
 use crate::{rope::RopeTable, spec::DecoderSpec};
 
 /// Tokens of texts, filled up to their longest, that go through a layer together.
@@ -12,9 +12,9 @@ pub(super) struct Batch {
     pub width: usize,
     /// `[rows, width]`.
     pub ids: Vec<u32>,
-    /// Places in `ids` after which a token is learned, that token, and whose it is.
+    /// Places in `ids` after which a token is learned, what it is to be, and whose it is.
     pub wanted: Vec<u32>,
-    pub targets: Vec<u32>,
+    pub targets: Vec<Shares>,
     pub owners: Vec<usize>,
     /// By kind of rotation.
     pub rotations: Vec<Rotation>,
@@ -66,7 +66,18 @@ fn check(vocab: usize, request: usize, text: &Text) -> Result<(), Error> {
             tokens: text.tokens.len(),
         });
     }
-    match text.tokens.iter().find(|token| **token as usize >= vocab) {
+    let learned = text.tokens.len() - text.from;
+    let got = text.expected.iter().filter(|shares| !shares.is_empty()).count();
+    if !text.expected.is_empty() && got != learned {
+        return Err(Error::Expectations { request, learned, got });
+    }
+    let expected = text.expected.iter().flatten().map(|(token, _)| token);
+    match text
+        .tokens
+        .iter()
+        .chain(expected)
+        .find(|token| **token as usize >= vocab)
+    {
         Some(token) => Err(Error::TokenOutOfRange {
             request,
             token: *token,
@@ -88,11 +99,16 @@ fn batch(ropes: &[RopeTable], texts: &[Text], members: Vec<usize>) -> Batch {
         rotations: Vec::new(),
     };
     for (row, i) in members.iter().enumerate() {
-        let Text { tokens, from, .. } = &texts[*i];
+        let Text {
+            tokens, from, expected, ..
+        } = &texts[*i];
         batch.ids[row * width..][..tokens.len() - 1].copy_from_slice(&tokens[..tokens.len() - 1]);
         for (place, token) in tokens.iter().enumerate().skip(*from) {
             batch.wanted.push((row * width + place - 1) as u32);
-            batch.targets.push(*token);
+            let expected = expected.get(place - from);
+            batch
+                .targets
+                .push(expected.cloned().unwrap_or_else(|| vec![(*token, 1.0)]));
             batch.owners.push(*i);
         }
     }

@@ -12,7 +12,7 @@ use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use heterosis_isa::{Isa, Set, with_set};
 use rayon::prelude::*;
 
-use super::batch::Rotation;
+use super::{Shares, batch::Rotation};
 use crate::{
     kernels::{self, exp, fma, sigmoid, tanh},
     spec::{Activation, Xielu},
@@ -749,22 +749,32 @@ pub(super) fn gate_back(activation: Activation, gate: &[f32], up: &[f32], slope:
     (of_gate, of_up)
 }
 
-/// `log softmax(logits)[target]` of each row.
-pub(super) fn log_probabilities(logits: &[f32], targets: &[u32]) -> Vec<f32> {
+/// `Σ share · log softmax(logits)[token]` of each row.
+pub(super) fn log_probabilities(logits: &[f32], targets: &[Shares]) -> Vec<f32> {
     let (isa, n) = (Isa::best(), logits.len() / targets.len());
     let rows = logits.par_chunks(n).zip(targets.par_iter()).with_min_len(at_least(n));
-    let found = rows.map(|(row, target)| kernels::log_probability(isa, row, *target as usize) as f32);
-    found.collect()
+    let of_row = |(row, target): (&[f32], &Shares)| {
+        let Some((first, _)) = target.first() else { return 0.0 };
+        let of_first = kernels::log_probability(isa, row, *first as usize);
+        let above = |token: u32| f64::from(row[token as usize]) - f64::from(row[*first as usize]);
+        let of_all = target
+            .iter()
+            .map(|(token, share)| f64::from(*share) * (of_first + above(*token)));
+        of_all.sum::<f64>() as f32
+    };
+    rows.map(of_row).collect()
 }
 
-/// ∂logits = slope · (1[target] − softmax), in place of the logits.
-pub(super) fn log_probabilities_back(logits: &mut [f32], targets: &[u32], slopes: &[f32]) {
+/// ∂logits = slope · (shares − softmax), in place of the logits; shares sum to 1.
+pub(super) fn log_probabilities_back(logits: &mut [f32], targets: &[Shares], slopes: &[f32]) {
     let (isa, n) = (Isa::best(), logits.len() / targets.len());
     let rows = logits.par_chunks_mut(n).zip(slopes.par_iter().zip(targets.par_iter()));
     rows.with_min_len(at_least(n)).for_each(|(row, (slope, target))| {
         kernels::softmax(isa, row);
         kernels::scale(isa, row, -slope);
-        row[*target as usize] += slope;
+        for (token, share) in target {
+            row[*token as usize] += slope * share;
+        }
     });
 }
 

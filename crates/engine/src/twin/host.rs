@@ -8,7 +8,7 @@ use super::{
     embeddings_name, fused, head_bias_name, head_name,
     layer::layer,
     logit_rows, pieces, positions_name,
-    tape::{self, Tape, Weights},
+    tape::{self, Notes, Tape, Weights},
     whole,
 };
 use crate::spec::DecoderSpec;
@@ -59,6 +59,12 @@ impl Host {
             bias: head_bias_name(spec).map(|name| self.weight(&name)).transpose()?,
         })
     }
+}
+
+/// What is kept of a layer going forward: its input, from which it is computed again, or all that it noted.
+pub(super) enum Noted {
+    Input(Vec<f32>),
+    All(Notes),
 }
 
 /// From the last layer's output to logits: the final norm, and the output head.
@@ -152,6 +158,7 @@ fn rows_of(h: &[f32], rows: &[u32], cols: usize) -> Vec<f32> {
 
 impl Side for Host {
     type State = Vec<f32>;
+    type Noted = Noted;
 
     fn has_tensor(&self, name: &str) -> bool {
         self.weights.contains_key(name)
@@ -180,22 +187,51 @@ impl Side for Host {
         Ok(tape.into_value(out))
     }
 
+    fn layer_noted(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: Vec<f32>,
+        keeps: bool,
+    ) -> Result<(Noted, Vec<f32>), Error> {
+        if !keeps {
+            let out = self.layer(spec, index, batch, &h)?;
+            return Ok((Noted::Input(h), out));
+        }
+        let weights = self.of_layer(index)?;
+        let mut tape = Tape::new(spec, batch, &weights, h);
+        let out = layer(spec, index, &mut tape, &0)?;
+        let (notes, out) = tape.into_notes(out);
+        Ok((Noted::All(notes), out))
+    }
+
     fn layer_back(
         &self,
         spec: &DecoderSpec,
         index: usize,
         batches: &[Batch],
-        inputs: Vec<Vec<f32>>,
+        noted: Vec<Noted>,
         upstream: &mut [Vec<f32>],
     ) -> Result<Gradients, Error> {
         let weights = self.of_layer(index)?;
         let mut gradients = HashMap::new();
-        for ((batch, input), upstream) in batches.iter().zip(inputs).zip(upstream) {
-            let mut tape = Tape::new(spec, batch, &weights, input);
-            layer(spec, index, &mut tape, &0)?;
+        for ((batch, noted), upstream) in batches.iter().zip(noted).zip(upstream) {
+            let tape = match noted {
+                Noted::All(notes) => Tape::again(spec, batch, &weights, notes),
+                Noted::Input(input) => {
+                    let mut tape = Tape::new(spec, batch, &weights, input);
+                    layer(spec, index, &mut tape, &0)?;
+                    tape
+                }
+            };
             *upstream = tape.back(std::mem::take(upstream), &mut gradients)?;
         }
         Ok(whole(&self.layers[index], gradients))
+    }
+
+    fn logits_after(&self, spec: &DecoderSpec, h: &Vec<f32>, wanted: &[u32]) -> Result<Vec<f32>, Error> {
+        Ok(self.head_weights(spec)?.logits(rows_of(h, wanted, spec.hidden)).numbers)
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Vec<f32>, sum: &mut Sum) -> Result<(), Error> {
@@ -258,10 +294,5 @@ impl Side for Host {
         }
         let table = [(embeddings_name(spec), table)];
         Ok(table.into_iter().chain(learned).collect())
-    }
-
-    #[cfg(test)]
-    fn logits(&self, spec: &DecoderSpec, h: &Vec<f32>) -> Result<Vec<f32>, Error> {
-        Ok(self.head_weights(spec)?.logits(h.clone()).numbers)
     }
 }

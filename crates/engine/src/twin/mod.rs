@@ -4,7 +4,8 @@
 //! Texts are read, never generated: the loss is the mean cross-entropy of the tokens that are to be learned, given what is
 //! before them. Memory is bounded: going forward, only the input of each layer is kept; going back, one layer at a time is
 //! computed again with its derivatives, its weights' gradients are handed to the caller, and all of it is dropped. So a pass
-//! holds the weights, one layer's gradients, and of each text `tokens × hidden × layers` numbers.
+//! holds the weights, one layer's gradients, and of each text `tokens × hidden × layers` numbers. Where little was computed,
+//! as of a small model, the processor keeps what the last layers noted (up to [`KEPT`] numbers) and computes those only once.
 //!
 //! Reading order: `batch` (texts side by side), `layer` (one layer, written once), then the two ways to compute it and its
 //! derivatives: `host` with `tape`, `fused` and `memory` on the CPU, `remote` with candle's operations and automatic differentiation
@@ -43,19 +44,28 @@ pub struct Text {
     pub from: usize,
     /// How much each of its tokens counts; negative for what is to be made less likely.
     pub weight: f64,
+    /// What a teacher expects in the place of each token that is learned, one for each; the loss is then the cross-entropy to that.
+    /// Empty: the tokens themselves.
+    pub expected: Vec<Shares>,
 }
+
+/// Tokens and their probabilities, which sum to 1.
+pub type Shares = Vec<(u32, f32)>;
 
 /// What a batch of texts costs under the twin's weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loss {
     /// Σ weight · −log p over the tokens that are learned, divided by Σ |weight|.
     pub mean: f64,
-    /// By text: its summed natural log-likelihood.
+    /// By text: its summed natural log-likelihood; under what is `expected`, where that is given.
     pub log_likelihoods: Vec<f64>,
 }
 
 /// Takes what one tensor's gradient is; called for each tensor once.
 pub type TakeGradient<'a, E> = &'a mut dyn FnMut(&str, Vec<f32>) -> Result<(), E>;
+
+/// By layer and batch what it noted, and by batch the last layer's output.
+type Forward<S> = (Vec<Vec<<S as Side>::Noted>>, Vec<<S as Side>::State>);
 
 /// Derivatives by tensor, row by row.
 type Gradients = Vec<(String, Vec<f32>)>;
@@ -63,11 +73,16 @@ type Gradients = Vec<(String, Vec<f32>)>;
 /// Rows of logits that are alive at one time, in numbers.
 const LOGITS: usize = 1 << 24;
 
+/// What layers noted going forward and is kept for going back, in numbers: 256 MB.
+const KEPT: usize = 1 << 26;
+
 /// A model whose loss can be differentiated.
 pub struct Twin {
     spec: DecoderSpec,
     ropes: Vec<RopeTable>,
     weights: Weights,
+    /// As [`KEPT`]; what the tests hold against each other.
+    kept: usize,
 }
 
 enum Weights {
@@ -84,17 +99,8 @@ enum Weights {
 pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     let all = texts * tokens;
     let states = (spec.layers.len() + 2) * all * spec.hidden;
-    let mlp = match &spec.experts {
-        Some(experts) => experts.width * (experts.per_token + experts.shared),
-        None => spec.intermediate,
-    };
-    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    // What a token's layer notes (norms, sums, products, before and after they are turned), and the slopes of it.
-    let attended = 3 * queries + 3 * keys;
-    let remembered = spec.mixer.as_ref().map_or(0, |mixer| {
-        mixer.input_columns() + 3 * mixer.channels() + 5 * mixer.width()
-    });
-    let noted = 2 * (7 * spec.hidden + attended.max(remembered) + 3 * mlp);
+    let noted = 2 * noted_of_a_token(spec);
+    let kept = kept_layers(spec, all, KEPT) * noted_of_a_token(spec) * all;
     let at_once = all.min(batch::BATCH_TOKENS);
     let matrices = spec
         .mixer
@@ -108,27 +114,59 @@ pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     };
     let layer: usize = (0..spec.layers.len()).map(of_layer).max().unwrap_or(0);
     let head = spec.vocab * spec.hidden;
-    let numbers = spec.parameters() + states + (noted * at_once + layer + matrices).max(logits) + head;
+    let numbers = spec.parameters() + states + kept + (noted * at_once + layer + matrices).max(logits) + head;
     (numbers * size_of::<f32>()) as u64
+}
+
+/// Numbers that a layer notes of each token: norms, sums, products, before and after they are turned.
+fn noted_of_a_token(spec: &DecoderSpec) -> usize {
+    let mlp = match &spec.experts {
+        Some(experts) => experts.width * (experts.per_token + experts.shared),
+        None => spec.intermediate,
+    };
+    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let attended = 3 * queries + 3 * keys;
+    let remembered = spec.mixer.as_ref().map_or(0, |mixer| {
+        mixer.input_columns() + 3 * mixer.channels() + 5 * mixer.width()
+    });
+    7 * spec.hidden + attended.max(remembered) + 3 * mlp
+}
+
+/// How many layers' notes on so many tokens are kept, if they may be so many numbers.
+fn kept_layers(spec: &DecoderSpec, tokens: usize, kept: usize) -> usize {
+    (kept / (noted_of_a_token(spec) * tokens).max(1)).min(spec.layers.len())
 }
 
 /// Where the weights are and how a pass is computed. `State` is a batch's hidden states, `[rows, width, hidden]`.
 trait Side {
     type State;
+    /// What a layer needs to be gone back through: its input, or what it noted.
+    type Noted;
 
     fn has_tensor(&self, name: &str) -> bool;
     fn put(&mut self, name: &str, shape: Vec<usize>, data: &[f32]) -> Result<(), Error>;
     fn embed(&self, spec: &DecoderSpec, batch: &Batch) -> Result<Self::State, Error>;
     fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Self::State) -> Result<Self::State, Error>;
-    /// One layer again, with derivatives: `upstream` goes from its output to its input; its weights' gradients.
+    /// As `layer`; may keep what it notes, if `keeps`.
+    fn layer_noted(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: Self::State,
+        keeps: bool,
+    ) -> Result<(Self::Noted, Self::State), Error>;
+    /// One layer's derivatives: `upstream` goes from its output to its input; its weights' gradients.
     fn layer_back(
         &self,
         spec: &DecoderSpec,
         index: usize,
         batches: &[Batch],
-        inputs: Vec<Self::State>,
+        noted: Vec<Self::Noted>,
         upstream: &mut [Self::State],
     ) -> Result<Gradients, Error>;
+    /// Logits after the wanted tokens of a stretch, `[rows, vocab]` row by row.
+    fn logits_after(&self, spec: &DecoderSpec, h: &Self::State, wanted: &[u32]) -> Result<Vec<f32>, Error>;
     /// Adds the log-likelihoods of the wanted tokens to `sum`.
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Self::State, sum: &mut Sum) -> Result<(), Error>;
     /// From the last layer's outputs to the loss and back: the derivatives with respect to those outputs, the final norm's,
@@ -148,9 +186,6 @@ trait Side {
         upstream: Vec<Self::State>,
         table: Option<Vec<f32>>,
     ) -> Result<Gradients, Error>;
-    /// Logits after each token.
-    #[cfg(test)]
-    fn logits(&self, spec: &DecoderSpec, h: &Self::State) -> Result<Vec<f32>, Error>;
 }
 
 impl Twin {
@@ -184,6 +219,7 @@ impl Twin {
         let mut twin = Twin {
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
             weights,
+            kept: KEPT,
             spec,
         };
         for tensor in tensors {
@@ -259,6 +295,32 @@ impl Twin {
         (0..self.spec.layers.len()).try_fold(first, |h, index| side.layer(&self.spec, index, batch, &h))
     }
 
+    /// By text, what this model expects in the place of each token that is learned: its `most` likeliest tokens, whose probabilities
+    /// are scaled to sum to 1.
+    ///
+    /// # Errors
+    /// As [`Twin::loss`].
+    pub fn expectations(&self, texts: &[Text], most: usize) -> Result<Vec<Vec<Shares>>, Error> {
+        match &self.weights {
+            Weights::Host(host) => self.expectations_on(host, texts, most),
+            Weights::Device(remote) => self.expectations_on(remote, texts, most),
+        }
+    }
+
+    fn expectations_on<S: Side>(&self, side: &S, texts: &[Text], most: usize) -> Result<Vec<Vec<Shares>>, Error> {
+        let mut found = vec![Vec::new(); texts.len()];
+        for batch in &batches(&self.spec, &self.ropes, texts)? {
+            let h = self.last_output(side, batch)?;
+            for rows in logit_rows(&self.spec, batch) {
+                let logits = side.logits_after(&self.spec, &h, &batch.wanted[rows.clone()])?;
+                for (owner, logits) in batch.owners[rows].iter().zip(logits.chunks(self.spec.vocab)) {
+                    found[*owner].push(likeliest(logits, most));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The loss of `texts`; `take` is handed its derivative with respect to each tensor, row by row.
     ///
     /// # Errors
@@ -278,9 +340,8 @@ impl Twin {
     ) -> Result<Loss, E> {
         let spec = &self.spec;
         let batches = batches(spec, &self.ropes, texts)?;
-        let mut states = self.forward(side, &batches)?;
+        let (mut noted, outputs) = self.forward(side, &batches)?;
         let mut sum = Sum::new(texts);
-        let outputs = states.pop().unwrap_or_default();
         let (mut upstream, mut of_head) = side.head_back(spec, &batches, outputs, &mut sum)?;
         let tied = if spec.tie_embeddings { of_head.pop() } else { None };
         // In the order of the file, as the caller knows them.
@@ -292,8 +353,8 @@ impl Twin {
             take(&name, gradient)?;
         }
         for index in (0..spec.layers.len()).rev() {
-            let inputs = states.pop().unwrap_or_default();
-            let mut gradients = side.layer_back(spec, index, &batches, inputs, &mut upstream)?;
+            let of_layer = noted.pop().unwrap_or_default();
+            let mut gradients = side.layer_back(spec, index, &batches, of_layer, &mut upstream)?;
             gradients.sort_by(|a, b| a.0.cmp(&b.0));
             for (name, gradient) in gradients {
                 take(&format!("{}{index}.{name}", spec.names().layers), gradient)?;
@@ -305,16 +366,23 @@ impl Twin {
         Ok(sum.finish())
     }
 
-    /// By layer and batch, the layer's input; at the end, the last one's output.
-    fn forward<S: Side>(&self, side: &S, batches: &[Batch]) -> Result<Vec<Vec<S::State>>, Error> {
+    /// By layer and batch, what is needed to go back; and the last layer's outputs.
+    fn forward<S: Side>(&self, side: &S, batches: &[Batch]) -> Result<Forward<S>, Error> {
+        let layers = self.spec.layers.len();
+        let tokens = batches.iter().map(Batch::tokens).sum();
+        // The last ones are needed first, and dropped first.
+        let first_kept = layers - kept_layers(&self.spec, tokens, self.kept);
         let first = batches.iter().map(|batch| side.embed(&self.spec, batch));
-        let mut states = vec![first.collect::<Result<Vec<_>, _>>()?];
-        for index in 0..self.spec.layers.len() {
-            let through = batches.iter().zip(&states[index]);
-            let through = through.map(|(batch, h)| side.layer(&self.spec, index, batch, h));
-            states.push(through.collect::<Result<_, _>>()?);
+        let mut states: Vec<S::State> = first.collect::<Result<_, _>>()?;
+        let mut noted = Vec::new();
+        for index in 0..layers {
+            let through = batches.iter().zip(states);
+            let through = through.map(|(batch, h)| side.layer_noted(&self.spec, index, batch, h, index >= first_kept));
+            let (of_layer, outputs): (Vec<_>, Vec<_>) = through.collect::<Result<_, Error>>()?;
+            noted.push(of_layer);
+            states = outputs;
         }
-        Ok(states)
+        Ok((noted, states))
     }
 
     /// Logits after every token of a text, `[tokens, vocab]` row by row.
@@ -326,11 +394,13 @@ impl Twin {
             from: tokens.len() - 1,
             tokens,
             weight: 1.0,
+            expected: Vec::new(),
         }];
         let batch = &batches(&self.spec, &self.ropes, &texts)?[0];
+        let all: Vec<u32> = (0..text.len() as u32).collect();
         match &self.weights {
-            Weights::Host(host) => host.logits(&self.spec, &self.last_output(host, batch)?),
-            Weights::Device(remote) => remote.logits(&self.spec, &self.last_output(remote, batch)?),
+            Weights::Host(host) => host.logits_after(&self.spec, &self.last_output(host, batch)?, &all),
+            Weights::Device(remote) => remote.logits_after(&self.spec, &self.last_output(remote, batch)?, &all),
         }
     }
 }
@@ -407,6 +477,26 @@ fn head_bias_name(spec: &DecoderSpec) -> Option<String> {
 /// The table of learned positions, where there is one.
 fn positions_name(spec: &DecoderSpec) -> Option<String> {
     spec.names().positions.map(|name| format!("{name}.weight"))
+}
+
+/// The likeliest tokens, the first of equals before the others, with their shares of what they have together.
+fn likeliest(logits: &[f32], most: usize) -> Shares {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let logit = |token: &u32| logits[*token as usize];
+    let by_logit = |a: &u32, b: &u32| logit(b).total_cmp(&logit(a)).then(a.cmp(b));
+    if most < order.len() {
+        order.select_nth_unstable_by(most, by_logit);
+        order.truncate(most);
+    }
+    order.sort_unstable_by(by_logit);
+    let largest = order.first().map_or(0.0, logit);
+    let parts: Vec<f64> = order.iter().map(|t| libm::exp(f64::from(logit(t) - largest))).collect();
+    let total: f64 = parts.iter().sum();
+    order
+        .into_iter()
+        .zip(parts)
+        .map(|(token, part)| (token, (part / total) as f32))
+        .collect()
 }
 
 /// The wanted tokens of a batch in stretches whose logits fit.

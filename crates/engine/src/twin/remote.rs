@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::{
-    Error, Gradients, Piece, Side, Sum,
+    Error, Gradients, Piece, Shares, Side, Sum,
     batch::Batch,
     embeddings_name, head_bias_name, head_name,
     layer::{Algebra, layer},
@@ -474,20 +474,37 @@ impl Remote {
         ]))
     }
 
-    /// Log-probabilities of a stretch's targets, `[rows, 1]`.
+    /// Log-probabilities of a stretch's targets, each the sum over its shares, `[rows, 1]`.
     fn log_probabilities(
         &self,
         spec: &DecoderSpec,
         h: &Tensor,
         head: &HeadWeights,
         wanted: &[u32],
-        targets: &[u32],
+        targets: &[Shares],
     ) -> Result<Tensor, Error> {
+        let logits = head.logits(spec, &self.rows_of(spec, h, wanted)?)?;
+        // Rows as long as the longest; what fills one up has a share of 0.
+        let most = targets.iter().map(Vec::len).max().unwrap_or(1);
+        let filled = |target: &Shares| {
+            target
+                .iter()
+                .copied()
+                .chain([(0, 0.0)].into_iter().cycle())
+                .take(most)
+                .collect()
+        };
+        let filled: Vec<Shares> = targets.iter().map(filled).collect();
+        let (tokens, shares): (Vec<u32>, Vec<f32>) = filled.concat().into_iter().unzip();
+        let places = Tensor::from_vec(tokens, (targets.len(), most), &self.device)?;
+        let shares = Tensor::from_vec(shares, (targets.len(), most), &self.device)?;
+        let found = candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&places, D::Minus1)?;
+        Ok((found * shares)?.sum_keepdim(D::Minus1)?)
+    }
+
+    fn rows_of(&self, spec: &DecoderSpec, h: &Tensor, wanted: &[u32]) -> Result<Tensor, Error> {
         let wanted = Tensor::from_slice(wanted, wanted.len(), &self.device)?;
-        let h = h.reshape(((), spec.hidden))?.index_select(&wanted, 0)?;
-        let logits = head.logits(spec, &h)?;
-        let places = Tensor::from_slice(targets, (targets.len(), 1), &self.device)?;
-        Ok(candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&places, D::Minus1)?)
+        Ok(h.reshape(((), spec.hidden))?.index_select(&wanted, 0)?)
     }
 }
 
@@ -517,6 +534,7 @@ impl HeadWeights {
 
 impl Side for Remote {
     type State = Tensor;
+    type Noted = Tensor;
 
     fn has_tensor(&self, name: &str) -> bool {
         self.weights.contains_key(name)
@@ -541,6 +559,18 @@ impl Side for Remote {
     fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Tensor) -> Result<Tensor, Error> {
         let weights = self.of_layer(spec, index, |tensor| Ok(tensor.clone()))?;
         layer(spec, index, &mut self.composed(spec, batch, &weights)?, h)
+    }
+
+    fn layer_noted(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: Tensor,
+        _: bool,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let out = self.layer(spec, index, batch, &h)?;
+        Ok((h, out))
     }
 
     fn layer_back(
@@ -577,6 +607,11 @@ impl Side for Remote {
             .map(|(name, gradient)| Ok((name.to_string(), flat(&gradient)?)));
         let named: HashMap<String, Vec<f32>> = named.collect::<Result<_, Error>>()?;
         Ok(whole(&pieces(spec, index), named))
+    }
+
+    fn logits_after(&self, spec: &DecoderSpec, h: &Tensor, wanted: &[u32]) -> Result<Vec<f32>, Error> {
+        let head = self.head_weights(spec, |tensor| Ok(tensor.clone()))?;
+        flat(&head.logits(spec, &self.rows_of(spec, h, wanted)?)?)
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Tensor, sum: &mut Sum) -> Result<(), Error> {
@@ -649,12 +684,6 @@ impl Side for Remote {
         }
         let table = [(embeddings_name(spec), flat(&table)?)];
         Ok(table.into_iter().chain(positions_name(spec).zip(learned)).collect())
-    }
-
-    #[cfg(test)]
-    fn logits(&self, spec: &DecoderSpec, h: &Tensor) -> Result<Vec<f32>, Error> {
-        let h = h.reshape(((), spec.hidden))?;
-        flat(&self.head_weights(spec, |tensor| Ok(tensor.clone()))?.logits(spec, &h)?)
     }
 }
 

@@ -106,6 +106,9 @@ enum Made {
     },
 }
 
+/// What a tape holds, for another time.
+pub(super) struct Notes(Vec<Node>);
+
 /// The tensors of a layer, by their names within it.
 pub(super) type Weights<'a> = HashMap<&'a str, &'a [f32]>;
 
@@ -132,6 +135,31 @@ impl<'a> Tape<'a> {
             weights,
             nodes: vec![given],
         }
+    }
+
+    /// Goes on with what was noted.
+    pub fn again(spec: &'a DecoderSpec, batch: &'a Batch, weights: &'a Weights<'a>, notes: Notes) -> Self {
+        Tape {
+            spec,
+            batch,
+            weights,
+            nodes: notes.0,
+        }
+    }
+
+    /// What is needed to go back, and the numbers of the last value. Those of a product that was added to the stream go: nobody
+    /// reads them again.
+    pub fn into_notes(mut self, last: Place) -> (Notes, Vec<f32>) {
+        self.numbers(last);
+        let out = self.nodes[last].numbers.take().unwrap_or_default();
+        for place in 0..self.nodes.len() {
+            if let Made::Add { branch, .. } = self.nodes[place].made
+                && matches!(self.nodes[branch].made, Made::Linear { .. })
+            {
+                self.nodes[branch].numbers.take();
+            }
+        }
+        (Notes(self.nodes), out)
     }
 
     pub fn into_value(mut self, place: Place) -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 
-use super::{Text, Twin, Weights, remote::Remote};
+use super::{Shares, Text, Twin, Weights, remote::Remote};
 use crate::Error;
 use crate::engine::{EngineOptions, ScoreRequest};
 use crate::spec::{DecoderSpec, Router};
@@ -57,6 +57,7 @@ fn texts(ids: &[u32]) -> Vec<Text> {
         tokens: ids[from..from + len].to_vec(),
         from: first,
         weight,
+        expected: Vec::new(),
     };
     vec![
         text(0, 20, 1, 1.0),
@@ -110,6 +111,35 @@ fn log_likelihoods_are_those_of_the_engine() {
     }
 }
 
+/// What a layer noted going forward stands for what it would note if it were computed again: of all layers, of the last one,
+/// and of none, whatever the family is made of, the gradients have the same bits.
+#[test]
+fn kept_notes_give_the_bits_of_layers_computed_again() {
+    let small = Small::open();
+    let texts = texts(&small.ids("ids"));
+    for name in small.names() {
+        let gradient = |kept: usize| {
+            let mut twin = twin(&small, name);
+            twin.kept = kept;
+            let mut found = Vec::new();
+            let mut take = |tensor: &str, gradient: Vec<f32>| {
+                found.push((tensor.to_string(), gradient));
+                Ok::<(), Error>(())
+            };
+            let loss = twin.gradient(&texts, &mut take).unwrap();
+            (loss, found)
+        };
+        let spec = small.spec(name);
+        // Texts of 33 tokens at most, filled up, in one batch.
+        let tokens = texts.len() * 32;
+        let one_layer = super::noted_of_a_token(&spec) * tokens;
+        assert_eq!(super::kept_layers(&spec, tokens, one_layer), 1, "{name}");
+        let again = gradient(0);
+        assert_eq!(gradient(one_layer), again, "{name}");
+        assert_eq!(gradient(super::KEPT), again, "{name}");
+    }
+}
+
 #[test]
 fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
     let small = Small::open();
@@ -144,6 +174,93 @@ fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
             assert!(error < 2e-4, "{name} {tensor}: {error}");
         }
     }
+}
+
+/// A text with what a teacher expects in the place of each token says more than the tokens: one that expects the tokens alone is
+/// a text without, a model that is its own teacher has nothing to learn, and both ways to compute it agree.
+#[test]
+fn what_a_teacher_expects_is_learned() {
+    let small = Small::open();
+    let texts = texts(&small.ids("ids"));
+    for name in ["llama", "gemma2", "granite"] {
+        let of = |twin: &Twin, expected: &dyn Fn(&Text, usize) -> Vec<Shares>| {
+            let texts: Vec<Text> = texts
+                .iter()
+                .enumerate()
+                .map(|(i, text)| Text {
+                    expected: expected(text, i),
+                    ..text.clone()
+                })
+                .collect();
+            let mut found: Vec<f32> = Vec::new();
+            let mut take = |_: &str, gradient: Vec<f32>| {
+                found.extend(gradient);
+                Ok::<(), Error>(())
+            };
+            let loss = twin.gradient(&texts, &mut take).unwrap();
+            assert_eq!(loss, twin.loss(&texts).unwrap());
+            (loss, found)
+        };
+        let (kernels, candle) = (twin(&small, name), composed(&small, name));
+        let largest = |x: &[f32]| x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+
+        let plain = of(&kernels, &|_, _| Vec::new());
+        let alone = |text: &Text, _| {
+            text.tokens[text.from..]
+                .iter()
+                .map(|token| vec![(*token, 1.0)])
+                .collect()
+        };
+        assert_eq!(of(&kernels, &alone), plain, "{name}");
+
+        let vocab = kernels.spec().vocab;
+        let own = kernels.expectations(&texts, vocab).unwrap();
+        for (text, expected) in texts.iter().zip(&own) {
+            assert_eq!(expected.len(), text.tokens.len() - text.from);
+            assert!(
+                expected
+                    .iter()
+                    .all(|e| e.len() == vocab && (e.iter().map(|(_, p)| p).sum::<f32>() - 1.0).abs() < 1e-4)
+            );
+        }
+        let (_, nothing) = of(&kernels, &|_, i| own[i].clone());
+        assert!(
+            largest(&nothing) < 1e-4 * largest(&plain.1),
+            "{name}: {}",
+            largest(&nothing)
+        );
+
+        // Of a few tokens each, and other ones than it expects itself.
+        let few = kernels.expectations(&texts, 5).unwrap();
+        let others = |_: &Text, i: usize| -> Vec<Shares> {
+            let next = |shares: &Shares| {
+                shares
+                    .iter()
+                    .map(|(token, p)| ((token + 1) % vocab as u32, *p))
+                    .collect()
+            };
+            few[i].iter().map(next).collect()
+        };
+        let ((loss, ours), (same_loss, theirs)) = (of(&kernels, &others), of(&candle, &others));
+        assert!(
+            (loss.mean - same_loss.mean).abs() < 1e-5,
+            "{name}: {} {}",
+            loss.mean,
+            same_loss.mean
+        );
+        let difference: Vec<f32> = ours.iter().zip(&theirs).map(|(a, b)| a - b).collect();
+        assert!(largest(&difference) < 2e-4 * largest(&ours), "{name}");
+        assert!(largest(&ours) > 0.1 * largest(&plain.1), "{name}");
+    }
+    let one = Text {
+        expected: vec![vec![(1, 1.0)]],
+        ..texts[0].clone()
+    };
+    let refused = twin(&small, "llama").loss(&[one]).unwrap_err().to_string();
+    assert!(
+        refused.contains("has 19 tokens to learn") && refused.contains("the place of 1"),
+        "{refused}"
+    );
 }
 
 /// The weighted loss of `texts` by the engine, whose forward pass shares nothing with the twin's.
@@ -237,6 +354,7 @@ fn many_texts_are_computed_in_several_batches_with_one_gradient() {
         tokens: ids[i % 20..i % 20 + 60].to_vec(),
         from: 20,
         weight: 1.0,
+        expected: Vec::new(),
     };
     let (few, many): (Vec<Text>, Vec<Text>) = ((0..20).map(text).collect(), (0..80).map(text).collect());
     let twin = twin(&small, "llama_tied_mqa");
@@ -264,6 +382,7 @@ fn nothing_to_learn_and_tokens_beyond_the_vocabulary_are_refused() {
         tokens: tokens.to_vec(),
         from,
         weight: 1.0,
+        expected: Vec::new(),
     };
     let refused = |text: Text| twin.loss(&[text]).unwrap_err().to_string();
     assert!(refused(text(&[1, 2], 0)).contains("token 0"));
