@@ -24,7 +24,9 @@ const ALIGNMENT: usize = 32;
 /// How the matrices of a GGUF file are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GgufKind {
+    /// Half precision: two bytes a weight, rounded to the nearest.
     F16,
+    /// Blocks of 32 weights that share a scale in half precision: 34 bytes a block.
     Q8_0,
 }
 
@@ -90,6 +92,14 @@ enum From {
 ///
 /// **Errors**: a family whose layout in GGUF is not known, a tokenizer that does not survive the translation, a disk that
 /// cannot be written.
+///
+/// ```no_run
+/// use heterosis_checkpoint::{Checkpoint, GgufKind, write_gguf};
+///
+/// let model = Checkpoint::open("child".as_ref())?;
+/// write_gguf(&model, "child.gguf".as_ref(), GgufKind::Q8_0, &mut |done, all| println!("{done}/{all} tensors"))?;
+/// # Ok::<(), heterosis_checkpoint::Error>(())
+/// ```
 pub fn write_gguf(
     checkpoint: &Checkpoint,
     out: &Path,

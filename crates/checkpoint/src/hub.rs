@@ -49,6 +49,7 @@ pub type Report = Arc<dyn Fn(&Download) + Send + Sync>;
 pub struct Download {
     /// `owner/name`
     pub model: String,
+    /// Bytes that are on this machine, over all files of the model.
     pub bytes_done: u64,
     /// 0 until it is known.
     pub bytes_total: u64,
@@ -76,6 +77,19 @@ impl HubOptions {
     }
 
     /// The options that the Hub's usual variables ask for; `get` looks one up.
+    ///
+    /// ```
+    /// use heterosis_checkpoint::HubOptions;
+    ///
+    /// let of = |name: &str| match name {
+    ///     "HF_HOME" => Some("/data/hf".to_owned()),
+    ///     "HF_HUB_OFFLINE" => Some("1".to_owned()),
+    ///     _ => None,
+    /// };
+    /// let options = HubOptions::from_variables(of);
+    /// assert_eq!(options.cache_dir.as_deref(), Some("/data/hf/hub".as_ref()));
+    /// assert!(options.offline);
+    /// ```
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name| {
             get(name)

@@ -20,6 +20,7 @@ pub trait Answerer {
     fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
     /// What stands before a text that nothing stands before: the BOS token, or else the end-of-sequence token.
     fn first_token(&self) -> Option<u32>;
+    /// Whether [`Self::render_chat`] has a template to render.
     fn has_chat_template(&self) -> bool;
     /// The messages in the model's template, which is told these variables; an assistant's message at their end is begun, and
     /// not closed.
@@ -28,7 +29,16 @@ pub trait Answerer {
     fn end_text(&self) -> Option<&str>;
     /// Longest sequence in tokens.
     fn context_length(&self) -> usize;
+    /// One text for each request, in their order, and of several samples one for each of them. `progress` is told how far
+    /// all of them together are.
+    ///
+    /// # Errors
+    /// The engine cannot go on; a request too long for the context is no error but a text that ends at once.
     fn generate(&mut self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error>;
+    /// Log-likelihoods of each request's continuation, in their order.
+    ///
+    /// # Errors
+    /// The engine cannot go on.
     fn score(&mut self, requests: &[ScoreRequest], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error>;
 }
 
@@ -123,6 +133,17 @@ fn tokenizer_of<D: Decodes>(engine: &D) -> Result<&Tokenizer, model::Error> {
 }
 
 /// Answers the questions of each task; the answers come in the same order.
+///
+/// ```
+/// use heterosis_eval::{Answerer, Error, Split, Task, TaskScore};
+///
+/// fn score(engine: &mut dyn Answerer, task: &Task) -> Result<TaskScore, Error> {
+///     let questions = task.questions(Split::Test)?;
+///     let work = [(task, questions.as_slice())];
+///     let answers = heterosis_eval::answer(engine, &work, &mut |p| eprintln!("{} of {}", p.done, p.total))?;
+///     Ok(TaskScore::of(task, &answers[0]))
+/// }
+/// ```
 ///
 /// # Errors
 /// Prompts that cannot be rendered or tokenised, an answer longer than the model's context, and whatever the engine

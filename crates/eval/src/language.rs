@@ -26,14 +26,17 @@ pub enum Language {
 /// Lets a text through if it is in `language`, or too short to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
+    /// That an answer has to be in.
     pub language: Language,
     /// With fewer letters than this a text is not judged.
     pub min_letters: usize,
 }
 
 impl Gate {
+    /// Letters below which nobody can tell, where a task file says nothing.
     pub const DEFAULT_MIN_LETTERS: usize = 20;
 
+    /// Whether an output is in the language, or too short to tell.
     pub fn passes(&self, text: &str) -> bool {
         let letters = Letters::count(text);
         letters.total() < self.min_letters || letters.detect(text) == Some(self.language)

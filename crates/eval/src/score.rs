@@ -15,12 +15,14 @@ pub struct Answer {
     pub prompt: String,
     /// Of several samples a JSON list of their outputs.
     pub output: String,
+    /// What would have been right.
     pub gold: String,
     /// Tokens generated, by all samples together; for log-likelihoods, tokens scored (of the right choice).
     pub token_count: usize,
     /// `eos`, `length`, `stop`, `loop`; empty for log-likelihoods and stored outputs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub finish: String,
+    /// What each filter found, by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub filters: BTreeMap<String, Extracted>,
     /// The verdict of the task's primary filter.
@@ -208,15 +210,20 @@ impl Chosen<'_> {
 /// A mean and its standard error.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Estimate {
+    /// The mean.
     pub value: f64,
+    /// Of the mean: sample standard deviation ÷ √n.
     pub stderr: f64,
 }
 
 /// One task's line of `eval --json`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct TaskScore {
+    /// As it was asked for.
     pub task: String,
+    /// ISO 639-1.
     pub lang: String,
+    /// Questions behind the scores.
     pub n: usize,
     /// By filter; with a language gate also `language` (the share of answers in the language) and `FILTER+language`
     /// (right *and* in the language). With choices by way of choosing. For log-likelihoods, and with choices for the

@@ -11,29 +11,37 @@ use super::{Model, RunStarted, Task};
 /// One thing that is another one now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
+    /// Its kind, and which of them; the fields stand in the same object.
     #[serde(flatten)]
     pub what: Changed,
     /// Digest of what it is now.
     pub now: String,
 }
 
+/// What can be another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Changed {
     /// Weights or config.json.
     Model {
+        /// Its short name in the search space.
         model: String,
     },
     /// Tokenizer, chat template or generation config.
     Tokenizer {
+        /// Its short name in the search space.
         model: String,
     },
     /// The task's file or its data.
     Task {
+        /// As in [`Task::task`].
         task: String,
+        /// As in [`Task::lang`].
         lang: String,
+        /// As in [`Task::split`].
         split: String,
     },
+    /// What is searched, or how: `space.yaml`.
     Space,
     /// Another program that answers, or another version of it.
     Engine,
