@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Session;
 use crate::{
+    eval::reply_prompt,
     host::{Host, Post},
     model::{DType, Device, Engine, Message, Request},
     models::{self, DeviceChoice, Opened, Runtime, RuntimeOptions},
@@ -89,14 +90,7 @@ fn loaded(opened: &Opened) -> Result<Engine, String> {
 
 /// The likeliest text, so that the same question has the same reply.
 fn generated(engine: &mut Engine, question: &str, tokens: usize) -> Result<String, String> {
-    let tokenizer = engine.tokenizer().clone();
-    let text = match tokenizer.has_chat_template() {
-        true => tokenizer
-            .apply_chat_template(&[Message::new("user", question)], true)
-            .map_err(|e| e.to_string())?,
-        false => question.to_owned(),
-    };
-    let prompt = tokenizer.encode_prompt(&text).map_err(|e| e.to_string())?;
+    let prompt = reply_prompt(engine.tokenizer(), &[Message::new("user", question)]).map_err(|e| e.to_string())?;
     let (asked, most) = (prompt.len(), engine.decoder().spec().max_positions);
     let room = most.saturating_sub(asked);
     if room == 0 {

@@ -405,6 +405,35 @@ pub fn said(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Er
     render_chat(&|messages| in_template(tokenizer, messages, chat), &prompt, chat)
 }
 
+/// The tokens that a model goes on from when it is to reply to the last of these messages: all of them in its chat template;
+/// where it has none, the last one as it stands.
+///
+/// ```
+/// use heterosis_engine::{Message, Tokenizer, tokenizer::TokenizerFiles};
+///
+/// let json = r#"{"version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
+///     "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "user": 1, "How": 2, "many": 3, "assistant": 4}}}"#;
+/// let tokenizer = |template: Option<&str>| Tokenizer::new(TokenizerFiles {
+///     tokenizer_json: json.into(),
+///     chat_template: template.map(str::to_owned),
+///     ..TokenizerFiles::default()
+/// });
+/// let said = [Message::new("user", "How many")];
+/// let template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant";
+/// assert_eq!(heterosis_eval::reply_prompt(&tokenizer(Some(template))?, &said)?, [1, 2, 3, 4]);
+/// assert_eq!(heterosis_eval::reply_prompt(&tokenizer(None)?, &said)?, [2, 3]);
+/// # Ok::<(), heterosis_engine::Error>(())
+/// ```
+///
+/// # Errors
+/// The chat template refuses, or what it gives cannot be tokenised.
+pub fn reply_prompt(tokenizer: &Tokenizer, messages: &[model::Message]) -> Result<Vec<u32>, model::Error> {
+    if tokenizer.has_chat_template() {
+        return tokenizer.encode_prompt(&tokenizer.apply_chat_template(messages, true)?);
+    }
+    tokenizer.encode_prompt(messages.last().map_or("", |message| &message.content))
+}
+
 /// The text that the model gets for each question.
 fn render(engine: &dyn Answerer, task: &Task, questions: &[Question]) -> Result<Vec<String>, Error> {
     questions

@@ -68,7 +68,7 @@ mod task_file;
 mod think;
 mod wording;
 
-pub use answer::{Answerer, Decodes, answer, continued, prompt_text, said, solved};
+pub use answer::{Answerer, Decodes, answer, continued, prompt_text, reply_prompt, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
