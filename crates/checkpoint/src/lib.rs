@@ -61,7 +61,7 @@ use serde_json::Value;
 
 pub use error::Error;
 pub use files::{TEXT_LIMIT, open_regular, read_regular, read_regular_text, read_text};
-pub use gguf_write::{GgufKind, write_gguf};
+pub use gguf_write::{GgufKind, check_gguf, write_gguf};
 pub use heterosis_isa::DType;
 pub use hub::{Download, HubOptions, Report};
 pub use license::LicenseTexts;
