@@ -787,13 +787,16 @@ impl Run<'_, '_> {
 
     /// A candidate of the optimizer's, with a name.
     fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
+        let origin = if warm.contains(&ask.genotype) {
+            Origin::WarmStart
+        } else if self.guided.contains(&ask.genotype) {
+            Origin::Guided
+        } else {
+            Origin::Search
+        };
         Entrant {
             id: CandidateId::Search(self.asked + ask.id + 1).to_string(),
-            origin: match () {
-                () if warm.contains(&ask.genotype) => Origin::WarmStart,
-                () if self.guided.contains(&ask.genotype) => Origin::Guided,
-                () => Origin::Search,
-            },
+            origin,
             generation: Some(generation),
             who: genome.decode(&ask.genotype),
             genotype: ask.genotype.clone(),
