@@ -739,6 +739,7 @@ fn clamped<S: Set>(x: f32, alpha: f32, limit: f32) -> f32 {
     x / (1.0 + exp::<S>(-alpha * x))
 }
 
+/// xIELU of one number, by p and n as [`Xielu::curves`] gives them.
 #[inline(always)]
 pub fn xielu<S: Set>(x: f32, [p, n]: [f32; 2], Xielu { beta, eps, .. }: Xielu) -> f32 {
     let below = expm1::<S>(if x < eps { x } else { eps }) - x;
