@@ -150,8 +150,8 @@ pub fn write_gguf(
 ///
 /// **Errors**: as [`write_gguf`], but for the disk.
 pub fn check_gguf<'a>(
-    name: &str,
-    config: &Json,
+    name: &'a str,
+    config: &'a Json,
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
     tokenizer: Option<&Checkpoint>,
 ) -> Result<(), Error> {
@@ -548,7 +548,10 @@ impl<'a> Model<'a> {
     }
 
     fn rows(&self) -> Result<usize, Error> {
-        let embedding = self.tensors.iter().find(|(name, _)| *name == "model.embed_tokens.weight");
+        let embedding = self
+            .tensors
+            .iter()
+            .find(|(name, _)| *name == "model.embed_tokens.weight");
         let rows = embedding.and_then(|(_, shape)| shape.first().copied());
         rows.ok_or_else(|| self.refused("it has no embedding `model.embed_tokens.weight`"))
     }
