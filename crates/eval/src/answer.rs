@@ -167,7 +167,7 @@ pub fn answer(
     let mut continuations = Vec::new();
     let mut contexts: Vec<String> = Vec::new();
     let mut measured_questions = 0;
-    for (task, questions) in work.iter().filter(|(task, _)| task.kind() != Kind::Generate) {
+    for (task, questions) in work.iter().filter(|(task, _)| task.kind().is_measured()) {
         let texts = render(engine, task, questions)?;
         let (requests, asked) = score_requests(engine, task, questions, &texts)?;
         continuations.extend(requests);

@@ -298,6 +298,11 @@ impl Kind {
     pub fn chooses(self) -> bool {
         matches!(self, Kind::MultipleChoice | Kind::Blank)
     }
+
+    /// Whether likelihoods are measured, and nothing is written.
+    pub fn is_measured(self) -> bool {
+        self != Kind::Generate
+    }
 }
 
 /// What is made of likelihoods, or how generated answers are judged.
@@ -361,6 +366,16 @@ impl Metric {
                 Metric::F1,
                 Metric::Mcc,
             ],
+        }
+    }
+
+    /// Those that a task of a kind has where its file names none; a log-likelihood alone is none of these.
+    fn usual(kind: Kind) -> &'static [Metric] {
+        match kind {
+            Kind::Generate => &[Metric::ExactMatch],
+            Kind::LogLikelihood => &[],
+            Kind::Blank => &[Metric::BlankPpl],
+            Kind::MultipleChoice => &[Metric::Acc, Metric::AccNorm],
         }
     }
 
@@ -1128,7 +1143,22 @@ impl Task {
         heterosis_engine::among_deep_stacks(|| self.worded(split))
     }
 
+    /// How many [`Self::questions`] there are, without putting them into words.
+    ///
+    /// # Errors
+    /// No such split, data that are missing or damaged.
+    pub fn count(&self, split: Split) -> Result<usize, Error> {
+        Ok(self.rows(split)?.len())
+    }
+
     fn worded(&self, split: Split) -> Result<Vec<Question>, Error> {
+        let rows = self.rows(split)?;
+        let mut shots = self.drawer()?;
+        rows.iter().map(|row| self.question(row, &mut shots)).collect()
+    }
+
+    /// The rows of a split's questions, up to the limit.
+    fn rows(&self, split: Split) -> Result<Vec<Located>, Error> {
         let source = match self.is_split_off(split) {
             true => self.file.source(Split::Search),
             false => self.file.source(split),
@@ -1143,8 +1173,7 @@ impl Task {
             rows.retain(|row| is_kept_for_selection(&row.row) == (split == Split::Selection));
         }
         rows.truncate(self.options.limit.unwrap_or(usize::MAX));
-        let mut shots = self.drawer()?;
-        rows.iter().map(|row| self.question(row, &mut shots)).collect()
+        Ok(rows)
     }
 
     /// The questions of a split, of which there has to be one.
@@ -1475,7 +1504,7 @@ impl Task {
     /// # Errors
     /// A pattern that takes too long on this text.
     pub fn solution<'q>(&self, question: &'q Question) -> Result<Option<&'q str>, Error> {
-        if self.kind() != Kind::Generate {
+        if self.kind().is_measured() {
             return Ok(None);
         }
         let verdicts = self.extract(&question.target, &question.gold)?;
@@ -1896,6 +1925,44 @@ mod tests {
 
     fn load(name: &str, options: &TaskOptions) -> Task {
         Task::load(name, options, &sample()).unwrap()
+    }
+
+    /// To see how many questions there are, all of them were put into words once more.
+    #[test]
+    fn questions_are_counted_without_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows: String = (0..20)
+            .map(|n| format!("{{\"q\": \"{n}?\", \"a\": \"{n}\"}}\n"))
+            .collect();
+        std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+        let task = |asks: &str| {
+            let file = dir.path().join("own.yaml");
+            let text = format!(
+                "task: own\nlang: en\ndata: {{search: rows.jsonl, test: rows.jsonl}}\nprompt: '{{{{{asks}}}}}'\ntarget: '{{{{a}}}}'\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            let options = TaskOptions {
+                limit: Some(15),
+                ..TaskOptions::default()
+            };
+            load(&file.display().to_string(), &options)
+        };
+        let counts =
+            |task: &Task| [Split::Search, Split::Selection, Split::Test].map(|split| task.count(split).unwrap());
+        let whole = task("q");
+        let [search, selection, test] = counts(&whole);
+        assert_eq!(
+            [search, selection, test],
+            [Split::Search, Split::Selection, Split::Test].map(|split| { whole.questions(split).unwrap().len() })
+        );
+        assert!(
+            selection > 0 && test == 15,
+            "some of the search's rows are kept for the selection"
+        );
+        // What no question can be made of is counted all the same.
+        let wordless = task("nothing");
+        assert!(wordless.questions(Split::Search).is_err());
+        assert_eq!(counts(&wordless), [search, selection, test]);
     }
 
     /// lm-eval's own prompts, messages, gold answers and stops (`tests/peers/prompts.py`).

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, DataDirs, Error, Extracted, Kind, Task, TaskOptions, TaskScore, expand};
+use super::{Answer, DataDirs, Error, Extracted, Task, TaskOptions, TaskScore, expand};
 
 /// A stored output. Fields that are not listed are kept out of the way.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -71,8 +71,8 @@ pub fn parse(text: &str) -> Result<Vec<Stored>, Error> {
 /// use heterosis_eval::{DataDirs, TaskOptions, rescore};
 ///
 /// let stored = rescore::parse(
-///     r##"{"output": "6 times 7 is 42. #### 42", "gold": "#### 42"}
-///         {"output": "I think it is 41.", "gold": "#### 42"}"##,
+///     r#####"{"output": "6 times 7 is 42. #### 42", "gold": "#### 42"}
+///         {"output": "I think it is 41.", "gold": "#### 42"}"#####,
 /// )?;
 /// let outcome = rescore::rescore(stored, &["gsm8k".into()], &TaskOptions::default(), &DataDirs::default())?;
 /// assert_eq!(outcome.lines[1].filters["flexible-extract"].extracted, "41.");
@@ -171,7 +171,7 @@ impl<'a> Judges<'a> {
             ..self.options.clone()
         };
         let task = Task::load(name, &options, self.data_dirs)?;
-        if task.kind() != Kind::Generate {
+        if task.kind().is_measured() {
             return Err(Error::NotGenerated {
                 task: task.name().into(),
             });

@@ -27,6 +27,7 @@ pub struct Words {
 }
 
 impl Words {
+    /// Those of what is asked; `identity` says what is right.
     pub fn of(text: &str, identity: Identity) -> Self {
         let (mut numbers, mut words) = (Vec::new(), BTreeSet::new());
         for word in split(text) {

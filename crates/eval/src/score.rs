@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Extracted, Kind, Metric, Question, Task, sampling, stats};
+use super::{Error, Extracted, Metric, Question, Task, sampling, stats};
 use heterosis_engine::Score;
 
 /// What a model answered to one question, and the verdict.
@@ -233,6 +233,17 @@ pub struct TaskScore {
     pub primary: String,
 }
 
+fn scores(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
+    let mut scores = accuracies(task, answers);
+    if task.kind().is_measured() {
+        scores.extend(likelihoods(answers));
+    }
+    if task.metrics().contains(&Metric::Perplexity) {
+        scores.insert(Metric::Perplexity.name().into(), perplexity(answers));
+    }
+    scores
+}
+
 impl TaskScore {
     /// Sums up the answers to one task. Accuracy: mean and sample standard deviation over √n. Log-likelihood: the sum
     /// over all questions divided by the number of all their tokens, with the standard error of that ratio over the
@@ -243,17 +254,7 @@ impl TaskScore {
             task: task.name().into(),
             lang: task.lang().into(),
             n: answers.len(),
-            scores: match task.kind() {
-                Kind::Generate => accuracies(task, &answers),
-                Kind::LogLikelihood | Kind::MultipleChoice | Kind::Blank => {
-                    let mut scores = accuracies(task, &answers);
-                    scores.extend(likelihoods(&answers));
-                    if task.metrics().contains(&Metric::Perplexity) {
-                        scores.insert(Metric::Perplexity.name().into(), perplexity(&answers));
-                    }
-                    scores
-                }
-            },
+            scores: scores(task, &answers),
             primary: task.primary(),
         }
     }
