@@ -229,6 +229,9 @@ pub struct RunStarted {
     /// Absent where nothing is learned, and in older journals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning: Option<LearningPlan>,
+    /// Absent where no model of this machine gives advice, and in older journals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guide: Option<GuideModel>,
 }
 
 impl RunStarted {
@@ -239,6 +242,15 @@ impl RunStarted {
             false => format!("{}, {}", self.engine, self.dtype),
         }
     }
+}
+
+/// A model of the searching machine that gives a search advice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuideModel {
+    /// MODEL, its path made absolute.
+    pub model: String,
+    /// Of its weights and its tokenizer; of a recipe, of what it says and of all its models.
+    pub digest: String,
 }
 
 /// How much a search is going to learn.
@@ -413,7 +425,7 @@ pub struct Learning {
 /// One step of a round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearningStep {
-    /// From 1; 0 is before any.
+    /// From 1.
     pub step: usize,
     /// Mean negative log-likelihood of the step's texts, in nats a token, before the step.
     pub taught: f64,
@@ -630,6 +642,7 @@ pub struct Candidate {
     pub cached: bool,
     /// Over all of its answers, those from the cache left out.
     pub generated_tokens: u64,
+    /// Merging, on the wall clock; 0 where all answers came from the cache.
     pub merge_ms: u64,
     /// Asking and scoring, on the wall clock; [`Self::merge_ms`] is not in it.
     pub evaluation_ms: u64,
@@ -642,14 +655,14 @@ pub struct Generation {
     pub generation: u64,
     /// Fitness quantiles of this generation's candidates, failed ones left out.
     pub best: f64,
-    pub upper_quartile: f64,
     /// A quarter of the candidates is fitter.
-    pub median: f64,
+    pub upper_quartile: f64,
     /// Half of the candidates is fitter.
-    pub lower_quartile: f64,
+    pub median: f64,
     /// A quarter of the candidates is less fit.
-    pub failed: usize,
+    pub lower_quartile: f64,
     /// Candidates without a score.
+    pub failed: usize,
     /// Step size of the optimizer, where it has one.
     pub sigma: Option<f64>,
     /// In a race: questions that its last ones were asked.

@@ -45,6 +45,8 @@ pub enum Changed {
     Space,
     /// Another program that answers, or another version of it.
     Engine,
+    /// The model of this machine that gives advice.
+    Guide,
 }
 
 impl Changed {
@@ -55,6 +57,7 @@ impl Changed {
             Self::Task { task, lang, .. } => format!("the task {task} ({lang}) or its data"),
             Self::Space => "the search space (space.yaml)".into(),
             Self::Engine => "the engine that answers, or its version".into(),
+            Self::Guide => "the model that gives advice (search.guide)".into(),
         }
     }
 }
@@ -86,6 +89,9 @@ impl RunStarted {
         }
         compare(Changed::Space, &self.space_digest, &now.space_digest);
         compare(Changed::Engine, &self.engine, &now.engine);
+        if let (Some(before), Some(now)) = (&self.guide, &now.guide) {
+            compare(Changed::Guide, &before.digest, &now.digest);
+        }
         changes
     }
 
@@ -106,6 +112,7 @@ impl RunStarted {
                 }
                 Changed::Space => self.space_digest = now,
                 Changed::Engine => self.engine = now,
+                Changed::Guide => self.guide.iter_mut().for_each(|guide| guide.digest.clone_from(&now)),
             }
         }
     }
@@ -150,6 +157,7 @@ fn model_of<'a>(models: &'a mut [Model], name: &'a str) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::GuideModel;
 
     fn began() -> RunStarted {
         let model = |name: &str| Model {
@@ -176,6 +184,10 @@ mod tests {
             models: vec![model("base"), model("maths")],
             tasks: vec![task("arith")],
             held_out: vec![task("other")],
+            guide: Some(GuideModel {
+                model: "wise".into(),
+                digest: "weights of wise".into(),
+            }),
             ..RunStarted::default()
         }
     }
@@ -184,7 +196,7 @@ mod tests {
     #[test]
     fn whatever_is_another_one_is_named() {
         type Case = (fn(&mut RunStarted), &'static str);
-        let cases: [Case; 6] = [
+        let cases: [Case; 7] = [
             (|r| r.models[1].digest.push('!'), "the model maths"),
             (
                 |r| r.models[0].tokenizer_digest.push('!'),
@@ -194,6 +206,10 @@ mod tests {
             (|r| r.held_out[0].digest.push('!'), "the task other (en) or its data"),
             (|r| r.space_digest.push('!'), "the search space (space.yaml)"),
             (|r| r.engine.push('!'), "the engine that answers, or its version"),
+            (
+                |r| r.guide.as_mut().unwrap().digest.push('!'),
+                "the model that gives advice (search.guide)",
+            ),
         ];
         assert_eq!(began().changes(&began()), []);
         for (change, words) in cases {
@@ -213,6 +229,12 @@ mod tests {
         let mut old = began();
         old.models.iter_mut().for_each(|m| m.tokenizer_digest.clear());
         old.held_out.clear();
+        old.guide = None;
         assert_eq!(old.changes(&began()), []);
+        assert_eq!(
+            began().changes(&RunStarted { guide: None, ..began() }),
+            [],
+            "nor what is not asked"
+        );
     }
 }

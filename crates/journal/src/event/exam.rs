@@ -117,7 +117,7 @@ impl Exam {
 pub struct Speed {
     /// Of each candidate, before its first answer.
     pub merge_ms: f64,
-    /// Between two answers: as many are decoded at a time, it is far less than one takes.
+    /// That an answer adds: many are decoded at a time, so one alone takes longer.
     pub answer_ms: f64,
 }
 

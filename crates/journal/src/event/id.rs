@@ -28,7 +28,7 @@ pub enum CandidateId {
     /// `mean`, `mean-STAGE`, `mean-2`, `mean-STAGE-2`: the centre of an optimizer's distribution, of a stage if more
     /// follow it, and of one restart if it was not the last.
     Mean {
-        /// Of a search in several stages: `ps`, `dfs`.
+        /// As in [`StageStarted::stage`](super::StageStarted::stage), where more stages follow.
         stage: Option<String>,
         /// From 1; `None` of the last one.
         restart: Option<usize>,
