@@ -311,7 +311,10 @@ fn whoever_has_won_has_the_star() {
             selection.best.clone_from(&winner);
         }
     }
-    let selected = records.iter().position(|r| matches!(r.event, Event::Selected(_))).unwrap();
+    let selected = records
+        .iter()
+        .position(|r| matches!(r.event, Event::Selected(_)))
+        .unwrap();
     let has_star = |model: &mut Model| {
         press(model, "3");
         let screen = screen(model, 120, 60);
@@ -320,7 +323,10 @@ fn whoever_has_won_has_the_star() {
     };
     for (known, leader) in [(selected, &luckiest), (records.len(), &winner)] {
         let starred = has_star(&mut ticked(records[..known].to_vec()));
-        assert!(starred.len() == 1 && starred[0].contains(leader.as_str()), "{leader}: {starred:?}");
+        assert!(
+            starred.len() == 1 && starred[0].contains(leader.as_str()),
+            "{leader}: {starred:?}"
+        );
     }
 }
 

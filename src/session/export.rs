@@ -558,11 +558,18 @@ impl Making<'_> {
 
 /// What cannot be a GGUF file is known before gigabytes are written.
 fn refuse_gguf(out: &Path, kind: GgufKind, (plan, parents): (&Plan, &Parents)) -> Result<(), Error> {
-    let name = out.file_name().map_or_else(|| out.to_string_lossy(), |name| name.to_string_lossy());
-    let tensors = plan.outputs().iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
+    let name = out
+        .file_name()
+        .map_or_else(|| out.to_string_lossy(), |name| name.to_string_lossy());
+    let tensors = plan
+        .outputs()
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
     let tokenizer = plan.tokenizer();
     // With more tokens it is another one, which is looked at when it is there.
-    let donor = parents.checkpoint(&tokenizer.donor).filter(|_| tokenizer.added.is_empty());
+    let donor = parents
+        .checkpoint(&tokenizer.donor)
+        .filter(|_| tokenizer.added.is_empty());
     checkpoint::check_gguf(&name, plan.config(), tensors, donor).map_err(no_gguf(kind))
 }
 

@@ -230,7 +230,10 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
 
 /// The best so far has the star, and then whoever has won: fresh questions may have chosen another one.
 fn leads(model: &Model, scored: &Scored) -> bool {
-    model.run.winner().is_some_and(|winner| winner.id == scored.candidate.id)
+    model
+        .run
+        .winner()
+        .is_some_and(|winner| winner.id == scored.candidate.id)
 }
 
 fn style(model: &Model, column: Column, scored: &Scored) -> Style {
