@@ -12,6 +12,7 @@
 use std::{f64::consts::PI, path::Path};
 
 use heterosis::{
+    eval::reply_prompt,
     host::Host,
     model::{DType, Device, Engine, Message, Request},
     models::{DeviceChoice, Opened, Runtime, RuntimeOptions},
@@ -148,14 +149,8 @@ fn best_of(
 }
 
 fn reply(engine: &mut Engine, question: &str) -> Option<String> {
-    let tokenizer = engine.tokenizer().clone();
-    let text = match tokenizer.has_chat_template() {
-        true => tokenizer
-            .apply_chat_template(&[Message::new("user", question)], true)
-            .ok()?,
-        false => question.to_owned(),
-    };
-    let request = Request::new(tokenizer.encode_prompt(&text).ok()?, 48);
+    let prompt = reply_prompt(engine.tokenizer(), &[Message::new("user", question)]).ok()?;
+    let request = Request::new(prompt, 48);
     Some(engine.generate(&[request], &mut |_| {}).ok()?.remove(0).text)
 }
 

@@ -180,54 +180,27 @@ fn notify(dir: &RunDir, run: &Run) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{BufRead, BufReader, Read, Write},
-        net::{TcpListener, TcpStream},
-        path::Path,
-        sync::{Arc, Mutex},
-    };
+    use std::path::Path;
 
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::rehearsal;
+    use crate::{
+        checkpoint::scripted::{Answer, Asked, Scripted},
+        event::rehearsal,
+    };
 
-    /// Reads a request, keeps its path and body, and answers as MLflow does.
-    fn answer(mut stream: TcpStream, heard: &Mutex<Vec<(String, Value)>>) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let (mut first, mut length) = (String::new(), 0);
-        if reader.read_line(&mut first).unwrap_or(0) == 0 {
-            return;
-        }
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = n.trim().parse().unwrap();
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        let path = first.split(' ').nth(1).unwrap().to_string();
-        let answer = match path.rsplit("/mlflow/").next().unwrap() {
+    /// As MLflow does.
+    fn answer(asked: &Asked) -> Answer {
+        let answer = match asked.path.rsplit("/mlflow/").next().unwrap() {
             "experiments/create" => json!({"experiment_id": "7"}),
             "runs/create" => json!({"run": {"info": {"run_id": "r1"}}}),
             _ => json!({}),
         };
-        heard
-            .lock()
-            .unwrap()
-            .push((path, serde_json::from_slice(&body).unwrap()));
-        let text = answer.to_string();
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-            text.len()
+        (
+            "200 OK\r\nContent-Type: application/json".into(),
+            answer.to_string().into(),
         )
-        .unwrap();
     }
 
     fn told(to: &str, run: &Path) -> Trackers {
@@ -244,28 +217,19 @@ mod tests {
     /// `--mlflow http://…` made a folder of that name.
     #[test]
     fn an_mlflow_server_is_told_over_http() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let seen = heard.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                answer(stream.unwrap(), &seen);
-            }
-        });
+        let server = Scripted::answering(answer);
         let tmp = tempfile::tempdir().unwrap();
-        let trackers = told(&url, &tmp.path().join("night-1"));
+        let trackers = told(&server.address, &tmp.path().join("night-1"));
         assert_eq!(trackers.all.len(), 1, "it took all");
-        let heard = heard.lock().unwrap();
+        let heard = server.asked();
         let of = |what: &str| {
             let path = format!("/api/2.0/mlflow/{what}");
-            heard
-                .iter()
-                .filter(|(p, _)| *p == path)
-                .map(|(_, body)| body)
-                .collect::<Vec<_>>()
+            let asked = heard.iter().filter(|asked| asked.path == path);
+            asked
+                .map(|asked| serde_json::from_slice(&asked.body).unwrap())
+                .collect::<Vec<Value>>()
         };
-        assert_eq!(of("experiments/create"), [&json!({"name": "bilingual-maths"})]);
+        assert_eq!(of("experiments/create"), [json!({"name": "bilingual-maths"})]);
         assert_eq!(of("runs/create")[0]["run_name"], "night-1");
         let batches = of("runs/log-batch");
         let points = batches.iter().flat_map(|body| body["metrics"].as_array().unwrap());

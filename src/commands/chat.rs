@@ -11,6 +11,7 @@ use std::{
 use super::{Failure, Outcome, print_part, runtime, say};
 use crate::{
     cli::ChatCommandArgs,
+    eval::reply_prompt,
     model::{Engine, Message, Request, Sampling},
     yaml,
 };
@@ -145,17 +146,10 @@ impl Talker {
         max_new_tokens: usize,
         sampling: Option<Sampling>,
     ) -> anyhow::Result<()> {
-        let tokenizer = self.engine.tokenizer().clone();
-        let text = match tokenizer.has_chat_template() {
-            false => line.to_owned(),
-            true => {
-                self.said.push(Message::new("user", line));
-                let opening = system.map(|text| Message::new("system", text));
-                let messages: Vec<Message> = opening.into_iter().chain(self.said.iter().cloned()).collect();
-                tokenizer.apply_chat_template(&messages, true)?
-            }
-        };
-        let prompt = tokenizer.encode_prompt(&text)?;
+        self.said.push(Message::new("user", line));
+        let opening = system.map(|text| Message::new("system", text));
+        let messages: Vec<Message> = opening.into_iter().chain(self.said.iter().cloned()).collect();
+        let prompt = reply_prompt(self.engine.tokenizer(), &messages)?;
         let room = self.engine.decoder().spec().max_positions.saturating_sub(prompt.len());
         if room == 0 {
             self.said.pop();
@@ -180,9 +174,7 @@ impl Talker {
         let answered = self.engine.generate(&[request], &mut |_| {})?;
         let text = &answered[0].text;
         print_part(text.get(printed.load(Ordering::Relaxed)..).unwrap_or_default());
-        if tokenizer.has_chat_template() {
-            self.said.push(Message::new("assistant", text.clone()));
-        }
+        self.said.push(Message::new("assistant", text.clone()));
         Ok(())
     }
 }

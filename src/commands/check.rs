@@ -64,6 +64,9 @@ struct Findings {
     learning_seconds: Option<f64>,
     /// As a rule; they are in `search_seconds`.
     learning_rounds: Option<usize>,
+    /// A language model of this machine that gives advice; what it takes is in `memory_bytes` and `search_seconds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guide: Option<cost::GuideCost>,
     #[serde(rename = "final")]
     finale: Vec<PartCost>,
     final_seconds: Option<f64>,
@@ -250,7 +253,11 @@ fn check_space(args: &CheckArgs, mut space: Space) -> Result<Findings> {
         None if can_be_merged => Some(cost::measure(&session, drawn.recipes, &mut findings)?),
         None => None,
     };
-    if let Some(costs) = costs {
+    if let Some(mut costs) = costs {
+        match cost::of_guide(&session, &mut findings) {
+            Ok(guide) => costs.guide = guide,
+            Err(e) => findings.problems.push(format!("search.guide: {}", super::in_words(&e))),
+        }
         let learning = session.learning_plan()?;
         costs.tell(&session, (&plan, learning.as_ref()), budget_ms, &mut findings);
     }

@@ -349,47 +349,30 @@ mod tests {
         collections::HashMap,
         io::{BufRead, BufReader},
         net::TcpListener,
-        sync::{Arc, Mutex},
     };
 
     use super::*;
+    use crate::checkpoint::scripted::{Asked, Scripted};
 
-    /// What was asked for: path, and how many tokens came with it.
-    pub(super) type Asked = Arc<Mutex<Vec<String>>>;
-
-    /// A server with a few bodies by path, made when its address is known; it keeps what was asked for.
-    pub(super) fn serve(bodies: impl FnOnce(&str) -> HashMap<String, Vec<u8>>) -> (String, Asked) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let (bodies, asked) = (bodies(&address), Asked::default());
-        let keep = asked.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let Some(Ok(request)) = lines.next() else { continue };
-                let path = request.split(' ').nth(1).unwrap_or_default().to_string();
-                let headers = lines.map_while(Result::ok).take_while(|l| !l.is_empty());
-                let token = headers
-                    .filter(|l| l.to_lowercase().starts_with("authorization"))
-                    .count();
-                keep.lock().unwrap().push(format!("{path} {token}"));
-                let (status, body) = match bodies.get(&path) {
-                    Some(body) => ("200 OK", body.as_slice()),
-                    None => ("404 Not Found", [].as_slice()),
-                };
-                let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                    body.len()
-                );
-                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    /// A server with a few bodies by path, made when its address is known.
+    pub(super) fn serve(bodies: impl FnOnce(&str) -> HashMap<String, Vec<u8>>) -> Scripted {
+        Scripted::knowing_itself(|address| {
+            let bodies = bodies(address);
+            move |asked: &Asked| match bodies.get(&asked.path) {
+                Some(body) => ("200 OK".into(), body.clone()),
+                None => ("404 Not Found".into(), Vec::new()),
             }
-        });
-        (address, asked)
+        })
     }
 
-    fn serve_text(path: &str, text: &str) -> (String, Asked) {
+    fn serve_text(path: &str, text: &str) -> Scripted {
         serve(|_| HashMap::from([(path.into(), text.into())]))
+    }
+
+    /// Paths, and what came with them as a token.
+    fn told(server: &Scripted) -> Vec<(String, String)> {
+        let asked = server.asked().into_iter();
+        asked.map(|asked| (asked.path, asked.authorization)).collect()
     }
 
     const TINY: DataSet = DataSet {
@@ -412,16 +395,16 @@ mod tests {
     #[test]
     fn files_come_from_a_mirror_once() {
         let text = "a\t1\nb\t2\n".to_string();
-        let (address, asked) = serve_text("/data/tiny/x.tsv", &text);
+        let server = serve_text("/data/tiny/x.tsv", &text);
         let dir = tempfile::tempdir().unwrap();
-        let mirror = format!("{address}/data/");
+        let mirror = format!("{}/data/", server.address);
         let file = file("x.tsv", 2, "");
         pull_tiny(&file, dir.path(), Some(&mirror), None).unwrap();
         pull_tiny(&file, dir.path(), Some(&mirror), None).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("x.tsv")).unwrap(), text);
         assert_eq!(
-            *asked.lock().unwrap(),
-            ["/data/tiny/x.tsv 0"],
+            told(&server),
+            [("/data/tiny/x.tsv".into(), String::new())],
             "asked once, and the token stays here"
         );
     }
@@ -430,7 +413,7 @@ mod tests {
     fn the_hub_that_hf_endpoint_names_is_asked_first_with_the_token() {
         let python = "EXEMPLAR_NUMBER_ANSWERS = [1]\nEXEMPLAR_EQUATION_SOLUTIONS = []\nMGSM_EXEMPLARS = {\"en\": {\"1\": {\"q\": \"Q\", \"a\": \"A\"}}}";
         let path = "/datasets/somebody/tiny/resolve/main/exemplars.py".to_string();
-        let (address, asked) = serve_text(&path, python);
+        let server = serve_text(&path, python);
         let dir = tempfile::tempdir().unwrap();
         let file = PublishedFile {
             name: "exemplars.json",
@@ -438,17 +421,17 @@ mod tests {
             rows: 1,
             sha256: "",
         };
-        pull_tiny(&file, dir.path(), None, Some(&address)).unwrap();
+        pull_tiny(&file, dir.path(), None, Some(&server.address)).unwrap();
         let json: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(dir.path().join("exemplars.json")).unwrap()).unwrap();
         assert_eq!(json["exemplars"]["en"]["1"]["q"], "Q");
-        assert_eq!(*asked.lock().unwrap(), [format!("{path} 1")]);
+        assert_eq!(told(&server), [(path, "Bearer secret".into())]);
     }
 
     #[test]
     fn what_is_not_there_or_not_it_leaves_nothing_behind() {
         let page = "<html>please log in</html>".to_string();
-        let (address, _) = serve_text("/tiny/x.tsv", &page);
+        let Scripted { address, .. } = serve_text("/tiny/x.tsv", &page);
         let dir = tempfile::tempdir().unwrap();
         let error = |file: &PublishedFile, endpoint: Option<&str>| {
             let from = endpoint.is_none().then_some(address.as_str());

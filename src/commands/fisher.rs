@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Failure, Outcome, environment, learn, print, print_json, runtime};
 use crate::{
     cli::{FisherArgs, LabelsArg},
-    eval::{self, Kind, Question, Samples, Task},
+    eval::{self, Question, Samples, Task},
     learn::fisher::Fisher,
     merge::Plan,
     model::{Engine, ScoreRequest, Text},
@@ -144,7 +144,7 @@ fn solved(engine: &Engine, task: &Task, questions: &[Question]) -> Result<Vec<Sc
 
 /// An answer of the model's own to each question, drawn at temperature 1.
 fn drawn(engine: &mut Engine, task: &Task, questions: &[Question]) -> Result<Vec<ScoreRequest>> {
-    if task.kind() != Kind::Generate {
+    if task.kind().is_measured() {
         bail!(
             "the task '{}' measures what is given and draws no answers; use --labels solutions",
             task.name()

@@ -18,7 +18,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     }
     let host = environment::host();
     let finished = Finished::take(&newest::or_newest(args.run)?, &host)?;
-    trust::confirm(finished.dir().path(), finished.space(), args.yes)?;
+    trust::confirm_program(finished.dir().path(), finished.space(), args.yes)?;
     let simplifying = finished.open(&runtime_options(&args.engine)?, host)?;
     let comparing = simplifying.questions(args.limit)?;
     let (unit, margin) = (simplifying.unit(), args.margin / 100.0);

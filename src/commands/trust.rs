@@ -37,13 +37,18 @@ impl fmt::Display for Foreign<'_> {
     }
 }
 
+/// What answers or scores.
+fn program(space: &Space) -> Option<Foreign<'_>> {
+    space.fitness.program().map(Foreign::Program)
+}
+
+/// What a search does.
 fn foreign(space: &Space) -> impl Iterator<Item = Foreign<'_>> {
-    let program = space.fitness.program().map(Foreign::Program);
     let address = space.search.guide.as_ref().and_then(|guide| {
         let (url, key) = (guide.endpoint.as_deref()?, guide.key.as_deref());
         Some(Foreign::Address { url, key })
     });
-    program.into_iter().chain(address)
+    program(space).into_iter().chain(address)
 }
 
 /// What this run does was written by whoever begins it here.
@@ -58,10 +63,24 @@ fn remember_one(dir: &Path, what: &Foreign<'_>) {
     }
 }
 
+/// Before a run is searched on.
+///
 /// # Errors
 /// It does something that is unknown here, and nobody said yes.
 pub fn confirm(dir: &Path, space: &Space, yes: bool) -> Outcome {
-    for what in foreign(space) {
+    confirm_each(dir, foreign(space), yes)
+}
+
+/// Before questions of a run are answered, for which no advice is asked.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn confirm_program(dir: &Path, space: &Space, yes: bool) -> Outcome {
+    confirm_each(dir, program(space).into_iter(), yes)
+}
+
+fn confirm_each<'a>(dir: &Path, foreign: impl Iterator<Item = Foreign<'a>>, yes: bool) -> Outcome {
+    for what in foreign {
         let known = mark(dir, &what).is_ok_and(|mark| mark.exists());
         if !(known || yes || (environment::is_interactive() && asked(&what)?)) {
             return Err(anyhow::anyhow!(

@@ -6,7 +6,7 @@ use ratatui::backend::TestBackend;
 
 use super::model::{Page, Tab};
 use super::{Action, Appearance, Message, Model, draw, plain, update};
-use crate::event::{Event, Level, Origin, Phase, Record, rehearsal};
+use crate::event::{Event, Level, Origin, Phase, Record, rehearsal, run::Run};
 
 fn path_of(name: &str) -> String {
     format!("{}/tests/data/dashboard/{name}.jsonl", env!("CARGO_MANIFEST_DIR"))
@@ -296,6 +296,38 @@ fn a_race_shows_who_left_and_how_far_it_can_be_trusted() {
 #[test]
 fn the_result() {
     snapshot!("result", &done());
+}
+
+/// The star stayed with the luckiest of the search when fresh questions had chosen another one.
+#[test]
+fn whoever_has_won_has_the_star() {
+    let mut records = rehearsal::night();
+    let luckiest = Run::from_records(&records).best().unwrap().candidate.id.clone();
+    let mut winner = String::new();
+    for record in &mut records {
+        if let Event::Selected(selection) = &mut record.event {
+            let others = selection.finalists.iter().filter(|f| f.origin == Origin::Search);
+            winner = others.map(|f| f.id.clone()).find(|id| *id != luckiest).unwrap();
+            selection.best.clone_from(&winner);
+        }
+    }
+    let selected = records
+        .iter()
+        .position(|r| matches!(r.event, Event::Selected(_)))
+        .unwrap();
+    let has_star = |model: &mut Model| {
+        press(model, "3");
+        let screen = screen(model, 120, 60);
+        let starred = screen.lines().filter(|line| line.contains('★'));
+        starred.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (known, leader) in [(selected, &luckiest), (records.len(), &winner)] {
+        let starred = has_star(&mut ticked(records[..known].to_vec()));
+        assert!(
+            starred.len() == 1 && starred[0].contains(leader.as_str()),
+            "{leader}: {starred:?}"
+        );
+    }
 }
 
 #[test]

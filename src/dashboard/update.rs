@@ -184,11 +184,17 @@ fn filter(model: &mut Model) -> &mut String {
     }
 }
 
+/// What has this number, counted from 1.
+fn by_number<T: Copy>(all: &[T], digit: char) -> Option<T> {
+    let number = digit.to_digit(10)? as usize;
+    all.get(number.checked_sub(1)?).copied()
+}
+
 fn on_page_key(model: &mut Model, code: KeyCode) -> Option<Action> {
     match code {
         KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => model.page = model.page.step(1),
         KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => model.page = model.page.step(-1),
-        KeyCode::Char(c @ '1'..='7') => model.page = Page::ALL[c as usize - '1' as usize],
+        KeyCode::Char(digit @ '1'..='9') => model.page = by_number(&Page::ALL, digit).unwrap_or(model.page),
         KeyCode::Char('/') if has_filter(model.page) => model.typing = true,
         KeyCode::Char('s') if has_board(model.page) => next_sort(model),
         KeyCode::Char('v') if model.page == Page::Log => next_level(model),
@@ -221,7 +227,11 @@ fn on_detail_key(model: &mut Model, code: KeyCode) -> Option<Action> {
         KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace => model.detail = None,
         KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => (detail.tab, detail.at) = (detail.tab.step(1), 0),
         KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => (detail.tab, detail.at) = (detail.tab.step(-1), 0),
-        KeyCode::Char(c @ '1'..='4') => (detail.tab, detail.at) = (Tab::ALL[c as usize - '1' as usize], 0),
+        KeyCode::Char(digit @ '1'..='9') => {
+            if let Some(tab) = by_number(&Tab::ALL, digit) {
+                (detail.tab, detail.at) = (tab, 0);
+            }
+        }
         KeyCode::Char('f') => {
             detail.at = 0;
             detail.flips = match detail.flips {

@@ -14,6 +14,8 @@ use crate::{
 pub struct Opened {
     pub parents: Parents,
     pub plan: Plan,
+    /// Of the recipe; `None` of a checkpoint as it is, whatever its name.
+    recipe_digest: Option<String>,
 }
 
 impl Opened {
@@ -28,7 +30,11 @@ impl Opened {
         let mut parents = Parents::default();
         add(&mut parents, word, &beside(word, Path::new("")), hub)?;
         let plan = Plan::new(&verbatim(word), &parents)?;
-        Ok(Self { parents, plan })
+        Ok(Self {
+            parents,
+            plan,
+            recipe_digest: None,
+        })
     }
 
     /// Opens a recipe and all models that it names.
@@ -55,7 +61,26 @@ impl Opened {
         for warning in plan.warnings() {
             tracing::warn!("{}: {warning}", file.display());
         }
-        Ok(Self { parents, plan })
+        Ok(Self {
+            parents,
+            plan,
+            recipe_digest: Some(recipe.digest()),
+        })
+    }
+
+    /// BLAKE3 of all that decides what it writes: weights and tokenizers of its models, and what a recipe makes of them. Reads
+    /// all weights.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub fn digest(&self) -> Result<String, Error> {
+        let mut hasher = blake3::Hasher::new();
+        for (name, checkpoint) in self.parents.iter() {
+            hasher.update(checkpoint.digest()?.as_bytes());
+            hasher.update(self.parents.tokenizer_digest(name).as_bytes());
+        }
+        hasher.update(self.recipe_digest.as_deref().unwrap_or_default().as_bytes());
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Merges into a decoder.

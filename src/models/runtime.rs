@@ -62,6 +62,7 @@ pub struct RuntimeOptions {
 }
 
 /// Where and how a model runs.
+#[derive(Clone, Debug)]
 pub struct Runtime {
     pub device: Device,
     /// More of its kind, for whoever can do several things at a time.

@@ -290,7 +290,7 @@ impl<'a> MergeEvaluator<'a> {
         let Some(((index, _), asked)) = self.questions.iter().find(is_it) else {
             return;
         };
-        let is_measured = self.resources.task(*index).task.kind() != Kind::Generate;
+        let is_measured = self.resources.task(*index).task.kind().is_measured();
         let digests: HashMap<&String, &String> = asked.catalogue.ids.iter().zip(&asked.digests).collect();
         for answer in &answers.answers {
             let Some(digest) = digests.get(&answer.q) else { continue };
@@ -919,7 +919,7 @@ impl MergeEvaluator<'_> {
             let answers: Vec<event::Answer> = answers.into_iter().map(|answer| plain(answer, judge)).collect();
             for (item, answer) in items.iter().zip(&answers) {
                 let key = item_key(weights, &of_task.digests[*item]);
-                let kept = Kept::of(answer, judge.kind() != Kind::Generate);
+                let kept = Kept::of(answer, judge.kind().is_measured());
                 resources.cache.put(&key, &kept);
             }
             all.push(answers);
@@ -941,7 +941,7 @@ impl Asked {
             let mut hasher = blake3::Hasher::new();
             hasher.update(decoding.as_bytes());
             hasher.update(text.as_bytes());
-            if task.kind() != Kind::Generate {
+            if task.kind().is_measured() {
                 hasher.update(b"\0").update(question.gold.as_bytes());
             }
             if task.kind().chooses() {

@@ -3,13 +3,15 @@
 //! It is started once (or as often as there are `workers`) and asked for one candidate at a time; `program.rs` is one copy
 //! of it. A copy that scores one candidate and exits is started again. One that dies or speaks nonsense is started again
 //! and asked a second time, since its bad moment may be the machine's; one that hangs is not, for that would take as long
-//! again. A thread waits for each answer, so that a worker that hangs holds nobody up but itself.
+//! again. A thread merges for each copy and waits for its answer, so that a worker that is slow or hangs holds nobody up but
+//! itself.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, Sender},
     },
@@ -33,18 +35,19 @@ use crate::{
 };
 
 /// Writes the merged model of a recipe into a directory that does not exist yet.
-pub type Materialize<'a> = Box<dyn FnMut(&Recipe, &Path) -> Result<(), Unscored> + Send + 'a>;
+pub type Materialize = Arc<dyn Fn(&Recipe, &Path) -> Result<(), Unscored> + Send + Sync>;
 
 /// Merges a recipe, and has it answer under the name of its candidate.
-pub type Serve<'a> = Box<dyn FnMut(&Recipe, &str) -> Result<Served, Unscored> + Send + 'a>;
+pub type Serve = Arc<dyn Fn(&Recipe, &str) -> Result<Served, Unscored> + Send + Sync>;
 
-/// What a command gets to see of a candidate's model.
-pub enum Delivery<'a> {
+/// What a command gets to see of a candidate's model; each worker's thread makes its own.
+#[derive(Clone)]
+pub enum Delivery {
     /// Nothing: the recipe or the genes are enough.
     Nothing,
     /// A directory below this one (absolute).
-    Directory(PathBuf, Materialize<'a>),
-    Endpoint(Serve<'a>),
+    Directory(PathBuf, Materialize),
+    Endpoint(Serve),
 }
 
 /// A model that answers.
@@ -69,11 +72,11 @@ const TRIES: usize = 2;
 const REST: Duration = Duration::from_secs(2);
 
 /// Asks a command for scores.
-pub struct External<'a> {
+pub struct External {
     settings: space::Command,
     /// What programs write to stderr goes here.
     log: PathBuf,
-    delivery: Delivery<'a>,
+    delivery: Delivery,
     /// Short names and MODEL words: a program knows nothing of short names.
     words: BTreeMap<String, String>,
     /// By candidate: in a race some questions have been answered already.
@@ -96,14 +99,30 @@ struct Worker {
 
 /// What a worker is at.
 struct Job {
-    id: String,
-    /// The merged model, to be removed afterwards.
-    model_dir: Option<PathBuf>,
-    /// The merged model that answers until then.
-    _standing: Option<Box<dyn Send>>,
-    request: String,
+    order: Arc<Order>,
     tries: usize,
     exam: Exam,
+}
+
+/// What a command is to score.
+struct Order {
+    id: String,
+    /// By short names, as the merge knows them.
+    recipe: Option<Recipe>,
+    delivery: Delivery,
+    /// By MODEL words, as the command knows them.
+    told: Option<Recipe>,
+    genotype: Value,
+    split: String,
+    questions: Option<Vec<Asked>>,
+    /// Made by the first thread that is sent with it.
+    made: Mutex<Option<Made>>,
+}
+
+/// The line that asks for a candidate, and the merged model that answers as long as this lives.
+struct Made {
+    request: String,
+    _standing: Option<Box<dyn Send>>,
 }
 
 /// A worker's answer; its program comes back with it unless it broke off.
@@ -127,12 +146,12 @@ struct Request<'a> {
     model_dir: Option<&'a Path>,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<&'a Endpoint>,
-    genotype: Value,
+    genotype: &'a Value,
     /// `search`, or `selection` when finalists are asked again: the place for questions that the search has not seen.
     split: &'a str,
     /// What is to be answered one by one; only of a command that has named its questions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    questions: Option<Vec<Asked>>,
+    questions: Option<&'a [Asked]>,
 }
 
 /// One question before its answer.
@@ -146,8 +165,8 @@ struct Asked {
     id: String,
 }
 
-impl<'a> External<'a> {
-    pub fn new(settings: space::Command, words: &[(String, String)], log: &Path, delivery: Delivery<'a>) -> Self {
+impl External {
+    pub fn new(settings: space::Command, words: &[(String, String)], log: &Path, delivery: Delivery) -> Self {
         let (to_me, words_back) = mpsc::channel();
         Self {
             workers: (0..settings.workers).map(|_| Worker::default()).collect(),
@@ -183,42 +202,23 @@ impl<'a> External<'a> {
         self
     }
 
-    /// The line that asks for a candidate, with its model written where the command wants one.
-    fn job(&mut self, sitting: &Sitting<'_>) -> Result<Job, Unscored> {
+    fn order(&self, sitting: &Sitting<'_>) -> Order {
         let recipe = match sitting.subject {
             Subject::Recipe(recipe) => Some(recipe.clone()),
             Subject::Model(name) => Some(verbatim(name)),
             Subject::Genes => None,
         };
-        let (mut model_dir, mut served) = (None, None);
-        match (&recipe, &mut self.delivery) {
-            (Some(recipe), Delivery::Directory(parent, write)) => {
-                let dir = parent.join(sitting.id);
-                write(recipe, &dir).inspect_err(|_| remove(&dir))?;
-                model_dir = Some(dir);
-            }
-            (Some(recipe), Delivery::Endpoint(serve)) => served = Some(serve(recipe, sitting.id)?),
-            (None, _) | (_, Delivery::Nothing) => {}
-        }
-        let recipe = recipe
-            .map(|recipe| recipe.with_models(|name| self.words.get(name).cloned().unwrap_or_else(|| name.to_string())));
-        let request = Request {
-            id: sitting.id,
-            recipe: recipe.as_ref(),
-            model_dir: model_dir.as_deref(),
-            endpoint: served.as_ref().map(|served| &served.endpoint),
-            genotype: named(sitting.genes, sitting.genotype),
-            split: &sitting.exam.split,
-            questions: (!sitting.exam.tasks.is_empty()).then(|| self.open(sitting)),
-        };
-        Ok(Job {
+        let word = |name: &str| self.words.get(name).cloned().unwrap_or_else(|| name.to_string());
+        Order {
             id: sitting.id.into(),
-            request: serde_json::to_string(&request).expect("a request is plain data") + "\n",
-            model_dir,
-            _standing: served.map(|served| served.standing),
-            tries: 1,
-            exam: sitting.exam.clone(),
-        })
+            told: recipe.as_ref().map(|recipe| recipe.with_models(word)),
+            recipe,
+            delivery: self.delivery.clone(),
+            genotype: named(sitting.genes, sitting.genotype),
+            split: sitting.exam.split.clone(),
+            questions: (!sitting.exam.tasks.is_empty()).then(|| self.open(sitting)),
+            made: Mutex::default(),
+        }
     }
 
     /// The questions of an exam that a candidate has not answered yet.
@@ -274,7 +274,7 @@ impl<'a> External<'a> {
     fn send(&mut self, worker: usize, rest: Duration) {
         let Worker { program, job } = &mut self.workers[worker];
         let Some(job) = job else { return };
-        let (program, id, request) = (program.take(), job.id.clone(), job.request.clone());
+        let (program, order) = (program.take(), job.order.clone());
         let (to_me, closing) = (self.to_me.clone(), self.closing.clone());
         let (command, file) = (self.settings.command.clone(), self.log.clone());
         let timeout = Duration::from_secs_f64(self.settings.timeout);
@@ -284,13 +284,20 @@ impl<'a> External<'a> {
                 let no_log = |e| Broke::CannotStart(format!("{} cannot be written: {e}", file.display()));
                 Program::start(&command, worker, Log::open(&file).map_err(no_log)?)
             };
-            let answer = program.map_or_else(start, Ok);
-            let answer = answer.and_then(|mut program| {
-                let reply = program.ask(request, &id, timeout, &closing)?;
-                Ok((reply, program))
+            let request = match closing.load(Ordering::Relaxed) {
+                true => Err(Refusal::Broke(Broke::Closing)),
+                false => order.request().map_err(Refusal::Unasked),
+            };
+            let answer = request.and_then(|request| {
+                let answer = program.map_or_else(start, Ok).and_then(|mut program| {
+                    let reply = program.ask(request, &order.id, timeout, &closing)?;
+                    Ok((reply, program))
+                });
+                answer.map_err(Refusal::Broke)
             });
+            // Its model goes with the job, which ends when this is heard.
+            drop(order);
             // Nobody listens any more when the search is over.
-            let answer = answer.map_err(Refusal::Broke);
             let _ = to_me.send(Word { worker, answer });
         });
     }
@@ -302,10 +309,8 @@ impl<'a> External<'a> {
             let worker = word.worker;
             if let Some(result) = self.result(word) {
                 let job = self.workers[worker].job.take().expect("an answer follows a question");
-                if let Some(dir) = &job.model_dir {
-                    remove(dir);
-                }
-                return (job.id, result);
+                job.order.clear_up();
+                return (job.order.id.clone(), result);
             }
         }
     }
@@ -315,7 +320,7 @@ impl<'a> External<'a> {
         let job = self.workers[worker].job.as_mut()?;
         let broke = match answer {
             Ok((reply, program)) => {
-                let (id, exam) = (job.id.clone(), job.exam.clone());
+                let (id, exam) = (job.order.id.clone(), job.exam.clone());
                 self.workers[worker].program = Some(program);
                 return Some(self.judge(&id, &exam, reply));
             }
@@ -339,6 +344,54 @@ impl<'a> External<'a> {
         };
         self.send(worker, again);
         None
+    }
+}
+
+impl Order {
+    /// The line that asks for the candidate, with its model made where the command wants one; made once. Whoever waits for the
+    /// answer hears of a panic too.
+    fn request(&self) -> Result<String, Unscored> {
+        let made = catch_unwind(AssertUnwindSafe(|| self.made_request()));
+        made.unwrap_or_else(|_| Err(Unscored::machine("the merge panicked; please report this")))
+    }
+
+    fn made_request(&self) -> Result<String, Unscored> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*made {
+            return Ok(made.request.clone());
+        }
+        let (mut model_dir, mut served) = (None, None);
+        match (&self.recipe, &self.delivery) {
+            (Some(recipe), Delivery::Directory(parent, write)) => {
+                let dir = parent.join(&self.id);
+                write(recipe, &dir)?;
+                model_dir = Some(dir);
+            }
+            (Some(recipe), Delivery::Endpoint(serve)) => served = Some(serve(recipe, &self.id)?),
+            (None, _) | (_, Delivery::Nothing) => {}
+        }
+        let request = Request {
+            id: &self.id,
+            recipe: self.told.as_ref(),
+            model_dir: model_dir.as_deref(),
+            endpoint: served.as_ref().map(|served| &served.endpoint),
+            genotype: &self.genotype,
+            split: &self.split,
+            questions: self.questions.as_deref(),
+        };
+        let request = serde_json::to_string(&request).expect("a request is plain data") + "\n";
+        *made = Some(Made {
+            request: request.clone(),
+            _standing: served.map(|served| served.standing),
+        });
+        Ok(request)
+    }
+
+    /// Removes the merged model, or what there is of it: the next candidate needs the room.
+    fn clear_up(&self) {
+        if let (Some(_), Delivery::Directory(parent, _)) = (&self.recipe, &self.delivery) {
+            let _ = std::fs::remove_dir_all(parent.join(&self.id)); // it may not be there
+        }
     }
 }
 
@@ -412,12 +465,7 @@ fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscor
     })
 }
 
-/// A directory that may not be there; the next candidate needs the room.
-fn remove(dir: &Path) {
-    let _ = std::fs::remove_dir_all(dir);
-}
-
-impl Evaluator for External<'_> {
+impl Evaluator for External {
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.begin(sitting);
         self.finished().1
@@ -432,7 +480,7 @@ impl Evaluator for External<'_> {
     }
 }
 
-impl Crew for External<'_> {
+impl Crew for External {
     fn size(&self) -> usize {
         self.workers.len()
     }
@@ -440,25 +488,12 @@ impl Crew for External<'_> {
     fn begin(&mut self, sitting: &Sitting<'_>) {
         let free = self.workers.iter().position(|worker| worker.job.is_none());
         let worker = free.expect("at most as many candidates are out as there are workers");
-        match self.job(sitting) {
-            Ok(job) => {
-                self.workers[worker].job = Some(job);
-                self.send(worker, Duration::ZERO);
-            }
-            Err(failure) => {
-                self.workers[worker].job = Some(Job {
-                    id: sitting.id.into(),
-                    model_dir: None,
-                    _standing: None,
-                    request: String::new(),
-                    tries: TRIES,
-                    exam: sitting.exam.clone(),
-                });
-                let answer = Err(Refusal::Unasked(failure));
-                let word = Word { worker, answer };
-                self.to_me.send(word).expect("this end is open as long as the other");
-            }
-        }
+        self.workers[worker].job = Some(Job {
+            order: Arc::new(self.order(sitting)),
+            tries: 1,
+            exam: sitting.exam.clone(),
+        });
+        self.send(worker, Duration::ZERO);
     }
 
     fn next(&mut self) -> News {
@@ -467,7 +502,7 @@ impl Crew for External<'_> {
     }
 }
 
-impl Drop for External<'_> {
+impl Drop for External {
     /// Closing its stdin tells a well-behaved program to end; the other kind, and one that is still at work, is ended.
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Relaxed);

@@ -13,11 +13,11 @@ use std::{
     path::Path,
 };
 
-use super::{Error, Interrupt, Run, genome::Genome};
+use super::{Error, FitnessTask, Interrupt, Run, domain, genome::Genome, optimizer_kind};
 use crate::{
     event::{self, Level},
-    optim::{Genotype, Kind, Optimizer},
-    space::{GeneKind, GeneSpec},
+    optim::{self, Genotype, Kind, Optimizer},
+    space::{GeneKind, GeneSpec, Space},
     yaml,
 };
 
@@ -82,7 +82,10 @@ impl Run<'_, '_> {
         let Some(best) = shown.last() else {
             return Ok(());
         };
-        let mut question = question(genes, &shown);
+        let mut question = question(
+            genes,
+            &shown.iter().map(|candidate| Shown::of(candidate)).collect::<Vec<_>>(),
+        );
         let met = self.scored.iter().map(|c| (c.recipe_digest.clone(), c.fitness));
         let reading = Reading {
             genome,
@@ -227,8 +230,91 @@ fn recipe_in(reply: &str) -> &str {
     text.split_once('\n').map_or(text, |(_, text)| text)
 }
 
+/// What a search is going to ask for as advice.
+#[derive(Clone, Debug)]
+pub struct ExpectedAdvice {
+    /// As long as they will be, about candidates that are made up; all of them are asked at a time.
+    pub questions: Vec<String>,
+    /// From one time to the next, candidates are scored.
+    pub candidates: u64,
+}
+
+/// What a search of a space is going to ask for as advice; `None` where nobody gives it.
+///
+/// # Errors
+/// Genes that the optimizer cannot move.
+pub fn expected_advice(genome: &Genome, space: &Space, tasks: &[FitnessTask]) -> Result<Option<ExpectedAdvice>, Error> {
+    let Some(guide) = &space.search.guide else {
+        return Ok(None);
+    };
+    let domain = domain(genome)?;
+    let kind = optimizer_kind(space, &domain);
+    let options = optim::Options {
+        population_size: space.search.population,
+        objectives: if kind == Kind::Nsga2 { 2 } else { 1 },
+        ..optim::Options::default()
+    };
+    let mut optimizer = Optimizer::new(kind, domain, &options)?;
+    let asked = optimizer.ask();
+    let population = asked.len() as u64;
+    if kind == Kind::Evollm {
+        let score = |(i, ask): (usize, &optim::Ask)| (ask.id, optim::Outcome::from_score(i as f64));
+        optimizer.tell(&asked.iter().enumerate().map(score).collect::<Vec<_>>())?;
+        let mut questions = Vec::new();
+        while let Some(question) = optimizer.question() {
+            questions.push(question);
+            optimizer.advise(None)?;
+        }
+        return Ok(Some(ExpectedAdvice {
+            questions,
+            candidates: population,
+        }));
+    }
+    let scores: Vec<event::TaskScore> = tasks.iter().map(made_up).collect();
+    let shown = asked.iter().cycle().take(SHOWN).map(|ask| Shown {
+        fitness: 0.5,
+        tasks: &scores,
+        genotype: &ask.genotype,
+    });
+    Ok(Some(ExpectedAdvice {
+        questions: vec![question(genome.genes(), &shown.collect::<Vec<_>>())],
+        candidates: population * guide.every,
+    }))
+}
+
+fn made_up(task: &FitnessTask) -> event::TaskScore {
+    event::TaskScore {
+        task: task.task.name().into(),
+        lang: task.task.lang().into(),
+        split: task.split.name().into(),
+        score: event::Score {
+            value: 0.5,
+            stderr: 0.0,
+            n: 0,
+        },
+        tokens: None,
+    }
+}
+
+/// What a guide is shown of a candidate.
+struct Shown<'a> {
+    fitness: f64,
+    tasks: &'a [event::TaskScore],
+    genotype: &'a [f64],
+}
+
+impl<'a> Shown<'a> {
+    fn of(candidate: &'a event::Candidate) -> Self {
+        Self {
+            fitness: candidate.fitness,
+            tasks: &candidate.tasks,
+            genotype: &candidate.genotype,
+        }
+    }
+}
+
 /// Asks for a recipe that is better than those shown, the last of which is the best.
-fn question(genes: &[GeneSpec], shown: &[&event::Candidate]) -> String {
+fn question(genes: &[GeneSpec], shown: &[Shown<'_>]) -> String {
     let mut text = String::from(
         "Language models are merged by recipes of numbers, and each merge is scored; higher is better. Below are what the numbers \
          may be, and the best recipes so far, from worse to better. Propose one recipe that is better than all of them: reply \
@@ -244,7 +330,7 @@ fn question(genes: &[GeneSpec], shown: &[&event::Candidate]) -> String {
     }
     for candidate in shown {
         let _ = write!(text, "\n# score {:.4}", candidate.fitness);
-        for task in &candidate.tasks {
+        for task in candidate.tasks {
             let lang = if task.lang.is_empty() {
                 String::new()
             } else {
@@ -253,7 +339,7 @@ fn question(genes: &[GeneSpec], shown: &[&event::Candidate]) -> String {
             let _ = write!(text, ", {}{lang} {:.4}", task.task, task.score.value);
         }
         text.push('\n');
-        for (gene, value) in genes.iter().zip(&candidate.genotype) {
+        for (gene, value) in genes.iter().zip(candidate.genotype) {
             let _ = match gene.kind {
                 GeneKind::Real { .. } => writeln!(text, "{}: {value:.4}", gene.name),
                 GeneKind::Int { .. } | GeneKind::Choice { .. } => writeln!(text, "{}: {value}", gene.name),

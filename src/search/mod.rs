@@ -59,7 +59,7 @@ pub use computation::{Computation, build};
 pub use evaluator::{ENGINE_VERSION, FitnessTask, MergeEvaluator, Resources};
 pub use external::{Delivery, Endpoint, External, Served};
 pub use genome::Genome;
-pub use guide::Adviser;
+pub use guide::{Adviser, ExpectedAdvice, expected_advice};
 pub use learning::Lesson;
 pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run};
 pub use questions::Questions;
@@ -787,13 +787,16 @@ impl Run<'_, '_> {
 
     /// A candidate of the optimizer's, with a name.
     fn entrant(&self, genome: &Genome, warm: &[optim::Genotype], generation: u64, ask: &optim::Ask) -> Entrant {
+        let origin = if warm.contains(&ask.genotype) {
+            Origin::WarmStart
+        } else if self.guided.contains(&ask.genotype) {
+            Origin::Guided
+        } else {
+            Origin::Search
+        };
         Entrant {
             id: CandidateId::Search(self.asked + ask.id + 1).to_string(),
-            origin: match () {
-                () if warm.contains(&ask.genotype) => Origin::WarmStart,
-                () if self.guided.contains(&ask.genotype) => Origin::Guided,
-                () => Origin::Search,
-            },
+            origin,
             generation: Some(generation),
             who: genome.decode(&ask.genotype),
             genotype: ask.genotype.clone(),
@@ -804,12 +807,7 @@ impl Run<'_, '_> {
     fn optimizer(&mut self, genome: &Genome, known: Option<Start>) -> Result<(Optimizer, Vec<optim::Genotype>), Error> {
         let plan = self.plan;
         let domain = domain(genome)?;
-        let is_real = domain.genes().iter().all(|g| matches!(g, Gene::Real { .. }));
-        let kind = match plan.space.search.optimizer {
-            _ if plan.space.fitness.is_pareto() => optim::Kind::Nsga2,
-            optim::Kind::CmaEs if !is_real => optim::Kind::CmaEsMargin,
-            kind => kind,
-        };
+        let kind = optimizer_kind(&plan.space, &domain);
         let options = optim::Options {
             seed: plan.space.search.seed,
             population_size: plan.space.search.population,
@@ -1070,6 +1068,16 @@ impl Plan {
             true => exam.score(&evaluation.answers),
             false => scoring::of_command(&evaluation.scores, &self.space.fitness.weights, &exam.split),
         }
+    }
+}
+
+/// The algorithm that a space asks for, or the one like it that can search these genes.
+fn optimizer_kind(space: &Space, domain: &Domain) -> optim::Kind {
+    let is_real = domain.genes().iter().all(|g| matches!(g, Gene::Real { .. }));
+    match space.search.optimizer {
+        _ if space.fitness.is_pareto() => optim::Kind::Nsga2,
+        optim::Kind::CmaEs if !is_real => optim::Kind::CmaEsMargin,
+        kind => kind,
     }
 }
 

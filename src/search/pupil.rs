@@ -8,7 +8,7 @@ use super::{
     learning::{Lesson, given_of},
 };
 use crate::{
-    eval::{self, Kind, Question},
+    eval::{self, Question},
     event,
     learn::{Course, Step, teachers},
     model::{ScoreRequest, Text},
@@ -148,7 +148,7 @@ impl MergeEvaluator<'_> {
         let task = self.task(index);
         let is_wanted = match teachers {
             Teachers::Auto | Teachers::Solutions => true,
-            Teachers::Answers | Teachers::Best | Teachers::Vote | Teachers::Distil => task.kind() != Kind::Generate,
+            Teachers::Answers | Teachers::Best | Teachers::Vote | Teachers::Distil => task.kind().is_measured(),
         };
         if !is_wanted {
             return Ok(BTreeSet::new());

@@ -1,6 +1,6 @@
 //! The whole loop with an evaluator that computes a function: milliseconds, no models.
 
-use std::{cell::RefCell, path::Path, time::Duration};
+use std::{cell::RefCell, fs, path::Path, sync::Mutex, time::Duration};
 
 use super::*;
 use crate::{
@@ -1448,6 +1448,66 @@ fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
     let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, &mut external, None, &mut chronicle, &Control::default());
     (end, read(&path).unwrap())
+}
+
+/// However many workers there were, the search's own thread wrote one merged model after the other, and they waited for it.
+#[test]
+fn each_worker_merges_on_a_thread_of_its_own() {
+    let tmp = tempfile::tempdir().unwrap();
+    let candidates = tmp.path().join("candidates");
+    let scores = format!(
+        r#"while read -r l; do {ID} d=${{l#*\"model_dir\":\"}}; d=${{d%%\"*}}; echo "{{\"id\":\"$id\",\"scores\":{{\"f\":$(cat $d/size)}}}}"; done"#
+    );
+    let mut settings = bare_plan(&scores, "{evals: 1}").space.fitness.command.unwrap();
+    settings.workers = 2;
+    let merged_on = Arc::new(Mutex::new(Vec::new()));
+    let seen = merged_on.clone();
+    let write = move |recipe: &Recipe, dir: &Path| {
+        seen.lock().unwrap().push(std::thread::current().id());
+        if recipe.models() == ["broken"] {
+            return Err(Unscored::candidate("it cannot be merged"));
+        }
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("size"), recipe.models()[0].len().to_string()).unwrap();
+        Ok(())
+    };
+    let delivery = Delivery::Directory(candidates.clone(), Arc::new(write));
+    let mut external = External::new(settings, &[], &tmp.path().join("command.log"), delivery).without_rest();
+    let exam = Exam {
+        split: "search".into(),
+        tasks: Vec::new(),
+    };
+    let crew = external.crew().unwrap();
+    let mut scores = Vec::new();
+    for models in [["one", "three"], ["seventeen", "broken"]] {
+        for model in models {
+            crew.begin(&Sitting {
+                id: model,
+                subject: Subject::Model(model),
+                genotype: &[],
+                genes: &[],
+                exam: &exam,
+            });
+        }
+        for _ in models {
+            let News::Done(id, evaluation) = crew.next() else {
+                panic!("nothing else is told of a command")
+            };
+            scores.push((id, evaluation.map(|evaluation| evaluation.scores[0].1).ok()));
+        }
+        assert_eq!(fs::read_dir(&candidates).unwrap().count(), 0, "what was scored is gone");
+    }
+    scores.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [
+        ("broken", None),
+        ("one", Some(3.0)),
+        ("seventeen", Some(9.0)),
+        ("three", Some(5.0)),
+    ];
+    assert_eq!(scores, expected.map(|(id, score)| (id.to_string(), score)));
+    let merged_on = merged_on.lock().unwrap();
+    let here = std::thread::current().id();
+    assert!(merged_on.len() == 4 && !merged_on.contains(&here), "{merged_on:?}");
 }
 
 /// f = −|k − 3|, from the request's own numbers.

@@ -11,7 +11,7 @@ use super::{
     evaluator::{Asked, item_key},
 };
 use crate::{
-    eval::{Kind, Question, Split},
+    eval::{Question, Split},
     event,
     models::verbatim,
     recipe::Recipe,
@@ -230,7 +230,7 @@ impl MergeEvaluator<'_> {
         let all: Vec<Vec<usize>> = exam.tasks.iter().map(|task| (0..task.items.len()).collect()).collect();
         let (answers, merge_ms, evaluation_ms) = self.merge_and_ask(&work.recipe, subject, (&exam, &all), progress)?;
         let kept = |(part, answers): (&Part, Vec<event::Answer>)| {
-            let is_measured = self.task(part.task).kind() != Kind::Generate;
+            let is_measured = self.task(part.task).kind().is_measured();
             answers.iter().map(|answer| Kept::of(answer, is_measured)).collect()
         };
         Ok(Given {

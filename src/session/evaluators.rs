@@ -5,10 +5,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 use super::{Error, SHARD_SIZE_BYTES, Session};
 use crate::{
     checkpoint::Writer,
-    eval::Kind,
     host::day,
     merge::Plan,
-    models::{self, Runtime},
+    models::{self, Parents, Runtime},
     programs::{self, EngineProgram},
     recipe::Recipe,
     search::{Delivery, Endpoint, External, MergeEvaluator, Resources, Served, Unscored},
@@ -67,7 +66,7 @@ impl Session {
             worker,
         })?;
         let mut tasks = self.tasks.iter().chain(&self.held_out).map(|task| &task.task);
-        if is_guarded || tasks.clone().any(|task| task.kind() != Kind::Generate) {
+        if is_guarded || tasks.clone().any(|task| task.kind().is_measured()) {
             let way_out = "without that there is no guard, and no task by log-likelihood: leave them out";
             program.must("score", way_out)?;
         }
@@ -149,51 +148,59 @@ impl Session {
     }
 
     /// The user's own program as evaluator, with its log and its models in a directory.
-    pub fn external(&self, command: &space::Command, dir: &Path) -> External<'_> {
-        let write = |recipe: &Recipe, out: &Path| self.materialize(recipe, out).map_err(unwritten);
+    pub fn external(&self, command: &space::Command, dir: &Path) -> External {
         // A program may work in a directory of its own.
         let candidates = std::path::absolute(dir.join("candidates")).unwrap_or_else(|_| dir.join("candidates"));
         // A process that was killed leaves those behind that it had out, and not all are asked again.
         let _ = std::fs::remove_dir_all(&candidates);
+        let parents = Arc::clone(&self.parents);
         let delivery = match (command.materialize, command.serve) {
-            (true, _) => Delivery::Directory(candidates, Box::new(write)),
-            (_, true) => Delivery::Endpoint(Box::new(|recipe, id| self.serve(recipe, id))),
+            (true, _) => Delivery::Directory(
+                candidates,
+                Arc::new(move |recipe, out| materialize(&parents, recipe, out).map_err(unwritten)),
+            ),
+            (_, true) => {
+                let (runtime, now_ms) = (self.runtime.clone(), Arc::clone(&self.host.now_ms));
+                Delivery::Endpoint(Arc::new(move |recipe, id| {
+                    serve((recipe, id), &parents, &runtime, now_ms())
+                }))
+            }
             _ => Delivery::Nothing,
         };
         External::new(command.clone(), &self.space.models, &dir.join("command.log"), delivery)
     }
+}
 
-    /// Merges a candidate in memory, and has it answer on this machine to whoever knows its key.
-    fn serve(&self, recipe: &Recipe, id: &str) -> Result<Served, Unscored> {
-        let plan = Plan::new(recipe, &self.parents)?;
-        let engine = models::engine_of(&plan, &self.parents, &self.runtime).map_err(unwritten)?;
-        let key = format!("{:032x}", rand::random::<u128>());
-        let server = Server::new(
-            engine,
-            serve::Settings {
-                name: id.into(),
-                key: Some(key.clone()),
-                created: (self.host.now_ms)() / 1000,
-            },
-        );
-        let standing = server.stand().map_err(Unscored::machine)?;
-        Ok(Served {
-            endpoint: Endpoint {
-                base_url: standing.base_url(),
-                api_key: key,
-                model: id.into(),
-            },
-            standing: Box::new(standing),
-        })
-    }
+/// Merges a candidate in memory, and has it answer on this machine to whoever knows its key.
+fn serve((recipe, id): (&Recipe, &str), parents: &Parents, runtime: &Runtime, now_ms: u64) -> Result<Served, Unscored> {
+    let plan = Plan::new(recipe, parents)?;
+    let engine = models::engine_of(&plan, parents, runtime).map_err(unwritten)?;
+    let key = format!("{:032x}", rand::random::<u128>());
+    let server = Server::new(
+        engine,
+        serve::Settings {
+            name: id.into(),
+            key: Some(key.clone()),
+            created: now_ms / 1000,
+        },
+    );
+    let standing = server.stand().map_err(Unscored::machine)?;
+    Ok(Served {
+        endpoint: Endpoint {
+            base_url: standing.base_url(),
+            api_key: key,
+            model: id.into(),
+        },
+        standing: Box::new(standing),
+    })
+}
 
-    /// Writes a candidate as a model, for a program that opens models itself.
-    fn materialize(&self, recipe: &Recipe, out: &Path) -> Result<(), models::Error> {
-        let plan = Plan::new(recipe, &self.parents)?;
-        let mut writer = Writer::replace(out, SHARD_SIZE_BYTES)?;
-        models::write(&mut writer, &plan, &self.parents, &mut |_| {})?;
-        Ok(writer.finish()?)
-    }
+/// Writes a candidate as a model, for a program that opens models itself.
+fn materialize(parents: &Parents, recipe: &Recipe, out: &Path) -> Result<(), models::Error> {
+    let plan = Plan::new(recipe, parents)?;
+    let mut writer = Writer::replace(out, SHARD_SIZE_BYTES)?;
+    models::write(&mut writer, &plan, parents, &mut |_| {})?;
+    Ok(writer.finish()?)
 }
 
 /// Why a merged model was not written or served: of what the merge itself refuses, the recipe is to blame, of all else the

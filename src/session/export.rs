@@ -201,12 +201,16 @@ impl Child {
     /// Begins an export of it to a directory, with everything opened that it will need.
     ///
     /// # Errors
-    /// A parent is missing or has changed since, the directory is there and may not be replaced, or nothing can run here.
+    /// A parent is missing or has changed since, the directory is there and may not be replaced, nothing can run here, or a GGUF
+    /// file is wanted and llama.cpp does not know such a model.
     pub fn begin<'a>(&'a self, out: &Path, options: &'a ExportOptions, host: &Host) -> Result<Export<'a>, Error> {
         // What the checks will need is opened before gigabytes are written.
         let runtime = Runtime::new(&self.computed()?.again(&options.runtime))?;
         let (parents, plan) = self.opened(host)?;
         let asked = self.first_questions(&parents, &plan, host)?;
+        if let Some(kind) = options.gguf {
+            refuse_gguf(out, kind, (&plan, &parents))?;
+        }
         self.refuse_changed(&parents)?;
         let making = Making {
             plan,
@@ -552,28 +556,52 @@ impl Making<'_> {
     }
 }
 
-/// The exported files once more as one GGUF file, read back and compared; where that cannot be done, the error says how
-/// llama.cpp does it.
+/// What cannot be a GGUF file is known before gigabytes are written.
+fn refuse_gguf(out: &Path, kind: GgufKind, (plan, parents): (&Plan, &Parents)) -> Result<(), Error> {
+    let name = out
+        .file_name()
+        .map_or_else(|| out.to_string_lossy(), |name| name.to_string_lossy());
+    let tensors = plan
+        .outputs()
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
+    let tokenizer = plan.tokenizer();
+    // With more tokens it is another one, which is looked at when it is there.
+    let donor = parents
+        .checkpoint(&tokenizer.donor)
+        .filter(|_| tokenizer.added.is_empty());
+    checkpoint::check_gguf(&name, plan.config(), tensors, donor).map_err(no_gguf(kind))
+}
+
+/// The exported files once more as one GGUF file, read back and compared.
 fn write_gguf(out: &Path, kind: GgufKind, see: &mut dyn FnMut(ExportStep)) -> Result<(), Error> {
-    let name = match kind {
-        GgufKind::F16 => "f16",
-        GgufKind::Q8_0 => "q8_0",
-    };
     let child = Checkpoint::open(out)?;
-    let file = out.join(format!("model-{name}.gguf"));
+    let file = out.join(format!("model-{}.gguf", name_of(kind)));
     let written = checkpoint::write_gguf(&child, &file, kind, &mut |done, of| {
         see(ExportStep::Quantized { done, of });
     });
-    match written {
-        Ok(()) => compare_gguf(&child, &file, kind),
-        Err(reason @ checkpoint::Error::GgufFamily { .. }) => Err(Error::GgufFamily {
+    written.map_err(no_gguf(kind))?;
+    compare_gguf(&child, &file, kind)
+}
+
+/// Where there can be no GGUF file, the error says how llama.cpp makes one, or that it cannot.
+fn no_gguf(kind: GgufKind) -> impl Fn(checkpoint::Error) -> Error {
+    move |reason| match reason {
+        checkpoint::Error::GgufFamily { .. } => Error::GgufFamily {
             reason: Box::new(reason),
-            kind: name,
-        }),
-        Err(reason @ checkpoint::Error::GgufWrite { .. }) => Err(Error::GgufWrite {
+            kind: name_of(kind),
+        },
+        checkpoint::Error::GgufWrite { .. } => Error::GgufWrite {
             reason: Box::new(reason),
-        }),
-        Err(e) => Err(e.into()),
+        },
+        other => other.into(),
+    }
+}
+
+fn name_of(kind: GgufKind) -> &'static str {
+    match kind {
+        GgufKind::F16 => "f16",
+        GgufKind::Q8_0 => "q8_0",
     }
 }
 

@@ -4,22 +4,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Session;
+use super::{Error, Session};
 use crate::{
+    eval::reply_prompt,
+    event,
     host::{Host, Post},
     model::{DType, Device, Engine, Message, Request},
     models::{self, DeviceChoice, Opened, Runtime, RuntimeOptions},
     search,
-    space::{Guide, Space},
+    space::Guide,
 };
-
-/// A model of this machine is opened with the others, so that what is wrong with it is told before a run begins.
-pub(super) fn opened(space: &Space, host: &Host) -> Result<Option<Opened>, models::Error> {
-    match &space.search.guide {
-        Some(guide) if guide.endpoint.is_none() => Ok(Some(Opened::open(&guide.model, &host.hub)?)),
-        _ => Ok(None),
-    }
-}
 
 /// How long a reply is waited for, which comes when the last token is written.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -43,6 +37,46 @@ enum Who<'a> {
 }
 
 impl Session {
+    /// A model of this machine is opened with the others, so that what is wrong with it is told before a run begins.
+    pub(super) fn with_guide(self) -> Result<Self, Error> {
+        let here = self
+            .space
+            .search
+            .guide
+            .as_ref()
+            .filter(|guide| guide.endpoint.is_none());
+        let opened = here.map(|guide| Opened::open(&guide.model, &self.host.hub)).transpose();
+        let guide = opened.map_err(Error::from).map_err(Error::at("search.guide.model"))?;
+        Ok(Self { guide, ..self })
+    }
+
+    /// The model of this machine that gives advice, as the journal knows it.
+    pub(super) fn guide_model(&self) -> Result<Option<event::GuideModel>, Error> {
+        let (Some(guide), Some(opened)) = (&self.space.search.guide, &self.guide) else {
+            return Ok(None);
+        };
+        Ok(Some(event::GuideModel {
+            model: guide.model.clone(),
+            digest: opened.digest()?,
+        }))
+    }
+
+    /// The model of this machine that gives advice, loaded as a search loads it; `None` where nobody does, or somebody elsewhere.
+    ///
+    /// # Errors
+    /// It cannot be loaded.
+    pub fn guide_engine(&self) -> Result<Option<Engine>, Error> {
+        Ok(self.guide.as_ref().map(loaded).transpose()?)
+    }
+
+    /// What a search is going to ask for as advice; `None` where nobody gives it.
+    ///
+    /// # Errors
+    /// Genes that the optimizer cannot move.
+    pub fn expected_advice(&self) -> Result<Option<search::ExpectedAdvice>, Error> {
+        search::expected_advice(&self.genome, &self.space, &self.tasks).map_err(Error::plan)
+    }
+
     pub(super) fn adviser(&self) -> Option<Adviser<'_>> {
         let guide = self.space.search.guide.as_ref()?;
         let who = match (&guide.endpoint, &self.guide) {
@@ -65,7 +99,7 @@ impl search::Adviser for Adviser<'_> {
             Who::Here { opened, engine } => {
                 let engine = match engine {
                     Some(engine) => engine,
-                    None => engine.insert(Box::new(loaded(opened)?)),
+                    None => engine.insert(Box::new(loaded(opened).map_err(|e| e.to_string())?)),
                 };
                 generated(engine, question, self.guide.tokens)
             }
@@ -76,27 +110,18 @@ impl search::Adviser for Adviser<'_> {
 }
 
 /// On the CPU: a graphics card is the search's.
-fn loaded(opened: &Opened) -> Result<Engine, String> {
+fn loaded(opened: &Opened) -> Result<Engine, models::Error> {
     let runtime = Runtime::new(&RuntimeOptions {
         device: DeviceChoice::These(vec![Device::Cpu]),
         dtype: Some(DType::F32),
         kv_memory_bytes: None,
     });
-    runtime
-        .and_then(|runtime| opened.engine(&runtime))
-        .map_err(|e| e.to_string())
+    runtime.and_then(|runtime| opened.engine(&runtime))
 }
 
 /// The likeliest text, so that the same question has the same reply.
 fn generated(engine: &mut Engine, question: &str, tokens: usize) -> Result<String, String> {
-    let tokenizer = engine.tokenizer().clone();
-    let text = match tokenizer.has_chat_template() {
-        true => tokenizer
-            .apply_chat_template(&[Message::new("user", question)], true)
-            .map_err(|e| e.to_string())?,
-        false => question.to_owned(),
-    };
-    let prompt = tokenizer.encode_prompt(&text).map_err(|e| e.to_string())?;
+    let prompt = reply_prompt(engine.tokenizer(), &[Message::new("user", question)]).map_err(|e| e.to_string())?;
     let (asked, most) = (prompt.len(), engine.decoder().spec().max_positions);
     let room = most.saturating_sub(asked);
     if room == 0 {

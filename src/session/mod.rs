@@ -64,7 +64,7 @@ mod simplify;
 mod tasks;
 mod watch;
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 pub use demo::demo_space;
 pub use error::{Error, ProvenanceError};
@@ -94,7 +94,8 @@ pub const SHARD_SIZE_BYTES: u64 = 5_000_000_000;
 /// A search space with everything that it names opened and checked.
 pub struct Session {
     space: Space,
-    parents: Parents,
+    /// Shared with whoever merges beside the search.
+    parents: Arc<Parents>,
     genome: Genome,
     warm_starts: Vec<(String, Recipe)>,
     runtime: Runtime,
@@ -115,6 +116,13 @@ impl Session {
     /// [`Error::At`] in which of its fields.
     pub fn open(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
         let places = space.places.clone();
+        let opened = Self::opened(space, wanted, host).and_then(Self::with_guide);
+        opened.map_err(Error::placed(&places))
+    }
+
+    /// As [`Self::open`], where nothing is searched: whoever gives advice is left alone, and may be gone.
+    fn open_without_guide(space: Space, wanted: &RuntimeOptions, host: Host) -> Result<Self, Error> {
+        let places = space.places.clone();
         Self::opened(space, wanted, host).map_err(Error::placed(&places))
     }
 
@@ -133,9 +141,6 @@ impl Session {
             true => (bare(&space), Vec::new()),
             false => bred(&space, &parents)?,
         };
-        let guide = guide::opened(&space, &host)
-            .map_err(Error::from)
-            .map_err(Error::at("search.guide.model"))?;
         let asking = tasks::Asking {
             space: &space,
             parents: &parents,
@@ -146,11 +151,11 @@ impl Session {
             held_out: tasks::held_out(&asking, &tasks)?,
             tasks,
             space,
-            parents,
+            parents: Arc::new(parents),
             genome,
             warm_starts,
             runtime,
-            guide,
+            guide: None,
             host,
         })
     }
@@ -215,17 +220,15 @@ impl Session {
     /// How much a run is going to learn, as a rule; `None` where it learns nothing.
     ///
     /// # Errors
-    /// A task without questions to learn from.
+    /// Data that are missing or damaged.
     pub fn learning_plan(&self) -> Result<Option<event::LearningPlan>, Error> {
         let space = &self.space;
         let Some(learning) = space.search.learn.as_ref().filter(|_| space.fitness.command.is_none()) else {
             return Ok(None);
         };
         let mut questions = 0;
-        for task in &self.tasks {
-            let most = task.limit.map(|limit| limit + learning.questions);
-            let there = task.questions(task.split, most).map_err(Error::plan)?.len();
-            questions += there.min(learning.questions);
+        for FitnessTask { task, split, .. } in &self.tasks {
+            questions += task.count(*split)?.min(learning.questions);
         }
         let (first, is_pareto) = (self.genome.stage(), space.fitness.is_pareto());
         let alone = if is_pareto { self.tasks.len() } else { 0 };

@@ -394,7 +394,7 @@ fn opening_of<'a>(
 }
 
 /// The command, if there is one, else whoever merges and asks.
-fn evaluator<'a>(external: Option<External<'a>>, asking: MergeEvaluator<'a>) -> Box<dyn Evaluator + 'a> {
+fn evaluator<'a>(external: Option<External>, asking: MergeEvaluator<'a>) -> Box<dyn Evaluator + 'a> {
     match external {
         Some(external) => Box::new(external),
         None => Box::new(asking),
@@ -600,6 +600,7 @@ impl<'a> Examiner<'a> {
             counts_tokens: space.fitness.tokens,
             score_weights: space.fitness.weights.iter().cloned().collect(),
             learning: session.learning_plan()?,
+            guide: session.guide_model()?,
         })
     }
 }

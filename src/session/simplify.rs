@@ -144,7 +144,7 @@ impl Finished {
             None => wanted.clone(),
         };
         Ok(Simplifying {
-            session: Session::open(self.space, &wanted, host)?,
+            session: Session::open_without_guide(self.space, &wanted, host)?,
             dir: self.dir,
             _lock: self.lock,
             run: self.run,

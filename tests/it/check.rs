@@ -75,6 +75,35 @@ fn a_space_is_costed_with_its_final() {
     );
 }
 
+/// A guide of this machine held its weights and took its time, and neither was in the estimate.
+#[test]
+fn a_guide_is_costed_with_its_search() {
+    let tmp = tempfile::tempdir().unwrap();
+    let parameters = "{method: [ties, task_arithmetic], genes: {weight: [0, 1.5]}}";
+    let model = root().join("models/tiny-base").display().to_string();
+    let guide = format!("population: 8, guide: {{model: {model}, tokens: 16, every: 2}}");
+    let text = rest(parameters, "").replace("seed: 1", &format!("seed: 1, {guide}"));
+    let (code, told) = document(&space_over_family(tmp.path(), &text), &[]);
+    assert_eq!(code, Some(0), "{told}");
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{told}"));
+    let (seconds, bytes) = (
+        number(&told["guide"]["seconds"]),
+        number(&told["guide"]["memory_bytes"]),
+    );
+    assert_eq!(told["guide"]["candidates"], 16, "two generations of eight");
+    let base = told["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|model| model["name"] == "base");
+    assert!(seconds > 0.0 && bytes > 4.0 * number(&base.unwrap()["parameters"]));
+    assert!(told["memory_bytes"].as_f64().is_none_or(|all| all > bytes));
+    // Three parents, five unsearched merges and 40 candidates; advice after each 16 of those.
+    let expected = 48.0 * number(&told["candidate_seconds"]) + 40.0 / 16.0 * seconds;
+    let search = number(&told["search_seconds"]);
+    assert!((search - expected).abs() < 1e-6 * search, "{search}, not {expected}");
+}
+
 /// `check` said that everything fits, and the next command died of a split that its task does not have.
 #[test]
 fn every_split_that_a_run_opens_is_opened() {

@@ -45,6 +45,11 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// A short run over a task of its own, whose data may go away.
 fn short_run(dir: &Path) -> PathBuf {
+    short_run_with(dir, "")
+}
+
+/// [`short_run`], with more said of its search.
+fn short_run_with(dir: &Path, more: &str) -> PathBuf {
     let task = dir.join("task");
     fs::create_dir_all(task.join("data")).unwrap();
     let yaml = fs::read_to_string(root().join("evals/arith-es.yaml")).unwrap();
@@ -53,12 +58,14 @@ fn short_run(dir: &Path) -> PathBuf {
         let path = entry.unwrap().path();
         fs::copy(&path, task.join("data").join(path.file_name().unwrap())).unwrap();
     }
-    let rest = "parameter_space: {method: task_arithmetic, genes: {weight: [0.0, 1.5]}}
-fitness: {tasks: [{task: task/own.yaml, split: search, limit: 8}]}
-search: {optimizer: random, evals: 3, seed: 5}
-final: {finalists: 1, selection: {limit: 8}, test: {limit: 8}}
-";
-    let file = space_over_family(dir, rest);
+    let rest = format!(
+        "parameter_space: {{method: task_arithmetic, genes: {{weight: [0.0, 1.5]}}}}
+fitness: {{tasks: [{{task: task/own.yaml, split: search, limit: 8}}]}}
+search: {{optimizer: random, evals: 3, seed: 5{more}}}
+final: {{finalists: 1, selection: {{limit: 8}}, test: {{limit: 8}}}}
+"
+    );
+    let file = space_over_family(dir, &rest);
     let run = dir.join("run");
     let output = heterosis(&["search", &word(&file), "--run", &word(&run)])
         .current_dir(dir)
@@ -66,6 +73,17 @@ final: {finalists: 1, selection: {limit: 8}, test: {limit: 8}}
         .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     run
+}
+
+/// `simplify` asked whether a stranger's address may be told something, and told it nothing.
+#[test]
+fn an_address_that_is_told_nothing_is_not_asked_about() {
+    let tmp = tempfile::tempdir().unwrap();
+    let guide = ", guide: {model: m, endpoint: 'http://127.0.0.1:9/v1', key: HOME}";
+    let (run, given) = (short_run_with(tmp.path(), guide), tmp.path().join("given"));
+    fs::rename(&run, &given).unwrap();
+    ends(&["resume", &word(&given)], 2, &["http://127.0.0.1:9/v1", "--yes"]);
+    ends(&["simplify", &word(&given), "--limit", "8"], 0, &[]);
 }
 
 /// `--overwrite` took the old export away before the new one was checked, `--gguf` that wrote none ended with 0, and an
@@ -83,13 +101,14 @@ fn an_export_is_complete_or_not_there() {
             assert!(said(&output).contains(word), "{args:?}: {}", said(&output));
         }
     };
-    // The family's tokenizer splits at spaces, which nothing of llama.cpp does: its converter is no way out.
+    // The family's tokenizer splits at spaces, which nothing of llama.cpp does: its converter is no way out. That was found when
+    // all of the model was written; now it is no work that failed, but a call that is refused.
     let of_gguf = [
         "cannot be written as GGUF",
         "nothing was exported",
         "`heterosis serve OUT`",
     ];
-    expect(&["export", &of, &to, "--gguf", "f16"], 1, &of_gguf);
+    expect(&["export", &of, &to, "--gguf", "f16"], 2, &of_gguf);
     assert!(!out.exists());
     expect(&["export", &of, &to], 0, &[]);
     expect(&["verify", &to], 0, &[]);
@@ -97,7 +116,7 @@ fn an_export_is_complete_or_not_there() {
     let whole = names(&out);
 
     // What fails leaves the old export as it was.
-    expect(&["export", &of, &to, "--overwrite", "--gguf", "f16"], 1, &of_gguf);
+    expect(&["export", &of, &to, "--overwrite", "--gguf", "f16"], 2, &of_gguf);
     fs::rename(tmp.path().join("task/data"), tmp.path().join("task/gone")).unwrap();
     expect(&["export", &of, &to, "--overwrite"], 2, &["arith"]);
     fs::rename(tmp.path().join("task/gone"), tmp.path().join("task/data")).unwrap();

@@ -139,6 +139,29 @@ fn a_model_that_changed_since_a_run_began_is_named() {
     }
 }
 
+/// Another model gave advice after the kill, and nothing said so; and a run without its guide could not be simplified.
+#[test]
+fn a_guide_that_changed_since_a_run_began_is_named() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (file, guide, dir) = (space(tmp.path()), tmp.path().join("guide"), tmp.path().join("run"));
+    copy(&root().join("models/tiny-base"), &guide);
+    let text = fs::read_to_string(&file).unwrap();
+    let asks = format!("seed: 5, guide: {{model: {}, tokens: 4}}}}", guide.display());
+    fs::write(&file, text.replace("seed: 5}", &asks)).unwrap();
+    let mut search = begin(&["search", &arg(&file), "--run", &arg(&dir)]);
+    wait_for(4, &mut search, &dir);
+    search.kill().unwrap();
+    search.wait().unwrap();
+    let others = root().join("models/tiny-spanish/model.safetensors");
+    fs::copy(others, guide.join("model.safetensors")).unwrap();
+    let output = run(&["resume", &arg(&dir)]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("(search.guide)"), "{}", stderr(&output));
+    good(&["resume", &arg(&dir), "--accept-changes"]);
+    fs::remove_dir_all(&guide).unwrap();
+    good(&["simplify", &arg(&dir), "--limit", "8", "--json"]);
+}
+
 /// A byte in the middle of a journal was another one: either nobody saw it, or nothing said how to go on.
 #[test]
 fn a_damaged_journal_is_named_and_can_go_on() {

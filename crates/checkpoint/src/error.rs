@@ -14,6 +14,7 @@ const DAMAGED: &str = "The file is damaged or was cut short: download or copy it
 /// Why a checkpoint could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum Error {
     // ------------------------------------------------------------------------------------------------ files
     /// The operating system refused to read.

@@ -24,7 +24,9 @@ const ALIGNMENT: usize = 32;
 /// How the matrices of a GGUF file are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GgufKind {
+    /// Half precision: two bytes a weight, rounded to the nearest.
     F16,
+    /// Blocks of 32 weights that share a scale in half precision: 34 bytes a block.
     Q8_0,
 }
 
@@ -90,15 +92,25 @@ enum From {
 ///
 /// **Errors**: a family whose layout in GGUF is not known, a tokenizer that does not survive the translation, a disk that
 /// cannot be written.
+///
+/// ```no_run
+/// use heterosis_checkpoint::{Checkpoint, GgufKind, write_gguf};
+///
+/// let model = Checkpoint::open("child".as_ref())?;
+/// write_gguf(&model, "child.gguf".as_ref(), GgufKind::Q8_0, &mut |done, all| println!("{done}/{all} tensors"))?;
+/// # Ok::<(), heterosis_checkpoint::Error>(())
+/// ```
 pub fn write_gguf(
     checkpoint: &Checkpoint,
     out: &Path,
     kind: GgufKind,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), Error> {
-    let model = Model::new(checkpoint)?;
+    let shapes = checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice()));
+    let model = Model::new(checkpoint.name(), checkpoint.config(), shapes)?;
     let tensors = model.tensors(kind)?;
-    let metadata = model.metadata(kind)?;
+    let mut metadata = model.metadata(kind)?;
+    metadata.extend(model.tokenizer(checkpoint)?);
     let folder = out
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
@@ -123,6 +135,31 @@ pub fn write_gguf(
     file.as_file().sync_all().map_err(failed)?;
     file.persist(out).map_err(|e| failed(e.error))?;
     Ok(())
+}
+
+/// Refuses what [`write_gguf`] will refuse of a model that is still to be written: by its `config.json`, by the names and shapes
+/// of its tensors, and by the tokenizer, where it takes over that of a checkpoint as it is.
+///
+/// ```
+/// use heterosis_checkpoint::{Error, check_gguf};
+///
+/// let config = serde_json::json!({ "model_type": "helium" });
+/// let refused = check_gguf("child", &config, [("model.norm.weight", &[64][..])], None);
+/// assert!(matches!(refused, Err(Error::GgufFamily { family, .. }) if family == "helium"));
+/// ```
+///
+/// **Errors**: as [`write_gguf`], but for the disk.
+pub fn check_gguf<'a>(
+    name: &'a str,
+    config: &'a Json,
+    tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    tokenizer: Option<&Checkpoint>,
+) -> Result<(), Error> {
+    let model = Model::new(name, config, tensors)?;
+    // How matrices are stored decides on no refusal.
+    model.tensors(GgufKind::F16)?;
+    model.metadata(GgufKind::F16)?;
+    tokenizer.map_or(Ok(()), |donor| model.tokenizer(donor).map(drop))
 }
 
 fn pad(writer: &mut impl Write, len: usize) -> std::io::Result<()> {
@@ -189,10 +226,12 @@ fn permuted(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
 
 // ------------------------------------------------------------------------------------------------------------- the model
 
-/// A checkpoint of a family that llama.cpp knows.
+/// A model of a family that llama.cpp knows.
 struct Model<'a> {
-    checkpoint: &'a Checkpoint,
+    name: &'a str,
     config: &'a Json,
+    /// Names and shapes, outermost dimension first.
+    tensors: Vec<(&'a str, &'a [usize])>,
     architecture: &'static Architecture,
     heads: usize,
     key_value_heads: usize,
@@ -200,8 +239,11 @@ struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(checkpoint: &'a Checkpoint) -> Result<Self, Error> {
-        let config = checkpoint.config();
+    fn new(
+        name: &'a str,
+        config: &'a Json,
+        tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    ) -> Result<Self, Error> {
         let named = config["model_type"].as_str().unwrap_or("(none)");
         // Mistral is Llama by another name, where it has no sliding window.
         let family = match named {
@@ -211,14 +253,15 @@ impl<'a> Model<'a> {
         let Some(architecture) = ARCHITECTURES.iter().find(|known| known.model_type == family) else {
             let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.model_type).collect();
             return Err(Error::GgufFamily {
-                model: checkpoint.name().to_owned(),
+                model: name.to_owned(),
                 family: named.to_owned(),
                 known: known.join(", "),
             });
         };
         let mut model = Self {
-            checkpoint,
+            name,
             config,
+            tensors: tensors.into_iter().collect(),
             architecture,
             heads: 0,
             key_value_heads: 0,
@@ -303,7 +346,7 @@ impl<'a> Model<'a> {
     }
 
     /// The tensors of all experts, each planned where the first of them comes.
-    fn experts_of(&self, name: &str, info: &super::TensorInfo) -> Option<Result<Option<(String, Planned)>, Error>> {
+    fn experts_of(&self, name: &str, shape: &[usize]) -> Option<Result<Option<(String, Planned)>, Error>> {
         let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
         let (expert, rest) = rest.strip_prefix(BEFORE_EXPERT)?.split_once('.')?;
         if self.architecture.name != "qwen3moe" {
@@ -324,7 +367,7 @@ impl<'a> Model<'a> {
             let names = (0..count).map(|expert| format!("model.layers.{layer}.{BEFORE_EXPERT}{expert}.{rest}"));
             let planned = Planned {
                 name: format!("blk.{layer}.{theirs}.weight"),
-                shape: [&[count][..], &info.shape].concat(),
+                shape: [&[count][..], shape].concat(),
                 storage: Storage::F32,
                 from: From::Experts(names.collect()),
             };
@@ -335,8 +378,8 @@ impl<'a> Model<'a> {
 
     fn tensors(&self, kind: GgufKind) -> Result<Vec<Planned>, Error> {
         let mut tensors = Vec::new();
-        for (name, info) in self.checkpoint.tensors() {
-            match self.experts_of(name, info) {
+        for &(name, shape) in &self.tensors {
+            match self.experts_of(name, shape) {
                 None => {}
                 Some(Err(error)) => return Err(error),
                 Some(Ok(None)) => continue,
@@ -355,13 +398,13 @@ impl<'a> Model<'a> {
                 _ if name.contains("self_attn.k_proj.") => Some(self.key_value_heads),
                 _ => None,
             };
-            if heads.is_some_and(|heads| !info.shape[0].is_multiple_of(2 * heads)) {
+            if heads.is_some_and(|heads| !shape[0].is_multiple_of(2 * heads)) {
                 return Err(self.refused(format!("the rows of `{name}` do not divide into heads")));
             }
             tensors.push(Planned {
                 name: theirs,
-                shape: info.shape.clone(),
-                storage: storage(kind, &info.shape),
+                shape: shape.to_vec(),
+                storage: storage(kind, shape),
                 from: From::Checkpoint {
                     name: name.to_owned(),
                     heads,
@@ -393,7 +436,7 @@ impl<'a> Model<'a> {
         let mut add = |key: String, entry: Entry| entries.push((key, entry));
         let text = |text: &str| Entry::Text(text.to_owned());
         add("general.architecture".into(), text(self.architecture.name));
-        add("general.name".into(), text(self.checkpoint.name()));
+        add("general.name".into(), text(self.name));
         add("general.file_type".into(), Entry::U32(kind.file_type()));
         if kind == GgufKind::Q8_0 {
             add("general.quantization_version".into(), Entry::U32(2));
@@ -479,12 +522,11 @@ impl<'a> Model<'a> {
             }
             other => return Err(self.refused(format!("its rope scaling `{other}` cannot be told to llama.cpp here"))),
         }
-        entries.extend(self.tokenizer()?);
         Ok(entries)
     }
 
-    fn tokenizer(&self) -> Result<Vec<(String, Entry)>, Error> {
-        let checkpoint = self.checkpoint;
+    /// The tokenizer of a checkpoint, as this model's.
+    fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Vec<(String, Entry)>, Error> {
         let json = checkpoint
             .tokenizer_json()?
             .ok_or_else(|| self.refused("it has no tokenizer.json"))?;
@@ -506,8 +548,11 @@ impl<'a> Model<'a> {
     }
 
     fn rows(&self) -> Result<usize, Error> {
-        let embedding = self.checkpoint.info("model.embed_tokens.weight");
-        let rows = embedding.and_then(|info| info.shape.first().copied());
+        let embedding = self
+            .tensors
+            .iter()
+            .find(|(name, _)| *name == "model.embed_tokens.weight");
+        let rows = embedding.and_then(|(_, shape)| shape.first().copied());
         rows.ok_or_else(|| self.refused("it has no embedding `model.embed_tokens.weight`"))
     }
 
@@ -636,7 +681,7 @@ impl<'a> Model<'a> {
 
     fn refused(&self, reason: impl Into<String>) -> Error {
         Error::GgufWrite {
-            model: self.checkpoint.name().to_owned(),
+            model: self.name.to_owned(),
             reason: reason.into(),
         }
     }
@@ -910,6 +955,10 @@ mod tests {
             let out = dir.path().join("x.gguf");
             let error = write_gguf(&checkpoint, &out, GgufKind::F16, &mut |_, _| {}).unwrap_err();
             assert!(!out.exists(), "nothing is left behind");
+            // Known before there are files.
+            let shapes = checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice()));
+            let early = check_gguf(checkpoint.name(), checkpoint.config(), shapes, Some(&checkpoint));
+            assert_eq!(early.unwrap_err().to_string(), error.to_string());
             error.to_string()
         };
         let message = refused(&|c| c["model_type"] = "helium".into());

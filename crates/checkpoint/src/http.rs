@@ -21,7 +21,9 @@ const SOMETHING: u64 = 1 << 20;
 
 /// Why an address gave nothing.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum HttpError {
+    /// The server answers, and says no.
     #[error("{url} answers with status {status}")]
     Status {
         url: String,
@@ -29,12 +31,16 @@ pub enum HttpError {
         /// What the Hub adds in `X-Error-Code`.
         code: Option<String>,
     },
+    /// No whole answer arrives.
     #[error("{url}: {reason}")]
     Transport { url: String, reason: String },
+    /// There is more of it than the caller takes.
     #[error("{url} sends more than {limit} bytes, and so more than there may be")]
     TooLong { url: String, limit: u64 },
+    /// The content is shorter than it was said to be, and asking for the rest brought nothing.
     #[error("{url} ended after {got} of {expected} bytes")]
     Short { url: String, got: u64, expected: u64 },
+    /// The answer cannot be put where it is to go.
     #[error("cannot write what arrives: {0}")]
     Write(#[source] std::io::Error),
 }
@@ -53,6 +59,7 @@ impl HttpError {
 /// What an address holds.
 #[derive(Debug)]
 pub struct Answer {
+    /// The content as it was sent.
     pub body: Vec<u8>,
     /// The address of the next page, if the answer names one (RFC 8288, `rel="next"`).
     pub next: Option<String>,

@@ -49,6 +49,7 @@ pub type Report = Arc<dyn Fn(&Download) + Send + Sync>;
 pub struct Download {
     /// `owner/name`
     pub model: String,
+    /// Bytes that are on this machine, over all files of the model.
     pub bytes_done: u64,
     /// 0 until it is known.
     pub bytes_total: u64,
@@ -76,6 +77,19 @@ impl HubOptions {
     }
 
     /// The options that the Hub's usual variables ask for; `get` looks one up.
+    ///
+    /// ```
+    /// use heterosis_checkpoint::HubOptions;
+    ///
+    /// let of = |name: &str| match name {
+    ///     "HF_HOME" => Some("/data/hf".to_owned()),
+    ///     "HF_HUB_OFFLINE" => Some("1".to_owned()),
+    ///     _ => None,
+    /// };
+    /// let options = HubOptions::from_variables(of);
+    /// assert_eq!(options.cache_dir.as_deref(), Some("/data/hf/hub".as_ref()));
+    /// assert!(options.offline);
+    /// ```
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name| {
             get(name)
@@ -559,40 +573,35 @@ fn is_commit(revision: &str) -> bool {
 #[cfg(feature = "hub")]
 mod tests {
     use std::collections::HashMap;
-    use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use super::super::scripted::{Asked, Scripted};
     use super::super::{Checkpoint, DType, Writer};
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// A Hub with one repository, `fake/tiny`, on a port of this machine.
-    struct FakeHub {
-        endpoint: String,
-        requests: Arc<AtomicUsize>,
-    }
+    /// A Hub with one repository, `fake/tiny`.
+    struct FakeHub(Scripted);
 
     impl FakeHub {
         /// `status` is what it answers to everything, unless 200.
         fn start(files: Vec<(String, Vec<u8>)>, status: u16) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let endpoint = format!("http://{}", listener.local_addr().unwrap());
-            let requests = Arc::new(AtomicUsize::new(0));
-            let counter = requests.clone();
-            std::thread::spawn(move || {
-                for stream in listener.incoming() {
-                    let (files, counter) = (files.clone(), counter.clone());
-                    std::thread::spawn(move || answer(stream.unwrap(), &files, status, &counter));
+            Self(Scripted::answering(move |asked| {
+                let is_known = asked.authorization == "Bearer secret";
+                match found(asked, &files).filter(|_| status == 200 && is_known) {
+                    Some((body, tag)) => (format!("200 OK\r\nETag: \"{tag}\"\r\nX-Repo-Commit: {COMMIT}"), body),
+                    None => (
+                        format!("{} No", if status == 200 { 404 } else { status }),
+                        b"{}".to_vec(),
+                    ),
                 }
-            });
-            Self { endpoint, requests }
+            }))
         }
 
         fn options(&self, cache: &Path) -> HubOptions {
             HubOptions {
-                endpoint: Some(self.endpoint.clone()),
+                endpoint: Some(self.0.address.clone()),
                 token: Some("secret".into()),
                 cache_dir: Some(cache.to_owned()),
                 ..HubOptions::default()
@@ -600,62 +609,21 @@ mod tests {
         }
     }
 
-    fn answer(mut stream: std::net::TcpStream, files: &[(String, Vec<u8>)], status: u16, counter: &AtomicUsize) {
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        while let Some(Ok(request)) = lines.next() {
-            let mut authorised = false;
-            for header in lines.by_ref() {
-                let header = header.unwrap();
-                authorised |= header.eq_ignore_ascii_case("authorization: bearer secret");
-                if header.is_empty() {
-                    break;
-                }
-            }
-            counter.fetch_add(1, Ordering::Relaxed);
-            let mut words = request.split(' ');
-            let (method, path) = (words.next().unwrap(), words.next().unwrap());
-            let path = path.split('?').next().unwrap();
-            let found: Option<(Vec<u8>, String)> = if status != 200 || !authorised {
-                None
-            } else if path == format!("/api/models/fake/tiny/tree/{COMMIT}") {
-                let list: Vec<_> = files
-                    .iter()
-                    .map(|(name, content)| serde_json::json!({"type": "file", "path": name, "size": content.len(), "oid": name}))
-                    .collect();
-                Some((serde_json::to_vec(&list).unwrap(), "list".into()))
-            } else if path.starts_with("/api/models/fake/tiny/revision/") && !path.ends_with("/gone") {
-                Some((
-                    serde_json::json!({"id": "fake/tiny", "sha": COMMIT}).to_string().into(),
-                    "info".into(),
-                ))
-            } else {
-                let name = path.strip_prefix(&format!("/fake/tiny/resolve/{COMMIT}/"));
-                let file = files.iter().find(|(file, _)| Some(file.as_str()) == name);
-                file.map(|(name, content)| (content.clone(), name.clone()))
-            };
-            let (head, body) = match found {
-                Some((body, tag)) => (
-                    format!(
-                        "HTTP/1.1 200 OK\r\nETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}",
-                        tag.replace('.', "-")
-                    ),
-                    body,
-                ),
-                None => (
-                    format!("HTTP/1.1 {} No", if status == 200 { 404 } else { status }),
-                    b"{}".to_vec(),
-                ),
-            };
-            write!(
-                stream,
-                "{head}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            )
-            .unwrap();
-            if method != "HEAD" {
-                stream.write_all(&body).unwrap();
-            }
+    /// Content and tag.
+    fn found(asked: &Asked, files: &[(String, Vec<u8>)]) -> Option<(Vec<u8>, String)> {
+        let path = asked.path.split('?').next()?;
+        if path == format!("/api/models/fake/tiny/tree/{COMMIT}") {
+            let of_file = |(name, content): &(String, Vec<u8>)| serde_json::json!({"type": "file", "path": name, "size": content.len(), "oid": name});
+            let list: Vec<_> = files.iter().map(of_file).collect();
+            return Some((serde_json::to_vec(&list).unwrap(), "list".into()));
         }
+        if path.starts_with("/api/models/fake/tiny/revision/") && !path.ends_with("/gone") {
+            let info = serde_json::json!({"id": "fake/tiny", "sha": COMMIT});
+            return Some((info.to_string().into(), "info".into()));
+        }
+        let name = path.strip_prefix(&format!("/fake/tiny/resolve/{COMMIT}/"))?;
+        let (name, content) = files.iter().find(|(file, _)| file == name)?;
+        Some((content.clone(), name.clone()))
     }
 
     fn tiny_model() -> Vec<(String, Vec<u8>)> {
@@ -732,7 +700,7 @@ mod tests {
                 .all(|d| d.model == "fake/tiny" && d.bytes_done <= d.bytes_total)
         );
 
-        let requests = hub.requests.load(Ordering::Relaxed);
+        let requests = hub.0.asked().len();
         for word in [
             "hf:fake/tiny".to_owned(),
             "hf:fake/tiny@main".to_owned(),
@@ -746,11 +714,7 @@ mod tests {
             ..options.clone()
         };
         Checkpoint::open_model("hf:fake/tiny", &offline).unwrap();
-        assert_eq!(
-            hub.requests.load(Ordering::Relaxed),
-            requests,
-            "the cache needs no network"
-        );
+        assert_eq!(hub.0.asked().len(), requests, "the cache needs no network");
 
         // A shard that is gone makes the snapshot incomplete: it is fetched again.
         let shard = checkpoint.path().join("model-00002-of-00002.safetensors");
@@ -803,36 +767,12 @@ mod tests {
         ));
     }
 
-    /// What was asked for, and whether with a token.
-    type Asked = Arc<Mutex<Vec<(String, bool)>>>;
-
-    /// A server that answers each path with a head and a body of the test's choice; it keeps who came with a token.
-    fn serve(answer: impl Fn(&str) -> (String, String) + Send + 'static) -> (String, Asked) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let keep = asked.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let Some(Ok(request)) = lines.next() else { continue };
-                let path = request.split(' ').nth(1).unwrap().to_owned();
-                let headers = lines.map_while(Result::ok).take_while(|line| !line.is_empty());
-                let token = headers
-                    .filter(|h| h.to_lowercase().starts_with("authorization"))
-                    .count()
-                    > 0;
-                keep.lock().unwrap().push((path.clone(), token));
-                let (head, body) = answer(&path);
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-            }
-        });
-        (endpoint, asked)
+    /// A server that answers each path with a head and a body of the test's choice.
+    fn serve(answer: impl Fn(&str) -> (String, String) + Send + Sync + 'static) -> Scripted {
+        Scripted::answering(move |asked| {
+            let (head, body) = answer(&asked.path);
+            (head, body.into())
+        })
     }
 
     /// A mirror wrote files anywhere by an ETag or a commit that was a path: no header names a file now.
@@ -852,13 +792,13 @@ mod tests {
             "200 OK\r\nETag: \"{0}\"\r\nX-Linked-ETag: \"{0}\"\r\nX-Repo-Commit: ../../../../../../evil",
             victim.display()
         );
-        let (endpoint, _) = serve(move |path| match path {
+        let server = serve(move |path| match path {
             p if p.contains("/revision/") => (head.clone(), format!("{{\"sha\": \"{COMMIT}\"}}")),
             p if p.contains("/tree/") => (head.clone(), list.clone()),
             _ => (head.clone(), "{}".into()),
         });
         let options = HubOptions {
-            endpoint: Some(endpoint),
+            endpoint: Some(server.address.clone()),
             cache_dir: Some(cache.clone()),
             ..HubOptions::default()
         };
@@ -874,9 +814,9 @@ mod tests {
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
 
         for sha in ["../../../../evil", "", "0123"] {
-            let (endpoint, _) = serve(move |_| ("200 OK".into(), format!("{{\"sha\": \"{sha}\"}}")));
+            let server = serve(move |_| ("200 OK".into(), format!("{{\"sha\": \"{sha}\"}}")));
             let options = HubOptions {
-                endpoint: Some(endpoint),
+                endpoint: Some(server.address),
                 cache_dir: Some(home.path().join("other")),
                 ..HubOptions::default()
             };
@@ -888,10 +828,10 @@ mod tests {
     /// A token is for the host that the user named: neither a redirect nor a link to a next page carries it elsewhere.
     #[test]
     fn a_token_goes_to_no_other_host() {
-        let (other, told) = serve(|_| ("200 OK".into(), "{}".into()));
-        let elsewhere = other.clone();
+        let other = serve(|_| ("200 OK".into(), "{}".into()));
+        let elsewhere = other.address.clone();
         let list = r#"[{"type": "file", "path": "config.json", "size": 2, "oid": "a"}]"#;
-        let (endpoint, asked) = serve(move |path| match path {
+        let server = serve(move |path| match path {
             p if p.contains("/revision/") => ("200 OK".into(), format!("{{\"sha\": \"{COMMIT}\"}}")),
             p if p.contains("/tree/") => (
                 format!("200 OK\r\nLink: <{elsewhere}/next>; rel=\"next\""),
@@ -901,7 +841,7 @@ mod tests {
         });
         let cache = tempfile::tempdir().unwrap();
         let options = HubOptions {
-            endpoint: Some(endpoint),
+            endpoint: Some(server.address.clone()),
             token: Some("secret".into()),
             cache_dir: Some(cache.path().to_owned()),
             ..HubOptions::default()
@@ -913,8 +853,18 @@ mod tests {
             b"{}",
             "the redirect was followed"
         );
-        assert!(asked.lock().unwrap().iter().all(|(_, token)| *token));
-        assert_eq!(*told.lock().unwrap(), [("/blob".to_owned(), false)]);
+        assert!(
+            server
+                .asked()
+                .iter()
+                .all(|asked| asked.authorization == "Bearer secret")
+        );
+        let told: Vec<_> = other
+            .asked()
+            .into_iter()
+            .map(|asked| (asked.path, asked.authorization))
+            .collect();
+        assert_eq!(told, [("/blob".to_owned(), String::new())]);
     }
 
     /// What a broken connection left is gone on with; what is longer than listed, or another content, is refused.
@@ -930,14 +880,14 @@ mod tests {
             let list = serde_json::json!([{"type": "file", "path": "config.json", "size": 1, "oid": "a",
                 "lfs": {"oid": oid, "size": size}}])
             .to_string();
-            let (endpoint, _) = serve(move |path| match path {
+            let server = serve(move |path| match path {
                 p if p.contains("/revision/") => ("200 OK".into(), format!("{{\"sha\": \"{COMMIT}\"}}")),
                 p if p.contains("/tree/") => ("200 OK".into(), list.clone()),
                 _ if body.starts_with('{') => ("200 OK".into(), body.into()),
                 _ => ("206 Partial Content".into(), body.into()),
             });
             let options = HubOptions {
-                endpoint: Some(endpoint),
+                endpoint: Some(server.address),
                 cache_dir: Some(cache.to_owned()),
                 ..HubOptions::default()
             };
@@ -962,14 +912,14 @@ mod tests {
             r#"[{{"type": "file", "path": "config.json", "size": {}, "oid": "a"}}]"#,
             1u64 << 60
         );
-        let (endpoint, asked) = serve(move |path| match path {
+        let server = serve(move |path| match path {
             p if p.contains("/revision/") => ("200 OK".into(), format!("{{\"sha\": \"{COMMIT}\"}}")),
             p if p.contains("/tree/") => ("200 OK".into(), list.clone()),
             _ => ("206 Partial Content".into(), "{}".into()),
         });
         let cache = tempfile::tempdir().unwrap();
         let options = HubOptions {
-            endpoint: Some(endpoint),
+            endpoint: Some(server.address.clone()),
             cache_dir: Some(cache.path().to_owned()),
             retry_pause: Some(Duration::ZERO),
             ..HubOptions::default()
@@ -977,7 +927,7 @@ mod tests {
         let error = Checkpoint::open_model("hf:fake/tiny", &options).unwrap_err();
         assert!(error.to_string().contains("ended after 6 of"), "{error}");
         assert!(
-            asked.lock().unwrap().len() <= 8,
+            server.asked().len() <= 8,
             "the commit, the list, three tries of each file"
         );
     }

@@ -5,6 +5,27 @@
 //! for; then they come as f32, adapter applied and quantisation undone. A [`Writer`] is the way back to disk.
 //!
 //! `config.json` is handed on as it was read: what it means is the decoder's business.
+//!
+//! ```
+//! use heterosis_checkpoint::{Checkpoint, DType, TensorSpec, Writer, parse_size};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! let out = dir.path().join("child");
+//! let mut writer = Writer::create(&out, parse_size("5GB")?)?;
+//! let norm = TensorSpec { name: "model.norm.weight".into(), dtype: DType::Bf16, shape: vec![3] };
+//! writer.declare(&[norm])?;
+//! writer.put_f32("model.norm.weight", &[1.0, -0.5, 0.1])?; // rounded to the declared dtype
+//! writer.json("config.json", &serde_json::json!({ "model_type": "llama" }))?;
+//! writer.finish()?; // now it has its name, and not before
+//!
+//! let child = Checkpoint::open(&out)?;
+//! child.check_finite()?;
+//! assert_eq!(child.info("model.norm.weight").map(|info| info.shape.as_slice()), Some(&[3][..]));
+//! assert_eq!(child.read_f32("model.norm.weight")?, [1.0, -0.5, 205.0 / 2048.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(missing_docs)]
 
 mod error;
 mod files;
@@ -25,6 +46,8 @@ mod mxfp4;
 mod partial;
 mod pickled;
 mod safetensors;
+#[cfg(any(test, feature = "testing"))]
+pub mod scripted;
 mod sentence_piece;
 mod shards;
 mod writer;
@@ -40,7 +63,7 @@ use serde_json::Value;
 
 pub use error::Error;
 pub use files::{TEXT_LIMIT, open_regular, read_regular, read_regular_text, read_text};
-pub use gguf_write::{GgufKind, write_gguf};
+pub use gguf_write::{GgufKind, check_gguf, write_gguf};
 pub use heterosis_isa::DType;
 pub use hub::{Download, HubOptions, Report};
 pub use license::LicenseTexts;
@@ -78,6 +101,7 @@ const SIDE_FILES: [&str; 15] = [
 pub struct TensorInfo {
     /// The dtype on disk; `F32` for a tensor that is stored quantised.
     pub dtype: DType,
+    /// Outermost first: of a linear layer `[out, in]`. Empty for a single number.
     pub shape: Vec<usize>,
 }
 
@@ -659,6 +683,13 @@ fn named_in_full(config: &Value, tensors: BTreeMap<String, Tensor>) -> BTreeMap<
 }
 
 /// Splits `BASE+ADAPTER`; a `+` that belongs to a path which is there does not count.
+///
+/// ```
+/// use heterosis_checkpoint::split_adapter;
+///
+/// assert_eq!(split_adapter("hf:owner/name+adapters/maths"), ("hf:owner/name", Some("adapters/maths")));
+/// assert_eq!(split_adapter("models/base"), ("models/base", None));
+/// ```
 pub fn split_adapter(model: &str) -> (&str, Option<&str>) {
     let there = |part: &str| part.starts_with("hf:") || Path::new(part).exists();
     if !model.starts_with("hf:") && there(model) {

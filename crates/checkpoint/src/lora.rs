@@ -72,8 +72,11 @@ pub struct LoraFactors {
     pub left: Vec<f32>,
     /// `[rank, columns of the tensor]`, row by row.
     pub right: Vec<f32>,
+    /// Columns of `left`, rows of `right`.
     pub rank: usize,
+    /// `lora_alpha` ÷ rank, or ÷ √rank where the adapter is rank-stabilised (rsLoRA, arXiv 2312.03732).
     pub scale: f32,
+    /// How the two are called in the adapter's file.
     pub layout: LoraLayout,
 }
 
@@ -531,9 +534,13 @@ impl Adapter {
 /// The particulars of a factor that does not fit; boxed, since errors are moved about.
 #[derive(Debug)]
 pub struct AdapterShape {
+    /// The adapter's.
     pub file: PathBuf,
+    /// As the adapter calls it.
     pub tensor: String,
+    /// What the base and the adapter's configuration ask for, outermost first.
     pub expected: Vec<usize>,
+    /// What the file holds.
     pub got: Vec<usize>,
 }
 

@@ -24,8 +24,11 @@ const WRITE_CHUNK: usize = 1 << 20;
 /// A tensor that is going to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
+    /// As Hugging Face calls it, `model.layers.0.mlp.up_proj.weight` for one; unique in a checkpoint.
     pub name: String,
+    /// Of the file.
     pub dtype: DType,
+    /// Outermost first.
     pub shape: Vec<usize>,
 }
 
@@ -414,6 +417,17 @@ impl Staged {
 
 /// Reads a size as Hugging Face writes it: `5GB`, `500MB`, `1.5GB`, `200KB` in powers of 1000, `4GiB` in powers of 1024, or
 /// plain bytes.
+///
+/// ```
+/// use heterosis_checkpoint::parse_size;
+///
+/// assert_eq!(parse_size("1.5GB")?, 1_500_000_000);
+/// assert_eq!(parse_size("4 GiB")?, 4 << 30);
+/// assert!(parse_size("a lot").is_err());
+/// # Ok::<(), heterosis_checkpoint::Error>(())
+/// ```
+///
+/// **Errors**: no whole number of bytes is meant.
 pub fn parse_size(text: &str) -> Result<u64, Error> {
     let refused = || Error::ShardSize { text: text.to_owned() };
     let trimmed = text.trim();

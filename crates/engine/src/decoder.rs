@@ -117,7 +117,9 @@ pub(super) const PICKED: u32 = 1 << 31;
 /// One stop of the layer path: which layer, and by what its input is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
+    /// Index of the model's own layer, from 0.
     pub layer: usize,
+    /// 1 in the model's own path.
     pub input_scale: f32,
 }
 
@@ -216,6 +218,7 @@ impl Decoder {
         })
     }
 
+    /// What `config.json` says of the model, as it was loaded; [`Decoder::set_path`] changes nothing of it.
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
     }

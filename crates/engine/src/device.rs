@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, sync::OnceLock};
 /// A place to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
+    /// The processor, on all of its cores.
     #[default]
     Cpu,
     /// An NVIDIA GPU by its number.
@@ -13,13 +14,18 @@ pub enum Device {
 
 /// Why a GPU cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum NoGpu {
+    /// The feature `cuda` is off.
     #[error("this program was built without CUDA (`--no-default-features`); build it with the feature `cuda`")]
     NotBuilt,
+    /// No driver is loaded, or it does not answer.
     #[error("no NVIDIA driver answers ({reason})")]
     NoDriver { reason: String },
+    /// A number beyond those of the machine's GPUs.
     #[error("there is no GPU with the number {ordinal}; the driver counts {count}")]
     NoDevice { ordinal: usize, count: usize },
+    /// cuBLAS or NVRTC, which come apart from the driver.
     #[error(
         "the driver is there, but {library} is not. It comes with the CUDA toolkit, or without one as a Python package \
          ({package}); name its folder in LD_LIBRARY_PATH"
@@ -31,6 +37,7 @@ pub enum NoGpu {
 }
 
 impl Device {
+    /// Whether nothing has to be copied to a GPU.
     pub fn is_cpu(self) -> bool {
         self == Device::Cpu
     }

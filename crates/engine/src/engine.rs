@@ -63,7 +63,9 @@ pub type StopWhen = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// A prompt to continue.
 #[derive(Clone)]
 pub struct Request {
+    /// Its tokens, at least one; special ones such as BOS are the caller's to add.
     pub prompt: Vec<u32>,
+    /// Generation ends here at the latest.
     pub max_new_tokens: usize,
     /// The text is cut before the first of these.
     pub stop: Arc<[String]>,
@@ -119,7 +121,9 @@ impl Finish {
 pub struct Generation {
     /// All generated tokens, also those whose text was cut off.
     pub token_ids: Vec<u32>,
+    /// Of the generated tokens without special ones, cut before the stop string that ended it.
     pub text: String,
+    /// Why there is no more of it.
     pub finish: Finish,
 }
 
@@ -140,22 +144,29 @@ impl Generation {
 /// A token sequence of which `tokens[from..]` is to be scored given what is before it; `from` is at least 1.
 #[derive(Clone, Debug)]
 pub struct ScoreRequest {
+    /// All of the sequence, what is given and what is scored.
     pub tokens: Vec<u32>,
+    /// The first token that is scored, from 1.
     pub from: usize,
 }
 
 /// The summed natural log-likelihood of the scored tokens, their number, and whether each was the most likely one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
+    /// Σ ln p(token | all before it), at most 0.
     pub log_likelihood: f64,
+    /// How many tokens were scored.
     pub tokens: usize,
+    /// Whether greedy decoding would have written just these.
     pub greedy: bool,
 }
 
 /// How far a call is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// Requests that have ended.
     pub done: usize,
+    /// Requests of the call.
     pub total: usize,
     /// Prompt tokens computed; a shared prefix counts once.
     pub prompt_tokens: u64,
@@ -166,8 +177,11 @@ pub struct Progress {
 /// The likelihood of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Perplexity {
+    /// Scored tokens: all but the first of each window.
     pub tokens: usize,
+    /// Mean negative natural log-likelihood.
     pub nll_per_token: f64,
+    /// exp(`nll_per_token`).
     pub perplexity: f64,
 }
 
@@ -186,6 +200,7 @@ const LEAST_ROWS: usize = 4;
 const LEAST_STEP: usize = 64;
 
 impl Engine {
+    /// Nothing is computed yet, and no memory for keys and values taken.
     pub fn new(decoder: Decoder, tokenizer: Arc<Tokenizer>, options: EngineOptions) -> Self {
         let room = decoder.kv_room(options.step_tokens + options.max_rows);
         Engine {
@@ -228,6 +243,7 @@ impl Engine {
         true
     }
 
+    /// The model, to be looked at.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
@@ -237,6 +253,7 @@ impl Engine {
         &mut self.decoder
     }
 
+    /// Shared with whoever renders prompts for it.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
     }
@@ -246,6 +263,7 @@ impl Engine {
         self.tokenizer = tokenizer;
     }
 
+    /// As they were given to [`Engine::new`].
     pub fn options(&self) -> &EngineOptions {
         &self.options
     }
@@ -592,6 +610,7 @@ impl Reader for Scores<'_> {
 /// How likely one token was.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenScore {
+    /// Its id.
     pub token: u32,
     /// Natural.
     pub log_probability: f64,

@@ -72,10 +72,12 @@ pub struct Family {
 }
 
 impl Family {
+    /// All that `config.json` can name alone, in the order of `heterosis families`.
     pub fn all() -> &'static [Family] {
         FAMILIES
     }
 
+    /// The `model_type` that `config.json` says.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -267,6 +269,7 @@ pub(super) enum Qkv {
 /// Whether queries and keys are normalised, and over what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
+    /// Neither is.
     None,
     /// Over each head, before the rotation (Qwen3, Gemma 3).
     PerHead,
@@ -284,7 +287,12 @@ pub enum NormKind {
     /// The same, and the weight is meant as it stands where those of the family's other norms are about one.
     RmsAsStored,
     /// `(x − mean(x)) / √(var(x) + ε)`, times a weight and plus a bias where the family has them.
-    Layer { weight: bool, bias: bool },
+    Layer {
+        /// Whether it is multiplied by a learned weight.
+        weight: bool,
+        /// Whether a learned bias is added.
+        bias: bool,
+    },
 }
 
 /// How a family's heads rotate.

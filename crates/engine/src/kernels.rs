@@ -65,12 +65,16 @@ pub(super) fn fma<S: Set>(a: f32, b: f32, c: f32) -> f32 {
 /// Activations, `[rows, cols]`, row by row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matrix {
+    /// Tokens, as a rule.
     pub rows: usize,
+    /// Length of a row.
     pub cols: usize,
+    /// Row by row, `rows · cols` numbers.
     pub data: Vec<f32>,
 }
 
 impl Matrix {
+    /// A matrix of zeros, for what is going to be written into it.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Matrix {
             rows,
@@ -96,10 +100,12 @@ impl Matrix {
         self.reshape(kept, self.cols);
     }
 
+    /// One row, from 0.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..(row + 1) * self.cols]
     }
 
+    /// One row, from 0, to be written.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         &mut self.data[row * self.cols..(row + 1) * self.cols]
     }
@@ -215,7 +221,9 @@ fn pack_rows(rows: &[f32], depth: usize, out: &mut [f32]) {
 
 /// A weight `[out, in]` as panels of `width` outputs, each panel `[in][width]`, with its bias.
 pub struct Linear {
+    /// Columns of what goes in.
     pub inputs: usize,
+    /// Columns of what comes out.
     pub outputs: usize,
     isa: Isa,
     /// The set's [`Tiles::COLUMNS`].
@@ -258,6 +266,7 @@ impl Linear {
             .for_each(write);
     }
 
+    /// Writes the bias of the outputs from `first` on; nothing where the layer has none.
     pub fn set_bias(&mut self, first: usize, bias: &[f32]) {
         if let Some(own) = &mut self.bias {
             own[first..first + bias.len()].copy_from_slice(bias);
@@ -275,6 +284,7 @@ impl Linear {
         }
     }
 
+    /// What the weights take in memory, without the bias.
     pub fn size_bytes(&self) -> usize {
         self.panels.len() * size_of::<f32>()
     }
@@ -729,6 +739,7 @@ fn clamped<S: Set>(x: f32, alpha: f32, limit: f32) -> f32 {
     x / (1.0 + exp::<S>(-alpha * x))
 }
 
+/// xIELU of one number, by p and n as [`Xielu::curves`] gives them.
 #[inline(always)]
 pub fn xielu<S: Set>(x: f32, [p, n]: [f32; 2], Xielu { beta, eps, .. }: Xielu) -> f32 {
     let below = expm1::<S>(if x < eps { x } else { eps }) - x;

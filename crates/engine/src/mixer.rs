@@ -43,6 +43,7 @@ pub(super) struct MixerRow {
 /// How a file has the rows that read the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inputs {
+    /// One tensor for all of them.
     One,
     /// `in_proj_qkvz` and `in_proj_ba`: key head by key head.
     ByHead,
@@ -64,9 +65,11 @@ pub(super) enum Layers {
 /// The mixer of a model's layers that do not attend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mixer {
+    /// What it computes.
     pub kind: MixerKind,
     pub(super) name: &'static str,
     pub(super) conv: &'static str,
+    /// How a file has the rows that read the stream.
     pub inputs: Inputs,
     /// Heads of queries and keys, each of which serves as many heads of values; Mamba's groups.
     pub key_heads: usize,
@@ -78,6 +81,7 @@ pub struct Mixer {
     pub value_dim: usize,
     /// Tokens that a convolution sees, the last of them its own.
     pub kernel: usize,
+    /// The convolution adds a bias to each channel.
     pub conv_bias: bool,
     /// Of the products with the stream and back to it.
     pub bias: bool,

@@ -20,6 +20,7 @@ pub struct Sampling {
     pub top_p: f32,
     /// Tokens less likely than this times the likeliest are left out (Nguyen et al. 2024); 0: none.
     pub min_p: f32,
+    /// From which, with the place in the answer, each draw follows.
     pub seed: u64,
 }
 
@@ -51,6 +52,16 @@ impl Sampling {
     }
 
     /// The token that is drawn as number `place` (from 0) of an answer. `logits` are over the whole vocabulary.
+    ///
+    /// ```
+    /// use heterosis_engine::Sampling;
+    ///
+    /// let sampling = Sampling { temperature: 0.8, top_k: 2, ..Sampling::default() };
+    /// let logits = [0.1, 2.0, -1.0, 1.9];
+    /// let drawn: Vec<u32> = (0..50).map(|place| sampling.draw(&logits, place)).collect();
+    /// assert!(drawn.iter().all(|token| [1, 3].contains(token)));
+    /// assert_eq!(sampling.draw(&logits, 7), drawn[7]); // seed and place decide
+    /// ```
     pub fn draw(&self, logits: &[f32], place: usize) -> u32 {
         let left = self.candidates(logits);
         let total: f64 = left.iter().map(|(_, p)| p).sum();

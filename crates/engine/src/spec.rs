@@ -30,17 +30,24 @@ pub enum NormPlace {
     Sandwich,
 }
 
+/// What stands between an MLP's matrices; of an MLP with a gate, what is applied to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
+    /// `x · σ(x)`.
     Silu,
+    /// `x · Φ(x)`, Φ by its tanh approximation (Hendrycks and Gimpel 2016, arXiv 1606.08415).
     GeluTanh,
+    /// `x · Φ(x)`, Φ by the error function.
     GeluErf,
+    /// `max(x, 0)`.
     Relu,
     /// `max(x, 0)²`.
     Relu2,
     /// Of a gate no larger than `limit`, `gate · σ(alpha · gate) · (up + 1)`, and `up` within ±`limit` (gpt-oss).
     Clamped {
+        /// Slope of the sigmoid.
         alpha: f32,
+        /// The most that a gate may be.
         limit: f32,
     },
     /// With numbers that each layer has learned (Apertus).
@@ -53,9 +60,13 @@ pub enum Activation {
 /// **Source** Huang and Schlag, arXiv 2411.13010.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Xielu {
+    /// Before its softplus, that is p.
     pub alpha_p: f32,
+    /// Before its softplus, to which `beta` is added: n.
     pub alpha_n: f32,
+    /// Slope at 0.
     pub beta: f32,
+    /// A number just below 0, beyond which the exponential is not taken.
     pub eps: f32,
 }
 
@@ -82,11 +93,13 @@ pub struct LayerSpec {
 /// The experts of a layer, and how a token is sent to some of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Experts {
+    /// Of each sparse layer, the shared one left out.
     pub count: usize,
     /// How many a token goes to.
     pub per_token: usize,
     /// The width of each.
     pub width: usize,
+    /// By which scores a token is sent to some of them.
     pub router: Router,
     /// Whether the weights of the chosen are made to sum to one.
     pub normalised: bool,
@@ -110,15 +123,25 @@ pub enum Router {
     /// The softmax over all.
     Softmax,
     /// The sigmoid of each, plus a correction where it is chosen; in `groups`, of which the `best` are looked into.
-    Sigmoid { groups: usize, best: usize },
+    Sigmoid {
+        /// Groups of as many experts each; 1: all are looked into.
+        groups: usize,
+        /// The groups that are looked into, by the sum of their two highest scores.
+        best: usize,
+    },
     /// The best two, each weighed among those whose logits are within `2 · jitter` of it, relatively.
-    SparseMixer { jitter: f32 },
+    SparseMixer {
+        /// Half of the relative distance beyond which an expert is left out.
+        jitter: f32,
+    },
 }
 
 /// Queries are scaled by `1 + beta · ln(1 + ⌊position / original⌋)` (Ministral 3, after Llama 4).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueryGrowth {
+    /// How fast queries grow.
     pub beta: f32,
+    /// Length that the model was first trained with, in tokens.
     pub original: usize,
 }
 
@@ -132,45 +155,70 @@ impl QueryGrowth {
 /// A decoder-only transformer, as far as arithmetic can tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
+    /// Its row of the table, with everything that does not depend on the config.
     pub family: &'static Family,
     /// The model with other senses whose language half this is.
     pub wrapper: Option<&'static Wrapper>,
     pub(super) names: Names,
+    /// Rows of the embeddings and of the head.
     pub vocab: usize,
+    /// Width of the stream: `[tokens, hidden]`.
     pub hidden: usize,
+    /// Width of an MLP; of sparse layers see [`Experts::width`].
     pub intermediate: usize,
+    /// Heads of queries in each layer that attends.
     pub heads: usize,
+    /// Heads of keys and values; a divisor of `heads`.
     pub kv_heads: usize,
+    /// Numbers of a query, key or value.
     pub head_dim: usize,
+    /// One for each layer, from the embeddings on.
     pub layers: Vec<LayerSpec>,
     /// Of the layers that are sparse.
     pub experts: Option<Experts>,
     /// Of the layers that do not attend.
     pub mixer: Option<Mixer>,
+    /// Kinds of rotation, to which [`LayerSpec::rope`] points.
     pub ropes: Vec<RopeSpec>,
     /// The longest sequence that the model was made for; with learned positions, that it can read.
     pub max_positions: usize,
+    /// The head is the embeddings, transposed.
     pub tie_embeddings: bool,
+    /// The head adds a bias to the logits.
     pub head_bias: bool,
+    /// Queries, keys and values have biases.
     pub qkv_bias: bool,
+    /// Attention's last projection has a bias.
     pub o_bias: bool,
+    /// An MLP's matrices have biases.
     pub mlp_bias: bool,
     /// Attention and MLP read the same stream, and both are added to it.
     pub parallel: bool,
+    /// Whether queries and keys are normalised.
     pub qk_norm: QkNorm,
+    /// What the norms do.
     pub norm: NormKind,
+    /// Where they stand.
     pub norm_place: NormPlace,
+    /// Added to the mean square or variance under the root.
     pub norm_eps: f32,
     /// The norm multiplies by `1 + weight` (Gemma).
     pub norm_plus_one: bool,
+    /// Between an MLP's matrices.
     pub activation: Activation,
+    /// By which inner products of queries and keys are multiplied before the softmax; `1/√head_dim` as a rule.
     pub attention_scale: f32,
+    /// `cap · tanh(x / cap)` of what goes into attention's softmax (Gemma 2).
     pub attention_softcap: Option<f32>,
+    /// Queries that grow with their position.
     pub query_growth: Option<QueryGrowth>,
+    /// By which embeddings are multiplied (Gemma).
     pub embed_scale: f32,
+    /// By which a branch is multiplied before it is added to the stream (Granite).
     pub residual_scale: f32,
     /// The logits are divided by this (Granite).
     pub logits_divisor: f32,
+    /// `cap · tanh(x / cap)` of the logits (Gemma 2).
     pub final_softcap: Option<f32>,
     /// End-of-sequence tokens that config.json names.
     pub eos_token_ids: Vec<u32>,

@@ -16,11 +16,14 @@ use super::spec::token_ids;
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
+    /// Its text, without the template's marks.
     pub content: String,
 }
 
 impl Message {
+    /// A message whose role the template has to know.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Message {
             role: role.into(),
@@ -34,10 +37,15 @@ impl Message {
 pub struct TokenizerFiles {
     /// Where they come from, for error messages.
     pub name: String,
+    /// `tokenizer.json`, byte for byte.
     pub tokenizer_json: Vec<u8>,
+    /// `tokenizer_config.json`: special tokens, and in older models the chat template.
     pub tokenizer_config: Option<Value>,
+    /// `generation_config.json`: which tokens end a sequence.
     pub generation_config: Option<Value>,
+    /// The model's `config.json`, which says so where the other does not.
     pub config: Option<Value>,
+    /// `chat_template.jinja`, which goes before the one in `tokenizer_config.json`.
     pub chat_template: Option<String>,
 }
 
@@ -217,6 +225,7 @@ impl Tokenizer {
             .map(|(_, text)| text.as_str())
     }
 
+    /// The id of a token by its text; `None` of what would be several tokens.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
@@ -226,10 +235,12 @@ impl Tokenizer {
         self.inner.get_vocab(true)
     }
 
+    /// Tokens, added ones included; a model's embeddings may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
+    /// Whether [`Self::apply_chat_template`] has a template to render.
     pub fn has_chat_template(&self) -> bool {
         self.chat.is_some()
     }

@@ -231,10 +231,12 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 impl Wrapper {
+    /// All that are known, in the order of `heterosis families`.
     pub fn all() -> &'static [Wrapper] {
         WRAPPERS
     }
 
+    /// The `model_type` that `config.json` says.
     pub fn name(&self) -> &'static str {
         self.name
     }

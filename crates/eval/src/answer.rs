@@ -20,6 +20,7 @@ pub trait Answerer {
     fn encode_alone(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, model::Error>;
     /// What stands before a text that nothing stands before: the BOS token, or else the end-of-sequence token.
     fn first_token(&self) -> Option<u32>;
+    /// Whether [`Self::render_chat`] has a template to render.
     fn has_chat_template(&self) -> bool;
     /// The messages in the model's template, which is told these variables; an assistant's message at their end is begun, and
     /// not closed.
@@ -28,7 +29,16 @@ pub trait Answerer {
     fn end_text(&self) -> Option<&str>;
     /// Longest sequence in tokens.
     fn context_length(&self) -> usize;
+    /// One text for each request, in their order, and of several samples one for each of them. `progress` is told how far
+    /// all of them together are.
+    ///
+    /// # Errors
+    /// The engine cannot go on; a request too long for the context is no error but a text that ends at once.
     fn generate(&mut self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Generation>, Error>;
+    /// Log-likelihoods of each request's continuation, in their order.
+    ///
+    /// # Errors
+    /// The engine cannot go on.
     fn score(&mut self, requests: &[ScoreRequest], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Score>, Error>;
 }
 
@@ -124,6 +134,17 @@ fn tokenizer_of<D: Decodes>(engine: &D) -> Result<&Tokenizer, model::Error> {
 
 /// Answers the questions of each task; the answers come in the same order.
 ///
+/// ```
+/// use heterosis_eval::{Answerer, Error, Split, Task, TaskScore};
+///
+/// fn score(engine: &mut dyn Answerer, task: &Task) -> Result<TaskScore, Error> {
+///     let questions = task.questions(Split::Test)?;
+///     let work = [(task, questions.as_slice())];
+///     let answers = heterosis_eval::answer(engine, &work, &mut |p| eprintln!("{} of {}", p.done, p.total))?;
+///     Ok(TaskScore::of(task, &answers[0]))
+/// }
+/// ```
+///
 /// # Errors
 /// Prompts that cannot be rendered or tokenised, an answer longer than the model's context, and whatever the engine
 /// refuses.
@@ -146,7 +167,7 @@ pub fn answer(
     let mut continuations = Vec::new();
     let mut contexts: Vec<String> = Vec::new();
     let mut measured_questions = 0;
-    for (task, questions) in work.iter().filter(|(task, _)| task.kind() != Kind::Generate) {
+    for (task, questions) in work.iter().filter(|(task, _)| task.kind().is_measured()) {
         let texts = render(engine, task, questions)?;
         let (requests, asked) = score_requests(engine, task, questions, &texts)?;
         continuations.extend(requests);
@@ -382,6 +403,35 @@ pub fn said(tokenizer: &Tokenizer, said: &str, chat: &Chat) -> Result<String, Er
         ..Prompt::default()
     };
     render_chat(&|messages| in_template(tokenizer, messages, chat), &prompt, chat)
+}
+
+/// The tokens that a model goes on from when it is to reply to the last of these messages: all of them in its chat template;
+/// where it has none, the last one as it stands.
+///
+/// ```
+/// use heterosis_engine::{Message, Tokenizer, tokenizer::TokenizerFiles};
+///
+/// let json = r#"{"version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
+///     "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "user": 1, "How": 2, "many": 3, "assistant": 4}}}"#;
+/// let tokenizer = |template: Option<&str>| Tokenizer::new(TokenizerFiles {
+///     tokenizer_json: json.into(),
+///     chat_template: template.map(str::to_owned),
+///     ..TokenizerFiles::default()
+/// });
+/// let said = [Message::new("user", "How many")];
+/// let template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant";
+/// assert_eq!(heterosis_eval::reply_prompt(&tokenizer(Some(template))?, &said)?, [1, 2, 3, 4]);
+/// assert_eq!(heterosis_eval::reply_prompt(&tokenizer(None)?, &said)?, [2, 3]);
+/// # Ok::<(), heterosis_engine::Error>(())
+/// ```
+///
+/// # Errors
+/// The chat template refuses, or what it gives cannot be tokenised.
+pub fn reply_prompt(tokenizer: &Tokenizer, messages: &[model::Message]) -> Result<Vec<u32>, model::Error> {
+    if tokenizer.has_chat_template() {
+        return tokenizer.encode_prompt(&tokenizer.apply_chat_template(messages, true)?);
+    }
+    tokenizer.encode_prompt(messages.last().map_or("", |message| &message.content))
 }
 
 /// The text that the model gets for each question.

@@ -23,6 +23,7 @@ pub struct DataDirs {
     pub roots: Vec<PathBuf>,
 }
 
+/// How a data file lays out its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object a line.
@@ -45,6 +46,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// All of them, in the order of [`Self::NAMES`].
     pub const ALL: [Format; 8] = [
         Format::Jsonl,
         Format::Json,
@@ -55,6 +57,7 @@ impl Format {
         Format::MgsmExemplars,
         Format::Passages,
     ];
+    /// As a task file says them.
     pub const NAMES: [&str; 8] = [
         "jsonl",
         "json",
@@ -90,6 +93,7 @@ impl Format {
 pub struct Source {
     /// A template that may name the language.
     pub file: String,
+    /// How its rows are laid out.
     pub format: Format,
     /// The fields of a file of columns; none: its first line names them.
     pub columns: Vec<String>,
@@ -100,6 +104,7 @@ pub struct Source {
 }
 
 impl Source {
+    /// Characters of a passage where a task file says nothing.
     pub const DEFAULT_PASSAGE: usize = 2000;
 }
 
@@ -108,7 +113,9 @@ impl Source {
 pub struct Located {
     /// `gsm8k/train/17`.
     pub id: String,
+    /// Its fields by name.
     pub row: Row,
+    /// The file that it stands in.
     pub file: Arc<Path>,
     /// Counted from 1; of a file without lines, the row.
     pub line: usize,
@@ -167,6 +174,15 @@ impl Source {
 }
 
 /// All rows of a file, of the kind that its name says.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let file = dir.path().join("capitals.jsonl");
+/// std::fs::write(&file, "{\"land\": \"Kenya\", \"capital\": \"Nairobi\"}\n")?;
+/// let rows = heterosis_eval::data::read_file(&file)?;
+/// assert_eq!(rows[0]["capital"], "Nairobi");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// A name that says none, a file that cannot be read.

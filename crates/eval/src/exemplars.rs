@@ -38,6 +38,14 @@ pub fn literals(python: &str) -> Result<Map<String, Value>, String> {
 
 /// `exemplars.json`, as the tasks read it, from the text of the authors' `exemplars.py`.
 ///
+/// ```
+/// let json = heterosis_eval::exemplars::json_of(
+///     "EXEMPLAR_NUMBER_ANSWERS = [11]\nEXEMPLAR_EQUATION_SOLUTIONS = ['5 + 6 = 11']\nMGSM_EXEMPLARS = {'es': {}}\n",
+/// )?;
+/// assert!(json.contains("5 + 6 = 11"));
+/// # Ok::<(), String>(())
+/// ```
+///
 /// # Errors
 /// As [`literals`], or a name that is missing.
 pub fn json_of(python: &str) -> Result<String, String> {

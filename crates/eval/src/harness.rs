@@ -23,9 +23,11 @@ use super::{
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{}: {}{message}", file.display(), if key.is_empty() { String::new() } else { format!("{key}: ") })]
 pub struct Refusal {
+    /// The file that was read, or the one that it includes.
     pub file: PathBuf,
     /// Empty where it is the file as a whole.
     pub key: String,
+    /// What is not read, and the way out where there is one.
     pub message: String,
 }
 

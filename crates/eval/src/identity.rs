@@ -55,6 +55,13 @@ pub struct Identity {
 
 impl Identity {
     /// `asked` are the fields that are asked, in any order; none for a text that is itself what is measured.
+    ///
+    /// ```
+    /// use heterosis_eval::identity::Identity;
+    ///
+    /// let of = |question: &str, gold: &str| Identity::of(&[question.to_owned()], gold);
+    /// assert_eq!(of("Question: How much is 6 · 7?", "42"), of("How much  is 6 · 7?", "#### 42"));
+    /// ```
     pub fn of(asked: &[String], gold: &str) -> Self {
         let mut asked: Vec<String> = asked
             .iter()
@@ -135,6 +142,7 @@ fn digest(text: &str) -> u64 {
 /// A published benchmark's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
+    /// `GSM8K` or `MGSM`.
     pub benchmark: &'static str,
     /// Row of GSM8K's test set: MGSM's problems are its first 250, in every language.
     pub problem: usize,

@@ -26,23 +26,21 @@ pub enum Language {
 /// Lets a text through if it is in `language`, or too short to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
+    /// That an answer has to be in.
     pub language: Language,
     /// With fewer letters than this a text is not judged.
     pub min_letters: usize,
 }
 
 impl Gate {
+    /// Letters below which nobody can tell, where a task file says nothing.
     pub const DEFAULT_MIN_LETTERS: usize = 20;
 
+    /// Whether an output is in the language, or too short to tell.
     pub fn passes(&self, text: &str) -> bool {
         let letters = Letters::count(text);
         letters.total() < self.min_letters || letters.detect(text) == Some(self.language)
     }
-}
-
-/// The language of a text; `None` without letters or when nothing stands out.
-pub fn detect(text: &str) -> Option<Language> {
-    Letters::count(text).detect(text)
 }
 
 impl Language {
@@ -366,7 +364,7 @@ mod tests {
 
     #[test]
     fn nothing_to_go_by() {
-        assert_eq!(detect("12 + 5"), None);
+        assert_eq!(Letters::count("12 + 5").detect("12 + 5"), None);
         assert_eq!(Language::from_code("it"), None);
     }
 }

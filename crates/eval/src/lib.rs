@@ -8,6 +8,31 @@
 //!
 //! Two profiles: `parity` is lm-eval's way, defects included, so that scores can be compared with published ones;
 //! `fitness` is the repaired way, in which examples are fixed so that all prompts share a prefix.
+//!
+//! ```
+//! use heterosis_eval::{Answer, DataDirs, Split, Task, TaskOptions, TaskScore};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! std::fs::write(dir.path().join("sums.jsonl"), r#"{"question": "What is 6 times 7?", "answer": "42"}"#)?;
+//! let file = dir.path().join("sums.yaml");
+//! std::fs::write(
+//!     &file,
+//!     "task: sums\nlang: en\ntype: generate\ndata: {test: sums.jsonl}\n\
+//!      prompt: 'Q: {{question}} A:'\ntarget: '{{answer}}'\n\
+//!      filters: [{name: last-number, regex: '(-?[0-9]+)', pick: last}]\n",
+//! )?;
+//! let task = Task::load(&file.display().to_string(), &TaskOptions::default(), &DataDirs::default())?;
+//! let questions = task.questions(Split::Test)?;
+//! assert_eq!(questions[0].prompt.text(), "Q: What is 6 times 7? A:");
+//!
+//! // What a model said, judged; `answer` asks one and judges it so.
+//! let said = Answer::judged(&task, "6 times 7 is 42.".into(), &questions[0].gold)?;
+//! assert!(said.correct);
+//! assert_eq!(TaskScore::of(&task, [&said]).fitness().value, 1.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(missing_docs)]
 
 use std::{
     fmt,
@@ -18,32 +43,32 @@ use std::{
 pub mod answer;
 pub mod data;
 pub mod exemplars;
-pub mod extract;
+mod extract;
 mod harness;
 pub mod identity;
 mod ifeval;
-pub mod language;
+mod language;
 mod maths;
-pub mod number;
+mod number;
 pub mod parquet;
 #[cfg(test)]
 mod phrasings;
-pub mod prompt;
+mod prompt;
 mod python;
-pub mod python_random;
-pub mod python_regex;
+mod python_random;
+mod python_regex;
 pub mod rescore;
 pub mod rewording;
-pub mod sampling;
+mod sampling;
 mod score;
 #[cfg(test)]
 mod settled;
 pub mod stats;
 mod task_file;
-pub mod think;
+mod think;
 mod wording;
 
-pub use answer::{Answerer, Decodes, answer, continued, prompt_text, said, solved};
+pub use answer::{Answerer, Decodes, answer, continued, prompt_text, reply_prompt, said, solved};
 pub use data::DataDirs;
 use data::{Located, Row, Source};
 use extract::{Filter, Markers, Normalization, NumberAnswer, Step};
@@ -71,23 +96,32 @@ pub const BUILD: &str = env!("HETEROSIS_BUILD");
 
 /// What can go wrong between a task's name and its scores.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum Error {
+    /// A task file that is no task, with the place in it.
     #[error(transparent)]
     Yaml(#[from] yaml::Error),
+    /// A file of the task or of its data cannot be read.
     #[error("{} cannot be read: {source}", file.display())]
     Read { file: PathBuf, source: std::io::Error },
+    /// A name that is neither a built-in task's nor a file's.
     #[error("there is no task '{name}'{hint}; known: {known}. A path to a task file (.yaml) also works")]
     UnknownTask { name: String, hint: String, known: String },
+    /// A language that the task does not have.
     #[error("the task '{task}' has no language '{lang}'; it has {known}")]
     UnknownLanguage { task: String, lang: String, known: String },
+    /// A name that could mean several languages, where one is needed.
     #[error(
         "the task '{task}' has several languages: {known}. Say which one, as in '{task}_{first}' or '{task}:{first}'"
     )]
     WhichLanguage { task: String, known: String, first: String },
+    /// Questions of a split that the task's file does not give.
     #[error("the task '{task}' has no split '{split}'; it has {known}")]
     NoSplit { task: String, split: Split, known: String },
+    /// A split whose rows are none.
     #[error("the task '{task}' has no questions in its {split} split")]
     NoQuestions { task: String, split: Split },
+    /// The data file is in none of the folders.
     #[error(
         "the data of the task '{task}' are missing: {file} was looked for as {looked_for}. {}set HETEROSIS_DATA to the folder \
          that holds them",
@@ -98,16 +132,20 @@ pub enum Error {
         file: String,
         looked_for: String,
     },
+    /// A row that cannot be read, or lacks what the task asks of it.
     #[error("{}:{line}: {message}", file.display())]
     Row {
         file: PathBuf,
         line: usize,
         message: String,
     },
+    /// A prompt or target that Jinja cannot render.
     #[error("the template of {place} cannot be filled: {message}")]
     Template { place: String, message: String },
+    /// A pattern of a filter or of a normalisation that cannot be used.
     #[error("the task '{task}': {source}")]
     Regex { task: String, source: python_regex::Error },
+    /// More worked examples than there are.
     #[error(
         "{wanted} few-shot examples are asked for, but the task '{task}' has {available} to choose from; ask for fewer \
          with --shots"
@@ -117,11 +155,13 @@ pub enum Error {
         wanted: usize,
         available: usize,
     },
+    /// A language gate for a language that cannot be told.
     #[error(
         "the task '{task}' asks for the language gate in '{lang}', which the gate cannot tell; it tells {known}. Set \
          'language_gate: false'"
     )]
     Gate { task: String, lang: String, known: String },
+    /// Choices, or the place of the right one, that make no sense.
     #[error("question {question} of the task '{task}': {message}")]
     Choices {
         question: String,
@@ -134,8 +174,10 @@ pub enum Error {
     /// An engine that is a program of its own died, hung, or answered what is no answer.
     #[error("{reason}")]
     EngineBroke { reason: String },
+    /// Only what was generated can be judged again.
     #[error("the task '{task}' measures log-likelihoods, so stored outputs cannot be scored again with it")]
     NotGenerated { task: String },
+    /// Answers that would not fit the model's context.
     #[error(
         "the task '{task}' lets a model write {wanted} tokens, but the model's context has {context}. Use a copy \
          of the task file with a smaller max_new_tokens, or a model with a longer context"
@@ -145,10 +187,13 @@ pub enum Error {
         wanted: usize,
         context: usize,
     },
+    /// A template names a field that a row does not have.
     #[error(transparent)]
     Field(Box<MissingField>),
+    /// A file of lm-evaluation-harness that is not read.
     #[error(transparent)]
     Harness(#[from] Refusal),
+    /// The score that shall count is none of the task's.
     #[error("the task '{task}' has no score '{score}'{hint}; it has {known}")]
     NoScore {
         task: String,
@@ -156,10 +201,13 @@ pub enum Error {
         hint: String,
         known: String,
     },
+    /// A number of samples, or a way to draw them, that is none.
     #[error("the task '{task}': samples {message}")]
     Samples { task: String, message: String },
+    /// The model or its tokenizer could not do it.
     #[error(transparent)]
     Model(#[from] heterosis_engine::Error),
+    /// A line of stored outputs that is no answer.
     #[error("answers, line {line}: {message}")]
     Answers { line: usize, message: String },
 }
@@ -168,13 +216,17 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{line}: {place} names the field '{field}', which this row does not have{hint}; it has {known}", file.display())]
 pub struct MissingField {
+    /// The data file.
     pub file: PathBuf,
+    /// Counted from 1; of a file without lines, the row.
     pub line: usize,
     /// Of the template: `capitals: prompt`.
     pub place: String,
+    /// The name that the template has.
     pub field: String,
     /// The nearest one, in words.
     pub hint: String,
+    /// The row's fields, as a list in words.
     pub known: String,
 }
 
@@ -237,6 +289,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them, in the order of [`Self::NAMES`].
     pub const ALL: [Kind; 4] = [Kind::Generate, Kind::LogLikelihood, Kind::MultipleChoice, Kind::Blank];
     /// As a task file says them.
     pub const NAMES: [&str; 4] = ["generate", "loglikelihood", "multiple_choice", "blank"];
@@ -244,6 +297,11 @@ impl Kind {
     /// Whether a question comes with choices.
     pub fn chooses(self) -> bool {
         matches!(self, Kind::MultipleChoice | Kind::Blank)
+    }
+
+    /// Whether likelihoods are measured, and nothing is written.
+    pub fn is_measured(self) -> bool {
+        self != Kind::Generate
     }
 }
 
@@ -311,6 +369,16 @@ impl Metric {
         }
     }
 
+    /// Those that a task of a kind has where its file names none; a log-likelihood alone is none of these.
+    fn usual(kind: Kind) -> &'static [Metric] {
+        match kind {
+            Kind::Generate => &[Metric::ExactMatch],
+            Kind::LogLikelihood => &[],
+            Kind::Blank => &[Metric::BlankPpl],
+            Kind::MultipleChoice => &[Metric::Acc, Metric::AccNorm],
+        }
+    }
+
     /// The verdicts that a metric of this name gives.
     fn verdicts_of(name: &str) -> Vec<String> {
         match name {
@@ -326,8 +394,10 @@ impl Metric {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
+    /// lm-evaluation-harness's way, defects included: for scores that are compared with published ones.
     #[default]
     Parity,
+    /// The repaired way, in which all prompts share a prefix: for a search.
     Fitness,
 }
 
@@ -356,8 +426,10 @@ pub enum Split {
 }
 
 impl Split {
+    /// All of them, in the order in which a run comes to them.
     pub const ALL: [Split; 4] = [Split::Search, Split::Selection, Split::Test, Split::Benchmark];
 
+    /// As task files, spaces and journals say it.
     pub fn name(self) -> &'static str {
         match self {
             Split::Search => "search",
@@ -367,6 +439,7 @@ impl Split {
         }
     }
 
+    /// The split of that name; `None` of any other word.
     pub fn from_name(name: &str) -> Option<Split> {
         Split::ALL.into_iter().find(|split| split.name() == name)
     }
@@ -385,6 +458,7 @@ pub struct TaskOptions {
     pub lang: Option<String>,
     /// Instead of the task's own number of examples.
     pub shots: Option<usize>,
+    /// How to ask and to judge.
     pub profile: Profile,
     /// Only the first questions of a split.
     pub limit: Option<usize>,
@@ -420,6 +494,7 @@ pub struct Task {
     pub stop: Arc<[String]>,
     /// What finds the answer, if generation may end where it stands.
     stop_when_answered: Option<Arc<NumberAnswer>>,
+    /// The most tokens that an answer may take; generation ends there.
     pub max_new_tokens: usize,
     filters: Vec<Filter>,
     /// The names of the verdicts: of the filters, or of the ways to choose.
@@ -448,6 +523,7 @@ pub struct Question {
     pub id: String,
     /// Its content, whatever way it came by.
     pub identity: Identity,
+    /// Examples and question, before they are put to a model.
     pub prompt: Prompt,
     /// What the answer is compared with; for log-likelihoods, the continuation; with choices, the right one.
     pub gold: String,
@@ -455,6 +531,7 @@ pub struct Question {
     pub target: String,
     /// What the model has to choose from, and where the right one stands; empty where there is nothing to choose.
     pub choices: Vec<Choice>,
+    /// Places of the right choices, from 0; more than one where several are right.
     pub right: Vec<usize>,
 }
 
@@ -478,6 +555,7 @@ impl Question {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
+    /// What the choice says, as the data have it.
     pub text: String,
     /// What is asked when this is chosen, where that depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -489,6 +567,7 @@ pub struct Choice {
 /// An extracted answer and the harness's verdict on it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Extracted {
+    /// What the filter cut out of the output; `[invalid]`, or the filter's own word for it, where it found nothing.
     pub extracted: String,
     /// 1 or 0.
     pub exact_match: f64,
@@ -497,14 +576,20 @@ pub struct Extracted {
 /// What a task is, for a list.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct TaskSummary {
+    /// By which it is asked for.
     pub task: String,
+    /// As its file has it: scores of two versions do not compare.
     pub version: String,
+    /// What it measures.
     pub kind: Kind,
+    /// ISO 639-1.
     pub langs: Vec<String>,
     /// Parts that are tasks of their own: `TASK_SUBJECT`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subjects: Vec<String>,
+    /// One sentence for people.
     pub description: String,
+    /// Where questions and protocol come from, and their licence.
     pub provenance: String,
 }
 
@@ -863,6 +948,7 @@ impl Task {
         Task::ready(file, lang.into(), options, &DataDirs { roots: Vec::new() })
     }
 
+    /// As its file has it: a member of a group has its own.
     pub fn name(&self) -> &str {
         &self.file.name
     }
@@ -877,18 +963,22 @@ impl Task {
         &self.file.text
     }
 
+    /// As it was asked for.
     pub fn options(&self) -> &TaskOptions {
         &self.options
     }
 
+    /// ISO 639-1, as its file has it.
     pub fn lang(&self) -> &str {
         &self.lang
     }
 
+    /// What it measures.
     pub fn kind(&self) -> Kind {
         self.file.kind
     }
 
+    /// Whose way of asking and judging it follows.
     pub fn profile(&self) -> Profile {
         self.options.profile
     }
@@ -899,6 +989,7 @@ impl Task {
         self
     }
 
+    /// How it is put to a chat model; `None` as plain text.
     pub fn chat(&self) -> Option<&Chat> {
         self.options.chat.as_ref()
     }
@@ -918,6 +1009,7 @@ impl Task {
         self.samples.as_ref()
     }
 
+    /// How thoughts are marked; `None` where what is thought counts as said.
     pub fn think(&self) -> Option<&Think> {
         self.think.as_ref()
     }
@@ -950,6 +1042,7 @@ impl Task {
         }
     }
 
+    /// The language that answers have to be in, if any.
     pub fn gate(&self) -> Option<Gate> {
         self.gate
     }
@@ -1050,7 +1143,22 @@ impl Task {
         heterosis_engine::among_deep_stacks(|| self.worded(split))
     }
 
+    /// How many [`Self::questions`] there are, without putting them into words.
+    ///
+    /// # Errors
+    /// No such split, data that are missing or damaged.
+    pub fn count(&self, split: Split) -> Result<usize, Error> {
+        Ok(self.rows(split)?.len())
+    }
+
     fn worded(&self, split: Split) -> Result<Vec<Question>, Error> {
+        let rows = self.rows(split)?;
+        let mut shots = self.drawer()?;
+        rows.iter().map(|row| self.question(row, &mut shots)).collect()
+    }
+
+    /// The rows of a split's questions, up to the limit.
+    fn rows(&self, split: Split) -> Result<Vec<Located>, Error> {
         let source = match self.is_split_off(split) {
             true => self.file.source(Split::Search),
             false => self.file.source(split),
@@ -1065,8 +1173,7 @@ impl Task {
             rows.retain(|row| is_kept_for_selection(&row.row) == (split == Split::Selection));
         }
         rows.truncate(self.options.limit.unwrap_or(usize::MAX));
-        let mut shots = self.drawer()?;
-        rows.iter().map(|row| self.question(row, &mut shots)).collect()
+        Ok(rows)
     }
 
     /// The questions of a split, of which there has to be one.
@@ -1397,7 +1504,7 @@ impl Task {
     /// # Errors
     /// A pattern that takes too long on this text.
     pub fn solution<'q>(&self, question: &'q Question) -> Result<Option<&'q str>, Error> {
-        if self.kind() != Kind::Generate {
+        if self.kind().is_measured() {
             return Ok(None);
         }
         let verdicts = self.extract(&question.target, &question.gold)?;
@@ -1818,6 +1925,44 @@ mod tests {
 
     fn load(name: &str, options: &TaskOptions) -> Task {
         Task::load(name, options, &sample()).unwrap()
+    }
+
+    /// To see how many questions there are, all of them were put into words once more.
+    #[test]
+    fn questions_are_counted_without_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows: String = (0..20)
+            .map(|n| format!("{{\"q\": \"{n}?\", \"a\": \"{n}\"}}\n"))
+            .collect();
+        std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+        let task = |asks: &str| {
+            let file = dir.path().join("own.yaml");
+            let text = format!(
+                "task: own\nlang: en\ndata: {{search: rows.jsonl, test: rows.jsonl}}\nprompt: '{{{{{asks}}}}}'\ntarget: '{{{{a}}}}'\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            let options = TaskOptions {
+                limit: Some(15),
+                ..TaskOptions::default()
+            };
+            load(&file.display().to_string(), &options)
+        };
+        let counts =
+            |task: &Task| [Split::Search, Split::Selection, Split::Test].map(|split| task.count(split).unwrap());
+        let whole = task("q");
+        let [search, selection, test] = counts(&whole);
+        assert_eq!(
+            [search, selection, test],
+            [Split::Search, Split::Selection, Split::Test].map(|split| { whole.questions(split).unwrap().len() })
+        );
+        assert!(
+            selection > 0 && test == 15,
+            "some of the search's rows are kept for the selection"
+        );
+        // What no question can be made of is counted all the same.
+        let wordless = task("nothing");
+        assert!(wordless.questions(Split::Search).is_err());
+        assert_eq!(counts(&wordless), [search, selection, test]);
     }
 
     /// lm-eval's own prompts, messages, gold answers and stops (`tests/peers/prompts.py`).

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::data::Row;
 
-/// All rows of a file.
+/// All rows of a file, held in memory.
 ///
 /// # Errors
 /// What is no Parquet, is damaged, or has values of other kinds; in words.

@@ -147,7 +147,9 @@ impl ListExpression {
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Message {
+    /// `system`, `user` or `assistant`.
     pub role: &'static str,
+    /// Its text, without the template's marks.
     pub content: String,
 }
 
@@ -169,9 +171,11 @@ pub struct Chat {
 pub struct Shot {
     /// Its content, as a question's.
     pub identity: Identity,
+    /// What was asked in it.
     pub question: String,
     /// Between the question and its answer.
     pub delimiter: String,
+    /// What was right.
     pub answer: String,
     /// After the answer.
     pub end: String,
@@ -182,7 +186,9 @@ pub struct Shot {
 pub struct Prompt {
     /// Before everything else; in a chat, (the end of) the system message.
     pub preamble: String,
+    /// Worked examples, in the order in which they stand.
     pub shots: Vec<Shot>,
+    /// What is asked at the end.
     pub question: String,
     /// What the answer begins with, said for the model; empty as a rule.
     pub answer_prefix: String,

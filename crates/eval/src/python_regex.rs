@@ -48,11 +48,6 @@ impl PythonRegex {
         })
     }
 
-    /// As it was written.
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-
     fn failed(&self, error: fancy_regex::Error) -> Error {
         Error {
             pattern: self.source.clone(),

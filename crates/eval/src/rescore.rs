@@ -5,32 +5,41 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, DataDirs, Error, Extracted, Kind, Task, TaskOptions, TaskScore, expand};
+use super::{Answer, DataDirs, Error, Extracted, Task, TaskOptions, TaskScore, expand};
 
 /// A stored output. Fields that are not listed are kept out of the way.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Stored {
+    /// Whose question it answers; the first task that is asked for judges it where this is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
+    /// ISO 639-1; the task's own where it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lang: Option<String>,
+    /// What the model wrote, of several samples a JSON list.
     pub output: String,
+    /// What would have been right.
     pub gold: String,
 }
 
 /// A stored output and what each filter makes of it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Rescored {
+    /// As it was stored; the fields stand in the same object.
     #[serde(flatten)]
     pub stored: Stored,
+    /// By filter.
     pub filters: BTreeMap<String, Extracted>,
+    /// True where the task has no language gate.
     pub language_ok: bool,
 }
 
 /// All lines judged, and the scores of each task and language, in the order of their first line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
+    /// In the order of the file.
     pub lines: Vec<Rescored>,
+    /// One for each task and language.
     pub scores: Vec<TaskScore>,
     /// Lines that name a task or language that was not asked for.
     pub left_out: usize,
@@ -57,6 +66,19 @@ pub fn parse(text: &str) -> Result<Vec<Stored>, Error> {
 /// A line that names its task is judged by that one if it was asked for, else left out; a line that names none is
 /// judged by the first. With one task asked for and no line of its name, all lines are judged by it: another task's
 /// outputs, judged its way. `options.lang` leaves out the lines of other languages.
+///
+/// ```
+/// use heterosis_eval::{DataDirs, TaskOptions, rescore};
+///
+/// let stored = rescore::parse(
+///     r#####"{"output": "6 times 7 is 42. #### 42", "gold": "#### 42"}
+///         {"output": "I think it is 41.", "gold": "#### 42"}"#####,
+/// )?;
+/// let outcome = rescore::rescore(stored, &["gsm8k".into()], &TaskOptions::default(), &DataDirs::default())?;
+/// assert_eq!(outcome.lines[1].filters["flexible-extract"].extracted, "41.");
+/// assert_eq!(outcome.scores[0].scores["strict-match"].value, 0.5);
+/// # Ok::<(), heterosis_eval::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`Task::load`]; a task of log-likelihoods.
@@ -149,7 +171,7 @@ impl<'a> Judges<'a> {
             ..self.options.clone()
         };
         let task = Task::load(name, &options, self.data_dirs)?;
-        if task.kind() != Kind::Generate {
+        if task.kind().is_measured() {
             return Err(Error::NotGenerated {
                 task: task.name().into(),
             });

@@ -27,6 +27,7 @@ pub struct Words {
 }
 
 impl Words {
+    /// Those of what is asked; `identity` says what is right.
     pub fn of(text: &str, identity: Identity) -> Self {
         let (mut numbers, mut words) = (Vec::new(), BTreeSet::new());
         for word in split(text) {
@@ -61,6 +62,16 @@ impl Words {
 }
 
 /// Which questions of `later` are questions of `earlier` in other words, by their places.
+///
+/// ```
+/// use heterosis_eval::{identity::Identity, rewording::{Words, reworded}};
+///
+/// let words = |text: &str| Words::of(text, Identity::of(&[text.to_owned()], "42"));
+/// let asked = words("Lena bakes 6 trays with 7 rolls on each tray. How many rolls does she bake?");
+/// let again = words("Lena bakes 6 trays with 7 rolls on each. How many rolls does she bake altogether?");
+/// let other = words("A bus has 6 rows of 7 seats, and 3 of them are taken. How many people can still sit down?");
+/// assert_eq!(reworded(&[&asked], &[&other, &again]), [1]);
+/// ```
 pub fn reworded(earlier: &[&Words], later: &[&Words]) -> Vec<usize> {
     let usual: HashSet<&str> = usual(earlier).chain(usual(later)).collect();
     let mut alike: HashMap<(u64, &[String]), Vec<&Words>> = HashMap::new();

@@ -15,12 +15,19 @@ const MOST: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Samples {
+    /// Answers to each question, from 1.
     pub n: usize,
+    /// By which logits are divided; 0 takes the likeliest token.
     pub temperature: f32,
     /// 0: all tokens.
     pub top_k: usize,
+    /// The least set of tokens that has this share of the probability is drawn from (nucleus sampling, Holtzman et al.
+    /// 2020, arXiv 1904.09751); 1: all tokens.
     pub top_p: f32,
+    /// Tokens with less than this share of the likeliest one's probability are left out (Nguyen et al. 2024, arXiv
+    /// 2407.01082); 0: none is.
     pub min_p: f32,
+    /// From which, with the question's id and the sample's number, all draws follow.
     pub seed: u64,
 }
 

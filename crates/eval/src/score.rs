@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Extracted, Kind, Metric, Question, Task, sampling, stats};
+use super::{Error, Extracted, Metric, Question, Task, sampling, stats};
 use heterosis_engine::Score;
 
 /// What a model answered to one question, and the verdict.
@@ -15,12 +15,14 @@ pub struct Answer {
     pub prompt: String,
     /// Of several samples a JSON list of their outputs.
     pub output: String,
+    /// What would have been right.
     pub gold: String,
     /// Tokens generated, by all samples together; for log-likelihoods, tokens scored (of the right choice).
     pub token_count: usize,
     /// `eos`, `length`, `stop`, `loop`; empty for log-likelihoods and stored outputs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub finish: String,
+    /// What each filter found, by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub filters: BTreeMap<String, Extracted>,
     /// The verdict of the task's primary filter.
@@ -208,15 +210,20 @@ impl Chosen<'_> {
 /// A mean and its standard error.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Estimate {
+    /// The mean.
     pub value: f64,
+    /// Of the mean: sample standard deviation ÷ √n.
     pub stderr: f64,
 }
 
 /// One task's line of `eval --json`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct TaskScore {
+    /// As it was asked for.
     pub task: String,
+    /// ISO 639-1.
     pub lang: String,
+    /// Questions behind the scores.
     pub n: usize,
     /// By filter; with a language gate also `language` (the share of answers in the language) and `FILTER+language`
     /// (right *and* in the language). With choices by way of choosing. For log-likelihoods, and with choices for the
@@ -224,6 +231,17 @@ pub struct TaskScore {
     pub scores: BTreeMap<String, Estimate>,
     /// Which of the scores a search maximises.
     pub primary: String,
+}
+
+fn scores(task: &Task, answers: &[&Answer]) -> BTreeMap<String, Estimate> {
+    let mut scores = accuracies(task, answers);
+    if task.kind().is_measured() {
+        scores.extend(likelihoods(answers));
+    }
+    if task.metrics().contains(&Metric::Perplexity) {
+        scores.insert(Metric::Perplexity.name().into(), perplexity(answers));
+    }
+    scores
 }
 
 impl TaskScore {
@@ -236,17 +254,7 @@ impl TaskScore {
             task: task.name().into(),
             lang: task.lang().into(),
             n: answers.len(),
-            scores: match task.kind() {
-                Kind::Generate => accuracies(task, &answers),
-                Kind::LogLikelihood | Kind::MultipleChoice | Kind::Blank => {
-                    let mut scores = accuracies(task, &answers);
-                    scores.extend(likelihoods(&answers));
-                    if task.metrics().contains(&Metric::Perplexity) {
-                        scores.insert(Metric::Perplexity.name().into(), perplexity(&answers));
-                    }
-                    scores
-                }
-            },
+            scores: scores(task, &answers),
             primary: task.primary(),
         }
     }

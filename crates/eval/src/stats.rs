@@ -5,6 +5,17 @@
 //!
 //! Sources: Wilson 1927; McNemar 1947 in its exact form; Efron and Tibshirani 1993, §13.3 (percentile bootstrap);
 //! Holm 1979; Kendall 1945 (τ-b); Ville 1939 for the e-process.
+//!
+//! ```
+//! use heterosis_eval::stats::{Discordant, holm, mean};
+//!
+//! // Of ten questions nine changed sides, all of them the same way: 2 · (1/2)⁹.
+//! let (first, second) = ([[true].as_slice(), &[false; 9]].concat(), [true; 10]);
+//! let p = Discordant::count(&first, &second).mcnemar_p();
+//! assert_eq!(p, 2.0 / 512.0);
+//! assert_eq!(holm(&[p, 0.5]), [2.0 * p, 0.5]);
+//! assert_eq!(mean(&[0.0, 1.0]), 0.5);
+//! ```
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -141,8 +152,11 @@ fn ln_factorial(n: u64) -> f64 {
 pub struct PairedDifference {
     /// Mean of second − first.
     pub difference: f64,
+    /// Of the difference: sample standard deviation of the pairs' differences ÷ √n.
     pub stderr: f64,
+    /// Lower end of the interval.
     pub low: f64,
+    /// Upper end of the interval.
     pub high: f64,
 }
 
@@ -287,7 +301,9 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
 pub struct PairedTask<'a> {
     /// Share of the fitness, relative to the other tasks'.
     pub weight: f64,
+    /// The first model's score on each question.
     pub first: &'a [f64],
+    /// The second model's scores on the same questions, in the same order.
     pub second: &'a [f64],
     /// How much each question counts within its task.
     pub sizes: &'a [f64],
@@ -300,6 +316,7 @@ pub struct PairedTask<'a> {
 pub struct NonInferiority {
     /// Weighted mean of second − first.
     pub difference: f64,
+    /// Of the difference: the tasks' own, added in quadrature with their weights.
     pub stderr: f64,
     /// One-sided: how likely so good a second would be if it were worse by the whole margin.
     pub p_value: f64,

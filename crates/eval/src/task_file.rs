@@ -550,18 +550,14 @@ fn fields(node: &Node) -> Result<Vec<(String, String)>, Error> {
 fn metrics(kind: Kind, node: Option<&Node>) -> Result<Vec<Metric>, Error> {
     let known = Metric::of_kind(kind);
     let names: Vec<&str> = known.iter().map(|metric| metric.name()).collect();
-    let of_kind = || match kind {
-        Kind::MultipleChoice => vec![Metric::Acc, Metric::AccNorm],
-        Kind::Blank => vec![Metric::BlankPpl],
-        Kind::Generate => vec![Metric::ExactMatch],
-        Kind::LogLikelihood => Vec::new(),
-    };
+    let of_kind = || Metric::usual(kind).to_vec();
     let Some(node) = node else { return Ok(of_kind()) };
     if let Ok(items) = node.list() {
         return items.iter().map(|item| Ok(known[item.one_of(&names)?])).collect();
     }
     match (kind, node.str()) {
-        (Kind::LogLikelihood, Ok("log_likelihood")) | (Kind::MultipleChoice | Kind::Blank, Ok("acc")) => Ok(of_kind()),
+        (Kind::LogLikelihood, Ok("log_likelihood")) => Ok(of_kind()),
+        (_, Ok("acc")) if kind.chooses() => Ok(of_kind()),
         (Kind::LogLikelihood, _) => {
             let words = [&names[..], &["log_likelihood"]].concat();
             Ok(known.get(node.one_of(&words)?).copied().into_iter().collect())

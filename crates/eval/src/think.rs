@@ -11,7 +11,9 @@ use heterosis_yaml::{self as yaml, Node};
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Think {
+    /// What a thought begins with: `<think>`.
     pub open: String,
+    /// What it ends with: `</think>`.
     pub close: String,
     /// The most tokens of a thought; then it is closed for the model, which goes on with its answer (budget forcing,
     /// Muennighoff et al. 2025, arXiv 2501.19393).

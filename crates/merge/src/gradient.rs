@@ -24,9 +24,11 @@ use crate::recipe::{DType, Method};
 pub struct Knob {
     /// Stage and output, as they are numbered in the plan.
     pub place: (usize, usize),
+    /// Its name in a recipe.
     pub parameter: &'static str,
     /// The number of the model whose parameter it is, among those that have one.
     pub model: Option<usize>,
+    /// What it is now.
     pub value: f64,
 }
 

@@ -10,6 +10,63 @@
 //! only names the output's type: mergekit casts its inputs to it first, which costs accuracy and gains nothing.
 //!
 //! What this room does not do: open files, print, know of models' meaning.
+//!
+//! ```
+//! use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+//!
+//! use heterosis_merge::{Plan, TensorSource, Vocabulary, recipe::{DType, read}, run};
+//!
+//! /// Models of one norm each, in memory.
+//! struct Norms {
+//!     config: serde_json::Value,
+//!     weights: BTreeMap<&'static str, Vec<f32>>,
+//! }
+//!
+//! impl TensorSource for Norms {
+//!     fn tensor_names(&self, model: &str) -> Vec<String> {
+//!         self.weights.get(model).map(|_| "model.norm.weight".into()).into_iter().collect()
+//!     }
+//!     fn shape(&self, model: &str, _tensor: &str) -> Option<Vec<usize>> {
+//!         Some(vec![self.weights.get(model)?.len()])
+//!     }
+//!     fn dtype(&self, model: &str, _tensor: &str) -> Option<DType> {
+//!         self.weights.get(model).map(|_| DType::F32)
+//!     }
+//!     fn config(&self, _model: &str) -> Option<&serde_json::Value> {
+//!         Some(&self.config)
+//!     }
+//!     fn read_f32(&self, model: &str, _tensor: &str) -> Result<Cow<'_, [f32]>, String> {
+//!         self.weights.get(model).map(|w| w.into()).ok_or_else(|| format!("no model {model}"))
+//!     }
+//!     fn model_digest(&self, model: &str) -> String {
+//!         model.into()
+//!     }
+//!     fn vocab(&self, _model: &str) -> Option<Arc<Vocabulary>> {
+//!         None
+//!     }
+//! }
+//!
+//! let models = Norms {
+//!     config: serde_json::json!({ "model_type": "llama" }),
+//!     weights: [("base", vec![1.0, 1.0]), ("maths", vec![1.5, 1.0]), ("spanish", vec![1.0, 3.0])].into(),
+//! };
+//! let recipe = read::parse(
+//!     "recipe.yaml".as_ref(),
+//!     "merge_method: task_arithmetic\n\
+//!      base_model: base\n\
+//!      models: [{model: maths, parameters: {weight: 1.0}}, {model: spanish, parameters: {weight: 0.5}}]\n",
+//! )?;
+//! let plan = Plan::new(&recipe, &models)?;
+//! assert_eq!(plan.compute(0, &models)?, [1.0 + 0.5, 1.0 + 0.5 * 2.0]);
+//!
+//! // The same as a stream of bytes.
+//! let mut file = Vec::new();
+//! run::<heterosis_merge::Error>(&plan, &models, &mut |piece| Ok(file.extend_from_slice(piece.bytes)), &mut |_| {})?;
+//! assert_eq!(file, [1.5_f32.to_le_bytes(), 2.0_f32.to_le_bytes()].concat());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(missing_docs)]
 
 mod adapter_mean;
 mod anatomy;
@@ -83,7 +140,10 @@ pub const BUILD: &str = env!("HETEROSIS_BUILD");
 pub trait TensorSource: Sync {
     /// Names of a model's tensors; empty if the model is not known.
     fn tensor_names(&self, model: &str) -> Vec<String>;
+    /// Dimensions of a model's tensor, outermost first; `None` of one that it does not have.
     fn shape(&self, model: &str, tensor: &str) -> Option<Vec<usize>>;
+    /// How it is stored; the child takes it over where the recipe names no dtype. `None` of a tensor that the model does
+    /// not have.
     fn dtype(&self, model: &str, tensor: &str) -> Option<DType>;
     /// The model's `config.json`.
     fn config(&self, model: &str) -> Option<&serde_json::Value>;
@@ -103,9 +163,12 @@ pub trait TensorSource: Sync {
 
 /// Why a recipe cannot be merged.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum Error {
+    /// A model of which no tensor is known.
     #[error("the model '{model}' has no tensors; is it open?")]
     NoTensors { model: String },
+    /// A layer is missing among others.
     #[error(
         "'{model}' has the tensor '{tensor}', but nothing of layer {layer}: layers are numbered from 0 without gaps; \
          the file is damaged, or shards of it are missing"
@@ -115,15 +178,19 @@ pub enum Error {
         layer: usize,
         tensor: String,
     },
+    /// Slices of a model that has two stacks of layers.
     #[error(
         "'{model}' is an encoder-decoder: slices stack the layers of one stack, and it has two. Merge such models side by \
          side, with `models`"
     )]
     EncoderDecoder { model: String },
+    /// A model without its configuration, where the child needs one.
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },
+    /// The recipe's models do not suit its method, in words.
     #[error("{message}")]
     Models { message: String },
+    /// A slice of layers that its model does not have.
     #[error(
         "the layer range [{}, {}) of '{model}' goes beyond its {layers} layers; layers count from 0, and the end is exclusive",
         range[0], range[1]
@@ -133,6 +200,7 @@ pub enum Error {
         range: [usize; 2],
         layers: usize,
     },
+    /// Models of different depth, side by side.
     #[error(
         "'{model}' has {layers} layers, '{other}' has {other_layers}: models of different depth are stacked with 'slices', not merged side by side"
     )]
@@ -142,14 +210,17 @@ pub enum Error {
         other: String,
         other_layers: usize,
     },
+    /// Zones of layers that are more than there are.
     #[error("the zones of 'layer_swap' take {wanted} layers, the models have {layers}")]
     SwapZones { wanted: usize, layers: usize },
+    /// A tensor that one model has and another lacks.
     #[error("the tensor '{tensor}' is in '{other}', but not in '{model}'; the two models are not of one architecture")]
     Missing {
         tensor: String,
         model: String,
         other: String,
     },
+    /// A tensor of two shapes.
     #[error(
         "the tensor '{tensor}' has the shape {shape:?} in '{model}' and {other_shape:?} in '{other}'; {}",
         if *rows_only {
@@ -167,6 +238,7 @@ pub enum Error {
         /// Whether it is only the number of tokens that differs.
         rows_only: bool,
     },
+    /// A parameter without a value, or with one that it cannot have.
     #[error(
         "the parameter '{parameter}' of '{method}' for the tensor '{tensor}'{}: {message}",
         model.as_ref().map(|m| format!(" of '{m}'")).unwrap_or_default()
@@ -178,26 +250,32 @@ pub enum Error {
         model: Option<String>,
         message: String,
     },
+    /// What a method says of the tensors themselves.
     #[error("the tensor '{tensor}' cannot be merged by '{method}': {refusal}")]
     Refused {
         tensor: String,
         method: &'static str,
         refusal: Refusal,
     },
+    /// NaN or infinity in a parent.
     #[error("the tensor '{tensor}' of '{model}' holds values that are not finite, so nothing can be merged from it")]
     ParentNotFinite { tensor: String, model: String },
+    /// NaN or infinity in the child, after it is rounded to its dtype.
     #[error("the merged tensor '{tensor}' holds values that are not finite in {}; the recipe's factors are too large", dtype.torch_name())]
     NotFinite { tensor: String, dtype: DType },
+    /// The source could not give a tensor.
     #[error("the tensor '{tensor}' of '{model}' cannot be read: {message}")]
     Read {
         tensor: String,
         model: String,
         message: String,
     },
+    /// A tokenizer is asked of a model without one.
     #[error(
         "the recipe asks for the tokenizer of '{model}', but that model has none; add a tokenizer.json or leave out 'tokenizer_source'"
     )]
     NoTokenizer { model: String },
+    /// An embedding is asked of a token or model that does not have it.
     #[error("the token '{token}' cannot get its embedding as the recipe says: {message}")]
     TokenRule { token: String, message: String },
 }

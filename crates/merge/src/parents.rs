@@ -12,19 +12,25 @@ use super::{
 
 /// Why a method cannot merge a tensor.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum Refusal {
+    /// A weighted mean whose weights cancel out.
     #[error("the weights sum to zero, so there is nothing to divide by")]
     ZeroWeights,
+    /// A mean on the sphere of points that cancel out.
     #[error("the models' directions cancel each other out, so they have no mean direction; change the weights")]
     NoDirection,
+    /// Probabilities that leave (0, 1).
     #[error(
         "density {density} ± epsilon {epsilon} must lie inside (0, 1), since entries are kept with such probabilities (a density of 1 keeps everything)"
     )]
     KeepProbability { density: f64, epsilon: f64 },
+    /// Fisher information that is none.
     #[error(
         "Fisher information is a mean of squares, and some of it is negative here; make it anew with `heterosis fisher`"
     )]
     NegativeFisher,
+    /// A matrix without a decomposition.
     #[error("the singular value decomposition did not converge")]
     Svd,
 }

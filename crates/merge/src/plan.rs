@@ -23,8 +23,11 @@ use crate::recipe::{DType, Recipe};
 /// One tensor of the child.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputTensor {
+    /// As Hugging Face calls it; unique in the child.
     pub name: String,
+    /// Outermost first; of a linear layer `[out, in]`.
     pub shape: Vec<usize>,
+    /// To which it is rounded, once, at the end.
     pub dtype: DType,
     /// The child's layer that it belongs to; `None` for embeddings, final norm and head.
     pub layer: Option<usize>,
@@ -36,6 +39,7 @@ impl OutputTensor {
         self.shape.iter().product()
     }
 
+    /// What its data take in a file.
     pub fn size_bytes(&self) -> usize {
         self.elements() * self.dtype.size_bytes()
     }
@@ -44,9 +48,11 @@ impl OutputTensor {
 /// What a merge will take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
+    /// Tensors of the child.
     pub tensors: usize,
     /// Bytes of parents that are read, each pass counted.
     pub read_bytes: u64,
+    /// Bytes of the child's tensors.
     pub written_bytes: u64,
     /// Most memory that one tensor needs: its mapped parents, copies where a method makes them, blocks on their way out.
     pub peak_bytes: u64,
@@ -768,8 +774,8 @@ impl TensorSource for Chain<'_> {
     }
 }
 
-/// The embeddings' name, for callers that treat them apart.
 impl Plan {
+    /// The embeddings' name, for callers that treat them apart.
     pub fn embeddings(&self) -> Option<&str> {
         anatomy::embeddings(self.outputs().iter().map(|o| o.name.as_str()))
     }

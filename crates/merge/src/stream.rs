@@ -8,18 +8,24 @@ use super::{Error, OutputTensor, Plan, TensorSource};
 /// How far a merge has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// Tensors whose last byte the sink has taken.
     pub tensors_done: usize,
+    /// Tensors of the child.
     pub tensors: usize,
+    /// Bytes that the sink has taken.
     pub bytes_done: u64,
+    /// Bytes of all tensors.
     pub bytes: u64,
 }
 
 /// The next bytes of a merged tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece<'a> {
+    /// Which tensor they belong to.
     pub output: &'a OutputTensor,
     /// How many of the tensor's bytes came before.
     pub offset: usize,
+    /// Little-endian, in the tensor's dtype.
     pub bytes: &'a [u8],
 }
 

@@ -6,8 +6,11 @@ use super::{Error, Node};
 /// The kinds of files that people write, and one that they bring along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// What is merged, and how: it has `merge_method`, as mergekit's configurations do.
     Recipe,
+    /// What a search may try, and by which tasks it judges: it has `parameter_space`, `data_flow_space` or `fitness`.
     SearchSpace,
+    /// Questions with their right answers: it has `task`, and `prompt`, `data`, `target` or `filters`.
     Task,
     /// A task of lm-evaluation-harness.
     HarnessTask,

@@ -3,6 +3,25 @@
 //! Search spaces, recipes and task files are written by people, at night. So each reader here refuses what it does not
 //! understand, and says where and what was probably meant: `space.yaml:12: parameter_space.metod: unknown key; did you
 //! mean 'method'?`. Parsing is the `saphyr-parser` crate's; this file only adds the places and the typed readers.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use heterosis_yaml::{Error, parse_one};
+//!
+//! let read = |text: &str| -> Result<f64, Error> {
+//!     let document = parse_one(Path::new("space.yaml"), text)?;
+//!     let map = document.map()?;
+//!     let weight = map.required("weight")?.f64()?;
+//!     map.finish()?; // whatever nobody asked for is refused
+//!     Ok(weight)
+//! };
+//! assert_eq!(read("weight: 0.5"), Ok(0.5));
+//! let refused = read("# a slip\nwieght: 0.5").unwrap_err();
+//! assert_eq!(refused.to_string(), "space.yaml:2: wieght: unknown key 'wieght'; did you mean 'weight'?");
+//! ```
+
+#![deny(missing_docs)]
 
 mod kind;
 mod places;
@@ -24,11 +43,13 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{}:{line}: {}{message}", file.display(), if field.is_empty() { String::new() } else { format!("{field}: ") })]
 pub struct Error {
+    /// As it was handed to [`parse`]; nothing is opened here.
     pub file: PathBuf,
     /// Counted from 1.
     pub line: usize,
     /// Dotted path of the value, empty for the document itself.
     pub field: String,
+    /// What is wrong and, where it can be told, the way out; it is printed after file, line and field.
     pub message: String,
 }
 
@@ -40,19 +61,28 @@ pub struct Node {
     pub line: usize,
     /// Dotted path from the root, such as `models.base` or `fitness.tasks[0].weight`.
     pub path: String,
+    /// What was written, an alias replaced by what it names.
     pub value: Value,
     /// Whether it has an anchor: a value that is written to be named elsewhere.
     is_named: bool,
 }
 
+/// A scalar by the YAML 1.2 core schema, or what holds more of them.
 #[derive(Clone, Debug)]
 pub enum Value {
+    /// `null`, `~`, or nothing at all after a key.
     Null,
+    /// `true` or `false`; `yes` and `no` are words.
     Bool(bool),
+    /// Decimal digits with or without a sign, where they fit.
     Int(i64),
+    /// Also `.inf` and `.nan`, which [`Node::f64`] refuses.
     Float(f64),
+    /// Quoted, or none of the above.
     Str(String),
+    /// In the order of the file.
     List(Vec<Node>),
+    /// In the order of the file; no key stands here twice.
     Map(Vec<(String, Node)>),
 }
 
@@ -76,6 +106,12 @@ pub fn read_text(file: &Path) -> io::Result<String> {
 }
 
 /// All documents of a text; an empty text has none.
+///
+/// ```
+/// let documents = heterosis_yaml::parse("stages.yaml".as_ref(), "name: first\n---\nname: second\n")?;
+/// assert_eq!(documents[1].map()?.required("name")?.line, 3);
+/// # Ok::<(), heterosis_yaml::Error>(())
+/// ```
 ///
 /// # Errors
 /// Syntax errors, duplicate keys, keys that are no scalars, and aliases that grow beyond what a person means.
@@ -369,10 +405,15 @@ impl Node {
         }
     }
 
+    /// Whether a key is left empty, which readers take as left out.
     pub fn is_null(&self) -> bool {
         matches!(self.value, Value::Null)
     }
 
+    /// The value as a block of keys, to be read with [`Map::finish`] at the end.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn map(&self) -> Result<Map<'_>, Error> {
         match &self.value {
             Value::Map(entries) => Ok(Map {
@@ -384,6 +425,10 @@ impl Node {
         }
     }
 
+    /// The items in the order of the file; [`Self::one_or_more`] takes a single value too.
+    ///
+    /// # Errors
+    /// It is no list.
     pub fn list(&self) -> Result<&[Node], Error> {
         match &self.value {
             Value::List(items) => Ok(items),
@@ -399,6 +444,10 @@ impl Node {
         }
     }
 
+    /// Text that is text already: a bare `7` is refused here, and taken by [`Self::text`].
+    ///
+    /// # Errors
+    /// It is anything else.
     pub fn str(&self) -> Result<&str, Error> {
         match &self.value {
             Value::Str(s) => Ok(s),
@@ -426,6 +475,10 @@ impl Node {
         }
     }
 
+    /// A whole number; `2.0` is none.
+    ///
+    /// # Errors
+    /// It is anything else.
     pub fn i64(&self) -> Result<i64, Error> {
         match self.value {
             Value::Int(i) => Ok(i),
@@ -433,14 +486,26 @@ impl Node {
         }
     }
 
+    /// A whole number that is not negative.
+    ///
+    /// # Errors
+    /// It is anything else.
     pub fn u64(&self) -> Result<u64, Error> {
         u64::try_from(self.i64()?).map_err(|_| self.expected("a whole number of 0 or more"))
     }
 
+    /// A whole number for a count or an index.
+    ///
+    /// # Errors
+    /// It is anything else, negative, or too large for this machine.
     pub fn usize(&self) -> Result<usize, Error> {
         usize::try_from(self.i64()?).map_err(|_| self.expected("a whole number of 0 or more"))
     }
 
+    /// A switch.
+    ///
+    /// # Errors
+    /// It is anything but `true` and `false`: words such as `yes` are refused too.
     pub fn bool(&self) -> Result<bool, Error> {
         match self.value {
             Value::Bool(b) => Ok(b),
@@ -496,6 +561,10 @@ impl<'a> Map<'a> {
         (!node.is_null()).then_some(node)
     }
 
+    /// The value of a key that must be there.
+    ///
+    /// # Errors
+    /// It is absent or `null`. Where a key that nobody asked for is spelt nearly so, the error points at that one.
     pub fn required(&self, key: &str) -> Result<&'a Node, Error> {
         self.optional(key).ok_or_else(|| {
             // A misspelt key explains a missing one better than its absence does.
@@ -512,10 +581,12 @@ impl<'a> Map<'a> {
         })
     }
 
+    /// The block itself, for errors about all of it.
     pub fn node(&self) -> &'a Node {
         self.node
     }
 
+    /// All keys in the order of the file, for blocks whose keys are the user's own names. They do not count as asked for.
     pub fn entries(&self) -> &'a [(String, Node)] {
         self.entries
     }

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 use super::{super::environment, Findings, PartCost, TaskFinding};
 use crate::{
+    eval::reply_prompt,
     event::{FinalPlan, LearningPlan, Phase, exam::Speed, lessons::RoundCost},
     merge::Plan,
+    model::{DType, Engine, Message, Request},
     recipe::Recipe,
     search::{Exam, MergeEvaluator, Sitting, Subject},
     session::Session,
@@ -19,6 +22,9 @@ use crate::{
 /// how much many do.
 const SAMPLE: usize = 8;
 const FEW: usize = 2;
+
+/// Tokens that a guide reads to see how fast it is; it writes a quarter as many.
+const GUIDE_SAMPLE: usize = 64;
 
 /// Longest decompositions that are waited for, to see how much memory a child of a spectral method takes.
 const LONGEST_MERGE_S: f64 = 60.0;
@@ -43,6 +49,18 @@ pub struct Costs {
     /// Candidates that are worked on at a time.
     workers: f64,
     memory_bytes: Option<u64>,
+    pub guide: Option<GuideCost>,
+}
+
+/// What a guide of this machine takes, at most.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct GuideCost {
+    /// Weights, and keys and values of its longest question and of a reply.
+    pub memory_bytes: u64,
+    /// Of all that it is asked at a time.
+    pub seconds: f64,
+    /// From one time to the next.
+    pub candidates: u64,
 }
 
 struct TaskCost {
@@ -65,7 +83,59 @@ pub fn of_command(prepared: &Session, probe: &super::command::Probe) -> Option<C
         tasks: None,
         workers: workers as f64,
         memory_bytes: probe.served_bytes.map(|(before, each)| before + each * workers as u64),
+        guide: None,
     })
+}
+
+/// Has the guide of this machine read and write a little; `None` where it is elsewhere, or there is none.
+pub fn of_guide(prepared: &Session, findings: &mut Findings) -> Result<Option<GuideCost>> {
+    let (Some(guide), Some(advice)) = (&prepared.space().search.guide, prepared.expected_advice()?) else {
+        return Ok(None);
+    };
+    let Some(mut engine) = prepared.guide_engine()? else {
+        return Ok(None);
+    };
+    let tokens = |question: &String| reply_prompt(engine.tokenizer(), &[Message::new("user", question)]);
+    let prompts = advice.questions.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
+    let decoder = engine.decoder();
+    let (weights, positions) = (
+        decoder.spec().parameters() * DType::F32.size_bytes(),
+        decoder.spec().max_positions,
+    );
+    let (each_token, each_row) = (decoder.kv_bytes_per_token(), decoder.state_bytes_per_row());
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    if longest >= positions {
+        findings.warnings.push(format!(
+            "a question to the guide has {longest} tokens, and there is room for {positions}: it cannot be asked. Take a model with more \
+             room, or a space with fewer genes"
+        ));
+    }
+    let reply = |asked: usize| guide.tokens.min(positions.saturating_sub(asked));
+    let sample: Vec<u32> = prompts.iter().flatten().take(GUIDE_SAMPLE).copied().collect();
+    let (read_s, write_s) = seconds_a_token(&mut engine, &sample)?;
+    let seconds = prompts.iter().map(Vec::len);
+    Ok(Some(GuideCost {
+        memory_bytes: weights as u64 + each_row + each_token * (longest + reply(longest)) as u64,
+        seconds: seconds
+            .map(|asked| read_s * asked as f64 + write_s * reply(asked) as f64)
+            .sum(),
+        candidates: advice.candidates,
+    }))
+}
+
+/// Of reading and of writing.
+fn seconds_a_token(engine: &mut Engine, prompt: &[u32]) -> Result<(f64, f64)> {
+    let mut generate = |tokens: usize| -> Result<(f64, usize)> {
+        let clock = environment::stopwatch();
+        let written = engine.generate(&[Request::new(prompt.to_vec(), tokens)], &mut |_| {})?;
+        Ok((clock().as_secs_f64(), written.first().map_or(0, |w| w.token_ids.len())))
+    };
+    generate(1)?; // what is made when it is used first
+    let ((read_s, _), (both_s, written)) = (generate(1)?, generate(1 + GUIDE_SAMPLE / 4)?);
+    let read_s = read_s / prompt.len().max(1) as f64;
+    // One that has nothing to say writes no faster than it reads.
+    let write_s = (both_s - read_s * prompt.len() as f64) / written.saturating_sub(1).max(1) as f64;
+    Ok((read_s, write_s.max(read_s)))
 }
 
 /// Merges every unsearched merge and one candidate of each method, and has some questions of each task answered.
@@ -149,6 +219,7 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
         tasks: Some(costs),
         workers: (1 + others) as f64,
         memory_bytes: in_search.max(in_final).max(in_learning).map(|bytes| bytes + beside),
+        guide: None,
     })
 }
 
@@ -305,7 +376,11 @@ impl Costs {
             });
         }
         let known_s = (parents + baselines) as f64 * whole / self.workers;
-        let candidate_s = candidate / self.workers;
+        // The search stands still while it is told what a guide thinks.
+        let advice_s = self
+            .guide
+            .map_or(0.0, |guide| guide.seconds / guide.candidates.max(1) as f64);
+        let candidate_s = candidate / self.workers + advice_s;
         let learning = learning.and_then(|plan| Some((plan, self.round(plan, whole / self.workers)?)));
         let learning_s = learning.map_or(0.0, |(plan, cost)| plan.all_ms(cost) / 1000.0);
         let by_time = budget_ms.map(|ms| {
@@ -342,7 +417,9 @@ impl Costs {
         {
             disk += command.workers as f64 * merge.bytes_written as f64;
         }
-        findings.memory_bytes = self.memory_bytes.map(|bytes| bytes + ram as u64);
+        let of_guide = self.guide.map_or(0, |guide| guide.memory_bytes);
+        findings.memory_bytes = self.memory_bytes.map(|bytes| bytes + ram as u64 + of_guide);
+        findings.guide = self.guide;
         Self::fits(disk as u64, findings);
     }
 

@@ -148,6 +148,12 @@ fn machine(findings: &Findings) {
             of.unwrap_or_default()
         ));
     }
+    if let Some(guide) = &findings.guide {
+        print(format_args!(
+            "      of which the guide has about {}: weights, keys and values",
+            size(guide.memory_bytes)
+        ));
+    }
     if let Some(bytes) = findings.device_memory_bytes {
         print(format_args!(
             "      on the device about {}: weights, keys and values",
@@ -180,6 +186,13 @@ fn time(findings: &Findings) {
             "      of which {} of learning take at most about {} each",
             counted(rounds, "round"),
             seconds(each)
+        ));
+    }
+    if let Some(guide) = &findings.guide {
+        print(format_args!(
+            "      of which the guide's advice takes at most about {} after each {}",
+            seconds(guide.seconds),
+            counted(guide.candidates as usize, "candidate")
         ));
     }
     for part in &findings.finale {

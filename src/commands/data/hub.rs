@@ -287,10 +287,11 @@ fn rows_of(hub: &Hub<'_>, urls: &[String]) -> Result<String> {
 mod tests {
     use serde_json::json;
 
-    use super::{super::tests::Asked, *};
+    use super::*;
+    use crate::checkpoint::scripted::Scripted;
 
-    /// A Hub with one data set of one split, `configs` times; and what was asked of it.
-    fn serve(configs: &[&str]) -> (String, Asked) {
+    /// A Hub with one data set of one split, `configs` times.
+    fn serve(configs: &[&str]) -> Scripted {
         let parquet = include_bytes!("../../../crates/eval/tests/data/sample.parquet");
         super::super::tests::serve(|address| {
             let path = |config: &str| format!("/{config}/0.parquet");
@@ -319,33 +320,29 @@ mod tests {
 
     #[test]
     fn a_data_set_of_the_hub_is_kept_as_lines() {
-        let (address, asked) = serve(&["plain_text"]);
+        let server = serve(&["plain_text"]);
         let dir = tempfile::tempdir().unwrap();
-        pull_from(&address, "some/set", dir.path()).unwrap();
+        pull_from(&server.address, "some/set", dir.path()).unwrap();
         let file = dir.path().join("some/set/default/test.jsonl");
         let text = std::fs::read_to_string(&file).unwrap();
         let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         assert_eq!((text.lines().count(), &first["endings"][1]), (2, &"b".into()));
-        pull_from(&address, "some/set", dir.path()).unwrap();
-        let files = asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|asked| asked.contains(".parquet "))
-            .count();
+        pull_from(&server.address, "some/set", dir.path()).unwrap();
+        let asked = server.asked();
+        let files = asked.iter().filter(|asked| asked.path.ends_with(".parquet")).count();
         assert_eq!(files, 1, "fetched once");
     }
 
     #[test]
     fn configurations_are_chosen_by_name() {
-        let (address, _) = serve(&["es", "ja"]);
+        let Scripted { address, .. } = serve(&["es", "ja"]);
         let dir = tempfile::tempdir().unwrap();
         pull_from(&address, "some/set:ja", dir.path()).unwrap();
         assert!(dir.path().join("some/set/ja/test.jsonl").is_file());
         assert!(!dir.path().join("some/set/es").exists());
         let error = pull_from(&address, "some/set:jp", dir.path()).unwrap_err().to_string();
         assert!(error.contains("it has es, ja"), "{error}");
-        let (address, _) = serve(&["../../out"]);
+        let Scripted { address, .. } = serve(&["../../out"]);
         let error = pull_from(&address, "some/set", dir.path()).unwrap_err().to_string();
         assert!(error.contains("no name of a folder"), "{error}");
     }

@@ -212,10 +212,7 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
     match column {
         // It left its race early, so nothing ranks it.
         Column::Rank if c.eliminated => "–".into(),
-        Column::Rank => {
-            let best = model.run.best().is_some_and(|b| b.candidate.id == c.id);
-            format!("{}{}", if best { "★" } else { "" }, rank + 1)
-        }
+        Column::Rank => format!("{}{}", if leads(model, scored) { "★" } else { "" }, rank + 1),
         Column::Id => c.id.clone(),
         Column::Fitness => model.run.unit().with_error(c.fitness, c.stderr),
         Column::Task(t) => c.tasks.get(t).map_or_else(String::new, |task| {
@@ -231,8 +228,16 @@ fn cell(model: &Model, column: Column, rank: usize, scored: &Scored) -> String {
     }
 }
 
+/// The best so far has the star, and then whoever has won: fresh questions may have chosen another one.
+fn leads(model: &Model, scored: &Scored) -> bool {
+    model
+        .run
+        .winner()
+        .is_some_and(|winner| winner.id == scored.candidate.id)
+}
+
 fn style(model: &Model, column: Column, scored: &Scored) -> Style {
-    let best = model.run.best().is_some_and(|b| b.candidate.id == scored.candidate.id);
+    let best = leads(model, scored);
     match column {
         Column::Id | Column::Origin if best => BEST.add_modifier(Modifier::BOLD),
         Column::Id | Column::Origin => origin_style(&scored.candidate.origin),

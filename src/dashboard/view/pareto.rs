@@ -117,7 +117,7 @@ fn label(
     field: Rect,
     buffer: &mut Buffer,
 ) {
-    let best = model.run.best().map(|b| b.candidate.id.as_str());
+    let best = model.run.winner().map(|best| best.id.as_str());
     let rank = |scored: &Scored| match scored.candidate.origin {
         _ if best == Some(scored.candidate.id.as_str()) => 0,
         Origin::Parent => 1,

@@ -40,7 +40,9 @@ mod tests;
 /// A token sequence of which `tokens[from..]` is to be made likelier, given what is before it; `from` is at least 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Text {
+    /// All of the sequence, what is given and what is learned.
     pub tokens: Vec<u32>,
+    /// The first token that is learned, from 1.
     pub from: usize,
     /// How much each of its tokens counts; negative for what is to be made less likely.
     pub weight: f64,
@@ -232,6 +234,7 @@ impl Twin {
         Ok(twin)
     }
 
+    /// What `config.json` says of the model.
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
     }

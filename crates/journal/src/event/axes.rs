@@ -8,8 +8,11 @@ use super::{Candidate, Score, TaskScore};
 /// One thing that candidates are better or worse at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
+    /// `gsm8k (sw)`, a command's score by its name, or `tokens`.
     pub name: String,
+    /// How its values are written.
     pub unit: Unit,
+    /// As of the length of answers, or of a command's score with a negative weight.
     pub less_is_better: bool,
     /// The task's index; `None`: the length of answers.
     task: Option<usize>,

@@ -11,32 +11,42 @@ use super::{Model, RunStarted, Task};
 /// One thing that is another one now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
+    /// Its kind, and which of them; the fields stand in the same object.
     #[serde(flatten)]
     pub what: Changed,
     /// Digest of what it is now.
     pub now: String,
 }
 
+/// What can be another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Changed {
     /// Weights or config.json.
     Model {
+        /// Its short name in the search space.
         model: String,
     },
     /// Tokenizer, chat template or generation config.
     Tokenizer {
+        /// Its short name in the search space.
         model: String,
     },
     /// The task's file or its data.
     Task {
+        /// As in [`Task::task`].
         task: String,
+        /// As in [`Task::lang`].
         lang: String,
+        /// As in [`Task::split`].
         split: String,
     },
+    /// What is searched, or how: `space.yaml`.
     Space,
     /// Another program that answers, or another version of it.
     Engine,
+    /// The model of this machine that gives advice.
+    Guide,
 }
 
 impl Changed {
@@ -47,6 +57,7 @@ impl Changed {
             Self::Task { task, lang, .. } => format!("the task {task} ({lang}) or its data"),
             Self::Space => "the search space (space.yaml)".into(),
             Self::Engine => "the engine that answers, or its version".into(),
+            Self::Guide => "the model that gives advice (search.guide)".into(),
         }
     }
 }
@@ -78,6 +89,9 @@ impl RunStarted {
         }
         compare(Changed::Space, &self.space_digest, &now.space_digest);
         compare(Changed::Engine, &self.engine, &now.engine);
+        if let (Some(before), Some(now)) = (&self.guide, &now.guide) {
+            compare(Changed::Guide, &before.digest, &now.digest);
+        }
         changes
     }
 
@@ -98,6 +112,7 @@ impl RunStarted {
                 }
                 Changed::Space => self.space_digest = now,
                 Changed::Engine => self.engine = now,
+                Changed::Guide => self.guide.iter_mut().for_each(|guide| guide.digest.clone_from(&now)),
             }
         }
     }
@@ -142,6 +157,7 @@ fn model_of<'a>(models: &'a mut [Model], name: &'a str) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::GuideModel;
 
     fn began() -> RunStarted {
         let model = |name: &str| Model {
@@ -168,6 +184,10 @@ mod tests {
             models: vec![model("base"), model("maths")],
             tasks: vec![task("arith")],
             held_out: vec![task("other")],
+            guide: Some(GuideModel {
+                model: "wise".into(),
+                digest: "weights of wise".into(),
+            }),
             ..RunStarted::default()
         }
     }
@@ -176,7 +196,7 @@ mod tests {
     #[test]
     fn whatever_is_another_one_is_named() {
         type Case = (fn(&mut RunStarted), &'static str);
-        let cases: [Case; 6] = [
+        let cases: [Case; 7] = [
             (|r| r.models[1].digest.push('!'), "the model maths"),
             (
                 |r| r.models[0].tokenizer_digest.push('!'),
@@ -186,6 +206,10 @@ mod tests {
             (|r| r.held_out[0].digest.push('!'), "the task other (en) or its data"),
             (|r| r.space_digest.push('!'), "the search space (space.yaml)"),
             (|r| r.engine.push('!'), "the engine that answers, or its version"),
+            (
+                |r| r.guide.as_mut().unwrap().digest.push('!'),
+                "the model that gives advice (search.guide)",
+            ),
         ];
         assert_eq!(began().changes(&began()), []);
         for (change, words) in cases {
@@ -205,6 +229,12 @@ mod tests {
         let mut old = began();
         old.models.iter_mut().for_each(|m| m.tokenizer_digest.clear());
         old.held_out.clear();
+        old.guide = None;
         assert_eq!(old.changes(&began()), []);
+        assert_eq!(
+            began().changes(&RunStarted { guide: None, ..began() }),
+            [],
+            "nor what is not asked"
+        );
     }
 }

@@ -11,6 +11,7 @@ const MEANS_AND_LUCK: usize = 2;
 /// A part of the final: who has answered how much.
 #[derive(Clone, Debug)]
 pub struct Exam {
+    /// [`Phase::Selection`], [`Phase::Test`] or [`Phase::HeldOut`].
     pub phase: Phase,
     /// That each of them answers.
     pub questions: usize,
@@ -21,7 +22,9 @@ pub struct Exam {
 /// One who takes part.
 #[derive(Clone, Debug)]
 pub struct Examinee {
+    /// As in [`Candidate::id`].
     pub id: String,
+    /// Questions that have an answer, at most [`Exam::questions`].
     pub answered: usize,
     /// Has answered everything.
     pub is_done: bool,
@@ -30,6 +33,7 @@ pub struct Examinee {
 }
 
 impl Exam {
+    /// Nobody has answered anything yet.
     pub fn new(started: &ExamStarted) -> Self {
         let examinee = |id: &String| Examinee {
             id: id.clone(),
@@ -65,6 +69,7 @@ impl Exam {
         }
     }
 
+    /// One of them has answered everything; an answer to another part's questions changes nothing here.
     pub fn end(&mut self, answered: &ExamAnswered) {
         let (phase, questions) = (self.phase, self.questions);
         if let Some(examinee) = self.of(&answered.id).filter(|_| answered.phase == phase) {
@@ -78,6 +83,7 @@ impl Exam {
         (done + 1).min(self.examinees.len())
     }
 
+    /// Whether all have answered everything, so that scores may be read.
     pub fn is_over(&self) -> bool {
         self.examinees.iter().all(|e| e.is_done)
     }
@@ -111,6 +117,7 @@ impl Exam {
 pub struct Speed {
     /// Of each candidate, before its first answer.
     pub merge_ms: f64,
+    /// That an answer adds: many are decoded at a time, so one alone takes longer.
     pub answer_ms: f64,
 }
 

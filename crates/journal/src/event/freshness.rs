@@ -38,24 +38,33 @@ pub enum Part {
     Shots,
     /// They decide among the finalists.
     Selection,
+    /// Read once, when the winner is known.
     Test,
+    /// Tasks that are no part of the fitness.
     HeldOut,
 }
 
 /// One task's questions in one part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartOfRun {
+    /// What they are for.
     pub part: Part,
+    /// As in [`Task::task`](super::Task::task).
     pub task: String,
+    /// As in [`Task::lang`](super::Task::lang).
     pub lang: String,
+    /// As in [`Task::split`](super::Task::split).
     pub split: String,
+    /// Questions in it.
     pub n: usize,
 }
 
 /// Questions that stand in two parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared {
+    /// The part that comes first in a run.
     pub first: PartOfRun,
+    /// The part whose questions are therefore not new.
     pub second: PartOfRun,
     /// Questions of the second that the first has too.
     pub n: usize,
@@ -64,9 +73,11 @@ pub struct Shared {
 /// Questions of a benchmark's published test set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
+    /// The part that has them.
     pub part: PartOfRun,
     /// `GSM8K` or `MGSM`.
     pub benchmark: String,
+    /// Questions of the part that are the benchmark's.
     pub n: usize,
 }
 
@@ -191,6 +202,7 @@ pub enum Freshness {
 }
 
 impl Freshness {
+    /// What a run's journal proves of its questions.
     pub fn of(run: &Run) -> Self {
         match &run.questions {
             // A command keeps its questions to itself.
@@ -252,6 +264,7 @@ impl Freshness {
         }
     }
 
+    /// What the test's beginning is called in a log.
     pub fn test_begins(self) -> &'static str {
         match self {
             Self::Fresh => "opening the sealed test split, once",
@@ -259,6 +272,7 @@ impl Freshness {
         }
     }
 
+    /// What the beginning of the held-out tasks is called in a log.
     pub fn held_out_begins(self) -> &'static str {
         match self {
             Self::Fresh => "winner and parents answer what the search never asked",

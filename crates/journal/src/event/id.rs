@@ -28,7 +28,9 @@ pub enum CandidateId {
     /// `mean`, `mean-STAGE`, `mean-2`, `mean-STAGE-2`: the centre of an optimizer's distribution, of a stage if more
     /// follow it, and of one restart if it was not the last.
     Mean {
+        /// As in [`StageStarted::stage`](super::StageStarted::stage), where more stages follow.
         stage: Option<String>,
+        /// From 1; `None` of the last one.
         restart: Option<usize>,
     },
     /// `soup-1`: the merge of the first few experts that help.
@@ -39,9 +41,12 @@ pub enum CandidateId {
 
 /// An id that says nothing in this run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum IdError {
+    /// Nothing was written.
     #[error("'' is no candidate's id")]
     Empty,
+    /// A parent that is none of the run's.
     #[error("{id} would be the model '{model}', which this run does not have")]
     UnknownModel { id: String, model: String },
 }

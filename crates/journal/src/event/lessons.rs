@@ -14,6 +14,7 @@ const FORWARD_AND_BACK: f64 = 4.0;
 pub struct RoundCost {
     /// The questions that teach, answered.
     pub questions_ms: f64,
+    /// Forward and backward, over all steps and texts of a step.
     pub steps_ms: f64,
     /// What the round makes, scored.
     pub score_ms: f64,

@@ -17,7 +17,9 @@ use super::{Candidate, Origin, Score, TaskScore};
 /// A ratio of two scores.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
+    /// 1 is as good as what it is divided by.
     pub value: f64,
+    /// Of the quotient, to first order (delta method), both scores taken for independent.
     pub stderr: f64,
 }
 
@@ -31,8 +33,11 @@ impl fmt::Display for Ratio {
 /// The child on one task of the fitness.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeldIn {
+    /// As in [`Task::task`](super::Task::task).
     pub task: String,
+    /// As in [`Task::lang`](super::Task::lang).
     pub lang: String,
+    /// As in [`Task::split`](super::Task::split).
     pub split: String,
     /// Id of the parent, other than the base, that is best at this task.
     pub expert: String,
@@ -45,7 +50,9 @@ pub struct HeldIn {
 /// One candidate on one held-out task.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeldOut {
+    /// As in [`Candidate::id`].
     pub id: String,
+    /// As it was measured; the fields stand in the same object.
     #[serde(flatten)]
     pub score: TaskScore,
     /// Candidate ÷ base; absent for the base itself, without a base, and where scores have no zero.

@@ -32,16 +32,21 @@ const MEETING: f64 = 1.5;
 /// What has happened so far.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
+    /// The first line; its tasks' weights and its digests are kept up to date. `None` until it is read.
     pub started: Option<RunStarted>,
     /// What was found when the questions of its parts were compared; none in journals of older builds.
     pub questions: Option<QuestionsCompared>,
     /// What they ask, by task and split; none in journals of older builds.
     pub texts: Vec<QuestionTexts>,
+    /// Whether it goes on, and how it ended.
     pub state: State,
+    /// What is asked right now, or was last.
     pub phase: Option<Phase>,
     /// One for each id, in order of arrival.
     pub scored: Vec<Scored>,
+    /// In order of arrival; an id may stand here twice if it was asked for again.
     pub failed: Vec<Failed>,
+    /// In order; one that a resumed run ended a second time stands here once.
     pub generations: Vec<GenerationPoint>,
     /// The stages of the search, in order.
     pub stages: Vec<StageStarted>,
@@ -53,14 +58,19 @@ pub struct Run {
     pub learning: Option<(Learning, Vec<LearningStep>)>,
     /// What the engine does right now; live feeds only.
     pub working: Option<Working>,
+    /// Why no more candidates are asked for; `None` while the optimizer goes on.
     pub search_ended: Option<EndReason>,
     /// What the final asks; journals of before it was planned say nothing.
     pub planned: Option<FinalPlan>,
     /// The part of the final that runs, or ran last.
     pub exam: Option<Exam>,
+    /// The winner and how it was chosen; `None` before.
     pub selection: Option<Selection>,
+    /// What the sealed test says; `None` before. Names the parent that did best in it, in older journals too.
     pub reading: Option<TestReading>,
+    /// What the winner and the parents can besides; `None` before, and without such tasks.
     pub held_out: Option<HeldOutReading>,
+    /// The last few thousand sentences, oldest first.
     pub log: Vec<LogLine>,
     /// Whoever has worked for the run elsewhere, in the order in which they came.
     pub workers: Vec<SeenWorker>,
@@ -68,12 +78,15 @@ pub struct Run {
     pub evals: u64,
     /// Questions answered, over all candidates.
     pub answers: u64,
+    /// Over all scored candidates.
     pub generated_tokens: u64,
+    /// How often a process took it up again.
     pub resumes: usize,
     /// What is another one than when the run began.
     pub changes: Vec<Change>,
     /// The tasks' weights are divided by standard errors.
     pub is_scaled: bool,
+    /// How often a language model was asked, and what came of it.
     pub advice: Advised,
     /// Wall clock of the first record.
     pub started_ms: u64,
@@ -95,16 +108,20 @@ pub enum State {
     /// No record yet.
     #[default]
     Waiting,
+    /// A process works on it, as far as the journal knows: one that was killed wrote no last line.
     Running,
+    /// The final is over.
     Done,
     /// Stopped before it was done; `resume` goes on.
     Stopped(String),
+    /// It could not go on, for this reason; `resume` tries again.
     Failed(String),
 }
 
 /// A scored candidate and when it arrived.
 #[derive(Clone, Debug)]
 pub struct Scored {
+    /// With the last score that was told of it on the search's questions.
     pub candidate: Candidate,
     /// Wall clock.
     pub time_ms: u64,
@@ -118,30 +135,44 @@ pub struct Scored {
     pub worth: f64,
 }
 
+/// A candidate without a score; it ranks last.
 #[derive(Clone, Debug)]
 pub struct Failed {
+    /// As in [`Candidate::id`].
     pub id: String,
+    /// Where it came from.
     pub origin: Origin,
+    /// As in [`Candidate::generation`].
     pub generation: Option<u64>,
+    /// Why, in one sentence.
     pub reason: String,
+    /// Wall clock, milliseconds since 1970 (UTC).
     pub time_ms: u64,
 }
 
 /// A generation and where on the axes it ended.
 #[derive(Clone, Debug)]
 pub struct GenerationPoint {
+    /// As the journal has it.
     pub generation: Generation,
+    /// Evaluations counted when it ended.
     pub evals: u64,
+    /// Time since the start of the run in which somebody worked on it.
     pub elapsed_ms: u64,
 }
 
 /// The candidate in the engine.
 #[derive(Clone, Debug)]
 pub struct Working {
+    /// As in [`Candidate::id`].
     pub id: String,
+    /// Where it came from; `None` where only its progress was told.
     pub origin: Option<Origin>,
+    /// As in [`Candidate::generation`].
     pub generation: Option<u64>,
+    /// Wall clock when work on it began.
     pub since_ms: u64,
+    /// Its last report; `None` before the first, and between two candidates.
     pub progress: Option<Progress>,
     /// Tokens a second at each report, oldest first.
     pub speeds: Vec<f64>,
@@ -150,15 +181,20 @@ pub struct Working {
 /// A worker, and when it was last heard of.
 #[derive(Clone, Debug)]
 pub struct SeenWorker {
+    /// As it said last.
     pub worker: Worker,
     /// Wall clock.
     pub time_ms: u64,
 }
 
+/// A sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
+    /// Wall clock, milliseconds since 1970 (UTC).
     pub time_ms: u64,
+    /// How much it matters.
     pub level: Level,
+    /// The sentence.
     pub message: String,
 }
 
@@ -167,7 +203,9 @@ pub struct LogLine {
 pub struct Paired {
     /// Weighted mean difference, first − second.
     pub difference: f64,
+    /// Of the difference, from the pairs' own differences.
     pub stderr: f64,
+    /// Questions that both answered, over all tasks.
     pub n: usize,
     /// Two-sided, from the normal distribution of difference ÷ standard error.
     pub p_value: f64,
@@ -176,6 +214,7 @@ pub struct Paired {
 /// How far one candidate is before another, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lead {
+    /// First − second, in the fitness's unit.
     pub difference: f64,
     /// Where answers were scored, and not a command.
     pub stderr: Option<f64>,
@@ -186,12 +225,17 @@ pub struct Lead {
 /// A question that one candidate got right and the other wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Flip<'a> {
+    /// As in [`Task::task`](super::Task::task).
     pub task: &'a str,
+    /// As in [`Task::lang`](super::Task::lang).
     pub lang: &'a str,
+    /// As in [`Task::split`](super::Task::split).
     pub split: &'a str,
     /// What was asked, where the journal says it.
     pub question: Option<&'a str>,
+    /// What the winner said.
     pub child: &'a Answer,
+    /// What the other one said.
     pub other: &'a Answer,
     /// The child is the one who got it right.
     pub gained: bool,
@@ -576,10 +620,12 @@ impl Run {
         }
     }
 
+    /// How the fitness is written; [`Unit::Raw`] before the run has begun.
     pub fn unit(&self) -> Unit {
         self.started.as_ref().map(Unit::of_fitness).unwrap_or_default()
     }
 
+    /// How a task's scores are written, held-out tasks included; [`Unit::Raw`] of one that is unknown.
     pub fn task_unit(&self, task: &str, lang: &str) -> Unit {
         let held_out = self.held_out.iter().flat_map(|r| &r.tasks);
         match held_out.into_iter().find(|t| t.task == task && t.lang == lang) {
@@ -624,10 +670,12 @@ impl Run {
         }
     }
 
+    /// A candidate and when it arrived; `None` before it is scored, and for ever if it fails.
     pub fn scored(&self, id: &str) -> Option<&Scored> {
         self.by_id.get(id).map(|&i| &self.scored[i])
     }
 
+    /// As [`Self::scored`], without the times.
     pub fn candidate(&self, id: &str) -> Option<&Candidate> {
         self.scored(id).map(|s| &s.candidate)
     }
@@ -643,6 +691,7 @@ impl Run {
         selected.or_else(|| self.best().map(|b| &b.candidate))
     }
 
+    /// All scored candidates of one origin, in order of arrival.
     pub fn of_origin(&self, origin: Origin) -> impl Iterator<Item = &Candidate> {
         self.scored
             .iter()
@@ -689,6 +738,7 @@ impl Run {
         !self.is_scaled && !likelihoods.is_empty() && !others.is_empty()
     }
 
+    /// What a candidate said, by task and split; empty where that was not kept, which is so of all but the best few.
     pub fn answers_of(&self, id: &str) -> &[Answers] {
         self.by_candidate.get(id).map(Vec::as_slice).unwrap_or_default()
     }
@@ -840,6 +890,7 @@ fn two_sided(difference: f64, stderr: f64) -> f64 {
 /// What came of asking a language model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Advised {
+    /// Questions put to it.
     pub asked: usize,
     /// Replies that were no point of the space.
     pub refused: usize,

@@ -3,7 +3,9 @@
 /// Data coordinates of the edges.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
+    /// Left or lower edge.
     pub low: f64,
+    /// Right or upper edge; never below the other one.
     pub high: f64,
 }
 

@@ -5,6 +5,7 @@
 /// What a generation says of its candidates before their own scores are looked at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prior {
+    /// The candidates' mean score, to which each is drawn.
     pub mean: f64,
     /// The variance between candidates that is not chance.
     pub between: f64,

@@ -12,7 +12,9 @@ use super::{Candidate, Comparison, Finalist, Origin, Score, TaskScore, TestReadi
 /// What a reading of the test questions says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// By which a reader colours it.
     pub outcome: Outcome,
+    /// For people, complete: who, by how much, how sure, on which questions.
     pub sentence: String,
 }
 
@@ -30,11 +32,13 @@ pub enum Outcome {
 /// Whom the winner has to beat.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rival<'a> {
+    /// The rival's, on the same questions.
     pub score: &'a TestScore,
     /// Winner − rival, on the same questions.
     pub difference: f64,
     /// Of unsearched merges after Holm's correction, for the best of several stands here.
     pub p_value: f64,
+    /// Otherwise it is a merge that nobody searched for.
     pub is_parent: bool,
 }
 

@@ -15,13 +15,16 @@ pub struct Weights {
     pub parameter: &'static str,
     /// Columns: `attn`, `mlp`, `other`, or a filter as the recipe has it.
     pub modules: Vec<String>,
+    /// Rows, in the recipe's order.
     pub models: Vec<ModelWeights>,
 }
 
 /// What one model gives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelWeights {
+    /// Short name in the search space.
     pub model: String,
+    /// From the first layer on.
     pub groups: Vec<GroupWeights>,
 }
 
@@ -78,6 +81,7 @@ pub fn shares(tables: &[Weights]) -> Vec<(String, f64)> {
 /// One layer of a stack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
+    /// Whose layer, by the short name in the search space.
     pub model: String,
     /// Layer of the source.
     pub layer: usize,

@@ -13,8 +13,11 @@ const TAIL: usize = 180;
 /// The texts of one task's questions in one split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuestionTexts {
+    /// As in [`Task::task`](super::Task::task).
     pub task: String,
+    /// As in [`Task::lang`](super::Task::lang).
     pub lang: String,
+    /// As in [`Task::split`](super::Task::split).
     pub split: String,
     /// By question id. A text of more than 600 characters lacks its middle.
     pub texts: BTreeMap<String, String>,

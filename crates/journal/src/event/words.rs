@@ -10,6 +10,7 @@ pub const LOG_LIKELIHOOD: &str = "log_likelihood";
 /// How a score is written: right-or-wrong scores as per cent, everything else as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
+    /// Share of right answers, 0 to 1, times 100.
     Percent,
     /// Log-likelihood a token.
     Nats,
@@ -41,6 +42,7 @@ impl Unit {
         metric.map(Self::of_metric).unwrap_or_default()
     }
 
+    /// The unit of scores by one metric, as in [`Task::metric`](super::Task::metric).
     pub fn of_metric(metric: &str) -> Self {
         match metric {
             LOG_LIKELIHOOD => Self::Nats,

@@ -58,6 +58,7 @@ pub struct Places<'a> {
     pub shared: Option<&'a Path>,
     /// The run's own, where the shared one cannot be had.
     pub own: &'a Path,
+    /// With which every entry that is used or put is marked.
     pub today: Day,
 }
 
@@ -133,6 +134,7 @@ impl Cache {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Whether there is an entry, readable or not; it does not count as used.
     pub fn contains(&self, key: &str) -> bool {
         let on_disk = || self.disk.as_ref().is_some_and(|disk| disk.contains(key));
         self.kept().contains_key(key) || on_disk()
@@ -199,6 +201,7 @@ fn dated(entry: &[u8]) -> Option<(Day, &[u8])> {
 /// What a cache holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
+    /// Entries: each holds all samples of one question.
     pub answers: u64,
     /// Of keys and values; files are larger.
     pub bytes: u64,

@@ -12,6 +12,7 @@ pub trait Medium: fmt::Debug + Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// When this returns, all that was appended outlives a power cut.
     fn sync(&mut self) -> io::Result<()>;
+    /// Cuts to so many bytes; what is appended next stands there. Lasting only after [`Self::sync`].
     fn truncate(&mut self, len: u64) -> io::Result<()>;
     /// Reads bytes that were appended; what is appended next still goes to the end.
     fn read_at(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()>;
@@ -65,8 +66,11 @@ pub mod crash {
     /// What is left of bytes that were written and not synced.
     #[derive(Clone, Copy, Debug)]
     pub enum Left {
+        /// No byte of it.
         Nothing,
+        /// The earlier half, as when a write was cut off.
         Half,
+        /// Everything, as if it had been synced.
         All,
         /// The file has grown, and what stands in it never arrived.
         Zeros,
@@ -102,10 +106,12 @@ pub mod crash {
             self
         }
 
+        /// Writes, syncs and truncations so far.
         pub fn operations(&self) -> usize {
             self.0.lock().unwrap().operations
         }
 
+        /// What a process that is still there would read.
         pub fn content(&self) -> Vec<u8> {
             self.0.lock().unwrap().written.clone()
         }

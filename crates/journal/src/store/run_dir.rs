@@ -20,7 +20,9 @@ pub struct RunDir(PathBuf);
 /// Who writes to a run: left in its lock, for whoever is turned away.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Holder {
+    /// On its host.
     pub pid: u32,
+    /// The machine's name, since directories may be shared.
     pub host: String,
     /// The command line.
     pub command: String,
@@ -121,14 +123,17 @@ impl RunDir {
         Ok(false)
     }
 
+    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
+    /// `space.yaml`, the search space with its defaults filled in.
     pub fn space(&self) -> PathBuf {
         self.0.join("space.yaml")
     }
 
+    /// `journal.jsonl`, from which everything else can be made again.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal.jsonl")
     }
@@ -138,10 +143,12 @@ impl RunDir {
         self.0.join("live.json")
     }
 
+    /// `cache.sled`, answers by content, where the cache that runs share cannot be had.
     pub fn cache(&self) -> PathBuf {
         self.0.join("cache.sled")
     }
 
+    /// `best.yaml`, the best recipe so far.
     pub fn best(&self) -> PathBuf {
         self.0.join("best.yaml")
     }
@@ -156,6 +163,7 @@ impl RunDir {
         self.0.join("nats.json")
     }
 
+    /// `report`, a directory: pages, pictures, tables.
     pub fn report(&self) -> PathBuf {
         self.0.join("report")
     }

@@ -6,6 +6,7 @@ use super::Method;
 /// One merge method, as a user needs to know it.
 #[derive(Clone, Debug)]
 pub struct MethodInfo {
+    /// Which one it is.
     pub method: Method,
     /// The word behind `merge_method:`.
     pub name: &'static str,
@@ -13,9 +14,11 @@ pub struct MethodInfo {
     pub summary: &'static str,
     /// Paper or page that defines it.
     pub source: &'static str,
+    /// What it does with a base.
     pub base: BaseRule,
     /// Fewest and most models in a slice, the base included.
     pub inputs: (usize, Option<usize>),
+    /// In the order in which `heterosis methods` lists them.
     pub parameters: &'static [ParameterInfo],
     /// Whether it draws masks, so that a recipe of it has a seed.
     pub is_random: bool,
@@ -30,16 +33,22 @@ pub enum BaseRule {
     Ignored,
     /// With a base, the method works on task vectors.
     Optional,
+    /// Without a base there is nothing to merge.
     Required,
 }
 
 /// One parameter of a method.
 #[derive(Clone, Debug)]
 pub struct ParameterInfo {
+    /// The word in a recipe.
     pub name: &'static str,
+    /// Whose value it is.
     pub scope: Scope,
+    /// What it may be.
     pub kind: Kind,
+    /// What it is where the recipe does not say.
     pub default: DefaultValue,
+    /// What it does, in one line.
     pub summary: &'static str,
 }
 
@@ -59,23 +68,32 @@ pub enum Scope {
 pub enum Kind {
     /// A number from `low` to `high`; `open_low` excludes the lower end.
     Number {
+        /// The least.
         low: f64,
+        /// The most.
         high: f64,
+        /// Whether `low` itself is too little.
         open_low: bool,
     },
     /// A whole number.
     Integer {
+        /// The least.
         low: f64,
+        /// The most.
         high: f64,
     },
+    /// On (1) or off (0).
     Switch,
+    /// One of these words, by its index.
     Choice(&'static [&'static str]),
 }
 
 /// The value of a parameter that a recipe does not give.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DefaultValue {
+    /// There is none: the recipe has to say.
     Required,
+    /// This number, as all values are carried.
     Value(f64),
     /// The method decides; its summary says how.
     Method,
@@ -174,11 +192,20 @@ const fn swap_module(name: &'static str, summary: &'static str) -> ParameterInfo
 }
 
 /// Every method, in the order of [`Method`].
+///
+/// ```
+/// use heterosis_merge::recipe::{BaseRule, Method, methods};
+///
+/// let needs_a_base = |m: &heterosis_merge::recipe::MethodInfo| m.base == BaseRule::Required;
+/// assert!(methods().iter().any(|m| m.name == "ties" && needs_a_base(m)));
+/// assert_eq!(Method::from_name("ties").map(|m| m.info().source), Some("Yadav et al. 2023, arXiv:2306.01708"));
+/// ```
 pub fn methods() -> &'static [MethodInfo] {
     METHODS
 }
 
 impl Method {
+    /// Its row of the table.
     pub fn info(self) -> &'static MethodInfo {
         METHODS
             .iter()
@@ -206,6 +233,7 @@ impl Method {
         self.info().name
     }
 
+    /// The method that YAML means by this word; `None` of a word that is none.
     pub fn from_name(name: &str) -> Option<Method> {
         METHODS.iter().find(|m| m.name == name).map(|m| m.method)
     }
@@ -264,6 +292,7 @@ impl MethodInfo {
         Ok(())
     }
 
+    /// One of its parameters by the word in a recipe.
     pub fn parameter(&self, name: &str) -> Option<&'static ParameterInfo> {
         self.parameters.iter().find(|p| p.name == name)
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 /// One merge, as a chain of stages; the last one is the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
+    /// At least one; a later one may name an earlier one as a model.
     pub stages: Vec<Stage>,
 }
 
@@ -29,15 +30,19 @@ pub struct Stage {
     /// Name by which later stages may refer to this one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// What is done with the models.
     pub merge_method: Method,
+    /// Task vectors are differences from this one; the child takes its config and tokenizer where nothing else is said.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub base_model: Option<String>,
+    /// What is merged, and in which shape.
     #[serde(flatten)]
     pub body: Body,
     /// What stands beside a language model in a checkpoint with other senses and is not merged as `body` says, by mergekit's
     /// words for it ([`MODULES`]); a module that is missing here comes from the donor. Empty: all is merged as `body` says.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub modules: BTreeMap<String, Module>,
+    /// Of the whole stage; a slice's and a source's own go before them.
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
     /// Dtype of the result unless `out_dtype` says otherwise; arithmetic is f32 whatever it says.
@@ -46,11 +51,13 @@ pub struct Stage {
     /// Dtype of the stored result; `dtype`, else the parents' own (the wider one, where they differ), when absent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub out_dtype: Option<DType>,
+    /// `union`, `base` or a model; absent: the donor's tokenizer, and rows are not matched.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokenizer_source: Option<String>,
     /// The long form of `tokenizer_source`; never both.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokenizer: Option<Tokenizer>,
+    /// `auto`, a name, or the template itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub chat_template: Option<String>,
     /// Seed of the random masks (DARE, DELLA).
@@ -63,8 +70,10 @@ pub struct Stage {
 pub struct Tokenizer {
     /// `union`, `base` or a model.
     pub source: String,
+    /// By the token's text; a token that the vocabulary lacks is added.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub tokens: BTreeMap<String, TokenRule>,
+    /// The embeddings are padded to a multiple of so many rows, with the mean of the others.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pad_to_multiple_of: Option<usize>,
 }
@@ -72,6 +81,7 @@ pub struct Tokenizer {
 /// Where one token of the child gets its embedding from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenRule {
+    /// Absent: the only model that has the token, else the base, else the mean of those that have it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source: Option<TokenSource>,
     /// Replace the embedding also in models that have the token.
@@ -87,14 +97,19 @@ pub enum TokenSource {
     Model(String),
     /// Another token of a model, by its text.
     ModelToken {
+        /// Whose token.
         model: String,
+        /// Its text.
         token: String,
     },
     /// Another token of a model, by its id.
     ModelTokenId {
+        /// Whose token.
         model: String,
+        /// Its row in that model's embeddings.
         token_id: u32,
     },
+    /// Zeros.
     Zero,
 }
 
@@ -102,7 +117,9 @@ pub enum TokenSource {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Body {
+    /// Of one depth, layer by layer.
     Models(Vec<Source>),
+    /// One on top of the other.
     Slices(Vec<Slice>),
 }
 
@@ -144,10 +161,12 @@ pub struct Module {
 /// Consecutive output layers that come from the same layer ranges of their sources.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
+    /// The same number of layers of each; merged side by side within the slice.
     pub sources: Vec<Source>,
     /// Base of this slice, where it differs from the stage's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub base_model: Option<String>,
+    /// Of this slice; a source's own go before them.
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
 }
@@ -155,21 +174,27 @@ pub struct Slice {
 /// A model (or a half-open range of its layers) with its own parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
+    /// A model's word, or the name of an earlier stage.
     pub model: String,
+    /// `[first, end)`, counted from 0; absent in whole models, which give all.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub layer_range: Option<[usize; 2]>,
     /// The model's diagonal Fisher information, in the shape of a model: for [`Method::Fisher`] only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fisher: Option<String>,
+    /// Of this model alone.
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
 }
 
 /// What keeps a text from being a recipe.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // of the fields, which the messages explain
 pub enum Error {
+    /// It is not YAML, or not a recipe's.
     #[error(transparent)]
     Yaml(#[from] heterosis_yaml::Error),
+    /// A file without a document.
     #[error("{}: there is no recipe in this file; a recipe starts with 'merge_method:'", file.display())]
     Empty { file: std::path::PathBuf },
 }
@@ -181,16 +206,22 @@ pub type Parameters = BTreeMap<String, ParamValue>;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ParamValue {
+    /// A switch.
     Bool(bool),
+    /// The same for every tensor.
     Number(f64),
+    /// A choice by its word.
     Text(String),
+    /// Points over the depth of the stack, at even distances; between them the value is interpolated.
     Gradient(Vec<f64>),
+    /// By the names of tensors.
     Filtered(Vec<Filtered>),
 }
 
 /// One entry of a filter list; `filter: None` (or `*`) matches every tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Filtered {
+    /// A part of a tensor's name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub filter: Option<String>,
     /// A number, switch or gradient; never a filter list again.
@@ -201,36 +232,68 @@ pub struct Filtered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
+    /// Weighted mean (Wortsman et al. 2022, arXiv 2203.05482).
     Linear,
+    /// Spherical interpolation between the base and one other model (Shoemake 1985).
     Slerp,
+    /// Spherical interpolation of two models, or of two task vectors, by their weights (mergekit).
     Nuslerp,
+    /// Barycentre of several models on the sphere, in the tangent space at their mean (Goddard 2025, mergekit).
     Multislerp,
+    /// Riemannian mean of the models' directions, times their mean norm (Karcher 1977; arXiv 2603.04972).
     Karcher,
+    /// Base plus the weighted sum of task vectors (Ilharco et al. 2023, arXiv 2212.04089).
     TaskArithmetic,
+    /// Trim, elect a sign, average what agrees (Yadav et al. 2023, arXiv 2306.01708).
     Ties,
+    /// Task vectors of which entries are dropped at random and the rest rescaled, summed (Yu et al. 2024, arXiv
+    /// 2311.03099).
     DareLinear,
+    /// The same with a sign elected for each entry.
     DareTies,
+    /// Entries dropped at random by their magnitude, a sign elected (Deep et al. 2024, arXiv 2406.11617).
     Della,
+    /// The same, summed without an election.
     DellaLinear,
+    /// Task vectors without their largest and smallest entries, summed (Davari and Belilovsky 2024, arXiv 2312.06795).
     Breadcrumbs,
+    /// The same with a sign elected for each entry.
     BreadcrumbsTies,
+    /// Between base and mean by the angle of the task vectors (Jang et al. 2024, arXiv 2403.19522).
     ModelStock,
+    /// Entries of largest variance, weighed by energy, minority signs erased (Wan et al. 2024, arXiv 2408.07990).
     Sce,
+    /// The base moved towards the other model where the two are close (alchemonaut, mergekit).
     Nearswap,
+    /// The other model's entries of outstanding importance in the base (Arcee AI, mergekit).
     ArceeFusion,
+    /// Entries that one model alone changes are added, others averaged (arXiv 2601.13572).
     Ram,
+    /// The same, what one model alone changes amplified by its share of overlap (arXiv 2601.13572).
     RamplusTl,
+    /// A copy, scaled where the recipe says so: for stacks of slices (mergekit).
     Passthrough,
+    /// Entries weighed by magnitude and by agreement with the other models (Du et al. 2024, arXiv 2410.02396).
     Pcb,
+    /// One model after the other, each projected away from what is merged (Tang et al. 2025, arXiv 2501.09522).
     Opcm,
+    /// Outer layers of a language model around inner layers of a task model (Bandarkar et al. 2024, arXiv 2410.01335).
     LayerSwap,
+    /// Leading singular triples of each task, whitened against each other (Gargiulo et al. 2024, arXiv 2412.00081).
     Tsv,
+    /// The tasks' sum with all singular values made equal (Marczak et al. 2025, arXiv 2502.04959).
     IsoC,
+    /// The same with directions of each task alone among them (Marczak et al. 2025, algorithm 2).
     IsoCts,
+    /// The matrix that interferes least with each task's own inputs (Cheng et al. 2025, arXiv 2503.08099).
     Wudi,
+    /// TIES in the singular basis that all task matrices share (Stoica et al. 2024, arXiv 2410.19735).
     Knots,
+    /// Mean weighed by each model's Fisher information (Matena and Raffel 2022, arXiv 2111.09832).
     Fisher,
+    /// Weighted mean of pruned models; what is zero in all stays zero (Zimmer et al. 2024, arXiv 2306.16788).
     SparseSoup,
+    /// A mean of all models but the last, and the last, by `alpha` (arXiv 2412.09441).
     AdapterMean,
 }
 

@@ -8,6 +8,7 @@ use super::{DefaultValue, Kind, ParamValue, ParameterInfo, Parameters};
 /// The tensor that a parameter is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
+    /// Its name in the child, to which filters are compared.
     pub tensor: &'a str,
     /// Depth within the slice, 0 (first layer) to 1 (last); 0 for embeddings, norm and head.
     pub t: f64,

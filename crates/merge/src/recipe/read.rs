@@ -14,6 +14,19 @@ use heterosis_yaml::{self as yaml, Kind, Map, Node, Value};
 
 /// Reads a recipe of one or several stages.
 ///
+/// ```
+/// use heterosis_merge::recipe::{read, write};
+///
+/// let text = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.3}\n";
+/// let recipe = read::parse("recipe.yaml".as_ref(), text)?;
+/// assert_eq!(recipe.models(), ["a", "b"]);
+/// assert_eq!(read::parse("again.yaml".as_ref(), &write::to_yaml(&recipe))?.digest(), recipe.digest());
+///
+/// let refused = read::parse("recipe.yaml".as_ref(), "merge_method: slurp\n").unwrap_err();
+/// assert!(refused.to_string().starts_with("recipe.yaml:1: merge_method: 'slurp' is not known here; did you mean 'slerp'?"));
+/// # Ok::<(), heterosis_merge::recipe::Error>(())
+/// ```
+///
 /// # Errors
 /// What is not YAML, not known, out of range or does not fit together, with its line.
 pub fn parse(file: &Path, text: &str) -> Result<Recipe, Error> {
