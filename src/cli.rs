@@ -57,6 +57,8 @@ pub enum Command {
     Learn(LearnArgs),
     /// Measure how much a model minds a change of each weight, for `merge_method: fisher`.
     Fisher(FisherArgs),
+    /// Measure what a model's linear maps read, for `merge_method: regmean`.
+    Grams(GramsArgs),
     /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
     /// Continue prompts, in one batch.
@@ -548,10 +550,10 @@ pub struct LearnArgs {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LabelsArg {
-    /// An answer to each question, drawn from the model itself: the Fisher information.
+    /// An answer to each question, drawn from the model itself.
     #[default]
     Sampled,
-    /// The tasks' worked solutions: the empirical Fisher information.
+    /// The tasks' worked solutions; with them Fisher information is the empirical one.
     Solutions,
 }
 
@@ -575,6 +577,30 @@ pub struct FisherArgs {
     /// What the information is stored as.
     #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(["f32", "bf16"]).try_map(|word| word.parse::<DType>()))]
     pub store: DType,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct GramsArgs {
+    /// The model that is read.
+    pub model: String,
+    /// Directory of its Gram matrices.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
+    pub questions: usize,
+    /// What follows each question, and is read with it.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: LabelsArg,
+    /// Seed of the answers that are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
     /// One JSON document on stdout.
     #[arg(long)]
     pub json: bool,

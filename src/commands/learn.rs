@@ -268,8 +268,8 @@ impl Material {
     ) -> Result<()> {
         let work: Vec<(&Task, &[Question])> = open.iter().map(|(task, questions, _)| (*task, *questions)).collect();
         let mut answered: Vec<Vec<Vec<eval::Answer>>> = Vec::new();
-        // Fisher information stands among them and answers nothing.
-        let models: Vec<&str> = recipe.models().into_iter().filter(|m| !recipe.is_fisher(m)).collect();
+        // What was measured of models stands among them and answers nothing.
+        let models: Vec<&str> = recipe.models().into_iter().filter(|m| !recipe.is_measured(m)).collect();
         let bar = environment::progress_bar(models.len() as u64 + 1, "asking");
         for model in &models {
             let mut parent = as_it_is(model, opened, runtime)?;

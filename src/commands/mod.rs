@@ -15,6 +15,7 @@ mod export;
 mod fisher;
 mod front;
 mod generate;
+mod grams;
 mod init;
 mod interruption;
 mod learn;
@@ -182,6 +183,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Eval(args) => eval::eval(args),
         Command::Learn(args) => learn::learn(args),
         Command::Fisher(args) => fisher::fisher(args),
+        Command::Grams(args) => grams::grams(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
         Command::Worker(args) => worker::worker(args),

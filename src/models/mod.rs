@@ -273,6 +273,7 @@ pub fn verbatim(model: &str) -> Recipe {
                 model: model.into(),
                 layer_range: None,
                 fisher: None,
+                grams: None,
                 parameters: Default::default(),
             }]),
             parameters: Default::default(),

@@ -55,7 +55,7 @@ pub use namespaces::refuse_nested_namespaces;
 pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
-pub use twin::{Loss, Text, Twin, pass_bytes};
+pub use twin::{LinearInput, LinearMap, Loss, Reading, Text, Twin, pass_bytes};
 pub use wrappers::Wrapper;
 
 /// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.

@@ -13,7 +13,7 @@ use super::{
     nuslerp::{self, Lines},
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
-    slerp, task_sum,
+    regmean, slerp, task_sum,
     view::{Memory, Target, dot},
     wudi,
 };
@@ -35,7 +35,7 @@ impl Method {
     pub fn learned(self) -> &'static [&'static str] {
         use Method::*;
         match self {
-            Linear | Nuslerp | Multislerp | Pcb | Fisher | SparseSoup => &["weight"],
+            Linear | Nuslerp | Multislerp | Pcb | Fisher | Regmean | SparseSoup => &["weight"],
             Slerp => &["t"],
             TaskArithmetic | Ties | DareLinear | DareTies | Della | DellaLinear | Breadcrumbs | BreadcrumbsTies
             | Tsv | Wudi => &["weight", "lambda"],
@@ -62,6 +62,7 @@ impl Operation {
             Operation::Linear { weights: w, .. }
             | Operation::Multislerp { weights: w, .. }
             | Operation::Fisher { weights: w, .. }
+            | Operation::Regmean { weights: w, .. }
             | Operation::SparseSoup { weights: w } => weights(w).collect(),
             Operation::Pcb(competition) => weights(&competition.weights).collect(),
             Operation::Nuslerp { weights: w, .. } => weights(w).collect(),
@@ -104,6 +105,9 @@ impl Operation {
         Ok(match self {
             Operation::Linear { weights, normalize } => of_average(parents, weights, *normalize, upstream),
             Operation::Fisher { weights, epsilon } => fisher::gradient(parents, weights, *epsilon, upstream),
+            Operation::Regmean { weights, alpha, turned } => {
+                regmean::gradient(parents, weights, (*alpha, *turned), upstream)?
+            }
             Operation::SparseSoup { weights } => of_average(parents, weights, true, upstream),
             Operation::Slerp { base, t } => vec![of_slerp(parents, *base, f64::from(*t), upstream)],
             Operation::Nuslerp { weights, lines } => of_nuslerp(parents, *weights, *lines, upstream),

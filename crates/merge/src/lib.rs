@@ -43,6 +43,7 @@ mod plan;
 mod ram;
 mod random;
 pub mod recipe;
+mod regmean;
 mod resident;
 mod sce;
 mod slerp;
@@ -69,6 +70,7 @@ pub use gradient::{Knob, Slopes};
 pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
+pub use regmean::Grams;
 pub use resident::{Cache, Resident};
 pub use spectral::{decomposition_sample, low_rank};
 pub use stream::{Piece, Progress, Sink, run};
@@ -120,6 +122,19 @@ pub enum Error {
          side, with `models`"
     )]
     EncoderDecoder { model: String },
+    #[error("'{model}' holds no Gram matrices; `heterosis grams MODEL {model} --task TASK` writes them")]
+    NoGrams { model: String },
+    #[error(
+        "the Gram matrix '{gram}' of '{model}' has the shape {shape:?}, and '{tensor}' needs {expected:?}: it was measured \
+         with another model"
+    )]
+    GramShape {
+        gram: String,
+        model: String,
+        shape: Box<[usize]>,
+        tensor: String,
+        expected: Box<[usize]>,
+    },
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },
     #[error("{message}")]

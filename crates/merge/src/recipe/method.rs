@@ -804,6 +804,31 @@ static METHODS: &[MethodInfo] = &[
         in_mergekit: false,
     },
     MethodInfo {
+        method: Method::Regmean,
+        name: "regmean",
+        summary: "the linear maps that do most nearly to each model's own inputs what its own do; reads `grams: DIR` of each model",
+        source: "Jin et al. 2023, RegMean, arXiv:2212.09849",
+        base: BaseRule::Ignored,
+        inputs: (1, None),
+        parameters: &[
+            ParameterInfo {
+                name: "weight",
+                scope: Scope::Model,
+                kind: NOT_NEGATIVE,
+                default: DefaultValue::Value(1.0),
+                summary: "factor of the model's Gram matrices",
+            },
+            shared(
+                "alpha",
+                FRACTION,
+                DefaultValue::Value(0.9),
+                "factor of what stands beside the diagonal of Gram matrices; below 1 they cannot be singular",
+            ),
+        ],
+        is_random: false,
+        in_mergekit: false,
+    },
+    MethodInfo {
         method: Method::SparseSoup,
         name: "sparse_soup",
         summary: "weighted average of pruned models; what is zero in all stays exactly zero",
