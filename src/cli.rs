@@ -59,6 +59,8 @@ pub enum Command {
     Fisher(FisherArgs),
     /// Measure what a model's linear maps read, for `merge_method: regmean`.
     Grams(GramsArgs),
+    /// Measure it for all models of a recipe at once, each layer's behind layers that are merged already (RegMean++).
+    GramsPlus(GramsPlusArgs),
     /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
     /// Continue prompts, in one batch.
@@ -590,6 +592,30 @@ pub struct GramsArgs {
     pub model: String,
     /// Directory of its Gram matrices.
     pub out: PathBuf,
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
+    pub questions: usize,
+    /// What follows each question, and is read with it.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: LabelsArg,
+    /// Seed of the answers that are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct GramsPlusArgs {
+    /// A recipe of `merge_method: regmean`; the matrices go where it says `grams:`, which must not be there yet.
+    #[arg(value_name = "RECIPE.yaml")]
+    pub recipe: PathBuf,
+    /// Tasks as MODEL=TASK, with the model as the recipe calls it; one or several for each model.
     #[command(flatten)]
     pub asked: TaskQuestionsArgs,
     /// Questions of each task.

@@ -12,7 +12,7 @@ use crate::{
     learn::fisher::Fisher,
     merge::Plan,
     model::{Engine, ScoreRequest, Text},
-    models::{self, Opened},
+    models,
     session::SHARD_SIZE_BYTES,
 };
 
@@ -35,7 +35,7 @@ pub fn fisher(args: FisherArgs) -> Outcome {
     // Before anything is asked: what stands there is refused at once.
     let mut writer = models::begin(&args.out, SHARD_SIZE_BYTES, false)?;
     environment::remove_on_signal(writer.partial())?;
-    let texts = texts(args.labels, &opened, &tasks, &mut opened.engine(&runtime)?)?;
+    let texts = texts(args.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
     let bar = environment::progress_bar(texts.len() as u64, "reading");
     let read = Fisher::measure(
         &opened.plan,
@@ -109,7 +109,7 @@ pub(super) fn samples(labels: LabelsArg, seed: u64) -> Option<Samples> {
 /// The questions with what follows them.
 pub(super) fn texts(
     labels: LabelsArg,
-    opened: &Opened,
+    model: &str,
     tasks: &[(Task, Vec<Question>)],
     engine: &mut Engine,
 ) -> Result<Vec<Text>> {
@@ -131,10 +131,7 @@ pub(super) fn texts(
         })
         .collect();
     if texts.is_empty() {
-        bail!(
-            "{} wrote nothing in answer to any question; measure it with --labels solutions",
-            opened.plan.tokenizer().donor
-        );
+        bail!("{model} wrote nothing in answer to any question; measure it with --labels solutions");
     }
     Ok(texts)
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     merge::{Grams, TensorSource},
     model::{Device, Text, Twin},
-    models::{self, Opened},
+    models::{self, Parents},
     session::SHARD_SIZE_BYTES,
 };
 
@@ -40,14 +40,14 @@ pub fn grams(args: GramsArgs) -> Outcome {
     // Before anything is asked: what stands there is refused at once.
     let mut writer = models::begin(&args.out, SHARD_SIZE_BYTES, false)?;
     environment::remove_on_signal(writer.partial())?;
-    let texts = fisher::texts(args.labels, &opened, &tasks, &mut opened.engine(&runtime)?)?;
+    let texts = fisher::texts(args.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
     let twin = twin(&opened.plan, &opened.parents, Device::Cpu, runtime.dtype).map_err(Failure::work)?;
     let inventory = Inventory::of(&twin).map_err(Failure::work)?;
     writer.declare(&specs(&inventory))?;
     let tokens = write_layers(&writer, &twin, &texts).map_err(Failure::work)?;
     let provenance = json!({
         "model": args.model,
-        "models": digests(&opened),
+        "models": digests(&opened.parents),
         "tasks": args.asked.tasks,
         "lang": args.asked.lang,
         "split": args.asked.split,
@@ -78,7 +78,7 @@ pub fn grams(args: GramsArgs) -> Outcome {
 }
 
 /// In f32: a sum of matrices that were rounded further can have no inverse.
-fn specs(inventory: &Inventory) -> Vec<TensorSpec> {
+pub(super) fn specs(inventory: &Inventory) -> Vec<TensorSpec> {
     let spec = |(name, shape): &(String, Vec<usize>)| TensorSpec {
         name: name.clone(),
         dtype: DType::F32,
@@ -104,13 +104,13 @@ fn write_layers(writer: &Writer, twin: &Twin, texts: &[Text]) -> anyhow::Result<
 }
 
 /// The models that were read, and digests of their content.
-fn digests(opened: &Opened) -> Value {
-    let of = |(name, _): (&str, _)| json!({"model": name, "digest": opened.parents.model_digest(name)});
-    opened.parents.iter().map(of).collect()
+pub(super) fn digests(parents: &Parents) -> Value {
+    let of = |(name, _): (&str, _)| json!({"model": name, "digest": parents.model_digest(name)});
+    parents.iter().map(of).collect()
 }
 
 /// The model's config, with which matrix is whose and where they come from.
-fn config(of_model: &Value, grams: &Grams, provenance: Value) -> Value {
+pub(super) fn config(of_model: &Value, grams: &Grams, provenance: Value) -> Value {
     let mut config = of_model.clone();
     config[Grams::KEY] = json!({
         "of": grams.of,

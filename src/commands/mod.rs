@@ -16,6 +16,7 @@ mod fisher;
 mod front;
 mod generate;
 mod grams;
+mod grams_plus;
 mod init;
 mod interruption;
 mod learn;
@@ -184,6 +185,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Learn(args) => learn::learn(args),
         Command::Fisher(args) => fisher::fisher(args),
         Command::Grams(args) => grams::grams(args),
+        Command::GramsPlus(args) => grams_plus::grams_plus(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
         Command::Worker(args) => worker::worker(args),

@@ -7,10 +7,12 @@
 //!
 //! What is learned is never trusted for its loss: a part of the texts is held back, the last point that is not told to be worse
 //! on those counts, and whoever calls scores it like any other candidate. Which texts teach is the caller's business, see [`teachers`].
-//! What a model minds most, weight by weight, is [`fisher`]'s; what its linear maps read, [`grams`]'.
+//! What a model minds most, weight by weight, is [`fisher`]'s; what its linear maps read, [`grams`]', and behind
+//! merged layers, [`regmean_plus`]'.
 
 pub mod fisher;
 pub mod grams;
+pub mod regmean_plus;
 pub mod teachers;
 pub mod variables;
 
