@@ -13,7 +13,7 @@ use super::{
     nuslerp::{self, Lines},
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
-    regmean, slerp, task_sum,
+    regmean, slerp, svc, task_sum,
     view::{Memory, Target, dot},
     wudi,
 };
@@ -39,7 +39,7 @@ impl Method {
             Slerp => &["t"],
             TaskArithmetic | Ties | DareLinear | DareTies | Della | DellaLinear | Breadcrumbs | BreadcrumbsTies
             | Tsv | Wudi => &["weight", "lambda"],
-            IsoC | IsoCts | Knots => &["lambda"],
+            IsoC | IsoCts | Svc | Knots => &["lambda"],
             Passthrough => &["scale", "gain"],
             AdapterMean => &["alpha"],
             Karcher | ModelStock | Sce | Nearswap | ArceeFusion | Ram | RamplusTl | Opcm | LayerSwap => &[],
@@ -79,7 +79,10 @@ impl Operation {
                 way: wudi::Way::Least { .. },
                 lambda,
             } => weights(w).chain([("lambda", None, f64::from(*lambda))]).collect(),
-            Operation::IsoC { lambda, .. } | Operation::IsoCts { lambda, .. } | Operation::Wudi { lambda, .. } => {
+            Operation::IsoC { lambda, .. }
+            | Operation::IsoCts { lambda, .. }
+            | Operation::Svc { lambda, .. }
+            | Operation::Wudi { lambda, .. } => {
                 vec![("lambda", None, f64::from(*lambda))]
             }
             Operation::Knots { sum, .. } => vec![("lambda", None, f64::from(sum.lambda))],
@@ -107,6 +110,9 @@ impl Operation {
             Operation::Fisher { weights, epsilon } => fisher::gradient(parents, weights, *epsilon, upstream),
             Operation::Regmean { weights, alpha, turned } => {
                 regmean::gradient(parents, weights, (*alpha, *turned), upstream)?
+            }
+            Operation::Svc { weights, alpha, lambda } => {
+                vec![svc::gradient(parents, weights, (*alpha, *lambda), upstream)?]
             }
             Operation::SparseSoup { weights } => of_average(parents, weights, true, upstream),
             Operation::Slerp { base, t } => vec![of_slerp(parents, *base, f64::from(*t), upstream)],
@@ -494,7 +500,7 @@ mod tests {
             listed.sort_unstable();
             // Spectral methods average what is no matrix, and layers that are swapped are copied.
             named.retain(|name| info.parameter(name).is_some());
-            let inner = matches!(info.method, Method::IsoC | Method::IsoCts | Method::Knots);
+            let inner = matches!(info.method, Method::IsoC | Method::IsoCts | Method::Svc | Method::Knots);
             assert!(listed == named || inner, "{} {listed:?} {named:?}", info.name);
             for name in &listed {
                 assert!(info.parameter(name).is_some(), "{} has no {name}", info.name);

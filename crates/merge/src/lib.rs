@@ -51,6 +51,7 @@ mod sparse_soup;
 mod spectral;
 mod stage;
 mod stream;
+mod svc;
 mod task_arithmetic;
 mod task_sum;
 #[cfg(test)]

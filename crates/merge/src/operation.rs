@@ -10,7 +10,7 @@ use super::{
     passthrough, pcb,
     ram::{self, Gain},
     random::Key,
-    regmean, sce, slerp, sparse_soup, task_arithmetic,
+    regmean, sce, slerp, sparse_soup, svc, task_arithmetic,
     task_sum::{self, Rescale, TaskSum, Term, Trim},
     tsv,
     view::Target,
@@ -79,6 +79,11 @@ pub(crate) enum Operation {
     IsoCts {
         weights: Vec<f32>,
         common: f64,
+        lambda: f32,
+    },
+    Svc {
+        weights: Vec<f32>,
+        alpha: f64,
         lambda: f32,
     },
     Wudi {
@@ -169,6 +174,7 @@ impl Operation {
                 common,
                 lambda,
             } => iso_cts::merge(parents, weights, *common, *lambda, out),
+            Operation::Svc { weights, alpha, lambda } => svc::merge(parents, weights, (*alpha, *lambda), out),
             Operation::Wudi { weights, way, lambda } => wudi::merge(parents, weights, *way, *lambda, out),
             Operation::Knots { rank, sum } => knots::merge(parents, *rank, sum, out),
             Operation::Fisher { weights, epsilon } => fisher::merge(parents, weights, *epsilon, out),
@@ -227,6 +233,7 @@ impl Operation {
                 | Operation::Tsv { .. }
                 | Operation::IsoC { .. }
                 | Operation::IsoCts { .. }
+                | Operation::Svc { .. }
                 | Operation::Wudi { .. }
                 | Operation::Knots { .. }
         )
@@ -309,7 +316,7 @@ pub fn cost_in_words(method: Method) -> &'static str {
         Opcm => {
             "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once for each alpha"
         }
-        IsoC | IsoCts => {
+        IsoC | IsoCts | Svc => {
             "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights"
         }
     }
@@ -503,6 +510,17 @@ impl<'a> Site<'a> {
                 common: self.shared("common")?,
                 lambda: self.lambda()?,
             },
+            Method::Svc if self.matrix => {
+                let weights = self.weights()?;
+                let share = 1.0 / weights.iter().filter(|w| **w != 0.0).count().max(1) as f64;
+                Operation::Svc {
+                    alpha: self.given("alpha")?.unwrap_or(share),
+                    lambda: self.lambda()?,
+                    weights,
+                }
+            }
+            // What the calibration begins with.
+            Method::Svc => Operation::TaskSum(task_arithmetic::plain(&self.weights()?, self.lambda()?, false)),
             Method::Wudi if self.matrix => Operation::Wudi {
                 weights: self.weights()?,
                 way: self.wudi_way()?,

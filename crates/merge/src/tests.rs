@@ -134,9 +134,9 @@ fn lambda_zero_is_the_base() {
 }
 
 /// Those that decompose matrices and keep what they find. They, and `regmean`, go by another library's order of operations.
-fn spectral() -> [Method; 6] {
+fn spectral() -> [Method; 7] {
     use Method::*;
-    [Opcm, Tsv, IsoC, IsoCts, Wudi, Knots]
+    [Opcm, Tsv, IsoC, IsoCts, Svc, Wudi, Knots]
 }
 
 #[test]
@@ -735,8 +735,8 @@ fn factors_are_kept_and_change_no_bit() {
             kept.push(resident.kept_bytes());
         }
         assert!(kept[0] > 0, "{method:?}");
-        // These two decompose the weighted sum, so other weights are other factors.
-        let of_sum = matches!(method, Method::IsoC | Method::IsoCts);
+        // These decompose the weighted sum, so other weights are other factors.
+        let of_sum = matches!(method, Method::IsoC | Method::IsoCts | Method::Svc);
         assert_eq!(kept[0] == kept[1], !of_sum, "{method:?}");
     }
 }
@@ -868,6 +868,7 @@ fn bad_numbers_of_the_spectral_methods_are_refused() {
         ("iso_cts", "{common: 1.1}", "outside"),
         ("fisher", "{epsilon: 0}", "outside"),
         ("regmean", "{alpha: 1.1}", "outside"),
+        ("svc", "{alpha: 0}", "outside"),
     ] {
         let method = Method::from_name(method).unwrap();
         let text = example(method).replace("parameters: {}", &format!("parameters: {parameters}"));

@@ -738,6 +738,26 @@ static METHODS: &[MethodInfo] = &[
         in_mergekit: false,
     },
     MethodInfo {
+        method: Method::Svc,
+        name: "svc",
+        summary: "task arithmetic, with what several tasks share in a direction counted once",
+        source: "Li et al. 2026, Singular Value Calibration, arXiv:2602.05536",
+        base: BaseRule::Required,
+        inputs: (1, None),
+        parameters: &[
+            WEIGHT_1,
+            shared(
+                "alpha",
+                POSITIVE_FRACTION,
+                DefaultValue::Method,
+                "directions get 1 / alpha times as long at most, so that 1 only shortens; 1 / number of tasks unless given",
+            ),
+            LAMBDA,
+        ],
+        is_random: false,
+        in_mergekit: false,
+    },
+    MethodInfo {
         method: Method::Wudi,
         name: "wudi",
         summary: "the task matrix that changes least of what each task does with its own inputs",

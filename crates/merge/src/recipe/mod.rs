@@ -230,6 +230,7 @@ pub enum Method {
     Tsv,
     IsoC,
     IsoCts,
+    Svc,
     Wudi,
     Knots,
     Fisher,
