@@ -55,6 +55,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Learn better weights for one recipe from answers, by gradient.
     Learn(LearnArgs),
+    /// Put a model's neurons and heads where another's stand that they are most like, before models without a common base are merged.
+    Align(AlignArgs),
     /// Measure how much a model minds a change of each weight, for `merge_method: fisher`.
     Fisher(FisherArgs),
     /// Measure what a model's linear maps read, for `merge_method: regmean`.
@@ -632,6 +634,20 @@ pub struct GramsPlusArgs {
     pub json: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AlignArgs {
+    /// The model that is put into another order; it computes the same as before.
+    pub model: String,
+    /// The model whose order it takes.
+    #[arg(long, value_name = "BASE")]
+    pub to: String,
+    /// Directory of the aligned model.
+    pub out: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
 mod after;
+mod align;
 mod cache;
 mod chat;
 mod check;
@@ -183,6 +184,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Merge(args) => merge::merge(args),
         Command::Eval(args) => eval::eval(args),
         Command::Learn(args) => learn::learn(args),
+        Command::Align(args) => align::align(args),
         Command::Fisher(args) => fisher::fisher(args),
         Command::Grams(args) => grams::grams(args),
         Command::GramsPlus(args) => grams_plus::grams_plus(args),
