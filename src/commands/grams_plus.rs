@@ -141,8 +141,11 @@ fn named<'a>(words: &'a [String], model: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Of each model its tasks with their questions.
-fn tasks(args: &GramsPlusArgs, sources: &[Source]) -> Result<Vec<Vec<(Task, Vec<Question>)>>> {
+/// Tasks with their questions.
+type Asked = Vec<(Task, Vec<Question>)>;
+
+/// Of each model what it is asked.
+fn tasks(args: &GramsPlusArgs, sources: &[Source]) -> Result<Vec<Asked>> {
     let models: Vec<&str> = sources.iter().map(|source| source.model.as_str()).collect();
     for word in &args.asked.tasks {
         let name = word.split_once('=').map(|(name, _)| name);

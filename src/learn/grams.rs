@@ -188,8 +188,8 @@ mod tests {
             (reading.tokens(), of_layer(&twin, layer, &reading).unwrap())
         };
         for layer in [0, 3] {
-            let (n, a) = of(&[long.clone()], layer);
-            let (m, b) = of(&[short.clone()], layer);
+            let (n, a) = of(std::slice::from_ref(&long), layer);
+            let (m, b) = of(std::slice::from_ref(&short), layer);
             let (all, both) = of(&[long.clone(), short.clone()], layer);
             assert_eq!((n, m, all), (7, 2, 9));
             assert_eq!(both.len(), 4);

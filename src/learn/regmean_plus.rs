@@ -30,6 +30,9 @@ pub struct Own {
     pub texts: Vec<Text>,
 }
 
+/// Takes a matrix: the place of its model, its name, and its numbers.
+pub type Take<'a, E> = &'a mut dyn FnMut(usize, &str, &[f32]) -> Result<(), E>;
+
 /// Measures the matrices of all models, layer by layer; `take` is given the model's place in `own`, a name and the matrix.
 /// Gives the tokens that each model has read.
 ///
@@ -39,7 +42,7 @@ pub fn measure<E: From<Error>>(
     recipe: &Recipe,
     models: &dyn TensorSource,
     (own, dtype): (&[Own], DType),
-    take: &mut dyn FnMut(usize, &str, &[f32]) -> Result<(), E>,
+    take: Take<'_, E>,
     see: &mut dyn FnMut(usize),
 ) -> Result<Vec<usize>, E> {
     let mut source = Measured::new(models, own);

@@ -21,9 +21,12 @@ pub struct Aligned<'a> {
     /// Output by name.
     index: HashMap<String, usize>,
     /// By tensor, which units of it come where.
-    orders: HashMap<String, Vec<(UnitPlace, Arc<[usize]>)>>,
+    orders: HashMap<String, Vec<Order>>,
     pub moved: Moved,
 }
+
+/// Units, and which of them comes where.
+type Order = (UnitPlace, Arc<[usize]>);
 
 /// What an alignment did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -99,8 +102,8 @@ impl<'a> Aligned<'a> {
             aligned.layer(&own, &to, layer)?;
             see(layer + 1);
         }
-        let root = |(before, after): (f64, f64)| (before.sqrt(), after.sqrt());
-        aligned.moved.distance = root(aligned.moved.distance);
+        let (before, after) = aligned.moved.distance;
+        aligned.moved.distance = (before.sqrt(), after.sqrt());
         Ok(aligned)
     }
 

@@ -338,10 +338,10 @@ mod tests {
         let outputs = models[0].len() / n;
         let (mut a, mut b) = (vec![vec![0.0; n]; n], vec![vec![0.0; outputs]; n]);
         for ((model, gram), w) in models.iter().zip(grams).zip(weights) {
-            for at in 0..n * n {
+            for (at, of_gram) in gram.iter().enumerate() {
                 let (i, j) = (at / n, at % n);
                 let factor = if i == j { 1.0 } else { alpha };
-                let g = f64::from(*w) * factor * f64::from(gram[at]);
+                let g = f64::from(*w) * factor * f64::from(*of_gram);
                 a[i][j] += g;
                 for (out, b) in b[i].iter_mut().enumerate() {
                     *b += g * f64::from(model[out * n + j]);
