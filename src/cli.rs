@@ -55,8 +55,14 @@ pub enum Command {
     Eval(EvalArgs),
     /// Learn better weights for one recipe from answers, by gradient.
     Learn(LearnArgs),
+    /// Put a model's neurons and heads where another's stand that they are most like, before models without a common base are merged.
+    Align(AlignArgs),
     /// Measure how much a model minds a change of each weight, for `merge_method: fisher`.
     Fisher(FisherArgs),
+    /// Measure what a model's linear maps read, for `merge_method: regmean`.
+    Grams(GramsArgs),
+    /// Measure it for all models of a recipe at once, each layer's behind layers that are merged already (RegMean++).
+    GramsPlus(GramsPlusArgs),
     /// Extract and score stored outputs again, or all answers of a run, without a model.
     Rescore(RescoreArgs),
     /// Continue prompts, in one batch.
@@ -550,10 +556,10 @@ pub struct LearnArgs {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LabelsArg {
-    /// An answer to each question, drawn from the model itself: the Fisher information.
+    /// An answer to each question, drawn from the model itself.
     #[default]
     Sampled,
-    /// The tasks' worked solutions: the empirical Fisher information.
+    /// The tasks' worked solutions; with them Fisher information is the empirical one.
     Solutions,
 }
 
@@ -582,6 +588,68 @@ pub struct FisherArgs {
     pub json: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct GramsArgs {
+    /// The model that is read.
+    pub model: String,
+    /// Directory of its Gram matrices.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
+    pub questions: usize,
+    /// What follows each question, and is read with it.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: LabelsArg,
+    /// Seed of the answers that are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct GramsPlusArgs {
+    /// A recipe of `merge_method: regmean`; the matrices go where it says `grams:`, which must not be there yet.
+    #[arg(value_name = "RECIPE.yaml")]
+    pub recipe: PathBuf,
+    /// Tasks as MODEL=TASK, with the model as the recipe calls it; one or several for each model.
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
+    pub questions: usize,
+    /// What follows each question, and is read with it.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: LabelsArg,
+    /// Seed of the answers that are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AlignArgs {
+    /// The model that is put into another order; it computes the same as before.
+    pub model: String,
+    /// The model whose order it takes.
+    #[arg(long, value_name = "BASE")]
+    pub to: String,
+    /// Directory of the aligned model.
+    pub out: PathBuf,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::{
     learn::fisher::Fisher,
     merge::Plan,
     model::{Engine, ScoreRequest, Text},
-    models::{self, Opened},
+    models,
     session::SHARD_SIZE_BYTES,
 };
 
@@ -30,17 +30,12 @@ struct Document {
 pub fn fisher(args: FisherArgs) -> Outcome {
     let clock = environment::stopwatch();
     let opened = runtime::open(&args.model)?;
-    let samples = (args.labels == LabelsArg::Sampled).then(|| Samples {
-        temperature: 1.0,
-        seed: args.seed,
-        ..Samples::new(1)
-    });
-    let tasks = learn::tasks(&args.asked, args.questions, samples)?;
+    let tasks = learn::tasks(&args.asked, args.questions, samples(args.labels, args.seed))?;
     let runtime = runtime::runtime(&args.engine)?;
     // Before anything is asked: what stands there is refused at once.
     let mut writer = models::begin(&args.out, SHARD_SIZE_BYTES, false)?;
     environment::remove_on_signal(writer.partial())?;
-    let texts = texts(&args, &opened, &tasks, &mut opened.engine(&runtime)?)?;
+    let texts = texts(args.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
     let bar = environment::progress_bar(texts.len() as u64, "reading");
     let read = Fisher::measure(
         &opened.plan,
@@ -66,10 +61,7 @@ pub fn fisher(args: FisherArgs) -> Outcome {
     show(
         &Document {
             out: args.out.display().to_string(),
-            labels: match args.labels {
-                LabelsArg::Sampled => "sampled",
-                LabelsArg::Solutions => "solutions",
-            },
+            labels: label(args.labels),
             texts: fisher.texts(),
             mean: fisher.mean(),
             elapsed_ms: clock().as_millis() as u64,
@@ -97,16 +89,33 @@ fn show(document: &Document, json: bool) {
     ));
 }
 
+/// The word for them.
+pub(super) fn label(labels: LabelsArg) -> &'static str {
+    match labels {
+        LabelsArg::Sampled => "sampled",
+        LabelsArg::Solutions => "solutions",
+    }
+}
+
+/// How answers are drawn, where a model answers for itself.
+pub(super) fn samples(labels: LabelsArg, seed: u64) -> Option<Samples> {
+    (labels == LabelsArg::Sampled).then(|| Samples {
+        temperature: 1.0,
+        seed,
+        ..Samples::new(1)
+    })
+}
+
 /// The questions with what follows them.
-fn texts(
-    args: &FisherArgs,
-    opened: &Opened,
+pub(super) fn texts(
+    labels: LabelsArg,
+    model: &str,
     tasks: &[(Task, Vec<Question>)],
     engine: &mut Engine,
 ) -> Result<Vec<Text>> {
     let mut requests: Vec<ScoreRequest> = Vec::new();
     for (task, questions) in tasks {
-        requests.extend(match args.labels {
+        requests.extend(match labels {
             LabelsArg::Sampled => drawn(engine, task, questions)?,
             LabelsArg::Solutions => solved(engine, task, questions)?,
         });
@@ -123,10 +132,7 @@ fn texts(
         })
         .collect();
     if texts.is_empty() {
-        bail!(
-            "{} wrote nothing in answer to any question; measure it with --labels solutions",
-            opened.plan.tokenizer().donor
-        );
+        bail!("{model} wrote nothing in answer to any question; measure it with --labels solutions");
     }
     Ok(texts)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Failure, Outcome, environment, print, print_json, runtime, standard_input};
 use crate::{
     cli::{LearnArgs, TaskQuestionsArgs, TeacherArg},
-    eval::{self, Kind, Profile, Question, Samples, Split, Task, TaskOptions},
+    eval::{self, Profile, Question, Samples, Split, Task, TaskOptions},
     learn::{Change, Course, Settings, Step, teachers, variables},
     merge::{Plan, Resident},
     model::{Engine, ScoreRequest, Text},
@@ -220,7 +220,7 @@ fn gather(
     for (task, questions) in tasks {
         let solved = match args.teachers {
             TeacherArg::Answers | TeacherArg::Best | TeacherArg::Vote | TeacherArg::Distil
-                if task.kind() == Kind::Generate =>
+                if !task.kind().is_measured() =>
             {
                 Vec::new()
             }
@@ -279,8 +279,8 @@ impl Material {
     ) -> Result<()> {
         let work: Vec<(&Task, &[Question])> = open.iter().map(|(task, questions, _)| (*task, *questions)).collect();
         let mut answered: Vec<Vec<Vec<eval::Answer>>> = Vec::new();
-        // Fisher information stands among them and answers nothing.
-        let models: Vec<&str> = recipe.models().into_iter().filter(|m| !recipe.is_fisher(m)).collect();
+        // What was measured of models stands among them and answers nothing.
+        let models: Vec<&str> = recipe.models().into_iter().filter(|m| !recipe.is_measured(m)).collect();
         let bar = environment::progress_bar(models.len() as u64 + 1, "asking");
         for model in &models {
             let mut parent = as_it_is(model, opened, runtime)?;

@@ -3,6 +3,7 @@
 //! Only here (and in `main`) is anything printed, and only `environment.rs` reads the clock and the environment.
 
 mod after;
+mod align;
 mod cache;
 mod chat;
 mod check;
@@ -15,6 +16,8 @@ mod export;
 mod fisher;
 mod front;
 mod generate;
+mod grams;
+mod grams_plus;
 mod init;
 mod interruption;
 mod learn;
@@ -181,7 +184,10 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Merge(args) => merge::merge(args),
         Command::Eval(args) => eval::eval(args),
         Command::Learn(args) => learn::learn(args),
+        Command::Align(args) => align::align(args),
         Command::Fisher(args) => fisher::fisher(args),
+        Command::Grams(args) => grams::grams(args),
+        Command::GramsPlus(args) => grams_plus::grams_plus(args),
         Command::Rescore(args) => eval::rescore(args),
         Command::Generate(args) => generate::generate(args),
         Command::Worker(args) => worker::worker(args),

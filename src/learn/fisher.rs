@@ -10,10 +10,10 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use super::Error;
+use super::{Error, twin};
 use crate::{
     merge::{Plan, TensorSource, Vocabulary},
-    model::{DType, DecoderSpec, Device, Text, Twin},
+    model::{DType, Device, Text, Twin},
 };
 
 /// The diagonal Fisher information of one model, in the shape of that model.
@@ -113,21 +113,6 @@ impl<'a> Fisher<'a> {
     fn is(&self, model: &str) -> bool {
         model == self.donor
     }
-}
-
-/// The differentiable twin of a plan's child.
-fn twin(plan: &Plan, models: &dyn TensorSource, device: Device, dtype: DType) -> Result<Twin, Error> {
-    let outputs = plan.outputs();
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(outputs.iter().map(|o| o.name.as_str()));
-    spec.check_tensors(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
-    let place: HashMap<&str, usize> = outputs.iter().enumerate().map(|(i, o)| (o.name.as_str(), i)).collect();
-    let mut read = |name: &str| {
-        let i = place.get(name).ok_or("the model has no such tensor")?;
-        let mut data = plan.compute(*i, models).map_err(|e| e.to_string())?;
-        dtype.round(&mut data);
-        Ok::<_, String>(data)
-    };
-    Ok(Twin::load(spec, device, &mut read)?)
 }
 
 /// As a model is read: tensors that no text reached, such as a vision tower's, are zeros.

@@ -7,16 +7,19 @@
 //!
 //! What is learned is never trusted for its loss: a part of the texts is held back, the last point that is not told to be worse
 //! on those counts, and whoever calls scores it like any other candidate. Which texts teach is the caller's business, see [`teachers`].
-//! What a model minds most, weight by weight, is [`fisher`]'s.
+//! What a model minds most, weight by weight, is [`fisher`]'s; what its linear maps read, [`grams`]', and behind
+//! merged layers, [`regmean_plus`]'.
 
 pub mod fisher;
+pub mod grams;
+pub mod regmean_plus;
 pub mod teachers;
 pub mod variables;
 
 use std::collections::HashMap;
 
 use crate::{
-    merge::{self, Plan, Resident, Slopes},
+    merge::{self, Plan, Resident, Slopes, TensorSource},
     model::{self, DType, DecoderSpec, Device, Loss, Text, Twin},
     optim::Adam,
     recipe::Recipe,
@@ -44,12 +47,36 @@ pub enum Error {
         least: usize,
         way_out: &'static str,
     },
+    #[error("what '{tensor}' reads is not finite in some text: the model is damaged, or its dtype too narrow")]
+    InputNotFinite { tensor: String },
+    #[error(
+        "'{tensor}' shares its input with other weights in one layer than in another, which Gram matrices have no names for"
+    )]
+    MixedInputs { tensor: String },
     #[error("the loss of the texts is {loss} after {step} steps; more steps, which are shorter, may help")]
     NotFinite { step: usize, loss: f64 },
 }
 
 /// The fewest questions whose texts can teach.
 pub const LEAST_TEXTS: usize = 8;
+
+/// The differentiable twin of a plan's child.
+///
+/// # Errors
+/// A model that has no decoder here, or cannot be read.
+pub fn twin(plan: &Plan, models: &dyn TensorSource, device: Device, dtype: DType) -> Result<Twin, Error> {
+    let outputs = plan.outputs();
+    let spec = DecoderSpec::from_config(plan.config())?.stored_as(outputs.iter().map(|o| o.name.as_str()));
+    spec.check_tensors(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+    let place: HashMap<&str, usize> = outputs.iter().enumerate().map(|(i, o)| (o.name.as_str(), i)).collect();
+    let mut read = |name: &str| {
+        let i = place.get(name).ok_or("the model has no such tensor")?;
+        let mut data = plan.compute(*i, models).map_err(|e| e.to_string())?;
+        dtype.round(&mut data);
+        Ok::<_, String>(data)
+    };
+    Ok(Twin::load(spec, device, &mut read)?)
+}
 
 /// How a round goes.
 #[derive(Clone, Debug, PartialEq)]

@@ -51,6 +51,21 @@ pub enum Error {
     #[error("{} is a file; --overwrite replaces only a directory that heterosis wrote", out.display())]
     IsAFile { out: PathBuf },
     #[error(
+        "'{model}' and '{base}' are built differently in layer {layer}: only models of one architecture and size can be aligned"
+    )]
+    UnlikeUnits { model: String, base: String, layer: usize },
+    #[error(
+        "'{model}' is a mixture of experts, whose experts may change places as neurons may: only models without experts can be \
+         aligned"
+    )]
+    MixtureUnits { model: String },
+    #[error(
+        "layer {layer} of '{model}' or '{base}' holds what is not finite, and cannot be matched; a file is damaged"
+    )]
+    NotMatched { model: String, base: String, layer: usize },
+    #[error("'{model}' adds tokens to a vocabulary; `heterosis merge` it to a directory, and align that")]
+    AddsTokens { model: String },
+    #[error(
         "one adapter is laid over one model: '{other}' is made of {other_base}, '{model}' of {base}; export the whole model, \
          without --adapter"
     )]

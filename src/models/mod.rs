@@ -4,10 +4,12 @@
 //! * `open.rs` opens what a MODEL word means; `runtime.rs` says where and how a model runs.
 //! * `chat_templates.rs` has those that a recipe may name; `child.rs` writes a merged model, `adapter.rs` the child of adapters as
 //!   one; `overwrite.rs` says what they may replace.
+//! * `align.rs` has a model's neurons and heads in another's order.
 //!
 //! Nothing here knows of a search.
 
 mod adapter;
+mod align;
 mod chat_templates;
 mod child;
 mod error;
@@ -24,6 +26,7 @@ use std::{
 use serde_json::Value;
 
 pub use adapter::{Wanted, Written, write_adapter};
+pub use align::{Aligned, Moved};
 pub use child::{write, write_from};
 pub use error::Error;
 pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe, without_prefix};
@@ -273,6 +276,7 @@ pub fn verbatim(model: &str) -> Recipe {
                 model: model.into(),
                 layer_range: None,
                 fisher: None,
+                grams: None,
                 parameters: Default::default(),
             }]),
             parameters: Default::default(),

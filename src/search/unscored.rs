@@ -91,9 +91,11 @@ impl From<learn::Error> for Unscored {
         match e {
             learn::Error::Merge(e) => e.into(),
             learn::Error::Model(e) => e.into(),
-            learn::Error::NothingToMove { .. } | learn::Error::TooFewTexts { .. } | learn::Error::NotFinite { .. } => {
-                Self::candidate(e)
-            }
+            learn::Error::NothingToMove { .. }
+            | learn::Error::TooFewTexts { .. }
+            | learn::Error::InputNotFinite { .. }
+            | learn::Error::MixedInputs { .. }
+            | learn::Error::NotFinite { .. } => Self::candidate(e),
         }
     }
 }

@@ -156,11 +156,12 @@ fn join(method: Method, a: &Slice, b: &Slice) -> Option<Slice> {
     }
     let join_sources = |(a, b): (&Source, &Source)| {
         let ([from, middle], [next, to]) = (a.layer_range?, b.layer_range?);
-        (a.model == b.model && a.fisher == b.fisher && middle == next).then_some(())?;
+        (a.model == b.model && a.measured() == b.measured() && middle == next).then_some(())?;
         Some(Source {
             model: a.model.clone(),
             layer_range: Some([from, to]),
             fisher: a.fisher.clone(),
+            grams: a.grams.clone(),
             parameters: mean_parameters(method, (&a.parameters, n), (&b.parameters, m))?,
         })
     };

@@ -124,6 +124,7 @@ fn modules(space: &Space, tensors: &[String]) -> BTreeMap<String, Module> {
             model: model.clone(),
             layer_range: None,
             fisher: None,
+            grams: None,
             parameters: Default::default(),
         }],
         parameters: Default::default(),

@@ -233,6 +233,7 @@ impl FlowCodec {
                         model: self.sources[step.source].clone(),
                         layer_range: Some([step.layer, step.layer + 1]),
                         fisher: None,
+                        grams: None,
                         parameters: folded(self.shape.fold, g),
                     }],
                     base_model: None,

@@ -393,6 +393,7 @@ impl ParameterCodec {
             model: model.into(),
             layer_range,
             fisher: None,
+            grams: None,
             parameters,
         };
         let body = if self.groups.len() == 1 {
@@ -448,6 +449,7 @@ impl ParameterCodec {
             model: base,
             layer_range: Some(range),
             fisher: None,
+            grams: None,
             parameters: Parameters::new(),
         })
     }

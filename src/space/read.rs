@@ -370,10 +370,16 @@ fn parameter_space(node: &Node, base: &Option<String>) -> Result<ParameterSpace,
         if info.method == Method::Passthrough {
             return Err(item.error("passthrough has nothing to mix; it belongs in a recipe"));
         }
-        if info.method == Method::Fisher {
-            return Err(item.error(
-                "fisher reads Fisher information of each model, which a space has no word for; it belongs in a recipe",
-            ));
+        let measured = match info.method {
+            Method::Fisher => Some("Fisher information"),
+            Method::Regmean => Some("Gram matrices"),
+            _ => None,
+        };
+        if let Some(what) = measured {
+            return Err(item.error(format!(
+                "{} reads {what} of each model, which a space has no word for; it belongs in a recipe",
+                info.name
+            )));
         }
         if methods.contains(&info.method) {
             return Err(item.error(format!("{} stands here twice", info.name)));

@@ -47,6 +47,7 @@ fn merge(space: &Space, shape: Shape, method: Method, each: &[(&str, f64)], all:
         model: model.into(),
         layer_range: None,
         fisher: None,
+        grams: None,
         parameters: numbers(each),
     });
     let base = space.base.clone().filter(|_| method.info().base == BaseRule::Required);

@@ -14,6 +14,7 @@ mod front_door;
 mod fuzz;
 mod gguf;
 mod learning;
+mod measured;
 mod program;
 mod questions;
 mod racing;

@@ -47,7 +47,7 @@ pub fn good(args: &[&str]) -> String {
 }
 
 /// Runs a command that must be refused: exit code 2, one paragraph that names `what`.
-fn refused(args: &[&str], what: &[&str]) -> String {
+pub fn refused(args: &[&str], what: &[&str]) -> String {
     let output = run(args);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");

@@ -6,7 +6,7 @@
 //! device), `cpu` with `kernels`, `attention`, `recurrence` (of the layers that `mixer` speaks of, which remember instead of
 //! attending) and `mixture` (experts, to which `routing` sends tokens), `cuda` (the same on a GPU), `prefix` and `engine` (which token of which
 //! request is computed when), `sampling` (which token it is), `tokenizer` and `chat` (text), `growth` (how much of it a hostile tokenizer could make);
-//! `twin`, the same forward pass with derivatives.
+//! `twin`, the same forward pass with derivatives; `units`, what of a layer may change places.
 //! Nothing here knows of merging, tasks or files other than a tokenizer's.
 //!
 //! ```
@@ -88,6 +88,7 @@ mod tensors;
 mod tests;
 pub mod tokenizer;
 mod twin;
+mod units;
 mod wrappers;
 
 /// Digest of the sources that compute: answers of another build are other answers.
@@ -106,7 +107,8 @@ pub use namespaces::refuse_nested_namespaces;
 pub use sampling::Sampling;
 pub use spec::{DecoderSpec, Family};
 pub use tokenizer::{Message, Tokenizer};
-pub use twin::{Loss, Shares, Text, Twin, pass_bytes};
+pub use twin::{LinearInput, LinearMap, Loss, Reading, Shares, Text, Twin, pass_bytes};
+pub use units::{Heads, UnitPlace, Units};
 pub use wrappers::Wrapper;
 
 /// The instruction set whose kernels compute on the CPU: `generic`, `avx2`, `avx512` or `neon`.

@@ -338,7 +338,8 @@ impl DecoderSpec {
         matches!(stored, Some(Stored::Fused { turned: true, .. }))
     }
 
-    fn is_turned(&self, tensor: &Tensor) -> bool {
+    /// Whether the file has a weight by column, `[inputs, outputs]`.
+    pub(super) fn is_turned(&self, tensor: &Tensor) -> bool {
         match tensor.slot {
             Slot::Mlp(Of::Experts, _) => self.turned_experts() && !tensor.is_bias,
             Slot::Q | Slot::K | Slot::V | Slot::Qkv | Slot::O | Slot::Mlp(..) => {

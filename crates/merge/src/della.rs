@@ -336,6 +336,7 @@ mod tests {
                     };
                     let parents = Parents {
                         inputs: Inputs::new(vec![View::F32(&tau), View::F32(&base)]),
+                        grams: Vec::new(),
                         base: Some(1),
                         shape: &[rows, width],
                         cache: None,

@@ -13,7 +13,7 @@ use super::{
     nuslerp::{self, Lines},
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
-    slerp, task_sum,
+    regmean, slerp, svc, task_sum,
     view::{Memory, Target, dot},
     wudi,
 };
@@ -37,11 +37,11 @@ impl Method {
     pub fn learned(self) -> &'static [&'static str] {
         use Method::*;
         match self {
-            Linear | Nuslerp | Multislerp | Pcb | Fisher | SparseSoup => &["weight"],
+            Linear | Nuslerp | Multislerp | Pcb | Fisher | Regmean | SparseSoup => &["weight"],
             Slerp => &["t"],
             TaskArithmetic | Ties | DareLinear | DareTies | Della | DellaLinear | Breadcrumbs | BreadcrumbsTies
             | Tsv | Wudi => &["weight", "lambda"],
-            IsoC | IsoCts | Knots => &["lambda"],
+            IsoC | IsoCts | Svc | Knots => &["lambda"],
             Passthrough => &["scale", "gain"],
             AdapterMean => &["alpha"],
             Karcher | ModelStock | Sce | Nearswap | ArceeFusion | Ram | RamplusTl | Opcm | LayerSwap => &[],
@@ -64,6 +64,7 @@ impl Operation {
             Operation::Linear { weights: w, .. }
             | Operation::Multislerp { weights: w, .. }
             | Operation::Fisher { weights: w, .. }
+            | Operation::Regmean { weights: w, .. }
             | Operation::SparseSoup { weights: w } => weights(w).collect(),
             Operation::Pcb(competition) => weights(&competition.weights).collect(),
             Operation::Nuslerp { weights: w, .. } => weights(w).collect(),
@@ -80,7 +81,10 @@ impl Operation {
                 way: wudi::Way::Least { .. },
                 lambda,
             } => weights(w).chain([("lambda", None, f64::from(*lambda))]).collect(),
-            Operation::IsoC { lambda, .. } | Operation::IsoCts { lambda, .. } | Operation::Wudi { lambda, .. } => {
+            Operation::IsoC { lambda, .. }
+            | Operation::IsoCts { lambda, .. }
+            | Operation::Svc { lambda, .. }
+            | Operation::Wudi { lambda, .. } => {
                 vec![("lambda", None, f64::from(*lambda))]
             }
             Operation::Knots { sum, .. } => vec![("lambda", None, f64::from(sum.lambda))],
@@ -106,6 +110,12 @@ impl Operation {
         Ok(match self {
             Operation::Linear { weights, normalize } => of_average(parents, weights, *normalize, upstream),
             Operation::Fisher { weights, epsilon } => fisher::gradient(parents, weights, *epsilon, upstream),
+            Operation::Regmean { weights, alpha, turned } => {
+                regmean::gradient(parents, weights, (*alpha, *turned), upstream)?
+            }
+            Operation::Svc { weights, alpha, lambda } => {
+                vec![svc::gradient(parents, weights, (*alpha, *lambda), upstream)?]
+            }
             Operation::SparseSoup { weights } => of_average(parents, weights, true, upstream),
             Operation::Slerp { base, t } => vec![of_slerp(parents, *base, f64::from(*t), upstream)],
             Operation::Nuslerp { weights, lines } => of_nuslerp(parents, *weights, *lines, upstream),
@@ -492,7 +502,7 @@ mod tests {
             listed.sort_unstable();
             // Spectral methods average what is no matrix, and layers that are swapped are copied.
             named.retain(|name| info.parameter(name).is_some());
-            let inner = matches!(info.method, Method::IsoC | Method::IsoCts | Method::Knots);
+            let inner = matches!(info.method, Method::IsoC | Method::IsoCts | Method::Svc | Method::Knots);
             assert!(listed == named || inner, "{} {listed:?} {named:?}", info.name);
             for name in &listed {
                 assert!(info.parameter(name).is_some(), "{} has no {name}", info.name);

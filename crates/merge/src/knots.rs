@@ -74,6 +74,7 @@ fn merge_blocks(blocks: &[&[f32]], rows: usize, columns: usize, sum: &TaskSum) -
     views.extend(blocks.iter().map(|b| View::F32(b)));
     let parents = Parents {
         inputs: Inputs::new(views),
+        grams: Vec::new(),
         base: Some(0),
         shape: &[rows, columns],
         cache: None,

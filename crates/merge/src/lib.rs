@@ -99,7 +99,9 @@ mod pcb;
 mod plan;
 mod ram;
 mod random;
+mod rebasin;
 pub mod recipe;
+mod regmean;
 mod resident;
 mod sce;
 mod slerp;
@@ -107,6 +109,7 @@ mod sparse_soup;
 mod spectral;
 mod stage;
 mod stream;
+mod svc;
 mod task_arithmetic;
 mod task_sum;
 #[cfg(test)]
@@ -126,6 +129,8 @@ pub use gradient::{Knob, Slopes};
 pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
+pub use rebasin::{Likeness, matched_heads};
+pub use regmean::Grams;
 pub use resident::{Cache, Resident};
 pub use spectral::{decomposition_sample, low_rank};
 pub use stream::{Piece, Progress, Sink, run};
@@ -184,6 +189,21 @@ pub enum Error {
          side, with `models`"
     )]
     EncoderDecoder { model: String },
+    /// A file of Gram matrices that is something else.
+    #[error("'{model}' holds no Gram matrices; `heterosis grams MODEL {model} --task TASK` writes them")]
+    NoGrams { model: String },
+    /// A Gram matrix of another size than the tensor that it belongs to.
+    #[error(
+        "the Gram matrix '{gram}' of '{model}' has the shape {shape:?}, and '{tensor}' needs {expected:?}: it was measured \
+         with another model"
+    )]
+    GramShape {
+        gram: String,
+        model: String,
+        shape: Box<[usize]>,
+        tensor: String,
+        expected: Box<[usize]>,
+    },
     /// A model without its configuration, where the child needs one.
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },

@@ -10,7 +10,7 @@ use super::{
     passthrough, pcb,
     ram::{self, Gain},
     random::Key,
-    sce, slerp, sparse_soup, task_arithmetic,
+    regmean, sce, slerp, sparse_soup, svc, task_arithmetic,
     task_sum::{self, Rescale, TaskSum, Term, Trim},
     tsv,
     view::Target,
@@ -81,6 +81,11 @@ pub(crate) enum Operation {
         common: f64,
         lambda: f32,
     },
+    Svc {
+        weights: Vec<f32>,
+        alpha: f64,
+        lambda: f32,
+    },
     Wudi {
         weights: Vec<f32>,
         way: wudi::Way,
@@ -93,6 +98,12 @@ pub(crate) enum Operation {
     Fisher {
         weights: Vec<f32>,
         epsilon: f32,
+    },
+    Regmean {
+        weights: Vec<f32>,
+        alpha: f64,
+        /// Whether the weights stand as `[inputs, outputs]`.
+        turned: bool,
     },
     SparseSoup {
         weights: Vec<f32>,
@@ -130,7 +141,7 @@ impl Operation {
                 normalize: true,
             } => linear::divisor(weights).map(drop),
             Operation::TaskSum(sum) | Operation::Knots { sum, .. } => trims(sum),
-            Operation::Fisher { weights, .. } => fisher::check(weights),
+            Operation::Fisher { weights, .. } | Operation::Regmean { weights, .. } => fisher::check(weights),
             _ => Ok(()),
         }
     }
@@ -163,9 +174,11 @@ impl Operation {
                 common,
                 lambda,
             } => iso_cts::merge(parents, weights, *common, *lambda, out),
+            Operation::Svc { weights, alpha, lambda } => svc::merge(parents, weights, (*alpha, *lambda), out),
             Operation::Wudi { weights, way, lambda } => wudi::merge(parents, weights, *way, *lambda, out),
             Operation::Knots { rank, sum } => knots::merge(parents, *rank, sum, out),
             Operation::Fisher { weights, epsilon } => fisher::merge(parents, weights, *epsilon, out),
+            Operation::Regmean { weights, alpha, turned } => regmean::merge(parents, weights, (*alpha, *turned), out),
             Operation::SparseSoup { weights } => sparse_soup::merge(parents, weights, out),
             Operation::AdapterMean { alpha } => adapter_mean::merge(parents, *alpha, out),
         }
@@ -220,9 +233,22 @@ impl Operation {
                 | Operation::Tsv { .. }
                 | Operation::IsoC { .. }
                 | Operation::IsoCts { .. }
+                | Operation::Svc { .. }
                 | Operation::Wudi { .. }
                 | Operation::Knots { .. }
         )
+    }
+
+    /// Numbers, in f64, that are held at one time beside a tensor of this shape which reads so many inputs: a bound.
+    pub fn beside(&self, shape: &[usize], models: usize) -> usize {
+        match (self, shape) {
+            // The models' matrices, their mean and its two corrections; Gram matrices, their sum, that scaled, and its factor.
+            (Operation::Regmean { turned, .. }, [.., rows, columns]) => {
+                let inputs = if *turned { rows } else { columns };
+                (models + 3) * rows * columns + (models + 3) * inputs * inputs
+            }
+            _ => 0,
+        }
     }
 
     /// Decompositions that a spectral method makes of so many inputs: a bound.
@@ -276,6 +302,9 @@ pub fn cost_in_words(method: Method) -> &'static str {
             "one pass over the parents"
         }
         Fisher => "one pass over the parents and as much Fisher information",
+        Regmean => {
+            "a linear system for each matrix, as large as what it reads is wide, and the Gram matrices in memory"
+        }
         Slerp | Nuslerp | Multislerp | Karcher | ModelStock | ArceeFusion | RamplusTl => "two passes over the parents",
         Ties | Sce | Breadcrumbs | BreadcrumbsTies => "three passes over the parents; one in a search",
         DareLinear | DareTies => "three passes over the parents with `rescale: l1`, else one",
@@ -287,7 +316,7 @@ pub fn cost_in_words(method: Method) -> &'static str {
         Opcm => {
             "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once for each alpha"
         }
-        IsoC | IsoCts => {
+        IsoC | IsoCts | Svc => {
             "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights"
         }
     }
@@ -308,6 +337,8 @@ pub(crate) struct Site<'a> {
     /// Whether it is a matrix that acts on the residual stream (spectral methods leave the rest to averages).
     pub matrix: bool,
     pub seed: u64,
+    /// Of a linear map with Gram matrices, whether its weights stand as `[inputs, outputs]`.
+    pub gram: Option<bool>,
 }
 
 pub(crate) struct SourceSite<'a> {
@@ -479,6 +510,17 @@ impl<'a> Site<'a> {
                 common: self.shared("common")?,
                 lambda: self.lambda()?,
             },
+            Method::Svc if self.matrix => {
+                let weights = self.weights()?;
+                let share = 1.0 / weights.iter().filter(|w| **w != 0.0).count().max(1) as f64;
+                Operation::Svc {
+                    alpha: self.given("alpha")?.unwrap_or(share),
+                    lambda: self.lambda()?,
+                    weights,
+                }
+            }
+            // What the calibration begins with.
+            Method::Svc => Operation::TaskSum(task_arithmetic::plain(&self.weights()?, self.lambda()?, false)),
             Method::Wudi if self.matrix => Operation::Wudi {
                 weights: self.weights()?,
                 way: self.wudi_way()?,
@@ -499,6 +541,17 @@ impl<'a> Site<'a> {
             Method::Fisher => Operation::Fisher {
                 weights: self.weights()?,
                 epsilon: self.shared("epsilon")? as f32,
+            },
+            Method::Regmean => match self.gram {
+                Some(turned) => Operation::Regmean {
+                    weights: self.weights()?,
+                    alpha: self.shared("alpha")?,
+                    turned,
+                },
+                None => Operation::Linear {
+                    weights: self.weights()?,
+                    normalize: true,
+                },
             },
             Method::SparseSoup => Operation::SparseSoup {
                 weights: self.weights()?,

@@ -7,7 +7,7 @@ use std::{any::Any, borrow::Cow, sync::Arc};
 use super::{
     magnitude::{self, Bracket, Cut, Index},
     resident::{Cache, FactKey},
-    view::{CHUNK, Inputs, dot, isa, sum_abs},
+    view::{CHUNK, Inputs, View, dot, isa, sum_abs},
 };
 
 /// Why a method cannot merge a tensor.
@@ -30,6 +30,17 @@ pub enum Refusal {
         "Fisher information is a mean of squares, and some of it is negative here; make it anew with `heterosis fisher`"
     )]
     NegativeFisher,
+    /// A Gram matrix that cannot be one.
+    #[error(
+        "a Gram matrix has nothing negative on its diagonal, and one has here; make it anew with `heterosis grams`"
+    )]
+    NoGram,
+    /// A system of equations with more than one solution.
+    #[error(
+        "the models' Gram matrices together are singular: their texts leave open what the weights should be. Give `alpha` \
+         below 1, or measure them with more texts"
+    )]
+    SingularGrams,
     /// A matrix without a decomposition.
     #[error("the singular value decomposition did not converge")]
     Svd,
@@ -38,6 +49,8 @@ pub enum Refusal {
 /// What the kernels get: the tensors, which of them is the base, and their common shape.
 pub(crate) struct Parents<'a> {
     pub inputs: Inputs<'a>,
+    /// Of each input the Gram matrix of what it reads, where the method needs it.
+    pub grams: Vec<View<'a>>,
     /// Index of the base, where the method works on task vectors.
     pub base: Option<usize>,
     pub shape: &'a [usize],

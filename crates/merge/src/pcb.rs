@@ -300,6 +300,7 @@ mod tests {
                 let shape = [inputs.len()];
                 f(&Parents {
                     inputs: inputs.clone(),
+                    grams: Vec::new(),
                     base: Some(0),
                     shape: &shape,
                     cache: None,

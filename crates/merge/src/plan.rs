@@ -283,7 +283,7 @@ impl Plan {
                 } else if job.alignment.is_some() {
                     8 * elements * job.inputs.len() as u64
                 } else {
-                    0
+                    8 * job.operation.beside(&output.shape, job.inputs.len() - job.grams) as u64
                 };
                 let last = s + 1 == self.stages.len();
                 let result = if last { BLOCKS_BYTES } else { 4 * elements };
@@ -577,16 +577,18 @@ impl Chain<'_> {
                 alignment.apply(&whole, output.shape[1..].iter().product())
             }
         };
-        let views = if job.alignment.is_some() {
+        let mut views: Vec<View<'_>> = if job.alignment.is_some() {
             aligned.iter().map(|a| View::F32(a)).collect()
         } else {
             loaded.iter().map(Loaded::view).collect()
         };
+        let grams = views.split_off(views.len() - job.grams);
         // Facts are kept about parents that do not change: a stage's results do.
         let from_models = job.inputs.iter().all(|i| chain.stage(&i.model).is_none());
         let cache = self.cache.filter(|_| from_models && job.alignment.is_none());
         Ok(f(&Parents {
             inputs: Inputs::new(views),
+            grams,
             base: job.base,
             shape: &output.shape,
             cache: cache.map(|cache| (cache, fact_key(job))),

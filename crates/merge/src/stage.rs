@@ -17,6 +17,7 @@ use super::{
     child::{self, Changes, ChildTokenizer},
     layer_swap::Zones,
     operation::{Operation, Site, SourceSite},
+    regmean::Grams,
     vocabulary::{self, Alignment, Side},
 };
 use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamValue, Parameters, Stage, module_of};
@@ -26,6 +27,8 @@ use crate::recipe::{BaseRule, Body, DType, MODULES, Method, MethodInfo, ParamVal
 pub(crate) struct Job {
     pub operation: Operation,
     pub inputs: Vec<InputTensor>,
+    /// How many of the inputs, the last ones, are Gram matrices of the others.
+    pub grams: usize,
     /// Index of the base among the inputs, if the method works on task vectors.
     pub base: Option<usize>,
     pub alignment: Option<Arc<Alignment>>,
@@ -62,36 +65,41 @@ struct Slice<'a> {
     base: Option<usize>,
     scopes: Vec<&'a Parameters>,
     layers: usize,
-    /// How many of the sources, the last ones, are Fisher information and no models.
-    fishers: usize,
+    /// How many of the sources, the last ones, are what was measured of models, and no models.
+    measured: usize,
     /// Of a module that one model lends as it is.
     copied: bool,
 }
 
 impl<'a> Slice<'a> {
     fn models(&self) -> &[SliceSource<'a>] {
-        &self.sources[..self.sources.len() - self.fishers]
+        &self.sources[..self.sources.len() - self.measured]
     }
 
-    /// Puts the models' Fisher information after them, layer by layer as they are, where the method reads it.
-    fn add_fishers(&mut self, method: &MethodInfo) -> Result<(), Error> {
-        if method.method != Method::Fisher {
-            return Ok(());
-        }
+    /// Puts what was measured of the models after them, layer by layer as they are, where the method reads it.
+    fn add_measured(&mut self, method: &MethodInfo) -> Result<(), Error> {
+        let key = match method.method {
+            Method::Fisher => "fisher",
+            Method::Regmean => "grams",
+            _ => return Ok(()),
+        };
         for k in 0..self.sources.len() {
             let (model, start) = (self.sources[k].model, self.sources[k].start);
-            let message = || format!("'fisher' needs the Fisher information of '{model}'; name it with 'fisher: DIR'");
-            let fisher = self.sources[k]
-                .fisher
+            let message = || {
+                let name = method.name;
+                format!("'{name}' reads what was measured of '{model}'; name it with '{key}: DIR'")
+            };
+            let measured = self.sources[k]
+                .measured
                 .ok_or_else(|| Error::Models { message: message() })?;
             self.sources.push(SliceSource {
-                model: fisher,
+                model: measured,
                 start,
-                fisher: None,
+                measured: None,
                 parameters: None,
             });
         }
-        self.fishers = self.sources.len() / 2;
+        self.measured = self.sources.len() / 2;
         Ok(())
     }
 }
@@ -99,7 +107,7 @@ impl<'a> Slice<'a> {
 struct SliceSource<'a> {
     model: &'a str,
     start: usize,
-    fisher: Option<&'a str>,
+    measured: Option<&'a str>,
     parameters: Option<&'a Parameters>,
 }
 
@@ -108,6 +116,8 @@ struct Builder<'a> {
     method: &'static MethodInfo,
     source: &'a dyn TensorSource,
     anatomies: HashMap<&'a str, Anatomy>,
+    /// Of directories of Gram matrices, which is whose.
+    grams: HashMap<&'a str, Grams>,
     /// Those of the layers; then those of the modules beside the language model, without layers.
     slices: Vec<Slice<'a>>,
     /// How many slices have layers.
@@ -158,6 +168,7 @@ impl<'a> Builder<'a> {
             method,
             source,
             anatomies,
+            grams: grams(stage, source)?,
             slices,
             stacked,
             child: None,
@@ -218,7 +229,7 @@ impl<'a> Builder<'a> {
         let first = &self.anatomies[s.sources[0].model];
         let prefix = first.prefix.clone();
         let mut suffixes = BTreeSet::new();
-        for source in &s.sources {
+        for source in s.models() {
             let anatomy = &self.anatomies[source.model];
             let inside = |suffix: &&String| anatomy.has(&anatomy.in_layer(source.start + layer, suffix));
             suffixes.extend(anatomy.suffixes.iter().filter(inside).cloned());
@@ -231,14 +242,21 @@ impl<'a> Builder<'a> {
                 .iter()
                 .map(|source| {
                     let anatomy = &self.anatomies[source.model];
-                    Some(anatomy.in_layer(source.start + layer, &suffix)).filter(|name| anatomy.has(name))
+                    let suffix = match self.grams.get(source.model) {
+                        Some(grams) => grams.of.get(&suffix)?,
+                        None => &suffix,
+                    };
+                    Some(anatomy.in_layer(source.start + layer, suffix)).filter(|name| anatomy.has(name))
                 })
                 .collect();
+            let turned = s.sources.iter().filter_map(|source| self.grams.get(source.model));
+            let turned = turned.into_iter().any(|grams| grams.turned.contains(&suffix));
             self.tensor(Request {
                 name: format!("{prefix}{child_layer}{suffix}"),
                 part: Part::Layer(child_layer),
                 slice,
                 inputs,
+                turned,
                 t,
                 share,
             })?;
@@ -257,7 +275,7 @@ impl<'a> Builder<'a> {
     fn outer(&mut self, slice: usize, parts: &[Part], swap: Option<Zones>) -> Result<(), Error> {
         let mut names: BTreeSet<(Part, String)> = BTreeSet::new();
         let mut stacks: BTreeMap<String, usize> = BTreeMap::new();
-        for source in &self.slices[slice].sources {
+        for source in self.slices[slice].models() {
             for name in &self.anatomies[source.model].outer {
                 let part = match anatomy::layer_name(name) {
                     Some(n) => {
@@ -297,6 +315,7 @@ impl<'a> Builder<'a> {
                 part,
                 slice,
                 inputs,
+                turned: false,
                 t,
                 share,
             })?;
@@ -338,13 +357,20 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        let (shape, alignment) = self.shape(&request, &inputs)?;
+        let slice = &self.slices[request.slice];
+        let grams = match self.method.method {
+            Method::Regmean => inputs.len().saturating_sub(slice.models().len()),
+            _ => 0,
+        };
+        let (models, of_models) = inputs.split_at(inputs.len() - grams);
+        let (shape, alignment) = self.shape(&request, models)?;
+        self.check_grams(&request, (models, &shape), of_models)?;
         let slice = &self.slices[request.slice];
         let base = slice.base.filter(|_| chosen.len() == slice.sources.len());
         let operation = match request.share {
             Some(share) => swap_operation(share),
             None if slice.copied => Operation::COPY,
-            None => self.operation(&request, &inputs, &shape)?,
+            None => self.operation(&request, &inputs, &shape, grams > 0)?,
         };
         operation.check().map_err(|refusal| Error::Refused {
             tensor: request.name.clone(),
@@ -352,7 +378,7 @@ impl<'a> Builder<'a> {
             refusal,
         })?;
         let takes_vectors = self.method.base != BaseRule::Ignored && self.method.method != Method::Slerp;
-        let dtype = self.dtype(&inputs[..inputs.len() - slice.fishers]);
+        let dtype = self.dtype(&inputs[..inputs.len().min(slice.models().len())]);
         self.outputs.push(OutputTensor {
             name: request.name,
             shape,
@@ -365,22 +391,60 @@ impl<'a> Builder<'a> {
         self.jobs.push(Job {
             operation,
             inputs,
+            grams,
             base: base.filter(|_| takes_vectors),
             alignment,
         });
         Ok(())
     }
 
-    /// Indices of the sources that take part: all, but for layers that are swapped.
+    /// Indices of the sources that take part: all, but for layers that are swapped, and Gram matrices where there are none.
     fn chosen(&self, request: &Request) -> Vec<usize> {
+        let slice = &self.slices[request.slice];
+        let (models, all) = (slice.models().len(), slice.sources.len());
+        let averages = self.method.method == Method::Regmean && request.inputs[models..].iter().all(Option::is_none);
         match request.share {
             Some(share) if share >= 1.0 => vec![0],
             Some(share) if share <= 0.0 => vec![1],
-            _ => (0..self.slices[request.slice].sources.len()).collect(),
+            _ if averages => (0..models).collect(),
+            _ => (0..all).collect(),
         }
     }
 
-    fn operation(&self, request: &Request, inputs: &[InputTensor], shape: &[usize]) -> Result<Operation, Error> {
+    /// Gram matrices of another model would be read as if they were this one's.
+    fn check_grams(
+        &self,
+        request: &Request,
+        (models, shape): (&[InputTensor], &[usize]),
+        grams: &[InputTensor],
+    ) -> Result<(), Error> {
+        for (model, gram) in models.iter().zip(grams) {
+            let found = self.source.shape(&gram.model, &gram.tensor).unwrap_or_default();
+            let mut expected = shape.to_vec();
+            if let [.., rows, columns] = &mut expected[..] {
+                let inputs = if request.turned { *rows } else { *columns };
+                (*rows, *columns) = (inputs, inputs);
+            }
+            if found != expected || expected.len() < 2 {
+                return Err(Error::GramShape {
+                    gram: gram.tensor.clone(),
+                    model: gram.model.clone(),
+                    shape: found.into(),
+                    tensor: model.tensor.clone(),
+                    expected: expected.into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn operation(
+        &self,
+        request: &Request,
+        inputs: &[InputTensor],
+        shape: &[usize],
+        has_grams: bool,
+    ) -> Result<Operation, Error> {
         let slice = &self.slices[request.slice];
         let sources = slice.models().iter().zip(inputs).map(|(s, input)| SourceSite {
             model: s.model,
@@ -396,6 +460,7 @@ impl<'a> Builder<'a> {
             t: request.t,
             matrix: shape.len() == 2 && matches!(request.part, Part::Layer(_)),
             seed: self.stage.seed.unwrap_or(0),
+            gram: has_grams.then_some(request.turned),
         };
         site.operation(&|model| self.source.model_digest(model))
     }
@@ -587,6 +652,7 @@ impl<'a> Builder<'a> {
             t: 0.0,
             matrix: false,
             seed: 0,
+            gram: None,
         };
         site.given(name)
     }
@@ -711,6 +777,8 @@ struct Request {
     slice: usize,
     /// For each source, its tensor, if it has one.
     inputs: Vec<Option<String>>,
+    /// Whether it is a weight that stands as `[inputs, outputs]`, as far as Gram matrices say so.
+    turned: bool,
     t: f64,
     /// `layer_swap`: the inner model's share.
     share: Option<f64>,
@@ -725,6 +793,17 @@ fn swap_operation(share: f64) -> Operation {
             normalize: false,
         }
     }
+}
+
+/// What the directories of Gram matrices that a stage names say of themselves.
+fn grams<'a>(stage: &'a Stage, source: &dyn TensorSource) -> Result<HashMap<&'a str, Grams>, Error> {
+    let named = stage.sources().filter_map(|source| source.grams.as_deref());
+    named
+        .map(|model| {
+            let grams = source.config(model).and_then(Grams::of_config);
+            Ok((model, grams.ok_or_else(|| Error::NoGrams { model: model.into() })?))
+        })
+        .collect()
 }
 
 /// Slices say which layers follow each other in one stack; an encoder-decoder has two, with a depth each in its config.
@@ -765,7 +844,7 @@ fn slices<'a>(
         let base = slice.base.map(|k| models[k]).or(stage.base_model.as_deref());
         let checked = method.check_inputs(&models, base);
         checked.map_err(|message| Error::Models { message })?;
-        slice.add_fishers(method)?;
+        slice.add_measured(method)?;
     }
     Ok(slices)
 }
@@ -781,7 +860,7 @@ fn side_by_side<'a>(
         .map(|m| SliceSource {
             model: &m.model,
             start: 0,
-            fisher: m.fisher.as_deref(),
+            measured: m.measured(),
             parameters: Some(&m.parameters),
         })
         .collect();
@@ -793,7 +872,7 @@ fn side_by_side<'a>(
         sources.push(SliceSource {
             model: base,
             start: 0,
-            fisher: None,
+            measured: None,
             parameters: None,
         });
     }
@@ -818,17 +897,17 @@ fn side_by_side<'a>(
         sources,
         scopes: vec![&stage.parameters],
         layers,
-        fishers: 0,
+        measured: 0,
         copied: false,
     })
 }
 
 /// A module beside the language model: by the models that the recipe names for it, or as the donor has it.
 fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice<'a>, Error> {
-    let source = |model: &'a str, fisher: Option<&'a str>, parameters| SliceSource {
+    let source = |model: &'a str, measured: Option<&'a str>, parameters| SliceSource {
         model,
         start: 0,
-        fisher,
+        measured,
         parameters,
     };
     let Some(module) = stage.modules.get(name) else {
@@ -837,14 +916,14 @@ fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice
             base: None,
             scopes: Vec::new(),
             layers: 0,
-            fishers: 0,
+            measured: 0,
             copied: true,
         });
     };
     let named = module
         .models
         .iter()
-        .map(|m| source(&m.model, m.fisher.as_deref(), Some(&m.parameters)));
+        .map(|m| source(&m.model, m.measured(), Some(&m.parameters)));
     let mut sources: Vec<SliceSource<'a>> = named.collect();
     let base = stage.base_model.as_deref();
     if let Some(base) = base.filter(|base| method.adds_base() && sources.iter().all(|s| s.model != *base)) {
@@ -872,11 +951,11 @@ fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice
         sources,
         scopes: vec![&module.parameters],
         layers: 0,
-        fishers: 0,
+        measured: 0,
         copied: is_alone,
     };
     if !is_alone {
-        slice.add_fishers(method)?;
+        slice.add_measured(method)?;
     }
     Ok(slice)
 }
@@ -911,7 +990,7 @@ fn stacked<'a>(
         sources.push(SliceSource {
             model: &source.model,
             start: range[0],
-            fisher: source.fisher.as_deref(),
+            measured: source.measured(),
             parameters: Some(&source.parameters),
         });
     }
@@ -921,7 +1000,7 @@ fn stacked<'a>(
         sources,
         scopes: vec![&slice.parameters, &stage.parameters],
         layers: length.unwrap_or(0),
-        fishers: 0,
+        measured: 0,
         copied: false,
     })
 }

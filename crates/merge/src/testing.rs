@@ -37,6 +37,7 @@ pub(crate) fn run_shaped(
 ) -> Result<Vec<f32>, Refusal> {
     let parents = Parents {
         inputs: Inputs::new(models.iter().map(|m| View::F32(m)).collect()),
+        grams: Vec::new(),
         base,
         shape,
         cache: None,
@@ -134,6 +135,21 @@ impl Models {
         self.configs.insert(name.into(), config);
         let vocabulary = words.iter().enumerate().map(|(i, w)| (w.to_string(), i as u32));
         self.vocabularies.insert(name.into(), Arc::new(vocabulary.collect()));
+    }
+
+    /// Gram matrices for the models of [`Models::decoder`], of what nine tokens made each layer read.
+    pub fn grams(&mut self, name: &str, seed: u64, layers: usize) {
+        let width = 4;
+        for layer in 0..layers {
+            let read = noise(seed * 1000 + layer as u64, 9 * width);
+            let product = |at: usize| read.chunks(width).map(|row| row[at / width] * row[at % width]).sum();
+            let gram = (0..width * width).map(product).collect();
+            let tensor = format!("model.layers.{layer}.self_attn.q_proj.gram");
+            self.set(name, &tensor, &[width, width], gram);
+        }
+        let of = serde_json::json!({".self_attn.q_proj.weight": ".self_attn.q_proj.gram"});
+        let config = serde_json::json!({"num_hidden_layers": layers, "heterosis_grams": {"of": of, "turned": []}});
+        self.configs.insert(name.into(), config);
     }
 
     pub fn set(&mut self, model: &str, tensor: &str, shape: &[usize], values: Vec<f32>) {

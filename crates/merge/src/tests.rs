@@ -33,11 +33,13 @@ pub(crate) fn models() -> Models {
             models.set(fisher, &tensor, &shape, squares);
         }
     }
+    models.grams("grams_a", 8, 4);
+    models.grams("grams_b", 9, 4);
     models
 }
 
 /// What the recipes of [`example`] name.
-const NAMED: [&str; 5] = ["base", "a", "b", "fisher_a", "fisher_b"];
+const NAMED: [&str; 7] = ["base", "a", "b", "fisher_a", "fisher_b", "grams_a", "grams_b"];
 
 fn recipe(text: &str) -> Recipe {
     read::parse(Path::new("recipe.yaml"), text).unwrap()
@@ -92,6 +94,9 @@ pub(crate) fn example(method: Method) -> String {
         if method == Method::Fisher {
             text += &format!("  fisher: fisher_{model}\n");
         }
+        if method == Method::Regmean {
+            text += &format!("  grams: grams_{model}\n");
+        }
     }
     text
 }
@@ -128,10 +133,10 @@ fn lambda_zero_is_the_base() {
     }
 }
 
-/// Those that decompose matrices, in another library's order of operations.
-fn spectral() -> [Method; 6] {
+/// Those that decompose matrices and keep what they find. They, and `regmean`, go by another library's order of operations.
+fn spectral() -> [Method; 7] {
     use Method::*;
-    [Opcm, Tsv, IsoC, IsoCts, Wudi, Knots]
+    [Opcm, Tsv, IsoC, IsoCts, Svc, Wudi, Knots]
 }
 
 #[test]
@@ -148,8 +153,8 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
         .iter()
         .map(|n| rayon::ThreadPoolBuilder::new().num_threads(*n).build().unwrap())
         .collect();
-    let spectral = spectral();
-    for info in methods().iter().filter(|m| !spectral.contains(&m.method)) {
+    let foreign = [&spectral()[..], &[Method::Regmean]].concat();
+    for info in methods().iter().filter(|m| !foreign.contains(&m.method)) {
         let plan = plan(&example(info.method), &models).unwrap();
         let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
         let bits = |values: Vec<f32>| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
@@ -180,8 +185,8 @@ fn instruction_sets_change_no_bit() {
         }
         models.set(model, &layer(1), &shape, values);
     }
-    let spectral = spectral();
-    for info in methods().iter().filter(|m| !spectral.contains(&m.method)) {
+    let foreign = [&spectral()[..], &[Method::Regmean]].concat();
+    for info in methods().iter().filter(|m| !foreign.contains(&m.method)) {
         let plan = plan(&example(info.method), &models).unwrap();
         let i = plan.outputs().iter().position(|o| o.name == layer(1)).unwrap();
         let bits = under_each(|_| -> Vec<u32> {
@@ -730,8 +735,8 @@ fn factors_are_kept_and_change_no_bit() {
             kept.push(resident.kept_bytes());
         }
         assert!(kept[0] > 0, "{method:?}");
-        // These two decompose the weighted sum, so other weights are other factors.
-        let of_sum = matches!(method, Method::IsoC | Method::IsoCts);
+        // These decompose the weighted sum, so other weights are other factors.
+        let of_sum = matches!(method, Method::IsoC | Method::IsoCts | Method::Svc);
         assert_eq!(kept[0] == kept[1], !of_sum, "{method:?}");
     }
 }
@@ -745,7 +750,7 @@ fn fisher_information_goes_with_its_model_and_is_no_parent() {
     let text = example(Method::Fisher);
     let of = recipe(&text);
     assert_eq!(of.models(), ["a", "b", "fisher_a", "fisher_b"]);
-    assert!(of.is_fisher("fisher_b") && !of.is_fisher("b"));
+    assert!(of.is_measured("fisher_b") && !of.is_measured("b"));
     assert_eq!(
         of.with_models(|word| format!("x/{word}")).models(),
         ["x/a", "x/b", "x/fisher_a", "x/fisher_b"]
@@ -783,6 +788,75 @@ fn fisher_information_goes_with_its_model_and_is_no_parent() {
     assert!(message(&nobody, &models).contains("sum to zero"));
 }
 
+/// Gram matrices are no weights of the child, and go with the layer that they were measured at, wherever it comes to stand; what
+/// has none is averaged. Those of another model, or a directory that holds none, would be merged into noise.
+#[test]
+fn gram_matrices_go_with_the_layers_of_their_model() {
+    let mut models = models();
+    models.dtype = Some(DType::Bf16);
+    let text = example(Method::Regmean);
+    let of = recipe(&text);
+    assert_eq!(of.models(), ["a", "b", "grams_a", "grams_b"]);
+    assert!(of.is_measured("grams_b") && !of.is_measured("b"));
+    assert_eq!(of.with_models(|word| format!("x/{word}")).models()[2], "x/grams_a");
+    let merged = plan(&text, &models).unwrap();
+    assert_eq!(
+        (merged.outputs()[1].dtype, merged.tokenizer().donor.as_str()),
+        (DType::Bf16, "a")
+    );
+    assert!(merged.outputs().iter().all(|output| !output.name.ends_with("gram")));
+    let norm = "model.layers.1.input_layernorm.weight";
+    let (a, b) = (models.get("a", norm)[2], models.get("b", norm)[2]);
+    let mean = (0.7 * a + 0.4 * b) / 1.1;
+    assert!((compute(&merged, &models, norm)[2] - mean).abs() < 0.01 * mean.abs().max(0.1));
+    models.dtype = None;
+    // (0.7 G + 0.4 H) W = 0.7 G A + 0.4 H B, with the layers' own.
+    let holds = |text: &str, of_child: usize, [of_a, of_b]: [usize; 2]| {
+        let merged = plan(text, &models).unwrap();
+        let found = compute(&merged, &models, &layer(of_child));
+        let gram = |model: &str, at: usize| models.get(model, &layer(at).replace("weight", "gram")).to_vec();
+        let (g, h) = (gram("grams_a", of_a), gram("grams_b", of_b));
+        let (a, b) = (models.get("a", &layer(of_a)), models.get("b", &layer(of_b)));
+        (0..16).all(|at| {
+            let (out, input) = (at / 4, at % 4);
+            let alpha = |j: usize| if j == input { 1.0 } else { 0.9 };
+            let sum: f32 = (0..4)
+                .map(|j| {
+                    let (g, h) = (0.7 * alpha(j) * g[input * 4 + j], 0.4 * alpha(j) * h[input * 4 + j]);
+                    g * (found[out * 4 + j] - a[out * 4 + j]) + h * (found[out * 4 + j] - b[out * 4 + j])
+                })
+                .sum();
+            sum.abs() < 1e-4
+        })
+    };
+    assert!(holds(&text, 2, [2, 2]) && !holds(&text, 2, [1, 2]));
+    let stacked = "merge_method: regmean\nslices:\n- sources:\n  - {model: a, grams: grams_a, layer_range: [2, 4], parameters: {weight: 0.7}}\n  \
+                   - {model: b, grams: grams_b, layer_range: [1, 3], parameters: {weight: 0.4}}\n";
+    assert!(holds(stacked, 0, [2, 1]) && holds(stacked, 1, [3, 2]));
+    let said = |grams: &str| message(&text.replace("grams: grams_b", &format!("grams: {grams}")), &models);
+    assert!(said("b").contains("holds no Gram matrices"), "{}", said("b"));
+    let nobody = text
+        .replace("weight: 0.7", "weight: 0")
+        .replace("weight: 0.4", "weight: 0");
+    assert!(message(&nobody, &models).contains("sum to zero"));
+    models.set("grams_b", &layer(1).replace("weight", "gram"), &[2, 2], vec![1.0; 4]);
+    assert!(
+        message(&text, &models).contains("measured with another model"),
+        "{}",
+        message(&text, &models)
+    );
+    models.set(
+        "grams_b",
+        &layer(1).replace("weight", "gram"),
+        &[4, 4],
+        vec![f32::NAN; 16],
+    );
+    let merged = plan(&text, &models).unwrap();
+    let i = merged.outputs().iter().position(|o| o.name == layer(1)).unwrap();
+    let broken = merged.compute(i, &models).unwrap_err().to_string();
+    assert!(broken.contains("grams_b") && broken.contains("not finite"), "{broken}");
+}
+
 /// What a steps' number and a pull both given would mean, nobody can say.
 #[test]
 fn bad_numbers_of_the_spectral_methods_are_refused() {
@@ -793,6 +867,8 @@ fn bad_numbers_of_the_spectral_methods_are_refused() {
         ("wudi", "{ridge: -1}", "outside"),
         ("iso_cts", "{common: 1.1}", "outside"),
         ("fisher", "{epsilon: 0}", "outside"),
+        ("regmean", "{alpha: 1.1}", "outside"),
+        ("svc", "{alpha: 0}", "outside"),
     ] {
         let method = Method::from_name(method).unwrap();
         let text = example(method).replace("parameters: {}", &format!("parameters: {parameters}"));

@@ -36,7 +36,12 @@ impl Host {
         })
     }
 
-    fn of_layer(&self, index: usize) -> Result<Weights<'_>, Error> {
+    /// What a layer is made of.
+    pub fn pieces(&self, index: usize) -> &[Piece] {
+        &self.layers[index]
+    }
+
+    pub fn of_layer(&self, index: usize) -> Result<Weights<'_>, Error> {
         let of_piece = |piece: &'_ Piece| {
             let weight = self.weight(&piece.tensor)?;
             Ok::<_, Error>(match &piece.range {

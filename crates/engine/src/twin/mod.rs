@@ -9,7 +9,7 @@
 //!
 //! Reading order: `batch` (texts side by side), `layer` (one layer, written once), then the two ways to compute it and its
 //! derivatives: `host` with `tape`, `fused` and `memory` on the CPU, `remote` with candle's operations and automatic differentiation
-//! elsewhere. The tests hold both against transformers, the engine, central differences, and each other.
+//! elsewhere. `reading` looks at what linear maps read on the way. The tests hold both against transformers, the engine, central differences, and each other.
 //!
 //! What it does not do: keys and values kept from one token to the next, shared prefixes, generation. [`Engine`] does those.
 //!
@@ -25,6 +25,7 @@ use super::spec::DecoderSpec;
 use super::tensors::Tensor;
 use batch::{Batch, batches};
 use host::Host;
+pub use reading::{LinearInput, LinearMap, Reading};
 use remote::Remote;
 
 mod batch;
@@ -32,6 +33,7 @@ mod fused;
 mod host;
 mod layer;
 mod memory;
+mod reading;
 mod remote;
 mod tape;
 #[cfg(test)]

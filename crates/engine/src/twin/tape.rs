@@ -162,6 +162,19 @@ impl<'a> Tape<'a> {
         (Notes(self.nodes), out)
     }
 
+    /// The linear maps that were written down, each with the place of what it reads.
+    pub fn linear_maps(&self) -> impl Iterator<Item = (&str, Place)> {
+        self.nodes.iter().filter_map(|node| match &node.made {
+            Made::Linear { x, name } => Some((name.as_str(), *x)),
+            _ => None,
+        })
+    }
+
+    /// A value, row by row, and its columns.
+    pub fn value(&self, place: Place) -> (&[f32], usize) {
+        (self.numbers(place), self.nodes[place].cols)
+    }
+
     pub fn into_value(mut self, place: Place) -> Vec<f32> {
         self.numbers(place);
         self.nodes.swap_remove(place).numbers.into_inner().unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 
-use super::{Shares, Text, Twin, Weights, remote::Remote};
+use super::{LinearInput, LinearMap, Shares, Text, Twin, Weights, remote::Remote};
 use crate::Error;
 use crate::engine::{EngineOptions, ScoreRequest};
 use crate::spec::{DecoderSpec, Router};
@@ -396,4 +396,122 @@ fn nothing_to_learn_and_tokens_beyond_the_vocabulary_are_refused() {
         twin.set_tensor("model.norm.weight", &[1.0]),
         Err(Error::TensorSize { .. })
     ));
+}
+
+/// A vector that no row has a part in: noise less what lies along the rows.
+fn beside(rows: &[f32], columns: usize, seed: u32) -> Vec<f64> {
+    let mut found: Vec<Vec<f64>> = Vec::new();
+    let noise =
+        (0..columns as u32).map(|i| f64::from((i + 1).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) / 1e7 - 0.8);
+    let wide = rows
+        .chunks(columns)
+        .map(|row| row.iter().map(|x| f64::from(*x)).collect());
+    let mut last = Vec::new();
+    for mut vector in wide.chain([noise.collect::<Vec<f64>>()]) {
+        // Twice, so that what rounding leaves goes too.
+        for known in found.iter().chain(&found.clone()) {
+            let along: f64 = known.iter().zip(&vector).map(|(a, b)| a * b).sum();
+            vector.iter_mut().zip(known).for_each(|(v, k)| *v -= along * k);
+        }
+        let length = vector.iter().map(|v| v * v).sum::<f64>().sqrt();
+        vector.iter_mut().for_each(|v| *v /= length.max(1e-9));
+        last = vector.clone();
+        found.push(vector);
+    }
+    last
+}
+
+/// Adds the vector, by a factor of each output's own, to the weights of one map, where the file has them.
+fn disturbed(weights: &[f32], map: &LinearMap, vector: &[f64]) -> Vec<f32> {
+    let mut changed = weights.to_vec();
+    let (part, parts) = map.part.unwrap_or((0, 1));
+    let (len, inputs) = (weights.len() / parts, vector.len());
+    let outputs = len / inputs;
+    for output in 0..outputs {
+        for (input, v) in vector.iter().enumerate() {
+            let at = if map.turned {
+                input * outputs + output
+            } else {
+                output * inputs + input
+            };
+            // Not alike: a norm about the mean takes that away again.
+            changed[part * len + at] += ((output * 7919 % 13) as f32 / 6.0 - 1.1) * *v as f32;
+        }
+    }
+    changed
+}
+
+/// A Gram matrix of anything else than what a map reads would make a merge that fits other inputs: a map may be changed wherever its
+/// inputs have no part, and the model says the same; a change along an input is seen. So for each map of each family: names, layouts
+/// of files, experts, what is shared.
+#[test]
+fn a_map_can_be_changed_where_it_reads_nothing() {
+    let small = Small::open();
+    let ids = &small.ids("ids")[..3];
+    let text = Text {
+        tokens: ids.iter().copied().chain([0]).collect(),
+        from: 3,
+        weight: 1.0,
+    };
+    let (mut maps_seen, mut shared, mut turned, mut parts, mut idle) = (0, 0, 0, 0, 0);
+    for name in small.names() {
+        let mut twin = twin(&small, name);
+        let spec = twin.spec().clone();
+        let before = twin.logits(ids).unwrap();
+        let mut reading = twin.begin(std::slice::from_ref(&text)).unwrap();
+        assert_eq!(reading.tokens(), 3);
+        let mut seen: Vec<(LinearMap, Vec<f32>, usize)> = Vec::new();
+        for index in 0..spec.layers.len() {
+            let mut see = |input: &LinearInput<'_>| {
+                shared += usize::from(input.maps.len() > 1);
+                for map in &input.maps {
+                    seen.push((map.clone(), input.rows.to_vec(), input.columns));
+                }
+            };
+            twin.show(index, &reading, &mut see).unwrap();
+            twin.advance(index, &mut reading).unwrap();
+        }
+        let known: std::collections::HashSet<&str> = seen.iter().map(|(map, ..)| map.tensor.as_str()).collect();
+        let linear = |name: &str| name.contains("_proj.weight") && !name.contains("conv") && name.contains("layers.");
+        for (tensor, _) in spec.tensor_names().iter().filter(|(tensor, _)| linear(tensor)) {
+            assert!(
+                known.contains(tensor.as_str()),
+                "{name}: nobody was shown what {tensor} reads"
+            );
+        }
+        for (i, (map, rows, columns)) in seen.iter().enumerate() {
+            let own = weight_of(&spec, &map.tensor);
+            let mut off = |vector: &[f64]| {
+                twin.set_tensor(&map.tensor, &disturbed(&own, map, vector)).unwrap();
+                let after = twin.logits(ids).unwrap();
+                twin.set_tensor(&map.tensor, &own).unwrap();
+                relative_error(&after, &before)
+            };
+            let unseen = off(&beside(rows, *columns, i as u32));
+            assert!(unseen < 1e-4, "{name} {map:?}: {unseen}");
+            let Some(row) = rows.chunks(*columns).next_back() else {
+                idle += 1;
+                continue;
+            };
+            let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let along: Vec<f64> = row.iter().map(|x| f64::from(*x) / length).collect();
+            // A router that moves all its logits alike chooses as before.
+            let is_router = spec
+                .experts
+                .as_ref()
+                .is_some_and(|e| map.tensor.contains(e.names.router));
+            let seen = off(&along);
+            assert!(
+                is_router || (seen > 1e-5 && seen > 10.0 * unseen),
+                "{name} {map:?}: {seen} {unseen}"
+            );
+            maps_seen += 1;
+            turned += usize::from(map.turned);
+            parts += usize::from(map.part.is_some());
+        }
+    }
+    assert!(
+        maps_seen > 100 && shared > 20 && turned > 0 && parts > 0 && idle > 0,
+        "{maps_seen} {shared} {turned} {parts} {idle}"
+    );
 }

@@ -182,6 +182,9 @@ pub struct Source {
     /// The model's diagonal Fisher information, in the shape of a model: for [`Method::Fisher`] only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fisher: Option<String>,
+    /// The Gram matrices of what the model's linear maps read: for [`Method::Regmean`] only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub grams: Option<String>,
     /// Of this model alone.
     #[serde(skip_serializing_if = "Parameters::is_empty", default)]
     pub parameters: Parameters,
@@ -285,12 +288,16 @@ pub enum Method {
     IsoC,
     /// The same with directions of each task alone among them (Marczak et al. 2025, algorithm 2).
     IsoCts,
+    /// The tasks' sum, what several of them share in a singular direction counted once (arXiv 2602.05536).
+    Svc,
     /// The matrix that interferes least with each task's own inputs (Cheng et al. 2025, arXiv 2503.08099).
     Wudi,
     /// TIES in the singular basis that all task matrices share (Stoica et al. 2024, arXiv 2410.19735).
     Knots,
     /// Mean weighed by each model's Fisher information (Matena and Raffel 2022, arXiv 2111.09832).
     Fisher,
+    /// The linear map nearest to each model's on its own inputs (Jin et al. 2023, arXiv 2212.09849).
+    Regmean,
     /// Weighted mean of pruned models; what is zero in all stays zero (Zimmer et al. 2024, arXiv 2306.16788).
     SparseSoup,
     /// A mean of all models but the last, and the last, by `alpha` (arXiv 2412.09441).
@@ -321,10 +328,10 @@ impl Recipe {
         names
     }
 
-    /// Whether a word is that of Fisher information, which is read as a model is and is none.
-    pub fn is_fisher(&self, word: &str) -> bool {
+    /// Whether a word is that of something measured of a model, which is read as a model is and is none.
+    pub fn is_measured(&self, word: &str) -> bool {
         let mut sources = self.stages.iter().flat_map(Stage::sources);
-        sources.any(|source| source.fisher.as_deref() == Some(word))
+        sources.any(|source| source.measured() == Some(word))
     }
 
     /// The same recipe with every model word replaced; names of stages, `union` and `base` are left alone.
@@ -338,7 +345,7 @@ impl Recipe {
         };
         let change_source = |source: &mut Source| {
             change(&mut source.model);
-            source.fisher.iter_mut().for_each(change);
+            source.fisher.iter_mut().chain(&mut source.grams).for_each(change);
         };
         for stage in &mut recipe.stages {
             stage.base_model.iter_mut().for_each(change);
@@ -379,6 +386,13 @@ impl Recipe {
     }
 }
 
+impl Source {
+    /// What was measured of the model, where the method reads such a thing: Fisher information, or Gram matrices.
+    pub fn measured(&self) -> Option<&str> {
+        self.fisher.as_deref().or(self.grams.as_deref())
+    }
+}
+
 impl Stage {
     /// Every source of this stage, those of slices and modules among them.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
@@ -391,7 +405,7 @@ impl Stage {
         models.iter().chain(in_slices).chain(in_modules)
     }
 
-    /// Every model that this stage names (stages and Fisher information included), the base first, each once.
+    /// Every model that this stage names (stages and what was measured of models included), the base first, each once.
     pub fn models(&self) -> Vec<&str> {
         let mut words: Vec<&str> = self.base_model.iter().map(String::as_str).collect();
         match &self.body {
@@ -408,7 +422,7 @@ impl Stage {
         let source = self.tokenizer_source.as_deref();
         let tokenizer = self.tokenizer.as_ref().map(|t| t.source.as_str());
         words.extend(source.or(tokenizer).filter(|s| !matches!(*s, "union" | "base")));
-        words.extend(self.sources().filter_map(|source| source.fisher.as_deref()));
+        words.extend(self.sources().filter_map(Source::measured));
         let mut names = Vec::new();
         for word in words {
             if !names.contains(&word) {

@@ -247,26 +247,47 @@ fn source(node: &Node, method: &MethodInfo, in_slice: bool) -> Result<Source, ya
     let source = Source {
         model,
         layer_range,
-        fisher: fisher(&map, method)?,
+        fisher: measured(&map, method, &FISHER)?,
+        grams: measured(&map, method, &GRAMS)?,
         parameters: parameters_of(&map, method)?,
     };
     map.finish()?;
     Ok(source)
 }
 
-/// Where a model's Fisher information is; there is none for other methods.
-fn fisher(map: &Map<'_>, method: &MethodInfo) -> Result<Option<String>, yaml::Error> {
-    match (map.optional("fisher"), method.method) {
-        (Some(node), Method::Fisher) => model(node).map(Some),
-        (Some(node), _) => Err(node.error(format!(
-            "'{}' reads no Fisher information; it belongs to 'merge_method: fisher'",
+/// What one method reads of each model, and a command measures.
+struct Measured {
+    /// Beside `model`, and the command's name.
+    key: &'static str,
+    method: Method,
+    what: &'static str,
+}
+
+const FISHER: Measured = Measured {
+    key: "fisher",
+    method: Method::Fisher,
+    what: "Fisher information",
+};
+const GRAMS: Measured = Measured {
+    key: "grams",
+    method: Method::Regmean,
+    what: "Gram matrices",
+};
+
+/// Where what was measured of a model is; there is none for other methods.
+fn measured(map: &Map<'_>, method: &MethodInfo, of: &Measured) -> Result<Option<String>, yaml::Error> {
+    let (key, what, reads) = (of.key, of.what, of.method.name());
+    match (map.optional(key), method.method == of.method) {
+        (Some(node), true) => model(node).map(Some),
+        (Some(node), false) => Err(node.error(format!(
+            "'{}' reads no {what}; such a directory belongs to 'merge_method: {reads}'",
             method.name
         ))),
-        (None, Method::Fisher) => Err(map.node().error(
-            "'fisher' weighs each model by its Fisher information: name it with 'fisher: DIR' beside 'model', as \
-             `heterosis fisher MODEL --task TASK DIR` writes it",
-        )),
-        (None, _) => Ok(None),
+        (None, true) => Err(map.node().error(format!(
+            "'{reads}' weighs each model by its {what}: name the directory with '{key}: DIR' beside 'model', as `heterosis \
+             {key} MODEL DIR --task TASK` writes it"
+        ))),
+        (None, false) => Ok(None),
     }
 }
 

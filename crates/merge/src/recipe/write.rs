@@ -125,6 +125,9 @@ fn source(out: &mut String, indent: usize, source: &Source, method: &MethodInfo)
     if let Some(fisher) = &source.fisher {
         line(out, indent + 2, "fisher", &word(fisher));
     }
+    if let Some(grams) = &source.grams {
+        line(out, indent + 2, "grams", &word(grams));
+    }
     parameters(out, indent + 2, &source.parameters, method);
 }
 
@@ -290,6 +293,17 @@ mod tests {
         assert!(without.contains("heterosis fisher MODEL"), "{without}");
         let elsewhere = refused("merge_method: linear\nmodels: [{model: a, fisher: f}]\n");
         assert!(elsewhere.contains("merge_method: fisher"), "{elsewhere}");
+    }
+
+    #[test]
+    fn gram_matrices_are_written_beside_their_model() {
+        let text = "merge_method: regmean\nparameters: {alpha: 0.5}\nmodels:\n- {model: a, grams: /g/a}\n- {model: b, grams: g b}\n";
+        assert!(round_trip(text).contains("\n- model: b\n  grams: \"g b\"\n"));
+        let refused = |text: &str| parse(Path::new("r.yaml"), text).unwrap_err().to_string();
+        let without = refused("merge_method: regmean\nmodels: [{model: a}]\n");
+        assert!(without.contains("heterosis grams MODEL"), "{without}");
+        let elsewhere = refused("merge_method: linear\nmodels: [{model: a, grams: f}]\n");
+        assert!(elsewhere.contains("merge_method: regmean"), "{elsewhere}");
     }
 
     #[test]
