@@ -34,6 +34,7 @@ impl Inventory {
             tokens: vec![0, 0],
             from: 1,
             weight: 1.0,
+            expected: Vec::new(),
         };
         let mut reading = twin.begin(&[text])?;
         let mut inventory = Inventory::default();
@@ -148,6 +149,7 @@ mod tests {
             tokens: tokens.to_vec(),
             from: 1,
             weight: 1.0,
+            expected: Vec::new(),
         }
     }
 

@@ -208,6 +208,7 @@ mod tests {
             tokens: tokens.to_vec(),
             from: 1,
             weight: 1.0,
+            expected: Vec::new(),
         };
         Own {
             grams: format!("g-{name}"),

@@ -304,6 +304,7 @@ mod tests {
             tokens: tokens.to_vec(),
             from: 1,
             weight: 1.0,
+            expected: Vec::new(),
         };
         let texts = [text(&[3, 17, 42, 8, 25, 90, 7, 11, 4]), text(&[60, 5, 33, 71])];
         twin.loss(&texts).unwrap().log_likelihoods

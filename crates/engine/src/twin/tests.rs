@@ -452,6 +452,7 @@ fn a_map_can_be_changed_where_it_reads_nothing() {
         tokens: ids.iter().copied().chain([0]).collect(),
         from: 3,
         weight: 1.0,
+        expected: Vec::new(),
     };
     let (mut maps_seen, mut shared, mut turned, mut parts, mut idle) = (0, 0, 0, 0, 0);
     for name in small.names() {
