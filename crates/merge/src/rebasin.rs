@@ -14,6 +14,7 @@ pub struct Likeness {
 }
 
 impl Likeness {
+    /// Of so many units, which have nothing of each other yet.
     pub fn new(count: usize) -> Self {
         Likeness {
             count,
