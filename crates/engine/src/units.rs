@@ -187,6 +187,7 @@ mod tests {
             tokens: ids.to_vec(),
             from: 1,
             weight: 1.0,
+            expected: Vec::new(),
         }];
         let (mut with_neurons, mut with_heads) = (0, 0);
         for name in small.names() {
