@@ -118,7 +118,8 @@ impl<'a> Fisher<'a> {
 /// The differentiable twin of a plan's child.
 fn twin(plan: &Plan, models: &dyn TensorSource, device: Device, dtype: DType) -> Result<Twin, Error> {
     let outputs = plan.outputs();
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(outputs.iter().map(|o| o.name.as_str()));
+    let spec = DecoderSpec::from_config(plan.config())?
+        .stored_as(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())));
     spec.check_tensors(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     let place: HashMap<&str, usize> = outputs.iter().enumerate().map(|(i, o)| (o.name.as_str(), i)).collect();
     let mut read = |name: &str| {

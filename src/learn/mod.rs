@@ -287,7 +287,8 @@ struct Child<'a> {
 impl<'a> Child<'a> {
     fn new(course: &Course<'a>, point: &[f64]) -> Result<Self, Error> {
         let plan = Plan::new(&(course.decode)(point), course.resident.source())?;
-        let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+        let spec = DecoderSpec::from_config(plan.config())?
+            .stored_as(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())));
         let outputs = plan.outputs().iter().enumerate();
         let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;

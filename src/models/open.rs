@@ -73,7 +73,8 @@ impl Opened {
 /// As [`Opened::engine`].
 pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<Engine, Error> {
     let tokenizer = Arc::new(parents.tokenizer(&plan.tokenizer())?);
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+    let spec = DecoderSpec::from_config(plan.config())?
+        .stored_as(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())));
     let outputs = plan.outputs().iter().enumerate();
     let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
     spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;

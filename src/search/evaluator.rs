@@ -404,7 +404,8 @@ impl<'a> MergeEvaluator<'a> {
 
     /// Into our own decoder.
     fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
-        let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+        let spec = DecoderSpec::from_config(plan.config())?
+            .stored_as(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())));
         let (tokenizer, _) = self.tokenizer(&plan.tokenizer())?;
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {

@@ -422,7 +422,8 @@ fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
         return Ok(Fold::Projections);
     }
     let plan = Plan::new(&models::verbatim(donor), parents)?;
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+    let spec = DecoderSpec::from_config(plan.config())?
+        .stored_as(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())));
     if !is_scored_elsewhere {
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     }

@@ -26,8 +26,9 @@ pub(super) trait Arithmetic: Send + Sized {
     fn set_bias(device: &Self::Device, linear: &mut Self::Linear, first: usize, bias: &[f32]) -> Result<(), Error>;
     /// A norm of a kind over `len` numbers, with all weights zero, or one where the kind has none.
     fn norm_of(device: &Self::Device, kind: NormKind, len: usize) -> Result<Self::Norm, Error>;
-    fn set_norm(device: &Self::Device, norm: &mut Self::Norm, weight: &[f32]) -> Result<(), Error>;
-    fn set_norm_bias(device: &Self::Device, norm: &mut Self::Norm, bias: &[f32]) -> Result<(), Error>;
+    /// Writes the weights from `first` on.
+    fn set_norm(device: &Self::Device, norm: &mut Self::Norm, first: usize, weight: &[f32]) -> Result<(), Error>;
+    fn set_norm_bias(device: &Self::Device, norm: &mut Self::Norm, first: usize, bias: &[f32]) -> Result<(), Error>;
 
     fn new(device: &Self::Device) -> Result<Self, Error>;
 
@@ -69,7 +70,8 @@ pub(super) trait Arithmetic: Send + Sized {
         scale: f32,
         h: &mut Self::Matrix,
     ) -> Result<(), Error>;
-    /// Normalises queries and keys where the family does, rotates them, and keeps keys and values in the chunks' segments.
+    /// Normalises queries and keys where the family does, holds them and values within its limit, rotates the former, and keeps
+    /// keys and values in the chunks' segments.
     fn heads(
         &mut self,
         spec: &DecoderSpec,

@@ -26,6 +26,20 @@ impl Norm {
             NormKind::Layer { .. } => kernels::layer_norm(isa, x, &self.weight, &self.bias, eps),
         }
     }
+
+    /// Norms each stretch of `x`. There are weights for all of them, or those of one serve all.
+    fn apply_to_stretches(&self, isa: Isa, x: &mut [f32], stretch: usize, eps: f32) {
+        let weights = self.weight.chunks_exact(stretch).cycle();
+        for (x, weight) in x.chunks_exact_mut(stretch).zip(weights) {
+            if matches!(self.kind, NormKind::Layer { .. }) {
+                kernels::centre(isa, x);
+            }
+            kernels::rms_norm_row(isa, x, weight, eps);
+        }
+        if !self.bias.is_empty() {
+            x.iter_mut().zip(self.bias.iter().cycle()).for_each(|(x, b)| *x += b);
+        }
+    }
 }
 
 /// Buffers of one thread's, or all threads', share of a batch.
@@ -75,13 +89,13 @@ impl Arithmetic for Cpu {
         })
     }
 
-    fn set_norm(_: &Isa, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
-        norm.weight.copy_from_slice(weight);
+    fn set_norm(_: &Isa, norm: &mut Norm, first: usize, weight: &[f32]) -> Result<(), Error> {
+        norm.weight[first..first + weight.len()].copy_from_slice(weight);
         Ok(())
     }
 
-    fn set_norm_bias(_: &Isa, norm: &mut Norm, bias: &[f32]) -> Result<(), Error> {
-        norm.bias.copy_from_slice(bias);
+    fn set_norm_bias(_: &Isa, norm: &mut Norm, first: usize, bias: &[f32]) -> Result<(), Error> {
+        norm.bias[first..first + bias.len()].copy_from_slice(bias);
         Ok(())
     }
 
@@ -185,8 +199,7 @@ impl Arithmetic for Cpu {
         qkv: &mut Matrix,
     ) -> Result<(), Error> {
         let rotations = heads.rotation.map(|rotation| &self.rotations[rotation]);
-        let norms = (&heads.q_norm.weight[..], &heads.k_norm.weight[..]);
-        norm_and_rotate(self.isa, spec, qkv, norms, rotations);
+        norm_and_rotate(self.isa, spec, qkv, (heads.q_norm, heads.k_norm), rotations);
         let queries = spec.heads * spec.head_dim;
         for (row, factor) in qkv.data.chunks_exact_mut(qkv.cols).zip(&self.growth) {
             row[..queries].iter_mut().for_each(|x| *x *= factor);
@@ -304,20 +317,17 @@ fn norm_and_rotate(
     isa: Isa,
     spec: &DecoderSpec,
     qkv: &mut Matrix,
-    (q_norm, k_norm): (&[f32], &[f32]),
+    (q_norm, k_norm): (&Norm, &Norm),
     rotations: Option<&Vec<f32>>,
 ) {
     let (d, q, kv) = (spec.head_dim, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let width = rotations.map_or(0, |rows| rows.len() / qkv.rows.max(1));
-    let norm = |x: &mut [f32], stretch: usize, weight: &[f32]| {
-        x.chunks_exact_mut(stretch)
-            .for_each(|head| kernels::rms_norm_row(isa, head, weight, spec.norm_eps));
-    };
+    let norm = |x: &mut [f32], stretch: usize, norm: &Norm| norm.apply_to_stretches(isa, x, stretch, spec.norm_eps);
     for (i, row) in qkv.data.chunks_exact_mut(qkv.cols).enumerate() {
         let (queries, keys) = row[..q + kv].split_at_mut(q);
         match spec.qk_norm {
             QkNorm::None | QkNorm::PerHeadRotated => {}
-            QkNorm::PerHead => {
+            QkNorm::PerHead | QkNorm::EachHead => {
                 norm(queries, d, q_norm);
                 norm(keys, d, k_norm);
             }
@@ -325,6 +335,9 @@ fn norm_and_rotate(
                 norm(queries, q, q_norm);
                 norm(keys, kv, k_norm);
             }
+        }
+        if let Some(limit) = spec.qkv_limit {
+            row[..q + 2 * kv].iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
         }
         if let Some(rotations) = rotations {
             let (cos, sin) = rotations[i * width..(i + 1) * width].split_at(width / 2);

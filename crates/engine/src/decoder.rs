@@ -23,7 +23,7 @@ use super::kv::{BLOCK, KvShape, Segment};
 use super::mixer::{Mixer, MixerPart};
 use super::recurrence::MixerWeights;
 use super::rope::{RopeTable, Scaling};
-use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
+use super::spec::{Activation, DecoderSpec, Experts, QkNorm};
 use super::tensors::{Of, Part, Slot, Tensor};
 
 /// Models up to this size are computed with the batch split between threads (each runs all layers, no meeting points);
@@ -676,11 +676,11 @@ impl<A: Arithmetic> Model<A> {
         let (h, q, kv) = (spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let linear = |inputs, outputs, bias| A::linear(&device, inputs, outputs, bias);
         let norm = |len| A::norm_of(&device, spec.norm, len);
-        let of_heads = |len| A::norm_of(&device, NormKind::Rms, len);
+        let of_heads = |len| A::norm_of(&device, spec.family.qk_norm_kind, len);
         let head_norm = |width| match spec.qk_norm {
             QkNorm::None => of_heads(0),
             QkNorm::PerHead | QkNorm::PerHeadRotated => of_heads(spec.head_dim),
-            QkNorm::FullWidth => of_heads(width),
+            QkNorm::FullWidth | QkNorm::EachHead => of_heads(width),
         };
         let names = spec.layer_norms();
         let layer_norm = |i: usize| norm(if names[i].is_some() { h } else { 0 });
@@ -749,14 +749,15 @@ impl<A: Arithmetic> Model<A> {
     fn write(&mut self, spec: &DecoderSpec, tensor: &Tensor, data: &[f32]) -> Result<(), Error> {
         let device = &self.device;
         let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let norm = |slot: &mut A::Norm| match tensor.is_bias {
-            true => A::set_norm_bias(device, slot, data),
+        let norm_from = |slot: &mut A::Norm, first: usize| match tensor.is_bias {
+            true => A::set_norm_bias(device, slot, first, data),
             false if spec.norm_plus_one => {
                 let shifted: Vec<f32> = data.iter().map(|w| 1.0 + w).collect();
-                A::set_norm(device, slot, &shifted)
+                A::set_norm(device, slot, first, &shifted)
             }
-            false => A::set_norm(device, slot, data),
+            false => A::set_norm(device, slot, first, data),
         };
+        let norm = |slot: &mut A::Norm| norm_from(slot, 0);
         let linear_with = |linear: &mut A::Linear, first: usize, data: &[f32]| match tensor.is_bias {
             true => A::set_bias(device, linear, first, data),
             false => A::set_rows(device, linear, first, data),
@@ -809,8 +810,8 @@ impl<A: Arithmetic> Model<A> {
                 layer.activation = with_number(layer.activation, i, data[0]);
                 Ok(())
             }
-            Slot::QNorm => norm(&mut layer.q_norm),
-            Slot::KNorm => norm(&mut layer.k_norm),
+            Slot::QNorm(first) => norm_from(&mut layer.q_norm, first),
+            Slot::KNorm(first) => norm_from(&mut layer.k_norm, first),
             Slot::Norm(i) => norm(&mut layer.norms[i]),
         }
     }

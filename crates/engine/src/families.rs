@@ -53,6 +53,10 @@ pub struct Family {
     pub(super) parallel_shares_norm: bool,
     pub(super) qk_norm: QkNorm,
     pub(super) has_qk_norm: Flag,
+    /// What the norms of queries and keys do.
+    pub(super) qk_norm_kind: NormKind,
+    /// Queries, keys and values are held within `clip_qkv`, where the config has it.
+    pub(super) clips_qkv: bool,
     /// Each query head has a score of its own beside those of the keys, which takes weight from them.
     pub(super) sinks: bool,
     pub(super) norm: NormKind,
@@ -121,6 +125,9 @@ pub(super) fn known() -> String {
     names.join(", ")
 }
 
+/// In a name, what the number of a head stands for.
+pub(super) const HEAD: &str = "{head}";
+
 /// What a checkpoint calls its tensors; a weight's name goes on with `.weight`, a bias's with `.bias`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Names {
@@ -139,6 +146,7 @@ pub struct Names {
     pub up: &'static str,
     pub gate_up: &'static str,
     pub down: &'static str,
+    /// With [`HEAD`] in them, a tensor for each head.
     pub q_norm: &'static str,
     pub k_norm: &'static str,
     /// The norms before and after attention, before and after the MLP.
@@ -192,8 +200,10 @@ pub enum Stored {
     Fused {
         gate_up: &'static str,
         down: &'static str,
-        /// Each expert's matrices stand by column, and the columns of gate and up in turns.
+        /// Each expert's matrices stand by column.
         turned: bool,
+        /// Gate and up take turns, one row of the one after one of the other.
+        in_turns: bool,
     },
 }
 
@@ -252,7 +262,6 @@ pub(super) enum Flag {
 pub(super) enum Only {
     False,
     True,
-    Null,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -270,6 +279,8 @@ pub enum QkNorm {
     None,
     /// Over each head, before the rotation (Qwen3, Gemma 3).
     PerHead,
+    /// Over each head, by weights of its own, before the rotation (Command R+).
+    EachHead,
     /// Over each head, after the rotation (Hunyuan).
     PerHeadRotated,
     /// Over all heads at once, before the rotation (OLMo 2).
@@ -422,6 +433,12 @@ const HUNYUAN_NAMES: Names = Names {
     ..HF
 };
 
+const STABLELM_NAMES: Names = Names {
+    q_norm: "self_attn.q_layernorm.norms.{head}",
+    k_norm: "self_attn.k_layernorm.norms.{head}",
+    ..HF
+};
+
 const STARCODER2_NAMES: Names = Names {
     up: "mlp.c_fc",
     down: "mlp.c_proj",
@@ -433,6 +450,8 @@ const PHI_NAMES: Names = Names {
     o: "self_attn.dense",
     up: "mlp.fc1",
     down: "mlp.fc2",
+    q_norm: "self_attn.q_layernorm",
+    k_norm: "self_attn.k_layernorm",
     ..ONE_NORM
 };
 
@@ -513,6 +532,18 @@ const FUSED: ExpertNames = ExpertNames {
         gate_up: "mlp.experts.gate_up_proj",
         down: "mlp.experts.down_proj",
         turned: false,
+        in_turns: false,
+    },
+    ..EACH
+};
+
+/// As Qwen3-VL's mixture was published: by column.
+const FUSED_BY_COLUMN: ExpertNames = ExpertNames {
+    experts: Stored::Fused {
+        gate_up: "mlp.experts.gate_up_proj",
+        down: "mlp.experts.down_proj",
+        turned: true,
+        in_turns: false,
     },
     ..EACH
 };
@@ -540,6 +571,7 @@ const FUSED_OF_GRANITE: [ExpertNames; 2] = [
             gate_up: "block_sparse_moe.input_linear.weight",
             down: "block_sparse_moe.output_linear.weight",
             turned: false,
+            in_turns: false,
         },
         shared: "shared_mlp",
         ..EACH
@@ -550,6 +582,7 @@ const FUSED_OF_GRANITE: [ExpertNames; 2] = [
             gate_up: "block_sparse_moe.experts.gate_up_proj",
             down: "block_sparse_moe.experts.down_proj",
             turned: false,
+            in_turns: false,
         },
         shared: "shared_mlp",
         ..EACH
@@ -608,6 +641,11 @@ const LAYER_NORM: NormKind = NormKind::Layer {
     bias: true,
 };
 
+const WEIGHTED_LAYER_NORM: NormKind = NormKind::Layer {
+    weight: true,
+    bias: false,
+};
+
 /// An activation that configs have no word for.
 pub(super) const CLAMPED: &str = "clamped";
 
@@ -642,6 +680,8 @@ const LLAMA: Family = Family {
     parallel_shares_norm: false,
     qk_norm: QkNorm::None,
     has_qk_norm: Flag::Yes,
+    qk_norm_kind: NormKind::Rms,
+    clips_qkv: false,
     sinks: false,
     norm: NormKind::Rms,
     norm_plus_one: false,
@@ -734,15 +774,14 @@ const COHERE: Family = Family {
     name: "cohere",
     names: &ONE_NORM,
     keys: &[("rms_norm_eps", "layer_norm_eps")],
-    only: &[("use_qk_norm", Only::False)],
     max_positions: 8192,
     tie: true,
     mlp_bias: Flag::No,
     parallel: Flag::Yes,
-    norm: NormKind::Layer {
-        weight: true,
-        bias: false,
-    },
+    qk_norm: QkNorm::EachHead,
+    has_qk_norm: Flag::Key("use_qk_norm", false),
+    qk_norm_kind: WEIGHTED_LAYER_NORM,
+    norm: WEIGHTED_LAYER_NORM,
     norm_eps: 1e-5,
     rope: Rope {
         theta: 500_000.0,
@@ -842,22 +881,39 @@ const WRAPPED: &[Family] = &[
         ..QWEN2_VL_TEXT
     },
     QWEN2_VL_TEXT,
+    QWEN3_VL_TEXT,
     Family {
-        name: "qwen3_vl_text",
-        max_positions: 128_000,
-        head_dim: Some(128),
-        qkv_bias: ATTENTION_BIAS,
-        o_bias: ATTENTION_BIAS,
-        qk_norm: QkNorm::PerHead,
-        rope: Rope {
-            theta: 500_000.0,
-            sections: true,
-            ..ROPE
-        },
-        windows: Windows::Never,
-        ..QWEN2
+        name: "qwen3_vl_moe_text",
+        kv_heads: Some(16),
+        head_dim: None,
+        tie: true,
+        experts: Some(&Mixture {
+            stored: &[FUSED, FUSED_BY_COLUMN],
+            count: 60,
+            per_token: 4,
+            width: Some(1408),
+            normalised: Flag::Yes,
+            ..QWEN_EXPERTS
+        }),
+        ..QWEN3_VL_TEXT
     },
 ];
+
+const QWEN3_VL_TEXT: Family = Family {
+    name: "qwen3_vl_text",
+    max_positions: 128_000,
+    head_dim: Some(128),
+    qkv_bias: ATTENTION_BIAS,
+    o_bias: ATTENTION_BIAS,
+    qk_norm: QkNorm::PerHead,
+    rope: Rope {
+        theta: 500_000.0,
+        sections: true,
+        ..ROPE
+    },
+    windows: Windows::Never,
+    ..QWEN2
+};
 
 const QWEN2_VL_TEXT: Family = Family {
     name: "qwen2_5_vl_text",
@@ -1043,8 +1099,8 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "stablelm",
+        names: &STABLELM_NAMES,
         keys: &[("rms_norm_eps", "layer_norm_eps")],
-        only: &[("qk_layernorm", Only::False)],
         kv_heads: Some(32),
         max_positions: 4096,
         qkv_bias: Flag::Key("use_qkv_bias", false),
@@ -1052,6 +1108,9 @@ const FAMILIES: &[Family] = &[
         mlp_bias: Flag::No,
         parallel: Flag::Key("use_parallel_residual", false),
         parallel_shares_norm: true,
+        qk_norm: QkNorm::EachHead,
+        has_qk_norm: Flag::Key("qk_layernorm", false),
+        qk_norm_kind: WEIGHTED_LAYER_NORM,
         norm: LAYER_NORM,
         norm_eps: 1e-5,
         rope: Rope {
@@ -1080,7 +1139,7 @@ const FAMILIES: &[Family] = &[
     COHERE,
     Family {
         name: "cohere2",
-        only: &[],
+        has_qk_norm: Flag::No,
         rope: Rope {
             theta: 10_000.0,
             ..COHERE.rope
@@ -1106,8 +1165,8 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "olmo",
-        only: &[("clip_qkv", Only::Null)],
         mlp_bias: Flag::No,
+        clips_qkv: true,
         norm: NormKind::Layer {
             weight: false,
             bias: false,
@@ -1119,13 +1178,15 @@ const FAMILIES: &[Family] = &[
         name: "phi",
         names: &PHI_NAMES,
         keys: &[("rms_norm_eps", "layer_norm_eps")],
-        only: &[("qk_layernorm", Only::False)],
         head_bias: Flag::Yes,
         qkv_bias: Flag::Yes,
         o_bias: Flag::Yes,
         mlp_bias: Flag::Yes,
         gated: false,
         parallel: Flag::Yes,
+        qk_norm: QkNorm::PerHead,
+        has_qk_norm: Flag::Key("qk_layernorm", false),
+        qk_norm_kind: LAYER_NORM,
         norm: LAYER_NORM,
         norm_eps: 1e-5,
         activation: "gelu_new",
@@ -1243,9 +1304,9 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "olmoe",
-        only: &[("clip_qkv", Only::Null)],
         max_positions: 4096,
         mlp_bias: Flag::No,
+        clips_qkv: true,
         qk_norm: QkNorm::FullWidth,
         norm_eps: 1e-5,
         experts: Some(&Mixture {
@@ -1336,6 +1397,7 @@ const FAMILIES: &[Family] = &[
                     gate_up: "mlp.experts.gate_up_proj",
                     down: "mlp.experts.down_proj",
                     turned: true,
+                    in_turns: true,
                 },
                 ..EACH
             }],
@@ -1408,6 +1470,7 @@ const FAMILIES: &[Family] = &[
                         gate_up: "feed_forward.experts.gate_up_proj",
                         down: "feed_forward.experts.down_proj",
                         turned: false,
+                        in_turns: false,
                     },
                     ..EACH_OF_LFM2
                 },

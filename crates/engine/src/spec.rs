@@ -158,6 +158,8 @@ pub struct DecoderSpec {
     /// Attention and MLP read the same stream, and both are added to it.
     pub parallel: bool,
     pub qk_norm: QkNorm,
+    /// Queries, keys and values are held within ± this, before they are rotated.
+    pub qkv_limit: Option<f32>,
     pub norm: NormKind,
     pub norm_place: NormPlace,
     pub norm_eps: f32,
@@ -268,6 +270,7 @@ impl DecoderSpec {
                 true => family.qk_norm,
                 false => QkNorm::None,
             },
+            qkv_limit: qkv_limit(&c, family)?,
             norm: family.norm,
             norm_place: match family.names.norms {
                 [None, ..] => NormPlace::Post,
@@ -306,12 +309,12 @@ impl DecoderSpec {
         self.mixer.as_ref().filter(|_| self.layers[layer].recurrent)
     }
 
-    /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways, and so is
-    /// the language half of a wrapper, whose head is the embeddings where the file has none.
-    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let names: Vec<&str> = names.into_iter().collect();
+    /// The same model, whose tensors are called as in a file with these names and shapes: experts are stored in several ways, and
+    /// so is the language half of a wrapper, whose head is the embeddings where the file has none.
+    pub fn stored_as<'a>(mut self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Self {
+        let tensors: Vec<(&str, &[usize])> = tensors.into_iter().collect();
         if let Some(wrapper) = self.wrapper {
-            let has = |name: &str| names.contains(&name);
+            let has = |name: &str| tensors.iter().any(|(known, _)| *known == name);
             let stored = |layout: &Names| has(&format!("{}.weight", layout.embeddings));
             let mut layouts = wrapper.layouts().iter().map(|layout| layout.names(&self.names));
             if let Some(layout) = layouts.find(stored) {
@@ -329,8 +332,19 @@ impl DecoderSpec {
             }
             Stored::Fused { gate_up, .. } => name.ends_with(gate_up),
         };
-        let stored = |name: &str| mixture.stored.iter().find(|stored| is_of(stored, name));
-        if let Some(found) = names.into_iter().find_map(stored) {
+        // What a file calls alike stands by row or by column; by row, where both fit.
+        let [rows, columns] = [2 * experts.width, self.hidden];
+        let fits = |stored: &ExpertNames, shape: &[usize]| match (stored.experts, shape) {
+            (Stored::Fused { turned: false, .. }, [_, out, inner]) => [*out, *inner] == [rows, columns],
+            (Stored::Fused { turned: true, .. }, [_, inner, out]) => [*out, *inner] == [rows, columns],
+            _ => true,
+        };
+        let stored = |name: &str, shape: Option<&[usize]>| {
+            let fits = |stored: &&ExpertNames| is_of(stored, name) && shape.is_none_or(|shape| fits(stored, shape));
+            mixture.stored.iter().find(fits)
+        };
+        let fitting = tensors.iter().find_map(|(name, shape)| stored(name, Some(shape)));
+        if let Some(found) = fitting.or_else(|| tensors.iter().find_map(|(name, _)| stored(name, None))) {
             experts.names = found;
         }
         self
@@ -486,6 +500,17 @@ fn head_sizes(c: &Config, family: &Family, hidden: usize) -> Result<(usize, usiz
         return Err(c.error("num_key_value_heads", problem));
     }
     Ok((heads, kv_heads, head_dim))
+}
+
+/// Within what queries, keys and values are held.
+fn qkv_limit(c: &Config, family: &Family) -> Result<Option<f32>, Error> {
+    if !family.clips_qkv {
+        return Ok(None);
+    }
+    match c.number("clip_qkv")? {
+        Some(limit) if limit <= 0.0 => Err(c.error("clip_qkv", format!("{limit} is not above 0"))),
+        limit => Ok(limit.map(|limit| limit as f32)),
+    }
 }
 
 /// The width of the MLP.
@@ -912,7 +937,6 @@ impl<'a> Config<'a> {
             let wanted = match only {
                 Only::False => Value::Bool(false),
                 Only::True => Value::Bool(true),
-                Only::Null => Value::Null,
             };
             if let Some(other) = self.present(key).filter(|value| **value != wanted) {
                 let problem = format!("{other}: the decoder knows this family with {wanted} only");

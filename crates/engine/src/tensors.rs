@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::families::{Qkv, Stored};
+use super::families::{HEAD, Qkv, Stored};
 use super::mixer::MixerPart;
 use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, last_word};
 
@@ -24,8 +24,9 @@ pub(super) enum Slot {
     Qkv,
     O,
     Mlp(Of, Part),
-    QNorm,
-    KNorm,
+    /// Norms of queries and keys, from one of their numbers on: there may be a tensor for each head.
+    QNorm(usize),
+    KNorm(usize),
     /// One of the four of a layer.
     Norm(usize),
     Sinks,
@@ -144,15 +145,9 @@ impl DecoderSpec {
                 list.in_layer(&format!("mlp.act_fn.{name}"), shape.to_vec(), Slot::Xielu(i), false);
             }
         }
-        let widths = match self.qk_norm {
-            _ if mixer.is_some() => None,
-            QkNorm::None => None,
-            QkNorm::PerHead | QkNorm::PerHeadRotated => Some((self.head_dim, self.head_dim)),
-            QkNorm::FullWidth => Some((q, kv)),
-        };
-        if let Some((q, k)) = widths {
-            list.in_layer(&format!("{}.weight", names.q_norm), vec![q], Slot::QNorm, false);
-            list.in_layer(&format!("{}.weight", names.k_norm), vec![k], Slot::KNorm, false);
+        if mixer.is_none() {
+            self.head_norm_tensors(&mut list, names.q_norm, self.heads, Slot::QNorm);
+            self.head_norm_tensors(&mut list, names.k_norm, self.kv_heads, Slot::KNorm);
         }
         for (i, norm) in self.layer_norms().into_iter().enumerate() {
             if let Some(norm) = norm {
@@ -160,6 +155,25 @@ impl DecoderSpec {
             }
         }
         list.tensors
+    }
+
+    /// The norm of so many heads of queries, or of keys.
+    fn head_norm_tensors(&self, list: &mut List, name: &str, heads: usize, slot: impl Fn(usize) -> Slot) {
+        let d = self.head_dim;
+        let shape = match self.qk_norm {
+            QkNorm::None => return,
+            QkNorm::PerHead | QkNorm::PerHeadRotated => vec![d],
+            QkNorm::FullWidth => vec![heads * d],
+            QkNorm::EachHead if name.contains(HEAD) => vec![d],
+            QkNorm::EachHead => vec![heads, d],
+        };
+        let has_bias = matches!(self.family.qk_norm_kind, NormKind::Layer { bias: true, .. });
+        for (i, name) in head_norms(name, heads).iter().enumerate() {
+            list.in_layer(&format!("{name}.weight"), shape.clone(), slot(i * d), false);
+            if has_bias {
+                list.in_layer(&format!("{name}.bias"), shape.clone(), slot(i * d), true);
+            }
+        }
     }
 
     /// The experts of a layer that has them.
@@ -199,7 +213,9 @@ impl DecoderSpec {
                     }
                 }
             }
-            Stored::Fused { gate_up, down, turned } => {
+            Stored::Fused {
+                gate_up, down, turned, ..
+            } => {
                 for (name, matrix, [out, inner]) in
                     [(gate_up, Part::GateUp, [2 * width, h]), (down, Part::Down, [h, width])]
                 {
@@ -338,6 +354,11 @@ impl DecoderSpec {
         matches!(stored, Some(Stored::Fused { turned: true, .. }))
     }
 
+    fn experts_in_turns(&self) -> bool {
+        let stored = self.experts.as_ref().map(|experts| experts.names.experts);
+        matches!(stored, Some(Stored::Fused { in_turns: true, .. }))
+    }
+
     fn is_turned(&self, tensor: &Tensor) -> bool {
         match tensor.slot {
             Slot::Mlp(Of::Experts, _) => self.turned_experts() && !tensor.is_bias,
@@ -352,6 +373,7 @@ impl DecoderSpec {
         let (matrices, columns) = match (&self.arranged_shape(tensor)[..], tensor.slot) {
             ([experts, _, columns], _) => (*experts, *columns),
             ([experts, _], Slot::Mlp(Of::Experts, _)) => (*experts, 1),
+            (_, Slot::QNorm(_) | Slot::KNorm(_)) => (1, 1),
             ([_, columns], _) => (1, *columns),
             _ => (1, 1),
         };
@@ -378,8 +400,10 @@ impl DecoderSpec {
             Slot::Mixer(MixerPart::Input(first)) => self.mixer.as_ref()?.ungrouped(first),
             Slot::Q if self.family.rope.neighbours => Some(self.halves(self.heads)),
             Slot::K if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
+            Slot::QNorm(_) if self.family.rope.neighbours => Some(self.halves(self.heads)),
+            Slot::KNorm(_) if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
             // Gates and ups take turns.
-            Slot::Mlp(Of::Experts, Part::GateUp) if self.turned_experts() => {
+            Slot::Mlp(Of::Experts, Part::GateUp) if self.experts_in_turns() => {
                 let rows = 2 * self.experts.as_ref().map_or(0, |experts| experts.width);
                 Some((0..rows).step_by(2).chain((1..rows).step_by(2)).collect())
             }
@@ -431,6 +455,14 @@ impl Arrangement {
             true => turn(&rows, self.columns),
             false => rows,
         }
+    }
+}
+
+/// The tensors that a norm of so many heads is: one, or one for each.
+pub(super) fn head_norms(name: &str, heads: usize) -> Vec<String> {
+    match name.contains(HEAD) {
+        true => (0..heads).map(|head| name.replace(HEAD, &head.to_string())).collect(),
+        false => vec![name.to_string()],
     }
 }
 

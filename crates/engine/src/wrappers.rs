@@ -116,6 +116,12 @@ const WRAPPERS: &[Wrapper] = &[
         ties: Ties::Either,
     },
     Wrapper {
+        name: "qwen3_vl_moe",
+        layouts: &[NEW],
+        text: "qwen3_vl_moe_text",
+        ties: Ties::Either,
+    },
+    Wrapper {
         name: "qwen3_5",
         layouts: &[NEW],
         text: "qwen3_5_text",
@@ -210,10 +216,6 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("paligemma", "PaliGemma reads its prompt in both directions"),
     ("mllama", "its layers look at the picture between those of the text"),
-    (
-        "qwen3_vl_moe",
-        "the mixture of experts of Qwen3-VL is not among the decoder's",
-    ),
     ("mamba", HYBRID),
     ("mamba2", HYBRID),
     ("falcon_mamba", HYBRID),

@@ -139,7 +139,7 @@ fn set_dense_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Ch
     };
     let places: Vec<usize> = (0..dense.len()).filter(|place| dense[*place]).collect();
     match donor.get("model_type").and_then(Value::as_str) {
-        Some("qwen2_moe" | "qwen3_moe" | "qwen3_next") => {
+        Some("qwen2_moe" | "qwen3_moe" | "qwen3_next" | "qwen3_vl_moe_text") => {
             object.insert("mlp_only_layers".into(), places.into());
             object.insert("decoder_sparse_step".into(), 1.into());
         }
@@ -172,7 +172,7 @@ fn set_attending_layers(object: &mut Map<String, Value>) {
 fn is_dense(config: &Value, layer: usize) -> Option<bool> {
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
     match config.get("model_type")?.as_str()? {
-        "qwen2_moe" | "qwen3_moe" | "qwen3_next" => {
+        "qwen2_moe" | "qwen3_moe" | "qwen3_next" | "qwen3_vl_moe_text" => {
             let listed = config.get("mlp_only_layers").and_then(Value::as_array);
             let is_listed = listed.is_some_and(|list| list.iter().any(|l| l.as_u64() == Some(layer as u64)));
             let step = number("decoder_sparse_step").unwrap_or(1).max(1) as usize;

@@ -319,11 +319,11 @@ impl Arithmetic for Cuda {
         })
     }
 
-    fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
-        gpu.write(&mut norm.weight, 0, bytemuck::cast_slice(weight))
+    fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, first: usize, weight: &[f32]) -> Result<(), Error> {
+        gpu.write(&mut norm.weight, first * 4, bytemuck::cast_slice(weight))
     }
 
-    fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: &[f32]) -> Result<(), Error> {
+    fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: usize, _: &[f32]) -> Result<(), Error> {
         Err(not_made("a norm with a bias"))
     }
 

@@ -4,6 +4,7 @@ use super::Error;
 use crate::families::Stored;
 use crate::mixer::{Inputs, Mixer, MixerKind};
 use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, QueryGrowth};
+use crate::tensors::head_norms;
 
 /// What a layer is made of. Values are `[rows, width, columns]`; names are those of tensors within the layer.
 pub(super) trait Algebra {
@@ -13,6 +14,10 @@ pub(super) trait Algebra {
     fn linear(&mut self, name: &str, x: &Self::Value) -> Result<Self::Value, Error>;
     /// A norm of the stream, as the family has it; or of heads, over stretches as long as the weight.
     fn norm(&mut self, name: &str, kind: NormKind, x: &Self::Value) -> Result<Self::Value, Error>;
+    /// A norm of each head, whose weights stand one after the other in tensors of these names.
+    fn norm_each(&mut self, names: &[String], kind: NormKind, x: &Self::Value) -> Result<Self::Value, Error>;
+    /// Within ± limit.
+    fn hold(&mut self, x: &Self::Value, limit: f32) -> Result<Self::Value, Error>;
     /// `len` columns.
     fn part(&mut self, x: &Self::Value, from: usize, len: usize) -> Result<Self::Value, Error>;
     /// Each head turned by the angles of its token, of one kind of rotation.
@@ -109,11 +114,12 @@ fn attention<A: Algebra>(spec: &DecoderSpec, index: usize, a: &mut A, x: &A::Val
         true => (a.part(&queries, 0, q)?, Some(a.part(&queries, q, q)?)),
         false => (queries, None),
     };
-    let mut queries = heads(spec, index, a, names.q_norm, queries)?;
+    let mut queries = heads(spec, index, a, (names.q_norm, spec.heads), queries)?;
     if let Some(growth) = spec.query_growth {
         queries = a.grow(&queries, growth)?;
     }
-    let keys = heads(spec, index, a, names.k_norm, keys)?;
+    let keys = heads(spec, index, a, (names.k_norm, spec.kv_heads), keys)?;
+    let values = held(spec, a, values)?;
     let sinks = spec.family.sinks.then_some("self_attn.sinks");
     let mut out = a.attend(&queries, &keys, &values, spec.layers[index].window, sinks)?;
     if let Some(gates) = gates {
@@ -184,19 +190,36 @@ fn delta_inputs<A: Algebra>(mixer: &Mixer, a: &mut A, x: &A::Value) -> Result<[A
     ])
 }
 
-/// Queries or keys: normed where the family does, and rotated. The norm's weight is as long as a head, or as all of them.
-fn heads<A: Algebra>(spec: &DecoderSpec, index: usize, a: &mut A, norm: &str, x: A::Value) -> Result<A::Value, Error> {
+/// Queries or keys of so many heads: normed where the family does, held within its limit, and rotated. The norm's weight is as
+/// long as a head, or as all of them.
+fn heads<A: Algebra>(
+    spec: &DecoderSpec,
+    index: usize,
+    a: &mut A,
+    (norm, count): (&str, usize),
+    x: A::Value,
+) -> Result<A::Value, Error> {
+    let kind = spec.family.qk_norm_kind;
     let x = match spec.qk_norm {
-        QkNorm::FullWidth | QkNorm::PerHead => a.norm(norm, NormKind::Rms, &x)?,
+        QkNorm::FullWidth | QkNorm::PerHead => a.norm(norm, kind, &x)?,
+        QkNorm::EachHead => a.norm_each(&head_norms(norm, count), kind, &x)?,
         QkNorm::None | QkNorm::PerHeadRotated => x,
     };
+    let x = held(spec, a, x)?;
     let x = match spec.layers[index].rope {
         Some(rope) => a.rotate(&x, rope)?,
         None => x,
     };
     match spec.qk_norm {
-        QkNorm::PerHeadRotated => a.norm(norm, NormKind::Rms, &x),
+        QkNorm::PerHeadRotated => a.norm(norm, kind, &x),
         _ => Ok(x),
+    }
+}
+
+fn held<A: Algebra>(spec: &DecoderSpec, a: &mut A, x: A::Value) -> Result<A::Value, Error> {
+    match spec.qkv_limit {
+        Some(limit) => a.hold(&x, limit),
+        None => Ok(x),
     }
 }
 

@@ -147,6 +147,18 @@ impl Algebra for Composed<'_> {
         Ok(normed(self.spec, kind, &x, weight, bias)?.reshape(shape)?)
     }
 
+    fn norm_each(&mut self, names: &[String], kind: NormKind, x: &Tensor) -> Result<Tensor, Error> {
+        let (shape, d) = (x.dims3()?, self.spec.head_dim);
+        let weights = names.iter().map(|name| self.weight(name));
+        let weights = Tensor::cat(&weights.collect::<Result<Vec<_>, _>>()?, 0)?.reshape(((), d))?;
+        let x = x.reshape((shape.0, shape.1, shape.2 / d, d))?;
+        Ok(normed(self.spec, kind, &x, Some(&weights), None)?.reshape(shape)?)
+    }
+
+    fn hold(&mut self, x: &Tensor, limit: f32) -> Result<Tensor, Error> {
+        Ok(x.clamp(-limit, limit)?)
+    }
+
     fn grow(&mut self, x: &Tensor, growth: QueryGrowth) -> Result<Tensor, Error> {
         let width = self.batch.batch.width;
         let factors: Vec<f32> = (0..width).map(|place| growth.at(place)).collect();

@@ -36,6 +36,15 @@ enum Made {
         name: String,
         kind: NormKind,
     },
+    NormEach {
+        x: Place,
+        names: Vec<String>,
+        kind: NormKind,
+    },
+    Hold {
+        x: Place,
+        limit: f32,
+    },
     Grow {
         x: Place,
         growth: QueryGrowth,
@@ -217,6 +226,29 @@ impl<'a> Tape<'a> {
                 };
                 let of_x = norm.back(numbers(*x), &slope, of_weight);
                 give(slopes, *x, of_x);
+            }
+            Made::NormEach { x, names, kind } => {
+                let norms = self.norms_of(names, *kind)?;
+                let (cols, d) = (node.cols, self.spec.head_dim);
+                let (mut of_x, mut of_weights) = (zeros(*x), Vec::new());
+                for (head, norm) in norms.iter().enumerate() {
+                    let columns = |x: &[f32]| fused::columns(x, cols, head * d, d);
+                    let mut of_weight = vec![0.0; d];
+                    let of_head = norm.back(&columns(numbers(*x)), &columns(&slope), &mut of_weight);
+                    fused::set_columns(&mut of_x, cols, head * d, &of_head, d);
+                    of_weights.extend(of_weight);
+                }
+                for (name, of_weight) in names.iter().zip(of_weights.chunks(of_weights.len() / names.len())) {
+                    let known = gradient(gradients, &format!("{name}.weight"), of_weight.len());
+                    fused::add(known, of_weight, 1.0);
+                }
+                give(slopes, *x, of_x);
+            }
+            Made::Hold { x, limit } => {
+                let mut slope = slope;
+                let held = slope.iter_mut().zip(numbers(*x)).filter(|(_, x)| x.abs() > *limit);
+                held.for_each(|(slope, _)| *slope = 0.0);
+                give(slopes, *x, slope);
             }
             Made::Grow { x, growth } => {
                 let mut slope = slope;
@@ -434,6 +466,22 @@ impl<'a> Tape<'a> {
         norm(self.spec, name, kind, &|name| self.weight(name))
     }
 
+    /// A norm for each head, without biases.
+    fn norms_of(&self, names: &[String], kind: NormKind) -> Result<Vec<fused::Norm<'a>>, Error> {
+        let d = self.spec.head_dim;
+        let mut norms = Vec::new();
+        for name in names {
+            let weights = self.weight(&format!("{name}.weight"))?.chunks_exact(d);
+            norms.extend(weights.map(|weight| fused::Norm {
+                weight: weight.to_vec(),
+                bias: None,
+                about_mean: matches!(kind, NormKind::Layer { .. }),
+                eps: self.spec.norm_eps,
+            }));
+        }
+        Ok(norms)
+    }
+
     fn push(&mut self, made: Made, cols: usize, numbers: Vec<f32>) -> Result<Place, Error> {
         let rows = numbers.len() / cols;
         self.note(made, (rows, cols), numbers.into())
@@ -513,9 +561,28 @@ impl Algebra for Tape<'_> {
         self.push(made, cols, out)
     }
 
+    fn norm_each(&mut self, names: &[String], kind: NormKind, x: &Place) -> Result<Place, Error> {
+        let (cols, d, mut out) = (self.nodes[*x].cols, self.spec.head_dim, self.numbers(*x).to_vec());
+        for (head, norm) in self.norms_of(names, kind)?.iter().enumerate() {
+            let normed = norm.forward(&fused::columns(&out, cols, head * d, d));
+            fused::set_columns(&mut out, cols, head * d, &normed, d);
+        }
+        let made = Made::NormEach {
+            x: *x,
+            names: names.to_vec(),
+            kind,
+        };
+        self.push(made, cols, out)
+    }
+
+    fn hold(&mut self, x: &Place, limit: f32) -> Result<Place, Error> {
+        let (x, cols) = (*x, self.nodes[*x].cols);
+        let out = self.numbers(x).iter().map(|x| x.clamp(-limit, limit)).collect();
+        self.push(Made::Hold { x, limit }, cols, out)
+    }
+
     fn part(&mut self, x: &Place, from: usize, len: usize) -> Result<Place, Error> {
-        let rows = self.numbers(*x).chunks(self.nodes[*x].cols);
-        let out = rows.flat_map(|row| row[from..from + len].iter().copied()).collect();
+        let out = fused::columns(self.numbers(*x), self.nodes[*x].cols, from, len);
         self.push(Made::Part { x: *x, from }, len, out)
     }
 

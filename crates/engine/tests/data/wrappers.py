@@ -45,6 +45,12 @@ CASES = {
         rope_parameters=dict(MROPE, rope_theta=5000.0), **{**TEXT, "num_key_value_heads": 1})),
     "qwen3_vl": dict(model_type="qwen3_vl", vision_config=QWEN3, text_config=dict(
         head_dim=12, rope_parameters=dict(MROPE, mrope_section=[2, 2, 2], mrope_interleaved=True), **TEXT)),
+    "qwen3_vl_moe": dict(model_type="qwen3_vl_moe", vision_config=QWEN3, tie_word_embeddings=False, text_config=dict(
+        head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, tie_word_embeddings=False,
+        rope_parameters=dict(MROPE, mrope_section=[2, 1, 1], mrope_interleaved=True), **TEXT)),
+    "qwen3_vl_moe_by_column": dict(model_type="qwen3_vl_moe", vision_config=QWEN3, tie_word_embeddings=False, text_config=dict(
+        head_dim=12, num_experts=4, num_experts_per_tok=3, moe_intermediate_size=12, mlp_only_layers=[1], tie_word_embeddings=False,
+        attention_bias=True, rope_parameters=dict(MROPE, mrope_section=[2, 2, 2], mrope_interleaved=True), **TEXT)),
     "qwen3_5": dict(model_type="qwen3_5", vision_config=QWEN3_5, text_config=dict(
         head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=12, linear_value_head_dim=8,
         rope_parameters=dict(MROPE, mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=0.25),
@@ -87,9 +93,12 @@ def load(name, case):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**copy.deepcopy(case)))
         model.save_pretrained(folder)
         file = pathlib.Path(folder) / "model.safetensors"
+        # Qwen3-VL's mixture was published with its experts' matrices by column.
+        turned = name.endswith("by_column")
         pairs = (QWEN_BETWEEN if "qwen" in name else BETWEEN) if "between" in name else []
         plus_one = case["model_type"] in ("gemma3", "qwen3_5", "qwen3_5_moe")
-        tensors = {renamed(old, pairs): tensor for old, tensor in load_file(file).items()}
+        tensors = {renamed(old, pairs): tensor.transpose(1, 2) if turned and ".experts." in old else tensor
+                   for old, tensor in load_file(file).items()}
         tensors = {new: weight(new, tuple(t.shape), plus_one).to(t.dtype).contiguous() for new, t in tensors.items()}
         save_file(tensors, file, metadata={"format": "pt"})
         config = json.loads((pathlib.Path(folder) / "config.json").read_text())
