@@ -427,7 +427,10 @@ fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
     if !is_scored_elsewhere {
         spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     }
-    Ok(fold_of(&spec))
+    match spec.fixed_layers().filter(|_| space.data_flow_space.is_some()) {
+        Some(why) => Err(Error::FixedLayers { why }),
+        None => Ok(fold_of(&spec)),
+    }
 }
 
 /// Where a family's layers take the scales of a layer path.

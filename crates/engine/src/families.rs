@@ -57,6 +57,17 @@ pub struct Family {
     pub(super) qk_norm_kind: NormKind,
     /// Queries, keys and values are held within `clip_qkv`, where the config has it.
     pub(super) clips_qkv: bool,
+    /// Values are normed over each head, by no weight.
+    pub(super) norms_values: bool,
+    /// Layers without a window have heads of a size of their own (`global_head_dim`, by default this) and of a number of their
+    /// own (`num_global_key_value_heads`), or `per_layer_config` says so; one product may be keys and values of such a layer
+    /// (`attention_k_eq_v`), and the last `num_kv_shared_layers` take those of a layer before them, with MLPs of twice the width
+    /// if `use_double_wide_mlp`.
+    pub(super) global_head_dim: Option<usize>,
+    /// How wide the embeddings are by default that a token has in every layer; `None`: it has none.
+    pub(super) per_layer_width: Option<usize>,
+    /// What a layer gives is multiplied by a number of its own.
+    pub(super) scales_layers: bool,
     /// Each query head has a score of its own beside those of the keys, which takes weight from them.
     pub(super) sinks: bool,
     pub(super) norm: NormKind,
@@ -98,10 +109,14 @@ impl Family {
                 self.mixer.is_some(),
                 "linear attention, a state-space mixer or short convolutions",
             ),
-            (self.experts.is_some(), "a mixture of experts"),
+            (
+                self.experts.is_some_and(|experts| experts.are_there == Flag::Yes),
+                "a mixture of experts",
+            ),
             (self.sinks, "attention sinks"),
             (self.activation == "xielu", "a learned activation (xIELU)"),
             (self.qk_norm == QkNorm::PerHeadRotated, "norms after the rotation"),
+            (self.global_head_dim.is_some(), "heads that differ from layer to layer"),
             (self.rope.grows_queries, "queries that grow with their position"),
         ];
         needs.iter().find(|(needed, _)| *needed).map(|(_, what)| *what)
@@ -174,6 +189,21 @@ pub(super) struct Mixture {
     pub dense: Dense,
     /// Router and experts have biases.
     pub biases: bool,
+    /// Whether there are any.
+    pub are_there: Flag,
+    /// They stand beside a layer's one MLP, and not in its place.
+    pub beside: Option<BesideMlp>,
+}
+
+/// What a checkpoint calls the norms and scales of experts that stand beside an MLP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BesideMlp {
+    /// The norms after the MLP, before the experts, and after them.
+    pub norms: [&'static str; 3],
+    /// What the stream, normed, is multiplied by before the router reads it; whole names, like the next.
+    pub router_scale: &'static str,
+    /// What the weight of each expert is multiplied by.
+    pub expert_scales: &'static str,
 }
 
 /// What a checkpoint calls a layer's router and experts.
@@ -262,6 +292,8 @@ pub(super) enum Flag {
 pub(super) enum Only {
     False,
     True,
+    /// Anything but a word.
+    Not(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -321,6 +353,8 @@ pub(super) struct Rope {
     pub grows_queries: bool,
     /// "mrope": dimensions turn by the place in time, height or width, all of which are the position in a text.
     pub sections: bool,
+    /// "proportional": the frequencies are those of whole heads, and only the first part of them turns.
+    pub proportional: bool,
     /// What a config without any of it means.
     pub absent: Option<&'static str>,
     /// No layer rotates unless this key has this value.
@@ -353,6 +387,8 @@ pub(super) enum Windows {
     Alternating,
     /// All but each n-th, by `sliding_window_pattern`.
     AllBut { nth: usize, size: usize },
+    /// All but each n-th, and never the last.
+    ButLast { nth: usize, size: usize },
     /// Those that do not rotate (`no_rope_layers`, or each n-th by `no_rope_layer_interval`), if `use_sliding_window`.
     Unrotated { nth: usize },
 }
@@ -365,6 +401,8 @@ pub(super) enum Scales {
     Gemma,
     /// The same; attention by a number of the config, and soft caps with these defaults (`None`: not read; attention, logits).
     QueryScalar([Option<f64>; 2]),
+    /// Embeddings by the root of their width, attention not at all, and a soft cap of logits if the config has one.
+    Gemma4,
     Granite,
     /// Logits by `logit_scale`.
     Cohere,
@@ -610,6 +648,8 @@ const QWEN_EXPERTS: Mixture = Mixture {
     shared: Shared::None,
     dense: Dense::Listed,
     biases: false,
+    are_there: Flag::Yes,
+    beside: None,
 };
 
 const DELTA_NET: MixerRow = MixerRow {
@@ -632,6 +672,7 @@ const ROPE: Rope = Rope {
     alpha: false,
     grows_queries: false,
     sections: false,
+    proportional: false,
     absent: None,
     only_if: None,
 };
@@ -682,6 +723,10 @@ const LLAMA: Family = Family {
     has_qk_norm: Flag::Yes,
     qk_norm_kind: NormKind::Rms,
     clips_qkv: false,
+    norms_values: false,
+    global_head_dim: None,
+    per_layer_width: None,
+    scales_layers: false,
     sinks: false,
     norm: NormKind::Rms,
     norm_plus_one: false,
@@ -953,6 +998,60 @@ const FAMILIES: &[Family] = &[
         windows: Windows::AllBut { nth: 6, size: 4096 },
         // It keeps the key for attention's cap in its config, but does not use it.
         scales: Scales::QueryScalar([None, Some(f64::INFINITY)]),
+        ..GEMMA2
+    },
+    Family {
+        name: "gemma4_text",
+        keys: &[
+            ("hidden_act", "hidden_activation"),
+            ("num_experts_per_tok", "top_k_experts"),
+        ],
+        only: &[("use_bidirectional_attention", Only::Not("all"))],
+        max_positions: 131_072,
+        experts: Some(&Mixture {
+            stored: &[ExpertNames {
+                router: "router.proj",
+                experts: Stored::Fused {
+                    gate_up: "experts.gate_up_proj",
+                    down: "experts.down_proj",
+                    turned: false,
+                    in_turns: false,
+                },
+                ..EACH
+            }],
+            width: Some(704),
+            normalised: Flag::Yes,
+            dense: Dense::None,
+            are_there: Flag::Key("enable_moe_block", false),
+            beside: Some(BesideMlp {
+                norms: [
+                    "post_feedforward_layernorm_1",
+                    "pre_feedforward_layernorm_2",
+                    "post_feedforward_layernorm_2",
+                ],
+                router_scale: "router.scale",
+                expert_scales: "router.per_expert_scale",
+            }),
+            ..QWEN_EXPERTS
+        }),
+        norm_plus_one: false,
+        qk_norm: QkNorm::PerHead,
+        norms_values: true,
+        global_head_dim: Some(512),
+        per_layer_width: Some(256),
+        scales_layers: true,
+        rope: Rope {
+            theta: 1_000_000.0,
+            windowed: Some((None, 10_000.0)),
+            proportional: true,
+            absent: Some(
+                r#"{"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}"#,
+            ),
+            ..ROPE
+        },
+        windows: Windows::ButLast { nth: 6, size: 512 },
+        scales: Scales::Gemma4,
         ..GEMMA2
     },
     Family {

@@ -107,6 +107,8 @@ pub enum Error {
     Read { tensor: String, reason: String },
     #[error("a layer path names layer {layer}, but the model has {layers} layers")]
     Path { layer: usize, layers: usize },
+    #[error("a layer path has layer {layer} before layer {source_layer}, whose keys and values it takes")]
+    PathWithoutKeys { layer: usize, source_layer: usize },
     #[error("request {request} is empty: a prompt needs at least one token")]
     EmptyPrompt { request: usize },
     #[error(

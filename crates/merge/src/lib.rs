@@ -120,6 +120,10 @@ pub enum Error {
          side, with `models`"
     )]
     EncoderDecoder { model: String },
+    #[error(
+        "the layers of '{model}' cannot come to other places than their own: {why}. Merge such models side by side, with          `models`, or with slices that leave each layer where it is"
+    )]
+    FixedLayers { model: String, why: &'static str },
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },
     #[error("{message}")]

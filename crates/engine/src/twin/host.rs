@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use super::{
-    Error, Gradients, Piece, Side, Sum,
+    Back, Beside, Error, Gradients, Piece, Side, Sum, add_outer,
     batch::Batch,
     embeddings_name, fused, head_bias_name, head_name,
-    layer::layer,
+    layer::{Given, layer},
     logit_rows, pieces, positions_name,
-    tape::{self, Tape, Weights},
+    tape::{self, Place, Tape, Weights},
     whole,
 };
-use crate::spec::DecoderSpec;
+use crate::spec::{DecoderSpec, Keys};
 
 /// The weights, row by row, by Hugging Face name.
 pub(super) struct Host {
@@ -48,6 +48,31 @@ impl Host {
         pieces
             .map(|piece| Ok((piece.name.as_str(), of_piece(piece)?)))
             .collect()
+    }
+
+    /// A tape that begins with what goes into a layer.
+    fn tape<'t>(
+        spec: &'t DecoderSpec,
+        index: usize,
+        (batch, weights): (&'t Batch, &'t Weights<'t>),
+        h: Vec<f32>,
+        beside: &Beside<Vec<f32>>,
+    ) -> (Tape<'t>, Given<Place>) {
+        let mut tape = Tape::new(spec, batch, weights);
+        let layer = &spec.layers[index];
+        let others = match layer.keys {
+            Keys::Of(source) => beside.lent.get(&source),
+            Keys::Own | Keys::OneProduct => None,
+        };
+        let given = Given {
+            h: tape.given(h, spec.hidden),
+            embedded: beside.embedded.as_ref().map(|x| tape.given(x.clone(), spec.hidden)),
+            keys_and_values: others.map(|both| {
+                let cols = layer.kv_heads * layer.head_dim;
+                both.each_ref().map(|numbers| tape.given(numbers.clone(), cols))
+            }),
+        };
+        (tape, given)
     }
 
     fn head_weights<'a>(&'a self, spec: &'a DecoderSpec) -> Result<Head<'a>, Error> {
@@ -145,6 +170,13 @@ impl Head<'_> {
     }
 }
 
+fn add_or_set(sum: &mut Option<Vec<f32>>, x: Vec<f32>) {
+    match sum {
+        Some(sum) => fused::add(sum, &x, 1.0),
+        none => *none = Some(x),
+    }
+}
+
 fn rows_of(h: &[f32], rows: &[u32], cols: usize) -> Vec<f32> {
     let rows = rows.iter().map(|row| &h[*row as usize * cols..][..cols]);
     rows.flatten().copied().collect()
@@ -173,11 +205,23 @@ impl Side for Host {
         Ok(h)
     }
 
-    fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Vec<f32>) -> Result<Vec<f32>, Error> {
+    fn layer(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: &Vec<f32>,
+        beside: &mut Beside<Vec<f32>>,
+    ) -> Result<Vec<f32>, Error> {
         let weights = self.of_layer(index)?;
-        let mut tape = Tape::new(spec, batch, &weights, h.clone());
-        let out = layer(spec, index, &mut tape, &0)?;
-        Ok(tape.into_value(out))
+        let (mut tape, given) = Self::tape(spec, index, (batch, &weights), h.clone(), beside);
+        let out = layer(spec, index, &mut tape, given)?;
+        if let Some(both) = out.keys_and_values.filter(|_| spec.lends_keys(index)) {
+            beside
+                .lent
+                .insert(index, both.map(|place| tape.numbers(place).to_vec()));
+        }
+        Ok(tape.into_value(out.h))
     }
 
     fn layer_back(
@@ -186,16 +230,45 @@ impl Side for Host {
         index: usize,
         batches: &[Batch],
         inputs: Vec<Vec<f32>>,
-        upstream: &mut [Vec<f32>],
+        back: &mut Back<'_, Vec<f32>>,
     ) -> Result<Gradients, Error> {
         let weights = self.of_layer(index)?;
         let mut gradients = HashMap::new();
-        for ((batch, input), upstream) in batches.iter().zip(inputs).zip(upstream) {
-            let mut tape = Tape::new(spec, batch, &weights, input);
-            layer(spec, index, &mut tape, &0)?;
-            *upstream = tape.back(std::mem::take(upstream), &mut gradients)?;
+        for (i, (batch, input)) in batches.iter().zip(inputs).enumerate() {
+            let (mut tape, given) = Self::tape(spec, index, (batch, &weights), input, &back.beside[i]);
+            let (h, embedded, others) = (given.h, given.embedded, given.keys_and_values);
+            let out = layer(spec, index, &mut tape, given)?;
+            let of_beside = &mut back.of_beside[i];
+            let mut slopes = vec![(out.h, std::mem::take(&mut back.upstream[i]))];
+            if let (Some(both), Some(of_both)) = (out.keys_and_values, of_beside.lent.remove(&index)) {
+                slopes.extend(both.into_iter().zip(of_both));
+            }
+            let mut found = tape.back(slopes, &mut gradients)?;
+            let mut take = |place: Place| found[place].take().unwrap_or_default();
+            back.upstream[i] = take(h);
+            if let Some(place) = embedded {
+                add_or_set(&mut of_beside.embedded, take(place));
+            }
+            if let (Some(both), Keys::Of(source)) = (others, spec.layers[index].keys) {
+                let of_both = both.map(&mut take);
+                match of_beside.lent.get_mut(&source) {
+                    Some(known) => known
+                        .iter_mut()
+                        .zip(&of_both)
+                        .for_each(|(sum, x)| fused::add(sum, x, 1.0)),
+                    None => {
+                        of_beside.lent.insert(source, of_both);
+                    }
+                }
+            }
         }
+        add_outer(spec, &self.layers[index], &mut gradients, back.outer);
         Ok(whole(&self.layers[index], gradients))
+    }
+
+    fn sum(&self, mut a: Vec<f32>, b: Vec<f32>) -> Result<Vec<f32>, Error> {
+        fused::add(&mut a, &b, 1.0);
+        Ok(a)
     }
 
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Vec<f32>, sum: &mut Sum) -> Result<(), Error> {

@@ -60,6 +60,36 @@ pub type TakeGradient<'a, E> = &'a mut dyn FnMut(&str, Vec<f32>) -> Result<(), E
 /// Derivatives by tensor, row by row.
 type Gradients = Vec<(String, Vec<f32>)>;
 
+/// What goes from layer to layer beside the stream, for one batch; or its derivatives.
+struct Beside<S> {
+    /// The tokens' embeddings, where layers read them.
+    embedded: Option<S>,
+    /// Keys and values that layers lend to others, by layer.
+    lent: HashMap<usize, [S; 2]>,
+}
+
+/// Of a way forward: states by layer and batch, and what went beside by batch.
+type Forward<S> = (Vec<Vec<S>>, Vec<Beside<S>>);
+
+impl<S> Default for Beside<S> {
+    fn default() -> Self {
+        Beside {
+            embedded: None,
+            lent: HashMap::new(),
+        }
+    }
+}
+
+/// What a layer's way back reads and adds to, by batch.
+struct Back<'a, S> {
+    beside: &'a [Beside<S>],
+    /// Derivatives of the layer's output, and then of its input.
+    upstream: &'a mut [S],
+    of_beside: &'a mut [Beside<S>],
+    /// Those of tensors outside of the layers, by tensor, as arranged.
+    outer: &'a mut HashMap<String, Vec<f32>>,
+}
+
 /// Rows of logits that are alive at one time, in numbers.
 const LOGITS: usize = 1 << 24;
 
@@ -85,7 +115,10 @@ pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     let all = texts * tokens;
     let states = (spec.layers.len() + 2) * all * spec.hidden;
     let mlp = match &spec.experts {
-        Some(experts) => experts.width * (experts.per_token + experts.shared),
+        Some(experts) => {
+            let own = if experts.beside.is_some() { spec.intermediate } else { 0 };
+            experts.width * (experts.per_token + experts.shared) + own
+        }
         None => spec.intermediate,
     };
     let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
@@ -108,18 +141,35 @@ pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     };
     let layer: usize = (0..spec.layers.len()).map(of_layer).max().unwrap_or(0);
     let head = spec.vocab * spec.hidden;
-    let numbers = spec.parameters() + states + (noted * at_once + layer + matrices).max(logits) + head;
+    // Derivatives of what all layers read, and what goes beside the stream.
+    let shared = spec.per_layer.map_or(0, |per_layer| {
+        let columns = spec.layers.len() * per_layer.width;
+        columns * (per_layer.vocab + spec.hidden) + per_layer.vocab * per_layer.width + 2 * all * spec.hidden
+    });
+    let lent = (0..spec.layers.len()).filter(|layer| spec.lends_keys(*layer));
+    let lent: usize = lent
+        .map(|layer| 4 * all * spec.layers[layer].kv_heads * spec.layers[layer].head_dim)
+        .sum();
+    let numbers = spec.parameters() + states + (noted * at_once + layer + matrices).max(logits) + head + shared + lent;
     (numbers * size_of::<f32>()) as u64
 }
 
 /// Where the weights are and how a pass is computed. `State` is a batch's hidden states, `[rows, width, hidden]`.
 trait Side {
-    type State;
+    type State: Clone;
 
     fn has_tensor(&self, name: &str) -> bool;
     fn put(&mut self, name: &str, shape: Vec<usize>, data: &[f32]) -> Result<(), Error>;
     fn embed(&self, spec: &DecoderSpec, batch: &Batch) -> Result<Self::State, Error>;
-    fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Self::State) -> Result<Self::State, Error>;
+    /// The stream after a layer; what it lends to others goes beside.
+    fn layer(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: &Self::State,
+        beside: &mut Beside<Self::State>,
+    ) -> Result<Self::State, Error>;
     /// One layer again, with derivatives: `upstream` goes from its output to its input; its weights' gradients.
     fn layer_back(
         &self,
@@ -127,8 +177,9 @@ trait Side {
         index: usize,
         batches: &[Batch],
         inputs: Vec<Self::State>,
-        upstream: &mut [Self::State],
+        back: &mut Back<'_, Self::State>,
     ) -> Result<Gradients, Error>;
+    fn sum(&self, a: Self::State, b: Self::State) -> Result<Self::State, Error>;
     /// Adds the log-likelihoods of the wanted tokens to `sum`.
     fn head(&self, spec: &DecoderSpec, batch: &Batch, h: &Self::State, sum: &mut Sum) -> Result<(), Error>;
     /// From the last layer's outputs to the loss and back: the derivatives with respect to those outputs, the final norm's,
@@ -177,9 +228,7 @@ impl Twin {
         weights: Weights,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
-        for rope in &spec.ropes {
-            rope.validate(spec.head_dim)?;
-        }
+        spec.check_ropes()?;
         let tensors = spec.tensors();
         let mut twin = Twin {
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
@@ -256,7 +305,16 @@ impl Twin {
 
     fn last_output<S: Side>(&self, side: &S, batch: &Batch) -> Result<S::State, Error> {
         let first = side.embed(&self.spec, batch)?;
-        (0..self.spec.layers.len()).try_fold(first, |h, index| side.layer(&self.spec, index, batch, &h))
+        let mut beside = self.beside(&first);
+        (0..self.spec.layers.len()).try_fold(first, |h, index| side.layer(&self.spec, index, batch, &h, &mut beside))
+    }
+
+    /// What goes beside the stream from the beginning.
+    fn beside<S: Clone>(&self, embedded: &S) -> Beside<S> {
+        Beside {
+            embedded: self.spec.per_layer.map(|_| embedded.clone()),
+            ..Beside::default()
+        }
     }
 
     /// The loss of `texts`; `take` is handed its derivative with respect to each tensor, row by row.
@@ -278,7 +336,7 @@ impl Twin {
     ) -> Result<Loss, E> {
         let spec = &self.spec;
         let batches = batches(spec, &self.ropes, texts)?;
-        let mut states = self.forward(side, &batches)?;
+        let (mut states, beside) = self.forward(side, &batches)?;
         let mut sum = Sum::new(texts);
         let outputs = states.pop().unwrap_or_default();
         let (mut upstream, mut of_head) = side.head_back(spec, &batches, outputs, &mut sum)?;
@@ -291,30 +349,52 @@ impl Twin {
         for (name, gradient) in of_head {
             take(&name, gradient)?;
         }
+        let mut of_beside: Vec<Beside<S::State>> = batches.iter().map(|_| Beside::default()).collect();
+        let mut outer = HashMap::new();
         for index in (0..spec.layers.len()).rev() {
             let inputs = states.pop().unwrap_or_default();
-            let mut gradients = side.layer_back(spec, index, &batches, inputs, &mut upstream)?;
+            let mut back = Back {
+                beside: &beside,
+                upstream: &mut upstream,
+                of_beside: &mut of_beside,
+                outer: &mut outer,
+            };
+            let mut gradients = side.layer_back(spec, index, &batches, inputs, &mut back)?;
             gradients.sort_by(|a, b| a.0.cmp(&b.0));
             for (name, gradient) in gradients {
                 take(&format!("{}{index}.{name}", spec.names().layers), gradient)?;
             }
         }
+        let mut outer: Gradients = outer.into_iter().collect();
+        outer.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, gradient) in outer {
+            take(&name, gradient)?;
+        }
+        let upstream = upstream
+            .into_iter()
+            .zip(of_beside)
+            .map(|(of_h, beside)| match beside.embedded {
+                Some(of_embedded) => side.sum(of_h, of_embedded),
+                None => Ok(of_h),
+            });
+        let upstream = upstream.collect::<Result<_, _>>()?;
         for (name, gradient) in side.embed_back(spec, &batches, upstream, tied.map(|(_, table)| table))? {
             take(&name, gradient)?;
         }
         Ok(sum.finish())
     }
 
-    /// By layer and batch, the layer's input; at the end, the last one's output.
-    fn forward<S: Side>(&self, side: &S, batches: &[Batch]) -> Result<Vec<Vec<S::State>>, Error> {
+    /// By layer and batch, the layer's input, and at the end the last one's output; by batch, what went beside.
+    fn forward<S: Side>(&self, side: &S, batches: &[Batch]) -> Result<Forward<S::State>, Error> {
         let first = batches.iter().map(|batch| side.embed(&self.spec, batch));
         let mut states = vec![first.collect::<Result<Vec<_>, _>>()?];
+        let mut beside: Vec<Beside<S::State>> = states[0].iter().map(|h| self.beside(h)).collect();
         for index in 0..self.spec.layers.len() {
-            let through = batches.iter().zip(&states[index]);
-            let through = through.map(|(batch, h)| side.layer(&self.spec, index, batch, h));
+            let through = batches.iter().zip(&states[index]).zip(&mut beside);
+            let through = through.map(|((batch, h), beside)| side.layer(&self.spec, index, batch, h, beside));
             states.push(through.collect::<Result<_, _>>()?);
         }
-        Ok(states)
+        Ok((states, beside))
     }
 
     /// Logits after every token of a text, `[tokens, vocab]` row by row.
@@ -347,6 +427,8 @@ struct Piece {
     len: usize,
     /// Where in the tensor; `None`: all of it.
     range: Option<Range<usize>>,
+    /// Whether other layers compute with the tensor too.
+    is_outer: bool,
 }
 
 /// The weights of a layer; those of one tensor stand together and in order.
@@ -361,6 +443,7 @@ fn pieces(spec: &DecoderSpec, index: usize) -> Vec<Piece> {
                 prefix: prefix.len(),
                 len,
                 range,
+                is_outer: false,
             });
         };
         match spec.pieces(&tensor) {
@@ -370,13 +453,42 @@ fn pieces(spec: &DecoderSpec, index: usize) -> Vec<Piece> {
             None => add(tensor.name[prefix.len()..].into(), tensor.shape.iter().product(), None),
         }
     }
+    let outer = spec.outer_pieces(index).into_iter();
+    found.extend(outer.map(|(name, tensor, range)| Piece {
+        name,
+        tensor,
+        prefix: 0,
+        len: range.len(),
+        range: Some(range),
+        is_outer: true,
+    }));
     found
+}
+
+/// Adds the derivatives of a layer's parts of tensors outside of it, which are taken from `found`, to those of these tensors,
+/// which have so many numbers.
+fn add_outer(
+    spec: &DecoderSpec,
+    pieces: &[Piece],
+    found: &mut HashMap<String, Vec<f32>>,
+    outer: &mut HashMap<String, Vec<f32>>,
+) {
+    for piece in pieces.iter().filter(|piece| piece.is_outer) {
+        let len = || {
+            spec.tensor(&piece.tensor)
+                .map_or(0, |tensor| tensor.shape.iter().product())
+        };
+        let sum = outer.entry(piece.tensor.clone()).or_insert_with(|| vec![0.0; len()]);
+        if let (Some(of_piece), Some(range)) = (found.remove(&piece.name), &piece.range) {
+            fused::add(&mut sum[range.clone()], &of_piece, 1.0);
+        }
+    }
 }
 
 /// The gradients of a layer's tensors, from those of its weights; one that nothing reached has a gradient of zeros.
 fn whole(pieces: &[Piece], mut found: HashMap<String, Vec<f32>>) -> Gradients {
     let mut whole: Gradients = Vec::new();
-    for piece in pieces {
+    for piece in pieces.iter().filter(|piece| !piece.is_outer) {
         let gradient = found.remove(&piece.name).unwrap_or_else(|| vec![0.0; piece.len]);
         let name = &piece.tensor[piece.prefix..];
         match whole.last_mut() {

@@ -41,6 +41,19 @@ CASES = {
                    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
                    rope_parameters=dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0),
                                         sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
+    "gemma4": dict(model_type="gemma4_text", num_hidden_layers=5, head_dim=8, global_head_dim=16, sliding_window=16, hidden_size_per_layer_input=12,
+                   vocab_size_per_layer_input=100, num_kv_shared_layers=2, use_double_wide_mlp=True, final_logit_softcapping=4.0, layer_types=[
+                       "sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]),
+    "gemma4_large": dict(model_type="gemma4_text", num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, head_dim=8, global_head_dim=12,
+                         num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=20, hidden_size_per_layer_input=0, layer_types=[
+                             "sliding_attention", "full_attention", "sliding_attention", "sliding_attention"], use_bidirectional_attention="vision"),
+    "gemma4_odd": dict(model_type="gemma4_text", num_hidden_layers=7, num_key_value_heads=1, head_dim=12, global_head_dim=12, sliding_window=24,
+                       hidden_size_per_layer_input=8, num_kv_shared_layers=1, attention_bias=True, tie_word_embeddings=False,
+                       rope_parameters=dict(full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=5000.0, factor=2.0),
+                                            sliding_attention=dict(rope_type="default", rope_theta=1000.0))),
+    "gemma4_moe": dict(model_type="gemma4_text", head_dim=8, global_head_dim=16, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=16,
+                       hidden_size_per_layer_input=0, enable_moe_block=True, num_experts=6, top_k_experts=2, moe_intermediate_size=20,
+                       layer_types=["sliding_attention", "full_attention", "full_attention"], final_logit_softcapping=6.0),
     "phi3": dict(model_type="phi3", original_max_position_embeddings=128, sliding_window=16),
     "phi3_longrope_partial": dict(model_type="phi3", hidden_size=64, original_max_position_embeddings=32, partial_rotary_factor=0.5,
                      rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=HALF, long_factor=[3.0 * f for f in HALF],
@@ -184,7 +197,7 @@ def weight(name, shape, plus_one):
     x = x * 0x297A2D39 & 0xFFFFFFFF
     x ^= x >> 15
     value = ((x >> 8).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)) * np.float32(0.5)
-    if name.endswith("norm.weight") and (not plus_one or name.endswith("linear_attn.norm.weight")):
+    if name.endswith("layer_scalar") or name.endswith("norm.weight") and (not plus_one or name.endswith("linear_attn.norm.weight")):
         value += np.float32(1.0)
     return torch.from_numpy(value.reshape(shape))
 
@@ -198,7 +211,7 @@ def stored(kind, fused, name, shape):
                          ("router.weight", "router.layer.weight")):
             name = name.replace(f"block_sparse_moe.{old}", f"block_sparse_moe.{new}")
         return [(name, shape, ())]
-    if fused or kind == "gpt_oss":
+    if fused or kind in ("gpt_oss", "gemma4_text"):
         return [(name, shape, ())]
     if kind in ("mixtral", "phimoe", "lfm2_moe"):
         name = name.replace(".mlp.", ".block_sparse_moe.").replace(".router.weight", ".gate.weight")
@@ -221,7 +234,7 @@ def build(case, fused=False):
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for name, parameter in [*model.named_parameters(), *buffers]:
         for part, shape, where in stored(case["model_type"], fused, name, tuple(parameter.shape)):
-            plus_one = case["model_type"].startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+            plus_one = case["model_type"].startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5")) and case["model_type"] != "gemma4_text"
             parameter.data[where] = weight(part, tuple(shape), plus_one)
     model.tie_weights()
     return model
