@@ -20,7 +20,8 @@ use std::collections::HashMap;
 
 use crate::{
     merge::{self, Plan, Resident, Slopes, TensorSource},
-    model::{self, DType, DecoderSpec, Device, Loss, Text, Twin},
+    model::{self, DType, Device, Loss, Text, Twin},
+    models,
     optim::Adam,
     recipe::Recipe,
 };
@@ -64,14 +65,13 @@ pub const LEAST_TEXTS: usize = 8;
 ///
 /// # Errors
 /// A model that has no decoder here, or cannot be read.
-pub fn twin(plan: &Plan, models: &dyn TensorSource, device: Device, dtype: DType) -> Result<Twin, Error> {
+pub fn twin(plan: &Plan, source: &dyn TensorSource, device: Device, dtype: DType) -> Result<Twin, Error> {
     let outputs = plan.outputs();
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(outputs.iter().map(|o| o.name.as_str()));
-    spec.check_tensors(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+    let spec = models::checked_spec_of(plan)?;
     let place: HashMap<&str, usize> = outputs.iter().enumerate().map(|(i, o)| (o.name.as_str(), i)).collect();
     let mut read = |name: &str| {
         let i = place.get(name).ok_or("the model has no such tensor")?;
-        let mut data = plan.compute(*i, models).map_err(|e| e.to_string())?;
+        let mut data = plan.compute(*i, source).map_err(|e| e.to_string())?;
         dtype.round(&mut data);
         Ok::<_, String>(data)
     };
@@ -332,10 +332,9 @@ struct Child<'a> {
 impl<'a> Child<'a> {
     fn new(course: &Course<'a>, recipe: &Recipe) -> Result<Self, Error> {
         let plan = Plan::new(recipe, course.resident.source())?;
-        let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+        let spec = models::checked_spec_of(&plan)?;
         let outputs = plan.outputs().iter().enumerate();
         let index: HashMap<String, usize> = outputs.map(|(i, o)| (o.name.clone(), i)).collect();
-        spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
         let mut resident = course.resident.beside();
         let mut read = |name: &str| {
             let i = index.get(name).ok_or("the merge does not produce it")?;

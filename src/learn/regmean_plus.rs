@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     merge::{Grams, Plan, TensorSource, Vocabulary},
-    model::{DType, DecoderSpec, Device, Reading, Text, Twin},
+    model::{DType, Device, Reading, Text, Twin},
+    models,
     recipe::Recipe,
 };
 
@@ -77,8 +78,7 @@ impl Merged {
     /// What is outside of the layers; these are zero.
     fn new(plan: &Plan, source: &dyn TensorSource, dtype: DType) -> Result<Self, Error> {
         let outputs = plan.outputs();
-        let spec = DecoderSpec::from_config(plan.config())?.stored_as(outputs.iter().map(|o| o.name.as_str()));
-        spec.check_tensors(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+        let spec = models::checked_spec_of(plan)?;
         let sizes: HashMap<&str, usize> = outputs.iter().map(|o| (o.name.as_str(), o.elements())).collect();
         let mut zeros = |name: &str| Ok::<_, String>(vec![0.0; sizes.get(name).copied().unwrap_or_default()]);
         let twin = Twin::load(spec, Device::Cpu, &mut zeros)?;

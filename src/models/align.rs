@@ -48,10 +48,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(opened: &'a Opened) -> Result<Self, Error> {
-        let outputs = opened.plan.outputs();
-        let names = outputs.iter().map(|o| o.name.as_str());
-        let spec = DecoderSpec::from_config(opened.plan.config())?.stored_as(names);
-        spec.check_tensors(outputs.iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+        let spec = super::checked_spec_of(&opened.plan)?;
         Ok(Side {
             opened,
             spec,

@@ -29,7 +29,9 @@ pub use adapter::{Wanted, Written, write_adapter};
 pub use align::{Aligned, Moved};
 pub use child::{write, write_from};
 pub use error::Error;
-pub use open::{Opened, add, beside, engine_of, is_recipe, read_recipe, without_prefix};
+pub use open::{
+    Opened, add, beside, check_spec, checked_spec_of, engine_of, is_recipe, read_recipe, spec_of, without_prefix,
+};
 pub use overwrite::{begin, marked, refuse_foreign};
 pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};
 

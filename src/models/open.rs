@@ -6,7 +6,7 @@ use super::{Error, Parents, Runtime, verbatim};
 use crate::{
     checkpoint::{Checkpoint, HubOptions, split_adapter},
     merge::Plan,
-    model::{Decoder, DecoderSpec, Engine},
+    model::{self, Decoder, DecoderSpec, Engine},
     recipe::{Recipe, read},
 };
 
@@ -92,16 +92,45 @@ impl Opened {
     }
 }
 
+/// The decoder of a plan's child, its tensors called as the child's are.
+///
+/// # Errors
+/// A config.json that no decoder here is for.
+pub fn spec_of(plan: &Plan) -> Result<DecoderSpec, model::Error> {
+    Ok(DecoderSpec::from_config(plan.config())?.stored_as(tensors(plan)))
+}
+
+/// Refuses a child that is not what its config.json says.
+///
+/// # Errors
+/// A tensor that there is not, that nobody uses, or of another size.
+pub fn check_spec(plan: &Plan, spec: &DecoderSpec) -> Result<(), model::Error> {
+    spec.check_tensors(tensors(plan))
+}
+
+/// As [`spec_of`], of a child that has all the tensors of its decoder, and no others.
+///
+/// # Errors
+/// As [`spec_of`] and [`check_spec`].
+pub fn checked_spec_of(plan: &Plan) -> Result<DecoderSpec, model::Error> {
+    let spec = spec_of(plan)?;
+    check_spec(plan, &spec)?;
+    Ok(spec)
+}
+
+fn tensors(plan: &Plan) -> impl Iterator<Item = (&str, &[usize])> {
+    plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice()))
+}
+
 /// Merges a plan of these models into a decoder.
 ///
 /// # Errors
 /// As [`Opened::engine`].
 pub fn engine_of(plan: &Plan, parents: &Parents, runtime: &Runtime) -> Result<Engine, Error> {
     let tokenizer = Arc::new(parents.tokenizer(&plan.tokenizer())?);
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+    let spec = checked_spec_of(plan)?;
     let outputs = plan.outputs().iter().enumerate();
     let index: HashMap<&str, usize> = outputs.map(|(i, o)| (o.name.as_str(), i)).collect();
-    spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
     let mut read = |name: &str| {
         let i = index.get(name).ok_or("the model has no such tensor")?;
         plan.compute(*i, parents).map_err(|e| e.to_string())

@@ -16,10 +16,10 @@ use crate::{
     event,
     merge::{self, Resident, TensorSource},
     model::{
-        DType, Decoder, DecoderSpec, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence,
+        DType, Decoder, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence,
         pass_bytes,
     },
-    models::{Parents, verbatim},
+    models::{self, Parents, verbatim},
     programs::{self, EngineProgram},
     recipe::Recipe,
     space::{Guard, Limit},
@@ -404,7 +404,7 @@ impl<'a> MergeEvaluator<'a> {
 
     /// Into our own decoder.
     fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
-        let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
+        let spec = models::spec_of(plan)?;
         let (tokenizer, _) = self.tokenizer(&plan.tokenizer())?;
         match &mut self.engine {
             Some(engine) if *engine.decoder().spec() == spec => {
@@ -428,7 +428,7 @@ impl<'a> MergeEvaluator<'a> {
                     .enumerate()
                     .map(|(i, o)| (o.name.as_str(), i))
                     .collect();
-                spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+                models::check_spec(plan, &spec)?;
                 let resident = &mut self.resident;
                 // The decoder passes on but the words of an error, and whose fault it was must not be lost.
                 let mut refused = None;

@@ -73,6 +73,7 @@ impl From<model::Error> for Unscored {
             | E::UnknownTensor { .. }
             | E::TensorSize { .. }
             | E::Path { .. }
+            | E::PathWithoutKeys { .. }
             | E::EmptyPrompt { .. }
             | E::TokenOutOfRange { .. }
             | E::ScoreFromZero { .. }

@@ -51,6 +51,10 @@ pub enum Error {
     Misfit { recipe: String, source: Box<merge::Error> },
     #[error("{model}: config.json has no num_hidden_layers")]
     NoLayers { model: String },
+    #[error(
+        "data_flow_space: the layers of this model cannot come in another order, or more than once: {why}; leave it out"
+    )]
+    FixedLayers { why: &'static str },
     #[error("{model} has no tensors")]
     NoTensors { model: String },
     #[error(

@@ -425,11 +425,14 @@ fn fold(space: &Space, donor: &str, parents: &Parents) -> Result<Fold, Error> {
         return Ok(Fold::Projections);
     }
     let plan = Plan::new(&models::verbatim(donor), parents)?;
-    let spec = DecoderSpec::from_config(plan.config())?.stored_as(plan.outputs().iter().map(|o| o.name.as_str()));
-    if !is_scored_elsewhere {
-        spec.check_tensors(plan.outputs().iter().map(|o| (o.name.as_str(), o.shape.as_slice())))?;
+    let spec = match is_scored_elsewhere {
+        true => models::spec_of(&plan)?,
+        false => models::checked_spec_of(&plan)?,
+    };
+    match spec.fixed_layers().filter(|_| space.data_flow_space.is_some()) {
+        Some(why) => Err(Error::FixedLayers { why }),
+        None => Ok(fold_of(&spec)),
     }
-    Ok(fold_of(&spec))
 }
 
 /// Where a family's layers take the scales of a layer path.

@@ -127,7 +127,14 @@ fn parts(modules: &[Module], expert_groups: usize, tensors: &[String]) -> Result
         let words = words.iter().map(|word| format!("{body}.{word}"));
         // Granite 4 has its shared expert beside the others, not among them.
         let beside = (*module == Module::Shared && body == "block_sparse_moe").then(|| "shared_mlp.".to_string());
-        let word = words.chain(beside).find(|word| named(&format!(".{word}")).is_some());
+        // Gemma 4's stand beside its MLP.
+        let in_layer = match module {
+            Module::Router => Some("router.".to_string()),
+            Module::Experts => Some("experts.".to_string()),
+            _ => None,
+        };
+        let mut words = words.chain(beside).chain(in_layer);
+        let word = words.find(|word| named(&format!(".{word}")).is_some());
         let word = match word {
             Some(word) => word,
             None if tensors.is_empty() => return Err(Error::NoTensorNames),
@@ -956,6 +963,8 @@ fitness:
         assert_eq!(found(&granite), "attn mixer router shared mlp other");
         let fused = ["mlp.router.weight", "mlp.experts.gate_up_proj"];
         assert_eq!(found(&fused), "attn router experts other");
+        let gemma = ["mlp.up_proj.weight", "router.proj.weight", "experts.gate_up_proj"];
+        assert_eq!(found(&gemma), "attn router experts mlp other");
     }
 
     /// The paper's setting: the language halves are bred, and what sees comes from one parent, whatever the genes are.

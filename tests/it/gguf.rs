@@ -75,11 +75,10 @@ fn checkpoint(dir: &Path, family: &Value) -> Checkpoint {
 
 /// Log-probabilities of 40 tokens.
 fn answers(checkpoint: &Checkpoint) -> Vec<f64> {
-    let names: Vec<&str> = checkpoint.tensors().map(|(name, _)| name).collect();
+    let there = || checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice()));
     let spec = DecoderSpec::from_config(checkpoint.config()).unwrap();
-    let spec = spec.stored_as(names.iter().copied());
-    spec.check_tensors(checkpoint.tensors().map(|(name, info)| (name, info.shape.as_slice())))
-        .unwrap();
+    let spec = spec.stored_as(there());
+    spec.check_tensors(there()).unwrap();
     let mut read = |name: &str| checkpoint.read_f32(name).map_err(|e| e.to_string());
     let decoder = Decoder::load(spec, Device::Cpu, model::DType::F32, &mut read).unwrap();
     let files = TokenizerFiles {

@@ -15,12 +15,12 @@ import sys
 import tempfile
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "crates/engine/tests/data"))
-from wrappers import BETWEEN, CASES, QWEN_BETWEEN, renamed  # noqa: E402
+from wrappers import CASES, in_file  # noqa: E402
 
 MODULES = """merge_method: task_arithmetic
 base_model: {base}
@@ -43,12 +43,8 @@ def save(folder, name, case, seed):
     for p in model.parameters():
         p.data += 0.1 * torch.randn_like(p)
     model.save_pretrained(folder)
-    if "between" in name:
-        from safetensors.torch import save_file
-
-        pairs = QWEN_BETWEEN if "qwen" in name else BETWEEN
-        file = f"{folder}/model.safetensors"
-        save_file({renamed(old, pairs): t for old, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    file = f"{folder}/model.safetensors"
+    save_file(in_file(name, load_file(file)), file, metadata={"format": "pt"})
     tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)

@@ -5,7 +5,7 @@ use super::decoder::Chunk;
 use super::kernels::Matrix;
 use super::kv::KvShape;
 use super::recurrence::MixerWeights;
-use super::spec::{Activation, DecoderSpec, NormKind};
+use super::spec::{Activation, DecoderSpec, LayerSpec, NormKind};
 
 /// The arithmetic of one device, with the buffers that a pass over a batch needs. Matrices are `[rows, cols]`, one row for
 /// each token of the batch.
@@ -26,8 +26,9 @@ pub(super) trait Arithmetic: Send + Sized {
     fn set_bias(device: &Self::Device, linear: &mut Self::Linear, first: usize, bias: &[f32]) -> Result<(), Error>;
     /// A norm of a kind over `len` numbers, with all weights zero, or one where the kind has none.
     fn norm_of(device: &Self::Device, kind: NormKind, len: usize) -> Result<Self::Norm, Error>;
-    fn set_norm(device: &Self::Device, norm: &mut Self::Norm, weight: &[f32]) -> Result<(), Error>;
-    fn set_norm_bias(device: &Self::Device, norm: &mut Self::Norm, bias: &[f32]) -> Result<(), Error>;
+    /// Writes the weights from `first` on.
+    fn set_norm(device: &Self::Device, norm: &mut Self::Norm, first: usize, weight: &[f32]) -> Result<(), Error>;
+    fn set_norm_bias(device: &Self::Device, norm: &mut Self::Norm, first: usize, bias: &[f32]) -> Result<(), Error>;
 
     fn new(device: &Self::Device) -> Result<Self, Error>;
 
@@ -69,7 +70,8 @@ pub(super) trait Arithmetic: Send + Sized {
         scale: f32,
         h: &mut Self::Matrix,
     ) -> Result<(), Error>;
-    /// Normalises queries and keys where the family does, rotates them, and keeps keys and values in the chunks' segments.
+    /// Normalises queries and keys where the family does, holds them and values within its limit, rotates the former, and keeps
+    /// keys and values in the chunks' segments.
     fn heads(
         &mut self,
         spec: &DecoderSpec,
@@ -77,7 +79,7 @@ pub(super) trait Arithmetic: Send + Sized {
         chunks: &mut [Chunk],
         qkv: &mut Self::Matrix,
     ) -> Result<(), Error>;
-    /// `out = softmax(q · kᵀ) · v` for every query head of every token.
+    /// `out = softmax(q · kᵀ) · v` for every query head of every token; queries are the first columns.
     fn attend(
         &mut self,
         qkv: &Self::Matrix,
@@ -98,18 +100,41 @@ pub(super) trait Arithmetic: Send + Sized {
         inputs: &Self::Matrix,
         out: &mut Self::Matrix,
     ) -> Result<(), Error>;
+    /// Each token's embeddings in a layer: `(norm(x · projectionᵀ / √hidden) + √width · table[token]) / √2`, where `x` are its
+    /// embeddings in the stream.
+    fn embed_in_layer(
+        &mut self,
+        per_layer: &PerLayerWeights<Self>,
+        norm: (&Self::Norm, f32),
+        chunks: &[Chunk],
+        x: &Self::Matrix,
+        out: &mut Self::Matrix,
+    ) -> Result<(), Error>;
+    /// `h += scale · norm(branch)`.
+    fn add_normed(
+        &mut self,
+        branch: &Self::Matrix,
+        norm: (&Self::Norm, f32),
+        scale: f32,
+        h: &mut Self::Matrix,
+    ) -> Result<(), Error>;
+    /// A matrix of zeros, as large as another.
+    fn zeros_like(&mut self, x: &Self::Matrix, out: &mut Self::Matrix) -> Result<(), Error>;
+    /// `x = x · by` on each number.
+    fn times(&mut self, x: &mut Self::Matrix, by: &Self::Matrix) -> Result<(), Error>;
     /// Keeps the rows whose hidden states are wanted.
     fn keep_wanted(&mut self, chunks: &[Chunk], x: &mut Self::Matrix) -> Result<(), Error>;
     /// `out = act(gate) · up` for rows `[gate × n, up × n]`.
     fn gated(&mut self, gate_up: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
     /// `out = act(x)`, for an MLP without a gate.
     fn activated(&mut self, x: &Self::Matrix, activation: Activation, out: &mut Self::Matrix) -> Result<(), Error>;
-    /// `h += scale · norm(Σ weight · expert(x))`, over the experts that each row is sent to.
+    /// `h += scale · norm(Σ weight · expert(x))`, over the experts that each row is sent to, by what the router reads: x too
+    /// where there is nothing else.
     fn add_mixture(
         &mut self,
         spec: &DecoderSpec,
         mixture: &Mixture<Self>,
-        x: &Self::Matrix,
+        x: (&Self::Matrix, Option<&Self::Matrix>),
         norm: (&Self::Norm, f32),
         h: &mut Self::Matrix,
     ) -> Result<(), Error>;
@@ -121,15 +146,39 @@ pub(super) struct Mlp<A: Arithmetic> {
     pub down: A::Linear,
 }
 
+/// What a layer makes of the embeddings that tokens have in it.
+pub(super) struct PerLayerWeights<A: Arithmetic> {
+    /// `[vocab, width]`.
+    pub table: A::Linear,
+    /// `[width, hidden]`, like the gate.
+    pub projection: A::Linear,
+    pub gate: A::Linear,
+    /// `[hidden, width]`.
+    pub output: A::Linear,
+    pub norm: A::Norm,
+}
+
 /// A layer's experts.
 pub(super) struct Mixture<A: Arithmetic> {
     pub router: A::Linear,
     /// Empty where the family has none.
     pub correction: Vec<f32>,
     pub experts: Vec<Mlp<A>>,
+    /// What the weights of the experts are multiplied by; empty where the family has none.
+    pub scales: Vec<f32>,
     pub shared: Option<Mlp<A>>,
     /// `[1, hidden]`, where the shared expert is weighed.
     pub shared_gate: Option<A::Linear>,
+}
+
+/// A layer's one MLP, and experts beside it.
+pub(super) struct Both<A: Arithmetic> {
+    pub mlp: Mlp<A>,
+    pub mixture: Mixture<A>,
+    /// After the MLP, before the experts, and after them.
+    pub norms: [A::Norm; 3],
+    /// Of what the router reads.
+    pub router_norm: A::Norm,
 }
 
 /// All layers over the batch that was begun.
@@ -144,6 +193,12 @@ pub(super) struct Buffers<A: Arithmetic> {
     pub attended: A::Matrix,
     pub gate_up: A::Matrix,
     pub inner: A::Matrix,
+    /// The tokens' embeddings, where layers read them, and those in the layer.
+    pub embedded: A::Matrix,
+    pub per_layer: A::Matrix,
+    /// What an MLP and experts beside it make together, and what their router reads.
+    pub branch: A::Matrix,
+    pub routed: A::Matrix,
 }
 
 impl<A: Arithmetic> Default for Buffers<A> {
@@ -155,14 +210,19 @@ impl<A: Arithmetic> Default for Buffers<A> {
             attended: A::Matrix::default(),
             gate_up: A::Matrix::default(),
             inner: A::Matrix::default(),
+            embedded: A::Matrix::default(),
+            per_layer: A::Matrix::default(),
+            branch: A::Matrix::default(),
+            routed: A::Matrix::default(),
         }
     }
 }
 
 /// What happens to queries and keys in one layer.
 pub(super) struct HeadSettings<'a, Norm> {
-    /// Place among the path's stops that attend, under which keys and values are kept.
+    /// Under which keys and values are kept: place among the path's stops that have their own.
     pub layer: usize,
+    pub of: &'a LayerSpec,
     pub q_norm: &'a Norm,
     pub k_norm: &'a Norm,
     /// Which of the batch's rotations; `None`: none.
@@ -172,7 +232,10 @@ pub(super) struct HeadSettings<'a, Norm> {
 /// The settings of one layer's attention.
 #[derive(Clone, Copy)]
 pub(super) struct Settings<'a> {
+    /// Under which its keys and values are kept.
     pub layer: usize,
+    /// Query heads.
+    pub heads: usize,
     pub window: Option<usize>,
     pub scale: f32,
     pub softcap: Option<f32>,

@@ -9,12 +9,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use heterosis_isa::{Set, with_set};
+use heterosis_isa::{Isa, Set, with_set};
 use rayon::prelude::*;
 
 use super::arithmetic::Settings;
 use super::kernels::{self, MR, Matrix, Threads, Tiles, tile, with_rows};
-use super::kv::{BLOCK, Block, KvShape, Segment};
+use super::kv::{BLOCK, Block, KvHeads, KvShape, Segment};
 
 /// What attention needs to know of a row's share of the batch.
 pub(super) struct RowView<'a> {
@@ -40,23 +40,23 @@ struct Tile {
     runs: Vec<(Range<usize>, usize)>,
 }
 
-/// How the queries of a batch are grouped; the same for all layers.
+/// How the queries of a batch are grouped.
 pub(super) struct Attention {
     shape: KvShape,
-    tiles: Vec<Tile>,
-    group: usize,
+    /// The same for all layers in which as many query heads share a key head.
+    groups: Vec<Group>,
     /// Results by head and tile, `[MR × head_dim]` each, before they are put in their places.
     results: Vec<f32>,
 }
 
-impl Attention {
-    /// `rows` gives, for each row in order, its prefix, the position of its first token in the batch and their count;
-    /// `group` query heads share a key head.
-    pub fn new<'a>(
-        shape: KvShape,
-        group: usize,
-        rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>,
-    ) -> Self {
+/// The tiles of layers in which so many query heads share a key head.
+struct Group {
+    heads: usize,
+    tiles: Vec<Tile>,
+}
+
+impl Group {
+    fn new<'a>(group: usize, rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)>) -> Self {
         let mut tiles: Vec<Tile> = Vec::new();
         let (mut matrix_row, mut last_prefix) = (0, None);
         for (row, (prefix, start, count)) in rows.enumerate() {
@@ -82,32 +82,54 @@ impl Attention {
             }
             matrix_row += count;
         }
+        Group { heads: group, tiles }
+    }
+}
+
+impl Attention {
+    /// `rows` gives, for each row in order, its prefix, the position of its first token in the batch and their count; there
+    /// are `heads` query heads.
+    pub fn new<'a>(
+        shape: KvShape,
+        heads: usize,
+        rows: impl Iterator<Item = (&'a [Arc<Segment>], usize, usize)> + Clone,
+    ) -> Self {
+        let mut groups: Vec<Group> = Vec::new();
+        for layer in shape.layers.iter() {
+            let group = heads / layer.kv_heads;
+            if groups.iter().all(|known| known.heads != group) {
+                groups.push(Group::new(group, rows.clone()));
+            }
+        }
         Attention {
             shape,
-            tiles,
-            group,
+            groups,
             results: Vec::new(),
         }
     }
 
     /// `out = softmax(q · kᵀ) · v` for every query head of every token in the batch.
     ///
-    /// **Shapes** `qkv`: `[tokens, (heads + 2 · kv_heads) · head_dim]`, of which the first `heads · head_dim` columns are
-    /// read; `out` becomes `[tokens, heads · head_dim]`.
+    /// **Shapes** `qkv`: `[tokens, ≥ heads · head_dim]`, of which the first `heads · head_dim` columns are read; `out` becomes
+    /// `[tokens, heads · head_dim]`.
     pub fn attend(&mut self, qkv: &Matrix, rows: &[RowView], settings: Settings, out: &mut Matrix, threads: Threads) {
-        let d = self.shape.head_dim;
+        let (of_layer, heads) = (self.shape.layers[settings.layer], settings.heads);
+        let (d, group) = (of_layer.head_dim, heads / of_layer.kv_heads);
+        let Some(Group { tiles, .. }) = self.groups.iter().find(|known| known.heads == group) else {
+            return;
+        };
         let task_len = MR * d;
-        let count = self.tiles.len();
-        let tasks = count * self.shape.kv_heads;
+        let count = tiles.len();
+        let tasks = count * of_layer.kv_heads;
         let mut results = std::mem::take(&mut self.results);
         results.resize(tasks * task_len, 0.0);
         let run = |scratch: &mut Scratch, (task, out): (usize, &mut [f32])| {
             let work = Work {
                 qkv,
                 rows,
-                tile: &self.tiles[task % count],
+                tile: &tiles[task % count],
                 head: task / count,
-                group: self.group,
+                group,
             };
             scratch.attend_tile(&work, &self.shape, settings, out);
         };
@@ -123,11 +145,11 @@ impl Attention {
                 .enumerate()
                 .for_each(|task| run(&mut scratch, task));
         }
-        out.reshape(qkv.rows, self.shape.kv_heads * self.group * d);
+        out.reshape(qkv.rows, heads * d);
         for (task, values) in results.chunks_exact(task_len).enumerate() {
             let head = task / count;
-            for (query, values) in self.tiles[task % count].queries.iter().zip(values.chunks_exact(d)) {
-                let column = (head * self.group + query.group_head) * d;
+            for (query, values) in tiles[task % count].queries.iter().zip(values.chunks_exact(d)) {
+                let column = (head * group + query.group_head) * d;
                 out.row_mut(query.matrix_row)[column..column + d].copy_from_slice(values);
             }
         }
@@ -203,7 +225,8 @@ impl Scratch {
             head,
             group,
         } = *work;
-        let (isa, d, m) = (shape.isa, shape.head_dim, tile.queries.len());
+        let (isa, heads, m) = (shape.isa, shape.layers[settings.layer], tile.queries.len());
+        let d = heads.head_dim;
         let lower = |query: &Query| settings.window.map_or(0, |window| query.limit.saturating_sub(window));
         let base = tile.queries.iter().map(lower).min().unwrap_or(0);
         let limit = tile.queries.iter().map(|q| q.limit).max().unwrap_or(0);
@@ -223,7 +246,7 @@ impl Scratch {
         for span in prefix_spans(prefix, base, limit) {
             let keys = shape.keys(span.block, settings.layer, head);
             score(
-                shape,
+                (isa, d),
                 m,
                 &self.queries,
                 keys,
@@ -244,7 +267,7 @@ impl Scratch {
             for span in spans(rows[*row].own, rows[*row].own_start, base, row_limit) {
                 let keys = shape.keys(span.block, settings.layer, head);
                 score(
-                    shape,
+                    (isa, d),
                     range.len(),
                     queries,
                     keys,
@@ -272,7 +295,7 @@ impl Scratch {
 
         // Weighted sum of the values, in order of position.
         self.sums.clear();
-        self.sums.resize(m * shape.value_dim, 0.0);
+        self.sums.resize(m * heads.value_dim, 0.0);
         for span in prefix_spans(prefix, base, limit) {
             let values = shape.values(span.block, settings.layer, head);
             pack_weights(
@@ -282,7 +305,7 @@ impl Scratch {
                 span.len,
                 &mut self.weights,
             );
-            add_values(shape, m, &self.weights, values, &mut self.sums, m, 0);
+            add_values((isa, heads), m, &self.weights, values, &mut self.sums, m, 0);
         }
         for (range, row) in &tile.runs {
             let row_limit = tile.queries[range.clone()].iter().map(|q| q.limit).max().unwrap_or(0);
@@ -291,7 +314,7 @@ impl Scratch {
                 let scores = &self.scores[range.start * stride + column(span.position)..];
                 pack_weights(scores, stride, range.len(), span.len, &mut self.weights);
                 add_values(
-                    shape,
+                    (isa, heads),
                     range.len(),
                     &self.weights,
                     values,
@@ -302,7 +325,7 @@ impl Scratch {
             }
         }
         // `sums` is [value_dim / width][m][width]: put each query's dimensions together.
-        let width = shape.value_width;
+        let width = heads.value_width;
         for (panel, sums) in self.sums.chunks_exact(m * width).enumerate() {
             for (i, sums) in sums.chunks_exact(width).enumerate() {
                 let to = (panel * width + width).min(d);
@@ -339,9 +362,9 @@ fn pack_weights(scores: &[f32], stride: usize, m: usize, len: usize, out: &mut V
 }
 
 /// Dot products of `m` queries (`[head_dim][m]`) with the keys of a block, written to `scores[i × stride..][..BLOCK]`.
-fn score(shape: &KvShape, m: usize, queries: &[f32], keys: &[f32], scores: &mut [f32], stride: usize) {
-    with_set!(shape.isa, S => with_rows!(m, M => {
-        score_rows::<S, M, { S::KEYS }>(queries, keys, shape.head_dim, scores, stride)
+fn score((isa, d): (Isa, usize), m: usize, queries: &[f32], keys: &[f32], scores: &mut [f32], stride: usize) {
+    with_set!(isa, S => with_rows!(m, M => {
+        score_rows::<S, M, { S::KEYS }>(queries, keys, d, scores, stride)
     }));
 }
 
@@ -365,7 +388,7 @@ fn score_rows<S: Set, const M: usize, const W: usize>(
 /// Adds `weights` (`[tokens][m]`) times the values of a block to queries `first..first + m` of `sums`
 /// (`[value_dim / width][total][width]`).
 fn add_values(
-    shape: &KvShape,
+    (isa, heads): (Isa, KvHeads),
     m: usize,
     weights: &[f32],
     values: &[f32],
@@ -373,13 +396,13 @@ fn add_values(
     total: usize,
     first: usize,
 ) {
-    let width = shape.value_width;
+    let width = heads.value_width;
     for (values, sums) in values
         .chunks_exact(BLOCK * width)
         .zip(sums.chunks_exact_mut(total * width))
     {
         let sums = &mut sums[first * width..(first + m) * width];
-        with_set!(shape.isa, S => with_rows!(m, M => {
+        with_set!(isa, S => with_rows!(m, M => {
             if width == S::VALUES[0] {
                 add_panel::<S, M, { S::VALUES[0] }>(weights, values, sums)
             } else if width == S::VALUES[1] {

@@ -3,7 +3,7 @@
 use heterosis_isa::Isa;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, HeadSettings, Mixture, Settings};
+use super::arithmetic::{Arithmetic, HeadSettings, Mixture, PerLayerWeights, Settings};
 use super::attention::{Attention, RowView};
 use super::decoder::Chunk;
 use super::kernels::{self, Linear, Matrix, PackedRows, Threads};
@@ -24,6 +24,20 @@ impl Norm {
         match self.kind {
             NormKind::Rms | NormKind::RmsAsStored => kernels::rms_norm(isa, x, &self.weight, eps),
             NormKind::Layer { .. } => kernels::layer_norm(isa, x, &self.weight, &self.bias, eps),
+        }
+    }
+
+    /// Norms each stretch of `x`. There are weights for all of them, or those of one serve all.
+    fn apply_to_stretches(&self, isa: Isa, x: &mut [f32], stretch: usize, eps: f32) {
+        let weights = self.weight.chunks_exact(stretch).cycle();
+        for (x, weight) in x.chunks_exact_mut(stretch).zip(weights) {
+            if matches!(self.kind, NormKind::Layer { .. }) {
+                kernels::centre(isa, x);
+            }
+            kernels::rms_norm_row(isa, x, weight, eps);
+        }
+        if !self.bias.is_empty() {
+            x.iter_mut().zip(self.bias.iter().cycle()).for_each(|(x, b)| *x += b);
         }
     }
 }
@@ -75,13 +89,13 @@ impl Arithmetic for Cpu {
         })
     }
 
-    fn set_norm(_: &Isa, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
-        norm.weight.copy_from_slice(weight);
+    fn set_norm(_: &Isa, norm: &mut Norm, first: usize, weight: &[f32]) -> Result<(), Error> {
+        norm.weight[first..first + weight.len()].copy_from_slice(weight);
         Ok(())
     }
 
-    fn set_norm_bias(_: &Isa, norm: &mut Norm, bias: &[f32]) -> Result<(), Error> {
-        norm.bias.copy_from_slice(bias);
+    fn set_norm_bias(_: &Isa, norm: &mut Norm, first: usize, bias: &[f32]) -> Result<(), Error> {
+        norm.bias[first..first + bias.len()].copy_from_slice(bias);
         Ok(())
     }
 
@@ -109,7 +123,7 @@ impl Arithmetic for Cpu {
         let rows = chunks
             .iter()
             .map(|chunk| (chunk.prefix, chunk.start(), chunk.tokens.len()));
-        self.attention = Some(Attention::new(shape, spec.heads / spec.kv_heads, rows));
+        self.attention = Some(Attention::new(shape.clone(), spec.heads, rows));
         self.rotations = rotations;
         self.growth = match spec.query_growth {
             Some(growth) => positions(chunks).map(|position| growth.at(position)).collect(),
@@ -185,13 +199,12 @@ impl Arithmetic for Cpu {
         qkv: &mut Matrix,
     ) -> Result<(), Error> {
         let rotations = heads.rotation.map(|rotation| &self.rotations[rotation]);
-        let norms = (&heads.q_norm.weight[..], &heads.k_norm.weight[..]);
-        norm_and_rotate(self.isa, spec, qkv, norms, rotations);
-        let queries = spec.heads * spec.head_dim;
+        norm_and_rotate(self.isa, spec, qkv, &heads, rotations);
+        let queries = spec.heads * heads.of.head_dim;
         for (row, factor) in qkv.data.chunks_exact_mut(qkv.cols).zip(&self.growth) {
             row[..queries].iter_mut().for_each(|x| *x *= factor);
         }
-        if let Some(shape) = &self.shape {
+        if let Some(shape) = self.shape.as_ref().filter(|_| heads.of.has_keys()) {
             keep_keys_and_values(qkv, (heads.layer, queries), shape, chunks);
         }
         Ok(())
@@ -243,6 +256,54 @@ impl Arithmetic for Cpu {
         Ok(())
     }
 
+    fn embed_in_layer(
+        &mut self,
+        per_layer: &PerLayerWeights<Cpu>,
+        (norm, eps): (&Norm, f32),
+        chunks: &[Chunk],
+        x: &Matrix,
+        out: &mut Matrix,
+    ) -> Result<(), Error> {
+        self.product(&per_layer.projection, x, out)?;
+        self.scale(out, (x.cols as f32).powf(-0.5))?;
+        norm.apply(self.isa, out, eps);
+        let (root, half) = ((out.cols as f32).sqrt(), 0.5f32.sqrt());
+        let mut of_token = vec![0.0; out.cols];
+        let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
+        for (row, token) in out.data.chunks_exact_mut(per_layer.table.inputs).zip(tokens) {
+            per_layer.table.copy_row(*token as usize, &mut of_token);
+            row.iter_mut()
+                .zip(&of_token)
+                .for_each(|(x, t)| *x = (*x + root * t) * half);
+        }
+        Ok(())
+    }
+
+    fn add_normed(
+        &mut self,
+        branch: &Matrix,
+        (norm, eps): (&Norm, f32),
+        scale: f32,
+        h: &mut Matrix,
+    ) -> Result<(), Error> {
+        self.branch.reshape(branch.rows, branch.cols);
+        self.branch.data.copy_from_slice(&branch.data);
+        norm.apply(self.isa, &mut self.branch, eps);
+        kernels::add_scaled(self.isa, h, &self.branch, scale);
+        Ok(())
+    }
+
+    fn zeros_like(&mut self, x: &Matrix, out: &mut Matrix) -> Result<(), Error> {
+        out.reshape(x.rows, x.cols);
+        out.data.fill(0.0);
+        Ok(())
+    }
+
+    fn times(&mut self, x: &mut Matrix, by: &Matrix) -> Result<(), Error> {
+        x.data.iter_mut().zip(&by.data).for_each(|(x, by)| *x *= by);
+        Ok(())
+    }
+
     fn keep_wanted(&mut self, chunks: &[Chunk], x: &mut Matrix) -> Result<(), Error> {
         x.keep_rows(wanted_rows(chunks));
         Ok(())
@@ -262,18 +323,23 @@ impl Arithmetic for Cpu {
         &mut self,
         spec: &DecoderSpec,
         mixture: &Mixture<Cpu>,
-        x: &Matrix,
+        (x, routed): (&Matrix, Option<&Matrix>),
         (norm, eps): (&Norm, f32),
         h: &mut Matrix,
     ) -> Result<(), Error> {
         let Some(experts) = &spec.experts else {
             return Ok(());
         };
-        self.packed.set(x, self.threads);
+        self.packed.set(routed.unwrap_or(x), self.threads);
+        let mut logits = Matrix::default();
+        mixture.router.apply(&self.packed, &mut logits, self.threads);
+        if routed.is_some() {
+            self.packed.set(x, self.threads);
+        }
         mixture::compute(
             self.isa,
             (experts, mixture, spec.activation),
-            (x, &self.packed),
+            (x, &self.packed, &logits),
             &mut self.branch,
             self.threads,
         );
@@ -304,20 +370,20 @@ fn norm_and_rotate(
     isa: Isa,
     spec: &DecoderSpec,
     qkv: &mut Matrix,
-    (q_norm, k_norm): (&[f32], &[f32]),
+    heads: &HeadSettings<'_, Norm>,
     rotations: Option<&Vec<f32>>,
 ) {
-    let (d, q, kv) = (spec.head_dim, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let (q_norm, k_norm, d) = (heads.q_norm, heads.k_norm, heads.of.head_dim);
+    let q = spec.heads * d;
+    let kv = if heads.of.has_keys() { heads.of.kv_heads * d } else { 0 };
     let width = rotations.map_or(0, |rows| rows.len() / qkv.rows.max(1));
-    let norm = |x: &mut [f32], stretch: usize, weight: &[f32]| {
-        x.chunks_exact_mut(stretch)
-            .for_each(|head| kernels::rms_norm_row(isa, head, weight, spec.norm_eps));
-    };
+    let norm = |x: &mut [f32], stretch: usize, norm: &Norm| norm.apply_to_stretches(isa, x, stretch, spec.norm_eps);
+    let ones = vec![1.0; if spec.family.norms_values { d } else { 0 }];
     for (i, row) in qkv.data.chunks_exact_mut(qkv.cols).enumerate() {
         let (queries, keys) = row[..q + kv].split_at_mut(q);
         match spec.qk_norm {
             QkNorm::None | QkNorm::PerHeadRotated => {}
-            QkNorm::PerHead => {
+            QkNorm::PerHead | QkNorm::EachHead => {
                 norm(queries, d, q_norm);
                 norm(keys, d, k_norm);
             }
@@ -325,6 +391,13 @@ fn norm_and_rotate(
                 norm(queries, q, q_norm);
                 norm(keys, kv, k_norm);
             }
+        }
+        if spec.family.norms_values {
+            let values = row[q + kv..q + 2 * kv].chunks_exact_mut(d);
+            values.for_each(|head| kernels::rms_norm_row(isa, head, &ones, spec.norm_eps));
+        }
+        if let Some(limit) = spec.qkv_limit {
+            row[..q + 2 * kv].iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
         }
         if let Some(rotations) = rotations {
             let (cos, sin) = rotations[i * width..(i + 1) * width].split_at(width / 2);
@@ -341,7 +414,7 @@ fn norm_and_rotate(
 /// Writes the batch's keys and values of one layer, which stand behind so many columns of queries, into the chunks' own
 /// segments.
 fn keep_keys_and_values(qkv: &Matrix, (layer, q): (usize, usize), shape: &KvShape, chunks: &mut [Chunk]) {
-    let kv = shape.kv_heads * shape.head_dim;
+    let kv = shape.layers[layer].kv_heads * shape.layers[layer].head_dim;
     let mut rows = qkv.data.chunks_exact(qkv.cols);
     for chunk in chunks {
         for (t, row) in (chunk.own.len..).zip(rows.by_ref().take(chunk.tokens.len())) {

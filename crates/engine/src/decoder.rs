@@ -10,7 +10,9 @@ use heterosis_isa::{DType, Isa};
 use rayon::prelude::*;
 
 use super::Error;
-use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Mixture, Mlp, Picks, Settings, States};
+use super::arithmetic::{
+    Arithmetic, Both, Buffers, HeadSettings, Mixture, Mlp, PerLayerWeights, Picks, Settings, States,
+};
 use super::attention::RowView;
 use super::cpu::Cpu;
 #[cfg(feature = "cuda")]
@@ -23,8 +25,8 @@ use super::kv::{BLOCK, KvShape, Segment};
 use super::mixer::{Mixer, MixerPart};
 use super::recurrence::MixerWeights;
 use super::rope::{RopeTable, Scaling};
-use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm};
-use super::tensors::{Of, Part, Slot, Tensor};
+use super::spec::{Activation, DecoderSpec, Experts, Keys, LayerSpec, PerLayer, QkNorm};
+use super::tensors::{Of, Part, PerLayerPart, Slot, Tensor};
 
 /// Models up to this size are computed with the batch split between threads (each runs all layers, no meeting points);
 /// larger ones with each matrix split, so that their weights are read from memory once.
@@ -73,6 +75,8 @@ struct Model<A: Arithmetic> {
     positions: Option<A::Linear>,
     head: A::Linear,
     final_norm: A::Norm,
+    /// Of what a token's embeddings in the layers are projected to; of length 0 where it has none.
+    projection_norm: A::Norm,
     no_norm: A::Norm,
     layers: Vec<Layer<A>>,
     /// Buffers of forward passes that are over, to be used again.
@@ -86,6 +90,9 @@ struct Layer<A: Arithmetic> {
     /// Of a layer that does not attend.
     mixer: Option<Box<MixerWeights>>,
     body: Body<A>,
+    per_layer: Option<Box<PerLayerWeights<A>>>,
+    /// What its output is multiplied by.
+    scalar: f32,
     activation: Activation,
     /// Empty where the family has none.
     q_norm: A::Norm,
@@ -99,6 +106,7 @@ struct Layer<A: Arithmetic> {
 enum Body<A: Arithmetic> {
     Mlp(Mlp<A>),
     Mixture(Box<Mixture<A>>),
+    Both(Box<Both<A>>),
 }
 
 /// What a forward pass needs besides the weights.
@@ -190,9 +198,7 @@ impl Decoder {
 
     /// A decoder with all weights zero.
     fn empty(spec: DecoderSpec, device: Device, dtype: DType, isa: Isa) -> Result<Self, Error> {
-        for rope in &spec.ropes {
-            rope.validate(spec.head_dim)?;
-        }
+        spec.check_ropes()?;
         let backend = match device {
             Device::Cpu => Backend::Cpu(Box::new(Model::zeros(&spec, isa)?)),
             #[cfg(feature = "cuda")]
@@ -291,6 +297,18 @@ impl Decoder {
                 layers,
             });
         }
+        let layer_of = |step: &Step| step.layer;
+        for (place, step) in path.iter().enumerate() {
+            // Keys and values of a layer that has not come yet.
+            let source = match self.spec.layers[step.layer].keys {
+                Keys::Of(source) if !path[..place].iter().map(layer_of).any(|layer| layer == source) => source,
+                _ => continue,
+            };
+            return Err(Error::PathWithoutKeys {
+                layer: step.layer,
+                source_layer: source,
+            });
+        }
         self.path = path;
         self.epoch += 1;
         Ok(())
@@ -317,17 +335,13 @@ impl Decoder {
             #[cfg(feature = "cuda")]
             Backend::Cuda(model) => Some(model.device.element_bytes()),
         };
-        let recurrent = self.path.iter().filter(|step| self.spec.layers[step.layer].recurrent);
-        let recurrent = recurrent.count();
+        let layers = || self.path.iter().map(|step| &self.spec.layers[step.layer]);
+        let recurrent = layers().filter(|layer| layer.recurrent).count();
+        let keeping = layers().filter(|layer| !layer.recurrent && layer.has_keys());
+        let heads = keeping.map(|layer| (layer.kv_heads, layer.head_dim));
         KvShape {
             state_len: recurrent * self.spec.mixer.as_ref().map_or(0, Mixer::state_len),
-            ..KvShape::new(
-                self.isa,
-                self.path.len() - recurrent,
-                self.spec.kv_heads,
-                self.spec.head_dim,
-                device_element,
-            )
+            ..KvShape::new(self.isa, heads, device_element)
         }
     }
 
@@ -461,11 +475,18 @@ impl Decoder {
             attended,
             gate_up,
             inner,
+            embedded,
+            per_layer,
+            branch,
+            routed,
         } = buffers;
         let table = model.embeddings.as_ref().unwrap_or(&model.head);
         a.embed(table, model.positions.as_ref(), chunks, spec.embed_scale, h)?;
-        // Stops so far whose layers attend, and that do not: keys, values and states are kept by stop, not by layer.
-        let (mut attending, mut recurrent) = (0, 0);
+        if spec.per_layer.is_some() {
+            a.norm(h, &model.no_norm, eps, embedded)?;
+        }
+        // Stops so far whose layers keep keys, and that do not attend: keys, values and states are kept by stop, not by layer.
+        let (mut keeping, mut recurrent) = (Vec::new(), 0);
         for (index, step) in self.path.iter().enumerate() {
             let (layer, layer_spec) = (&model.layers[step.layer], &spec.layers[step.layer]);
             a.scale(h, step.input_scale)?;
@@ -476,15 +497,18 @@ impl Decoder {
                 a.remember(spec, weights, recurrent, chunks, qkv, attended)?;
                 recurrent += 1;
             } else {
+                let kept = place_of_keys(&mut keeping, step.layer, layer_spec);
                 let heads = HeadSettings {
-                    layer: attending,
+                    layer: kept,
+                    of: layer_spec,
                     q_norm: &layer.q_norm,
                     k_norm: &layer.k_norm,
                     rotation: layer_spec.rope,
                 };
                 a.heads(spec, heads, chunks, qkv)?;
                 let settings = Settings {
-                    layer: attending,
+                    layer: kept,
+                    heads: spec.heads,
                     window: layer_spec.window,
                     scale: spec.attention_scale,
                     softcap: spec.attention_softcap,
@@ -494,7 +518,9 @@ impl Decoder {
                 if spec.gates_heads() {
                     a.gate_heads(qkv, attended)?;
                 }
-                attending += 1;
+            }
+            if let Some(weights) = &layer.per_layer {
+                a.embed_in_layer(weights, (&model.projection_norm, eps), chunks, embedded, per_layer)?;
             }
             let shares_norm = spec.parallel && spec.layer_norms()[2].is_none();
             if index + 1 == self.path.len() {
@@ -503,6 +529,9 @@ impl Decoder {
                 a.keep_wanted(chunks, attended)?;
                 if shares_norm {
                     a.keep_wanted(chunks, x)?;
+                }
+                if layer.per_layer.is_some() {
+                    a.keep_wanted(chunks, per_layer)?;
                 }
             }
             let attention = (&layer.o, &layer.norms[1]);
@@ -518,19 +547,37 @@ impl Decoder {
             if spec.parallel {
                 add_attention(a, h)?;
             }
-            let mlp = match &layer.body {
-                Body::Mlp(mlp) => mlp,
-                Body::Mixture(mixture) => {
-                    a.add_mixture(spec, mixture, x, (&layer.norms[3], eps), h)?;
-                    continue;
+            match &layer.body {
+                Body::Mixture(mixture) => a.add_mixture(spec, mixture, (x, None), (&layer.norms[3], eps), h)?,
+                Body::Both(both) => {
+                    let [after_mlp, before, after] = &both.norms;
+                    a.product(&both.mlp.gate_up, x, gate_up)?;
+                    a.gated(gate_up, layer.activation, inner)?;
+                    a.zeros_like(h, branch)?;
+                    a.add_product(&both.mlp.down, inner, (after_mlp, eps), 1.0, branch)?;
+                    a.norm(h, &both.router_norm, eps, routed)?;
+                    a.norm(h, before, eps, x)?;
+                    a.add_mixture(spec, &both.mixture, (x, Some(routed)), (after, eps), branch)?;
+                    a.add_normed(branch, (&layer.norms[3], eps), spec.residual_scale, h)?;
                 }
-            };
-            a.product(&mlp.gate_up, x, gate_up)?;
-            match spec.gated() {
-                true => a.gated(gate_up, layer.activation, inner)?,
-                false => a.activated(gate_up, layer.activation, inner)?,
+                Body::Mlp(mlp) => {
+                    a.product(&mlp.gate_up, x, gate_up)?;
+                    match spec.gated() {
+                        true => a.gated(gate_up, layer.activation, inner)?,
+                        false => a.activated(gate_up, layer.activation, inner)?,
+                    }
+                    a.add_product(&mlp.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
+                }
             }
-            a.add_product(&mlp.down, inner, (&layer.norms[3], eps), spec.residual_scale, h)?;
+            if let Some(weights) = &layer.per_layer {
+                a.product(&weights.gate, h, gate_up)?;
+                a.activated(gate_up, layer.activation, inner)?;
+                a.times(inner, per_layer)?;
+                a.add_product(&weights.output, inner, (&weights.norm, eps), spec.residual_scale, h)?;
+            }
+            if spec.family.scales_layers {
+                a.scale(h, layer.scalar)?;
+            }
         }
         Ok(())
     }
@@ -676,14 +723,14 @@ impl Decoder {
 
 impl<A: Arithmetic> Model<A> {
     fn zeros(spec: &DecoderSpec, device: A::Device) -> Result<Self, Error> {
-        let (h, q, kv) = (spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let h = spec.hidden;
         let linear = |inputs, outputs, bias| A::linear(&device, inputs, outputs, bias);
         let norm = |len| A::norm_of(&device, spec.norm, len);
-        let of_heads = |len| A::norm_of(&device, NormKind::Rms, len);
-        let head_norm = |width| match spec.qk_norm {
+        let of_heads = |len| A::norm_of(&device, spec.family.qk_norm_kind, len);
+        let head_norm = |d: usize, width: usize| match spec.qk_norm {
             QkNorm::None => of_heads(0),
-            QkNorm::PerHead | QkNorm::PerHeadRotated => of_heads(spec.head_dim),
-            QkNorm::FullWidth => of_heads(width),
+            QkNorm::PerHead | QkNorm::PerHeadRotated => of_heads(d),
+            QkNorm::FullWidth | QkNorm::EachHead => of_heads(width),
         };
         let names = spec.layer_norms();
         let layer_norm = |i: usize| norm(if names[i].is_some() { h } else { 0 });
@@ -697,6 +744,7 @@ impl<A: Arithmetic> Model<A> {
             Ok::<_, Error>(Mixture {
                 router: linear(h, experts.count, experts.biases)?,
                 correction: Vec::new(),
+                scales: Vec::new(),
                 experts: (0..experts.count)
                     .map(|_| mlp(experts.width, experts.biases))
                     .collect::<Result<_, _>>()?,
@@ -706,13 +754,28 @@ impl<A: Arithmetic> Model<A> {
                     .transpose()?,
             })
         };
+        let per_layer = |PerLayer { width, vocab }| {
+            Ok::<_, Error>(Box::new(PerLayerWeights {
+                table: linear(width, vocab, false)?,
+                projection: linear(h, width, false)?,
+                gate: linear(h, width, false)?,
+                output: linear(width, h, false)?,
+                norm: norm(h)?,
+            }))
+        };
         let layer = |index: usize| {
-            let mixer = spec.mixer_of(index);
+            let (mixer, of_layer) = (spec.mixer_of(index), &spec.layers[index]);
+            let (q, kv, d) = (
+                spec.heads * of_layer.head_dim,
+                of_layer.kv_heads * of_layer.head_dim,
+                of_layer.head_dim,
+            );
+            let keys_and_values = if of_layer.has_keys() { 2 * kv } else { 0 };
             let gates = if spec.gates_heads() { q } else { 0 };
             Ok(Layer {
                 qkv: match mixer {
                     Some(mixer) => linear(h, mixer.input_columns(), mixer.bias)?,
-                    None => linear(h, q + 2 * kv + gates, spec.qkv_bias)?,
+                    None => linear(h, q + keys_and_values + gates, spec.qkv_bias)?,
                 },
                 o: match mixer {
                     Some(mixer) => linear(mixer.width(), h, mixer.bias)?,
@@ -720,12 +783,28 @@ impl<A: Arithmetic> Model<A> {
                 },
                 mixer: mixer.map(|mixer| Box::new(MixerWeights::zeros(mixer))),
                 body: match spec.experts_of(index) {
-                    None => Body::Mlp(mlp(spec.intermediate, spec.mlp_bias)?),
+                    None => Body::Mlp(mlp(of_layer.intermediate, spec.mlp_bias)?),
+                    Some(experts) if experts.beside.is_some() => Body::Both(Box::new(Both {
+                        mlp: mlp(of_layer.intermediate, spec.mlp_bias)?,
+                        mixture: mixture(experts)?,
+                        norms: [norm(h)?, norm(h)?, norm(h)?],
+                        router_norm: norm(h)?,
+                    })),
                     Some(experts) => Body::Mixture(Box::new(mixture(experts)?)),
                 },
+                per_layer: spec.per_layer.map(per_layer).transpose()?,
+                scalar: 1.0,
                 activation: spec.activation,
-                q_norm: if mixer.is_some() { of_heads(0)? } else { head_norm(q)? },
-                k_norm: if mixer.is_some() { of_heads(0)? } else { head_norm(kv)? },
+                q_norm: if mixer.is_some() {
+                    of_heads(0)?
+                } else {
+                    head_norm(d, q)?
+                },
+                k_norm: if mixer.is_some() {
+                    of_heads(0)?
+                } else {
+                    head_norm(d, kv)?
+                },
                 sinks: Vec::new(),
                 norms: [layer_norm(0)?, layer_norm(1)?, layer_norm(2)?, layer_norm(3)?],
             })
@@ -741,6 +820,7 @@ impl<A: Arithmetic> Model<A> {
             },
             head: linear(h, spec.vocab, spec.head_bias)?,
             final_norm: norm(h)?,
+            projection_norm: norm(spec.per_layer.map_or(0, |per_layer| per_layer.width))?,
             no_norm: norm(0)?,
             layers: (0..spec.layers.len()).map(layer).collect::<Result<_, Error>>()?,
             passes: Mutex::default(),
@@ -751,20 +831,26 @@ impl<A: Arithmetic> Model<A> {
     /// Writes rounded data of the right size, arranged as the decoder computes.
     fn write(&mut self, spec: &DecoderSpec, tensor: &Tensor, data: &[f32]) -> Result<(), Error> {
         let device = &self.device;
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let norm = |slot: &mut A::Norm| match tensor.is_bias {
-            true => A::set_norm_bias(device, slot, data),
+        let of_layer = &spec.layers[tensor.layer];
+        let (q, kv) = (spec.heads * of_layer.head_dim, of_layer.kv_heads * of_layer.head_dim);
+        let norm_from = |slot: &mut A::Norm, first: usize| match tensor.is_bias {
+            true => A::set_norm_bias(device, slot, first, data),
             false if spec.norm_plus_one => {
                 let shifted: Vec<f32> = data.iter().map(|w| 1.0 + w).collect();
-                A::set_norm(device, slot, &shifted)
+                A::set_norm(device, slot, first, &shifted)
             }
-            false => A::set_norm(device, slot, data),
+            false => A::set_norm(device, slot, first, data),
         };
+        let norm = |slot: &mut A::Norm| norm_from(slot, 0);
         let linear_with = |linear: &mut A::Linear, first: usize, data: &[f32]| match tensor.is_bias {
             true => A::set_bias(device, linear, first, data),
             false => A::set_rows(device, linear, first, data),
         };
         let linear = |linear: &mut A::Linear, first: usize| linear_with(linear, first, data);
+        if let Slot::PerLayer(part) = tensor.slot {
+            let layers = (&mut self.layers[..], &mut self.projection_norm);
+            return write_per_layer(device, layers, (tensor.layer, part), data, norm);
+        }
         let layer = &mut self.layers[tensor.layer];
         match tensor.slot {
             Slot::Embeddings => linear(self.embeddings.as_mut().unwrap_or(&mut self.head), 0),
@@ -778,24 +864,44 @@ impl<A: Arithmetic> Model<A> {
                 linear_with(&mut layer.qkv, q + 2 * kv, gates)
             }
             Slot::Q | Slot::Qkv => linear(&mut layer.qkv, 0),
+            Slot::K if of_layer.keys == Keys::OneProduct => {
+                linear(&mut layer.qkv, q)?;
+                linear(&mut layer.qkv, q + kv)
+            }
             Slot::K => linear(&mut layer.qkv, q),
             Slot::V => linear(&mut layer.qkv, q + kv),
             Slot::O => linear(&mut layer.o, 0),
-            Slot::Mlp(of, part) => layer.body.write(spec, (of, part), data, linear_with),
-            Slot::Router => match &mut layer.body {
-                Body::Mixture(mixture) => linear(&mut mixture.router, 0),
-                Body::Mlp(_) => Ok(()),
+            Slot::Mlp(of, part) => layer.body.write(spec, (tensor.layer, of, part), data, linear_with),
+            Slot::Router => layer
+                .body
+                .mixture()
+                .map_or(Ok(()), |mixture| linear(&mut mixture.router, 0)),
+            Slot::SharedGate => match layer.body.mixture().and_then(|mixture| mixture.shared_gate.as_mut()) {
+                Some(gate) => linear(gate, 0),
+                None => Ok(()),
             },
-            Slot::SharedGate => match &mut layer.body {
-                Body::Mixture(mixture) => mixture.shared_gate.as_mut().map_or(Ok(()), |gate| linear(gate, 0)),
-                Body::Mlp(_) => Ok(()),
-            },
-            Slot::Correction => {
-                if let Body::Mixture(mixture) = &mut layer.body {
-                    mixture.correction = data.to_vec();
+            Slot::Correction | Slot::ExpertScales => {
+                if let Some(mixture) = layer.body.mixture() {
+                    let numbers = match tensor.slot {
+                        Slot::Correction => &mut mixture.correction,
+                        _ => &mut mixture.scales,
+                    };
+                    *numbers = data.to_vec();
                 }
                 Ok(())
             }
+            Slot::BesideNorm(i) => match &mut layer.body {
+                Body::Both(both) => norm(&mut both.norms[i]),
+                _ => Ok(()),
+            },
+            Slot::RouterScale => match &mut layer.body {
+                Body::Both(both) => {
+                    let root = (data.len() as f32).powf(-0.5);
+                    let scaled: Vec<f32> = data.iter().map(|x| x * root).collect();
+                    A::set_norm(device, &mut both.router_norm, 0, &scaled)
+                }
+                _ => Ok(()),
+            },
             Slot::Mixer(MixerPart::Input(first)) => linear(&mut layer.qkv, first),
             Slot::Mixer(MixerPart::Output) => linear(&mut layer.o, 0),
             Slot::Mixer(part) => {
@@ -812,9 +918,14 @@ impl<A: Arithmetic> Model<A> {
                 layer.activation = with_number(layer.activation, i, data[0]);
                 Ok(())
             }
-            Slot::QNorm => norm(&mut layer.q_norm),
-            Slot::KNorm => norm(&mut layer.k_norm),
+            Slot::QNorm(first) => norm_from(&mut layer.q_norm, first),
+            Slot::KNorm(first) => norm_from(&mut layer.k_norm, first),
             Slot::Norm(i) => norm(&mut layer.norms[i]),
+            Slot::Scalar => {
+                layer.scalar = data[0];
+                Ok(())
+            }
+            Slot::PerLayer(_) => unreachable!("written above"),
         }
     }
 
@@ -843,11 +954,27 @@ impl<A: Arithmetic> Model<A> {
 }
 
 impl<A: Arithmetic> Body<A> {
+    fn mlp(&mut self) -> Option<&mut Mlp<A>> {
+        match self {
+            Body::Mlp(mlp) => Some(mlp),
+            Body::Both(both) => Some(&mut both.mlp),
+            Body::Mixture(_) => None,
+        }
+    }
+
+    fn mixture(&mut self) -> Option<&mut Mixture<A>> {
+        match self {
+            Body::Mixture(mixture) => Some(mixture),
+            Body::Both(both) => Some(&mut both.mixture),
+            Body::Mlp(_) => None,
+        }
+    }
+
     /// Writes a matrix of an MLP, or that of all experts, with a function that writes rows from some on.
     fn write(
         &mut self,
         spec: &DecoderSpec,
-        (of, part): (Of, Part),
+        (layer, of, part): (usize, Of, Part),
         data: &[f32],
         write: impl Fn(&mut A::Linear, usize, &[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -857,18 +984,59 @@ impl<A: Arithmetic> Body<A> {
             Part::Down => write(&mut mlp.down, 0, data),
         };
         let (width, shared) = spec.experts.as_ref().map_or((0, 0), |e| (e.width, e.shared));
-        match (self, of) {
-            (Body::Mlp(mlp), Of::Layer) => one(mlp, spec.intermediate, data),
-            (Body::Mixture(mixture), Of::Expert(expert)) => one(&mut mixture.experts[expert], width, data),
-            (Body::Mixture(mixture), Of::Experts) => {
+        if of == Of::Layer {
+            let inner = spec.layers[layer].intermediate;
+            return self.mlp().map_or(Ok(()), |mlp| one(mlp, inner, data));
+        }
+        let Some(mixture) = self.mixture() else {
+            unreachable!("a layer's tensors are those of its spec");
+        };
+        match of {
+            Of::Layer => Ok(()),
+            Of::Expert(expert) => one(&mut mixture.experts[expert], width, data),
+            Of::Experts => {
                 let data = data.chunks_exact(data.len() / mixture.experts.len());
                 let mut experts = mixture.experts.iter_mut().zip(data);
                 experts.try_for_each(|(mlp, data)| one(mlp, width, data))
             }
-            (Body::Mixture(mixture), Of::Shared) => {
-                mixture.shared.as_mut().map_or(Ok(()), |mlp| one(mlp, shared, data))
-            }
-            _ => unreachable!("a layer's tensors are those of its spec"),
+            Of::Shared => mixture.shared.as_mut().map_or(Ok(()), |mlp| one(mlp, shared, data)),
+        }
+    }
+}
+
+/// Writes a tensor about the embeddings that tokens have in every layer; those of all layers stand one after the other.
+fn write_per_layer<A: Arithmetic>(
+    device: &A::Device,
+    (layers, projection_norm): (&mut [Layer<A>], &mut A::Norm),
+    (layer, part): (usize, PerLayerPart),
+    data: &[f32],
+    norm: impl Fn(&mut A::Norm) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let of_all = data.chunks_exact((data.len() / layers.len()).max(1));
+    let mut layers = layers.iter_mut().filter_map(|layer| layer.per_layer.as_mut());
+    let rows = |linear: &mut A::Linear, data: &[f32]| A::set_rows(device, linear, 0, data);
+    match part {
+        PerLayerPart::Table => layers
+            .zip(of_all)
+            .try_for_each(|(layer, data)| rows(&mut layer.table, data)),
+        PerLayerPart::Projection => layers
+            .zip(of_all)
+            .try_for_each(|(layer, data)| rows(&mut layer.projection, data)),
+        PerLayerPart::ProjectionNorm => norm(projection_norm),
+        PerLayerPart::Gate => layers.nth(layer).map_or(Ok(()), |layer| rows(&mut layer.gate, data)),
+        PerLayerPart::Output => layers.nth(layer).map_or(Ok(()), |layer| rows(&mut layer.output, data)),
+        PerLayerPart::Norm => layers.nth(layer).map_or(Ok(()), |layer| norm(&mut layer.norm)),
+    }
+}
+
+/// Under which a layer's keys and values are kept, or those of the layer that it takes them from; `keeping` has the layers of
+/// the stops so far that keep some.
+fn place_of_keys(keeping: &mut Vec<usize>, layer: usize, spec: &LayerSpec) -> usize {
+    match spec.keys {
+        Keys::Of(source) => keeping.iter().rposition(|kept| *kept == source).unwrap_or_default(),
+        Keys::Own | Keys::OneProduct => {
+            keeping.push(layer);
+            keeping.len() - 1
         }
     }
 }
@@ -891,11 +1059,18 @@ impl Model<Cpu> {
     fn size_bytes(&self) -> usize {
         let of_mlp = |mlp: &Mlp<Cpu>| mlp.gate_up.size_bytes() + mlp.down.size_bytes();
         let of_layer = |layer: &Layer<Cpu>| {
+            let of_mixture =
+                |mixture: &Mixture<Cpu>| -> usize { mixture.experts.iter().chain(&mixture.shared).map(of_mlp).sum() };
             let body = match &layer.body {
                 Body::Mlp(mlp) => of_mlp(mlp),
-                Body::Mixture(mixture) => mixture.experts.iter().chain(&mixture.shared).map(of_mlp).sum(),
+                Body::Mixture(mixture) => of_mixture(mixture),
+                Body::Both(both) => of_mlp(&both.mlp) + of_mixture(&both.mixture),
             };
-            layer.qkv.size_bytes() + layer.o.size_bytes() + body
+            let per_layer = layer.per_layer.as_ref();
+            let per_layer = per_layer.map_or(0, |p| {
+                p.projection.size_bytes() + p.gate.size_bytes() + p.output.size_bytes()
+            });
+            layer.qkv.size_bytes() + layer.o.size_bytes() + body + per_layer
         };
         self.head.size_bytes() + self.layers.iter().map(of_layer).sum::<usize>()
     }

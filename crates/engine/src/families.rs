@@ -53,6 +53,21 @@ pub struct Family {
     pub(super) parallel_shares_norm: bool,
     pub(super) qk_norm: QkNorm,
     pub(super) has_qk_norm: Flag,
+    /// What the norms of queries and keys do.
+    pub(super) qk_norm_kind: NormKind,
+    /// Queries, keys and values are held within `clip_qkv`, where the config has it.
+    pub(super) clips_qkv: bool,
+    /// Values are normed over each head, by no weight.
+    pub(super) norms_values: bool,
+    /// Layers without a window have heads of a size of their own (`global_head_dim`, by default this) and of a number of their
+    /// own (`num_global_key_value_heads`), or `per_layer_config` says so; one product may be keys and values of such a layer
+    /// (`attention_k_eq_v`), and the last `num_kv_shared_layers` take those of a layer before them, with MLPs of twice the width
+    /// if `use_double_wide_mlp`.
+    pub(super) global_head_dim: Option<usize>,
+    /// How wide the embeddings are by default that a token has in every layer; `None`: it has none.
+    pub(super) per_layer_width: Option<usize>,
+    /// What a layer gives is multiplied by a number of its own.
+    pub(super) scales_layers: bool,
     /// Each query head has a score of its own beside those of the keys, which takes weight from them.
     pub(super) sinks: bool,
     pub(super) norm: NormKind,
@@ -96,10 +111,14 @@ impl Family {
                 self.mixer.is_some(),
                 "linear attention, a state-space mixer or short convolutions",
             ),
-            (self.experts.is_some(), "a mixture of experts"),
+            (
+                self.experts.is_some_and(|experts| experts.are_there == Flag::Yes),
+                "a mixture of experts",
+            ),
             (self.sinks, "attention sinks"),
             (self.activation == "xielu", "a learned activation (xIELU)"),
             (self.qk_norm == QkNorm::PerHeadRotated, "norms after the rotation"),
+            (self.global_head_dim.is_some(), "heads that differ from layer to layer"),
             (self.rope.grows_queries, "queries that grow with their position"),
         ];
         needs.iter().find(|(needed, _)| *needed).map(|(_, what)| *what)
@@ -123,6 +142,9 @@ pub(super) fn known() -> String {
     names.join(", ")
 }
 
+/// In a name, what the number of a head stands for.
+pub(super) const HEAD: &str = "{head}";
+
 /// What a checkpoint calls its tensors; a weight's name goes on with `.weight`, a bias's with `.bias`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Names {
@@ -141,6 +163,7 @@ pub struct Names {
     pub up: &'static str,
     pub gate_up: &'static str,
     pub down: &'static str,
+    /// With [`HEAD`] in them, a tensor for each head.
     pub q_norm: &'static str,
     pub k_norm: &'static str,
     /// The norms before and after attention, before and after the MLP.
@@ -168,6 +191,21 @@ pub(super) struct Mixture {
     pub dense: Dense,
     /// Router and experts have biases.
     pub biases: bool,
+    /// Whether there are any.
+    pub are_there: Flag,
+    /// They stand beside a layer's one MLP, and not in its place.
+    pub beside: Option<BesideMlp>,
+}
+
+/// What a checkpoint calls the norms and scales of experts that stand beside an MLP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BesideMlp {
+    /// The norms after the MLP, before the experts, and after them.
+    pub norms: [&'static str; 3],
+    /// What the stream, normed, is multiplied by before the router reads it; whole names, like the next.
+    pub router_scale: &'static str,
+    /// What the weight of each expert is multiplied by.
+    pub expert_scales: &'static str,
 }
 
 /// What a checkpoint calls a layer's router and experts.
@@ -194,8 +232,10 @@ pub enum Stored {
     Fused {
         gate_up: &'static str,
         down: &'static str,
-        /// Each expert's matrices stand by column, and the columns of gate and up in turns.
+        /// Each expert's matrices stand by column.
         turned: bool,
+        /// Gate and up take turns, one row of the one after one of the other.
+        in_turns: bool,
     },
 }
 
@@ -254,7 +294,8 @@ pub(super) enum Flag {
 pub(super) enum Only {
     False,
     True,
-    Null,
+    /// Anything but a word.
+    Not(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -273,6 +314,8 @@ pub enum QkNorm {
     None,
     /// Over each head, before the rotation (Qwen3, Gemma 3).
     PerHead,
+    /// Over each head, by weights of its own, before the rotation (Command R+).
+    EachHead,
     /// Over each head, after the rotation (Hunyuan).
     PerHeadRotated,
     /// Over all heads at once, before the rotation (OLMo 2).
@@ -318,6 +361,8 @@ pub(super) struct Rope {
     pub grows_queries: bool,
     /// "mrope": dimensions turn by the place in time, height or width, all of which are the position in a text.
     pub sections: bool,
+    /// "proportional": the frequencies are those of whole heads, and only the first part of them turns.
+    pub proportional: bool,
     /// What a config without any of it means.
     pub absent: Option<&'static str>,
     /// No layer rotates unless this key has this value.
@@ -350,6 +395,8 @@ pub(super) enum Windows {
     Alternating,
     /// All but each n-th, by `sliding_window_pattern`.
     AllBut { nth: usize, size: usize },
+    /// All but each n-th, and never the last.
+    ButLast { nth: usize, size: usize },
     /// Those that do not rotate (`no_rope_layers`, or each n-th by `no_rope_layer_interval`), if `use_sliding_window`.
     Unrotated { nth: usize },
 }
@@ -362,6 +409,8 @@ pub(super) enum Scales {
     Gemma,
     /// The same; attention by a number of the config, and soft caps with these defaults (`None`: not read; attention, logits).
     QueryScalar([Option<f64>; 2]),
+    /// Embeddings by the root of their width, attention not at all, and a soft cap of logits if the config has one.
+    Gemma4,
     Granite,
     /// Logits by `logit_scale`.
     Cohere,
@@ -430,6 +479,12 @@ const HUNYUAN_NAMES: Names = Names {
     ..HF
 };
 
+const STABLELM_NAMES: Names = Names {
+    q_norm: "self_attn.q_layernorm.norms.{head}",
+    k_norm: "self_attn.k_layernorm.norms.{head}",
+    ..HF
+};
+
 const STARCODER2_NAMES: Names = Names {
     up: "mlp.c_fc",
     down: "mlp.c_proj",
@@ -441,6 +496,8 @@ const PHI_NAMES: Names = Names {
     o: "self_attn.dense",
     up: "mlp.fc1",
     down: "mlp.fc2",
+    q_norm: "self_attn.q_layernorm",
+    k_norm: "self_attn.k_layernorm",
     ..ONE_NORM
 };
 
@@ -521,6 +578,18 @@ const FUSED: ExpertNames = ExpertNames {
         gate_up: "mlp.experts.gate_up_proj",
         down: "mlp.experts.down_proj",
         turned: false,
+        in_turns: false,
+    },
+    ..EACH
+};
+
+/// As Qwen3-VL's mixture was published: by column.
+const FUSED_BY_COLUMN: ExpertNames = ExpertNames {
+    experts: Stored::Fused {
+        gate_up: "mlp.experts.gate_up_proj",
+        down: "mlp.experts.down_proj",
+        turned: true,
+        in_turns: false,
     },
     ..EACH
 };
@@ -548,6 +617,7 @@ const FUSED_OF_GRANITE: [ExpertNames; 2] = [
             gate_up: "block_sparse_moe.input_linear.weight",
             down: "block_sparse_moe.output_linear.weight",
             turned: false,
+            in_turns: false,
         },
         shared: "shared_mlp",
         ..EACH
@@ -558,6 +628,7 @@ const FUSED_OF_GRANITE: [ExpertNames; 2] = [
             gate_up: "block_sparse_moe.experts.gate_up_proj",
             down: "block_sparse_moe.experts.down_proj",
             turned: false,
+            in_turns: false,
         },
         shared: "shared_mlp",
         ..EACH
@@ -585,6 +656,8 @@ const QWEN_EXPERTS: Mixture = Mixture {
     shared: Shared::None,
     dense: Dense::Listed,
     biases: false,
+    are_there: Flag::Yes,
+    beside: None,
 };
 
 const DELTA_NET: MixerRow = MixerRow {
@@ -607,6 +680,7 @@ const ROPE: Rope = Rope {
     alpha: false,
     grows_queries: false,
     sections: false,
+    proportional: false,
     absent: None,
     only_if: None,
 };
@@ -614,6 +688,11 @@ const ROPE: Rope = Rope {
 const LAYER_NORM: NormKind = NormKind::Layer {
     weight: true,
     bias: true,
+};
+
+const WEIGHTED_LAYER_NORM: NormKind = NormKind::Layer {
+    weight: true,
+    bias: false,
 };
 
 /// An activation that configs have no word for.
@@ -650,6 +729,12 @@ const LLAMA: Family = Family {
     parallel_shares_norm: false,
     qk_norm: QkNorm::None,
     has_qk_norm: Flag::Yes,
+    qk_norm_kind: NormKind::Rms,
+    clips_qkv: false,
+    norms_values: false,
+    global_head_dim: None,
+    per_layer_width: None,
+    scales_layers: false,
     sinks: false,
     norm: NormKind::Rms,
     norm_plus_one: false,
@@ -742,15 +827,14 @@ const COHERE: Family = Family {
     name: "cohere",
     names: &ONE_NORM,
     keys: &[("rms_norm_eps", "layer_norm_eps")],
-    only: &[("use_qk_norm", Only::False)],
     max_positions: 8192,
     tie: true,
     mlp_bias: Flag::No,
     parallel: Flag::Yes,
-    norm: NormKind::Layer {
-        weight: true,
-        bias: false,
-    },
+    qk_norm: QkNorm::EachHead,
+    has_qk_norm: Flag::Key("use_qk_norm", false),
+    qk_norm_kind: WEIGHTED_LAYER_NORM,
+    norm: WEIGHTED_LAYER_NORM,
     norm_eps: 1e-5,
     rope: Rope {
         theta: 500_000.0,
@@ -850,22 +934,39 @@ const WRAPPED: &[Family] = &[
         ..QWEN2_VL_TEXT
     },
     QWEN2_VL_TEXT,
+    QWEN3_VL_TEXT,
     Family {
-        name: "qwen3_vl_text",
-        max_positions: 128_000,
-        head_dim: Some(128),
-        qkv_bias: ATTENTION_BIAS,
-        o_bias: ATTENTION_BIAS,
-        qk_norm: QkNorm::PerHead,
-        rope: Rope {
-            theta: 500_000.0,
-            sections: true,
-            ..ROPE
-        },
-        windows: Windows::Never,
-        ..QWEN2
+        name: "qwen3_vl_moe_text",
+        kv_heads: Some(16),
+        head_dim: None,
+        tie: true,
+        experts: Some(&Mixture {
+            stored: &[FUSED, FUSED_BY_COLUMN],
+            count: 60,
+            per_token: 4,
+            width: Some(1408),
+            normalised: Flag::Yes,
+            ..QWEN_EXPERTS
+        }),
+        ..QWEN3_VL_TEXT
     },
 ];
+
+const QWEN3_VL_TEXT: Family = Family {
+    name: "qwen3_vl_text",
+    max_positions: 128_000,
+    head_dim: Some(128),
+    qkv_bias: ATTENTION_BIAS,
+    o_bias: ATTENTION_BIAS,
+    qk_norm: QkNorm::PerHead,
+    rope: Rope {
+        theta: 500_000.0,
+        sections: true,
+        ..ROPE
+    },
+    windows: Windows::Never,
+    ..QWEN2
+};
 
 const QWEN2_VL_TEXT: Family = Family {
     name: "qwen2_5_vl_text",
@@ -905,6 +1006,60 @@ const FAMILIES: &[Family] = &[
         windows: Windows::AllBut { nth: 6, size: 4096 },
         // It keeps the key for attention's cap in its config, but does not use it.
         scales: Scales::QueryScalar([None, Some(f64::INFINITY)]),
+        ..GEMMA2
+    },
+    Family {
+        name: "gemma4_text",
+        keys: &[
+            ("hidden_act", "hidden_activation"),
+            ("num_experts_per_tok", "top_k_experts"),
+        ],
+        only: &[("use_bidirectional_attention", Only::Not("all"))],
+        max_positions: 131_072,
+        experts: Some(&Mixture {
+            stored: &[ExpertNames {
+                router: "router.proj",
+                experts: Stored::Fused {
+                    gate_up: "experts.gate_up_proj",
+                    down: "experts.down_proj",
+                    turned: false,
+                    in_turns: false,
+                },
+                ..EACH
+            }],
+            width: Some(704),
+            normalised: Flag::Yes,
+            dense: Dense::None,
+            are_there: Flag::Key("enable_moe_block", false),
+            beside: Some(BesideMlp {
+                norms: [
+                    "post_feedforward_layernorm_1",
+                    "pre_feedforward_layernorm_2",
+                    "post_feedforward_layernorm_2",
+                ],
+                router_scale: "router.scale",
+                expert_scales: "router.per_expert_scale",
+            }),
+            ..QWEN_EXPERTS
+        }),
+        norm_plus_one: false,
+        qk_norm: QkNorm::PerHead,
+        norms_values: true,
+        global_head_dim: Some(512),
+        per_layer_width: Some(256),
+        scales_layers: true,
+        rope: Rope {
+            theta: 1_000_000.0,
+            windowed: Some((None, 10_000.0)),
+            proportional: true,
+            absent: Some(
+                r#"{"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}"#,
+            ),
+            ..ROPE
+        },
+        windows: Windows::ButLast { nth: 6, size: 512 },
+        scales: Scales::Gemma4,
         ..GEMMA2
     },
     Family {
@@ -1051,8 +1206,8 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "stablelm",
+        names: &STABLELM_NAMES,
         keys: &[("rms_norm_eps", "layer_norm_eps")],
-        only: &[("qk_layernorm", Only::False)],
         kv_heads: Some(32),
         max_positions: 4096,
         qkv_bias: Flag::Key("use_qkv_bias", false),
@@ -1060,6 +1215,9 @@ const FAMILIES: &[Family] = &[
         mlp_bias: Flag::No,
         parallel: Flag::Key("use_parallel_residual", false),
         parallel_shares_norm: true,
+        qk_norm: QkNorm::EachHead,
+        has_qk_norm: Flag::Key("qk_layernorm", false),
+        qk_norm_kind: WEIGHTED_LAYER_NORM,
         norm: LAYER_NORM,
         norm_eps: 1e-5,
         rope: Rope {
@@ -1088,7 +1246,7 @@ const FAMILIES: &[Family] = &[
     COHERE,
     Family {
         name: "cohere2",
-        only: &[],
+        has_qk_norm: Flag::No,
         rope: Rope {
             theta: 10_000.0,
             ..COHERE.rope
@@ -1114,8 +1272,8 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "olmo",
-        only: &[("clip_qkv", Only::Null)],
         mlp_bias: Flag::No,
+        clips_qkv: true,
         norm: NormKind::Layer {
             weight: false,
             bias: false,
@@ -1127,13 +1285,15 @@ const FAMILIES: &[Family] = &[
         name: "phi",
         names: &PHI_NAMES,
         keys: &[("rms_norm_eps", "layer_norm_eps")],
-        only: &[("qk_layernorm", Only::False)],
         head_bias: Flag::Yes,
         qkv_bias: Flag::Yes,
         o_bias: Flag::Yes,
         mlp_bias: Flag::Yes,
         gated: false,
         parallel: Flag::Yes,
+        qk_norm: QkNorm::PerHead,
+        has_qk_norm: Flag::Key("qk_layernorm", false),
+        qk_norm_kind: LAYER_NORM,
         norm: LAYER_NORM,
         norm_eps: 1e-5,
         activation: "gelu_new",
@@ -1251,9 +1411,9 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "olmoe",
-        only: &[("clip_qkv", Only::Null)],
         max_positions: 4096,
         mlp_bias: Flag::No,
+        clips_qkv: true,
         qk_norm: QkNorm::FullWidth,
         norm_eps: 1e-5,
         experts: Some(&Mixture {
@@ -1344,6 +1504,7 @@ const FAMILIES: &[Family] = &[
                     gate_up: "mlp.experts.gate_up_proj",
                     down: "mlp.experts.down_proj",
                     turned: true,
+                    in_turns: true,
                 },
                 ..EACH
             }],
@@ -1416,6 +1577,7 @@ const FAMILIES: &[Family] = &[
                         gate_up: "feed_forward.experts.gate_up_proj",
                         down: "feed_forward.experts.down_proj",
                         turned: false,
+                        in_turns: false,
                     },
                     ..EACH_OF_LFM2
                 },

@@ -24,20 +24,34 @@ pub(super) struct Block {
     pub values: Box<[f32]>,
 }
 
-/// Where things lie in a block.
+/// The heads whose keys and values a layer keeps, and where they lie in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KvShape {
-    /// Whose kernels read it.
-    pub isa: Isa,
-    pub layers: usize,
+pub(super) struct KvHeads {
+    /// Where the layer begins.
+    start: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Keys of this many tokens stand side by side.
-    pub key_width: usize,
     /// Dimensions of a value that stand side by side.
     pub value_width: usize,
     /// `head_dim` rounded up to a multiple of `value_width`; the padding stays zero.
     pub value_dim: usize,
+}
+
+impl KvHeads {
+    fn len(&self) -> usize {
+        self.kv_heads * (self.head_dim + self.value_dim) * BLOCK
+    }
+}
+
+/// Where things lie in a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KvShape {
+    /// Whose kernels read it.
+    pub isa: Isa,
+    /// Of each layer that keeps keys and values, by place on the path.
+    pub layers: Arc<[KvHeads]>,
+    /// Keys of this many tokens stand side by side.
+    pub key_width: usize,
     /// Bytes of one element where a device keeps keys and values itself, unpadded.
     pub device_element: Option<usize>,
     /// Numbers of what a row's layers remember that do not attend; 0 where all do.
@@ -45,32 +59,42 @@ pub(super) struct KvShape {
 }
 
 impl KvShape {
-    /// Laid out for the kernels of `isa`.
-    pub fn new(isa: Isa, layers: usize, kv_heads: usize, head_dim: usize, device_element: Option<usize>) -> Self {
+    /// Laid out for the kernels of `isa`; `layers` gives the heads of each layer and their dimensions.
+    pub fn new(isa: Isa, layers: impl Iterator<Item = (usize, usize)>, device_element: Option<usize>) -> Self {
         let (key_width, widths) = with_set!(isa, S => (S::KEYS, S::VALUES));
-        let fits = |width: &usize| head_dim.is_multiple_of(*width);
-        let value_width = widths.into_iter().find(fits).unwrap_or(widths[2]);
+        let mut start = 0;
+        let layers = layers.map(|(kv_heads, head_dim)| {
+            let fits = |width: &usize| head_dim.is_multiple_of(*width);
+            let value_width = widths.into_iter().find(fits).unwrap_or(widths[2]);
+            let heads = KvHeads {
+                start,
+                kv_heads,
+                head_dim,
+                value_width,
+                value_dim: head_dim.next_multiple_of(value_width),
+            };
+            start += heads.len();
+            heads
+        });
         KvShape {
             isa,
-            layers,
-            kv_heads,
-            head_dim,
+            layers: layers.collect(),
             key_width,
-            value_width,
-            value_dim: head_dim.next_multiple_of(value_width),
             device_element,
             state_len: 0,
         }
     }
 
-    fn layer_len(&self) -> usize {
-        self.kv_heads * (self.head_dim + self.value_dim) * BLOCK
+    /// Numbers in a block.
+    fn len(&self) -> usize {
+        self.layers.last().map_or(0, |heads| heads.start + heads.len())
     }
 
     pub fn block_bytes(&self) -> u64 {
+        let unpadded = |heads: &KvHeads| 2 * heads.kv_heads * heads.head_dim * BLOCK;
         let bytes = match self.device_element {
-            Some(element) => self.layers * 2 * self.kv_heads * self.head_dim * BLOCK * element,
-            None => self.layers * self.layer_len() * size_of::<f32>(),
+            Some(element) => self.layers.iter().map(unpadded).sum::<usize>() * element,
+            None => self.len() * size_of::<f32>(),
         };
         bytes as u64
     }
@@ -93,7 +117,7 @@ impl KvShape {
     fn block(&self, index: usize) -> Block {
         let len = match self.device_element {
             Some(_) => 0,
-            None => self.layers * self.layer_len(),
+            None => self.len(),
         };
         Block {
             index,
@@ -103,37 +127,37 @@ impl KvShape {
 
     /// Keys of one head: `[BLOCK / key_width][head_dim][key_width]`.
     pub fn keys<'a>(&self, block: &'a [f32], layer: usize, head: usize) -> &'a [f32] {
-        let start = layer * self.layer_len() + head * self.head_dim * BLOCK;
-        &block[start..start + self.head_dim * BLOCK]
+        let heads = &self.layers[layer];
+        let start = heads.start + head * heads.head_dim * BLOCK;
+        &block[start..start + heads.head_dim * BLOCK]
     }
 
     /// Values of one head: `[value_dim / value_width][BLOCK][value_width]`.
     pub fn values<'a>(&self, block: &'a [f32], layer: usize, head: usize) -> &'a [f32] {
-        let start = layer * self.layer_len() + (self.kv_heads * self.head_dim + head * self.value_dim) * BLOCK;
-        &block[start..start + self.value_dim * BLOCK]
+        let heads = &self.layers[layer];
+        let start = heads.start + (heads.kv_heads * heads.head_dim + head * heads.value_dim) * BLOCK;
+        &block[start..start + heads.value_dim * BLOCK]
     }
 
     /// Writes one token's keys and values (`[kv_heads × head_dim]` each) into slot `t` of a block.
     pub fn write(&self, block: &mut [f32], layer: usize, t: usize, keys: &[f32], values: &[f32]) {
-        let start = layer * self.layer_len();
+        let heads = self.layers[layer];
+        let (d, width) = (heads.head_dim, heads.value_width);
         let (key_part, value_part) =
-            block[start..start + self.layer_len()].split_at_mut(self.kv_heads * self.head_dim * BLOCK);
-        let first = t / self.key_width * self.head_dim * self.key_width + t % self.key_width;
-        for (head, part) in keys
-            .chunks_exact(self.head_dim)
-            .zip(key_part.chunks_exact_mut(self.head_dim * BLOCK))
-        {
+            block[heads.start..heads.start + heads.len()].split_at_mut(heads.kv_heads * d * BLOCK);
+        let first = t / self.key_width * d * self.key_width + t % self.key_width;
+        for (head, part) in keys.chunks_exact(d).zip(key_part.chunks_exact_mut(d * BLOCK)) {
             for (slot, k) in part[first..].iter_mut().step_by(self.key_width).zip(head) {
                 *slot = *k;
             }
         }
         for (head, part) in values
-            .chunks_exact(self.head_dim)
-            .zip(value_part.chunks_exact_mut(self.value_dim * BLOCK))
+            .chunks_exact(d)
+            .zip(value_part.chunks_exact_mut(heads.value_dim * BLOCK))
         {
-            let panels = part.chunks_exact_mut(BLOCK * self.value_width);
-            for (from, panel) in head.chunks(self.value_width).zip(panels) {
-                panel[t * self.value_width..][..from.len()].copy_from_slice(from);
+            let panels = part.chunks_exact_mut(BLOCK * width);
+            for (from, panel) in head.chunks(width).zip(panels) {
+                panel[t * width..][..from.len()].copy_from_slice(from);
             }
         }
     }
@@ -180,6 +204,7 @@ impl Pool {
     pub fn new(shape: KvShape, memory_bytes: u64, older: Option<Pool>) -> Self {
         let capacity = usize::try_from(memory_bytes / shape.unit_bytes()).unwrap_or(usize::MAX);
         let older = older.filter(|pool| pool.shape == shape);
+        let state_blocks = shape.state_blocks();
         let mut pool = older.unwrap_or_else(|| Pool {
             shape,
             free: Vec::new(),
@@ -191,7 +216,7 @@ impl Pool {
             capacity,
         });
         pool.free.truncate(capacity);
-        pool.free_states.truncate(capacity / shape.state_blocks().max(1));
+        pool.free_states.truncate(capacity / state_blocks.max(1));
         (pool.used, pool.capacity) = (0, capacity);
         pool
     }

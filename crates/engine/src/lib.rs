@@ -168,6 +168,9 @@ pub enum Error {
     /// A layer path with a layer that there is not.
     #[error("a layer path names layer {layer}, but the model has {layers} layers")]
     Path { layer: usize, layers: usize },
+    /// A layer before the one whose keys and values it takes.
+    #[error("a layer path has layer {layer} before layer {source_layer}, whose keys and values it takes")]
+    PathWithoutKeys { layer: usize, source_layer: usize },
     /// Nothing to go on from.
     #[error("request {request} is empty: a prompt needs at least one token")]
     EmptyPrompt { request: usize },

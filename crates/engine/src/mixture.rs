@@ -18,17 +18,21 @@ struct Share {
     rows: Vec<(usize, f32)>,
 }
 
-/// `out = Σ weight · expert(x)` for each row of `x`, which is given packed as well.
+/// `out = Σ weight · expert(x)` for each row of `x`, which is given packed as well, and the router's logits of it.
 pub(super) fn compute(
     isa: Isa,
     (experts, mixture, activation): (&Experts, &Mixture<Cpu>, Activation),
-    (x, packed): (&Matrix, &PackedRows),
+    (x, packed, logits): (&Matrix, &PackedRows, &Matrix),
     out: &mut Matrix,
     threads: Threads,
 ) {
-    let mut logits = Matrix::default();
-    mixture.router.apply(packed, &mut logits, threads);
-    let routes = |row: usize| experts.routes(isa, logits.row(row), &mixture.correction);
+    let routes = |row: usize| {
+        let mut routes = experts.routes(isa, logits.row(row), &mixture.correction);
+        for route in routes.iter_mut().filter(|_| !mixture.scales.is_empty()) {
+            route.weight *= mixture.scales[route.expert];
+        }
+        routes
+    };
     let shares = shares(experts.count, (0..x.rows).map(routes));
     let of_share = |share: &Share| {
         let rows = Matrix {

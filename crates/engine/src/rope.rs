@@ -37,6 +37,11 @@ pub enum Scaling {
         beta_slow: f64,
         truncate: bool,
     },
+    /// Only the first `pairs` turn, with the frequencies that they have where all do (Gemma 4).
+    Proportional {
+        pairs: usize,
+        factor: f64,
+    },
     /// LongRoPE (Ding et al., arXiv 2402.13753): one factor for each frequency; another set beyond `original`.
     Long {
         short: Vec<f32>,
@@ -103,7 +108,9 @@ impl RopeScaling {
         max_positions: usize,
     ) -> Result<RopeSpec, Error> {
         let empty = Value::Object(Default::default());
-        let of_type = c.get("rope_parameters").and_then(|v| v.get(layer_type));
+        let absent = family.absent.and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let parameters = c.get("rope_parameters").filter(|v| v.is_object());
+        let of_type = parameters.or(absent.as_ref()).and_then(|v| v.get(layer_type));
         let nested = of_type.filter(|v| v.is_object());
         // v4's rope_scaling stretches the full-attention layers only.
         let v4 = c
@@ -180,6 +187,17 @@ impl RopeScaling {
             (other, _) if family.mscales => {
                 let problem = format!("\"{other}\": the decoder knows this family with default and longrope only");
                 return Err(rope.error("rope_type", problem));
+            }
+            ("proportional", _) if family.proportional => {
+                let partial = rope.number("partial_rotary_factor")?.unwrap_or(1.0);
+                if !(0.0..=1.0).contains(&partial) {
+                    let problem = format!("{partial} is not between 0 and 1");
+                    return Err(rope.error("partial_rotary_factor", problem));
+                }
+                Scaling::Proportional {
+                    pairs: (partial * dim as f64 / 2.0) as usize,
+                    factor: factor(Some(1.0))?,
+                }
             }
             ("linear", _) => Scaling::Linear { factor: factor(None)? },
             ("dynamic", Some(alpha)) => {
@@ -351,6 +369,12 @@ impl RopeSpec {
         };
         match &self.scaling {
             Scaling::None => plain(self.theta),
+            Scaling::Proportional { pairs, factor } => {
+                let mut frequencies = plain(self.theta);
+                frequencies.iter_mut().for_each(|f| *f /= *factor as f32);
+                frequencies[*pairs..].fill(0.0);
+                frequencies
+            }
             Scaling::Linear { factor } => plain(self.theta).into_iter().map(|f| f / *factor as f32).collect(),
             Scaling::Dynamic { factor } => {
                 let (length, max) = (length.max(self.max_positions) as f64, self.max_positions as f64);

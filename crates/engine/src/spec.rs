@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::Error;
 use super::families::{
-    self, Chosen, Dense, ExpertNames, Flag, Mixture, MlpWidth, Names, Only, Qkv, Scales, Shared, Stored, Windows,
+    self, BesideMlp, Chosen, Dense, ExpertNames, Flag, Mixture, MlpWidth, Names, Only, Qkv, Scales, Shared, Stored,
+    Windows,
 };
 use super::kernels::softplus;
 use super::rope::{RopeScaling, RopeSpec};
@@ -84,10 +85,45 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Index into [`DecoderSpec::ropes`]; `None`: no rotation in this layer (SmolLM3).
     pub rope: Option<usize>,
-    /// Whether its MLP is a mixture of [`DecoderSpec::experts`].
+    /// Whether [`DecoderSpec::experts`] stand in its MLP's place, or beside it.
     pub sparse: bool,
     /// Whether [`DecoderSpec::mixer`] stands in attention's place.
     pub recurrent: bool,
+    /// Heads of keys and values; a divisor of [`DecoderSpec::heads`].
+    pub kv_heads: usize,
+    /// Numbers of a query, key or value.
+    pub head_dim: usize,
+    /// Where its keys and values come from.
+    pub keys: Keys,
+    /// The width of its MLP, where that is no mixture.
+    pub intermediate: usize,
+}
+
+/// Where a layer's keys and values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// A product each.
+    Own,
+    /// One product for both.
+    OneProduct,
+    /// They are those of this layer, which comes before.
+    Of(usize),
+}
+
+impl LayerSpec {
+    /// Whether it computes keys and values.
+    pub fn has_keys(&self) -> bool {
+        !matches!(self.keys, Keys::Of(_))
+    }
+}
+
+/// Embeddings that a token has in every layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerLayer {
+    /// Of a token in one layer.
+    pub width: usize,
+    /// Tokens that have such.
+    pub vocab: usize,
 }
 
 /// The experts of a layer, and how a token is sent to some of them.
@@ -113,6 +149,8 @@ pub struct Experts {
     pub shared_is_weighed: bool,
     /// Router and experts have biases.
     pub biases: bool,
+    /// They stand beside the layer's one MLP, with norms and scales of these names.
+    pub beside: Option<BesideMlp>,
     /// What the file calls them.
     pub names: &'static ExpertNames,
 }
@@ -164,13 +202,13 @@ pub struct DecoderSpec {
     pub vocab: usize,
     /// Width of the stream: `[tokens, hidden]`.
     pub hidden: usize,
-    /// Width of an MLP; of sparse layers see [`Experts::width`].
+    /// Width of an MLP, of layers that have no other; of sparse layers see [`Experts::width`].
     pub intermediate: usize,
     /// Heads of queries in each layer that attends.
     pub heads: usize,
-    /// Heads of keys and values; a divisor of `heads`.
+    /// Heads of keys and values, of layers that have no other; a divisor of `heads`.
     pub kv_heads: usize,
-    /// Numbers of a query, key or value.
+    /// Numbers of a query, key or value, of layers that have no other.
     pub head_dim: usize,
     /// One for each layer, from the embeddings on.
     pub layers: Vec<LayerSpec>,
@@ -178,6 +216,8 @@ pub struct DecoderSpec {
     pub experts: Option<Experts>,
     /// Of the layers that do not attend.
     pub mixer: Option<Mixer>,
+    /// Embeddings that go into every layer.
+    pub per_layer: Option<PerLayer>,
     /// Kinds of rotation, to which [`LayerSpec::rope`] points.
     pub ropes: Vec<RopeSpec>,
     /// The longest sequence that the model was made for; with learned positions, that it can read.
@@ -196,6 +236,8 @@ pub struct DecoderSpec {
     pub parallel: bool,
     /// Whether queries and keys are normalised.
     pub qk_norm: QkNorm,
+    /// Queries, keys and values are held within ± this, before they are rotated.
+    pub qkv_limit: Option<f32>,
     /// What the norms do.
     pub norm: NormKind,
     /// Where they stand.
@@ -266,8 +308,9 @@ impl DecoderSpec {
         spec.wrapper = Some(wrapper);
         spec.names = wrapper.layouts()[0].names(spec.family.names);
         spec.tie_embeddings = wrapper.ties(config, spec.tie_embeddings);
-        // The head of a wrapper is a bare product: the caps and scales of Gemma's, Cohere's and Granite's own heads are not there.
-        (spec.logits_divisor, spec.final_softcap) = (1.0, None);
+        if !wrapper.keeps_cap() {
+            (spec.logits_divisor, spec.final_softcap) = (1.0, None);
+        }
         let ends = token_ids(config.get("eos_token_id"));
         if !ends.is_empty() {
             spec.eos_token_ids = ends;
@@ -285,18 +328,25 @@ impl DecoderSpec {
         let hidden = c.size("hidden_size", MOST)?;
         let (heads, kv_heads, head_dim) = head_sizes(&c, family, hidden)?;
         let max_positions = c.size_or("max_position_embeddings", family.max_positions)?;
-        let (ropes, mut layers) = layer_specs(&c, family, head_dim, max_positions)?;
+        let usual = Usual {
+            heads,
+            kv_heads,
+            head_dim,
+            intermediate: intermediate(&c, family, hidden)?,
+        };
+        let (ropes, mut layers) = layer_specs(&c, family, &usual, max_positions)?;
         let experts = experts(&c, family, &mut layers)?;
         let mixer = mixer(&c, family, hidden, &mut layers)?;
         let numbers = c.scales(family, hidden, head_dim)?;
         let parallel = c.is(family.parallel)?;
+        let vocab = c.size("vocab_size", MOST)?;
         Ok(DecoderSpec {
             family,
             wrapper: None,
             names: *family.names,
-            vocab: c.size("vocab_size", MOST)?,
+            vocab,
             hidden,
-            intermediate: intermediate(&c, family, hidden)?,
+            intermediate: usual.intermediate,
             heads,
             kv_heads,
             head_dim,
@@ -304,6 +354,7 @@ impl DecoderSpec {
             layers,
             experts,
             mixer,
+            per_layer: per_layer(&c, family, vocab)?,
             ropes,
             max_positions,
             tie_embeddings: c.flag("tie_word_embeddings", family.tie)?,
@@ -316,6 +367,7 @@ impl DecoderSpec {
                 true => family.qk_norm,
                 false => QkNorm::None,
             },
+            qkv_limit: qkv_limit(&c, family)?,
             norm: family.norm,
             norm_place: match family.names.norms {
                 [None, ..] => NormPlace::Post,
@@ -354,12 +406,12 @@ impl DecoderSpec {
         self.mixer.as_ref().filter(|_| self.layers[layer].recurrent)
     }
 
-    /// The same model, whose tensors are called as in a file with these names: experts are stored in several ways, and so is
-    /// the language half of a wrapper, whose head is the embeddings where the file has none.
-    pub fn stored_as<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let names: Vec<&str> = names.into_iter().collect();
+    /// The same model, whose tensors are called as in a file with these names and shapes: experts are stored in several ways, and
+    /// so is the language half of a wrapper, whose head is the embeddings where the file has none.
+    pub fn stored_as<'a>(mut self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Self {
+        let tensors: Vec<(&str, &[usize])> = tensors.into_iter().collect();
         if let Some(wrapper) = self.wrapper {
-            let has = |name: &str| names.contains(&name);
+            let has = |name: &str| tensors.iter().any(|(known, _)| *known == name);
             let stored = |layout: &Names| has(&format!("{}.weight", layout.embeddings));
             let mut layouts = wrapper.layouts().iter().map(|layout| layout.names(&self.names));
             if let Some(layout) = layouts.find(stored) {
@@ -377,8 +429,19 @@ impl DecoderSpec {
             }
             Stored::Fused { gate_up, .. } => name.ends_with(gate_up),
         };
-        let stored = |name: &str| mixture.stored.iter().find(|stored| is_of(stored, name));
-        if let Some(found) = names.into_iter().find_map(stored) {
+        // What a file calls alike stands by row or by column; by row, where both fit.
+        let [rows, columns] = [2 * experts.width, self.hidden];
+        let fits = |stored: &ExpertNames, shape: &[usize]| match (stored.experts, shape) {
+            (Stored::Fused { turned: false, .. }, [_, out, inner]) => [*out, *inner] == [rows, columns],
+            (Stored::Fused { turned: true, .. }, [_, inner, out]) => [*out, *inner] == [rows, columns],
+            _ => true,
+        };
+        let stored = |name: &str, shape: Option<&[usize]>| {
+            let fits = |stored: &&ExpertNames| is_of(stored, name) && shape.is_none_or(|shape| fits(stored, shape));
+            mixture.stored.iter().find(fits)
+        };
+        let fitting = tensors.iter().find_map(|(name, shape)| stored(name, Some(shape)));
+        if let Some(found) = fitting.or_else(|| tensors.iter().find_map(|(name, _)| stored(name, None))) {
             experts.names = found;
         }
         self
@@ -422,7 +485,10 @@ impl DecoderSpec {
             }
         }
         let is_ours = |name: &str| self.wrapper.is_none() || wrappers::is_language(&self.names, name);
-        let is_passed_over = |name: &str| self.family.passed_over.is_some_and(|word| name.starts_with(word));
+        let is_passed_over = |name: &str| {
+            let has_no_use = self.family.passed_over.is_some_and(|word| name.starts_with(word));
+            has_no_use || self.is_of_keys_not_used(name)
+        };
         let unused = there
             .keys()
             .filter(|name| is_ours(name) && !is_recomputed(name) && !is_passed_over(name));
@@ -434,6 +500,43 @@ impl DecoderSpec {
                 family: self.family.name(),
             }),
         }
+    }
+
+    /// Whether a layer that takes the keys and values of another has this tensor for its own: published files have such.
+    fn is_of_keys_not_used(&self, name: &str) -> bool {
+        let names = self.names();
+        let of_keys = [names.k, names.v, names.k_norm, "self_attn.v_norm"];
+        self.split_layer(name).is_some_and(|(layer, rest)| {
+            let module = rest.rsplit_once('.').map_or(rest, |(module, _)| module);
+            self.layers.get(layer).is_some_and(|layer| !layer.has_keys()) && of_keys.contains(&module)
+        })
+    }
+
+    /// Why the layers of this model cannot come in another order, or more than once: a child made of them would be another
+    /// model.
+    pub fn fixed_layers(&self) -> Option<&'static str> {
+        match self.per_layer {
+            Some(_) => Some("each token has embeddings for every layer"),
+            None if self.layers.iter().any(|layer| !layer.has_keys()) => Some("its layers share keys and values"),
+            None if matches!(self.family.windows, Windows::ButLast { .. }) => {
+                Some("whichever layer comes last is read as one that sees the whole text")
+            }
+            None => None,
+        }
+    }
+
+    /// Refuses rotations that do not fit the heads.
+    pub(super) fn check_ropes(&self) -> Result<(), Error> {
+        let of_layer = |layer: &LayerSpec| match layer.rope {
+            Some(rope) => self.ropes[rope].validate(layer.head_dim),
+            None => Ok(()),
+        };
+        self.layers.iter().try_for_each(of_layer)
+    }
+
+    /// Whether another layer takes this one's keys and values.
+    pub(super) fn lends_keys(&self, layer: usize) -> bool {
+        self.layers.iter().any(|other| other.keys == Keys::Of(layer))
     }
 
     /// Refuses a sequence that reaches beyond the positions that a model has learned.
@@ -536,6 +639,141 @@ fn head_sizes(c: &Config, family: &Family, hidden: usize) -> Result<(usize, usiz
     Ok((heads, kv_heads, head_dim))
 }
 
+/// Sizes of the layers that have no other.
+struct Usual {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    intermediate: usize,
+}
+
+/// The embeddings that a token has in every layer, where it has such.
+fn per_layer(c: &Config, family: &Family, vocab: usize) -> Result<Option<PerLayer>, Error> {
+    let Some(default) = family.per_layer_width else {
+        return Ok(None);
+    };
+    let (key, is) = ("hidden_size_per_layer_input", |value: &Value| value.as_u64() == Some(0));
+    // Null and 0 alike: none.
+    if c.get(key).is_some_and(|value| value.is_null() || is(value)) {
+        return Ok(None);
+    }
+    let of_layers = PerLayer {
+        width: c.size_or(key, default)?.min(MOST),
+        vocab: c.size_or("vocab_size_per_layer_input", 262_144)?.min(MOST),
+    };
+    match of_layers.vocab < vocab {
+        true => {
+            let problem = format!("{} is less than vocab_size = {vocab}", of_layers.vocab);
+            Err(c.error("vocab_size_per_layer_input", problem))
+        }
+        false => Ok(Some(of_layers)),
+    }
+}
+
+/// For each layer, its key heads and the dimensions of a head: those of layers without a window may be others. All layers of
+/// a kind have the same, because they rotate alike.
+fn heads_by_layer(c: &Config, family: &Family, usual: &Usual, slides: &[bool]) -> Result<Vec<(usize, usize)>, Error> {
+    let mut heads = vec![(usual.kv_heads, usual.head_dim); slides.len()];
+    let Some(default) = family.global_head_dim else {
+        return Ok(heads);
+    };
+    if let Some(listed) = c.present("per_layer_config") {
+        read_by_layer(c, listed, &mut heads)?;
+    } else {
+        let kv_heads = match c.flag("attention_k_eq_v", false)? {
+            true => c.size_or("num_global_key_value_heads", usual.kv_heads)?,
+            false => usual.kv_heads,
+        };
+        let full = (kv_heads, c.size_or("global_head_dim", default)?);
+        let layers = heads.iter_mut().zip(slides).filter(|(_, slides)| !**slides);
+        layers.for_each(|(heads, _)| *heads = full);
+    }
+    for kind in [true, false] {
+        let mut of_kind = heads
+            .iter()
+            .zip(slides)
+            .filter(|(_, slides)| **slides == kind)
+            .map(|(heads, _)| *heads);
+        let first = of_kind.next();
+        if of_kind.any(|heads| Some(heads) != first) {
+            let problem = "layers of one kind (layer_types) have heads of several sizes";
+            return Err(c.error("per_layer_config", problem.into()));
+        }
+    }
+    for (kv_heads, head_dim) in &heads {
+        if !usual.heads.is_multiple_of(*kv_heads) || usual.heads.saturating_mul(*head_dim) > MOST {
+            let problem = format!("{kv_heads} key heads of {head_dim} beside {} query heads", usual.heads);
+            return Err(c.error("num_global_key_value_heads", problem));
+        }
+    }
+    Ok(heads)
+}
+
+/// What `per_layer_config` says of some layers' heads, by their numbers.
+fn read_by_layer(c: &Config, listed: &Value, heads: &mut [(usize, usize)]) -> Result<(), Error> {
+    let wrong = |problem: String| c.error("per_layer_config", problem);
+    let listed = listed
+        .as_object()
+        .ok_or_else(|| wrong(format!("{listed} is no table of layers")))?;
+    for (layer, own) in listed {
+        let place = layer.parse().ok().filter(|place: &usize| *place < heads.len());
+        let (kv_heads, head_dim) = place
+            .and_then(|place| heads.get_mut(place))
+            .ok_or_else(|| wrong(format!("\"{layer}\" is no layer")))?;
+        for (key, value) in own.as_object().into_iter().flatten() {
+            let size = value.as_u64().filter(|size| (1..=MOST as u64).contains(size));
+            let size = size.ok_or_else(|| wrong(format!("{key} of layer {layer} is {value}")))? as usize;
+            match key.as_str() {
+                "head_dim" => *head_dim = size,
+                "num_key_value_heads" => *kv_heads = size,
+                _ => {
+                    return Err(wrong(format!(
+                        "{key} of layer {layer}: the decoder knows head_dim and num_key_value_heads"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// For each layer, where its keys and values come from: the last few take those of the last layer of their kind before them.
+fn keys_by_layer(c: &Config, family: &Family, slides: &[bool]) -> Result<Vec<Keys>, Error> {
+    if family.global_head_dim.is_none() {
+        return Ok(vec![Keys::Own; slides.len()]);
+    }
+    let key = "num_kv_shared_layers";
+    let shared = match c.present(key).and_then(Value::as_u64) {
+        Some(0) => 0,
+        _ => c.optional_size(key)?.unwrap_or(0),
+    };
+    let first = slides.len().saturating_sub(shared);
+    let one_product = c.flag("attention_k_eq_v", false)?;
+    let of_layer = |layer: usize| match (layer < first, slides[layer]) {
+        (true, false) if one_product => Ok(Keys::OneProduct),
+        (true, _) => Ok(Keys::Own),
+        (false, kind) => match slides[..first].iter().rposition(|other| *other == kind) {
+            Some(source) => Ok(Keys::Of(source)),
+            None => Err(c.error(
+                key,
+                format!("{shared}: no layer before layer {layer} has keys and values for it"),
+            )),
+        },
+    };
+    (0..slides.len()).map(of_layer).collect()
+}
+
+/// Within what queries, keys and values are held.
+fn qkv_limit(c: &Config, family: &Family) -> Result<Option<f32>, Error> {
+    if !family.clips_qkv {
+        return Ok(None);
+    }
+    match c.number("clip_qkv")? {
+        Some(limit) if limit <= 0.0 => Err(c.error("clip_qkv", format!("{limit} is not above 0"))),
+        limit => Ok(limit.map(|limit| limit as f32)),
+    }
+}
+
 /// The width of the MLP.
 fn intermediate(c: &Config, family: &Family, hidden: usize) -> Result<usize, Error> {
     let default = match family.mlp_width {
@@ -590,6 +828,9 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
     let Some(mixture) = family.experts else {
         return Ok(None);
     };
+    if !c.is(mixture.are_there)? {
+        return Ok(None);
+    }
     for (layer, sparse) in layers.iter_mut().zip(sparse_layers(c, mixture)?) {
         layer.sparse = sparse;
     }
@@ -638,6 +879,7 @@ fn experts(c: &Config, family: &Family, layers: &mut [LayerSpec]) -> Result<Opti
         shared,
         shared_is_weighed,
         biases: mixture.biases,
+        beside: mixture.beside,
         names: &mixture.stored[0],
     }))
 }
@@ -705,25 +947,33 @@ struct Numbers {
 fn layer_specs(
     c: &Config,
     family: &Family,
-    head_dim: usize,
+    usual: &Usual,
     max_positions: usize,
 ) -> Result<(Vec<RopeSpec>, Vec<LayerSpec>), Error> {
     let count = c.size("num_hidden_layers", MOST_LAYERS)?;
     let rotates = rotating_layers(c, family, count)?;
     let (window, slides) = windows(c, family, &rotates)?;
+    let heads = heads_by_layer(c, family, usual, &slides)?;
+    let keys = keys_by_layer(c, family, &slides)?;
+    let head_dim = |kind: bool| {
+        let of_kind = heads.iter().zip(&slides).find(|(_, slides)| **slides == kind);
+        of_kind.map_or(usual.head_dim, |((_, head_dim), _)| *head_dim)
+    };
     let ropes = match family.rope.windowed {
         _ if family.names.positions.is_some() || !rotates_at_all(c, family) => Vec::new(),
-        None => vec![RopeScaling::read_flat(c, &family.rope, head_dim, max_positions)?],
+        None => vec![RopeScaling::read_flat(c, &family.rope, usual.head_dim, max_positions)?],
         Some((windowed_theta, default)) => {
             let full = ("full_attention", Some("rope_theta"), family.rope.theta);
             let sliding = ("sliding_attention", windowed_theta, default);
             vec![
-                RopeScaling::read_nested(c, &family.rope, full, head_dim, max_positions)?,
-                RopeScaling::read_nested(c, &family.rope, sliding, head_dim, max_positions)?,
+                RopeScaling::read_nested(c, &family.rope, full, head_dim(false), max_positions)?,
+                RopeScaling::read_nested(c, &family.rope, sliding, head_dim(true), max_positions)?,
             ]
         }
     };
-    let layer = |(slides, rotates): (bool, bool)| {
+    let widens = c.flag("use_double_wide_mlp", false)? && family.global_head_dim.is_some();
+    let layer = |index: usize| {
+        let (slides, rotates) = (slides[index], rotates[index]);
         // Cohere 2 and EXAONE 4: where the model has windows, only layers with one know of order.
         let turns = rotates && (family.full_layers_rotate || slides || window.is_none());
         LayerSpec {
@@ -731,9 +981,16 @@ fn layer_specs(
             rope: (turns && !ropes.is_empty()).then(|| usize::from(slides && ropes.len() > 1)),
             sparse: false,
             recurrent: false,
+            kv_heads: heads[index].0,
+            head_dim: heads[index].1,
+            keys: keys[index],
+            intermediate: match keys[index] {
+                Keys::Of(_) if widens => 2 * usual.intermediate,
+                _ => usual.intermediate,
+            },
         }
     };
-    let layers = slides.into_iter().zip(rotates).map(layer).collect();
+    let layers = (0..count).map(layer).collect();
     Ok((ropes, layers))
 }
 
@@ -809,6 +1066,14 @@ fn windows(c: &Config, family: &Family, rotates: &[bool]) -> Result<(Option<usiz
                     by_rule(&|layer| !(layer + 1).is_multiple_of(nth))
                 }
             };
+            (size(Some(default))?, slides)
+        }
+        Windows::ButLast { nth, size: default } => {
+            let by_place = || by_rule(&|layer| !(layer + 1).is_multiple_of(nth));
+            let mut slides = listed()?.unwrap_or_else(by_place);
+            if let Some(last) = slides.last_mut() {
+                *last = false;
+            }
             (size(Some(default))?, slides)
         }
         Windows::Unrotated { .. } => {
@@ -957,13 +1222,13 @@ impl<'a> Config<'a> {
 
     fn refuse_unknown_settings(&self, family: &Family) -> Result<(), Error> {
         for (key, only) in family.only {
-            let wanted = match only {
-                Only::False => Value::Bool(false),
-                Only::True => Value::Bool(true),
-                Only::Null => Value::Null,
+            let (is_known, known): (&dyn Fn(&Value) -> bool, String) = match only {
+                Only::False => (&|value| *value == Value::Bool(false), "with false only".into()),
+                Only::True => (&|value| *value == Value::Bool(true), "with true only".into()),
+                Only::Not(word) => (&move |value| value != word, "with anything else".into()),
             };
-            if let Some(other) = self.present(key).filter(|value| **value != wanted) {
-                let problem = format!("{other}: the decoder knows this family with {wanted} only");
+            if let Some(other) = self.present(key).filter(|value| !is_known(value)) {
+                let problem = format!("{other}: the decoder knows this family {known}");
                 return Err(self.error(key, problem));
             }
         }
@@ -1025,6 +1290,12 @@ impl<'a> Config<'a> {
                     None => None,
                     Some(default) => self.cap("final_logit_softcapping", default)?,
                 },
+                ..plain
+            },
+            Scales::Gemma4 => Numbers {
+                embeddings: root,
+                attention: 1.0,
+                logits_cap: self.cap("final_logit_softcapping", f64::INFINITY)?,
                 ..plain
             },
             Scales::Granite => Numbers {
@@ -1294,6 +1565,99 @@ mod tests {
             let message = problem(with(extra));
             assert!(message.contains(field), "{field}: {message}");
         }
+    }
+
+    fn gemma4(extra: Value) -> Value {
+        let mut config = json!({"model_type": "gemma4_text", "num_hidden_layers": 4, "hidden_size_per_layer_input": 0, "head_dim": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]});
+        for (key, value) in extra.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    }
+
+    /// Published configs of Gemma 4 say how their layers differ in one way, those that transformers saves in another.
+    #[test]
+    fn heads_that_differ_from_layer_to_layer_are_read_in_both_ways() {
+        let published =
+            gemma4(json!({"global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": true}));
+        let of_layer = json!({"head_dim": 16, "num_key_value_heads": 1});
+        let saved = gemma4(json!({"attention_k_eq_v": true, "per_layer_config": {"1": of_layer, "3": of_layer}}));
+        assert_eq!(read(published.clone()), read(saved));
+        let layers = read(published).layers;
+        let heads: Vec<_> = layers
+            .iter()
+            .map(|layer| (layer.kv_heads, layer.head_dim, layer.keys))
+            .collect();
+        let (near, far) = ((2, 8, Keys::Own), (1, 16, Keys::OneProduct));
+        assert_eq!(heads, [near, far, near, far]);
+        // The number of key heads is another only where one product is both.
+        let layers = read(gemma4(json!({"global_head_dim": 16, "num_global_key_value_heads": 1}))).layers;
+        assert_eq!((layers[1].kv_heads, layers[1].keys), (2, Keys::Own));
+        // Whatever is listed, the last layer sees all.
+        let sliding = json!([
+            "sliding_attention",
+            "full_attention",
+            "sliding_attention",
+            "sliding_attention"
+        ]);
+        assert_eq!(read(gemma4(json!({"layer_types": sliding}))).layers[3].window, None);
+    }
+
+    #[test]
+    fn what_no_gemma_4_can_be_is_refused_by_field() {
+        let of_layer = |own: Value| gemma4(json!({"per_layer_config": {"1": own}}));
+        for (extra, field) in [
+            (of_layer(json!({"head_dim": 16})), "per_layer_config"),
+            (of_layer(json!({"sliding_window": 16})), "sliding_window of layer 1"),
+            (of_layer(json!({"head_dim": 0})), "head_dim of layer 1"),
+            (
+                gemma4(json!({"per_layer_config": {"4": {"head_dim": 8}}})),
+                "is no layer",
+            ),
+            (gemma4(json!({"per_layer_config": [8]})), "per_layer_config"),
+            (
+                gemma4(json!({"attention_k_eq_v": true, "num_global_key_value_heads": 3})),
+                "num_global_key_value_heads",
+            ),
+            (gemma4(json!({"num_kv_shared_layers": 4})), "num_kv_shared_layers"),
+            (gemma4(json!({"num_kv_shared_layers": 3})), "num_kv_shared_layers"),
+            (
+                gemma4(json!({"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99})),
+                "vocab_size_per_layer_input",
+            ),
+            (
+                gemma4(json!({"use_bidirectional_attention": "all"})),
+                "use_bidirectional_attention",
+            ),
+            (json!({"model_type": "olmo", "clip_qkv": 0.0}), "clip_qkv"),
+        ] {
+            let message = problem(extra);
+            assert!(message.contains(field), "{field}: {message}");
+        }
+        read(gemma4(json!({"use_bidirectional_attention": "vision"})));
+    }
+
+    /// google/gemma-4-E2B-it has projections of keys and values in layers that take those of others.
+    #[test]
+    fn keys_that_nobody_uses_are_passed_over() {
+        let spec = read(gemma4(json!({"num_kv_shared_layers": 2})));
+        assert_eq!(spec.layers[3].keys, Keys::Of(1));
+        let names = spec.tensor_names();
+        let there = || names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        let more = |name: &'static str| spec.check_tensors(there().chain([(name, [16].as_slice())]));
+        for name in ["k_proj", "v_proj", "k_norm", "v_norm"] {
+            let of_layer = |layer: usize| format!("model.layers.{layer}.self_attn.{name}.weight");
+            more(of_layer(2).leak()).unwrap();
+            // A layer that has its own needs it; it has no weight for values.
+            let is_known = names.iter().any(|(known, _)| *known == of_layer(1));
+            assert!(
+                is_known || (name == "v_norm" && more(of_layer(1).leak()).is_err()),
+                "{name}"
+            );
+        }
+        assert!(more("model.layers.3.self_attn.k_proj.bias").is_ok());
+        assert!(more("model.layers.3.self_attn.q_proj.bias").is_err());
     }
 
     /// Heads that predict several tokens stand in Qwen3-Next's files, and the model is the same without them.

@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::families::{Qkv, Stored};
+use super::families::{BesideMlp, HEAD, Qkv, Stored};
 use super::mixer::MixerPart;
-use super::spec::{Activation, DecoderSpec, Experts, NormKind, QkNorm, last_word};
+use super::spec::{Activation, DecoderSpec, Experts, Keys, NormKind, PerLayer, QkNorm, last_word};
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,9 @@ pub(super) enum Slot {
     Qkv,
     O,
     Mlp(Of, Part),
-    QNorm,
-    KNorm,
+    /// Norms of queries and keys, from one of their numbers on: there may be a tensor for each head.
+    QNorm(usize),
+    KNorm(usize),
     /// One of the four of a layer.
     Norm(usize),
     Sinks,
@@ -35,6 +36,27 @@ pub(super) enum Slot {
     Correction,
     SharedGate,
     Mixer(MixerPart),
+    PerLayer(PerLayerPart),
+    /// What a layer's output is multiplied by.
+    Scalar,
+    /// One of the norms of experts that stand beside an MLP.
+    BesideNorm(usize),
+    /// What the router reads is multiplied by, and the weights of the experts.
+    RouterScale,
+    ExpertScales,
+}
+
+/// What a token's embeddings in every layer are made of, and what a layer makes of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PerLayerPart {
+    /// Those of all layers side by side.
+    Table,
+    /// From a token's embeddings in the stream to those in all layers, one layer after the other.
+    Projection,
+    ProjectionNorm,
+    Gate,
+    Output,
+    Norm,
 }
 
 /// Whose matrices.
@@ -80,6 +102,17 @@ struct Arrangement {
     rows: Option<Vec<usize>>,
 }
 
+/// The tensors outside of the layers of a token's embeddings in each: a table, a projection, its norm.
+pub(super) const PER_LAYER: [&str; 3] = [
+    "embed_tokens_per_layer",
+    "per_layer_model_projection",
+    "per_layer_projection_norm",
+];
+pub(super) const PER_LAYER_GATE: &str = "per_layer_input_gate";
+pub(super) const PER_LAYER_OUTPUT: &str = "per_layer_projection";
+pub(super) const PER_LAYER_NORM: &str = "post_per_layer_input_norm";
+pub(super) const LAYER_SCALAR: &str = "layer_scalar";
+
 /// What a layer's xIELU is made of: the logarithms behind its two curves, and what all layers begin with.
 const XIELU: [(&str, &[usize]); 4] = [("alpha_p", &[1]), ("alpha_n", &[1]), ("beta", &[]), ("eps", &[])];
 
@@ -90,33 +123,56 @@ impl DecoderSpec {
     }
 
     pub(super) fn tensors(&self) -> Vec<Tensor> {
-        let mut list = List::new(self, 0);
-        list.table(self.names().embeddings, Slot::Embeddings, self.vocab);
-        if let Some(positions) = self.names().positions {
-            list.table(positions, Slot::Positions, self.max_positions);
-        }
-        let mut tensors = list.tensors;
+        let [mut tensors, mut after] = self.outer_tensors();
         tensors.extend((0..self.layers.len()).flat_map(|layer| self.layer_tensors(layer)));
-        let mut list = List::new(self, 0);
-        list.norm(self.names().norm, Slot::FinalNorm);
-        if !self.tie_embeddings {
-            list.table(self.names().head, Slot::Head, self.vocab);
-        }
-        if self.head_bias {
-            list.add(
-                format!("{}.bias", self.names().head),
-                vec![self.vocab],
-                Slot::Head,
-                true,
-            );
-        }
-        tensors.append(&mut list.tensors);
+        tensors.append(&mut after);
         tensors
     }
 
+    /// What stands before the layers, and after them.
+    fn outer_tensors(&self) -> [Vec<Tensor>; 2] {
+        let (mut before, mut after) = (List::new(self, 0), List::new(self, 0));
+        before.table(self.names().embeddings, Slot::Embeddings, self.vocab);
+        if let Some(positions) = self.names().positions {
+            before.table(positions, Slot::Positions, self.max_positions);
+        }
+        self.per_layer_tensors(&mut before);
+        after.norm(self.names().norm, Slot::FinalNorm);
+        if !self.tie_embeddings {
+            after.table(self.names().head, Slot::Head, self.vocab);
+        }
+        if self.head_bias {
+            let name = format!("{}.bias", self.names().head);
+            after.add(name, vec![self.vocab], Slot::Head, true);
+        }
+        [before.tensors, after.tensors]
+    }
+
+    /// What stands outside of the layers of a token's embeddings in each.
+    fn per_layer_tensors(&self, list: &mut List) {
+        let Some(PerLayer { width, vocab }) = self.per_layer else {
+            return;
+        };
+        let all = self.layers.len() * width;
+        let [table, projection, norm] = self.per_layer_names();
+        for (name, shape, part) in [
+            (table, vec![vocab, all], PerLayerPart::Table),
+            (projection, vec![all, self.hidden], PerLayerPart::Projection),
+            (norm, vec![width], PerLayerPart::ProjectionNorm),
+        ] {
+            list.add(name, shape, Slot::PerLayer(part), false);
+        }
+    }
+
+    /// The tensors of [`PerLayerPart`] that stand outside of the layers: table, projection and its norm.
+    pub(super) fn per_layer_names(&self) -> [String; 3] {
+        let before = self.names().embeddings.trim_end_matches("embed_tokens");
+        PER_LAYER.map(|name| format!("{before}{name}.weight"))
+    }
+
     pub(super) fn layer_tensors(&self, layer: usize) -> Vec<Tensor> {
-        let (h, names) = (self.hidden, self.names());
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (h, names, of_layer) = (self.hidden, self.names(), &self.layers[layer]);
+        let (q, kv) = (self.heads * of_layer.head_dim, of_layer.kv_heads * of_layer.head_dim);
         let mut list = List::new(self, layer);
         let mixer = self.mixer_of(layer);
         if let Some(mixer) = mixer {
@@ -126,15 +182,25 @@ impl DecoderSpec {
         } else {
             let gates = if self.gates_heads() { q } else { 0 };
             list.linear(names.q, Slot::Q, [q + gates, h], self.qkv_bias);
-            list.linear(names.k, Slot::K, [kv, h], self.qkv_bias);
-            list.linear(names.v, Slot::V, [kv, h], self.qkv_bias);
+            if of_layer.has_keys() {
+                list.linear(names.k, Slot::K, [kv, h], self.qkv_bias);
+            }
+            if of_layer.keys == Keys::Own {
+                list.linear(names.v, Slot::V, [kv, h], self.qkv_bias);
+            }
         }
         if mixer.is_none() {
             list.linear(names.o, Slot::O, [h, q], self.o_bias);
         }
         match self.experts_of(layer) {
-            None => self.mlp_tensors(&mut list),
-            Some(experts) => self.mixture_tensors(experts, 0..experts.count, &mut list),
+            None => self.mlp_tensors(of_layer.intermediate, &mut list),
+            Some(experts) => {
+                if let Some(beside) = experts.beside {
+                    self.mlp_tensors(of_layer.intermediate, &mut list);
+                    self.beside_tensors(beside, experts.count, &mut list);
+                }
+                self.mixture_tensors(experts, 0..experts.count, &mut list);
+            }
         }
         if self.family.sinks {
             list.in_layer("self_attn.sinks", vec![self.heads], Slot::Sinks, false);
@@ -144,22 +210,48 @@ impl DecoderSpec {
                 list.in_layer(&format!("mlp.act_fn.{name}"), shape.to_vec(), Slot::Xielu(i), false);
             }
         }
-        let widths = match self.qk_norm {
-            _ if mixer.is_some() => None,
-            QkNorm::None => None,
-            QkNorm::PerHead | QkNorm::PerHeadRotated => Some((self.head_dim, self.head_dim)),
-            QkNorm::FullWidth => Some((q, kv)),
-        };
-        if let Some((q, k)) = widths {
-            list.in_layer(&format!("{}.weight", names.q_norm), vec![q], Slot::QNorm, false);
-            list.in_layer(&format!("{}.weight", names.k_norm), vec![k], Slot::KNorm, false);
+        if mixer.is_none() {
+            let d = of_layer.head_dim;
+            self.head_norm_tensors(&mut list, names.q_norm, (self.heads, d), Slot::QNorm);
+            if of_layer.has_keys() {
+                self.head_norm_tensors(&mut list, names.k_norm, (of_layer.kv_heads, d), Slot::KNorm);
+            }
         }
         for (i, norm) in self.layer_norms().into_iter().enumerate() {
             if let Some(norm) = norm {
                 list.norm(&format!("{}{layer}.{norm}", names.layers), Slot::Norm(i));
             }
         }
+        if let Some(PerLayer { width, .. }) = self.per_layer {
+            let slot = Slot::PerLayer;
+            list.linear(PER_LAYER_GATE, slot(PerLayerPart::Gate), [width, h], false);
+            list.linear(PER_LAYER_OUTPUT, slot(PerLayerPart::Output), [h, width], false);
+            let norm = format!("{}{layer}.{PER_LAYER_NORM}", names.layers);
+            list.norm(&norm, slot(PerLayerPart::Norm));
+        }
+        if self.family.scales_layers {
+            list.in_layer(LAYER_SCALAR, vec![1], Slot::Scalar, false);
+        }
         list.tensors
+    }
+
+    /// The norm of so many heads of queries, or of keys, of so many dimensions.
+    fn head_norm_tensors(&self, list: &mut List, name: &str, heads: (usize, usize), slot: impl Fn(usize) -> Slot) {
+        let (heads, d) = heads;
+        let shape = match self.qk_norm {
+            QkNorm::None => return,
+            QkNorm::PerHead | QkNorm::PerHeadRotated => vec![d],
+            QkNorm::FullWidth => vec![heads * d],
+            QkNorm::EachHead if name.contains(HEAD) => vec![d],
+            QkNorm::EachHead => vec![heads, d],
+        };
+        let has_bias = matches!(self.family.qk_norm_kind, NormKind::Layer { bias: true, .. });
+        for (i, name) in head_norms(name, heads).iter().enumerate() {
+            list.in_layer(&format!("{name}.weight"), shape.clone(), slot(i * d), false);
+            if has_bias {
+                list.in_layer(&format!("{name}.bias"), shape.clone(), slot(i * d), true);
+            }
+        }
     }
 
     /// The experts of a layer that has them.
@@ -167,8 +259,8 @@ impl DecoderSpec {
         self.experts.as_ref().filter(|_| self.layers[layer].sparse)
     }
 
-    fn mlp_tensors(&self, list: &mut List) {
-        let (h, inner, names) = (self.hidden, self.intermediate, self.names());
+    fn mlp_tensors(&self, inner: usize, list: &mut List) {
+        let (h, names) = (self.hidden, self.names());
         let slot = |matrix| Slot::Mlp(Of::Layer, matrix);
         match (self.gated(), self.family.fused_gate_up) {
             (true, true) => list.linear(names.gate_up, slot(Part::GateUp), [2 * inner, h], self.mlp_bias),
@@ -179,6 +271,18 @@ impl DecoderSpec {
             (false, _) => list.linear(names.up, slot(Part::Up), [inner, h], self.mlp_bias),
         }
         list.linear(names.down, slot(Part::Down), [h, inner], self.mlp_bias);
+    }
+
+    /// Norms and scales of experts that stand beside an MLP.
+    fn beside_tensors(&self, beside: BesideMlp, experts: usize, list: &mut List) {
+        for (i, norm) in beside.norms.iter().enumerate() {
+            list.norm(
+                &format!("{}{}.{norm}", self.names().layers, list.layer),
+                Slot::BesideNorm(i),
+            );
+        }
+        list.in_layer(beside.router_scale, vec![self.hidden], Slot::RouterScale, false);
+        list.in_layer(beside.expert_scales, vec![experts], Slot::ExpertScales, false);
     }
 
     /// The router, some of the experts, and the shared one.
@@ -199,7 +303,9 @@ impl DecoderSpec {
                     }
                 }
             }
-            Stored::Fused { gate_up, down, turned } => {
+            Stored::Fused {
+                gate_up, down, turned, ..
+            } => {
                 for (name, matrix, [out, inner]) in
                     [(gate_up, Part::GateUp, [2 * width, h]), (down, Part::Down, [h, width])]
                 {
@@ -248,6 +354,20 @@ impl DecoderSpec {
         fused.map(|name| format!("{name}.{expert}"))
     }
 
+    /// What a layer computes with of the tensors outside of it, with the names that the twin has for them: the tensor, and where
+    /// it stands in the arranged one.
+    pub(super) fn outer_pieces(&self, layer: usize) -> Vec<(String, String, Range<usize>)> {
+        let Some(PerLayer { width, vocab }) = self.per_layer else {
+            return Vec::new();
+        };
+        let of_layer = |len: usize| layer * len..(layer + 1) * len;
+        let ranges = [of_layer(vocab * width), of_layer(width * self.hidden), 0..width];
+        let named = PER_LAYER.iter().zip(self.per_layer_names()).zip(ranges);
+        named
+            .map(|((name, tensor), range)| (format!("{name}.weight"), tensor, range))
+            .collect()
+    }
+
     /// A tensor of all experts, one by one: what the twin calls each, and where it stands in the arranged tensor.
     pub(super) fn pieces(&self, tensor: &Tensor) -> Option<Vec<(String, Range<usize>)>> {
         let experts = self.experts_of(tensor.layer)?;
@@ -276,13 +396,7 @@ impl DecoderSpec {
                 Some(tensors) => tensors.into_iter().find(|t| t.name == name),
                 None => self.layer_tensors(layer).into_iter().find(|t| t.name == name),
             },
-            None => {
-                let outer = DecoderSpec {
-                    layers: Vec::new(),
-                    ..self.clone()
-                };
-                outer.tensors().into_iter().find(|t| t.name == name)
-            }
+            None => self.outer_tensors().into_iter().flatten().find(|t| t.name == name),
         }
     }
 
@@ -326,6 +440,13 @@ impl DecoderSpec {
     /// The shape that [`Self::arranged`] gives.
     pub(super) fn arranged_shape(&self, tensor: &Tensor) -> Vec<usize> {
         let mut shape = tensor.shape.clone();
+        if let (Slot::PerLayer(part), Some(PerLayer { width, vocab })) = (tensor.slot, self.per_layer) {
+            match part {
+                PerLayerPart::Table => return vec![self.layers.len(), vocab, width],
+                PerLayerPart::Projection => return vec![self.layers.len(), width, self.hidden],
+                _ => {}
+            }
+        }
         if self.is_turned(tensor) {
             let matrix = shape.len() - 2;
             shape[matrix..].reverse();
@@ -336,6 +457,11 @@ impl DecoderSpec {
     fn turned_experts(&self) -> bool {
         let stored = self.experts.as_ref().map(|experts| experts.names.experts);
         matches!(stored, Some(Stored::Fused { turned: true, .. }))
+    }
+
+    fn experts_in_turns(&self) -> bool {
+        let stored = self.experts.as_ref().map(|experts| experts.names.experts);
+        matches!(stored, Some(Stored::Fused { in_turns: true, .. }))
     }
 
     /// Whether the file has a weight by column, `[inputs, outputs]`.
@@ -351,8 +477,10 @@ impl DecoderSpec {
 
     fn arrangement(&self, tensor: &Tensor) -> Option<Arrangement> {
         let (matrices, columns) = match (&self.arranged_shape(tensor)[..], tensor.slot) {
+            ([_, _, width], Slot::PerLayer(_)) => (1, *width),
             ([experts, _, columns], _) => (*experts, *columns),
             ([experts, _], Slot::Mlp(Of::Experts, _)) => (*experts, 1),
+            (_, Slot::QNorm(_) | Slot::KNorm(_)) => (1, 1),
             ([_, columns], _) => (1, *columns),
             _ => (1, 1),
         };
@@ -376,11 +504,19 @@ impl DecoderSpec {
                 let parts = (0..2).flat_map(|part| (0..self.heads).map(move |head| (2 * head + part) * d));
                 Some(parts.flat_map(|from| from..from + d).collect())
             }
+            // Layer by layer, and not token by token.
+            Slot::PerLayer(PerLayerPart::Table) => {
+                let (layers, PerLayer { vocab, .. }) = (self.layers.len(), self.per_layer?);
+                let of_layer = |layer: usize| (0..vocab).map(move |token| token * layers + layer);
+                Some((0..layers).flat_map(of_layer).collect())
+            }
             Slot::Mixer(MixerPart::Input(first)) => self.mixer.as_ref()?.ungrouped(first),
             Slot::Q if self.family.rope.neighbours => Some(self.halves(self.heads)),
             Slot::K if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
+            Slot::QNorm(_) if self.family.rope.neighbours => Some(self.halves(self.heads)),
+            Slot::KNorm(_) if self.family.rope.neighbours => Some(self.halves(self.kv_heads)),
             // Gates and ups take turns.
-            Slot::Mlp(Of::Experts, Part::GateUp) if self.turned_experts() => {
+            Slot::Mlp(Of::Experts, Part::GateUp) if self.experts_in_turns() => {
                 let rows = 2 * self.experts.as_ref().map_or(0, |experts| experts.width);
                 Some((0..rows).step_by(2).chain((1..rows).step_by(2)).collect())
             }
@@ -432,6 +568,14 @@ impl Arrangement {
             true => turn(&rows, self.columns),
             false => rows,
         }
+    }
+}
+
+/// The tensors that a norm of so many heads is: one, or one for each.
+pub(super) fn head_norms(name: &str, heads: usize) -> Vec<String> {
+    match name.contains(HEAD) {
+        true => (0..heads).map(|head| name.replace(HEAD, &head.to_string())).collect(),
+        false => vec![name.to_string()],
     }
 }
 

@@ -52,13 +52,11 @@ impl Golden {
 
     fn decoder(&self) -> Decoder {
         let tensors = SafeTensors::deserialize(&self.weights).unwrap();
-        let spec = DecoderSpec::from_config(&self.config)
-            .unwrap()
-            .stored_as(tensors.names());
         let there = tensors.iter().map(|(name, tensor)| (name, tensor.shape().to_vec()));
         let there: Vec<(&str, Vec<usize>)> = there.collect();
-        spec.check_tensors(there.iter().map(|(name, shape)| (*name, shape.as_slice())))
-            .unwrap();
+        let there = || there.iter().map(|(name, shape)| (*name, shape.as_slice()));
+        let spec = DecoderSpec::from_config(&self.config).unwrap().stored_as(there());
+        spec.check_tensors(there()).unwrap();
         let mut read = |name: &str| {
             let tensor = tensors.tensor(name).map_err(|e| e.to_string())?;
             Ok(tensor
@@ -253,7 +251,7 @@ impl Small {
     pub(super) fn spec(&self, name: &str) -> DecoderSpec {
         let spec = DecoderSpec::from_config(&self.configs[name]).unwrap();
         match name.ends_with("_fused") {
-            true => spec.stored_as(["model.layers.0.mlp.experts.gate_up_proj"]),
+            true => spec.stored_as([("model.layers.0.mlp.experts.gate_up_proj", &[][..])]),
             false => spec,
         }
     }
@@ -315,7 +313,8 @@ pub(super) fn hashed_weight(name: &str, len: usize, gemma: bool) -> Vec<f32> {
     let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| {
         (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    let shift = if name.ends_with("norm.weight") && (!gemma || name.ends_with("linear_attn.norm.weight")) {
+    let is_norm = name.ends_with("norm.weight") && (!gemma || name.ends_with("linear_attn.norm.weight"));
+    let shift = if is_norm || name.ends_with("layer_scalar") {
         1.0
     } else {
         0.0
@@ -373,9 +372,8 @@ fn the_language_halves_of_wrappers_agree_with_transformers() {
             .iter()
             .map(|(name, shape)| (name.as_str(), serde_json::from_value(shape.clone()).unwrap()))
             .collect();
-        let spec = DecoderSpec::from_config(&case["config"]).unwrap();
-        let spec = spec.stored_as(tensors.iter().map(|(name, _)| *name));
         let there = || tensors.iter().map(|(name, shape)| (*name, shape.as_slice()));
+        let spec = DecoderSpec::from_config(&case["config"]).unwrap().stored_as(there());
         spec.check_tensors(there()).unwrap_or_else(|e| panic!("{name}: {e}"));
         // What is not the tower's must be the decoder's.
         let prefix = spec.names.layers;
@@ -527,11 +525,14 @@ fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
         "qwen3_5_odd",
         "lfm2_odd",
         "granite4",
+        "cohere_qk_norm",
+        "gemma4",
+        "gemma4_large",
     ];
     // One family says what the others do of another instruction set.
     let others = sets().into_iter().filter(|isa| *isa != Isa::best());
     let all = names.map(|name| (name, Isa::best())).into_iter();
-    let others = others.flat_map(|isa| [("gemma2", isa), ("qwen3_5_odd", isa)]);
+    let others = others.flat_map(|isa| [("gemma2", isa), ("qwen3_5_odd", isa), ("gemma4", isa)]);
     for (name, isa) in all.chain(others) {
         let requests: Vec<ScoreRequest> = prompts
             .iter()
@@ -783,6 +784,45 @@ fn a_path_of_layers_that_remember_is_the_model_with_these_layers() {
             expected
         );
     }
+}
+
+/// A layer that takes another's keys and values keeps none; it comes after that one, wherever a path has both.
+#[test]
+fn layers_that_share_keys_keep_none_and_come_after_those_that_do() {
+    let small = Small::open();
+    if !device().is_cpu() {
+        return;
+    }
+    let mut decoder = small.decoder("gemma4");
+    assert_eq!((decoder.spec().layers.len(), decoder.kv_shape().layers.len()), (5, 3));
+    assert!(
+        decoder
+            .spec()
+            .fixed_layers()
+            .is_some_and(|why| why.contains("every layer"))
+    );
+    assert!(small.decoder("llama").spec().fixed_layers().is_none());
+    let path = |layers: &[usize]| {
+        let step = |layer: &usize| Step {
+            layer: *layer,
+            input_scale: 1.0,
+        };
+        layers.iter().map(step).collect::<Vec<_>>()
+    };
+    // Layers 3 and 4 take the keys of 2 and 1.
+    let error = decoder.set_path(path(&[0, 1, 3])).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::PathWithoutKeys {
+                layer: 3,
+                source_layer: 2
+            }
+        ),
+        "{error}"
+    );
+    decoder.set_path(path(&[0, 1, 2, 3])).unwrap();
+    assert_eq!(decoder.kv_shape().layers.len(), 3);
 }
 
 /// What rows remember takes more memory than their keys: unseen by the budget, 256 rows of a Qwen 3.5 took 4.8 GB beside it.

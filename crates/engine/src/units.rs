@@ -1,7 +1,7 @@
 //! Parts of a layer that may change places without a change of what the model computes: neurons of an MLP, heads of attention.
 
 use super::families::Qkv;
-use super::spec::{DecoderSpec, QkNorm};
+use super::spec::{DecoderSpec, Keys, QkNorm};
 use super::tensors::{Of, Part, Slot, Tensor};
 
 /// Units that are alike, and where they stand.
@@ -40,11 +40,12 @@ pub struct Heads {
 impl DecoderSpec {
     /// The neurons of a layer's MLP; `None` of a mixture of experts, which may change places themselves.
     pub fn neurons(&self, layer: usize) -> Option<Units> {
-        if self.experts_of(layer).is_some() {
+        if self.experts_of(layer).is_some_and(|experts| experts.beside.is_none()) {
             return None;
         }
+        let count = self.layers[layer].intermediate;
         let mut units = Units {
-            count: self.intermediate,
+            count,
             places: Vec::new(),
         };
         for tensor in self.layer_tensors(layer) {
@@ -53,7 +54,7 @@ impl DecoderSpec {
                 Slot::Mlp(Of::Layer, Part::Gate | Part::Up) => units.places.push(place(Axis::Outputs, 0)),
                 Slot::Mlp(Of::Layer, Part::GateUp) => {
                     units.places.push(place(Axis::Outputs, 0));
-                    units.places.push(place(Axis::Outputs, self.intermediate));
+                    units.places.push(place(Axis::Outputs, count));
                 }
                 Slot::Mlp(Of::Layer, Part::Down) if !tensor.is_bias => units.places.push(place(Axis::Inputs, 0)),
                 _ => {}
@@ -62,12 +63,16 @@ impl DecoderSpec {
         Some(units)
     }
 
-    /// The heads of a layer; `None` of one that remembers instead of attending.
+    /// The heads of a layer; `None` of one that remembers instead of attending, shares its keys and values with others, or has a
+    /// tensor for each head.
     pub fn attention_heads(&self, layer: usize) -> Option<Heads> {
-        if self.mixer_of(layer).is_some() {
+        let of_layer = &self.layers[layer];
+        let borrows = matches!(of_layer.keys, Keys::Of(_));
+        if self.mixer_of(layer).is_some() || borrows || self.lends_keys(layer) {
             return None;
         }
-        let (d, q, kv) = (self.head_dim, self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (d, kv_heads) = (of_layer.head_dim, of_layer.kv_heads);
+        let (q, kv) = (self.heads * d, kv_heads * d);
         let (mut shared, mut queries) = (Vec::new(), Vec::new());
         for tensor in self.layer_tensors(layer) {
             let place = |axis, start, len| place(self, &tensor, axis, start, len);
@@ -82,15 +87,24 @@ impl DecoderSpec {
                     shared.push(place(Axis::Outputs, q + kv, d));
                 }
                 Slot::O if !tensor.is_bias => queries.push(place(Axis::Inputs, 0, d)),
-                Slot::QNorm if self.qk_norm == QkNorm::FullWidth => queries.push(place(Axis::Outputs, 0, d)),
-                Slot::KNorm if self.qk_norm == QkNorm::FullWidth => shared.push(place(Axis::Outputs, 0, d)),
+                Slot::QNorm(_) if self.qk_norm == QkNorm::FullWidth => queries.push(place(Axis::Outputs, 0, d)),
+                Slot::KNorm(_) if self.qk_norm == QkNorm::FullWidth => shared.push(place(Axis::Outputs, 0, d)),
+                Slot::QNorm(_) | Slot::KNorm(_) if self.qk_norm == QkNorm::EachHead => {
+                    let [_, _] = tensor.shape[..] else { return None };
+                    let units = if matches!(tensor.slot, Slot::QNorm(_)) {
+                        &mut queries
+                    } else {
+                        &mut shared
+                    };
+                    units.push(place(Axis::Outputs, 0, 1));
+                }
                 Slot::Sinks => queries.push(place(Axis::Outputs, 0, 1)),
                 _ => {}
             }
         }
         let units = |count, places| Units { count, places };
         Some(Heads {
-            shared: units(self.kv_heads, shared),
+            shared: units(kv_heads, shared),
             queries: units(self.heads, queries),
         })
     }

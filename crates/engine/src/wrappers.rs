@@ -19,6 +19,9 @@ pub struct Wrapper {
     /// The `model_type` of its language model where `text_config` does not say so.
     text: &'static str,
     ties: Ties,
+    /// Whether its head caps logits as the language model's own does; of others it is a bare product, without the caps and
+    /// scales of Gemma's, Cohere's and Granite's own heads.
+    keeps_cap: bool,
 }
 
 /// Where a file has the language model.
@@ -75,6 +78,7 @@ const LLAVA: Wrapper = Wrapper {
     layouts: &[OLD, NEW],
     text: "llama",
     ties: Ties::Either,
+    keeps_cap: false,
 };
 
 const QWEN2_5_VL: Wrapper = Wrapper {
@@ -82,6 +86,7 @@ const QWEN2_5_VL: Wrapper = Wrapper {
     layouts: &[BARE, NEW],
     text: "qwen2_5_vl_text",
     ties: Ties::Either,
+    keeps_cap: false,
 };
 
 const SMOLVLM: Wrapper = Wrapper {
@@ -96,6 +101,13 @@ const WRAPPERS: &[Wrapper] = &[
         text: "gemma3_text",
         ties: Ties::OrYes,
         ..LLAVA
+    },
+    Wrapper {
+        name: "gemma4",
+        layouts: &[NEW],
+        text: "gemma4_text",
+        ties: Ties::OrYes,
+        keeps_cap: true,
     },
     Wrapper {
         name: "mistral3",
@@ -113,19 +125,25 @@ const WRAPPERS: &[Wrapper] = &[
         name: "qwen3_vl",
         layouts: &[NEW],
         text: "qwen3_vl_text",
-        ties: Ties::Either,
+        ..QWEN2_5_VL
+    },
+    Wrapper {
+        name: "qwen3_vl_moe",
+        layouts: &[NEW],
+        text: "qwen3_vl_moe_text",
+        ..QWEN2_5_VL
     },
     Wrapper {
         name: "qwen3_5",
         layouts: &[NEW],
         text: "qwen3_5_text",
-        ties: Ties::Either,
+        ..QWEN2_5_VL
     },
     Wrapper {
         name: "qwen3_5_moe",
         layouts: &[NEW],
         text: "qwen3_5_moe_text",
-        ties: Ties::Either,
+        ..QWEN2_5_VL
     },
     Wrapper {
         name: "lfm2_vl",
@@ -134,7 +152,7 @@ const WRAPPERS: &[Wrapper] = &[
             ..NEW
         }],
         text: "lfm2",
-        ties: Ties::Either,
+        ..QWEN2_5_VL
     },
     LLAVA,
     Wrapper {
@@ -193,14 +211,6 @@ const HYBRID: &str = "a hybrid or state-space model: of their mixers the decoder
 /// Models and wrappers that the decoder does not compute, and why.
 const REFUSED: &[(&str, &str)] = &[
     (
-        "gemma4",
-        "Gemma 4 adds embeddings to every layer and lets layers share keys and values",
-    ),
-    (
-        "gemma4_text",
-        "Gemma 4 adds embeddings to every layer and lets layers share keys and values",
-    ),
-    (
         "gemma3n",
         "Gemma 3n has four streams of hidden states and embeddings for every layer",
     ),
@@ -210,10 +220,6 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("paligemma", "PaliGemma reads its prompt in both directions"),
     ("mllama", "its layers look at the picture between those of the text"),
-    (
-        "qwen3_vl_moe",
-        "the mixture of experts of Qwen3-VL is not among the decoder's",
-    ),
     ("mamba", HYBRID),
     ("mamba2", HYBRID),
     ("falcon_mamba", HYBRID),
@@ -239,6 +245,10 @@ impl Wrapper {
     /// The `model_type` that `config.json` says.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    pub(super) fn keeps_cap(&self) -> bool {
+        self.keeps_cap
     }
 
     pub(super) fn layouts(&self) -> &'static [Layout] {
@@ -384,8 +394,8 @@ mod tests {
     fn what_is_refused_says_why() {
         for (config, reason) in [
             (
-                json!({"model_type": "gemma4", "text_config": {}}),
-                "adds embeddings to every layer",
+                json!({"model_type": "gemma3n", "text_config": {}}),
+                "embeddings for every layer",
             ),
             (json!({"model_type": "paligemma"}), "in both directions"),
             (json!({"model_type": "falcon_h1"}), "a hybrid or state-space model"),

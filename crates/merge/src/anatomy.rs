@@ -45,7 +45,14 @@ const EMBEDDINGS: &[&str] = &[
     "embed_in.weight",
     "word_embeddings.weight",
 ];
-const OTHER_EMBEDDINGS: &[&str] = &["wpe.weight", "word_embeddings_layernorm", "embed_positions.weight"];
+/// What tokens have in every layer (Gemma 4).
+const PER_LAYER_EMBEDDINGS: &str = "embed_tokens_per_layer.weight";
+const OTHER_EMBEDDINGS: &[&str] = &[
+    PER_LAYER_EMBEDDINGS,
+    "wpe.weight",
+    "word_embeddings_layernorm",
+    "embed_positions.weight",
+];
 const HEADS: &[&str] = &["lm_head.weight", "lm_head.bias", "embed_out.weight"];
 
 fn ends(name: &str, words: &[&str]) -> bool {
@@ -79,7 +86,12 @@ pub(crate) fn is_head(name: &str) -> bool {
 
 /// Whether the first axis of a tensor counts tokens.
 pub(crate) fn counts_tokens(name: &str) -> bool {
-    layer_name(name).is_none() && (ends(name, EMBEDDINGS) || ends(name, HEADS))
+    layer_name(name).is_none() && (ends(name, EMBEDDINGS) || ends(name, HEADS) || is_per_layer(name))
+}
+
+/// Whether a tensor holds what tokens have in every layer.
+pub(crate) fn is_per_layer(name: &str) -> bool {
+    name.ends_with(PER_LAYER_EMBEDDINGS)
 }
 
 /// Buffers that old checkpoints hold and every loader computes anew.
@@ -242,6 +254,10 @@ mod tests {
         assert_eq!(outer_part("lm_head.weight"), Part::Head);
         assert_eq!(outer_part("model.norm.weight"), Part::Norm);
         assert!(counts_tokens("lm_head.bias") && !counts_tokens("model.norm.weight"));
+        let per_layer = "model.embed_tokens_per_layer.weight";
+        assert!(
+            counts_tokens(per_layer) && outer_part(per_layer) == Part::Embeddings && embeddings([per_layer]).is_none()
+        );
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) struct Changes<'a> {
     pub dtype: Option<DType>,
     /// Rows of the embeddings, where they are known.
     pub vocab_size: Option<usize>,
+    /// Rows of those that tokens have in every layer, where they have such.
+    pub vocab_size_per_layer: Option<usize>,
     pub tied: Option<bool>,
 }
 
@@ -107,16 +109,61 @@ fn change(object: &mut Map<String, Value>, changes: &Changes<'_>) {
     if moved {
         set_dense_layers(object, &donor, changes);
         set_attending_layers(object);
+        set_heads_of_layers(object, &donor, changes);
     }
     if let Some(rows) = changes.vocab_size {
         object.insert("vocab_size".into(), rows.into());
+    }
+    if let Some(rows) = changes.vocab_size_per_layer {
+        object.insert("vocab_size_per_layer_input".into(), rows.into());
     }
     if let Some(tied) = changes.tied {
         object.insert("tie_word_embeddings".into(), tied.into());
     }
 }
 
-impl Changes<'_> {
+/// Why the layers of a model cannot come to other places than their own, if they cannot: its config says things of them that
+/// a child's could not.
+pub(crate) fn fixed_layers(config: &Value) -> Option<&'static str> {
+    let config = text(config);
+    let number = |key: &str, default: u64| match config.get(key) {
+        None => default,
+        Some(value) => value.as_u64().unwrap_or(0),
+    };
+    let family = config.get("model_type").and_then(Value::as_str);
+    let default = match family {
+        Some("gemma4_text" | "gemma3n_text") => 256,
+        _ => 0,
+    };
+    if number("hidden_size_per_layer_input", default) > 0 {
+        return Some("its tokens have embeddings for every layer");
+    }
+    (number("num_kv_shared_layers", 0) > 0).then_some("its last layers take the keys and values of those before them")
+}
+
+/// Why a child's config cannot be meant as it stands.
+pub(crate) fn misread(child: &Value) -> Option<&'static str> {
+    let config = text(child);
+    let family = config.get("model_type").and_then(Value::as_str);
+    let last = config
+        .get("layer_types")
+        .and_then(Value::as_array)
+        .and_then(|kinds| kinds.last());
+    let slides = last.and_then(Value::as_str) == Some("sliding_attention");
+    (family == Some("gemma4_text") && slides).then_some("its last layer is read as one that sees the whole text")
+}
+
+impl<'a> Changes<'a> {
+    /// A model whose layer comes to another place, and its config, where a child has another number of layers or one that is
+    /// not at its own place.
+    pub fn moved(&self, donor: &'a Value) -> Option<&'a Value> {
+        let counted = layer_count(donor).unwrap_or(self.layers.len());
+        let at_other = |(place, (_, layer)): &(usize, &(Option<&Value>, usize))| place != layer;
+        let elsewhere = self.layers.iter().enumerate().find(at_other);
+        let of_layer = elsewhere.map(|(_, (config, _))| config.unwrap_or(donor));
+        of_layer.or((counted != self.layers.len()).then_some(donor))
+    }
+
     /// Whether any layer of the child stands at another place than in its own model, or comes from another model than the
     /// donor.
     fn moves(&self, donor: &Value) -> bool {
@@ -139,7 +186,7 @@ fn set_dense_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Ch
     };
     let places: Vec<usize> = (0..dense.len()).filter(|place| dense[*place]).collect();
     match donor.get("model_type").and_then(Value::as_str) {
-        Some("qwen2_moe" | "qwen3_moe" | "qwen3_next") => {
+        Some("qwen2_moe" | "qwen3_moe" | "qwen3_next" | "qwen3_vl_moe_text") => {
             object.insert("mlp_only_layers".into(), places.into());
             object.insert("decoder_sparse_step".into(), 1.into());
         }
@@ -168,11 +215,24 @@ fn set_attending_layers(object: &mut Map<String, Value>) {
     }
 }
 
+/// Says where `per_layer_config` does what heads each of the child's layers has.
+fn set_heads_of_layers(object: &mut Map<String, Value>, donor: &Value, changes: &Changes<'_>) {
+    let Some(listed) = object.get_mut("per_layer_config") else {
+        return;
+    };
+    let own = |(place, (config, layer)): (usize, &(Option<&Value>, usize))| {
+        let of_model = config.map_or(donor, text).get("per_layer_config")?;
+        Some((place.to_string(), of_model.get(layer.to_string())?.clone()))
+    };
+    let own: Map<String, Value> = changes.layers.iter().enumerate().filter_map(own).collect();
+    *listed = own.into();
+}
+
 /// Whether the layer at a place has no experts, in the families of mixtures where that goes by the place.
 fn is_dense(config: &Value, layer: usize) -> Option<bool> {
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
     match config.get("model_type")?.as_str()? {
-        "qwen2_moe" | "qwen3_moe" | "qwen3_next" => {
+        "qwen2_moe" | "qwen3_moe" | "qwen3_next" | "qwen3_vl_moe_text" => {
             let listed = config.get("mlp_only_layers").and_then(Value::as_array);
             let is_listed = listed.is_some_and(|list| list.iter().any(|l| l.as_u64() == Some(layer as u64)));
             let step = number("decoder_sparse_step").unwrap_or(1).max(1) as usize;
@@ -261,6 +321,8 @@ fn kind_at(config: &Value, key: &str, layer: usize) -> Option<Value> {
         "qwen2_moe" => flag("use_sliding_window") && layer.is_multiple_of(2) && layer < number("max_window_layers", 28),
         "gemma2" | "gpt_oss" => layer.is_multiple_of(2),
         "gemma3_text" => every(number("sliding_window_pattern", 6)),
+        // The last is never one.
+        "gemma4_text" => every(6) && layer_count(config) != Some(layer + 1),
         "cohere2" => every(number("sliding_window_pattern", 4)),
         "exaone4" => match config.get("sliding_window") {
             Some(Value::Null) => false,
@@ -311,6 +373,7 @@ mod tests {
             layers: vec![(Some(&a), 0), (Some(&b), 1), (Some(&a), 2), (Some(&a), 2)],
             dtype: Some(DType::Bf16),
             vocab_size: Some(7),
+            vocab_size_per_layer: None,
             tied: None,
         };
         assert_eq!(
@@ -327,6 +390,7 @@ mod tests {
                 layers: layers.iter().map(|layer| (Some(donor), *layer)).collect(),
                 dtype: None,
                 vocab_size: None,
+                vocab_size_per_layer: None,
                 tied: None,
             };
             config(donor, &changes)
@@ -355,6 +419,7 @@ mod tests {
                 layers: layers.iter().map(|layer| (Some(donor), *layer)).collect(),
                 dtype: None,
                 vocab_size: None,
+                vocab_size_per_layer: None,
                 tied: None,
             };
             let child = config(donor, &changes);
@@ -382,6 +447,7 @@ mod tests {
             layers: layers.iter().map(|(config, layer)| (Some(*config), *layer)).collect(),
             dtype: None,
             vocab_size: None,
+            vocab_size_per_layer: None,
             tied: None,
         };
         config(donor, &changes)
@@ -462,6 +528,7 @@ mod tests {
             layers: vec![(None, 0)],
             dtype: Some(DType::F16),
             vocab_size: None,
+            vocab_size_per_layer: None,
             tied: Some(true),
         };
         assert_eq!(

@@ -204,6 +204,12 @@ pub enum Error {
         tensor: String,
         expected: Box<[usize]>,
     },
+    /// A model whose layers only make sense at their own places.
+    #[error(
+        "the layers of '{model}' cannot come to other places than their own: {why}. Merge such models side by side, with \
+         `models`, or with slices that leave each layer where it is"
+    )]
+    FixedLayers { model: String, why: &'static str },
     /// A model without its configuration, where the child needs one.
     #[error("the model '{model}' has no config.json")]
     NoConfig { model: String },

@@ -708,15 +708,23 @@ impl<'a> Builder<'a> {
         });
         let all_one = |first: DType| self.outputs.iter().all(|o| o.dtype == first).then_some(first);
         let written = self.outputs.first().and_then(|o| all_one(o.dtype));
-        Ok(child::config(
-            config,
-            &Changes {
-                layers: layers.collect(),
-                dtype: self.stage.out_dtype.or(self.stage.dtype).or(written),
-                vocab_size: child::embedding_rows(&self.outputs),
-                tied: self.tied(),
-            },
-        ))
+        let per_layer = self.outputs.iter().find(|o| anatomy::is_per_layer(&o.name));
+        let changes = Changes {
+            layers: layers.collect(),
+            dtype: self.stage.out_dtype.or(self.stage.dtype).or(written),
+            vocab_size: child::embedding_rows(&self.outputs),
+            vocab_size_per_layer: per_layer.and_then(|o| o.shape.first().copied()),
+            tied: self.tied(),
+        };
+        let child = child::config(config, &changes);
+        let moved = changes.moved(config);
+        match moved.and_then(|of| child::fixed_layers(of).or(child::misread(&child))) {
+            Some(why) => Err(Error::FixedLayers {
+                model: donor.into(),
+                why,
+            }),
+            None => Ok(child),
+        }
     }
 
     /// What `tie_word_embeddings` has to be, where it has to change. A head of the child's own is the head, whatever the

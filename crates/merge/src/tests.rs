@@ -279,6 +279,47 @@ fn slices_of_an_encoder_decoder_are_refused() {
     plan("merge_method: passthrough\nmodels: [{model: a}]\n", &models).unwrap();
 }
 
+/// Gemma 4: a child of some of its layers had embeddings for all of them, and keys of layers that were not there.
+#[test]
+fn layers_that_belong_to_their_places_are_not_moved() {
+    let of = |range: &str| {
+        format!(
+            "merge_method: linear\nslices: [{{sources: [{{model: a, layer_range: {range}, parameters: {{weight: 1}}}}]}}]\n"
+        )
+    };
+    for (key, value, why) in [
+        ("hidden_size_per_layer_input", 256, "embeddings for every layer"),
+        ("num_kv_shared_layers", 2, "keys and values"),
+    ] {
+        let mut models = models();
+        models.config_mut("a")[key] = value.into();
+        let error = plan(&of("[0, 3]"), &models).err().unwrap().to_string();
+        assert!(error.contains(why), "{error}");
+        // Where each stays at its place, nothing is moved.
+        plan(&of("[0, 4]"), &models).unwrap();
+        models.config_mut("a")[key] = 0.into();
+        plan(&of("[0, 3]"), &models).unwrap();
+    }
+    let mut models = models();
+    models.config_mut("a")["model_type"] = "gemma4_text".into();
+    models.config_mut("a")["hidden_size_per_layer_input"] = 0.into();
+    models.config_mut("a")["layer_types"] = [
+        "sliding_attention",
+        "full_attention",
+        "sliding_attention",
+        "full_attention",
+    ]
+    .into();
+    models.config_mut("a")["per_layer_config"] = serde_json::json!({"1": {"head_dim": 16}, "3": {"head_dim": 32}});
+    let error = plan(&of("[1, 3]"), &models).err().unwrap().to_string();
+    assert!(error.contains("sees the whole text"), "{error}");
+    let child = plan(&of("[2, 4]"), &models).unwrap();
+    assert_eq!(
+        child.config()["per_layer_config"],
+        serde_json::json!({"1": {"head_dim": 32}})
+    );
+}
+
 #[test]
 fn gradients_run_within_each_slice_and_stand_still_outside_of_the_layers() {
     let models = models();
@@ -475,6 +516,22 @@ fn vocabularies_of_different_size_need_a_tokenizer() {
         .map(|_| ())
         .unwrap_err();
     assert_eq!(none, Error::NoTokenizer { model: "a".into() });
+}
+
+/// Gemma 4's tokens have embeddings in every layer, whose rows are tokens like those of the stream.
+#[test]
+fn embeddings_for_every_layer_follow_the_tokens() {
+    let table = "model.embed_tokens_per_layer.weight";
+    let mut models = models();
+    models.decoder("other", 9, 4, &["c", "a", "z"], false);
+    models.set("a", table, &[5, 2], (0..10).map(|x| x as f32).collect());
+    models.set("other", table, &[3, 2], vec![20.0, 21.0, 30.0, 31.0, 40.0, 41.0]);
+    let linear = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a}, {model: other}]\n";
+    let aligned = plan(&format!("{linear}tokenizer_source: union\n"), &models).unwrap();
+    let rows = compute(&aligned, &models, table);
+    assert_eq!(rows[..2], [15.0, 16.0], "token 'a' is row 0 of a and row 1 of other");
+    assert_eq!(rows[10..], [40.0, 41.0], "only `other` has 'z'");
+    assert_eq!(aligned.config()["vocab_size_per_layer_input"], 6);
 }
 
 /// mergekit cut Qwen's vocabulary from 152,064 rows to 151,665 without a word (its issue 425): rows are kept where nothing is

@@ -23,7 +23,7 @@ use layout::Layout;
 use recording::{Recorded, Recordings};
 
 use super::Error;
-use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, Settings};
+use super::arithmetic::{Arithmetic, Buffers, HeadSettings, Layers, Mixture, PerLayerWeights, Settings};
 use super::decoder::Chunk;
 use super::kernels as host;
 use super::kv::KvShape;
@@ -165,10 +165,10 @@ impl Cuda {
     }
 
     /// Memory for blocks up to `last`.
-    fn reserve_blocks(&mut self, shape: KvShape, last: usize) -> Result<(), Error> {
-        if self.shape != Some(shape) {
+    fn reserve_blocks(&mut self, shape: &KvShape, last: usize) -> Result<(), Error> {
+        if self.shape.as_ref() != Some(shape) {
             self.slabs.clear();
-            self.shape = Some(shape);
+            self.shape = Some(shape.clone());
         }
         while self.slabs.len() <= last / blocks_in_slab(shape) {
             let bytes = blocks_in_slab(shape) * shape.block_bytes() as usize;
@@ -282,7 +282,7 @@ impl Cuda {
     }
 }
 
-fn blocks_in_slab(shape: KvShape) -> usize {
+fn blocks_in_slab(shape: &KvShape) -> usize {
     (SLAB / shape.block_bytes().max(1) as usize).max(1)
 }
 
@@ -319,11 +319,11 @@ impl Arithmetic for Cuda {
         })
     }
 
-    fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, weight: &[f32]) -> Result<(), Error> {
-        gpu.write(&mut norm.weight, 0, bytemuck::cast_slice(weight))
+    fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, first: usize, weight: &[f32]) -> Result<(), Error> {
+        gpu.write(&mut norm.weight, first * 4, bytemuck::cast_slice(weight))
     }
 
-    fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: &[f32]) -> Result<(), Error> {
+    fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: usize, _: &[f32]) -> Result<(), Error> {
         Err(not_made("a norm with a bias"))
     }
 
@@ -357,9 +357,9 @@ impl Arithmetic for Cuda {
             let prefix = chunk.prefix.iter().flat_map(|segment| &segment.blocks);
             prefix.chain(&chunk.own.blocks)
         });
-        self.reserve_blocks(shape, segments.map(|block| block.index).max().unwrap_or(0))?;
+        self.reserve_blocks(&shape, segments.map(|block| block.index).max().unwrap_or(0))?;
         let slabs: Vec<Address> = self.slabs.iter().map(|slab| self.gpu.address(slab)).collect();
-        let in_slab = blocks_in_slab(shape);
+        let in_slab = blocks_in_slab(&shape);
         let address = |index: usize| slabs[index / in_slab] + (index % in_slab) as u64 * shape.block_bytes();
         let group = spec.heads / spec.kv_heads;
         self.layout = Layout::new(chunks, group, spec.kv_heads, &rotations, &address);
@@ -589,7 +589,8 @@ impl Arithmetic for Cuda {
     }
 
     fn attend(&mut self, qkv: &Matrix, _chunks: &[Chunk], settings: Settings, out: &mut Matrix) -> Result<(), Error> {
-        let Some(kv) = self.shape else {
+        // All layers are alike here.
+        let Some(kv) = self.shape.as_ref().and_then(|shape| shape.layers.first().copied()) else {
             return Ok(());
         };
         let q_heads = qkv.cols / kv.head_dim - 2 * kv.kv_heads;
@@ -685,7 +686,7 @@ impl Arithmetic for Cuda {
         &mut self,
         _: &DecoderSpec,
         _: &Mixture<Cuda>,
-        _: &Matrix,
+        _: (&Matrix, Option<&Matrix>),
         _: (&Norm, f32),
         _: &mut Matrix,
     ) -> Result<(), Error> {
@@ -694,6 +695,29 @@ impl Arithmetic for Cuda {
 
     fn activated(&mut self, _: &Matrix, _: Activation, _: &mut Matrix) -> Result<(), Error> {
         Err(not_made("an MLP without a gate"))
+    }
+
+    fn embed_in_layer(
+        &mut self,
+        _: &PerLayerWeights<Cuda>,
+        _: (&Norm, f32),
+        _: &[Chunk],
+        _: &Matrix,
+        _: &mut Matrix,
+    ) -> Result<(), Error> {
+        Err(not_made("embeddings for every layer"))
+    }
+
+    fn add_normed(&mut self, _: &Matrix, _: (&Norm, f32), _: f32, _: &mut Matrix) -> Result<(), Error> {
+        Err(not_made("experts beside an MLP"))
+    }
+
+    fn zeros_like(&mut self, _: &Matrix, _: &mut Matrix) -> Result<(), Error> {
+        Err(not_made("experts beside an MLP"))
+    }
+
+    fn times(&mut self, _: &mut Matrix, _: &Matrix) -> Result<(), Error> {
+        Err(not_made("embeddings for every layer"))
     }
 
     fn gate_heads(&mut self, _: &Matrix, _: &mut Matrix) -> Result<(), Error> {

@@ -128,6 +128,19 @@ pub(super) fn add(to: &mut [f32], from: &[f32], factor: f32) {
     kernels::add_row(Isa::best(), to, from, factor);
 }
 
+/// `len` columns of rows of so many.
+pub(super) fn columns(x: &[f32], cols: usize, from: usize, len: usize) -> Vec<f32> {
+    let rows = x.chunks(cols).flat_map(|row| &row[from..from + len]);
+    rows.copied().collect()
+}
+
+/// Writes columns of rows of so many, from one on.
+pub(super) fn set_columns(x: &mut [f32], cols: usize, from: usize, columns: &[f32], len: usize) {
+    for (row, columns) in x.chunks_mut(cols).zip(columns.chunks(len)) {
+        row[from..from + len].copy_from_slice(columns);
+    }
+}
+
 /// `a · b` on each element.
 pub(super) fn times(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a * b).collect()

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use super::{
-    Error, Gradients, Piece, Side, Sum,
+    Back, Beside, Error, Gradients, Piece, Side, Sum, add_outer,
     batch::Batch,
     embeddings_name, fused, head_bias_name, head_name,
-    layer::layer,
+    layer::{Given, Out, layer},
     logit_rows, pieces, positions_name,
-    tape::{self, Notes, Tape, Weights},
+    tape::{self, Notes, Place, Tape, Weights},
     whole,
 };
-use crate::spec::DecoderSpec;
+use crate::spec::{DecoderSpec, Keys};
 
 /// The weights, row by row, by Hugging Face name.
 pub(super) struct Host {
@@ -55,6 +55,32 @@ impl Host {
             .collect()
     }
 
+    /// A layer, written down.
+    pub fn lay<'t>(
+        spec: &'t DecoderSpec,
+        index: usize,
+        (batch, weights): (&'t Batch, &'t Weights<'t>),
+        h: Vec<f32>,
+        beside: &Beside<Vec<f32>>,
+    ) -> Result<(Tape<'t>, Laid), Error> {
+        let mut tape = Tape::new(spec, batch, weights);
+        let of_layer = &spec.layers[index];
+        let others = match of_layer.keys {
+            Keys::Of(source) => beside.lent.get(&source),
+            Keys::Own | Keys::OneProduct => None,
+        };
+        let given = Given {
+            h: tape.given(h, spec.hidden),
+            embedded: beside.embedded.as_ref().map(|x| tape.given(x.clone(), spec.hidden)),
+            keys_and_values: others.map(|both| {
+                let cols = of_layer.kv_heads * of_layer.head_dim;
+                both.each_ref().map(|numbers| tape.given(numbers.clone(), cols))
+            }),
+        };
+        let out = layer(spec, index, &mut tape, given)?;
+        Ok((tape, Laid { given, out }))
+    }
+
     fn head_weights<'a>(&'a self, spec: &'a DecoderSpec) -> Result<Head<'a>, Error> {
         let weight = |name: &str| self.weight(name);
         Ok(Head {
@@ -66,10 +92,26 @@ impl Host {
     }
 }
 
+/// Where on its tape a layer's inputs and outputs are.
+pub(super) struct Laid {
+    given: Given<Place>,
+    out: Out<Place>,
+}
+
+impl Laid {
+    /// Puts what the layer lends to others beside the stream.
+    fn lend(&self, spec: &DecoderSpec, index: usize, tape: &Tape<'_>, beside: &mut Beside<Vec<f32>>) {
+        if let Some(both) = self.out.keys_and_values.filter(|_| spec.lends_keys(index)) {
+            let numbers = both.map(|place| tape.numbers(place).to_vec());
+            beside.lent.insert(index, numbers);
+        }
+    }
+}
+
 /// What is kept of a layer going forward: its input, from which it is computed again, or all that it noted.
 pub(super) enum Noted {
     Input(Vec<f32>),
-    All(Notes),
+    All(Notes, Laid),
 }
 
 /// From the last layer's output to logits: the final norm, and the output head.
@@ -156,6 +198,13 @@ impl Head<'_> {
     }
 }
 
+fn add_or_set(sum: &mut Option<Vec<f32>>, x: Vec<f32>) {
+    match sum {
+        Some(sum) => fused::add(sum, &x, 1.0),
+        none => *none = Some(x),
+    }
+}
+
 fn rows_of(h: &[f32], rows: &[u32], cols: usize) -> Vec<f32> {
     let rows = rows.iter().map(|row| &h[*row as usize * cols..][..cols]);
     rows.flatten().copied().collect()
@@ -185,11 +234,18 @@ impl Side for Host {
         Ok(h)
     }
 
-    fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Vec<f32>) -> Result<Vec<f32>, Error> {
+    fn layer(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: &Vec<f32>,
+        beside: &mut Beside<Vec<f32>>,
+    ) -> Result<Vec<f32>, Error> {
         let weights = self.of_layer(index)?;
-        let mut tape = Tape::new(spec, batch, &weights, h.clone());
-        let out = layer(spec, index, &mut tape, &0)?;
-        Ok(tape.into_value(out))
+        let (tape, laid) = Self::lay(spec, index, (batch, &weights), h.clone(), beside)?;
+        laid.lend(spec, index, &tape, beside);
+        Ok(tape.into_value(laid.out.h))
     }
 
     fn layer_noted(
@@ -198,17 +254,18 @@ impl Side for Host {
         index: usize,
         batch: &Batch,
         h: Vec<f32>,
+        beside: &mut Beside<Vec<f32>>,
         keeps: bool,
     ) -> Result<(Noted, Vec<f32>), Error> {
         if !keeps {
-            let out = self.layer(spec, index, batch, &h)?;
+            let out = self.layer(spec, index, batch, &h, beside)?;
             return Ok((Noted::Input(h), out));
         }
         let weights = self.of_layer(index)?;
-        let mut tape = Tape::new(spec, batch, &weights, h);
-        let out = layer(spec, index, &mut tape, &0)?;
-        let (notes, out) = tape.into_notes(out);
-        Ok((Noted::All(notes), out))
+        let (tape, laid) = Self::lay(spec, index, (batch, &weights), h, beside)?;
+        laid.lend(spec, index, &tape, beside);
+        let (notes, out) = tape.into_notes(laid.out.h);
+        Ok((Noted::All(notes, laid), out))
     }
 
     fn layer_back(
@@ -217,22 +274,47 @@ impl Side for Host {
         index: usize,
         batches: &[Batch],
         noted: Vec<Noted>,
-        upstream: &mut [Vec<f32>],
+        back: &mut Back<'_, Vec<f32>>,
     ) -> Result<Gradients, Error> {
         let weights = self.of_layer(index)?;
         let mut gradients = HashMap::new();
-        for ((batch, noted), upstream) in batches.iter().zip(noted).zip(upstream) {
-            let tape = match noted {
-                Noted::All(notes) => Tape::again(spec, batch, &weights, notes),
-                Noted::Input(input) => {
-                    let mut tape = Tape::new(spec, batch, &weights, input);
-                    layer(spec, index, &mut tape, &0)?;
-                    tape
-                }
+        for (i, (batch, noted)) in batches.iter().zip(noted).enumerate() {
+            let (tape, laid) = match noted {
+                Noted::All(notes, laid) => (Tape::again(spec, batch, &weights, notes), laid),
+                Noted::Input(h) => Self::lay(spec, index, (batch, &weights), h, &back.beside[i])?,
             };
-            *upstream = tape.back(std::mem::take(upstream), &mut gradients)?;
+            let (given, out) = (laid.given, laid.out);
+            let of_beside = &mut back.of_beside[i];
+            let mut slopes = vec![(out.h, std::mem::take(&mut back.upstream[i]))];
+            if let (Some(both), Some(of_both)) = (out.keys_and_values, of_beside.lent.remove(&index)) {
+                slopes.extend(both.into_iter().zip(of_both));
+            }
+            let mut found = tape.back(slopes, &mut gradients)?;
+            let mut take = |place: Place| found[place].take().unwrap_or_default();
+            back.upstream[i] = take(given.h);
+            if let Some(place) = given.embedded {
+                add_or_set(&mut of_beside.embedded, take(place));
+            }
+            if let (Some(both), Keys::Of(source)) = (given.keys_and_values, spec.layers[index].keys) {
+                let of_both = both.map(&mut take);
+                match of_beside.lent.get_mut(&source) {
+                    Some(known) => known
+                        .iter_mut()
+                        .zip(&of_both)
+                        .for_each(|(sum, x)| fused::add(sum, x, 1.0)),
+                    None => {
+                        of_beside.lent.insert(source, of_both);
+                    }
+                }
+            }
         }
+        add_outer(spec, &self.layers[index], &mut gradients, back.outer);
         Ok(whole(&self.layers[index], gradients))
+    }
+
+    fn sum(&self, mut a: Vec<f32>, b: Vec<f32>) -> Result<Vec<f32>, Error> {
+        fused::add(&mut a, &b, 1.0);
+        Ok(a)
     }
 
     fn logits_after(&self, spec: &DecoderSpec, h: &Vec<f32>, wanted: &[u32]) -> Result<Vec<f32>, Error> {

@@ -21,7 +21,7 @@ use std::ops::Range;
 use super::Error;
 use super::device::Device;
 use super::rope::RopeTable;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, LayerSpec};
 use super::tensors::Tensor;
 use batch::{Batch, batches};
 use host::Host;
@@ -68,11 +68,45 @@ pub struct Loss {
 /// Takes what one tensor's gradient is; called for each tensor once.
 pub type TakeGradient<'a, E> = &'a mut dyn FnMut(&str, Vec<f32>) -> Result<(), E>;
 
-/// By layer and batch what it noted, and by batch the last layer's output.
-type Forward<S> = (Vec<Vec<<S as Side>::Noted>>, Vec<<S as Side>::State>);
-
 /// Derivatives by tensor, row by row.
 type Gradients = Vec<(String, Vec<f32>)>;
+
+/// What goes from layer to layer beside the stream, for one batch; or its derivatives.
+struct Beside<S> {
+    /// The tokens' embeddings, where layers read them.
+    embedded: Option<S>,
+    /// Keys and values that layers lend to others, by layer.
+    lent: HashMap<usize, [S; 2]>,
+}
+
+/// A way forward.
+struct Forward<S: Side> {
+    /// By layer and batch, what is needed to go back.
+    noted: Vec<Vec<S::Noted>>,
+    /// By batch, the last layer's.
+    outputs: Vec<S::State>,
+    /// By batch, what went beside the stream.
+    beside: Vec<Beside<S::State>>,
+}
+
+impl<S> Default for Beside<S> {
+    fn default() -> Self {
+        Beside {
+            embedded: None,
+            lent: HashMap::new(),
+        }
+    }
+}
+
+/// What a layer's way back reads and adds to, by batch.
+struct Back<'a, S> {
+    beside: &'a [Beside<S>],
+    /// Derivatives of the layer's output, and then of its input.
+    upstream: &'a mut [S],
+    of_beside: &'a mut [Beside<S>],
+    /// Those of tensors outside of the layers, by tensor, as arranged.
+    outer: &'a mut HashMap<String, Vec<f32>>,
+}
 
 /// Rows of logits that are alive at one time, in numbers.
 const LOGITS: usize = 1 << 24;
@@ -118,22 +152,41 @@ pub fn pass_bytes(spec: &DecoderSpec, texts: usize, tokens: usize) -> u64 {
     };
     let layer: usize = (0..spec.layers.len()).map(of_layer).max().unwrap_or(0);
     let head = spec.vocab * spec.hidden;
-    let numbers = spec.parameters() + states + kept + (noted * at_once + layer + matrices).max(logits) + head;
+    // Derivatives of what all layers read, and what goes beside the stream.
+    let shared = spec.per_layer.map_or(0, |per_layer| {
+        let columns = spec.layers.len() * per_layer.width;
+        columns * (per_layer.vocab + spec.hidden) + per_layer.vocab * per_layer.width + 2 * all * spec.hidden
+    });
+    let lent = (0..spec.layers.len()).filter(|layer| spec.lends_keys(*layer));
+    let lent: usize = lent
+        .map(|layer| 4 * all * spec.layers[layer].kv_heads * spec.layers[layer].head_dim)
+        .sum();
+    let of_pass = (noted * at_once + layer + matrices).max(logits);
+    let numbers = spec.parameters() + states + kept + of_pass + head + shared + lent;
     (numbers * size_of::<f32>()) as u64
 }
 
 /// Numbers that a layer notes of each token: norms, sums, products, before and after they are turned.
 fn noted_of_a_token(spec: &DecoderSpec) -> usize {
+    let widest = |of: fn(&LayerSpec) -> usize| spec.layers.iter().map(of).max().unwrap_or(0);
+    let own = widest(|layer| layer.intermediate);
     let mlp = match &spec.experts {
-        Some(experts) => experts.width * (experts.per_token + experts.shared),
-        None => spec.intermediate,
+        Some(experts) => {
+            let beside = if experts.beside.is_some() { own } else { 0 };
+            experts.width * (experts.per_token + experts.shared) + beside
+        }
+        None => own,
     };
-    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    let attended = 3 * queries + 3 * keys;
+    let queries = spec.heads * widest(|layer| layer.head_dim);
+    let keys = widest(|layer| layer.kv_heads * layer.head_dim);
+    let attended = 3 * queries + 5 * keys;
+    let embedded = spec
+        .per_layer
+        .map_or(0, |per_layer| 5 * spec.hidden + 10 * per_layer.width);
     let remembered = spec.mixer.as_ref().map_or(0, |mixer| {
         mixer.input_columns() + 3 * mixer.channels() + 5 * mixer.width()
     });
-    7 * spec.hidden + attended.max(remembered) + 3 * mlp
+    7 * spec.hidden + attended.max(remembered) + 3 * mlp + embedded
 }
 
 /// How many layers' notes on so many tokens are kept, if they may be so many numbers.
@@ -143,14 +196,22 @@ fn kept_layers(spec: &DecoderSpec, tokens: usize, kept: usize) -> usize {
 
 /// Where the weights are and how a pass is computed. `State` is a batch's hidden states, `[rows, width, hidden]`.
 trait Side {
-    type State;
+    type State: Clone;
     /// What a layer needs to be gone back through: its input, or what it noted.
     type Noted;
 
     fn has_tensor(&self, name: &str) -> bool;
     fn put(&mut self, name: &str, shape: Vec<usize>, data: &[f32]) -> Result<(), Error>;
     fn embed(&self, spec: &DecoderSpec, batch: &Batch) -> Result<Self::State, Error>;
-    fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Self::State) -> Result<Self::State, Error>;
+    /// The stream after a layer; what it lends to others goes beside.
+    fn layer(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: &Self::State,
+        beside: &mut Beside<Self::State>,
+    ) -> Result<Self::State, Error>;
     /// As `layer`; may keep what it notes, if `keeps`.
     fn layer_noted(
         &self,
@@ -158,6 +219,7 @@ trait Side {
         index: usize,
         batch: &Batch,
         h: Self::State,
+        beside: &mut Beside<Self::State>,
         keeps: bool,
     ) -> Result<(Self::Noted, Self::State), Error>;
     /// One layer's derivatives: `upstream` goes from its output to its input; its weights' gradients.
@@ -167,8 +229,9 @@ trait Side {
         index: usize,
         batches: &[Batch],
         noted: Vec<Self::Noted>,
-        upstream: &mut [Self::State],
+        back: &mut Back<'_, Self::State>,
     ) -> Result<Gradients, Error>;
+    fn sum(&self, a: Self::State, b: Self::State) -> Result<Self::State, Error>;
     /// Logits after the wanted tokens of a stretch, `[rows, vocab]` row by row.
     fn logits_after(&self, spec: &DecoderSpec, h: &Self::State, wanted: &[u32]) -> Result<Vec<f32>, Error>;
     /// Adds the log-likelihoods of the wanted tokens to `sum`.
@@ -216,9 +279,7 @@ impl Twin {
         weights: Weights,
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
-        for rope in &spec.ropes {
-            rope.validate(spec.head_dim)?;
-        }
+        spec.check_ropes()?;
         let tensors = spec.tensors();
         let mut twin = Twin {
             ropes: spec.ropes.iter().cloned().map(RopeTable::new).collect(),
@@ -297,7 +358,16 @@ impl Twin {
 
     fn last_output<S: Side>(&self, side: &S, batch: &Batch) -> Result<S::State, Error> {
         let first = side.embed(&self.spec, batch)?;
-        (0..self.spec.layers.len()).try_fold(first, |h, index| side.layer(&self.spec, index, batch, &h))
+        let mut beside = self.beside(&first);
+        (0..self.spec.layers.len()).try_fold(first, |h, index| side.layer(&self.spec, index, batch, &h, &mut beside))
+    }
+
+    /// What goes beside the stream from the beginning.
+    fn beside<S: Clone>(&self, embedded: &S) -> Beside<S> {
+        Beside {
+            embedded: self.spec.per_layer.map(|_| embedded.clone()),
+            ..Beside::default()
+        }
     }
 
     /// By text, what this model expects in the place of each token that is learned: its `most` likeliest tokens, whose probabilities
@@ -345,7 +415,11 @@ impl Twin {
     ) -> Result<Loss, E> {
         let spec = &self.spec;
         let batches = batches(spec, &self.ropes, texts)?;
-        let (mut noted, outputs) = self.forward(side, &batches)?;
+        let Forward {
+            mut noted,
+            outputs,
+            beside,
+        } = self.forward(side, &batches)?;
         let mut sum = Sum::new(texts);
         let (mut upstream, mut of_head) = side.head_back(spec, &batches, outputs, &mut sum)?;
         let tied = if spec.tie_embeddings { of_head.pop() } else { None };
@@ -357,21 +431,41 @@ impl Twin {
         for (name, gradient) in of_head {
             take(&name, gradient)?;
         }
+        let mut of_beside: Vec<Beside<S::State>> = batches.iter().map(|_| Beside::default()).collect();
+        let mut outer = HashMap::new();
         for index in (0..spec.layers.len()).rev() {
             let of_layer = noted.pop().unwrap_or_default();
-            let mut gradients = side.layer_back(spec, index, &batches, of_layer, &mut upstream)?;
+            let mut back = Back {
+                beside: &beside,
+                upstream: &mut upstream,
+                of_beside: &mut of_beside,
+                outer: &mut outer,
+            };
+            let mut gradients = side.layer_back(spec, index, &batches, of_layer, &mut back)?;
             gradients.sort_by(|a, b| a.0.cmp(&b.0));
             for (name, gradient) in gradients {
                 take(&format!("{}{index}.{name}", spec.names().layers), gradient)?;
             }
         }
+        let mut outer: Gradients = outer.into_iter().collect();
+        outer.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, gradient) in outer {
+            take(&name, gradient)?;
+        }
+        let upstream = upstream
+            .into_iter()
+            .zip(of_beside)
+            .map(|(of_h, beside)| match beside.embedded {
+                Some(of_embedded) => side.sum(of_h, of_embedded),
+                None => Ok(of_h),
+            });
+        let upstream = upstream.collect::<Result<_, _>>()?;
         for (name, gradient) in side.embed_back(spec, &batches, upstream, tied.map(|(_, table)| table))? {
             take(&name, gradient)?;
         }
         Ok(sum.finish())
     }
 
-    /// By layer and batch, what is needed to go back; and the last layer's outputs.
     fn forward<S: Side>(&self, side: &S, batches: &[Batch]) -> Result<Forward<S>, Error> {
         let layers = self.spec.layers.len();
         let tokens = batches.iter().map(Batch::tokens).sum();
@@ -379,15 +473,22 @@ impl Twin {
         let first_kept = layers - kept_layers(&self.spec, tokens, self.kept);
         let first = batches.iter().map(|batch| side.embed(&self.spec, batch));
         let mut states: Vec<S::State> = first.collect::<Result<_, _>>()?;
+        let mut beside: Vec<Beside<S::State>> = states.iter().map(|h| self.beside(h)).collect();
         let mut noted = Vec::new();
         for index in 0..layers {
-            let through = batches.iter().zip(states);
-            let through = through.map(|(batch, h)| side.layer_noted(&self.spec, index, batch, h, index >= first_kept));
+            let keeps = index >= first_kept;
+            let through = batches.iter().zip(states).zip(&mut beside);
+            let through =
+                through.map(|((batch, h), beside)| side.layer_noted(&self.spec, index, batch, h, beside, keeps));
             let (of_layer, outputs): (Vec<_>, Vec<_>) = through.collect::<Result<_, Error>>()?;
             noted.push(of_layer);
             states = outputs;
         }
-        Ok((noted, states))
+        Ok(Forward {
+            noted,
+            outputs: states,
+            beside,
+        })
     }
 
     /// Logits after every token of a text, `[tokens, vocab]` row by row.
@@ -422,6 +523,8 @@ struct Piece {
     len: usize,
     /// Where in the tensor; `None`: all of it.
     range: Option<Range<usize>>,
+    /// Whether other layers compute with the tensor too.
+    is_outer: bool,
 }
 
 /// The weights of a layer; those of one tensor stand together and in order.
@@ -436,6 +539,7 @@ fn pieces(spec: &DecoderSpec, index: usize) -> Vec<Piece> {
                 prefix: prefix.len(),
                 len,
                 range,
+                is_outer: false,
             });
         };
         match spec.pieces(&tensor) {
@@ -445,13 +549,42 @@ fn pieces(spec: &DecoderSpec, index: usize) -> Vec<Piece> {
             None => add(tensor.name[prefix.len()..].into(), tensor.shape.iter().product(), None),
         }
     }
+    let outer = spec.outer_pieces(index).into_iter();
+    found.extend(outer.map(|(name, tensor, range)| Piece {
+        name,
+        tensor,
+        prefix: 0,
+        len: range.len(),
+        range: Some(range),
+        is_outer: true,
+    }));
     found
+}
+
+/// Adds the derivatives of a layer's parts of tensors outside of it, which are taken from `found`, to those of these tensors,
+/// which have so many numbers.
+fn add_outer(
+    spec: &DecoderSpec,
+    pieces: &[Piece],
+    found: &mut HashMap<String, Vec<f32>>,
+    outer: &mut HashMap<String, Vec<f32>>,
+) {
+    for piece in pieces.iter().filter(|piece| piece.is_outer) {
+        let len = || {
+            spec.tensor(&piece.tensor)
+                .map_or(0, |tensor| tensor.shape.iter().product())
+        };
+        let sum = outer.entry(piece.tensor.clone()).or_insert_with(|| vec![0.0; len()]);
+        if let (Some(of_piece), Some(range)) = (found.remove(&piece.name), &piece.range) {
+            fused::add(&mut sum[range.clone()], &of_piece, 1.0);
+        }
+    }
 }
 
 /// The gradients of a layer's tensors, from those of its weights; one that nothing reached has a gradient of zeros.
 fn whole(pieces: &[Piece], mut found: HashMap<String, Vec<f32>>) -> Gradients {
     let mut whole: Gradients = Vec::new();
-    for piece in pieces {
+    for piece in pieces.iter().filter(|piece| !piece.is_outer) {
         let gradient = found.remove(&piece.name).unwrap_or_else(|| vec![0.0; piece.len]);
         let name = &piece.tensor[piece.prefix..];
         match whole.last_mut() {

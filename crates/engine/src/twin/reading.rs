@@ -5,12 +5,10 @@
 use std::collections::HashMap;
 
 use super::{
-    Error, Piece, Side, Text, Twin, Weights,
+    Beside, Error, Piece, Side, Text, Twin, Weights,
     batch::{Batch, batches},
     fused,
     host::Host,
-    layer::layer,
-    tape::Tape,
 };
 use crate::families::Stored;
 use crate::spec::DecoderSpec;
@@ -20,6 +18,8 @@ pub struct Reading {
     batches: Vec<Batch>,
     /// Of each text, what the next layer reads: `[tokens, hidden]`.
     states: Vec<Vec<f32>>,
+    /// Of each text, what the layers before it lend.
+    beside: Vec<Beside<Vec<f32>>>,
 }
 
 impl Reading {
@@ -72,14 +72,17 @@ impl Twin {
             .map(|text| batches(&self.spec, &self.ropes, std::slice::from_ref(text)));
         let batches: Vec<Batch> = alone.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let states = batches.iter().map(|batch| host.embed(&self.spec, batch));
+        let states: Vec<Vec<f32>> = states.collect::<Result<_, _>>()?;
         Ok(Reading {
-            states: states.collect::<Result<_, _>>()?,
+            beside: states.iter().map(|h| self.beside(h)).collect(),
+            states,
             batches,
         })
     }
 
     /// Shows what the linear maps of a layer read where this layer, the next of the reading, were the twin's own. `see` is called for
-    /// each text and each input; experts that no token comes to are shown without rows. The reading stays where it is.
+    /// each text and each input; experts that no token comes to are shown without rows, and what all layers share is not shown. The reading
+    /// stays where it is.
     ///
     /// # Errors
     /// A twin that is not on the processor.
@@ -87,12 +90,16 @@ impl Twin {
         let host = self.host()?;
         let weights = host.of_layer(index)?;
         let places = Places::new(&self.spec, index, host.pieces(index));
-        for (batch, state) in reading.batches.iter().zip(&reading.states) {
-            let mut tape = Tape::new(&self.spec, batch, &weights, state.clone());
-            layer(&self.spec, index, &mut tape, &0)?;
+        let read = reading.batches.iter().zip(&reading.states).zip(&reading.beside);
+        for ((batch, state), beside) in read {
+            let (tape, _) = Host::lay(&self.spec, index, (batch, &weights), state.clone(), beside)?;
             let mut inputs: Vec<(usize, Vec<LinearMap>)> = Vec::new();
             for (name, place) in tape.linear_maps() {
-                let map = places.map(name)?;
+                let piece = places.piece(name)?;
+                if piece.is_outer {
+                    continue;
+                }
+                let map = places.of_piece(piece);
                 match inputs.iter_mut().find(|(known, _)| *known == place) {
                     Some((_, maps)) => maps.push(map),
                     None => inputs.push((place, vec![map])),
@@ -115,8 +122,9 @@ impl Twin {
     /// A twin that is not on the processor.
     pub fn advance(&self, index: usize, reading: &mut Reading) -> Result<(), Error> {
         let host = self.host()?;
-        for (batch, state) in reading.batches.iter().zip(&mut reading.states) {
-            *state = host.layer(&self.spec, index, batch, state)?;
+        let read = reading.batches.iter().zip(&mut reading.states).zip(&mut reading.beside);
+        for ((batch, state), beside) in read {
+            *state = host.layer(&self.spec, index, batch, state, beside)?;
         }
         Ok(())
     }
@@ -163,13 +171,12 @@ impl<'a> Places<'a> {
         places
     }
 
-    fn map(&self, name: &str) -> Result<LinearMap, Error> {
+    fn piece(&self, name: &str) -> Result<&'a Piece, Error> {
         let weight = format!("{name}.weight");
-        let piece = self.pieces.get(weight.as_str()).ok_or_else(|| Error::Read {
+        self.pieces.get(weight.as_str()).copied().ok_or_else(|| Error::Read {
             tensor: weight.clone(),
             reason: "the layer has no such tensor".into(),
-        })?;
-        Ok(self.of_piece(piece))
+        })
     }
 
     fn of_piece(&self, piece: &Piece) -> LinearMap {
@@ -199,7 +206,11 @@ impl<'a> Places<'a> {
             }
         };
         let known = |(names, columns): (Vec<String>, usize)| Unreached {
-            maps: names.iter().filter_map(|name| self.map(name).ok()).collect(),
+            maps: names
+                .iter()
+                .filter_map(|name| self.piece(name).ok())
+                .map(|piece| self.of_piece(piece))
+                .collect(),
             columns,
         };
         (0..experts.count).flat_map(named).map(known).collect()

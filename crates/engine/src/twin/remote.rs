@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::{
-    Error, Gradients, Piece, Shares, Side, Sum,
+    Back, Beside, Error, Gradients, Piece, Shares, Side, Sum, add_outer,
     batch::Batch,
     embeddings_name, head_bias_name, head_name,
-    layer::{Algebra, layer},
+    layer::{Algebra, Given, layer},
     logit_rows, pieces, positions_name,
     tape::{XIELU, has_weight},
     whole,
 };
 use crate::mixer::{Mixer, MixerKind};
 use crate::recurrence::NO_LENGTH;
-use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Router};
+use crate::spec::{Activation, DecoderSpec, Experts, Keys, LayerSpec, NormKind, QueryGrowth, Router};
 
 /// The weights, by Hugging Face name.
 pub(super) struct Remote {
@@ -114,8 +114,8 @@ impl Composed<'_> {
     }
 
     /// `[rows, width, heads · d]` → `[rows, heads, width, d]`.
-    fn heads(&self, x: &Tensor, heads: usize) -> Result<Tensor, Error> {
-        let (rows, width, d) = (self.batch.batch.rows, self.batch.batch.width, self.spec.head_dim);
+    fn heads(&self, x: &Tensor, heads: usize, d: usize) -> Result<Tensor, Error> {
+        let (rows, width) = (self.batch.batch.rows, self.batch.batch.width);
         let x = x.contiguous()?.reshape((rows, width, heads, d))?;
         Ok(x.transpose(1, 2)?.contiguous()?)
     }
@@ -147,6 +147,40 @@ impl Algebra for Composed<'_> {
         Ok(normed(self.spec, kind, &x, weight, bias)?.reshape(shape)?)
     }
 
+    fn norm_each(&mut self, names: &[String], kind: NormKind, d: usize, x: &Tensor) -> Result<Tensor, Error> {
+        let shape = x.dims3()?;
+        let weights = names.iter().map(|name| self.weight(name));
+        let weights = match weights.collect::<Result<Vec<_>, _>>()? {
+            none if none.is_empty() => None,
+            weights => Some(Tensor::cat(&weights, 0)?.reshape(((), d))?),
+        };
+        let x = x.reshape((shape.0, shape.1, shape.2 / d, d))?;
+        Ok(normed(self.spec, kind, &x, weights.as_ref(), None)?.reshape(shape)?)
+    }
+
+    fn token_rows(&mut self, table: &str) -> Result<Tensor, Error> {
+        let Batch { rows, width, ids, .. } = self.batch.batch;
+        let table = self.weight(table)?;
+        let taken = table.index_select(&self.ids(ids)?, 0)?;
+        Ok(taken.reshape((*rows, *width, table.dim(1)?))?)
+    }
+
+    fn scaled(&mut self, x: &Tensor, factor: f32) -> Result<Tensor, Error> {
+        Ok(scaled(x.clone(), factor)?)
+    }
+
+    fn scaled_columns(&mut self, name: &str, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.broadcast_mul(self.tensor(name.into())?)?)
+    }
+
+    fn scaled_by(&mut self, name: &str, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.broadcast_mul(&self.tensor(name.into())?.reshape((1, 1, 1))?)?)
+    }
+
+    fn hold(&mut self, x: &Tensor, limit: f32) -> Result<Tensor, Error> {
+        Ok(x.clamp(-limit, limit)?)
+    }
+
     fn grow(&mut self, x: &Tensor, growth: QueryGrowth) -> Result<Tensor, Error> {
         let width = self.batch.batch.width;
         let factors: Vec<f32> = (0..width).map(|place| growth.at(place)).collect();
@@ -158,9 +192,9 @@ impl Algebra for Composed<'_> {
     }
 
     /// The pairs `(i, i + half)` of each head's first `2 · half` dimensions.
-    fn rotate(&mut self, x: &Tensor, rope: usize) -> Result<Tensor, Error> {
+    fn rotate(&mut self, x: &Tensor, rope: usize, d: usize) -> Result<Tensor, Error> {
         let (cos, sin) = &self.batch.rotations[rope];
-        let (shape, d, half) = (x.dims3()?, self.spec.head_dim, cos.dim(D::Minus1)?);
+        let (shape, half) = (x.dims3()?, cos.dim(D::Minus1)?);
         let x = x.reshape((shape.0, shape.1, shape.2 / d, d))?;
         let part = |from: usize, len: usize| x.narrow(D::Minus1, from, len);
         let (a, b) = (part(0, half)?.contiguous()?, part(half, half)?.contiguous()?);
@@ -175,25 +209,25 @@ impl Algebra for Composed<'_> {
 
     fn attend(
         &mut self,
+        layer: &LayerSpec,
         q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        window: Option<usize>,
+        [k, v]: &[Tensor; 2],
         sinks: Option<&str>,
     ) -> Result<Tensor, Error> {
         let (spec, Batch { rows, width, .. }) = (self.spec, self.batch.batch);
+        let (kv_heads, d) = (layer.kv_heads, layer.head_dim);
         let (queries, keys, values) = (
-            self.heads(q, spec.heads)?,
-            self.heads(k, spec.kv_heads)?,
-            self.heads(v, spec.kv_heads)?,
+            self.heads(q, spec.heads, d)?,
+            self.heads(k, kv_heads, d)?,
+            self.heads(v, kv_heads, d)?,
         );
         // Query heads that share a key head stand one after the other.
-        let group = spec.heads / spec.kv_heads;
-        let queries = queries.reshape((*rows, spec.kv_heads, group * width, spec.head_dim))?;
+        let group = spec.heads / kv_heads;
+        let queries = queries.reshape((*rows, kv_heads, group * width, d))?;
         let scores = scaled(queries.matmul(&keys.t()?)?, spec.attention_scale)?;
         let scores = softcapped(scores, spec.attention_softcap)?;
         let scores = scores.reshape((rows * spec.heads, *width, *width))?;
-        let scores = scores.broadcast_add(&self.batch.mask(window, self.device)?)?;
+        let scores = scores.broadcast_add(&self.batch.mask(layer.window, self.device)?)?;
         let weights = match sinks {
             None => softmax(&scores)?,
             Some(name) => {
@@ -205,11 +239,11 @@ impl Algebra for Composed<'_> {
                 weights.narrow(D::Minus1, 0, *width)?.contiguous()?
             }
         };
-        let weights = weights.reshape((*rows, spec.kv_heads, group * width, *width))?;
+        let weights = weights.reshape((*rows, kv_heads, group * width, *width))?;
         let out = weights.matmul(&values)?;
-        let out = out.reshape((*rows, spec.heads, *width, spec.head_dim))?;
+        let out = out.reshape((*rows, spec.heads, *width, d))?;
         let out = out.transpose(1, 2)?.contiguous()?;
-        Ok(out.reshape((*rows, *width, spec.heads * spec.head_dim))?)
+        Ok(out.reshape((*rows, *width, spec.heads * d))?)
     }
 
     fn gate(&mut self, gate: &Tensor, up: Option<&Tensor>) -> Result<Tensor, Error> {
@@ -425,7 +459,9 @@ impl Remote {
             let whole = self.weight(&piece.tensor)?;
             let part = match &piece.range {
                 None => whole.clone(),
-                // The first axis counts experts.
+                // All layers read it.
+                Some(_) if whole.rank() == 1 => whole.clone(),
+                // The first axis counts experts, or layers.
                 Some(range) => whole.get(range.start / piece.len)?.contiguous()?,
             };
             Ok((piece.name, f(&part)?))
@@ -556,9 +592,21 @@ impl Side for Remote {
         }
     }
 
-    fn layer(&self, spec: &DecoderSpec, index: usize, batch: &Batch, h: &Tensor) -> Result<Tensor, Error> {
+    fn layer(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        batch: &Batch,
+        h: &Tensor,
+        beside: &mut Beside<Tensor>,
+    ) -> Result<Tensor, Error> {
         let weights = self.of_layer(spec, index, |tensor| Ok(tensor.clone()))?;
-        layer(spec, index, &mut self.composed(spec, batch, &weights)?, h)
+        let given = given(spec, index, h, beside, |tensor| Ok(tensor.clone()))?;
+        let out = layer(spec, index, &mut self.composed(spec, batch, &weights)?, given)?;
+        if let Some(both) = out.keys_and_values.filter(|_| spec.lends_keys(index)) {
+            beside.lent.insert(index, both);
+        }
+        Ok(out.h)
     }
 
     fn layer_noted(
@@ -567,9 +615,10 @@ impl Side for Remote {
         index: usize,
         batch: &Batch,
         h: Tensor,
+        beside: &mut Beside<Tensor>,
         _: bool,
     ) -> Result<(Tensor, Tensor), Error> {
-        let out = self.layer(spec, index, batch, &h)?;
+        let out = self.layer(spec, index, batch, &h, beside)?;
         Ok((h, out))
     }
 
@@ -579,14 +628,22 @@ impl Side for Remote {
         index: usize,
         batches: &[Batch],
         inputs: Vec<Tensor>,
-        upstream: &mut [Tensor],
+        back: &mut Back<'_, Tensor>,
     ) -> Result<Gradients, Error> {
         let weights = self.of_layer(spec, index, variable)?;
         let mut gradients: HashMap<&str, Tensor> = HashMap::new();
-        for ((batch, input), upstream) in batches.iter().zip(inputs).zip(upstream) {
-            let h = variable(&input)?;
-            let out = layer(spec, index, &mut self.composed(spec, batch, &weights)?, &h)?;
-            let of_batch = (out * &*upstream)?.sum_all()?.backward()?;
+        for (i, (batch, input)) in batches.iter().zip(inputs).enumerate() {
+            let given = given(spec, index, &input, &back.beside[i], variable)?;
+            let (h, embedded, others) = (given.h.clone(), given.embedded.clone(), given.keys_and_values.clone());
+            let out = layer(spec, index, &mut self.composed(spec, batch, &weights)?, given)?;
+            let of_beside = &mut back.of_beside[i];
+            let mut along = (out.h * &back.upstream[i])?.sum_all()?;
+            if let (Some(both), Some(of_both)) = (out.keys_and_values, of_beside.lent.remove(&index)) {
+                for (lent, of_lent) in both.iter().zip(&of_both) {
+                    along = (along + (lent * of_lent)?.sum_all()?)?;
+                }
+            }
+            let of_batch = along.backward()?;
             for (name, variable) in &weights {
                 let Some(gradient) = of_batch.get(variable) else {
                     continue;
@@ -597,16 +654,38 @@ impl Side for Remote {
                 };
                 gradients.insert(name, sum);
             }
-            *upstream = match of_batch.get(&h) {
-                Some(gradient) => gradient.clone(),
-                None => h.zeros_like()?,
+            let of_given = |x: &Tensor| match of_batch.get(x) {
+                Some(gradient) => Ok(gradient.clone()),
+                None => x.zeros_like(),
             };
+            back.upstream[i] = of_given(&h)?;
+            if let Some(embedded) = embedded {
+                let of_embedded = of_given(&embedded)?;
+                of_beside.embedded = Some(match of_beside.embedded.take() {
+                    Some(sum) => (sum + of_embedded)?,
+                    None => of_embedded,
+                });
+            }
+            if let (Some([k, v]), Keys::Of(source)) = (others, spec.layers[index].keys) {
+                let [of_k, of_v] = [of_given(&k)?, of_given(&v)?];
+                let of_both = match of_beside.lent.remove(&source) {
+                    Some([k, v]) => [(k + of_k)?, (v + of_v)?],
+                    None => [of_k, of_v],
+                };
+                of_beside.lent.insert(source, of_both);
+            }
         }
         let named = gradients
             .into_iter()
             .map(|(name, gradient)| Ok((name.to_string(), flat(&gradient)?)));
-        let named: HashMap<String, Vec<f32>> = named.collect::<Result<_, Error>>()?;
-        Ok(whole(&pieces(spec, index), named))
+        let mut named: HashMap<String, Vec<f32>> = named.collect::<Result<_, Error>>()?;
+        let pieces = pieces(spec, index);
+        add_outer(spec, &pieces, &mut named, back.outer);
+        Ok(whole(&pieces, named))
+    }
+
+    fn sum(&self, a: Tensor, b: Tensor) -> Result<Tensor, Error> {
+        Ok((a + b)?)
     }
 
     fn logits_after(&self, spec: &DecoderSpec, h: &Tensor, wanted: &[u32]) -> Result<Vec<f32>, Error> {
@@ -685,6 +764,28 @@ impl Side for Remote {
         let table = [(embeddings_name(spec), flat(&table)?)];
         Ok(table.into_iter().chain(positions_name(spec).zip(learned)).collect())
     }
+}
+
+/// What goes into a layer, each tensor through `f`.
+fn given(
+    spec: &DecoderSpec,
+    index: usize,
+    h: &Tensor,
+    beside: &Beside<Tensor>,
+    f: impl Fn(&Tensor) -> Result<Tensor, Error>,
+) -> Result<Given<Tensor>, Error> {
+    let others = match spec.layers[index].keys {
+        Keys::Of(source) => beside.lent.get(&source),
+        Keys::Own | Keys::OneProduct => None,
+    };
+    Ok(Given {
+        h: f(h)?,
+        embedded: beside.embedded.as_ref().map(&f).transpose()?,
+        keys_and_values: match others {
+            Some([k, v]) => Some([f(k)?, f(v)?]),
+            None => None,
+        },
+    })
 }
 
 fn variable(tensor: &Tensor) -> Result<Tensor, Error> {

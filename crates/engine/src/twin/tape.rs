@@ -11,7 +11,7 @@ use super::{Error, batch::Batch, fused, layer::Algebra, memory};
 use crate::kernels;
 use crate::mixer::Mixer;
 use crate::routing::Route;
-use crate::spec::{Activation, DecoderSpec, Experts, NormKind, QueryGrowth, Xielu};
+use crate::spec::{Activation, DecoderSpec, Experts, LayerSpec, NormKind, QueryGrowth, Xielu};
 
 /// A value on the tape.
 pub(super) type Place = usize;
@@ -36,6 +36,31 @@ enum Made {
         name: String,
         kind: NormKind,
     },
+    NormEach {
+        x: Place,
+        names: Vec<String>,
+        kind: NormKind,
+        d: usize,
+    },
+    TokenRows {
+        name: String,
+    },
+    Scaled {
+        x: Place,
+        factor: f32,
+    },
+    ScaledBy {
+        x: Place,
+        name: String,
+    },
+    ScaledColumns {
+        x: Place,
+        name: String,
+    },
+    Hold {
+        x: Place,
+        limit: f32,
+    },
     Grow {
         x: Place,
         growth: QueryGrowth,
@@ -47,6 +72,7 @@ enum Made {
     Rotate {
         x: Place,
         rope: usize,
+        d: usize,
     },
     Attend {
         q: Place,
@@ -121,19 +147,12 @@ pub(super) struct Tape<'a> {
 }
 
 impl<'a> Tape<'a> {
-    /// Begins with the layer's input, at place 0.
-    pub fn new(spec: &'a DecoderSpec, batch: &'a Batch, weights: &'a Weights<'a>, input: Vec<f32>) -> Self {
-        let given = Node {
-            made: Made::Given,
-            rows: input.len() / spec.hidden,
-            cols: spec.hidden,
-            numbers: input.into(),
-        };
+    pub fn new(spec: &'a DecoderSpec, batch: &'a Batch, weights: &'a Weights<'a>) -> Self {
         Tape {
             spec,
             batch,
             weights,
-            nodes: vec![given],
+            nodes: Vec::new(),
         }
     }
 
@@ -175,12 +194,23 @@ impl<'a> Tape<'a> {
         (self.numbers(place), self.nodes[place].cols)
     }
 
+    /// What goes into the layer.
+    pub fn given(&mut self, numbers: Vec<f32>, cols: usize) -> Place {
+        self.nodes.push(Node {
+            made: Made::Given,
+            rows: numbers.len() / cols,
+            cols,
+            numbers: numbers.into(),
+        });
+        self.nodes.len() - 1
+    }
+
     pub fn into_value(mut self, place: Place) -> Vec<f32> {
         self.numbers(place);
         self.nodes.swap_remove(place).numbers.into_inner().unwrap_or_default()
     }
 
-    fn numbers(&self, place: Place) -> &[f32] {
+    pub fn numbers(&self, place: Place) -> &[f32] {
         let node = &self.nodes[place];
         node.numbers.get_or_init(|| match &node.made {
             Made::Linear { x, name } => self.product(*x, name, node.cols),
@@ -206,18 +236,25 @@ impl<'a> Tape<'a> {
         self.weights.get(format!("{name}.bias").as_str()).copied()
     }
 
-    /// From the derivative of the last value to that of the input; the weights' are added to `gradients`.
-    pub fn back(self, upstream: Vec<f32>, gradients: &mut HashMap<String, Vec<f32>>) -> Result<Vec<f32>, Error> {
+    /// From the derivatives of some values to those of what was given, by place; the weights' are added to `gradients`.
+    pub fn back(
+        self,
+        upstream: Vec<(Place, Vec<f32>)>,
+        gradients: &mut HashMap<String, Vec<f32>>,
+    ) -> Result<Vec<Option<Vec<f32>>>, Error> {
         let mut slopes: Vec<Option<Vec<f32>>> = self.nodes.iter().map(|_| None).collect();
-        if let Some(last) = slopes.last_mut() {
-            *last = Some(upstream);
-        }
-        for place in (1..self.nodes.len()).rev() {
+        upstream
+            .into_iter()
+            .for_each(|(place, slope)| give(&mut slopes, place, slope));
+        for place in (0..self.nodes.len()).rev() {
+            if matches!(self.nodes[place].made, Made::Given) {
+                continue;
+            }
             if let Some(slope) = slopes[place].take() {
                 self.step_back(place, slope, &mut slopes, gradients)?;
             }
         }
-        Ok(slopes.swap_remove(0).unwrap_or_default())
+        Ok(slopes)
     }
 
     fn step_back(
@@ -259,6 +296,30 @@ impl<'a> Tape<'a> {
                 let of_x = norm.back(numbers(*x), &slope, of_weight);
                 give(slopes, *x, of_x);
             }
+            Made::NormEach { x, names, kind, d } => {
+                let (cols, d) = (node.cols, *d);
+                let norms = self.norms_of(names, *kind, d, cols / d)?;
+                let (mut of_x, mut of_weights) = (zeros(*x), Vec::new());
+                for (head, norm) in norms.iter().enumerate() {
+                    let columns = |x: &[f32]| fused::columns(x, cols, head * d, d);
+                    let mut of_weight = vec![0.0; d];
+                    let of_head = norm.back(&columns(numbers(*x)), &columns(&slope), &mut of_weight);
+                    fused::set_columns(&mut of_x, cols, head * d, &of_head, d);
+                    of_weights.extend(of_weight);
+                }
+                let of_each = of_weights.len() / names.len().max(1);
+                for (name, of_weight) in names.iter().zip(of_weights.chunks(of_each)) {
+                    let known = gradient(gradients, &format!("{name}.weight"), of_weight.len());
+                    fused::add(known, of_weight, 1.0);
+                }
+                give(slopes, *x, of_x);
+            }
+            Made::Hold { x, limit } => {
+                let mut slope = slope;
+                let held = slope.iter_mut().zip(numbers(*x)).filter(|(_, x)| x.abs() > *limit);
+                held.for_each(|(slope, _)| *slope = 0.0);
+                give(slopes, *x, slope);
+            }
             Made::Grow { x, growth } => {
                 let mut slope = slope;
                 let factor = |place: usize| growth.at(place);
@@ -272,15 +333,40 @@ impl<'a> Tape<'a> {
                     fused::add(&mut to[*from..][..node.cols], slope, 1.0);
                 }
             }
-            Made::Rotate { x, rope } => {
+            Made::TokenRows { name } => {
+                let weight = format!("{name}.weight");
+                let of_table = gradient(gradients, &weight, self.weight(&weight)?.len());
+                for (id, slope) in self.batch.ids.iter().zip(slope.chunks(node.cols)) {
+                    fused::add(&mut of_table[*id as usize * node.cols..][..node.cols], slope, 1.0);
+                }
+            }
+            Made::Scaled { x, factor } => {
                 let mut slope = slope;
-                fused::rotate(
-                    &mut slope,
-                    self.spec.head_dim,
-                    &self.batch.rotations[*rope],
-                    self.batch.tokens(),
-                    true,
-                );
+                fused::scale(&mut slope, *factor);
+                give(slopes, *x, slope);
+            }
+            Made::ScaledBy { x, name } => {
+                let products = slope
+                    .iter()
+                    .zip(numbers(*x))
+                    .map(|(s, x)| f64::from(*s) * f64::from(*x));
+                gradient(gradients, name, 1)[0] += products.sum::<f64>() as f32;
+                let mut slope = slope;
+                fused::scale(&mut slope, self.weight(name)?[0]);
+                give(slopes, *x, slope);
+            }
+            Made::ScaledColumns { x, name } => {
+                let factors = self.weight(name)?;
+                let of_factors = gradient(gradients, name, factors.len());
+                for (slope, x) in slope.chunks(node.cols).zip(numbers(*x).chunks(node.cols)) {
+                    fused::add(of_factors, &fused::times(slope, x), 1.0);
+                }
+                let of_x = slope.chunks(node.cols).flat_map(|slope| fused::times(slope, factors));
+                give(slopes, *x, of_x.collect());
+            }
+            Made::Rotate { x, rope, d } => {
+                let mut slope = slope;
+                fused::rotate(&mut slope, *d, &self.batch.rotations[*rope], self.batch.tokens(), true);
                 give(slopes, *x, slope);
             }
             Made::Attend { q, k, v, attend, sinks } => {
@@ -475,6 +561,31 @@ impl<'a> Tape<'a> {
         norm(self.spec, name, kind, &|name| self.weight(name))
     }
 
+    /// A norm for each of so many heads of d dimensions, without biases; without names, by no weight.
+    fn norms_of(
+        &self,
+        names: &[String],
+        kind: NormKind,
+        d: usize,
+        heads: usize,
+    ) -> Result<Vec<fused::Norm<'a>>, Error> {
+        let norm = |weight: Vec<f32>| fused::Norm {
+            weight,
+            bias: None,
+            about_mean: matches!(kind, NormKind::Layer { .. }),
+            eps: self.spec.norm_eps,
+        };
+        if names.is_empty() {
+            return Ok((0..heads).map(|_| norm(vec![1.0; d])).collect());
+        }
+        let mut norms = Vec::new();
+        for name in names {
+            let weights = self.weight(&format!("{name}.weight"))?.chunks_exact(d);
+            norms.extend(weights.map(|weight| norm(weight.to_vec())));
+        }
+        Ok(norms)
+    }
+
     fn push(&mut self, made: Made, cols: usize, numbers: Vec<f32>) -> Result<Place, Error> {
         let rows = numbers.len() / cols;
         self.note(made, (rows, cols), numbers.into())
@@ -554,22 +665,71 @@ impl Algebra for Tape<'_> {
         self.push(made, cols, out)
     }
 
+    fn norm_each(&mut self, names: &[String], kind: NormKind, d: usize, x: &Place) -> Result<Place, Error> {
+        let (cols, mut out) = (self.nodes[*x].cols, self.numbers(*x).to_vec());
+        for (head, norm) in self.norms_of(names, kind, d, cols / d)?.iter().enumerate() {
+            let normed = norm.forward(&fused::columns(&out, cols, head * d, d));
+            fused::set_columns(&mut out, cols, head * d, &normed, d);
+        }
+        let made = Made::NormEach {
+            x: *x,
+            names: names.to_vec(),
+            kind,
+            d,
+        };
+        self.push(made, cols, out)
+    }
+
+    fn hold(&mut self, x: &Place, limit: f32) -> Result<Place, Error> {
+        let (x, cols) = (*x, self.nodes[*x].cols);
+        let out = self.numbers(x).iter().map(|x| x.clamp(-limit, limit)).collect();
+        self.push(Made::Hold { x, limit }, cols, out)
+    }
+
     fn part(&mut self, x: &Place, from: usize, len: usize) -> Result<Place, Error> {
-        let rows = self.numbers(*x).chunks(self.nodes[*x].cols);
-        let out = rows.flat_map(|row| row[from..from + len].iter().copied()).collect();
+        let out = fused::columns(self.numbers(*x), self.nodes[*x].cols, from, len);
         self.push(Made::Part { x: *x, from }, len, out)
     }
 
-    fn rotate(&mut self, x: &Place, rope: usize) -> Result<Place, Error> {
+    fn token_rows(&mut self, table: &str) -> Result<Place, Error> {
+        let weight = self.weight(&format!("{table}.weight"))?;
+        let cols = self
+            .spec
+            .per_layer
+            .map_or(self.spec.hidden, |per_layer| per_layer.width);
+        let rows = self
+            .batch
+            .ids
+            .iter()
+            .flat_map(|id| &weight[*id as usize * cols..][..cols]);
+        let out = rows.copied().collect();
+        self.push(Made::TokenRows { name: table.into() }, cols, out)
+    }
+
+    fn scaled(&mut self, x: &Place, factor: f32) -> Result<Place, Error> {
+        let (x, cols, mut out) = (*x, self.nodes[*x].cols, self.numbers(*x).to_vec());
+        fused::scale(&mut out, factor);
+        self.push(Made::Scaled { x, factor }, cols, out)
+    }
+
+    fn scaled_by(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
+        let factor = self.weight(name)?[0];
+        let (x, cols, mut out) = (*x, self.nodes[*x].cols, self.numbers(*x).to_vec());
+        fused::scale(&mut out, factor);
+        self.push(Made::ScaledBy { x, name: name.into() }, cols, out)
+    }
+
+    fn scaled_columns(&mut self, name: &str, x: &Place) -> Result<Place, Error> {
+        let (x, cols, factors) = (*x, self.nodes[*x].cols, self.weight(name)?);
+        let rows = self.numbers(x).chunks(cols);
+        let out = rows.flat_map(|row| fused::times(row, factors)).collect();
+        self.push(Made::ScaledColumns { x, name: name.into() }, cols, out)
+    }
+
+    fn rotate(&mut self, x: &Place, rope: usize, d: usize) -> Result<Place, Error> {
         let (cols, mut out) = (self.nodes[*x].cols, self.numbers(*x).to_vec());
-        fused::rotate(
-            &mut out,
-            self.spec.head_dim,
-            &self.batch.rotations[rope],
-            self.batch.tokens(),
-            false,
-        );
-        self.push(Made::Rotate { x: *x, rope }, cols, out)
+        fused::rotate(&mut out, d, &self.batch.rotations[rope], self.batch.tokens(), false);
+        self.push(Made::Rotate { x: *x, rope, d }, cols, out)
     }
 
     fn grow(&mut self, x: &Place, growth: QueryGrowth) -> Result<Place, Error> {
@@ -580,20 +740,19 @@ impl Algebra for Tape<'_> {
 
     fn attend(
         &mut self,
+        layer: &LayerSpec,
         q: &Place,
-        k: &Place,
-        v: &Place,
-        window: Option<usize>,
+        [k, v]: &[Place; 2],
         sinks: Option<&str>,
     ) -> Result<Place, Error> {
         let attend = fused::Attend {
             width: self.batch.width,
             heads: self.spec.heads,
-            kv_heads: self.spec.kv_heads,
-            head_dim: self.spec.head_dim,
+            kv_heads: layer.kv_heads,
+            head_dim: layer.head_dim,
             scale: self.spec.attention_scale,
             softcap: self.spec.attention_softcap,
-            window,
+            window: layer.window,
         };
         let numbers = |place: Place| self.numbers(place);
         let out = attend.forward(numbers(*q), numbers(*k), numbers(*v), self.sinks(sinks)?);

@@ -83,6 +83,8 @@ fn log_likelihoods_are_those_of_the_engine() {
         "qwen3_5_odd",
         "lfm2_odd",
         "granite4_dense",
+        "gemma4",
+        "olmo_clip",
     ] {
         let loss = twin(&small, name).loss(&texts).unwrap();
         let requests: Vec<ScoreRequest> = texts
@@ -168,10 +170,12 @@ fn operations_composed_by_candle_give_the_same_logits_loss_and_gradient() {
             .fold(0.0, f32::max);
         for ((tensor, a), (other, b)) in kernels.iter().zip(&candle) {
             assert_eq!(tensor, other);
-            // A bias that all keys get alike has none at all: what is left of it is rounding.
+            // A bias that all keys get alike has none at all, nor has a factor before a norm: what is left is rounding.
             let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
             let error = largest(&difference) / largest(b).max(1e-4 * scale);
-            assert!(error < 2e-4, "{name} {tensor}: {error}");
+            // That of a single number is a sum over all tokens, much of which cancels.
+            let most = if b.len() == 1 { 1e-3 } else { 2e-4 };
+            assert!(error < most, "{name} {tensor}: {error}");
         }
     }
 }
@@ -326,7 +330,7 @@ fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() 
             // Along its own sign: nothing cancels.
             let expected: f64 = gradient.iter().map(|g| f64::from(g.abs())).sum();
             // Far enough for f32 to see a difference in the loss, near enough for the loss to be straight.
-            let step = (0.004 / expected).min(2e-3) as f32;
+            let step = (0.002 / expected).min(2e-3) as f32;
             let at = |step: f32| {
                 let mut read = |name: &str| Ok(weight_of(&spec, name));
                 let mut decoder = Decoder::load(spec.clone(), device(), DType::F32, &mut read).unwrap();

@@ -41,6 +41,19 @@ CASES = {
                    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
                    rope_parameters=dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0),
                                         sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
+    "gemma4": dict(model_type="gemma4_text", num_hidden_layers=5, head_dim=8, global_head_dim=16, sliding_window=16, hidden_size_per_layer_input=12,
+                   vocab_size_per_layer_input=100, num_kv_shared_layers=2, use_double_wide_mlp=True, final_logit_softcapping=4.0, layer_types=[
+                       "sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]),
+    "gemma4_large": dict(model_type="gemma4_text", num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, head_dim=8, global_head_dim=12,
+                         num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=20, hidden_size_per_layer_input=0, layer_types=[
+                             "sliding_attention", "full_attention", "sliding_attention", "sliding_attention"], use_bidirectional_attention="vision"),
+    "gemma4_odd": dict(model_type="gemma4_text", num_hidden_layers=7, num_key_value_heads=1, head_dim=12, global_head_dim=12, sliding_window=24,
+                       hidden_size_per_layer_input=8, num_kv_shared_layers=1, attention_bias=True, tie_word_embeddings=False,
+                       rope_parameters=dict(full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=5000.0, factor=2.0),
+                                            sliding_attention=dict(rope_type="default", rope_theta=1000.0))),
+    "gemma4_moe": dict(model_type="gemma4_text", head_dim=8, global_head_dim=16, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=16,
+                       hidden_size_per_layer_input=0, enable_moe_block=True, num_experts=6, top_k_experts=2, moe_intermediate_size=20,
+                       layer_types=["sliding_attention", "full_attention", "full_attention"], final_logit_softcapping=6.0),
     "phi3": dict(model_type="phi3", original_max_position_embeddings=128, sliding_window=16),
     "phi3_longrope_partial": dict(model_type="phi3", hidden_size=64, original_max_position_embeddings=32, partial_rotary_factor=0.5,
                      rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=HALF, long_factor=[3.0 * f for f in HALF],
@@ -79,10 +92,12 @@ CASES = {
     "glm4_no_bias": dict(model_type="glm4", head_dim=24, attention_bias=False, partial_rotary_factor=0.25, num_key_value_heads=1),
     "stablelm": dict(model_type="stablelm", hidden_size=64, use_qkv_bias=True),
     "stablelm_parallel": dict(model_type="stablelm", use_parallel_residual=True, partial_rotary_factor=1.0, num_key_value_heads=4),
+    "stablelm_qk_norm": dict(model_type="stablelm", qk_layernorm=True, use_parallel_residual=True, partial_rotary_factor=0.5),
     "starcoder2": dict(model_type="starcoder2", sliding_window=16),
     "starcoder2_no_bias": dict(model_type="starcoder2", use_bias=False, tie_word_embeddings=False, hidden_act="gelu"),
     "cohere": dict(model_type="cohere", logit_scale=0.3),
     "cohere_biases": dict(model_type="cohere", attention_bias=True, tie_word_embeddings=False, num_key_value_heads=1),
+    "cohere_qk_norm": dict(model_type="cohere", use_qk_norm=True, hidden_size=48, logit_scale=0.5),
     "cohere2": dict(model_type="cohere2", num_hidden_layers=4, sliding_window=16),
     "cohere2_biases": dict(model_type="cohere2", attention_bias=True, sliding_window=20, logit_scale=0.8,
                            layer_types=["full_attention", "sliding_attention", "sliding_attention"]),
@@ -90,8 +105,10 @@ CASES = {
     "nemotron_biases": dict(model_type="nemotron", head_dim=12, attention_bias=True, mlp_bias=True, partial_rotary_factor=1.0),
     "olmo": dict(model_type="olmo"),
     "olmo_biases": dict(model_type="olmo", attention_bias=True, tie_word_embeddings=True, num_key_value_heads=1),
+    "olmo_clip": dict(model_type="olmo", clip_qkv=0.8, num_key_value_heads=4),
     "phi": dict(model_type="phi", hidden_size=64),
     "phi_groups": dict(model_type="phi", num_key_value_heads=1, partial_rotary_factor=0.75, hidden_act="silu"),
+    "phi_qk_norm": dict(model_type="phi", qk_layernorm=True, num_key_value_heads=4),
     "gpt_neox": dict(model_type="gpt_neox", hidden_size=64),
     "gpt_neox_sequential": dict(model_type="gpt_neox", use_parallel_residual=False, attention_bias=False, rotary_pct=1.0),
     "gptj": dict(model_type="gptj", rotary_dim=4, **GPT),
@@ -116,6 +133,7 @@ CASES = {
     "olmoe": dict(model_type="olmoe", num_experts=8, num_experts_per_tok=3),
     "olmoe_odd": dict(model_type="olmoe", num_experts=5, num_experts_per_tok=2, norm_topk_prob=True, attention_bias=True,
                       num_key_value_heads=4),
+    "olmoe_clip": dict(model_type="olmoe", num_experts=4, num_experts_per_tok=2, clip_qkv=1.1),
     "glm4_moe": dict(model_type="glm4_moe", n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=20, head_dim=16),
     "glm4_moe_odd": dict(model_type="glm4_moe", n_routed_experts=9, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=12,
                          n_shared_experts=2, n_group=3, topk_group=2, routed_scaling_factor=1.8, first_k_dense_replace=2,
@@ -179,7 +197,7 @@ def weight(name, shape, plus_one):
     x = x * 0x297A2D39 & 0xFFFFFFFF
     x ^= x >> 15
     value = ((x >> 8).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)) * np.float32(0.5)
-    if name.endswith("norm.weight") and (not plus_one or name.endswith("linear_attn.norm.weight")):
+    if name.endswith("layer_scalar") or name.endswith("norm.weight") and (not plus_one or name.endswith("linear_attn.norm.weight")):
         value += np.float32(1.0)
     return torch.from_numpy(value.reshape(shape))
 
@@ -193,7 +211,7 @@ def stored(kind, fused, name, shape):
                          ("router.weight", "router.layer.weight")):
             name = name.replace(f"block_sparse_moe.{old}", f"block_sparse_moe.{new}")
         return [(name, shape, ())]
-    if fused or kind == "gpt_oss":
+    if fused or kind in ("gpt_oss", "gemma4_text"):
         return [(name, shape, ())]
     if kind in ("mixtral", "phimoe", "lfm2_moe"):
         name = name.replace(".mlp.", ".block_sparse_moe.").replace(".router.weight", ".gate.weight")
@@ -216,7 +234,7 @@ def build(case, fused=False):
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     for name, parameter in [*model.named_parameters(), *buffers]:
         for part, shape, where in stored(case["model_type"], fused, name, tuple(parameter.shape)):
-            plus_one = case["model_type"].startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5"))
+            plus_one = case["model_type"].startswith(("gemma", "nemotron", "qwen3_next", "qwen3_5")) and case["model_type"] != "gemma4_text"
             parameter.data[where] = weight(part, tuple(shape), plus_one)
     model.tie_weights()
     return model

@@ -21,6 +21,8 @@ QWEN2 = dict(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_s
 QWEN3 = dict(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4, out_hidden_size=32, deepstack_visual_indexes=[0],
              num_position_embeddings=16)
 QWEN3_5 = {key: value for key, value in QWEN3.items() if key != "deepstack_visual_indexes"}
+GEMMA4 = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+              patch_size=4, position_embedding_size=16)
 MROPE = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1])
 # Today's names to those that transformers 4.52 to 4.57 saved.
 BETWEEN = [("language_model.lm_head.", "lm_head."), ("language_model.model.", "model.language_model."), ("vision_tower.", "model.vision_tower."),
@@ -32,6 +34,13 @@ CASES = {
             "sliding_attention", "full_attention", "sliding_attention"], **TEXT)),
     "gemma3_between": dict(model_type="gemma3", mm_tokens_per_image=4, vision_config=SIGLIP, text_config=dict(
         model_type="gemma3_text", head_dim=8, sliding_window=20, query_pre_attn_scalar=16, final_logit_softcapping=4.0, **TEXT)),
+    "gemma4": dict(model_type="gemma4", vision_config=GEMMA4, audio_config=None, text_config=dict(
+        model_type="gemma4_text", head_dim=8, global_head_dim=12, sliding_window=16, hidden_size_per_layer_input=8, vocab_size_per_layer_input=96,
+        num_kv_shared_layers=2, final_logit_softcapping=3.0, use_double_wide_mlp=True, layer_types=[
+            "sliding_attention", "full_attention", "sliding_attention", "full_attention"], **{**TEXT, "num_hidden_layers": 4})),
+    "gemma4_large": dict(model_type="gemma4", vision_config=GEMMA4, audio_config=None, tie_word_embeddings=True, text_config=dict(
+        model_type="gemma4_text", head_dim=12, global_head_dim=16, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=20,
+        hidden_size_per_layer_input=0, use_bidirectional_attention="vision", **TEXT)),
     "mistral3": dict(model_type="mistral3", vision_config=PIXTRAL, tie_word_embeddings=False, text_config=dict(
         model_type="mistral", head_dim=12, sliding_window=None, **TEXT)),
     "mistral3_ministral3": dict(model_type="mistral3", vision_config=PIXTRAL, text_config=dict(
@@ -45,6 +54,12 @@ CASES = {
         rope_parameters=dict(MROPE, rope_theta=5000.0), **{**TEXT, "num_key_value_heads": 1})),
     "qwen3_vl": dict(model_type="qwen3_vl", vision_config=QWEN3, text_config=dict(
         head_dim=12, rope_parameters=dict(MROPE, mrope_section=[2, 2, 2], mrope_interleaved=True), **TEXT)),
+    "qwen3_vl_moe": dict(model_type="qwen3_vl_moe", vision_config=QWEN3, tie_word_embeddings=False, text_config=dict(
+        head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, tie_word_embeddings=False,
+        rope_parameters=dict(MROPE, mrope_section=[2, 1, 1], mrope_interleaved=True), **TEXT)),
+    "qwen3_vl_moe_by_column": dict(model_type="qwen3_vl_moe", vision_config=QWEN3, tie_word_embeddings=False, text_config=dict(
+        head_dim=12, num_experts=4, num_experts_per_tok=3, moe_intermediate_size=12, mlp_only_layers=[1], tie_word_embeddings=False,
+        attention_bias=True, rope_parameters=dict(MROPE, mrope_section=[2, 2, 2], mrope_interleaved=True), **TEXT)),
     "qwen3_5": dict(model_type="qwen3_5", vision_config=QWEN3_5, text_config=dict(
         head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=12, linear_value_head_dim=8,
         rope_parameters=dict(MROPE, mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=0.25),
@@ -81,15 +96,22 @@ def renamed(name, pairs):
     return name
 
 
+def in_file(name, tensors):
+    """The tensors of a file that transformers saved, called and turned as in a file of the case's kind."""
+    pairs = (QWEN_BETWEEN if "qwen" in name else BETWEEN) if "between" in name else []
+    # Qwen3-VL's mixture was published with its experts' matrices by column.
+    turned = name.endswith("by_column")
+    return {renamed(old, pairs): t.transpose(1, 2).contiguous() if turned and ".experts." in old else t for old, t in tensors.items()}
+
+
 def load(name, case):
     """The model, from a file of hashed weights; its config and the file's tensors."""
     with tempfile.TemporaryDirectory() as folder:
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**copy.deepcopy(case)))
         model.save_pretrained(folder)
         file = pathlib.Path(folder) / "model.safetensors"
-        pairs = (QWEN_BETWEEN if "qwen" in name else BETWEEN) if "between" in name else []
         plus_one = case["model_type"] in ("gemma3", "qwen3_5", "qwen3_5_moe")
-        tensors = {renamed(old, pairs): tensor for old, tensor in load_file(file).items()}
+        tensors = in_file(name, load_file(file))
         tensors = {new: weight(new, tuple(t.shape), plus_one).to(t.dtype).contiguous() for new, t in tensors.items()}
         save_file(tensors, file, metadata={"format": "pt"})
         config = json.loads((pathlib.Path(folder) / "config.json").read_text())
