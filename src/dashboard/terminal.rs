@@ -23,6 +23,9 @@ use crate::event::Record;
 
 const FRAME: Duration = Duration::from_millis(100);
 
+/// How long what has come is looked for; a look that may take no time sees nothing.
+const GLANCE: Duration = Duration::from_millis(1);
+
 /// Records taken in between two looks at the keyboard.
 const BATCH: usize = 2000;
 
@@ -184,7 +187,7 @@ fn take_input(
     model: &mut Model,
     on_action: &mut dyn FnMut(Action),
 ) -> io::Result<Option<Exit>> {
-    while event::poll(Duration::ZERO)? {
+    while event::poll(GLANCE)? {
         let message = match event::read()? {
             Input::Key(key) => Message::Key(key),
             Input::Resize(..) => Message::Resize,

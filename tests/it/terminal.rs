@@ -285,6 +285,26 @@ fn keys_pause_leave_come_back_and_stop() {
     assert_eq!(viewer.screen_state(), "01");
 }
 
+/// A window's new size and a key in one frame: the key was not read until the next one came, and `q` seemed to do nothing.
+#[test]
+fn a_key_beside_a_new_size_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(tmux) = Tmux::installed("sizes", &dir.path().join("run")) else {
+        return;
+    };
+    start_search(&tmux, &slow_space(dir.path(), 0.2));
+    for round in 0..6 {
+        let (columns, page, title) = [(81, "6", "─ log"), (80, "7", "─ result")][round % 2];
+        // A key, after which the next frame is waited for.
+        tmux.key("x");
+        tmux.resize(columns, 24);
+        tmux.key(page);
+        tmux.sees(title);
+        // tmux tells of a new size four times a second at most.
+        sleep(Duration::from_millis(300));
+    }
+}
+
 #[test]
 fn the_first_interrupt_drains_the_second_aborts() {
     let dir = tempfile::tempdir().unwrap();
