@@ -15,10 +15,7 @@ use crate::{
     eval::{self, Answerer, Decodes, Kind, Question, Split, Task},
     event,
     merge::{self, Resident, TensorSource},
-    model::{
-        DType, Decoder, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence,
-        pass_bytes,
-    },
+    model::{DType, Decoder, Device, Engine, EngineOptions, ScoreRequest, Tokenizer, block_influence, pass_bytes},
     models::{self, Parents, verbatim},
     programs::{self, EngineProgram},
     recipe::Recipe,
