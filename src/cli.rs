@@ -563,31 +563,47 @@ pub enum LabelsArg {
     Solutions,
 }
 
+impl LabelsArg {
+    pub fn word(self) -> &'static str {
+        match self {
+            LabelsArg::Sampled => "sampled",
+            LabelsArg::Solutions => "solutions",
+        }
+    }
+}
+
+/// With which texts models are measured, and how the outcome is said.
+#[derive(Debug, Args)]
+pub struct MeasuringArgs {
+    #[command(flatten)]
+    pub asked: TaskQuestionsArgs,
+    /// Questions of each task.
+    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
+    pub questions: usize,
+    /// What follows each question, and is read with it.
+    #[arg(long, value_enum, default_value_t)]
+    pub labels: LabelsArg,
+    /// Seed of the answers that are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// One JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
 #[derive(Debug, Args)]
 pub struct FisherArgs {
     /// The model that is read.
     pub model: String,
     /// Directory of its Fisher information, in the layout of a model.
     pub out: PathBuf,
-    #[command(flatten)]
-    pub asked: TaskQuestionsArgs,
-    /// Questions of each task.
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    pub questions: usize,
-    /// What follows each question, and is to be likely.
-    #[arg(long, value_enum, default_value_t)]
-    pub labels: LabelsArg,
-    /// Seed of the answers that are drawn.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
     /// What the information is stored as.
     #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(["f32", "bf16"]).try_map(|word| word.parse::<DType>()))]
     pub store: DType,
-    /// One JSON document on stdout.
-    #[arg(long)]
-    pub json: bool,
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub with: MeasuringArgs,
 }
 
 #[derive(Debug, Args)]
@@ -597,45 +613,17 @@ pub struct GramsArgs {
     /// Directory of its Gram matrices.
     pub out: PathBuf,
     #[command(flatten)]
-    pub asked: TaskQuestionsArgs,
-    /// Questions of each task.
-    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
-    pub questions: usize,
-    /// What follows each question, and is read with it.
-    #[arg(long, value_enum, default_value_t)]
-    pub labels: LabelsArg,
-    /// Seed of the answers that are drawn.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
-    /// One JSON document on stdout.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub with: MeasuringArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct GramsPlusArgs {
-    /// A recipe of `merge_method: regmean`; the matrices go where it says `grams:`, which must not be there yet.
+    /// A recipe of `merge_method: regmean`; the matrices go where it says `grams:`, which must not be there yet. A task is written as
+    /// MODEL=TASK, with the model as the recipe calls it; one or several for each model.
     #[arg(value_name = "RECIPE.yaml")]
     pub recipe: PathBuf,
-    /// Tasks as MODEL=TASK, with the model as the recipe calls it; one or several for each model.
     #[command(flatten)]
-    pub asked: TaskQuestionsArgs,
-    /// Questions of each task.
-    #[arg(long, visible_alias = "limit", default_value_t = 100, value_name = "N")]
-    pub questions: usize,
-    /// What follows each question, and is read with it.
-    #[arg(long, value_enum, default_value_t)]
-    pub labels: LabelsArg,
-    /// Seed of the answers that are drawn.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
-    /// One JSON document on stdout.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub with: MeasuringArgs,
 }
 
 #[derive(Debug, Args)]

@@ -4,13 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, print, print_json, runtime};
-use crate::{
-    cli::AlignArgs,
-    merge::Plan,
-    models::{self, Aligned},
-    session::SHARD_SIZE_BYTES,
-};
+use super::{Failure, Outcome, environment, measuring, print, print_json, runtime};
+use crate::{cli::AlignArgs, models::Aligned};
 
 /// `--json`.
 #[derive(Serialize)]
@@ -40,18 +35,15 @@ impl From<(usize, usize)> for Moved {
 pub fn align(args: AlignArgs) -> Outcome {
     let clock = environment::stopwatch();
     let (model, base) = (runtime::open(&args.model)?, runtime::open(&args.to)?);
-    // Before anything is matched: what stands there is refused at once.
-    let mut writer = models::begin(&args.out, SHARD_SIZE_BYTES, false)?;
-    environment::remove_on_signal(writer.partial())?;
+    let mut writer = measuring::begin(&args.out)?;
     let layers = crate::merge::layer_count(model.plan.config()).unwrap_or_default();
     let bar = environment::progress_bar(layers as u64, "matching");
     let aligned = Aligned::new(&model, &base, &mut |layer| bar.set_position(layer as u64));
     bar.finish_and_clear();
     let aligned = aligned.map_err(Failure::work)?;
-    let plan = Plan::new(&models::verbatim(aligned.model()), &aligned).map_err(Failure::work)?;
-    models::write_from(&mut writer, &plan, (&aligned, &model.parents), &mut |_| {})
-        .and_then(|()| Ok(writer.finish()?))
-        .map_err(Failure::work)?;
+    let from = (&aligned as _, &model.parents);
+    measuring::write_as_it_is(&mut writer, aligned.model(), from, None).map_err(Failure::work)?;
+    writer.finish().map_err(Failure::work)?;
     let (moved, out): (_, &Path) = (aligned.moved, &args.out);
     show(
         &Document {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, environment, fisher, learn, print, print_json, runtime};
+use super::{Failure, Outcome, environment, measuring, print, print_json, runtime};
 use crate::{
     checkpoint::{TensorSpec, Writer},
     cli::GramsArgs,
@@ -13,10 +13,8 @@ use crate::{
         grams::{Inventory, of_layer},
         twin,
     },
-    merge::{Grams, TensorSource},
+    merge::Grams,
     model::{Device, Text, Twin},
-    models::{self, Parents},
-    session::SHARD_SIZE_BYTES,
 };
 
 /// `--json`.
@@ -33,30 +31,19 @@ struct Document {
 }
 
 pub fn grams(args: GramsArgs) -> Outcome {
-    let clock = environment::stopwatch();
+    let (clock, with) = (environment::stopwatch(), &args.with);
     let opened = runtime::open(&args.model)?;
-    let tasks = learn::tasks(&args.asked, args.questions, fisher::samples(args.labels, args.seed))?;
-    let runtime = runtime::runtime(&args.engine)?;
-    // Before anything is asked: what stands there is refused at once.
-    let mut writer = models::begin(&args.out, SHARD_SIZE_BYTES, false)?;
-    environment::remove_on_signal(writer.partial())?;
-    let texts = fisher::texts(args.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
+    let tasks = measuring::tasks(with, &with.asked)?;
+    let runtime = runtime::runtime(&with.engine)?;
+    let mut writer = measuring::begin(&args.out)?;
+    let texts = measuring::texts(with.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
     let twin = twin(&opened.plan, &opened.parents, Device::Cpu, runtime.dtype).map_err(Failure::work)?;
     let inventory = Inventory::of(&twin).map_err(Failure::work)?;
     writer.declare(&specs(&inventory))?;
     let tokens = write_layers(&writer, &twin, &texts).map_err(Failure::work)?;
-    let provenance = json!({
-        "model": args.model,
-        "models": digests(&opened.parents),
-        "tasks": args.asked.tasks,
-        "lang": args.asked.lang,
-        "split": args.asked.split,
-        "questions": args.questions,
-        "labels": fisher::label(args.labels),
-        "seed": args.seed,
-        "texts": texts.len(),
-        "tokens": tokens,
-    });
+    let asked = with.asked.tasks.iter().map(String::as_str);
+    let mut provenance = measuring::provenance(with, &args.model, &opened.parents, asked, texts.len());
+    provenance["tokens"] = tokens.into();
     writer.json(
         "config.json",
         &config(opened.plan.config(), &inventory.grams, provenance),
@@ -65,14 +52,14 @@ pub fn grams(args: GramsArgs) -> Outcome {
     show(
         &Document {
             out: args.out.display().to_string(),
-            labels: fisher::label(args.labels),
+            labels: with.labels.word(),
             texts: texts.len(),
             tokens,
             matrices: inventory.tensors.len(),
             size_bytes: specs(&inventory).iter().map(|spec| spec.size_bytes() as u64).sum(),
             elapsed_ms: clock().as_millis() as u64,
         },
-        args.json,
+        with.json,
     );
     Ok(())
 }
@@ -103,12 +90,6 @@ fn write_layers(writer: &Writer, twin: &Twin, texts: &[Text]) -> anyhow::Result<
     Ok(reading.tokens())
 }
 
-/// The models that were read, and digests of their content.
-pub(super) fn digests(parents: &Parents) -> Value {
-    let of = |(name, _): (&str, _)| json!({"model": name, "digest": parents.model_digest(name)});
-    parents.iter().map(of).collect()
-}
-
 /// The model's config, with which matrix is whose and where they come from.
 pub(super) fn config(of_model: &Value, grams: &Grams, provenance: Value) -> Value {
     let mut config = of_model.clone();
@@ -116,7 +97,6 @@ pub(super) fn config(of_model: &Value, grams: &Grams, provenance: Value) -> Valu
         "of": grams.of,
         "turned": grams.turned,
         "measured": provenance,
-        "heterosis": env!("CARGO_PKG_VERSION"),
     });
     config
 }

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, fisher, grams, learn, print, print_json, runtime};
+use super::{
+    Failure, Outcome, environment, grams,
+    measuring::{self, Asked},
+    print, print_json, runtime,
+};
 use crate::{
     checkpoint::Writer,
-    cli::{GramsPlusArgs, TaskQuestionsArgs},
-    eval::{Question, Task},
+    cli::{GramsPlusArgs, LabelsArg, MeasuringArgs, TaskQuestionsArgs},
     learn::{
         grams::Inventory,
         regmean_plus::{Own, measure},
@@ -19,7 +22,6 @@ use crate::{
     model::{Device, Text},
     models::{self, Parents, Runtime, beside, engine_of, read_recipe, verbatim},
     recipe::{Body, Method, Recipe, Source},
-    session::SHARD_SIZE_BYTES,
 };
 
 /// `--json`.
@@ -40,46 +42,32 @@ struct Measured {
 }
 
 pub fn grams_plus(args: GramsPlusArgs) -> Outcome {
-    let clock = environment::stopwatch();
+    let (clock, with) = (environment::stopwatch(), &args.with);
     let recipe = read_recipe(&args.recipe)?;
     let sources = sources(&recipe, &args.recipe)?;
-    let tasks = tasks(&args, sources)?;
+    let tasks = tasks(with, sources)?;
     let parents = open(&recipe, &args.recipe)?;
-    let runtime = runtime::runtime(&args.engine)?;
-    // Before anything is asked: what stands there is refused at once.
-    let mut writers = Vec::new();
-    for source in sources {
-        let writer = models::begin(&place(source, &args.recipe)?, SHARD_SIZE_BYTES, false)?;
-        environment::remove_on_signal(writer.partial())?;
-        writers.push(writer);
-    }
+    let runtime = runtime::runtime(&with.engine)?;
+    let begin = |source| measuring::begin(&place(source, &args.recipe)?);
+    let mut writers = sources.iter().map(begin).collect::<Result<Vec<_>>>()?;
     let mut own = Vec::new();
     for ((source, tasks), writer) in sources.iter().zip(&tasks).zip(&mut writers) {
-        let model = own_of(source, tasks, &args, &parents, &runtime)?;
+        let model = own_of(source, tasks, with.labels, &parents, &runtime)?;
         writer.declare(&grams::specs(&model.inventory))?;
         own.push(model);
     }
     let tokens = written(&recipe, &parents, (&own, &runtime), &writers).map_err(Failure::work)?;
     let mut document = Document {
         recipe: args.recipe.display().to_string(),
-        labels: fisher::label(args.labels),
+        labels: with.labels.word(),
         models: Vec::new(),
         elapsed_ms: 0,
     };
     for (((source, own), mut writer), tokens) in sources.iter().zip(&own).zip(writers).zip(tokens) {
-        let provenance = serde_json::json!({
-            "model": source.model,
-            "models": grams::digests(&parents),
-            "behind_layers_of": recipe.digest(),
-            "tasks": named(&args.asked.tasks, &source.model),
-            "lang": args.asked.lang,
-            "split": args.asked.split,
-            "questions": args.questions,
-            "labels": fisher::label(args.labels),
-            "seed": args.seed,
-            "texts": own.texts.len(),
-            "tokens": tokens,
-        });
+        let asked = named(&with.asked.tasks, &source.model);
+        let mut provenance = measuring::provenance(with, &source.model, &parents, asked, own.texts.len());
+        provenance["behind_layers_of"] = recipe.digest().into();
+        provenance["tokens"] = tokens.into();
         let config = parents
             .checkpoint(&source.model)
             .context("every model of the recipe is open")?
@@ -94,7 +82,7 @@ pub fn grams_plus(args: GramsPlusArgs) -> Outcome {
         });
     }
     document.elapsed_ms = clock().as_millis() as u64;
-    show(&document, args.json);
+    show(&document, with.json);
     Ok(())
 }
 
@@ -141,11 +129,8 @@ fn named<'a>(words: &'a [String], model: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Tasks with their questions.
-type Asked = Vec<(Task, Vec<Question>)>;
-
 /// Of each model what it is asked.
-fn tasks(args: &GramsPlusArgs, sources: &[Source]) -> Result<Vec<Asked>> {
+fn tasks(args: &MeasuringArgs, sources: &[Source]) -> Result<Vec<Asked>> {
     let models: Vec<&str> = sources.iter().map(|source| source.model.as_str()).collect();
     for word in &args.asked.tasks {
         let name = word.split_once('=').map(|(name, _)| name);
@@ -165,7 +150,7 @@ fn tasks(args: &GramsPlusArgs, sources: &[Source]) -> Result<Vec<Asked>> {
             tasks: tasks.into_iter().map(String::from).collect(),
             ..args.asked.clone()
         };
-        learn::tasks(&asked, args.questions, fisher::samples(args.labels, args.seed))
+        measuring::tasks(args, &asked)
     };
     models.iter().map(of_model).collect()
 }
@@ -180,20 +165,9 @@ fn open(recipe: &Recipe, file: &Path) -> Result<Parents> {
 }
 
 /// A model with the texts that it reads.
-fn own_of(
-    source: &Source,
-    tasks: &[(Task, Vec<Question>)],
-    args: &GramsPlusArgs,
-    parents: &Parents,
-    runtime: &Runtime,
-) -> Result<Own> {
+fn own_of(source: &Source, tasks: &Asked, labels: LabelsArg, parents: &Parents, runtime: &Runtime) -> Result<Own> {
     let plan = Plan::new(&verbatim(&source.model), parents)?;
-    let texts: Vec<Text> = fisher::texts(
-        args.labels,
-        &source.model,
-        tasks,
-        &mut engine_of(&plan, parents, runtime)?,
-    )?;
+    let texts: Vec<Text> = measuring::texts(labels, &source.model, tasks, &mut engine_of(&plan, parents, runtime)?)?;
     let twin = twin(&plan, parents, Device::Cpu, runtime.dtype)?;
     Ok(Own {
         grams: source.grams.clone().unwrap_or_default(),

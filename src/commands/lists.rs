@@ -5,9 +5,7 @@ use serde::Serialize;
 use super::{Outcome, print, print_json};
 use crate::{
     cli::ListArgs,
-    eval,
-    merge::cost_in_words,
-    model,
+    eval, model,
     recipe::{self, BaseRule, DefaultValue, Kind, Scope},
 };
 
@@ -160,7 +158,7 @@ fn describe(info: &recipe::MethodInfo) -> Method {
     let parameters = info.parameters.iter().map(|p| Parameter {
         name: p.name,
         per_model: p.scope != Scope::Shared,
-        learned: info.method.learned().contains(&p.name),
+        learned: info.learned.contains(&p.name),
         range: range(p.kind),
         default: match p.default {
             DefaultValue::Value(value) => Some(value),
@@ -177,7 +175,7 @@ fn describe(info: &recipe::MethodInfo) -> Method {
             BaseRule::Optional => "optional",
             BaseRule::Required => "required",
         },
-        cost: cost_in_words(info.method),
+        cost: info.cost,
         in_mergekit: info.in_mergekit,
         parameters: parameters.collect(),
     }

@@ -22,6 +22,7 @@ mod init;
 mod interruption;
 mod learn;
 mod lists;
+mod measuring;
 mod merge;
 mod newest;
 mod output;

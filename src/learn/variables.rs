@@ -57,7 +57,7 @@ impl Chain {
         let start: Vec<f64> = start.iter().map(|x| (x * 1e4).round() / 1e4).collect();
         let recipe = decode(&start);
         let here = Plan::new(&recipe, source)?.knobs();
-        let learned = recipe.stages.iter().flat_map(|stage| stage.merge_method.learned());
+        let learned = recipe.stages.iter().flat_map(|stage| stage.merge_method.info().learned);
         let learned: Vec<&str> = learned.copied().collect();
         let mut columns = Vec::new();
         for (i, variable) in variables.iter().enumerate() {
@@ -160,7 +160,7 @@ struct Learner(Vec<(&'static str, f64, f64)>);
 impl Learner {
     fn of(stage: &Stage) -> Self {
         let info = stage.merge_method.info();
-        let learned = stage.merge_method.learned().iter();
+        let learned = info.learned.iter();
         let ranges = learned.filter_map(|name| match info.parameter(name)?.kind {
             Kind::Number { low, high, .. } => Some((*name, low, high)),
             Kind::Integer { .. } | Kind::Switch | Kind::Choice(_) => None,

@@ -69,10 +69,10 @@ pub(super) struct Given {
 }
 
 impl Given {
-    fn by(entrant: &Entrant, exam: Exam, evaluation: Evaluation) -> Self {
+    fn by(entrant: &Entrant, exam: &Exam, evaluation: &Evaluation) -> Self {
         Self {
-            exam,
-            answers: evaluation.answers.into_iter().map(|(_, answers)| answers).collect(),
+            exam: exam.clone(),
+            answers: evaluation.answers.iter().map(|(_, answers)| answers.clone()).collect(),
             parent: match &entrant.who {
                 Who::Model(name) => Some(name.clone()),
                 Who::Recipe(_) | Who::Genes(_) => None,
@@ -268,7 +268,7 @@ impl Run<'_, '_> {
         Ok(match self.sit(entrant, &exam)? {
             Ok(evaluation) => {
                 self.chronicle.sync()?;
-                Some(Given::by(entrant, exam, evaluation))
+                Some(Given::by(entrant, &exam, &evaluation))
             }
             Err(reason) => {
                 self.log(Level::Warning, format!("{} cannot teach itself: {reason}", entrant.id))?;
@@ -399,7 +399,7 @@ impl Run<'_, '_> {
     /// Keeps the answers of somebody who may teach.
     pub(super) fn keep_for_learning(&mut self, entrant: &Entrant, exam: &Exam, evaluation: &Evaluation) {
         if self.keeps_answers && self.evaluator.learns() {
-            self.given.push(Given::by(entrant, exam.clone(), evaluation.clone()));
+            self.given.push(Given::by(entrant, exam, evaluation));
         }
     }
 }

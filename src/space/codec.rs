@@ -245,7 +245,7 @@ impl Codec {
         for stage in &mut recipe.stages {
             stage.modules.clone_from(&self.modules);
             // mergekit wants a weight, but of the base.
-            let sums = stage.merge_method.is_weighted_sum();
+            let sums = stage.merge_method.info().is_weighted_sum;
             let models = stage.modules.values_mut().flat_map(|module| &mut module.models);
             for source in models.filter(|source| sums && stage.base_model.as_ref() != Some(&source.model)) {
                 source.parameters.insert("weight".into(), ParamValue::Number(1.0));

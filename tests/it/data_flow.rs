@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 
 use heterosis::{
+    checkpoint::{TensorSpec, Writer},
     merge::{Plan, TensorSource, Vocabulary},
     model::{
         DType, Decoder, DecoderSpec, Engine, EngineOptions, ScoreRequest, Tokenizer, decoder::Step,
@@ -13,6 +14,8 @@ use heterosis::{
     space::{Codec, Fold, GeneSpec, Shape, Space},
 };
 use serde_json::{Value, json};
+
+use super::program::{good, refused, root};
 
 /// Two models of one config, whose weights are a hash of model, name and index.
 struct Pair {
@@ -118,17 +121,21 @@ const PATH: [(&str, usize, f32); 7] = [
     ("b", 2, 1.1),
 ];
 
-fn nll(decoder: Decoder) -> f64 {
-    let vocab = decoder.spec().vocab;
+/// A tokenizer whose words are its numbers.
+fn words(vocab: usize) -> Value {
     let words: serde_json::Map<String, Value> = (0..vocab).map(|i| (format!("w{i}"), i.into())).collect();
-    let json = json!({
+    json!({
         "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": null, "decoder": null, "truncation": null, "padding": null,
         "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
-    });
+    })
+}
+
+fn nll(decoder: Decoder) -> f64 {
+    let vocab = decoder.spec().vocab;
     let files = TokenizerFiles {
         name: "words".into(),
-        tokenizer_json: json.to_string().into_bytes(),
+        tokenizer_json: words(vocab).to_string().into_bytes(),
         ..Default::default()
     };
     let tokenizer = Arc::new(Tokenizer::new(files).unwrap());
@@ -233,6 +240,13 @@ fn an_exported_path_is_the_path_in_every_family() {
         if ["glm4_moe", "lfm2_moe"].contains(&pair.spec.family.name()) || name == "phimoe_longrope" {
             continue;
         }
+        // Layers that only make sense at their own places are not moved, by the search or by a recipe.
+        if let Some(why) = pair.spec.fixed_layers() {
+            let refused = Plan::new(&decode(fold_of(&pair.spec), true), &pair).map(drop);
+            let message = refused.expect_err(name).to_string();
+            assert!(message.contains(why), "{name}: {message}");
+            continue;
+        }
         let direct = run_directly(&pair);
         let error = |export: f64| (export - direct).abs() / direct;
         let exported = error(run_export(&pair, true));
@@ -246,4 +260,49 @@ fn an_exported_path_is_the_path_in_every_family() {
         println!("{name:24} {exported:.1e}");
     }
     assert!(families.len() >= 32, "{families:?}");
+}
+
+/// A search that moves such layers would breed models that no file can say; it is refused before anything is asked, and mixing the
+/// same models is not.
+#[test]
+fn layers_that_keep_their_places_are_refused_a_data_flow_space() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/engine/tests/data/goldens.json");
+    let configs: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(&configs["gemma4"]);
+    for model in ["a", "b"] {
+        let mut writer = Writer::create(&dir.path().join(model), 1 << 30).unwrap();
+        let spec = |(name, shape): (&String, &Vec<usize>)| TensorSpec {
+            name: name.clone(),
+            dtype: recipe::DType::F32,
+            shape: shape.clone(),
+        };
+        writer
+            .declare(&pair.tensors.iter().map(spec).collect::<Vec<_>>())
+            .unwrap();
+        for name in pair.tensors.keys() {
+            writer.put_f32(name, &pair.weight(model, name)).unwrap();
+        }
+        writer.json("config.json", &pair.config).unwrap();
+        writer.json("tokenizer.json", &words(pair.spec.vocab)).unwrap();
+        writer.finish().unwrap();
+    }
+    let space = |file: &str, rest: &str| {
+        let file = dir.path().join(file);
+        let task = root().join("evals/arith-en.yaml");
+        let text = format!(
+            "name: t\nmodels: {{a: a, b: b}}\n{rest}fitness: {{tasks: [{{task: {}, split: search, limit: 4}}]}}\n\
+             search: {{optimizer: cma-es, evals: 8}}\n",
+            task.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let flow = space("flow.yaml", "data_flow_space: {sources: [a, b]}\n");
+    refused(
+        &["check", &flow],
+        &["data_flow_space", "each token has embeddings for every layer"],
+    );
+    let mixed = space("mixed.yaml", "parameter_space: {methods: [linear]}\n");
+    good(&["check", &mixed]);
 }

@@ -1,4 +1,5 @@
-//! What commands measure of models, or do to them, before they are merged: Gram matrices, and the order of neurons and heads.
+//! What commands measure of models, or do to them, before they are merged: Gram matrices, Fisher information, and the order of neurons
+//! and heads.
 
 use std::{fs, path::Path};
 
@@ -17,6 +18,15 @@ fn task(name: &str) -> String {
 
 fn told(args: &[&str]) -> Value {
     serde_json::from_str(&good(args)).unwrap()
+}
+
+/// How far apart two tensors are.
+fn off(x: &[f32], y: &[f32]) -> f32 {
+    x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt()
+}
+
+fn mean(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(x, y)| (x + y) / 2.0).collect()
 }
 
 /// A tensor of a model on disk.
@@ -81,9 +91,8 @@ fn gram_matrices_are_measured_and_merged_with() {
     assert_eq!(told["models"][1]["texts"], 6, "{told}");
     good(&["merge", &behind, &at("behind")]);
     let (a, b) = (values(&model(parents[0].0), Q), values(&model(parents[1].0), Q));
-    let mean: Vec<f32> = a.iter().zip(&b).map(|(x, y)| (x + y) / 2.0).collect();
+    let mean = mean(&a, &b);
     let [plain, behind] = ["plain", "behind"].map(|name| values(&at(name), Q));
-    let off = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt();
     let apart = off(&a, &b);
     for child in [&plain, &behind] {
         assert!(
@@ -98,6 +107,42 @@ fn gram_matrices_are_measured_and_merged_with() {
         model.tensors().map(|(name, _)| name.to_string()).collect()
     };
     assert_eq!(names(&at("behind")), names(&model(parents[0].0)));
+}
+
+/// A file of Fisher information says with which texts it was measured, and a recipe weighs by it.
+#[test]
+fn fisher_information_is_measured_and_merged_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let mut recipe = "merge_method: fisher\ndtype: float32\nmodels:\n".to_string();
+    let parents = [("tiny-maths-en", "arith-en.yaml"), ("tiny-spanish", "arith-es.yaml")];
+    for (name, of) in parents {
+        let (model, out, task) = (model(name), at(name), task(of));
+        let args = ["fisher", &model, &out, "--task", &task, "--limit", "6", "--json"];
+        let told = told(&args);
+        assert_eq!(
+            (&told["texts"], &told["labels"]),
+            (&6.into(), &"sampled".into()),
+            "{told}"
+        );
+        let text = fs::read_to_string(dir.path().join(name).join("measured.json")).unwrap();
+        let measured: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&measured["questions"], &measured["tasks"][0]),
+            (&6.into(), &task.into()),
+            "{measured}"
+        );
+        assert!(values(&out, Q).iter().all(|information| *information >= 0.0));
+        refused(&args, &[name]);
+        recipe += &format!("- {{model: {model}, fisher: {name}, parameters: {{weight: 1}}}}\n");
+    }
+    fs::write(dir.path().join("recipe.yaml"), recipe).unwrap();
+    good(&["merge", &at("recipe.yaml"), &at("child")]);
+    let [a, b] = parents.map(|(name, _)| values(&model(name), Q));
+    let child = values(&at("child"), Q);
+    let between = |((x, a), b): ((&f32, &f32), &f32)| *x >= a.min(*b) - 1e-6 && *x <= a.max(*b) + 1e-6;
+    assert!(child.iter().zip(&a).zip(&b).all(between));
+    assert!(off(&child, &mean(&a, &b)) > 0.01 * off(&a, &b));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! coordinates of that span, on the K × K Gram matrix in f64, and the tensors are read twice however many iterations run.
 
 use super::{
+    gradient::along_models,
     parents::{Parents, Refusal},
     view::{CHUNK, Target},
 };
@@ -170,6 +171,30 @@ fn mean_of_logarithms(span: &Span, mean: &[f64], valid: &[usize], tol: f64) -> V
         }
     }
     tangent
+}
+
+/// The coefficients of the models are numbers that follow from few others: their derivative is a central difference in f64.
+pub(crate) fn multislerp_gradient(
+    parents: &Parents<'_>,
+    weights: &[f32],
+    (normalize, eps): (bool, f64),
+    upstream: &[f32],
+) -> Result<Vec<f64>, Refusal> {
+    const STEP: f64 = 1e-5;
+    let along = along_models(parents, upstream);
+    if along.len() < 2 {
+        return Ok(vec![0.0; along.len()]);
+    }
+    let span = Span::new(parents.gram());
+    let at = |k: usize, step: f64| -> Result<f64, Refusal> {
+        let mut moved: Vec<f64> = weights.iter().map(|w| f64::from(*w)).collect();
+        moved[k] += step;
+        let coefficients = multislerp_coefficients(&span, moved, normalize, eps)?;
+        Ok(coefficients.iter().zip(&along).map(|(c, a)| c * a).sum())
+    };
+    (0..along.len())
+        .map(|k| Ok((at(k, STEP)? - at(k, -STEP)?) / (2.0 * STEP)))
+        .collect()
 }
 
 #[cfg(test)]

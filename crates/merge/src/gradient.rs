@@ -9,15 +9,12 @@
 //! [`Slopes`] does so for a whole plan. Densities, whole numbers, switches and choices have no derivative.
 
 use super::{
-    Cache, Error, Plan, TensorSource, combine, fisher,
-    nuslerp::{self, Lines},
+    Cache, Error, Plan, TensorSource,
     operation::{Measured, Operation},
     parents::{Parents, Refusal},
-    regmean, slerp, svc, task_sum,
     view::{Memory, Target, dot},
-    wudi,
 };
-use crate::recipe::{DType, Method};
+use crate::recipe::DType;
 
 /// A number of a recipe, as it stands at one merged tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,139 +29,10 @@ pub struct Knob {
     pub value: f64,
 }
 
-impl Method {
-    /// The parameters in which the method is smooth, so that they can be learned by gradient.
-    pub fn learned(self) -> &'static [&'static str] {
-        use Method::*;
-        match self {
-            Linear | Nuslerp | Multislerp | Pcb | Fisher | Regmean | SparseSoup => &["weight"],
-            Slerp => &["t"],
-            TaskArithmetic | Ties | DareLinear | DareTies | Della | DellaLinear | Breadcrumbs | BreadcrumbsTies
-            | Tsv | Wudi => &["weight", "lambda"],
-            IsoC | IsoCts | Svc | Knots => &["lambda"],
-            Passthrough => &["scale", "gain"],
-            AdapterMean => &["alpha"],
-            Karcher | ModelStock | Sce | Nearswap | ArceeFusion | Ram | RamplusTl | Opcm | LayerSwap => &[],
-        }
-    }
-}
-
-/// Name, model and value of a knob.
-type Number = (&'static str, Option<usize>, f64);
-
-fn weights<W: Copy + Into<f64>>(weights: &[W]) -> impl Iterator<Item = Number> {
-    let numbered = weights.iter().enumerate();
-    numbered.map(|(k, w)| ("weight", Some(k), (*w).into()))
-}
-
 impl Operation {
-    /// The numbers that have a derivative, in the order of [`Operation::gradient`].
-    pub fn numbers(&self) -> Vec<Number> {
-        match self {
-            Operation::Linear { weights: w, .. }
-            | Operation::Multislerp { weights: w, .. }
-            | Operation::Fisher { weights: w, .. }
-            | Operation::Regmean { weights: w, .. }
-            | Operation::SparseSoup { weights: w } => weights(w).collect(),
-            Operation::Pcb(competition) => weights(&competition.weights).collect(),
-            Operation::Nuslerp { weights: w, .. } => weights(w).collect(),
-            Operation::Slerp { t, .. } => vec![("t", None, f64::from(*t))],
-            Operation::TaskSum(sum) => {
-                let w: Vec<f32> = sum.terms.iter().map(|term| term.weight).collect();
-                weights(&w).chain([("lambda", None, f64::from(sum.lambda))]).collect()
-            }
-            Operation::Tsv { weights: w, lambda, .. } => {
-                weights(w).chain([("lambda", None, f64::from(*lambda))]).collect()
-            }
-            Operation::Wudi {
-                weights: w,
-                way: wudi::Way::Least { .. },
-                lambda,
-            } => weights(w).chain([("lambda", None, f64::from(*lambda))]).collect(),
-            Operation::IsoC { lambda, .. }
-            | Operation::IsoCts { lambda, .. }
-            | Operation::Svc { lambda, .. }
-            | Operation::Wudi { lambda, .. } => {
-                vec![("lambda", None, f64::from(*lambda))]
-            }
-            Operation::Knots { sum, .. } => vec![("lambda", None, f64::from(sum.lambda))],
-            Operation::Passthrough { scale, gain } => {
-                vec![("scale", None, f64::from(*scale)), ("gain", None, f64::from(*gain))]
-            }
-            Operation::AdapterMean { alpha } => vec![("alpha", None, f64::from(*alpha))],
-            Operation::Karcher { .. }
-            | Operation::ModelStock { .. }
-            | Operation::Sce { .. }
-            | Operation::Nearswap { .. }
-            | Operation::ArceeFusion
-            | Operation::Ram { .. }
-            | Operation::Opcm { .. } => Vec::new(),
-        }
-    }
-
-    /// The derivative with respect to each of [`Operation::numbers`], where `upstream` is that with respect to the result.
-    ///
-    /// # Errors
-    /// What the merge itself refuses.
-    pub fn gradient(&self, parents: &Parents<'_>, measured: &Measured, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
-        Ok(match self {
-            Operation::Linear { weights, normalize } => of_average(parents, weights, *normalize, upstream),
-            Operation::Fisher { weights, epsilon } => fisher::gradient(parents, weights, *epsilon, upstream),
-            Operation::Regmean { weights, alpha, turned } => {
-                regmean::gradient(parents, weights, (*alpha, *turned), upstream)?
-            }
-            Operation::Svc { weights, alpha, lambda } => {
-                vec![svc::gradient(parents, weights, (*alpha, *lambda), upstream)?]
-            }
-            Operation::SparseSoup { weights } => of_average(parents, weights, true, upstream),
-            Operation::Slerp { base, t } => vec![of_slerp(parents, *base, f64::from(*t), upstream)],
-            Operation::Nuslerp { weights, lines } => of_nuslerp(parents, *weights, *lines, upstream),
-            Operation::Multislerp {
-                weights,
-                normalize,
-                eps,
-            } => of_multislerp(parents, weights, (*normalize, *eps), upstream)?,
-            Operation::TaskSum(sum) => {
-                let mut slopes = task_sum::gradient(parents, sum, upstream)?;
-                if sum.elect {
-                    self.across_elections(parents, measured, upstream, &mut slopes)?;
-                }
-                slopes
-            }
-            Operation::Passthrough { scale, gain } => {
-                let (along, sum) = (
-                    inner(parents, upstream)[0],
-                    upstream.iter().map(|g| f64::from(*g)).sum::<f64>(),
-                );
-                let (scale, gain) = (f64::from(*scale), f64::from(*gain));
-                vec![gain * along, scale * along + sum]
-            }
-            Operation::AdapterMean { .. } => {
-                let inner = inner(parents, upstream);
-                match inner.split_last() {
-                    Some((new, old)) if !old.is_empty() => vec![old.iter().sum::<f64>() / old.len() as f64 - new],
-                    _ => vec![0.0],
-                }
-            }
-            Operation::Pcb(_)
-            | Operation::Tsv { .. }
-            | Operation::IsoC { .. }
-            | Operation::IsoCts { .. }
-            | Operation::Wudi { .. }
-            | Operation::Knots { .. } => self.by_units(parents, measured, upstream)?,
-            Operation::Karcher { .. }
-            | Operation::ModelStock { .. }
-            | Operation::Sce { .. }
-            | Operation::Nearswap { .. }
-            | Operation::ArceeFusion
-            | Operation::Ram { .. }
-            | Operation::Opcm { .. } => Vec::new(),
-        })
-    }
-
     /// Replaces the derivatives of weights by central differences of the merge. As a weight moves, one entry after the other
     /// elects another sign and jumps; at fixed signs none of that is seen, and over a whole tensor it is most of the slope.
-    fn across_elections(
+    pub fn across_elections(
         &self,
         parents: &Parents<'_>,
         measured: &Measured,
@@ -193,7 +61,7 @@ impl Operation {
     }
 
     /// The derivative of a result that is base + λ · something linear in each number, by merging with units.
-    fn by_units(&self, parents: &Parents<'_>, measured: &Measured, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
+    pub fn by_units(&self, parents: &Parents<'_>, measured: &Measured, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
         let base = parents.base.map(|base| parents.whole(base));
         let from_base = match &base {
             Some(base) => dot(upstream, base),
@@ -208,28 +76,8 @@ impl Operation {
             operation.run(parents, measured, &mut target)?;
             Ok(dot(upstream, &out) - from_base)
         };
-        let unit = |count: usize, k: usize| -> Vec<f32> { (0..count).map(|i| f32::from(u8::from(i == k))).collect() };
-        let mut slopes = Vec::new();
-        for (parameter, model, _) in self.numbers() {
-            let mut operation = self.clone();
-            match (&mut operation, model) {
-                (Operation::Pcb(competition), Some(k)) => competition.weights = unit(competition.weights.len(), k),
-                (Operation::Tsv { weights, .. } | Operation::Wudi { weights, .. }, Some(k)) => {
-                    *weights = unit(weights.len(), k)
-                }
-                (
-                    Operation::Tsv { lambda, .. }
-                    | Operation::IsoC { lambda, .. }
-                    | Operation::IsoCts { lambda, .. }
-                    | Operation::Wudi { lambda, .. },
-                    None,
-                ) => *lambda = 1.0,
-                (Operation::Knots { sum, .. }, None) => sum.lambda = 1.0,
-                _ => debug_assert!(false, "{parameter} is no number of a linear operation"),
-            }
-            slopes.push(along(&operation)?);
-        }
-        Ok(slopes)
+        let numbers = self.numbers().into_iter();
+        numbers.map(|number| along(&self.with_unit(number))).collect()
     }
 
     /// The derivative with respect to the only input, where the operation is a copy with a factor.
@@ -245,7 +93,7 @@ impl Operation {
 const ELECTION_STEP: f32 = 1.0 / 64.0;
 
 /// ⟨upstream, xₖ⟩ for every input.
-fn inner(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
+pub(crate) fn inner(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
     let parts = parents.inputs.each(|start, chunks, _| {
         let products = chunks
             .iter()
@@ -256,7 +104,7 @@ fn inner(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
 }
 
 /// ⟨upstream, xₖ⟩ for every model, or ⟨upstream, τₖ⟩ where there is a base.
-fn along_models(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
+pub(crate) fn along_models(parents: &Parents<'_>, upstream: &[f32]) -> Vec<f64> {
     let inner = inner(parents, upstream);
     let from_base = parents.base.map_or(0.0, |base| inner[base]);
     parents.models().into_iter().map(|k| inner[k] - from_base).collect()
@@ -268,68 +116,6 @@ pub(crate) fn add_up(count: usize, parts: Vec<Vec<f64>>) -> Vec<f64> {
         sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
     sums
-}
-
-/// Σ wₖ xₖ, divided by Σ wₖ if `normalize`.
-fn of_average(parents: &Parents<'_>, weights: &[f32], normalize: bool, upstream: &[f32]) -> Vec<f64> {
-    let inner = inner(parents, upstream);
-    if !normalize {
-        return inner;
-    }
-    let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
-    let mean = inner.iter().zip(weights).map(|(i, w)| i * f64::from(*w)).sum::<f64>() / total;
-    inner.iter().map(|i| (i - mean) / total).collect()
-}
-
-fn of_slerp(parents: &Parents<'_>, base: usize, t: f64, upstream: &[f32]) -> f64 {
-    let (gram, inner) = (parents.gram(), inner(parents, upstream));
-    let (a, b) = slerp::slopes(gram[0], gram[3], gram[1], t);
-    a * inner[base] + b * inner[1 - base]
-}
-
-/// t = w₂ / (w₁ + w₂), and the result by its lines.
-fn of_nuslerp(parents: &Parents<'_>, weights: [f64; 2], lines: Lines, upstream: &[f32]) -> Vec<f64> {
-    let total = weights[0] + weights[1];
-    if total.abs() < 1e-6 {
-        return vec![0.0; 2]; // t is ½ whatever the weights
-    }
-    let t = weights[1] / total;
-    let slope = match lines {
-        Lines::Whole => {
-            let (gram, along) = (parents.gram(), along_models(parents, upstream));
-            let (a, b) = nuslerp::slopes(gram[0], gram[3], gram[1], t);
-            a * along[0] + b * along[1]
-        }
-        Lines::LastAxis | Lines::FirstAxis => nuslerp::slope_by_lines(parents, lines, t, upstream),
-    };
-    vec![
-        -slope * weights[1] / (total * total),
-        slope * weights[0] / (total * total),
-    ]
-}
-
-/// The coefficients of the models are numbers that follow from few others: their derivative is a central difference in f64.
-fn of_multislerp(
-    parents: &Parents<'_>,
-    weights: &[f32],
-    (normalize, eps): (bool, f64),
-    upstream: &[f32],
-) -> Result<Vec<f64>, Refusal> {
-    const STEP: f64 = 1e-5;
-    let along = along_models(parents, upstream);
-    if along.len() < 2 {
-        return Ok(vec![0.0; along.len()]);
-    }
-    let span = combine::Span::new(parents.gram());
-    let at = |k: usize, step: f64| -> Result<f64, Refusal> {
-        let mut moved: Vec<f64> = weights.iter().map(|w| f64::from(*w)).collect();
-        moved[k] += step;
-        let coefficients = combine::multislerp_coefficients(&span, moved, normalize, eps)?;
-        Ok(coefficients.iter().zip(&along).map(|(c, a)| c * a).sum())
-    };
-    (0..along.len())
-        .map(|k| Ok((at(k, STEP)? - at(k, -STEP)?) / (2.0 * STEP)))
-        .collect()
 }
 
 /// The derivative of a loss with respect to all numbers of a plan, added up tensor by tensor.
@@ -498,7 +284,7 @@ mod tests {
             let mut named: Vec<&str> = knobs.iter().map(|knob| knob.parameter).collect();
             named.sort_unstable();
             named.dedup();
-            let mut listed = info.method.learned().to_vec();
+            let mut listed = info.learned.to_vec();
             listed.sort_unstable();
             // Spectral methods average what is no matrix, and layers that are swapped are copied.
             named.retain(|name| info.parameter(name).is_some());

@@ -126,7 +126,6 @@ use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens, layer_count};
 pub use gradient::{Knob, Slopes};
-pub use operation::cost_in_words;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
 pub use rebasin::{Likeness, matched_heads};

@@ -3,6 +3,7 @@
 //! Source: Wortsman et al. 2022, Model soups, arXiv:2203.05482. Sums run in recipe order.
 
 use super::{
+    gradient::inner,
     parents::{Parents, Refusal},
     view::Target,
 };
@@ -53,6 +54,17 @@ pub(crate) fn weighted_sum(chunks: &[&[f32]], weights: &[f32], out: &mut [f32]) 
             *o += w * x;
         }
     }
+}
+
+/// The derivative of the weighted sum, or mean if `normalize`, with respect to each weight.
+pub(crate) fn gradient(parents: &Parents<'_>, weights: &[f32], normalize: bool, upstream: &[f32]) -> Vec<f64> {
+    let inner = inner(parents, upstream);
+    if !normalize {
+        return inner;
+    }
+    let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+    let mean = inner.iter().zip(weights).map(|(i, w)| i * f64::from(*w)).sum::<f64>() / total;
+    inner.iter().map(|i| (i - mean) / total).collect()
 }
 
 #[cfg(test)]

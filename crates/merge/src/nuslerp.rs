@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     combine,
+    gradient::along_models,
     parents::{Parents, Refusal},
     slerp::{arc, arc_slopes},
     view::{Target, dot},
@@ -118,6 +119,27 @@ pub(crate) fn slope_by_lines(parents: &Parents<'_>, lines: Lines, t: f64, upstre
         a * xg + b * yg
     };
     sums.iter().map(of_line).sum()
+}
+
+/// The derivative with respect to each weight: t = w₂ / (w₁ + w₂), and the result by its lines.
+pub(crate) fn gradient(parents: &Parents<'_>, weights: [f64; 2], lines: Lines, upstream: &[f32]) -> Vec<f64> {
+    let total = weights[0] + weights[1];
+    if total.abs() < 1e-6 {
+        return vec![0.0; 2]; // t is ½ whatever the weights
+    }
+    let t = weights[1] / total;
+    let slope = match lines {
+        Lines::Whole => {
+            let (gram, along) = (parents.gram(), along_models(parents, upstream));
+            let (a, b) = slopes(gram[0], gram[3], gram[1], t);
+            a * along[0] + b * along[1]
+        }
+        Lines::LastAxis | Lines::FirstAxis => slope_by_lines(parents, lines, t, upstream),
+    };
+    vec![
+        -slope * weights[1] / (total * total),
+        slope * weights[0] / (total * total),
+    ]
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::{
-    Error, adapter_mean, arcee_fusion, combine, della, fisher, iso_c, iso_cts, knots, linear, model_stock, nearswap,
+    Error, adapter_mean, arcee_fusion, combine, della, fisher,
+    gradient::inner,
+    iso_c, iso_cts, knots, linear, model_stock, nearswap,
     nuslerp::{self, Lines},
     opcm,
     parents::{Parents, Refusal},
@@ -113,6 +115,14 @@ pub(crate) enum Operation {
     },
 }
 
+/// Name, model and value of a knob.
+type Number = (&'static str, Option<usize>, f64);
+
+fn weights<W: Copy + Into<f64>>(weights: &[W]) -> impl Iterator<Item = Number> {
+    let numbered = weights.iter().enumerate();
+    numbered.map(|(k, w)| ("weight", Some(k), (*w).into()))
+}
+
 /// What the methods that look at the whole model have measured before the first tensor is merged.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured {
@@ -220,6 +230,139 @@ impl Operation {
         }
     }
 
+    /// The numbers that have a derivative, in the order of [`Operation::gradient`].
+    pub fn numbers(&self) -> Vec<Number> {
+        match self {
+            Operation::Linear { weights: w, .. }
+            | Operation::Multislerp { weights: w, .. }
+            | Operation::Fisher { weights: w, .. }
+            | Operation::Regmean { weights: w, .. }
+            | Operation::SparseSoup { weights: w } => weights(w).collect(),
+            Operation::Pcb(competition) => weights(&competition.weights).collect(),
+            Operation::Nuslerp { weights: w, .. } => weights(w).collect(),
+            Operation::Slerp { t, .. } => vec![("t", None, f64::from(*t))],
+            Operation::TaskSum(sum) => {
+                let w: Vec<f32> = sum.terms.iter().map(|term| term.weight).collect();
+                weights(&w).chain([("lambda", None, f64::from(sum.lambda))]).collect()
+            }
+            Operation::Tsv { weights: w, lambda, .. } => {
+                weights(w).chain([("lambda", None, f64::from(*lambda))]).collect()
+            }
+            Operation::Wudi {
+                weights: w,
+                way: wudi::Way::Least { .. },
+                lambda,
+            } => weights(w).chain([("lambda", None, f64::from(*lambda))]).collect(),
+            Operation::IsoC { lambda, .. }
+            | Operation::IsoCts { lambda, .. }
+            | Operation::Svc { lambda, .. }
+            | Operation::Wudi { lambda, .. } => {
+                vec![("lambda", None, f64::from(*lambda))]
+            }
+            Operation::Knots { sum, .. } => vec![("lambda", None, f64::from(sum.lambda))],
+            Operation::Passthrough { scale, gain } => {
+                vec![("scale", None, f64::from(*scale)), ("gain", None, f64::from(*gain))]
+            }
+            Operation::AdapterMean { alpha } => vec![("alpha", None, f64::from(*alpha))],
+            Operation::Karcher { .. }
+            | Operation::ModelStock { .. }
+            | Operation::Sce { .. }
+            | Operation::Nearswap { .. }
+            | Operation::ArceeFusion
+            | Operation::Ram { .. }
+            | Operation::Opcm { .. } => Vec::new(),
+        }
+    }
+
+    /// The derivative with respect to each of [`Operation::numbers`], where `upstream` is that with respect to the result.
+    ///
+    /// # Errors
+    /// What the merge itself refuses.
+    pub fn gradient(&self, parents: &Parents<'_>, measured: &Measured, upstream: &[f32]) -> Result<Vec<f64>, Refusal> {
+        Ok(match self {
+            Operation::Linear { weights, normalize } => linear::gradient(parents, weights, *normalize, upstream),
+            Operation::Fisher { weights, epsilon } => fisher::gradient(parents, weights, *epsilon, upstream),
+            Operation::Regmean { weights, alpha, turned } => {
+                regmean::gradient(parents, weights, (*alpha, *turned), upstream)?
+            }
+            Operation::Svc { weights, alpha, lambda } => {
+                vec![svc::gradient(parents, weights, (*alpha, *lambda), upstream)?]
+            }
+            Operation::SparseSoup { weights } => linear::gradient(parents, weights, true, upstream),
+            Operation::Slerp { base, t } => vec![slerp::gradient(parents, *base, f64::from(*t), upstream)],
+            Operation::Nuslerp { weights, lines } => nuslerp::gradient(parents, *weights, *lines, upstream),
+            Operation::Multislerp {
+                weights,
+                normalize,
+                eps,
+            } => combine::multislerp_gradient(parents, weights, (*normalize, *eps), upstream)?,
+            Operation::TaskSum(sum) => {
+                let mut slopes = task_sum::gradient(parents, sum, upstream)?;
+                if sum.elect {
+                    self.across_elections(parents, measured, upstream, &mut slopes)?;
+                }
+                slopes
+            }
+            Operation::Passthrough { scale, gain } => {
+                let (along, sum) = (
+                    inner(parents, upstream)[0],
+                    upstream.iter().map(|g| f64::from(*g)).sum::<f64>(),
+                );
+                let (scale, gain) = (f64::from(*scale), f64::from(*gain));
+                vec![gain * along, scale * along + sum]
+            }
+            Operation::AdapterMean { .. } => {
+                let inner = inner(parents, upstream);
+                match inner.split_last() {
+                    Some((new, old)) if !old.is_empty() => vec![old.iter().sum::<f64>() / old.len() as f64 - new],
+                    _ => vec![0.0],
+                }
+            }
+            Operation::Pcb(_)
+            | Operation::Tsv { .. }
+            | Operation::IsoC { .. }
+            | Operation::IsoCts { .. }
+            | Operation::Wudi { .. }
+            | Operation::Knots { .. } => self.by_units(parents, measured, upstream)?,
+            Operation::Karcher { .. }
+            | Operation::ModelStock { .. }
+            | Operation::Sce { .. }
+            | Operation::Nearswap { .. }
+            | Operation::ArceeFusion
+            | Operation::Ram { .. }
+            | Operation::Opcm { .. } => Vec::new(),
+        })
+    }
+
+    /// The same with one of its numbers 1, and where it is a model's, those of the others 0: for a result that is linear in each.
+    pub fn with_unit(&self, number: Number) -> Self {
+        let unit = |weights: &mut Vec<f32>, model: usize| {
+            let ones = (0..weights.len()).map(|k| f32::from(u8::from(k == model)));
+            *weights = ones.collect();
+        };
+        let mut operation = self.clone();
+        match (&mut operation, number.1) {
+            (Operation::Pcb(pcb::Competition { weights, .. }), Some(k))
+            | (Operation::Tsv { weights, .. } | Operation::Wudi { weights, .. }, Some(k)) => unit(weights, k),
+            (
+                Operation::Tsv { lambda, .. }
+                | Operation::IsoC { lambda, .. }
+                | Operation::IsoCts { lambda, .. }
+                | Operation::Wudi { lambda, .. },
+                None,
+            )
+            | (
+                Operation::Knots {
+                    sum: TaskSum { lambda, .. },
+                    ..
+                },
+                None,
+            ) => *lambda = 1.0,
+            _ => debug_assert!(false, "{} is no number of a linear operation", number.0),
+        }
+        operation
+    }
+
     /// Whether the whole model has to be measured before this tensor can be merged.
     pub fn looks_at_the_whole_model(&self) -> bool {
         matches!(self, Operation::Pcb(_) | Operation::Opcm { .. })
@@ -290,34 +433,6 @@ impl Operation {
             Operation::Sce { .. } => 3,
             Operation::Pcb(_) => 5,
             _ => 1,
-        }
-    }
-}
-
-/// What a method costs, for people who choose one.
-pub fn cost_in_words(method: Method) -> &'static str {
-    use Method::*;
-    match method {
-        Linear | Nearswap | Passthrough | LayerSwap | Ram | SparseSoup | AdapterMean | TaskArithmetic => {
-            "one pass over the parents"
-        }
-        Fisher => "one pass over the parents and as much Fisher information",
-        Regmean => {
-            "a linear system for each matrix, as large as what it reads is wide, and the Gram matrices in memory"
-        }
-        Slerp | Nuslerp | Multislerp | Karcher | ModelStock | ArceeFusion | RamplusTl => "two passes over the parents",
-        Ties | Sce | Breadcrumbs | BreadcrumbsTies => "three passes over the parents; one in a search",
-        DareLinear | DareTies => "three passes over the parents with `rescale: l1`, else one",
-        Della | DellaLinear => "three passes over the parents and a sort of each row",
-        Pcb => "five passes over the whole model",
-        Tsv | Knots | Wudi => {
-            "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once"
-        }
-        Opcm => {
-            "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once for each alpha"
-        }
-        IsoC | IsoCts | Svc => {
-            "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights"
         }
     }
 }

@@ -248,15 +248,12 @@ fn lengths(grams: &mut [Mat<f64>], weights: &[f64]) -> Result<Vec<f64>, Refusal>
 
 #[cfg(test)]
 mod tests {
-    use super::super::{
-        testing::{
-            noise,
-            reference::{self, Table},
-        },
-        view::{Inputs, Memory, View},
+    use super::super::testing::{
+        noise,
+        reference::{self, Table},
+        run_measured,
     };
     use super::*;
-    use crate::recipe::DType;
 
     fn merged(
         models: &[Vec<f32>],
@@ -265,20 +262,12 @@ mod tests {
         weights: &[f32],
         how: (f64, bool),
     ) -> Result<Vec<f32>, Refusal> {
-        let parents = Parents {
-            inputs: Inputs::new(models.iter().map(|m| View::F32(m)).collect()),
-            grams: grams.iter().map(|g| View::F32(g)).collect(),
-            base: None,
-            shape,
-            cache: None,
-        };
-        let mut out = vec![0.0; parents.len()];
-        let mut target = Target {
-            memory: Memory::F32(&mut out),
-            dtype: DType::F32,
-        };
-        merge(&parents, weights, how, &mut target)?;
-        Ok(out)
+        fn slices(all: &[Vec<f32>]) -> Vec<&[f32]> {
+            all.iter().map(Vec::as_slice).collect()
+        }
+        run_measured((&slices(models), &slices(grams)), None, shape, |parents, out| {
+            merge(parents, weights, how, out)
+        })
     }
 
     /// Inputs `[rows, columns]`, and their Gram matrix.

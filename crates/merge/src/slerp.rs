@@ -5,6 +5,7 @@
 //! (mergekit).
 
 use super::{
+    gradient::inner,
     parents::{Parents, Refusal},
     view::Target,
 };
@@ -67,6 +68,13 @@ pub(crate) fn arc_slopes(theta: f64, t: f64) -> (f64, f64) {
 pub(crate) fn arc(theta: f64, t: f64) -> (f64, f64) {
     let sin = libm::sin(theta);
     (libm::sin((1.0 - t) * theta) / sin, libm::sin(t * theta) / sin)
+}
+
+/// The derivative with respect to t.
+pub(crate) fn gradient(parents: &Parents<'_>, base: usize, t: f64, upstream: &[f32]) -> f64 {
+    let (gram, inner) = (parents.gram(), inner(parents, upstream));
+    let (a, b) = slopes(gram[0], gram[3], gram[1], t);
+    a * inner[base] + b * inner[1 - base]
 }
 
 #[cfg(test)]

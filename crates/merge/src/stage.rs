@@ -941,7 +941,7 @@ fn module<'a>(stage: &'a Stage, name: &str, method: &MethodInfo) -> Result<Slice
     let checked = method.check_inputs(&models, base);
     let lends = |source: &crate::recipe::Source| {
         let is_one = source.parameters.len() == 1 && source.parameters.get("weight") == Some(&ParamValue::Number(1.0));
-        let sums = method.method.is_weighted_sum();
+        let sums = method.is_weighted_sum;
         // What is not asked for otherwise, or is the model but for rounding.
         module.parameters.is_empty() && (source.parameters.is_empty() || is_one && sums)
     };

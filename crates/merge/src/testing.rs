@@ -35,9 +35,19 @@ pub(crate) fn run_shaped(
     shape: &[usize],
     kernel: impl Fn(&Parents<'_>, &mut Target<'_>) -> Result<bool, Refusal>,
 ) -> Result<Vec<f32>, Refusal> {
+    run_measured((models, &[]), base, shape, kernel)
+}
+
+/// Models, and the Gram matrix of each.
+pub(crate) fn run_measured(
+    (models, grams): (&[&[f32]], &[&[f32]]),
+    base: Option<usize>,
+    shape: &[usize],
+    kernel: impl Fn(&Parents<'_>, &mut Target<'_>) -> Result<bool, Refusal>,
+) -> Result<Vec<f32>, Refusal> {
     let parents = Parents {
         inputs: Inputs::new(models.iter().map(|m| View::F32(m)).collect()),
-        grams: Vec::new(),
+        grams: grams.iter().map(|gram| View::F32(gram)).collect(),
         base,
         shape,
         cache: None,

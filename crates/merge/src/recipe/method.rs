@@ -1,7 +1,80 @@
 //! The table of merge methods: names, parameters with defaults and ranges, what each asks of its inputs, and where the
 //! formula comes from. Reading a recipe, `heterosis methods` and the search spaces all look things up here.
 
-use super::Method;
+use serde::{Deserialize, Serialize};
+
+/// Every merge method, by its YAML name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Weighted mean (Wortsman et al. 2022, arXiv 2203.05482).
+    Linear,
+    /// Spherical interpolation between the base and one other model (Shoemake 1985).
+    Slerp,
+    /// Spherical interpolation of two models, or of two task vectors, by their weights (mergekit).
+    Nuslerp,
+    /// Barycentre of several models on the sphere, in the tangent space at their mean (Goddard 2025, mergekit).
+    Multislerp,
+    /// Riemannian mean of the models' directions, times their mean norm (Karcher 1977; arXiv 2603.04972).
+    Karcher,
+    /// Base plus the weighted sum of task vectors (Ilharco et al. 2023, arXiv 2212.04089).
+    TaskArithmetic,
+    /// Trim, elect a sign, average what agrees (Yadav et al. 2023, arXiv 2306.01708).
+    Ties,
+    /// Task vectors of which entries are dropped at random and the rest rescaled, summed (Yu et al. 2024, arXiv
+    /// 2311.03099).
+    DareLinear,
+    /// The same with a sign elected for each entry.
+    DareTies,
+    /// Entries dropped at random by their magnitude, a sign elected (Deep et al. 2024, arXiv 2406.11617).
+    Della,
+    /// The same, summed without an election.
+    DellaLinear,
+    /// Task vectors without their largest and smallest entries, summed (Davari and Belilovsky 2024, arXiv 2312.06795).
+    Breadcrumbs,
+    /// The same with a sign elected for each entry.
+    BreadcrumbsTies,
+    /// Between base and mean by the angle of the task vectors (Jang et al. 2024, arXiv 2403.19522).
+    ModelStock,
+    /// Entries of largest variance, weighed by energy, minority signs erased (Wan et al. 2024, arXiv 2408.07990).
+    Sce,
+    /// The base moved towards the other model where the two are close (alchemonaut, mergekit).
+    Nearswap,
+    /// The other model's entries of outstanding importance in the base (Arcee AI, mergekit).
+    ArceeFusion,
+    /// Entries that one model alone changes are added, others averaged (arXiv 2601.13572).
+    Ram,
+    /// The same, what one model alone changes amplified by its share of overlap (arXiv 2601.13572).
+    RamplusTl,
+    /// A copy, scaled where the recipe says so: for stacks of slices (mergekit).
+    Passthrough,
+    /// Entries weighed by magnitude and by agreement with the other models (Du et al. 2024, arXiv 2410.02396).
+    Pcb,
+    /// One model after the other, each projected away from what is merged (Tang et al. 2025, arXiv 2501.09522).
+    Opcm,
+    /// Outer layers of a language model around inner layers of a task model (Bandarkar et al. 2024, arXiv 2410.01335).
+    LayerSwap,
+    /// Leading singular triples of each task, whitened against each other (Gargiulo et al. 2024, arXiv 2412.00081).
+    Tsv,
+    /// The tasks' sum with all singular values made equal (Marczak et al. 2025, arXiv 2502.04959).
+    IsoC,
+    /// The same with directions of each task alone among them (Marczak et al. 2025, algorithm 2).
+    IsoCts,
+    /// The tasks' sum, what several of them share in a singular direction counted once (arXiv 2602.05536).
+    Svc,
+    /// The matrix that interferes least with each task's own inputs (Cheng et al. 2025, arXiv 2503.08099).
+    Wudi,
+    /// TIES in the singular basis that all task matrices share (Stoica et al. 2024, arXiv 2410.19735).
+    Knots,
+    /// Mean weighed by each model's Fisher information (Matena and Raffel 2022, arXiv 2111.09832).
+    Fisher,
+    /// The linear map nearest to each model's on its own inputs (Jin et al. 2023, arXiv 2212.09849).
+    Regmean,
+    /// Weighted mean of pruned models; what is zero in all stays zero (Zimmer et al. 2024, arXiv 2306.16788).
+    SparseSoup,
+    /// A mean of all models but the last, and the last, by `alpha` (arXiv 2412.09441).
+    AdapterMean,
+}
 
 /// One merge method, as a user needs to know it.
 #[derive(Clone, Debug)]
@@ -24,6 +97,13 @@ pub struct MethodInfo {
     pub is_random: bool,
     /// Whether mergekit can run a recipe with this method.
     pub in_mergekit: bool,
+    /// Whether it sums models or task vectors by a `weight` that mergekit wants of each: one model of weight 1 is that model, but
+    /// for rounding.
+    pub is_weighted_sum: bool,
+    /// The parameters in which it is smooth, so that they can be learned by gradient.
+    pub learned: &'static [&'static str],
+    /// What it costs, for people who choose one.
+    pub cost: &'static str,
 }
 
 /// What a method does with `base_model`.
@@ -213,21 +293,6 @@ impl Method {
             .expect("the table lists every method (tested)")
     }
 
-    /// Whether it sums models or task vectors by a `weight` that mergekit wants of each: one model of weight 1 is that model, but
-    /// for rounding.
-    pub fn is_weighted_sum(self) -> bool {
-        matches!(
-            self,
-            Method::Linear
-                | Method::TaskArithmetic
-                | Method::Ties
-                | Method::DareLinear
-                | Method::DareTies
-                | Method::Della
-                | Method::DellaLinear
-        )
-    }
-
     /// The word behind `merge_method:`.
     pub fn name(self) -> &'static str {
         self.info().name
@@ -318,6 +383,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight"],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::Slerp,
@@ -334,6 +402,9 @@ static METHODS: &[MethodInfo] = &[
         )],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &["t"],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::Nuslerp,
@@ -359,6 +430,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &["weight"],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::Multislerp,
@@ -379,6 +453,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &["weight"],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::Karcher,
@@ -403,6 +480,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::TaskArithmetic,
@@ -421,6 +501,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight", "lambda"],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::Ties,
@@ -432,6 +515,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), INT8_MASK],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents; one in a search",
     },
     MethodInfo {
         method: Method::DareLinear,
@@ -443,6 +529,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
         is_random: true,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents with `rescale: l1`, else one",
     },
     MethodInfo {
         method: Method::DareTies,
@@ -454,6 +543,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
         is_random: true,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents with `rescale: l1`, else one",
     },
     MethodInfo {
         method: Method::Della,
@@ -473,6 +565,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: true,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents and a sort of each row",
     },
     MethodInfo {
         method: Method::DellaLinear,
@@ -492,6 +587,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: true,
         in_mergekit: true,
+        is_weighted_sum: true,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents and a sort of each row",
     },
     MethodInfo {
         method: Method::Breadcrumbs,
@@ -511,6 +609,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents; one in a search",
     },
     MethodInfo {
         method: Method::BreadcrumbsTies,
@@ -530,6 +631,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &["weight", "lambda"],
+        cost: "three passes over the parents; one in a search",
     },
     MethodInfo {
         method: Method::ModelStock,
@@ -546,6 +650,9 @@ static METHODS: &[MethodInfo] = &[
         )],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::Sce,
@@ -565,6 +672,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "three passes over the parents; one in a search",
     },
     MethodInfo {
         method: Method::Nearswap,
@@ -581,6 +691,9 @@ static METHODS: &[MethodInfo] = &[
         )],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::ArceeFusion,
@@ -592,6 +705,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::Ram,
@@ -603,6 +719,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[RAM_EPSILON],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::RamplusTl,
@@ -623,6 +742,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "two passes over the parents",
     },
     MethodInfo {
         method: Method::Passthrough,
@@ -649,6 +771,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: true,
+        is_weighted_sum: false,
+        learned: &["scale", "gain"],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::Pcb,
@@ -668,6 +793,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["weight"],
+        cost: "five passes over the whole model",
     },
     MethodInfo {
         method: Method::Opcm,
@@ -684,6 +812,9 @@ static METHODS: &[MethodInfo] = &[
         )],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once for each alpha",
     },
     MethodInfo {
         method: Method::LayerSwap,
@@ -723,6 +854,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &[],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::Tsv,
@@ -734,6 +868,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[WEIGHT_1, RANK_SHARE, LAMBDA],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["weight", "lambda"],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once",
     },
     MethodInfo {
         method: Method::IsoC,
@@ -745,6 +882,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[WEIGHT_1, RANK, LAMBDA],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["lambda"],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights",
     },
     MethodInfo {
         method: Method::IsoCts,
@@ -765,6 +905,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["lambda"],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights",
     },
     MethodInfo {
         method: Method::Svc,
@@ -785,6 +928,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["lambda"],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters, again for each set of weights",
     },
     MethodInfo {
         method: Method::Wudi,
@@ -811,6 +957,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["weight", "lambda"],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once",
     },
     MethodInfo {
         method: Method::Knots,
@@ -822,6 +971,9 @@ static METHODS: &[MethodInfo] = &[
         parameters: &[WEIGHT_1, DENSITY, RANK, LAMBDA, normalize(true)],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["lambda"],
+        cost: "singular value decompositions: half an hour or more for 0.5B parameters; a search makes them once",
     },
     MethodInfo {
         method: Method::Fisher,
@@ -851,6 +1003,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["weight"],
+        cost: "one pass over the parents and as much Fisher information",
     },
     MethodInfo {
         method: Method::Regmean,
@@ -876,6 +1031,9 @@ static METHODS: &[MethodInfo] = &[
         ],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["weight"],
+        cost: "a linear system for each matrix, as large as what it reads is wide, and the Gram matrices in memory",
     },
     MethodInfo {
         method: Method::SparseSoup,
@@ -893,6 +1051,9 @@ static METHODS: &[MethodInfo] = &[
         }],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["weight"],
+        cost: "one pass over the parents",
     },
     MethodInfo {
         method: Method::AdapterMean,
@@ -909,6 +1070,9 @@ static METHODS: &[MethodInfo] = &[
         )],
         is_random: false,
         in_mergekit: false,
+        is_weighted_sum: false,
+        learned: &["alpha"],
+        cost: "one pass over the parents",
     },
 ];
 

@@ -12,7 +12,7 @@ pub mod write;
 use std::collections::BTreeMap;
 
 pub use heterosis_isa::DType;
-pub use method::{BaseRule, DefaultValue, Kind, MethodInfo, ParameterInfo, Scope, methods};
+pub use method::{BaseRule, DefaultValue, Kind, Method, MethodInfo, ParameterInfo, Scope, methods};
 pub use parameter::{Place, evaluate, spoken};
 
 use serde::{Deserialize, Serialize};
@@ -229,79 +229,6 @@ pub struct Filtered {
     pub filter: Option<String>,
     /// A number, switch or gradient; never a filter list again.
     pub value: Box<ParamValue>,
-}
-
-/// Every merge method, by its YAML name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Weighted mean (Wortsman et al. 2022, arXiv 2203.05482).
-    Linear,
-    /// Spherical interpolation between the base and one other model (Shoemake 1985).
-    Slerp,
-    /// Spherical interpolation of two models, or of two task vectors, by their weights (mergekit).
-    Nuslerp,
-    /// Barycentre of several models on the sphere, in the tangent space at their mean (Goddard 2025, mergekit).
-    Multislerp,
-    /// Riemannian mean of the models' directions, times their mean norm (Karcher 1977; arXiv 2603.04972).
-    Karcher,
-    /// Base plus the weighted sum of task vectors (Ilharco et al. 2023, arXiv 2212.04089).
-    TaskArithmetic,
-    /// Trim, elect a sign, average what agrees (Yadav et al. 2023, arXiv 2306.01708).
-    Ties,
-    /// Task vectors of which entries are dropped at random and the rest rescaled, summed (Yu et al. 2024, arXiv
-    /// 2311.03099).
-    DareLinear,
-    /// The same with a sign elected for each entry.
-    DareTies,
-    /// Entries dropped at random by their magnitude, a sign elected (Deep et al. 2024, arXiv 2406.11617).
-    Della,
-    /// The same, summed without an election.
-    DellaLinear,
-    /// Task vectors without their largest and smallest entries, summed (Davari and Belilovsky 2024, arXiv 2312.06795).
-    Breadcrumbs,
-    /// The same with a sign elected for each entry.
-    BreadcrumbsTies,
-    /// Between base and mean by the angle of the task vectors (Jang et al. 2024, arXiv 2403.19522).
-    ModelStock,
-    /// Entries of largest variance, weighed by energy, minority signs erased (Wan et al. 2024, arXiv 2408.07990).
-    Sce,
-    /// The base moved towards the other model where the two are close (alchemonaut, mergekit).
-    Nearswap,
-    /// The other model's entries of outstanding importance in the base (Arcee AI, mergekit).
-    ArceeFusion,
-    /// Entries that one model alone changes are added, others averaged (arXiv 2601.13572).
-    Ram,
-    /// The same, what one model alone changes amplified by its share of overlap (arXiv 2601.13572).
-    RamplusTl,
-    /// A copy, scaled where the recipe says so: for stacks of slices (mergekit).
-    Passthrough,
-    /// Entries weighed by magnitude and by agreement with the other models (Du et al. 2024, arXiv 2410.02396).
-    Pcb,
-    /// One model after the other, each projected away from what is merged (Tang et al. 2025, arXiv 2501.09522).
-    Opcm,
-    /// Outer layers of a language model around inner layers of a task model (Bandarkar et al. 2024, arXiv 2410.01335).
-    LayerSwap,
-    /// Leading singular triples of each task, whitened against each other (Gargiulo et al. 2024, arXiv 2412.00081).
-    Tsv,
-    /// The tasks' sum with all singular values made equal (Marczak et al. 2025, arXiv 2502.04959).
-    IsoC,
-    /// The same with directions of each task alone among them (Marczak et al. 2025, algorithm 2).
-    IsoCts,
-    /// The tasks' sum, what several of them share in a singular direction counted once (arXiv 2602.05536).
-    Svc,
-    /// The matrix that interferes least with each task's own inputs (Cheng et al. 2025, arXiv 2503.08099).
-    Wudi,
-    /// TIES in the singular basis that all task matrices share (Stoica et al. 2024, arXiv 2410.19735).
-    Knots,
-    /// Mean weighed by each model's Fisher information (Matena and Raffel 2022, arXiv 2111.09832).
-    Fisher,
-    /// The linear map nearest to each model's on its own inputs (Jin et al. 2023, arXiv 2212.09849).
-    Regmean,
-    /// Weighted mean of pruned models; what is zero in all stays zero (Zimmer et al. 2024, arXiv 2306.16788).
-    SparseSoup,
-    /// A mean of all models but the last, and the last, by `alpha` (arXiv 2412.09441).
-    AdapterMean,
 }
 
 impl Recipe {
