@@ -129,7 +129,7 @@ fn fisher_information_is_measured_and_merged_with() {
         let measured: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (&measured["questions"], &measured["tasks"][0]),
-            (&6.into(), &task.into()),
+            (&6.into(), &task.as_str().into()),
             "{measured}"
         );
         assert!(values(&out, Q).iter().all(|information| *information >= 0.0));

@@ -199,7 +199,7 @@ mod tests {
     use super::super::testing::{Models, noise};
     use super::super::tests::{example, models};
     use super::*;
-    use crate::recipe::{Body, ParamValue, Recipe, methods, read};
+    use crate::recipe::{Body, Method, ParamValue, Recipe, methods, read};
 
     fn parse(text: &str) -> Recipe {
         read::parse(Path::new("recipe.yaml"), text).unwrap()
