@@ -4,7 +4,7 @@ use crate::device::Device;
 
 use super::{LinearInput, LinearMap, Shares, Text, Twin, Weights, remote::Remote};
 use crate::Error;
-use crate::engine::{EngineOptions, ScoreRequest};
+use crate::engine::{Engine, EngineOptions, ScoreRequest};
 use crate::spec::{DecoderSpec, Router};
 use crate::tests::{Small, device, engine, hashed_weight, relative_error};
 use crate::{DType, decoder::Decoder};
@@ -268,7 +268,7 @@ fn what_a_teacher_expects_is_learned() {
 }
 
 /// The weighted loss of `texts` by the engine, whose forward pass shares nothing with the twin's.
-fn engine_loss(decoder: Decoder, texts: &[Text]) -> f64 {
+fn engine_loss(engine: &mut Engine, texts: &[Text]) -> f64 {
     let requests: Vec<ScoreRequest> = texts
         .iter()
         .map(|text| ScoreRequest {
@@ -276,7 +276,7 @@ fn engine_loss(decoder: Decoder, texts: &[Text]) -> f64 {
             from: text.from,
         })
         .collect();
-    let scores = engine(decoder, EngineOptions::default()).score(&requests).unwrap();
+    let scores = engine.score(&requests).unwrap();
     let total: f64 = texts
         .iter()
         .map(|t| t.weight.abs() * (t.tokens.len() - t.from) as f64)
@@ -326,22 +326,24 @@ fn the_gradient_of_every_tensor_agrees_with_central_differences_of_the_engine() 
         found.retain(|(tensor, _)| {
             !tensor.contains("layers.") || tensor.contains("layers.0.") || tensor.contains(&last)
         });
+        let mut read = |name: &str| Ok(weight_of(&spec, name));
+        let decoder = Decoder::load(spec.clone(), device(), DType::F32, &mut read).unwrap();
+        let mut engine = engine(decoder, EngineOptions::default());
         for (tensor, gradient) in &found {
+            let own = hashed_weight(tensor, gradient.len(), spec.norm_plus_one);
             // Along its own sign: nothing cancels.
             let expected: f64 = gradient.iter().map(|g| f64::from(g.abs())).sum();
             // Far enough for f32 to see a difference in the loss, near enough for the loss to be straight.
             let step = (0.002 / expected).min(2e-3) as f32;
-            let at = |step: f32| {
-                let mut read = |name: &str| Ok(weight_of(&spec, name));
-                let mut decoder = Decoder::load(spec.clone(), device(), DType::F32, &mut read).unwrap();
-                let mut weight = hashed_weight(tensor, gradient.len(), spec.norm_plus_one);
-                for (w, g) in weight.iter_mut().zip(gradient) {
-                    *w += step * g.signum() * f32::from(*g != 0.0);
-                }
-                decoder.set_tensor(tensor, &weight).unwrap();
-                engine_loss(decoder, &texts)
+            let mut at = |step: f32| {
+                let along = own.iter().zip(gradient);
+                let moved = along.map(|(w, g)| w + step * g.signum() * f32::from(*g != 0.0));
+                let moved: Vec<f32> = moved.collect();
+                engine.decoder_mut().set_tensor(tensor, &moved).unwrap();
+                engine_loss(&mut engine, &texts)
             };
             let got = (at(step) - at(-step)) / (2.0 * f64::from(step));
+            engine.decoder_mut().set_tensor(tensor, &own).unwrap();
             assert!(
                 (got - expected).abs() < 1e-2 * expected.abs() + 2e-4,
                 "{name} {tensor}: {got} {expected}"
