@@ -21,6 +21,7 @@ use heterosis::{
     eval::stats,
     event::{Budget, Event, Finalist, Origin, Record, RunStarted},
     learn::Settings,
+    merge::TensorSource,
     optim::Kind,
     recipe::{DType, Recipe},
     search::{Chronicle, Clock, Control, Exam, Genome, MergeEvaluator, Plan, run},
@@ -162,10 +163,11 @@ fn search(
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
+    let tensors = family.parents.tensor_names(space.base.as_deref().context("the family has a base")?);
     let mut evaluator = evaluator_of(&family.parents, family.tasks.clone(), Some(asked), &dir.join("cache"))?;
     let search = evaluator.search_exam()?;
     let plan = Plan {
-        genome: Genome::Merge(Codec::new(&space, shape)?),
+        genome: Genome::Merge(Codec::with_tensors(&space, shape, &tensors)?),
         warm_starts: Vec::new(),
         budget: Budget {
             evals: Some(evals),
