@@ -163,7 +163,9 @@ fn search(
         out_dtype: DType::F32,
         fold: Fold::Projections,
     };
-    let tensors = family.parents.tensor_names(space.base.as_deref().context("the family has a base")?);
+    let tensors = family
+        .parents
+        .tensor_names(space.base.as_deref().context("the family has a base")?);
     let mut evaluator = evaluator_of(&family.parents, family.tasks.clone(), Some(asked), &dir.join("cache"))?;
     let search = evaluator.search_exam()?;
     let plan = Plan {

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Crew, Evaluation, Evaluator, Exam, ExamTask, News, Sitting, Subject, Unscored,
+    early::Early,
     genome::named,
     program::{Broke, Program, Reply, ReplyAnswer},
 };
@@ -81,6 +82,8 @@ pub struct External {
     words: BTreeMap<String, String>,
     /// By candidate: in a race some questions have been answered already.
     answered: HashMap<String, HashMap<Asked, Answer>>,
+    /// What several workers bring before its turn.
+    early: Early,
     workers: Vec<Worker>,
     to_me: Sender<Word>,
     words_back: Receiver<Word>,
@@ -125,10 +128,10 @@ struct Made {
     _standing: Option<Box<dyn Send>>,
 }
 
-/// A worker's answer; its program comes back with it unless it broke off.
+/// A worker's answer; its program comes back with it unless it broke off, or was not needed.
 struct Word {
     worker: usize,
-    answer: Result<(Reply, Program), Refusal>,
+    answer: Result<(Reply, Option<Program>), Refusal>,
 }
 
 /// Why there is no answer.
@@ -175,6 +178,7 @@ impl External {
             delivery,
             words: words.iter().cloned().collect(),
             answered: HashMap::new(),
+            early: Early::open(&log.with_file_name("early.jsonl")),
             to_me,
             words_back,
             closing: Arc::default(),
@@ -291,7 +295,7 @@ impl External {
             let answer = request.and_then(|request| {
                 let answer = program.map_or_else(start, Ok).and_then(|mut program| {
                     let reply = program.ask(request, &order.id, timeout, &closing)?;
-                    Ok((reply, program))
+                    Ok((reply, Some(program)))
                 });
                 answer.map_err(Refusal::Broke)
             });
@@ -320,9 +324,20 @@ impl External {
         let job = self.workers[worker].job.as_mut()?;
         let broke = match answer {
             Ok((reply, program)) => {
-                let (id, exam) = (job.order.id.clone(), job.exam.clone());
-                self.workers[worker].program = Some(program);
-                return Some(self.judge(&id, &exam, reply));
+                let (order, exam) = (job.order.clone(), job.exam.clone());
+                // A reply that an earlier process was given stands in the file already.
+                let is_new = program.is_some();
+                if is_new {
+                    self.workers[worker].program = program;
+                }
+                let others_are_out = self.workers.iter().filter(|worker| worker.job.is_some()).count() > 1;
+                let kept = (is_new && others_are_out).then(|| reply.clone());
+                let judged = self.judge(&order.id, &exam, reply);
+                // A failure may be the program's, which somebody repairs.
+                if let (Some(reply), Ok(_)) = (kept, &judged) {
+                    self.early.keep(&order.asked(), &reply);
+                }
+                return Some(judged);
             }
             Err(Refusal::Unasked(failure)) => return Some(Err(failure)),
             Err(Refusal::Broke(broke)) => broke,
@@ -355,6 +370,24 @@ impl Order {
         made.unwrap_or_else(|_| Err(Unscored::machine("the merge panicked; please report this")))
     }
 
+    /// Without a model.
+    fn bare_request(&self) -> Request<'_> {
+        Request {
+            id: &self.id,
+            recipe: self.told.as_ref(),
+            model_dir: None,
+            endpoint: None,
+            genotype: &self.genotype,
+            split: &self.split,
+            questions: self.questions.as_deref(),
+        }
+    }
+
+    /// What is asked, in whatever process.
+    fn asked(&self) -> String {
+        Early::digest(&self.bare_request())
+    }
+
     fn made_request(&self) -> Result<String, Unscored> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = &*made {
@@ -371,13 +404,9 @@ impl Order {
             (None, _) | (_, Delivery::Nothing) => {}
         }
         let request = Request {
-            id: &self.id,
-            recipe: self.told.as_ref(),
             model_dir: model_dir.as_deref(),
             endpoint: served.as_ref().map(|served| &served.endpoint),
-            genotype: &self.genotype,
-            split: &self.split,
-            questions: self.questions.as_deref(),
+            ..self.bare_request()
         };
         let request = serde_json::to_string(&request).expect("a request is plain data") + "\n";
         *made = Some(Made {
@@ -473,6 +502,7 @@ impl Evaluator for External {
 
     fn forget(&mut self, id: &str) {
         self.answered.remove(id);
+        self.early.told(id);
     }
 
     fn crew(&mut self) -> Option<&mut dyn Crew> {
@@ -488,12 +518,20 @@ impl Crew for External {
     fn begin(&mut self, sitting: &Sitting<'_>) {
         let free = self.workers.iter().position(|worker| worker.job.is_none());
         let worker = free.expect("at most as many candidates are out as there are workers");
+        let order = Arc::new(self.order(sitting));
+        let known = self.early.take(&order.asked());
         self.workers[worker].job = Some(Job {
-            order: Arc::new(self.order(sitting)),
+            order,
             tries: 1,
             exam: sitting.exam.clone(),
         });
-        self.send(worker, Duration::ZERO);
+        match known {
+            Some(reply) => {
+                let answer = Ok((reply, None));
+                let _ = self.to_me.send(Word { worker, answer });
+            }
+            None => self.send(worker, Duration::ZERO),
+        }
     }
 
     fn next(&mut self) -> News {

@@ -20,6 +20,7 @@ mod budget;
 mod chronicle;
 mod computation;
 mod crew;
+mod early;
 mod ensemble;
 mod evaluator;
 mod examination;

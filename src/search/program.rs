@@ -2,13 +2,13 @@
 
 use std::{sync::atomic::AtomicBool, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::programs::{self, Log, MOST_LINE, Patience, Process, Silence, Start};
 
 /// What a program answers.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reply {
     pub id: String,
     pub scores: Option<Map<String, Value>>,
@@ -17,7 +17,7 @@ pub struct Reply {
 }
 
 /// What a program says of one question.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReplyAnswer {
     pub id: String,
     /// May be left out where there is one task.

@@ -1450,6 +1450,62 @@ fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
     (end, read(&path).unwrap())
 }
 
+/// A reply that had to wait for its turn was lost with the process, and its candidate asked again.
+#[test]
+fn what_a_command_answers_before_its_turn_survives_the_process() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (asked, early) = (tmp.path().join("asked"), tmp.path().join("early.jsonl"));
+    // The first candidate takes longer than anybody waits.
+    let scores = format!(
+        r#"while read -r l; do {ID} echo $id >> {}; [ $id != one ] || sleep 60; echo "{{\"id\":\"$id\",\"scores\":{{\"f\":0.25}}}}"; done"#,
+        asked.display()
+    );
+    let mut settings = bare_plan(&scores, "{evals: 1}").space.fitness.command.unwrap();
+    (settings.workers, settings.timeout) = (2, 120.0);
+    let exam = Exam {
+        split: "search".into(),
+        tasks: Vec::new(),
+    };
+    let sitting = |id: &'static str| Sitting {
+        id,
+        subject: Subject::Genes,
+        genotype: &[],
+        genes: &[],
+        exam: &exam,
+    };
+    let external = || {
+        let log = tmp.path().join("command.log");
+        External::new(settings.clone(), &[], &log, Delivery::Nothing).without_rest()
+    };
+    let next = |external: &mut External| match external.crew().unwrap().next() {
+        News::Done(id, evaluation) => (id, evaluation.unwrap().scores[0].1),
+        _ => panic!("nothing else is told of a command"),
+    };
+    let mut first = external();
+    first.crew().unwrap().begin(&sitting("one"));
+    first.crew().unwrap().begin(&sitting("two"));
+    assert_eq!(next(&mut first), ("two".into(), 0.25));
+    assert!(early.exists());
+    drop(first);
+    let mut second = external();
+    second.crew().unwrap().begin(&sitting("two"));
+    assert_eq!(next(&mut second), ("two".into(), 0.25));
+    assert_eq!(
+        fs::read_to_string(&asked).unwrap().matches("two").count(),
+        1,
+        "nobody is asked twice"
+    );
+    second.forget("two");
+    assert!(!early.exists(), "it has been told");
+    second.crew().unwrap().begin(&sitting("two"));
+    next(&mut second);
+    assert_eq!(
+        fs::read_to_string(&asked).unwrap().matches("two").count(),
+        2,
+        "whoever is asked anew answers anew"
+    );
+}
+
 /// However many workers there were, the search's own thread wrote one merged model after the other, and they waited for it.
 #[test]
 fn each_worker_merges_on_a_thread_of_its_own() {
