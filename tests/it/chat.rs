@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::program::{good, heterosis, root};
+use super::program::{copy, good, heterosis, root};
 
 /// Says what it is asked and nothing else, so that the family answers as without it; and what it was told, first.
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }} {% else %}{{ m.content }}{% endif %}{% endfor %}";
@@ -15,12 +15,8 @@ const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'system' %}{{ m.c
 /// The family in a folder of its own, each model but those of `without` with a chat template.
 fn family(dir: &Path, without: &[&str]) {
     for name in ["tiny-base", "tiny-maths-en", "tiny-spanish"] {
-        let (from, to) = (root().join("models").join(name), dir.join(name));
-        fs::create_dir_all(&to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
+        let to = dir.join(name);
+        copy(&root().join("models").join(name), &to);
         if !without.contains(&name) {
             fs::write(to.join("chat_template.jinja"), TEMPLATE).unwrap();
         }

@@ -58,6 +58,15 @@ pub fn refused(args: &[&str], what: &[&str]) -> String {
     stderr
 }
 
+/// Copies the files of a folder.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
 /// A search space over the embedded family, in a directory of its own.
 pub fn space_over_family(dir: &Path, rest: &str) -> PathBuf {
     let file = dir.join("space.yaml");

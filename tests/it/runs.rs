@@ -6,7 +6,7 @@ use std::{
     process::Output,
 };
 
-use super::program::{begin, good, heterosis, root, space_over_family, story, wait_for, workers};
+use super::program::{begin, copy, good, heterosis, root, space_over_family, story, wait_for, workers};
 
 /// A short search over the family; `spanish` is a copy that may be changed.
 fn space(dir: &Path) -> PathBuf {
@@ -24,14 +24,6 @@ final: {{finalists: 1, selection: {{limit: 6}}, test: {{limit: 6}}}}
     let family = root().join("models/tiny-spanish");
     fs::write(&file, text.replace(&family.display().to_string(), "spanish")).unwrap();
     file
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 fn arg(path: &Path) -> String {

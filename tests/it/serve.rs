@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::program::{good, heterosis, root};
+use super::program::{copy, good, heterosis, root};
 
 /// A server on a port of its own, which ends with the test.
 struct Served {
@@ -288,6 +288,50 @@ fn what_is_wrong_is_refused_in_words_and_nobody_else_is_the_worse_for_it() {
             });
         }
     });
+}
+
+/// Advice over a real address: a right key, a wrong one, and a model that cannot chat; the search ends whatever is said.
+#[test]
+fn a_search_asks_a_served_model_for_advice() {
+    let tmp = tempfile::tempdir().unwrap();
+    let chats = tmp.path().join("chats");
+    copy(&root().join("models/tiny-base"), &chats);
+    let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    fs::write(chats.join("chat_template.jinja"), template).unwrap();
+    let chats = chats.display().to_string();
+    let score = tmp.path().join("score.sh");
+    let answers = r#"while read -r l; do id=${l#*'"id":"'}; id=${id%%'"'*}; n=$((n + 1)); echo "{\"id\":\"$id\",\"scores\":{\"s\":0.$((n + 10))}}"; done"#;
+    fs::write(&score, answers).unwrap();
+    let plain = root().join("models/tiny-base").display().to_string();
+    for (name, model, key, refused) in [
+        ("right", &chats, "secret", None),
+        ("wrong", &chats, "guessed", Some("status 401")),
+        ("base", &plain, "secret", Some("this model has no chat template")),
+    ] {
+        let served = Served::start(model, &["--api-key", "secret", "--name", "wise"]);
+        let (space, run) = (tmp.path().join(format!("{name}.yaml")), tmp.path().join(name));
+        let text = format!(
+            "name: advised\ngenes: {{x: [0, 1], y: [0, 1]}}\nfitness: {{command: [sh, {}]}}\nsearch: {{optimizer: cma-es, \
+             population: 4, evals: 12, seed: 1, guide: {{endpoint: 'http://{}/v1', model: wise, key: ADVICE_KEY, tokens: 24}}}}\n",
+            score.display(),
+            served.address
+        );
+        fs::write(&space, text).unwrap();
+        let mut search = heterosis(&["search", &space.display().to_string(), "--headless", "--run"]);
+        let search = search.arg(&run).env("ADVICE_KEY", key).output().unwrap();
+        assert!(search.status.success(), "{}", String::from_utf8_lossy(&search.stderr));
+        let journal = fs::read_to_string(run.join("journal.jsonl")).unwrap();
+        let lines = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let advised: Vec<Value> = lines.filter(|line| line["event"] == "advised").collect();
+        assert!(!advised.is_empty(), "{name}");
+        for advice in &advised {
+            match refused {
+                None => assert!(advice["reply"].is_string(), "{name}: {advice}"),
+                Some(why) => assert!(advice["refused"].as_str().unwrap().contains(why), "{name}: {advice}"),
+            }
+        }
+        assert!(!journal.contains("secret"), "the key is written nowhere");
+    }
 }
 
 fn text_of(answer: &str) -> String {

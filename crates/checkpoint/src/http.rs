@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
@@ -24,12 +25,14 @@ const SOMETHING: u64 = 1 << 20;
 #[allow(missing_docs)] // of the fields, which the messages explain
 pub enum HttpError {
     /// The server answers, and says no.
-    #[error("{url} answers with status {status}")]
+    #[error("{url} answers with status {status}{}", said.as_deref().map(|said| format!(": {said}")).unwrap_or_default())]
     Status {
         url: String,
         status: u16,
         /// What the Hub adds in `X-Error-Code`.
         code: Option<String>,
+        /// In the server's words, where it was sent something.
+        said: Option<String>,
     },
     /// No whole answer arrives.
     #[error("{url}: {reason}")]
@@ -226,16 +229,19 @@ impl Http {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let response = request.send(json).map_err(|e| transport(url, &e))?;
-        if !response.status().is_success() {
-            return Err(HttpError::Status {
-                url: url.to_owned(),
-                status: response.status().as_u16(),
-                code: None,
-            });
-        }
+        let status = response.status();
         let mut body = Vec::new();
         let mut reader = response.into_body().into_reader().take(limit);
-        reader.read_to_end(&mut body).map_err(|e| transport(url, &e))?;
+        let read = reader.read_to_end(&mut body);
+        if !status.is_success() {
+            return Err(HttpError::Status {
+                url: url.to_owned(),
+                status: status.as_u16(),
+                code: None,
+                said: said(&body),
+            });
+        }
+        read.map_err(|e| transport(url, &e))?;
         Ok(body)
     }
 
@@ -254,9 +260,26 @@ impl Http {
                 url: url.to_owned(),
                 status: response.status().as_u16(),
                 code: header(response.headers(), "x-error-code"),
+                said: None,
             }),
         }
     }
+}
+
+/// Most of a server's own words that go into an error, in characters.
+const SAID: usize = 300;
+
+/// Why a server says no: the message of an error in OpenAI's form, or the beginning of whatever it sent, in one line.
+fn said(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let json: Option<Value> = serde_json::from_str(&text).ok();
+    let message = json.as_ref().and_then(|json| json.pointer("/error/message")?.as_str());
+    let words = message
+        .unwrap_or(&text)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    (!words.is_empty()).then(|| words.chars().filter(|c| !c.is_control()).take(SAID).collect())
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
