@@ -303,6 +303,9 @@ fn a_key_beside_a_new_size_is_read() {
         // tmux tells of a new size four times a second at most.
         sleep(Duration::from_millis(300));
     }
+    // Without its terminal it would go on by itself.
+    tmux.key("C-c");
+    tmux.sees("exit code 130");
 }
 
 #[test]
