@@ -1,10 +1,11 @@
 //! Kills searches at random moments, again and again, and compares what they come to with runs that nobody disturbed.
 //!
 //! ```text
-//! cargo build --release && cargo run --release --example kill_campaign -- target/release/heterosis [KILLS] [SEED]
+//! cargo build --release && cargo run --release --example kill_campaign -- target/release/heterosis [KILLS] [SEED] [KIND]
 //! ```
 //!
-//! KILLS (60 unless given) are shared among the kinds of search in `spaces.rs`. Each run is killed with SIGKILL up to three
+//! KILLS (60 unless given) are shared among the kinds of search in `spaces.rs`, or those whose name begins with KIND, which no export is
+//! killed with. Each run is killed with SIGKILL up to three
 //! times, at moments that are drawn evenly over its undisturbed length, its start and its final included (one in eight from
 //! its first twentieth), and goes on to its end; exports are killed in the same way. Then journal (without clocks) and best
 //! recipe must be those of the undisturbed run (with several workers the scores; see `Repeats`), and nobody may have been
@@ -75,7 +76,10 @@ fn main() -> ExitCode {
         random: ChaCha8Rng::seed_from_u64(seed),
         dir: tempfile::tempdir().unwrap(),
     };
-    let kinds = kinds(&std::env::current_dir().unwrap());
+    let only = arguments.next();
+    let mut kinds = kinds(&std::env::current_dir().unwrap());
+    kinds.retain(|kind| only.as_ref().is_none_or(|only| kind.name.starts_with(only)));
+    assert!(!kinds.is_empty(), "no kind of search is called so");
     let share = kills.div_ceil(kinds.len() + 1);
     let lengths: Vec<Duration> = kinds.iter().map(|kind| campaign.undisturbed(kind)).collect();
     let mut tallies: Vec<Tally> = kinds.iter().map(|_| Tally::default()).collect();
@@ -85,7 +89,9 @@ fn main() -> ExitCode {
         for ((kind, length), tally) in kinds.iter().zip(&lengths).zip(&mut tallies) {
             campaign.searches(kind, *length, until, tally);
         }
-        campaign.exports(&kinds[0], until, &mut exports);
+        if only.is_none() {
+            campaign.exports(&kinds[0], until, &mut exports);
+        }
         print(&kinds, &tallies, &exports);
         if until == share {
             break;

@@ -160,6 +160,24 @@ impl Simplifying {
         self.run.unit()
     }
 
+    /// By how much the loss of texts rises from the winner to a recipe of the space, as far as learning has seen it: half the sum of each
+    /// gene's mean squared slope times its step squared, which is the loss to second order where the curvature is the Fisher
+    /// information. `None` of another recipe, and where nothing was learned.
+    fn expected(&self, winner: &Recipe) -> impl Fn(&Recipe) -> Option<f64> {
+        let genome = self.session.genome();
+        let round = self.run.learned.iter().rev().find(|round| round.failed.is_none());
+        let steepness = round
+            .map(|round| &round.steepness)
+            .filter(|s| s.len() == genome.genes().len());
+        let known = steepness.zip(genome.encode(winner).ok());
+        move |recipe| {
+            let (steepness, from) = known.as_ref()?;
+            let to = genome.encode(recipe).ok()?;
+            let steps = from.iter().zip(&to).map(|(from, to)| (to - from).powi(2));
+            Some(steps.zip(*steepness).map(|(step, steep)| 0.5 * steep * step).sum())
+        }
+    }
+
     /// Chooses the questions: fresh ones as far as the run has left enough, at most `limit` of each task. Starts the engine that
     /// the space names.
     ///
@@ -194,7 +212,8 @@ impl Comparing<'_> {
     /// # Errors
     /// The winner cannot be scored, or something of this machine broke.
     pub fn simplify(mut self, margin: f64, see: &mut dyn FnMut(&Attempt)) -> Result<Simplified, Error> {
-        let (id, winner) = &self.of.winner;
+        let of = self.of;
+        let (id, winner) = &of.winner;
         let unscored = |reason: String| Error::Unscored { id: id.clone(), reason };
         let mut attempts = Vec::new();
         let mut seen = |attempt: &Attempt, recipe: &Recipe| {
@@ -204,7 +223,8 @@ impl Comparing<'_> {
         };
         let examiner = &mut self.examiner;
         let mut ask = |recipe: &Recipe| examiner.ask(recipe, false);
-        let simplest = simplify::simplify(winner, margin, &mut ask, &mut seen).map_err(unscored)?;
+        let expected = of.expected(winner);
+        let simplest = simplify::simplify(winner, (margin, &expected), &mut ask, &mut seen).map_err(unscored)?;
         let sensitivities = simplify::sensitivities(&simplest, &mut ask).map_err(unscored)?;
         let first = examiner.ask(winner, true).map_err(unscored)?;
         let last = examiner.ask(&simplest, true).map_err(unscored)?;

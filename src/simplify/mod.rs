@@ -68,22 +68,26 @@ pub struct Sensitivity {
     pub stderr: Option<f64>,
 }
 
+/// How much a recipe is likely to lose against the winner, in a unit of its own; `None` where nobody can tell.
+pub type Expected<'a> = &'a dyn Fn(&Recipe) -> Option<f64>;
+
 /// The simplest recipe that passed, and all that was tried on the way.
 ///
-/// `margin` is in units of the fitness. `seen` is told of each attempt as it ends.
+/// `margin` is in units of the fitness. Of changes that gain alike, what is `expected` to lose least is tried first. `seen` is told of
+/// each attempt as it ends.
 ///
 /// # Errors
 /// The winner itself cannot be scored.
 pub fn simplify(
     winner: &Recipe,
-    margin: f64,
+    (margin, expected): (f64, Expected<'_>),
     ask: &mut dyn FnMut(&Recipe) -> Asked,
     seen: &mut dyn FnMut(&Attempt, &Recipe),
 ) -> Result<Recipe, String> {
     let measure = ask(winner)?;
     let (mut current, mut scores) = (winner.clone(), measure.clone());
     let mut refused = HashSet::new();
-    while let Some(step) = next_step(&current, &refused) {
+    while let Some(step) = next_step(&current, expected, &refused) {
         let asked = ask(&step.recipe);
         let attempt = attempt(&step, &measure, &scores, &asked, margin);
         seen(&attempt, &step.recipe);
@@ -96,15 +100,22 @@ pub fn simplify(
 }
 
 /// The largest gain that was not refused before; a refused change is not tried again after others were made.
-fn next_step(recipe: &Recipe, refused: &HashSet<String>) -> Option<Step> {
+fn next_step(recipe: &Recipe, expected: Expected<'_>, refused: &HashSet<String>) -> Option<Step> {
     let now = Complexity::of(recipe).total();
+    let loses_less = |step: &Step, than: &Step| match (expected(&step.recipe), expected(&than.recipe)) {
+        (Some(step), Some(than)) => step < than,
+        _ => false,
+    };
     steps(recipe)
         .into_iter()
         .filter(|step| !refused.contains(&step.change))
         .map(|step| (now - Complexity::of(&step.recipe).total(), step))
         .filter(|(gain, _)| *gain > 0)
-        // Of equal gains the first: steps come coarse before fine.
-        .reduce(|best, other| if other.0 > best.0 { other } else { best })
+        // Of equal gains and losses the first: steps come coarse before fine.
+        .reduce(|best, other| {
+            let is_better = other.0 > best.0 || other.0 == best.0 && loses_less(&other.1, &best.1);
+            if is_better { other } else { best }
+        })
         .map(|(_, step)| step)
 }
 

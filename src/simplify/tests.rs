@@ -64,8 +64,29 @@ fn examiner(recipe: &Recipe) -> Asked {
 
 fn simplest(margin: f64, ask: &mut dyn FnMut(&Recipe) -> Asked) -> (Recipe, Vec<Attempt>) {
     let mut attempts = Vec::new();
-    let recipe = simplify(&winner(), margin, ask, &mut |attempt, _| attempts.push(attempt.clone())).unwrap();
+    let mut seen = |attempt: &Attempt, _: &Recipe| attempts.push(attempt.clone());
+    let recipe = simplify(&winner(), (margin, &|_| None), ask, &mut seen).unwrap();
     (recipe, attempts)
+}
+
+/// What is known of the slopes of a search's loss decides which of two equal changes is asked for first.
+#[test]
+fn of_equal_gains_what_is_expected_to_lose_least_is_tried_first() {
+    let yaml = "merge_method: task_arithmetic\nbase_model: base\nmodels:\n- {model: maths, parameters: {weight: 0.8137}}\n\
+                - {model: spanish, parameters: {weight: 0.6241}}\n- {model: base}\n";
+    let winner = parse(yaml);
+    let first = |expected: Expected<'_>| {
+        let mut attempts = Vec::new();
+        let mut seen = |attempt: &Attempt, _: &Recipe| attempts.push(attempt.change.clone());
+        simplify(&winner, (0.0, expected), &mut examiner, &mut seen).unwrap();
+        attempts.remove(0)
+    };
+    let loses = |model: &'static str| {
+        move |recipe: &Recipe| Some(f64::from(u8::from(recipe.models().iter().all(|word| *word != model))))
+    };
+    assert_eq!(first(&|_| None), "without maths", "as they stand");
+    assert_eq!(first(&loses("maths")), "without spanish");
+    assert_eq!(first(&loses("spanish")), "without maths");
 }
 
 #[test]
@@ -125,7 +146,7 @@ fn a_recipe_that_cannot_be_scored_is_refused_with_its_reason() {
     );
     let mut nobody = |_: &Recipe| Err("no disk".to_string());
     assert_eq!(
-        simplify(&winner(), 0.05, &mut nobody, &mut |_, _| {}),
+        simplify(&winner(), (0.05, &|_| None), &mut nobody, &mut |_, _| {}),
         Err("no disk".into())
     );
 }

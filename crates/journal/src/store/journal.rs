@@ -447,6 +447,23 @@ mod tests {
         (records, opening.journal().unwrap())
     }
 
+    /// A search whose directory was deleted went on for its hours, and wrote into nothing.
+    #[cfg(unix)]
+    #[test]
+    fn a_journal_that_was_removed_takes_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let (_, mut journal) = open(&path);
+        journal.append(1, log("one")).unwrap();
+        // Another name is still a place.
+        let moved = dir.path().join("moved.jsonl");
+        std::fs::rename(&path, &moved).unwrap();
+        journal.append(2, log("two")).unwrap();
+        std::fs::remove_file(&moved).unwrap();
+        let refused = journal.append(3, log("three")).unwrap_err().to_string();
+        assert!(refused.contains("journal.jsonl: it was removed"), "{refused}");
+    }
+
     #[test]
     fn what_is_appended_is_read_back() {
         let tmp = tempfile::tempdir().unwrap();

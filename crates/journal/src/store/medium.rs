@@ -24,7 +24,13 @@ impl Medium for fs::File {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
+        self.sync_data()?;
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&self.metadata()?) == 0 {
+            let why = "it was removed while it was written to; what comes now would stand nowhere";
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
