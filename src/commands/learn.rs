@@ -5,7 +5,9 @@ use std::{collections::HashMap, fs, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, print, print_json, runtime, standard_input};
+use super::{
+    Failure, Outcome, environment, print, print_json, replacement::refuse_to_replace, runtime, standard_input,
+};
 use crate::{
     cli::{LearnArgs, TaskQuestionsArgs, TeacherArg},
     eval::{self, Profile, Question, Samples, Split, Task, TaskOptions},
@@ -62,6 +64,7 @@ pub fn learn(args: LearnArgs) -> Outcome {
             anyhow::anyhow!("--wrong {wrong}: wrong answers count 0, not at all, to 1, as much as right ones").into(),
         );
     }
+    refuse_to_replace(&args.out)?;
     let recipe = read_recipe(&standard_input(&args.recipe))?;
     let opened = Opened::of_recipe(&recipe, &args.recipe, &environment::hub_options())?;
     let tasks = tasks(&args.asked, args.questions, None)?;
@@ -171,6 +174,9 @@ pub(super) fn tasks(
     samples: Option<Samples>,
 ) -> Result<Vec<(Task, Vec<Question>)>> {
     let split = runtime::split(&args.split, &Split::ALL)?;
+    if limit == 0 {
+        bail!("--questions 0 leaves nothing to read");
+    }
     let mut tasks = Vec::new();
     for name in &args.tasks {
         for (name, lang) in eval::expand(name, args.lang.as_deref())? {

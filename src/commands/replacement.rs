@@ -6,8 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
+
+/// Refuses a place where somebody's file is; a pipe or a device has no content to be kept.
+pub fn refuse_to_replace(file: &Path) -> Result<()> {
+    match file.is_file() || file.is_dir() {
+        true => bail!("{} is there already; remove it, or take another name", file.display()),
+        false => Ok(()),
+    }
+}
 
 /// A file that is being written. Dropped before [`finish`](Self::finish), it leaves what was there as it was.
 pub struct Replacement {

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::{
-    Failure, Outcome, environment, newest, print, print_json, replacement::replace, runtime::runtime_options, trust,
+    Failure, Outcome, environment, newest, print, print_json,
+    replacement::{refuse_to_replace, replace},
+    runtime::runtime_options,
+    trust,
 };
 use crate::{
     cli::SimplifyArgs,
@@ -16,6 +19,7 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
     if !(args.margin > 0.0 && args.margin < 100.0) {
         return Err(anyhow::anyhow!("--margin {}: write points between 0 and 100, such as 1", args.margin).into());
     }
+    args.out.as_deref().map(refuse_to_replace).transpose()?;
     let host = environment::host();
     let finished = Finished::take(&newest::or_newest(args.run)?, &host)?;
     trust::confirm_program(finished.dir().path(), finished.space(), args.yes)?;

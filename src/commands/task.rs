@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
-use super::{Failure, Outcome, environment, eval::profile, print, print_json, runtime};
+use super::{Failure, Outcome, environment, eval::profile, print, print_json, replacement::refuse_to_replace, runtime};
 use crate::{
     cli::{TaskArgs, TaskCheckArgs, TaskCommand, TaskNewArgs, TaskTryArgs},
     eval::{self, Answer, DataDirs, Error, Question, Split, Task, TaskOptions, data},
@@ -66,13 +66,6 @@ fn new(args: &TaskNewArgs) -> Outcome {
         print(format_args!("Try it: heterosis task try {name} MODEL"));
     }
     Ok(())
-}
-
-fn refuse_to_replace(file: &Path) -> Result<()> {
-    match file.exists() {
-        true => bail!("{} is there already; remove it, or take another name", file.display()),
-        false => Ok(()),
-    }
 }
 
 fn write(file: &Path, text: &str) -> Outcome {

@@ -68,8 +68,21 @@ impl Run<'_, '_> {
 
     /// Somebody has answered all of it.
     pub(super) fn exam_answered(&mut self, phase: Phase, id: &str, score: Option<Score>) -> Result<(), Interrupt> {
-        let id = id.to_string();
-        Ok(self.chronicle.exam_answered(ExamAnswered { phase, id, score })?)
+        let answered = ExamAnswered {
+            phase,
+            id: id.into(),
+            score,
+        };
+        self.chronicle.exam_answered(answered)?;
+        let plan = self.plan;
+        let exam = match phase {
+            Phase::Selection => &plan.selection,
+            Phase::Test => &plan.test,
+            Phase::HeldOut => &plan.held_out,
+            _ => &plan.search,
+        };
+        self.evaluator.told(id, &exam.split);
+        Ok(())
     }
 
     /// As [`Run::sit`], in batches.

@@ -335,7 +335,7 @@ impl External {
                 let judged = self.judge(&order.id, &exam, reply);
                 // A failure may be the program's, which somebody repairs.
                 if let (Some(reply), Ok(_)) = (kept, &judged) {
-                    self.early.keep(&order.asked(), &reply);
+                    self.early.keep(order.asked(), &order.split, reply);
                 }
                 return Some(judged);
             }
@@ -502,7 +502,10 @@ impl Evaluator for External {
 
     fn forget(&mut self, id: &str) {
         self.answered.remove(id);
-        self.early.told(id);
+    }
+
+    fn told(&mut self, id: &str, split: &str) {
+        self.early.told(id, split);
     }
 
     fn crew(&mut self) -> Option<&mut dyn Crew> {

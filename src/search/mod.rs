@@ -240,6 +240,9 @@ pub trait Evaluator {
     /// A candidate has its score: what it has answered is asked for no more.
     fn forget(&mut self, _id: &str) {}
 
+    /// What somebody answered in a split stands in the journal.
+    fn told(&mut self, _id: &str, _split: &str) {}
+
     /// The evaluator's hands, if it has several.
     fn crew(&mut self) -> Option<&mut dyn Crew> {
         None

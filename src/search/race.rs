@@ -620,6 +620,7 @@ impl Run<'_, '_> {
             evaluation_ms: arm.effort.evaluation_ms,
         })?;
         self.evaluator.forget(id);
+        self.evaluator.told(id, &self.plan.search.split);
         self.evals += standing::cost(&candidate, self.scored.iter());
         self.worth.push(candidate.fitness);
         if let Some(measured) = &arm.measured {
@@ -637,6 +638,7 @@ impl Run<'_, '_> {
         }
         self.chronicle.candidate_failed(entrant, &reason)?;
         self.evaluator.forget(&entrant.id);
+        self.evaluator.told(&entrant.id, &self.plan.search.split);
         self.evals += u64::from(standing::is_paid(&entrant.origin));
         if entrant.origin == Origin::Search {
             *self.failures.entry(reason).or_default() += 1;

@@ -1447,6 +1447,11 @@ fn go_bare(dir: &Path, plan: &Plan) -> (Result<End, Error>, Vec<Record>) {
     };
     let mut chronicle = Chronicle::open(Journal::open(&path).unwrap(), started(), false, clock, &|_| ()).unwrap();
     let end = run(plan, &mut external, None, &mut chronicle, &Control::default());
+    let is_done = matches!(end, Ok(End::Done));
+    assert!(
+        !is_done || !dir.join("early.jsonl").exists(),
+        "everything has been told"
+    );
     (end, read(&path).unwrap())
 }
 
@@ -1495,7 +1500,7 @@ fn what_a_command_answers_before_its_turn_survives_the_process() {
         1,
         "nobody is asked twice"
     );
-    second.forget("two");
+    second.told("two", "search");
     assert!(!early.exists(), "it has been told");
     second.crew().unwrap().begin(&sitting("two"));
     next(&mut second);

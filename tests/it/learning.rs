@@ -13,7 +13,7 @@ use heterosis::{
 };
 use serde_json::Value;
 
-use super::program::{good, root, space_over_family, story};
+use super::program::{good, refused, root, space_over_family, story};
 
 fn parents() -> Parents {
     let mut parents = Parents::default();
@@ -381,7 +381,16 @@ fn the_command_learns_from_solutions_and_from_answers_and_writes_a_recipe() {
         assert_eq!(before.models(), after.models());
         assert_eq!(before != after, learned);
         assert_eq!(variables::with_numbers(&after, &[0.5; 4]), before);
+        // A recipe that somebody wrote was replaced without a word.
+        refused(&args, &["is there already"]);
     }
+    let own = file.to_str().unwrap();
+    refused(&["learn", own, own, "--task", &task], &["sum.yaml is there already"]);
+    let empty = dir.path().join("none.yaml").display().to_string();
+    refused(
+        &["learn", own, &empty, "--task", &task, "--questions", "0"],
+        &["--questions 0"],
+    );
 }
 
 /// A search whose parents answer few of these questions: solutions teach, so that a test of a few seconds has texts.
