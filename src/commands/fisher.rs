@@ -1,11 +1,13 @@
 //! `heterosis fisher`: how much a model minds a change of each of its weights, for `merge_method: fisher`.
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Failure, Outcome, environment, measuring, print, print_json, runtime};
 use crate::{
     cli::{FisherArgs, LabelsArg},
     learn::fisher::Fisher,
+    merge::FISHER_KEY,
 };
 
 /// `--json`.
@@ -18,9 +20,6 @@ struct Document {
     mean: f64,
     elapsed_ms: u64,
 }
-
-/// With which texts it was measured, beside the tensors.
-const PROVENANCE: &str = "measured.json";
 
 pub fn fisher(args: FisherArgs) -> Outcome {
     let (clock, with) = (environment::stopwatch(), &args.with);
@@ -46,7 +45,9 @@ pub fn fisher(args: FisherArgs) -> Outcome {
     measuring::write_as_it_is(&mut writer, fisher.model(), from, Some(args.store)).map_err(Failure::work)?;
     let asked = with.asked.tasks.iter().map(String::as_str);
     let provenance = measuring::provenance(with, &args.model, &opened.parents, asked, fisher.texts());
-    writer.json(PROVENANCE, &provenance)?;
+    let mut config = opened.plan.config().clone();
+    config[FISHER_KEY] = json!({"measured": provenance});
+    writer.json("config.json", &config)?;
     writer.finish().map_err(Failure::work)?;
     show(
         &Document {

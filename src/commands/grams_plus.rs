@@ -104,7 +104,20 @@ fn sources<'a>(recipe: &'a Recipe, file: &Path) -> Result<&'a [Source]> {
         );
     }
     match &stage.body {
-        Body::Models(sources) => Ok(sources),
+        Body::Models(sources) => {
+            let twice = |(i, source): (usize, &Source)| {
+                let before = sources[..i]
+                    .iter()
+                    .any(|before| source.grams.is_some() && before.grams == source.grams);
+                before.then(|| source.grams.clone().unwrap_or_default())
+            };
+            match sources.iter().enumerate().find_map(twice) {
+                Some(word) => bail!(
+                    "{file}: 'grams: {word}' stands here twice; the matrices of each model go to a directory of their own"
+                ),
+                None => Ok(sources),
+            }
+        }
         Body::Slices(_) => {
             bail!("{file}: layers are merged side by side, from the first on; give 'models' instead of 'slices'")
         }

@@ -21,6 +21,14 @@ pub enum Error {
     Recipe(#[from] recipe::Error),
     #[error("cannot read the recipe {}", file.display())]
     Unreadable { file: PathBuf, source: io::Error },
+    /// A recipe that names something that cannot be opened.
+    #[error("{}: '{word}'{}", file.display(), if *is_measured { " is to hold what `heterosis fisher` or `heterosis grams` measured" } else { "" })]
+    OfRecipe {
+        file: PathBuf,
+        word: String,
+        is_measured: bool,
+        source: Box<Error>,
+    },
     /// A recipe whose models do not fit each other.
     #[error("{}", file.display())]
     InRecipe { file: PathBuf, source: Box<merge::Error> },

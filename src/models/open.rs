@@ -52,7 +52,12 @@ impl Opened {
     pub fn of_recipe(recipe: &Recipe, file: &Path, hub: &HubOptions) -> Result<Self, Error> {
         let mut parents = Parents::default();
         for model in recipe.models() {
-            add(&mut parents, model, &beside(model, file), hub)?;
+            add(&mut parents, model, &beside(model, file), hub).map_err(|source| Error::OfRecipe {
+                file: file.into(),
+                word: model.into(),
+                is_measured: recipe.is_measured(model),
+                source: Box::new(source),
+            })?;
         }
         let plan = Plan::new(recipe, &parents).map_err(|source| Error::InRecipe {
             file: file.into(),

@@ -125,8 +125,9 @@ fn fisher_information_is_measured_and_merged_with() {
             (&6.into(), &"sampled".into()),
             "{told}"
         );
-        let text = fs::read_to_string(dir.path().join(name).join("measured.json")).unwrap();
-        let measured: Value = serde_json::from_str(&text).unwrap();
+        let text = fs::read_to_string(dir.path().join(name).join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        let measured = &config["heterosis_fisher"]["measured"];
         assert_eq!(
             (&measured["questions"], &measured["tasks"][0]),
             (&6.into(), &task.as_str().into()),
@@ -136,8 +137,26 @@ fn fisher_information_is_measured_and_merged_with() {
         refused(&args, &[name]);
         recipe += &format!("- {{model: {model}, fisher: {name}, parameters: {{weight: 1}}}}\n");
     }
-    fs::write(dir.path().join("recipe.yaml"), recipe).unwrap();
+    fs::write(dir.path().join("recipe.yaml"), &recipe).unwrap();
     good(&["merge", &at("recipe.yaml"), &at("child")]);
+    // That of the other model has the same shape, and was merged with without a word.
+    let [maths, spanish] = parents.map(|(name, _)| format!("fisher: {name}"));
+    let swapped = recipe
+        .replace(&maths, "fisher: x")
+        .replace(&spanish, &maths)
+        .replace("fisher: x", &spanish);
+    assert_ne!(swapped, recipe);
+    fs::write(dir.path().join("swapped.yaml"), swapped).unwrap();
+    refused(
+        &["merge", &at("swapped.yaml"), &at("other")],
+        &["swapped.yaml", "was measured of another model than"],
+    );
+    let nowhere = recipe.replace(&maths, "fisher: nowhere");
+    fs::write(dir.path().join("nowhere.yaml"), nowhere).unwrap();
+    refused(
+        &["merge", &at("nowhere.yaml"), &at("other")],
+        &["nowhere.yaml: 'nowhere'", "heterosis fisher"],
+    );
     let [a, b] = parents.map(|(name, _)| values(&model(name), Q));
     let child = values(&at("child"), Q);
     let between = |((x, a), b): ((&f32, &f32), &f32)| *x >= a.min(*b) - 1e-6 && *x <= a.max(*b) + 1e-6;

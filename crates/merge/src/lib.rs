@@ -88,6 +88,7 @@ mod knots;
 mod layer_swap;
 mod linear;
 mod magnitude;
+mod measured;
 mod model_stock;
 mod nearswap;
 mod nuslerp;
@@ -126,6 +127,7 @@ use std::{borrow::Cow, sync::Arc};
 
 pub use child::{ChildTokenizer, add_tokens, layer_count};
 pub use gradient::{Knob, Slopes};
+pub use measured::FISHER_KEY;
 pub use parents::Refusal;
 pub use plan::{Cost, OutputTensor, Plan};
 pub use rebasin::{Likeness, matched_heads};
@@ -191,6 +193,12 @@ pub enum Error {
     /// A file of Gram matrices that is something else.
     #[error("'{model}' holds no Gram matrices; `heterosis grams MODEL {model} --task TASK` writes them")]
     NoGrams { model: String },
+    /// What was measured of one model beside another.
+    #[error(
+        "'{measured}' was measured of another model than '{model}', as that is now; name the one that belongs to it, or measure it \
+         again with `heterosis fisher` or `heterosis grams`"
+    )]
+    OfAnother { measured: String, model: String },
     /// A Gram matrix of another size than the tensor that it belongs to.
     #[error(
         "the Gram matrix '{gram}' of '{model}' has the shape {shape:?}, and '{tensor}' needs {expected:?}: it was measured \

@@ -16,6 +16,7 @@ use super::{
     anatomy::{self, Anatomy, Part},
     child::{self, Changes, ChildTokenizer},
     layer_swap::Zones,
+    measured,
     operation::{Operation, Site, SourceSite},
     regmean::Grams,
     vocabulary::{self, Alignment, Side},
@@ -163,6 +164,7 @@ impl<'a> Builder<'a> {
         if matches!(stage.body, Body::Slices(_)) {
             refuse_two_stacks(&anatomies, source)?;
         }
+        measured::check(stage, source)?;
         Ok(Builder {
             stage,
             method,
