@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, Outcome, environment, measuring, print, print_json, runtime};
+use super::{
+    Failure, Outcome, environment,
+    measuring::{self, Subject},
+    print, print_json,
+};
 use crate::{
     cli::{FisherArgs, LabelsArg},
     learn::fisher::Fisher,
@@ -23,11 +27,12 @@ struct Document {
 
 pub fn fisher(args: FisherArgs) -> Outcome {
     let (clock, with) = (environment::stopwatch(), &args.with);
-    let opened = runtime::open(&args.model)?;
-    let tasks = measuring::tasks(with, &with.asked)?;
-    let runtime = runtime::runtime(&with.engine)?;
-    let mut writer = measuring::begin(&args.out)?;
-    let texts = measuring::texts(with.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
+    let Subject {
+        opened,
+        runtime,
+        texts,
+        mut writer,
+    } = Subject::new(&args.model, &args.out, with)?;
     let bar = environment::progress_bar(texts.len() as u64, "reading");
     let read = Fisher::measure(
         &opened.plan,

@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, environment, measuring, print, print_json, runtime};
+use super::{
+    Failure, Outcome, environment,
+    measuring::{self, Subject},
+    print, print_json,
+};
 use crate::{
     checkpoint::{TensorSpec, Writer},
     cli::GramsArgs,
@@ -32,11 +36,12 @@ struct Document {
 
 pub fn grams(args: GramsArgs) -> Outcome {
     let (clock, with) = (environment::stopwatch(), &args.with);
-    let opened = runtime::open(&args.model)?;
-    let tasks = measuring::tasks(with, &with.asked)?;
-    let runtime = runtime::runtime(&with.engine)?;
-    let mut writer = measuring::begin(&args.out)?;
-    let texts = measuring::texts(with.labels, &args.model, &tasks, &mut opened.engine(&runtime)?)?;
+    let Subject {
+        opened,
+        runtime,
+        texts,
+        mut writer,
+    } = Subject::new(&args.model, &args.out, with)?;
     let twin = twin(&opened.plan, &opened.parents, Device::Cpu, runtime.dtype).map_err(Failure::work)?;
     let inventory = Inventory::of(&twin).map_err(Failure::work)?;
     writer.declare(&specs(&inventory))?;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::{environment, learn};
+use super::{environment, learn, runtime};
 use crate::{
     checkpoint::Writer,
     cli::{LabelsArg, MeasuringArgs, TaskQuestionsArgs},
@@ -13,7 +13,7 @@ use crate::{
     isa::DType,
     merge::{Plan, TensorSource},
     model::{Engine, ScoreRequest, Text},
-    models::{self, Parents},
+    models::{self, Opened, Parents, Runtime},
     session::SHARD_SIZE_BYTES,
 };
 
@@ -40,6 +40,30 @@ pub(super) fn write_as_it_is(
     }
     let plan = Plan::new(&recipe, source)?;
     Ok(models::write_from(writer, &plan, (source, parents), &mut |_| {})?)
+}
+
+/// A model with the texts that it is measured on, and where the outcome goes.
+pub(super) struct Subject {
+    pub opened: Opened,
+    pub runtime: Runtime,
+    pub texts: Vec<Text>,
+    pub writer: Writer,
+}
+
+impl Subject {
+    pub fn new(model: &str, out: &Path, with: &MeasuringArgs) -> Result<Self> {
+        let opened = runtime::open(model)?;
+        let tasks = tasks(with, &with.asked)?;
+        let runtime = runtime::runtime(&with.engine)?;
+        let writer = begin(out)?;
+        let texts = texts(with.labels, model, &tasks, &mut opened.engine(&runtime)?)?;
+        Ok(Self {
+            opened,
+            runtime,
+            texts,
+            writer,
+        })
+    }
 }
 
 /// The questions of some tasks, as many as are wanted of each.

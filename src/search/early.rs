@@ -63,9 +63,12 @@ impl Early {
         blake3::hash(&text).to_hex().to_string()
     }
 
-    /// What somebody answered before.
-    pub fn take(&mut self, asked: &str) -> Option<Reply> {
-        let line = self.found.remove(asked)?;
+    /// What somebody answered before; what was asked is worked out only where an earlier process left something.
+    pub fn take(&mut self, asked: impl FnOnce() -> String) -> Option<Reply> {
+        if self.found.is_empty() {
+            return None;
+        }
+        let line = self.found.remove(&asked())?;
         self.waiting.push((line.reply.id.clone(), line.split));
         Some(line.reply)
     }
@@ -137,15 +140,15 @@ mod tests {
         let text = fs::read_to_string(&file).unwrap() + "{\"asked\":\"c\",\"rep";
         fs::write(&file, text).unwrap();
         let mut next = Early::open(&file);
-        assert!(next.take("c").is_none());
-        assert_eq!(next.take("b").unwrap().scores, reply("c2").scores);
-        assert!(next.take("b").is_none(), "it is given once");
+        assert!(next.take(|| "c".into()).is_none());
+        assert_eq!(next.take(|| "b".into()).unwrap().scores, reply("c2").scores);
+        assert!(next.take(|| "b".into()).is_none(), "it is given once");
         // Half a line costs no other one.
         next.keep("e".into(), "search", reply("c3"));
         next = Early::open(&file);
         next.told("c2", "search");
         assert!(
-            next.take("e").is_some() && next.take("d").is_some(),
+            next.take(|| "e".into()).is_some() && next.take(|| "d".into()).is_some(),
             "the final asks others"
         );
         for (id, split) in [("c2", "selection"), ("c3", "search")] {
@@ -173,8 +176,8 @@ mod tests {
         bytes[id] = 0xff;
         fs::write(&file, bytes).unwrap();
         let mut next = Early::open(&file);
-        assert!(next.take("a").is_none() && next.take("b").is_none());
-        assert_eq!(next.take("c").unwrap().scores, reply("c3").scores);
+        assert!(next.take(|| "a".into()).is_none() && next.take(|| "b".into()).is_none());
+        assert_eq!(next.take(|| "c".into()).unwrap().scores, reply("c3").scores);
         // Something else of that name.
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();

@@ -522,7 +522,7 @@ impl Crew for External {
         let free = self.workers.iter().position(|worker| worker.job.is_none());
         let worker = free.expect("at most as many candidates are out as there are workers");
         let order = Arc::new(self.order(sitting));
-        let known = self.early.take(&order.asked());
+        let known = self.early.take(|| order.asked());
         self.workers[worker].job = Some(Job {
             order,
             tries: 1,

@@ -65,14 +65,10 @@ impl Host {
     ) -> Result<(Tape<'t>, Laid), Error> {
         let mut tape = Tape::new(spec, batch, weights);
         let of_layer = &spec.layers[index];
-        let others = match of_layer.keys {
-            Keys::Of(source) => beside.lent.get(&source),
-            Keys::Own | Keys::OneProduct => None,
-        };
         let given = Given {
             h: tape.given(h, spec.hidden),
             embedded: beside.embedded.as_ref().map(|x| tape.given(x.clone(), spec.hidden)),
-            keys_and_values: others.map(|both| {
+            keys_and_values: beside.lent_to(of_layer).map(|both| {
                 let cols = of_layer.kv_heads * of_layer.head_dim;
                 both.each_ref().map(|numbers| tape.given(numbers.clone(), cols))
             }),
@@ -198,13 +194,6 @@ impl Head<'_> {
     }
 }
 
-fn add_or_set(sum: &mut Option<Vec<f32>>, x: Vec<f32>) {
-    match sum {
-        Some(sum) => fused::add(sum, &x, 1.0),
-        none => *none = Some(x),
-    }
-}
-
 fn rows_of(h: &[f32], rows: &[u32], cols: usize) -> Vec<f32> {
     let rows = rows.iter().map(|row| &h[*row as usize * cols..][..cols]);
     rows.flatten().copied().collect()
@@ -293,7 +282,7 @@ impl Side for Host {
             let mut take = |place: Place| found[place].take().unwrap_or_default();
             back.upstream[i] = take(given.h);
             if let Some(place) = given.embedded {
-                add_or_set(&mut of_beside.embedded, take(place));
+                tape::give(&mut of_beside.embedded, take(place));
             }
             if let (Some(both), Keys::Of(source)) = (given.keys_and_values, spec.layers[index].keys) {
                 let of_both = both.map(&mut take);

@@ -21,7 +21,7 @@ use std::ops::Range;
 use super::Error;
 use super::device::Device;
 use super::rope::RopeTable;
-use super::spec::{DecoderSpec, LayerSpec};
+use super::spec::{DecoderSpec, Keys, LayerSpec};
 use super::tensors::Tensor;
 use batch::{Batch, batches};
 use host::Host;
@@ -94,6 +94,16 @@ impl<S> Default for Beside<S> {
         Beside {
             embedded: None,
             lent: HashMap::new(),
+        }
+    }
+}
+
+impl<S> Beside<S> {
+    /// The keys and values of another layer that this one takes.
+    fn lent_to(&self, layer: &LayerSpec) -> Option<&[S; 2]> {
+        match layer.keys {
+            Keys::Of(source) => self.lent.get(&source),
+            Keys::Own | Keys::OneProduct => None,
         }
     }
 }

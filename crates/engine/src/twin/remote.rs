@@ -774,14 +774,10 @@ fn given(
     beside: &Beside<Tensor>,
     f: impl Fn(&Tensor) -> Result<Tensor, Error>,
 ) -> Result<Given<Tensor>, Error> {
-    let others = match spec.layers[index].keys {
-        Keys::Of(source) => beside.lent.get(&source),
-        Keys::Own | Keys::OneProduct => None,
-    };
     Ok(Given {
         h: f(h)?,
         embedded: beside.embedded.as_ref().map(&f).transpose()?,
-        keys_and_values: match others {
+        keys_and_values: match beside.lent_to(&spec.layers[index]) {
             Some([k, v]) => Some([f(k)?, f(v)?]),
             None => None,
         },

@@ -245,7 +245,7 @@ impl<'a> Tape<'a> {
         let mut slopes: Vec<Option<Vec<f32>>> = self.nodes.iter().map(|_| None).collect();
         upstream
             .into_iter()
-            .for_each(|(place, slope)| give(&mut slopes, place, slope));
+            .for_each(|(place, slope)| give(&mut slopes[place], slope));
         for place in (0..self.nodes.len()).rev() {
             if matches!(self.nodes[place].made, Made::Given) {
                 continue;
@@ -294,7 +294,7 @@ impl<'a> Tape<'a> {
                     }
                 };
                 let of_x = norm.back(numbers(*x), &slope, of_weight);
-                give(slopes, *x, of_x);
+                give(&mut slopes[*x], of_x);
             }
             Made::NormEach { x, names, kind, d } => {
                 let (cols, d) = (node.cols, *d);
@@ -312,19 +312,19 @@ impl<'a> Tape<'a> {
                     let known = gradient(gradients, &format!("{name}.weight"), of_weight.len());
                     fused::add(known, of_weight, 1.0);
                 }
-                give(slopes, *x, of_x);
+                give(&mut slopes[*x], of_x);
             }
             Made::Hold { x, limit } => {
                 let mut slope = slope;
                 let held = slope.iter_mut().zip(numbers(*x)).filter(|(_, x)| x.abs() > *limit);
                 held.for_each(|(slope, _)| *slope = 0.0);
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::Grow { x, growth } => {
                 let mut slope = slope;
                 let factor = |place: usize| growth.at(place);
                 fused::scale_by_place(&mut slope, node.cols, self.batch.width, factor);
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::Part { x, from } => {
                 let cols = self.nodes[*x].cols;
@@ -343,7 +343,7 @@ impl<'a> Tape<'a> {
             Made::Scaled { x, factor } => {
                 let mut slope = slope;
                 fused::scale(&mut slope, *factor);
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::ScaledBy { x, name } => {
                 let products = slope
@@ -353,7 +353,7 @@ impl<'a> Tape<'a> {
                 gradient(gradients, name, 1)[0] += products.sum::<f64>() as f32;
                 let mut slope = slope;
                 fused::scale(&mut slope, self.weight(name)?[0]);
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::ScaledColumns { x, name } => {
                 let factors = self.weight(name)?;
@@ -362,12 +362,12 @@ impl<'a> Tape<'a> {
                     fused::add(of_factors, &fused::times(slope, x), 1.0);
                 }
                 let of_x = slope.chunks(node.cols).flat_map(|slope| fused::times(slope, factors));
-                give(slopes, *x, of_x.collect());
+                give(&mut slopes[*x], of_x.collect());
             }
             Made::Rotate { x, rope, d } => {
                 let mut slope = slope;
                 fused::rotate(&mut slope, *d, &self.batch.rotations[*rope], self.batch.tokens(), true);
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::Attend { q, k, v, attend, sinks } => {
                 let known = self.sinks(sinks.as_deref())?;
@@ -376,19 +376,19 @@ impl<'a> Tape<'a> {
                 if let Some(name) = sinks {
                     fused::add(gradient(gradients, name, of_sinks.len()), &of_sinks, 1.0);
                 }
-                give(slopes, *q, of_q);
-                give(slopes, *k, of_k);
-                give(slopes, *v, of_v);
+                give(&mut slopes[*q], of_q);
+                give(&mut slopes[*k], of_k);
+                give(&mut slopes[*v], of_v);
             }
             Made::Gate { gate, up: None } => {
                 let mut slope = slope;
                 fused::activated_back(self.spec.activation, numbers(*gate), &mut slope);
-                give(slopes, *gate, slope);
+                give(&mut slopes[*gate], slope);
             }
             Made::Gate { gate, up: Some(up) } => {
                 let (of_gate, of_up) = fused::gate_back(self.spec.activation, numbers(*gate), numbers(*up), &slope);
-                give(slopes, *gate, of_gate);
-                give(slopes, *up, of_up);
+                give(&mut slopes[*gate], of_gate);
+                give(&mut slopes[*up], of_up);
             }
             Made::Xielu { x, name } => {
                 let mut slope = slope;
@@ -396,7 +396,7 @@ impl<'a> Tape<'a> {
                 for (number, of) in XIELU.into_iter().zip(of_numbers) {
                     gradient(gradients, &format!("{name}.{number}"), 1)[0] += of;
                 }
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::Route { logits, routes } => {
                 if let Some(experts) = &self.spec.experts {
@@ -410,7 +410,7 @@ impl<'a> Tape<'a> {
                         experts.routes_back(isa, logits, routes, &slopes)
                     };
                     let of_logits = rows.flat_map(of_row).collect();
-                    give(slopes, *logits, of_logits);
+                    give(&mut slopes[*logits], of_logits);
                 }
             }
             Made::Rows { x, rows } => {
@@ -431,9 +431,9 @@ impl<'a> Tape<'a> {
                         fused::add(of_part, slope, numbers(*weights)[weight]);
                         of_weights[weight] = fused::product(slope, part);
                     }
-                    give(slopes, *part, of_part);
+                    give(&mut slopes[*part], of_part);
                 }
-                give(slopes, *weights, of_weights);
+                give(&mut slopes[*weights], of_weights);
             }
             Made::Weigh { x, number } => {
                 let rows = numbers(*x).chunks(node.cols).zip(slope.chunks(node.cols));
@@ -443,8 +443,8 @@ impl<'a> Tape<'a> {
                     fused::add(of_x, slope, weight);
                     of_number.push(fused::product(x, slope) * weight * (1.0 - weight));
                 }
-                give(slopes, *x, of_x);
-                give(slopes, *number, of_number);
+                give(&mut slopes[*x], of_x);
+                give(&mut slopes[*number], of_number);
             }
             Made::Convolve { x, name } => {
                 let convolution = self.convolution(name, node.cols)?;
@@ -454,7 +454,7 @@ impl<'a> Tape<'a> {
                 let len = convolution.weight.len();
                 let of_weight = gradient(gradients, &format!("{name}.weight"), len);
                 let of_x = convolution.back(numbers(*x), &slope, of_weight);
-                give(slopes, *x, of_x);
+                give(&mut slopes[*x], of_x);
             }
             Made::Remember {
                 mixed,
@@ -473,26 +473,26 @@ impl<'a> Tape<'a> {
                     for (number, of) in of_numbers.into_iter().filter(|(_, of)| !of.is_empty()) {
                         fused::add(gradient(gradients, &format!("{name}.{number}"), of.len()), &of, 1.0);
                     }
-                    give(slopes, *mixed, of.mixed);
-                    give(slopes, *steps, of.steps);
+                    give(&mut slopes[*mixed], of.mixed);
+                    give(&mut slopes[*steps], of.steps);
                     if let Some(strengths) = strengths {
-                        give(slopes, *strengths, of.strengths);
+                        give(&mut slopes[*strengths], of.strengths);
                     }
                 }
             }
             Made::Times { a, b } => {
-                give(slopes, *a, fused::times(&slope, numbers(*b)));
-                give(slopes, *b, fused::times(&slope, numbers(*a)));
+                give(&mut slopes[*a], fused::times(&slope, numbers(*b)));
+                give(&mut slopes[*b], fused::times(&slope, numbers(*a)));
             }
             Made::Sigmoid { x } => {
                 let mut slope = slope;
                 let weights = numbers(place);
                 slope.iter_mut().zip(weights).for_each(|(s, w)| *s *= w * (1.0 - w));
-                give(slopes, *x, slope);
+                give(&mut slopes[*x], slope);
             }
             Made::Plus { a, b } => {
-                give(slopes, *a, slope.clone());
-                give(slopes, *b, slope);
+                give(&mut slopes[*a], slope.clone());
+                give(&mut slopes[*b], slope);
             }
             Made::Add { h, branch } => {
                 match &mut slopes[*branch] {
@@ -503,7 +503,7 @@ impl<'a> Tape<'a> {
                         *none = Some(of_branch);
                     }
                 }
-                give(slopes, *h, slope);
+                give(&mut slopes[*h], slope);
             }
         }
         Ok(())
@@ -631,8 +631,8 @@ pub(super) fn norm<'a>(
 }
 
 /// Adds to what a value's derivative is so far.
-fn give(slopes: &mut [Option<Vec<f32>>], place: Place, slope: Vec<f32>) {
-    match &mut slopes[place] {
+pub(super) fn give(so_far: &mut Option<Vec<f32>>, slope: Vec<f32>) {
+    match so_far {
         Some(known) => fused::add(known, &slope, 1.0),
         none => *none = Some(slope),
     }
