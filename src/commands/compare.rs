@@ -105,6 +105,9 @@ fn cells(column: &Column, run: &Run) -> Vec<(String, String)> {
     add("evaluations", count(status.evals));
     add("answers", count(status.answers));
     add("time", duration(status.elapsed_ms));
+    if !status.changes.is_empty() {
+        add("changed since it began", "its scores do not compare".into());
+    }
     for parent in run.of_origin(Origin::Parent) {
         add(
             &format!("parent {}", parent_name(&parent.id)),

@@ -1,15 +1,19 @@
 //! `heterosis report`: a run's report and its pictures.
 
-use super::{Failure, Outcome, newest, print};
+use anyhow::Context;
+
+use super::{Outcome, newest, print};
 use crate::{cli::ReportArgs, report, store::RunDir};
 
 pub fn report(args: ReportArgs) -> Outcome {
     let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let files = report::files(&dir.run()?, &dir.path().display().to_string());
     let out = dir.report();
-    std::fs::create_dir_all(&out).map_err(Failure::work)?;
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     for (name, text) in files {
-        dir.replace(&out.join(name), &text).map_err(Failure::work)?;
+        let file = out.join(name);
+        dir.replace(&file, &text)
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     print(out.join("report.html").display());
     Ok(())

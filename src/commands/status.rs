@@ -121,13 +121,17 @@ pub struct HeldOut {
     pub lead: (f64, String),
 }
 
+/// A command gives a number and no error with it.
+fn score_in_words(value: f64, stderr: f64, is_of_command: bool) -> String {
+    match is_of_command {
+        true => value.to_string(),
+        false => format!("{value:.4} ± {stderr:.4} SE"),
+    }
+}
+
 impl Best {
-    /// A command gives a number and no error with it.
     fn score(&self) -> String {
-        match self.is_scored_by_command {
-            true => self.fitness.to_string(),
-            false => format!("{:.4} ± {:.4} SE", self.fitness, self.stderr),
-        }
+        score_in_words(self.fitness, self.stderr, self.is_scored_by_command)
     }
 }
 
@@ -285,10 +289,9 @@ pub fn status(args: StatusArgs) -> Outcome {
         ));
     }
     for parent in &status.parents {
-        print(format_args!(
-            "  parent {:<16} {:.4} ± {:.4} SE",
-            parent.model, parent.fitness, parent.stderr
-        ));
+        let is_of_command = status.best.as_ref().is_some_and(|best| best.is_scored_by_command);
+        let score = score_in_words(parent.fitness, parent.stderr, is_of_command);
+        print(format_args!("  parent {:<16} {score}", parent.model));
     }
     if let Some(best) = &status.best {
         let asked = match best.is_scored_by_command {
@@ -400,8 +403,12 @@ pub fn runs(args: RunsArgs) -> Outcome {
                 h.test_word
             )
         });
+        let changed = match run.changes.is_empty() {
+            true => "",
+            false => "  (changed since it began: its scores do not compare)",
+        };
         print(format_args!(
-            "{:<width$}  {:<8} {:>6} evaluations{best}{lead}",
+            "{:<width$}  {:<8} {:>6} evaluations{best}{lead}{changed}",
             run.run, run.state, run.evals
         ));
     }

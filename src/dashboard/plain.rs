@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use super::reasons::{Reasons, in_short};
-use crate::event::changes::{in_words, sentence};
+use crate::event::changes::in_words;
 use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{Run, State, counts, origin_name};
-use crate::event::verdict::{flips, forgotten, is_hopeless, told, verdict};
+use crate::event::verdict::{flips, forgotten, is_hopeless, told, told_without_test, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
 use crate::event::{
     Advice, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record,
@@ -126,13 +126,22 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
         Event::CandidateFailed { id, reason, .. } => Some((Level::Warning, format!("{id} failed: {reason}"))),
         Event::GenerationEnded(g) => {
             let unit = before.unit();
-            let mut line = format!("generation {}: best {}, ", g.generation, unit.full_value(g.best));
-            let _ = write!(
-                line,
-                "middle half {} to {}",
-                unit.value(g.lower_quartile),
-                unit.full_value(g.upper_quartile)
-            );
+            let mut line = format!("generation {}: ", g.generation);
+            // Without a score in it there are no quantiles, and its zeros are nobody's.
+            let is_scored = before
+                .scored
+                .iter()
+                .any(|s| s.candidate.generation == Some(g.generation));
+            let _ = match is_scored || g.failed == 0 {
+                true => write!(
+                    line,
+                    "best {}, middle half {} to {}",
+                    unit.full_value(g.best),
+                    unit.value(g.lower_quartile),
+                    unit.full_value(g.upper_quartile)
+                ),
+                false => write!(line, "nobody was scored"),
+            };
             if g.failed > 0 {
                 let _ = write!(line, ", {} failed", g.failed);
             }
@@ -369,8 +378,10 @@ pub fn summary(run: &Run, directory: &str) -> String {
     if let Some(forgotten) = forgotten(run) {
         let _ = writeln!(out, "{forgotten}");
     }
-    if let Some(changed) = sentence(&run.changes).filter(|_| run.reading.is_none()) {
-        let _ = writeln!(out, "{changed}");
+    if run.reading.is_none() {
+        for sentence in told_without_test(run) {
+            let _ = writeln!(out, "{sentence}");
+        }
     }
     out += &next_steps(run, directory);
     out

@@ -3,10 +3,9 @@
 use std::fmt::Write;
 
 use super::license::ParentLicense;
-use crate::event::changes;
 use crate::event::freshness::Freshness;
 use crate::event::run::Run;
-use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, verdict};
+use crate::event::verdict::{flips, forgotten, provenance as provenance_of, told, told_without_test, verdict};
 use crate::event::words::{LOG_LIKELIHOOD, Unit, count, counted, p_value, parent_name, task_name};
 use crate::event::{Candidate, Comparison, Origin, TaskScore, TestReading, TestScore};
 
@@ -170,8 +169,10 @@ fn body(card: &Card) -> String {
         Some(reading) => tested(card, reading),
         None => untested(card),
     };
-    if let Some(changed) = changes::sentence(&card.run.changes).filter(|_| reading(card).is_none()) {
-        let _ = writeln!(out, "\n{changed}");
+    if reading(card).is_none() {
+        for sentence in told_without_test(card.run) {
+            let _ = writeln!(out, "\n{sentence}");
+        }
     }
     if let Some(forgotten) = forgotten(card.run).filter(|_| reading(card).is_some()) {
         let _ = writeln!(out, "\n{forgotten}");

@@ -4,11 +4,10 @@ use std::fmt::Write;
 
 use super::pictures::Picture;
 use super::svg::{escape, style};
-use crate::event::changes;
 use crate::event::freshness::Freshness;
 use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
-use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, verdict};
+use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, told_without_test, verdict};
 use crate::event::words::{
     MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, short_duration,
     tags, task_name, task_of, worker_words,
@@ -177,10 +176,7 @@ pub fn opening(run: &Run) -> String {
 fn sentences(run: &Run) -> Vec<String> {
     let mut sentences = match &run.reading {
         Some(reading) => of_reading(run, reading),
-        None => of_search(run)
-            .into_iter()
-            .chain(changes::sentence(&run.changes))
-            .collect(),
+        None => of_search(run).into_iter().chain(told_without_test(run)).collect(),
     };
     sentences.extend(outlook(run));
     sentences

@@ -637,8 +637,13 @@ impl<'a> MergeEvaluator<'a> {
             self.let_in.insert(digest);
             return Ok(());
         }
+        // Of a merge that is no model at all hundreds of digits say nothing.
+        let times = match ratio < 1e6 {
+            true => format!("{ratio:.1}"),
+            false => "more than a million".into(),
+        };
         Err(Unscored::candidate(format_args!(
-            "collapsed: its perplexity on the questions is {ratio:.1} times the worst parent's (guard: {})",
+            "collapsed: its perplexity on the questions is {times} times the worst parent's (guard: {})",
             guard.perplexity_ratio
         )))
     }

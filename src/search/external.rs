@@ -479,12 +479,9 @@ fn named_scores(scores: Option<Map<String, Value>>) -> Result<Evaluation, Unscor
     };
     let number = |(name, score): (String, Value)| match score.as_f64().filter(|score| score.is_finite()) {
         Some(score) => Ok((name, score)),
-        None => {
-            let score = score.as_str().map_or_else(|| score.to_string(), str::to_string);
-            Err(Unscored::candidate(format_args!(
-                "the command's score '{name}' is {score}"
-            )))
-        }
+        None => Err(Unscored::candidate(format_args!(
+            "the command's score '{name}' is {score}, and no number"
+        ))),
     };
     let mut scores = scores.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;
     scores.sort_by(|a, b| a.0.cmp(&b.0));

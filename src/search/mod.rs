@@ -62,9 +62,9 @@ pub use external::{Delivery, Endpoint, External, Served};
 pub use genome::Genome;
 pub use guide::{Adviser, ExpectedAdvice, expected_advice};
 pub use learning::Lesson;
-pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run};
+pub use overlap::{AskedPart, AskedQuestion, compare_questions, parts_of_run, selected_elsewhere};
 pub use questions::Questions;
-pub use scoring::{Catalogue, Exam, ExamTask};
+pub use scoring::{Catalogue, Exam, ExamTask, names_fit};
 pub use units::{Given, Kept, Open, Part, Work};
 pub use unscored::Unscored;
 
@@ -439,8 +439,8 @@ struct Run<'a, 'b> {
     at_work: AtWork,
     /// The rung that is being asked, where it is not the last.
     ahead: Option<Ahead>,
-    /// Why candidates of the optimizers have failed, and how many.
-    failures: HashMap<String, usize>,
+    /// How many candidates of the optimizers have failed, and why the first of them; by the kind of the reason.
+    failures: HashMap<String, (usize, String)>,
     /// Failures since somebody was last scored.
     streak: Streak,
     /// What of an exam is being asked.
@@ -550,10 +550,9 @@ impl Run<'_, '_> {
     /// A search that bred nothing but failures has failed, whatever unsearched merges and random draws are worth.
     fn has_bred(&self) -> Result<(), Error> {
         let is_bred = |c: &event::Candidate| c.origin == Origin::Search;
-        let worst = self.failures.iter().max_by_key(|(reason, n)| (**n, *reason));
-        match worst {
-            Some((reason, most)) if !self.scored.iter().any(is_bred) => Err(Error::NothingBred {
-                failed: self.failures.values().sum(),
+        match self.failures.values().max() {
+            Some((most, reason)) if !self.scored.iter().any(is_bred) => Err(Error::NothingBred {
+                failed: self.failures.values().map(|(n, _)| n).sum(),
                 most: *most,
                 reason: reason.clone(),
             }),
@@ -886,8 +885,11 @@ impl Run<'_, '_> {
     }
 
     /// The centres of an optimizer's distributions are candidates like the others: the last one's, and those at which
-    /// restarts left off.
+    /// restarts left off. One that no generation has moved is where the search began, and nothing that it found.
     fn score_means(&mut self, genome: &Genome, optimizer: &Optimizer) -> Result<(), Interrupt> {
+        if optimizer.status().generation == 0 {
+            return Ok(());
+        }
         let means: Vec<optim::Genotype> = optimizer
             .ended_means()
             .iter()
@@ -975,9 +977,12 @@ impl Run<'_, '_> {
             self.log(Level::Warning, message)?;
         } else if fitness.len() > 1 && fitness[0] == fitness[fitness.len() - 1] {
             let message = format!(
-                "all candidates of generation {generation} scored the same ({:.4}); the search goes on. If this repeats, \
-                 give the tasks more questions, or add a log-likelihood task",
-                fitness[0]
+                "all candidates of generation {generation} scored the same ({:.4}); the search goes on{}",
+                fitness[0],
+                match self.plan.space.fitness.command {
+                    None => ". If this repeats, give the tasks more questions, or add a log-likelihood task",
+                    Some(_) => ". If this repeats, the command tells too few of them apart",
+                }
             );
             self.log(Level::Warning, message)?;
         }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Error, FitnessTask};
 use crate::{
     eval::{
-        Question, Split,
-        identity::{self, Identity},
+        Question, Split, Task,
+        identity::{self, Identity, Published as Known},
         rewording::{self, Words},
     },
     event::{
@@ -33,6 +33,8 @@ pub struct AskedQuestion {
     pub id: String,
     pub identity: Identity,
     pub words: Words,
+    /// The published question that it asks.
+    known: Option<Known>,
 }
 
 impl AskedQuestion {
@@ -41,9 +43,15 @@ impl AskedQuestion {
             id: id.into(),
             identity,
             words: Words::of(text, identity),
+            known: identity::published(identity).or_else(|| identity::published_in(text)),
         }
     }
 }
+
+/// A task's name and language.
+type TaskKey = (String, String);
+/// A task's examples.
+type Examples = HashMap<Identity, AskedQuestion>;
 
 /// All questions of a search on tasks, and the examples in their prompts.
 ///
@@ -51,7 +59,9 @@ impl AskedQuestion {
 /// A split that a task does not have, data that cannot be read.
 pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Finale) -> Result<Vec<AskedPart>, Error> {
     let mut parts = Vec::new();
-    let mut shots: BTreeMap<(String, String), HashMap<Identity, AskedQuestion>> = BTreeMap::new();
+    let mut shots: BTreeMap<TaskKey, Examples> = BTreeMap::new();
+    let mut around = Vec::new();
+    let mut texts = Vec::new();
     let mut add = |part, task: &FitnessTask, split: Split, limit: Option<usize>| -> Result<(), Error> {
         let (name, lang) = (task.task.name().to_string(), task.task.lang().to_string());
         let mut questions = task.task.questions(split)?;
@@ -61,6 +71,13 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
             let example = || AskedQuestion::new("", &shot.question, shot.identity);
             of_task.entry(shot.identity).or_insert_with(example);
         }
+        let template = Template::of(questions.iter().map(Question::words));
+        around.extend(questions.first().map(|q| Around::of(&task.task, q, &template)));
+        texts.extend(
+            questions
+                .iter()
+                .map(|q| (identity::solid(template.filled(q.words())), q.identity)),
+        );
         let content = |q: &Question| AskedQuestion::new(&q.id, q.words(), q.identity);
         parts.push(AskedPart {
             part,
@@ -87,6 +104,15 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
     for task in held_out {
         add(Part::HeldOut, task, task.split, task.limit)?;
     }
+    for prompt in around {
+        let shown = texts.iter().filter(|(text, _)| prompt.shows(text));
+        for (text, identity) in shown {
+            let of_task = shots.entry(prompt.task.clone()).or_default();
+            of_task
+                .entry(*identity)
+                .or_insert_with(|| AskedQuestion::new("", text, *identity));
+        }
+    }
     let shots = shots.into_iter().filter(|(_, examples)| !examples.is_empty());
     parts.extend(shots.map(|((task, lang), examples)| AskedPart {
         part: Part::Shots,
@@ -96,6 +122,81 @@ pub fn parts_of_run(tasks: &[FitnessTask], held_out: &[FitnessTask], finale: &Fi
         questions: examples.into_values().collect(),
     }));
     Ok(parts)
+}
+
+/// What all questions of a part begin and end with.
+#[derive(Default)]
+struct Template {
+    before: String,
+    after: String,
+}
+
+impl Template {
+    fn of<'q>(mut questions: impl Iterator<Item = &'q str>) -> Self {
+        let (Some(first), Some(second)) = (questions.next(), questions.next()) else {
+            return Self::default();
+        };
+        let (mut before, mut after) = (first, first);
+        for question in std::iter::once(second).chain(questions) {
+            let common = before.chars().zip(question.chars()).take_while(|(a, b)| a == b);
+            before = &before[..common.map(|(c, _)| c.len_utf8()).sum()];
+            let common = after
+                .chars()
+                .rev()
+                .zip(question.chars().rev())
+                .take_while(|(a, b)| a == b);
+            after = &after[after.len() - common.map(|(c, _)| c.len_utf8()).sum::<usize>()..];
+        }
+        Self {
+            before: before.into(),
+            after: after.into(),
+        }
+    }
+
+    /// What a question has between them.
+    fn filled<'q>(&self, question: &'q str) -> &'q str {
+        let rest = question.strip_prefix(&self.before).unwrap_or(question);
+        rest.strip_suffix(&self.after).unwrap_or(rest)
+    }
+}
+
+/// What stands around every question of a task, besides its examples.
+struct Around {
+    task: TaskKey,
+    /// Solid.
+    text: String,
+}
+
+impl Around {
+    fn of(task: &Task, question: &Question, template: &Template) -> Self {
+        let system = task.chat().and_then(|chat| chat.system.as_deref()).unwrap_or_default();
+        let texts = [system, &question.prompt.preamble, &template.before, &template.after];
+        Self {
+            task: (task.name().into(), task.lang().into()),
+            text: identity::solid(&texts.join("\u{1f}")),
+        }
+    }
+
+    /// Whether a question stands there, word for word; short ones may by chance.
+    fn shows(&self, question: &str) -> bool {
+        question.chars().count() >= TOLD && self.text.contains(question)
+    }
+}
+
+/// Characters, without white space, of a question that is not in a text by chance.
+const TOLD: usize = 20;
+
+/// The questions of a run's selection that stand in another part of it too, by their ids: nobody may say that they are new.
+pub fn selected_elsewhere(parts: &[AskedPart]) -> HashSet<String> {
+    let (selection, others): (Vec<&AskedPart>, Vec<&AskedPart>) = parts.iter().partition(|p| p.part == Part::Selection);
+    let texts: HashSet<u64> = others
+        .iter()
+        .flat_map(|p| &p.questions)
+        .map(|q| q.identity.text)
+        .collect();
+    let questions = selection.iter().flat_map(|p| &p.questions);
+    let elsewhere = questions.filter(|q| texts.contains(&q.identity.text));
+    elsewhere.map(|q| q.id.clone()).collect()
 }
 
 /// Looks for questions that stand in two parts, for published test questions that choose, and for problems that come again
@@ -147,16 +248,16 @@ impl AskedPart {
     fn in_common(&self, other: &AskedPart) -> (usize, usize) {
         let contents: HashSet<Identity> = self.questions.iter().map(|q| q.identity).collect();
         let texts: HashSet<u64> = contents.iter().map(|c| c.text).collect();
-        let problem = |identity: Identity| identity::published(identity).map(|p| p.problem);
-        let problems: HashSet<usize> = contents.iter().filter_map(|c| problem(*c)).collect();
+        let problem = |q: &AskedQuestion| q.known.map(|known| known.problem);
+        let problems: HashSet<usize> = self.questions.iter().filter_map(problem).collect();
         let [earlier, later] = [self, other].map(|part| part.questions.iter().map(|q| &q.words).collect::<Vec<_>>());
         let reworded: HashSet<usize> = rewording::reworded(&earlier, &later).into_iter().collect();
         let (mut same, mut near) = (0, 0);
-        for (i, AskedQuestion { identity, .. }) in other.questions.iter().enumerate() {
-            if contents.contains(identity) {
+        for (i, question) in other.questions.iter().enumerate() {
+            if contents.contains(&question.identity) {
                 same += 1;
-            } else if texts.contains(&identity.text)
-                || problem(*identity).is_some_and(|p| problems.contains(&p))
+            } else if texts.contains(&question.identity.text)
+                || problem(question).is_some_and(|p| problems.contains(&p))
                 || reworded.contains(&i)
             {
                 near += 1;
@@ -170,8 +271,9 @@ impl AskedPart {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for question in &self.questions {
             // MGSM's English problems are GSM8K's test questions; half of them are what the built-in tasks search on.
-            let is_search_half = mgsm_row(&question.id).is_some_and(|row| row < identity::MGSM_TEST);
-            if let Some(known) = identity::published(question.identity).filter(|p| p.is_test && !is_search_half) {
+            let is_search_half =
+                |known: &Known| known.problem < identity::MGSM_TEST && mgsm_row(&question.id) == Some(known.problem);
+            if let Some(known) = question.known.filter(|known| known.is_test && !is_search_half(known)) {
                 *counts.entry(known.benchmark).or_default() += 1;
             }
         }
@@ -184,9 +286,11 @@ impl AskedPart {
     }
 }
 
-/// The row of a question of MGSM's files: `mgsm/mgsm_en/17`.
+/// The row of a question of MGSM's own files: `mgsm/mgsm_en/17`.
 fn mgsm_row(id: &str) -> Option<usize> {
-    id.strip_prefix("mgsm/mgsm_")?.rsplit_once('/')?.1.parse().ok()
+    let (lang, row) = id.strip_prefix("mgsm/mgsm_")?.rsplit_once('/')?;
+    let is_published = lang == "en" || identity::MGSM_LANGS.contains(&lang);
+    row.parse().ok().filter(|_| is_published)
 }
 
 #[cfg(test)]
@@ -256,6 +360,42 @@ mod tests {
         assert!(told.contains("in other words"), "{told}");
     }
 
+    /// Test questions with their answers in a preamble, or in the prompt's own words, went unseen.
+    #[test]
+    fn what_all_questions_begin_with_is_no_question() {
+        let asked = [
+            "Q: One and one? A: 2 Q: Two and five? A:",
+            "Q: One and one? A: 2 Q: Three? A:",
+        ];
+        let template = Template::of(asked.into_iter());
+        assert_eq!(
+            (template.before.as_str(), template.after.as_str()),
+            ("Q: One and one? A: 2 Q: T", "e? A:")
+        );
+        assert_eq!(template.filled(asked[1]), "hre");
+        assert_eq!(Template::of(asked.into_iter().take(1)).filled("x"), "x");
+        let around = Around {
+            task: TaskKey::default(),
+            text: identity::solid("Be brief.\nQ: How much is one and one?\nA: 2"),
+        };
+        assert!(around.shows(&identity::solid("how much is One and one?")));
+        assert!(!around.shows(&identity::solid("How much is two and one?")) && !around.shows("is"));
+    }
+
+    /// What the run has kept of its selection for `simplify` was called fresh by its row, though its search was bred on it.
+    #[test]
+    fn a_selection_question_of_the_search_is_not_new() {
+        let parts = [
+            part(Part::Search, "a", &[("How much is one?", "1")]),
+            part(
+                Part::Selection,
+                "b",
+                &[("1. How much is one?", "1"), ("How much is two?", "2")],
+            ),
+        ];
+        assert_eq!(selected_elsewhere(&parts), HashSet::from(["b/0".to_string()]));
+    }
+
     #[test]
     fn what_is_shown_with_its_answer_is_used_too() {
         let parts = [
@@ -281,7 +421,7 @@ mod tests {
     /// chooses is refused, by what it asks.
     #[test]
     fn a_translation_is_told_and_a_published_test_question_does_not_choose() {
-        use crate::eval::{DataDirs, Profile, Task, TaskOptions};
+        use crate::eval::{DataDirs, Profile, TaskOptions};
         use crate::space::SplitRef;
         let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/eval/tests/data/data");
         let options = TaskOptions {

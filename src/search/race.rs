@@ -641,7 +641,9 @@ impl Run<'_, '_> {
         self.evaluator.told(&entrant.id, &self.plan.search.split);
         self.evals += u64::from(standing::is_paid(&entrant.origin));
         if entrant.origin == Origin::Search {
-            *self.failures.entry(reason).or_default() += 1;
+            // What differs in a number alone is one reason.
+            let kind = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
+            self.failures.entry(kind).or_insert((0, reason)).0 += 1;
         }
         Ok(())
     }

@@ -253,6 +253,7 @@ fn a_run_that_is_not_what_it_was_goes_on_only_if_somebody_says_so() {
     };
     let now = |space: &str| event::RunStarted {
         space_digest: space.into(),
+        space: String::new(),
         ..started()
     };
     let open =
@@ -352,6 +353,7 @@ fn started() -> event::RunStarted {
         engine_version: "0".into(),
         seed: 3,
         space_digest: String::new(),
+        space: String::new(),
         budget: event::Budget::default(),
         models: Vec::new(),
         tasks: Vec::new(),
@@ -990,6 +992,11 @@ fn a_search_that_bred_nothing_but_failures_has_failed_and_can_begin_again() {
         panic!("{end:?}")
     };
     assert!(error.to_string().contains("because: collapsed"), "{error}");
+    // The reasons differ in a number.
+    let Error::NothingBred { failed, most, .. } = error else {
+        unreachable!()
+    };
+    assert_eq!(failed, most);
     let records = read(&path).unwrap();
     assert!(matches!(records.last().unwrap().event, Event::RunFailed { .. }));
     assert!(!records.iter().any(|r| matches!(r.event, Event::Selected(_))));
@@ -1255,6 +1262,21 @@ fn a_budget_below_one_generation_still_has_a_final() {
         plan.budget.evals = Some(evals);
         let (end, _) = go(&path, &plan, Function::new(), &Control::default());
         assert_eq!(end.unwrap(), End::Done, "{evals}");
+    }
+}
+
+/// After six candidates of a generation of eight the plain sum, which nothing had moved, won as "the centre of what the search
+/// had learnt", found by CMA-ES.
+#[test]
+fn a_centre_that_no_generation_has_moved_is_no_candidate() {
+    for (evals, means) in [(3, 0), (12, 1)] {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let mut plan = plan("cma-es");
+        plan.budget.evals = Some(evals);
+        go(&path, &plan, Function::new(), &Control::default()).0.unwrap();
+        let records = read(&path).unwrap();
+        assert_eq!(scored_as(&records, &Origin::Mean).count(), means, "{evals}");
     }
 }
 
@@ -1624,7 +1646,7 @@ fn a_command_that_breaks_down_over_a_candidate_fails_that_one() {
         "no JSON line of the form",
         "(exit status: 3): out of memory",
         "too large",
-        "score 'f' is NaN",
+        "score 'f' is \"NaN\", and no number",
     ];
     for ((_, reason), expected) in failed.iter().zip(says) {
         assert!(reason.contains(expected), "{reason}");

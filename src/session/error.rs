@@ -78,6 +78,10 @@ pub enum Error {
     /// What chooses would also judge.
     #[error("{reason}")]
     Overlap { reason: String },
+    #[error(
+        "models.{name}: '{name}' is what one of the search's own merges is called, so nobody could tell them apart in a table. Give the model another name"
+    )]
+    TakenName { name: String },
 
     // ------------------------------------------------------------------------------------------------ a proposal
     #[error(

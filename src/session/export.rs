@@ -104,8 +104,8 @@ impl Child {
     /// There is no run, no such candidate, or it is no model: genes that a command scored.
     pub fn find(run: &Path, id: &str) -> Result<Self, Error> {
         let dir = RunDir::open(run)?;
-        let space = space_of(&dir)?;
         let run = dir.run()?;
+        let space = space_of(&dir, run.started.as_ref())?;
         let found = match id {
             "best" => run.winner(),
             _ => run.candidate(id),
@@ -262,7 +262,8 @@ impl Child {
         for (name, word) in &self.space.models {
             models::add(&mut parents, name, word, &host.hub)
                 .map_err(Error::from)
-                .map_err(Error::at(format!("models.{name}")))?;
+                .map_err(Error::at(format!("models.{name}")))
+                .map_err(Error::placed(&self.space.places))?;
         }
         let plan = Plan::new(&self.recipe, &parents)?;
         Ok((parents, plan))

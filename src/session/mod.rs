@@ -64,7 +64,11 @@ mod simplify;
 mod tasks;
 mod watch;
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 pub use demo::demo_space;
 pub use error::{Error, ProvenanceError};
@@ -84,7 +88,7 @@ use crate::{
     models::{self, Parents, Runtime, RuntimeOptions},
     recipe::Recipe,
     search::{self, FitnessTask, Genome, MergeEvaluator, compare_questions, parts_of_run},
-    space::{self, Codec, Finale, Fold, GeneSpec, Shape, Space},
+    space::{self, Codec, Finale, Fold, GeneSpec, Limit, Shape, Space},
     workers,
 };
 
@@ -261,9 +265,26 @@ impl Session {
         if self.space.models.is_empty() {
             return Ok(());
         }
+        self.refuse_taken_names()?;
         let layers = shape(&self.space, &self.parents)?.layers;
         let contradictions = self.space.contradictions(layers).map_err(Error::from);
         contradictions.map_err(Error::placed(&self.space.places))
+    }
+
+    /// A model that is called as an unsearched merge would stand beside it under the same name in every table.
+    fn refuse_taken_names(&self) -> Result<(), Error> {
+        let baselines = self.genome.baselines().into_iter().map(|(name, _)| name);
+        let taken: Vec<String> = baselines.chain(["mean".into()]).collect();
+        let of_model = self
+            .space
+            .models
+            .iter()
+            .map(|(name, _)| name)
+            .find(|name| taken.contains(name));
+        match of_model {
+            Some(name) => Err(Error::TakenName { name: name.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Whether any question stands in two parts of a run; `None` of a command, which keeps its questions to itself.
@@ -292,6 +313,14 @@ impl Session {
         }
         let parts = parts_of_run(&self.tasks, &self.held_out, finale).map_err(Error::plan)?;
         Ok(Some(compare_questions(&parts)))
+    }
+
+    /// Questions of the whole selection split, by their ids, that another part of the run has too.
+    fn selected_elsewhere(&self) -> Result<HashSet<String>, Error> {
+        let mut finale = self.space.finale.clone();
+        finale.selection.limit = Some(Limit::All);
+        let parts = parts_of_run(&self.tasks, &self.held_out, &finale).map_err(Error::plan)?;
+        Ok(search::selected_elsewhere(&parts))
     }
 
     /// Refuses a search that would be judged by what it was bred on, unless its space allows that.
@@ -335,6 +364,11 @@ fn with_dtype(wanted: &RuntimeOptions, space: &Space) -> RuntimeOptions {
 fn complete(mut space: Space, file: &Path) -> Result<Space, Error> {
     if space.fitness.command.is_none() {
         space.fitness.chat_template.get_or_insert_default();
+    }
+    // As many as the test asks, and no whole training set.
+    let most = space.finale.test_limit().most();
+    for task in &mut space.finale.held_out {
+        task.limit = task.limit.or(most);
     }
     resolve(&mut space, file)?;
     Ok(space)

@@ -98,6 +98,7 @@ impl Session {
         dir.replace(&dir.space(), &yaml)?;
         let started = event::RunStarted {
             space_digest: digest(&yaml),
+            space: yaml,
             ..examiner.started(self, budget)?
         };
         self.ready(dir, lock, started, examiner, ResumeOptions::default(), Some(compared))
@@ -120,7 +121,7 @@ impl Session {
         (all.selection.limit, all.test.limit) = (Some(Limit::All), Some(Limit::All));
         let examiner = Examiner::new(self, &all)?;
         let started = event::RunStarted {
-            space_digest: space_digest(&begun.dir, &begun.started.space_digest)?,
+            space_digest: space_digest(&begun.dir, &begun.started)?,
             ..examiner.started(self, begun.started.budget)?
         };
         self.ready(begun.dir, begun.lock, started, examiner, options, None)
@@ -159,7 +160,7 @@ impl Session {
     pub fn unchanged(&self, began: &event::RunStarted, dir: &RunDir) -> Result<MergeEvaluator<'_>, Error> {
         let mut examiner = Examiner::new(self, &self.space.finale)?;
         let now = event::RunStarted {
-            space_digest: space_digest(dir, &began.space_digest)?,
+            space_digest: space_digest(dir, began)?,
             ..examiner.started(self, event::Budget::default())?
         };
         let changes = began.changes(&now);
@@ -194,8 +195,11 @@ impl Begun {
         let Some(Event::RunStarted(started)) = first.map(|record| record.event) else {
             return Err(Error::NoBeginning { journal: dir.journal() });
         };
+        if !dir.space().exists() && !started.space.is_empty() {
+            dir.replace(&dir.space(), &started.space)?;
+        }
         Ok(Self {
-            space: space_of(&dir)?,
+            space: space_of(&dir, Some(&started))?,
             dir,
             lock,
             started,
@@ -285,9 +289,12 @@ impl Search<'_> {
         };
         let command = session.space.fitness.command.as_ref();
         let mut external = command.map(|command| session.external(command, dir.path()));
-        let (mut limits, mut kinds) = (Limits::default(), BTreeSet::new());
+        let (mut limits, mut kinds, mut before) = (Limits::default(), BTreeSet::new(), None);
         let opening = Journal::open(&dir.journal())?.shown_to(|record| {
             limits.see(record);
+            if let Event::QuestionsCompared(compared) = &record.event {
+                before = Some(compared.clone());
+            }
             match (&record.event, &mut external) {
                 (Event::Answers(answers), Some(external)) => external.remember(answers),
                 (Event::Answers(answers), None) => {
@@ -304,6 +311,10 @@ impl Search<'_> {
             Some(compared) => compared,
             None => session.compared_with(&plan.space.finale)?,
         };
+        // Other limits, or a task that was changed, may ask what the search was bred on. What the run began with stays allowed.
+        if compared.as_ref().is_some_and(|now| now.adds_to(before.as_ref())) {
+            session.refuse_overlap(compared.as_ref())?;
+        }
         let options = &self.options;
         let begun = chronicle.begin(self.started.clone(), options.accepts_changes);
         begun.map_err(of_reading)?;
@@ -443,24 +454,40 @@ fn digest(space_yaml: &str) -> String {
     blake3::hash(space_yaml.as_bytes()).to_hex().to_string()
 }
 
-/// The search space of a run. One that says nothing of chat templates is of before there was a choice.
+/// The search space of a run; where its file is gone, as the journal has it. One that says nothing of chat templates is of
+/// before there was a choice.
 ///
 /// # Errors
 /// Its file cannot be read, or is no search space.
-pub(super) fn space_of(dir: &RunDir) -> Result<Space, Error> {
-    let mut space = Space::read(&dir.space())?;
+pub(super) fn space_of(dir: &RunDir, started: Option<&event::RunStarted>) -> Result<Space, Error> {
+    let kept = started.map(|started| &started.space).filter(|kept| !kept.is_empty());
+    let mut space = match kept {
+        Some(kept) if !dir.space().exists() => Space::parse(&dir.space(), kept)?,
+        _ => Space::read(&dir.space())?,
+    };
     space.fitness.chat_template.get_or_insert(ChatTemplate::Off);
     Ok(space)
 }
 
 /// Digest of the search space of a run as it is now. What was written counts first: a newer heterosis may fill in defaults
-/// that the one that wrote it did not know. Another order of lines, or a comment, is no other space.
-fn space_digest(dir: &RunDir, began: &str) -> Result<String, Error> {
+/// that the one that wrote it did not know. Another order of lines, or a comment, is no other space; nor are other places of
+/// the same models and tasks, which have digests of their own.
+fn space_digest(dir: &RunDir, began: &event::RunStarted) -> Result<String, Error> {
+    if !dir.space().exists() && !began.space.is_empty() {
+        return Ok(began.space_digest.clone());
+    }
     let text = fs::read_to_string(dir.space()).map_err(Error::io(dir.space()))?;
-    let as_written = digest(&text);
-    Ok(match as_written == began {
-        true => as_written,
-        false => Space::read(&dir.space())?.digest(),
+    if digest(&text) == began.space_digest {
+        return Ok(began.space_digest.clone());
+    }
+    let now = Space::read(&dir.space())?;
+    let is_moved = !began.space.is_empty() && {
+        let before = Space::parse(&dir.space(), &began.space)?;
+        before.without_places().digest() == now.without_places().digest()
+    };
+    Ok(match is_moved {
+        true => began.space_digest.clone(),
+        false => now.digest(),
     })
 }
 
@@ -584,6 +611,7 @@ impl<'a> Examiner<'a> {
             instruction_set: computation.instruction_set,
             seed: space.search.seed,
             space_digest: space.digest(),
+            space: String::new(),
             budget,
             models: models.collect::<Result<_, Error>>()?,
             tasks: tasks_of(&self.search, &|index| match &self.of_command {

@@ -112,7 +112,7 @@ impl Finished {
             run.apply(&record);
             asked.see(record.event);
         }
-        let space = space_of(&dir)?;
+        let space = space_of(&dir, run.started.as_ref())?;
         if space.fitness.command.is_some() {
             return Err(Error::ScoredByCommand { run: dir.path().into() });
         }
@@ -185,7 +185,8 @@ impl Simplifying {
     /// Something is not what it was when the run began; too few questions to compare anything on.
     pub fn questions(&self, limit: Option<usize>) -> Result<Comparing<'_>, Error> {
         let mut examiner = Examiner::new(self, limit)?;
-        examiner.questions.fresh &= Freshness::of(&self.run) == Freshness::Fresh;
+        let freshness = Freshness::of(&self.run);
+        examiner.questions.fresh &= matches!(freshness, Freshness::Fresh | Freshness::InAnotherForm);
         Ok(Comparing { of: self, examiner })
     }
 }
@@ -292,7 +293,8 @@ impl<'a> Examiner<'a> {
                 .copied()
                 .unwrap_or(task.weight);
         }
-        let (chosen, unasked) = choose(&all, &asked.used, limit);
+        let used = &session.selected_elsewhere()? | &asked.used;
+        let (chosen, unasked) = choose(&all, &used, limit);
         let part = |confirms: bool| {
             let of_task = |items: &Vec<usize>| -> Vec<usize> {
                 let is_confirming = |i: usize| i % CONFIRMING == CONFIRMING - 1;

@@ -781,6 +781,17 @@ impl Space {
     pub fn digest(&self) -> String {
         blake3::hash(self.to_yaml().as_bytes()).to_hex().to_string()
     }
+
+    /// The same space without where its models and task files lie: what they hold is known by digests of its own.
+    pub fn without_places(&self) -> Self {
+        let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_string();
+        let mut space = self.clone();
+        space.models.iter_mut().for_each(|(_, word)| word.clear());
+        for task in space.fitness.tasks.iter_mut().chain(&mut space.finale.held_out) {
+            task.task = name(&task.task);
+        }
+        space
+    }
 }
 
 fn as_map<V: Serialize, S: serde::Serializer>(entries: &[(String, V)], s: S) -> Result<S::Ok, S::Error> {

@@ -175,6 +175,44 @@ fn a_command_is_started_once_and_asked() {
         "{told}"
     );
     assert!(told["search_seconds"].as_f64().unwrap() > 0.0 && told["final_seconds"].as_f64().unwrap() > 0.0);
+
+    // Six of six candidates failed for a misspelt name that the probe had shown.
+    let file = space(&format!("{answers}, weights: {{g: 1}}"));
+    let (code, told) = document(&file, &[]);
+    let problem = told["problems"][0].as_str().unwrap();
+    assert!(code == Some(1) && problem.contains("'f' is not known here"), "{told}");
+}
+
+/// "Everything fits", and then every candidate was turned away by the guard.
+#[test]
+fn a_guard_that_lets_nobody_in_is_seen_coming() {
+    let tmp = tempfile::tempdir().unwrap();
+    let told = |weights: &str| {
+        let parameters = format!("{{method: task_arithmetic, genes: {{weight: {weights}}}}}");
+        let rest = rest(&parameters, "").replace("limit: 12}]", "limit: 12}], guard: {perplexity_ratio: 1.5}");
+        let file = space_over_family(tmp.path(), &rest);
+        says(&check(&file, &[]))
+    };
+    assert!(told("[100, 1000]").contains("breed nothing but failures: the questions cannot be answered: collapsed"));
+    assert!(!told("[0.5, 1.0]").contains("breed nothing"));
+}
+
+/// Two rows of one name stood in every table, and which of them had won nobody could tell.
+#[test]
+fn a_model_is_not_called_as_an_unsearched_merge() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = space_over_family(
+        tmp.path(),
+        &rest("{method: task_arithmetic, genes: {weight: [0, 1.5]}}", ""),
+    );
+    let text = fs::read_to_string(&file).unwrap().replace("spanish:", "ties:");
+    fs::write(&file, text).unwrap();
+    let output = check(&file, &[]);
+    let words = says(&output);
+    assert!(
+        output.status.code() == Some(2) && words.contains("models.ties: 'ties' is what"),
+        "{words}"
+    );
 }
 
 /// DELLA with densities that its epsilon does not allow fitted, as did a merge that leaves a parent out.

@@ -255,3 +255,47 @@ fn an_allowed_overlap_takes_the_words_away() {
     let (told, ..) = everything("apart", &apart, "selection: {limit: 12}, test: {limit: 12}");
     assert!(told.contains("12 questions never used before") && told.contains("none is in two parts of the run"));
 }
+
+/// `resume --test-limit` walked into the search's own questions without a refusal, and read the test: the run was spoilt for good.
+#[test]
+fn a_resumed_run_asks_no_more_than_it_may() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = |split: &str| fs::read_to_string(root().join(format!("evals/data/arith-es-{split}.jsonl"))).unwrap();
+    let rows = |text: &str, n: usize| text.lines().take(n).map(|l| format!("{l}\n")).collect::<String>();
+    fs::write(tmp.path().join("mine.jsonl"), rows(&data("search"), 12)).unwrap();
+    fs::write(tmp.path().join("other.jsonl"), rows(&data("selection"), 12)).unwrap();
+    let test = rows(&data("test"), 10) + &rows(&data("search"), 12);
+    fs::write(tmp.path().join("third.jsonl"), test).unwrap();
+    let task = OWN.replace("texto", "question").replace("{{n}}", "{{answer}}");
+    fs::write(tmp.path().join("own.yaml"), format!("task: own\n{task}")).unwrap();
+    let file = space(
+        tmp.path(),
+        &format!("{{task: {}}}", arg(&tmp.path().join("own.yaml"))),
+        "test: {limit: 10}",
+    );
+    let run = tmp.path().join("run");
+    good(&["search", &file, "--run", &arg(&run), "--headless"]);
+
+    // Killed when the winner was known and nobody had answered the test.
+    let journal = run.join("journal.jsonl");
+    let whole = fs::read_to_string(&journal).unwrap();
+    let selected = whole.lines().position(|line| line.contains("\"selected\"")).unwrap();
+    let cut: String = whole
+        .lines()
+        .take(selected + 1)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(&journal, &cut).unwrap();
+    let output = heterosis(&["resume", &arg(&run), "--headless", "--test-limit", "22"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("12 of the 22 questions of own ca (test, split test) are also in own ca (search"),
+        "{told}"
+    );
+    assert_eq!(fs::read_to_string(&journal).unwrap(), cut, "nothing was written");
+    let told = good(&["resume", &arg(&run), "--headless"]);
+    assert!(told.contains("10 questions never used before"), "{told}");
+}

@@ -132,6 +132,49 @@ fn a_model_that_changed_since_a_run_began_is_named() {
 }
 
 /// Another model gave advice after the kill, and nothing said so; and a run without its guide could not be simplified.
+/// Models and run moved together were "something else", and without `space.yaml` a run was dead, though the journal is said to
+/// hold all that is needed.
+#[test]
+fn a_run_that_was_moved_and_one_without_its_space_go_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (before, after) = (tmp.path().join("before"), tmp.path().join("after"));
+    fs::create_dir(&before).unwrap();
+    let file = space(&before);
+    let dir = before.join("run");
+    let mut search = begin(&["search", &arg(&file), "--run", &arg(&dir)]);
+    wait_for(4, &mut search, &dir);
+    search.kill().unwrap();
+    search.wait().unwrap();
+    fs::create_dir(before.join("moved")).unwrap();
+    for file in ["journal.jsonl", "space.yaml"] {
+        fs::copy(dir.join(file), before.join("moved").join(file)).unwrap();
+    }
+
+    fs::remove_file(dir.join("space.yaml")).unwrap();
+    good(&["export", &arg(&dir), "parent-maths", &arg(&before.join("maths"))]);
+    good(&["resume", &arg(&dir), "--headless"]);
+    assert!(dir.join("space.yaml").exists());
+
+    fs::rename(&before, &after).unwrap();
+    let dir = after.join("moved");
+    let space = dir.join("space.yaml");
+    for command in ["resume", "export"] {
+        let out = arg(&after.join("out"));
+        let args = [command, &arg(&dir), "parent-maths", &out];
+        let refused = run(if command == "export" { &args } else { &args[..2] });
+        let said = stderr(&refused);
+        assert!(
+            !refused.status.success() && said.contains("space.yaml:"),
+            "{command}, the way out: {said}"
+        );
+    }
+    let corrected = fs::read_to_string(&space).unwrap().replace(&arg(&before), &arg(&after));
+    fs::write(&space, corrected).unwrap();
+    let said = good(&["resume", &arg(&dir), "--headless"]);
+    assert!(!said.contains("changed on its way"), "{said}");
+    good(&["export", &arg(&dir), "best", &arg(&after.join("out"))]);
+}
+
 #[test]
 fn a_guide_that_changed_since_a_run_began_is_named() {
     let tmp = tempfile::tempdir().unwrap();

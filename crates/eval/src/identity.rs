@@ -1,11 +1,12 @@
 //! Which question this is, whatever file, row, task, language or profile it came by.
 //!
 //! Two questions are the same if what is asked and what is right are the same. What is asked are the fields of the row that
-//! the prompt's template names, without the template's own words ("Question:", "Answer:"), without examples, without white
-//! space; what is right is the gold answer, of a worked solution what follows its last `####`, numbers as numbers.
+//! the prompt's template names, without the template's own words ("Question:", "Answer:"), without a number before them
+//! ("17.", "Question 17:"), without examples, without white space, in small letters; what is right is the gold answer, of a
+//! worked solution what follows its last `####`, numbers as numbers.
 //!
 //! The table of published test questions knows GSM8K's and MGSM's by what they ask, so that a copy in a file of one's own,
-//! or a translation, is told too.
+//! or a translation, is told too; also behind an instruction of a few sentences.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -42,6 +43,22 @@ const SHELL: [&str; 30] = [
     "réponse étape par étape",
     "let's think step by step",
     "solution",
+];
+
+/// What a question's number may be called besides.
+const NUMBERED: [&str; 12] = [
+    "item",
+    "no",
+    "nr",
+    "number",
+    "task",
+    "exercise",
+    "row",
+    "aufgabe",
+    "ejercicio",
+    "exercice",
+    "пример",
+    "题",
 ];
 
 /// A question by its content.
@@ -90,14 +107,9 @@ impl Identity {
     }
 }
 
-/// A text without the words around it that only say that it is a question, and without white space.
+/// A text without the words around it that only say that it is a question, or which one, and without white space.
 fn bare(text: &str) -> String {
-    let mut text = text.trim();
-    if let Some((label, rest)) = text.split_once([':', '：'])
-        && is_shell(label)
-    {
-        text = rest.trim_start();
-    }
+    let mut text = unlabelled(text);
     if let Some((rest, label)) = text.trim_end_matches([':', '：']).rsplit_once('\n')
         && is_shell(label)
     {
@@ -106,14 +118,51 @@ fn bare(text: &str) -> String {
     solid(text)
 }
 
+/// A text without "Question:", "17.", "(17)", "Item 17:" before it, however many of these.
+pub(crate) fn unlabelled(text: &str) -> &str {
+    let mut text = text.trim();
+    while let Some(rest) = behind_shell(text).or_else(|| behind_number(text)) {
+        text = rest.trim_start();
+    }
+    text
+}
+
+fn behind_shell(text: &str) -> Option<&str> {
+    let (label, rest) = text.split_once([':', '：'])?;
+    is_shell(label).then_some(rest)
+}
+
+/// Behind a number, with a word for such numbers before it or none, that ends in a sign which no quantity ends in, or stands in
+/// brackets. A number alone in its line is one too.
+fn behind_number(text: &str) -> Option<&str> {
+    let after = text.trim_start_matches(char::is_alphabetic);
+    let word = &text[..text.len() - after.len()];
+    if !(word.is_empty() || is_shell(word) || NUMBERED.contains(&word.to_lowercase().as_str())) {
+        return None;
+    }
+    let is_bracketed = after.starts_with(['(', '[']);
+    let digits = after.trim_start_matches([' ', '#', '(', '[', '№']);
+    let rest = digits.trim_start_matches(|c: char| c.is_ascii_digit());
+    let length = digits.len() - rest.len();
+    let end = rest.chars().next()?;
+    let closes = match is_bracketed {
+        true => matches!(end, ')' | ']'),
+        false => matches!(end, '.' | ')' | ':' | '：' | '\n'),
+    };
+    let rest = &rest[end.len_utf8()..];
+    // 3.5 and 3:45 are none.
+    let is_label = (1..=6).contains(&length) && closes && (end == '\n' || rest.starts_with(char::is_whitespace));
+    is_label.then_some(rest)
+}
+
 fn is_shell(label: &str) -> bool {
     SHELL.contains(&label.trim().to_lowercase().as_str())
 }
 
-/// Without white space and what no reader sees.
-fn solid(text: &str) -> String {
+/// In small letters, without white space and what no reader sees.
+pub fn solid(text: &str) -> String {
     let is_seen = |c: &char| !c.is_whitespace() && !matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}');
-    text.chars().filter(is_seen).collect()
+    text.chars().filter(is_seen).flat_map(char::to_lowercase).collect()
 }
 
 /// What is right: of a worked solution its result, of a number its value.
@@ -185,6 +234,30 @@ pub fn published(identity: Identity) -> Option<Published> {
     PUBLISHED.get(&identity.text).copied()
 }
 
+/// Sentences before a published question, or behind it, that do not hide it.
+const INSTRUCTIONS: usize = 4;
+
+/// What published question a text asks, also behind or before an instruction of a few sentences.
+///
+/// ```
+/// use heterosis_eval::identity::{published_in, published, Identity};
+///
+/// let own = "Solve step by step. What is 2 + 2?";
+/// assert_eq!(published_in(own), None);
+/// assert_eq!(published(Identity::of(&[own.to_owned()], "4")), None);
+/// ```
+pub fn published_in(text: &str) -> Option<Published> {
+    let is_end = |c: char| matches!(c, '.' | ':' | '!' | '?' | '\n' | '。' | '：' | '？' | '！' | '।');
+    let ends: Vec<usize> = text.match_indices(is_end).map(|(at, end)| at + end.len()).collect();
+    let begins = std::iter::once(0).chain(ends.iter().copied().take(INSTRUCTIONS));
+    let parts = begins.flat_map(|from| {
+        let stops = std::iter::once(text.len()).chain(ends.iter().rev().copied().take(INSTRUCTIONS));
+        stops.filter(move |to| from < *to).map(move |to| &text[from..to])
+    });
+    let known = |part: &str| PUBLISHED.get(&digest(&bare(part))).copied();
+    parts.into_iter().find_map(known)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,11 +275,13 @@ mod tests {
             of(&["Question: What is 2 + 2?\nAnswer:"], "4"),
             of(&["What is 2 + 2?"], "2 + 2 = 4\n#### 4"),
             of(&["What is 2 + 2?", ""], "$4.00."),
+            of(&["WHAT IS 2 + 2?"], "4"),
         ] {
             assert_eq!(other, plain);
         }
         for other in [
             of(&["What is 2 - 2?"], "4"),
+            of(&["2 + 2 is what?"], "4"),
             of(&["Answer: yes?"], "4"),
             of(&["What is 2 + 2?"], "5"),
         ] {
@@ -225,6 +300,38 @@ mod tests {
         assert_ne!(of(&["Translate: x"], "y").text, of(&["x"], "y").text, "no shell");
         // A text that is itself what is measured.
         assert_eq!(of(&[], "4 apples").text, of(&["4 apples"], "1").text);
+    }
+
+    /// "On 51 questions never used before" was said of a search's own questions, with their numbers before them.
+    #[test]
+    fn a_number_before_a_question_makes_no_other_question() {
+        let plain = of(&["Mia has 3 apples and buys 4. How many has she?"], "7");
+        for number in [
+            "17. ",
+            "17) ",
+            "(17) ",
+            "[3] ",
+            "#17: ",
+            "Q17: ",
+            "Question 17: ",
+            "Pregunta 17:\n",
+            "Item 17. Q: ",
+            "Q: 17. ",
+            "№ 5. ",
+            "12\n",
+        ] {
+            let numbered = format!("{number}Mia has 3 apples and buys 4. How many has she?");
+            assert_eq!(of(&[&numbered], "7"), plain, "{number}");
+        }
+        for other in [
+            "3.5 apples are left",
+            "3:45 is the time",
+            "3 apples. How many?",
+            "2 + 2: what?",
+            "In 1999: what?",
+        ] {
+            assert_eq!(unlabelled(other), other);
+        }
     }
 
     fn task(name: &str, profile: Profile, root: std::path::PathBuf) -> Task {
@@ -252,6 +359,19 @@ mod tests {
                     ("GSM8K", i, true),
                     "{name}"
                 );
+                let asked = question.words();
+                for disguised in [
+                    asked.to_uppercase(),
+                    format!("Solve step by step. Be careful! {asked}"),
+                    format!("{i}. {asked}"),
+                    format!("Q: Read this. {asked} A:"),
+                    format!(
+                        "{} Think before you answer.",
+                        asked.replace("Question: ", "").replace("\nAnswer:", "")
+                    ),
+                ] {
+                    assert_eq!(published_in(&disguised), Some(known), "{disguised}");
+                }
             }
         }
         let questions = task("mgsm_direct_es", Profile::Parity, root)

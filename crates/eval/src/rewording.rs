@@ -2,7 +2,8 @@
 //!
 //! Two questions with the same numbers and the same right answer, most of whose words are the same, are one question reworded.
 //! Words that most questions of a part have ("how", "many", a template's instructions) do not count, so that problems of one
-//! template with the same numbers by chance are not taken for each other. A free paraphrase is not seen.
+//! template with the same numbers by chance are not taken for each other. A free paraphrase is not seen. One number may be
+//! another or be missing, as where a row's number stands in the text, if nearly all words are the same.
 //!
 //! Measured (`MOST_ALIKE` = 0.6): of GSM8K's 1,319 test questions none resembles a training question by more than 0.43, of 2,000
 //! of the embedded family's test none a search question by more than 0.58; with a tenth of the words replaced 99 % are
@@ -10,10 +11,14 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::identity::Identity;
+use super::identity::{self, Identity};
 
 /// The part of the words of both that two wordings of one question have in common, at least.
 const MOST_ALIKE: f64 = 0.6;
+/// The same where one number is another.
+const ALIKE_BUT_A_NUMBER: f64 = 0.95;
+/// Numbers that two such have in common, at least, if neither has one more.
+const COMMON_NUMBERS: usize = 2;
 /// From how many questions on it can be told which words most of them have.
 const MANY: usize = 10;
 
@@ -30,7 +35,7 @@ impl Words {
     /// Those of what is asked; `identity` says what is right.
     pub fn of(text: &str, identity: Identity) -> Self {
         let (mut numbers, mut words) = (Vec::new(), BTreeSet::new());
-        for word in split(text) {
+        for word in split(identity::unlabelled(text)) {
             match word.starts_with(|c: char| c.is_numeric()) {
                 true => numbers.push(word),
                 false => drop(words.insert(word)),
@@ -44,9 +49,18 @@ impl Words {
         }
     }
 
-    /// Which of two wordings of one question this may be, in short.
-    fn kind(&self) -> (u64, &[String]) {
-        (self.gold, &self.numbers)
+    /// Which of two wordings of one question this may be, in short: as it stands, and with each of its numbers left out.
+    fn kinds(&self) -> impl Iterator<Item = Kinds> {
+        let without = |left_out: usize| {
+            let numbers = self.numbers.iter().enumerate().filter(move |(i, _)| *i != left_out);
+            numbers.map(|(_, number)| number.clone()).collect::<Vec<_>>()
+        };
+        let fewer = (0..self.numbers.len())
+            .map(without)
+            .filter(|numbers| !numbers.is_empty());
+        std::iter::once(self.numbers.clone())
+            .chain(fewer)
+            .map(|numbers| (self.gold, numbers))
     }
 
     /// The part of the words of both that is common to both; nothing where too few are left to tell.
@@ -57,9 +71,17 @@ impl Words {
         };
         let (a, b) = (told(&self.words), told(&other.words));
         let all = a.union(&b).count();
-        !a.is_empty() && !b.is_empty() && a.intersection(&b).count() as f64 >= MOST_ALIKE * all as f64
+        let alike = match (self.numbers.len(), other.numbers.len()) {
+            _ if self.numbers == other.numbers => MOST_ALIKE,
+            (mine, others) if mine == others && mine <= COMMON_NUMBERS => return false,
+            _ => ALIKE_BUT_A_NUMBER,
+        };
+        !a.is_empty() && !b.is_empty() && a.intersection(&b).count() as f64 >= alike * all as f64
     }
 }
+
+/// What is right, and numbers of what is asked.
+type Kinds = (u64, Vec<String>);
 
 /// Which questions of `later` are questions of `earlier` in other words, by their places.
 ///
@@ -74,13 +96,15 @@ impl Words {
 /// ```
 pub fn reworded(earlier: &[&Words], later: &[&Words]) -> Vec<usize> {
     let usual: HashSet<&str> = usual(earlier).chain(usual(later)).collect();
-    let mut alike: HashMap<(u64, &[String]), Vec<&Words>> = HashMap::new();
+    let mut alike: HashMap<Kinds, Vec<&Words>> = HashMap::new();
     for &words in earlier {
-        alike.entry(words.kind()).or_default().push(words);
+        for kind in words.kinds() {
+            alike.entry(kind).or_default().push(words);
+        }
     }
     let is_reworded = |words: &Words| {
-        let alike = alike.get(&words.kind()).map_or(&[][..], Vec::as_slice);
-        alike.iter().any(|other| other.resembles(words, &usual))
+        let mut alike = words.kinds().filter_map(|kind| alike.get(&kind)).flatten();
+        alike.any(|other| other.resembles(words, &usual))
     };
     (0..later.len()).filter(|i| is_reworded(later[*i])).collect()
 }
@@ -174,6 +198,29 @@ mod tests {
         }
         let paraphrase = "Bobbie has three times as many crayons as Billie, Lizzie half of Bobbie's. How many has Lizzie if Billie has 1,800?";
         assert!(!is_reworded(paraphrase, "2700"));
+    }
+
+    /// `Item 17. Q: …` with a row's number made another question of each.
+    #[test]
+    fn a_rows_number_in_the_text_makes_no_other_question() {
+        assert!(is_reworded(
+            &format!("Row 12 of the list {ASKED}").replace("Row 12 of the list ", "12 "),
+            "2700"
+        ));
+        assert!(
+            !is_reworded(&ASKED.replace("1,800", "1,900"), "2700"),
+            "its only other number"
+        );
+        let two = "Mia has 3 red apples, buys 4 green ones and 5 pears. How many pieces of fruit has she?";
+        let asked = words(two, "12");
+        for (text, is_same) in [
+            (two.replace("Mia", "7 Mia"), true),
+            (two.replace("red apples", "old nuts"), true), // other words, the same numbers
+            (two.replace("3 red apples", "6 old nuts"), false),
+        ] {
+            let again = words(&text, "12");
+            assert_eq!(!reworded(&[&asked], &[&again]).is_empty(), is_same, "{text}");
+        }
     }
 
     /// Of a template with few words, problems with the same numbers by chance would resemble each other by its own words.

@@ -198,6 +198,9 @@ pub struct RunStarted {
     pub seed: u64,
     /// BLAKE3 of the filled-in search space.
     pub space_digest: String,
+    /// The filled-in search space itself, as `space.yaml` holds it; empty in older journals.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub space: String,
     /// When to stop asking for candidates.
     pub budget: Budget,
     /// The parents, in the order of the space.

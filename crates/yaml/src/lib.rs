@@ -398,7 +398,8 @@ impl Node {
             Value::Null => "nothing".into(),
             Value::Bool(b) => format!("'{b}'"),
             Value::Int(i) => format!("{i}"),
-            Value::Float(f) => format!("{f}"),
+            // So that 1e3, which reads as no whole number, does not look like one.
+            Value::Float(f) => format!("{f:?}"),
             Value::Str(s) => format!("'{s}'"),
             Value::List(_) => "a list".into(),
             Value::Map(_) => "a block of keys".into(),

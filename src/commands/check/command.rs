@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::super::environment;
 use crate::{
     eval::Split,
-    search::{Evaluator, Exam, Questions, Sitting, Subject},
+    search::{Evaluator, Exam, Questions, Sitting, Subject, names_fit},
     session::Session,
     space::{Command, Limit},
 };
@@ -73,6 +73,7 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
     let (resident, clock) = (environment::resident_bytes(), environment::stopwatch());
     match external.evaluate(&sitting, &mut |_| ()) {
         Ok(evaluation) => {
+            probe.problem = misnamed(&evaluation.scores, session);
             probe.scores = match exam.tasks.is_empty() {
                 true => evaluation.scores,
                 false => exam
@@ -96,6 +97,17 @@ pub fn probe(command: &Command, session: &Session, beside: Option<&Path>) -> Pro
         }
     }
     probe
+}
+
+/// What the search would say of the names of a candidate's scores.
+fn misnamed(scores: &[(String, f64)], session: &Session) -> Option<String> {
+    let weights = &session.space().fitness.weights;
+    let declared: Vec<String> = weights.iter().map(|(name, _)| name.clone()).collect();
+    let are_named = !scores.is_empty() && !declared.is_empty();
+    let problem = names_fit(scores, &declared).err().filter(|_| are_named)?;
+    Some(format!(
+        "{problem} (fitness.weights declares them): every candidate would fail"
+    ))
 }
 
 /// The first question of each task, of a command that names its questions.

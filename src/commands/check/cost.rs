@@ -157,6 +157,9 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     let typical = typical
         .or(drawn.first().cloned())
         .context("the space has no candidate")?;
+    findings
+        .warnings
+        .extend(turned_away(prepared, &drawn, &first(&search, 0, 1))?);
     let baselines: Vec<Recipe> = baselines.into_iter().map(|(_, recipe)| recipe).collect();
     for recipes in [baselines, drawn] {
         load_each_method(prepared, &mut asking, recipes, findings)?;
@@ -267,6 +270,33 @@ fn of_one_task(exam: &Exam) -> impl Iterator<Item = Exam> + '_ {
 fn first(exam: &Exam, from: usize, n: usize) -> Exam {
     let items = |items: &Vec<usize>| items.iter().skip(from).take(n).copied().collect();
     exam.of_items(exam.tasks.iter().map(|task| items(&task.items)).collect())
+}
+
+/// Candidates that the guard is tried on.
+const GUARDED: usize = 4;
+
+/// Says so where the guard lets none of a few candidates in.
+fn turned_away(prepared: &Session, drawn: &[Recipe], exam: &Exam) -> Result<Option<String>> {
+    let fitness = &prepared.space().fitness;
+    if fitness.guard.is_none() || fitness.engine.is_some() {
+        return Ok(None);
+    }
+    let mut asking = prepared.evaluator(Cache::in_memory(), fitness.guard)?;
+    asking.search_exam()?;
+    let few = &drawn[..GUARDED.min(drawn.len())];
+    let mut reason = None;
+    for recipe in few {
+        match answer(&mut asking, recipe, exam) {
+            Ok(_) => return Ok(None),
+            Err(refusal) => reason = Some(refusal),
+        }
+    }
+    Ok(reason.map(|reason| format!(
+        "none of {} candidates drawn at random could be scored, and a search may breed nothing but failures: {}. Narrow the ranges of \
+         the genes around what can be merged, or raise fitness.guard.perplexity_ratio",
+        few.len(),
+        reason
+    )))
 }
 
 fn answer(asking: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Result<crate::search::Evaluation> {

@@ -180,6 +180,7 @@ mod tests {
         };
         RunStarted {
             space_digest: "space".into(),
+            space: String::new(),
             engine: "vllm (0.33.0) on cuda".into(),
             models: vec![model("base"), model("maths")],
             tasks: vec![task("arith")],

@@ -149,6 +149,18 @@ impl QuestionsCompared {
         (!self.is_clean()).then(|| format!("{}. {way_out}", self.used().join("; ")))
     }
 
+    /// Whether something is in two parts that was not when an earlier process looked.
+    pub fn adds_to(&self, before: Option<&Self>) -> bool {
+        fn grows<T>(now: &[T], before: Option<&[T]>, n: impl Fn(&T) -> usize) -> bool {
+            let all = |list: &[T]| list.iter().map(&n).sum::<usize>();
+            all(now) > before.map_or(0, all)
+        }
+        grows(&self.overlaps, before.map(|b| &b.overlaps[..]), |shared| shared.n)
+            || grows(&self.published, before.map(|b| &b.published[..]), |published| {
+                published.n
+            })
+    }
+
     /// What is no longer fresh, a sentence each.
     fn used(&self) -> Vec<String> {
         let overlaps = self.overlaps.iter().map(Shared::in_words);
@@ -197,6 +209,8 @@ pub enum Freshness {
     NotCompared,
     /// Compared, and none stands in two parts.
     Fresh,
+    /// Nor does any here, but some of the test come again in another language or in other words.
+    InAnotherForm,
     /// Compared, and some do.
     Used,
 }
@@ -210,6 +224,14 @@ impl Freshness {
             Some(_) if run.is_scored_by_command() => Self::NotCompared,
             // That names differ does not say that questions do.
             Some(compared) if compared.is_clean() && compared.by_name => Self::NotCompared,
+            Some(compared)
+                if compared
+                    .near
+                    .iter()
+                    .any(|shared| shared.second.part == Part::Test && compared.is_clean()) =>
+            {
+                Self::InAnotherForm
+            }
             Some(compared) if compared.is_clean() => Self::Fresh,
             Some(_) => Self::Used,
         }
@@ -220,6 +242,7 @@ impl Freshness {
         let asked = counted(n, "question");
         match self {
             Self::Fresh => format!("{asked} never used before"),
+            Self::InAnotherForm => format!("{asked} never used in this form"),
             _ => format!("{asked} of the {split} split"),
         }
     }
@@ -227,7 +250,7 @@ impl Freshness {
     /// `400 fresh questions`, `400 selection questions`.
     pub fn selection(self, n: usize) -> String {
         match self {
-            Self::Fresh => counted(n, "fresh question"),
+            Self::Fresh | Self::InAnotherForm => counted(n, "fresh question"),
             _ => counted(n, "selection question"),
         }
     }
@@ -235,7 +258,7 @@ impl Freshness {
     /// Before a noun: `fresh` or `selection`.
     pub fn selection_word(self) -> &'static str {
         match self {
-            Self::Fresh => "fresh",
+            Self::Fresh | Self::InAnotherForm => "fresh",
             _ => "selection",
         }
     }
@@ -243,7 +266,7 @@ impl Freshness {
     /// Before a noun: `sealed test` or `test`.
     pub fn test_word(self) -> &'static str {
         match self {
-            Self::Fresh => "sealed test",
+            Self::Fresh | Self::InAnotherForm => "sealed test",
             _ => "test",
         }
     }
@@ -251,7 +274,7 @@ impl Freshness {
     /// Over the scores on the search's questions, the selection's and the test's.
     pub fn columns(self) -> [&'static str; 3] {
         match self {
-            Self::Fresh => ["search", "selection (fresh)", "test (sealed)"],
+            Self::Fresh | Self::InAnotherForm => ["search", "selection (fresh)", "test (sealed)"],
             _ => ["search", "selection", "test"],
         }
     }
@@ -259,7 +282,7 @@ impl Freshness {
     /// What the selection's beginning is called in a log.
     pub fn selection_begins(self) -> &'static str {
         match self {
-            Self::Fresh => "finalists answer fresh questions",
+            Self::Fresh | Self::InAnotherForm => "finalists answer fresh questions",
             _ => "finalists answer the selection questions",
         }
     }
@@ -267,7 +290,7 @@ impl Freshness {
     /// What the test's beginning is called in a log.
     pub fn test_begins(self) -> &'static str {
         match self {
-            Self::Fresh => "opening the sealed test split, once",
+            Self::Fresh | Self::InAnotherForm => "opening the sealed test split, once",
             _ => "asking the test questions, once",
         }
     }
@@ -275,7 +298,7 @@ impl Freshness {
     /// What the beginning of the held-out tasks is called in a log.
     pub fn held_out_begins(self) -> &'static str {
         match self {
-            Self::Fresh => "winner and parents answer what the search never asked",
+            Self::Fresh | Self::InAnotherForm => "winner and parents answer what the search never asked",
             _ => "winner and parents answer the held-out tasks",
         }
     }
@@ -283,7 +306,7 @@ impl Freshness {
     /// Over what was held out.
     pub fn held_out_heading(self) -> &'static str {
         match self {
-            Self::Fresh => "What the search never asked",
+            Self::Fresh | Self::InAnotherForm => "What the search never asked",
             _ => "Held-out tasks",
         }
     }
@@ -291,7 +314,7 @@ impl Freshness {
     /// Before the scores of what was held out.
     pub fn on_held_out(self) -> &'static str {
         match self {
-            Self::Fresh => "On what the search never asked",
+            Self::Fresh | Self::InAnotherForm => "On what the search never asked",
             _ => "On the held-out tasks",
         }
     }
@@ -299,7 +322,7 @@ impl Freshness {
     /// Under the scores of what was held out.
     pub fn held_out_note(self) -> &'static str {
         match self {
-            Self::Fresh => "Nothing was chosen by these tasks: they show what the child forgot.",
+            Self::Fresh | Self::InAnotherForm => "Nothing was chosen by these tasks: they show what the child forgot.",
             _ => "These tasks are no part of the fitness.",
         }
     }
@@ -307,7 +330,7 @@ impl Freshness {
     /// What is still to come.
     pub fn to_come(self) -> &'static str {
         match self {
-            Self::Fresh => {
+            Self::Fresh | Self::InAnotherForm => {
                 "When the search ends, the finalists answer fresh questions; then the sealed test split is opened once, and \
                  what it says stands here."
             }
@@ -321,7 +344,7 @@ impl Freshness {
     /// What did not come.
     pub fn test_not_read(self) -> &'static str {
         match self {
-            Self::Fresh => "the sealed test split has not been read",
+            Self::Fresh | Self::InAnotherForm => "the sealed test split has not been read",
             _ => "the test questions have not been asked",
         }
     }
@@ -329,7 +352,9 @@ impl Freshness {
     /// How the questions of the one reading are introduced.
     pub fn reading(self, split: &str) -> String {
         match self {
-            Self::Fresh => format!("On the sealed `{split}` split, read once, after everything was chosen:"),
+            Self::Fresh | Self::InAnotherForm => {
+                format!("On the sealed `{split}` split, read once, after everything was chosen:")
+            }
             _ => format!("On the `{split}` split:"),
         }
     }
@@ -406,6 +431,24 @@ mod tests {
             refusal.contains("compared by their ids") && refusal.contains("\"question\""),
             "{refusal}"
         );
+        run.questions = Some(compared);
+        assert_eq!(Freshness::of(&run), Freshness::Used);
+    }
+
+    /// Forty of fifty test questions were the search's in capitals: it was told, and beside it "never used before".
+    #[test]
+    fn questions_in_another_form_were_not_never_used() {
+        let mut run = Run::from_records(&rehearsal::journal());
+        let mut compared = QuestionsCompared::default();
+        compared.near.push(shared(40));
+        run.questions = Some(compared.clone());
+        let freshness = Freshness::of(&run);
+        assert_eq!(freshness.asked(50, "test"), "50 questions never used in this form");
+        assert_eq!(freshness.test_word(), Freshness::Fresh.test_word());
+        assert!(!compared.adds_to(None));
+        compared.overlaps.push(shared(1));
+        assert!(compared.adds_to(None) && compared.adds_to(Some(&QuestionsCompared::default())));
+        assert!(!compared.adds_to(Some(&compared)));
         run.questions = Some(compared);
         assert_eq!(Freshness::of(&run), Freshness::Used);
     }

@@ -24,8 +24,11 @@ pub struct Ratio {
 }
 
 impl fmt::Display for Ratio {
-    /// `92 ± 4 %`.
+    /// `92 ± 4 %`; `92 %` of scores whose error nobody knows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.stderr == 0.0 {
+            return write!(f, "{:.0} %", 100.0 * self.value);
+        }
         write!(f, "{:.0} ± {:.0} %", 100.0 * self.value, 100.0 * self.stderr)
     }
 }

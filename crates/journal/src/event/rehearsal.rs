@@ -634,6 +634,7 @@ fn run_started() -> RunStarted {
         engine_version: "0.1.0".into(),
         seed: 7,
         space_digest: "5e".repeat(32),
+        space: String::new(),
         budget: Budget {
             evals: Some(GENERATIONS * POPULATION as u64 + 3),
             duration_ms: None,

@@ -5,7 +5,7 @@
 
 use super::changes;
 use super::freshness::{Freshness, caution};
-use super::run::{Run, counts};
+use super::run::{Run, Scored, counts};
 use super::words::{Unit, count, counted, p_value, parent_name, task_of, test_name};
 use super::{Candidate, Comparison, Finalist, Origin, Score, TaskScore, TestReading, TestScore};
 
@@ -105,8 +105,8 @@ impl Rival<'_> {
             (Outcome::Open, d) if d > 0.0 => {
                 format!("is no better than {name} for its lead of {points} may be chance ({p})")
             }
-            (Outcome::Open, d) if d < 0.0 => format!("is no better than {name} but {points} behind ({p})"),
-            _ => format!("is no better than {name} but level ({p})"),
+            (Outcome::Open, d) if d < 0.0 => format!("is no better than {name} being {points} behind ({p})"),
+            _ => format!("is no better than {name} being level with it ({p})"),
         }
     }
 }
@@ -188,6 +188,14 @@ pub fn told(run: &Run) -> Vec<String> {
     let own = [explained(run), unsearched(run), luck(run)].into_iter().flatten();
     own.chain(missing(run))
         .chain(caution(run))
+        .chain(changes::sentence(&run.changes))
+        .collect()
+}
+
+/// The same of a run whose test was not read: who is missing, and what has changed.
+pub fn told_without_test(run: &Run) -> Vec<String> {
+    missing(run)
+        .into_iter()
         .chain(changes::sentence(&run.changes))
         .collect()
 }
@@ -369,8 +377,17 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
         Origin::Mean if optimizer == GAUSSIAN_PROCESS => {
             format!("Its {genes} are those from which a Gaussian process expects most after {evals}")
         }
-        Origin::Mean => format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}"),
+        Origin::Mean => {
+            let evals = counted(scored.map_or(0, |s| evals_of_stage(run, s)) as usize, "evaluation");
+            format!("Its {genes} are the centre of {optimizer}'s distribution after {evals}")
+        }
     }
+}
+
+/// Evaluations of a candidate's stage until it was scored.
+fn evals_of_stage(run: &Run, scored: &Scored) -> u64 {
+    let earlier = run.scored.iter().filter(|other| other.stage < scored.stage);
+    scored.evals - earlier.map(|other| other.evals).max().unwrap_or(0)
 }
 
 /// How the winner does on tasks that are no part of the fitness, beside the base, or beside the best parent without one.
@@ -486,7 +503,10 @@ mod tests {
             "{sentence}"
         );
         let (outcome, sentence) = say((0.0, 1.0), (0.0, 1.0));
-        assert!(outcome == Outcome::Open && sentence.contains("but level"), "{sentence}");
+        assert!(
+            outcome == Outcome::Open && sentence.contains("level with it"),
+            "{sentence}"
+        );
     }
 
     /// With everything at zero the terminal said "its search score of 0.0 was no luck: it held".
