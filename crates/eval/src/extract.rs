@@ -7,14 +7,14 @@ use std::{fmt, ops::Range};
 
 use super::{
     maths,
-    number::{self, Announced, Style},
+    number::{self, Announced, Announcement, Style, is_unspaced},
     python_regex::{Error, PythonRegex},
     sampling::commonest,
 };
 
 /// Of the way in which numbers are found, read and compared. Part of the digests of what depends on it: verdicts of
 /// different versions are not mixed, and an answer that was cut off by another version's rule is asked for again.
-pub const NUMBERS_VERSION: u32 = 2;
+pub const NUMBERS_VERSION: u32 = 3;
 
 /// What lm-eval returns when nothing matches.
 pub const INVALID: &str = "[invalid]";
@@ -223,7 +223,7 @@ impl NumberAnswer {
         let mut last = None;
         for marker in self.markers.in_text(spoken) {
             let after = &spoken[marker.end..];
-            match number::announced(after, self.style, marker.is_heading) {
+            match number::announced(after, self.style, marker.announces) {
                 Announced::Number(found) => return Some(&after[found.range]),
                 Announced::Words => last = Some(after),
                 Announced::Ordinal => {}
@@ -251,7 +251,7 @@ impl NumberAnswer {
         let spoken = spoken(output)?;
         for marker in self.markers.in_text(spoken) {
             let after = &spoken[marker.end..];
-            if let Announced::Number(found) = number::announced(after, self.style, marker.is_heading) {
+            if let Announced::Number(found) = number::announced(after, self.style, marker.announces) {
                 let start = output.len() - after.len();
                 return Some((start + found.range.start..start + found.range.end, found.is_settled));
             }
@@ -278,8 +278,7 @@ pub struct Markers {
 /// A marker in a text.
 struct Marker {
     end: usize,
-    /// It also opens headings: `####`.
-    is_heading: bool,
+    announces: Announcement,
 }
 
 impl Markers {
@@ -302,9 +301,18 @@ impl Markers {
     fn in_text<'t>(&'t self, text: &'t str) -> impl Iterator<Item = Marker> + 't {
         self.pattern.find_iter(text).map(|found| Marker {
             end: found.end(),
-            is_heading: found.as_str().bytes().all(|b| b == b'#'),
+            announces: Announcement {
+                is_heading: found.as_str().bytes().all(|b| b == b'#'),
+                is_noun: is_one_word(found.as_str()),
+            },
         })
     }
+}
+
+/// In scripts that put spaces between words: elsewhere a marker is a sentence's beginning.
+fn is_one_word(marker: &str) -> bool {
+    let is_inner = |c: char| (c.is_alphabetic() && !is_unspaced(c)) || number::is_mark(c);
+    !marker.is_empty() && marker.chars().all(is_inner)
 }
 
 impl fmt::Debug for Markers {
@@ -454,7 +462,7 @@ mod tests {
     }
 
     /// Pieces of outputs, to be put together at random.
-    const PIECES: [&str; 46] = [
+    const PIECES: [&str; 62] = [
         "The answer is",
         "####",
         "答えは",
@@ -501,6 +509,22 @@ mod tests {
         "<think>",
         "</think>",
         "１８",
+        " to ",
+        " or ",
+        " and ",
+        " und ",
+        "- ",
+        "(",
+        ")",
+        "\\sqrt",
+        " \\over ",
+        "分の",
+        "、",
+        "M",
+        "h",
+        "May ",
+        " 5",
+        "th",
     ];
 
     proptest::proptest! {

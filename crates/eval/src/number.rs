@@ -10,10 +10,14 @@
 
 use std::ops::Range;
 
+mod dates;
+mod fractions;
+mod joints;
 mod reader;
 mod value;
 mod words;
 
+use joints::Joint;
 use reader::{FRACTION, Reader, THIN_SPACE, is_currency, superscript, vulgar};
 pub use value::Value;
 pub use words::Style;
@@ -44,19 +48,36 @@ pub enum Announced {
     Ordinal,
 }
 
+/// What announces an answer, as far as it matters to what may follow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Announcement {
+    /// It also opens headings: `####`.
+    pub is_heading: bool,
+    /// One word without a verb, such as `Answer`: a dash may stand for `is`.
+    pub is_noun: bool,
+}
+
 /// The number that `text` opens with, after nothing but punctuation, markup, currency and words such as `about`.
 ///
 /// A calculation gives its result: `9 * 2 = 18` is 18. One without a result, and a range, are found whole and have no
-/// value. With `heading`, a small number with a point and a word after it numbers a heading.
-pub fn announced(text: &str, style: Style, heading: bool) -> Announced {
+/// value. After what opens headings, a small number with a point and a word after it numbers a heading.
+///
+/// A dash directly before the number is its sign, and so is one with a space after it, `- 5`, where a sentence wants its
+/// number: after `is`, a colon, an equals sign, an opening bracket, LaTeX's `$`, `####`. Two places are ambiguous, and the
+/// dash is none there, for far more answers are positive: at the start of a line it is a list's (`- 5 eggs`), and right
+/// after a noun it stands for `is` (`Answer - 5`). The character `−`, which is nothing but a minus, is a sign there too.
+/// After a number a dash calculates or spans (`10 - 5`). Nor do brackets make a number negative, as an accountant's
+/// `(5)` does: with other writers they are brackets.
+pub fn announced(text: &str, style: Style, by: Announcement) -> Announced {
     let mut parser = Parser::of_a_number(text, style);
-    let Some(start) = parser.lead_in(0) else {
+    let Some(start) = parser.lead_in(0, by.is_noun) else {
         return Announced::Words;
     };
-    let Some(first) = parser.term(start.digits) else {
+    let Some(mut first) = parser.term(start.digits) else {
         return Announced::Words;
     };
-    if (heading || start.on_a_new_line) && parser.is_ordinal(&first) {
+    parser.date(&mut first, start.digits);
+    if (by.is_heading || start.on_a_new_line) && parser.is_ordinal(&first) {
         return Announced::Ordinal;
     }
     let range = parser.answer(start.from, first);
@@ -88,7 +109,7 @@ pub fn last(text: &str, style: Style) -> Option<Range<usize>> {
     let mut parser = Parser::new(text, style);
     let (mut at, mut last) = (0, None);
     while let Some((from, term)) = parser.next_term(&mut at, true) {
-        let whole = parser.expression(term.clone());
+        let whole = parser.expression(term.clone(), Parser::joint);
         at = whole.to;
         if whole.is_value {
             last = Some(from..whole.first.to);
@@ -102,7 +123,7 @@ pub fn last(text: &str, style: Style) -> Option<Range<usize>> {
 /// cent sign after it, do not count.
 pub fn readings(text: &str, style: Style) -> Vec<Value> {
     let mut parser = Parser::of_a_number(text, style);
-    let Some(start) = parser.lead_in(0) else {
+    let Some(start) = parser.lead_in(0, false) else {
         return Vec::new();
     };
     let Some(term) = parser.term(start.digits) else {
@@ -161,13 +182,8 @@ struct Expression {
     is_joined: bool,
 }
 
-/// How sure it is that a sign between two numbers calculates.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Joint {
-    Operator,
-    /// A dash that may be punctuation.
-    Dash,
-}
+/// What joins the term that ends at a place to the next one, and where that starts.
+type NextJoint<'t> = fn(&mut Parser<'t>, usize) -> Option<(Joint, usize)>;
 
 struct Parser<'t> {
     reader: Reader<'t>,
@@ -221,13 +237,14 @@ impl<'t> Parser<'t> {
     fn starts(&mut self, at: usize) -> bool {
         match self.reader.get(at) {
             Some('.') => self.is_digit(at + 1),
-            Some(c) => c.is_ascii_digit() || c == FRACTION || vulgar(c).is_some(),
+            Some(c) => c.is_ascii_digit() || matches!(c, FRACTION | '√' | '±') || vulgar(c).is_some(),
             None => false,
         }
     }
 
-    /// Skips what may stand between an announcement and its number.
-    fn lead_in(&mut self, mut at: usize) -> Option<Start> {
+    /// Skips what may stand between an announcement and its number. With `is_open`, a dash that comes next may be another
+    /// mark than a sign.
+    fn lead_in(&mut self, mut at: usize, mut is_open: bool) -> Option<Start> {
         let mut start = Start {
             from: at,
             digits: at,
@@ -243,10 +260,12 @@ impl<'t> Parser<'t> {
                 return Some(start);
             }
             let c = self.reader.get(at)?;
+            let was_open = is_open;
+            is_open = c == '\n' || (is_open && is_space(c));
             if is_currency(c) {
                 from.get_or_insert(at);
                 at += 1;
-            } else if matches!(c, '-' | '–') && self.is_sign(at) {
+            } else if matches!(c, '-' | '–') && self.is_sign(at, was_open) {
                 start.is_negative = true;
                 from.get_or_insert(at);
                 at += 1;
@@ -296,10 +315,16 @@ impl<'t> Parser<'t> {
         self.reader.get(to) == Some('=')
     }
 
-    /// A dash with a number, or a currency and a number, directly after it.
-    fn is_sign(&mut self, dash: usize) -> bool {
+    /// A dash with a number, or a currency and a number, after it: directly, or over spaces where it can be no other mark.
+    fn is_sign(&mut self, dash: usize, may_be_a_mark: bool) -> bool {
         let to = self.skip(dash + 1, |c| is_currency(c) || c == '{');
-        self.starts(to)
+        if self.starts(to) {
+            return true;
+        }
+        let to = self.skip(to, |c| is_space(c) || is_currency(c) || c == '{');
+        // Two are a dash as typewriters have it.
+        let is_double = dash > 0 && self.reader.get(dash - 1) == Some('-');
+        self.starts(to) && !is_double && (!may_be_a_mark || self.reader.is_written(dash, '−'))
     }
 
     /// `1. First`, `2) Second`
@@ -317,8 +342,11 @@ impl<'t> Parser<'t> {
     /// From a first number to the one that it comes to.
     fn answer(&mut self, from: usize, first: Term) -> Range<usize> {
         let alone = from..first.to;
-        let whole = self.expression(first);
-        if !whole.is_joined && !self.calculates_with_units(whole.to) {
+        if let Some(to) = self.list(first.to) {
+            return from..to;
+        }
+        let whole = self.expression(first, Self::joint);
+        if whole.is_value && !whole.is_joined && !self.calculates_with_units(whole.to) {
             return alone;
         }
         match self.result(whole.to) {
@@ -328,51 +356,31 @@ impl<'t> Parser<'t> {
         }
     }
 
-    /// The terms from the first on that are joined by operators. It has a value if nothing calculates.
-    fn expression(&mut self, first: Term) -> Expression {
+    /// The terms from the first on that are joined by operators, or by what else is given as a joint. It has a value if
+    /// nothing calculates.
+    fn expression(&mut self, first: Term, joint: NextJoint<'t>) -> Expression {
         let mut whole = Expression {
             to: first.to,
             is_value: !first.readings.is_empty(),
             is_joined: false,
             first,
         };
-        while let Some((joint, next)) = self.joint(whole.to) {
+        let mut calculates = false;
+        while let Some((joint, next)) = joint(self, whole.to) {
+            // `30 + 160 or 190`: what a calculation comes to, said in words.
+            if joint == Joint::Or && calculates {
+                break;
+            }
             whole.is_joined = true;
+            calculates = joint == Joint::Operator;
             // A dash may be punctuation: then what follows is something else.
-            let Some(term) = self.term(next).filter(|_| joint == Joint::Operator) else {
+            let Some(term) = self.term(next).filter(|_| joint != Joint::Dash) else {
                 break;
             };
-            whole.is_value = false;
+            whole.is_value &= joint == Joint::Or && self.are_same(&whole.first, &term);
             whole.to = term.to;
         }
         whole
-    }
-
-    /// The sign after a term that joins it to another one, and where that one starts.
-    fn joint(&mut self, to: usize) -> Option<(Joint, usize)> {
-        let sign = self.skip(to, |c| is_space(c) || is_currency(c) || matches!(c, '%' | '}' | ')'));
-        let is_spaced = sign > to && self.reader.get(sign - 1).is_some_and(is_space);
-        let c = self.reader.get(sign).filter(|c| "+÷×·±~*/xX:,-–".contains(*c))?;
-        let mut after = sign + 1;
-        if c == '*' && self.reader.get(after) == Some('*') {
-            // Two are bold type, unless they stand between digits.
-            after += 1;
-            return (sign == to && self.is_digit(after)).then_some((Joint::Operator, after));
-        }
-        let is_spaced_after = self.reader.get(after).is_some_and(is_space);
-        let joint = match c {
-            '+' | '÷' | '×' | '·' | '±' | '~' => Joint::Operator,
-            '*' | '/' if is_spaced || !is_spaced_after => Joint::Operator,
-            'x' | 'X' if is_spaced == is_spaced_after => Joint::Operator,
-            ':' if sign == to && !is_spaced_after => Joint::Operator,
-            ',' if sign == to && self.is_digit(after) => Joint::Operator,
-            '-' if is_spaced || !is_spaced_after => Joint::Operator,
-            '–' if !is_spaced && !is_spaced_after => Joint::Operator,
-            '-' | '–' => Joint::Dash,
-            _ => return None,
-        };
-        let next = self.skip(after, |c| is_space(c) || is_currency(c) || matches!(c, '{' | '(' | '-'));
-        self.starts(next).then_some((joint, next))
     }
 
     /// `9 eggs * $2`: up to two words, and a sign that can only calculate.
@@ -410,7 +418,8 @@ impl<'t> Parser<'t> {
             let Some(term) = self.starts(digits).then(|| self.term(digits)).flatten() else {
                 continue;
             };
-            let whole = self.expression(term);
+            // What a calculation comes to is one number, whatever words follow: `= 18 and 5 are left`.
+            let whole = self.expression(term, Self::calculating);
             at = whole.to;
             if whole.is_value {
                 result = Some(sign..whole.first.to);
@@ -441,12 +450,13 @@ impl<'t> Parser<'t> {
                 continue;
             }
             let digits = *at;
-            let Some(term) = self.term(digits).filter(|_| !self.is_part_of_a_name(digits)) else {
+            let Some(mut term) = self.term(digits).filter(|_| !self.is_part_of_a_name(digits)) else {
                 *at = self.digits(digits).max(digits + 1);
                 continue;
             };
+            self.date(&mut term, before);
             *at = term.to;
-            return Some((self.sign_start(digits, before), term));
+            return Some((self.sign_start(term.from, before), term));
         }
         None
     }
@@ -460,6 +470,9 @@ impl<'t> Parser<'t> {
         let Some(before) = digits.checked_sub(1).and_then(|i| self.reader.get(i)) else {
             return false;
         };
+        if self.is_under_word(digits) {
+            return true;
+        }
         if from == digits {
             let inner = digits.checked_sub(2).and_then(|i| self.reader.get(i));
             return before == '^' || (before == '_' && inner.is_some_and(char::is_alphabetic));
@@ -471,24 +484,37 @@ impl<'t> Parser<'t> {
     /// Moves a number's start to the left over its currency and minus, not beyond `bound`. A minus is a sign only where
     /// a number can start: `5-3` has the numbers 5 and 3.
     fn sign_start(&mut self, digits: usize, bound: usize) -> usize {
-        let back = |parser: &mut Self, mut from: usize| {
-            while from > bound && parser.reader.get(from - 1).is_some_and(is_currency) {
-                from -= 1;
-            }
-            from
-        };
-        let currency = back(self, digits);
-        let is_minus = currency > bound && self.reader.get(currency - 1).is_some_and(|c| matches!(c, '-' | '–'));
-        let unsigned = words::power_before(&mut self.reader, currency, bound, self.style).unwrap_or(currency);
+        let currency = self.back_over(digits, bound, is_currency);
+        let gap = self.back_over(currency, bound, is_space);
+        let is_minus = gap > bound && self.reader.get(gap - 1).is_some_and(|c| matches!(c, '-' | '–'));
         if !is_minus {
-            return unsigned;
+            return words::power_before(&mut self.reader, currency, bound, self.style).unwrap_or(currency);
         }
-        let outer = back(self, currency - 1);
-        let before = if outer > 0 { self.reader.get(outer - 1) } else { None };
+        let outer = self.back_over(gap - 1, bound, is_currency);
+        let is_sign = if gap == currency {
+            self.is_free(outer)
+        } else {
+            outer < gap - 1 || self.is_wanting(outer, gap - 1)
+        };
+        if is_sign { outer } else { currency }
+    }
+
+    /// Whether nothing stands before a dash that it could calculate with.
+    fn is_free(&mut self, dash: usize) -> bool {
+        let before = if dash > 0 { self.reader.get(dash - 1) } else { None };
         // Where no spaces are written, a word may stand before a sign.
         let calculates = |c: char| (c.is_alphanumeric() && !is_unspaced(c)) || is_mark(c) || ").,%}".contains(c);
-        let is_operator = before.is_some_and(calculates);
-        if is_operator { currency } else { outer }
+        !before.is_some_and(calculates)
+    }
+
+    /// Whether what stands before a dash wants a number, so that the dash is its sign though a space follows it. See
+    /// [`announced`] for what is ambiguous.
+    fn is_wanting(&mut self, from: usize, dash: usize) -> bool {
+        let end = self.back_over(from, 0, is_space);
+        match end.checked_sub(1).and_then(|i| self.reader.get(i)) {
+            None | Some('\n') => self.reader.is_written(dash, '−'),
+            Some(c) => "=≈:([{".contains(c),
+        }
     }
 }
 
@@ -496,10 +522,8 @@ impl<'t> Parser<'t> {
 impl Parser<'_> {
     fn term(&mut self, at: usize) -> Option<Term> {
         let mut term = match self.reader.get(at)? {
-            FRACTION => {
-                let (n, d, to) = self.latex_fraction(at)?;
-                Term::quotient(at..to, n, d)
-            }
+            FRACTION => self.latex_fraction(at)?,
+            '√' | '±' => self.operation(at),
             c if vulgar(c).is_some() => {
                 let (n, d) = vulgar(c)?;
                 Term::quotient(at..at + 1, n, d)
@@ -518,6 +542,28 @@ impl Parser<'_> {
         Some(term)
     }
 
+    /// `\sqrt{16}`, `\log_2 8`, `±5`: what is done to the number makes it another one, or two.
+    fn operation(&mut self, at: usize) -> Term {
+        let mut to = at + 1;
+        for _ in 0..3 {
+            let from = self.skip(to, |c| is_space(c) || matches!(c, '_' | '^'));
+            let end = match self.reader.get(from) {
+                Some('{' | '(' | '[') => self.closing(from).unwrap_or(from),
+                _ => self.digits(from),
+            };
+            if end == from {
+                break;
+            }
+            to = end;
+        }
+        Term {
+            from: at,
+            to,
+            readings: Vec::new(),
+            is_plain: false,
+        }
+    }
+
     /// Digits with their separators.
     fn plain(&mut self, at: usize) -> Option<Term> {
         let mut to = self.digits(at);
@@ -527,9 +573,11 @@ impl Parser<'_> {
             let next = self.digits(to + 1);
             let length = next - (to + 1);
             let continues = match separator {
+                // A full-width comma is a sentence's, unless it groups: `72，3个剩下`.
+                ',' if self.reader.is_written(to, '，') => length == 3,
                 ',' | '.' | '٫' | '٬' => length > 0,
                 '\'' | '_' | THIN_SPACE => length == 3,
-                ' ' => length == 3 && self.groups_with_spaces,
+                ' ' => length == 3 && self.groups_with_spaces && !self.is_compound(next),
                 _ => false,
             };
             // Only like separators group, and only after one to three digits.
@@ -563,71 +611,13 @@ impl Parser<'_> {
         })
     }
 
+    /// `100-dollar bills`: a number of its own, whatever number stands before it.
+    fn is_compound(&mut self, to: usize) -> bool {
+        self.reader.get(to) == Some('-') && self.reader.get(to + 1).is_some_and(char::is_alphabetic)
+    }
+
     fn text(&mut self, from: usize, to: usize) -> String {
         (from..to).filter_map(|i| self.reader.get(i)).collect()
-    }
-
-    /// `\frac{3}{4}`, `\frac34`: numerator, denominator, and where it ends.
-    fn latex_fraction(&mut self, at: usize) -> Option<(u64, u64, usize)> {
-        let (numerator, to) = self.argument(at + 1)?;
-        let (denominator, to) = self.argument(to)?;
-        Some((numerator, denominator, to))
-    }
-
-    fn argument(&mut self, at: usize) -> Option<(u64, usize)> {
-        if self.reader.get(at)? != '{' {
-            return Some((self.text(at, at + 1).parse().ok()?, at + 1));
-        }
-        let to = self.digits(at + 1);
-        (self.reader.get(to)? == '}').then_some(())?;
-        Some((self.text(at + 1, to).parse().ok()?, to + 1))
-    }
-
-    /// `3/4`, `1 3/4`, `2½`, `2\frac12`: the number becomes the quotient, or grows by it. `1/2/3` has no value.
-    fn fraction(&mut self, term: &mut Term) {
-        if !term.is_plain {
-            return;
-        }
-        let gap = term.to + usize::from(self.reader.get(term.to) == Some(' '));
-        if let Some((n, d)) = self.reader.get(gap).and_then(vulgar) {
-            self.add_ratio(term, n, d);
-            term.to = gap + 1;
-        } else if self.reader.get(gap) == Some(FRACTION)
-            && let Some((n, d, to)) = self.latex_fraction(gap)
-        {
-            self.add_ratio(term, n, d);
-            term.to = to;
-        } else if let Some((denominator, to)) = self.over(term.to) {
-            let numerator = self.text(term.from, term.to).parse().ok();
-            let is_date = self.over(to).is_some();
-            let value = numerator
-                .filter(|_| !is_date)
-                .and_then(|n| Value::ratio(n, denominator));
-            term.readings = value.into_iter().collect();
-            term.to = to;
-            term.is_plain = false;
-        } else if gap > term.to && self.is_digit(gap) {
-            let end = self.digits(gap);
-            let numerator = self.text(gap, end).parse::<u64>().unwrap_or(u64::MAX);
-            if let Some((denominator, to)) = self.over(end).filter(|(d, _)| numerator < *d) {
-                self.add_ratio(term, numerator, denominator);
-                term.to = to;
-            }
-        }
-    }
-
-    fn add_ratio(&mut self, term: &mut Term, numerator: u64, denominator: u64) {
-        let whole = self.text(term.from, term.to).parse::<u64>().ok();
-        let sum = whole.and_then(|w| w.checked_mul(denominator)?.checked_add(numerator));
-        term.readings = sum.and_then(|n| Value::ratio(n, denominator)).into_iter().collect();
-        term.is_plain = false;
-    }
-
-    /// The digits directly after a slash.
-    fn over(&mut self, at: usize) -> Option<(u64, usize)> {
-        (self.reader.get(at)? == '/').then_some(())?;
-        let to = self.digits(at + 1);
-        Some((self.text(at + 1, to).parse().ok()?, to))
     }
 
     /// `1.5e3`, `1.5 × 10^3`, `1.5 \times 10^{3}`, `1.5·10³`
@@ -736,14 +726,15 @@ fn is_space(c: char) -> bool {
 }
 
 /// Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, ideographs.
-fn is_unspaced(c: char) -> bool {
+pub fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{3040}'..='\u{9fff}'
         | '\u{f900}'..='\u{faff}')
 }
 
 /// Vowel signs and the like, which are parts of words.
-fn is_mark(c: char) -> bool {
-    matches!(c, '\u{300}'..='\u{36f}' | '\u{900}'..='\u{dff}' | '\u{e30}'..='\u{e4e}') && !c.is_alphabetic()
+pub fn is_mark(c: char) -> bool {
+    let is_stop = matches!(c, '।' | '॥');
+    matches!(c, '\u{300}'..='\u{36f}' | '\u{900}'..='\u{dff}' | '\u{e30}'..='\u{e4e}') && !c.is_alphabetic() && !is_stop
 }
 
 /// Punctuation and markup that may stand before an answer.

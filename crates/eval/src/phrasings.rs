@@ -593,6 +593,22 @@ const BY_HAND: &[(&str, &str, &str, &str, bool)] = &[
     ("gsm8k", "en", "#### 5\n#### 18", "18", false),
 ];
 
+/// More of them, a JSON object a line, as `heterosis rescore` reads them too: signs, fractions, roots, multiples, ranges,
+/// lists, dates, times and money in every language of MGSM, with the values that they must not be taken for.
+const MORE_BY_HAND: &str = include_str!("../tests/data/answers.jsonl");
+
+/// A line of [`MORE_BY_HAND`].
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ByHand {
+    task: String,
+    lang: String,
+    output: String,
+    gold: String,
+    /// Whether the output gives this value.
+    right: bool,
+}
+
 /// Judged wrongly, and known to be: what it would take is not worth what it would break.
 const MISJUDGED: &[(&str, &str, &str, &str, bool)] = &[
     // Numbers in words.
@@ -610,12 +626,30 @@ const MISJUDGED: &[(&str, &str, &str, &str, bool)] = &[
     ("gsm8k", "en", "She makes $18 per day, selling 9 eggs.", "18", true),
     // The unit that the question asks for.
     ("gsm8k_cot", "en", "The answer is 5 million.", "5", true),
+    // A value written in two ways, of which the second is asked for.
+    ("gsm8k_cot", "en", "The answer is 3/4 = 75%.", "75", true),
+    // What is denied, and what is only compared.
+    ("gsm8k_cot", "en", "The answer is not 5.", "5", false),
+    ("gsm8k_cot", "en", "The answer is > 5.", "5", false),
+    // An exclamation more often than a factorial.
+    ("gsm8k_cot", "en", "The answer is 5!", "120", true),
+    // Two numbers that make one quantity.
+    (
+        "gsm8k_cot",
+        "en",
+        "The answer is 72 dollars and 50 cents.",
+        "72.5",
+        true,
+    ),
+    ("gsm8k_cot", "en", "The answer is 72 dollars and 50 cents.", "72", false),
     // English thousands in German, a thousandth of them in the data.
     ("mgsm_native_cot", "de", "Die Antwort ist 70,000.", "70", false),
 ];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{Answer, DataDirs, Profile, Task, TaskOptions};
 
@@ -673,9 +707,21 @@ mod tests {
         for case in MISJUDGED {
             assert_ne!(judged(case), case.4, "{case:?}");
         }
+        let more: Vec<ByHand> = MORE_BY_HAND
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let mut tasks = BTreeMap::new();
+        let wrongly = more.iter().filter(|row| {
+            let key = (&row.task, &row.lang);
+            let task = tasks.entry(key).or_insert_with(|| task(&row.task, &row.lang));
+            is_right(task, &row.output, &row.gold) != row.right
+        });
+        let wrongly: Vec<&ByHand> = wrongly.collect();
+        assert!(wrongly.is_empty(), "{} of {}: {wrongly:#?}", wrongly.len(), more.len());
         let counts = format!(
             "{} outputs written by hand, {} of them",
-            BY_HAND.len() + MISJUDGED.len(),
+            BY_HAND.len() + more.len() + MISJUDGED.len(),
             MISJUDGED.len()
         );
         assert!(

@@ -4,7 +4,7 @@
 use super::{DataDirs, Profile, Task, TaskOptions, Think};
 
 /// Pieces of outputs, to be put together at random: markers, numbers, stops, thoughts.
-const PIECES: [&str; 34] = [
+const PIECES: [&str; 39] = [
     "The answer is",
     "The final answer is",
     "La respuesta es",
@@ -39,6 +39,11 @@ const PIECES: [&str; 34] = [
     " dollars",
     "/",
     "%",
+    " and ",
+    "- ",
+    ", ",
+    "May ",
+    "\\frac{",
 ];
 
 fn task(name: &str, think: Option<Think>) -> Task {

@@ -10,6 +10,8 @@ use std::ops::Range;
 pub const THIN_SPACE: char = '\u{2009}';
 /// LaTeX's `\frac`.
 pub const FRACTION: char = '\u{e000}';
+/// LaTeX's `\over`, which stands between what it divides.
+pub const OVER: char = '\u{e002}';
 /// A LaTeX command that is neither a number nor its dress.
 const COMMAND: char = '\u{e001}';
 
@@ -46,6 +48,12 @@ impl<'t> Reader<'t> {
             self.symbols.push(symbol);
         }
         Some(self.symbols[at].c)
+    }
+
+    /// Whether the text itself has this character where a symbol was read, before anything was evened out.
+    pub fn is_written(&self, at: usize, c: char) -> bool {
+        let symbol = self.symbols.get(at);
+        symbol.is_some_and(|symbol| self.text[symbol.bytes.clone()].starts_with(c))
     }
 
     /// The bytes of some symbols that were read.
@@ -101,7 +109,10 @@ fn latex(rest: &str) -> Option<(Option<char>, usize)> {
         "pm" => Some('±'),
         "approx" | "simeq" | "sim" => Some('≈'),
         "frac" | "dfrac" | "tfrac" | "cfrac" => Some(FRACTION),
-        "sqrt" => Some('√'),
+        "over" => Some(OVER),
+        // What it is of a number is another number: one symbol does for all of them.
+        "sqrt" | "log" | "ln" | "lg" | "exp" | "sin" | "cos" | "tan" | "gcd" | "lcm" | "max" | "min" | "binom"
+        | "dbinom" | "tbinom" | "lfloor" | "lceil" => Some('√'),
         "pi" => Some('π'),
         "circ" | "degree" => Some('°'),
         "euro" => Some('€'),
@@ -141,6 +152,7 @@ fn even(c: char) -> Option<char> {
         '−' | '‐' | '‑' | '﹣' => '-',
         '’' | 'ʼ' | '′' => '\'',
         '✕' | '✖' | '∗' | '⋅' => '×',
+        '⁄' | '∕' => '/',
         '〜' => '~',
         '،' => ',',
         '٪' => '%',

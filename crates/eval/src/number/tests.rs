@@ -90,6 +90,11 @@ const WRITTEN: &[(&str, &str, &[&str])] = &[
     ("ja", "マイナス5", &["-5"]),
     ("ru", "минус 5", &["-5"]),
     ("en", "-0", &["0"]),
+    ("en", "- 5", &["-5"]),
+    ("fr", "−\u{a0}5", &["-5"]),
+    ("en", "$- 5$", &["-5"]),
+    ("en", "-- 5", &["5"]),
+    ("en", "±5", &[]),
     // Currency.
     ("en", "$29.00", &["29"]),
     ("en", "US$29", &["29"]),
@@ -140,6 +145,10 @@ const WRITTEN: &[(&str, &str, &[&str])] = &[
     ("en", "1.5 million", &["1500000"]),
     ("en", "$2 billion", &["2000000000"]),
     ("en", "5k", &["5000"]),
+    ("en", "$1.2M", &["1200000"]),
+    ("fr", "1,2 M€", &["1200000"]),
+    ("en", "2 lakh", &["200000"]),
+    ("en", "5 m", &[]),
     ("en", "5\\text{ thousand}", &["5000"]),
     ("de", "1,5 Millionen", &["1500000"]),
     ("de", "2 Mrd.", &["2000000000"]),
@@ -167,7 +176,30 @@ const WRITTEN: &[(&str, &str, &[&str])] = &[
     ("en", "36/2", &["18"]),
     ("en", "5/0", &[]),
     ("en", "1/2/3", &[]),
+    ("en", "3⁄4", &["0.75"]),
+    ("en", "3∕4", &["0.75"]),
+    ("en", "\\frac {3} {4}", &["0.75"]),
+    ("en", "\\frac{-3}{4}", &["-0.75"]),
+    ("en", "-\\frac{-3}{4}", &["0.75"]),
+    ("en", "\\frac{1,500}{3}", &["500"]),
+    ("en", "\\frac{0.5}{3}", &["1/6"]),
+    ("en", "\\frac{5}{0}", &[]),
+    ("en", "\\frac{0}{5}", &["0"]),
+    ("en", "\\frac{x}{4}", &[]),
+    ("en", "{3 \\over 4}", &["0.75"]),
+    ("en", "3 \\over x", &[]),
+    ("en", "1 and 3/4", &["1.75"]),
+    ("es", "1 y 3/4", &["1.75"]),
+    ("en", "3 and 4/3", &[]),
+    ("en", "3 and a half", &["3.5"]),
+    ("ja", "4分の3", &["0.75"]),
+    ("zh", "1又4分之3", &["1.75"]),
+    ("en", "3/x", &[]),
     // No numbers.
+    ("en", "\\sqrt{16}", &[]),
+    ("en", "5 to 7", &[]),
+    ("en", "5, 7", &[]),
+    ("en", "May 5, 2020", &[]),
     ("en", "2-3", &[]),
     ("en", "2–3", &[]),
     ("en", "5 + 3", &[]),
@@ -205,7 +237,11 @@ fn long_numbers_are_exact() {
 }
 
 fn announced_in(text: &str, lang: &str) -> Option<String> {
-    match announced(text, Style::of(lang), true) {
+    let heading = Announcement {
+        is_heading: true,
+        ..Announcement::default()
+    };
+    match announced(text, Style::of(lang), heading) {
         Announced::Number(found) => Some(text[found.range].into()),
         _ => None,
     }
@@ -268,13 +304,40 @@ fn the_last_number_and_the_first() {
         ("合計18個", Some("18")),
         ("合計−18個", Some("−18")),
         ("no", None),
+        ("x = - 5", Some("- 5")),
+        ("Total - 5", Some("5")),
+        ("- 5", Some("5")),
+        ("− 5", Some("− 5")),
+        ("5 or 7", None),
+        ("On May 5, 2020", None),
+        ("\\frac{a}{4}", None),
     ] {
         assert_eq!(last_in(text).as_deref(), expected, "{text}");
     }
     let first_in = |text: &str| first(text, Style::of("en")).map(|range| text[range].to_string());
     assert_eq!(first_in("that she sells 9 * 2 = 18 and 5"), Some("18".into()));
-    assert_eq!(first_in("unknown. 5 or 6"), Some("5".into()));
+    assert_eq!(first_in("unknown. 5 is left"), Some("5".into()));
+    // Found whole, and no number.
+    assert_eq!(first_in("unknown. 5 or 6"), Some("5 or 6".into()));
     assert_eq!(first_in("unknown"), None);
+}
+
+/// In Telugu the answer is announced by a noun, and a dash may say `is`.
+#[test]
+fn a_dash_after_a_noun_is_no_sign() {
+    let by = |is_noun| Announcement {
+        is_noun,
+        ..Announcement::default()
+    };
+    let range = |text: &str, is_noun| match announced(text, Style::of("te"), by(is_noun)) {
+        Announced::Number(found) => text[found.range].to_string(),
+        _ => String::new(),
+    };
+    assert_eq!(range(" - 5", true), "5");
+    assert_eq!(range(" − 5", true), "− 5");
+    assert_eq!(range(" -5", true), "-5");
+    assert_eq!(range(": - 5", true), "- 5");
+    assert_eq!(range(" - 5", false), "- 5");
 }
 
 /// Outputs of megabytes, made to be slow: each is read once, or nearly.
@@ -282,14 +345,14 @@ fn the_last_number_and_the_first() {
 fn hostile_texts_are_read_in_one_go() {
     for piece in [
         "1'111", "1 – ", "1+", "1,1", "1万", "####", "a1", "$", "{", "\\frac", "1/1", "1 1/2 ", "elfu ", "=1",
-        "\\text{",
+        "\\sqrt{", "1 to ", "1, ", "{1\\over", "May 5 ", "4分の", "- ", "1 and ", "1、", "\\text{",
     ] {
         let text = piece.repeat(30_000);
         for lang in ["en", "fr", "sw", "ja"] {
             let style = Style::of(lang);
             last(&text, style);
             first(&text, style);
-            announced(&text, style, true);
+            announced(&text, style, Announcement::default());
             readings(&text, style);
         }
     }

@@ -63,6 +63,32 @@ impl Value {
         })
     }
 
+    /// One decimal number over another; none if that divides by zero, or if they are too long.
+    pub fn over(&self, divisor: &Value) -> Option<Value> {
+        let (Value::Decimal { is_negative: a, .. }, Value::Decimal { is_negative: b, .. }) = (self, divisor) else {
+            return None;
+        };
+        let unit = self.exponent()?.min(divisor.exponent()?);
+        let in_units = |value: &Value| value.integer(unit).and_then(|n| u64::try_from(n).ok());
+        let quotient = Value::ratio(in_units(self)?, in_units(divisor)?)?;
+        Some(quotient.signed(a != b))
+    }
+
+    /// A whole number that is not negative.
+    pub fn natural(&self) -> Option<u64> {
+        let Value::Decimal { is_negative: false, .. } = self else {
+            return None;
+        };
+        u64::try_from(self.integer(0)?).ok()
+    }
+
+    fn exponent(&self) -> Option<i64> {
+        match self {
+            Value::Decimal { exponent, .. } => Some(*exponent),
+            Value::Ratio { .. } => None,
+        }
+    }
+
     /// Times ten to a power; none where that is out of all bounds, and of a fraction.
     pub fn shifted(self, power: i64) -> Option<Value> {
         match self {
@@ -87,13 +113,13 @@ impl Value {
         }
     }
 
-    /// With a sign; zero has none.
+    /// With a sign before it, which turns one that it has; zero has none.
     pub fn signed(mut self, negative: bool) -> Value {
         match &mut self {
             Value::Decimal {
                 is_negative, digits, ..
-            } => *is_negative = negative && !digits.is_empty(),
-            Value::Ratio { is_negative, .. } => *is_negative = negative,
+            } => *is_negative = (*is_negative != negative) && !digits.is_empty(),
+            Value::Ratio { is_negative, .. } => *is_negative = *is_negative != negative,
         }
         self
     }

@@ -1,12 +1,12 @@
 //! How the languages write numbers: their separators, their words for powers of ten, what they put before a number.
 
-use super::reader::{Reader, THIN_SPACE};
+use super::reader::{Reader, THIN_SPACE, is_currency};
 use super::value::Value;
 
 /// The habits of a language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    language: Words,
+    pub language: Words,
     /// A comma before decimals, a point or space between thousands: `1.234,50`. Else `1,234.50`.
     has_decimal_comma: bool,
     /// Plain spaces between thousands; no-break and thin ones group in every language.
@@ -15,7 +15,7 @@ pub struct Style {
 
 /// The languages that have words of their own here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Words {
+pub enum Words {
     English,
     German,
     Spanish,
@@ -135,7 +135,14 @@ const SCALE_WORDS: &[(&str, u32, Option<Words>)] = &[
     ("million", 6, None),
     ("millions", 6, None),
     ("billion", 9, Some(Words::English)),
+    ("bn", 9, Some(Words::English)),
     ("trillion", 12, Some(Words::English)),
+    // Indian English, and Latin letters in an Indian language.
+    ("lakh", 5, None),
+    ("lakhs", 5, None),
+    ("lac", 5, Some(Words::English)),
+    ("crore", 7, None),
+    ("crores", 7, None),
     ("hundert", 2, Some(Words::German)),
     ("tausend", 3, Some(Words::German)),
     ("tsd", 3, Some(Words::German)),
@@ -200,14 +207,17 @@ pub fn scale(reader: &mut Reader<'_>, at: usize, style: Style) -> Option<Scale> 
         from += 1;
     }
     let first = reader.get(from)?;
-    if from == at && matches!(first, 'k' | 'K') {
-        // Glued, and no unit: 5k, not 5 km.
-        let alone = !reader.get(at + 1).is_some_and(char::is_alphanumeric);
-        return alone.then_some(Scale {
-            power: 3,
-            to: at + 1,
-            is_summed: false,
-        });
+    if let Some(power) = letter(first) {
+        let after = reader.get(from + 1);
+        // Glued, and no unit: 5k, 1.2M, not 5 km; or money, as in 5 M€.
+        let is_glued = from == at && !after.is_some_and(char::is_alphanumeric);
+        if is_glued || after.is_some_and(is_currency) {
+            return Some(Scale {
+                power,
+                to: from + if is_glued { 1 } else { 2 },
+                is_summed: false,
+            });
+        }
     }
     if first.is_ascii_alphabetic() || ('\u{400}'..='\u{52f}').contains(&first) {
         let (word, to) = word(reader, from);
@@ -248,8 +258,18 @@ pub fn scale(reader: &mut Reader<'_>, at: usize, style: Style) -> Option<Scale> 
     })
 }
 
+/// The power of ten that a single letter stands for. A small `m` is metres.
+fn letter(c: char) -> Option<u32> {
+    match c {
+        'k' | 'K' => Some(3),
+        'M' => Some(6),
+        'B' => Some(9),
+        _ => None,
+    }
+}
+
 /// The letters from a place on, in lower case, and where they end; at most 24.
-fn word(reader: &mut Reader<'_>, from: usize) -> (String, usize) {
+pub fn word(reader: &mut Reader<'_>, from: usize) -> (String, usize) {
     let (mut word, mut to) = (String::new(), from);
     while to < from + 24 {
         let Some(c) = reader.get(to).filter(|c| c.is_alphabetic()) else {
@@ -376,6 +396,34 @@ pub fn lead_in(reader: &mut Reader<'_>, at: usize, style: Style) -> Option<(Lead
     let n = FILLER_BEGINNINGS.iter().filter_map(|text| length(text)).max()?;
     let to = at + n;
     Some((LeadIn::Filler, to + usize::from(reader.get(to) == Some('.'))))
+}
+
+/// Whether a text stands at a place.
+pub fn reads(reader: &mut Reader<'_>, text: &str, at: usize) -> bool {
+    text.chars().zip(at..).all(|(c, i)| reader.get(i) == Some(c))
+}
+
+/// `and a half`, and what it adds.
+const PARTS: &[(&str, u64, u64)] = &[
+    ("and a half", 1, 2),
+    ("and one half", 1, 2),
+    ("and a quarter", 1, 4),
+    ("and three quarters", 3, 4),
+    ("y medio", 1, 2),
+    ("y media", 1, 2),
+    ("et demie", 1, 2),
+    ("et demi", 1, 2),
+    ("с половиной", 1, 2),
+    ("na nusu", 1, 2),
+];
+
+/// The part of one that words add to the number before them, over a space: numerator, denominator, and where it ends.
+pub fn part(reader: &mut Reader<'_>, at: usize) -> Option<(u64, u64, usize)> {
+    reader.get(at).filter(|c| is_space(*c))?;
+    let (text, n, d) = PARTS.iter().find(|(text, ..)| reads(reader, text, at + 1))?;
+    let to = at + 1 + text.chars().count();
+    let goes_on = reader.get(to).is_some_and(char::is_alphabetic);
+    (!goes_on).then_some((*n, *d, to))
 }
 
 /// Letters that may be glued to a number: `USD50`, `Rs50`.
