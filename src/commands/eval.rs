@@ -45,6 +45,14 @@ pub fn eval(args: EvalArgs) -> Outcome {
     let clock = environment::stopwatch();
     let split = runtime::split(&args.split, &Split::ALL)?;
     let mut tasks = Vec::new();
+    if let Some(twice) = args
+        .tasks
+        .iter()
+        .enumerate()
+        .find(|(i, name)| args.tasks[..*i].contains(name))
+    {
+        return Err(anyhow::anyhow!("--task {}: it is named twice, and would count twice", twice.1).into());
+    }
     for name in &args.tasks {
         for (name, lang) in eval::expand(name, args.lang.as_deref())? {
             let options = TaskOptions {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     cli::SimplifyArgs,
+    eval::stats::questions_that_show,
     event::words::Unit,
     session::{Finished, Simplified},
     simplify::{Attempt, Complexity},
@@ -42,6 +43,13 @@ pub fn simplify(args: SimplifyArgs) -> Outcome {
             questions.deciding,
             questions.split
         ));
+        let shows = questions_that_show(margin);
+        if unit == Unit::Percent && questions.deciding < shows {
+            print(format_args!(
+                "So few cannot show that, even where every answer stays the same: {shows} would (--limit), or fewer with a larger \
+                 --margin.\n"
+            ));
+        }
     }
     let mut see = |attempt: &Attempt| {
         if !args.json {

@@ -151,6 +151,19 @@ fn fisher_information_is_measured_and_merged_with() {
         &["merge", &at("swapped.yaml"), &at("other")],
         &["swapped.yaml", "was measured of another model than"],
     );
+    // A directory of Fisher information has a model's shape, and was merged as one.
+    fs::write(
+        dir.path().join("misplaced.yaml"),
+        format!(
+            "merge_method: linear\nmodels: [{{model: {}, parameters: {{weight: 1}}}}]\ndtype: float32\n",
+            parents[0].0
+        ),
+    )
+    .unwrap();
+    refused(
+        &["merge", &at("misplaced.yaml"), &at("other")],
+        &["misplaced.yaml", "holds what was measured"],
+    );
     let nowhere = recipe.replace(&maths, "fisher: nowhere");
     fs::write(dir.path().join("nowhere.yaml"), nowhere).unwrap();
     refused(

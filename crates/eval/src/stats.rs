@@ -363,6 +363,18 @@ pub fn non_inferiority(tasks: &[PairedTask<'_>], margin: f64) -> NonInferiority 
     }
 }
 
+/// How many right-or-wrong questions [`non_inferiority`] takes to show, at 5 %, that nothing is lost where every answer stays the same.
+///
+/// ```
+/// use heterosis_eval::stats::questions_that_show;
+///
+/// assert_eq!(questions_that_show(0.01), 268);
+/// ```
+pub fn questions_that_show(margin: f64) -> usize {
+    const ONE_SIDED: f64 = 1.645; // the normal quantile of 95 %
+    (ONE_SIDED.powi(2) * (1.0 - margin) / margin).ceil() as usize
+}
+
 /// P(T ≥ lead/stderr) of Student's t; without any spread 0 or 1 by the sign of the lead, without any freedom 1.
 fn upper_tail(lead: f64, stderr: f64, freedom: f64) -> f64 {
     // NaN is no evidence.

@@ -199,6 +199,12 @@ pub enum Error {
          again with `heterosis fisher` or `heterosis grams`"
     )]
     OfAnother { measured: String, model: String },
+    /// What was measured of a model in the place of one.
+    #[error(
+        "'{model}' holds what was measured of a model, and is none itself: it belongs beside the model that it was measured of, under \
+         'fisher' or 'grams'"
+    )]
+    MeasuredOnly { model: String },
     /// A Gram matrix of another size than the tensor that it belongs to.
     #[error(
         "the Gram matrix '{gram}' of '{model}' has the shape {shape:?}, and '{tensor}' needs {expected:?}: it was measured \

@@ -26,12 +26,17 @@ struct Opened {
     digest: String,
 }
 
-/// Refuses what was measured of another model than the one beside which it stands. Of a file that does not say, or of a model that
-/// was merged in memory, nothing is known.
+/// Refuses what was measured of another model than the one beside which it stands, and what was measured in the place of a model.
+/// Of a file that does not say, or of a model that was merged in memory, nothing is known.
 ///
 /// # Errors
-/// [`Error::OfAnother`].
+/// [`Error::OfAnother`], [`Error::MeasuredOnly`].
 pub(crate) fn check(stage: &Stage, source: &dyn TensorSource) -> Result<(), Error> {
+    let is_measured = |word: &&String| source.config(word).is_some_and(|config| measured_in(config).is_some());
+    let mut models = stage.sources().map(|of| &of.model).chain(&stage.base_model);
+    if let Some(model) = models.find(is_measured) {
+        return Err(Error::MeasuredOnly { model: model.clone() });
+    }
     for of in stage.sources() {
         let Some(word) = of.measured() else { continue };
         let digest = source.config(word).and_then(digest_of);
@@ -45,10 +50,14 @@ pub(crate) fn check(stage: &Stage, source: &dyn TensorSource) -> Result<(), Erro
     Ok(())
 }
 
+/// What the `config.json` of something that was measured says of that.
+fn measured_in(config: &Value) -> Option<&Value> {
+    [Grams::KEY, FISHER_KEY].iter().find_map(|key| config.get(*key))
+}
+
 /// Of the model that was measured.
 fn digest_of(config: &Value) -> Option<String> {
-    let says = [Grams::KEY, FISHER_KEY].iter().find_map(|key| config.get(*key))?;
-    let measured = Measured::deserialize(says.get("measured")?).ok()?;
+    let measured = Measured::deserialize(measured_in(config)?.get("measured")?).ok()?;
     let is_it = |opened: &Opened| opened.model == measured.model;
     measured.models.into_iter().find(is_it).map(|opened| opened.digest)
 }
