@@ -1,5 +1,7 @@
 //! `heterosis report`: a run's report and its pictures.
 
+use anyhow::Context;
+
 use super::{Failure, Outcome, newest, print};
 use crate::{cli::ReportArgs, report, store::RunDir};
 
@@ -7,7 +9,8 @@ pub fn report(args: ReportArgs) -> Outcome {
     let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let files = report::files(&dir.run()?, &dir.path().display().to_string());
     let out = dir.report();
-    std::fs::create_dir_all(&out).map_err(Failure::work)?;
+    let made = std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()));
+    made.map_err(Failure::work)?;
     for (name, text) in files {
         dir.replace(&out.join(name), &text).map_err(Failure::work)?;
     }

@@ -32,7 +32,7 @@ pub use error::Error;
 pub use open::{
     Opened, add, beside, check_spec, checked_spec_of, engine_of, is_recipe, read_recipe, spec_of, without_prefix,
 };
-pub use overwrite::{begin, marked, refuse_foreign};
+pub use overwrite::{begin, marked, publish, refuse_for_recipe, refuse_foreign};
 pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};
 
 use crate::{
