@@ -651,7 +651,7 @@ pub struct RescoreArgs {
     /// Language; without it each line's own `lang` counts.
     #[arg(long)]
     pub lang: Option<String>,
-    /// How to judge [default: parity; for a run, as the run did].
+    /// How to judge [default: as before; lines that do not say how, in parity].
     #[arg(long, value_enum)]
     pub profile: Option<ProfileArg>,
     /// Write each line with its extractions.

@@ -72,8 +72,26 @@ impl Trackers {
     }
 }
 
+/// Refuses, before a run begins, what nothing could be told to at its end.
+///
+/// # Errors
+/// The address of `--webhook` is none.
+pub fn check(args: &TellArgs) -> Result<()> {
+    match &args.webhook {
+        Some(url) if !is_address(url) => {
+            anyhow::bail!("--webhook {url}: an address begins with http:// or https://, and a server's name follows")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn is_address(word: &str) -> bool {
-    word.starts_with("http://") || word.starts_with("https://")
+    let rest = ["http://", "https://"]
+        .into_iter()
+        .find_map(|scheme| word.strip_prefix(scheme));
+    rest.is_some_and(|rest| {
+        !rest.starts_with(['/', ':', '?', '#']) && !rest.is_empty() && !word.contains(char::is_whitespace)
+    })
 }
 
 /// A run on MLflow's server at an address.
@@ -189,6 +207,22 @@ mod tests {
         checkpoint::scripted::{Answer, Asked, Scripted},
         event::rehearsal,
     };
+
+    #[test]
+    fn an_address_has_a_server() {
+        assert!(["http://a", "https://a.b:1/c?d"].into_iter().all(is_address));
+        for none in [
+            "notaurl",
+            "ftp://a",
+            "http://",
+            "http:///x",
+            "https://:80",
+            "http://a b",
+            "a.b/c",
+        ] {
+            assert!(!is_address(none), "{none}");
+        }
+    }
 
     /// As MLflow does.
     fn answer(asked: &Asked) -> Answer {

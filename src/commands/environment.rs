@@ -47,15 +47,18 @@ pub fn show_messages(verbose: u8, quiet: bool) {
         .try_init();
 }
 
-/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory, which is being filled, before they end the program.
-pub fn remove_on_signal(dir: &Path) -> anyhow::Result<()> {
+/// From now on Ctrl-C, SIGTERM and SIGHUP remove this directory or file, which is being filled, before they end the program.
+pub fn remove_on_signal(partial: &Path) -> anyhow::Result<()> {
     use signal_hook::{consts, iterator::Signals};
     let mut signals = Signals::new([consts::SIGINT, consts::SIGTERM, consts::SIGHUP])?;
-    let dir = dir.to_owned();
+    let partial = partial.to_owned();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             // A file that another thread begins meanwhile keeps its directory alive: then once more.
-            let _ = (0..3).any(|_| std::fs::remove_dir_all(&dir).is_ok());
+            let _ = match partial.is_dir() {
+                true => (0..3).any(|_| std::fs::remove_dir_all(&partial).is_ok()),
+                false => std::fs::remove_file(&partial).is_ok(),
+            };
             std::process::exit(130);
         }
     });

@@ -1,15 +1,22 @@
 //! `heterosis eval` and `heterosis rescore`: scores, with a model and without.
 
-use std::io::Write;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{Failure, LONGEST_INPUT, Outcome, environment, print, print_json, replacement::Replacement, runtime};
 use crate::{
     checkpoint,
     cli::{EvalArgs, ProfileArg, RescoreArgs, SamplingArgs},
-    eval::{self, Answer, Chat, Profile, Question, Samples, Split, Task, TaskOptions, TaskScore, Think, rescore},
+    eval::{
+        self, Answer, Chat, Profile, Question, Samples, Split, Task, TaskOptions, TaskScore, Think,
+        rescore::{self, Judged},
+    },
 };
 
 #[derive(Serialize)]
@@ -30,6 +37,8 @@ struct Scores<'a> {
 struct Line<'a> {
     task: &'a str,
     lang: &'a str,
+    #[serde(skip_serializing_if = "Judged::is_usual")]
+    judged: &'a Judged,
     #[serde(flatten)]
     answer: &'a Answer,
 }
@@ -44,7 +53,7 @@ pub(super) fn profile(arg: ProfileArg) -> Profile {
 pub fn eval(args: EvalArgs) -> Outcome {
     let clock = environment::stopwatch();
     let split = runtime::split(&args.split, &Split::ALL)?;
-    let mut tasks = Vec::new();
+    let (mut tasks, mut judged) = (Vec::new(), Judged::default());
     if let Some(twice) = args
         .tasks
         .iter()
@@ -69,12 +78,13 @@ pub fn eval(args: EvalArgs) -> Outcome {
                 }),
                 score: args.score.clone(),
             };
+            judged = Judged::by(&options);
             let task = Task::load(&name, &options, &environment::data_dirs())?;
             let questions = task.some_questions(split)?;
             tasks.push((task, questions));
         }
     }
-    let answers_file = args.answers.as_deref().map(Replacement::create).transpose()?;
+    let answers_file = args.answers.as_deref().map(answers_file).transpose()?;
     let mut engine = runtime::engine(&args.model, &args.engine)?;
     let work: Vec<(&Task, &[Question])> = tasks
         .iter()
@@ -106,10 +116,12 @@ pub fn eval(args: EvalArgs) -> Outcome {
             .sum(),
     };
     if let Some(file) = answers_file {
+        let judged = &judged;
         let lines = tasks.iter().zip(&answered).flat_map(|((task, _), answers)| {
-            answers.iter().map(|answer| Line {
+            answers.iter().map(move |answer| Line {
                 task: task.name(),
                 lang: task.lang(),
+                judged,
                 answer,
             })
         });
@@ -172,12 +184,16 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     if args.answers_in.is_dir() {
         return super::rescore::rescore(&args);
     }
-    let profile = profile(args.profile.unwrap_or(ProfileArg::Parity));
     let clock = environment::stopwatch();
     let name = args.answers_in.display();
     let text = checkpoint::read_text(&args.answers_in, LONGEST_INPUT)
         .with_context(|| format!("cannot read the answers {name}"))?;
-    let stored = rescore::parse(&text).with_context(|| name.to_string())?;
+    let mut stored = rescore::parse(&text).with_context(|| name.to_string())?;
+    if let Some(arg) = args.profile {
+        let profile = Some(profile(arg)).filter(|profile| *profile != Profile::default());
+        stored.iter_mut().for_each(|line| line.judged.profile = profile);
+    }
+    let answers_file = args.answers.as_deref().map(answers_file).transpose()?;
     let tasks: Vec<String> = match &args.task {
         Some(task) => vec![task.clone()],
         None => {
@@ -192,7 +208,6 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     }
     let options = TaskOptions {
         lang: args.lang.clone(),
-        profile,
         ..TaskOptions::default()
     };
     let outcome = rescore::rescore(stored, &tasks, &options, &environment::data_dirs())?;
@@ -202,12 +217,19 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
             outcome.left_out
         );
     }
-    if let Some(path) = &args.answers {
-        write_lines(Replacement::create(path)?, &outcome.lines).map_err(Failure::Work)?;
+    let mut profiles: Vec<String> = Vec::new();
+    for line in &outcome.lines {
+        let profile = line.stored.judged.profile.unwrap_or_default().to_string();
+        if !profiles.contains(&profile) {
+            profiles.push(profile);
+        }
+    }
+    if let Some(file) = answers_file {
+        write_lines(file, &outcome.lines).map_err(Failure::Work)?;
     }
     let scores = Scores {
         model: None,
-        profile: profile.to_string(),
+        profile: profiles.join(" and "),
         tasks: outcome.scores,
         groups: Vec::new(),
         elapsed_ms: clock().as_millis() as u64,
@@ -215,6 +237,25 @@ pub fn rescore(args: RescoreArgs) -> Outcome {
     };
     show(&scores, args.json);
     Ok(())
+}
+
+/// A file for answers. One of answers may be replaced, as scripts do; what else is there is somebody's.
+fn answers_file(path: &Path) -> Result<Replacement> {
+    if path.is_file() {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut lines = BufReader::new(file.take(LONGEST_INPUT)).lines();
+        if !lines.all(|line| line.is_ok_and(|line| rescore::parse(&line).is_ok())) {
+            bail!(
+                "--answers {}: it is there already, and no file of answers; remove it, or take another name",
+                path.display()
+            );
+        }
+    }
+    let file = Replacement::create(path)?;
+    if let Some(partial) = file.partial() {
+        environment::remove_on_signal(partial)?;
+    }
+    Ok(file)
 }
 
 fn write_lines<T: Serialize>(mut file: Replacement, lines: impl IntoIterator<Item = T>) -> Result<()> {

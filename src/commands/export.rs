@@ -14,7 +14,8 @@ use super::{
 use crate::{
     checkpoint::{GgufKind, parse_size},
     cli::{ExportArgs, GgufArg, VerifyArgs},
-    models::{Runtime, is_recipe, marked},
+    event::words::shell_word,
+    models::{Runtime, is_recipe, marked, refuse_for_recipe},
     session::{Child, ExportOptions, ExportStep, Exported},
     store::RunDir,
 };
@@ -87,7 +88,10 @@ fn target(words: &[String]) -> anyhow::Result<(Option<PathBuf>, &str, &Path)> {
     let is_run = |word: &str| word.contains('/') || Path::new(word).join("journal.jsonl").exists();
     match words {
         [out] if RunDir::open(Path::new(out)).is_ok() => {
-            anyhow::bail!("{out} is a run; where is its child to go? heterosis export {out} OUT")
+            anyhow::bail!(
+                "{out} is a run; where is its child to go? heterosis export {} OUT",
+                shell_word(out)
+            )
         }
         [out] => Ok((None, BEST, Path::new(out))),
         [run, out] if is_run(run) => Ok((Some(run.into()), BEST, Path::new(out))),
@@ -103,9 +107,7 @@ fn write_recipe(out: &Path, yaml: &str, overwrite: bool) -> Outcome {
         true => out.to_owned(),
         false => out.join("mergekit_config.yml"),
     };
-    if file.exists() && !overwrite {
-        return Err(anyhow::anyhow!("{} exists; --overwrite replaces it", file.display()).into());
-    }
+    refuse_for_recipe(&file, overwrite)?;
     if let Some(parent) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cli::{LogFormat, WatchOptions},
     dashboard::{self, Action, Feed},
-    event::Record,
+    event::{Record, words::shell_word},
     session,
     store::RunDir,
 };
@@ -143,7 +143,8 @@ fn show() -> Outcome {
     match exit {
         Some(dashboard::Exit::Closed) => {
             say(format_args!(
-                "the search goes on by itself: `heterosis watch {name}` shows it again; its lines are in {}",
+                "the search goes on by itself: `heterosis watch {}` shows it again; its lines are in {}",
+                shell_word(&name),
                 dir.path().join(LOG).display()
             ));
             // Whoever leaves first of a container ends it, and all that runs in it.

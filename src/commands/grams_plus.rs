@@ -13,6 +13,7 @@ use super::{
 use crate::{
     checkpoint::Writer,
     cli::{GramsPlusArgs, LabelsArg, MeasuringArgs, TaskQuestionsArgs},
+    event::words::shell_word,
     learn::{
         grams::Inventory,
         regmean_plus::{Own, measure},
@@ -223,6 +224,6 @@ fn show(document: &Document, json: bool) {
     }
     print(format_args!(
         "`heterosis merge {} OUT` merges with them",
-        document.recipe
+        shell_word(&document.recipe)
     ));
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::{Outcome, environment, front, print, replacement::replace, runtime::runtime_options, search};
 use crate::{
     cli::{BreedArgs, EngineArgs, InitArgs, ParentArgs},
+    event::words::shell_word,
     session::{self, Proposal, Wanted},
 };
 
@@ -15,7 +16,7 @@ pub fn init(args: InitArgs) -> Outcome {
     let proposal = propose(&wanted, &args.parents, &args.engine)?;
     tell(&proposal);
     write(&proposal, &args.parents)?;
-    let out = args.parents.out.display();
+    let out = shell_word(&args.parents.out.display().to_string());
     print(format_args!(
         "next:      heterosis check {out}, then heterosis search {out}"
     ));

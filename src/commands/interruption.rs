@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use super::{front::Searcher, say};
 use crate::{
     dashboard::{self, Flags},
+    event::words::shell_word,
     search::Control,
 };
 
@@ -27,7 +28,8 @@ const STOPPING: &str = "stopping: what is being asked is answered first · Ctrl-
 /// Says to a person what an end in the midst of things means.
 pub fn ended_at_once(run: &str) {
     say(format_args!(
-        "ended at once: what was being asked is lost, all before it is in the journal; `heterosis resume {run}` goes on"
+        "ended at once: what was being asked is lost, all before it is in the journal; `heterosis resume {}` goes on",
+        shell_word(run)
     ));
 }
 

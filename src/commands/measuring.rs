@@ -22,7 +22,7 @@ pub(super) type Asked = Vec<(Task, Vec<Question>)>;
 
 /// Begins a directory, before anything is asked: what stands there is refused at once.
 pub(super) fn begin(out: &Path) -> Result<Writer> {
-    let writer = models::begin(out, SHARD_SIZE_BYTES, false)?;
+    let writer = Writer::create(out, SHARD_SIZE_BYTES)?;
     environment::remove_on_signal(writer.partial())?;
     Ok(writer)
 }

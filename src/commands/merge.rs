@@ -28,7 +28,7 @@ pub fn merge(args: MergeArgs) -> Outcome {
             &marked(&write::to_yaml(&recipe.with_models(without_prefix))),
         )?)
     };
-    let merged = merge().and_then(|()| Ok(writer.finish()?));
+    let merged = merge().and_then(|()| models::publish(writer.stage()?, &args.out, args.overwrite));
     bar.finish_and_clear();
     merged.map_err(Failure::work)?;
     say(format_args!("the merged model is in {}", args.out.display()));

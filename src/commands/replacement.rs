@@ -38,6 +38,14 @@ impl Replacement {
         })
     }
 
+    /// Where it is built: whoever ends the process before should remove it. `None` of a pipe or a device.
+    pub fn partial(&self) -> Option<&Path> {
+        match self.to.get_ref() {
+            Target::Beside(file) => Some(file.path()),
+            Target::Itself(_) => None,
+        }
+    }
+
     /// Brings everything to the disk, and gives it its name.
     pub fn finish(self) -> Result<()> {
         let Self { path, to } = self;

@@ -2,18 +2,21 @@
 
 use anyhow::Context;
 
-use super::{Outcome, newest, print};
+use super::{Failure, Outcome, newest, print};
 use crate::{cli::ReportArgs, report, store::RunDir};
 
 pub fn report(args: ReportArgs) -> Outcome {
     let dir = RunDir::open(&newest::or_newest(args.run)?)?;
     let files = report::files(&dir.run()?, &dir.path().display().to_string());
     let out = dir.report();
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let made = std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()));
+    made.map_err(Failure::work)?;
     for (name, text) in files {
         let file = out.join(name);
-        dir.replace(&file, &text)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        let written = dir
+            .replace(&file, &text)
+            .with_context(|| format!("cannot write {}", file.display()));
+        written.map_err(Failure::work)?;
     }
     print(out.join("report.html").display());
     Ok(())

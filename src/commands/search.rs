@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cli::{DemoArgs, LogFormat, NatsArgs, ResumeArgs, SearchArgs, SearchOptions, TellArgs, WatchOptions},
-    event::{self, Event, Record},
+    event::{self, Event, Record, words::shell_word},
     search::{self, Control, ENGINE_VERSION, End},
     session::{self, Begun, ResumeOptions, Search, Session},
     space::{self, Limit, Space},
@@ -50,11 +50,12 @@ fn search_here(args: SearchArgs) -> Outcome {
 /// A directory where a search space belongs, named as what it is.
 fn no_space(dir: &Path) -> anyhow::Error {
     let (name, what) = (dir.display(), "a search space is a .yaml file");
+    let word = shell_word(&name.to_string());
     if RunDir::open(dir).is_ok() {
-        anyhow::anyhow!("{name} is a run, and {what}: `heterosis resume {name}` goes on with it")
+        anyhow::anyhow!("{name} is a run, and {what}: `heterosis resume {word}` goes on with it")
     } else if dir.join("config.json").exists() || dir.join("adapter_config.json").exists() {
         anyhow::anyhow!(
-            "{name} is a model, and {what}: `heterosis breed {name} ANOTHER --task TASK` makes one and searches it"
+            "{name} is a model, and {what}: `heterosis breed {word} ANOTHER --task TASK` makes one and searches it"
         )
     } else {
         anyhow::anyhow!("{name} is a directory, and {what}")
@@ -72,6 +73,7 @@ pub fn demo(args: DemoArgs) -> Outcome {
 
 /// Begins a run of a space and goes through with it.
 pub fn begin(mut space: Space, args: SearchOptions) -> Outcome {
+    after::check(&args.tell)?;
     space.search.seed = args.seed.unwrap_or(space.search.seed);
     if let Some(evals) = args.evals.filter(|evals| !(1..=space::MOST_EVALS).contains(evals)) {
         return Err(anyhow::anyhow!("--evals {evals}: a search has 1 to {} evaluations", space::MOST_EVALS).into());
@@ -136,6 +138,7 @@ fn confirm(run: &Path, yes: bool) -> Outcome {
 
 fn resume_here(args: ResumeArgs) -> Outcome {
     front::part_from_terminal(&args.watch);
+    after::check(&args.tell)?;
     let run = newest::or_newest(args.run)?;
     let host = environment::host();
     let notes = match args.truncate_damaged {
@@ -177,8 +180,12 @@ fn repaired(run: &Path, host: &crate::host::Host) -> Result<Vec<Event>> {
         return Ok(Vec::new());
     };
     let message = format!(
-        "line {} of the journal was damaged; it was cut there, and is whole in {}",
+        "line {} of the journal was damaged; it was cut there, which costs {}, and is as it was in {}",
         cut.line,
+        match cut.lost {
+            1 => "that record".into(),
+            n => format!("that record and the {} behind it", n - 1),
+        },
         cut.copy.display()
     );
     tracing::warn!("{message}");

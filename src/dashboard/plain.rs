@@ -8,7 +8,7 @@ use crate::event::exam::Exam;
 use crate::event::freshness::Freshness;
 use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{flips, forgotten, is_hopeless, told, told_without_test, verdict};
-use crate::event::words::{budget, count, counted, duration, parent_name, task_name};
+use crate::event::words::{budget, count, counted, duration, parent_name, shell_word, task_name};
 use crate::event::{
     Advice, Candidate, EndReason, Event, ExamAnswered, ExamStarted, FinalPlan, Learned, Level, Phase, Record,
     RunStarted, Worker, WorkerState,
@@ -423,7 +423,7 @@ fn without_reading(run: &Run) -> String {
 }
 
 fn next_steps(run: &Run, directory: &str) -> String {
-    let mut steps = Vec::new();
+    let (mut steps, directory) = (Vec::new(), shell_word(directory));
     let makes_models = run.started.as_ref().is_none_or(|s| !s.models.is_empty());
     match run.state {
         State::Done => steps.push((format!("heterosis report {directory}"), "the whole story with pictures")),

@@ -16,7 +16,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Error, Parents, begin};
+use super::{Error, Parents, begin, publish};
 use crate::{
     checkpoint::{Checkpoint, DType, HubOptions, LoraFactors, LoraLayout, Staged, split_adapter},
     merge::{Plan, low_rank},
@@ -94,7 +94,7 @@ pub fn write_adapter(
         };
         fs::write(staged.path().join(name), text).map_err(io)?;
     }
-    staged.publish()?;
+    publish(staged, out, overwrite)?;
     Ok(written)
 }
 
@@ -530,7 +530,7 @@ mod tests {
             };
             let out = self.dir.path().join(out);
             write_adapter(&wanted, (&out, false), &HubOptions::default(), &|_| {
-                vec![("recipe.yaml", "merge_method: …\n".into())]
+                vec![("mergekit_config.yml", "merge_method: …\n".into())]
             })
         }
 
@@ -570,7 +570,11 @@ mod tests {
             let written = case.write(recipe, out, None).unwrap();
             assert!(written.is_exact && written.rank == 10, "{written:?}");
             assert!(written.error < 1e-4, "{out}: {}", written.error);
-            let files = ["adapter_config.json", "adapter_model.safetensors", "recipe.yaml"];
+            let files = [
+                "adapter_config.json",
+                "adapter_model.safetensors",
+                "mergekit_config.yml",
+            ];
             assert!(files.iter().all(|file| case.dir.path().join(out).join(file).exists()));
         }
         // λ 1.5 · (0.7 · a − 0.4 · b): a leaves the embeddings alone, b the lower projections.

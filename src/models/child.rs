@@ -1,5 +1,7 @@
 //! Writes a merged model as a directory that transformers, vLLM and llama.cpp's converter open.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 use super::{Error, Parents, chat_templates::template, tokenizer_files, with_stops};
@@ -74,9 +76,30 @@ pub fn write_from(
 /// A file of the donor's, if it has it.
 fn copy(writer: &mut Writer, donor: &Checkpoint, name: &str) -> Result<(), Error> {
     match donor.side_file(name) {
-        Some(file) => Ok(writer.copy(name, &file)?),
+        Some(file) => copy_from(writer, name, &file),
         None => Ok(()),
     }
+}
+
+/// Links are followed: the Hub's cache is made of them. One that leads elsewhere puts a file into the child, and so perhaps to
+/// where that is published, which nobody may have meant.
+fn copy_from(writer: &mut Writer, name: &str, file: &Path) -> Result<(), Error> {
+    if let Some(target) = outside(file) {
+        tracing::warn!(
+            "{} is a link to {}, out of the model's directory; what stands there goes into the child",
+            file.display(),
+            target.display()
+        );
+    }
+    Ok(writer.copy(name, file)?)
+}
+
+/// Where a link leads, if that is not in its directory and not among the `blobs/` of the Hub's cache.
+fn outside(file: &Path) -> Option<PathBuf> {
+    let target = file.canonicalize().ok().filter(|_| file.is_symlink())?;
+    let home = file.parent()?.canonicalize().ok()?;
+    let is_blob = target.parent()?.ends_with("blobs");
+    (!target.starts_with(home) && !is_blob).then_some(target)
 }
 
 fn generation_config(donor: &Checkpoint) -> Result<Option<Value>, Error> {
@@ -94,7 +117,7 @@ fn generation_config(donor: &Checkpoint) -> Result<Option<Value>, Error> {
 /// The donor's tokenizer; a merge needs none, so a donor without one gives a child without one.
 fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokenizer) -> Result<(), Error> {
     match donor.side_file("tokenizer.json") {
-        Some(file) if child.added.is_empty() => writer.copy("tokenizer.json", &file)?,
+        Some(file) if child.added.is_empty() => copy_from(writer, "tokenizer.json", &file)?,
         None if child.added.is_empty() => match tokenizer_files(donor) {
             Ok(files) => writer.text("tokenizer.json", &String::from_utf8_lossy(&files.tokenizer_json))?,
             Err(e) => tracing::warn!("the merged model gets no tokenizer: {e}"),
@@ -116,7 +139,7 @@ fn write_tokenizer(writer: &mut Writer, donor: &Checkpoint, child: &ChildTokeniz
     let template = template(child.chat_template.as_deref())?;
     match (template, donor.side_file("chat_template.jinja")) {
         (Some(text), _) => writer.text("chat_template.jinja", text)?,
-        (None, Some(file)) => writer.copy("chat_template.jinja", &file)?,
+        (None, Some(file)) => copy_from(writer, "chat_template.jinja", &file)?,
         (None, None) => {}
     }
     Ok(())

@@ -109,11 +109,20 @@ pub enum Error {
     )]
     AdapterDiffers { error: f64 },
     #[error(
-        "{}: --overwrite would destroy {name}, which heterosis did not write; choose another directory, or remove this one \
-         yourself",
-        out.display()
+        "{}: --overwrite would destroy {name}, which {}; choose another directory, or remove this one yourself",
+        out.display(), if *is_changed { "is not as heterosis wrote it" } else { "heterosis did not write" }
     )]
-    Foreign { out: PathBuf, name: String },
+    Foreign {
+        out: PathBuf,
+        name: String,
+        is_changed: bool,
+    },
+    #[error("{} is there already, as heterosis wrote it: --overwrite replaces it; or take another name", out.display())]
+    IsOurs { out: PathBuf },
+    #[error("{} holds a model ({name}), whose recipe is its own; name a file for this one, RECIPE.yaml", out.display())]
+    HasARecipe { out: PathBuf, name: &'static str },
+    #[error("{} is there already, and is no recipe as heterosis wrote it; take another name, or remove it yourself", file.display())]
+    NoRecipeOfOurs { file: PathBuf },
 }
 
 impl Error {

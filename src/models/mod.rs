@@ -32,7 +32,7 @@ pub use error::Error;
 pub use open::{
     Opened, add, beside, check_spec, checked_spec_of, engine_of, is_recipe, read_recipe, spec_of, without_prefix,
 };
-pub use overwrite::{begin, marked, refuse_foreign};
+pub use overwrite::{begin, marked, publish, refuse_for_recipe, refuse_foreign};
 pub use runtime::{Computed, DeviceChoice, Runtime, RuntimeOptions};
 
 use crate::{
@@ -245,12 +245,20 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
     };
     let json = |name: &str| -> Result<Option<Value>, model::Error> {
         let Some(text) = read(name)? else { return Ok(None) };
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|e| model::Error::Tokenizer {
-                file: checkpoint.path().join(name).display().to_string(),
-                reason: e.to_string(),
-            })
+        let wrong = |reason: String| model::Error::Tokenizer {
+            file: checkpoint.path().join(name).display().to_string(),
+            reason,
+        };
+        match serde_json::from_str(&text) {
+            Ok(value @ Value::Object(_)) => match names_tokens(value.get("eos_token_id")) {
+                true => Ok(Some(value)),
+                false => Err(wrong(
+                    "its eos_token_id is neither a number nor a list of numbers".into(),
+                )),
+            },
+            Ok(_) => Err(wrong("it holds something else than an object".into())),
+            Err(e) => Err(wrong(e.to_string())),
+        }
     };
     let tokenizer_json = checkpoint
         .tokenizer_json()
@@ -264,6 +272,15 @@ pub fn tokenizer_files(checkpoint: &Checkpoint) -> Result<TokenizerFiles, model:
         config: Some(checkpoint.config().clone()),
         chat_template: read("chat_template.jinja")?,
     })
+}
+
+/// Whether a value is what ends a text by its number: one token, several, or nobody says.
+fn names_tokens(ids: Option<&Value>) -> bool {
+    match ids {
+        None | Some(Value::Null | Value::Number(_)) => true,
+        Some(Value::Array(ids)) => ids.iter().all(Value::is_number),
+        Some(_) => false,
+    }
 }
 
 /// The recipe that is a model as it is.
@@ -335,5 +352,64 @@ impl TensorSource for Parents {
 
     fn vocab(&self, model: &str) -> Option<Arc<Vocabulary>> {
         Some(self.spoken(model)?.vocabulary.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, process::Command};
+
+    use super::*;
+
+    /// A model's generation config that was a list, a directory or a pipe was as good as none, and what ends its texts was
+    /// another token; of a tokenizer that was a pipe it was said that it is missing.
+    #[test]
+    fn what_is_no_object_or_no_file_is_refused_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-base");
+        for entry in fs::read_dir(root).unwrap() {
+            let file = entry.unwrap().path();
+            fs::copy(&file, home.path().join(file.file_name().unwrap())).unwrap();
+        }
+        let told = || {
+            let checkpoint = Checkpoint::open(home.path()).unwrap();
+            tokenizer_files(&checkpoint)
+                .err()
+                .map(|e| format!("{:#}", anyhow::Error::from(e)))
+        };
+        assert_eq!(told(), None);
+        for name in [
+            "generation_config.json",
+            "tokenizer_config.json",
+            "tokenizer.json",
+            "chat_template.jinja",
+        ] {
+            let file = home.path().join(name);
+            let before = fs::read(&file).ok();
+            let refused = |what: &str| {
+                let told = told().unwrap_or_else(|| panic!("{name} is taken: {what}"));
+                assert!(told.contains(name) && told.contains(what), "{name}: {told}");
+                assert!(!told.contains("missing"), "{name}: {told}");
+            };
+            if name.ends_with("_config.json") {
+                for text in ["[]", "1", "null", "\"x\""] {
+                    fs::write(&file, text).unwrap();
+                    refused("object");
+                }
+                fs::write(&file, r#"{"eos_token_id": "x"}"#).unwrap();
+                refused("eos_token_id");
+            }
+            let _ = fs::remove_file(&file);
+            fs::create_dir(&file).unwrap();
+            refused("directory");
+            fs::remove_dir(&file).unwrap();
+            assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+            refused("pipe");
+            fs::remove_file(&file).unwrap();
+            if let Some(before) = before {
+                fs::write(&file, before).unwrap();
+            }
+        }
+        assert_eq!(told(), None);
     }
 }

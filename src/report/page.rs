@@ -9,8 +9,8 @@ use crate::event::normalized::{self, HeldOut, Ratio};
 use crate::event::run::{Flip, Run, State, competes, counts, origin_name};
 use crate::event::verdict::{best_unsearched, forgotten, is_hopeless, strongest, told, told_without_test, verdict};
 use crate::event::words::{
-    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, short_duration,
-    tags, task_name, task_of, worker_words,
+    MIXED_KINDS, budget, busy_share, count, counted, duration, p_value, parent_name, right_answer, shell_word,
+    short_duration, tags, task_name, task_of, worker_words,
 };
 use crate::event::{HeldOutTask, Learned, Level, Task, TestReading};
 
@@ -804,7 +804,10 @@ fn facts(run: &Run, dir: &str) -> String {
         fact("began", began.strftime("%Y-%m-%d %H:%M UTC").to_string());
     }
     if run.winner().is_some_and(|winner| winner.recipe.get("genes").is_none()) {
-        fact("to have the child", format!("heterosis export {dir} best OUT"));
+        fact(
+            "to have the child",
+            format!("heterosis export {} best OUT", shell_word(dir)),
+        );
     }
     for m in &started.models {
         let base = if m.is_base { " (base)" } else { "" };

@@ -119,6 +119,15 @@ pub enum Error {
     TestAnswered { answers: usize },
     #[error("the winner of this run has been chosen on the selection questions; only --test-limit can still change")]
     WinnerChosen,
+    #[error(
+        "the memory for keys and values is limited to {limit_bytes} bytes, and {tokens} tokens, as an answer of this space may \
+         have, take {needed_bytes} and more; raise --kv-memory, or ask for fewer new tokens"
+    )]
+    TightMemory {
+        tokens: usize,
+        needed_bytes: u64,
+        limit_bytes: u64,
+    },
     #[error("since this run was made, something else has become of {what}; put back what it was")]
     Changed { what: String },
 

@@ -287,6 +287,35 @@ impl Session {
         }
     }
 
+    /// Refuses room for keys and values that an answer does not fit into by itself: the first candidate would find it out, in a
+    /// run that is begun.
+    ///
+    /// # Errors
+    /// It is too little.
+    pub fn refuse_tight_memory(&self) -> Result<(), Error> {
+        if self.space.models.is_empty() || self.space.fitness.program().is_some() {
+            return Ok(());
+        }
+        let donor = self.space.base.as_deref().unwrap_or(&self.space.models[0].0);
+        let spec = models::spec_of(&Plan::new(&models::verbatim(donor), &*self.parents)?)?;
+        let is_written = |task: &&FitnessTask| !task.task.kind().is_measured();
+        let tasks = self.tasks.iter().chain(&self.held_out).filter(is_written);
+        let longest = tasks.map(|task| task.task.max_new_tokens).max().unwrap_or(0);
+        // A prompt has a token, and nothing is longer than the model's context.
+        let tokens = (longest + 1).min(spec.max_positions);
+        let element_bytes = if self.runtime.device.is_cpu() { 4 } else { 2 };
+        let needed_bytes = tokens as u64 * spec.kv_bytes_per_token(element_bytes);
+        let limit_bytes = self.runtime.options.kv_memory_bytes;
+        match limit_bytes < needed_bytes {
+            true => Err(Error::TightMemory {
+                tokens,
+                needed_bytes,
+                limit_bytes,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Whether any question stands in two parts of a run; `None` of a command, which keeps its questions to itself.
     ///
     /// # Errors
@@ -370,6 +399,8 @@ fn complete(mut space: Space, file: &Path) -> Result<Space, Error> {
     for task in &mut space.finale.held_out {
         task.limit = task.limit.or(most);
     }
+    let named = space.refuse_name().map_err(Error::from);
+    named.map_err(Error::placed(&space.places))?;
     resolve(&mut space, file)?;
     Ok(space)
 }
@@ -685,6 +716,43 @@ search:
                 "{from} → {to}: {told}"
             );
         }
+    }
+
+    /// `name: ../../evil` put the run two levels above runs/, `..` and `a/b` where no command looks.
+    #[test]
+    fn the_name_of_a_space_is_a_directorys() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("space.yaml");
+        let named = |name: &str| {
+            let rest = "genes: {x: [0, 1]}\nfitness: {command: [score]}\n";
+            parse_space(&file, &format!("# a space\nname: {name}\n{rest}")).map(|space| space.name)
+        };
+        for name in ["maths", "maths 2.1", "-x", "数学", "a..b"] {
+            assert_eq!(named(&format!("'{name}'")).unwrap(), name);
+        }
+        let long = "x".repeat(201);
+        for name in [
+            "'../../evil'",
+            "a/b",
+            "/tmp/x",
+            "'..'",
+            "'.hidden'",
+            "''",
+            "' '",
+            "\"a\\nb\"",
+            "\"a\\eb\"",
+            "'a\\b'",
+            &long,
+        ] {
+            let told = format!("{:#}", anyhow::Error::from(named(name).unwrap_err()));
+            assert!(
+                told.contains("space.yaml:2") && told.contains("in runs/"),
+                "{name}: {told}"
+            );
+            assert!(!told.contains(char::is_control), "{name}: {told}");
+        }
+        // A run that has such a name goes on where it is.
+        Space::parse(&file, "name: a/b\ngenes: {x: [0, 1]}\nfitness: {command: [score]}\n").unwrap();
     }
 
     /// A model with the short name `base` gave its tokenizer to no merge without a base: `linear` took the first model's.

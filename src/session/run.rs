@@ -89,6 +89,7 @@ impl Session {
         place: impl FnOnce() -> Result<(RunDir, RunLock), store::Error>,
     ) -> Result<Search<'_>, Error> {
         self.refuse_contradictions()?;
+        self.refuse_tight_memory()?;
         let compared = self.questions_compared()?;
         self.refuse_overlap(compared.as_ref())?;
         // All that can be wrong is found before there is a directory.

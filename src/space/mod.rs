@@ -37,6 +37,8 @@ pub enum Error {
     Unreadable { file: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Yaml(#[from] yaml::Error),
+    #[error("'{name}' is to be a directory's name in runs/, and {why}; use letters, digits, spaces, '-', '_' and '.'")]
+    Name { name: String, why: &'static str },
     #[error(
         "layer_groups: {wanted} groups were asked for, but the models have only {layers} layers; ask for fewer groups"
     )]
@@ -88,6 +90,7 @@ impl Error {
         match self {
             Self::TooManyGroups { .. } | Self::GroupsDoNotFit { .. } => Some("parameter_space.layer_groups"),
             Self::NothingToWiden => Some("search.widening"),
+            Self::Name { .. } => Some("name"),
             Self::NoSuchModule { .. } => Some("parameter_space.modules"),
             Self::TooManyExpertGroups { .. } | Self::FusedExperts { .. } => Some("parameter_space.expert_groups"),
             Self::Contradiction { .. } => Some("parameter_space.genes"),
@@ -134,6 +137,9 @@ pub struct Space {
     #[serde(skip)]
     pub given: Vec<(String, String)>,
 }
+
+/// The most bytes of a space's name: a file's has 255 as a rule.
+const LONGEST_NAME: usize = 200;
 
 /// The word for vision towers that are merged by the same genes as the language models.
 pub const MERGED: &str = "merged";
@@ -770,6 +776,24 @@ impl Space {
     pub fn experts(&self) -> impl Iterator<Item = &str> {
         let names = self.models.iter().map(|(name, _)| name.as_str());
         names.filter(|name| Some(*name) != self.base.as_deref())
+    }
+
+    /// Refuses a name that could not be a directory's in `runs/`, or would lead out of it. Only for new runs: an old one has its
+    /// place.
+    ///
+    /// # Errors
+    /// It is one.
+    pub fn refuse_name(&self) -> Result<(), Error> {
+        let why = match &self.name {
+            name if name.trim().is_empty() => "nothing is no name",
+            name if name.starts_with('.') => "one that begins with a dot is hidden, or another directory's",
+            name if name.contains(['/', '\\']) => "one with a separator leads elsewhere",
+            name if name.contains(char::is_control) => "one with control characters cannot be typed",
+            name if name.len() > LONGEST_NAME => "one this long leaves no room for the date behind it",
+            _ => return Ok(()),
+        };
+        let name = self.name.escape_debug().to_string();
+        Err(Error::Name { name, why })
     }
 
     /// YAML with every default filled in.

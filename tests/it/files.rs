@@ -133,6 +133,30 @@ fn an_export_is_complete_or_not_there() {
     );
     assert!(card.contains("AutoModelForCausalLM.from_pretrained"), "{card}");
 
+    // A card that its author has rewritten is not what was exported.
+    fs::write(out.join("README.md"), card.replace("AutoModel", "My model")).unwrap();
+    expect(
+        &["export", &of, &to, "--overwrite"],
+        2,
+        &["would destroy README.md, which is not as"],
+    );
+    fs::write(out.join("README.md"), card).unwrap();
+
+    // One candidate's recipe beside another one's weights, or over a file of somebody's own, is neither.
+    let alone = ["export", &of, "c0001", &to, "--recipe-only", "--overwrite"];
+    expect(&alone, 2, &["holds a model"]);
+    let (lone, yaml) = (tmp.path().join("lone"), tmp.path().join("mine.yaml"));
+    let (lone, yaml) = (word(&lone), word(&yaml));
+    let recipe_only =
+        |id: &'static str, to: &str| ["export", &of, id, to, "--recipe-only", "--overwrite"].map(String::from);
+    let at = |args: [String; 6], code, words: &[&str]| expect(&args.each_ref().map(String::as_str), code, words);
+    at(recipe_only("best", &lone), 0, &[]);
+    at(recipe_only("c0001", &lone), 0, &[]);
+    fs::write(&yaml, "mine").unwrap();
+    at(recipe_only("c0001", &yaml), 2, &["is no recipe as heterosis wrote it"]);
+    assert_eq!(fs::read_to_string(&yaml).unwrap(), "mine");
+    expect(&["verify", &to], 0, &[]);
+
     // A file that was put there later is named; a typing mistake does not cost it.
     fs::write(out.join("modeling_evil.py"), "import os").unwrap();
     expect(&["verify", &to], 1, &["modeling_evil.py"]);
@@ -163,7 +187,7 @@ fn an_export_is_complete_or_not_there() {
     expect(&["verify", &to], 2, &["no name of a file"]);
     assert_eq!(
         names(tmp.path()),
-        ["export", "run", "space.yaml", "task"],
+        ["export", "lone", "mine.yaml", "run", "space.yaml", "task"],
         "nothing unfinished is left"
     );
 }
@@ -194,6 +218,17 @@ fn only_what_heterosis_wrote_is_overwritten() {
     ends(&merge, 2, &["would destroy notes.txt"]);
     fs::remove_file(mine.join("notes.txt")).unwrap();
     assert_eq!(names(&mine), written);
+    // A name that files of ours have too is no mark, and what was edited since is its author's.
+    fs::write(mine.join("README.md"), "mine").unwrap();
+    ends(&merge, 2, &["would destroy README.md, which heterosis did not write"]);
+    ends(&merge[..3], 2, &["is not empty"]);
+    fs::remove_file(mine.join("README.md")).unwrap();
+    ends(&merge[..3], 2, &["--overwrite replaces it"]);
+    let config = fs::read_to_string(mine.join("generation_config.json")).unwrap();
+    fs::write(mine.join("generation_config.json"), config.replace('{', "{ ")).unwrap();
+    ends(&merge, 2, &["would destroy generation_config.json, which is not as"]);
+    fs::write(mine.join("generation_config.json"), config).unwrap();
+    good(&merge);
 
     // Nothing can be merged by these weights, on any machine: the recipe is at fault, and what was there stays.
     fs::write(&recipe, weights(1.0, -1.0)).unwrap();
@@ -201,10 +236,10 @@ fn only_what_heterosis_wrote_is_overwritten() {
     assert_eq!(names(&mine), written);
 }
 
-/// Ctrl-C during a merge left `.OUT.XXXXXX.partial` behind, as large as the model.
+/// Ctrl-C during a merge left `.OUT.XXXXXX.partial` behind, as large as the model, and `eval --answers` left `.tmpXXXXXX`.
 #[cfg(unix)]
 #[test]
-fn an_interrupted_merge_leaves_nothing() {
+fn what_is_interrupted_leaves_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let models = root().join("models");
     let text = format!(
@@ -213,32 +248,107 @@ fn an_interrupted_merge_leaves_nothing() {
     );
     let recipe = tmp.path().join("r.yaml");
     fs::write(&recipe, text).unwrap();
-    let out = tmp.path().join("out");
+    let (recipe, out) = (word(&recipe), word(&tmp.path().join("out")));
+    interrupted(tmp.path(), &["merge", &recipe, &out]);
+    let task = ["--task", "evals/arith-es.yaml", "--answers"];
+    interrupted(
+        tmp.path(),
+        &[&["eval", "models/tiny-base"], &task[..], &[&out]].concat(),
+    );
+}
+
+/// Begins a command until it could be ended while it writes; then nothing of it is in the folder, which held one file.
+#[cfg(unix)]
+fn interrupted(home: &Path, args: &[&str]) {
     for _ in 0..50 {
-        let mut merge = heterosis(&["merge", &word(&recipe), &word(&out)])
+        let mut command = heterosis(args)
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        while names(tmp.path()).len() == 1 && merge.try_wait().unwrap().is_none() {
+        while names(home).len() == 1 && command.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let term = Command::new("kill").args(["-TERM", &merge.id().to_string()]).status();
+        let term = Command::new("kill").args(["-TERM", &command.id().to_string()]).status();
         assert!(term.is_ok());
-        match merge.wait().unwrap().code() {
-            Some(130) => {
-                assert_eq!(names(tmp.path()), ["r.yaml"]);
-                return;
-            }
+        match command.wait().unwrap().code() {
+            Some(130) => return assert_eq!(names(home), ["r.yaml"]),
             // Over before the signal came, or before it was listened to: once more.
-            _ => {
-                let _ = fs::remove_dir_all(&out);
-                for left in names(tmp.path()).iter().filter(|n| n.ends_with(".partial")) {
-                    fs::remove_dir_all(tmp.path().join(left)).unwrap();
-                }
-            }
+            _ => names(home).iter().filter(|name| *name != "r.yaml").for_each(|left| {
+                let left = home.join(left);
+                fs::remove_file(&left).or_else(|_| fs::remove_dir_all(&left)).unwrap();
+            }),
         }
     }
-    panic!("not one of 50 merges was interrupted");
+    panic!("not one of 50 was interrupted: {args:?}");
+}
+
+/// A model's `merges.txt` was a link to somebody's secret, and a child that was published had it; the page on security said that
+/// this cannot be.
+#[cfg(unix)]
+#[test]
+fn a_link_out_of_a_model_is_told() {
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str| tmp.path().join(name);
+    for (model, target) in [("plain", "secret"), ("snapshots", "blobs/0123abcd")] {
+        super::program::copy(&root().join("models/tiny-base"), &at(model));
+        fs::create_dir_all(at("blobs")).unwrap();
+        fs::write(at(target), "text").unwrap();
+        std::os::unix::fs::symlink(at(target), at(model).join("merges.txt")).unwrap();
+    }
+    let merged = |model: &str| {
+        let recipe = format!(
+            "merge_method: linear\nmodels: [{{model: {}}}]\nparameters: {{weight: 1}}\n",
+            word(&at(model))
+        );
+        fs::write(at("r.yaml"), recipe).unwrap();
+        let output = run(&["merge", &word(&at("r.yaml")), &word(&at(&format!("{model}-child")))]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(
+            fs::read_to_string(at(&format!("{model}-child/merges.txt"))).unwrap(),
+            "text"
+        );
+        said(&output)
+    };
+    let told = merged("plain");
+    assert!(
+        told.contains("merges.txt is a link to") && told.contains("secret"),
+        "{told}"
+    );
+    let told = merged("snapshots");
+    assert!(!told.contains("is a link"), "{told}");
+}
+
+/// `search space.yaml --run .` in a folder of somebody's own wrote over his space.yaml and best.yaml, `--webhook notaurl` was
+/// told when the night was over, and `--kv-memory 1` by a run that was begun for it.
+#[test]
+fn what_cannot_begin_writes_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let rest = "parameter_space: {method: linear, genes: {weight: [0.0, 1.5]}}
+fitness: {tasks: [{task: ROOT/evals/arith-es.yaml, split: search, limit: 4}]}
+search: {optimizer: random, evals: 2}
+final: {finalists: 1, selection: {limit: 4}, test: {limit: 4}}
+";
+    let file = word(&space_over_family(tmp.path(), &rest.replace("ROOT", &word(root()))));
+    let own = tmp.path().join("it's mine");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("best.yaml"), "mine").unwrap();
+    let (own, new) = (word(&own), word(&tmp.path().join("new")));
+    ends(&["search", &file, "--run", &own], 2, &["holds best.yaml", "--run"]);
+    assert_eq!(names(Path::new(&own)), ["best.yaml"]);
+    for (more, words) in [
+        (["--webhook", "notaurl"], &["--webhook notaurl", "http://"][..]),
+        (["--kv-memory", "1"], &["--kv-memory", "1 bytes"]),
+    ] {
+        ends(&[&["search", &file, "--run", &new][..], &more[..]].concat(), 2, words);
+        assert!(!Path::new(&new).exists(), "{more:?}");
+    }
+    // What is printed to be typed can be typed.
+    fs::remove_file(Path::new(&own).join("best.yaml")).unwrap();
+    let output = run(&["search", &file, "--run", &own]);
+    assert!(output.status.success(), "{}", said(&output));
+    let typed = format!("heterosis report '{}'", own.replace('\'', r"'\''"));
+    assert!(said(&output).contains(&typed), "{}", said(&output));
 }
 
 /// A stranger's journal whose names are escape sequences set the terminal's title, colours and clipboard.

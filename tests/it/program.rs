@@ -370,6 +370,87 @@ fn stored_answers_are_scored_again_to_the_same() {
     assert_eq!(first["tasks"], again["tasks"]);
 }
 
+/// `rescore` judged what was answered with `--think` as if nobody had thought: '[invalid]' became '27'. So it was with every
+/// other word of `eval` that makes another verdict.
+#[test]
+fn stored_answers_know_how_they_were_judged() {
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str| tmp.path().join(name).display().to_string();
+    for (i, way) in [
+        &["--think"][..],
+        &["--profile", "fitness"],
+        &["--samples", "2", "--score", "pass@2", "--temperature", "1"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (answers, copy) = (at(&format!("{i}.jsonl")), at(&format!("{i}-again.jsonl")));
+        let eval = [
+            "eval",
+            "models/tiny-maths-en",
+            "--task",
+            "evals/arith-en.yaml",
+            "--split",
+            "search",
+            "--limit",
+            "12",
+            "--json",
+        ];
+        let first: Value = serde_json::from_str(&good(&[&eval[..], way, &["--answers", &answers]].concat())).unwrap();
+        let task = ["--task", "evals/arith-en.yaml", "--json"];
+        let rescore = [&["rescore", &answers], &task[..], &["--answers", &copy]].concat();
+        for rescored in [rescore, [&["rescore", &copy], &task[..]].concat()] {
+            let again: Value = serde_json::from_str(&good(&rescored)).unwrap();
+            assert_eq!(first["tasks"], again["tasks"], "{way:?}");
+            assert_eq!(first["profile"], again["profile"], "{way:?}");
+        }
+    }
+    // The word goes before what stands in the file, and a line that says nothing is judged as ever.
+    let fitness = at("1.jsonl");
+    let task = ["--task", "evals/arith-en.yaml", "--json"];
+    let parity = [&["rescore", &fitness, "--profile", "parity"], &task[..]].concat();
+    let parity: Value = serde_json::from_str(&good(&parity)).unwrap();
+    assert_eq!(parity["profile"], "parity");
+    std::fs::write(&fitness, "{\"output\": \"#### 4\", \"gold\": \"#### 4\"}\n").unwrap();
+    let old: Value = serde_json::from_str(&good(&[&["rescore", &fitness], &task[..]].concat())).unwrap();
+    assert_eq!(old["profile"], "parity");
+}
+
+/// `eval --answers FILE` and `rescore --answers FILE` wrote over whatever FILE was: a task, the journal of a run.
+#[test]
+fn answers_replace_answers_only() {
+    fn eval(to: &str) -> Vec<&str> {
+        let model = ["eval", "models/tiny-base", "--split", "search", "--limit", "2"];
+        [&model[..], &["--task", "evals/arith-en.yaml", "--answers", to]].concat()
+    }
+    fn rescore<'a>(from: &'a str, to: &'a str) -> Vec<&'a str> {
+        vec!["rescore", from, "--task", "evals/arith-en.yaml", "--answers", to]
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str| tmp.path().join(name).display().to_string();
+    let answers = at("answers.jsonl");
+    std::fs::write(&answers, "").unwrap();
+    good(&eval(&answers));
+    good(&eval(&answers));
+    good(&rescore(&answers, &answers));
+    for (name, text) in [
+        ("task.yaml", "task: mine\n"),
+        (
+            "journal.jsonl",
+            "{\"schema_version\":1,\"seq\":0,\"time_ms\":1,\"event\":\"log\"}\n",
+        ),
+        ("data.jsonl", "{\"question\": \"1 + 1\", \"answer\": \"2\"}\n"),
+        ("half.jsonl", "{\"output\": \"1\", \"gold\": \"1\"}\nnotes\n"),
+    ] {
+        let file = at(name);
+        std::fs::write(&file, text).unwrap();
+        for args in [eval(&file), rescore(&answers, &file)] {
+            refused(&args, &[name, "no file of answers"]);
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        }
+    }
+}
+
 /// A binary is handed on to machines that lack this one's instructions: it answers there as well, and the same here.
 #[test]
 fn one_binary_answers_alike_with_every_instruction_set() {

@@ -416,6 +416,14 @@ pub enum Error {
     #[error("{} is there already and is not empty. Name another directory, or remove it first.", path.display())]
     OutputExists { path: PathBuf },
 
+    /// The output was not there when this one began, and is now.
+    #[error(
+        "{} was finished by another process while this one wrote to the same place: what is there is the other's, and this one's \
+         is gone. Name another directory for it.",
+        path.display()
+    )]
+    OutputTaken { path: PathBuf },
+
     /// A file name for the output that is no plain name.
     #[error("{name:?} is not a plain file name, so it cannot be written into a checkpoint.")]
     OutputName { name: String },

@@ -496,7 +496,8 @@ impl Checkpoint {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The path of a file beside the weights (`tokenizer.json`, `generation_config.json`, …), if it is there.
+    /// The path of a file beside the weights (`tokenizer.json`, `generation_config.json`, …), if it is there; what else has
+    /// that name, whoever reads it refuses.
     ///
     /// A LoRA adapter brings none: they are the base model's.
     pub fn side_file(&self, name: &str) -> Option<PathBuf> {
@@ -504,7 +505,7 @@ impl Checkpoint {
             return None; // what lies beside a .gguf file need not belong to it
         }
         let file = self.path.join(name);
-        file.is_file().then_some(file)
+        file.symlink_metadata().is_ok().then_some(file)
     }
 
     /// The text of a file beside the weights, if it is there; `tokenizer.json` is made from a `tokenizer.model` that stands
@@ -878,6 +879,14 @@ mod tests {
             checkpoint.side_file("tokenizer.json").unwrap(),
             dir.path().join("tokenizer.json")
         );
+        // A directory of a file's name was no file, and so the model had no tokenizer: "it is missing".
+        std::fs::create_dir(dir.path().join("chat_template.jinja")).unwrap();
+        let error = checkpoint.side_text("chat_template.jinja").unwrap_err().to_string();
+        assert!(
+            error.contains("chat_template.jinja") && error.contains("directory"),
+            "{error}"
+        );
+        std::fs::remove_dir(dir.path().join("chat_template.jinja")).unwrap();
         assert_eq!(checkpoint.side_file("merges.txt"), None);
         assert_eq!(checkpoint.side_file("../config.json"), None);
         assert_eq!(checkpoint.source_files().len(), 3);

@@ -411,7 +411,11 @@ impl Staged {
             let synced = entry.and_then(|entry| File::open(entry.path())?.sync_all());
             synced.map_err(failed)?;
         }
-        dir.take_the_place_of(&out, replace).map_err(failed)
+        let taken = |e: io::Error| match e.kind() {
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => Error::OutputTaken { path: out.clone() },
+            _ => failed(e),
+        };
+        dir.take_the_place_of(&out, replace).map_err(taken)
     }
 }
 
@@ -632,6 +636,23 @@ mod tests {
         writer.put("a", &[0; 4]).unwrap();
         assert!(matches!(writer.finish(), Err(Error::OutputIncomplete { first, missing: 1, .. }) if first == "b"));
         assert!(entries(home.path()).is_empty());
+    }
+
+    /// Of two exports to one place at once the loser said "Directory not empty (os error 39). Check that this user may write".
+    #[test]
+    fn who_comes_second_is_told_that_another_won() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("model");
+        let mut both = [(); 2].map(|()| Writer::create(&out, 100).unwrap());
+        for writer in &mut both {
+            writer.text("config.json", "{}").unwrap();
+        }
+        let [first, second] = both;
+        first.finish().unwrap();
+        let error = second.finish().unwrap_err();
+        assert!(matches!(&error, Error::OutputTaken { .. }), "{error}");
+        assert!(out.join("config.json").exists());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -512,6 +512,13 @@ impl DecoderSpec {
         })
     }
 
+    /// Bytes of the keys and values of one token, at so many bytes a number: the least that a decoder takes for it.
+    pub fn kv_bytes_per_token(&self, element_bytes: u64) -> u64 {
+        let keeping = self.layers.iter().filter(|layer| !layer.recurrent && layer.has_keys());
+        let numbers: usize = keeping.map(|layer| 2 * layer.kv_heads * layer.head_dim).sum();
+        numbers as u64 * element_bytes
+    }
+
     /// Why the layers of this model cannot come in another order, or more than once: a child made of them would be another
     /// model.
     pub fn fixed_layers(&self) -> Option<&'static str> {

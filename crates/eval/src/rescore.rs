@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, DataDirs, Error, Extracted, Task, TaskOptions, TaskScore, expand};
+use super::{Answer, DataDirs, Error, Extracted, Profile, Samples, Task, TaskOptions, TaskScore, Think, expand};
 
 /// A stored output. Fields that are not listed are kept out of the way.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -20,6 +20,55 @@ pub struct Stored {
     pub output: String,
     /// What would have been right.
     pub gold: String,
+    /// How it was judged, where that is not the task's own way in the profile `parity`.
+    #[serde(default, skip_serializing_if = "Judged::is_usual")]
+    pub judged: Judged,
+}
+
+/// What of [`TaskOptions`] makes another verdict of the same output.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Judged {
+    /// `parity` where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// How many answers the output holds, if not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
+    /// What marks thoughts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub think: Option<Think>,
+    /// The score that counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
+}
+
+impl Judged {
+    /// As a task that was loaded with these options judges.
+    pub fn by(options: &TaskOptions) -> Self {
+        Judged {
+            profile: Some(options.profile).filter(|profile| *profile != Profile::default()),
+            samples: options.samples,
+            think: options.think.clone(),
+            score: options.score.clone(),
+        }
+    }
+
+    /// Whether nothing need be said of it.
+    pub fn is_usual(&self) -> bool {
+        *self == Judged::default()
+    }
+
+    /// These options, and where they say nothing the way that was taken before.
+    fn again(&self, options: &TaskOptions) -> TaskOptions {
+        let options = options.clone();
+        TaskOptions {
+            profile: self.profile.unwrap_or(options.profile),
+            samples: options.samples.or(self.samples),
+            think: options.think.or(self.think.clone()),
+            score: options.score.or(self.score.clone()),
+            ..options
+        }
+    }
 }
 
 /// A stored output and what each filter makes of it.
@@ -64,7 +113,7 @@ pub fn parse(text: &str) -> Result<Vec<Stored>, Error> {
 /// Judges stored outputs by the tasks named.
 ///
 /// A line that names its task is judged by that one if it was asked for, else left out; a line that names none is
-/// judged by the first. With one task asked for and no line of its name, all lines are judged by it: another task's
+/// judged by the first. A line that says how it was judged is judged so again. With one task asked for and no line of its name, all lines are judged by it: another task's
 /// outputs, judged its way. `options.lang` leaves out the lines of other languages.
 ///
 /// ```
@@ -123,7 +172,7 @@ struct Judges<'a> {
     asked: Vec<(String, String, String)>,
     options: &'a TaskOptions,
     data_dirs: &'a DataDirs,
-    loaded: Vec<((String, String), Task)>,
+    loaded: Vec<((String, String, Judged), Task)>,
 }
 
 impl<'a> Judges<'a> {
@@ -162,13 +211,18 @@ impl<'a> Judges<'a> {
         let Some((task, lang, name)) = found.or_else(|| adopted().filter(|_| adopt)) else {
             return Ok(None);
         };
-        let key = (task.clone(), lang.clone());
+        let judged = Judged {
+            // Another task has other scores.
+            score: line.judged.score.clone().filter(|_| found.is_some()),
+            ..line.judged.clone()
+        };
+        let key = (task.clone(), lang.clone(), judged);
         if let Some(position) = self.loaded.iter().position(|(k, _)| *k == key) {
             return Ok(Some(position));
         }
         let options = TaskOptions {
             lang: Some(lang.clone()),
-            ..self.options.clone()
+            ..key.2.again(self.options)
         };
         let task = Task::load(name, &options, self.data_dirs)?;
         if task.kind().is_measured() {

@@ -220,7 +220,7 @@ pub struct Records {
     whole: Place,
     last: Span,
     lines: usize,
-    is_checked: bool,
+    order: line::Order,
     is_over: bool,
 }
 
@@ -249,7 +249,7 @@ impl Records {
             whole: Place::default(),
             last: Span { start: 0, bytes: 0 },
             lines: 0,
-            is_checked: false,
+            order: line::Order::default(),
             is_over: false,
         }
     }
@@ -266,16 +266,15 @@ impl Records {
     fn read(&mut self) -> Result<Option<Record>, Error> {
         let Some(text) = self.line()? else { return Ok(None) };
         self.lines += 1;
-        match line::decode(&text, self.is_checked) {
-            Ok(line) => {
-                self.is_checked |= line.is_checked;
+        match self.order.next(&text) {
+            Ok(record) => {
                 self.last = Span {
                     start: self.whole.bytes,
                     bytes: text.len() as u64,
                 };
                 self.whole.bytes += text.len() as u64;
-                self.whole.seq = line.record.seq.saturating_add(1);
-                Ok(Some(line.record))
+                self.whole.seq = self.order.seq;
+                Ok(Some(record))
             }
             Err(_) if text.contains(&0) && self.nothing_was_told_after()? => Ok(None),
             Err(fault) => Err(Error::line(&self.path, self.lines, fault)),
@@ -320,6 +319,8 @@ impl Iterator for Records {
 pub struct Cut {
     /// The first damaged line.
     pub line: usize,
+    /// Lines that are cut off, this one and all behind it.
+    pub lost: usize,
     /// The journal as it was.
     pub copy: PathBuf,
 }
@@ -327,15 +328,20 @@ pub struct Cut {
 /// Cuts a journal before its first damaged line, if it has one, after copying it.
 ///
 /// # Errors
-/// The file cannot be read, copied or cut; or a newer heterosis wrote it, which is no damage.
+/// The file cannot be read, copied or cut; a newer heterosis wrote it, which is no damage; or the first line is damaged, before
+/// which nothing would be left.
 pub fn cut_damaged(path: &Path) -> Result<Option<Cut>, Error> {
     let mut records = records(path)?;
     let damaged = records.by_ref().find_map(Result::err);
     let line = match damaged {
         None => return Ok(None),
-        Some(Error::BadLine { line, .. }) => line,
+        Some(Error::BadLine { line, .. }) if line > 1 => line,
         Some(e) => return Err(e),
     };
+    let mut lost = 1;
+    while records.line()?.is_some() {
+        lost += 1;
+    }
     let copy = free_name(path);
     std::fs::copy(path, &copy).map_err(Error::io(&copy))?;
     let cut = || -> std::io::Result<()> {
@@ -346,7 +352,7 @@ pub fn cut_damaged(path: &Path) -> Result<Option<Cut>, Error> {
         file.sync_all()
     };
     cut().map_err(Error::io(path))?;
-    Ok(Some(Cut { line, copy }))
+    Ok(Some(Cut { line, lost, copy }))
 }
 
 /// `journal.jsonl.damaged`, or with a number if that is taken.
@@ -367,7 +373,7 @@ pub struct Tail {
     /// After the last whole line that was read.
     bytes: u64,
     lines: usize,
-    is_checked: bool,
+    order: line::Order,
 }
 
 impl Tail {
@@ -379,7 +385,7 @@ impl Tail {
             file: File::open(path).map_err(Error::io(path))?,
             bytes: 0,
             lines: 0,
-            is_checked: false,
+            order: line::Order::default(),
         })
     }
 
@@ -401,11 +407,10 @@ impl Tail {
                 break;
             }
             self.lines += 1;
-            let line = line::decode(&text, self.is_checked);
-            let line = line.map_err(|fault| Error::line(&self.path, self.lines, fault))?;
-            self.is_checked |= line.is_checked;
+            let record = self.order.next(&text);
+            let record = record.map_err(|fault| Error::line(&self.path, self.lines, fault))?;
             self.bytes += text.len() as u64;
-            records.push(line.record);
+            records.push(record);
         }
         Ok(records)
     }
@@ -526,7 +531,7 @@ mod tests {
         }
 
         let cut = cut_damaged(&path).unwrap().unwrap();
-        assert_eq!(cut.line, 3);
+        assert_eq!((cut.line, cut.lost), (3, 2));
         assert_eq!(std::fs::read_to_string(&cut.copy).unwrap(), damaged);
         assert_eq!(read(&path).unwrap().len(), 2);
         assert_eq!(cut_damaged(&path).unwrap(), None);
@@ -557,36 +562,84 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
-    /// A journal that somebody had changed: its last line had the last number there is, and the next one was a panic.
+    /// Lines that were missing, stood there twice or had changed places were whole by themselves, and nobody said a word: a
+    /// parent's lines were gone, and `status` still called another one the best parent.
     #[test]
-    fn the_last_number_is_followed_by_itself() {
+    fn lines_that_are_missing_doubled_or_swapped_are_damage() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("journal.jsonl");
-        open(&path).1.append(7, log("a")).unwrap();
-        let line = std::fs::read_to_string(&path).unwrap();
-        let unchecked = line
-            .rsplit_once(",\"check\"")
-            .unwrap()
-            .0
-            .replace("\"seq\":0", &format!("\"seq\":{}", u64::MAX));
-        std::fs::write(&path, unchecked + "}\n").unwrap();
-        assert_eq!(open(&path).1.append(8, log("b")).unwrap().seq, u64::MAX);
-        assert_eq!(read(&path).unwrap().len(), 2);
+        let (_, mut journal) = open(&path);
+        for i in 0..5 {
+            journal.append(i, log(&format!("line {i}"))).unwrap();
+        }
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        for (order, at) in [
+            (&[0, 1, 3, 4][..], 3),
+            (&[0, 1, 1, 2, 3, 4], 3),
+            (&[0, 2, 1, 3, 4], 2),
+            (&[0, 1, 2, 3, 4, 0], 6),
+            (&[1, 2, 3, 4], 1),
+        ] {
+            let damaged: String = order.iter().map(|i| lines[*i]).collect();
+            std::fs::write(&path, &damaged).unwrap();
+            for message in [
+                read(&path).unwrap_err().to_string(),
+                Journal::open(&path).unwrap().journal().unwrap_err().to_string(),
+                Tail::open(&path).unwrap().poll().unwrap_err().to_string(),
+            ] {
+                assert!(
+                    message.contains(&format!("journal.jsonl:{at}: ")),
+                    "{order:?}: {message}"
+                );
+                assert!(message.contains("belongs"), "{order:?}: {message}");
+            }
+        }
+        // What is cut at its end is no damage: that is a run that was stopped.
+        std::fs::write(&path, lines[..3].concat()).unwrap();
+        assert_eq!(open(&path).0.len(), 3);
+    }
+
+    /// `--truncate-damaged` cut everything away where line 1 was damaged, and called the run one that had never begun.
+    #[test]
+    fn a_journal_is_not_cut_to_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("journal.jsonl");
+        let (_, mut journal) = open(&path);
+        for i in 0..3 {
+            journal.append(i, log("x")).unwrap();
+        }
+        let damaged = std::fs::read_to_string(&path).unwrap().replacen("info", "inf0", 1);
+        std::fs::write(&path, &damaged).unwrap();
+        let message = cut_damaged(&path).unwrap_err().to_string();
+        assert!(message.contains("nothing stands before it"), "{message}");
+        assert!(!message.contains("--truncate-damaged"), "{message}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
+        assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_tail_sees_whole_lines_only() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("journal.jsonl");
-        open(&path).1.append(0, log("x")).unwrap();
-        let line = std::fs::read(&path).unwrap();
+        let mut journal = open(&path).1;
+        journal.append(0, log("x")).unwrap();
+        let first = std::fs::read(&path).unwrap().len();
+        journal.append(1, log("y")).unwrap();
+        let line = std::fs::read(&path).unwrap().split_off(first);
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(first as u64)
+            .unwrap();
         let mut tail = Tail::open(&path).unwrap();
         assert_eq!(tail.poll().unwrap().len(), 1);
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(&line[..10]).unwrap();
         assert!(tail.poll().unwrap().is_empty());
         // The writer cuts its half line off and goes on.
-        file.set_len(line.len() as u64).unwrap();
+        file.set_len(first as u64).unwrap();
         file.write_all(&line).unwrap();
         assert_eq!(tail.poll().unwrap().len(), 1);
     }

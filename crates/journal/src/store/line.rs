@@ -38,6 +38,32 @@ pub fn encode(record: &Record) -> Vec<u8> {
     line
 }
 
+/// What the lines of a journal have in common, as far as it was read: which record comes next, and whether checksums vouch
+/// for them.
+#[derive(Debug, Default)]
+pub struct Order {
+    /// Position of the next record.
+    pub seq: u64,
+    is_checked: bool,
+}
+
+impl Order {
+    /// Reads the next line. Each is whole by itself where lines are missing, stand there twice or in another order, so a
+    /// record has to be the one that belongs there.
+    pub fn next(&mut self, line: &[u8]) -> Result<Record, Fault> {
+        let Line { record, is_checked } = decode(line, self.is_checked)?;
+        if record.seq != self.seq {
+            return Err(Fault::Damaged(format!(
+                "record {} stands where record {} belongs: lines are missing, stand there twice or in another order",
+                record.seq, self.seq
+            )));
+        }
+        self.is_checked |= is_checked;
+        self.seq = self.seq.saturating_add(1);
+        Ok(record)
+    }
+}
+
 /// Reads a line, with or without its newline. Where lines before it have checksums, it must have one.
 pub fn decode(line: &[u8], must_be_checked: bool) -> Result<Line, Fault> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);

@@ -9,7 +9,7 @@ mod line;
 mod medium;
 mod run_dir;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use cache::{Cache, Day, Holds, Places, clear, look, prune};
 pub use journal::{Cut, Journal, Opening, Records, Span, Tail, cut_damaged, read, records};
@@ -19,6 +19,7 @@ pub use medium::crash::{CrashMedium, Left};
 pub use run_dir::holder;
 pub use run_dir::{Holder, RunDir, RunLock};
 
+use crate::event::words::shell_word;
 use line::Fault;
 
 /// What can go wrong on disk.
@@ -32,8 +33,15 @@ pub enum Error {
     #[error("{}: the answers of earlier runs cannot be used: {reason}", path.display())]
     Cache { path: PathBuf, reason: String },
     /// A new run was asked for where one stands.
-    #[error("{} already holds a run; go on with `heterosis resume {}` or choose another --run directory", dir.display(), dir.display())]
+    #[error("{} already holds a run; go on with `heterosis resume {}` or choose another --run directory", dir.display(), quoted(dir))]
     RunExists { dir: PathBuf },
+    /// A new run was asked for in a directory of something else.
+    #[error(
+        "{} holds {name}, which no start of a run leaves, so it is not made a run; name another --run directory, one that is \
+         empty or not there yet",
+        dir.display()
+    )]
+    NotARun { dir: PathBuf, name: String },
     /// A run was asked for where none is.
     #[error("{} holds no run: there is no journal.jsonl in it", dir.display())]
     NoRun { dir: PathBuf },
@@ -41,24 +49,20 @@ pub enum Error {
     #[error(
         "{} holds no run yet: the search that made it was interrupted before it began. Begin again with `heterosis search \
          SPACE.yaml --run {}`",
-        dir.display(), dir.display()
+        dir.display(), quoted(dir)
     )]
     NotBegun { dir: PathBuf },
     /// Another process writes to the run.
-    #[error("{} is being written by {holder}; watch it with `heterosis watch {}`", dir.display(), dir.display())]
+    #[error("{} is being written by {holder}; watch it with `heterosis watch {}`", dir.display(), quoted(dir))]
     Busy { dir: PathBuf, holder: String },
     /// A line that is no record; its number is counted from 1.
-    #[error(
-        "{}:{line}: this line of the journal is damaged ({reason}). What stands before it is whole: `heterosis resume {} \
-         --truncate-damaged` copies the journal, cuts it before this line and goes on from there",
-        path.display(), path.parent().unwrap_or(std::path::Path::new(".")).display()
-    )]
+    #[error("{}:{line}: this line of the journal is damaged ({reason}). {}", path.display(), way_out(path, *line))]
     BadLine { path: PathBuf, line: usize, reason: String },
     /// The journal was changed by another program while this one wrote to it.
     #[error(
         "{}: at byte {at} stands another line than a moment ago: something else writes to this journal; stop it, then go on with \
          `heterosis resume {}`",
-        path.display(), path.parent().unwrap_or(std::path::Path::new(".")).display()
+        path.display(), quoted(path.parent().unwrap_or(Path::new(".")))
     )]
     ChangedMeanwhile { path: PathBuf, at: u64 },
     /// A journal of a schema that this build does not know.
@@ -69,13 +73,31 @@ pub enum Error {
     Newer { path: PathBuf, line: usize, version: u32 },
 }
 
+/// How a run goes on whose journal is damaged.
+fn way_out(journal: &Path, line: usize) -> String {
+    let dir = quoted(journal.parent().unwrap_or(Path::new(".")));
+    match line {
+        1 => "With it the run begins, and nothing stands before it that could be gone on with: put back a copy of the journal, or \
+              search anew in another directory"
+            .into(),
+        _ => format!(
+            "What stands before it is whole: `heterosis resume {dir} --truncate-damaged` copies the journal, cuts it before this line \
+             and goes on from there"
+        ),
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    shell_word(&path.display().to_string())
+}
+
 impl Error {
-    fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
     }
 
-    fn line(path: &std::path::Path, line: usize, fault: Fault) -> Self {
+    fn line(path: &Path, line: usize, fault: Fault) -> Self {
         let path = path.to_path_buf();
         match fault {
             Fault::Damaged(reason) => Self::BadLine { path, line, reason },

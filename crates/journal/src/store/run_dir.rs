@@ -13,6 +13,20 @@ use serde::{Deserialize, Serialize};
 use super::{Error, journal::records, medium::sync_dir};
 use crate::event::run::Run;
 
+/// What a start that was interrupted leaves besides unfinished files, `.tmpXXXXXX`.
+const LEFT: [&str; 7] = [
+    "lock",
+    "journal.jsonl",
+    "space.yaml",
+    "nats.json",
+    "engine.log",
+    "search.log",
+    "cache.sled",
+];
+
+/// The most bytes of a lock that is read: a command line is shorter.
+const LONGEST_LOCK: u64 = 1 << 20;
+
 /// A run directory, by its path; the contract names its files.
 #[derive(Clone, Debug)]
 pub struct RunDir(PathBuf);
@@ -57,9 +71,10 @@ impl RunDir {
     /// first record leaves one that is taken here again.
     ///
     /// # Errors
-    /// It holds a run already, another process is at it, or it cannot be made.
+    /// It holds a run already, or what is no run; another process is at it, or it cannot be made.
     pub fn create(path: &Path, holder: &Holder) -> Result<(Self, RunLock), Error> {
         let dir = Self(path.to_path_buf());
+        dir.refuse_foreign()?;
         let made: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
         fs::create_dir_all(path).map_err(Error::io(path))?;
         for dir in made {
@@ -107,6 +122,46 @@ impl RunDir {
         }
     }
 
+    /// Refuses a directory that is no run and holds more than a start leaves, by the first name of that. A run passes: what is
+    /// to be said of it depends on who has it.
+    fn refuse_foreign(&self) -> Result<(), Error> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(&self.0)(e)),
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names: Vec<String> = names.collect::<io::Result<_>>().map_err(Error::io(&self.0))?;
+        names.sort();
+        // The lock is made first of all: where it is missing, or is somebody else's, so is everything.
+        let is_ours = self.is_lock_of_ours();
+        let is_left = |name: &String| is_ours && (LEFT.contains(&name.as_str()) || name.starts_with(".tmp"));
+        let Some(name) = names.into_iter().find(|name| !is_left(name)) else {
+            return Ok(());
+        };
+        let is_run = || match is_ours {
+            true => self.has_begun(),
+            false => Ok(records(&self.journal()).is_ok_and(|mut records| matches!(records.next(), Some(Ok(_))))),
+        };
+        match is_run()? {
+            true => Ok(()),
+            false => Err(Error::NotARun {
+                dir: self.0.clone(),
+                name,
+            }),
+        }
+    }
+
+    /// Whether there is a lock with what [`Self::lock`] writes into it; another process may be about to.
+    fn is_lock_of_ours(&self) -> bool {
+        let path = self.lock_file();
+        let is_read = path
+            .metadata()
+            .is_ok_and(|file| file.is_file() && file.len() < LONGEST_LOCK);
+        let is_ours = |text: String| text.is_empty() || serde_json::from_str::<Holder>(&text).is_ok();
+        is_read && fs::read_to_string(&path).is_ok_and(is_ours)
+    }
+
     /// Whether the journal has a line, whatever it says.
     fn has_begun(&self) -> Result<bool, Error> {
         let path = self.journal();
@@ -136,6 +191,10 @@ impl RunDir {
     /// `journal.jsonl`, from which everything else can be made again.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal.jsonl")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.0.join("lock")
     }
 
     /// What a search does right now; there while one runs.
@@ -193,7 +252,7 @@ impl RunDir {
     /// # Errors
     /// Another process has it.
     pub fn lock(&self, holder: &Holder) -> Result<RunLock, Error> {
-        let path = self.0.join("lock");
+        let path = self.lock_file();
         let open = |path: &Path| {
             let mut options = File::options();
             options.create(true).truncate(false).write(true).open(path)
@@ -216,7 +275,7 @@ impl RunDir {
     }
 
     fn busy(&self) -> Error {
-        let left = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
+        let left = fs::read_to_string(self.lock_file()).unwrap_or_default();
         let holder = serde_json::from_str(&left).map(|holder: Holder| holder.to_string());
         Error::Busy {
             dir: self.0.clone(),
@@ -330,9 +389,46 @@ mod tests {
             assert!(message.contains("heterosis search SPACE.yaml --run"), "{message}");
         }
         fs::write(run.join("journal.jsonl"), "a line\n").unwrap();
+        fs::write(run.join("best.yaml"), "").unwrap();
         assert!(matches!(RunDir::create(&run, &holder()), Err(Error::RunExists { .. })));
         RunDir::open(&run).unwrap();
         assert!(matches!(RunDir::open(tmp.path()), Err(Error::NoRun { .. })));
+    }
+
+    /// `search space.yaml --run .` in a folder of somebody's own wrote over his space.yaml and best.yaml without a word.
+    #[test]
+    fn a_directory_that_is_no_run_is_not_made_one() {
+        for (files, named) in [
+            (&[("space.yaml", "name: mine\n")][..], "space.yaml"),
+            (&[("thesis.tex", "")], "thesis.tex"),
+            (&[("lock", "mine"), ("space.yaml", "")], "lock"),
+            (&[("lock", ""), ("best.yaml", "mine")], "best.yaml"),
+            (&[("lock", ""), ("space.yaml", ""), ("notes.txt", "")], "notes.txt"),
+            (&[("journal.jsonl", "{\"day\": 1}\n")], "journal.jsonl"),
+            (&[("lock", "{\"pid\": 1}"), ("space.yaml", "")], "lock"),
+        ] {
+            let tmp = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                fs::write(tmp.path().join(name), text).unwrap();
+            }
+            let message = RunDir::create(tmp.path(), &holder()).unwrap_err().to_string();
+            assert!(message.contains(&format!("holds {named}")), "{files:?}: {message}");
+            for (name, text) in files {
+                assert_eq!(fs::read_to_string(tmp.path().join(name)).unwrap(), *text, "{name}");
+            }
+            assert_eq!(
+                fs::read_dir(tmp.path()).unwrap().count(),
+                files.len(),
+                "nothing is put beside them"
+            );
+        }
+        // What a start of ours leaves is no hindrance.
+        let tmp = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let (dir, _) = RunDir::create(tmp.path(), &holder()).unwrap();
+            dir.replace(&dir.space(), "name: t\n").unwrap();
+            fs::write(tmp.path().join(".tmpAbCdEf"), "half").unwrap();
+        }
     }
 
     /// Of two searches in one second, the second failed.
