@@ -10,7 +10,7 @@ use crate::{
     files,
     problems::Diet,
     tokens,
-    training::{self, Bookkeeping, Course, Schedule},
+    training::{self, Back, Bookkeeping, Course, Schedule},
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -35,7 +35,7 @@ struct Member {
     steps: usize,
     learning_rate: f64,
     tuned: Part,
-    back: Option<usize>,
+    back: Option<Back>,
 }
 
 /// What of a member is tuned.
@@ -47,9 +47,6 @@ enum Part {
     /// The layers from this one on, and the last norm.
     From(usize),
 }
-
-/// How many layers a path goes back where it does.
-const BACK: usize = 4;
 
 impl Family {
     fn name(self) -> &'static str {
@@ -93,18 +90,21 @@ impl Family {
             ],
             Family::Depths => [
                 Member {
-                    back: Some(BACK),
+                    back: Some(Back { ends: 2..8, by: 2 }),
                     ..base(Diet::Base)
                 },
                 Member {
-                    tuned: Part::From(2),
-                    back: Some(BACK),
+                    tuned: Part::From(1),
+                    back: Some(Back { ends: 3..4, by: 2 }),
+                    steps: 600,
+                    learning_rate: 2e-3,
                     ..maths
                 },
                 Member {
-                    tuned: Part::Below(6),
-                    back: Some(BACK),
-                    steps: 400,
+                    tuned: Part::Below(3),
+                    back: Some(Back { ends: 3..4, by: 2 }),
+                    steps: 800,
+                    learning_rate: 3e-3,
                     ..spanish
                 },
             ],

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,9 +25,17 @@ pub struct Course {
     pub diet: Diet,
     pub schedule: Schedule,
     pub tuned: Tuned,
-    /// In half of the steps the path goes back once: from behind any layer to this many layers before it, so that the layers
-    /// learn to go on from what the layers above them have made. None: it never does.
-    pub back: Option<usize>,
+    /// None: every layer runs once.
+    pub back: Option<Back>,
+}
+
+/// In half of the steps the path goes back once, so that the layers learn to go on from what the layers above them have made.
+#[derive(Clone, Debug)]
+pub struct Back {
+    /// How many layers have run by then.
+    pub ends: Range<usize>,
+    /// How many of them run again.
+    pub by: usize,
 }
 
 impl Course {
@@ -42,7 +51,7 @@ impl Course {
 
     /// The layers that run in a step: the same whenever it is asked for.
     fn path(&self, step: usize, layers: usize) -> Vec<usize> {
-        let Some(back) = self.back else {
+        let Some(Back { ends, by }) = &self.back else {
             return (0..layers).collect();
         };
         let mut rng = ChaCha8Rng::seed_from_u64(!self.schedule.seed); // not the texts' numbers
@@ -50,8 +59,8 @@ impl Course {
         if rng.random_bool(0.5) {
             return (0..layers).collect();
         }
-        let end = rng.random_range(back..layers);
-        (0..end).chain(end - back..layers).collect()
+        let end = rng.random_range(ends.clone());
+        (0..end).chain(end - by..layers).collect()
     }
 }
 
