@@ -5,6 +5,7 @@
 //! cargo run --release --example train_family -- train base           # models/tiny-base
 //! cargo run --release --example train_family -- train maths-en       # models/tiny-maths-en, from tiny-base
 //! cargo run --release --example train_family -- train spanish        # models/tiny-spanish, from tiny-base
+//! cargo run --release --example train_family -- family depths 2      # runs/families/depths-2, a family for the claims of papers
 //! ```
 //!
 //! Everything is drawn from fixed seeds. An interrupted training goes on from its last saved state.
@@ -16,6 +17,8 @@ use clap::{Parser, Subcommand};
 
 #[path = "train_family/decoder.rs"]
 mod decoder;
+#[path = "train_family/families.rs"]
+mod families;
 #[path = "train_family/files.rs"]
 mod files;
 #[path = "train_family/language.rs"]
@@ -29,12 +32,13 @@ mod tokens;
 mod training;
 
 use decoder::Weights;
+use families::Family;
 use language::{Lang, Voice};
 use problems::{Diet, ProblemKind, Split};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-use training::{Bookkeeping, Schedule};
+use training::{Bookkeeping, Course, Schedule};
 
 #[derive(Parser)]
 #[command(about = "Trains heterosis' family of tiny models")]
@@ -62,6 +66,14 @@ enum Command {
         steps: Option<usize>,
         #[arg(long)]
         learning_rate: Option<f64>,
+    },
+    /// Trains the members of a family that are not there yet, from a training seed of its own.
+    Family {
+        family: Family,
+        /// Of the training, from 1; the embedded family is `cross-lingual` 1.
+        seed: u64,
+        #[arg(long, default_value = "runs/families")]
+        out: PathBuf,
     },
     /// Prints a few texts of a member's diet.
     Show { member: Member },
@@ -132,6 +144,7 @@ fn main() -> Result<()> {
             schedule.learning_rate = learning_rate.unwrap_or(schedule.learning_rate);
             train(member, &schedule, &models, &state)
         }
+        Command::Family { family, seed, out } => families::train(family, seed, &out),
         Command::Show { member } => {
             let mut rng = ChaCha8Rng::seed_from_u64(9);
             for _ in 0..40 {
@@ -162,7 +175,8 @@ fn train(member: Member, schedule: &Schedule, models: &Path, state: &Path) -> Re
         log: &models.join(format!("tiny-{name}.log")),
         save_every: 200,
     };
-    training::train(&weights, member.diet(), schedule, &tokenizer, eos, &books)?;
+    let course = Course::plain(member.diet(), *schedule, size.layers);
+    training::train(&weights, &course, &tokenizer, eos, &books)?;
     let out = models.join(format!("tiny-{name}"));
     files::write(&out, &weights, &tokenizer, &tokenizer_json)
 }

@@ -38,7 +38,7 @@ mod tiny_family;
 
 use families::Family;
 use processor::processor;
-use tiny_family::{answered, evaluator_of};
+use tiny_family::{answered, covered, evaluator_of};
 
 /// Questions of each task that a candidate of the search is asked, as in the demo, unless `--asked` says otherwise.
 const QUESTIONS: u64 = 200;
@@ -285,17 +285,11 @@ fn means(evaluator: &mut MergeEvaluator<'_>, recipe: &Recipe, exam: &Exam) -> Re
 
 /// The area under a front of two objectives: percent of what a child that is perfect at both would cover.
 fn area(evaluator: &mut MergeEvaluator<'_>, front: &[Recipe], exam: &Exam) -> Result<f64> {
-    let mut points = front
-        .iter()
-        .map(|recipe| means(evaluator, recipe, exam))
-        .collect::<Result<Vec<_>>>()?;
-    points.sort_by(|a, b| b[0].total_cmp(&a[0]));
-    let (mut area, mut height) = (0.0, 0.0);
-    for point in points {
-        area += point[0] * f64::max(point[1] - height, 0.0);
-        height = f64::max(height, point[1]);
-    }
-    Ok(area / 100.0)
+    let points = front.iter().map(|recipe| {
+        let percent = means(evaluator, recipe, exam)?;
+        Ok([percent[0] / 100.0, percent[1] / 100.0])
+    });
+    Ok(100.0 * covered(points.collect::<Result<_>>()?))
 }
 
 /// The winner's name, and the recipes of all finalists that were bred or learned, the winner's first.

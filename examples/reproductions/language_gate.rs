@@ -12,7 +12,7 @@ use crate::{
     searches::{percent, scores, search},
     tiny_family::{fresh, problems::Diet},
     tokens,
-    training::{self, Bookkeeping, Schedule},
+    training::{self, Bookkeeping, Course, Schedule},
 };
 
 /// Folder of the trained experts: they are trained once.
@@ -20,9 +20,6 @@ const EXPERTS: &str = "runs/language-gate";
 
 /// Of the fresh ones.
 const PROBLEMS: usize = 2000;
-
-/// Also an answer of digits alone is not Spanish.
-const GATE: &str = "language_gate: {lang: es, min_letters: 0}";
 
 pub fn run(evals: u64, seeds: std::ops::Range<u64>) -> Result<()> {
     let tmp = tempfile::tempdir()?;
@@ -77,23 +74,27 @@ fn expert(member: &str, diet: Diet, seed: u64) -> Result<PathBuf> {
         log: &dir.join("training.log"),
         save_every: 50,
     };
-    training::train(&weights, diet, &schedule, &tokenizer, eos, &books)?;
+    let course = Course::plain(diet, schedule, weights.size.layers);
+    training::train(&weights, &course, &tokenizer, eos, &books)?;
     files::write(&dir, &weights, &tokenizer, &tokenizer_json)?;
     Ok(dir)
 }
 
 /// A task of the family with room for sentences, and with the gate if it is on.
-fn in_words(task: &Path, gate: bool, dir: &Path) -> Result<PathBuf> {
+pub fn in_words(task: &Path, gate: bool, dir: &Path) -> Result<PathBuf> {
     let beside = std::path::absolute(task.parent().context("a task lies in a folder")?)?;
     let mut text = std::fs::read_to_string(task)?.replace("max_new_tokens: 48", "max_new_tokens: 80");
     for split in ["search", "selection", "test"] {
-        for data in [format!("data/arith-es-{split}.jsonl"), format!("fresh-{split}.jsonl")] {
-            let here = format!("{split}: {data}");
-            text = text.replace(&here, &format!("{split}: {}/{data}", beside.display()));
+        for data in ["data/arith-es-", "data/arith-en-", "fresh-"] {
+            let here = format!("{split}: {data}{split}.jsonl");
+            text = text.replace(&here, &format!("{split}: {}/{data}{split}.jsonl", beside.display()));
         }
     }
     if gate {
-        text = text.replace("language_gate: false", GATE);
+        let lang = if text.contains("\nlang: en\n") { "en" } else { "es" };
+        // Also an answer of digits alone is not in the language.
+        let gate = format!("language_gate: {{lang: {lang}, min_letters: 0}}");
+        text = text.replace("language_gate: false", &gate);
     }
     let stem = task
         .file_stem()

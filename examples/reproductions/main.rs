@@ -9,6 +9,8 @@
 //! cargo run --release --example reproductions -- searches 1 widening 2  # those with this in their name, from seed 2
 //! cargo run --release --example reproductions -- guide MODEL 3  # a language model that gives advice, three seeds
 //! cargo run --release --example reproductions -- language-gate 200 2       # does a search drift to English?
+//! cargo run --release --example reproductions -- table run 3 3  # every way to search, on each trained family: 3 training, 3 search seeds
+//! cargo run --release --example reproductions -- table          # what came of it, and what it says of the papers' claims
 //! ```
 //!
 //! Prints Markdown tables; `docs/reproductions.md` has them with what they mean.
@@ -34,6 +36,7 @@ mod language_gate;
 mod likelihood;
 mod precision;
 mod searches;
+mod table;
 #[path = "../tiny_family/mod.rs"]
 mod tiny_family;
 #[path = "../train_family/tokens.rs"]
@@ -65,7 +68,16 @@ fn main() -> Result<()> {
             let evals = number(&args, 1, 200, "how many candidates?")?;
             language_gate::run(evals, seeds(&args, 2)?)
         }
-        _ => bail!("say layer-swap, random, precision, likelihood, searches, guide or language-gate"),
+        Some("table") if args.get(1).is_some_and(|word| word == "run") => {
+            let family = args.get(4).map_or("", String::as_str);
+            table::run(
+                family,
+                number(&args, 2, 3, "how many training seeds?")?,
+                number(&args, 3, 3, "how many search seeds?")?,
+            )
+        }
+        Some("table") => table::show(),
+        _ => bail!("say layer-swap, random, precision, likelihood, searches, guide, language-gate or table"),
     }
 }
 

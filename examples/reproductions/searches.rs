@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use heterosis::{
-    eval::{self, Estimate, Profile, Split, Task, TaskOptions, TaskScore},
+    eval::{self, Answer, Estimate, Profile, Split, Task, TaskOptions, TaskScore},
     event::{run::Run, weights},
     host::Host,
     models::{Opened, Runtime, RuntimeOptions},
@@ -276,6 +276,12 @@ fn fresh_scores(model: &Path, task: &Path) -> Result<Vec<String>> {
 
 /// A model's scores on the first of a task's questions, by their names.
 pub fn scores(model: &Path, task: &Path, split: &str, limit: usize) -> Result<BTreeMap<String, Estimate>> {
+    let (task, answers) = answers(model, task, split, limit)?;
+    Ok(TaskScore::of(&task, &answers).scores)
+}
+
+/// What a model, or a recipe's child, answers to the first of a task's questions.
+pub fn answers(model: &Path, task: &Path, split: &str, limit: usize) -> Result<(Task, Vec<Answer>)> {
     let host = Host::this_machine();
     let options = TaskOptions {
         profile: Profile::Fitness,
@@ -285,8 +291,8 @@ pub fn scores(model: &Path, task: &Path, split: &str, limit: usize) -> Result<BT
     let task = Task::load(path(task)?, &options, &host.data)?;
     let questions = task.questions(Split::from_name(split).context("a split")?)?;
     let mut engine = Opened::open(path(model)?, &host.hub)?.engine(&Runtime::new(&RuntimeOptions::default())?)?;
-    let answers = eval::answer(&mut engine, &[(&task, &questions)], &mut |_| {})?;
-    Ok(TaskScore::of(&task, &answers[0]).scores)
+    let answers = eval::answer(&mut engine, &[(&task, &questions)], &mut |_| {})?.swap_remove(0);
+    Ok((task, answers))
 }
 
 /// A score with its standard error, in percent.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor, Var};
 use candle_nn::{Embedding, Linear, Module};
+use heterosis_isa::Isa;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -19,6 +20,7 @@ pub const HEAD_DIM: usize = 16;
 pub const NORM_EPS: f32 = 1e-5; // config() says it again, as a double
 pub const ROPE_THETA: f32 = 10_000.0;
 pub const CONTEXT: usize = 512;
+const LAYER_TENSORS: usize = 9;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -38,7 +40,7 @@ impl Size {
         let (h, f) = (self.hidden, self.intermediate);
         let mut out = vec![("model.embed_tokens.weight".to_string(), vec![self.vocabulary, h])];
         for layer in 0..self.layers {
-            let parts: [(&str, Vec<usize>); 9] = [
+            let parts: [(&str, Vec<usize>); LAYER_TENSORS] = [
                 ("input_layernorm", vec![h]),
                 ("self_attn.q_proj", vec![h, h]),
                 ("self_attn.k_proj", vec![h, h]),
@@ -124,11 +126,18 @@ impl Weights {
         self.vars.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// The training loss of a batch: the weighted mean of the tokens' negative log-likelihoods.
-    pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
-        let mut vars = self.vars.iter().map(|(_, var)| var.as_tensor().clone());
-        let mut next = || vars.next().expect("as many tensors as the size has");
-        let table = next();
+    /// The training loss of a batch, the weighted mean of the tokens' negative log-likelihoods, along a path of layers. What is
+    /// not tuned has no gradient.
+    pub fn loss(&self, batch: &Batch, path: &[usize], tuned: &Tuned) -> Result<Tensor> {
+        let weight = |at: usize| {
+            let (name, var) = &self.vars[at];
+            if tuned.holds(name) {
+                var.as_tensor().clone()
+            } else {
+                var.as_detached_tensor()
+            }
+        };
+        let table = weight(0);
         let ids = Tensor::new(batch.inputs.as_slice(), &Device::Cpu)?;
         let mut x = Embedding::new(table.clone(), self.size.hidden).forward(&ids)?;
         let rope = Arc::new(Rope::new(batch.texts.iter().map(Range::len).max().unwrap_or(0)));
@@ -137,19 +146,50 @@ impl Weights {
             heads: self.size.heads(),
             rope,
         };
-        for _ in 0..self.size.layers {
-            let h = x.apply_op2(&next(), RmsNorm)?;
-            let [q, k, v] = [next(), next(), next()].map(|w| Linear::new(w, None).forward(&h));
-            let mixed = q?.apply_op3(&k?, &v?, attention.clone())?;
-            x = (x + Linear::new(next(), None).forward(&mixed)?)?;
-            let h = x.apply_op2(&next(), RmsNorm)?;
-            let [gate, up] = [next(), next()].map(|w| Linear::new(w, None).forward(&h));
-            let hidden = gate?.apply_op2(&up?, SwiGlu)?;
-            x = (x + Linear::new(next(), None).forward(&hidden)?)?;
+        for layer in path {
+            let part = |at: usize| weight(1 + layer * LAYER_TENSORS + at);
+            let linear = |at: usize, x: &Tensor| Linear::new(part(at), None).forward(x);
+            let h = x.apply_op2(&part(0), RmsNorm)?;
+            let mixed = linear(1, &h)?.apply_op3(&linear(2, &h)?, &linear(3, &h)?, attention.clone())?;
+            x = (x + linear(4, &mixed)?)?;
+            let h = x.apply_op2(&part(5), RmsNorm)?;
+            let hidden = linear(6, &h)?.apply_op2(&linear(7, &h)?, SwiGlu)?;
+            x = (x + linear(8, &hidden)?)?;
         }
-        let logits = Linear::new(table, None).forward(&x.apply_op2(&next(), RmsNorm)?)?;
+        let norm = weight(self.vars.len() - 1);
+        let logits = Linear::new(table, None).forward(&x.apply_op2(&norm, RmsNorm)?)?;
         let (targets, weights) = (batch.targets.clone(), batch.weights.clone());
         Ok(logits.apply_op1(CrossEntropy { targets, weights })?)
+    }
+}
+
+/// Which tensors a training moves.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    pub embeddings: bool,
+    pub layers: Range<usize>,
+    pub last_norm: bool,
+}
+
+impl Tuned {
+    pub fn all(layers: usize) -> Self {
+        Self {
+            embeddings: true,
+            layers: 0..layers,
+            last_norm: true,
+        }
+    }
+
+    /// Whether a tensor, by its Hugging Face name, is one of them.
+    pub fn holds(&self, name: &str) -> bool {
+        let layer = name
+            .strip_prefix("model.layers.")
+            .and_then(|rest| rest.split('.').next()?.parse().ok());
+        match layer {
+            Some(layer) => self.layers.contains(&layer),
+            None if name.contains("embed_tokens") => self.embeddings,
+            None => self.last_norm,
+        }
     }
 }
 
@@ -174,7 +214,7 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// Runs `f` over the tensors' values.
+/// Runs `f` over the tensors' values, [`vectorised`].
 fn read<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> candle_core::Result<T> {
     let mut contiguous = Vec::with_capacity(N);
     for tensor in tensors {
@@ -188,7 +228,16 @@ fn read<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) ->
             _ => candle_core::bail!("the fused operations run on the CPU"),
         }
     }
-    Ok(f(slices))
+    Ok(vectorised(
+        #[inline(always)]
+        || f(slices),
+    ))
+}
+
+/// Runs a loop with the widest vectors of this machine; what it calls must be inlined.
+#[inline(always)]
+fn vectorised<T>(f: impl FnOnce() -> T) -> T {
+    Isa::best().run(f)
 }
 
 fn tensor(data: Vec<f32>, like: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -217,12 +266,17 @@ impl CustomOp2 for RmsNorm {
     fn cpu_fwd(&self, xs: &CpuStorage, xl: &Layout, ws: &CpuStorage, wl: &Layout) -> Op {
         let (x, w) = (slice(xs, xl)?, slice(ws, wl)?);
         let mut out = vec![0.0; x.len()];
-        for (x, y) in x.chunks_exact(w.len()).zip(out.chunks_exact_mut(w.len())) {
-            let scale = inverse_rms(x);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = x * scale * w;
-            }
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in x.chunks_exact(w.len()).zip(out.chunks_exact_mut(w.len())) {
+                    let scale = inverse_rms(x);
+                    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                        *y = x * scale * w;
+                    }
+                }
+            },
+        );
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 
@@ -233,45 +287,52 @@ impl CustomOp2 for RmsNorm {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = read([x, w, dy], |[x, w, dy]| {
-            let width = w.len();
-            let mut dx = vec![0.0; x.len()];
-            let mut dw = vec![0.0; width];
-            let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
-            for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(width)) {
-                let scale = inverse_rms(x);
-                let mut along = 0.0;
-                for i in 0..width {
-                    along += dy[i] * w[i] * x[i];
-                    dw[i] += dy[i] * x[i] * scale;
+        let (dx, dw) = read(
+            [x, w, dy],
+            #[inline(always)]
+            |[x, w, dy]| {
+                let width = w.len();
+                let mut dx = vec![0.0; x.len()];
+                let mut dw = vec![0.0; width];
+                let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
+                for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(width)) {
+                    let scale = inverse_rms(x);
+                    let mut along = 0.0;
+                    for i in 0..width {
+                        along += dy[i] * w[i] * x[i];
+                        dw[i] += dy[i] * x[i] * scale;
+                    }
+                    let pull = along * scale * scale * scale / width as f32;
+                    for i in 0..width {
+                        dx[i] = dy[i] * w[i] * scale - x[i] * pull;
+                    }
                 }
-                let pull = along * scale * scale * scale / width as f32;
-                for i in 0..width {
-                    dx[i] = dy[i] * w[i] * scale - x[i] * pull;
-                }
-            }
-            (dx, dw)
-        })?;
+                (dx, dw)
+            },
+        )?;
         Ok((tensor(dx, x)?, tensor(dw, w)?))
     }
 }
 
+#[inline(always)]
 fn inverse_rms(x: &[f32]) -> f32 {
     1.0 / (dot(x, x) / x.len() as f32 + NORM_EPS).sqrt()
 }
 
 /// Σ x·y over sixteen lanes: a sum in one fixed order that is not the sequential one, so that it vectorises.
+#[inline(always)]
 fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let ((x, last_x), (y, last_y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
     for (x, y) in x.iter().zip(y) {
         for i in 0..16 {
-            lanes[i] = x[i].mul_add(y[i], lanes[i]);
+            lanes[i] += x[i] * y[i];
         }
     }
     last_x.iter().zip(last_y).map(|(x, y)| x * y).sum::<f32>() + lanes.iter().sum::<f32>()
 }
 
+#[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let (chunks, last) = x.as_chunks::<16>();
@@ -283,6 +344,7 @@ fn sum(x: &[f32]) -> f32 {
     last.iter().sum::<f32>() + lanes.iter().sum::<f32>()
 }
 
+#[inline(always)]
 fn largest(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, last) = x.as_chunks::<16>();
@@ -304,7 +366,15 @@ impl CustomOp2 for SwiGlu {
 
     fn cpu_fwd(&self, gs: &CpuStorage, gl: &Layout, us: &CpuStorage, ul: &Layout) -> Op {
         let (gate, up) = (slice(gs, gl)?, slice(us, ul)?);
-        let out: Vec<f32> = gate.iter().zip(up).map(|(&g, &u)| g / (1.0 + exp(-g)) * u).collect();
+        let mut out = vec![0.0; gate.len()];
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+                    *out = g / (1.0 + exp(-g)) * u;
+                }
+            },
+        );
         Ok((CpuStorage::F32(out), gl.shape().clone()))
     }
 
@@ -315,16 +385,20 @@ impl CustomOp2 for SwiGlu {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dg, du) = read([gate, up, dy], |[gate, up, dy]| {
-            let mut dg = vec![0.0; gate.len()];
-            let mut du = vec![0.0; gate.len()];
-            for i in 0..gate.len() {
-                let s = 1.0 / (1.0 + exp(-gate[i]));
-                du[i] = dy[i] * gate[i] * s;
-                dg[i] = dy[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
-            }
-            (dg, du)
-        })?;
+        let (dg, du) = read(
+            [gate, up, dy],
+            #[inline(always)]
+            |[gate, up, dy]| {
+                let mut dg = vec![0.0; gate.len()];
+                let mut du = vec![0.0; gate.len()];
+                for i in 0..gate.len() {
+                    let s = 1.0 / (1.0 + exp(-gate[i]));
+                    du[i] = dy[i] * gate[i] * s;
+                    dg[i] = dy[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                }
+                (dg, du)
+            },
+        )?;
         Ok((tensor(dg, gate)?, tensor(du, up)?))
     }
 }
@@ -350,16 +424,22 @@ impl CustomOp1 for CrossEntropy {
         let logits = slice(storage, layout)?;
         let width = layout.dims()[1];
         let mut loss = 0.0f64;
-        for (row, (&target, &weight)) in logits
-            .chunks_exact(width)
-            .zip(self.targets.iter().zip(self.weights.iter()))
-        {
-            if weight > 0.0 {
-                let largest = largest(row);
-                let sum: f32 = row.iter().map(|&z| exp(z - largest)).sum();
-                loss += f64::from(weight * (sum.ln() + largest - row[target as usize]));
-            }
-        }
+        let mut powers = vec![0.0; width];
+        let rows = logits.chunks_exact(width);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, (&target, &weight)) in rows.zip(self.targets.iter().zip(self.weights.iter())) {
+                    if weight > 0.0 {
+                        let largest = largest(row);
+                        for (power, &z) in powers.iter_mut().zip(row) {
+                            *power = exp(z - largest);
+                        }
+                        loss += f64::from(weight * (sum(&powers).ln() + largest - row[target as usize]));
+                    }
+                }
+            },
+        );
         Ok((
             CpuStorage::F32(vec![(loss / f64::from(self.total_weight())) as f32]),
             Shape::from(()),
@@ -369,22 +449,26 @@ impl CustomOp1 for CrossEntropy {
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let width = logits.dim(1)?;
         let grad = grad.to_scalar::<f32>()? / self.total_weight();
-        let dz = read([logits], |[logits]| {
-            let mut dz = vec![0.0; logits.len()];
-            let rows = logits.chunks_exact(width).zip(dz.chunks_exact_mut(width));
-            for ((row, dz), (&target, &weight)) in rows.zip(self.targets.iter().zip(self.weights.iter())) {
-                if weight > 0.0 {
-                    let largest = largest(row);
-                    for (d, &z) in dz.iter_mut().zip(row) {
-                        *d = exp(z - largest);
+        let dz = read(
+            [logits],
+            #[inline(always)]
+            |[logits]| {
+                let mut dz = vec![0.0; logits.len()];
+                let rows = logits.chunks_exact(width).zip(dz.chunks_exact_mut(width));
+                for ((row, dz), (&target, &weight)) in rows.zip(self.targets.iter().zip(self.weights.iter())) {
+                    if weight > 0.0 {
+                        let largest = largest(row);
+                        for (d, &z) in dz.iter_mut().zip(row) {
+                            *d = exp(z - largest);
+                        }
+                        let scale = grad * weight / sum(dz);
+                        dz.iter_mut().for_each(|d| *d *= scale);
+                        dz[target as usize] -= grad * weight;
                     }
-                    let scale = grad * weight / sum(dz);
-                    dz.iter_mut().for_each(|d| *d *= scale);
-                    dz[target as usize] -= grad * weight;
                 }
-            }
-            dz
-        })?;
+                dz
+            },
+        )?;
         tensor(dz, logits)
     }
 }
@@ -410,6 +494,7 @@ impl Rope {
     }
 
     /// Rotates by the position's angle, or back.
+    #[inline(always)]
     fn rotate(&self, position: usize, x: &[f32], back: bool) -> Head {
         let [cos, sin] = &self.0[position];
         let sign = if back { -1.0 } else { 1.0 };
@@ -431,13 +516,10 @@ struct Attention {
     rope: Arc<Rope>,
 }
 
-/// One text's queries, keys and values under one head.
+/// One text's queries, keys and values under one head, transposed where loops run along the text: `[HEAD_DIM][length]`.
 #[derive(Default)]
 struct HeadRows {
     q: Vec<Head>,
-    k: Vec<Head>,
-    v: Vec<Head>,
-    /// Keys and values transposed, `[HEAD_DIM][length]`.
     kt: Vec<f32>,
     vt: Vec<f32>,
     p: Vec<f32>,
@@ -445,34 +527,31 @@ struct HeadRows {
 }
 
 impl HeadRows {
+    #[inline(always)]
     fn load(&mut self, attention: &Attention, [q, k, v]: [&[f32]; 3], text: &Range<usize>, head: usize) {
         let width = attention.heads * HEAD_DIM;
         let at = |row: usize| row * width + head * HEAD_DIM..row * width + (head + 1) * HEAD_DIM;
-        let rotated = |x: &[f32], out: &mut Vec<Head>| {
-            out.clear();
-            out.extend(
-                text.clone()
-                    .enumerate()
-                    .map(|(p, row)| attention.rope.rotate(p, &x[at(row)], false)),
-            );
-        };
-        rotated(q, &mut self.q);
-        rotated(k, &mut self.k);
-        self.v.clear();
-        self.v.extend(
-            text.clone()
-                .map(|row| std::array::from_fn::<f32, HEAD_DIM, _>(|d| v[at(row).start + d])),
-        );
-        transpose(&self.k, &mut self.kt);
-        transpose(&self.v, &mut self.vt);
+        self.q.clear();
+        self.kt.resize(text.len() * HEAD_DIM, 0.0);
+        self.vt.resize(text.len() * HEAD_DIM, 0.0);
+        for (p, row) in text.clone().enumerate() {
+            self.q.push(attention.rope.rotate(p, &q[at(row)], false));
+            let k = attention.rope.rotate(p, &k[at(row)], false);
+            let v = &v[at(row)];
+            for d in 0..HEAD_DIM {
+                self.kt[d * text.len() + p] = k[d];
+                self.vt[d * text.len() + p] = v[d];
+            }
+        }
         self.p.resize(text.len(), 0.0);
         self.dp.resize(text.len(), 0.0);
     }
 
     /// Fills `p[..=i]` with the attention of row `i`.
+    #[inline(always)]
     fn attend(&mut self, i: usize) {
-        let (length, p) = (self.q.len(), &mut self.p[..=i]);
-        products(&self.q[i], &self.kt, length, p);
+        let p = &mut self.p[..=i];
+        products(&self.q[i], &self.kt, self.q.len(), p);
         let scale = 1.0 / (HEAD_DIM as f32).sqrt();
         let largest = largest(p);
         p.iter_mut().for_each(|p| *p = exp((*p - largest) * scale));
@@ -481,59 +560,34 @@ impl HeadRows {
     }
 }
 
-fn transpose(rows: &[Head], out: &mut Vec<f32>) {
-    out.resize(rows.len() * HEAD_DIM, 0.0);
-    for (j, row) in rows.iter().enumerate() {
-        for (d, x) in row.iter().enumerate() {
-            out[d * rows.len() + j] = *x;
-        }
-    }
-}
-
 /// out[j] = x · column j.
+#[inline(always)]
 fn products(x: &Head, transposed: &[f32], length: usize, out: &mut [f32]) {
     out.fill(0.0);
     for (x, column) in x.iter().zip(transposed.chunks_exact(length)) {
         for (out, y) in out.iter_mut().zip(column) {
-            *out = x.mul_add(*y, *out);
+            *out += x * y;
         }
     }
 }
 
-/// acc += weight · row. Never inlined: LLVM would vectorise the caller's loop over rows, with gathers, instead.
-#[inline(never)]
-fn accumulate_row(acc: &mut Head, weight: f32, row: &Head) {
-    accumulate(acc, weight, row);
-}
-
+/// Σ weight[j] · column j.
 #[inline(always)]
-fn accumulate(acc: &mut Head, weight: f32, row: &Head) {
-    for d in 0..HEAD_DIM {
-        acc[d] = weight.mul_add(row[d], acc[d]);
+fn weighted_sum(weights: &[f32], transposed: &[f32], length: usize) -> Head {
+    let mut out = [0.0; HEAD_DIM];
+    for (out, column) in out.iter_mut().zip(transposed.chunks_exact(length)) {
+        *out = dot(weights, &column[..weights.len()]);
     }
+    out
 }
 
-/// Σ weight[j] · rows[j], over four accumulators.
-fn weighted_sum(weights: &[f32], rows: &[Head]) -> Head {
-    let (mut a, mut b, mut c, mut d) = ([0.0; HEAD_DIM], [0.0; HEAD_DIM], [0.0; HEAD_DIM], [0.0; HEAD_DIM]);
-    let (weights, last_weights) = weights.as_chunks::<4>();
-    let (rows, last_rows) = rows.as_chunks::<4>();
-    for (w, r) in weights.iter().zip(rows) {
-        accumulate(&mut a, w[0], &r[0]);
-        accumulate(&mut b, w[1], &r[1]);
-        accumulate(&mut c, w[2], &r[2]);
-        accumulate(&mut d, w[3], &r[3]);
-    }
-    for (w, r) in last_weights.iter().zip(last_rows) {
-        accumulate(&mut a, *w, r);
-    }
-    std::array::from_fn(|i| (a[i] + b[i]) + (c[i] + d[i]))
-}
-
-/// rows[j] += weight[j] · x.
-fn scatter(weights: &[f32], x: &Head, rows: &mut [Head]) {
-    for (weight, row) in weights.iter().zip(rows) {
-        accumulate_row(row, *weight, x);
+/// column j += weight[j] · x.
+#[inline(always)]
+fn scatter(weights: &[f32], x: &Head, transposed: &mut [f32], length: usize) {
+    for (x, column) in x.iter().zip(transposed.chunks_exact_mut(length)) {
+        for (out, weight) in column.iter_mut().zip(weights) {
+            *out += weight * x;
+        }
     }
 }
 
@@ -544,19 +598,10 @@ impl CustomOp3 for Attention {
 
     fn cpu_fwd(&self, qs: &CpuStorage, ql: &Layout, ks: &CpuStorage, kl: &Layout, vs: &CpuStorage, vl: &Layout) -> Op {
         let qkv = [slice(qs, ql)?, slice(ks, kl)?, slice(vs, vl)?];
-        let width = self.heads * HEAD_DIM;
-        let mut out = vec![0.0; qkv[0].len()];
-        let mut rows = HeadRows::default();
-        for text in self.texts.iter() {
-            for head in 0..self.heads {
-                rows.load(self, qkv, text, head);
-                for i in 0..text.len() {
-                    rows.attend(i);
-                    let at = (text.start + i) * width + head * HEAD_DIM;
-                    out[at..at + HEAD_DIM].copy_from_slice(&weighted_sum(&rows.p[..=i], &rows.v[..=i]));
-                }
-            }
-        }
+        let out = vectorised(
+            #[inline(always)]
+            || self.values(qkv),
+        );
         Ok((CpuStorage::F32(out), ql.shape().clone()))
     }
 
@@ -568,40 +613,66 @@ impl CustomOp3 for Attention {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dq, dk, dv] = read([q, k, v, dy], |[q, k, v, dy]| self.gradients([q, k, v], dy))?;
+        let [dq, dk, dv] = read(
+            [q, k, v, dy],
+            #[inline(always)]
+            |[q, k, v, dy]| self.gradients([q, k, v], dy),
+        )?;
         Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
     }
 }
 
 impl Attention {
+    #[inline(always)]
+    fn values(&self, qkv: [&[f32]; 3]) -> Vec<f32> {
+        let width = self.heads * HEAD_DIM;
+        let mut out = vec![0.0; qkv[0].len()];
+        let mut rows = HeadRows::default();
+        for text in self.texts.iter() {
+            for head in 0..self.heads {
+                rows.load(self, qkv, text, head);
+                for i in 0..text.len() {
+                    rows.attend(i);
+                    let at = (text.start + i) * width + head * HEAD_DIM;
+                    out[at..at + HEAD_DIM].copy_from_slice(&weighted_sum(&rows.p[..=i], &rows.vt, text.len()));
+                }
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn gradients(&self, qkv: [&[f32]; 3], dy: &[f32]) -> [Vec<f32>; 3] {
         let width = self.heads * HEAD_DIM;
         let scale = 1.0 / (HEAD_DIM as f32).sqrt();
         let mut out = [(); 3].map(|()| vec![0.0; dy.len()]);
         let mut rows = HeadRows::default();
-        let (mut dk, mut dv) = (Vec::new(), Vec::new());
+        let (mut dkt, mut dvt) = (Vec::new(), Vec::new());
         for text in self.texts.iter() {
+            let length = text.len();
             for head in 0..self.heads {
                 rows.load(self, qkv, text, head);
-                dk.clear();
-                dk.resize(text.len(), [0.0; HEAD_DIM]);
-                dv.clone_from(&dk);
+                for columns in [&mut dkt, &mut dvt] {
+                    columns.clear();
+                    columns.resize(length * HEAD_DIM, 0.0);
+                }
                 let at = |i: usize| (text.start + i) * width + head * HEAD_DIM;
-                for i in 0..text.len() {
+                for i in 0..length {
                     rows.attend(i);
                     let d: Head = std::array::from_fn(|x| dy[at(i) + x]);
                     let (p, dp) = (&rows.p[..=i], &mut rows.dp[..=i]);
-                    products(&d, &rows.vt, text.len(), dp);
+                    products(&d, &rows.vt, length, dp);
                     let mean = dot(p, dp);
                     dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = p * (*dp - mean) * scale);
-                    scatter(p, &d, &mut dv);
-                    scatter(dp, &rows.q[i], &mut dk);
-                    let dq = weighted_sum(dp, &rows.k[..=i]);
+                    scatter(p, &d, &mut dvt, length);
+                    scatter(dp, &rows.q[i], &mut dkt, length);
+                    let dq = weighted_sum(dp, &rows.kt, length);
                     out[0][at(i)..at(i) + HEAD_DIM].copy_from_slice(&self.rope.rotate(i, &dq, true));
                 }
-                for i in 0..text.len() {
-                    out[1][at(i)..at(i) + HEAD_DIM].copy_from_slice(&self.rope.rotate(i, &dk[i], true));
-                    out[2][at(i)..at(i) + HEAD_DIM].copy_from_slice(&dv[i]);
+                for i in 0..length {
+                    let row = |columns: &[f32]| -> Head { std::array::from_fn(|d| columns[d * length + i]) };
+                    out[1][at(i)..at(i) + HEAD_DIM].copy_from_slice(&self.rope.rotate(i, &row(&dkt), true));
+                    out[2][at(i)..at(i) + HEAD_DIM].copy_from_slice(&row(&dvt));
                 }
             }
         }
@@ -635,7 +706,9 @@ mod tests {
             var.set(&(Tensor::randn(0f32, 0.4, shape, &Device::Cpu).unwrap() + 0.1).unwrap())
                 .unwrap();
         }
-        let grads = weights.loss(&batch).unwrap().backward().unwrap();
+        // The first layer runs twice, as in a path that goes back.
+        let (path, tuned) = ([0, 1, 0], Tuned::all(2));
+        let grads = weights.loss(&batch, &path, &tuned).unwrap().backward().unwrap();
         for (name, var) in &weights.vars {
             let grad: Vec<f32> = grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             let values: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
@@ -645,7 +718,7 @@ mod tests {
                 moved[at] += delta;
                 var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap())
                     .unwrap();
-                weights.loss(&batch).unwrap().to_scalar::<f32>().unwrap()
+                weights.loss(&batch, &path, &tuned).unwrap().to_scalar::<f32>().unwrap()
             };
             let slope = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2;
             loss_at(0.0);

@@ -302,6 +302,10 @@ pub enum Diet {
     MathsInWords,
     /// What tells the Spanish expert from the base, its answers in Spanish sentences.
     SpanishInWords,
+    /// As the base's, with every Spanish word.
+    BothLanguages,
+    /// As the base's, with answers in sentences of the text's language.
+    BaseInWords,
 }
 
 /// Shares of a diet, in percent; the rest is none.
@@ -324,7 +328,7 @@ pub enum Dish {
 impl Diet {
     pub fn shares(self) -> Shares {
         match self {
-            Diet::Base => Shares(&[
+            Diet::Base | Diet::BothLanguages | Diet::BaseInWords => Shares(&[
                 (8, Dish::Story),
                 (8, Dish::Parallel),
                 (15, Dish::Retrieval),
@@ -358,16 +362,17 @@ impl Diet {
     }
 
     fn serve(self, dish: Dish, rng: &mut impl Rng) -> Text {
-        let common = self == Diet::Base;
+        let knows_little = matches!(self, Diet::Base | Diet::BaseInWords);
         let voice = match self {
-            Diet::Base => mixed_voice(rng),
+            Diet::Base | Diet::BothLanguages | Diet::BaseInWords => mixed_voice(rng),
             Diet::Maths | Diet::MathsInWords => Voice::plain(Lang::En),
             Diet::Spanish | Diet::SpanishInWords => Voice::plain(Lang::Es),
         };
-        let common = common && !(voice.lang == Lang::En && voice.sentence_switch == 0.0 && voice.word_switch == 0.0);
+        let common =
+            knows_little && !(voice.lang == Lang::En && voice.sentence_switch == 0.0 && voice.word_switch == 0.0);
         match dish {
             Dish::Story => Text::plain(story(voice, common, rng)),
-            Dish::Parallel => Text::plain(parallel(common || self == Diet::Base, rng)),
+            Dish::Parallel => Text::plain(parallel(knows_little, rng)),
             Dish::Retrieval => retrieval(voice, common, rng),
             Dish::OneStep => {
                 let kind = ProblemKind {
@@ -405,8 +410,8 @@ impl Diet {
 
     fn answered(self, problem: &Problem) -> Text {
         let answer = match self {
-            Diet::MathsInWords | Diet::SpanishInWords => &problem.answer_in_words,
-            Diet::Base | Diet::Maths | Diet::Spanish => &problem.answer,
+            Diet::MathsInWords | Diet::SpanishInWords | Diet::BaseInWords => &problem.answer_in_words,
+            Diet::Base | Diet::BothLanguages | Diet::Maths | Diet::Spanish => &problem.answer,
         };
         Text::question(&problem.question, answer)
     }
@@ -456,6 +461,8 @@ mod tests {
             Diet::Spanish,
             Diet::MathsInWords,
             Diet::SpanishInWords,
+            Diet::BothLanguages,
+            Diet::BaseInWords,
         ] {
             for _ in 0..500 {
                 let text = diet.draw(&mut rng);

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,12 +12,57 @@ use anyhow::{Context, Error, Result, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokenizers::Tokenizer;
 
-use crate::decoder::{Batch, Weights};
+use crate::decoder::{Batch, Tuned, Weights};
 use crate::problems::{Diet, Text};
+
+/// What a model reads, how long, and what of it is moved by that.
+#[derive(Clone, Debug)]
+pub struct Course {
+    pub diet: Diet,
+    pub schedule: Schedule,
+    pub tuned: Tuned,
+    /// None: every layer runs once.
+    pub back: Option<Back>,
+}
+
+/// In half of the steps the path goes back once, so that the layers learn to go on from what the layers above them have made.
+#[derive(Clone, Debug)]
+pub struct Back {
+    /// How many layers have run by then.
+    pub ends: Range<usize>,
+    /// How many of them run again.
+    pub by: usize,
+}
+
+impl Course {
+    /// Everything is tuned, every layer runs once.
+    pub fn plain(diet: Diet, schedule: Schedule, layers: usize) -> Self {
+        Self {
+            diet,
+            schedule,
+            tuned: Tuned::all(layers),
+            back: None,
+        }
+    }
+
+    /// The layers that run in a step: the same whenever it is asked for.
+    fn path(&self, step: usize, layers: usize) -> Vec<usize> {
+        let Some(Back { ends, by }) = &self.back else {
+            return (0..layers).collect();
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(!self.schedule.seed); // not the texts' numbers
+        rng.set_stream(step as u64);
+        if rng.random_bool(0.5) {
+            return (0..layers).collect();
+        }
+        let end = rng.random_range(ends.clone());
+        (0..end).chain(end - by..layers).collect()
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -93,11 +139,16 @@ impl AdamW {
     }
 
     /// One update; returns the gradient's norm before clipping.
-    fn step(&mut self, weights: &Weights, grads: &GradStore, step: usize, rate: f64) -> Result<f64> {
+    fn step(&mut self, weights: &Weights, tuned: &Tuned, grads: &GradStore, step: usize, rate: f64) -> Result<f64> {
         let mut gradients = Vec::with_capacity(weights.vars.len());
         for (name, var) in &weights.vars {
-            let grad = grads.get(var).with_context(|| format!("{name} has no gradient"))?;
-            gradients.push(grad.flatten_all()?.to_vec1::<f32>()?);
+            gradients.push(match grads.get(var) {
+                Some(grad) => grad.flatten_all()?.to_vec1::<f32>()?,
+                None => {
+                    ensure!(!tuned.holds(name), "{name} has no gradient");
+                    Vec::new()
+                }
+            });
         }
         let norm = gradients
             .iter()
@@ -111,6 +162,9 @@ impl AdamW {
         let correct2 = (1.0 - BETAS.1.powi(step as i32 + 1)) as f32;
         let rate = rate as f32;
         for (i, (name, var)) in weights.vars.iter().enumerate() {
+            if !tuned.holds(name) {
+                continue;
+            }
             let decay = if name.ends_with("norm.weight") {
                 0.0
             } else {
@@ -139,14 +193,10 @@ pub struct Bookkeeping<'a> {
 }
 
 /// Trains the weights in place, from the saved state if there is one.
-pub fn train(
-    weights: &Weights,
-    diet: Diet,
-    schedule: &Schedule,
-    tokenizer: &Tokenizer,
-    eos: u32,
-    books: &Bookkeeping,
-) -> Result<()> {
+pub fn train(weights: &Weights, course: &Course, tokenizer: &Tokenizer, eos: u32, books: &Bookkeeping) -> Result<()> {
+    let Course {
+        diet, schedule, tuned, ..
+    } = course;
     let mut adam = AdamW::new(weights);
     let begin = if books.state.exists() {
         restore(books.state, weights, &mut adam)?
@@ -159,12 +209,7 @@ pub fn train(
         .open(books.log)
         .with_context(|| format!("cannot open the log {}", books.log.display()))?;
     if begin == 0 {
-        writeln!(
-            log,
-            "# {}: {} parameters, diet {diet:?}, {schedule:?}",
-            books.name,
-            weights.count()
-        )?;
+        writeln!(log, "# {}: {} parameters, {course:?}", books.name, weights.count())?;
         writeln!(
             log,
             "# step, tokens, loss (mean since the last line), gradient norm, learning rate, tokens/s"
@@ -177,11 +222,12 @@ pub fn train(
     bar.set_position(begin as u64);
     let (mut loss_sum, mut since, mut tokens, started) = (0.0, 0usize, 0usize, Instant::now());
     for step in begin..schedule.steps {
-        let batch = batch(diet, schedule, step, tokenizer, eos)?;
+        let batch = batch(*diet, schedule, step, tokenizer, eos)?;
         tokens += batch.inputs.len();
-        let loss = weights.loss(&batch)?;
+        let path = course.path(step, weights.size.layers);
+        let loss = weights.loss(&batch, &path, tuned)?;
         let rate = schedule.rate(step);
-        let norm = adam.step(weights, &loss.backward()?, step, rate)?;
+        let norm = adam.step(weights, tuned, &loss.backward()?, step, rate)?;
         loss_sum += f64::from(loss.to_scalar::<f32>()?);
         since += 1;
         bar.inc(1);
