@@ -767,15 +767,33 @@ fn journal_seeds() -> Vec<Vec<u8>> {
             .lines()
             .enumerate()
             .filter(|(i, line)| i % every == 0 && line.len() < 6000);
-        lines
-            .map(|(_, line)| format!("{line}\n"))
-            .collect::<String>()
-            .into_bytes()
+        let lines: String = lines.map(|(_, line)| format!("{line}\n")).collect();
+        renumbered(lines.as_bytes())
     };
     vec![some(text("stopped.jsonl"), 4), some(text("night.jsonl"), 24)]
 }
 
+/// Lines in their places, however many of them were left out, doubled or swapped: a reader looks no further than the first that is not.
+fn renumbered(bytes: &[u8]) -> Vec<u8> {
+    const KEY: &[u8] = b"\"seq\":";
+    let lines = bytes.split_inclusive(|b| *b == b'\n').enumerate();
+    let renumber = |(number, line): (usize, &[u8])| -> Vec<u8> {
+        let Some(at) = line.windows(KEY.len()).position(|window| window == KEY) else {
+            return line.to_vec();
+        };
+        let (before, rest) = line.split_at(at + KEY.len());
+        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        [before, number.to_string().as_bytes(), &rest[digits..]].concat()
+    };
+    lines.flat_map(renumber).collect()
+}
+
 fn journal(bytes: &[u8], dir: &Path) -> bool {
+    let as_it_is = read_journal(bytes, dir);
+    read_journal(&renumbered(bytes), dir) || as_it_is
+}
+
+fn read_journal(bytes: &[u8], dir: &Path) -> bool {
     put(dir, "journal.jsonl", bytes);
     let Ok(records) = store::read(&dir.join("journal.jsonl")) else {
         return false;
