@@ -30,6 +30,8 @@ use heterosis::{
 };
 
 mod families;
+#[path = "../shared/front.rs"]
+mod front;
 #[path = "../shared/processor.rs"]
 mod processor;
 #[allow(dead_code)] // others draw fresh problems
@@ -37,8 +39,9 @@ mod processor;
 mod tiny_family;
 
 use families::Family;
+use front::covered;
 use processor::processor;
-use tiny_family::{answered, covered, evaluator_of};
+use tiny_family::{answered, evaluator_of};
 
 /// Questions of each task that a candidate of the search is asked, as in the demo, unless `--asked` says otherwise.
 const QUESTIONS: u64 = 200;

@@ -32,6 +32,8 @@ use rand_chacha::ChaCha8Rng;
 mod decoder;
 #[path = "../train_family/files.rs"]
 mod files;
+#[path = "../shared/front.rs"]
+mod front;
 mod language_gate;
 mod likelihood;
 mod precision;

@@ -23,7 +23,7 @@ use super::{
     language_gate::in_words,
     searches::{answers, search},
 };
-use crate::tiny_family::{covered, fresh};
+use crate::{front::covered, tiny_family::fresh};
 
 mod verdicts;
 
