@@ -33,6 +33,8 @@ const FAMILIES: &str = "runs/families";
 const FILE: &str = "docs/reproductions.jsonl";
 /// Fresh problems of the selection's templates, and as many of the test's.
 const PROBLEMS: usize = 2500;
+/// The members of each family.
+const PARENTS: [&str; 3] = ["base", "maths", "spanish"];
 /// Problems of each language that a front is read on.
 const OF_A_FRONT: usize = 500;
 
@@ -222,10 +224,11 @@ impl Cell {
 
 /// Runs the cells that are not there yet, of a family or of all, of training and search seeds up to these.
 pub fn run(only: &str, trained: u64, seeds: u64) -> Result<()> {
-    let done: BTreeSet<_> = cells()?.iter().map(Cell::key).collect();
     for seed in 1..=seeds {
         for trained in 1..=trained {
             for family in FAMILY.iter().filter(|family| family.name.contains(only)) {
+                // What one search seed has measured of the parents serves the next.
+                let done = cells()?.iter().map(Cell::key).collect();
                 Bench::new(family, trained)?.run(seed, &done)?;
             }
         }
@@ -265,7 +268,7 @@ type Read = [Vec<Answer>; 2];
 impl<'a> Bench<'a> {
     fn new(family: &'a Family, trained: u64) -> Result<Self> {
         let models = Path::new(FAMILIES).join(format!("{}-{trained}", family.name));
-        for member in ["base", "maths", "spanish"] {
+        for member in PARENTS {
             let weights = models.join(member).join("model.safetensors");
             ensure!(
                 weights.exists(),
@@ -288,6 +291,11 @@ impl<'a> Bench<'a> {
             let key = (self.family.name.to_string(), self.trained, seed, name.to_string());
             !done.contains(&key)
         };
+        let arms = || ARMS.iter().filter(|arm| self.family.in_words || !arm.ungated);
+        let mut seedless = PARENTS.into_iter().chain(UNSEARCHED.map(|(name, _)| name));
+        if !seedless.any(|name| is_missing(name, 0)) && !arms().any(|arm| is_missing(arm.name, seed)) {
+            return Ok(());
+        }
         let parents = self.parents()?;
         for (member, read) in &parents {
             if is_missing(member, 0) {
@@ -306,7 +314,7 @@ impl<'a> Bench<'a> {
                 self.write(name, 0, (0, None), &self.read(&file)?, &parents)?;
             }
         }
-        for arm in ARMS.iter().filter(|arm| self.family.in_words || !arm.ungated) {
+        for arm in arms() {
             if is_missing(arm.name, seed) {
                 self.search(arm, seed, &parents)?;
             }
@@ -317,7 +325,7 @@ impl<'a> Bench<'a> {
     /// The members of the family and their answers.
     fn parents(&self) -> Result<Vec<(&'static str, Read)>> {
         let read = |member| Ok((member, self.read(&self.models.join(member))?));
-        ["base", "maths", "spanish"].into_iter().map(read).collect()
+        PARENTS.into_iter().map(read).collect()
     }
 
     fn search(&self, arm: &Arm, seed: u64, parents: &[(&'static str, Read)]) -> Result<()> {
@@ -352,7 +360,7 @@ impl<'a> Bench<'a> {
     }
 
     fn space(&self, arm: &Arm) -> Result<String> {
-        let models = ["base", "maths", "spanish"].map(|name| format!("{name}: {}", self.models.join(name).display()));
+        let models = PARENTS.map(|name| format!("{name}: {}", self.models.join(name).display()));
         let parameters = "parameter_space:\n  method: task_arithmetic\n  layer_groups: 4\n  modules: [attn, mlp, other]\n  genes: {weight: [0.0, 1.8]}\n";
         let flow = |sources: &str| {
             format!("data_flow_space:\n  sources: [{sources}]\n  repeats: 1\n  max_layers: 12\n  scales: [0.5, 1.5]\n")

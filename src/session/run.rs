@@ -310,12 +310,15 @@ impl Search<'_> {
         let plan = self.plan(&limits)?;
         let compared = match self.compared.take() {
             Some(compared) => compared,
-            None => session.compared_with(&plan.space.finale)?,
+            None => {
+                let compared = session.compared_with(&plan.space.finale)?;
+                // Other limits, or a task that was changed, may ask what the search was bred on. What the run began with stays.
+                if compared.as_ref().is_some_and(|now| now.adds_to(before.as_ref())) {
+                    session.refuse_overlap(compared.as_ref())?;
+                }
+                compared
+            }
         };
-        // Other limits, or a task that was changed, may ask what the search was bred on. What the run began with stays allowed.
-        if compared.as_ref().is_some_and(|now| now.adds_to(before.as_ref())) {
-            session.refuse_overlap(compared.as_ref())?;
-        }
         let options = &self.options;
         let begun = chronicle.begin(self.started.clone(), options.accepts_changes);
         begun.map_err(of_reading)?;

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 use heterosis::eval::stats;
 
-use super::{ARMS, Cell, FAMILY, PROBLEMS, UNSEARCHED};
-
-const PARENTS: [&str; 3] = ["base", "maths", "spanish"];
+use super::{ARMS, Cell, FAMILY, PARENTS, PROBLEMS, UNSEARCHED};
 
 /// A claim is held, or denied, below this.
 const SURE: f64 = 0.01;

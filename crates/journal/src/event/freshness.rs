@@ -222,18 +222,13 @@ impl Freshness {
             // A command keeps its questions to itself.
             None => Self::NotCompared,
             Some(_) if run.is_scored_by_command() => Self::NotCompared,
+            Some(compared) if !compared.is_clean() => Self::Used,
             // That names differ does not say that questions do.
-            Some(compared) if compared.is_clean() && compared.by_name => Self::NotCompared,
-            Some(compared)
-                if compared
-                    .near
-                    .iter()
-                    .any(|shared| shared.second.part == Part::Test && compared.is_clean()) =>
-            {
+            Some(compared) if compared.by_name => Self::NotCompared,
+            Some(compared) if compared.near.iter().any(|shared| shared.second.part == Part::Test) => {
                 Self::InAnotherForm
             }
-            Some(compared) if compared.is_clean() => Self::Fresh,
-            Some(_) => Self::Used,
+            Some(_) => Self::Fresh,
         }
     }
 

@@ -387,7 +387,9 @@ pub fn provenance(run: &Run, candidate: &Candidate) -> String {
 /// Evaluations of a candidate's stage until it was scored.
 fn evals_of_stage(run: &Run, scored: &Scored) -> u64 {
     let earlier = run.scored.iter().filter(|other| other.stage < scored.stage);
-    scored.evals - earlier.map(|other| other.evals).max().unwrap_or(0)
+    scored
+        .evals
+        .saturating_sub(earlier.map(|other| other.evals).max().unwrap_or(0))
 }
 
 /// How the winner does on tasks that are no part of the fitness, beside the base, or beside the best parent without one.
