@@ -24,7 +24,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -41,7 +41,7 @@ use heterosis::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 #[path = "shared/exam_times.rs"]
 mod exam_times;
@@ -90,7 +90,7 @@ struct Simulated {
 #[derive(Default)]
 struct Log {
     done: Mutex<Vec<Stint>>,
-    over: AtomicBool,
+    over: watch::Sender<bool>,
     deaths: AtomicUsize,
 }
 
@@ -242,11 +242,7 @@ fn live(url: &str, name: String, sleeper: Sleeper) -> bool {
         },
     };
     let (log, dies) = (sleeper.log.clone(), sleeper.dies.clone());
-    let is_over = async {
-        while !log.over.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
+    let mut over = log.over.subscribe();
     let now = clock(if sleeper.scale.is_finite() { sleeper.scale } else { 1.0 });
     // What dies takes with it what it has begun in the background, its connection first of all.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -257,7 +253,7 @@ fn live(url: &str, name: String, sleeper: Sleeper) -> bool {
         tokio::select! {
             ended = workers::working(settings, sleeper, Arc::default(), now, |_| ()) => panic!("a worker ended: {ended:?}"),
             () = dies.notified() => true,
-            () = is_over => false,
+            _ = over.wait_for(|over| *over) => false,
         }
     })
 }
@@ -443,7 +439,7 @@ fn simulate(of: &Simulated) {
     let seconds = began.elapsed().as_secs_f64();
     let (after, server_after) = (processor_s(me, WORKER), processor_s(server.process(), WORKER).0);
     let messages = server.messages() - messages;
-    log.over.store(true, Ordering::Relaxed);
+    log.over.send_replace(true);
     lives.into_iter().for_each(|life| life.join().unwrap());
 
     let (start, end) = (searched.start, searched.end);
@@ -497,7 +493,7 @@ fn overhead() {
         seed: 5,
     };
     let searched = search(&server.url(), tmp.path(), &space(&one), 1.0);
-    log.over.store(true, Ordering::Relaxed);
+    log.over.send_replace(true);
     lives.into_iter().for_each(|life| life.join().unwrap());
     let (units, candidates) = (log.done.lock().unwrap().len(), searched.candidates);
     println!(

@@ -105,8 +105,10 @@ struct Search {
     rungs: Vec<Vec<usize>>,
     known: Vec<HashMap<usize, f64>>,
     begun: HashSet<(usize, usize)>,
-    /// Seconds of all jobs, each in one piece.
-    needed: f64,
+    /// Who stood on which rung: what they did there was not in vain.
+    stood: HashSet<(usize, usize)>,
+    /// Begun, and then the candidate did not stay.
+    in_vain: Vec<u64>,
     random: ChaCha8Rng,
 }
 
@@ -122,7 +124,8 @@ impl Search {
             rungs: Vec::new(),
             known: Vec::new(),
             begun: HashSet::new(),
-            needed: 0.0,
+            stood: HashSet::new(),
+            in_vain: Vec::new(),
             random: ChaCha8Rng::seed_from_u64(seed),
         }
     }
@@ -151,6 +154,7 @@ impl Search {
         let worth: f64 = self.random.random();
         let values = [0.5, 0.3, 0.1].map(|noise| worth + noise * self.random.random::<f64>());
         self.candidates.push(Candidate { whole, values });
+        self.stood.insert((self.candidates.len() - 1, rung));
         self.job(self.candidates.len() - 1, rung, 0..questions)
     }
 
@@ -159,7 +163,6 @@ impl Search {
         self.next_job += 1;
         self.jobs.insert(number, (candidate, rung));
         self.begun.insert((candidate, rung));
-        self.needed += seconds(&self.candidates[candidate], items.len());
         Job {
             number,
             id: format!("c{candidate}"),
@@ -198,6 +201,10 @@ impl Search {
         if out == 0 {
             self.rungs.push(ranked.clone());
             self.known.push(HashMap::new());
+            self.stood.extend(ranked.iter().map(|candidate| (*candidate, rung + 1)));
+            let stood = &self.stood;
+            let in_vain = self.jobs.extract_if(|_, job| !stood.contains(job));
+            self.in_vain.extend(in_vain.map(|(number, _)| number));
         }
         let new = ranked
             .into_iter()
@@ -216,6 +223,35 @@ impl Search {
             jobs.extend(self.sure());
         }
         jobs
+    }
+
+    /// Of those who would stay if nobody else answered any more the best, for workers who would wait for the last of a rung.
+    fn likely(&mut self, most: usize) -> Vec<Job> {
+        let rung = self.rungs.len().wrapping_sub(1);
+        if self.is_async || rung.wrapping_add(2) > RUNGS.len() || rung == usize::MAX {
+            return Vec::new();
+        }
+        let known = &self.known[rung];
+        let mut ranked: Vec<usize> = known.keys().copied().collect();
+        ranked.sort_by(|a, b| known[b].total_cmp(&known[a]).then(a.cmp(b)));
+        ranked.truncate(self.rungs[0].len().div_ceil(2 << rung));
+        ranked.retain(|candidate| !self.begun.contains(&(*candidate, rung + 1)));
+        ranked.truncate(most);
+        let items = RUNGS[rung]..RUNGS[rung + 1];
+        ranked
+            .into_iter()
+            .map(|c| self.job(c, rung + 1, items.clone()))
+            .collect()
+    }
+
+    /// Seconds of all that was not in vain, each candidate's rung in one piece.
+    fn needed(&self) -> f64 {
+        let of = |(candidate, rung): &(usize, usize)| {
+            let before = if *rung == 0 { 0 } else { RUNGS[rung - 1] };
+            let questions = if self.is_async { WHOLE } else { RUNGS[*rung] - before };
+            seconds(&self.candidates[*candidate], questions)
+        };
+        self.stood.iter().map(of).sum()
     }
 
     fn has_answered(&mut self, job: u64) {
@@ -250,6 +286,7 @@ struct Unit {
 
 struct Fleet {
     leases: Leases,
+    looks_further: bool,
     search: Search,
     workers: Vec<Worker>,
     queue: VecDeque<(String, u64)>,
@@ -257,7 +294,8 @@ struct Fleet {
     now: f64,
     units: usize,
     busy: f64,
-    useful: f64,
+    /// Seconds of units that counted, by candidate and rung.
+    useful: HashMap<(usize, usize), f64>,
     random: ChaCha8Rng,
 }
 
@@ -279,6 +317,7 @@ impl Fleet {
         }
         Self {
             leases,
+            looks_further: std::env::var_os("NO_LOOK").is_none(),
             search,
             workers: (0..workers).map(worker).collect(),
             queue: VecDeque::new(),
@@ -286,7 +325,7 @@ impl Fleet {
             now: 0.0,
             units: 0,
             busy: 0.0,
-            useful: 0.0,
+            useful: HashMap::new(),
             random,
         }
     }
@@ -296,29 +335,48 @@ impl Fleet {
         while !self.search.is_over() {
             let jobs = self.search.asks(self.workers.len());
             jobs.into_iter().for_each(|job| self.leases.add(job));
+            for number in std::mem::take(&mut self.search.in_vain) {
+                let acts = self.leases.cancel(number);
+                self.perform(acts);
+            }
             if self.search.is_over() {
                 break;
             }
-            loop {
-                let acts = self.leases.due(at(self.now));
-                self.perform(acts);
-                if !self.take() {
-                    break;
-                }
+            self.hand_out();
+            let free = self
+                .workers
+                .iter()
+                .filter(|w| w.unit.is_none() && w.dead_until.is_none())
+                .count();
+            if self.looks_further && free > 0 {
+                let likely = self.search.likely(free);
+                likely.into_iter().for_each(|job| self.leases.add(job));
+                self.hand_out();
             }
             self.pass();
         }
         let at_work = self.workers.iter().filter_map(|worker| worker.unit.as_ref());
         self.busy += at_work.map(|unit| self.now - unit.began).sum::<f64>();
         let percent = |seconds: f64| 100.0 * seconds / (self.workers.len() as f64 * self.now);
-        let needed = percent(self.search.needed);
+        let needed = percent(self.search.needed());
+        let useful = self.useful.iter().filter(|(of, _)| self.search.stood.contains(of));
         [
             percent(self.busy),
-            percent(self.useful),
+            percent(useful.map(|(_, seconds)| seconds).sum()),
             needed,
             self.units as f64,
             self.now,
         ]
+    }
+
+    fn hand_out(&mut self) {
+        loop {
+            let acts = self.leases.due(at(self.now));
+            self.perform(acts);
+            if !self.take() {
+                break;
+            }
+        }
     }
 
     fn perform(&mut self, acts: Vec<Act>) {
@@ -417,7 +475,7 @@ impl Fleet {
         self.perform(acts);
         self.leases.heard(&name(n, self.workers[n].life), None, at(self.now));
         if let Taken::Of { job, is_last } = taken {
-            self.useful += spent;
+            *self.useful.entry(self.search.jobs[&job]).or_default() += spent;
             if is_last {
                 self.search.has_answered(job);
             }

@@ -276,7 +276,8 @@ fn tell(log: &Receiver<Record>, name: &str, watch: &WatchOptions, on_record: &mu
             on_record(&record);
             lines.show(&record);
         }
-        if watch.log_format == LogFormat::Text && !watch.detached {
+        // Of a journal that could not be read there is nothing to sum up, and what to do next the error says.
+        if watch.log_format == LogFormat::Text && !watch.detached && lines.has_begun() {
             super::print_if_read(format_args!("\n{}", lines.summary(name)));
         }
     });

@@ -107,7 +107,7 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
             before.evals
         )),
         Event::QuestionsCompared(compared) => {
-            let level = match compared.is_clean() && compared.near.is_empty() {
+            let level = match compared.is_clean() && compared.warning().is_none() {
                 true => Level::Info,
                 false => Level::Warning,
             };

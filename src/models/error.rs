@@ -39,7 +39,8 @@ pub enum Error {
     )]
     ChatTemplate { name: String, known: String },
     #[error(
-        "{file} is a recipe, and here a model is read that there is: `heterosis merge {file} DIR` makes one, to be named as DIR"
+        "{file} is a recipe, and here a model is read that there is: `heterosis merge {} DIR` makes one, to be named as DIR",
+        shlex::try_quote(file).unwrap_or_default()
     )]
     NotMerged { file: String },
     #[error("--device {word}: write auto, cpu, cuda, cuda:N, cuda:all, or several with commas between them")]

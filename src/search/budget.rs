@@ -3,7 +3,7 @@
 //! A run that is taken up again is told by `replay.rs` what they said before, as long as its journal lasts; whoever wants to
 //! know asks there, or [`Run::over`].
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{Interrupt, Run};
 use crate::{event::EndReason, space::Stage};
@@ -81,10 +81,10 @@ impl Run<'_, '_> {
 
     /// Waits while somebody wants a pause; whoever wants a stop interrupts the work.
     pub(super) fn pause_or_stop(&mut self) -> Result<(), Interrupt> {
-        while self.control.pause.load(Ordering::Relaxed) && !self.control.stop.load(Ordering::Relaxed) {
-            self.chronicle.wait();
+        while self.control.pause.load(Ordering::Relaxed) && !self.control.wants_stop() {
+            self.chronicle.wait(Duration::MAX);
         }
-        if self.control.stop.load(Ordering::Relaxed) {
+        if self.control.wants_stop() {
             return Err(Interrupt::Stop);
         }
         Ok(())

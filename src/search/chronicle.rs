@@ -186,9 +186,11 @@ impl<'a> Chronicle<'a> {
         self.elapsed_before_ms + (self.clock.now_ms)().saturating_sub(self.started_ms)
     }
 
-    /// A moment's rest while the run is paused.
-    pub fn wait(&self) {
-        (self.clock.sleep)(Duration::from_millis(200));
+    /// A moment's rest, and how long it was: no longer than `most`.
+    pub fn wait(&self, most: Duration) -> Duration {
+        let rest = most.min(Duration::from_millis(200));
+        (self.clock.sleep)(rest);
+        rest
     }
 }
 

@@ -87,6 +87,19 @@ impl AtWork {
         }
     }
 
+    pub fn is_anybody_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Nobody waits for a candidate any more.
+    pub fn give_up(&mut self, id: &str, crew: &mut dyn Crew) {
+        self.waiting.retain(|(entrant, _)| entrant.id != id);
+        self.done.retain(|(of, _), _| of != id);
+        if self.out.iter().any(|(of, _)| of == id) && crew.give_up(id) {
+            self.out.retain(|(of, _)| of != id);
+        }
+    }
+
     fn is_done(&mut self, id: &str, evaluation: Result<Evaluation, Unscored>) {
         if let Some(place) = self.out.iter().position(|(out, _)| out == id) {
             self.done.insert(self.out.swap_remove(place), evaluation);

@@ -2,9 +2,9 @@
 //!
 //! It is started once (or as often as there are `workers`) and asked for one candidate at a time; `program.rs` is one copy
 //! of it. A copy that scores one candidate and exits is started again. One that dies or speaks nonsense is started again
-//! and asked a second time, since its bad moment may be the machine's; one that hangs is not, for that would take as long
-//! again. A thread merges for each copy and waits for its answer, so that a worker that is slow or hangs holds nobody up but
-//! itself.
+//! and asked a second time, since its bad moment may be the machine's; one that hangs is not, before `failures.rs` has seen
+//! that others are scored. A thread merges for each copy and waits for its answer, so that a worker that is slow or hangs
+//! holds nobody up but itself.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -1,17 +1,36 @@
 //! Whose fault it is when candidates fail: a program that broke for a minute must not pass a verdict on anybody.
 //!
-//! The failures of a command are held back until somebody is scored; when too many have failed in a row, somebody who has
-//! been scored before is asked again. With a score the failures were the candidates' own and are written down; without one,
-//! or with nobody to ask, the run stops as it was before the first of them, and a resumed run asks them all again.
+//! When a program breaks down over a candidate, somebody who has been scored before is asked, for as long as a short outage
+//! lasts; then the candidate is asked once more, and if that fails as well, the other one again. Only who breaks a program that
+//! works before and after has failed. Where nobody known can be scored any more the run stops as it was before the failure,
+//! and a resumed run asks again.
+//!
+//! A command's own refusals are held back until somebody is scored; after too many in a row somebody known is asked likewise.
+//! So are breakdowns before anybody was scored, when there is nobody to ask.
 
-use super::{Error, Exam, Interrupt, Run, Unscored, race::Entrant};
+use std::time::Duration;
+
+use super::{Error, Evaluation, Exam, Interrupt, Run, Unscored, race::Entrant};
 use crate::event::{Level, words::WHOSE_FAULT};
 
-/// Breakdowns in a row before somebody who can be scored is asked again.
+/// Breakdowns in a row before anybody was scored that stop a run.
 const BREAKDOWNS: usize = 3;
 
 /// Failures in a row of any kind, a command's own refusals included.
 const REFUSALS: usize = 20;
+
+/// Between one question whether anybody can still be scored and the next: a service that is started again is back by then.
+const PATIENCE: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
+
+/// Questions of each task that are proof enough.
+const PROOF: usize = 8;
+
+/// Who hangs takes so long that waiting beside it is no patience.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Since somebody was last scored.
 #[derive(Default)]
@@ -27,27 +46,42 @@ impl Run<'_, '_> {
         self.chronicle.believe()
     }
 
-    /// Somebody was not scored: the reason, if that may be so for all that is known.
-    pub(super) fn failed(&mut self, entrant: &Entrant, exam: &Exam, failure: Unscored) -> Result<String, Interrupt> {
-        let id = &entrant.id;
+    /// Somebody was not scored: the reason, if that is so for all that is known, or what it answers when it is asked again.
+    pub(super) fn failed(
+        &mut self,
+        entrant: &Entrant,
+        exam: &Exam,
+        failure: Unscored,
+    ) -> Result<Result<Evaluation, String>, Interrupt> {
+        let failure = match failure {
+            Unscored::Breakdown { reason } => match self.hear_again(entrant, exam, reason)? {
+                Ok(evaluation) => {
+                    self.answered()?;
+                    return Ok(Ok(evaluation));
+                }
+                Err(failure) => failure,
+            },
+            failure => failure,
+        };
         let reason = failure.to_string();
         match failure {
-            Unscored::Machine { reason } => return Err(Error::Machine { id: id.clone(), reason }.into()),
-            Unscored::Breakdown { .. } => {
-                self.streak.breakdowns += 1;
-                let message = format!("{id}: {reason}; {WHOSE_FAULT}");
-                self.chronicle.note(Level::Warning, message)?;
+            Unscored::Machine { reason } => {
+                let id = entrant.id.clone();
+                return Err(Error::Machine { id, reason }.into());
             }
+            // Shown to be its own.
+            Unscored::Breakdown { .. } if !self.scored.is_empty() => return Ok(Err(reason)),
+            Unscored::Breakdown { .. } => self.streak.breakdowns += 1,
             // The questions are ours, and so is the judgement.
-            Unscored::Candidate { .. } if self.plan.space.fitness.command.is_none() => return Ok(reason),
+            Unscored::Candidate { .. } if self.plan.space.fitness.command.is_none() => return Ok(Err(reason)),
             Unscored::Candidate { .. } => {}
         }
         self.streak.all += 1;
         self.chronicle.hold();
-        if self.streak.breakdowns >= BREAKDOWNS || self.streak.all >= REFUSALS {
-            self.ask_somebody_known(exam, id, &reason)?;
+        if self.streak.breakdowns >= BREAKDOWNS || self.streak.all.is_multiple_of(REFUSALS) {
+            self.hold_or_stop(entrant, exam, &reason)?;
         }
-        Ok(reason)
+        Ok(Err(reason))
     }
 
     /// The run stops here, by request: a command's own refusals stand, and who it broke down over is asked again.
@@ -61,32 +95,123 @@ impl Run<'_, '_> {
         }
     }
 
-    fn ask_somebody_known(&mut self, exam: &Exam, id: &str, reason: &str) -> Result<(), Interrupt> {
-        let works = match self.scored.last().cloned() {
-            Some(known) => {
-                let message = format!(
-                    "{} is asked again, to see whether anybody can still be scored",
-                    known.id
-                );
-                self.chronicle.note(Level::Info, message)?;
-                let known = self.again(&known)?;
-                let answer = match self.by_crew(&known, exam)? {
-                    Some(answer) => answer,
-                    None => self.evaluate(&known, exam),
-                };
-                answer.is_ok()
-            }
-            // Nobody was ever scored. Refusals are the command's own words, and it may refuse most of a space.
-            None => self.streak.breakdowns < BREAKDOWNS,
-        };
-        if works {
-            return Ok(self.answered()?);
+    /// A program broke down over somebody, who is asked again between two who are known.
+    fn hear_again(
+        &mut self,
+        entrant: &Entrant,
+        exam: &Exam,
+        reason: String,
+    ) -> Result<Result<Evaluation, Unscored>, Interrupt> {
+        let message = format!("{}: {reason}; {WHOSE_FAULT}", entrant.id);
+        self.chronicle.note(Level::Warning, message)?;
+        if self.scored.is_empty() {
+            self.rest(PATIENCE[0])?;
+            return self.try_once(entrant, exam);
         }
-        Err(Error::NobodyAnswers {
-            failures: self.streak.all,
-            id: id.into(),
+        self.prove_that_it_works(entrant, exam, &reason)?;
+        let again = self.try_once(entrant, exam)?;
+        if let Err(Unscored::Breakdown { reason }) = &again {
+            self.prove_that_it_works(entrant, exam, reason)?;
+        }
+        Ok(again)
+    }
+
+    /// Asks somebody known until it is scored, with pauses.
+    ///
+    /// # Errors
+    /// It is not, whatever the patience.
+    fn prove_that_it_works(&mut self, entrant: &Entrant, exam: &Exam, reason: &str) -> Result<(), Interrupt> {
+        let Some(known) = self.scored.last().cloned() else {
+            return Ok(());
+        };
+        let message = format!(
+            "{} is asked again, to see whether anybody can still be scored",
+            known.id
+        );
+        self.chronicle.note(Level::Info, message)?;
+        let known = self.again(&known)?;
+        let exam = &exam.beginning(PROOF);
+        let began = self.chronicle.elapsed_ms();
+        let mut patience = PATIENCE.iter();
+        while let Err(failure) = self.prove_once(&known, exam)? {
+            let waited = Duration::from_millis(self.chronicle.elapsed_ms() - began);
+            let Some(pause) = patience.next().filter(|_| waited < LONGEST) else {
+                return Err(self.nobody_answers(entrant, reason).into());
+            };
+            let message = format!(
+                "{} cannot be scored either ({failure}): the next try is in {} s",
+                known.id,
+                pause.as_secs()
+            );
+            self.chronicle.note(Level::Warning, message)?;
+            self.rest(*pause)?;
+        }
+        Ok(self.answered()?)
+    }
+
+    /// So many failed in a row that it is no longer likely to be their own fault, whatever the command says.
+    fn hold_or_stop(&mut self, entrant: &Entrant, exam: &Exam, reason: &str) -> Result<(), Interrupt> {
+        if !self.scored.is_empty() {
+            return self.prove_that_it_works(entrant, exam, reason);
+        }
+        // Nobody was ever scored.
+        if self.streak.breakdowns >= BREAKDOWNS {
+            return Err(self.nobody_answers(entrant, reason).into());
+        }
+        // Refusals are the command's own words, and it may refuse most of a space.
+        let message = format!(
+            "the command has refused all {} candidates so far, {} the last of them: {reason}",
+            self.streak.all, entrant.id
+        );
+        Ok(self.chronicle.note(Level::Warning, message)?)
+    }
+
+    fn nobody_answers(&self, entrant: &Entrant, reason: &str) -> Error {
+        Error::NobodyAnswers {
+            failures: self.streak.all.max(1),
+            id: entrant.id.clone(),
             reason: reason.into(),
         }
-        .into())
+    }
+
+    /// Somebody answers an exam, whoever does the work.
+    pub(super) fn try_once(
+        &mut self,
+        entrant: &Entrant,
+        exam: &Exam,
+    ) -> Result<Result<Evaluation, Unscored>, Interrupt> {
+        let evaluation = match self.by_crew(entrant, exam)? {
+            Some(evaluation) => evaluation,
+            None => self.evaluate(entrant, exam),
+        };
+        let evaluation = evaluation.and_then(|evaluation| self.named(evaluation));
+        self.unless_stopped(evaluation)
+    }
+
+    fn prove_once(&mut self, known: &Entrant, exam: &Exam) -> Result<Result<(), Unscored>, Interrupt> {
+        let proof = match self.by_crew(known, exam)? {
+            Some(evaluation) => evaluation.map(|_| ()),
+            None => self.evaluator.prove(&known.sitting(exam)),
+        };
+        // What it answers is in the journal already, or will be asked for in its turn.
+        self.evaluator.told(&known.id, &exam.split);
+        self.unless_stopped(proof)
+    }
+
+    /// Who asked for the stop may have ended the evaluator's programs as well: then a failure says nothing.
+    fn unless_stopped<T>(&self, done: Result<T, Unscored>) -> Result<Result<T, Unscored>, Interrupt> {
+        match done {
+            Err(_) if self.control.wants_stop() => Err(Interrupt::Stop),
+            done => Ok(done),
+        }
+    }
+
+    fn rest(&mut self, pause: Duration) -> Result<(), Interrupt> {
+        let mut left = pause;
+        while !left.is_zero() {
+            self.pause_or_stop()?;
+            left -= self.chronicle.wait(left);
+        }
+        Ok(())
     }
 }

@@ -219,6 +219,14 @@ pub trait Evaluator {
         progress: &mut dyn FnMut(event::Progress),
     ) -> Result<Evaluation, Unscored>;
 
+    /// Shows that somebody who was scored before can be scored now, by asking, whatever is known of its answers.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`].
+    fn prove(&mut self, sitting: &Sitting<'_>) -> Result<(), Unscored> {
+        self.evaluate(sitting, &mut |_| {}).map(|_| ())
+    }
+
     /// Whether it can learn.
     fn learns(&self) -> bool {
         false
@@ -260,6 +268,16 @@ pub trait Crew {
     /// Waits for the next word: somebody is done, or something is worth knowing.
     fn next(&mut self) -> News;
 
+    /// Hands that nothing is left for, and that cost nobody anything if they work in vain.
+    fn idle(&self) -> usize {
+        0
+    }
+
+    /// Nobody waits for a candidate any more; whether that is the end of it, and no word of it will come.
+    fn give_up(&mut self, _id: &str) -> bool {
+        false
+    }
+
     /// One candidate, with nobody else out; what else the crew says meanwhile is lost.
     ///
     /// # Errors
@@ -298,8 +316,12 @@ pub struct Control {
 }
 
 impl Control {
+    fn wants_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     fn wants_quiet(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.pause.load(Ordering::Relaxed)
+        self.wants_stop() || self.pause.load(Ordering::Relaxed)
     }
 }
 
@@ -547,6 +569,25 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// One stage of several whose every candidate failed has added nothing: `failures` are its own.
+    fn say_if_all_failed(&mut self, genome: &Genome, began: usize) -> Result<(), Error> {
+        let is_bred = |c: &event::Candidate| c.origin == Origin::Search;
+        let is_one_of_several = self.stages.len() > 1 || genome.next_stage().is_some();
+        let Some((most, reason)) = self.failures.values().max().filter(|_| is_one_of_several) else {
+            return Ok(());
+        };
+        if self.scored[began..].iter().any(is_bred) {
+            return Ok(());
+        }
+        let failed: usize = self.failures.values().map(|(n, _)| n).sum();
+        let message = format!(
+            "every one of the {failed} candidates that the stage '{}' bred has failed, {most} of them because: {reason}. So it \
+             adds nothing to what was found before it",
+            genome.stage().name()
+        );
+        self.chronicle.log(Level::Warning, message)
+    }
+
     /// A search that bred nothing but failures has failed, whatever unsearched merges and random draws are worth.
     fn has_bred(&self) -> Result<(), Error> {
         let is_bred = |c: &event::Candidate| c.origin == Origin::Search;
@@ -677,10 +718,15 @@ impl Run<'_, '_> {
             genes: genome.genes().iter().map(|g| g.name.clone()).collect(),
             evals: self.evals,
         })?;
+        let (began, before) = (self.scored.len(), std::mem::take(&mut self.failures));
         let (over, asked) = match self.is_asynchronous {
             true => self.side_by_side(genome, &warm, &mut optimizer)?,
             false => self.in_generations(genome, &warm, &mut optimizer)?,
         };
+        self.say_if_all_failed(genome, began)?;
+        for (kind, (n, reason)) in before {
+            self.failures.entry(kind).or_insert((0, reason)).0 += n;
+        }
         self.asked += asked;
         self.generations += optimizer.status().generation;
         self.score_means(genome, &optimizer)?;

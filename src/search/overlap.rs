@@ -220,12 +220,33 @@ pub fn compare_questions(parts: &[AskedPart]) -> QuestionsCompared {
             compared.near.extend(tells.then(|| shared(near)));
         }
     }
+    compared.doubled = doubled(parts);
     compared.published = parts
         .iter()
         .filter(|p| p.part <= Part::Selection)
         .flat_map(AskedPart::published)
         .collect();
     compared
+}
+
+/// Questions that a task asks after another task of the same part has: of those before it, the first with any of them is named.
+fn doubled(parts: &[AskedPart]) -> Vec<Shared> {
+    let mut doubled = Vec::new();
+    for (i, second) in parts.iter().enumerate().filter(|(_, p)| p.part != Part::Shots) {
+        let mut first = None;
+        let mut earlier: HashSet<u64> = HashSet::new();
+        for part in parts[..i].iter().filter(|p| p.part == second.part) {
+            let texts: HashSet<u64> = part.questions.iter().map(|q| q.identity.text).collect();
+            first = first.or(second.asks_of(&texts).next().map(|_| part));
+            earlier.extend(texts);
+        }
+        doubled.extend(first.map(|first| Shared {
+            first: first.in_event(),
+            second: second.in_event(),
+            n: second.asks_of(&earlier).count(),
+        }));
+    }
+    doubled
 }
 
 /// Whether a question of `later` is worth less for having been in `earlier`. That examples are search questions harms nobody.
@@ -242,6 +263,11 @@ impl AskedPart {
             split: self.split.clone(),
             n: self.questions.len(),
         }
+    }
+
+    /// Those of its questions that have one of these texts.
+    fn asks_of(&self, texts: &HashSet<u64>) -> impl Iterator<Item = &AskedQuestion> {
+        self.questions.iter().filter(|q| texts.contains(&q.identity.text))
     }
 
     /// How many of another part's questions are here too, and how many in another form.
@@ -315,6 +341,35 @@ mod tests {
 
     fn pairs(shared: &[Shared]) -> Vec<(Part, Part, usize)> {
         shared.iter().map(|s| (s.first.part, s.second.part, s.n)).collect()
+    }
+
+    /// Two tasks that asked the same twenty questions were "40 questions never used before".
+    #[test]
+    fn a_question_of_two_tasks_is_told_and_counted_once() {
+        let questions = [("one?", "1"), ("two?", "2"), ("three?", "3")];
+        let parts = [
+            part(Part::Search, "a", &[("zero?", "0")]),
+            part(Part::Test, "a", &questions),
+            part(Part::Test, "b", &questions[1..]),
+            part(Part::Test, "c", &[("three?", "3"), ("one?", "1"), ("four?", "4")]),
+        ];
+        let compared = compare_questions(&parts);
+        let told: Vec<_> = compared
+            .doubled
+            .iter()
+            .map(|s| (&*s.first.task, &*s.second.task, s.n))
+            .collect();
+        assert_eq!(told, [("a", "b", 2), ("a", "c", 2)]);
+        assert!(compared.is_clean());
+        assert_eq!(
+            (compared.distinct(Part::Test, 8), compared.distinct(Part::Search, 1)),
+            (4, 1)
+        );
+        let warning = compared.warning().unwrap();
+        assert!(
+            warning.ends_with("2 of the 3 questions of c en (test, split s) are also in a en (test, split s)"),
+            "{warning}"
+        );
     }
 
     /// "On 60 questions never used before" was said of the very questions that the search was bred on, by three ways to it.

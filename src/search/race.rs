@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use super::{
@@ -122,15 +122,25 @@ impl Ahead {
     /// Those that stay even if all who have not answered turn out better; each is given once.
     fn sure(&mut self) -> Vec<Entrant> {
         let out = self.entrants.len() - self.known.len();
+        self.best(self.most.saturating_sub(out), usize::MAX)
+    }
+
+    /// So many of those that stay unless others who have not answered turn out better, the best first; each is given once.
+    fn likely(&mut self, most: usize) -> Vec<Entrant> {
+        self.best(self.most, most)
+    }
+
+    /// Of the best so many, so many who have not begun.
+    fn best(&mut self, of: usize, most: usize) -> Vec<Entrant> {
         let value = |entrant: &&Entrant| self.known.get(&entrant.id).copied().flatten();
         let mut ranked: Vec<(f64, &Entrant)> = self.entrants.iter().filter_map(|e| Some((value(&e)?, e))).collect();
         // Of equals the earlier stays, as in the race.
         ranked.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-        let stay = ranked.iter().take(self.most.saturating_sub(out));
-        let sure: Vec<Entrant> = stay.map(|(_, entrant)| (*entrant).clone()).collect();
-        sure.into_iter()
-            .filter(|entrant| self.begun.insert(entrant.id.clone()))
-            .collect()
+        let best = ranked.iter().take(of).map(|(_, entrant)| *entrant);
+        let new = best.filter(|entrant| !self.begun.contains(&entrant.id)).take(most);
+        let new: Vec<Entrant> = new.cloned().collect();
+        self.begun.extend(new.iter().map(|entrant| entrant.id.clone()));
+        new
     }
 }
 
@@ -305,7 +315,8 @@ impl Run<'_, '_> {
     }
 
     /// Whoever stays on the next rung, however the others answer, begins with it: hands that are free do not wait for the last.
-    /// What comes of the race is the same.
+    /// Those of which nothing better is known begin with whoever will probably stay, in vain where that one leaves. What comes of
+    /// the race is the same.
     pub(super) fn begin_the_sure(&mut self) -> Result<(), Interrupt> {
         let Some(mut ahead) = self.ahead.take() else {
             return Ok(());
@@ -325,9 +336,14 @@ impl Run<'_, '_> {
             })
             .collect();
         came.iter().for_each(|(id, value)| ahead.know(id, *value));
-        for entrant in ahead.sure() {
-            let next = &ahead.block.rungs[ahead.rung + 1].exam;
-            self.look_further(std::slice::from_ref(&entrant), next)?;
+        let sure = ahead.sure();
+        let next = &ahead.block.clone().rungs[ahead.rung + 1].exam;
+        self.look_further(&sure, next)?;
+        // Whoever has nothing to do begins with those who will probably stay.
+        let idle = self.evaluator.crew().map_or(0, |crew| crew.idle());
+        if idle > 0 && !self.at_work.is_anybody_waiting() && !self.control.wants_quiet() {
+            let likely = ahead.likely(idle);
+            self.look_further(&likely, next)?;
         }
         self.ahead = Some(ahead);
         Ok(())
@@ -546,23 +562,17 @@ impl Run<'_, '_> {
         if !self.at_work.has_begun(entrant, exam) {
             self.pause_or_stop()?;
         }
-        let evaluation = match self.by_crew(entrant, exam)? {
-            Some(evaluation) => evaluation,
-            None => self.evaluate(entrant, exam),
-        };
-        match evaluation.and_then(|evaluation| self.named(evaluation)) {
+        match self.try_once(entrant, exam)? {
             Ok(evaluation) => {
                 self.answered()?;
                 Ok(Ok(evaluation))
             }
-            // Who asked for the stop may have ended the evaluator's programs as well.
-            Err(_) if self.control.stop.load(Ordering::Relaxed) => Err(Interrupt::Stop),
-            Err(failure) => Ok(Err(self.failed(entrant, exam, failure)?)),
+            Err(failure) => self.failed(entrant, exam, failure),
         }
     }
 
     /// A command's scores go by the names that the space declares, else by those of the first candidate.
-    fn named(&mut self, evaluation: Evaluation) -> Result<Evaluation, Unscored> {
+    pub(super) fn named(&mut self, evaluation: Evaluation) -> Result<Evaluation, Unscored> {
         self.learn_names(&evaluation);
         if !evaluation.scores.is_empty() {
             names_fit(&evaluation.scores, &self.names).map_err(Unscored::candidate)?;
@@ -619,6 +629,9 @@ impl Run<'_, '_> {
             merge_ms: arm.effort.merge_ms,
             evaluation_ms: arm.effort.evaluation_ms,
         })?;
+        if eliminated && let Some(crew) = self.evaluator.crew() {
+            self.at_work.give_up(id, crew);
+        }
         self.evaluator.forget(id);
         self.evaluator.told(id, &self.plan.search.split);
         self.evals += standing::cost(&candidate, self.scored.iter());
@@ -698,5 +711,23 @@ mod tests {
         );
         assert_eq!(sure("b", Some(f64::NAN)), [id("c")], "of equals the earlier");
         assert_eq!(sure("e", Some(0.7)), [id("e")]);
+    }
+
+    /// Eleven of a hundred seconds of 64 workers went by in waiting for the last of a rung.
+    #[test]
+    fn who_has_nothing_to_do_begins_with_those_who_will_probably_stay() {
+        let entrants: Vec<Entrant> = ["a", "b", "c", "d", "e", "f"].map(Entrant::parent).to_vec();
+        let id = |name: &str| format!("parent-{name}");
+        let mut ahead = Ahead::new(entrants, &Arc::new(Block::whole(&Exam::nothing())), 0, 3);
+        let ids = |entrants: Vec<Entrant>| entrants.into_iter().map(|entrant| entrant.id).collect::<Vec<_>>();
+        for (name, value) in [("a", 0.4), ("b", 0.9), ("c", 0.2), ("d", 0.5)] {
+            ahead.know(&id(name), Some(value));
+        }
+        assert_eq!(ids(ahead.sure()), [id("b")], "two are left, and three stay");
+        assert_eq!(ids(ahead.likely(1)), [id("d")]);
+        assert_eq!(ids(ahead.likely(5)), [id("a")], "c does not stay as it is");
+        ahead.know(&id("e"), Some(0.3));
+        assert_eq!(ids(ahead.likely(5)), [""; 0]);
+        assert_eq!(ids(ahead.sure()), [""; 0], "d has begun");
     }
 }

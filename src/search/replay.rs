@@ -258,9 +258,12 @@ impl Chronicle<'_> {
     /// # Errors
     /// The journal cannot be written.
     pub(super) fn exam_started(&mut self, exam: ExamStarted) -> Result<(), Error> {
-        match self.past.exams.contains(&exam) {
+        match self.past.is_under_way(&exam) {
             true => Ok(()),
-            false => self.write(Event::ExamStarted(exam)),
+            false => {
+                self.past.exam_started(exam.clone());
+                self.write(Event::ExamStarted(exam))
+            }
         }
     }
 

@@ -70,6 +70,12 @@ impl Exam {
         }
     }
 
+    /// The first so many questions of each task.
+    pub(super) fn beginning(&self, most: usize) -> Exam {
+        let first = |task: &ExamTask| task.items.iter().copied().take(most).collect();
+        self.of_items(self.tasks.iter().map(first).collect())
+    }
+
     /// No questions.
     pub fn nothing() -> Exam {
         Exam {

@@ -1117,6 +1117,42 @@ fn the_final_stops_between_batches_and_goes_on_to_the_same_end() {
     assert_eq!(asked(&path), uninterrupted.answers, "nothing is asked twice");
 }
 
+/// Three finalists had answered 400 questions; when a resumed run asked 30 of each, six lines were told of nine, from 1 on.
+#[test]
+fn a_final_that_asks_less_tells_everybodys_score_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.jsonl");
+    let mut plan = plan("cma-es");
+    let (_, whole) = go(&path, &plan, Function::new(), &Control::default());
+    assert!(whole.answers > 0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let is_told = |line: &&str| line.contains("\"event\":\"exam_answered\"");
+    let third = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| is_told(line))
+        .nth(2)
+        .unwrap()
+        .0;
+    std::fs::write(&path, lines[..=third].concat()).unwrap();
+    plan.selection = plan.selection.beginning(30);
+    let (end, _) = go(&path, &plan, Function::new(), &Control::default());
+    assert_eq!(end.unwrap(), End::Done);
+    let mut exams: Vec<(usize, usize)> = Vec::new();
+    for record in read(&path).unwrap() {
+        match record.event {
+            Event::ExamStarted(exam) if exam.phase == event::Phase::Selection => exams.push((exam.examinees.len(), 0)),
+            Event::ExamAnswered(answered) if answered.phase == event::Phase::Selection => {
+                exams.last_mut().unwrap().1 += 1;
+            }
+            _ => {}
+        }
+    }
+    let all = exams[0].0;
+    assert_eq!(exams, [(all, 3), (all, all)]);
+}
+
 /// A night of eight hours ended an hour late: what the final takes was not looked at.
 #[test]
 fn a_time_budget_keeps_what_the_final_takes() {
@@ -1698,6 +1734,36 @@ fn a_command_that_breaks_for_a_while_fails_nobody() {
         let (_, sound) = go_bare(undisturbed.path(), &plan);
         assert_eq!(story(&records), story(&sound));
     }
+}
+
+/// A service that was started again while one candidate was asked had killed that candidate for ever.
+#[test]
+fn a_short_outage_fails_nobody_and_stops_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (left, dead) = (tmp.path().join("left"), tmp.path().join("dead"));
+    // From c0006 on so many processes die before they answer.
+    let flickers = format!(
+        r#"while read -r l; do {ID} case $id in c0006) [ -e {left} ] || cp {dead} {left};; esac; if [ -s {left} ]; then sed -i 1d {left}; exit 1; fi; k=${{l#*\"k\":}}; echo "{{\"id\":\"$id\",\"scores\":{{\"f\":${{k%%.*}}}}}}"; done"#,
+        left = left.display(),
+        dead = dead.display()
+    );
+    let plan = bare_plan(&flickers, "{evals: 12, seed: 1}");
+    let run = |deaths: usize| {
+        let _ = std::fs::remove_file(&left);
+        std::fs::write(&dead, "x\n".repeat(deaths)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        go_bare(dir.path(), &plan)
+    };
+    let (_, sound) = run(0);
+    // Each asks twice: the candidate, then somebody known up to four times, with pauses.
+    for deaths in 1..=9 {
+        let (end, records) = run(deaths);
+        assert_eq!((end.unwrap(), failures(&records)), (End::Done, vec![]), "{deaths}");
+        assert_eq!(story(&records), story(&sound), "{deaths}");
+    }
+    let (end, records) = run(10);
+    assert!(matches!(end, Err(Error::NobodyAnswers { .. })), "{end:?}");
+    assert_eq!(failures(&records), vec![]);
 }
 
 /// Before anybody has a score, nothing tells a candidate's fault from the program's: then it is not the candidate's.

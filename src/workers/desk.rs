@@ -133,6 +133,8 @@ pub struct Purpose {
     pub now: Now,
     pub words: Sender<Word>,
     pub hands: Arc<AtomicUsize>,
+    /// Those of them that have nothing to do.
+    pub idle: Arc<AtomicUsize>,
     /// Tells this process's messages from those of an earlier one.
     pub epoch: u64,
 }
@@ -230,6 +232,7 @@ impl Desk {
             };
             self.perform(acts);
             self.purpose.hands.store(self.leases.hands(), Ordering::Relaxed);
+            self.purpose.idle.store(self.leases.idle(), Ordering::Relaxed);
         }
     }
 

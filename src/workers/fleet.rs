@@ -142,7 +142,7 @@ impl Post {
     pub fn open<'a>(self, asked: Opening<'a>) -> Result<Fleet<'a>, Error> {
         let (to_me, words) = channel();
         let (to_desk, incoming) = mpsc::unbounded_channel();
-        let hands = Arc::new(AtomicUsize::new(0));
+        let [hands, idle] = [0, 0].map(|n| Arc::new(AtomicUsize::new(n)));
         let Identity { run, token } = asked.identity;
         let plan = &asked.library.plan;
         let (own, mixed) = (plan.kind.clone(), plan.mixed);
@@ -153,6 +153,7 @@ impl Post {
             now: asked.now,
             words: to_me,
             hands: hands.clone(),
+            idle: idle.clone(),
             epoch: rand::random(),
         };
         let context = self.context.clone();
@@ -169,6 +170,7 @@ impl Post {
             desk: to_desk,
             words,
             hands,
+            idle,
             own,
             mixed,
             kinds: asked.kinds,
@@ -238,6 +240,7 @@ pub struct Fleet<'a> {
     desk: mpsc::UnboundedSender<In>,
     words: Receiver<Word>,
     hands: Arc<AtomicUsize>,
+    idle: Arc<AtomicUsize>,
     own: Kind,
     mixed: bool,
     kinds: Vec<Computation>,
@@ -396,8 +399,31 @@ impl Crew for Fleet<'_> {
         }
     }
 
+    fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    fn give_up(&mut self, id: &str) -> bool {
+        let of_it: Vec<u64> = self
+            .out
+            .iter()
+            .filter(|(_, (of, _))| of == id)
+            .map(|(job, _)| *job)
+            .collect();
+        for job in of_it {
+            self.out.remove(&job);
+            self.command(Command::Cancel(job));
+        }
+        self.ready.retain(|(of, _)| of != id);
+        true
+    }
+
     fn begin(&mut self, sitting: &Sitting<'_>) {
         let id = sitting.id.to_string();
+        // Until the desk has counted anew.
+        let _ = self
+            .idle
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |idle| idle.checked_sub(1));
         let others = if self.mixed { self.kinds.as_slice() } else { &[] };
         match self.local.open(sitting, others) {
             Err(failure) => self.ready.push_back((id, Err(failure))),

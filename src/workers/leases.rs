@@ -209,6 +209,14 @@ impl Leases {
         self.workers.len()
     }
 
+    /// Workers for whom there is nothing to do until the search hears of another answer.
+    pub fn idle(&self) -> usize {
+        match self.nothing_follows && self.waiting.is_empty() {
+            true => self.workers.len().saturating_sub(self.outstanding()),
+            false => 0,
+        }
+    }
+
     /// A unit's work, to be written down.
     pub fn unit(&self, key: &str) -> Option<(&str, &str, &Work)> {
         let unit = self.units.get(key)?;
@@ -589,8 +597,8 @@ impl Leases {
     /// The questions of the slowest units once more, in pieces, where somebody is free and nothing else is left: those that would
     /// otherwise be waited for longest come first.
     fn share(&mut self, now: Duration) -> Vec<Act> {
-        let mut free = self.workers.len().saturating_sub(self.outstanding());
-        if !self.nothing_follows || !self.waiting.is_empty() || free == 0 {
+        let mut free = self.idle();
+        if free == 0 {
             return Vec::new();
         }
         let Some(usual) = median(&self.usual) else {

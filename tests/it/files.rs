@@ -347,8 +347,14 @@ final: {finalists: 1, selection: {limit: 4}, test: {limit: 4}}
     fs::remove_file(Path::new(&own).join("best.yaml")).unwrap();
     let output = run(&["search", &file, "--run", &own]);
     assert!(output.status.success(), "{}", said(&output));
-    let typed = format!("heterosis report '{}'", own.replace('\'', r"'\''"));
-    assert!(said(&output).contains(&typed), "{}", said(&output));
+    let said = said(&output);
+    let (_, word) = said.split_once("heterosis report ").unwrap();
+    let word = word.lines().next().unwrap().split("  ").next().unwrap();
+    let typed = std::process::Command::new("sh")
+        .args(["-c", &format!("printf %s {word}")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(typed.stdout).unwrap(), own, "{said}");
 }
 
 /// A stranger's journal whose names are escape sequences set the terminal's title, colours and clipboard.

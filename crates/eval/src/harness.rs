@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::document::Words;
 use super::{
     Error, Kind, Metric, Split,
     data::{Format, Row, Source},
@@ -73,19 +74,14 @@ pub fn is_harness(path: &Path) -> Result<bool, Error> {
 /// # Errors
 /// What cannot be read here, by the name of its key.
 pub fn read(path: &Path, member: Option<&str>) -> Result<Vec<(Option<String>, TaskFile)>, Error> {
-    let (keys, text) = document::read(path)?;
+    let (keys, words) = document::read(path)?;
     if !group::is_group(&keys) {
-        return Ok(vec![(None, task(path, &keys, text)?)]);
+        return Ok(vec![(None, task(path, &keys, words)?)]);
     }
     let members = group::members(path, &keys)?;
     let wanted = members.iter().filter(|m| member.is_none_or(|name| m.name == name));
     let tasks: Result<Vec<_>, Refusal> = wanted
-        .map(|m| {
-            Ok((
-                Some(m.name.clone()),
-                task(&m.file, &m.keys, format!("{text}{}", m.text))?,
-            ))
-        })
+        .map(|m| Ok((Some(m.name.clone()), task(&m.file, &m.keys, words.and(&m.words))?)))
         .collect();
     match (tasks?, member) {
         (tasks, Some(name)) if tasks.is_empty() => Err(Error::UnknownTask {
@@ -139,7 +135,7 @@ const READ: [&str; 21] = [
 ];
 
 /// One task from its keys, those of included files among them.
-fn task(file: &Path, keys: &Map<String, Value>, text: String) -> Result<TaskFile, Refusal> {
+fn task(file: &Path, keys: &Map<String, Value>, said: Words) -> Result<TaskFile, Refusal> {
     let reader = Reader { file, keys };
     reader.refuse_python()?;
     reader.refuse_unknown()?;
@@ -185,7 +181,8 @@ fn task(file: &Path, keys: &Map<String, Value>, text: String) -> Result<TaskFile
         parity: Settings::default(),
         fitness,
         dir: file.parent().map(PathBuf::from),
-        text,
+        text: said.text,
+        content: said.content,
     })
 }
 

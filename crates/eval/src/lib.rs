@@ -1055,8 +1055,8 @@ impl Task {
                 hasher.update(&(bytes.len() as u64).to_le_bytes());
                 hasher.update(bytes);
             };
-            part(b"heterosis task 1");
-            part(self.file.text.as_bytes());
+            part(b"heterosis task 2");
+            part(self.file.content.as_bytes());
             part(self.lang.as_bytes());
             part(format!("{:?}", self.options).as_bytes());
             for file in self.data_files() {
@@ -2298,6 +2298,33 @@ mod tests {
         assert_ne!(base, digest(&shots, &sample()));
         assert_ne!(base, digest(&fitness(None), &sample()));
         assert_ne!(base, digest(&TaskOptions::default(), &DataDirs::default()));
+    }
+
+    /// A remark in a task's file ended a run that had gone on for a night: its task had become another one.
+    #[test]
+    fn a_comment_in_a_task_is_no_other_task() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = |text: &str| {
+            let file = dir.path().join("t.yaml");
+            std::fs::write(&file, text).unwrap();
+            let task = Task::load(file.to_str().unwrap(), &TaskOptions::default(), &sample()).unwrap();
+            task.digest().to_string()
+        };
+        let task = "task: mine\nprompt: '{{question}}'\ntarget: '{{answer}}'\ndata: {search: q.jsonl}\n";
+        let base = digest(task);
+        assert_eq!(base, digest(&format!("# asked of us by the others\n\n{task}")));
+        assert_eq!(
+            base,
+            digest(&task.replace("'{{question}}'", "\"{{question}}\" # as it stands"))
+        );
+        assert_ne!(base, digest(&task.replace("{{question}}", "# {{question}}")));
+        assert_ne!(base, digest(&task.replace("{{answer}}", "{{gold}}")));
+        let harness = "task: theirs\ndataset_path: json\ndataset_kwargs: {data_files: {test: q.jsonl}}\ntest_split: test\n\
+                       doc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\noutput_type: generate_until\n\
+                       generation_kwargs: {until: [x]}\n";
+        let base = digest(harness);
+        assert_eq!(base, digest(&format!("{harness}# a remark\n")));
+        assert_ne!(base, digest(&harness.replace("[x]", "[y]")));
     }
 
     #[test]

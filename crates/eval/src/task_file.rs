@@ -96,8 +96,10 @@ pub struct TaskFile {
     pub fitness: Settings,
     /// Where relative data files may lie; none for a built-in task.
     pub dir: Option<PathBuf>,
-    /// The file's text, for the digest.
+    /// The file's text.
     pub text: String,
+    /// What it says, without comments and ways of writing: for the digest.
+    pub content: String,
 }
 
 /// The keys that a profile may set otherwise; `None` where the file is silent.
@@ -298,6 +300,7 @@ impl TaskFile {
             fitness: profile(&map, "fitness")?,
             dir,
             text: text.into(),
+            content: document.content(),
         };
         map.finish()?;
         task.complete();

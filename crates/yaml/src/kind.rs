@@ -70,7 +70,9 @@ impl Kind {
     }
 
     fn way_out(self, document: &Node) -> String {
-        let file = document.file().display();
+        let file = document.file().display().to_string();
+        // A name with a NUL is no file's.
+        let file = shlex::try_quote(&file).unwrap_or_default();
         match self {
             Self::Recipe => format!("`heterosis merge {file} OUT` merges it, `heterosis check {file}` looks at it"),
             Self::SearchSpace => format!("`heterosis search {file}` searches it, `heterosis check {file}` looks at it"),

@@ -406,6 +406,30 @@ impl Node {
         }
     }
 
+    /// What was written, without comments, places and the way of writing: two documents with the same content say the same.
+    pub fn content(&self) -> String {
+        let mut content = String::new();
+        self.write_content(&mut content);
+        content
+    }
+
+    fn write_content(&self, to: &mut String) {
+        let mut block = |[open, close]: [char; 2], of: &mut dyn Iterator<Item = (Option<&str>, &Node)>| {
+            to.push(open);
+            for (key, node) in of {
+                to.extend(key.map(|key| format!("{key:?}:")));
+                node.write_content(to);
+                to.push(',');
+            }
+            to.push(close);
+        };
+        match &self.value {
+            Value::List(list) => block(['[', ']'], &mut list.iter().map(|node| (None, node))),
+            Value::Map(map) => block(['{', '}'], &mut map.iter().map(|(key, node)| (Some(&**key), node))),
+            scalar => to.push_str(&format!("{scalar:?}")),
+        }
+    }
+
     /// Whether a key is left empty, which readers take as left out.
     pub fn is_null(&self) -> bool {
         matches!(self.value, Value::Null)
@@ -638,6 +662,15 @@ mod tests {
         let c = inner.required("c").unwrap();
         assert_eq!((c.path.as_str(), c.line, c.range().unwrap()), ("b[1].c", 4, (0.5, 2.0)));
         map.finish().unwrap();
+    }
+
+    #[test]
+    fn the_content_is_what_a_document_says() {
+        let content = |text: &str| one(text).unwrap().content();
+        let base = content("a: 1\nb: [x, {c: 'y'}]\n");
+        assert_eq!(base, r#"{"a":Int(1),"b":[Str("x"),{"c":Str("y"),},],}"#);
+        assert_eq!(base, content("# why\na: 1\n\nb:\n- x # this\n- c: \"y\"\n"));
+        assert_ne!(base, content("a: '1'\nb: [x, {c: y}]\n"));
     }
 
     #[test]

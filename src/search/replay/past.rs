@@ -40,8 +40,9 @@ pub(in crate::search) struct Past {
     pub(super) scores: HashMap<(String, String), BTreeMap<String, f64>>,
     pub(super) search_ended: Option<(EndReason, u64)>,
     pub(super) planned: Option<FinalPlan>,
-    pub(super) exams: Vec<ExamStarted>,
-    /// Who has answered which part of the final.
+    /// The last of each part of the final.
+    exams: HashMap<Phase, ExamStarted>,
+    /// Who has answered it.
     pub(super) examined: HashSet<(String, Phase)>,
     pub(super) selection: Option<Selection>,
     pub(super) test: Option<TestReading>,
@@ -126,7 +127,7 @@ impl Past {
             }
             Event::RunFailed { .. } => past.forget_failures(),
             Event::FinalPlanned(plan) => past.planned = Some(plan),
-            Event::ExamStarted(exam) => past.exams.push(exam),
+            Event::ExamStarted(exam) => past.exam_started(exam),
             Event::ExamAnswered(answered) => {
                 past.examined.insert((answered.id, answered.phase));
             }
@@ -177,6 +178,17 @@ impl Past {
             }
             _ => {}
         }
+    }
+
+    /// Whether this is what a part of the final asked last.
+    pub(super) fn is_under_way(&self, exam: &ExamStarted) -> bool {
+        self.exams.get(&exam.phase) == Some(exam)
+    }
+
+    /// Others are asked, or other things: whoever has answered before has not answered this.
+    pub(super) fn exam_started(&mut self, exam: ExamStarted) {
+        self.examined.retain(|(_, phase)| *phase != exam.phase);
+        self.exams.insert(exam.phase, exam);
     }
 
     /// Scores that the journal holds are still to be handed back.

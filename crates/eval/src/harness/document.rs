@@ -19,33 +19,51 @@ pub const FUNCTION: &str = "!function";
 /// The most values of one file, so that aliases cannot fill the memory.
 const MOST_VALUES: usize = 1_000_000;
 
-/// A file with those that it includes, its own keys over theirs; and all their texts.
+/// What files say, and how.
+#[derive(Clone, Debug)]
+pub struct Words {
+    pub text: String,
+    /// Without comments and ways of writing.
+    pub content: String,
+}
+
+impl Words {
+    pub fn and(&self, more: &Self) -> Self {
+        Self {
+            text: format!("{}{}", self.text, more.text),
+            content: format!("{}{}", self.content, more.content),
+        }
+    }
+}
+
+/// A file with those that it includes, its own keys over theirs; and all their words.
 ///
 /// # Errors
 /// A file that cannot be read or is not YAML, one that includes itself.
-pub fn read(path: &Path) -> Result<(Map<String, Value>, String), Refusal> {
+pub fn read(path: &Path) -> Result<(Map<String, Value>, Words), Refusal> {
     read_below(path, &mut Vec::new())
 }
 
-fn read_below(path: &Path, above: &mut Vec<PathBuf>) -> Result<(Map<String, Value>, String), Refusal> {
+fn read_below(path: &Path, above: &mut Vec<PathBuf>) -> Result<(Map<String, Value>, Words), Refusal> {
     if above.iter().any(|file| file == path) {
         return Err(Refusal::new(path, "include", "the file includes itself"));
     }
     let text = yaml::read_text(path).map_err(|e| Refusal::new(path, "", format!("it cannot be read: {e}")))?;
     let mut own = parse(path, &text)?;
-    let mut texts = text;
+    let content = serde_json::to_string(&own).expect("keys and values are plain data");
+    let mut words = Words { text, content };
     let mut merged = Map::new();
     above.push(path.into());
     for include in names(own.remove("include")) {
         let file = path.parent().unwrap_or(Path::new("")).join(&include);
-        let (mut included, text) = read_below(&file, above)?;
+        let (mut included, theirs) = read_below(&file, above)?;
         included.remove("task_list");
         merged.extend(included);
-        texts.push_str(&text);
+        words = words.and(&theirs);
     }
     above.pop();
     merged.extend(own);
-    Ok((merged, texts))
+    Ok((merged, words))
 }
 
 /// One name or a list of them.
@@ -323,9 +341,9 @@ mod tests {
         std::fs::write(dir.path().join("base"), "a: 1\nb: 2\ntask_list: x\n").unwrap();
         std::fs::write(dir.path().join("t.yaml"), "include: base\nb: 3\n").unwrap();
         std::fs::write(dir.path().join("loop.yaml"), "include: loop.yaml\n").unwrap();
-        let (keys, text) = read(&dir.path().join("t.yaml")).unwrap();
+        let (keys, words) = read(&dir.path().join("t.yaml")).unwrap();
         assert_eq!(Value::Object(keys), serde_json::json!({"a": 1, "b": 3}));
-        assert!(text.contains("a: 1"));
+        assert!(words.text.contains("a: 1") && words.content.contains("\"a\":1"));
         assert!(
             read(&dir.path().join("loop.yaml"))
                 .unwrap_err()

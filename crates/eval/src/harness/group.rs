@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Refusal, document};
+use super::{
+    Refusal,
+    document::{self, Words},
+};
 
 /// A task of a group, with all keys that hold for it.
 #[derive(Clone)]
@@ -16,7 +19,7 @@ pub struct Member {
     pub name: String,
     pub file: PathBuf,
     pub keys: Map<String, Value>,
-    pub text: String,
+    pub words: Words,
 }
 
 /// Whether keys are those of a group.
@@ -116,7 +119,7 @@ impl Walk<'_> {
         }
         self.above.push(name.into());
         for file in files {
-            let (mut keys, text) = document::read(&file)?;
+            let (mut keys, words) = document::read(&file)?;
             if is_group(&keys) {
                 self.group(&keys, over)?;
                 continue;
@@ -124,7 +127,12 @@ impl Walk<'_> {
             keys.extend(over.clone());
             let name = keys.get("task").and_then(Value::as_str).unwrap_or(name).to_string();
             if self.members.iter().all(|member| member.name != name) {
-                self.members.push(Member { name, file, keys, text });
+                self.members.push(Member {
+                    name,
+                    file,
+                    keys,
+                    words,
+                });
             }
         }
         self.above.pop();

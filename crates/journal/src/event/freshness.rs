@@ -26,6 +26,9 @@ pub struct QuestionsCompared {
     /// The same problem in another language, in other words or with another answer: told, and not refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub near: Vec<Shared>,
+    /// The same question in two tasks of one part: told, and counted once where it is said how many there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubled: Vec<Shared>,
 }
 
 /// What questions are for.
@@ -167,15 +170,30 @@ impl QuestionsCompared {
         overlaps.chain(self.published.iter().map(Published::in_words)).collect()
     }
 
-    /// The same problems in another form, in a sentence.
+    /// The same problems in another form, and the same questions in several tasks, in a sentence.
     pub fn warning(&self) -> Option<String> {
-        let told: Vec<String> = self.near.iter().map(Shared::in_words).collect();
-        (!told.is_empty()).then(|| {
+        let all = |shared: &[Shared]| shared.iter().map(Shared::in_words).collect::<Vec<_>>().join("; ");
+        let near = (!self.near.is_empty()).then(|| {
             format!(
                 "the same problems in another language or in other words, or the same text with another answer: {}",
-                told.join("; ")
+                all(&self.near)
             )
-        })
+        });
+        let doubled = (!self.doubled.is_empty()).then(|| {
+            format!(
+                "two tasks ask the same questions, and their answers do not err independently, as standard errors and \
+                 p-values take them to: {}",
+                all(&self.doubled)
+            )
+        });
+        let told: Vec<String> = near.into_iter().chain(doubled).collect();
+        (!told.is_empty()).then(|| told.join(". And "))
+    }
+
+    /// How many questions a part asks, of so many that its tasks have: each once.
+    pub fn distinct(&self, part: Part, n: usize) -> usize {
+        let doubled = self.doubled.iter().filter(|shared| shared.second.part == part);
+        n.saturating_sub(doubled.map(|shared| shared.n).sum())
     }
 
     /// What it came to, in a line.
@@ -198,6 +216,7 @@ impl QuestionsCompared {
         unite(&mut self.overlaps, &later.overlaps);
         unite(&mut self.published, &later.published);
         unite(&mut self.near, &later.near);
+        self.doubled.clone_from(&later.doubled);
         self
     }
 }

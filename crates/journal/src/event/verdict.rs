@@ -4,7 +4,7 @@
 //! The terminal, the dashboard, the report and the model card all say what stands here.
 
 use super::changes;
-use super::freshness::{Freshness, caution};
+use super::freshness::{Freshness, Part, caution};
 use super::run::{Run, Scored, counts};
 use super::words::{Unit, count, counted, p_value, parent_name, task_of, test_name};
 use super::{Candidate, Comparison, Finalist, Origin, Score, TaskScore, TestReading, TestScore};
@@ -135,7 +135,12 @@ fn who(run: &Run, id: &str) -> String {
 /// Against the best parent and the best merge that nobody searched for.
 pub fn verdict(run: &Run, reading: &TestReading) -> Verdict {
     let (unit, child) = (run.unit(), &reading.best);
-    let asked = Freshness::of(run).asked(child.score.n, &reading.split);
+    let n = child.score.n;
+    let n = run
+        .questions
+        .as_ref()
+        .map_or(n, |compared| compared.distinct(Part::Test, n));
+    let asked = Freshness::of(run).asked(n, &reading.split);
     if is_hopeless(run, reading) {
         return Verdict {
             outcome: Outcome::Open,

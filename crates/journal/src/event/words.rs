@@ -313,20 +313,17 @@ pub fn busy_share(worker: &Worker) -> f64 {
     worker.busy_ms as f64 / worker.here_ms.max(1) as f64
 }
 
-/// A text as one word of a command that is printed to be typed: as it is where a shell takes it so, else in single quotes.
+/// A text as one word of a command that is printed to be typed: as it is where a shell takes it so, else in quotes.
 ///
 /// ```
 /// use heterosis_journal::event::words::shell_word;
 ///
 /// assert_eq!(shell_word("runs/maths-20261130-110000"), "runs/maths-20261130-110000");
-/// assert_eq!(shell_word("runs/it's mine"), r"'runs/it'\''s mine'");
+/// assert_eq!(shell_word("runs/it's mine"), "\"runs/it's mine\"");
 /// ```
 pub fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
-    match !text.is_empty() && text.chars().all(is_plain) {
-        true => text.into(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
+    // A text with a NUL is no word of any command.
+    shlex::try_quote(text).unwrap_or_default().into_owned()
 }
 
 #[cfg(test)]

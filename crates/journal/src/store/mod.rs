@@ -48,8 +48,8 @@ pub enum Error {
     /// A directory in which no run ever began.
     #[error(
         "{} holds no run yet: the search that made it was interrupted before it began. Begin again with `heterosis search \
-         SPACE.yaml --run {}`",
-        dir.display(), quoted(dir)
+         SPACE.yaml --run {dir}`, the demo with `heterosis demo --run {dir}`",
+        dir.display(), dir = quoted(dir)
     )]
     NotBegun { dir: PathBuf },
     /// Another process writes to the run.
