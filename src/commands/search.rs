@@ -251,8 +251,16 @@ fn go(search: Search<'_>, watch: &WatchOptions, tell_args: &TellArgs) -> Outcome
             word.iter_mut().for_each(|word| word.see(record));
             trackers.see(record);
         };
-        tell(&log, &name, watch, &mut on_record);
-        worker.join()
+        let lines = tell(&log, watch, &mut on_record);
+        let ended = worker.join();
+        // Of a journal that could not be read there is nothing to sum up, and what to do next the error says.
+        let is_of_search = matches!(ended, Ok(Ok(_) | Err(session::Error::Search(_))));
+        if let Some(lines) = lines.filter(|_| is_of_search && watch.log_format == LogFormat::Text && !watch.detached) {
+            guarded("the summary", || {
+                super::print_if_read(format_args!("\n{}", lines.summary(&name)))
+            });
+        }
+        ended
     });
     after::tell(tell_args, &dir);
     if let Ok(Ok(_)) = &outcome {
@@ -269,22 +277,19 @@ fn go(search: Search<'_>, watch: &WatchOptions, tell_args: &TellArgs) -> Outcome
 }
 
 /// The run as lines, to its end.
-fn tell(log: &Receiver<Record>, name: &str, watch: &WatchOptions, on_record: &mut dyn FnMut(&Record)) {
+fn tell(log: &Receiver<Record>, watch: &WatchOptions, on_record: &mut dyn FnMut(&Record)) -> Option<Lines> {
     let mut lines = Lines::of_search(watch.log_format);
     let shown = guarded("the log", || {
         for record in log {
             on_record(&record);
             lines.show(&record);
         }
-        // Of a journal that could not be read there is nothing to sum up, and what to do next the error says.
-        if watch.log_format == LogFormat::Text && !watch.detached && lines.has_begun() {
-            super::print_if_read(format_args!("\n{}", lines.summary(name)));
-        }
     });
     if shown.is_none() {
         // Nobody is left to show anything to; the end of the feed is the end of the run.
         log.iter().for_each(drop);
     }
+    shown.map(|()| lines)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     event::{
         self, Candidate, Comparison, Origin, Phase, QuestionsCompared, TaskScore, TestScore,
         changes::Change,
-        freshness::Freshness,
+        freshness::{Freshness, Part},
         normalized,
         run::{Run, SeenWorker, State},
         verdict::{best_unsearched, strongest, told, verdict},
@@ -57,6 +57,14 @@ pub struct Status {
     pub final_takes_ms: Option<f64>,
     #[serde(skip)]
     pub told: Vec<String>,
+}
+
+impl Status {
+    /// Search questions, each once, that so many answers are to.
+    fn distinct(&self, n: usize) -> usize {
+        let compared = self.questions.as_ref().filter(|compared| !compared.doubled.is_empty());
+        compared.map_or(n, |compared| compared.distinct(Part::Search, n))
+    }
 }
 
 #[derive(Serialize)]
@@ -296,7 +304,7 @@ pub fn status(args: StatusArgs) -> Outcome {
     if let Some(best) = &status.best {
         let asked = match best.is_scored_by_command {
             true => String::new(),
-            false => format!(" (on {} search questions)", best.n),
+            false => format!(" (on {} search questions)", status.distinct(best.n)),
         };
         print(format_args!("  best   {:<16} {}{asked}", best.id, best.score()));
         for (name, value) in best

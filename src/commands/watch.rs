@@ -195,11 +195,6 @@ impl Lines {
         }
     }
 
-    /// Whether there is anything to sum up.
-    pub fn has_begun(&self) -> bool {
-        self.plain.run().started.is_some()
-    }
-
     /// What the run came to, and what to do next.
     pub fn summary(&self, directory: &str) -> String {
         dashboard::summary(self.plain.run(), directory)

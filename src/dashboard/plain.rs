@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::reasons::{Reasons, in_short};
 use crate::event::changes::in_words;
 use crate::event::exam::Exam;
-use crate::event::freshness::Freshness;
+use crate::event::freshness::{Freshness, Part};
 use crate::event::run::{Run, State, counts, origin_name};
 use crate::event::verdict::{flips, forgotten, is_hopeless, told, told_without_test, verdict};
 use crate::event::words::{budget, count, counted, duration, parent_name, shell_word, task_name};
@@ -175,7 +175,10 @@ pub fn describe(before: &Run, record: &Record) -> Option<(Level, String)> {
                 let score = before.unit().full_score(&f.fresh);
                 match before.is_scored_by_command() {
                     true => format!(", {score}"),
-                    false => format!(", {score} on {}", Freshness::of(before).selection(f.fresh.n)),
+                    false => {
+                        let n = before.distinct(Part::Selection, f.fresh.n);
+                        format!(", {score} on {}", Freshness::of(before).selection(n))
+                    }
                 }
             });
             info(format!(
@@ -397,22 +400,22 @@ fn without_reading(run: &Run) -> String {
     } else {
         "Best so far"
     };
-    let mut out = format!("{when}: {} with {}", best.id, unit.full(best.fitness, best.stderr));
-    if let Some(parent) = run.best_parent() {
-        let _ = write!(
-            out,
-            "; the best parent, {}, has {}",
-            parent_name(&parent.id),
-            unit.full(parent.fitness, parent.stderr)
-        );
+    // Of those whom the final has asked what it says, beside nobody whom it has not.
+    let score = |candidate: &Candidate| match &run.selection {
+        None => Some(unit.full(candidate.fitness, candidate.stderr)),
+        Some(selection) => {
+            let finalist = selection.finalists.iter().find(|f| f.id == candidate.id)?;
+            Some(unit.full_score(&finalist.fresh))
+        }
+    };
+    let of_best = score(best).unwrap_or_else(|| unit.full(best.fitness, best.stderr));
+    let mut out = format!("{when}: {} with {of_best}", best.id);
+    if let Some((parent, score)) = run.best_parent().and_then(|parent| Some((parent, score(parent)?))) {
+        let _ = write!(out, "; the best parent, {}, has {score}", parent_name(&parent.id));
     }
-    if let Some(merge) = run.best_unsearched().filter(|m| m.id != best.id) {
-        let _ = write!(
-            out,
-            "; the best unsearched merge, {}, has {}",
-            merge.id,
-            unit.full(merge.fitness, merge.stderr)
-        );
+    let unsearched = run.best_unsearched().filter(|merge| merge.id != best.id);
+    if let Some((merge, score)) = unsearched.and_then(|merge| Some((merge, score(merge)?))) {
+        let _ = write!(out, "; the best unsearched merge, {}, has {score}", merge.id);
     }
     out += ".\n";
     if run.is_scored_by_command() {

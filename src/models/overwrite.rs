@@ -156,6 +156,15 @@ pub fn refuse_foreign(out: &Path) -> Result<(), Error> {
         source,
     };
     let written = written_here(out);
+    // A recipe that says so, and no longer ends as it ended, was ours; of the files beside it nothing is known.
+    let recipe = checkpoint::read_regular_text(&out.join(RECIPE), LONGEST_DOCUMENT);
+    if matches!(written, Written::Nothing) && recipe.is_ok_and(|text| text.contains(MARK)) {
+        return Err(Error::Foreign {
+            out: out.into(),
+            name: RECIPE.into(),
+            is_changed: true,
+        });
+    }
     let entries: Result<Vec<fs::DirEntry>, io::Error> = fs::read_dir(out).map_err(io)?.collect();
     let mut entries = entries.map_err(io)?;
     entries.sort_by_key(fs::DirEntry::file_name);

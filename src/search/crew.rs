@@ -8,7 +8,7 @@
 //! which answers came; the journal keeps both ends of each candidate's work.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -21,7 +21,7 @@ use super::{
 use crate::optim::{Genotype, Optimizer, Outcome};
 
 /// Somebody before an exam: in a race one candidate meets several, and what it made of one is no answer to another.
-type Asked = (String, u64);
+pub(super) type Asked = (String, u64);
 
 /// Who is at work, who comes next, and what came back before its turn.
 #[derive(Default)]
@@ -87,6 +87,11 @@ impl AtWork {
         }
     }
 
+    /// Whose words came back and have not been asked for.
+    pub fn came_so_far(&self) -> HashSet<Asked> {
+        self.done.keys().cloned().collect()
+    }
+
     pub fn is_anybody_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -107,7 +112,7 @@ impl AtWork {
     }
 }
 
-fn asked(entrant: &Entrant, exam: &Exam) -> Asked {
+pub(super) fn asked(entrant: &Entrant, exam: &Exam) -> Asked {
     (entrant.id.clone(), exam.mark())
 }
 

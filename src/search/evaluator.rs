@@ -595,9 +595,8 @@ impl<'a> MergeEvaluator<'a> {
     pub fn learning_bytes(&self, texts: usize, keys_bytes: f64) -> u64 {
         let bytes = |engine: &Engine| {
             let decoder = engine.decoder();
-            let keys_bytes = (keys_bytes - decoder.state_bytes_per_row() as f64).max(0.0);
-            let tokens = keys_bytes / decoder.kv_bytes_per_token() as f64;
-            pass_bytes(decoder.spec(), texts, tokens.ceil() as usize)
+            let tokens = decoder.tokens_in(keys_bytes - decoder.state_bytes_per_row() as f64);
+            pass_bytes(decoder.spec(), texts, tokens)
         };
         self.engine.as_ref().map_or(0, bytes)
     }

@@ -152,7 +152,10 @@ impl Run<'_, '_> {
     fn final_ms(&self) -> Option<f64> {
         let of = |origin: Origin| self.scored.iter().filter(|c| c.origin == origin).count();
         let speed = match self.plan.search.tasks.is_empty() {
-            true => Speed::of_command(self.chronicle.elapsed_ms(), self.scored.len())?,
+            true => {
+                let rested = self.rested.as_millis() as u64;
+                Speed::of_command(self.chronicle.elapsed_ms().saturating_sub(rested), self.scored.len())?
+            }
             false => Speed::of(self.scored.iter())?,
         };
         let (parents, baselines) = (of(Origin::Parent), of(Origin::Baseline));

@@ -8,9 +8,13 @@
 //! A command's own refusals are held back until somebody is scored; after too many in a row somebody known is asked likewise.
 //! So are breakdowns before anybody was scored, when there is nobody to ask.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use super::{Error, Evaluation, Exam, Interrupt, Run, Unscored, race::Entrant};
+use super::{
+    Error, Evaluation, Exam, Interrupt, Run, Unscored,
+    crew::{Asked, asked},
+    race::Entrant,
+};
 use crate::event::{Level, words::WHOSE_FAULT};
 
 /// Breakdowns in a row before anybody was scored that stop a run.
@@ -37,11 +41,20 @@ const LONGEST: Duration = Duration::from_secs(600);
 pub(super) struct Streak {
     breakdowns: usize,
     all: usize,
+    /// Whose answers had come before the last breakdown: they do not show that the program works again.
+    earlier: HashSet<Asked>,
 }
 
 impl Run<'_, '_> {
-    /// Somebody was scored, so the evaluator works.
-    pub(super) fn answered(&mut self) -> Result<(), Error> {
+    /// Somebody was scored in its turn, so the evaluator works, unless the answer is older than a breakdown.
+    pub(super) fn answered_in_turn(&mut self, entrant: &Entrant, exam: &Exam) -> Result<(), Error> {
+        match self.streak.earlier.remove(&asked(entrant, exam)) {
+            true => Ok(()),
+            false => self.answered(),
+        }
+    }
+
+    fn answered(&mut self) -> Result<(), Error> {
         self.streak = Streak::default();
         self.chronicle.believe()
     }
@@ -71,7 +84,10 @@ impl Run<'_, '_> {
             }
             // Shown to be its own.
             Unscored::Breakdown { .. } if !self.scored.is_empty() => return Ok(Err(reason)),
-            Unscored::Breakdown { .. } => self.streak.breakdowns += 1,
+            Unscored::Breakdown { .. } => {
+                self.streak.breakdowns += 1;
+                self.streak.earlier = self.at_work.came_so_far();
+            }
             // The questions are ours, and so is the judgement.
             Unscored::Candidate { .. } if self.plan.space.fitness.command.is_none() => return Ok(Err(reason)),
             Unscored::Candidate { .. } => {}
@@ -105,8 +121,7 @@ impl Run<'_, '_> {
         let message = format!("{}: {reason}; {WHOSE_FAULT}", entrant.id);
         self.chronicle.note(Level::Warning, message)?;
         if self.scored.is_empty() {
-            self.rest(PATIENCE[0])?;
-            return self.try_once(entrant, exam);
+            return self.try_again_and_again(entrant, exam);
         }
         self.prove_that_it_works(entrant, exam, &reason)?;
         let again = self.try_once(entrant, exam)?;
@@ -116,10 +131,42 @@ impl Run<'_, '_> {
         Ok(again)
     }
 
+    /// Where there is nobody to ask, the first who breaks the program is asked until it is scored, with pauses; those who come after
+    /// it have had them.
+    fn try_again_and_again(
+        &mut self,
+        entrant: &Entrant,
+        exam: &Exam,
+    ) -> Result<Result<Evaluation, Unscored>, Interrupt> {
+        let pauses = if self.streak.breakdowns == 0 { PATIENCE.len() } else { 1 };
+        let began = self.chronicle.elapsed_ms();
+        let mut again = None;
+        for pause in &PATIENCE[..pauses] {
+            if again.is_some() && !self.has_patience_for(*pause, began) {
+                break;
+            }
+            self.rest(*pause)?;
+            let answer = self.try_once(entrant, exam)?;
+            if !matches!(answer, Err(Unscored::Breakdown { .. })) {
+                return Ok(answer);
+            }
+            again = Some(answer);
+        }
+        Ok(again.expect("there is at least one pause"))
+    }
+
+    /// Neither hanging programs nor a budget of time are waited beyond.
+    fn has_patience_for(&self, pause: Duration, began_ms: u64) -> bool {
+        let now = self.chronicle.elapsed_ms();
+        let is_in_time = |budget: u64| now + pause.as_millis() as u64 <= budget;
+        Duration::from_millis(now.saturating_sub(began_ms)) < LONGEST
+            && self.plan.budget.duration_ms.is_none_or(is_in_time)
+    }
+
     /// Asks somebody known until it is scored, with pauses.
     ///
     /// # Errors
-    /// It is not, whatever the patience.
+    /// It is not, whatever the patience; or not at first, and failures are held of which nobody knows any more whose they were.
     fn prove_that_it_works(&mut self, entrant: &Entrant, exam: &Exam, reason: &str) -> Result<(), Interrupt> {
         let Some(known) = self.scored.last().cloned() else {
             return Ok(());
@@ -134,8 +181,7 @@ impl Run<'_, '_> {
         let began = self.chronicle.elapsed_ms();
         let mut patience = PATIENCE.iter();
         while let Err(failure) = self.prove_once(&known, exam)? {
-            let waited = Duration::from_millis(self.chronicle.elapsed_ms() - began);
-            let Some(pause) = patience.next().filter(|_| waited < LONGEST) else {
+            let Some(pause) = patience.next().filter(|pause| self.has_patience_for(**pause, began)) else {
                 return Err(self.nobody_answers(entrant, reason).into());
             };
             let message = format!(
@@ -145,6 +191,10 @@ impl Run<'_, '_> {
             );
             self.chronicle.note(Level::Warning, message)?;
             self.rest(*pause)?;
+        }
+        let has_waited = patience.len() < PATIENCE.len();
+        if has_waited && self.streak.all > 0 {
+            return Err(self.nobody_answers(entrant, reason).into());
         }
         Ok(self.answered()?)
     }
@@ -210,7 +260,9 @@ impl Run<'_, '_> {
         let mut left = pause;
         while !left.is_zero() {
             self.pause_or_stop()?;
-            left -= self.chronicle.wait(left);
+            let rest = self.chronicle.wait(left);
+            self.rested += rest;
+            left -= rest;
         }
         Ok(())
     }

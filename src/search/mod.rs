@@ -51,6 +51,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -145,8 +146,9 @@ pub enum Error {
     #[error("not one candidate could be scored; the log says why each failed")]
     NothingScored,
     #[error(
-        "{failures} candidates in a row failed, {id} the last of them: {reason}. No candidate answers any more, so none of \
-         these failures counts. Once the command is mended, `heterosis resume` asks them again"
+        "{} in a row failed, {id} the last of them: {reason}. Nobody else could be scored then either, so none \
+         of these failures counts. Once the command works, `heterosis resume` asks them again",
+        event::words::counted(*failures, "candidate")
     )]
     NobodyAnswers {
         failures: usize,
@@ -465,6 +467,8 @@ struct Run<'a, 'b> {
     failures: HashMap<String, (usize, String)>,
     /// Failures since somebody was last scored.
     streak: Streak,
+    /// How long this process waited for a program that had broken down.
+    rested: Duration,
     /// What of an exam is being asked.
     batch: Batch,
     /// What a command's scores are called; empty until the first has come.
@@ -518,6 +522,7 @@ impl<'a, 'b> Run<'a, 'b> {
             ahead: None,
             failures: HashMap::new(),
             streak: Streak::default(),
+            rested: Duration::ZERO,
             batch: Batch::default(),
             is_asynchronous,
             names: plan

@@ -564,7 +564,7 @@ impl Run<'_, '_> {
         }
         match self.try_once(entrant, exam)? {
             Ok(evaluation) => {
-                self.answered()?;
+                self.answered_in_turn(entrant, exam)?;
                 Ok(Ok(evaluation))
             }
             Err(failure) => self.failed(entrant, exam, failure),

@@ -1766,6 +1766,46 @@ fn a_short_outage_fails_nobody_and_stops_nothing() {
     assert_eq!(failures(&records), vec![]);
 }
 
+/// Two workers had answered before everything was down; that counted as proof that the first candidate was at fault.
+#[test]
+fn what_came_before_an_outage_is_no_proof_that_it_is_over() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().display();
+    let down = format!("[ -e {dir}/up ] || exit 1");
+    let answers = format!(
+        r#"while read -r l; do {ID} case $id in c0002 | c0003) if [ -e {dir}/$id ]; then {down}; else touch {dir}/$id; fi;; c0001) until [ -e {dir}/c0002 ] && [ -e {dir}/c0003 ]; do sleep 0.01; done; sleep 0.2; {down};; *) {down};; esac; echo "{{\"id\":\"$id\",\"scores\":{{\"f\":1}}}}"; done"#
+    );
+    let plan = with_workers(&answers, "{evals: 12, optimizer: random}", 3, 60.0);
+    let run = tempfile::tempdir().unwrap();
+    let (end, records) = go_bare(run.path(), &plan);
+    assert!(matches!(end, Err(Error::NobodyAnswers { .. })), "{end:?}");
+    assert_eq!((failures(&records), scored(&records)), (vec![], 0));
+    std::fs::write(tmp.path().join("up"), "").unwrap();
+    let (end, records) = go_bare(run.path(), &plan);
+    assert_eq!(
+        (end.unwrap(), failures(&records), scored(&records)),
+        (End::Done, vec![], 12)
+    );
+}
+
+/// A service that was down said `error` to twenty candidates, and then to one that it had scored before; when it was back, the
+/// twenty had failed for ever.
+#[test]
+fn refusals_during_an_outage_are_nobodys() {
+    let tmp = tempfile::tempdir().unwrap();
+    let count = tmp.path().join("count");
+    let refuses = format!(
+        r#"while read -r l; do {ID} echo x >> {count}; n=$(wc -l < {count}); if [ $n -gt 10 ] && [ $n -le 32 ]; then echo "{{\"id\":\"$id\",\"error\":\"down\"}}"; else echo "{{\"id\":\"$id\",\"scores\":{{\"f\":1}}}}"; fi; done"#,
+        count = count.display()
+    );
+    let plan = bare_plan(&refuses, "{evals: 60, optimizer: random}");
+    let (end, records) = go_bare(tmp.path(), &plan);
+    assert!(matches!(end, Err(Error::NobodyAnswers { failures: 20, .. })), "{end:?}");
+    assert_eq!((failures(&records), scored(&records)), (vec![], 10));
+    let (end, records) = go_bare(tmp.path(), &plan);
+    assert_eq!((end.unwrap(), failures(&records)), (End::Done, vec![]));
+}
+
 /// Before anybody has a score, nothing tells a candidate's fault from the program's: then it is not the candidate's.
 #[test]
 fn a_command_that_never_worked_stops_the_run_at_once() {

@@ -81,7 +81,8 @@ pub use tasks::fitness_tasks;
 pub use watch::{Watching, Wish, watch, wish};
 
 use crate::{
-    checkpoint, event,
+    checkpoint,
+    event::{self, CandidateId},
     host::Host,
     merge::{self, Plan, TensorSource},
     model::{DecoderSpec, spec::NormPlace},
@@ -271,16 +272,18 @@ impl Session {
         contradictions.map_err(Error::placed(&self.space.places))
     }
 
-    /// A model that is called as an unsearched merge would stand beside it under the same name in every table.
+    /// A model that is called as an unsearched merge, or as a candidate, would stand beside it under the same name in every table.
     fn refuse_taken_names(&self) -> Result<(), Error> {
-        let baselines = self.genome.baselines().into_iter().map(|(name, _)| name);
-        let taken: Vec<String> = baselines.chain(["mean".into()]).collect();
-        let of_model = self
-            .space
-            .models
-            .iter()
-            .map(|(name, _)| name)
-            .find(|name| taken.contains(name));
+        let baselines: Vec<String> = self.genome.baselines().into_iter().map(|(name, _)| name).collect();
+        let is_taken = |name: &&String| {
+            let is_ours = !matches!(
+                name.parse::<CandidateId>(),
+                Ok(CandidateId::Unsearched(_) | CandidateId::Parent(_)) | Err(_)
+            );
+            baselines.contains(name) || is_ours || *name == "best"
+        };
+        let mut models = self.space.models.iter().map(|(name, _)| name);
+        let of_model = models.find(is_taken);
         match of_model {
             Some(name) => Err(Error::TakenName { name: name.clone() }),
             None => Ok(()),

@@ -74,7 +74,13 @@ fn space(root: &Node) -> Result<Space, yaml::Error> {
     if let Some(genes) = map.optional("genes") {
         return bare(&map, name, genes);
     }
-    let models = models(map.required("models")?)?;
+    let models = map.required("models").map_err(|mut e| {
+        if fitness_is_a_commands(&map) {
+            e.message += "; numbers that a command scores, without models, stand under 'genes'";
+        }
+        e
+    })?;
+    let models = self::models(models)?;
     let base = match map.optional("base") {
         Some(node) => Some(model_name(node, &models)?),
         None => None,
@@ -252,6 +258,11 @@ fn pin(node: &Node, sources: &[String]) -> Result<Pin, yaml::Error> {
     };
     map.finish()?;
     Ok(pin)
+}
+
+fn fitness_is_a_commands(map: &Map<'_>) -> bool {
+    let fitness = map.optional("fitness").and_then(|fitness| fitness.map().ok());
+    fitness.is_some_and(|fitness| fitness.optional("command").is_some())
 }
 
 /// A space of bare genes: numbers that a command scores, and no model.

@@ -1,18 +1,22 @@
 //! Several hands in one process: one thread for each device of this machine, to a search a crew like any other.
 //!
 //! Each hand has its own decoder; the parents, what is known of them, and the lists of questions are there once. A hand is given
-//! the questions of a candidate that nobody has answered and gives back what the model did; answers are judged, kept in the
+//! questions of a candidate that nobody has answered and gives back what the model did. Who does what is what [`Leases`] say, as
+//! on several machines: where fewer candidates than hands are left they are cut in pieces. Answers are judged, kept in the
 //! cache and journalled where the search is, in its order, so that the run is the one that a single device would have made.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread::Scope,
     time::Duration,
 };
 
-use super::desk::Now;
+use super::{
+    desk::Now,
+    leases::{Act, Job, Leases, Spent, Taken},
+};
 use crate::{
     event::{self, Event, WorkerState},
     search::{Crew, Evaluation, Evaluator, Given, Lesson, MergeEvaluator, News, Open, Sitting, Unscored, Work},
@@ -39,11 +43,20 @@ enum Said {
 /// One thread with a decoder.
 struct Hand {
     orders: Sender<Work>,
-    sitting: Option<(String, Open)>,
+    unit: Option<Unit>,
     since: Duration,
     signed: Duration,
     came: Duration,
     seen: event::Worker,
+}
+
+/// What a hand is at.
+struct Unit {
+    key: String,
+    /// The candidate.
+    id: String,
+    weights: String,
+    work: Work,
 }
 
 /// Several devices, as an evaluator. It is dropped before the scope of its threads ends.
@@ -51,6 +64,14 @@ pub struct SideBySide<'a> {
     /// Holds the questions and the cache; it learns, too.
     local: MergeEvaluator<'a>,
     hands: Vec<Hand>,
+    /// Who does what: where fewer candidates are out than there are hands, they are cut in pieces.
+    leases: Leases,
+    /// Units that lie ready, by their places.
+    ready: VecDeque<(String, u64)>,
+    next_place: u64,
+    /// By the numbers of their jobs.
+    out: HashMap<u64, (String, Open)>,
+    next_job: u64,
     words: Receiver<Word>,
     news: VecDeque<News>,
     now: Now,
@@ -85,7 +106,7 @@ impl<'a> SideBySide<'a> {
             scope.spawn(move || give(hand, evaluator, &work, &to_me));
             Hand {
                 orders,
-                sitting: None,
+                unit: None,
                 since: started,
                 signed: started,
                 came: started,
@@ -98,20 +119,73 @@ impl<'a> SideBySide<'a> {
             local,
             news: told.collect(),
             hands,
+            leases: Leases::new(String::new(), true),
+            ready: VecDeque::new(),
+            next_place: 0,
+            out: HashMap::new(),
+            next_job: 0,
             words,
             now,
+        }
+    }
+
+    /// Gives those who are free what there is to do.
+    fn hand_out(&mut self) {
+        loop {
+            let now = (self.now)();
+            for hand in &self.hands {
+                let doing = hand.unit.as_ref().map(|unit| unit.key.as_str());
+                self.leases.heard(&hand.seen.worker, doing, now);
+            }
+            let acts = self.leases.due(now);
+            self.perform(acts);
+            let Some(hand) = self.hands.iter_mut().find(|hand| hand.unit.is_none()) else {
+                return;
+            };
+            let Some((key, _)) = self.ready.pop_front() else { return };
+            if let Some((id, weights, work)) = self.leases.unit(&key) {
+                let (id, weights, work) = (id.into(), weights.into(), work.clone());
+                let orders = hand.orders.send(work.clone());
+                orders.expect("the hands live as long as this does");
+                (hand.since, hand.seen.state) = (now, WorkerState::Working);
+                hand.unit = Some(Unit { key, id, weights, work });
+            }
+        }
+    }
+
+    fn perform(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Issue { key, issue } => {
+                    self.next_place += 1;
+                    self.ready.push_back((key.clone(), self.next_place));
+                    let acts = self.leases.issued(&key, issue, self.next_place);
+                    self.perform(acts);
+                }
+                Act::Withdraw { seq } => self.ready.retain(|(_, place)| *place != seq),
+                Act::GiveUp { job, reason } => self.over(job, Unscored::machine(reason)),
+                // A thread is there as long as the search.
+                Act::Lost { .. } => {}
+            }
+        }
+    }
+
+    fn over(&mut self, job: u64, failure: Unscored) {
+        if let Some((id, _)) = self.out.remove(&job) {
+            self.news.push_back(News::Done(id, Err(failure)));
         }
     }
 
     fn hear(&mut self, Word { hand, said }: Word) -> News {
         let now = (self.now)();
         let hand = &mut self.hands[hand];
-        let Some((id, mut open)) = hand.sitting.take() else {
+        let Some(unit) = hand.unit.take() else {
             return News::Nothing;
         };
         let given = match said {
             Said::Progress(progress) => {
-                hand.sitting = Some((id.clone(), open));
+                let id = unit.id.clone();
+                hand.unit = Some(unit);
                 return hand.sign(event::Progress { id, ..progress }, now);
             }
             Said::Done(given) => given,
@@ -119,13 +193,64 @@ impl<'a> SideBySide<'a> {
         hand.seen.busy_ms += ms(now - hand.since);
         hand.seen.here_ms = ms(now - hand.came);
         hand.seen.state = WorkerState::Idle;
-        let taken = given.and_then(|given| {
+        if let Ok(given) = &given {
             hand.seen.answers += given.answers.iter().map(Vec::len).sum::<usize>() as u64;
-            take(&self.local, &mut open, &given)?;
-            Ok(open.evaluation())
-        });
-        self.news.push_back(News::Done(id, taken));
-        News::Told(Event::Worker(hand.seen.clone()))
+        }
+        let seen = hand.seen.clone();
+        match given {
+            Ok(given) => self.take(&unit, &given),
+            Err(failure) => {
+                let (job, acts) = self.leases.refused(&unit.key);
+                self.perform(acts);
+                if let Some(job) = job {
+                    self.over(job, failure);
+                }
+            }
+        }
+        News::Told(Event::Worker(seen))
+    }
+
+    /// Answers into the cache, and into the sitting that waits for them.
+    fn take(&mut self, unit: &Unit, given: &Given) {
+        let spent = Spent {
+            merge: Duration::from_millis(given.merge_ms),
+            evaluation: Duration::from_millis(given.evaluation_ms),
+        };
+        let parts = unit.work.parts.iter().enumerate();
+        let asked = parts.flat_map(|(place, part)| part.items.iter().map(move |item| (place, *item)));
+        let (taken, acts) = self.leases.answered(&unit.key, &asked.collect::<Vec<_>>(), spent);
+        self.perform(acts);
+        let mut sitting = match taken {
+            Taken::Of { job, is_last } => self.out.remove(&job).map(|sitting| (job, is_last, sitting)),
+            Taken::Late | Taken::Odd => None,
+        };
+        let mut judged = Ok(());
+        for (part, answers) in unit.work.parts.iter().zip(&given.answers) {
+            for (item, kept) in part.items.iter().zip(answers) {
+                self.local.keep(&unit.weights, part.task, &part.split, *item, kept);
+                if let (Some((_, _, (_, open))), Ok(())) = (&mut sitting, &judged) {
+                    judged = self.local.answer(open, part.task, &part.split, *item, kept).map(drop);
+                }
+            }
+        }
+        let Some((job, is_last, (id, mut open))) = sitting else {
+            return;
+        };
+        open.spent(given.merge_ms, given.evaluation_ms);
+        let ended = match (judged, is_last, open.lacks()) {
+            (Err(failure), ..) => {
+                let acts = self.leases.cancel(job);
+                self.perform(acts);
+                Err(failure)
+            }
+            (Ok(()), true, 0) => Ok(open.evaluation()),
+            (Ok(()), true, n) => Err(Unscored::machine(format_args!("{n} of its answers came from nowhere"))),
+            (Ok(()), false, _) => {
+                self.out.insert(job, (id, open));
+                return;
+            }
+        };
+        self.news.push_back(News::Done(id, ended));
     }
 }
 
@@ -165,22 +290,6 @@ fn give(hand: usize, mut evaluator: MergeEvaluator<'_>, orders: &Receiver<Work>,
     }
 }
 
-/// Answers into the cache and into the sitting that waits for them.
-fn take(local: &MergeEvaluator<'_>, open: &mut Open, given: &Given) -> Result<(), Unscored> {
-    open.spent(given.merge_ms, given.evaluation_ms);
-    let parts = open.work.parts.clone();
-    for (part, answers) in parts.iter().zip(&given.answers) {
-        for (item, kept) in part.items.iter().zip(answers) {
-            local.keep(&open.weights, part.task, &part.split, *item, kept);
-            local.answer(open, part.task, &part.split, *item, kept)?;
-        }
-    }
-    match open.lacks() {
-        0 => Ok(()),
-        n => Err(Unscored::machine(format_args!("{n} of its answers came from nowhere"))),
-    }
-}
-
 impl Evaluator for SideBySide<'_> {
     fn evaluate(&mut self, sitting: &Sitting<'_>, _: &mut dyn FnMut(event::Progress)) -> Result<Evaluation, Unscored> {
         self.alone(sitting)
@@ -208,25 +317,51 @@ impl Crew for SideBySide<'_> {
         self.hands.len()
     }
 
+    fn idle(&self) -> usize {
+        self.leases.idle()
+    }
+
+    fn give_up(&mut self, id: &str) -> bool {
+        let jobs: Vec<u64> = self
+            .out
+            .iter()
+            .filter(|(_, (of, _))| of == id)
+            .map(|(job, _)| *job)
+            .collect();
+        for job in jobs {
+            self.out.remove(&job);
+            let acts = self.leases.cancel(job);
+            self.perform(acts);
+        }
+        self.news.retain(|news| !matches!(news, News::Done(of, _) if of == id));
+        true
+    }
+
     fn begin(&mut self, sitting: &Sitting<'_>) {
         let id = sitting.id.to_string();
-        let open = match self.local.open(sitting, &[]) {
-            Ok(open) if open.is_whole() => return self.news.push_back(News::Done(id, Ok(open.evaluation()))),
-            Ok(open) => open,
-            Err(failure) => return self.news.push_back(News::Done(id, Err(failure))),
-        };
-        let free = self.hands.iter_mut().find(|hand| hand.sitting.is_none());
-        let hand = free.expect("at most as many candidates are out as there are hands");
-        (hand.since, hand.seen.state) = ((self.now)(), WorkerState::Working);
-        let orders = hand.orders.send(open.work.clone());
-        orders.expect("the hands live as long as this does");
-        hand.sitting = Some((id, open));
+        match self.local.open(sitting, &[]) {
+            Ok(open) if open.is_whole() => self.news.push_back(News::Done(id, Ok(open.evaluation()))),
+            Ok(open) => {
+                let number = self.next_job;
+                self.next_job += 1;
+                self.leases.add(Job {
+                    number,
+                    id: id.clone(),
+                    weights: open.weights.clone(),
+                    work: open.work.clone(),
+                });
+                self.out.insert(number, (id, open));
+            }
+            Err(failure) => self.news.push_back(News::Done(id, Err(failure))),
+        }
     }
 
     fn next(&mut self) -> News {
         if let Some(news) = self.news.pop_front() {
             return news;
         }
+        // The search has begun with all that it has.
+        self.hand_out();
         match self.words.recv_timeout(LOOK) {
             Ok(word) => self.hear(word),
             Err(RecvTimeoutError::Timeout) => News::Nothing,

@@ -235,6 +235,9 @@ pub enum GateSpec {
     },
 }
 
+/// Keys that are read by people alone.
+const FOR_PEOPLE: [&str; 2] = ["description", "provenance"];
+
 impl TaskFile {
     /// A built-in task.
     pub fn builtin(name: &str) -> Option<Result<TaskFile, Error>> {
@@ -300,7 +303,7 @@ impl TaskFile {
             fitness: profile(&map, "fitness")?,
             dir,
             text: text.into(),
-            content: document.content(),
+            content: document.content_without(&FOR_PEOPLE),
         };
         map.finish()?;
         task.complete();

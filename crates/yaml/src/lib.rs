@@ -406,26 +406,31 @@ impl Node {
         }
     }
 
-    /// What was written, without comments, places and the way of writing: two documents with the same content say the same.
-    pub fn content(&self) -> String {
+    /// What was written, without comments, empty keys, places and the way of writing, and without some of a document's own keys:
+    /// two documents with the same content say the same.
+    pub fn content_without(&self, idle: &[&str]) -> String {
         let mut content = String::new();
-        self.write_content(&mut content);
+        self.write_content(idle, &mut content);
         content
     }
 
-    fn write_content(&self, to: &mut String) {
+    fn write_content(&self, idle: &[&str], to: &mut String) {
         let mut block = |[open, close]: [char; 2], of: &mut dyn Iterator<Item = (Option<&str>, &Node)>| {
             to.push(open);
             for (key, node) in of {
                 to.extend(key.map(|key| format!("{key:?}:")));
-                node.write_content(to);
+                node.write_content(&[], to);
                 to.push(',');
             }
             to.push(close);
         };
+        let says = |(key, node): &&(String, Node)| !node.is_null() && !idle.contains(&key.as_str());
         match &self.value {
             Value::List(list) => block(['[', ']'], &mut list.iter().map(|node| (None, node))),
-            Value::Map(map) => block(['{', '}'], &mut map.iter().map(|(key, node)| (Some(&**key), node))),
+            Value::Map(map) => {
+                let entries = map.iter().filter(says);
+                block(['{', '}'], &mut entries.map(|(key, node)| (Some(&**key), node)));
+            }
             scalar => to.push_str(&format!("{scalar:?}")),
         }
     }
@@ -666,10 +671,13 @@ mod tests {
 
     #[test]
     fn the_content_is_what_a_document_says() {
-        let content = |text: &str| one(text).unwrap().content();
+        let content = |text: &str| one(text).unwrap().content_without(&["name"]);
         let base = content("a: 1\nb: [x, {c: 'y'}]\n");
         assert_eq!(base, r#"{"a":Int(1),"b":[Str("x"),{"c":Str("y"),},],}"#);
-        assert_eq!(base, content("# why\na: 1\n\nb:\n- x # this\n- c: \"y\"\n"));
+        assert_eq!(
+            base,
+            content("# why\na: 1\nname: x\nz:\n\nb:\n- x # this\n- c: \"y\"\n")
+        );
         assert_ne!(base, content("a: '1'\nb: [x, {c: y}]\n"));
     }
 

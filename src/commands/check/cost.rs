@@ -211,7 +211,12 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     let in_search = peak.map(|bytes| bytes + on_host(of_search));
     let in_final = answered.max(loaded).map(|bytes| bytes + on_host(most_keys));
     let learning = prepared.space().search.learn.as_ref();
-    let mean_keys = keys.iter().map(|keys| keys.each_bytes).sum::<f64>() / keys.len().max(1) as f64;
+    // A text that is read stands alone, with what its question shares with others.
+    let alone = |keys: &Keys| {
+        keys.each_bytes
+            .max(keys.few_bytes as f64 - (FEW - 1) as f64 * keys.each_bytes)
+    };
+    let mean_keys = keys.iter().map(alone).sum::<f64>() / keys.len().max(1) as f64;
     let read = learning.map(|learning| asking.learning_bytes(learning.batch, mean_keys));
     let in_learning = answered.zip(read).map(|(bytes, read)| bytes + read);
     // Each of several devices has weights, keys and values of its own, and whoever coordinates learns with others.

@@ -190,10 +190,11 @@ impl QuestionsCompared {
         (!told.is_empty()).then(|| told.join(". And "))
     }
 
-    /// How many questions a part asks, of so many that its tasks have: each once.
+    /// How many questions so many answers of a part are to, if each question of it is answered for every task that asks it.
     pub fn distinct(&self, part: Part, n: usize) -> usize {
+        let all: usize = self.parts.iter().filter(|p| p.part == part).map(|p| p.n).sum();
         let doubled = self.doubled.iter().filter(|shared| shared.second.part == part);
-        n.saturating_sub(doubled.map(|shared| shared.n).sum())
+        n.min(all - doubled.map(|shared| shared.n).sum::<usize>().min(all))
     }
 
     /// What it came to, in a line.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::changes::Change;
 use super::exam::{Exam, Speed};
+use super::freshness::Part;
 use super::shrinkage::Prior;
 use super::standing;
 pub use super::standing::{competes, counts, is_paid};
@@ -859,6 +860,12 @@ impl Run {
     /// to itself.
     pub fn is_scored_by_command(&self) -> bool {
         self.started.as_ref().is_some_and(|s| s.tasks.is_empty())
+    }
+
+    /// How many questions so many answers of a part are to: of those that two tasks ask each once.
+    pub fn distinct(&self, part: Part, n: usize) -> usize {
+        let compared = self.questions.as_ref().filter(|compared| !compared.doubled.is_empty());
+        compared.map_or(n, |compared| compared.distinct(part, n))
     }
 
     /// Whether a task is scored by likelihood.

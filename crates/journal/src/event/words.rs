@@ -313,17 +313,21 @@ pub fn busy_share(worker: &Worker) -> f64 {
     worker.busy_ms as f64 / worker.here_ms.max(1) as f64
 }
 
-/// A text as one word of a command that is printed to be typed: as it is where a shell takes it so, else in quotes.
+/// A path as one word of a command that is printed to be typed: as it is where a shell takes it so, else in quotes, and no option.
 ///
 /// ```
 /// use heterosis_journal::event::words::shell_word;
 ///
 /// assert_eq!(shell_word("runs/maths-20261130-110000"), "runs/maths-20261130-110000");
 /// assert_eq!(shell_word("runs/it's mine"), "\"runs/it's mine\"");
+/// assert_eq!(shell_word("-rf"), "./-rf");
 /// ```
-pub fn shell_word(text: &str) -> String {
-    // A text with a NUL is no word of any command.
-    shlex::try_quote(text).unwrap_or_default().into_owned()
+pub fn shell_word(path: &str) -> String {
+    let here = if path.starts_with('-') { "./" } else { "" };
+    // What has a NUL is no word of any command.
+    shlex::try_quote(&format!("{here}{path}"))
+        .unwrap_or_default()
+        .into_owned()
 }
 
 #[cfg(test)]
