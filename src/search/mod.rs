@@ -1031,7 +1031,10 @@ impl Run<'_, '_> {
                 "all candidates of generation {generation} scored the same ({:.4}); the search goes on{}",
                 fitness[0],
                 match self.plan.space.fitness.command {
-                    None => ". If this repeats, give the tasks more questions, or add a log-likelihood task",
+                    None => {
+                        ". If this repeats, the genes change nothing (a density where the weight is 0), or the tasks tell too \
+                         few candidates apart: give them more questions, or add a log-likelihood task"
+                    }
                     Some(_) => ". If this repeats, the command tells too few of them apart",
                 }
             );
