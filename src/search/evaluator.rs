@@ -591,14 +591,16 @@ impl<'a> MergeEvaluator<'a> {
         self.engine.as_ref().map_or(0, bytes) as u64
     }
 
-    /// Memory of the host that a step on so many texts takes, whose keys and values would take so many bytes each.
-    pub fn learning_bytes(&self, texts: usize, keys_bytes: f64) -> u64 {
-        let bytes = |engine: &Engine| {
-            let decoder = engine.decoder();
-            let tokens = decoder.tokens_in(keys_bytes - decoder.state_bytes_per_row() as f64);
-            pass_bytes(decoder.spec(), texts, tokens)
-        };
-        self.engine.as_ref().map_or(0, bytes)
+    /// Memory of the host that a step on so many texts takes, each a prompt of the search with so many tokens behind it.
+    ///
+    /// # Errors
+    /// Nothing was merged, a prompt that cannot be written in its tokens.
+    pub fn learning_bytes(&self, texts: usize, answer_tokens: f64) -> Result<u64, Unscored> {
+        let prompts = self.first_prompts(self.loaded_tokenizer()?)?;
+        let of_prompts: usize = prompts.iter().map(Vec::len).sum();
+        let tokens = of_prompts as f64 / prompts.len().max(1) as f64 + answer_tokens;
+        let bytes = |engine: &Engine| pass_bytes(engine.decoder().spec(), texts, tokens.ceil() as usize);
+        Ok(self.engine.as_ref().map_or(0, bytes))
     }
 
     /// What the guard measures merges by; parents are loaded for it once.

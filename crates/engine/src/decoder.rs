@@ -350,12 +350,6 @@ impl Decoder {
         (self.kv_shape().block_bytes() / BLOCK as u64).max(1)
     }
 
-    /// Tokens of a row whose keys and values take so many bytes, the last of its blocks half filled, as they are on average.
-    pub fn tokens_in(&self, kv_bytes: f64) -> usize {
-        let tokens = kv_bytes / self.kv_bytes_per_token() as f64 - BLOCK as f64 / 2.0;
-        tokens.max(0.0).ceil() as usize
-    }
-
     /// Bytes of what the layers of one row remember besides keys and values; 0 of layers that attend.
     pub fn state_bytes_per_row(&self) -> u64 {
         self.kv_shape().state_bytes()

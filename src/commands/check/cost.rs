@@ -168,7 +168,8 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
 
     let loaded = environment::resident_bytes();
     asking.take_kv_peak_bytes();
-    let (mut costs, mut keys, mut merge_s) = (Vec::new(), Vec::new(), None);
+    let (mut costs, mut keys, mut merge_s, mut sampled) = (Vec::new(), Vec::new(), None, Vec::new());
+    let length = |answer: &crate::event::Answer| (answer.score > 0.0, answer.tokens);
     for exam in of_one_task(&search).chain(of_one_task(&held_out)) {
         let asked = &findings.tasks[costs.len()].asked;
         let questions = [
@@ -189,6 +190,8 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
             questions,
         });
         let answers: Vec<_> = timed.answers.iter().flat_map(|(_, answers)| answers).collect();
+        sampled.extend(few.answers.iter().flat_map(|(_, answers)| answers).map(length));
+        sampled.extend(answers.iter().copied().map(length));
         let bytes: usize = answers
             .iter()
             .map(|a| serde_json::to_string(a).map_or(0, |json| json.len()))
@@ -211,13 +214,10 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
     let in_search = peak.map(|bytes| bytes + on_host(of_search));
     let in_final = answered.max(loaded).map(|bytes| bytes + on_host(most_keys));
     let learning = prepared.space().search.learn.as_ref();
-    // A text that is read stands alone, with what its question shares with others.
-    let alone = |keys: &Keys| {
-        keys.each_bytes
-            .max(keys.few_bytes as f64 - (FEW - 1) as f64 * keys.each_bytes)
+    let read = match learning {
+        Some(learning) => Some(asking.learning_bytes(learning.batch, length_of_right(&sampled))?),
+        None => None,
     };
-    let mean_keys = keys.iter().map(alone).sum::<f64>() / keys.len().max(1) as f64;
-    let read = learning.map(|learning| asking.learning_bytes(learning.batch, mean_keys));
     let in_learning = answered.zip(read).map(|(bytes, read)| bytes + read);
     // Each of several devices has weights, keys and values of its own, and whoever coordinates learns with others.
     let others = prepared.runtime().others.len() as u64;
@@ -229,6 +229,14 @@ pub fn measure(prepared: &Session, drawn: Vec<Recipe>, findings: &mut Findings) 
         memory_bytes: in_search.max(in_final).max(in_learning).map(|bytes| bytes + beside),
         guide: None,
     })
+}
+
+/// Tokens of an answer that may teach, on average: of the right ones, or of all where none is.
+fn length_of_right(answers: &[(bool, usize)]) -> f64 {
+    let any = answers.iter().any(|(is_right, _)| *is_right);
+    let teach = answers.iter().filter(|(is_right, _)| *is_right || !any);
+    let (n, tokens) = teach.fold((0, 0), |(n, sum), (_, tokens)| (n + 1, sum + tokens));
+    tokens as f64 / n.max(1) as f64
 }
 
 /// One recipe of each method. What facts about the parents a method keeps is in memory afterwards; an unsearched merge, which
