@@ -403,47 +403,20 @@ impl<'a> MergeEvaluator<'a> {
     fn load_plan(&mut self, plan: &merge::Plan) -> Result<(), Unscored> {
         let spec = models::spec_of(plan)?;
         let (tokenizer, _) = self.tokenizer(&plan.tokenizer())?;
-        match &mut self.engine {
-            Some(engine) if *engine.decoder().spec() == spec => {
-                for i in self.resident.changed(plan) {
-                    let name = &plan.outputs()[i].name;
-                    let decoder = engine.decoder_mut();
-                    // What no decoder uses, such as a vision tower, is not computed.
-                    if decoder.has_tensor(name) {
-                        self.resident
-                            .with(plan, i, |data: &[f32]| decoder.set_tensor(name, data))??;
-                    }
-                }
-                engine.set_tokenizer(tokenizer);
-            }
-            _ => {
-                self.engine = None;
-                self.resident.forget();
-                let index: HashMap<&str, usize> = plan
-                    .outputs()
-                    .iter()
-                    .enumerate()
-                    .map(|(i, o)| (o.name.as_str(), i))
-                    .collect();
-                models::check_spec(plan, &spec)?;
-                let resident = &mut self.resident;
-                // The decoder passes on but the words of an error, and whose fault it was must not be lost.
-                let mut refused = None;
-                let mut read = |name: &str| {
-                    let i = index.get(name).ok_or("the merge does not produce it");
-                    let computed = i
-                        .map_err(Unscored::candidate)
-                        .and_then(|i| Ok(resident.compute(plan, *i)?));
-                    computed.map_err(|e| refused.insert(e).to_string())
-                };
-                let Resources {
-                    device, dtype, options, ..
-                } = &self.resources;
-                let loaded = Decoder::load(spec, *device, *dtype, &mut read);
-                let decoder = loaded.map_err(|e| refused.unwrap_or_else(|| e.into()))?;
-                self.engine = Some(Engine::new(decoder, tokenizer, *options));
-            }
+        if let Some(engine) = self.engine.as_mut().filter(|engine| *engine.decoder().spec() == spec) {
+            merge_into(&mut self.resident, plan, engine.decoder_mut())?;
+            engine.set_tokenizer(tokenizer);
+            return Ok(());
         }
+        self.engine = None;
+        self.resident.forget();
+        models::check_spec(plan, &spec)?;
+        let Resources {
+            device, dtype, options, ..
+        } = &self.resources;
+        let mut decoder = Decoder::zeros(spec, *device, *dtype)?;
+        merge_into(&mut self.resident, plan, &mut decoder)?;
+        self.engine = Some(Engine::new(decoder, tokenizer, *options));
         Ok(())
     }
 
@@ -998,6 +971,26 @@ impl Kept {
             task,
         ))
     }
+}
+
+/// Merges what differs from what a decoder holds into it: straight into the memory of a device, where it keeps it as it is merged.
+fn merge_into(resident: &mut Resident<'_>, plan: &merge::Plan, decoder: &mut Decoder) -> Result<(), Unscored> {
+    for i in resident.changed(plan) {
+        let output = &plan.outputs()[i];
+        let name = &output.name;
+        if let Some(most_bytes) = decoder.piece_bytes(name, output.dtype) {
+            let mut written = Ok(());
+            resident.compute_pieces(plan, i, most_bytes, &mut |first, bytes, write| {
+                written = decoder.set_piece(name, first, bytes, write);
+                written.is_ok()
+            })?;
+            written?;
+        } else if decoder.has_tensor(name) {
+            // What no decoder uses, such as a vision tower, is not computed.
+            resident.with(plan, i, |data: &[f32]| decoder.set_tensor(name, data))??;
+        }
+    }
+    Ok(())
 }
 
 fn nothing_loaded() -> Unscored {

@@ -1,15 +1,18 @@
 // Stands in for libcuda, libcublas and libnvrtc on a machine without a GPU: device memory is memory, a kernel is
-// compiled by g++ with kernel.h, and everything is done at once. Fresh memory is filled with NaN, so that a read of what was
-// never written shows.
+// compiled by g++ with kernel.h, and everything is done at once, but for copies from pinned memory: these are done as late as may
+// be, so that whoever writes that memory too early shows. Fresh memory is filled with NaN, so that a read of what was never
+// written shows.
 #include <dlfcn.h>
 #include <unistd.h>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <mutex>
 #include <regex>
 #include <sstream>
@@ -48,31 +51,61 @@ API Result cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API Result cuCtxSetCurrent(Handle) { return 0; }
 API Result cuCtxGetCurrent(Handle *c) { *c = (Handle)1; return 0; }
 API Result cuCtxSynchronize() { return 0; }
-API Result cuStreamCreate(Handle *s, unsigned) { *s = (Handle)2; return 0; }
-API Result cuStreamDestroy_v2(Handle) { return 0; }
-API Result cuStreamSynchronize(Handle);
-API Result cuStreamWaitEvent(Handle, Handle, unsigned) { return 0; }
+// A stream is what it has yet to copy; events know how far theirs was. The stream without a name does all at once.
+struct Copy {
+    void *to;
+    const void *from;
+    size_t n;
+};
+struct Stream {
+    std::deque<Copy> late;
+    uint64_t done = 0;
+};
+struct Event {
+    Stream *stream = nullptr;
+    uint64_t until = 0;
+};
+static void copy_until(Stream *s, uint64_t until) {
+    Alone alone(one_at_a_time);
+    for (; s && s->done < until && !s->late.empty(); s->done++) {
+        Copy copy = s->late.front();
+        memcpy(copy.to, copy.from, copy.n);
+        s->late.pop_front();
+    }
+}
+static void copy_all(Handle s) { copy_until((Stream *)s, UINT64_MAX); }
+API Result cuStreamCreate(Handle *s, unsigned) { *s = new Stream; return 0; }
+API Result cuStreamDestroy_v2(Handle s) { copy_all(s); return 0; }
+API Result cuStreamWaitEvent(Handle, Handle e, unsigned) { copy_until(((Event *)e)->stream, ((Event *)e)->until); return 0; }
 // While a stream is recorded, launches and products are kept for later; memory may not be asked for, nor anything waited for.
 typedef std::vector<std::function<void()>> Graph;
 static thread_local Graph *recorded; // by whoever began it
 API Result cuStreamBeginCapture_v2(Handle, int) { recorded = new Graph; return 0; }
 API Result cuStreamEndCapture(Handle, Graph **g) { *g = recorded; recorded = nullptr; return 0; }
 API Result cuGraphInstantiateWithFlags(Graph **exec, Graph *g, unsigned long long) { *exec = new Graph(*g); return 0; }
-API Result cuGraphLaunch(Graph *exec, Handle) {
+API Result cuGraphLaunch(Graph *exec, Handle s) {
+    copy_all(s);
     Alone alone(one_at_a_time);
     for (auto &launch : *exec) launch();
     return 0;
 }
 API Result cuGraphExecDestroy(Graph *exec) { delete exec; return 0; }
 API Result cuGraphDestroy(Graph *g) { delete g; return 0; }
-API Result cuStreamSynchronize(Handle) { return recorded ? 900 : 0; }
-API Result cuEventSynchronize(Handle) { return recorded ? 900 : 0; }
+API Result cuStreamSynchronize(Handle s) { if (recorded) return 900; copy_all(s); return 0; }
 API Result cuStreamIsCapturing(Handle, int *s) { *s = recorded ? 1 : 0; return 0; }
-API Result cuEventCreate(Handle *e, unsigned) { *e = (Handle)3; return 0; }
-API Result cuEventRecord(Handle, Handle) { return 0; }
-API Result cuEventSynchronize(Handle);
+API Result cuEventCreate(Handle *e, unsigned) { *e = new Event; return 0; }
+API Result cuEventRecord(Handle e, Handle s) {
+    Stream *stream = (Stream *)s;
+    *(Event *)e = {stream, stream ? stream->done + stream->late.size() : 0};
+    return 0;
+}
+API Result cuEventSynchronize(Handle e) {
+    if (recorded) return 900;
+    copy_until(((Event *)e)->stream, ((Event *)e)->until);
+    return 0;
+}
 API Result cuEventQuery(Handle) { return 0; }
-API Result cuEventDestroy_v2(Handle) { return 0; }
+API Result cuEventDestroy_v2(Handle e) { delete (Event *)e; return 0; }
 API Result cuGetErrorName(int, const char **s) { *s = "EMULATOR"; return 0; }
 API Result cuGetErrorString(int, const char **s) { *s = "the emulator"; return 0; }
 
@@ -103,16 +136,37 @@ API Result cuMemGetInfo_v2(size_t *free, size_t *all) {
 }
 API Result cuMemAllocAsync(Ptr *p, size_t n, Handle) { return allocate(p, n); }
 API Result cuMemAlloc_v2(Ptr *p, size_t n) { return allocate(p, n); }
-API Result cuMemFreeAsync(Ptr p, Handle) { return release(p); }
+API Result cuMemFreeAsync(Ptr p, Handle s) { copy_all(s); return release(p); }
 API Result cuMemFree_v2(Ptr p) { return release(p); }
-API Result cuMemHostAlloc(void **p, size_t n, unsigned) { *p = malloc(n); return 0; }
-API Result cuMemFreeHost(void *p) { free(p); return 0; }
-API Result cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Handle) { if (recorded) return 900; memcpy((void *)to, from, n); return 0; }
+static std::map<const char *, size_t> pinned;
+API Result cuMemHostAlloc(void **p, size_t n, unsigned) {
+    Alone alone(one_at_a_time);
+    *p = malloc(n);
+    pinned[(const char *)*p] = n;
+    return 0;
+}
+API Result cuMemFreeHost(void *p) {
+    Alone alone(one_at_a_time);
+    pinned.erase((const char *)p);
+    free(p);
+    return 0;
+}
+static bool is_pinned(const void *from) {
+    Alone alone(one_at_a_time);
+    auto after = pinned.upper_bound((const char *)from);
+    return after != pinned.begin() && (--after, (const char *)from < after->first + after->second);
+}
+API Result cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Handle s) {
+    if (recorded) return 900;
+    if (s && is_pinned(from)) ((Stream *)s)->late.push_back({(void *)to, from, n});
+    else copy_all(s), memcpy((void *)to, from, n);
+    return 0;
+}
 API Result cuMemcpyHtoD_v2(Ptr to, const void *from, size_t n) { memcpy((void *)to, from, n); return 0; }
-API Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Handle) { if (recorded) return 900; memcpy(to, (void *)from, n); return 0; }
+API Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Handle s) { if (recorded) return 900; copy_all(s); memcpy(to, (void *)from, n); return 0; }
 API Result cuMemcpyDtoH_v2(void *to, Ptr from, size_t n) { memcpy(to, (void *)from, n); return 0; }
-API Result cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle) { if (recorded) return 900; memmove((void *)to, (void *)from, n); return 0; }
-API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle) { if (recorded) return 900; memset((void *)p, value, n); return 0; }
+API Result cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle s) { if (recorded) return 900; copy_all(s); memmove((void *)to, (void *)from, n); return 0; }
+API Result cuMemsetD8Async(Ptr p, unsigned char value, size_t n, Handle s) { if (recorded) return 900; copy_all(s); memset((void *)p, value, n); return 0; }
 
 struct Function {
     void (*call)(void **);
@@ -134,13 +188,14 @@ API Result cuModuleGetFunction(Handle *f, Handle module, const char *name) {
     return function->call ? 0 : 500;
 }
 API Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
-                          Handle, void **args, void **) {
+                          Handle s, void **args, void **) {
     if (!gx || !gy || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1) return 1;
     Function *function = (Function *)f;
     if (recorded) {
         void **kept = function->keep(args);
         recorded->push_back([=] { function->launch(function->call, gx, gy, bx, kept); });
     } else {
+        copy_all(s);
         Alone alone(one_at_a_time);
         function->launch(function->call, gx, gy, bx, args);
     }
@@ -194,9 +249,9 @@ API Result nvrtcGetPTX(Program *p, char *to) { strcpy(to, p->library.c_str()); r
 API Result nvrtcDestroyProgram(Program **p) { delete *p; return 0; }
 API const char *nvrtcGetErrorString(int) { return "the emulator could not compile"; }
 
-API Result cublasCreate_v2(Handle *h) { *h = (Handle)5; return 0; }
-API Result cublasDestroy_v2(Handle) { return 0; }
-API Result cublasSetStream_v2(Handle, Handle) { return 0; }
+API Result cublasCreate_v2(Handle **h) { *h = new Handle(nullptr); return 0; } // which stream it computes on
+API Result cublasDestroy_v2(Handle *h) { delete h; return 0; }
+API Result cublasSetStream_v2(Handle *h, Handle s) { *h = s; return 0; }
 static float number(const void *from, int type, size_t i) { // cudaDataType: 0 f32, 2 f16, 14 bf16
     if (type == 0) return ((const float *)from)[i];
     uint16_t bits = ((const uint16_t *)from)[i];
@@ -230,12 +285,12 @@ static void product(int m, int n, int k, float scale, const void *a, int at, con
         }
     }
 }
-API Result cublasGemmEx(Handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at, int lda,
+API Result cublasGemmEx(Handle *h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at, int lda,
                         const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int, int) {
     if (ta != 1 || tb != 0 || lda != k || ldb != k || ldc != m) return 7;
     float scale = *(const float *)alpha, keep = *(const float *)beta;
     if (recorded) recorded->push_back([=] { product(m, n, k, scale, a, at, b, bt, keep, c, ct); });
-    else product(m, n, k, scale, a, at, b, bt, keep, c, ct);
+    else copy_all(*h), product(m, n, k, scale, a, at, b, bt, keep, c, ct);
     return 0;
 }
 API Result cublasSetMathMode(Handle, int) { return 0; }

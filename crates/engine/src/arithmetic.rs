@@ -20,6 +20,9 @@ pub(super) trait Arithmetic: Send + Sized {
     type Norm: Send + Sync;
     type Matrix: Default + Send;
 
+    /// Whether rows are kept in the decoder's type, and rounded when they are set.
+    const ROUNDS_ROWS: bool;
+
     fn linear(device: &Self::Device, inputs: usize, outputs: usize, bias: bool) -> Result<Self::Linear, Error>;
     /// Writes `weight` (`[rows, in]`, row by row) into the outputs from `first` on.
     fn set_rows(device: &Self::Device, linear: &mut Self::Linear, first: usize, weight: &[f32]) -> Result<(), Error>;

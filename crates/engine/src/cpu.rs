@@ -63,6 +63,8 @@ impl Arithmetic for Cpu {
     type Norm = Norm;
     type Matrix = Matrix;
 
+    const ROUNDS_ROWS: bool = false;
+
     fn linear(isa: &Isa, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
         Ok(Linear::zeros(*isa, inputs, outputs, bias))
     }

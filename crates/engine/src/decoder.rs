@@ -102,6 +102,22 @@ struct Layer<A: Arithmetic> {
     norms: [A::Norm; 4],
 }
 
+/// Some outputs of a product, from one of them on.
+struct Rows<'m, A: Arithmetic> {
+    device: &'m A::Device,
+    linear: &'m mut A::Linear,
+    first: usize,
+}
+
+impl<A: Arithmetic> Rows<'_, A> {
+    fn set(&mut self, is_bias: bool, data: &[f32]) -> Result<(), Error> {
+        match is_bias {
+            true => A::set_bias(self.device, self.linear, self.first, data),
+            false => A::set_rows(self.device, self.linear, self.first, data),
+        }
+    }
+}
+
 /// What stands behind attention.
 enum Body<A: Arithmetic> {
     Mlp(Mlp<A>),
@@ -183,6 +199,14 @@ impl Decoder {
         read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>,
     ) -> Result<Self, Error> {
         Self::empty(spec, Device::Cpu, dtype, isa)?.filled(read)
+    }
+
+    /// A decoder with all weights zero, to be given each of [`DecoderSpec::tensor_names`].
+    ///
+    /// # Errors
+    /// A device that cannot be used, or has not enough memory.
+    pub fn zeros(spec: DecoderSpec, device: Device, dtype: DType) -> Result<Self, Error> {
+        Self::empty(spec, device, dtype, Isa::best())
     }
 
     fn filled(mut self, read: &mut dyn FnMut(&str) -> Result<Vec<f32>, String>) -> Result<Self, Error> {
@@ -275,17 +299,45 @@ impl Decoder {
         }
         let data = &*self.spec.arranged(&tensor, data);
         self.epoch += 1;
-        let rounded: Vec<f32>;
-        let data = match self.dtype {
-            DType::F32 => data,
-            DType::Bf16 | DType::F16 => {
-                let mut copy = data.to_vec();
-                self.dtype.round(&mut copy);
-                rounded = copy;
-                &rounded
+        on_device!(&mut self.backend, model => model.write(&self.spec, &tensor, self.dtype, data))
+    }
+
+    /// Of how many bytes at most the pieces are that a tensor of this type may come in, see [`Decoder::set_piece`]: where a device
+    /// keeps its elements in that type and in the file's order. `None`: it must come as a whole.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn piece_bytes(&mut self, name: &str, dtype: DType) -> Option<usize> {
+        match &mut self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(model) => {
+                let is_weight = |tensor: &Tensor| !tensor.is_bias && self.spec.stands_as_stored(tensor);
+                let tensor = self.spec.tensor(name).filter(is_weight)?;
+                let rows = model.rows(&self.spec, &tensor);
+                rows.filter(|_| dtype == self.dtype).map(|_| cuda::PIECE)
             }
-        };
-        on_device!(&mut self.backend, model => model.write(&self.spec, &tensor, data))
+        }
+    }
+
+    /// Replaces some bytes of a tensor, from `first` on: `write` makes them, as little-endian elements of the decoder's type, and the
+    /// device copies them while the caller makes others.
+    ///
+    /// **Errors** a tensor that must come as a whole; whatever the device refuses.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn set_piece(
+        &mut self,
+        name: &str,
+        first: usize,
+        bytes: usize,
+        write: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let (Backend::Cuda(model), Some(tensor)) = (&mut self.backend, self.spec.tensor(name))
+            && let Some(rows) = model.rows(&self.spec, &tensor)
+        {
+            self.epoch += 1;
+            return rows.linear.put(rows.device, (rows.first, first), bytes, write);
+        }
+        Err(self.spec.unknown_tensor(name))
     }
 
     /// Sets which layer comes after which (the data-flow space); a layer may come several times.
@@ -828,8 +880,46 @@ impl<A: Arithmetic> Model<A> {
         })
     }
 
-    /// Writes rounded data of the right size, arranged as the decoder computes.
-    fn write(&mut self, spec: &DecoderSpec, tensor: &Tensor, data: &[f32]) -> Result<(), Error> {
+    /// The product whose rows a tensor is, or whose bias.
+    fn rows(&mut self, spec: &DecoderSpec, tensor: &Tensor) -> Option<Rows<'_, A>> {
+        let of_layer = &spec.layers[tensor.layer];
+        let (q, kv) = (spec.heads * of_layer.head_dim, of_layer.kv_heads * of_layer.head_dim);
+        let layer = &mut self.layers[tensor.layer];
+        let (linear, first) = match tensor.slot {
+            Slot::Embeddings => (self.embeddings.as_mut().unwrap_or(&mut self.head), 0),
+            Slot::Head => (&mut self.head, 0),
+            Slot::Q if spec.gates_heads() => return None,
+            Slot::Q | Slot::Qkv => (&mut layer.qkv, 0),
+            Slot::K if of_layer.keys == Keys::OneProduct => return None,
+            Slot::K => (&mut layer.qkv, q),
+            Slot::V => (&mut layer.qkv, q + kv),
+            Slot::O => (&mut layer.o, 0),
+            Slot::Mlp(Of::Layer, part) => layer.body.mlp()?.rows(part, spec.gated(), of_layer.intermediate),
+            _ => return None,
+        };
+        Some(Rows {
+            device: &self.device,
+            linear,
+            first,
+        })
+    }
+
+    /// Writes data of the right size, arranged as the decoder computes, rounded to a type.
+    fn write(&mut self, spec: &DecoderSpec, tensor: &Tensor, dtype: DType, data: &[f32]) -> Result<(), Error> {
+        let rounded: Vec<f32>;
+        let is_rounded_there = A::ROUNDS_ROWS && !tensor.is_bias && self.rows(spec, tensor).is_some();
+        let data = match dtype {
+            DType::Bf16 | DType::F16 if !is_rounded_there => {
+                let mut copy = data.to_vec();
+                dtype.round(&mut copy);
+                rounded = copy;
+                &rounded
+            }
+            _ => data,
+        };
+        if let Some(mut rows) = self.rows(spec, tensor) {
+            return rows.set(tensor.is_bias, data);
+        }
         let device = &self.device;
         let of_layer = &spec.layers[tensor.layer];
         let (q, kv) = (spec.heads * of_layer.head_dim, of_layer.kv_heads * of_layer.head_dim);
@@ -842,9 +932,9 @@ impl<A: Arithmetic> Model<A> {
             false => A::set_norm(device, slot, first, data),
         };
         let norm = |slot: &mut A::Norm| norm_from(slot, 0);
-        let linear_with = |linear: &mut A::Linear, first: usize, data: &[f32]| match tensor.is_bias {
-            true => A::set_bias(device, linear, first, data),
-            false => A::set_rows(device, linear, first, data),
+        let linear_with = |linear: &mut A::Linear, first: usize, data: &[f32]| {
+            let mut rows: Rows<'_, A> = Rows { device, linear, first };
+            rows.set(tensor.is_bias, data)
         };
         let linear = |linear: &mut A::Linear, first: usize| linear_with(linear, first, data);
         if let Slot::PerLayer(part) = tensor.slot {
@@ -853,25 +943,20 @@ impl<A: Arithmetic> Model<A> {
         }
         let layer = &mut self.layers[tensor.layer];
         match tensor.slot {
-            Slot::Embeddings => linear(self.embeddings.as_mut().unwrap_or(&mut self.head), 0),
             Slot::Positions => self.positions.as_mut().map_or(Ok(()), |table| linear(table, 0)),
-            Slot::Head => linear(&mut self.head, 0),
             Slot::FinalNorm => norm(&mut self.final_norm),
-            Slot::Q if spec.gates_heads() => {
+            Slot::Q => {
                 // Queries first, and gates behind keys and values.
                 let (queries, gates) = data.split_at(data.len() / 2);
                 linear_with(&mut layer.qkv, 0, queries)?;
                 linear_with(&mut layer.qkv, q + 2 * kv, gates)
             }
-            Slot::Q | Slot::Qkv => linear(&mut layer.qkv, 0),
-            Slot::K if of_layer.keys == Keys::OneProduct => {
+            Slot::K => {
+                // Values come of the same product.
                 linear(&mut layer.qkv, q)?;
                 linear(&mut layer.qkv, q + kv)
             }
-            Slot::K => linear(&mut layer.qkv, q),
-            Slot::V => linear(&mut layer.qkv, q + kv),
-            Slot::O => linear(&mut layer.o, 0),
-            Slot::Mlp(of, part) => layer.body.write(spec, (tensor.layer, of, part), data, linear_with),
+            Slot::Mlp(of, part) => layer.body.write(spec, (of, part), data, linear_with),
             Slot::Router => layer
                 .body
                 .mixture()
@@ -925,7 +1010,9 @@ impl<A: Arithmetic> Model<A> {
                 layer.scalar = data[0];
                 Ok(())
             }
-            Slot::PerLayer(_) => unreachable!("written above"),
+            Slot::Embeddings | Slot::Head | Slot::Qkv | Slot::V | Slot::O | Slot::PerLayer(_) => {
+                unreachable!("written above")
+            }
         }
     }
 
@@ -953,6 +1040,17 @@ impl<A: Arithmetic> Model<A> {
     }
 }
 
+impl<A: Arithmetic> Mlp<A> {
+    /// The product that holds a part, and its first row there; behind a gate of `width` rows stands what it lets through.
+    fn rows(&mut self, part: Part, is_gated: bool, width: usize) -> (&mut A::Linear, usize) {
+        match part {
+            Part::Gate | Part::GateUp => (&mut self.gate_up, 0),
+            Part::Up => (&mut self.gate_up, if is_gated { width } else { 0 }),
+            Part::Down => (&mut self.down, 0),
+        }
+    }
+}
+
 impl<A: Arithmetic> Body<A> {
     fn mlp(&mut self) -> Option<&mut Mlp<A>> {
         match self {
@@ -970,24 +1068,19 @@ impl<A: Arithmetic> Body<A> {
         }
     }
 
-    /// Writes a matrix of an MLP, or that of all experts, with a function that writes rows from some on.
+    /// Writes a matrix of an expert, or that of all experts, with a function that writes rows from some on.
     fn write(
         &mut self,
         spec: &DecoderSpec,
-        (layer, of, part): (usize, Of, Part),
+        (of, part): (Of, Part),
         data: &[f32],
         write: impl Fn(&mut A::Linear, usize, &[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let one = |mlp: &mut Mlp<A>, width: usize, data: &[f32]| match part {
-            Part::Gate | Part::GateUp => write(&mut mlp.gate_up, 0, data),
-            Part::Up => write(&mut mlp.gate_up, if spec.gated() { width } else { 0 }, data),
-            Part::Down => write(&mut mlp.down, 0, data),
+        let one = |mlp: &mut Mlp<A>, width: usize, data: &[f32]| {
+            let (linear, first) = mlp.rows(part, spec.gated(), width);
+            write(linear, first, data)
         };
         let (width, shared) = spec.experts.as_ref().map_or((0, 0), |e| (e.width, e.shared));
-        if of == Of::Layer {
-            let inner = spec.layers[layer].intermediate;
-            return self.mlp().map_or(Ok(()), |mlp| one(mlp, inner, data));
-        }
         let Some(mixture) = self.mixture() else {
             unreachable!("a layer's tensors are those of its spec");
         };

@@ -429,6 +429,12 @@ impl DecoderSpec {
         }
     }
 
+    /// Whether the decoder's order is the file's.
+    #[cfg(feature = "cuda")]
+    pub(super) fn stands_as_stored(&self, tensor: &Tensor) -> bool {
+        self.arrangement(tensor).is_none()
+    }
+
     /// The inverse: in the file's order.
     pub(super) fn as_stored(&self, tensor: &Tensor, data: Vec<f32>) -> Vec<f32> {
         match self.arrangement(tensor) {

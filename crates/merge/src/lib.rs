@@ -135,6 +135,7 @@ pub use regmean::Grams;
 pub use resident::{Cache, Resident};
 pub use spectral::{decomposition_sample, low_rank};
 pub use stream::{Piece, Progress, Sink, run};
+pub use view::Put;
 pub use vocabulary::Vocabulary;
 
 use crate::recipe::DType;

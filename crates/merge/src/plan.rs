@@ -16,7 +16,7 @@ use super::{
     resident::{Cache, FactKey},
     spectral::decomposition_flops,
     stage::{self, Job, Layout},
-    view::{Inputs, Memory, Target, View, all_finite},
+    view::{Inputs, Memory, Put, Target, View, all_finite},
 };
 use crate::recipe::{DType, Recipe};
 
@@ -213,6 +213,21 @@ impl Plan {
     pub fn compute_bytes(&self, i: usize, source: &dyn TensorSource, out: &mut [u8]) -> Result<(), Error> {
         self.chain(source, None)
             .merge(self.stages.len() - 1, i, Memory::Bytes(out))
+    }
+
+    /// As [`Plan::compute_bytes`], in pieces of at most so many bytes, with what `cache` knows of the parents.
+    pub fn compute_pieces(
+        &self,
+        i: usize,
+        source: &dyn TensorSource,
+        cache: Option<&Cache>,
+        most_bytes: usize,
+        put: &mut Put<'_>,
+    ) -> Result<(), Error> {
+        // The pieces' taker lives as long as it must, but no longer than this call.
+        let mut put = |first: usize, bytes: usize, write: &mut dyn FnMut(&mut [u8])| put(first, bytes, write);
+        self.chain(source, cache)
+            .merge(self.stages.len() - 1, i, Memory::Pieces(most_bytes, &mut put))
     }
 
     /// Output `i` as [`Plan::compute_bytes`] gives it, handed to `sink` block by block until that returns false.

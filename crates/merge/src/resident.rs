@@ -10,6 +10,7 @@ use super::{
     Error, Plan, Slopes, TensorSource, Vocabulary,
     kept::{Kept, LIMIT_BYTES},
     magnitude::Index,
+    view::Put,
 };
 use crate::recipe::DType;
 
@@ -136,15 +137,47 @@ impl<'a> Resident<'a> {
     /// # Errors
     /// As [`Plan::compute`]; what the buffer holds is unknown then.
     pub fn compute_into(&mut self, plan: &Plan, i: usize, out: &mut [f32]) -> Result<(), Error> {
+        self.begin(plan, i);
+        plan.compute_into(i, &*self.source, Some(&self.cache), out)?;
+        self.end(plan, i);
+        Ok(())
+    }
+
+    /// As [`Resident::compute_into`], as the little-endian bytes of the output's dtype, in pieces of at most `most_bytes`.
+    ///
+    /// # Errors
+    /// As [`Plan::compute`]. That `put` did not want them all is not an error, and not remembered as done.
+    pub fn compute_pieces(&mut self, plan: &Plan, i: usize, most_bytes: usize, put: &mut Put<'_>) -> Result<(), Error> {
+        self.begin(plan, i);
+        let mut all = true;
+        plan.compute_pieces(
+            i,
+            &*self.source,
+            Some(&self.cache),
+            most_bytes,
+            &mut |first, bytes, write| {
+                all &= put(first, bytes, write);
+                all
+            },
+        )?;
+        if all {
+            self.end(plan, i);
+        }
+        Ok(())
+    }
+
+    /// What output `i` is held in is about to be written.
+    fn begin(&mut self, plan: &Plan, i: usize) {
         if self.recipe != plan.digest() {
             self.recipe = plan.digest().to_string();
             self.cache.kept.next_recipe();
         }
-        let name = &plan.outputs()[i].name;
-        self.written.remove(name);
-        plan.compute_into(i, &*self.source, Some(&self.cache), out)?;
-        self.written.insert(name.clone(), plan.fingerprint(i));
-        Ok(())
+        self.written.remove(&plan.outputs()[i].name);
+    }
+
+    fn end(&mut self, plan: &Plan, i: usize) {
+        let name = plan.outputs()[i].name.clone();
+        self.written.insert(name, plan.fingerprint(i));
     }
 
     /// As [`Resident::compute_into`], into new memory.

@@ -169,7 +169,38 @@ fn neither_threads_nor_memory_nor_a_cache_change_a_bit() {
         let mut encoded = vec![0; bytes.len()];
         DType::F32.narrow(&plan.compute(i, &models).unwrap(), &mut encoded);
         assert_eq!(bytes, encoded, "{}", info.name);
+        // Pieces of five chunks; a cut is made exact after the last of them.
+        let most = 5 * 2048 * 4 + 3;
+        for _ in 0..2 {
+            let mut pieces = vec![0xff; bytes.len()];
+            let put = &mut |first: usize, bytes: usize, write: &mut dyn FnMut(&mut [u8])| {
+                assert!(bytes <= most);
+                write(&mut pieces[first..first + bytes]);
+                true
+            };
+            resident.compute_pieces(&plan, i, most, put).unwrap();
+            assert_eq!(bytes, pieces, "{}", info.name);
+        }
     }
+}
+
+/// A device that ran out of memory in the middle of a tensor held half of it, and the next candidate took it for whole.
+#[test]
+fn a_tensor_whose_pieces_were_not_all_wanted_has_changed() {
+    let models = models();
+    let plan = plan(&example(Method::Linear), &models).unwrap();
+    let mut resident = Resident::new(&models, &["a", "b"]);
+    let all: Vec<usize> = (0..plan.outputs().len()).collect();
+    for i in &all {
+        let wanted = *i != 3;
+        resident
+            .compute_pieces(&plan, *i, 1 << 20, &mut |_, bytes, write| {
+                write(&mut vec![0; bytes]);
+                wanted
+            })
+            .unwrap();
+    }
+    assert_eq!(resident.changed(&plan), [3]);
 }
 
 /// A binary for every machine chooses its instructions when it runs, and a child that was scored on one machine must be the

@@ -247,6 +247,13 @@ impl<'a> Inputs<'a> {
                     let size = dtype.size_bytes();
                     dtype.narrow_with(isa(), values, &mut all[start * size..(start + len) * size]);
                 }
+                Memory::Pieces(_, put) => {
+                    let size = dtype.size_bytes();
+                    let mut narrow = |piece: &mut [u8]| dtype.narrow_with(isa(), values, piece);
+                    if !put(start * size, len * size, &mut narrow) {
+                        break;
+                    }
+                }
                 // What was handed on cannot be taken back; see `Target::keeps`.
                 Memory::Stream(_) => return false,
             }
@@ -277,7 +284,13 @@ pub(crate) enum Memory<'a> {
     Bytes(&'a mut [u8]),
     /// The same bytes, handed on block by block; false says that nobody wants the rest.
     Stream(&'a mut dyn FnMut(&[u8]) -> bool),
+    /// The same bytes in pieces of at most so many, each written where whoever takes it wants it.
+    Pieces(usize, &'a mut Put<'a>),
 }
+
+/// Takes a piece of a tensor's bytes: the first of them, how many, and what writes them into memory of the taker's. A piece may
+/// come again, for parts of it; false says that nobody wants the rest.
+pub type Put<'a> = dyn FnMut(usize, usize, &mut dyn FnMut(&mut [u8])) -> bool + 'a;
 
 impl Target<'_> {
     /// Whether what was written can be written again.
@@ -323,6 +336,21 @@ impl Target<'_> {
                     let block = &mut block[..BLOCK.min(len - first) * dtype.size_bytes()];
                     finite &= fill_bytes(block, first, dtype, own, f);
                     if !finite || !sink(block) {
+                        break;
+                    }
+                }
+                finite
+            }
+            Memory::Pieces(most_bytes, put) => {
+                let size = dtype.size_bytes();
+                let most = (*most_bytes / size / CHUNK).max(1) * CHUNK;
+                let mut finite = true;
+                for first in (0..len).step_by(most) {
+                    let bytes = most.min(len - first) * size;
+                    let wanted = put(first * size, bytes, &mut |piece| {
+                        finite &= fill_bytes(piece, first, dtype, own, f);
+                    });
+                    if !finite || !wanted {
                         break;
                     }
                 }

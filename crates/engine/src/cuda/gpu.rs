@@ -1,8 +1,8 @@
 //! A GPU: its one stream, its kernels, its memory. The only place of the decoder that calls CUDA.
 //!
 //! Everything runs on one stream, in the order in which it is launched; nothing here waits for it but [`Pending::wait`],
-//! [`Gpu::download`] and a full staging buffer. So memory may be given back, or written again, right after the launch that
-//! reads it.
+//! [`Gpu::download`], a full staging buffer and a full [`Ring`]. So memory may be given back, or written again, right after the
+//! launch that reads it, and what is launched after a weight was written reads what was written.
 #![allow(unsafe_code)] // foreign calls; see SAFETY at each
 
 use std::collections::HashMap;
@@ -19,9 +19,14 @@ use heterosis_isa::DType;
 use super::super::Error;
 use super::super::device::NoGpu;
 use super::kernels::{self, ON_TENSOR_CORES, Wanted};
+use super::ring::Ring;
 
 /// Bytes of cuBLAS' workspace; what NVIDIA advises for compute capability 9.0.
 const BLAS_WORKSPACE: usize = 32 << 20;
+/// Host memory from which the device copies weights; in tests less than one of them takes.
+const RING: usize = if cfg!(test) { 12 << 10 } else { 192 << 20 };
+/// Bytes that are written to it at once: while one piece is copied, others are written.
+pub const PIECE: usize = RING / 6;
 /// Dimensions of a head that any kernel takes.
 pub const LARGEST_HEAD: usize = 256;
 
@@ -32,6 +37,8 @@ pub struct Gpu {
     kernels: HashMap<&'static str, CudaFunction>,
     /// Host memory for picks, used again.
     pinned: Arc<Mutex<Vec<PinnedHostSlice<u32>>>>,
+    /// Taken out by whoever writes weights.
+    ring: Mutex<Option<PinnedRing>>,
     /// How often a buffer has moved to other memory.
     moves: AtomicU64,
     /// A step is being recorded.
@@ -183,6 +190,7 @@ impl Gpu {
             stream,
             blas,
             pinned: Arc::default(),
+            ring: Mutex::default(),
             moves: AtomicU64::new(0),
             records: AtomicBool::new(false),
             _workspace: workspace,
@@ -277,22 +285,62 @@ impl Gpu {
     }
 
     /// Writes values as elements at `first` elements from the beginning.
-    pub fn write_elements(&self, memory: &mut CudaSlice<u8>, first: usize, values: &[f32]) -> Result<(), Error> {
-        if self.dtype == DType::F32 {
-            return self.write(memory, first * 4, bytemuck::cast_slice(values));
-        }
+    pub fn write_elements(&self, memory: &CudaSlice<u8>, first: usize, values: &[f32]) -> Result<(), Error> {
         let size = self.dtype.size_bytes();
-        let mut elements = vec![0; values.len() * size];
-        self.dtype.narrow(values, &mut elements);
-        self.write(memory, first * size, &elements)
+        for (piece, values) in (0..).zip(values.chunks(PIECE / size)) {
+            let at = first * size + piece * PIECE;
+            self.put(memory, at, values.len() * size, &mut |bytes| {
+                self.dtype.narrow(values, bytes)
+            })?;
+        }
+        Ok(())
     }
 
-    pub fn write(&self, memory: &mut CudaSlice<u8>, first: usize, bytes: &[u8]) -> Result<(), Error> {
-        let mut place = memory.slice_mut(first..first + bytes.len());
-        let copied = self.stream.memcpy_htod(bytes, &mut place);
-        copied.during("writing weights")?;
-        // The bytes are the caller's to change.
-        self.stream.synchronize().during("writing weights")
+    pub fn write(&self, memory: &CudaSlice<u8>, first: usize, bytes: &[u8]) -> Result<(), Error> {
+        for (piece, bytes) in (0..).zip(bytes.chunks(PIECE)) {
+            self.put(memory, first + piece * PIECE, bytes.len(), &mut |piece| {
+                piece.copy_from_slice(bytes)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Has `write` make `bytes` bytes, at most [`PIECE`], and sends them on their way to the device's memory, `first` bytes from its
+    /// beginning. The device copies them while the host goes on.
+    pub fn put(
+        &self,
+        memory: &CudaSlice<u8>,
+        first: usize,
+        bytes: usize,
+        write: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), Error> {
+        let writing = "writing weights";
+        let fits = first.checked_add(bytes).is_some_and(|end| end <= memory.len());
+        if !fits || bytes > PIECE {
+            let outside = format!("bytes {first}..{first}+{bytes} of {}", memory.len());
+            return Err(outside).during(writing);
+        }
+        // Not under the lock: whoever makes the bytes may use all threads, and those may do others' work meanwhile.
+        let held = self.ring.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut pinned = match held {
+            Some(pinned) => pinned,
+            None => PinnedRing::new(self).during(writing)?,
+        };
+        let (place, awaited) = pinned.ring.take(bytes);
+        if let Some(copied) = awaited {
+            copied.synchronize().during(writing)?;
+        }
+        let host = &mut pinned.memory.as_mut_slice().during(writing)?[place.clone()];
+        write(host);
+        self.bind()?;
+        // SAFETY: the ring does not lend this place again before the event; the device's memory has room, see above.
+        unsafe { result::memcpy_htod_async(self.address(memory) + first as u64, host, self.stream.cu_stream()) }
+            .during(writing)?;
+        pinned
+            .ring
+            .begun(place, self.stream.record_event(None).during(writing)?);
+        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Some(pinned);
+        Ok(())
     }
 
     /// `count` numbers of the device; waits for it.
@@ -515,6 +563,29 @@ impl Staging {
             self.host[self.turn] = Some((slice, gpu.stream.record_event(None).during(sending)?));
         }
         Ok(device)
+    }
+}
+
+/// Pinned memory, and which parts of it are being copied.
+struct PinnedRing {
+    memory: PinnedHostSlice<u8>,
+    ring: Ring<CudaEvent>,
+}
+
+impl PinnedRing {
+    fn new(gpu: &Gpu) -> Result<Self, result::DriverError> {
+        Ok(PinnedRing {
+            // SAFETY: written before it is copied. Flag 0: what was written is read again, to see whether it is finite.
+            memory: unsafe { gpu.stream.context().alloc_pinned_with_flags(RING, 0) }?,
+            ring: Ring::new(RING),
+        })
+    }
+}
+
+impl Drop for PinnedRing {
+    fn drop(&mut self) {
+        // As of `Staging`.
+        let _ = self.ring.youngest().map(CudaEvent::synchronize);
     }
 }
 

@@ -8,6 +8,7 @@ mod gpu;
 mod kernels;
 mod layout;
 mod recording;
+mod ring;
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use heterosis_isa::DType;
 #[cfg(test)]
 pub(super) use gpu::Hog;
 use gpu::{Address, Buffer, Gpu, Shape, Staging, launch};
-pub(super) use gpu::{Pending, check};
+pub(super) use gpu::{PIECE, Pending, check};
 use kernels::Wanted;
 use layout::Layout;
 use recording::{Recorded, Recordings};
@@ -46,6 +47,24 @@ pub(super) struct Linear {
     weight: CudaSlice<u8>,
     /// f32.
     bias: Option<CudaSlice<u8>>,
+}
+
+impl Linear {
+    /// Writes bytes of the weight's elements, at most [`PIECE`], from byte `at` of output `first` on.
+    pub fn put(
+        &mut self,
+        gpu: &Gpu,
+        (first, at): (usize, usize),
+        bytes: usize,
+        write: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), Error> {
+        gpu.put(
+            &self.weight,
+            (first * self.inputs * gpu.element_bytes()).saturating_add(at),
+            bytes,
+            write,
+        )
+    }
 }
 
 /// The weight of a norm, in f32.
@@ -292,6 +311,8 @@ impl Arithmetic for Cuda {
     type Norm = Norm;
     type Matrix = Matrix;
 
+    const ROUNDS_ROWS: bool = true;
+
     fn linear(gpu: &Arc<Gpu>, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, Error> {
         Ok(Linear {
             inputs,
@@ -302,11 +323,11 @@ impl Arithmetic for Cuda {
     }
 
     fn set_rows(gpu: &Arc<Gpu>, linear: &mut Linear, first: usize, weight: &[f32]) -> Result<(), Error> {
-        gpu.write_elements(&mut linear.weight, first * linear.inputs, weight)
+        gpu.write_elements(&linear.weight, first * linear.inputs, weight)
     }
 
     fn set_bias(gpu: &Arc<Gpu>, linear: &mut Linear, first: usize, bias: &[f32]) -> Result<(), Error> {
-        match &mut linear.bias {
+        match &linear.bias {
             Some(own) => gpu.write(own, first * 4, bytemuck::cast_slice(bias)),
             None => Ok(()),
         }
@@ -320,7 +341,7 @@ impl Arithmetic for Cuda {
     }
 
     fn set_norm(gpu: &Arc<Gpu>, norm: &mut Norm, first: usize, weight: &[f32]) -> Result<(), Error> {
-        gpu.write(&mut norm.weight, first * 4, bytemuck::cast_slice(weight))
+        gpu.write(&norm.weight, first * 4, bytemuck::cast_slice(weight))
     }
 
     fn set_norm_bias(_: &Arc<Gpu>, _: &mut Norm, _: usize, _: &[f32]) -> Result<(), Error> {
